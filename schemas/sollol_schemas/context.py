@@ -1,0 +1,56 @@
+"""What the dispatcher learnt about a request by looking at it: the scorer never sees the prompt itself."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from sollol_schemas.units import Tokens
+
+
+class RequestKind(StrEnum):
+    """Which public subject a request came in on."""
+
+    GENERATE = "generate"
+    CHAT = "chat"
+    EMBED = "embed"
+    PASSTHROUGH = "passthrough"
+
+
+class ComplexityClass(StrEnum):
+    """How heavy a request is, by its prompt's size and turns."""
+
+    SIMPLE = "simple"  # fewer than 500 tokens
+    MEDIUM = "medium"
+    COMPLEX = "complex"  # long, or a long conversation of several turns
+
+
+class TaskContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The facts about one request that a decision needs; no prompt text."""
+
+    kind: RequestKind
+    model: str
+    """The model's name as the caller wrote it."""
+    task_type: str = "generation"
+    coding_category: str | None = None
+    complexity_class: ComplexityClass = ComplexityClass.SIMPLE
+    prompt_tokens: Tokens = 0
+    """Estimated, at about four characters a token."""
+    max_output_tokens: Tokens | None = None
+    """The caller's own limit (`num_predict`, `max_tokens`), when it gave one."""
+    num_ctx: Tokens | None = None
+    """The context length the caller asked for, when it gave one."""
+    is_load_only: bool = False
+    """An empty prompt: Ollama's idiom to load (or, with keep_alive 0, unload) a model."""
+    prefix_hashes: tuple[str, ...] = ()
+    """Hashes of the growing prefixes of the prompt's blocks, shortest first."""
+    prefix_tokens: tuple[int, ...] = ()
+    """Estimated tokens up to the end of each hashed prefix."""
+    has_images: bool = False
+    has_tools: bool = False
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether the request makes no output tokens."""
+        return self.task_type == "embedding"

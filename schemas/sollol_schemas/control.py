@@ -1,0 +1,68 @@
+"""Requests to a node's control subject, and the operator's requests that are forwarded there."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sollol_schemas.errors import ErrorBody
+from sollol_schemas.units import BusId, Count, Weight
+
+
+class ControlPing(msgspec.Struct, frozen=True, kw_only=True, tag="control.ping.v1"):
+    """Is the node alive? Answered at once with `ControlReply`."""
+
+
+class ControlDrain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.drain.v1"):
+    """Take no new work (or, with `is_draining` false, take it again)."""
+
+    is_draining: bool = True
+
+
+class ControlLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.load.v1"):
+    """Load a model into memory."""
+
+    model: str
+    keep_alive_s: float | None = None
+
+
+class ControlUnload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.unload.v1"):
+    """Unload a model; refused while it is busy."""
+
+    model: str
+
+
+class ControlPull(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.pull.v1"):
+    """Download a model; answered with a stream of progress objects and an empty message."""
+
+    model: str
+
+
+class ControlSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.set.v1"):
+    """Change the node's weight or labels; a label set to the empty string is removed."""
+
+    weight: Weight | None = None
+    labels: dict[str, str] = {}
+
+
+ControlRequest = ControlPing | ControlDrain | ControlLoad | ControlUnload | ControlPull | ControlSet
+
+
+class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.reply.v1"):
+    """The node's answer to a control request."""
+
+    node_id: BusId
+    instance: BusId
+    is_ok: bool = True
+    is_draining: bool = False
+    in_flight: Count = 0
+    error: ErrorBody | None = None
+
+
+class AdminRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An operator's request about one node, on `sollol.v1.admin.node.<operation>`."""
+
+    node_id: BusId
+    model: str = ""
+    keep_alive_s: float | None = None
+    weight: Weight | None = None
+    labels: dict[str, str] = {}

@@ -1,0 +1,109 @@
+"""Decisions: which node serves a request, what each candidate costs, and why others were refused."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from sollol_schemas.routing import RoutingMode
+from sollol_schemas.units import BusId, Count, Instant, Priority, Seconds, SignedSeconds, Term, Tokens
+
+
+class RejectionReason(StrEnum):
+    """Why a node cannot serve a request."""
+
+    EXCLUDED = "excluded"  # it already failed this request
+    DOWN = "down"  # no heartbeat for too long
+    SUSPECT = "suspect"  # heartbeats are late or an attempt just failed
+    DRAINING = "draining"  # it takes no new work
+    ENGINE_UNREACHABLE = "engine_unreachable"  # its engine does not answer
+    BREAKER_OPEN = "breaker_open"  # too many failures; waiting to be tried again
+    MODEL_MISSING = "model_missing"  # the model is not on its disk
+    WRONG_CAPABILITY = "wrong_capability"  # the model there cannot do this kind of request
+    DOES_NOT_FIT = "does_not_fit"  # weights and cache exceed its memory
+    TOO_LITTLE_VRAM = "too_little_vram"  # less free video memory than asked for
+    NOT_RELIABLE_ENOUGH = "not_reliable_enough"  # proven success below the floor
+    NOT_CPU = "not_cpu"  # the request insists on CPU nodes
+    NOT_CHOSEN_NODE = "not_chosen_node"  # the request insists on another node
+    NO_SLOTS = "no_slots"  # it offers no slots for this model
+
+
+class Rejection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One node that was not eligible, with the reason and the figures behind it."""
+
+    node_id: BusId
+    reason: RejectionReason
+    detail: str = ""
+
+
+class CandidateCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The predicted cost of running a request on one node, term by term, in seconds.
+
+    `total_s` is what is compared; `completion_s` is when the answer would be complete, counted from now.
+    """
+
+    node_id: BusId
+    total_s: SignedSeconds
+    completion_s: Seconds = 0.0
+    wait_s: Seconds = 0.0
+    """Until a slot is free and the model is ready to be loaded there."""
+    overtaking_s: Seconds = 0.0
+    """Extra wait expected because later requests of higher rank will overtake."""
+    load_s: Seconds = 0.0
+    prefill_s: Seconds = 0.0
+    decode_s: Seconds = 0.0
+    slowdown_s: Seconds = 0.0
+    """What running beside others costs this request."""
+    externality_s: Seconds = 0.0
+    """What this request costs those that run beside it."""
+    evict_s: Seconds = 0.0
+    """Expected reloads of what it pushes out of memory."""
+    prefix_evict_s: Seconds = 0.0
+    risk_s: Seconds = 0.0
+    """Expected time lost to failure."""
+    preference_s: SignedSeconds = 0.0
+    """Mode, weight, locality and label preferences, as seconds."""
+    rtt_s: Seconds = 0.0
+    prefix_hit_tokens: Tokens = 0
+    is_free_now: bool = False
+
+
+class DecisionSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every caller is told about the decision; travels in the `Sollol-Decision` header."""
+
+    request_id: BusId
+    attempt_id: BusId
+    node_id: BusId
+    node_url: str = ""
+    mode: RoutingMode = RoutingMode.FAST
+    strategy: str = "plan"
+    priority: Priority = 5
+    predicted_s: Seconds = 0.0
+    """Predicted seconds from the grant to the complete answer."""
+    queue_s: Seconds = 0.0
+    """Seconds from the request's arrival to the grant."""
+    attempt: Count = 1
+    reason: str = ""
+    rejected: dict[str, int] = {}
+    """How many nodes were refused for each `RejectionReason`; the full list comes with `why`."""
+    term: Term = 0
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="decision.v1"):
+    """The event of one decision, at most 4 KiB: the summary and the best candidates with every term."""
+
+    summary: DecisionSummary
+    model: str
+    task_type: str = ""
+    dispatcher: str = ""
+    prompt_tokens: Tokens = 0
+    expected_output_tokens: float = 0.0
+    predicted_first_token_s: Seconds = 0.0
+    needs_load: bool = False
+    candidates: tuple[CandidateCost, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
+    queued: Count = 0
+    """Requests still waiting after this decision."""
+    decided_at: Instant = ""
+    is_dry_run: bool = False

@@ -1,0 +1,118 @@
+"""The closed list of error codes that travel on the bus, each with its HTTP-like status.
+
+`Nats-Service-Error-Code` carries the status, the JSON body `ErrorBody` carries the code.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class ErrorCode(StrEnum):
+    """Every code a caller may meet."""
+
+    BAD_REQUEST = "bad_request"  # the body or a routing field is not usable; the message names the field
+    UNSUPPORTED_FIELD = "unsupported_field"  # this engine cannot honour a field of the body
+    UNAUTHORIZED = "unauthorized"  # no credentials, or unknown ones
+    FORBIDDEN = "forbidden"  # the role may not do this
+    UNKNOWN_MODEL = "unknown_model"  # no node has the model; the details list what exists
+    UNKNOWN_REQUEST = "unknown_request"  # nothing is known under this request id
+    UNKNOWN_NODE = "unknown_node"  # no node is known under this id
+    UNKNOWN_JOB = "unknown_job"  # no job is known under this id
+    CONFLICT = "conflict"  # the id is taken by something else
+    REQUEST_TOO_LARGE = "request_too_large"  # the body exceeds the bus's payload limit
+    REPLY_TOO_LARGE = "reply_too_large"  # the answer exceeds the payload limit; stream it or ask for less
+    ENGINE_REJECTED = "engine_rejected"  # the engine answered 4xx: the request is at fault
+    CANCELLED = "cancelled"  # the caller cancelled or left
+    QUEUE_FULL = "queue_full"  # a bounded queue is full; retry later
+    DEADLINE_UNREACHABLE = "deadline_unreachable"  # the predicted wait already exceeds the deadline
+    DEADLINE_EXCEEDED = "deadline_exceeded"  # the deadline passed
+    NO_ELIGIBLE_NODE = "no_eligible_node"  # no node satisfies the constraints; the details give reasons
+    NO_NODES = "no_nodes"  # no node has joined
+    BUSY = "busy"  # the node has no free slot; costs no attempt
+    DRAINING = "draining"  # the actor or node takes no new work
+    STALE_TERM = "stale_term"  # the decision comes from a scorer that is no longer in office
+    NODE_LOST = "node_lost"  # the node died or hung before it answered
+    ENGINE_UNAVAILABLE = "engine_unavailable"  # the engine cannot be reached
+    ENGINE_FAILED = "engine_failed"  # the engine answered 5xx or reported an error
+    ENGINE_PROTOCOL = (
+        "engine_protocol"  # the engine broke its protocol: truncated, not JSON, no final message
+    )
+    STALLED = "stalled"  # the engine stopped producing tokens
+    LOAD_FAILED = "load_failed"  # the model could not be loaded
+    CONNECTION_LOST = "connection_lost"  # the bus connection broke while streaming
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # every permitted attempt failed
+    ACTOR_STOPPED = "actor_stopped"  # the actor ended before it could answer
+    INTERNAL = "internal"  # a bug of ours
+
+
+STATUS: dict[ErrorCode, int] = {
+    ErrorCode.BAD_REQUEST: 400,
+    ErrorCode.UNSUPPORTED_FIELD: 400,
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.UNKNOWN_MODEL: 404,
+    ErrorCode.UNKNOWN_REQUEST: 404,
+    ErrorCode.UNKNOWN_NODE: 404,
+    ErrorCode.UNKNOWN_JOB: 404,
+    ErrorCode.CONFLICT: 409,
+    ErrorCode.REQUEST_TOO_LARGE: 413,
+    ErrorCode.REPLY_TOO_LARGE: 413,
+    ErrorCode.ENGINE_REJECTED: 400,
+    ErrorCode.CANCELLED: 499,
+    ErrorCode.QUEUE_FULL: 429,
+    ErrorCode.DEADLINE_UNREACHABLE: 429,
+    ErrorCode.DEADLINE_EXCEEDED: 504,
+    ErrorCode.NO_ELIGIBLE_NODE: 503,
+    ErrorCode.NO_NODES: 503,
+    ErrorCode.BUSY: 503,
+    ErrorCode.DRAINING: 503,
+    ErrorCode.STALE_TERM: 503,
+    ErrorCode.NODE_LOST: 502,
+    ErrorCode.ENGINE_UNAVAILABLE: 502,
+    ErrorCode.ENGINE_FAILED: 502,
+    ErrorCode.ENGINE_PROTOCOL: 502,
+    ErrorCode.STALLED: 504,
+    ErrorCode.LOAD_FAILED: 502,
+    ErrorCode.CONNECTION_LOST: 502,
+    ErrorCode.ATTEMPTS_EXHAUSTED: 502,
+    ErrorCode.ACTOR_STOPPED: 503,
+    ErrorCode.INTERNAL: 500,
+}
+
+#: Failures of an attempt that another node may heal, as long as nothing reached the caller.
+RETRYABLE: frozenset[ErrorCode] = frozenset(
+    {
+        ErrorCode.BUSY,
+        ErrorCode.DRAINING,
+        ErrorCode.STALE_TERM,
+        ErrorCode.NODE_LOST,
+        ErrorCode.ENGINE_UNAVAILABLE,
+        ErrorCode.ENGINE_FAILED,
+        ErrorCode.ENGINE_PROTOCOL,
+        ErrorCode.STALLED,
+        ErrorCode.LOAD_FAILED,
+        ErrorCode.CONNECTION_LOST,
+    }
+)
+
+#: Refusals that cost no attempt and are not charged to the node.
+FREE_OF_CHARGE: frozenset[ErrorCode] = frozenset({ErrorCode.BUSY, ErrorCode.DRAINING, ErrorCode.STALE_TERM})
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The JSON body of every error message."""
+
+    code: ErrorCode
+    message: str
+    details: dict[str, Any] = {}
+    status: int = 0
+    """HTTP-like status where it differs from the code's usual one (an engine's own 4xx); 0: the usual one."""
+
+    @property
+    def http_status(self) -> int:
+        """The status to answer with: the body's own, else the code's usual one."""
+        return self.status or STATUS[self.code]

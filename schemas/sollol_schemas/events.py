@@ -1,0 +1,97 @@
+"""Events: outcomes of attempts, and changes of nodes, breakers and offices. One stream keeps them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from sollol_schemas.context import RequestKind
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.execution import Figures
+from sollol_schemas.routing import RoutingMode
+from sollol_schemas.telemetry import NodeState
+from sollol_schemas.units import BusId, Count, Instant, Priority, Seconds, Term
+
+
+class OutcomeStatus(StrEnum):
+    """How an attempt, or a request that never reached a node, ended."""
+
+    SUCCESS = "success"
+    FAILED = "failed"  # charged to the node
+    CANCELLED = "cancelled"  # the caller cancelled or left; charged to nobody
+    CLIENT_ERROR = "client_error"  # the request was at fault; charged to nobody
+    PRESUMED_LOST = "presumed_lost"  # no node answered; replaced by the node's own figures if they come
+
+
+class ReportedBy(StrEnum):
+    """Who reports an outcome."""
+
+    NODE = "node"
+    DISPATCHER = "dispatcher"
+    SCORER = "scorer"
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="outcome.v1"):
+    """How one attempt ended. Each attempt counts once: the node's own report replaces a presumed loss."""
+
+    attempt_id: BusId
+    request_id: BusId
+    node_id: str
+    """`_none` for a request that never reached a node."""
+    status: OutcomeStatus
+    reported_by: ReportedBy
+    model: str = ""
+    kind: RequestKind = RequestKind.GENERATE
+    code: ErrorCode | None = None
+    message: str = ""
+    instance: str = ""
+    attempt: Count = 1
+    mode: RoutingMode = RoutingMode.FAST
+    strategy: str = ""
+    priority: Priority = 5
+    task_type: str = ""
+    predicted_s: Seconds = 0.0
+    predicted_load_s: Seconds = 0.0
+    queue_s: Seconds = 0.0
+    figures: Figures | None = None
+    finished_at: Instant = ""
+
+
+class NodeEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="node.event.v1"):
+    """A node changed its state."""
+
+    node_id: BusId
+    state: NodeState
+    previous: NodeState | None = None
+    instance: str = ""
+    reason: str = ""
+    at: Instant = ""
+
+
+class OfficeEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="scorer.office.v1"):
+    """A scorer took or left office; dispatchers ask again for everything that waits."""
+
+    instance: BusId
+    term: Term
+    is_leader: bool
+    reason: str = ""
+    at: Instant = ""
+
+
+class BreakerState(StrEnum):
+    """States of a circuit breaker."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class BreakerEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="breaker.event.v1"):
+    """A circuit breaker changed its state; `model` is empty for the node's own breaker."""
+
+    node_id: BusId
+    state: BreakerState
+    model: str = ""
+    reason: str = ""
+    at: Instant = ""

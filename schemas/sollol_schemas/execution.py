@@ -1,0 +1,146 @@
+"""Execution: what a dispatcher sends to a node, what the node reports, and an attempt's figures."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sollol_schemas.context import RequestKind
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.errors import ErrorBody
+from sollol_schemas.units import BusId, Count, Ratio, Seconds, Tokens
+
+GO_S = 2.0
+"""How long a node may begin to speak to the caller on the strength of one `go`."""
+
+
+class ExecEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="exec.v1"):
+    """The metadata of one exec message, in the `Sollol-Exec` header; the body is the caller's own."""
+
+    decision: DecisionSummary
+    instance: BusId
+    """The node's instance this is meant for; any other ignores it."""
+    kind: RequestKind
+    model: str
+    path: str = ""
+    """The engine's path, for passthrough."""
+    stream: bool = False
+    """Whether the caller wants chunks; the node streams from its engine in any case."""
+    go_s: Seconds = GO_S
+    deadline_s: Seconds = 600.0
+    predicted_first_token_s: Seconds = 0.0
+    predicted_load_s: Seconds = 0.0
+    predicted_gap_s: Seconds = 0.0
+    co_runner_prefill_s: Seconds = 0.0
+    needs_load: bool = False
+    keep_alive_s: float | None = None
+    task_type: str = ""
+    has_tools: bool = False
+    expected_output_tokens: float = 0.0
+    prompt_tokens: Tokens = 0
+
+    @property
+    def attempt_id(self) -> str:
+        """The attempt this exec starts."""
+        return self.decision.attempt_id
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an attempt took, measured by the node; in the `Sollol-Figures` header of the last message."""
+
+    actual_s: Seconds = 0.0
+    """From the node's acceptance to the last token."""
+    ttft_s: Seconds | None = None
+    """From the node's acceptance to the first token."""
+    load_s: Seconds = 0.0
+    slot_wait_s: Seconds = 0.0
+    """Time the engine let the request wait for one of its own slots."""
+    prompt_tokens: Tokens | None = None
+    cached_tokens: Tokens | None = None
+    """Prompt tokens the engine took from its prefix cache, where it tells."""
+    output_tokens: Tokens | None = None
+    prompt_s: Seconds | None = None
+    decode_s: Seconds | None = None
+    chunks: Count = 0
+    co_runners: float = 0.0
+    """Mean number of other attempts that ran beside this one."""
+    gpu_share: Ratio | None = None
+    """Part of the model that lay in video memory while it ran."""
+
+
+class AttemptAccepted(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.accepted.v1"
+):
+    """The node took the attempt into a slot and asks for its first `go`; answered with `StartAnswer`."""
+
+    attempt_id: BusId
+    instance: BusId
+
+
+class AttemptStart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.start.v1"):
+    """The node asks, after its `go` ran out, whether it may still publish the first chunk."""
+
+    attempt_id: BusId
+
+
+class AttemptFirstToken(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.first_token.v1"
+):
+    """The first chunk is out: from here on the attempt is never retried."""
+
+    attempt_id: BusId
+    ttft_s: Seconds = 0.0
+
+
+class AttemptDone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.done.v1"):
+    """The whole answer is out."""
+
+    attempt_id: BusId
+    figures: Figures
+
+
+class AttemptFailed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.failed.v1"):
+    """The attempt ended without a whole answer."""
+
+    attempt_id: BusId
+    error: ErrorBody
+    is_streaming: bool = False
+    """Whether a chunk had reached the caller: then the node has told the caller, and nobody retries."""
+    figures: Figures | None = None
+
+
+AttemptReport = AttemptAccepted | AttemptStart | AttemptFirstToken | AttemptDone | AttemptFailed
+
+
+class StartAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the node may publish its first chunk: after `accepted` for `go_s`, after `start?` for good."""
+
+    go: bool
+
+
+class CancelAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.cancel.v1"):
+    """Stop an attempt on a node."""
+
+    attempt_id: BusId
+    reason: str = ""
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="taken.v1"):
+    """Which dispatcher took a request, told to the caller's control inbox."""
+
+    request_id: BusId
+    dispatcher: BusId
+    instance: BusId
+
+
+class CancelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Cancel a request, with the secret its caller chose."""
+
+    request_id: BusId
+    secret: str
+
+
+class CancelReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the request was found and is being cancelled."""
+
+    request_id: str
+    is_cancelled: bool

@@ -1,0 +1,83 @@
+"""The dispatcher's call for a slot and the scorer's answers. Control role only."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sollol_schemas.context import TaskContext
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.errors import ErrorBody
+from sollol_schemas.routing import Routing
+from sollol_schemas.units import BusId, Count, Seconds, Term
+
+
+class GrantRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.request.v1"):
+    """A request for a slot. Asking again with the same `request_id` is idempotent."""
+
+    request_id: BusId
+    number: Count
+    """The attempt's number, counted from 1."""
+    context: TaskContext
+    routing: Routing
+    waited_s: Seconds = 0.0
+    """How long the request has waited already, over all attempts: its age for the queue."""
+    deadline_s: Seconds = 600.0
+    """Seconds that are left until the deadline."""
+    excluded: tuple[BusId, ...] = ()
+    """Nodes that failed this request before."""
+    busy: tuple[BusId, ...] = ()
+    """Nodes that just answered `busy`: full until their next load message."""
+    dispatcher: BusId = "unknown"
+
+
+class GrantQueued(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.queued.v1"):
+    """The request waits at the scorer; repeated every 2 s while it does."""
+
+    request_id: BusId
+    position: Count = 0
+    term: Term = 0
+
+
+class Granted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.granted.v1"):
+    """A slot on a node. It expires when the node has not accepted the attempt within 2 s."""
+
+    summary: DecisionSummary
+    instance: BusId
+    """The node's instance that owns its id; any other instance ignores the exec."""
+    model: str = ""
+    """The model's name on that node."""
+    predicted_first_token_s: Seconds = 0.0
+    predicted_load_s: Seconds = 0.0
+    predicted_gap_s: Seconds = 0.0
+    """Predicted seconds between two tokens."""
+    co_runner_prefill_s: Seconds = 0.0
+    """The longest prefill that may run beside it and hold its tokens back."""
+    needs_load: bool = False
+    keep_alive_s: float | None = None
+    """How long the engine keeps the model; None leaves the engine's default, negative is for ever."""
+
+
+class GrantRefused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.refused.v1"):
+    """No slot will come: the request cannot be served as asked."""
+
+    request_id: BusId
+    error: ErrorBody
+    retry_after_s: Seconds = 0.0
+    term: Term = 0
+
+
+GrantReply = GrantQueued | Granted | GrantRefused
+
+
+class GrantRelease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.release.v1"):
+    """The dispatcher no longer wants a slot for this request (cancelled, deadline, caller gone)."""
+
+    request_id: BusId
+
+
+class RouteRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="route.request.v1"):
+    """A question to the scorer: where would this run, and why? Never grants."""
+
+    request_id: BusId
+    context: TaskContext
+    routing: Routing

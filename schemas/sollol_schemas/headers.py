@@ -1,0 +1,46 @@
+"""Names of the headers that messages carry. Case-sensitive, as on the wire."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Request, set by the caller.
+REQUEST_ID: Final = "Sollol-Request-Id"
+CANCEL_SECRET: Final = "Sollol-Cancel-Secret"  # noqa: S105 the name of a header, not a secret
+"""A secret of the caller's choice, without which its request cannot be cancelled."""
+CONTROL_INBOX: Final = "Sollol-Control"
+"""Where the dispatcher says `taken`, so that the caller can watch over it."""
+RESEND: Final = "Sollol-Resend"
+"""How often this request was sent again after its dispatcher died; absent means 0."""
+PATH: Final = "Sollol-Path"
+"""The engine's path of a passthrough request, in origin form."""
+TRACEPARENT: Final = "traceparent"
+
+# Routing fields as headers: `X-Sollol-Priority` and so on; see `routing.Routing`.
+ROUTING_PREFIX: Final = "X-Sollol-"
+
+# Exec, set by the dispatcher (control role only).
+REPLY_TO: Final = "Sollol-Reply-To"
+"""The caller's inbox: the only place where the node may publish tokens."""
+EXEC: Final = "Sollol-Exec"
+"""`execution.ExecEnvelope` as JSON."""
+
+# Replies.
+DECISION: Final = "Sollol-Decision"
+"""`decision.DecisionSummary` as JSON, on the first message of a reply."""
+FIGURES: Final = "Sollol-Figures"
+"""`execution.Figures` as JSON, on the last message of a reply."""
+CHUNKS: Final = "Sollol-Chunks"
+"""How many messages came before this last, empty one."""
+PART: Final = "Sollol-Part"
+"""`i/n`: this message is part i of n of one chunk that was too large for one message."""
+CONTENT_TYPE: Final = "Content-Type"
+RETRY_AFTER: Final = "Retry-After"
+
+# NATS conventions.
+SERVICE_ERROR: Final = "Nats-Service-Error"
+SERVICE_ERROR_CODE: Final = "Nats-Service-Error-Code"
+MSG_ID: Final = "Nats-Msg-Id"
+EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
+STATUS: Final = "Status"
+NO_RESPONDERS: Final = "503"

@@ -1,0 +1,160 @@
+"""Answers to questions about nodes, models, statistics, reliability and single decisions."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sollol_schemas.decision import Decision
+from sollol_schemas.events import NodeEvent, Outcome
+from sollol_schemas.telemetry import NodeState, Telemetry
+from sollol_schemas.units import BusId, Bytes, Count, Ratio, Seconds, Term, TokensPerSecond
+
+
+class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One node as the scorer sees it."""
+
+    node_id: BusId
+    state: NodeState
+    heartbeat_age_s: Seconds
+    telemetry: Telemetry
+    in_flight: Count = 0
+    """Attempts granted or running, by the scorer's own count."""
+    success_ratio: Ratio = 1.0
+
+
+class NodesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="nodes.v1"):
+    """The fleet as the scorer in office sees it."""
+
+    nodes: tuple[NodeView, ...]
+    queued: Count = 0
+    in_flight: Count = 0
+    term: Term = 0
+    scorer: str = ""
+    strategy: str = "plan"
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One model of the fleet."""
+
+    name: str
+    size_bytes: Bytes = 0
+    installed_on: tuple[str, ...] = ()
+    loaded_on: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    family: str = ""
+    quantization: str = ""
+    context_length: Count = 0
+
+
+class ModelsReply(msgspec.Struct, frozen=True, kw_only=True, tag="models.v1"):
+    """Every model that a node of the fleet has."""
+
+    models: tuple[ModelView, ...]
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Percentiles of the time from arrival to the complete answer, in seconds."""
+
+    count: Count = 0
+    mean_s: Seconds = 0.0
+    p50_s: Seconds = 0.0
+    p95_s: Seconds = 0.0
+    p99_s: Seconds = 0.0
+
+
+class GroupStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Statistics of one group of attempts (a mode, a node, or everything)."""
+
+    requests: Count = 0
+    successes: Count = 0
+    failures: Count = 0
+    cancelled: Count = 0
+    client_errors: Count = 0
+    success_ratio: Ratio = 1.0
+    latency: Latency = Latency()
+    output_tokens: Count = 0
+    tokens_per_second: TokensPerSecond = 0.0
+
+
+class FleetStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The fleet now."""
+
+    nodes_total: Count = 0
+    nodes_up: Count = 0
+    nodes_gpu: Count = 0
+    nodes_cpu: Count = 0
+    slots: Count = 0
+    in_flight: Count = 0
+    queued: Count = 0
+
+
+class StatsRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which statistics are wanted."""
+
+    window_s: Seconds = 0.0
+    """Only what finished within so many seconds; 0: everything kept."""
+
+
+class StatsReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="stats.v1"):
+    """Statistics of the cluster, from the recorder's database and the scorer's memory."""
+
+    total: GroupStats
+    by_mode: dict[str, GroupStats] = {}
+    by_node: dict[str, GroupStats] = {}
+    fleet: FleetStats | None = None
+    """None when no scorer is in office."""
+    window_s: Seconds = 0.0
+
+
+class ReliabilityRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whose reliability is wanted; empty: everybody's."""
+
+    node_id: str = ""
+    model: str = ""
+
+
+class ReliabilityView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record of one node, or of one model on one node."""
+
+    node_id: str
+    model: str = ""
+    """Empty: all models of the node."""
+    attempts: Count = 0
+    successes: Count = 0
+    failures: Count = 0
+    failures_by_code: dict[str, int] = {}
+    success_ratio: Ratio = 1.0
+    success_lower_bound: Ratio = 0.0
+    """Lower end of the 95 % Wilson interval of the success ratio."""
+    recent_s: tuple[float, ...] = ()
+    """Actual seconds of the last attempts, newest last, at most 100."""
+    dispersion: float | None = None
+    """Standard deviation of actual divided by predicted time."""
+    last_seen_at: str = ""
+
+
+class ReliabilityReply(msgspec.Struct, frozen=True, kw_only=True, tag="reliability.v1"):
+    """Reliability per node and per (node, model)."""
+
+    entries: tuple[ReliabilityView, ...]
+
+
+class WhyReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="why.v1"):
+    """Everything recorded about one request: its decisions with candidates, and its attempts' outcomes."""
+
+    request_id: str
+    decisions: tuple[Decision, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+
+
+class RecentRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How many of the latest outcomes are wanted."""
+
+    limit: Count = 50
+
+
+class RecentReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="recent.v1"):
+    """The latest outcomes and node events, newest first."""
+
+    outcomes: tuple[Outcome, ...] = ()
+    node_events: tuple[NodeEvent, ...] = ()

@@ -1,0 +1,116 @@
+"""Routing fields: what a caller may say about where, when and how its request runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from sollol_schemas.headers import ROUTING_PREFIX
+from sollol_schemas.units import BusId, Complexity, Mib, Priority, Ratio
+
+
+class RoutingMode(StrEnum):
+    """What a request optimises for."""
+
+    FAST = "fast"  # least predicted completion time
+    RELIABLE = "reliable"  # nodes whose proven success reaches a floor
+    ASYNC = "async"  # durable or patient work that keeps GPUs free
+    AUTO = "auto"  # chosen from the declared task type or complexity
+
+
+PRIORITY_NAMES: dict[str, int] = {
+    "critical": 10,
+    "urgent": 9,
+    "high": 8,
+    "normal": 5,
+    "low": 2,
+    "batch": 1,
+    "deferred": 0,
+}
+DEFAULT_PRIORITY = PRIORITY_NAMES["normal"]
+DEFAULT_DEADLINE_S = 600.0
+
+DeadlineSeconds = Annotated[
+    float, Meta(gt=0, le=604_800, description="Seconds within which the answer must be complete.")
+]
+
+
+class Routing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The routing fields of one request.
+
+    They stand at the top level of a native body or in `X-Sollol-*` headers, and are removed before an
+    engine sees the body. A header wins over the body.
+    """
+
+    routing_mode: RoutingMode = RoutingMode.FAST
+    priority: Priority = DEFAULT_PRIORITY
+    node_id: BusId | None = None
+    """The wanted node; with `strict` the only one that may serve the request."""
+    strict: bool = False
+    min_vram_gb: Annotated[float, Meta(ge=0, le=100_000)] | None = None
+    """Free video memory, in GiB, that the node must have."""
+    prefer_local: bool = False
+    """Count the round trip to remote nodes fully."""
+    prefer_cpu: bool = False
+    min_success_rate: Ratio | None = None
+    task_type: Annotated[str, Meta(max_length=64)] | None = None
+    complexity: Complexity | None = None
+    session_id: Annotated[str, Meta(max_length=256)] | None = None
+    """Groups the requests of one conversation; a hint, never a pin."""
+    deadline_s: DeadlineSeconds | None = None
+    soft: bool = False
+    """Take the best node when none satisfies the constraints."""
+    reasoning_style: Annotated[str, Meta(max_length=64)] | None = None
+
+    @property
+    def min_vram_mib(self) -> Mib:
+        """Free video memory asked for, in MiB; 0 when nothing was asked for."""
+        return (self.min_vram_gb or 0.0) * 1024.0
+
+
+ROUTING_FIELDS: frozenset[str] = frozenset(Routing.__struct_fields__)
+_FIELD_OF_HEADER = {ROUTING_PREFIX.lower() + name.replace("_", "-"): name for name in ROUTING_FIELDS}
+
+
+class InvalidRouting(ValueError):
+    """A routing field has a value that cannot be used; the message names field, value and allowed range."""
+
+
+def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Routing:
+    """The routing of a request from the top level of its body and from its headers, which win.
+
+    Args:
+        body_fields: Any mapping; only the routing fields in it are read.
+        headers: The message's headers; names are compared without regard to case.
+
+    Raises:
+        InvalidRouting: A value is of the wrong type or outside its range.
+    """
+    fields: dict[str, object] = {
+        k: v for k, v in body_fields.items() if k in ROUTING_FIELDS and v is not None
+    }
+    for name, text in (headers or {}).items():
+        field = _FIELD_OF_HEADER.get(name.lower())
+        if field is not None:
+            fields[field] = text
+    if not fields:
+        return _DEFAULT
+    if isinstance(fields.get("priority"), str):
+        fields["priority"] = _priority(str(fields["priority"]))
+    if isinstance(fields.get("routing_mode"), str):
+        fields["routing_mode"] = str(fields["routing_mode"]).lower()
+    try:
+        return msgspec.convert(fields, Routing, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRouting(f"routing field: {error}") from error
+
+
+def _priority(text: str) -> object:
+    return PRIORITY_NAMES.get(text.lower(), text)
+
+
+_DEFAULT = Routing()

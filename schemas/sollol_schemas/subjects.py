@@ -1,0 +1,440 @@
+"""Every subject of the bus: builder, wildcard and the table from which documents and permissions are made.
+
+Builders trust their arguments: ids are checked with `ids.is_bus_id` where they enter the system, because an
+unchecked id could change the meaning of a subject.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+V1: Final = "sollol.v1"
+
+# Requests of callers.
+GENERATE: Final = f"{V1}.generate"
+CHAT: Final = f"{V1}.chat"
+EMBED: Final = f"{V1}.embed"
+PASSTHROUGH: Final = f"{V1}.passthrough"
+ROUTE: Final = f"{V1}.route"
+CANCEL: Final = f"{V1}.cancel"
+
+# Queries.
+NODES: Final = f"{V1}.nodes"
+MODELS: Final = f"{V1}.models"
+STATS: Final = f"{V1}.stats"
+RELIABILITY: Final = f"{V1}.reliability"
+RECENT: Final = f"{V1}.recent"
+WHY_ALL: Final = f"{V1}.why.*"
+ADMIN_NODE_ALL: Final = f"{V1}.admin.node.*"
+ADMIN_METRICS_RESET: Final = f"{V1}.admin.metrics.reset"
+
+# The scorer's own.
+GRANT: Final = f"{V1}.scorer.grant"
+RELEASE: Final = f"{V1}.scorer.release"
+SCORER_ROUTE: Final = f"{V1}.scorer.route"
+
+# Wildcards.
+TELEMETRY_ALL: Final = f"{V1}.telemetry.*"
+LOAD_ALL: Final = f"{V1}.load.*"
+EVENTS_ALL: Final = f"{V1}.events.>"
+ROUTING_EVENTS_ALL: Final = f"{V1}.events.routing.*"
+OUTCOMES_ALL: Final = f"{V1}.events.outcome.*"
+NODE_EVENTS_ALL: Final = f"{V1}.events.node.>"
+OFFICE_EVENTS_ALL: Final = f"{V1}.events.scorer.*"
+BREAKER_EVENTS_ALL: Final = f"{V1}.events.breaker.>"
+
+# Inboxes. Only these prefixes may receive tokens.
+CLIENT_INBOX_PREFIXES: Final = ("_INBOX.", "_INBOX_cli.")
+CONTROL_INBOX_PREFIX: Final = "_INBOX_ctl"
+
+# Streams, buckets and queue groups.
+EVENTS_STREAM: Final = "SOLLOL_EVENTS"
+NODES_BUCKET: Final = "SOLLOL_NODES"
+LEASES_BUCKET: Final = "SOLLOL_LEASES"
+SETTINGS_BUCKET: Final = "SOLLOL_SETTINGS"
+DISPATCHERS: Final = "dispatchers"
+RECORDERS: Final = "recorders"
+SCORER_LEASE: Final = "scorer"
+RECORDER_LEASE: Final = "recorder"
+NO_NODE: Final = "_none"
+
+
+def why(request_id: str) -> str:
+    """Where everything recorded about one request is asked for."""
+    return f"{V1}.why.{request_id}"
+
+
+def admin_node(operation: str) -> str:
+    """Where an operator asks for `operation` (drain, undrain, load, unload, pull, set) on one node."""
+    return f"{V1}.admin.node.{operation}"
+
+
+def scorer_probe(instance: str) -> str:
+    """Answers while this instance of the scorer lives."""
+    return f"{V1}.scorer.probe.{instance}"
+
+
+def dispatcher_probe(instance: str) -> str:
+    """Answers while this instance of a dispatcher lives."""
+    return f"{V1}.dispatcher.probe.{instance}"
+
+
+def node_exec(node_id: str) -> str:
+    """Where a node takes work."""
+    return f"{V1}.node.{node_id}.exec"
+
+
+def node_cancel(node_id: str) -> str:
+    """Where a node is told to stop an attempt."""
+    return f"{V1}.node.{node_id}.cancel"
+
+
+def node_control(node_id: str) -> str:
+    """Where a node answers probes and control requests."""
+    return f"{V1}.node.{node_id}.control"
+
+
+def attempt(node_id: str, attempt_id: str) -> str:
+    """Where a node reports on one attempt to the dispatcher that started it."""
+    return f"{V1}.attempt.{node_id}.{attempt_id}"
+
+
+def telemetry(node_id: str) -> str:
+    """A node's full heartbeat."""
+    return f"{V1}.telemetry.{node_id}"
+
+
+def load(node_id: str) -> str:
+    """A node's change of load."""
+    return f"{V1}.load.{node_id}"
+
+
+def routing_event(mode: str) -> str:
+    """Every decision taken in one mode."""
+    return f"{V1}.events.routing.{mode}"
+
+
+def outcome_event(node_id: str) -> str:
+    """Outcomes of one node's attempts; `NO_NODE` for requests that reached none."""
+    return f"{V1}.events.outcome.{node_id}"
+
+
+def node_event(node_id: str, state: str) -> str:
+    """A node's change of state."""
+    return f"{V1}.events.node.{node_id}.{state}"
+
+
+def office_event(instance: str) -> str:
+    """A scorer takes or leaves office."""
+    return f"{V1}.events.scorer.{instance}"
+
+
+def breaker_event(node_id: str, state: str) -> str:
+    """A circuit breaker's change of state."""
+    return f"{V1}.events.breaker.{node_id}.{state}"
+
+
+def node_inbox_prefix(node_id: str) -> str:
+    """A node's own inbox space."""
+    return f"_INBOX_{node_id}"
+
+
+def is_client_inbox(subject: str) -> bool:
+    """Whether tokens may be published to `subject`: a concrete subject inside the callers' inbox space."""
+    return (
+        subject.startswith(CLIENT_INBOX_PREFIXES)
+        and subject.isascii()
+        and len(subject) <= 256
+        and not any(c in "*> \t\r\n" for c in subject)
+        and ".." not in subject
+        and not subject.endswith(".")
+    )
+
+
+def last_token(subject: str) -> str:
+    """The last token of a subject."""
+    return subject.rpartition(".")[2]
+
+
+class Role(StrEnum):
+    """Who may speak on the bus; credentials carry exactly one role."""
+
+    CLIENT = "client"  # callers: requests, queries, jobs
+    NODE = "node"  # one node monitor, under its own id only
+    CONTROL = "control"  # scorer, dispatcher, recorder, gateway
+    OBSERVER = "observer"  # dashboards: read only
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the subject table."""
+
+    address: str
+    """The subject with its parameters in braces."""
+    summary: str
+    senders: tuple[Role, ...]
+    receivers: tuple[Role, ...]
+    payload: str
+    """Name of the Struct in the body; `engine` for a body in the engine's own dialect."""
+    reply: str = ""
+    """Name of the Struct of the reply, `engine` for chunks and an empty message; empty: no reply."""
+    queue_group: str = ""
+
+    @property
+    def wildcard(self) -> str:
+        """The subject with `*` for every parameter."""
+        return ".".join("*" if t.startswith("{") else t for t in self.address.split("."))
+
+
+_CALLERS = (Role.CLIENT, Role.CONTROL)
+_READERS = (Role.CLIENT, Role.CONTROL, Role.OBSERVER)
+_CTL = (Role.CONTROL,)
+_NODE = (Role.NODE,)
+_WATCHERS = (Role.CONTROL, Role.OBSERVER)
+
+CHANNELS: Final[tuple[Channel, ...]] = (
+    Channel(
+        address=GENERATE,
+        summary="Generate text from a prompt (Ollama's body plus routing fields).",
+        senders=_CALLERS,
+        receivers=_CTL,
+        payload="engine",
+        reply="engine",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=CHAT,
+        summary="Answer a conversation (Ollama's body plus routing fields).",
+        senders=_CALLERS,
+        receivers=_CTL,
+        payload="engine",
+        reply="engine",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=EMBED,
+        summary="Embed texts (Ollama's body plus routing fields).",
+        senders=_CALLERS,
+        receivers=_CTL,
+        payload="engine",
+        reply="engine",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=PASSTHROUGH,
+        summary="Any other engine path, named in the Sollol-Path header; the body is forwarded as it is.",
+        senders=_CALLERS,
+        receivers=_CTL,
+        payload="engine",
+        reply="engine",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=ROUTE,
+        summary="Where would this run, and why? Takes the body of generate, chat or embed; never grants.",
+        senders=_CALLERS,
+        receivers=_CTL,
+        payload="engine",
+        reply="Decision",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=CANCEL,
+        summary="Cancel a request, with the secret its caller chose.",
+        senders=_CALLERS,
+        receivers=_CTL,
+        payload="CancelRequest",
+        reply="CancelReply",
+    ),
+    Channel(
+        address=NODES,
+        summary="The fleet as the scorer sees it.",
+        senders=_READERS,
+        receivers=_CTL,
+        payload="",
+        reply="NodesReply",
+    ),
+    Channel(
+        address=MODELS,
+        summary="Every model of the fleet.",
+        senders=_READERS,
+        receivers=_CTL,
+        payload="",
+        reply="ModelsReply",
+    ),
+    Channel(
+        address=STATS,
+        summary="Statistics of the cluster.",
+        senders=_READERS,
+        receivers=_CTL,
+        payload="StatsRequest",
+        reply="StatsReply",
+        queue_group=RECORDERS,
+    ),
+    Channel(
+        address=RELIABILITY,
+        summary="Reliability per node and model.",
+        senders=_READERS,
+        receivers=_CTL,
+        payload="ReliabilityRequest",
+        reply="ReliabilityReply",
+        queue_group=RECORDERS,
+    ),
+    Channel(
+        address=RECENT,
+        summary="The latest outcomes and node events.",
+        senders=_READERS,
+        receivers=_CTL,
+        payload="RecentRequest",
+        reply="RecentReply",
+        queue_group=RECORDERS,
+    ),
+    Channel(
+        address=f"{V1}.why.{{request_id}}",
+        summary="Everything recorded about one request.",
+        senders=_READERS,
+        receivers=_CTL,
+        payload="",
+        reply="WhyReply",
+        queue_group=RECORDERS,
+    ),
+    Channel(
+        address=f"{V1}.admin.node.{{operation}}",
+        summary="An operator's request about one node: drain, undrain, load, unload, pull, set.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="AdminRequest",
+        reply="ControlReply",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=ADMIN_METRICS_RESET,
+        summary="Forget recorded outcomes and reliability.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="ReliabilityRequest",
+        reply="ReliabilityReply",
+        queue_group=RECORDERS,
+    ),
+    Channel(
+        address=GRANT,
+        summary="A dispatcher asks for a slot; answered by the scorer in office, possibly several times.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="GrantRequest",
+        reply="GrantReply",
+    ),
+    Channel(
+        address=RELEASE,
+        summary="A dispatcher no longer wants a slot.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="GrantRelease",
+    ),
+    Channel(
+        address=SCORER_ROUTE,
+        summary="A decision without a grant.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="RouteRequest",
+        reply="Decision",
+    ),
+    Channel(
+        address=f"{V1}.scorer.probe.{{instance}}",
+        summary="Answers while this scorer lives.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="",
+        reply="",
+    ),
+    Channel(
+        address=f"{V1}.dispatcher.probe.{{instance}}",
+        summary="Answers while this dispatcher lives.",
+        senders=_CALLERS,
+        receivers=_CTL,
+        payload="",
+        reply="",
+    ),
+    Channel(
+        address=f"{V1}.node.{{node_id}}.exec",
+        summary="Work for a node: envelope in the Sollol-Exec header, the caller's body as it is.",
+        senders=_CTL,
+        receivers=_NODE,
+        payload="engine",
+        reply="AttemptReport",
+    ),
+    Channel(
+        address=f"{V1}.node.{{node_id}}.cancel",
+        summary="Stop an attempt.",
+        senders=_CTL,
+        receivers=_NODE,
+        payload="CancelAttempt",
+    ),
+    Channel(
+        address=f"{V1}.node.{{node_id}}.control",
+        summary="Probe, drain, load, unload, pull, weight and labels.",
+        senders=(Role.CONTROL, Role.NODE),
+        receivers=_NODE,
+        payload="ControlRequest",
+        reply="ControlReply",
+    ),
+    Channel(
+        address=f"{V1}.attempt.{{node_id}}.{{attempt_id}}",
+        summary="A node's reports on one attempt.",
+        senders=_NODE,
+        receivers=_CTL,
+        payload="AttemptReport",
+        reply="StartAnswer",
+    ),
+    Channel(
+        address=f"{V1}.telemetry.{{node_id}}",
+        summary="A node's full heartbeat, once a second.",
+        senders=_NODE,
+        receivers=_WATCHERS,
+        payload="Telemetry",
+    ),
+    Channel(
+        address=f"{V1}.load.{{node_id}}",
+        summary="A node's change of load, at most 20 a second.",
+        senders=_NODE,
+        receivers=_WATCHERS,
+        payload="LoadUpdate",
+    ),
+    Channel(
+        address=f"{V1}.events.routing.{{mode}}",
+        summary="Every routing decision.",
+        senders=_CTL,
+        receivers=_READERS,
+        payload="Decision",
+    ),
+    Channel(
+        address=f"{V1}.events.outcome.{{node_id}}",
+        summary="How each attempt ended.",
+        senders=(Role.NODE, Role.CONTROL),
+        receivers=_WATCHERS,
+        payload="Outcome",
+    ),
+    Channel(
+        address=f"{V1}.events.node.{{node_id}}.{{state}}",
+        summary="A node changed its state.",
+        senders=_CTL,
+        receivers=_READERS,
+        payload="NodeEvent",
+    ),
+    Channel(
+        address=f"{V1}.events.scorer.{{instance}}",
+        summary="A scorer took or left office.",
+        senders=_CTL,
+        receivers=_WATCHERS,
+        payload="OfficeEvent",
+    ),
+    Channel(
+        address=f"{V1}.events.breaker.{{node_id}}.{{state}}",
+        summary="A circuit breaker changed its state.",
+        senders=_CTL,
+        receivers=_READERS,
+        payload="BreakerEvent",
+    ),
+)

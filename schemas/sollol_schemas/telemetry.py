@@ -1,0 +1,171 @@
+"""Telemetry: what a node says about itself, once a second in full and at once when its load changes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from sollol_schemas.units import (
+    BusId,
+    Bytes,
+    Celsius,
+    Count,
+    Mib,
+    Ratio,
+    Seconds,
+    Tokens,
+    TokensPerSecond,
+    Watts,
+    Weight,
+)
+
+
+class EngineKind(StrEnum):
+    """The dialects of engines that a node can drive."""
+
+    OLLAMA = "ollama"  # Ollama's native API
+    OPENAI = "openai"  # any server that speaks OpenAI's API: llama.cpp, vLLM, SGLang, LM Studio
+
+
+class NodeState(StrEnum):
+    """A node's health as the scorer sees it."""
+
+    UP = "up"
+    SUSPECT = "suspect"  # heartbeats are late, or an attempt just failed
+    DOWN = "down"  # no heartbeats for too long, or known to be gone
+    DRAINING = "draining"  # finishes what it has, takes no new work
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One GPU as its driver reports it."""
+
+    index: Count
+    name: str
+    memory_total_mib: Mib
+    memory_used_mib: Mib = 0.0
+    memory_free_mib: Mib = 0.0
+    utilisation_ratio: Ratio | None = None
+    temperature_c: Celsius | None = None
+    power_w: Watts | None = None
+    driver: str = ""
+    """`nvml`, `amdgpu` or `emulated`."""
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The engine beside the node."""
+
+    kind: EngineKind
+    url: str
+    version: str = ""
+    is_reachable: bool = True
+    detail: str = ""
+    """What is wrong, when it is not reachable."""
+
+
+class InstalledModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model on the engine's disk (or the one a single-model engine serves)."""
+
+    name: str
+    size_bytes: Bytes = 0
+    digest: str = ""
+    family: str = ""
+    parameter_count: Count = 0
+    quantization: str = ""
+    context_length: Tokens = 0
+    """The longest context it was trained for; 0 when unknown."""
+    kv_bytes_per_token: Bytes = 0
+    """Bytes of key-value cache for one token of one slot; 0 when unknown."""
+    capabilities: tuple[str, ...] = ()
+    slots: Count = 0
+    """Slots of this model, where they differ from the node's; 0: the node's."""
+
+
+class LoadedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model in memory."""
+
+    name: str
+    size_bytes: Bytes = 0
+    vram_bytes: Bytes = 0
+    context_length: Tokens = 0
+    expires_in_s: Seconds | None = None
+    """Until the engine unloads it when idle; None: never, or unknown."""
+
+
+class InFlight(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One attempt in one of the node's slots."""
+
+    attempt_id: BusId
+    model: str
+    elapsed_s: Seconds = 0.0
+    output_tokens: Tokens = 0
+    has_first_token: bool = False
+    is_loading: bool = False
+    predicted_s: Seconds = 0.0
+    prompt_tokens: Tokens = 0
+    expected_output_tokens: float = 0.0
+
+
+class LearnedSpeed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the node measured of one model on its engine, alone in its slot."""
+
+    model: str
+    prompt_tps: TokensPerSecond = 0.0
+    decode_tps: TokensPerSecond = 0.0
+    load_s: Seconds = 0.0
+    samples: Count = 0
+
+
+class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="node.telemetry.v1"):
+    """The full heartbeat of a node, once a second."""
+
+    node_id: BusId
+    instance: BusId
+    """New at every start of the node's process."""
+    revision: Count
+    """Revision of the key-value entry with which this instance claimed its id; the highest owns it."""
+    seq: Count
+    """Counts this instance's telemetry and load messages together; an older one is ignored."""
+    engine: EngineInfo
+    slots: Count
+    """How many attempts the node runs at a time."""
+    in_flight: tuple[InFlight, ...] = ()
+    is_draining: bool = False
+    gpus: tuple[Gpu, ...] = ()
+    cpu_count: Count = 1
+    cpu_load_ratio: Annotated[float, Meta(ge=0, description="Load average over one minute per core.")] = 0.0
+    ram_total_mib: Mib = 0.0
+    ram_available_mib: Mib = 0.0
+    installed: tuple[InstalledModel, ...] = ()
+    loaded: tuple[LoadedModel, ...] = ()
+    speeds: tuple[LearnedSpeed, ...] = ()
+    bus_rtt_s: Seconds = 0.0
+    uptime_s: Seconds = 0.0
+    labels: dict[str, str] = {}
+    weight: Weight = 1.0
+    preferred_task_types: tuple[str, ...] = ()
+    host_priority: Count = 0
+    """The operator's rank of this host for `seven_factor`; 0 is best."""
+    version: str = ""
+    """Version of this software on the node."""
+    host: str = ""
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether the node has a GPU of any kind."""
+        return bool(self.gpus)
+
+
+class LoadUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="node.load.v1"):
+    """A node's change of load, at most 20 a second."""
+
+    node_id: BusId
+    instance: BusId
+    seq: Count
+    slots: Count
+    in_flight: tuple[InFlight, ...] = ()
+    is_draining: bool = False
+    loaded: tuple[LoadedModel, ...] | None = None
+    """The loaded models when they changed; None: as before."""
