@@ -1,0 +1,66 @@
+"""Messages: encoding, decoding, and the conventions for errors and missing responders."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+from nats.aio.msg import Msg
+
+from sollol_bus.errors import DecodeFailed
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.headers import NO_RESPONDERS, SERVICE_ERROR, SERVICE_ERROR_CODE, STATUS
+
+__all__ = ["Msg", "decode", "encode", "error_headers", "error_of", "is_no_responders"]
+
+T = TypeVar("T")
+_encoder = msgspec.json.Encoder()
+_HEADER_TEXT_MAX = 256
+
+
+@lru_cache(maxsize=128)
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 any type form, unions included
+    return msgspec.json.Decoder(kind)
+
+
+def encode(value: object) -> bytes:
+    """The JSON of a Struct (or of anything msgspec can encode)."""
+    return _encoder.encode(value)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """The Struct of type `kind` (a class or a union of tagged classes) in `data`.
+
+    Raises:
+        DecodeFailed: The bytes are not such a message; the text names the field.
+    """
+    decoder = _decoder(kind)  # type: ignore[arg-type]  # types are hashable; the stub forgets it
+    try:
+        value: T = decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        name = getattr(kind, "__name__", str(kind))
+        raise DecodeFailed(f"not a {name}: {error}") from error
+    return value
+
+
+def is_no_responders(msg: Msg) -> bool:
+    """Whether the server says that nobody listens where the request went."""
+    return not msg.data and msg.headers is not None and msg.headers.get(STATUS) == NO_RESPONDERS
+
+
+def error_headers(body: ErrorBody) -> dict[str, str]:
+    """The headers that mark a message as an error, fresh for each message."""
+    text = body.message.replace("\r", " ").replace("\n", " ")[:_HEADER_TEXT_MAX]
+    return {SERVICE_ERROR: text or body.code.value, SERVICE_ERROR_CODE: str(body.http_status)}
+
+
+def error_of(msg: Msg) -> ErrorBody | None:
+    """The error that a message carries, or None when it is not an error."""
+    headers = msg.headers
+    if headers is None or SERVICE_ERROR_CODE not in headers:
+        return None
+    try:
+        return decode(msg.data, ErrorBody)
+    except DecodeFailed:
+        return ErrorBody(code=ErrorCode.INTERNAL, message=headers.get(SERVICE_ERROR, "unknown error"))
