@@ -1,0 +1,45 @@
+"""A real nats-server for each test, on a free port and in the test's own directory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+
+
+class Eventually(Protocol):
+    """Waits until a condition holds; fails the test when it does not within the time given."""
+
+    def __call__(self, holds: Callable[[], bool], *, within_s: float = 20.0) -> Awaitable[None]: ...
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    async def wait(holds: Callable[[], bool], *, within_s: float = 20.0) -> None:
+        async with asyncio.timeout(within_s):
+            while not holds():  # noqa: ASYNC110 the state of another process sends no signal
+                await asyncio.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    config = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"))
+    async with EmbeddedServer(config) as server:
+        yield server
+
+
+@pytest.fixture
+async def bus(nats_server: EmbeddedServer) -> AsyncIterator[Bus]:
+    connected = await Bus.connect(BusConfig(url=nats_server.url, name="test"))
+    try:
+        yield connected
+    finally:
+        await connected.close()
