@@ -1,0 +1,102 @@
+"""Turns sections of settings into the flags of a command.
+
+`with_settings` takes a plain function and one section for each of its parameters that is a config Struct; the
+command line sees a flag for every setting, the function gets the finished, checked Structs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from sollol_agents.cli.settings import ConfigFile, Section, Setting, Shape
+
+_CONFIG_HELP = "TOML file with settings, a table for each section."
+CONFIG_ENV = "SOLLOL_CONFIG"
+
+
+def with_settings(
+    known: tuple[str, ...] = (), **sections: Section[Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that replaces parameters which are config Structs by the flags that fill them.
+
+    Args:
+        known: Names of all sections that a settings file may have; others in it are an error.
+        sections: The section of each parameter to fill.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(function)
+        hints = typing.get_type_hints(function, include_extras=True)
+        own = [p.replace(annotation=hints[n]) for n, p in signature.parameters.items() if n not in sections]
+        made = {_slot(name, s): (name, s) for name, section in sections.items() for s in section.settings}
+        flags = [_parameter(slot, setting, sections[name].name) for slot, (name, setting) in made.items()]
+
+        @functools.wraps(function)
+        def command(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 whatever the function takes
+            path = kwargs.pop("config", None) or os.environ.get(CONFIG_ENV)
+            file = ConfigFile(Path(path)) if path else None
+            if file is not None and known:
+                file.refuse_unknown_sections(known)
+            given: dict[str, dict[str, object]] = {name: {} for name in sections}
+            for slot, (name, setting) in made.items():
+                given[name][setting.key] = kwargs.pop(slot, None)
+            for name, section in sections.items():
+                kwargs[name] = section.load(given[name], _environ(), file)
+            return function(*args, **kwargs)
+
+        config = inspect.Parameter(
+            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_config_annotation()
+        )
+        # cyclopts reads the signature, and the wrapped function's own must not shine through
+        shown = [*own, *flags, config]
+        command.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in shown}
+        del command.__wrapped__
+        return command
+
+    return decorate
+
+
+def _environ() -> Mapping[str, str]:
+    return os.environ
+
+
+def _slot(name: str, setting: Setting) -> str:
+    return f"{name}__{'__'.join(setting.path)}"
+
+
+def _parameter(slot: str, setting: Setting, section: str) -> inspect.Parameter:
+    kind: Any = str | None
+    if setting.shape is Shape.SWITCH:
+        kind = bool | None
+    elif setting.shape in (Shape.LIST, Shape.MAP):
+        kind = list[str] | None
+    parameter = Parameter(
+        name=setting.flag,
+        help=_help(setting),
+        negative_iterable=(),
+        show_default=False,
+        group=Group.create_ordered(f"Settings of [{section}]"),
+        allow_leading_hyphen=setting.shape is Shape.SCALAR,
+    )
+    return inspect.Parameter(slot, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, parameter])
+
+
+def _help(setting: Setting) -> str:
+    facts = [] if setting.allowed in ("text", "true or false") else [setting.allowed]
+    if setting.default_text and not setting.is_secret:
+        facts.append(f"default {setting.default_text}")
+    facts.append(f"env {setting.env}")
+    return f"{setting.description} ({'; '.join(facts)})"
+
+
+def _config_annotation() -> Any:  # noqa: ANN401 a type form
+    return Annotated[str | None, Parameter(name="--config", help=f"{_CONFIG_HELP} (env {CONFIG_ENV})")]

@@ -1,0 +1,68 @@
+"""Logging of every command: readable lines on a terminal, JSON lines otherwise, always on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_ENCODER = msgspec.json.Encoder(enc_hook=repr)
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is logged, and how."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least severity that is logged.")
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "text", "json"], Meta(description="Form of a log line; auto: text on a terminal, else JSON.")
+    ] = "auto"
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record: time, level, logger, message, and whatever was passed as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        line = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {k: v for k, v in record.__dict__.items() if k not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return _ENCODER.encode(line).decode()
+
+
+class PlainLines(logging.Formatter):
+    """Time, level when it matters, logger's last name, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one readable line, with the traceback below when there is one."""
+        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        name = record.name.removeprefix("sollol_agents.").removeprefix("sollol_")
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        text = f"{at} {name:<22} {level}{record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def set_up(config: LogConfig) -> None:
+    """Sends all logging to stderr in the form that was chosen."""
+    is_text = config.format == "text" or (config.format == "auto" and sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainLines() if is_text else JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(config.level.upper())
+    if config.level != "debug":
+        # one line for each HTTP call to an engine would drown everything else
+        for noisy in ("httpx", "httpcore", "asyncio", "aiosqlite"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)

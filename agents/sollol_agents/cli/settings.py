@@ -1,0 +1,372 @@
+"""Settings: one frozen Struct per section, filled from flags, environment and a TOML file, checked once.
+
+A section of settings is a config Struct with a name: `[scorer]` in the file, `SOLLOL_SCORER_*` in the environment,
+one flag a field. A flag wins over the environment, the environment over the file, the file over the default. There
+is no second place where a setting is declared: flags, help, environment names, ranges and the README's table are
+all read off the Struct.
+"""
+
+from __future__ import annotations
+
+import logging
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar, Union
+
+import msgspec
+import msgspec.inspect as mi
+
+from sollol_bus.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_ENV_PREFIX = "SOLLOL_"
+_SECRETS = ("password", "secret", "token", "api_key", "api_keys")
+
+
+class Shape(StrEnum):
+    """How the text of a setting becomes a value."""
+
+    SCALAR = "scalar"  # one text
+    SWITCH = "switch"  # --name or --no-name
+    LIST = "list"  # the flag repeated, or texts separated by commas
+    MAP = "map"  # KEY=VALUE, repeated or separated by commas
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting, with all its names."""
+
+    path: tuple[str, ...]
+    """Names of the fields that lead to it, outermost first; one unless Structs are nested."""
+    flag: str
+    env: str
+    shape: Shape
+    annotation: Any
+    description: str
+    allowed: str
+    """The allowed values in words."""
+    default: Any
+
+    @property
+    def key(self) -> str:
+        """The setting's name inside its section, as in the file."""
+        return ".".join(self.path)
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether its value must never be shown."""
+        return self.path[-1].endswith(_SECRETS)
+
+    @property
+    def default_text(self) -> str:
+        """The default as one would write it; empty for none."""
+        return _as_text(self.default)
+
+
+class Section(Generic[T]):
+    """A named group of settings that fills one config Struct.
+
+    Args:
+        name: The table of the TOML file and the middle of the environment names.
+        kind: The config Struct.
+        flags: Flags that differ from the field's own name, by field.
+        envs: Environment names that differ, by field.
+        hidden: Fields that the program sets itself.
+        flag_prefix: Put before every flag, where several sections share one command.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: type[T],
+        *,
+        flags: Mapping[str, str] | None = None,
+        envs: Mapping[str, str] | None = None,
+        hidden: tuple[str, ...] = (),
+        flag_prefix: str = "",
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self._flags = flags or {}
+        self._envs = envs or {}
+        self._hidden = hidden
+        self._flag_prefix = flag_prefix
+        self.settings: tuple[Setting, ...] = tuple(self._describe(kind, ()))
+
+    def load(
+        self,
+        flags: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] | None = None,
+        file: ConfigFile | None = None,
+        **fixed: object,
+    ) -> T:
+        """The checked Struct.
+
+        Args:
+            flags: Values given on the command line by setting key; None stands for not given.
+            environ: The process's environment.
+            file: The settings file.
+            fixed: Fields that the program sets itself.
+
+        Raises:
+            ConfigError: A value is unusable; the text names source, setting, value and allowed range.
+        """
+        table = file.table(self.name) if file else {}
+        _refuse_unknown(self, table, file)
+        self._warn_unknown(environ or {})
+        sources = _Sources(
+            section=self.name,
+            flags=flags or {},
+            environ=environ or {},
+            table=table,
+            path=str(file.path) if file else "",
+        )
+        values: dict[str, Any] = dict(fixed)
+        for setting in self.settings:
+            if (found := sources.find(setting)) is not None:
+                _put(values, setting.path, _checked(setting, *found))
+        try:
+            return msgspec.convert(values, self.kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"[{self.name}]: {error}") from error
+
+    def _warn_unknown(self, environ: Mapping[str, str]) -> None:
+        # A warning only: container platforms inject variables named after services, SOLLOL_NODE_PORT among them.
+        prefix = f"{_ENV_PREFIX}{self.name.upper()}_"
+        known = {s.env for s in self.settings}
+        for name in sorted(environ):
+            if name.startswith(prefix) and name not in known:
+                log.warning("%s is not a setting and is ignored", name, extra={"action": "unknown_setting"})
+
+    def _describe(self, kind: type[msgspec.Struct], outer: tuple[str, ...]) -> Iterator[Setting]:
+        hints = typing.get_type_hints(kind, include_extras=True)
+        for field in mi.type_info(kind).fields:  # type: ignore[attr-defined]  # a Struct has fields
+            path = (*outer, field.name)
+            if ".".join(path) in self._hidden:
+                continue
+            annotation = hints[field.name]
+            inner = _strip(annotation)
+            if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+                yield from self._describe(inner, path)
+                continue
+            yield self._setting(path, annotation, field)
+
+    def _setting(self, path: tuple[str, ...], annotation: Any, field: mi.Field) -> Setting:  # noqa: ANN401 a type form
+        key = ".".join(path)
+        words = "_".join(path)
+        default = field.default
+        if default is msgspec.NODEFAULT:
+            default = None if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        return Setting(
+            path=path,
+            flag=self._flags.get(key, f"--{self._flag_prefix}{words.replace('_', '-')}"),
+            env=self._envs.get(key, f"{_ENV_PREFIX}{self.name.upper()}_{words.upper()}"),
+            shape=_shape(annotation),
+            annotation=annotation,
+            description=_description(field.type),
+            allowed=_allowed(field.type),
+            default=default,
+        )
+
+
+class ConfigFile:
+    """The settings file: TOML, one table a section.
+
+    Raises:
+        ConfigError: The file cannot be read or is not TOML.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"--config {path}: {error.strerror or error}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--config {path} is not TOML: {error}") from error
+
+    def table(self, name: str) -> dict[str, Any]:
+        """The table of one section; empty when the file has none."""
+        table = self._tables.get(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{self.path}: [{name}] must be a table, not {table!r}")
+        return table
+
+    def refuse_unknown_sections(self, known: tuple[str, ...]) -> None:
+        """Raises ConfigError when a table is no section, so that a typo is not silently ignored."""
+        for name in self._tables:
+            if name not in known:
+                raise ConfigError(f"{self.path}: [{name}] is not a section; there are: {', '.join(known)}")
+
+
+def _refuse_unknown(section: Section[Any], table: Mapping[str, Any], file: ConfigFile | None) -> None:
+    known = {s.key for s in section.settings}
+    for key in _leaves(table, known):
+        if key not in known:
+            names = ", ".join(sorted(known))
+            raise ConfigError(f"{file.path if file else ''}: [{section.name}] has no setting {key!r}; it has: {names}")
+
+
+def _leaves(table: Mapping[str, Any], known: set[str], outer: str = "") -> Iterator[str]:
+    for name, value in table.items():
+        key = f"{outer}{name}"
+        if isinstance(value, dict) and key not in known:
+            yield from _leaves(value, known, f"{key}.")
+        else:
+            yield key
+
+
+class _Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the values of one section may come from."""
+
+    section: str
+    flags: Mapping[str, object]
+    environ: Mapping[str, str]
+    table: Mapping[str, Any]
+    path: str
+
+    def find(self, setting: Setting) -> tuple[object, str] | None:
+        """The value that wins and where it came from; None when the default holds."""
+        value = self.flags.get(setting.key)
+        if value is not None and value != []:
+            return value, setting.flag
+        if setting.env in self.environ:
+            return self.environ[setting.env], setting.env
+        found: Any = self.table
+        for name in setting.path:
+            if not isinstance(found, dict) or name not in found:
+                return None
+            found = found[name]
+        return found, f"[{self.section}] {setting.key} in {self.path}"
+
+
+def _checked(setting: Setting, value: object, source: str) -> object:
+    try:
+        return msgspec.convert(_parsed(setting, value), setting.annotation, strict=False)
+    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
+        shown = "(hidden)" if setting.is_secret else repr(value)
+        raise ConfigError(f"{source}: {shown} cannot be used as {setting.key}; allowed: {setting.allowed}") from error
+
+
+def _parsed(setting: Setting, value: object) -> object:
+    """The value with its texts taken apart."""
+    if setting.shape is Shape.MAP and not isinstance(value, dict):
+        return dict(_pair(text) for text in _texts(value))
+    if setting.shape is Shape.LIST:
+        texts = _texts(value, is_json=isinstance(value, str) and value.lstrip().startswith("["))
+        return [msgspec.json.decode(t) if isinstance(t, str) and t.startswith("{") else t for t in texts]
+    return value
+
+
+def _texts(value: object, *, is_json: bool = False) -> list[Any]:
+    if is_json and isinstance(value, str):
+        return list(msgspec.json.decode(value, type=list[Any]))
+    if isinstance(value, str):
+        return [text.strip() for text in value.split(",") if text.strip()]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _pair(text: object) -> tuple[str, str]:
+    name, equals, value = str(text).partition("=")
+    if not equals or not name:
+        raise ValueError("not KEY=VALUE")
+    return name.strip(), value.strip()
+
+
+def _put(values: dict[str, Any], path: tuple[str, ...], value: object) -> None:
+    for name in path[:-1]:
+        values = values.setdefault(name, {})
+    values[path[-1]] = value
+
+
+def _strip(annotation: Any) -> Any:  # noqa: ANN401 a type form
+    """The bare type: without Annotated and without None."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _strip(annotation.__origin__)
+    if origin in (Union, types.UnionType):
+        rest = [a for a in typing.get_args(annotation) if a is not type(None)]
+        return _strip(rest[0]) if len(rest) == 1 else annotation
+    return annotation
+
+
+def _shape(annotation: Any) -> Shape:  # noqa: ANN401 a type form
+    bare = _strip(annotation)
+    origin = typing.get_origin(bare) or bare
+    if origin is bool:
+        return Shape.SWITCH
+    if origin is dict:
+        return Shape.MAP
+    if origin in (tuple, list, set, frozenset):
+        return Shape.LIST
+    return Shape.SCALAR
+
+
+def _description(kind: mi.Type) -> str:
+    while isinstance(kind, mi.Metadata):
+        text = (kind.extra_json_schema or {}).get("description")
+        if text:
+            return str(text)
+        kind = kind.type
+    if isinstance(kind, mi.UnionType):
+        return next((d for d in map(_description, kind.types) if d), "")
+    return ""
+
+
+def _allowed(kind: mi.Type) -> str:  # noqa: PLR0911 one line for each kind of type
+    """The allowed values in words."""
+    match kind:
+        case mi.Metadata():
+            return _allowed(kind.type)
+        case mi.UnionType():
+            return " or ".join(_allowed(t) for t in kind.types if not isinstance(t, mi.NoneType))
+        case mi.BoolType():
+            return "true or false"
+        case mi.IntType() | mi.FloatType():
+            noun = "an integer" if isinstance(kind, mi.IntType) else "a number"
+            return noun + _bounds(kind)
+        case mi.EnumType():
+            return ", ".join(str(member.value) for member in kind.cls)
+        case mi.LiteralType():
+            return ", ".join(str(value) for value in kind.values)
+        case mi.StrType():
+            return f"text matching {kind.pattern}" if kind.pattern else "text"
+        case mi.DictType():
+            return "KEY=VALUE"
+        case mi.VarTupleType() | mi.ListType() | mi.SetType() | mi.FrozenSetType():
+            return f"a list of {_allowed(kind.item_type)}"
+        case mi.StructType():
+            return f"a {kind.cls.__name__} as JSON"
+        case _:
+            return "a value"
+
+
+def _bounds(kind: mi.IntType | mi.FloatType) -> str:
+    if kind.ge is not None and kind.le is not None:
+        return f" from {kind.ge:g} to {kind.le:g}"
+    parts = [
+        f"{word} {bound:g}"
+        for word, bound in (("above", kind.gt), ("at least", kind.ge), ("below", kind.lt), ("at most", kind.le))
+        if bound is not None
+    ]
+    return f" {' and '.join(parts)}" if parts else ""
+
+
+def _as_text(value: object) -> str:
+    if value is None or value in ("", (), {}, []):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (tuple, list, frozenset, set)):
+        return ",".join(_as_text(v) for v in value)
+    if isinstance(value, dict):
+        return ",".join(f"{k}={v}" for k, v in value.items())
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)

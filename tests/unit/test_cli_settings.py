@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+import msgspec
+import pytest
+from msgspec import Meta
+
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.settings import ConfigFile, Section
+from sollol_agents.cli.settings_table import BEGIN, END, renewed
+from sollol_bus.errors import ConfigError
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Inner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    failures: Annotated[int, Meta(ge=1, description="How many.")] = 5
+
+
+class Toy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    slots: Annotated[int, Meta(ge=1, le=64, description="Places.")] = 2
+    pause_s: Annotated[float, Meta(gt=0, description="Rest.")] = 1.5
+    name: str | None = None
+    colour: Colour = Colour.RED
+    is_loud: Annotated[bool, Meta(description="Noise.")] = False
+    tags: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    password: str | None = None
+    inner: Inner = Inner()
+
+
+SECTION = Section("scorer", Toy, flags={"labels": "--label"})
+
+
+def written(tmp_path: Path, text: str) -> ConfigFile:
+    path = tmp_path / "sollol.toml"
+    path.write_text(text)
+    return ConfigFile(path)
+
+
+def test_without_sources_every_default_holds() -> None:
+    assert SECTION.load() == Toy()
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, "[scorer]\nslots = 3\npause_s = 3\nname = 'file'")
+    loaded = SECTION.load({"slots": "5"}, {"SOLLOL_SCORER_SLOTS": "4", "SOLLOL_SCORER_PAUSE_S": "4"}, file)
+    assert (loaded.slots, loaded.pause_s, loaded.name) == (5, 4.0, "file")
+
+
+@pytest.mark.parametrize(
+    ("env", "value", "field", "expected"),
+    [
+        ("TAGS", "a, b", "tags", ("a", "b")),
+        ("TAGS", '["x,y"]', "tags", ("x,y",)),
+        ("LABELS", "site=attic,rack=1", "labels", {"site": "attic", "rack": "1"}),
+        ("IS_LOUD", "true", "is_loud", True),
+        ("COLOUR", "blue", "colour", Colour.BLUE),
+        ("INNER_FAILURES", "9", "inner", Inner(failures=9)),
+    ],
+)
+def test_the_environment_fills_every_shape(env: str, value: str, field: str, expected: object) -> None:
+    loaded = SECTION.load(environ={f"SOLLOL_SCORER_{env}": value})
+    assert getattr(loaded, field) == expected
+
+
+def test_nested_structs_are_nested_tables_in_the_file(tmp_path: Path) -> None:
+    assert SECTION.load(file=written(tmp_path, "[scorer.inner]\nfailures = 7")).inner == Inner(failures=7)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "words"),
+    [
+        ({"slots": "0"}, {}, ["--slots", "'0'", "from 1 to 64"]),
+        ({}, {"SOLLOL_SCORER_PAUSE_S": "-1"}, ["SOLLOL_SCORER_PAUSE_S", "'-1'", "above 0"]),
+        ({"colour": "green"}, {}, ["--colour", "red, blue"]),
+        ({"labels": ["nonsense"]}, {}, ["--label", "KEY=VALUE"]),
+    ],
+)
+def test_an_error_names_source_value_and_allowed_range(
+    flags: dict[str, object], environ: dict[str, str], words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SECTION.load(flags, environ)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_secret_is_never_shown() -> None:
+    class Needs(msgspec.Struct, frozen=True, kw_only=True):
+        password: Annotated[str, Meta(min_length=8)] = "long-enough"
+
+    with pytest.raises(ConfigError) as caught:
+        Section("nats", Needs).load(environ={"SOLLOL_NATS_PASSWORD": "hunter2"})
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[scorer]\nslotz = 3", "[scorer.inner]\nfailurez = 1"])
+def test_a_typo_in_the_file_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="has no setting"):
+        SECTION.load(file=written(tmp_path, text))
+
+
+def test_an_unknown_table_in_the_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[scores\] is not a section"):
+        written(tmp_path, "[scores]\nslots = 1").refuse_unknown_sections(("scorer",))
+
+
+@pytest.mark.parametrize("text", ["[scorer", "scorer = 3"])
+def test_a_broken_file_is_a_clear_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"sollol\.toml"):
+        SECTION.load(file=written(tmp_path, text))
+
+
+def test_a_missing_file_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        ConfigFile(tmp_path / "absent.toml")
+
+
+def test_an_unknown_environment_name_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert SECTION.load(environ={"SOLLOL_SCORER_PORT": "tcp://10.0.0.1:80"}) == Toy()
+    assert "SOLLOL_SCORER_PORT" in caplog.text
+
+
+def run(*argv: str) -> Any:
+    app = cyclopts.App()
+
+    @app.command(name="toy")
+    @with_settings(toy=SECTION)
+    def toy(word: str, *, toy: Toy, count: int = 1) -> tuple[str, int, Toy]:
+        """Shows what it got."""
+        return word, count, toy
+
+    return app(argv, result_action="return_value", exit_on_error=False, print_error=False)
+
+
+def test_a_command_gets_the_struct_its_flags_fill() -> None:
+    argv = "toy hello --count 2 --slots 7 --label a=b --label c=d --is-loud --tags x --inner-failures 3"
+    word, count, toy = run(*argv.split())
+    assert (word, count) == ("hello", 2)
+    assert toy == Toy(slots=7, labels={"a": "b", "c": "d"}, is_loud=True, tags=("x",), inner=Inner(failures=3))
+
+
+def test_a_command_reads_the_settings_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "[scorer]\nslots = 9").path
+    assert run("toy", "hello", "--config", str(path))[2].slots == 9
+
+
+def test_a_bad_flag_of_a_command_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="--slots"):
+        run("toy", "hello", "--slots", "many")
+
+
+def test_the_table_replaces_what_stands_between_the_markers() -> None:
+    assert renewed(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\n\nnew\n\n{END}\nb"
+
+
+def test_a_document_without_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="markers"):
+        renewed("no markers", "new")
