@@ -14,17 +14,20 @@ from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
 
 
 class Eventually(Protocol):
-    """Waits until a condition holds; fails the test when it does not within the time given."""
+    """Waits until a condition, plain or async, holds; fails the test when it does not within the time given."""
 
-    def __call__(self, holds: Callable[[], bool], *, within_s: float = 20.0) -> Awaitable[None]: ...
+    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 @pytest.fixture
 def eventually() -> Eventually:
-    async def wait(holds: Callable[[], bool], *, within_s: float = 20.0) -> None:
+    async def wait(holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> None:
         async with asyncio.timeout(within_s):
-            while not holds():  # noqa: ASYNC110 the state of another process sends no signal
-                await asyncio.sleep(0.01)
+            while True:
+                answer = holds()
+                if answer if isinstance(answer, bool) else await answer:
+                    return
+                await asyncio.sleep(0.01)  # the state of another process sends no signal
 
     return wait
 

@@ -1,0 +1,162 @@
+"""Provisioning of JetStream and the key-value helper, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import ConfigError
+from sollol_bus.jetstream import JetStreamRefused, StreamSpec, api, ensure_stream, provision, publish_acked
+from sollol_bus.kv import Bucket
+from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.server_config import find_binary
+from sollol_schemas import subjects
+
+Eventually = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+async def leases(bus: Bus) -> Bucket:
+    await provision(bus)
+    return Bucket(bus, subjects.LEASES_BUCKET)
+
+
+async def config_of(bus: Bus, stream: str) -> dict[str, object]:
+    config: dict[str, object] = msgspec.json.decode(await api(bus, f"STREAM.INFO.{stream}"))["config"]
+    return config
+
+
+def told_url(ports_dir: Path) -> str:
+    url: str = msgspec.json.decode(next(ports_dir.glob("*.ports")).read_bytes())["nats"][0]
+    return url
+
+
+async def test_actors_that_provision_at_once_agree(bus: Bus) -> None:
+    await asyncio.gather(*(provision(bus) for _ in range(4)))
+    events = await config_of(bus, subjects.EVENTS_STREAM)
+    assert events["subjects"] == [subjects.EVENTS_ALL]
+    assert events["max_age"] == 24 * 3600 * 10**9
+    assert events["max_bytes"] == 1 << 30
+    assert events["duplicate_window"] == 120 * 10**9
+    assert events["discard"] == "old"
+    assert events["allow_direct"] is True
+    for bucket in (subjects.NODES_BUCKET, subjects.LEASES_BUCKET, subjects.SETTINGS_BUCKET):
+        assert (await config_of(bus, f"KV_{bucket}"))["storage"] == "file"
+
+
+async def test_an_old_stream_gets_new_subjects_and_keeps_the_limits_its_operator_set(bus: Bus) -> None:
+    await ensure_stream(bus, StreamSpec(name="S", subjects=("old",), max_bytes=1000))
+    await ensure_stream(bus, StreamSpec(name="S", subjects=("old", "new"), max_bytes=5000))
+    config = await config_of(bus, "S")
+    assert config["subjects"] == ["old", "new"]
+    assert config["max_bytes"] == 1000
+
+
+async def test_provisioning_waits_for_a_server_that_is_coming_up(nats_server: EmbeddedServer, bus: Bus) -> None:
+    await nats_server.kill()
+    provisioning = asyncio.gather(provision(bus, timeout_s=20))
+    await nats_server.start()
+    await provisioning
+    assert await config_of(bus, subjects.EVENTS_STREAM)
+
+
+async def test_an_account_without_jetstream_is_said_to_be_one(tmp_path: Path) -> None:
+    accounts = "accounts { PLAIN { users: [ {user: u, password: p} ] } }"
+    config = EmbeddedServerConfig(port=0, store_dir=str(tmp_path), extra_config=accounts)
+    async with EmbeddedServer(config) as server:
+        bus = await Bus.connect(BusConfig(url=server.url, user="u", password="p"))
+        with pytest.raises(ConfigError, match="JetStream"):
+            await provision(bus, timeout_s=0.3)
+        await bus.close()
+
+
+async def test_a_server_without_jetstream_is_said_to_be_one(tmp_path: Path, eventually: Eventually) -> None:
+    server = await asyncio.create_subprocess_exec(
+        find_binary(), "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", tmp_path, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await eventually(lambda: any(p.stat().st_size for p in tmp_path.glob("*.ports")))
+        bus = await Bus.connect(BusConfig(url=told_url(tmp_path)))
+        with pytest.raises(ConfigError, match="start nats-server with -js"):
+            await provision(bus, timeout_s=0.3)
+        await bus.close()
+    finally:
+        server.kill()
+        await server.wait()
+
+
+async def test_a_publish_with_a_known_id_is_acked_as_a_duplicate(bus: Bus) -> None:
+    await ensure_stream(bus, StreamSpec(name="S", subjects=("s",)))
+    first = await publish_acked(bus, "s", b"1", headers={"Nats-Msg-Id": "one"})
+    again = await publish_acked(bus, "s", b"1", headers={"Nats-Msg-Id": "one"})
+    assert not first.duplicate
+    assert again.duplicate
+    assert again.seq == first.seq
+
+
+async def test_a_refusal_names_what_the_server_said(bus: Bus) -> None:
+    with pytest.raises(JetStreamRefused, match="stream not found") as caught:
+        await api(bus, "STREAM.INFO.ABSENT")
+    assert caught.value.is_not_found
+
+
+async def test_a_key_is_created_once_and_updated_only_from_its_last_revision(leases: Bucket) -> None:
+    first = await leases.create("k", b"1")
+    assert first is not None
+    assert await leases.create("k", b"2") is None
+    second = await leases.update("k", b"2", first)
+    assert second is not None
+    assert await leases.update("k", b"3", first) is None
+    entry = await leases.get("k")
+    assert (entry.value, entry.revision) == (b"2", second)
+
+
+async def test_a_key_nobody_wrote_has_no_value_and_revision_0(leases: Bucket) -> None:
+    entry = await leases.get("absent")
+    assert (entry.value, entry.revision) == (None, 0)
+
+
+async def test_a_deleted_key_has_no_value_and_may_be_created_again(leases: Bucket) -> None:
+    first = await leases.put("k", b"1")
+    assert not await leases.delete("k", first + 7)
+    assert await leases.delete("k", first)
+    assert (await leases.get("k")).value is None
+    again = await leases.create("k", b"2")
+    assert again is not None
+    assert again > first
+
+
+async def test_an_expired_key_has_no_value_and_may_be_created_over_its_marker(
+    leases: Bucket, eventually: Eventually
+) -> None:
+    first = await leases.create("k", b"1", ttl_s=1)
+
+    async def is_gone() -> bool:
+        return (await leases.get("k")).value is None
+
+    await eventually(is_gone)
+    assert first is not None
+    assert (await leases.get("k")).revision > first, "the marker is the key's last message"
+    assert await leases.create("k", b"2") is not None
+
+
+async def test_revisions_go_on_after_the_server_was_killed(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    await provision(bus)
+    bucket = Bucket(bus, subjects.LEASES_BUCKET)
+    before = await bucket.put("k", b"1")
+    await nats_server.kill()
+    await nats_server.start()
+    await eventually(lambda: bus.is_connected)
+    assert await bucket.put("k", b"2") == before + 1
+
+
+async def test_of_many_that_create_one_key_exactly_one_wins(leases: Bucket) -> None:
+    results = await asyncio.gather(*(leases.create("k", str(n).encode()) for n in range(8)))
+    assert sum(revision is not None for revision in results) == 1
