@@ -73,6 +73,11 @@ def _slot(name: str, setting: Setting) -> str:
     return f"{name}__{'__'.join(setting.path)}"
 
 
+@functools.cache
+def _group(section: str) -> Group:
+    return Group(f"Settings of [{section}]", sort_key=1)
+
+
 def _parameter(slot: str, setting: Setting, section: str) -> inspect.Parameter:
     kind: Any = str | None
     if setting.shape is Shape.SWITCH:
@@ -84,7 +89,7 @@ def _parameter(slot: str, setting: Setting, section: str) -> inspect.Parameter:
         help=_help(setting),
         negative_iterable=(),
         show_default=False,
-        group=Group.create_ordered(f"Settings of [{section}]"),
+        group=_group(section),
         allow_leading_hyphen=setting.shape is Shape.SCALAR,
     )
     return inspect.Parameter(slot, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, parameter])
