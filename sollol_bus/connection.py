@@ -218,6 +218,11 @@ class Bus:
         """Calls `callback` when the connection is back; subscriptions are restored already."""
         self._on_reconnect.append(callback)
 
+    def forget_callbacks(self, *callbacks: Callable[[], None]) -> None:
+        """Undoes `on_disconnect` and `on_reconnect`; harmless for what was not registered."""
+        for registered in (self._on_disconnect, self._on_reconnect):
+            registered[:] = [known for known in registered if known not in callbacks]
+
     # -- messages -----------------------------------------------------------------------------------------
 
     def publish(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from sollol_schemas.errors import ErrorBody
@@ -44,7 +46,23 @@ class ControlSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     labels: dict[str, str] = {}
 
 
-ControlRequest = ControlPing | ControlDrain | ControlLoad | ControlUnload | ControlPull | ControlSet
+class ControlAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.attempt.v1"):
+    """What became of an attempt? Asked by a dispatcher whose connection was interrupted."""
+
+    attempt_id: BusId
+
+
+class AttemptState(StrEnum):
+    """What a node knows of an attempt."""
+
+    UNKNOWN = "unknown"  # never seen, or forgotten
+    RUNNING = "running"  # in a slot; nothing has reached the caller
+    STREAMING = "streaming"  # in a slot; the first chunk is out
+    ENDED_SPOKEN = "ended_spoken"  # over; the caller got the answer or the error
+    ENDED_SILENT = "ended_silent"  # over; nothing ever reached the caller
+
+
+ControlRequest = ControlAttempt | ControlPing | ControlDrain | ControlLoad | ControlUnload | ControlPull | ControlSet
 
 
 class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.reply.v1"):
@@ -55,6 +73,8 @@ class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     is_ok: bool = True
     is_draining: bool = False
     in_flight: Count = 0
+    attempt_state: AttemptState | None = None
+    """The answer to `ControlAttempt`."""
     error: ErrorBody | None = None
 
 

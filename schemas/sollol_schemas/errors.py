@@ -38,9 +38,7 @@ class ErrorCode(StrEnum):
     NODE_LOST = "node_lost"  # the node died or hung before it answered
     ENGINE_UNAVAILABLE = "engine_unavailable"  # the engine cannot be reached
     ENGINE_FAILED = "engine_failed"  # the engine answered 5xx or reported an error
-    ENGINE_PROTOCOL = (
-        "engine_protocol"  # the engine broke its protocol: truncated, not JSON, no final message
-    )
+    ENGINE_PROTOCOL = "engine_protocol"  # the engine broke its protocol: truncated, not JSON, no final message
     STALLED = "stalled"  # the engine stopped producing tokens
     LOAD_FAILED = "load_failed"  # the model could not be loaded
     CONNECTION_LOST = "connection_lost"  # the bus connection broke while streaming

@@ -67,9 +67,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Part of the model that lay in video memory while it ran."""
 
 
-class AttemptAccepted(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.accepted.v1"
-):
+class AttemptAccepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.accepted.v1"):
     """The node took the attempt into a slot and asks for its first `go`; answered with `StartAnswer`."""
 
     attempt_id: BusId
@@ -82,9 +80,7 @@ class AttemptStart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     attempt_id: BusId
 
 
-class AttemptFirstToken(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.first_token.v1"
-):
+class AttemptFirstToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.first_token.v1"):
     """The first chunk is out: from here on the attempt is never retried."""
 
     attempt_id: BusId

@@ -90,9 +90,7 @@ def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] 
     Raises:
         InvalidRouting: A value is of the wrong type or outside its range.
     """
-    fields: dict[str, object] = {
-        k: v for k, v in body_fields.items() if k in ROUTING_FIELDS and v is not None
-    }
+    fields: dict[str, object] = {k: v for k, v in body_fields.items() if k in ROUTING_FIELDS and v is not None}
     for name, text in (headers or {}).items():
         field = _FIELD_OF_HEADER.get(name.lower())
         if field is not None:

@@ -21,11 +21,7 @@ Watts = Annotated[float, Meta(ge=0, description="Power in watts.")]
 Celsius = Annotated[float, Meta(ge=-100, le=300, description="A temperature in degrees Celsius.")]
 Priority = Annotated[int, Meta(ge=0, le=10, description="0 (only when idle) to 10 (critical); 5 is normal.")]
 Complexity = Annotated[float, Meta(ge=0, le=10, description="Declared difficulty of a request, 0 to 10.")]
-Weight = Annotated[
-    float, Meta(gt=0, le=100, description="Operator's factor on a node's share of work; 1 is neutral.")
-]
+Weight = Annotated[float, Meta(gt=0, le=100, description="Operator's factor on a node's share of work; 1 is neutral.")]
 Term = Annotated[int, Meta(ge=0, description="Revision of the scorer's lease; a higher term supersedes.")]
-BusId = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="An id that is one token of a subject.")
-]
+BusId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="An id that is one token of a subject.")]
 Instant = Annotated[str, Meta(description="An instant, RFC 3339 in UTC.")]

@@ -1,0 +1,120 @@
+"""Operators' requests about one node, forwarded to the node's control subject; every reply is passed on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from sollol_bus.connection import Bus, ReplyInbox
+from sollol_bus.errors import BusError, DecodeFailed
+from sollol_bus.messages import Msg, decode, encode, error_of, is_no_responders
+from sollol_schemas import subjects
+from sollol_schemas.control import (
+    AdminRequest,
+    ControlDrain,
+    ControlLoad,
+    ControlPull,
+    ControlRequest,
+    ControlSet,
+    ControlUnload,
+)
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.ids import is_bus_id
+
+log = logging.getLogger(__name__)
+
+_MAX_OPEN = 256
+_TIMEOUT_S = 600.0
+_PULL_TIMEOUT_S = 86_400.0
+
+
+class UnknownOperation(ValueError):
+    """There is no such operation, or a field that it needs is missing."""
+
+
+def control_request(operation: str, asked: AdminRequest) -> ControlRequest:
+    """What the node is told.
+
+    Raises:
+        UnknownOperation: No such operation, or the model is missing.
+    """
+    if operation in ("load", "unload", "pull") and not asked.model:
+        raise UnknownOperation(f"{operation} needs a model")
+    match operation:
+        case "drain":
+            return ControlDrain(is_draining=True)
+        case "undrain":
+            return ControlDrain(is_draining=False)
+        case "load":
+            return ControlLoad(model=asked.model, keep_alive_s=asked.keep_alive_s)
+        case "unload":
+            return ControlUnload(model=asked.model)
+        case "pull":
+            return ControlPull(model=asked.model)
+        case "set":
+            return ControlSet(weight=asked.weight, labels=asked.labels)
+    raise UnknownOperation(f"unknown operation {operation!r}: drain, undrain, load, unload, pull or set")
+
+
+class Administration:
+    """Forwards operators' requests; holds an inbox open while a node answers."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[ReplyInbox, asyncio.TimerHandle] = {}
+
+    def close(self) -> None:
+        """Forgets what is still open."""
+        for inbox in list(self._open):
+            self._close(inbox)
+
+    def on_request(self, msg: Msg) -> None:
+        """Takes one operator's request."""
+        try:
+            asked = decode(msg.data, AdminRequest)
+            control = control_request(subjects.last_token(msg.subject), asked)
+        except (DecodeFailed, UnknownOperation) as error:
+            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
+            return
+        if not is_bus_id(asked.node_id):
+            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message="invalid node id"))
+            return
+        if len(self._open) >= _MAX_OPEN:
+            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many at once"))
+            return
+        self._forward(msg.reply, asked.node_id, control)
+
+    def _forward(self, reply: str, node_id: str, control: ControlRequest) -> None:
+        is_stream = isinstance(control, ControlPull)
+
+        def on_reply(answer: Msg | BusError) -> None:
+            error = self._error_in(answer, node_id)
+            if error is not None:
+                self._bus.respond_error(reply, error)
+                if is_stream:
+                    self._bus.publish(reply, b"")
+                self._close(inbox)
+                return
+            assert not isinstance(answer, BusError)
+            self._bus.publish(reply, answer.data)
+            if not is_stream or not answer.data:
+                self._close(inbox)
+
+        inbox = self._bus.reply_inbox(on_reply)
+        timeout_s = _PULL_TIMEOUT_S if is_stream else _TIMEOUT_S
+        self._open[inbox] = self._loop.call_later(timeout_s, self._close, inbox)
+        self._bus.publish(subjects.node_control(node_id), encode(control), reply=inbox.subject)
+
+    def _error_in(self, answer: Msg | BusError, node_id: str) -> ErrorBody | None:
+        if isinstance(answer, BusError):
+            return ErrorBody(code=ErrorCode.CONNECTION_LOST, message=str(answer))
+        if is_no_responders(answer):
+            return ErrorBody(code=ErrorCode.UNKNOWN_NODE, message=f"node {node_id} is not on the bus")
+        return error_of(answer)
+
+    def _close(self, inbox: ReplyInbox) -> None:
+        timer = self._open.pop(inbox, None)
+        if timer is not None:
+            timer.cancel()
+        inbox.close()

@@ -1,0 +1,142 @@
+"""One attempt at the bus: its exec, its subscription, and the reports that come back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from sollol_agents.dispatcher.fence import AttemptFence, Phase
+from sollol_agents.dispatcher.intake import Request
+from sollol_bus.connection import Bus, Subscription
+from sollol_bus.errors import DecodeFailed
+from sollol_bus.messages import Msg, decode, encode, is_no_responders
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.execution import (
+    GO_S,
+    AttemptAccepted,
+    AttemptDone,
+    AttemptFailed,
+    AttemptFirstToken,
+    AttemptReport,
+    AttemptStart,
+    CancelAttempt,
+    ExecEnvelope,
+    StartAnswer,
+)
+from sollol_schemas.grant import Granted
+
+log = logging.getLogger(__name__)
+
+_GO = encode(StartAnswer(go=True))
+_NO = encode(StartAnswer(go=False))
+
+OnReport = Callable[["Attempt", AttemptReport], None]
+
+
+class Attempt:
+    """One granted attempt, from its exec to its end.
+
+    Args:
+        bus: The connection.
+        granted: The slot.
+        on_report: Called for first token, done and failed; the questions of the node are answered here.
+    """
+
+    __slots__ = ("_bus", "_on_report", "_subscription", "fence", "granted", "is_accepted", "sent_mono_s")
+
+    def __init__(self, bus: Bus, granted: Granted, on_report: OnReport) -> None:
+        self._bus = bus
+        self.granted = granted
+        self._on_report = on_report
+        self._subscription: Subscription | None = None
+        self.fence = AttemptFence(GO_S)
+        self.is_accepted = False
+        self.sent_mono_s = 0.0
+
+    @property
+    def attempt_id(self) -> str:
+        """Its id."""
+        return self.granted.summary.attempt_id
+
+    @property
+    def node_id(self) -> str:
+        """The node it runs on."""
+        return self.granted.summary.node_id
+
+    def start(self, request: Request, deadline_s: float) -> None:
+        """Subscribes to its reports and sends the exec, in this order on one connection."""
+        subject = subjects.attempt(self.node_id, self.attempt_id)
+        self._subscription = self._bus.subscribe(subject, self._on_message)
+        headers = {h.EXEC: encode(envelope(request, self.granted, deadline_s)).decode(), h.REPLY_TO: request.reply_to}
+        if request.traceparent:
+            headers[h.TRACEPARENT] = request.traceparent
+        self.sent_mono_s = time.monotonic()
+        self._bus.publish(subjects.node_exec(self.node_id), request.body, reply=subject, headers=headers)
+
+    def cancel(self, reason: str) -> None:
+        """Tells the node to stop it."""
+        message = CancelAttempt(attempt_id=self.attempt_id, reason=reason)
+        self._bus.publish(subjects.node_cancel(self.node_id), encode(message))
+
+    def close(self) -> None:
+        """Stops listening to its reports; from now on the node is told that nobody is there."""
+        if self._subscription is not None:
+            self._subscription.unsubscribe()
+            self._subscription = None
+
+    def _on_message(self, msg: Msg) -> None:
+        if is_no_responders(msg):
+            if not self._bus.is_settling and self.fence.phase is Phase.SENT:
+                self._on_report(self, self._lost("the node is not on the bus"))
+            return
+        try:
+            report: AttemptReport = decode(msg.data, AttemptReport)  # type: ignore[arg-type]  # a union decodes too
+        except DecodeFailed as error:
+            log.warning("attempt %s: %s", self.attempt_id, error, extra={"action": "bad_report"})
+            return
+        match report:
+            case AttemptAccepted():
+                self.is_accepted = True
+                self._answer(msg, self.fence.on_accepted(time.monotonic()))
+            case AttemptStart():
+                self._answer(msg, self.fence.on_start_asked())
+            case AttemptFirstToken():
+                self.fence.on_first_token()
+                self._on_report(self, report)
+            case AttemptDone() | AttemptFailed():
+                self._on_report(self, report)
+
+    def _answer(self, msg: Msg, go: bool) -> None:
+        if msg.reply:
+            self._bus.publish(msg.reply, _GO if go else _NO)
+
+    def _lost(self, why: str) -> AttemptFailed:
+        return AttemptFailed(
+            attempt_id=self.attempt_id,
+            error=ErrorBody(code=ErrorCode.NODE_LOST, message=why, details={"node_id": self.node_id}),
+        )
+
+
+def envelope(request: Request, granted: Granted, deadline_s: float) -> ExecEnvelope:
+    """The metadata that goes with the body."""
+    return ExecEnvelope(
+        decision=granted.summary,
+        instance=granted.instance,
+        kind=request.kind,
+        model=granted.model or request.context.model,
+        path=request.path,
+        stream=request.wants_stream,
+        deadline_s=deadline_s,
+        predicted_first_token_s=granted.predicted_first_token_s,
+        predicted_load_s=granted.predicted_load_s,
+        predicted_gap_s=granted.predicted_gap_s,
+        co_runner_prefill_s=granted.co_runner_prefill_s,
+        needs_load=granted.needs_load,
+        keep_alive_s=granted.keep_alive_s,
+        task_type=request.context.task_type,
+        has_tools=request.context.has_tools,
+        prompt_tokens=request.context.prompt_tokens,
+    )

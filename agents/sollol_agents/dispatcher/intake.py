@@ -1,0 +1,157 @@
+"""Intake: a message becomes a request that can be dispatched, or an error that says what is wrong with it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+
+import msgspec
+
+from sollol_agents.analysis.body import InvalidBody, field, read_fields, routing_fields, without_routing
+from sollol_agents.analysis.request import analyse
+from sollol_schemas import headers as h
+from sollol_schemas.context import RequestKind, TaskContext
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.ids import is_request_id
+from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
+from sollol_schemas.subjects import is_client_inbox
+
+ATTEMPTS_PER_RESEND = 10
+_MANAGEMENT_PATHS = (
+    "/api/pull",
+    "/api/push",
+    "/api/create",
+    "/api/copy",
+    "/api/delete",
+    "/api/blobs",
+    "/api/me",
+    "/api/signout",
+    "/api/user",
+)
+_PATH_MAX = 512
+
+
+class Rejected(Exception):
+    """The request cannot be taken; `error` says why."""
+
+    def __init__(self, error: ErrorBody) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, ready to be dispatched."""
+
+    request_id: str
+    kind: RequestKind
+    body: bytes
+    """What the engine gets."""
+    path: str
+    reply_to: str
+    wants_stream: bool
+    context: TaskContext
+    routing: Routing
+    deadline_s: float
+    waited_s: float
+    first_attempt: int
+    """Number of the first attempt: a request that was sent again counts from 11, 21, …"""
+    resend: int
+    secret: str
+    control_inbox: str
+    traceparent: str
+
+
+def take_in(
+    kind: RequestKind,
+    payload: bytes,
+    headers: Mapping[str, str] | None,
+    reply_to: str,
+    *,
+    default_deadline_s: float,
+) -> Request:
+    """The request in a message.
+
+    Raises:
+        Rejected: The body, a routing field, a header or the path is not usable.
+    """
+    head = headers or {}
+    path = check_path(head.get(h.PATH, "")) if kind is RequestKind.PASSTHROUGH else ""
+    try:
+        fields = read_fields(payload)
+        in_body = {} if kind is RequestKind.PASSTHROUGH else routing_fields(fields)
+        routing = parse_routing(in_body, head)
+        context = analyse(kind, fields, path=path)
+        wants_stream = h.STREAM in head or field(fields, "stream", bool) is True
+    except (InvalidBody, InvalidRouting) as error:
+        raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))) from error
+    resend = _number(head.get(h.RESEND), upper=100)
+    return Request(
+        request_id=_request_id(head.get(h.REQUEST_ID)),
+        kind=kind,
+        body=payload if kind is RequestKind.PASSTHROUGH else without_routing(payload, fields),
+        path=path,
+        reply_to=reply_to,
+        wants_stream=wants_stream,
+        context=context,
+        routing=routing,
+        deadline_s=routing.deadline_s or default_deadline_s,
+        waited_s=min(float(_number(head.get(h.WAITED), upper=86_400)), routing.deadline_s or default_deadline_s),
+        first_attempt=1 + resend * ATTEMPTS_PER_RESEND,
+        resend=resend,
+        secret=head.get(h.CANCEL_SECRET, ""),
+        control_inbox=_control_inbox(head.get(h.CONTROL_INBOX, "")),
+        traceparent=head.get(h.TRACEPARENT, ""),
+    )
+
+
+def check_path(path: str) -> str:
+    """A passthrough path in origin form.
+
+    Raises:
+        Rejected: It is not a plain path, or it belongs to model management.
+    """
+    plain = path.partition("?")[0]
+    is_plain = (
+        path.startswith("/")
+        and len(path) <= _PATH_MAX
+        and path.isascii()
+        and path.isprintable()
+        and " " not in path
+        and "#" not in path
+        and "//" not in plain
+        and ".." not in plain
+        and "\\" not in plain
+        and not any(code in plain.lower() for code in ("%2f", "%5c", "%2e"))
+    )
+    if not is_plain:
+        message = f"header {h.PATH} must be an absolute path without host, '..' or '//': {path[:80]!r}"
+        raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=message))
+    if any(plain == p or plain.startswith(p + "/") for p in _MANAGEMENT_PATHS):
+        message = f"{plain} manages models; use `sollol pull`, `load` or `unload`"
+        raise Rejected(ErrorBody(code=ErrorCode.FORBIDDEN, message=message))
+    return path
+
+
+def _request_id(given: str | None) -> str:
+    if given is None:
+        return secrets.token_hex(8)
+    if not is_request_id(given):
+        message = f"header {h.REQUEST_ID} must be 1 to 56 of A-Z a-z 0-9 _ -"
+        raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=message))
+    return given
+
+
+def _control_inbox(given: str) -> str:
+    if given and not is_client_inbox(given):
+        raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=f"header {h.CONTROL_INBOX} must be an inbox"))
+    return given
+
+
+def _number(text: str | None, *, upper: int) -> int:
+    """A whole number from a header; what is not one counts as 0."""
+    if text is None:
+        return 0
+    try:
+        return max(0, min(upper, int(float(text))))
+    except (ValueError, OverflowError):
+        return 0

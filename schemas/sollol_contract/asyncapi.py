@@ -1,0 +1,203 @@
+"""The AsyncAPI 3 document: every subject, who sends, who receives, what is answered, and every error code."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sollol_contract import descriptions, wire
+from sollol_contract.json_schema import components
+from sollol_schemas import errors, headers
+from sollol_schemas.subjects import CHANNELS, Channel, Role
+
+_TEXT: Final = {"type": "string"}
+_DESCRIPTION: Final = """\
+Independent actors on NATS that send each LLM request to the node that will finish it soonest.
+
+A request is a NATS message with a reply subject inside the caller's inbox space. A streamed reply is one message
+per chunk of the engine's answer and then one message with an empty body, whose headers carry the figures. An error
+is one message with the headers Nats-Service-Error and Nats-Service-Error-Code and the body ErrorBody; in a stream
+it is followed by the empty message. Unknown fields are ignored by every reader."""
+
+
+def document(version: str) -> dict[str, Any]:
+    """The whole document as plain data."""
+    schemas = components("#/components/schemas/{name}")
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "SOLLOL Bus",
+            "version": version,
+            "description": _DESCRIPTION,
+            "license": {"name": "Apache-2.0"},
+            "x-error-codes": _error_codes(),
+        },
+        "defaultContentType": "application/json",
+        "servers": {"nats": {"host": "127.0.0.1:4222", "protocol": "nats"}},
+        "channels": {k: v for channel in CHANNELS for k, v in _channels(channel).items()},
+        "operations": {k: v for channel in CHANNELS for k, v in _operations(channel).items()},
+        "components": {
+            "messages": _messages(),
+            "schemas": {**_HEADER_SCHEMAS, **schemas},
+        },
+    }
+
+
+def _error_codes() -> list[dict[str, Any]]:
+    said = descriptions.member_docs(errors)["ErrorCode"]
+    return [
+        {
+            "code": code.value,
+            "status": errors.STATUS[code],
+            "retried_elsewhere": code in errors.RETRYABLE,
+            "meaning": said[code.name],
+        }
+        for code in errors.ErrorCode
+    ]
+
+
+def _key(channel: Channel) -> str:
+    return ".".join(t.strip("{}") for t in channel.address.removeprefix("sollol.v1.").split("."))
+
+
+def _channels(channel: Channel) -> dict[str, Any]:
+    key = _key(channel)
+    made: dict[str, Any] = {
+        "address": channel.address,
+        "summary": channel.summary,
+        "messages": _references(_payload_messages(channel)),
+    }
+    parameters = [t.strip("{}") for t in channel.address.split(".") if t.startswith("{")]
+    if parameters:
+        made["parameters"] = {name: {"description": f"One token: {name}."} for name in parameters}
+    if channel.queue_group:
+        made["bindings"] = {"nats": {"queue": channel.queue_group, "bindingVersion": "0.1.0"}}
+        made["x-queue-group"] = channel.queue_group
+    if not channel.reply:
+        return {key: made}
+    reply = {
+        "address": None,
+        "summary": f"Replies to {channel.address}, at the reply subject of the request.",
+        "messages": _references(_reply_messages(channel)),
+    }
+    return {key: made, f"{key}.reply": reply}
+
+
+def _operations(channel: Channel) -> dict[str, Any]:
+    made = {}
+    for action, roles in (("send", channel.senders), ("receive", channel.receivers)):
+        for role in roles:
+            made[f"{role.value}.{action}.{_key(channel)}"] = _operation(channel, action, role)
+    return made
+
+
+def _operation(channel: Channel, action: str, role: Role) -> dict[str, Any]:
+    key = _key(channel)
+    made: dict[str, Any] = {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{key}"},
+        "summary": channel.summary,
+        "tags": [{"name": role.value}],
+    }
+    if channel.reply:
+        made["reply"] = {
+            "address": {"location": "$message.header#/reply", "description": "The reply subject of the message."},
+            "channel": {"$ref": f"#/channels/{key}.reply"},
+        }
+    return made
+
+
+def _payload_messages(channel: Channel) -> tuple[str, ...]:
+    if channel.payload == wire.ENGINE:
+        return ("Exec",) if channel.address.endswith(".exec") else ("EngineRequest",)
+    return wire.members(channel.payload) if channel.payload else ("Empty",)
+
+
+def _reply_messages(channel: Channel) -> tuple[str, ...]:
+    if channel.reply == wire.ENGINE:
+        return ("EngineChunk", "StreamEnd", "Error")
+    return (*wire.members(channel.reply), "Error")
+
+
+def _references(names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/messages/{name}"} for name in names}
+
+
+def _messages() -> dict[str, Any]:
+    structs = wire.structs()
+    beside = (*wire.IN_HEADERS, "ErrorBody", "Routing")
+    made: dict[str, Any] = {
+        name: {
+            "name": name,
+            "summary": (structs[name].__doc__ or "").partition("\n")[0],
+            "payload": {"$ref": f"#/components/schemas/{name}"},
+        }
+        for name in wire.messages()
+        if name not in beside
+    }
+    return made | {name: _fixed(name, *row) for name, row in _FIXED.items()}
+
+
+def _fixed(name: str, summary: str, payload: dict[str, Any], header_schema: str) -> dict[str, Any]:
+    made: dict[str, Any] = {"name": name, "summary": summary, "payload": payload}
+    if header_schema:
+        made["headers"] = {"$ref": f"#/components/schemas/{header_schema}"}
+    return made
+
+
+def _headers(described: dict[str, str]) -> dict[str, Any]:
+    return {"type": "object", "properties": {n: {**_TEXT, "description": d} for n, d in described.items()}}
+
+
+_JSON_OF = "JSON of {}."
+_ROUTED: Final = {
+    "description": "The engine's own body. Native calls may carry the routing fields at its top level.",
+    "allOf": [{"type": "object"}, {"$ref": "#/components/schemas/Routing"}],
+}
+_FIXED: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
+    "Empty": ("A message whose body is not read.", {}, ""),
+    "EngineRequest": ("A request in the engine's own dialect.", _ROUTED, "RequestHeaders"),
+    "Exec": ("Work for a node: the caller's body as it came.", {"type": "object"}, "ExecHeaders"),
+    "EngineChunk": ("One chunk of the engine's answer, or the whole answer.", {}, "ChunkHeaders"),
+    "StreamEnd": ("The end of a stream: an empty body.", {"type": "string", "maxLength": 0}, "EndHeaders"),
+    "Error": ("An error.", {"$ref": "#/components/schemas/ErrorBody"}, "ErrorHeaders"),
+}
+_HEADER_SCHEMAS: Final = {
+    "RequestHeaders": _headers(
+        {
+            headers.REQUEST_ID: "The request's id, chosen by the caller; the same on every retry.",
+            headers.CANCEL_SECRET: "A secret without which the request cannot be cancelled.",
+            headers.CONTROL_INBOX: "Inbox that is told which dispatcher took the request.",
+            headers.RESEND: "How often the request was sent again after its dispatcher died.",
+            headers.PATH: "The engine's path, on passthrough.",
+            headers.TRACEPARENT: "W3C trace context.",
+            f"{headers.ROUTING_PREFIX}*": "Any routing field, e.g. X-Sollol-Priority; wins over the body.",
+        }
+    ),
+    "ExecHeaders": _headers(
+        {
+            headers.EXEC: _JSON_OF.format("ExecEnvelope"),
+            headers.REPLY_TO: "The caller's inbox, the only place where the node may publish tokens.",
+        }
+    ),
+    "ChunkHeaders": _headers(
+        {
+            headers.DECISION: _JSON_OF.format("DecisionSummary") + " On the first message.",
+            headers.FIGURES: _JSON_OF.format("Figures") + " On a reply of one message.",
+            headers.PART: "i/n: this message is part i of n of one chunk.",
+            headers.CONTENT_TYPE: "The engine's content type, on passthrough.",
+        }
+    ),
+    "EndHeaders": _headers(
+        {
+            headers.CHUNKS: "How many messages came before this one.",
+            headers.FIGURES: _JSON_OF.format("Figures"),
+        }
+    ),
+    "ErrorHeaders": _headers(
+        {
+            headers.SERVICE_ERROR: "The error in words.",
+            headers.SERVICE_ERROR_CODE: "An HTTP-like status.",
+            headers.RETRY_AFTER: "Seconds after which the request may be sent again.",
+        }
+    ),
+}

@@ -1,0 +1,79 @@
+"""Makes a first golden sample for a message that has none; samples that exist are never touched.
+
+A sample holds every field of its message, so that a later change of a field's type or name cannot go unnoticed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import msgspec.inspect as mi
+
+from sollol_contract import wire
+
+_TEXTS = {
+    "request_id": "req-1",
+    "attempt_id": "req-1-1",
+    "node_id": "attic",
+    "instance": "a1b2c3d4e5f6",
+    "dispatcher": "d1d2d3d4d5d6",
+    "model": "llama3.2:3b",
+    "url": "http://127.0.0.1:11434",
+    "node_url": "http://127.0.0.1:11434",
+}
+_INSTANT = "2026-01-02T03:04:05.678Z"
+
+
+def file_name(kind: type[msgspec.Struct]) -> str:
+    """The sample's file: the message's tag, or its name when it has none."""
+    tag = kind.__struct_config__.tag
+    return f"{tag or kind.__name__}.json"
+
+
+def write_missing(folder: Path) -> list[Path]:
+    """Writes samples of the messages that have none; returns what was written."""
+    written = []
+    for name in wire.messages():
+        kind = wire.structs()[name]
+        path = folder / file_name(kind)
+        if not path.exists():
+            value = msgspec.convert(sample(mi.type_info(kind)), kind)
+            path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+            written.append(path)
+    return written
+
+
+def sample(kind: mi.Type, field: str = "") -> Any:  # noqa: ANN401 a value of any type
+    """A plausible value that is no default."""
+    match kind:
+        case mi.Metadata():
+            return sample(kind.type, field)
+        case mi.UnionType():
+            return sample(next(t for t in kind.types if not isinstance(t, mi.NoneType)), field)
+        case mi.StructType():
+            made = {f.encode_name: sample(f.type, f.name) for f in kind.fields}
+            return made | ({kind.tag_field: kind.tag} if kind.tag_field else {})
+        case mi.EnumType():
+            return list(kind.cls)[-1].value
+        case mi.VarTupleType() | mi.ListType():
+            return [sample(kind.item_type, field)]
+        case mi.DictType():
+            return {str(sample(kind.key_type, "key")): sample(kind.value_type, "value")}
+        case _:
+            return _plain(kind, field)
+
+
+def _plain(kind: mi.Type, field: str) -> Any:  # noqa: ANN401 a value of any type
+    match kind:
+        case mi.BoolType():
+            return True
+        case mi.IntType():
+            return 7 if kind.le is None or kind.le >= 7 else int(kind.le)
+        case mi.FloatType():
+            return 1.25 if kind.le is None or kind.le > 1 else 0.75
+        case mi.StrType():
+            return _TEXTS.get(field, _INSTANT if field.endswith(("at", "_at")) else "text")
+        case _:
+            return 1
