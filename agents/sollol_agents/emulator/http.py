@@ -1,0 +1,274 @@
+"""A small HTTP/1.1 server on a raw asyncio protocol and httptools.
+
+Not ASGI, for two reasons. Faults need the transport: a reset, an end in the middle
+of a chunk and a cut line cannot be said in ASGI. And the emulator is the engine of
+overhead benchmarks, where its own cost must be small beside what is measured.
+
+A request is answered by a plain function at once, or by a coroutine that the owner
+runs; when the client leaves, `Responder.on_gone` is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Final, cast
+
+import httptools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_REASONS: Final = {
+    200: b"OK",
+    201: b"Created",
+    400: b"Bad Request",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    413: b"Request Entity Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    503: b"Service Unavailable",
+}
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+JSON: Final = b"application/json; charset=utf-8"
+NDJSON: Final = b"application/x-ndjson"
+EVENTS: Final = b"text/event-stream"
+TEXT: Final = b"text/plain; charset=utf-8"
+PLAIN: Final = b"text/plain"
+
+
+class Request:
+    """A complete request.
+
+    Attributes:
+        method: such as `POST`.
+        path: without the query.
+        host: value of the Host header, without the port.
+        body: all of it.
+    """
+
+    __slots__ = ("body", "host", "is_persistent", "method", "path")
+
+    def __init__(self, method: str, path: str, host: str, body: bytes, *, is_persistent: bool) -> None:
+        self.method = method
+        self.path = path
+        self.host = host
+        self.body = body
+        self.is_persistent = is_persistent
+
+
+class Responder:
+    """Writes the answer to one request; every call after the client left is ignored.
+
+    Attributes:
+        on_gone: called once when the client leaves before the answer is complete.
+        has_started: True once headers are out.
+    """
+
+    __slots__ = ("_is_done", "_is_head", "_is_persistent", "_protocol", "_transport", "has_started", "on_gone")
+
+    def __init__(self, protocol: HttpProtocol, transport: asyncio.Transport, request: Request) -> None:
+        self._protocol = protocol
+        self._transport = transport
+        self._is_persistent = request.is_persistent
+        self._is_head = request.method == "HEAD"
+        self._is_done = False
+        self.has_started = False
+        self.on_gone: Callable[[], object] | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """True when the answer is complete or the client has gone."""
+        return self._is_done
+
+    def send(self, status: int, body: bytes = b"", content_type: bytes = JSON) -> None:
+        """Sends a complete answer."""
+        if self._is_done:
+            return
+        head = b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n" % (
+            status,
+            _REASONS[status],
+            content_type,
+            len(body),
+            b"" if self._is_persistent else b"Connection: close\r\n",
+        )
+        self.has_started = True
+        self._transport.write(head if self._is_head else head + body)
+        self._finish()
+
+    def start(self, content_type: bytes, first: bytes = b"") -> None:
+        """Sends the headers of a streamed answer, together with its first bytes."""
+        if self._is_done:
+            return
+        self.has_started = True
+        self._transport.write(stream_head(content_type) + (chunk(first) if first else b""))
+
+    def write(self, data: bytes) -> None:
+        """Sends one chunk."""
+        if not self._is_done and data:
+            self._transport.write(chunk(data))
+
+    def end(self, last: bytes = b"") -> None:
+        """Ends a streamed answer, together with its last bytes."""
+        if self._is_done:
+            return
+        self._transport.write((chunk(last) if last else b"") + b"0\r\n\r\n")
+        self._finish()
+
+    def send_raw(self, data: bytes) -> None:
+        """Sends a complete answer that is already framed."""
+        if self._is_done:
+            return
+        self.has_started = True
+        self._transport.write(data)
+        self._finish()
+
+    def cut(self) -> None:
+        """Closes the connection in the middle of a streamed answer."""
+        self._is_done = True
+        self._transport.close()
+
+    def reset(self) -> None:
+        """Resets the connection, as a killed process does."""
+        self._is_done = True
+        sock = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):  # the peer may have closed it already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._transport.abort()
+
+    def leave(self) -> None:
+        """Notes that the client has gone."""
+        if self._is_done:
+            return
+        self._is_done = True
+        if self.on_gone is not None:
+            self.on_gone()
+
+    def _finish(self) -> None:
+        self._is_done = True
+        if not self._is_persistent:
+            self._transport.close()
+        self._protocol.next_request()
+
+
+def chunk(data: bytes) -> bytes:
+    """Returns one chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def stream_head(content_type: bytes) -> bytes:
+    """Returns the headers of a streamed answer."""
+    return b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % content_type
+
+
+class HttpProtocol(asyncio.Protocol):
+    """One connection; requests are answered in order, one at a time."""
+
+    def __init__(self, handle: Callable[[Request, Responder], None], connections: set[HttpProtocol]) -> None:
+        self._handle = handle
+        self._connections = connections
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._current: Responder | None = None
+        self._pending: deque[Request] = deque()
+        self._reset_message()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Notes the connection."""
+        # a cast: uvloop's transports are not subclasses of asyncio's
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells the request in progress that its client has gone."""
+        del exc
+        self._connections.discard(self)
+        self._pending.clear()
+        current, self._current = self._current, None
+        if current is not None:
+            current.leave()
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser; what is no HTTP ends the connection."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.abort()
+
+    def abort(self) -> None:
+        """Ends the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # called by httptools
+
+    def on_message_begin(self) -> None:
+        """Forgets the message before."""
+        self._reset_message()
+
+    def on_url(self, url: bytes) -> None:
+        """Collects the target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keeps the two headers that matter."""
+        lowered = name.lower()
+        if lowered == b"host":
+            self._host = value
+        elif lowered == b"expect" and self._transport is not None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        """Collects the body up to its limit."""
+        self._size += len(body)
+        if self._size > MAX_BODY_BYTES:
+            self.abort()
+            return
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """Answers the request, or keeps it until the one before is answered."""
+        request = Request(
+            self._parser.get_method().decode(),
+            self._url.partition(b"?")[0].decode("latin-1"),
+            host_name(self._host),
+            b"".join(self._body),
+            is_persistent=self._parser.should_keep_alive(),
+        )
+        if self._current is None:
+            self._start(request)
+        else:
+            self._pending.append(request)
+
+    def next_request(self) -> None:
+        """Goes on to the next request of the connection."""
+        self._current = None
+        if self._pending:
+            self._start(self._pending.popleft())
+
+    def _start(self, request: Request) -> None:
+        transport = self._transport
+        assert transport is not None
+        responder = self._current = Responder(self, transport, request)
+        self._handle(request, responder)
+
+    def _reset_message(self) -> None:
+        self._url = b""
+        self._host = b""
+        self._body: list[bytes] = []
+        self._size = 0
+
+
+def host_name(header: bytes) -> str:
+    """Returns the name or address in a Host header, without its port."""
+    text = header.decode("latin-1")
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0]
