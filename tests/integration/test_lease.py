@@ -1,0 +1,206 @@
+"""The lease of an office, on a real server that is also killed and paused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.jetstream import provision
+from sollol_bus.kv import Bucket
+from sollol_bus.lease import Lease
+from sollol_bus.server import EmbeddedServer
+from sollol_schemas import subjects
+
+Eventually = Callable[..., Awaitable[None]]
+
+
+class Candidate:
+    """A lease with its own connection and a record of what it was told."""
+
+    def __init__(self, bus: Bus, name: str, **options: object) -> None:
+        self.bus = bus
+        self.terms: list[int] = []
+        self.losses: list[str] = []
+        self.now_shift_s = 0.0
+        self.lease = Lease(
+            bus,
+            "office",
+            name,
+            on_acquired=self.terms.append,
+            on_lost=self.losses.append,
+            clock=lambda: time.monotonic() + self.now_shift_s,
+            **options,  # type: ignore[arg-type]
+        )
+        self.task = asyncio.get_running_loop().create_task(self.lease.run())
+
+    async def end(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self.bus.close()
+
+
+Join = Callable[..., Awaitable[Candidate]]
+
+
+@pytest.fixture
+async def join(nats_server: EmbeddedServer) -> AsyncIterator[Join]:
+    candidates: list[Candidate] = []
+
+    async def make(name: str, **options: object) -> Candidate:
+        bus = await Bus.connect(BusConfig(url=nats_server.url, name=name))
+        await provision(bus)
+        candidates.append(Candidate(bus, name, **{"probe": subjects.scorer_probe, **options}))
+        return candidates[-1]
+
+    yield make
+    for candidate in candidates:
+        await candidate.end()
+
+
+async def test_a_lone_candidate_takes_office_and_keeps_its_term_over_renewals(
+    join: Join, eventually: Eventually
+) -> None:
+    a = await join("a", ttl_s=1)
+    await eventually(lambda: a.lease.is_held)
+    bucket = Bucket(a.bus, subjects.LEASES_BUCKET)
+    term = a.lease.term
+
+    async def was_renewed_twice() -> bool:
+        return (await bucket.get("office")).revision >= term + 2
+
+    await eventually(was_renewed_twice)
+    assert a.terms == [term]
+    assert a.losses == []
+
+
+async def test_of_several_candidates_one_is_in_office(join: Join, eventually: Eventually) -> None:
+    candidates = [await join(name) for name in ("a", "b", "c")]
+    await eventually(lambda: all(c.lease.owner for c in candidates))
+    assert sum(c.lease.is_held for c in candidates) == 1
+    assert len({c.lease.owner for c in candidates}) == 1
+
+
+async def test_a_holder_that_leaves_hands_over_with_a_higher_term(join: Join, eventually: Eventually) -> None:
+    a = await join("a", ttl_s=60)
+    await eventually(lambda: a.lease.is_held)
+    b = await join("b", ttl_s=60, probe=None)
+    await eventually(lambda: b.lease.owner == "a")
+    await a.lease.leave()
+    assert a.losses == ["left"]
+    assert not a.lease.is_held
+    await eventually(lambda: b.lease.is_held)
+    assert b.lease.term > a.terms[0]
+    await asyncio.wait_for(a.task, 5)
+
+
+async def test_a_holder_whose_connection_is_gone_is_succeeded_long_before_its_lease_ends(
+    join: Join, eventually: Eventually
+) -> None:
+    a = await join("a", ttl_s=60)
+    await eventually(lambda: a.lease.is_held)
+    b = await join("b", ttl_s=60)
+    await eventually(lambda: b.lease.owner == "a")
+    await a.bus.close()
+    await eventually(lambda: b.lease.is_held, within_s=10)
+    assert not a.lease.is_held
+
+
+async def test_without_a_probe_the_time_to_live_decides(join: Join, eventually: Eventually) -> None:
+    a = await join("a", ttl_s=1, probe=None)
+    await eventually(lambda: a.lease.is_held)
+    b = await join("b", ttl_s=1, probe=None)
+    await a.bus.close()
+    await eventually(lambda: b.lease.is_held)
+    assert b.lease.term > a.terms[0]
+
+
+async def test_a_restart_of_the_server_ends_the_office_and_somebody_takes_it_again(
+    nats_server: EmbeddedServer, join: Join, eventually: Eventually
+) -> None:
+    a, b = await join("a"), await join("b")
+    await eventually(lambda: a.lease.is_held or b.lease.is_held)
+    first = max(a.lease.term, b.lease.term)
+    await nats_server.kill()
+    await eventually(lambda: bool(a.losses or b.losses))
+    assert (a.losses or b.losses) == ["disconnected"]
+    assert not a.lease.is_held
+    assert not b.lease.is_held
+    await nats_server.start()
+    await eventually(lambda: a.lease.is_held or b.lease.is_held)
+    assert max(a.lease.term, b.lease.term) > first
+    assert not (a.lease.is_held and b.lease.is_held)
+
+
+async def test_a_holder_whose_server_stops_answering_steps_down_before_the_lease_can_expire(
+    nats_server: EmbeddedServer, join: Join, eventually: Eventually
+) -> None:
+    a = await join("a", ttl_s=1)
+    await eventually(lambda: a.lease.is_held)
+    assert nats_server.pid is not None
+    os.kill(nats_server.pid, signal.SIGSTOP)
+    try:
+        await eventually(lambda: bool(a.losses))
+        assert a.losses == ["not renewed in time"]
+    finally:
+        os.kill(nats_server.pid, signal.SIGCONT)
+    await eventually(lambda: a.lease.is_held)
+    assert a.terms[1] > a.terms[0]
+
+
+async def test_a_process_that_was_suspended_is_out_of_office_when_it_wakes(join: Join, eventually: Eventually) -> None:
+    a = await join("a", ttl_s=3)
+    await eventually(lambda: a.lease.is_held)
+    a.now_shift_s = 2.5
+    assert not a.lease.is_held
+    assert a.lease.term == 0
+    await eventually(lambda: a.lease.is_held)
+    assert a.losses == ["was not running when it had to renew"]
+    assert len(a.terms) == 2
+
+
+async def test_a_holder_that_is_overwritten_is_out_of_office(join: Join, bus: Bus, eventually: Eventually) -> None:
+    a = await join("a", ttl_s=1)
+    await eventually(lambda: a.lease.is_held)
+    await Bucket(bus, subjects.LEASES_BUCKET).put("office", b"usurper", ttl_s=60)
+    await eventually(lambda: bool(a.losses))
+    assert a.losses[0] in {"taken by usurper", "not renewed in time"}
+
+
+async def test_a_renewal_whose_ack_was_lost_does_not_end_the_office(
+    join: Join, bus: Bus, eventually: Eventually
+) -> None:
+    a = await join("a", ttl_s=3)
+    await eventually(lambda: a.lease.is_held)
+    bucket = Bucket(bus, subjects.LEASES_BUCKET)
+    stored = await bucket.put("office", b"a", ttl_s=3)
+
+    async def was_renewed() -> bool:
+        return (await bucket.get("office")).revision > stored
+
+    await eventually(was_renewed)
+    assert a.lease.is_held
+    assert a.losses == []
+
+
+async def test_terms_rise_and_offices_never_overlap_while_candidates_come_and_go(
+    join: Join, eventually: Eventually
+) -> None:
+    held: list[Candidate] = []
+    terms: list[int] = []
+    for name in ("a", "b", "c", "d"):
+        newcomer = await join(name, ttl_s=2)
+        if held:
+            assert held[-1].lease.is_held
+            assert not newcomer.lease.is_held
+            await held[-1].lease.leave()
+        await eventually(lambda c=newcomer: c.lease.is_held)
+        held.append(newcomer)
+        terms.append(newcomer.lease.term)
+        assert sum(c.lease.is_held for c in held) == 1
+    assert terms == sorted(set(terms))
