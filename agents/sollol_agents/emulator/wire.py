@@ -263,4 +263,4 @@ def timestamp() -> str:
 
 def rfc3339(instant: dt.datetime) -> str:
     """Returns an instant as Ollama writes it."""
-    return instant.strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond:06d}000Z"
+    return instant.isoformat(timespec="microseconds")[:26] + "000Z"  # several times faster than strftime
