@@ -28,9 +28,7 @@ def member_docs(module: types.ModuleType) -> dict[str, dict[str, str]]:
     """The comment beside each member of an enum, by class and member name."""
     source = inspect.getsource(module)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {
-        t.start[0]: t.string[_WIDTH_OF_COMMENT_MARK:] for t in tokens if t.type == tokenize.COMMENT
-    }
+    comments = {t.start[0]: t.string[_WIDTH_OF_COMMENT_MARK:] for t in tokens if t.type == tokenize.COMMENT}
     found: dict[str, dict[str, str]] = {}
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):

@@ -45,30 +45,33 @@ def write_missing(folder: Path) -> list[Path]:
     return written
 
 
-def sample(kind: mi.Type, field: str = "") -> Any:  # noqa: ANN401 a value of any type
-    """A plausible value that is no default."""
+def sample(kind: mi.Type, field: str = "", default: object = None) -> Any:  # noqa: ANN401 a value of any type
+    """A plausible value that is not the default."""
+    made: Any
     match kind:
         case mi.Metadata():
-            return sample(kind.type, field)
+            made = sample(kind.type, field, default)
         case mi.UnionType():
-            return sample(next(t for t in kind.types if not isinstance(t, mi.NoneType)), field)
+            made = sample(next(t for t in kind.types if not isinstance(t, mi.NoneType)), field)
+        case mi.BoolType():
+            made = default is not True
         case mi.StructType():
-            made = {f.encode_name: sample(f.type, f.name) for f in kind.fields}
-            return made | ({kind.tag_field: kind.tag} if kind.tag_field else {})
+            made = {f.encode_name: sample(f.type, f.name, f.default) for f in kind.fields}
+            if kind.tag_field:
+                made[kind.tag_field] = kind.tag
         case mi.EnumType():
-            return list(kind.cls)[-1].value
+            made = list(kind.cls)[-1].value
         case mi.VarTupleType() | mi.ListType():
-            return [sample(kind.item_type, field)]
+            made = [sample(kind.item_type, field)]
         case mi.DictType():
-            return {str(sample(kind.key_type, "key")): sample(kind.value_type, "value")}
+            made = {str(sample(kind.key_type, "key")): sample(kind.value_type, "value")}
         case _:
-            return _plain(kind, field)
+            made = _plain(kind, field)
+    return made
 
 
 def _plain(kind: mi.Type, field: str) -> Any:  # noqa: ANN401 a value of any type
     match kind:
-        case mi.BoolType():
-            return True
         case mi.IntType():
             return 7 if kind.le is None or kind.le >= 7 else int(kind.le)
         case mi.FloatType():

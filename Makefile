@@ -1,0 +1,84 @@
+# Everything a person or a machine runs here. A bare machine needs Python 3.11 or newer with venv, and make.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(firstword $(foreach name,python3.12 python3.13 python3.11 python3 python,$(shell command -v $(name))))
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+WHEEL_DIR := build/wheel-test
+ACCEPTANCE ?= tests/acceptance
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python")'
+	@test -x $(PY) || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing into $(VENV)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[engine]' --group dev
+	@touch $@
+
+.PHONY: help
+help: ## Lists the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(INSTALLED) ## Makes .venv with everything in it.
+
+.PHONY: demo
+demo: $(INSTALLED) ## Runs a whole fleet on this machine, kills a node while it works, and shows what happened.
+	@$(VENV)/bin/sollol demo
+
+.PHONY: up
+up: $(INSTALLED) ## Starts the system with an embedded NATS server; stop it with Ctrl-C.
+	@$(VENV)/bin/sollol up
+
+.PHONY: check
+check: $(INSTALLED) ## Style, types and layers.
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+.PHONY: unit
+unit: $(INSTALLED) ## Fast tests without a network.
+	$(PY) -m pytest -q tests/unit
+
+.PHONY: integration
+integration: $(INSTALLED) ## Tests against a real nats-server and real engines.
+	$(PY) -m pytest -q tests/integration tests/conformance
+
+.PHONY: acceptance
+acceptance: $(INSTALLED) ## Real processes, started as a user would and killed while they work.
+	$(PY) -m pytest -q $(ACCEPTANCE)
+
+.PHONY: test
+test: check unit integration acceptance ## All checks and tests, the fastest first.
+
+.PHONY: wheel-test
+wheel-test: $(INSTALLED) ## Runs the tests on the built wheel, away from the sources.
+	rm -rf $(WHEEL_DIR)
+	mkdir -p $(WHEEL_DIR)
+	$(PY) -m build --wheel --outdir $(WHEEL_DIR)/dist . > $(WHEEL_DIR)/build.log || { cat $(WHEEL_DIR)/build.log; exit 1; }
+	$(PYTHON) -m venv $(WHEEL_DIR)/venv
+	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+		"$$(echo $(WHEEL_DIR)/dist/*.whl)[engine]" --group dev
+	mkdir -p $(WHEEL_DIR)/away
+	cp -R tests pyproject.toml $(WHEEL_DIR)/away/
+	cd $(WHEEL_DIR)/away && ../venv/bin/python -P -m pytest -q tests/unit tests/integration tests/conformance
+
+.PHONY: bench-overhead
+bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against a direct call.
+	$(PY) -m bench.overhead
+
+.PHONY: schemas
+schemas: $(INSTALLED) ## Renews schemas/json, schemas/asyncapi.yaml and the settings tables in the documents.
+	$(PY) -m sollol_contract
+	$(PY) -m sollol_agents.cli.settings_table README.md
+
+.PHONY: clean
+clean: ## Removes everything that was built; keeps .venv.
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,54 @@
+"""Golden samples: every message ever released must decode for ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import sollol_schemas.subjects as subject_table
+from sollol_schemas import context, control, decision, errors, events, execution, grant, queries, routing, telemetry
+
+GOLDEN = Path(__file__).parent / "golden"
+MODULES = (context, control, decision, errors, events, execution, grant, queries, routing, telemetry)
+STRUCTS = {
+    name: value
+    for module in MODULES
+    for name, value in vars(module).items()
+    if isinstance(value, type) and issubclass(value, msgspec.Struct)
+}
+BY_TAG = {kind.__struct_config__.tag or name: kind for name, kind in STRUCTS.items()}
+SAMPLES = sorted(GOLDEN.glob("*.json"))
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
+def test_a_released_message_still_decodes_and_keeps_every_field(path: Path) -> None:
+    kind = BY_TAG[path.stem]
+    value = msgspec.json.decode(path.read_bytes(), type=kind)
+    assert msgspec.json.decode(msgspec.json.encode(value)) == msgspec.json.decode(path.read_bytes())
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
+def test_a_reader_ignores_fields_it_does_not_know(path: Path) -> None:
+    kind = BY_TAG[path.stem]
+    data = msgspec.json.decode(path.read_bytes()) | {"a_field_of_the_future": [1]}
+    assert msgspec.json.decode(msgspec.json.encode(data), type=kind) == msgspec.json.decode(
+        path.read_bytes(), type=kind
+    )
+
+
+@pytest.mark.parametrize("tag", [t for t, k in BY_TAG.items() if k.__struct_config__.tag])
+def test_every_tagged_message_has_a_golden_sample(tag: str) -> None:
+    assert (GOLDEN / f"{tag}.json").is_file(), "run `make schemas`, check the new sample and commit it"
+
+
+def test_a_sample_fills_every_field_of_its_message() -> None:
+    sample = msgspec.json.decode((GOLDEN / "node.telemetry.v1.json").read_bytes())
+    assert set(sample) - {"type"} == set(telemetry.Telemetry.__struct_fields__)
+
+
+def test_every_payload_of_the_subject_table_is_a_message_of_the_contract() -> None:
+    unions = {"ControlRequest", "AttemptReport", "GrantReply"}
+    named = {n for c in subject_table.CHANNELS for n in (c.payload, c.reply)} - {"", "engine"} - unions
+    assert named <= set(STRUCTS), named - set(STRUCTS)
