@@ -1,0 +1,119 @@
+"""Publishing outcomes while JetStream comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+
+from sollol_bus.connection import Bus
+from sollol_bus.jetstream import api, provision
+from sollol_bus.outcomes import OutcomePublisher, message_id
+from sollol_bus.server import EmbeddedServer
+from sollol_schemas import subjects
+from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
+
+Eventually = Callable[..., Awaitable[None]]
+
+
+def outcome(
+    attempt: str, *, status: OutcomeStatus = OutcomeStatus.SUCCESS, by: ReportedBy = ReportedBy.NODE, text: str = ""
+) -> Outcome:
+    return Outcome(
+        attempt_id=attempt, request_id=attempt[:-2], node_id="n1", status=status, reported_by=by, message=text
+    )
+
+
+async def stored(bus: Bus) -> int:
+    info = msgspec.json.decode(await api(bus, f"STREAM.INFO.{subjects.EVENTS_STREAM}"))
+    count: int = info["state"]["messages"]
+    return count
+
+
+async def test_every_outcome_is_stored_once_although_it_is_published_twice(bus: Bus) -> None:
+    await provision(bus)
+    publisher = OutcomePublisher(bus, window=16)
+    for _ in range(2):
+        for n in range(100):
+            publisher.publish(outcome(f"r{n}-1"))
+    assert await publisher.flush() == 0
+    assert await stored(bus) == 100
+    assert publisher.statistics().stored == 200
+
+
+async def test_the_nodes_report_is_stored_beside_the_loss_that_was_presumed(bus: Bus) -> None:
+    await provision(bus)
+    publisher = OutcomePublisher(bus)
+    publisher.publish(outcome("r-1", status=OutcomeStatus.PRESUMED_LOST, by=ReportedBy.DISPATCHER))
+    publisher.publish(outcome("r-1", status=OutcomeStatus.PRESUMED_LOST, by=ReportedBy.SCORER))
+    publisher.publish(outcome("r-1"))
+    await publisher.flush()
+    assert await stored(bus) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "by", "expected"),
+    [
+        (OutcomeStatus.FAILED, ReportedBy.NODE, "r-1"),
+        (OutcomeStatus.PRESUMED_LOST, ReportedBy.DISPATCHER, "r-1.presumed"),
+        (OutcomeStatus.PRESUMED_LOST, ReportedBy.SCORER, "r-1.presumed"),
+        (OutcomeStatus.CLIENT_ERROR, ReportedBy.DISPATCHER, "r-1.dispatcher"),
+    ],
+)
+def test_message_ids_keep_reporters_apart(status: OutcomeStatus, by: ReportedBy, expected: str) -> None:
+    assert message_id(outcome("r-1", status=status, by=by)) == expected
+
+
+async def test_outcomes_of_an_outage_are_stored_when_the_server_is_back(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    await provision(bus)
+    publisher = OutcomePublisher(bus)
+    publisher.publish(outcome("before-1"))
+    await publisher.flush()
+    await nats_server.kill()
+    await eventually(lambda: not bus.is_connected)
+    for n in range(50):
+        publisher.publish(outcome(f"r{n}-1"))
+    assert publisher.pending == 50
+    await nats_server.start()
+    await eventually(lambda: publisher.pending == 0)
+    assert await stored(bus) == 51
+
+
+async def test_outcomes_wait_for_a_stream_that_is_not_there_yet(bus: Bus, eventually: Eventually) -> None:
+    publisher = OutcomePublisher(bus)
+    publisher.publish(outcome("r-1"))
+    await asyncio.wait_for(bus.flush(), 5)
+    assert publisher.pending == 1
+    await provision(bus)
+    await eventually(lambda: publisher.pending == 0)
+    assert await stored(bus) == 1
+
+
+async def test_the_oldest_are_dropped_and_counted_when_the_buffer_is_full(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    await provision(bus)
+    publisher = OutcomePublisher(bus, capacity=10)
+    await nats_server.kill()
+    await eventually(lambda: not bus.is_connected)
+    with caplog.at_level(logging.WARNING):
+        for n in range(25):
+            publisher.publish(outcome(f"r{n}-1"))
+    assert publisher.statistics().dropped == 15
+    assert sum("were dropped" in r.message for r in caplog.records) == 4  # at 1, 2, 4 and 8
+    await nats_server.start()
+    await eventually(lambda: publisher.pending == 0)
+    first = msgspec.json.decode(await api(bus, f"STREAM.INFO.{subjects.EVENTS_STREAM}"))["state"]
+    assert first["messages"] == 10
+
+
+async def test_a_flush_ends_at_its_deadline_and_says_what_is_left(bus: Bus) -> None:
+    publisher = OutcomePublisher(bus)
+    publisher.publish(outcome("r-1"))
+    assert await publisher.flush(timeout_s=0.05) == 1
+    await publisher.close()
