@@ -1,0 +1,224 @@
+"""The pull consumer, on a real server that is also killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from sollol_bus.connection import Bus
+from sollol_bus.jetstream import StreamSpec, api, ensure_stream, publish_acked
+from sollol_bus.pull import ConsumerSpec, Delivery, PullConsumer
+from sollol_bus.server import EmbeddedServer
+
+Eventually = Callable[..., Awaitable[None]]
+SPEC = ConsumerSpec(stream="S", durable="d", ack_wait_s=1.0)
+
+
+@pytest.fixture(autouse=True)
+async def stream(bus: Bus) -> None:
+    await ensure_stream(bus, StreamSpec(name="S", subjects=("s.>",), retention="workqueue"))
+
+
+@contextlib.asynccontextmanager
+async def running(consumer: PullConsumer) -> AsyncIterator[PullConsumer]:
+    task = asyncio.get_running_loop().create_task(consumer.run())
+    try:
+        yield consumer
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def store(bus: Bus, count: int, *, start: int = 0) -> None:
+    await asyncio.gather(*(publish_acked(bus, f"s.{n}", b"%d" % n) for n in range(start, start + count)))
+
+
+async def test_everything_is_delivered_in_order_and_gone_after_its_ack(bus: Bus, eventually: Eventually) -> None:
+    seen: list[bytes] = []
+
+    def handle(delivery: Delivery) -> None:
+        seen.append(delivery.data)
+        delivery.ack()
+
+    for n in range(300):
+        await publish_acked(bus, f"s.{n}", b"%d" % n)
+    async with running(PullConsumer(bus, SPEC, handle, window=20)) as consumer:
+        await eventually(lambda: len(seen) == 300)
+        assert consumer.in_hand == 0
+    assert seen == [b"%d" % n for n in range(300)]
+
+    async def is_empty() -> bool:
+        return b'"messages":0' in await api(bus, "STREAM.INFO.S")
+
+    await eventually(is_empty)
+
+
+async def test_no_more_than_the_window_is_in_hand(bus: Bus, eventually: Eventually) -> None:
+    held: list[Delivery] = []
+    await store(bus, 50)
+    async with running(PullConsumer(bus, SPEC, held.append, window=7)) as consumer:
+        await eventually(lambda: consumer.in_hand == 7)
+        await bus.flush()
+        assert consumer.in_hand == 7
+        held[0].ack()
+        await eventually(lambda: len(held) == 8)
+        assert consumer.in_hand == 7
+
+
+async def test_a_delivery_tells_what_the_server_knows_about_it(bus: Bus, eventually: Eventually) -> None:
+    held: list[Delivery] = []
+    await publish_acked(bus, "s.a", b"x", headers={"Kind": "first"})
+    await publish_acked(bus, "s.b", b"y")
+    async with running(PullConsumer(bus, SPEC, held.append)):
+        await eventually(lambda: len(held) == 2)
+    first = held[0]
+    assert (first.subject, first.stream_seq, first.deliveries, first.pending) == ("s.a", 1, 1, 1)
+    assert first.headers["Kind"] == "first"
+    assert held[1].headers == {}
+    assert held[1].stored_at_ns >= first.stored_at_ns > 1_600_000_000 * 10**9
+
+
+async def test_a_nak_brings_the_message_back_after_its_delay(bus: Bus, eventually: Eventually) -> None:
+    deliveries: list[int] = []
+
+    def handle(delivery: Delivery) -> None:
+        deliveries.append(delivery.deliveries)
+        if delivery.deliveries < 3:
+            delivery.nak(0.05 * delivery.deliveries)
+        else:
+            delivery.ack()
+
+    await store(bus, 1)
+    async with running(PullConsumer(bus, SPEC, handle)):
+        await eventually(lambda: len(deliveries) == 3)
+    assert deliveries == [1, 2, 3]
+
+
+async def test_what_is_not_settled_comes_again_unless_progress_is_reported(bus: Bus, eventually: Eventually) -> None:
+    held: list[Delivery] = []
+    await store(bus, 1)
+    async with running(PullConsumer(bus, SPEC, held.append)):
+        await eventually(lambda: len(held) == 1)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 1.5 * SPEC.ack_wait_s
+        while loop.time() < until:
+            held[0].in_progress()
+            await asyncio.sleep(0.2)
+        assert len(held) == 1
+        await eventually(lambda: len(held) == 2)
+        assert held[1].deliveries == 2
+
+
+async def test_a_terminated_message_never_comes_again(bus: Bus, eventually: Eventually) -> None:
+    advisories: list[bytes] = []
+    bus.subscribe("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.S.d", lambda m: advisories.append(m.data))
+    held: list[Delivery] = []
+    await store(bus, 1)
+    async with running(PullConsumer(bus, SPEC, held.append)):
+        await eventually(lambda: len(held) == 1)
+        held[0].term("not decodable")
+        await eventually(lambda: bool(advisories))
+    assert b"not decodable" in advisories[0]
+
+
+async def test_ack_sync_returns_when_the_server_knows(bus: Bus, eventually: Eventually) -> None:
+    held: list[Delivery] = []
+    await store(bus, 1)
+    async with running(PullConsumer(bus, SPEC, held.append)) as consumer:
+        await eventually(lambda: len(held) == 1)
+        await held[0].ack_sync()
+        assert b'"messages":0' in await api(bus, "STREAM.INFO.S")
+        held[0].nak()
+        assert consumer.in_hand == 0
+
+
+async def test_a_handler_that_raises_gives_its_message_back(
+    bus: Bus, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[int] = []
+
+    def handle(delivery: Delivery) -> None:
+        seen.append(delivery.deliveries)
+        if delivery.deliveries == 1:
+            raise RuntimeError("first time")
+        delivery.ack()
+
+    await store(bus, 1)
+    async with running(PullConsumer(bus, SPEC, handle)) as consumer:
+        await eventually(lambda: seen == [1, 2])
+        assert consumer.in_hand == 0
+    assert any("failed" in record.message for record in caplog.records)
+
+
+async def test_nothing_is_lost_and_nothing_waits_for_long_when_the_server_is_killed(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    seen: set[bytes] = set()
+
+    def handle(delivery: Delivery) -> None:
+        seen.add(delivery.data)
+        delivery.ack()
+
+    await store(bus, 200)
+    async with running(PullConsumer(bus, SPEC, handle, window=10)):
+        await eventually(lambda: len(seen) > 20)
+        await nats_server.kill()
+        await nats_server.start()
+        await eventually(lambda: bus.is_connected)
+        await store(bus, 100, start=200)
+        await eventually(lambda: len(seen) == 300)
+
+
+async def test_a_durable_that_was_deleted_is_made_again(bus: Bus, eventually: Eventually) -> None:
+    seen: list[bytes] = []
+
+    def handle(delivery: Delivery) -> None:
+        seen.append(delivery.data)
+        delivery.ack()
+
+    async with running(PullConsumer(bus, SPEC, handle)):
+        await store(bus, 1)
+        await eventually(lambda: len(seen) == 1)
+        await api(bus, "CONSUMER.DELETE.S.d")
+        await store(bus, 1, start=1)
+        await eventually(lambda: len(seen) == 2)
+
+
+async def test_two_that_share_a_durable_share_the_work(bus: Bus, eventually: Eventually) -> None:
+    seen: tuple[list[bytes], list[bytes]] = ([], [])
+
+    def handler_for(number: int) -> Callable[[Delivery], None]:
+        def handle(delivery: Delivery) -> None:
+            seen[number].append(delivery.data)
+            delivery.ack()
+
+        return handle
+
+    async with (
+        running(PullConsumer(bus, SPEC, handler_for(0), window=5)),
+        running(PullConsumer(bus, SPEC, handler_for(1), window=5)),
+    ):
+        await store(bus, 200)
+        await eventually(lambda: len(seen[0]) + len(seen[1]) == 200)
+    assert sorted(seen[0] + seen[1]) == sorted(b"%d" % n for n in range(200))
+
+
+@pytest.mark.shutdown
+async def test_after_stop_new_messages_are_given_back_at_once_and_those_in_hand_may_be_settled(
+    bus: Bus, eventually: Eventually
+) -> None:
+    held: list[Delivery] = []
+    taken: list[Delivery] = []
+    slow = ConsumerSpec(stream="S", durable="d", ack_wait_s=60)
+    await store(bus, 1)
+    async with running(PullConsumer(bus, slow, held.append, window=10)) as consumer:
+        await eventually(lambda: len(held) == 1)
+        consumer.stop()
+        await store(bus, 5, start=1)
+        async with running(PullConsumer(bus, slow, taken.append, window=10)):
+            await eventually(lambda: len({d.stream_seq for d in taken}) == 5)
+        assert len(held) == 1
+        await held[0].ack_sync()
