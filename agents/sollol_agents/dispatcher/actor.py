@@ -12,8 +12,6 @@ from functools import partial
 from typing import ClassVar
 
 import msgspec
-from sollol_bus.discovery import Discovery
-from sollol_bus.outcomes import OutcomePublisher
 
 from sollol_agents.dispatcher.active import ActiveRequest
 from sollol_agents.dispatcher.administration import Administration
@@ -23,8 +21,11 @@ from sollol_agents.dispatcher.intake import Rejected, Request, take_in
 from sollol_agents.dispatcher.liveness import NodeProbes
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.connection import BusConfig
+from sollol_bus.discovery import Discovery
 from sollol_bus.errors import BusError
 from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.outcomes import OutcomePublisher
+from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -95,6 +96,8 @@ class Dispatcher(Actor[DispatcherConfig]):
             name=f"sollol-{self.name}",
             instance=self.instance,
             description="Takes requests and hands them to nodes.",
+            version=VERSION,
+            queue_group=subjects.DISPATCHERS,
             endpoints={kind.value: subject for kind, subject in _SUBJECT_OF.items()},
         )
         self._discovery.start()

@@ -84,7 +84,7 @@ def take_in(
         wants_stream = h.STREAM in head or field(fields, "stream", bool) is True
     except (InvalidBody, InvalidRouting) as error:
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))) from error
-    resend = _number(head.get(h.RESEND), upper=100)
+    resend = int(_number(head.get(h.RESEND), upper=100))
     return Request(
         request_id=_request_id(head.get(h.REQUEST_ID)),
         kind=kind,
@@ -95,7 +95,7 @@ def take_in(
         context=context,
         routing=routing,
         deadline_s=routing.deadline_s or default_deadline_s,
-        waited_s=min(float(_number(head.get(h.WAITED), upper=86_400)), routing.deadline_s or default_deadline_s),
+        waited_s=_number(head.get(h.WAITED), upper=routing.deadline_s or default_deadline_s),
         first_attempt=1 + resend * ATTEMPTS_PER_RESEND,
         resend=resend,
         secret=head.get(h.CANCEL_SECRET, ""),
@@ -147,11 +147,12 @@ def _control_inbox(given: str) -> str:
     return given
 
 
-def _number(text: str | None, *, upper: int) -> int:
-    """A whole number from a header; what is not one counts as 0."""
+def _number(text: str | None, *, upper: float) -> float:
+    """A number between 0 and `upper` from a header; what is not one counts as 0."""
     if text is None:
-        return 0
+        return 0.0
     try:
-        return max(0, min(upper, int(float(text))))
-    except (ValueError, OverflowError):
-        return 0
+        value = float(text)
+    except ValueError:
+        return 0.0
+    return min(upper, value) if value > 0 else 0.0  # NaN compares false

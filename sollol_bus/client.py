@@ -1,0 +1,273 @@
+"""The client: generate, chat and embed on the fleet, ask about it, watch it.
+
+async with Client("nats://127.0.0.1:4222") as client:
+    answer = await client.generate("llama3.2", "Why is the sky blue?")
+    print(answer.text, answer.decision.node_id, answer.decision.reason)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from sollol_bus.call import Call
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import BackendBrokeProtocol, BadRequest, NoResponders, error_from
+from sollol_bus.messages import Msg, decode, encode, error_of
+from sollol_bus.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
+from sollol_bus.streaming import request_many
+from sollol_schemas import subjects
+from sollol_schemas.control import AdminRequest, ControlReply
+from sollol_schemas.decision import Decision
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.events import NodeEvent
+from sollol_schemas.ids import is_bus_id
+from sollol_schemas.queries import (
+    ModelsReply,
+    NodesReply,
+    RecentReply,
+    RecentRequest,
+    ReliabilityReply,
+    ReliabilityRequest,
+    StatsReply,
+    StatsRequest,
+    WhyReply,
+)
+from sollol_schemas.routing import DEFAULT_DEADLINE_S, Routing
+
+T = TypeVar("T")
+
+_WATCH_LIMIT = 10_000
+
+
+class Client:
+    """A connection for programs that use the fleet.
+
+    Args:
+        bus: Address of the NATS server, all settings of the connection, or a connected bus, which stays open.
+        routing: Routing fields for every request that brings none of its own.
+    """
+
+    def __init__(self, bus: str | BusConfig | Bus = "nats://127.0.0.1:4222", *, routing: Routing | None = None) -> None:
+        self._given = BusConfig(url=bus, name="sollol-client") if isinstance(bus, str) else bus
+        self._bus: Bus | None = None
+        self._routing = routing
+
+    async def __aenter__(self) -> Self:
+        self._bus = self._given if isinstance(self._given, Bus) else await Bus.connect(self._given)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bus is not None and self._bus is not self._given:
+            await self._bus.close()
+
+    @property
+    def bus(self) -> Bus:
+        """The client's connection."""
+        if self._bus is None:
+            raise RuntimeError("the client is not connected: use `async with Client(...)`")
+        return self._bus
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    def generate_stream(
+        self, model: str, prompt: str, *, routing: Routing | None = None, **fields: object
+    ) -> AnswerStream:
+        """An answer to a prompt as it streams in; `fields` are further fields of Ollama's body (options, format…)."""
+        return AnswerStream(self._native(subjects.GENERATE, {"model": model, "prompt": prompt, **fields}, routing))
+
+    def chat_stream(
+        self, model: str, messages: Sequence[Mapping[str, object]], *, routing: Routing | None = None, **fields: object
+    ) -> AnswerStream:
+        """The next message of a conversation as it streams in."""
+        body = {"model": model, "messages": list(messages), **fields}
+        return AnswerStream(self._native(subjects.CHAT, body, routing))
+
+    async def generate(self, model: str, prompt: str, *, routing: Routing | None = None, **fields: object) -> Answer:
+        """The whole answer to a prompt.
+
+        Raises:
+            SollolError: What ended the request; see `sollol_bus.errors`.
+        """
+        return await _whole(self.generate_stream(model, prompt, routing=routing, **fields))
+
+    async def chat(
+        self, model: str, messages: Sequence[Mapping[str, object]], *, routing: Routing | None = None, **fields: object
+    ) -> Answer:
+        """The whole next message of a conversation."""
+        return await _whole(self.chat_stream(model, messages, routing=routing, **fields))
+
+    async def embed(
+        self, model: str, texts: str | Sequence[str], *, routing: Routing | None = None, **fields: object
+    ) -> Embeddings:
+        """One vector per text, in order."""
+        inputs = texts if isinstance(texts, str) else list(texts)
+        call = self._native(subjects.EMBED, {"model": model, "input": inputs, **fields}, routing)
+        data: list[bytes] = []
+        async with call:
+            async for msg in call:
+                data.append(msg.data)  # noqa: PERF401 the call must be iterated inside its context
+        if not data:
+            raise BackendBrokeProtocol("no embeddings came")
+        native = decode(b"".join(data), NativeChunk)
+        return Embeddings(
+            embeddings=native.embeddings,
+            model=native.model,
+            request_id=call.request_id,
+            decision=decision_of(call.first),
+            figures=figures_of(call.last),
+        )
+
+    def call(
+        self,
+        subject: str,
+        body: bytes,
+        *,
+        headers: dict[str, str] | None = None,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        request_id: str | None = None,
+    ) -> Call:
+        """A request with a body of your own, for what the other methods do not cover."""
+        return Call(self.bus, subject, body, headers=headers, deadline_s=deadline_s, request_id=request_id)
+
+    def _native(self, subject: str, fields: dict[str, object], routing: Routing | None) -> Call:
+        chosen = routing or self._routing or Routing()
+        fields = {**fields, "stream": True, **msgspec.to_builtins(chosen)}
+        return self.call(subject, encode(fields), deadline_s=chosen.deadline_s or DEFAULT_DEADLINE_S)
+
+    # -- questions ----------------------------------------------------------------------------------------
+
+    async def route(self, model: str, prompt: str = "", *, routing: Routing | None = None) -> Decision:
+        """Where a request would run now, and why; nothing is reserved."""
+        fields = {"model": model, "prompt": prompt, **msgspec.to_builtins(routing or self._routing or Routing())}
+        return await self._ask(subjects.ROUTE, fields, Decision)
+
+    async def nodes(self) -> NodesReply:
+        """The fleet as the scorer in office sees it."""
+        return await self._ask(subjects.NODES, None, NodesReply)
+
+    async def models(self) -> ModelsReply:
+        """Every model that a node has."""
+        return await self._ask(subjects.MODELS, None, ModelsReply)
+
+    async def stats(self, window_s: float = 0.0) -> StatsReply:
+        """Statistics of the cluster; `window_s` 0 means everything that is kept."""
+        return await self._ask(subjects.STATS, StatsRequest(window_s=window_s), StatsReply)
+
+    async def reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
+        """Reliability per node and per (node, model)."""
+        return await self._ask(subjects.RELIABILITY, ReliabilityRequest(node_id=node_id, model=model), ReliabilityReply)
+
+    async def recent(self, limit: int = 50) -> RecentReply:
+        """The latest outcomes and node events."""
+        return await self._ask(subjects.RECENT, RecentRequest(limit=limit), RecentReply)
+
+    async def why(self, request_id: str) -> WhyReply:
+        """Every decision about a request with all candidates, and what became of each attempt.
+
+        Raises:
+            BadRequest: The id is not one, or nothing is known under it.
+        """
+        if not is_bus_id(request_id):
+            raise BadRequest(f"not a request id: {request_id[:80]!r}")
+        return await self._ask(subjects.why(request_id), None, WhyReply)
+
+    get_node_resources = nodes
+    get_cluster_stats = stats
+
+    # -- operations ---------------------------------------------------------------------------------------
+
+    async def drain(self, node_id: str) -> ControlReply:
+        """Takes a node out of service; what runs there finishes."""
+        return await self._admin("drain", AdminRequest(node_id=node_id))
+
+    async def undrain(self, node_id: str) -> ControlReply:
+        """Puts a drained node back into service."""
+        return await self._admin("undrain", AdminRequest(node_id=node_id))
+
+    async def load(self, node_id: str, model: str, keep_alive_s: float | None = None) -> ControlReply:
+        """Loads a model into a node's memory."""
+        return await self._admin("load", AdminRequest(node_id=node_id, model=model, keep_alive_s=keep_alive_s))
+
+    async def unload(self, node_id: str, model: str) -> ControlReply:
+        """Unloads a model from a node's memory; refused while it is busy."""
+        return await self._admin("unload", AdminRequest(node_id=node_id, model=model))
+
+    async def set_node(
+        self, node_id: str, *, weight: float | None = None, labels: dict[str, str] | None = None
+    ) -> ControlReply:
+        """Changes a node's weight or labels."""
+        return await self._admin("set", AdminRequest(node_id=node_id, weight=weight, labels=labels or {}))
+
+    async def pull(self, node_id: str, model: str) -> AsyncIterator[dict[str, Any]]:
+        """Downloads a model to a node; gives the engine's progress objects."""
+        asked = encode(AdminRequest(node_id=node_id, model=model))
+        async for msg in request_many(self.bus, subjects.admin_node("pull"), asked, gap_s=600, total_s=86_400):
+            yield decode(msg.data, dict[str, Any])
+
+    async def _admin(self, operation: str, asked: AdminRequest) -> ControlReply:
+        reply = await self._ask(subjects.admin_node(operation), asked, ControlReply, timeout_s=600.0)
+        if reply.error is not None:
+            raise error_from(reply.error)
+        return reply
+
+    # -- watching -----------------------------------------------------------------------------------------
+
+    async def watch_decisions(self) -> AsyncIterator[Decision]:
+        """Every routing decision from now on."""
+        async for msg in self._watch(subjects.ROUTING_EVENTS_ALL):
+            yield decode(msg.data, Decision)
+
+    async def watch_nodes(self) -> AsyncIterator[NodeEvent]:
+        """Every change of a node's state from now on."""
+        async for msg in self._watch(subjects.NODE_EVENTS_ALL):
+            yield decode(msg.data, NodeEvent)
+
+    async def _watch(self, subject: str) -> AsyncIterator[Msg]:
+        """Messages on a subject; a reader that falls 10,000 behind loses the oldest."""
+        waiting: asyncio.Queue[Msg] = asyncio.Queue(_WATCH_LIMIT)
+
+        def on_message(msg: Msg) -> None:
+            if waiting.full():
+                waiting.get_nowait()
+            waiting.put_nowait(msg)
+
+        subscription = self.bus.subscribe(subject, on_message)
+        try:
+            while True:
+                yield await waiting.get()
+        finally:
+            subscription.unsubscribe()
+
+    async def _ask(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = 5.0) -> T:
+        try:
+            msg = await self.bus.request(subject, b"" if asked is None else encode(asked), timeout_s=timeout_s)
+        except NoResponders as error:
+            raise error_from(_nobody(subject)) from error
+        failure = error_of(msg)
+        if failure is not None:
+            raise error_from(failure)
+        return decode(msg.data, kind)
+
+
+def _nobody(subject: str) -> ErrorBody:
+    """Which actor is missing, for a subject that nobody listens on."""
+    actor = "scorer" if subject in (subjects.NODES, subjects.MODELS) else "dispatcher"
+    if subject in (subjects.STATS, subjects.RELIABILITY, subjects.RECENT) or subject.startswith(f"{subjects.V1}.why."):
+        actor = "recorder"
+    return ErrorBody(
+        code=ErrorCode.NO_NODES, message=f"no {actor} is on the bus; start `sollol up` or `sollol {actor}`"
+    )
+
+
+async def _whole(stream: AnswerStream) -> Answer:
+    async with stream:
+        async for _ in stream:
+            pass
+    return stream.answer

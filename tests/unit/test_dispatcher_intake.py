@@ -1,0 +1,144 @@
+"""Messages become requests, or errors that say what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sollol_agents.dispatcher.intake import Rejected, Request, check_path, take_in
+from sollol_schemas import headers as h
+from sollol_schemas.context import RequestKind
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.routing import RoutingMode
+
+INBOX = "_INBOX.abc"
+
+
+def take(body: object, headers: dict[str, str] | None = None, kind: RequestKind = RequestKind.GENERATE) -> Request:
+    payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return take_in(kind, payload, headers, INBOX, default_deadline_s=600.0)
+
+
+def test_a_body_without_routing_fields_goes_to_the_engine_byte_for_byte() -> None:
+    body = b'{ "model":"m",  "prompt":"hi \\u00e9", "options": {"seed":1} }'
+    assert take(body).body is body
+
+
+def test_routing_fields_are_read_and_removed() -> None:
+    request = take({"model": "m", "prompt": "hi", "priority": "high", "routing_mode": "RELIABLE", "deadline_s": 5})
+    assert json.loads(request.body) == {"model": "m", "prompt": "hi"}
+    assert request.routing.priority == 8
+    assert request.routing.routing_mode is RoutingMode.RELIABLE
+    assert request.deadline_s == 5
+
+
+def test_headers_win_over_the_body() -> None:
+    request = take({"model": "m", "prompt": "hi", "priority": 2}, {"X-Sollol-Priority": "9"})
+    assert request.routing.priority == 9
+
+
+def test_a_passthrough_body_keeps_its_own_priority_field() -> None:
+    body = b'{"model":"m","messages":[],"priority":"not ours"}'
+    request = take(body, {h.PATH: "/v1/chat/completions"}, RequestKind.PASSTHROUGH)
+    assert request.body is body
+    assert request.routing.priority == 5
+
+
+def test_a_request_sent_again_numbers_its_attempts_apart_and_keeps_its_age() -> None:
+    request = take({"model": "m", "prompt": "hi"}, {h.REQUEST_ID: "r1", h.RESEND: "2", h.WAITED: "4.5"})
+    assert request.first_attempt == 21
+    assert request.waited_s == 4.5
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        (b"", "missing request body"),
+        (b"not json", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[1]", "must be a JSON object"),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        ({"prompt": "x"}, "model is required"),
+        ({"model": 3}, "'model'"),
+        ({"model": "m", "prompt": 5}, "'prompt'"),
+        ({"model": "m", "prompt": "x", "stream": "yes"}, "'stream'"),
+        ({"model": "m", "prompt": "x", "priority": 11}, "priority"),
+        ({"model": "m", "prompt": "x", "priority": "huge"}, "priority"),
+        ({"model": "m", "prompt": "x", "deadline_s": -1}, "deadline_s"),
+        ({"model": "m", "prompt": "x", "node_id": "a.b"}, "node_id"),
+        ({"model": "m", "prompt": "x", "options": {"num_predict": "many"}}, "'options'"),
+        ({"model": "m", "prompt": "x", "routing_mode": "warp"}, "routing_mode"),
+    ],
+)
+def test_bad_bodies_get_an_error_that_names_what_is_wrong(body: object, part: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        take(body)
+    assert caught.value.error.code is ErrorCode.BAD_REQUEST
+    assert part in caught.value.error.message
+
+
+@pytest.mark.parametrize("bad", ["", "a.b", "a b", "x" * 57, "*", "é"])
+def test_an_invalid_request_id_is_refused(bad: str) -> None:
+    with pytest.raises(Rejected, match="Request-Id"):
+        take({"model": "m", "prompt": "x"}, {h.REQUEST_ID: bad})
+
+
+def test_a_control_inbox_outside_the_inbox_space_is_refused() -> None:
+    with pytest.raises(Rejected, match="Control"):
+        take({"model": "m", "prompt": "x"}, {h.CONTROL_INBOX: "sollol.v1.telemetry.n1"})
+
+
+def test_an_empty_prompt_is_a_wish_to_load_the_model() -> None:
+    assert take({"model": "m", "prompt": ""}).context.is_load_only
+    assert take({"model": "m"}).context.is_load_only
+    assert take({"model": "m", "messages": []}, kind=RequestKind.CHAT).context.is_load_only
+    assert not take({"model": "m", "prompt": "x"}).context.is_load_only
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/responses?x=1", "/api/chat", "/v1/messages/count_tokens"]
+)
+def test_plain_engine_paths_pass(path: str) -> None:
+    assert check_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "v1/chat",
+        "http://evil/v1",
+        "//evil/v1",
+        "/v1/../api/pull",
+        "/v1//x",
+        "/v1/%2e%2e/x",
+        "/v1/%2Fx",
+        "/a b",
+        "/a\r\nHost: x",
+        "/a#b",
+        "\\x",
+        "/" + "a" * 600,
+    ],
+)
+def test_paths_that_could_lead_elsewhere_are_refused(path: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        check_path(path)
+    assert caught.value.error.code is ErrorCode.BAD_REQUEST
+
+
+@pytest.mark.parametrize("path", ["/api/pull", "/api/blobs/sha256:1", "/api/delete", "/api/create?x"])
+def test_management_paths_are_forbidden(path: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        check_path(path)
+    assert caught.value.error.code is ErrorCode.FORBIDDEN
+
+
+@given(st.binary(max_size=200), st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=4))
+def test_no_input_raises_anything_but_a_rejection(body: bytes, headers: dict[str, str]) -> None:
+    for kind in RequestKind:
+        with contextlib.suppress(Rejected):
+            assert take(body, headers, kind).context.model
