@@ -46,25 +46,35 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     engine sees the body. A header wins over the body.
     """
 
-    routing_mode: RoutingMode = RoutingMode.FAST
+    routing_mode: Annotated[RoutingMode, Meta(description="What the request optimises for.")] = RoutingMode.FAST
     priority: Priority = DEFAULT_PRIORITY
-    node_id: BusId | None = None
-    """The wanted node; with `strict` the only one that may serve the request."""
-    strict: bool = False
-    min_vram_gb: Annotated[float, Meta(ge=0, le=100_000)] | None = None
-    """Free video memory, in GiB, that the node must have."""
-    prefer_local: bool = False
-    """Count the round trip to remote nodes fully."""
-    prefer_cpu: bool = False
-    min_success_rate: Ratio | None = None
-    task_type: Annotated[str, Meta(max_length=64)] | None = None
+    node_id: Annotated[
+        BusId | None, Meta(description="The wanted node; with `strict` the only one that may serve the request.")
+    ] = None
+    strict: Annotated[bool, Meta(description="Fail rather than use another node than `node_id`.")] = False
+    min_vram_gb: Annotated[
+        Annotated[float, Meta(ge=0, le=100_000)] | None,
+        Meta(description="Free video memory, in GiB, that the node must have."),
+    ] = None
+    prefer_local: Annotated[bool, Meta(description="Count the round trip to remote nodes fully.")] = False
+    prefer_cpu: Annotated[bool, Meta(description="Keep off GPU nodes when a CPU node can do it in time.")] = False
+    min_success_rate: Annotated[Ratio | None, Meta(description="Proven success, 0 to 1, that the node must have.")] = (
+        None
+    )
+    task_type: Annotated[
+        Annotated[str, Meta(max_length=64)] | None, Meta(description="What kind of work this is, when you know better.")
+    ] = None
     complexity: Complexity | None = None
-    session_id: Annotated[str, Meta(max_length=256)] | None = None
-    """Groups the requests of one conversation; a hint, never a pin."""
+    session_id: Annotated[
+        Annotated[str, Meta(max_length=256)] | None,
+        Meta(description="Groups the requests of one conversation; a hint, never a pin."),
+    ] = None
     deadline_s: DeadlineSeconds | None = None
-    soft: bool = False
-    """Take the best node when none satisfies the constraints."""
-    reasoning_style: Annotated[str, Meta(max_length=64)] | None = None
+    soft: Annotated[bool, Meta(description="Take the best node when none satisfies the constraints.")] = False
+    reasoning_style: Annotated[
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(description="deep_thinking, fast or extended; chooses mode and priority in mode auto."),
+    ] = None
 
     @property
     def min_vram_mib(self) -> Mib:
