@@ -1,0 +1,424 @@
+"""The dispatcher on a real server, between a scripted scorer and scripted nodes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+import pytest
+
+from sollol_agents.dispatcher.actor import Dispatcher
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_bus.call import Call
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import (
+    BackendRefused,
+    BackendUnavailable,
+    BadRequest,
+    Cancelled,
+    Conflict,
+    DeadlineExceeded,
+    NoEligibleNode,
+    SollolError,
+)
+from sollol_bus.jetstream import provision
+from sollol_bus.messages import Msg, decode, encode, error_of
+from sollol_bus.server import EmbeddedServer
+from sollol_bus.streaming import request_many
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.events import OfficeEvent, Outcome, OutcomeStatus
+from sollol_schemas.execution import (
+    AttemptAccepted,
+    AttemptDone,
+    AttemptFailed,
+    AttemptFirstToken,
+    AttemptStart,
+    CancelAttempt,
+    ExecEnvelope,
+    Figures,
+    StartAnswer,
+)
+from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest
+
+BODY = b'{"model":"m","prompt":"hi","stream":true}'
+
+
+class Eventually(Protocol):
+    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
+
+
+class ScriptedScorer:
+    """A double that grants the first node that is not excluded, in the order given."""
+
+    def __init__(self, bus: Bus, nodes: list[str]) -> None:
+        self.bus = bus
+        self.nodes = nodes
+        self.asked: list[GrantRequest] = []
+        self.released: list[str] = []
+        self.holds_back = False
+        bus.subscribe(subjects.GRANT, self._on_grant)
+        bus.subscribe(subjects.RELEASE, lambda m: self.released.append(decode(m.data, GrantRelease).request_id))
+
+    def _on_grant(self, msg: Msg) -> None:
+        asked = decode(msg.data, GrantRequest)
+        self.asked.append(asked)
+        if self.holds_back:
+            self.bus.respond(msg, GrantQueued(request_id=asked.request_id, position=1))
+            return
+        free = [n for n in self.nodes if n not in asked.excluded]
+        if not free:
+            error = ErrorBody(code=ErrorCode.NO_ELIGIBLE_NODE, message="every node is excluded")
+            self.bus.respond(msg, GrantRefused(request_id=asked.request_id, error=error))
+            return
+        summary = DecisionSummary(
+            request_id=asked.request_id,
+            attempt_id=f"{asked.request_id}-{asked.number}",
+            node_id=free[0],
+            attempt=asked.number,
+        )
+        self.bus.respond(msg, Granted(summary=summary, instance="i1", model="m"))
+
+
+class ScriptedNode:
+    """A double of a node: records execs; the test says what it does with each."""
+
+    def __init__(self, bus: Bus, node_id: str, script: Callable[[ScriptedNode, str], None] | None = None) -> None:
+        self.bus = bus
+        self.node_id = node_id
+        self.script = script
+        self.execs: list[ExecEnvelope] = []
+        self.reply_to: dict[str, str] = {}
+        self.answers: list[bool] = []
+        self.cancelled: list[str] = []
+        self._subscriptions = [
+            bus.subscribe(subjects.node_exec(node_id), self._on_exec),
+            bus.subscribe(subjects.node_control(node_id), lambda m: bus.publish(m.reply, b"{}")),
+            bus.subscribe(
+                subjects.node_cancel(node_id), lambda m: self.cancelled.append(decode(m.data, CancelAttempt).attempt_id)
+            ),
+        ]
+        self._answers = bus.new_inbox()
+        bus.subscribe(self._answers, self._on_answer)
+
+    def _on_answer(self, msg: Msg) -> None:
+        if msg.data:
+            self.answers.append(decode(msg.data, StartAnswer).go)
+
+    def _on_exec(self, msg: Msg) -> None:
+        assert msg.headers is not None
+        envelope = decode(msg.headers[h.EXEC].encode(), ExecEnvelope)
+        self.execs.append(envelope)
+        self.reply_to[envelope.attempt_id] = msg.headers[h.REPLY_TO]
+        if self.script is not None:
+            self.script(self, envelope.attempt_id)
+
+    def die(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.unsubscribe()
+
+    def report(self, attempt: str, report: object) -> None:
+        self.bus.publish(subjects.attempt(self.node_id, attempt), encode(report), reply=self._answers)
+
+    def accept(self, attempt: str) -> None:
+        self.report(attempt, AttemptAccepted(attempt_id=attempt, instance="i1"))
+
+    def first(self, attempt: str) -> None:
+        self.report(attempt, AttemptFirstToken(attempt_id=attempt))
+        self.bus.publish(self.reply_to[attempt], b'{"response":"a"}')
+
+    def finish(self, attempt: str) -> None:
+        self.bus.publish(self.reply_to[attempt], b"", headers={h.CHUNKS: "1"})
+        self.report(attempt, AttemptDone(attempt_id=attempt, figures=Figures()))
+
+    def fail(self, attempt: str, code: ErrorCode, *, status: int = 0) -> None:
+        error = ErrorBody(code=code, message="scripted failure", status=status)
+        self.report(attempt, AttemptFailed(attempt_id=attempt, error=error))
+
+
+def serve(node: ScriptedNode, attempt: str) -> None:
+    node.accept(attempt)
+    node.first(attempt)
+    node.finish(attempt)
+
+
+@pytest.fixture
+async def actors_bus(nats_server: EmbeddedServer) -> AsyncIterator[Bus]:
+    connected = await Bus.connect(BusConfig(url=nats_server.url, name="doubles"))
+    await provision(connected)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+async def dispatcher(nats_server: EmbeddedServer, actors_bus: Bus) -> AsyncIterator[Dispatcher]:
+    config = DispatcherConfig(
+        accept_timeout_s=0.4,
+        probe_interval_s=0.05,
+        silence_limit_s=0.3,
+        scorer_absence_s=0.3,
+        grant_silence_s=0.3,
+        drain_timeout_s=0.3,
+    )
+    async with Dispatcher(config, BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")) as actor:
+        yield actor
+    assert actor.statistics().in_flight == 0
+
+
+async def ask(bus: Bus, body: bytes = BODY, **headers: str) -> list[bytes]:
+    named = {k.replace("_", "-"): v for k, v in headers.items()}
+    return [m.data async for m in request_many(bus, subjects.GENERATE, body, headers=named or None, total_s=20)]
+
+
+async def test_chunks_go_from_the_node_to_the_caller(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    scorer = ScriptedScorer(actors_bus, ["n1"])
+    node = ScriptedNode(actors_bus, "n1", serve)
+    await actors_bus.flush()
+    assert await ask(bus) == [b'{"response":"a"}']
+    assert scorer.asked[0].context.model == "m"
+    assert node.execs[0].stream
+    assert dispatcher.statistics().taken == 1
+
+
+async def test_a_missing_node_is_replaced_and_reported_as_lost(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    ScriptedScorer(actors_bus, ["gone", "n2"])
+    ScriptedNode(actors_bus, "n2", serve)
+    outcomes: list[Outcome] = []
+    actors_bus.subscribe(subjects.OUTCOMES_ALL, lambda m: outcomes.append(decode(m.data, Outcome)))
+    await actors_bus.flush()
+    assert await ask(bus) == [b'{"response":"a"}']
+    await eventually(lambda: [(o.node_id, o.status) for o in outcomes] == [("gone", OutcomeStatus.PRESUMED_LOST)])
+
+
+async def test_a_failure_before_the_first_chunk_stays_unseen(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    scorer = ScriptedScorer(actors_bus, ["n1", "n2"])
+    ScriptedNode(actors_bus, "n1", lambda n, a: n.fail(a, ErrorCode.ENGINE_FAILED))
+    ScriptedNode(actors_bus, "n2", serve)
+    await actors_bus.flush()
+    assert await ask(bus) == [b'{"response":"a"}']
+    assert scorer.asked[-1].excluded == ("n1",)
+    assert scorer.asked[-1].number == 2
+
+
+async def test_three_failures_end_the_request(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    ScriptedScorer(actors_bus, ["n1", "n2", "n3", "n4"])
+    for name in ("n1", "n2", "n3", "n4"):
+        ScriptedNode(actors_bus, name, lambda n, a: n.fail(a, ErrorCode.ENGINE_FAILED))
+    await actors_bus.flush()
+    with pytest.raises(BackendUnavailable, match="3 of 3 attempts failed"):
+        await ask(bus)
+
+
+async def test_an_engines_refusal_is_passed_on_and_not_retried(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    scorer = ScriptedScorer(actors_bus, ["n1", "n2"])
+    ScriptedNode(actors_bus, "n1", lambda n, a: n.fail(a, ErrorCode.ENGINE_REJECTED, status=422))
+    await actors_bus.flush()
+    with pytest.raises(BackendRefused) as caught:
+        await ask(bus)
+    assert caught.value.body.http_status == 422
+    assert len(scorer.asked) == 1
+
+
+async def test_busy_costs_no_attempt(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    def busy_then_serve(node: ScriptedNode, attempt: str) -> None:
+        if len(node.execs) < 6:
+            node.fail(attempt, ErrorCode.BUSY)
+        else:
+            serve(node, attempt)
+
+    scorer = ScriptedScorer(actors_bus, ["n1"])
+    ScriptedNode(actors_bus, "n1", busy_then_serve)
+    await actors_bus.flush()
+    assert await ask(bus) == [b'{"response":"a"}']
+    assert scorer.asked[-1].excluded == ()
+    assert "n1" in scorer.asked[-1].busy
+
+
+async def test_a_node_that_dies_before_its_first_chunk_is_replaced(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    def accept_and_die(node: ScriptedNode, attempt: str) -> None:
+        node.accept(attempt)
+        node.die()
+
+    ScriptedScorer(actors_bus, ["n1", "n2"])
+    ScriptedNode(actors_bus, "n1", accept_and_die)
+    ScriptedNode(actors_bus, "n2", serve)
+    await actors_bus.flush()
+    assert await ask(bus) == [b'{"response":"a"}']
+
+
+async def test_a_node_that_dies_in_mid_stream_ends_in_an_error_and_no_restart(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    def begin_and_die(node: ScriptedNode, attempt: str) -> None:
+        node.accept(attempt)
+        node.first(attempt)
+        node.die()
+
+    ScriptedScorer(actors_bus, ["n1", "n2"])
+    ScriptedNode(actors_bus, "n1", begin_and_die)
+    other = ScriptedNode(actors_bus, "n2", serve)
+    await actors_bus.flush()
+    with pytest.raises(BackendUnavailable, match="process is gone"):
+        await ask(bus)
+    assert other.execs == []
+
+
+async def test_an_attempt_that_is_not_accepted_in_time_is_given_up_and_told_no(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    ScriptedScorer(actors_bus, ["slow", "n2"])
+    slow = ScriptedNode(actors_bus, "slow")
+    ScriptedNode(actors_bus, "n2", serve)
+    await actors_bus.flush()
+    assert await ask(bus) == [b'{"response":"a"}']
+    late = slow.execs[0].attempt_id
+    slow.accept(late)
+    slow.report(late, AttemptStart(attempt_id=late))
+    await eventually(lambda: slow.answers == [False, False])
+    slow.fail(late, ErrorCode.CANCELLED)
+    await eventually(lambda: dispatcher.statistics().abandoned == 0)
+
+
+async def test_without_a_scorer_the_caller_is_told_what_to_start(dispatcher: Dispatcher, bus: Bus) -> None:
+    with pytest.raises(NoEligibleNode, match="sollol scorer"):
+        await ask(bus)
+
+
+async def test_a_new_scorer_in_office_is_asked_at_once_with_the_age_kept(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    scorer = ScriptedScorer(actors_bus, ["n1"])
+    scorer.holds_back = True
+    ScriptedNode(actors_bus, "n1", serve)
+    await actors_bus.flush()
+    call = Call(bus, subjects.GENERATE, BODY)
+    async with call:
+        await eventually(lambda: len(scorer.asked) == 1)
+        scorer.holds_back = False
+        office = OfficeEvent(instance="s2", term=2, is_leader=True)
+        actors_bus.publish(subjects.office_event("s2"), encode(office))
+        assert [m.data async for m in call] == [b'{"response":"a"}']
+    assert scorer.asked[1].waited_s > scorer.asked[0].waited_s
+
+
+async def test_a_waiting_request_can_be_cancelled(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    call = Call(bus, subjects.GENERATE, BODY)
+    async with call:
+        await eventually(lambda: len(scorer.asked) == 1)
+        call.cancel()
+        with pytest.raises(Cancelled):
+            await anext(aiter(call))
+    await eventually(lambda: scorer.released == [call.request_id])
+
+
+async def test_a_caller_that_leaves_frees_the_node(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    ScriptedScorer(actors_bus, ["n1"])
+    node = ScriptedNode(actors_bus, "n1", lambda n, a: n.accept(a))
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: node.answers == [True])
+    await eventually(lambda: node.cancelled == [f"{call.request_id}-1"])
+
+
+async def test_nobody_cancels_without_the_secret(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY, request_id="mine"):
+        await eventually(lambda: len(scorer.asked) == 1)
+        bus.publish(subjects.CANCEL, b'{"request_id":"mine","secret":"guess"}')
+        bus.publish(subjects.CANCEL, b'{"request_id":"mine","secret":""}')
+        await bus.flush()
+        await bus.request(subjects.dispatcher_probe(dispatcher.instance))
+        assert dispatcher.statistics().in_flight == 1
+
+
+async def test_the_deadline_ends_a_waiting_request(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    with pytest.raises(DeadlineExceeded):
+        await ask(bus, b'{"model":"m","prompt":"hi","stream":true,"deadline_s":0.1}')
+
+
+async def test_a_request_id_in_use_is_a_conflict(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY, request_id="r1"):
+        await eventually(lambda: len(scorer.asked) == 1)
+        with pytest.raises(Conflict):
+            await ask(bus, Sollol_Request_Id="r1")
+
+
+async def test_a_plain_request_gets_exactly_one_reply(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    def serve_whole(node: ScriptedNode, attempt: str) -> None:
+        node.accept(attempt)
+        node.bus.publish(node.reply_to[attempt], b'{"response":"all"}')
+        node.report(attempt, AttemptDone(attempt_id=attempt, figures=Figures()))
+
+    ScriptedScorer(actors_bus, ["n1"])
+    node = ScriptedNode(actors_bus, "n1", serve_whole)
+    await actors_bus.flush()
+    reply = await bus.request(subjects.GENERATE, b'{"model":"m","prompt":"hi"}')
+    assert reply.data == b'{"response":"all"}'
+    assert not node.execs[0].stream
+
+
+async def test_a_bad_body_is_refused_at_once(dispatcher: Dispatcher, bus: Bus) -> None:
+    with pytest.raises(BadRequest, match="not JSON"):
+        await ask(bus, b"nonsense")
+
+
+async def test_a_reply_subject_outside_the_inboxes_is_never_answered(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    heard: list[Msg] = []
+    actors_bus.subscribe("sollol.v1.telemetry.n1", heard.append)
+    await actors_bus.flush()
+    bus.publish(subjects.GENERATE, b"nonsense", reply="sollol.v1.telemetry.n1")
+    await eventually(lambda: dispatcher.statistics().rejected == 1)
+    await bus.request(subjects.dispatcher_probe(dispatcher.instance))
+    assert heard == []
+
+
+@pytest.mark.shutdown
+async def test_what_cannot_finish_in_time_is_answered_at_shutdown(
+    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    replies: list[Msg] = []
+    inbox = bus.new_inbox()
+    bus.subscribe(inbox, replies.append)
+    config = DispatcherConfig(drain_timeout_s=0.1)
+    async with Dispatcher(config, BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")):
+        bus.publish(subjects.GENERATE, BODY, reply=inbox)
+        await eventually(lambda: len(scorer.asked) == 1)
+    await eventually(lambda: len(replies) == 2)
+    error = error_of(replies[0])
+    assert error is not None
+    assert error.code is ErrorCode.ACTOR_STOPPED
+    assert replies[1].data == b""
+    with pytest.raises(SollolError):
+        await ask(bus)
