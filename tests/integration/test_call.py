@@ -1,0 +1,157 @@
+"""A caller watches over its request: sent again when its dispatcher dies, cancelled when it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+import pytest
+
+from sollol_bus.call import Call
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import ConnectionLost, NoResponders
+from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.server import EmbeddedServer
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.execution import CancelRequest, Taken
+
+BODY = b'{"model":"m","prompt":"hi"}'
+
+
+class Eventually(Protocol):
+    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
+
+
+class ScriptedDispatcher:
+    """A double that says `taken`, answers probes while it lives, and answers requests when told."""
+
+    def __init__(self, bus: Bus, instance: str) -> None:
+        self.bus = bus
+        self.instance = instance
+        self.requests: list[Msg] = []
+        self.cancelled: list[CancelRequest] = []
+        self.subscriptions = [
+            bus.subscribe(subjects.GENERATE, self._on_request, queue="q"),
+            bus.subscribe(subjects.dispatcher_probe(instance), lambda m: bus.publish(m.reply, b"ok")),
+            bus.subscribe(subjects.CANCEL, lambda m: self.cancelled.append(decode(m.data, CancelRequest))),
+        ]
+
+    def _on_request(self, msg: Msg) -> None:
+        self.requests.append(msg)
+        assert msg.headers is not None
+        taken = Taken(request_id=msg.headers[h.REQUEST_ID], dispatcher="d", instance=self.instance)
+        self.bus.publish(msg.headers[h.CONTROL_INBOX], encode(taken))
+
+    def answer(self, index: int = -1) -> None:
+        self.bus.publish(self.requests[index].reply, b"chunk")
+        self.bus.publish(self.requests[index].reply, b"", headers={h.CHUNKS: "1"})
+
+    def die(self) -> None:
+        for subscription in self.subscriptions:
+            subscription.unsubscribe()
+
+
+@pytest.fixture
+async def other(nats_server: EmbeddedServer) -> AsyncIterator[Bus]:
+    bus = await Bus.connect(BusConfig(url=nats_server.url, name="other"))
+    yield bus
+    await bus.close()
+
+
+async def test_an_unstarted_request_is_sent_again_when_its_dispatcher_dies(
+    bus: Bus, other: Bus, eventually: Eventually
+) -> None:
+    first = ScriptedDispatcher(other, "d1")
+    await other.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: call.dispatcher == "d1")
+        second = ScriptedDispatcher(other, "d2")
+        first.die()
+        await eventually(lambda: len(second.requests) == 1)
+        again = second.requests[0].headers
+        assert again is not None
+        assert again[h.REQUEST_ID] == call.request_id
+        assert again[h.RESEND] == "1"
+        assert float(again[h.WAITED]) > 0
+        first.answer()  # what the dead one might still say goes to an inbox that nobody reads
+        second.answer()
+        assert [m.data async for m in call] == [b"chunk"]
+
+
+async def test_a_living_dispatcher_keeps_its_request(bus: Bus, other: Bus, eventually: Eventually) -> None:
+    dispatcher = ScriptedDispatcher(other, "d1")
+    probed: list[Msg] = []
+    other.subscribe(subjects.dispatcher_probe("d1"), probed.append)
+    await other.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: len(probed) == 2)
+        assert call.resends == 0
+        assert len(dispatcher.requests) == 1
+        dispatcher.answer()
+        assert [m.data async for m in call] == [b"chunk"]
+    assert dispatcher.cancelled == []
+
+
+async def test_leaving_early_cancels_with_the_secret(bus: Bus, other: Bus, eventually: Eventually) -> None:
+    dispatcher = ScriptedDispatcher(other, "d1")
+    await other.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: call.dispatcher == "d1")
+    await eventually(lambda: len(dispatcher.cancelled) == 1)
+    headers = dispatcher.requests[0].headers
+    assert headers is not None
+    assert dispatcher.cancelled[0] == CancelRequest(request_id=call.request_id, secret=headers[h.CANCEL_SECRET])
+
+
+async def test_a_dispatcher_that_appears_late_still_gets_the_request(
+    bus: Bus, other: Bus, eventually: Eventually
+) -> None:
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        replies = aiter(call)
+        dispatcher = ScriptedDispatcher(other, "d1")
+        await other.flush()
+        dispatcher.subscriptions.append(
+            other.subscribe(subjects.GENERATE, lambda _: dispatcher.answer(), queue="answers")
+        )
+        assert (await anext(replies)).data == b"chunk"
+
+
+async def test_without_any_dispatcher_the_caller_is_told_what_to_start(bus: Bus) -> None:
+    async with Call(bus, subjects.GENERATE, BODY, absence_s=0.1) as call:
+        with pytest.raises(NoResponders, match="sollol dispatcher"):
+            await anext(aiter(call))
+
+
+async def test_a_request_lost_with_the_server_is_sent_again(
+    nats_server: EmbeddedServer, bus: Bus, other: Bus, eventually: Eventually
+) -> None:
+    dispatcher = ScriptedDispatcher(other, "d1")
+    await other.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: call.dispatcher == "d1")
+        await nats_server.kill()
+        await eventually(lambda: not bus.is_connected)
+        await nats_server.start()
+        await eventually(lambda: len(dispatcher.requests) >= 2)
+        dispatcher.answer()
+        assert [m.data async for m in call] == [b"chunk"]
+        assert call.resends >= 1
+
+
+async def test_a_stream_that_has_begun_is_never_restarted(
+    nats_server: EmbeddedServer, bus: Bus, other: Bus, eventually: Eventually
+) -> None:
+    dispatcher = ScriptedDispatcher(other, "d1")
+    await other.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: len(dispatcher.requests) == 1)
+        other.publish(dispatcher.requests[0].reply, b"first")
+        replies = aiter(call)
+        assert (await anext(replies)).data == b"first"
+        await nats_server.kill()
+        with pytest.raises(ConnectionLost, match="middle"):
+            await anext(replies)
+        await nats_server.start()
+        await eventually(lambda: bus.is_connected and other.is_connected)
+        assert call.resends == 0
