@@ -1,0 +1,141 @@
+"""The scorer's own ledger of granted and running attempts: what occupies a slot, and for how much longer."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from sollol_agents.scorer.lognormal import MEAN_FACTOR, mean_residual
+from sollol_schemas.grant import Granted
+from sollol_schemas.routing import RoutingMode
+from sollol_schemas.telemetry import InFlight
+
+_OVERDUE_SHARE = 0.1  # of a phase's predicted time, that is taken to be left when it should be over
+
+
+class Attempt:
+    """One attempt in one slot. Seconds are base seconds: as if it ran alone at the node's usual speed."""
+
+    __slots__ = (
+        "arrival_rank",
+        "attempt_id",
+        "decode_tps",
+        "dispatcher",
+        "evicts",
+        "grant",
+        "granted_at",
+        "has_first_token",
+        "instance",
+        "is_confirmed",
+        "is_trial",
+        "load_s",
+        "max_output_tokens",
+        "mode",
+        "model",
+        "node_id",
+        "observed_at",
+        "output_median",
+        "predicted_s",
+        "prefill_s",
+        "prefix_hashes",
+        "priority",
+        "prompt_tokens",
+        "request_id",
+        "session_id",
+        "task_type",
+        "tokens",
+        "wire_model",
+    )
+
+    def __init__(
+        self,
+        *,
+        attempt_id: str,
+        request_id: str,
+        node_id: str,
+        instance: str,
+        model: str,
+        wire_model: str,
+        granted_at: float,
+    ) -> None:
+        self.attempt_id = attempt_id
+        self.request_id = request_id
+        self.node_id = node_id
+        self.instance = instance
+        self.model = model
+        self.wire_model = wire_model
+        self.granted_at = granted_at
+        self.dispatcher = ""
+        self.mode = RoutingMode.FAST
+        self.priority = 5
+        self.arrival_rank = 5.0
+        self.task_type = ""
+        self.predicted_s = 0.0
+        self.load_s = 0.0
+        self.prefill_s = 0.0
+        self.decode_tps = 0.0
+        self.output_median = 0.0
+        self.prompt_tokens = 0
+        self.max_output_tokens: int | None = None
+        self.evicts: tuple[str, ...] = ()
+        self.is_confirmed = False
+        self.is_trial = False
+        self.has_first_token = False
+        self.tokens = 0
+        self.observed_at = granted_at
+        self.grant: Granted | None = None
+        self.session_id: str | None = None
+        self.prefix_hashes: tuple[str, ...] = ()
+
+    def observe(self, seen: InFlight, now: float) -> None:
+        """Takes over the progress that the node reports."""
+        self.is_confirmed = True
+        self.observed_at = now
+        self.tokens = max(self.tokens, seen.output_tokens)
+        self.has_first_token = self.has_first_token or seen.has_first_token
+
+    def base_left_s(self, now: float, speed_ratio: float) -> float:
+        """Base seconds of work that are left; > 0.
+
+        Args:
+            now: The instant asked about.
+            speed_ratio: Share of its full speed at which the attempt has run since it was last observed.
+        """
+        decode_s = self._mean_output() / self.decode_tps if self.decode_tps > 0 else 0.0
+        if not self.has_first_token:
+            head = self.load_s + self.prefill_s
+            if decode_s == 0.0:
+                head = max(head, 0.01)
+            done = (now - self.granted_at) * speed_ratio
+            return max(head - done, head * _OVERDUE_SHARE) + decode_s
+        if decode_s == 0.0:
+            return 0.01
+        made = self.tokens + max(0.0, now - self.observed_at) * self.decode_tps * speed_ratio
+        left = self.output_median * mean_residual(made / self.output_median)
+        if self.max_output_tokens is not None:
+            left = min(left, max(1.0, self.max_output_tokens - made))
+        return left / self.decode_tps
+
+    def _mean_output(self) -> float:
+        mean = self.output_median * MEAN_FACTOR
+        return mean if self.max_output_tokens is None else min(mean, float(self.max_output_tokens))
+
+
+class Tombstones:
+    """Attempts that ended a short while ago, so that a late message does not bring them back. Bounded."""
+
+    def __init__(self, *, limit: int = 4096, keep_s: float = 30.0) -> None:
+        self._limit = limit
+        self._keep_s = keep_s
+        self._ended: OrderedDict[str, float] = OrderedDict()
+
+    def __contains__(self, attempt_id: str) -> bool:
+        return attempt_id in self._ended
+
+    def add(self, attempt_id: str, now: float) -> None:
+        """Remembers that the node itself reported this attempt's end."""
+        self._ended[attempt_id] = now
+        self._ended.move_to_end(attempt_id)
+        while len(self._ended) > self._limit:
+            self._ended.popitem(last=False)
+        while self._ended and now - next(iter(self._ended.values())) > self._keep_s:
+            self._ended.popitem(last=False)

@@ -1,0 +1,153 @@
+"""Circuit breakers, one per node and one per model on it: a failing place gets no traffic until it is tried.
+
+closed -> open after 5 failures in a row, or when half of the latest 20 attempts failed. Open -> half-open
+after 30 s. Half-open lets 2 trials run at a time and closes after 3 successes; a failure opens it again.
+A trial that was cancelled gives its place back and counts for nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from sollol_schemas.events import BreakerState
+
+
+class BreakerRules(NamedTuple):
+    """When breakers open and close."""
+
+    failures: int = 5
+    failure_ratio: float = 0.5
+    window: int = 20
+    open_s: float = 30.0
+    trials: int = 2
+    successes: int = 3
+
+
+class Breaker:
+    """One circuit breaker. Every method takes `now`; asking changes nothing but the passage from open to half-open."""
+
+    __slots__ = ("_opened_at", "_recent", "_row", "_rules", "_successes", "_trials", "state")
+
+    def __init__(self, rules: BreakerRules) -> None:
+        self._rules = rules
+        self.state = BreakerState.CLOSED
+        self._row = 0
+        self._recent: deque[bool] = deque(maxlen=rules.window)
+        self._opened_at = 0.0
+        self._trials = 0
+        self._successes = 0
+
+    def allows(self, now: float) -> bool:
+        """Whether an attempt may go there now."""
+        if self.state is BreakerState.CLOSED:
+            return True
+        if self.state is BreakerState.OPEN:
+            return now - self._opened_at >= self._rules.open_s
+        return self._trials < self._rules.trials
+
+    def opens_in_s(self, now: float) -> float:
+        """Seconds until it may be tried; 0 when it may be now."""
+        if self.state is not BreakerState.OPEN:
+            return 0.0
+        return max(0.0, self._rules.open_s - (now - self._opened_at))
+
+    def refresh(self, now: float) -> bool:
+        """Passes from open to half-open when its time has come; returns whether the state changed."""
+        if self.state is BreakerState.OPEN and now - self._opened_at >= self._rules.open_s:
+            self.state, self._trials, self._successes = BreakerState.HALF_OPEN, 0, 0
+            return True
+        return False
+
+    def start(self, now: float) -> bool:
+        """Notes an attempt; returns whether it is a trial."""
+        self.refresh(now)
+        if self.state is BreakerState.HALF_OPEN:
+            self._trials += 1
+            return True
+        return False
+
+    def cancel(self, *, is_trial: bool) -> None:
+        """Gives a cancelled attempt's place back."""
+        if is_trial and self._trials > 0:
+            self._trials -= 1
+
+    def count(self, *, is_success: bool, is_trial: bool, now: float) -> bool:
+        """Counts how an attempt ended; returns whether the state changed."""
+        before = self.state
+        self.cancel(is_trial=is_trial)
+        self._recent.append(is_success)
+        self._row = 0 if is_success else self._row + 1
+        if self.state is BreakerState.HALF_OPEN and is_trial:
+            self._judge_trial(is_success, now)
+        elif self.state is BreakerState.CLOSED and not is_success and self._should_open():
+            self._open(now)
+        return self.state is not before
+
+    def _judge_trial(self, is_success: bool, now: float) -> None:
+        if not is_success:
+            self._open(now)
+            return
+        self._successes += 1
+        if self._successes >= self._rules.successes:
+            self.close()
+
+    def _should_open(self) -> bool:
+        if self._row >= self._rules.failures:
+            return True
+        failed = len(self._recent) - sum(self._recent)
+        is_full = len(self._recent) == self._rules.window
+        return is_full and failed / self._rules.window >= self._rules.failure_ratio
+
+    def _open(self, now: float) -> None:
+        self.state, self._opened_at = BreakerState.OPEN, now
+        self._trials = self._successes = 0
+
+    def close(self) -> None:
+        """Closes it and forgets what happened."""
+        self.state = BreakerState.CLOSED
+        self._row = self._trials = self._successes = 0
+        self._recent.clear()
+
+
+class Breakers:
+    """The breakers of one node: its own (under the empty name) and one for each model that was tried."""
+
+    __slots__ = ("_rules", "by_model")
+
+    def __init__(self, rules: BreakerRules | None = None) -> None:
+        self._rules = rules or BreakerRules()
+        self.by_model: dict[str, Breaker] = {"": Breaker(self._rules)}
+
+    def of(self, model: str) -> Breaker:
+        """The breaker of one model; a new one is closed."""
+        breaker = self.by_model.get(model)
+        if breaker is None:
+            breaker = self.by_model[model] = Breaker(self._rules)
+        return breaker
+
+    def refusing(self, model: str, now: float) -> Breaker | None:
+        """The breaker that refuses an attempt of this model now, or None."""
+        own = self.by_model[""]
+        if not own.allows(now):
+            return own
+        breaker = self.by_model.get(model)
+        return breaker if breaker is not None and not breaker.allows(now) else None
+
+    def start(self, model: str, now: float) -> bool:
+        """Notes an attempt; returns whether either breaker takes it as a trial."""
+        own = self.by_model[""].start(now)
+        return self.of(model).start(now) or own
+
+    def cancel(self, model: str, *, is_trial: bool) -> None:
+        """Gives a cancelled attempt's place back."""
+        for breaker in (self.by_model[""], self.of(model)):
+            breaker.cancel(is_trial=is_trial)
+
+    def count(self, model: str, *, is_success: bool, is_trial: bool, now: float) -> list[str]:
+        """Counts how an attempt ended; returns the names whose breaker changed its state."""
+        changed = []
+        for name, breaker in (("", self.by_model[""]), (model, self.of(model))):
+            if breaker.count(is_success=is_success, is_trial=is_trial, now=now):
+                changed.append(name)
+        return changed

@@ -1,0 +1,90 @@
+"""Settings of the scorer: every threshold of the policy, with its unit, range and default."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the scorer watches nodes, orders waiting requests and decides."""
+
+    strategy: Annotated[str, Meta(max_length=64, description="How a node is picked.")] = "plan"
+    seed: Annotated[int, Meta(description="Seed of the random tie-breaks; 0 draws one at start.")] = 0
+
+    heartbeat_s: Annotated[float, Meta(gt=0, le=60, description="Expected time between heartbeats.")] = 1.0
+    suspect_after_s: Annotated[float, Meta(gt=0, le=600, description="Silence after which a node is suspect.")] = 3.0
+    down_after_s: Annotated[float, Meta(gt=0, le=600, description="Silence after which a node is down.")] = 5.0
+    forget_after_s: Annotated[float, Meta(gt=0, le=604_800, description="Silence after which a node is forgotten.")] = (
+        300.0
+    )
+    max_nodes: Annotated[int, Meta(ge=1, le=100_000, description="Nodes kept at most.")] = 2048
+    max_slots_per_node: Annotated[
+        int, Meta(ge=1, le=4096, description="A node that claims more slots is taken to have these.")
+    ] = 256
+    grant_expires_s: Annotated[
+        float, Meta(gt=0, le=60, description="A grant that no node accepted within this time is void.")
+    ] = 2.0
+    warm_up_s: Annotated[
+        float,
+        Meta(ge=0, le=60, description="After a start, requests wait this long for nodes to show themselves."),
+    ] = 2.5
+
+    queue_limit: Annotated[
+        int, Meta(ge=1, le=100_000, description="Waiting requests per priority level; more are refused.")
+    ] = 512
+    ageing_s: Annotated[float, Meta(gt=0, le=86_400, description="Waiting time that is worth one priority level.")] = (
+        60.0
+    )
+    theta: Annotated[
+        float, Meta(ge=0, le=2, description="Weight of a request's size in the order; 0 is pure ageing.")
+    ] = 0.25
+    size_clamp: Annotated[
+        float, Meta(ge=0, le=10, description="Priority levels the size term may add or take at most.")
+    ] = 1.0
+    window: Annotated[int, Meta(ge=1, le=1000, description="Waiting requests planned per eligibility class.")] = 20
+
+    hold: Annotated[
+        float,
+        Meta(ge=0, lt=1, description="Share of the cost that waiting for a better node must save."),
+    ] = 0.3
+    risk_overhead_s: Annotated[
+        float, Meta(ge=0, le=60, description="Time lost to a failure besides the work itself.")
+    ] = 2.0
+    soft_success_floor: Annotated[
+        float, Meta(ge=0, lt=1, description="Proven success that RELIABLE asks for without an explicit floor.")
+    ] = 0.95
+    async_gpu_factor: Annotated[
+        float, Meta(ge=1, le=10, description="Cost of a GPU node to patient work, where a CPU node would do.")
+    ] = 1.1
+
+    failures_to_open: Annotated[
+        int, Meta(ge=1, le=1000, description="Consecutive failures that open a circuit breaker.")
+    ] = 5
+    failure_ratio_to_open: Annotated[
+        float, Meta(gt=0, le=1, description="Share of failures over the window that opens a breaker.")
+    ] = 0.5
+    breaker_window: Annotated[
+        int, Meta(ge=2, le=1000, description="Latest attempts over which a breaker's ratio is counted.")
+    ] = 20
+    breaker_open_s: Annotated[
+        float, Meta(gt=0, le=3600, description="How long an open breaker waits before it is tried again.")
+    ] = 30.0
+    breaker_trials: Annotated[
+        int, Meta(ge=1, le=100, description="Trial requests at a time through a half-open breaker.")
+    ] = 2
+    successes_to_close: Annotated[int, Meta(ge=1, le=100, description="Successes that close a half-open breaker.")] = 3
+
+    queued_repeat_s: Annotated[
+        float, Meta(gt=0, le=60, description="How often a waiting request's dispatcher is told so.")
+    ] = 2.0
+    tick_s: Annotated[float, Meta(gt=0, le=5, description="How often time-driven rules are checked.")] = 0.25
+    lease_ttl_s: Annotated[int, Meta(ge=1, le=60, description="How long an office outlives its holder.")] = 3
+    resident_keep_alive_s: Annotated[
+        float, Meta(ge=-1, le=604_800, description="keep_alive of models in steady demand.")
+    ] = 1800.0
+    one_off_keep_alive_s: Annotated[
+        float, Meta(ge=-1, le=604_800, description="keep_alive of models that are rarely asked for.")
+    ] = 300.0

@@ -1,0 +1,87 @@
+"""How often each model is asked for, and how much work of which rank flows to each node.
+
+Both are exponentially weighted rates. The work per rank tells how much later work will overtake a request
+that waits for a node: without it, long requests hold on for GPUs that they never get.
+"""
+
+from __future__ import annotations
+
+import math
+
+_DEMAND_S = 120.0
+_WORK_S = 300.0
+_BUCKETS_PER_RANK = 2
+_LOWEST_RANK = -2.0
+_BUCKETS = 32  # ranks from -2 to 14
+_MOST_OVERTAKING = 0.9
+_MODELS_LIMIT = 4096
+
+
+class Demand:
+    """Requests per second of each model, averaged over two minutes. Bounded."""
+
+    def __init__(self) -> None:
+        self._rates: dict[str, tuple[float, float]] = {}
+
+    def count(self, model: str, now: float) -> None:
+        """Counts one request."""
+        if model not in self._rates and len(self._rates) >= _MODELS_LIMIT:
+            self._rates.pop(next(iter(self._rates)))
+        self._rates[model] = (self.rate(model, now) + 1.0 / _DEMAND_S, now)
+
+    def rate(self, model: str, now: float) -> float:
+        """Requests per second; 0 for a model never asked for."""
+        rate, at = self._rates.get(model, (0.0, now))
+        return rate * math.exp(-max(0.0, now - at) / _DEMAND_S)
+
+
+class RankedWork:
+    """Share of one node's capacity that work of each rank takes, averaged over five minutes."""
+
+    __slots__ = ("_at", "_beyond", "_shares")
+
+    def __init__(self, now: float) -> None:
+        self._at = now
+        self._shares = [0.0] * _BUCKETS
+        self._beyond: list[float] | None = None
+
+    def count(self, rank: float, node_s: float, now: float) -> None:
+        """Counts work that was granted.
+
+        Args:
+            rank: The rank with which the request arrived.
+            node_s: Seconds of the whole node that it takes.
+            now: The instant of the grant.
+        """
+        self._decay(now)
+        self._shares[_bucket(rank)] += node_s / _WORK_S
+        self._beyond = None
+
+    def overtaking_factor(self, rank: float, now: float) -> float:
+        """By how much a wait stretches because work of higher rank arrives meanwhile; 1 to 10."""
+        if now - self._at > 1.0 or self._beyond is None:
+            self._decay(now)
+            self._beyond = self._sums()
+        load = self._beyond[_bucket(rank)]
+        return 1.0 / (1.0 - min(_MOST_OVERTAKING, load))
+
+    def _decay(self, now: float) -> None:
+        passed_s = now - self._at
+        if passed_s <= 0:
+            return
+        factor = math.exp(-passed_s / _WORK_S)
+        self._shares = [share * factor for share in self._shares]
+        self._at = now
+        self._beyond = None
+
+    def _sums(self) -> list[float]:
+        """For each bucket, the work in all higher buckets."""
+        sums, total = [0.0] * _BUCKETS, 0.0
+        for i in range(_BUCKETS - 1, -1, -1):
+            sums[i] = total
+            total += self._shares[i]
+        return sums
+
+
+def _bucket(rank: float) -> int:
+    return max(0, min(_BUCKETS - 1, int((rank - _LOWEST_RANK) * _BUCKETS_PER_RANK)))

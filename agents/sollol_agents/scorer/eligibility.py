@@ -1,0 +1,203 @@
+"""Which nodes may serve a request, and why each other one may not.
+
+Filtering happens once per eligibility class and node, and again only for nodes whose shape changed. Reasons
+are of two kinds: physical ones (down, model missing, does not fit) that nothing overrides, and constraints of
+the caller (memory, reliability, chosen node, CPU) that `soft: true` lifts when no node satisfies them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sollol_agents.scorer.nodes import Node
+from sollol_agents.scorer.residency import SAFETY_BYTES, need_bytes
+from sollol_agents.scorer.waiting import Waiting
+from sollol_schemas.context import RequestKind
+from sollol_schemas.decision import Rejection, RejectionReason
+from sollol_schemas.routing import RoutingMode
+from sollol_schemas.telemetry import InstalledModel, NodeState
+
+Reason = RejectionReason
+
+CONSTRAINTS = frozenset({Reason.TOO_LITTLE_VRAM, Reason.NOT_RELIABLE_ENOUGH, Reason.NOT_CPU,
+                         Reason.NOT_CHOSEN_NODE})  # fmt: skip
+"""Reasons that the caller asked for; `soft` lifts them."""
+TRANSIENT = frozenset({Reason.DOWN, Reason.SUSPECT, Reason.ENGINE_UNREACHABLE, Reason.BREAKER_OPEN,
+                       Reason.DRAINING})  # fmt: skip
+"""Reasons that may pass by themselves; patient work waits for it."""
+
+_GIB = 1024.0**3
+
+
+class EligibilityClass:
+    """The verdict on every node for one kind of request."""
+
+    __slots__ = ("_floor", "_pattern", "_verdicts", "fallback", "model", "nodes", "rejections")
+
+    def __init__(self, pattern: Waiting, soft_floor: float) -> None:
+        self._pattern = pattern
+        self._floor = soft_floor
+        self._verdicts: dict[str, tuple[int, Rejection | None]] = {}
+        self.model = pattern.model
+        self.nodes: tuple[Node, ...] = ()
+        """Eligible nodes."""
+        self.rejections: tuple[Rejection, ...] = ()
+        self.fallback = ""
+        """What was relaxed to find a node; empty when nothing was."""
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether a node that is refused now may become eligible by itself."""
+        return any(r.reason in TRANSIENT for r in self.rejections)
+
+    def refresh(self, nodes: Iterable[Node], now: float) -> None:
+        """Judges every node again whose shape changed, and settles who is eligible."""
+        judged: list[tuple[Node, Rejection | None]] = []
+        verdicts = self._verdicts
+        fresh: dict[str, tuple[int, Rejection | None]] = {}
+        for node in nodes:
+            known = verdicts.get(node.node_id)
+            if known is None or known[0] != node.shape_version:
+                known = (node.shape_version, judge(node, self._pattern, now))
+            fresh[node.node_id] = known
+            judged.append((node, known[1]))
+        self._verdicts = fresh
+        self._settle(judged)
+
+    def _settle(self, judged: Sequence[tuple[Node, Rejection | None]]) -> None:
+        routing = self._pattern.request.routing
+        self.fallback = ""
+        nodes = [n for n, r in judged if r is None]
+        rejections = [r for _, r in judged if r is not None]
+        if not nodes and routing.soft:
+            nodes = [n for n, r in judged if r is not None and r.reason in CONSTRAINTS]
+            if nodes:
+                self.fallback = "no node satisfies the constraints; taken because the request is soft"
+        nodes = self._prefer_chosen(nodes, rejections)
+        nodes = self._prefer_reliable(nodes, rejections)
+        nodes = _prefer_up(nodes, rejections)
+        if nodes:
+            names = {n.node_id for n in nodes}
+            rejections = [r for r in rejections if r.node_id not in names]
+        self.nodes, self.rejections = tuple(nodes), tuple(rejections)
+
+    def _prefer_chosen(self, nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
+        wanted = self._pattern.request.routing.node_id
+        if wanted is None or not nodes:
+            return nodes
+        chosen = [n for n in nodes if n.node_id == wanted]
+        if not chosen:
+            why = next((r.reason.value for r in rejections if r.node_id == wanted), "not known")
+            self.fallback = self.fallback or f"the wanted node {wanted} is not available ({why})"
+            return nodes
+        rejections += [
+            Rejection(node_id=n.node_id, reason=Reason.NOT_CHOSEN_NODE, detail=f"{wanted} was asked for")
+            for n in nodes
+            if n.node_id != wanted
+        ]
+        return chosen
+
+    def _prefer_reliable(self, nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
+        """RELIABLE without an explicit floor: nodes above the soft floor, or else the best proven one."""
+        routing = self._pattern.request.routing
+        if routing.routing_mode is not RoutingMode.RELIABLE or routing.min_success_rate is not None or not nodes:
+            return nodes
+        proven = [n for n in nodes if n.record.bound >= self._floor]
+        if not proven:
+            best = max(n.record.bound for n in nodes)
+            proven = [n for n in nodes if n.record.bound >= best - 1e-9]
+            self.fallback = self.fallback or f"no node has proven {self._floor:.2f} yet; best bound {best:.2f}"
+        kept = {n.node_id for n in proven}
+        rejections += [_unreliable(n, self._floor) for n in nodes if n.node_id not in kept]
+        return proven
+
+
+def _prefer_up(nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
+    """Suspect nodes serve only while no other can: silence is doubt, not death."""
+    up = [n for n in nodes if n.state is not NodeState.SUSPECT]
+    if not up or len(up) == len(nodes):
+        return nodes
+    rejections += [Rejection(node_id=n.node_id, reason=Reason.SUSPECT) for n in nodes if n.state is NodeState.SUSPECT]
+    return up
+
+
+def judge(node: Node, waiting: Waiting, now: float) -> Rejection | None:
+    """The first reason why this node may not serve the request, or None."""
+    return _judge_node(node, waiting, now) or _judge_model(node, waiting) or _judge_constraints(node, waiting)
+
+
+def _reject(node: Node, reason: RejectionReason, detail: str = "") -> Rejection:
+    return Rejection(node_id=node.node_id, reason=reason, detail=detail)
+
+
+def _judge_node(node: Node, waiting: Waiting, now: float) -> Rejection | None:
+    routing = waiting.request.routing
+    if routing.strict and routing.node_id is not None and routing.node_id != node.node_id:
+        return _reject(node, Reason.NOT_CHOSEN_NODE, f"{routing.node_id} was asked for")
+    if node.node_id in waiting.excluded:
+        return _reject(node, Reason.EXCLUDED, "it failed this request before")
+    return _judge_health(node, waiting, now)
+
+
+def _judge_health(node: Node, waiting: Waiting, now: float) -> Rejection | None:
+    if node.state is NodeState.DOWN:
+        return _reject(node, Reason.DOWN)
+    if node.is_draining:
+        return _reject(node, Reason.DRAINING)
+    if not node.telemetry.engine.is_reachable:
+        return _reject(node, Reason.ENGINE_UNREACHABLE, node.telemetry.engine.detail[:80])
+    breaker = node.breakers.refusing(waiting.model, now)
+    if breaker is not None:
+        return _reject(node, Reason.BREAKER_OPEN, f"tried again in {breaker.opens_in_s(now):.0f} s")
+    return None
+
+
+def _judge_model(node: Node, waiting: Waiting) -> Rejection | None:
+    model = node.installed.get(waiting.model)
+    if model is None:
+        return _reject(node, Reason.MODEL_MISSING)
+    if not _is_capable(model, waiting.request.context.kind):
+        return _reject(node, Reason.WRONG_CAPABILITY, ", ".join(model.capabilities)[:80])
+    if node.model_slots(model) < 1:
+        return _reject(node, Reason.NO_SLOTS)
+    return _judge_fit(node, waiting, model)
+
+
+def _is_capable(model: InstalledModel, kind: RequestKind) -> bool:
+    """Unknown capabilities are no reason to refuse; an embedding-only model cannot generate."""
+    known = set(model.capabilities)
+    if not known or kind is RequestKind.PASSTHROUGH:
+        return True
+    if kind is RequestKind.EMBED:
+        return bool(known & {"embedding", "completion"})
+    return known != {"embedding"}
+
+
+def _judge_fit(node: Node, waiting: Waiting, model: InstalledModel) -> Rejection | None:
+    if node.is_router_free or not node.budget.is_known or node.resident(waiting.model) is not None:
+        return None
+    need = need_bytes(model, node.model_slots(model), waiting.request.context.num_ctx)
+    have = node.budget.vram_bytes + node.budget.ram_bytes
+    if need <= have or model.size_bytes == 0:
+        return None
+    detail = f"needs {(need + SAFETY_BYTES) / _GIB:.1f} GiB, has {(have + SAFETY_BYTES) / _GIB:.1f} GiB"
+    return _reject(node, Reason.DOES_NOT_FIT, detail)
+
+
+def _judge_constraints(node: Node, waiting: Waiting) -> Rejection | None:
+    routing = waiting.request.routing
+    if routing.min_vram_gb:
+        free_mib = node.free_vram_mib()
+        if free_mib < routing.min_vram_mib:
+            return _reject(node, Reason.TOO_LITTLE_VRAM, f"{free_mib / 1024:.1f} GiB free")
+    if waiting.is_cpu_only and node.has_gpu:
+        return _reject(node, Reason.NOT_CPU)
+    floor = routing.min_success_rate
+    if routing.routing_mode is RoutingMode.RELIABLE and floor is not None and node.record.bound < floor:
+        return _unreliable(node, floor)
+    return None
+
+
+def _unreliable(node: Node, floor: float) -> Rejection:
+    detail = f"proven {node.record.bound:.3f}, asked for {floor:.3f}"
+    return _reject(node, Reason.NOT_RELIABLE_ENOUGH, detail)

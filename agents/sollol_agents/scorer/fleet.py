@@ -1,0 +1,289 @@
+"""The fleet as the scorer sees it: who owns a node id, who is up, and which attempts occupy which slots.
+
+Safety: a slot is counted as taken from the grant until the node's outcome, or until the node's own list of
+attempts stops naming it; reconciliation is by attempt id, never by counters. Liveness: a grant that no node
+took expires, and what a node runs without our grant is adopted. Callers must tolerate that for one heartbeat
+a slot may seem taken that is free; never the reverse, unless a node starts work that nobody granted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from sollol_agents.scorer.attempts import Attempt, Tombstones
+from sollol_agents.scorer.breaker import BreakerRules, Breakers
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.scorer.names import canonical
+from sollol_agents.scorer.nodes import Node, Versions
+from sollol_agents.scorer.priors import weight_bytes
+from sollol_schemas.events import NodeEvent
+from sollol_schemas.ids import request_id_of
+from sollol_schemas.telemetry import InFlight, LoadUpdate, NodeState, Telemetry
+
+log = logging.getLogger(__name__)
+
+
+class FleetChange:
+    """What a message or the passing of time changed."""
+
+    __slots__ = ("events", "expired", "has_room", "lost", "vanished")
+
+    def __init__(self) -> None:
+        self.events: list[NodeEvent] = []
+        self.lost: list[Attempt] = []
+        """Attempts of a process that is gone, which nobody has reported yet."""
+        self.vanished: list[Attempt] = []
+        """Attempts that the node no longer lists: they ended, their outcome was or will be told."""
+        self.expired: list[Attempt] = []
+        """Grants that no node took."""
+        self.has_room = False
+        """Whether a request that waits might start now."""
+
+
+class Fleet:
+    """All nodes, and the index of attempts."""
+
+    def __init__(self, config: ScorerConfig) -> None:
+        self._config = config
+        self._rules = BreakerRules(
+            failures=config.failures_to_open,
+            failure_ratio=config.failure_ratio_to_open,
+            window=config.breaker_window,
+            open_s=config.breaker_open_s,
+            trials=config.breaker_trials,
+            successes=config.successes_to_close,
+        )
+        self.nodes: dict[str, Node] = {}
+        self._node_of: dict[str, Node] = {}
+        self._ended = Tombstones()
+        self._versions = Versions()
+        self.frozen_until = 0.0
+        """Until then silence is our own deafness: nobody becomes suspect or down."""
+
+    @property
+    def shape_version(self) -> int:
+        """Changes whenever a node joins, leaves, or may have become eligible or ineligible for something."""
+        return self._versions.shape
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts granted or running."""
+        return len(self._node_of)
+
+    def attempt(self, attempt_id: str) -> Attempt | None:
+        """An attempt that occupies a slot, or None."""
+        node = self._node_of.get(attempt_id)
+        return node.attempts.get(attempt_id) if node is not None else None
+
+    def node_of(self, attempt_id: str) -> Node | None:
+        """The node whose slot an attempt occupies, or None."""
+        return self._node_of.get(attempt_id)
+
+    def on_telemetry(self, telemetry: Telemetry, now: float) -> FleetChange:
+        """Takes a full heartbeat; one of a process that does not own the id, or an old one, changes nothing."""
+        change = FleetChange()
+        node = self.nodes.get(telemetry.node_id)
+        if node is None:
+            node = self._join(telemetry, now, change)
+            if node is None:
+                return change
+        elif not self._is_current(node, telemetry, now, change):
+            return change
+        before = (node.shape_version, node.load_version)
+        node.seq = telemetry.seq
+        node.tell(telemetry, self._config.max_slots_per_node)
+        node.is_failing = node.is_failing and not telemetry.engine.is_reachable
+        self._hear(node, telemetry.in_flight, now, change)
+        node.report_load(
+            slots=telemetry.slots,
+            is_draining=telemetry.is_draining,
+            loaded=telemetry.loaded,
+            max_slots=self._config.max_slots_per_node,
+        )
+        self._judge(node, now, change)
+        change.has_room = change.has_room or before != (node.shape_version, node.load_version)
+        return change
+
+    def on_load(self, update: LoadUpdate, now: float) -> FleetChange:
+        """Takes a load message of a known process; any other is ignored until its heartbeat comes."""
+        change = FleetChange()
+        node = self.nodes.get(update.node_id)
+        if node is None or node.instance != update.instance or update.seq <= node.seq:
+            return change
+        node.seq = update.seq
+        self._hear(node, update.in_flight, now, change)
+        node.report_load(
+            slots=update.slots,
+            is_draining=update.is_draining,
+            loaded=update.loaded,
+            max_slots=self._config.max_slots_per_node,
+        )
+        self._judge(node, now, change)
+        change.has_room = True
+        return change
+
+    def take(self, node: Node, attempt: Attempt) -> None:
+        """Puts a granted attempt into a slot of `node`."""
+        node.take(attempt)
+        self._node_of[attempt.attempt_id] = node
+
+    def release(self, attempt_id: str, now: float, *, is_final: bool = False, is_loaded: bool = True) -> Attempt | None:
+        """Frees the slot of an attempt, wherever it is counted; None when it holds none.
+
+        Args:
+            attempt_id: Whose slot.
+            now: The current instant.
+            is_final: The node itself reported the end; a late message cannot bring the attempt back.
+            is_loaded: Whether a load that the attempt caused came to its end.
+        """
+        if is_final:
+            self._ended.add(attempt_id, now)
+        node = self._node_of.pop(attempt_id, None)
+        return node.release(attempt_id, is_loaded=is_loaded) if node is not None else None
+
+    def fail(self, node_id: str, now: float) -> FleetChange:
+        """An attempt on this node just failed: it is suspect until its next heartbeat."""
+        change = FleetChange()
+        node = self.nodes.get(node_id)
+        if node is not None:
+            node.is_failing = True
+            self._judge(node, now, change)
+        return change
+
+    def tick(self, now: float) -> FleetChange:
+        """Applies what the passing of time changes: silence, expired grants, forgotten nodes."""
+        change = FleetChange()
+        for node in list(self.nodes.values()):
+            self._judge(node, now, change)
+            self._expire(node, now, change)
+            if now - node.seen_at > self._config.forget_after_s and now >= self.frozen_until:
+                self._forget(node, now, change)
+        return change
+
+    def freeze(self, until: float) -> None:
+        """Our own connection was away: judges nobody by silence until then."""
+        self.frozen_until = max(self.frozen_until, until)
+
+    def _join(self, telemetry: Telemetry, now: float, change: FleetChange) -> Node | None:
+        if len(self.nodes) >= self._config.max_nodes:
+            log.warning("node %s ignored: %d nodes are the limit", telemetry.node_id, len(self.nodes),
+                        extra={"action": "node_ignored"})  # fmt: skip
+            return None
+        node = self.nodes[telemetry.node_id] = Node(telemetry, now, self._versions)
+        node.breakers = Breakers(self._rules)
+        node.state = NodeState.DOWN
+        node.reshape()
+        change.has_room = True
+        return node
+
+    def _is_current(self, node: Node, telemetry: Telemetry, now: float, change: FleetChange) -> bool:
+        """Whether the heartbeat comes from the process that owns the id; lets a new owner take over."""
+        if telemetry.instance == node.instance:
+            return telemetry.seq > node.seq
+        is_silent = now - node.seen_at > self._config.down_after_s
+        if telemetry.revision <= node.revision and not is_silent:
+            return False
+        for attempt in node.restart(telemetry, now):
+            self._node_of.pop(attempt.attempt_id, None)
+            change.lost.append(attempt)
+        node.breakers = Breakers(self._rules)
+        return True
+
+    def _hear(self, node: Node, in_flight: Iterable[InFlight], now: float, change: FleetChange) -> None:
+        node.seen_at = now
+        gone, unknown = node.reconcile(tuple(in_flight), now)
+        for attempt in gone:
+            self._node_of.pop(attempt.attempt_id, None)
+            node.release(attempt.attempt_id, is_loaded=True)
+            change.vanished.append(attempt)
+            change.has_room = True
+        for seen in unknown:
+            if seen.attempt_id not in self._ended and seen.attempt_id not in self._node_of:
+                self.take(node, self._adopted(node, seen, now))
+
+    @staticmethod
+    def _adopted(node: Node, seen: InFlight, now: float) -> Attempt:
+        """An attempt that somebody else granted, with what the node tells about it."""
+        model = canonical(seen.model)
+        attempt = Attempt(
+            attempt_id=seen.attempt_id,
+            request_id=request_id_of(seen.attempt_id),
+            node_id=node.node_id,
+            instance=node.instance,
+            model=model,
+            wire_model=seen.model,
+            granted_at=now - min(seen.elapsed_s, 86_400.0),
+        )
+        size = _size_of(node, model)
+        attempt.prompt_tokens = seen.prompt_tokens
+        attempt.prefill_s = min(seen.prompt_tokens, 10_000_000) / node.speeds.prompt_tps(model, size)
+        attempt.output_median = min(max(seen.expected_output_tokens, 0.0), 1e6)
+        if attempt.output_median > 0:
+            attempt.decode_tps = node.speeds.decode_tps(model, size)
+        attempt.load_s = node.speeds.load_s(model, size) if seen.is_loading else 0.0
+        attempt.predicted_s = seen.predicted_s
+        attempt.observe(seen, now)
+        if seen.is_loading and node.resident(model) is None:
+            node.residents.begin_load(model, size, loader=seen.attempt_id, ready_at=now + attempt.load_s, evicts=())
+        return attempt
+
+    def _expire(self, node: Node, now: float, change: FleetChange) -> None:
+        limit = now - self._config.grant_expires_s
+        for attempt in [a for a in node.attempts.values() if not a.is_confirmed and a.granted_at <= limit]:
+            self.release(attempt.attempt_id, now, is_loaded=False)
+            change.expired.append(attempt)
+            change.has_room = True
+
+    def _judge(self, node: Node, now: float, change: FleetChange) -> None:
+        state = self._state(node, now)
+        if state is node.state:
+            return
+        event = NodeEvent(
+            node_id=node.node_id,
+            state=state,
+            previous=node.state,
+            instance=node.instance,
+            reason=_reason(node, state, now),
+        )
+        if node.state is NodeState.DOWN:
+            node.joined_at = now
+        node.state = state
+        node.reshape()
+        change.events.append(event)
+        change.has_room = True
+
+    def _state(self, node: Node, now: float) -> NodeState:
+        silent_s = now - node.seen_at
+        if now < self.frozen_until and node.state is not NodeState.DOWN:
+            silent_s = 0.0
+        if silent_s > self._config.down_after_s:
+            return NodeState.DOWN
+        if silent_s > self._config.suspect_after_s:
+            return NodeState.SUSPECT
+        if node.is_draining:
+            return NodeState.DRAINING
+        return NodeState.SUSPECT if node.is_failing else NodeState.UP
+
+    def _forget(self, node: Node, now: float, change: FleetChange) -> None:
+        del self.nodes[node.node_id]
+        node.reshape()
+        for attempt in list(node.attempts.values()):
+            self.release(attempt.attempt_id, now, is_loaded=False)
+            change.lost.append(attempt)
+
+
+def _size_of(node: Node, model: str) -> float:
+    return weight_bytes(node.installed.get(model))
+
+
+def _reason(node: Node, state: NodeState, now: float) -> str:
+    match state:
+        case NodeState.UP:
+            return "heartbeats arrive"
+        case NodeState.DRAINING:
+            return "takes no new work"
+        case NodeState.SUSPECT if node.is_failing:
+            return "an attempt failed"
+        case _:
+            return f"silent for {now - node.seen_at:.1f} s"

@@ -1,0 +1,139 @@
+"""What a grant says: the decision with its candidates, the reply to the dispatcher, the ledger's entry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from sollol_agents.scorer.attempts import Attempt
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.scorer.cost import Cost, end_of, explain, first_token_s, gap_s, prefill_left_s
+from sollol_agents.scorer.demand import Demand
+from sollol_agents.scorer.eligibility import EligibilityClass
+from sollol_agents.scorer.lognormal import MEAN_FACTOR
+from sollol_agents.scorer.plan import Assignment
+from sollol_agents.scorer.waiting import Waiting
+from sollol_schemas.decision import Decision, DecisionSummary
+from sollol_schemas.grant import Granted
+from sollol_schemas.ids import attempt_id
+
+_CANDIDATES = 8
+_REJECTIONS = 8
+_RESIDENT_RATE = 1.0 / 300.0  # requests per second from which a model counts as resident
+
+
+class Circumstances(NamedTuple):
+    """What a decision says besides the choice itself."""
+
+    term: int
+    now: float
+    queued: int
+    strategy: str
+
+
+def made_decision(
+    assignment: Assignment, verdict: EligibilityClass, facts: Circumstances, *, is_dry_run: bool = False
+) -> Decision:
+    """The decision as it is published: the choice, the best candidates term by term, the refused nodes."""
+    waiting, choice = assignment.waiting, assignment.choice
+    request, cost, now = waiting.request, choice.cost, facts.now
+    best = sorted(assignment.costs, key=lambda c: c.total_s)[:_CANDIDATES]
+    if cost not in best:
+        best[-1] = cost
+    mean = waiting.output_median * MEAN_FACTOR
+    return Decision(
+        summary=_summary(waiting, cost, _reason(choice.reason, verdict), verdict, facts),
+        model=request.context.model,
+        task_type=request.context.task_type,
+        dispatcher=request.dispatcher,
+        prompt_tokens=request.context.prompt_tokens,
+        expected_output_tokens=round(min(mean, float(request.context.max_output_tokens or mean)), 1),
+        predicted_first_token_s=round(max(0.0, cost.start - now) + first_token_s(cost), 4),
+        needs_load=cost.load is not None,
+        candidates=tuple(explain(c, now) for c in best),
+        rejections=verdict.rejections[:_REJECTIONS],
+        queued=facts.queued,
+        is_dry_run=is_dry_run,
+    )
+
+
+def _reason(reason: str, verdict: EligibilityClass) -> str:
+    return f"{reason}; {verdict.fallback}" if verdict.fallback else reason
+
+
+def _summary(
+    waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityClass, facts: Circumstances
+) -> DecisionSummary:
+    request, node = waiting.request, cost.horizon.node
+    return DecisionSummary(
+        request_id=request.request_id,
+        attempt_id=attempt_id(request.request_id, request.number),
+        node_id=node.node_id,
+        node_url=node.telemetry.engine.url,
+        mode=waiting.mode,
+        strategy=facts.strategy,
+        priority=waiting.priority,
+        predicted_s=round(max(0.0, end_of(cost) - facts.now) + cost.estimate.rtt_s, 4),
+        queue_s=round(max(0.0, facts.now - waiting.enqueued_at), 4),
+        attempt=request.number,
+        reason=reason,
+        rejected=dict(Counter(r.reason.value for r in verdict.rejections)),
+        term=facts.term,
+    )
+
+
+def made_grant(
+    assignment: Assignment, decision: Decision, demand: Demand, config: ScorerConfig, now: float
+) -> tuple[Attempt, Granted]:
+    """The ledger's entry and the dispatcher's reply for a request that starts now."""
+    waiting, cost = assignment.waiting, assignment.choice.cost
+    node = cost.horizon.node
+    granted = Granted(
+        summary=decision.summary,
+        instance=node.instance,
+        model=node.installed[waiting.model].name,
+        predicted_first_token_s=decision.predicted_first_token_s,
+        predicted_load_s=round(cost.estimate.load_s, 4) if cost.load is not None else 0.0,
+        predicted_gap_s=round(gap_s(cost), 6),
+        co_runner_prefill_s=round(
+            max((prefill_left_s(a, now, cost.horizon.pace) for a in node.attempts.values()), default=0.0), 4
+        ),
+        needs_load=cost.load is not None,
+        keep_alive_s=_keep_alive_s(waiting, demand, config, now),
+    )
+    return _entry(waiting, cost, granted, now), granted
+
+
+def _keep_alive_s(waiting: Waiting, demand: Demand, config: ScorerConfig, now: float) -> float:
+    """Long for models in steady demand, short for others: engines evict by this, not by use."""
+    is_resident = demand.rate(waiting.model, now) > _RESIDENT_RATE
+    return config.resident_keep_alive_s if is_resident else config.one_off_keep_alive_s
+
+
+def _entry(waiting: Waiting, cost: Cost, granted: Granted, now: float) -> Attempt:
+    request, node, e = waiting.request, cost.horizon.node, cost.estimate
+    attempt = Attempt(
+        attempt_id=granted.summary.attempt_id,
+        request_id=request.request_id,
+        node_id=node.node_id,
+        instance=node.instance,
+        model=waiting.model,
+        wire_model=granted.model,
+        granted_at=now,
+    )
+    attempt.dispatcher = request.dispatcher
+    attempt.mode = waiting.mode
+    attempt.priority = waiting.priority
+    attempt.arrival_rank = waiting.arrival_rank()
+    attempt.task_type = request.context.task_type
+    attempt.predicted_s = granted.summary.predicted_s
+    attempt.load_s = e.load_s if cost.load is not None else 0.0
+    attempt.prefill_s = e.prefill_s
+    attempt.decode_tps = e.decode_tps if e.output_median > 0 else 0.0
+    attempt.output_median = e.output_median
+    attempt.prompt_tokens = request.context.prompt_tokens
+    attempt.max_output_tokens = request.context.max_output_tokens
+    attempt.session_id = request.routing.session_id
+    attempt.prefix_hashes = request.context.prefix_hashes
+    attempt.grant = granted
+    return attempt

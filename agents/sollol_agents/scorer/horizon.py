@@ -1,0 +1,164 @@
+"""One node's near future: when its slots come free, what is in memory, and what a load would push out.
+
+A horizon is built from a node, may be changed by plans (`commit`) without touching the node, and holds
+absolute instants, so that one horizon serves many decisions while the node does not change.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sollol_agents.scorer.demand import Demand
+from sollol_agents.scorer.nodes import Node
+
+_SOON_S = 0.05  # what should have happened already is taken to happen this soon
+_MAX_AGE_S = 0.25
+_FAR_S = 86_400.0
+
+
+class LoadPlan(NamedTuple):
+    """What loading a model on a node takes."""
+
+    begins_at: float
+    """When the last attempt of the victims ends and no other load runs; 0: at once."""
+    victims: tuple[str, ...]
+    evict_s: float
+    """Expected seconds of reloading what was pushed out."""
+
+
+class Horizon:
+    """The planned state of one node."""
+
+    __slots__ = (
+        "_demand",
+        "_holders",
+        "_plans",
+        "beta",
+        "beta_other",
+        "built_at",
+        "finishes",
+        "is_full",
+        "load_ends_at",
+        "node",
+        "pace",
+        "ready",
+        "slots",
+        "versions",
+    )
+
+    def __init__(self, node: Node, now: float, demand: Demand, holders: Callable[[str], int]) -> None:
+        self.node = node
+        self.built_at = now
+        self.versions = (node.load_version, node.speed_version)
+        self.slots = node.slots
+        self.is_full = node.is_full
+        self.beta = node.speeds.beta
+        self.beta_other = node.speeds.beta_other
+        self.pace = max(node.pace.value, 0.05)
+        self._demand = demand
+        self._holders = holders
+        self._plans: dict[str, LoadPlan] = {}
+        self.load_ends_at = 0.0
+        self.ready: dict[str, float] = {}
+        for name, resident in node.residents.by_name.items():
+            self.ready[name] = max(resident.ready_at, now + _SOON_S) if resident.is_loading else 0.0
+            self.load_ends_at = max(self.load_ends_at, self.ready[name])
+        self.finishes = self._finishes(now)
+
+    def _finishes(self, now: float) -> list[tuple[float, str]]:
+        """Predicted end of every attempt with its model, soonest first."""
+        attempts = self.node.attempts.values()
+        if not attempts:
+            return []
+        slowness = (1.0 + self.beta * (len(attempts) - 1)) / self.pace
+        speed = 1.0 / slowness
+        ends = [(now + min(_FAR_S, a.base_left_s(now, speed) * slowness), a.model) for a in attempts]
+        ends.sort()
+        return ends
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether the node is as it was when this was built, and no predicted end has passed."""
+        node = self.node
+        if self.versions != (node.load_version, node.speed_version) or self.is_full != node.is_full:
+            return False
+        if not self.finishes and not self.load_ends_at:
+            return True
+        return now - self.built_at < _MAX_AGE_S and (not self.finishes or self.finishes[0][0] > now)
+
+    def copy(self) -> Horizon:
+        """A horizon that a plan may change."""
+        twin = object.__new__(Horizon)
+        for name in Horizon.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin.finishes = list(self.finishes)
+        twin.ready = dict(self.ready)
+        twin._plans = dict(self._plans)
+        return twin
+
+    def has_free_slot(self) -> bool:
+        """Whether one more attempt fits now."""
+        return len(self.finishes) < self.slots and not self.is_full
+
+    def load_plan(self, name: str, need_bytes: float) -> LoadPlan:
+        """What loading `name` here takes; remembered until the horizon changes."""
+        plan = self._plans.get(name)
+        if plan is None:
+            plan = self._plans[name] = self._plan_load(need_bytes)
+        return plan
+
+    def _plan_load(self, need_bytes: float) -> LoadPlan:
+        begins_at = self.load_ends_at
+        victims, evict_s = self._victims(need_bytes)
+        for end, running in reversed(self.finishes):
+            if running in victims:
+                begins_at = max(begins_at, end)
+                break
+        return LoadPlan(begins_at, victims, evict_s)
+
+    def _victims(self, need_bytes: float) -> tuple[tuple[str, ...], float]:
+        """The models to push out, cheapest to reload first, until there is room."""
+        node = self.node
+        if node.is_router_free:
+            return (), 0.0
+        sizes = {name: self._size(name) for name in self.ready}
+        room = node.budget.device_bytes - sum(sizes.values()) if node.budget.is_known else need_bytes
+        count = len(self.ready)
+        if room >= need_bytes and count < node.max_models:
+            return (), 0.0
+        now = self.built_at
+        costs = []
+        for name, ready_at in self.ready.items():
+            if ready_at <= now:
+                rate = self._demand.rate(name, now)
+                costs.append((rate * node.speeds.load_s(name, sizes[name]), name, rate))
+        costs.sort()
+        victims: list[str] = []
+        evict_s = 0.0
+        for _, name, rate in costs:
+            if room >= need_bytes and count < node.max_models:
+                break
+            victims.append(name)
+            room += sizes[name]
+            count -= 1
+            others = self._holders(name) - 1
+            evict_s += node.speeds.load_s(name, sizes[name]) * min(1.0, 60.0 * rate) / (1 + max(0, others))
+        return tuple(victims), evict_s
+
+    def _size(self, name: str) -> float:
+        resident = self.node.residents.by_name.get(name)
+        if resident is not None and resident.size_bytes > 0:
+            return resident.size_bytes
+        installed = self.node.installed.get(name)
+        return float(installed.size_bytes) if installed is not None else 0.0
+
+    def commit(self, model: str, end: float, *, load: LoadPlan | None, ready_at: float) -> None:
+        """Plans one more attempt, and the load it needs."""
+        bisect.insort(self.finishes, (end, model))
+        if load is not None:
+            for victim in load.victims:
+                self.ready.pop(victim, None)
+            self.ready[model] = ready_at
+            self.load_ends_at = max(self.load_ends_at, ready_at)
+        self._plans.clear()

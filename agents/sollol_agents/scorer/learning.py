@@ -1,0 +1,114 @@
+"""What outcomes teach: speeds, lengths, reliability, breakers and prefix caches.
+
+Each attempt is counted once: a presumed loss that the node's own report replaces is not charged twice, and
+what a former process of a node did is not charged to its successor.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sollol_agents.scorer.attempts import Attempt, Tombstones
+from sollol_agents.scorer.fleet import Fleet
+from sollol_agents.scorer.lengths import LengthTable
+from sollol_agents.scorer.names import canonical
+from sollol_agents.scorer.nodes import Node
+from sollol_agents.scorer.priors import weight_bytes
+from sollol_schemas.errors import FREE_OF_CHARGE, ErrorCode
+from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
+
+_CHARGED = (OutcomeStatus.FAILED, OutcomeStatus.PRESUMED_LOST)
+
+
+class Lesson(NamedTuple):
+    """What an outcome changed."""
+
+    attempt: Attempt | None
+    """The attempt whose slot came free, if one did."""
+    breakers: tuple[str, ...] = ()
+    """Models whose breaker on the node changed its state; the empty name is the node's own."""
+    is_node_failing: bool = False
+
+
+class Teacher:
+    """Frees slots and teaches the fleet and the length table from outcomes."""
+
+    def __init__(self, fleet: Fleet, lengths: LengthTable) -> None:
+        self._fleet = fleet
+        self._lengths = lengths
+        self._counted = Tombstones(keep_s=900.0)
+
+    def learn(self, outcome: Outcome, now: float) -> Lesson:
+        """Takes one outcome, of whatever attempt, reported by whomever."""
+        node = self._fleet.node_of(outcome.attempt_id) or self._fleet.nodes.get(outcome.node_id)
+        attempt = self._fleet.release(
+            outcome.attempt_id,
+            now,
+            is_final=outcome.reported_by is ReportedBy.NODE,
+            is_loaded=_came_to_life(outcome, self._fleet.attempt(outcome.attempt_id)),
+        )
+        if node is None or (outcome.instance and outcome.instance != node.instance):
+            return Lesson(attempt)
+        model = attempt.model if attempt is not None else canonical(outcome.model)
+        is_trial = attempt is not None and attempt.is_trial
+        if outcome.code is ErrorCode.BUSY:
+            node.is_full = True
+        is_charged = outcome.status in _CHARGED and outcome.code not in FREE_OF_CHARGE
+        is_success = outcome.status is OutcomeStatus.SUCCESS
+        if not (is_charged or is_success) or outcome.attempt_id in self._counted:
+            node.breakers.cancel(model, is_trial=is_trial)
+            if is_trial:
+                node.reshape()
+            return Lesson(attempt)
+        self._counted.add(outcome.attempt_id, now)
+        changed = self._count(node, model, outcome, is_success=is_success, is_trial=is_trial, now=now)
+        if is_success:
+            self._learn_success(node, model, outcome, attempt)
+        else:
+            node.mirror.forget(model)
+        node.speed_version += 1
+        return Lesson(attempt, changed, is_charged)
+
+    @staticmethod
+    def _count(
+        node: Node, model: str, outcome: Outcome, *, is_success: bool, is_trial: bool, now: float
+    ) -> tuple[str, ...]:
+        before = round(node.record.bound, 2)
+        for record in (node.record, node.model_record(model)):
+            record.count(is_success=is_success)
+            if outcome.figures is not None and is_success:
+                record.compare(outcome.figures.actual_s, outcome.predicted_s)
+        changed = node.breakers.count(model, is_success=is_success, is_trial=is_trial, now=now)
+        if changed or is_trial or round(node.record.bound, 2) != before:
+            node.reshape()
+        return tuple(changed)
+
+    def _learn_success(self, node: Node, model: str, outcome: Outcome, attempt: Attempt | None) -> None:
+        figures = outcome.figures
+        if figures is None:
+            return
+        node.speeds.learn(model, weight_bytes(node.installed.get(model)), figures, node.pace.value)
+        prompt = figures.prompt_tokens or 0
+        output = figures.output_tokens or 0
+        limit = attempt.max_output_tokens if attempt is not None else None
+        if output > 0 and (limit is None or output < limit):
+            asked = attempt.prompt_tokens if attempt is not None and attempt.prompt_tokens else prompt
+            self._lengths.learn(model, outcome.task_type or "generation", asked, output)
+        if attempt is not None:
+            _remember_prefix(node, attempt, prompt + output)
+
+
+def _remember_prefix(node: Node, attempt: Attempt, tokens: int) -> None:
+    installed = node.installed.get(attempt.model)
+    if installed is None or not (attempt.session_id or attempt.prefix_hashes):
+        return
+    key = attempt.session_id or attempt.prefix_hashes[-1]
+    total = tokens or attempt.prompt_tokens
+    node.mirror.remember(attempt.model, key, total, attempt.prefix_hashes, node.model_slots(installed))
+
+
+def _came_to_life(outcome: Outcome, attempt: Attempt | None) -> bool:
+    """Whether the attempt's model was in memory when it ended."""
+    if outcome.status is OutcomeStatus.SUCCESS or (attempt is not None and attempt.has_first_token):
+        return True
+    return outcome.figures is not None and outcome.figures.ttft_s is not None

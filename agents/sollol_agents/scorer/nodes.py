@@ -1,0 +1,251 @@
+"""One node as the scorer knows it: what it said last, and what was granted on it since."""
+
+from __future__ import annotations
+
+from sollol_agents.scorer import priors
+from sollol_agents.scorer.attempts import Attempt
+from sollol_agents.scorer.breaker import Breakers
+from sollol_agents.scorer.demand import RankedWork
+from sollol_agents.scorer.names import canonical
+from sollol_agents.scorer.prefixes import PrefixMirror
+from sollol_agents.scorer.reliability import Record
+from sollol_agents.scorer.residency import Budget, Resident, Residents, budget_of, max_models
+from sollol_agents.scorer.speeds import NodeSpeeds, Pace
+from sollol_schemas.telemetry import (
+    EngineKind,
+    InFlight,
+    InstalledModel,
+    LoadedModel,
+    NodeState,
+    Telemetry,
+)
+
+_IN_FLIGHT_LIMIT = 1024
+_BUDGET_STEP_BYTES = 256.0 * 1024 * 1024
+
+
+class Versions:
+    """What all nodes of a fleet count together: how often the shape of any of them changed."""
+
+    __slots__ = ("shape",)
+
+    def __init__(self) -> None:
+        self.shape = 0
+
+
+class Node:
+    """Everything known of one node.
+
+    `shape_version` changes when its eligibility for some request may have changed, `speed_version` when a
+    predicted time may have, `load_version` when its slots or its memory did.
+    """
+
+    def __init__(self, telemetry: Telemetry, now: float, versions: Versions) -> None:
+        self._versions = versions
+        self.node_id = telemetry.node_id
+        self.instance = telemetry.instance
+        self.revision = telemetry.revision
+        self.seq = -1
+        self.telemetry = telemetry
+        self.joined_at = now
+        self.seen_at = now
+        self.state = NodeState.UP
+        self.is_failing = False
+        self.is_full = False
+        """It answered `busy`: full until its next message, whatever our ledger says."""
+        self.is_draining = telemetry.is_draining
+        self.slots = 0
+        self.installed: dict[str, InstalledModel] = {}
+        self.loaded_told: tuple[LoadedModel, ...] = ()
+        self.residents = Residents()
+        self.budget = Budget(0.0, 0.0)
+        self.max_models = 1
+        self.attempts: dict[str, Attempt] = {}
+        self.shape_version = 0
+        self.speed_version = 0
+        self.load_version = 0
+        machine = _machine(telemetry)
+        self.speeds = NodeSpeeds(machine=machine, has_gpu=telemetry.has_gpu)
+        self.pace = Pace(now)
+        self.record = Record()
+        self.model_records: dict[str, Record] = {}
+        self.breakers = Breakers()
+        self.work = RankedWork(now)
+        self.mirror = PrefixMirror()
+        self._signature: object = None
+
+    def __repr__(self) -> str:
+        return f"<Node {self.node_id} {self.state} {len(self.attempts)}/{self.slots}>"
+
+    def reshape(self) -> None:
+        """Notes that the node's eligibility for some request may have changed."""
+        self.shape_version += 1
+        self._versions.shape += 1
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether the node has a GPU."""
+        return bool(self.telemetry.gpus)
+
+    @property
+    def is_router_free(self) -> bool:
+        """Whether the engine serves its models without loading and evicting."""
+        return self.telemetry.engine.kind is EngineKind.OPENAI
+
+    def free_vram_mib(self) -> float:
+        """Video memory not in use, in MiB."""
+        return sum(g.memory_free_mib for g in self.telemetry.gpus)
+
+    def restart(self, telemetry: Telemetry, now: float) -> list[Attempt]:
+        """A new process owns the id: forgets what belonged to the old one and returns its lost attempts."""
+        lost = list(self.attempts.values())
+        self.attempts.clear()
+        self.instance, self.revision, self.seq = telemetry.instance, telemetry.revision, -1
+        self.residents = Residents()
+        self.breakers = Breakers()
+        self.mirror = PrefixMirror()
+        self.pace = Pace(now)
+        self.is_failing = self.is_full = False
+        self.joined_at = now
+        self.load_version += 1
+        self.reshape()
+        return lost
+
+    def tell(self, telemetry: Telemetry, max_slots: int) -> None:
+        """Takes over the slow facts of a heartbeat: models, memory, hardware."""
+        self.telemetry = telemetry
+        self.revision = max(self.revision, telemetry.revision)
+        installed = telemetry.installed or tuple(
+            InstalledModel(name=m.name, size_bytes=m.size_bytes) for m in telemetry.loaded
+        )
+        self.installed = {}
+        for model in installed:
+            self.installed.setdefault(canonical(model.name), model)
+        self.max_models = max_models(telemetry)
+        self.speeds.set_machine(_machine(telemetry))
+        self.speeds.adopt(telemetry.speeds, {m.name: key for key, m in self.installed.items()})
+        budget = budget_of(telemetry)
+        if any(r.is_loading for r in self.residents.by_name.values()):
+            # Half of a load shows as used memory of no model: the budget seems smaller than it is.
+            budget = Budget(max(budget.vram_bytes, self.budget.vram_bytes),
+                            max(budget.ram_bytes, self.budget.ram_bytes))  # fmt: skip
+        self.budget = budget
+        self._report_slots(telemetry.slots, telemetry.is_draining, max_slots)
+
+    def _report_slots(self, slots: int, is_draining: bool, max_slots: int) -> None:
+        self.slots = max(0, min(slots, max_slots))
+        self.is_draining = is_draining
+        t = self.telemetry
+        signature = (
+            self.slots,
+            is_draining,
+            t.engine.is_reachable,
+            t.engine.kind,
+            t.installed,
+            len(t.gpus),
+            round(self.budget.vram_bytes / _BUDGET_STEP_BYTES),
+            round(self.budget.ram_bytes / _BUDGET_STEP_BYTES),
+            round(self.free_vram_mib() / 256),
+            t.weight,
+            t.labels,
+            t.preferred_task_types,
+            round(t.bus_rtt_s, 3),
+        )
+        if signature != self._signature:
+            self._signature = signature
+            self.reshape()
+            self.speed_version += 1
+            self.load_version += 1
+
+    def report_load(
+        self,
+        *,
+        slots: int,
+        is_draining: bool,
+        loaded: tuple[LoadedModel, ...] | None,
+        max_slots: int,
+    ) -> None:
+        """Takes over the fast facts of a load message or heartbeat."""
+        self.is_full = False
+        if loaded is not None:
+            self.loaded_told = loaded
+        self._report_slots(slots, is_draining, max_slots)
+        self.settle_residents()
+
+    def settle_residents(self) -> None:
+        """Brings the believed memory in line with the latest list and the attempts that live."""
+        told = {canonical(m.name): m for m in self.loaded_told}
+        if not told and self.is_router_free:
+            told = {key: LoadedModel(name=m.name, size_bytes=m.size_bytes) for key, m in self.installed.items()}
+        if self.residents.report(told, set(self.attempts)):
+            self.load_version += 1
+
+    def reconcile(self, in_flight: tuple[InFlight, ...], now: float) -> tuple[list[Attempt], list[InFlight]]:
+        """Compares our ledger with the node's list, by attempt id.
+
+        Returns:
+            Attempts that the node had taken and no longer lists (they ended), and entries of the list that are
+            not in our ledger.
+        """
+        listed = {f.attempt_id: f for f in in_flight[:_IN_FLIGHT_LIMIT]}
+        gone = [a for a in self.attempts.values() if a.is_confirmed and a.attempt_id not in listed]
+        unknown = [f for f in listed.values() if f.attempt_id not in self.attempts]
+        self._observe_progress(listed, now)
+        return gone, unknown
+
+    def _observe_progress(self, listed: dict[str, InFlight], now: float) -> None:
+        measured = expected = 0.0
+        running = len(self.attempts)
+        company = 1.0 + self.speeds.beta * max(0, running - 1)
+        for attempt_id, seen in listed.items():
+            attempt = self.attempts.get(attempt_id)
+            if attempt is None:
+                continue
+            if attempt.has_first_token and seen.output_tokens >= attempt.tokens and attempt.decode_tps > 0:
+                if self.speeds.has_decode_samples(attempt.model, 3):
+                    measured += seen.output_tokens - attempt.tokens
+                    expected += attempt.decode_tps / company * max(0.0, now - attempt.observed_at)
+            elif seen.has_first_token and not attempt.has_first_token:
+                self.residents.end_load(attempt_id, is_loaded=True)
+                self.load_version += 1
+            if seen.output_tokens or seen.has_first_token or not attempt.is_confirmed:
+                attempt.observe(seen, now)
+        if expected >= 1.0:
+            self.pace.observe(measured, expected, now)
+            self.load_version += 1
+        elif not self.attempts:
+            self.pace.rest(now)
+
+    def take(self, attempt: Attempt) -> None:
+        """Puts an attempt into a slot."""
+        self.attempts[attempt.attempt_id] = attempt
+        self.load_version += 1
+
+    def release(self, attempt_id: str, *, is_loaded: bool) -> Attempt | None:
+        """Frees the slot of an attempt; `is_loaded` tells whether a load it caused came to its end."""
+        attempt = self.attempts.pop(attempt_id, None)
+        if attempt is not None:
+            self.residents.end_load(attempt_id, is_loaded=is_loaded)
+            self.load_version += 1
+        return attempt
+
+    def model_record(self, model: str) -> Record:
+        """The record of one model on this node."""
+        record = self.model_records.get(model)
+        if record is None:
+            record = Record()
+            if model in self.installed or len(self.model_records) < len(self.installed) + 64:
+                self.model_records[model] = record
+        return record
+
+    def resident(self, model: str) -> Resident | None:
+        """The model's place in memory, or None."""
+        return self.residents.by_name.get(model)
+
+    def model_slots(self, model: InstalledModel) -> int:
+        """How many attempts of this model the node runs at a time."""
+        return min(model.slots, self.slots) if model.slots else self.slots
+
+
+def _machine(telemetry: Telemetry) -> priors.Machine:
+    return priors.gpu_machine(telemetry.gpus) if telemetry.gpus else priors.cpu_machine(telemetry.cpu_count)

@@ -1,0 +1,144 @@
+"""Late binding over the whole queue: who starts where now, and who waits for which node.
+
+The queue is walked in order of rank. Each request takes its best candidate against the planned state of all
+nodes, in which every earlier request of the walk already stands, granted or waiting. The walk looks at 20
+requests of each eligibility class (a single window over all classes would let requests at the head that few
+nodes can serve block everyone behind them) and ends when no node has a free slot.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from sollol_agents.scorer.cost import Cost, CostRules, end_of, estimate, evaluate
+from sollol_agents.scorer.demand import Demand
+from sollol_agents.scorer.horizon import Horizon
+from sollol_agents.scorer.nodes import Node
+from sollol_agents.scorer.strategies.base import Choice, Strategy
+from sollol_agents.scorer.waiting import Waiting
+from sollol_schemas.routing import RoutingMode
+
+
+class Assignment(NamedTuple):
+    """What the plan says about one request: it starts now (`choice.cost.is_free`) or waits."""
+
+    waiting: Waiting
+    choice: Choice
+    costs: Sequence[Cost]
+
+
+class Planner:
+    """Works out costs against horizons that it keeps while nodes do not change."""
+
+    def __init__(
+        self,
+        *,
+        rules: CostRules,
+        demand: Demand,
+        holders: Callable[[str], int],
+        rng: random.Random,
+        strategy: Strategy,
+    ) -> None:
+        self.strategy = strategy
+        self._rules = rules
+        self._demand = demand
+        self._holders = holders
+        self._rng = rng
+        self._horizons: dict[str, Horizon] = {}
+
+    def horizon(self, node: Node, now: float) -> Horizon:
+        """The node's near future as it stands, without plans."""
+        known = self._horizons.get(node.node_id)
+        if known is None or known.node is not node or not known.is_fresh(now):
+            known = self._horizons[node.node_id] = Horizon(node, now, self._demand, self._holders)
+        return known
+
+    def forget(self, keep: Iterable[str]) -> None:
+        """Drops horizons of nodes that are gone."""
+        kept = set(keep)
+        for node_id in [n for n in self._horizons if n not in kept]:
+            del self._horizons[node_id]
+
+    def walk(
+        self,
+        queue: Iterable[Waiting],
+        nodes_for: Callable[[Waiting], Sequence[Node]],
+        now: float,
+    ) -> Iterator[Assignment]:
+        """Plans the queue in order; yields what each request gets, until no node has a free slot.
+
+        The caller may carry out an assignment before it asks for the next one: the planned state holds it.
+        """
+        ahead = [(waiting, nodes_for(waiting)) for waiting in queue]
+        planned = {n.node_id: self.horizon(n, now) for nodes in {id(x): x for _, x in ahead}.values() for n in nodes}
+        private: set[str] = set()
+        open_ids = {node_id for node_id, h in planned.items() if h.has_free_slot()}
+        for waiting, nodes in ahead:
+            if not open_ids:
+                return
+            if not nodes:
+                continue
+            costs = self.costs(waiting, nodes, now, planned)
+            choice = self.strategy.choose(waiting, costs, now, self._rng)
+            yield Assignment(waiting, choice, costs)
+            node_id = choice.cost.horizon.node.node_id
+            if node_id not in private:
+                planned[node_id] = planned[node_id].copy()
+                private.add(node_id)
+            _commit(choice.cost, planned[node_id], waiting.model)
+            if not planned[node_id].has_free_slot():
+                open_ids.discard(node_id)
+
+    def costs(
+        self, waiting: Waiting, nodes: Sequence[Node], now: float, planned: dict[str, Horizon] | None = None
+    ) -> list[Cost]:
+        """The cost of every candidate, against the planned state if one is given."""
+        rules = self._rules
+        has_cpu_rival = waiting.mode is RoutingMode.ASYNC and self._has_cpu_rival(waiting, nodes, now)
+        costs = []
+        for node in nodes:
+            e = estimate(waiting, node, rules, has_cpu_rival=has_cpu_rival)
+            horizon = planned[node.node_id] if planned is not None else self.horizon(node, now)
+            costs.append(evaluate(waiting, e, horizon, now, rules))
+        return costs
+
+    def work_s(self, waiting: Waiting, node: Node) -> float:
+        """Predicted work of a request alone on a node."""
+        return estimate(waiting, node, self._rules, has_cpu_rival=False).work_s
+
+    def parallelism(self, waiting: Waiting, nodes: Sequence[Node]) -> float:
+        """How many requests like this one the nodes work off in the time the fastest needs for one; > 0."""
+        total = 0.0
+        for node in nodes:
+            work_s = max(1e-6, self.work_s(waiting, node))
+            total += max(1e-6, waiting.best_work_s) / work_s * _speed_up(node.slots, node.speeds.beta)
+        return max(total, 1e-6)
+
+    @staticmethod
+    def node_seconds(cost: Cost) -> float:
+        """Seconds of a whole node that a request takes, when the node's slots are in use."""
+        node = cost.horizon.node
+        return cost.estimate.work_s / cost.horizon.pace / _speed_up(node.slots, node.speeds.beta)
+
+    def _has_cpu_rival(self, waiting: Waiting, nodes: Sequence[Node], now: float) -> bool:
+        """Whether a CPU node could finish the work before the deadline."""
+        left_s = waiting.deadline_at - now
+        for node in nodes:
+            if not node.has_gpu:
+                e = estimate(waiting, node, self._rules, has_cpu_rival=False)
+                if e.load_s + e.work_s < left_s:
+                    return True
+        return False
+
+
+def _speed_up(slots: int, beta: float) -> float:
+    """Throughput of a full node in units of one attempt alone; > 0."""
+    return slots / (1.0 + beta * (slots - 1)) if slots > 0 else 1e-6
+
+
+def _commit(cost: Cost, horizon: Horizon, model: str) -> None:
+    """Plans one more attempt into the horizon."""
+    ready_at = cost.start + cost.estimate.load_s
+    horizon.commit(model, end_of(cost), load=cost.load, ready_at=ready_at)

@@ -1,0 +1,89 @@
+"""Why a request gets no slot, in words and figures that its caller can act on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from sollol_agents.scorer.eligibility import EligibilityClass
+from sollol_agents.scorer.nodes import Node
+from sollol_agents.scorer.waiting import Waiting
+from sollol_schemas.decision import RejectionReason
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.grant import GrantRefused
+
+_MODELS_LISTED = 50
+_NODES_LISTED = 50
+
+
+def refused(waiting: Waiting, error: ErrorBody, term: int, retry_after_s: float = 0.0) -> GrantRefused:
+    """The answer to a dispatcher whose request gets no slot."""
+    return GrantRefused(request_id=waiting.request_id, error=error, retry_after_s=retry_after_s, term=term)
+
+
+def no_place(waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node]) -> ErrorBody:
+    """Why no node is eligible: none has joined, none has the model, or each has its reason."""
+    nodes = list(nodes)
+    if not nodes:
+        return ErrorBody(code=ErrorCode.NO_NODES, message="no node has joined")
+    known = sorted({m.name for n in nodes for m in n.installed.values()})
+    if not any(waiting.model in n.installed for n in nodes):
+        return ErrorBody(
+            code=ErrorCode.UNKNOWN_MODEL,
+            message=f"model '{waiting.request.context.model}' not found",
+            details={"model": waiting.request.context.model, "models": known[:_MODELS_LISTED]},
+        )
+    reasons = {
+        r.node_id: f"{r.reason.value}: {r.detail}" if r.detail else r.reason.value
+        for r in verdict.rejections[:_NODES_LISTED]
+    }
+    return ErrorBody(
+        code=ErrorCode.NO_ELIGIBLE_NODE,
+        message=f"no node can serve '{waiting.request.context.model}': {_summary(verdict)}",
+        details={"model": waiting.request.context.model, "nodes": reasons},
+    )
+
+
+def _summary(verdict: EligibilityClass) -> str:
+    """The reasons with their counts, that of the nodes which have the model in full."""
+    telling = [r for r in verdict.rejections if r.reason is not RejectionReason.MODEL_MISSING]
+    if len(telling) == 1 and telling[0].detail:
+        only = telling[0]
+        return f"{only.node_id} {only.reason.value.replace('_', ' ')} ({only.detail})"
+    counts = Counter(r.reason.value.replace("_", " ") for r in verdict.rejections)
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+
+
+def queue_full(waiting: Waiting, limit: int) -> ErrorBody:
+    """The priority's level of the queue takes no more."""
+    return ErrorBody(
+        code=ErrorCode.QUEUE_FULL,
+        message=f"{limit} requests of priority {waiting.priority} are waiting already",
+        details={"priority": waiting.priority, "limit": limit},
+    )
+
+
+def unreachable(wait_s: float, deadline_s: float) -> ErrorBody:
+    """The predicted wait is longer than the deadline allows."""
+    return ErrorBody(
+        code=ErrorCode.DEADLINE_UNREACHABLE,
+        message=f"the predicted wait of {wait_s:.1f} s exceeds the deadline of {deadline_s:.1f} s",
+        details={"predicted_wait_s": round(wait_s, 3), "deadline_s": deadline_s},
+    )
+
+
+def expired(waiting: Waiting, now: float) -> ErrorBody:
+    """The deadline passed while the request waited."""
+    return ErrorBody(
+        code=ErrorCode.DEADLINE_EXCEEDED,
+        message=f"the deadline passed after {now - waiting.enqueued_at:.1f} s in the queue",
+    )
+
+
+def unprovable(floor: float, ceiling: float) -> ErrorBody:
+    """The reliability floor is higher than any node can ever prove."""
+    return ErrorBody(
+        code=ErrorCode.BAD_REQUEST,
+        message=f"min_success_rate {floor:g} can never be proven; the highest provable bound is {ceiling:.3f}",
+        details={"field": "min_success_rate", "value": floor, "maximum": round(ceiling, 3)},
+    )

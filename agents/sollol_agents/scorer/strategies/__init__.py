@@ -1,0 +1,56 @@
+"""Strategies: how a node is picked among those that may serve a request.
+
+Filtering, slots, the queue's order and the explanation are the same for all of them; a strategy only chooses
+among candidates whose costs were worked out. Programs may add their own under the entry point group
+`sollol.strategies`: a callable without arguments that returns a `Strategy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from sollol_agents.scorer.strategies.adaptive import Affinity, Hybrid, Performance
+from sollol_agents.scorer.strategies.base import Choice, Strategy
+from sollol_agents.scorer.strategies.least_cost import LeastCost
+from sollol_agents.scorer.strategies.seven_factor import SevenFactor
+from sollol_agents.scorer.strategies.simple import LeastLoaded, RandomChoice, RoundRobin
+
+__all__ = ["BUILT_IN", "Choice", "Strategy", "UnknownStrategy", "strategy_named"]
+
+ENTRY_POINTS = "sollol.strategies"
+_MAKERS: dict[str, Callable[[], Strategy]] = {
+    "seven_factor": SevenFactor,
+    "round_robin": RoundRobin,
+    "least_loaded": LeastLoaded,
+    "random": RandomChoice,
+    "performance": Performance,
+    "affinity": Affinity,
+    "hybrid": Hybrid,
+}
+BUILT_IN = ("plan", *_MAKERS)
+
+
+class UnknownStrategy(ValueError):
+    """No strategy has this name; the message lists those that exist."""
+
+
+def strategy_named(name: str, *, hold: float = 0.3) -> Strategy:
+    """A fresh strategy by its name.
+
+    Args:
+        name: One of `BUILT_IN`, or of an installed entry point.
+        hold: For `plan`: the share of the cost that waiting for a better node must save.
+
+    Raises:
+        UnknownStrategy: Nothing is known under this name.
+    """
+    if name == "plan":
+        return LeastCost(hold=hold)
+    if name in _MAKERS:
+        return _MAKERS[name]()
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        made: Strategy = point.load()()
+        return made
+    installed = sorted(point.name for point in entry_points(group=ENTRY_POINTS))
+    raise UnknownStrategy(f"strategy '{name}' is unknown; known are {', '.join([*BUILT_IN, *installed])}")
