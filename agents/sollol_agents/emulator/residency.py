@@ -173,7 +173,7 @@ class Residency:
         runner = self._runners.get(wanted.model.digest)
         if runner is not None and not runner.loaded.options.needs_reload(wanted.options):
             return self._hand_out(runner, keep_alive_s)
-        if len(self._queue) >= self._config.max_queue:
+        if self.waiting_for_load > self._config.max_queue:  # one more is being served
             raise QueueFullError
         ticket = _Ticket(wanted, keep_alive_s, asyncio.get_running_loop().create_future())
         self._queue.append(ticket)

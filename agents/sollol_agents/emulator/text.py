@@ -25,6 +25,7 @@ MAX_ANSWER_TOKENS: Final = 4096  # an opened quote is followed by quotes for eve
 END: Final = "</s>"
 _OPEN: Final = "<think>"
 _CLOSE: Final = "</think>"
+_THINK: Final = " think"
 
 _WORDS: Final = (
     "the a an of to and in is it you that for on with as at be this have from or by not are "
@@ -50,9 +51,9 @@ _NUMBER: Final = re.compile(r"^ \d+$")
 _FOLLOWS: Final = {
     " 0": END,
     " call": "<tool_call>",
-    " think": "<think>",
-    "<think>": " hmm",
-    " hmm": "</think>",
+    _THINK: _OPEN,
+    _OPEN: " hmm",
+    " hmm": _CLOSE,
     "</tool_call>": END,
     "{": "}",
     "[": "]",
@@ -151,7 +152,8 @@ def answer(prompt_tokens: Sequence[str], wanted: Wanted) -> Answer:
     last = prompt_tokens[-1] if prompt_tokens else ""
     if wanted.json_schema is not None:
         text = msgspec.json.encode(minimal_instance(wanted.json_schema)).decode()
-        return _limited([Piece(token) for token in tokenize(text)[1:]], wanted)
+        thoughts = _pieces(last, wanted)[:3] if last == _THINK else []
+        return _limited([*thoughts, *(Piece(token) for token in tokenize(text)[1:])], wanted)
     if last == " call" and wanted.tools:
         name, schema = wanted.tools[0]
         call = ToolCall(name, minimal_instance(schema or {"type": "object"}))

@@ -7,6 +7,8 @@ costs (N + 1) and sees a lost, doubled or re-ordered stream chunk in the text
 itself. Numbers need a space before them and go up to `top_number`. A prompt that
 ends in " call" is answered with a tool call (if tools were passed), one that ends
 in " think" reasons first, any other is answered as though it ended in " 32".
+For structured output over chat let the prompt end in " think": a server lets a
+reasoning model think before the grammar applies, and only then does this one stop.
 
 The size is free: wider and deeper models are slower and heavier with the same
 text, so speed, load time, memory and KV cache behave like those of a real model
@@ -65,9 +67,7 @@ class ModelSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     top_number: Annotated[int, msgspec.Meta(ge=32, description="largest number the model knows")] = 999
     file_type: Annotated[Literal["f32", "f16", "q8_0"], msgspec.Meta(description="number format")] = "f16"
     gain: Annotated[float, msgspec.Meta(gt=0, description="logit of the successor")] = 120.0
-    is_embedding: Annotated[bool, msgspec.Meta(description="mark it as a mean-pooling embedding model")] = (
-        False
-    )
+    is_embedding: Annotated[bool, msgspec.Meta(description="mark it as a mean-pooling embedding model")] = False
     seed: Annotated[int, msgspec.Meta(ge=0, description="seed of the random codes")] = 1
 
     @property
@@ -123,9 +123,7 @@ def write_model(size: ModelSize, path: Path) -> None:
     matrices = build_matrices(vocabulary, hidden=size.hidden, gain=size.gain, rng=rng)
     wrong = count_wrong_successors(matrices)
     if wrong:
-        raise ValueError(
-            f"hidden={size.hidden} is too narrow: {wrong} tokens would be followed by a wrong one"
-        )
+        raise ValueError(f"hidden={size.hidden} is too narrow: {wrong} tokens would be followed by a wrong one")
     writer = gguf.GGUFWriter(str(path), "llama")
     _describe(writer, size, gguf)
     _add_tokenizer(writer, vocabulary)
@@ -205,9 +203,7 @@ def _tensors(
         yield f"blk.{block}.ffn_down.weight", np.zeros((hidden, ffn), dtype=np.float32)
 
 
-def _put(
-    writer: GGUFWriter, name: str, array: NDArray[np.float32], size: ModelSize, gguf: ModuleType
-) -> None:
+def _put(writer: GGUFWriter, name: str, array: NDArray[np.float32], size: ModelSize, gguf: ModuleType) -> None:
     """Adds one tensor in the file's number format; vectors always stay float32."""
     import numpy as np  # noqa: PLC0415 - belongs to the extra `engine`
 

@@ -35,15 +35,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     host: Annotated[str, msgspec.Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535, description="port; 0 picks a free one")] = 0
     slots: Annotated[int, msgspec.Meta(ge=1, description="requests that run at the same time")] = 4
-    ctx: Annotated[int, msgspec.Meta(ge=64, description="context in tokens, shared out among the slots")] = (
-        8192
+    ctx: Annotated[int, msgspec.Meta(ge=64, description="context in tokens, shared out among the slots")] = 8192
+    model: Annotated[str, msgspec.Meta(description="GGUF file; empty means the generated countdown model")] = ""
+    preset: Annotated[Literal["tiny", "small", "medium"], msgspec.Meta(description="size of the generated model")] = (
+        "tiny"
     )
-    model: Annotated[
-        str, msgspec.Meta(description="GGUF file; empty means the generated countdown model")
-    ] = ""
-    preset: Annotated[
-        Literal["tiny", "small", "medium"], msgspec.Meta(description="size of the generated model")
-    ] = "tiny"
     alias: Annotated[str, msgspec.Meta(description="name under which the model is served")] = "countdown"
     threads: Annotated[
         int,
