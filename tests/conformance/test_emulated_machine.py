@@ -127,6 +127,20 @@ async def test_an_idle_model_leaves_when_its_keep_alive_ends(eventually: Eventua
         await eventually(is_empty)
 
 
+async def test_the_oldest_turns_are_left_out_when_a_conversation_is_too_long() -> None:
+    async with running() as (_, client):
+        turns = [{"role": "user", "content": "z" * 3000}, {"role": "assistant", "content": "z" * 3000}]
+        body = {
+            "model": "countdown",
+            "messages": [*turns * 3, {"role": "user", "content": "count 2"}],
+            "options": {"num_ctx": 4096},
+            "stream": False,
+        }
+        answer = (await client.post("/api/chat", json=body)).json()
+        assert answer["message"]["content"].split() == ["1", "0"]
+        assert 3000 < answer["prompt_eval_count"] <= 4096
+
+
 async def test_a_repeated_prompt_costs_less_the_second_time() -> None:
     async with running(preset="rtx3090-24", time_scale=1.0) as (_, client):
         prompt = "hello world " * 800 + "count 2"
@@ -358,3 +372,26 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
             assert b"200 OK" in await reader.readuntil(b"Ollama is running")
         writer.close()
         await writer.wait_closed()
+
+
+# life
+
+
+async def test_a_node_that_cannot_start_says_why() -> None:
+    with pytest.raises(ValueError, match="preload: there is no model 'nowhere'"):
+        async with running(preload=("nowhere",)):
+            pass
+    async with running() as (node, _):
+        port = int(node.url.rpartition(":")[2])
+        with pytest.raises(OSError, match="in use"):
+            async with running(port=port):
+                pass
+
+
+async def test_stopping_ends_requests_in_flight() -> None:
+    async with running() as (node, client):
+        async with streaming(client) as lines:
+            await node.__aexit__(None, None, None)
+            with pytest.raises(httpx.TransportError):
+                await read_into([], lines)
+        assert node.in_flight == 0

@@ -41,6 +41,7 @@ def test_requests_may_pass_before_the_first() -> None:
         (Fault(kind=FaultKind.HANG, path="/api/ps"), "/api/chat", "m", False),
         (Fault(kind=FaultKind.RESET, model="m"), "/api/chat", "m", True),
         (Fault(kind=FaultKind.RESET, model="m"), "/api/chat", "other", False),
+        (Fault(kind=FaultKind.RESET, model="M"), "/api/chat", "m:latest", True),
     ],
 )
 def test_a_fault_strikes_its_path_and_model_only(fault: Fault, path: str, model: str, hits: bool) -> None:

@@ -105,7 +105,8 @@ def chat_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
     model = _model(store, request.model)
     options = request.options or wire.Options()
     _check_abilities(model, request.model, request.think, "chat")
-    tokens = _chat_tokens(request.messages, request.tools) if request.messages else []
+    room = _ctx_tokens(options.runner(), model, preset)
+    tokens = _chat_tokens(request.messages, request.tools, room) if request.messages else []
     wanted = text.Wanted(
         limit_tokens=_limit(options.num_predict),
         stop=wire.stop_texts(options.stop),
@@ -135,7 +136,8 @@ def openai_chat_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
     if not request.messages:
         raise BadRequestError("[] is too short - 'messages'")
     _check_abilities(model, request.model, None, "chat")
-    tokens = _chat_tokens(request.messages, request.tools)
+    room = _ctx_tokens(RunnerOptions(), model, preset)
+    tokens = _chat_tokens(request.messages, request.tools, room)
     wanted = text.Wanted(
         limit_tokens=_limit(request.max_tokens),
         stop=wire.stop_texts(request.stop),
@@ -246,18 +248,25 @@ def _render(turns: list[tuple[str, str]], last_user_text: str) -> str:
     return f"{before}<|user|>{last_user_text}"
 
 
-def _chat_tokens(messages: list[wire.Message], tools: list[wire.Tool] | None) -> list[str]:
-    """Returns the tokens of a conversation as the model's template writes it."""
+def _chat_tokens(messages: list[wire.Message], tools: list[wire.Tool] | None, room: int) -> list[str]:
+    """Returns the tokens of a conversation; the oldest turns are left out while it exceeds the room."""
+    kept = list(messages)
+    while True:
+        tokens = text.tokenize(_conversation(kept, tools))
+        oldest = next((turn for turn in kept[:-1] if turn.role.lower() != "system"), None)
+        if len(tokens) <= room or oldest is None:
+            return tokens
+        kept.remove(oldest)
+
+
+def _conversation(messages: list[wire.Message], tools: list[wire.Tool] | None) -> str:
+    """Returns a conversation as the model's template writes it; the last turn stays open."""
     parts = []
     if tools:
-        parts.append("<|system|>Tools:")
-        parts += [f"\n{tool.function.name}{tool.function.parameters}" for tool in tools]
-        parts.append("<|end|>")
-    for message in messages:
-        parts.append(f"<|{message.role.lower()}|>{message.text()}<|end|>")
-    if parts[-1].endswith("<|end|>"):
-        parts[-1] = parts[-1].removesuffix("<|end|>")
-    return text.tokenize("".join(parts))
+        listed = "".join(f"\n{tool.function.name}{tool.function.parameters}" for tool in tools)
+        parts.append(f"<|system|>Tools:{listed}")
+    parts += [f"<|{message.role.lower()}|>{message.text()}" for message in messages]
+    return "<|end|>".join(parts)
 
 
 def _tools(tools: list[wire.Tool] | None) -> tuple[tuple[str, Mapping[str, Any]], ...]:

@@ -82,7 +82,11 @@ class EmulatedNode:
         # The group must be entered and left by one task, and a test fixture may enter and leave
         # this context in two; the owner of this task is __aexit__.
         self._life = loop.create_task(self._live(started), name=f"emulator:{self._config.name}")
-        await started
+        try:
+            await started
+        except asyncio.CancelledError:
+            self._life.cancel()
+            raise
         return self
 
     async def __aexit__(
@@ -157,10 +161,13 @@ class EmulatedNode:
                 self._close()
                 for task in self._tasks:
                     task.cancel()
-        except BaseException as error:
+        except BaseExceptionGroup as group:
             if started.done():
                 raise
-            started.set_exception(error)
+            # what keeps a node from starting is the caller's to read: a taken port, an unknown model
+            started.set_exception(group.exceptions[0])
+        finally:
+            self._close()
 
     def _prepare(self) -> None:
         """Loads what shall be in memory from the start, and sets the first faults."""
