@@ -2,3 +2,87 @@
 
 What is exported here is the public API; everything else may change.
 """
+
+from sollol_bus.actor import Actor, ActorState, ActorStatistics
+from sollol_bus.call import Call
+from sollol_bus.client import Client
+from sollol_bus.connection import Bus, BusConfig, ReplyInbox, Subscription
+from sollol_bus.errors import (
+    ActorStopped,
+    BackendBrokeProtocol,
+    BackendError,
+    BackendRefused,
+    BackendUnavailable,
+    BadRequest,
+    BusError,
+    Cancelled,
+    ConfigError,
+    Conflict,
+    ConnectionLost,
+    DeadlineExceeded,
+    DecodeFailed,
+    InternalError,
+    NoEligibleNode,
+    NoResponders,
+    NotConnected,
+    PayloadTooLarge,
+    QueueFull,
+    RequestError,
+    RequestTimedOut,
+    RoutingError,
+    SollolError,
+    Unauthorized,
+    UnknownModel,
+)
+from sollol_bus.messages import Msg
+from sollol_bus.results import Answer, AnswerStream, Chunk, Embeddings
+from sollol_bus.streaming import ReplyStream, request_many
+from sollol_bus.version import VERSION
+from sollol_schemas.routing import Routing, RoutingMode
+
+__all__ = [
+    "VERSION",
+    "Actor",
+    "ActorState",
+    "ActorStatistics",
+    "ActorStopped",
+    "Answer",
+    "AnswerStream",
+    "BackendBrokeProtocol",
+    "BackendError",
+    "BackendRefused",
+    "BackendUnavailable",
+    "BadRequest",
+    "Bus",
+    "BusConfig",
+    "BusError",
+    "Call",
+    "Cancelled",
+    "Chunk",
+    "Client",
+    "ConfigError",
+    "Conflict",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "DecodeFailed",
+    "Embeddings",
+    "InternalError",
+    "Msg",
+    "NoEligibleNode",
+    "NoResponders",
+    "NotConnected",
+    "PayloadTooLarge",
+    "QueueFull",
+    "ReplyInbox",
+    "ReplyStream",
+    "RequestError",
+    "RequestTimedOut",
+    "Routing",
+    "RoutingError",
+    "RoutingMode",
+    "SollolError",
+    "Subscription",
+    "Unauthorized",
+    "UnknownModel",
+    "request_many",
+]
