@@ -154,6 +154,12 @@ class SchedulerCore:
                     self._void(attempt, now)
         return self._plan(now)
 
+    def forget_queue(self) -> None:
+        """Out of office: dispatchers ask the successor; what runs is known from the nodes."""
+        for waiting in self.waiting:
+            self.waiting.remove(waiting.request_id)
+        self._granted.clear()
+
     # What nodes tell.
 
     def on_telemetry(self, telemetry: Telemetry, now: float) -> list[Effect]:

@@ -1,0 +1,333 @@
+"""The scorer on the bus: one in office decides, the others stay warm.
+
+Safety: only the holder of the lease subscribes to grants, and every decision carries the lease's term, which
+nodes compare; a holder that loses its lease or its connection answers nothing more. Liveness: all scorers hear
+the same telemetry, loads and outcomes, so a successor knows the fleet; it tells dispatchers that it took office
+and they ask again for what waits. Window: grants of the former holder's last moments are unknown to the
+successor until the nodes list them, so a node may be asked for one slot too many, and answers `busy`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Collection, Iterable
+from datetime import UTC, datetime
+from typing import ClassVar, TypeVar
+
+import msgspec
+
+from sollol_agents.scorer.attempts import Attempt
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.scorer.core import Effect, SchedulerCore
+from sollol_agents.scorer.views import models_reply, nodes_reply
+from sollol_agents.scorer.watch import Watch, presumed_lost
+from sollol_bus.actor import Actor, ActorState
+from sollol_bus.connection import SETTLING_S, BusConfig, Subscription
+from sollol_bus.errors import DecodeFailed, NotConnected
+from sollol_bus.jetstream import provision
+from sollol_bus.lease import Lease
+from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.outcomes import OutcomePublisher
+from sollol_schemas import subjects
+from sollol_schemas.decision import Decision
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
+from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
+from sollol_schemas.telemetry import LoadUpdate, Telemetry
+
+log = logging.getLogger(__name__)
+
+_DECISION_BYTES_MAX = 4096
+_LOOK_EVERY_S = 1.0
+_GAP_S = 1.5  # a turn of the tick that comes so late means that this process was suspended
+
+T = TypeVar("T")
+
+
+class ScorerStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scorer can say about itself."""
+
+    instance: str
+    state: ActorState
+    is_leader: bool
+    term: int
+    nodes: int
+    queued: int
+    in_flight: int
+    granted: int
+    refused: int
+    mean_decision_s: float
+
+
+class Scorer(Actor[ScorerConfig]):
+    """Answers requests for slots while in office, and keeps up with the fleet in any case."""
+
+    name: ClassVar[str] = "scorer"
+
+    def __init__(self, config: ScorerConfig, bus_config: BusConfig) -> None:
+        super().__init__(config, bus_config)
+        self.core = SchedulerCore(config, random.Random(config.seed or None), time.monotonic())
+        self._office: list[Subscription] = []
+        self._replies: dict[str, str] = {}
+        self._granted = self._refused = self._decisions = 0
+        self._deciding_s = 0.0
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        """Listens to the fleet and stands for office."""
+        await provision(self.bus)
+        self._outcomes = OutcomePublisher(self.bus)
+        self._watch = Watch(self.bus, on_dispatcher_gone=self._on_dispatcher_gone, on_orphan=self._on_orphan)
+        self._hear(subjects.TELEMETRY_ALL, Telemetry, self.core.on_telemetry)
+        self._hear(subjects.LOAD_ALL, LoadUpdate, self.core.on_load)
+        self._hear(subjects.OUTCOMES_ALL, Outcome, self.core.on_outcome)
+        self.bus.on_reconnect(self._on_reconnect)
+        self._lease = Lease(
+            self.bus,
+            subjects.SCORER_LEASE,
+            self.instance,
+            ttl_s=self.config.lease_ttl_s,
+            probe=subjects.scorer_probe,
+            on_acquired=self._on_acquired,
+            on_lost=self._on_lost,
+        )
+        self.spawn(self._lease.run(), name="lease")
+        self.spawn(self._tick_forever(), name="tick")
+
+    def in_flight(self) -> Collection[str]:
+        """Nothing holds the scorer back: its successor takes the queue over at once."""
+        return ()
+
+    async def on_stop(self) -> None:
+        """Hands the office over."""
+        if hasattr(self, "_lease"):
+            await self._lease.leave()
+            await self._outcomes.flush(timeout_s=1.0)
+            await self._outcomes.close()
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this scorer is in office."""
+        return self.core.term > 0 and self._lease.is_held
+
+    def statistics(self) -> ScorerStatistics:
+        """Office, queue and decisions so far."""
+        return ScorerStatistics(
+            instance=self.instance,
+            state=self.state,
+            is_leader=self.is_leader,
+            term=self.core.term,
+            nodes=len(self.core.fleet.nodes),
+            queued=len(self.core.waiting),
+            in_flight=self.core.fleet.in_flight,
+            granted=self._granted,
+            refused=self._refused,
+            mean_decision_s=self._deciding_s / max(1, self._decisions),
+        )
+
+    # -- office -------------------------------------------------------------------------------------------
+
+    def _on_acquired(self, term: int) -> None:
+        self.core.term = term
+        self._office = [
+            self.bus.subscribe(subjects.GRANT, self._on_grant),
+            self.bus.subscribe(subjects.RELEASE, self._on_release),
+            self.bus.subscribe(subjects.SCORER_ROUTE, self._on_route),
+            self.bus.subscribe(subjects.NODES, self._on_nodes),
+            self.bus.subscribe(subjects.MODELS, self._on_models),
+        ]
+        self._publish_office(term, is_leader=True, reason="took office")
+
+    def _on_lost(self, reason: str) -> None:
+        term, self.core.term = self.core.term, 0
+        for subscription in self._office:
+            subscription.unsubscribe()
+        self._office.clear()
+        self._replies.clear()
+        self.core.forget_queue()
+        if self.bus.is_connected:
+            self._publish_office(term, is_leader=False, reason=reason)
+
+    def _publish_office(self, term: int, *, is_leader: bool, reason: str) -> None:
+        event = OfficeEvent(instance=self.instance, term=term, is_leader=is_leader, reason=reason, at=_instant())
+        self.bus.publish(subjects.office_event(self.instance), encode(event))
+
+    def _on_reconnect(self) -> None:
+        self.core.settle(time.monotonic(), SETTLING_S)
+
+    # -- what the fleet tells -----------------------------------------------------------------------------
+
+    def _hear(self, subject: str, kind: type[T], take: Callable[[T, float], list[Effect]]) -> None:
+        def on_message(msg: Msg) -> None:
+            try:
+                value = decode(msg.data, kind)
+            except DecodeFailed as error:
+                log.warning("ignored a message on %s: %s", msg.subject, error, extra={"action": "bad_message"})
+                return
+            if getattr(value, "node_id", "") != subjects.last_token(msg.subject):
+                log.warning("ignored a message on %s that speaks for another", msg.subject,
+                            extra={"action": "wrong_subject"})  # fmt: skip
+                return
+            self._carry_out(take(value, time.monotonic()))
+
+        self.bus.subscribe(subject, on_message)
+
+    # -- what dispatchers ask -----------------------------------------------------------------------------
+
+    def _on_grant(self, msg: Msg) -> None:
+        if not self.is_leader:
+            return
+        try:
+            request = decode(msg.data, GrantRequest)
+        except DecodeFailed as error:
+            self.bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
+            return
+        self._replies[request.request_id] = msg.reply
+        began = time.perf_counter()
+        try:
+            effects = self.core.enqueue(request, time.monotonic())
+        except Exception as error:  # a bug must not leave the asker waiting
+            log.exception("deciding on %s failed", request.request_id, extra={"action": "decision_failed"})
+            body = ErrorBody(code=ErrorCode.INTERNAL, message=f"the scorer failed: {type(error).__name__}")
+            effects = [GrantRefused(request_id=request.request_id, error=body, term=self.core.term)]
+        self._deciding_s += time.perf_counter() - began
+        self._decisions += 1
+        self._carry_out(effects)
+
+    def _on_release(self, msg: Msg) -> None:
+        try:
+            release = decode(msg.data, GrantRelease)
+        except DecodeFailed as error:
+            log.warning("ignored a release: %s", error, extra={"action": "bad_message"})
+            return
+        self._replies.pop(release.request_id, None)
+        self._carry_out(self.core.release(release.request_id, time.monotonic()))
+
+    def _on_route(self, msg: Msg) -> None:
+        try:
+            request = decode(msg.data, RouteRequest)
+        except DecodeFailed as error:
+            self.bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
+            return
+        answer = self.core.route(request, time.monotonic())
+        if isinstance(answer, ErrorBody):
+            self.bus.respond_error(msg.reply, answer)
+        else:
+            self.bus.respond(msg, msgspec.structs.replace(answer, decided_at=_instant()))
+
+    def _on_nodes(self, msg: Msg) -> None:
+        self.bus.respond(msg, nodes_reply(self.core, time.monotonic(), self.instance))
+
+    def _on_models(self, msg: Msg) -> None:
+        self.bus.respond(msg, models_reply(self.core))
+
+    # -- time ---------------------------------------------------------------------------------------------
+
+    async def _tick_forever(self) -> None:
+        last = looked = repeated = time.monotonic()
+        while True:
+            await asyncio.sleep(self.config.tick_s)
+            now = time.monotonic()
+            if now - last > self.config.tick_s + _GAP_S:
+                self.core.settle(now, self.config.suspect_after_s)
+            last = now
+            self._carry_out(self.core.tick(now))
+            if not self.is_leader:
+                continue
+            if now - looked >= _LOOK_EVERY_S:
+                looked = now
+                self._watch.look(self.core)
+            if now - repeated >= self.config.queued_repeat_s:
+                repeated = now
+                self._replies = {k: v for k, v in self._replies.items() if k in self.core.waiting}
+                self._carry_out(self.core.positions())
+
+    def _on_dispatcher_gone(self, instance: str) -> None:
+        log.info("dispatcher %s is gone; its requests wait no more", instance, extra={"action": "dispatcher_gone"})
+        self._carry_out(self.core.forget_dispatcher(instance, time.monotonic()))
+
+    def _on_orphan(self, attempt: Attempt) -> None:
+        outcome = presumed_lost(attempt)
+        self._outcomes.publish(msgspec.structs.replace(outcome, finished_at=_instant()))
+        self._carry_out(self.core.on_outcome(outcome, time.monotonic()))
+
+    # -- effects ------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        """Sends replies and events; a scorer out of office keeps them to itself."""
+        if not effects or not self.is_leader:
+            return
+        try:
+            for effect in effects:
+                self._send(effect)
+        except NotConnected as error:
+            log.info("not sent: %s", error, extra={"action": "effect_lost"})
+
+    def _send(self, effect: Effect) -> None:
+        match effect:
+            case Granted():
+                self._granted += 1
+                self._reply(effect.summary.request_id, effect)
+            case GrantQueued():
+                self._reply(effect.request_id, effect, is_last=False)
+            case GrantRefused():
+                self._refused += 1
+                self._reply(effect.request_id, effect)
+            case Decision():
+                _log_decision(effect)
+                self.bus.publish(subjects.routing_event(effect.summary.mode), decision_bytes(effect, _instant()))
+            case NodeEvent():
+                log.info("node %s is %s: %s", effect.node_id, effect.state, effect.reason,
+                         extra={"action": "node_state", "node_id": effect.node_id})  # fmt: skip
+                event = msgspec.structs.replace(effect, at=_instant())
+                self.bus.publish(subjects.node_event(effect.node_id, effect.state), encode(event))
+            case BreakerEvent():
+                log.warning("breaker of %s %s is %s", effect.node_id, effect.model, effect.state,
+                            extra={"action": "breaker", "node_id": effect.node_id})  # fmt: skip
+                breaker = msgspec.structs.replace(effect, at=_instant())
+                self.bus.publish(subjects.breaker_event(effect.node_id, effect.state), encode(breaker))
+
+    def _reply(self, request_id: str, answer: Granted | GrantQueued | GrantRefused, *, is_last: bool = True) -> None:
+        reply = self._replies.pop(request_id, "") if is_last else self._replies.get(request_id, "")
+        if reply:
+            self.bus.publish(reply, encode(answer))
+
+
+def decision_bytes(decision: Decision, decided_at: str) -> bytes:
+    """The decision event as JSON, with as many candidates and refusals as fit into 4 KiB."""
+    decision = msgspec.structs.replace(decision, decided_at=decided_at)
+    data = encode(decision)
+    while len(data) > _DECISION_BYTES_MAX and (decision.rejections or len(decision.candidates) > 1):
+        decision = msgspec.structs.replace(
+            decision,
+            rejections=decision.rejections[: len(decision.rejections) // 2],
+            candidates=decision.candidates[: max(1, len(decision.candidates) - 2)],
+        )
+        data = encode(decision)
+    return data
+
+
+def _log_decision(decision: Decision) -> None:
+    summary = decision.summary
+    log.debug(
+        "request %s goes to %s: %s; predicted %.2f s",
+        summary.request_id,
+        summary.node_id,
+        summary.reason,
+        summary.predicted_s,
+        extra={
+            "action": "decision",
+            "request_id": summary.request_id,
+            "node_id": summary.node_id,
+            "candidates": len(decision.candidates),
+            "rejected": summary.rejected,
+        },
+    )
+
+
+def _instant() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

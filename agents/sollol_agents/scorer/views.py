@@ -1,0 +1,69 @@
+"""Answers to questions about the fleet: nodes and models, as the scorer in office sees them."""
+
+from __future__ import annotations
+
+from sollol_agents.scorer.core import SchedulerCore
+from sollol_agents.scorer.nodes import Node
+from sollol_schemas.queries import ModelsReply, ModelView, NodesReply, NodeView
+
+
+def nodes_reply(core: SchedulerCore, now: float, scorer: str) -> NodesReply:
+    """The fleet with its states, by node id."""
+    nodes = sorted(core.fleet.nodes.values(), key=lambda n: n.node_id)
+    return NodesReply(
+        nodes=tuple(_node_view(n, now) for n in nodes),
+        queued=len(core.waiting),
+        in_flight=core.fleet.in_flight,
+        term=core.term,
+        scorer=scorer,
+        strategy=core.strategy,
+    )
+
+
+def _node_view(node: Node, now: float) -> NodeView:
+    return NodeView(
+        node_id=node.node_id,
+        state=node.state,
+        heartbeat_age_s=round(max(0.0, now - node.seen_at), 3),
+        telemetry=node.telemetry,
+        in_flight=len(node.attempts),
+        success_ratio=min(1.0, round(node.record.expected, 4)),
+    )
+
+
+def models_reply(core: SchedulerCore) -> ModelsReply:
+    """Every model that some node has, by name."""
+    views: dict[str, ModelView] = {}
+    holders: dict[str, tuple[list[str], list[str]]] = {}
+    for node in sorted(core.fleet.nodes.values(), key=lambda n: n.node_id):
+        for key, model in node.installed.items():
+            installed, loaded = holders.setdefault(key, ([], []))
+            installed.append(node.node_id)
+            resident = node.resident(key)
+            if resident is not None and not resident.is_loading:
+                loaded.append(node.node_id)
+            views.setdefault(
+                key,
+                ModelView(
+                    name=model.name,
+                    size_bytes=model.size_bytes,
+                    capabilities=model.capabilities,
+                    family=model.family,
+                    quantization=model.quantization,
+                    context_length=model.context_length,
+                ),
+            )
+    return ModelsReply(models=tuple(_with_holders(views[key], *holders[key]) for key in sorted(views)))
+
+
+def _with_holders(view: ModelView, installed: list[str], loaded: list[str]) -> ModelView:
+    return ModelView(
+        name=view.name,
+        size_bytes=view.size_bytes,
+        installed_on=tuple(installed),
+        loaded_on=tuple(loaded),
+        capabilities=view.capabilities,
+        family=view.family,
+        quantization=view.quantization,
+        context_length=view.context_length,
+    )
