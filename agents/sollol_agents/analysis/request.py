@@ -5,14 +5,18 @@ from __future__ import annotations
 import msgspec
 
 from sollol_agents.analysis.body import Fields, InvalidBody, field
+from sollol_agents.analysis.detector import Detector, Task, WordDetector
+from sollol_agents.analysis.prefixes import prefix_hashes
 from sollol_schemas.context import ComplexityClass, RequestKind, TaskContext
 
 CHARACTERS_PER_TOKEN = 4
+DEFAULT_DETECTOR = WordDetector()
 IMAGE_TOKENS = 600
 """What one image costs in prompt tokens, roughly, over the common vision models."""
 _SIMPLE_BELOW_TOKENS = 500
 _COMPLEX_FROM_TOKENS = 2_000
 _COMPLEX_TURNS = 6
+_TEXT_BYTES = 500
 _EMBEDDING_PATHS = ("/v1/embeddings", "/api/embed", "/api/embeddings")
 
 
@@ -26,13 +30,14 @@ class _Message(msgspec.Struct, frozen=True):
     images: list[msgspec.Raw] | None = None
 
 
-def analyse(kind: RequestKind, fields: Fields, *, path: str = "") -> TaskContext:
+def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Detector = DEFAULT_DETECTOR) -> TaskContext:
     """The facts about one request.
 
     Args:
         kind: Which public subject it came in on.
         fields: Its top-level fields.
         path: The engine's path, for passthrough.
+        detector: Finds the task in the text.
 
     Raises:
         InvalidBody: A field that is needed is missing or of the wrong type.
@@ -41,36 +46,70 @@ def analyse(kind: RequestKind, fields: Fields, *, path: str = "") -> TaskContext
     if not model:
         raise InvalidBody("model is required")
     options = field(fields, "options", _Options) or _Options()
-    characters, turns, images = _prompt_size(kind, fields)
-    tokens = max(1, characters // CHARACTERS_PER_TOKEN) + images * IMAGE_TOKENS
+    prompt = _read_prompt(kind, fields)
+    tokens = max(1, prompt.characters // CHARACTERS_PER_TOKEN) + prompt.images * IMAGE_TOKENS
     is_embedding = kind is RequestKind.EMBED or path in _EMBEDDING_PATHS
+    task = Task(task_type="embedding") if is_embedding else detector.detect(prompt.text())
+    hashes, boundaries = ((), ()) if is_embedding else prefix_hashes(model, prompt.pieces, CHARACTERS_PER_TOKEN)
     return TaskContext(
         kind=kind,
         model=model,
-        task_type="embedding" if is_embedding else "generation",
-        complexity_class=_complexity(tokens, turns),
+        task_type=task.task_type,
+        coding_category=task.coding_category,
+        complexity_class=_complexity(tokens, prompt.turns),
         prompt_tokens=tokens,
         max_output_tokens=_output_limit(options, fields),
         num_ctx=options.num_ctx if options.num_ctx and options.num_ctx > 0 else None,
         is_load_only=_is_load_only(kind, fields),
-        has_images=images > 0,
+        prefix_hashes=hashes,
+        prefix_tokens=boundaries,
+        has_images=prompt.images > 0,
         has_tools=len(fields.get("tools", b"")) > len(b"[]"),
     )
 
 
-def _prompt_size(kind: RequestKind, fields: Fields) -> tuple[int, int, int]:
-    """Characters, turns and images of the prompt, whatever the dialect calls it."""
+class _Prompt:
+    """A prompt's pieces as raw JSON, in the order in which an engine reads them."""
+
+    __slots__ = ("images", "pieces", "turns")
+
+    def __init__(self, pieces: list[bytes], turns: int, images: int) -> None:
+        self.pieces = pieces
+        self.turns = turns
+        self.images = images
+
+    @property
+    def characters(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def text(self) -> str:
+        """The beginning and the end of what the user said last, for the detector."""
+        last = next((p for p in reversed(self.pieces) if p), b"")
+        if len(last) > 2 * _TEXT_BYTES:
+            last = last[:_TEXT_BYTES] + b" " + last[-_TEXT_BYTES:]
+        return last.decode(errors="replace").replace("\\n", "\n")
+
+
+def _read_prompt(kind: RequestKind, fields: Fields) -> _Prompt:
+    """The prompt, whatever the dialect calls it.
+
+    Raises:
+        InvalidBody: A piece has the wrong type, or the input of an embedding is missing.
+    """
     if kind is RequestKind.GENERATE:
         field(fields, "prompt", str)
     if kind is RequestKind.EMBED and "input" not in fields:
         raise InvalidBody("input is required")
-    characters = sum(len(fields.get(name, b"")) for name in ("prompt", "system", "suffix", "input", "instructions"))
+    pieces = [bytes(fields[name]) for name in ("system", "instructions", "tools") if name in fields]
     images = len(field(fields, "images", list[msgspec.Raw]) or ())
     messages = field(fields, "messages", list[_Message]) or []
     for message in messages:
-        characters += len(message.content)
-        images += len(message.images or ())
-    return characters, len(messages), images
+        content = bytes(message.content)
+        inline = content.count(b'"image_url"') // 2 if b'"image_url"' in content else 0
+        images += len(message.images or ()) + inline
+        pieces.append(content if not inline else content[:_TEXT_BYTES])
+    pieces += [bytes(fields[name]) for name in ("prompt", "suffix", "input") if name in fields]
+    return _Prompt(pieces, len(messages), images)
 
 
 def _complexity(tokens: int, turns: int) -> ComplexityClass:

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import msgspec
 
+from sollol_agents.analysis.detector import Detector, UnknownDetector, detector_named
 from sollol_agents.dispatcher.active import ActiveRequest
 from sollol_agents.dispatcher.administration import Administration
 from sollol_agents.dispatcher.attempt import Attempt
@@ -22,7 +23,7 @@ from sollol_agents.dispatcher.liveness import NodeProbes
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.connection import BusConfig
 from sollol_bus.discovery import Discovery
-from sollol_bus.errors import BusError
+from sollol_bus.errors import BusError, ConfigError
 from sollol_bus.messages import Msg, decode, encode
 from sollol_bus.outcomes import OutcomePublisher
 from sollol_bus.version import VERSION
@@ -73,6 +74,7 @@ class Dispatcher(Actor[DispatcherConfig]):
 
     async def on_start(self) -> None:
         """Subscribes to requests and to the events that move them."""
+        self._detector = self._load_detector()
         self._outcomes = OutcomePublisher(self.bus)
         self._probes = NodeProbes(
             self.bus,
@@ -101,6 +103,12 @@ class Dispatcher(Actor[DispatcherConfig]):
             endpoints={kind.value: subject for kind, subject in _SUBJECT_OF.items()},
         )
         self._discovery.start()
+
+    def _load_detector(self) -> Detector:
+        try:
+            return detector_named(self.config.detector)
+        except UnknownDetector as error:
+            raise ConfigError(f"setting `detector`: {error}") from error
 
     def in_flight(self) -> Collection[str]:
         """Ids of the requests that are not answered yet."""
@@ -158,7 +166,14 @@ class Dispatcher(Actor[DispatcherConfig]):
         active.ask_for_slot()
 
     def _take_in(self, kind: RequestKind, msg: Msg) -> Request:
-        request = take_in(kind, msg.data, msg.headers, msg.reply, default_deadline_s=self.config.default_deadline_s)
+        request = take_in(
+            kind,
+            msg.data,
+            msg.headers,
+            msg.reply,
+            default_deadline_s=self.config.default_deadline_s,
+            detector=self._detector,
+        )
         held = self._active.get(request.request_id)
         if held is not None:
             if request.resend <= held.request.resend or not _same_secret(request.secret, held.request.secret):
@@ -192,6 +207,7 @@ class Dispatcher(Actor[DispatcherConfig]):
                 msg.headers,
                 msg.reply,
                 default_deadline_s=self.config.default_deadline_s,
+                detector=self._detector,
             )
         except Rejected as rejected:
             self.bus.respond_error(msg.reply, rejected.error)

@@ -29,6 +29,7 @@ class DispatcherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     silence_limit_s: Annotated[
         float, Meta(gt=0, description="Unanswered probes for so long mean that a node hangs.")
     ] = 2.5
+    detector: Annotated[str, Meta(description="Task detector: `words`, or the name of an installed one.")] = "words"
     drain_timeout_s: Annotated[float, Meta(ge=0, description="Seconds that running requests may take to finish.")] = (
         30.0
     )

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import msgspec
 
 from sollol_agents.analysis.body import InvalidBody, field, read_fields, routing_fields, without_routing
-from sollol_agents.analysis.request import analyse
+from sollol_agents.analysis.detector import Detector
+from sollol_agents.analysis.mode import resolve
+from sollol_agents.analysis.request import DEFAULT_DETECTOR, analyse
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -68,6 +70,7 @@ def take_in(
     reply_to: str,
     *,
     default_deadline_s: float,
+    detector: Detector = DEFAULT_DETECTOR,
 ) -> Request:
     """The request in a message.
 
@@ -79,8 +82,8 @@ def take_in(
     try:
         fields = read_fields(payload)
         in_body = {} if kind is RequestKind.PASSTHROUGH else routing_fields(fields)
-        routing = parse_routing(in_body, head)
-        context = analyse(kind, fields, path=path)
+        routing = resolve(parse_routing(in_body, head))
+        context = analyse(kind, fields, path=path, detector=detector)
         wants_stream = h.STREAM in head or field(fields, "stream", bool) is True
     except (InvalidBody, InvalidRouting) as error:
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))) from error

@@ -1,0 +1,133 @@
+"""Request analysis: size, task, prefixes and automatic modes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sollol_agents.analysis.body import read_fields
+from sollol_agents.analysis.detector import UnknownDetector, WordDetector, detector_named
+from sollol_agents.analysis.mode import mode_for_complexity, resolve
+from sollol_agents.analysis.prefixes import MAX_BOUNDARIES, prefix_hashes
+from sollol_agents.analysis.request import IMAGE_TOKENS, analyse
+from sollol_schemas.context import ComplexityClass, RequestKind, TaskContext
+from sollol_schemas.routing import Routing, RoutingMode
+
+
+def context(body: dict[str, object], kind: RequestKind = RequestKind.GENERATE, path: str = "") -> TaskContext:
+    return analyse(kind, read_fields(json.dumps({"model": "m", **body}).encode()), path=path)
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "coding"),
+    [
+        ("Summarize the following article in three sentences", "summarization", None),
+        ("Classify the sentiment of this review: great", "classification", None),
+        ("Extract all names and dates as JSON", "extraction", None),
+        ("Compare these two plans and evaluate the trade", "analysis", None),
+        ("Tell me a story about a dragon", "generation", None),
+        ("Write a function that sorts a list", "generation", "coding"),
+        ("Refactor this module", "generation", "refactoring"),
+        ("Write pytest unit tests for it", "generation", "testing"),
+        ("Add a docstring to every method", "generation", "documentation"),
+        ("Here is the traceback, fix the bug", "generation", "debugging"),
+        ("please review this code", "generation", "code_review"),
+        ("My class at school was fun", "generation", None),
+    ],
+)
+def test_tasks_are_found_by_their_words(text: str, task: str, coding: str | None) -> None:
+    found = WordDetector().detect(text)
+    assert (found.task_type, found.coding_category) == (task, coding)
+
+
+def test_the_words_must_stand_alone() -> None:
+    assert WordDetector().detect("a summaryless classifying-free text about testimony").coding_category is None
+
+
+def test_an_unknown_detector_names_those_there_are() -> None:
+    with pytest.raises(UnknownDetector, match="words"):
+        detector_named("oracle")
+
+
+@given(st.text(max_size=3000))
+def test_the_detector_never_fails(text: str) -> None:
+    assert WordDetector().detect(text).task_type
+
+
+def test_size_and_complexity_follow_the_prompt() -> None:
+    assert context({"prompt": "hi"}).complexity_class is ComplexityClass.SIMPLE
+    assert context({"prompt": "word " * 800}).complexity_class is ComplexityClass.MEDIUM
+    assert context({"prompt": "word " * 4000}).complexity_class is ComplexityClass.COMPLEX
+    assert context({"prompt": "x" * 4000}).prompt_tokens == pytest.approx(1000, rel=0.01)
+
+
+def test_images_count_as_images_and_not_as_text() -> None:
+    native = context({"messages": [{"role": "user", "content": "what?", "images": ["A" * 100_000]}]}, RequestKind.CHAT)
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+    openai = context({"messages": [{"role": "user", "content": [part]}]}, RequestKind.PASSTHROUGH)
+    for found in (native, openai):
+        assert found.has_images
+        assert IMAGE_TOKENS <= found.prompt_tokens < 2 * IMAGE_TOKENS
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_the_callers_limit_is_read_in_every_dialect(field: str) -> None:
+    assert context({field: 7, "messages": []}, RequestKind.PASSTHROUGH, "/v1/chat/completions").max_output_tokens == 7
+    assert context({"prompt": "x", "options": {"num_predict": 9}}).max_output_tokens == 9
+    assert context({"prompt": "x", "options": {"num_predict": -1}}).max_output_tokens is None
+
+
+def test_embeddings_make_no_tokens_whatever_path_they_take() -> None:
+    assert context({"input": ["a"]}, RequestKind.EMBED).is_embedding
+    assert context({"input": ["a"]}, RequestKind.PASSTHROUGH, "/v1/embeddings").is_embedding
+
+
+def conversation(*texts: str) -> TaskContext:
+    return context({"messages": [{"role": "user", "content": t} for t in texts]}, RequestKind.CHAT)
+
+
+def test_a_conversation_that_goes_on_shares_its_prefixes() -> None:
+    first = conversation("a" * 300, "b" * 300)
+    second = conversation("a" * 300, "b" * 300, "c" * 300)
+    assert second.prefix_hashes[:2] == first.prefix_hashes
+    assert second.prefix_tokens == (75, 151, 226)
+
+
+def test_other_models_and_other_beginnings_share_nothing() -> None:
+    mine, _ = prefix_hashes("m", [b"a" * 500, b"b"], 4)
+    assert not set(mine) & set(prefix_hashes("other", [b"a" * 500, b"b"], 4)[0])
+    assert not set(mine) & set(prefix_hashes("m", [b"x" + b"a" * 499, b"b"], 4)[0])
+
+
+@given(st.lists(st.binary(max_size=200), max_size=60), st.binary(min_size=1, max_size=9000))
+def test_prefixes_are_bounded_and_grow(pieces: list[bytes], more: bytes) -> None:
+    hashes, tokens = prefix_hashes("m", [*pieces, more], 4)
+    assert len(hashes) == len(tokens) <= MAX_BOUNDARIES
+    assert list(tokens) == sorted(tokens)
+
+
+@pytest.mark.parametrize(
+    ("routing", "mode", "priority"),
+    [
+        (Routing(routing_mode=RoutingMode.AUTO), "fast", 5),
+        (Routing(routing_mode=RoutingMode.AUTO, task_type="quick_question"), "fast", 5),
+        (Routing(routing_mode=RoutingMode.AUTO, task_type="security_review"), "reliable", 5),
+        (Routing(routing_mode=RoutingMode.AUTO, task_type="documentation"), "async", 5),
+        (Routing(routing_mode=RoutingMode.AUTO, task_type="poetry", complexity=9), "reliable", 5),
+        (Routing(routing_mode=RoutingMode.AUTO, reasoning_style="deep_thinking"), "reliable", 8),
+        (Routing(routing_mode=RoutingMode.AUTO, reasoning_style="fast", priority=2), "fast", 2),
+        (Routing(routing_mode=RoutingMode.AUTO, reasoning_style="extended"), "async", 5),
+        (Routing(routing_mode=RoutingMode.FAST, task_type="security_review"), "fast", 5),
+    ],
+)
+def test_auto_follows_what_the_caller_declares(routing: Routing, mode: str, priority: int) -> None:
+    resolved = resolve(routing)
+    assert (resolved.routing_mode.value, resolved.priority) == (mode, priority)
+
+
+@pytest.mark.parametrize(("complexity", "mode"), [(8.0, "fast"), (8.1, "reliable"), (3.0, "fast"), (2.9, "async")])
+def test_declared_complexity_has_exact_borders(complexity: float, mode: str) -> None:
+    assert mode_for_complexity(complexity).value == mode
