@@ -38,6 +38,7 @@ from sollol_schemas.queries import (
     WhyReply,
 )
 from sollol_schemas.routing import DEFAULT_DEADLINE_S, Routing
+from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyReply, StrategyRequest
 
 T = TypeVar("T")
 
@@ -205,6 +206,25 @@ class Client:
         """Changes a node's weight or labels."""
         return await self._admin("set", AdminRequest(node_id=node_id, weight=weight, labels=labels or {}))
 
+    async def strategy(self) -> StrategyReply:
+        """The scorer's strategy, those that could be chosen, and the settings that may change."""
+        return await self._ask(subjects.ADMIN_STRATEGY, StrategyRequest(), StrategyReply)
+
+    async def set_strategy(self, name: str | None = None, **settings: float) -> StrategyReply:
+        """Chooses a strategy or changes settings at run time; what waits, waits on."""
+        return await self._ask(
+            subjects.ADMIN_STRATEGY, StrategyRequest(strategy=name, settings=settings), StrategyReply
+        )
+
+    async def breakers(self) -> BreakersReply:
+        """The circuit breakers that are open, on trial, or have seen failures."""
+        return await self._ask(subjects.ADMIN_BREAKER, BreakerRequest(), BreakersReply)
+
+    async def reset_breakers(self, node_id: str = "", model: str = "") -> BreakersReply:
+        """Closes circuit breakers by force: all, one node's, or one model's on it."""
+        asked = BreakerRequest(reset=True, node_id=node_id, model=model)
+        return await self._ask(subjects.ADMIN_BREAKER, asked, BreakersReply)
+
     async def pull(self, node_id: str, model: str) -> AsyncIterator[dict[str, Any]]:
         """Downloads a model to a node; gives the engine's progress objects."""
         asked = encode(AdminRequest(node_id=node_id, model=model))
@@ -258,7 +278,8 @@ class Client:
 
 def _nobody(subject: str) -> ErrorBody:
     """Which actor is missing, for a subject that nobody listens on."""
-    actor = "scorer" if subject in (subjects.NODES, subjects.MODELS) else "dispatcher"
+    of_scorer = (subjects.NODES, subjects.MODELS, subjects.ADMIN_STRATEGY, subjects.ADMIN_BREAKER)
+    actor = "scorer" if subject in of_scorer else "dispatcher"
     if subject in (subjects.STATS, subjects.RELIABILITY, subjects.RECENT) or subject.startswith(f"{subjects.V1}.why."):
         actor = "recorder"
     return ErrorBody(
