@@ -93,6 +93,16 @@ async def test_what_does_not_finish_in_time_is_handed_back(config: BusConfig, ca
 
 
 @pytest.mark.shutdown
+async def test_a_hurried_drain_hands_back_at_once(config: BusConfig) -> None:
+    actor = Recording(config)
+    actor.drain_timeout_s = 3600.0
+    async with actor:
+        actor.work.add("request-7")
+        asyncio.get_running_loop().call_later(0.02, actor.hurry)
+    assert "hand back 1" in actor.steps
+
+
+@pytest.mark.shutdown
 async def test_a_draining_actor_takes_no_new_work(config: BusConfig) -> None:
     async with Recording(config) as actor, Recording(config) as other:
         actor.stop_intake()

@@ -20,6 +20,8 @@ from sollol_agents.cli.settings import ConfigFile, Section, Setting, Shape
 
 _CONFIG_HELP = "TOML file with settings, a table for each section."
 CONFIG_ENV = "SOLLOL_CONFIG"
+_LAST = ("nats", "log")
+"""Sections that every command has: shown below its own."""
 
 
 def with_settings(
@@ -36,7 +38,12 @@ def with_settings(
         signature = inspect.signature(function)
         hints = typing.get_type_hints(function, include_extras=True)
         own = [p.replace(annotation=hints[n]) for n, p in signature.parameters.items() if n not in sections]
-        made = {_slot(name, s): (name, s) for name, section in sections.items() for s in section.settings}
+        made = {
+            _slot(name, s): (name, s)
+            for name, section in sections.items()
+            if section.is_flagged
+            for s in section.settings
+        }
         flags = [_parameter(slot, setting, sections[name].name) for slot, (name, setting) in made.items()]
 
         @functools.wraps(function)
@@ -75,7 +82,7 @@ def _slot(name: str, setting: Setting) -> str:
 
 @functools.cache
 def _group(section: str) -> Group:
-    return Group(f"Settings of [{section}]", sort_key=1)
+    return Group(f"Settings of {section}", sort_key=_LAST.index(section) + 2 if section in _LAST else 1)
 
 
 def _parameter(slot: str, setting: Setting, section: str) -> inspect.Parameter:

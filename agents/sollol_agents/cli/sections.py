@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from sollol_agents.cli.settings import Section
+from sollol_schemas.routing import PRIORITY_NAMES, Routing
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -35,11 +36,21 @@ SECTIONS: Mapping[str, Names] = {
         flag_prefix="nats-",
     ),
     "log": Names(kind="sollol_agents.cli.logs:LogConfig", title="Logging, for every command", flag_prefix="log-"),
+    "routing": Names(
+        kind="sollol_schemas.routing:Routing",
+        title="Where, when and how requests of `generate`, `chat` and `embed` run",
+    ),
     "up": Names(kind="sollol_agents.cli.up:UpConfig", title="`sollol up`"),
+    "server": Names(
+        kind="sollol_bus.server_config:EmbeddedServerConfig",
+        title="The embedded NATS server of `sollol up` (no flags)",
+        hidden=("port", "store_dir"),
+    ),
     "node": Names(
         kind="sollol_agents.node.config:NodeConfig",
         title="`sollol node`",
         flags={"node_id": "--id", "labels": "--label"},
+        envs={"node_id": "SOLLOL_NODE_ID"},
     ),
     "scorer": Names(kind="sollol_agents.scorer.config:ScorerConfig", title="`sollol scorer`"),
     "dispatcher": Names(kind="sollol_agents.dispatcher.config:DispatcherConfig", title="`sollol dispatcher`"),
@@ -49,13 +60,22 @@ SECTIONS: Mapping[str, Names] = {
 }
 
 
-def section(name: str, kind: type[T], *, flag_prefix: str | None = None) -> Section[T]:
+def section(
+    name: str,
+    kind: type[T],
+    *,
+    hidden: tuple[str, ...] = (),
+    defaults: Mapping[str, object] | None = None,
+    is_flagged: bool = True,
+) -> Section[T]:
     """The section called `name`, whose Struct is `kind`.
 
     Args:
         name: A key of `SECTIONS`.
         kind: The Struct, given again so that the result is typed.
-        flag_prefix: Another prefix of its flags, where several sections share a command.
+        hidden: Further fields that the command sets itself.
+        defaults: Defaults of this command that differ from the Struct's.
+        is_flagged: Whether the command has flags for them; environment and file hold in any case.
     """
     names = SECTIONS[name]
     return Section(
@@ -63,14 +83,29 @@ def section(name: str, kind: type[T], *, flag_prefix: str | None = None) -> Sect
         kind,
         flags=names.flags,
         envs=names.envs,
-        hidden=names.hidden,
-        flag_prefix=names.flag_prefix if flag_prefix is None else flag_prefix,
+        hidden=names.hidden + hidden,
+        flag_prefix=names.flag_prefix,
+        defaults=defaults,
+        is_flagged=is_flagged,
+    )
+
+
+def routing_section() -> Section[Routing]:
+    """The routing fields as settings: `SOLLOL_ROUTING_PRIORITY` is the default priority of all commands."""
+    return Section(
+        "routing",
+        Routing,
+        flags={"node_id": "--node"},
+        envs={"routing_mode": "SOLLOL_ROUTING_MODE"},
+        words={"priority": PRIORITY_NAMES},
     )
 
 
 def all_sections() -> list[Section[Any]]:
     """Every section, with its actor's module imported."""
-    return [section(name, _load(names.kind)) for name, names in SECTIONS.items()]
+    return [
+        routing_section() if name == "routing" else section(name, _load(names.kind)) for name, names in SECTIONS.items()
+    ]
 
 
 def _load(path: str) -> type[msgspec.Struct]:

@@ -79,6 +79,9 @@ class Section(Generic[T]):
         envs: Environment names that differ, by field.
         hidden: Fields that the program sets itself.
         flag_prefix: Put before every flag, where several sections share one command.
+        defaults: Defaults that differ from the Struct's own, by field.
+        words: Words that stand for values, by field: `high` for 8.
+        is_flagged: Whether a command that takes this section has flags for it.
     """
 
     def __init__(
@@ -90,9 +93,15 @@ class Section(Generic[T]):
         envs: Mapping[str, str] | None = None,
         hidden: tuple[str, ...] = (),
         flag_prefix: str = "",
+        defaults: Mapping[str, object] | None = None,
+        words: Mapping[str, Mapping[str, object]] | None = None,
+        is_flagged: bool = True,
     ) -> None:
         self.name = name
         self.kind = kind
+        self.is_flagged = is_flagged
+        self._defaults = dict(defaults or {})
+        self._words = words or {}
         self._flags = flags or {}
         self._envs = envs or {}
         self._hidden = hidden
@@ -127,10 +136,12 @@ class Section(Generic[T]):
             table=table,
             path=str(file.path) if file else "",
         )
-        values: dict[str, Any] = dict(fixed)
+        values: dict[str, Any] = {**self._defaults, **fixed}
         for setting in self.settings:
             if (found := sources.find(setting)) is not None:
-                _put(values, setting.path, _checked(setting, *found))
+                value, source = found
+                value = self._words.get(setting.key, {}).get(str(value).lower(), value)
+                _put(values, setting.path, _checked(setting, value, source))
         try:
             return msgspec.convert(values, self.kind, strict=False)
         except msgspec.ValidationError as error:
@@ -160,9 +171,10 @@ class Section(Generic[T]):
     def _setting(self, path: tuple[str, ...], annotation: Any, field: mi.Field) -> Setting:  # noqa: ANN401 a type form
         key = ".".join(path)
         words = "_".join(path)
-        default = field.default
+        default = self._defaults.get(key, field.default)
         if default is msgspec.NODEFAULT:
             default = None if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        allowed = ", ".join((_allowed(field.type), *self._words.get(key, ())))
         return Setting(
             path=path,
             flag=self._flags.get(key, f"--{self._flag_prefix}{words.replace('_', '-')}"),
@@ -170,7 +182,7 @@ class Section(Generic[T]):
             shape=_shape(annotation),
             annotation=annotation,
             description=_description(field.type),
-            allowed=_allowed(field.type),
+            allowed=allowed,
             default=default,
         )
 

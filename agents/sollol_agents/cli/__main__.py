@@ -1,0 +1,97 @@
+"""`sollol`: finds the command, runs it, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+
+from cyclopts import App, CycloptsError, Group
+
+from sollol_agents.cli import exits
+from sollol_bus.errors import SollolError
+from sollol_bus.version import VERSION
+
+_START = Group("Start", sort_key=1)
+_USE = Group("Use", sort_key=2)
+_LOOK = Group("Look", sort_key=3)
+_OPERATE = Group("Operate", sort_key=4)
+_ACTORS = Group("Single actors", sort_key=5)
+
+_HERE = "sollol_agents.cli"
+_COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
+    ("up", "up:up", _START, "Start the whole system in one process."),
+    ("node", "actors:node", _START, "Join the fleet with the engine on this machine."),
+    ("demo", "demo:demo", _START, "Show a fleet at work, and a node killed while it works."),
+    ("init", "starting:init", _START, "Write a settings file with every setting."),
+    ("doctor", "doctor:doctor", _START, "Check this machine and the fleet, and say what to do."),
+    ("version", "starting:version", _START, "Show versions."),
+    ("generate", "requesting:generate", _USE, "Stream an answer to a prompt."),
+    ("chat", "requesting:chat", _USE, "Answer a message or hold a conversation."),
+    ("embed", "requesting:embed", _USE, "Embed texts."),
+    ("nodes", "listings:nodes", _LOOK, "List the nodes."),
+    ("models", "listings:models", _LOOK, "List the models."),
+    ("stats", "listings:stats", _LOOK, "Show requests, latency and speed."),
+    ("reliability", "listings:reliability", _LOOK, "Show how reliable each node is."),
+    ("why", "listings:why", _LOOK, "Explain one request."),
+    ("watch", "watching:watch", _LOOK, "Print decisions and node events as they happen."),
+    ("drain", "operating:drain", _OPERATE, "Take a node out of service."),
+    ("undrain", "operating:undrain", _OPERATE, "Put a node back into service."),
+    ("load", "operating:load", _OPERATE, "Load a model on a node."),
+    ("unload", "operating:unload", _OPERATE, "Unload a model from a node."),
+    ("pull", "operating:pull", _OPERATE, "Download a model to a node."),
+    ("set", "operating:set_node", _OPERATE, "Change a node's weight or labels."),
+    ("scorer", "actors:scorer", _ACTORS, "Run a scorer."),
+    ("dispatcher", "actors:dispatcher", _ACTORS, "Run a dispatcher."),
+    ("recorder", "actors:recorder", _ACTORS, "Run a recorder."),
+    ("engine", "engines:engine", _ACTORS, "Run a real llama.cpp with a tiny generated model."),
+    ("emulate", "engines:emulate", _ACTORS, "Run an emulated Ollama, for tests and benchmarks."),
+)
+"""Name, place, group and summary of each command; a command's module is imported when it runs."""
+
+
+def build_app() -> App:
+    """The command line with every command, none of them imported yet."""
+    app = App(
+        name="sollol",
+        help="Makes a fleet of LLM machines behave like one, over NATS.",
+        help_epilogue=exits.HELP,
+        help_format="plaintext",
+        version=VERSION,
+    )
+    for name, place, group, summary in _COMMANDS:
+        app.command(f"{_HERE}.{place}", name=name, group=group, help=summary)
+    return app
+
+
+def run(argv: list[str]) -> int:
+    """Runs one command line; returns its exit code."""
+    if argv and not argv[0].startswith("-") and argv[0] not in {name for name, *_ in _COMMANDS}:
+        close = difflib.get_close_matches(argv[0], [name for name, *_ in _COMMANDS], 1)
+        hint = f"did you mean `sollol {close[0]}`?" if close else "`sollol --help` lists the commands"
+        print(f"sollol: there is no command {argv[0]!r}; {hint}", file=sys.stderr)
+        return exits.USAGE
+    try:
+        code = build_app()(argv, result_action="return_value", exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        print(f"sollol: {error} `sollol {argv[0]} --help` shows what there is", file=sys.stderr)
+        return exits.USAGE
+    except SollolError as error:
+        print(exits.line_of(error), file=sys.stderr)
+        return exits.code_of(error)
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # the reader, such as `head`, has seen enough; Python must not complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.OK
+    return code if isinstance(code, int) else exits.OK
+
+
+def main() -> None:
+    """The entry point of the `sollol` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

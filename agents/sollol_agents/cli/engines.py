@@ -1,0 +1,56 @@
+"""`sollol engine` and `sollol emulate`: something for a node to drive, where there is no Ollama."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sollol_agents.cli import exits, fleet, logs, running
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.output import say
+from sollol_agents.cli.sections import section
+from sollol_agents.emulator import EmulatorConfig, serve_emulator
+from sollol_agents.engine import EngineConfig, EngineUnavailableError, run_engine
+from sollol_bus.errors import ConfigError
+
+
+@with_settings(fleet.KNOWN, config=section("engine", EngineConfig), log=fleet.LOG)
+def engine(*, config: EngineConfig, log: LogConfig) -> int:
+    """Serves a real llama.cpp with a tiny generated model, or with a GGUF file of yours.
+
+    The model counts down from the last number of the prompt. Needs the extra: pip install 'sollol-bus[engine]'.
+    """
+    logs.set_up(log)
+    try:
+        run_engine(config)
+    except (EngineUnavailableError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    return exits.OK
+
+
+@with_settings(fleet.KNOWN, config=section("emulate", EmulatorConfig), log=fleet.LOG)
+def emulate(*, config: EmulatorConfig, log: LogConfig) -> int:
+    """Serves an emulated Ollama with the timing of a chosen machine, for tests and benchmarks; computes nothing."""
+    logs.set_up(log)
+
+    async def main(signals: asyncio.Queue[int]) -> int:
+        loop = asyncio.get_running_loop()
+        serving = loop.create_task(serve_emulator(config, on_ready=_tell), name="emulator")
+        stopping = loop.create_task(signals.get(), name="signals")
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            stopping.cancel()
+            await serving
+        serving.cancel()
+        await asyncio.wait((serving,))
+        return exits.OK
+
+    try:
+        return running.run_until_signalled(main)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"the emulator cannot start: {error}") from error
+
+
+def _tell(url: str) -> None:
+    say(f"engine {url}")
+    say("ready")

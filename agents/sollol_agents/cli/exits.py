@@ -1,0 +1,49 @@
+"""Exit codes, and errors as one line that says what to do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sollol_bus.errors import BusError, ConfigError, NoResponders, NotConnected, RequestTimedOut, SollolError
+from sollol_schemas.errors import ErrorCode
+
+OK: Final = 0
+FAILED: Final = 1  # the request, or the actor, failed
+USAGE: Final = 2  # a flag, a setting or the environment must be changed
+NO_ANSWER: Final = 3  # nobody answers: no NATS server, no actor, no node
+INTERRUPTED: Final = 130  # Ctrl-C or SIGTERM
+
+HELP: Final = (
+    "Exit codes: 0 done; 1 the request failed; 2 wrong usage or setting; 3 no answer from the fleet; 130 interrupted."
+)
+
+_HINTS: Final[dict[ErrorCode, str]] = {
+    ErrorCode.UNKNOWN_MODEL: "`sollol models` lists what there is, `sollol pull NODE MODEL` fetches one",
+    ErrorCode.NO_NODES: "start one with `sollol node`, or look with `sollol doctor`",
+    ErrorCode.NO_ELIGIBLE_NODE: "see `sollol nodes`; --soft takes the best node there is",
+    ErrorCode.QUEUE_FULL: "try again later, or add a node",
+    ErrorCode.DEADLINE_UNREACHABLE: "allow more with --deadline-s, raise --priority, or add a node",
+    ErrorCode.DEADLINE_EXCEEDED: "allow more with --deadline-s",
+    ErrorCode.UNKNOWN_NODE: "`sollol nodes` lists them",
+    ErrorCode.ATTEMPTS_EXHAUSTED: "`sollol reliability` shows which nodes fail, and how",
+    ErrorCode.UNAUTHORIZED: "give credentials with --nats-user and --nats-password, or --nats-creds-file",
+}
+_NOBODY: Final = frozenset({ErrorCode.NO_NODES, ErrorCode.ACTOR_STOPPED})
+
+
+def code_of(error: SollolError) -> int:
+    """The exit code that an error ends a command with."""
+    if isinstance(error, ConfigError):
+        return USAGE
+    if isinstance(error, (NotConnected, NoResponders, RequestTimedOut)) or error.body.code in _NOBODY:
+        return NO_ANSWER
+    return FAILED
+
+
+def line_of(error: SollolError) -> str:
+    """What went wrong and what to do, on one line."""
+    text = " ".join(error.message.split())
+    hint = _HINTS.get(error.body.code, "") if not isinstance(error, (ConfigError, BusError)) else ""
+    if isinstance(error, (NoResponders, RequestTimedOut)):
+        hint = "is `sollol up` running there? `sollol doctor` looks"
+    return f"sollol: {text}" + (f" ({hint})" if hint and "`" not in text else "")

@@ -1,0 +1,28 @@
+"""The settings that every command about the fleet takes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from cyclopts import Parameter
+
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.sections import SECTIONS, section
+from sollol_agents.cli.settings import Section
+from sollol_bus.connection import BusConfig
+from sollol_schemas.subjects import CLIENT_INBOX_PREFIXES
+
+KNOWN: Final = tuple(SECTIONS)
+"""Every table that a settings file may have."""
+
+JsonFlag = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON.")]
+
+BUS: Final[Section[BusConfig]] = section("nats", BusConfig)
+LOG: Final[Section[LogConfig]] = section("log", LogConfig)
+QUIET_LOG: Final[Section[LogConfig]] = section("log", LogConfig, defaults={"level": "warning"})
+"""For commands whose output is for people: the client's own remarks would only get between it."""
+
+CLIENT: Final[dict[str, Section[Any]]] = {"bus": BUS, "log": QUIET_LOG}
+ACTOR: Final[dict[str, Section[Any]]] = {"bus": BUS, "log": LOG}
+
+CLIENT_INBOX: Final = CLIENT_INBOX_PREFIXES[-1].rstrip(".")

@@ -1,0 +1,244 @@
+"""`sollol nodes`, `models`, `stats`, `reliability` and `why`: what the fleet is and what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import msgspec
+from cyclopts import Parameter
+
+from sollol_agents.cli import fleet, logs, running
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.output import gib, gigabytes, percent, say, seconds, show_json, show_table
+from sollol_bus.client import Client
+from sollol_bus.connection import BusConfig
+from sollol_schemas.decision import CandidateCost, Decision
+from sollol_schemas.queries import GroupStats, ModelsReply, NodesReply, NodeView, ReliabilityReply, StatsReply, WhyReply
+
+T = TypeVar("T")
+
+_CODES_SHOWN = 3
+
+
+def listing(
+    bus: BusConfig, log: LogConfig, ask: Callable[[Client], Awaitable[T]], show: Callable[[T], None], *, json_: bool
+) -> int:
+    """Asks one question and shows the answer as JSON or with `show`."""
+    logs.set_up(log)
+
+    async def main() -> int:
+        async with running.connected(msgspec.structs.replace(bus, name="sollol-cli")) as client:
+            reply = await ask(client)
+        if json_:
+            show_json(reply)
+        else:
+            show(reply)
+        return 0
+
+    return running.run(main)
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def nodes(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Lists the nodes with health, slots, memory and loaded models."""
+    return listing(bus, log, Client.nodes, _show_nodes, json_=json_)
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def models(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Lists every model of the fleet and where it is installed and loaded."""
+    return listing(bus, log, Client.models, _show_models, json_=json_)
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def stats(
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    window_s: Annotated[float, Parameter(help="Only what finished in the last so many seconds; 0: all.")] = 0.0,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Shows requests, success, latency and speed: in all, by mode and by node."""
+    return listing(bus, log, lambda client: client.stats(window_s), show_stats, json_=json_)
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def reliability(
+    node: Annotated[str, Parameter(help="Only this node.")] = "",
+    model: Annotated[str, Parameter(help="Only this model.")] = "",
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Shows how reliable each node is, and each model on it."""
+    return listing(bus, log, lambda client: client.reliability(node, model), _show_reliability, json_=json_)
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def why(request_id: str, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Explains one request: candidates with every cost, refused nodes with reasons, and what became of it."""
+    return listing(bus, log, lambda client: client.why(request_id), show_why, json_=json_)
+
+
+def _show_nodes(reply: NodesReply) -> None:
+    headings = ("NODE", "STATE", "ENGINE", "BUSY", "GPU", "VRAM FREE", "CPU", "RAM FREE", "LOADED", "SUCCESS", "SEEN")
+    numbers = ("BUSY", "VRAM FREE", "CPU", "RAM FREE", "SUCCESS", "SEEN")
+    show_table(headings, map(_node_row, reply.nodes), numbers=numbers)
+    say(f"{len(reply.nodes)} nodes, {reply.in_flight} in flight, {reply.queued} waiting, strategy {reply.strategy}")
+
+
+def _node_row(view: NodeView) -> tuple[str, ...]:
+    told = view.telemetry
+    engine = f"{told.engine.kind} {told.engine.version}".strip()
+    if not told.engine.is_reachable:
+        engine += f" ({told.engine.detail or 'unreachable'})"
+    free_mib, total_mib = sum(g.memory_free_mib for g in told.gpus), sum(g.memory_total_mib for g in told.gpus)
+    return (
+        view.node_id,
+        view.state.value,
+        engine,
+        f"{view.in_flight}/{told.slots}",
+        ", ".join(dict.fromkeys(g.name for g in told.gpus)) or "-",
+        f"{gib(free_mib)}/{gib(total_mib)} GiB" if told.gpus else "-",
+        percent(told.cpu_load_ratio),
+        f"{gib(told.ram_available_mib)} GiB",
+        ", ".join(m.name for m in told.loaded) or "-",
+        percent(view.success_ratio),
+        seconds(view.heartbeat_age_s),
+    )
+
+
+def _show_models(reply: ModelsReply) -> None:
+    rows = [
+        (
+            m.name,
+            gigabytes(m.size_bytes),
+            m.family or "-",
+            m.quantization or "-",
+            str(m.context_length or "-"),
+            ", ".join(m.installed_on),
+            ", ".join(m.loaded_on) or "-",
+        )
+        for m in reply.models
+    ]
+    headings = ("MODEL", "SIZE", "FAMILY", "QUANT", "CONTEXT", "INSTALLED ON", "LOADED ON")
+    show_table(headings, rows, numbers=("SIZE", "CONTEXT"))
+
+
+def show_stats(reply: StatsReply) -> None:
+    """The statistics as one line about the fleet and one table."""
+    if (fleet_now := reply.fleet) is not None:
+        say(
+            f"{fleet_now.nodes_up} of {fleet_now.nodes_total} nodes up ({fleet_now.nodes_gpu} GPU, "
+            f"{fleet_now.nodes_cpu} CPU), {fleet_now.in_flight} of {fleet_now.slots} slots busy, "
+            f"{fleet_now.queued} waiting"
+        )
+    groups = [("all", reply.total)]
+    groups += [(f"mode {name}", group) for name, group in sorted(reply.by_mode.items())]
+    groups += [(f"node {name}", group) for name, group in sorted(reply.by_node.items())]
+    headings = ("GROUP", "REQUESTS", "OK", "FAILED", "CANCELLED", "SUCCESS", "P50", "P95", "P99", "TOKENS", "TOK/S")
+    show_table(headings, (_stats_row(name, group) for name, group in groups), numbers=headings[1:])
+
+
+def _stats_row(name: str, group: GroupStats) -> tuple[str, ...]:
+    latency = group.latency
+    return (
+        name,
+        str(group.requests),
+        str(group.successes),
+        str(group.failures),
+        str(group.cancelled),
+        percent(group.success_ratio),
+        seconds(latency.p50_s),
+        seconds(latency.p95_s),
+        seconds(latency.p99_s),
+        str(group.output_tokens),
+        f"{group.tokens_per_second:.1f}",
+    )
+
+
+def _show_reliability(reply: ReliabilityReply) -> None:
+    rows = []
+    for entry in reply.entries:
+        codes = sorted(entry.failures_by_code.items(), key=lambda item: -item[1])[:_CODES_SHOWN]
+        times = sorted(entry.recent_s)
+        rows.append(
+            (
+                entry.node_id,
+                entry.model or "(all)",
+                str(entry.attempts),
+                percent(entry.success_ratio),
+                percent(entry.success_lower_bound),
+                str(entry.failures),
+                ", ".join(f"{code} {count}" for code, count in codes) or "-",
+                seconds(times[len(times) // 2]) if times else "-",
+                f"{entry.dispersion:.2f}" if entry.dispersion is not None else "-",
+            )
+        )
+    headings = ("NODE", "MODEL", "ATTEMPTS", "SUCCESS", "PROVEN", "FAILED", "HOW", "MEDIAN", "DISPERSION")
+    show_table(headings, rows, numbers=("ATTEMPTS", "SUCCESS", "PROVEN", "FAILED", "MEDIAN", "DISPERSION"))
+
+
+def show_why(reply: WhyReply) -> None:
+    """Every decision about a request and every outcome, for people."""
+    for decision in reply.decisions:
+        _show_decision(decision)
+    rows = [
+        (
+            o.attempt_id,
+            o.node_id,
+            o.status.value,
+            o.code.value if o.code else "-",
+            seconds(o.queue_s),
+            seconds(o.predicted_s),
+            seconds(o.figures.actual_s if o.figures else None),
+            o.message or "-",
+        )
+        for o in reply.outcomes
+    ]
+    if rows:
+        headings = ("ATTEMPT", "NODE", "OUTCOME", "CODE", "WAITED", "PREDICTED", "ACTUAL", "MESSAGE")
+        show_table(headings, rows, numbers=("WAITED", "PREDICTED", "ACTUAL"))
+
+
+def _show_decision(decision: Decision) -> None:
+    made = decision.summary
+    say(
+        f"attempt {made.attempt}: {made.node_id} for {decision.model}, {made.mode} by {made.strategy}, "
+        f"waited {seconds(made.queue_s)}, predicted {seconds(made.predicted_s)}"
+    )
+    say(f"  {made.reason}")
+    if decision.candidates:
+        headings = (
+            "CANDIDATE",
+            "COST",
+            "WAIT",
+            "LOAD",
+            "PREFILL",
+            "DECODE",
+            "SLOWDOWN",
+            "OTHERS",
+            "RISK",
+            "PREFERENCE",
+        )
+        show_table(headings, map(_candidate_row, decision.candidates), numbers=headings[1:])
+    for refused in decision.rejections:
+        say(f"  not {refused.node_id}: {refused.reason.value}{f' ({refused.detail})' if refused.detail else ''}")
+
+
+def _candidate_row(cost: CandidateCost) -> tuple[str, ...]:
+    terms = (
+        cost.total_s,
+        cost.wait_s + cost.overtaking_s,
+        cost.load_s,
+        cost.prefill_s,
+        cost.decode_s,
+        cost.slowdown_s,
+        cost.externality_s + cost.evict_s + cost.prefix_evict_s,
+        cost.risk_s,
+        cost.preference_s,
+    )
+    return (cost.node_id, *(f"{term:.3f}" for term in terms))

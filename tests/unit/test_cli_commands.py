@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import io
+import logging
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sollol_agents.cli import __main__ as program
+from sollol_agents.cli import exits, logs
+from sollol_agents.cli.listings import show_stats, show_why
+from sollol_agents.cli.output import plain_table, seconds, show_table
+from sollol_agents.cli.requesting import body_fields, provenance, read_prompt
+from sollol_agents.cli.sections import SECTIONS, all_sections
+from sollol_agents.cli.settings import ConfigFile
+from sollol_agents.cli.watching import line_of_event
+from sollol_bus.errors import BadRequest, ConfigError, NoEligibleNode, NoResponders, NotConnected, SollolError
+from sollol_bus.results import Answer
+from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.execution import Figures
+from sollol_schemas.queries import GroupStats, StatsReply, WhyReply
+from sollol_schemas.routing import RoutingMode
+from sollol_schemas.telemetry import NodeState
+
+COMMANDS = [name for name, *_ in program._COMMANDS]
+SUMMARY = DecisionSummary(
+    request_id="req-1", attempt_id="req-1-1", node_id="attic", predicted_s=1.5, queue_s=0.25, reason="the least cost"
+)
+DECISION = Decision(
+    summary=SUMMARY,
+    model="llama3.2",
+    candidates=(CandidateCost(node_id="attic", total_s=1.5),),
+    rejections=(Rejection(node_id="cellar", reason=RejectionReason.DRAINING, detail="since 3 s"),),
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run([name, "--help"]) == exits.OK
+    assert f"Usage: sollol {name}" in capsys.readouterr().out
+
+
+def test_the_help_lists_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["--help"]) == exits.OK
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+    assert "Exit codes" in shown
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["genrate"], "did you mean `sollol generate`?"),
+        (["zzz"], "`sollol --help` lists"),
+        (["nodes", "--jsn"], "--jsn"),
+        (["generate", "m", "hi", "--priority", "11"], "an integer from 0 to 10"),
+        (["generate", "m", "hi", "--option", "nonsense"], "KEY=VALUE"),
+        (["up", "--nats-port", "70000"], "from 0 to 65535"),
+        (["set", "attic"], "--weight or --label"),
+        (["set", "attic", "--weight", "0"], "above 0"),
+        (["nodes", "--config", "/does/not/exist.toml"], "No such file"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(argv) == exits.USAGE
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert shown.count("\n") == 1
+
+
+def test_without_a_server_a_question_ends_with_3(capsys: pytest.CaptureFixture[str]) -> None:
+    # port 9 of the loopback is the discard service, which nobody runs
+    assert program.run(["nodes", "--nats", "nats://127.0.0.1:9"]) == exits.NO_ANSWER
+    assert "sollol up" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), exits.USAGE),
+        (NotConnected("x"), exits.NO_ANSWER),
+        (NoResponders("x"), exits.NO_ANSWER),
+        (NoEligibleNode(body=ErrorBody(code=ErrorCode.NO_NODES, message="x")), exits.NO_ANSWER),
+        (NoEligibleNode("x"), exits.FAILED),
+        (BadRequest("x"), exits.FAILED),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_kind_of_error_has_its_exit_code(error: SollolError, code: int) -> None:
+    assert exits.code_of(error) == code
+
+
+def test_an_error_is_one_line_that_says_what_to_do() -> None:
+    line = exits.line_of(NoEligibleNode("no node\nfits"))
+    assert line == "sollol: no node fits (see `sollol nodes`; --soft takes the best node there is)"
+
+
+def test_init_writes_a_file_that_is_valid_once_uncommented(tmp_path: Path) -> None:
+    path = tmp_path / "sollol.toml"
+    assert program.run(["init", str(path)]) == exits.OK
+    lines = path.read_text().splitlines()
+    settings = [line.removeprefix("#") for line in lines if not line.startswith("# ")]
+    given = [line for line in settings if not line.endswith((' = ""', " = null"))]
+    path.write_text("\n".join(given))
+    assert set(tomllib.loads(path.read_text())) == set(SECTIONS)
+    file = ConfigFile(path)
+    for section in all_sections():
+        assert section.load(file=file) == section.load()
+
+
+def test_init_never_overwrites_a_file_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "sollol.toml"
+    path.write_text("mine")
+    assert program.run(["init", str(path)]) == exits.USAGE
+    assert path.read_text() == "mine"
+    assert "--force" in capsys.readouterr().err
+
+
+def test_version_is_machine_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["version", "--json"]) == exits.OK
+    assert msgspec.json.decode(capsys.readouterr().out)["sollol-bus"]
+
+
+def test_the_flags_of_a_request_become_fields_of_the_body() -> None:
+    fields = body_fields(system="be brief", format_="json", option=["temperature=0", "stop=a"], keep_alive="-1")
+    assert fields == {
+        "system": "be brief",
+        "format": "json",
+        "options": {"temperature": 0, "stop": "a"},
+        "keep_alive": -1,
+    }
+
+
+def test_a_format_may_be_a_schema_but_no_other_word() -> None:
+    assert body_fields(system=None, format_='{"type": "object"}', option=None, keep_alive="10m") == {
+        "format": {"type": "object"},
+        "keep_alive": "10m",
+    }
+    with pytest.raises(ConfigError, match="--format"):
+        body_fields(system=None, format_="yaml", option=None, keep_alive=None)
+
+
+def test_a_piped_prompt_is_read_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("why?"))
+    assert read_prompt(None) == read_prompt("why?") == "why?"
+
+
+def test_an_answer_says_where_it_was_made_and_why() -> None:
+    answer = Answer(
+        text="42",
+        model="m",
+        request_id="req-1",
+        decision=SUMMARY,
+        figures=Figures(actual_s=2.0, output_tokens=40, decode_s=1.0),
+    )
+    said = provenance(answer)
+    for part in ("attic", "fast", "2.00 s", "predicted 1.50 s", "40 tokens at 40/s", "waited 250 ms", "least cost"):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0.0, "0 ms"),
+        (0.25, "250 ms"),
+        (3.14159, "3.14 s"),
+        (59.96, "60.0 s"),
+        (185, "3 min 5 s"),
+        (7300, "2 h 1 min"),
+        (200_000, "2 d 7 h"),
+    ],
+)
+def test_durations_are_readable_at_any_size(value: float | None, text: str) -> None:
+    assert seconds(value) == text
+
+
+def test_a_plain_table_is_aligned_and_has_no_frame() -> None:
+    assert plain_table(("NODE", "N"), [("attic", "7"), ("b", "12")], {1}) == ["NODE    N", "attic   7", "b      12"]
+
+
+def test_a_table_outside_a_terminal_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(("NODE",), [("attic",)])
+    assert capsys.readouterr().out == "NODE\nattic\n"
+
+
+def test_statistics_show_modes_and_nodes(capsys: pytest.CaptureFixture[str]) -> None:
+    group = GroupStats(requests=3, successes=2, failures=1)
+    show_stats(StatsReply(total=group, by_mode={"fast": group}, by_node={"attic": group}))
+    shown = capsys.readouterr().out
+    assert "mode fast" in shown
+    assert "node attic" in shown
+
+
+def test_why_shows_candidates_refusals_and_outcomes(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(
+        attempt_id="req-1-1",
+        request_id="req-1",
+        node_id="attic",
+        status=OutcomeStatus.FAILED,
+        reported_by=ReportedBy.NODE,
+        code=ErrorCode.STALLED,
+    )
+    show_why(WhyReply(request_id="req-1", decisions=(DECISION,), outcomes=(outcome,)))
+    shown = capsys.readouterr().out
+    for part in ("the least cost", "CANDIDATE", "not cellar: draining (since 3 s)", "stalled"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("event", "parts"),
+    [
+        (DECISION, ["[fast]", "req-1", "runs on attic", "the least cost"]),
+        (
+            NodeEvent(node_id="attic", state=NodeState.DOWN, previous=NodeState.UP, reason="silent"),
+            ["attic is down", "was up"],
+        ),
+    ],
+    ids=["decision", "node"],
+)
+def test_an_event_is_one_line(event: Decision | NodeEvent, parts: list[str]) -> None:
+    line = line_of_event(event, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    assert line.startswith("03:04:05")
+    assert all(part in line for part in parts)
+
+
+def test_a_log_line_outside_a_terminal_is_json_with_its_extras() -> None:
+    record = logging.makeLogRecord(
+        {"name": "sollol_bus.x", "msg": "took %s", "args": ("it",), "levelno": 20, "levelname": "INFO", "action": "a"}
+    )
+    line = msgspec.json.decode(logs.JsonLines().format(record))
+    assert (line["message"], line["action"], line["level"]) == ("took it", "a", "info")
+
+
+def test_a_log_line_on_a_terminal_is_readable() -> None:
+    record = logging.makeLogRecord(
+        {"name": "sollol_agents.node.actor", "msg": "hm", "levelno": 30, "levelname": "WARNING"}
+    )
+    assert "node.actor" in logs.PlainLines().format(record)
+    assert "warning: hm" in logs.PlainLines().format(record)
+
+
+def test_every_section_that_a_file_may_have_is_loadable() -> None:
+    assert [section.name for section in all_sections()] == list(SECTIONS)
+    assert RoutingMode.FAST.value in next(s.allowed for s in all_sections()[2].settings if s.path == ("routing_mode",))
