@@ -29,6 +29,9 @@ RELIABILITY: Final = f"{V1}.reliability"
 RECENT: Final = f"{V1}.recent"
 WHY_ALL: Final = f"{V1}.why.*"
 ADMIN_NODE_ALL: Final = f"{V1}.admin.node.*"
+ADMIN_STRATEGY: Final = f"{V1}.admin.strategy"
+ADMIN_BREAKER: Final = f"{V1}.admin.breaker"
+STRATEGY_EVENT: Final = f"{V1}.events.strategy"
 ADMIN_METRICS_RESET: Final = f"{V1}.admin.metrics.reset"
 
 # The scorer's own.
@@ -317,6 +320,29 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         payload="ReliabilityRequest",
         reply="ReliabilityReply",
         queue_group=RECORDERS,
+    ),
+    Channel(
+        address=ADMIN_STRATEGY,
+        summary="The scorer's strategy and the settings that may change at run time: ask, or change them.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="StrategyRequest",
+        reply="StrategyReply",
+    ),
+    Channel(
+        address=ADMIN_BREAKER,
+        summary="The circuit breakers: ask, or close some by force.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="BreakerRequest",
+        reply="BreakersReply",
+    ),
+    Channel(
+        address=STRATEGY_EVENT,
+        summary="The strategy or one of its settings changed.",
+        senders=_CTL,
+        receivers=_READERS,
+        payload="StrategyEvent",
     ),
     Channel(
         address=GRANT,

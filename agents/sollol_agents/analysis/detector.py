@@ -1,9 +1,9 @@
 """Task detection: what kind of work a prompt asks for, by scored words.
 
 Each word, and each phrase of up to three words, votes for a category with a weight. The category with the most votes
-wins; ties go to the one that stands first in `PRECEDENCE`. Only the beginning and the end of a long prompt are read: instructions stand there, and
-the cost stays near a tenth of a millisecond. Another detector can be installed as an entry point of the group
-`sollol_bus.detectors` and chosen by name.
+wins; ties go to the one that stands first in `PRECEDENCE`. Only the beginning and the end of a long prompt are read:
+instructions stand there, and the cost stays near a tenth of a millisecond. Another detector can be installed as an
+entry point of the group `sollol_bus.detectors` and chosen by name.
 """
 
 from __future__ import annotations

@@ -1,0 +1,64 @@
+"""Requests to the scorer in office: its strategy and its circuit breakers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sollol_schemas.events import BreakerState
+from sollol_schemas.units import BusId, Count, Instant, Seconds
+
+
+class StrategyRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Ask for the strategy in use, or choose another one; what waits, waits on."""
+
+    strategy: str | None = None
+    """The strategy to use from now on; None only asks."""
+    settings: dict[str, float] = {}
+    """Weights and thresholds to change, by name of the scorer's setting."""
+
+
+class StrategyReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="strategy.v1"):
+    """The strategy in use and those that could be."""
+
+    strategy: str
+    available: tuple[str, ...]
+    settings: dict[str, float] = {}
+    """The settings that may change at run time, with their values."""
+
+
+class BreakerRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Ask for the breakers, or close some by force."""
+
+    reset: bool = False
+    node_id: str = ""
+    """Empty: every node."""
+    model: str = ""
+    """Empty: every model of the node, and the node's own."""
+
+
+class BreakerView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One circuit breaker."""
+
+    node_id: BusId
+    model: str = ""
+    """Empty: the node's own."""
+    state: BreakerState = BreakerState.CLOSED
+    failures: Count = 0
+    """Consecutive failures."""
+    opens_for_s: Seconds = 0.0
+    """Until trials begin, for an open one."""
+
+
+class BreakersReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="breakers.v1"):
+    """The breakers that are not simply closed and without failures."""
+
+    breakers: tuple[BreakerView, ...]
+
+
+class StrategyEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="strategy.event.v1"):
+    """The strategy or one of its settings changed."""
+
+    strategy: str
+    previous: str
+    settings: dict[str, float] = {}
+    at: Instant = ""
