@@ -37,6 +37,12 @@ class Eventually(Protocol):
     def __call__(self, holds: Callable[[], Awaitable[bool]], *, within_s: float = 10.0) -> Awaitable[None]: ...
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_forgotten_loop() -> None:
+    """Lets nobody make an event loop by asking for the present one; a plug-in does so in plain tests."""
+    asyncio.set_event_loop(None)
+
+
 @pytest.fixture
 def eventually() -> Eventually:
     async def wait(holds: Callable[[], Awaitable[bool]], *, within_s: float = 10.0) -> None:
