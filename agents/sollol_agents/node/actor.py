@@ -1,0 +1,283 @@
+"""The node monitor: makes one engine a member of the fleet. It only dials out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Coroutine
+from typing import Any, Final
+
+import msgspec
+
+from sollol_agents.node.claim import Claim, Owner, require_free
+from sollol_agents.node.config import NodeConfig, node_id_of
+from sollol_agents.node.controls import Controls
+from sollol_agents.node.engines.base import Engine
+from sollol_agents.node.execution import Executor
+from sollol_agents.node.load_gate import LoadGate
+from sollol_agents.node.sampling import EngineWatch, Machine
+from sollol_agents.node.telemetry import Identity, Standing, loaded_of, software_version, telemetry_of
+from sollol_bus.actor import Actor
+from sollol_bus.connection import BusConfig
+from sollol_bus.errors import BusError, ConfigError, NotConnected
+from sollol_bus.messages import encode
+from sollol_schemas import subjects
+from sollol_schemas.telemetry import LoadedModel, LoadUpdate, Telemetry
+
+log = logging.getLogger(__name__)
+
+_TICK_S: Final = 0.25
+_SUSPENDED_S: Final = 1.0
+"""A gap this long between two ticks means that the process did not run."""
+_CLAIM_EVERY_S: Final = 5.0
+_CLAIM_RETRY_S: Final = 0.5
+_RTT_EVERY: Final = 10
+_LAST_WORDS_S: Final = 2.0
+
+
+class NodeMonitor(Actor[NodeConfig]):
+    """One engine's agent on the bus.
+
+    Args:
+        config: Settings.
+        bus_config: How to reach the bus; name and inbox prefix are the node's own.
+    """
+
+    name = "node"
+
+    def __init__(self, config: NodeConfig, bus_config: BusConfig) -> None:
+        self.node_id = node_id_of(config)
+        own = msgspec.structs.replace(
+            bus_config, name=f"node {self.node_id}", inbox_prefix=subjects.node_inbox_prefix(self.node_id)
+        )
+        super().__init__(config, own)
+        self.drain_timeout_s = config.drain_timeout_s
+        self._identity = Identity(node_id=self.node_id, instance=self.instance, software=software_version())
+        self._standing = Standing.of(config)
+        self._machine = Machine()
+        self._watch = EngineWatch(config, on_found=self._on_engine_found, on_change=self._on_load_changed)
+        self._gate = LoadGate()
+        self._told_loaded: tuple[LoadedModel, ...] | None = None
+        self._bus_rtt_s = 0.0
+        self._executor: Executor | None = None
+        self._claim: Claim | None = None
+        self._beat_now = asyncio.Event()
+        self._claim_now = asyncio.Event()
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        """Makes sure that the id is free, claims it, and begins to listen and to tell."""
+        bus = self.bus
+        await require_free(bus, self.node_id)
+        self._executor = executor = Executor(
+            bus,
+            self.config,
+            node_id=self.node_id,
+            instance=self.instance,
+            spawn=self._spawn,
+            on_change=self._on_slot_changed,
+            look_again=self._watch.refresh_soon,
+        )
+        executor.view = self._watch.view
+        await self._machine.open()
+        self._claim = Claim(bus, Owner(node_id=self.node_id, instance=self.instance, host=self._machine.host.name))
+        await self._claim.make()
+        self._identity.revision = self._claim.revision
+        await self._watch.look()
+        executor.start()
+        controls = Controls(
+            bus,
+            executor,
+            self._standing,
+            self,
+            spawn=self._spawn,
+            node_id=self.node_id,
+            load_limit_s=self.config.load_floor_s,
+        )
+        bus.subscribe(subjects.node_control(self.node_id), controls.on_message)
+        self.take(subjects.node_exec(self.node_id), executor.on_exec)
+        bus.on_reconnect(self._on_reconnect)
+        self.spawn(self._watch.run(), name="engine")
+        self.spawn(self._heartbeat(), name="heartbeat")
+        self.spawn(self._tick(), name="tick")
+        self.spawn(self._keep_claim(), name="claim")
+
+    def announce_draining(self) -> None:
+        """Tells the fleet that this node takes no new work."""
+        if self._executor is not None:
+            self.set_draining(is_draining=True)
+            self._send_load()
+
+    def in_flight(self) -> Collection[str]:
+        """The attempts in slots."""
+        return self._executor.attempts if self._executor is not None else ()
+
+    def hand_back(self, reason: str) -> None:
+        """Stops what still runs."""
+        if self._executor is not None:
+            self._executor.hand_back(reason)
+
+    async def on_stop(self) -> None:
+        """Lets the last attempts report, and closes engine and driver."""
+        executor = self._executor
+        if executor is not None:
+            executor.hand_back("the node stopped")
+            try:
+                await asyncio.wait_for(executor.idle.wait(), _LAST_WORDS_S)
+            except TimeoutError:
+                log.warning("attempts did not end in time: %s", ", ".join(executor.attempts))
+            await executor.outcomes.close()
+        await self._watch.aclose()
+        self._machine.close()
+
+    # -- what others may ask ------------------------------------------------------------------------------
+
+    def set_draining(self, *, is_draining: bool) -> None:
+        """Takes no new work, or takes it again."""
+        self._require_executor().is_draining = is_draining
+        log.info("draining: %s", is_draining, extra={"action": "node_draining"})
+        self._on_load_changed()
+
+    def tell_soon(self, *, inventory: bool = False) -> None:
+        """Looks at the engine and publishes the full state without waiting for the next beat."""
+        self._watch.refresh_soon(inventory=inventory)
+        self._beat_now.set()
+
+    # -- telling ------------------------------------------------------------------------------------------
+
+    def telemetry(self) -> Telemetry:
+        """The full heartbeat, now."""
+        executor, now = self._require_executor(), time.monotonic()
+        return telemetry_of(
+            identity=self._identity,
+            config=self.config,
+            standing=self._standing,
+            view=self._watch.view,
+            host=self._machine.host,
+            machine_gpus=self._machine.gpus,
+            slots=executor.slots.limit,
+            in_flight=executor.in_flight(now),
+            speeds=executor.rates.speeds(),
+            is_draining=executor.is_draining,
+            bus_rtt_s=self._bus_rtt_s,
+            uptime_s=now - self._began_mono_s,
+            now=now,
+        )
+
+    async def _heartbeat(self) -> None:
+        beats = 0
+        while True:
+            self._apply_slots()
+            self._send(subjects.telemetry(self.node_id), self.telemetry())
+            if beats % _RTT_EVERY == 0:
+                await self._measure_rtt()
+            beats += 1
+            await self._machine.sample()
+            try:
+                await asyncio.wait_for(self._beat_now.wait(), self.config.heartbeat_s)
+            except TimeoutError:
+                continue
+            finally:
+                self._beat_now.clear()
+
+    async def _measure_rtt(self) -> None:
+        try:
+            self._bus_rtt_s = await self.bus.measure_rtt()
+        except BusError as error:
+            log.debug("round trip: %s", error)
+
+    def _on_slot_changed(self) -> None:
+        self.drain_progress()
+        self._on_load_changed()
+
+    def _on_load_changed(self) -> None:
+        if self._executor is None:
+            return
+        delay_s = self._gate.changed(time.monotonic())
+        if delay_s is None:
+            return
+        if delay_s <= 0:
+            self._send_load()
+        else:
+            asyncio.get_running_loop().call_later(delay_s, self._send_load)
+
+    def _send_load(self) -> None:
+        executor, now = self._require_executor(), time.monotonic()
+        self._gate.sent(now)
+        loaded = loaded_of(self._watch.view, self._machine.gpus)
+        has_changed = loaded != self._told_loaded
+        self._told_loaded = loaded
+        self._apply_slots()
+        update = LoadUpdate(
+            node_id=self.node_id,
+            instance=self.instance,
+            seq=self._identity.next_seq(),
+            slots=executor.slots.limit,
+            in_flight=executor.in_flight(now),
+            is_draining=executor.is_draining,
+            loaded=loaded if has_changed else None,
+        )
+        self._send(subjects.load(self.node_id), update)
+
+    def _send(self, subject: str, message: Telemetry | LoadUpdate) -> None:
+        try:
+            self.bus.publish(subject, encode(message))
+        except NotConnected:
+            log.debug("not told on %s: no connection", subject)
+
+    # -- engine -------------------------------------------------------------------------------------------
+
+    def _on_engine_found(self, engine: Engine) -> None:
+        executor = self._require_executor()
+        executor.engine = engine
+        executor.view = self._watch.view
+
+    def _apply_slots(self) -> None:
+        self._require_executor().slots.limit = self._watch.slots
+
+    # -- time and identity --------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Notices that this process was stopped for a while."""
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now = time.monotonic()
+            if now - last > _SUSPENDED_S + _TICK_S:
+                log.warning("this process did not run for %.1f s", now - last, extra={"action": "node_suspended"})
+                self._require_executor().on_suspended()
+                self._claim_now.set()
+                self._beat_now.set()
+            last = now
+
+    async def _keep_claim(self) -> None:
+        assert self._claim is not None
+        while True:
+            try:
+                is_claimed = await self._claim.make()
+            except ConfigError as error:
+                self.fail(error)
+                return
+            if self._identity.revision != self._claim.revision:
+                self._identity.revision = self._claim.revision
+                self._beat_now.set()
+            try:
+                await asyncio.wait_for(self._claim_now.wait(), _CLAIM_EVERY_S if is_claimed else _CLAIM_RETRY_S)
+            except TimeoutError:
+                continue
+            finally:
+                self._claim_now.clear()
+
+    def _on_reconnect(self) -> None:
+        self._claim_now.set()
+        self.tell_soon()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> object:
+        return self.spawn(coroutine, name=name)
+
+    def _require_executor(self) -> Executor:
+        if self._executor is None:
+            raise RuntimeError("the node has not started")
+        return self._executor

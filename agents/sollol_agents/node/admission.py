@@ -1,0 +1,43 @@
+"""Whether a node takes an attempt: everything that can be known before a slot is touched."""
+
+from __future__ import annotations
+
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.execution import ExecEnvelope
+from sollol_schemas.subjects import is_client_inbox
+
+
+def refusal_of(
+    envelope: ExecEnvelope, reply_to: str, *, highest_term: int, is_draining: bool, has_engine: bool
+) -> ErrorBody | None:
+    """Why the node does not take an attempt, or None when a free slot is all it needs.
+
+    Args:
+        envelope: The attempt.
+        reply_to: Where its tokens shall go.
+        highest_term: The highest term of office seen so far.
+        is_draining: Whether the node takes no new work.
+        has_engine: Whether an engine was ever found.
+    """
+    term = envelope.decision.term
+    if term < highest_term:
+        return ErrorBody(
+            code=ErrorCode.STALE_TERM, message=f"the decision is of term {term}; term {highest_term} has begun"
+        )
+    if not is_client_inbox(reply_to):
+        return ErrorBody(code=ErrorCode.FORBIDDEN, message=f"{reply_to[:80]!r} is not an inbox of a caller")
+    if is_draining:
+        return ErrorBody(code=ErrorCode.DRAINING, message="the node takes no new work")
+    if not has_engine:
+        return ErrorBody(code=ErrorCode.ENGINE_UNAVAILABLE, message="the node has not found its engine yet")
+    return None
+
+
+def busy(slots: int, running: int, model: str, model_slots: int) -> ErrorBody:
+    """The refusal of a node without a free slot."""
+    limit = f"{model_slots} of {model}" if model_slots else f"{slots}"
+    return ErrorBody(
+        code=ErrorCode.BUSY,
+        message=f"no free slot: {running} attempts run, the limit is {limit}",
+        details={"slots": slots, "running": running},
+    )

@@ -1,0 +1,18 @@
+"""The clock of the fence: monotonic, and running on while the machine is suspended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+_BOOT_TIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def _boot_time() -> float:
+    assert _BOOT_TIME is not None
+    return time.clock_gettime(_BOOT_TIME)
+
+
+#: Seconds. Linux's CLOCK_MONOTONIC stands still while the machine sleeps, so a lease would outlive its giver's
+#: promise; CLOCK_BOOTTIME does not. Other systems' monotonic clocks run on by themselves.
+fence_clock: Callable[[], float] = time.monotonic if _BOOT_TIME is None else _boot_time

@@ -1,0 +1,101 @@
+"""Settings of a node monitor."""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sollol_schemas.telemetry import EngineKind
+
+OLLAMA_URL = "http://127.0.0.1:11434"
+OPENAI_URL = "http://127.0.0.1:8080"
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a node monitor: one process beside one engine."""
+
+    node_id: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{0,56}$",
+            description="Name of the node in the fleet; empty: made of the host's name.",
+        ),
+    ] = ""
+    engine: Annotated[
+        Literal["auto", "ollama", "openai"],
+        Meta(
+            description="The engine's dialect: ollama, openai (llama.cpp, vLLM and others), or auto: whichever answers."
+        ),
+    ] = "auto"
+    url: Annotated[
+        str, Meta(description=f"Address of the engine; empty: {OLLAMA_URL} for Ollama, {OPENAI_URL} for others.")
+    ] = ""
+    slots: Annotated[
+        int, Meta(ge=0, le=1024, description="Attempts that run at a time; 0: what the engine says, 1 for Ollama.")
+    ] = 0
+    labels: Annotated[dict[str, str], Meta(description="Labels of the node, name to value.")] = {}
+    weight: Annotated[float, Meta(gt=0, le=100, description="Factor on the node's share of work; 1 is neutral.")] = 1.0
+    preferred_task_types: Annotated[
+        tuple[str, ...], Meta(description="Task types that the node should get rather than others.")
+    ] = ()
+    host_priority: Annotated[int, Meta(ge=0, description="Rank of the host for `seven_factor`; 0 is best.")] = 0
+    model_alias: Annotated[
+        dict[str, str],
+        Meta(
+            description="Names under which models of an OpenAI-compatible engine are offered: offered to engine's own."
+        ),
+    ] = {}
+    engine_api_key: Annotated[str, Meta(description="Bearer token for the engine; never logged.")] = ""
+    heartbeat_s: Annotated[float, Meta(gt=0, le=60, description="Seconds between two full telemetry messages.")] = 1.0
+    connect_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to wait for a connection to the engine.")] = 5.0
+    first_token_floor_s: Annotated[
+        float, Meta(gt=0, description="An engine may take so many seconds to the first token whatever was predicted.")
+    ] = 60.0
+    first_token_factor: Annotated[
+        float, Meta(ge=1, description="Above the floor: this multiple of the predicted time to the first token.")
+    ] = 5.0
+    load_floor_s: Annotated[
+        float, Meta(gt=0, description="A model may take so many seconds to load whatever was predicted.")
+    ] = 300.0
+    load_factor: Annotated[float, Meta(ge=1, description="Above the floor: this multiple of the predicted load.")] = 5.0
+    gap_floor_s: Annotated[
+        float, Meta(gt=0, description="An engine may be silent between two tokens for so many seconds.")
+    ] = 30.0
+    gap_factor: Annotated[
+        float, Meta(ge=1, description="Above the floor: this multiple of the predicted time between two tokens.")
+    ] = 20.0
+    drain_timeout_s: Annotated[
+        float, Meta(ge=0, description="Seconds that running attempts get to finish when the node stops.")
+    ] = 30.0
+
+    def __repr__(self) -> str:
+        """The settings without the key."""
+        return f"NodeConfig(node_id={self.node_id!r}, engine={self.engine!r}, url={self.url!r}, slots={self.slots})"
+
+
+def node_id_of(config: NodeConfig, host: str | None = None) -> str:
+    """The configured node id, or one made of the host's name (by default this host's)."""
+    return config.node_id or bus_id_from(socket.gethostname() if host is None else host)
+
+
+def bus_id_from(text: str) -> str:
+    """`text` as one token of a subject: the first label of a host name, other characters as hyphens, 56 at most."""
+    first = text.partition(".")[0]
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", first).strip("-")[:56] or "node"
+
+
+def engine_candidates(config: NodeConfig) -> tuple[tuple[EngineKind, str], ...]:
+    """Which engines to look for, and where, in order: a given URL may speak either dialect."""
+    kinds = (EngineKind.OLLAMA, EngineKind.OPENAI) if config.engine == "auto" else (EngineKind(config.engine),)
+    usual = {EngineKind.OLLAMA: OLLAMA_URL, EngineKind.OPENAI: OPENAI_URL}
+    return tuple((kind, engine_url(config.url or usual[kind])) for kind in kinds)
+
+
+def engine_url(text: str) -> str:
+    """An engine's base URL: with a scheme, without a trailing slash or `/v1`."""
+    url = text if "://" in text else f"http://{text}"
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")

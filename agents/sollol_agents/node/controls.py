@@ -1,0 +1,177 @@
+"""Answers requests on the node's control subject."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from sollol_agents.node.engine_view import canonical
+from sollol_agents.node.engines.base import Engine, Work
+from sollol_agents.node.execution import Executor
+from sollol_agents.node.telemetry import Standing
+from sollol_bus.connection import Bus
+from sollol_bus.errors import DecodeFailed, NotConnected, SollolError, error_from
+from sollol_bus.messages import Msg, decode, encode
+from sollol_schemas.context import RequestKind
+from sollol_schemas.control import (
+    AttemptState,
+    ControlAttempt,
+    ControlDrain,
+    ControlLoad,
+    ControlPing,
+    ControlPull,
+    ControlReply,
+    ControlRequest,
+    ControlSet,
+    ControlUnload,
+)
+from sollol_schemas.errors import ErrorBody, ErrorCode
+
+log = logging.getLogger(__name__)
+
+_MAX_OPERATIONS = 16
+_PING = encode(ControlPing())
+
+
+class NodeHost(Protocol):
+    """What the controls change of the node."""
+
+    def set_draining(self, *, is_draining: bool) -> None:
+        """Takes no new work, or takes it again."""
+
+    def tell_soon(self, *, inventory: bool = False) -> None:
+        """Publishes the node's state soon, after a fresh look at the engine."""
+
+
+class Controls:
+    """The control subject of one node.
+
+    Args:
+        bus: The connection.
+        executor: The node's attempts.
+        standing: Weight and labels.
+        host: The node.
+        spawn: Runs a coroutine as a task of the actor.
+        node_id: The node's id.
+        load_limit_s: How long a load may take.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        executor: Executor,
+        standing: Standing,
+        host: NodeHost,
+        *,
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        node_id: str,
+        load_limit_s: float,
+    ) -> None:
+        self._bus = bus
+        self._executor = executor
+        self._standing = standing
+        self._host = host
+        self._spawn = spawn
+        self._load_limit_s = load_limit_s
+        self._operations = 0
+        self._node_id = node_id
+        self._pong = encode(ControlReply(node_id=node_id, instance=executor.instance))
+
+    def on_message(self, msg: Msg) -> None:
+        """Answers a request; probes, which come four times a second, with a constant."""
+        if msg.data == _PING or not msg.data:
+            if msg.reply:
+                self._bus.publish(msg.reply, self._pong)
+            return
+        try:
+            request: ControlRequest = decode(msg.data, ControlRequest)  # type: ignore[arg-type]  # a union decodes too
+        except DecodeFailed as error:
+            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
+            return
+        match request:
+            case ControlPing():
+                self._bus.respond(msg, self._reply())
+            case ControlAttempt(attempt_id=attempt_id):
+                self._bus.respond(msg, self._reply(self._executor.state_of(attempt_id)))
+            case ControlDrain(is_draining=is_draining):
+                self._host.set_draining(is_draining=is_draining)
+                self._bus.respond(msg, self._reply())
+            case ControlSet(weight=weight, labels=labels):
+                self._standing.change(weight, labels)
+                self._host.tell_soon()
+                self._bus.respond(msg, self._reply())
+            case ControlLoad() | ControlUnload() | ControlPull():
+                self._begin(request, msg.reply)
+
+    def _reply(self, state: AttemptState | None = None, error: ErrorBody | None = None) -> ControlReply:
+        return ControlReply(
+            node_id=self._node_id,
+            instance=self._executor.instance,
+            is_ok=error is None,
+            is_draining=self._executor.is_draining,
+            in_flight=len(self._executor.attempts),
+            attempt_state=state,
+            error=error,
+        )
+
+    def _begin(self, request: ControlLoad | ControlUnload | ControlPull, reply: str) -> None:
+        if self._operations >= _MAX_OPERATIONS:
+            error = ErrorBody(code=ErrorCode.QUEUE_FULL, message=f"{_MAX_OPERATIONS} operations run already")
+            self._bus.respond_error(reply, error)
+            return
+        self._operations += 1
+        self._spawn(self._operate(request, reply), f"control.{type(request).__name__}")
+
+    async def _operate(self, request: ControlLoad | ControlUnload | ControlPull, reply: str) -> None:
+        is_pull = isinstance(request, ControlPull)
+        try:
+            await self._perform(request, reply)
+            answer = b"" if is_pull else encode(self._reply())
+            if reply:
+                self._bus.publish(reply, answer)
+        except NotConnected as error:
+            log.info("%s: nobody can be told how it ended: %s", request, error)
+        except SollolError as error:
+            self._tell_failure(reply, error.body, is_stream=is_pull)
+        finally:
+            self._operations -= 1
+            self._host.tell_soon(inventory=True)
+
+    async def _perform(self, request: ControlLoad | ControlUnload | ControlPull, reply: str) -> None:
+        engine = self._executor.engine
+        if engine is None:
+            raise _refused(ErrorCode.ENGINE_UNAVAILABLE, "the node has not found its engine yet")
+        match request:
+            case ControlLoad(model=model, keep_alive_s=keep_alive_s):
+                work = Work(kind=RequestKind.GENERATE, model=model, body=b"", keep_alive_s=keep_alive_s)
+                await self._executor.loader.ensure(engine, work, self._load_limit_s)
+            case ControlUnload(model=model):
+                if any(canonical(one.model) == canonical(model) for one in self._executor.in_flight(0.0)):
+                    raise _refused(ErrorCode.CONFLICT, f"{model} is busy")
+                await engine.unload(model)
+            case ControlPull(model=model):
+                await self._pull(engine, model, reply)
+
+    async def _pull(self, engine: Engine, model: str, reply: str) -> None:
+        """Publishes the progress: every object that differs in more than its counters, others twice a second."""
+        loop = asyncio.get_running_loop()
+        last_status, last_at = b"", 0.0
+        async for progress in engine.pull(model):
+            status = progress.partition(b',"completed"')[0]
+            if reply and (status != last_status or loop.time() - last_at >= 0.5):
+                last_status, last_at = status, loop.time()
+                self._bus.publish(reply, progress)
+
+    def _tell_failure(self, reply: str, error: ErrorBody, *, is_stream: bool) -> None:
+        try:
+            self._bus.respond_error(reply, error)
+            if is_stream and reply:
+                self._bus.publish(reply, b"")
+        except NotConnected:
+            log.info("a control request failed, and nobody can be told: %s", error.message)
+
+
+def _refused(code: ErrorCode, message: str) -> SollolError:
+    return error_from(ErrorBody(code=code, message=message))

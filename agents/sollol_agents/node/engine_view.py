@@ -1,0 +1,87 @@
+"""What the node knows of its engine at the moment: the newest inventory, the loaded models, whether it answers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from sollol_agents.node.engines.base import EngineInventory
+from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, LoadedModel
+
+FAILURES_UNTIL_UNREACHABLE: Final = 2
+_RECENT_S: Final = 5.0
+
+
+def canonical(name: str) -> str:
+    """A model's name as Ollama compares it: in lower case, with its tag."""
+    lowered = name.lower()
+    return lowered if ":" in lowered.rpartition("/")[2] else f"{lowered}:latest"
+
+
+class EngineView(msgspec.Struct, kw_only=True):
+    """The engine as last seen; changed by whoever asks the engine and by the attempts that hear from it."""
+
+    kind: EngineKind
+    url: str
+    inventory: EngineInventory = EngineInventory()
+    loaded: tuple[LoadedModel, ...] = ()
+    detail: str = "not asked yet"
+    heard_at: float = float("-inf")
+    """When the engine last said anything, to whomever; monotonic seconds."""
+    failures: int = FAILURES_UNTIL_UNREACHABLE
+    """How many times in a row it did not answer."""
+
+    def answered(self, now: float) -> None:
+        """The engine answered a question."""
+        self.failures, self.detail, self.heard_at = 0, "", now
+
+    def failed(self, detail: str) -> None:
+        """The engine did not answer, or not in its dialect."""
+        self.failures += 1
+        self.detail = detail
+
+    def is_reachable(self, now: float) -> bool:
+        """Whether work may be sent there.
+
+        One failed question proves nothing, and an engine whose side questions hang while tokens come is working.
+        """
+        return self.failures < FAILURES_UNTIL_UNREACHABLE or now - self.heard_at < _RECENT_S
+
+    def info(self, now: float) -> EngineInfo:
+        """The engine as telemetry tells it."""
+        is_reachable = self.is_reachable(now)
+        return EngineInfo(
+            kind=self.kind,
+            url=self.url,
+            version=self.inventory.version,
+            is_reachable=is_reachable,
+            detail="" if is_reachable else self.detail,
+        )
+
+    def installed_model(self, name: str) -> InstalledModel | None:
+        """What is known of a model on disk."""
+        wanted = canonical(name)
+        return next((one for one in self.inventory.installed if canonical(one.name) == wanted), None)
+
+    def loaded_model(self, name: str) -> LoadedModel | None:
+        """What is known of a model in memory."""
+        wanted = canonical(name)
+        return next((one for one in self.loaded if canonical(one.name) == wanted), None)
+
+    def model_slots(self, name: str) -> int:
+        """How many attempts of this model may run at a time, where that differs from the node's slots; else 0."""
+        model = self.installed_model(name)
+        return model.slots if model is not None else 0
+
+    def gpu_share(self, name: str) -> float | None:
+        """The part of a loaded model that lies in video memory."""
+        model = self.loaded_model(name)
+        if model is None or not model.size_bytes:
+            return None
+        return min(1.0, model.vram_bytes / model.size_bytes)
+
+    def note_loaded(self, name: str) -> None:
+        """The node loaded a model; the next look at the engine brings its sizes."""
+        if self.loaded_model(name) is None:
+            self.loaded = (*self.loaded, LoadedModel(name=name))

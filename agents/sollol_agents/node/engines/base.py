@@ -1,0 +1,106 @@
+"""What a node needs of an engine, whatever dialect it speaks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+import msgspec
+
+from sollol_schemas.context import RequestKind
+from sollol_schemas.telemetry import EngineKind, Gpu, InstalledModel, LoadedModel
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """One request for an engine."""
+
+    kind: RequestKind
+    model: str
+    """The model's name on this node."""
+    body: bytes
+    """The caller's body, without routing fields."""
+    path: str = ""
+    """The engine's path, for passthrough."""
+    keep_alive_s: float | None = None
+    """How long the engine should keep the model; None leaves it to the engine."""
+
+
+class EngineFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine says about the work it did; None where it says nothing (sane)."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_s: float | None = None
+    decode_s: float | None = None
+    load_s: float | None = None
+    total_s: float | None = None
+
+
+class EngineInventory(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is and has."""
+
+    version: str = ""
+    slots: int | None = None
+    """How many requests it runs at a time, where it says so."""
+    installed: tuple[InstalledModel, ...] = ()
+    gpus: tuple[Gpu, ...] | None = None
+    """GPUs that exist only in the engine's own words (an emulated node); None: ask the machine."""
+    ram_total_mib: float | None = None
+    """The same for main memory."""
+
+
+class Run(ABC):
+    """One request on an engine, running.
+
+    `chunks` gives the messages for the caller, ready to be published, in lists of what came together; it can be
+    used once. It raises a `SollolError` when the engine fails, breaks its protocol or ends without its final
+    message. Closing it early ends the request on the engine.
+    """
+
+    content_type: str = ""
+    """The engine's Content-Type, known with the first chunk."""
+    figures: EngineFigures | None = None
+    """Known at the end."""
+    output_chunks: int = 0
+    """Chunks so far, each about one token."""
+
+    @abstractmethod
+    def chunks(self) -> AsyncGenerator[list[bytes], None]:
+        """The messages for the caller."""
+
+    @abstractmethod
+    def join(self, chunks: list[bytes]) -> bytes:
+        """The one reply for a caller who did not ask for a stream, from all the chunks."""
+
+
+class Engine(Protocol):
+    """An adapter to one engine. Every method raises `SollolError` when the engine does not do as it should."""
+
+    kind: EngineKind
+    url: str
+
+    async def probe(self) -> str:
+        """The engine's version; returns when the engine answers in its own dialect."""
+
+    async def inventory(self) -> EngineInventory:
+        """Version, slots and the models it could run."""
+
+    async def loaded(self) -> tuple[LoadedModel, ...]:
+        """The models in its memory."""
+
+    def run(self, work: Work) -> Run:
+        """Starts nothing yet: the request goes out when its chunks are asked for."""
+
+    async def load(self, work: Work) -> None:
+        """Returns when the model of `work` is in memory, with the options that `work` needs."""
+
+    async def unload(self, model: str) -> None:
+        """Takes a model out of memory."""
+
+    def pull(self, model: str) -> AsyncGenerator[bytes, None]:
+        """Downloads a model; gives JSON objects that tell the progress."""
+
+    async def aclose(self) -> None:
+        """Closes its connections."""

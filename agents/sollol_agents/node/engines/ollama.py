@@ -1,0 +1,226 @@
+"""Ollama's native API, always streamed: Ollama frees an abandoned stream at once, an abandoned reply late."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+import msgspec
+
+from sollol_agents.node.engines.base import EngineInventory, Run, Work
+from sollol_agents.node.engines.http import EngineHttp, decoded
+from sollol_agents.node.engines.lines import LineSplitter, split
+from sollol_agents.node.engines.ollama_wire import (
+    FinalLine,
+    Processes,
+    Show,
+    Tags,
+    check_line,
+    installed_model,
+    joined,
+    loaded_model,
+    runner_options,
+    streamed,
+)
+from sollol_agents.node.engines.passthrough import PassthroughRun
+from sollol_agents.node.engines.refusals import engine_error
+from sollol_bus.errors import BackendRefused, SollolError
+from sollol_schemas.context import RequestKind
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
+
+_PATHS: Final = {RequestKind.GENERATE: "/api/generate", RequestKind.CHAT: "/api/chat"}
+_EMBED: Final = "/api/embed"
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _EmulatedGpu(msgspec.Struct):
+    name: str
+    memory_total_mib: float
+    memory_used_mib: float
+    utilization_ratio: float | None = None
+
+
+class _EmulatedState(msgspec.Struct):
+    emulated: bool
+    gpu: _EmulatedGpu | None = None
+    ram_total_mib: float | None = None
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The fake GPU, if there is one."""
+        gpu = self.gpu
+        if gpu is None:
+            return ()
+        return (
+            Gpu(
+                index=0,
+                name=gpu.name,
+                memory_total_mib=gpu.memory_total_mib,
+                memory_used_mib=gpu.memory_used_mib,
+                memory_free_mib=max(0.0, gpu.memory_total_mib - gpu.memory_used_mib),
+                utilisation_ratio=gpu.utilization_ratio,
+                driver="emulated",
+            ),
+        )
+
+
+class OllamaRun(Run):
+    """A native generate or chat; lines go on as they are."""
+
+    def __init__(self, http: EngineHttp, work: Work) -> None:
+        self._http = http
+        self._work = work
+
+    async def chunks(self) -> AsyncGenerator[list[bytes], None]:
+        """The lines of the stream."""
+        work, splitter = self._work, LineSplitter()
+        final: FinalLine | None = None
+        async with self._http.open("POST", _PATHS[work.kind], streamed(work.body), model=work.model) as answer:
+            self.content_type = answer.content_type
+            async for data in answer:
+                lines = split(splitter, data)
+                for line in lines:
+                    final = check_line(line) or final
+                self.output_chunks += len(lines)
+                if lines:
+                    yield lines
+        if splitter.rest.strip():
+            # A last line without its line feed is complete when it is the final object, and half a line otherwise.
+            final = check_line(splitter.rest.strip())
+            yield [splitter.rest.strip()]
+        if final is None:
+            raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's stream ended without its final message")
+        self.figures = final.figures()
+
+    def join(self, chunks: list[bytes]) -> bytes:
+        """Ollama's single reply."""
+        return joined(self._work.kind, chunks)
+
+
+class OllamaEmbedRun(Run):
+    """An embedding: one reply, which Ollama does not stream."""
+
+    def __init__(self, http: EngineHttp, work: Work) -> None:
+        self._http = http
+        self._work = work
+
+    async def chunks(self) -> AsyncGenerator[list[bytes], None]:
+        """The one reply."""
+        work = self._work
+        async with self._http.open("POST", _EMBED, work.body, model=work.model) as answer:
+            self.content_type = answer.content_type
+            reply = await answer.read()
+        figures = decoded(reply, FinalLine, _EMBED).figures()
+        self.figures = msgspec.structs.replace(figures, output_tokens=0)
+        yield [reply]
+
+    def join(self, chunks: list[bytes]) -> bytes:
+        """The reply as it is."""
+        return chunks[0]
+
+
+class OllamaEngine:
+    """An adapter to Ollama (or an emulated node that speaks its API)."""
+
+    kind = EngineKind.OLLAMA
+
+    def __init__(self, http: EngineHttp) -> None:
+        self.url = http.url
+        self._http = http
+        self._shown: dict[str, Show] = {}
+        """By digest: a model's header never changes."""
+        self._by_name: dict[str, Show] = {}
+        self._is_real = False
+
+    async def probe(self) -> str:
+        """Ollama's version."""
+        return (await self._http.get("/api/version", _Version)).version
+
+    async def inventory(self) -> EngineInventory:
+        """The models on disk; their headers are read once per digest."""
+        version = await self.probe()
+        tags = (await self._http.get("/api/tags", Tags)).models or []
+        local = [tag for tag in tags if not tag.remote_host]
+        shown = {tag.name: await self._show(tag.name, tag.digest) for tag in local}
+        self._by_name = {name: show for name, show in shown.items() if show is not None}
+        self._shown = {tag.digest: self._by_name[tag.name] for tag in local if tag.name in self._by_name}
+        installed = tuple(installed_model(tag, shown[tag.name]) for tag in local)
+        state = await self._emulated_state()
+        return EngineInventory(
+            version=version,
+            installed=installed,
+            gpus=state.gpus if state else None,
+            ram_total_mib=state.ram_total_mib if state else None,
+        )
+
+    async def loaded(self) -> tuple[LoadedModel, ...]:
+        """The models in memory."""
+        models = (await self._http.get("/api/ps", Processes)).models or []
+        now = dt.datetime.now(dt.UTC)
+        return tuple(loaded_model(one, now) for one in models)
+
+    def run(self, work: Work) -> Run:
+        """A native request, or any other path byte for byte."""
+        if work.kind is RequestKind.PASSTHROUGH:
+            return PassthroughRun(self._http, work)
+        return OllamaEmbedRun(self._http, work) if work.kind is RequestKind.EMBED else OllamaRun(self._http, work)
+
+    async def load(self, work: Work) -> None:
+        """Loads by a request of our own: a load is aborted when the client that caused it leaves."""
+        body: dict[str, Any] = {"model": work.model}
+        options = runner_options(work.body) if work.body else {}
+        if options:
+            body["options"] = options
+        if work.keep_alive_s is not None:
+            body["keep_alive"] = work.keep_alive_s
+        await self._empty_request(work.model, body, timeout_s=None)
+
+    async def unload(self, model: str) -> None:
+        """Unloads by a request that keeps the model for no time."""
+        await self._empty_request(model, {"model": model, "keep_alive": 0}, timeout_s=30.0)
+
+    async def pull(self, model: str) -> AsyncGenerator[bytes, None]:
+        """Ollama's own progress objects; an error in the stream is raised."""
+        splitter = LineSplitter()
+        body = msgspec.json.encode({"model": model, "stream": True})
+        async with self._http.open("POST", "/api/pull", body, model=model) as answer:
+            async for data in answer:
+                for line in split(splitter, data):
+                    check_line(line)
+                    yield line
+
+    async def aclose(self) -> None:
+        """Closes its connections."""
+        await self._http.aclose()
+
+    async def _empty_request(self, model: str, body: dict[str, Any], *, timeout_s: float | None) -> None:
+        """Ollama's idiom to load or unload; models that only embed refuse it on the path for text."""
+        show = self._by_name.get(model) or self._by_name.get(f"{model}:latest")
+        if show is not None and "embedding" in (show.capabilities or ()):
+            path, body = _EMBED, body | {"input": []}
+        else:
+            path, body = "/api/generate", body | {"stream": False}
+        await self._http.call("POST", path, msgspec.json.encode(body), timeout_s=timeout_s, model=model)
+
+    async def _show(self, name: str, digest: str) -> Show | None:
+        if digest not in self._shown:
+            try:
+                self._shown[digest] = await self._http.post("/api/show", {"model": name}, Show, model=name)
+            except SollolError:
+                return None  # the list of models is worth having without it
+        return self._shown[digest]
+
+    async def _emulated_state(self) -> _EmulatedState | None:
+        """What an emulated node says about its pretended machine; None for a real Ollama."""
+        if self._is_real:
+            return None
+        try:
+            return await self._http.get("/emulator/state", _EmulatedState)
+        except BackendRefused:
+            self._is_real = True
+            return None

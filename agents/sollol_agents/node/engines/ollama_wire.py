@@ -1,0 +1,267 @@
+"""Ollama's answers as data: typed, checked, and joined when a caller wants one reply."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import Any, Final
+
+import msgspec
+
+from sollol_agents.node.engines.base import EngineFigures, Work
+from sollol_agents.node.engines.http import as_seconds, as_tokens, decoded
+from sollol_agents.node.engines.refusals import engine_error, failure_code
+from sollol_bus.errors import SollolError
+from sollol_schemas.context import RequestKind
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.telemetry import InstalledModel, LoadedModel
+
+_RUNNER_OPTIONS: Final = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
+"""Options whose change makes Ollama load the model anew."""
+_STREAM_FALSE: Final = re.compile(rb'"stream"\s*:\s*false')
+_DONE: Final = re.compile(rb'"done"\s*:\s*true')
+_LOAD_ONLY_MAX_BYTES: Final = 4096
+_KV_ELEMENT_BYTES: Final = 2  # f16 keys and values, the engine's default
+
+
+class FinalLine(msgspec.Struct):
+    """The last object of a native stream, as far as figures go."""
+
+    done: bool = False
+    total_duration: Any = None
+    load_duration: Any = None
+    prompt_eval_count: Any = None
+    prompt_eval_duration: Any = None
+    eval_count: Any = None
+    eval_duration: Any = None
+
+    def figures(self) -> EngineFigures:
+        """The figures, without those that make no sense."""
+        return EngineFigures(
+            prompt_tokens=as_tokens(self.prompt_eval_count),
+            output_tokens=as_tokens(self.eval_count),
+            prompt_s=as_seconds(self.prompt_eval_duration),
+            decode_s=as_seconds(self.eval_duration),
+            load_s=as_seconds(self.load_duration),
+            total_s=as_seconds(self.total_duration),
+        )
+
+
+class _Contents(msgspec.Struct):
+    prompt: Any = None
+    messages: Any = None
+
+
+class _ErrorLine(msgspec.Struct):
+    error: Any = None
+
+
+def check_line(line: bytes) -> FinalLine | None:
+    """The final figures when this line ends the stream, else None.
+
+    Costs two comparisons and a search for a token line; only a line that may be the last is decoded.
+
+    Raises:
+        SollolError: The line is no JSON object, or reports an error.
+    """
+    if line[:1] != b"{" or line[-1:] != b"}":
+        shown = line[:80].decode("utf-8", "replace")
+        raise engine_error(ErrorCode.ENGINE_PROTOCOL, f"the engine sent what is no JSON object: {shown!r}")
+    if line.startswith(b'{"error"'):
+        raise error_of_line(line)
+    if _DONE.search(line) is None:
+        return None
+    final = decoded(line, FinalLine, "a stream")
+    return final if final.done else None  # an argument of a tool call may be called "done" too
+
+
+def error_of_line(line: bytes) -> SollolError:
+    """The error that a line reports."""
+    said = decoded(line, _ErrorLine, "a stream").error
+    text = str(said.get("message", said)) if isinstance(said, dict) else str(said)
+    return engine_error(failure_code(text), text)
+
+
+def streamed(body: bytes) -> bytes:
+    """The body with streaming on: as it is, unless it says `"stream": false` at its top level."""
+    if _STREAM_FALSE.search(body) is None:
+        return body
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return body  # the engine says what is wrong with it
+    if "stream" not in fields:
+        return body
+    fields["stream"] = msgspec.Raw(b"true")
+    return msgspec.json.encode(fields)
+
+
+def runner_options(body: bytes) -> dict[str, Any]:
+    """Those options of a request that would make Ollama load the model anew, for loading it with the same ones."""
+    try:
+        options = msgspec.json.decode(body).get("options") or {}
+        return {name: options[name] for name in _RUNNER_OPTIONS if options.get(name) is not None}
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, TypeError):
+        return {}
+
+
+def is_load_only(work: Work) -> bool:
+    """Whether a request is Ollama's idiom to load or unload a model: neither prompt nor messages."""
+    if work.kind not in (RequestKind.GENERATE, RequestKind.CHAT) or len(work.body) > _LOAD_ONLY_MAX_BYTES:
+        return False
+    try:
+        body = msgspec.json.decode(work.body, type=_Contents)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return not body.prompt and not body.messages
+
+
+def joined(kind: RequestKind, lines: list[bytes]) -> bytes:
+    """Ollama's single reply, from the lines of its stream: the last object with the texts of all in it."""
+    objects = [decoded(line, dict[str, Any], "a stream") for line in lines]
+    reply = dict(objects[-1])
+    log_probabilities = [entry for one in objects for entry in one.get("logprobs") or ()]
+    if log_probabilities:
+        reply["logprobs"] = log_probabilities
+    if kind is RequestKind.CHAT:
+        reply["message"] = _joined_message([one.get("message") or {} for one in objects])
+        return msgspec.json.encode(reply)
+    reply["response"] = "".join(one.get("response") or "" for one in objects)
+    for name, empty in (("thinking", ""), ("tool_calls", [])):
+        total: Any = empty
+        for one in objects:
+            total = total + (one.get(name) or empty)
+        if total:
+            reply[name] = total
+    return msgspec.json.encode(reply)
+
+
+def _joined_message(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant"}
+    for one in messages:
+        message |= {k: v for k, v in one.items() if k not in ("content", "thinking", "tool_calls")}
+    message["content"] = "".join(one.get("content") or "" for one in messages)
+    thinking = "".join(one.get("thinking") or "" for one in messages)
+    calls = [call for one in messages for call in one.get("tool_calls") or ()]
+    if thinking:
+        message["thinking"] = thinking
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+# -- models -----------------------------------------------------------------------------------------------
+
+
+class Details(msgspec.Struct):
+    """The details of a model in a list."""
+
+    family: str = ""
+    quantization_level: str = ""
+
+
+class Tag(msgspec.Struct):
+    """One model on disk."""
+
+    name: str
+    size: int = 0
+    digest: str = ""
+    details: Details = msgspec.field(default_factory=Details)
+    remote_host: str = ""
+    """Where the vendor runs it; such a model is not this node's."""
+
+
+class Tags(msgspec.Struct):
+    """The models on disk."""
+
+    models: list[Tag] | None = None
+
+
+class Process(msgspec.Struct):
+    """One model in memory."""
+
+    name: str
+    size: int = 0
+    size_vram: int = 0
+    context_length: int = 0
+    expires_at: str = ""
+
+
+class Processes(msgspec.Struct):
+    """The models in memory."""
+
+    models: list[Process] | None = None
+
+
+class Show(msgspec.Struct):
+    """What a model can do and how it is built."""
+
+    model_info: dict[str, Any] = {}
+    capabilities: list[str] | None = None
+    details: Details = msgspec.field(default_factory=Details)
+
+
+def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
+    """A model on disk, with what its header tells when that is known."""
+    info = (show.model_info or {}) if show else {}
+    architecture = str(info.get("general.architecture") or "")
+    capabilities = tuple((show.capabilities if show else None) or ())
+    return InstalledModel(
+        name=tag.name,
+        size_bytes=max(0, tag.size),
+        digest=tag.digest,
+        family=tag.details.family or architecture,
+        parameter_count=_whole(info.get("general.parameter_count")),
+        quantization=tag.details.quantization_level,
+        context_length=_whole(info.get(f"{architecture}.context_length")),
+        kv_bytes_per_token=kv_bytes_per_token(info),
+        capabilities=capabilities,
+        slots=1 if capabilities == ("embedding",) else 0,
+    )
+
+
+def kv_bytes_per_token(info: dict[str, Any]) -> int:
+    """Bytes of keys and values for one token, with f16 entries; 0 when the header does not tell enough.
+
+    layers x key-value heads x (key length + value length) x 2 bytes; heads may be given per layer.
+    """
+    prefix = str(info.get("general.architecture") or "")
+    layers = _whole(info.get(f"{prefix}.block_count"))
+    heads = _whole(info.get(f"{prefix}.attention.head_count"))
+    embedding = _whole(info.get(f"{prefix}.embedding_length"))
+    per_layer = info.get(f"{prefix}.attention.head_count_kv")
+    head_size = embedding // heads if heads else 0
+    key = _whole(info.get(f"{prefix}.attention.key_length")) or head_size
+    value = _whole(info.get(f"{prefix}.attention.value_length")) or head_size
+    if isinstance(per_layer, list):
+        total_heads = sum(_whole(count) for count in per_layer)
+    else:
+        total_heads = layers * (_whole(per_layer) or heads)
+    return total_heads * (key + value) * _KV_ELEMENT_BYTES
+
+
+def loaded_model(process: Process, now: dt.datetime) -> LoadedModel:
+    """A model in memory."""
+    size = max(0, process.size)
+    return LoadedModel(
+        name=process.name,
+        size_bytes=size,
+        vram_bytes=min(max(0, process.size_vram), size),
+        context_length=max(0, process.context_length),
+        expires_in_s=_expires_in_s(process.expires_at, now),
+    )
+
+
+def _expires_in_s(text: str, now: dt.datetime) -> float | None:
+    """Seconds until an instant; None for never (Ollama writes a year far away) and for what is no instant."""
+    try:
+        # Ollama writes nanoseconds, which Python 3.11 reads as far as microseconds.
+        expires_at = dt.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
+        left = (expires_at - now).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return None if left > 10 * 365 * 86_400 else max(0.0, left)
+
+
+def _whole(value: Any) -> int:  # noqa: ANN401 whatever stands in the header
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

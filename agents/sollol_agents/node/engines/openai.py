@@ -1,0 +1,312 @@
+"""OpenAI-compatible engines: llama.cpp, vLLM, SGLang, LM Studio. Native requests are translated both ways."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import time
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+import msgspec
+
+from sollol_agents.node.engines.base import EngineFigures, EngineInventory, Run, Work
+from sollol_agents.node.engines.http import EngineHttp
+from sollol_agents.node.engines.lines import LineSplitter, split
+from sollol_agents.node.engines.ollama_wire import is_load_only, joined
+from sollol_agents.node.engines.passthrough import PassthroughRun
+from sollol_agents.node.engines.refusals import engine_error
+from sollol_agents.node.engines.translate import Flavour, fields_of, translate, translate_embed, with_model
+from sollol_agents.node.engines.translate_reply import NativeStream, embed_reply
+from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
+from sollol_schemas.context import RequestKind
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.telemetry import EngineKind, InstalledModel, LoadedModel
+
+_MAX_SLOTS: Final = 1024
+_TYPICAL_CONTEXT_TOKENS: Final = 4096
+_VLLM_SEQUENCES: Final = 256  # vLLM's default bound on sequences that run at a time
+_CACHE_INFO: Final = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
+_LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
+
+
+class _Meta(msgspec.Struct):
+    n_ctx_train: Any = None
+    n_params: Any = None
+    size: Any = None
+
+
+class _Status(msgspec.Struct):
+    value: str = ""
+
+
+class _Model(msgspec.Struct):
+    id: str
+    owned_by: str = ""
+    meta: _Meta | None = None
+    max_model_len: Any = None
+    status: _Status | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it is in memory: always, but for a server that loads on demand and says otherwise."""
+        return self.status is None or self.status.value in ("loaded", "sleeping")
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+class _Settings(msgspec.Struct):
+    n_ctx: Any = None
+
+
+class _Props(msgspec.Struct):
+    total_slots: Any = None
+    default_generation_settings: _Settings = msgspec.field(default_factory=_Settings)
+    build_info: str = ""
+
+
+class _Version(msgspec.Struct):
+    version: str = ""
+
+
+class OpenAIRun(Run):
+    """A native generate or chat on an OpenAI-compatible engine."""
+
+    content_type = "application/x-ndjson"
+
+    def __init__(self, http: EngineHttp, work: Work, *, model: str, flavour: Flavour, context_length: int) -> None:
+        self._http = http
+        self._work = work
+        self._model = model
+        self._flavour = flavour
+        self._context_length = context_length
+
+    async def chunks(self) -> AsyncGenerator[list[bytes], None]:
+        """Ollama's lines."""
+        work = self._work
+        stream = NativeStream(work.kind, work.model)
+        if is_load_only(work):
+            yield [stream.load_only(_created_at())]
+            return
+        request = translate(
+            work.kind,
+            fields_of(work.body),
+            self._model,
+            flavour=self._flavour,
+            context_length=self._context_length,
+        )
+        splitter, began = LineSplitter(), time.perf_counter()
+        first = last = began
+        async with self._http.open("POST", request.path, request.body, model=work.model) as answer:
+            async for data in answer:
+                created_at = _created_at()
+                events = [event for line in split(splitter, data) if (event := event_data(line)) is not None]
+                lines = [line for event in events if (line := stream.feed(event, created_at)) is not None]
+                if lines:
+                    last = time.perf_counter()
+                    first = last if first == began else first
+                    self.output_chunks += len(lines)
+                    yield lines
+        if splitter.rest.strip():
+            raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's stream ended in the middle of a line")
+        told = stream.figures()
+        figures = self.figures = EngineFigures(
+            prompt_tokens=told.prompt_tokens,
+            cached_tokens=told.cached_tokens,
+            output_tokens=told.output_tokens if told.output_tokens is not None else self.output_chunks,
+            prompt_s=told.prompt_s if told.prompt_s is not None else first - began,
+            decode_s=told.decode_s if told.decode_s is not None else last - first,
+            total_s=time.perf_counter() - began,
+        )
+        yield [stream.final(_created_at(), figures)]
+
+    def join(self, chunks: list[bytes]) -> bytes:
+        """Ollama's single reply."""
+        return joined(self._work.kind, chunks)
+
+
+class OpenAIEmbedRun(Run):
+    """An embedding on an OpenAI-compatible engine."""
+
+    content_type = "application/json"
+
+    def __init__(self, http: EngineHttp, work: Work, model: str) -> None:
+        self._http = http
+        self._work = work
+        self._model = model
+
+    async def chunks(self) -> AsyncGenerator[list[bytes], None]:
+        """Ollama's one reply."""
+        fields = fields_of(self._work.body)
+        request = translate_embed(fields, self._model)
+        began = time.perf_counter()
+        async with self._http.open("POST", request.path, request.body, model=self._work.model) as answer:
+            reply = await answer.read()
+        dimensions = fields.get("dimensions")
+        body, self.figures = embed_reply(
+            reply,
+            self._work.model,
+            dimensions if isinstance(dimensions, int) else None,
+            time.perf_counter() - began,
+        )
+        yield [body]
+
+    def join(self, chunks: list[bytes]) -> bytes:
+        """The reply as it is."""
+        return chunks[0]
+
+
+class OpenAIEngine:
+    """An adapter to an OpenAI-compatible server.
+
+    Args:
+        http: The connection.
+        model_alias: Offered names of models to the engine's own.
+    """
+
+    kind = EngineKind.OPENAI
+
+    def __init__(self, http: EngineHttp, model_alias: dict[str, str]) -> None:
+        self.url = http.url
+        self._http = http
+        self._own_name = dict(model_alias)
+        self._flavour = Flavour.OTHER
+        self._context_length = 0
+
+    async def probe(self) -> str:
+        """The server's version, empty where it has none."""
+        await self._models()
+        return (await self._describe()).version
+
+    async def inventory(self) -> EngineInventory:
+        """Version, slots, and the models it serves."""
+        models = await self._models()
+        described = await self._describe()
+        installed = tuple(
+            InstalledModel(
+                name=name,
+                size_bytes=_whole(model.meta.size) if model.meta else 0,
+                parameter_count=_whole(model.meta.n_params) if model.meta else 0,
+                context_length=_whole(model.max_model_len) or (_whole(model.meta.n_ctx_train) if model.meta else 0),
+            )
+            for model in models
+            for name in self._offered(model.id)
+        )
+        return msgspec.structs.replace(described, installed=installed)
+
+    async def loaded(self) -> tuple[LoadedModel, ...]:
+        """The models in memory: all that it serves, but for a server that loads on demand."""
+        return tuple(
+            LoadedModel(
+                name=name,
+                size_bytes=_whole(model.meta.size) if model.meta else 0,
+                context_length=self._context_length or _whole(model.max_model_len),
+            )
+            for model in await self._models()
+            if model.is_loaded
+            for name in self._offered(model.id)
+        )
+
+    def run(self, work: Work) -> Run:
+        """A native request, translated; or any other path byte for byte."""
+        model = self._own_name.get(work.model, work.model)
+        if work.kind is RequestKind.PASSTHROUGH:
+            if model != work.model:
+                work = msgspec.structs.replace(work, body=with_model(work.body, model))
+            return PassthroughRun(self._http, work)
+        if work.kind is RequestKind.EMBED:
+            return OpenAIEmbedRun(self._http, work, model)
+        return OpenAIRun(self._http, work, model=model, flavour=self._flavour, context_length=self._context_length)
+
+    async def load(self, work: Work) -> None:
+        """Does nothing: these servers hold their model, or load it with the request."""
+
+    async def unload(self, model: str) -> None:
+        """Refuses: there is no such operation."""
+        raise _cannot("unload", model)
+
+    async def pull(self, model: str) -> AsyncGenerator[bytes, None]:
+        """Refuses: there is no such operation."""
+        raise _cannot("pull", model)
+        yield b""  # makes this a generator
+
+    async def aclose(self) -> None:
+        """Closes its connections."""
+        await self._http.aclose()
+
+    async def _models(self) -> list[_Model]:
+        return (await self._http.get("/v1/models", _Models)).data
+
+    def _offered(self, own_name: str) -> list[str]:
+        """The names under which a model is offered: its aliases, or its own."""
+        return [offered for offered, own in self._own_name.items() if own == own_name] or [own_name]
+
+    async def _describe(self) -> EngineInventory:
+        """Version and slots, by the ways that the known servers offer."""
+        props = await self._maybe("/props", _Props)
+        if props is not None and props.total_slots is not None:
+            self._flavour = Flavour.LLAMA_CPP
+            self._context_length = _whole(props.default_generation_settings.n_ctx)
+            return EngineInventory(version=f"llama.cpp {props.build_info}".strip(), slots=_slots(props.total_slots))
+        version = await self._maybe("/version", _Version)
+        if version is None or not version.version:
+            return EngineInventory()
+        metrics = await self._text("/metrics")
+        if "vllm:" in metrics:
+            self._flavour = Flavour.VLLM
+            return EngineInventory(version=f"vLLM {version.version}", slots=vllm_slots(metrics))
+        return EngineInventory(version=version.version)
+
+    async def _maybe(self, path: str, kind: type[Any]) -> Any:  # noqa: ANN401 the decoded answer
+        try:
+            return await self._http.get(path, kind)
+        except (BackendRefused, BackendBrokeProtocol, UnknownModel):
+            return None
+
+    async def _text(self, path: str) -> str:
+        try:
+            return (await self._http.call("GET", path, timeout_s=5.0)).decode("utf-8", "replace")
+        except (BackendRefused, BackendBrokeProtocol):
+            return ""
+
+
+def event_data(line: bytes) -> bytes | None:
+    """The data of one line of an event stream; None for comments, other fields and the final `[DONE]`."""
+    if not line.startswith(b"data:"):
+        if line.startswith((b":", b"event:", b"id:", b"retry:")):
+            return None
+        shown = line[:80].decode("utf-8", "replace")
+        raise engine_error(ErrorCode.ENGINE_PROTOCOL, f"the engine sent what is no event: {shown!r}")
+    data = line[5:].strip()
+    return None if data == b"[DONE]" else data
+
+
+def vllm_slots(metrics: str) -> int | None:
+    """How many requests fit into vLLM's cache at a time, at a typical context; None when it does not tell."""
+    found = _CACHE_INFO.search(metrics)
+    if found is None:
+        return None
+    labels = dict(_LABEL.findall(found.group(1)))
+    try:
+        tokens = int(labels["num_gpu_blocks"]) * int(labels["block_size"])
+    except (KeyError, ValueError):
+        return None
+    return max(1, min(_VLLM_SEQUENCES, tokens // _TYPICAL_CONTEXT_TOKENS))
+
+
+def _slots(total: Any) -> int | None:  # noqa: ANN401 whatever an engine put there
+    return min(_whole(total), _MAX_SLOTS) or None
+
+
+def _cannot(what: str, model: str) -> SollolError:
+    return engine_error(ErrorCode.ENGINE_REJECTED, f"this engine cannot {what} {model} at run time", status=501)
+
+
+def _created_at() -> str:
+    return dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
+
+
+def _whole(value: Any) -> int:  # noqa: ANN401 whatever an engine put there
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

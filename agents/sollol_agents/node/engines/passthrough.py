@@ -1,0 +1,121 @@
+"""Any other path of an engine: the body goes in and comes out byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+import msgspec
+
+from sollol_agents.node.engines.base import EngineFigures, Run, Work
+from sollol_agents.node.engines.http import EngineHttp, as_tokens
+from sollol_agents.node.engines.refusals import engine_error
+from sollol_schemas.errors import ErrorCode
+
+_TAIL_BYTES: Final = 16_384
+#: Without one of these near its end, an event stream of this path was cut short. Ollama ends its own
+#: `/v1` streams silently when the model dies, so the end of the body proves nothing.
+_ENDINGS: Final[dict[str, tuple[bytes, ...]]] = {
+    "/v1/chat/completions": (b"data: [DONE]", b"data:[DONE]"),
+    "/v1/completions": (b"data: [DONE]", b"data:[DONE]"),
+    "/v1/messages": (b'"message_stop"', b'"error"'),
+    "/v1/responses": (b'"response.completed"', b'"response.failed"', b'"response.incomplete"', b'"error"'),
+}
+
+
+class _Timings(msgspec.Struct):
+    cache_n: Any = None
+    prompt_n: Any = None
+    prompt_ms: Any = None
+    predicted_n: Any = None
+    predicted_ms: Any = None
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: Any = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    input_tokens: Any = None
+    output_tokens: Any = None
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class Tail(msgspec.Struct):
+    """The parts of an OpenAI-like object that tell what the work took."""
+
+    usage: _Usage | None = None
+    timings: _Timings | None = None
+    eval_count: Any = None
+    prompt_eval_count: Any = None
+
+    def figures(self) -> EngineFigures:
+        """The figures, without those that make no sense."""
+        usage, timings = self.usage or _Usage(), self.timings or _Timings()
+        cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else timings.cache_n
+        return EngineFigures(
+            prompt_tokens=_first(usage.prompt_tokens, usage.input_tokens, self.prompt_eval_count),
+            output_tokens=_first(usage.completion_tokens, usage.output_tokens, self.eval_count, timings.predicted_n),
+            cached_tokens=as_tokens(cached),
+            prompt_s=as_seconds_of_ms(timings.prompt_ms),
+            decode_s=as_seconds_of_ms(timings.predicted_ms),
+        )
+
+
+class PassthroughRun(Run):
+    """One request on any path; whatever bytes come together make one message."""
+
+    def __init__(self, http: EngineHttp, work: Work) -> None:
+        self._http = http
+        self._work = work
+        self._tail = b""
+
+    async def chunks(self) -> AsyncGenerator[list[bytes], None]:
+        """The body, piece by piece."""
+        work = self._work
+        async with self._http.open("POST", work.path, work.body, model=work.model) as answer:
+            self.content_type = answer.content_type
+            async for data in answer:
+                self._tail = data[-_TAIL_BYTES:] if len(data) >= _TAIL_BYTES else (self._tail + data)[-_TAIL_BYTES:]
+                self.output_chunks += data.count(b"data: {") or 1
+                yield [data]
+        if "event-stream" in self.content_type and not is_complete(work.path, self._tail):
+            raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's event stream ended without its final event")
+        self.figures = figures_in(self._tail)
+
+    def join(self, chunks: list[bytes]) -> bytes:
+        """The body."""
+        return b"".join(chunks)
+
+
+def is_complete(path: str, tail: bytes) -> bool:
+    """Whether an event stream of this path ended as it should; true for paths whose end is not known."""
+    endings = _ENDINGS.get(path.partition("?")[0])
+    return endings is None or any(ending in tail for ending in endings)
+
+
+def figures_in(tail: bytes) -> EngineFigures:
+    """The figures in the end of a body: the last JSON object that has any, or none at all."""
+    for line in reversed(tail.splitlines()):
+        start = line.find(b"{")
+        if start < 0 or not (b'"usage"' in line or b'"timings"' in line or b'"eval_count"' in line):
+            continue
+        try:
+            return msgspec.json.decode(line[start:], type=Tail).figures()
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+    return EngineFigures()
+
+
+def as_seconds_of_ms(milliseconds: Any) -> float | None:  # noqa: ANN401 whatever an engine put there
+    """Milliseconds of an engine as seconds; None for what is no sane duration."""
+    if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float)):
+        return None
+    seconds = milliseconds / 1e3
+    return seconds if 0 <= seconds < 1e6 else None
+
+
+def _first(*counts: Any) -> int | None:  # noqa: ANN401 whatever an engine put there
+    return next((tokens for tokens in map(as_tokens, counts) if tokens is not None), None)

@@ -1,0 +1,36 @@
+"""The machine's processor and memory. The only module that meets psutil."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Final
+
+import msgspec
+import psutil
+
+_MIB: Final = 1024 * 1024
+
+
+class HostSample(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine at one moment."""
+
+    cpu_count: int
+    cpu_load_ratio: float
+    """Load average of one minute per core."""
+    ram_total_mib: float
+    ram_available_mib: float
+    name: str
+
+
+def sample_host() -> HostSample:
+    """The machine now; reads a few files."""
+    memory = psutil.virtual_memory()
+    cores = os.cpu_count() or 1
+    return HostSample(
+        cpu_count=cores,
+        cpu_load_ratio=max(0.0, psutil.getloadavg()[0]) / cores,
+        ram_total_mib=memory.total / _MIB,
+        ram_available_mib=memory.available / _MIB,
+        name=socket.gethostname(),
+    )

@@ -1,0 +1,162 @@
+"""What a node reads of itself and its engine, away from the path of tokens.
+
+Each source has a rhythm of its own, so that a slow driver, a hanging engine or a slow disk never delays a
+heartbeat: the heartbeat tells what was seen last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from sollol_agents.node.config import NodeConfig, engine_candidates
+from sollol_agents.node.engine_view import EngineView
+from sollol_agents.node.engines.base import Engine
+from sollol_agents.node.engines.http import EngineHttp
+from sollol_agents.node.engines.ollama import OllamaEngine
+from sollol_agents.node.engines.openai import OpenAIEngine
+from sollol_agents.node.gpu import GpuProbe, NoGpus, find_gpus
+from sollol_agents.node.host import HostSample, sample_host
+from sollol_bus.errors import SollolError
+from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
+
+log = logging.getLogger(__name__)
+
+_INVENTORY_EVERY_S: Final = 10.0
+_SLOTS_OF_OLLAMA: Final = 1
+
+
+class Machine:
+    """The newest sample of the machine."""
+
+    def __init__(self) -> None:
+        self.host: HostSample = sample_host()
+        self.gpus: tuple[Gpu, ...] = ()
+        self._probe: GpuProbe = NoGpus()
+
+    async def open(self) -> None:
+        """Finds the GPUs and takes the first sample."""
+        self._probe = await asyncio.to_thread(find_gpus)
+        await self.sample()
+
+    async def sample(self) -> None:
+        """Takes a new sample, in a thread."""
+        self.host, self.gpus = await asyncio.to_thread(lambda: (sample_host(), self._probe.read()))
+
+    def close(self) -> None:
+        """Gives the driver back."""
+        self._probe.close()
+
+
+class EngineWatch:
+    """Finds the engine and keeps the view of it fresh.
+
+    Args:
+        config: Settings.
+        on_found: Called when the engine answered for the first time.
+        on_change: Called when the loaded models or whether the engine answers changed.
+    """
+
+    def __init__(
+        self, config: NodeConfig, *, on_found: Callable[[Engine], None], on_change: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._on_found = on_found
+        self._on_change = on_change
+        self._candidates = [_engine(kind, url, config) for kind, url in engine_candidates(config)]
+        self.engine: Engine = self._candidates[0]
+        self.view = EngineView(kind=self.engine.kind, url=self.engine.url)
+        self.is_found = False
+        self._inventory_at = float("-inf")
+        self._wake = asyncio.Event()
+        self._warned = ""
+
+    @property
+    def slots(self) -> int:
+        """How many attempts run at a time: as configured, else what the engine says, else 1."""
+        return self._config.slots or self.view.inventory.slots or _SLOTS_OF_OLLAMA
+
+    def refresh_soon(self, *, inventory: bool = False) -> None:
+        """Looks at the engine at once instead of at the next beat."""
+        if inventory:
+            self._inventory_at = float("-inf")
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Looks at the engine at every beat, for ever."""
+        while True:
+            await self.look()
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._config.heartbeat_s)
+            except TimeoutError:
+                continue
+            finally:
+                self._wake.clear()
+
+    async def look(self) -> None:
+        """Looks once; an engine that does not answer is told in the view."""
+        was = (self.view.failures == 0, _names(self.view.loaded))
+        try:
+            if not self.is_found:
+                await self._find()
+            now = time.monotonic()
+            if now - self._inventory_at >= _INVENTORY_EVERY_S:
+                self.view.inventory = await self.engine.inventory()
+                self._inventory_at = now
+            self.view.loaded = await self.engine.loaded()
+            self.view.answered(time.monotonic())
+            self._warned = ""
+        except SollolError as error:
+            self.view.failed(error.message)
+            self._inventory_at = float("-inf")
+            if self.view.failures > 1 and self._warned != error.message:
+                self._warned = error.message
+                log.warning("engine at %s: %s", self.view.url, error.message, extra={"action": "engine_unreachable"})
+        if was != (self.view.failures == 0, _names(self.view.loaded)):
+            self._on_change()
+
+    async def aclose(self) -> None:
+        """Closes the connections to the engine."""
+        for engine in self._candidates:
+            await engine.aclose()
+
+    async def _find(self) -> None:
+        """Takes the first candidate that answers in its dialect."""
+        failures: list[SollolError] = []
+        for engine in self._candidates:
+            try:
+                version = await engine.probe()
+            except SollolError as error:
+                failures.append(error)
+                continue
+            self.engine, self.is_found = engine, True
+            self.view = EngineView(kind=engine.kind, url=engine.url)
+            log.info(
+                "engine found: %s %s at %s", engine.kind.value, version, engine.url, extra={"action": "engine_found"}
+            )
+            self._on_found(engine)
+            return
+        raise failures[0]
+
+
+def with_vram(loaded: tuple[LoadedModel, ...], kind: EngineKind, gpus: tuple[Gpu, ...]) -> tuple[LoadedModel, ...]:
+    """The loaded models; those of an engine that does not tell where they lie are taken to lie on the GPU, if any."""
+    if kind is EngineKind.OLLAMA or not gpus:
+        return loaded
+    return tuple(msgspec.structs.replace(one, vram_bytes=one.size_bytes) for one in loaded)
+
+
+def _engine(kind: EngineKind, url: str, config: NodeConfig) -> Engine:
+    http = EngineHttp(url, api_key=config.engine_api_key, connect_timeout_s=config.connect_timeout_s)
+    if kind is EngineKind.OLLAMA:
+        return OllamaEngine(http)
+    return OpenAIEngine(http, config.model_alias)
+
+
+def _names(loaded: tuple[LoadedModel, ...]) -> frozenset[str]:
+    return frozenset(one.name for one in loaded)

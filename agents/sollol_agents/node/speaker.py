@@ -1,0 +1,85 @@
+"""Speaks to one caller: chunks with an interest probe each, the end with its figures, or the one reply."""
+
+from __future__ import annotations
+
+from sollol_bus.connection import Bus
+from sollol_bus.errors import error_from
+from sollol_bus.messages import encode, error_headers
+from sollol_schemas import headers as h
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.execution import Figures
+
+
+class Speaker:
+    """Publishes what one attempt has to say; every method raises `NotConnected` when the bus is gone.
+
+    Args:
+        bus: The connection.
+        inbox: The caller's inbox.
+        probe: Prefix of the reply subjects of chunks. The server answers there with 503 when nobody listens on
+            the inbox any more; the last token counts the messages from 1.
+        decision: Told with the first message.
+    """
+
+    __slots__ = ("_bus", "_decision", "_inbox", "_probe", "content_type", "messages")
+
+    def __init__(self, bus: Bus, inbox: str, probe: str, decision: DecisionSummary) -> None:
+        self._bus = bus
+        self._inbox = inbox
+        self._probe = probe
+        self._decision = decision
+        self.content_type = ""
+        """The engine's Content-Type, told with the first message when it is set."""
+        self.messages = 0
+
+    def say(self, chunk: bytes) -> None:
+        """Publishes one chunk, in parts when it exceeds the payload limit."""
+        limit = self._bus.max_payload
+        if len(chunk) <= limit:
+            self._publish(chunk, None if self.messages else self._first_headers())
+            return
+        parts = [chunk[i : i + limit] for i in range(0, len(chunk), limit)]
+        for number, part in enumerate(parts, 1):
+            headers = {} if self.messages else self._first_headers()
+            self._publish(part, headers | {h.PART: f"{number}/{len(parts)}"})
+
+    def end(self, figures: Figures) -> None:
+        """Publishes the last, empty message."""
+        headers = {h.CHUNKS: str(self.messages), h.FIGURES: encode(figures).decode()}
+        self._bus.publish(self._inbox, b"", headers=headers)
+
+    def fail(self, error: ErrorBody, figures: Figures) -> None:
+        """Publishes an error in the stream, then the last, empty message."""
+        self._bus.publish(self._inbox, encode(error), headers=error_headers(error))
+        self.messages += 1
+        self.end(figures)
+
+    def reply(self, body: bytes, figures: Figures) -> None:
+        """Publishes the one reply of a caller who did not ask for a stream.
+
+        Raises:
+            BadRequest: With code `reply_too_large`, naming the remedy.
+        """
+        if len(body) > self._bus.max_payload:
+            raise error_from(
+                ErrorBody(
+                    code=ErrorCode.REPLY_TOO_LARGE,
+                    message=f"the reply has {len(body)} bytes, more than the {self._bus.max_payload} of one message: "
+                    "ask for a stream, or for less",
+                    details={"size_bytes": len(body), "limit_bytes": self._bus.max_payload},
+                )
+            )
+        self._bus.publish(self._inbox, body, headers=self._first_headers() | {h.FIGURES: encode(figures).decode()})
+        self.messages = 1
+
+    def _publish(self, data: bytes, headers: dict[str, str] | None) -> None:
+        number = self.messages + 1
+        self._bus.publish(self._inbox, data, reply=f"{self._probe}.{number}", headers=headers)
+        self.messages = number
+
+    def _first_headers(self) -> dict[str, str]:
+        headers = {h.DECISION: encode(self._decision).decode()}
+        if self.content_type:
+            headers[h.CONTENT_TYPE] = self.content_type
+        return headers

@@ -1,0 +1,122 @@
+"""Assembles what a node says about itself."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+
+from sollol_agents.node.config import NodeConfig
+from sollol_agents.node.engine_view import EngineView
+from sollol_agents.node.host import HostSample
+from sollol_agents.node.sampling import with_vram
+from sollol_schemas.telemetry import Gpu, InFlight, LearnedSpeed, LoadedModel, Telemetry
+
+
+class Standing(msgspec.Struct, kw_only=True):
+    """What an operator may change while the node runs."""
+
+    weight: float
+    labels: dict[str, str]
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> Standing:
+        """As configured."""
+        return cls(weight=config.weight, labels=dict(config.labels))
+
+    def change(self, weight: float | None, labels: dict[str, str]) -> None:
+        """Takes in a change; a label set to the empty string is removed."""
+        if weight is not None:
+            self.weight = weight
+        merged = self.labels | labels
+        self.labels = {name: value for name, value in merged.items() if value}
+
+
+class Identity(msgspec.Struct, kw_only=True):
+    """Who speaks."""
+
+    node_id: str
+    instance: str
+    revision: int = 0
+    """Of the claim of the node's id; 0 until it is claimed."""
+    seq: int = 0
+    """Of the telemetry and load messages so far."""
+    software: str = ""
+
+    def next_seq(self) -> int:
+        """The number of the next message."""
+        self.seq += 1
+        return self.seq
+
+
+def software_version() -> str:
+    """The version of this software, as installed."""
+    try:
+        return version("sollol-bus")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def gpus_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """The node's GPUs: those of the machine, or those that an emulated engine pretends to have."""
+    return machine_gpus if view.inventory.gpus is None else view.inventory.gpus
+
+
+def loaded_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[LoadedModel, ...]:
+    """The loaded models with what is known of their place."""
+    return with_vram(view.loaded, view.kind, gpus_of(view, machine_gpus))
+
+
+def ram_of(view: EngineView, host: HostSample) -> tuple[float, float]:
+    """Total and available main memory in MiB; an emulated engine's models leave less of the pretended memory."""
+    total = view.inventory.ram_total_mib
+    if total is None:
+        return host.ram_total_mib, host.ram_available_mib
+    in_ram_mib = sum(one.size_bytes - one.vram_bytes for one in view.loaded) / (1024 * 1024)
+    return total, max(0.0, total - in_ram_mib)
+
+
+def telemetry_of(
+    *,
+    identity: Identity,
+    config: NodeConfig,
+    standing: Standing,
+    view: EngineView,
+    host: HostSample,
+    machine_gpus: tuple[Gpu, ...],
+    slots: int,
+    in_flight: tuple[InFlight, ...],
+    speeds: tuple[LearnedSpeed, ...],
+    is_draining: bool,
+    bus_rtt_s: float,
+    uptime_s: float,
+    now: float,
+) -> Telemetry:
+    """The full heartbeat."""
+    ram_total_mib, ram_available_mib = ram_of(view, host)
+    return Telemetry(
+        node_id=identity.node_id,
+        instance=identity.instance,
+        revision=identity.revision,
+        seq=identity.next_seq(),
+        engine=view.info(now),
+        slots=slots,
+        in_flight=in_flight,
+        is_draining=is_draining,
+        gpus=gpus_of(view, machine_gpus),
+        cpu_count=host.cpu_count,
+        cpu_load_ratio=host.cpu_load_ratio,
+        ram_total_mib=ram_total_mib,
+        ram_available_mib=ram_available_mib,
+        installed=view.inventory.installed,
+        loaded=loaded_of(view, machine_gpus),
+        speeds=speeds,
+        bus_rtt_s=bus_rtt_s,
+        uptime_s=uptime_s,
+        labels=standing.labels,
+        weight=standing.weight,
+        preferred_task_types=config.preferred_task_types,
+        host_priority=config.host_priority,
+        version=identity.software,
+        host=host.name,
+    )
