@@ -17,6 +17,7 @@ from sollol_agents.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKin
 from sollol_agents.node.engines.base import Engine, EngineFigures, Run, Work
 from sollol_agents.node.engines.http import EngineHttp
 from sollol_agents.node.engines.ollama import OllamaEngine
+from sollol_agents.node.engines.openai import OpenAIEngine
 from sollol_bus.errors import SollolError
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
@@ -33,15 +34,12 @@ class UnderTest(Protocol):
     def is_ollama(self) -> bool: ...
 
 
-DIALECTS = ("ollama",)
-
-
 def adapter_for(dialect: str, url: str) -> Engine:
-    del dialect
-    return OllamaEngine(EngineHttp(url))
+    http = EngineHttp(url)
+    return OllamaEngine(http) if dialect == "ollama" else OpenAIEngine(http, {})
 
 
-@pytest.fixture(params=DIALECTS)
+@pytest.fixture(params=["ollama", "openai"])
 def dialect(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
