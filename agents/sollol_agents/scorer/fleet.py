@@ -14,9 +14,11 @@ from collections.abc import Iterable
 from sollol_agents.scorer.attempts import Attempt, Tombstones
 from sollol_agents.scorer.breaker import BreakerRules, Breakers
 from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.scorer.finite import clamped
 from sollol_agents.scorer.names import canonical
 from sollol_agents.scorer.nodes import Node, Versions
 from sollol_agents.scorer.priors import weight_bytes
+from sollol_agents.scorer.sane import sane, sane_loaded
 from sollol_schemas.events import NodeEvent
 from sollol_schemas.ids import request_id_of
 from sollol_schemas.telemetry import InFlight, LoadUpdate, NodeState, Telemetry
@@ -83,6 +85,7 @@ class Fleet:
     def on_telemetry(self, telemetry: Telemetry, now: float) -> FleetChange:
         """Takes a full heartbeat; one of a process that does not own the id, or an old one, changes nothing."""
         change = FleetChange()
+        telemetry = sane(telemetry)
         node = self.nodes.get(telemetry.node_id)
         if node is None:
             node = self._join(telemetry, now, change)
@@ -116,7 +119,7 @@ class Fleet:
         node.report_load(
             slots=update.slots,
             is_draining=update.is_draining,
-            loaded=update.loaded,
+            loaded=None if update.loaded is None else tuple(sane_loaded(m) for m in update.loaded),
             max_slots=self._config.max_slots_per_node,
         )
         self._judge(node, now, change)
@@ -213,16 +216,16 @@ class Fleet:
             instance=node.instance,
             model=model,
             wire_model=seen.model,
-            granted_at=now - min(seen.elapsed_s, 86_400.0),
+            granted_at=now - clamped(seen.elapsed_s, 0.0, 86_400.0),
         )
         size = _size_of(node, model)
-        attempt.prompt_tokens = seen.prompt_tokens
-        attempt.prefill_s = min(seen.prompt_tokens, 10_000_000) / node.speeds.prompt_tps(model, size)
-        attempt.output_median = min(max(seen.expected_output_tokens, 0.0), 1e6)
+        attempt.prompt_tokens = max(0, min(seen.prompt_tokens, 10_000_000))
+        attempt.prefill_s = attempt.prompt_tokens / node.speeds.prompt_tps(model, size)
+        attempt.output_median = clamped(seen.expected_output_tokens, 0.0, 1e6)
         if attempt.output_median > 0:
             attempt.decode_tps = node.speeds.decode_tps(model, size)
         attempt.load_s = node.speeds.load_s(model, size) if seen.is_loading else 0.0
-        attempt.predicted_s = seen.predicted_s
+        attempt.predicted_s = clamped(seen.predicted_s, 0.0, 86_400.0)
         attempt.observe(seen, now)
         if seen.is_loading and node.resident(model) is None:
             node.residents.begin_load(model, size, loader=seen.attempt_id, ready_at=now + attempt.load_s, evicts=())

@@ -79,7 +79,7 @@ def gpu_machine(gpus: tuple[Gpu, ...]) -> Machine:
     for pattern, machine in _COMPILED:
         if pattern.search(best.name):
             return machine
-    return next(m for floor_mib, m in _CLASSES if best.memory_total_mib >= floor_mib)
+    return next((m for floor_mib, m in _CLASSES if best.memory_total_mib >= floor_mib), _CLASSES[-1][1])
 
 
 def cpu_machine(cpu_count: int) -> Machine:

@@ -2,7 +2,7 @@
 
 Counts lose half their weight every 50 attempts, so at most about 72 attempts ever count and the bound cannot
 pass `CEILING`. The bound is the lower end of the Wilson interval at 80 % (one-sided): 0 without history,
-0.95 after 14 successes, about 0.955 with one failure among the latest 50. A plain average would fail a floor
+0.95 after 16 successes, about 0.955 with one failure among the latest 50. A plain average would fail a floor
 of 0.98 for 15 requests after a single error.
 """
 

@@ -1,0 +1,66 @@
+"""Telemetry made safe for arithmetic: whatever a node claims, no figure may be absurd or not a number."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sollol_agents.scorer.finite import clamped
+from sollol_schemas.telemetry import Gpu, InstalledModel, LoadedModel, Telemetry
+
+_MIB_MAX = 1e9  # a petabyte
+_BYTES_MAX = 10**15
+_SECONDS_MAX = 1e10
+_WEIGHT = (0.01, 100.0)
+_LIST_MAX = 4096
+
+
+def sane(telemetry: Telemetry) -> Telemetry:
+    """The heartbeat with every figure that decisions use inside reasonable bounds."""
+    return msgspec.structs.replace(
+        telemetry,
+        gpus=tuple(_sane_gpu(g) for g in telemetry.gpus[:64]),
+        installed=tuple(_sane_installed(m) for m in telemetry.installed[:_LIST_MAX]),
+        loaded=tuple(sane_loaded(m) for m in telemetry.loaded[:_LIST_MAX]),
+        ram_total_mib=clamped(telemetry.ram_total_mib, 0.0, _MIB_MAX),
+        ram_available_mib=clamped(telemetry.ram_available_mib, 0.0, _MIB_MAX),
+        bus_rtt_s=clamped(telemetry.bus_rtt_s, 0.0, 60.0),
+        uptime_s=clamped(telemetry.uptime_s, 0.0, _SECONDS_MAX),
+        weight=clamped(telemetry.weight, *_WEIGHT),
+        cpu_count=_whole(telemetry.cpu_count, 4096),
+    )
+
+
+def _sane_gpu(gpu: Gpu) -> Gpu:
+    total = clamped(gpu.memory_total_mib, 0.0, _MIB_MAX)
+    used, free = clamped(gpu.memory_used_mib, 0.0, total), clamped(gpu.memory_free_mib, 0.0, total)
+    if (total, used, free) == (gpu.memory_total_mib, gpu.memory_used_mib, gpu.memory_free_mib):
+        return gpu
+    return msgspec.structs.replace(gpu, memory_total_mib=total, memory_used_mib=used, memory_free_mib=free)
+
+
+def _sane_installed(model: InstalledModel) -> InstalledModel:
+    figures = (model.size_bytes, model.kv_bytes_per_token, model.context_length, model.parameter_count, model.slots)
+    bounded = tuple(_whole(f, _BYTES_MAX) for f in figures)
+    if figures == bounded:
+        return model
+    size_bytes, kv_bytes_per_token, context_length, parameter_count, slots = bounded
+    return msgspec.structs.replace(
+        model,
+        size_bytes=size_bytes,
+        kv_bytes_per_token=kv_bytes_per_token,
+        context_length=context_length,
+        parameter_count=parameter_count,
+        slots=slots,
+    )
+
+
+def sane_loaded(model: LoadedModel) -> LoadedModel:
+    """A loaded model with its sizes inside reasonable bounds."""
+    size, vram = _whole(model.size_bytes, _BYTES_MAX), _whole(model.vram_bytes, _BYTES_MAX)
+    if (size, vram) == (model.size_bytes, model.vram_bytes):
+        return model
+    return msgspec.structs.replace(model, size_bytes=size, vram_bytes=vram)
+
+
+def _whole(value: int, high: int) -> int:
+    return max(0, min(value, high))

@@ -1,0 +1,108 @@
+"""Circuit breakers: when they open, who may try, and when they close."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sollol_agents.scorer.breaker import Breaker, BreakerRules, Breakers
+from sollol_schemas.events import BreakerState
+
+RULES = BreakerRules()
+
+
+def opened(at: float = 0.0) -> Breaker:
+    breaker = Breaker(RULES)
+    for _ in range(RULES.failures):
+        breaker.count(is_success=False, is_trial=False, now=at)
+    return breaker
+
+
+def test_five_failures_in_a_row_open_it() -> None:
+    breaker = Breaker(RULES)
+    for _ in range(4):
+        assert not breaker.count(is_success=False, is_trial=False, now=0.0)
+    breaker.count(is_success=True, is_trial=False, now=0.0)
+    for _ in range(4):
+        breaker.count(is_success=False, is_trial=False, now=0.0)
+    assert breaker.allows(0.0)
+    assert breaker.count(is_success=False, is_trial=False, now=0.0)
+    assert not breaker.allows(0.0)
+    assert breaker.opens_in_s(10.0) == 20.0
+
+
+def test_a_failure_ratio_over_the_window_opens_it() -> None:
+    breaker = Breaker(RULES)
+    for i in range(20):
+        breaker.count(is_success=i % 2 == 0, is_trial=False, now=0.0)
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_after_30_seconds_two_trials_are_allowed_and_three_successes_close_it() -> None:
+    breaker = opened()
+    assert not breaker.allows(29.9)
+    assert breaker.allows(30.0)
+    assert breaker.start(30.0)
+    assert breaker.start(30.0)
+    assert not breaker.allows(30.0)
+    breaker.count(is_success=True, is_trial=True, now=31.0)
+    breaker.count(is_success=True, is_trial=True, now=31.0)
+    assert breaker.start(31.0)
+    assert breaker.count(is_success=True, is_trial=True, now=32.0)
+    assert breaker.state is BreakerState.CLOSED
+    assert not breaker.start(32.0)
+
+
+def test_a_failed_trial_opens_it_again() -> None:
+    breaker = opened()
+    breaker.start(30.0)
+    assert breaker.count(is_success=False, is_trial=True, now=31.0)
+    assert not breaker.allows(60.0)
+    assert breaker.allows(61.0)
+
+
+def test_a_cancelled_trial_gives_its_place_back() -> None:
+    breaker = opened()
+    breaker.start(30.0)
+    breaker.start(30.0)
+    assert not breaker.allows(30.0)
+    breaker.cancel(is_trial=True)
+    assert breaker.allows(30.0)
+    assert breaker.state is BreakerState.HALF_OPEN
+
+
+def test_an_attempt_from_before_it_opened_is_no_trial() -> None:
+    breaker = opened()
+    breaker.start(30.0)
+    assert not breaker.count(is_success=False, is_trial=False, now=31.0)
+    assert breaker.state is BreakerState.HALF_OPEN
+
+
+def test_one_models_failures_leave_other_models_of_the_node_alone_until_the_node_opens() -> None:
+    breakers = Breakers(RULES)
+    for _ in range(4):
+        breakers.count("a", is_success=False, is_trial=False, now=0.0)
+        breakers.count("b", is_success=True, is_trial=False, now=0.0)
+    assert breakers.count("a", is_success=False, is_trial=False, now=0.0) == ["a"]
+    assert breakers.refusing("a", 0.0) is breakers.of("a")
+    assert breakers.refusing("b", 0.0) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from(["start", "ok", "bad", "cancel"]), st.floats(0, 20)), max_size=60))
+def test_trials_never_exceed_their_limit(steps: list[tuple[str, float]]) -> None:
+    breaker = Breaker(RULES)
+    now = 0.0
+    trials: list[bool] = []
+    for step, passed in steps:
+        now += passed
+        if step == "start":
+            if breaker.allows(now):
+                trials.append(breaker.start(now))
+        elif trials:
+            is_trial = trials.pop(0)
+            if step == "cancel":
+                breaker.cancel(is_trial=is_trial)
+            else:
+                breaker.count(is_success=step == "ok", is_trial=is_trial, now=now)
+        if breaker.state is BreakerState.HALF_OPEN:
+            assert 0 <= breaker._trials <= RULES.trials
