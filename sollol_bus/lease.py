@@ -46,7 +46,8 @@ class Lease:
         key: The office, a key of the leases' bucket.
         instance: The candidate's name, new at each start of a process.
         ttl_s: Whole seconds after which an office that is not renewed is vacant.
-        probe: Builds the subject on which an instance answers while it lives; the lease answers there itself.
+        probe: Builds the subject on which an instance answers while it lives.
+        answers_probe: Whether the lease itself answers there; False when something else of the instance does.
         on_acquired: Called with the term when this candidate takes office.
         on_lost: Called with the reason when it is out of office, before anybody else can be in.
         clock: Seconds, monotonic; not the loop's, which may be a cached one.
@@ -60,6 +61,7 @@ class Lease:
         *,
         ttl_s: int = 3,
         probe: Callable[[str], str] | None = None,
+        answers_probe: bool = True,
         on_acquired: Callable[[int], None] = lambda _term: None,
         on_lost: Callable[[str], None] = lambda _reason: None,
         clock: Callable[[], float] = time.monotonic,
@@ -72,6 +74,7 @@ class Lease:
         self._bucket = Bucket(bus, subjects.LEASES_BUCKET, timeout_s=_ANSWER_S)
         self._ttl_s = ttl_s
         self._probe = probe
+        self._answers_probe = answers_probe
         self._on_acquired = on_acquired
         self._on_lost = on_lost
         self._clock = clock
@@ -99,7 +102,7 @@ class Lease:
     async def run(self) -> None:
         """Stands by and holds office, in turns, until `leave`."""
         subscriptions = [self._bus.subscribe(self._bucket.subject(self.key), self._on_overheard)]
-        if self._probe is not None:
+        if self._probe is not None and self._answers_probe:
             subscriptions.append(self._bus.subscribe(self._probe(self.instance), self._answer_probe))
         self._bus.on_disconnect(self._on_disconnect)
         try:

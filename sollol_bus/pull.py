@@ -140,6 +140,8 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_ack_pending: int = 1000
     """Messages delivered and not settled, over all who share the durable."""
     max_deliver: int = -1
+    inactive_s: float = 0.0
+    """The server forgets a durable that nobody pulls from for so long; 0: never."""
 
     def as_request(self) -> dict[str, object]:
         """The request that makes it, or brings it up to date."""
@@ -152,6 +154,8 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
             "max_ack_pending": self.max_ack_pending,
             "replay_policy": "instant",
         }
+        if self.inactive_s:
+            config["inactive_threshold"] = round(self.inactive_s * _NS)
         if self.filter_subjects:
             config["filter_subjects"] = list(self.filter_subjects)
         return {"stream_name": self.stream, "config": config}

@@ -1,0 +1,129 @@
+"""The recorder at the bus: one of several is in office, the others stand by."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+import msgspec
+
+from sollol_agents.recorder.config import RecorderConfig
+from sollol_agents.recorder.desk import ENDPOINTS
+from sollol_agents.recorder.office import Office
+from sollol_bus.actor import Actor, ActorState
+from sollol_bus.connection import BusConfig
+from sollol_bus.discovery import Discovery
+from sollol_bus.jetstream import provision
+from sollol_bus.lease import Lease
+from sollol_bus.version import VERSION
+from sollol_schemas import subjects
+
+_FIRST_OFFICE_S = 5.0
+_SERVICE = "sollol-recorder"
+
+
+class RecorderStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a recorder can say about itself."""
+
+    name: str
+    instance: str
+    state: ActorState
+    is_in_office: bool
+    written: int
+    """Events written since it took office."""
+    waiting: int
+    """Events received and not written yet."""
+
+
+class Recorder(Actor[RecorderConfig]):
+    """Writes every outcome and decision of the fleet to SQLite and answers questions about them."""
+
+    name: ClassVar[str] = "recorder"
+
+    def __init__(self, config: RecorderConfig, bus_config: BusConfig) -> None:
+        super().__init__(config, bus_config)
+        self.drain_timeout_s = config.drain_timeout_s
+        self._office: Office | None = None
+        self._office_task: asyncio.Task[Any] | None = None
+
+    async def on_start(self) -> None:
+        """Stands for office; returns when in it, or when another is."""
+        await provision(self.bus)
+        self._discovery = Discovery(
+            self.bus,
+            name=_SERVICE,
+            instance=self.instance,
+            description="Records outcomes and decisions, and answers questions about them.",
+            version=VERSION,
+            queue_group=subjects.RECORDERS,
+            endpoints=ENDPOINTS,
+        )
+        self._discovery.start()
+        self._lease = Lease(
+            self.bus,
+            subjects.RECORDER_LEASE,
+            self.instance,
+            ttl_s=self.config.lease_ttl_s,
+            probe=lambda instance: f"$SRV.PING.{_SERVICE}.{instance}",
+            answers_probe=False,
+            on_acquired=self._take_office,
+            on_lost=self._leave_office,
+        )
+        self.spawn(self._lease.run(), name="lease")
+        await self._first_office()
+
+    def in_flight(self) -> Collection[str]:
+        """Nothing is waited for here: `on_stop` writes what was received."""
+        return ()
+
+    async def on_stop(self) -> None:
+        """Writes what was received, hands the office over and leaves."""
+        if self._office is not None:
+            await self._office.finish(self.config.drain_timeout_s)
+        if hasattr(self, "_lease"):
+            await self._lease.leave()
+            self._discovery.stop()
+        if self._office_task is not None:
+            await asyncio.wait([self._office_task])
+
+    @property
+    def is_in_office(self) -> bool:
+        """Whether this recorder writes and answers now."""
+        return self._office is not None and self._office.is_open.is_set()
+
+    def statistics(self) -> RecorderStatistics:
+        """Events written and waiting, and whether it is in office."""
+        return RecorderStatistics(
+            name=self.name,
+            instance=self.instance,
+            state=self.state,
+            is_in_office=self.is_in_office,
+            written=self._office.written if self._office is not None else 0,
+            waiting=self._office.waiting if self._office is not None else 0,
+        )
+
+    def _take_office(self, _term: int) -> None:
+        predecessor = self._office_task
+        self._office = Office(self.bus, self.config, on_answered=self._discovery.count)
+        self._office_task = self.spawn(self._hold_office(self._office, predecessor), name="office")
+
+    async def _hold_office(self, office: Office, predecessor: asyncio.Task[Any] | None) -> None:
+        if predecessor is not None:
+            await asyncio.wait([predecessor])  # it may still be closing the database
+        await office.run()
+
+    def _leave_office(self, _reason: str) -> None:
+        if self._office_task is not None:
+            self._office_task.cancel("out of office")
+        self._office = None
+
+    async def _first_office(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _FIRST_OFFICE_S
+        while not self.is_in_office and loop.time() < deadline:
+            if self._lease.owner not in ("", self.instance):
+                return
+            if self._office_task is not None and self._office_task.done():
+                return  # the failure is reported by `run_until_stopped`
+            await asyncio.sleep(0.01)  # a few round trips; the lease tells its owner by a property only

@@ -1,0 +1,144 @@
+"""The recorder's SQLite database, read side.
+
+It has a connection of its own: with a write-ahead log, readers and the writer never wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiosqlite
+import msgspec
+
+from sollol_agents.recorder.statistics import (
+    RECENT_MAX,
+    CountRow,
+    LatencyRow,
+    TimeRow,
+    VerdictRow,
+    reliability_view,
+    stats_reply,
+)
+from sollol_agents.recorder.store import connect
+from sollol_schemas.decision import Decision
+from sollol_schemas.events import NodeEvent, Outcome
+from sollol_schemas.queries import FleetStats, RecentReply, ReliabilityReply, ReliabilityView, StatsReply, WhyReply
+from sollol_schemas.subjects import NO_NODE
+
+_RECENT_LIMIT = 1000
+_WHY_LIMIT = 100
+_outcomes = msgspec.json.Decoder(Outcome)
+_decisions = msgspec.json.Decoder(Decision)
+_node_events = msgspec.json.Decoder(NodeEvent)
+
+
+class Archive:
+    """Answers from the database; make one with `open_archive`."""
+
+    def __init__(self, connection: aiosqlite.Connection, latency_samples: int) -> None:
+        self._connection = connection
+        self._latency_samples = latency_samples
+
+    async def close(self) -> None:
+        """Closes the file; safe to call twice."""
+        await self._connection.close()
+
+    async def stats(self, since: float, *, fleet: FleetStats | None, window_s: float) -> StatsReply:
+        """Statistics of what was recorded at or after `since` (seconds of Unix time).
+
+        Counts are exact; percentiles are taken from the latest successes, a configured number of them.
+        """
+        counts = await self._connection.execute_fetchall(
+            "SELECT mode, node_id, verdict, count(*), total(output_tokens), total(decode_s) FROM outcomes "
+            "WHERE recorded_at >= ? GROUP BY mode, node_id, verdict",
+            (since,),
+        )
+        latencies = await self._connection.execute_fetchall(
+            "SELECT mode, node_id, latency_s FROM outcomes INDEXED BY outcomes_by_time "
+            "WHERE recorded_at >= ? AND latency_s IS NOT NULL ORDER BY recorded_at DESC LIMIT ?",
+            (since, self._latency_samples),
+        )
+        return await asyncio.to_thread(
+            stats_reply,
+            [CountRow(m, n, v, c, int(t), d) for m, n, v, c, t, d in counts],
+            [LatencyRow(*row) for row in latencies],
+            fleet=fleet,
+            window_s=window_s,
+        )
+
+    async def reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
+        """The record of every node and of every model on it, or of those that were asked for."""
+        rows = await self._connection.execute_fetchall(
+            "SELECT node_id, model, verdict, code, count(*), max(recorded_at) FROM outcomes "
+            "WHERE (? = '' OR node_id = ?) AND (? = '' OR model = ?) AND node_id != ? "
+            "GROUP BY node_id, model, verdict, code",
+            (node_id, node_id, model, model, NO_NODE),
+        )
+        groups: dict[tuple[str, str], list[VerdictRow]] = defaultdict(list)
+        for row in (VerdictRow(*r) for r in rows):
+            groups[row.node_id, row.model].append(row)
+            if not model and row.model:
+                groups[row.node_id, ""].append(row)
+        return ReliabilityReply(entries=tuple([await self._view(*key, groups[key]) for key in sorted(groups)]))
+
+    async def recent(self, limit: int) -> RecentReply:
+        """The latest outcomes and node events, newest first."""
+        limit = min(limit, _RECENT_LIMIT)
+        outcomes = await self._connection.execute_fetchall(
+            "SELECT body FROM outcomes ORDER BY recorded_at DESC LIMIT ?", (limit,)
+        )
+        events = await self._connection.execute_fetchall(
+            "SELECT body FROM events WHERE kind = 'node' ORDER BY stored_at_ns DESC, stream_seq DESC LIMIT ?", (limit,)
+        )
+        return RecentReply(
+            outcomes=tuple(_outcomes.decode(row[0]) for row in outcomes),
+            node_events=tuple(_node_events.decode(row[0]) for row in events),
+        )
+
+    async def why(self, request_id: str) -> WhyReply:
+        """Decisions and outcomes of one request, oldest first; both are empty when nothing is known."""
+        decisions = await self._connection.execute_fetchall(
+            "SELECT body FROM decisions WHERE request_id = ? ORDER BY stored_at_ns, stream_seq LIMIT ?",
+            (request_id, _WHY_LIMIT),
+        )
+        outcomes = await self._connection.execute_fetchall(
+            "SELECT body FROM outcomes WHERE request_id = ? ORDER BY recorded_at LIMIT ?", (request_id, _WHY_LIMIT)
+        )
+        return WhyReply(
+            request_id=request_id,
+            decisions=tuple(_decisions.decode(row[0]) for row in decisions),
+            outcomes=tuple(_outcomes.decode(row[0]) for row in outcomes),
+        )
+
+    async def _view(self, node_id: str, model: str, rows: list[VerdictRow]) -> ReliabilityView:
+        latest: list[tuple[float, float, float]] = []
+        for name in {row.model for row in rows}:
+            times = await self._connection.execute_fetchall(
+                "SELECT recorded_at, actual_s, predicted_s FROM outcomes INDEXED BY outcomes_by_model "
+                "WHERE node_id = ? AND model = ? AND verdict = 'success' AND code = '' AND actual_s IS NOT NULL "
+                "ORDER BY recorded_at DESC LIMIT ?",
+                (node_id, name, RECENT_MAX),
+            )
+            latest += [(at, actual, predicted) for at, actual, predicted in times]
+        latest.sort()
+        return reliability_view(
+            node_id,
+            model,
+            rows,
+            [TimeRow(actual, predicted) for _, actual, predicted in latest[-RECENT_MAX:]],
+            last_seen_at=_instant(max(row.last_at for row in rows)),
+        )
+
+
+async def open_archive(path: Path, *, latency_samples: int) -> Archive:
+    """The read side of a database that `open_store` has opened."""
+    connection = await connect(path)
+    await connection.execute_fetchall("PRAGMA query_only = 1")
+    return Archive(connection, latency_samples)
+
+
+def _instant(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

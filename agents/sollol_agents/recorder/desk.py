@@ -1,0 +1,180 @@
+"""Where the recorder in office answers questions, a bounded number at a time and never in ingestion's way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from sollol_agents.recorder.archive import Archive
+from sollol_agents.recorder.statistics import fleet_stats
+from sollol_agents.recorder.store import Store
+from sollol_bus.connection import Bus, Subscription
+from sollol_bus.errors import BusError, NotConnected, PayloadTooLarge, SollolError
+from sollol_bus.messages import Msg, decode, error_of
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.ids import is_bus_id
+from sollol_schemas.queries import (
+    FleetStats,
+    NodesReply,
+    RecentReply,
+    RecentRequest,
+    ReliabilityReply,
+    ReliabilityRequest,
+    StatsReply,
+    StatsRequest,
+    WhyReply,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+
+_FLEET_WAIT_S = 1.0
+_LOOKS = 5
+_LOOK_EVERY_S = 0.1
+
+
+class Desk:
+    """Answers stats, reliability, recent, why and the reset of the metrics.
+
+    Args:
+        bus: The recorder's connection.
+        spawn: Starts a task that lives no longer than the office.
+        archive: Where answers come from.
+        store: Where outcomes are forgotten.
+        max_queries: Answers in the making at one time.
+        on_answered: Called with the subject's last fixed token and the error's code, empty when there was none.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        spawn: Spawn,
+        archive: Archive,
+        store: Store,
+        *,
+        max_queries: int,
+        on_answered: Callable[[str, str], None] = lambda _endpoint, _error: None,
+    ) -> None:
+        self._bus = bus
+        self._spawn = spawn
+        self._archive = archive
+        self._store = store
+        self._max_queries = max_queries
+        self._on_answered = on_answered
+        self._running = 0
+        self._subscriptions: list[Subscription] = []
+
+    def open(self) -> None:
+        """Begins to answer."""
+        for endpoint, subject in ENDPOINTS.items():
+            answer = getattr(self, f"_{endpoint}")
+            self._subscriptions.append(
+                self._bus.subscribe(subject, partial(self._on_question, endpoint, answer), queue=subjects.RECORDERS)
+            )
+
+    def close(self) -> None:
+        """Takes no more questions; safe to call twice."""
+        for subscription in self._subscriptions:
+            subscription.unsubscribe()
+        self._subscriptions.clear()
+
+    def _on_question(self, endpoint: str, answer: Callable[[Msg], Awaitable[object]], msg: Msg) -> None:
+        if not msg.reply.startswith("_INBOX"):
+            return  # our rights are wide: nobody may make us publish elsewhere
+        if self._running >= self._max_queries:
+            message = f"{self._max_queries} queries are being answered; try again"
+            self._refuse(endpoint, msg.reply, ErrorBody(code=ErrorCode.QUEUE_FULL, message=message))
+            return
+        self._running += 1
+        self._spawn(self._answer(endpoint, answer, msg))
+
+    async def _answer(self, endpoint: str, answer: Callable[[Msg], Awaitable[object]], msg: Msg) -> None:
+        try:
+            self._bus.respond(msg, await answer(msg))
+            self._on_answered(endpoint, "")
+        except NotConnected:
+            log.info("an answer about %s was not sent: the bus is down", endpoint)
+        except PayloadTooLarge as error:
+            message = f"{error}; ask for one node, one model, or fewer entries"
+            self._refuse(endpoint, msg.reply, ErrorBody(code=ErrorCode.REPLY_TOO_LARGE, message=message))
+        except SollolError as error:
+            self._refuse(endpoint, msg.reply, error.body)
+        except Exception:
+            log.exception("answering a question about %s failed", endpoint, extra={"action": "query_failed"})
+            self._refuse(
+                endpoint, msg.reply, ErrorBody(code=ErrorCode.INTERNAL, message="the query failed; see the log")
+            )
+        finally:
+            self._running -= 1
+
+    def _refuse(self, endpoint: str, reply: str, body: ErrorBody) -> None:
+        self._on_answered(endpoint, body.code)
+        try:
+            self._bus.respond_error(reply, body)
+        except NotConnected:
+            log.info("a refusal about %s was not sent: the bus is down", endpoint)
+
+    # -- questions ----------------------------------------------------------------------------------------
+
+    async def _stats(self, msg: Msg) -> StatsReply:
+        request = _read(msg, StatsRequest, StatsRequest())
+        since = datetime.now(UTC).timestamp() - request.window_s if request.window_s > 0 else 0.0
+        return await self._archive.stats(since, fleet=await self._ask_fleet(), window_s=request.window_s)
+
+    async def _reliability(self, msg: Msg) -> ReliabilityReply:
+        request = _read(msg, ReliabilityRequest, ReliabilityRequest())
+        return await self._archive.reliability(request.node_id, request.model)
+
+    async def _recent(self, msg: Msg) -> RecentReply:
+        return await self._archive.recent(_read(msg, RecentRequest, RecentRequest()).limit)
+
+    async def _why(self, msg: Msg) -> WhyReply:
+        request_id = subjects.last_token(msg.subject)
+        for look in range(_LOOKS):
+            if look:
+                await asyncio.sleep(_LOOK_EVERY_S)  # a request that just ended may still be on its way here
+            reply = await self._archive.why(request_id)
+            if reply.decisions or reply.outcomes:
+                return reply
+        message = f"nothing is recorded about request {request_id}" if is_bus_id(request_id) else "not a request id"
+        raise SollolError(body=ErrorBody(code=ErrorCode.UNKNOWN_REQUEST, message=message))
+
+    async def _reset(self, msg: Msg) -> ReliabilityReply:
+        request = _read(msg, ReliabilityRequest, ReliabilityRequest())
+        await self._store.forget(request.node_id, request.model)
+        log.warning(
+            "forgot the outcomes of node %r, model %r (empty: all)",
+            request.node_id,
+            request.model,
+            extra={"action": "recorder.reset"},
+        )
+        return await self._archive.reliability(request.node_id, request.model)
+
+    async def _ask_fleet(self) -> FleetStats | None:
+        try:
+            msg = await self._bus.request(subjects.NODES, timeout_s=_FLEET_WAIT_S)
+            return fleet_stats(decode(msg.data, NodesReply)) if error_of(msg) is None else None
+        except BusError as error:
+            log.debug("no figures about the fleet: %s", error)
+            return None
+
+
+#: Subject by name of the question; the name is the method's too.
+ENDPOINTS: dict[str, str] = {
+    "stats": subjects.STATS,
+    "reliability": subjects.RELIABILITY,
+    "recent": subjects.RECENT,
+    "why": subjects.WHY_ALL,
+    "reset": subjects.ADMIN_METRICS_RESET,
+}
+
+
+def _read(msg: Msg, kind: type[T], default: T) -> T:
+    return decode(msg.data, kind) if msg.data else default

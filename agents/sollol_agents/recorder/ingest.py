@@ -1,0 +1,140 @@
+"""From the stream into the database: batches, written before they are acked.
+
+Safety: an event is acked only after the transaction that holds it is on disk; what was written and not acked comes
+again and changes nothing. Liveness: a database that is locked or full is tried again for as long as it takes, while
+the stream keeps what is not written (24 hours of it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections import deque
+
+import msgspec
+
+from sollol_agents.recorder.rows import Row, row_of
+from sollol_agents.recorder.store import Store
+from sollol_bus.pull import Delivery
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 0.05
+_LAST_RETRY_S = 2.0
+_REMIND_EVERY_S = 30.0
+
+
+class Ingest:
+    """Writes what `take` is given; spawn `run`.
+
+    Args:
+        store: Where to.
+        batch_max: Events in one transaction, at most.
+        batch_wait_s: How long a transaction waits to fill, from its first event.
+    """
+
+    def __init__(self, store: Store, *, batch_max: int, batch_wait_s: float) -> None:
+        self.written = 0
+        """Events written since the start."""
+        self._store = store
+        self._batch_max = batch_max
+        self._batch_wait_s = batch_wait_s
+        self._waiting: deque[tuple[Delivery, Row]] = deque()
+        self._arrived = asyncio.Event()
+        self._is_full = asyncio.Event()
+        self._is_closing = False
+
+    def take(self, delivery: Delivery) -> None:
+        """Queues one event; what cannot be read is taken out of the stream's way for good."""
+        try:
+            row = row_of(
+                delivery.subject, delivery.data, stored_at_ns=delivery.stored_at_ns, stream_seq=delivery.stream_seq
+            )
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.warning(
+                "an event on %s is not what its contract says: %s",
+                delivery.subject,
+                error,
+                extra={"action": "recorder.undecodable"},
+            )
+            delivery.term("not what its contract says")
+            return
+        if row is None:
+            delivery.ack()
+            return
+        self._waiting.append((delivery, row))
+        self._arrived.set()
+        if len(self._waiting) >= self._batch_max:
+            self._is_full.set()
+
+    async def run(self) -> None:
+        """Writes batch after batch until `close`.
+
+        Raises:
+            StoreReplaced, StoreBroken: The database is gone; nothing more can be written to this one.
+        """
+        while True:
+            await self._arrived.wait()
+            if not self._waiting:
+                return
+            await self._fill()
+            batch = [self._waiting[n] for n in range(min(len(self._waiting), self._batch_max))]
+            await self._write([row for _, row in batch])
+            self.written += len(batch)
+            for delivery, _ in batch:
+                self._waiting.popleft()
+                delivery.ack()
+            self._mark()
+
+    @property
+    def waiting(self) -> int:
+        """Events that are not written yet."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Makes `run` return once everything taken so far is written."""
+        self._is_closing = True
+        self._arrived.set()
+        self._is_full.set()
+
+    async def _fill(self) -> None:
+        if len(self._waiting) >= self._batch_max or self._is_closing:
+            return
+        try:
+            async with asyncio.timeout(self._batch_wait_s):
+                await self._is_full.wait()
+        except TimeoutError:
+            pass  # a batch need not be full
+
+    def _mark(self) -> None:
+        if self._is_closing:
+            return
+        if len(self._waiting) < self._batch_max:
+            self._is_full.clear()
+        if not self._waiting:
+            self._arrived.clear()
+
+    async def _write(self, rows: list[Row]) -> None:
+        """Returns when the rows are on disk, however long the database cannot be written."""
+        loop = asyncio.get_running_loop()
+        retry_s, began_at, remind_at = _FIRST_RETRY_S, loop.time(), loop.time()
+        while True:
+            try:
+                await self._store.write(rows)
+            except sqlite3.OperationalError as error:
+                if loop.time() >= remind_at:
+                    remind_at = loop.time() + _REMIND_EVERY_S
+                    log.error(  # noqa: TRY400 the text says it all, every half minute
+                        "cannot write to %s since %.0f s: %s; the events stay in the stream until it works again",
+                        self._store.path,
+                        loop.time() - began_at,
+                        error,
+                        extra={"action": "recorder.write_failed"},
+                    )
+            else:
+                if remind_at > began_at:
+                    log.warning("writing to %s works again", self._store.path, extra={"action": "recorder.write_works"})
+                return
+            await asyncio.sleep(retry_s)
+            retry_s = min(retry_s * 2, _LAST_RETRY_S)

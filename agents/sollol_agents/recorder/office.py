@@ -1,0 +1,175 @@
+"""What the recorder does while it is in office, with one open database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sollol_agents.recorder.archive import Archive, open_archive
+from sollol_agents.recorder.config import RecorderConfig
+from sollol_agents.recorder.desk import Desk
+from sollol_agents.recorder.ingest import Ingest
+from sollol_agents.recorder.store import Store, StoreBroken, StoreReplaced, open_store, set_aside
+from sollol_bus.connection import Bus
+from sollol_bus.pull import ConsumerSpec, PullConsumer
+from sollol_schemas import subjects
+
+log = logging.getLogger(__name__)
+
+_RECORDED = (
+    subjects.OUTCOMES_ALL,
+    subjects.ROUTING_EVENTS_ALL,
+    subjects.NODE_EVENTS_ALL,
+    subjects.BREAKER_EVENTS_ALL,
+    subjects.OFFICE_EVENTS_ALL,
+)
+_REOPEN_S = 0.5
+_INACTIVE_S = 7 * 24 * 3600.0
+_DAY_S = 24 * 3600.0
+
+
+class Office:
+    """Records and answers until cancelled, over databases that may vanish and are begun anew.
+
+    Each database has its own durable consumer, named after it: a new or restored database therefore receives what
+    it misses, as far back as the stream reaches, and a standby on another machine catches up by itself.
+    """
+
+    def __init__(self, bus: Bus, config: RecorderConfig, *, on_answered: Callable[[str, str], None]) -> None:
+        self.is_open = asyncio.Event()
+        """Set while questions are answered."""
+        self._bus = bus
+        self._config = config
+        self._path: Path = config.database_path()
+        self._on_answered = on_answered
+        self._consumer: PullConsumer | None = None
+        self._ingest: Ingest | None = None
+        self._ingest_ended = asyncio.Event()
+        self._is_closing = False
+
+    @property
+    def waiting(self) -> int:
+        """Events that were received and are not written yet."""
+        return self._ingest.waiting if self._ingest is not None else 0
+
+    @property
+    def written(self) -> int:
+        """Events written to the database that is open."""
+        return self._ingest.written if self._ingest is not None else 0
+
+    async def run(self) -> None:
+        """Holds the office until cancelled, or until `finish`.
+
+        Raises:
+            ConfigError: The database cannot be used.
+        """
+        while not self._is_closing:
+            store = await self._open_patiently()
+            try:
+                await self._serve(store)
+            except* StoreReplaced as errors:
+                _tell_lost(errors)
+            except* StoreBroken as errors:
+                _tell_lost(errors)
+                await store.close()
+                await asyncio.to_thread(set_aside, self._path)
+            finally:
+                await store.close()
+
+    async def finish(self, timeout_s: float) -> None:
+        """Takes no more, writes what was taken, and lets `run` end."""
+        self._is_closing = True
+        if self._consumer is None or self._ingest is None:
+            return
+        self._consumer.stop()
+        self._ingest.close()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ingest_ended.wait()
+        except TimeoutError:
+            log.warning("%d events were not written in time; they come again", self.waiting)
+
+    async def _open_patiently(self) -> Store:
+        """The database, once it is not locked."""
+        is_told = False
+        while True:
+            try:
+                return await open_store(self._path)
+            except sqlite3.OperationalError as error:
+                if not is_told:
+                    log.error(  # noqa: TRY400 the text says it all
+                        "cannot open %s: %s; trying again", self._path, error, extra={"action": "recorder.open_failed"}
+                    )
+                is_told = True
+            await asyncio.sleep(_REOPEN_S)
+
+    async def _serve(self, store: Store) -> None:
+        config = self._config
+        self._ingest_ended.clear()
+        self._ingest = ingest = Ingest(store, batch_max=config.batch_max, batch_wait_s=config.batch_wait_s)
+        spec = ConsumerSpec(
+            stream=subjects.EVENTS_STREAM,
+            durable=f"recorder-{store.name}",
+            filter_subjects=_RECORDED,
+            max_ack_pending=4 * config.batch_max,
+            inactive_s=_INACTIVE_S,
+        )
+        self._consumer = PullConsumer(self._bus, spec, ingest.take, window=2 * config.batch_max)
+        archive = await open_archive(store.path, latency_samples=config.latency_samples)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [
+                    tasks.create_task(self._consumer.run(), name="recorder.consumer"),
+                    tasks.create_task(self._prune(store), name="recorder.prune"),
+                ]
+                desk = self._open_desk(tasks.create_task, archive, store)
+                try:
+                    await ingest.run()
+                finally:
+                    desk.close()
+                    for helper in helpers:
+                        helper.cancel()
+        finally:
+            self.is_open.clear()
+            self._ingest_ended.set()
+            await archive.close()
+
+    def _open_desk(self, spawn: Callable[[Coroutine[Any, Any, None]], object], archive: Archive, store: Store) -> Desk:
+        desk = Desk(
+            self._bus,
+            spawn,
+            archive,
+            store,
+            max_queries=self._config.max_queries,
+            on_answered=self._on_answered,
+        )
+        desk.open()
+        self.is_open.set()
+        return desk
+
+    async def _prune(self, store: Store) -> None:
+        """Deletes old records, now and then."""
+        config = self._config
+        while True:
+            before = datetime.now(UTC).timestamp() - config.retention_days * _DAY_S
+            try:
+                deleted = await store.prune(
+                    before=before,
+                    max_outcomes=config.max_outcomes,
+                    max_decisions=config.max_decisions,
+                    max_events=config.max_events,
+                )
+                log.info("deleted %d old records", deleted, extra={"action": "recorder.prune"})
+            except sqlite3.OperationalError as error:
+                log.warning("old records were not deleted: %s", error, extra={"action": "recorder.prune_failed"})
+            await asyncio.sleep(config.prune_interval_s)
+
+
+def _tell_lost(errors: BaseExceptionGroup[Exception]) -> None:
+    what = "; ".join(str(error) for error in errors.exceptions)
+    log.error("the database is begun anew: %s", what, extra={"action": "recorder.database_lost"})

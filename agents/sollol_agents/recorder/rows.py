@@ -1,0 +1,138 @@
+"""What one event of the bus becomes in the database."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from sollol_schemas.decision import Decision
+from sollol_schemas.errors import FREE_OF_CHARGE
+from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
+
+
+class Verdict(StrEnum):
+    """What an outcome counts as."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"  # charged to the node, presumed losses included
+    CANCELLED = "cancelled"
+    CLIENT_ERROR = "client_error"
+    REFUSED = "refused"  # busy, draining, stale term: counts as nothing
+
+
+class Rank(IntEnum):
+    """How good a report is; a better one replaces a worse one, never the reverse."""
+
+    PRESUMED = 0
+    REPORTED = 1
+    BY_NODE = 2
+
+
+class OutcomeRow(NamedTuple):
+    """One line of `outcomes`."""
+
+    attempt_id: str
+    rank: int
+    recorded_at: float
+    request_id: str
+    node_id: str
+    model: str
+    mode: str
+    verdict: str
+    code: str
+    latency_s: float | None
+    actual_s: float | None
+    predicted_s: float | None
+    output_tokens: int
+    decode_s: float
+    body: bytes
+
+
+class DecisionRow(NamedTuple):
+    """One line of `decisions`."""
+
+    stored_at_ns: int
+    stream_seq: int
+    request_id: str
+    body: bytes
+
+
+class EventRow(NamedTuple):
+    """One line of `events`."""
+
+    stored_at_ns: int
+    stream_seq: int
+    kind: str
+    node_id: str
+    body: bytes
+
+
+Row = OutcomeRow | DecisionRow | EventRow
+
+_outcomes = msgspec.json.Decoder(Outcome)
+_decisions = msgspec.json.Decoder(Decision)
+_events = msgspec.json.Decoder(NodeEvent | BreakerEvent | OfficeEvent)
+
+
+def verdict_of(outcome: Outcome) -> Verdict:
+    """What an outcome counts as."""
+    match outcome.status:
+        case OutcomeStatus.SUCCESS:
+            return Verdict.SUCCESS
+        case OutcomeStatus.CANCELLED:
+            return Verdict.CANCELLED
+        case OutcomeStatus.CLIENT_ERROR:
+            return Verdict.CLIENT_ERROR
+        case OutcomeStatus.FAILED | OutcomeStatus.PRESUMED_LOST:
+            return Verdict.REFUSED if outcome.code in FREE_OF_CHARGE else Verdict.FAILURE
+
+
+def rank_of(outcome: Outcome) -> Rank:
+    """How good a report is."""
+    if outcome.status is OutcomeStatus.PRESUMED_LOST:
+        return Rank.PRESUMED
+    return Rank.BY_NODE if outcome.reported_by is ReportedBy.NODE else Rank.REPORTED
+
+
+def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> Row | None:
+    """The line for one event, by the area its subject names; None for an area that is not recorded.
+
+    Raises:
+        msgspec.DecodeError: The body does not follow its contract.
+    """
+    area = subject.split(".")[3]
+    if area == "outcome":
+        return _outcome_row(_outcomes.decode(data), data, stored_at_ns / 1e9)
+    if area == "routing":
+        decision = _decisions.decode(data)
+        return DecisionRow(stored_at_ns, stream_seq, decision.summary.request_id, data)
+    if area in ("node", "breaker", "scorer"):
+        event = _events.decode(data)
+        node_id = "" if isinstance(event, OfficeEvent) else event.node_id
+        return EventRow(stored_at_ns, stream_seq, area, node_id, data)
+    return None
+
+
+def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> OutcomeRow:
+    figures = outcome.figures
+    verdict = verdict_of(outcome)
+    is_timed = verdict is Verdict.SUCCESS and figures is not None
+    return OutcomeRow(
+        attempt_id=outcome.attempt_id,
+        rank=rank_of(outcome),
+        recorded_at=recorded_at,
+        request_id=outcome.request_id,
+        node_id=outcome.node_id,
+        model=outcome.model,
+        mode=outcome.mode,
+        verdict=verdict,
+        code=outcome.code or "",
+        latency_s=outcome.queue_s + figures.actual_s if figures is not None and is_timed else None,
+        actual_s=figures.actual_s if figures is not None and is_timed else None,
+        predicted_s=outcome.predicted_s if is_timed else None,
+        output_tokens=(figures.output_tokens or 0) if figures is not None else 0,
+        decode_s=(figures.decode_s or 0.0) if figures is not None else 0.0,
+        body=body,
+    )

@@ -1,0 +1,56 @@
+"""Tables of the recorder's database, as a list of migrations: entry n brings version n to n + 1.
+
+An entry that was released is never changed; a new one is appended.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MIGRATIONS: Final[tuple[str, ...]] = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    INSERT INTO meta VALUES ('name', lower(hex(randomblob(6))));
+
+    CREATE TABLE outcomes (
+        attempt_id    TEXT PRIMARY KEY,
+        rank          INTEGER NOT NULL,  -- 0 presumed, 1 reported by others, 2 by the node: never replaced by less
+        recorded_at   REAL NOT NULL,     -- seconds of Unix time when the bus stored it: one clock for all nodes
+        request_id    TEXT NOT NULL,
+        node_id       TEXT NOT NULL,
+        model         TEXT NOT NULL,
+        mode          TEXT NOT NULL,
+        verdict       TEXT NOT NULL,
+        code          TEXT NOT NULL,
+        latency_s     REAL,              -- from arrival to the complete answer, successes only
+        actual_s      REAL,
+        predicted_s   REAL,
+        output_tokens INTEGER NOT NULL,
+        decode_s      REAL NOT NULL,
+        body          BLOB NOT NULL      -- the whole outcome as it came
+    ) WITHOUT ROWID;
+    CREATE INDEX outcomes_by_time ON outcomes (
+        recorded_at, mode, node_id, verdict, output_tokens, decode_s, latency_s
+    );
+    CREATE INDEX outcomes_by_request ON outcomes (request_id);
+    CREATE INDEX outcomes_by_model ON outcomes (node_id, model, verdict, code, recorded_at, actual_s, predicted_s);
+
+    CREATE TABLE decisions (
+        stored_at_ns  INTEGER NOT NULL,  -- with stream_seq: which message it was, so that it counts once
+        stream_seq    INTEGER NOT NULL,
+        request_id    TEXT NOT NULL,
+        body          BLOB NOT NULL,
+        PRIMARY KEY (stored_at_ns, stream_seq)
+    ) WITHOUT ROWID;
+    CREATE INDEX decisions_by_request ON decisions (request_id);
+
+    CREATE TABLE events (
+        stored_at_ns  INTEGER NOT NULL,
+        stream_seq    INTEGER NOT NULL,
+        kind          TEXT NOT NULL,     -- node, breaker or scorer
+        node_id       TEXT NOT NULL,
+        body          BLOB NOT NULL,
+        PRIMARY KEY (stored_at_ns, stream_seq)
+    ) WITHOUT ROWID;
+    """,
+)

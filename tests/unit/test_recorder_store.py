@@ -1,0 +1,238 @@
+"""The recorder's database: what is written, what replaces what, and what happens to the file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sollol_agents.recorder.archive import Archive, open_archive
+from sollol_agents.recorder.rows import Row, row_of
+from sollol_agents.recorder.schema import MIGRATIONS
+from sollol_agents.recorder.store import Store, StoreReplaced, open_store
+from sollol_bus.errors import ConfigError
+from sollol_bus.messages import encode
+from sollol_schemas import subjects
+from sollol_schemas.decision import Decision, DecisionSummary
+from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.execution import Figures
+from sollol_schemas.telemetry import NodeState
+
+
+def outcome_row(
+    attempt_id: str,
+    *,
+    at: int = 1,
+    node_id: str = "n1",
+    model: str = "m",
+    status: OutcomeStatus = OutcomeStatus.SUCCESS,
+    by: ReportedBy = ReportedBy.NODE,
+    actual_s: float = 1.0,
+) -> Row:
+    outcome = Outcome(
+        attempt_id=attempt_id,
+        request_id=attempt_id.rpartition("-")[0],
+        node_id=node_id,
+        model=model,
+        status=status,
+        reported_by=by,
+        predicted_s=1.0,
+        figures=Figures(actual_s=actual_s) if status is OutcomeStatus.SUCCESS else None,
+    )
+    row = row_of(subjects.outcome_event(node_id), encode(outcome), stored_at_ns=at * 10**9, stream_seq=at)
+    assert row is not None
+    return row
+
+
+def decision_row(request_id: str, at: int) -> Row:
+    summary = DecisionSummary(request_id=request_id, attempt_id=f"{request_id}-1", node_id="n1")
+    data = encode(Decision(summary=summary, model="m"))
+    row = row_of(subjects.routing_event("fast"), data, stored_at_ns=at * 10**9, stream_seq=at)
+    assert row is not None
+    return row
+
+
+def node_row(state: NodeState, at: int) -> Row:
+    data = encode(NodeEvent(node_id="n1", state=state))
+    row = row_of(subjects.node_event("n1", state), data, stored_at_ns=at * 10**9, stream_seq=at)
+    assert row is not None
+    return row
+
+
+LOST = {"status": OutcomeStatus.PRESUMED_LOST, "by": ReportedBy.DISPATCHER}
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await open_store(tmp_path / "recorder.sqlite3")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def archive(store: Store) -> AsyncIterator[Archive]:
+    opened = await open_archive(store.path, latency_samples=1000)
+    yield opened
+    await opened.close()
+
+
+async def statuses(archive: Archive, request_id: str = "r") -> list[OutcomeStatus]:
+    return [o.status for o in (await archive.why(request_id)).outcomes]
+
+
+async def test_the_nodes_report_replaces_a_presumed_loss(store: Store, archive: Archive) -> None:
+    await store.write([outcome_row("r-1", at=1, **LOST)])  # type: ignore[arg-type]
+    assert await statuses(archive) == [OutcomeStatus.PRESUMED_LOST]
+    await store.write([outcome_row("r-1", at=2)])
+    assert await statuses(archive) == [OutcomeStatus.SUCCESS]
+
+
+async def test_a_presumed_loss_never_replaces_the_nodes_report(store: Store, archive: Archive) -> None:
+    await store.write([outcome_row("r-1", at=1), outcome_row("r-1", at=2, **LOST)])  # type: ignore[arg-type]
+    assert await statuses(archive) == [OutcomeStatus.SUCCESS]
+    total = (await archive.stats(0, fleet=None, window_s=0)).total
+    assert (total.requests, total.failures) == (1, 0)
+
+
+async def test_writing_everything_twice_changes_nothing(store: Store, archive: Archive) -> None:
+    rows = [outcome_row("r-1", at=1), decision_row("r", 2), node_row(NodeState.UP, 3)]
+    await store.write(rows)
+    once = (await archive.why("r"), await archive.recent(10))
+    await store.write(rows)
+    assert (await archive.why("r"), await archive.recent(10)) == once
+    assert len(once[0].decisions) == len(once[0].outcomes) == len(once[1].node_events) == 1
+
+
+async def test_statistics_are_those_of_the_window(store: Store, archive: Archive) -> None:
+    await store.write([outcome_row(f"r{n}-1", at=n, actual_s=float(n)) for n in range(1, 11)])
+    recent = (await archive.stats(6, fleet=None, window_s=5)).total
+    assert recent.requests == 5
+    assert recent.latency.mean_s == 8.0
+    assert (await archive.stats(0, fleet=None, window_s=0)).by_node["n1"].requests == 10
+
+
+async def test_reliability_is_told_per_node_and_per_model_with_the_last_hundred_times(
+    store: Store, archive: Archive
+) -> None:
+    rows = [outcome_row(f"a{n}-1", at=n, model="a", actual_s=float(n)) for n in range(1, 121)]
+    rows += [outcome_row(f"b{n}-1", at=200 + n, model="b", status=OutcomeStatus.FAILED) for n in range(3)]
+    rows += [outcome_row("c-1", at=300, node_id="n2", model="a")]
+    rows += [outcome_row("d-1", at=301, node_id=subjects.NO_NODE, model="a", status=OutcomeStatus.CLIENT_ERROR)]
+    await store.write(rows)
+    entries = {(e.node_id, e.model): e for e in (await archive.reliability()).entries}
+    assert set(entries) == {("n1", ""), ("n1", "a"), ("n1", "b"), ("n2", ""), ("n2", "a")}
+    assert entries["n1", "a"].recent_s == tuple(float(n) for n in range(21, 121))
+    assert entries["n1", ""].attempts == 123
+    assert entries["n1", "b"].success_ratio == 0.0
+    assert entries["n1", ""].last_seen_at == "1970-01-01T00:03:22.000Z"
+    only = await archive.reliability("n2", "a")
+    assert [(e.node_id, e.model) for e in only.entries] == [("n2", "a")]
+
+
+async def test_forgetting_takes_what_was_named(store: Store, archive: Archive) -> None:
+    await store.write(
+        [
+            outcome_row("a-1", at=1, model="a"),
+            outcome_row("b-1", at=2, model="b"),
+            outcome_row("c-1", at=3, node_id="n2", model="a"),
+        ]
+    )
+    await store.forget("n1", "a")
+    assert [e.model for e in (await archive.reliability("n1")).entries] == ["", "b"]
+    await store.forget(model="a")
+    assert (await archive.reliability("n2")).entries == ()
+    await store.forget()
+    assert (await archive.reliability()).entries == ()
+
+
+async def test_recent_comes_newest_first(store: Store, archive: Archive) -> None:
+    await store.write([outcome_row(f"r{n}-1", at=n) for n in range(5)])
+    await store.write([node_row(NodeState.UP, 1), node_row(NodeState.DOWN, 2)])
+    recent = await archive.recent(3)
+    assert [o.request_id for o in recent.outcomes] == ["r4", "r3", "r2"]
+    assert [e.state for e in recent.node_events] == [NodeState.DOWN, NodeState.UP]
+
+
+async def test_pruning_goes_by_age_and_by_number(store: Store, archive: Archive) -> None:
+    await store.write([outcome_row(f"r{n}-1", at=n) for n in range(1, 21)])
+    await store.write([decision_row(f"r{n}", n) for n in range(1, 21)])
+    deleted = await store.prune(before=5.5, max_outcomes=100, max_decisions=4, max_events=4)
+    assert deleted == 5 + 16
+    assert (await archive.stats(0, fleet=None, window_s=0)).total.requests == 15
+    assert not (await archive.why("r16")).decisions
+    assert (await archive.why("r17")).decisions
+    assert await store.prune(before=5.5, max_outcomes=100, max_decisions=4, max_events=4) == 0
+
+
+async def test_pruning_many_lines_takes_several_small_transactions(store: Store, archive: Archive) -> None:
+    await store.write([outcome_row(f"r{n}-1", at=n) for n in range(1, 12_001)])
+    assert await store.prune(before=0, max_outcomes=10, max_decisions=1, max_events=1) == 11_990
+    assert (await archive.stats(0, fleet=None, window_s=0)).total.requests == 10
+
+
+async def test_a_database_keeps_its_name_and_its_lines_over_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "recorder.sqlite3"
+    first = await open_store(path)
+    await first.write([outcome_row("r-1")])
+    await first.close()
+    second = await open_store(path)
+    archive = await open_archive(path, latency_samples=10)
+    assert second.name == first.name
+    assert await statuses(archive) == [OutcomeStatus.SUCCESS]
+    await archive.close()
+    await second.close()
+
+
+async def test_a_deleted_file_is_noticed_before_anything_is_written_into_the_void(store: Store) -> None:
+    store.path.unlink()
+    with pytest.raises(StoreReplaced, match="deleted"):
+        await store.write([outcome_row("r-1")])
+
+
+async def test_an_exchanged_file_is_noticed(store: Store) -> None:
+    store.path.rename(store.path.with_suffix(".old"))
+    other = await open_store(store.path)
+    with pytest.raises(StoreReplaced):
+        await store.write([outcome_row("r-1")])
+    await other.close()
+
+
+async def test_a_locked_database_writes_nothing_and_works_when_it_is_free(store: Store, archive: Archive) -> None:
+    blocker = sqlite3.connect(store.path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        await store.write([outcome_row("r-1")])
+    assert (await archive.recent(1)).outcomes == ()
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    await store.write([outcome_row("r-1")])
+    assert await statuses(archive) == [OutcomeStatus.SUCCESS]
+
+
+async def test_a_damaged_file_is_set_aside_and_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "recorder.sqlite3"
+    path.write_bytes(b"this is not a database, whatever its name says" * 100)
+    store = await open_store(path)
+    await store.write([outcome_row("r-1")])
+    await store.close()
+    assert (tmp_path / "recorder.sqlite3.damaged-1").exists()
+    assert any("damaged" in record.message for record in caplog.records)
+
+
+async def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "recorder.sqlite3"
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    connection.close()
+    with pytest.raises(ConfigError, match="newer version"):
+        await open_store(path)
+
+
+async def test_a_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="database="):
+        await open_store(tmp_path / "file" / "recorder.sqlite3")
+    with pytest.raises(ConfigError, match="database="):
+        await open_store(tmp_path)
