@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _IN_OFFICE_WITHIN_S = 10.0
 _RETRY_S = 0.01
 _ACTORS: Final = {
-    "node": ("sollol_agents.node.actor", "Node"),
+    "node": ("sollol_agents.node.actor", "NodeMonitor"),
     "dispatcher": ("sollol_agents.dispatcher.actor", "Dispatcher"),
     "scorer": ("sollol_agents.scorer.actor", "Scorer"),
     "recorder": ("sollol_agents.recorder.actor", "Recorder"),

@@ -36,7 +36,7 @@ def node(*, config: NodeConfig, bus: BusConfig, log: LogConfig) -> int:
     logs.set_up(log)
     node_id = node_id_of(config)
     bus = msgspec.structs.replace(bus, name=f"node-{node_id}", inbox_prefix=node_inbox_prefix(node_id))
-    return _run("sollol_agents.node.actor:Node", config, bus, f"node {node_id}")
+    return _run("sollol_agents.node.actor:NodeMonitor", config, bus, f"node {node_id}")
 
 
 @with_settings(fleet.KNOWN, config=section("scorer", ScorerConfig), **fleet.ACTOR)

@@ -139,7 +139,7 @@ def show_stats(reply: StatsReply) -> None:
     groups = [("all", reply.total)]
     groups += [(f"mode {name}", group) for name, group in sorted(reply.by_mode.items())]
     groups += [(f"node {name}", group) for name, group in sorted(reply.by_node.items())]
-    headings = ("GROUP", "REQUESTS", "OK", "FAILED", "CANCELLED", "SUCCESS", "P50", "P95", "P99", "TOKENS", "TOK/S")
+    headings = ("GROUP", "ATTEMPTS", "OK", "FAILED", "CANCELLED", "SUCCESS", "P50", "P95", "P99", "TOKENS", "TOK/S")
     show_table(headings, (_stats_row(name, group) for name, group in groups), numbers=headings[1:])
 
 

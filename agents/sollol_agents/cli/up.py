@@ -89,7 +89,7 @@ def up(
 async def _serve(stack: LocalStack, config: UpConfig, node: NodeConfig, signals: asyncio.Queue[int]) -> int:
     async with stack:
         say(f"nats {stack.nats_url}")
-        if config.local_node and await _ollama_answers():
+        if config.local_node and await ollama_answers():
             await _start_node(stack, node)
         say("ready")
         failure = await _first_failure(stack, signals)
@@ -130,7 +130,8 @@ async def _start_node(stack: LocalStack, config: NodeConfig) -> None:
         say(f"node {getattr(node, 'node_id', node.instance)}")
 
 
-async def _ollama_answers() -> bool:
+async def ollama_answers() -> bool:
+    """Whether something listens at Ollama's usual address."""
     host, _, port = OLLAMA_URL.removeprefix("http://").partition(":")
     try:
         async with asyncio.timeout(_PROBE_TIMEOUT_S):
