@@ -55,7 +55,9 @@ class Process:
             await self._process.wait()
 
 
-async def launch(name: str, arguments: list[str], *, log_dir: Path) -> Process:
+async def launch(
+    name: str, arguments: list[str], *, log_dir: Path, environment: dict[str, str] | None = None
+) -> Process:
     """Starts `python -m …` and waits for its `ready` line.
 
     Raises:
@@ -69,7 +71,7 @@ async def launch(name: str, arguments: list[str], *, log_dir: Path) -> Process:
             *arguments,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
         )
     assert process.stdout is not None
     lines: list[str] = []

@@ -39,9 +39,9 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_dir: Annotated[
         str, Meta(description="Directory of everything that is kept; empty: the per-user state directory.")
     ] = ""
-    local_node: Annotated[bool, Meta(description="Start a node too when an Ollama answers at its usual address.")] = (
-        True
-    )
+    local_node: Annotated[
+        bool, Meta(description="Start a node too when an Ollama runs here, or SOLLOL_NODE_URL names an engine.")
+    ] = True
 
 
 @with_settings(
@@ -89,7 +89,7 @@ def up(
 async def _serve(stack: LocalStack, config: UpConfig, node: NodeConfig, signals: asyncio.Queue[int]) -> int:
     async with stack:
         say(f"nats {stack.nats_url}")
-        if config.local_node and await ollama_answers():
+        if config.local_node and (node.url or await ollama_answers()):
             await _start_node(stack, node)
         say("ready")
         failure = await _first_failure(stack, signals)
