@@ -118,7 +118,7 @@ class Ingest:
     async def _write(self, rows: list[Row]) -> None:
         """Returns when the rows are on disk, however long the database cannot be written."""
         loop = asyncio.get_running_loop()
-        retry_s, began_at, remind_at = _FIRST_RETRY_S, loop.time(), loop.time()
+        retry_s, began_at, remind_at = _FIRST_RETRY_S, loop.time(), 0.0
         while True:
             try:
                 await self._store.write(rows)
@@ -133,7 +133,7 @@ class Ingest:
                         extra={"action": "recorder.write_failed"},
                     )
             else:
-                if remind_at > began_at:
+                if remind_at:
                     log.warning("writing to %s works again", self._store.path, extra={"action": "recorder.write_works"})
                 return
             await asyncio.sleep(retry_s)

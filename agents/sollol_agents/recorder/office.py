@@ -29,6 +29,8 @@ _RECORDED = (
     subjects.OFFICE_EVENTS_ALL,
 )
 _REOPEN_S = 0.5
+_ACK_WAIT_S = 5.0
+"""After a lost connection, what was in hand comes again so late; written twice it counts once."""
 _INACTIVE_S = 7 * 24 * 3600.0
 _DAY_S = 24 * 3600.0
 
@@ -116,6 +118,7 @@ class Office:
             stream=subjects.EVENTS_STREAM,
             durable=f"recorder-{store.name}",
             filter_subjects=_RECORDED,
+            ack_wait_s=_ACK_WAIT_S,
             max_ack_pending=4 * config.batch_max,
             inactive_s=_INACTIVE_S,
         )

@@ -1,0 +1,294 @@
+"""The recorder on a real bus: what it records survives, and it answers while it records."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sollol_agents.recorder.actor import Recorder
+from sollol_agents.recorder.config import RecorderConfig
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import ConfigError, NoResponders
+from sollol_bus.jetstream import publish_acked
+from sollol_bus.messages import decode, encode, error_of
+from sollol_bus.server import EmbeddedServer
+from sollol_schemas import subjects
+from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.execution import Figures
+from sollol_schemas.queries import (
+    NodesReply,
+    RecentReply,
+    RecentRequest,
+    ReliabilityReply,
+    ReliabilityRequest,
+    StatsReply,
+    StatsRequest,
+    WhyReply,
+)
+from sollol_schemas.telemetry import NodeState
+
+Eventually = Callable[..., Awaitable[None]]
+Start = Callable[..., Awaitable[Recorder]]
+
+
+@pytest.fixture
+async def start(nats_server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Start]:
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(**changes: Any) -> Recorder:
+            config = RecorderConfig(**{"database": str(tmp_path / "recorder.sqlite3"), **changes})
+            bus_config = BusConfig(url=nats_server.url, name="recorder", inbox_prefix="_INBOX_ctl")
+            return await stack.enter_async_context(Recorder(config, bus_config))
+
+        yield make
+
+
+def outcome(request_id: str, **changes: Any) -> Outcome:
+    fields: dict[str, Any] = {
+        "attempt_id": f"{request_id}-1",
+        "request_id": request_id,
+        "node_id": "n1",
+        "model": "m",
+        "status": OutcomeStatus.SUCCESS,
+        "reported_by": ReportedBy.NODE,
+        "predicted_s": 1.0,
+        "figures": Figures(actual_s=1.0, output_tokens=10, decode_s=0.5),
+    }
+    return Outcome(**{**fields, **changes})
+
+
+async def record(bus: Bus, *outcomes: Outcome) -> None:
+    await asyncio.gather(*(publish_acked(bus, subjects.outcome_event(o.node_id), encode(o)) for o in outcomes))
+
+
+async def stats(bus: Bus, window_s: float = 0.0) -> StatsReply:
+    msg = await bus.request(subjects.STATS, encode(StatsRequest(window_s=window_s)))
+    return decode(msg.data, StatsReply)
+
+
+async def why(bus: Bus, request_id: str) -> WhyReply:
+    return decode((await bus.request(subjects.why(request_id))).data, WhyReply)
+
+
+def has_recorded(bus: Bus, count: int) -> Callable[[], Awaitable[bool]]:
+    async def is_so() -> bool:
+        try:
+            return (await stats(bus)).total.requests == count
+        except NoResponders:
+            return False
+
+    return is_so
+
+
+async def test_outcomes_and_decisions_are_recorded_and_why_shows_both(start: Start, bus: Bus) -> None:
+    await start()
+    summary = DecisionSummary(request_id="r", attempt_id="r-1", node_id="n1", reason="soonest")
+    decision = Decision(summary=summary, model="m", candidates=(CandidateCost(node_id="n1", total_s=1.0),))
+    await publish_acked(bus, subjects.routing_event("fast"), encode(decision))
+    await record(bus, outcome("r"))
+    reply = await why(bus, "r")
+    assert reply.decisions == (decision,)
+    assert [o.attempt_id for o in reply.outcomes] in ([], ["r-1"])
+
+
+async def test_questions_without_a_body_mean_everything(start: Start, bus: Bus, eventually: Eventually) -> None:
+    await start()
+    await record(bus, outcome("a"), outcome("b", node_id="n2", status=OutcomeStatus.FAILED, code=ErrorCode.STALLED))
+    await publish_acked(
+        bus, subjects.node_event("n2", "suspect"), encode(NodeEvent(node_id="n2", state=NodeState.SUSPECT))
+    )
+    await eventually(has_recorded(bus, 2))
+    everything = decode((await bus.request(subjects.STATS)).data, StatsReply)
+    assert (everything.total.successes, everything.total.failures) == (1, 1)
+    assert everything.fleet is None
+    reliability = decode((await bus.request(subjects.RELIABILITY)).data, ReliabilityReply)
+    assert {(e.node_id, e.model) for e in reliability.entries} == {("n1", ""), ("n1", "m"), ("n2", ""), ("n2", "m")}
+    one = await bus.request(subjects.RELIABILITY, encode(ReliabilityRequest(node_id="n2")))
+    assert {e.failures_by_code["stalled"] for e in decode(one.data, ReliabilityReply).entries} == {1}
+    recent = decode((await bus.request(subjects.RECENT, encode(RecentRequest(limit=1)))).data, RecentReply)
+    assert len(recent.outcomes) == 1
+    assert [e.node_id for e in recent.node_events] == ["n2"]
+
+
+async def test_statistics_tell_of_the_fleet_when_a_scorer_answers(start: Start, bus: Bus) -> None:
+    await start()
+    bus.subscribe(subjects.NODES, lambda m: bus.respond(m, NodesReply(nodes=(), queued=4)))
+    fleet = (await stats(bus)).fleet
+    assert fleet is not None
+    assert fleet.queued == 4
+
+
+async def test_a_node_s_late_report_replaces_the_presumed_loss(start: Start, bus: Bus, eventually: Eventually) -> None:
+    await start()
+    lost = outcome("r", status=OutcomeStatus.PRESUMED_LOST, reported_by=ReportedBy.SCORER, figures=None)
+    await record(bus, lost)
+    await eventually(has_recorded(bus, 1))
+    assert (await stats(bus)).total.failures == 1
+    await record(bus, outcome("r"))
+
+    async def is_success() -> bool:
+        return (await stats(bus)).total.successes == 1
+
+    await eventually(is_success)
+    await record(bus, lost)
+    await record(bus, outcome("later"))
+    await eventually(has_recorded(bus, 2))
+    assert (await stats(bus)).total.failures == 0
+
+
+async def test_an_unknown_request_and_an_unreadable_question_are_refused(start: Start, bus: Bus) -> None:
+    await start()
+    unknown = error_of(await bus.request(subjects.why("never-seen")))
+    assert unknown is not None
+    assert unknown.code is ErrorCode.UNKNOWN_REQUEST
+    unreadable = error_of(await bus.request(subjects.STATS, b"{"))
+    assert unreadable is not None
+    assert unreadable.code is ErrorCode.BAD_REQUEST
+
+
+async def test_nobody_can_make_the_recorder_publish_outside_of_inboxes(start: Start, bus: Bus) -> None:
+    await start()
+    overheard: list[bytes] = []
+    bus.subscribe("sollol.v1.scorer.grant", lambda m: overheard.append(m.data))
+    bus.publish(subjects.STATS, b"", reply="sollol.v1.scorer.grant")
+    bus.publish(subjects.RECENT, b"", reply="sollol.v1.scorer.grant")
+    await stats(bus)
+    await bus.flush()
+    assert overheard == []
+
+
+async def test_more_queries_than_permitted_are_refused_not_queued(start: Start, bus: Bus) -> None:
+    await start(max_queries=1)
+    replies = await asyncio.gather(*(bus.request(subjects.why(f"unknown{n}")) for n in range(3)))
+    codes = sorted(str(body.code) for body in map(error_of, replies) if body is not None)
+    assert codes == ["queue_full", "queue_full", "unknown_request"]
+
+
+async def test_a_reset_forgets_and_new_outcomes_count_again(start: Start, bus: Bus, eventually: Eventually) -> None:
+    await start()
+    await record(bus, outcome("a"), outcome("b", node_id="n2"))
+    await eventually(has_recorded(bus, 2))
+    reply = await bus.request(subjects.ADMIN_METRICS_RESET, encode(ReliabilityRequest(node_id="n1")))
+    assert decode(reply.data, ReliabilityReply).entries == ()
+    assert (await stats(bus)).total.requests == 1
+    await record(bus, outcome("c"))
+    await eventually(has_recorded(bus, 2))
+
+
+async def test_an_event_that_breaks_its_contract_does_not_stop_the_others(
+    start: Start, bus: Bus, eventually: Eventually
+) -> None:
+    await start()
+    await publish_acked(bus, subjects.outcome_event("n1"), b"not an outcome")
+    await record(bus, outcome("a"))
+    await eventually(has_recorded(bus, 1))
+
+
+async def test_what_happened_while_no_recorder_ran_is_recorded_later_and_once(
+    nats_server: EmbeddedServer, bus: Bus, tmp_path: Path, eventually: Eventually
+) -> None:
+    config = RecorderConfig(database=str(tmp_path / "r.sqlite3"))
+    bus_config = BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")
+    async with Recorder(config, bus_config):
+        await record(bus, *(outcome(f"a{n}") for n in range(20)))
+    await record(bus, *(outcome(f"b{n}") for n in range(20)))
+    async with Recorder(config, bus_config):
+        await eventually(has_recorded(bus, 40))
+
+
+@pytest.mark.shutdown
+async def test_a_recorder_that_stops_writes_what_it_received_and_leaves_nothing_unacked(
+    nats_server: EmbeddedServer, bus: Bus, tmp_path: Path, eventually: Eventually
+) -> None:
+    path = tmp_path / "r.sqlite3"
+    config = RecorderConfig(database=str(path), batch_wait_s=5.0)
+    async with Recorder(config, BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")) as recorder:
+        await record(bus, *(outcome(f"a{n}") for n in range(20)))
+        await eventually(lambda: recorder.statistics().waiting == 20)
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (20,)
+    connection.close()
+    with pytest.raises(NoResponders):
+        await stats(bus)
+
+
+async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
+    nats_server: EmbeddedServer, start: Start, bus: Bus, eventually: Eventually
+) -> None:
+    recorder = await start(batch_wait_s=0.5)
+    await record(bus, *(outcome(f"a{n}") for n in range(100)))
+    await eventually(lambda: recorder.statistics().waiting == 100)
+    await nats_server.kill()
+    await nats_server.start()
+    await eventually(lambda: bus.is_connected)
+    await record(bus, *(outcome(f"b{n}") for n in range(100)))
+    await eventually(has_recorded(bus, 200))
+
+
+async def test_a_standby_takes_over_and_catches_up_into_a_database_of_its_own(
+    nats_server: EmbeddedServer, start: Start, bus: Bus, tmp_path: Path, eventually: Eventually
+) -> None:
+    config = RecorderConfig(database=str(tmp_path / "first.sqlite3"))
+    async with Recorder(config, BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")) as first:
+        standby = await start(database=str(tmp_path / "second.sqlite3"))
+        assert first.is_in_office
+        assert not standby.is_in_office
+        await record(bus, *(outcome(f"a{n}") for n in range(30)))
+        await eventually(has_recorded(bus, 30))
+    await eventually(lambda: standby.is_in_office)
+    await eventually(has_recorded(bus, 30))
+
+
+async def test_a_database_deleted_while_running_is_filled_again_from_the_stream(
+    start: Start, bus: Bus, tmp_path: Path, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    await start()
+    await record(bus, *(outcome(f"a{n}") for n in range(30)))
+    await eventually(has_recorded(bus, 30))
+    (tmp_path / "recorder.sqlite3").unlink()
+    await record(bus, outcome("b"))
+    await eventually(has_recorded(bus, 31))
+    assert any("begun anew" in r.message and "deleted" in r.message for r in caplog.records)
+
+
+async def test_a_locked_database_delays_writing_and_loses_nothing_while_questions_are_answered(
+    start: Start, bus: Bus, tmp_path: Path, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = await start()
+    await record(bus, outcome("before"))
+    await eventually(has_recorded(bus, 1))
+    blocker = sqlite3.connect(tmp_path / "recorder.sqlite3", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    await record(bus, *(outcome(f"a{n}") for n in range(10)))
+    await eventually(lambda: recorder.statistics().waiting == 10)
+    assert (await stats(bus)).total.requests == 1
+    await eventually(lambda: any("cannot write" in r.message for r in caplog.records))
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    await eventually(has_recorded(bus, 11))
+    assert any("works again" in r.message for r in caplog.records)
+
+
+async def test_a_database_that_cannot_be_used_stops_the_recorder_with_the_reason(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    recorder = await start(database=str(tmp_path / "file" / "r.sqlite3"))
+    with pytest.raises(ConfigError, match="database="):
+        await asyncio.wait_for(recorder.run_until_stopped(), 10)
+
+
+async def test_it_can_be_discovered_with_its_counters(start: Start, bus: Bus) -> None:
+    recorder = await start()
+    await stats(bus)
+    await bus.request(subjects.why("unknown"))
+    msg = await bus.request(f"$SRV.STATS.sollol-recorder.{recorder.instance}")
+    told = {e["name"]: e for e in decode(msg.data, dict[str, Any])["endpoints"]}
+    assert told["stats"]["num_requests"] == 1
+    assert (told["why"]["num_errors"], told["why"]["last_error"]) == (1, "unknown_request")
