@@ -163,7 +163,7 @@ class NodeMonitor(Actor[NodeConfig]):
             is_draining=executor.is_draining,
             bus_rtt_s=self._bus_rtt_s,
             uptime_s=now - self._began_mono_s,
-            now=now,
+            engine_silent_s=executor.silent_s(now),
         )
 
     async def _heartbeat(self) -> None:

@@ -10,7 +10,7 @@ from sollol_agents.node.engines.base import EngineInventory
 from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, LoadedModel
 
 FAILURES_UNTIL_UNREACHABLE: Final = 2
-_RECENT_S: Final = 5.0
+_RECENT_S: Final = 2.0
 
 
 def canonical(name: str) -> str:
@@ -27,30 +27,31 @@ class EngineView(msgspec.Struct, kw_only=True):
     inventory: EngineInventory = EngineInventory()
     loaded: tuple[LoadedModel, ...] = ()
     detail: str = "not asked yet"
-    heard_at: float = float("-inf")
-    """When the engine last said anything, to whomever; monotonic seconds."""
     failures: int = FAILURES_UNTIL_UNREACHABLE
     """How many times in a row it did not answer."""
 
-    def answered(self, now: float) -> None:
+    def answered(self) -> None:
         """The engine answered a question."""
-        self.failures, self.detail, self.heard_at = 0, "", now
+        self.failures, self.detail = 0, ""
 
     def failed(self, detail: str) -> None:
         """The engine did not answer, or not in its dialect."""
         self.failures += 1
         self.detail = detail
 
-    def is_reachable(self, now: float) -> bool:
+    def is_reachable(self, silent_s: float) -> bool:
         """Whether work may be sent there.
 
         One failed question proves nothing, and an engine whose side questions hang while tokens come is working.
-        """
-        return self.failures < FAILURES_UNTIL_UNREACHABLE or now - self.heard_at < _RECENT_S
 
-    def info(self, now: float) -> EngineInfo:
+        Args:
+            silent_s: Seconds since a running attempt last heard from it; infinite when none runs.
+        """
+        return self.failures < FAILURES_UNTIL_UNREACHABLE or silent_s < _RECENT_S
+
+    def info(self, silent_s: float) -> EngineInfo:
         """The engine as telemetry tells it."""
-        is_reachable = self.is_reachable(now)
+        is_reachable = self.is_reachable(silent_s)
         return EngineInfo(
             kind=self.kind,
             url=self.url,

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import itertools
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine
@@ -109,6 +110,11 @@ class Executor:
     def in_flight(self, now: float) -> tuple[InFlight, ...]:
         """The attempts in slots, as telemetry tells them."""
         return tuple(attempt.in_flight(now) for attempt in self._attempts.values())
+
+    def silent_s(self, now: float) -> float:
+        """Seconds since a running attempt last heard from the engine; infinite when none did."""
+        heard = [a.course.last_at for a in self._attempts.values() if a.course.last_at is not None]
+        return now - max(heard) if heard else math.inf
 
     def state_of(self, attempt_id: str) -> AttemptState:
         """What became of an attempt."""
@@ -247,8 +253,6 @@ class Executor:
         self._ended[attempt.attempt_id] = AttemptState.ENDED_SPOKEN if attempt.has_spoken else AttemptState.ENDED_SILENT
         if len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
-        if attempt.course.first_at is not None and self.view is not None:
-            self.view.heard_at = attempt.course.last_at or now
         self._tell(attempt, error)
         if error is None:
             self.rates.learn(attempt.envelope.model, attempt.figures)

@@ -109,7 +109,7 @@ class EngineWatch:
                 self.view.inventory = await self.engine.inventory()
                 self._inventory_at = now
             self.view.loaded = await self.engine.loaded()
-            self.view.answered(time.monotonic())
+            self.view.answered()
             self._warned = ""
         except SollolError as error:
             self.view.failed(error.message)

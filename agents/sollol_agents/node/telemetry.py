@@ -90,7 +90,7 @@ def telemetry_of(
     is_draining: bool,
     bus_rtt_s: float,
     uptime_s: float,
-    now: float,
+    engine_silent_s: float,
 ) -> Telemetry:
     """The full heartbeat."""
     ram_total_mib, ram_available_mib = ram_of(view, host)
@@ -99,7 +99,7 @@ def telemetry_of(
         instance=identity.instance,
         revision=identity.revision,
         seq=identity.next_seq(),
-        engine=view.info(now),
+        engine=view.info(engine_silent_s),
         slots=slots,
         in_flight=in_flight,
         is_draining=is_draining,

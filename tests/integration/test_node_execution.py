@@ -1,0 +1,533 @@
+"""The node monitor on a real bus with an emulated engine; the tests play the dispatcher and the caller."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import msgspec
+import pytest
+
+from sollol_agents.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
+from sollol_agents.node.actor import NodeMonitor
+from sollol_agents.node.config import NodeConfig
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import ConfigError
+from sollol_bus.jetstream import provision
+from sollol_bus.messages import Msg, decode, encode, error_of
+from sollol_bus.server import EmbeddedServer
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.context import RequestKind
+from sollol_schemas.control import (
+    AttemptState,
+    ControlAttempt,
+    ControlDrain,
+    ControlLoad,
+    ControlPing,
+    ControlPull,
+    ControlReply,
+    ControlSet,
+    ControlUnload,
+)
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.events import Outcome, OutcomeStatus
+from sollol_schemas.execution import (
+    AttemptAccepted,
+    AttemptDone,
+    AttemptFailed,
+    AttemptFirstToken,
+    AttemptReport,
+    AttemptStart,
+    CancelAttempt,
+    ExecEnvelope,
+    Figures,
+    StartAnswer,
+)
+from sollol_schemas.telemetry import LoadUpdate, Telemetry
+
+MODEL = "countdown:latest"
+EMBEDDER = "nomic-embed-text"
+NODE = "n1"
+
+
+class Eventually(Protocol):
+    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
+
+
+class Desk:
+    """A dispatcher and a caller in one: sends execs, answers the node's questions, collects what it says."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.reports: list[AttemptReport] = []
+        self.heard: list[Msg] = []
+        self.go: bool | None = True
+        self._number = 0
+        self.order: list[str] = []
+        bus.subscribe(f"{subjects.V1}.attempt.{NODE}.*", self._on_report)
+
+    def _on_report(self, msg: Msg) -> None:
+        report: AttemptReport = decode(msg.data, AttemptReport)  # type: ignore[arg-type]
+        self.reports.append(report)
+        self.order.append(type(report).__name__)
+        if isinstance(report, (AttemptAccepted, AttemptStart)) and self.go is not None:
+            self.bus.publish(msg.reply, encode(StartAnswer(go=self.go)))
+
+    def _on_chunk(self, msg: Msg) -> None:
+        self.heard.append(msg)
+        self.order.append("chunk" if msg.data else "end")
+
+    def send(
+        self,
+        instance: str,
+        body: dict[str, Any],
+        *,
+        kind: RequestKind = RequestKind.CHAT,
+        stream: bool = True,
+        reply_to: str = "",
+        term: int = 1,
+        **envelope: Any,
+    ) -> str:
+        self._number += 1
+        attempt_id = f"r{self._number}-1"
+        if not reply_to:
+            reply_to = self.bus.new_inbox()
+            self.inbox = self.bus.subscribe(reply_to, self._on_chunk)
+        decision = DecisionSummary(request_id=f"r{self._number}", attempt_id=attempt_id, node_id=NODE, term=term)
+        exec_envelope = ExecEnvelope(
+            decision=decision, instance=instance, kind=kind, model=body.get("model", MODEL), stream=stream, **envelope
+        )
+        self.bus.publish(
+            subjects.node_exec(NODE),
+            msgspec.json.encode(body),
+            reply=subjects.attempt(NODE, attempt_id),
+            headers={h.EXEC: encode(exec_envelope).decode(), h.REPLY_TO: reply_to},
+        )
+        return attempt_id
+
+    def ends(self) -> list[AttemptDone | AttemptFailed]:
+        return [one for one in self.reports if isinstance(one, (AttemptDone, AttemptFailed))]
+
+    def text(self) -> str:
+        lines = [json.loads(msg.data) for msg in self.heard if msg.data]
+        return "".join(line["message"]["content"] for line in lines)
+
+
+class Stage:
+    """Everything one test needs."""
+
+    def __init__(self, desk: Desk, node: NodeMonitor, engine: EmulatedNode, server: EmbeddedServer) -> None:
+        self.desk = desk
+        self.node = node
+        self.engine = engine
+        self.server = server
+        self.outcomes: list[Outcome] = []
+        self.telemetry: list[Telemetry] = []
+        self.loads: list[LoadUpdate] = []
+        bus = desk.bus
+        bus.subscribe(subjects.OUTCOMES_ALL, lambda msg: self.outcomes.append(decode(msg.data, Outcome)))
+        bus.subscribe(subjects.TELEMETRY_ALL, lambda msg: self.telemetry.append(decode(msg.data, Telemetry)))
+        bus.subscribe(subjects.LOAD_ALL, lambda msg: self.loads.append(decode(msg.data, LoadUpdate)))
+
+    def chat(self, text: str = "count 12", **more: Any) -> str:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": text}]}
+        return self.desk.send(self.node.instance, body | more.pop("body", {}), **more)
+
+    async def control(self, request: Any) -> ControlReply:
+        msg = await self.desk.bus.request(subjects.node_control(NODE), encode(request))
+        return decode(msg.data, ControlReply)
+
+
+@asynccontextmanager
+async def staged(
+    server: EmbeddedServer, bus: Bus, *, node: dict[str, Any] | None = None, **engine: Any
+) -> AsyncIterator[Stage]:
+    settings = {
+        "preset": "steady",
+        "time_scale": 20.0,
+        "model": ("countdown=1", EMBEDDER),
+        "preload": (MODEL,),
+        "parallel": 8,
+    }
+    config = msgspec.convert(settings | engine, EmulatorConfig)
+    await provision(bus)
+    async with EmulatedNode(config) as emulated:
+        own = {"node_id": NODE, "engine": "ollama", "url": emulated.url, "slots": 4, "drain_timeout_s": 5.0}
+        node_config = msgspec.convert(own | (node or {}), NodeConfig)
+        async with NodeMonitor(node_config, BusConfig(url=server.url)) as monitor:
+            stage = Stage(Desk(bus), monitor, emulated, server)
+            await bus.flush()
+            yield stage
+
+
+@pytest.fixture
+async def stage(nats_server: EmbeddedServer, bus: Bus) -> AsyncIterator[Stage]:
+    async with staged(nats_server, bus) as made:
+        yield made
+
+
+def countdown(number: int) -> str:
+    return " ".join(str(n) for n in range(number - 1, -1, -1))
+
+
+async def test_a_stream_reaches_the_caller_whole_and_every_party_is_told(stage: Stage, eventually: Eventually) -> None:
+    attempt = stage.chat("count 12")
+    desk = stage.desk
+    await eventually(lambda: bool(desk.ends()) and bool(stage.outcomes))
+    assert desk.text().strip() == countdown(12)
+    first, last = desk.heard[0], desk.heard[-1]
+    assert decode((first.headers or {})[h.DECISION].encode(), DecisionSummary).attempt_id == attempt
+    assert last.data == b""
+    assert int((last.headers or {})[h.CHUNKS]) == len(desk.heard) - 1
+    figures = decode((last.headers or {})[h.FIGURES].encode(), Figures)
+    assert figures.output_tokens == 13
+    assert [msg.reply.rpartition(".")[2] for msg in desk.heard[:-1]] == [str(n) for n in range(1, len(desk.heard))]
+    assert [type(one) for one in desk.reports] == [AttemptAccepted, AttemptFirstToken, AttemptDone]
+    assert desk.order.index("AttemptFirstToken") < desk.order.index("chunk")
+    assert stage.outcomes[0].status is OutcomeStatus.SUCCESS
+    assert stage.outcomes[0].attempt_id == attempt
+    reply = await stage.control(ControlAttempt(attempt_id=attempt))
+    assert reply.attempt_state is AttemptState.ENDED_SPOKEN
+
+
+async def test_a_caller_without_a_stream_gets_one_reply_with_both_headers(stage: Stage, eventually: Eventually) -> None:
+    stage.chat("count 12", stream=False, body={"stream": False})
+    await eventually(lambda: bool(stage.desk.ends()))
+    (msg,) = stage.desk.heard
+    reply = json.loads(msg.data)
+    assert reply["message"]["content"].strip() == countdown(12)
+    assert reply["done"] is True
+    assert {h.DECISION, h.FIGURES} <= set(msg.headers or {})
+
+
+async def test_an_embedding_is_one_reply(stage: Stage, eventually: Eventually) -> None:
+    body = {"model": EMBEDDER, "input": ["one two", "three"]}
+    stage.desk.send(stage.node.instance, body, kind=RequestKind.EMBED, stream=False)
+    await eventually(lambda: bool(stage.desk.ends()))
+    assert len(json.loads(stage.desk.heard[0].data)["embeddings"]) == 2
+
+
+async def test_passthrough_carries_the_engines_bytes_and_content_type(stage: Stage, eventually: Eventually) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "count 5"}], "stream": True}
+    stage.desk.send(stage.node.instance, body, kind=RequestKind.PASSTHROUGH, path="/v1/chat/completions")
+    await eventually(lambda: bool(stage.desk.ends()))
+    raw = b"".join(msg.data for msg in stage.desk.heard)
+    assert raw.rstrip().endswith(b"data: [DONE]")
+    assert (stage.desk.heard[0].headers or {})[h.CONTENT_TYPE].startswith("text/event-stream")
+
+
+async def test_beyond_its_slots_the_node_answers_busy_without_an_outcome(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    settings = {"slots": 1, "drain_timeout_s": 0.1}
+    async with staged(nats_server, bus, node=settings, time_scale=1.0, decode_tps=20.0) as stage:
+        stage.chat("count 400")
+        refused = stage.chat("count 3")
+        await eventually(lambda: bool(stage.desk.ends()))
+        (end,) = stage.desk.ends()
+        assert isinstance(end, AttemptFailed)
+        assert (end.attempt_id, end.error.code, end.is_streaming) == (refused, ErrorCode.BUSY, False)
+        assert stage.node.in_flight() == {"r1-1"}
+
+
+async def test_an_unknown_model_is_the_requests_fault(stage: Stage, eventually: Eventually) -> None:
+    stage.chat(body={"model": "nowhere"})
+    await eventually(lambda: bool(stage.outcomes))
+    (end,) = stage.desk.ends()
+    assert isinstance(end, AttemptFailed)
+    assert end.error.code is ErrorCode.UNKNOWN_MODEL
+    assert stage.outcomes[0].status is OutcomeStatus.CLIENT_ERROR
+    assert stage.desk.heard == []
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"reply_to": "sollol.v1.generate"}, ErrorCode.FORBIDDEN),
+        ({"reply_to": "_INBOX_ctl.x"}, ErrorCode.FORBIDDEN),
+        ({"reply_to": "_INBOX.*"}, ErrorCode.FORBIDDEN),
+        ({"term": 0}, ErrorCode.STALE_TERM),
+    ],
+    ids=["not-an-inbox", "control-inbox", "wildcard", "older-term"],
+)
+async def test_what_may_not_run_is_refused_before_it_takes_a_slot(
+    stage: Stage, eventually: Eventually, more: dict[str, Any], code: ErrorCode
+) -> None:
+    stage.chat("count 1")
+    await eventually(lambda: len(stage.desk.ends()) == 1)
+    stage.chat(**more)
+    await eventually(lambda: len(stage.desk.ends()) == 2)
+    end = stage.desk.ends()[-1]
+    assert isinstance(end, AttemptFailed)
+    assert end.error.code is code
+
+
+async def test_an_exec_for_another_instance_is_ignored(stage: Stage, eventually: Eventually) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "count 2"}]}
+    stage.desk.send("somebodyelse", body)
+    mine = stage.chat("count 2")
+    await eventually(lambda: bool(stage.desk.ends()))
+    assert {one.attempt_id for one in stage.desk.reports} == {mine}
+
+
+async def test_a_cancel_frees_the_slot_and_ends_the_stream(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async with staged(nats_server, bus, time_scale=1.0, decode_tps=30.0) as stage:
+        attempt = stage.chat("count 500")
+        await eventually(lambda: len(stage.desk.heard) > 2)
+        bus.publish(subjects.node_cancel(NODE), encode(CancelAttempt(attempt_id=attempt, reason="enough")))
+        await eventually(lambda: bool(stage.outcomes))
+        assert stage.outcomes[0].status is OutcomeStatus.CANCELLED
+        assert stage.node.in_flight() == set()
+        await eventually(lambda: stage.engine.in_flight == 0)
+        error, end = stage.desk.heard[-2:]
+        assert error_of(error) is not None
+        assert end.data == b""
+        (report,) = stage.desk.ends()
+        assert isinstance(report, AttemptFailed)
+        assert report.is_streaming
+
+
+async def test_a_caller_that_leaves_frees_the_slot_at_the_next_token(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async with staged(nats_server, bus, time_scale=1.0, decode_tps=50.0) as stage:
+        stage.chat("count 900")
+        await eventually(lambda: len(stage.desk.heard) > 2)
+        stage.desk.inbox.unsubscribe()
+        await eventually(lambda: bool(stage.outcomes))
+        assert stage.outcomes[0].status is OutcomeStatus.CANCELLED
+        assert stage.outcomes[0].code is ErrorCode.CANCELLED
+        await eventually(lambda: stage.engine.in_flight == 0)
+
+
+async def test_without_permission_nothing_reaches_the_caller(stage: Stage, eventually: Eventually) -> None:
+    stage.desk.go = False
+    stage.chat("count 3")
+    await eventually(lambda: bool(stage.outcomes))
+    assert stage.desk.heard == []
+    assert stage.outcomes[0].status is OutcomeStatus.CANCELLED
+
+
+async def test_after_its_lease_ran_out_the_node_asks_again(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async with staged(nats_server, bus, time_scale=1.0, preload=()) as stage:
+        stage.chat("count 2", go_s=0.05, needs_load=True)
+        await eventually(lambda: bool(stage.desk.ends()))
+        kinds = [type(one) for one in stage.desk.reports]
+        assert kinds == [AttemptAccepted, AttemptStart, AttemptFirstToken, AttemptDone]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Fault(kind=FaultKind.END_EARLY, after_tokens=4), ErrorCode.ENGINE_PROTOCOL),
+        (Fault(kind=FaultKind.TRUNCATE, after_tokens=4), ErrorCode.ENGINE_PROTOCOL),
+        (Fault(kind=FaultKind.RESET, after_tokens=4), ErrorCode.ENGINE_PROTOCOL),
+        (Fault(kind=FaultKind.ERROR_LINE, after_tokens=4), ErrorCode.ENGINE_FAILED),
+    ],
+    ids=["ends-early", "half-a-line", "reset", "error-line"],
+)
+async def test_a_broken_stream_ends_with_an_error_for_the_caller(
+    stage: Stage, eventually: Eventually, fault: Fault, code: ErrorCode
+) -> None:
+    stage.engine.inject(fault)
+    stage.chat("count 12")
+    await eventually(lambda: bool(stage.outcomes))
+    error = error_of(stage.desk.heard[-2])
+    assert error is not None
+    assert error.code is code
+    assert stage.desk.heard[-1].data == b""
+    assert stage.outcomes[0].status is OutcomeStatus.FAILED
+    (report,) = stage.desk.ends()
+    assert isinstance(report, AttemptFailed)
+    assert report.is_streaming
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Fault(kind=FaultKind.WRONG_CONTENT), ErrorCode.ENGINE_PROTOCOL),
+        (Fault(kind=FaultKind.RESET, times=2), ErrorCode.ENGINE_PROTOCOL),
+        (Fault(kind=FaultKind.REFUSE, duration_s=30.0), ErrorCode.ENGINE_UNAVAILABLE),
+        (Fault(kind=FaultKind.LOAD_ERROR), ErrorCode.LOAD_FAILED),
+    ],
+    ids=["not-an-answer", "reset", "refused", "load-error"],
+)
+async def test_an_engine_that_fails_before_the_first_token_costs_the_caller_nothing(
+    stage: Stage, eventually: Eventually, fault: Fault, code: ErrorCode
+) -> None:
+    stage.engine.inject(fault)
+    stage.chat("count 12")
+    await eventually(lambda: bool(stage.outcomes))
+    (report,) = stage.desk.ends()
+    assert isinstance(report, AttemptFailed)
+    assert (report.error.code, report.is_streaming) == (code, False)
+    assert stage.desk.heard == []
+    assert stage.outcomes[0].status is OutcomeStatus.FAILED
+
+
+async def test_a_stalled_engine_is_cut_off(nats_server: EmbeddedServer, bus: Bus, eventually: Eventually) -> None:
+    async with staged(nats_server, bus, node={"gap_floor_s": 0.3, "gap_factor": 1.0}) as stage:
+        stage.engine.inject(Fault(kind=FaultKind.STALL, after_tokens=3))
+        stage.chat("count 12")
+        await eventually(lambda: bool(stage.outcomes))
+        assert stage.outcomes[0].code is ErrorCode.STALLED
+        await eventually(lambda: stage.engine.in_flight == 0)
+
+
+async def test_the_deadline_ends_an_attempt_without_charging_the_node(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async with staged(nats_server, bus, time_scale=1.0, decode_tps=20.0) as stage:
+        stage.chat("count 900", deadline_s=0.5)
+        await eventually(lambda: bool(stage.outcomes))
+        assert stage.outcomes[0].code is ErrorCode.DEADLINE_EXCEEDED
+        assert stage.outcomes[0].status is OutcomeStatus.CANCELLED
+
+
+async def test_the_node_loads_a_model_by_its_own_request_and_learns_how_long_it_took(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async with staged(nats_server, bus, preload=()) as stage:
+        stage.chat("count 20", needs_load=True)
+        await eventually(lambda: bool(stage.outcomes))
+        figures = stage.outcomes[0].figures
+        assert figures is not None
+        assert figures.load_s > 0
+        await eventually(lambda: any(s.load_s > 0 for s in stage.node.telemetry().speeds))
+
+
+async def test_a_client_that_leaves_during_a_load_does_not_abort_it(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async with staged(nats_server, bus, preload=(), time_scale=2.0) as stage:
+        attempt = stage.chat("count 20", needs_load=True)
+        await eventually(lambda: any(one.is_loading for one in stage.node.telemetry().in_flight))
+        bus.publish(subjects.node_cancel(NODE), encode(CancelAttempt(attempt_id=attempt)))
+        await eventually(lambda: bool(stage.outcomes))
+        await eventually(lambda: bool(stage.node.telemetry().loaded))
+
+
+async def test_telemetry_tells_engine_models_machine_and_claim(stage: Stage, eventually: Eventually) -> None:
+    await eventually(lambda: bool(stage.telemetry))
+    told = stage.telemetry[-1]
+    assert told.engine.is_reachable
+    assert told.engine.version
+    assert told.revision > 0
+    installed = {one.name: one for one in told.installed}
+    assert set(installed) == {MODEL, f"{EMBEDDER}:latest"}
+    assert installed[MODEL].kv_bytes_per_token > 0
+    assert installed[f"{EMBEDDER}:latest"].slots == 1
+    assert told.loaded[0].name == MODEL
+    assert told.gpus[0].driver == "emulated"
+    assert told.ram_total_mib > 0
+    assert told.slots == 4
+
+
+async def test_load_messages_are_at_once_and_at_most_twenty_a_second(stage: Stage, eventually: Eventually) -> None:
+    began = time.monotonic()
+    for _ in range(100):
+        stage.chat("count 1")
+    await eventually(lambda: len(stage.desk.ends()) == 100)
+    await eventually(lambda: bool(stage.loads) and not stage.loads[-1].in_flight)
+    elapsed_s = time.monotonic() - began
+    assert 1 <= len(stage.loads) <= 20 * elapsed_s + 4
+    sequence = [one.seq for one in stage.loads]
+    assert sequence == sorted(set(sequence))
+
+
+async def test_controls_ping_drain_set_load_and_unload(stage: Stage, eventually: Eventually) -> None:
+    assert (await stage.control(ControlPing())).instance == stage.node.instance
+    assert (await stage.control(ControlDrain())).is_draining
+    stage.chat("count 2")
+    await eventually(lambda: bool(stage.desk.ends()))
+    end = stage.desk.ends()[0]
+    assert isinstance(end, AttemptFailed)
+    assert end.error.code is ErrorCode.DRAINING
+    assert not (await stage.control(ControlDrain(is_draining=False))).is_draining
+    await stage.control(ControlSet(weight=2.5, labels={"room": "a"}))
+    await eventually(lambda: any(one.weight == 2.5 and one.labels == {"room": "a"} for one in stage.telemetry))
+    assert (await stage.control(ControlUnload(model=MODEL))).is_ok
+    await eventually(lambda: not stage.node.telemetry().loaded)
+    assert (await stage.control(ControlLoad(model=MODEL))).is_ok
+    await eventually(lambda: bool(stage.node.telemetry().loaded))
+
+
+async def test_a_pull_streams_its_progress(nats_server: EmbeddedServer, bus: Bus, eventually: Eventually) -> None:
+    async with staged(nats_server, bus) as stage:
+        told: list[Msg] = []
+        inbox = bus.new_inbox()
+        bus.subscribe(inbox, told.append)
+        bus.publish(subjects.node_control(NODE), encode(ControlPull(model=MODEL)), reply=inbox)
+        await eventually(lambda: bool(told) and not told[-1].data)
+        assert stage.node.state.value == "running"
+        assert json.loads(told[0].data)
+
+
+async def test_a_second_process_with_the_same_id_refuses_to_start(stage: Stage) -> None:
+    config = NodeConfig(node_id=NODE, engine="ollama", url=stage.engine.url)
+    with pytest.raises(ConfigError, match="taken"):
+        async with NodeMonitor(config, BusConfig(url=stage.server.url)):
+            pass
+
+
+async def test_an_unreachable_engine_is_told_and_found_later(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async with staged(nats_server, bus, node={"heartbeat_s": 0.1}) as stage:
+        stage.engine.inject(Fault(kind=FaultKind.REFUSE, duration_s=1.0))
+        await eventually(lambda: any(not one.engine.is_reachable for one in stage.telemetry))
+        await eventually(lambda: stage.telemetry[-1].engine.is_reachable)
+
+
+async def test_a_broken_bus_ends_what_streams_and_drops_what_does_not(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async with staged(nats_server, bus, time_scale=1.0, decode_tps=30.0) as stage:
+        stage.chat("count 900")
+        await eventually(lambda: len(stage.desk.heard) > 2)
+        await nats_server.kill()
+        await nats_server.start()
+        await eventually(lambda: stage.node.bus.reconnects > 0 and bus.is_connected)
+        assert stage.node.in_flight() == set()
+        await eventually(lambda: any(one.code is ErrorCode.CONNECTION_LOST for one in stage.outcomes))
+        before = stage.telemetry[-1].revision
+        stage.chat("count 3")
+        await eventually(lambda: any(isinstance(one, AttemptDone) for one in stage.desk.ends()))
+        assert before > 0
+
+
+@pytest.mark.shutdown
+async def test_a_stopping_node_finishes_what_runs(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async with staged(nats_server, bus, time_scale=1.0, decode_tps=60.0) as stage:
+        stage.chat("count 40")
+        await eventually(lambda: len(stage.desk.heard) > 2)
+    await eventually(lambda: bool(stage.outcomes))
+    assert stage.outcomes[0].status is OutcomeStatus.SUCCESS
+    assert any(one.is_draining for one in stage.loads)
+
+
+@pytest.mark.shutdown
+async def test_a_stopping_node_hands_back_what_does_not_finish_in_time(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async with staged(nats_server, bus, node={"drain_timeout_s": 0.2}, time_scale=1.0, decode_tps=20.0) as stage:
+        stage.engine.inject(Fault(kind=FaultKind.HANG, times=1))
+        stage.chat("count 900")
+        await eventually(lambda: len(stage.node.in_flight()) == 1)
+        stage.chat("count 900")
+        await eventually(lambda: len(stage.desk.heard) > 2)
+    await eventually(lambda: len(stage.desk.ends()) == 2)
+    ends = {one.attempt_id: one for one in stage.desk.ends() if isinstance(one, AttemptFailed)}
+    assert {one.error.code for one in ends.values()} == {ErrorCode.DRAINING, ErrorCode.ACTOR_STOPPED}
+    assert {one.is_streaming for one in ends.values()} == {True, False}
