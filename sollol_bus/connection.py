@@ -40,6 +40,8 @@ PAYLOAD_MARGIN_BYTES = 65_536
 """Kept free below the server's payload limit for headers."""
 SETTLING_S = 3.0
 """After its own reconnect an actor believes no 503 for so long: others are still coming back."""
+LEAVE_WITHIN_S = 0.05
+"""How long `unsubscribe_soon` collects subscriptions to end."""
 _HIGH_WATER_BYTES = 1 << 20
 
 
@@ -78,6 +80,12 @@ class Subscription:
         if inner is not None:
             self._bus.forget(inner)
 
+    def unsubscribe_soon(self) -> None:
+        """Ends the interest within `LEAVE_WITHIN_S`, together with others: a write less for each."""
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            self._bus.forget_soon(inner)
+
 
 class ReplyInbox:
     """An inbox for many replies to one callback, without a subscription of its own."""
@@ -109,6 +117,7 @@ class Bus:
         self._on_reconnect: list[Callable[[], None]] = []
         self._mux: Mux | None = None
         self._jetstream: JetStreamContext | None = None
+        self._leaving: list[NatsSubscription] = []
         self._is_closing = False
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -278,6 +287,17 @@ class Bus:
             _run_at_once(inner.unsubscribe())
         except nats.errors.Error as error:
             log.debug("unsubscribe: %s", error)
+
+    def forget_soon(self, inner: NatsSubscription) -> None:
+        """Ends a subscription of the client library, with the others of the same moment."""
+        if not self._leaving:
+            self._loop.call_later(LEAVE_WITHIN_S, self._forget_leaving)
+        self._leaving.append(inner)
+
+    def _forget_leaving(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        for inner in leaving:
+            self.forget(inner)
 
     def new_inbox(self) -> str:
         """A fresh inbox subject of this connection, to subscribe to."""

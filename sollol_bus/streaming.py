@@ -103,7 +103,10 @@ class ReplyStream:
         self._is_over = True
         self._bus.forget_callbacks(self._on_disconnect)
         if self._subscription is not None:
-            self._subscription.unsubscribe()
+            if self.last is None:
+                self._subscription.unsubscribe()
+            else:  # nothing more will come, so nobody has to notice
+                self._subscription.unsubscribe_soon()
             self._subscription = None
 
     async def __aenter__(self) -> Self:
@@ -135,8 +138,9 @@ class ReplyStream:
         self._waiting_bytes -= len(item.data)
         if item.data:
             return item
+        self.last = item
         self.close()
-        self._finish(item)
+        self._check_count(item)
         raise StopAsyncIteration
 
     async def _wait(self) -> None:
@@ -156,8 +160,7 @@ class ReplyStream:
         finally:
             self._arrived = None
 
-    def _finish(self, last: Msg) -> None:
-        self.last = last
+    def _check_count(self, last: Msg) -> None:
         promised = (last.headers or {}).get(h.CHUNKS)
         if promised is not None and promised.isdigit() and int(promised) != self.messages:
             raise ConnectionLost(f"{self.messages} of {promised} messages arrived")

@@ -24,11 +24,12 @@ from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState, ControlAttempt, ControlReply
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
-from sollol_schemas.execution import AttemptDone, AttemptFailed, AttemptFirstToken, AttemptReport
+from sollol_schemas.execution import AttemptDone, AttemptFailed, AttemptFirstToken, AttemptReport, Taken
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantReply, GrantRequest
 
 log = logging.getLogger(__name__)
 
+TAKEN_AFTER_S = 0.05
 _SCORER_RETRY_S = 0.1
 _NODE_RETRY_S = 0.1
 _NODE_ANSWER_S = 1.0
@@ -94,11 +95,20 @@ class ActiveRequest:
         self._timer: asyncio.TimerHandle | None = None
         self._accept_timer: asyncio.TimerHandle | None = None
         self._deadline_timer = self._loop.call_later(max(0.0, self._deadline_mono_s - now), self._on_deadline)
+        self._taken_timer = self._loop.call_later(TAKEN_AFTER_S, self._say_taken) if request.control_inbox else None
 
     @property
     def has_streamed(self) -> bool:
         """Whether a chunk is with the caller, or may be."""
         return self.attempt is not None and self.attempt.fence.phase is Phase.STREAMING
+
+    def _say_taken(self) -> None:
+        """Tells the caller whom to watch; a request that was quicker than this needs no watching."""
+        taken = Taken(request_id=self.request.request_id, dispatcher="dispatcher", instance=self._host.instance)
+        try:
+            self._bus.publish(self.request.control_inbox, encode(taken))
+        except NotConnected:
+            log.debug("request %s: its caller will send it again", self.request.request_id)
 
     # -- waiting for a slot -------------------------------------------------------------------------------
 
@@ -401,6 +411,8 @@ class ActiveRequest:
         self.stage = Stage.OVER
         self._cancel_timer()
         self._deadline_timer.cancel()
+        if self._taken_timer is not None:
+            self._taken_timer.cancel()
         if self._grants is not None:
             self._grants.close()
         self._host.on_over(self)

@@ -31,7 +31,7 @@ from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import NodeEvent, OfficeEvent, Outcome
-from sollol_schemas.execution import CancelReply, CancelRequest, Taken
+from sollol_schemas.execution import CancelReply, CancelRequest
 from sollol_schemas.grant import RouteRequest
 from sollol_schemas.subjects import is_client_inbox
 from sollol_schemas.telemetry import NodeState
@@ -159,9 +159,6 @@ class Dispatcher(Actor[DispatcherConfig]):
             self._refuse(msg.reply, rejected.error)
             return
         self._taken += 1
-        if request.control_inbox:
-            taken = Taken(request_id=request.request_id, dispatcher=self.name, instance=self.instance)
-            self.bus.publish(request.control_inbox, encode(taken))
         active = self._active[request.request_id] = ActiveRequest(self, request)
         active.ask_for_slot()
 

@@ -84,10 +84,12 @@ class Attempt:
     def close(self) -> None:
         """Stops listening to its reports; from now on the node is told that nobody is there."""
         if self._subscription is not None:
-            self._subscription.unsubscribe()
+            self._subscription.unsubscribe_soon()
             self._subscription = None
 
     def _on_message(self, msg: Msg) -> None:
+        if self._subscription is None:
+            return
         if is_no_responders(msg):
             if not self._bus.is_settling and self.fence.phase is Phase.SENT:
                 self._on_report(self, self._lost("the node is not on the bus"))
