@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
+from sollol_agents.children import Child
 from sollol_agents.cli import exits, fleet, logs, running
-from sollol_agents.cli.children import Child
 from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.listings import show_stats
 from sollol_agents.cli.logs import LogConfig

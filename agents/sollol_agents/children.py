@@ -24,34 +24,55 @@ class Child:
     Args:
         name: What it is called in messages.
         argv: What follows `python -m`.
-        log_file: Where its stderr goes.
+        log_file: Where its stderr goes; appended, so that a restart keeps what was said before.
         start_timeout_s: Seconds until it must have printed `ready`.
+        environ: Its environment; None: ours.
     """
 
-    def __init__(self, name: str, *argv: str, log_file: Path, start_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        *argv: str,
+        log_file: Path,
+        start_timeout_s: float = 30.0,
+        environ: dict[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.served: dict[str, str] = {}
         """What it said before `ready`: the rest of each line by its first word."""
         self._argv = argv
         self._log_file = log_file
         self._start_timeout_s = start_timeout_s
+        self._environ = environ
         self._process: asyncio.subprocess.Process | None = None
+
+    def __repr__(self) -> str:
+        return f"<Child {self.name} {self.served} exit_code={self.exit_code}>"
 
     @property
     def pid(self) -> int:
         """The process id."""
-        assert self._process is not None
-        return self._process.pid
+        return self._require_process().pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended (negative: by that signal), or None while it runs or before it starts."""
+        return self._process.returncode if self._process is not None else None
+
+    def log_text(self) -> str:
+        """Everything it wrote to stderr so far."""
+        return self._log_file.read_text(encoding="utf-8", errors="replace") if self._log_file.exists() else ""
 
     async def __aenter__(self) -> Self:
         command = guarded([sys.executable, "-m", *self._argv], parent_pid=os.getpid())
-        with self._log_file.open("wb") as errors:
+        with self._log_file.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
                 start_new_session=True,  # Ctrl-C is ours: we stop the children in order
+                env=self._environ,
             )
         try:
             async with asyncio.timeout(self._start_timeout_s):
@@ -71,24 +92,41 @@ class Child:
     ) -> None:
         await self.stop()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal; one that has ended gets none."""
+        if self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
     def kill(self) -> None:
         """Ends it as a power cut would."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
 
-    async def stop(self) -> None:
+    async def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        return await self._require_process().wait()
+
+    async def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
         """Asks it to end and waits; kills it when it takes too long. Safe to call twice."""
         process = self._process
-        if process is None or process.returncode is not None:
+        if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        self.signal(signal.SIGCONT)  # a suspended process hears nothing else
+        self.signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(_STOP_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await process.wait()
         except TimeoutError:
             self.kill()
             await process.wait()
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+
+    def _require_process(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            raise RuntimeError(f"{self.name} has not started")
+        return self._process
 
     async def _wait_ready(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None

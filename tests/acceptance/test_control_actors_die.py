@@ -1,0 +1,175 @@
+"""Scorer and dispatcher are killed while requests wait and run; a suspended node wakes too late to speak."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from sollol_agents.children import Child
+from sollol_agents.emulator import Fault, FaultKind
+from sollol_agents.testing import Emulator, ProcessFleet, eventually
+from sollol_bus.client import Client
+from sollol_bus.connection import Bus
+from sollol_bus.errors import SollolError
+from sollol_bus.messages import Msg, encode
+from sollol_bus.results import Answer, AnswerStream
+from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_schemas import subjects
+from sollol_schemas.events import OutcomeStatus
+
+MODEL = "llama3.2:3b"
+FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
+WAITING = 50
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+async def spread(fleet: ProcessFleet, tmp_path: Path) -> AsyncIterator[ProcessFleet]:
+    """A server and every control actor as a process of its own; two scorers and two dispatchers."""
+    async with EmbeddedServer(EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"))) as server:
+        fleet.nats_url = server.url
+        await fleet.actor("recorder", "--database", str(tmp_path / "recorder.sqlite3"))
+        for number in (1, 2):
+            await fleet.actor("scorer", name=f"scorer-{number}")
+            await fleet.actor("dispatcher", name=f"dispatcher-{number}")
+        yield fleet
+        for child in reversed(fleet.children):
+            await child.stop()
+
+
+def child_of(fleet: ProcessFleet, role: str, instance: str) -> Child:
+    return next(c for c in fleet.children if c.served.get(role, "").endswith(instance))
+
+
+async def test_a_standby_takes_over_from_a_killed_scorer_and_keeps_every_age(
+    spread: ProcessFleet, figure: Callable[[str], None]
+) -> None:
+    engine = await spread.emulator("attic", *FLAGS, "--decode-tps", "400")
+    await spread.node("attic", engine.url)
+    await engine.add_fault(Fault(kind=FaultKind.HANG))
+    finished: list[int] = []
+    async with spread.client() as client, asyncio.TaskGroup() as group:
+        blocker = group.create_task(_take(client.generate_stream(MODEL, "count down from 2")))
+        await eventually(lambda: _holds(engine, 1))
+        tasks: list[asyncio.Task[Answer]] = []
+        for number in range(WAITING):
+            tasks.append(group.create_task(_numbered(client, number, finished)))
+            await eventually(lambda wanted=number + 1: _queued(client, wanted))  # type: ignore[misc]
+        sent_at = time.monotonic()
+        await asyncio.sleep(1.0)  # an age that the new scorer can only have been told
+        killed_at = time.monotonic()
+        first = (await client.nodes()).scorer
+        child_of(spread, "scorer", first).kill()
+        await eventually(lambda: _is_led_by_another(client, first), complaint="the standby is in office")
+        took_over_s = time.monotonic() - killed_at
+        blocker.cancel()
+        answers = [await task for task in tasks]
+    figure(f"standby in office {took_over_s:.2f} s after kill -9 of the scorer, {WAITING} waiting, all answered")
+    assert took_over_s < 3.0
+    assert finished == sorted(finished), "the order of the queue survived"
+    assert all(a.decision is not None and a.decision.queue_s >= killed_at - sent_at for a in answers)
+
+
+async def test_streams_outlive_the_dispatcher_and_what_had_not_begun_goes_through_another(
+    spread: ProcessFleet, figure: Callable[[str], None]
+) -> None:
+    engine = await spread.emulator("attic", *FLAGS, "--parallel", "64", "--decode-tps", "20")
+    await spread.node("attic", engine.url, "--slots", "6")
+    async with spread.client() as client, asyncio.TaskGroup() as group:
+        streams = [client.generate_stream(MODEL, f"count down from {60 + n}") for n in range(6)]
+        running = [group.create_task(_take(stream)) for stream in streams]
+        await eventually(lambda: all(stream.decision is not None for stream in streams))
+        waiting = [group.create_task(client.generate(MODEL, "count down from 3")) for _ in range(12)]
+        await eventually(lambda: _queued(client, 12))
+        victims = {stream._call.dispatcher for stream in streams}
+        victim = next(instance for instance in victims if instance)
+        child_of(spread, "dispatcher", victim).kill()
+        began = time.monotonic()
+        assert [a.text.split()[-1] for a in [await task for task in running]] == ["0"] * 6
+        assert [(await task).text.split() for task in waiting] == [["2", "1", "0"]] * 12
+        figure(f"6 streams finished and 12 waiting requests were answered {time.monotonic() - began:.1f} s later")
+        for stream in streams:
+            await eventually(lambda stream=stream: _is_recorded(client, stream.request_id))  # type: ignore[misc]
+
+
+async def test_a_suspended_node_that_wakes_after_the_failover_never_reaches_the_caller(spread: ProcessFleet) -> None:
+    asleep_engine = await spread.emulator("asleep", *FLAGS)
+    asleep = await spread.node("asleep", asleep_engine.url)
+    await asleep_engine.add_fault(Fault(kind=FaultKind.STALL, after_tokens=0, duration_s=1.5))
+    bus = await Bus.connect(spread.bus_config())
+    heard: list[Msg] = []
+    inbox = bus.new_inbox()
+    bus.subscribe(inbox, heard.append)
+    body = {"model": MODEL, "prompt": "count down from 9", "stream": True}
+    bus.publish(subjects.GENERATE, encode(body), reply=inbox)
+    await eventually(lambda: _holds(asleep_engine, 1))
+    asleep.signal(signal.SIGSTOP)
+    other = await spread.emulator("other", *FLAGS)
+    await spread.node("other", other.url)
+    await eventually(lambda: bool(heard) and not heard[-1].data, within_s=30, complaint="another node answered")
+    at_the_end = len(heard)
+    asleep.signal(signal.SIGCONT)
+    await spread.joined("asleep")
+    await eventually(lambda: _holds(asleep_engine, 0), complaint="the woken node gave its attempt up")
+    async with spread.client() as client:
+        assert (await client.generate(MODEL, "count down from 2")).text.split() == ["1", "0"]
+    await bus.flush()
+    await bus.close()
+    assert len(heard) == at_the_end
+    words = re.findall(rb'"response":"([^"]*)"', b"".join(msg.data for msg in heard))
+    assert b"".join(words).split() == [str(n).encode() for n in range(8, -1, -1)]
+
+
+async def test_without_any_dispatcher_a_caller_is_told_what_to_start(spread: ProcessFleet) -> None:
+    for number in (1, 2):
+        await child_of(spread, "dispatcher", _instance(spread, f"dispatcher-{number}")).stop()
+    async with spread.client() as client:
+        with pytest.raises(SollolError, match="dispatcher"):
+            await client.generate(MODEL, "count down from 2")
+
+
+def _instance(fleet: ProcessFleet, name: str) -> str:
+    child = next(c for c in fleet.children if c.name == name)
+    return child.served["dispatcher"].rpartition(" ")[2]
+
+
+async def _take(stream: AnswerStream) -> Answer:
+    async with stream:
+        async for _ in stream:
+            pass
+    return stream.answer
+
+
+async def _numbered(client: Client, number: int, finished: list[int]) -> Answer:
+    answer = await client.generate(MODEL, "count down from 4")
+    finished.append(number)
+    return answer
+
+
+async def _holds(engine: Emulator, wanted: int) -> bool:
+    return await engine.in_flight() == wanted
+
+
+async def _queued(client: Client, wanted: int) -> bool:
+    return (await client.nodes()).queued == wanted
+
+
+async def _is_led_by_another(client: Client, first: str) -> bool:
+    try:
+        return (await client.nodes()).scorer != first
+    except SollolError:
+        return False  # nobody is in office yet
+
+
+async def _is_recorded(client: Client, request_id: str) -> bool:
+    try:
+        return any(o.status is OutcomeStatus.SUCCESS for o in (await client.why(request_id)).outcomes)
+    except SollolError:
+        return False  # nothing is known yet
