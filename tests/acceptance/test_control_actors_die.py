@@ -17,11 +17,11 @@ from sollol_agents.testing import Emulator, ProcessFleet, eventually
 from sollol_bus.client import Client
 from sollol_bus.connection import Bus
 from sollol_bus.errors import SollolError
-from sollol_bus.messages import Msg, encode
+from sollol_bus.messages import Msg, decode, encode
 from sollol_bus.results import Answer, AnswerStream
 from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_schemas import subjects
-from sollol_schemas.events import OutcomeStatus
+from sollol_schemas.events import OfficeEvent, OutcomeStatus
 
 MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
@@ -65,9 +65,13 @@ async def test_a_standby_takes_over_from_a_killed_scorer_and_keeps_every_age(
         sent_at = time.monotonic()
         await asyncio.sleep(1.0)  # an age that the new scorer can only have been told
         killed_at = time.monotonic()
+        offices: list[OfficeEvent] = []
+        client.bus.subscribe(subjects.OFFICE_EVENTS_ALL, lambda msg: offices.append(decode(msg.data, OfficeEvent)))
         first = (await client.nodes()).scorer
         child_of(spread, "scorer", first).kill()
-        await eventually(lambda: _is_led_by_another(client, first), complaint="the standby is in office")
+        await eventually(
+            lambda: any(e.is_leader and e.instance != first for e in offices), complaint="the standby is in office"
+        )
         took_over_s = time.monotonic() - killed_at
         blocker.cancel()
         answers = [await task for task in tasks]
@@ -159,13 +163,6 @@ async def _holds(engine: Emulator, wanted: int) -> bool:
 
 async def _queued(client: Client, wanted: int) -> bool:
     return (await client.nodes()).queued == wanted
-
-
-async def _is_led_by_another(client: Client, first: str) -> bool:
-    try:
-        return (await client.nodes()).scorer != first
-    except SollolError:
-        return False  # nobody is in office yet
 
 
 async def _is_recorded(client: Client, request_id: str) -> bool:
