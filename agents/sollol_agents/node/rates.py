@@ -26,6 +26,7 @@ _ALONE: Final = 0.1
 _MIN_OUTPUT_TOKENS: Final = 8
 _MIN_PROMPT_TOKENS: Final = 16
 _MAX_MODELS: Final = 256
+_FASTEST_TPS: Final = 1e7  # nothing is faster; a figure above it is none
 
 
 class _Learned(msgspec.Struct):
@@ -89,7 +90,8 @@ def _speed(tokens: int, seconds: float | None, least: int) -> float | None:
     """Tokens a second, or None when there is too little to tell."""
     if seconds is None or not math.isfinite(seconds) or seconds <= 0 or tokens < least:
         return None
-    return tokens / seconds
+    speed = tokens / seconds
+    return speed if speed <= _FASTEST_TPS else None
 
 
 def _blend(present: float, sample: float) -> float:

@@ -55,8 +55,10 @@ class Tail(msgspec.Struct):
         """The figures, without those that make no sense."""
         usage, timings = self.usage or _Usage(), self.timings or _Timings()
         cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else timings.cache_n
+        fresh, from_cache = as_tokens(timings.prompt_n), as_tokens(timings.cache_n)
+        timed = None if fresh is None else fresh + (from_cache or 0)
         return EngineFigures(
-            prompt_tokens=_first(usage.prompt_tokens, usage.input_tokens, self.prompt_eval_count),
+            prompt_tokens=_first(usage.prompt_tokens, usage.input_tokens, self.prompt_eval_count, timed),
             output_tokens=_first(usage.completion_tokens, usage.output_tokens, self.eval_count, timings.predicted_n),
             cached_tokens=as_tokens(cached),
             prompt_s=as_seconds_of_ms(timings.prompt_ms),

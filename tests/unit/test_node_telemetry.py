@@ -1,0 +1,264 @@
+"""What a node says about itself: settings, engine view, GPUs, figures and outcomes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from sollol_agents.node.config import NodeConfig, bus_id_from, engine_candidates, engine_url, node_id_of
+from sollol_agents.node.engine_view import EngineView, canonical
+from sollol_agents.node.engines.base import EngineFigures, EngineInventory
+from sollol_agents.node.gpu import AmdProbe, NoGpus, NvmlProbe, find_gpus
+from sollol_agents.node.host import HostSample, sample_host
+from sollol_agents.node.outcome import Course, figures_of, outcome_of, status_of
+from sollol_agents.node.sampling import with_vram
+from sollol_agents.node.telemetry import Standing, ram_of
+from sollol_schemas.context import RequestKind
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.events import OutcomeStatus
+from sollol_schemas.execution import ExecEnvelope
+from sollol_schemas.ids import is_bus_id
+from sollol_schemas.telemetry import EngineKind, Gpu, InstalledModel, LoadedModel
+
+
+@pytest.mark.parametrize(
+    ("host", "node_id"),
+    [("gpu-1.example.org", "gpu-1"), ("Jörg's Mac", "J-rg-s-Mac"), ("...", "node"), ("x" * 80, "x" * 56)],
+)
+def test_a_host_name_becomes_a_bus_id(host: str, node_id: str) -> None:
+    assert bus_id_from(host) == node_id
+    assert is_bus_id(node_id)
+
+
+def test_a_configured_id_wins() -> None:
+    assert node_id_of(NodeConfig(node_id="mine"), "host") == "mine"
+    assert node_id_of(NodeConfig(), "host.lan") == "host"
+
+
+def test_the_key_of_the_engine_is_in_no_text() -> None:
+    assert "secret" not in repr(NodeConfig(engine_api_key="secret"))
+
+
+def test_an_id_that_is_no_bus_id_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"node_id": "a.b"}, NodeConfig)
+
+
+def test_auto_looks_for_ollama_first() -> None:
+    assert engine_candidates(NodeConfig()) == (
+        (EngineKind.OLLAMA, "http://127.0.0.1:11434"),
+        (EngineKind.OPENAI, "http://127.0.0.1:8080"),
+    )
+    assert engine_candidates(NodeConfig(engine="openai", url="gpu:8000/v1/")) == (
+        (EngineKind.OPENAI, "http://gpu:8000"),
+    )
+    assert engine_url("https://x/v1") == "https://x"
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [("Llama3", "llama3:latest"), ("llama3:8b", "llama3:8b"), ("host:5000/a/B", "host:5000/a/b:latest")],
+)
+def test_names_of_models_compare_as_in_ollama(name: str, full: str) -> None:
+    assert canonical(name) == full
+
+
+def view(**fields: Any) -> EngineView:
+    return EngineView(kind=EngineKind.OLLAMA, url="http://x", **fields)
+
+
+def test_one_silent_answer_proves_nothing_and_two_do_unless_tokens_come() -> None:
+    seen = view()
+    seen.answered()
+    seen.failed("late")
+    assert seen.is_reachable(float("inf"))
+    seen.failed("late")
+    assert not seen.is_reachable(float("inf"))
+    assert seen.info(float("inf")).detail == "late"
+    assert seen.is_reachable(0.5)
+    seen.answered()
+    assert seen.is_reachable(float("inf"))
+
+
+def test_the_view_knows_models_by_any_spelling() -> None:
+    seen = view(
+        inventory=EngineInventory(installed=(InstalledModel(name="e:latest", slots=1),)),
+        loaded=(LoadedModel(name="m:latest", size_bytes=100, vram_bytes=25),),
+    )
+    assert seen.model_slots("E") == 1
+    assert seen.model_slots("other") == 0
+    assert seen.gpu_share("M") == 0.25
+    seen.note_loaded("new")
+    seen.note_loaded("m")
+    assert [one.name for one in seen.loaded] == ["m:latest", "new"]
+
+
+class FakeNvml:
+    class NVMLError(Exception):
+        pass
+
+    NVML_TEMPERATURE_GPU = 0
+
+    def __init__(self, broken: set[str]) -> None:
+        self._broken = broken
+
+    def _or_fail(self, name: str, value: Any) -> Any:
+        if name in self._broken:
+            raise self.NVMLError(name)
+        return value
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return int(self._or_fail("count", 1))
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, _handle: int) -> Any:  # noqa: N802
+        return self._or_fail("memory", SimpleNamespace(total=8 << 30, used=2 << 30, free=6 << 30))
+
+    def nvmlDeviceGetName(self, _handle: int) -> Any:  # noqa: N802
+        return self._or_fail("name", b"Card")
+
+    def nvmlDeviceGetUtilizationRates(self, _handle: int) -> Any:  # noqa: N802
+        return self._or_fail("utilisation", SimpleNamespace(gpu=50))
+
+    def nvmlDeviceGetTemperature(self, _handle: int, _kind: int) -> Any:  # noqa: N802
+        return self._or_fail("temperature", 60)
+
+    def nvmlDeviceGetPowerUsage(self, _handle: int) -> Any:  # noqa: N802
+        return self._or_fail("power", 100_000)
+
+
+def probe(*broken: str) -> NvmlProbe:
+    return NvmlProbe(FakeNvml(set(broken)))  # type: ignore[arg-type]  # a module in real life
+
+
+def test_nvml_tells_everything() -> None:
+    (gpu,) = probe().read()
+    assert gpu == Gpu(
+        index=0,
+        name="Card",
+        memory_total_mib=8192,
+        memory_used_mib=2048,
+        memory_free_mib=6144,
+        utilisation_ratio=0.5,
+        temperature_c=60,
+        power_w=100,
+        driver="nvml",
+    )
+
+
+@pytest.mark.parametrize(
+    ("broken", "field"), [("utilisation", "utilisation_ratio"), ("temperature", "temperature_c"), ("power", "power_w")]
+)
+def test_a_figure_that_nvml_does_not_tell_costs_that_figure_alone(broken: str, field: str) -> None:
+    (gpu,) = probe(broken).read()
+    assert getattr(gpu, field) is None
+    assert gpu.memory_total_mib == 8192
+
+
+def test_a_gpu_without_memory_figures_is_left_out() -> None:
+    assert probe("memory").read() == ()
+    assert probe("count").read() == ()
+    assert probe("name").read()[0].name == "NVIDIA GPU"
+
+
+def test_amd_is_read_from_sysfs(tmp_path: Path) -> None:
+    card = tmp_path / "card0" / "device"
+    (card / "hwmon" / "hwmon3").mkdir(parents=True)
+    for name, text in {
+        "vendor": "0x1002\n",
+        "mem_info_vram_total": str(16 << 30),
+        "mem_info_vram_used": str(4 << 30),
+        "gpu_busy_percent": "25",
+        "hwmon/hwmon3/temp1_input": "51000",
+    }.items():
+        (card / name).write_text(text)
+    (gpu,) = AmdProbe([card]).read()
+    assert (gpu.memory_total_mib, gpu.memory_free_mib, gpu.utilisation_ratio) == (16384, 12288, 0.25)
+    assert (gpu.temperature_c, gpu.power_w, gpu.driver) == (51.0, None, "amdgpu")
+    assert AmdProbe([tmp_path / "nowhere"]).read() == ()
+
+
+def test_a_machine_without_drivers_has_no_gpus(tmp_path: Path) -> None:
+    found = find_gpus(tmp_path)
+    if not isinstance(found, NvmlProbe):
+        assert isinstance(found, NoGpus)
+        assert found.read() == ()
+    found.close()
+
+
+def test_the_host_is_sampled() -> None:
+    host = sample_host()
+    assert host.cpu_count >= 1
+    assert host.ram_total_mib >= host.ram_available_mib > 0
+
+
+def test_an_engine_that_does_not_tell_where_its_model_lies_has_it_on_the_gpu() -> None:
+    loaded = (LoadedModel(name="m", size_bytes=5),)
+    gpu = (Gpu(index=0, name="g", memory_total_mib=1),)
+    assert with_vram(loaded, EngineKind.OPENAI, gpu)[0].vram_bytes == 5
+    assert with_vram(loaded, EngineKind.OPENAI, ())[0].vram_bytes == 0
+    assert with_vram(loaded, EngineKind.OLLAMA, gpu)[0].vram_bytes == 0
+
+
+def test_an_emulated_machine_has_its_own_memory() -> None:
+    host = HostSample(cpu_count=1, cpu_load_ratio=0, ram_total_mib=10, ram_available_mib=5, name="h")
+    assert ram_of(view(), host) == (10, 5)
+    pretended = view(
+        inventory=EngineInventory(ram_total_mib=1000.0), loaded=(LoadedModel(name="m", size_bytes=100 << 20),)
+    )
+    assert ram_of(pretended, host) == (1000.0, 900.0)
+
+
+def test_labels_are_merged_and_empty_ones_removed() -> None:
+    standing = Standing.of(NodeConfig(labels={"a": "1", "b": "2"}))
+    standing.change(3.0, {"b": "", "c": "x"})
+    assert (standing.weight, standing.labels) == (3.0, {"a": "1", "c": "x"})
+
+
+def test_the_engines_figures_win_over_the_nodes_clock() -> None:
+    course = Course(accepted_at=10.0, load_s=1.0, began_at=11.0, first_at=12.0, last_at=16.0, chunks=5, output_chunks=4)
+    engine = EngineFigures(prompt_tokens=9, output_tokens=40, prompt_s=0.5, decode_s=2.0, load_s=0.25, total_s=4.0)
+    figures = figures_of(course, engine, 20.0)
+    assert (figures.actual_s, figures.ttft_s, figures.load_s) == (6.0, 2.0, 1.25)
+    assert (figures.output_tokens, figures.decode_s, figures.slot_wait_s) == (40, 2.0, 1.25)
+
+
+def test_without_the_engines_figures_the_nodes_clock_counts() -> None:
+    course = Course(accepted_at=10.0, began_at=10.5, first_at=12.0, last_at=16.0, output_chunks=4)
+    figures = figures_of(course, None, 20.0)
+    assert (figures.output_tokens, figures.prompt_s, figures.decode_s, figures.slot_wait_s) == (4, 1.5, 4.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (None, OutcomeStatus.SUCCESS),
+        (ErrorCode.ENGINE_FAILED, OutcomeStatus.FAILED),
+        (ErrorCode.STALLED, OutcomeStatus.FAILED),
+        (ErrorCode.BUSY, OutcomeStatus.FAILED),
+        (ErrorCode.INTERNAL, OutcomeStatus.FAILED),
+        (ErrorCode.CANCELLED, OutcomeStatus.CANCELLED),
+        (ErrorCode.CONNECTION_LOST, OutcomeStatus.CANCELLED),
+        (ErrorCode.DEADLINE_EXCEEDED, OutcomeStatus.CANCELLED),
+        (ErrorCode.UNKNOWN_MODEL, OutcomeStatus.CLIENT_ERROR),
+        (ErrorCode.REPLY_TOO_LARGE, OutcomeStatus.CLIENT_ERROR),
+    ],
+)
+def test_an_end_is_charged_to_whom_it_belongs(code: ErrorCode | None, status: OutcomeStatus) -> None:
+    assert status_of(None if code is None else ErrorBody(code=code, message="x")) is status
+
+
+def test_an_outcome_names_request_attempt_and_node() -> None:
+    decision = DecisionSummary(request_id="r", attempt_id="r-2", node_id="n", attempt=2)
+    envelope = ExecEnvelope(decision=decision, instance="i", kind=RequestKind.EMBED, model="m")
+    outcome = outcome_of(envelope, None, figures_of(Course(accepted_at=0.0), None, 1.0), dt.datetime.now(dt.UTC))
+    assert (outcome.request_id, outcome.attempt_id, outcome.node_id, outcome.attempt) == ("r", "r-2", "n", 2)
+    assert outcome.kind is RequestKind.EMBED

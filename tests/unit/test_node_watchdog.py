@@ -1,0 +1,147 @@
+"""How long an engine may be silent, and what its figures teach."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sollol_agents.node.config import NodeConfig
+from sollol_agents.node.rates import Rates
+from sollol_agents.node.watchdog import Limits, Phase, Watchdog, limits_of
+from sollol_schemas.context import RequestKind
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.execution import ExecEnvelope, Figures
+from sollol_schemas.telemetry import LearnedSpeed
+
+
+def envelope(predicted_s: float = 0.0, **fields: float | bool) -> ExecEnvelope:
+    decision = DecisionSummary(request_id="r", attempt_id="r-1", node_id="n", predicted_s=predicted_s)
+    base = ExecEnvelope(decision=decision, instance="i", kind=RequestKind.CHAT, model="m")
+    return msgspec.structs.replace(base, **fields)
+
+
+def test_between_tokens_the_floor_holds_for_fast_models() -> None:
+    assert limits_of(envelope(predicted_gap_s=0.02), NodeConfig()).gap_s == 30.0
+
+
+def test_between_tokens_slow_models_get_a_multiple_and_their_co_runners_prefill() -> None:
+    limits = limits_of(envelope(predicted_gap_s=3.0, co_runner_prefill_s=15.0), NodeConfig())
+    assert limits.gap_s == 20 * 3.0 + 15.0
+
+
+def test_with_tools_silence_may_last_three_times_the_predicted_total() -> None:
+    limits = limits_of(envelope(predicted_s=100.0, has_tools=True), NodeConfig())
+    assert (limits.first_token_s, limits.gap_s) == (300.0, 300.0)
+
+
+def test_the_first_token_may_take_as_long_as_the_load_when_one_is_needed() -> None:
+    config = NodeConfig()
+    without = limits_of(envelope(predicted_first_token_s=30.0), config)
+    with_load = limits_of(envelope(predicted_first_token_s=30.0, predicted_load_s=100.0, needs_load=True), config)
+    assert without.first_token_s == 150.0
+    assert with_load.load_s == 500.0
+    assert with_load.first_token_s == 650.0
+
+
+def test_it_counts_from_the_last_sign_of_life() -> None:
+    watchdog = Watchdog(Limits(load_s=300, first_token_s=60, gap_s=10), now=0.0)
+    assert watchdog.left_s(20.0) == 40.0
+    watchdog.enter(Phase.BETWEEN_TOKENS, 20.0)
+    assert watchdog.left_s(25.0) == 5.0
+    assert watchdog.left_s(31.0) < 0
+    watchdog.enter(Phase.PERMISSION, 31.0)
+    assert watchdog.left_s(1e9) == math.inf
+
+
+def figures(tps: float, *, tokens: int = 100, co_runners: float = 0.0) -> Figures:
+    return Figures(
+        output_tokens=tokens + 1,
+        decode_s=tokens / tps,
+        prompt_tokens=200,
+        cached_tokens=0,
+        prompt_s=200 / (tps * 10),
+        co_runners=co_runners,
+    )
+
+
+def learned(rates: Rates) -> LearnedSpeed:
+    (speed,) = rates.speeds()
+    return speed
+
+
+def test_the_first_sample_is_believed_at_once() -> None:
+    rates = Rates()
+    rates.learn("m", figures(50.0))
+    assert learned(rates).decode_tps == pytest.approx(50.0)
+    assert learned(rates).prompt_tps == pytest.approx(500.0)
+
+
+def test_work_beside_others_does_not_teach_the_base_speed() -> None:
+    rates = Rates()
+    rates.learn("m", figures(50.0))
+    rates.learn("m", figures(20.0, co_runners=1.0))
+    assert learned(rates).decode_tps == pytest.approx(50.0)
+
+
+def test_a_slow_phase_hardly_moves_what_was_learned_and_a_lasting_change_does() -> None:
+    rates = Rates()
+    rates.learn("m", figures(100.0))
+    rates.learn("m", figures(10.0))
+    assert learned(rates).decode_tps > 95.0
+    for _ in range(200):
+        rates.learn("m", figures(10.0))
+    assert learned(rates).decode_tps == pytest.approx(10.0, rel=0.2)
+
+
+def test_a_faster_engine_is_believed_step_by_step() -> None:
+    rates = Rates()
+    rates.learn("m", figures(10.0))
+    rates.learn("m", figures(1000.0))
+    assert learned(rates).decode_tps <= 13.0
+    for _ in range(100):
+        rates.learn("m", figures(1000.0))
+    assert learned(rates).decode_tps == pytest.approx(1000.0, rel=0.05)
+
+
+def test_cached_prompts_teach_no_prompt_speed() -> None:
+    rates = Rates()
+    rates.learn("m", Figures(prompt_tokens=2000, cached_tokens=1995, prompt_s=0.01))
+    assert rates.speeds() == ()
+
+
+def test_short_answers_are_not_timed() -> None:
+    rates = Rates()
+    rates.learn("m", figures(50.0, tokens=3))
+    assert learned(rates).decode_tps == 0.0
+
+
+def test_loads_are_averaged() -> None:
+    rates = Rates()
+    rates.learn_load("m", 10.0)
+    rates.learn_load("m", 20.0)
+    rates.learn_load("m", float("nan"))
+    assert learned(rates).load_s == pytest.approx(13.0)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(allow_nan=True, allow_infinity=True) | st.none(),
+            st.integers(-5, 10**9) | st.none(),
+        ),
+        max_size=30,
+    )
+)
+def test_no_figure_makes_a_speed_that_is_no_number(samples: list[tuple[float | None, int | None]]) -> None:
+    rates = Rates()
+    for seconds, tokens in samples:
+        rates.learn("m", Figures(output_tokens=tokens, decode_s=seconds, prompt_tokens=tokens, prompt_s=seconds))
+    for speed in rates.speeds():
+        assert math.isfinite(speed.decode_tps)
+        assert math.isfinite(speed.prompt_tps)
+        assert speed.decode_tps >= 0
+        assert speed.prompt_tps >= 0
