@@ -26,11 +26,13 @@ from sollol_agents.scorer.views import models_reply, nodes_reply
 from sollol_agents.scorer.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.connection import SETTLING_S, BusConfig, Subscription
+from sollol_bus.discovery import Discovery
 from sollol_bus.errors import DecodeFailed, NotConnected
 from sollol_bus.jetstream import provision
 from sollol_bus.lease import Lease
 from sollol_bus.messages import Msg, decode, encode
 from sollol_bus.outcomes import OutcomePublisher
+from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -40,6 +42,7 @@ from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
 log = logging.getLogger(__name__)
 
+_TELL_DECISIONS_S = 0.01
 _DECISION_BYTES_MAX = 4096
 _LOOK_EVERY_S = 1.0
 _GAP_S = 1.5  # a turn of the tick that comes so late means that this process was suspended
@@ -74,6 +77,7 @@ class Scorer(Actor[ScorerConfig]):
         self._replies: dict[str, str] = {}
         self._granted = self._refused = self._decisions = 0
         self._deciding_s = 0.0
+        self._untold: list[tuple[Decision, str]] = []
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -95,6 +99,16 @@ class Scorer(Actor[ScorerConfig]):
             on_acquired=self._on_acquired,
             on_lost=self._on_lost,
         )
+        self._discovery = Discovery(
+            self.bus,
+            name=f"sollol-{self.name}",
+            instance=self.instance,
+            description="Decides which request starts where and when; one is in office.",
+            version=VERSION,
+            endpoints={"grant": subjects.GRANT, "route": subjects.SCORER_ROUTE, "nodes": subjects.NODES,
+                       "models": subjects.MODELS},
+        )  # fmt: skip
+        self._discovery.start()
         self.spawn(self._lease.run(), name="lease")
         self.spawn(self._tick_forever(), name="tick")
 
@@ -104,7 +118,9 @@ class Scorer(Actor[ScorerConfig]):
 
     async def on_stop(self) -> None:
         """Hands the office over."""
+        self._tell_decisions()
         if hasattr(self, "_lease"):
+            self._discovery.stop()
             await self._lease.leave()
             await self._outcomes.flush(timeout_s=1.0)
             await self._outcomes.close()
@@ -278,8 +294,9 @@ class Scorer(Actor[ScorerConfig]):
                 self._refused += 1
                 self._reply(effect.request_id, effect)
             case Decision():
-                _log_decision(effect)
-                self.bus.publish(subjects.routing_event(effect.summary.mode), decision_bytes(effect, _instant()))
+                if not self._untold:
+                    asyncio.get_running_loop().call_later(_TELL_DECISIONS_S, self._tell_decisions)
+                self._untold.append((effect, _instant()))
             case NodeEvent():
                 log.info("node %s is %s: %s", effect.node_id, effect.state, effect.reason,
                          extra={"action": "node_state", "node_id": effect.node_id})  # fmt: skip
@@ -290,6 +307,16 @@ class Scorer(Actor[ScorerConfig]):
                             extra={"action": "breaker", "node_id": effect.node_id})  # fmt: skip
                 breaker = msgspec.structs.replace(effect, at=_instant())
                 self.bus.publish(subjects.breaker_event(effect.node_id, effect.state), encode(breaker))
+
+    def _tell_decisions(self) -> None:
+        """Publishes the decisions of the last moments: a grant is not held up by telling the world about it."""
+        untold, self._untold = self._untold, []
+        try:
+            for decision, at in untold:
+                _log_decision(decision)
+                self.bus.publish(subjects.routing_event(decision.summary.mode), decision_bytes(decision, at))
+        except NotConnected as error:
+            log.info("decisions not told: %s", error, extra={"action": "effect_lost"})
 
     def _reply(self, request_id: str, answer: Granted | GrantQueued | GrantRefused, *, is_last: bool = True) -> None:
         reply = self._replies.pop(request_id, "") if is_last else self._replies.get(request_id, "")
