@@ -19,6 +19,7 @@ from sollol_agents.scorer.demand import Demand
 from sollol_agents.scorer.eligibility import EligibilityClass
 from sollol_agents.scorer.fleet import Fleet, FleetChange
 from sollol_agents.scorer.grants import Circumstances, made_decision, made_grant
+from sollol_agents.scorer.horizon import LeftSeconds
 from sollol_agents.scorer.learning import Teacher
 from sollol_agents.scorer.lengths import LengthTable
 from sollol_agents.scorer.nodes import Node
@@ -47,7 +48,14 @@ _RETRY_AFTER_MAX_S = 120.0
 class SchedulerCore:
     """Fleet, queue and planner behind the few calls that an actor or a simulation needs."""
 
-    def __init__(self, config: ScorerConfig, rng: random.Random, now: float) -> None:
+    def __init__(
+        self,
+        config: ScorerConfig,
+        rng: random.Random,
+        now: float,
+        *,
+        left_s: LeftSeconds = Attempt.base_left_s,
+    ) -> None:
         self.config = config
         self.fleet = Fleet(config)
         self.waiting = WaitingRoom(ageing_s=config.ageing_s, limit=config.queue_limit)
@@ -64,6 +72,7 @@ class SchedulerCore:
             holders=self._holders,
             rng=rng,
             strategy=strategy_named(config.strategy, hold=config.hold),
+            left_s=left_s,
         )
         self._teacher = Teacher(self.fleet, self.lengths)
         self._classes: dict[ClassKey, tuple[int, EligibilityClass]] = {}
@@ -234,9 +243,7 @@ class SchedulerCore:
         """The request with everything that its place in the queue depends on."""
         self._sequence += 1
         waiting = Waiting(request, now, self._sequence)
-        context = request.context
-        task = "embedding" if context.is_embedding else context.task_type
-        waiting.output_median = self.lengths.median_tokens(waiting.model, task, context.prompt_tokens)
+        waiting.output_median = self.expected_output(waiting)
         if request.routing.prefer_cpu:
             self._insist_on_cpu(waiting, now)
         nodes = self._class(waiting, now).nodes
@@ -245,6 +252,12 @@ class SchedulerCore:
             if waiting.mode is not RoutingMode.ASYNC and waiting.best_work_s > 0 and self.config.theta > 0:
                 waiting.size_levels = self._size_levels(waiting.best_work_s)
         return waiting
+
+    def expected_output(self, waiting: Waiting) -> float:
+        """Expected median of a request's output tokens; benchmarks with perfect knowledge replace this."""
+        context = waiting.request.context
+        task = "embedding" if context.is_embedding else context.task_type
+        return self.lengths.median_tokens(waiting.model, task, context.prompt_tokens)
 
     def _size_levels(self, work_s: float) -> float:
         """Levels that a large request loses, or a small one gains (negative)."""

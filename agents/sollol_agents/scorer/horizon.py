@@ -10,12 +10,17 @@ import bisect
 from collections.abc import Callable
 from typing import NamedTuple
 
+from sollol_agents.scorer.attempts import Attempt
 from sollol_agents.scorer.demand import Demand
 from sollol_agents.scorer.nodes import Node
 
 _SOON_S = 0.05  # what should have happened already is taken to happen this soon
 _MAX_AGE_S = 0.25
 _FAR_S = 86_400.0
+
+
+LeftSeconds = Callable[[Attempt, float, float], float]
+"""Base seconds of work that an attempt still needs, given the instant and the speed it has run at."""
 
 
 class LoadPlan(NamedTuple):
@@ -48,7 +53,9 @@ class Horizon:
         "versions",
     )
 
-    def __init__(self, node: Node, now: float, demand: Demand, holders: Callable[[str], int]) -> None:
+    def __init__(
+        self, node: Node, now: float, demand: Demand, holders: Callable[[str], int], left_s: LeftSeconds
+    ) -> None:
         self.node = node
         self.built_at = now
         self.versions = (node.load_version, node.speed_version)
@@ -65,16 +72,16 @@ class Horizon:
         for name, resident in node.residents.by_name.items():
             self.ready[name] = max(resident.ready_at, now + _SOON_S) if resident.is_loading else 0.0
             self.load_ends_at = max(self.load_ends_at, self.ready[name])
-        self.finishes = self._finishes(now)
+        self.finishes = self._finishes(now, left_s)
 
-    def _finishes(self, now: float) -> list[tuple[float, str]]:
+    def _finishes(self, now: float, left_s: LeftSeconds) -> list[tuple[float, str]]:
         """Predicted end of every attempt with its model, soonest first."""
         attempts = self.node.attempts.values()
         if not attempts:
             return []
         slowness = (1.0 + self.beta * (len(attempts) - 1)) / self.pace
         speed = 1.0 / slowness
-        ends = [(now + min(_FAR_S, a.base_left_s(now, speed) * slowness), a.model) for a in attempts]
+        ends = [(now + min(_FAR_S, left_s(a, now, speed) * slowness), a.model) for a in attempts]
         ends.sort()
         return ends
 

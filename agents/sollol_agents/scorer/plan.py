@@ -12,9 +12,10 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from sollol_agents.scorer.attempts import Attempt
 from sollol_agents.scorer.cost import Cost, CostRules, end_of, estimate, evaluate
 from sollol_agents.scorer.demand import Demand
-from sollol_agents.scorer.horizon import Horizon
+from sollol_agents.scorer.horizon import Horizon, LeftSeconds
 from sollol_agents.scorer.nodes import Node
 from sollol_agents.scorer.strategies.base import Choice, Strategy
 from sollol_agents.scorer.waiting import Waiting
@@ -40,8 +41,10 @@ class Planner:
         holders: Callable[[str], int],
         rng: random.Random,
         strategy: Strategy,
+        left_s: LeftSeconds = Attempt.base_left_s,
     ) -> None:
         self.strategy = strategy
+        self._left_s = left_s
         self._rules = rules
         self._demand = demand
         self._holders = holders
@@ -52,7 +55,7 @@ class Planner:
         """The node's near future as it stands, without plans."""
         known = self._horizons.get(node.node_id)
         if known is None or known.node is not node or not known.is_fresh(now):
-            known = self._horizons[node.node_id] = Horizon(node, now, self._demand, self._holders)
+            known = self._horizons[node.node_id] = Horizon(node, now, self._demand, self._holders, self._left_s)
         return known
 
     def forget(self, keep: Iterable[str]) -> None:

@@ -1,0 +1,1 @@
+"""Routing policies against each other in virtual time: the production planner, classic balancers, and an oracle."""

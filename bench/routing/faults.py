@@ -1,0 +1,52 @@
+"""Faults of the simulated machines, by a schedule that is the same for every policy.
+
+Each machine crashes and hangs (silent, then gone for 45 s), slows down to a quarter for 60 s, and stalls for
+25 s, each at random with its own mean time between failures; one machine answers 12 % of its requests with an
+error.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from bench.routing.engine import Machine
+    from bench.routing.simulation import World
+
+_HORIZON_S = 20_000.0
+_ERROR_RATIO = 0.12
+
+
+class Fault(NamedTuple):
+    """One kind of fault of one machine."""
+
+    mean_s: float
+    lasts_s: float
+    begin: Callable[[], None]
+    end: Callable[[], None]
+
+
+def begin_faults(world: World, rng: random.Random) -> None:
+    """Schedules every fault of a run."""
+    world.error_ratio[world.machines[1].name] = _ERROR_RATIO
+    for machine in world.machines:
+        for fault in (
+            Fault(500.0, 45.0, machine.crash, machine.revive),
+            Fault(600.0, 60.0, _speed(machine, 0.25), _speed(machine, 1.0)),
+            Fault(900.0, 25.0, _speed(machine, 0.0), _speed(machine, 1.0)),
+        ):
+            _repeat(world, rng, fault)
+
+
+def _repeat(world: World, rng: random.Random, fault: Fault) -> None:
+    at = rng.expovariate(1.0 / fault.mean_s)
+    while at < _HORIZON_S:
+        world.time.at(at, fault.begin)
+        world.time.at(at + fault.lasts_s, fault.end)
+        at += fault.lasts_s + rng.expovariate(1.0 / fault.mean_s)
+
+
+def _speed(machine: Machine, speed: float) -> Callable[[], None]:
+    return lambda: machine.set_speed(speed)

@@ -1,0 +1,112 @@
+"""From latencies to the table: one cell per scenario, load, policy and seed, and ratios between policies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from bench.routing.workloads import Request
+
+WARM_UP_SHARE = 0.1
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """What one policy did in one run; latencies count failures and time-outs as 300 s."""
+
+    scenario: str
+    fleet: str
+    load: float
+    policy: str
+    seed: int
+    mean_s: float
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    ttft_mean_s: float
+    success_ratio: float
+    requests: int
+    loads: int
+    by_priority_mean_s: dict[str, float]
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value below which `share` of the ordered values lie."""
+    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
+
+
+def cell(
+    requests: list[Request], *, scenario: str, fleet: str, load: float, policy: str, seed: int, loads: int
+) -> Cell:
+    """The figures of one run without its first tenth."""
+    counted = requests[int(WARM_UP_SHARE * len(requests)) :]
+    latencies = sorted(r.latency_s for r in counted if r.latency_s is not None)
+    first = [r.ttft_s for r in counted if r.ttft_s is not None]
+    return Cell(
+        scenario=scenario,
+        fleet=fleet,
+        load=load,
+        policy=policy,
+        seed=seed,
+        mean_s=_mean(latencies),
+        p50_s=quantile(latencies, 0.50),
+        p95_s=quantile(latencies, 0.95),
+        p99_s=quantile(latencies, 0.99),
+        ttft_mean_s=_mean(first),
+        success_ratio=1.0 - sum(r.is_failed for r in counted) / max(1, len(counted)),
+        requests=len(counted),
+        loads=loads,
+        by_priority_mean_s=_by_priority(counted),
+    )
+
+
+def _by_priority(requests: list[Request]) -> dict[str, float]:
+    levels = sorted({r.priority for r in requests})
+    if len(levels) < 2:
+        return {}
+    return {str(p): _mean([r.latency_s for r in requests if r.priority == p and r.latency_s]) for p in levels}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """The geometric mean of positive values; 0 of none."""
+    logs = [math.log(v) for v in values if v > 0]
+    return math.exp(sum(logs) / len(logs)) if logs else 0.0
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy against another, as ratios of the seeds' mean figures."""
+
+    mean: float
+    p95: float
+
+
+def _averages(cells: Sequence[Cell]) -> dict[tuple[str, str, float, str], tuple[float, float]]:
+    groups: dict[tuple[str, str, float, str], list[Cell]] = {}
+    for c in cells:
+        groups.setdefault((c.scenario, c.fleet, c.load, c.policy), []).append(c)
+    return {k: (_mean([c.mean_s for c in g]), _mean([c.p95_s for c in g])) for k, g in groups.items()}
+
+
+def against(cells: Sequence[Cell], base: str) -> dict[str, dict[str, Ratio]]:
+    """For every policy and scenario cell (`scenario@fleet/load`), its ratio to the policy `base`."""
+    averages = _averages(cells)
+    ratios: dict[str, dict[str, Ratio]] = {}
+    for (scenario, fleet, load, policy), (mean_s, p95_s) in averages.items():
+        other = averages.get((scenario, fleet, load, base))
+        if other is not None and policy != base and other[0] > 0 and other[1] > 0:
+            name = f"{scenario}@{fleet}/{load:g}"
+            ratios.setdefault(policy, {})[name] = Ratio(mean=mean_s / other[0], p95=p95_s / other[1])
+    return ratios
+
+
+def overall(ratios: dict[str, dict[str, Ratio]]) -> dict[str, Ratio]:
+    """Geometric means over all scenario cells."""
+    return {
+        policy: Ratio(mean=geometric_mean(r.mean for r in of.values()), p95=geometric_mean(r.p95 for r in of.values()))
+        for policy, of in ratios.items()
+    }

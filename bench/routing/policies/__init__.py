@@ -1,0 +1,31 @@
+"""The policies that are compared, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bench.routing.policies.classic import (
+    LeastConnections,
+    PeakEwma,
+    PowerOfTwo,
+    RandomChoice,
+    RoundRobin,
+    WeightedLeastConnections,
+)
+from bench.routing.policies.planned import oracle, plan
+from bench.routing.policies.seven_factor import SevenFactor
+from bench.routing.simulation import Policy, World
+
+POLICIES: dict[str, Callable[[World], Policy]] = {
+    "plan": plan,
+    "oracle": oracle,
+    "round_robin": RoundRobin,
+    "random": RandomChoice,
+    "least_connections": LeastConnections,
+    "weighted_least_connections": WeightedLeastConnections,
+    "p2c": PowerOfTwo,
+    "peak_ewma": PeakEwma,
+    "seven_factor_1s": lambda world: SevenFactor(world, 1.0),
+    "seven_factor_30s": lambda world: SevenFactor(world, 30.0),
+}
+"""Makers of every policy."""

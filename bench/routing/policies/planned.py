@@ -1,0 +1,404 @@
+"""The production planner on simulated machines, and the oracle: the same planner that knows the truth.
+
+Machines speak as real ones do: a heartbeat a second, a load message when something changed (at most 20 a
+second), an outcome for every attempt. The oracle is told true output lengths, speeds and remaining work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bench.routing.engine import Job, Machine
+from bench.routing.fleets import MODELS, ModelSpec
+from bench.routing.simulation import MAX_ATTEMPTS, TIMEOUT_S, World
+from bench.routing.workloads import Request
+from sollol_agents.scorer.attempts import Attempt
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.scorer.core import Effect, SchedulerCore
+from sollol_agents.scorer.lognormal import MEAN_FACTOR
+from sollol_agents.scorer.speeds import NodeSpeeds
+from sollol_agents.scorer.waiting import Waiting
+from sollol_schemas.context import ComplexityClass, RequestKind, TaskContext
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.execution import Figures
+from sollol_schemas.grant import Granted, GrantRefused, GrantRequest
+from sollol_schemas.routing import Routing
+from sollol_schemas.telemetry import (
+    EngineInfo,
+    EngineKind,
+    Gpu,
+    InFlight,
+    InstalledModel,
+    LoadedModel,
+    LoadUpdate,
+    Telemetry,
+)
+
+_HEARTBEAT_S = 1.0
+_COALESCE_S = 0.05
+_TICK_S = 0.25
+_DEFAULT_CONTEXT = 4096
+_MIB = 1024.0 * 1024.0
+_GB = 1e9
+_STALL_S = 30.0  # without a token for so long, a dispatcher gives an attempt up
+_FIRST_TOKEN_SLACK_S = 5.0
+
+
+class Reporter:
+    """Says on a machine's behalf what its agent would say."""
+
+    def __init__(self, machine: Machine, core: SchedulerCore, driver: PlannedPolicy) -> None:
+        self.machine = machine
+        self.jobs: dict[str, Job] = {}
+        self._core = core
+        self._driver = driver
+        self._seq = 0
+        self._is_due = False
+        machine.on_change = self.changed
+        self._installed = tuple(_installed(m) for m in MODELS.values())
+        self.beat()
+
+    def beat(self) -> None:
+        """Sends a heartbeat and plans the next."""
+        self.machine.time.after(_HEARTBEAT_S, self.beat)
+        if not self.machine.is_up:
+            return
+        self._seq += 1
+        self._driver.carry_out(self._core.on_telemetry(self._telemetry(), self.machine.time.now))
+
+    def changed(self) -> None:
+        """Sends a load message soon, one for all changes until then."""
+        if not self._is_due:
+            self._is_due = True
+            self.machine.time.after(_COALESCE_S, self._tell_load)
+
+    def _tell_load(self) -> None:
+        self._is_due = False
+        if not self.machine.is_up:
+            return
+        self._seq += 1
+        update = LoadUpdate(
+            node_id=self.machine.name,
+            instance=self.machine.name,
+            seq=self._seq,
+            slots=4,
+            in_flight=self._in_flight(),
+            loaded=self._loaded(),
+        )
+        self._driver.carry_out(self._core.on_load(update, self.machine.time.now))
+
+    def _in_flight(self) -> tuple[InFlight, ...]:
+        self.machine.jobs()
+        return tuple(
+            InFlight(
+                attempt_id=job.attempt_id,
+                model=job.request.model.name,
+                output_tokens=job.tokens_made,
+                has_first_token=job.first_token_at is not None,
+                is_loading=job.started_at is None,
+            )
+            for job in self.jobs.values()
+        )
+
+    def _loaded(self) -> tuple[LoadedModel, ...]:
+        is_gpu = self.machine.spec.has_gpu
+        return tuple(
+            LoadedModel(
+                name=name, size_bytes=int(p.model.memory_gb * _GB), vram_bytes=int(p.model.memory_gb * _GB) * is_gpu
+            )
+            for name, p in self.machine.memory.items()
+        )
+
+    def _telemetry(self) -> Telemetry:
+        machine, spec = self.machine, self.machine.spec
+        held = [p.model for p in machine.memory.values()] + ([machine.loading] if machine.loading else [])
+        free_mib = max(0.0, (spec.memory_gb - sum(m.memory_gb for m in held)) * _GB / _MIB + 200.0)
+        total_mib = spec.memory_gb * _GB / _MIB + 200.0
+        gpus = (
+            (Gpu(index=0, name=spec.gpu_name, memory_total_mib=total_mib, memory_used_mib=total_mib - free_mib,
+                 memory_free_mib=free_mib),)
+            if spec.has_gpu
+            else ()
+        )  # fmt: skip
+        return Telemetry(
+            node_id=machine.name,
+            instance=machine.name,
+            revision=1,
+            seq=self._seq,
+            engine=EngineInfo(kind=EngineKind.OLLAMA, url="http://simulated"),
+            slots=4,
+            in_flight=self._in_flight(),
+            gpus=gpus,
+            cpu_count=spec.cores,
+            ram_total_mib=0.0 if spec.has_gpu else total_mib,
+            ram_available_mib=0.0 if spec.has_gpu else free_mib,
+            installed=tuple(m for m in self._installed if spec.fits(MODELS[m.name])),
+            loaded=self._loaded(),
+            bus_rtt_s=spec.rtt_s,
+            uptime_s=machine.time.now,
+        )
+
+
+def _installed(model: ModelSpec) -> InstalledModel:
+    cache = (model.memory_gb - model.weights_gb) * _GB / (_DEFAULT_CONTEXT * model.slots)
+    return InstalledModel(
+        name=model.name,
+        size_bytes=model.size_bytes,
+        context_length=_DEFAULT_CONTEXT,
+        kv_bytes_per_token=int(cache),
+        slots=model.slots,
+    )
+
+
+class PlannedPolicy:
+    """A dispatcher for all requests, in front of the production core."""
+
+    def __init__(self, world: World, core: SchedulerCore) -> None:
+        self.world = world
+        self.core = core
+        self._requests: dict[str, Request] = {}
+        self._excluded: dict[str, tuple[str, ...]] = {}
+        self._numbers: dict[str, int] = {}
+        self._jobs: dict[str, tuple[Job, Machine]] = {}
+        self.reporters = {m.name: Reporter(m, core, self) for m in world.machines}
+        self._tick()
+
+    def _tick(self) -> None:
+        self.world.time.after(_TICK_S, self._tick)
+        self.carry_out(self.core.tick(self.world.time.now))
+
+    def submit(self, request: Request) -> None:
+        """Asks the core for a slot."""
+        request_id = f"r{request.number}"
+        self._requests[request_id] = request
+        self._ask(request_id)
+
+    def _ask(self, request_id: str) -> None:
+        request = self._requests[request_id]
+        number = self._numbers[request_id] = self._numbers.get(request_id, 0) + 1
+        waited_s = self.world.time.now - request.arrival_s
+        ask = GrantRequest(
+            request_id=request_id,
+            number=number,
+            context=_context(request),
+            routing=Routing(priority=request.priority, session_id=request.session),
+            waited_s=waited_s,
+            deadline_s=max(0.1, TIMEOUT_S - waited_s),
+            excluded=self._excluded.get(request_id, ()),
+        )
+        self.carry_out(self.core.enqueue(ask, self.world.time.now))
+
+    def on_timeout(self, request: Request) -> None:
+        """Gives the request up."""
+        request_id = f"r{request.number}"
+        self.carry_out(self.core.release(request_id, self.world.time.now))
+        for attempt_id, (job, machine) in list(self._jobs.items()):
+            if job.request is request:
+                self._stop(attempt_id, job, machine, OutcomeStatus.CANCELLED, ErrorCode.CANCELLED)
+
+    def carry_out(self, effects: Iterable[Effect]) -> None:
+        """Starts what was granted and ends what was refused."""
+        for effect in effects:
+            if isinstance(effect, Granted):
+                self._start(effect)
+            elif isinstance(effect, GrantRefused):
+                self.world.answer(self._requests[effect.request_id], None, is_failed=True)
+
+    def _start(self, granted: Granted) -> None:
+        summary = granted.summary
+        machine = self.world.by_name[summary.node_id]
+        request = self._requests[summary.request_id]
+        keep_alive_s = granted.keep_alive_s if granted.keep_alive_s is not None else 300.0
+
+        def ended(job: Job, error: str) -> None:
+            self._on_end(job, error, machine, granted)
+
+        job = self.world.start(machine, request, summary.attempt_id, ended, keep_alive_s=keep_alive_s)
+        self._jobs[summary.attempt_id] = (job, machine)
+        self.reporters[machine.name].jobs[summary.attempt_id] = job
+        if self.world.error_ratio:
+            limit = granted.predicted_first_token_s + 1.5 * granted.predicted_load_s + _FIRST_TOKEN_SLACK_S
+            self.world.time.after(limit, lambda: self._watch(summary.attempt_id, -1.0))
+
+    def _watch(self, attempt_id: str, made: float) -> None:
+        """Gives up an attempt that makes no progress."""
+        job, machine = self._jobs.get(attempt_id, (None, None))
+        if job is None or machine is None:
+            return
+        machine.jobs()
+        now_made = float(job.tokens_made) if job.first_token_at is not None else -1.0
+        if now_made <= made:
+            self._stop(attempt_id, job, machine, OutcomeStatus.FAILED, ErrorCode.STALLED)
+            self._retry(job.request, machine.name)
+            return
+        self.world.time.after(_STALL_S, lambda: self._watch(attempt_id, now_made))
+
+    def _stop(self, attempt_id: str, job: Job, machine: Machine, status: OutcomeStatus, code: ErrorCode) -> None:
+        self._jobs.pop(attempt_id, None)
+        self.reporters[machine.name].jobs.pop(attempt_id, None)
+        machine.cancel(job)
+        self._report(job, machine, status, code)
+
+    def _on_end(self, job: Job, error: str, machine: Machine, granted: Granted) -> None:
+        if self._jobs.pop(job.attempt_id, None) is None:
+            return
+        self.reporters[machine.name].jobs.pop(job.attempt_id, None)
+        if error:
+            self._report(job, machine, OutcomeStatus.FAILED, ErrorCode.ENGINE_FAILED)
+            self._retry(job.request, machine.name)
+            return
+        self.world.answer(job.request, job)
+        figures = _figures(job, self.world.time.now)
+        self._report(job, machine, OutcomeStatus.SUCCESS, figures=figures, predicted_s=granted.summary.predicted_s)
+
+    def _retry(self, request: Request, failed: str) -> None:
+        request_id = f"r{request.number}"
+        if self._numbers[request_id] >= MAX_ATTEMPTS:
+            self.world.answer(request, None, is_failed=True)
+            return
+        self._excluded[request_id] = (*self._excluded.get(request_id, ()), failed)
+        self._ask(request_id)
+
+    def _report(
+        self,
+        job: Job,
+        machine: Machine,
+        status: OutcomeStatus,
+        code: ErrorCode | None = None,
+        *,
+        figures: Figures | None = None,
+        predicted_s: float = 0.0,
+    ) -> None:
+        outcome = Outcome(
+            attempt_id=job.attempt_id,
+            request_id=f"r{job.request.number}",
+            node_id=machine.name,
+            status=status,
+            reported_by=ReportedBy.NODE,
+            model=job.request.model.name,
+            code=code,
+            instance=machine.name,
+            task_type=job.request.task,
+            predicted_s=predicted_s,
+            figures=figures,
+        )
+        self.carry_out(self.core.on_outcome(outcome, self.world.time.now))
+
+
+def _context(request: Request) -> TaskContext:
+    return TaskContext(
+        kind=RequestKind.EMBED if request.task == "embedding" else RequestKind.CHAT,
+        model=request.model.name,
+        task_type=request.task,
+        complexity_class=ComplexityClass.COMPLEX if request.prompt_tokens >= 2000 else ComplexityClass.SIMPLE,
+        prompt_tokens=request.prompt_tokens,
+        prefix_hashes=request.prefix_hashes,
+        prefix_tokens=request.prefix_tokens,
+    )
+
+
+def _figures(job: Job, now: float) -> Figures:
+    began = job.started_at if job.started_at is not None else job.accepted_at
+    first = job.first_token_at if job.first_token_at is not None else now
+    ran_s = max(1e-9, now - began)
+    return Figures(
+        actual_s=now - job.accepted_at,
+        ttft_s=first - job.accepted_at,
+        load_s=job.load_s,
+        prompt_tokens=job.request.prompt_tokens,
+        cached_tokens=job.cached_tokens,
+        output_tokens=job.request.output_tokens,
+        prompt_s=max(0.0, first - began),
+        decode_s=max(0.0, now - first),
+        co_runners=job.company_s / ran_s,
+    )
+
+
+def plan(world: World) -> PlannedPolicy:
+    """The production planner with its own predictions."""
+    return PlannedPolicy(world, SchedulerCore(_config(), world.rng, 0.0))
+
+
+def _config() -> ScorerConfig:
+    return ScorerConfig(warm_up_s=0.0, resident_keep_alive_s=1800.0)
+
+
+class TrueSpeeds(NodeSpeeds):
+    """Speeds as they are; nothing to learn."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.version = 0
+        self.beta = machine.spec.beta
+        self.beta_other = 0.85
+        self._spec = machine.spec
+
+    def decode_tps(self, model: str, size_bytes: float) -> float:
+        """The true decode speed."""
+        del size_bytes
+        return self._spec.decode(MODELS[model])
+
+    def prompt_tps(self, model: str, size_bytes: float) -> float:
+        """The true prompt speed."""
+        del size_bytes
+        return self._spec.prompt(MODELS[model])
+
+    def load_s(self, model: str, size_bytes: float) -> float:
+        """The true load time."""
+        del size_bytes
+        return self._spec.load_s(MODELS[model])
+
+    def set_machine(self, machine: object) -> None:
+        """Nothing to set."""
+
+    def adopt(self, told: object, canonical_of: object) -> None:
+        """Nothing to adopt."""
+
+    def learn(self, model: str, size_bytes: float, figures: Figures, pace: float) -> None:
+        """Nothing to learn."""
+
+    def has_decode_samples(self, model: str, at_least: int) -> bool:
+        """The truth needs no samples."""
+        del model, at_least
+        return False
+
+
+class OracleCore(SchedulerCore):
+    """The planner told true lengths, speeds and remaining work."""
+
+    def __init__(self, config: ScorerConfig, world: World) -> None:
+        super().__init__(config, world.rng, 0.0, left_s=self._true_left_s)
+        self.world = world
+        self.truth: dict[str, Request] = {}
+        self.jobs: dict[str, tuple[Job, Machine]] = {}
+
+    def expected_output(self, waiting: Waiting) -> float:
+        """The median that makes the expected length the true one."""
+        return self.truth[waiting.request_id].output_tokens / MEAN_FACTOR
+
+    def _true_left_s(self, attempt: Attempt, now: float, speed_ratio: float) -> float:
+        job, machine = self.jobs.get(attempt.attempt_id, (None, None))
+        if job is None or machine is None or job.started_at is None:
+            return attempt.base_left_s(now, speed_ratio)
+        return max(1e-6, machine.left_s(job))
+
+
+class OraclePolicy(PlannedPolicy):
+    """The dispatcher of the oracle; it shares what it knows."""
+
+    def __init__(self, world: World, core: OracleCore) -> None:
+        super().__init__(world, core)
+        core.jobs = self._jobs
+        for machine in world.machines:
+            core.fleet.nodes[machine.name].speeds = TrueSpeeds(machine)
+        self._truth = core.truth
+
+    def submit(self, request: Request) -> None:
+        """Tells the truth, then asks."""
+        self._truth[f"r{request.number}"] = request
+        super().submit(request)
+
+
+def oracle(world: World) -> OraclePolicy:
+    """The same planner with perfect knowledge."""
+    return OraclePolicy(world, OracleCore(_config(), world))

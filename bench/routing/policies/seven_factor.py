@@ -1,0 +1,50 @@
+"""The classic seven-factor score, fed from polled telemetry that is as old as its interval."""
+
+from __future__ import annotations
+
+from bench.routing.engine import Machine
+from bench.routing.fleets import SLOTS
+from bench.routing.policies.classic import Immediate
+from bench.routing.simulation import World
+from bench.routing.workloads import Request
+from sollol_agents.scorer.strategies.seven_factor import Ask, Host, score
+
+_MIB_PER_GB = 1000.0 / 1.048576
+
+
+class SevenFactor(Immediate):
+    """Takes the machine with the highest score by what the last poll told."""
+
+    def __init__(self, world: World, interval_s: float) -> None:
+        super().__init__(world)
+        self._interval_s = interval_s
+        self._hosts: dict[str, Host] = {}
+        self._poll()
+
+    def _poll(self) -> None:
+        for rank, machine in enumerate(self.world.machines):
+            used = sum(p.model.memory_gb for p in machine.memory.values())
+            busy = len(machine.jobs())
+            self._hosts[machine.name] = Host(
+                free_vram_mib=(machine.spec.memory_gb - used) * _MIB_PER_GB if machine.spec.has_gpu else 0.0,
+                has_gpu=machine.spec.has_gpu,
+                load_ratio=min(1.0, busy / SLOTS),
+                latency_ms=machine.spec.rtt_s * 1000.0,
+                success_ratio=1.0,
+                host_priority=rank,
+                prefers_task=False,
+                is_available=machine.is_up,
+            )
+        self.world.time.after(self._interval_s, self._poll)
+
+    def pick(self, request: Request, machines: list[Machine]) -> Machine:
+        """The highest score; ties by chance."""
+        ask = Ask(
+            needs_gpu=request.model.weights_gb > 1.5,
+            is_complex=request.prompt_tokens >= 2000,
+            priority=request.priority,
+            expected_s=request.output_tokens / 60.0,
+        )
+        scores = [(score(self._hosts[m.name], ask), m) for m in machines]
+        best = max(s for s, _ in scores)
+        return self.world.rng.choice([m for s, m in scores if s == best])

@@ -1,0 +1,251 @@
+"""Requests of each scenario: classes with lognormal lengths, arrivals, conversations, agents.
+
+Everything is drawn from one seed before the run starts, so that every policy sees the same arrivals.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bench.routing.capacity import best_rate
+from bench.routing.fleets import FLEETS, MODELS, MachineSpec, ModelSpec
+
+_MEAN_SAMPLES = 4000
+
+
+@dataclass(slots=True)
+class Request:
+    """One request with its true size, which only the engine (and the oracle) knows beforehand."""
+
+    number: int
+    arrival_s: float
+    model: ModelSpec
+    task: str
+    prompt_tokens: int
+    output_tokens: int
+    priority: int = 5
+    session: str | None = None
+    prefix_hashes: tuple[str, ...] = ()
+    prefix_tokens: tuple[int, ...] = ()
+    follows: int | None = None
+    """The request of the same conversation after whose answer, and `think_s`, this one comes."""
+    think_s: float = 0.0
+    latency_s: float | None = None
+    ttft_s: float | None = None
+    is_failed: bool = False
+    done_at: float = field(default=0.0)
+
+
+class TaskClass(NamedTuple):
+    """Lognormal prompt and output lengths of one kind of work; capped at 6000 and 2048 tokens."""
+
+    name: str
+    share: float
+    prompt_median: float
+    prompt_sigma: float
+    output_median: float
+    output_sigma: float
+    model: str = "base:8b"
+
+    def draw(self, rng: random.Random) -> tuple[int, int]:
+        """Prompt and output tokens of one request."""
+        prompt = rng.lognormvariate(math.log(self.prompt_median), self.prompt_sigma)
+        if self.output_median == 0:
+            return max(1, min(6000, round(prompt))), 0
+        output = rng.lognormvariate(math.log(self.output_median), self.output_sigma)
+        return max(1, min(6000, round(prompt))), max(1, min(2048, round(output)))
+
+
+QUICK = TaskClass("quick", 0.25, 60, 0.8, 60, 0.7)
+CHAT = TaskClass("chat", 0.30, 400, 1.0, 180, 0.8)
+CODE = TaskClass("code", 0.15, 800, 1.0, 450, 0.7)
+SUMMARY = TaskClass("summary", 0.15, 2500, 0.6, 150, 0.5)
+DOCUMENT = TaskClass("document", 0.15, 1200, 0.8, 900, 0.6)
+EMBED = TaskClass("embedding", 0.15, 250, 0.7, 0, 0.0, "embed:latest")
+COMPLEX = (QUICK, CHAT, CODE, SUMMARY, DOCUMENT)
+UNIFORM = (TaskClass("uniform", 1.0, 200, 0.0, 150, 0.0),)
+MIXED = (
+    EMBED,
+    QUICK._replace(share=0.25, model="small:1.7b"),
+    CHAT._replace(share=0.30),
+    CODE._replace(share=0.15, model="large:14b"),
+    SUMMARY._replace(share=0.10),
+    DOCUMENT._replace(share=0.05, model="huge:27b"),
+)
+TALK = (CHAT._replace(share=0.7), CHAT._replace(name="chat14", share=0.3, model="large:14b"))
+AGENT_PREFIX_TOKENS = 4500
+AGENT = (TaskClass("agent", 1.0, 300, 0.7, 150, 0.7),)
+
+
+class Scenario(NamedTuple):
+    """A named workload with the fleet it is measured on."""
+
+    name: str
+    fleet: str
+    classes: tuple[TaskClass, ...]
+    make: Callable[[Scenario, float, int, random.Random], list[Request]]
+    has_faults: bool = False
+    needs: str = ""
+    """Restricts what is counted, e.g. to one priority."""
+
+
+def rate_at_load_one(scenario: Scenario, fleet: tuple[MachineSpec, ...]) -> float:
+    """Requests per second that the fleet could just sustain."""
+    rng = random.Random(12345)
+    rows = []
+    for task in scenario.classes:
+        prompts, outputs = _means(task, rng)
+        prompts += AGENT_PREFIX_TOKENS * 0.2 if task.name == "agent" else 0.0
+        model = MODELS[task.model]
+        rows.append([_node_seconds(m, model, prompts, outputs) for m in fleet])
+    total = sum(t.share for t in scenario.classes)
+    return best_rate([t.share / total for t in scenario.classes], rows)
+
+
+def _means(task: TaskClass, rng: random.Random) -> tuple[float, float]:
+    drawn = [task.draw(rng) for _ in range(_MEAN_SAMPLES)]
+    return sum(p for p, _ in drawn) / _MEAN_SAMPLES, sum(o for _, o in drawn) / _MEAN_SAMPLES
+
+
+def _node_seconds(machine: MachineSpec, model: ModelSpec, prompt: float, output: float) -> float:
+    if not machine.fits(model):
+        return math.inf
+    work = prompt / machine.prompt(model) + output / machine.decode(model)
+    return work * (1.0 + machine.beta * (model.slots - 1)) / model.slots
+
+
+def _draw(number: int, at: float, classes: tuple[TaskClass, ...], rng: random.Random) -> Request:
+    task = rng.choices(classes, [t.share for t in classes])[0]
+    prompt, output = task.draw(rng)
+    return Request(number, at, MODELS[task.model], task.name, prompt, output)
+
+
+def poisson(scenario: Scenario, rate: float, count: int, rng: random.Random) -> list[Request]:
+    """Independent requests with exponential gaps."""
+    at, requests = 0.0, []
+    for number in range(count):
+        at += rng.expovariate(rate)
+        requests.append(_draw(number, at, scenario.classes, rng))
+    return requests
+
+
+def prioritised(scenario: Scenario, rate: float, count: int, rng: random.Random) -> list[Request]:
+    """Independent requests, 15 % urgent, 55 % normal, 30 % low."""
+    requests = poisson(scenario, rate, count, rng)
+    for request in requests:
+        request.priority = rng.choices([9, 5, 2], [15, 55, 30])[0]
+    return requests
+
+
+_SPIKE_S, _SPIKE_FACTOR, _SPIKE_EVERY_S = 15.0, 5.0, 180.0
+
+
+def bursty(scenario: Scenario, rate: float, count: int, rng: random.Random) -> list[Request]:
+    """Gamma gaps with a coefficient of variation of 2, and every 180 s or so a spike of five times the rate."""
+    spare = 1.0 + (_SPIKE_FACTOR - 1.0) * _SPIKE_S / _SPIKE_EVERY_S
+    base = rate / spare
+    at, requests = 0.0, []
+    spike_at = rng.expovariate(1.0 / _SPIKE_EVERY_S)
+    for number in range(count):
+        while at > spike_at + _SPIKE_S:
+            spike_at += _SPIKE_S + rng.expovariate(1.0 / (_SPIKE_EVERY_S - _SPIKE_S))
+        now_rate = base * (_SPIKE_FACTOR if spike_at <= at <= spike_at + _SPIKE_S else 1.0)
+        at += rng.gammavariate(0.25, 4.0 / now_rate)
+        requests.append(_draw(number, at, scenario.classes, rng))
+    return requests
+
+
+_TURNS_MEAN, _THINK_S = 5.0, 15.0
+
+
+def conversations(scenario: Scenario, rate: float, count: int, rng: random.Random) -> list[Request]:
+    """Conversations of about five turns with 15 s to think; each turn carries all that was said before."""
+    at, talk = 0.0, 0
+    requests: list[Request] = []
+    while len(requests) < count:
+        at += rng.expovariate(rate / _TURNS_MEAN)
+        talk += 1
+        task = rng.choices(scenario.classes, [t.share for t in scenario.classes])[0]
+        turns = 1 + int(rng.expovariate(1.0 / (_TURNS_MEAN - 0.5)))
+        talk_of = Talk(f"talk{talk}", at, first=len(requests), turns=min(turns, count - len(requests)))
+        requests += _conversation(task, talk_of, rng)
+    return requests
+
+
+class Talk(NamedTuple):
+    """One conversation."""
+
+    name: str
+    begins_at: float
+    first: int
+    turns: int
+
+
+def _conversation(task: TaskClass, talk: Talk, rng: random.Random) -> Iterator[Request]:
+    said = 0
+    hashes: list[str] = []
+    tokens: list[int] = []
+    for turn in range(talk.turns):
+        prompt, output = task.draw(rng)
+        if turn > 0:
+            prompt = min(prompt, 200)
+        said += prompt
+        yield Request(
+            talk.first + turn,
+            talk.begins_at if turn == 0 else math.inf,
+            MODELS[task.model],
+            task.name,
+            said,
+            output,
+            session=talk.name,
+            prefix_hashes=(*hashes, f"{talk.name}.{turn}"),
+            prefix_tokens=(*tokens, said),
+            follows=talk.first + turn - 1 if turn else None,
+            think_s=rng.expovariate(1.0 / _THINK_S),
+        )
+        hashes.append(f"{talk.name}.{turn}")
+        tokens.append(said)
+        said += output
+
+
+_AGENTS = 12
+
+
+def agents(scenario: Scenario, rate: float, count: int, rng: random.Random) -> list[Request]:
+    """Requests of twelve agents, each with its own long prompt beginning."""
+    at, requests = 0.0, []
+    for number in range(count):
+        at += rng.expovariate(rate)
+        request = _draw(number, at, scenario.classes, rng)
+        agent = rng.randrange(_AGENTS)
+        request.prompt_tokens += AGENT_PREFIX_TOKENS
+        request.prefix_hashes = (f"agent{agent}", f"agent{agent}.{number}")
+        request.prefix_tokens = (AGENT_PREFIX_TOKENS, request.prompt_tokens)
+        requests.append(request)
+    return requests
+
+
+SCENARIOS = {
+    s.name: s
+    for s in (
+        Scenario("uniform", "F3", UNIFORM, poisson),
+        Scenario("complex", "F1", COMPLEX, poisson),
+        Scenario("models", "F1", MIXED, poisson),
+        Scenario("prio", "F1", COMPLEX, prioritised),
+        Scenario("burst", "F1", COMPLEX, bursty),
+        Scenario("chat", "F1", TALK, conversations),
+        Scenario("agent", "F1", AGENT, agents),
+        Scenario("faults", "F1", COMPLEX, poisson, has_faults=True),
+    )
+}
+
+
+def requests_of(scenario: Scenario, fleet: str, load: float, count: int, seed: int) -> list[Request]:
+    """The arrivals of one run: the same for every policy."""
+    rng = random.Random(f"{scenario.name}/{fleet}/{load}/{seed}")
+    rate = load * rate_at_load_one(scenario, FLEETS[fleet])
+    return scenario.make(scenario, rate, count, rng)
