@@ -1,0 +1,307 @@
+"""Permissions of each role, exercised on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from sollol_agents.recorder.actor import Recorder
+from sollol_agents.recorder.config import RecorderConfig
+from sollol_bus.connection import Bus
+from sollol_bus.errors import ConfigError
+from sollol_bus.jetstream import provision
+from sollol_bus.kv import Bucket
+from sollol_bus.lease import Lease
+from sollol_bus.messages import decode, encode
+from sollol_bus.outcomes import OutcomePublisher
+from sollol_bus.rights import (
+    Credential,
+    client_inbox_prefix,
+    load_credentials,
+    make_credentials,
+    save_credentials,
+    server_config,
+)
+from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_schemas import subjects
+from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.queries import StatsReply
+from sollol_schemas.subjects import CHANNELS, Channel, Role
+
+Eventually = Callable[..., Awaitable[None]]
+Connect = Callable[[str], Awaitable[Bus]]
+
+CREDENTIALS = make_credentials(["n1", "n2"], clients=["alice", "bob"])
+USERS = {c.user: c for c in CREDENTIALS}
+USER_OF = {Role.CLIENT: "alice", Role.NODE: "node-n1", Role.CONTROL: "control", Role.OBSERVER: "observer"}
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    config = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"), extra_config=server_config(CREDENTIALS))
+    async with EmbeddedServer(config) as server:
+        yield server
+
+
+@pytest.fixture
+async def connect(guarded: EmbeddedServer) -> AsyncIterator[Connect]:
+    opened: list[Bus] = []
+
+    async def make(user: str) -> Bus:
+        opened.append(await Bus.connect(USERS[user].bus_config(guarded.url)))
+        return opened[-1]
+
+    yield make
+    for bus in opened:
+        await bus.close()
+
+
+class Raw:
+    """A connection that speaks the protocol by hand, so that every refusal is seen."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._next_sid = 0
+
+    @classmethod
+    async def open(cls, server: EmbeddedServer, credential: Credential) -> Raw:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        await reader.readline()
+        options = {"user": credential.user, "pass": credential.password, "verbose": False, "pedantic": False}
+        raw = cls(reader, writer)
+        assert not await raw._is_refused(f"CONNECT {json.dumps(options)}")
+        return raw
+
+    async def may_publish(self, subject: str) -> bool:
+        return not await self._is_refused(f"PUB {subject} 0\r\n")
+
+    async def may_subscribe(self, subject: str) -> bool:
+        self._next_sid += 1
+        allowed = not await self._is_refused(f"SUB {subject} {self._next_sid}")
+        self._writer.write(f"UNSUB {self._next_sid}\r\n".encode())
+        return allowed
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+    async def _is_refused(self, line: str) -> bool:
+        self._writer.write(f"{line}\r\nPING\r\n".encode())
+        is_refused = False
+        async with asyncio.timeout(10):
+            while (answer := await self._reader.readline()) != b"PONG\r\n":
+                assert answer, "the server closed the connection"
+                is_refused = is_refused or answer.startswith(b"-ERR 'Permissions Violation")
+        return is_refused
+
+
+def concrete(channel: Channel, node_id: str) -> str:
+    filled = [
+        node_id if part == "{node_id}" else "x" if part.startswith("{") else part for part in channel.address.split(".")
+    ]
+    return ".".join(filled)
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_a_role_says_and_hears_exactly_what_the_subject_table_gives_it(
+    guarded: EmbeddedServer, role: Role
+) -> None:
+    raw = await Raw.open(guarded, USERS[USER_OF[role]])
+    for channel in CHANNELS:
+        subject = concrete(channel, "n1")
+        assert await raw.may_publish(subject) == (role in channel.senders), f"publish {subject}"
+        assert await raw.may_subscribe(subject) == (role in channel.receivers), f"subscribe {subject}"
+    await raw.close()
+
+
+async def test_a_node_speaks_and_listens_under_its_own_id_alone(guarded: EmbeddedServer) -> None:
+    raw = await Raw.open(guarded, USERS["node-n1"])
+    for channel in CHANNELS:
+        if "{node_id}" in channel.address:
+            assert not await raw.may_publish(concrete(channel, "n2")), channel.address
+            assert not await raw.may_subscribe(concrete(channel, "n2")), channel.address
+            assert not await raw.may_subscribe(channel.wildcard), channel.address
+    await raw.close()
+
+
+@pytest.mark.parametrize(
+    ("user", "subject"),
+    [
+        ("node-n1", "sollol.v1.telemetry.n2"),
+        ("node-n1", "sollol.v1.attempt.n2.r-1"),
+        ("node-n1", "sollol.v1.node.n2.exec"),
+        ("node-n1", "sollol.v1.scorer.grant"),
+        ("node-n1", "sollol.v1.events.outcome.n2"),
+        ("node-n1", "sollol.v1.events.routing.fast"),
+        ("node-n1", "sollol.v1.jobs.result.j"),
+        ("node-n1", "$KV.SOLLOL_NODES.node.n2"),
+        ("node-n1", "$KV.SOLLOL_LEASES.scorer"),
+        ("node-n1", "$JS.API.STREAM.CREATE.X"),
+        ("node-n1", "$JS.API.STREAM.DELETE.SOLLOL_EVENTS"),
+        ("node-n1", "$JS.API.DIRECT.GET.KV_SOLLOL_NODES.$KV.SOLLOL_NODES.node.n1"),
+        ("node-n1", "$JS.API.CONSUMER.CREATE.SOLLOL_EVENTS"),
+        ("alice", "sollol.v1.node.n1.exec"),
+        ("alice", "sollol.v1.node.n1.control"),
+        ("alice", "sollol.v1.scorer.grant"),
+        ("alice", "sollol.v1.events.outcome.n1"),
+        ("alice", "sollol.v1.telemetry.n1"),
+        ("alice", "sollol.v1.admin.node.drain"),
+        ("alice", "sollol.v1.admin.metrics.reset"),
+        ("alice", "_INBOX_ctl.x"),
+        ("alice", "_INBOX_cli.bob.x"),
+        ("alice", "$JS.API.STREAM.INFO.SOLLOL_EVENTS"),
+        ("alice", "$KV.SOLLOL_SETTINGS.x"),
+        ("observer", "sollol.v1.generate"),
+        ("observer", "sollol.v1.admin.node.drain"),
+        ("observer", "$JS.API.CONSUMER.CREATE.SOLLOL_EVENTS"),
+        ("observer", "$KV.SOLLOL_SETTINGS.x"),
+        ("control", "sollol.v1.telemetry.n1"),
+        ("control", "sollol.v1.attempt.n1.r-1"),
+    ],
+)
+async def test_what_would_break_trust_is_refused(guarded: EmbeddedServer, user: str, subject: str) -> None:
+    raw = await Raw.open(guarded, USERS[user])
+    assert not await raw.may_publish(subject)
+    await raw.close()
+
+
+@pytest.mark.parametrize(
+    ("user", "subject"),
+    [
+        ("alice", "_INBOX_cli.bob.>"),
+        ("alice", "_INBOX_cli.>"),
+        ("alice", "_INBOX_ctl.>"),
+        ("alice", "sollol.v1.node.n1.exec"),
+        ("alice", "sollol.v1.generate"),
+        ("alice", "sollol.>"),
+        ("alice", ">"),
+        ("node-n1", "_INBOX_cli.>"),
+        ("node-n1", "_INBOX_n2.>"),
+        ("node-n1", "sollol.v1.chat"),
+        ("node-n1", "sollol.v1.events.>"),
+        ("observer", "_INBOX_cli.>"),
+        ("observer", "sollol.v1.chat"),
+        ("observer", "sollol.v1.node.n1.exec"),
+    ],
+)
+async def test_what_is_not_meant_for_a_role_is_not_heard(guarded: EmbeddedServer, user: str, subject: str) -> None:
+    raw = await Raw.open(guarded, USERS[user])
+    assert not await raw.may_subscribe(subject)
+    await raw.close()
+
+
+async def test_a_stranger_is_not_let_in(guarded: EmbeddedServer) -> None:
+    with pytest.raises(ConfigError, match="cannot connect"):
+        await Bus.connect(Credential(user="mallory", password="x", role=Role.CLIENT).bus_config(guarded.url))
+
+
+async def test_a_node_claims_its_id_and_stores_its_outcomes(connect: Connect) -> None:
+    control, node = await connect("control"), await connect("node-n1")
+    await provision(control)
+    bucket = Bucket(node, subjects.NODES_BUCKET)
+    first = await bucket.create("node.n1", b"instance")
+    assert first is not None
+    assert (await bucket.get("node.n1")).value == b"instance"
+    publisher = OutcomePublisher(node)
+    publisher.publish(
+        Outcome(
+            attempt_id="r-1",
+            request_id="r",
+            node_id="n1",
+            status=OutcomeStatus.SUCCESS,
+            reported_by=ReportedBy.NODE,
+        )
+    )
+    assert await publisher.flush() == 0
+
+
+async def test_tokens_reach_their_client_and_nobody_else(connect: Connect, eventually: Eventually) -> None:
+    node, alice, bob = await connect("node-n1"), await connect("alice"), await connect("bob")
+    heard: list[bytes] = []
+    inbox = alice.new_inbox()
+    assert subjects.is_client_inbox(inbox)
+    alice.subscribe(inbox, lambda m: heard.append(m.data))
+    await alice.flush()
+    overheard: list[bytes] = []
+    bob.subscribe(inbox, lambda m: overheard.append(m.data))
+    await bob.flush()
+    node.publish(inbox, b"token")
+    await eventually(lambda: heard == [b"token"])
+    await bob.flush()
+    assert overheard == []
+
+
+async def test_the_control_role_holds_offices_and_answers_nodes_clients_and_observers(
+    connect: Connect, tmp_path: Path, guarded: EmbeddedServer, eventually: Eventually
+) -> None:
+    control = await connect("control")
+    await provision(control)
+    lease = Lease(control, "scorer", "i1", probe=subjects.scorer_probe)
+    task = asyncio.get_running_loop().create_task(lease.run())
+    await eventually(lambda: lease.is_held)
+    await lease.leave()
+    await task
+    config = RecorderConfig(database=str(tmp_path / "r.sqlite3"))
+    async with Recorder(config, USERS["control"].bus_config(guarded.url)) as recorder:
+        assert recorder.is_in_office
+        for user in ("alice", "observer"):
+            asker = await connect(user)
+            assert decode((await asker.request(subjects.STATS)).data, StatsReply).total.requests == 0
+            pong = await asker.request(f"$SRV.PING.sollol-recorder.{recorder.instance}")
+            assert recorder.instance.encode() in pong.data
+    node = await connect("node-n1")
+    control.subscribe("sollol.v1.attempt.n1.*", lambda m: control.respond(m, {"go": True}))
+    await control.flush()
+    assert (await node.request("sollol.v1.attempt.n1.r-1", encode({}))).data == b'{"go":true}'
+
+
+async def test_a_node_is_added_while_others_stay_connected(guarded: EmbeddedServer, connect: Connect) -> None:
+    control, alice = await connect("control"), await connect("alice")
+    more = (*CREDENTIALS, *make_credentials(["n3"], clients=(), controls=(), observers=()))
+    await guarded.reload(server_config(more))
+    third = next(c for c in more if c.node_id == "n3")
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                node = await Bus.connect(third.bus_config(guarded.url))
+                break
+            except ConfigError:
+                await asyncio.sleep(0.05)  # the reload is asynchronous
+    control.subscribe("sollol.v1.attempt.n3.*", lambda m: control.respond(m, {"go": True}))
+    await control.flush()
+    assert (await node.request("sollol.v1.attempt.n3.r-1")).data == b'{"go":true}'
+    assert alice.reconnects == 0
+    assert control.reconnects == 0
+    await node.close()
+
+
+async def test_credentials_are_saved_for_their_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.json"
+    path.write_text("before")
+    path.chmod(0o644)
+    save_credentials(path, CREDENTIALS)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert load_credentials(path) == CREDENTIALS
+    assert all(c.password not in repr(c) for c in CREDENTIALS)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        load_credentials(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("node_ids", "clients", "reason"),
+    [(["ctl"], ["c"], "reserved"), (["a.b"], ["c"], "allowed"), (["a"], ["c", "c"], "twice"), ([], ["a b"], "allowed")],
+)
+def test_names_that_would_widen_rights_are_refused(node_ids: list[str], clients: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        make_credentials(node_ids, clients=clients)
+
+
+def test_a_client_without_a_user_uses_the_common_inboxes() -> None:
+    assert client_inbox_prefix(None) == "_INBOX_cli"
+    assert client_inbox_prefix("alice") == "_INBOX_cli.alice"
