@@ -4,7 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-PYTHON ?= $(firstword $(foreach name,python3.12 python3.13 python3.11 python3 python,$(shell command -v $(name))))
+# The first that runs and is new enough: a name on the path may be a shim of a version manager that leads nowhere.
+PYTHON ?= $(shell for name in python3.12 python3.13 python3.11 python3 python; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$name && break; done)
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -12,7 +14,7 @@ WHEEL_DIR := build/wheel-test
 ACCEPTANCE ?= tests/acceptance
 
 $(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python")'
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
 	@test -x $(PY) || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
