@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 PAYLOAD_MARGIN_BYTES = 65_536
 """Kept free below the server's payload limit for headers."""
+INBOX_ROOT = "_INBOX"
+"""Every inbox begins so. Whoever asks chooses the reply subject: elsewhere nobody may make us speak."""
 SETTLING_S = 3.0
 """After its own reconnect an actor believes no 503 for so long: others are still coming back."""
 LEAVE_WITHIN_S = 0.05
@@ -331,13 +333,13 @@ class Bus:
         return await self._require_mux().request(subject, payload, timeout_s=timeout_s, headers=headers)
 
     def respond(self, msg: Msg, value: object) -> None:
-        """Answers a request with a Struct; a message without a reply subject is not answered."""
-        if msg.reply:
+        """Answers a request with a Struct; one whose reply subject is not an inbox gets no answer."""
+        if msg.reply.startswith(INBOX_ROOT):
             self.publish(msg.reply, encode(value))
 
     def respond_error(self, reply: str, error: ErrorBody) -> None:
-        """Answers with an error."""
-        if reply:
+        """Answers with an error, into an inbox only."""
+        if reply.startswith(INBOX_ROOT):
             self.publish(reply, encode(error), headers=error_headers(error))
 
     async def flush(self, timeout_s: float = 5.0) -> None:

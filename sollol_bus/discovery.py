@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from sollol_bus.connection import Bus, Subscription
-from sollol_bus.messages import Msg, encode
+from sollol_bus.messages import Msg
 
 PING_TYPE = "io.nats.micro.v1.ping_response"
 INFO_TYPE = "io.nats.micro.v1.info_response"
@@ -112,5 +112,4 @@ class Discovery:
         self._answer(msg, {"type": STATS_TYPE, **self._identity, "started": self._started, "endpoints": endpoints})
 
     def _answer(self, msg: Msg, reply: dict[str, object]) -> None:
-        if msg.reply:
-            self._bus.publish(msg.reply, encode(reply))
+        self._bus.respond(msg, reply)

@@ -21,7 +21,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from sollol_bus.connection import Bus
+from sollol_bus.connection import INBOX_ROOT, Bus
 from sollol_bus.errors import BusError, NoResponders, RequestTimedOut
 from sollol_bus.kv import Bucket
 from sollol_bus.messages import Msg
@@ -240,7 +240,7 @@ class Lease:
             self._wake.set()
 
     def _answer_probe(self, msg: Msg) -> None:
-        if msg.reply:
+        if msg.reply.startswith(INBOX_ROOT):
             self._bus.publish(msg.reply)
 
     async def _pause(self, seconds: float) -> bool:

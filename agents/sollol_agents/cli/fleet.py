@@ -10,7 +10,6 @@ from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.sections import SECTIONS, section
 from sollol_agents.cli.settings import Section
 from sollol_bus.connection import BusConfig
-from sollol_schemas.subjects import CLIENT_INBOX_PREFIXES
 
 KNOWN: Final = tuple(SECTIONS)
 """Every table that a settings file may have."""
@@ -24,5 +23,3 @@ QUIET_LOG: Final[Section[LogConfig]] = section("log", LogConfig, defaults={"leve
 
 CLIENT: Final[dict[str, Section[Any]]] = {"bus": BUS, "log": QUIET_LOG}
 ACTOR: Final[dict[str, Section[Any]]] = {"bus": BUS, "log": LOG}
-
-CLIENT_INBOX: Final = CLIENT_INBOX_PREFIXES[-1].rstrip(".")

@@ -18,6 +18,7 @@ from sollol_agents.cli.sections import routing_section
 from sollol_bus.connection import BusConfig
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.results import Answer, AnswerStream
+from sollol_bus.rights import client_inbox_prefix
 from sollol_schemas.routing import Routing
 
 _SHOWN_NUMBERS = 4
@@ -236,7 +237,7 @@ def _converse(turn: Callable[[str], int]) -> int:
 
 
 def _named(bus: BusConfig) -> BusConfig:
-    return msgspec.structs.replace(bus, name="sollol-cli", inbox_prefix=fleet.CLIENT_INBOX)
+    return msgspec.structs.replace(bus, name="sollol-cli", inbox_prefix=client_inbox_prefix(bus.user))
 
 
 def _json_or_text(text: str) -> object:

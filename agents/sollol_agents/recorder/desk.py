@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sollol_agents.recorder.archive import Archive
 from sollol_agents.recorder.statistics import fleet_stats
 from sollol_agents.recorder.store import Store
-from sollol_bus.connection import Bus, Subscription
+from sollol_bus.connection import INBOX_ROOT, Bus, Subscription
 from sollol_bus.errors import BusError, NotConnected, PayloadTooLarge, SollolError
 from sollol_bus.messages import Msg, decode, error_of
 from sollol_schemas import subjects
@@ -86,7 +86,7 @@ class Desk:
         self._subscriptions.clear()
 
     def _on_question(self, endpoint: str, answer: Callable[[Msg], Awaitable[object]], msg: Msg) -> None:
-        if not msg.reply.startswith("_INBOX"):
+        if not msg.reply.startswith(INBOX_ROOT):
             return  # our rights are wide: nobody may make us publish elsewhere
         if self._running >= self._max_queries:
             message = f"{self._max_queries} queries are being answered; try again"
