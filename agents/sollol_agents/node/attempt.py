@@ -160,7 +160,7 @@ class Attempt:
     async def run(self) -> None:
         """Runs to the end, whatever that is; raises nothing but its own cancellation by the actor."""
         self._task = asyncio.current_task()
-        self._rearm()
+        self._check_time()
         error: SollolError | None = self._stop
         try:
             if error is None:
@@ -352,25 +352,20 @@ class Attempt:
 
     def _enter(self, phase: Phase) -> None:
         self._watchdog.enter(phase, time.monotonic())
-        self._rearm()
-
-    def _rearm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        now = time.monotonic()
-        left = min(self._watchdog.left_s(now), self._deadline_at - now)
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, left) + 0.001, self._check_time)
 
     def _check_time(self) -> None:
+        """Looks at the clock as often as the shortest limit; so no phase, and no token, costs a timer."""
         now = time.monotonic()
         watchdog = self._watchdog
+        left = min(watchdog.left_s(now), self._deadline_at - now)
         if now >= self._deadline_at:
             self.stop(_error(ErrorCode.DEADLINE_EXCEEDED, f"no answer within {self.envelope.deadline_s:g} s"))
-        elif watchdog.left_s(now) <= 0:
+        elif left <= 0:
             waited = f"{watchdog.limit_s:g} s without {watchdog.phase.value}"
             self.stop(_error(ErrorCode.STALLED, f"the engine stalled: {waited}"))
         else:
-            self._rearm()
+            delay_s = min(left, self.limits.shortest_s) + 0.001
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._check_time)
 
 
 def _error(code: ErrorCode, message: str) -> SollolError:

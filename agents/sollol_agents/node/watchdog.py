@@ -34,6 +34,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     first_token_s: float
     gap_s: float
 
+    @property
+    def shortest_s(self) -> float:
+        """The shortest of them."""
+        return min(self.load_s, self.first_token_s, self.gap_s)
+
     def of(self, phase: Phase) -> float:
         """The longest silence in `phase`."""
         match phase:

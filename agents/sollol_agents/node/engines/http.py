@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final, TypeVar
+import re
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 import msgspec
 
-from sollol_agents.node.engines.http_transport import EngineTransport
+from sollol_agents.node.engines.http_connection import Connection
+from sollol_agents.node.engines.http_pool import HttpPool
 from sollol_agents.node.engines.refusals import engine_error, refusal
-from sollol_bus.errors import ConfigError
+from sollol_bus.errors import ConfigError, SollolError
 from sollol_schemas.errors import ErrorCode
 
 T = TypeVar("T")
 
 MAX_REPLY_BYTES: Final = 256 << 20
 _MAX_ERROR_BYTES: Final = 64 * 1024
-_JSON: Final = {"Content-Type": "application/json"}
+_PATH: Final = re.compile(r"/[!-~]*")
+"""Printable ASCII without spaces: nothing in a path may become a header or a second request."""
 
 #: The meaning of each httpx exception; the most specific class that matches counts.
 CODE_OF: Final[dict[type[Exception], ErrorCode]] = {
@@ -44,16 +45,28 @@ CODE_OF: Final[dict[type[Exception], ErrorCode]] = {
 class Answer:
     """The answer to a request whose status is 2xx; iterate for the body's bytes as they come."""
 
-    __slots__ = ("_response", "content_type")
+    __slots__ = ("_connection",)
 
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-        self.content_type: str = response.headers.get("content-type", "")
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with translated():
-            async for data in self._response.aiter_raw():
-                yield data
+    @property
+    def content_type(self) -> str:
+        """The Content-Type header, empty without one."""
+        return self._connection.content_type.decode("latin-1")
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The bytes that have come since the last look."""
+        try:
+            data = await self._connection.take()
+        except httpx.TransportError as error:
+            raise translated(error) from error
+        if not data:
+            raise StopAsyncIteration
+        return data
 
     async def read(self, limit: int = MAX_REPLY_BYTES) -> bytes:
         """The whole body.
@@ -70,6 +83,36 @@ class Answer:
         return b"".join(parts)
 
 
+class _Exchange:
+    """One request, as a context: left early or cancelled, it closes its connection."""
+
+    __slots__ = ("_body", "_connection", "_head", "_model", "_pool")
+
+    def __init__(self, pool: HttpPool, head: bytes, body: bytes, model: str) -> None:
+        self._pool = pool
+        self._head = head
+        self._body = body
+        self._model = model
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Answer:
+        try:
+            connection = self._connection = await self._pool.exchange(self._head, self._body)
+        except httpx.TransportError as error:
+            raise translated(error) from error
+        answer = Answer(connection)
+        if 200 <= connection.status < 300:
+            return answer
+        try:
+            raise refusal(connection.status, await answer.read(_MAX_ERROR_BYTES), self._model)
+        finally:
+            self._pool.give_back(connection)
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._pool.give_back(self._connection)
+
+
 class EngineHttp:
     """Requests to one engine.
 
@@ -77,54 +120,38 @@ class EngineHttp:
         url: Base URL, without a trailing slash.
         api_key: Bearer token; empty: none.
         connect_timeout_s: How long to wait for a connection.
+
+    Raises:
+        ConfigError: The URL or the key cannot be used.
     """
 
     def __init__(self, url: str, *, api_key: str = "", connect_timeout_s: float = 5.0) -> None:
         self.url = url
-        headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "sollol-node"}
-        if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
-        if is_loopback(url):
-            # Ollama on a loopback address answers 403 to host names that it does not take for its own.
-            headers["Host"] = "localhost"
         try:
-            self._base = httpx.URL(url)
-            self._client = httpx.AsyncClient(
-                transport=EngineTransport(connect_timeout_s=connect_timeout_s),
-                headers=headers,
-                timeout=None,  # noqa: S113 the watchdog limits each phase, the transport the connecting
-                trust_env=False,
-            )
-        except httpx.InvalidURL as error:
-            raise ConfigError(f"url={url!r} is not a URL: {error}") from error
+            self._pool = HttpPool(url, connect_timeout_s=connect_timeout_s)
+            self._prefix = httpx.URL(url).raw_path.rstrip(b"/")
+            # Ollama on a loopback address answers 403 to host names that it does not take for its own.
+            host = b"localhost" if is_loopback(url) else httpx.URL(url).netloc
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise ConfigError(f"url={url!r}: {error}") from error
+        if not api_key.isascii() or not (api_key.isprintable()):
+            raise ConfigError("engine_api_key has characters that a header cannot carry")
+        key = b"Authorization: Bearer %b\r\n" % api_key.encode() if api_key else b""
+        self._common = b" HTTP/1.1\r\nHost: %b\r\nUser-Agent: sollol-node\r\nAccept: */*\r\n%b" % (host, key)
 
-    @asynccontextmanager
-    async def open(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        *,
-        model: str = "",
-        headers: dict[str, str] | None = None,
-    ) -> AsyncIterator[Answer]:
-        """The answer to a request; leaving the context early, or being cancelled, closes its connection.
+    def open(self, method: str, path: str, body: bytes | None = None, *, model: str = "") -> _Exchange:
+        """The answer to a request, as an async context; a body is JSON.
 
         Raises:
-            SollolError: The engine cannot be reached, refused, or broke its protocol.
+            SollolError: On entering: the engine cannot be reached, refused, or broke its protocol.
         """
-        with translated():
-            request = self._client.build_request(
-                method, self.url + path, content=body, headers=headers or (_JSON if body is not None else None)
-            )
-            response = await self._client.send(request, stream=True)
-        try:
-            answer = Answer(response)
-            if not 200 <= response.status_code < 300:
-                raise refusal(response.status_code, await answer.read(_MAX_ERROR_BYTES), model)
-            yield answer
-        finally:
-            await response.aclose()
+        if not _PATH.fullmatch(path):
+            raise engine_error(ErrorCode.BAD_REQUEST, f"{path[:80]!r} is not a path")
+        head = b"%b %b%b%b" % (method.encode(), self._prefix, path.encode(), self._common)
+        if body is None:
+            return _Exchange(self._pool, head + b"\r\n", b"", model)
+        length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        return _Exchange(self._pool, head + length, body, model)
 
     async def call(
         self, method: str, path: str, body: bytes | None = None, *, timeout_s: float | None, model: str = ""
@@ -153,7 +180,7 @@ class EngineHttp:
 
     async def aclose(self) -> None:
         """Closes every connection."""
-        await self._client.aclose()
+        self._pool.close()
 
 
 def decoded(data: bytes, kind: type[T], what: str) -> T:
@@ -171,13 +198,9 @@ def decoded(data: bytes, kind: type[T], what: str) -> T:
         ) from error
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raises our error in place of any exception of httpx."""
-    try:
-        yield
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError) as error:
-        raise engine_error(code_of(error), f"{type(error).__name__}: {error}") from error
+def translated(error: Exception) -> SollolError:
+    """Our error in place of an exception of httpx."""
+    return engine_error(code_of(error), f"{type(error).__name__}: {error}")
 
 
 def code_of(error: Exception) -> ErrorCode:

@@ -1,0 +1,178 @@
+"""One HTTP/1.1 connection to an engine, as an asyncio protocol on httptools."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import httptools
+import httpx
+
+_HIGH_WATER_BYTES: Final = 1 << 20
+_MAX_HEADER_BYTES: Final = 256 * 1024
+_COPY_BYTES: Final = 65_536
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class Connection(asyncio.Protocol):
+    """Carries one exchange at a time: `send`, `wait_head`, then `take` until it gives nothing.
+
+    Raises httpx's exceptions, which name what may happen to an HTTP client better than the operating system's.
+    """
+
+    def __init__(self) -> None:
+        self.error: httpx.TransportError | None = None
+        self.is_used = False
+        """Whether it carried an exchange before the present one."""
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._is_paused = False
+        self._is_writable = asyncio.Event()
+        self._is_writable.set()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.status = 0
+        self.content_type = b""
+        self.is_complete = False
+        self._header_bytes = 0
+        self._has_length = False
+        self._keeps_alive = False
+
+    # -- asyncio ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keeps the transport."""
+        self._transport = transport  # type: ignore[assignment]  # uvloop's transports do not derive from asyncio's
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends what is being read: a body without a length is complete now, any other is broken."""
+        if self.error is None:
+            if self.status and not self._has_length and exc is None:
+                self.is_complete = True
+            self.error = httpx.ReadError(str(exc) if exc else "the engine closed the connection")
+        self._is_writable.set()
+        self._wake()
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser; bytes that are no HTTP, or that nobody asked for, end the connection."""
+        if self.is_complete:
+            self.fail(httpx.RemoteProtocolError("the engine sent data that nobody asked for"))
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.fail(httpx.RemoteProtocolError(f"not HTTP: {error}"))
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """Holds the sender back."""
+        self._is_writable.clear()
+
+    def resume_writing(self) -> None:
+        """Lets the sender go on."""
+        self._is_writable.set()
+
+    # -- httptools ----------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Reads a header, up to a limit of all."""
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > _MAX_HEADER_BYTES:
+            self.fail(httpx.RemoteProtocolError("the headers exceed 256 KiB"))
+            return
+        lowered = name.lower()
+        if lowered == b"content-type":
+            self.content_type = value
+        elif lowered in _FRAMING:
+            self._has_length = True
+
+    def on_headers_complete(self) -> None:
+        """Notes the status; a provisional answer (1xx) is skipped."""
+        status = self._parser.get_status_code()
+        if status >= 200:
+            self.status = status
+
+    def on_body(self, body: bytes) -> None:
+        """Keeps a piece of the body; stops reading while the consumer is far behind."""
+        self._chunks.append(body)
+        self._size += len(body)
+        if self._size > _HIGH_WATER_BYTES and not self._is_paused and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """Notes that the answer is whole."""
+        if self.status:
+            self.is_complete = True
+            self._keeps_alive = self._parser.should_keep_alive()
+
+    # -- use ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another exchange may follow."""
+        return self.is_complete and self._keeps_alive and self.error is None and not self._chunks
+
+    async def send(self, head: bytes, body: bytes) -> None:
+        """Writes a request."""
+        if self._transport is None or self.error is not None:
+            raise self.error or httpx.WriteError("the connection is closed")
+        if self.is_complete:
+            self.is_used = True
+            self._reset()
+        if len(body) < _COPY_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+        if not self._is_writable.is_set():
+            await self._is_writable.wait()
+
+    async def wait_head(self) -> None:
+        """Returns when status and headers have come."""
+        while not self.status:
+            if self.error is not None:
+                raise self.error
+            await self._wait()
+
+    async def take(self) -> bytes:
+        """The bytes of the body that have come, waiting for some; empty at the end."""
+        while not self._chunks:
+            if self.is_complete:
+                return b""
+            if self.error is not None:
+                raise self.error
+            await self._wait()
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._size = 0
+        if self._is_paused and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+        return data
+
+    def fail(self, error: httpx.TransportError) -> None:
+        """Ends the connection with an error."""
+        self.error = self.error or error
+        self.abort()
+
+    def abort(self) -> None:
+        """Closes at once; nothing more is sent or read."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
