@@ -191,6 +191,7 @@ class ActiveRequest:
             return
         except PayloadTooLarge as error:
             attempt.close()
+            self._release()  # the slot that was granted
             self._finish_with_error(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=str(error)))
             return
         self.attempt = attempt

@@ -163,6 +163,9 @@ class Dispatcher(Actor[DispatcherConfig]):
         active.ask_for_slot()
 
     def _take_in(self, kind: RequestKind, msg: Msg) -> Request:
+        if len(msg.data) > self.bus.max_payload:
+            message = f"the body's {len(msg.data)} bytes exceed the limit of {self.bus.max_payload} bytes"
+            raise Rejected(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
         request = take_in(
             kind,
             msg.data,
