@@ -28,6 +28,7 @@ from sollol_agents.children import Child
 from sollol_agents.emulator import Fault
 from sollol_bus.client import Client
 from sollol_bus.connection import BusConfig
+from sollol_bus.errors import SollolError
 from sollol_schemas.telemetry import NodeState
 
 _CLI: Final = "sollol_agents.cli"
@@ -97,7 +98,8 @@ class ProcessFleet:
         self.nats_url = nats_url
         self.children: list[Child] = []
         """Everything that was started, in order."""
-        self._folder = folder
+        self.folder = folder
+        """Files and logs of the processes."""
         self._floor = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -110,7 +112,7 @@ class ProcessFleet:
 
     async def up(self, *flags: str, **environ: str) -> Child:
         """`sollol up` on a free port."""
-        argv = ("--nats-port", "0", "--store-dir", str(self._folder / "store"), "--no-local-node", *flags)
+        argv = ("--nats-port", "0", "--store-dir", str(self.folder / "store"), "--no-local-node", *flags)
         child = await self.sollol("up", *argv, **environ)
         self.nats_url = child.served["nats"]
         return child
@@ -143,14 +145,17 @@ class ProcessFleet:
         async with self.client() as client:
 
             async def are_up() -> bool:
-                views = (await client.nodes()).nodes
+                try:
+                    views = (await client.nodes()).nodes
+                except SollolError:
+                    return False  # no scorer is in office just now
                 return set(node_ids) <= {v.node_id for v in views if v.state is NodeState.UP}
 
             await eventually(are_up, within_s=_JOIN_WITHIN_S, complaint=f"{node_ids} are up")
 
     async def start(self, name: str, *argv: str, **environ: str) -> Child:
         """Any module of Python that says `ready`."""
-        log_file = self._folder / f"{name}.log"
+        log_file = self.folder / f"{name}.log"
         child = Child(name, *argv, log_file=log_file, environ=_clean_environ() | environ)
         await self._floor.enter_async_context(child)
         self.children.append(child)
