@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _ACK_WAIT_S = 5.0
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
+_AFTER_RECONNECT_S = 0.5
 _MESSAGE_TEXT_MAX = 2000
 
 
@@ -184,8 +185,11 @@ class OutcomePublisher:
         self._send()
 
     def _on_reconnect(self) -> None:
+        """Begins again a moment later: the scorer, which listens without JetStream, is coming back too."""
+        if self._retry is not None:
+            self._retry.cancel()
         self._retry_s = _FIRST_RETRY_S
-        self._retry_now()
+        self._retry = self._loop.call_later(_AFTER_RECONNECT_S, self._retry_now)
 
 
 def _error_in(reply: Msg | BusError) -> BusError | None:

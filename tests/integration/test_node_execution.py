@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,7 @@ from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
 from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import ConfigError
-from sollol_bus.jetstream import provision
+from sollol_bus.jetstream import api, provision
 from sollol_bus.messages import Msg, decode, encode, error_of
 from sollol_bus.server import EmbeddedServer
 from sollol_schemas import headers as h
@@ -492,17 +493,28 @@ async def test_a_broken_bus_ends_what_streams_and_drops_what_does_not(
     nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
 ) -> None:
     async with staged(nats_server, bus, time_scale=1.0, decode_tps=30.0) as stage:
-        stage.chat("count 900")
+        stage.engine.inject(Fault(kind=FaultKind.HANG, times=1))
+        silent = stage.chat("count 900")
+        await eventually(lambda: len(stage.node.in_flight()) == 1)
+        streaming = stage.chat("count 900")
         await eventually(lambda: len(stage.desk.heard) > 2)
         await nats_server.kill()
+        await eventually(lambda: stage.node.in_flight() == set())
         await nats_server.start()
-        await eventually(lambda: stage.node.bus.reconnects > 0 and bus.is_connected)
-        assert stage.node.in_flight() == set()
-        await eventually(lambda: any(one.code is ErrorCode.CONNECTION_LOST for one in stage.outcomes))
-        before = stage.telemetry[-1].revision
-        stage.chat("count 3")
-        await eventually(lambda: any(isinstance(one, AttemptDone) for one in stage.desk.ends()))
-        assert before > 0
+        await eventually(lambda: stage.node.bus.is_connected and bus.is_connected)
+        states = [(await stage.control(ControlAttempt(attempt_id=one))).attempt_state for one in (silent, streaming)]
+        assert states == [AttemptState.ENDED_SILENT, AttemptState.ENDED_SPOKEN]
+
+        async def has_lost_outcome() -> bool:
+            question = {"last_by_subj": subjects.outcome_event(NODE)}
+            answer = json.loads(await api(bus, f"STREAM.MSG.GET.{subjects.EVENTS_STREAM}", question))
+            outcome = decode(base64.b64decode(answer["message"]["data"]), Outcome)
+            return outcome.code is ErrorCode.CONNECTION_LOST and outcome.status is OutcomeStatus.CANCELLED
+
+        await eventually(has_lost_outcome)
+        again = stage.chat("count 3")
+        await eventually(lambda: any(one.attempt_id == again for one in stage.desk.ends()))
+        assert isinstance(stage.desk.ends()[-1], AttemptDone)
 
 
 @pytest.mark.shutdown
