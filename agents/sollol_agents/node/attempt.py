@@ -103,6 +103,7 @@ class Attempt:
         self._changed: asyncio.Event = asyncio.Event()
         self._is_missed = False
         self._is_over = False
+        self._is_farewell_said = False
         self._withdraw: Callable[[], None] | None = None
 
     # -- from outside -------------------------------------------------------------------------------------
@@ -222,8 +223,7 @@ class Attempt:
 
     async def _first(self, run: Run, chunk: bytes) -> None:
         """Publishes the first chunk; within seconds of a reconnect, again until the caller is back."""
-        ttft_s = (self.course.first_at or self.course.accepted_at) - self.course.accepted_at
-        self._report(AttemptFirstToken(attempt_id=self.attempt_id, ttft_s=max(0.0, ttft_s)))
+        self._report_first_token()
         if self.work.kind is RequestKind.PASSTHROUGH:
             self._speaker.content_type = run.content_type
         self.fence.spoke()
@@ -250,6 +250,7 @@ class Attempt:
         if self.work.kind is RequestKind.PASSTHROUGH:
             self._speaker.content_type = run.content_type
         self._finish_figures(run.figures)
+        self._report_first_token()
         self._speaker.reply(body, self.figures)
         self.fence.spoke()
 
@@ -263,24 +264,28 @@ class Attempt:
         self._host.ended(self, None if error is None else error.body)
 
     def farewell(self, error: ErrorBody | None) -> None:
-        """Ends the caller's stream, if one has begun.
+        """Ends the caller's stream, if one has begun; once, however often it is called.
 
         Raises:
             NotConnected: The bus is gone; call it again when it is back.
         """
-        if not (self.envelope.stream and self.has_spoken):
+        if self._is_farewell_said or not (self.envelope.stream and self.has_spoken):
             return
         if error is None:
             self._speaker.end(self.figures)
         else:
             self._speaker.fail(error, self.figures)
+        self._is_farewell_said = True
 
     def _finish_figures(self, engine: EngineFigures | None) -> None:
         self.course.chunks = self._speaker.messages
         self._host.complete_course(self)
         self.figures = figures_of(self.course, engine, time.monotonic())
 
-    def _report(self, report: AttemptFirstToken) -> None:
+    def _report_first_token(self) -> None:
+        """Tells the dispatcher, before the caller hears anything, that nobody may retry this any more."""
+        ttft_s = (self.course.first_at or self.course.accepted_at) - self.course.accepted_at
+        report = AttemptFirstToken(attempt_id=self.attempt_id, ttft_s=max(0.0, ttft_s))
         self._bus.publish(self._subject, encode(report))
 
     # -- permission ---------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ from sollol_schemas.telemetry import EngineKind, InFlight
 log = logging.getLogger(__name__)
 
 _REMEMBERED: Final = 1024
+_CALLER_FIRST_S: Final = 0.001
+"""The caller's last message leaves so long before the report and the outcome wake everybody else."""
 _ENGINE_TROUBLE: Final = frozenset(
     {ErrorCode.ENGINE_UNAVAILABLE, ErrorCode.ENGINE_PROTOCOL, ErrorCode.ENGINE_FAILED, ErrorCode.LOAD_FAILED}
 )
@@ -93,6 +95,7 @@ class Executor:
         self._probe = f"{subjects.node_inbox_prefix(node_id)}.t{instance}"
         self._streams = itertools.count(1)
         self._by_stream: dict[str, Attempt] = {}
+        self._unsettled = 0
         self._farewells: list[tuple[Attempt, ErrorBody | None]] = []
         bus.on_disconnect(self._on_disconnect)
         bus.on_reconnect(self._on_reconnect)
@@ -253,12 +256,21 @@ class Executor:
         self._ended[attempt.attempt_id] = AttemptState.ENDED_SPOKEN if attempt.has_spoken else AttemptState.ENDED_SILENT
         if len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
+        self._unsettled += 1
+        if error is None and self._farewell(attempt, error):
+            asyncio.get_running_loop().call_later(_CALLER_FIRST_S, self._settle, attempt, error)
+        else:
+            self._settle(attempt, error)
+
+    def _settle(self, attempt: Attempt, error: ErrorBody | None) -> None:
+        """Reports an attempt that is over, learns from it, and publishes its outcome."""
         self._tell(attempt, error)
         if error is None:
             self.rates.learn(attempt.envelope.model, attempt.figures)
         elif error.code in _ENGINE_TROUBLE:
             self._look_again()
-        if not self._attempts:
+        self._unsettled -= 1
+        if not self._attempts and not self._unsettled:
             self.idle.set()
         self.outcomes.publish(outcome_of(attempt.envelope, error, attempt.figures, dt.datetime.now(dt.UTC)))
         self._on_change()
@@ -271,6 +283,14 @@ class Executor:
         attempt.course.co_runners = mean_co_runners(attempt.area_before, area, elapsed_s)
         if self.view is not None:
             attempt.course.gpu_share = self.view.gpu_share(attempt.envelope.model)
+
+    def _farewell(self, attempt: Attempt, error: ErrorBody | None) -> bool:
+        """Ends the caller's stream; False when the bus is gone and it has to be done again."""
+        try:
+            attempt.farewell(error)
+        except NotConnected:
+            return False
+        return True
 
     def _tell(self, attempt: Attempt, error: ErrorBody | None) -> None:
         """Ends the caller's stream and reports to the dispatcher; kept for later while the bus is gone."""
