@@ -117,6 +117,7 @@ class EmbeddedServer:
         """
         if self.pid is not None:
             return
+        await self._end(signal.SIGKILL)  # a supervisor may be waiting to start it again, or have given up
         self._given_up.clear()
         try:
             self._binary = await asyncio.to_thread(find_binary, self.config.binary)

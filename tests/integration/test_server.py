@@ -104,6 +104,8 @@ async def test_a_server_that_keeps_dying_is_given_up_loudly(
         async with asyncio.timeout(10):
             await server.wait_given_up()
         assert server.pid is None
+        await server.start()
+        assert server.pid is not None
     assert any(record.levelname == "CRITICAL" and "given up" in record.message for record in caplog.records)
 
 

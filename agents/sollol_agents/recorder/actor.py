@@ -20,6 +20,8 @@ from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 
 _FIRST_OFFICE_S = 5.0
+_CLOSE_S = 2.0
+"""For closing the database in peace; a locked one that never opened is not waited for."""
 _SERVICE = "sollol-recorder"
 
 
@@ -79,8 +81,9 @@ class Recorder(Actor[RecorderConfig]):
 
     async def on_stop(self) -> None:
         """Writes what was received, hands the office over and leaves."""
-        if self._office is not None:
+        if self._office is not None and self._office_task is not None:
             await self._office.finish(self.config.drain_timeout_s)
+            await asyncio.wait([self._office_task], timeout=_CLOSE_S)
         if hasattr(self, "_lease"):
             await self._lease.leave()
             self._discovery.stop()
