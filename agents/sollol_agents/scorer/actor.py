@@ -22,6 +22,7 @@ import msgspec
 from sollol_agents.scorer.attempts import Attempt
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
+from sollol_agents.scorer.desk import SteeringDesk
 from sollol_agents.scorer.views import models_reply, nodes_reply
 from sollol_agents.scorer.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
@@ -90,6 +91,10 @@ class Scorer(Actor[ScorerConfig]):
         self._hear(subjects.LOAD_ALL, LoadUpdate, self.core.on_load)
         self._hear(subjects.OUTCOMES_ALL, Outcome, self.core.on_outcome)
         self.bus.on_reconnect(self._on_reconnect)
+        self._desk = SteeringDesk(
+            self.bus, self.core, spawn=lambda work: self.spawn(work, name="steer"), carry_out=self._carry_out
+        )
+        await self._desk.follow()
         self._lease = Lease(
             self.bus,
             subjects.SCORER_LEASE,
@@ -155,6 +160,7 @@ class Scorer(Actor[ScorerConfig]):
             self.bus.subscribe(subjects.SCORER_ROUTE, self._on_route),
             self.bus.subscribe(subjects.NODES, self._on_nodes),
             self.bus.subscribe(subjects.MODELS, self._on_models),
+            *self._desk.open(),
         ]
         self._publish_office(term, is_leader=True, reason="took office")
 

@@ -38,6 +38,11 @@ class Breaker:
         self._trials = 0
         self._successes = 0
 
+    @property
+    def failures(self) -> int:
+        """Failures since the last success."""
+        return self._row
+
     def allows(self, now: float) -> bool:
         """Whether an attempt may go there now."""
         if self.state is BreakerState.CLOSED:
@@ -104,7 +109,7 @@ class Breaker:
         self._trials = self._successes = 0
 
     def close(self) -> None:
-        """Closes it and forgets what happened."""
+        """Closes it and forgets what happened; nothing that ran as a trial counts as one any more."""
         self.state = BreakerState.CLOSED
         self._row = self._trials = self._successes = 0
         self._recent.clear()

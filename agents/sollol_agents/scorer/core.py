@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from sollol_agents.scorer import refusals
 from sollol_agents.scorer.attempts import Attempt
@@ -25,7 +27,7 @@ from sollol_agents.scorer.lengths import LengthTable
 from sollol_agents.scorer.nodes import Node
 from sollol_agents.scorer.plan import Assignment, Planner
 from sollol_agents.scorer.reliability import CEILING
-from sollol_agents.scorer.strategies import strategy_named
+from sollol_agents.scorer.strategies import Strategy, strategy_named
 from sollol_agents.scorer.waiting import ClassKey, Waiting, WaitingRoom
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
@@ -65,15 +67,8 @@ class SchedulerCore:
         self.lost: list[Attempt] = []
         """Attempts of processes that are gone; the actor finds out who reports them, and empties the list."""
         self._rng = rng
-        self._rules = CostRules(config.risk_overhead_s, config.async_gpu_factor, config.ageing_s)
-        self._planner = Planner(
-            rules=self._rules,
-            demand=self.demand,
-            holders=self._holders,
-            rng=rng,
-            strategy=strategy_named(config.strategy, hold=config.hold),
-            left_s=left_s,
-        )
+        self._left_s = left_s
+        self._planner = self._made_planner(strategy_named(config.strategy, hold=config.hold))
         self._teacher = Teacher(self.fleet, self.lengths)
         self._classes: dict[ClassKey, tuple[int, EligibilityClass]] = {}
         self._sequence = 0
@@ -93,6 +88,44 @@ class SchedulerCore:
         """
         if name != self.strategy:
             self._planner.strategy = strategy_named(name, hold=self.config.hold)
+
+    def config_with(self, settings: Mapping[str, float]) -> ScorerConfig:
+        """The configuration with some settings changed.
+
+        Raises:
+            msgspec.ValidationError: A setting is unknown or outside its range.
+        """
+        return msgspec.convert(msgspec.structs.asdict(self.config) | dict(settings), ScorerConfig)
+
+    def change_settings(self, settings: Mapping[str, float]) -> None:
+        """Changes weights and thresholds; requests that wait keep their place, and are costed anew.
+
+        Raises:
+            msgspec.ValidationError: A setting is unknown or outside its range; nothing was changed.
+        """
+        changed = self.config_with(settings)
+        if changed == self.config:
+            return
+        self.config = changed
+        strategy = self._planner.strategy
+        if strategy.name == "plan":
+            strategy = strategy_named("plan", hold=changed.hold)
+        self._planner = self._made_planner(strategy)
+        self._classes.clear()
+        for node in self.fleet.nodes.values():
+            node.speed_version += 1
+            node.reshape()
+
+    def _made_planner(self, strategy: Strategy) -> Planner:
+        config = self.config
+        return Planner(
+            rules=CostRules(config.risk_overhead_s, config.async_gpu_factor, config.ageing_s),
+            demand=self.demand,
+            holders=self._holders,
+            rng=self._rng,
+            strategy=strategy,
+            left_s=self._left_s,
+        )
 
     # What dispatchers ask.
 

@@ -7,8 +7,9 @@ among candidates whose costs were worked out. Programs may add their own under t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from sollol_agents.scorer.strategies.adaptive import Affinity, Hybrid, Performance
 from sollol_agents.scorer.strategies.base import Choice, Strategy
@@ -16,7 +17,7 @@ from sollol_agents.scorer.strategies.least_cost import LeastCost
 from sollol_agents.scorer.strategies.seven_factor import SevenFactor
 from sollol_agents.scorer.strategies.simple import LeastLoaded, RandomChoice, RoundRobin
 
-__all__ = ["BUILT_IN", "Choice", "Strategy", "UnknownStrategy", "strategy_named"]
+__all__ = ["BUILT_IN", "Choice", "Strategy", "UnknownStrategy", "available", "prepare", "strategy_named"]
 
 ENTRY_POINTS = "sollol.strategies"
 _MAKERS: dict[str, Callable[[], Strategy]] = {
@@ -32,7 +33,39 @@ BUILT_IN = ("plan", *_MAKERS)
 
 
 class UnknownStrategy(ValueError):
-    """No strategy has this name; the message lists those that exist."""
+    """No strategy has this name, or it cannot be imported; the message lists those that exist."""
+
+
+def available() -> tuple[str, ...]:
+    """The names of all strategies: the built-in ones, then those that installed programs bring.
+
+    The first call reads the metadata of installed programs from disk, later ones do not.
+    """
+    return (*BUILT_IN, *sorted(set(_installed()) - set(BUILT_IN)))
+
+
+def prepare(name: str) -> None:
+    """Imports the program that brings a strategy, so that `strategy_named` need not; nothing for an unknown name.
+
+    Raises:
+        UnknownStrategy: It cannot be imported.
+    """
+    if name not in BUILT_IN and name in _installed():
+        _maker(name)
+
+
+@functools.cache
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+@functools.cache
+def _maker(name: str) -> Callable[[], Strategy]:
+    try:
+        maker: Callable[[], Strategy] = _installed()[name].load()
+    except Exception as error:  # a program of others: whatever it raises, the scorer goes on as it was
+        raise UnknownStrategy(f"strategy '{name}' cannot be imported: {error!r}") from error
+    return maker
 
 
 def strategy_named(name: str, *, hold: float = 0.3) -> Strategy:
@@ -49,8 +82,6 @@ def strategy_named(name: str, *, hold: float = 0.3) -> Strategy:
         return LeastCost(hold=hold)
     if name in _MAKERS:
         return _MAKERS[name]()
-    for point in entry_points(group=ENTRY_POINTS, name=name):
-        made: Strategy = point.load()()
-        return made
-    installed = sorted(point.name for point in entry_points(group=ENTRY_POINTS))
-    raise UnknownStrategy(f"strategy '{name}' is unknown; known are {', '.join([*BUILT_IN, *installed])}")
+    if name in _installed():
+        return _maker(name)()
+    raise UnknownStrategy(f"strategy '{name}' is unknown; known are {', '.join(available())}")

@@ -1,0 +1,135 @@
+"""Where operators steer the scorer in office, and where every scorer learns what they chose.
+
+A choice is written to the settings bucket before it takes effect, so that a successor decides the same way; a
+standby overhears the write. A choice that could not be kept is refused and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from sollol_agents.scorer import steering
+from sollol_agents.scorer.core import Effect, SchedulerCore
+from sollol_agents.scorer.strategies import UnknownStrategy, available, prepare
+from sollol_bus.connection import Bus, Subscription
+from sollol_bus.errors import BusError, DecodeFailed
+from sollol_bus.kv import Bucket
+from sollol_bus.messages import Msg, decode, encode
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.steering import BreakerRequest, StrategyEvent, StrategyRequest
+
+log = logging.getLogger(__name__)
+
+_KEY = "scorer"
+_CANNOT_FOLLOW = (BusError, UnknownStrategy, msgspec.ValidationError)
+
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+
+
+class SteeringDesk:
+    """Answers `admin.strategy` and `admin.breaker`, and follows the choice that is kept.
+
+    Args:
+        bus: A connection on which the settings bucket exists.
+        core: Whose strategy, settings and breakers are steered.
+        spawn: Runs a coroutine as a task of the actor.
+        carry_out: Sends the effects of closing breakers.
+    """
+
+    def __init__(
+        self, bus: Bus, core: SchedulerCore, *, spawn: Spawn, carry_out: Callable[[Iterable[Effect]], None]
+    ) -> None:
+        self._bus = bus
+        self._core = core
+        self._spawn = spawn
+        self._carry_out = carry_out
+        self._bucket = Bucket(bus, subjects.SETTINGS_BUCKET)
+
+    async def follow(self) -> None:
+        """Takes over what operators chose last, now and whenever they choose again."""
+        await asyncio.to_thread(available)  # reads the metadata of installed programs
+        self._bus.subscribe(self._bucket.subject(_KEY), self._on_choice)
+        await self._look()
+
+    def open(self) -> list[Subscription]:
+        """Takes operators' requests; for the scorer in office."""
+        return [
+            self._bus.subscribe(subjects.ADMIN_STRATEGY, self._on_strategy),
+            self._bus.subscribe(subjects.ADMIN_BREAKER, self._on_breaker),
+        ]
+
+    def _on_choice(self, _: Msg) -> None:
+        self._spawn(self._look())
+
+    async def _look(self) -> None:
+        try:
+            chosen = (await self._bucket.get(_KEY)).decode(StrategyRequest)
+            if chosen is not None:
+                await self._adopt(chosen)
+        except _CANNOT_FOLLOW as error:
+            log.warning("the operators' choice is not followed: %s", error, extra={"action": "strategy"})
+
+    async def _adopt(self, chosen: StrategyRequest) -> None:
+        await asyncio.to_thread(prepare, chosen.strategy or "")  # imports what brings it
+        if steering.apply(chosen, self._core):
+            log.info("decides by %s with %s", self._core.strategy, steering.settings_of(self._core),
+                     extra={"action": "strategy"})  # fmt: skip
+
+    def _on_strategy(self, msg: Msg) -> None:
+        try:
+            asked = decode(msg.data or b"{}", StrategyRequest)
+        except DecodeFailed as error:
+            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
+            return
+        refusal = steering.refusal_of(asked, self._core)
+        if refusal is not None:
+            self._bus.respond_error(msg.reply, refusal)
+        elif asked.strategy is None and not asked.settings:
+            self._bus.respond(msg, steering.strategy_reply(self._core))
+        else:
+            self._spawn(self._choose(asked, msg))
+
+    async def _choose(self, asked: StrategyRequest, msg: Msg) -> None:
+        """Keeps a choice for successors, decides by it from now on, and says so."""
+        previous = self._core.strategy
+        try:
+            kept = (await self._bucket.get(_KEY)).decode(StrategyRequest)
+            chosen = steering.merged(asked, kept or StrategyRequest())
+            await self._bucket.put(_KEY, encode(chosen))
+            await self._adopt(chosen)
+            event = StrategyEvent(
+                strategy=self._core.strategy,
+                previous=previous,
+                settings=steering.settings_of(self._core),
+                at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            )
+            self._bus.publish(subjects.STRATEGY_EVENT, encode(event))
+            self._bus.respond(msg, steering.strategy_reply(self._core))
+        except _CANNOT_FOLLOW as error:
+            log.warning("strategy not changed: %s", error, extra={"action": "strategy"})
+            if self._bus.is_connected:
+                body = ErrorBody(code=ErrorCode.INTERNAL, message=f"the choice could not be kept: {error}")
+                self._bus.respond_error(msg.reply, body)
+
+    def _on_breaker(self, msg: Msg) -> None:
+        now = time.monotonic()
+        try:
+            asked = decode(msg.data or b"{}", BreakerRequest)
+        except DecodeFailed as error:
+            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
+            return
+        if asked.reset:
+            effects = steering.reset_breakers(asked, self._core, now)
+            if isinstance(effects, ErrorBody):
+                self._bus.respond_error(msg.reply, effects)
+                return
+            self._carry_out(effects)
+        self._bus.respond(msg, steering.breakers_reply(self._core, now))
