@@ -303,7 +303,7 @@ async def test_a_silent_node_is_reported_suspect_and_then_down(
     start: Start, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
 ) -> None:
     events = collect(bus, subjects.NODE_EVENTS_ALL, NodeEvent)
-    scorer = await start(suspect_after_s=0.2, down_after_s=0.4)
+    scorer = await start(suspect_after_s=0.3, down_after_s=1.2)
     await eventually(lambda: scorer.is_leader)
     FakeNode(bus, "gpu1").beat()
     await eventually(lambda: [e.state for e in events] == [NodeState.UP, NodeState.SUSPECT, NodeState.DOWN])
@@ -318,7 +318,7 @@ async def test_attempts_whose_node_and_dispatcher_are_gone_are_reported_lost(
     start: Start, bus: Bus, eventually: Eventually
 ) -> None:
     outcomes = collect(bus, subjects.OUTCOMES_ALL, Outcome)
-    scorer = await start(suspect_after_s=0.2, down_after_s=0.4)
+    scorer = await start(suspect_after_s=1.0, down_after_s=2.0)
     await eventually(lambda: scorer.is_leader)
     dispatcher = FakeDispatcher(bus, instance="dead1")
     node = FakeNode(bus, "gpu1")

@@ -46,6 +46,10 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 1.0
     window: Annotated[int, Meta(ge=1, le=1000, description="Waiting requests planned per eligibility class.")] = 20
 
+    pairs_per_walk: Annotated[
+        int, Meta(ge=10, le=1_000_000, description="Pairs of request and node that one planning looks at.")
+    ] = 3000
+
     hold: Annotated[
         float,
         Meta(ge=0, lt=1, description="Share of the cost that waiting for a better node must save."),

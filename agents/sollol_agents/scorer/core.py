@@ -44,6 +44,7 @@ Effect = Granted | GrantQueued | GrantRefused | Decision | NodeEvent | BreakerEv
 
 _SIZE_PIVOT_S = 4.0  # work that neither gains nor loses rank
 _CLASSES_LIMIT = 4096
+_SMALLEST_WINDOW = 2
 _RETRY_AFTER_MAX_S = 120.0
 
 
@@ -276,12 +277,12 @@ class SchedulerCore:
         """The request with everything that its place in the queue depends on."""
         self._sequence += 1
         waiting = Waiting(request, now, self._sequence)
-        waiting.output_median = self.expected_output(waiting)
+        waiting.expect(self.expected_output(waiting))
         if request.routing.prefer_cpu:
             self._insist_on_cpu(waiting, now)
         nodes = self._class(waiting, now).nodes
         if nodes:
-            waiting.best_work_s = min(self._planner.work_s(waiting, node) for node in nodes)
+            waiting.best_work_s = self._planner.best_work_s(waiting, nodes)
             if waiting.mode is not RoutingMode.ASYNC and waiting.best_work_s > 0 and self.config.theta > 0:
                 waiting.size_levels = self._size_levels(waiting.best_work_s)
         return waiting
@@ -401,10 +402,15 @@ class SchedulerCore:
         def nodes_for(waiting: Waiting) -> Sequence[Node]:
             return self._class(waiting, now).nodes
 
-        for assignment in self._planner.walk(self.waiting.ordered(self.config.window), nodes_for, now):
+        for assignment in self._planner.walk(self.waiting.ordered(self._window()), nodes_for, now):
             if assignment.choice.cost.is_free:
                 effects += self._grant(assignment, now)
         return effects
+
+    def _window(self) -> int:
+        """Requests planned per class: fewer where nodes and classes are many, so that a walk stays short."""
+        pairs = max(1, len(self.fleet.nodes) * self.waiting.class_count)
+        return max(_SMALLEST_WINDOW, min(self.config.window, self.config.pairs_per_walk // pairs))
 
     def _refuse_class(self, key: ClassKey, now: float) -> list[Effect]:
         members = self.waiting.of_class(key)
@@ -434,9 +440,9 @@ class SchedulerCore:
                 node.mirror.forget(victim)
             node.residents.begin_load(
                 attempt.model,
-                cost.estimate.need_bytes,
+                cost.estimate.profile.need_bytes,
                 loader=attempt.attempt_id,
-                ready_at=now + cost.estimate.load_s,
+                ready_at=now + cost.estimate.profile.load_s,
                 evicts=cost.load.victims,
             )
         node.work.count(attempt.arrival_rank, self._planner.node_seconds(cost), now)

@@ -14,10 +14,8 @@ from typing import NamedTuple
 
 from sollol_agents.scorer.attempts import Attempt
 from sollol_agents.scorer.horizon import Horizon, LoadPlan
-from sollol_agents.scorer.lognormal import MEAN_FACTOR
 from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.priors import cpu_machine, decode_tps, weight_bytes
-from sollol_agents.scorer.residency import need_bytes
+from sollol_agents.scorer.profiles import Profile
 from sollol_agents.scorer.waiting import Waiting
 from sollol_schemas.decision import CandidateCost
 from sollol_schemas.routing import RoutingMode
@@ -27,7 +25,8 @@ _RELIABLE_RISK_FACTOR = 5.0
 _DISPERSION_WEIGHT = 0.5
 _UPTIME_WEIGHT_S = 0.05
 _UPTIME_FULL_S = 3600.0
-_LOCAL_RTT_SHARE = 0.5
+LOCAL_RTT_SHARE = 0.5
+"""How much of the round trip counts, unless the caller prefers nearby nodes."""
 
 
 class Estimate:
@@ -35,39 +34,47 @@ class Estimate:
 
     __slots__ = (
         "decode_s",
-        "decode_tps",
         "fixed_s",
         "hit_tokens",
-        "load_s",
-        "model_slots",
-        "need_bytes",
         "output_median",
         "preference_s",
         "prefill_s",
         "prefix_evict_s",
+        "profile",
         "risk_s",
         "rtt_s",
-        "shape_version",
-        "speed_version",
         "work_s",
     )
 
-    decode_s: float
-    decode_tps: float
-    fixed_s: float
-    hit_tokens: int
-    load_s: float
-    model_slots: int
-    need_bytes: float
-    output_median: float
-    preference_s: float
-    prefill_s: float
-    prefix_evict_s: float
-    risk_s: float
-    rtt_s: float
-    shape_version: int
-    speed_version: int
-    work_s: float
+    def __init__(self, waiting: Waiting, profile: Profile, rules: CostRules, *, has_cpu_rival: bool) -> None:
+        context, routing = waiting.request.context, waiting.request.routing
+        self.profile = profile
+        self.hit_tokens = 0
+        self.prefix_evict_s = 0.0
+        if routing.session_id is not None or context.prefix_hashes:
+            self._look_for_prefix(waiting)
+        self.prefill_s = (context.prompt_tokens - self.hit_tokens) / profile.prompt_tps
+        self.output_median = 0.0 if context.is_load_only else waiting.output_median
+        self.decode_s = waiting.output_mean / profile.decode_tps
+        self.work_s = self.prefill_s + self.decode_s
+        self.rtt_s = profile.rtt_s if routing.prefer_local else profile.rtt_s * LOCAL_RTT_SHARE
+        self.risk_s = profile.risk_ratio * (self.work_s + rules.risk_overhead_s)
+        self.preference_s = profile.weight_ratio * self.work_s
+        if waiting.mode is RoutingMode.RELIABLE:
+            self.risk_s *= _RELIABLE_RISK_FACTOR
+            self.preference_s += _unsteadiness_s(profile.node, self.work_s)
+        elif waiting.mode is RoutingMode.ASYNC and profile.node.has_gpu and has_cpu_rival:
+            self.preference_s += (rules.async_gpu_factor - 1.0) * self.work_s
+        self.fixed_s = self.prefix_evict_s + self.rtt_s + self.risk_s + self.preference_s
+
+    def _look_for_prefix(self, waiting: Waiting) -> None:
+        context, session = waiting.request.context, waiting.request.routing.session_id
+        mirror = self.profile.node.mirror
+        hit = mirror.hit_tokens(waiting.model, session, context.prefix_hashes, context.prefix_tokens)
+        self.hit_tokens = max(0, min(hit, context.prompt_tokens - 1))
+        if session is not None and not self.hit_tokens:
+            lost = mirror.would_evict_tokens(waiting.model, session, self.profile.model_slots)
+            self.prefix_evict_s = 2.0 * lost / self.profile.prompt_tps
 
 
 class CostRules(NamedTuple):
@@ -91,90 +98,28 @@ class Cost(NamedTuple):
     estimate: Estimate
 
 
-def estimate(waiting: Waiting, node: Node, rules: CostRules, *, has_cpu_rival: bool) -> Estimate:
+def estimate(waiting: Waiting, profile: Profile, rules: CostRules, *, has_cpu_rival: bool = False) -> Estimate:
     """The moment-independent part of a request's cost on a node; kept until the node's figures change."""
-    known = waiting.estimates.get(node.node_id)
-    if (
-        isinstance(known, Estimate)
-        and known.speed_version == node.speed_version + node.speeds.version
-        and known.shape_version == node.shape_version
-    ):
+    node_id = profile.node.node_id
+    known = waiting.estimates.get(node_id)
+    if isinstance(known, Estimate) and known.profile is profile:
         return known
-    fresh = _estimate(waiting, node, rules, has_cpu_rival)
-    waiting.estimates[node.node_id] = fresh
+    fresh = waiting.estimates[node_id] = Estimate(waiting, profile, rules, has_cpu_rival=has_cpu_rival)
     return fresh
 
 
-def _estimate(waiting: Waiting, node: Node, rules: CostRules, has_cpu_rival: bool) -> Estimate:
-    context, routing = waiting.request.context, waiting.request.routing
-    model = node.installed[waiting.model]
-    size = weight_bytes(model)
-    e = Estimate()
-    e.shape_version = node.shape_version
-    e.speed_version = node.speed_version + node.speeds.version
-    e.model_slots = node.model_slots(model)
-    e.need_bytes = need_bytes(model, e.model_slots, context.num_ctx)
-    prompt = context.prompt_tokens
-    hit = node.mirror.hit_tokens(waiting.model, routing.session_id, context.prefix_hashes, context.prefix_tokens)
-    e.hit_tokens = max(0, min(hit, prompt - 1))
-    spill = _spill(node, e.need_bytes, waiting.model)
-    prompt_tps = node.speeds.prompt_tps(waiting.model, size) / spill
-    e.decode_tps = node.speeds.decode_tps(waiting.model, size) / spill
-    e.prefill_s = (prompt - e.hit_tokens) / prompt_tps
-    e.output_median = 0.0 if context.is_load_only else waiting.output_median
-    mean = e.output_median * MEAN_FACTOR
-    if context.max_output_tokens is not None:
-        mean = min(mean, float(context.max_output_tokens))
-    e.decode_s = mean / e.decode_tps
-    e.work_s = e.prefill_s + e.decode_s
-    e.load_s = node.speeds.load_s(waiting.model, size)
-    lost = 0 if e.hit_tokens else _lost_prefix_tokens(waiting, node, e.model_slots)
-    e.prefix_evict_s = 2.0 * lost / prompt_tps
-    e.rtt_s = min(node.telemetry.bus_rtt_s, 10.0) * (1.0 if routing.prefer_local else _LOCAL_RTT_SHARE)
-    e.risk_s = _risk_s(waiting, node, e.work_s, rules)
-    e.preference_s = _preference_s(waiting, node, e.work_s, rules, has_cpu_rival)
-    e.fixed_s = e.prefix_evict_s + e.rtt_s + e.risk_s + e.preference_s
-    return e
+def _unsteadiness_s(node: Node, work_s: float) -> float:
+    """What RELIABLE requests pay for a node whose times stray, and a little for one that just started."""
+    youth = 1.0 - min(node.telemetry.uptime_s, _UPTIME_FULL_S) / _UPTIME_FULL_S
+    return work_s * _DISPERSION_WEIGHT * node.record.dispersion + _UPTIME_WEIGHT_S * youth
 
 
-def _spill(node: Node, need: float, model: str) -> float:
-    """Slow-down of a model that does not lie in video memory as a whole; 1 when it does."""
-    vram = node.budget.vram_bytes
-    if not node.has_gpu or node.is_router_free or vram <= 0 or need <= vram or node.resident(model) is not None:
-        return 1.0
-    outside = 1.0 - vram / need
-    cpu = decode_tps(cpu_machine(node.telemetry.cpu_count), need)
-    alone = node.speeds.decode_tps(model, need)
-    return max(1.0, 1.0 - outside + outside * alone / cpu)
+def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, rank: float) -> Cost:
+    """The cost of starting the request on this node as soon as the horizon allows.
 
-
-def _lost_prefix_tokens(waiting: Waiting, node: Node, slots: int) -> int:
-    session = waiting.request.routing.session_id
-    if session is None:
-        return 0
-    return node.mirror.would_evict_tokens(waiting.model, session, slots)
-
-
-def _risk_s(waiting: Waiting, node: Node, work_s: float, rules: CostRules) -> float:
-    """Expected seconds lost to failure; five times that for RELIABLE requests."""
-    success = node.record.expected
-    risk = (1.0 - success) / max(0.2, success) * (work_s + rules.risk_overhead_s)
-    return risk * _RELIABLE_RISK_FACTOR if waiting.mode is RoutingMode.RELIABLE else risk
-
-
-def _preference_s(waiting: Waiting, node: Node, work_s: float, rules: CostRules, has_cpu_rival: bool) -> float:
-    """Preferences as seconds: the operator's weight, patience with CPUs, steadiness for RELIABLE."""
-    preference = work_s * (1.0 / node.telemetry.weight - 1.0)
-    if waiting.mode is RoutingMode.ASYNC and node.has_gpu and has_cpu_rival:
-        preference += work_s * (rules.async_gpu_factor - 1.0)
-    if waiting.mode is RoutingMode.RELIABLE:
-        youth = 1.0 - min(node.telemetry.uptime_s, _UPTIME_FULL_S) / _UPTIME_FULL_S
-        preference += work_s * _DISPERSION_WEIGHT * node.record.dispersion + _UPTIME_WEIGHT_S * youth
-    return preference
-
-
-def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, rules: CostRules) -> Cost:
-    """The cost of starting the request on this node as soon as the horizon allows."""
+    This is the innermost loop of every decision, so it is one function without calls that could be spared.
+    """
+    profile = e.profile
     finishes = h.finishes
     running = len(finishes)
     model = waiting.model
@@ -182,18 +127,18 @@ def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, rules: CostR
     is_free = True
     if running >= h.slots or h.is_full:
         is_free = False
-        start = finishes[min(running - 1, max(0, running - h.slots))][0] if running else now + _SOON_S
-    if e.model_slots < h.slots:
+        start = h.slot_free_at(now)
+    if profile.model_slots < h.slots:
         own = [f for f, m in finishes if m == model]
-        if len(own) >= e.model_slots:
+        if len(own) >= profile.model_slots:
             is_free = False
-            start = max(start, own[len(own) - e.model_slots])
+            start = max(start, own[len(own) - profile.model_slots])
     load_s = evict_s = 0.0
     load: LoadPlan | None = None
     ready_at = h.ready.get(model)
     if ready_at is None:
-        load = h.load_plan(model, e.need_bytes)
-        load_s, evict_s = e.load_s, load.evict_s
+        load = h.load_plan(model, profile.need_bytes)
+        load_s, evict_s = profile.load_s, load.evict_s
         if load.begins_at > start:
             start, is_free = load.begins_at, False
     elif ready_at > start:
@@ -211,24 +156,24 @@ def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, rules: CostR
                 break
             overlap = left / company
             beta = h.beta if other == model else h.beta_other
-            slowdown_s += beta * min(overlap, work_s)
+            slowdown_s += beta * (overlap if overlap < work_s else work_s)  # noqa: FURB136 a call costs more than the rest
     overtaking = 1.0
     if not is_free:
-        overtaking = h.node.work.overtaking_factor(waiting.rank(now, rules.ageing_s), now)
+        overtaking = h.node.work.overtaking_factor(rank, now)
     total = (start - now) * overtaking + load_s + work_s + 2.0 * slowdown_s + evict_s + e.fixed_s
     return Cost(total, start, is_free, load, slowdown_s, overtaking, h, e)
 
 
 def end_of(cost: Cost) -> float:
     """When the request would be complete."""
-    load_s = cost.estimate.load_s if cost.load is not None else 0.0
+    load_s = cost.estimate.profile.load_s if cost.load is not None else 0.0
     return cost.start + load_s + cost.estimate.work_s / cost.horizon.pace + cost.slowdown_s
 
 
 def first_token_s(cost: Cost) -> float:
     """Predicted seconds from the start to the first token."""
     e, h = cost.estimate, cost.horizon
-    load_s = e.load_s if cost.load is not None else 0.0
+    load_s = e.profile.load_s if cost.load is not None else 0.0
     company = 1.0 + h.beta * len(h.finishes)
     return load_s + e.prefill_s * company / h.pace + e.rtt_s
 
@@ -236,7 +181,7 @@ def first_token_s(cost: Cost) -> float:
 def gap_s(cost: Cost) -> float:
     """Predicted seconds between two tokens beside what runs there."""
     e, h = cost.estimate, cost.horizon
-    return (1.0 + h.beta * len(h.finishes)) / (h.pace * e.decode_tps)
+    return (1.0 + h.beta * len(h.finishes)) / (h.pace * e.profile.decode_tps)
 
 
 def explain(cost: Cost, now: float) -> CandidateCost:
@@ -249,7 +194,7 @@ def explain(cost: Cost, now: float) -> CandidateCost:
         completion_s=round(end_of(cost) - now + e.rtt_s, 4),
         wait_s=round(wait_s, 4),
         overtaking_s=round(wait_s * (cost.overtaking - 1.0), 4),
-        load_s=round(e.load_s, 4) if cost.load is not None else 0.0,
+        load_s=round(e.profile.load_s, 4) if cost.load is not None else 0.0,
         prefill_s=round(e.prefill_s / h.pace, 4),
         decode_s=round(e.decode_s / h.pace, 4),
         slowdown_s=round(cost.slowdown_s, 4),

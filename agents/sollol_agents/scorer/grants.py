@@ -10,7 +10,6 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.cost import Cost, end_of, explain, first_token_s, gap_s, prefill_left_s
 from sollol_agents.scorer.demand import Demand
 from sollol_agents.scorer.eligibility import EligibilityClass
-from sollol_agents.scorer.lognormal import MEAN_FACTOR
 from sollol_agents.scorer.plan import Assignment
 from sollol_agents.scorer.waiting import Waiting
 from sollol_schemas.decision import Decision, DecisionSummary
@@ -40,14 +39,13 @@ def made_decision(
     best = sorted(assignment.costs, key=lambda c: c.total_s)[:_CANDIDATES]
     if cost not in best:
         best[-1] = cost
-    mean = waiting.output_median * MEAN_FACTOR
     return Decision(
         summary=_summary(waiting, cost, _reason(choice.reason, verdict), verdict, facts),
         model=request.context.model,
         task_type=request.context.task_type,
         dispatcher=request.dispatcher,
         prompt_tokens=request.context.prompt_tokens,
-        expected_output_tokens=round(min(mean, float(request.context.max_output_tokens or mean)), 1),
+        expected_output_tokens=round(waiting.output_mean, 1),
         predicted_first_token_s=round(max(0.0, cost.start - now) + first_token_s(cost), 4),
         needs_load=cost.load is not None,
         candidates=tuple(explain(c, now) for c in best),
@@ -93,7 +91,7 @@ def made_grant(
         instance=node.instance,
         model=node.installed[waiting.model].name,
         predicted_first_token_s=decision.predicted_first_token_s,
-        predicted_load_s=round(cost.estimate.load_s, 4) if cost.load is not None else 0.0,
+        predicted_load_s=round(cost.estimate.profile.load_s, 4) if cost.load is not None else 0.0,
         predicted_gap_s=round(gap_s(cost), 6),
         co_runner_prefill_s=round(
             max((prefill_left_s(a, now, cost.horizon.pace) for a in node.attempts.values()), default=0.0), 4
@@ -127,9 +125,9 @@ def _entry(waiting: Waiting, cost: Cost, granted: Granted, now: float) -> Attemp
     attempt.arrival_rank = waiting.arrival_rank()
     attempt.task_type = request.context.task_type
     attempt.predicted_s = granted.summary.predicted_s
-    attempt.load_s = e.load_s if cost.load is not None else 0.0
+    attempt.load_s = e.profile.load_s if cost.load is not None else 0.0
     attempt.prefill_s = e.prefill_s
-    attempt.decode_tps = e.decode_tps if e.output_median > 0 else 0.0
+    attempt.decode_tps = e.profile.decode_tps if e.output_median > 0 else 0.0
     attempt.output_median = e.output_median
     attempt.prompt_tokens = request.context.prompt_tokens
     attempt.max_output_tokens = request.context.max_output_tokens

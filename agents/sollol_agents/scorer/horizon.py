@@ -108,6 +108,13 @@ class Horizon:
         """Whether one more attempt fits now."""
         return len(self.finishes) < self.slots and not self.is_full
 
+    def slot_free_at(self, now: float) -> float:
+        """When the next slot is free; not after `now` when one is."""
+        running = len(self.finishes)
+        if running < self.slots and not self.is_full:
+            return now
+        return self.finishes[min(running - 1, max(0, running - self.slots))][0] if running else now + _SOON_S
+
     def load_plan(self, name: str, need_bytes: float) -> LoadPlan:
         """What loading `name` here takes; remembered until the horizon changes."""
         plan = self._plans.get(name)

@@ -72,6 +72,8 @@ class Node:
         self.breakers = Breakers()
         self.work = RankedWork(now)
         self.mirror = PrefixMirror()
+        self.profiles: dict[tuple[str, int | None], object] = {}
+        """Figures of its models, kept by the costs while the versions stand."""
         self._signature: object = None
 
     def __repr__(self) -> str:
@@ -177,8 +179,11 @@ class Node:
         told = {canonical(m.name): m for m in self.loaded_told}
         if not told and self.is_router_free:
             told = {key: LoadedModel(name=m.name, size_bytes=m.size_bytes) for key, m in self.installed.items()}
+        before = set(self.residents.by_name)
         if self.residents.report(told, set(self.attempts)):
             self.load_version += 1
+            for model in before - set(self.residents.by_name):
+                self.mirror.forget(model)
 
     def reconcile(self, in_flight: tuple[InFlight, ...], now: float) -> tuple[list[Attempt], list[InFlight]]:
         """Compares our ledger with the node's list, by attempt id.

@@ -8,8 +8,10 @@ nodes can serve block everyone behind them) and ends when no node has a free slo
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
 from sollol_agents.scorer.attempts import Attempt
@@ -17,9 +19,15 @@ from sollol_agents.scorer.cost import Cost, CostRules, end_of, estimate, evaluat
 from sollol_agents.scorer.demand import Demand
 from sollol_agents.scorer.horizon import Horizon, LeftSeconds
 from sollol_agents.scorer.nodes import Node
+from sollol_agents.scorer.profiles import Profile
+from sollol_agents.scorer.profiles import profile as profile_of
 from sollol_agents.scorer.strategies.base import Choice, Strategy
-from sollol_agents.scorer.waiting import Waiting
+from sollol_agents.scorer.strategies.least_cost import TIE_RATIO, TIE_S
+from sollol_agents.scorer.waiting import ClassKey, Waiting
 from sollol_schemas.routing import RoutingMode
+
+_EXPLAINED = 8  # candidates that a decision's explanation shows
+_FAST = RoutingMode.FAST
 
 
 class Assignment(NamedTuple):
@@ -28,6 +36,48 @@ class Assignment(NamedTuple):
     waiting: Waiting
     choice: Choice
     costs: Sequence[Cost]
+
+
+class Pool:
+    """The candidates of one eligibility class during one walk, with factors for a lower bound of their cost."""
+
+    __slots__ = ("_factors", "_profiles", "nodes", "planned")
+
+    def __init__(self, waiting: Waiting, nodes: Sequence[Node], planned: dict[str, Horizon], now: float) -> None:
+        self.nodes = nodes
+        self.planned = planned
+        self._profiles = [_profile(waiting, n) for n in nodes]
+        self._factors = [_factors(p, planned[p.node.node_id], waiting.model, now) for p in self._profiles]
+
+    def by_lower_bound(self, waiting: Waiting, rules: CostRules) -> list[tuple[float, Profile]]:
+        """Every candidate with seconds that its cost cannot fall below, cheapest first."""
+        context = waiting.request.context
+        if context.prefix_hashes or waiting.request.routing.session_id is not None or waiting.mode is not _FAST:
+            bounds = []
+            for profile, (prompt_s, _, fixed_s) in zip(self._profiles, self._factors, strict=True):
+                e = estimate(waiting, profile, rules)
+                bounds.append(e.work_s * prompt_s * profile.prompt_tps + e.fixed_s + fixed_s)
+        else:
+            prompt, output = context.prompt_tokens, waiting.output_mean
+            bounds = [prompt * a + output * b + c for a, b, c in self._factors]
+        order = sorted(range(len(bounds)), key=bounds.__getitem__)
+        return [(bounds[i], self._profiles[i]) for i in order]
+
+
+def _factors(profile: Profile, horizon: Horizon, model: str, now: float) -> tuple[float, float, float]:
+    """Seconds per prompt token, per output token, and at any rate."""
+    share = 1.0 / horizon.pace + min(0.0, profile.weight_ratio)
+    start = horizon.slot_free_at(now)
+    load_s = 0.0
+    ready_at = horizon.ready.get(model)
+    if ready_at is None:
+        load_s = profile.load_s
+        ready_at = horizon.load_ends_at
+    return share / profile.prompt_tps, share / profile.decode_tps, load_s + max(0.0, start - now, ready_at - now)
+
+
+def _profile(waiting: Waiting, node: Node) -> Profile:
+    return profile_of(node, waiting.model, waiting.request.context.num_ctx)
 
 
 class Planner:
@@ -78,13 +128,16 @@ class Planner:
         planned = {n.node_id: self.horizon(n, now) for nodes in {id(x): x for _, x in ahead}.values() for n in nodes}
         private: set[str] = set()
         open_ids = {node_id for node_id, h in planned.items() if h.has_free_slot()}
+        pools: dict[ClassKey, Pool] = {}
         for waiting, nodes in ahead:
             if not open_ids:
                 return
             if not nodes:
                 continue
-            costs = self.costs(waiting, nodes, now, planned)
-            choice = self.strategy.choose(waiting, costs, now, self._rng)
+            pool = pools.get(waiting.class_key)
+            if pool is None:
+                pool = pools[waiting.class_key] = Pool(waiting, nodes, planned, now)
+            costs, choice = self._best(waiting, pool, now)
             yield Assignment(waiting, choice, costs)
             node_id = choice.cost.horizon.node.node_id
             if node_id not in private:
@@ -94,22 +147,63 @@ class Planner:
             if not planned[node_id].has_free_slot():
                 open_ids.discard(node_id)
 
+    def _best(self, waiting: Waiting, pool: Pool, now: float) -> tuple[list[Cost], Choice]:
+        """The strategy's choice and the candidates that were worked out for it.
+
+        Candidates are taken in the order of a lower bound of their cost, until no further one can be chosen.
+        """
+        ratio = self.strategy.prune_ratio
+        if ratio is None or waiting.mode is RoutingMode.ASYNC:
+            costs = self.costs(waiting, pool.nodes, now, pool.planned)
+            return costs, self.strategy.choose(waiting, costs, now, self._rng)
+        order = pool.by_lower_bound(waiting, self._rules)
+        rank = waiting.rank(now, self._rules.ageing_s)
+        best = best_free = math.inf
+        costs = []
+        rest = iter(order)
+        for bound, profile in rest:
+            if bound > best_free + TIE_S + TIE_RATIO * bound or bound > ratio * best:
+                rest = chain(((bound, profile),), rest)
+                break
+            cost = self._cost(waiting, profile, pool.planned, now, rank)
+            costs.append(cost)
+            best = min(best, cost.total_s)
+            if cost.is_free:
+                best_free = min(best_free, cost.total_s)
+        choice = self.strategy.choose(waiting, costs, now, self._rng)
+        if choice.cost.is_free:
+            missing = islice(rest, max(0, _EXPLAINED - len(costs)))
+            costs += [self._cost(waiting, profile, pool.planned, now, rank) for _, profile in missing]
+        return costs, choice
+
+    def _cost(self, waiting: Waiting, profile: Profile, planned: dict[str, Horizon], now: float, rank: float) -> Cost:
+        e = estimate(waiting, profile, self._rules)
+        return evaluate(waiting, e, planned[profile.node.node_id], now, rank)
+
     def costs(
         self, waiting: Waiting, nodes: Sequence[Node], now: float, planned: dict[str, Horizon] | None = None
     ) -> list[Cost]:
         """The cost of every candidate, against the planned state if one is given."""
         rules = self._rules
+        rank = waiting.rank(now, rules.ageing_s)
         has_cpu_rival = waiting.mode is RoutingMode.ASYNC and self._has_cpu_rival(waiting, nodes, now)
         costs = []
         for node in nodes:
-            e = estimate(waiting, node, rules, has_cpu_rival=has_cpu_rival)
+            e = estimate(waiting, _profile(waiting, node), rules, has_cpu_rival=has_cpu_rival)
             horizon = planned[node.node_id] if planned is not None else self.horizon(node, now)
-            costs.append(evaluate(waiting, e, horizon, now, rules))
+            costs.append(evaluate(waiting, e, horizon, now, rank))
         return costs
+
+    @staticmethod
+    def best_work_s(waiting: Waiting, nodes: Sequence[Node]) -> float:
+        """Predicted work of a request alone on the node that is fastest for it; prefixes do not count."""
+        prompt, output = waiting.request.context.prompt_tokens, waiting.output_mean
+        profiles = [_profile(waiting, n) for n in nodes]
+        return min(prompt / p.prompt_tps + output / p.decode_tps for p in profiles)
 
     def work_s(self, waiting: Waiting, node: Node) -> float:
         """Predicted work of a request alone on a node."""
-        return estimate(waiting, node, self._rules, has_cpu_rival=False).work_s
+        return estimate(waiting, _profile(waiting, node), self._rules).work_s
 
     def parallelism(self, waiting: Waiting, nodes: Sequence[Node]) -> float:
         """How many requests like this one the nodes work off in the time the fastest needs for one; > 0."""
@@ -130,8 +224,8 @@ class Planner:
         left_s = waiting.deadline_at - now
         for node in nodes:
             if not node.has_gpu:
-                e = estimate(waiting, node, self._rules, has_cpu_rival=False)
-                if e.load_s + e.work_s < left_s:
+                e = estimate(waiting, _profile(waiting, node), self._rules)
+                if e.profile.load_s + e.work_s < left_s:
                     return True
         return False
 
@@ -143,5 +237,5 @@ def _speed_up(slots: int, beta: float) -> float:
 
 def _commit(cost: Cost, horizon: Horizon, model: str) -> None:
     """Plans one more attempt into the horizon."""
-    ready_at = cost.start + cost.estimate.load_s
+    ready_at = cost.start + cost.estimate.profile.load_s
     horizon.commit(model, end_of(cost), load=cost.load, ready_at=ready_at)

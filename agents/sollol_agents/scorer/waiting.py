@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Iterator
 from itertools import islice
 
+from sollol_agents.scorer.lognormal import MEAN_FACTOR
 from sollol_agents.scorer.names import canonical
 from sollol_schemas.grant import GrantRequest
 from sollol_schemas.routing import RoutingMode
@@ -35,6 +36,7 @@ class Waiting:
         "is_cpu_only",
         "key",
         "model",
+        "output_mean",
         "output_median",
         "request",
         "sequence",
@@ -50,6 +52,7 @@ class Waiting:
         self.excluded = frozenset(request.excluded)
         self.size_levels = 0.0
         self.output_median = 0.0
+        self.output_mean = 0.0
         self.best_work_s = 0.0
         """Predicted work alone on the fastest eligible node; 0 when not known."""
         self.estimates: dict[str, object] = {}
@@ -57,6 +60,14 @@ class Waiting:
         """Whether CPU nodes are mandatory: it prefers them, and one can do it before the deadline."""
         self.class_key = class_key_of(request, self.model, self.excluded)
         self.key: _Key = (0.0, 0.0, 0)
+
+    def expect(self, median_tokens: float) -> None:
+        """Sets the expected output: its median, and its mean under the caller's limit."""
+        context = self.request.context
+        self.output_median = median_tokens
+        mean = 0.0 if context.is_load_only else median_tokens * MEAN_FACTOR
+        limit = context.max_output_tokens
+        self.output_mean = mean if limit is None else min(mean, float(limit))
 
     def insist_on_cpu(self) -> None:
         """Makes CPU nodes mandatory."""
@@ -136,6 +147,11 @@ class WaitingRoom:
     def is_full(self, priority: int) -> bool:
         """Whether this priority's level takes no more."""
         return self._levels[priority] >= self._limit
+
+    @property
+    def class_count(self) -> int:
+        """In how many classes something waits, priority 0 aside."""
+        return len(self._classes)
 
     def one_of_each_class(self) -> list[Waiting]:
         """The first request of every class in which something waits."""

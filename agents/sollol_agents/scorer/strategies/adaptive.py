@@ -19,6 +19,7 @@ class Performance:
     """Takes the node with the best success ratio per second of its latest answers."""
 
     name = "performance"
+    prune_ratio: float | None = None
 
     def __init__(self) -> None:
         self._latency_s: dict[str, float] = {}
@@ -45,6 +46,7 @@ class Affinity:
     """Takes the node that succeeded most for this category of task: +1 a success, -2 a failure, floor 0."""
 
     name = "affinity"
+    prune_ratio: float | None = None
 
     def __init__(self) -> None:
         self._points: dict[tuple[str, str], float] = {}
@@ -74,6 +76,7 @@ class Hybrid:
     """Mixes affinity and performance, and explores with one request in ten."""
 
     name = "hybrid"
+    prune_ratio: float | None = None
 
     def __init__(self) -> None:
         self._affinity = Affinity()

@@ -22,6 +22,9 @@ class Strategy(Protocol):
     """Picks one candidate for a request."""
 
     name: str
+    prune_ratio: float | None
+    """Candidates that cost at least this many times the best one can never be chosen and need not be worked
+    out; None: all must be."""
 
     def choose(self, waiting: Waiting, costs: Sequence[Cost], now: float, rng: random.Random) -> Choice:
         """The candidate to take, out of at least one; must not keep references to its arguments."""

@@ -11,8 +11,9 @@ from sollol_agents.scorer.waiting import Waiting
 from sollol_schemas.events import Outcome
 from sollol_schemas.routing import RoutingMode
 
-_TIE_S = 0.001
-_TIE_RATIO = 0.001
+TIE_S = 0.001
+TIE_RATIO = 0.001
+"""Costs that differ by less than either are equal."""
 
 
 class LeastCost:
@@ -26,6 +27,7 @@ class LeastCost:
 
     def __init__(self, *, hold: float = 0.3) -> None:
         self._hold = hold
+        self.prune_ratio: float | None = 1.0 / (1.0 - hold)
 
     def choose(self, waiting: Waiting, costs: Sequence[Cost], now: float, rng: random.Random) -> Choice:
         """The cheapest candidate under the hold rule."""
@@ -50,7 +52,7 @@ class LeastCost:
 
 
 def _break_tie(costs: Sequence[Cost], best: Cost, rng: random.Random) -> tuple[Cost, str]:
-    limit = best.total_s + max(_TIE_S, _TIE_RATIO * abs(best.total_s))
+    limit = best.total_s + max(TIE_S, TIE_RATIO * abs(best.total_s))
     equal = [c for c in costs if c.is_free and c.total_s <= limit]
     if len(equal) > 1:
         fewest = min(len(c.horizon.finishes) for c in equal)

@@ -84,6 +84,7 @@ class SevenFactor:
     """Takes the free node with the highest score, fed with the scorer's own live counts."""
 
     name = "seven_factor"
+    prune_ratio: float | None = None
 
     def choose(self, waiting: Waiting, costs: Sequence[Cost], now: float, rng: random.Random) -> Choice:
         """The node with the highest seven-factor score."""
@@ -100,7 +101,7 @@ class SevenFactor:
 def _ask(waiting: Waiting, cost: Cost, expected_s: float) -> Ask:
     context = waiting.request.context
     return Ask(
-        needs_gpu=cost.estimate.need_bytes > _GPU_MODEL_BYTES,
+        needs_gpu=cost.estimate.profile.need_bytes > _GPU_MODEL_BYTES,
         is_complex=context.complexity_class is ComplexityClass.COMPLEX,
         priority=waiting.priority,
         expected_s=expected_s,

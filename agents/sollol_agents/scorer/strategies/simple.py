@@ -15,6 +15,7 @@ class RoundRobin:
     """Takes the nodes in turn, in the order of their ids; nodes that come and go do not restart the turn."""
 
     name = "round_robin"
+    prune_ratio: float | None = None
 
     def __init__(self) -> None:
         self._last = ""
@@ -36,6 +37,7 @@ class LeastLoaded:
     """Takes the node with the smallest share of its slots in use."""
 
     name = "least_loaded"
+    prune_ratio: float | None = None
 
     def choose(self, waiting: Waiting, costs: Sequence[Cost], now: float, rng: random.Random) -> Choice:
         """The node with the lowest in-flight count per slot."""
@@ -51,6 +53,7 @@ class RandomChoice:
     """Takes any node, each with the same chance."""
 
     name = "random"
+    prune_ratio: float | None = None
 
     def choose(self, waiting: Waiting, costs: Sequence[Cost], now: float, rng: random.Random) -> Choice:
         """Any free node."""

@@ -1,0 +1,67 @@
+"""What one model does on one node, whatever the request: the figures from which costs are multiplied out."""
+
+from __future__ import annotations
+
+from sollol_agents.scorer.nodes import Node
+from sollol_agents.scorer.priors import cpu_machine, decode_tps, weight_bytes
+from sollol_agents.scorer.residency import need_bytes
+
+_RTT_MAX_S = 10.0
+
+
+class Profile:
+    """One model on one node; made anew when the node's figures change."""
+
+    __slots__ = (
+        "decode_tps",
+        "load_s",
+        "model_slots",
+        "need_bytes",
+        "node",
+        "prompt_tps",
+        "risk_ratio",
+        "rtt_s",
+        "version",
+        "weight_ratio",
+    )
+
+    def __init__(self, node: Node, model: str, num_ctx: int | None, version: tuple[int, int, bool]) -> None:
+        installed = node.installed[model]
+        size = weight_bytes(installed)
+        self.node = node
+        self.version = version
+        self.model_slots = node.model_slots(installed)
+        self.need_bytes = need_bytes(installed, self.model_slots, num_ctx)
+        spill = _spill(node, self.need_bytes, model)
+        self.prompt_tps = node.speeds.prompt_tps(model, size) / spill
+        self.decode_tps = node.speeds.decode_tps(model, size) / spill
+        self.load_s = node.speeds.load_s(model, size)
+        success = node.record.expected
+        self.risk_ratio = (1.0 - success) / max(0.2, success)
+        """Expected repetitions of the work because of failures."""
+        self.weight_ratio = 1.0 / node.telemetry.weight - 1.0
+        """What the operator's weight adds to the work; negative for a preferred node."""
+        self.rtt_s = min(node.telemetry.bus_rtt_s, _RTT_MAX_S)
+
+
+def profile(node: Node, model: str, num_ctx: int | None) -> Profile:
+    """The profile of a model that is installed on the node; kept while the node's figures do not change."""
+    version = (node.shape_version, node.speed_version + node.speeds.version, model in node.residents.by_name)
+    known = node.profiles.get((model, num_ctx))
+    if isinstance(known, Profile) and known.version == version:
+        return known
+    if len(node.profiles) > 4 * len(node.installed) + 16:
+        node.profiles.clear()
+    made = node.profiles[model, num_ctx] = Profile(node, model, num_ctx, version)
+    return made
+
+
+def _spill(node: Node, need: float, model: str) -> float:
+    """Slow-down of a model that does not lie in video memory as a whole; 1 when it does."""
+    vram = node.budget.vram_bytes
+    if not node.has_gpu or node.is_router_free or vram <= 0 or need <= vram or node.resident(model) is not None:
+        return 1.0
+    outside = 1.0 - vram / need
+    cpu = decode_tps(cpu_machine(node.telemetry.cpu_count), need)
+    alone = node.speeds.decode_tps(model, need)
+    return max(1.0, 1.0 - outside + outside * alone / cpu)
