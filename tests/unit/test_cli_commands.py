@@ -11,7 +11,8 @@ import pytest
 
 from sollol_agents.cli import __main__ as program
 from sollol_agents.cli import exits, logs
-from sollol_agents.cli.listings import show_stats, show_why
+from sollol_agents.cli.explaining import TERMS, show_decision, show_why
+from sollol_agents.cli.listings import show_stats
 from sollol_agents.cli.output import plain_table, seconds, show_table
 from sollol_agents.cli.requesting import body_fields, provenance, read_prompt
 from sollol_agents.cli.sections import SECTIONS, all_sections
@@ -208,8 +209,38 @@ def test_why_shows_candidates_refusals_and_outcomes(capsys: pytest.CaptureFixtur
     )
     show_why(WhyReply(request_id="req-1", decisions=(DECISION,), outcomes=(outcome,)))
     shown = capsys.readouterr().out
-    for part in ("the least cost", "CANDIDATE", "not cellar: draining (since 3 s)", "stalled"):
+    for part in ("because: the least cost", "attic (chosen)", "stalled"):
         assert part in shown
+    assert ["cellar", "draining", "since", "3", "s"] in [line.split() for line in shown.splitlines()]
+
+
+def test_a_decision_shows_the_terms_that_matter_and_what_each_alternative_costs_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    candidates = (
+        CandidateCost(node_id="cellar", total_s=9.25, load_s=8.0, decode_s=1.25, completion_s=9.25),
+        CandidateCost(node_id="attic", total_s=1.5, decode_s=1.5, completion_s=1.5, is_free_now=True),
+    )
+    show_decision(msgspec.structs.replace(DECISION, candidates=candidates, rejections=(), is_dry_run=True))
+    shown = capsys.readouterr().out
+    assert "would run on attic" in shown
+    table = [line.split() for line in shown.splitlines() if line.startswith(("CANDIDATE", "attic", "cellar"))]
+    assert table == [
+        ["CANDIDATE,", "SECONDS", "COST", "MORE", "LOAD", "DECODE", "DONE", "IN", "CACHED", "FREE"],
+        ["attic", "(chosen)", "1.500", "-", "0.000", "1.500", "1.500", "0", "yes"],
+        ["cellar", "9.250", "+7.750", "8.000", "1.250", "9.250", "0", "no"],
+    ]
+
+
+def test_every_term_of_a_cost_has_a_column() -> None:
+    others = {"node_id", "total_s", "completion_s", "prefix_hit_tokens", "is_free_now"}
+    assert set(TERMS) == set(CandidateCost.__struct_fields__) - others
+
+
+@pytest.mark.parametrize("text", ["hold", "hold=", "=0.5", "hold=much"])
+def test_a_setting_that_is_no_number_is_refused_by_name(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["strategy", "set", "--setting", text]) == exits.USAGE
+    assert "must be NAME=NUMBER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`sollol nodes`, `models`, `stats`, `reliability` and `why`: what the fleet is and what it did."""
+"""`sollol nodes`, `models`, `stats` and `reliability`: what the fleet is and what it did."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import gib, gigabytes, percent, say, seconds, show_json, show_table
 from sollol_bus.client import Client
 from sollol_bus.connection import BusConfig
-from sollol_schemas.decision import CandidateCost, Decision
-from sollol_schemas.queries import GroupStats, ModelsReply, NodesReply, NodeView, ReliabilityReply, StatsReply, WhyReply
+from sollol_schemas.queries import GroupStats, ModelsReply, NodesReply, NodeView, ReliabilityReply, StatsReply
 
 T = TypeVar("T")
 
@@ -75,12 +74,6 @@ def reliability(
 ) -> int:
     """Shows how reliable each node is, and each model on it."""
     return listing(bus, log, lambda client: client.reliability(node, model), _show_reliability, json_=json_)
-
-
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def why(request_id: str, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
-    """Explains one request: candidates with every cost, refused nodes with reasons, and what became of it."""
-    return listing(bus, log, lambda client: client.why(request_id), show_why, json_=json_)
 
 
 def _show_nodes(reply: NodesReply) -> None:
@@ -180,65 +173,3 @@ def _show_reliability(reply: ReliabilityReply) -> None:
         )
     headings = ("NODE", "MODEL", "ATTEMPTS", "SUCCESS", "PROVEN", "FAILED", "HOW", "MEDIAN", "DISPERSION")
     show_table(headings, rows, numbers=("ATTEMPTS", "SUCCESS", "PROVEN", "FAILED", "MEDIAN", "DISPERSION"))
-
-
-def show_why(reply: WhyReply) -> None:
-    """Every decision about a request and every outcome, for people."""
-    for decision in reply.decisions:
-        _show_decision(decision)
-    rows = [
-        (
-            o.attempt_id,
-            o.node_id,
-            o.status.value,
-            o.code.value if o.code else "-",
-            seconds(o.queue_s),
-            seconds(o.predicted_s),
-            seconds(o.figures.actual_s if o.figures else None),
-            o.message or "-",
-        )
-        for o in reply.outcomes
-    ]
-    if rows:
-        headings = ("ATTEMPT", "NODE", "OUTCOME", "CODE", "WAITED", "PREDICTED", "ACTUAL", "MESSAGE")
-        show_table(headings, rows, numbers=("WAITED", "PREDICTED", "ACTUAL"))
-
-
-def _show_decision(decision: Decision) -> None:
-    made = decision.summary
-    say(
-        f"attempt {made.attempt}: {made.node_id} for {decision.model}, {made.mode} by {made.strategy}, "
-        f"waited {seconds(made.queue_s)}, predicted {seconds(made.predicted_s)}"
-    )
-    say(f"  {made.reason}")
-    if decision.candidates:
-        headings = (
-            "CANDIDATE",
-            "COST",
-            "WAIT",
-            "LOAD",
-            "PREFILL",
-            "DECODE",
-            "SLOWDOWN",
-            "OTHERS",
-            "RISK",
-            "PREFERENCE",
-        )
-        show_table(headings, map(_candidate_row, decision.candidates), numbers=headings[1:])
-    for refused in decision.rejections:
-        say(f"  not {refused.node_id}: {refused.reason.value}{f' ({refused.detail})' if refused.detail else ''}")
-
-
-def _candidate_row(cost: CandidateCost) -> tuple[str, ...]:
-    terms = (
-        cost.total_s,
-        cost.wait_s + cost.overtaking_s,
-        cost.load_s,
-        cost.prefill_s,
-        cost.decode_s,
-        cost.slowdown_s,
-        cost.externality_s + cost.evict_s + cost.prefix_evict_s,
-        cost.risk_s,
-        cost.preference_s,
-    )
-    return (cost.node_id, *(f"{term:.3f}" for term in terms))

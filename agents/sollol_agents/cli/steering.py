@@ -1,0 +1,114 @@
+"""`sollol strategy` and `sollol breaker`: how the scorer decides, and whom it does not trust for the moment."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from sollol_agents.cli import fleet
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.listings import listing
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.output import say, seconds, show_table
+from sollol_bus.client import Client
+from sollol_bus.connection import BusConfig
+from sollol_bus.errors import ConfigError
+from sollol_schemas.steering import BreakersReply, StrategyReply
+
+strategy = App(name="strategy", help="Show or change how nodes are picked.")
+breaker = App(name="breaker", help="List or close circuit breakers.")
+
+
+@strategy.command(name="list")
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def list_strategies(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Lists the strategies that can be chosen."""
+    return listing(bus, log, Client.strategy, _show_names, json_=json_)
+
+
+@strategy.command(name="get")
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def get_strategy(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Shows the strategy in use and the settings that may change while the scorer runs."""
+    return listing(bus, log, Client.strategy, _show_strategy, json_=json_)
+
+
+@strategy.command(name="set")
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def set_strategy(
+    name: Annotated[str | None, Parameter(help="The strategy, as `sollol strategy list` names it.")] = None,
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    setting: Annotated[
+        list[str] | None,
+        Parameter(name="--setting", negative_iterable=(), help="NAME=NUMBER, repeatable: hold=0.5."),
+    ] = None,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Chooses a strategy or changes settings; kept when scorers restart, until it is changed again."""
+    settings = dict(_number(text) for text in setting or ())
+    if name is None and not settings:
+        raise ConfigError("nothing to change: name a strategy, or give --setting NAME=NUMBER")
+    return listing(bus, log, lambda client: client.set_strategy(name, **settings), _show_strategy, json_=json_)
+
+
+@breaker.command(name="list")
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def list_breakers(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Lists the circuit breakers that are open, on trial, or have seen failures."""
+    return listing(bus, log, Client.breakers, _show_breakers, json_=json_)
+
+
+@breaker.command(name="reset")
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def reset_breakers(
+    node: Annotated[str, Parameter(help="Only this node's.")] = "",
+    model: Annotated[str, Parameter(help="Only this model's, and the node's own.")] = "",
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Closes circuit breakers by force; shows those that are left."""
+    return listing(bus, log, lambda client: client.reset_breakers(node, model), _show_breakers, json_=json_)
+
+
+def _number(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise ConfigError(f"--setting {text!r} must be NAME=NUMBER") from error
+    if not name or not equals:
+        raise ConfigError(f"--setting {text!r} must be NAME=NUMBER")
+    return name, number
+
+
+def _show_names(reply: StrategyReply) -> None:
+    rows = [(name, "in use" if name == reply.strategy else "-") for name in reply.available]
+    show_table(("STRATEGY", "STATE"), rows)
+
+
+def _show_strategy(reply: StrategyReply) -> None:
+    say(f"strategy {reply.strategy}")
+    rows = [(name, f"{value:g}") for name, value in sorted(reply.settings.items())]
+    show_table(("SETTING", "VALUE"), rows, numbers=("VALUE",))
+
+
+def _show_breakers(reply: BreakersReply) -> None:
+    if not reply.breakers:
+        say("every circuit breaker is closed and has seen no failure since its last success")
+        return
+    rows = [
+        (
+            b.node_id,
+            b.model or "(node)",
+            b.state.value,
+            str(b.failures),
+            seconds(b.opens_for_s) if b.opens_for_s else "-",
+        )
+        for b in reply.breakers
+    ]
+    show_table(("NODE", "MODEL", "STATE", "FAILURES", "TRIED IN"), rows, numbers=("FAILURES", "TRIED IN"))

@@ -1,0 +1,84 @@
+"""Operators steer a running system from the command line, as a person and as a script would."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from sollol_agents.testing import ProcessFleet, eventually
+
+MODEL = "llama3.2:3b"
+
+pytestmark = [pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ProcessFleet]:
+    async with ProcessFleet(tmp_path_factory.mktemp("fleet")) as fleet:
+        await fleet.up()
+        for name, preset in (("attic", "rtx4090-24"), ("cellar", "laptop-cpu")):
+            flags = ("--preset", preset, "--model", f"{MODEL}=3.2", "--preload", MODEL, "--time-scale", "0.05")
+            engine = await fleet.emulator(name, *flags)
+            await fleet.node(name, engine.url, "--slots", "2")
+        yield fleet
+
+
+async def sollol(system: ProcessFleet, *argv: str) -> str:
+    """What a command prints, which must succeed."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sollol_agents.cli", *argv,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=clean | {"SOLLOL_NATS": system.nats_url},
+    )  # fmt: skip
+    out, err = await child.communicate()
+    assert child.returncode == 0, err.decode()
+    return out.decode()
+
+
+async def test_a_dry_run_compares_the_nodes_and_says_which_it_would_take(system: ProcessFleet) -> None:
+    shown = await sollol(system, "route", MODEL, "how do rainbows form?")
+    assert "would run on attic" in shown
+    assert "attic (chosen)" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    alternative = next(row for row in rows if row and row[0] == "cellar")
+    assert alternative[2].startswith("+")
+    decision = msgspec.json.decode(await sollol(system, "route", MODEL, "--node", "cellar", "--strict", "--json"))
+    assert decision["summary"]["node_id"] == "cellar"
+    assert decision["rejections"][0]["reason"] == "not_chosen_node"
+
+
+async def test_why_shows_the_alternatives_the_refused_and_the_outcome(system: ProcessFleet) -> None:
+    argv = ("generate", MODEL, "count down from 3", "--node", "attic", "--strict", "--json")
+    request_id = msgspec.json.decode(await sollol(system, *argv))["request_id"]
+
+    async def is_recorded() -> bool:
+        return "success" in await sollol(system, "why", request_id)
+
+    await eventually(is_recorded)
+    shown = await sollol(system, "why", request_id)
+    assert "attic (chosen)" in shown
+    assert ["cellar", "not_chosen_node", "attic", "was", "asked", "for"] in [
+        line.split() for line in shown.splitlines()
+    ]
+
+
+async def test_a_strategy_is_listed_chosen_and_used_for_the_next_request(system: ProcessFleet) -> None:
+    assert "in use" in next(x for x in (await sollol(system, "strategy", "list")).splitlines() if x.startswith("plan"))
+    shown = await sollol(system, "strategy", "set", "round_robin", "--setting", "hold=0.4")
+    assert "strategy round_robin" in shown
+    assert ["hold", "0.4"] in [line.split() for line in shown.splitlines()]
+    decision = msgspec.json.decode(await sollol(system, "route", MODEL, "--json"))
+    assert decision["summary"]["strategy"] == "round_robin"
+    assert "strategy plan" in await sollol(system, "strategy", "set", "plan", "--setting", "hold=0.3")
+
+
+async def test_circuit_breakers_are_listed_and_closed(system: ProcessFleet) -> None:
+    assert "every circuit breaker is closed" in await sollol(system, "breaker", "list")
+    assert "every circuit breaker is closed" in await sollol(system, "breaker", "reset", "attic")
+    assert msgspec.json.decode(await sollol(system, "breaker", "list", "--json"))["breakers"] == []
