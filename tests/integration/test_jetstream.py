@@ -76,8 +76,9 @@ async def test_an_account_without_jetstream_is_said_to_be_one(tmp_path: Path) ->
 
 
 async def test_a_server_without_jetstream_is_said_to_be_one(tmp_path: Path, eventually: Eventually) -> None:
+    binary = await asyncio.to_thread(find_binary)
     server = await asyncio.create_subprocess_exec(
-        find_binary(), "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", tmp_path, stderr=asyncio.subprocess.DEVNULL
+        binary, "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", tmp_path, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         await eventually(lambda: any(p.stat().st_size for p in tmp_path.glob("*.ports")))

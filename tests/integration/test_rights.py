@@ -281,7 +281,7 @@ async def test_a_node_is_added_while_others_stay_connected(guarded: EmbeddedServ
     await node.close()
 
 
-async def test_credentials_are_saved_for_their_owner_alone(tmp_path: Path) -> None:
+def test_credentials_are_saved_for_their_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "credentials.json"
     path.write_text("before")
     path.chmod(0o644)

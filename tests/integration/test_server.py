@@ -135,8 +135,9 @@ async def test_a_store_directory_in_use_is_named_with_the_server_that_uses_it(tm
 
 
 async def test_a_server_started_by_hand_in_the_directory_is_noticed(tmp_path: Path, eventually: Eventually) -> None:
+    binary = await asyncio.to_thread(find_binary)
     stranger = await asyncio.create_subprocess_exec(
-        find_binary(), "-js", "-a", "127.0.0.1", "-p", "-1", "-sd", tmp_path, stderr=asyncio.subprocess.DEVNULL
+        binary, "-js", "-a", "127.0.0.1", "-p", "-1", "-sd", tmp_path, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         await eventually(lambda: psutil.Process(stranger.pid).name() == "nats-server")

@@ -13,7 +13,7 @@ from sollol_agents.recorder.archive import Archive
 from sollol_agents.recorder.statistics import fleet_stats
 from sollol_agents.recorder.store import Store
 from sollol_bus.connection import INBOX_ROOT, Bus, Subscription
-from sollol_bus.errors import BusError, NotConnected, PayloadTooLarge, SollolError
+from sollol_bus.errors import ActorStopped, BusError, NotConnected, PayloadTooLarge, SollolError
 from sollol_bus.messages import Msg, decode, error_of
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -34,45 +34,70 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
+Question = Callable[[Archive, Store, Msg], Awaitable[object]]
 
 _FLEET_WAIT_S = 1.0
 _LOOKS = 5
 _LOOK_EVERY_S = 0.1
+_DATABASE_WAIT_S = 2.0
+_LET_GO_S = 3.0
+_STOPPED = "the recorder left office before it could answer; ask again"
 
 
 class Desk:
     """Answers stats, reliability, recent, why and the reset of the metrics.
 
+    Questions that come while the database is being exchanged wait a moment for the next one.
+
     Args:
         bus: The recorder's connection.
-        spawn: Starts a task that lives no longer than the office.
-        archive: Where answers come from.
-        store: Where outcomes are forgotten.
+        spawn: Starts a task that lives no longer than the actor.
         max_queries: Answers in the making at one time.
-        on_answered: Called with the subject's last fixed token and the error's code, empty when there was none.
+        on_answered: Called with the question's name and the error's code, empty when there was none.
     """
 
     def __init__(
         self,
         bus: Bus,
         spawn: Spawn,
-        archive: Archive,
-        store: Store,
         *,
         max_queries: int,
         on_answered: Callable[[str, str], None] = lambda _endpoint, _error: None,
     ) -> None:
         self._bus = bus
         self._spawn = spawn
-        self._archive = archive
-        self._store = store
         self._max_queries = max_queries
         self._on_answered = on_answered
+        self._archive: Archive | None = None
+        self._store: Store | None = None
+        self._has_database = asyncio.Event()
+        self._reading = 0
+        self._is_unused = asyncio.Event()
         self._running = 0
         self._subscriptions: list[Subscription] = []
 
+    def use(self, archive: Archive, store: Store) -> None:
+        """Answers from this database from now on."""
+        self._archive, self._store = archive, store
+        self._has_database.set()
+
+    async def let_go(self) -> None:
+        """Returns when the database is no longer in use, within a few seconds, so that it can be closed."""
+        self._has_database.clear()
+        self._archive = self._store = None
+        if not self._reading:
+            return
+        self._is_unused.clear()
+        try:
+            async with asyncio.timeout(_LET_GO_S):
+                await self._is_unused.wait()
+        except TimeoutError:
+            log.warning("%d queries lose their database", self._reading, extra={"action": "query_abandoned"})
+
     def open(self) -> None:
-        """Begins to answer."""
+        """Begins to answer; opening an open desk does nothing."""
+        if self._subscriptions:
+            return
         for endpoint, subject in ENDPOINTS.items():
             answer = getattr(self, f"_{endpoint}")
             self._subscriptions.append(
@@ -85,7 +110,7 @@ class Desk:
             subscription.unsubscribe()
         self._subscriptions.clear()
 
-    def _on_question(self, endpoint: str, answer: Callable[[Msg], Awaitable[object]], msg: Msg) -> None:
+    def _on_question(self, endpoint: str, answer: Question, msg: Msg) -> None:
         if not msg.reply.startswith(INBOX_ROOT):
             return  # our rights are wide: nobody may make us publish elsewhere
         if self._running >= self._max_queries:
@@ -95,12 +120,15 @@ class Desk:
         self._running += 1
         self._spawn(self._answer(endpoint, answer, msg))
 
-    async def _answer(self, endpoint: str, answer: Callable[[Msg], Awaitable[object]], msg: Msg) -> None:
+    async def _answer(self, endpoint: str, answer: Question, msg: Msg) -> None:
         try:
-            self._bus.respond(msg, await answer(msg))
+            self._bus.respond(msg, await self._consult(answer, msg))
             self._on_answered(endpoint, "")
         except NotConnected:
             log.info("an answer about %s was not sent: the bus is down", endpoint)
+        except asyncio.CancelledError:
+            self._refuse(endpoint, msg.reply, ErrorBody(code=ErrorCode.ACTOR_STOPPED, message=_STOPPED))
+            raise
         except PayloadTooLarge as error:
             message = f"{error}; ask for one node, one model, or fewer entries"
             self._refuse(endpoint, msg.reply, ErrorBody(code=ErrorCode.REPLY_TOO_LARGE, message=message))
@@ -108,11 +136,28 @@ class Desk:
             self._refuse(endpoint, msg.reply, error.body)
         except Exception:
             log.exception("answering a question about %s failed", endpoint, extra={"action": "query_failed"})
-            self._refuse(
-                endpoint, msg.reply, ErrorBody(code=ErrorCode.INTERNAL, message="the query failed; see the log")
-            )
+            body = ErrorBody(code=ErrorCode.INTERNAL, message="the query failed; the recorder's log tells why")
+            self._refuse(endpoint, msg.reply, body)
         finally:
             self._running -= 1
+
+    async def _consult(self, answer: Question, msg: Msg) -> object:
+        """The answer from the database in use, once there is one."""
+        try:
+            async with asyncio.timeout(_DATABASE_WAIT_S):
+                await self._has_database.wait()
+        except TimeoutError:
+            raise ActorStopped("the recorder is opening its database; ask again") from None
+        archive, store = self._archive, self._store
+        assert archive is not None
+        assert store is not None
+        self._reading += 1
+        try:
+            return await answer(archive, store, msg)
+        finally:
+            self._reading -= 1
+            if not self._reading:
+                self._is_unused.set()
 
     def _refuse(self, endpoint: str, reply: str, body: ErrorBody) -> None:
         self._on_answered(endpoint, body.code)
@@ -123,39 +168,39 @@ class Desk:
 
     # -- questions ----------------------------------------------------------------------------------------
 
-    async def _stats(self, msg: Msg) -> StatsReply:
+    async def _stats(self, archive: Archive, _store: Store, msg: Msg) -> StatsReply:
         request = _read(msg, StatsRequest, StatsRequest())
         since = datetime.now(UTC).timestamp() - request.window_s if request.window_s > 0 else 0.0
-        return await self._archive.stats(since, fleet=await self._ask_fleet(), window_s=request.window_s)
+        return await archive.stats(since, fleet=await self._ask_fleet(), window_s=request.window_s)
 
-    async def _reliability(self, msg: Msg) -> ReliabilityReply:
+    async def _reliability(self, archive: Archive, _store: Store, msg: Msg) -> ReliabilityReply:
         request = _read(msg, ReliabilityRequest, ReliabilityRequest())
-        return await self._archive.reliability(request.node_id, request.model)
+        return await archive.reliability(request.node_id, request.model)
 
-    async def _recent(self, msg: Msg) -> RecentReply:
-        return await self._archive.recent(_read(msg, RecentRequest, RecentRequest()).limit)
+    async def _recent(self, archive: Archive, _store: Store, msg: Msg) -> RecentReply:
+        return await archive.recent(_read(msg, RecentRequest, RecentRequest()).limit)
 
-    async def _why(self, msg: Msg) -> WhyReply:
+    async def _why(self, archive: Archive, _store: Store, msg: Msg) -> WhyReply:
         request_id = subjects.last_token(msg.subject)
         for look in range(_LOOKS):
             if look:
                 await asyncio.sleep(_LOOK_EVERY_S)  # a request that just ended may still be on its way here
-            reply = await self._archive.why(request_id)
+            reply = await archive.why(request_id)
             if reply.decisions or reply.outcomes:
                 return reply
         message = f"nothing is recorded about request {request_id}" if is_bus_id(request_id) else "not a request id"
         raise SollolError(body=ErrorBody(code=ErrorCode.UNKNOWN_REQUEST, message=message))
 
-    async def _reset(self, msg: Msg) -> ReliabilityReply:
+    async def _reset(self, archive: Archive, store: Store, msg: Msg) -> ReliabilityReply:
         request = _read(msg, ReliabilityRequest, ReliabilityRequest())
-        await self._store.forget(request.node_id, request.model)
+        await store.forget(request.node_id, request.model)
         log.warning(
             "forgot the outcomes of node %r, model %r (empty: all)",
             request.node_id,
             request.model,
             extra={"action": "recorder.reset"},
         )
-        return await self._archive.reliability(request.node_id, request.model)
+        return await archive.reliability(request.node_id, request.model)
 
     async def _ask_fleet(self) -> FleetStats | None:
         try:

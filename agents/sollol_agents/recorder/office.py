@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from sollol_agents.recorder.archive import Archive, open_archive
+from sollol_agents.recorder.archive import open_archive
 from sollol_agents.recorder.config import RecorderConfig
-from sollol_agents.recorder.desk import Desk
+from sollol_agents.recorder.desk import Desk, Spawn
 from sollol_agents.recorder.ingest import Ingest
 from sollol_agents.recorder.store import Store, StoreBroken, StoreReplaced, open_store, set_aside
 from sollol_bus.connection import Bus
@@ -42,13 +41,15 @@ class Office:
     it misses, as far back as the stream reaches, and a standby on another machine catches up by itself.
     """
 
-    def __init__(self, bus: Bus, config: RecorderConfig, *, on_answered: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, bus: Bus, config: RecorderConfig, spawn: Spawn, *, on_answered: Callable[[str, str], None]
+    ) -> None:
         self.is_open = asyncio.Event()
         """Set while questions are answered."""
         self._bus = bus
         self._config = config
         self._path: Path = config.database_path()
-        self._on_answered = on_answered
+        self._desk = Desk(bus, spawn, max_queries=config.max_queries, on_answered=on_answered)
         self._consumer: PullConsumer | None = None
         self._ingest: Ingest | None = None
         self._ingest_ended = asyncio.Event()
@@ -70,18 +71,24 @@ class Office:
         Raises:
             ConfigError: The database cannot be used.
         """
-        while not self._is_closing:
-            store = await self._open_patiently()
-            try:
-                await self._serve(store)
-            except* StoreReplaced as errors:
-                _tell_lost(errors)
-            except* StoreBroken as errors:
-                _tell_lost(errors)
-                await store.close()
-                await asyncio.to_thread(set_aside, self._path)
-            finally:
-                await store.close()
+        try:
+            while not self._is_closing:
+                await self._serve_one_database()
+        finally:
+            self._desk.close()
+
+    async def _serve_one_database(self) -> None:
+        store = await self._open_patiently()
+        try:
+            await self._serve(store)
+        except* StoreReplaced as errors:
+            _tell_lost(errors)
+        except* StoreBroken as errors:
+            _tell_lost(errors)
+            await store.close()
+            await asyncio.to_thread(set_aside, self._path)
+        finally:
+            await store.close()
 
     async def finish(self, timeout_s: float) -> None:
         """Takes no more, writes what was taken, and lets `run` end."""
@@ -130,30 +137,19 @@ class Office:
                     tasks.create_task(self._consumer.run(), name="recorder.consumer"),
                     tasks.create_task(self._prune(store), name="recorder.prune"),
                 ]
-                desk = self._open_desk(tasks.create_task, archive, store)
+                self._desk.use(archive, store)
+                self._desk.open()
+                self.is_open.set()
                 try:
                     await ingest.run()
                 finally:
-                    desk.close()
                     for helper in helpers:
                         helper.cancel()
         finally:
             self.is_open.clear()
             self._ingest_ended.set()
+            await self._desk.let_go()
             await archive.close()
-
-    def _open_desk(self, spawn: Callable[[Coroutine[Any, Any, None]], object], archive: Archive, store: Store) -> Desk:
-        desk = Desk(
-            self._bus,
-            spawn,
-            archive,
-            store,
-            max_queries=self._config.max_queries,
-            on_answered=self._on_answered,
-        )
-        desk.open()
-        self.is_open.set()
-        return desk
 
     async def _prune(self, store: Store) -> None:
         """Deletes old records, now and then."""
