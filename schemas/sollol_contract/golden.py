@@ -39,7 +39,7 @@ def write_missing(folder: Path) -> list[Path]:
         kind = wire.structs()[name]
         path = folder / file_name(kind)
         if not path.exists():
-            value = msgspec.convert(sample(mi.type_info(kind)), kind)
+            value = msgspec.json.decode(msgspec.json.encode(sample(mi.type_info(kind))), type=kind)
             path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
             written.append(path)
     return written
@@ -77,6 +77,8 @@ def _plain(kind: mi.Type, field: str) -> Any:  # noqa: ANN401 a value of any typ
         case mi.FloatType():
             return 1.25 if kind.le is None or kind.le > 1 else 0.75
         case mi.StrType():
-            return _TEXTS.get(field, _INSTANT if field.endswith(("at", "_at")) else "text")
+            return _TEXTS.get(field, _INSTANT if field.endswith(("at", "_at", "_before")) else "text")
+        case mi.RawType():  # any JSON; an object would hide that a reader ignores fields it does not know
+            return "text"
         case _:
             return 1

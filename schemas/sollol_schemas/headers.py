@@ -41,6 +41,12 @@ PART: Final = "Sollol-Part"
 CONTENT_TYPE: Final = "Content-Type"
 RETRY_AFTER: Final = "Retry-After"
 
+# Jobs.
+JOB_RUN: Final = "Sollol-Job-Run"
+"""How often the job is run by request, on a message that runs it again; absent means 1."""
+JOB_STATUS: Final = "Sollol-Job-Status"
+"""`jobs.JobStatus` as JSON, on a dead letter."""
+
 # NATS conventions.
 SERVICE_ERROR: Final = "Nats-Service-Error"
 SERVICE_ERROR_CODE: Final = "Nats-Service-Error-Code"

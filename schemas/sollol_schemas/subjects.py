@@ -39,6 +39,24 @@ GRANT: Final = f"{V1}.scorer.grant"
 RELEASE: Final = f"{V1}.scorer.release"
 SCORER_ROUTE: Final = f"{V1}.scorer.route"
 
+# Durable jobs.
+JOB_SUBMIT_ALL: Final = f"{V1}.jobs.submit.*.*"
+JOB_ENQUEUE: Final = f"{V1}.jobs.enqueue"
+JOB_GET: Final = f"{V1}.jobs.get"
+JOB_LIST: Final = f"{V1}.jobs.list"
+JOB_CANCEL: Final = f"{V1}.jobs.cancel"
+JOB_DEAD: Final = f"{V1}.jobs.dead"
+JOB_RETRY: Final = f"{V1}.jobs.retry"
+JOB_PURGE: Final = f"{V1}.jobs.purge"
+JOB_DELAYED_ALL: Final = f"{V1}.jobs.delayed.*.*"
+JOB_DUE_ALL: Final = f"{V1}.jobs.due.*.*"
+JOB_RESULT_ALL: Final = f"{V1}.jobs.result.*"
+JOB_LETTER_ALL: Final = f"{V1}.jobs.letter.*"
+JOB_CALLBACK_ALL: Final = f"{V1}.jobs.callback.*"
+JOB_CALLBACK_ROOT: Final = "callbacks."
+"""Results are delivered to subjects below this one, or into callers' inboxes, and nowhere else."""
+JOB_PRIORITIES: Final = range(11)
+
 # Wildcards.
 TELEMETRY_ALL: Final = f"{V1}.telemetry.*"
 LOAD_ALL: Final = f"{V1}.load.*"
@@ -48,6 +66,7 @@ OUTCOMES_ALL: Final = f"{V1}.events.outcome.*"
 NODE_EVENTS_ALL: Final = f"{V1}.events.node.>"
 OFFICE_EVENTS_ALL: Final = f"{V1}.events.scorer.*"
 BREAKER_EVENTS_ALL: Final = f"{V1}.events.breaker.>"
+JOB_EVENTS_ALL: Final = f"{V1}.events.job.*.*"
 
 # Inboxes. Only these prefixes may receive tokens.
 CLIENT_INBOX_PREFIXES: Final = ("_INBOX.", "_INBOX_cli.")
@@ -58,6 +77,14 @@ EVENTS_STREAM: Final = "SOLLOL_EVENTS"
 NODES_BUCKET: Final = "SOLLOL_NODES"
 LEASES_BUCKET: Final = "SOLLOL_LEASES"
 SETTINGS_BUCKET: Final = "SOLLOL_SETTINGS"
+JOBS_STREAM: Final = "SOLLOL_JOBS"
+DELAYED_STREAM: Final = "SOLLOL_DELAYED"
+RESULTS_STREAM: Final = "SOLLOL_RESULTS"
+LETTERS_STREAM: Final = "SOLLOL_LETTERS"
+CALLBACKS_STREAM: Final = "SOLLOL_CALLBACKS"
+ADVISORIES_STREAM: Final = "SOLLOL_ADVISORIES"
+JOBS_BUCKET: Final = "SOLLOL_JOB"
+JOB_BLOBS: Final = "SOLLOL_JOB_BLOBS"
 DISPATCHERS: Final = "dispatchers"
 RECORDERS: Final = "recorders"
 SCORER_LEASE: Final = "scorer"
@@ -138,6 +165,47 @@ def office_event(instance: str) -> str:
 def breaker_event(node_id: str, state: str) -> str:
     """A circuit breaker's change of state."""
     return f"{V1}.events.breaker.{node_id}.{state}"
+
+
+def job_submit(priority: int | str, job_id: str) -> str:
+    """Where a job is stored for work; a priority of `*` finds it whatever its priority."""
+    return f"{V1}.jobs.submit.{priority}.{job_id}"
+
+
+def job_delayed(priority: int | str, job_id: str) -> str:
+    """Where a job waits for its time."""
+    return f"{V1}.jobs.delayed.{priority}.{job_id}"
+
+
+def job_due(priority: int | str, job_id: str) -> str:
+    """Where a job appears when its time has come."""
+    return f"{V1}.jobs.due.{priority}.{job_id}"
+
+
+def job_result(job_id: str) -> str:
+    """Where a job's result is stored."""
+    return f"{V1}.jobs.result.{job_id}"
+
+
+def job_letter(job_id: str) -> str:
+    """Where the dead letter of a job is kept."""
+    return f"{V1}.jobs.letter.{job_id}"
+
+
+def job_callback(job_id: str) -> str:
+    """Where a result waits until it was delivered."""
+    return f"{V1}.jobs.callback.{job_id}"
+
+
+def job_event(job_id: str, news: str) -> str:
+    """What happens to one job."""
+    return f"{V1}.events.job.{job_id}.{news}"
+
+
+def is_callback_subject(subject: str) -> bool:
+    """Whether a result may be delivered to `subject`: below `callbacks.`, or in a caller's inbox."""
+    below = subject.removeprefix(JOB_CALLBACK_ROOT)
+    return is_client_inbox(subject) or (below != subject and is_client_inbox(CLIENT_INBOX_PREFIXES[0] + below))
 
 
 def node_inbox_prefix(node_id: str) -> str:
@@ -462,5 +530,117 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         senders=_CTL,
         receivers=_READERS,
         payload="BreakerEvent",
+    ),
+    Channel(
+        address=f"{V1}.jobs.submit.{{priority}}.{{job_id}}",
+        summary="Submit a durable job with one JetStream publish; its priority is 0 to 10.",
+        senders=_CALLERS,
+        receivers=_CTL,
+        payload="Job",
+    ),
+    Channel(
+        address=JOB_ENQUEUE,
+        summary="Submit a durable job by request: it is checked first, then stored.",
+        senders=_CALLERS,
+        receivers=_CTL,
+        payload="EnqueueRequest",
+        reply="EnqueueReply",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=JOB_GET,
+        summary="What is known about one job, and its answer in further messages up to an empty one.",
+        senders=_READERS,
+        receivers=_CTL,
+        payload="JobGet",
+        reply="JobReply",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=JOB_LIST,
+        summary="The latest jobs, and how many wait.",
+        senders=_READERS,
+        receivers=_CTL,
+        payload="JobListRequest",
+        reply="JobListReply",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=JOB_DEAD,
+        summary="The jobs of which a dead letter is kept: every try failed, or none could succeed.",
+        senders=_READERS,
+        receivers=_CTL,
+        payload="JobListRequest",
+        reply="JobListReply",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=JOB_CANCEL,
+        summary="Cancel a job, wherever it is in its life.",
+        senders=_CALLERS,
+        receivers=_CTL,
+        payload="JobRef",
+        reply="JobReply",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=JOB_RETRY,
+        summary="Run a job again of which a dead letter is kept.",
+        senders=_CALLERS,
+        receivers=_CTL,
+        payload="JobRef",
+        reply="EnqueueReply",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=JOB_PURGE,
+        summary="Forget jobs that have ended, with their results.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="JobPurgeRequest",
+        reply="JobPurgeReply",
+        queue_group=DISPATCHERS,
+    ),
+    Channel(
+        address=f"{V1}.jobs.delayed.{{priority}}.{{job_id}}",
+        summary="A job that is not due yet; the server moves it when it is.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="Job",
+    ),
+    Channel(
+        address=f"{V1}.jobs.due.{{priority}}.{{job_id}}",
+        summary="A delayed job whose time has come; dispatchers move it to the others.",
+        senders=(),
+        receivers=_CTL,
+        payload="Job",
+    ),
+    Channel(
+        address=f"{V1}.jobs.result.{{job_id}}",
+        summary="How a job ended; stored, and never twice for the same run.",
+        senders=_CTL,
+        receivers=_READERS,
+        payload="JobResult",
+    ),
+    Channel(
+        address=f"{V1}.jobs.letter.{{job_id}}",
+        summary="The dead letter of a job: the job as it was submitted, and in a header how it ended.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="Job",
+    ),
+    Channel(
+        address=f"{V1}.jobs.callback.{{job_id}}",
+        summary="A result that waits until it was delivered.",
+        senders=_CTL,
+        receivers=_CTL,
+        payload="JobCallback",
+    ),
+    Channel(
+        address=f"{V1}.events.job.{{job_id}}.{{news}}",
+        summary="Something happened to a job.",
+        senders=_CTL,
+        receivers=_READERS,
+        payload="JobEvent",
     ),
 )
