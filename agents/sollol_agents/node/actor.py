@@ -17,7 +17,7 @@ from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.execution import Executor
 from sollol_agents.node.load_gate import LoadGate
 from sollol_agents.node.sampling import EngineWatch, Machine
-from sollol_agents.node.telemetry import Identity, Standing, loaded_of, software_version, telemetry_of
+from sollol_agents.node.telemetry import SOFTWARE_VERSION, Identity, Standing, loaded_of, telemetry_of
 from sollol_bus.actor import Actor
 from sollol_bus.connection import BusConfig
 from sollol_bus.errors import BusError, ConfigError, NotConnected
@@ -53,7 +53,7 @@ class NodeMonitor(Actor[NodeConfig]):
         )
         super().__init__(config, own)
         self.drain_timeout_s = config.drain_timeout_s
-        self._identity = Identity(node_id=self.node_id, instance=self.instance, software=software_version())
+        self._identity = Identity(node_id=self.node_id, instance=self.instance, software=SOFTWARE_VERSION)
         self._standing = Standing.of(config)
         self._machine = Machine()
         self._watch = EngineWatch(config, on_found=self._on_engine_found, on_change=self._on_load_changed)

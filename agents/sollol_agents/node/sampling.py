@@ -32,10 +32,10 @@ _SLOTS_OF_OLLAMA: Final = 1
 
 
 class Machine:
-    """The newest sample of the machine."""
+    """The newest sample of the machine; empty until `open`."""
 
     def __init__(self) -> None:
-        self.host: HostSample = sample_host()
+        self.host = HostSample(cpu_count=1, cpu_load_ratio=0.0, ram_total_mib=0.0, ram_available_mib=0.0, name="")
         self.gpus: tuple[Gpu, ...] = ()
         self._probe: GpuProbe = NoGpus()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Final
 
 import msgspec
 
@@ -49,12 +50,15 @@ class Identity(msgspec.Struct, kw_only=True):
         return self.seq
 
 
-def software_version() -> str:
-    """The version of this software, as installed."""
+def _software_version() -> str:
     try:
         return version("sollol-bus")
     except PackageNotFoundError:
         return "unknown"
+
+
+#: The version of this software, as installed; read once, because it lies on disk.
+SOFTWARE_VERSION: Final = _software_version()
 
 
 def gpus_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:

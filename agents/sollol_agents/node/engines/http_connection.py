@@ -10,7 +10,7 @@ import httptools
 import httpx
 
 _HIGH_WATER_BYTES: Final = 1 << 20
-_MAX_HEADER_BYTES: Final = 256 * 1024
+_MAX_HEAD_BYTES: Final = 256 * 1024
 _COPY_BYTES: Final = 65_536
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -39,7 +39,7 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.content_type = b""
         self.is_complete = False
-        self._header_bytes = 0
+        self._head_bytes = 0
         self._has_length = False
         self._keeps_alive = False
 
@@ -67,6 +67,10 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.fail(httpx.RemoteProtocolError(f"not HTTP: {error}"))
+        if not self.status:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self.fail(httpx.RemoteProtocolError("the headers exceed 256 KiB"))
         self._wake()
 
     def pause_writing(self) -> None:
@@ -80,11 +84,7 @@ class Connection(asyncio.Protocol):
     # -- httptools ----------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Reads a header, up to a limit of all."""
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > _MAX_HEADER_BYTES:
-            self.fail(httpx.RemoteProtocolError("the headers exceed 256 KiB"))
-            return
+        """Reads the headers that matter."""
         lowered = name.lower()
         if lowered == b"content-type":
             self.content_type = value

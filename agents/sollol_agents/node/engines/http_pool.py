@@ -95,7 +95,7 @@ class HttpPool:
 
     async def _connect(self) -> Connection:
         if self._is_tls and self._tls is None:
-            self._tls = httpx.create_ssl_context()
+            self._tls = await asyncio.to_thread(httpx.create_ssl_context)  # reads files
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_s):

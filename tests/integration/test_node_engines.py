@@ -1,0 +1,423 @@
+"""The node monitor beside odd engines: scripted ones that misbehave, and a real llama.cpp."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, Self
+
+import msgspec
+import pytest
+
+from sollol_agents.node import NodeConfig, NodeMonitor
+from sollol_agents.node.engines.base import Work
+from sollol_agents.node.engines.http import EngineHttp
+from sollol_agents.node.engines.ollama import OllamaEngine
+from sollol_agents.node.engines.openai import OpenAIEngine
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import BackendBrokeProtocol, SollolError
+from sollol_bus.jetstream import provision
+from sollol_bus.messages import Msg, decode, encode, error_of
+from sollol_bus.server import EmbeddedServer
+from sollol_bus.streaming import ReplyStream
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.context import RequestKind
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.execution import (
+    AttemptAccepted,
+    AttemptFailed,
+    AttemptReport,
+    AttemptStart,
+    ExecEnvelope,
+    StartAnswer,
+)
+from sollol_schemas.telemetry import Telemetry
+
+NODE = "odd"
+DONE = b'{"model":"m","message":{"role":"assistant","content":""},"done":true,"eval_count":1}\n'
+Script = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Eventually(Protocol):
+    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
+
+
+def head(length: int | None, content_type: str = "application/json", status: str = "200 OK") -> bytes:
+    framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    return f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n{framing}\r\n\r\n".encode()
+
+
+def whole(body: bytes, content_type: str = "application/json", status: str = "200 OK") -> bytes:
+    return head(len(body), content_type, status) + body
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class ScriptedEngine:
+    """An engine that writes, for each path, exactly the bytes a test wants."""
+
+    def __init__(self, answers: dict[str, bytes | Script]) -> None:
+        self._answers = answers
+        self.requests: list[str] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            while True:
+                lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+                length = next((int(x.split(":")[1]) for x in lines if x.lower().startswith("content-length")), 0)
+                await reader.readexactly(length)
+                path = lines[0].split()[1]
+                self.requests.append(path)
+                answer = self._answers.get(path, whole(b"404 page not found", "text/plain", "404 Not Found"))
+                if isinstance(answer, bytes):
+                    writer.write(answer)
+                    await writer.drain()
+                else:
+                    await answer(path, writer)
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            pass  # the other side, or the test, has had enough
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+
+OLLAMA: dict[str, bytes | Script] = {
+    "/api/version": whole(b'{"version":"0.33.0"}'),
+    "/api/tags": whole(b'{"models":[{"name":"m:latest","size":1,"digest":"d"}]}'),
+    "/api/ps": whole(b'{"models":[{"name":"m:latest","size":1,"size_vram":1}]}'),
+}
+
+
+def chat_answer(*pieces: bytes) -> bytes:
+    return head(None, "application/x-ndjson") + b"".join(map(chunk, pieces)) + b"0\r\n\r\n"
+
+
+@asynccontextmanager
+async def adapter(answers: dict[str, bytes | Script]) -> AsyncIterator[tuple[ScriptedEngine, OllamaEngine]]:
+    async with ScriptedEngine(OLLAMA | answers) as engine:
+        made = OllamaEngine(EngineHttp(engine.url, connect_timeout_s=2.0))
+        yield engine, made
+        await made.aclose()
+
+
+def work(kind: RequestKind = RequestKind.CHAT, **body: Any) -> Work:
+    fields = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | body
+    return Work(kind=kind, model="m", body=msgspec.json.encode(fields))
+
+
+async def chunks_of(engine: OllamaEngine | OpenAIEngine, request: Work) -> list[bytes]:
+    return [one async for batch in engine.run(request).chunks() for one in batch]
+
+
+async def test_lines_are_whole_however_the_engine_cuts_them() -> None:
+    line = b'{"message":{"content":"a"},"done":false}\n'
+    cut = [bytes([byte]) for byte in line + DONE]
+    async with adapter({"/api/chat": chat_answer(*cut)}) as (_, engine):
+        assert await chunks_of(engine, work()) == [line.strip(), DONE.strip()]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (whole(b"<html>hello</html>", "text/html"), ErrorCode.ENGINE_PROTOCOL),
+        (whole(b""), ErrorCode.ENGINE_PROTOCOL),
+        (chat_answer(b'{"message":{"content":"a"},"done":false}\n{"mess'), ErrorCode.ENGINE_PROTOCOL),
+        (chat_answer(b'{"message":{},"done":true,"eval_count":NaN}\n'), ErrorCode.ENGINE_PROTOCOL),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", ErrorCode.ENGINE_PROTOCOL),
+        (whole(b"", status="302 Found"), ErrorCode.ENGINE_PROTOCOL),
+        (whole(b'{"error":"server busy, please try again."}', status="503 Unavailable"), ErrorCode.BUSY),
+        (whole(b'{"error":"no"}', status="401 No"), ErrorCode.ENGINE_FAILED),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000, ErrorCode.ENGINE_PROTOCOL),
+    ],
+    ids=["html", "empty", "half-line", "nan", "not-http", "redirect", "busy", "unauthorised", "endless-headers"],
+)
+async def test_an_answer_that_is_none_is_a_clear_error(answer: bytes, code: ErrorCode) -> None:
+    async with adapter({"/api/chat": answer}) as (_, engine):
+        with pytest.raises(SollolError) as caught:
+            await chunks_of(engine, work())
+        assert caught.value.body.code is code
+        assert caught.value.message
+
+
+async def test_insane_figures_are_left_out() -> None:
+    final = (
+        b'{"message":{},"done":true,"eval_count":-3,"eval_duration":"x","total_duration":1e300,"load_duration":null}\n'
+    )
+    async with adapter({"/api/chat": chat_answer(final)}) as (_, engine):
+        run = engine.run(work())
+        assert [batch async for batch in run.chunks()]
+        assert run.figures is not None
+        assert (run.figures.output_tokens, run.figures.decode_s, run.figures.total_s) == (None, None, None)
+
+
+async def test_a_connection_that_the_engine_closed_while_idle_is_replaced() -> None:
+    async def answer_and_close(_: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(chat_answer(DONE))
+        await writer.drain()
+        writer.close()
+
+    async with adapter({"/api/chat": answer_and_close}) as (engine, made):
+        for _ in range(3):
+            assert await chunks_of(made, work())
+        assert engine.requests.count("/api/chat") == 3
+
+
+async def test_a_body_without_a_length_ends_with_its_connection() -> None:
+    async def answer(_: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n" + DONE)
+        await writer.drain()
+        writer.close()
+
+    async with adapter({"/api/chat": answer}) as (_, engine):
+        assert await chunks_of(engine, work()) == [DONE.strip()]
+
+
+async def test_a_path_that_would_become_a_header_is_refused() -> None:
+    async with adapter({}) as (_, engine):
+        for path in ("/v1/x\r\nHost: evil", "v1/x", "/v1/x y", "http://evil/"):
+            request = Work(kind=RequestKind.PASSTHROUGH, model="m", body=b"{}", path=path)
+            with pytest.raises(SollolError) as caught:
+                await chunks_of(engine, request)
+            assert caught.value.body.code is ErrorCode.BAD_REQUEST
+
+
+def sse(*events: str) -> bytes:
+    return head(None, "text/event-stream") + b"".join(chunk(e.encode() + b"\n\n") for e in events) + b"0\r\n\r\n"
+
+
+DELTA = 'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}'
+FINISH = 'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_whole"),
+    [
+        (sse(": ping", DELTA, ": ping", FINISH, "data: [DONE]"), True),
+        (sse(DELTA, FINISH), True),
+        (sse(DELTA), False),
+        (sse(DELTA, "data: [DONE]"), False),
+        (sse(DELTA, 'data: {"error":{"message":"boom"}}'), False),
+        (whole(b"<html></html>", "text/html"), False),
+    ],
+    ids=["whole", "without-mark", "cut", "mark-without-reason", "error", "html"],
+)
+async def test_an_openai_stream_is_whole_only_with_its_reason(answer: bytes, is_whole: bool) -> None:
+    async with ScriptedEngine({"/v1/chat/completions": answer}) as scripted:
+        engine = OpenAIEngine(EngineHttp(scripted.url), {})
+        try:
+            if is_whole:
+                lines = [json.loads(line) for line in await chunks_of(engine, work())]
+                assert [line["message"]["content"] for line in lines] == ["a", ""]
+            else:
+                with pytest.raises(SollolError):
+                    await chunks_of(engine, work())
+        finally:
+            await engine.aclose()
+
+
+@pytest.mark.parametrize(
+    ("total", "slots"), [("-5", None), ('"many"', None), ("1e99", None), ("3", 3), ("99999", 1024)]
+)
+async def test_slots_that_cannot_be_are_not_believed(total: str, slots: int | None) -> None:
+    answers: dict[str, bytes | Script] = {
+        "/v1/models": whole(b'{"data":[{"id":"m"}]}'),
+        "/props": whole(f'{{"total_slots":{total}}}'.encode()),
+    }
+    async with ScriptedEngine(answers) as scripted:
+        engine = OpenAIEngine(EngineHttp(scripted.url), {"offered": "m"})
+        inventory = await engine.inventory()
+        await engine.aclose()
+    assert inventory.slots == slots
+    assert [one.name for one in inventory.installed] == ["offered"]
+
+
+async def test_something_else_behind_the_url_is_no_engine() -> None:
+    async with ScriptedEngine({"/api/version": whole(b"<html>", "text/html")}) as scripted:
+        engine = OllamaEngine(EngineHttp(scripted.url))
+        with pytest.raises(BackendBrokeProtocol):
+            await engine.probe()
+        await engine.aclose()
+
+
+# -- through the node ---------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def noded(server: EmbeddedServer, bus: Bus, **settings: Any) -> AsyncIterator[NodeMonitor]:
+    await provision(bus)
+    own = {"node_id": NODE, "engine": "ollama", "heartbeat_s": 0.1, "drain_timeout_s": 0.2}
+    async with NodeMonitor(msgspec.convert(own | settings, NodeConfig), BusConfig(url=server.url)) as node:
+        yield node
+
+
+class Asked:
+    """One exec, answered like a dispatcher would, its chunks read like an SDK would."""
+
+    def __init__(self, bus: Bus, node: NodeMonitor, body: dict[str, Any], *, stream: bool = True) -> None:
+        self._bus = bus
+        self.failure: AttemptFailed | None = None
+        self.subscription = bus.subscribe(subjects.attempt(NODE, "r-1"), self._on_report)
+        decision = DecisionSummary(request_id="r", attempt_id="r-1", node_id=NODE)
+        envelope = ExecEnvelope(
+            decision=decision, instance=node.instance, kind=RequestKind.CHAT, model=body["model"], stream=stream
+        )
+        self.headers = {h.EXEC: encode(envelope).decode()}
+        self.body = msgspec.json.encode(body)
+
+    def _on_report(self, msg: Msg) -> None:
+        report: AttemptReport = decode(msg.data, AttemptReport)  # type: ignore[arg-type]
+        if isinstance(report, (AttemptAccepted, AttemptStart)):
+            self._bus.publish(msg.reply, encode(StartAnswer(go=True)))
+        elif isinstance(report, AttemptFailed):
+            self.failure = report
+
+    def send(self, reply_to: str) -> None:
+        self._bus.publish(subjects.node_exec(NODE), self.body, headers=self.headers | {h.REPLY_TO: reply_to})
+
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def big_chat(size: int) -> dict[str, bytes | Script]:
+    line = json.dumps({"message": {"role": "assistant", "content": "x" * size}, "done": False}).encode() + b"\n"
+    return OLLAMA | {"/api/chat": chat_answer(line, DONE)}
+
+
+async def test_a_chunk_over_the_payload_limit_comes_in_parts(nats_server: EmbeddedServer, bus: Bus) -> None:
+    size = bus.max_payload + 1000
+    async with ScriptedEngine(big_chat(size)) as engine, noded(nats_server, bus, url=engine.url) as node:
+        asked = Asked(bus, node, CHAT)
+        async with ReplyStream(bus, total_s=20) as stream:
+            inbox = bus.new_inbox()
+            subscription = bus.subscribe(inbox, stream._on_message)
+            asked.send(inbox)
+            lines = [json.loads(msg.data) async for msg in stream]
+            subscription.unsubscribe()
+        assert [len(line["message"]["content"]) for line in lines] == [size, 0]
+
+
+async def test_a_single_reply_over_the_payload_limit_names_the_remedy(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    engine_answers = big_chat(bus.max_payload + 1000)
+    async with ScriptedEngine(engine_answers) as engine, noded(nats_server, bus, url=engine.url) as node:
+        asked = Asked(bus, node, CHAT, stream=False)
+        asked.send(bus.new_inbox())
+        await eventually(lambda: asked.failure is not None)
+        assert asked.failure is not None
+        assert asked.failure.error.code is ErrorCode.REPLY_TOO_LARGE
+        assert "stream" in asked.failure.error.message
+
+
+async def test_a_hanging_engine_delays_no_heartbeat(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async def hang(_: str, __: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    told: list[Telemetry] = []
+    bus.subscribe(subjects.TELEMETRY_ALL, lambda msg: told.append(decode(msg.data, Telemetry)))
+    hanging: list[bool] = []
+
+    async def ps(path: str, writer: asyncio.StreamWriter) -> None:
+        if hanging:
+            await hang(path, writer)
+        writer.write(whole(b'{"models":[]}'))
+
+    async with ScriptedEngine(OLLAMA | {"/api/ps": ps}) as engine, noded(nats_server, bus, url=engine.url):
+        await eventually(lambda: bool(told))
+        hanging.append(True)
+        before = len(told)
+        await eventually(lambda: len(told) >= before + 10)
+        assert told[-1].engine.is_reachable
+
+
+async def test_a_node_without_its_engine_starts_and_says_why(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    told: list[Telemetry] = []
+    bus.subscribe(subjects.TELEMETRY_ALL, lambda msg: told.append(decode(msg.data, Telemetry)))
+    async with noded(nats_server, bus, url="http://127.0.0.1:1", engine="auto") as node:
+        await eventually(lambda: bool(told) and not told[-1].engine.is_reachable)
+        assert "ConnectError" in told[-1].engine.detail
+        asked = Asked(bus, node, CHAT)
+        asked.send(bus.new_inbox())
+        await eventually(lambda: asked.failure is not None)
+        assert asked.failure is not None
+        assert asked.failure.error.code is ErrorCode.ENGINE_UNAVAILABLE
+
+
+async def test_an_unreadable_control_request_gets_a_clear_error(nats_server: EmbeddedServer, bus: Bus) -> None:
+    async with ScriptedEngine(OLLAMA) as engine, noded(nats_server, bus, url=engine.url):
+        reply = await bus.request(subjects.node_control(NODE), b'{"type":"control.dance.v1"}')
+        error = error_of(reply)
+        assert error is not None
+        assert error.code is ErrorCode.BAD_REQUEST
+        bus.publish(subjects.node_exec(NODE), b"x", headers={h.EXEC: "nonsense"})
+        bus.publish(subjects.node_cancel(NODE), b"nonsense")
+        assert error_of(await bus.request(subjects.node_control(NODE), b'{"type":"control.ping.v1"}')) is None
+
+
+# -- a real llama.cpp ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def llama() -> AsyncIterator[str]:
+    if importlib.util.find_spec("xllamacpp") is None:
+        pytest.skip("needs the extra `engine`")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sollol_agents.engine", "--slots", "2", stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            url = (await process.stdout.readline()).decode().split()[1]
+            await process.stdout.readline()
+        yield url
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def test_a_real_llama_cpp_streams_ollamas_lines_through_the_node(
+    llama: str, nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async with noded(nats_server, bus, engine="auto", url=llama) as node:
+        told = node.telemetry()
+        assert (told.slots, told.engine.version.split()[0]) == (2, "llama.cpp")
+        assert [one.name for one in told.loaded] == ["countdown"]
+        asked = Asked(bus, node, {"model": "countdown", "messages": [{"role": "user", "content": "count 200"}]})
+        heard: list[Msg] = []
+        inbox = bus.new_inbox()
+        bus.subscribe(inbox, heard.append)
+        asked.send(inbox)
+        await eventually(lambda: bool(heard) and not heard[-1].data)
+        text = "".join(json.loads(msg.data)["message"]["content"] for msg in heard[:-1])
+        assert text.split() == [str(n) for n in range(199, -1, -1)]
+        await eventually(lambda: any(one.decode_tps > 0 for one in node.telemetry().speeds))
