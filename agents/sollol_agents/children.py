@@ -15,7 +15,7 @@ from sollol_bus.errors import ConfigError
 from sollol_bus.server_guard import guarded
 
 _STOP_TIMEOUT_S = 10.0
-_TAIL_BYTES = 2000
+_TAIL_CHARACTERS = 2000
 
 
 class Child:
@@ -59,13 +59,14 @@ class Child:
         """How it ended (negative: by that signal), or None while it runs or before it starts."""
         return self._process.returncode if self._process is not None else None
 
-    def log_text(self) -> str:
+    async def log_text(self) -> str:
         """Everything it wrote to stderr so far."""
-        return self._log_file.read_text(encoding="utf-8", errors="replace") if self._log_file.exists() else ""
+        data = await asyncio.to_thread(self._log_file.read_bytes)
+        return data.decode(errors="replace")
 
     async def __aenter__(self) -> Self:
         command = guarded([sys.executable, "-m", *self._argv], parent_pid=os.getpid())
-        with self._log_file.open("ab") as errors:
+        with await asyncio.to_thread(self._log_file.open, "ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE,
@@ -135,8 +136,9 @@ class Child:
             if word == "ready":
                 return
             self.served[word] = rest
-        raise ConfigError(f"{self.name} ended before it was ready: {self._said()}")
+        raise ConfigError(f"{self.name} ended before it was ready: {await self._said()}")
 
-    def _said(self) -> str:
-        text = self._log_file.read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip()
-        return text.splitlines()[-1] if text else f"see {self._log_file}"
+    async def _said(self) -> str:
+        """The last line that it wrote to stderr."""
+        lines = (await self.log_text())[-_TAIL_CHARACTERS:].strip().splitlines()
+        return lines[-1] if lines else f"see {self._log_file}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import shutil
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -172,11 +173,13 @@ class LocalStack:
                 raise failure
         for actor in self._actors:
             self._watch(actor)
-        await self._wait_in_office()
+        await self._wait_in_office_or_failure()
 
     async def _start_server(self) -> EmbeddedServer:
         if self._store_dir is None:
-            self._store_dir = Path(self._floor.enter_context(tempfile.TemporaryDirectory(prefix="sollol-")))
+            folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="sollol-")
+            self._floor.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, ignore_errors=True)
+            self._store_dir = Path(folder)
         config = msgspec.structs.replace(self._server_config, port=self._port, store_dir=str(self._store_dir / "nats"))
         self.server = EmbeddedServer(config)
         return await self._floor.enter_async_context(self.server)
@@ -232,6 +235,21 @@ class LocalStack:
         assert self._failure is not None
         if not self._failure.done():
             self._failure.set_result(error)
+
+    async def _wait_in_office_or_failure(self) -> None:
+        """Returns when all is in office; raises what an actor failed of before that."""
+        loop = asyncio.get_running_loop()
+        office = loop.create_task(self._wait_in_office(), name="stack waits for offices")
+        failed = loop.create_task(self.wait_failed(), name="stack waits for failures")
+        try:
+            await asyncio.wait((office, failed), return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():
+                raise failed.result()
+            office.result()
+        finally:
+            office.cancel()
+            failed.cancel()
+            await asyncio.gather(office, failed, return_exceptions=True)
 
     async def _wait_in_office(self) -> None:
         """Returns when scorer and recorder answer, so that the first request and the first question succeed."""

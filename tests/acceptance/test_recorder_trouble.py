@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sollol_agents.children import Child
 from sollol_agents.testing import ProcessFleet, eventually
 from sollol_bus.client import Client
 from sollol_bus.errors import SollolError
@@ -28,7 +29,7 @@ async def test_a_deleted_database_is_begun_anew_while_requests_go_on(fleet: Proc
             path.unlink()
         for _ in range(3):
             assert (await client.generate(MODEL, "count down from 2")).text.split() == ["1", "0"]
-        await eventually(lambda: "recorder.database_lost" in up.log_text(), complaint="the log says so")
+        await eventually(lambda: _says(up, "recorder.database_lost"), complaint="the log says so")
         await client.generate(MODEL, "count down from 2")
         await eventually(lambda: _some_successes(client), complaint="it records again")
 
@@ -45,10 +46,14 @@ async def test_a_locked_database_delays_records_but_no_request(fleet: ProcessFle
             lock.execute("begin exclusive")
             for _ in range(3):
                 assert (await client.generate(MODEL, "count down from 2")).text.split() == ["1", "0"]
-            await eventually(lambda: "cannot write to" in up.log_text(), within_s=40, complaint="the log says so")
+            await eventually(lambda: _says(up, "cannot write to"), within_s=40, complaint="the log says so")
         finally:
             lock.close()
         await eventually(lambda: _successes(client, 4), complaint="nothing was lost")
+
+
+async def _says(child: Child, words: str) -> bool:
+    return words in await child.log_text()
 
 
 def _database(fleet: ProcessFleet) -> Path:

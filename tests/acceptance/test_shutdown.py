@@ -25,8 +25,8 @@ FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
 pytestmark = [pytest.mark.timeout(90), pytest.mark.shutdown]
 
 
-def actions(child: Child) -> list[str]:
-    lines = [msgspec.json.decode(line) for line in child.log_text().splitlines() if line.startswith("{")]
+async def actions(child: Child) -> list[str]:
+    lines = [msgspec.json.decode(line) for line in (await child.log_text()).splitlines() if line.startswith("{")]
     return [f"{line['action']} {line['message']}" for line in lines if "action" in line]
 
 
@@ -35,7 +35,7 @@ async def test_sigterm_ends_every_actor_in_order_and_leaves_nothing_running(flee
     below = psutil.Process(up.pid).children(recursive=True)
     up.signal(signal.SIGTERM)
     assert await asyncio.wait_for(up.wait(), 15) == 0
-    stopped = [a.split()[1] for a in actions(up) if a.startswith("actor_stopped")]
+    stopped = [a.split()[1] for a in await actions(up) if a.startswith("actor_stopped")]
     assert stopped == ["dispatcher", "scorer", "recorder"]
     assert not [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
@@ -82,7 +82,7 @@ async def test_a_second_signal_hurries_and_the_caller_is_told(fleet: ProcessFlee
         ending = group.create_task(_error(stream))
         await eventually(lambda: stream.decision is not None)
         up.signal(signal.SIGTERM)
-        await eventually(lambda: "stack_draining" in up.log_text())
+        await eventually(lambda: _says(up, "stack_draining"))
         began = time.monotonic()
         up.signal(signal.SIGTERM)
         assert await asyncio.wait_for(up.wait(), 20) == 0
@@ -102,6 +102,10 @@ async def test_a_drained_node_keeps_its_work_and_an_undrained_one_takes_more(fle
         await client.undrain("attic")
         await eventually(lambda: _state_is(client, "attic", NodeState.UP))
         assert (await client.generate(MODEL, "count down from 2")).text.split() == ["1", "0"]
+
+
+async def _says(child: Child, words: str) -> bool:
+    return words in await child.log_text()
 
 
 async def _text(stream: AnswerStream) -> str:

@@ -21,5 +21,11 @@ LOG: Final[Section[LogConfig]] = section("log", LogConfig)
 QUIET_LOG: Final[Section[LogConfig]] = section("log", LogConfig, defaults={"level": "warning"})
 """For commands whose output is for people: the client's own remarks would only get between it."""
 
-CLIENT: Final[dict[str, Section[Any]]] = {"bus": BUS, "log": QUIET_LOG}
+PATIENT_S: Final = 2.0
+"""A person waits less long for a server than an actor, which may have been started before it."""
+
+CLIENT: Final[dict[str, Section[Any]]] = {
+    "bus": section("nats", BusConfig, defaults={"connect_timeout_s": PATIENT_S}),
+    "log": QUIET_LOG,
+}
 ACTOR: Final[dict[str, Section[Any]]] = {"bus": BUS, "log": LOG}

@@ -33,9 +33,7 @@ Format = Annotated[str | None, Parameter(name="--format", help="`json`, or a JSO
 Verbose = Annotated[
     bool, Parameter(negative="", show_default=False, help="Say on stderr where the answer was made and why.")
 ]
-Prompt = Annotated[
-    str | None, Parameter(allow_leading_hyphen=True, help="The prompt; `-` or nothing reads it from stdin.")
-]
+Prompt = Annotated[str | None, Parameter(help="The prompt; without it, all of stdin.")]
 
 
 @with_settings(fleet.KNOWN, routing=routing_section(), **fleet.CLIENT)
@@ -78,7 +76,9 @@ def generate(
 @with_settings(fleet.KNOWN, routing=routing_section(), **fleet.CLIENT)
 def chat(
     model: Model,
-    message: Annotated[str | None, Parameter(help="One message; without it a conversation begins.")] = None,
+    message: Annotated[
+        str | None, Parameter(help="One message; without it, all of stdin, or a conversation on a terminal.")
+    ] = None,
     *,
     routing: Routing,
     bus: BusConfig,
@@ -155,7 +155,7 @@ def embed(
 
 def read_prompt(given: str | None) -> str:
     """The prompt from the command line, or all of stdin."""
-    if given is not None and given != "-":
+    if given is not None:
         return given
     if sys.stdin.isatty():
         raise ConfigError("no prompt: write it behind the model's name, or pipe it in")

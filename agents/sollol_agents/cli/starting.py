@@ -30,11 +30,12 @@ def init(
         DEFAULT_NAME
     ),
     *,
+    stdout: Annotated[bool, Parameter(negative="", show_default=False, help="Print it instead.")] = False,
     force: Annotated[bool, Parameter(negative="", show_default=False, help="Overwrite a file that exists.")] = False,
 ) -> int:
     """Writes a settings file with every setting, its meaning, its range and its default."""
     text = _HEAD.format(name=path) + "\n".join(_lines())
-    if str(path) == "-":
+    if stdout:
         say(text)
         return 0
     if path.exists() and not force:
