@@ -8,6 +8,7 @@ the variance of chat answers and next to nothing of code completions, so more fe
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 _PRIOR_TOKENS = {
     "embedding": 0.0,
@@ -40,10 +41,13 @@ _Key = tuple[str, ...]
 
 
 class LengthTable:
-    """Median output lengths; bounded at 4,096 cells, new ones beyond are not kept."""
+    """Median output lengths; bounded at 4,096 cells, of which those go that learnt nothing for longest.
+
+    Callers name the task types: a flood of made-up ones must not end the learning about real ones.
+    """
 
     def __init__(self) -> None:
-        self._cells: dict[_Key, _Cell] = {}
+        self._cells: OrderedDict[_Key, _Cell] = OrderedDict()
 
     def median_tokens(self, model: str, task_type: str, prompt_tokens: int) -> float:
         """Expected median of output tokens; 0 for embeddings, otherwise >= 1."""
@@ -65,9 +69,10 @@ class LengthTable:
             cell = self._cells.get(key)
             if cell is None:
                 if len(self._cells) >= _LIMIT:
-                    continue
+                    self._cells.popitem(last=False)
                 cell = self._cells[key] = _Cell(value)
             cell.learn(value)
+            self._cells.move_to_end(key)
 
 
 def _lineage(model: str, task_type: str, prompt_tokens: int) -> tuple[_Key, _Key, _Key]:
