@@ -48,7 +48,7 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     pairs_per_walk: Annotated[
         int, Meta(ge=10, le=1_000_000, description="Pairs of request and node that one planning looks at.")
-    ] = 3000
+    ] = 1500
 
     hold: Annotated[
         float,

@@ -123,11 +123,8 @@ def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, rank: float)
     finishes = h.finishes
     running = len(finishes)
     model = waiting.model
-    start = now
-    is_free = True
-    if running >= h.slots or h.is_full:
-        is_free = False
-        start = h.slot_free_at(now)
+    start = h.free_at or now
+    is_free = h.free_at == 0.0
     if profile.model_slots < h.slots:
         own = [f for f, m in finishes if m == model]
         if len(own) >= profile.model_slots:

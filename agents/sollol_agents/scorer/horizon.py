@@ -44,6 +44,7 @@ class Horizon:
         "beta_other",
         "built_at",
         "finishes",
+        "free_at",
         "is_full",
         "load_ends_at",
         "node",
@@ -73,6 +74,8 @@ class Horizon:
             self.ready[name] = max(resident.ready_at, now + _SOON_S) if resident.is_loading else 0.0
             self.load_ends_at = max(self.load_ends_at, self.ready[name])
         self.finishes = self._finishes(now, left_s)
+        self.free_at = self._slot_free_at()
+        """When the next slot is free; 0: now."""
 
     def _finishes(self, now: float, left_s: LeftSeconds) -> list[tuple[float, str]]:
         """Predicted end of every attempt with its model, soonest first."""
@@ -106,14 +109,16 @@ class Horizon:
 
     def has_free_slot(self) -> bool:
         """Whether one more attempt fits now."""
-        return len(self.finishes) < self.slots and not self.is_full
+        return self.free_at == 0.0
 
-    def slot_free_at(self, now: float) -> float:
-        """When the next slot is free; not after `now` when one is."""
+    def _slot_free_at(self) -> float:
+        """When the next slot is free; 0 when one is."""
         running = len(self.finishes)
         if running < self.slots and not self.is_full:
-            return now
-        return self.finishes[min(running - 1, max(0, running - self.slots))][0] if running else now + _SOON_S
+            return 0.0
+        if not running:
+            return self.built_at + _SOON_S
+        return self.finishes[min(running - 1, max(0, running - self.slots))][0]
 
     def load_plan(self, name: str, need_bytes: float) -> LoadPlan:
         """What loading `name` here takes; remembered until the horizon changes."""
@@ -170,6 +175,7 @@ class Horizon:
     def commit(self, model: str, end: float, *, load: LoadPlan | None, ready_at: float) -> None:
         """Plans one more attempt, and the load it needs."""
         bisect.insort(self.finishes, (end, model))
+        self.free_at = self._slot_free_at()
         if load is not None:
             for victim in load.victims:
                 self.ready.pop(victim, None)

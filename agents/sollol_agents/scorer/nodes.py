@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sollol_agents.scorer import priors
 from sollol_agents.scorer.attempts import Attempt
 from sollol_agents.scorer.breaker import Breakers
@@ -11,6 +13,9 @@ from sollol_agents.scorer.prefixes import PrefixMirror
 from sollol_agents.scorer.reliability import Record
 from sollol_agents.scorer.residency import Budget, Resident, Residents, budget_of, max_models
 from sollol_agents.scorer.speeds import NodeSpeeds, Pace
+
+if TYPE_CHECKING:
+    from sollol_agents.scorer.profiles import Profile
 from sollol_schemas.telemetry import (
     EngineKind,
     InFlight,
@@ -72,12 +77,17 @@ class Node:
         self.breakers = Breakers()
         self.work = RankedWork(now)
         self.mirror = PrefixMirror()
-        self.profiles: dict[tuple[str, int | None], object] = {}
+        self.profiles: dict[tuple[str, int | None], Profile] = {}
         """Figures of its models, kept by the costs while the versions stand."""
         self._signature: object = None
 
     def __repr__(self) -> str:
         return f"<Node {self.node_id} {self.state} {len(self.attempts)}/{self.slots}>"
+
+    @property
+    def figures_version(self) -> int:
+        """Changes whenever a predicted time of any of its models may have."""
+        return self.shape_version + self.speed_version + self.speeds.version + self.residents.version
 
     def reshape(self) -> None:
         """Notes that the node's eligibility for some request may have changed."""
@@ -103,7 +113,9 @@ class Node:
         lost = list(self.attempts.values())
         self.attempts.clear()
         self.instance, self.revision, self.seq = telemetry.instance, telemetry.revision, -1
+        self.speed_version += self.residents.version + 1
         self.residents = Residents()
+        self.profiles.clear()
         self.breakers = Breakers()
         self.mirror = PrefixMirror()
         self.pace = Pace(now)

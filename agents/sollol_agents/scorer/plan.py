@@ -66,14 +66,15 @@ class Pool:
 
 def _factors(profile: Profile, horizon: Horizon, model: str, now: float) -> tuple[float, float, float]:
     """Seconds per prompt token, per output token, and at any rate."""
-    share = 1.0 / horizon.pace + min(0.0, profile.weight_ratio)
-    start = horizon.slot_free_at(now)
+    share = 1.0 / horizon.pace + (profile.weight_ratio if profile.weight_ratio < 0 else 0.0)
     load_s = 0.0
-    ready_at = horizon.ready.get(model)
-    if ready_at is None:
+    start = horizon.ready.get(model)
+    if start is None:
         load_s = profile.load_s
-        ready_at = horizon.load_ends_at
-    return share / profile.prompt_tps, share / profile.decode_tps, load_s + max(0.0, start - now, ready_at - now)
+        start = horizon.load_ends_at
+    start = max(start, horizon.free_at)
+    wait_s = start - now if start > now else 0.0
+    return share / profile.prompt_tps, share / profile.decode_tps, load_s + wait_s
 
 
 def _profile(waiting: Waiting, node: Node) -> Profile:

@@ -25,7 +25,7 @@ class Profile:
         "weight_ratio",
     )
 
-    def __init__(self, node: Node, model: str, num_ctx: int | None, version: tuple[int, int, bool]) -> None:
+    def __init__(self, node: Node, model: str, num_ctx: int | None, version: int) -> None:
         installed = node.installed[model]
         size = weight_bytes(installed)
         self.node = node
@@ -46,9 +46,9 @@ class Profile:
 
 def profile(node: Node, model: str, num_ctx: int | None) -> Profile:
     """The profile of a model that is installed on the node; kept while the node's figures do not change."""
-    version = (node.shape_version, node.speed_version + node.speeds.version, model in node.residents.by_name)
+    version = node.figures_version
     known = node.profiles.get((model, num_ctx))
-    if isinstance(known, Profile) and known.version == version:
+    if known is not None and known.version == version:
         return known
     if len(node.profiles) > 4 * len(node.installed) + 16:
         node.profiles.clear()

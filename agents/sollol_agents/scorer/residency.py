@@ -82,10 +82,12 @@ def max_models(telemetry: Telemetry) -> int:
 class Residents:
     """The believed memory of one node: what it reported, and the loads that were granted since."""
 
-    __slots__ = ("by_name",)
+    __slots__ = ("by_name", "version")
 
     def __init__(self) -> None:
         self.by_name: dict[str, Resident] = {}
+        self.version = 0
+        """Changes whenever a model comes, goes, or ends its load."""
 
     def report(self, loaded: dict[str, LoadedModel], live_loaders: set[str]) -> bool:
         """Takes over the node's own list; returns whether the set of models in memory changed.
@@ -109,12 +111,14 @@ class Residents:
         after.update(loading)
         is_changed = {n: r.is_loading for n, r in after.items()} != {n: r.is_loading for n, r in self.by_name.items()}
         self.by_name = after
+        self.version += is_changed
         return is_changed
 
     def begin_load(
         self, name: str, size_bytes: float, *, loader: str, ready_at: float, evicts: tuple[str, ...]
     ) -> None:
         """Notes that a granted attempt loads `name` and pushes out `evicts`."""
+        self.version += 1
         for victim in evicts:
             self.by_name.pop(victim, None)
         resident = self.by_name[name] = Resident(name, size_bytes)
@@ -124,6 +128,7 @@ class Residents:
         """The attempt `loader` ended or made a token: its model is in memory, or is not coming."""
         for name, resident in self.by_name.items():
             if resident.loader == loader:
+                self.version += 1
                 if is_loaded:
                     resident.loader, resident.ready_at, resident.evicts = "", 0.0, ()
                 else:
