@@ -26,7 +26,7 @@ from sollol_bus.errors import (
     SollolError,
 )
 from sollol_bus.messages import Msg, decode, encode
-from sollol_bus.streaming import ReplyStream
+from sollol_bus.streaming import MAX_WAITING_BYTES, ReplyStream
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.execution import CancelRequest, Taken
@@ -50,6 +50,7 @@ class Call:
         headers: Routing and other headers; copied.
         deadline_s: When the dispatcher gives up; the call itself waits a little longer.
         absence_s: How long to wait for a dispatcher when none is on the bus.
+        max_unread_bytes: How much of the answer may wait for a slow reader before it is cut.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Call:
         deadline_s: float = 600.0,
         absence_s: float = 3.0,
         request_id: str | None = None,
+        max_unread_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         self.request_id = request_id or secrets.token_hex(8)
         self.resends = 0
@@ -75,7 +77,9 @@ class Call:
         self._secret = secrets.token_hex(16)
         self._began_mono_s = time.monotonic()
         self._absence_until = self._began_mono_s + absence_s
-        self._stream = ReplyStream(bus, total_s=deadline_s + _DEADLINE_GRACE_S, breaks_on_disconnect=False)
+        self._stream = ReplyStream(
+            bus, total_s=deadline_s + _DEADLINE_GRACE_S, breaks_on_disconnect=False, max_unread_bytes=max_unread_bytes
+        )
         self._control: ReplyInbox | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
@@ -126,6 +130,16 @@ class Call:
                 raise
             self._is_over = True
             return
+
+    def take_ready(self) -> list[Msg]:
+        """The chunks that have arrived already, beside the one that the iteration gave last."""
+        return self._stream.take_ready()
+
+    def leave(self, error: SollolError) -> None:
+        """Cancels the request and ends the iteration with `error`; safe from callbacks, and twice."""
+        if not self._is_over:
+            self.cancel()
+            self._stream.fail(error)
 
     def cancel(self) -> None:
         """Tells the dispatchers that the answer is no longer wanted."""

@@ -43,6 +43,7 @@ class ReplyStream:
         gap_s: How long to wait between messages.
         total_s: How long the whole stream may take.
         breaks_on_disconnect: Whether a loss of the connection ends the stream; else its owner decides.
+        max_unread_bytes: How much a slow reader may leave unread before its stream is cut.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class ReplyStream:
         gap_s: float = 600.0,
         total_s: float = 600.0,
         breaks_on_disconnect: bool = True,
+        max_unread_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         self._bus = bus
+        self._max_unread_bytes = max_unread_bytes
         self._first_s = first_s
         self._gap_s = gap_s
         self._deadline = time.monotonic() + total_s
@@ -143,6 +146,19 @@ class ReplyStream:
         self._check_count(item)
         raise StopAsyncIteration
 
+    def take_ready(self) -> list[Msg]:
+        """The chunks that are here already, without waiting; the end and errors are left for the iteration."""
+        ready: list[Msg] = []
+        waiting = self._waiting
+        while waiting:
+            item = waiting[0]
+            if isinstance(item, SollolError) or not item.data:
+                break
+            ready.append(item)
+            waiting.popleft()
+            self._waiting_bytes -= len(item.data)
+        return ready
+
     async def _wait(self) -> None:
         limit = self._gap_s if self.has_begun else self._first_s
         left = self._deadline - time.monotonic()
@@ -202,9 +218,11 @@ class ReplyStream:
             if item.data:
                 self.messages += 1
             self._waiting_bytes += len(item.data)
-            if self._waiting_bytes > MAX_WAITING_BYTES:
+            if self._waiting_bytes > self._max_unread_bytes:
                 self._waiting.clear()
-                item = ConnectionLost(f"cut: the reader left more than {MAX_WAITING_BYTES} bytes unread")
+                if self._subscription is not None:
+                    self._subscription.unsubscribe()  # the publisher notices, and stops
+                item = ConnectionLost(f"cut: the reader left more than {self._max_unread_bytes} bytes unread")
         self._waiting.append(item)
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -39,6 +40,26 @@ class ControlPull(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     model: str
 
 
+class EngineOperation(StrEnum):
+    """What can be asked of an engine about its models, beside inference."""
+
+    TAGS = "tags"  # the models on its disk
+    PS = "ps"  # the models in its memory
+    SHOW = "show"  # one model's details
+    CREATE = "create"  # a model from another, or from blobs; answers with progress
+    PUSH = "push"  # upload a model to a registry; answers with progress
+    COPY = "copy"
+    DELETE = "delete"
+    BLOB = "blob"  # whether a blob exists; `digest` in the body
+
+
+class ControlEngine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.engine.v1"):
+    """Ask the engine itself; answered with the engine's own objects, one a message, and an empty message."""
+
+    operation: EngineOperation
+    body: dict[str, Any] = {}
+
+
 class ControlSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.set.v1"):
     """Change the node's weight or labels; a label set to the empty string is removed."""
 
@@ -62,7 +83,9 @@ class AttemptState(StrEnum):
     ENDED_SILENT = "ended_silent"  # over; nothing ever reached the caller
 
 
-ControlRequest = ControlAttempt | ControlPing | ControlDrain | ControlLoad | ControlUnload | ControlPull | ControlSet
+ControlRequest = (
+    ControlAttempt | ControlPing | ControlDrain | ControlLoad | ControlUnload | ControlPull | ControlEngine | ControlSet
+)
 
 
 class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.reply.v1"):

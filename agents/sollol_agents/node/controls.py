@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Protocol
 
 from sollol_agents.node.engine_view import canonical
-from sollol_agents.node.engines.base import Engine, Work
+from sollol_agents.node.engines.base import Work
 from sollol_agents.node.execution import Executor
 from sollol_agents.node.telemetry import Standing
 from sollol_bus.connection import Bus
@@ -19,6 +19,7 @@ from sollol_schemas.control import (
     AttemptState,
     ControlAttempt,
     ControlDrain,
+    ControlEngine,
     ControlLoad,
     ControlPing,
     ControlPull,
@@ -26,6 +27,7 @@ from sollol_schemas.control import (
     ControlRequest,
     ControlSet,
     ControlUnload,
+    EngineOperation,
 )
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _MAX_OPERATIONS = 16
 _PING = encode(ControlPing())
+_READING = frozenset({EngineOperation.TAGS, EngineOperation.PS, EngineOperation.SHOW, EngineOperation.BLOB})
+_Operation = ControlLoad | ControlUnload | ControlPull | ControlEngine
 
 
 class NodeHost(Protocol):
@@ -83,7 +87,7 @@ class Controls:
         """Answers a request; probes, which come four times a second, with a constant."""
         if msg.data == _PING or not msg.data:
             if msg.reply:
-                self._bus.publish(msg.reply, self._pong)
+                self._bus.answer(msg, self._pong)
             return
         try:
             request: ControlRequest = decode(msg.data, ControlRequest)  # type: ignore[arg-type]  # a union decodes too
@@ -102,7 +106,7 @@ class Controls:
                 self._standing.change(weight, labels)
                 self._host.tell_soon()
                 self._bus.respond(msg, self._reply())
-            case ControlLoad() | ControlUnload() | ControlPull():
+            case ControlLoad() | ControlUnload() | ControlPull() | ControlEngine():
                 self._begin(request, msg.reply)
 
     def _reply(self, state: AttemptState | None = None, error: ErrorBody | None = None) -> ControlReply:
@@ -116,7 +120,7 @@ class Controls:
             error=error,
         )
 
-    def _begin(self, request: ControlLoad | ControlUnload | ControlPull, reply: str) -> None:
+    def _begin(self, request: _Operation, reply: str) -> None:
         if self._operations >= _MAX_OPERATIONS:
             error = ErrorBody(code=ErrorCode.QUEUE_FULL, message=f"{_MAX_OPERATIONS} operations run already")
             self._bus.respond_error(reply, error)
@@ -124,22 +128,23 @@ class Controls:
         self._operations += 1
         self._spawn(self._operate(request, reply), f"control.{type(request).__name__}")
 
-    async def _operate(self, request: ControlLoad | ControlUnload | ControlPull, reply: str) -> None:
-        is_pull = isinstance(request, ControlPull)
+    async def _operate(self, request: _Operation, reply: str) -> None:
+        is_stream = isinstance(request, (ControlPull, ControlEngine))
         try:
             await self._perform(request, reply)
-            answer = b"" if is_pull else encode(self._reply())
+            answer = b"" if is_stream else encode(self._reply())
             if reply:
                 self._bus.publish(reply, answer)
         except NotConnected as error:
             log.info("%s: nobody can be told how it ended: %s", request, error)
         except SollolError as error:
-            self._tell_failure(reply, error.body, is_stream=is_pull)
+            self._tell_failure(reply, error.body, is_stream=is_stream)
         finally:
             self._operations -= 1
-            self._host.tell_soon(inventory=True)
+            if not (isinstance(request, ControlEngine) and request.operation in _READING):
+                self._host.tell_soon(inventory=True)
 
-    async def _perform(self, request: ControlLoad | ControlUnload | ControlPull, reply: str) -> None:
+    async def _perform(self, request: _Operation, reply: str) -> None:
         engine = self._executor.engine
         if engine is None:
             raise _refused(ErrorCode.ENGINE_UNAVAILABLE, "the node has not found its engine yet")
@@ -152,13 +157,15 @@ class Controls:
                     raise _refused(ErrorCode.CONFLICT, f"{model} is busy")
                 await engine.unload(model)
             case ControlPull(model=model):
-                await self._pull(engine, model, reply)
+                await self._progress(engine.pull(model), reply)
+            case ControlEngine(operation=operation, body=body):
+                await self._progress(engine.operate(operation, body), reply)
 
-    async def _pull(self, engine: Engine, model: str, reply: str) -> None:
+    async def _progress(self, objects: AsyncGenerator[bytes, None], reply: str) -> None:
         """Publishes the progress: every object that differs in more than its counters, others twice a second."""
         loop = asyncio.get_running_loop()
         last_status, last_at = b"", 0.0
-        async for progress in engine.pull(model):
+        async for progress in objects:
             status = progress.partition(b',"completed"')[0]
             if reply and (status != last_status or loop.time() - last_at >= 0.5):
                 last_status, last_at = status, loop.time()

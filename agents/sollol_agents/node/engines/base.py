@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from sollol_schemas.context import RequestKind
+from sollol_schemas.control import EngineOperation
 from sollol_schemas.telemetry import EngineKind, Gpu, InstalledModel, LoadedModel
 
 
@@ -101,6 +102,9 @@ class Engine(Protocol):
 
     def pull(self, model: str) -> AsyncGenerator[bytes, None]:
         """Downloads a model; gives JSON objects that tell the progress."""
+
+    def operate(self, operation: EngineOperation, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        """Asks about its models, or changes them; gives the engine's own JSON objects."""
 
     async def aclose(self) -> None:
         """Closes its connections."""

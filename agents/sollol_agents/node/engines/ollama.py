@@ -27,11 +27,22 @@ from sollol_agents.node.engines.passthrough import PassthroughRun
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_bus.errors import BackendRefused, SollolError
 from sollol_schemas.context import RequestKind
+from sollol_schemas.control import EngineOperation
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
 
 _PATHS: Final = {RequestKind.GENERATE: "/api/generate", RequestKind.CHAT: "/api/chat"}
 _EMBED: Final = "/api/embed"
+_OPERATIONS: Final = {
+    EngineOperation.TAGS: ("GET", "/api/tags"),
+    EngineOperation.PS: ("GET", "/api/ps"),
+    EngineOperation.SHOW: ("POST", "/api/show"),
+    EngineOperation.CREATE: ("POST", "/api/create"),
+    EngineOperation.PUSH: ("POST", "/api/push"),
+    EngineOperation.COPY: ("POST", "/api/copy"),
+    EngineOperation.DELETE: ("DELETE", "/api/delete"),
+    EngineOperation.BLOB: ("HEAD", "/api/blobs"),
+}
 
 
 class _Version(msgspec.Struct):
@@ -193,6 +204,21 @@ class OllamaEngine:
                 for line in split(splitter, data):
                     check_line(line)
                     yield line
+
+    async def operate(self, operation: EngineOperation, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        """Ollama's own answer, line by line; nothing where it answers with an empty body."""
+        method, path = _OPERATIONS[operation]
+        if operation is EngineOperation.BLOB:
+            path = f"{path}/{body.get('digest', '')}"
+        sent = msgspec.json.encode(body) if method in ("POST", "DELETE") else None
+        splitter = LineSplitter()
+        async with self._http.open(method, path, sent, model=str(body.get("model") or "")) as answer:
+            async for data in answer:
+                for line in split(splitter, data):
+                    check_line(line)
+                    yield line
+        if rest := splitter.rest.strip():
+            yield rest
 
     async def aclose(self) -> None:
         """Closes its connections."""

@@ -20,6 +20,7 @@ from sollol_agents.node.engines.translate import Flavour, fields_of, translate, 
 from sollol_agents.node.engines.translate_reply import NativeStream, embed_reply
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
 from sollol_schemas.context import RequestKind
+from sollol_schemas.control import EngineOperation
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.telemetry import EngineKind, InstalledModel, LoadedModel
 
@@ -230,6 +231,11 @@ class OpenAIEngine:
     async def pull(self, model: str) -> AsyncGenerator[bytes, None]:
         """Refuses: there is no such operation."""
         raise _cannot("pull", model)
+        yield b""  # makes this a generator
+
+    async def operate(self, operation: EngineOperation, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        """Refuses: there are no such operations."""
+        raise _cannot(operation.value, str(body.get("model") or "models"))
         yield b""  # makes this a generator
 
     async def aclose(self) -> None:
