@@ -24,6 +24,8 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
     envs: dict[str, str] = {}
     hidden: tuple[str, ...] = ()
     flag_prefix: str = ""
+    is_flagged: bool = True
+    """Whether any command has flags for it."""
 
 
 SECTIONS: Mapping[str, Names] = {
@@ -43,7 +45,8 @@ SECTIONS: Mapping[str, Names] = {
     "up": Names(kind="sollol_agents.cli.up:UpConfig", title="`sollol up`"),
     "server": Names(
         kind="sollol_bus.server_config:EmbeddedServerConfig",
-        title="The embedded NATS server of `sollol up` (no flags)",
+        title="The embedded NATS server of `sollol up`",
+        is_flagged=False,
         hidden=("port", "store_dir"),
     ),
     "node": Names(
@@ -55,7 +58,11 @@ SECTIONS: Mapping[str, Names] = {
     "scorer": Names(kind="sollol_agents.scorer.config:ScorerConfig", title="`sollol scorer`"),
     "dispatcher": Names(kind="sollol_agents.dispatcher.config:DispatcherConfig", title="`sollol dispatcher`"),
     "recorder": Names(kind="sollol_agents.recorder.config:RecorderConfig", title="`sollol recorder`"),
-    "emulate": Names(kind="sollol_agents.emulator.config:EmulatorConfig", title="`sollol emulate`"),
+    "emulate": Names(
+        kind="sollol_agents.emulator.config:EmulatorConfig",
+        title="`sollol emulate`",
+        flags={"version": "--ollama-version"},
+    ),
     "engine": Names(kind="sollol_agents.engine.server:EngineConfig", title="`sollol engine`"),
 }
 

@@ -361,13 +361,17 @@ def _allowed(kind: mi.Type) -> str:  # noqa: PLR0911 one line for each kind of t
 
 def _bounds(kind: mi.IntType | mi.FloatType) -> str:
     if kind.ge is not None and kind.le is not None:
-        return f" from {kind.ge:g} to {kind.le:g}"
+        return f" from {_plain(kind.ge)} to {_plain(kind.le)}"
     parts = [
-        f"{word} {bound:g}"
+        f"{word} {_plain(bound)}"
         for word, bound in (("above", kind.gt), ("at least", kind.ge), ("below", kind.lt), ("at most", kind.le))
         if bound is not None
     ]
     return f" {' and '.join(parts)}" if parts else ""
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else f"{number:g}"
 
 
 def _as_text(value: object) -> str:

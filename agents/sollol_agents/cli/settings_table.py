@@ -23,7 +23,7 @@ def markdown(sections: Iterable[Section[Any]]) -> str:
     for section in sections:
         rows = [f"### {SECTIONS[section.name].title}: `[{section.name}]`", ""]
         rows += ["| flag | environment | allowed | default | meaning |", "|---|---|---|---|---|"]
-        rows += [_row(setting) for setting in section.settings]
+        rows += [_row(setting, is_flagged=SECTIONS[section.name].is_flagged) for setting in section.settings]
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
 
@@ -50,9 +50,10 @@ def main() -> int:
     return 0
 
 
-def _row(setting: Setting) -> str:
+def _row(setting: Setting, *, is_flagged: bool) -> str:
+    flag = f"`{setting.flag}`" if is_flagged else ""
     default = f"`{setting.default_text}`" if setting.default_text else ""
-    cells = (f"`{setting.flag}`", f"`{setting.env}`", setting.allowed, default, setting.description)
+    cells = (flag, f"`{setting.env}`", setting.allowed, default, setting.description)
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 

@@ -1,0 +1,99 @@
+"""Every command and program of the README is executed, in order, as it stands there.
+
+Blocks marked `bash` and `python` run; `console` blocks show other machines or output and do not. Only the ports are
+replaced by free ones. `make` is left to the command that runs this test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from sollol_agents.testing import eventually
+from sollol_bus.client import Client
+from sollol_bus.errors import ConfigError, SollolError
+
+README = Path(__file__).parents[2] / "README.md"
+PORTS = ("14222", "18080")
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(not README.is_file(), reason="the documents are in the checkout only"),
+]
+
+
+async def test_everything_in_the_readme_runs(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra `engine` is not installed")
+    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    free = {port: str(free_port()) for port in PORTS}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")} | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "XDG_STATE_HOME": str(tmp_path),
+    }
+    ran = 0
+    background: list[asyncio.subprocess.Process] = []
+    try:
+        for language, text in blocks:
+            for old, new in free.items():
+                text = text.replace(old, new)  # noqa: PLW2901 the same text with free ports
+            if language == "python":
+                await run([sys.executable, "-c", text], environ)
+            else:
+                ran += await run_lines(text, environ, background)
+                if background:
+                    await eventually(lambda: has_node(free["14222"]), within_s=30, complaint="the README's node is up")
+    finally:
+        for process in reversed(background):
+            if process.returncode is None:
+                process.terminate()
+                await asyncio.wait_for(process.wait(), 20)
+    assert ran >= 10
+    assert any(language == "python" for language, _ in blocks)
+
+
+async def run_lines(text: str, environ: dict[str, str], background: list[asyncio.subprocess.Process]) -> int:
+    """Runs each command of a block; those with `&` stay. Returns how many ran."""
+    count = 0
+    for line in text.replace("\\\n", " ").splitlines():
+        command = line.partition(" #")[0].strip()
+        if not command or command.startswith(("make ", "#")):
+            continue
+        if command.startswith("export "):
+            name, _, value = command.removeprefix("export ").partition("=")
+            environ[name] = value
+        elif command.endswith("&"):
+            argv = command.removesuffix("&").split()
+            background.append(
+                await asyncio.create_subprocess_exec(*argv, env=environ, stdout=asyncio.subprocess.DEVNULL)
+            )
+        else:
+            await run(["bash", "-c", command], environ)
+        count += 1
+    return count
+
+
+async def run(argv: list[str], environ: dict[str, str]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *argv, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, f"{argv[-1]}\n{output.decode()}"
+
+
+async def has_node(port: str) -> bool:
+    try:
+        async with Client(f"nats://127.0.0.1:{port}") as client:
+            return any(view.telemetry.engine.is_reachable for view in (await client.nodes()).nodes)
+    except (SollolError, ConfigError):
+        return False  # not there yet
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
