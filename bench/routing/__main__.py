@@ -21,6 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from bench.machine import describe
+from bench.routing.bars import verdicts
 from bench.routing.figures import Cell, against, cell, overall
 from bench.routing.fleets import FLEETS
 from bench.routing.policies import POLICIES
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "geomean_vs_oracle": overall(against(cells, "oracle")),
         "ratios": {base: against(cells, base) for base in ("oracle", "round_robin", "least_connections")},
         "plan_vs": _plan_against(cells),
+        "bars": verdicts(cells),
     }
     data = msgspec.json.format(msgspec.json.encode(result), indent=2)
     if options.out is not None:
@@ -160,7 +162,9 @@ def as_text(cells: Sequence[Cell]) -> str:
         f"{c.p95_s:>9.2f}{c.p99_s:>9.2f}{c.ttft_mean_s:>9.2f}{c.success_ratio:>9.4f}{c.loads:>9}"
         for c in cells
     ]
-    lines.append("")
+    missed = [v for v in verdicts(cells) if not v.is_met]
+    lines += ["", f"bars: {len(verdicts(cells)) - len(missed)} met, {len(missed)} missed"]
+    lines += [f"  missed: {v.bar}: {v.measured:.3f} instead of {v.limit:.3f}" for v in missed]
     for policy, ratio in overall(against(cells, "oracle")).items():
         lines.append(f"{policy:<26} geometric mean against oracle: mean {ratio.mean:.3f}, p95 {ratio.p95:.3f}")
     return "\n".join(lines)

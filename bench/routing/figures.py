@@ -26,6 +26,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     p99_s: float
     ttft_mean_s: float
     success_ratio: float
+    throughput_rps: float
     requests: int
     loads: int
     by_priority_mean_s: dict[str, float]
@@ -55,10 +56,17 @@ def cell(
         p99_s=quantile(latencies, 0.99),
         ttft_mean_s=_mean(first),
         success_ratio=1.0 - sum(r.is_failed for r in counted) / max(1, len(counted)),
+        throughput_rps=_throughput(counted),
         requests=len(counted),
         loads=loads,
         by_priority_mean_s=_by_priority(counted),
     )
+
+
+def _throughput(requests: list[Request]) -> float:
+    """Answers per second between the first and the last answer."""
+    ends = sorted(r.done_at for r in requests if not r.is_failed)
+    return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 and ends[-1] > ends[0] else 0.0
 
 
 def _by_priority(requests: list[Request]) -> dict[str, float]:

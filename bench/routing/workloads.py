@@ -89,8 +89,8 @@ class Scenario(NamedTuple):
     classes: tuple[TaskClass, ...]
     make: Callable[[Scenario, float, int, random.Random], list[Request]]
     has_faults: bool = False
-    needs: str = ""
-    """Restricts what is counted, e.g. to one priority."""
+    is_closed: bool = False
+    """Its load is a number of clients, each of which asks again as soon as it is answered."""
 
 
 def rate_at_load_one(scenario: Scenario, fleet: tuple[MachineSpec, ...]) -> float:
@@ -229,6 +229,15 @@ def agents(scenario: Scenario, rate: float, count: int, rng: random.Random) -> l
     return requests
 
 
+def clients(scenario: Scenario, count_of_clients: float, count: int, rng: random.Random) -> list[Request]:
+    """Clients that ask again as soon as they are answered."""
+    number_of_clients = int(count_of_clients)
+    requests = [_draw(number, 0.01 * number, scenario.classes, rng) for number in range(count)]
+    for request in requests[number_of_clients:]:
+        request.follows = request.number - number_of_clients
+    return requests
+
+
 SCENARIOS = {
     s.name: s
     for s in (
@@ -240,6 +249,7 @@ SCENARIOS = {
         Scenario("chat", "F1", TALK, conversations),
         Scenario("agent", "F1", AGENT, agents),
         Scenario("faults", "F1", COMPLEX, poisson, has_faults=True),
+        Scenario("closed", "F2", COMPLEX, clients, is_closed=True),
     )
 }
 
@@ -247,5 +257,5 @@ SCENARIOS = {
 def requests_of(scenario: Scenario, fleet: str, load: float, count: int, seed: int) -> list[Request]:
     """The arrivals of one run: the same for every policy."""
     rng = random.Random(f"{scenario.name}/{fleet}/{load}/{seed}")
-    rate = load * rate_at_load_one(scenario, FLEETS[fleet])
+    rate = load if scenario.is_closed else load * rate_at_load_one(scenario, FLEETS[fleet])
     return scenario.make(scenario, rate, count, rng)

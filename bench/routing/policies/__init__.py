@@ -10,6 +10,7 @@ from bench.routing.policies.classic import (
     PowerOfTwo,
     RandomChoice,
     RoundRobin,
+    RoundRobinWithoutRetries,
     WeightedLeastConnections,
 )
 from bench.routing.policies.planned import oracle, plan
@@ -20,6 +21,7 @@ POLICIES: dict[str, Callable[[World], Policy]] = {
     "plan": plan,
     "oracle": oracle,
     "round_robin": RoundRobin,
+    "round_robin_no_retry": RoundRobinWithoutRetries,
     "random": RandomChoice,
     "least_connections": LeastConnections,
     "weighted_least_connections": WeightedLeastConnections,

@@ -11,11 +11,12 @@ from bench.routing.simulation import MAX_ATTEMPTS, World
 from bench.routing.workloads import Request
 
 _DOWN_S = 5.0  # a machine that refused is left alone for so long
-_STALL_S = 30.0
 
 
 class Immediate:
     """Picks a machine on arrival; subclasses say which."""
+
+    max_attempts = MAX_ATTEMPTS
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -63,7 +64,7 @@ class Immediate:
             return
         if error.startswith("connection"):
             self._refused_until[machine.name] = self.world.time.now + _DOWN_S
-        if len(self._tried[request.number]) >= MAX_ATTEMPTS:
+        if len(self._tried[request.number]) >= self.max_attempts:
             self.world.answer(request, job, is_failed=True)
         else:
             self.submit(request)
@@ -85,6 +86,12 @@ class RoundRobin(Immediate):
             self._turn += 1
             if machine.name in names:
                 return machine
+
+
+class RoundRobinWithoutRetries(RoundRobin):
+    """Machines in turn; what fails has failed."""
+
+    max_attempts = 1
 
 
 class RandomChoice(Immediate):

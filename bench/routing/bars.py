@@ -1,0 +1,89 @@
+"""The bars that `plan` is held to, as ratios within one run; a bar without its cells in the run is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from bench.routing.figures import Cell, against, overall
+
+
+class Bar(NamedTuple):
+    """`plan` divided by another policy may not exceed `limit`."""
+
+    scenario: str
+    fleet: str
+    load: float
+    other: str
+    limit: float
+    figure: str = "mean"
+
+
+def _bars(scenario: str, fleet: str, other: str, limits: dict[float, float], figure: str = "mean") -> list[Bar]:
+    return [Bar(scenario, fleet, load, other, limit, figure) for load, limit in limits.items()]
+
+
+_LC, _RR, _ORACLE = "least_connections", "round_robin", "oracle"
+_SEVEN, _SEVEN_OLD = "seven_factor_1s", "seven_factor_30s"
+
+BARS: tuple[Bar, ...] = (
+    *_bars("uniform", "F3", _RR, {0.3: 1.02, 0.5: 1.02, 0.7: 1.02, 0.85: 1.02}),
+    *_bars("uniform", "F3", _LC, {0.3: 1.02, 0.5: 1.02, 0.7: 1.02, 0.85: 1.02}),
+    *_bars("uniform", "F3", _ORACLE, {0.3: 1.03, 0.5: 1.03, 0.7: 1.03, 0.85: 1.03}),
+    *_bars("uniform", "F3", _SEVEN, {0.3: 0.85, 0.5: 0.85, 0.7: 0.85, 0.85: 0.85}),
+    *_bars("complex", "F1", _RR, {0.5: 0.10, 0.7: 0.10, 0.85: 0.10, 0.95: 0.12}),
+    *_bars("complex", "F2", _RR, {0.5: 0.70, 0.7: 0.52, 0.85: 0.30}),
+    *_bars("complex", "F1", _LC, {0.5: 0.62, 0.7: 0.65, 0.85: 0.70, 0.95: 0.75}),
+    *_bars("complex", "F1", _SEVEN, {0.5: 0.82, 0.7: 0.77, 0.85: 0.75, 0.95: 0.74}),
+    *_bars("complex", "F1", _SEVEN_OLD, {0.5: 0.25, 0.7: 0.18, 0.85: 0.13, 0.95: 0.13}),
+    *_bars("complex", "F1", _ORACLE, {0.5: 1.05, 0.7: 1.05, 0.85: 1.08, 0.95: 1.08}),
+    *_bars("complex", "F1", _ORACLE, {0.5: 1.05, 0.7: 1.08, 0.85: 1.05, 0.95: 1.05}, "p95"),
+    *_bars("models", "F1", _RR, {0.5: 0.09, 0.7: 0.12, 0.85: 0.17}),
+    *_bars("models", "F1", _LC, {0.5: 0.40, 0.7: 0.40, 0.85: 0.42}),
+    *_bars("models", "F1", _SEVEN, {0.5: 0.47, 0.7: 0.40, 0.85: 0.32}),
+    *_bars("models", "F1", _SEVEN_OLD, {0.5: 0.28, 0.7: 0.28, 0.85: 0.23}),
+    *_bars("models", "F1", _ORACLE, {0.5: 1.10, 0.7: 1.15, 0.85: 1.30}),
+    *_bars("chat", "F1", _RR, {0.5: 0.08, 0.7: 0.11, 0.85: 0.16}),
+    *_bars("chat", "F1", _LC, {0.5: 0.48, 0.7: 0.55, 0.85: 0.63}),
+    *_bars("chat", "F1", _SEVEN, {0.5: 0.63, 0.7: 0.56, 0.85: 0.60}),
+    *_bars("chat", "F1", _ORACLE, {0.5: 1.03, 0.7: 1.05, 0.85: 1.08}),
+    *_bars("agent", "F1", _RR, {0.5: 0.05, 0.85: 0.12}),
+    *_bars("agent", "F1", _LC, {0.5: 0.30, 0.85: 0.42}),
+    *_bars("agent", "F1", _ORACLE, {0.5: 1.05, 0.85: 1.15}),
+    *_bars("burst", "F1", _RR, {0.5: 0.08, 0.7: 0.14, 0.85: 0.20}),
+    *_bars("burst", "F1", _LC, {0.5: 0.55, 0.7: 0.62, 0.85: 0.68}),
+    *_bars("burst", "F1", _SEVEN, {0.5: 0.68, 0.7: 0.55, 0.85: 0.60}),
+    *_bars("burst", "F1", _ORACLE, {0.5: 1.12, 0.7: 1.25, 0.85: 1.50}),
+)
+OVERALL = {"mean": 1.10, "p95": 1.05}
+"""Geometric mean of `plan` against the oracle over all cells of the run."""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """A bar and what was measured."""
+
+    bar: str
+    limit: float
+    measured: float
+    is_met: bool
+
+
+def verdicts(cells: Sequence[Cell]) -> list[Verdict]:
+    """Every bar that this run measured."""
+    ratios = {other: against(cells, other).get("plan", {}) for other in {b.other for b in BARS}}
+    found = []
+    for bar in BARS:
+        ratio = ratios[bar.other].get(f"{bar.scenario}@{bar.fleet}/{bar.load:g}")
+        if ratio is not None:
+            measured = ratio.mean if bar.figure == "mean" else ratio.p95
+            name = f"{bar.scenario}@{bar.fleet}/{bar.load:g} {bar.figure} vs {bar.other}"
+            found.append(Verdict(bar=name, limit=bar.limit, measured=round(measured, 3), is_met=measured <= bar.limit))
+    total = overall(against(cells, _ORACLE)).get("plan")
+    if total is not None:
+        for figure, limit in OVERALL.items():
+            measured = total.mean if figure == "mean" else total.p95
+            name = f"geometric mean of all cells, {figure} vs {_ORACLE}"
+            found.append(Verdict(bar=name, limit=limit, measured=round(measured, 3), is_met=measured <= limit))
+    return found
