@@ -332,10 +332,14 @@ class Bus:
         """The reply to a request; see `Mux.request` for what it raises."""
         return await self._require_mux().request(subject, payload, timeout_s=timeout_s, headers=headers)
 
-    def respond(self, msg: Msg, value: object) -> None:
-        """Answers a request with a Struct; one whose reply subject is not an inbox gets no answer."""
+    def answer(self, msg: Msg, payload: bytes) -> None:
+        """Answers a request with bytes; one whose reply subject is not an inbox gets no answer."""
         if msg.reply.startswith(INBOX_ROOT):
-            self.publish(msg.reply, encode(value))
+            self.publish(msg.reply, payload)
+
+    def respond(self, msg: Msg, value: object) -> None:
+        """Answers a request with a Struct, into an inbox only."""
+        self.answer(msg, encode(value))
 
     def respond_error(self, reply: str, error: ErrorBody) -> None:
         """Answers with an error, into an inbox only."""

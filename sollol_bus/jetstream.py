@@ -81,6 +81,7 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
     discard: Literal["old", "new"] = "old"
     max_age_s: float = 0.0
     max_bytes: int = -1
+    max_msgs: int = -1
     max_msgs_per_subject: int = -1
     duplicate_window_s: float = DUPLICATE_WINDOW_S
     allow_direct: bool = True
@@ -116,6 +117,7 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
             "storage": self.storage,
             "max_age": _ns(self.max_age_s),
             "max_bytes": self.max_bytes,
+            "max_msgs": self.max_msgs,
             "max_msgs_per_subject": self.max_msgs_per_subject,
             "deny_delete": self.deny_delete,
             "duplicate_window": _ns(window_s),

@@ -98,6 +98,12 @@ class Delivery:
         """It can never be done; it does not come again, and the server publishes the reason."""
         self._settle(b"+TERM " + reason.encode() if reason else b"+TERM")
 
+    def forget(self) -> None:
+        """Somebody else has it by now: frees its place and tells the server nothing."""
+        if not self._is_settled:
+            self._is_settled = True
+            self._consumer.on_settled()
+
     def in_progress(self) -> None:
         """It is being worked on: the time until it comes again begins anew."""
         if not self._is_settled:

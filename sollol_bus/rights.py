@@ -19,16 +19,14 @@ import msgspec
 from sollol_bus.connection import BusConfig
 from sollol_bus.errors import ConfigError
 from sollol_schemas import subjects
-from sollol_schemas.ids import is_bus_id
+from sollol_schemas.ids import RESERVED_NODE_IDS, is_bus_id
 from sollol_schemas.subjects import CHANNELS, CONTROL_INBOX_PREFIX, Channel, Role
 
 ACCOUNT = "SOLLOL"
 CLIENT_INBOX_ROOT = "_INBOX_cli"
 OBSERVER_INBOX_PREFIX = "_INBOX_obs"
-RESERVED_NODE_IDS = frozenset({"cli", "ctl", "obs"})
-"""Their inboxes would be those of a role."""
 
-_BUCKETS = (subjects.NODES_BUCKET, subjects.LEASES_BUCKET, subjects.SETTINGS_BUCKET)
+_BUCKETS = (subjects.NODES_BUCKET, subjects.LEASES_BUCKET, subjects.SETTINGS_BUCKET, subjects.JOBS_BUCKET)
 _DISCOVERY = ("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>")
 
 
@@ -141,6 +139,7 @@ def permissions(role: Role, node_id: str = "", *, all_node_ids: Sequence[str] = 
             node_inboxes = [f"{subjects.node_inbox_prefix(n)}.>" for n in all_node_ids]
             control_inboxes = [f"{CONTROL_INBOX_PREFIX}.>", *caller_inboxes]
             publish += [*control_inboxes, f"{OBSERVER_INBOX_PREFIX}.>", *node_inboxes]
+            publish += [f"{subjects.JOB_CALLBACK_ROOT}>", f"$O.{subjects.JOB_BLOBS}.>"]
             publish += ["$SRV.>", "$JS.API.>", "$JS.ACK.>", *(f"$KV.{bucket}.>" for bucket in _BUCKETS)]
             subscribe += [*control_inboxes, "$SRV.>", *(f"$KV.{bucket}.>" for bucket in _BUCKETS)]
         case Role.OBSERVER:

@@ -1,17 +1,30 @@
-"""What every test needs."""
+"""What every test needs.
+
+Async tests run on uvloop, as the actors do; `SOLLOL_TEST_LOOP=asyncio` runs them on asyncio's own loop, which with
+`PYTHONASYNCIODEBUG=1` also complains about slow callbacks and forgotten coroutines.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
+import uvloop
+from blockbuster import blockbuster_ctx
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionstart() -> None:
-    """Says that there is no event loop outside of async tests.
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if os.environ.get("SOLLOL_TEST_LOOP") == "asyncio":
+        return {"asyncio": asyncio.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop}
 
-    Else looptime, which asks for the current loop around every plain test, would make one that nobody closes, and
-    warnings are errors here.
-    """
-    asyncio.set_event_loop(None)
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop() -> Iterator[None]:
+    """Fails a test in which our code makes a blocking call on the event loop."""
+    with blockbuster_ctx(scanned_modules=["sollol_bus", "sollol_agents"]):
+        yield

@@ -86,7 +86,7 @@ class Dispatcher(Actor[DispatcherConfig]):
         self.bus.on_reconnect(self._on_reconnect)
         self.bus.subscribe(subjects.OFFICE_EVENTS_ALL, self._on_office)
         self.bus.subscribe(subjects.NODE_EVENTS_ALL, self._on_node_event)
-        self.bus.subscribe(subjects.dispatcher_probe(self.instance), lambda m: self.bus.publish(m.reply, b"ok"))
+        self.bus.subscribe(subjects.dispatcher_probe(self.instance), lambda m: self.bus.answer(m, b"ok"))
         self.bus.subscribe(subjects.CANCEL, self._on_cancel)
         for kind, subject in _SUBJECT_OF.items():
             self.take(subject, partial(self._on_request, kind), queue=subjects.DISPATCHERS)

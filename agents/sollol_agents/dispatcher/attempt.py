@@ -112,8 +112,7 @@ class Attempt:
                 self._on_report(self, report)
 
     def _answer(self, msg: Msg, go: bool) -> None:
-        if msg.reply:
-            self._bus.publish(msg.reply, _GO if go else _NO)
+        self._bus.answer(msg, _GO if go else _NO)
 
     def _lost(self, why: str) -> AttemptFailed:
         return AttemptFailed(

@@ -23,6 +23,7 @@ from sollol_bus.connection import BusConfig
 from sollol_bus.errors import BusError, ConfigError, NotConnected
 from sollol_bus.messages import encode
 from sollol_schemas import subjects
+from sollol_schemas.ids import RESERVED_NODE_IDS
 from sollol_schemas.telemetry import LoadedModel, LoadUpdate, Telemetry
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ _CLAIM_EVERY_S: Final = 5.0
 _CLAIM_RETRY_S: Final = 0.5
 _RTT_EVERY: Final = 10
 _LAST_WORDS_S: Final = 2.0
+_LINGER_S: Final = 0.2
+"""After its last word a draining node refuses what is still on its way to it for so long."""
 
 
 class NodeMonitor(Actor[NodeConfig]):
@@ -48,6 +51,8 @@ class NodeMonitor(Actor[NodeConfig]):
 
     def __init__(self, config: NodeConfig, bus_config: BusConfig) -> None:
         self.node_id = node_id_of(config)
+        if self.node_id in RESERVED_NODE_IDS:
+            raise ConfigError(f"node id {self.node_id!r} is reserved; choose another with --id")
         own = msgspec.structs.replace(
             bus_config, name=f"node {self.node_id}", inbox_prefix=subjects.node_inbox_prefix(self.node_id)
         )
@@ -97,7 +102,7 @@ class NodeMonitor(Actor[NodeConfig]):
             load_limit_s=self.config.load_floor_s,
         )
         bus.subscribe(subjects.node_control(self.node_id), controls.on_message)
-        self.take(subjects.node_exec(self.node_id), executor.on_exec)
+        bus.subscribe(subjects.node_exec(self.node_id), executor.on_exec)
         bus.on_reconnect(self._on_reconnect)
         self.spawn(self._watch.run(), name="engine")
         self.spawn(self._heartbeat(), name="heartbeat")
@@ -105,7 +110,10 @@ class NodeMonitor(Actor[NodeConfig]):
         self.spawn(self._keep_claim(), name="claim")
 
     def announce_draining(self) -> None:
-        """Tells the fleet that this node takes no new work."""
+        """Tells the fleet that this node takes no new work.
+
+        It goes on listening, to refuse what was granted before the fleet knew: silence would be taken for death.
+        """
         if self._executor is not None:
             self.set_draining(is_draining=True)
             self._send_load()
@@ -128,6 +136,8 @@ class NodeMonitor(Actor[NodeConfig]):
                 await asyncio.wait_for(executor.idle.wait(), _LAST_WORDS_S)
             except TimeoutError:
                 log.warning("attempts did not end in time: %s", ", ".join(executor.attempts))
+            if executor.is_draining and self.bus.is_connected:
+                await asyncio.sleep(_LINGER_S)
             await executor.outcomes.close()
         await self._watch.aclose()
         self._machine.close()
@@ -260,6 +270,8 @@ class NodeMonitor(Actor[NodeConfig]):
             except ConfigError as error:
                 self.fail(error)
                 return
+            if self._claim.revision < self._identity.revision:
+                self._require_executor().forget_terms()  # the server's store is new, and terms begin again
             if self._identity.revision != self._claim.revision:
                 self._identity.revision = self._claim.revision
                 self._beat_now.set()

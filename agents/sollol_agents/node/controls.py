@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from sollol_agents.node.engine_view import canonical
@@ -34,6 +35,8 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 log = logging.getLogger(__name__)
 
 _MAX_OPERATIONS = 16
+_SILENCE_S = 300.0
+_PROGRESS_EVERY_S = 0.5
 _PING = encode(ControlPing())
 _READING = frozenset({EngineOperation.TAGS, EngineOperation.PS, EngineOperation.SHOW, EngineOperation.BLOB})
 _Operation = ControlLoad | ControlUnload | ControlPull | ControlEngine
@@ -86,8 +89,7 @@ class Controls:
     def on_message(self, msg: Msg) -> None:
         """Answers a request; probes, which come four times a second, with a constant."""
         if msg.data == _PING or not msg.data:
-            if msg.reply:
-                self._bus.answer(msg, self._pong)
+            self._bus.answer(msg, self._pong)
             return
         try:
             request: ControlRequest = decode(msg.data, ControlRequest)  # type: ignore[arg-type]  # a union decodes too
@@ -165,11 +167,16 @@ class Controls:
         """Publishes the progress: every object that differs in more than its counters, others twice a second."""
         loop = asyncio.get_running_loop()
         last_status, last_at = b"", 0.0
-        async for progress in objects:
-            status = progress.partition(b',"completed"')[0]
-            if reply and (status != last_status or loop.time() - last_at >= 0.5):
-                last_status, last_at = status, loop.time()
-                self._bus.publish(reply, progress)
+        try:
+            async with aclosing(objects), asyncio.timeout(_SILENCE_S) as limit:
+                async for progress in objects:
+                    limit.reschedule(loop.time() + _SILENCE_S)
+                    status = progress.partition(b',"completed"')[0]
+                    if reply and (status != last_status or loop.time() - last_at >= _PROGRESS_EVERY_S):
+                        last_status, last_at = status, loop.time()
+                        self._bus.publish(reply, progress)
+        except TimeoutError as error:
+            raise _refused(ErrorCode.STALLED, f"the engine was silent for {_SILENCE_S:g} s") from error
 
     def _tell_failure(self, reply: str, error: ErrorBody, *, is_stream: bool) -> None:
         try:

@@ -317,6 +317,10 @@ class Executor:
         for attempt in self._attempts.values():
             attempt.fence.void()
 
+    def forget_terms(self) -> None:
+        """Takes decisions of any term again."""
+        self._highest_term = 0
+
     def hand_back(self, reason: str) -> None:
         """Stops what still runs: other nodes may take what has not begun to stream."""
         for attempt in list(self._attempts.values()):
