@@ -198,6 +198,18 @@ async def test_a_body_without_a_length_ends_with_its_connection() -> None:
         assert await chunks_of(engine, work()) == [DONE.strip()]
 
 
+async def test_an_answer_to_head_has_no_body_whatever_length_it_tells() -> None:
+    async def answer(_: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(10))
+        await writer.drain()
+
+    async with ScriptedEngine({"/api/blobs/x": answer}) as scripted:
+        http = EngineHttp(scripted.url)
+        for _ in range(2):
+            assert await http.call("HEAD", "/api/blobs/x", timeout_s=5.0) == b""
+        await http.aclose()
+
+
 async def test_a_path_that_would_become_a_header_is_refused() -> None:
     async with adapter({}) as (_, engine):
         for path in ("/v1/x\r\nHost: evil", "v1/x", "/v1/x y", "http://evil/"):

@@ -12,7 +12,7 @@ import pytest
 
 from sollol_agents.node.config import NodeConfig, bus_id_from, engine_candidates, engine_url, node_id_of
 from sollol_agents.node.engine_view import EngineView, canonical
-from sollol_agents.node.engines.base import EngineFigures, EngineInventory
+from sollol_agents.node.engines.base import EngineFigures, EngineInventory, PretendedMachine
 from sollol_agents.node.gpu import AmdProbe, NoGpus, NvmlProbe, find_gpus
 from sollol_agents.node.host import HostSample, sample_host
 from sollol_agents.node.outcome import Course, figures_of, outcome_of, status_of
@@ -212,7 +212,7 @@ def test_an_emulated_machine_has_its_own_memory() -> None:
     host = HostSample(cpu_count=1, cpu_load_ratio=0, ram_total_mib=10, ram_available_mib=5, name="h")
     assert ram_of(view(), host) == (10, 5)
     pretended = view(
-        inventory=EngineInventory(ram_total_mib=1000.0), loaded=(LoadedModel(name="m", size_bytes=100 << 20),)
+        pretended=PretendedMachine(gpus=(), ram_total_mib=1000.0), loaded=(LoadedModel(name="m", size_bytes=100 << 20),)
     )
     assert ram_of(pretended, host) == (1000.0, 900.0)
 

@@ -227,20 +227,23 @@ class Attempt:
         if self.work.kind is RequestKind.PASSTHROUGH:
             self._speaker.content_type = run.content_type
         self.fence.spoke()
-        self._speaker.say(chunk)
-        if not self._bus.is_settling:
-            return
-        while await self._was_missed():
-            if not self._bus.is_settling:
-                raise Cancelled("the caller left")
+        await self._until_heard(lambda: self._speaker.say(chunk))
+
+    async def _until_heard(self, publish: Callable[[], None]) -> None:
+        """Publishes the first message; within seconds of a reconnect, again until the caller is back.
+
+        Raises:
+            Cancelled: The caller did not come back.
+        """
+        publish()
+        while self._bus.is_settling:
+            await self._bus.flush()  # the server's 503 comes before the flush is answered
+            if not self._is_missed:
+                return
             await asyncio.sleep(_HOLD_S)
             self._is_missed = False
             self._speaker.messages = 0
-            self._speaker.say(chunk)
-
-    async def _was_missed(self) -> bool:
-        await self._bus.flush()  # the server's 503 comes before the flush is answered
-        return self._is_missed
+            publish()
 
     async def _reply(self, run: Run, collected: list[bytes]) -> None:
         if not collected:
@@ -250,8 +253,7 @@ class Attempt:
         if self.work.kind is RequestKind.PASSTHROUGH:
             self._speaker.content_type = run.content_type
         self._finish_figures(run.figures)
-        self._report_first_token()
-        self._speaker.reply(body, self.figures)
+        await self._until_heard(lambda: self._speaker.reply(body, self.figures))
         self.fence.spoke()
 
     def _conclude(self, error: SollolError | None) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import EngineInventory
+from sollol_agents.node.engines.base import EngineInventory, PretendedMachine
 from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, LoadedModel
 
 FAILURES_UNTIL_UNREACHABLE: Final = 2
@@ -26,6 +26,8 @@ class EngineView(msgspec.Struct, kw_only=True):
     url: str
     inventory: EngineInventory = EngineInventory()
     loaded: tuple[LoadedModel, ...] = ()
+    pretended: PretendedMachine | None = None
+    """The machine of an emulated engine, which stands for this one."""
     detail: str = "not asked yet"
     failures: int = FAILURES_UNTIL_UNREACHABLE
     """How many times in a row it did not answer."""

@@ -28,6 +28,7 @@ from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
 log = logging.getLogger(__name__)
 
 _INVENTORY_EVERY_S: Final = 10.0
+_LEAST_INTERVAL_S: Final = 0.1
 _SLOTS_OF_OLLAMA: Final = 1
 
 
@@ -88,9 +89,10 @@ class EngineWatch:
         self._wake.set()
 
     async def run(self) -> None:
-        """Looks at the engine at every beat, for ever."""
+        """Looks at the engine at every beat, and sooner when asked, for ever."""
         while True:
             await self.look()
+            await asyncio.sleep(_LEAST_INTERVAL_S)  # however many attempts ask for a look
             try:
                 await asyncio.wait_for(self._wake.wait(), self._config.heartbeat_s)
             except TimeoutError:
@@ -109,6 +111,7 @@ class EngineWatch:
                 self.view.inventory = await self.engine.inventory()
                 self._inventory_at = now
             self.view.loaded = await self.engine.loaded()
+            self.view.pretended = await self.engine.pretended()
             self.view.answered()
             self._warned = ""
         except SollolError as error:

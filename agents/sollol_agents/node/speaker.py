@@ -70,8 +70,8 @@ class Speaker:
                     details={"size_bytes": len(body), "limit_bytes": self._bus.max_payload},
                 )
             )
-        self._bus.publish(self._inbox, body, headers=self._first_headers() | {h.FIGURES: encode(figures).decode()})
-        self.messages = 1
+        self.messages = 0
+        self._publish(body, self._first_headers() | {h.FIGURES: encode(figures).decode()})
 
     def _publish(self, data: bytes, headers: dict[str, str] | None) -> None:
         number = self.messages + 1

@@ -63,7 +63,7 @@ SOFTWARE_VERSION: Final = _software_version()
 
 def gpus_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     """The node's GPUs: those of the machine, or those that an emulated engine pretends to have."""
-    return machine_gpus if view.inventory.gpus is None else view.inventory.gpus
+    return machine_gpus if view.pretended is None else view.pretended.gpus
 
 
 def loaded_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[LoadedModel, ...]:
@@ -73,9 +73,9 @@ def loaded_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[LoadedMo
 
 def ram_of(view: EngineView, host: HostSample) -> tuple[float, float]:
     """Total and available main memory in MiB; an emulated engine's models leave less of the pretended memory."""
-    total = view.inventory.ram_total_mib
-    if total is None:
+    if view.pretended is None:
         return host.ram_total_mib, host.ram_available_mib
+    total = view.pretended.ram_total_mib
     in_ram_mib = sum(one.size_bytes - one.vram_bytes for one in view.loaded) / (1024 * 1024)
     return total, max(0.0, total - in_ram_mib)
 

@@ -46,10 +46,13 @@ class EngineInventory(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     """How many requests it runs at a time, where it says so."""
     installed: tuple[InstalledModel, ...] = ()
-    gpus: tuple[Gpu, ...] | None = None
-    """GPUs that exist only in the engine's own words (an emulated node); None: ask the machine."""
-    ram_total_mib: float | None = None
-    """The same for main memory."""
+
+
+class PretendedMachine(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine that an emulated node pretends to be."""
+
+    gpus: tuple[Gpu, ...]
+    ram_total_mib: float
 
 
 class Run(ABC):
@@ -90,6 +93,9 @@ class Engine(Protocol):
 
     async def loaded(self) -> tuple[LoadedModel, ...]:
         """The models in its memory."""
+
+    async def pretended(self) -> PretendedMachine | None:
+        """The machine of an emulated node as it is now; None for a real engine."""
 
     def run(self, work: Work) -> Run:
         """Starts nothing yet: the request goes out when its chunks are asked for."""

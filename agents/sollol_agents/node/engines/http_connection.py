@@ -42,6 +42,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._has_length = False
         self._keeps_alive = False
+        self._is_head = False
 
     # -- asyncio ------------------------------------------------------------------------------------------
 
@@ -94,8 +95,11 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Notes the status; a provisional answer (1xx) is skipped."""
         status = self._parser.get_status_code()
-        if status >= 200:
-            self.status = status
+        if status < 200:
+            return
+        self.status = status
+        if self._is_head:  # the parser would wait for a body of the length that the headers tell
+            self.is_complete = True
 
     def on_body(self, body: bytes) -> None:
         """Keeps a piece of the body; stops reading while the consumer is far behind."""
@@ -125,6 +129,7 @@ class Connection(asyncio.Protocol):
         if self.is_complete:
             self.is_used = True
             self._reset()
+        self._is_head = head.startswith(b"HEAD ")
         if len(body) < _COPY_BYTES:
             self._transport.write(head + body)
         else:

@@ -1,9 +1,10 @@
 """A lean HTTP/1.1 client for one engine: a pool of connections that stay open.
 
 A short request through httpx costs 0.7 ms of processor time with its own transport and 0.34 ms with aiohttp's (which
-brings eight packages); this costs 0.06 ms (`python -m bench.engine_client`). It does what an engine's client needs: keep-alive, streamed bodies with
-back-pressure, chunked and fixed lengths, TLS, and a request that is left early closes its connection at once, which
-is how an engine learns that nobody wants the answer any more. No proxies, redirects, compression, or HTTP/2.
+brings eight packages); this costs 0.06 ms (`python -m bench.engine_client`). It does what an engine's client needs:
+keep-alive, streamed bodies with back-pressure, chunked and fixed lengths, TLS, and a request that is left early
+closes its connection at once, which is how an engine learns that nobody wants the answer any more. No proxies,
+redirects, compression, or HTTP/2.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import EngineInventory, Run, Work
+from sollol_agents.node.engines.base import EngineInventory, PretendedMachine, Run, Work
 from sollol_agents.node.engines.http import EngineHttp, decoded
 from sollol_agents.node.engines.lines import LineSplitter, split
 from sollol_agents.node.engines.ollama_wire import (
@@ -59,7 +59,7 @@ class _EmulatedGpu(msgspec.Struct):
 class _EmulatedState(msgspec.Struct):
     emulated: bool
     gpu: _EmulatedGpu | None = None
-    ram_total_mib: float | None = None
+    ram_total_mib: float = 0.0
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -161,19 +161,24 @@ class OllamaEngine:
         self._by_name = {name: show for name, show in shown.items() if show is not None}
         self._shown = {tag.digest: self._by_name[tag.name] for tag in local if tag.name in self._by_name}
         installed = tuple(installed_model(tag, shown[tag.name]) for tag in local)
-        state = await self._emulated_state()
-        return EngineInventory(
-            version=version,
-            installed=installed,
-            gpus=state.gpus if state else None,
-            ram_total_mib=state.ram_total_mib if state else None,
-        )
+        return EngineInventory(version=version, installed=installed)
 
     async def loaded(self) -> tuple[LoadedModel, ...]:
         """The models in memory."""
         models = (await self._http.get("/api/ps", Processes)).models or []
         now = dt.datetime.now(dt.UTC)
         return tuple(loaded_model(one, now) for one in models)
+
+    async def pretended(self) -> PretendedMachine | None:
+        """What an emulated node says about its machine; a real Ollama is asked once."""
+        if self._is_real:
+            return None
+        try:
+            state = await self._http.get("/emulator/state", _EmulatedState)
+        except BackendRefused:
+            self._is_real = True
+            return None
+        return PretendedMachine(gpus=state.gpus, ram_total_mib=state.ram_total_mib)
 
     def run(self, work: Work) -> Run:
         """A native request, or any other path byte for byte."""
@@ -240,13 +245,3 @@ class OllamaEngine:
             except SollolError:
                 return None  # the list of models is worth having without it
         return self._shown[digest]
-
-    async def _emulated_state(self) -> _EmulatedState | None:
-        """What an emulated node says about its pretended machine; None for a real Ollama."""
-        if self._is_real:
-            return None
-        try:
-            return await self._http.get("/emulator/state", _EmulatedState)
-        except BackendRefused:
-            self._is_real = True
-            return None

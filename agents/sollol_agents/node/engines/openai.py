@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import EngineFigures, EngineInventory, Run, Work
+from sollol_agents.node.engines.base import EngineFigures, EngineInventory, PretendedMachine, Run, Work
 from sollol_agents.node.engines.http import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, split
 from sollol_agents.node.engines.ollama_wire import is_load_only, joined
@@ -209,6 +209,10 @@ class OpenAIEngine:
             if model.is_loaded
             for name in self._offered(model.id)
         )
+
+    async def pretended(self) -> PretendedMachine | None:
+        """None: nothing of this dialect is emulated."""
+        return None
 
     def run(self, work: Work) -> Run:
         """A native request, translated; or any other path byte for byte."""
