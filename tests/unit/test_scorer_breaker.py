@@ -71,6 +71,15 @@ def test_a_cancelled_trial_gives_its_place_back() -> None:
     assert breaker.state is BreakerState.HALF_OPEN
 
 
+def test_trials_whose_end_is_never_told_do_not_block_it_for_ever() -> None:
+    breaker = opened()
+    breaker.start(30.0)
+    breaker.start(30.0)
+    assert not breaker.refresh(300.0)
+    assert breaker.refresh(331.0)
+    assert breaker.allows(331.0)
+
+
 def test_an_attempt_from_before_it_opened_is_no_trial() -> None:
     breaker = opened()
     breaker.start(30.0)

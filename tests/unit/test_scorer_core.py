@@ -719,6 +719,23 @@ def test_a_breaker_opens_is_published_and_lets_trials_through_later() -> None:
     assert granted(fleet.ask("r9"))
 
 
+def test_a_trial_whose_slot_came_free_before_its_outcome_still_counts() -> None:
+    fleet = Fleet()
+    fleet.node()
+    for i in range(5):
+        fleet.ask(f"r{i}")
+        fleet.end(f"r{i}-1", "gpu1", OutcomeStatus.FAILED, code=ErrorCode.ENGINE_FAILED)
+        fleet.node()
+    fleet.beat_all(31.0)
+    for i in range(3):
+        fleet.ask(f"t{i}")
+        fleet.load("gpu1", f"t{i}-1")
+        fleet.load("gpu1")
+        fleet.end(f"t{i}-1", "gpu1")
+    closed = [e for e in fleet.effects if isinstance(e, BreakerEvent) and e.state is BreakerState.CLOSED]
+    assert {e.model for e in closed} == {"", MODEL}
+
+
 def test_callers_that_leave_and_busy_nodes_are_not_held_against_the_node() -> None:
     fleet = Fleet()
     fleet.node()

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from sollol_schemas.events import BreakerState
 
+_TRIAL_LOST = 10.0  # a trial is given up after so many times the pause before trials
+
 
 class BreakerRules(NamedTuple):
     """When breakers open and close."""
@@ -27,7 +29,7 @@ class BreakerRules(NamedTuple):
 class Breaker:
     """One circuit breaker. Every method takes `now`; asking changes nothing but the passage from open to half-open."""
 
-    __slots__ = ("_opened_at", "_recent", "_row", "_rules", "_successes", "_trials", "state")
+    __slots__ = ("_opened_at", "_recent", "_row", "_rules", "_successes", "_trial_at", "_trials", "state")
 
     def __init__(self, rules: BreakerRules) -> None:
         self._rules = rules
@@ -42,6 +44,11 @@ class Breaker:
     def failures(self) -> int:
         """Failures since the last success."""
         return self._row
+
+    @property
+    def is_worth_telling(self) -> bool:
+        """Whether it is not simply closed and without failures."""
+        return self.state is not BreakerState.CLOSED or self._row > 0
 
     def allows(self, now: float) -> bool:
         """Whether an attempt may go there now."""
@@ -58,9 +65,16 @@ class Breaker:
         return max(0.0, self._rules.open_s - (now - self._opened_at))
 
     def refresh(self, now: float) -> bool:
-        """Passes from open to half-open when its time has come; returns whether the state changed."""
+        """Passes from open to half-open when its time has come, and forgets trials whose end was never told.
+
+        Returns:
+            Whether attempts may be allowed now that were not before.
+        """
         if self.state is BreakerState.OPEN and now - self._opened_at >= self._rules.open_s:
             self.state, self._trials, self._successes = BreakerState.HALF_OPEN, 0, 0
+            return True
+        if self._trials > 0 and now - self._trial_at >= _TRIAL_LOST * self._rules.open_s:
+            self._trials = 0
             return True
         return False
 
@@ -69,6 +83,7 @@ class Breaker:
         self.refresh(now)
         if self.state is BreakerState.HALF_OPEN:
             self._trials += 1
+            self._trial_at = now
             return True
         return False
 

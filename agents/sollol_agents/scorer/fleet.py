@@ -9,6 +9,7 @@ a slot may seem taken that is free; never the reverse, unless a node starts work
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from sollol_agents.scorer.attempts import Attempt, Tombstones
@@ -24,6 +25,8 @@ from sollol_schemas.ids import request_id_of
 from sollol_schemas.telemetry import InFlight, LoadUpdate, NodeState, Telemetry
 
 log = logging.getLogger(__name__)
+
+_DEPARTED_MAX = 4096
 
 
 class FleetChange:
@@ -59,6 +62,7 @@ class Fleet:
         self.nodes: dict[str, Node] = {}
         self._node_of: dict[str, Node] = {}
         self._ended = Tombstones()
+        self._departed: OrderedDict[str, Attempt] = OrderedDict()
         self._versions = Versions()
         self.frozen_until = 0.0
         """Until then silence is our own deafness: nobody becomes suspect or down."""
@@ -77,6 +81,10 @@ class Fleet:
         """An attempt that occupies a slot, or None."""
         node = self._node_of.get(attempt_id)
         return node.attempts.get(attempt_id) if node is not None else None
+
+    def departed(self, attempt_id: str) -> Attempt | None:
+        """An attempt that left its slot a while ago without an outcome, which may still come."""
+        return self._departed.pop(attempt_id, None)
 
     def node_of(self, attempt_id: str) -> Node | None:
         """The node whose slot an attempt occupies, or None."""
@@ -199,6 +207,9 @@ class Fleet:
         for attempt in gone:
             self._node_of.pop(attempt.attempt_id, None)
             node.release(attempt.attempt_id, is_loaded=True)
+            self._departed[attempt.attempt_id] = attempt
+            if len(self._departed) > _DEPARTED_MAX:
+                self._departed.popitem(last=False)
             change.vanished.append(attempt)
             change.has_room = True
         for seen in unknown:

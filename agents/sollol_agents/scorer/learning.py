@@ -41,12 +41,13 @@ class Teacher:
     def learn(self, outcome: Outcome, now: float) -> Lesson:
         """Takes one outcome, of whatever attempt, reported by whomever."""
         node = self._fleet.node_of(outcome.attempt_id) or self._fleet.nodes.get(outcome.node_id)
-        attempt = self._fleet.release(
+        released = self._fleet.release(
             outcome.attempt_id,
             now,
             is_final=outcome.reported_by is ReportedBy.NODE,
             is_loaded=_came_to_life(outcome, self._fleet.attempt(outcome.attempt_id)),
         )
+        attempt = released or self._fleet.departed(outcome.attempt_id)
         if node is None or (outcome.instance and outcome.instance != node.instance):
             return Lesson(attempt)
         model = attempt.model if attempt is not None else canonical(outcome.model)

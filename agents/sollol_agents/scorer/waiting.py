@@ -21,6 +21,7 @@ from sollol_schemas.routing import RoutingMode
 ClassKey = tuple[object, ...]
 _Key = tuple[float, float, int]
 _LEVELS = 11
+_LONGEST_WAIT_S = 30 * 86_400.0
 
 
 class Waiting:
@@ -47,7 +48,7 @@ class Waiting:
         self.request = request
         self.sequence = sequence
         self.model = canonical(request.context.model)
-        self.enqueued_at = now - request.waited_s
+        self.enqueued_at = now - min(request.waited_s, _LONGEST_WAIT_S)
         self.deadline_at = now + request.deadline_s
         self.excluded = frozenset(request.excluded)
         self.size_levels = 0.0
