@@ -29,6 +29,10 @@ class Demand:
             self._rates.pop(next(iter(self._rates)))
         self._rates[model] = (self.rate(model, now) + 1.0 / _DEMAND_S, now)
 
+    def rates(self) -> list[tuple[str, float, float]]:
+        """Every model with its rate and the instant at which it was that."""
+        return [(model, rate, at) for model, (rate, at) in self._rates.items()]
+
     def rate(self, model: str, now: float) -> float:
         """Requests per second; 0 for a model never asked for."""
         rate, at = self._rates.get(model, (0.0, now))

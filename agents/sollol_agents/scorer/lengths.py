@@ -60,6 +60,10 @@ class LengthTable:
                 mu = (cell.n * cell.mu + _LEAN * mu) / (cell.n + _LEAN)
         return max(1.0, math.exp(mu))
 
+    def cells(self) -> list[tuple[tuple[str, ...], int, float]]:
+        """Every cell: what it is about, its samples, and the mean of their log lengths."""
+        return [(key, cell.n, cell.mu) for key, cell in self._cells.items()]
+
     def learn(self, model: str, task_type: str, prompt_tokens: int, output_tokens: int) -> None:
         """Takes one complete answer's length as a sample; answers cut by a limit should not be given."""
         if task_type == "embedding" or output_tokens < 1:

@@ -212,16 +212,16 @@ class Node:
 
     def _observe_progress(self, listed: dict[str, InFlight], now: float) -> None:
         measured = expected = 0.0
-        running = len(self.attempts)
-        company = 1.0 + self.speeds.beta * max(0, running - 1)
+        company = 1.0 + self.speeds.beta * max(0, len(listed) - 1)
         for attempt_id, seen in listed.items():
             attempt = self.attempts.get(attempt_id)
             if attempt is None:
                 continue
-            if attempt.has_first_token and seen.output_tokens >= attempt.tokens and attempt.decode_tps > 0:
+            if attempt.has_first_token and seen.output_tokens >= attempt.tokens and attempt.output_median > 0:
                 if self.speeds.has_decode_samples(attempt.model, 3):
+                    usual_tps = self.speeds.decode_tps(attempt.model, 0.0)
                     measured += seen.output_tokens - attempt.tokens
-                    expected += attempt.decode_tps / company * max(0.0, now - attempt.observed_at)
+                    expected += usual_tps / company * max(0.0, now - attempt.observed_at)
             elif seen.has_first_token and not attempt.has_first_token:
                 self.residents.end_load(attempt_id, is_loaded=True)
                 self.load_version += 1
@@ -230,7 +230,7 @@ class Node:
         if expected >= 1.0:
             self.pace.observe(measured, expected, now)
             self.load_version += 1
-        elif not self.attempts:
+        elif not listed:
             self.pace.rest(now)
 
     def take(self, attempt: Attempt) -> None:

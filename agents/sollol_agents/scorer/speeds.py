@@ -52,6 +52,10 @@ class NodeSpeeds:
         self._log_ratio = {"prompt": 0.0, "decode": 0.0, "load": 0.0}
         self._ratio_samples = {"prompt": 0, "decode": 0, "load": 0}
 
+    def models(self) -> dict[str, ModelSpeed]:
+        """What is known of each model; not to be changed."""
+        return self._models
+
     def set_machine(self, machine: priors.Machine) -> None:
         """Uses other hardware figures as the prior."""
         if machine != self._machine:

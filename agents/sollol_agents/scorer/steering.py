@@ -12,7 +12,6 @@ from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.names import canonical
 from sollol_agents.scorer.strategies import available
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import BreakerState
 from sollol_schemas.steering import BreakerRequest, BreakersReply, BreakerView, StrategyReply, StrategyRequest
 
 STEERABLE = (
@@ -86,7 +85,7 @@ def breakers_reply(core: SchedulerCore, now: float) -> BreakersReply:
             )
             for node in sorted(core.fleet.nodes.values(), key=lambda n: n.node_id)
             for model, breaker in sorted(node.breakers.by_model.items())
-            if breaker.state is not BreakerState.CLOSED or breaker.failures
+            if breaker.is_worth_telling
         )
     )
 
