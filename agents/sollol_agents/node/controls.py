@@ -12,7 +12,7 @@ from sollol_agents.node.engine_view import canonical
 from sollol_agents.node.engines.base import Work
 from sollol_agents.node.execution import Executor
 from sollol_agents.node.telemetry import Standing
-from sollol_bus.connection import Bus
+from sollol_bus.connection import INBOX_ROOT, Bus
 from sollol_bus.errors import DecodeFailed, NotConnected, SollolError, error_from
 from sollol_bus.messages import Msg, decode, encode
 from sollol_schemas.context import RequestKind
@@ -128,6 +128,7 @@ class Controls:
             self._bus.respond_error(reply, error)
             return
         self._operations += 1
+        reply = reply if reply.startswith(INBOX_ROOT) else ""  # whoever asks may not make us speak elsewhere
         self._spawn(self._operate(request, reply), f"control.{type(request).__name__}")
 
     async def _operate(self, request: _Operation, reply: str) -> None:

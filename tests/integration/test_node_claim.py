@@ -1,0 +1,108 @@
+"""One process per node id, on a real bus with its key-value store."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import pytest
+
+from sollol_agents.node import NodeConfig, NodeMonitor
+from sollol_agents.node.claim import Claim, Owner, require_free
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import ConfigError
+from sollol_bus.jetstream import provision
+from sollol_bus.kv import Bucket
+from sollol_bus.messages import decode, encode
+from sollol_bus.server import EmbeddedServer
+from sollol_schemas import subjects
+from sollol_schemas.control import ControlReply
+from sollol_schemas.telemetry import Telemetry
+
+NODE = "twin"
+CONFIG = NodeConfig(node_id=NODE, engine="ollama", url="http://127.0.0.1:1", heartbeat_s=0.1)
+
+
+class Eventually(Protocol):
+    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
+
+
+@pytest.fixture
+async def store(bus: Bus) -> Bucket:
+    await provision(bus)
+    return Bucket(bus, subjects.NODES_BUCKET)
+
+
+def owner(instance: str) -> Owner:
+    return Owner(node_id=NODE, instance=instance)
+
+
+def answering(bus: Bus, instance: str) -> None:
+    """Another process under the same id."""
+    pong = encode(ControlReply(node_id=NODE, instance=instance))
+    bus.subscribe(subjects.node_control(NODE), lambda msg: bus.publish(msg.reply, pong))
+
+
+async def test_an_id_is_free_until_somebody_answers_under_it(bus: Bus) -> None:
+    await require_free(bus, NODE)
+    answering(bus, "other")
+    with pytest.raises(ConfigError, match="other"):
+        await require_free(bus, NODE)
+
+
+async def test_a_claim_is_made_once_and_kept(bus: Bus, store: Bucket) -> None:
+    claim = Claim(bus, owner("a"))
+    assert await claim.make()
+    revision = claim.revision
+    assert revision > 0
+    assert await claim.make()
+    assert claim.revision == revision
+    assert decode((await store.get(f"node.{NODE}")).value or b"", Owner) == owner("a")
+
+
+async def test_the_claim_of_a_dead_process_is_taken_over_with_a_higher_revision(bus: Bus, store: Bucket) -> None:
+    del store
+    dead, living = Claim(bus, owner("dead")), Claim(bus, owner("living"))
+    assert await dead.make()
+    assert await living.make()
+    assert living.revision > dead.revision
+
+
+async def test_the_claim_of_a_living_process_is_respected(bus: Bus, store: Bucket) -> None:
+    del store
+    assert await Claim(bus, owner("first")).make()
+    answering(bus, "first")
+    with pytest.raises(ConfigError, match="taken"):
+        await Claim(bus, owner("second")).make()
+
+
+async def test_a_claim_that_the_store_forgot_is_made_again(bus: Bus, store: Bucket) -> None:
+    claim = Claim(bus, owner("a"))
+    assert await claim.make()
+    entry = await store.get(f"node.{NODE}")
+    assert await store.delete(f"node.{NODE}", entry.revision)
+    assert await claim.make()
+    assert claim.revision > entry.revision
+
+
+async def test_without_a_store_the_node_starts_and_claims_later(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    told: list[Telemetry] = []
+    bus.subscribe(subjects.TELEMETRY_ALL, lambda msg: told.append(decode(msg.data, Telemetry)))
+    async with NodeMonitor(CONFIG, BusConfig(url=nats_server.url)):
+        await eventually(lambda: bool(told))
+        assert told[0].revision == 0
+        await provision(bus)
+        await eventually(lambda: told[-1].revision > 0)
+
+
+async def test_a_process_whose_id_was_taken_over_stops_with_a_clear_message(
+    nats_server: EmbeddedServer, bus: Bus, store: Bucket
+) -> None:
+    async with NodeMonitor(CONFIG, BusConfig(url=nats_server.url)) as node:
+        answering(bus, "successor")
+        await store.put(f"node.{NODE}", encode(owner("successor")))
+        node._claim_now.set()  # it looks every few seconds by itself
+        with pytest.raises(ConfigError, match="successor"):
+            await node.run_until_stopped()
