@@ -50,11 +50,6 @@ class Breaker:
         """Whether it is not simply closed and without failures."""
         return self.state is not BreakerState.CLOSED or self._row > 0
 
-    @property
-    def is_worth_telling(self) -> bool:
-        """Whether it is not simply closed and without failures."""
-        return self.state is not BreakerState.CLOSED or self._row > 0
-
     def allows(self, now: float) -> bool:
         """Whether an attempt may go there now."""
         if self.state is BreakerState.CLOSED:
