@@ -5,7 +5,7 @@
 
 `sollol up`, the tests and programs that want no other process use it. The actors are the same as in production and
 meet on the bus alone; they merely share a process. They start at the same time and stop one after another, from the
-one that works to the one that writes it down: nodes, dispatcher, scorer, recorder, server.
+one that works to the one that writes it down: gateway, nodes, dispatcher, scorer, recorder, server.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.config import ScorerConfig
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 _IN_OFFICE_WITHIN_S = 10.0
 _RETRY_S = 0.01
 _ACTORS: Final = {
+    "gateway": ("sollol_agents.gateway.actor", "Gateway"),
     "node": ("sollol_agents.node.actor", "NodeMonitor"),
     "dispatcher": ("sollol_agents.dispatcher.actor", "Dispatcher"),
     "scorer": ("sollol_agents.scorer.actor", "Scorer"),
@@ -47,16 +49,18 @@ _ACTORS: Final = {
 
 
 class LocalStack:
-    """NATS server, recorder, scorer, dispatcher and any number of nodes, for as long as the `async with` block lasts.
+    """NATS server, control actors, gateway and any number of nodes, for as long as the `async with` block lasts.
 
     Args:
         port: Port of the embedded server; 0 picks a free one.
         store_dir: Where JetStream and the recorder keep their files; None: a temporary directory.
-        bus: A running server to use instead of an embedded one, and its credentials.
+        bus: A running server to use instead of an embedded one, and its credentials; without a URL, the
+            credentials for the embedded one.
         server: Further settings of the embedded server.
         scorer: Settings of the scorer.
         dispatcher: Settings of the dispatcher.
         recorder: Settings of the recorder.
+        gateway: Settings of an HTTP gateway; None: no gateway.
         nodes: Settings of the nodes to start with.
     """
 
@@ -70,6 +74,7 @@ class LocalStack:
         scorer: ScorerConfig | None = None,
         dispatcher: DispatcherConfig | None = None,
         recorder: RecorderConfig | None = None,
+        gateway: GatewayConfig | None = None,
         nodes: tuple[NodeConfig, ...] = (),
     ) -> None:
         self._port = port
@@ -79,6 +84,7 @@ class LocalStack:
         self._scorer_config = scorer or ScorerConfig()
         self._dispatcher_config = dispatcher or DispatcherConfig()
         self._recorder_config = recorder or RecorderConfig()
+        self._gateway_config = gateway
         self._node_configs = nodes
         self._actors: list[Actor[Any]] = []
         self._floor = AsyncExitStack()
@@ -91,6 +97,16 @@ class LocalStack:
     def nats_url(self) -> str:
         """Where clients connect."""
         return self._require_bus().url
+
+    @property
+    def http_url(self) -> str:
+        """Where HTTP clients connect; empty without a gateway."""
+        return next((str(getattr(actor, "url", "")) for actor in self._actors if actor.name == "gateway"), "")
+
+    @property
+    def has_users(self) -> bool:
+        """Whether the NATS server tells roles apart: then a node needs credentials of its own."""
+        return self._require_bus().user is not None
 
     @property
     def actors(self) -> tuple[Actor[Any], ...]:
@@ -155,15 +171,16 @@ class LocalStack:
 
     async def _start_all(self) -> None:
         kinds = asyncio.to_thread(self._import_actors)
-        if self._bus_config is None:
+        if self._bus_config is None or not self._bus_config.url:
             _, server = await asyncio.gather(kinds, self._start_server())
-            self._bus_config = BusConfig(url=server.url)
+            self._bus_config = msgspec.structs.replace(self._bus_config or BusConfig(), url=server.url)
         else:
             await kinds
         started = await asyncio.gather(
             self._start("recorder", self._place_database(self._recorder_config)),
             self._start("scorer", self._scorer_config),
             self._start("dispatcher", self._dispatcher_config),
+            *(self._start("gateway", config) for config in (self._gateway_config,) if config is not None),
             *(self._start("node", config) for config in self._node_configs),
             return_exceptions=True,
         )
@@ -191,12 +208,13 @@ class LocalStack:
 
     def _import_actors(self) -> None:
         for name, (module, _) in _ACTORS.items():
-            if name != "node" or self._node_configs:
+            wanted = {"node": bool(self._node_configs), "gateway": self._gateway_config is not None}
+            if wanted.get(name, True):
                 importlib.import_module(module)
 
     async def _start(self, name: str, config: msgspec.Struct) -> Actor[Any]:
         module, kind = _ACTORS[name]
-        prefix = subjects.CONTROL_INBOX_PREFIX
+        prefix = subjects.GATEWAY_INBOX_PREFIX if name == "gateway" else subjects.CONTROL_INBOX_PREFIX
         if isinstance(config, NodeConfig):
             prefix = subjects.node_inbox_prefix(node_id_of(config))
         actor: Actor[Any] = getattr(importlib.import_module(module), kind)(config, self._named(name, prefix))

@@ -144,7 +144,7 @@ async def startup(folder: Path) -> dict[str, float]:
     instant = ["sollol_agents.emulator", "--preset", "instant", "--model", f"{measures.MODEL}=1", "--port", "0"]
     async with running("startup-engine", instant, log_dir=folder) as engine:
         began = time.perf_counter()
-        command = ["sollol_agents.cli", "up", "--nats-port", "0"]
+        command = ["sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0"]
         command += ["--store-dir", str(folder / "up"), "--log-level", "warning"]
         up = await launch("up", command, log_dir=folder, environment={"SOLLOL_NODE_URL": engine.address("engine")})
         try:

@@ -71,6 +71,8 @@ JOB_EVENTS_ALL: Final = f"{V1}.events.job.*.*"
 # Inboxes. Only these prefixes may receive tokens.
 CLIENT_INBOX_PREFIXES: Final = ("_INBOX.", "_INBOX_cli.")
 CONTROL_INBOX_PREFIX: Final = "_INBOX_ctl"
+GATEWAY_INBOX_PREFIX: Final = "_INBOX_cli"
+"""A gateway is of the control role, but takes tokens as a client does."""
 
 # Streams, buckets and queue groups.
 EVENTS_STREAM: Final = "SOLLOL_EVENTS"

@@ -244,7 +244,7 @@ async def test_settings_come_from_flag_environment_and_file(system: ProcessFleet
 async def test_up_says_which_port_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = await sollol(None, "up", "--nats-port", str(port), "--store-dir", str(tmp_path))
+        done = await sollol(None, "up", "--nats-port", str(port), "--http-port", "0", "--store-dir", str(tmp_path))
     assert done.code == 2
     assert str(port) in done.err
     assert "another port" in done.err
@@ -252,7 +252,7 @@ async def test_up_says_which_port_is_taken(tmp_path: Path) -> None:
 
 async def test_up_joins_a_running_server_and_stands_by(system: ProcessFleet, tmp_path: Path) -> None:
     async with ProcessFleet(tmp_path) as second:
-        child = await second.sollol("up", "--nats", system.nats_url, "--no-local-node")
+        child = await second.sollol("up", "--nats", system.nats_url, "--http-port", "0", "--no-local-node")
         assert child.served["nats"] == system.nats_url
         assert (await sollol(system, "generate", MODEL, "count down from 2")).out.split() == ["1", "0"]
     assert (await sollol(system, "generate", MODEL, "count down from 2")).out.split() == ["1", "0"]

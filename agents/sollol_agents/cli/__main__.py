@@ -24,6 +24,7 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("node", "actors:node", _START, "Join the fleet with the engine on this machine."),
     ("demo", "demo:demo", _START, "Show a fleet at work, and a node killed while it works."),
     ("init", "starting:init", _START, "Write a settings file with every setting."),
+    ("credentials", "credentials:credentials", _START, "Write users and permissions for every member of a fleet."),
     ("doctor", "doctor:doctor", _START, "Check this machine and the fleet, and say what to do."),
     ("version", "starting:version", _START, "Show versions."),
     ("generate", "requesting:generate", _USE, "Stream an answer to a prompt."),
@@ -47,6 +48,7 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("scorer", "actors:scorer", _ACTORS, "Run a scorer."),
     ("dispatcher", "actors:dispatcher", _ACTORS, "Run a dispatcher."),
     ("recorder", "actors:recorder", _ACTORS, "Run a recorder."),
+    ("gateway", "actors:gateway", _ACTORS, "Run an HTTP gateway."),
     ("engine", "engines:engine", _ACTORS, "Run a real llama.cpp with a tiny generated model."),
     ("emulate", "engines:emulate", _ACTORS, "Run an emulated Ollama, for tests and benchmarks."),
 )

@@ -1,4 +1,4 @@
-"""`sollol node`, `scorer`, `dispatcher` and `recorder`: one actor in one process."""
+"""`sollol node`, `scorer`, `dispatcher`, `recorder` and `gateway`: one actor in one process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import say
 from sollol_agents.cli.sections import section
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.actor import Actor
 from sollol_bus.connection import BusConfig
 from sollol_bus.errors import SollolError
-from sollol_schemas.subjects import CONTROL_INBOX_PREFIX, node_inbox_prefix
+from sollol_schemas.subjects import CONTROL_INBOX_PREFIX, GATEWAY_INBOX_PREFIX, node_inbox_prefix
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,14 @@ def recorder(*, config: RecorderConfig, bus: BusConfig, log: LogConfig) -> int:
     return _run("sollol_agents.recorder.actor:Recorder", config, _control(bus, "recorder"), "recorder")
 
 
+@with_settings(fleet.KNOWN, config=section("gateway", GatewayConfig), **fleet.ACTOR)
+def gateway(*, config: GatewayConfig, bus: BusConfig, log: LogConfig) -> int:
+    """Serves Ollama's, OpenAI's and Anthropic's HTTP clients; start as many as you like."""
+    logs.set_up(log)
+    bus = msgspec.structs.replace(bus, name="gateway", inbox_prefix=GATEWAY_INBOX_PREFIX)
+    return _run("sollol_agents.gateway.actor:Gateway", config, bus, "gateway")
+
+
 def _control(bus: BusConfig, name: str) -> BusConfig:
     return msgspec.structs.replace(bus, name=name, inbox_prefix=CONTROL_INBOX_PREFIX)
 
@@ -89,6 +98,8 @@ async def run_actor(actor: Actor[Any], title: str, signals: asyncio.Queue[int]) 
     try:
         async with actor:
             say(f"{title} instance {actor.instance}")
+            if url := getattr(actor, "url", ""):
+                say(f"http {url}")
             say("ready")
             await actor.run_until_stopped()
     except SollolError:

@@ -58,6 +58,7 @@ SECTIONS: Mapping[str, Names] = {
     "scorer": Names(kind="sollol_agents.scorer.config:ScorerConfig", title="`sollol scorer`"),
     "dispatcher": Names(kind="sollol_agents.dispatcher.config:DispatcherConfig", title="`sollol dispatcher`"),
     "recorder": Names(kind="sollol_agents.recorder.config:RecorderConfig", title="`sollol recorder`"),
+    "gateway": Names(kind="sollol_agents.gateway.config:GatewayConfig", title="`sollol gateway`"),
     "emulate": Names(
         kind="sollol_agents.emulator.config:EmulatorConfig",
         title="`sollol emulate`",

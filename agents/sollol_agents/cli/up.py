@@ -17,6 +17,7 @@ from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import say
 from sollol_agents.cli.sections import section
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.node.config import OLLAMA_URL, NodeConfig
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.config import ScorerConfig
@@ -36,6 +37,8 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What `sollol up` starts, and where."""
 
     nats_port: Annotated[PortNumber, Meta(description="Port of the embedded NATS server; 0 picks a free one.")] = 4222
+    http_port: Annotated[PortNumber, Meta(description="Port of the HTTP gateway; 0 picks a free one.")] = 8000
+    gateway: Annotated[bool, Meta(description="Start an HTTP gateway too.")] = True
     store_dir: Annotated[
         str, Meta(description="Directory of everything that is kept; empty: the per-user state directory.")
     ] = ""
@@ -53,6 +56,7 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     scorer=section("scorer", ScorerConfig, is_flagged=False),
     dispatcher=section("dispatcher", DispatcherConfig, is_flagged=False),
     recorder=section("recorder", RecorderConfig, is_flagged=False),
+    gateway=section("gateway", GatewayConfig, is_flagged=False),
     node=section("node", NodeConfig, is_flagged=False),
 )
 def up(
@@ -64,24 +68,26 @@ def up(
     scorer: ScorerConfig,
     dispatcher: DispatcherConfig,
     recorder: RecorderConfig,
+    gateway: GatewayConfig,
     node: NodeConfig,
 ) -> int:
-    """Starts NATS, scorer, dispatcher and recorder in one process, and a node when an Ollama runs here.
+    """Starts NATS, scorer, dispatcher, recorder and HTTP gateway in one process, and a node when an Ollama runs here.
 
     With `--nats` it uses a running server. Prints one line for each address it serves and then `ready`. SIGTERM and
-    Ctrl-C drain: nodes first, then dispatcher, scorer, recorder, server; a second signal hurries. The actors take
-    their settings from the environment and the settings file.
+    Ctrl-C drain: gateway first, then nodes, dispatcher, scorer, recorder, server; a second signal hurries. The actors
+    take their settings from the environment and the settings file.
     """
     logs.set_up(log)
     base = Path(up.store_dir).expanduser() if up.store_dir else default_store_dir().parent
     stack = LocalStack(
         port=up.nats_port,
         store_dir=base,
-        bus=bus if bus.url else None,
+        bus=bus if bus.url or bus.user else None,
         server=server,
         scorer=scorer,
         dispatcher=dispatcher,
         recorder=recorder,
+        gateway=msgspec.structs.replace(gateway, port=up.http_port) if up.gateway else None,
     )
     return running.run_until_signalled(lambda signals: _serve(stack, up, node, signals))
 
@@ -89,8 +95,16 @@ def up(
 async def _serve(stack: LocalStack, config: UpConfig, node: NodeConfig, signals: asyncio.Queue[int]) -> int:
     async with stack:
         say(f"nats {stack.nats_url}")
+        if stack.http_url:
+            say(f"http {stack.http_url}")
         if config.local_node and (node.url or await ollama_answers()):
-            await _start_node(stack, node)
+            if stack.has_users:
+                log.warning(
+                    "the engine on this machine needs a node with credentials of its own: `sollol node --config FILE`",
+                    extra={"action": "local_node_skipped"},
+                )
+            else:
+                await _start_node(stack, node)
         say("ready")
         failure = await _first_failure(stack, signals)
         if failure is not None:

@@ -1,0 +1,119 @@
+"""The gateway at the bus: HTTP in, calls out, answers back. It holds no routing state; any number run side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from typing import ClassVar
+
+import msgspec
+
+from sollol_agents.gateway.app import Gate
+from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.gateway.fleet import Fleet
+from sollol_agents.gateway.inference import Inference
+from sollol_agents.gateway.metrics import Metrics
+from sollol_agents.gateway.routes import Pages
+from sollol_agents.gateway.server import HttpServer
+from sollol_bus.actor import Actor, ActorState
+from sollol_bus.connection import BusConfig
+from sollol_bus.discovery import Discovery
+from sollol_bus.version import VERSION
+
+log = logging.getLogger(__name__)
+
+
+class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gateway can say about itself."""
+
+    name: str
+    instance: str
+    state: ActorState
+    in_flight: int
+    connections: int
+    url: str
+
+
+class Gateway(Actor[GatewayConfig]):
+    """One of any number of gateways."""
+
+    name: ClassVar[str] = "gateway"
+
+    def __init__(self, config: GatewayConfig, bus_config: BusConfig) -> None:
+        super().__init__(config, bus_config)
+        self.drain_timeout_s = config.drain_timeout_s
+
+    @property
+    def url(self) -> str:
+        """Base address that it serves."""
+        return self._server.url
+
+    async def on_start(self) -> None:
+        """Listens."""
+        metrics = Metrics()
+        self._inference = Inference(
+            self.bus,
+            self.config,
+            metrics,
+            spawn=lambda coroutine, name: self.spawn(coroutine, name=name),
+            on_end=self.drain_progress,
+        )
+        self._pages = Pages(self.config, self.bus, Fleet(self.bus), metrics)
+        self._gate = Gate(self.config, self.bus, self._inference, self._pages.application())
+        self._server = self._pages.server = HttpServer(self._gate, self.config)
+        await self._server.start()
+        self.spawn(self._tick(), name="clock")
+        self._discovery = Discovery(
+            self.bus,
+            name=f"sollol-{self.name}",
+            instance=self.instance,
+            description="Serves HTTP clients.",
+            version=VERSION,
+            endpoints={},
+            metadata={"url": self._server.url},
+        )
+        self._discovery.start()
+
+    def announce_draining(self) -> None:
+        """Answers new requests on open connections with 503."""
+        if hasattr(self, "_gate"):
+            self._gate.is_draining = self._pages.is_draining = True
+
+    def stop_intake(self) -> None:
+        """Takes no new connections."""
+        super().stop_intake()
+        if hasattr(self, "_server"):
+            self._server.stop_accepting()
+
+    def in_flight(self) -> Collection[str]:
+        """Ids of the requests that are not answered yet."""
+        return self._inference.active.keys() if hasattr(self, "_inference") else ()
+
+    def hand_back(self, reason: str) -> None:
+        """Ends the answers that could not finish in time."""
+        if hasattr(self, "_inference"):
+            self._inference.hand_back(reason)
+
+    async def on_stop(self) -> None:
+        """Closes every connection."""
+        if hasattr(self, "_discovery"):
+            self._discovery.stop()
+        if hasattr(self, "_server"):
+            await self._server.close()
+
+    def statistics(self) -> GatewayStatistics:
+        """Requests and connections that are open."""
+        return GatewayStatistics(
+            name=self.name,
+            instance=self.instance,
+            state=self.state,
+            in_flight=len(self.in_flight()),
+            connections=self._server.connections,
+            url=self._server.url,
+        )
+
+    async def _tick(self) -> None:
+        while True:
+            self._server.tick()
+            await asyncio.sleep(1.0)

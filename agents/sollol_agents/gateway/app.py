@@ -1,0 +1,243 @@
+"""The ASGI application: inference by a table, everything else by Starlette.
+
+Starlette's routing and its request and response objects cost about as much as everything else that the gateway does
+for a request; the paths that carry the load are therefore looked up here.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import logging
+import socket
+from typing import Any, Final
+
+from sollol_agents.gateway import telling
+from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.gateway.dialects import TEXT, Dialect, Header, dialect_of, refusal
+from sollol_agents.gateway.inference import Asked, Inference, bad_request
+from sollol_agents.gateway.reply import Receive, Reply, Send, read_body
+from sollol_agents.gateway.server import Connection
+from sollol_bus.connection import Bus
+from sollol_bus.errors import SollolError, error_from
+from sollol_schemas.context import RequestKind
+from sollol_schemas.errors import ErrorBody, ErrorCode
+
+log = logging.getLogger(__name__)
+
+Scope = dict[str, Any]
+
+HOT: Final[dict[str, RequestKind]] = {
+    "/api/generate": RequestKind.GENERATE,
+    "/api/chat": RequestKind.CHAT,
+    "/api/embed": RequestKind.EMBED,
+    "/api/embeddings": RequestKind.PASSTHROUGH,
+    "/v1/chat/completions": RequestKind.PASSTHROUGH,
+    "/v1/completions": RequestKind.PASSTHROUGH,
+    "/v1/embeddings": RequestKind.PASSTHROUGH,
+    "/v1/responses": RequestKind.PASSTHROUGH,
+    "/v1/messages": RequestKind.PASSTHROUGH,
+    "/v1/messages/count_tokens": RequestKind.PASSTHROUGH,
+}
+OTHER: Final = "other"
+"""What metrics call paths that only an engine knows."""
+NOT_FOUND: Final = b"404 page not found"
+NOT_ALLOWED: Final = b"405 method not allowed"
+
+#: Paths that change an engine or tell of its inside; refused, whatever the engine would say to them.
+CLOSED_PATHS: Final = (
+    "/slots",
+    "/props",
+    "/models",
+    "/lora-adapters",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/sleep",
+    "/wake_up",
+    "/reset_prefix_cache",
+    "/reset_mm_cache",
+    "/collective_rpc",
+    "/start_profile",
+    "/stop_profile",
+    "/update_weights",
+    "/flush_cache",
+    "/shutdown",
+    "/emulator",
+    "/api/me",
+    "/api/signout",
+    "/api/user",
+    "/api/experimental",
+)
+
+
+class Gate:
+    """The application.
+
+    Args:
+        config: Settings.
+        bus: The gateway's connection.
+        inference: Serves inference.
+        others: Serves every other path; an ASGI application.
+    """
+
+    def __init__(self, config: GatewayConfig, bus: Bus, inference: Inference, others: Any) -> None:  # noqa: ANN401
+        self._config = config
+        self._bus = bus
+        self._inference = inference
+        self._others = others
+        self._hosts = allowed_hosts(config)
+        self.is_draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        connection: Connection = scope["state"]["connection"]
+        reply = Reply(send, connection, self._config.reader_timeout_s)
+        path = scope["path"]
+        try:
+            self._admit(scope)
+            kind = HOT.get(path)
+            if kind is None and scope["method"] == "POST" and is_unknown(path):
+                kind = RequestKind.PASSTHROUGH
+            if kind is None or scope["method"] != "POST":
+                await self._others(scope, receive, send)
+                return
+            asked = await self._read(scope, receive, kind)
+        except SollolError as error:
+            await self._refuse(reply, dialect_of(path), error, path)
+            return
+        if asked is None:
+            await reply.whole(404, [(b"content-type", TEXT)], NOT_FOUND)
+            return
+        await self._inference.serve(asked, reply, connection)
+
+    def _admit(self, scope: Scope) -> None:
+        """Whether the request may come in at all.
+
+        Raises:
+            SollolError: It may not.
+        """
+        if self._hosts is not None and not is_allowed_host(_header(scope["headers"], b"host"), self._hosts):
+            raise error_from(ErrorBody(code=ErrorCode.FORBIDDEN, message="this Host is not served here"))
+
+    async def _read(self, scope: Scope, receive: Receive, kind: RequestKind) -> Asked | None:
+        """The request with its body; None for a path that nobody knows without a model to send it to.
+
+        Raises:
+            SollolError: It cannot be used.
+        """
+        headers, path = scope["headers"], scope["path"]
+        if self.is_draining:
+            raise error_from(ErrorBody(code=ErrorCode.DRAINING, message="this gateway is shutting down"))
+        if _header(headers, b"content-encoding") not in (b"", b"identity"):
+            raise error_from(
+                ErrorBody(code=ErrorCode.BAD_REQUEST, status=415, message="compressed bodies are not taken")
+            )
+        limit = min(self._config.max_body_bytes, self._bus.max_payload)
+        body = await read_body(receive, _length(headers), limit, self._config.body_timeout_s)
+        try:
+            wishes = telling.wishes_in(headers)
+        except telling.InvalidHeader as error:
+            raise bad_request(str(error)) from error
+        is_known = path in HOT
+        if not is_known and b'"model"' not in body:
+            return None
+        query = scope["query_string"]
+        return Asked(
+            kind=kind,
+            dialect=dialect_of(path),
+            path=_origin_form(scope["raw_path"], query) if kind is RequestKind.PASSTHROUGH else path,
+            label=path if is_known else OTHER,
+            body=body,
+            wishes=wishes,
+        )
+
+    async def _refuse(self, reply: Reply, dialect: Dialect, error: SollolError, path: str) -> None:
+        if error.body.code is ErrorCode.CANCELLED:
+            return  # nobody is there to be told
+        refused = refusal(dialect, error.body, path)
+        try:
+            await reply.whole(refused.status, list(refused.headers), refused.body)
+        except SollolError as cut:
+            log.info("the client was cut: %s", cut, extra={"action": "reader_cut"})
+
+
+def is_unknown(path: str) -> bool:
+    """Whether a path is none of ours, so that an engine may know it."""
+    if path.startswith(("/api/blobs/", "/v1/models/", "/v1/files", "/v1/batches")) or path in _OURS:
+        return False
+    return not any(path == closed or path.startswith(closed + "/") for closed in CLOSED_PATHS)
+
+
+_OURS: Final = frozenset(
+    {
+        "/",
+        "/api/version",
+        "/api/status",
+        "/api/tags",
+        "/api/ps",
+        "/api/show",
+        "/api/pull",
+        "/api/push",
+        "/api/create",
+        "/api/copy",
+        "/api/delete",
+        "/api/stats",
+        "/api/dashboard",
+        "/api/route",
+        "/api/why",
+        "/v1/models",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+    }
+)
+
+
+def _origin_form(raw_path: bytes, query: bytes) -> str:
+    path = raw_path.decode("latin-1")
+    return f"{path}?{query.decode('latin-1')}" if query else path
+
+
+def _header(headers: list[Header], wanted: bytes) -> bytes:
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return b""
+
+
+def _length(headers: list[Header]) -> int | None:
+    text = _header(headers, b"content-length")
+    return int(text) if text.isdigit() else None
+
+
+def allowed_hosts(config: GatewayConfig) -> frozenset[str] | None:
+    """The names by which requests may call us, or None for all.
+
+    On a loopback address only names of this machine are served: a web page could otherwise give its own name our
+    address and read every answer.
+    """
+    if "*" in config.hosts or not (config.host == "localhost" or ipaddress.ip_address(config.host).is_loopback):
+        return None
+    return frozenset({"", "localhost", socket.gethostname().lower(), *(host.lower() for host in config.hosts)})
+
+
+def is_allowed_host(header: bytes, allowed: frozenset[str]) -> bool:
+    """Whether a Host header names this machine."""
+    return _is_allowed(header, allowed)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_allowed(header: bytes, allowed: frozenset[str]) -> bool:
+    name = header.decode("latin-1").lower()
+    if name.startswith("["):
+        name = name[1:].partition("]")[0]
+    elif name.count(":") == 1:
+        name = name.partition(":")[0]
+    if name in allowed or name.endswith((".localhost", ".local", ".internal")):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_private

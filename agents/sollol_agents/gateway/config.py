@@ -1,0 +1,47 @@
+"""Settings of the gateway."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one gateway."""
+
+    host: Annotated[str, Meta(description="Address to listen on; the default serves this machine alone.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 picks a free one.")] = 8000
+    reuse_port: Annotated[
+        bool, Meta(description="Share the port with other gateways of this machine; the kernel spreads connections.")
+    ] = False
+    max_body_bytes: Annotated[
+        int, Meta(ge=1024, description="Largest request body; the bus's own limit holds as well.")
+    ] = 64 << 20
+    max_head_bytes: Annotated[int, Meta(ge=1024, description="Largest request line with headers.")] = 65_536
+    max_active: Annotated[int, Meta(ge=1, description="Requests served at a time; beyond it new ones get 429.")] = 2048
+    head_timeout_s: Annotated[float, Meta(gt=0, description="Seconds within which a request's head must arrive.")] = (
+        10.0
+    )
+    body_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to wait for each piece of a body.")] = 30.0
+    idle_timeout_s: Annotated[float, Meta(gt=0, description="Seconds that an idle connection is kept open.")] = 75.0
+    reader_timeout_s: Annotated[
+        float, Meta(gt=0, description="Seconds that a client may leave a full connection unread before it is cut.")
+    ] = 30.0
+    max_unread_bytes: Annotated[
+        int, Meta(ge=65_536, description="Bytes of one answer that may wait for a slow client before it is cut.")
+    ] = 4 << 20
+    keep_alive_s: Annotated[
+        float, Meta(gt=0, description="Seconds of waiting after which an event stream begins with comments.")
+    ] = 15.0
+    deadline_s: Annotated[float, Meta(gt=0, description="Deadline of a request that names none.")] = 600.0
+    cors_origins: Annotated[
+        tuple[str, ...], Meta(description="Web origins that browsers may call from; empty: none.")
+    ] = ()
+    hosts: Annotated[
+        tuple[str, ...],
+        Meta(description="Host names that requests may use, beside loopback ones and addresses; `*` allows all."),
+    ] = ()
+    require_key: Annotated[bool, Meta(description="Refuse requests without an API key.")] = False
+    drain_timeout_s: Annotated[float, Meta(ge=0, description="Seconds that running answers may take to finish.")] = 30.0

@@ -1,0 +1,159 @@
+"""The three dialects of HTTP clients: how each says an error, before the answer and in the middle of it. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from sollol_schemas.errors import ErrorBody, ErrorCode
+
+JSON: Final = b"application/json; charset=utf-8"
+PLAIN_JSON: Final = b"application/json"
+NDJSON: Final = b"application/x-ndjson"
+EVENTS: Final = b"text/event-stream"
+TEXT: Final = b"text/plain"
+
+Header = tuple[bytes, bytes]
+_encode = msgspec.json.Encoder().encode
+
+
+class Dialect(StrEnum):
+    """Whose words a client speaks."""
+
+    OLLAMA = "ollama"
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
+def dialect_of(path: str) -> Dialect:
+    """The dialect of a path; Ollama's for those that nobody knows."""
+    if path.startswith("/v1/messages"):
+        return Dialect.ANTHROPIC
+    return Dialect.OPENAI if path.startswith("/v1/") or path == "/v1" else Dialect.OLLAMA
+
+
+_OPENAI_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    409: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+_ANTHROPIC_TYPES: Final = _OPENAI_TYPES | {413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
+
+_RETRY_AFTER_S: Final[dict[ErrorCode, int]] = {
+    ErrorCode.QUEUE_FULL: 1,
+    ErrorCode.BUSY: 1,
+    ErrorCode.DEADLINE_UNREACHABLE: 5,
+    ErrorCode.NO_ELIGIBLE_NODE: 5,
+    ErrorCode.NO_NODES: 2,
+    ErrorCode.DRAINING: 1,
+    ErrorCode.STALE_TERM: 1,
+    ErrorCode.ACTOR_STOPPED: 1,
+}
+"""Where waiting is what helps, and how long, when the error does not say it itself."""
+
+_LIKE_OLLAMA_EMBED: Final = re.compile(r"/api/embed(dings)?$")
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as an HTTP answer."""
+
+    status: int
+    headers: tuple[Header, ...]
+    body: bytes
+
+
+def refusal(dialect: Dialect, error: ErrorBody, path: str = "") -> Refusal:
+    """The answer to a request that failed before a byte of it was sent."""
+    status = error.http_status
+    said = _engines_own(dialect, error)
+    headers: list[Header] = []
+    if said is not None:
+        body = said
+        headers.append((b"content-type", TEXT if body[:1] != b"{" else JSON))
+    else:
+        body = _encode(error_object(dialect, error, path))
+        headers.append((b"content-type", JSON if dialect is Dialect.OLLAMA else PLAIN_JSON))
+    headers += retry_headers(error)
+    return Refusal(status=status, headers=tuple(headers), body=body)
+
+
+def retry_headers(error: ErrorBody) -> list[Header]:
+    """Whether and when to try again; false where other nodes have been tried already."""
+    wanted = error.details.get("retry_after_s")
+    if isinstance(wanted, (int, float)) and not isinstance(wanted, bool) and 0 < wanted < 86_400:
+        seconds = math.ceil(wanted)
+    else:
+        seconds = _RETRY_AFTER_S.get(error.code, 0)
+    if seconds:
+        return [(b"retry-after", b"%d" % seconds), (b"x-should-retry", b"true")]
+    return [(b"x-should-retry", b"false")] if error.http_status >= 400 else []
+
+
+def error_object(dialect: Dialect, error: ErrorBody, path: str = "") -> dict[str, Any]:
+    """The body of an error in a dialect's own form; known models and reasons of nodes stand beside the text."""
+    text = message_of(error, path)
+    more = {name: error.details[name] for name in ("models", "nodes") if error.details.get(name)}
+    if dialect is Dialect.OLLAMA:
+        return {"error": text, **more}
+    if dialect is Dialect.ANTHROPIC:
+        kind = _ANTHROPIC_TYPES.get(error.http_status, "api_error")
+        return {"type": "error", "error": {"type": kind, "message": text, **more}}
+    kind = _OPENAI_TYPES.get(error.http_status, "api_error")
+    return {"error": {"message": text, "type": kind, "param": error.details.get("field"), "code": error.code, **more}}
+
+
+def message_of(error: ErrorBody, path: str = "") -> str:
+    """The text of an error; Ollama's own where clients compare it."""
+    model = error.details.get("model")
+    if error.code is ErrorCode.UNKNOWN_MODEL and isinstance(model, str):
+        if _LIKE_OLLAMA_EMBED.search(path):
+            return f'model "{model}" not found, try pulling it first'
+        return f"model '{model}' not found"
+    return error.message
+
+
+def error_in_stream(dialect: Dialect, error: ErrorBody, path: str = "") -> bytes:
+    """The last words of an answer that broke off: a line, or an event."""
+    said = _encode(error_object(dialect, error, path))
+    if dialect is Dialect.OLLAMA:
+        return said + b"\n"
+    if dialect is Dialect.ANTHROPIC:
+        return b"event: error\ndata: " + said + b"\n\n"
+    if path.startswith("/v1/responses"):
+        event = {"type": "error", "code": error.code, "message": error.message, "param": None, "sequence_number": 0}
+        return b"event: error\ndata: " + _encode(event) + b"\n\n"
+    return b"data: " + said + b"\n\n"
+
+
+def waiting_event(dialect: Dialect) -> bytes:
+    """What keeps an event stream alive while nothing is known yet."""
+    return b'event: ping\ndata: {"type":"ping"}\n\n' if dialect is Dialect.ANTHROPIC else b": waiting\n\n"
+
+
+def _engines_own(dialect: Dialect, error: ErrorBody) -> bytes | None:
+    """The body with which an engine refused, when it is in the client's dialect already."""
+    text = error.details.get("engine_body")
+    if not isinstance(text, str) or error.code not in (ErrorCode.ENGINE_REJECTED, ErrorCode.UNKNOWN_MODEL):
+        return None
+    body = text.encode()
+    try:
+        said = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return body if error.http_status in (404, 405) and text.isprintable() else None
+    inner = said.get("error") if isinstance(said, dict) else None
+    match dialect:
+        case Dialect.OLLAMA:
+            return body if isinstance(inner, str) else None
+        case Dialect.ANTHROPIC:
+            return body if isinstance(inner, dict) and said.get("type") == "error" else None
+        case _:
+            return body if isinstance(inner, dict) else None

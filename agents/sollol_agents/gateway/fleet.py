@@ -1,0 +1,163 @@
+"""What the gateway asks the fleet: who is there, and what each engine says of its models. Nothing is kept for long."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from sollol_agents.gateway import merging
+from sollol_agents.gateway.merging import Row
+from sollol_bus.connection import Bus
+from sollol_bus.errors import NoEligibleNode, NoResponders, SollolError, error_from
+from sollol_bus.messages import decode, encode, error_of
+from sollol_bus.streaming import request_many
+from sollol_schemas import subjects
+from sollol_schemas.control import ControlEngine, ControlPull, EngineOperation
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.queries import NodesReply, NodeView, StatsReply, StatsRequest
+from sollol_schemas.telemetry import EngineKind
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FRESH_S: Final = 0.5
+_QUICK_S: Final = 2.0
+_LONG_S: Final = 86_400.0
+_GAP_S: Final = 600.0
+
+
+class Fleet:
+    """Answers about the fleet, each at most half a second old."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._nodes: NodesReply | None = None
+        self._nodes_at = -1e9
+        self._asking = asyncio.Lock()
+
+    async def nodes(self) -> NodesReply:
+        """The fleet as the scorer in office sees it.
+
+        Raises:
+            SollolError: No scorer answers.
+        """
+        async with self._asking:
+            if self._nodes is None or time.monotonic() - self._nodes_at > _FRESH_S:
+                self._nodes = await self._ask(subjects.NODES, b"", NodesReply, "scorer")
+                self._nodes_at = time.monotonic()
+            return self._nodes
+
+    async def stats(self, window_s: float = 0.0) -> StatsReply:
+        """Statistics of the cluster.
+
+        Raises:
+            SollolError: No recorder answers.
+        """
+        return await self._ask(subjects.STATS, encode(StatsRequest(window_s=window_s)), StatsReply, "recorder")
+
+    async def tags(self) -> list[Row]:
+        """The models on all disks."""
+        nodes = (await self.nodes()).nodes
+        return merging.tags(nodes, await self._said(nodes, EngineOperation.TAGS))
+
+    async def running(self) -> list[Row]:
+        """The models in all memories."""
+        nodes = (await self.nodes()).nodes
+        return merging.running(nodes, await self._said(nodes, EngineOperation.PS), dt.datetime.now(dt.UTC))
+
+    async def show(self, model: str, body: dict[str, Any]) -> bytes:
+        """One model's details, from a node that has it.
+
+        Raises:
+            SollolError: No node has it, or none answers.
+        """
+        nodes = (await self.nodes()).nodes
+        found = merging.having(nodes, model)
+        if not found:
+            wanted = model if ":" in model else f"{model}:latest"
+            details: dict[str, Any] = {"model": wanted, "models": merging.model_names(nodes)[:50]}
+            raise error_from(
+                ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message=f"model '{wanted}' not found", details=details)
+            )
+        ollama = [view for view in found if view.telemetry.engine.kind is EngineKind.OLLAMA]
+        if not ollama:
+            return encode(merging.show_of(found[0], model))
+        failure: SollolError | None = None
+        for view in ollama:
+            try:
+                return await self.whole(view.node_id, ControlEngine(operation=EngineOperation.SHOW, body=body))
+            except SollolError as error:
+                failure = error
+        raise failure or NoEligibleNode()
+
+    async def operate(self, node_id: str, request: ControlEngine | ControlPull) -> AsyncIterator[bytes]:
+        """The objects with which a node answers an operation that may take long.
+
+        Raises:
+            SollolError: The node or its engine refused.
+        """
+        subject = subjects.node_control(node_id)
+        try:
+            async for msg in request_many(
+                self._bus, subject, encode(request), first_s=_GAP_S, gap_s=_GAP_S, total_s=_LONG_S
+            ):
+                yield msg.data
+        except NoResponders as error:
+            raise _no_node(node_id) from error
+
+    async def whole(self, node_id: str, request: ControlEngine) -> bytes:
+        """The one object with which a node answers at once.
+
+        Raises:
+            SollolError: The node or its engine refused, or did not answer.
+        """
+        subject = subjects.node_control(node_id)
+        parts = []
+        try:
+            async for msg in request_many(self._bus, subject, encode(request), first_s=_QUICK_S * 5, total_s=_GAP_S):
+                parts.append(msg.data)  # noqa: PERF401 a comprehension would not let the generator end in order
+        except NoResponders as error:
+            raise _no_node(node_id) from error
+        return b"".join(parts)
+
+    async def _said(self, nodes: Iterable[NodeView], operation: EngineOperation) -> dict[str, list[Row]]:
+        """What every Ollama says of its models; those that do not answer soon are left out."""
+        asked = [v.node_id for v in merging.present(nodes) if v.telemetry.engine.kind is EngineKind.OLLAMA]
+        answers = await asyncio.gather(*(self._rows(node_id, operation) for node_id in asked))
+        return {node_id: rows for node_id, rows in zip(asked, answers, strict=True) if rows is not None}
+
+    async def _rows(self, node_id: str, operation: EngineOperation) -> list[Row] | None:
+        try:
+            async with asyncio.timeout(_QUICK_S):
+                text = await self.whole(node_id, ControlEngine(operation=operation))
+                rows = msgspec.json.decode(text, type=_Listed).models or []
+        except (SollolError, TimeoutError, msgspec.DecodeError) as error:
+            log.info("%s of %s: %s", operation.value, node_id, error, extra={"action": "list_failed"})
+            return None
+        return rows
+
+    async def _ask(self, subject: str, payload: bytes, kind: type[T], actor: str) -> T:
+        try:
+            msg = await self._bus.request(subject, payload, timeout_s=_QUICK_S)
+        except NoResponders as error:
+            message = f"no {actor} is on the bus; start `sollol up` or `sollol {actor}`"
+            raise error_from(ErrorBody(code=ErrorCode.NO_NODES, message=message)) from error
+        failure = error_of(msg)
+        if failure is not None:
+            raise error_from(failure)
+        return decode(msg.data, kind)
+
+
+class _Listed(msgspec.Struct):
+    models: list[Row] | None = None
+
+
+def _no_node(node_id: str) -> SollolError:
+    return error_from(ErrorBody(code=ErrorCode.UNKNOWN_NODE, message=f"node {node_id} is not on the bus"))

@@ -1,0 +1,172 @@
+"""The models of the whole fleet as one engine would list them. Pure."""
+
+from __future__ import annotations
+
+import calendar
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from sollol_schemas.queries import NodeView
+from sollol_schemas.telemetry import EngineKind, InstalledModel, LoadedModel, NodeState
+
+Row = dict[str, Any]
+
+_EPOCH: Final = "1970-01-01T00:00:00Z"
+_BILLION: Final = 1_000_000_000
+_GONE: Final = (NodeState.DOWN,)
+
+
+def canonical(name: str) -> str:
+    """A model's name as Ollama compares it: in lower case, with its tag."""
+    lowered = name.lower()
+    return lowered if ":" in lowered.rpartition("/")[2] else f"{lowered}:latest"
+
+
+def present(nodes: Iterable[NodeView]) -> list[NodeView]:
+    """The nodes that are there."""
+    return [view for view in nodes if view.state not in _GONE]
+
+
+def having(nodes: Iterable[NodeView], model: str) -> list[NodeView]:
+    """The nodes that are there and have a model, those that hold it in memory first."""
+    wanted = canonical(model)
+    found = [v for v in present(nodes) if any(canonical(m.name) == wanted for m in v.telemetry.installed)]
+    return sorted(found, key=lambda v: not any(canonical(m.name) == wanted for m in v.telemetry.loaded))
+
+
+def model_names(nodes: Iterable[NodeView]) -> list[str]:
+    """Every model's name, sorted."""
+    return sorted({model.name for view in present(nodes) for model in view.telemetry.installed})
+
+
+def tags(nodes: Iterable[NodeView], said: Mapping[str, list[Row]]) -> list[Row]:
+    """The models on all disks, once each, with the nodes that have them.
+
+    Args:
+        nodes: The fleet.
+        said: What each engine listed itself, by node; the others are told from telemetry.
+    """
+    rows: dict[str, Row] = {}
+    for view in present(nodes):
+        own = said.get(view.node_id)
+        for row in own if own is not None else [tag_of(view, m) for m in view.telemetry.installed]:
+            known = rows.setdefault(canonical(str(row.get("name", ""))), {**row, "nodes": []})
+            known["nodes"].append(view.node_id)
+    return sorted(rows.values(), key=lambda row: str(row.get("modified_at", "")), reverse=True)
+
+
+def running(nodes: Iterable[NodeView], said: Mapping[str, list[Row]], now: dt.datetime) -> list[Row]:
+    """The models in all memories, one row for each node that holds one."""
+    rows = [
+        {**row, "node_id": view.node_id}
+        for view in present(nodes)
+        for row in (said[view.node_id] if view.node_id in said else _loaded_rows(view, now))
+    ]
+    return sorted(rows, key=lambda row: str(row.get("expires_at", "")), reverse=True)
+
+
+def tag_of(view: NodeView, model: InstalledModel) -> Row:
+    """A row of `/api/tags`, from what a node tells of its engine."""
+    return {
+        "name": model.name,
+        "model": model.name,
+        "modified_at": _EPOCH,
+        "size": model.size_bytes,
+        "digest": model.digest,
+        "details": _details(view, model),
+    } | ({"capabilities": list(model.capabilities)} if model.capabilities else {})
+
+
+def show_of(view: NodeView, name: str) -> Row:
+    """The answer of `/api/show` for a model of an engine that has no such path."""
+    wanted = canonical(name)
+    model = next(m for m in view.telemetry.installed if canonical(m.name) == wanted)
+    architecture = model.family or "unknown"
+    info: Row = {"general.architecture": architecture}
+    if model.parameter_count:
+        info["general.parameter_count"] = model.parameter_count
+    if model.context_length:
+        info[f"{architecture}.context_length"] = model.context_length
+    return {
+        "modelfile": "",
+        "parameters": "",
+        "template": "",
+        "details": _details(view, model),
+        "model_info": info,
+        "tensors": [],
+        "capabilities": list(model.capabilities) or ["completion"],
+        "modified_at": _EPOCH,
+    }
+
+
+def openai_model(row: Row) -> Row:
+    """A row of `/v1/models`, from one of `/api/tags`."""
+    return {
+        "id": row["name"],
+        "object": "model",
+        "created": _seconds(str(row.get("modified_at", ""))),
+        "owned_by": "library",
+        "nodes": row["nodes"],
+    }
+
+
+def lowest_version(nodes: Iterable[NodeView], otherwise: str) -> str:
+    """The oldest Ollama of the fleet: what every node can do."""
+    versions = [
+        view.telemetry.engine.version
+        for view in present(nodes)
+        if view.telemetry.engine.kind is EngineKind.OLLAMA and view.telemetry.engine.version
+    ]
+    return min(versions, key=_version_key, default=otherwise)
+
+
+def _version_key(version: str) -> tuple[int, ...]:
+    numbers = version.partition("-")[0].split(".")
+    return tuple(int(n) if n.isdigit() else 0 for n in numbers)
+
+
+def _details(view: NodeView, model: InstalledModel) -> Row:
+    is_gguf = view.telemetry.engine.kind is EngineKind.OLLAMA or "llama.cpp" in view.telemetry.engine.version
+    return {
+        "parent_model": "",
+        "format": "gguf" if is_gguf else "",
+        "family": model.family,
+        "families": [model.family] if model.family else None,
+        "parameter_size": _parameter_size(model.parameter_count),
+        "quantization_level": model.quantization,
+        "context_length": model.context_length,
+    }
+
+
+def _parameter_size(count: int) -> str:
+    if not count:
+        return ""
+    return f"{count / _BILLION:.1f}B" if count >= _BILLION else f"{count / 1e6:.2f}M"
+
+
+def _loaded_rows(view: NodeView, now: dt.datetime) -> list[Row]:
+    installed = {canonical(m.name): m for m in view.telemetry.installed}
+    return [_loaded_row(view, m, installed.get(canonical(m.name)), now) for m in view.telemetry.loaded]
+
+
+def _loaded_row(view: NodeView, loaded: LoadedModel, model: InstalledModel | None, now: dt.datetime) -> Row:
+    left_s = loaded.expires_in_s if loaded.expires_in_s is not None else 300 * 365.25 * 86_400
+    return {
+        "name": loaded.name,
+        "model": loaded.name,
+        "size": loaded.size_bytes,
+        "digest": model.digest if model else "",
+        "details": _details(view, model) if model else {},
+        "expires_at": (now + dt.timedelta(seconds=left_s)).isoformat().replace("+00:00", "Z"),
+        "size_vram": loaded.vram_bytes,
+        "context_length": loaded.context_length,
+    }
+
+
+def _seconds(instant: str) -> int:
+    """Seconds since 1970 of an RFC 3339 instant; 0 for what is none."""
+    try:
+        return calendar.timegm(dt.datetime.fromisoformat(instant[:19]).timetuple())
+    except ValueError:
+        return 0

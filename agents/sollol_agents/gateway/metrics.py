@@ -1,0 +1,111 @@
+"""What a gateway counts, for Prometheus.
+
+The number of series is bounded: unknown paths and nodes beyond a limit are `other`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.execution import Figures
+from sollol_schemas.queries import NodesReply
+
+_MAX_NODES: Final = 256
+_OTHER: Final = "other"
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """The counters of one gateway."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry(auto_describe=False)
+        self._requests = Counter(
+            "sollol_gateway_requests_total", "Requests answered.", ["path", "status"], registry=registry
+        )
+        self._errors = Counter(
+            "sollol_gateway_errors_total", "Inference requests that failed, by code.", ["code"], registry=registry
+        )
+        self._active = Gauge("sollol_gateway_active_requests", "Inference requests open.", registry=registry)
+        self._connections = Gauge("sollol_gateway_open_connections", "Connections of clients.", registry=registry)
+        self._seconds = self._histogram("request_duration_seconds", "From arrival to the last byte.", "mode")
+        self._first = self._histogram("first_byte_seconds", "From arrival to the first byte of the answer.", "mode")
+        self._queue = self._histogram("queue_seconds", "From arrival to the slot.", "mode")
+        self._node_seconds = self._histogram("node_duration_seconds", "On the node, acceptance to the end.", "node")
+        self._attempts = Counter(
+            "sollol_gateway_attempts_total", "Attempts made for answered requests.", ["node"], registry=registry
+        )
+        self._decisions = Counter(
+            "sollol_gateway_decisions_total", "Answers by mode and strategy.", ["mode", "strategy"], registry=registry
+        )
+        self._tokens = Counter("sollol_gateway_tokens_total", "Tokens of answers.", ["kind", "node"], registry=registry)
+        self._fleet_nodes = Gauge("sollol_fleet_nodes", "Nodes of the fleet.", ["state"], registry=registry)
+        self._fleet_queue = Gauge("sollol_fleet_queued_requests", "Requests that wait for a slot.", registry=registry)
+        self._fleet_flight = Gauge("sollol_fleet_in_flight_attempts", "Attempts in slots.", registry=registry)
+        self._fleet_slots = Gauge("sollol_fleet_slots", "Slots of nodes that are up.", registry=registry)
+        self._nodes: set[str] = set()
+
+    def _histogram(self, name: str, help_text: str, label: str) -> Histogram:
+        return Histogram(f"sollol_gateway_{name}", help_text, [label], buckets=_SECONDS, registry=self._registry)
+
+    def began(self) -> None:
+        """An inference request is open."""
+        self._active.inc()
+
+    def refused(self, path: str, status: int) -> None:
+        """A request was answered without a call, or is none of inference."""
+        self._requests.labels(path, str(status)).inc()
+
+    def ended(
+        self,
+        path: str,
+        status: int,
+        seconds: float,
+        *,
+        first_s: float | None,
+        decision: DecisionSummary | None,
+        figures: Figures | None,
+        code: ErrorCode | None,
+    ) -> None:
+        """An inference request is over."""
+        self._active.dec()
+        self._requests.labels(path, str(status)).inc()
+        if code is not None:
+            self._errors.labels(code.value).inc()
+        if decision is None:
+            return
+        mode, node = decision.mode.value, self._bounded(decision.node_id)
+        self._seconds.labels(mode).observe(seconds)
+        if first_s is not None:
+            self._first.labels(mode).observe(first_s)
+        self._queue.labels(mode).observe(decision.queue_s)
+        self._decisions.labels(mode, decision.strategy).inc()
+        self._attempts.labels(node).inc(decision.attempt)
+        if figures is not None:
+            self._node_seconds.labels(node).observe(figures.actual_s)
+            self._tokens.labels("prompt", node).inc(figures.prompt_tokens or 0)
+            self._tokens.labels("output", node).inc(figures.output_tokens or 0)
+
+    def text(self, fleet: NodesReply | None, connections: int) -> bytes:
+        """Everything in Prometheus' text format."""
+        self._connections.set(connections)
+        self._fleet_nodes.clear()
+        if fleet is not None:
+            for view in fleet.nodes:
+                self._fleet_nodes.labels(view.state.value).inc()
+            self._fleet_queue.set(fleet.queued)
+            self._fleet_flight.set(fleet.in_flight)
+            self._fleet_slots.set(sum(v.telemetry.slots for v in fleet.nodes if v.state.value == "up"))
+        return generate_latest(self._registry)
+
+    def _bounded(self, node_id: str) -> str:
+        if node_id not in self._nodes:
+            if len(self._nodes) >= _MAX_NODES:
+                return _OTHER
+            self._nodes.add(node_id)
+        return node_id

@@ -1,0 +1,123 @@
+"""The answer to one HTTP request on its way to the client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from sollol_agents.gateway.dialects import Header
+from sollol_agents.gateway.server import Connection
+from sollol_bus.errors import SollolError, error_from
+from sollol_schemas.errors import ErrorBody, ErrorCode
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Reply:
+    """Writes an answer; a client that leaves its connection full for too long is cut.
+
+    Args:
+        send: ASGI's own.
+        connection: The client's connection.
+        reader_timeout_s: How long a write may wait for the client to read.
+    """
+
+    __slots__ = ("_connection", "_reader_timeout_s", "_send", "status")
+
+    def __init__(self, send: Send, connection: Connection, reader_timeout_s: float) -> None:
+        self._send = send
+        self._connection = connection
+        self._reader_timeout_s = reader_timeout_s
+        self.status = 0
+        """The status sent; 0 before the first byte."""
+
+    async def start(self, status: int, headers: list[Header]) -> None:
+        """Sends status and headers; chunks follow."""
+        self.status = status
+        await self._pass({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes) -> None:
+        """Sends a piece of the body.
+
+        Raises:
+            SollolError: The client read nothing for too long; its connection is closed.
+        """
+        await self._pass({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Sends the last piece of the body."""
+        await self._pass({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def whole(self, status: int, headers: list[Header], body: bytes) -> None:
+        """Sends a whole answer."""
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self.end(body)
+
+    async def _pass(self, message: Message) -> None:
+        if not self._connection.is_full:
+            await self._send(message)
+            return
+        try:
+            async with asyncio.timeout(self._reader_timeout_s):
+                await self._send(message)
+        except TimeoutError:
+            self._connection.abort()
+            raise error_from(
+                ErrorBody(
+                    code=ErrorCode.CANCELLED,
+                    message=f"cut: the client read nothing for {self._reader_timeout_s:g} s",
+                )
+            ) from None
+
+
+async def read_body(receive: Receive, declared_bytes: int | None, limit_bytes: int, timeout_s: float) -> bytes:
+    """The whole body of a request.
+
+    Args:
+        receive: ASGI's own.
+        declared_bytes: The Content-Length, when there is one.
+        limit_bytes: The largest body taken.
+        timeout_s: How long to wait for each piece.
+
+    Raises:
+        SollolError: It is too large, or did not arrive.
+    """
+    if declared_bytes is not None and declared_bytes > limit_bytes:
+        raise _too_large(declared_bytes, limit_bytes)
+    message = await _next(receive, timeout_s)
+    body: bytes = message["body"]
+    if not message["more_body"]:
+        return body if len(body) <= limit_bytes else _raise_too_large(len(body), limit_bytes)
+    parts, size = [body], len(body)
+    while message["more_body"]:
+        message = await _next(receive, timeout_s)
+        parts.append(message["body"])
+        size += len(message["body"])
+        if size > limit_bytes:
+            raise _too_large(size, limit_bytes)
+    return b"".join(parts)
+
+
+async def _next(receive: Receive, timeout_s: float) -> Message:
+    try:
+        async with asyncio.timeout(timeout_s):
+            message = await receive()
+    except TimeoutError:
+        raise error_from(
+            ErrorBody(code=ErrorCode.BAD_REQUEST, status=408, message=f"no byte of the body came for {timeout_s:g} s")
+        ) from None
+    if message["type"] != "http.request":
+        raise error_from(ErrorBody(code=ErrorCode.CANCELLED, message="the client left"))
+    return message
+
+
+def _raise_too_large(size: int, limit: int) -> bytes:
+    raise _too_large(size, limit)
+
+
+def _too_large(size: int, limit: int) -> SollolError:
+    message = f"the body's {size} bytes exceed the limit of {limit} bytes"
+    return error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))

@@ -1,0 +1,227 @@
+"""The HTTP server: uvicorn's protocol with limits on what a client may do before it is served.
+
+uvicorn bounds neither a request's head nor the time it may take to arrive, and tells an application that its client
+has left only when asked. `Connection` adds both, so that a request costs no watching task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any, ClassVar
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from sollol_agents.gateway.config import GatewayConfig
+from sollol_bus.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+_CLOSE_WITHIN_S = 2.0
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection."""
+
+    limits: ClassVar[GatewayConfig]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 uvicorn's own
+        super().__init__(*args, **kwargs)
+        self.on_gone: Callable[[], None] | None = None
+        """Called once when the client leaves; set while a request is served."""
+        self._head_bytes = 0
+        self._is_in_head = True
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client reads more slowly than we write."""
+        return self.flow.write_paused
+
+    def abort(self) -> None:
+        """Ends the connection at once; what was not sent is lost."""
+        self.transport.abort()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """A client has come."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._cancel_head_timer()
+        super().connection_lost(exc)
+        on_gone, self.on_gone = self.on_gone, None
+        if on_gone is not None:
+            on_gone()
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes of a request."""
+        super().data_received(data)
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.limits.max_head_bytes:
+                self._refuse(431, "the request's head is too large")
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self.scope["state"]["connection"] = self
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """The end of a request's head."""
+        self._cancel_head_timer()
+        self._is_in_head = False
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > self.limits.max_head_bytes:
+            self._refuse(431, "the request's head is too large")
+            return
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Some bytes of a request's body."""
+        if self.cycle is not None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request."""
+        self._is_in_head = True
+        self._head_bytes = 0
+        if self.cycle is not None:
+            super().on_message_complete()
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.limits.head_timeout_s, self._on_head_overdue)
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _on_head_overdue(self) -> None:
+        self._head_timer = None
+        if self._head_bytes:
+            self._refuse(408, "the request's head did not arrive in time")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, text: str) -> None:
+        if self.transport.is_closing():
+            return
+        head = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(text)
+        self.transport.write(STATUS_LINE[status] + head + text.encode())
+        self.transport.close()
+
+
+class HttpServer:
+    """Listens, and hands requests to an ASGI application."""
+
+    def __init__(self, app: Any, settings: GatewayConfig) -> None:  # noqa: ANN401 an ASGI application
+        self._settings = settings
+        protocol = type("_Connection", (Connection,), {"limits": settings})
+        config = uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=int(max(1, settings.idle_timeout_s)),
+        )
+        config.load()
+        self._server = uvicorn.Server(config)
+        self._server.lifespan = config.lifespan_class(config)
+        self._socket: socket.socket | None = None
+        self.url = ""
+        """Base address, once it listens."""
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return len(self._server.server_state.connections)
+
+    async def start(self) -> None:
+        """Listens.
+
+        Raises:
+            ConfigError: The address cannot be had.
+        """
+        _allow_many_files()
+        settings = self._settings
+        try:
+            self._socket = _bound(settings)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}. "
+                "Choose another with --port (`sollol up`: --http-port); 0 picks a free one."
+            ) from error
+        self.tick()
+        await self._server.startup(sockets=[self._socket])
+        host, port = self._socket.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def tick(self) -> None:
+        """Renews the Date header; to be called once a second."""
+        date = formatdate(time.time(), usegmt=True).encode()  # noqa: TID251 the Date header is wall-clock time
+        self._server.server_state.default_headers = [(b"date", date)]
+
+    def stop_accepting(self) -> None:
+        """Takes no new connections; those that are idle are closed, the others after their answer."""
+        for server in getattr(self._server, "servers", ()):
+            server.close()
+        for connection in list(self._server.server_state.connections):
+            connection.shutdown()
+
+    async def close(self) -> None:
+        """Closes every connection, after a moment for what is on its way."""
+        self.stop_accepting()
+        state = self._server.server_state
+        deadline = time.monotonic() + _CLOSE_WITHIN_S
+        while state.tasks and time.monotonic() < deadline:
+            await asyncio.wait(list(state.tasks), timeout=deadline - time.monotonic())
+        for connection in list(state.connections):
+            connection.transport.abort()
+        if state.tasks:
+            for task in list(state.tasks):
+                task.cancel("the gateway stopped")
+            await asyncio.gather(*state.tasks, return_exceptions=True)
+        if self._socket is not None:
+            self._socket.close()
+
+
+def _bound(settings: GatewayConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if settings.reuse_port:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((settings.host, settings.port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _allow_many_files() -> None:
+    """Raises the soft limit of open files to the hard one: every client is a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError) as error:
+        log.debug("the limit of %d open files stays: %s", soft, error)

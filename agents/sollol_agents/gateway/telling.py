@@ -1,0 +1,90 @@
+"""`X-Sollol-*`: what a client says about routing in its headers, and what it is told about it in ours. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from sollol_schemas import headers as h
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.execution import Figures
+from sollol_schemas.ids import is_request_id
+from sollol_schemas.routing import ROUTING_FIELDS
+
+Header = tuple[bytes, bytes]
+
+_PREFIX: Final = h.ROUTING_PREFIX.lower().encode()
+_ROUTING: Final = {_PREFIX + name.replace("_", "-").encode(): name for name in ROUTING_FIELDS}
+_REQUEST_ID: Final = _PREFIX + b"request-id"
+_TRACEPARENT: Final = h.TRACEPARENT.encode()
+_VALUE_MAX: Final = 512
+
+
+class InvalidHeader(ValueError):
+    """A header's value cannot be used; the message names it."""
+
+
+class Wishes(msgspec.Struct, frozen=True):
+    """What a request's headers say to us, ready for the bus."""
+
+    headers: dict[str, str]
+    request_id: str | None = None
+
+
+def wishes_in(headers: Iterable[Header]) -> Wishes:
+    """The routing wishes, the request id and the trace of a request.
+
+    Raises:
+        InvalidHeader: A value is not printable ASCII, is too long, or is no request id.
+    """
+    found: dict[str, str] = {}
+    request_id = None
+    for name, value in headers:
+        if name.startswith(_PREFIX):
+            if name in _ROUTING:
+                found[name.decode()] = _text(name, value)
+            elif name == _REQUEST_ID:
+                request_id = _text(name, value)
+                if not is_request_id(request_id):
+                    raise InvalidHeader("header X-Sollol-Request-Id must be 1 to 56 of A-Z a-z 0-9 _ -")
+        elif name == _TRACEPARENT:
+            found[h.TRACEPARENT] = _text(name, value)
+    return Wishes(found, request_id)
+
+
+def _text(name: bytes, value: bytes) -> str:
+    text = value.decode("latin-1").strip()
+    if len(text) > _VALUE_MAX or not text.isascii() or not text.isprintable():
+        raise InvalidHeader(f"header {name.decode()} must be printable ASCII of at most {_VALUE_MAX} characters")
+    return text
+
+
+def told(decision: DecisionSummary | None, request_id: str, figures: Figures | None = None) -> list[Header]:
+    """The headers of an answer that say where it was made, and why."""
+    headers = [(b"x-sollol-request-id", request_id.encode())]
+    if decision is not None:
+        headers += [
+            (b"x-sollol-node", decision.node_id.encode()),
+            (b"x-sollol-node-url", _value(decision.node_url)),
+            (b"x-sollol-mode", decision.mode.value.encode()),
+            (b"x-sollol-strategy", _value(decision.strategy)),
+            (b"x-sollol-predicted-s", b"%.4g" % decision.predicted_s),
+            (b"x-sollol-queue-s", b"%.4g" % decision.queue_s),
+            (b"x-sollol-attempts", b"%d" % decision.attempt),
+            (b"x-sollol-reason", _value(decision.reason)),
+        ]
+        if decision.rejected:
+            refused = ", ".join(f"{reason}={count}" for reason, count in decision.rejected.items())
+            headers.append((b"x-sollol-rejected", _value(refused)))
+    if figures is not None:
+        headers.append((b"x-sollol-actual-s", b"%.4g" % figures.actual_s))
+    return headers
+
+
+def _value(text: str) -> bytes:
+    """A text as the value of a header: printable ASCII, at most 512 bytes."""
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
+    return text[:_VALUE_MAX].encode()
