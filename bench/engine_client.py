@@ -99,8 +99,11 @@ def engine(*flags: str) -> Iterator[str]:
 
 
 async def one(client: Client, body: bytes) -> int:
-    """One answer; returns its lines."""
-    return sum([data.count(b"\n") async for data in client.stream("/api/chat", body)])
+    """One answer, which must be whole; returns its lines."""
+    answer = b"".join([data async for data in client.stream("/api/chat", body)])
+    if b'"done":true' not in answer:
+        raise ValueError(f"not a whole answer: {answer[-200:]!r}")
+    return answer.count(b"\n")
 
 
 def cpu_s() -> float:
