@@ -19,6 +19,7 @@ from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import BackendBrokeProtocol, BadRequest, NoResponders, error_from
 from sollol_bus.messages import Msg, decode, encode, error_of
 from sollol_bus.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
+from sollol_bus.rights import client_inbox_prefix
 from sollol_bus.streaming import request_many
 from sollol_schemas import subjects
 from sollol_schemas.control import AdminRequest, ControlReply
@@ -54,7 +55,10 @@ class Client:
     """
 
     def __init__(self, bus: str | BusConfig | Bus = "nats://127.0.0.1:4222", *, routing: Routing | None = None) -> None:
-        self._given = BusConfig(url=bus, name="sollol-client") if isinstance(bus, str) else bus
+        given = BusConfig(url=bus, name="sollol-client") if isinstance(bus, str) else bus
+        if isinstance(given, BusConfig) and given.user and given.inbox_prefix == BusConfig().inbox_prefix:
+            given = msgspec.structs.replace(given, inbox_prefix=client_inbox_prefix(given.user))
+        self._given = given
         self._bus: Bus | None = None
         self._routing = routing
 

@@ -45,6 +45,7 @@ SETTLING_S = 3.0
 LEAVE_WITHIN_S = 0.05
 """How long `unsubscribe_soon` collects subscriptions to end."""
 _HIGH_WATER_BYTES = 1 << 20
+_PUBLISH_REFUSED = "permissions violation for publish to "
 
 
 class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,6 +118,7 @@ class Bus:
         self._settled_at = 0.0
         self._on_disconnect: list[Callable[[], None]] = []
         self._on_reconnect: list[Callable[[], None]] = []
+        self._on_refused: list[Callable[[str], None]] = []
         self._mux: Mux | None = None
         self._jetstream: JetStreamContext | None = None
         self._leaving: list[NatsSubscription] = []
@@ -228,6 +230,11 @@ class Bus:
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Calls `callback` when the connection is back; subscriptions are restored already."""
         self._on_reconnect.append(callback)
+
+    def on_refused(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Calls `callback` with each subject (in lower case) that the server refuses; returns how to undo it."""
+        self._on_refused.append(callback)
+        return lambda: self._on_refused.remove(callback) if callback in self._on_refused else None
 
     def forget_callbacks(self, *callbacks: Callable[[], None]) -> None:
         """Undoes `on_disconnect` and `on_reconnect`; harmless for what was not registered."""
@@ -377,6 +384,7 @@ class Bus:
     async def _on_error(self, error: Exception) -> None:
         try:
             self.close_reason = str(error) or type(error).__name__
+            self._heed_refusal(self.close_reason)
             log.log(
                 logging.DEBUG if self._is_closing or not self._nc.is_connected else logging.WARNING,
                 "bus: %s",
@@ -385,6 +393,16 @@ class Bus:
             )
         except Exception:  # noqa: BLE001, S110 an exception here would end the read loop silently
             pass
+
+    def _heed_refusal(self, text: str) -> None:
+        """The server refuses a publish some time after it; whoever waits for an answer to it is told."""
+        _, is_refusal, subject = text.partition(_PUBLISH_REFUSED)
+        if is_refusal:
+            refused = subject.strip().strip('"')
+            if self._mux is not None:
+                self._mux.refuse(refused)
+            for callback in list(self._on_refused):
+                callback(refused)
 
     async def _on_disconnected(self) -> None:
         if self._is_closing:

@@ -8,6 +8,7 @@
         RequestTimedOut        no answer within the time given
         DecodeFailed           a message is not what its contract says
         PayloadTooLarge        the message exceeds what the server accepts
+        NotPermitted           the credentials do not allow this subject
       RequestError             the request is at fault
         BadRequest
         Unauthorized
@@ -95,6 +96,12 @@ class PayloadTooLarge(BusError):
     """The message exceeds what the server accepts."""
 
     code = ErrorCode.REQUEST_TOO_LARGE
+
+
+class NotPermitted(BusError):
+    """The credentials do not allow this subject."""
+
+    code = ErrorCode.FORBIDDEN
 
 
 class RequestError(SollolError):

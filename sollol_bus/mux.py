@@ -10,7 +10,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
-from sollol_bus.errors import BusError, NoResponders, NotConnected, RequestTimedOut
+from sollol_bus.errors import BusError, NoResponders, NotConnected, NotPermitted, RequestTimedOut
 from sollol_bus.messages import Msg, is_no_responders
 
 Publish = Callable[[str, bytes, str, dict[str, str] | None], None]
@@ -28,6 +28,7 @@ class Mux:
         self._loop = loop
         self._numbers = itertools.count(1)
         self._waiting: dict[str, OnReply] = {}
+        self._asked: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -47,6 +48,7 @@ class Mux:
     def close(self, key: str) -> None:
         """Forgets an inbox; closing twice is harmless."""
         self._waiting.pop(key, None)
+        self._asked.pop(key, None)
 
     def ask(
         self,
@@ -67,18 +69,19 @@ class Mux:
         """
 
         def settle(result: Msg | BusError) -> None:
-            if self._waiting.pop(key, None) is None:
+            if key not in self._waiting:
                 return
-            timer.cancel()
+            withdraw()
             if not isinstance(result, BusError) and is_no_responders(result):
                 result = NoResponders(f"nobody listens on {subject}")
             on_reply(result)
 
         def withdraw() -> None:
             timer.cancel()
-            self._waiting.pop(key, None)
+            self.close(key)
 
         inbox, key = self.open(settle)
+        self._asked[key] = subject.lower()
         timer = self._loop.call_later(
             timeout_s, lambda: settle(RequestTimedOut(f"no answer on {subject} within {timeout_s:g} s"))
         )
@@ -114,6 +117,12 @@ class Mux:
             return await future
         finally:
             withdraw()
+
+    def refuse(self, subject: str) -> None:
+        """Fails every question on a subject (in lower case, as the server names it) that may not be published to."""
+        for key, asked in list(self._asked.items()):
+            if asked == subject:
+                self._waiting[key](NotPermitted(f"these credentials may not publish to {subject}"))
 
     def fail_all(self) -> None:
         """Tells everybody who waits that the connection went down; multi-reply inboxes stay open."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +19,7 @@ from sollol_bus.errors import (
     ConnectionLost,
     DeadlineExceeded,
     NoResponders,
+    NotPermitted,
     RequestTimedOut,
     SollolError,
     error_from,
@@ -66,6 +67,8 @@ class ReplyStream:
         self._arrived: asyncio.Future[None] | None = None
         self._subscription: Subscription | None = None
         self._parts: list[bytes] = []
+        self._subject = ""
+        self._forget_refusals: Callable[[], None] | None = None
         self._is_over = False
         self.messages = 0
         """Messages received, the last empty one not counted."""
@@ -89,6 +92,9 @@ class ReplyStream:
         self._waiting.clear()
         self._waiting_bytes = 0
         self._parts.clear()
+        self._subject = subject.lower()
+        if self._forget_refusals is None:
+            self._forget_refusals = self._bus.on_refused(self._on_refused)
         inbox = self._bus.new_inbox()
         self._subscription = self._bus.subscribe(inbox, self._on_message)
         self._bus.publish(subject, payload, reply=inbox, headers=headers)
@@ -105,6 +111,9 @@ class ReplyStream:
         """Stops listening; the publisher notices at its next message."""
         self._is_over = True
         self._bus.forget_callbacks(self._on_disconnect)
+        if self._forget_refusals is not None:
+            self._forget_refusals()
+            self._forget_refusals = None
         if self._subscription is not None:
             if self.last is None:
                 self._subscription.unsubscribe()
@@ -226,6 +235,10 @@ class ReplyStream:
         self._waiting.append(item)
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
+
+    def _on_refused(self, subject: str) -> None:
+        if subject == self._subject:
+            self._put(NotPermitted(f"these credentials may not publish to {subject}"))
 
     def _on_disconnect(self) -> None:
         body = ErrorBody(code=ErrorCode.CONNECTION_LOST, message="the connection to the bus broke while waiting")

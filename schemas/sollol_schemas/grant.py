@@ -36,6 +36,8 @@ class GrantQueued(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     request_id: BusId
     position: Count = 0
     term: Term = 0
+    is_blocked: bool = False
+    """Whether no node may take it at present: it waits for the fleet, not for its turn."""
 
 
 class Granted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.granted.v1"):
@@ -55,6 +57,8 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     needs_load: bool = False
     keep_alive_s: float | None = None
     """How long the engine keeps the model; None leaves the engine's default, negative is for ever."""
+    expected_output_tokens: float = 0.0
+    """Predicted mean length of the answer."""
 
 
 class GrantRefused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.refused.v1"):

@@ -63,9 +63,9 @@ LOAD_ALL: Final = f"{V1}.load.*"
 EVENTS_ALL: Final = f"{V1}.events.>"
 ROUTING_EVENTS_ALL: Final = f"{V1}.events.routing.*"
 OUTCOMES_ALL: Final = f"{V1}.events.outcome.*"
-NODE_EVENTS_ALL: Final = f"{V1}.events.node.>"
+NODE_EVENTS_ALL: Final = f"{V1}.events.node.*.*"
 OFFICE_EVENTS_ALL: Final = f"{V1}.events.scorer.*"
-BREAKER_EVENTS_ALL: Final = f"{V1}.events.breaker.>"
+BREAKER_EVENTS_ALL: Final = f"{V1}.events.breaker.*.*"
 JOB_EVENTS_ALL: Final = f"{V1}.events.job.*.*"
 
 # Inboxes. Only these prefixes may receive tokens.
