@@ -299,11 +299,11 @@ async def test_a_pull_tells_its_progress() -> None:
         assert "llama3.2:3b" in {model.name for model in (await adapter.inventory()).installed}
 
 
-async def test_the_inventory_of_an_emulated_node_has_its_fake_gpu() -> None:
+async def test_an_emulated_node_tells_its_fake_gpu_and_its_models() -> None:
     async with emulated("ollama", preset="rtx3060-12") as (_, adapter):
-        inventory = await adapter.inventory()
-        assert inventory.gpus is not None
-        assert [gpu.memory_total_mib for gpu in inventory.gpus] == [12 * 1024]
+        inventory, machine = await adapter.inventory(), await adapter.pretended()
+        assert machine is not None
+        assert [gpu.memory_total_mib for gpu in machine.gpus] == [12 * 1024]
         small = next(model for model in inventory.installed if model.name == "llama3.2:3b")
         assert small.kv_bytes_per_token == 4 * 28 * 8 * 128
         assert small.parameter_count == 3_200_000_000
