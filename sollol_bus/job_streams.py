@@ -18,11 +18,10 @@ KEEP_S: Final = 7 * 86_400.0
 LETTERS_KEEP_S: Final = 90 * 86_400.0
 ADVISORIES_KEEP_S: Final = 30 * 86_400.0
 MAX_JOBS: Final = 1_000_000
-MAX_JOBS_BYTES: Final = 16 << 30
-MAX_RESULTS_BYTES: Final = 16 << 30
+MAX_RESULTS_BYTES: Final = 1 << 30
+"""The server sets such sizes aside at once, so that only the results have one; the others are limited in number."""
 MAX_DELIVERIES: Final = 100_000
 """After so many deliveries without an end a job is buried, whatever the reason."""
-_SMALL_BYTES: Final = 1 << 30
 
 MAX_DELIVERIES_ADVISORY: Final = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{subjects.JOBS_STREAM}.*"
 
@@ -41,13 +40,12 @@ def job_streams(keep_s: float = KEEP_S) -> tuple[StreamSpec, ...]:
             retention="workqueue",
             discard="new",
             max_msgs=MAX_JOBS,
-            max_bytes=MAX_JOBS_BYTES,
         ),
         StreamSpec(
             name=subjects.DELAYED_STREAM,
             subjects=(subjects.JOB_DELAYED_ALL, subjects.JOB_DUE_ALL),
             retention="workqueue",
-            max_bytes=MAX_JOBS_BYTES,
+            max_msgs=MAX_JOBS,
             allow_msg_schedules=True,
         ),
         StreamSpec(
@@ -61,7 +59,7 @@ def job_streams(keep_s: float = KEEP_S) -> tuple[StreamSpec, ...]:
             name=subjects.LETTERS_STREAM,
             subjects=(subjects.JOB_LETTER_ALL,),
             max_age_s=LETTERS_KEEP_S,
-            max_bytes=_SMALL_BYTES,
+            max_msgs=MAX_JOBS,
             max_msgs_per_subject=1,
         ),
         StreamSpec(
@@ -69,7 +67,7 @@ def job_streams(keep_s: float = KEEP_S) -> tuple[StreamSpec, ...]:
             subjects=(subjects.JOB_CALLBACK_ALL,),
             retention="workqueue",
             max_age_s=keep_s,
-            max_bytes=_SMALL_BYTES,
+            max_msgs=MAX_JOBS,
         ),
         StreamSpec(
             name=subjects.ADVISORIES_STREAM,
@@ -85,4 +83,4 @@ def job_streams(keep_s: float = KEEP_S) -> tuple[StreamSpec, ...]:
 def blob_spec(bucket: str, keep_s: float) -> StreamSpec:
     """The stream behind an object store, laid out as every NATS client expects it."""
     plain = StreamSpec(name=f"OBJ_{bucket}", subjects=(f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"), discard="new")
-    return msgspec.structs.replace(plain, max_age_s=keep_s, max_bytes=MAX_RESULTS_BYTES, allow_rollup_hdrs=True)
+    return msgspec.structs.replace(plain, max_age_s=keep_s, allow_rollup_hdrs=True)

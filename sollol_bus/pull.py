@@ -67,6 +67,11 @@ class Delivery:
         return self._msg.headers or {}
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it was acked, given back or forgotten."""
+        return self._is_settled
+
+    @property
     def deliveries(self) -> int:
         """How often the message was delivered, this time included."""
         return int(self._tokens[0])
@@ -206,6 +211,11 @@ class PullConsumer:
 
     def __repr__(self) -> str:
         return f"<PullConsumer {self.spec.durable} in_hand={self.in_hand} outstanding={self._outstanding}>"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more messages are asked for until one is settled."""
+        return self.in_hand >= self._window
 
     async def run(self) -> None:
         """Makes the durable and pulls from it until cancelled; outages are waited out."""

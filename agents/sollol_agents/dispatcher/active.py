@@ -84,6 +84,8 @@ class ActiveRequest:
         self._loop = asyncio.get_running_loop()
         self.request = request
         self.stage = Stage.WAITING
+        self.is_blocked = False
+        """Whether the scorer said that no node may take it at present."""
         now = time.monotonic()
         self._began_mono_s = now - request.waited_s
         self._deadline_mono_s = self._began_mono_s + request.deadline_s
@@ -157,6 +159,7 @@ class ActiveRequest:
             return  # a second grant for the same question expires at the scorer by itself
         match answer:
             case GrantQueued():
+                self.is_blocked = answer.is_blocked
                 self._ask_again_in(self._config.grant_silence_s)
             case GrantRefused():
                 self._finish_with_error(after_refusal(self._tries, answer.error))

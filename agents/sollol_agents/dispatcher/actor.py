@@ -19,6 +19,7 @@ from sollol_agents.dispatcher.administration import Administration
 from sollol_agents.dispatcher.attempt import Attempt
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.intake import Rejected, Request, take_in
+from sollol_agents.dispatcher.jobs.crew import JobCrew
 from sollol_agents.dispatcher.liveness import NodeProbes
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.connection import BusConfig
@@ -54,6 +55,8 @@ class DispatcherStatistics(msgspec.Struct, frozen=True, kw_only=True):
     taken: int
     rejected: int
     abandoned: int
+    jobs_in_hand: int
+    jobs_settled: int
 
 
 class Dispatcher(Actor[DispatcherConfig]):
@@ -91,6 +94,10 @@ class Dispatcher(Actor[DispatcherConfig]):
         for kind, subject in _SUBJECT_OF.items():
             self.take(subject, partial(self._on_request, kind), queue=subjects.DISPATCHERS)
         self.take(subjects.ROUTE, self._on_route, queue=subjects.DISPATCHERS)
+        self._jobs = JobCrew(self, self._detector, lambda coroutine, name: self.spawn(coroutine, name=name))
+        self._jobs.start()
+        for subject, handler in self._jobs.desk.subjects.items():
+            self.take(subject, handler, queue=subjects.DISPATCHERS)
         self._administration = Administration(self.bus)
         self.take(subjects.ADMIN_NODE_ALL, self._administration.on_request, queue=subjects.DISPATCHERS)
         self._discovery = Discovery(
@@ -110,17 +117,24 @@ class Dispatcher(Actor[DispatcherConfig]):
         except UnknownDetector as error:
             raise ConfigError(f"setting `detector`: {error}") from error
 
+    def stop_intake(self) -> None:
+        """Takes no more requests and jobs; jobs that no node works on go back at once."""
+        super().stop_intake()
+        self._jobs.stop_intake()
+
     def in_flight(self) -> Collection[str]:
-        """Ids of the requests that are not answered yet."""
-        return self._active.keys()
+        """Ids of the requests and jobs that are not answered yet."""
+        return self._active.keys() | self._jobs.in_flight()
 
     def hand_back(self, reason: str) -> None:
-        """Answers what could not finish in time."""
+        """Answers what could not finish in time, and gives its jobs back."""
+        self._jobs.hand_back()
         for request in list(self._active.values()):
             request.cancel(ErrorCode.ACTOR_STOPPED, reason)
 
     async def on_stop(self) -> None:
         """Ends probing and sends the last outcomes."""
+        await self._jobs.close()
         self._probes.close()
         self._administration.close()
         self._discovery.stop()
@@ -139,6 +153,8 @@ class Dispatcher(Actor[DispatcherConfig]):
             taken=self._taken,
             rejected=self._rejected,
             abandoned=len(self._answering),
+            jobs_in_hand=len(self._jobs.in_flight()),
+            jobs_settled=self._jobs.done,
         )
 
     # -- requests -----------------------------------------------------------------------------------------
@@ -248,6 +264,14 @@ class Dispatcher(Actor[DispatcherConfig]):
             request.on_node_silent()
 
     # -- the host of active requests ----------------------------------------------------------------------
+
+    def hold(self, request: ActiveRequest) -> bool:
+        """Takes responsibility for the request of a job and asks for its slot; False when its id is in use."""
+        if request.request.request_id in self._active:
+            return False
+        self._active[request.request.request_id] = request
+        request.ask_for_slot()
+        return True
 
     def on_over(self, request: ActiveRequest) -> None:
         """The request is answered."""

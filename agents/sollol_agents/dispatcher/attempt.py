@@ -140,4 +140,5 @@ def envelope(request: Request, granted: Granted, deadline_s: float) -> ExecEnvel
         task_type=request.context.task_type,
         has_tools=request.context.has_tools,
         prompt_tokens=request.context.prompt_tokens,
+        expected_output_tokens=granted.expected_output_tokens,
     )

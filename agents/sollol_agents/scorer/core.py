@@ -451,7 +451,13 @@ class SchedulerCore:
         return Circumstances(term=self.term, now=now, queued=len(self.waiting), strategy=self.strategy)
 
     def _queued(self, waiting: Waiting) -> GrantQueued:
-        return GrantQueued(request_id=waiting.request_id, position=self.waiting.position(waiting), term=self.term)
+        known = self._classes.get(waiting.class_key)
+        return GrantQueued(
+            request_id=waiting.request_id,
+            position=self.waiting.position(waiting),
+            term=self.term,
+            is_blocked=known is not None and not known[1].nodes,
+        )
 
     def _holders(self, model: str) -> int:
         return sum(1 for n in self.fleet.nodes.values() if model in n.residents.by_name)

@@ -1,0 +1,327 @@
+"""The desk: requests about jobs, answered by whichever dispatcher gets them."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from sollol_agents.dispatcher.intake import Rejected
+from sollol_agents.dispatcher.jobs import life
+from sollol_agents.dispatcher.jobs.intake import accept, body_hash
+from sollol_agents.dispatcher.jobs.listing import Listing
+from sollol_agents.dispatcher.jobs.persistence import Overtaken, Stored, delete_message, purge_subject, stored_message
+from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
+from sollol_bus.errors import BusError, DecodeFailed, NoResponders
+from sollol_bus.jetstream import JetStreamRefused, publish_acked
+from sollol_bus.messages import Msg, decode, encode
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.jobs import (
+    TERMINAL,
+    EnqueueReply,
+    EnqueueRequest,
+    Job,
+    JobGet,
+    JobListRequest,
+    JobNews,
+    JobPurgeReply,
+    JobPurgeRequest,
+    JobRef,
+    JobReply,
+    JobResult,
+    JobState,
+    JobStatus,
+)
+from sollol_schemas.subjects import is_client_inbox
+
+if TYPE_CHECKING:
+    from sollol_agents.dispatcher.jobs.crew import JobCrew
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Handler = Callable[[Msg], Coroutine[Any, Any, None]]
+
+MAX_OPEN = 512
+_PART_BYTES = 512 << 10
+_RUN_ID_BYTES = 8
+_FULL = frozenset({10077, 10047, 10028, 10023})
+
+
+class Refused(Exception):
+    """The request cannot be granted; `error` says why."""
+
+    def __init__(self, code: ErrorCode, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.error = ErrorBody(code=code, message=message, details=details)
+
+
+class JobDesk:
+    """Answers what callers ask about jobs.
+
+    Args:
+        crew: The jobs' states, results and letters.
+        spawn: Runs a coroutine as a task of the dispatcher.
+    """
+
+    def __init__(self, crew: JobCrew, spawn: Callable[[Coroutine[Any, Any, None], str], object]) -> None:
+        self._crew = crew
+        self._bus = crew.bus
+        self._spawn = spawn
+        self._listing = Listing(crew.bus)
+        self._open = 0
+
+    @property
+    def subjects(self) -> dict[str, Callable[[Msg], None]]:
+        """What it answers, and how; for the dispatcher to subscribe."""
+        handlers: dict[str, Handler] = {
+            subjects.JOB_ENQUEUE: self._enqueue,
+            subjects.JOB_GET: self._get,
+            subjects.JOB_LIST: self._list,
+            subjects.JOB_DEAD: self._dead,
+            subjects.JOB_CANCEL: self._cancel,
+            subjects.JOB_RETRY: self._retry,
+            subjects.JOB_PURGE: self._purge,
+        }
+        return {subject: self._taking(handler) for subject, handler in handlers.items()}
+
+    def _taking(self, handler: Handler) -> Callable[[Msg], None]:
+        def take(msg: Msg) -> None:
+            if self._open >= MAX_OPEN:
+                full = ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many requests at once; try again")
+                self._bus.respond_error(msg.reply, full)
+                return
+            self._open += 1
+            self._spawn(self._answer(handler, msg), "desk")
+
+        return take
+
+    async def _answer(self, handler: Handler, msg: Msg) -> None:
+        try:
+            await handler(msg)
+        except Refused as refused:
+            self._bus.respond_error(msg.reply, refused.error)
+        except Rejected as rejected:
+            self._bus.respond_error(msg.reply, rejected.error)
+        except DecodeFailed as error:
+            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
+        except (BusError, Overtaken) as error:
+            log.info("a request about jobs failed: %s", error, extra={"action": "job_request_failed"})
+            message = f"the queue of jobs does not answer: {error}"
+            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.ACTOR_STOPPED, message=message))
+        finally:
+            self._open -= 1
+
+    # -- submitting ---------------------------------------------------------------------------------------
+
+    async def _enqueue(self, msg: Msg) -> None:
+        asked = decode(msg.data, EnqueueRequest)
+        not_before = _not_before(asked.job)
+        accepted = accept(
+            asked.job,
+            msg.headers or {},
+            hosts=self._crew.config.job_callback_hosts,
+            detector=self._crew.detector,
+            not_before_unix_s=not_before,
+        )
+        priority = accepted.request.routing.priority if asked.priority is None else asked.priority
+        payload = encode(asked.job)
+        headers = {n: t for n, t in (msg.headers or {}).items() if n.lower().startswith(h.ROUTING_PREFIX.lower())}
+        job_id = asked.job_id or secrets.token_hex(_RUN_ID_BYTES)
+        if asked.job_id is not None and (known := await self._known(job_id)) is not None:
+            self._bus.respond(msg, _duplicate(known, payload))
+            return
+        if not_before > self._crew.now_unix():
+            is_new = await self._crew.delays.store(payload, headers, job_id, priority, not_before)
+        else:
+            is_new = await self._store(payload, headers, job_id, priority)
+        if is_new:
+            self._bus.respond(msg, EnqueueReply(job_id=job_id))
+            return
+        known = await self._known(job_id)
+        self._bus.respond(msg, _duplicate(known, payload) if known else EnqueueReply(job_id=job_id, is_duplicate=True))
+
+    async def _store(self, payload: bytes, headers: dict[str, str], job_id: str, priority: int, run: int = 1) -> bool:
+        """Puts a job into the queue; False when it is there already."""
+        head = headers | {
+            h.MSG_ID: job_id if run == 1 else f"{job_id}.{run}",
+            h.EXPECTED_LAST_SUBJECT_SEQUENCE: "0",
+        }
+        if run > 1:
+            head[h.JOB_RUN] = str(run)
+        try:
+            ack = await publish_acked(self._bus, subjects.job_submit(priority, job_id), payload, headers=head)
+        except JetStreamRefused as error:
+            if error.is_lost_race:
+                return False
+            if error.err_code in _FULL:
+                raise Refused(ErrorCode.QUEUE_FULL, f"the queue of jobs is full: {error}", retry_after_s=30) from error
+            raise
+        except NoResponders as error:
+            raise Refused(ErrorCode.ACTOR_STOPPED, "the queue of jobs is not there (yet); try again") from error
+        return not ack.duplicate
+
+    async def _retry(self, msg: Msg) -> None:
+        job_id = decode(msg.data, JobRef).job_id
+        found = await self._crew.letters.find(job_id)
+        status, _ = await self._crew.states.read(job_id)
+        if found is None:
+            if status is None:
+                raise _unknown(job_id)
+            raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {status.state}; only dead or failed jobs run again")
+        letter, ended = found
+        headers = {n: t for n, t in letter.headers.items() if n.lower().startswith(h.ROUTING_PREFIX.lower())}
+        run = max(ended.run, status.run if status is not None else 0) + 1
+        is_new = await self._store(letter.data, headers, job_id, ended.priority, run)
+        self._bus.respond(msg, EnqueueReply(job_id=job_id, is_duplicate=not is_new))
+
+    # -- asking -------------------------------------------------------------------------------------------
+
+    async def _get(self, msg: Msg) -> None:
+        asked = decode(msg.data, JobGet)
+        status = await self._status(asked.job_id)
+        if not asked.with_result:
+            self._bus.respond(msg, JobReply(status=status))
+            return
+        if not is_client_inbox(msg.reply) and not msg.reply.startswith("_INBOX"):
+            return
+        result: JobResult | None = None
+        body = b""
+        if status.state in TERMINAL:
+            result, _ = await self._crew.results.read(asked.job_id)
+        if result is not None and result.state is JobState.DONE:
+            body = await self._crew.results.body(result)
+            result = msgspec.structs.replace(result, body=msgspec.Raw(b"null"))
+        self._bus.publish(msg.reply, encode(JobReply(status=status, result=result)))
+        parts = range(0, len(body), _PART_BYTES)
+        for start in parts:
+            await self._bus.make_room()
+            self._bus.publish(msg.reply, body[start : start + _PART_BYTES])
+        self._bus.publish(msg.reply, b"", headers={h.CHUNKS: str(1 + len(parts))})
+
+    async def _list(self, msg: Msg) -> None:
+        asked = decode(msg.data, JobListRequest)
+        self._bus.respond(msg, await self._listing.latest(asked))
+
+    async def _dead(self, msg: Msg) -> None:
+        asked = decode(msg.data, JobListRequest)
+        self._bus.respond(msg, await self._listing.dead(asked))
+
+    async def _status(self, job_id: str) -> JobStatus:
+        known = await self._known(job_id)
+        if known is None:
+            raise _unknown(job_id)
+        return known
+
+    async def _known(self, job_id: str) -> JobStatus | None:
+        """What is known about a job: its state, or its stored message when nobody has worked on it yet."""
+        status, _ = await self._crew.states.read(job_id)
+        if status is not None:
+            return status
+        found = await self._find(job_id)
+        return None if found is None else _queued(job_id, found[1])
+
+    async def _find(self, job_id: str) -> tuple[str, Stored] | None:
+        """The job's message and the stream that has it."""
+        places = (
+            (subjects.JOBS_STREAM, subjects.job_submit("*", job_id)),
+            (subjects.DELAYED_STREAM, subjects.job_delayed("*", job_id)),
+            (subjects.DELAYED_STREAM, subjects.job_due("*", job_id)),
+        )
+        for stream, subject in places:
+            found = await stored_message(self._bus, stream, subject=subject)
+            if found is not None:
+                return stream, found
+        return None
+
+    # -- ending -------------------------------------------------------------------------------------------
+
+    async def _cancel(self, msg: Msg) -> None:
+        job_id = decode(msg.data, JobRef).job_id
+        while True:
+            status, revision = await self._crew.states.read(job_id)
+            if status is None:
+                status = await self._status(job_id)
+            if status.state in TERMINAL:
+                raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {status.state} already", state=status.state.value)
+            ended = msgspec.structs.replace(life.cancelled(status), finished_at=self._crew.now())
+            try:
+                revision = await self._crew.states.write(ended, revision)
+            except Overtaken:
+                continue
+            break
+        self._crew.tell(ended, JobNews.CANCELLED)
+        while (found := await self._find(job_id)) is not None:
+            await delete_message(self._bus, found[0], found[1].seq)
+        result = JobResult(
+            job_id=job_id,
+            state=ended.state,
+            run=ended.run,
+            model=ended.model,
+            error=ended.error,
+            finished_at=ended.finished_at,
+        )
+        await self._crew.results.publish(result, ended.result_seq)
+        self._bus.respond(msg, JobReply(status=ended))
+
+    async def _purge(self, msg: Msg) -> None:
+        asked = decode(msg.data, JobPurgeRequest)
+        states = frozenset(asked.states) or TERMINAL
+        if not states <= TERMINAL:
+            raise Refused(ErrorCode.BAD_REQUEST, "only jobs that have ended can be purged; cancel the others")
+        if asked.job_id is not None:
+            status, _ = await self._crew.states.read(asked.job_id)
+            doomed = [asked.job_id] if status is not None and status.state in states else []
+        else:
+            doomed = [status.job_id async for status in self._listing.every() if status.state in states]
+        for job_id in doomed:
+            await purge_subject(self._bus, subjects.RESULTS_STREAM, subjects.job_result(job_id))
+            await purge_subject(self._bus, subjects.LETTERS_STREAM, subjects.job_letter(job_id))
+            await purge_subject(self._bus, f"KV_{subjects.JOBS_BUCKET}", f"$KV.{subjects.JOBS_BUCKET}.job.{job_id}")
+        self._bus.respond(msg, JobPurgeReply(purged=len(doomed)))
+
+
+def _not_before(job: Job) -> float:
+    try:
+        return parse_instant(job.not_before) if job.not_before else 0.0
+    except InvalidInstant as error:
+        raise Refused(ErrorCode.BAD_REQUEST, f"not_before: {error}") from error
+
+
+def _queued(job_id: str, found: Stored) -> JobStatus:
+    """The state of a job that nobody has worked on: its message is all there is."""
+    try:
+        job = decode(found.data, Job)
+        not_before = job.not_before
+    except DecodeFailed:
+        not_before = ""
+    return JobStatus(
+        job_id=job_id,
+        state=JobState.QUEUED,
+        priority=int(found.subject.split(".")[-2]),
+        submitted_at=found.time,
+        not_before=not_before,
+        body_hash=body_hash(found.data),
+        stream_seq=found.seq if ".submit." in found.subject else 0,
+        run=int(found.headers.get(h.JOB_RUN, "1")),
+    )
+
+
+def _duplicate(known: JobStatus, payload: bytes) -> EnqueueReply:
+    """The answer to a job that is known already.
+
+    Raises:
+        Refused: It is known with another body.
+    """
+    if known.body_hash and known.body_hash != body_hash(payload):
+        raise Refused(ErrorCode.CONFLICT, f"job {known.job_id} exists with another body", state=known.state.value)
+    return EnqueueReply(job_id=known.job_id, state=known.state, is_duplicate=True)
+
+
+def _unknown(job_id: str) -> Refused:
+    return Refused(ErrorCode.UNKNOWN_JOB, f"no job is known under {job_id}; results are kept for a set time only")

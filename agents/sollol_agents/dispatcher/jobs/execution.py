@@ -1,0 +1,195 @@
+"""One try of a job: its request goes the ordinary way through scorer and node, and its answer is collected here."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from sollol_agents.dispatcher.active import ActiveRequest, Host, Stage
+from sollol_agents.dispatcher.attempt import Attempt
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.dispatcher.intake import Request
+from sollol_agents.dispatcher.jobs.answer import Incomplete, whole_answer
+from sollol_bus.connection import Bus
+from sollol_bus.errors import DecodeFailed
+from sollol_bus.messages import Msg, decode, error_of, is_no_responders
+from sollol_schemas import headers as h
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.events import Outcome
+from sollol_schemas.execution import Figures
+
+T = TypeVar("T", bound=msgspec.Struct)
+MAX_ANSWER_BYTES = 256 << 20
+_LAST_WORDS_S = 1.0
+"""The node reports its end on another subject than its words: these may be read a moment later."""
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer of a try."""
+
+    body: bytes
+    decision: DecisionSummary | None
+    figures: Figures | None
+
+
+class Dispatching(Host, Protocol):
+    """The dispatcher, as far as the jobs need it."""
+
+    def hold(self, request: ActiveRequest) -> bool:
+        """Takes responsibility for a request and asks for its slot; False when its id is in use."""
+
+    def drain_progress(self) -> None:
+        """Says that something in flight has ended."""
+
+
+class Execution:
+    """Collects one try's answer; also the host of its request, which it passes on to the dispatcher.
+
+    Args:
+        dispatching: The dispatcher.
+        request: What to run; its `reply_to` must lead to `on_message`.
+    """
+
+    def __init__(self, dispatching: Dispatching, request: Request) -> None:
+        self.config: DispatcherConfig = dispatching.config
+        self.instance: str = dispatching.instance
+        self.tokens = 0
+        """Chunks of output so far."""
+        self.node_id = ""
+        """Where it runs, or ran last."""
+        self.has_news = asyncio.Event()
+        """Set when it got a slot, and when it is over."""
+        self.result: Answered | ErrorBody | None = None
+        self._dispatching = dispatching
+        self._kind = request.kind
+        self._chunks: list[bytes] = []
+        self._parts: list[bytes] = []
+        self._bytes = 0
+        self._messages = 0
+        self._decision: DecisionSummary | None = None
+        self._error: ErrorBody | None = None
+        self._grace: asyncio.TimerHandle | None = None
+        self.active = ActiveRequest(self, request)
+
+    def start(self) -> None:
+        """Asks for a slot; a request under the same id that is not a job's goes first."""
+        if not self._dispatching.hold(self.active):
+            self._end(ErrorBody(code=ErrorCode.BUSY, message="a request with the job's id is in flight"))
+
+    def stop(self) -> None:
+        """Gives the try up without a word: the slot is released, the node is told to stop."""
+        self.active.drop()
+        self._end(ErrorBody(code=ErrorCode.ACTOR_STOPPED, message="given up"))
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the scorer holds it because no node may take it at present."""
+        return self.active.is_blocked and self.active.stage is Stage.WAITING
+
+    # -- the answer ---------------------------------------------------------------------------------------
+
+    def on_message(self, msg: Msg) -> None:
+        """Takes one message of the answer."""
+        if self.result is not None or is_no_responders(msg):
+            return
+        if not msg.data:
+            self._finish(msg.headers or {})
+            return
+        self._messages += 1
+        error = error_of(msg)
+        if error is not None:
+            self._error = error
+            return
+        self._collect(msg.data, msg.headers or {})
+
+    def _collect(self, data: bytes, headers: dict[str, str]) -> None:
+        if self._messages == 1 and h.DECISION in headers:
+            self._decision = _decoded(headers[h.DECISION], DecisionSummary)
+        self._bytes += len(data)
+        if self._bytes > MAX_ANSWER_BYTES:
+            self._error = ErrorBody(
+                code=ErrorCode.REPLY_TOO_LARGE, message=f"the answer exceeds {MAX_ANSWER_BYTES} bytes"
+            )
+            self.active.cancel(ErrorCode.REPLY_TOO_LARGE, self._error.message)
+            self._end(self._error)
+            return
+        number, _, total = headers.get(h.PART, "1/1").partition("/")
+        self._parts.append(data)
+        if number == total:
+            self._chunks.append(b"".join(self._parts))
+            self._parts.clear()
+            self.tokens += 1
+
+    def _finish(self, headers: dict[str, str]) -> None:
+        """The empty message: the answer is whole, or an error went before."""
+        if self._error is not None:
+            self._end(self._error)
+            return
+        promised = headers.get(h.CHUNKS, "")
+        if promised.isdigit() and int(promised) != self._messages:
+            text = f"{self._messages} of {promised} messages arrived"
+            self._end(ErrorBody(code=ErrorCode.CONNECTION_LOST, message=text))
+            return
+        try:
+            body = whole_answer(self._kind, self._chunks)
+        except Incomplete as error:
+            self._end(ErrorBody(code=ErrorCode.ENGINE_PROTOCOL, message=str(error)))
+            return
+        figures = _decoded(headers[h.FIGURES], Figures) if h.FIGURES in headers else None
+        self._end(Answered(body=body, decision=self._decision, figures=figures))
+
+    def _end(self, result: Answered | ErrorBody) -> None:
+        if self.result is None:
+            self.result = result
+            self._chunks.clear()
+            self._parts.clear()
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+        self.has_news.set()
+
+    # -- the host of its request --------------------------------------------------------------------------
+
+    @property
+    def bus(self) -> Bus:
+        """The dispatcher's connection."""
+        return self._dispatching.bus
+
+    def on_over(self, request: ActiveRequest) -> None:
+        """The request is over; what the node said last may still be on its way here."""
+        self._dispatching.on_over(request)
+        if self.result is None:
+            lost = ErrorBody(code=ErrorCode.CONNECTION_LOST, message="the end of the answer was lost on the way")
+            self._grace = asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._end, lost)
+
+    def on_attempt_opened(self, attempt: Attempt, request: ActiveRequest) -> None:
+        """It has a slot: what an earlier attempt might have said does not count."""
+        self.node_id = attempt.node_id
+        self._dispatching.on_attempt_opened(attempt, request)
+        self.has_news.set()
+
+    def on_attempt_closed(self, attempt: Attempt, request: ActiveRequest) -> None:
+        """Passed on."""
+        self._dispatching.on_attempt_closed(attempt, request)
+
+    def keep_answering(self, attempt: Attempt) -> None:
+        """Passed on."""
+        self._dispatching.keep_answering(attempt)
+
+    def stop_answering(self, attempt: Attempt) -> None:
+        """Passed on."""
+        self._dispatching.stop_answering(attempt)
+
+    def report_outcome(self, outcome: Outcome) -> None:
+        """Passed on."""
+        self._dispatching.report_outcome(outcome)
+
+
+def _decoded(text: str, kind: type[T]) -> T | None:
+    try:
+        return decode(text.encode(), kind)
+    except DecodeFailed:
+        return None

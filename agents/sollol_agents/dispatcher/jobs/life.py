@@ -1,0 +1,217 @@
+"""The life of a job: who may take it up, what follows a failed try, and when it is over. Pure.
+
+Failures are of four kinds. A fault of the job itself ends it at once (`failed`). A fault of an engine costs a try;
+after the last one it is `dead`. A process that died or a connection that broke is a loss: it costs no try, but too
+many of them end the job too, because it might be what kills them. Everything else (no node, a full queue, a
+shutdown) costs nothing and is waited out.
+"""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.jobs import TERMINAL, JobState, JobStatus
+
+MAX_LOSSES = 10
+MAX_DOUBTS = 3
+_DOUBT_FIRST_S = 1.0
+_WAIT_S = 2.0
+
+FINAL: frozenset[ErrorCode] = frozenset(
+    {
+        ErrorCode.BAD_REQUEST,
+        ErrorCode.UNSUPPORTED_FIELD,
+        ErrorCode.UNAUTHORIZED,
+        ErrorCode.FORBIDDEN,
+        ErrorCode.CONFLICT,
+        ErrorCode.REQUEST_TOO_LARGE,
+        ErrorCode.REPLY_TOO_LARGE,
+        ErrorCode.ENGINE_REJECTED,
+        ErrorCode.DEADLINE_UNREACHABLE,
+        ErrorCode.DEADLINE_EXCEEDED,
+    }
+)
+"""The job itself is at fault: trying again changes nothing."""
+LOSSES: frozenset[ErrorCode] = frozenset({ErrorCode.NODE_LOST, ErrorCode.CONNECTION_LOST})
+PATIENT: frozenset[ErrorCode] = frozenset(
+    {
+        ErrorCode.NO_NODES,
+        ErrorCode.NO_ELIGIBLE_NODE,
+        ErrorCode.QUEUE_FULL,
+        ErrorCode.BUSY,
+        ErrorCode.DRAINING,
+        ErrorCode.STALE_TERM,
+        ErrorCode.ACTOR_STOPPED,
+        ErrorCode.CANCELLED,
+    }
+)
+"""Nobody's fault: waited out without counting."""
+
+
+class RetryRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How often and how soon a failed job is tried again."""
+
+    max_tries: int
+    first_s: float
+    max_s: float
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What a delivered job message says about itself."""
+
+    job_id: str
+    priority: int
+    run: int
+    body_hash: str
+    stream_seq: int
+
+
+class Take(msgspec.Struct, frozen=True, kw_only=True):
+    """Work on it: write `status` over what is known, then run."""
+
+    status: JobStatus
+    was_lost: bool = False
+    """Whether somebody worked on it before and did not finish: its result may be stored already."""
+
+
+class Drop(msgspec.Struct, frozen=True, kw_only=True):
+    """The message is not needed: its job has ended, or another message stands for it."""
+
+    is_conflict: bool = False
+    """Whether it held another body under the same id."""
+
+
+class LookFor(msgspec.Struct, frozen=True, kw_only=True):
+    """Another message stands for the job, unless it is gone: look whether it is stored, and judge again."""
+
+    stream_seq: int
+
+
+class Again(msgspec.Struct, frozen=True, kw_only=True):
+    """Try again after a while."""
+
+    status: JobStatus
+    delay_s: float
+    is_patient: bool = False
+    """Whether nothing failed: it only waits for the fleet."""
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """The job is over without an answer."""
+
+    status: JobStatus
+
+
+def take_up(
+    known: JobStatus | None, message: Message, fresh: JobStatus, *, is_other_gone: bool = False
+) -> Take | Drop | LookFor:
+    """What to do with a delivered message.
+
+    Args:
+        known: What the state bucket says about the job.
+        message: The message.
+        fresh: The status of a job that nobody has worked on yet.
+        is_other_gone: Whether the message that `known` came from was looked for and is gone.
+    """
+    if known is None:
+        return Take(status=fresh)
+    is_same = known.body_hash in ("", message.body_hash)
+    if known.state in TERMINAL:
+        if message.run > known.run:
+            return Take(status=msgspec.structs.replace(fresh, run=message.run, result_seq=known.result_seq))
+        return Drop(is_conflict=not is_same)
+    if known.stream_seq not in (0, message.stream_seq):
+        if not is_other_gone:
+            return LookFor(stream_seq=known.stream_seq)
+        if not is_same:
+            return Take(status=msgspec.structs.replace(fresh, result_seq=known.result_seq))
+    lost = known.state is JobState.RUNNING
+    status = msgspec.structs.replace(
+        known,
+        state=JobState.QUEUED,
+        owner=fresh.owner,
+        priority=fresh.priority,
+        stream_seq=message.stream_seq,
+        body_hash=message.body_hash,
+        losses=known.losses + lost,
+        node_id="",
+    )
+    return Take(status=status, was_lost=lost)
+
+
+def after_failure(status: JobStatus, error: ErrorBody, rules: RetryRules, rng: random.Random) -> Again | End:
+    """What follows a failed try."""
+    code = _cause(error)
+    status = msgspec.structs.replace(status, state=JobState.QUEUED, error=error, node_id="", owner="", tokens=0)
+    if code in FINAL:
+        return End(status=msgspec.structs.replace(status, state=JobState.FAILED))
+    if code is ErrorCode.UNKNOWN_MODEL:
+        return _doubt(status)
+    if code in PATIENT:
+        return Again(status=status, delay_s=_WAIT_S * _spread(rng), is_patient=True)
+    return _loss(status, rules, rng) if code in LOSSES else _fault(status, rules, rng)
+
+
+def _fault(status: JobStatus, rules: RetryRules, rng: random.Random) -> Again | End:
+    status = msgspec.structs.replace(status, tries=status.tries + 1)
+    if status.tries >= rules.max_tries:
+        return End(status=_dead(status))
+    delay_s = min(rules.max_s, rules.first_s * 2.0 ** min(30, status.tries - 1))
+    return Again(status=status, delay_s=delay_s * _spread(rng))
+
+
+def _loss(status: JobStatus, rules: RetryRules, rng: random.Random) -> Again | End:
+    status = msgspec.structs.replace(status, losses=status.losses + 1)
+    if status.losses >= MAX_LOSSES:
+        return End(status=_dead(status))
+    return Again(status=status, delay_s=min(rules.first_s, 0.2 * 2.0**status.losses) * _spread(rng))
+
+
+def is_worn_out(status: JobStatus) -> bool:
+    """Whether so many who worked on it died that it must not be tried again."""
+    return status.losses >= MAX_LOSSES
+
+
+def worn_out(status: JobStatus) -> JobStatus:
+    """The end of a job whose workers died again and again."""
+    error = ErrorBody(code=ErrorCode.ATTEMPTS_EXHAUSTED, message=f"{status.losses} processes died or were lost with it")
+    return _dead(msgspec.structs.replace(status, error=error))
+
+
+def undeliverable(status: JobStatus, deliveries: int) -> JobStatus:
+    """The end of a job that was delivered again and again without an end."""
+    message = f"delivered {deliveries} times without anybody finishing it"
+    return _dead(msgspec.structs.replace(status, error=ErrorBody(code=ErrorCode.INTERNAL, message=message)))
+
+
+def cancelled(status: JobStatus) -> JobStatus:
+    """The end of a job that somebody cancelled."""
+    error = ErrorBody(code=ErrorCode.CANCELLED, message="cancelled by request")
+    return msgspec.structs.replace(status, state=JobState.CANCELLED, error=error, node_id="", owner="")
+
+
+def _doubt(status: JobStatus) -> Again | End:
+    """A model that nobody has may belong to a node on its way back; that is believed for a few seconds."""
+    status = msgspec.structs.replace(status, doubts=status.doubts + 1)
+    if status.doubts > MAX_DOUBTS:
+        return End(status=msgspec.structs.replace(status, state=JobState.FAILED))
+    return Again(status=status, delay_s=_DOUBT_FIRST_S * 2.0 ** (status.doubts - 1), is_patient=True)
+
+
+def _dead(status: JobStatus) -> JobStatus:
+    return msgspec.structs.replace(status, state=JobState.DEAD, owner="", node_id="")
+
+
+def _cause(error: ErrorBody) -> ErrorCode:
+    """The code that counts: of exhausted attempts, the last one's when no engine was at fault."""
+    last = error.details.get("last_code")
+    if error.code is ErrorCode.ATTEMPTS_EXHAUSTED and last in {code.value for code in LOSSES}:
+        return ErrorCode(last)
+    return error.code
+
+
+def _spread(rng: random.Random) -> float:
+    return 0.75 + 0.5 * rng.random()
