@@ -91,30 +91,39 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
 
     mean: float
     p95: float
+    throughput: float
 
 
-def _averages(cells: Sequence[Cell]) -> dict[tuple[str, str, float, str], tuple[float, float]]:
+def _averages(cells: Sequence[Cell]) -> dict[tuple[str, str, float, str], tuple[float, float, float]]:
     groups: dict[tuple[str, str, float, str], list[Cell]] = {}
     for c in cells:
         groups.setdefault((c.scenario, c.fleet, c.load, c.policy), []).append(c)
-    return {k: (_mean([c.mean_s for c in g]), _mean([c.p95_s for c in g])) for k, g in groups.items()}
+    return {
+        k: (_mean([c.mean_s for c in g]), _mean([c.p95_s for c in g]), _mean([c.throughput_rps for c in g]))
+        for k, g in groups.items()
+    }
 
 
 def against(cells: Sequence[Cell], base: str) -> dict[str, dict[str, Ratio]]:
     """For every policy and scenario cell (`scenario@fleet/load`), its ratio to the policy `base`."""
     averages = _averages(cells)
     ratios: dict[str, dict[str, Ratio]] = {}
-    for (scenario, fleet, load, policy), (mean_s, p95_s) in averages.items():
+    for (scenario, fleet, load, policy), own in averages.items():
         other = averages.get((scenario, fleet, load, base))
-        if other is not None and policy != base and other[0] > 0 and other[1] > 0:
+        if other is not None and policy != base and min(other) > 0:
+            mean, p95, throughput = (x / y for x, y in zip(own, other, strict=True))
             name = f"{scenario}@{fleet}/{load:g}"
-            ratios.setdefault(policy, {})[name] = Ratio(mean=mean_s / other[0], p95=p95_s / other[1])
+            ratios.setdefault(policy, {})[name] = Ratio(mean=mean, p95=p95, throughput=throughput)
     return ratios
 
 
 def overall(ratios: dict[str, dict[str, Ratio]]) -> dict[str, Ratio]:
     """Geometric means over all scenario cells."""
     return {
-        policy: Ratio(mean=geometric_mean(r.mean for r in of.values()), p95=geometric_mean(r.p95 for r in of.values()))
+        policy: Ratio(
+            mean=geometric_mean(r.mean for r in of.values()),
+            p95=geometric_mean(r.p95 for r in of.values()),
+            throughput=geometric_mean(r.throughput for r in of.values()),
+        )
         for policy, of in ratios.items()
     }
