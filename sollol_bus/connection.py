@@ -61,6 +61,9 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     creds_file: Annotated[str | None, Meta(description="File with NATS credentials.")] = None
     tls_ca_file: Annotated[str | None, Meta(description="CA certificate that signed the server's.")] = None
     connect_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to wait for the first connection.")] = 5.0
+    stream_replicas: Annotated[
+        int, Meta(ge=1, le=5, description="Copies of each stream that an actor makes: 1 on one server, 3 on a cluster.")
+    ] = 1
 
     def __repr__(self) -> str:
         """The settings without the password."""

@@ -155,7 +155,7 @@ STREAMS: tuple[StreamSpec, ...] = (
 
 
 async def provision(
-    bus: Bus, replicas: int = 1, *, streams: tuple[StreamSpec, ...] = STREAMS, timeout_s: float = 5.0
+    bus: Bus, replicas: int | None = None, *, streams: tuple[StreamSpec, ...] = STREAMS, timeout_s: float = 5.0
 ) -> None:
     """Makes every stream and bucket that is missing; any number of actors may do so at once.
 
@@ -163,7 +163,7 @@ async def provision(
 
     Args:
         bus: A connection with the control role.
-        replicas: Copies of a new stream: 1 on one server, 3 on a cluster.
+        replicas: Copies of a new stream; None: as many as the connection's settings say.
         streams: What to make.
         timeout_s: How long a server that is still coming up is waited for.
 
@@ -173,7 +173,7 @@ async def provision(
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
     for spec in streams:
-        await _ensure_patiently(bus, spec, replicas, deadline)
+        await _ensure_patiently(bus, spec, replicas or bus.config.stream_replicas, deadline)
 
 
 async def _ensure_patiently(bus: Bus, spec: StreamSpec, replicas: int, deadline: float) -> None:
