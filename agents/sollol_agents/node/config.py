@@ -43,6 +43,13 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         tuple[str, ...], Meta(description="Task types that the node should get rather than others.")
     ] = ()
     host_priority: Annotated[int, Meta(ge=0, description="Rank of the host for `seven_factor`; 0 is best.")] = 0
+    runner_options: Annotated[
+        Literal["keep", "error", "allow"],
+        Meta(
+            description="Options such as num_ctx that make Ollama load a model anew: keep leaves them out and says so, "
+            "error refuses the request, allow passes them on."
+        ),
+    ] = "keep"
     model_alias: Annotated[
         dict[str, str],
         Meta(

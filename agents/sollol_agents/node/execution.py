@@ -12,8 +12,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
+import msgspec
+
 from sollol_agents.node import admission
 from sollol_agents.node.attempt import Attempt
+from sollol_agents.node.care import RunnerOptions, cared_for
 from sollol_agents.node.concurrency import Concurrency, mean_co_runners
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engine_view import EngineView
@@ -229,9 +232,11 @@ class Executor:
 
     async def prepare(self, attempt: Attempt) -> None:
         """Loads the model of an attempt by a request of the node's own, when it is not loaded."""
-        view, work = self.view, attempt.work
-        if view is None or view.kind is not EngineKind.OLLAMA or is_load_only(work):
+        view = self.view
+        if view is None or view.kind is not EngineKind.OLLAMA or is_load_only(attempt.work):
             return
+        self._take_care(attempt, view)
+        work = attempt.work
         is_loaded = view.loaded_model(work.model) is not None and not attempt.envelope.needs_load
         if is_loaded and not self.loader.is_loading(work.model):
             return
@@ -239,6 +244,27 @@ class Executor:
         began = time.monotonic()
         await self.loader.ensure(attempt.engine, work, attempt.limits.load_s)
         attempt.course.load_s = time.monotonic() - began
+
+    def _take_care(self, attempt: Attempt, view: EngineView) -> None:
+        """Leaves out of the body what would make the engine load the model anew."""
+        work, loaded = attempt.work, view.loaded_model(attempt.work.model)
+        cared = cared_for(
+            work.kind,
+            work.body,
+            RunnerOptions(self._config.runner_options),
+            keep_alive_s=work.keep_alive_s,
+            context_tokens=loaded.context_length if loaded is not None else 0,
+            prompt_tokens=attempt.envelope.prompt_tokens,
+        )
+        attempt.work = msgspec.structs.replace(work, body=cared.body)
+        attempt.course.left_out = cared.left_out
+        if cared.left_out:
+            log.info(
+                "attempt %s runs without %s of its body",
+                attempt.attempt_id,
+                ", ".join(cared.left_out),
+                extra={"action": "body_cared_for"},
+            )
 
     def _on_loaded(self, model: str, load_s: float) -> None:
         self.rates.learn_load(model, load_s)

@@ -53,6 +53,8 @@ class Course(msgspec.Struct, kw_only=True):
     """Chunks of the engine, each about one token."""
     co_runners: float = 0.0
     gpu_share: float | None = None
+    left_out: tuple[str, ...] = ()
+    """Fields of the caller's body that the engine did not get."""
 
 
 def figures_of(course: Course, engine: EngineFigures | None, now: float) -> Figures:
@@ -79,6 +81,7 @@ def figures_of(course: Course, engine: EngineFigures | None, now: float) -> Figu
         chunks=course.chunks,
         co_runners=course.co_runners,
         gpu_share=course.gpu_share,
+        left_out=course.left_out,
     )
 
 

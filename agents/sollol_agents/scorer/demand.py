@@ -15,6 +15,8 @@ _LOWEST_RANK = -2.0
 _BUCKETS = 32  # ranks from -2 to 14
 _MOST_OVERTAKING = 0.9
 _MODELS_LIMIT = 4096
+_STEADY_EVERY_S = 300.0
+_STEADY_RATE = 1.0 / (_DEMAND_S * (1.0 - math.exp(-_STEADY_EVERY_S / _DEMAND_S)))
 
 
 class Demand:
@@ -28,6 +30,13 @@ class Demand:
         if model not in self._rates and len(self._rates) >= _MODELS_LIMIT:
             self._rates.pop(next(iter(self._rates)))
         self._rates[model] = (self.rate(model, now) + 1.0 / _DEMAND_S, now)
+
+    def is_steady(self, model: str, now: float) -> bool:
+        """Whether the model is asked for about every five minutes or more often; one request alone is not steady.
+
+        Requests that come every T seconds make the rate swing up to `1 / (120 s (1 - exp(-T / 120 s)))`.
+        """
+        return self.rate(model, now) > _STEADY_RATE
 
     def rates(self) -> list[tuple[str, float, float]]:
         """Every model with its rate and the instant at which it was that."""

@@ -18,7 +18,6 @@ from sollol_schemas.ids import attempt_id
 
 _CANDIDATES = 8
 _REJECTIONS = 8
-_RESIDENT_RATE = 1.0 / 300.0  # requests per second from which a model counts as resident
 
 
 class Circumstances(NamedTuple):
@@ -98,13 +97,14 @@ def made_grant(
         ),
         needs_load=cost.load is not None,
         keep_alive_s=_keep_alive_s(waiting, demand, config, now),
+        expected_output_tokens=decision.expected_output_tokens,
     )
     return _entry(waiting, cost, granted, now), granted
 
 
 def _keep_alive_s(waiting: Waiting, demand: Demand, config: ScorerConfig, now: float) -> float:
     """Long for models in steady demand, short for others: engines evict by this, not by use."""
-    is_resident = demand.rate(waiting.model, now) > _RESIDENT_RATE
+    is_resident = demand.is_steady(waiting.model, now)
     return config.resident_keep_alive_s if is_resident else config.one_off_keep_alive_s
 
 

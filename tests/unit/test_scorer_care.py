@@ -1,0 +1,59 @@
+"""How long engines are told to keep models: long where they are asked for steadily, short where they are not."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.scorer.core import SchedulerCore
+from sollol_agents.scorer.demand import Demand
+from sollol_schemas.context import RequestKind, TaskContext
+from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.grant import Granted, GrantRequest
+from sollol_schemas.routing import Routing
+from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, Telemetry
+
+MODEL = "llama3:8b"
+
+
+def keep_alives(gaps_s: list[float]) -> list[float | None]:
+    """The keep-alive of each grant of requests that come with these gaps, each answered at once."""
+    now = 10.0
+    core = SchedulerCore(ScorerConfig(warm_up_s=0.0, seed=1), random.Random(1), now)
+    kept = []
+    for number, gap_s in enumerate([0.0, *gaps_s]):
+        now += gap_s
+        engine = EngineInfo(kind=EngineKind.OLLAMA, url="http://a")
+        models = (InstalledModel(name=MODEL, size_bytes=4_900_000_000),)
+        core.on_telemetry(
+            Telemetry(node_id="a", instance="a1", revision=1, seq=number + 1, engine=engine, slots=1, installed=models),
+            now,
+        )
+        request_id = f"r{number}"
+        context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=50)
+        asked = GrantRequest(request_id=request_id, number=1, context=context, routing=Routing())
+        kept += [e.keep_alive_s for e in core.enqueue(asked, now) if isinstance(e, Granted)]
+        outcome = Outcome(attempt_id=f"{request_id}-1", request_id=request_id, node_id="a", model=MODEL,
+                          status=OutcomeStatus.SUCCESS, reported_by=ReportedBy.NODE)  # fmt: skip
+        core.on_outcome(outcome, now)
+    return kept
+
+
+def test_the_first_request_of_a_model_makes_it_no_resident_and_the_second_soon_after_does() -> None:
+    config = ScorerConfig()
+    assert keep_alives([60.0, 60.0]) == [config.one_off_keep_alive_s] + [config.resident_keep_alive_s] * 2
+
+
+def test_a_model_asked_for_every_ten_minutes_stays_a_one_off() -> None:
+    assert set(keep_alives([600.0] * 5)) == {ScorerConfig().one_off_keep_alive_s}
+
+
+@pytest.mark.parametrize(("every_s", "is_steady"), [(30.0, True), (240.0, True), (400.0, False)])
+def test_steady_means_about_every_five_minutes_or_more_often(every_s: float, is_steady: bool) -> None:
+    demand = Demand()
+    for i in range(20):
+        demand.count(MODEL, i * every_s)
+    assert demand.is_steady(MODEL, 19 * every_s) is is_steady
+    assert not demand.is_steady("never:asked", 0.0)
