@@ -140,6 +140,8 @@ class Planner:
                 pool = pools[waiting.class_key] = Pool(waiting, nodes, planned, now)
             costs, choice = self._best(waiting, pool, now)
             yield Assignment(waiting, choice, costs)
+            if waiting is ahead[-1][0]:
+                return
             node_id = choice.cost.horizon.node.node_id
             if node_id not in private:
                 planned[node_id] = planned[node_id].copy()
