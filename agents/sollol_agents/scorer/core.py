@@ -43,7 +43,7 @@ Effect = Granted | GrantQueued | GrantRefused | Decision | NodeEvent | BreakerEv
 """A reply to the dispatcher of its request, or an event to publish."""
 
 _SIZE_PIVOT_S = 4.0  # work that neither gains nor loses rank
-_CLASSES_LIMIT = 4096
+_CLASSES_LIMIT = 512
 _SMALLEST_WINDOW = 2
 _RETRY_AFTER_MAX_S = 120.0
 
