@@ -1,0 +1,181 @@
+"""compose.yaml is valid, and its commands work: here without containers, on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sollol_agents.testing import ProcessFleet, eventually
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import ConfigError, SollolError
+from sollol_bus.jetstream import api
+from sollol_bus.server_config import find_binary
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "compose.yaml"
+BINARY = str(find_binary())
+MODEL = "llama3.2:3b"
+FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
+
+pytestmark = [
+    pytest.mark.timeout(150),
+    pytest.mark.skipif(not COMPOSE.is_file(), reason="compose.yaml is in the checkout only"),
+]
+
+
+def services() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]
+    return loaded
+
+
+def commands() -> list[list[str]]:
+    """What the services without a profile run with the entry point `sollol`."""
+    return [
+        service["command"]
+        for service in services().values()
+        if "profiles" not in service and "entrypoint" not in service and "command" in service
+    ]
+
+
+async def test_the_file_is_valid_in_every_profile() -> None:
+    tool = shutil.which("docker-compose")
+    if tool is None:
+        pytest.skip("docker-compose is not installed")
+    process = await asyncio.create_subprocess_exec(
+        tool,
+        *("--profile", "gpu", "--profile", "cluster", "config", "--quiet"),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
+def test_every_service_is_complete_and_publishes_nothing_beyond_the_loopback() -> None:
+    for name, service in services().items():
+        assert "image" in service, name
+        assert service["restart"] == "unless-stopped", name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        assert all(volume.partition(":")[0] for volume in service.get("volumes", ())), name
+    assert {"scorer", "dispatcher", "recorder", "node"} <= {command[0] for command in commands()}
+
+
+def test_the_image_holds_what_the_services_call() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for copied in ("sollol_bus", "agents", "schemas", "deploy", "README.md", "LICENSE", "CHANGELOG.md"):
+        assert copied in text
+        assert (ROOT / copied).exists(), copied
+    assert 'ENTRYPOINT ["sollol"]' in text
+    assert "USER sollol" in text
+
+
+async def test_its_commands_make_a_working_system(fleet: ProcessFleet, tmp_path: Path) -> None:
+    port = free_port()
+    config = (ROOT / "deploy" / "nats.conf").read_text(encoding="utf-8")
+    async with server(tmp_path, "nats", config.replace("4222", str(port)).replace("8222", str(free_port()))):
+        fleet.nats_url = f"nats://127.0.0.1:{port}"
+        engine = await fleet.emulator("ollama", *FLAGS)
+        for number, command in enumerate(commands()):
+            argv = [engine.url if part.startswith("http://ollama") else part for part in command]
+            await start_patiently(fleet, argv, f"{argv[0]}-{number}", tmp_path)
+        await fleet.joined("ollama")
+        async with fleet.client() as client:
+            assert (await client.generate(MODEL, "count down from 2")).text.split() == ["1", "0"]
+        for child in reversed(fleet.children):
+            await child.stop()
+
+
+async def test_three_servers_outlive_the_death_of_one(
+    fleet: ProcessFleet, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    config = (ROOT / "deploy" / "nats-cluster.conf").read_text(encoding="utf-8")
+    config = config.replace("include ./nats.conf", (ROOT / "deploy" / "nats.conf").read_text(encoding="utf-8"))
+    ports = {name: (free_port(), free_port()) for name in ("nats-1", "nats-2", "nats-3")}
+    for name, (_, route) in ports.items():
+        config = config.replace(f"{name}:6222", f"127.0.0.1:{route}")
+    urls = ",".join(f"nats://127.0.0.1:{client}" for client, _ in ports.values())
+    async with contextlib.AsyncExitStack() as floor:
+        servers = []
+        for name, (client_port, route) in ports.items():
+            own = config.replace("port: 4222", f"port: {client_port}").replace("port: 6222", f"port: {route}")
+            own = own.replace("http: 8222", f"http: {free_port()}")
+            servers.append(await floor.enter_async_context(server(tmp_path, name, own)))
+        fleet.nats_url = urls
+        engine = await fleet.emulator("ollama", *FLAGS)
+        for number, command in enumerate(commands()):
+            argv = [engine.url if part.startswith("http://ollama") else part for part in command]
+            await start_patiently(fleet, argv, f"{argv[0]}-{number}", tmp_path, SOLLOL_NATS_STREAM_REPLICAS="3")
+        await fleet.joined("ollama")
+        assert await replicas(urls) == 3
+        servers[0].kill()
+        loop = asyncio.get_running_loop()
+        killed_at = loop.time()
+        async with fleet.client() as client:
+
+            async def is_answered() -> bool:
+                try:
+                    return (await client.generate(MODEL, "count down from 2")).text.split() == ["1", "0"]
+                except SollolError:
+                    return False  # the cluster is choosing its leaders
+
+            await eventually(is_answered, within_s=60, complaint="an answer from the rest of the cluster")
+        figure(f"an answer {loop.time() - killed_at:.1f} s after kill -9 of one of three servers")
+        for child in reversed(fleet.children):
+            await child.stop()
+
+
+async def start_patiently(fleet: ProcessFleet, argv: list[str], name: str, folder: Path, **environ: str) -> None:
+    """Starts an actor again until it stays, as `restart: unless-stopped` does while the servers come up."""
+    database = {"SOLLOL_RECORDER_DATABASE": str(folder / "recorder.sqlite3")}
+
+    async def is_started() -> bool:
+        try:
+            await fleet.sollol(argv[0], *argv[1:], "--nats", fleet.nats_url, name=name, **database, **environ)
+        except ConfigError:
+            return False  # JetStream has no leader yet
+        return True
+
+    await eventually(is_started, within_s=60, complaint=name)
+
+
+async def replicas(urls: str) -> int:
+    bus = await Bus.connect(BusConfig(url=urls))
+    try:
+        info = yaml.safe_load(await api(bus, "STREAM.INFO.SOLLOL_EVENTS", {}))
+        return int(info["config"]["num_replicas"])
+    finally:
+        await bus.close()
+
+
+@asynccontextmanager
+async def server(folder: Path, name: str, config: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A nats-server that runs a configuration as a container would."""
+    path = folder / f"{name}.conf"
+    path.write_text(config, encoding="utf-8")
+    environ = os.environ | {"NATS_NAME": name, "NATS_STORE_DIR": str(folder / name)}
+    with (folder / f"{name}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            BINARY, "-a", "127.0.0.1", "-c", str(path), env=environ, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await asyncio.wait_for(process.wait(), 20)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
