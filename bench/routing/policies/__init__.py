@@ -13,7 +13,8 @@ from bench.routing.policies.classic import (
     RoundRobinWithoutRetries,
     WeightedLeastConnections,
 )
-from bench.routing.policies.planned import oracle, plan
+from bench.routing.policies.oracle import oracle
+from bench.routing.policies.planned import plan
 from bench.routing.policies.seven_factor import SevenFactor
 from bench.routing.simulation import Policy, World
 
