@@ -376,6 +376,18 @@ def test_a_strict_node_is_the_only_one_and_a_wanted_node_falls_back() -> None:
     assert granted(fleet.ask("r3", routing=Routing(node_id="b")))["r3"].summary.node_id == "b"
 
 
+def test_a_wanted_node_that_just_failed_is_left_alone_until_its_next_heartbeat() -> None:
+    fleet = Fleet()
+    fleet.node("a", slots=4)
+    fleet.node("b", slots=4)
+    fleet.ask("r1", routing=Routing(node_id="b", strict=True))
+    fleet.end("r1-1", "b", OutcomeStatus.FAILED, code=ErrorCode.ENGINE_FAILED)
+    wanted = granted(fleet.ask("r2", routing=Routing(node_id="b")))["r2"]
+    assert wanted.summary.node_id == "a"
+    assert "b is not available (suspect)" in wanted.summary.reason
+    assert granted(fleet.ask("r3", routing=Routing(node_id="b", strict=True)))["r3"].summary.node_id == "b"
+
+
 def test_free_video_memory_is_a_hard_constraint_unless_soft() -> None:
     fleet = Fleet()
     fleet.node(slots=4)

@@ -73,9 +73,9 @@ class EligibilityClass:
             nodes = [n for n, r in judged if r is not None and r.reason in CONSTRAINTS]
             if nodes:
                 self.fallback = "no node satisfies the constraints; taken because the request is soft"
+        nodes = _prefer_up(nodes, rejections)
         nodes = self._prefer_chosen(nodes, rejections)
         nodes = self._prefer_reliable(nodes, rejections)
-        nodes = _prefer_up(nodes, rejections)
         if nodes:
             names = {n.node_id for n in nodes}
             rejections = [r for r in rejections if r.node_id not in names]
