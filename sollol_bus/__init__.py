@@ -4,6 +4,7 @@ What is exported here is the public API; everything else may change.
 """
 
 from sollol_bus.actor import Actor, ActorState, ActorStatistics
+from sollol_bus.batch import Batch, BatchProgress
 from sollol_bus.call import Call
 from sollol_bus.client import Client
 from sollol_bus.connection import Bus, BusConfig, ReplyInbox, Subscription
@@ -35,10 +36,12 @@ from sollol_bus.errors import (
     Unauthorized,
     UnknownModel,
 )
+from sollol_bus.jobs import JobAnswer, make_job
 from sollol_bus.messages import Msg
 from sollol_bus.results import Answer, AnswerStream, Chunk, Embeddings
 from sollol_bus.streaming import ReplyStream, request_many
 from sollol_bus.version import VERSION
+from sollol_schemas.jobs import Job, JobState
 from sollol_schemas.routing import Routing, RoutingMode
 
 __all__ = [
@@ -54,6 +57,8 @@ __all__ = [
     "BackendRefused",
     "BackendUnavailable",
     "BadRequest",
+    "Batch",
+    "BatchProgress",
     "Bus",
     "BusConfig",
     "BusError",
@@ -68,6 +73,9 @@ __all__ = [
     "DecodeFailed",
     "Embeddings",
     "InternalError",
+    "Job",
+    "JobAnswer",
+    "JobState",
     "Msg",
     "NoEligibleNode",
     "NoResponders",
@@ -86,5 +94,6 @@ __all__ = [
     "Subscription",
     "Unauthorized",
     "UnknownModel",
+    "make_job",
     "request_many",
 ]

@@ -8,7 +8,8 @@ async with Client("nats://127.0.0.1:4222") as client:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -16,10 +17,12 @@ import msgspec
 
 from sollol_bus.call import Call
 from sollol_bus.connection import Bus, BusConfig
-from sollol_bus.errors import BackendBrokeProtocol, BadRequest, NoResponders, error_from
+from sollol_bus.errors import BackendBrokeProtocol, BadRequest, NoResponders, SollolError, error_from
+from sollol_bus.jobs import JobCalls
 from sollol_bus.messages import Msg, decode, encode, error_of
 from sollol_bus.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
 from sollol_bus.rights import client_inbox_prefix
+from sollol_bus.spread import spread
 from sollol_bus.streaming import request_many
 from sollol_schemas import subjects
 from sollol_schemas.control import AdminRequest, ControlReply
@@ -46,7 +49,7 @@ T = TypeVar("T")
 _WATCH_LIMIT = 10_000
 
 
-class Client:
+class Client(JobCalls):
     """A connection for programs that use the fleet.
 
     Args:
@@ -59,6 +62,7 @@ class Client:
         if isinstance(given, BusConfig) and given.user and given.inbox_prefix == BusConfig().inbox_prefix:
             given = msgspec.structs.replace(given, inbox_prefix=client_inbox_prefix(given.user))
         self._given = given
+        super().__init__()
         self._bus: Bus | None = None
         self._routing = routing
 
@@ -69,6 +73,7 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._stop_following()
         if self._bus is not None and self._bus is not self._given:
             await self._bus.close()
 
@@ -182,6 +187,46 @@ class Client:
         if not is_bus_id(request_id):
             raise BadRequest(f"not a request id: {request_id[:80]!r}")
         return await self._ask(subjects.why(request_id), None, WhyReply)
+
+    # -- many at once -------------------------------------------------------------------------------------
+
+    async def distribute_task(
+        self, tasks: Iterable[tuple[str, str]], *, at_once: int = 64, routing: Routing | None = None, **fields: object
+    ) -> list[Answer | SollolError]:
+        """Answers to several (model, prompt) pairs, in order, each made on its best node.
+
+        An item that fails is the error itself in the list; the others are not affected.
+        """
+        return await spread(
+            (partial(self.generate, model, prompt, routing=routing, **fields) for model, prompt in tasks),
+            at_once=at_once,
+        )
+
+    async def embed_many(
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        per_request: int = 32,
+        at_once: int = 16,
+        routing: Routing | None = None,
+        **fields: object,
+    ) -> list[list[float]]:
+        """One vector per text, in order; the texts are spread over all nodes that have the model.
+
+        Raises:
+            SollolError: What ended the first request that failed.
+        """
+        pieces = [texts[start : start + per_request] for start in range(0, len(texts), per_request)]
+        found = await spread(
+            (partial(self.embed, model, piece, routing=routing, **fields) for piece in pieces), at_once=at_once
+        )
+        vectors: list[list[float]] = []
+        for piece in found:
+            if isinstance(piece, SollolError):
+                raise piece
+            vectors += piece.embeddings
+        return vectors
 
     get_node_resources = nodes
     get_cluster_stats = stats
