@@ -21,6 +21,7 @@ _FASTEST_TPS = 100_000.0
 _LONGEST_LOAD_S = 3600.0
 _MIN_DECODE_TOKENS = 8
 _MIN_PROMPT_TOKENS = 32
+_RECOVERY_PER_S = 0.02
 _BETA_GPU = 0.30
 _BETA_CPU = 0.70
 _BETA_OTHER_MODEL = 0.85
@@ -176,7 +177,7 @@ class Pace:
     """The fast multiplier of one node's speed: 1 is usual, below 1 a slow phase.
 
     Measured from the progress of running streams: `pace += 0.3 * (measured / expected - pace)` per second;
-    an idle node recovers by 2 % a second.
+    an idle node recovers by 0.02 a second.
     """
 
     __slots__ = ("at", "value")
@@ -198,7 +199,5 @@ class Pace:
         """Lets the multiplier of a node without running streams drift back to 1."""
         passed_s = clamped(now - self.at, 0.0, 3600.0)
         self.at = now
-        if self.value < 1.0:
-            self.value = min(1.0, self.value * 1.02**passed_s)
-        else:
-            self.value = max(1.0, self.value * 0.98**passed_s)
+        drift = _RECOVERY_PER_S * passed_s
+        self.value = min(1.0, self.value + drift) if self.value < 1.0 else max(1.0, self.value - drift)
