@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sollol_agents.node.engines.base import EngineFigures
-from sollol_agents.node.engines.openai import event_data, vllm_slots
+from sollol_agents.node.engines.lines import event_data
+from sollol_agents.node.engines.openai import vllm_slots
 from sollol_agents.node.engines.translate import (
     Flavour,
     fields_of,
@@ -67,10 +68,10 @@ def test_options_that_ask_for_what_happens_anyway_are_left_out(options: dict[str
         (RequestKind.GENERATE, {"prompt": "p", "suffix": "s"}, "suffix"),
         (RequestKind.GENERATE, {"prompt": "p", "template": "t"}, "template"),
         (RequestKind.GENERATE, {"prompt": "p", "context": [1]}, "context"),
-        (RequestKind.GENERATE, {"prompt": "p", "images": ["x"]}, "images"),
+        (RequestKind.GENERATE, {"prompt": "p", "suffix": "x"}, "suffix"),
         (RequestKind.GENERATE, {"prompt": "p", "raw": True, "system": "s"}, "system"),
         (RequestKind.CHAT, {"messages": [], "logprobs": True}, "logprobs"),
-        (RequestKind.CHAT, {"messages": [{"role": "user", "images": ["x"]}]}, "messages[0].images"),
+        (RequestKind.CHAT, {"messages": [{"role": "user", "name": "x"}]}, "messages[0].name"),
         (RequestKind.CHAT, {"messages": [{"role": "user", "weather": 1}]}, "messages[0].weather"),
         (RequestKind.CHAT, {"messages": [], "options": {"num_ctx": 4096}}, "options.num_ctx"),
         (RequestKind.CHAT, {"messages": [], "options": {"mirostat": 1}}, "options.mirostat"),

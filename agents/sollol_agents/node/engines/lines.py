@@ -67,3 +67,14 @@ def split(splitter: LineSplitter, data: bytes) -> list[bytes]:
         return splitter.feed(data)
     except LineTooLong as error:
         raise engine_error(ErrorCode.ENGINE_PROTOCOL, str(error)) from error
+
+
+def event_data(line: bytes) -> bytes | None:
+    """The data of one line of an event stream; None for comments, other fields and the final `[DONE]`."""
+    if not line.startswith(b"data:"):
+        if line.startswith((b":", b"event:", b"id:", b"retry:")):
+            return None
+        shown = line[:80].decode("utf-8", "replace")
+        raise engine_error(ErrorCode.ENGINE_PROTOCOL, f"the engine sent what is no event: {shown!r}")
+    data = line[5:].strip()
+    return None if data == b"[DONE]" else data

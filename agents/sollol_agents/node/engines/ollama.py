@@ -11,6 +11,7 @@ import msgspec
 from sollol_agents.node.engines.base import EngineInventory, PretendedMachine, Run, Work
 from sollol_agents.node.engines.http import EngineHttp, decoded
 from sollol_agents.node.engines.lines import LineSplitter, split
+from sollol_agents.node.engines.messages_run import COUNT_PATH, MESSAGES_PATH, MessagesRun, Support
 from sollol_agents.node.engines.ollama_wire import (
     FinalLine,
     Processes,
@@ -20,6 +21,7 @@ from sollol_agents.node.engines.ollama_wire import (
     installed_model,
     joined,
     loaded_model,
+    repaired,
     runner_options,
     streamed,
 )
@@ -147,6 +149,7 @@ class OllamaEngine:
         """By digest: a model's header never changes."""
         self._by_name: dict[str, Show] = {}
         self._is_real = False
+        self._support = Support()
 
     async def probe(self) -> str:
         """Ollama's version."""
@@ -183,6 +186,9 @@ class OllamaEngine:
     def run(self, work: Work) -> Run:
         """A native request, or any other path byte for byte."""
         if work.kind is RequestKind.PASSTHROUGH:
+            work = msgspec.structs.replace(work, body=repaired(work.path, work.body))
+            if work.path.partition("?")[0] in (MESSAGES_PATH, COUNT_PATH):
+                return MessagesRun(self._http, work, model=work.model, support=self._support)
             return PassthroughRun(self._http, work)
         return OllamaEmbedRun(self._http, work) if work.kind is RequestKind.EMBED else OllamaRun(self._http, work)
 

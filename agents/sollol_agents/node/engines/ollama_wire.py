@@ -19,6 +19,7 @@ from sollol_schemas.telemetry import InstalledModel, LoadedModel
 _RUNNER_OPTIONS: Final = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 """Options whose change makes Ollama load the model anew."""
 _STREAM_FALSE: Final = re.compile(rb'"stream"\s*:\s*false')
+_NEW_LIMIT: Final = b'"max_completion_tokens"'
 _DONE: Final = re.compile(rb'"done"\s*:\s*true')
 _LOAD_ONLY_MAX_BYTES: Final = 4096
 _KV_ELEMENT_BYTES: Final = 2  # f16 keys and values, the engine's default
@@ -93,6 +94,21 @@ def streamed(body: bytes) -> bytes:
     if "stream" not in fields:
         return body
     fields["stream"] = msgspec.Raw(b"true")
+    return msgspec.json.encode(fields)
+
+
+def repaired(path: str, body: bytes) -> bytes:
+    """A body for Ollama's chat completions, with the newer name of the token limit, which Ollama ignores, replaced."""
+    if _NEW_LIMIT not in body or path.partition("?")[0] != "/v1/chat/completions":
+        return body
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return body  # the engine says what is wrong with it
+    limit = fields.pop("max_completion_tokens", None)
+    if limit is None:
+        return body
+    fields.setdefault("max_tokens", limit)
     return msgspec.json.encode(fields)
 
 

@@ -12,18 +12,20 @@ import msgspec
 
 from sollol_agents.node.engines.base import EngineFigures, EngineInventory, PretendedMachine, Run, Work
 from sollol_agents.node.engines.http import EngineHttp
-from sollol_agents.node.engines.lines import LineSplitter, split
+from sollol_agents.node.engines.lines import LineSplitter, event_data, split
+from sollol_agents.node.engines.messages_run import COUNT_PATH, MESSAGES_PATH, MessagesRun, Support
 from sollol_agents.node.engines.ollama_wire import is_load_only, joined
 from sollol_agents.node.engines.passthrough import PassthroughRun
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_agents.node.engines.translate import Flavour, fields_of, translate, translate_embed, with_model
-from sollol_agents.node.engines.translate_reply import NativeStream, embed_reply
+from sollol_agents.node.engines.translate_reply import NativeStream, embed_reply, old_embed_reply
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.telemetry import EngineKind, InstalledModel, LoadedModel
 
+OLD_EMBED_PATH: Final = "/api/embeddings"
 _MAX_SLOTS: Final = 1024
 _TYPICAL_CONTEXT_TOKENS: Final = 4096
 _VLLM_SEQUENCES: Final = 256  # vLLM's default bound on sequences that run at a time
@@ -129,7 +131,7 @@ class OpenAIRun(Run):
 
 
 class OpenAIEmbedRun(Run):
-    """An embedding on an OpenAI-compatible engine."""
+    """An embedding on an OpenAI-compatible engine, asked for by `/api/embed` or the older `/api/embeddings`."""
 
     content_type = "application/json"
 
@@ -137,10 +139,13 @@ class OpenAIEmbedRun(Run):
         self._http = http
         self._work = work
         self._model = model
+        self._is_old = work.kind is RequestKind.PASSTHROUGH
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         """Ollama's one reply."""
         fields = fields_of(self._work.body)
+        if self._is_old:
+            fields["input"] = fields.pop("prompt", "")
         request = translate_embed(fields, self._model)
         began = time.perf_counter()
         async with self._http.open("POST", request.path, request.body, model=self._work.model) as answer:
@@ -152,7 +157,7 @@ class OpenAIEmbedRun(Run):
             dimensions if isinstance(dimensions, int) else None,
             time.perf_counter() - began,
         )
-        yield [body]
+        yield [old_embed_reply(body) if self._is_old else body]
 
     def join(self, chunks: list[bytes]) -> bytes:
         """The reply as it is."""
@@ -175,6 +180,7 @@ class OpenAIEngine:
         self._own_name = dict(model_alias)
         self._flavour = Flavour.OTHER
         self._context_length = 0
+        self._support = Support()
 
     async def probe(self) -> str:
         """The server's version, empty where it has none."""
@@ -218,12 +224,19 @@ class OpenAIEngine:
         """A native request, translated; or any other path byte for byte."""
         model = self._own_name.get(work.model, work.model)
         if work.kind is RequestKind.PASSTHROUGH:
-            if model != work.model:
-                work = msgspec.structs.replace(work, body=with_model(work.body, model))
-            return PassthroughRun(self._http, work)
+            return self._passthrough(work, model)
         if work.kind is RequestKind.EMBED:
             return OpenAIEmbedRun(self._http, work, model)
         return OpenAIRun(self._http, work, model=model, flavour=self._flavour, context_length=self._context_length)
+
+    def _passthrough(self, work: Work, model: str) -> Run:
+        if work.path == OLD_EMBED_PATH:
+            return OpenAIEmbedRun(self._http, work, model)
+        if model != work.model:
+            work = msgspec.structs.replace(work, body=with_model(work.body, model))
+        if work.path.partition("?")[0] in (MESSAGES_PATH, COUNT_PATH):
+            return MessagesRun(self._http, work, model=model, support=self._support)
+        return PassthroughRun(self._http, work)
 
     async def load(self, work: Work) -> None:
         """Does nothing: these servers hold their model, or load it with the request."""
@@ -280,17 +293,6 @@ class OpenAIEngine:
             return (await self._http.call("GET", path, timeout_s=5.0)).decode("utf-8", "replace")
         except (BackendRefused, BackendBrokeProtocol):
             return ""
-
-
-def event_data(line: bytes) -> bytes | None:
-    """The data of one line of an event stream; None for comments, other fields and the final `[DONE]`."""
-    if not line.startswith(b"data:"):
-        if line.startswith((b":", b"event:", b"id:", b"retry:")):
-            return None
-        shown = line[:80].decode("utf-8", "replace")
-        raise engine_error(ErrorCode.ENGINE_PROTOCOL, f"the engine sent what is no event: {shown!r}")
-    data = line[5:].strip()
-    return None if data == b"[DONE]" else data
 
 
 def vllm_slots(metrics: str) -> int | None:

@@ -41,6 +41,7 @@ _MORE_OPTIONS: Final[dict[Flavour, dict[str, str]]] = {
     Flavour.VLLM: {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
     Flavour.OTHER: {},
 }
+_MEDIA_TYPES: Final = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}
 _MESSAGE_FIELDS: Final = frozenset({"role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id"})
 
 
@@ -115,8 +116,9 @@ def _generate(rest: dict[str, Any], out: dict[str, Any]) -> str:
             raise unsupported("system", "with raw")
         out["prompt"] = prompt
         return COMPLETIONS_PATH
+    content = _with_images(prompt, rest.pop("images", None), "images")
     out["messages"] = ([{"role": "system", "content": system}] if system else []) + [
-        {"role": "user", "content": prompt}
+        {"role": "user", "content": content}
     ]
     return CHAT_PATH
 
@@ -164,11 +166,9 @@ def _messages(messages: Any) -> list[dict[str, Any]]:  # noqa: ANN401 from the b
         for name in message:
             if name not in _MESSAGE_FIELDS:
                 raise unsupported(f"messages[{index}].{name}")
-        if message.get("images"):
-            raise unsupported(f"messages[{index}].images")
         one: dict[str, Any] = {
             "role": str(message.get("role", "user")).lower(),
-            "content": message.get("content") or "",
+            "content": _with_images(message.get("content") or "", message.get("images"), f"messages[{index}].images"),
         }
         if calls := message.get("tool_calls"):
             one["tool_calls"] = [_call(call, f"call_{index}_{number}") for number, call in enumerate(calls)]
@@ -177,6 +177,21 @@ def _messages(messages: Any) -> list[dict[str, Any]]:  # noqa: ANN401 from the b
             one["tool_call_id"] = message.get("tool_call_id") or (open_calls.pop(0) if open_calls else f"call_{index}")
         out.append(one)
     return out
+
+
+def _with_images(text: Any, images: Any, where: str) -> Any:  # noqa: ANN401 from the body
+    """A content with its images in OpenAI's way; the text alone when there are none."""
+    if not images:
+        return text
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise engine_error(ErrorCode.BAD_REQUEST, f"{where} must be a list of base64 texts")
+    parts = [{"type": "text", "text": text}] if text else []
+    return parts + [{"type": "image_url", "image_url": {"url": f"data:{_media_type(i)};base64,{i}"}} for i in images]
+
+
+def _media_type(image: str) -> str:
+    """The type of a base64 image, by its first bytes; JPEG when they are of no known type."""
+    return next((kind for start, kind in _MEDIA_TYPES.items() if image.startswith(start)), "image/jpeg")
 
 
 def _call(call: Any, fallback_id: str) -> dict[str, Any]:  # noqa: ANN401 from the body

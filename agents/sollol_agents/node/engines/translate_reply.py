@@ -197,6 +197,12 @@ def embed_reply(reply: bytes, model: str, dimensions: int | None, total_s: float
     return msgspec.json.encode(body), figures
 
 
+def old_embed_reply(body: bytes) -> bytes:
+    """The answer of the older `/api/embeddings`, from that of `/api/embed`: one vector for one prompt."""
+    embeddings = msgspec.json.decode(body)["embeddings"]
+    return msgspec.json.encode({"embedding": embeddings[0] if embeddings else []})
+
+
 def shortened(vector: list[float], dimensions: int | None) -> list[float]:
     """The first `dimensions` entries of a vector, brought back to length 1; all of it when it is no longer."""
     if not dimensions or dimensions >= len(vector):

@@ -1,0 +1,361 @@
+"""The official clients, unchanged but for their base URL, on an emulated Ollama and on a real llama.cpp."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+anthropic = pytest.importorskip("anthropic")
+ollama = pytest.importorskip("ollama")
+openai = pytest.importorskip("openai")
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+
+
+class Target(NamedTuple):
+    """A gateway, and the node behind it that is to answer; clients made for it are closed after the test."""
+
+    url: str
+    node: str
+    is_emulated: bool
+    clients: ExitStack
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-Sollol-Node-Id": self.node, "X-Sollol-Strict": "true"}
+
+    @property
+    def embedder(self) -> str:
+        return "nomic-embed-text" if self.is_emulated else "countdown"
+
+    def ollama(self) -> Any:
+        client = ollama.Client(self.url, headers=self.headers)
+        self.clients.callback(client._client.close)
+        return client
+
+    def openai(self, **settings: Any) -> Any:
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", default_headers=self.headers, **settings)
+        self.clients.callback(client.close)
+        return client
+
+    def anthropic(self) -> Any:
+        client = anthropic.Anthropic(base_url=self.url, api_key="none", default_headers=self.headers)
+        self.clients.callback(client.close)
+        return client
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_forgotten_loop() -> None:
+    asyncio.set_event_loop(None)
+
+
+def start(stack: ExitStack, *argv: str) -> dict[str, str]:
+    """Starts a module, which ends with the stack; what it said before `ready`, by the first word."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *argv], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+    def stop() -> None:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        assert process.stdout is not None
+        process.stdout.close()
+
+    stack.callback(stop)
+    said: dict[str, str] = {}
+    assert process.stdout is not None
+    for line in process.stdout:
+        word, _, rest = line.strip().partition(" ")
+        if word == "ready":
+            return said
+        said[word] = rest
+    raise AssertionError(f"{argv} ended before it was ready: {said}")
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder: Path = tmp_path_factory.mktemp("gateway")
+    with ExitStack() as stack:
+        up = start(
+            stack, "sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0", "--no-local-node",
+            "--store-dir", str(folder), "--log-level", "warning",
+        )  # fmt: skip
+        flags = ("--preset", "rtx4090-24", "--time-scale", "20", "--parallel", "4", "--preload", "countdown")
+        engines = {"emulated": (start(stack, "sollol_agents.emulator", *flags)["engine"], "ollama")}
+        if importlib.util.find_spec("xllamacpp") is not None:
+            real = start(stack, "sollol_agents.engine", "--slots", "4", "--cache-dir", str(folder))
+            engines["real"] = (real["engine"], "openai")
+        for name, (url, kind) in engines.items():
+            start(
+                stack, "sollol_agents.cli", "node", "--nats", up["nats"], "--id", name, "--engine", kind,
+                "--url", url, "--log-level", "warning",
+            )  # fmt: skip
+        wait_for_nodes(up["http"], set(engines))
+        yield up["http"]
+
+
+def wait_for_nodes(url: str, wanted: set[str]) -> None:
+    transport = httpx.HTTPTransport(retries=3)
+    with httpx.Client(transport=transport, timeout=20) as http:
+        for _ in range(200):
+            rows = http.get(f"{url}/api/tags").json().get("models", [])
+            if wanted <= {node for row in rows for node in row["nodes"]}:
+                return
+        raise AssertionError(f"nodes {wanted} did not join: {rows}")
+
+
+@pytest.fixture(params=["emulated", "real"])
+def target(request: pytest.FixtureRequest, gateway: str) -> Iterator[Target]:
+    if request.param == "real" and importlib.util.find_spec("xllamacpp") is None:
+        pytest.skip("xllamacpp is not installed: pip install 'sollol-bus[engine]'")
+    with ExitStack() as clients:
+        yield Target(gateway, request.param, request.param == "emulated", clients)
+
+
+class TestOllama:
+    """The `ollama` package."""
+
+    def test_generates_whole_and_streaming(self, target: Target) -> None:
+        client = target.ollama()
+        whole = client.generate("countdown", "count 4")
+        assert whole.response.split() == ["3", "2", "1", "0"]
+        assert whole.done
+        assert whole.eval_count == 5
+        parts = list(client.generate("countdown", "count 4", stream=True))
+        assert "".join(part.response for part in parts).split() == ["3", "2", "1", "0"]
+        assert [part.done for part in parts] == [*[False] * (len(parts) - 1), True]
+
+    def test_chats_whole_and_streaming(self, target: Target) -> None:
+        client = target.ollama()
+        messages = [{"role": "user", "content": "count 3"}]
+        assert client.chat("countdown", messages).message.content.split() == ["2", "1", "0"]
+        parts = list(client.chat("countdown", messages, stream=True))
+        assert "".join(part.message.content for part in parts).split() == ["2", "1", "0"]
+
+    def test_calls_tools(self, target: Target) -> None:
+        messages = [{"role": "user", "content": "please call"}]
+        message = target.ollama().chat("countdown", messages, tools=[WEATHER]).message
+        assert [call.function.name for call in message.tool_calls] == ["get_weather"]
+        assert isinstance(message.tool_calls[0].function.arguments, dict)
+        answered = [
+            *messages,
+            message,
+            {"role": "tool", "content": "rain, then count 2", "tool_name": "get_weather"},
+        ]
+        assert target.ollama().chat("countdown", answered, tools=[WEATHER]).message.content
+
+    def test_gives_structured_output(self, target: Target) -> None:
+        messages = [{"role": "user", "content": "please answer"}]
+        message = target.ollama().chat("countdown", messages, format=SCHEMA).message
+        assert isinstance(json.loads(message.content)["ok"], bool)
+
+    def test_thinks(self, target: Target) -> None:
+        message = target.ollama().chat("countdown", [{"role": "user", "content": "please think"}], think=True).message
+        assert message.thinking
+
+    def test_obeys_options(self, target: Target) -> None:
+        answer = target.ollama().generate("countdown", "count 50", options={"num_predict": 5, "temperature": 0})
+        assert answer.done_reason == "length"
+        assert len(answer.response.split()) == 5
+
+    def test_embeds(self, target: Target) -> None:
+        client = target.ollama()
+        one, two = client.embed(target.embedder, ["a cat", "a dog"]).embeddings
+        assert len(one) == len(two) > 0
+        assert one != two
+        assert len(client.embeddings(target.embedder, "a cat").embedding) == len(one)
+
+    def test_lists_and_shows_models(self, target: Target) -> None:
+        client = target.ollama()
+        names = {model.model for model in client.list().models}
+        assert "countdown:latest" in names
+        assert {model.model for model in client.ps().models}
+        assert client.show("countdown").modelinfo
+
+    def test_unknown_models_are_404_with_ollamas_text(self, target: Target) -> None:
+        client = target.ollama()
+        with pytest.raises(ollama.ResponseError, match=r"^model 'nope' not found") as chat:
+            client.chat("nope", [{"role": "user", "content": "x"}])
+        assert chat.value.status_code == 404
+        with pytest.raises(ollama.ResponseError, match=r'^model "nope" not found, try pulling it first'):
+            client.embed("nope", "x")
+        with pytest.raises(ollama.ResponseError, match=r"^model 'nope:latest' not found"):
+            client.show("nope")
+
+    def test_empty_prompts_load(self, target: Target) -> None:
+        assert target.ollama().generate("countdown", "").done_reason == "load"
+
+    async def test_works_asynchronously(self, target: Target) -> None:
+        client = ollama.AsyncClient(target.url, headers=target.headers)
+        texts = [part.response async for part in await client.generate("countdown", "count 3", stream=True)]
+        assert "".join(texts).split() == ["2", "1", "0"]
+        await client._client.aclose()
+
+
+class TestOpenAI:
+    """The `openai` package."""
+
+    def test_chats_whole(self, target: Target) -> None:
+        answer = target.openai().chat.completions.create(
+            model="countdown", messages=[{"role": "user", "content": "count 3"}]
+        )
+        assert answer.choices[0].message.content.split() == ["2", "1", "0"]
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.usage.completion_tokens == 4
+
+    def test_chats_streaming_with_usage(self, target: Target) -> None:
+        chunks = list(
+            target.openai().chat.completions.create(
+                model="countdown",
+                messages=[{"role": "user", "content": "count 3"}],
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert text.split() == ["2", "1", "0"]
+        assert chunks[-1].usage.completion_tokens == 4
+        assert len({chunk.id for chunk in chunks}) == 1
+
+    def test_ids_are_unique(self, target: Target) -> None:
+        client = target.openai()
+        messages = [{"role": "user", "content": "count 1"}]
+        ids = [client.chat.completions.create(model="countdown", messages=messages).id for _ in range(40)]
+        assert len(set(ids)) == 40
+
+    @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+    def test_obeys_the_limit_by_either_name(self, target: Target, field: str) -> None:
+        limit: dict[str, Any] = {field: 5}
+        answer = target.openai().chat.completions.create(
+            model="countdown", messages=[{"role": "user", "content": "count 50"}], **limit
+        )
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage.completion_tokens == 5
+
+    def test_calls_tools(self, target: Target) -> None:
+        answer = target.openai().chat.completions.create(
+            model="countdown", messages=[{"role": "user", "content": "please call"}], tools=[WEATHER]
+        )
+        call = answer.choices[0].message.tool_calls[0]
+        assert call.function.name == "get_weather"
+        assert isinstance(json.loads(call.function.arguments), dict)
+
+    def test_gives_structured_output(self, target: Target) -> None:
+        answer = target.openai().chat.completions.create(
+            model="countdown",
+            messages=[{"role": "user", "content": "please answer"}],
+            response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}},
+        )
+        assert isinstance(json.loads(answer.choices[0].message.content)["ok"], bool)
+
+    def test_completes(self, target: Target) -> None:
+        client = target.openai()
+        whole = client.completions.create(model="countdown", prompt="count 3", max_tokens=10)
+        assert whole.choices[0].text.split() == ["2", "1", "0"]
+        parts = client.completions.create(model="countdown", prompt="count 3", max_tokens=10, stream=True)
+        assert "".join(part.choices[0].text for part in parts if part.choices).split() == ["2", "1", "0"]
+
+    def test_embeds_as_base64_by_default(self, target: Target) -> None:
+        answer = target.openai().embeddings.create(model=target.embedder, input=["a cat", "a dog"])
+        assert len(answer.data) == 2
+        assert len(answer.data[0].embedding) == len(answer.data[1].embedding) > 0
+
+    def test_lists_models(self, target: Target) -> None:
+        client = target.openai()
+        assert "countdown:latest" in {model.id for model in client.models.list()}
+        assert client.models.retrieve("countdown").object == "model"
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("nope")
+
+    def test_unknown_models_are_not_retried(self, target: Target) -> None:
+        with pytest.raises(openai.NotFoundError, match="model 'nope' not found") as caught:
+            target.openai(max_retries=2).chat.completions.create(
+                model="nope", messages=[{"role": "user", "content": "x"}]
+            )
+        assert caught.value.body["type"] == "not_found_error"
+        assert caught.value.response.headers["x-should-retry"] == "false"
+
+    def test_sees_where_it_ran(self, target: Target) -> None:
+        raw = target.openai().chat.completions.with_raw_response.create(
+            model="countdown", messages=[{"role": "user", "content": "count 1"}]
+        )
+        assert raw.headers["x-sollol-node"] == target.node
+        assert raw.headers["x-sollol-reason"]
+
+    def test_responds(self, target: Target) -> None:
+        if target.is_emulated:
+            pytest.skip("the emulated engine has no /v1/responses")
+        client = target.openai()
+        whole = client.responses.create(model="countdown", input="count 3")
+        assert whole.output_text.split() == ["2", "1", "0"]
+        kinds = [event.type for event in client.responses.create(model="countdown", input="count 3", stream=True)]
+        assert kinds[-1] == "response.completed"
+
+
+class TestAnthropic:
+    """The `anthropic` package."""
+
+    def test_answers_whole(self, target: Target) -> None:
+        answer = target.anthropic().messages.create(
+            model="countdown", max_tokens=50, messages=[{"role": "user", "content": "count 3"}]
+        )
+        assert answer.content[0].text.split() == ["2", "1", "0"]
+        assert answer.stop_reason == "end_turn"
+        assert answer.usage.output_tokens >= 3
+
+    def test_answers_streaming(self, target: Target) -> None:
+        with target.anthropic().messages.stream(
+            model="countdown", max_tokens=50, messages=[{"role": "user", "content": "count 3"}]
+        ) as stream:
+            assert "".join(stream.text_stream).split() == ["2", "1", "0"]
+            final = stream.get_final_message()
+        assert final.stop_reason == "end_turn"
+
+    def test_obeys_the_limit(self, target: Target) -> None:
+        answer = target.anthropic().messages.create(
+            model="countdown", max_tokens=5, system="be brief", messages=[{"role": "user", "content": "count 50"}]
+        )
+        assert answer.stop_reason == "max_tokens"
+
+    def test_calls_tools(self, target: Target) -> None:
+        tool = {
+            "name": "get_weather",
+            "description": "The weather of a city",
+            "input_schema": WEATHER["function"]["parameters"],  # type: ignore[index]
+        }
+        answer = target.anthropic().messages.create(
+            model="countdown", max_tokens=200, tools=[tool], messages=[{"role": "user", "content": "please call"}]
+        )
+        used = [block for block in answer.content if block.type == "tool_use"]
+        assert [block.name for block in used] == ["get_weather"]
+        assert isinstance(used[0].input, dict)
+        assert answer.stop_reason == "tool_use"
+
+    def test_counts_tokens(self, target: Target) -> None:
+        counted = target.anthropic().messages.count_tokens(
+            model="countdown", messages=[{"role": "user", "content": "count 3"}]
+        )
+        assert counted.input_tokens > 0
+
+    def test_unknown_models_are_404_in_its_own_form(self, target: Target) -> None:
+        with pytest.raises(anthropic.NotFoundError, match="model 'nope' not found") as caught:
+            target.anthropic().messages.create(model="nope", max_tokens=5, messages=[{"role": "user", "content": "x"}])
+        assert caught.value.body["error"]["type"] == "not_found_error"
