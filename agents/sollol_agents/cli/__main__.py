@@ -30,6 +30,8 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("generate", "requesting:generate", _USE, "Stream an answer to a prompt."),
     ("chat", "requesting:chat", _USE, "Answer a message or hold a conversation."),
     ("embed", "requesting:embed", _USE, "Embed texts."),
+    ("jobs", "jobs:jobs", _USE, "Submit, follow and steer durable jobs."),
+    ("batch", "batch:batch", _USE, "Run a file of requests as durable jobs."),
     ("nodes", "listings:nodes", _LOOK, "List the nodes."),
     ("models", "listings:models", _LOOK, "List the models."),
     ("stats", "listings:stats", _LOOK, "Show requests, latency and speed."),

@@ -26,6 +26,7 @@ _HINTS: Final[dict[ErrorCode, str]] = {
     ErrorCode.DEADLINE_EXCEEDED: "allow more with --deadline-s",
     ErrorCode.UNKNOWN_NODE: "`sollol nodes` lists them",
     ErrorCode.ATTEMPTS_EXHAUSTED: "`sollol reliability` shows which nodes fail, and how",
+    ErrorCode.UNKNOWN_JOB: "`sollol jobs list` shows the latest",
     ErrorCode.UNAUTHORIZED: "give credentials with --nats-user and --nats-password, or --nats-creds-file",
 }
 _NOBODY: Final = frozenset({ErrorCode.NO_NODES, ErrorCode.ACTOR_STOPPED})

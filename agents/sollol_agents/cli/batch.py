@@ -1,0 +1,150 @@
+"""`sollol batch`: a file of requests in, a file of answers out, in the same order; resumed where it was left."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Self
+
+import msgspec
+from cyclopts import App, Parameter
+
+from sollol_agents.cli import fleet, logs, running
+from sollol_agents.cli.batch_files import AnswerFile, Item, batch_id_of, output_line, read_items
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.output import is_terminal, note, seconds, show_json
+from sollol_bus.batch import Batch, BatchProgress
+from sollol_bus.connection import BusConfig
+from sollol_bus.jobs import priority_of
+
+batch = App(name="batch", help="Run a file of requests as durable jobs.")
+
+_LINE_EVERY_S = 5.0
+
+
+@batch.command
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def run(
+    requests: Annotated[
+        Path, Parameter(help="JSON lines: a body of generate, chat or embed each, or OpenAI's format.")
+    ],
+    answers: Annotated[Path, Parameter(help="Where the answers go, a line for each request; resumed when it exists.")],
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    priority: Annotated[str, Parameter(help="0 to 10, or a name.")] = "batch",
+    ahead: Annotated[int, Parameter(help="Requests submitted ahead of the last answer.")] = 2000,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Runs every request of a file and writes the answers in the same order.
+
+    Stopped and started again, it goes on where it was; what was done meanwhile is not done again.
+    """
+    logs.set_up(log)
+    number = priority_of(priority)
+    items = read_items(requests)
+    batch_id = batch_id_of(requests)
+
+    async def main() -> int:
+        with AnswerFile(answers, items) as written:
+            if written.lines:
+                note(f"{written.lines} of {len(items)} answers are there already")
+            async with running.connected(msgspec.structs.replace(bus, name="sollol-cli")) as client:
+                all_jobs = [item.job for item in items]
+                work = Batch(client, batch_id, all_jobs, priority=number, ahead=max(1, ahead))
+                failed = await _run(work, items, written)
+        if json_:
+            show_json({"batch_id": batch_id, "total": len(items), "failed": failed, "answers": str(answers)})
+        return 1 if failed else 0
+
+    return running.run(main)
+
+
+async def _run(work: Batch, items: list[Item], written: AnswerFile) -> int:
+    """How many requests have no answer."""
+    failed = written.failed
+    with progress_display(len(items)) as display:
+        async for index, answer in work.answers(written.lines):
+            line, is_ok = output_line(items[index], answer)
+            written.write(line)
+            failed += not is_ok
+            display.update(work.progress, failed)
+    return failed
+
+
+class PlainDisplay:
+    """A line now and then, for logs."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._began_mono_s = self._told_mono_s = time.monotonic()
+        self._first: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def update(self, progress: BatchProgress, failed: int) -> None:
+        """Tells how far it is, when that was not told a moment ago."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = progress.ended - 1
+        if now - self._told_mono_s < _LINE_EVERY_S and progress.ended < self._total:
+            return
+        self._told_mono_s = now
+        rate = (progress.ended - self._first) / max(1e-6, now - self._began_mono_s)
+        left_s = (self._total - progress.ended) / rate if rate > 0 else None
+        note(f"{progress.ended} of {self._total}, {failed} failed, {rate:.1f}/s, {seconds(left_s)} left")
+
+
+class BarDisplay:
+    """A bar with rate, time left and failures, for people."""
+
+    def __init__(self, total: int) -> None:
+        # 25 ms of imports that plain output need not pay
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[failed]}"),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("batch", total=total, rate="", failed="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, progress: BatchProgress, failed: int) -> None:
+        """Moves the bar."""
+        speed = self._bar.tasks[0].speed
+        self._bar.update(
+            self._task,
+            completed=progress.ended,
+            rate=f"{speed:.1f}/s" if speed else "",
+            failed=f"[red]{failed} failed[/red]" if failed else "",
+        )
+
+
+def progress_display(total: int) -> PlainDisplay | BarDisplay:
+    """What shows the progress here."""
+    return BarDisplay(total) if is_terminal() else PlainDisplay(total)

@@ -1,0 +1,210 @@
+"""`sollol jobs`: durable jobs from the terminal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import App, Parameter
+
+from sollol_agents.cli import fleet, logs, running
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.jobs_views import show_answer, show_jobs, show_status
+from sollol_agents.cli.listings import listing
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.output import note, say, show_json
+from sollol_agents.cli.requesting import Model, Options, Prompt, body_fields, read_prompt
+from sollol_agents.cli.sections import routing_section
+from sollol_bus.client import Client
+from sollol_bus.connection import BusConfig
+from sollol_bus.errors import ConfigError
+from sollol_bus.jobs import JobAnswer, make_job
+from sollol_schemas.context import RequestKind
+from sollol_schemas.jobs import TERMINAL, JobState
+from sollol_schemas.routing import Routing
+
+jobs = App(name="jobs", help="Submit, follow and steer durable jobs.")
+
+JobName = Annotated[str, Parameter(help="The job's id.")]
+Limit = Annotated[int, Parameter(help="Jobs to show at most.")]
+States = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--state", negative_iterable=(), help=f"Only jobs in this state, repeatable: {', '.join(JobState)}."
+    ),
+]
+Timeout = Annotated[float | None, Parameter(help="Seconds to wait; without it as long as it takes.")]
+
+
+@jobs.command
+@with_settings(fleet.KNOWN, routing=routing_section(), **fleet.CLIENT)
+def submit(
+    model: Model,
+    prompt: Prompt = None,
+    *,
+    routing: Routing,
+    bus: BusConfig,
+    log: LogConfig,
+    id_: Annotated[
+        str | None, Parameter(name="--id", help="An id of your choice: submitting it again is harmless.")
+    ] = None,
+    embed: Annotated[bool, Parameter(negative="", show_default=False, help="Embed the text, not answer it.")] = False,
+    delay_s: Annotated[float, Parameter(help="Seconds before which it does not start.")] = 0.0,
+    not_before: Annotated[
+        str | None, Parameter(help="Instant before which it does not start: 2026-01-31T18:00:00Z.")
+    ] = None,
+    max_tries: Annotated[int | None, Parameter(help="Tries before it is dead.")] = None,
+    callback_subject: Annotated[str, Parameter(help="Subject that gets the result; below `callbacks.`.")] = "",
+    callback_url: Annotated[str, Parameter(help="Address that gets the result by POST, on a permitted host.")] = "",
+    option: Options = None,
+    wait: Annotated[bool, Parameter(negative="", show_default=False, help="Wait for the answer and print it.")] = False,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Stores a job and prints its id."""
+    logs.set_up(log)
+    text = read_prompt(prompt)
+    fields = body_fields(system=None, format_=None, option=option, keep_alive=None)
+    body = {"model": model, ("input" if embed else "prompt"): text, **fields}
+    job = make_job(
+        body,
+        kind=RequestKind.EMBED if embed else RequestKind.GENERATE,
+        not_before=datetime.now(UTC) + timedelta(seconds=delay_s) if delay_s > 0 else not_before,
+        deadline_s=routing.deadline_s,
+        max_tries=max_tries,
+        callback_subject=callback_subject,
+        callback_url=callback_url,
+        routing=msgspec.structs.replace(routing, deadline_s=None),
+    )
+
+    async def main() -> int:
+        async with running.connected(_named(bus)) as client:
+            job_id = await client.submit(job, job_id=id_, priority=routing.priority)
+            if not wait:
+                show_json({"job_id": job_id}) if json_ else say(job_id)
+                return 0
+            note(f"job {job_id}")
+            return _told(await client.job_end(job_id), json_=json_)
+
+    return running.run(main)
+
+
+@jobs.command(name="list")
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def list_jobs(
+    *, bus: BusConfig, log: LogConfig, state: States = None, limit: Limit = 50, json_: fleet.JsonFlag = False
+) -> int:
+    """Lists the latest jobs, and how many wait."""
+    return listing(bus, log, lambda c: c.jobs(*(state or ()), limit=limit), show_jobs, json_=json_)
+
+
+@jobs.command
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def status(job: JobName, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Shows what is known about a job."""
+    return listing(bus, log, lambda c: c.job(job), show_status, json_=json_)
+
+
+@jobs.command
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def wait(
+    job: JobName, *, bus: BusConfig, log: LogConfig, timeout_s: Timeout = None, json_: fleet.JsonFlag = False
+) -> int:
+    """Waits until a job has ended and prints its answer."""
+    return _answer(bus, log, job, json_=json_, is_waiting=True, timeout_s=timeout_s)
+
+
+@jobs.command
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def result(job: JobName, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Prints the answer of a job that is done."""
+    return _answer(bus, log, job, json_=json_, is_waiting=False)
+
+
+@jobs.command
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def cancel(job: JobName, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+    """Cancels a job, whether it waits or runs."""
+    return listing(bus, log, lambda c: c.cancel_job(job), show_status, json_=json_)
+
+
+@jobs.command
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def dead(*, bus: BusConfig, log: LogConfig, limit: Limit = 50, json_: fleet.JsonFlag = False) -> int:
+    """Lists the jobs that ended without an answer, and why."""
+    return listing(bus, log, lambda c: c.dead_jobs(limit), show_jobs, json_=json_)
+
+
+@jobs.command
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def retry(
+    *job_ids: Annotated[str, Parameter(help="Ids of dead or failed jobs.")],
+    bus: BusConfig,
+    log: LogConfig,
+    every: Annotated[
+        bool, Parameter(name="--all", negative="", show_default=False, help="Every dead or failed job.")
+    ] = False,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Runs dead or failed jobs again, under their ids."""
+    if bool(job_ids) == every:
+        raise ConfigError("name the jobs to run again, or give --all")
+
+    async def again(client: Client) -> list[str]:
+        names = job_ids or [j.job_id for j in (await client.dead_jobs(1000)).jobs]
+        return [await client.retry_job(name) for name in names]
+
+    def show(names: list[str]) -> None:
+        for name in names:
+            say(name)
+
+    return listing(bus, log, again, show, json_=json_)
+
+
+@jobs.command
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def purge(
+    job: Annotated[str | None, Parameter(help="Only this job.")] = None,
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    state: States = None,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Forgets jobs that have ended, with their results."""
+
+    async def ask(client: Client) -> dict[str, Any]:
+        return {"purged": await client.purge_jobs(*(state or ()), job_id=job)}
+
+    return listing(bus, log, ask, lambda reply: say(f"{reply['purged']} jobs forgotten"), json_=json_)
+
+
+def _answer(
+    bus: BusConfig, log: LogConfig, job_id: str, *, json_: bool, is_waiting: bool, timeout_s: float | None = None
+) -> int:
+    logs.set_up(log)
+
+    async def main() -> int:
+        async with running.connected(_named(bus)) as client:
+            if is_waiting:
+                return _told(await client.job_end(job_id, timeout_s=timeout_s), json_=json_)
+            return _told(await client.job_answer(job_id), json_=json_)
+
+    return running.run(main)
+
+
+def _told(answer: JobAnswer, *, json_: bool) -> int:
+    """Prints how a job ended; anything but done is a failure."""
+    if json_:
+        show_json({"status": answer.status, "result": answer.result})
+    elif answer.state is JobState.DONE:
+        show_answer(answer)
+    elif answer.error is not None:
+        raise answer.error
+    elif answer.state not in TERMINAL:
+        note(f"sollol: job {answer.job_id} is {answer.state}; `sollol jobs wait` waits for it")
+    return 0 if answer.state is JobState.DONE else 1
+
+
+def _named(bus: BusConfig) -> BusConfig:
+    return msgspec.structs.replace(bus, name="sollol-cli")

@@ -1,0 +1,79 @@
+"""Jobs as tables and text."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from sollol_agents.cli.output import note, say, seconds, show_table
+from sollol_bus.jobs import JobAnswer
+from sollol_schemas.jobs import JobListReply, JobState, JobStatus
+
+_ERROR_WIDTH = 60
+
+
+def show_jobs(reply: JobListReply) -> None:
+    """A table of jobs, and one line about what waits."""
+    rows = [
+        (
+            job.job_id,
+            job.state.value,
+            str(job.priority),
+            job.model or "-",
+            job.node_id or "-",
+            str(job.tries),
+            str(job.tokens),
+            age(job.submitted_at),
+            _error(job),
+        )
+        for job in reply.jobs
+    ]
+    headings = ("JOB", "STATE", "PRIORITY", "MODEL", "NODE", "TRIES", "TOKENS", "AGE", "ERROR")
+    show_table(headings, rows, numbers=("PRIORITY", "TRIES", "TOKENS", "AGE"))
+    waiting = ", ".join(f"{n} of priority {p}" for p, n in reply.waiting.items()) or "none"
+    note(f"in the queue: {waiting}; delayed: {reply.delayed}; dead letters: {reply.dead}")
+
+
+def show_status(job: JobStatus) -> None:
+    """What is known about one job, a line for each fact that there is."""
+    facts = msgspec.to_builtins(job)
+    for name in ("type", "body_hash", "stream_seq", "result_seq"):
+        facts.pop(name, None)
+    error = facts.pop("error", None)
+    for name, value in facts.items():
+        say(f"{name:<14}{value}")
+    if error is not None:
+        say(f"{'error':<14}{error['code']}: {error['message']}")
+
+
+def show_answer(answer: JobAnswer) -> None:
+    """The answer of a job: its text, or the engine's JSON where there is none."""
+    if answer.result is None:
+        note(f"sollol: job {answer.job_id} is done, but its result has expired")
+        return
+    text = answer.text
+    say(text or bytes(answer.result.body).decode())
+    decision = answer.result.decision
+    if decision is not None and answer.result.figures is not None:
+        note(
+            f"— {decision.node_id} · {seconds(answer.result.figures.actual_s)} on the node, "
+            f"{seconds(answer.result.total_s)} in all · tries {answer.result.tries}"
+        )
+
+
+def age(submitted_at: str) -> str:
+    """Time since an instant."""
+    whole, dot, rest = submitted_at.partition(".")
+    text = f"{whole}{dot}{rest.rstrip('Z')[:6].ljust(6, '0')}+00:00" if dot else submitted_at
+    try:
+        since = datetime.now(UTC) - datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return "-"
+    return seconds(max(0.0, since.total_seconds()))
+
+
+def _error(job: JobStatus) -> str:
+    if job.error is None or job.state in (JobState.DONE, JobState.CANCELLED):
+        return ""
+    return f"{job.error.code}: {job.error.message}"[:_ERROR_WIDTH]
