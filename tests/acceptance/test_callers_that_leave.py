@@ -98,10 +98,14 @@ async def test_ctrl_c_at_the_terminal_cancels_the_request_on_the_fleet(
     fleet: ProcessFleet, engine: Emulator, tmp_path: Path
 ) -> None:
     argv = ("-m", "sollol_agents.cli", "generate", MODEL, "count down from 300", "--nats", fleet.nats_url)
+
+    async def has_begun() -> bool:
+        return (await asyncio.to_thread((tmp_path / "out").stat)).st_size > 4
+
     with (tmp_path / "out").open("wb") as out:
         process = await asyncio.create_subprocess_exec(sys.executable, *argv, stdout=out)
         try:
-            await eventually(lambda: (tmp_path / "out").stat().st_size > 4)
+            await eventually(has_begun)
             process.send_signal(signal.SIGINT)
             await eventually(lambda: _is_idle(engine))
             assert await asyncio.wait_for(process.wait(), 10) == 130

@@ -36,7 +36,7 @@ async def test_sigterm_ends_every_actor_in_order_and_leaves_nothing_running(flee
     up.signal(signal.SIGTERM)
     assert await asyncio.wait_for(up.wait(), 15) == 0
     stopped = [a.split()[1] for a in await actions(up) if a.startswith("actor_stopped")]
-    assert stopped == ["dispatcher", "scorer", "recorder"]
+    assert stopped == ["gateway", "dispatcher", "scorer", "recorder"]
     assert not [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
