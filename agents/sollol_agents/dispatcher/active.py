@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -17,13 +18,14 @@ from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.failover import GiveUp, Tries, after_failure, after_refusal
 from sollol_agents.dispatcher.fence import Phase
 from sollol_agents.dispatcher.intake import Request
+from sollol_agents.dispatcher.outcome import presumed_lost, unserved
 from sollol_bus.connection import SETTLING_S, Bus, ReplyInbox
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
 from sollol_bus.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState, ControlAttempt, ControlReply
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode
-from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.events import Outcome
 from sollol_schemas.execution import AttemptDone, AttemptFailed, AttemptFirstToken, AttemptReport, Taken
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantReply, GrantRequest
 
@@ -406,7 +408,7 @@ class ActiveRequest:
         except NotConnected:
             log.info("request %s: the caller could not be told: %s", self.request.request_id, error.code)
         if not is_reported:
-            self._host.report_outcome(self._unserved(error))
+            self._report_unserved(error)
         self._finish()
 
     def _finish(self) -> None:
@@ -426,43 +428,13 @@ class ActiveRequest:
             self._timer.cancel()
             self._timer = None
 
-    # -- outcomes -----------------------------------------------------------------------------------------
-
-    def _unserved(self, error: ErrorBody) -> Outcome:
-        """The outcome of a request that ended without an attempt of its own to report."""
-        status = {
-            ErrorCode.CANCELLED: OutcomeStatus.CANCELLED,
-            ErrorCode.BAD_REQUEST: OutcomeStatus.CLIENT_ERROR,
-            ErrorCode.UNKNOWN_MODEL: OutcomeStatus.CLIENT_ERROR,
-            ErrorCode.REQUEST_TOO_LARGE: OutcomeStatus.CLIENT_ERROR,
-        }.get(error.code, OutcomeStatus.FAILED)
-        return self._outcome(f"{self.request.request_id}-0", subjects.NO_NODE, status, error)
-
     def _report_lost(self, attempt: Attempt, error: ErrorBody) -> None:
-        self._host.report_outcome(
-            self._outcome(attempt.attempt_id, attempt.node_id, OutcomeStatus.PRESUMED_LOST, error, attempt)
-        )
+        self._host.report_outcome(presumed_lost(self.request, attempt.granted, error, finished_at=_instant()))
 
-    def _outcome(
-        self, attempt_id: str, node_id: str, status: OutcomeStatus, error: ErrorBody, attempt: Attempt | None = None
-    ) -> Outcome:
-        summary = attempt.granted.summary if attempt is not None else None
-        return Outcome(
-            attempt_id=attempt_id,
-            request_id=self.request.request_id,
-            node_id=node_id,
-            status=status,
-            reported_by=ReportedBy.DISPATCHER,
-            model=self.request.context.model,
-            kind=self.request.kind,
-            code=error.code,
-            message=error.message[:500],
-            instance=attempt.granted.instance if attempt is not None else "",
-            attempt=summary.attempt if summary is not None else 0,
-            mode=summary.mode if summary is not None else self.request.routing.routing_mode,
-            strategy=summary.strategy if summary is not None else "",
-            priority=self.request.routing.priority,
-            task_type=self.request.context.task_type,
-            predicted_s=summary.predicted_s if summary is not None else 0.0,
-            queue_s=summary.queue_s if summary is not None else time.monotonic() - self._began_mono_s,
-        )
+    def _report_unserved(self, error: ErrorBody) -> None:
+        waited_s = time.monotonic() - self._began_mono_s
+        self._host.report_outcome(unserved(self.request, error, waited_s=waited_s, finished_at=_instant()))
+
+
+def _instant() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
