@@ -164,12 +164,12 @@ def _judge_model(node: Node, waiting: Waiting) -> Rejection | None:
 
 
 def _is_capable(model: InstalledModel, kind: RequestKind) -> bool:
-    """Unknown capabilities are no reason to refuse; an embedding-only model cannot generate."""
+    """Unknown capabilities are no reason to refuse. Ollama answers 501 when a completion model is to embed."""
     known = set(model.capabilities)
     if not known or kind is RequestKind.PASSTHROUGH:
         return True
     if kind is RequestKind.EMBED:
-        return bool(known & {"embedding", "completion"})
+        return "embedding" in known
     return known != {"embedding"}
 
 
