@@ -131,6 +131,10 @@ async def test_nothing_reaches_an_inbox_after_the_end_of_its_stream(fleet: Proce
     assert len(heard) == count
 
 
+async def _has_written(path: Path) -> bool:
+    return (await asyncio.to_thread(path.stat)).st_size > 4
+
+
 async def _is_idle(engine: Emulator) -> bool:
     return await engine.in_flight() == 0
 
