@@ -75,6 +75,10 @@ wheel-test: $(INSTALLED) ## Runs the tests on the built wheel, away from the sou
 bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against a direct call.
 	$(PY) -m bench.overhead
 
+.PHONY: bench-live
+bench-live: $(INSTALLED) ## Plays the routing benchmark's arrivals on the real system with emulated engines.
+	$(PY) -m bench.live
+
 .PHONY: schemas
 schemas: $(INSTALLED) ## Renews schemas/json, schemas/asyncapi.yaml and the settings tables in the documents.
 	$(PY) -m sollol_contract

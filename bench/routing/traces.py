@@ -1,8 +1,9 @@
 """Replaying a recorded trace: one JSON object per line.
 
-    {"t": 12.5, "model": "base:8b", "prompt_tokens": 400, "output_tokens": 180, "task": "chat", "priority": 5}
+    {"t": 12.5, "model": "base:8b", "prompt_tokens": 400, "output_tokens": 180, "task": "chat", "priority": 5,
+     "session": "s1"}
 
-`t` is the arrival in seconds; `model`, `task` and `priority` may be left out. Models must be among the
+`t` is the arrival in seconds; `model`, `task`, `priority` and `session` may be left out. Models must be among the
 simulated ones.
 """
 
@@ -28,6 +29,7 @@ class TraceLine(msgspec.Struct, frozen=True, kw_only=True):
     model: str = "base:8b"
     task: str = "chat"
     priority: Annotated[int, Meta(ge=0, le=10)] = 5
+    session: str | None = None
 
 
 class BadTrace(ValueError):
@@ -59,6 +61,32 @@ def parse(lines: Iterable[bytes], *, speed_up: float = 1.0) -> list[Request]:
         entries.append(entry)
     entries.sort(key=lambda e: e.t)
     return [
-        Request(i, e.t / speed_up, MODELS[e.model], e.task, e.prompt_tokens, e.output_tokens, priority=e.priority)
+        Request(
+            i,
+            e.t / speed_up,
+            MODELS[e.model],
+            e.task,
+            e.prompt_tokens,
+            e.output_tokens,
+            priority=e.priority,
+            session=e.session,
+        )
         for i, e in enumerate(entries)
     ]
+
+
+def write(path: Path, requests: Iterable[Request]) -> None:
+    """Writes requests as a trace file that `read` reads."""
+    lines = [
+        TraceLine(
+            t=round(r.arrival_s, 6),
+            model=r.model.name,
+            task=r.task,
+            prompt_tokens=r.prompt_tokens,
+            output_tokens=r.output_tokens,
+            priority=r.priority,
+            session=r.session,
+        )
+        for r in requests
+    ]
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))

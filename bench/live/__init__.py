@@ -1,0 +1,1 @@
+"""The whole system on emulated machines against the simulation of the same machines."""
