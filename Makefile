@@ -71,9 +71,24 @@ wheel-test: $(INSTALLED) ## Runs the tests on the built wheel, away from the sou
 	cp -R tests pyproject.toml $(WHEEL_DIR)/away/
 	cd $(WHEEL_DIR)/away && ../venv/bin/python -P -m pytest -q tests/unit tests/integration tests/conformance
 
+.PHONY: bench
+bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.
+	$(PY) -m bench.overhead --quick
+	$(PY) -m bench.routing --quick
+
 .PHONY: bench-overhead
 bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against a direct call.
-	$(PY) -m bench.overhead
+	$(PY) -m bench.overhead --out bench/results/overhead.json
+
+.PHONY: bench-routing
+bench-routing: $(INSTALLED) ## Compares routing policies in virtual time: the whole table and its picture, about 5 minutes.
+	$(PY) -m pip install --quiet --disable-pip-version-check --group bench
+	$(PY) -m bench.routing --seeds 1,2,3 --out bench/results/routing.json
+	$(PY) -m bench.routing.plots bench/results/routing.json
+
+.PHONY: bench-live
+bench-live: $(INSTALLED) ## The real stack on the same traces, beside the simulation.
+	$(PY) -m bench.live --out bench/results/live.json
 
 .PHONY: bench-live
 bench-live: $(INSTALLED) ## Plays the routing benchmark's arrivals on the real system with emulated engines.
