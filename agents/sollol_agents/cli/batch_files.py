@@ -127,14 +127,11 @@ class AnswerFile:
             self._file = self._path.open("r+b" if self._path.exists() else "w+b")
         except OSError as error:
             raise ConfigError(f"{self._path} cannot be written: {error.strerror}") from error
-        end = 0
-        for line in self._file:
-            if not line.endswith(b"\n") or not self._is_answer(line):
-                break
-            end += len(line)
-            self.lines += 1
-        self._file.seek(end)
-        self._file.truncate()
+        try:
+            self._seek_end(self._file)
+        except BaseException:
+            self._file.close()
+            raise
         return self
 
     def __exit__(
@@ -149,6 +146,17 @@ class AnswerFile:
         self._file.write(line + b"\n")
         self._file.flush()
         self.lines += 1
+
+    def _seek_end(self, file: IO[bytes]) -> None:
+        """Goes behind the last whole answer and cuts off what follows it."""
+        end = 0
+        for line in file:
+            if not line.endswith(b"\n") or not self._is_answer(line):
+                break
+            end += len(line)
+            self.lines += 1
+        file.seek(end)
+        file.truncate()
 
     def _is_answer(self, line: bytes) -> bool:
         try:

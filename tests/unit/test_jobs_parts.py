@@ -1,0 +1,258 @@
+"""The pure parts around jobs: intake, answers, instants, callbacks, files of a batch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sollol_agents.analysis.detector import WordDetector
+from sollol_agents.cli.batch_files import AnswerFile, batch_id_of, output_line, read_items
+from sollol_agents.dispatcher.intake import Rejected
+from sollol_agents.dispatcher.jobs.answer import Incomplete, whole_answer
+from sollol_agents.dispatcher.jobs.callbacks import signature
+from sollol_agents.dispatcher.jobs.intake import UNLIMITED_S, Accepted, is_permitted_url, read_job, request_for
+from sollol_agents.dispatcher.jobs.letters import shortened
+from sollol_agents.dispatcher.jobs.times import InvalidInstant, instant, parse_instant
+from sollol_bus.errors import BadRequest, ConfigError
+from sollol_bus.jobs import JobAnswer, make_job, priority_of
+from sollol_schemas.context import RequestKind
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.jobs import JobResult, JobState, JobStatus
+from sollol_schemas.routing import RoutingMode
+from sollol_schemas.subjects import is_callback_subject
+
+BODY = {"model": "m", "prompt": "hi"}
+STATUS = JobStatus(job_id="j", state=JobState.QUEUED, priority=7)
+
+
+def read(job: object, headers: dict[str, str] | None = None, hosts: tuple[str, ...] = ()) -> Accepted:
+    return read_job(json.dumps(job).encode(), headers or {}, hosts=hosts, detector=WordDetector())
+
+
+@pytest.mark.parametrize(
+    ("job", "kind"),
+    [
+        ({"body": BODY}, RequestKind.GENERATE),
+        ({"body": {"model": "m", "messages": [{"role": "user", "content": "hi"}]}}, RequestKind.CHAT),
+        ({"body": {"model": "m", "input": ["a"]}}, RequestKind.EMBED),
+        ({"body": BODY, "path": "/v1/completions"}, RequestKind.PASSTHROUGH),
+        ({"body": {"model": "m", "input": "a"}, "kind": "embed"}, RequestKind.EMBED),
+    ],
+)
+def test_the_kind_follows_from_the_body_unless_it_is_given(job: object, kind: RequestKind) -> None:
+    assert read(job).request.kind is kind
+
+
+@pytest.mark.parametrize(
+    ("job", "code"),
+    [
+        ("nonsense", ErrorCode.BAD_REQUEST),
+        ({}, ErrorCode.BAD_REQUEST),
+        ({"body": {"prompt": "hi"}}, ErrorCode.BAD_REQUEST),
+        ({"body": "text"}, ErrorCode.BAD_REQUEST),
+        ({"body": {**BODY, "priority": 99}}, ErrorCode.BAD_REQUEST),
+        ({"body": BODY, "not_before": "tomorrow"}, ErrorCode.BAD_REQUEST),
+        ({"body": BODY, "not_before": "2026-01-01T00:00:00"}, ErrorCode.BAD_REQUEST),
+        ({"body": BODY, "path": "/api/pull"}, ErrorCode.FORBIDDEN),
+        ({"body": BODY, "callback_subject": "sollol.v1.node.attic.exec"}, ErrorCode.FORBIDDEN),
+        ({"body": BODY, "callback_subject": "callbacks.>"}, ErrorCode.FORBIDDEN),
+        ({"body": BODY, "callback_url": "http://elsewhere/x"}, ErrorCode.FORBIDDEN),
+        ({"body": BODY, "max_tries": 0}, ErrorCode.BAD_REQUEST),
+        ({"body": BODY, "deadline_s": -1}, ErrorCode.BAD_REQUEST),
+    ],
+)
+def test_a_job_that_cannot_be_run_says_why(job: object, code: ErrorCode) -> None:
+    with pytest.raises(Rejected) as caught:
+        read(job)
+    assert caught.value.error.code is code
+
+
+def test_a_jobs_request_is_patient_work_under_the_subjects_priority_without_a_limit() -> None:
+    accepted = read({"body": {**BODY, "priority": 2, "routing_mode": "fast"}})
+    request = request_for(accepted, STATUS, reply_to="_INBOX.x", waited_s=1e6, secret="s")
+    assert (request.routing.routing_mode, request.routing.priority) == (RoutingMode.ASYNC, 7)
+    assert request.deadline_s - request.waited_s == UNLIMITED_S
+    assert json.loads(request.body) == BODY
+
+
+def test_the_deadline_counts_from_when_the_job_was_due() -> None:
+    accepted = read({"body": BODY, "deadline_s": 30})
+    request = request_for(accepted, STATUS, reply_to="_INBOX.x", waited_s=10.0, secret="s")
+    assert (request.deadline_s, request.waited_s) == (30, 10.0)
+
+
+def test_no_two_tries_share_an_attempt_number() -> None:
+    accepted = read({"body": BODY})
+    tried = [
+        msgspec.structs.replace(STATUS, tries=t, losses=n, doubts=d)
+        for t, n, d in [(0, 0, 0), (1, 0, 0), (1, 1, 0), (2, 1, 0), (2, 1, 1)]
+    ]
+    numbers = [request_for(accepted, s, reply_to="", waited_s=0, secret="").first_attempt for s in tried]
+    assert numbers == sorted(set(numbers))
+    assert all(b - a >= 10 for a, b in itertools.pairwise(numbers))
+
+
+@pytest.mark.parametrize(
+    ("url", "is_permitted"),
+    [
+        ("https://hooks.example/x", True),
+        ("http://hooks.example:8080/x?y", True),
+        ("http://other.example:9000/", True),
+        ("http://other.example:9001/", False),
+        ("http://hooks.example.evil/x", False),
+        ("http://hooks.example@evil/x", False),
+        ("http://evil/?hooks.example", False),
+        ("http://evil#hooks.example", False),
+        ("ftp://hooks.example/x", False),
+        ("//hooks.example/x", False),
+        ("http://hooks.example\\@evil/", False),
+    ],
+)
+def test_results_are_posted_to_listed_hosts_only(url: str, is_permitted: bool) -> None:
+    assert is_permitted_url(url, ("hooks.example", "other.example:9000")) is is_permitted
+
+
+@pytest.mark.parametrize(
+    ("subject", "is_permitted"),
+    [
+        ("callbacks.mine", True),
+        ("callbacks.mine.too", True),
+        ("_INBOX.abc", True),
+        ("callbacks", False),
+        ("callbacks.", False),
+        ("callbacks.*", False),
+        ("sollol.v1.scorer.grant", False),
+        ("_INBOX_ctl.x", False),
+    ],
+)
+def test_results_are_published_to_callback_subjects_and_callers_inboxes_only(subject: str, is_permitted: bool) -> None:
+    assert is_callback_subject(subject) is is_permitted
+
+
+def test_the_chunks_of_a_chat_become_one_answer() -> None:
+    chunks = [
+        {"model": "m", "message": {"role": "assistant", "content": "a", "thinking": "t"}, "done": False},
+        {"model": "m", "message": {"role": "assistant", "content": "b", "tool_calls": [{"x": 1}]}, "done": False},
+        {"model": "m", "message": {"role": "assistant", "content": ""}, "done": True, "eval_count": 2},
+    ]
+    merged = json.loads(whole_answer(RequestKind.CHAT, [json.dumps(c).encode() for c in chunks]))
+    assert merged["message"] == {"role": "assistant", "content": "ab", "thinking": "t", "tool_calls": [{"x": 1}]}
+    assert (merged["done"], merged["eval_count"]) == (True, 2)
+
+
+def test_an_event_stream_becomes_a_json_string() -> None:
+    assert (
+        json.loads(whole_answer(RequestKind.PASSTHROUGH, [b"data: 1\n\n", b"data: 2\n\n"])) == "data: 1\n\ndata: 2\n\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "chunks"),
+    [
+        (RequestKind.GENERATE, []),
+        (RequestKind.GENERATE, [b'{"response":"a","done":false}']),
+        (RequestKind.GENERATE, [b"{", b'{"done":true}']),
+        (RequestKind.EMBED, [b'{"embeddings":[[1']),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_none(kind: RequestKind, chunks: list[bytes]) -> None:
+    with pytest.raises(Incomplete):
+        whole_answer(kind, chunks)
+
+
+def test_instants_survive_the_wire() -> None:
+    assert parse_instant(instant(1_700_000_000.125)) == 1_700_000_000.125
+    with pytest.raises(InvalidInstant):
+        parse_instant("soon")
+
+
+def test_a_signature_depends_on_key_time_and_body() -> None:
+    made = {signature(key, body, at) for key in ("a", "b") for body in (b"1", b"2") for at in (1, 2)}
+    assert len(made) == 8
+
+
+def test_a_letters_status_fits_into_a_header() -> None:
+    long = msgspec.structs.replace(STATUS, error=ErrorBody(code=ErrorCode.ENGINE_FAILED, message="é\r\n" * 5000))
+    assert len(msgspec.json.encode(shortened(long))) < 4096
+
+
+@pytest.mark.parametrize(("given", "number"), [("high", 8), ("deferred", 0), (3, 3), ("4", 4)])
+def test_priorities_have_names(given: int | str, number: int) -> None:
+    assert priority_of(given) == number
+
+
+@pytest.mark.parametrize("given", [11, -1, "huge", "11"])
+def test_a_priority_that_does_not_exist_is_refused(given: int | str) -> None:
+    with pytest.raises(BadRequest):
+        priority_of(given)
+
+
+class TestBatchFiles:
+    LINES = (
+        '{"model":"m","prompt":"a"}\n\n'
+        '{"custom_id":"x","kind":"chat","body":{"model":"m","messages":[]}}\n'
+        '{"custom_id":"y","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"a"}}\n'
+    )
+
+    def items_of(self, tmp_path: Path, text: str) -> Path:
+        path = tmp_path / "in.jsonl"
+        path.write_text(text)
+        return path
+
+    def test_three_formats_are_read(self, tmp_path: Path) -> None:
+        items = read_items(self.items_of(tmp_path, self.LINES))
+        assert [item.custom_id for item in items] == ["1", "x", "y"]
+        assert [item.job.kind for item in items] == [None, RequestKind.CHAT, None]
+        assert items[2].job.path == "/v1/embeddings"
+
+    @pytest.mark.parametrize("text", ["", "{\n", '{"prompt":"a"}\n', "[1]\n", '{"body":{},"kind":"dance"}\n'])
+    def test_a_file_that_cannot_be_used_says_where(self, tmp_path: Path, text: str) -> None:
+        with pytest.raises(ConfigError, match=r"in\.jsonl"):
+            read_items(self.items_of(tmp_path, text))
+
+    def test_a_changed_file_is_another_batch(self, tmp_path: Path) -> None:
+        one = batch_id_of(self.items_of(tmp_path, self.LINES))
+        assert one == batch_id_of(self.items_of(tmp_path, self.LINES))
+        assert one != batch_id_of(self.items_of(tmp_path, self.LINES + self.LINES))
+
+    def test_answers_go_on_behind_the_last_whole_line(self, tmp_path: Path) -> None:
+        items = read_items(self.items_of(tmp_path, self.LINES))
+        path = tmp_path / "out.jsonl"
+        lines = [output_line(item, _answer(item.custom_id, JobState.DONE))[0] for item in items]
+        path.write_bytes(lines[0] + b"\n" + lines[1][:10])
+        with AnswerFile(path, items) as file:
+            assert file.lines == 1
+            file.write(lines[1])
+            file.write(lines[2])
+        assert path.read_bytes() == b"".join(line + b"\n" for line in lines)
+
+    def test_answers_to_other_requests_are_not_continued(self, tmp_path: Path) -> None:
+        items = read_items(self.items_of(tmp_path, self.LINES))
+        path = tmp_path / "out.jsonl"
+        path.write_text('{"custom_id":"other","error":null}\n')
+        with pytest.raises(ConfigError, match="other requests"), AnswerFile(path, items):
+            pass
+
+    def test_a_failed_request_has_its_error_in_its_line(self, tmp_path: Path) -> None:
+        items = read_items(self.items_of(tmp_path, self.LINES))
+        line, is_ok = output_line(items[0], _answer("1", JobState.DEAD))
+        assert not is_ok
+        assert json.loads(line)["error"]["code"] == "engine_failed"
+
+
+def _answer(job_id: str, state: JobState) -> JobAnswer:
+    error = None if state is JobState.DONE else ErrorBody(code=ErrorCode.ENGINE_FAILED, message="x")
+    result = JobResult(job_id=job_id, state=state, body=msgspec.Raw(b'{"response":"a"}'))
+    return JobAnswer(
+        job_id=job_id, state=state, status=JobStatus(job_id=job_id, state=state, error=error), result=result
+    )
+
+
+def test_a_job_is_made_from_a_body_and_routing_fields() -> None:
+    job = make_job(BODY, not_before="2030-01-01T00:00:00Z")
+    assert json.loads(bytes(job.body)) == BODY
+    assert job.not_before == "2030-01-01T00:00:00Z"
