@@ -41,6 +41,9 @@ _FLEET_WITHIN_S: Final = 20.0
 _RECORDED_WITHIN_S: Final = 10.0
 _POLL_S: Final = 0.05
 _REASKS: Final = 3
+_LENGTH: Final = 40
+_LONG: Final = "please " * 700
+"""Reading it takes an engine long enough that some requests have not begun to stream when their node dies."""
 
 
 class _Result(msgspec.Struct, kw_only=True):
@@ -78,11 +81,12 @@ async def _main() -> int:
         await _wait_for(lambda: _up(client, set(nodes)), _FLEET_WITHIN_S, "the nodes did not join")
         _show_fleet(await client.nodes())
         await _stream_one(client)
-        is_good = await _mixed_while_killing(client, nodes[_VICTIM])
-        await _show_recorded(client)
+        results = await _mixed_while_killing(client, nodes[_VICTIM])
+        # what the victim finished in its last instant may have died with it unrecorded
+        await _show_recorded(client, at_least=sum(not r.error and r.node_id != _VICTIM for r in results))
         say("\nstopping: nodes, dispatcher, scorer, recorder, server")
     say(f"done in {time.monotonic() - began:.0f} s")
-    return exits.OK if is_good else exits.FAILED
+    return exits.FAILED if any(r.error for r in results) else exits.OK
 
 
 async def _start_nodes(floor: AsyncExitStack, stack: LocalStack, folder: Path) -> dict[str, Child]:
@@ -134,7 +138,7 @@ async def _stream_one(client: Client) -> None:
     say(f"\n  {provenance(stream.answer)}")
 
 
-async def _mixed_while_killing(client: Client, victim: Child) -> bool:
+async def _mixed_while_killing(client: Client, victim: Child) -> list[_Result]:
     say(f"\n2. {_REQUESTS} mixed requests; after {_KILL_AFTER} answers, kill -9 of the node `{_VICTIM}`\n")
     began = time.monotonic()
     done = 0
@@ -161,7 +165,7 @@ async def _mixed_while_killing(client: Client, victim: Child) -> bool:
     for result in results:
         if result.error:
             say(f"  failed    {result.kind}: {result.error}")
-    return len(good) == _REQUESTS
+    return results
 
 
 async def _ask(client: Client, number: int, on_done: Callable[[], None]) -> _Result:
@@ -186,7 +190,7 @@ async def _ask(client: Client, number: int, on_done: Callable[[], None]) -> _Res
 
 
 async def _one(client: Client, kind: str, number: int) -> Answer:
-    prompt = f"count down from {60 + number}"
+    prompt = f"{_LONG} count down from {_LENGTH + number}"
     match kind:
         case "chat":
             return await client.chat(_COUNTDOWN, [{"role": "user", "content": prompt}])
@@ -201,14 +205,14 @@ async def _one(client: Client, kind: str, number: int) -> Answer:
             return await client.generate(_COUNTDOWN, prompt)
 
 
-async def _show_recorded(client: Client) -> None:
+async def _show_recorded(client: Client, *, at_least: int) -> None:
     say("\n3. What the recorder wrote to SQLite\n")
     reply = StatsReply(total=(await client.stats()).total)
 
     async def all_written() -> bool:
         nonlocal reply
         reply = await client.stats()
-        return reply.total.successes > _REQUESTS
+        return reply.total.successes >= at_least
 
     await _wait_for(all_written, _RECORDED_WITHIN_S, "the recorder did not write every outcome")
     show_stats(reply)
