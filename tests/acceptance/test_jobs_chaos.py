@@ -39,7 +39,7 @@ SEED = int(os.environ.get("SOLLOL_CHAOS_SEED", "20"))
 CHAOS_S = float(os.environ.get("SOLLOL_CHAOS_S", "45"))
 JOBS = int(os.environ.get("SOLLOL_CHAOS_JOBS", "500"))
 QUIET_S = 60.0
-PAUSE_S = 3.0
+PAUSE_S = 4.0
 CALM_S = 3.0
 """An order is judged only so long after a kill or a return, and before the next."""
 BLUR_S = 0.5
@@ -178,7 +178,7 @@ async def _populate(fleet: ProcessFleet, victims: Victims) -> None:
             return await fleet.actor(actor.partition("-")[0], name=f"{actor}-{start}")
 
         await victims.add(actor, revive)
-    for name, tps in (("node-attic", "80"), ("node-cellar", "50")):
+    for name, tps in (("node-attic", "60"), ("node-cellar", "40")):
         engine = await fleet.emulator(name, *EMULATOR, "--decode-tps", tps)
 
         async def node(start: int, name: str = name, url: str = engine.url) -> Child:
@@ -190,7 +190,7 @@ async def _populate(fleet: ProcessFleet, victims: Victims) -> None:
 
 
 async def _submit(js: JetStreamContext, rng: random.Random, acked: set[str]) -> None:
-    """Hands all jobs over, one publish each, over half of the chaos."""
+    """Hands all jobs over, one publish each, over most of the chaos."""
     for number in range(JOBS):
         job_id = f"job-{number}"
         body = {"model": MODEL, "prompt": f"count down from {number % 40}"}
@@ -203,7 +203,7 @@ async def _submit(js: JetStreamContext, rng: random.Random, acked: set[str]) -> 
                 await asyncio.sleep(0.1)  # the server is away; the id makes a second publish harmless
             else:
                 acked.add(job_id)
-        await asyncio.sleep(0.5 * CHAOS_S / JOBS)  # spreads the jobs over the kills
+        await asyncio.sleep(0.6 * CHAOS_S / JOBS)  # spreads the jobs over the kills
 
 
 async def _results(js: JetStreamContext) -> tuple[list[dict[str, Any]], int]:

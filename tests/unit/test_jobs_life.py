@@ -86,6 +86,14 @@ def test_a_model_that_exists_nowhere_is_doubted_for_seconds_and_then_fails() -> 
     assert waited_s == 7.0
 
 
+def test_a_model_that_no_node_can_use_so_is_as_good_as_missing() -> None:
+    error = failure(ErrorCode.NO_ELIGIBLE_NODE, nodes={"attic": "wrong_capability: completion"})
+    step = life.after_failure(FRESH, error, RULES, random.Random(1))
+    assert step.status.doubts == 1
+    waiting = failure(ErrorCode.NO_ELIGIBLE_NODE, nodes={"attic": "wrong_capability", "cellar": "draining"})
+    assert life.after_failure(FRESH, waiting, RULES, random.Random(1)).status.doubts == 0
+
+
 @pytest.mark.parametrize("code", sorted(life.PATIENT))
 def test_what_is_nobodys_fault_is_waited_out_without_counting(code: ErrorCode) -> None:
     step = life.after_failure(FRESH, failure(code), RULES, random.Random(1))

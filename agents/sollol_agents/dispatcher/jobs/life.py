@@ -12,6 +12,7 @@ import random
 
 import msgspec
 
+from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobState, JobStatus
 
@@ -49,6 +50,7 @@ PATIENT: frozenset[ErrorCode] = frozenset(
     }
 )
 """Nobody's fault: waited out without counting."""
+_LASTING = frozenset({RejectionReason.MODEL_MISSING.value, RejectionReason.WRONG_CAPABILITY.value})
 
 
 class RetryRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,10 +208,17 @@ def _dead(status: JobStatus) -> JobStatus:
 
 
 def _cause(error: ErrorBody) -> ErrorCode:
-    """The code that counts: of exhausted attempts, the last one's when no engine was at fault."""
+    """The code that counts: of exhausted attempts the last one's, when no engine was at fault.
+
+    A model that every node has for another kind of work is as good as missing.
+    """
     last = error.details.get("last_code")
     if error.code is ErrorCode.ATTEMPTS_EXHAUSTED and last in {code.value for code in LOSSES}:
         return ErrorCode(last)
+    nodes = error.details.get("nodes")
+    if error.code is ErrorCode.NO_ELIGIBLE_NODE and isinstance(nodes, dict) and nodes:
+        if all(str(why).partition(":")[0] in _LASTING for why in nodes.values()):
+            return ErrorCode.UNKNOWN_MODEL
     return error.code
 
 
