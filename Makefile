@@ -87,10 +87,6 @@ bench-routing: $(INSTALLED) ## Compares routing policies in virtual time: the wh
 	$(PY) -m bench.routing.plots bench/results/routing.json
 
 .PHONY: bench-live
-bench-live: $(INSTALLED) ## The real stack on the same traces, beside the simulation.
-	$(PY) -m bench.live --out bench/results/live.json
-
-.PHONY: bench-live
 bench-live: $(INSTALLED) ## Plays the routing benchmark's arrivals on the real system with emulated engines.
 	$(PY) -m bench.live
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("bench.live", reason="the benchmarks are not part of the wheel")
+
 from bench.live.figures import order, row_of
 from bench.live.machines import MODEL, compressed, preset_of
 from bench.live.replay import Sample
