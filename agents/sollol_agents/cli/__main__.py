@@ -44,6 +44,7 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("load", "operating:load", _OPERATE, "Load a model on a node."),
     ("unload", "operating:unload", _OPERATE, "Unload a model from a node."),
     ("pull", "operating:pull", _OPERATE, "Download a model to a node."),
+    ("keys", "keys:keys", _OPERATE, "Make, list or revoke API keys of the gateways."),
     ("strategy", "steering:strategy", _OPERATE, "Show or change how nodes are picked."),
     ("breaker", "steering:breaker", _OPERATE, "List or close circuit breakers."),
     ("set", "operating:set_node", _OPERATE, "Change a node's weight or labels."),

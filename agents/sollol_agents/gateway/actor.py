@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
+from starlette.middleware.cors import CORSMiddleware
 
-from sollol_agents.gateway.app import Gate
+from sollol_agents.gateway.access import Access
+from sollol_agents.gateway.app import Gate, is_local
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.fleet import Fleet
 from sollol_agents.gateway.inference import Inference
@@ -22,6 +24,19 @@ from sollol_bus.discovery import Discovery
 from sollol_bus.version import VERSION
 
 log = logging.getLogger(__name__)
+
+
+def with_cors(app: Gate, config: GatewayConfig) -> Any:  # noqa: ANN401 an ASGI application
+    """The application, callable from the web pages of the configured origins."""
+    if not config.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=config.cors_origins,
+        allow_methods=["GET", "POST", "DELETE", "HEAD"],
+        allow_headers=["*"],
+        expose_headers=["*"],
+    )
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,9 +74,17 @@ class Gateway(Actor[GatewayConfig]):
             spawn=lambda coroutine, name: self.spawn(coroutine, name=name),
             on_end=self.drain_progress,
         )
+        access = Access(self.bus, require_key=self.config.require_key, is_local=is_local(self.config))
+        await access.start(lambda coroutine, name: self.spawn(coroutine, name=name))
+        if not is_local(self.config) and not self.config.require_key:
+            log.warning(
+                "anybody who reaches %s may use this gateway: set require_key to ask for API keys",
+                self.config.host,
+                extra={"action": "gateway_open"},
+            )
         self._pages = Pages(self.config, self.bus, Fleet(self.bus), metrics)
-        self._gate = Gate(self.config, self.bus, self._inference, self._pages.application())
-        self._server = self._pages.server = HttpServer(self._gate, self.config)
+        self._gate = Gate(self.config, self.bus, access, self._inference, self._pages.application())
+        self._server = self._pages.server = HttpServer(with_cors(self._gate, self.config), self.config)
         await self._server.start()
         self.spawn(self._tick(), name="clock")
         self._discovery = Discovery(

@@ -10,22 +10,26 @@ import functools
 import ipaddress
 import logging
 import socket
+from collections.abc import MutableMapping
 from typing import Any, Final
 
+import msgspec
+
 from sollol_agents.gateway import telling
+from sollol_agents.gateway.access import Access, Guest
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.dialects import TEXT, Dialect, Header, dialect_of, refusal
+from sollol_agents.gateway.dialects import TEXT, Header, dialect_of, refusal
 from sollol_agents.gateway.inference import Asked, Inference, bad_request
 from sollol_agents.gateway.reply import Receive, Reply, Send, read_body
-from sollol_agents.gateway.server import Connection
 from sollol_bus.connection import Bus
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.routing import InvalidRouting, parse_routing
 
 log = logging.getLogger(__name__)
 
-Scope = dict[str, Any]
+Scope = MutableMapping[str, Any]
 
 HOT: Final[dict[str, RequestKind]] = {
     "/api/generate": RequestKind.GENERATE,
@@ -39,6 +43,8 @@ HOT: Final[dict[str, RequestKind]] = {
     "/v1/messages": RequestKind.PASSTHROUGH,
     "/v1/messages/count_tokens": RequestKind.PASSTHROUGH,
 }
+HIGHEST_PRIORITY: Final = 10
+PRIORITY_HEADER: Final = "x-sollol-priority"
 OTHER: Final = "other"
 """What metrics call paths that only an engine knows."""
 NOT_FOUND: Final = b"404 page not found"
@@ -76,11 +82,20 @@ class Gate:
     Args:
         config: Settings.
         bus: The gateway's connection.
+        access: Knows the keys.
         inference: Serves inference.
         others: Serves every other path; an ASGI application.
     """
 
-    def __init__(self, config: GatewayConfig, bus: Bus, inference: Inference, others: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        config: GatewayConfig,
+        bus: Bus,
+        access: Access,
+        inference: Inference,
+        others: Any,  # noqa: ANN401
+    ) -> None:
+        self._access = access
         self._config = config
         self._bus = bus
         self._inference = inference
@@ -90,36 +105,47 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        connection: Connection = scope["state"]["connection"]
-        reply = Reply(send, connection, self._config.reader_timeout_s)
+        reply = Reply(send, scope["state"]["connection"], self._config.reader_timeout_s)
         path = scope["path"]
         try:
-            self._admit(scope)
-            kind = HOT.get(path)
-            if kind is None and scope["method"] == "POST" and is_unknown(path):
-                kind = RequestKind.PASSTHROUGH
-            if kind is None or scope["method"] != "POST":
-                await self._others(scope, receive, send)
-                return
-            asked = await self._read(scope, receive, kind)
+            guest = self._admit(scope)
+            guest.enter()
         except SollolError as error:
-            await self._refuse(reply, dialect_of(path), error, path)
+            await self._refuse(reply, path, error)
             return
+        try:
+            await self._serve(scope, receive, send, reply, guest)
+        except SollolError as error:
+            await self._refuse(reply, path, error)
+        finally:
+            guest.leave()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, reply: Reply, guest: Guest) -> None:
+        path = scope["path"]
+        kind = HOT.get(path)
+        if kind is None and scope["method"] == "POST" and is_unknown(path):
+            kind = RequestKind.PASSTHROUGH
+        if kind is None or scope["method"] != "POST":
+            scope["state"]["guest"] = guest
+            await self._others(scope, receive, send)
+            return
+        asked = await self._read(scope, receive, kind, guest)
         if asked is None:
             await reply.whole(404, [(b"content-type", TEXT)], NOT_FOUND)
             return
-        await self._inference.serve(asked, reply, connection)
+        await self._inference.serve(asked, reply, scope["state"]["connection"])
 
-    def _admit(self, scope: Scope) -> None:
-        """Whether the request may come in at all.
+    def _admit(self, scope: Scope) -> Guest:
+        """Who makes the request, when it may come in at all.
 
         Raises:
             SollolError: It may not.
         """
         if self._hosts is not None and not is_allowed_host(_header(scope["headers"], b"host"), self._hosts):
             raise error_from(ErrorBody(code=ErrorCode.FORBIDDEN, message="this Host is not served here"))
+        return self._access.guest(scope["headers"], scope["path"])
 
-    async def _read(self, scope: Scope, receive: Receive, kind: RequestKind) -> Asked | None:
+    async def _read(self, scope: Scope, receive: Receive, kind: RequestKind, guest: Guest) -> Asked | None:
         """The request with its body; None for a path that nobody knows without a model to send it to.
 
         Raises:
@@ -138,6 +164,8 @@ class Gate:
             wishes = telling.wishes_in(headers)
         except telling.InvalidHeader as error:
             raise bad_request(str(error)) from error
+        if guest.max_priority < HIGHEST_PRIORITY:
+            wishes = capped(wishes, body if kind is not RequestKind.PASSTHROUGH else b"", guest.max_priority)
         is_known = path in HOT
         if not is_known and b'"model"' not in body:
             return None
@@ -151,14 +179,41 @@ class Gate:
             wishes=wishes,
         )
 
-    async def _refuse(self, reply: Reply, dialect: Dialect, error: SollolError, path: str) -> None:
+    async def _refuse(self, reply: Reply, path: str, error: SollolError) -> None:
         if error.body.code is ErrorCode.CANCELLED:
             return  # nobody is there to be told
-        refused = refusal(dialect, error.body, path)
+        refused = refusal(dialect_of(path), error.body, path)
+        headers = list(refused.headers)
+        if refused.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
         try:
-            await reply.whole(refused.status, list(refused.headers), refused.body)
+            await reply.whole(refused.status, headers, refused.body)
         except SollolError as cut:
             log.info("the client was cut: %s", cut, extra={"action": "reader_cut"})
+
+
+class _Priority(msgspec.Struct):
+    priority: Any = None
+
+
+def capped(wishes: telling.Wishes, body: bytes, highest: int) -> telling.Wishes:
+    """Wishes whose priority is at most `highest`; a header wins over the body, on the bus as here.
+
+    Raises:
+        SollolError: The priority asked for is none.
+    """
+    stated: dict[str, object] = {}
+    if b'"priority"' in body:
+        try:
+            stated["priority"] = msgspec.json.decode(body, type=_Priority).priority
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            stated = {}  # the dispatcher says what is wrong with the body
+    try:
+        asked = parse_routing(stated, wishes.headers).priority
+    except InvalidRouting as error:
+        raise bad_request(str(error)) from error
+    headers = {**wishes.headers, PRIORITY_HEADER: str(min(asked, highest))}
+    return telling.Wishes(headers, wishes.request_id)
 
 
 def is_unknown(path: str) -> bool:
@@ -211,13 +266,21 @@ def _length(headers: list[Header]) -> int | None:
     return int(text) if text.isdigit() else None
 
 
+def is_local(config: GatewayConfig) -> bool:
+    """Whether only this machine can reach the gateway."""
+    try:
+        return config.host == "localhost" or ipaddress.ip_address(config.host).is_loopback
+    except ValueError:
+        return False
+
+
 def allowed_hosts(config: GatewayConfig) -> frozenset[str] | None:
     """The names by which requests may call us, or None for all.
 
     On a loopback address only names of this machine are served: a web page could otherwise give its own name our
     address and read every answer.
     """
-    if "*" in config.hosts or not (config.host == "localhost" or ipaddress.ip_address(config.host).is_loopback):
+    if "*" in config.hosts or not is_local(config):
         return None
     return frozenset({"", "localhost", socket.gethostname().lower(), *(host.lower() for host in config.hosts)})
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 JSON: Final = b"application/json; charset=utf-8"
@@ -73,6 +74,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 def refusal(dialect: Dialect, error: ErrorBody, path: str = "") -> Refusal:
     """The answer to a request that failed before a byte of it was sent."""
+    error = unable(error, path)
     status = error.http_status
     said = _engines_own(dialect, error)
     headers: list[Header] = []
@@ -84,6 +86,22 @@ def refusal(dialect: Dialect, error: ErrorBody, path: str = "") -> Refusal:
         headers.append((b"content-type", JSON if dialect is Dialect.OLLAMA else PLAIN_JSON))
     headers += retry_headers(error)
     return Refusal(status=status, headers=tuple(headers), body=body)
+
+
+def unable(error: ErrorBody, path: str) -> ErrorBody:
+    """A client's mistake in place of a missing node, when every node that has the model says that it cannot do this."""
+    nodes = error.details.get("nodes")
+    if error.code is not ErrorCode.NO_ELIGIBLE_NODE or not isinstance(nodes, dict):
+        return error
+    reasons = [str(reason) for reason in nodes.values() if not str(reason).startswith(RejectionReason.MODEL_MISSING)]
+    if not reasons or not all(reason.startswith(RejectionReason.WRONG_CAPABILITY) for reason in reasons):
+        return error
+    model = error.details.get("model", "")
+    if "embed" in path:
+        message = "This server does not support embeddings. Start it with `--embeddings`"
+        return ErrorBody(code=ErrorCode.ENGINE_REJECTED, status=501, message=message)
+    what = "generate" if path == "/api/generate" else "chat"
+    return ErrorBody(code=ErrorCode.ENGINE_REJECTED, status=400, message=f'"{model}" does not support {what}')
 
 
 def retry_headers(error: ErrorBody) -> list[Header]:

@@ -14,7 +14,7 @@ import msgspec
 from sollol_agents.gateway import merging
 from sollol_agents.gateway.merging import Row
 from sollol_bus.connection import Bus
-from sollol_bus.errors import NoEligibleNode, NoResponders, SollolError, error_from
+from sollol_bus.errors import NoEligibleNode, NoResponders, SollolError, UnknownModel, error_from
 from sollol_bus.messages import decode, encode, error_of
 from sollol_bus.streaming import request_many
 from sollol_schemas import subjects
@@ -31,6 +31,7 @@ _FRESH_S: Final = 0.5
 _QUICK_S: Final = 2.0
 _LONG_S: Final = 86_400.0
 _GAP_S: Final = 600.0
+_MODELS_LISTED: Final = 50
 
 
 class Fleet:
@@ -67,6 +68,19 @@ class Fleet:
         nodes = (await self.nodes()).nodes
         return merging.tags(nodes, await self._said(nodes, EngineOperation.TAGS))
 
+    async def holders(self, model: str) -> list[str]:
+        """The nodes that have a model on disk, by their engines' own word.
+
+        Raises:
+            SollolError: No node has it; the error lists what exists.
+        """
+        wanted = merging.canonical(model)
+        rows = await self.tags()
+        for row in rows:
+            if merging.canonical(str(row["name"])) == wanted:
+                return list(row["nodes"])
+        raise _unknown(model, sorted(str(row["name"]) for row in rows))
+
     async def running(self) -> list[Row]:
         """The models in all memories."""
         nodes = (await self.nodes()).nodes
@@ -79,13 +93,14 @@ class Fleet:
             SollolError: No node has it, or none answers.
         """
         nodes = (await self.nodes()).nodes
+        wanted = model if ":" in model else f"{model}:latest"
         found = merging.having(nodes, model)
-        if not found:
-            wanted = model if ":" in model else f"{model}:latest"
-            details: dict[str, Any] = {"model": wanted, "models": merging.model_names(nodes)[:50]}
-            raise error_from(
-                ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message=f"model '{wanted}' not found", details=details)
-            )
+        if not found:  # perhaps it is new, and telemetry a moment behind
+            try:
+                holders = await self.holders(model)
+            except UnknownModel as error:
+                raise _unknown(wanted, error.details["models"]) from error
+            found = [view for view in nodes if view.node_id in holders]
         ollama = [view for view in found if view.telemetry.engine.kind is EngineKind.OLLAMA]
         if not ollama:
             return encode(merging.show_of(found[0], model))
@@ -157,6 +172,11 @@ class Fleet:
 
 class _Listed(msgspec.Struct):
     models: list[Row] | None = None
+
+
+def _unknown(model: str, known: list[str]) -> SollolError:
+    details: dict[str, Any] = {"model": model, "models": known[:_MODELS_LISTED]}
+    return error_from(ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message=f"model '{model}' not found", details=details))
 
 
 def _no_node(node_id: str) -> SollolError:

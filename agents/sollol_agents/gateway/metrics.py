@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
 from sollol_schemas.decision import DecisionSummary
@@ -24,6 +24,7 @@ class Metrics:
     """The counters of one gateway."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use here
         registry = self._registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "sollol_gateway_requests_total", "Requests answered.", ["path", "status"], registry=registry

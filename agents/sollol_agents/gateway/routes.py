@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from sollol_agents.gateway import merging
 from sollol_agents.gateway.app import HOT, NOT_ALLOWED, NOT_FOUND
+from sollol_agents.gateway.bodies import body_of
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.dialects import JSON, NDJSON, PLAIN_JSON, dialect_of, error_in_stream, refusal
+from sollol_agents.gateway.dialects import JSON, PLAIN_JSON, dialect_of, refusal
 from sollol_agents.gateway.fleet import Fleet
+from sollol_agents.gateway.management import Management
 from sollol_agents.gateway.metrics import Metrics
+from sollol_agents.gateway.openapi import document
 from sollol_agents.gateway.server import HttpServer
 from sollol_bus.connection import Bus
 from sollol_bus.errors import BadRequest, SollolError, UnknownModel, error_from
@@ -26,9 +27,9 @@ from sollol_bus.version import VERSION
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.telemetry import NodeState
 
+_JOB_PATHS: Final = ("/v1/files", "/v1/files/{rest:path}", "/v1/batches", "/v1/batches/{rest:path}")
 _OLLAMA_VERSION: Final = "0.33.0"
 """Told when no Ollama is in the fleet: the API that is spoken here."""
-_BODY_MAX_BYTES: Final = 1 << 20
 
 
 class Pages:
@@ -39,6 +40,7 @@ class Pages:
         self._bus = bus
         self._fleet = fleet
         self._metrics = metrics
+        self._management = Management(fleet)
         self.server: HttpServer | None = None
         """Set once it listens."""
         self.is_draining = False
@@ -58,9 +60,12 @@ class Pages:
             "/healthz": self.healthz,
             "/readyz": self.readyz,
             "/metrics": self.metrics,
+            "/openapi.json": self.openapi,
         }
         routes = [Route(path, page, methods=["GET", "HEAD"]) for path, page in reads.items()]
         routes.append(Route("/api/show", self.show, methods=["POST"]))
+        routes += self._management.routes()
+        routes += [Route(path, self.no_files, methods=["GET", "POST", "DELETE"]) for path in _JOB_PATHS]
         routes += [Route(path, _never, methods=["POST"]) for path in HOT]
         return Starlette(
             routes=routes,
@@ -117,6 +122,12 @@ class Pages:
             body=ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message=f"model '{name}' not found", details=details)
         )
 
+    async def no_files(self, request: Request) -> Response:
+        """Refuses: files and batches need durable jobs, which this version does not have."""
+        message = "files and batches are not supported by this version: send the requests one by one"
+        body = ErrorBody(code=ErrorCode.BAD_REQUEST, status=501, message=f"{request.url.path}: {message}")
+        raise error_from(body)
+
     # -- operations -----------------------------------------------------------------------------------------
 
     async def healthz(self, _request: Request) -> Response:
@@ -150,6 +161,10 @@ class Pages:
         text = self._metrics.text(fleet, connections)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    async def openapi(self, _request: Request) -> Response:
+        """What can be asked here, for machines."""
+        return _json(document(), PLAIN_JSON)
+
     async def stats(self, request: Request) -> Response:
         """Statistics of the cluster."""
         return _json(await self._fleet.stats(_window(request)))
@@ -166,39 +181,6 @@ class Pages:
         path = request.url.path
         refused = refusal(dialect_of(path), error.body, path)
         return Response(refused.body, refused.status, {k.decode(): v.decode() for k, v in refused.headers})
-
-
-async def body_of(request: Request) -> dict[str, Any]:
-    """The JSON object in a request.
-
-    Raises:
-        SollolError: It is too large, or none.
-    """
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _BODY_MAX_BYTES:
-            message = f"the body's {len(body)} bytes exceed the limit of {_BODY_MAX_BYTES} bytes"
-            raise error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
-    if not body:
-        raise BadRequest("missing request body")
-    try:
-        return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the body is not a JSON object: {error}") from error
-
-
-def progress(path: str, objects: AsyncIterator[bytes]) -> Response:
-    """Objects as they come, a line each; what goes wrong is the last line."""
-
-    async def lines() -> AsyncIterator[bytes]:
-        try:
-            async for one in objects:
-                yield one + b"\n"
-        except SollolError as error:
-            yield error_in_stream(dialect_of(path), error.body, path)
-
-    return StreamingResponse(lines(), media_type=NDJSON.decode())
 
 
 def _json(value: object, content_type: bytes = JSON, status: int = 200) -> Response:
@@ -219,7 +201,7 @@ def _window(request: Request) -> float:
 async def _plain(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = {404: NOT_FOUND, 405: NOT_ALLOWED}.get(error.status_code, str(error.detail).encode())
-    return Response(text, error.status_code, media_type="text/plain", headers=dict(error.headers or {}))
+    return Response(text, error.status_code, headers={**(error.headers or {}), "content-type": "text/plain"})
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:

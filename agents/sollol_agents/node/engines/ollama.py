@@ -97,11 +97,18 @@ class OllamaRun(Run):
             self.content_type = answer.content_type
             async for data in answer:
                 lines = split(splitter, data)
-                for line in lines:
-                    final = check_line(line) or final
+                failure: SollolError | None = None
+                for index, line in enumerate(lines):
+                    try:
+                        final = check_line(line) or final
+                    except SollolError as error:
+                        failure, lines = error, lines[:index]  # what came before it is the caller's
+                        break
                 self.output_chunks += len(lines)
                 if lines:
                     yield lines
+                if failure is not None:
+                    raise failure
         if splitter.rest.strip():
             # A last line without its line feed is complete when it is the final object, and half a line otherwise.
             final = check_line(splitter.rest.strip())

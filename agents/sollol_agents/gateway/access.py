@@ -1,0 +1,175 @@
+"""Who may come in, and how much of it. The ceilings of a key hold in each gateway for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
+
+from sollol_agents.gateway.dialects import Header
+from sollol_agents.gateway.keys import ApiKey, KeyRing, KeyStore
+from sollol_bus.connection import Bus
+from sollol_bus.errors import QueueFull, SollolError, Unauthorized, error_from
+from sollol_schemas.errors import ErrorBody, ErrorCode
+
+log = logging.getLogger(__name__)
+
+_OPEN_PATHS: Final = frozenset({"/", "/healthz", "/readyz"})
+_RETRY_S: Final = 1.0
+
+
+class Ceiling:
+    """The ceilings of one key: a bucket of requests that refills with time, and a count of those that are open."""
+
+    __slots__ = ("_at", "_left", "key", "open")
+
+    def __init__(self, key: ApiKey, now: float) -> None:
+        self.key = key
+        self.open = 0
+        self._left = self._size
+        self._at = now
+
+    @property
+    def _size(self) -> float:
+        return max(1.0, self.key.requests_per_minute)
+
+    def take(self, now: float) -> ErrorBody | None:
+        """Counts a request in, or says why it may not come in now; a burst may use a whole minute's share."""
+        key = self.key
+        if key.max_concurrent and self.open >= key.max_concurrent:
+            message = f"the key {key.name!r} may have {key.max_concurrent} requests open at a time"
+            return ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": 1})
+        if key.requests_per_minute:
+            rate = key.requests_per_minute / 60.0
+            self._left = min(self._size, self._left + max(0.0, now - self._at) * rate)
+            self._at = now
+            if self._left < 1.0:
+                message = f"the key {key.name!r} may make {key.requests_per_minute:g} requests per minute"
+                wait_s = (1.0 - self._left) / rate
+                return ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": wait_s})
+            self._left -= 1.0
+        self.open += 1
+        return None
+
+    def give_back(self) -> None:
+        """A request is over."""
+        self.open -= 1
+
+
+class Guest:
+    """Who makes a request."""
+
+    __slots__ = ("_ceiling", "is_admin")
+
+    def __init__(self, ceiling: Ceiling | None, *, is_admin: bool) -> None:
+        self._ceiling = ceiling
+        self.is_admin = is_admin
+
+    @property
+    def max_priority(self) -> int:
+        """The highest priority that its requests may have."""
+        return self._ceiling.key.max_priority if self._ceiling is not None else 10
+
+    def enter(self) -> None:
+        """Counts a request in; to be undone by `leave`.
+
+        Raises:
+            QueueFull: A ceiling is reached.
+        """
+        if self._ceiling is not None:
+            refused = self._ceiling.take(time.monotonic())
+            if refused is not None:
+                raise QueueFull(body=refused)
+
+    def leave(self) -> None:
+        """The request is over."""
+        if self._ceiling is not None:
+            self._ceiling.give_back()
+
+
+class Access:
+    """Knows the keys, and keeps up with their changes.
+
+    Args:
+        bus: The gateway's connection.
+        require_key: Whether nobody comes in without a key.
+        is_local: Whether only this machine can come in: then whoever does is an administrator, key or not.
+    """
+
+    def __init__(self, bus: Bus, *, require_key: bool, is_local: bool) -> None:
+        self._bus = bus
+        self._store = KeyStore(bus)
+        self._require_key = require_key
+        self._anonymous = Guest(None, is_admin=is_local and not require_key)
+        self._ceilings: dict[str, Ceiling] = {}
+        self._loading: asyncio.Task[None] | None = None
+
+    async def start(self, spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]) -> None:
+        """Reads the keys and listens for changes.
+
+        Raises:
+            SollolError: The bucket cannot be reached.
+        """
+        await self._store.prepare()
+        changed = asyncio.Event()
+        self._bus.subscribe(self._store.subject, lambda _: changed.set())
+        self._bus.on_reconnect(changed.set)
+        self._know(await self._store.load())
+        spawn(self._follow(changed), "keys")
+
+    async def _follow(self, changed: asyncio.Event) -> None:
+        while True:
+            await changed.wait()
+            changed.clear()
+            try:
+                self._know(await self._store.load())
+            except SollolError as error:
+                log.warning("the API keys cannot be read: %s", error, extra={"action": "keys_unread"})
+                await asyncio.sleep(_RETRY_S)
+                changed.set()
+
+    def _know(self, ring: KeyRing) -> None:
+        known, now = self._ceilings, time.monotonic()
+        self._ceilings = {}
+        for key in ring.keys:
+            kept = known.get(key.secret_sha256)
+            self._ceilings[key.secret_sha256] = kept if kept is not None and kept.key == key else Ceiling(key, now)
+
+    def guest(self, headers: Iterable[Header], path: str) -> Guest:
+        """Who makes a request.
+
+        Raises:
+            Unauthorized: A key is needed, and the one given is not known.
+        """
+        token = token_in(headers) if self._ceilings or self._require_key else b""
+        if token:
+            ceiling = self._ceilings.get(hashlib.sha256(token).hexdigest())
+            if ceiling is not None:
+                return Guest(ceiling, is_admin=ceiling.key.is_admin)
+        if self._require_key and path not in _OPEN_PATHS:
+            raise Unauthorized("unknown API key" if token else "an API key is needed: Authorization: Bearer KEY")
+        return self._anonymous
+
+
+def token_in(headers: Iterable[Header]) -> bytes:
+    """The key in a request's headers, as Ollama's and OpenAI's clients send it or as Anthropic's do; empty: none."""
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip()
+        if name == b"x-api-key":
+            return value.strip()
+    return b""
+
+
+def require_admin(guest: Guest) -> None:
+    """Returns when a guest may change models.
+
+    Raises:
+        SollolError: It may not.
+    """
+    if not guest.is_admin:
+        message = "managing models needs an administrator's key: `sollol keys create NAME --admin`"
+        raise error_from(ErrorBody(code=ErrorCode.FORBIDDEN, message=message))

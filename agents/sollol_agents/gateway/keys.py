@@ -1,0 +1,135 @@
+"""API keys: kept as hashes in one entry of the settings bucket, shown once when they are made."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import secrets
+from collections.abc import Callable
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from sollol_bus.connection import Bus
+from sollol_bus.errors import BadRequest, Conflict
+from sollol_bus.jetstream import bucket_spec, ensure_stream
+from sollol_bus.kv import Bucket
+from sollol_bus.messages import encode
+from sollol_schemas import subjects
+from sollol_schemas.units import Instant, Priority
+
+ENTRY: Final = "api_keys"
+_PREFIX: Final = "sk-sollol-"
+_NAME_MAX: Final = 64
+_KEYS_MAX: Final = 10_000
+_WRITES: Final = 20
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """One key, without its secret."""
+
+    key_id: str
+    name: str
+    secret_sha256: str
+    created_at: Instant
+    is_admin: bool = False
+    """May pull, create, copy, push and delete models."""
+    max_priority: Priority = 10
+    requests_per_minute: Annotated[float, Meta(ge=0, description="0: no ceiling.")] = 0.0
+    max_concurrent: Annotated[int, Meta(ge=0, description="Requests open at a time; 0: no ceiling.")] = 0
+
+
+class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
+    """Every key, as it is stored."""
+
+    keys: tuple[ApiKey, ...] = ()
+
+
+def hashed(secret: str) -> str:
+    """What is kept of a secret: it is random and long, so that one round of SHA-256 is enough."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class KeyStore:
+    """The keys in the settings bucket; every method raises a `BusError` when the bucket cannot be reached."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._bucket = Bucket(bus, subjects.SETTINGS_BUCKET)
+
+    @property
+    def subject(self) -> str:
+        """Where changes can be overheard."""
+        return self._bucket.subject(ENTRY)
+
+    async def prepare(self) -> None:
+        """Makes the bucket when it is not there."""
+        await ensure_stream(self._bus, bucket_spec(subjects.SETTINGS_BUCKET))
+
+    async def load(self) -> KeyRing:
+        """Every key."""
+        return (await self._bucket.get(ENTRY)).decode(KeyRing) or KeyRing()
+
+    async def create(
+        self,
+        name: str,
+        *,
+        is_admin: bool = False,
+        max_priority: int = 10,
+        requests_per_minute: float = 0.0,
+        max_concurrent: int = 0,
+    ) -> tuple[ApiKey, str]:
+        """A new key and its secret, which is kept nowhere.
+
+        Raises:
+            BadRequest: The name is empty or too long, or there are too many keys.
+        """
+        if not name or len(name) > _NAME_MAX or not name.isprintable():
+            raise BadRequest(f"a key's name has 1 to {_NAME_MAX} printable characters, not {name[:80]!r}")
+        secret = _PREFIX + secrets.token_urlsafe(32)
+        digest = hashed(secret)
+        fields = {
+            "key_id": digest[:12],
+            "name": name,
+            "secret_sha256": digest,
+            "created_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "is_admin": is_admin,
+            "max_priority": max_priority,
+            "requests_per_minute": requests_per_minute,
+            "max_concurrent": max_concurrent,
+        }
+        try:
+            key = msgspec.convert(fields, ApiKey)
+        except msgspec.ValidationError as error:
+            raise BadRequest(str(error)) from error
+        await self._change(lambda ring: KeyRing(keys=(*ring.keys, key)))
+        return key, secret
+
+    async def revoke(self, key_id: str) -> ApiKey:
+        """Removes a key, by its id or its name; gateways refuse it within a moment.
+
+        Raises:
+            BadRequest: There is no such key, or the name is that of several.
+        """
+        found: list[ApiKey] = []
+
+        def without(ring: KeyRing) -> KeyRing:
+            found[:] = [key for key in ring.keys if key_id in (key.key_id, key.name)]
+            if len(found) != 1:
+                raise BadRequest(f"{len(found) or 'no'} keys are called {key_id!r}; `sollol keys list` shows their ids")
+            return KeyRing(keys=tuple(key for key in ring.keys if key is not found[0]))
+
+        await self._change(without)
+        return found[0]
+
+    async def _change(self, change: Callable[[KeyRing], KeyRing]) -> None:
+        await self.prepare()
+        for _ in range(_WRITES):
+            entry = await self._bucket.get(ENTRY)
+            ring = change(entry.decode(KeyRing) or KeyRing())
+            if len(ring.keys) > _KEYS_MAX:
+                raise BadRequest(f"there are {_KEYS_MAX} keys already; revoke some")
+            if await self._bucket.update(ENTRY, encode(ring), entry.revision) is not None:
+                return
+        raise Conflict("others change the keys all the time; try again")
