@@ -305,8 +305,8 @@ async def test_a_client_that_reads_nothing_is_cut_and_its_slot_freed(tmp_path: P
         loop = asyncio.get_running_loop()
         try:
             await loop.sock_connect(lazy, here.address)
-            body = json.dumps(generate(100_000, options={"num_predict": -1})).encode()
-            head = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+            body = json.dumps(chat(999, stream=True)).encode()  # some 230 kB of events
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
             await loop.sock_sendall(lazy, head + body)
 
             async def is_cut() -> bool:

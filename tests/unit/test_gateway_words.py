@@ -1,0 +1,388 @@
+"""What the gateway says: errors in three dialects, joined objects, event streams, headers, lists. All pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sollol_agents.gateway import merging, native, telling
+from sollol_agents.gateway.access import Ceiling, token_in
+from sollol_agents.gateway.app import allowed_hosts, capped, is_allowed_host, is_unknown
+from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.gateway.dialects import Dialect, dialect_of, error_in_stream, refusal
+from sollol_agents.gateway.events import EventRelay
+from sollol_agents.gateway.inference import wants_stream
+from sollol_agents.gateway.keys import ApiKey
+from sollol_agents.gateway.management import roomiest, with_node
+from sollol_agents.gateway.metrics import Metrics
+from sollol_agents.gateway.openapi import document
+from sollol_bus.errors import SollolError
+from sollol_schemas.context import RequestKind
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.execution import Figures
+from sollol_schemas.queries import NodeView
+from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, InstalledModel, LoadedModel, NodeState, Telemetry
+
+
+def error(code: ErrorCode = ErrorCode.QUEUE_FULL, message: str = "full", **details: Any) -> ErrorBody:
+    return ErrorBody(code=code, message=message, details=details)
+
+
+def view(node_id: str, *models: str, kind: EngineKind = EngineKind.OLLAMA, **fields: Any) -> NodeView:
+    state = fields.pop("state", NodeState.UP)
+    version = fields.pop("version", "0.33.0")
+    telemetry = Telemetry(
+        node_id=node_id,
+        instance="i",
+        revision=1,
+        seq=1,
+        engine=EngineInfo(kind=kind, url="http://x", version=version),
+        slots=1,
+        installed=tuple(InstalledModel(name=name, size_bytes=5, parameter_count=8_000_000_000) for name in models),
+        **fields,
+    )
+    return NodeView(node_id=node_id, state=state, heartbeat_age_s=0.1, telemetry=telemetry)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("path", "dialect"),
+        [
+            ("/api/chat", Dialect.OLLAMA),
+            ("/v1/chat/completions", Dialect.OPENAI),
+            ("/v1/models/x", Dialect.OPENAI),
+            ("/v1/messages", Dialect.ANTHROPIC),
+            ("/v1/messages/count_tokens", Dialect.ANTHROPIC),
+            ("/completion", Dialect.OLLAMA),
+        ],
+    )
+    def test_the_path_tells_the_dialect(self, path: str, dialect: Dialect) -> None:
+        assert dialect_of(path) is dialect
+
+    def test_each_dialect_has_its_own_shape(self) -> None:
+        assert json.loads(refusal(Dialect.OLLAMA, error()).body) == {"error": "full"}
+        assert json.loads(refusal(Dialect.OPENAI, error()).body) == {
+            "error": {"message": "full", "type": "rate_limit_error", "param": None, "code": "queue_full"}
+        }
+        assert json.loads(refusal(Dialect.ANTHROPIC, error()).body) == {
+            "type": "error",
+            "error": {"type": "rate_limit_error", "message": "full"},
+        }
+
+    def test_waiting_helps_where_a_time_is_given_and_nowhere_else(self) -> None:
+        assert dict(refusal(Dialect.OPENAI, error(retry_after_s=2.2)).headers)[b"retry-after"] == b"3"
+        assert dict(refusal(Dialect.OPENAI, error()).headers)[b"x-should-retry"] == b"true"
+        headers = dict(refusal(Dialect.OPENAI, error(ErrorCode.ATTEMPTS_EXHAUSTED)).headers)
+        assert headers[b"x-should-retry"] == b"false"
+        assert b"retry-after" not in headers
+
+    @pytest.mark.parametrize("nonsense", [float("nan"), -1, True, "soon", 1e12])
+    def test_a_senseless_time_is_not_passed_on(self, nonsense: object) -> None:
+        assert dict(refusal(Dialect.OPENAI, error(retry_after_s=nonsense)).headers)[b"retry-after"] == b"1"
+
+    def test_an_engines_refusal_is_passed_on_byte_for_byte_in_its_own_dialect_alone(self) -> None:
+        own = '{"error":"invalid  options"}'
+        body = ErrorBody(code=ErrorCode.ENGINE_REJECTED, message="m", status=422, details={"engine_body": own})
+        assert refusal(Dialect.OLLAMA, body).body == own.encode()
+        assert refusal(Dialect.OLLAMA, body).status == 422
+        assert json.loads(refusal(Dialect.OPENAI, body).body)["error"]["message"] == "m"
+
+    def test_an_engines_plain_404_stays_plain(self) -> None:
+        details = {"engine_body": "404 page not found"}
+        body = ErrorBody(code=ErrorCode.ENGINE_REJECTED, message="m", status=404, details=details)
+        answer = refusal(Dialect.OLLAMA, body)
+        assert (answer.body, dict(answer.headers)[b"content-type"]) == (b"404 page not found", b"text/plain")
+
+    def test_failures_of_engines_are_never_shown_raw(self) -> None:
+        body = error(ErrorCode.ENGINE_FAILED, "broke", engine_body='{"error":"secret"}')
+        assert b"secret" not in refusal(Dialect.OLLAMA, body).body
+
+    def test_unknown_models_are_told_as_ollama_tells_them(self) -> None:
+        body = error(ErrorCode.UNKNOWN_MODEL, "?", model="x", models=["a"])
+        assert json.loads(refusal(Dialect.OLLAMA, body, "/api/chat").body) == {
+            "error": "model 'x' not found",
+            "models": ["a"],
+        }
+        text = json.loads(refusal(Dialect.OLLAMA, body, "/api/embed").body)["error"]
+        assert text == 'model "x" not found, try pulling it first'
+
+    def test_a_model_that_cannot_do_it_anywhere_is_the_clients_mistake(self) -> None:
+        nodes = {"a": "wrong_capability: embedding", "b": "model_missing"}
+        body = error(ErrorCode.NO_ELIGIBLE_NODE, "?", model="m", nodes=nodes)
+        answer = refusal(Dialect.OLLAMA, body, "/api/chat")
+        assert (answer.status, json.loads(answer.body)["error"]) == (400, '"m" does not support chat')
+        assert refusal(Dialect.OLLAMA, body, "/api/embed").status == 501
+        down = error(ErrorCode.NO_ELIGIBLE_NODE, "?", model="m", nodes=nodes | {"c": "down"})
+        assert refusal(Dialect.OLLAMA, down, "/api/chat").status == 503
+
+    def test_errors_in_streams_are_lines_or_events(self) -> None:
+        assert error_in_stream(Dialect.OLLAMA, error()) == b'{"error":"full"}\n'
+        assert error_in_stream(Dialect.OPENAI, error()).startswith(b'data: {"error":{')
+        assert error_in_stream(Dialect.ANTHROPIC, error()).startswith(b"event: error\ndata: ")
+        said = error_in_stream(Dialect.OPENAI, error(), "/v1/responses")
+        assert json.loads(said.split(b"data: ")[1])["type"] == "error"
+
+
+class TestNative:
+    def test_routing_is_the_last_field_and_the_rest_is_untouched(self) -> None:
+        line = b'{"done":true,  "x":"\\u00e9"}'
+        assert native.with_routing(line, b'{"a":1}') == b'{"done":true,  "x":"\\u00e9","_sollol_routing":{"a":1}}'
+        assert json.loads(native.with_routing(b"{}\n", b"1")) == {"_sollol_routing": 1}
+
+    def test_texts_thoughts_calls_and_logprobs_are_joined(self) -> None:
+        lines = [
+            b'{"model":"m","message":{"role":"assistant","content":"","thinking":"h"},"done":false}',
+            b'{"model":"m","message":{"role":"assistant","content":"a"},"logprobs":[{"t":1}],"done":false}',
+            b'{"model":"m","message":{"role":"assistant","content":"b","tool_calls":[{"function":{"name":"f"}}]},"done":false}',
+            b'{"model":"m","message":{"role":"assistant","content":""},"done":true,"eval_count":3}',
+        ]
+        joined = json.loads(native.joined(RequestKind.CHAT, lines))
+        assert joined == {
+            "model": "m",
+            "message": {
+                "role": "assistant",
+                "content": "ab",
+                "thinking": "h",
+                "tool_calls": [{"function": {"name": "f"}}],
+            },
+            "done": True,
+            "eval_count": 3,
+            "logprobs": [{"t": 1}],
+        }
+
+    @given(st.lists(st.text(), min_size=1, max_size=5))
+    def test_any_text_survives_the_joining(self, texts: list[str]) -> None:
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]
+        lines = [msgspec.json.encode({"response": text, "done": False}) for text in texts]
+        lines.append(b'{"response":"","done":true}')
+        assert json.loads(native.joined(RequestKind.GENERATE, lines))["response"] == "".join(texts)
+
+    def test_what_is_no_object_is_an_error(self) -> None:
+        with pytest.raises(native.NotNative):
+            native.joined(RequestKind.CHAT, [b"{}", b"<html>"])
+
+    @pytest.mark.parametrize(
+        ("body", "default", "wanted"),
+        [
+            (b'{"stream":false}', True, False),
+            (b'{"stream": true}', False, True),
+            (b'{"stream":null}', True, True),
+            (b'{"options":{"stream":false}}', True, True),
+            (b'{"prompt":"\\"stream\\":false"}', True, True),
+            (b"{}", False, False),
+            (b'not json "stream":false', True, True),
+        ],
+    )
+    def test_the_top_level_field_decides_whether_to_stream(self, body: bytes, *, default: bool, wanted: bool) -> None:
+        assert wants_stream(body, default=default) is wanted
+
+
+class TestEvents:
+    TEXT = b'data: {"id":"chatcmpl-7","x":1}\n\ndata: {"id":"chatcmpl-7","x":2}\n\ndata: [DONE]\n\n'
+
+    @given(st.lists(st.integers(0, len(TEXT)), max_size=6))
+    def test_however_it_is_cut_the_same_comes_out_with_another_id(self, cuts: list[int]) -> None:
+        places = [0, *sorted(cuts), len(self.TEXT)]
+        relay = EventRelay("/v1/chat/completions", "r1")
+        out = b"".join(relay.feed(self.TEXT[a:b]) for a, b in itertools.pairwise(places)) + relay.rest()
+        assert out == self.TEXT.replace(b"chatcmpl-7", b"chatcmpl-r1")
+
+    def test_ids_that_are_unique_already_stay(self) -> None:
+        text = b'data: {"id":"chatcmpl-cwtDTIs3qKoqIebx"}\n\n'
+        assert EventRelay("/v1/chat/completions", "r1").feed(text) == text
+
+    def test_other_paths_are_not_looked_at(self) -> None:
+        text = b'data: {"id":"chatcmpl-7"}\n\n'
+        assert EventRelay("/v1/responses", "r1").feed(text) == text
+
+    def test_it_knows_whether_an_event_is_open(self) -> None:
+        relay = EventRelay("/v1/messages", "r1")
+        relay.feed(b"event: x\nda")
+        assert relay.is_inside_event
+        relay.feed(b"ta: {}\n\n")
+        assert not relay.is_inside_event
+
+
+class TestHeaders:
+    def test_wishes_are_found_among_other_headers(self) -> None:
+        found = telling.wishes_in(
+            [
+                (b"host", b"x"),
+                (b"x-sollol-priority", b"high"),
+                (b"x-sollol-request-id", b"r-1"),
+                (b"x-sollol-unknown", b"\xff"),
+                (b"traceparent", b"00-a-b-01"),
+            ]
+        )
+        assert found.headers == {"x-sollol-priority": "high", "traceparent": "00-a-b-01"}
+        assert found.request_id == "r-1"
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [(b"x-sollol-priority", b"\xc3\xa9"), (b"x-sollol-session-id", b"x" * 600), (b"x-sollol-request-id", b"a b")],
+    )
+    def test_values_that_cannot_travel_are_refused(self, name: bytes, value: bytes) -> None:
+        with pytest.raises(telling.InvalidHeader, match=r"(?i)x-sollol"):
+            telling.wishes_in([(name, value)])
+
+    def test_a_decision_is_told_in_printable_ascii(self) -> None:
+        decision = DecisionSummary(
+            request_id="r", attempt_id="r-1", node_id="n", reason="schnell\r\nX: é", rejected={"down": 2}
+        )
+        told = dict(telling.told(decision, "r", Figures(actual_s=1.25)))
+        assert told[b"x-sollol-reason"] == b"schnell??X: ?"
+        assert told[b"x-sollol-rejected"] == b"down=2"
+        assert told[b"x-sollol-actual-s"] == b"1.25"
+
+
+class TestDoors:
+    LOCAL = GatewayConfig()
+
+    @pytest.mark.parametrize(
+        ("host", "is_allowed"),
+        [
+            (b"localhost:8000", True),
+            (b"127.0.0.1:8000", True),
+            (b"[::1]:8000", True),
+            (b"192.168.1.5", True),
+            (b"box.local", True),
+            (b"", True),
+            (b"evil.example", False),
+            (b"8.8.8.8", False),
+            (b"localhost.evil.example", False),
+        ],
+    )
+    def test_only_names_of_this_machine_are_served_on_loopback(self, host: bytes, *, is_allowed: bool) -> None:
+        allowed = allowed_hosts(self.LOCAL)
+        assert allowed is not None
+        assert is_allowed_host(host, allowed) is is_allowed
+
+    def test_other_addresses_serve_every_name(self) -> None:
+        assert allowed_hosts(GatewayConfig(host="0.0.0.0")) is None
+        assert allowed_hosts(GatewayConfig(hosts=("*",))) is None
+
+    @pytest.mark.parametrize(
+        "path", ["/slots", "/slots/0", "/api/tags", "/v1/files/x", "/models/load", "/emulator/faults"]
+    )
+    def test_paths_of_operators_never_reach_an_engine(self, path: str) -> None:
+        assert not is_unknown(path)
+
+    @pytest.mark.parametrize("path", ["/v1/systemone", "/completion", "/v1/audio/speech"])
+    def test_paths_that_only_engines_know_reach_them(self, path: str) -> None:
+        assert is_unknown(path)
+
+    def test_keys_are_found_where_clients_put_them(self) -> None:
+        assert token_in([(b"authorization", b"bearer abc ")]) == b"abc"
+        assert token_in([(b"x-api-key", b"abc")]) == b"abc"
+        assert token_in([(b"authorization", b"Basic abc")]) == b""
+
+    def test_a_ceiling_of_requests_refills_with_time(self) -> None:
+        key = ApiKey(key_id="k", name="n", secret_sha256="", created_at="", requests_per_minute=2)
+        ceiling = Ceiling(key, now=0.0)
+        assert [ceiling.take(0.0) is None for _ in range(3)] == [True, True, False]
+        refused = ceiling.take(15.0)
+        assert refused is not None
+        assert refused.details["retry_after_s"] == pytest.approx(15.0)
+        assert ceiling.take(31.0) is None
+
+    def test_a_ceiling_of_open_requests_is_given_back(self) -> None:
+        ceiling = Ceiling(ApiKey(key_id="k", name="n", secret_sha256="", created_at="", max_concurrent=1), now=0.0)
+        assert ceiling.take(0.0) is None
+        assert ceiling.take(0.0) is not None
+        ceiling.give_back()
+        assert ceiling.take(0.0) is None
+
+    @pytest.mark.parametrize(
+        ("headers", "body", "expected"),
+        [
+            ({}, b"{}", "3"),
+            ({"x-sollol-priority": "urgent"}, b"{}", "3"),
+            ({}, b'{"priority":9}', "3"),
+            ({}, b'{"priority":"low"}', "2"),
+            ({"x-sollol-priority": "1"}, b'{"priority":9}', "1"),
+        ],
+    )
+    def test_a_priority_is_capped_wherever_it_stands(self, headers: dict[str, str], body: bytes, expected: str) -> None:
+        assert capped(telling.Wishes(headers), body, 3).headers["x-sollol-priority"] == expected
+
+    def test_a_priority_that_is_none_is_refused(self) -> None:
+        with pytest.raises(SollolError, match="priority"):
+            capped(telling.Wishes({"x-sollol-priority": "enormous"}), b"{}", 3)
+
+
+class TestModels:
+    def test_rows_of_engines_are_merged_by_name_and_others_told_from_telemetry(self) -> None:
+        fleet = [
+            view("a", "m:latest"),
+            view("b", "m:latest", kind=EngineKind.OPENAI),
+            view("c", "x", state=NodeState.DOWN),
+        ]
+        rows = merging.tags(fleet, {"a": [{"name": "M:latest", "size": 9, "modified_at": "2026"}]})
+        assert rows == [{"name": "M:latest", "size": 9, "modified_at": "2026", "nodes": ["a", "b"]}]
+
+    def test_a_single_model_server_tells_what_it_knows(self) -> None:
+        (row,) = merging.tags([view("b", "m", kind=EngineKind.OPENAI, version="llama.cpp b1")], {})
+        assert row["details"]["parameter_size"] == "8.0B"
+        assert row["details"]["format"] == "gguf"
+        assert merging.openai_model(row)["id"] == "m"
+
+    def test_memories_are_told_for_each_node(self) -> None:
+        loaded = (LoadedModel(name="m", size_bytes=5, expires_in_s=60.0),)
+        now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+        rows = merging.running([view("a", "m", loaded=loaded), view("b", "m", loaded=loaded)], {}, now)
+        assert [row["node_id"] for row in rows] == ["a", "b"]
+        assert rows[0]["expires_at"] == "2026-01-01T00:01:00Z"
+
+    def test_the_node_that_holds_a_model_comes_first(self) -> None:
+        fleet = [view("a", "m"), view("b", "m", loaded=(LoadedModel(name="M:latest"),))]
+        assert [v.node_id for v in merging.having(fleet, "m")] == ["b", "a"]
+
+    def test_the_oldest_version_counts(self) -> None:
+        fleet = [
+            view("a", version="0.10.0"),
+            view("b", version="0.9.5-rc1"),
+            view("c", kind=EngineKind.OPENAI, version="1"),
+        ]
+        assert merging.lowest_version(fleet, "9") == "0.9.5-rc1"
+        assert merging.lowest_version([], "9") == "9"
+
+    def test_a_new_model_goes_where_most_memory_is_free_and_it_is_not_yet(self) -> None:
+        def gpu(free: float) -> tuple[Gpu, ...]:
+            return (Gpu(index=0, name="g", memory_total_mib=100_000, memory_free_mib=free),)
+
+        fleet = [view("a", gpus=gpu(5.0)), view("b", "m", gpus=gpu(90.0)), view("c", gpus=gpu(50.0))]
+        assert roomiest(fleet, "m").node_id == "c"
+        assert roomiest(fleet[1:2], "m").node_id == "b"
+
+    def test_progress_names_its_node(self) -> None:
+        assert json.loads(with_node(b'{"status":"x"}\n', "a")) == {"status": "x", "node_id": "a"}
+
+
+def test_the_series_of_a_gateway_are_bounded() -> None:
+    metrics = Metrics()
+    for number in range(400):
+        metrics.began()
+        decision = DecisionSummary(request_id="r", attempt_id="r-1", node_id=f"n{number}")
+        metrics.ended(
+            "/api/chat", 200, 1.0, first_s=0.5, decision=decision, figures=Figures(output_tokens=3), code=None
+        )
+    text = metrics.text(None, 3).decode()
+    assert text.count("sollol_gateway_attempts_total{") == 257
+    assert 'sollol_gateway_attempts_total{node="other"} 144.0' in text
+    assert "sollol_gateway_open_connections 3.0" in text
+
+
+def test_the_document_describes_every_path_of_inference() -> None:
+    described = document()
+    assert "/v1/messages" in described["paths"]
+    names = {parameter["name"] for parameter in described["paths"]["/api/chat"]["post"]["parameters"]}
+    assert {"X-Sollol-Priority", "X-Sollol-Node-Id"} <= names
+    json.dumps(described)
