@@ -37,6 +37,8 @@ _LEAST_PAYLOAD_BYTES: Final = 8 << 20
 _CLOCK_LIMIT_S: Final = 2.0
 _COLLECT_S: Final = 0.4
 _ENGINE_TIMEOUT_S: Final = 1.0
+_PORTS: Final = ((4222, "--nats-port"), (8000, "--http-port"))
+"""Where `sollol up` listens, and the flags that choose others."""
 _ROLES: Final = ("scorer", "dispatcher", "recorder")
 
 
@@ -187,7 +189,8 @@ async def check_bus(config: BusConfig) -> list[Finding]:
         bus = await Bus.connect(msgspec.structs.replace(config, name="sollol-doctor"))
     except ConfigError as error:
         remedy = "start one with `sollol up`, or name another with --nats"
-        return [Finding(check="nats", level=Level.PROBLEM, found=error.message, remedy=remedy), check_port(4222)]
+        found = Finding(check="nats", level=Level.PROBLEM, found=error.message, remedy=remedy)
+        return [found, *(check_port(port, flag) for port, flag in _PORTS)]
     checks: tuple[Callable[[Bus], Coroutine[Any, Any, list[Finding]]], ...] = (
         _check_server,
         _check_jetstream,
@@ -209,14 +212,14 @@ async def check_bus(config: BusConfig) -> list[Finding]:
     return findings
 
 
-def check_port(port: int) -> Finding:
+def check_port(port: int, flag: str) -> Finding:
     """Whether `sollol up` could listen on a port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            remedy = "another program holds it: use `sollol up --nats-port 0`, or end that program"
+            remedy = f"another program holds it: use `sollol up {flag} 0`, or end that program"
             return Finding(check="port", level=Level.WARNING, found=f"{port}: {error.strerror}", remedy=remedy)
     return Finding(check="port", level=Level.OK, found=f"{port} is free")
 
