@@ -1,0 +1,115 @@
+"""The example programs about jobs run against a real system; a language whose tools are absent is skipped by name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from sollol_agents.testing import ProcessFleet
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MODEL = "llama3.2:3b"
+FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL, "--decode-tps", "200")
+BUILD_S = 240
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are in the checkout only"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ProcessFleet]:
+    async with ProcessFleet(tmp_path_factory.mktemp("fleet")) as fleet:
+        await fleet.up("--no-gateway")
+        engine = await fleet.emulator("attic", *FLAGS)
+        await fleet.node("attic", engine.url)
+        yield fleet
+
+
+@pytest.mark.parametrize("name", ["jobs_sdk.py", "jobs_plain.py"])
+async def test_python(system: ProcessFleet, name: str) -> None:
+    await judge(system, [sys.executable, str(EXAMPLES / "python" / name)])
+
+
+async def test_javascript(system: ProcessFleet) -> None:
+    node, npm = tool("node"), tool("npm")
+    folder = EXAMPLES / "javascript"
+    if not (folder / "node_modules").is_dir():
+        await build([npm, "ci", "--silent", "--no-audit", "--no-fund"], folder)
+    await judge(system, [node, str(folder / "jobs.mjs")])
+
+
+async def test_go(system: ProcessFleet, tmp_path: Path) -> None:
+    program = tmp_path / "jobs"
+    await build([tool("go"), "build", "-o", str(program), "./jobs"], EXAMPLES / "go")
+    await judge(system, [str(program)])
+
+
+async def test_rust(system: ProcessFleet) -> None:
+    # the first build takes a minute or two; cargo keeps it in examples/rust/target
+    await build([tool("cargo"), "build", "--release", "--locked", "--quiet"], EXAMPLES / "rust")
+    await judge(system, [str(EXAMPLES / "rust" / "target" / "release" / "jobs")])
+
+
+async def test_shell(system: ProcessFleet) -> None:
+    tool("nats")
+    code, output = await run(system, [tool("sh"), str(EXAMPLES / "shell" / "jobs.sh"), MODEL, "count down from 5"])
+    assert code == 0, output
+    assert "news    : done" in output
+    assert '"response"' in output
+
+
+async def judge(system: ProcessFleet, argv: list[str]) -> None:
+    """A program stores a job and prints its answer; for an unknown model it says the code and fails."""
+    code, output = await run(system, [*argv, MODEL, "count down from 5"])
+    assert code == 0, output
+    assert re.search(r"^stored +: \S+", output, re.MULTILINE), output
+    assert re.search(r"^answer +: 4 3 2 1 0$", output, re.MULTILINE), output
+    code, output = await run(system, [*argv, "no-such-model", "count down from 5"])
+    assert code != 0
+    assert "unknown_model" in output
+
+
+async def run(system: ProcessFleet, argv: list[str]) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        env=os.environ | {"SOLLOL_NATS": system.nats_url},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def build(argv: list[str], folder: Path) -> None:
+    """Builds in a time limit; what cannot be fetched or takes too long is skipped by name."""
+    process = await asyncio.create_subprocess_exec(
+        *argv, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), BUILD_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        pytest.skip(f"{Path(argv[0]).name}: not built within {BUILD_S} s")
+    if process.returncode != 0 and re.search(rb"network|ENOTFOUND|ECONNREFUSED|dial tcp|resolve host|download", output):
+        pytest.skip(f"{Path(argv[0]).name}: the dependencies cannot be fetched here")
+    assert process.returncode == 0, output.decode()
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
