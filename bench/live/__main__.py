@@ -65,11 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if options.closed_loop:
         results = [
-            await closed_loop.measure(folder / name, strategy=name, seconds=options.seconds)
+            await closed_loop.measure(folder / name, strategy=name, seconds=options.seconds, hold=options.hold)
             for name in options.strategies.split(",")
         ]
         for r in results:
-            print(f"{r['strategy']:<14}{r['requests_per_s']:>8.1f}/s, {r['ratio']:.3f} of the ideal", file=sys.stderr)
+            print(f"{r['strategy']:<18}{r['requests_per_s']:>8.1f}/s, {r['ratio']:.3f} of the ideal", file=sys.stderr)
         return {"closed_loop": results}
     if options.real_engine:
         return await real_engine.measure(folder, count=options.requests, seed=options.seed)
@@ -174,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--save-trace", type=Path, help="write the scenario's requests to this file")
     parser.add_argument("--closed-loop", action="store_true", help="throughput of 12 callers instead")
     parser.add_argument("--seconds", type=float, default=15.0, help="length of the closed loop")
+    parser.add_argument("--hold", type=float, help="the scorer's setting of this name, for the closed loop")
     parser.add_argument("--real-engine", action="store_true", help="a real llama.cpp with a tiny model instead")
     parser.add_argument("--quick", action="store_true", help="few requests, to see that it works")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -37,9 +37,18 @@ def engines() -> list[EngineCommand]:
     ]
 
 
-async def measure(folder: Path, *, strategy: str, seconds: float) -> dict[str, Any]:
-    """Throughput after a warm-up, and its share of the ideal one."""
+async def measure(folder: Path, *, strategy: str, seconds: float, hold: float | None = None) -> dict[str, Any]:
+    """Throughput after a warm-up, and its share of the ideal one.
+
+    Args:
+        folder: For the files of the processes.
+        strategy: The scorer's strategy.
+        seconds: How long is measured.
+        hold: The scorer's setting of this name, when not its default.
+    """
     async with live_stack(engines(), strategy=strategy, folder=folder) as stack:
+        if hold is not None:
+            await stack.client.set_strategy(None, hold=hold)
         done: list[tuple[float, float]] = []
         began = time.perf_counter()
         deadline = began + _WARM_UP_S + seconds
@@ -49,7 +58,7 @@ async def measure(folder: Path, *, strategy: str, seconds: float) -> dict[str, A
         counted = [(at, took) for at, took in done if began + _WARM_UP_S <= at <= deadline]
         rate = len(counted) / seconds
         return {
-            "strategy": strategy,
+            "strategy": strategy if hold is None else f"{strategy}, hold {hold:g}",
             "requests_per_s": round(rate, 2),
             "ideal_per_s": ideal_per_s(),
             "ratio": round(rate / ideal_per_s(), 4),
