@@ -1,17 +1,19 @@
 """A real llama.cpp as the judge: its speeds are measured, and the simulation of a machine with them must agree.
 
 One engine with a small model that counts down runs on this machine's processor, with four slots. It is asked
-directly for its speed alone and with company; the simulated machine gets those three figures and nothing else.
+directly for its speed alone and with company, before and after each run; the simulated machine gets those figures and
+nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
@@ -21,14 +23,12 @@ from bench.live.machines import MODEL
 from bench.live.replay import replay
 from bench.live.simulated import register, simulate
 from bench.live.stack import EngineCommand, live_stack
-from bench.overhead.processes import running
 from bench.routing.fleets import MODELS, SLOTS, MachineSpec, ModelSpec
 from bench.routing.workloads import Request
 
 _SIZE = "small"
 _LOADS = (0.5, 0.8)
 _ALONE_TOKENS, _PROMPT_TOKENS, _SAMPLES = 200, 1200, 5
-_FLEET = "real"
 
 
 def engine() -> EngineCommand:
@@ -39,36 +39,53 @@ def engine() -> EngineCommand:
 
 async def measure(folder: Path, *, count: int, seed: int) -> dict[str, Any]:
     """Simulated and live figures of one real engine, at two loads."""
-    async with running("judge", engine().arguments, log_dir=folder) as process:
-        decode_tps, prompt_tps, beta = await speeds(process.address("engine"))
-    fleet = register(_FLEET, [machine(decode_tps, prompt_tps, beta)])
     rows: list[Row] = []
+    measured: list[Speeds] = []
     for load in _LOADS:
-        requests = arrivals(load, count, seed, decode_tps=decode_tps, prompt_tps=prompt_tps, beta=beta)
-        simulated = simulate([*requests], fleet, "plan", seed)
-        fresh = arrivals(load, count, seed, decode_tps=decode_tps, prompt_tps=prompt_tps, beta=beta)
         async with live_stack([engine()], strategy="plan", folder=folder / f"load{load:g}") as stack:
-            before, began = sum(p.cpu_s for p in stack.processes), time.perf_counter()
-            samples = await replay(stack.client, fresh)
+            url = next(p for p in stack.processes if p.name == "real-engine").address("engine")
+            before = await speeds(url, 1)
+            busy_s, began = sum(p.cpu_s for p in stack.processes), time.perf_counter()
+            samples = await replay(stack.client, arrivals(load, count, seed, before))
             wall_s = time.perf_counter() - began
-            busy_s = sum(p.cpu_s for p in stack.processes) - before
+            busy_s = sum(p.cpu_s for p in stack.processes) - busy_s
+            after = await speeds(url, 501)
+        fleet = register(f"real at {load:g}", [machine(between(before, after))])
+        simulated = simulate(arrivals(load, count, seed, before), fleet, "plan", seed)
         rows.append(row_of(f"plan at {load:g}", simulated, samples, 1.0, wall_s=wall_s, cpu_s=busy_s))
+        measured += [before, after]
     print(as_text(rows, 1.0), file=sys.stderr)
     return {
         "engine": f"llama.cpp, countdown model '{_SIZE}', {SLOTS} slots, one compute thread",
         "cores": psutil.cpu_count(),
-        "decode_tps": round(decode_tps, 1),
-        "prompt_tps": round(prompt_tps, 1),
-        "beta": round(beta, 3),
+        "speeds_before_and_after": measured,
         "requests": count,
         "rows": rows,
     }
 
 
-async def speeds(url: str) -> tuple[float, float, float]:
-    """Decode and prompt rate of one request alone, and the slow-down per co-runner, by the caller's clock."""
+class Speeds(NamedTuple):
+    """Decode and prompt rate of one request alone, and the slow-down per co-runner."""
+
+    decode_tps: float
+    prompt_tps: float
+    beta: float
+
+
+def between(one: Speeds, other: Speeds) -> Speeds:
+    """Speeds in the middle: the machine may have other work, and change while it is measured."""
+    return Speeds(*(math.sqrt(a * b) for a, b in zip(one, other, strict=True)))
+
+
+async def speeds(url: str, first: int) -> Speeds:
+    """What the engine does now, by the caller's clock.
+
+    Args:
+        url: The engine.
+        first: Number that the first prompt begins with; others count on, so that none finds itself in a cache.
+    """
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=120) as http:
-        number = 0
+        number = first
 
         async def took(prompt_tokens: int, output_tokens: int) -> float:
             nonlocal number
@@ -84,12 +101,12 @@ async def speeds(url: str) -> tuple[float, float, float]:
         prompts = sorted([await took(_PROMPT_TOKENS, 2) for _ in range(_SAMPLES)])[_SAMPLES // 2]
         full = await asyncio.gather(*(took(4, _ALONE_TOKENS) for _ in range(SLOTS)))
     beta = max(0.0, (sum(full) / SLOTS / alone - 1.0) / (SLOTS - 1))
-    return _ALONE_TOKENS / alone, _PROMPT_TOKENS / prompts, beta
+    return Speeds(_ALONE_TOKENS / alone, _PROMPT_TOKENS / prompts, beta)
 
 
-def machine(decode_tps: float, prompt_tps: float, beta: float) -> MachineSpec:
+def machine(measured: Speeds) -> MachineSpec:
     """The simulated machine with the measured figures; its model is always in memory."""
-    slow_down = beta
+    slow_down = measured.beta
 
     class Measured(MachineSpec):
         __slots__ = ()
@@ -104,11 +121,12 @@ def machine(decode_tps: float, prompt_tps: float, beta: float) -> MachineSpec:
             del model
             return 1e-3
 
-    return Measured("real", "", 28.0, decode_tps, prompt_tps, 1.0, cores=psutil.cpu_count() or 1)
+    return Measured("real", "", 28.0, measured.decode_tps, measured.prompt_tps, 1.0, cores=psutil.cpu_count() or 1)
 
 
-def arrivals(load: float, count: int, seed: int, *, decode_tps: float, prompt_tps: float, beta: float) -> list[Request]:
+def arrivals(load: float, count: int, seed: int, engine_speeds: Speeds) -> list[Request]:
     """Independent requests of mixed lengths at a share of what the engine can sustain with full slots."""
+    decode_tps, prompt_tps, beta = engine_speeds
     rng = random.Random(f"real/{seed}")
     lengths = [(rng.randint(20, 400), rng.randint(20, 300)) for _ in range(count)]
     work_s = sum(p / prompt_tps + o / decode_tps for p, o in lengths) / count
