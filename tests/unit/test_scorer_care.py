@@ -10,8 +10,9 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.demand import Demand
 from sollol_schemas.context import RequestKind, TaskContext
+from sollol_schemas.decision import Decision
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
-from sollol_schemas.grant import Granted, GrantRequest
+from sollol_schemas.grant import Granted, GrantRequest, RouteRequest
 from sollol_schemas.routing import Routing
 from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, Telemetry
 
@@ -57,3 +58,23 @@ def test_steady_means_about_every_five_minutes_or_more_often(every_s: float, is_
         demand.count(MODEL, i * every_s)
     assert demand.is_steady(MODEL, 19 * every_s) is is_steady
     assert not demand.is_steady("never:asked", 0.0)
+
+
+@pytest.mark.parametrize(("weight", "wanted"), [(4.0, "b"), (0.25, "a")], ids=["heavy", "light"])
+def test_the_operators_weight_draws_work_to_a_node_or_keeps_it_off(weight: float, wanted: str) -> None:
+    core = SchedulerCore(ScorerConfig(warm_up_s=0.0, seed=1), random.Random(1), 10.0)
+    models = (InstalledModel(name=MODEL, size_bytes=4_900_000_000),)
+    for node_id, own in (("a", 1.0), ("b", weight)):
+        engine = EngineInfo(kind=EngineKind.OLLAMA, url=f"http://{node_id}")
+        telemetry = Telemetry(
+            node_id=node_id, instance=f"{node_id}1", revision=1, seq=1, engine=engine, slots=1, installed=models,
+            weight=own,
+        )  # fmt: skip
+        core.on_telemetry(telemetry, 10.0)
+    context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=50)
+    decision = core.route(RouteRequest(request_id="r", context=context, routing=Routing()), 10.0)
+    assert isinstance(decision, Decision)
+    assert decision.summary.node_id == wanted
+    preference_s = {c.node_id: c.preference_s for c in decision.candidates}
+    assert preference_s["a"] == 0.0
+    assert (preference_s.get("b", 0.0) < 0.0) is (weight > 1.0)
