@@ -64,8 +64,9 @@ def cell(
 
 
 def _throughput(requests: list[Request]) -> float:
-    """Answers per second between the first and the last answer."""
-    ends = sorted(r.done_at for r in requests if not r.is_failed)
+    """Answers per second from the first answer until the last request came."""
+    last = max((r.arrival_s for r in requests if math.isfinite(r.arrival_s)), default=0.0)
+    ends = sorted(r.done_at for r in requests if not r.is_failed and r.done_at <= last)
     return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 and ends[-1] > ends[0] else 0.0
 
 
@@ -92,14 +93,21 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     mean: float
     p95: float
     throughput: float
+    p9: float = 0.0
+    """Mean of the requests of priority 9; 0 where there are none."""
 
 
-def _averages(cells: Sequence[Cell]) -> dict[tuple[str, str, float, str], tuple[float, float, float]]:
+def _averages(cells: Sequence[Cell]) -> dict[tuple[str, str, float, str], tuple[float, float, float, float]]:
     groups: dict[tuple[str, str, float, str], list[Cell]] = {}
     for c in cells:
         groups.setdefault((c.scenario, c.fleet, c.load, c.policy), []).append(c)
     return {
-        k: (_mean([c.mean_s for c in g]), _mean([c.p95_s for c in g]), _mean([c.throughput_rps for c in g]))
+        k: (
+            _mean([c.mean_s for c in g]),
+            _mean([c.p95_s for c in g]),
+            _mean([c.throughput_rps for c in g]),
+            _mean([c.by_priority_mean_s.get("9", 0.0) for c in g]),
+        )
         for k, g in groups.items()
     }
 
@@ -110,10 +118,10 @@ def against(cells: Sequence[Cell], base: str) -> dict[str, dict[str, Ratio]]:
     ratios: dict[str, dict[str, Ratio]] = {}
     for (scenario, fleet, load, policy), own in averages.items():
         other = averages.get((scenario, fleet, load, base))
-        if other is not None and policy != base and min(other) > 0:
-            mean, p95, throughput = (x / y for x, y in zip(own, other, strict=True))
+        if other is not None and policy != base and min(other[:3]) > 0:
+            mean, p95, throughput, p9 = (x / y if y else 0.0 for x, y in zip(own, other, strict=True))
             name = f"{scenario}@{fleet}/{load:g}"
-            ratios.setdefault(policy, {})[name] = Ratio(mean=mean, p95=p95, throughput=throughput)
+            ratios.setdefault(policy, {})[name] = Ratio(mean=mean, p95=p95, throughput=throughput, p9=p9)
     return ratios
 
 

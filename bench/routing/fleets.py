@@ -54,6 +54,8 @@ class MachineSpec(NamedTuple):
     disk_gb_s: float
     cores: int = 16
     rtt_s: float = 0.001
+    slowdown: float | None = None
+    """Slow-down per co-running sequence, where it is not the usual one of its kind."""
 
     @property
     def has_gpu(self) -> bool:
@@ -63,6 +65,8 @@ class MachineSpec(NamedTuple):
     @property
     def beta(self) -> float:
         """Slow-down per co-running sequence of the same model."""
+        if self.slowdown is not None:
+            return self.slowdown
         return BETA_GPU if self.has_gpu else BETA_CPU
 
     def decode(self, model: ModelSpec) -> float:
@@ -90,9 +94,15 @@ CPU64 = MachineSpec("cpu64", "", 200, 14, 160, 1.0, cores=64)
 CPU32 = MachineSpec("cpu32", "", 100, 8, 80, 0.8, cores=32, rtt_s=0.020)
 CPU4 = MachineSpec("cpu4", "", 28, 4, 25, 0.5, cores=4)
 
+FAST, MIDDLE, SLOW = (
+    MachineSpec(kind, "RTX 3090", 23.5, tps, 1e6, 2.0, slowdown=0.0)
+    for kind, tps in (("fast", 100), ("middle", 50), ("slow", 25))
+)
+
 FLEETS: dict[str, tuple[MachineSpec, ...]] = {
     "F1": (G24, G16, G16, G8, CPU64, CPU32),
     "F2": (G24, G16, G16, G8),
     "F3": (G16, G16, G16, G16),
     "MVT": (G24, G12, CPU4),
+    "steps": (FAST, MIDDLE, SLOW),
 }

@@ -6,7 +6,9 @@ so that an attempt may be repeated until its answer is complete.
 
 from __future__ import annotations
 
+import math
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -93,6 +95,7 @@ def run(
     for request in requests:
         if request.follows is not None:
             followers.setdefault(request.follows, []).append(request)
+    unasked = deque(r for r in requests if scenario.is_closed and math.isinf(r.arrival_s))
     left = len(requests)
 
     def arrive(request: Request) -> None:
@@ -110,10 +113,13 @@ def run(
         left -= 1
         for follower in followers.get(request.number, ()):
             world.time.after(follower.think_s, lambda f=follower: arrive(f))  # type: ignore[misc]
+        if unasked:
+            asked = unasked.popleft()
+            world.time.after(0.0, lambda: arrive(asked))
 
     world.on_answer(over)
     for request in requests:
-        if request.follows is None:
+        if request.follows is None and math.isfinite(request.arrival_s):
             world.time.at(request.arrival_s, lambda r=request: arrive(r))  # type: ignore[misc]
     if scenario.has_faults:
         begin_faults(world, random.Random(f"faults/{seed}"))

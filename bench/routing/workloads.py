@@ -77,6 +77,7 @@ MIXED = (
     DOCUMENT._replace(share=0.05, model="huge:27b"),
 )
 TALK = (CHAT._replace(share=0.7), CHAT._replace(name="chat14", share=0.3, model="large:14b"))
+TEN_TOKENS = (TaskClass("ten", 1.0, 1, 0.0, 10, 0.0),)
 AGENT_PREFIX_TOKENS = 4500
 AGENT = (TaskClass("agent", 1.0, 300, 0.7, 150, 0.7),)
 
@@ -230,12 +231,11 @@ def agents(scenario: Scenario, rate: float, count: int, rng: random.Random) -> l
 
 
 def clients(scenario: Scenario, count_of_clients: float, count: int, rng: random.Random) -> list[Request]:
-    """Clients that ask again as soon as they are answered."""
-    number_of_clients = int(count_of_clients)
-    requests = [_draw(number, 0.01 * number, scenario.classes, rng) for number in range(count)]
-    for request in requests[number_of_clients:]:
-        request.follows = request.number - number_of_clients
-    return requests
+    """One request for each client; the rest have no arrival, and are asked next by whoever is answered."""
+    first = int(count_of_clients)
+    return [
+        _draw(number, 0.01 * number if number < first else math.inf, scenario.classes, rng) for number in range(count)
+    ]
 
 
 SCENARIOS = {
@@ -250,6 +250,7 @@ SCENARIOS = {
         Scenario("agent", "F1", AGENT, agents),
         Scenario("faults", "F1", COMPLEX, poisson, has_faults=True),
         Scenario("closed", "F2", COMPLEX, clients, is_closed=True),
+        Scenario("steps", "steps", TEN_TOKENS, clients, is_closed=True),
     )
 }
 

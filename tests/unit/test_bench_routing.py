@@ -181,3 +181,11 @@ def test_a_trace_is_replayed_in_order_and_bad_lines_are_named() -> None:
         traces.parse([b'{"t": -1}'])
     with pytest.raises(traces.BadTrace, match="not one of"):
         traces.parse([b'{"t": 1, "prompt_tokens": 7, "output_tokens": 2, "model": "gone"}'])
+
+
+def test_callers_that_come_straight_back_keep_the_slow_node_busy_too() -> None:
+    scenario = SCENARIOS["steps"]
+    requests = requests_of(scenario, "steps", 12, 1500, 1)
+    run(scenario, "steps", requests, 1, POLICIES["plan"])
+    made = cell(requests, scenario="steps", fleet="steps", load=12, policy="plan", seed=1, loads=0)
+    assert made.throughput_rps >= 0.9 * 70.0

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from sollol_agents.scorer.strategies import BUILT_IN, UnknownStrategy, strategy_named
+from sollol_agents.scorer.strategies.least_cost import LeastCost
 from sollol_agents.scorer.strategies.seven_factor import Ask, Host, score
 
 A = Host(free_vram_mib=16_384, has_gpu=True, load_ratio=0.2, latency_ms=80, success_ratio=0.99, host_priority=0,
@@ -56,3 +61,35 @@ def test_every_built_in_strategy_can_be_made_by_its_name() -> None:
 def test_an_unknown_strategy_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownStrategy, match="seven_factor"):
         strategy_named("best_of_all")
+
+
+def candidate(total_s: float, *, is_free: bool, load: object = None, hit_tokens: int = 0) -> Any:
+    """A cost with what the hold rule reads."""
+    node = SimpleNamespace(node_id="free" if is_free else "busy")
+    return SimpleNamespace(
+        total_s=total_s,
+        is_free=is_free,
+        load=load,
+        start=1.0,
+        estimate=SimpleNamespace(hit_tokens=hit_tokens),
+        horizon=SimpleNamespace(node=node, finishes=[]),
+    )
+
+
+def chosen(busy: Any, free: Any, *, held_ahead: int) -> str:
+    """Where `plan` sends a request that follows others which are held."""
+    waiting: Any = SimpleNamespace(mode=None, held_ahead=held_ahead)
+    node: str = LeastCost(hold=0.3).choose(waiting, [busy, free], 0.0, random.Random(1)).cost.horizon.node.node_id
+    return node
+
+
+def test_every_request_held_ahead_makes_holding_one_more_harder() -> None:
+    busy, free = candidate(4.0, is_free=False), candidate(10.0, is_free=True)
+    assert [chosen(busy, free, held_ahead=k) for k in range(4)] == ["busy", "busy", "free", "free"]
+
+
+@pytest.mark.parametrize("spared", ["load", "prefix"])
+def test_a_request_that_spares_work_by_waiting_waits_behind_others_too(spared: str) -> None:
+    busy = candidate(4.0, is_free=False, hit_tokens=100 if spared == "prefix" else 0)
+    free = candidate(10.0, is_free=True, load=object() if spared == "load" else None)
+    assert chosen(busy, free, held_ahead=3) == "busy"

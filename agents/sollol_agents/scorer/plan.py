@@ -27,6 +27,8 @@ from sollol_agents.scorer.waiting import ClassKey, Waiting
 from sollol_schemas.routing import RoutingMode
 
 _EXPLAINED = 8  # candidates that a decision's explanation shows
+_FEW_FREE = 8  # free nodes that are worked out first, whatever their bounds
+_MOST_HELD = 3  # requests held ahead that count; by more, slow nodes would take what they only delay
 _FAST = RoutingMode.FAST
 
 
@@ -41,13 +43,20 @@ class Assignment(NamedTuple):
 class Pool:
     """The candidates of one eligibility class during one walk, with factors for a lower bound of their cost."""
 
-    __slots__ = ("_factors", "_profiles", "nodes", "planned")
+    __slots__ = ("_factors", "_profiles", "held", "ids", "nodes", "planned")
 
     def __init__(self, waiting: Waiting, nodes: Sequence[Node], planned: dict[str, Horizon], now: float) -> None:
         self.nodes = nodes
+        self.ids = frozenset(n.node_id for n in nodes)
+        self.held = 0
+        """Requests that wait although a node could start them at once."""
         self.planned = planned
-        self._profiles = [_profile(waiting, n) for n in nodes]
+        self._profiles = _profiles(waiting, nodes)
         self._factors = [_factors(p, planned[p.node.node_id], waiting.model, now) for p in self._profiles]
+
+    def could_start(self, model: str, open_ids: set[str]) -> bool:
+        """Whether a free node has the model in memory, or is loading it."""
+        return any(model in self.planned[node_id].ready for node_id in open_ids & self.ids)
 
     def by_lower_bound(self, waiting: Waiting, rules: CostRules) -> list[tuple[float, Profile]]:
         """Every candidate with seconds that its cost cannot fall below, cheapest first."""
@@ -75,6 +84,19 @@ def _factors(profile: Profile, horizon: Horizon, model: str, now: float) -> tupl
     start = max(start, horizon.free_at)
     wait_s = start - now if start > now else 0.0
     return share / profile.prompt_tps, share / profile.decode_tps, load_s + wait_s
+
+
+def _profiles(waiting: Waiting, nodes: Sequence[Node]) -> list[Profile]:
+    """The request's profile on every node; spares a call per node that did not change."""
+    model, num_ctx = waiting.model, waiting.request.context.num_ctx
+    key = (model, num_ctx)
+    profiles = []
+    for node in nodes:
+        known = node.profiles.get(key)
+        if known is None or known.version != node.figures_version:
+            known = profile_of(node, model, num_ctx)
+        profiles.append(known)
+    return profiles
 
 
 def _profile(waiting: Waiting, node: Node) -> Profile:
@@ -128,7 +150,7 @@ class Planner:
         ahead = [(waiting, nodes_for(waiting)) for waiting in queue]
         planned = {n.node_id: self.horizon(n, now) for nodes in {id(x): x for _, x in ahead}.values() for n in nodes}
         private: set[str] = set()
-        open_ids = {node_id for node_id, h in planned.items() if h.has_free_slot()}
+        open_ids = {node_id for node_id, h in planned.items() if h.free_at == 0.0}
         pools: dict[ClassKey, Pool] = {}
         for waiting, nodes in ahead:
             if not open_ids:
@@ -138,10 +160,13 @@ class Planner:
             pool = pools.get(waiting.class_key)
             if pool is None:
                 pool = pools[waiting.class_key] = Pool(waiting, nodes, planned, now)
-            costs, choice = self._best(waiting, pool, now)
+            waiting.held_ahead = min(_MOST_HELD, pool.held)
+            costs, choice = self._best(waiting, pool, open_ids, now)
             yield Assignment(waiting, choice, costs)
             if waiting is ahead[-1][0]:
                 return
+            if not choice.cost.is_free and pool.could_start(waiting.model, open_ids):
+                pool.held += 1
             node_id = choice.cost.horizon.node.node_id
             if node_id not in private:
                 planned[node_id] = planned[node_id].copy()
@@ -150,10 +175,11 @@ class Planner:
             if not planned[node_id].has_free_slot():
                 open_ids.discard(node_id)
 
-    def _best(self, waiting: Waiting, pool: Pool, now: float) -> tuple[list[Cost], Choice]:
+    def _best(self, waiting: Waiting, pool: Pool, open_ids: set[str], now: float) -> tuple[list[Cost], Choice]:
         """The strategy's choice and the candidates that were worked out for it.
 
         Candidates are taken in the order of a lower bound of their cost, until no further one can be chosen.
+        Where few nodes are free, these come first, so that of the busy ones only the best is looked for.
         """
         ratio = self.strategy.prune_ratio
         if ratio is None or waiting.mode is RoutingMode.ASYNC:
@@ -163,6 +189,15 @@ class Planner:
         rank = waiting.rank(now, self._rules.ageing_s)
         best = best_free = math.inf
         costs = []
+        if len(open_ids) <= _FEW_FREE:
+            free = [profile for _, profile in order if profile.node.node_id in open_ids]
+            costs = [self._cost(waiting, profile, pool.planned, now, rank) for profile in free]
+            best = min((c.total_s for c in costs), default=math.inf)
+            best_free = min((c.total_s for c in costs if c.is_free), default=math.inf)
+            order = [x for x in order if x[1].node.node_id not in open_ids]
+            ratio = 1.0
+        else:
+            ratio **= 1 + waiting.held_ahead
         rest = iter(order)
         for bound, profile in rest:
             if bound > best_free + TIE_S + TIE_RATIO * bound or bound > ratio * best:
@@ -201,8 +236,7 @@ class Planner:
     def best_work_s(waiting: Waiting, nodes: Sequence[Node]) -> float:
         """Predicted work of a request alone on the node that is fastest for it; prefixes do not count."""
         prompt, output = waiting.request.context.prompt_tokens, waiting.output_mean
-        profiles = [_profile(waiting, n) for n in nodes]
-        return min(prompt / p.prompt_tps + output / p.decode_tps for p in profiles)
+        return min([prompt / p.prompt_tps + output / p.decode_tps for p in _profiles(waiting, nodes)])
 
     def work_s(self, waiting: Waiting, node: Node) -> float:
         """Predicted work of a request alone on a node."""

@@ -34,6 +34,7 @@ class Waiting:
         "enqueued_at",
         "estimates",
         "excluded",
+        "held_ahead",
         "is_cpu_only",
         "key",
         "model",
@@ -54,6 +55,8 @@ class Waiting:
         self.size_levels = 0.0
         self.output_median = 0.0
         self.output_mean = 0.0
+        self.held_ahead = 0
+        """Requests of its class that the same walk lets wait although a node could start them at once, 0 to 3."""
         self.best_work_s = 0.0
         """Predicted work alone on the fastest eligible node; 0 when not known."""
         self.estimates: dict[str, object] = {}

@@ -23,8 +23,9 @@ class Strategy(Protocol):
 
     name: str
     prune_ratio: float | None
-    """Candidates that cost at least this many times the best one can never be chosen and need not be worked
-    out; None: all must be."""
+    """A candidate that costs more than the best one is never chosen if it is busy, and if it costs at least
+    `prune_ratio ** (1 + waiting.held_ahead)` times as much not even if it is free: it need not be worked out.
+    None: all must be."""
 
     def choose(self, waiting: Waiting, costs: Sequence[Cost], now: float, rng: random.Random) -> Choice:
         """The candidate to take, out of at least one; must not keep references to its arguments."""

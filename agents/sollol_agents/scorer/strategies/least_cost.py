@@ -21,6 +21,12 @@ class LeastCost:
 
     Without that threshold a request would wait for small gains that prediction errors eat up (mean 8.0 s
     instead of 6.4 s when it never waits, 6.6 s when it waits for any gain). Patient work waits for any gain.
+
+    A slow server pays from some queue length on, which is shorter for all requests together than for each alone
+    (Lin and Kumar, 1984: optimal control of a queue with two heterogeneous servers). So every request that the
+    same walk holds already asks for the same saving once more: callers that come back as soon as they are
+    answered would otherwise queue for the fast nodes for ever. Not so where waiting spares the fleet work, a
+    prefix or a load.
     """
 
     name = "plan"
@@ -42,13 +48,20 @@ class LeastCost:
             return Choice(best, f"waits for {best.horizon.node.node_id}, free in {best.start - now:.1f} s")
         if best_free is not best:
             hold = 0.0 if waiting.mode is RoutingMode.ASYNC else self._hold
-            if best.total_s < (1.0 - hold) * best_free.total_s:
+            held = 0 if _spares_work(best, best_free) else waiting.held_ahead
+            if best.total_s < (1.0 - hold) ** (1 + held) * best_free.total_s:
                 saved = best_free.total_s - best.total_s
                 return Choice(best, f"waits for {best.horizon.node.node_id}, which saves {saved:.1f} s")
         return Choice(*_break_tie(costs, best_free, rng))
 
     def learn(self, outcome: Outcome) -> None:
         """Learns nothing of its own: costs rest on what the fleet learnt."""
+
+
+def _spares_work(busy: Cost, free: Cost) -> bool:
+    """Whether the busy node has a prefix at hand that the free one lacks, or needs no load."""
+    is_load_spared = busy.load is None and free.load is not None
+    return is_load_spared or busy.estimate.hit_tokens > free.estimate.hit_tokens
 
 
 def _break_tie(costs: Sequence[Cost], best: Cost, rng: random.Random) -> tuple[Cost, str]:
