@@ -90,6 +90,17 @@ bench-routing: $(INSTALLED) ## Compares routing policies in virtual time: the wh
 bench-live: $(INSTALLED) ## Plays the routing benchmark's arrivals on the real system with emulated engines.
 	$(PY) -m bench.live
 
+LITELLM := build/litellm
+
+$(LITELLM)/.installed:
+	$(PYTHON) -m venv $(LITELLM)
+	$(LITELLM)/bin/python -m pip install --quiet --disable-pip-version-check 'litellm[proxy]'
+	@touch $@
+
+.PHONY: bench-gateway
+bench-gateway: $(INSTALLED) $(LITELLM)/.installed ## Measures what the HTTP gateway adds, against a direct call and LiteLLM's proxy.
+	$(PY) -m bench.gateway --litellm $(LITELLM)/bin/litellm
+
 .PHONY: schemas
 schemas: $(INSTALLED) ## Renews schemas/json, schemas/asyncapi.yaml and the settings tables in the documents.
 	$(PY) -m sollol_contract

@@ -123,8 +123,8 @@ class Pages:
         )
 
     async def no_files(self, request: Request) -> Response:
-        """Refuses: files and batches need durable jobs, which this version does not have."""
-        message = "files and batches are not supported by this version: send the requests one by one"
+        """Refuses: batches run from the command line and the bus alone."""
+        message = "files and batches are not supported over HTTP by this version: use `sollol batch`"
         body = ErrorBody(code=ErrorCode.BAD_REQUEST, status=501, message=f"{request.url.path}: {message}")
         raise error_from(body)
 
