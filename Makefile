@@ -75,10 +75,15 @@ wheel-test: $(INSTALLED) ## Runs the tests on the built wheel, away from the sou
 bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.
 	$(PY) -m bench.overhead --quick
 	$(PY) -m bench.routing --quick
+	$(PY) -m bench.jobs --quick
 
 .PHONY: bench-overhead
 bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against a direct call.
 	$(PY) -m bench.overhead --out bench/results/overhead.json
+
+.PHONY: bench-jobs
+bench-jobs: $(INSTALLED) ## Measures durable jobs: storing, completing, a backlog of 100,000 and a restart with it.
+	$(PY) -m bench.jobs --out bench/results/jobs.json
 
 .PHONY: bench-routing
 bench-routing: $(INSTALLED) ## Compares routing policies in virtual time: the whole table and its picture, about 5 minutes.

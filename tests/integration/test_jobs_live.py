@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import pytest
 
+from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 from sollol_agents.node.config import NodeConfig
@@ -23,6 +24,7 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.batch import Batch
 from sollol_bus.client import Client
+from sollol_bus.connection import BusConfig
 from sollol_bus.errors import (
     BackendError,
     BadRequest,
@@ -141,6 +143,21 @@ async def test_another_body_under_a_known_id_is_told_as_a_conflict_and_dropped(
         await eventually(lambda: JobNews.CONFLICT in s.news_of("mine"))
         assert (await s.client.wait_for_task("mine")).text.split() == ["2", "1", "0"]
         assert (await s.client.jobs()).waiting == {}
+
+
+async def test_the_same_job_under_two_priorities_runs_once(tmp_path: Path, eventually: Eventually) -> None:
+    async with system(tmp_path, slots=1, decode_tps=100) as s:
+        payload = json.dumps({"body": {"model": MODEL, "prompt": "count down from 30"}}).encode()
+        for priority in (3, 7):
+            await publish_acked(s.client.bus, subjects.job_submit(priority, "mine"), payload)
+        await s.client.wait_for_task("mine", timeout_s=20)
+
+        async def is_empty() -> bool:
+            return not (await s.client.jobs()).waiting
+
+        await eventually(is_empty)
+        assert s.news_of("mine").count(JobNews.RUNNING) == 1
+        assert s.news_of("mine").count(JobNews.DONE) == 1
 
 
 async def test_chats_embeddings_and_other_paths_are_jobs_too(tmp_path: Path) -> None:
@@ -401,6 +418,30 @@ async def test_jobs_run_in_order_of_priority_and_age_and_deferred_ones_last(tmp_
             await s.client.wait_for_task(job_id, timeout_s=30)
         began = [event.job_id for event in s.news if event.news is JobNews.RUNNING]
         assert began == [blocker, "p9", "p5", "old-low", "p4", "p3", "deferred"]
+
+
+@pytest.mark.shutdown
+async def test_a_dispatcher_that_shuts_down_gives_its_jobs_to_the_others_at_once(
+    tmp_path: Path, eventually: Eventually
+) -> None:
+    async with system(tmp_path, slots=1, decode_tps=25) as s:
+        running = await s.count(300)
+        waiting = [await s.count(2) for _ in range(3)]
+        await eventually(lambda: JobNews.RUNNING in s.news_of(running))
+        first = next(actor for actor in s.stack.actors if actor.name == "dispatcher")
+        await eventually(lambda: set(waiting) <= set(first.in_flight()))
+        second = Dispatcher(DispatcherConfig(), BusConfig(url=s.stack.nats_url, inbox_prefix="_INBOX_ctl"))
+        async with second:
+            leaving = asyncio.get_running_loop().time()
+            first.stop_intake()
+            await eventually(lambda: set(waiting) <= set(second.in_flight()), within_s=10)
+            assert asyncio.get_running_loop().time() - leaving < DispatcherConfig().job_ack_wait_s / 2
+            assert running in first.in_flight()
+            first.hand_back("shutting down")
+            await s.client.cancel_job(running)
+            for job_id in waiting:
+                answer = await s.client.wait_for_task(job_id, timeout_s=30)
+                assert answer.text.split() == ["1", "0"]
 
 
 async def test_jobs_of_absent_models_do_not_block_others_of_their_priority(tmp_path: Path) -> None:

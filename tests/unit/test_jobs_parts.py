@@ -19,11 +19,12 @@ from sollol_agents.dispatcher.jobs.letters import shortened
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, instant, parse_instant
 from sollol_bus.errors import BadRequest, ConfigError
 from sollol_bus.jobs import JobAnswer, make_job, priority_of
+from sollol_bus.rights import permissions
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
 from sollol_schemas.routing import RoutingMode
-from sollol_schemas.subjects import is_callback_subject
+from sollol_schemas.subjects import Role, is_callback_subject
 
 BODY = {"model": "m", "prompt": "hi"}
 STATUS = JobStatus(job_id="j", state=JobState.QUEUED, priority=7)
@@ -189,6 +190,17 @@ def test_priorities_have_names(given: int | str, number: int) -> None:
 def test_a_priority_that_does_not_exist_is_refused(given: int | str) -> None:
     with pytest.raises(BadRequest):
         priority_of(given)
+
+
+def test_clients_submit_and_read_jobs_and_only_the_control_role_ends_them() -> None:
+    client, control, node = (permissions(role, "attic" if role is Role.NODE else "") for role in
+                             (Role.CLIENT, Role.CONTROL, Role.NODE))  # fmt: skip
+    assert {"sollol.v1.jobs.submit.*.*", "sollol.v1.jobs.enqueue", "sollol.v1.jobs.cancel"} <= set(client.publish)
+    assert {"sollol.v1.jobs.result.*", "sollol.v1.events.job.*.*"} <= set(client.subscribe)
+    mine = {"sollol.v1.jobs.result.*", "sollol.v1.jobs.purge", "sollol.v1.jobs.delayed.*.*", "$KV.SOLLOL_JOB.>"}
+    assert mine <= set(control.publish)
+    assert not mine & set(client.publish)
+    assert not [subject for subject in (*node.publish, *node.subscribe) if ".jobs." in subject]
 
 
 class TestBatchFiles:

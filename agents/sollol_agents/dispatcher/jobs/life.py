@@ -217,8 +217,8 @@ def _cause(error: ErrorBody) -> ErrorCode:
         return ErrorCode(last)
     nodes = error.details.get("nodes")
     if error.code is ErrorCode.NO_ELIGIBLE_NODE and isinstance(nodes, dict) and nodes:
-        if all(str(why).partition(":")[0] in _LASTING for why in nodes.values()):
-            return ErrorCode.UNKNOWN_MODEL
+        is_lasting = all(str(why).partition(":")[0] in _LASTING for why in nodes.values())
+        return ErrorCode.UNKNOWN_MODEL if is_lasting else error.code
     return error.code
 
 

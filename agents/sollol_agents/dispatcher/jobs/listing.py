@@ -22,6 +22,8 @@ _STATE_SUBJECTS = f"$KV.{subjects.JOBS_BUCKET}.job.*"
 _BATCH = 256
 _BATCH_BYTES = 4 << 20
 _TIMEOUT_S = 5.0
+_LOOKED_AT_MAX = 50_000
+"""States read for one list: about a second's work."""
 
 
 class _State(msgspec.Struct):
@@ -49,10 +51,12 @@ class Listing:
         """The jobs whose state changed last, then those that nobody has worked on, and how many wait."""
         wanted = frozenset(asked.states)
         jobs: list[JobStatus] = []
+        seen = 0
         async for status in self._newest():
+            seen += 1
             if not wanted or status.state in wanted:
                 jobs.append(status)
-            if len(jobs) >= asked.limit:
+            if len(jobs) >= asked.limit or seen >= _LOOKED_AT_MAX:
                 break
         if len(jobs) < asked.limit and (not wanted or JobState.QUEUED in wanted):
             jobs += await self._untouched(asked.limit - len(jobs), {job.job_id for job in jobs})

@@ -1,0 +1,121 @@
+"""`sollol jobs` and `sollol batch` as a user runs them, and a batch that is killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sollol_agents.testing import ProcessFleet, eventually
+
+MODEL = "llama3.2:3b"
+FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL, "--parallel", "8")
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def test_a_job_is_submitted_listed_shown_waited_for_and_forgotten(fleet: ProcessFleet) -> None:
+    await _with_a_node(fleet, "400")
+    assert await sollol(fleet, "jobs", "submit", MODEL, "count down from 3", "--id", "mine") == (0, "mine\n", "")
+    code, said, _ = await sollol(fleet, "jobs", "wait", "mine")
+    assert (code, said.split()) == (0, ["2", "1", "0"])
+    code, said, _ = await sollol(fleet, "jobs", "status", "mine", "--json")
+    assert (code, json.loads(said)["state"]) == (0, "done")
+    code, said, noted = await sollol(fleet, "jobs", "list")
+    assert code == 0
+    assert said.splitlines()[1].split()[:4] == ["mine", "done", "5", MODEL]
+    assert "dead letters: 0" in noted
+    code, said, _ = await sollol(fleet, "jobs", "submit", MODEL, "count down from 2", "--wait", "--json")
+    assert (code, json.loads(said)["result"]["body"]["response"].split()) == (0, ["1", "0"])
+    code, _, noted = await sollol(fleet, "jobs", "cancel", "mine")
+    assert (code, "done already" in noted) == (1, True)
+    code, _, noted = await sollol(fleet, "jobs", "submit", MODEL, "count down from 9", "--id", "mine")
+    assert (code, "another body" in noted) == (1, True)
+    code, _, noted = await sollol(fleet, "jobs", "status", "nope")
+    assert (code, "jobs list" in noted) == (1, True)
+    assert (await sollol(fleet, "jobs", "submit", MODEL, "x", "--priority", "11"))[0] == 2
+    code, said, _ = await sollol(fleet, "jobs", "purge")
+    assert (code, said) == (0, "2 jobs forgotten\n")
+
+
+async def test_a_dead_job_is_listed_with_its_reason_and_run_again(fleet: ProcessFleet) -> None:
+    await _with_a_node(fleet, "400")
+    assert (await sollol(fleet, "jobs", "submit", "nonesuch", "hello", "--id", "bad"))[0] == 0
+    code, _, noted = await sollol(fleet, "jobs", "wait", "bad")
+    assert (code, "nonesuch" in noted) == (1, True)
+    code, said, _ = await sollol(fleet, "jobs", "dead")
+    assert code == 0
+    assert "unknown_model" in said
+    assert await sollol(fleet, "jobs", "retry", "--all") == (0, "bad\n", "")
+    code, said, _ = await sollol(fleet, "jobs", "status", "bad", "--json")
+    assert json.loads(said)["state"] == "queued"
+
+
+async def test_a_batch_that_is_killed_goes_on_where_it_was(fleet: ProcessFleet, tmp_path: Path) -> None:
+    await _with_a_node(fleet, "60")
+    asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines: list[dict[str, Any]] = [{"model": MODEL, "prompt": f"count down from {10 + n % 5}"} for n in range(120)]
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": "count down from 2"}]}
+    lines.append({"custom_id": "last", "method": "POST", "url": "/v1/chat/completions", "body": chat})
+    lines.append({"custom_id": "unknown", "model": "nonesuch", "prompt": "x"})
+    asked.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first = await start(fleet, "batch", "run", str(asked), str(answered))
+
+    async def has_begun() -> bool:
+        return await asyncio.to_thread(answers_in, answered) >= 20
+
+    try:
+        await eventually(has_begun)
+    finally:
+        first.kill()
+        await first.communicate()
+    assert answers_in(answered) < len(lines)
+    code, said, noted = await sollol(fleet, "batch", "run", str(asked), str(answered), "--json")
+    assert code == 1, "one request has no answer"
+    assert json.loads(said)["failed"] == 1
+    assert "are there already" in noted
+    found = [json.loads(line) for line in answered.read_text().splitlines()]
+    assert [one["custom_id"] for one in found] == [*(str(n) for n in range(1, 121)), "last", "unknown"]
+    for number, one in enumerate(found[:120]):
+        expected = [str(n) for n in range(9 + number % 5, -1, -1)]
+        assert one["response"]["body"]["response"].split() == expected
+    assert found[120]["response"]["body"]["choices"][0]["message"]["content"].split() == ["1", "0"]
+    assert found[121]["error"]["code"] == "unknown_model"
+    async with fleet.client() as client:
+        done = (await client.jobs("done", limit=1000)).jobs
+    assert len(done) == 121
+    assert all(job.tries == 1 for job in done), "nothing was done twice"
+
+
+def answers_in(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+async def _with_a_node(fleet: ProcessFleet, decode_tps: str) -> None:
+    await fleet.up("--no-gateway")
+    engine = await fleet.emulator("attic", *FLAGS, "--decode-tps", decode_tps)
+    await fleet.node("attic", engine.url, "--slots", "8")
+
+
+async def start(fleet: ProcessFleet, *argv: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "sollol_agents.cli",
+        *argv,
+        env=os.environ | {"SOLLOL_NATS": fleet.nats_url},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def sollol(fleet: ProcessFleet, *argv: str) -> tuple[int, str, str]:
+    process = await start(fleet, *argv)
+    said, noted = await asyncio.wait_for(process.communicate(), 90)
+    assert process.returncode is not None
+    return process.returncode, said.decode(), noted.decode()
