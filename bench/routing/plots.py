@@ -24,6 +24,7 @@ SHOWN = (
     "p2c",
     "round_robin",
 )
+_TICKS = (1, 2, 5, 10, 20, 50)
 Means = dict[tuple[str, str], dict[float, float]]
 
 
@@ -63,6 +64,7 @@ def draw(means: Means, path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter  # noqa: PLC0415
 
     scenarios = sorted({scenario for scenario, _ in means})
     columns = min(4, len(scenarios))
@@ -73,10 +75,15 @@ def draw(means: Means, path: Path) -> None:
         for policy in SHOWN:
             points = sorted(means.get((scenario, policy), {}).items())
             if points:
-                width = 2.5 if policy == "plan" else 1.2
-                panel.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=width, label=policy)
+                width, layer = (2.5, 3) if policy == "plan" else (1.2, 2)
+                x, y = zip(*points, strict=True)
+                panel.plot(x, y, marker="o", markersize=3, linewidth=width, zorder=layer, label=policy)
         panel.axhline(1.0, color="grey", linewidth=0.8, linestyle="--")
         panel.set(title=scenario, yscale="log", xlabel="load")
+        panel.yaxis.set_major_locator(FixedLocator(_TICKS))
+        panel.yaxis.set_major_formatter(ScalarFormatter())
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.grid(axis="y", linewidth=0.4, alpha=0.6)
     for panel in flat[len(scenarios) :]:
         panel.set_visible(False)
     for row in panels:
