@@ -75,6 +75,7 @@ wheel-test: $(INSTALLED) ## Runs the tests on the built wheel, away from the sou
 bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.
 	$(PY) -m bench.overhead --quick
 	$(PY) -m bench.routing --quick
+	$(PY) -m bench.gateway --quick
 	$(PY) -m bench.jobs --quick
 
 .PHONY: bench-overhead
