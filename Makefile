@@ -105,7 +105,7 @@ $(LITELLM)/.installed:
 
 .PHONY: bench-gateway
 bench-gateway: $(INSTALLED) $(LITELLM)/.installed ## Measures what the HTTP gateway adds, against a direct call and LiteLLM's proxy.
-	$(PY) -m bench.gateway --litellm $(LITELLM)/bin/litellm
+	$(PY) -m bench.gateway --litellm $(LITELLM)/bin/litellm --out bench/results/gateway.json
 
 .PHONY: schemas
 schemas: $(INSTALLED) ## Renews schemas/json, schemas/asyncapi.yaml and the settings tables in the documents.
