@@ -17,7 +17,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ JOBS = int(os.environ.get("SOLLOL_CHAOS_JOBS", "500"))
 QUIET_S = 60.0
 PAUSE_S = 4.0
 CALM_S = 3.0
-"""An order is judged only so long after a kill or a return, and before the next."""
+"""An order is judged only so long after a kill or a return."""
 BLUR_S = 0.5
 """Events of two dispatchers are heard so far apart at most."""
 TARGETS = ("dispatcher", "scorer", "node", "nats-server")
@@ -104,16 +104,21 @@ class Listener:
         elif news in ("running", "retrying"):
             self.troubled.add(job_id)
 
+    def _is_steady(self, job: str, troubled_at: list[float]) -> bool:
+        """Whether it waited through no trouble: its dispatcher may have died with it, and another one took it later."""
+        known, began = self.known_at[job], self.began_at[job]
+        return job not in self.troubled and not any(known - BLUR_S < at < began for at in troubled_at)
+
     def judged(self, troubled_at: list[float]) -> tuple[int, int]:
         """Pairs of jobs whose order is defined, and how many of them began in the wrong order."""
-        untroubled = (self.began_at.keys() & self.known_at.keys()) - self.troubled
+        untroubled = {job for job in self.began_at.keys() & self.known_at.keys() if self._is_steady(job, troubled_at)}
         jobs = sorted(untroubled, key=lambda j: int(j.rpartition("-")[2]))
         pairs = wrong = 0
         for number, old in enumerate(jobs):
             for new in jobs[number + 1 :]:
                 began = self.began_at[new]
-                is_calm = all(not -CALM_S < began - at < CALM_S for at in troubled_at)
-                is_defined = is_calm and self.known_at[old] < began - BLUR_S and self.known_at[new] < began - BLUR_S
+                is_calm = all(not -2 * BLUR_S < began - at < CALM_S for at in troubled_at)
+                is_defined = is_calm and max(self.known_at[old], self.known_at[new]) < began - BLUR_S
                 if is_defined and self.priority[old] >= self.priority[new]:
                     pairs += 1
                     wrong += self.began_at[old] > began + BLUR_S
@@ -142,12 +147,15 @@ async def _torment(nc: NatsClient, victims: Victims, rng: random.Random, figure:
     listener = Listener()
     await nc.subscribe("sollol.v1.events.job.*.*", cb=listener.on_event)
     async with asyncio.timeout(CHAOS_S + QUIET_S), asyncio.TaskGroup() as group:
-        submitting = group.create_task(_submit(js, random.Random(SEED), acked))
+        numbers = iter(range(JOBS))
+        spread = itertools.islice(numbers, JOBS * 2 // 3)
+        submitting = group.create_task(_submit(js, spread, acked, pause_s=0.8 * CHAOS_S / JOBS))
         targets = itertools.cycle(rng.sample(TARGETS, len(TARGETS)))
         while time.monotonic() - began < CHAOS_S:
             await victims.strike(next(targets))
             await asyncio.sleep(rng.uniform(0.5, PAUSE_S))
         await submitting
+        await _submit(js, numbers, acked, pause_s=0.0)  # a backlog for the calm, to see its order
         calm_at = time.monotonic()
         results, writes = await _results(js)
     settled_s = time.monotonic() - calm_at
@@ -165,6 +173,7 @@ async def _torment(nc: NatsClient, victims: Victims, rng: random.Random, figure:
     assert (len(acked), len(seen), writes, lost, wrong) == (JOBS, JOBS, JOBS, set(), [])
     assert states == {"done": JOBS}
     assert misordered == 0
+    assert pairs > 0, "an order was judged"
     assert left == 0, "the queue is empty"
     assert set(victims.kills) == set(TARGETS), "everything was killed"
 
@@ -178,7 +187,7 @@ async def _populate(fleet: ProcessFleet, victims: Victims) -> None:
             return await fleet.actor(actor.partition("-")[0], name=f"{actor}-{start}")
 
         await victims.add(actor, revive)
-    for name, tps in (("node-attic", "60"), ("node-cellar", "40")):
+    for name, tps in (("node-attic", "50"), ("node-cellar", "50")):  # alike, so that neither is worth waiting for
         engine = await fleet.emulator(name, *EMULATOR, "--decode-tps", tps)
 
         async def node(start: int, name: str = name, url: str = engine.url) -> Child:
@@ -189,13 +198,13 @@ async def _populate(fleet: ProcessFleet, victims: Victims) -> None:
     await fleet.joined("node-attic", "node-cellar")
 
 
-async def _submit(js: JetStreamContext, rng: random.Random, acked: set[str]) -> None:
-    """Hands all jobs over, one publish each, over most of the chaos."""
-    for number in range(JOBS):
+async def _submit(js: JetStreamContext, numbers: Iterable[int], acked: set[str], *, pause_s: float) -> None:
+    """Hands jobs of mixed priority over, one publish each."""
+    for number in numbers:
         job_id = f"job-{number}"
         body = {"model": MODEL, "prompt": f"count down from {number % 40}"}
         payload = json.dumps({"body": body}).encode()
-        subject = f"sollol.v1.jobs.submit.{rng.randint(1, 10)}.{job_id}"
+        subject = f"sollol.v1.jobs.submit.{random.Random(SEED + number).randint(1, 10)}.{job_id}"
         while job_id not in acked:
             try:
                 await js.publish(subject, payload, headers={"Nats-Msg-Id": job_id})
@@ -203,7 +212,7 @@ async def _submit(js: JetStreamContext, rng: random.Random, acked: set[str]) -> 
                 await asyncio.sleep(0.1)  # the server is away; the id makes a second publish harmless
             else:
                 acked.add(job_id)
-        await asyncio.sleep(0.6 * CHAOS_S / JOBS)  # spreads the jobs over the kills
+        await asyncio.sleep(pause_s)  # spreads the jobs over the kills
 
 
 async def _results(js: JetStreamContext) -> tuple[list[dict[str, Any]], int]:
