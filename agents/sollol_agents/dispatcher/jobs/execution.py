@@ -23,6 +23,8 @@ from sollol_schemas.execution import Figures
 
 T = TypeVar("T", bound=msgspec.Struct)
 MAX_ANSWER_BYTES = 256 << 20
+_SILENCE_S = 5.0
+"""A node that has said nothing for so long is asked whether it still works on the attempt."""
 _LAST_WORDS_S = 1.0
 """The node reports its end on another subject than its words: these may be read a moment later."""
 
@@ -72,6 +74,8 @@ class Execution:
         self._decision: DecisionSummary | None = None
         self._error: ErrorBody | None = None
         self._grace: asyncio.TimerHandle | None = None
+        self._heard_tokens = -1
+        self._heard_mono_s = 0.0
         self.active = ActiveRequest(self, request)
 
     def start(self) -> None:
@@ -83,6 +87,17 @@ class Execution:
         """Gives the try up without a word: the slot is released, the node is told to stop."""
         self.active.drop()
         self._end(ErrorBody(code=ErrorCode.ACTOR_STOPPED, message="given up"))
+
+    def check_on_node(self, now: float) -> None:
+        """Asks the node what became of the attempt after a silence: its last words may have fallen into an outage.
+
+        A request of a caller has a deadline that ends such a wait; a job may have none.
+        """
+        if self.tokens != self._heard_tokens:
+            self._heard_tokens, self._heard_mono_s = self.tokens, now
+        elif now - self._heard_mono_s > _SILENCE_S:
+            self._heard_mono_s = now
+            self.active.on_reconnect()
 
     @property
     def is_blocked(self) -> bool:

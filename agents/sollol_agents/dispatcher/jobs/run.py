@@ -210,6 +210,7 @@ class JobRun:
                 execution.has_news.clear()
                 if execution.result is None:
                     await _wait(execution.has_news, self._crew.config.job_progress_s)
+                execution.check_on_node(time.monotonic())
             return execution.result
         finally:
             self._execution = None
