@@ -1,0 +1,87 @@
+"""A job whose node ended without being heard: the dispatcher asks, and the job runs again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import pytest
+
+from sollol_agents.dispatcher.actor import Dispatcher
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.errors import BusError
+from sollol_bus.jetstream import publish_acked
+from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.server import EmbeddedServer
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.control import AttemptState, ControlReply
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.execution import AttemptAccepted, AttemptDone, AttemptFirstToken, ExecEnvelope, Figures
+from sollol_schemas.grant import Granted, GrantRequest
+from sollol_schemas.jobs import JobResult, JobState
+
+
+class Eventually(Protocol):
+    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
+
+
+class Fleet:
+    """Doubles of a scorer that grants at once, and of a node whose first end goes unheard."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.attempts: list[str] = []
+        bus.subscribe(subjects.GRANT, self._on_grant)
+        bus.subscribe(subjects.node_exec("n1"), self._on_exec)
+        ended = ControlReply(node_id="n1", instance="i1", attempt_state=AttemptState.ENDED_SPOKEN)
+        bus.subscribe(subjects.node_control("n1"), lambda msg: bus.respond(msg, ended))
+
+    def _on_grant(self, msg: Msg) -> None:
+        asked = decode(msg.data, GrantRequest)
+        summary = DecisionSummary(
+            request_id=asked.request_id,
+            attempt_id=f"{asked.request_id}-{asked.number}",
+            node_id="n1",
+            attempt=asked.number,
+        )
+        self.bus.respond(msg, Granted(summary=summary, instance="i1", model="m"))
+
+    def _on_exec(self, msg: Msg) -> None:
+        assert msg.headers is not None
+        attempt = decode(msg.headers[h.EXEC].encode(), ExecEnvelope).attempt_id
+        self.attempts.append(attempt)
+        self._report(attempt, AttemptAccepted(attempt_id=attempt, instance="i1"))
+        self._report(attempt, AttemptFirstToken(attempt_id=attempt))
+        self.bus.publish(msg.headers[h.REPLY_TO], b'{"model":"m","response":"hi","done":true}')
+        if len(self.attempts) > 1:
+            self.bus.publish(msg.headers[h.REPLY_TO], b"", headers={h.CHUNKS: "1"})
+            self._report(attempt, AttemptDone(attempt_id=attempt, figures=Figures()))
+
+    def _report(self, attempt: str, report: object) -> None:
+        self.bus.publish(subjects.attempt("n1", attempt), encode(report))
+
+
+@pytest.mark.timeout(60)
+async def test_a_job_whose_end_went_unheard_is_run_again(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    results: list[JobResult] = []
+    bus.subscribe(subjects.job_result("mine"), lambda msg: results.append(decode(msg.data, JobResult)))
+    fleet = Fleet(bus)
+    async with Dispatcher(DispatcherConfig(), BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")):
+        payload = json.dumps({"body": {"model": "m", "prompt": "hello"}}).encode()
+
+        async def is_stored() -> bool:
+            try:
+                await publish_acked(bus, subjects.job_submit(5, "mine"), payload, headers={"Nats-Msg-Id": "mine"})
+            except BusError:
+                return False  # the dispatcher makes the stream at its start
+            return True
+
+        await eventually(is_stored)
+        await eventually(lambda: bool(results), within_s=30)
+    assert [result.state for result in results] == [JobState.DONE]
+    assert fleet.attempts == ["mine-1", "mine-11"], "no two tries share an attempt id"
