@@ -59,7 +59,7 @@ acceptance: $(INSTALLED) ## Real processes, started as a user would and killed w
 test: check unit integration acceptance ## All checks and tests, the fastest first.
 
 .PHONY: wheel-test
-wheel-test: $(INSTALLED) ## Runs the tests on the built wheel, away from the sources.
+wheel-test: $(INSTALLED) ## Unit and conformance tests on the built wheel, away from the sources: what the wheel forgot shows there.
 	rm -rf $(WHEEL_DIR)
 	mkdir -p $(WHEEL_DIR)
 	$(PY) -m build --wheel --outdir $(WHEEL_DIR)/dist . > $(WHEEL_DIR)/build.log || { cat $(WHEEL_DIR)/build.log; exit 1; }
@@ -69,7 +69,7 @@ wheel-test: $(INSTALLED) ## Runs the tests on the built wheel, away from the sou
 		"$$(echo $(WHEEL_DIR)/dist/*.whl)[engine]" --group dev
 	mkdir -p $(WHEEL_DIR)/away
 	cp -R tests pyproject.toml $(WHEEL_DIR)/away/
-	cd $(WHEEL_DIR)/away && ../venv/bin/python -P -m pytest -q tests/unit tests/integration tests/conformance
+	cd $(WHEEL_DIR)/away && ../venv/bin/python -P -m pytest -q tests/unit tests/conformance
 
 .PHONY: bench
 bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.
