@@ -53,7 +53,11 @@ integration: $(INSTALLED) ## Tests against a real nats-server and real engines.
 
 .PHONY: acceptance
 acceptance: $(INSTALLED) ## Real processes, started as a user would and killed while they work.
-	$(PY) -m pytest -q $(ACCEPTANCE)
+	$(PY) -m pytest -q -m "not chaos" $(ACCEPTANCE)
+
+.PHONY: chaos
+chaos: $(INSTALLED) ## 500 jobs while every kind of process is killed at random; SOLLOL_CHAOS_S sets how long.
+	$(PY) -m pytest -q -m chaos tests/acceptance
 
 .PHONY: test
 test: check unit integration acceptance ## All checks and tests, the fastest first.

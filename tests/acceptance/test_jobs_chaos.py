@@ -50,7 +50,7 @@ FLAGS = {"scorer": ("--hold", "0.99")}
 """Nobody waits for a faster node while the one behind takes a slower one: the start shows the order."""
 EMULATOR = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL, "--parallel", "4")
 
-pytestmark = pytest.mark.timeout(CHAOS_S + QUIET_S + 90)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(CHAOS_S + QUIET_S + 90)]
 
 
 class Victims:
