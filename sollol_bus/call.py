@@ -13,6 +13,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -143,7 +144,9 @@ class Call:
 
     def cancel(self) -> None:
         """Tells the dispatchers that the answer is no longer wanted."""
-        message = CancelRequest(request_id=self.request_id, secret=self._secret)
+        self._publish_cancel(CancelRequest(request_id=self.request_id, secret=self._secret))
+
+    def _publish_cancel(self, message: CancelRequest) -> None:
         try:
             self._bus.publish(subjects.CANCEL, encode(message))
         except NotConnected:
@@ -173,6 +176,8 @@ class Call:
         if self.resends >= MAX_RESENDS:
             self._stream.fail(ConnectionLost(f"sent {self.resends + 1} times without an answer: {why}"))
             return
+        # By its number: subscriptions of one receiver take turns, so this may be handled after what is sent next.
+        superseded = CancelRequest(request_id=self.request_id, secret=self._secret, resend=self.resends)
         self.resends += 1
         log.info(
             "request %s is sent again: %s",
@@ -180,7 +185,7 @@ class Call:
             why,
             extra={"action": "request_resent", "request_id": self.request_id},
         )
-        self.cancel()
+        self._publish_cancel(superseded)
         try:
             self._send()
         except NotConnected:
@@ -227,11 +232,14 @@ class Call:
             return
         self._watch_again_in(PROBE_INTERVAL_S)
         self._bus.ask(
-            subjects.dispatcher_probe(self.dispatcher), b"", self._on_probe_answer, timeout_s=10 * PROBE_INTERVAL_S
+            subjects.dispatcher_probe(self.dispatcher),
+            b"",
+            partial(self._on_probe_answer, self.dispatcher),
+            timeout_s=10 * PROBE_INTERVAL_S,
         )
 
-    def _on_probe_answer(self, reply: Msg | BusError) -> None:
-        if isinstance(reply, NoResponders) and not self._bus.is_settling:
+    def _on_probe_answer(self, instance: str, reply: Msg | BusError) -> None:
+        if instance == self.dispatcher and isinstance(reply, NoResponders) and not self._bus.is_settling:
             self._send_again("its dispatcher is gone")
 
     def _on_disconnect(self) -> None:

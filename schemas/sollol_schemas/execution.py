@@ -135,6 +135,8 @@ class CancelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     request_id: BusId
     secret: str
+    resend: Count | None = None
+    """Ends only what was sent up to this resend; without it, every sending."""
 
 
 class CancelReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -74,6 +74,8 @@ async def test_an_unstarted_request_is_sent_again_when_its_dispatcher_dies(
         assert again[h.REQUEST_ID] == call.request_id
         assert again[h.RESEND] == "1"
         assert float(again[h.WAITED]) > 0
+        await eventually(lambda: len(second.cancelled) == 1)
+        assert second.cancelled[0].resend == 0, "only the first sending is given up"
         first.answer()  # what the dead one might still say goes to an inbox that nobody reads
         second.answer()
         assert [m.data async for m in call] == [b"chunk"]

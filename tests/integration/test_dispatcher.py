@@ -37,6 +37,7 @@ from sollol_schemas.execution import (
     AttemptFirstToken,
     AttemptStart,
     CancelAttempt,
+    CancelRequest,
     ExecEnvelope,
     Figures,
     StartAnswer,
@@ -348,6 +349,24 @@ async def test_nobody_cancels_without_the_secret(
         await bus.flush()
         await bus.request(subjects.dispatcher_probe(dispatcher.instance))
         assert dispatcher.statistics().in_flight == 1
+
+
+async def test_the_cancel_of_an_earlier_sending_does_not_reach_a_later_one(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    """Subscriptions of one connection take turns: the cancel may be handled after the request sent behind it."""
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    headers = {h.REQUEST_ID: "mine", h.CANCEL_SECRET: "secret", h.RESEND: "2", h.STREAM: "1"}
+    bus.publish(subjects.GENERATE, BODY, reply=bus.new_inbox(), headers=headers)
+    await eventually(lambda: len(scorer.asked) == 1)
+    bus.publish(subjects.CANCEL, encode(CancelRequest(request_id="mine", secret="secret", resend=1)))
+    await bus.flush()
+    await bus.request(subjects.dispatcher_probe(dispatcher.instance))
+    assert dispatcher.statistics().in_flight == 1
+    bus.publish(subjects.CANCEL, encode(CancelRequest(request_id="mine", secret="secret", resend=2)))
+    await eventually(lambda: dispatcher.statistics().in_flight == 0)
 
 
 async def test_the_deadline_ends_a_waiting_request(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:

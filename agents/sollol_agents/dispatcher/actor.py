@@ -210,6 +210,8 @@ class Dispatcher(Actor[DispatcherConfig]):
         active = self._active.get(asked.request_id)
         if active is None or not active.request.secret or not _same_secret(asked.secret, active.request.secret):
             return  # another dispatcher may hold it
+        if asked.resend is not None and active.request.resend > asked.resend:
+            return  # its caller has sent it again since
         active.cancel(ErrorCode.CANCELLED, "cancelled by its caller")
         self.bus.respond(msg, CancelReply(request_id=asked.request_id, is_cancelled=True))
 
