@@ -12,6 +12,8 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 WHEEL_DIR := build/wheel-test
 ACCEPTANCE ?= tests/acceptance
+# Most of these tests wait for real processes and clocks: two at a time halve the run. A file stays on one worker.
+SIDE_BY_SIDE ?= -n 2 --dist loadfile
 
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
@@ -49,11 +51,11 @@ unit: $(INSTALLED) ## Fast tests without a network.
 
 .PHONY: integration
 integration: $(INSTALLED) ## Tests against a real nats-server and real engines.
-	$(PY) -m pytest -q tests/integration tests/conformance
+	$(PY) -m pytest -q $(SIDE_BY_SIDE) tests/integration tests/conformance
 
 .PHONY: acceptance
 acceptance: $(INSTALLED) ## Real processes, started as a user would and killed while they work.
-	$(PY) -m pytest -q -m "not chaos" $(ACCEPTANCE)
+	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m "not chaos" $(ACCEPTANCE)
 
 .PHONY: chaos
 chaos: $(INSTALLED) ## 500 jobs while every kind of process is killed at random; SOLLOL_CHAOS_S sets how long.
@@ -73,7 +75,7 @@ wheel-test: $(INSTALLED) ## Unit and conformance tests on the built wheel, away 
 		"$$(echo $(WHEEL_DIR)/dist/*.whl)[engine]" --group dev
 	mkdir -p $(WHEEL_DIR)/away
 	cp -R tests pyproject.toml $(WHEEL_DIR)/away/
-	cd $(WHEEL_DIR)/away && ../venv/bin/python -P -m pytest -q tests/unit tests/conformance
+	cd $(WHEEL_DIR)/away && ../venv/bin/python -P -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/conformance
 
 .PHONY: bench
 bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.

@@ -10,15 +10,17 @@ import pytest
 
 from sollol_agents.testing import ProcessFleet
 
-_FIGURES = pytest.StashKey[list[str]]()
+_FIGURE = "figure"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_FIGURES] = []
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    figures = config.stash[_FIGURES]
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    figures = [
+        f"{r.nodeid.rpartition('::')[2]}: {text}"
+        for r in reports
+        for name, text in r.user_properties
+        if name == _FIGURE
+    ]
     if figures:
         terminalreporter.section("measured on this machine, in this run")
         for line in figures:
@@ -27,10 +29,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Notes a measured figure for the summary at the end of the run."""
+    """Notes a measured figure for the summary at the end of the run; it travels with the test's report."""
 
     def note(text: str) -> None:
-        request.config.stash[_FIGURES].append(f"{request.node.name}: {text}")
+        request.node.user_properties.append((_FIGURE, text))
 
     return note
 
