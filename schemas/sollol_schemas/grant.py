@@ -77,6 +77,8 @@ class GrantRelease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """The dispatcher no longer wants a slot for this request (cancelled, deadline, caller gone)."""
 
     request_id: BusId
+    number: Count | None = None
+    """Number of the attempt that is no longer wanted; a question for a later one stands."""
 
 
 class RouteRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="route.request.v1"):

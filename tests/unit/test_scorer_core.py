@@ -163,6 +163,17 @@ def reasons(effects: list[Effect]) -> dict[str, RejectionReason]:
 # -- granting -------------------------------------------------------------------------------------------------
 
 
+def test_a_release_that_is_handled_late_does_not_take_a_later_attempt_out_of_the_queue() -> None:
+    fleet = Fleet()
+    fleet.node()
+    fleet.load("gpu1", "other-1")
+    fleet.ask("r", number=11)
+    fleet.core.release("r", fleet.now, number=1)
+    assert "r" in fleet.core.waiting
+    fleet.core.release("r", fleet.now, number=11)
+    assert "r" not in fleet.core.waiting
+
+
 def test_a_free_node_is_granted_with_the_reason_and_every_term() -> None:
     fleet = Fleet()
     fleet.node()

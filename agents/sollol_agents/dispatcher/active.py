@@ -395,7 +395,8 @@ class ActiveRequest:
 
     def _release(self) -> None:
         try:
-            self._bus.publish(subjects.RELEASE, encode(GrantRelease(request_id=self.request.request_id)))
+            release = GrantRelease(request_id=self.request.request_id, number=self._tries.number)
+            self._bus.publish(subjects.RELEASE, encode(release))
         except NotConnected:
             log.debug("request %s: not released, the scorer forgets it by its deadline", self.request.request_id)
 

@@ -226,8 +226,10 @@ class Scorer(Actor[ScorerConfig]):
         except DecodeFailed as error:
             log.warning("ignored a release: %s", error, extra={"action": "bad_message"})
             return
-        self._replies.pop(release.request_id, None)
-        self._carry_out(self.core.release(release.request_id, time.monotonic()))
+        effects = self.core.release(release.request_id, time.monotonic(), number=release.number)
+        if release.request_id not in self.core.waiting:
+            self._replies.pop(release.request_id, None)
+        self._carry_out(effects)
 
     def _on_route(self, msg: Msg) -> None:
         try:

@@ -162,8 +162,14 @@ class SchedulerCore:
             return [*effects, late]
         return [*effects, self._queued(waiting)]
 
-    def release(self, request_id: str, now: float) -> list[Effect]:
-        """The dispatcher wants no slot for this request any more; a grant that no node took is void."""
+    def release(self, request_id: str, now: float, *, number: int | None = None) -> list[Effect]:
+        """The dispatcher wants no slot for this request any more; a grant that no node took is void.
+
+        With `number`, a question for a later attempt stands: the release may be handled after it.
+        """
+        waiting = self.waiting.get(request_id)
+        if waiting is not None and number is not None and waiting.request.number > number:
+            return []
         self.waiting.remove(request_id)
         attempt = self.fleet.attempt(self._granted.get(request_id, ""))
         if attempt is not None and not attempt.is_confirmed:
