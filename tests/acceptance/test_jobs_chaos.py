@@ -137,16 +137,21 @@ async def test_every_job_has_exactly_one_result_whatever_is_killed(
         victims = Victims(server, rng)
         await _populate(fleet, victims)
         nc = await nats.connect(fleet.nats_url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
+        acked: set[str] = set()
         try:
-            await _torment(nc, victims, rng, figure)
+            await _torment(nc, victims, rng, figure, acked)
+        except (TimeoutError, AssertionError) as error:
+            found = await diagnosis(nc, acked)
+            raise AssertionError(f"{error!r}\nkills: {victims.kills}; logs in {fleet.folder}\n{found}") from error
         finally:
             await nc.close()
 
 
-async def _torment(nc: NatsClient, victims: Victims, rng: random.Random, figure: Callable[[str], None]) -> None:
+async def _torment(
+    nc: NatsClient, victims: Victims, rng: random.Random, figure: Callable[[str], None], acked: set[str]
+) -> None:
     began = time.monotonic()
     js = nc.jetstream(timeout=2)
-    acked: set[str] = set()
     listener = Listener()
     await nc.subscribe("sollol.v1.events.job.*.*", cb=listener.on_event)
     async with asyncio.timeout(CHAOS_S + QUIET_S), asyncio.TaskGroup() as group:
@@ -250,6 +255,26 @@ async def _left(js: JetStreamContext) -> int:
     with contextlib.suppress(AssertionError):
         await eventually(is_empty, within_s=45)
     return left
+
+
+async def diagnosis(nc: NatsClient, acked: set[str]) -> str:
+    """What a reader of a failed run wants to know: the state of every unfinished job, of the queue and of the fleet."""
+    streams = [f"$JS.API.STREAM.INFO.{stream}" for stream in ("SOLLOL_JOBS", "SOLLOL_RESULTS", "KV_SOLLOL_JOB")]
+    consumers = [f"$JS.API.CONSUMER.INFO.SOLLOL_JOBS.p{priority}" for priority in range(1, 11)]
+    lines = [f"{len(acked)} of {JOBS} jobs are acked"]
+    lines += [f"{subject}: {await _told(nc, subject)}" for subject in ("sollol.v1.nodes", *streams, *consumers)]
+    for job_id in sorted(acked):
+        text = await _told(nc, "sollol.v1.jobs.get", json.dumps({"job_id": job_id}).encode())
+        if '"state":"done"' not in text:
+            lines.append(f"{job_id}: {text}")
+    return "\n".join(lines)
+
+
+async def _told(nc: NatsClient, subject: str, body: bytes = b"") -> str:
+    try:
+        return (await nc.request(subject, body, timeout=3)).data.decode()
+    except (nats.errors.Error, TimeoutError) as error:
+        return f"no answer: {error!r}"
 
 
 def _is_right(result: dict[str, Any]) -> bool:
