@@ -13,9 +13,8 @@ import asyncio
 import logging
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -25,20 +24,17 @@ from sollol_bus.errors import (
     BusError,
     ConnectionLost,
     NoResponders,
-    QueueFull,
     RequestTimedOut,
     SollolError,
     error_from,
 )
-from sollol_bus.jetstream import JetStreamRefused, ack_of
+from sollol_bus.job_answer import JobAnswer
+from sollol_bus.job_making import checked_id, make_job, priority_of
+from sollol_bus.job_storing import Storing
 from sollol_bus.messages import Msg, decode, encode, error_of
-from sollol_bus.results import NativeChunk
 from sollol_bus.streaming import request_many
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
-from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, MSG_ID
-from sollol_schemas.ids import is_request_id
 from sollol_schemas.jobs import (
     TERMINAL,
     EnqueueReply,
@@ -52,11 +48,12 @@ from sollol_schemas.jobs import (
     JobPurgeRequest,
     JobRef,
     JobReply,
-    JobResult,
     JobState,
     JobStatus,
 )
-from sollol_schemas.routing import DEFAULT_PRIORITY, PRIORITY_NAMES, Routing
+from sollol_schemas.routing import DEFAULT_PRIORITY, Routing
+
+__all__ = ["JobAnswer", "JobCalls", "make_job", "priority_of"]
 
 log = logging.getLogger(__name__)
 
@@ -65,90 +62,9 @@ T = TypeVar("T")
 _ASK_S = 10.0
 _POLL_S = 2.0
 _RETRY_S = 0.2
-_AT_ONCE = 512
 _ID_BYTES = 8
-_FULL_QUEUE = frozenset({10077, 10047, 10028, 10023})
 _WATCH_LIMIT = 10_000
-
-
-class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job ended, and its answer when it is done."""
-
-    job_id: str
-    state: JobState
-    status: JobStatus
-    result: JobResult | None
-    """None only when the result has expired or is not stored yet."""
-
-    @property
-    def body(self) -> Any:  # noqa: ANN401 whatever the engine answered
-        """The engine's answer, decoded; None when there is none."""
-        return None if self.result is None else msgspec.json.decode(self.result.body)
-
-    @property
-    def text(self) -> str:
-        """The generated text; empty when there is none."""
-        body = self.body
-        if not isinstance(body, dict):
-            return ""
-        native = msgspec.convert(body, NativeChunk, strict=False)
-        return native.response or native.message.content
-
-    @property
-    def error(self) -> SollolError | None:
-        """What ended it without an answer."""
-        body = self.status.error or (self.result.error if self.result is not None else None)
-        return error_from(body) if body is not None and self.state is not JobState.DONE else None
-
-
-def make_job(
-    body: Mapping[str, object],
-    *,
-    kind: RequestKind | str | None = None,
-    path: str = "",
-    not_before: datetime | str | None = None,
-    deadline_s: float | None = None,
-    max_tries: int | None = None,
-    callback_subject: str = "",
-    callback_url: str = "",
-    routing: Routing | None = None,
-) -> Job:
-    """A job to be submitted; see `sollol_schemas.jobs.Job` for the fields.
-
-    Raises:
-        BadRequest: `not_before` has no time zone.
-    """
-    if isinstance(not_before, datetime):
-        if not_before.tzinfo is None:
-            raise BadRequest("not_before needs a time zone")
-        not_before = not_before.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    fields = (
-        msgspec.to_builtins(routing) if routing is not None and kind != RequestKind.PASSTHROUGH and not path else {}
-    )
-    return Job(
-        body=msgspec.Raw(encode({**body, **fields})),
-        kind=RequestKind(kind) if kind is not None else None,
-        path=path,
-        not_before=not_before or "",
-        deadline_s=deadline_s,
-        max_tries=max_tries,
-        callback_subject=callback_subject,
-        callback_url=callback_url,
-    )
-
-
-def priority_of(priority: int | str) -> int:
-    """A priority given as a number or a name.
-
-    Raises:
-        BadRequest: It is neither 0 to 10 nor a known name.
-    """
-    number = PRIORITY_NAMES.get(priority.lower(), priority) if isinstance(priority, str) else priority
-    if isinstance(number, str) and number.isdigit():
-        number = int(number)
-    if not isinstance(number, int) or number not in subjects.JOB_PRIORITIES:
-        raise BadRequest(f"priority {priority!r} is not allowed: 0 to 10, or one of {', '.join(PRIORITY_NAMES)}")
-    return number
+_PURGE_S = 600.0
 
 
 class JobCalls(ABC):
@@ -188,7 +104,7 @@ class JobCalls(ABC):
         """
         asked = EnqueueRequest(job=job, job_id=job_id, priority=None if priority is None else priority_of(priority))
         if job_id is not None:
-            _check_id(job_id)
+            checked_id(job_id)
         try:
             job_id = (await self._ask_job(subjects.JOB_ENQUEUE, asked, EnqueueReply)).job_id
         except NoResponders:  # no dispatcher now: the queue itself is durable, and whoever comes checks the job
@@ -207,42 +123,19 @@ class JobCalls(ABC):
         not stored a second time.
 
         Raises:
+            Conflict: A job with another body waits under one of the ids.
             QueueFull: The queue takes no more; those before may be stored.
             BusError: The queue does not answer; submitting the same ids again is harmless.
         """
         number = priority_of(priority)
-        window = asyncio.Semaphore(_AT_ONCE)
+        storing = Storing(self.bus)
         ids: list[str] = []
-        waiting: list[asyncio.Future[None]] = []
-        loop = asyncio.get_running_loop()
         for item in jobs:
             given, job = item if isinstance(item, tuple) else (None, item)
-            job_id = _check_id(given) if given is not None else secrets.token_hex(_ID_BYTES)
-            ids.append(job_id)
-            await window.acquire()
-            waiting = _without_finished(waiting)
-            stored: asyncio.Future[None] = loop.create_future()
-            waiting.append(stored)
-            self._store(number, job_id, job, stored, window)
-        await asyncio.gather(*waiting)
+            ids.append(checked_id(given) if given is not None else secrets.token_hex(_ID_BYTES))
+            await storing.store(number, ids[-1], job)
+        await storing.finish()
         return ids
-
-    def _store(
-        self, priority: int, job_id: str, job: Job, stored: asyncio.Future[None], window: asyncio.Semaphore
-    ) -> None:
-        def on_ack(reply: Msg | BusError) -> None:
-            window.release()
-            error = _refusal(reply)
-            if stored.done():
-                return
-            if error is None:
-                stored.set_result(None)
-            else:
-                stored.set_exception(error)
-
-        headers = {MSG_ID: job_id, EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
-        subject = subjects.job_submit(priority, job_id)
-        self.bus.ask(subject, encode(job), on_ack, timeout_s=_ASK_S, headers=headers)
 
     async def generate_async(
         self,
@@ -267,11 +160,11 @@ class JobCalls(ABC):
         Raises:
             BadRequest: No job is known under this id.
         """
-        return (await self._ask_job(subjects.JOB_GET, JobGet(job_id=_check_id(job_id)), JobReply)).status
+        return (await self._ask_job(subjects.JOB_GET, JobGet(job_id=checked_id(job_id)), JobReply)).status
 
     async def job_answer(self, job_id: str) -> JobAnswer:
         """What is known about a job, with its answer when it has one."""
-        asked = encode(JobGet(job_id=_check_id(job_id), with_result=True))
+        asked = encode(JobGet(job_id=checked_id(job_id), with_result=True))
         reply: JobReply | None = None
         parts: list[bytes] = []
         async for msg in request_many(self.bus, subjects.JOB_GET, asked, first_s=_ASK_S, gap_s=_ASK_S):
@@ -306,7 +199,7 @@ class JobCalls(ABC):
             RequestTimedOut: It did not end within `timeout_s`.
         """
         news = asyncio.Event()
-        subscription = self.bus.subscribe(subjects.job_event(_check_id(job_id), "*"), lambda _: news.set())
+        subscription = self.bus.subscribe(subjects.job_event(checked_id(job_id), "*"), lambda _: news.set())
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -328,8 +221,7 @@ class JobCalls(ABC):
             log.debug("job %s: asking again: %s", job_id, error)
             await asyncio.sleep(_RETRY_S)
             return None
-        is_whole = answer.result is not None or answer.state is not JobState.DONE
-        return answer if answer.state in TERMINAL and is_whole else None
+        return answer if answer.state in TERMINAL else None
 
     async def jobs(self, *states: JobState | str, limit: int = 100) -> JobListReply:
         """The latest jobs, in any or in these states, and how many wait."""
@@ -364,7 +256,7 @@ class JobCalls(ABC):
             Conflict: It has ended already.
             BadRequest: No job is known under this id.
         """
-        return (await self._ask_job(subjects.JOB_CANCEL, JobRef(job_id=_check_id(job_id)), JobReply)).status
+        return (await self._ask_job(subjects.JOB_CANCEL, JobRef(job_id=checked_id(job_id)), JobReply)).status
 
     async def retry_job(self, job_id: str) -> str:
         """Runs a dead or failed job again, under its id.
@@ -372,12 +264,12 @@ class JobCalls(ABC):
         Raises:
             Conflict: It is in another state.
         """
-        return (await self._ask_job(subjects.JOB_RETRY, JobRef(job_id=_check_id(job_id)), EnqueueReply)).job_id
+        return (await self._ask_job(subjects.JOB_RETRY, JobRef(job_id=checked_id(job_id)), EnqueueReply)).job_id
 
     async def purge_jobs(self, *states: JobState | str, job_id: str | None = None) -> int:
         """Forgets jobs that have ended, with their results; returns how many."""
         asked = JobPurgeRequest(states=_states(states), job_id=job_id)
-        return (await self._ask_job(subjects.JOB_PURGE, asked, JobPurgeReply, timeout_s=600.0)).purged
+        return (await self._ask_job(subjects.JOB_PURGE, asked, JobPurgeReply, timeout_s=_PURGE_S)).purged
 
     # -- inside -------------------------------------------------------------------------------------------
 
@@ -406,33 +298,6 @@ class JobCalls(ABC):
         return decode(msg.data, kind)
 
 
-def _without_finished(waiting: list[asyncio.Future[None]]) -> list[asyncio.Future[None]]:
-    """Those that are not stored yet; raises what went wrong with one that is over."""
-    if len(waiting) < 2 * _AT_ONCE:
-        return waiting
-    for future in waiting:
-        if future.done():
-            future.result()
-    return [future for future in waiting if not future.done()]
-
-
-def _refusal(reply: Msg | BusError) -> SollolError | None:
-    """Why a job was not stored; None when it is, now or since before."""
-    if isinstance(reply, BusError):
-        return reply
-    try:
-        ack_of(reply)
-    except JetStreamRefused as error:
-        if error.is_lost_race:
-            return None
-        if error.err_code in _FULL_QUEUE:
-            return QueueFull(body=ErrorBody(code=ErrorCode.QUEUE_FULL, message=f"the queue of jobs is full: {error}"))
-        return error
-    except BusError as error:
-        return error
-    return None
-
-
 def _listing(states: Sequence[JobState | str], limit: int) -> JobListRequest:
     if not 1 <= limit <= 1000:
         raise BadRequest(f"limit {limit} is not allowed: 1 to 1000")
@@ -444,12 +309,6 @@ def _states(states: Sequence[JobState | str]) -> tuple[JobState, ...]:
         return tuple(JobState(state) for state in states)
     except ValueError as error:
         raise BadRequest(f"{error}; a job is {', '.join(JobState)}") from error
-
-
-def _check_id(job_id: str) -> str:
-    if not is_request_id(job_id):
-        raise BadRequest(f"not a job id: {job_id[:80]!r}; 1 to 56 of A-Z a-z 0-9 _ - are allowed")
-    return job_id
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

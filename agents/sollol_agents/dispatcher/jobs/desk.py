@@ -11,12 +11,13 @@ import msgspec
 
 from sollol_agents.dispatcher.intake import Rejected
 from sollol_agents.dispatcher.jobs import life
-from sollol_agents.dispatcher.jobs.intake import accept, body_hash
+from sollol_agents.dispatcher.jobs.intake import accept
 from sollol_agents.dispatcher.jobs.listing import Listing
 from sollol_agents.dispatcher.jobs.persistence import Overtaken, Stored, delete_message, purge_subject, stored_message
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
 from sollol_bus.jetstream import JetStreamRefused, publish_acked
+from sollol_bus.job_making import body_hash
 from sollol_bus.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import msgspec
@@ -38,11 +37,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     def deadline_s(self) -> float | None:
         """Seconds from when it is due until it must have ended; None: no limit."""
         return self.job.deadline_s or self.request.routing.deadline_s
-
-
-def body_hash(payload: bytes) -> str:
-    """What tells two jobs under one id apart."""
-    return hashlib.sha256(payload).hexdigest()[:32]
 
 
 def is_job_id(text: str) -> bool:

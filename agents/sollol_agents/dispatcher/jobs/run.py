@@ -13,9 +13,10 @@ import msgspec
 from sollol_agents.dispatcher.intake import Rejected
 from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.execution import Answered, Execution
-from sollol_agents.dispatcher.jobs.intake import Accepted, body_hash, read_job
+from sollol_agents.dispatcher.jobs.intake import Accepted, read_job
 from sollol_agents.dispatcher.jobs.persistence import Overtaken, persistently, stored_message
 from sollol_agents.dispatcher.jobs.times import instant
+from sollol_bus.job_making import body_hash
 from sollol_bus.pull import Delivery
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
