@@ -1,10 +1,17 @@
-"""Real processes for each test, and the figures that the tests measured."""
+"""Real processes for each test or, behind a gateway, for many; and the figures that the tests measured."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import importlib.util
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
+import httpx
 import psutil
 import pytest
 
@@ -53,3 +60,83 @@ def family(pid: int) -> list[psutil.Process]:
         return [parent, *parent.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+# -- one fleet behind a gateway, for the tests that change nothing in it -----------------------------------------
+
+
+class GatewayFleet(NamedTuple):
+    """A gateway with two nodes: `emulated` before an emulated Ollama (a fake) and `real` before a llama.cpp server."""
+
+    url: str
+    engines: dict[str, str]
+    """Where each engine itself listens, by node id."""
+
+    def need(self, engine: str) -> str:
+        """Where an engine listens; skips the test when it is not there."""
+        if engine not in self.engines:
+            pytest.skip("xllamacpp is not installed: pip install 'sollol-bus[engine]'")
+        return self.engines[engine]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_forgotten_loop() -> None:
+    """Lets nobody make an event loop by asking for the present one; a plug-in does so in plain tests."""
+    asyncio.set_event_loop(None)
+
+
+@pytest.fixture(scope="session")
+def fleet_behind_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayFleet]:
+    """One for all tests of a worker: starting it takes seconds."""
+    folder: Path = tmp_path_factory.mktemp("gateway")
+    with ExitStack() as stack:
+        up = start_module(
+            stack, "sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0", "--no-local-node",
+            "--store-dir", str(folder), "--log-level", "warning",
+        )  # fmt: skip
+        flags = ("--preset", "rtx4090-24", "--time-scale", "20", "--parallel", "4", "--preload", "countdown")
+        engines = {"emulated": (start_module(stack, "sollol_agents.emulator", *flags)["engine"], "ollama")}
+        if importlib.util.find_spec("xllamacpp") is not None:
+            real = start_module(stack, "sollol_agents.engine", "--slots", "4", "--cache-dir", str(folder))
+            engines["real"] = (real["engine"], "openai")
+        for name, (url, kind) in engines.items():
+            start_module(
+                stack, "sollol_agents.cli", "node", "--nats", up["nats"], "--id", name, "--engine", kind,
+                "--url", url, "--log-level", "warning",
+            )  # fmt: skip
+        wait_for_nodes(up["http"], set(engines))
+        yield GatewayFleet(up["http"], {name: url for name, (url, _) in engines.items()})
+
+
+def start_module(stack: ExitStack, *argv: str) -> dict[str, str]:
+    """Starts a module, which ends with the stack; what it said before `ready`, by the first word."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *argv], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+    def stop() -> None:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        assert process.stdout is not None
+        process.stdout.close()
+
+    stack.callback(stop)
+    said: dict[str, str] = {}
+    assert process.stdout is not None
+    for line in process.stdout:
+        word, _, rest = line.strip().partition(" ")
+        if word == "ready":
+            return said
+        said[word] = rest
+    raise AssertionError(f"{argv} ended before it was ready: {said}")
+
+
+def wait_for_nodes(url: str, wanted: set[str]) -> None:
+    """Returns once the models of all these nodes are listed."""
+    transport = httpx.HTTPTransport(retries=3)
+    with httpx.Client(transport=transport, timeout=20) as http:
+        for _ in range(200):
+            rows = http.get(f"{url}/api/tags").json().get("models", [])
+            if wanted <= {node for row in rows for node in row["nodes"]}:
+                return
+        raise AssertionError(f"nodes {wanted} did not join: {rows}")

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import httpx
 import pytest
 
 anthropic = pytest.importorskip("anthropic")
@@ -28,6 +22,12 @@ WEATHER = {
     },
 }
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+
+
+class Fleet(Protocol):
+    @property
+    def url(self) -> str: ...
+    def need(self, engine: str) -> str: ...
 
 
 class Target(NamedTuple):
@@ -62,72 +62,11 @@ class Target(NamedTuple):
         return client
 
 
-@pytest.fixture(scope="session", autouse=True)
-def no_forgotten_loop() -> None:
-    asyncio.set_event_loop(None)
-
-
-def start(stack: ExitStack, *argv: str) -> dict[str, str]:
-    """Starts a module, which ends with the stack; what it said before `ready`, by the first word."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *argv], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-
-    def stop() -> None:
-        process.terminate()
-        assert process.wait(timeout=30) == 0
-        assert process.stdout is not None
-        process.stdout.close()
-
-    stack.callback(stop)
-    said: dict[str, str] = {}
-    assert process.stdout is not None
-    for line in process.stdout:
-        word, _, rest = line.strip().partition(" ")
-        if word == "ready":
-            return said
-        said[word] = rest
-    raise AssertionError(f"{argv} ended before it was ready: {said}")
-
-
-@pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder: Path = tmp_path_factory.mktemp("gateway")
-    with ExitStack() as stack:
-        up = start(
-            stack, "sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0", "--no-local-node",
-            "--store-dir", str(folder), "--log-level", "warning",
-        )  # fmt: skip
-        flags = ("--preset", "rtx4090-24", "--time-scale", "20", "--parallel", "4", "--preload", "countdown")
-        engines = {"emulated": (start(stack, "sollol_agents.emulator", *flags)["engine"], "ollama")}
-        if importlib.util.find_spec("xllamacpp") is not None:
-            real = start(stack, "sollol_agents.engine", "--slots", "4", "--cache-dir", str(folder))
-            engines["real"] = (real["engine"], "openai")
-        for name, (url, kind) in engines.items():
-            start(
-                stack, "sollol_agents.cli", "node", "--nats", up["nats"], "--id", name, "--engine", kind,
-                "--url", url, "--log-level", "warning",
-            )  # fmt: skip
-        wait_for_nodes(up["http"], set(engines))
-        yield up["http"]
-
-
-def wait_for_nodes(url: str, wanted: set[str]) -> None:
-    transport = httpx.HTTPTransport(retries=3)
-    with httpx.Client(transport=transport, timeout=20) as http:
-        for _ in range(200):
-            rows = http.get(f"{url}/api/tags").json().get("models", [])
-            if wanted <= {node for row in rows for node in row["nodes"]}:
-                return
-        raise AssertionError(f"nodes {wanted} did not join: {rows}")
-
-
 @pytest.fixture(params=["emulated", "real"])
-def target(request: pytest.FixtureRequest, gateway: str) -> Iterator[Target]:
-    if request.param == "real" and importlib.util.find_spec("xllamacpp") is None:
-        pytest.skip("xllamacpp is not installed: pip install 'sollol-bus[engine]'")
+def target(request: pytest.FixtureRequest, fleet_behind_gateway: Fleet) -> Iterator[Target]:
+    fleet_behind_gateway.need(request.param)
     with ExitStack() as clients:
-        yield Target(gateway, request.param, request.param == "emulated", clients)
+        yield Target(fleet_behind_gateway.url, request.param, request.param == "emulated", clients)
 
 
 class TestOllama:
