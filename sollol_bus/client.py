@@ -8,6 +8,7 @@ async with Client("nats://127.0.0.1:4222") as client:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -17,7 +18,7 @@ import msgspec
 
 from sollol_bus.call import Call
 from sollol_bus.connection import Bus, BusConfig
-from sollol_bus.errors import BackendBrokeProtocol, BadRequest, NoResponders, SollolError, error_from
+from sollol_bus.errors import BackendBrokeProtocol, BadRequest, DecodeFailed, NoResponders, SollolError, error_from
 from sollol_bus.jobs import JobCalls
 from sollol_bus.messages import Msg, decode, encode, error_of
 from sollol_bus.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
@@ -28,7 +29,7 @@ from sollol_schemas import subjects
 from sollol_schemas.control import AdminRequest, ControlReply
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import NodeEvent
+from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.queries import (
     ModelsReply,
@@ -42,7 +43,9 @@ from sollol_schemas.queries import (
     WhyReply,
 )
 from sollol_schemas.routing import DEFAULT_DEADLINE_S, Routing
-from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyReply, StrategyRequest
+from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyEvent, StrategyReply, StrategyRequest
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -288,15 +291,39 @@ class Client(JobCalls):
 
     # -- watching -----------------------------------------------------------------------------------------
 
-    async def watch_decisions(self) -> AsyncIterator[Decision]:
+    def watch_decisions(self) -> AsyncIterator[Decision]:
         """Every routing decision from now on."""
-        async for msg in self._watch(subjects.ROUTING_EVENTS_ALL):
-            yield decode(msg.data, Decision)
+        return self._watched(subjects.ROUTING_EVENTS_ALL, Decision)
 
-    async def watch_nodes(self) -> AsyncIterator[NodeEvent]:
+    def watch_outcomes(self) -> AsyncIterator[Outcome]:
+        """How every attempt ended, from now on; for control and observer credentials."""
+        return self._watched(subjects.OUTCOMES_ALL, Outcome)
+
+    def watch_nodes(self) -> AsyncIterator[NodeEvent]:
         """Every change of a node's state from now on."""
-        async for msg in self._watch(subjects.NODE_EVENTS_ALL):
-            yield decode(msg.data, NodeEvent)
+        return self._watched(subjects.NODE_EVENTS_ALL, NodeEvent)
+
+    def watch_breakers(self) -> AsyncIterator[BreakerEvent]:
+        """Every change of a circuit breaker from now on."""
+        return self._watched(subjects.BREAKER_EVENTS_ALL, BreakerEvent)
+
+    def watch_offices(self) -> AsyncIterator[OfficeEvent]:
+        """Which scorer took or left office, from now on; for control and observer credentials."""
+        return self._watched(subjects.OFFICE_EVENTS_ALL, OfficeEvent)
+
+    def watch_strategy(self) -> AsyncIterator[StrategyEvent]:
+        """Every change of the strategy or of its settings from now on."""
+        return self._watched(subjects.STRATEGY_EVENT, StrategyEvent)
+
+    async def _watched(self, subject: str, kind: type[T]) -> AsyncIterator[T]:
+        """Events on a subject; a message that is none is passed over."""
+        async for msg in self._watch(subject):
+            try:
+                event = decode(msg.data, kind)
+            except DecodeFailed as error:
+                log.warning("ignored a message on %s: %s", msg.subject, error, extra={"action": "bad_message"})
+                continue
+            yield event
 
     async def _watch(self, subject: str) -> AsyncIterator[Msg]:
         """Messages on a subject; a reader that falls 10,000 behind loses the oldest."""

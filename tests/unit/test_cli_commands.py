@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import logging
 import tomllib
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -17,16 +16,14 @@ from sollol_agents.cli.output import plain_table, seconds, show_table
 from sollol_agents.cli.requesting import body_fields, provenance, read_prompt
 from sollol_agents.cli.sections import SECTIONS, all_sections
 from sollol_agents.cli.settings import ConfigFile
-from sollol_agents.cli.watching import line_of_event
 from sollol_bus.errors import BadRequest, ConfigError, NoEligibleNode, NoResponders, NotConnected, SollolError
 from sollol_bus.results import Answer
 from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
 from sollol_schemas.queries import GroupStats, StatsReply, WhyReply
 from sollol_schemas.routing import RoutingMode
-from sollol_schemas.telemetry import NodeState
 
 COMMANDS = [name for name, *_ in program._COMMANDS]
 SUMMARY = DecisionSummary(
@@ -241,23 +238,6 @@ def test_every_term_of_a_cost_has_a_column() -> None:
 def test_a_setting_that_is_no_number_is_refused_by_name(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["strategy", "set", "--setting", text]) == exits.USAGE
     assert "must be NAME=NUMBER" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("event", "parts"),
-    [
-        (DECISION, ["[fast]", "req-1", "runs on attic", "the least cost"]),
-        (
-            NodeEvent(node_id="attic", state=NodeState.DOWN, previous=NodeState.UP, reason="silent"),
-            ["attic is down", "was up"],
-        ),
-    ],
-    ids=["decision", "node"],
-)
-def test_an_event_is_one_line(event: Decision | NodeEvent, parts: list[str]) -> None:
-    line = line_of_event(event, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
-    assert line.startswith("03:04:05")
-    assert all(part in line for part in parts)
 
 
 def test_a_log_line_outside_a_terminal_is_json_with_its_extras() -> None:

@@ -1,55 +1,88 @@
-"""`sollol watch`: decisions and node events as they happen."""
+"""`sollol watch`: decisions and node events as they happen, and whatever else is asked for."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
+from cyclopts import Parameter
 
 from sollol_agents.cli import fleet, logs, running
+from sollol_agents.cli.event_lines import Event, concerns, line_of_event
 from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
-from sollol_agents.cli.output import note, say, seconds, show_json_line
+from sollol_agents.cli.output import note, say, show_json_line
+from sollol_bus.client import Client
 from sollol_bus.connection import BusConfig
-from sollol_schemas.decision import Decision
-from sollol_schemas.events import NodeEvent
+
+
+def _switch(text: str) -> Parameter:
+    return Parameter(negative="", show_default=False, help=text)
 
 
 @with_settings(fleet.KNOWN, **fleet.CLIENT)
-def watch(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
-    """Prints every routing decision and every change of a node, until Ctrl-C."""
-    logs.set_up(log)
+def watch(
+    *,
+    outcomes: Annotated[bool, _switch("Also how every attempt ended.")] = False,
+    breakers: Annotated[bool, _switch("Also changes of circuit breakers.")] = False,
+    offices: Annotated[bool, _switch("Also which scorer took or left office.")] = False,
+    strategy: Annotated[bool, _switch("Also changes of the strategy and its settings.")] = False,
+    jobs: Annotated[bool, _switch("Also what happens to durable jobs.")] = False,
+    all_: Annotated[bool, Parameter(name="--all", negative="", show_default=False, help="Everything above.")] = False,
+    node: Annotated[str, Parameter(show_default=False, help="Only what concerns this node.")] = "",
+    request: Annotated[str, Parameter(show_default=False, help="Only this request or job.")] = "",
+    bus: BusConfig,
+    log: LogConfig,
+    json_: fleet.JsonFlag = False,
+) -> int:
+    """Prints every routing decision and every change of a node, until Ctrl-C.
 
-    async def show(events: AsyncIterator[Decision] | AsyncIterator[NodeEvent]) -> None:
+    With `--json` each line is the event's message as it was on the bus; its `type` says what it is.
+    """
+    logs.set_up(log)
+    wanted = {
+        "outcomes": outcomes or all_,
+        "breakers": breakers or all_,
+        "offices": offices or all_,
+        "strategy": strategy or all_,
+        "jobs": jobs or all_,
+    }
+
+    async def show(events: AsyncIterator[Event]) -> None:
         async for event in events:
+            if not concerns(event, node_id=node, request_id=request):
+                continue
             if json_:
                 show_json_line(event)
             else:
                 say(line_of_event(event, datetime.now().astimezone()))
 
     async def main() -> int:
-        async with running.connected(msgspec.structs.replace(bus, name="sollol-watch")) as client:
-            if not json_:
-                note("watching; Ctrl-C ends")
-            async with asyncio.TaskGroup() as group:
-                group.create_task(show(client.watch_decisions()))
-                group.create_task(show(client.watch_nodes()))
+        own = msgspec.structs.replace(bus, name="sollol-watch")
+        async with running.connected(own) as client, asyncio.TaskGroup() as group:
+            for source in _sources(client, wanted):
+                group.create_task(show(source))
+            group.create_task(_say_ready(client))
         return 0
 
     return running.run(main)
 
 
-def line_of_event(event: Decision | NodeEvent, at: datetime) -> str:
-    """One event on one line."""
-    clock = at.strftime("%H:%M:%S")
-    if isinstance(event, NodeEvent):
-        before = f" (was {event.previous.value})" if event.previous else ""
-        return f"{clock} node {event.node_id} is {event.state.value}{before} {event.reason}".rstrip()
-    made = event.summary
-    question = "would run" if event.is_dry_run else "runs"
-    return (
-        f"{clock} [{made.mode}] {made.request_id} {event.model} {question} on {made.node_id}, waited "
-        f"{seconds(made.queue_s)}, predicted {seconds(made.predicted_s)}: {made.reason}"
-    )
+def _sources(client: Client, wanted: dict[str, bool]) -> list[AsyncIterator[Event]]:
+    further: dict[str, AsyncIterator[Event]] = {
+        "outcomes": client.watch_outcomes(),
+        "breakers": client.watch_breakers(),
+        "offices": client.watch_offices(),
+        "strategy": client.watch_strategy(),
+        "jobs": client.watch_jobs(),
+    }
+    return [client.watch_decisions(), client.watch_nodes(), *(further[name] for name, is_on in wanted.items() if is_on)]
+
+
+async def _say_ready(client: Client) -> None:
+    """Says so once the server knows every subscription; a task that starts after those that subscribe."""
+    await client.bus.flush()
+    note("watching; Ctrl-C ends")

@@ -1,0 +1,87 @@
+"""One line for each event of the bus, as `sollol watch` prints it. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import assert_never
+
+from sollol_agents.cli.output import seconds
+from sollol_schemas.decision import Decision
+from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
+from sollol_schemas.jobs import JobEvent
+from sollol_schemas.steering import StrategyEvent
+from sollol_schemas.subjects import NO_NODE
+
+Event = Decision | Outcome | NodeEvent | BreakerEvent | OfficeEvent | StrategyEvent | JobEvent
+
+
+def line_of_event(event: Event, at: datetime) -> str:
+    """One event on one line, with the time at which it was heard."""
+    return f"{at:%H:%M:%S} {_told(event)}"
+
+
+def concerns(event: Event, *, node_id: str = "", request_id: str = "") -> bool:
+    """Whether an event is about a node and a request; empty: any. A job's id is the id of its request."""
+    summary = event.summary if isinstance(event, Decision) else event
+    about_node = not node_id or getattr(summary, "node_id", "") == node_id
+    about = getattr(summary, "request_id", "") or getattr(summary, "job_id", "")
+    return about_node and (not request_id or about == request_id)
+
+
+def _told(event: Event) -> str:
+    match event:
+        case Decision():
+            return _decision(event)
+        case Outcome():
+            return _outcome(event)
+        case JobEvent():
+            return _job(event)
+        case _:
+            return _about_fleet(event)
+
+
+def _about_fleet(event: NodeEvent | BreakerEvent | OfficeEvent | StrategyEvent) -> str:
+    match event:
+        case NodeEvent():
+            was = f" (was {event.previous.value})" if event.previous else ""
+            return f"node {event.node_id} is {event.state.value}{was} {event.reason}".rstrip()
+        case BreakerEvent():
+            whose = f"{event.model} on {event.node_id}" if event.model else event.node_id
+            return f"breaker of {whose} is {event.state.value.replace('_', '-')} {event.reason}".rstrip()
+        case OfficeEvent():
+            what = "took office" if event.is_leader else "left office"
+            return f"scorer {event.instance} {what}, term {event.term}: {event.reason}"
+        case StrategyEvent():
+            settings = "".join(f", {name} = {value:g}" for name, value in sorted(event.settings.items()))
+            return f"strategy is {event.strategy} (was {event.previous}){settings}"
+    assert_never(event)
+
+
+def _decision(event: Decision) -> str:
+    made = event.summary
+    question = "would run" if event.is_dry_run else "runs"
+    return (
+        f"[{made.mode}] {made.request_id} {event.model} {question} on {made.node_id}, waited "
+        f"{seconds(made.queue_s)}, predicted {seconds(made.predicted_s)}: {made.reason}"
+    )
+
+
+def _outcome(event: Outcome) -> str:
+    where = "" if event.node_id == NO_NODE else f" on {event.node_id}"
+    line = f"[{event.mode}] {event.request_id} {event.model} {event.status.value}{where}"
+    if event.figures is not None:
+        line += f" after {seconds(event.figures.actual_s)}, predicted {seconds(event.predicted_s)}"
+        if event.figures.output_tokens:
+            line += f", {event.figures.output_tokens} tokens"
+    if event.code is not None:
+        line += f": {event.code.value} {event.message}".rstrip()
+    return line
+
+
+def _job(event: JobEvent) -> str:
+    line = f"job {event.job_id} {event.news.value}, priority {event.priority}"
+    if event.node_id:
+        line += f", on {event.node_id}"
+    if event.tries > 1:
+        line += f", try {event.tries}"
+    return line if event.error is None else f"{line}: {event.error.code.value} {event.error.message}".rstrip()

@@ -1,0 +1,92 @@
+"""`sollol watch` shows every kind of event that is asked for, as lines or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
+
+import msgspec
+
+from sollol_bus.connection import Bus
+from sollol_bus.messages import encode
+from sollol_schemas import subjects
+from sollol_schemas.decision import Decision, DecisionSummary
+from sollol_schemas.events import (
+    BreakerEvent,
+    BreakerState,
+    NodeEvent,
+    OfficeEvent,
+    Outcome,
+    OutcomeStatus,
+    ReportedBy,
+)
+from sollol_schemas.jobs import JobEvent, JobNews, JobState
+from sollol_schemas.steering import StrategyEvent
+from sollol_schemas.telemetry import NodeState
+
+EVENTS: list[tuple[str, msgspec.Struct]] = [
+    (
+        subjects.routing_event("fast"),
+        Decision(summary=DecisionSummary(request_id="r", attempt_id="r-1", node_id="attic"), model="m"),
+    ),
+    (
+        subjects.outcome_event("attic"),
+        Outcome(
+            attempt_id="r-1",
+            request_id="r",
+            node_id="attic",
+            status=OutcomeStatus.SUCCESS,
+            reported_by=ReportedBy.NODE,
+        ),
+    ),
+    (subjects.node_event("attic", NodeState.DOWN), NodeEvent(node_id="attic", state=NodeState.DOWN)),
+    (subjects.breaker_event("attic", BreakerState.OPEN), BreakerEvent(node_id="attic", state=BreakerState.OPEN)),
+    (subjects.office_event("abc"), OfficeEvent(instance="abc", term=1, is_leader=True)),
+    (subjects.STRATEGY_EVENT, StrategyEvent(strategy="random", previous="plan")),
+    (
+        subjects.job_event("j", "done"),
+        JobEvent(job_id="j", news=JobNews.DONE, state=JobState.DONE, node_id="attic"),
+    ),
+]
+ALL = ["decision.v1", "outcome.v1", "node.event.v1", "breaker.event.v1", "scorer.office.v1", "strategy.event.v1",
+       "job.event.v1"]  # fmt: skip
+
+
+async def watched(bus: Bus, *flags: str) -> list[str]:
+    """What the command prints about one event of each kind."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
+    watch = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sollol_agents.cli", "watch", "--nats", bus.config.url, *flags,
+        stdout=PIPE, stderr=PIPE, env=clean,
+    )  # fmt: skip
+    assert watch.stdout is not None
+    assert watch.stderr is not None
+    lines: list[str] = []
+    try:
+        async with asyncio.timeout(30):
+            assert b"watching" in await watch.stderr.readline()
+            for subject, event in EVENTS:
+                bus.publish(subject, encode(event))
+            bus.publish(subjects.routing_event("fast"), b"not a decision")
+            while len(lines) < (len(EVENTS) if "--all" in flags else 2):
+                lines.append((await watch.stdout.readline()).decode().rstrip())
+    finally:
+        watch.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(watch.wait(), 10) == 130
+    return lines
+
+
+async def test_watch_shows_decisions_and_nodes_and_passes_over_what_is_no_event(bus: Bus) -> None:
+    lines = await watched(bus)
+    assert sorted(line.split(maxsplit=1)[1] for line in lines) == [
+        "[fast] r m runs on attic, waited 0 ms, predicted 0 ms:",
+        "node attic is down",
+    ]
+
+
+async def test_watch_shows_everything_as_the_messages_themselves(bus: Bus) -> None:
+    lines = await watched(bus, "--all", "--json")
+    assert sorted(msgspec.json.decode(line)["type"] for line in lines) == sorted(ALL)
