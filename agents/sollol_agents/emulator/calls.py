@@ -70,7 +70,7 @@ def generate_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
     """
     request = wire.parse(body, wire.GenerateRequest)
     model = _model(store, request.model)
-    options = request.options or wire.Options()
+    options = wire.Options.read(request.options)
     _check_abilities(model, request.model, request.think, "generate")
     if request.raw or not request.prompt:
         rendered = request.prompt
@@ -84,12 +84,14 @@ def generate_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
         is_thinking=request.think is not False,
         keeps_space=request.raw,
     )
+    answer = text.answer(tokens, wanted)
+    context = () if request.raw else (*tokens, *(piece.text for piece in answer.pieces))
     return Call(
         model,
         _fitting(tokens, options.runner(), model, preset),
-        text.answer(tokens, wanted),
+        answer,
         request.stream is not False,
-        NativeGenerate(request.model),
+        NativeGenerate(request.model, context=context),
         options.runner(),
         wire.keep_alive_s(request.keep_alive),
     )
@@ -103,7 +105,7 @@ def chat_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
     """
     request = wire.parse(body, wire.ChatRequest)
     model = _model(store, request.model)
-    options = request.options or wire.Options()
+    options = wire.Options.read(request.options)
     _check_abilities(model, request.model, request.think, "chat")
     room = _ctx_tokens(options.runner(), model, preset)
     tokens = _chat_tokens(request.messages, request.tools, room) if request.messages else []
@@ -150,6 +152,39 @@ def openai_chat_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
     return Call(model, prompt, text.answer(tokens, wanted), request.stream, dialect, RunnerOptions(), None)
 
 
+def conversation_call(
+    name: str,
+    turns: list[wire.Message],
+    store: ModelStore,
+    preset: Preset,
+    *,
+    dialect: Dialect,
+    is_stream: bool,
+    tools: list[wire.Tool] | None = None,
+    limit_tokens: int = -1,
+    stop: tuple[str, ...] = (),
+    json_schema: Mapping[str, Any] | None = None,
+    is_thinking: bool = True,
+) -> Call:
+    """Returns the call of a conversation in a dialect that names no runner options.
+
+    Raises:
+        BadRequestError: or one of its kinds, with the status and text of the answer.
+    """
+    model = _model(store, name)
+    _check_abilities(model, name, None, "chat")
+    tokens = _chat_tokens(turns, tools, _ctx_tokens(RunnerOptions(), model, preset))
+    wanted = text.Wanted(
+        limit_tokens=limit_tokens,
+        stop=stop,
+        tools=_tools(tools),
+        json_schema=json_schema,
+        is_thinking=is_thinking,
+    )
+    prompt = _fitting(tokens, RunnerOptions(), model, preset)
+    return Call(model, prompt, text.answer(tokens, wanted), is_stream, dialect, RunnerOptions(), None)
+
+
 def openai_completion_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
     """Returns the call in a body of /v1/completions.
 
@@ -176,7 +211,7 @@ def embed_call(body: bytes, store: ModelStore, preset: Preset, *, is_old: bool) 
     model = _embedding_model(store, request.model)
     texts = request.prompt if is_old else request.input or []
     inputs = [text.tokenize(one) for one in ([texts] if isinstance(texts, str) else texts)]
-    options = (request.options or wire.Options()).runner()
+    options = wire.Options.read(request.options).runner()
     room = _ctx_tokens(options, model, preset)
     if request.truncate is False and any(len(one) > room for one in inputs):
         raise BadRequestError("the input length exceeds the context length")

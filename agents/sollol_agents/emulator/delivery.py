@@ -56,7 +56,7 @@ class Delivery:
         if self.is_broken:
             return
         dialect = self._call.dialect
-        if not self._call.is_stream:
+        if not self._call.is_stream or not self._call.prompt:
             self._responder.send(200, dialect.whole(self._kept, figures))
             return
         if not self._responder.has_started:

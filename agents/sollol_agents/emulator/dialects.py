@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import zlib
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _encode = msgspec.json.Encoder().encode
 _numbers = itertools.count()
+_VOCABULARY: Final = 1440
 _ID_RANGE: Final = 999  # Ollama draws its ids from these few, so they collide
 UNEXPECTED_EOF: Final = "an error was encountered while running the model: unexpected EOF"
 _ERROR_TYPES: Final = {400: "invalid_request_error", 404: "not_found_error"}
@@ -115,12 +117,28 @@ class _Native:
             {"model": self._model, "created_at": self._stamp()}
             | payload
             | {"done": True, "done_reason": figures.done_reason}
+            | self._history(figures)
             | _durations(figures)
         )
 
+    def _history(self, figures: Figures) -> dict[str, Any]:
+        """Returns what the answer tells of the conversation so far."""
+        del figures
+        return {}
+
 
 class NativeGenerate(_Native):
-    """/api/generate."""
+    """/api/generate.
+
+    Args:
+        model: the name under which the model was asked for.
+        context: every token of the prompt and the answer, told by number at the end; empty: not told.
+        stamp: tells the present instant.
+    """
+
+    def __init__(self, model: str, context: Sequence[str] = (), stamp: Callable[[], str] = timestamp) -> None:
+        super().__init__(model, stamp)
+        self._context = context
 
     def piece(self, piece: Piece) -> bytes:
         """Returns one line."""
@@ -139,6 +157,13 @@ class NativeGenerate(_Native):
         if thinking := joined(pieces, "thinking"):
             payload["thinking"] = thinking
         return self._last(payload, figures)
+
+    def _history(self, figures: Figures) -> dict[str, Any]:
+        if not self._context or not figures.output_tokens:
+            return {}
+        return {
+            "context": [zlib.crc32(token.encode("utf-8", "surrogatepass")) % _VOCABULARY for token in self._context]
+        }
 
 
 class NativeChat(_Native):

@@ -19,6 +19,8 @@ INFERENCE_PATHS: Final = (
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
 )
 
 

@@ -40,6 +40,7 @@ MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 JSON: Final = b"application/json; charset=utf-8"
+PLAIN_JSON: Final = b"application/json"
 NDJSON: Final = b"application/x-ndjson"
 EVENTS: Final = b"text/event-stream"
 TEXT: Final = b"text/plain; charset=utf-8"
@@ -74,13 +75,14 @@ class Responder:
         has_started: True once headers are out.
     """
 
-    __slots__ = ("_is_done", "_is_head", "_is_persistent", "_protocol", "_transport", "has_started", "on_gone")
+    __slots__ = ("_is_done", "_is_head", "_is_persistent", "_json", "_protocol", "_transport", "has_started", "on_gone")
 
     def __init__(self, protocol: HttpProtocol, transport: asyncio.Transport, request: Request) -> None:
         self._protocol = protocol
         self._transport = transport
         self._is_persistent = request.is_persistent
         self._is_head = request.method == "HEAD"
+        self._json = PLAIN_JSON if request.path.startswith("/v1/") else JSON
         self._is_done = False
         self.has_started = False
         self.on_gone: Callable[[], object] | None = None
@@ -90,14 +92,14 @@ class Responder:
         """True when the answer is complete or the client has gone."""
         return self._is_done
 
-    def send(self, status: int, body: bytes = b"", content_type: bytes = JSON) -> None:
-        """Sends a complete answer."""
+    def send(self, status: int, body: bytes = b"", content_type: bytes = b"") -> None:
+        """Sends a complete answer; without a content type it is JSON, as the path's dialect says that."""
         if self._is_done:
             return
         head = b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n" % (
             status,
             _REASONS[status],
-            content_type,
+            content_type or self._json,
             len(body),
             b"" if self._is_persistent else b"Connection: close\r\n",
         )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _PROGRESS_STEPS: Final = 10
 _NO_MANIFEST: Final = "pull model manifest: file does not exist"
+_NO_LOCAL_MANIFEST: Final = "couldn't retrieve manifest"
 _BYTES_PER_PARAMETER: Final = 0.61
 
 
@@ -46,10 +47,27 @@ class Management:
         for completed in _portions(model.file_bytes):
             seconds = model.file_bytes / _PROGRESS_STEPS / (self._config.download_gbps * 1e9)
             await asyncio.sleep(seconds / self._config.time_scale if completed else 0)
-            reports.add(_download(model, completed))
+            reports.add(_transfer("pulling", model, completed))
         for status in ("verifying sha256 digest", "writing manifest"):
             reports.add({"status": status})
         self._store.put(model)
+        reports.succeed()
+
+    async def push(self, request: Request, responder: Responder) -> None:
+        """Pretends to upload a model, telling the progress line by line; nothing leaves this process."""
+        body = wire.parse(request.body, wire.NamedRequest)
+        name = _name(body.wanted())
+        model = self._store.find(name)
+        reports = _Reports(responder, is_stream=body.stream is not False)
+        reports.add({"status": "retrieving manifest"})
+        if model is None:
+            reports.fail(_NO_LOCAL_MANIFEST)
+            return
+        for completed in _portions(model.file_bytes):
+            seconds = model.file_bytes / _PROGRESS_STEPS / (self._config.download_gbps * 1e9)
+            await asyncio.sleep(seconds / self._config.time_scale if completed else 0)
+            reports.add(_transfer("pushing", model, completed))
+        reports.add({"status": "pushing manifest"})
         reports.succeed()
 
     def create(self, request: Request, responder: Responder) -> None:
@@ -158,10 +176,10 @@ def _portions(total: int) -> Iterator[int]:
         yield total * step // _PROGRESS_STEPS
 
 
-def _download(model: ModelSpec, completed: int) -> dict[str, Any]:
+def _transfer(verb: str, model: ModelSpec, completed: int) -> dict[str, Any]:
     """Returns one progress report; a count of zero is left out, as in Go."""
     report: dict[str, Any] = {
-        "status": f"pulling {model.digest[:12]}",
+        "status": f"{verb} {model.digest[:12]}",
         "digest": f"sha256:{model.digest}",
         "total": model.file_bytes,
     }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
-from sollol_agents.emulator import http, wire
+from sollol_agents.emulator import http, messages, wire
 from sollol_agents.emulator.dialects import native_error, openai_error
 from sollol_agents.emulator.faults import INFERENCE_PATHS, NODE_FAULTS, Fault, FaultBox, FaultKind
 from sollol_agents.emulator.inference import EngineFailedError
@@ -341,6 +341,8 @@ async def serve_emulator(config: EmulatorConfig, *, on_ready: Callable[[str], No
 
 def _error(path: str, status: int, text: str) -> bytes:
     """Returns the body of an error in the dialect of its path."""
+    if path.startswith(messages.PATH):
+        return messages.messages_error(status, text)
     return openai_error(status, text) if path.startswith("/v1/") else native_error(text)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from sollol_agents.emulator import calls, http, views, wire
+from sollol_agents.emulator import calls, http, messages, responses, views, wire
 from sollol_agents.emulator.dialects import Figures
 from sollol_agents.emulator.inference import Inference
 from sollol_agents.emulator.management import Management
@@ -86,11 +86,14 @@ class Routes:
             "/api/chat": self._generating(calls.chat_call),
             "/v1/chat/completions": self._generating(calls.openai_chat_call),
             "/v1/completions": self._generating(calls.openai_completion_call),
+            responses.PATH: self._generating(responses.responses_call),
+            messages.PATH: self._generating(messages.messages_call),
             "/api/embed": self._embed,
             "/api/embeddings": self._old_embed,
             "/v1/embeddings": self._openai_embed,
             "/api/show": self._show,
             "/api/pull": self._management.pull,
+            "/api/push": self._management.push,
             "/api/create": self._management.create,
             "/api/copy": self._management.copy,
         }
@@ -113,7 +116,10 @@ class Routes:
         def handle(request: Request, responder: Responder) -> Answering:
             call = read(request.body, self._store, self._preset)
             if self._preset.is_instant and not self._faults:
-                responder.send_raw(instant_answer(call)) if call.is_stream else _send_whole(call, responder)
+                if call.is_stream and call.prompt:
+                    responder.send_raw(instant_answer(call))
+                else:
+                    _send_whole(call, responder)
                 return None
             return self._inference.generate(request.path, call, responder)
 

@@ -35,6 +35,12 @@ class NotSupportedError(BadRequestError):
     status = 501
 
 
+class OptionTypeError(BadRequestError):
+    """An option is of the wrong type, which Ollama reports as a failure of its own."""
+
+    status = 500
+
+
 class Options(msgspec.Struct, frozen=True):
     """The options that the emulator obeys; all others are read and ignored, as Ollama ignores unknown ones."""
 
@@ -48,6 +54,22 @@ class Options(msgspec.Struct, frozen=True):
     num_predict: int | None = None
     stop: list[str] | str | None = None
 
+    @classmethod
+    def read(cls, given: dict[str, Any] | None) -> Options:
+        """Returns the options in a body.
+
+        Raises:
+            OptionTypeError: one is of the wrong type.
+        """
+        if not given:
+            return cls()
+        try:
+            return msgspec.convert(given, cls)
+        except msgspec.ValidationError as error:
+            name = str(error).rpartition("$.")[2].rstrip("`").partition("[")[0]
+            kind = _OPTION_TYPES.get(name, "integer")
+            raise OptionTypeError(f'option "{name}" must be of type {kind}') from error
+
     def runner(self) -> RunnerOptions:
         """Returns those options whose change reloads the model; 0 and negative values are automatic."""
         return RunnerOptions(
@@ -59,6 +81,9 @@ class Options(msgspec.Struct, frozen=True):
             num_thread=self.num_thread or None,
             draft_num_predict=self.draft_num_predict,
         )
+
+
+_OPTION_TYPES: Final = {"use_mmap": "boolean", "stop": "array"}
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -83,10 +108,25 @@ class Message(msgspec.Struct, frozen=True):
     tool_calls: list[dict[str, Any]] | None = None
 
     def text(self) -> str:
-        """Returns the text of all parts."""
+        """Returns the text of all parts.
+
+        Raises:
+            BadRequestError: a part is an image that is not in the request itself.
+        """
         if isinstance(self.content, list):
+            if any(_is_remote_image(part) for part in self.content):
+                raise BadRequestError("invalid image input")
             return "".join(str(part.get("text", "")) for part in self.content)
         return self.content or ""
+
+
+def _is_remote_image(part: dict[str, Any]) -> bool:
+    """True for a part of type image_url whose address is no data: URI."""
+    if part.get("type") != "image_url":
+        return False
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
+    return not (isinstance(url, str) and url.startswith("data:"))
 
 
 class GenerateRequest(msgspec.Struct, frozen=True):
@@ -99,7 +139,7 @@ class GenerateRequest(msgspec.Struct, frozen=True):
     raw: bool = False
     format: Any = None
     keep_alive: Any = None
-    options: Options | None = None
+    options: dict[str, Any] | None = None
     think: bool | str | None = None
 
 
@@ -112,7 +152,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     stream: bool | None = None
     format: Any = None
     keep_alive: Any = None
-    options: Options | None = None
+    options: dict[str, Any] | None = None
     think: bool | str | None = None
 
 
@@ -125,7 +165,7 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     truncate: bool | None = None
     dimensions: int = 0
     keep_alive: Any = None
-    options: Options | None = None
+    options: dict[str, Any] | None = None
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
