@@ -1,4 +1,8 @@
-"""The example programs run against a real system; a language whose tools are absent is skipped by its name."""
+"""The example programs run against a real system; a language whose tools are absent is skipped by its name.
+
+In each language there are two: one asks, streams and sees decisions, the other stores a job, follows it and fetches
+its answer.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL, "--decode-tps", "100")
 BUILD_S = 240
+ASKING = (r"^whole +: 4 3 2 1 0$", r"stream +:", r"decision: \S+ on \"?attic")
+STORING = (r"^stored +: \S+", r"^answer +: 4 3 2 1 0$")
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -36,29 +42,36 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Proc
         yield fleet
 
 
-@pytest.mark.parametrize("name", ["sdk.py", "plain.py"])
-async def test_python(system: ProcessFleet, name: str) -> None:
-    await judge(system, [sys.executable, str(EXAMPLES / "python" / name)])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("sdk.py", ASKING), ("plain.py", ASKING), ("jobs_sdk.py", STORING), ("jobs_plain.py", STORING)],
+    ids=["sdk", "plain", "jobs_sdk", "jobs_plain"],
+)
+async def test_python(system: ProcessFleet, name: str, says: tuple[str, ...]) -> None:
+    await judge(system, [sys.executable, str(EXAMPLES / "python" / name)], says)
 
 
-async def test_javascript(system: ProcessFleet) -> None:
+@pytest.mark.parametrize(("name", "says"), [("ask.mjs", ASKING), ("jobs.mjs", STORING)], ids=["ask", "jobs"])
+async def test_javascript(system: ProcessFleet, name: str, says: tuple[str, ...]) -> None:
     node, npm = tool("node"), tool("npm")
     folder = EXAMPLES / "javascript"
     if not (folder / "node_modules").is_dir():
         await build([npm, "ci", "--silent", "--no-audit", "--no-fund"], folder)
-    await judge(system, [node, str(folder / "ask.mjs")])
+    await judge(system, [node, str(folder / name)], says)
 
 
-async def test_go(system: ProcessFleet, tmp_path: Path) -> None:
-    program = tmp_path / "ask"
-    await build([tool("go"), "build", "-o", str(program), "."], EXAMPLES / "go")
-    await judge(system, [str(program)])
+@pytest.mark.parametrize(("package", "says"), [(".", ASKING), ("./jobs", STORING)], ids=["ask", "jobs"])
+async def test_go(system: ProcessFleet, tmp_path: Path, package: str, says: tuple[str, ...]) -> None:
+    program = tmp_path / "program"
+    await build([tool("go"), "build", "-o", str(program), package], EXAMPLES / "go")
+    await judge(system, [str(program)], says)
 
 
-async def test_rust(system: ProcessFleet) -> None:
+@pytest.mark.parametrize(("name", "says"), [("sollol-example", ASKING), ("jobs", STORING)], ids=["ask", "jobs"])
+async def test_rust(system: ProcessFleet, name: str, says: tuple[str, ...]) -> None:
     # the first build takes a minute or two; cargo keeps it in examples/rust/target
     await build([tool("cargo"), "build", "--release", "--quiet"], EXAMPLES / "rust")
-    await judge(system, [str(EXAMPLES / "rust" / "target" / "release" / "sollol-example")])
+    await judge(system, [str(EXAMPLES / "rust" / "target" / "release" / name)], says)
 
 
 async def test_shell(system: ProcessFleet) -> None:
@@ -68,13 +81,20 @@ async def test_shell(system: ProcessFleet) -> None:
     assert output.count('"response"') >= 6
 
 
-async def judge(system: ProcessFleet, argv: list[str]) -> None:
-    """A program asks, streams and sees decisions; for an unknown model it says the code and fails."""
+async def test_shell_with_jobs(system: ProcessFleet) -> None:
+    tool("nats")
+    code, output = await run(system, [tool("sh"), str(EXAMPLES / "shell" / "jobs.sh"), MODEL, "count down from 5"])
+    assert code == 0, output
+    assert "news    : done" in output
+    assert '"response"' in output
+
+
+async def judge(system: ProcessFleet, argv: list[str], says: tuple[str, ...]) -> None:
+    """A program says what it should; for an unknown model it says the code and fails."""
     code, output = await run(system, [*argv, MODEL, "count down from 5"])
     assert code == 0, output
-    assert re.search(r"^whole +: 4 3 2 1 0$", output, re.MULTILINE), output
-    assert re.search(r"stream +:", output), output
-    assert len(re.findall(r"decision: \S+ on \"?attic", output)) >= 1, output
+    for pattern in says:
+        assert re.search(pattern, output, re.MULTILINE), output
     code, output = await run(system, [*argv, "no-such-model", "count down from 5"])
     assert code != 0
     assert "404" in output or "unknown_model" in output
