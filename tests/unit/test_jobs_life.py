@@ -75,7 +75,16 @@ def test_a_fault_of_the_job_itself_ends_it_at_once(code: ErrorCode) -> None:
     assert (step.status.state, step.status.error) == (JobState.FAILED, failure(code))
 
 
-def test_a_model_that_exists_nowhere_is_doubted_for_seconds_and_then_fails() -> None:
+def test_a_model_that_no_known_node_has_ends_the_job_at_once_and_the_models_are_named() -> None:
+    error = failure(ErrorCode.UNKNOWN_MODEL, is_settled=True, models=["a", "b"])
+    step = life.after_failure(FRESH, error, RULES, random.Random(1))
+    assert isinstance(step, End)
+    assert step.status.state is JobState.FAILED
+    assert step.status.error is not None
+    assert step.status.error.message.endswith("; there are a, b")
+
+
+def test_a_model_that_exists_nowhere_is_doubted_for_seconds_while_nodes_still_join() -> None:
     status, waited_s = FRESH, 0.0
     while isinstance(
         step := life.after_failure(status, failure(ErrorCode.UNKNOWN_MODEL), RULES, random.Random(1)), Again
@@ -83,7 +92,7 @@ def test_a_model_that_exists_nowhere_is_doubted_for_seconds_and_then_fails() -> 
         waited_s += step.delay_s
         status = step.status
     assert step.status.state is JobState.FAILED
-    assert waited_s == 7.0
+    assert waited_s == 27.0
 
 
 def test_a_model_that_no_node_can_use_so_is_as_good_as_missing() -> None:

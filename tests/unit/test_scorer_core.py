@@ -26,6 +26,7 @@ from sollol_schemas.telemetry import (
     Gpu,
     InFlight,
     InstalledModel,
+    LearnedSpeed,
     LoadedModel,
     LoadUpdate,
     NodeState,
@@ -480,6 +481,55 @@ def test_patient_work_waits_while_its_node_is_down_and_others_are_refused() -> N
     assert refused(fleet.ask("fast"))["fast"].code is ErrorCode.NO_ELIGIBLE_NODE
     assert queued(fleet.ask("job", routing=Routing(routing_mode=RoutingMode.ASYNC), deadline_s=3600.0)) == ["job"]
     assert "job" in granted(fleet.node())
+
+
+def test_patient_work_does_not_wait_for_a_node_that_is_away_and_never_had_the_model() -> None:
+    fleet = Fleet()
+    fleet.node("away", installed=(model("other"),))
+    fleet.tick(4.0)
+    fleet.node("here", installed=(model("other"),))
+    fleet.tick(2.0)
+    error = refused(fleet.ask("job", routing=Routing(routing_mode=RoutingMode.ASYNC)))["job"]
+    assert error.code is ErrorCode.UNKNOWN_MODEL
+    assert error.details["models"] == ["other"]
+
+
+def test_a_refusal_is_final_once_no_node_joins_any_more_and_none_that_counts_is_away() -> None:
+    fleet = Fleet(warm_up_s=2.0)
+    routing = Routing(routing_mode=RoutingMode.ASYNC)
+    fleet.node()
+
+    def is_settled(name: str) -> bool:
+        return bool(refused(fleet.ask("job", name=name, routing=routing))["job"].details["is_settled"])
+
+    fleet.beat_all(5.0)
+    assert not is_settled("nonesuch")
+    fleet.beat_all(5.0)
+    assert is_settled("nonesuch")
+    fleet.node("late", installed=(), loaded=())
+    assert not is_settled("nonesuch")
+    fleet.beat_all(10.0)
+    assert is_settled("nonesuch")
+
+
+def test_patient_work_goes_to_a_cpu_node_that_is_about_as_fast_and_leaves_the_gpu_to_people() -> None:
+    fleet = Fleet()
+    about_as_fast = {"gpu": 42.0, "cpu": 40.0}
+    for node_id, tps in about_as_fast.items():
+        speed = LearnedSpeed(model=MODEL, decode_tps=tps, prompt_tps=1000.0, load_s=2.0, samples=50)
+        fleet.node(node_id, gpus=(gpu(),) if node_id == "gpu" else (), speeds=(speed,))
+    assert granted(fleet.ask("person"))["person"].summary.node_id == "gpu"
+    fleet.end("person-1", "gpu")
+    patient = Routing(routing_mode=RoutingMode.ASYNC)
+    assert granted(fleet.ask("job", routing=patient))["job"].summary.node_id == "cpu"
+
+
+def test_patient_work_goes_to_a_gpu_node_when_its_model_does_not_fit_into_the_memory_of_a_cpu_node() -> None:
+    fleet = Fleet()
+    fleet.node("gpu", slots=4)
+    fleet.node("cpu", gpus=(), slots=4, loaded=(), ram_total_mib=4000.0, ram_available_mib=2000.0)
+    patient = Routing(routing_mode=RoutingMode.ASYNC)
+    assert granted(fleet.ask("r1", routing=patient))["r1"].summary.node_id == "gpu"
 
 
 def test_prefer_cpu_is_mandatory_only_when_a_cpu_node_makes_the_deadline() -> None:

@@ -45,6 +45,7 @@ Effect = Granted | GrantQueued | GrantRefused | Decision | NodeEvent | BreakerEv
 _SIZE_PIVOT_S = 4.0  # work that neither gains nor loses rank
 _CLASSES_LIMIT = 512
 _SMALLEST_WINDOW = 2
+_QUIET_WARM_UPS = 3.0  # so long without a new node, and none more is on its way
 _RETRY_AFTER_MAX_S = 120.0
 
 
@@ -357,9 +358,16 @@ class SchedulerCore:
             return False
         return not (waiting.mode is RoutingMode.ASYNC and verdict.is_transient)
 
+    def _is_settled(self, verdict: EligibilityClass, now: float) -> bool:
+        """Whether every node is known that can be expected: none joined lately, and none that counts is away."""
+        quiet_since = max([self._patient_until, *(node.joined_at for node in self.fleet.nodes.values())])
+        return now >= quiet_since + _QUIET_WARM_UPS * self.config.warm_up_s and not verdict.is_transient
+
     def _refused_for_lack_of_nodes(self, waiting: Waiting, now: float) -> GrantRefused:
         verdict = self._class(waiting, now)
-        error = refusals.no_place(waiting, verdict, self.fleet.nodes.values())
+        error = refusals.no_place(
+            waiting, verdict, self.fleet.nodes.values(), is_settled=self._is_settled(verdict, now)
+        )
         retry_after_s = self.config.down_after_s if verdict.is_transient else 0.0
         return refusals.refused(waiting, error, self.term, retry_after_s)
 

@@ -32,7 +32,7 @@ _GIB = 1024.0**3
 class EligibilityClass:
     """The verdict on every node for one kind of request."""
 
-    __slots__ = ("_floor", "_pattern", "_verdicts", "fallback", "model", "nodes", "rejections")
+    __slots__ = ("_floor", "_pattern", "_verdicts", "fallback", "is_transient", "model", "nodes", "rejections")
 
     def __init__(self, pattern: Waiting, soft_floor: float) -> None:
         self._pattern = pattern
@@ -44,11 +44,8 @@ class EligibilityClass:
         self.rejections: tuple[Rejection, ...] = ()
         self.fallback = ""
         """What was relaxed to find a node; empty when nothing was."""
-
-    @property
-    def is_transient(self) -> bool:
-        """Whether a node that is refused now may become eligible by itself."""
-        return any(r.reason in TRANSIENT for r in self.rejections)
+        self.is_transient = False
+        """Whether no node is eligible now, but one that is away may become so by itself."""
 
     def refresh(self, nodes: Iterable[Node], now: float) -> None:
         """Judges every node again whose shape changed, and settles who is eligible."""
@@ -80,6 +77,9 @@ class EligibilityClass:
             names = {n.node_id for n in nodes}
             rejections = [r for r in rejections if r.node_id not in names]
         self.nodes, self.rejections = tuple(nodes), tuple(rejections)
+        self.is_transient = not nodes and any(
+            r is not None and r.reason in TRANSIENT and _may_have(n, self.model) for n, r in judged
+        )
 
     def _prefer_chosen(self, nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
         wanted = self._pattern.request.routing.node_id
@@ -110,6 +110,11 @@ class EligibilityClass:
         kept = {n.node_id for n in proven}
         rejections += [_unreliable(n, self._floor) for n in nodes if n.node_id not in kept]
         return proven
+
+
+def _may_have(node: Node, model: str) -> bool:
+    """Whether the node has the model, as far as it has told: before it has seen its engine it tells of none."""
+    return model in node.installed or not node.installed
 
 
 def _prefer_up(nodes: list[Node], rejections: list[Rejection]) -> list[Node]:

@@ -21,8 +21,13 @@ def refused(waiting: Waiting, error: ErrorBody, term: int, retry_after_s: float 
     return GrantRefused(request_id=waiting.request_id, error=error, retry_after_s=retry_after_s, term=term)
 
 
-def no_place(waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node]) -> ErrorBody:
-    """Why no node is eligible: none has joined, none has the model, or each has its reason."""
+def no_place(
+    waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node], *, is_settled: bool = False
+) -> ErrorBody:
+    """Why no node is eligible: none has joined, none has the model, or each has its reason.
+
+    `is_settled` says that no node is expected which could change that; patient callers ask no more then.
+    """
     nodes = list(nodes)
     if not nodes:
         return ErrorBody(code=ErrorCode.NO_NODES, message="no node has joined")
@@ -31,7 +36,11 @@ def no_place(waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node])
         return ErrorBody(
             code=ErrorCode.UNKNOWN_MODEL,
             message=f"model '{waiting.request.context.model}' not found",
-            details={"model": waiting.request.context.model, "models": known[:_MODELS_LISTED]},
+            details={
+                "model": waiting.request.context.model,
+                "models": known[:_MODELS_LISTED],
+                "is_settled": is_settled,
+            },
         )
     reasons = {
         r.node_id: f"{r.reason.value}: {r.detail}" if r.detail else r.reason.value
@@ -40,7 +49,7 @@ def no_place(waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node])
     return ErrorBody(
         code=ErrorCode.NO_ELIGIBLE_NODE,
         message=f"no node can serve '{waiting.request.context.model}': {_summary(verdict)}",
-        details={"model": waiting.request.context.model, "nodes": reasons},
+        details={"model": waiting.request.context.model, "nodes": reasons, "is_settled": is_settled},
     )
 
 

@@ -17,8 +17,10 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobState, JobStatus
 
 MAX_LOSSES = 10
-MAX_DOUBTS = 3
+MAX_DOUBTS = 8
 _DOUBT_FIRST_S = 1.0
+_DOUBT_MAX_S = 4.0
+_MODELS_NAMED = 10
 _WAIT_S = 2.0
 
 FINAL: frozenset[ErrorCode] = frozenset(
@@ -151,7 +153,7 @@ def after_failure(status: JobStatus, error: ErrorBody, rules: RetryRules, rng: r
     if code in FINAL:
         return End(status=msgspec.structs.replace(status, state=JobState.FAILED))
     if code is ErrorCode.UNKNOWN_MODEL:
-        return _doubt(status)
+        return _doubt(status, error)
     if code in PATIENT:
         return Again(status=status, delay_s=_WAIT_S * _spread(rng), is_patient=True)
     return _loss(status, rules, rng) if code in LOSSES else _fault(status, rules, rng)
@@ -189,18 +191,39 @@ def undeliverable(status: JobStatus, deliveries: int) -> JobStatus:
     return _dead(msgspec.structs.replace(status, error=ErrorBody(code=ErrorCode.INTERNAL, message=message)))
 
 
+def is_settled(known: JobStatus, final: JobStatus) -> bool:
+    """Whether `final` need not be written over what is known.
+
+    A result that is stored has been seen and stands: a job that was cancelled just then is done all the same.
+    """
+    if known.run != final.run:
+        return known.run > final.run
+    return known.state in TERMINAL and not (known.state is JobState.CANCELLED and final.state is not JobState.CANCELLED)
+
+
 def cancelled(status: JobStatus) -> JobStatus:
     """The end of a job that somebody cancelled."""
     error = ErrorBody(code=ErrorCode.CANCELLED, message="cancelled by request")
     return msgspec.structs.replace(status, state=JobState.CANCELLED, error=error, node_id="", owner="")
 
 
-def _doubt(status: JobStatus) -> Again | End:
-    """A model that nobody has may belong to a node on its way back; that is believed for a few seconds."""
-    status = msgspec.structs.replace(status, doubts=status.doubts + 1)
-    if status.doubts > MAX_DOUBTS:
+def _doubt(status: JobStatus, error: ErrorBody) -> Again | End:
+    """A model that nobody has ends the job, unless nodes are still joining: one of them may have it."""
+    status = msgspec.structs.replace(status, doubts=status.doubts + 1, error=_with_models(error))
+    if error.details.get("is_settled") or status.doubts > MAX_DOUBTS:
         return End(status=msgspec.structs.replace(status, state=JobState.FAILED))
-    return Again(status=status, delay_s=_DOUBT_FIRST_S * 2.0 ** (status.doubts - 1), is_patient=True)
+    delay_s = min(_DOUBT_MAX_S, _DOUBT_FIRST_S * 2.0 ** (status.doubts - 1))
+    return Again(status=status, delay_s=delay_s, is_patient=True)
+
+
+def _with_models(error: ErrorBody) -> ErrorBody:
+    """The error, with the models that there are in its message too: letters and lists show nothing else."""
+    models = error.details.get("models")
+    if not isinstance(models, list) or not models:
+        return error
+    names = ", ".join(str(name) for name in models[:_MODELS_NAMED])
+    more = ", …" if len(models) > _MODELS_NAMED else ""
+    return msgspec.structs.replace(error, message=f"{error.message}; there are {names}{more}")
 
 
 def _dead(status: JobStatus) -> JobStatus:
