@@ -198,6 +198,7 @@ class PullConsumer:
         """Messages delivered and not settled."""
         self._handler = handler
         self._window = window
+        self._lent = 0
         self._heartbeat_s = heartbeat_s
         self._loop = asyncio.get_running_loop()
         self._next = f"{API}.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"
@@ -215,7 +216,12 @@ class PullConsumer:
     @property
     def is_full(self) -> bool:
         """Whether no more messages are asked for until one is settled."""
-        return self.in_hand >= self._window
+        return self.in_hand >= self._window + self._lent
+
+    def lend(self, places: int) -> None:
+        """Makes room for more messages than the window has (or, negative, takes that back): some are nearly done."""
+        self._lent += places
+        self._pull()
 
     async def run(self) -> None:
         """Makes the durable and pulls from it until cancelled; outages are waited out."""
@@ -272,7 +278,7 @@ class PullConsumer:
         """Asks for as many messages as there is room for, when that is worth a request."""
         if self._is_stopped or self._subscription is None:
             return
-        room = self._window - self.in_hand - self._outstanding
+        room = self._window + self._lent - self.in_hand - self._outstanding
         if room <= 0 or (self._outstanding and room < self._window // 4):
             return
         request = {

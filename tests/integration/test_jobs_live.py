@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-import httpx
-import msgspec
 import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
-from sollol_agents.node.config import NodeConfig
+from sollol_agents.emulator import FaultKind
 from sollol_agents.scorer.config import ScorerConfig
-from sollol_agents.stack import LocalStack
+from sollol_agents.testing_stack import MODEL, EmulatedSystem
 from sollol_bus.batch import Batch
-from sollol_bus.client import Client
 from sollol_bus.connection import BusConfig
 from sollol_bus.errors import (
     BackendError,
@@ -35,17 +28,14 @@ from sollol_bus.errors import (
     PayloadTooLarge,
     RoutingError,
     SollolError,
-    Unauthorized,
     UnknownModel,
 )
 from sollol_bus.jetstream import publish_acked
-from sollol_bus.jobs import JobAnswer, make_job
+from sollol_bus.jobs import make_job
 from sollol_bus.messages import Msg, decode
 from sollol_schemas import subjects
-from sollol_schemas.jobs import JobEvent, JobNews, JobResult, JobState
+from sollol_schemas.jobs import JobNews, JobResult, JobState
 from sollol_schemas.routing import Routing
-
-MODEL = "m:latest"
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -54,56 +44,10 @@ class Eventually(Protocol):
     def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
-class System:
-    """A stack, its engine and a client."""
-
-    def __init__(self, engine: EmulatedNode, stack: LocalStack, client: Client) -> None:
-        self.engine = engine
-        self.stack = stack
-        self.client = client
-        self.news: list[JobEvent] = []
-        client.bus.subscribe(subjects.JOB_EVENTS_ALL, lambda m: self.news.append(decode(m.data, JobEvent)))
-
-    def news_of(self, job_id: str) -> list[JobNews]:
-        return [event.news for event in self.news if event.job_id == job_id]
-
-    async def fault(self, kind: FaultKind, **fields: object) -> None:
-        fault = msgspec.convert({"kind": kind, **fields}, Fault)
-        async with httpx.AsyncClient(base_url=self.engine.url, trust_env=False) as http:
-            await http.post("/emulator/faults", content=msgspec.json.encode(fault))
-
-    async def clear_faults(self) -> None:
-        async with httpx.AsyncClient(base_url=self.engine.url, trust_env=False) as http:
-            await http.delete("/emulator/faults")
-
-    async def count(self, number: int, **fields: object) -> str:
-        return await self.client.generate_async(MODEL, f"count down from {number}", **fields)  # type: ignore[arg-type]
-
-
-@asynccontextmanager
-async def system(
-    tmp_path: Path, *, slots: int = 4, decode_tps: float = 2000.0, scorer: ScorerConfig | None = None, **jobs: object
-) -> AsyncIterator[System]:
-    engine_config = EmulatorConfig(
-        model=("m=1", "other=1", "nomic-embed-text=0.1"),
-        preload=("m",),
-        parallel=slots,
-        decode_tps=decode_tps,
-        prefill_tps=50_000,
-    )
-    dispatcher = msgspec.convert({"job_retry_first_s": 0.1, "drain_timeout_s": 2.0, **jobs}, DispatcherConfig)
-    async with EmulatedNode(engine_config) as engine:
-        node = NodeConfig(node_id="n1", url=engine.url, engine="ollama", slots=slots)
-        stack = LocalStack(store_dir=tmp_path / "store", dispatcher=dispatcher, scorer=scorer, nodes=(node,))
-        async with stack, stack.client() as client:
-            await client.generate(MODEL, "count down from 1")
-            yield System(engine, stack, client)
-
-
 async def test_one_publish_is_one_job_with_one_result_and_every_state_is_an_event(
     tmp_path: Path, eventually: Eventually
 ) -> None:
-    async with system(tmp_path) as s:
+    async with EmulatedSystem(tmp_path) as s:
         results: list[Msg] = []
         s.client.bus.subscribe(subjects.job_result("mine"), results.append)
         payload = json.dumps({"body": {"model": MODEL, "prompt": "count down from 4"}}).encode()
@@ -124,7 +68,7 @@ async def test_one_publish_is_one_job_with_one_result_and_every_state_is_an_even
 
 
 async def test_a_job_is_known_by_its_id_long_after_it_is_done(tmp_path: Path) -> None:
-    async with system(tmp_path) as s:
+    async with EmulatedSystem(tmp_path) as s:
         assert await s.count(3, job_id="mine") == "mine"
         first = await s.client.wait_for_task("mine", timeout_s=20)
         assert await s.count(3, job_id="mine") == "mine"
@@ -136,7 +80,7 @@ async def test_a_job_is_known_by_its_id_long_after_it_is_done(tmp_path: Path) ->
 async def test_another_body_under_a_known_id_is_told_as_a_conflict_and_dropped(
     tmp_path: Path, eventually: Eventually
 ) -> None:
-    async with system(tmp_path) as s:
+    async with EmulatedSystem(tmp_path) as s:
         await s.client.wait_for_task(await s.count(3, job_id="mine"), timeout_s=20)
         payload = json.dumps({"body": {"model": MODEL, "prompt": "count down from 9"}}).encode()
         await publish_acked(s.client.bus, subjects.job_submit(5, "mine"), payload)
@@ -146,7 +90,7 @@ async def test_another_body_under_a_known_id_is_told_as_a_conflict_and_dropped(
 
 
 async def test_the_same_job_under_two_priorities_runs_once(tmp_path: Path, eventually: Eventually) -> None:
-    async with system(tmp_path, slots=1, decode_tps=100) as s:
+    async with EmulatedSystem(tmp_path, slots=1, decode_tps=100) as s:
         payload = json.dumps({"body": {"model": MODEL, "prompt": "count down from 30"}}).encode()
         for priority in (3, 7):
             await publish_acked(s.client.bus, subjects.job_submit(priority, "mine"), payload)
@@ -161,7 +105,7 @@ async def test_the_same_job_under_two_priorities_runs_once(tmp_path: Path, event
 
 
 async def test_chats_embeddings_and_other_paths_are_jobs_too(tmp_path: Path) -> None:
-    async with system(tmp_path) as s:
+    async with EmulatedSystem(tmp_path) as s:
         chat = make_job({"model": MODEL, "messages": [{"role": "user", "content": "count down from 3"}]})
         embed = make_job({"model": "nomic-embed-text", "input": ["a", "b"]})
         passthrough = make_job(
@@ -176,7 +120,7 @@ async def test_chats_embeddings_and_other_paths_are_jobs_too(tmp_path: Path) -> 
 
 
 async def test_a_large_answer_goes_through_the_object_store(tmp_path: Path) -> None:
-    async with system(tmp_path, job_inline_bytes=1024) as s:
+    async with EmulatedSystem(tmp_path, job_inline_bytes=1024) as s:
         answer = await s.client.wait_for_task(await s.count(500), timeout_s=30)
         assert answer.result is not None
         assert answer.result.object_name
@@ -186,7 +130,7 @@ async def test_a_large_answer_goes_through_the_object_store(tmp_path: Path) -> N
 async def test_a_poison_job_ends_as_a_dead_letter_and_blocks_nobody_and_runs_again_by_request(
     tmp_path: Path, eventually: Eventually
 ) -> None:
-    async with system(tmp_path, job_max_tries=3, max_attempts=1) as s:
+    async with EmulatedSystem(tmp_path, job_max_tries=3, max_attempts=1) as s:
         await s.fault(FaultKind.ERROR_LINE, model="other", times=0, after_tokens=1)
         poison = await s.client.generate_async("other", "count down from 3", priority="critical")
         fine = [await s.count(2, priority="low") for _ in range(5)]
@@ -212,7 +156,7 @@ async def test_a_poison_job_ends_as_a_dead_letter_and_blocks_nobody_and_runs_aga
 async def test_a_job_whose_model_exists_nowhere_says_so_at_once_and_fails(
     tmp_path: Path, eventually: Eventually
 ) -> None:
-    async with system(tmp_path) as s:
+    async with EmulatedSystem(tmp_path) as s:
         job_id = await s.client.generate_async("nonesuch", "hello")
         await eventually(lambda: JobNews.RETRYING in s.news_of(job_id), within_s=3)
         status = await s.client.job(job_id)
@@ -226,7 +170,7 @@ async def test_a_job_whose_model_exists_nowhere_says_so_at_once_and_fails(
 async def test_a_job_is_cancelled_delayed_queued_and_running_but_not_when_it_is_done(
     tmp_path: Path, eventually: Eventually
 ) -> None:
-    async with system(tmp_path, slots=1, decode_tps=20) as s:
+    async with EmulatedSystem(tmp_path, slots=1, decode_tps=20) as s:
         running = await s.count(500)
         await eventually(lambda: JobNews.RUNNING in s.news_of(running))
         queued = await s.count(2)
@@ -249,7 +193,7 @@ async def test_a_job_is_cancelled_delayed_queued_and_running_but_not_when_it_is_
 
 
 async def test_progress_is_told_in_tokens(tmp_path: Path, eventually: Eventually) -> None:
-    async with system(tmp_path, decode_tps=40) as s:
+    async with EmulatedSystem(tmp_path, decode_tps=40) as s:
         job_id = await s.count(90)
         seen: set[int] = set()
 
@@ -262,7 +206,7 @@ async def test_progress_is_told_in_tokens(tmp_path: Path, eventually: Eventually
 
 
 async def test_a_delayed_job_starts_when_it_is_due_however_it_was_submitted(tmp_path: Path) -> None:
-    async with system(tmp_path) as s:
+    async with EmulatedSystem(tmp_path) as s:
         due = datetime.now(UTC) + timedelta(seconds=1.5)
         job = make_job({"model": MODEL, "prompt": "count down from 2"}, not_before=due)
         await s.client.submit(job, job_id="by-request")
@@ -274,7 +218,7 @@ async def test_a_delayed_job_starts_when_it_is_due_however_it_was_submitted(tmp_
 
 
 async def test_a_deadline_ends_a_job_that_did_not_get_its_turn(tmp_path: Path) -> None:
-    async with system(tmp_path, slots=1, decode_tps=20) as s:
+    async with EmulatedSystem(tmp_path, slots=1, decode_tps=20) as s:
         await s.count(400)
         late = await s.client.submit(make_job({"model": MODEL, "prompt": "count down from 3"}, deadline_s=0.5))
         with pytest.raises((DeadlineExceeded, RoutingError)):
@@ -282,65 +226,8 @@ async def test_a_deadline_ends_a_job_that_did_not_get_its_turn(tmp_path: Path) -
         assert (await s.client.job(late)).state is JobState.FAILED
 
 
-async def test_results_are_called_back_by_subject_and_in_this_program(tmp_path: Path, eventually: Eventually) -> None:
-    async with system(tmp_path) as s:
-        heard: list[Msg] = []
-        answers: list[JobAnswer] = []
-        s.client.bus.subscribe("callbacks.mine", heard.append)
-        job = make_job({"model": MODEL, "prompt": "count down from 2"}, callback_subject="callbacks.mine")
-        job_id = await s.client.submit(job, on_done=answers.append)
-        await eventually(lambda: bool(heard and answers))
-        result = decode(heard[0].data, JobResult)
-        assert (result.job_id, result.state, answers[0].job_id) == (job_id, JobState.DONE, job_id)
-        assert json.loads(bytes(result.body))["response"].split() == ["1", "0"]
-
-
-class Hook:
-    """A receiver of posted results that fails at first."""
-
-    def __init__(self, failures: int) -> None:
-        self.failures = failures
-        self.bodies: list[bytes] = []
-        self.signatures: list[str] = []
-        self.posts = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
-        fields = {name.lower(): value for name, value in fields.items()}
-        body = await reader.readexactly(int(fields["content-length"]))
-        self.posts += 1
-        is_failing = self.posts <= self.failures
-        if not is_failing:
-            self.bodies.append(body)
-            self.signatures.append(fields.get("sollol-signature", ""))
-        status = b"500 no" if is_failing else b"200 OK"
-        writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-
-async def test_a_result_is_posted_signed_to_a_permitted_host_until_it_is_taken(
-    tmp_path: Path, eventually: Eventually
-) -> None:
-    hook = Hook(failures=1)
-    server = await asyncio.start_server(hook.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, system(tmp_path, job_callback_hosts=(f"127.0.0.1:{port}",), job_callback_secret="key") as s:
-        job = make_job({"model": MODEL, "prompt": "count down from 2"}, callback_url=f"http://127.0.0.1:{port}/done")
-        job_id = await s.client.submit(job)
-        await eventually(lambda: bool(hook.bodies))
-        assert json.loads(hook.bodies[0])["job_id"] == job_id
-        at, _, mac = hook.signatures[0].partition(",")
-        signed = at.removeprefix("t=").encode() + b"." + hook.bodies[0]
-        assert mac == "v1=" + hmac.new(b"key", signed, hashlib.sha256).hexdigest()
-        assert hook.posts == 2
-        with pytest.raises(Unauthorized, match="job_callback_hosts"):
-            await s.client.submit(make_job({"model": MODEL, "prompt": "x"}, callback_url="http://127.0.0.1:1/x"))
-
-
 async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path, eventually: Eventually) -> None:
-    async with system(tmp_path) as s:
+    async with EmulatedSystem(tmp_path) as s:
         bus = s.client.bus
         with pytest.raises(NoResponders):
             await publish_acked(bus, "sollol.v1.jobs.submit.11.x", b"{}")
@@ -367,7 +254,7 @@ async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path, eve
 
 
 async def test_ended_jobs_are_forgotten_on_request(tmp_path: Path) -> None:
-    async with system(tmp_path) as s:
+    async with EmulatedSystem(tmp_path) as s:
         ids = [await s.count(1) for _ in range(3)]
         for job_id in ids:
             await s.client.wait_for_task(job_id, timeout_s=20)
@@ -379,7 +266,7 @@ async def test_ended_jobs_are_forgotten_on_request(tmp_path: Path) -> None:
 
 
 async def test_a_batch_answers_in_order_and_does_nothing_twice_when_it_is_resumed(tmp_path: Path) -> None:
-    async with system(tmp_path) as s:
+    async with EmulatedSystem(tmp_path) as s:
         jobs = [make_job({"model": MODEL, "prompt": f"count down from {n % 7}"}) for n in range(60)]
         stopped = Batch(s.client, "b", jobs, ahead=20)
         async for index, _ in stopped.answers():
@@ -395,7 +282,7 @@ async def test_a_batch_answers_in_order_and_does_nothing_twice_when_it_is_resume
 
 
 async def test_several_tasks_at_once_have_an_error_each(tmp_path: Path) -> None:
-    async with system(tmp_path) as s:
+    async with EmulatedSystem(tmp_path) as s:
         answers = await s.client.distribute_task([(MODEL, "count down from 2"), ("nonesuch", "x")])
         assert not isinstance(answers[0], SollolError)
         assert answers[0].text.split() == ["1", "0"]
@@ -406,7 +293,7 @@ async def test_several_tasks_at_once_have_an_error_each(tmp_path: Path) -> None:
 
 async def test_jobs_run_in_order_of_priority_and_age_and_deferred_ones_last(tmp_path: Path) -> None:
     """Ageing in compressed time: a level of priority for each half second of waiting."""
-    async with system(tmp_path, slots=1, decode_tps=25, scorer=ScorerConfig(ageing_s=0.5)) as s:
+    async with EmulatedSystem(tmp_path, slots=1, decode_tps=25, scorer=ScorerConfig(ageing_s=0.5)) as s:
         blocker = await s.count(60)
         deferred = await s.count(1, priority=0, job_id="deferred")
         old_low = await s.count(1, priority=2, job_id="old-low")
@@ -424,7 +311,7 @@ async def test_jobs_run_in_order_of_priority_and_age_and_deferred_ones_last(tmp_
 async def test_a_dispatcher_that_shuts_down_gives_its_jobs_to_the_others_at_once(
     tmp_path: Path, eventually: Eventually
 ) -> None:
-    async with system(tmp_path, slots=1, decode_tps=25) as s:
+    async with EmulatedSystem(tmp_path, slots=1, decode_tps=25) as s:
         running = await s.count(300)
         waiting = [await s.count(2) for _ in range(3)]
         await eventually(lambda: JobNews.RUNNING in s.news_of(running))
@@ -446,7 +333,7 @@ async def test_a_dispatcher_that_shuts_down_gives_its_jobs_to_the_others_at_once
 
 async def test_jobs_of_absent_models_do_not_block_others_of_their_priority(tmp_path: Path) -> None:
     routing = Routing(node_id="absent", strict=True)
-    async with system(tmp_path, job_window=4, job_hold_s=0.3) as s:
+    async with EmulatedSystem(tmp_path, job_window=4, job_hold_s=0.3) as s:
         stuck = [await s.client.generate_async(MODEL, "x", routing=routing) for _ in range(8)]
         fine = await s.count(2)
         assert (await s.client.wait_for_task(fine, timeout_s=30)).text.split() == ["1", "0"]

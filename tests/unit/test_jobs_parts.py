@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import json
 from pathlib import Path
@@ -13,9 +14,9 @@ from sollol_agents.analysis.detector import WordDetector
 from sollol_agents.cli.batch_files import AnswerFile, batch_id_of, output_line, read_items
 from sollol_agents.dispatcher.intake import Rejected
 from sollol_agents.dispatcher.jobs.answer import Incomplete, whole_answer
-from sollol_agents.dispatcher.jobs.callbacks import signature
 from sollol_agents.dispatcher.jobs.intake import UNLIMITED_S, Accepted, is_permitted_url, read_job, request_for
 from sollol_agents.dispatcher.jobs.letters import shortened
+from sollol_agents.dispatcher.jobs.posting import is_permitted_address, signature
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, instant, parse_instant
 from sollol_bus.errors import BadRequest, ConfigError
 from sollol_bus.jobs import JobAnswer, make_job, priority_of
@@ -132,6 +133,33 @@ def test_results_are_posted_to_listed_hosts_only(url: str, is_permitted: bool) -
 )
 def test_results_are_published_to_callback_subjects_and_callers_inboxes_only(subject: str, is_permitted: bool) -> None:
     assert is_callback_subject(subject) is is_permitted
+
+
+@pytest.mark.parametrize(
+    ("text", "is_public", "is_own"),
+    [
+        ("93.184.216.34", True, True),
+        ("2606:2800:220:1::1", True, True),
+        ("10.0.0.7", False, True),
+        ("127.0.0.1", False, True),
+        ("::1", False, True),
+        ("fd00::7", False, True),
+        ("::ffff:127.0.0.1", False, True),
+        ("::ffff:169.254.169.254", False, False),
+        ("2002:7f00:1::1", False, True),
+        ("169.254.169.254", False, False),
+        ("fe80::1", False, False),
+        ("0.0.0.0", False, False),
+        ("224.0.0.1", False, False),
+        ("ff02::1", False, False),
+    ],
+)
+def test_a_listed_name_leads_to_public_addresses_only_unless_private_ones_are_permitted(
+    text: str, *, is_public: bool, is_own: bool
+) -> None:
+    address = ipaddress.ip_address(text)
+    assert is_permitted_address(address, is_private_permitted=False) is is_public
+    assert is_permitted_address(address, is_private_permitted=True) is is_own
 
 
 def test_the_chunks_of_a_chat_become_one_answer() -> None:

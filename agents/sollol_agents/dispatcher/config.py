@@ -31,14 +31,19 @@ class DispatcherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ] = 2.5
     detector: Annotated[str, Meta(description="Task detector: `words`, or the name of an installed one.")] = "words"
     job_window: Annotated[
-        int, Meta(ge=1, le=1000, description="Jobs of each priority taken from the queue ahead of a slot.")
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Jobs of each priority taken from the queue ahead of their slots.",
+        ),
     ] = 64
     job_ack_wait_s: Annotated[
         float, Meta(ge=2, le=600, description="Seconds after which the jobs of a dead dispatcher go to another.")
     ] = 20.0
     job_hold_s: Annotated[
-        float, Meta(gt=0, description="Seconds a job may wait in a full window before it makes room for others.")
-    ] = 30.0
+        float, Meta(gt=0, description="Seconds a job that no node may take keeps its place in a full window.")
+    ] = 5.0
     job_max_tries: Annotated[
         int, Meta(ge=1, le=100, description="Tries of a job, each of up to `max_attempts`, before it is dead.")
     ] = 4
@@ -58,6 +63,9 @@ class DispatcherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     job_callback_hosts: Annotated[
         tuple[str, ...], Meta(description="Hosts that results may be posted to; `host` or `host:port`.")
     ] = ()
+    job_callback_private: Annotated[
+        bool, Meta(description="Whether permitted names may lead to private addresses; listed addresses always may.")
+    ] = False
     job_callback_secret: Annotated[
         str, Meta(description="Key of the signature on posted results; empty: they are not signed.")
     ] = ""

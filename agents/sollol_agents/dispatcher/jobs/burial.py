@@ -61,11 +61,11 @@ class Burial:
                 status = life.undeliverable(known or fresh, advisory.deliveries)
                 status = msgspec.structs.replace(status, finished_at=crew.now())
                 await crew.letters.keep(status, found.data, found.headers)
-                await self._publish(status, revision)
+                await self._publish(status, revision, found.data)
             await delete_message(crew.bus, subjects.JOBS_STREAM, found.seq)
         delivery.ack()
 
-    async def _publish(self, status: JobStatus, revision: int) -> None:
+    async def _publish(self, status: JobStatus, revision: int, payload: bytes) -> None:
         result = JobResult(
             job_id=status.job_id,
             state=status.state,
@@ -75,6 +75,7 @@ class Burial:
             finished_at=status.finished_at,
         )
         standing, seq = await self._crew.results.publish(result, status.result_seq)
+        await self._crew.callbacks.order_for(payload, standing)
         final = msgspec.structs.replace(status, state=standing.state, error=standing.error, result_seq=seq)
         try:
             await self._crew.states.write(final, revision)

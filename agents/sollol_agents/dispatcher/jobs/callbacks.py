@@ -1,27 +1,28 @@
 """Delivery of results to where their submitters want them: a subject, or an address that the operator permitted.
 
-A result that is to be delivered is stored first, so that a dispatcher's death loses none. A post is signed when a
-key is set: `Sollol-Signature: t=<unix seconds>,v1=<hex>`, where the hex is HMAC-SHA256 over `<t>.<body>`. Redirects
-are not followed, because they could lead to a host that nobody permitted. Deliveries may come twice.
+A result that is to be delivered is stored first, so that a dispatcher's death loses none. It is delivered until
+somebody took it: a subject on which nobody listens is tried again like a host that does not answer. Deliveries may
+come twice. A post is signed when a key is set: `Sollol-Signature: t=<unix seconds>,v1=<hex>`, where the hex is
+HMAC-SHA256 over `<t>.<body>`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import asyncio
 import logging
-from datetime import UTC, datetime
 
-import httpx
+import msgspec
 
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.dispatcher.intake import Rejected
 from sollol_agents.dispatcher.jobs.delays import Spawn
-from sollol_agents.dispatcher.jobs.intake import is_permitted_url
-from sollol_agents.dispatcher.jobs.persistence import persistently
+from sollol_agents.dispatcher.jobs.intake import check_callback
+from sollol_agents.dispatcher.jobs.persistence import Expired, Results, persistently
+from sollol_agents.dispatcher.jobs.posting import NotPosted, Poster
 from sollol_bus.connection import Bus
-from sollol_bus.errors import BusError, DecodeFailed
+from sollol_bus.errors import BusError, DecodeFailed, NoResponders
 from sollol_bus.jetstream import publish_acked
-from sollol_bus.messages import decode, encode
+from sollol_bus.messages import Msg, decode, encode, is_no_responders
 from sollol_bus.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
@@ -29,10 +30,12 @@ from sollol_schemas.jobs import Job, JobCallback, JobResult
 
 log = logging.getLogger(__name__)
 
-SIGNATURE = "Sollol-Signature"
 _WINDOW = 16
-_TIMEOUT_S = 10.0
 _ACK_WAIT_S = 30.0
+_REFUSAL_S = 0.1
+"""The server says within this time that nobody listens."""
+_POSTED_BYTES_MAX = 64 << 20
+"""Larger answers are named, not sent: their receiver fetches them from the object store."""
 _FIRST_RETRY_S = 2.0
 _LAST_RETRY_S = 600.0
 _MAX_DELIVERIES = 12
@@ -45,14 +48,16 @@ class Callbacks:
     Args:
         bus: The connection.
         config: Permitted hosts, and the key of the signature.
+        results: Where large answers lie.
         spawn: Runs a coroutine as a task of the dispatcher.
     """
 
-    def __init__(self, bus: Bus, config: DispatcherConfig, spawn: Spawn) -> None:
+    def __init__(self, bus: Bus, config: DispatcherConfig, results: Results, spawn: Spawn) -> None:
         self._bus = bus
-        self._config = config
+        self._hosts = config.job_callback_hosts
+        self._results = results
         self._spawn = spawn
-        self._http: httpx.AsyncClient | None = None
+        self._poster = Poster(config)
         spec = ConsumerSpec(stream=subjects.CALLBACKS_STREAM, durable="callbacks", ack_wait_s=_ACK_WAIT_S)
         self.consumer = PullConsumer(bus, spec, self._on_order, window=_WINDOW)
 
@@ -75,10 +80,18 @@ class Callbacks:
 
         await persistently(act, f"callback of job {result.job_id}")
 
+    async def order_for(self, payload: bytes, result: JobResult) -> None:
+        """The same for a job as it was submitted; one that is malformed or wants what is forbidden is passed over."""
+        try:
+            job = decode(payload, Job)
+            check_callback(job, self._hosts)
+        except (DecodeFailed, Rejected):
+            return
+        await self.order(job, result)
+
     async def close(self) -> None:
         """Closes the connections to the hosts."""
-        if self._http is not None:
-            await self._http.aclose()
+        await self._poster.close()
 
     def _on_order(self, delivery: Delivery) -> None:
         self._spawn(self._deliver(delivery), "callback")
@@ -91,26 +104,50 @@ class Callbacks:
             return
         try:
             if callback.callback_subject:
-                self._bus.publish(callback.callback_subject, encode(callback.result))
+                await self._publish(callback)
             if callback.callback_url:
-                await self._post(callback)
-        except (httpx.HTTPError, httpx.InvalidURL, BusError) as error:
+                await self._poster.post(callback.callback_url, await self._payload(callback, _POSTED_BYTES_MAX))
+        except (NotPosted, BusError) as error:
             self._try_again(delivery, callback, error)
         else:
             delivery.ack()
 
-    async def _post(self, callback: JobCallback) -> None:
-        if not is_permitted_url(callback.callback_url, self._config.job_callback_hosts):
-            raise httpx.InvalidURL("the host is not permitted any more")
-        if self._http is None:
-            self._http = httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False, trust_env=False)
-        body = encode(callback.result)
-        headers = {"Content-Type": "application/json"}
-        if self._config.job_callback_secret:
-            headers[SIGNATURE] = signature(self._config.job_callback_secret, body, int(datetime.now(UTC).timestamp()))
-        reply = await self._http.post(callback.callback_url, content=body, headers=headers)
-        if not reply.is_success:
-            raise httpx.HTTPStatusError(f"answered {reply.status_code}", request=reply.request, response=reply)
+    async def _payload(self, callback: JobCallback, max_bytes: int) -> bytes:
+        """The result with its answer, as far as that may be so large and is kept."""
+        result = callback.result
+        if result.object_name and result.body_bytes <= max_bytes:
+            try:
+                body = msgspec.Raw(await self._results.body(result))
+            except Expired:
+                log.info("job %s: its answer expired before it was called back", result.job_id)
+            else:
+                result = msgspec.structs.replace(result, body=body, object_name="")
+        return encode(result)
+
+    async def _publish(self, callback: JobCallback) -> None:
+        """Publishes the result to its subject.
+
+        Raises:
+            NoResponders: Nobody listens there now.
+        """
+        payload = await self._payload(callback, self._bus.max_payload // 2)
+        is_refused = asyncio.Event()
+
+        def on_reply(reply: Msg | BusError) -> None:
+            if isinstance(reply, BusError) or is_no_responders(reply):
+                is_refused.set()
+
+        inbox = self._bus.reply_inbox(on_reply)
+        try:
+            self._bus.publish(callback.callback_subject, payload, reply=inbox.subject)
+            await self._bus.flush()
+            async with asyncio.timeout(_REFUSAL_S):
+                await is_refused.wait()
+        except TimeoutError:
+            return
+        finally:
+            inbox.close()
+        raise NoResponders(f"nobody listens on {callback.callback_subject}")
 
     def _try_again(self, delivery: Delivery, callback: JobCallback, error: Exception) -> None:
         if delivery.deliveries >= _MAX_DELIVERIES:
@@ -126,9 +163,3 @@ class Callbacks:
         delay_s = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2.0 ** (delivery.deliveries - 1))
         log.info("the result of job %s is delivered again in %.0f s: %s", callback.job_id, delay_s, error)
         delivery.nak(delay_s)
-
-
-def signature(secret: str, body: bytes, unix_s: int) -> str:
-    """The value of the signature header."""
-    mac = hmac.new(secret.encode(), f"{unix_s}.".encode() + body, hashlib.sha256)
-    return f"t={unix_s},v1={mac.hexdigest()}"

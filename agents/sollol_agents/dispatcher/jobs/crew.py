@@ -47,6 +47,8 @@ _MAX_ACK_PENDING = 20_000
 """Jobs that wait for another try count as delivered: they must not use up what may be delivered."""
 _PROVISION_RETRY_S = 2.0
 _AFTER_FAILURE_S = 5.0
+_SHORTEST_ROTATION_S = 30.0
+_LONGEST_ROTATION_S = 300.0
 
 
 class JobCrew:
@@ -72,7 +74,7 @@ class JobCrew:
         self.states = States(self.bus, self.config.job_keep_s)
         self.results = Results(self.bus, self.config.job_inline_bytes)
         self.letters = Letters(self.bus)
-        self.callbacks = Callbacks(self.bus, self.config, self._spawn_guarded)
+        self.callbacks = Callbacks(self.bus, self.config, self.results, self._spawn_guarded)
         self.delays = Delays(self.bus, self._spawn_guarded, self.config.job_ack_wait_s)
         self.desk = JobDesk(self, self._spawn_guarded)
         self.done = 0
@@ -190,6 +192,17 @@ class JobCrew:
             await asyncio.sleep(self.config.job_ack_wait_s / _BEATS_PER_WAIT)
             for run in self._runs.values():
                 run.delivery.in_progress()
+
+    def lend(self, priority: int, places: int) -> None:
+        """Widens the window of a priority, or takes that back: what a node works on waits no more."""
+        consumer = self._consumers.get(priority)
+        if consumer is not None:
+            consumer.lend(places)
+
+    def rotation_s(self, delivery: Delivery) -> float:
+        """How long a job that no node may take stays away: long enough for all behind it to have had their turn."""
+        rounds = 1.0 + delivery.pending / self.config.job_window
+        return min(_LONGEST_ROTATION_S, max(_SHORTEST_ROTATION_S, self.config.job_hold_s * rounds))
 
     def is_crowded(self, priority: int) -> bool:
         """Whether this priority's window is full, so that others may be waiting behind it."""

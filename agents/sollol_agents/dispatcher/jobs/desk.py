@@ -13,11 +13,20 @@ from sollol_agents.dispatcher.intake import Rejected
 from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.intake import accept
 from sollol_agents.dispatcher.jobs.listing import Listing
-from sollol_agents.dispatcher.jobs.persistence import Overtaken, Stored, delete_message, purge_subject, stored_message
+from sollol_agents.dispatcher.jobs.persistence import (
+    Expired,
+    Overtaken,
+    Stored,
+    delete_message,
+    purge_subject,
+    stored_message,
+)
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
+from sollol_bus.connection import INBOX_ROOT
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
 from sollol_bus.jetstream import JetStreamRefused, publish_acked
 from sollol_bus.job_making import body_hash
+from sollol_bus.job_storing import FULL_QUEUE
 from sollol_bus.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
@@ -38,7 +47,6 @@ from sollol_schemas.jobs import (
     JobState,
     JobStatus,
 )
-from sollol_schemas.subjects import is_client_inbox
 
 if TYPE_CHECKING:
     from sollol_agents.dispatcher.jobs.crew import JobCrew
@@ -51,7 +59,6 @@ Handler = Callable[[Msg], Coroutine[Any, Any, None]]
 MAX_OPEN = 512
 _PART_BYTES = 512 << 10
 _RUN_ID_BYTES = 8
-_FULL = frozenset({10077, 10047, 10028, 10023})
 
 
 class Refused(Exception):
@@ -140,15 +147,15 @@ class JobDesk:
         if not_before > self._crew.now_unix():
             is_new = await self._crew.delays.store(payload, headers, job_id, priority, not_before)
         else:
-            is_new = await self._store(payload, headers, job_id, priority)
+            is_new = await self._store(payload, headers, job_id, priority) > 0
         if is_new:
             self._bus.respond(msg, EnqueueReply(job_id=job_id))
             return
         known = await self._known(job_id)
         self._bus.respond(msg, _duplicate(known, payload) if known else EnqueueReply(job_id=job_id, is_duplicate=True))
 
-    async def _store(self, payload: bytes, headers: dict[str, str], job_id: str, priority: int, run: int = 1) -> bool:
-        """Puts a job into the queue; False when it is there already."""
+    async def _store(self, payload: bytes, headers: dict[str, str], job_id: str, priority: int, run: int = 1) -> int:
+        """Puts a job into the queue; returns its number there, 0 when it is there already."""
         head = headers | {
             h.MSG_ID: job_id if run == 1 else f"{job_id}.{run}",
             h.EXPECTED_LAST_SUBJECT_SEQUENCE: "0",
@@ -159,18 +166,18 @@ class JobDesk:
             ack = await publish_acked(self._bus, subjects.job_submit(priority, job_id), payload, headers=head)
         except JetStreamRefused as error:
             if error.is_lost_race:
-                return False
-            if error.err_code in _FULL:
+                return 0
+            if error.err_code in FULL_QUEUE:
                 raise Refused(ErrorCode.QUEUE_FULL, f"the queue of jobs is full: {error}", retry_after_s=30) from error
             raise
         except NoResponders as error:
             raise Refused(ErrorCode.ACTOR_STOPPED, "the queue of jobs is not there (yet); try again") from error
-        return not ack.duplicate
+        return 0 if ack.duplicate else ack.seq
 
     async def _retry(self, msg: Msg) -> None:
         job_id = decode(msg.data, JobRef).job_id
         found = await self._crew.letters.find(job_id)
-        status, _ = await self._crew.states.read(job_id)
+        status, revision = await self._crew.states.read(job_id)
         if found is None:
             if status is None:
                 raise _unknown(job_id)
@@ -178,8 +185,30 @@ class JobDesk:
         letter, ended = found
         headers = {n: t for n, t in letter.headers.items() if n.lower().startswith(h.ROUTING_PREFIX.lower())}
         run = max(ended.run, status.run if status is not None else 0) + 1
-        is_new = await self._store(letter.data, headers, job_id, ended.priority, run)
-        self._bus.respond(msg, EnqueueReply(job_id=job_id, is_duplicate=not is_new))
+        seq = await self._store(letter.data, headers, job_id, ended.priority, run)
+        if seq:
+            fresh = JobStatus(
+                job_id=job_id,
+                state=JobState.QUEUED,
+                priority=ended.priority,
+                kind=ended.kind,
+                model=ended.model,
+                submitted_at=self._crew.now(),
+                run=run,
+                body_hash=body_hash(letter.data),
+                stream_seq=seq,
+                result_seq=status.result_seq if status is not None else 0,
+            )
+            await self._tell_queued(fresh, revision)
+        self._bus.respond(msg, EnqueueReply(job_id=job_id, is_duplicate=not seq))
+
+    async def _tell_queued(self, fresh: JobStatus, revision: int) -> None:
+        """From now on it waits, whatever it was; a dispatcher that took it up already has said so."""
+        try:
+            await self._crew.states.write(fresh, revision)
+        except Overtaken:
+            return
+        self._crew.tell(fresh, JobNews.QUEUED)
 
     # -- asking -------------------------------------------------------------------------------------------
 
@@ -189,15 +218,18 @@ class JobDesk:
         if not asked.with_result:
             self._bus.respond(msg, JobReply(status=status))
             return
-        if not is_client_inbox(msg.reply) and not msg.reply.startswith("_INBOX"):
+        if not msg.reply.startswith(INBOX_ROOT):
             return
         result: JobResult | None = None
         body = b""
         if status.state in TERMINAL:
             result, _ = await self._crew.results.read(asked.job_id)
         if result is not None and result.state is JobState.DONE:
-            body = await self._crew.results.body(result)
-            result = msgspec.structs.replace(result, body=msgspec.Raw(b"null"))
+            try:
+                body = await self._crew.results.body(result)
+                result = msgspec.structs.replace(result, body=msgspec.Raw(b"null"))
+            except Expired:
+                result = None
         self._bus.publish(msg.reply, encode(JobReply(status=status, result=result)))
         parts = range(0, len(body), _PART_BYTES)
         for start in parts:
@@ -244,6 +276,7 @@ class JobDesk:
 
     async def _cancel(self, msg: Msg) -> None:
         job_id = decode(msg.data, JobRef).job_id
+        stored = await self._find(job_id)
         while True:
             status, revision = await self._crew.states.read(job_id)
             if status is None:
@@ -256,9 +289,11 @@ class JobDesk:
             except Overtaken:
                 continue
             break
-        self._crew.tell(ended, JobNews.CANCELLED)
-        while (found := await self._find(job_id)) is not None:
-            await delete_message(self._bus, found[0], found[1].seq)
+        try:
+            while (found := await self._find(job_id)) is not None:
+                await delete_message(self._bus, found[0], found[1].seq)
+        finally:
+            self._crew.tell(ended, JobNews.CANCELLED)  # its dispatcher stops the attempt
         result = JobResult(
             job_id=job_id,
             state=ended.state,
@@ -267,8 +302,26 @@ class JobDesk:
             error=ended.error,
             finished_at=ended.finished_at,
         )
-        await self._crew.results.publish(result, ended.result_seq)
+        standing, seq = await self._crew.results.publish(result, ended.result_seq)
+        if standing.run < ended.run:
+            standing, seq = await self._crew.results.publish(result, seq)
+        if standing.state is not JobState.CANCELLED:
+            await self._let_stand(ended, revision, standing, seq)
+            raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {standing.state} already", state=standing.state.value)
+        if stored is not None:
+            await self._crew.callbacks.order_for(stored[1].data, standing)
         self._bus.respond(msg, JobReply(status=ended))
+
+    async def _let_stand(self, ended: JobStatus, revision: int, standing: JobResult, seq: int) -> None:
+        """A result came just before: it has been seen, so that the state follows it."""
+        final = msgspec.structs.replace(
+            ended, state=standing.state, error=standing.error, result_seq=seq, finished_at=standing.finished_at
+        )
+        try:
+            await self._crew.states.write(final, revision)
+        except Overtaken:
+            return  # its own dispatcher was quicker
+        self._crew.tell(final, JobNews(final.state.value))
 
     async def _purge(self, msg: Msg) -> None:
         asked = decode(msg.data, JobPurgeRequest)
@@ -276,13 +329,16 @@ class JobDesk:
         if not states <= TERMINAL:
             raise Refused(ErrorCode.BAD_REQUEST, "only jobs that have ended can be purged; cancel the others")
         if asked.job_id is not None:
-            status, _ = await self._crew.states.read(asked.job_id)
-            doomed = [asked.job_id] if status is not None and status.state in states else []
+            status = await self._status(asked.job_id)
+            if status.state not in states:
+                message = f"job {asked.job_id} is {status.state}; only jobs that have ended can be purged"
+                raise Refused(ErrorCode.CONFLICT, message, state=status.state.value)
+            doomed = [asked.job_id]
         else:
             doomed = [status.job_id async for status in self._listing.every() if status.state in states]
         for job_id in doomed:
-            await purge_subject(self._bus, subjects.RESULTS_STREAM, subjects.job_result(job_id))
-            await purge_subject(self._bus, subjects.LETTERS_STREAM, subjects.job_letter(job_id))
+            await self._crew.results.discard(job_id)
+            await self._crew.letters.discard(job_id)
             await purge_subject(self._bus, f"KV_{subjects.JOBS_BUCKET}", f"$KV.{subjects.JOBS_BUCKET}.job.{job_id}")
         self._bus.respond(msg, JobPurgeReply(purged=len(doomed)))
 

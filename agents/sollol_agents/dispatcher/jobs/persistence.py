@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 from nats.errors import Error as ClientError
+from nats.js.errors import NotFoundError
 from nats.js.object_store import ObjectStore
 
 from sollol_bus.connection import Bus
@@ -35,6 +36,10 @@ _ANSWER_S = 3.0
 
 class Overtaken(Exception):
     """Somebody else wrote the job's state first."""
+
+
+class Expired(Exception):
+    """A job's answer is not kept any more."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,14 +173,17 @@ class Results:
         """A result's answer, from wherever it lies.
 
         Raises:
-            BusError: It is in the object store, and cannot be had from there (now).
+            Expired: The object store does not keep it any more.
+            BusError: It is in the object store, and cannot be had from there now.
         """
         if not result.object_name:
             return bytes(result.body)
         try:
             found = await (await self._store()).get(result.object_name)
+        except NotFoundError as error:
+            raise Expired(result.job_id) from error
         except ClientError as error:
-            raise BusError(f"the answer of job {result.job_id} is not in the object store: {error}") from error
+            raise BusError(f"the object store does not give the answer of job {result.job_id}: {error}") from error
         except TimeoutError as error:
             raise RequestTimedOut(f"the object store does not answer: {error}") from error
         return bytes(found.data or b"")
@@ -218,6 +226,18 @@ class Results:
             return result, ack.seq
 
         return await persistently(act, f"result of job {result.job_id}")
+
+    async def discard(self, job_id: str) -> None:
+        """Removes a job's result, and its answer wherever it lies."""
+        result, _ = await self.read(job_id)
+        if result is not None and result.object_name:
+            try:
+                await (await self._store()).delete(result.object_name)
+            except NotFoundError:
+                log.debug("job %s: its answer is gone already", job_id)
+            except ClientError as error:
+                raise BusError(f"the answer of job {job_id} cannot be removed: {error}") from error
+        await purge_subject(self._bus, subjects.RESULTS_STREAM, subjects.job_result(job_id))
 
     async def _store(self) -> ObjectStore:
         if self._blobs is None:

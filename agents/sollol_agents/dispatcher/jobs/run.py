@@ -32,7 +32,6 @@ _RECHECK_S = 1.0
 """A state that was confirmed longer ago is read again before a result is stored."""
 _STRANGE_DELIVERIES = 50
 """So many deliveries, and nobody came as far as writing a state: the message itself brings dispatchers down."""
-_ROTATED_S = 30.0
 
 
 class JobRun:
@@ -158,9 +157,10 @@ class JobRun:
                         continue
                     self._confirmed()
                     self._status = verdict.status
-                    return await self._check_taken(verdict, is_new=known is None)
+                    is_new = known is None or known.run < verdict.status.run
+                    return await self._check_taken(verdict, accepted, is_new=is_new)
 
-    async def _check_taken(self, verdict: life.Take, *, is_new: bool) -> bool:
+    async def _check_taken(self, verdict: life.Take, accepted: Accepted | None, *, is_new: bool) -> bool:
         """Looks for what an earlier worker left behind."""
         if is_new:
             if self.delivery.deliveries > _STRANGE_DELIVERIES:
@@ -173,6 +173,8 @@ class JobRun:
             return True
         found, seq = await persistently(lambda: self._crew.results.read(self.job_id), f"result of job {self.job_id}")
         if found is not None and found.run == self._status.run:
+            if accepted is not None:
+                await self._crew.callbacks.order(accepted.job, found)  # who stored it may not have come so far
             await self._conclude(found, seq)
             return False
         if life.is_worn_out(self._status):
@@ -215,14 +217,22 @@ class JobRun:
             return execution.result
         finally:
             self._execution = None
-            self.is_running = False
+            self._set_running(is_running=False)
             self._crew.close_execution(execution)
+            if execution.result is None:
+                execution.stop()  # somebody else has the job, or ended it: no node is to go on with it
 
     async def _until_granted(self, execution: Execution) -> None:
         """Waits for its turn; a job that no node may take makes room when the window is full of such."""
         while not await _wait(execution.has_news, self._crew.config.job_hold_s):
             if execution.is_blocked and self._crew.is_crowded(self.priority):
-                self.give_back(_ROTATED_S)
+                self.give_back(self._crew.rotation_s(self.delivery))
+
+    def _set_running(self, *, is_running: bool) -> None:
+        """Notes whether a node works on it: such jobs do not use up the window of those that wait."""
+        if is_running != self.is_running:
+            self.is_running = is_running
+            self._crew.lend(self.priority, 1 if is_running else -1)
 
     async def _note_running(self, execution: Execution) -> None:
         """Writes where it runs and how far it is, when that is news."""
@@ -230,7 +240,7 @@ class JobRun:
         is_news = not self.is_running or status.node_id != execution.node_id
         if not is_news and status.tokens == execution.tokens:
             return
-        self.is_running = True
+        self._set_running(is_running=True)
         self._status = msgspec.structs.replace(
             status,
             state=JobState.RUNNING,
@@ -260,7 +270,7 @@ class JobRun:
         if self._leave():
             return False
         if self._crew.is_crowded(self.priority):
-            self.give_back(_ROTATED_S)
+            self.give_back(self._crew.rotation_s(self.delivery))
             return False
         return True
 
@@ -292,7 +302,7 @@ class JobRun:
             self._status = msgspec.structs.replace(self._status, tokens=status.tokens)
             await self._write()  # fails when somebody cancelled it, or took it over
         standing, seq = await self._crew.results.publish(result, status.result_seq)
-        if standing is not result and standing.run != result.run:
+        if standing.run < result.run:
             standing, seq = await self._crew.results.publish(result, seq)
         if accepted is not None:
             await self._crew.callbacks.order(accepted.job, standing)
@@ -313,19 +323,13 @@ class JobRun:
                 await self._crew.states.write(final, self._revision)
             except Overtaken:
                 known, self._revision = await persistently(self._read, f"state of job {self.job_id}")
-                if known is not None and known.state in TERMINAL and known.run >= final.run:
-                    await self._yield_to(known, standing, seq)
+                if known is not None and life.is_settled(known, final):
+                    self.delivery.ack()
                     return
             else:
                 break
         self.delivery.ack()
         self._crew.tell(final, JobNews(final.state.value))
-
-    async def _yield_to(self, known: JobStatus, standing: JobResult, seq: int) -> None:
-        """Somebody ended the job first; if it was cancelled meanwhile, the stored result says so too."""
-        if known.state is JobState.CANCELLED and standing.state is not JobState.CANCELLED:
-            await self._crew.results.publish(self._result(known), seq)
-        self.delivery.ack()
 
     async def _after_overtaken(self) -> None:
         """The state was written by somebody else: it was cancelled, or another dispatcher has the job."""
