@@ -93,13 +93,14 @@ class Responder:
         return self._is_done
 
     def send(self, status: int, body: bytes = b"", content_type: bytes = b"") -> None:
-        """Sends a complete answer; without a content type it is JSON, as the path's dialect says that."""
+        """Sends a complete answer; without a content type a body is JSON, as the path's dialect says that."""
         if self._is_done:
             return
-        head = b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n" % (
+        kind = b"Content-Type: %b\r\n" % (content_type or self._json) if body else b""
+        head = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\n%b\r\n" % (
             status,
             _REASONS[status],
-            content_type or self._json,
+            kind,
             len(body),
             b"" if self._is_persistent else b"Connection: close\r\n",
         )

@@ -61,7 +61,9 @@ _RETRY_AFTER_S: Final[dict[ErrorCode, int]] = {
 }
 """Where waiting is what helps, and how long, when the error does not say it itself."""
 
-_LIKE_OLLAMA_EMBED: Final = re.compile(r"/api/embed(dings)?$")
+_LIKE_OLLAMA_EMBED: Final = re.compile(r"/(api/embed|api/embeddings|v1/embeddings)$")
+_SAYS_NOTHING: Final = (RejectionReason.MODEL_MISSING, RejectionReason.NOT_CHOSEN_NODE)
+"""Reasons of nodes that tell nothing of what the model can do."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,12 +80,9 @@ def refusal(dialect: Dialect, error: ErrorBody, path: str = "") -> Refusal:
     status = error.http_status
     said = _engines_own(dialect, error)
     headers: list[Header] = []
-    if said is not None:
-        body = said
-        headers.append((b"content-type", TEXT if body[:1] != b"{" else JSON))
-    else:
-        body = _encode(error_object(dialect, error, path))
-        headers.append((b"content-type", JSON if dialect is Dialect.OLLAMA else PLAIN_JSON))
+    body = said if said is not None else _encode(error_object(dialect, error, path))
+    json = JSON if dialect is Dialect.OLLAMA else PLAIN_JSON
+    headers.append((b"content-type", json if body[:1] == b"{" else TEXT))
     headers += retry_headers(error)
     return Refusal(status=status, headers=tuple(headers), body=body)
 
@@ -93,7 +92,7 @@ def unable(error: ErrorBody, path: str) -> ErrorBody:
     nodes = error.details.get("nodes")
     if error.code is not ErrorCode.NO_ELIGIBLE_NODE or not isinstance(nodes, dict):
         return error
-    reasons = [str(reason) for reason in nodes.values() if not str(reason).startswith(RejectionReason.MODEL_MISSING)]
+    reasons = [str(reason) for reason in nodes.values() if not str(reason).startswith(_SAYS_NOTHING)]
     if not reasons or not all(reason.startswith(RejectionReason.WRONG_CAPABILITY) for reason in reasons):
         return error
     model = error.details.get("model", "")

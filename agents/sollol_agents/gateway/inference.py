@@ -243,12 +243,16 @@ class _Exchange:
             if self._held:
                 lines.insert(0, self._held)
             self._held = lines.pop() if native.may_be_last(lines[-1]) else b""
-            if not reply.status:
+            if not reply.status and not (self._held and not lines and native.is_only_loaded(self._held)):
                 await reply.start(200, [(b"content-type", NDJSON), *self._told()])
             if lines:
                 lines.append(b"")
                 await reply.write(b"\n".join(lines))
         last, self._held = self._held, b""
+        if not reply.status:
+            body = native.with_routing(last, self._routing())
+            await reply.whole(200, [(b"content-type", JSON), *self._told(is_over=True)], body)
+            return
         await reply.end(native.with_routing(last, self._routing()) + b"\n" if last else b"")
 
     async def _object(self) -> None:

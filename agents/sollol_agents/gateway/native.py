@@ -15,6 +15,7 @@ from sollol_schemas.execution import Figures
 
 ROUTING_FIELD: Final = "_sollol_routing"
 _DONE: Final = b'"done":true'
+_LOADED: Final = (b'"done_reason":"load"', b'"done_reason":"unload"')
 _encode = msgspec.json.Encoder().encode
 
 
@@ -43,6 +44,11 @@ class NotNative(ValueError):
 def may_be_last(line: bytes) -> bool:
     """Whether a line may be the last object of a stream; an argument of a tool may be called `done` too."""
     return _DONE in line
+
+
+def is_only_loaded(line: bytes) -> bool:
+    """Whether an answer says that a model was loaded or unloaded: one object, even to a client that streams."""
+    return any(said in line for said in _LOADED)
 
 
 def with_routing(line: bytes, routing: bytes) -> bytes:
@@ -95,18 +101,28 @@ def joined(kind: RequestKind, lines: list[bytes]) -> bytes:
         reply["message"] = _joined_message(message if isinstance(message, dict) else {}, parts)
         return _encode(reply)
     reply["response"] = "".join([part.response for part in parts])
-    if thinking := "".join([part.thinking for part in parts]):
-        reply["thinking"] = thinking
     if calls := [call for part in parts for call in part.tool_calls]:
         reply["tool_calls"] = calls
-    return _encode(reply)
+    thinking = "".join([part.thinking for part in parts])
+    return _encode(_with_thinking(reply, "response", thinking))
 
 
 def _joined_message(last: dict[str, Any], parts: list[_Line]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", **last}
     message["content"] = "".join([part.message.content for part in parts])
-    if thinking := "".join([part.message.thinking for part in parts]):
-        message["thinking"] = thinking
     if calls := [call for part in parts for call in part.message.tool_calls]:
         message["tool_calls"] = calls
-    return message
+    return _with_thinking(message, "content", "".join([part.message.thinking for part in parts]))
+
+
+def _with_thinking(fields: dict[str, Any], after: str, thinking: str) -> dict[str, Any]:
+    """Fields with the thoughts where Ollama has them: right after the text."""
+    if not thinking:
+        return fields
+    ordered: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name != "thinking":
+            ordered[name] = value
+        if name == after:
+            ordered["thinking"] = thinking
+    return ordered

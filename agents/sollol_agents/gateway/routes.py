@@ -117,9 +117,10 @@ class Pages:
         for row in rows:
             if merging.canonical(str(row["name"])) == wanted:
                 return _json(merging.openai_model(row), PLAIN_JSON)
-        details = {"model": name, "models": [row["name"] for row in rows][:50]}
+        shown = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+        details = {"model": shown, "models": [row["name"] for row in rows][:50]}
         raise UnknownModel(
-            body=ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message=f"model '{name}' not found", details=details)
+            body=ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message=f"model '{shown}' not found", details=details)
         )
 
     async def no_files(self, request: Request) -> Response:
