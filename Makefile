@@ -114,9 +114,10 @@ bench-gateway: $(INSTALLED) $(LITELLM)/.installed ## Measures what the HTTP gate
 	$(PY) -m bench.gateway --litellm $(LITELLM)/bin/litellm --out bench/results/gateway.json
 
 .PHONY: schemas
-schemas: $(INSTALLED) ## Renews schemas/json, schemas/asyncapi.yaml and the settings tables in the documents.
+schemas: $(INSTALLED) ## Renews schemas/json, schemas/asyncapi.yaml and the generated tables in the documents.
 	$(PY) -m sollol_contract
 	$(PY) -m sollol_agents.cli.settings_table README.md
+	$(PY) -m sollol_agents.cli.log_table docs/logs.md
 
 .PHONY: clean
 clean: ## Removes everything that was built; keeps .venv.

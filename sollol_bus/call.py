@@ -211,7 +211,7 @@ class Call:
         try:
             taken = decode(msg.data, Taken)
         except DecodeFailed as error:
-            log.warning("control inbox: %s", error)
+            log.warning("control inbox: %s", error, extra={"action": "bad_message", "request_id": self.request_id})
             return
         self.dispatcher = taken.instance
         self._watch_again_in(PROBE_INTERVAL_S)

@@ -281,7 +281,7 @@ class Bus:
             try:
                 handler(msg)
             except NotConnected as error:
-                log.info("lost the connection while handling %s: %s", msg.subject, error)
+                log.info("lost the connection while handling %s: %s", msg.subject, error, extra={"action": "handler_cut"})
             except Exception:
                 log.exception("handling a message on %s failed", msg.subject, extra={"action": "handler_failed"})
 

@@ -16,6 +16,7 @@ from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, PayloadTooLarge
 from sollol_bus.jetstream import ack_of
 from sollol_bus.messages import Msg, encode
+from sollol_bus.request_log import log_outcome
 from sollol_schemas import subjects
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.headers import MSG_ID
@@ -98,6 +99,7 @@ class OutcomePublisher:
         """Hands an outcome over; never waits and never fails."""
         if len(outcome.message) > _MESSAGE_TEXT_MAX:
             outcome = msgspec.structs.replace(outcome, message=outcome.message[:_MESSAGE_TEXT_MAX])
+        log_outcome(outcome)
         self._waiting.append(_Pending(subjects.outcome_event(outcome.node_id), message_id(outcome), encode(outcome)))
         self._is_empty.clear()
         self._drop_surplus()

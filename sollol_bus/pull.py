@@ -271,7 +271,12 @@ class PullConsumer:
             except TimeoutError:
                 silence_s = self._loop.time() - self._heard_at
                 if self._outstanding and silence_s > _SILENT_BEATS * self._heartbeat_s:
-                    log.info("consumer %s heard nothing for %.1f s", self.spec.durable, silence_s)
+                    log.info(
+                        "consumer %s heard nothing for %.1f s",
+                        self.spec.durable,
+                        silence_s,
+                        extra={"action": "pull.silent"},
+                    )
                     return
 
     def _pull(self) -> None:
@@ -318,7 +323,13 @@ class PullConsumer:
             return
         left = headers.get(_PENDING_MESSAGES)
         if left is None and status not in ("404", "408"):
-            log.info("consumer %s: status %s %s", self.spec.durable, status, headers.get("Description", ""))
+            log.info(
+                "consumer %s: status %s %s",
+                self.spec.durable,
+                status,
+                headers.get("Description", ""),
+                extra={"action": "pull.status"},
+            )
             self._broken.set()
             return
         self._outstanding = max(0, self._outstanding - int(left or self._outstanding))

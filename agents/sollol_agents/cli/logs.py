@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from sollol_bus import request_log
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
@@ -23,6 +25,10 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     format: Annotated[
         Literal["auto", "text", "json"], Meta(description="Form of a log line; auto: text on a terminal, else JSON.")
     ] = "auto"
+    requests: Annotated[bool, Meta(description="One line for each decision and each outcome.")] = True
+    prompts: Annotated[
+        bool, Meta(description="Also the text of requests, up to 2000 bytes of each; never logged otherwise.")
+    ] = False
 
 
 class JsonLines(logging.Formatter):
@@ -54,6 +60,11 @@ class PlainLines(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record of the event loop tells anything: this remark comes with every TLS connection that ends."""
+    return not str(record.msg).startswith("returning true from eof_received()")
+
+
 def set_up(config: LogConfig) -> None:
     """Sends all logging to stderr in the form that was chosen."""
     is_text = config.format == "text" or (config.format == "auto" and sys.stderr.isatty())
@@ -62,6 +73,8 @@ def set_up(config: LogConfig) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.level.upper())
+    request_log.set_up(requests=config.requests, prompts=config.prompts)
+    logging.getLogger("asyncio").addFilter(_is_news)
     if config.level != "debug":
         # one line for each HTTP call to an engine would drown everything else
         for noisy in ("httpx", "httpcore", "asyncio", "aiosqlite"):

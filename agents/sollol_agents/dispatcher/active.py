@@ -154,7 +154,12 @@ class ActiveRequest:
         try:
             answer: GrantReply = decode(reply.data, GrantReply)  # type: ignore[arg-type]  # a union decodes too
         except DecodeFailed as error:
-            log.warning("request %s: %s", self.request.request_id, error, extra={"action": "bad_grant_reply"})
+            log.warning(
+                "request %s: %s",
+                self.request.request_id,
+                error,
+                extra={"action": "bad_grant_reply", "request_id": self.request.request_id},
+            )
             return
         self._absent_since = None
         if self.stage is not Stage.WAITING:
@@ -238,7 +243,13 @@ class ActiveRequest:
             attempt.attempt_id,
             attempt.node_id,
             error.code,
-            extra={"action": "attempt_failed", "request_id": self.request.request_id, "code": error.code.value},
+            extra={
+                "action": "attempt_failed",
+                "request_id": self.request.request_id,
+                "attempt_id": attempt.attempt_id,
+                "node_id": attempt.node_id,
+                "code": error.code.value,
+            },
         )
         match action:
             case GiveUp() if has_streamed:
@@ -407,7 +418,12 @@ class ActiveRequest:
             if self.request.wants_stream:
                 self._bus.publish(self.request.reply_to, b"")
         except NotConnected:
-            log.info("request %s: the caller could not be told: %s", self.request.request_id, error.code)
+            log.info(
+                "request %s: the caller could not be told: %s",
+                self.request.request_id,
+                error.code,
+                extra={"action": "caller_untold", "request_id": self.request.request_id, "code": error.code.value},
+            )
         if not is_reported:
             self._report_unserved(error)
         self._finish()

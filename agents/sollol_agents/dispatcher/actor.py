@@ -27,6 +27,7 @@ from sollol_bus.discovery import Discovery
 from sollol_bus.errors import BusError, ConfigError
 from sollol_bus.messages import Msg, decode, encode
 from sollol_bus.outcomes import OutcomePublisher
+from sollol_bus.request_log import log_prompt
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
@@ -175,6 +176,7 @@ class Dispatcher(Actor[DispatcherConfig]):
             self._refuse(msg.reply, rejected.error)
             return
         self._taken += 1
+        log_prompt(request.request_id, request.context.model, request.body)
         active = self._active[request.request_id] = ActiveRequest(self, request)
         active.ask_for_slot()
 
@@ -272,6 +274,7 @@ class Dispatcher(Actor[DispatcherConfig]):
         if request.request.request_id in self._active:
             return False
         self._active[request.request.request_id] = request
+        log_prompt(request.request.request_id, request.request.context.model, request.request.body)
         request.ask_for_slot()
         return True
 

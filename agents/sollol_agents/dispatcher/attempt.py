@@ -97,7 +97,9 @@ class Attempt:
         try:
             report: AttemptReport = decode(msg.data, AttemptReport)  # type: ignore[arg-type]  # a union decodes too
         except DecodeFailed as error:
-            log.warning("attempt %s: %s", self.attempt_id, error, extra={"action": "bad_report"})
+            request_id = self.granted.summary.request_id
+            extra = {"action": "bad_report", "request_id": request_id, "attempt_id": self.attempt_id}
+            log.warning("attempt %s: %s", self.attempt_id, error, extra=extra)
             return
         match report:
             case AttemptAccepted():

@@ -135,7 +135,9 @@ class NodeMonitor(Actor[NodeConfig]):
             try:
                 await asyncio.wait_for(executor.idle.wait(), _LAST_WORDS_S)
             except TimeoutError:
-                log.warning("attempts did not end in time: %s", ", ".join(executor.attempts))
+                log.warning(
+                    "attempts did not end in time: %s", ", ".join(executor.attempts), extra={"action": "attempts_cut"}
+                )
             if executor.is_draining and self.bus.is_connected:
                 await asyncio.sleep(_LINGER_S)
             await executor.outcomes.close()

@@ -174,7 +174,7 @@ class Attempt:
         except SollolError as failure:
             error = self._stop or failure
         except Exception as bug:
-            log.exception("attempt %s failed", self.attempt_id, extra={"action": "attempt_bug"})
+            log.exception("attempt %s failed", self.attempt_id, extra=self._extra("attempt_bug"))
             error = _error(ErrorCode.INTERNAL, f"a bug in the node: {type(bug).__name__}")
         self._conclude(error)
 
@@ -342,9 +342,13 @@ class Attempt:
             if not isinstance(answer, BusError):
                 return decode(answer.data, StartAnswer).go
         except DecodeFailed as error:
-            log.warning("attempt %s: %s", self.attempt_id, error, extra={"action": "bad_answer"})
+            log.warning("attempt %s: %s", self.attempt_id, error, extra=self._extra("bad_answer"))
         self.fence.unanswered()
         return None
+
+    def _extra(self, action: str) -> dict[str, str]:
+        request_id = self.envelope.decision.request_id
+        return {"action": action, "request_id": request_id, "attempt_id": self.attempt_id}
 
     def _permission_changed(self) -> None:
         self._changed.set()

@@ -49,7 +49,11 @@ async def require_free(bus: Bus, node_id: str) -> None:
     except NoResponders:
         return
     except RequestTimedOut:
-        log.warning("another process listens as %s but does not answer; taking over", node_id)
+        log.warning(
+            "another process listens as %s but does not answer; taking over",
+            node_id,
+            extra={"action": "node_taken_over", "node_id": node_id},
+        )
         return
     raise ConfigError(_taken(node_id, _instance_in(reply)))
 

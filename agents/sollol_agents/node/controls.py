@@ -139,7 +139,8 @@ class Controls:
             if reply:
                 self._bus.publish(reply, answer)
         except NotConnected as error:
-            log.info("%s: nobody can be told how it ended: %s", request, error)
+            name = type(request).__name__
+            log.info("%s: nobody can be told how it ended: %s", name, error, extra={"action": "control_untold"})
         except SollolError as error:
             self._tell_failure(reply, error.body, is_stream=is_stream)
         finally:
@@ -185,7 +186,8 @@ class Controls:
             if is_stream and reply:
                 self._bus.publish(reply, b"")
         except NotConnected:
-            log.info("a control request failed, and nobody can be told: %s", error.message)
+            extra = {"action": "control_untold"}
+            log.info("a control request failed, and nobody can be told: %s", error.message, extra=extra)
 
 
 def _refused(code: ErrorCode, message: str) -> SollolError:

@@ -225,7 +225,12 @@ class Executor:
             "refused %s: %s",
             envelope.attempt_id,
             error.message,
-            extra={"action": "exec_refused", "code": error.code.value},
+            extra={
+                "action": "exec_refused",
+                "request_id": envelope.decision.request_id,
+                "attempt_id": envelope.attempt_id,
+                "code": error.code.value,
+            },
         )
         report = AttemptFailed(attempt_id=envelope.attempt_id, error=error)
         self.bus.publish(subjects.attempt(self.node_id, envelope.attempt_id), encode(report))
@@ -263,7 +268,7 @@ class Executor:
                 "attempt %s runs without %s of its body",
                 attempt.attempt_id,
                 ", ".join(cared.left_out),
-                extra={"action": "body_cared_for"},
+                extra={"action": "body_cared_for", "request_id": attempt.envelope.decision.request_id},
             )
 
     def _on_loaded(self, model: str, load_s: float) -> None:

@@ -125,7 +125,7 @@ class Desk:
             self._bus.respond(msg, await self._consult(answer, msg))
             self._on_answered(endpoint, "")
         except NotConnected:
-            log.info("an answer about %s was not sent: the bus is down", endpoint)
+            log.info("an answer about %s was not sent: the bus is down", endpoint, extra={"action": "answer_lost"})
         except asyncio.CancelledError:
             self._refuse(endpoint, msg.reply, ErrorBody(code=ErrorCode.ACTOR_STOPPED, message=_STOPPED))
             raise
@@ -164,7 +164,7 @@ class Desk:
         try:
             self._bus.respond_error(reply, body)
         except NotConnected:
-            log.info("a refusal about %s was not sent: the bus is down", endpoint)
+            log.info("a refusal about %s was not sent: the bus is down", endpoint, extra={"action": "answer_lost"})
 
     # -- questions ----------------------------------------------------------------------------------------
 

@@ -101,7 +101,8 @@ class Office:
             async with asyncio.timeout(timeout_s):
                 await self._ingest_ended.wait()
         except TimeoutError:
-            log.warning("%d events were not written in time; they come again", self.waiting)
+            extra = {"action": "recorder.left_over"}
+            log.warning("%d events were not written in time; they come again", self.waiting, extra=extra)
 
     async def _open_patiently(self) -> Store:
         """The database, once it is not locked."""

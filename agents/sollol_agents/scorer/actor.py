@@ -33,6 +33,7 @@ from sollol_bus.jetstream import provision
 from sollol_bus.lease import Lease
 from sollol_bus.messages import Msg, decode, encode
 from sollol_bus.outcomes import OutcomePublisher
+from sollol_bus.request_log import log_decision
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 from sollol_schemas.decision import Decision
@@ -213,7 +214,8 @@ class Scorer(Actor[ScorerConfig]):
         try:
             effects = self.core.enqueue(request, time.monotonic())
         except Exception as error:  # a bug must not leave the asker waiting
-            log.exception("deciding on %s failed", request.request_id, extra={"action": "decision_failed"})
+            extra = {"action": "decision_failed", "request_id": request.request_id}
+            log.exception("deciding on %s failed", request.request_id, extra=extra)
             body = ErrorBody(code=ErrorCode.INTERNAL, message=f"the scorer failed: {type(error).__name__}")
             effects = [GrantRefused(request_id=request.request_id, error=body, term=self.core.term)]
         self._deciding_s += time.perf_counter() - began
@@ -321,7 +323,7 @@ class Scorer(Actor[ScorerConfig]):
         untold, self._untold = self._untold, []
         try:
             for decision, at in untold:
-                _log_decision(decision)
+                log_decision(decision)
                 self.bus.publish(subjects.routing_event(decision.summary.mode), decision_bytes(decision, at))
         except NotConnected as error:
             log.info("decisions not told: %s", error, extra={"action": "effect_lost"})
@@ -344,24 +346,6 @@ def decision_bytes(decision: Decision, decided_at: str) -> bytes:
         )
         data = encode(decision)
     return data
-
-
-def _log_decision(decision: Decision) -> None:
-    summary = decision.summary
-    log.debug(
-        "request %s goes to %s: %s; predicted %.2f s",
-        summary.request_id,
-        summary.node_id,
-        summary.reason,
-        summary.predicted_s,
-        extra={
-            "action": "decision",
-            "request_id": summary.request_id,
-            "node_id": summary.node_id,
-            "candidates": len(decision.candidates),
-            "rejected": summary.rejected,
-        },
-    )
 
 
 def _instant() -> str:

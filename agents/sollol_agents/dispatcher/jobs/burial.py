@@ -80,7 +80,11 @@ class Burial:
         try:
             await self._crew.states.write(final, revision)
         except Overtaken:
-            log.info("job %s: somebody finished it after all", status.job_id)
+            log.info(
+                "job %s: somebody finished it after all",
+                status.job_id,
+                extra={"action": "job_overtaken", "job_id": status.job_id},
+            )
         else:
             self._crew.tell(final, JobNews(final.state.value))
 

@@ -119,7 +119,11 @@ class Callbacks:
             try:
                 body = msgspec.Raw(await self._results.body(result))
             except Expired:
-                log.info("job %s: its answer expired before it was called back", result.job_id)
+                log.info(
+                    "job %s: its answer expired before it was called back",
+                    result.job_id,
+                    extra={"action": "callback_expired", "job_id": result.job_id},
+                )
             else:
                 result = msgspec.structs.replace(result, body=body, object_name="")
         return encode(result)
@@ -161,5 +165,11 @@ class Callbacks:
             delivery.term("given up")
             return
         delay_s = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2.0 ** (delivery.deliveries - 1))
-        log.info("the result of job %s is delivered again in %.0f s: %s", callback.job_id, delay_s, error)
+        log.info(
+            "the result of job %s is delivered again in %.0f s: %s",
+            callback.job_id,
+            delay_s,
+            error,
+            extra={"action": "callback_retry", "job_id": callback.job_id},
+        )
         delivery.nak(delay_s)
