@@ -50,6 +50,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _WATCH_LIMIT = 10_000
+_TEXTS_MAX = 32
+_PIECES_PER_NODE = 4
+"""So many pieces for each node even out that some nodes are faster."""
+_PIECES_AT_ONCE = 16
 
 
 class Client(JobCalls):
@@ -210,16 +214,28 @@ class Client(JobCalls):
         model: str,
         texts: Sequence[str],
         *,
-        per_request: int = 32,
-        at_once: int = 16,
+        per_request: int | None = None,
+        at_once: int | None = None,
         routing: Routing | None = None,
         **fields: object,
     ) -> list[list[float]]:
         """One vector per text, in order; the texts are spread over all nodes that have the model.
 
+        Args:
+            model: The model.
+            texts: What to embed.
+            per_request: Texts in one request; None: as many as keep every node busy, 32 at most.
+            at_once: Requests in flight; None: two for each node, so that none waits for the next.
+            routing: Routing fields of every request.
+            fields: Further fields of Ollama's body.
+
         Raises:
             SollolError: What ended the first request that failed.
         """
+        if per_request is None or at_once is None:
+            nodes = await self._nodes_with(model)
+            per_request = per_request or max(1, min(_TEXTS_MAX, -(-len(texts) // (_PIECES_PER_NODE * nodes))))
+            at_once = at_once or max(_PIECES_AT_ONCE, 2 * nodes)
         pieces = [texts[start : start + per_request] for start in range(0, len(texts), per_request)]
         found = await spread(
             (partial(self.embed, model, piece, routing=routing, **fields) for piece in pieces), at_once=at_once
@@ -230,6 +246,14 @@ class Client(JobCalls):
                 raise piece
             vectors += piece.embeddings
         return vectors
+
+    async def _nodes_with(self, model: str) -> int:
+        """How many nodes have a model; 1 when nobody says."""
+        try:
+            views = (await self.models()).models
+        except SollolError:
+            return 1
+        return max([1, *(len(view.installed_on) for view in views if view.name in (model, f"{model}:latest"))])
 
     get_node_resources = nodes
     get_cluster_stats = stats

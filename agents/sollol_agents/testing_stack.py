@@ -25,7 +25,7 @@ from sollol_schemas import subjects
 from sollol_schemas.jobs import JobEvent, JobNews
 
 MODEL: Final = "m:latest"
-"""The model that every engine has loaded; `other` and `nomic-embed-text` lie on its disk."""
+"""The model that every engine has loaded; so is `nomic-embed-text`; `other` lies on its disk."""
 
 
 class EmulatedSystem:
@@ -58,7 +58,7 @@ class EmulatedSystem:
         self._slots = slots
         self._engine = EmulatorConfig(
             model=("m=1", "other=1", "nomic-embed-text=0.1"),
-            preload=("m",),
+            preload=("m", "nomic-embed-text"),
             parallel=slots,
             decode_tps=decode_tps,
             prefill_tps=50_000,
