@@ -11,6 +11,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 WHEEL_DIR := build/wheel-test
+JS_CLIENTS := tests/acceptance/javascript
 ACCEPTANCE ?= tests/acceptance
 # Most of these tests wait for real processes and clocks: two at a time halve the run. A file stays on one worker.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
@@ -20,7 +21,14 @@ $(INSTALLED): pyproject.toml
 	@test -x $(PY) || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[engine]' --group dev
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[engine]' --group dev --group acceptance
+	@touch $@
+
+# The JavaScript clients that tests put before the gateway; without npm those tests skip.
+$(JS_CLIENTS)/node_modules/.installed: $(JS_CLIENTS)/package-lock.json
+	@if command -v npm >/dev/null; then echo "installing into $(JS_CLIENTS)"; \
+		npm ci --silent --no-audit --no-fund --prefix $(JS_CLIENTS); else echo "npm is missing: no JavaScript clients"; \
+		mkdir -p $(@D); fi
 	@touch $@
 
 .PHONY: help
@@ -28,7 +36,7 @@ help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: $(INSTALLED) ## Makes .venv with everything in it.
+install: $(INSTALLED) $(JS_CLIENTS)/node_modules/.installed ## Makes .venv with everything in it.
 
 .PHONY: demo
 demo: $(INSTALLED) ## Runs a whole fleet on this machine, kills a node while it works, and shows what happened.
@@ -54,7 +62,7 @@ integration: $(INSTALLED) ## Tests against a real nats-server and real engines.
 	$(PY) -m pytest -q $(SIDE_BY_SIDE) tests/integration tests/conformance
 
 .PHONY: acceptance
-acceptance: $(INSTALLED) ## Real processes, started as a user would and killed while they work.
+acceptance: install ## Real processes, started as a user would and killed while they work.
 	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m "not chaos" $(ACCEPTANCE)
 
 .PHONY: chaos
