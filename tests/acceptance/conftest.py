@@ -91,8 +91,8 @@ def fleet_behind_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
     folder: Path = tmp_path_factory.mktemp("gateway")
     with ExitStack() as stack:
         up = start_module(
-            stack, "sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0", "--no-local-node",
-            "--store-dir", str(folder), "--log-level", "warning",
+            stack, "sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0", "--no-dashboard",
+            "--no-local-node", "--store-dir", str(folder), "--log-level", "warning",
         )  # fmt: skip
         flags = ("--preset", "rtx4090-24", "--time-scale", "20", "--parallel", "4", "--preload", "countdown")
         engines = {"emulated": (start_module(stack, "sollol_agents.emulator", *flags)["engine"], "ollama")}

@@ -210,8 +210,12 @@ def translate_embed(fields: dict[str, Any], model: str) -> Translated:
     for name in fields:
         if name not in _WITHOUT_EFFECT | {"input", "dimensions", "options"}:
             raise unsupported(name)
-    for name in fields.get("options", {}):
-        raise unsupported(f"options.{name}")
+    options = fields.get("options", {})
+    if not isinstance(options, dict):
+        raise engine_error(ErrorCode.BAD_REQUEST, "options must be an object")
+    for name, value in options.items():
+        if value is not None:  # clients send every option they know, most of them empty
+            raise unsupported(f"options.{name}")
     body = {"model": model, "input": fields.get("input", []), "encoding_format": "float"}
     return Translated(path=EMBEDDINGS_PATH, body=msgspec.json.encode(body))
 
