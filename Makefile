@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml
 	@test -x $(PY) || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[engine]' --group dev --group acceptance
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dashboard,engine]' --group dev --group acceptance
 	@touch $@
 
 # The JavaScript clients that tests put before the gateway; without npm those tests skip.
@@ -66,11 +66,11 @@ acceptance: install ## Real processes, started as a user would and killed while 
 	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m "not chaos" $(ACCEPTANCE)
 
 .PHONY: chaos
-chaos: $(INSTALLED) ## 500 jobs while every kind of process is killed at random; SOLLOL_CHAOS_S sets how long.
+chaos: $(INSTALLED) ## 500 jobs while every kind of process is killed at random, a minute; SOLLOL_CHAOS_S sets how long.
 	$(PY) -m pytest -q -m chaos tests/acceptance
 
 .PHONY: test
-test: check unit integration acceptance ## All checks and tests, the fastest first.
+test: check unit integration acceptance chaos ## All checks and tests, the fastest first.
 
 .PHONY: wheel-test
 wheel-test: $(INSTALLED) ## Unit and conformance tests on the built wheel, away from the sources: what the wheel forgot shows there.
@@ -80,7 +80,7 @@ wheel-test: $(INSTALLED) ## Unit and conformance tests on the built wheel, away 
 	$(PYTHON) -m venv $(WHEEL_DIR)/venv
 	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check \
-		"$$(echo $(WHEEL_DIR)/dist/*.whl)[engine]" --group dev
+		"$$(echo $(WHEEL_DIR)/dist/*.whl)[dashboard,engine]" --group dev
 	mkdir -p $(WHEEL_DIR)/away
 	cp -R tests pyproject.toml $(WHEEL_DIR)/away/
 	cd $(WHEEL_DIR)/away && ../venv/bin/python -P -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/conformance

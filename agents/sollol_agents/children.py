@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,6 +28,7 @@ class Child:
         log_file: Where its stderr goes; appended, so that a restart keeps what was said before.
         start_timeout_s: Seconds until it must have printed `ready`.
         environ: Its environment; None: ours.
+        pass_fds: Descriptors of ours that it keeps under their numbers.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Child:
         log_file: Path,
         start_timeout_s: float = 30.0,
         environ: dict[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.served: dict[str, str] = {}
@@ -44,6 +47,7 @@ class Child:
         self._log_file = log_file
         self._start_timeout_s = start_timeout_s
         self._environ = environ
+        self._pass_fds = pass_fds
         self._process: asyncio.subprocess.Process | None = None
 
     def __repr__(self) -> str:
@@ -74,6 +78,7 @@ class Child:
                 stderr=errors,
                 start_new_session=True,  # Ctrl-C is ours: we stop the children in order
                 env=self._environ,
+                pass_fds=self._pass_fds,
             )
         try:
             async with asyncio.timeout(self._start_timeout_s):

@@ -109,6 +109,11 @@ class LocalStack:
         return self._require_bus().user is not None
 
     @property
+    def bus_config(self) -> BusConfig:
+        """How a further actor of this machine connects."""
+        return self._require_bus()
+
+    @property
     def actors(self) -> tuple[Actor[Any], ...]:
         """Everything that runs on the bus."""
         return tuple(self._actors)

@@ -52,6 +52,7 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("dispatcher", "actors:dispatcher", _ACTORS, "Run a dispatcher."),
     ("recorder", "actors:recorder", _ACTORS, "Run a recorder."),
     ("gateway", "actors:gateway", _ACTORS, "Run an HTTP gateway."),
+    ("dashboard", "actors:dashboard", _ACTORS, "Show the fleet in a browser."),
     ("engine", "engines:engine", _ACTORS, "Run a real llama.cpp with a tiny generated model."),
     ("emulate", "engines:emulate", _ACTORS, "Run an emulated Ollama, for tests and benchmarks."),
 )

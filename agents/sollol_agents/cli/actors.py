@@ -1,10 +1,12 @@
-"""`sollol node`, `scorer`, `dispatcher`, `recorder` and `gateway`: one actor in one process."""
+"""`sollol node`, `scorer`, `dispatcher`, `recorder`, `gateway` and `dashboard`: one actor in one process."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -14,8 +16,10 @@ from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import say
 from sollol_agents.cli.sections import section
+from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.config import ScorerConfig
@@ -28,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @with_settings(fleet.KNOWN, config=section("node", NodeConfig), **fleet.ACTOR)
-def node(*, config: NodeConfig, bus: BusConfig, log: LogConfig) -> int:
+def node(*, config: NodeConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
     """Joins the fleet with the engine beside it; the only thing that a new machine has to start.
 
     It finds an Ollama at its usual address, or takes any OpenAI-compatible server: `--engine openai --url URL`. It
@@ -37,53 +41,76 @@ def node(*, config: NodeConfig, bus: BusConfig, log: LogConfig) -> int:
     logs.set_up(log)
     node_id = node_id_of(config)
     bus = msgspec.structs.replace(bus, name=f"node-{node_id}", inbox_prefix=node_inbox_prefix(node_id))
-    return _run("sollol_agents.node.actor:NodeMonitor", config, bus, f"node {node_id}")
+    return _run("sollol_agents.node.actor:NodeMonitor", config, bus, metrics, f"node {node_id}")
 
 
 @with_settings(fleet.KNOWN, config=section("scorer", ScorerConfig), **fleet.ACTOR)
-def scorer(*, config: ScorerConfig, bus: BusConfig, log: LogConfig) -> int:
+def scorer(*, config: ScorerConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
     """Decides which request runs where; start a second one as a warm standby."""
     logs.set_up(log)
-    return _run("sollol_agents.scorer.actor:Scorer", config, _control(bus, "scorer"), "scorer")
+    return _run("sollol_agents.scorer.actor:Scorer", config, _control(bus, "scorer"), metrics, "scorer")
 
 
 @with_settings(fleet.KNOWN, config=section("dispatcher", DispatcherConfig), **fleet.ACTOR)
-def dispatcher(*, config: DispatcherConfig, bus: BusConfig, log: LogConfig) -> int:
+def dispatcher(*, config: DispatcherConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
     """Takes requests and hands them to nodes; start as many as you like."""
     logs.set_up(log)
-    return _run("sollol_agents.dispatcher.actor:Dispatcher", config, _control(bus, "dispatcher"), "dispatcher")
+    return _run("sollol_agents.dispatcher.actor:Dispatcher", config, _control(bus, "dispatcher"), metrics, "dispatcher")
 
 
 @with_settings(fleet.KNOWN, config=section("recorder", RecorderConfig), **fleet.ACTOR)
-def recorder(*, config: RecorderConfig, bus: BusConfig, log: LogConfig) -> int:
+def recorder(*, config: RecorderConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
     """Writes every outcome and decision to SQLite and answers questions about them."""
     logs.set_up(log)
-    return _run("sollol_agents.recorder.actor:Recorder", config, _control(bus, "recorder"), "recorder")
+    return _run("sollol_agents.recorder.actor:Recorder", config, _control(bus, "recorder"), metrics, "recorder")
 
 
 @with_settings(fleet.KNOWN, config=section("gateway", GatewayConfig), **fleet.ACTOR)
-def gateway(*, config: GatewayConfig, bus: BusConfig, log: LogConfig) -> int:
+def gateway(*, config: GatewayConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
     """Serves Ollama's, OpenAI's and Anthropic's HTTP clients; start as many as you like."""
     logs.set_up(log)
     bus = msgspec.structs.replace(bus, name="gateway", inbox_prefix=GATEWAY_INBOX_PREFIX)
-    return _run("sollol_agents.gateway.actor:Gateway", config, bus, "gateway")
+    return _run("sollol_agents.gateway.actor:Gateway", config, bus, metrics, "gateway")
+
+
+@with_settings(fleet.KNOWN, config=section("dashboard", DashboardConfig), **fleet.ACTOR)
+def dashboard(*, config: DashboardConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
+    """Shows the fleet in a browser, with the operations of an operator; needs the extra `dashboard`."""
+    logs.set_up(log)
+    bus = msgspec.structs.replace(bus, name="dashboard", inbox_prefix=GATEWAY_INBOX_PREFIX)
+    return _run("sollol_agents.dashboard.actor:Dashboard", config, bus, metrics, "dashboard")
 
 
 def _control(bus: BusConfig, name: str) -> BusConfig:
     return msgspec.structs.replace(bus, name=name, inbox_prefix=CONTROL_INBOX_PREFIX)
 
 
-def _run(path: str, config: msgspec.Struct, bus: BusConfig, title: str) -> int:
+def _run(path: str, config: msgspec.Struct, bus: BusConfig, metrics: MetricsConfig, title: str) -> int:
     module, _, name = path.partition(":")
     kind: type[Actor[Any]] = getattr(importlib.import_module(module), name)
 
     async def main(signals: asyncio.Queue[int]) -> int:
-        return await run_actor(kind(config, bus), title, signals)
+        actor = kind(config, bus)
+        async with _metered(metrics, actor) as url:
+            return await run_actor(actor, title, signals, metrics_url=url)
 
     return running.run_until_signalled(main)
 
 
-async def run_actor(actor: Actor[Any], title: str, signals: asyncio.Queue[int]) -> int:
+@asynccontextmanager
+async def _metered(config: MetricsConfig, actor: Actor[Any]) -> AsyncIterator[str]:
+    """Counts what the actor does and serves it; gives the address, empty when metrics are off."""
+    if config.port is None:
+        yield ""
+        return
+    from sollol_agents.metering.server import MetricsServer  # noqa: PLC0415 what is off need not be loaded
+
+    async with MetricsServer(config, lambda: (actor,)) as server:
+        actor.meter = server.meter
+        yield server.url
+
+
+async def run_actor(actor: Actor[Any], title: str, signals: asyncio.Queue[int], *, metrics_url: str = "") -> int:
     """Runs an actor until it fails or a signal comes; a second signal hurries its drain."""
 
     async def obey() -> None:
@@ -100,6 +127,8 @@ async def run_actor(actor: Actor[Any], title: str, signals: asyncio.Queue[int]) 
             say(f"{title} instance {actor.instance}")
             if url := getattr(actor, "url", ""):
                 say(f"http {url}")
+            if metrics_url:
+                say(f"metrics {metrics_url}")
             say("ready")
             await actor.run_until_stopped()
     except SollolError:

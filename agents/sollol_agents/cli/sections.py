@@ -38,6 +38,11 @@ SECTIONS: Mapping[str, Names] = {
         flag_prefix="nats-",
     ),
     "log": Names(kind="sollol_agents.cli.logs:LogConfig", title="Logging, for every command", flag_prefix="log-"),
+    "metrics": Names(
+        kind="sollol_agents.metering.config:MetricsConfig",
+        title="Metrics, for every actor and `sollol up`",
+        flag_prefix="metrics-",
+    ),
     "routing": Names(
         kind="sollol_schemas.routing:Routing",
         title="Where, when and how requests of `generate`, `chat` and `embed` run",
@@ -59,6 +64,7 @@ SECTIONS: Mapping[str, Names] = {
     "dispatcher": Names(kind="sollol_agents.dispatcher.config:DispatcherConfig", title="`sollol dispatcher`"),
     "recorder": Names(kind="sollol_agents.recorder.config:RecorderConfig", title="`sollol recorder`"),
     "gateway": Names(kind="sollol_agents.gateway.config:GatewayConfig", title="`sollol gateway`"),
+    "dashboard": Names(kind="sollol_agents.dashboard.config:DashboardConfig", title="`sollol dashboard`"),
     "emulate": Names(
         kind="sollol_agents.emulator.config:EmulatorConfig",
         title="`sollol emulate`",

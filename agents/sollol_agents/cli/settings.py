@@ -8,6 +8,7 @@ all read off the Struct.
 
 from __future__ import annotations
 
+import functools
 import logging
 import tomllib
 import types
@@ -146,6 +147,11 @@ class Section(Generic[T]):
             return msgspec.convert(values, self.kind, strict=False)
         except msgspec.ValidationError as error:
             raise ConfigError(f"[{self.name}]: {error}") from error
+
+    def environ_of(self, value: T) -> dict[str, str]:
+        """The environment from which another process loads the same Struct; settings without a value are left out."""
+        texts = {s.env: _as_text(functools.reduce(getattr, s.path, value)) for s in self.settings}
+        return {name: text for name, text in texts.items() if text}
 
     def _warn_unknown(self, environ: Mapping[str, str]) -> None:
         # A warning only: container platforms inject variables named after services, SOLLOL_NODE_PORT among them.

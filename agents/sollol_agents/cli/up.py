@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +14,14 @@ from msgspec import Meta
 
 from sollol_agents.cli import exits, fleet, logs, running
 from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.lazy_dashboard import LazyDashboard
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import say
 from sollol_agents.cli.sections import section
+from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.node.config import OLLAMA_URL, NodeConfig
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.config import ScorerConfig
@@ -39,6 +43,10 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nats_port: Annotated[PortNumber, Meta(description="Port of the embedded NATS server; 0 picks a free one.")] = 4222
     http_port: Annotated[PortNumber, Meta(description="Port of the HTTP gateway; 0 picks a free one.")] = 8000
     gateway: Annotated[bool, Meta(description="Start an HTTP gateway too.")] = True
+    dashboard: Annotated[
+        bool, Meta(description="Serve the dashboard too, when its extra is installed; it starts when it is opened.")
+    ] = True
+    dashboard_port: Annotated[PortNumber, Meta(description="Port of the dashboard; 0 picks a free one.")] = 8080
     store_dir: Annotated[
         str, Meta(description="Directory of everything that is kept; empty: the per-user state directory.")
     ] = ""
@@ -52,11 +60,13 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     up=section("up", UpConfig),
     bus=section("nats", BusConfig, defaults={"url": ""}),
     log=fleet.LOG,
+    metrics=fleet.METRICS,
     server=section("server", EmbeddedServerConfig, is_flagged=False),
     scorer=section("scorer", ScorerConfig, is_flagged=False),
     dispatcher=section("dispatcher", DispatcherConfig, is_flagged=False),
     recorder=section("recorder", RecorderConfig, is_flagged=False),
     gateway=section("gateway", GatewayConfig, is_flagged=False),
+    dashboard=section("dashboard", DashboardConfig, is_flagged=False),
     node=section("node", NodeConfig, is_flagged=False),
 )
 def up(
@@ -64,18 +74,22 @@ def up(
     up: UpConfig,
     bus: BusConfig,
     log: LogConfig,
+    metrics: MetricsConfig,
     server: EmbeddedServerConfig,
     scorer: ScorerConfig,
     dispatcher: DispatcherConfig,
     recorder: RecorderConfig,
     gateway: GatewayConfig,
+    dashboard: DashboardConfig,
     node: NodeConfig,
 ) -> int:
     """Starts NATS, scorer, dispatcher, recorder and HTTP gateway in one process, and a node when an Ollama runs here.
 
+    The dashboard listens too and starts, as a process of its own, when somebody opens it.
+
     With `--nats` it uses a running server. Prints one line for each address it serves and then `ready`. SIGTERM and
-    Ctrl-C drain: gateway first, then nodes, dispatcher, scorer, recorder, server; a second signal hurries. The actors
-    take their settings from the environment and the settings file.
+    Ctrl-C drain: dashboard and gateway first, then nodes, dispatcher, scorer, recorder, server; a second signal
+    hurries. The actors take their settings from the environment and the settings file.
     """
     logs.set_up(log)
     base = Path(up.store_dir).expanduser() if up.store_dir else default_store_dir().parent
@@ -88,15 +102,26 @@ def up(
         dispatcher=dispatcher,
         recorder=recorder,
         gateway=msgspec.structs.replace(gateway, port=up.http_port) if up.gateway else None,
+        metrics=metrics,
     )
-    return running.run_until_signalled(lambda signals: _serve(stack, up, node, signals))
+    dashboard = msgspec.structs.replace(dashboard, port=up.dashboard_port)
+    page = LazyDashboard(dashboard, base / "dashboard.log") if up.dashboard else None
+    return running.run_until_signalled(lambda signals: _serve(stack, page, up, node, signals))
 
 
-async def _serve(stack: LocalStack, config: UpConfig, node: NodeConfig, signals: asyncio.Queue[int]) -> int:
-    async with stack:
+async def _serve(
+    stack: LocalStack, page: LazyDashboard | None, config: UpConfig, node: NodeConfig, signals: asyncio.Queue[int]
+) -> int:
+    async with AsyncExitStack() as floor:
+        await floor.enter_async_context(stack)
         say(f"nats {stack.nats_url}")
         if stack.http_url:
             say(f"http {stack.http_url}")
+        if stack.metrics_url:
+            say(f"metrics {stack.metrics_url}")
+        if page is not None and page.listen(stack.bus_config):
+            await floor.enter_async_context(page)
+            say(f"dashboard {page.url}")
         if config.local_node and (node.url or await ollama_answers()):
             if stack.has_users:
                 log.warning(
@@ -113,6 +138,8 @@ async def _serve(stack: LocalStack, config: UpConfig, node: NodeConfig, signals:
             log.info("draining; a second signal hurries", extra={"action": "stack_draining"})
         async with asyncio.TaskGroup() as group:
             hurry = group.create_task(_hurry_on_signal(stack, signals))
+            if page is not None:
+                await page.stop()
             await stack.stop()
             hurry.cancel()
     return exits.OK if failure is None else exits.FAILED

@@ -1,0 +1,121 @@
+"""The dashboard of `sollol up`: its port listens from the start, its process starts when somebody opens the page.
+
+The process takes the listening socket over, so that the first page waits for it and none is refused. When it ends,
+the next connection starts it anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from sollol_agents.children import Child
+from sollol_agents.cli.sections import section
+from sollol_agents.dashboard.config import DashboardConfig
+from sollol_agents.dashboard.listening import listen, url_of
+from sollol_bus.connection import BusConfig
+from sollol_bus.errors import SollolError
+
+log = logging.getLogger(__name__)
+
+_RETRY_S: Final = 5.0
+
+
+class LazyDashboard:
+    """A port that becomes a dashboard when it is needed.
+
+    Args:
+        config: Settings of the dashboard.
+        log_file: Where its process writes its log.
+    """
+
+    def __init__(self, config: DashboardConfig, log_file: Path) -> None:
+        self._config = config
+        self._log_file = log_file
+        self._bus = BusConfig()
+        self._socket: socket.socket | None = None
+        self._running: asyncio.Task[None] | None = None
+        self.url = ""
+        """Base address, once it listens."""
+
+    def listen(self, bus: BusConfig) -> bool:
+        """Takes the port; False when the extra is not installed or the port cannot be had, which ends nothing else."""
+        if importlib.util.find_spec("nicegui") is None:
+            log.info("no dashboard: pip install 'sollol-bus[dashboard]'", extra={"action": "dashboard_missing"})
+            return False
+        config = self._config
+        try:
+            self._socket = listen(config.host, config.port)
+        except OSError as error:
+            log.warning(
+                "no dashboard on %s port %s: %s; choose another with --dashboard-port",
+                config.host,
+                config.port,
+                error.strerror or error,
+                extra={"action": "dashboard_port_taken"},
+            )
+            return False
+        self._socket.setblocking(False)
+        self._bus = bus
+        self.url = url_of(self._socket)
+        return True
+
+    async def __aenter__(self) -> Self:
+        self._wait_for_somebody()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Ends the process and gives the port back; stopping twice does nothing."""
+        made, self._socket = self._socket, None
+        if made is None:
+            return
+        asyncio.get_running_loop().remove_reader(made.fileno())
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        made.close()
+
+    def _wait_for_somebody(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().add_reader(self._socket.fileno(), self._on_somebody)
+
+    def _on_somebody(self) -> None:
+        assert self._socket is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket.fileno())
+        # This task belongs to this object: `stop` cancels and awaits it.
+        self._running = loop.create_task(self._run(self._socket.fileno()), name="dashboard")
+
+    async def _run(self, fd: int) -> None:
+        """Runs the process until it ends, then waits for the next visitor."""
+        config = msgspec.structs.replace(self._config, listen_fd=fd)
+        settings = section("nats", BusConfig).environ_of(self._bus)
+        settings |= section("dashboard", DashboardConfig).environ_of(config)
+        child = Child(
+            "the dashboard",
+            *("sollol_agents.cli", "dashboard"),
+            log_file=self._log_file,
+            environ={**os.environ, **settings},
+            pass_fds=(fd,),
+        )
+        try:
+            async with child:
+                code = await child.wait()
+            log.warning("the dashboard ended with code %s", code, extra={"action": "dashboard_ended"})
+        except SollolError as error:
+            log.warning("the dashboard does not start: %s", error, extra={"action": "dashboard_failed"})
+        await asyncio.sleep(_RETRY_S)
+        self._wait_for_somebody()

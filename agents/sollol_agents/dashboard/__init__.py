@@ -1,0 +1,1 @@
+"""The dashboard: a live web page about the fleet, fed by the bus, with the operations of an operator."""

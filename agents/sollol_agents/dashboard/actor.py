@@ -1,0 +1,118 @@
+"""The dashboard at the bus: listens, remembers what pages show, and serves them. Any number run side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import ClassVar
+
+import msgspec
+
+from sollol_agents.dashboard.access import KeyWatch, Sessions, is_local
+from sollol_agents.dashboard.asking import Asking
+from sollol_agents.dashboard.config import DashboardConfig
+from sollol_agents.dashboard.feed import Feed, wall_s
+from sollol_agents.dashboard.fleet_view import FleetView
+from sollol_agents.dashboard.operations import Desk
+from sollol_agents.dashboard.pages import Pages
+from sollol_agents.dashboard.server import WebServer
+from sollol_bus.actor import Actor, ActorState
+from sollol_bus.client import Client
+from sollol_bus.connection import BusConfig
+from sollol_bus.discovery import Discovery
+from sollol_bus.errors import ConfigError
+from sollol_bus.version import VERSION
+
+log = logging.getLogger(__name__)
+
+
+class DashboardStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dashboard can say about itself."""
+
+    name: str
+    instance: str
+    state: ActorState
+    pages: int
+    url: str
+
+
+class Dashboard(Actor[DashboardConfig]):
+    """One of any number of dashboards; one in a process."""
+
+    name: ClassVar[str] = "dashboard"
+
+    def __init__(self, config: DashboardConfig, bus_config: BusConfig) -> None:
+        super().__init__(config, bus_config)
+        self.view = FleetView()
+        self._pages = Pages(self.view, config.max_pages)
+        self._server: WebServer | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._discovery: Discovery | None = None
+
+    @property
+    def url(self) -> str:
+        """Base address that it serves."""
+        return self._server.url if self._server is not None else ""
+
+    async def on_start(self) -> None:
+        """Listens to the bus, then to browsers."""
+        client = Client(self.bus)
+        await client.__aenter__()
+        asking = Asking(client, self.view, lambda: self._pages.shows("jobs"), lambda: len(self._pages) > 0)
+        Feed(self.bus, self.view, asking.ask_again).start()
+        self.spawn(asking.run(), name="asks")
+        self.spawn(asking.run_jobs(), name="asks for jobs")
+        await self._serve(client)
+        self.spawn(self._tick(), name="clock")
+        self._discovery = Discovery(
+            self.bus,
+            name=f"sollol-{self.name}",
+            instance=self.instance,
+            description="Shows the fleet in a browser.",
+            version=VERSION,
+            endpoints={},
+            metadata={"url": self.url},
+        )
+        self._discovery.start()
+
+    async def on_stop(self) -> None:
+        """Closes every page."""
+        if self._discovery is not None:
+            self._discovery.stop()
+        if self._server is not None and self._serving is not None:
+            self._server.stop()
+            await asyncio.wait((self._serving,), timeout=5.0)
+
+    def statistics(self) -> DashboardStatistics:
+        """How many pages are open."""
+        return DashboardStatistics(
+            name=self.name, instance=self.instance, state=self.state, pages=len(self._pages), url=self.url
+        )
+
+    async def _serve(self, client: Client) -> None:
+        config = self.config
+        sessions = Sessions(require_key=config.require_key, is_local=is_local(config.host), session_s=config.session_s)
+        if config.require_key:
+            KeyWatch(self.bus, sessions).start(lambda coroutine, name: self.spawn(coroutine, name=name))
+        elif not is_local(config.host):
+            log.warning(
+                "anybody who reaches %s may look at this dashboard: set require_key to ask for API keys",
+                config.host,
+                extra={"action": "dashboard_open"},
+            )
+        try:
+            # an extra of the package, and 2 s of imports that no other command need pay
+            from sollol_agents.dashboard.console import Site  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{error}: the dashboard needs an extra, pip install 'sollol-bus[dashboard]'") from error
+        desk = Desk(client=client, view=self.view)
+        site = Site(self._pages, desk, sessions, config.hosts, lambda c, name: self.spawn(c, name=name))
+        self._server = WebServer(site.application(), config)
+        self._serving = self.spawn(self._server.serve(self._server.bound()), name="web server")
+        await self._server.started()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1.0 / self.config.updates_per_s)
+            self._pages.tick(time.monotonic(), wall_s())

@@ -1,0 +1,134 @@
+"""What must be asked for because no event tells it: the state of things at the start, and after a change of office.
+
+Nothing is asked in a loop but one thing: the length of the queue, while a page is open, no slot is free and nothing is
+decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from sollol_agents.dashboard.feed import wall_s
+from sollol_agents.dashboard.fleet_view import FleetView
+from sollol_bus.client import Client
+from sollol_bus.errors import SollolError
+
+log = logging.getLogger(__name__)
+
+_RECENT: Final = 500
+_JOBS: Final = 200
+_SETTLE_S: Final = 0.3
+_RETRY_S: Final = 2.0
+_STALE_S: Final = 3.0
+_JOBS_EVERY_S: Final = 1.0
+
+
+def instant_s(text: str) -> float:
+    """An instant in seconds since 1970; one that cannot be read is now."""
+    try:
+        return dt.datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return wall_s()
+
+
+class Asking:
+    """Asks scorer, recorder and dispatchers.
+
+    Args:
+        client: The dashboard's client.
+        view: What is told.
+        wants_jobs: Whether a page shows the jobs.
+        has_pages: Whether any page is open.
+    """
+
+    def __init__(
+        self, client: Client, view: FleetView, wants_jobs: Callable[[], bool], has_pages: Callable[[], bool]
+    ) -> None:
+        self._client = client
+        self._view = view
+        self._wants_jobs = wants_jobs
+        self._has_pages = has_pages
+        self._changed = asyncio.Event()
+        self._changed.set()
+        self._knows_past = False
+        self._jobs_at = -_JOBS_EVERY_S
+
+    def ask_again(self) -> None:
+        """Something changed that is known only by asking."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Asks whenever it is needed, for ever."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(_SETTLE_S)  # several breakers change at a time
+            self._changed.clear()
+            if not await self._ask():
+                await asyncio.sleep(_RETRY_S)
+                self._changed.set()
+
+    async def run_jobs(self) -> None:
+        """Renews the list of jobs after events, while somebody looks at it; and the queue when nothing tells it."""
+        while True:
+            await asyncio.sleep(_SETTLE_S)
+            now = time.monotonic()
+            if self._wants_jobs() and self._view.jobs.is_stale and now - self._jobs_at >= _JOBS_EVERY_S:
+                self._jobs_at = now
+                await self.jobs()
+            if self._is_queue_untold(now):
+                self._view.last_decision_s = now
+                await self._attempt("the queue", self._nodes())
+
+    def _is_queue_untold(self, now: float) -> bool:
+        """Whether requests may wait without a decision that would tell how many."""
+        view = self._view
+        if not self._has_pages() or now - view.last_decision_s < _STALE_S:
+            return False
+        fleet = view.nodes.fleet(now)
+        return view.timeline.queued > 0 or fleet.busy >= fleet.slots
+
+    async def jobs(self) -> None:
+        """Renews the list of jobs."""
+        self._view.jobs.is_stale = False
+
+        async def ask() -> None:
+            latest, dead = await self._client.jobs(limit=_JOBS), await self._client.dead_jobs(_JOBS)
+            self._view.on_jobs(latest, dead)
+
+        if not await self._attempt("the jobs", ask()):
+            self._view.jobs.is_stale = True
+
+    async def _ask(self) -> bool:
+        scorer = await self._attempt("the scorer", self._ask_scorer())
+        if scorer and not self._knows_past:
+            self._knows_past = await self._attempt("the recorder", self._ask_recorder())
+        return scorer and self._knows_past
+
+    async def _ask_scorer(self) -> None:
+        await self._nodes()
+        self._view.on_strategy(await self._client.strategy())
+        self._view.on_breakers(await self._client.breakers())
+
+    async def _nodes(self) -> None:
+        self._view.on_nodes(await self._client.nodes(), time.monotonic(), wall_s())
+
+    async def _ask_recorder(self) -> None:
+        recent = await self._client.recent(_RECENT)
+        reliability = await self._client.reliability()
+        self._view.on_recent(recent, instant_s)
+        self._view.on_reliability(reliability)
+
+    async def _attempt(self, whom: str, question: Coroutine[Any, Any, None]) -> bool:
+        try:
+            await question
+        except SollolError as error:
+            if whom == "the scorer":
+                self._view.scorer = ""
+            log.info("%s did not answer: %s", whom, error, extra={"action": "question_unanswered"})
+            return False
+        return True

@@ -1,0 +1,139 @@
+"""The page: one custom element that draws everything, and NiceGUI, which brings it to the browser and back.
+
+NiceGUI keeps its application in module globals, so a process has one dashboard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI, Request
+from nicegui import ui
+from nicegui.events import GenericEventArguments
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from sollol_agents.dashboard.access import COOKIE, Person, Sessions
+from sollol_agents.dashboard.gate import Gate, Login
+from sollol_agents.dashboard.operations import Desk
+from sollol_agents.dashboard.pages import Page, Pages
+from sollol_agents.dashboard.teller import Asked, Teller
+from sollol_bus.version import VERSION
+
+log = logging.getLogger(__name__)
+
+WEB: Final = Path(__file__).parent / "web"
+_HISTORY: Final = 50
+"""Messages kept for a page whose connection broke for a moment."""
+_RECONNECT_S: Final = 5.0
+Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
+
+
+class Console(ui.element, component="web/console.js", esm={"sollol-dashboard": "web"}):
+    """The element on the page; `apply` takes updates, `told` takes answers, and it emits `drawn`, `show` and `ask`."""
+
+    def __init__(self, person: Person, *, can_log_out: bool) -> None:
+        super().__init__()
+        self._props["version"] = VERSION
+        self._props["person"] = person.name
+        self._props["may-operate"] = person.may_operate
+        self._props["can-log-out"] = can_log_out
+
+
+class Site:
+    """The web application of one dashboard.
+
+    Args:
+        pages: Where open pages are kept.
+        desk: What operations work with.
+        sessions: Who may come in.
+        hosts: Host names that browsers may use.
+        spawn: Starts a task that the actor owns.
+    """
+
+    def __init__(self, pages: Pages, desk: Desk, sessions: Sessions, hosts: tuple[str, ...], spawn: Spawn) -> None:
+        self._pages = pages
+        self._desk = desk
+        self._sessions = sessions
+        self._hosts = hosts
+        self._spawn = spawn
+
+    def application(self) -> ASGIApp:
+        """The application to serve; to be made once in a process."""
+        login = Login(self._sessions)
+        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        app.router.routes += [
+            Route("/login", login.show),
+            Route("/login", login.take, methods=["POST"]),
+            Route("/logout", login.leave, methods=["POST"]),
+            Route("/healthz", _healthy),
+            Mount("/assets", StaticFiles(directory=WEB)),
+        ]
+        ui.run_with(
+            app,
+            root=self._page,
+            title="SOLLOL",
+            favicon=WEB / "icon.svg",
+            dark=None,
+            tailwind=False,
+            binding_refresh_interval=None,
+            reconnect_timeout=_RECONNECT_S,
+            message_history_length=_HISTORY,
+            show_welcome_message=False,
+        )
+        return Gate(app, self._sessions, self._hosts)
+
+    def _page(self, request: Request) -> None:
+        """Somebody opens the page."""
+        session = request.cookies.get(COOKIE, "")
+        person = self._sessions.person(session, time.monotonic())
+        ui.add_head_html('<link rel="stylesheet" href="/assets/style.css"><script src="/assets/theme.js"></script>')
+        if person is None or self._pages.is_full:
+            text = "Please log in again." if person is None else "Too many pages of this dashboard are open."
+            ui.html(f'<main class="login"><p class="panel" role="alert">{text}</p></main>', sanitize=False)
+            return
+        console = Console(person, can_log_out=self._sessions.is_login_needed)
+        client = ui.context.client
+
+        def send(method: str, text: str) -> None:
+            if not client.is_deleted:
+                console.run_method(method, text)
+
+        def may_operate() -> bool:
+            now = self._sessions.person(session, time.monotonic())
+            return now is not None and now.may_operate
+
+        page = Page(lambda text: send("apply", text))
+        teller = Teller(self._desk, lambda text: send("told", text), may_operate, self._spawn)
+
+        def on_ask(event: GenericEventArguments) -> None:
+            try:
+                teller.ask(msgspec.convert(event.args, Asked))
+            except msgspec.ValidationError as error:
+                log.info("a page asks in a strange way: %s", error, extra={"action": "ask_not_understood"})
+
+        def on_show(event: GenericEventArguments) -> None:
+            page.show(str(event.args))
+            self._pages.add(page)
+
+        console.on("drawn", lambda event: page.on_drawn(event.args))
+        console.on("show", on_show)
+        console.on("ask", on_ask)
+
+        def close() -> None:
+            self._pages.remove(page)
+            teller.close()
+
+        client.on_delete(close)
+
+
+async def _healthy(_: Request) -> Response:
+    return PlainTextResponse("ok")

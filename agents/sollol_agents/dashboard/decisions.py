@@ -1,0 +1,121 @@
+"""The latest decisions, each with what became of it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+import msgspec
+
+from sollol_schemas.decision import Decision
+from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.subjects import NO_NODE
+
+KEPT: Final = 300
+
+
+class DecisionRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One attempt, as the feed shows it."""
+
+    id: str
+    """The attempt's id."""
+    request_id: str
+    at: float
+    """When it was decided (or ended, when the decision was not heard), in seconds since 1970."""
+    mode: str
+    node_id: str = ""
+    model: str = ""
+    priority: int = 5
+    strategy: str = ""
+    attempt: int = 1
+    reason: str = ""
+    queue_s: float = 0.0
+    predicted_s: float = 0.0
+    status: str = ""
+    """Empty while it runs."""
+    actual_s: float | None = None
+    ttft_s: float | None = None
+    output_tokens: int | None = None
+    code: str = ""
+    message: str = ""
+
+
+class Decisions:
+    """The last `KEPT` attempts, oldest first."""
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[str, tuple[int, DecisionRow]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def on_decision(self, decision: Decision, at: float, version: int) -> None:
+        """A request got its node."""
+        told = decision.summary
+        known = self._rows.get(told.attempt_id)
+        row = DecisionRow(
+            id=told.attempt_id,
+            request_id=told.request_id,
+            at=round(at, 2),
+            mode=told.mode.value,
+            node_id=told.node_id,
+            model=decision.model,
+            priority=told.priority,
+            strategy=told.strategy,
+            attempt=told.attempt,
+            reason=told.reason,
+            queue_s=round(told.queue_s, 4),
+            predicted_s=round(told.predicted_s, 4),
+        )
+        if known is not None:  # its outcome overtook it
+            row = msgspec.structs.replace(row, **_ending(known[1]))
+        self._put(row, version)
+
+    def on_outcome(self, outcome: Outcome, at: float, version: int) -> bool:
+        """An attempt ended; False when nothing new was told by that."""
+        known = self._rows.get(outcome.attempt_id)
+        row = known[1] if known is not None else _unheard(outcome, at)
+        if row.status and (row.status != OutcomeStatus.PRESUMED_LOST or outcome.reported_by is not ReportedBy.NODE):
+            return False
+        figures = outcome.figures
+        ended = msgspec.structs.replace(
+            row,
+            status=outcome.status.value,
+            actual_s=None if figures is None else round(figures.actual_s, 4),
+            ttft_s=None if figures is None or figures.ttft_s is None else round(figures.ttft_s, 4),
+            output_tokens=None if figures is None else figures.output_tokens,
+            code=outcome.code.value if outcome.code is not None else "",
+            message=outcome.message,
+        )
+        self._put(ended, version)
+        return True
+
+    def changes(self, since: int) -> list[DecisionRow]:
+        """The rows that changed after `since`, oldest first."""
+        return [row for version, row in self._rows.values() if version > since]
+
+    def _put(self, row: DecisionRow, version: int) -> None:
+        self._rows[row.id] = (version, row)
+        while len(self._rows) > KEPT:
+            self._rows.popitem(last=False)
+
+
+def _ending(row: DecisionRow) -> dict[str, object]:
+    return {name: getattr(row, name) for name in ("status", "actual_s", "ttft_s", "output_tokens", "code", "message")}
+
+
+def _unheard(outcome: Outcome, at: float) -> DecisionRow:
+    """A row for an attempt whose decision was not heard, or for a request that no node ever got."""
+    return DecisionRow(
+        id=outcome.attempt_id,
+        request_id=outcome.request_id,
+        at=round(at, 2),
+        mode=outcome.mode.value,
+        node_id="" if outcome.node_id == NO_NODE else outcome.node_id,
+        model=outcome.model,
+        priority=outcome.priority,
+        strategy=outcome.strategy,
+        attempt=outcome.attempt,
+        queue_s=round(outcome.queue_s, 4),
+        predicted_s=round(outcome.predicted_s, 4),
+    )

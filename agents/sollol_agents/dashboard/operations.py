@@ -1,0 +1,219 @@
+"""What a page may ask for, by name: questions, and the operations of an administrator.
+
+Each operation is a Struct with its arguments, checked when it is decoded, and a method that does it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from sollol_agents.dashboard.fleet_view import FleetView
+from sollol_bus.client import Client
+from sollol_bus.errors import BadRequest
+from sollol_schemas.routing import Routing, RoutingMode
+from sollol_schemas.units import BusId, Priority, Weight
+
+log = logging.getLogger(__name__)
+
+_TEXT_MAX: Final = 20_000
+Model = Annotated[str, Meta(min_length=1, max_length=256)]
+Tell: TypeAlias = Callable[[Any], None]
+"""Sends an intermediate result to the page."""
+
+
+class Desk(msgspec.Struct, frozen=True):
+    """What operations work with."""
+
+    client: Client
+    view: FleetView
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One thing a page may ask for."""
+
+    needs_admin: ClassVar[bool] = True
+    name: ClassVar[str] = ""
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401 encoded as it is for the page
+        """Does it; the result goes to the page.
+
+        Raises:
+            SollolError: Why it cannot be done, in words for the page.
+        """
+        raise NotImplementedError
+
+
+class ShowNode(Operation, frozen=True, kw_only=True):
+    """What is known about a node beside its card."""
+
+    needs_admin: ClassVar[bool] = False
+    name: ClassVar[str] = "node"
+    node_id: BusId
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return desk.view.node_detail(self.node_id)
+
+
+class Why(Operation, frozen=True, kw_only=True):
+    """Everything recorded about a request."""
+
+    needs_admin: ClassVar[bool] = False
+    name: ClassVar[str] = "why"
+    request_id: str
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return await desk.client.why(self.request_id)
+
+
+class ShowJob(Operation, frozen=True, kw_only=True):
+    """One job with its answer. Whoever may read answers is an administrator."""
+
+    name: ClassVar[str] = "job"
+    job_id: str
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        answer = await desk.client.job_answer(self.job_id)
+        return {"status": answer.status, "text": answer.text[:_TEXT_MAX]}
+
+
+class Drain(Operation, frozen=True, kw_only=True):
+    """Takes a node out of service, or puts it back."""
+
+    name: ClassVar[str] = "drain"
+    node_id: BusId
+    is_draining: bool = True
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        client = desk.client
+        return await (client.drain(self.node_id) if self.is_draining else client.undrain(self.node_id))
+
+
+class SetWeight(Operation, frozen=True, kw_only=True):
+    """Changes a node's share of the work."""
+
+    name: ClassVar[str] = "weight"
+    node_id: BusId
+    weight: Weight
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return await desk.client.set_node(self.node_id, weight=self.weight)
+
+
+class Load(Operation, frozen=True, kw_only=True):
+    """Loads a model into a node's memory, or unloads it."""
+
+    name: ClassVar[str] = "load"
+    node_id: BusId
+    model: Model
+    is_loaded: bool = True
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        client = desk.client
+        return await (client.load if self.is_loaded else client.unload)(self.node_id, self.model)
+
+
+class Pull(Operation, frozen=True, kw_only=True):
+    """Downloads a model to a node; tells the progress."""
+
+    name: ClassVar[str] = "pull"
+    node_id: BusId
+    model: Model
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, D102
+        async for step in desk.client.pull(self.node_id, self.model):
+            if "error" in step:
+                raise BadRequest(str(step["error"]))
+            tell({"status": step.get("status", ""), "done": step.get("completed"), "total": step.get("total")})
+        return None
+
+
+class CancelJob(Operation, frozen=True, kw_only=True):
+    """Cancels a job."""
+
+    name: ClassVar[str] = "job_cancel"
+    job_id: str
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return await desk.client.cancel_job(self.job_id)
+
+
+class RetryJob(Operation, frozen=True, kw_only=True):
+    """Runs a dead or failed job again."""
+
+    name: ClassVar[str] = "job_retry"
+    job_id: str
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return await desk.client.retry_job(self.job_id)
+
+
+class SetStrategy(Operation, frozen=True, kw_only=True):
+    """Chooses a strategy or changes settings."""
+
+    name: ClassVar[str] = "strategy"
+    strategy: str | None = None
+    settings: dict[str, float] = {}
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        reply = await desk.client.set_strategy(self.strategy, **self.settings)
+        desk.view.on_strategy(reply)
+        return reply
+
+
+class ResetBreakers(Operation, frozen=True, kw_only=True):
+    """Closes circuit breakers by force."""
+
+    name: ClassVar[str] = "breaker_reset"
+    node_id: str = ""
+    model: str = ""
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        reply = await desk.client.reset_breakers(self.node_id, self.model)
+        desk.view.on_breakers(reply)
+        return reply
+
+
+class Generate(Operation, frozen=True, kw_only=True):
+    """The playground: streams an answer, and tells where it is made and why."""
+
+    name: ClassVar[str] = "generate"
+    model: Model
+    prompt: Annotated[str, Meta(min_length=1, max_length=200_000)]
+    mode: RoutingMode = RoutingMode.FAST
+    priority: Priority = 5
+
+    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, D102
+        routing = Routing(routing_mode=self.mode, priority=self.priority)
+        async with desk.client.generate_stream(self.model, self.prompt, routing=routing) as stream:
+            tell({"request_id": stream.request_id})
+            is_decided = False
+            async for chunk in stream:
+                if not is_decided:
+                    is_decided = True
+                    tell({"decision": stream.decision})
+                tell({"text": chunk.text, "thinking": chunk.thinking})
+            answer = stream.answer
+        return {"figures": answer.figures, "decision": answer.decision, "done_reason": answer.done_reason}
+
+
+OPERATIONS: Final[dict[str, type[Operation]]] = {kind.name: kind for kind in Operation.__subclasses__()}
+
+
+def operation(name: str, arguments: object) -> Operation:
+    """The operation that a page asks for.
+
+    Raises:
+        BadRequest: There is none of that name, or its arguments are not right.
+    """
+    kind = OPERATIONS.get(name)
+    if kind is None:
+        raise BadRequest(f"there is no operation {name[:40]!r}")
+    try:
+        return msgspec.convert(arguments, kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{name}: {error}") from error

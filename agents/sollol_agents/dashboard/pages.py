@@ -1,0 +1,127 @@
+"""The open pages: each gets what changed since it last drew, when it is ready and not more often than set.
+
+A page says which version it has drawn. Until then nothing more is sent to it, so a slow page gets fewer and larger
+updates instead of a growing queue. Pages that have drawn the same version get the same text, made once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from sollol_agents.dashboard.fleet_view import TOPICS, FleetView
+
+log = logging.getLogger(__name__)
+
+_LOST_S: Final = 10.0
+"""A page that was not heard of for so long gets everything anew."""
+_encode = msgspec.json.Encoder().encode
+
+
+class Page:
+    """One open page.
+
+    Args:
+        send: Sends one text to the page's `apply`; may drop it when the page is gone.
+    """
+
+    __slots__ = ("_send", "_sent_at", "drawn", "head", "sent", "topic")
+
+    def __init__(self, send: Callable[[str], None]) -> None:
+        self._send = send
+        self.topic = TOPICS[0]
+        self.drawn = 0
+        """Version that it shows; 0: nothing yet."""
+        self.sent = 0
+        """Version that is on its way to it; 0: none."""
+        self.head = b""
+        self._sent_at = 0.0
+
+    def show(self, topic: str) -> None:
+        """The page turned to another view and has nothing of it."""
+        if topic in TOPICS:
+            self.topic = topic
+            self.forget()
+
+    def forget(self) -> None:
+        """The page has nothing any more."""
+        self.drawn = self.sent = 0
+        self.head = b""
+
+    def on_drawn(self, version: int) -> None:
+        """The page has drawn what was sent."""
+        if version == self.sent:
+            self.drawn, self.sent = version, 0
+
+    def is_ready(self, now: float) -> bool:
+        """Whether something may be sent to it."""
+        if self.sent and now - self._sent_at > _LOST_S:
+            self.forget()
+        return not self.sent
+
+    def send(self, text: str, version: int, head: bytes, now: float) -> None:
+        """Sends an update."""
+        self.sent, self.head, self._sent_at = version, head, now
+        self._send(text)
+
+
+class Pages:
+    """All open pages."""
+
+    def __init__(self, view: FleetView, max_pages: int) -> None:
+        self._view = view
+        self._max = max_pages
+        self._open: set[Page] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further page may be opened."""
+        return len(self._open) >= self._max
+
+    def add(self, page: Page) -> None:
+        """A page was opened."""
+        self._open.add(page)
+
+    def remove(self, page: Page) -> None:
+        """A page was closed."""
+        self._open.discard(page)
+
+    def shows(self, topic: str) -> bool:
+        """Whether any page shows this view."""
+        return any(page.topic == topic for page in self._open)
+
+    def tick(self, now: float, at: float) -> int:
+        """Sends to every ready page what it has not drawn; returns how many texts were made for that."""
+        if not self._open:
+            return 0
+        view = self._view
+        view.tick(now, at)
+        version = view.version
+        head = _encode(view.head(now, at))
+        made: dict[tuple[str, int, bool], str] = {}
+        for page in list(self._open):
+            if not page.is_ready(now):
+                continue
+            key = (page.topic, page.drawn, page.head == head)
+            text = made.get(key)
+            if text is None:
+                text = made[key] = self._text(page, version, head, at)
+            if text:
+                page.send(text, version, head, now)
+        return len(made)
+
+    def _text(self, page: Page, version: int, head: bytes, at: float) -> str:
+        """The update for a page, or nothing when nothing changed."""
+        changes: dict[str, Any] = self._view.changes(page.topic, page.drawn, at)
+        changes = {name: value for name, value in changes.items() if value or not page.drawn}
+        if page.head != head:
+            changes["head"] = msgspec.Raw(head)
+        if not changes:
+            return ""
+        return _encode({"v": version, "topic": page.topic, "at": at, "full": not page.drawn, **changes}).decode()

@@ -1,0 +1,31 @@
+"""How much happened per second, lately."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+WINDOW_S: Final = 10
+
+
+class Rate:
+    """A sum over the last `WINDOW_S` seconds, divided by them; counts in slots of a second."""
+
+    __slots__ = ("_slots",)
+
+    def __init__(self) -> None:
+        self._slots: deque[tuple[int, float]] = deque(maxlen=WINDOW_S + 1)
+
+    def add(self, amount: float, now: float) -> None:
+        """Counts `amount` at `now` (monotonic seconds)."""
+        second = int(now)
+        if self._slots and self._slots[-1][0] >= second:
+            last, sum_ = self._slots[-1]
+            self._slots[-1] = (last, sum_ + amount)
+        else:
+            self._slots.append((second, amount))
+
+    def per_s(self, now: float) -> float:
+        """The mean rate over the window that ends now."""
+        first = int(now) - WINDOW_S
+        return sum(amount for second, amount in self._slots if second > first) / WINDOW_S

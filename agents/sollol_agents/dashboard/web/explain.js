@@ -1,0 +1,110 @@
+// Why a request went where it went: every candidate with every term, who was refused, and how each attempt ended.
+import { clock, count, number, priorityName, seconds, signedSeconds, when, words } from "./format.js";
+import { Drawer, Empty, Icon, Mode, State } from "./ui.js";
+
+const TERMS = [
+  ["wait_s", "waiting"],
+  ["overtaking_s", "overtaking"],
+  ["load_s", "loading the model"],
+  ["prefill_s", "reading the prompt"],
+  ["decode_s", "writing"],
+  ["slowdown_s", "slowed by others"],
+  ["externality_s", "slowing others"],
+  ["evict_s", "evicting models"],
+  ["prefix_evict_s", "evicting prefixes"],
+  ["risk_s", "risk of failure"],
+  ["preference_s", "preferences"],
+  ["rtt_s", "round trip"],
+];
+
+const Candidate = {
+  components: { Icon },
+  props: { cost: Object, chosen: Boolean, longest: Number },
+  computed: {
+    terms: (it) => TERMS.map(([key, label]) => [key, label, it.cost[key] ?? 0]).filter(([, , value]) => Math.abs(value) >= 0.00005),
+    parts() {
+      let at = 0;
+      return this.terms.filter(([, , value]) => value > 0).map(([key, label, value]) => {
+        const part = { key, label, left: at / this.longest, width: value / this.longest };
+        at += value;
+        return part;
+      });
+    },
+  },
+  methods: { seconds, signedSeconds, count },
+  template: `<details class="candidate" :class="{ chosen }" :open="chosen"><summary>
+      <span class="row gap"><b>{{ cost.node_id }}</b><span v-if="chosen" class="state good"><Icon name="up" :size="13"/>chosen</span><span v-if="cost.is_free_now" class="muted small">free now</span></span>
+      <b class="num">{{ signedSeconds(cost.total_s) }}</b>
+      <span class="stackbar" aria-hidden="true"><i v-for="part in parts" :key="part.key" :class="part.key" :style="{ left: part.left * 100 + '%', width: 'max(2px, ' + part.width * 100 + '%)' }"></i></span>
+    </summary>
+    <dl class="terms"><template v-for="[key, label, value] in terms" :key="key"><dt><i class="swatch" :class="key"></i>{{ label }}</dt><dd class="num">{{ signedSeconds(value) }}</dd></template>
+      <template v-if="cost.prefix_hit_tokens"><dt>prompt tokens known there</dt><dd class="num">{{ count(cost.prefix_hit_tokens) }}</dd></template>
+      <dt><b>cost, which is compared</b></dt><dd class="num"><b>{{ signedSeconds(cost.total_s) }}</b></dd>
+      <dt>complete after</dt><dd class="num">{{ seconds(cost.completion_s) }}</dd></dl>
+  </details>`,
+};
+
+// The explanation of one decision, from the decision itself or from the recorder.
+export const Explanation = {
+  components: { Candidate, Empty, Mode, State },
+  props: { why: Object },
+  computed: {
+    decisions: (it) => it.why.decisions ?? [],
+    outcomes: (it) => it.why.outcomes ?? [],
+  },
+  methods: {
+    clock, count, number, priorityName, seconds, when, words,
+    longest: (decision) =>
+      Math.max(0.001, ...(decision.candidates ?? []).map((cost) => TERMS.reduce((sum, [key]) => sum + Math.max(0, cost[key] ?? 0), 0))),
+    outcomeOf(decision) {
+      return this.outcomes.find((outcome) => outcome.attempt_id === decision.summary.attempt_id);
+    },
+  },
+  template: `<div class="stack">
+    <section v-for="decision in decisions" :key="decision.summary.attempt_id" class="stack">
+      <div class="row gap wrap"><Mode :mode="decision.summary.mode ?? 'fast'"/><State v-if="outcomeOf(decision)" :state="outcomeOf(decision).status"/><span class="muted small">attempt {{ decision.summary.attempt ?? 1 }} · {{ when(decision.decided_at) }}</span></div>
+      <p class="verdict"><b>{{ decision.summary.node_id }}</b> {{ decision.summary.reason ? 'because ' + decision.summary.reason : '' }}</p>
+      <dl class="facts"><dt>Model</dt><dd>{{ decision.model }}</dd><dt>Task</dt><dd>{{ words(decision.task_type || 'unknown') }}</dd>
+        <dt>Strategy</dt><dd>{{ decision.summary.strategy ?? 'plan' }}</dd><dt>Priority</dt><dd>{{ priorityName(decision.summary.priority ?? 5) }}</dd>
+        <dt>Prompt</dt><dd class="num">{{ count(decision.prompt_tokens ?? 0) }} tokens</dd><dt>Expected answer</dt><dd class="num">{{ count(decision.expected_output_tokens ?? 0) }} tokens</dd>
+        <dt>Waited</dt><dd class="num">{{ seconds(decision.summary.queue_s ?? 0) }}</dd><dt>Predicted</dt><dd class="num">{{ seconds(decision.summary.predicted_s ?? 0) }}</dd>
+        <template v-if="outcomeOf(decision)?.figures"><dt>Actual</dt><dd class="num">{{ seconds(outcomeOf(decision).figures.actual_s) }}</dd><dt>First token</dt><dd class="num">{{ seconds(outcomeOf(decision).figures.ttft_s) }}</dd></template></dl>
+      <h3>Candidates</h3>
+      <Candidate v-for="cost in decision.candidates ?? []" :key="cost.node_id" :cost="cost" :chosen="cost.node_id === decision.summary.node_id" :longest="longest(decision)"/>
+      <p v-if="!decision.candidates?.length" class="muted">This strategy compares no costs.</p>
+      <template v-if="decision.rejections?.length"><h3>Refused</h3>
+        <ul class="lines"><li v-for="refused in decision.rejections" :key="refused.node_id"><b>{{ refused.node_id }}</b><span class="muted">{{ words(refused.reason) }}<template v-if="refused.detail">: {{ refused.detail }}</template></span></li></ul></template>
+    </section>
+    <section v-if="outcomes.length" class="stack"><h3>Attempts</h3>
+      <ul class="lines"><li v-for="outcome in outcomes" :key="outcome.attempt_id + outcome.status"><span class="row gap"><State :state="outcome.status"/><b>{{ outcome.node_id === '_none' ? 'no node' : outcome.node_id }}</b></span>
+        <span class="muted num">{{ outcome.message || '' }}<template v-if="outcome.figures"> {{ seconds(outcome.figures.actual_s) }}, {{ count(outcome.figures.output_tokens ?? 0) }} tokens</template></span></li></ul></section>
+    <Empty v-if="!decisions.length && !outcomes.length" title="Nothing recorded">The recorder knows nothing of this request (yet).</Empty>
+  </div>`,
+};
+
+export const ExplainDrawer = {
+  components: { Drawer, Empty, Explanation },
+  inject: ["store"],
+  props: { requestId: String },
+  emits: ["close"],
+  data: () => ({ why: null, error: "" }),
+  mounted() {
+    this.look();
+  },
+  methods: {
+    async look() {
+      this.error = "";
+      try {
+        this.why = await this.store.ask("why", { request_id: this.requestId });
+      } catch (error) {
+        this.error = error.message;
+      }
+    },
+  },
+  template: `<Drawer title="Why this node?" @close="$emit('close')">
+    <p class="muted small">Request <code>{{ requestId }}</code></p>
+    <Explanation v-if="why" :why="why"/>
+    <Empty v-else-if="error" icon="suspect" title="No explanation">{{ error }} <button class="button small" @click="look">Ask again</button></Empty>
+    <p v-else class="muted" role="status">Asking the recorder…</p>
+  </Drawer>`,
+};
