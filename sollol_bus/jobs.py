@@ -20,6 +20,7 @@ import msgspec
 
 from sollol_bus.connection import Bus
 from sollol_bus.errors import (
+    ActorStopped,
     BadRequest,
     BusError,
     ConnectionLost,
@@ -217,7 +218,7 @@ class JobCalls(ABC):
         """A job's answer when it has ended; None while it has not, or when that cannot be known now."""
         try:
             answer = await self.job_answer(job_id)
-        except (BusError, ConnectionLost) as error:
+        except (BusError, ConnectionLost, ActorStopped) as error:
             log.debug("job %s: asking again: %s", job_id, error)
             await asyncio.sleep(_RETRY_S)
             return None

@@ -129,6 +129,7 @@ def permissions(role: Role, node_id: str = "", *, all_node_ids: Sequence[str] = 
     match role:
         case Role.CLIENT:
             publish += _DISCOVERY  # its inboxes depend on its name: see `_for_credential`
+            subscribe.append(f"{subjects.JOB_CALLBACK_ROOT}>")
         case Role.NODE:
             own_inbox = f"{subjects.node_inbox_prefix(node_id)}.>"
             claim = f"$KV.{subjects.NODES_BUCKET}.node.{node_id}"

@@ -37,7 +37,7 @@ from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
 
 MODEL = "llama3.2:3b"
 SEED = int(os.environ.get("SOLLOL_CHAOS_SEED", "20"))
-CHAOS_S = float(os.environ.get("SOLLOL_CHAOS_S", "45"))
+CHAOS_S = float(os.environ.get("SOLLOL_CHAOS_S", "40"))
 JOBS = int(os.environ.get("SOLLOL_CHAOS_JOBS", "500"))
 QUIET_S = 60.0
 PAUSE_S = 4.0

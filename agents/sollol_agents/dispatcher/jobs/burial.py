@@ -11,12 +11,13 @@ import msgspec
 
 from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.persistence import Overtaken, delete_message, stored_message
+from sollol_agents.dispatcher.jobs.records import result_of
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.messages import decode
 from sollol_bus.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.jobs import TERMINAL, JobNews, JobResult, JobState, JobStatus
+from sollol_schemas.jobs import TERMINAL, JobNews, JobState, JobStatus
 
 if TYPE_CHECKING:
     from sollol_agents.dispatcher.jobs.crew import JobCrew
@@ -66,15 +67,7 @@ class Burial:
         delivery.ack()
 
     async def _publish(self, status: JobStatus, revision: int, payload: bytes) -> None:
-        result = JobResult(
-            job_id=status.job_id,
-            state=status.state,
-            run=status.run,
-            error=status.error,
-            tries=status.tries,
-            finished_at=status.finished_at,
-        )
-        standing, seq = await self._crew.results.publish(result, status.result_seq)
+        standing, seq = await self._crew.results.publish(result_of(status), status.result_seq)
         await self._crew.callbacks.order_for(payload, standing)
         final = msgspec.structs.replace(status, state=standing.state, error=standing.error, result_seq=seq)
         try:

@@ -90,6 +90,7 @@ class JobCrew:
         self._keys = itertools.count(1)
         self._executions: dict[str, Execution] = {}
         self._is_stopping = False
+        self._is_provisioned = asyncio.Event()
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -98,6 +99,15 @@ class JobCrew:
         self.bus.subscribe(f"{self._inbox}.*", self._on_answer)
         self.bus.subscribe(subjects.job_event("*", JobNews.CANCELLED.value), self._on_cancelled)
         self._spawn(self._begin(), "jobs.start")
+
+    async def until_provisioned(self, timeout_s: float) -> bool:
+        """Whether the streams of jobs are there, or come within the time given."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._is_provisioned.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def stop_intake(self) -> None:
         """Takes no more jobs, and gives back those that no node works on yet."""
@@ -131,6 +141,7 @@ class JobCrew:
                 await asyncio.sleep(_PROVISION_RETRY_S)
             else:
                 break
+        self._is_provisioned.set()
         if self._is_stopping:
             return
         self._spawn(self._clock.run(), "jobs.clock")

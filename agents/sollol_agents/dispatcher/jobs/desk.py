@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from sollol_agents.dispatcher.intake import Rejected
-from sollol_agents.dispatcher.jobs import life
+from sollol_agents.dispatcher.jobs.ending import Endings
 from sollol_agents.dispatcher.jobs.intake import accept
 from sollol_agents.dispatcher.jobs.listing import Listing
+from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused, unknown
 from sollol_agents.dispatcher.jobs.persistence import (
     Expired,
     Overtaken,
-    Stored,
-    delete_message,
-    purge_subject,
-    stored_message,
 )
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
 from sollol_bus.connection import INBOX_ROOT
@@ -39,8 +36,6 @@ from sollol_schemas.jobs import (
     JobGet,
     JobListRequest,
     JobNews,
-    JobPurgeReply,
-    JobPurgeRequest,
     JobRef,
     JobReply,
     JobResult,
@@ -57,16 +52,9 @@ T = TypeVar("T")
 Handler = Callable[[Msg], Coroutine[Any, Any, None]]
 
 MAX_OPEN = 512
+_PROVISIONED_WITHIN_S = 5.0
 _PART_BYTES = 512 << 10
 _RUN_ID_BYTES = 8
-
-
-class Refused(Exception):
-    """The request cannot be granted; `error` says why."""
-
-    def __init__(self, code: ErrorCode, message: str, **details: object) -> None:
-        super().__init__(message)
-        self.error = ErrorBody(code=code, message=message, details=details)
 
 
 class JobDesk:
@@ -82,6 +70,8 @@ class JobDesk:
         self._bus = crew.bus
         self._spawn = spawn
         self._listing = Listing(crew.bus)
+        self._lookup = Lookup(crew.bus, crew.states)
+        self._endings = Endings(crew, self._lookup, self._listing)
         self._open = 0
 
     @property
@@ -92,9 +82,9 @@ class JobDesk:
             subjects.JOB_GET: self._get,
             subjects.JOB_LIST: self._list,
             subjects.JOB_DEAD: self._dead,
-            subjects.JOB_CANCEL: self._cancel,
+            subjects.JOB_CANCEL: self._endings.cancel,
             subjects.JOB_RETRY: self._retry,
-            subjects.JOB_PURGE: self._purge,
+            subjects.JOB_PURGE: self._endings.purge,
         }
         return {subject: self._taking(handler) for subject, handler in handlers.items()}
 
@@ -111,6 +101,7 @@ class JobDesk:
 
     async def _answer(self, handler: Handler, msg: Msg) -> None:
         try:
+            await self._check_provisioned()
             await handler(msg)
         except Refused as refused:
             self._bus.respond_error(msg.reply, refused.error)
@@ -124,6 +115,10 @@ class JobDesk:
             self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.ACTOR_STOPPED, message=message))
         finally:
             self._open -= 1
+
+    async def _check_provisioned(self) -> None:
+        if not await self._crew.until_provisioned(_PROVISIONED_WITHIN_S):
+            raise Refused(ErrorCode.ACTOR_STOPPED, "the queue of jobs is not there (yet); try again")
 
     # -- submitting ---------------------------------------------------------------------------------------
 
@@ -141,7 +136,7 @@ class JobDesk:
         payload = encode(asked.job)
         headers = {n: t for n, t in (msg.headers or {}).items() if n.lower().startswith(h.ROUTING_PREFIX.lower())}
         job_id = asked.job_id or secrets.token_hex(_RUN_ID_BYTES)
-        if asked.job_id is not None and (known := await self._known(job_id)) is not None:
+        if asked.job_id is not None and (known := await self._lookup.known(job_id)) is not None:
             self._bus.respond(msg, _duplicate(known, payload))
             return
         if not_before > self._crew.now_unix():
@@ -151,7 +146,7 @@ class JobDesk:
         if is_new:
             self._bus.respond(msg, EnqueueReply(job_id=job_id))
             return
-        known = await self._known(job_id)
+        known = await self._lookup.known(job_id)
         self._bus.respond(msg, _duplicate(known, payload) if known else EnqueueReply(job_id=job_id, is_duplicate=True))
 
     async def _store(self, payload: bytes, headers: dict[str, str], job_id: str, priority: int, run: int = 1) -> int:
@@ -180,7 +175,7 @@ class JobDesk:
         status, revision = await self._crew.states.read(job_id)
         if found is None:
             if status is None:
-                raise _unknown(job_id)
+                raise unknown(job_id)
             raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {status.state}; only dead or failed jobs run again")
         letter, ended = found
         headers = {n: t for n, t in letter.headers.items() if n.lower().startswith(h.ROUTING_PREFIX.lower())}
@@ -214,7 +209,7 @@ class JobDesk:
 
     async def _get(self, msg: Msg) -> None:
         asked = decode(msg.data, JobGet)
-        status = await self._status(asked.job_id)
+        status = await self._lookup.status(asked.job_id)
         if not asked.with_result:
             self._bus.respond(msg, JobReply(status=status))
             return
@@ -245,128 +240,12 @@ class JobDesk:
         asked = decode(msg.data, JobListRequest)
         self._bus.respond(msg, await self._listing.dead(asked))
 
-    async def _status(self, job_id: str) -> JobStatus:
-        known = await self._known(job_id)
-        if known is None:
-            raise _unknown(job_id)
-        return known
-
-    async def _known(self, job_id: str) -> JobStatus | None:
-        """What is known about a job: its state, or its stored message when nobody has worked on it yet."""
-        status, _ = await self._crew.states.read(job_id)
-        if status is not None:
-            return status
-        found = await self._find(job_id)
-        return None if found is None else _queued(job_id, found[1])
-
-    async def _find(self, job_id: str) -> tuple[str, Stored] | None:
-        """The job's message and the stream that has it."""
-        places = (
-            (subjects.JOBS_STREAM, subjects.job_submit("*", job_id)),
-            (subjects.DELAYED_STREAM, subjects.job_delayed("*", job_id)),
-            (subjects.DELAYED_STREAM, subjects.job_due("*", job_id)),
-        )
-        for stream, subject in places:
-            found = await stored_message(self._bus, stream, subject=subject)
-            if found is not None:
-                return stream, found
-        return None
-
-    # -- ending -------------------------------------------------------------------------------------------
-
-    async def _cancel(self, msg: Msg) -> None:
-        job_id = decode(msg.data, JobRef).job_id
-        stored = await self._find(job_id)
-        while True:
-            status, revision = await self._crew.states.read(job_id)
-            if status is None:
-                status = await self._status(job_id)
-            if status.state in TERMINAL:
-                raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {status.state} already", state=status.state.value)
-            ended = msgspec.structs.replace(life.cancelled(status), finished_at=self._crew.now())
-            try:
-                revision = await self._crew.states.write(ended, revision)
-            except Overtaken:
-                continue
-            break
-        try:
-            while (found := await self._find(job_id)) is not None:
-                await delete_message(self._bus, found[0], found[1].seq)
-        finally:
-            self._crew.tell(ended, JobNews.CANCELLED)  # its dispatcher stops the attempt
-        result = JobResult(
-            job_id=job_id,
-            state=ended.state,
-            run=ended.run,
-            model=ended.model,
-            error=ended.error,
-            finished_at=ended.finished_at,
-        )
-        standing, seq = await self._crew.results.publish(result, ended.result_seq)
-        if standing.run < ended.run:
-            standing, seq = await self._crew.results.publish(result, seq)
-        if standing.state is not JobState.CANCELLED:
-            await self._let_stand(ended, revision, standing, seq)
-            raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {standing.state} already", state=standing.state.value)
-        if stored is not None:
-            await self._crew.callbacks.order_for(stored[1].data, standing)
-        self._bus.respond(msg, JobReply(status=ended))
-
-    async def _let_stand(self, ended: JobStatus, revision: int, standing: JobResult, seq: int) -> None:
-        """A result came just before: it has been seen, so that the state follows it."""
-        final = msgspec.structs.replace(
-            ended, state=standing.state, error=standing.error, result_seq=seq, finished_at=standing.finished_at
-        )
-        try:
-            await self._crew.states.write(final, revision)
-        except Overtaken:
-            return  # its own dispatcher was quicker
-        self._crew.tell(final, JobNews(final.state.value))
-
-    async def _purge(self, msg: Msg) -> None:
-        asked = decode(msg.data, JobPurgeRequest)
-        states = frozenset(asked.states) or TERMINAL
-        if not states <= TERMINAL:
-            raise Refused(ErrorCode.BAD_REQUEST, "only jobs that have ended can be purged; cancel the others")
-        if asked.job_id is not None:
-            status = await self._status(asked.job_id)
-            if status.state not in states:
-                message = f"job {asked.job_id} is {status.state}; only jobs that have ended can be purged"
-                raise Refused(ErrorCode.CONFLICT, message, state=status.state.value)
-            doomed = [asked.job_id]
-        else:
-            doomed = [status.job_id async for status in self._listing.every() if status.state in states]
-        for job_id in doomed:
-            await self._crew.results.discard(job_id)
-            await self._crew.letters.discard(job_id)
-            await purge_subject(self._bus, f"KV_{subjects.JOBS_BUCKET}", f"$KV.{subjects.JOBS_BUCKET}.job.{job_id}")
-        self._bus.respond(msg, JobPurgeReply(purged=len(doomed)))
-
 
 def _not_before(job: Job) -> float:
     try:
         return parse_instant(job.not_before) if job.not_before else 0.0
     except InvalidInstant as error:
         raise Refused(ErrorCode.BAD_REQUEST, f"not_before: {error}") from error
-
-
-def _queued(job_id: str, found: Stored) -> JobStatus:
-    """The state of a job that nobody has worked on: its message is all there is."""
-    try:
-        job = decode(found.data, Job)
-        not_before = job.not_before
-    except DecodeFailed:
-        not_before = ""
-    return JobStatus(
-        job_id=job_id,
-        state=JobState.QUEUED,
-        priority=int(found.subject.split(".")[-2]),
-        submitted_at=found.time,
-        not_before=not_before,
-        body_hash=body_hash(found.data),
-        stream_seq=found.seq if ".submit." in found.subject else 0,
-        run=int(found.headers.get(h.JOB_RUN, "1")),
-    )
 
 
 def _duplicate(known: JobStatus, payload: bytes) -> EnqueueReply:
@@ -378,7 +257,3 @@ def _duplicate(known: JobStatus, payload: bytes) -> EnqueueReply:
     if known.body_hash and known.body_hash != body_hash(payload):
         raise Refused(ErrorCode.CONFLICT, f"job {known.job_id} exists with another body", state=known.state.value)
     return EnqueueReply(job_id=known.job_id, state=known.state, is_duplicate=True)
-
-
-def _unknown(job_id: str) -> Refused:
-    return Refused(ErrorCode.UNKNOWN_JOB, f"no job is known under {job_id}; results are kept for a set time only")

@@ -15,10 +15,9 @@ from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.execution import Answered, Execution
 from sollol_agents.dispatcher.jobs.intake import Accepted, read_job
 from sollol_agents.dispatcher.jobs.persistence import Overtaken, persistently, stored_message
-from sollol_agents.dispatcher.jobs.times import instant
+from sollol_agents.dispatcher.jobs.records import fresh_status, result_of, run_of
 from sollol_bus.job_making import body_hash
 from sollol_bus.pull import Delivery
-from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobNews, JobResult, JobState, JobStatus
@@ -127,11 +126,11 @@ class JobRun:
         message = life.Message(
             job_id=self.job_id,
             priority=self.priority,
-            run=_run_of(self.delivery.headers),
+            run=run_of(self.delivery.headers),
             body_hash=body_hash(self.delivery.data),
             stream_seq=self.delivery.stream_seq,
         )
-        fresh = self._fresh(accepted, message)
+        fresh = fresh_status(self.delivery, message, accepted, owner=crew.instance)
         known: JobStatus | None = None
         revision = 0
         is_other_gone = False
@@ -286,16 +285,17 @@ class JobRun:
             owner="",
             finished_at=self._crew.now(),
         )
-        result = await self._crew.results.place(
-            self._result(status, decision=answered.decision, figures=answered.figures), answered.body
+        result = msgspec.structs.replace(
+            result_of(status, total_s=self.age_s()), decision=answered.decision, figures=answered.figures
         )
+        result = await self._crew.results.place(result, answered.body)
         await self._finish(status, result, accepted)
 
     async def _end(self, status: JobStatus, accepted: Accepted | None = None) -> None:
         """Ends the job without an answer; its letter is kept, so that it can be run again."""
         status = msgspec.structs.replace(status, owner="", finished_at=self._crew.now())
         await self._crew.letters.keep(status, self.delivery.data, self.delivery.headers)
-        await self._finish(status, self._result(status), accepted)
+        await self._finish(status, result_of(status, total_s=self.age_s()), accepted)
 
     async def _finish(self, status: JobStatus, result: JobResult, accepted: Accepted | None) -> None:
         if time.monotonic() - self._confirmed_mono_s > _RECHECK_S:
@@ -377,35 +377,6 @@ class JobRun:
         found = await stored_message(self._crew.bus, subjects.JOBS_STREAM, seq=seq)
         return found is not None and subjects.last_token(found.subject) == self.job_id
 
-    def _fresh(self, accepted: Accepted | None, message: life.Message) -> JobStatus:
-        return JobStatus(
-            job_id=self.job_id,
-            state=JobState.QUEUED,
-            priority=self.priority,
-            kind=accepted.request.kind if accepted else None,
-            model=accepted.request.context.model if accepted else "",
-            submitted_at=instant(self.delivery.stored_at_ns / 1e9),
-            not_before=accepted.job.not_before if accepted else "",
-            run=message.run,
-            owner=self._crew.instance,
-            body_hash=message.body_hash,
-            stream_seq=message.stream_seq,
-        )
-
-    def _result(self, status: JobStatus, **found: object) -> JobResult:
-        result = JobResult(
-            job_id=self.job_id,
-            state=status.state,
-            run=status.run,
-            kind=status.kind,
-            model=status.model,
-            error=status.error,
-            tries=status.tries,
-            total_s=self.age_s(),
-            finished_at=status.finished_at,
-        )
-        return msgspec.structs.replace(result, **found)
-
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:
     """Whether the event was set in time."""
@@ -415,8 +386,3 @@ async def _wait(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _run_of(headers: dict[str, str]) -> int:
-    text = headers.get(h.JOB_RUN, "1")
-    return int(text) if text.isdigit() and 1 <= int(text) <= 1_000_000 else 1

@@ -1,0 +1,109 @@
+"""Jobs ended by request: cancelled wherever they are in their life, and forgotten once they are over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sollol_agents.dispatcher.jobs import life
+from sollol_agents.dispatcher.jobs.listing import Listing
+from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused
+from sollol_agents.dispatcher.jobs.persistence import Overtaken, delete_message, purge_subject
+from sollol_agents.dispatcher.jobs.records import result_of
+from sollol_bus.messages import Msg, decode
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.jobs import (
+    TERMINAL,
+    JobNews,
+    JobPurgeReply,
+    JobPurgeRequest,
+    JobRef,
+    JobReply,
+    JobResult,
+    JobState,
+    JobStatus,
+)
+
+if TYPE_CHECKING:
+    from sollol_agents.dispatcher.jobs.crew import JobCrew
+
+
+class Endings:
+    """Cancels and forgets jobs.
+
+    Args:
+        crew: The jobs' states, results and letters.
+        lookup: Finds them.
+        listing: Lists them.
+    """
+
+    def __init__(self, crew: JobCrew, lookup: Lookup, listing: Listing) -> None:
+        self._crew = crew
+        self._bus = crew.bus
+        self._lookup = lookup
+        self._listing = listing
+
+    async def cancel(self, msg: Msg) -> None:
+        """Answers a request to cancel a job: its state first, then its message, then what runs."""
+        job_id = decode(msg.data, JobRef).job_id
+        stored = await self._lookup.find(job_id)
+        while True:
+            status, revision = await self._crew.states.read(job_id)
+            if status is None:
+                status = await self._lookup.status(job_id)
+            if status.state in TERMINAL:
+                raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {status.state} already", state=status.state.value)
+            ended = msgspec.structs.replace(life.cancelled(status), finished_at=self._crew.now())
+            try:
+                revision = await self._crew.states.write(ended, revision)
+            except Overtaken:
+                continue
+            break
+        try:
+            while (found := await self._lookup.find(job_id)) is not None:
+                await delete_message(self._bus, found[0], found[1].seq)
+        finally:
+            self._crew.tell(ended, JobNews.CANCELLED)  # its dispatcher stops the attempt
+        result = result_of(ended)
+        standing, seq = await self._crew.results.publish(result, ended.result_seq)
+        if standing.run < ended.run:
+            standing, seq = await self._crew.results.publish(result, seq)
+        if standing.state is not JobState.CANCELLED:
+            await self._let_stand(ended, revision, standing, seq)
+            raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {standing.state} already", state=standing.state.value)
+        if stored is not None:
+            await self._crew.callbacks.order_for(stored[1].data, standing)
+        self._bus.respond(msg, JobReply(status=ended))
+
+    async def _let_stand(self, ended: JobStatus, revision: int, standing: JobResult, seq: int) -> None:
+        """A result came just before: it has been seen, so that the state follows it."""
+        final = msgspec.structs.replace(
+            ended, state=standing.state, error=standing.error, result_seq=seq, finished_at=standing.finished_at
+        )
+        try:
+            await self._crew.states.write(final, revision)
+        except Overtaken:
+            return  # its own dispatcher was quicker
+        self._crew.tell(final, JobNews(final.state.value))
+
+    async def purge(self, msg: Msg) -> None:
+        """Answers a request to forget jobs that have ended."""
+        asked = decode(msg.data, JobPurgeRequest)
+        states = frozenset(asked.states) or TERMINAL
+        if not states <= TERMINAL:
+            raise Refused(ErrorCode.BAD_REQUEST, "only jobs that have ended can be purged; cancel the others")
+        if asked.job_id is not None:
+            status = await self._lookup.status(asked.job_id)
+            if status.state not in states:
+                message = f"job {asked.job_id} is {status.state}; only jobs that have ended can be purged"
+                raise Refused(ErrorCode.CONFLICT, message, state=status.state.value)
+            doomed = [asked.job_id]
+        else:
+            doomed = [status.job_id async for status in self._listing.every() if status.state in states]
+        for job_id in doomed:
+            await self._crew.results.discard(job_id)
+            await self._crew.letters.discard(job_id)
+            await purge_subject(self._bus, f"KV_{subjects.JOBS_BUCKET}", f"$KV.{subjects.JOBS_BUCKET}.job.{job_id}")
+        self._bus.respond(msg, JobPurgeReply(purged=len(doomed)))

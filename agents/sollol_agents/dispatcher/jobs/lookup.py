@@ -1,0 +1,90 @@
+"""What is known about a job: its state, or its stored message while nobody has worked on it."""
+
+from __future__ import annotations
+
+from sollol_agents.dispatcher.jobs.persistence import States, Stored, stored_message
+from sollol_agents.dispatcher.jobs.records import run_of
+from sollol_bus.connection import Bus
+from sollol_bus.errors import DecodeFailed
+from sollol_bus.job_making import body_hash
+from sollol_bus.messages import decode
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.jobs import Job, JobState, JobStatus
+
+
+class Refused(Exception):
+    """The request cannot be granted; `error` says why."""
+
+    def __init__(self, code: ErrorCode, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.error = ErrorBody(code=code, message=message, details=details)
+
+
+class Lookup:
+    """Looks jobs up.
+
+    Args:
+        bus: The connection.
+        states: Their states.
+    """
+
+    def __init__(self, bus: Bus, states: States) -> None:
+        self._bus = bus
+        self._states = states
+
+    async def status(self, job_id: str) -> JobStatus:
+        """What is known about a job.
+
+        Raises:
+            Refused: Nothing is.
+        """
+        known = await self.known(job_id)
+        if known is None:
+            raise unknown(job_id)
+        return known
+
+    async def known(self, job_id: str) -> JobStatus | None:
+        """What is known about a job: its state, or its stored message when nobody has worked on it yet."""
+        status, _ = await self._states.read(job_id)
+        if status is not None:
+            return status
+        found = await self.find(job_id)
+        return None if found is None else _queued(job_id, found[1])
+
+    async def find(self, job_id: str) -> tuple[str, Stored] | None:
+        """The job's message and the stream that has it."""
+        places = (
+            (subjects.JOBS_STREAM, subjects.job_submit("*", job_id)),
+            (subjects.DELAYED_STREAM, subjects.job_delayed("*", job_id)),
+            (subjects.DELAYED_STREAM, subjects.job_due("*", job_id)),
+        )
+        for stream, subject in places:
+            found = await stored_message(self._bus, stream, subject=subject)
+            if found is not None:
+                return stream, found
+        return None
+
+
+def unknown(job_id: str) -> Refused:
+    """The refusal of a question about a job that nobody knows."""
+    return Refused(ErrorCode.UNKNOWN_JOB, f"no job is known under {job_id}; results are kept for a set time only")
+
+
+def _queued(job_id: str, found: Stored) -> JobStatus:
+    """The state of a job that nobody has worked on: its message is all there is."""
+    try:
+        job = decode(found.data, Job)
+        not_before = job.not_before
+    except DecodeFailed:
+        not_before = ""
+    return JobStatus(
+        job_id=job_id,
+        state=JobState.QUEUED,
+        priority=int(found.subject.split(".")[-2]),
+        submitted_at=found.time,
+        not_before=not_before,
+        body_hash=body_hash(found.data),
+        stream_seq=found.seq if ".submit." in found.subject else 0,
+        run=run_of(found.headers),
+    )

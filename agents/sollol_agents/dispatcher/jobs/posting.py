@@ -1,0 +1,110 @@
+"""Posts results to addresses that the operator permitted, and to no other machine.
+
+A listed name could lead to a machine inside the operator's network, by mistake or by whoever rules its zone. The name
+is therefore resolved here, its addresses are judged, and the connection goes to one that was judged: what the name
+means a moment later does not count. Redirects are not followed, because they could lead to a host that nobody
+permitted, and of an answer only the status is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import socket
+from datetime import UTC, datetime
+
+import httpx
+
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.dispatcher.jobs.intake import is_permitted_url
+
+SIGNATURE = "Sollol-Signature"
+_TIMEOUT_S = 10.0
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class NotPosted(Exception):
+    """The result was not taken; the message says why."""
+
+
+class Poster:
+    """Posts to permitted hosts.
+
+    Args:
+        config: The hosts, the key of the signature, and whether names may lead to private addresses.
+    """
+
+    def __init__(self, config: DispatcherConfig) -> None:
+        self._config = config
+        self._http: httpx.AsyncClient | None = None
+
+    async def post(self, url: str, body: bytes) -> None:
+        """Returns when the receiver has answered with a success.
+
+        Raises:
+            NotPosted: It did not, or may not be asked.
+        """
+        if not is_permitted_url(url, self._config.job_callback_hosts):
+            raise NotPosted("the host is not permitted any more")
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await self._send(httpx.URL(url), body)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise NotPosted(str(error) or type(error).__name__) from error
+
+    async def close(self) -> None:
+        """Closes what is open."""
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def _send(self, url: httpx.URL, body: bytes) -> None:
+        address = await self._address(url)
+        headers = {"Content-Type": "application/json", "Host": url.netloc.decode()}
+        if self._config.job_callback_secret:
+            headers[SIGNATURE] = signature(self._config.job_callback_secret, body, int(datetime.now(UTC).timestamp()))
+        target = url.copy_with(host=str(address))
+        named = {"sni_hostname": url.host}  # the certificate is the name's, not the address's
+        async with self._client().stream("POST", target, content=body, headers=headers, extensions=named) as reply:
+            if not reply.is_success:
+                raise NotPosted(f"answered {reply.status_code}")
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._http is None:
+            # a kept connection would be used again for another name at the same address, unverified
+            limits = httpx.Limits(max_keepalive_connections=0)
+            self._http = httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False, trust_env=False, limits=limits)
+        return self._http
+
+    async def _address(self, url: httpx.URL) -> Address:
+        """Where to connect: an address that was listed as such, or a permitted one of a listed name."""
+        try:
+            return ipaddress.ip_address(url.host)
+        except ValueError:
+            pass  # a name
+        port = url.port or (443 if url.scheme == "https" else 80)
+        found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
+        addresses = [ipaddress.ip_address(str(entry[4][0])) for entry in found]
+        for address in addresses:
+            if is_permitted_address(address, is_private_permitted=self._config.job_callback_private):
+                return address
+        where = ", ".join(sorted({str(address) for address in addresses}))
+        raise NotPosted(f"{url.host} leads to {where}: list that address itself, or set job_callback_private")
+
+
+def is_permitted_address(address: Address, *, is_private_permitted: bool) -> bool:
+    """Whether a listed name may lead there: a public address, or one of the operator's own network if permitted."""
+    inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
+    if inner is not None:
+        return is_permitted_address(inner, is_private_permitted=is_private_permitted)
+    if address.is_multicast or address.is_unspecified or address.is_link_local:
+        return False
+    return address.is_global or (is_private_permitted and address.is_private)
+
+
+def signature(secret: str, body: bytes, unix_s: int) -> str:
+    """The value of the signature header."""
+    mac = hmac.new(secret.encode(), f"{unix_s}.".encode() + body, hashlib.sha256)
+    return f"t={unix_s},v1={mac.hexdigest()}"

@@ -1,0 +1,52 @@
+"""What is written about a job: its first state, and its result. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sollol_agents.dispatcher.jobs.intake import Accepted
+from sollol_agents.dispatcher.jobs.life import Message
+from sollol_agents.dispatcher.jobs.times import instant
+from sollol_bus.pull import Delivery
+from sollol_schemas import headers as h
+from sollol_schemas.jobs import JobResult, JobState, JobStatus
+
+_RUNS_MAX = 1_000_000
+
+
+def fresh_status(delivery: Delivery, message: Message, accepted: Accepted | None, *, owner: str) -> JobStatus:
+    """The state of a job that nobody has worked on yet; a malformed one has no kind and no model."""
+    return JobStatus(
+        job_id=message.job_id,
+        state=JobState.QUEUED,
+        priority=message.priority,
+        kind=accepted.request.kind if accepted else None,
+        model=accepted.request.context.model if accepted else "",
+        submitted_at=instant(delivery.stored_at_ns / 1e9),
+        not_before=accepted.job.not_before if accepted else "",
+        run=message.run,
+        owner=owner,
+        body_hash=message.body_hash,
+        stream_seq=message.stream_seq,
+    )
+
+
+def result_of(status: JobStatus, *, total_s: float = 0.0) -> JobResult:
+    """The result of a job that ended as its state says, without an answer yet."""
+    return JobResult(
+        job_id=status.job_id,
+        state=status.state,
+        run=status.run,
+        kind=status.kind,
+        model=status.model,
+        error=status.error,
+        tries=status.tries,
+        total_s=total_s,
+        finished_at=status.finished_at,
+    )
+
+
+def run_of(headers: Mapping[str, str]) -> int:
+    """Which run of the job a message asks for: 1, unless it was run again by request."""
+    text = headers.get(h.JOB_RUN, "1")
+    return int(text) if text.isdigit() and 1 <= int(text) <= _RUNS_MAX else 1

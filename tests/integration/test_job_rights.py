@@ -1,0 +1,163 @@
+"""Jobs with credentials: each role can do with them what it should, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import pytest
+
+from sollol_agents.dispatcher.actor import Dispatcher
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.node.actor import NodeMonitor
+from sollol_agents.node.config import NodeConfig
+from sollol_agents.scorer.actor import Scorer
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_bus.client import Client
+from sollol_bus.errors import Cancelled, NotPermitted, SollolError
+from sollol_bus.jetstream import api, publish_acked
+from sollol_bus.jobs import make_job
+from sollol_bus.messages import decode, encode
+from sollol_bus.rights import make_credentials, server_config
+from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_schemas import subjects
+from sollol_schemas.jobs import JobRef, JobResult, JobState
+from sollol_schemas.routing import Routing
+
+CREDENTIALS = make_credentials(["n1"], clients=["alice", "bob"])
+USERS = {c.user: c for c in CREDENTIALS}
+MODEL = "m:latest"
+NOWHERE = Routing(node_id="absent", strict=True)
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Eventually(Protocol):
+    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
+
+
+class Guarded:
+    """A fleet whose every part has the rights of its role and no more."""
+
+    def __init__(self, floor: AsyncExitStack, url: str) -> None:
+        self._floor = floor
+        self._url = url
+
+    async def client(self, user: str) -> Client:
+        return await self._floor.enter_async_context(Client(USERS[user].bus_config(self._url)))
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
+    server = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"), extra_config=server_config(CREDENTIALS))
+    engine_config = EmulatorConfig(model=("m=1",), preload=("m",), parallel=4, decode_tps=2000)
+    async with AsyncExitStack() as floor:
+        url = (await floor.enter_async_context(EmbeddedServer(server))).url
+        engine = await floor.enter_async_context(EmulatedNode(engine_config))
+        control = USERS["control"].bus_config(url)
+        await floor.enter_async_context(Scorer(ScorerConfig(), control))
+        await floor.enter_async_context(Dispatcher(DispatcherConfig(job_inline_bytes=1024), control))
+        node = NodeConfig(node_id="n1", url=engine.url, engine="ollama", slots=4)
+        await floor.enter_async_context(NodeMonitor(node, USERS["node-n1"].bus_config(url)))
+        yield Guarded(floor, url)
+
+
+async def test_a_client_submits_follows_fetches_cancels_and_is_called_back(
+    guarded: Guarded, eventually: Eventually
+) -> None:
+    alice = await guarded.client("alice")
+    by_request = await alice.generate_async(MODEL, "count down from 3")
+    assert (await alice.wait_for_task(by_request, timeout_s=30)).text.split() == ["2", "1", "0"]
+    job = make_job({"model": MODEL, "prompt": "count down from 500"})
+    (by_publish,) = await alice.submit_many([job])
+    large = await alice.wait_for_task(by_publish, timeout_s=30)
+    assert large.result is not None
+    assert large.result.object_name, "the dispatcher fetched it from the object store"
+    assert len(large.text.split()) == 500
+    heard: list[JobResult] = []
+    alice.bus.subscribe("callbacks.alice", lambda m: heard.append(decode(m.data, JobResult)))
+    await alice.submit(make_job({"model": MODEL, "prompt": "count down from 1"}, callback_subject="callbacks.alice"))
+    await eventually(lambda: bool(heard))
+    stuck = await alice.submit(make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE))
+    assert stuck in [one.job_id for one in (await alice.jobs("queued")).jobs]
+    await alice.cancel_job(stuck)
+    with pytest.raises(Cancelled):
+        await alice.wait_for_task(stuck, timeout_s=10)
+
+
+async def test_an_observer_looks_on_and_neither_submits_nor_steers(guarded: Guarded) -> None:
+    alice, observer = await guarded.client("alice"), await guarded.client("observer")
+    done = await alice.generate_async(MODEL, "count down from 2")
+    assert (await observer.wait_for_task(done, timeout_s=30)).text.split() == ["1", "0"]
+    assert [job.job_id for job in (await observer.jobs()).jobs] == [done]
+    assert (await observer.dead_jobs()).jobs == ()
+    for steering in (
+        observer.generate_async(MODEL, "x"),
+        observer.submit_many([make_job({"model": MODEL, "prompt": "x"})]),
+        observer.cancel_job(done),
+        observer.retry_job(done),
+        observer.purge_jobs(),
+    ):
+        with pytest.raises(NotPermitted):
+            await steering
+
+
+async def test_only_the_control_role_forgets_jobs(guarded: Guarded) -> None:
+    alice, control = await guarded.client("alice"), await guarded.client("control")
+    done = await alice.generate_async(MODEL, "count down from 1")
+    await alice.wait_for_task(done, timeout_s=30)
+    with pytest.raises(NotPermitted):
+        await alice.purge_jobs(job_id=done)
+    assert await control.purge_jobs(job_id=done) == 1
+
+
+@pytest.mark.parametrize("user", ["alice", "node-n1", "observer"])
+async def test_nobody_but_the_control_role_writes_what_stands_for_the_end_of_a_job(guarded: Guarded, user: str) -> None:
+    control, forger = await guarded.client("control"), await guarded.client(user)
+    stuck = await control.submit(make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE))
+    forged = encode(JobResult(job_id=stuck, state=JobState.DONE, body=msgspec.Raw(b'{"response":"forged"}')))
+    for subject in (
+        subjects.job_result(stuck),
+        subjects.job_letter(stuck),
+        subjects.job_callback(stuck),
+        subjects.job_due(5, stuck),
+        subjects.job_delayed(5, stuck),
+        f"$KV.{subjects.JOBS_BUCKET}.job.{stuck}",
+        f"$JS.API.STREAM.MSG.DELETE.{subjects.JOBS_STREAM}",
+        f"$JS.API.CONSUMER.MSG.NEXT.{subjects.JOBS_STREAM}.p5",
+    ):
+        with pytest.raises(NotPermitted):
+            await publish_acked(forger.bus, subject, forged)
+    forger.bus.publish(subjects.job_event(stuck, "done"), forged)
+    assert (await control.job(stuck)).state is JobState.QUEUED
+    info = msgspec.json.decode(await api(control.bus, f"STREAM.INFO.{subjects.RESULTS_STREAM}"))
+    assert info["state"]["messages"] == 0
+    await control.cancel_job(stuck)
+
+
+async def test_a_node_neither_submits_nor_asks_about_jobs(guarded: Guarded) -> None:
+    node = await guarded.client("node-n1")
+    payload = encode(make_job({"model": MODEL, "prompt": "x"}))
+    with pytest.raises(NotPermitted):
+        await publish_acked(node.bus, subjects.job_submit(10, "mine"), payload)
+    for subject in (subjects.JOB_ENQUEUE, subjects.JOB_GET, subjects.JOB_LIST, subjects.JOB_CANCEL, subjects.JOB_RETRY):
+        with pytest.raises(NotPermitted):
+            await node.bus.request(subject, encode(JobRef(job_id="mine")))
+
+
+async def test_a_client_does_not_read_the_queue_itself(guarded: Guarded) -> None:
+    """Prompts of others lie in it: states and results are open to every caller, the bodies are not."""
+    alice = await guarded.client("alice")
+    stuck = await alice.submit(make_job({"model": MODEL, "prompt": "secret"}, routing=NOWHERE))
+    for what in (f"STREAM.MSG.GET.{subjects.JOBS_STREAM}", f"DIRECT.GET.{subjects.JOBS_STREAM}"):
+        with pytest.raises(SollolError):
+            await api(alice.bus, what, {"last_by_subj": subjects.job_submit(5, stuck)})
+    heard: list[bytes] = []
+    alice.bus.subscribe(subjects.JOB_SUBMIT_ALL, lambda m: heard.append(m.data))
+    await alice.submit_many([make_job({"model": MODEL, "prompt": "secret"}, routing=NOWHERE)])
+    await alice.bus.flush()
+    assert heard == []
