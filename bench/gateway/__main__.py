@@ -25,7 +25,7 @@ import uvloop
 from bench.gateway.caller import Caller, delay_of
 from bench.machine import describe
 from bench.overhead.measures import percentiles
-from bench.overhead.processes import Process, fleet, running
+from bench.processes import Process, fleet, instant_engine, running
 from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
 
 BARS = {"added_p50_ms": 2.5, "added_p99_ms": 6.0, "requests_per_s": 650.0, "added_per_token_p99_ms": 3.0}
@@ -66,7 +66,7 @@ async def measure(folder: Path, *, litellm: Path | None, quick: bool) -> dict[st
     """All figures of one run."""
     count, seconds, tokens = (50, 0.5, 20) if quick else (1000, 5.0, 200)
     figures: dict[str, Any] = {"command": " ".join(["python -m bench.gateway", *sys.argv[1:]]), "machine": describe()}
-    instant = ["sollol_agents.emulator", "--preset", "instant", "--model", f"{MODEL}=1", "--port", "0"]
+    instant = instant_engine(MODEL)
     paced = ["steady" if word == "instant" else word for word in instant]
     paced += ["--parallel", "64", "--preload", MODEL, "--decode-tps", "40"]
     async with AsyncExitStack() as stack:

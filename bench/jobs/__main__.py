@@ -22,7 +22,7 @@ import msgspec
 import uvloop
 
 from bench.machine import describe
-from bench.overhead.processes import Process, running
+from bench.processes import Process, control, instant_engine, node, running
 from sollol_bus.client import Client
 from sollol_bus.connection import BusConfig
 from sollol_bus.errors import BusError
@@ -76,16 +76,16 @@ async def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
     config = EmbeddedServerConfig(port=0, store_dir=str(folder / "nats"))
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedServer(config))
-        actors = await _control_actors(stack, server.url, folder)
-        engine = await stack.enter_async_context(running("engine", _ENGINE, log_dir=folder))
+        actors = await stack.enter_async_context(control(server.url, log_dir=folder))
+        command = instant_engine(MODEL, "--parallel", str(SLOTS))
+        url = (await stack.enter_async_context(running("engine", command, log_dir=folder))).address("engine")
         client = await stack.enter_async_context(Client(BusConfig(url=server.url, name="bench")))
         job = make_job({"model": MODEL, "prompt": PROMPT})
-        node_arguments = _node(server.url, engine.address("engine"))
-        async with running("node", node_arguments, log_dir=folder) as node:
+        async with node(server.url, url, slots=SLOTS, log_dir=folder) as alone:
             await _until_answering(client)
             await _complete(client, job, min(count, 500))  # the fleet learns, the buffers grow to their size
             figures |= await _complete(client, job, count)
-            figures["idle_rss_mib"] = _rss(actors | {"node": node})
+            figures["idle_rss_mib"] = _rss(actors | {"node": alone})
         figures |= await _grow(client, job, backlog)
         figures["backlog_rss_mib"] = _rss(actors)
         figures["rss_growth_mib"] = max(
@@ -93,27 +93,10 @@ async def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
         )
         figures |= await _submit_one_by_one(client, job, 50 if quick else 1000)
         figures["restart_with_backlog_s"] = await _restart(client, server, job)
-        async with running("node", node_arguments, log_dir=folder):
+        async with node(server.url, url, slots=SLOTS, log_dir=folder):
             figures |= await _drain(client, drain_s)
     figures["bars"] = BARS
     return figures
-
-
-_ENGINE = ["sollol_agents.emulator", "--preset", "instant", "--model", f"{MODEL}=1", "--port", "0",
-           "--parallel", str(SLOTS)]  # fmt: skip
-
-
-def _node(nats_url: str, engine_url: str) -> list[str]:
-    where = ["--nats", nats_url, "--url", engine_url, "--engine", "ollama", "--slots", str(SLOTS)]
-    return ["sollol_agents.cli", "node", "--id", "bench", *where, "--log-level", "warning"]
-
-
-async def _control_actors(stack: AsyncExitStack, nats_url: str, folder: Path) -> dict[str, Process]:
-    actors = {}
-    for arguments in (["scorer"], ["recorder", "--database", str(folder / "bench.sqlite")], ["dispatcher"]):
-        command = ["sollol_agents.cli", *arguments, "--nats", nats_url, "--log-level", "error"]
-        actors[arguments[0]] = await stack.enter_async_context(running(arguments[0], command, log_dir=folder))
-    return actors
 
 
 async def _until_answering(client: Client) -> None:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.overhead.processes import Process, running
+from bench.processes import Process, running
 from sollol_bus.client import Client
 from sollol_bus.connection import BusConfig
 from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig

@@ -20,7 +20,7 @@ import uvloop
 
 from bench.machine import describe
 from bench.overhead import measures
-from bench.overhead.processes import Process, fleet, launch, running
+from bench.processes import Process, fleet, instant_engine, launch, running
 from sollol_bus.client import Client
 from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
@@ -57,7 +57,7 @@ async def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
     count, seconds, tokens = (50, 0.5, 20) if quick else (1000, 5.0, 200)
     figures: dict[str, Any] = {"command": " ".join(["python -m bench.overhead", *sys.argv[1:]])}
     figures["machine"] = describe()
-    instant = ["sollol_agents.emulator", "--preset", "instant", "--model", f"{measures.MODEL}=1", "--port", "0"]
+    instant = instant_engine(measures.MODEL)
     paced = [*instant]
     paced[paced.index("instant")] = "steady"
     paced += ["--parallel", "64", "--preload", measures.MODEL, "--decode-tps", "40"]
@@ -141,7 +141,7 @@ async def per_token(http: httpx.AsyncClient, engine_url: str, client: Client, *,
 
 async def startup(folder: Path) -> dict[str, float]:
     """Seconds from the start of `sollol up` to `ready`, and to the first routed answer."""
-    instant = ["sollol_agents.emulator", "--preset", "instant", "--model", f"{measures.MODEL}=1", "--port", "0"]
+    instant = instant_engine(measures.MODEL)
     async with running("startup-engine", instant, log_dir=folder) as engine:
         began = time.perf_counter()
         command = ["sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0"]

@@ -100,15 +100,43 @@ async def running(name: str, arguments: list[str], *, log_dir: Path) -> AsyncIte
         await process.stop()
 
 
+def instant_engine(model: str, *more: str) -> list[str]:
+    """The command of an emulated engine without any delay."""
+    return ["sollol_agents.emulator", "--preset", "instant", "--model", f"{model}=1", "--port", "0", *more]
+
+
+@asynccontextmanager
+async def control(nats_url: str, *, log_dir: Path) -> AsyncIterator[dict[str, Process]]:
+    """Scorer, recorder and dispatcher, each a process of its own."""
+    async with AsyncExitStack() as stack:
+        recorder = ["recorder", "--database", str(log_dir / "bench.sqlite")]
+        processes = {}
+        for arguments in (["scorer"], recorder, ["dispatcher"]):
+            name = arguments[0]
+            processes[name] = await stack.enter_async_context(_actor(arguments, nats_url, log_dir))
+        yield processes
+
+
+@asynccontextmanager
+async def node(nats_url: str, engine_url: str, *, slots: int, log_dir: Path) -> AsyncIterator[Process]:
+    """One node in front of an engine."""
+    arguments = ["node", "--id", "bench", "--url", engine_url, "--engine", "ollama", "--slots", str(slots)]
+    async with _actor(arguments, nats_url, log_dir) as process:
+        yield process
+
+
 @asynccontextmanager
 async def fleet(nats_url: str, engine_url: str, *, slots: int, log_dir: Path) -> AsyncIterator[dict[str, Process]]:
     """Scorer, recorder, dispatcher and one node, each a process of its own."""
-    async with AsyncExitStack() as stack:
-        processes: dict[str, Process] = {}
-        node = ["node", "--id", "bench", "--url", engine_url, "--engine", "ollama", "--slots", str(slots)]
-        recorder = ["recorder", "--database", str(log_dir / "bench.sqlite")]
-        for arguments in (["scorer"], recorder, ["dispatcher"], node):
-            name = arguments[0]
-            command = ["sollol_agents.cli", *arguments, "--nats", nats_url, "--log-level", "warning"]
-            processes[name] = await stack.enter_async_context(running(name, command, log_dir=log_dir))
-        yield processes
+    async with (
+        control(nats_url, log_dir=log_dir) as processes,
+        node(nats_url, engine_url, slots=slots, log_dir=log_dir) as process,
+    ):
+        yield processes | {"node": process}
+
+
+@asynccontextmanager
+async def _actor(arguments: list[str], nats_url: str, log_dir: Path) -> AsyncIterator[Process]:
+    command = ["sollol_agents.cli", *arguments, "--nats", nats_url, "--log-level", "error"]
+    async with running(arguments[0], command, log_dir=log_dir) as process:
+        yield process
