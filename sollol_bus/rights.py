@@ -26,7 +26,14 @@ ACCOUNT = "SOLLOL"
 CLIENT_INBOX_ROOT = "_INBOX_cli"
 OBSERVER_INBOX_PREFIX = "_INBOX_obs"
 
-_BUCKETS = (subjects.NODES_BUCKET, subjects.LEASES_BUCKET, subjects.SETTINGS_BUCKET, subjects.JOBS_BUCKET)
+_BUCKETS = (
+    subjects.NODES_BUCKET,
+    subjects.LEASES_BUCKET,
+    subjects.SETTINGS_BUCKET,
+    subjects.LEARNED_BUCKET,
+    subjects.JOBS_BUCKET,
+    subjects.BATCHES_BUCKET,
+)
 _DISCOVERY = ("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>")
 
 
@@ -140,7 +147,7 @@ def permissions(role: Role, node_id: str = "", *, all_node_ids: Sequence[str] = 
             node_inboxes = [f"{subjects.node_inbox_prefix(n)}.>" for n in all_node_ids]
             control_inboxes = [f"{CONTROL_INBOX_PREFIX}.>", *caller_inboxes]
             publish += [*control_inboxes, f"{OBSERVER_INBOX_PREFIX}.>", *node_inboxes]
-            publish += [f"{subjects.JOB_CALLBACK_ROOT}>", f"$O.{subjects.JOB_BLOBS}.>"]
+            publish += [f"{subjects.JOB_CALLBACK_ROOT}>", f"$O.{subjects.JOB_BLOBS}.>", f"$O.{subjects.FILES_STORE}.>"]
             publish += ["$SRV.>", "$JS.API.>", "$JS.ACK.>", *(f"$KV.{bucket}.>" for bucket in _BUCKETS)]
             subscribe += [*control_inboxes, "$SRV.>", *(f"$KV.{bucket}.>" for bucket in _BUCKETS)]
         case Role.OBSERVER:

@@ -17,6 +17,8 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 
 log = logging.getLogger(__name__)
 
+NOBODY: Final = "nobody"
+"""Owner of what was made without a key; no key's id has such letters."""
 _OPEN_PATHS: Final = frozenset({"/", "/healthz", "/readyz"})
 _RETRY_S: Final = 1.0
 
@@ -67,6 +69,11 @@ class Guest:
     def __init__(self, ceiling: Ceiling | None, *, is_admin: bool) -> None:
         self._ceiling = ceiling
         self.is_admin = is_admin
+
+    @property
+    def owner(self) -> str:
+        """Whose its files and batches are: the key's id, one and the same for all who come without a key."""
+        return self._ceiling.key.key_id if self._ceiling is not None else NOBODY
 
     @property
     def max_priority(self) -> int:

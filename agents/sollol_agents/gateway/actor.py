@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Collection
 from typing import Any, ClassVar
 
@@ -12,9 +13,15 @@ from starlette.middleware.cors import CORSMiddleware
 
 from sollol_agents.gateway.access import Access
 from sollol_agents.gateway.app import Gate, is_local
+from sollol_agents.gateway.batches.keeper import Keeper
+from sollol_agents.gateway.batches.pages import BatchPages, now_s
+from sollol_agents.gateway.batches.records import BatchRecord, FileRecord
+from sollol_agents.gateway.batches.run import Desk, Limits
+from sollol_agents.gateway.batches.store import Contents, Records
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.fleet import Fleet
 from sollol_agents.gateway.inference import Inference
+from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.routes import Pages
 from sollol_agents.gateway.server import HttpServer
@@ -82,11 +89,22 @@ class Gateway(Actor[GatewayConfig]):
                 self.config.host,
                 extra={"action": "gateway_open"},
             )
-        self._pages = Pages(self.config, self.bus, Fleet(self.bus), metrics)
+        desk = self._batch_desk()
+        self._keeper = Keeper(
+            self.bus,
+            desk,
+            instance=self.instance,
+            at_once=self.config.batches_at_once,
+            keep_s=self.config.files_keep_s,
+            spawn=lambda coroutine, name: self.spawn(coroutine, name=name),
+        )
+        batches = BatchPages(self.config, desk, self._keeper)
+        self._pages = Pages(self.config, self.bus, Fleet(self.bus), metrics, batches.routes())
         self._gate = Gate(self.config, self.bus, access, self._inference, self._pages.application())
         self._server = self._pages.server = HttpServer(with_cors(self._gate, self.config), self.config)
         await self._server.start()
         self.spawn(self._tick(), name="clock")
+        self.spawn(self._keeper.run(), name="batches")
         self._discovery = Discovery(
             self.bus,
             name=f"sollol-{self.name}",
@@ -106,6 +124,8 @@ class Gateway(Actor[GatewayConfig]):
     def stop_intake(self) -> None:
         """Takes no new connections."""
         super().stop_intake()
+        if hasattr(self, "_keeper"):
+            self._keeper.stop()
         if hasattr(self, "_server"):
             self._server.stop_accepting()
 
@@ -120,10 +140,16 @@ class Gateway(Actor[GatewayConfig]):
 
     async def on_stop(self) -> None:
         """Closes every connection."""
+        if hasattr(self, "_keeper"):
+            await self._keeper.close()
         if hasattr(self, "_discovery"):
             self._discovery.stop()
         if hasattr(self, "_server"):
             await self._server.close()
+
+    async def exposition(self) -> bytes:
+        """What `/metrics` has: this gateway, and the fleet."""
+        return await self._pages.exposition()
 
     def statistics(self) -> GatewayStatistics:
         """Requests and connections that are open."""
@@ -134,6 +160,22 @@ class Gateway(Actor[GatewayConfig]):
             in_flight=len(self.in_flight()),
             connections=self._server.connections,
             url=self._server.url,
+        )
+
+    def _batch_desk(self) -> Desk:
+        limits = Limits(
+            requests=self.config.max_batch_requests,
+            line_bytes=self.bus.max_payload // 2,
+            keep_s=self.config.files_keep_s,
+        )
+        return Desk(
+            Contents(self.bus),
+            Records(self.bus, "file", FileRecord),
+            Records(self.bus, "batch", BatchRecord),
+            GatewayJobs(self.bus),
+            limits,
+            now_s=now_s,
+            new_id=lambda prefix: f"{prefix}-{secrets.token_hex(12)}",
         )
 
     async def _tick(self) -> None:

@@ -1,7 +1,9 @@
-"""Bodies of requests that are not inference: small JSON objects."""
+"""What comes with requests that are not inference: small JSON objects, uploads, numbers in the query."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import msgspec
@@ -31,3 +33,37 @@ async def body_of(request: Request) -> dict[str, Any]:
         return msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is not a JSON object: {error}") from error
+
+
+async def pieces_of(request: Request, timeout_s: float) -> AsyncGenerator[bytes, None]:
+    """The body of an upload, as it arrives.
+
+    Raises:
+        SollolError: No byte of it came for `timeout_s`.
+    """
+    pieces = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(timeout_s):
+                piece = await anext(pieces, None)
+        except TimeoutError:
+            message = f"no byte of the body came for {timeout_s:g} s"
+            raise error_from(ErrorBody(code=ErrorCode.BAD_REQUEST, status=408, message=message)) from None
+        if piece is None:
+            return
+        if piece:
+            yield piece
+
+
+def number_in(request: Request, name: str, default: int) -> int:
+    """A whole number in the query.
+
+    Raises:
+        BadRequest: It is none.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise BadRequest(f"{name} must be a whole number, not {text[:40]!r}")
+    return int(text)

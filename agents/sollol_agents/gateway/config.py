@@ -44,4 +44,14 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Meta(description="Host names that requests may use, beside loopback ones and addresses; `*` allows all."),
     ] = ()
     require_key: Annotated[bool, Meta(description="Refuse requests without an API key.")] = False
+    max_file_bytes: Annotated[int, Meta(ge=1024, description="Largest file of a batch.")] = 200 << 20
+    max_stored_bytes: Annotated[int, Meta(ge=1024, description="Files that one key may have stored.")] = 4 << 30
+    max_batch_requests: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests in one batch.")] = 50_000
+    max_open_batches: Annotated[int, Meta(ge=1, description="Batches of one key that have not ended.")] = 100
+    batches_at_once: Annotated[
+        int, Meta(ge=0, description="Batches that this gateway works on at a time; 0: it leaves them to others.")
+    ] = 4
+    files_keep_s: Annotated[
+        float, Meta(ge=60, description="Seconds that files and ended batches are kept, from when they are stored.")
+    ] = 30 * 86_400.0
     drain_timeout_s: Annotated[float, Meta(ge=0, description="Seconds that running answers may take to finish.")] = 30.0

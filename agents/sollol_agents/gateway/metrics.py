@@ -5,6 +5,7 @@ The number of series is bounded: unknown paths and nodes beyond a limit are `oth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -13,11 +14,30 @@ from prometheus_client.exposition import generate_latest
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import Figures
-from sollol_schemas.queries import NodesReply
+from sollol_schemas.queries import NodesReply, NodeView
+from sollol_schemas.telemetry import NodeState
 
 _MAX_NODES: Final = 256
 _OTHER: Final = "other"
+_MIB: Final = 1 << 20
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+_OF_NODE: Final[dict[str, tuple[str, Callable[[NodeView], float]]]] = {
+    "up_nodes": ("1 while the node is up.", lambda view: view.state is NodeState.UP),
+    "slots": ("Attempts that the node runs at a time.", lambda view: view.telemetry.slots),
+    "in_flight_attempts": ("Attempts in slots.", lambda view: view.in_flight),
+    "success_ratio": ("Share of its latest attempts that succeeded.", lambda view: view.success_ratio),
+    "heartbeat_age_seconds": ("Since the node was last heard.", lambda view: view.heartbeat_age_s),
+    "gpu_memory_total_bytes": (
+        "Video memory of all its GPUs.",
+        lambda view: sum(gpu.memory_total_mib for gpu in view.telemetry.gpus) * _MIB,
+    ),
+    "gpu_memory_used_bytes": (
+        "Video memory in use on all its GPUs.",
+        lambda view: sum(gpu.memory_used_mib for gpu in view.telemetry.gpus) * _MIB,
+    ),
+}
 
 
 class Metrics:
@@ -49,6 +69,10 @@ class Metrics:
         self._fleet_queue = Gauge("sollol_fleet_queued_requests", "Requests that wait for a slot.", registry=registry)
         self._fleet_flight = Gauge("sollol_fleet_in_flight_attempts", "Attempts in slots.", registry=registry)
         self._fleet_slots = Gauge("sollol_fleet_slots", "Slots of nodes that are up.", registry=registry)
+        self._node_gauges = {
+            name: Gauge(f"sollol_fleet_node_{name}", help_text, ["node"], registry=registry)
+            for name, (help_text, _) in _OF_NODE.items()
+        }
         self._nodes: set[str] = set()
 
     def _histogram(self, name: str, help_text: str, label: str) -> Histogram:
@@ -96,7 +120,12 @@ class Metrics:
         """Everything in Prometheus' text format."""
         self._connections.set(connections)
         self._fleet_nodes.clear()
+        for gauge in self._node_gauges.values():
+            gauge.clear()
         if fleet is not None:
+            for view in fleet.nodes[:_MAX_NODES]:
+                for name, (_, read) in _OF_NODE.items():
+                    self._node_gauges[name].labels(view.node_id).set(read(view))
             for view in fleet.nodes:
                 self._fleet_nodes.labels(view.state.value).inc()
             self._fleet_queue.set(fleet.queued)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from sollol_agents.gateway.dialects import Header
 from sollol_agents.gateway.server import Connection
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.errors import ErrorBody, ErrorCode
+
+_SLOWEST_BYTES_PER_S = 1024.0
+"""A body that comes more slowly than this is given up, piece by piece as it may come."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -80,7 +84,7 @@ async def read_body(receive: Receive, declared_bytes: int | None, limit_bytes: i
         receive: ASGI's own.
         declared_bytes: The Content-Length, when there is one.
         limit_bytes: The largest body taken.
-        timeout_s: How long to wait for each piece.
+        timeout_s: How long to wait for each piece, and for all of them beyond what a slow line needs.
 
     Raises:
         SollolError: It is too large, or did not arrive.
@@ -92,8 +96,10 @@ async def read_body(receive: Receive, declared_bytes: int | None, limit_bytes: i
     if not message["more_body"]:
         return body if len(body) <= limit_bytes else _raise_too_large(len(body), limit_bytes)
     parts, size = [body], len(body)
+    began = time.monotonic()
     while message["more_body"]:
-        message = await _next(receive, timeout_s)
+        left_s = began + timeout_s + size / _SLOWEST_BYTES_PER_S - time.monotonic()
+        message = await _next(receive, min(timeout_s, max(0.0, left_s)))
         parts.append(message["body"])
         size += len(message["body"])
         if size > limit_bytes:
@@ -107,7 +113,7 @@ async def _next(receive: Receive, timeout_s: float) -> Message:
             message = await receive()
     except TimeoutError:
         raise error_from(
-            ErrorBody(code=ErrorCode.BAD_REQUEST, status=408, message=f"no byte of the body came for {timeout_s:g} s")
+            ErrorBody(code=ErrorCode.BAD_REQUEST, status=408, message="the body did not come, or came too slowly")
         ) from None
     if message["type"] != "http.request":
         raise error_from(ErrorBody(code=ErrorCode.CANCELLED, message="the client left"))

@@ -21,13 +21,12 @@ from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.openapi import document
 from sollol_agents.gateway.server import HttpServer
 from sollol_bus.connection import Bus
-from sollol_bus.errors import BadRequest, SollolError, UnknownModel, error_from
+from sollol_bus.errors import BadRequest, SollolError, UnknownModel
 from sollol_bus.messages import encode
 from sollol_bus.version import VERSION
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.telemetry import NodeState
 
-_JOB_PATHS: Final = ("/v1/files", "/v1/files/{rest:path}", "/v1/batches", "/v1/batches/{rest:path}")
 _OLLAMA_VERSION: Final = "0.33.0"
 """Told when no Ollama is in the fleet: the API that is spoken here."""
 
@@ -35,7 +34,8 @@ _OLLAMA_VERSION: Final = "0.33.0"
 class Pages:
     """The handlers."""
 
-    def __init__(self, config: GatewayConfig, bus: Bus, fleet: Fleet, metrics: Metrics) -> None:
+    def __init__(self, config: GatewayConfig, bus: Bus, fleet: Fleet, metrics: Metrics, more: list[Route]) -> None:
+        self._more = more
         self._config = config
         self._bus = bus
         self._fleet = fleet
@@ -65,7 +65,7 @@ class Pages:
         routes = [Route(path, page, methods=["GET", "HEAD"]) for path, page in reads.items()]
         routes.append(Route("/api/show", self.show, methods=["POST"]))
         routes += self._management.routes()
-        routes += [Route(path, self.no_files, methods=["GET", "POST", "DELETE"]) for path in _JOB_PATHS]
+        routes += self._more
         routes += [Route(path, _never, methods=["POST"]) for path in HOT]
         return Starlette(
             routes=routes,
@@ -123,12 +123,6 @@ class Pages:
             body=ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message=f"model '{shown}' not found", details=details)
         )
 
-    async def no_files(self, request: Request) -> Response:
-        """Refuses: batches run from the command line and the bus alone."""
-        message = "files and batches are not supported over HTTP by this version: use `sollol batch`"
-        body = ErrorBody(code=ErrorCode.BAD_REQUEST, status=501, message=f"{request.url.path}: {message}")
-        raise error_from(body)
-
     # -- operations -----------------------------------------------------------------------------------------
 
     async def healthz(self, _request: Request) -> Response:
@@ -154,13 +148,15 @@ class Pages:
 
     async def metrics(self, _request: Request) -> Response:
         """Counters for Prometheus."""
+        return Response(await self.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def exposition(self) -> bytes:
+        """The gateway's counters, and the fleet as the scorer sees it."""
         try:
             fleet = await self._fleet.nodes()
         except SollolError:
             fleet = None
-        connections = self.server.connections if self.server is not None else 0
-        text = self._metrics.text(fleet, connections)
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return self._metrics.text(fleet, self.server.connections if self.server is not None else 0)
 
     async def openapi(self, _request: Request) -> Response:
         """What can be asked here, for machines."""

@@ -1,0 +1,241 @@
+"""`/v1/files` and `/v1/batches`, as OpenAI's clients call them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from sollol_agents.gateway.access import Guest
+from sollol_agents.gateway.batches.keeper import Keeper
+from sollol_agents.gateway.batches.records import (
+    ENDED,
+    PURPOSE,
+    WINDOW_S,
+    BatchRecord,
+    BatchState,
+    Fields,
+    FileRecord,
+    batch_request,
+    page_of,
+)
+from sollol_agents.gateway.batches.run import Desk
+from sollol_agents.gateway.batches.store import ANYBODY
+from sollol_agents.gateway.batches.upload import Form
+from sollol_agents.gateway.bodies import body_of, number_in, pieces_of
+from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.gateway.dialects import PLAIN_JSON
+from sollol_bus.errors import BadRequest, Conflict, SollolError, error_from
+from sollol_bus.messages import encode
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.ids import is_bus_id
+from sollol_schemas.routing import PRIORITY_NAMES
+
+_WRITES: Final = 20
+_MODEL_LINES: Final = "application/jsonl"
+
+
+class BatchPages:
+    """The handlers."""
+
+    def __init__(self, config: GatewayConfig, desk: Desk, keeper: Keeper) -> None:
+        self._config = config
+        self._desk = desk
+        self._keeper = keeper
+
+    def routes(self) -> list[Route]:
+        """The paths of files and batches."""
+        return [
+            Route("/v1/files", self.upload, methods=["POST"]),
+            Route("/v1/files", self.files, methods=["GET"]),
+            Route("/v1/files/{file_id}", self.file, methods=["GET"]),
+            Route("/v1/files/{file_id}", self.delete, methods=["DELETE"]),
+            Route("/v1/files/{file_id}/content", self.content, methods=["GET"]),
+            Route("/v1/batches", self.create, methods=["POST"]),
+            Route("/v1/batches", self.batches, methods=["GET"]),
+            Route("/v1/batches/{batch_id}", self.batch, methods=["GET"]),
+            Route("/v1/batches/{batch_id}/cancel", self.cancel, methods=["POST"]),
+        ]
+
+    # -- files ----------------------------------------------------------------------------------------------
+
+    async def upload(self, request: Request) -> Response:
+        """Stores a file of requests."""
+        guest = await self._enter(request)
+        form = Form(request.headers.get("content-type", ""))
+        await self._check_room(guest, 0)
+        writer = self._desk.contents.writer(self._desk.new_id("file"))
+        try:
+            async with aclosing(pieces_of(request, self._config.body_timeout_s)) as pieces:
+                async for data in pieces:
+                    for piece in form.feed(data):
+                        self._check_size(writer.size_bytes + len(piece))
+                        await writer.write(piece)
+            form.check_end()
+            _check_purpose(form)
+            await self._check_room(guest, writer.size_bytes)
+            record = await self._desk.keep(writer, guest.owner, PURPOSE, form.filename or "")
+        except BaseException:
+            await writer.abandon()
+            raise
+        return _told(record.told())
+
+    async def files(self, request: Request) -> Response:
+        """The caller's files."""
+        guest = await self._enter(request)
+        purpose = request.query_params.get("purpose")
+        records = [one for one, _ in await self._desk.files.every(_seen_by(guest))]
+        if purpose is not None:
+            records = [one for one in records if one.purpose == purpose]
+        return _told(_page(request, records, default=10_000))
+
+    async def file(self, request: Request) -> Response:
+        """One file, without its content."""
+        return _told((await self._file(request)).told())
+
+    async def content(self, request: Request) -> Response:
+        """A file's content."""
+        record = await self._file(request)
+        pieces = self._desk.contents.read(record)
+        first = await anext(pieces, b"")
+
+        async def rest() -> AsyncIterator[bytes]:
+            async with aclosing(pieces) as more:
+                yield first
+                async for piece in more:
+                    yield piece
+
+        headers = {"content-length": str(record.size_bytes)}
+        return StreamingResponse(rest(), media_type=_MODEL_LINES, headers=headers)
+
+    async def delete(self, request: Request) -> Response:
+        """Forgets a file; a batch that still reads it fails."""
+        record = await self._file(request)
+        await self._desk.files.delete(record, record.file_id)
+        await self._desk.contents.delete(record.file_id)
+        return _told({"id": record.file_id, "object": "file", "deleted": True})
+
+    # -- batches --------------------------------------------------------------------------------------------
+
+    async def create(self, request: Request) -> Response:
+        """Begins a batch; whichever gateway has room works on it."""
+        guest = await self._enter(request)
+        asked = batch_request(await body_of(request))
+        await self._found_file(asked.input_file_id, guest)
+        open_ = [one for one, _ in await self._desk.batches.every(guest.owner) if one.state not in ENDED]
+        if len(open_) >= self._config.max_open_batches:
+            message = f"{len(open_)} batches are open already; the limit is {self._config.max_open_batches}"
+            raise error_from(ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": 60}))
+        now_s = self._desk.now_s()
+        record = BatchRecord(
+            batch_id=self._desk.new_id("batch").replace("-", "_"),
+            owner=guest.owner,
+            endpoint=asked.endpoint,
+            input_file_id=asked.input_file_id,
+            created_at_s=now_s,
+            expires_at_s=now_s + WINDOW_S,
+            priority=min(PRIORITY_NAMES["batch"], guest.max_priority),
+            metadata=asked.metadata or {},
+        )
+        if await self._desk.batches.write(record, record.batch_id, 0) is None:
+            raise Conflict(f"{record.batch_id} exists")
+        return _told(record.told())
+
+    async def batches(self, request: Request) -> Response:
+        """The caller's batches."""
+        guest = await self._enter(request)
+        records = [one for one, _ in await self._desk.batches.every(_seen_by(guest))]
+        return _told(_page(request, records, default=20))
+
+    async def batch(self, request: Request) -> Response:
+        """One batch."""
+        record, _ = await self._batch(request)
+        return _told(record.told())
+
+    async def cancel(self, request: Request) -> Response:
+        """Stops a batch; what has been answered until then can be read."""
+        for _ in range(_WRITES):
+            record, revision = await self._batch(request)
+            if record.state in ENDED:
+                raise Conflict(f"{record.batch_id} is {record.state} already")
+            if record.state is BatchState.CANCELLING:
+                return _told(record.told())
+            record = record.into(BatchState.CANCELLING, self._desk.now_s())
+            if await self._desk.batches.write(record, record.batch_id, revision) is not None:
+                return _told(record.told())
+        raise Conflict("others change the batch all the time; try again")
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    async def _enter(self, request: Request) -> Guest:
+        await self._keeper.prepare()
+        guest: Guest = request.scope["state"]["guest"]
+        return guest
+
+    async def _file(self, request: Request) -> FileRecord:
+        return await self._found_file(request.path_params["file_id"], await self._enter(request))
+
+    async def _found_file(self, file_id: str, guest: Guest) -> FileRecord:
+        record = (await self._desk.files.find(file_id, _seen_by(guest)))[0] if is_bus_id(file_id) else None
+        if record is None:
+            raise _unknown(f"no file {file_id[:80]!r}")
+        return record
+
+    async def _batch(self, request: Request) -> tuple[BatchRecord, int]:
+        guest = await self._enter(request)
+        batch_id = request.path_params["batch_id"]
+        record, revision = (
+            await self._desk.batches.find(batch_id, _seen_by(guest)) if is_bus_id(batch_id) else (None, 0)
+        )
+        if record is None:
+            raise _unknown(f"no batch {batch_id[:80]!r}")
+        return record, revision
+
+    def _check_size(self, size: int) -> None:
+        if size > self._config.max_file_bytes:
+            message = f"the file exceeds the limit of {self._config.max_file_bytes} bytes"
+            raise error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
+
+    async def _check_room(self, guest: Guest, more_bytes: int) -> None:
+        stored = sum(one.size_bytes for one, _ in await self._desk.files.every(guest.owner))
+        if stored + more_bytes > self._config.max_stored_bytes:
+            message = f"{stored} bytes of files are stored; the limit is {self._config.max_stored_bytes}: delete some"
+            raise error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
+
+
+def now_s() -> int:
+    """Seconds since 1970, as the API tells instants."""
+    return int(time.time())  # noqa: TID251 OpenAI's API speaks of wall-clock time
+
+
+def _check_purpose(form: Form) -> None:
+    if form.fields.get("purpose") != PURPOSE:
+        raise BadRequest(f"purpose must be {PURPOSE!r}: files are kept for batches alone")
+
+
+def _seen_by(guest: Guest) -> str:
+    """Whose records a guest may see: its own, an administrator everybody's."""
+    return ANYBODY if guest.is_admin else guest.owner
+
+
+def _page(request: Request, records: list[Any], *, default: int) -> Fields:
+    return page_of(
+        records,
+        lambda one: one.file_id if isinstance(one, FileRecord) else one.batch_id,
+        limit=number_in(request, "limit", default),
+        after=request.query_params.get("after", ""),
+        is_ascending=request.query_params.get("order") == "asc",
+    )
+
+
+def _told(fields: Fields) -> Response:
+    return Response(encode(fields), media_type=PLAIN_JSON.decode())
+
+
+def _unknown(message: str) -> SollolError:
+    return error_from(ErrorBody(code=ErrorCode.UNKNOWN_REQUEST, message=message))

@@ -1,0 +1,350 @@
+"""One batch at work: its requests become durable jobs, its jobs' answers become files.
+
+The worker's id stands in the batch's record, which it writes once a second. Whoever writes over it, because the
+worker fell silent or a client cancelled, makes the next write fail: a worker that was replaced stops then. Jobs have
+the batch's id and the line's number as their id, so that a worker that begins anew finds what is done already; the
+files of the one before are left to expire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Final
+
+import msgspec
+
+from sollol_agents.gateway.batches.lines import Checked, Line, Splitter, Unusable, answer_line, read_line
+from sollol_agents.gateway.batches.records import ENDED, OUTPUT_PURPOSE, BatchRecord, BatchState, FileRecord, Problem
+from sollol_agents.gateway.batches.store import Contents, Records, Writer
+from sollol_agents.gateway.jobs import GatewayJobs
+from sollol_bus.errors import BadRequest, BusError, Conflict, ConnectionLost, SollolError, error_from
+from sollol_bus.jobs import JobAnswer
+from sollol_schemas.errors import ErrorBody, ErrorCode
+
+log = logging.getLogger(__name__)
+
+BEAT_S: Final = 1.0
+_AHEAD: Final = 512
+_TOGETHER: Final = 32
+_RETRY_S: Final = 0.5
+
+
+class Replaced(Exception):
+    """Another gateway works on the batch."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch may be at most."""
+
+    requests: int
+    line_bytes: int
+    keep_s: float
+
+
+class Desk:
+    """What every batch needs: the stores, the jobs and the clock.
+
+    Args:
+        contents: Contents of files.
+        files: Records of files.
+        batches: Records of batches.
+        jobs: Durable jobs.
+        limits: What a batch may be.
+        now_s: Seconds since 1970.
+        new_id: A new id with a prefix.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        files: Records[FileRecord],
+        batches: Records[BatchRecord],
+        jobs: GatewayJobs,
+        limits: Limits,
+        *,
+        now_s: Callable[[], int],
+        new_id: Callable[[str], str],
+    ) -> None:
+        self.contents = contents
+        self.files = files
+        self.batches = batches
+        self.jobs = jobs
+        self.limits = limits
+        self.now_s = now_s
+        self.new_id = new_id
+
+    async def keep(self, writer: Writer, owner: str, purpose: str, filename: str) -> FileRecord:
+        """The record of a file whose content is written.
+
+        Raises:
+            SollolError: It could not be stored.
+        """
+        await writer.finish()
+        now_s = self.now_s()
+        record = FileRecord(
+            file_id=writer.file_id,
+            owner=owner,
+            purpose=purpose,
+            filename=filename,
+            size_bytes=writer.size_bytes,
+            created_at_s=now_s,
+            expires_at_s=now_s + int(self.limits.keep_s),
+        )
+        if await self.files.write(record, record.file_id, 0, ttl_s=int(self.limits.keep_s)) is None:
+            raise Conflict(f"file {record.file_id} exists")
+        return record
+
+
+class BatchRun:
+    """The work on one batch.
+
+    Args:
+        desk: Stores, jobs and clock.
+        record: The batch, with this gateway as its worker.
+        revision: The record's.
+    """
+
+    def __init__(self, desk: Desk, record: BatchRecord, revision: int) -> None:
+        self._desk = desk
+        self._record = record
+        self._revision = revision
+        self._writing = asyncio.Lock()
+        self._is_stopping = asyncio.Event()
+        self._is_poked = asyncio.Event()
+        self._is_cancelled = record.state is BatchState.CANCELLING
+        if self._is_cancelled:
+            self._is_stopping.set()
+        self._output = desk.contents.writer(desk.new_id("file"))
+        self._errors = desk.contents.writer(desk.new_id("file"))
+        self._completed = self._failed = 0
+
+    async def run(self) -> None:
+        """Returns when the batch has ended.
+
+        Raises:
+            Replaced: Another gateway works on it now.
+            SollolError: The stores cannot be reached; somebody may go on with it later.
+        """
+        try:
+            await self._run()
+        except SollolError as error:
+            if error.body.code is not ErrorCode.UNKNOWN_REQUEST:
+                raise
+            missing = Problem(code="file_not_found", message="the input file does not exist any more")
+            await self._into(BatchState.FAILED, problems=(missing,))
+
+    async def _run(self) -> None:
+        source, _ = await self._desk.files.find(self._record.input_file_id, self._record.owner)
+        if source is None:
+            raise error_from(ErrorBody(code=ErrorCode.UNKNOWN_REQUEST, message="no such file"))
+        if self._record.state is BatchState.VALIDATING:
+            total, problems = await self._validated(source)
+            if problems:
+                await self._into(BatchState.FAILED, problems=tuple(problems))
+                return
+            await self._into(BatchState.IN_PROGRESS, total=total)
+        if self._record.total:
+            await self._answer(source)
+        await self._finish()
+
+    async def watch(self) -> None:
+        """Writes the record once a second, and sees that somebody cancelled or the time is over."""
+        while True:
+            try:
+                async with asyncio.timeout(BEAT_S):
+                    await self._is_poked.wait()
+            except TimeoutError:
+                pass  # nobody wrote it
+            self._is_poked.clear()
+            if self._desk.now_s() >= self._record.expires_at_s:
+                self._is_stopping.set()
+            await self._write(self._record)
+
+    def poke(self) -> None:
+        """Somebody seems to have cancelled."""
+        self._is_poked.set()
+
+    async def release(self) -> None:
+        """Lets another gateway go on at once, when this one stops."""
+        if self._record.state not in ENDED:
+            await self._write(msgspec.structs.replace(self._record, worker=""))
+
+    # -- the file -------------------------------------------------------------------------------------------
+
+    async def _validated(self, source: FileRecord) -> tuple[int, list[Problem]]:
+        checked = Checked(self._record.endpoint, self._desk.limits.requests)
+        try:
+            async with aclosing(self._texts(source)) as texts:
+                async for text, number in texts:
+                    if not checked.takes(text, number):
+                        break
+        except Unusable as error:
+            checked.problems.append(error.problem)
+        if not checked.total and not checked.problems:
+            checked.problems.append(Problem(code="empty_file", message="the file has no requests in it"))
+        return checked.total, checked.problems
+
+    async def _lines(self, source: FileRecord) -> AsyncGenerator[Line, None]:
+        async with aclosing(self._texts(source)) as texts:
+            async for text, number in texts:
+                yield read_line(text, number, self._record.endpoint)
+
+    async def _texts(self, source: FileRecord) -> AsyncGenerator[tuple[bytes, int], None]:
+        splitter = Splitter(self._desk.limits.line_bytes)
+        async for piece in self._desk.contents.read(source):
+            for text in splitter.feed(piece):
+                if text:
+                    yield text, splitter.number
+        for text in splitter.end():
+            if text:
+                yield text, splitter.number
+
+    # -- the jobs -------------------------------------------------------------------------------------------
+
+    async def _answer(self, source: FileRecord) -> None:
+        """Keeps up to `_AHEAD` jobs submitted, and takes their ends in order."""
+        waiting: deque[Line] = deque()
+        fresh: list[Line] = []
+        async with aclosing(self._lines(source)) as lines:
+            async for line in lines:
+                fresh.append(line)
+                if len(fresh) == _TOGETHER:
+                    await self._submit(fresh)
+                    waiting += fresh
+                    fresh = []
+                    if len(waiting) >= _AHEAD:
+                        await self._take_ends(waiting)
+        await self._submit(fresh)
+        waiting += fresh
+        while waiting:
+            await self._take_ends(waiting)
+
+    async def _submit(self, lines: list[Line]) -> None:
+        jobs = [(self._job_id(line), line.job()) for line in lines]
+        while jobs and not self._is_stopping.is_set():
+            try:
+                await self._desk.jobs.submit_many(jobs, priority=self._record.priority)
+            except (BusError, SollolError) as error:
+                if isinstance(error, BadRequest):
+                    raise
+                log.info("%s: submitting again: %s", self._record.batch_id, error, extra={"action": "batch_retry"})
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
+
+    async def _take_ends(self, waiting: deque[Line]) -> None:
+        lines = [waiting.popleft() for _ in range(min(_TOGETHER, len(waiting)))]
+        async with asyncio.TaskGroup() as group:
+            stopper = group.create_task(self._cancel_when_stopped(lines))
+            ends = [group.create_task(self._end_of(line)) for line in lines]
+            await asyncio.wait(ends)
+            stopper.cancel()
+        ended_as = "cancelled" if self._is_cancelled else "expired"
+        for line, end in zip(lines, ends, strict=True):
+            told = answer_line(self._record.batch_id, line, end.result(), ended_as=ended_as)
+            if told is not None:
+                await (self._output if told[1] else self._errors).write(told[0])
+
+    async def _end_of(self, line: Line) -> JobAnswer | None:
+        """How a request's job ended; None when there is none and will be none."""
+        job_id = self._job_id(line)
+        while True:
+            try:
+                answer = await self._desk.jobs.job_end(job_id)
+            except (BusError, ConnectionLost) as error:
+                log.debug("job %s: %s", job_id, error)
+            except SollolError as error:
+                if error.body.code is not ErrorCode.UNKNOWN_JOB:
+                    raise
+                if self._is_stopping.is_set():
+                    return None
+                await self._submit([line])
+            else:
+                self._count(answer)
+                return answer
+            await asyncio.sleep(_RETRY_S)
+
+    def _count(self, answer: JobAnswer) -> None:
+        if answer.error is None and answer.result is not None:
+            self._completed += 1
+        elif answer.error is None or answer.error.body.code is not ErrorCode.CANCELLED:
+            self._failed += 1
+
+    async def _cancel_when_stopped(self, lines: list[Line]) -> None:
+        await self._is_stopping.wait()
+        for line in lines:
+            await self._cancel(self._job_id(line))
+
+    async def _cancel(self, job_id: str) -> None:
+        while True:
+            try:
+                await self._desk.jobs.cancel_job(job_id)
+            except BusError as error:
+                log.debug("job %s is not cancelled yet: %s", job_id, error)
+                await asyncio.sleep(_RETRY_S)
+            except SollolError as error:
+                if error.body.code not in (ErrorCode.CONFLICT, ErrorCode.UNKNOWN_JOB):
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                return  # it has ended, or never was
+            else:
+                return
+
+    def _job_id(self, line: Line) -> str:
+        return f"{self._record.batch_id}-{line.index}"
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    async def _finish(self) -> None:
+        last = BatchState.EXPIRED if self._is_stopping.is_set() else BatchState.COMPLETED
+        if self._record.state is BatchState.IN_PROGRESS:
+            await self._into(BatchState.FINALIZING)
+        output = await self._kept(self._output, "output")
+        errors = await self._kept(self._errors, "error")
+        if self._is_cancelled:
+            last = BatchState.CANCELLED
+        await self._into(last, output_file_id=output, error_file_id=errors)
+
+    async def _kept(self, writer: Writer, what: str) -> str:
+        """The id of a file with answers; empty when there are none."""
+        if not writer.size_bytes:
+            return ""
+        name = f"{self._record.batch_id}_{what}.jsonl"
+        return (await self._desk.keep(writer, self._record.owner, OUTPUT_PURPOSE, name)).file_id
+
+    async def _into(self, state: BatchState, **changes: object) -> None:
+        await self._write(self._record.into(state, self._desk.now_s(), **changes))
+
+    async def _write(self, record: BatchRecord) -> None:
+        """Writes the record; takes over that somebody cancelled meanwhile.
+
+        Raises:
+            Replaced: Somebody else works on it.
+        """
+        async with self._writing:
+            record = msgspec.structs.replace(record, completed=self._completed, failed=self._failed)
+            ttl_s = int(self._desk.limits.keep_s) if record.state in ENDED else 0
+            while True:
+                revision = await self._desk.batches.write(record, record.batch_id, self._revision, ttl_s=ttl_s)
+                if revision is not None:
+                    self._record, self._revision = record, revision
+                    return
+                standing, self._revision = await self._desk.batches.find(record.batch_id, record.owner)
+                if standing is None or standing.worker != self._record.worker:
+                    raise Replaced(record.batch_id)
+                record = self._merged(record, standing)
+
+    def _merged(self, record: BatchRecord, standing: BatchRecord) -> BatchRecord:
+        """What is to be written over what somebody else wrote: our own earlier write, or a cancellation."""
+        if standing.state is not BatchState.CANCELLING or record.state is BatchState.CANCELLING:
+            return record
+        self._is_cancelled = True
+        self._is_stopping.set()
+        changes = {"at_s": {**record.at_s, **standing.at_s}}
+        if record.state in ENDED:
+            return msgspec.structs.replace(record, **changes)
+        return msgspec.structs.replace(record, state=BatchState.CANCELLING, **changes)

@@ -1,0 +1,260 @@
+"""Files and records in JetStream: contents in an object store's stream, records in a bucket.
+
+A file's content is a row of messages on one subject, written with some of them unacked and read back in blocks, so
+that neither needs the whole of it in memory. Its record is written last: a file without one was never finished, and
+expires with the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from sollol_agents.gateway.batches.records import BatchRecord, FileRecord
+from sollol_bus.connection import Bus
+from sollol_bus.errors import BusError, ConnectionLost, RequestTimedOut, SollolError, error_from
+from sollol_bus.jetstream import JetStreamRefused, StreamSpec, ack_of, api, bucket_spec, provision
+from sollol_bus.job_storing import FULL_QUEUE
+from sollol_bus.job_streams import blob_spec
+from sollol_bus.kv import Bucket, Entry
+from sollol_bus.messages import Msg, decode, encode
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.headers import STATUS
+
+log = logging.getLogger(__name__)
+
+ANYBODY: Final = "*"
+"""In place of an owner: whoever it is."""
+CHUNK_BYTES: Final = 128 << 10
+_UNACKED_MAX: Final = 8
+_BLOCK: Final = 32
+_RECORDS_BLOCK: Final = 256
+_BLOCK_BYTES: Final = 4 << 20
+_ANSWER_S: Final = 5.0
+_CHUNKS_MAX: Final = 200_000
+"""About 25 GB; the server sets a size in bytes aside at once, a number of messages not."""
+
+
+def streams(keep_s: float) -> tuple[StreamSpec, ...]:
+    """What files and batches need of JetStream."""
+    contents = msgspec.structs.replace(blob_spec(subjects.FILES_STORE, keep_s), max_msgs=_CHUNKS_MAX)
+    return bucket_spec(subjects.BATCHES_BUCKET), contents
+
+
+class Contents:
+    """The contents of files, by their id."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def writer(self, file_id: str) -> Writer:
+        """Takes the content of a new file."""
+        return Writer(self._bus, file_id)
+
+    async def read(self, record: FileRecord) -> AsyncGenerator[bytes, None]:
+        """A file's content, in pieces.
+
+        Raises:
+            SollolError: It is not there (any more), or the server does not answer.
+        """
+        size, start = 0, 1
+        while size < record.size_bytes:
+            found = await block(self._bus, _stream(), _subject(record.file_id), start, _BLOCK)
+            if not found:
+                message = f"the content of file {record.file_id} is not kept any more"
+                raise error_from(ErrorBody(code=ErrorCode.UNKNOWN_REQUEST, message=message))
+            for msg in found:
+                size += len(msg.data)
+                yield msg.data
+            start = seq_of(found[-1]) + 1
+
+    async def delete(self, file_id: str) -> None:
+        """Forgets a content."""
+        await api(self._bus, f"STREAM.PURGE.{_stream()}", {"filter": _subject(file_id)})
+
+
+class Writer:
+    """Writes one file's content; pieces of any size go in, messages of `CHUNK_BYTES` go out."""
+
+    def __init__(self, bus: Bus, file_id: str) -> None:
+        self.file_id = file_id
+        self.size_bytes = 0
+        self._bus = bus
+        self._buffer = bytearray()
+        self._unacked = 0
+        self._error: SollolError | None = None
+        self._news = asyncio.Event()
+
+    async def write(self, piece: bytes) -> None:
+        """Takes a piece; waits while too much is unacked.
+
+        Raises:
+            SollolError: It cannot be stored.
+        """
+        self.size_bytes += len(piece)
+        self._buffer += piece
+        while len(self._buffer) >= CHUNK_BYTES:
+            await self._send(bytes(self._buffer[:CHUNK_BYTES]))
+            del self._buffer[:CHUNK_BYTES]
+
+    async def finish(self) -> None:
+        """Returns when everything is stored.
+
+        Raises:
+            SollolError: It is not.
+        """
+        if self._buffer:
+            await self._send(bytes(self._buffer))
+            self._buffer.clear()
+        await self._until_unacked_below(1)
+
+    async def abandon(self) -> None:
+        """Removes what was written, as far as that can be done now; the rest expires."""
+        try:
+            await Contents(self._bus).delete(self.file_id)
+        except SollolError as error:
+            log.info("file %s is left to expire: %s", self.file_id, error, extra={"action": "file_abandoned"})
+
+    async def _send(self, chunk: bytes) -> None:
+        await self._until_unacked_below(_UNACKED_MAX)
+        self._unacked += 1
+        try:
+            self._bus.ask(_subject(self.file_id), chunk, self._on_ack, timeout_s=2 * _ANSWER_S)
+        except SollolError:
+            self._unacked -= 1
+            raise
+
+    async def _until_unacked_below(self, limit: int) -> None:
+        while self._unacked >= limit:
+            self._news.clear()
+            await self._news.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _on_ack(self, reply: Msg | BusError) -> None:
+        self._unacked -= 1
+        self._news.set()
+        if isinstance(reply, BusError):
+            self._error = self._error or reply
+            return
+        try:
+            ack_of(reply)
+        except JetStreamRefused as error:
+            if error.err_code in FULL_QUEUE:
+                full = ErrorBody(code=ErrorCode.QUEUE_FULL, message="there is no room for files: delete some")
+                self._error = self._error or error_from(full)
+            else:
+                self._error = self._error or error
+
+
+R = TypeVar("R", FileRecord, BatchRecord)
+
+
+class Records(Generic[R]):
+    """Records of one kind, under `<kind>.<owner>.<id>`.
+
+    Args:
+        bus: The gateway's connection.
+        kind: `file` or `batch`.
+        type_: Their type.
+    """
+
+    def __init__(self, bus: Bus, kind: str, type_: type[R]) -> None:
+        self._bus = bus
+        self._kind = kind
+        self._type: type[R] = type_
+        self._bucket = Bucket(bus, subjects.BATCHES_BUCKET)
+
+    @property
+    def changes(self) -> str:
+        """Where changes can be overheard."""
+        return self._bucket.subject(f"{self._kind}.>")
+
+    async def find(self, record_id: str, owner: str) -> tuple[R | None, int]:
+        """A record and its revision; `owner` may be `ANYBODY`."""
+        entry: Entry = await self._bucket.get(f"{self._kind}.{owner}.{record_id}")
+        return entry.decode(self._type), entry.revision
+
+    async def write(self, record: R, record_id: str, last: int, *, ttl_s: int = 0) -> int | None:
+        """Writes over revision `last`; the new revision, or None when somebody else wrote first."""
+        key = f"{self._kind}.{record.owner}.{record_id}"
+        return await self._bucket.update(key, encode(record), last, ttl_s=ttl_s)
+
+    async def delete(self, record: R, record_id: str) -> None:
+        """Forgets a record, and that there was one."""
+        subject = self._bucket.subject(f"{self._kind}.{record.owner}.{record_id}")
+        await api(self._bus, f"STREAM.PURGE.KV_{subjects.BATCHES_BUCKET}", {"filter": subject})
+
+    async def every(self, owner: str) -> list[tuple[R, int]]:
+        """All records of an owner with their revisions, in the order of their last writing."""
+        found: list[tuple[R, int]] = []
+        start = 1
+        while True:
+            stream, subject = f"KV_{subjects.BATCHES_BUCKET}", self._bucket.subject(f"{self._kind}.{owner}.*")
+            messages = await block(self._bus, stream, subject, start, _RECORDS_BLOCK)
+            found += [(decode(msg.data, self._type), seq_of(msg)) for msg in messages if msg.data]
+            if not messages:
+                return found
+            start = seq_of(messages[-1]) + 1
+
+
+async def prepare(bus: Bus, keep_s: float) -> None:
+    """Makes what is not there.
+
+    Raises:
+        SollolError: JetStream is off or has no room.
+    """
+    await provision(bus, streams=streams(keep_s))
+
+
+async def block(bus: Bus, stream: str, subject: str, start: int, count: int) -> list[Msg]:
+    """Up to `count` messages of a subject (wildcards permitted) from number `start` on.
+
+    Raises:
+        RequestTimedOut: The server did not answer.
+        ConnectionLost: The connection broke.
+    """
+    found: list[Msg] = []
+    is_over = asyncio.Event()
+    failure: list[BusError] = []
+
+    def on_message(msg: Msg | BusError) -> None:
+        if isinstance(msg, BusError):
+            failure.append(msg)
+            is_over.set()
+        elif STATUS in (msg.headers or {}):
+            is_over.set()
+        else:
+            found.append(msg)
+
+    inbox = bus.reply_inbox(on_message)
+    question = {"seq": start, "next_by_subj": subject, "batch": count, "max_bytes": _BLOCK_BYTES}
+    try:
+        bus.publish(f"$JS.API.DIRECT.GET.{stream}", encode(question), reply=inbox.subject)
+        async with asyncio.timeout(_ANSWER_S):
+            await is_over.wait()
+    except TimeoutError as error:
+        raise RequestTimedOut(f"stream {stream} does not answer") from error
+    finally:
+        inbox.close()
+    if failure:
+        raise ConnectionLost(f"stream {stream} cannot be read: {failure[0]}")
+    return found
+
+
+def seq_of(msg: Msg) -> int:
+    """A stored message's number in its stream."""
+    return int((msg.headers or {}).get("Nats-Sequence", "0"))
+
+
+def _stream() -> str:
+    return f"OBJ_{subjects.FILES_STORE}"
+
+
+def _subject(file_id: str) -> str:
+    return f"$O.{subjects.FILES_STORE}.C.{file_id}"
