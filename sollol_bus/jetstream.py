@@ -151,6 +151,7 @@ STREAMS: tuple[StreamSpec, ...] = (
     bucket_spec(subjects.NODES_BUCKET),
     bucket_spec(subjects.LEASES_BUCKET, marker_ttl_s=LEASE_MARKER_TTL_S),
     bucket_spec(subjects.SETTINGS_BUCKET),
+    bucket_spec(subjects.LEARNED_BUCKET),
 )
 
 

@@ -151,6 +151,8 @@ class RecentRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """How many of the latest outcomes are wanted."""
 
     limit: Count = 50
+    per_model: Count = 0
+    """At most so many of each model on each node, so that the busy ones do not crowd out the rest; 0: no such limit."""
 
 
 class RecentReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="recent.v1"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from sollol_schemas.events import BreakerState
@@ -61,4 +63,22 @@ class StrategyEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     strategy: str
     previous: str
     settings: dict[str, float] = {}
+    at: Instant = ""
+
+
+class ResetKind(StrEnum):
+    """What an operator may have forgotten."""
+
+    BREAKERS = "breakers"  # circuit breakers are closed
+    RELIABILITY = "reliability"  # recorded outcomes and counts of success are gone
+
+
+class ResetEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="reset.event.v1"):
+    """An operator had something forgotten; every scorer, standbys too, forgets it."""
+
+    kind: ResetKind
+    node_id: str = ""
+    """Empty: every node."""
+    model: str = ""
+    """Empty: every model."""
     at: Instant = ""

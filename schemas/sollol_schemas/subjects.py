@@ -32,6 +32,7 @@ ADMIN_NODE_ALL: Final = f"{V1}.admin.node.*"
 ADMIN_STRATEGY: Final = f"{V1}.admin.strategy"
 ADMIN_BREAKER: Final = f"{V1}.admin.breaker"
 STRATEGY_EVENT: Final = f"{V1}.events.strategy"
+RESET_EVENT: Final = f"{V1}.events.reset"
 ADMIN_METRICS_RESET: Final = f"{V1}.admin.metrics.reset"
 
 # The scorer's own.
@@ -79,6 +80,7 @@ EVENTS_STREAM: Final = "SOLLOL_EVENTS"
 NODES_BUCKET: Final = "SOLLOL_NODES"
 LEASES_BUCKET: Final = "SOLLOL_LEASES"
 SETTINGS_BUCKET: Final = "SOLLOL_SETTINGS"
+JOBS_STREAM: Final = "SOLLOL_JOBS"
 JOBS_STREAM: Final = "SOLLOL_JOBS"
 LEARNED_BUCKET: Final = "SOLLOL_LEARNED"
 DELAYED_STREAM: Final = "SOLLOL_DELAYED"
@@ -416,6 +418,13 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         senders=_CTL,
         receivers=_READERS,
         payload="StrategyEvent",
+    Channel(
+        address=RESET_EVENT,
+        summary="An operator had breakers closed or reliability forgotten.",
+        senders=_CTL,
+        receivers=_WATCHERS,
+        payload="ResetEvent",
+    ),
     ),
     Channel(
         address=GRANT,

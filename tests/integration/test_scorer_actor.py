@@ -107,14 +107,23 @@ class FakeDispatcher:
         self.bus, self.instance = bus, instance
         self.answers: list[Granted | GrantQueued | GrantRefused] = []
         self.without_scorer = 0
+        self._unanswered: dict[str, bytes] = {}
         self._inbox = bus.reply_inbox(self._on_reply)
 
     def _on_reply(self, reply: object) -> None:
         assert isinstance(reply, Msg)
         if is_no_responders(reply):
-            self.without_scorer += 1
+            self.without_scorer += 1  # the office was taken, but the server does not know who answers yet
+            asyncio.get_running_loop().call_later(0.02, self._ask_again)
             return
-        self.answers.append(decode(reply.data, GrantReply))  # type: ignore[arg-type]
+        answer: Any = decode(reply.data, GrantReply)  # type: ignore[arg-type]
+        self.answers.append(answer)
+        summary = getattr(answer, "summary", answer)
+        self._unanswered.pop(summary.request_id, None)
+
+    def _ask_again(self) -> None:
+        for request in self._unanswered.values():
+            self.bus.publish(subjects.GRANT, request, reply=self._inbox.subject)
 
     def ask(self, request_id: str, **changes: Any) -> None:
         fields: dict[str, Any] = {
@@ -125,6 +134,7 @@ class FakeDispatcher:
             "dispatcher": self.instance,
         }
         request = GrantRequest(**(fields | changes))
+        self._unanswered[request_id] = encode(request)
         self.bus.publish(subjects.GRANT, encode(request), reply=self._inbox.subject)
 
     def granted(self) -> dict[str, Granted]:
@@ -142,7 +152,7 @@ async def start(nats_server: EmbeddedServer) -> AsyncIterator[Start]:
     running: list[Scorer] = []
 
     async def make(**settings: Any) -> Scorer:
-        config = ScorerConfig(**({"warm_up_s": 0.0, "tick_s": 0.02, "seed": 1} | settings))
+        config = ScorerConfig(**({"warm_up_s": 1.0, "tick_s": 0.02, "seed": 1} | settings))
         scorer = Scorer(config, BusConfig(url=nats_server.url, name="scorer"))
         await scorer.__aenter__()
         running.append(scorer)

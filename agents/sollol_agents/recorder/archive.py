@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aiosqlite
 import msgspec
@@ -84,12 +86,20 @@ class Archive:
                 groups[row.node_id, ""].append(row)
         return ReliabilityReply(entries=tuple([await self._view(*key, groups[key]) for key in sorted(groups)]))
 
-    async def recent(self, limit: int) -> RecentReply:
-        """The latest outcomes and node events, newest first."""
+    async def recent(self, limit: int, *, per_model: int = 0) -> RecentReply:
+        """The latest outcomes and node events, newest first.
+
+        Args:
+            limit: Outcomes and node events at most.
+            per_model: Outcomes of each model on each node at most; 0: no such limit.
+        """
         limit = min(limit, _RECENT_LIMIT)
-        outcomes = await self._connection.execute_fetchall(
-            "SELECT body FROM outcomes ORDER BY recorded_at DESC LIMIT ?", (limit,)
-        )
+        if per_model:
+            outcomes = await self._recent_of_each_model(limit, per_model)
+        else:
+            outcomes = await self._connection.execute_fetchall(
+                "SELECT body FROM outcomes ORDER BY recorded_at DESC LIMIT ?", (limit,)
+            )
         events = await self._connection.execute_fetchall(
             "SELECT body FROM events WHERE kind = 'node' ORDER BY stored_at_ns DESC, stream_seq DESC LIMIT ?", (limit,)
         )
@@ -97,6 +107,27 @@ class Archive:
             outcomes=tuple(_outcomes.decode(row[0]) for row in outcomes),
             node_events=tuple(_node_events.decode(row[0]) for row in events),
         )
+
+    async def _recent_of_each_model(self, limit: int, per_model: int) -> Iterable[Any]:
+        """Outcomes that tell something about a model on a node; the same share for each pair."""
+        pairs = await self._connection.execute_fetchall(
+            "SELECT DISTINCT node_id, model FROM outcomes WHERE node_id != ? LIMIT ?", (NO_NODE, limit)
+        )
+        share = max(1, min(per_model, limit // max(1, len(list(pairs)))))
+        found: list[tuple[float, bytes]] = []
+        for node_id, model in pairs:
+            latest: list[tuple[float, bytes]] = []
+            for which in ("verdict = 'success' AND code = ''", "verdict = 'failure'"):
+                rows = await self._connection.execute_fetchall(
+                    "SELECT recorded_at, body FROM outcomes WHERE attempt_id IN ("  # noqa: S608 both texts are ours
+                    "SELECT attempt_id FROM outcomes INDEXED BY outcomes_by_model "
+                    f"WHERE node_id = ? AND model = ? AND {which} ORDER BY recorded_at DESC LIMIT ?)",
+                    (node_id, model, share),
+                )
+                latest += [(at, body) for at, body in rows]
+            found += sorted(latest)[-share:]
+        found.sort(reverse=True)
+        return [(body,) for _, body in found]
 
     async def why(self, request_id: str) -> WhyReply:
         """Decisions and outcomes of one request, oldest first; both are empty when nothing is known."""

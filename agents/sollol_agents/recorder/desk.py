@@ -14,7 +14,7 @@ from sollol_agents.recorder.statistics import fleet_stats
 from sollol_agents.recorder.store import Store
 from sollol_bus.connection import INBOX_ROOT, Bus, Subscription
 from sollol_bus.errors import ActorStopped, BusError, NotConnected, PayloadTooLarge, SollolError
-from sollol_bus.messages import Msg, decode, error_of
+from sollol_bus.messages import Msg, decode, encode, error_of
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
@@ -29,6 +29,7 @@ from sollol_schemas.queries import (
     StatsRequest,
     WhyReply,
 )
+from sollol_schemas.steering import ResetEvent, ResetKind
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +179,8 @@ class Desk:
         return await archive.reliability(request.node_id, request.model)
 
     async def _recent(self, archive: Archive, _store: Store, msg: Msg) -> RecentReply:
-        return await archive.recent(_read(msg, RecentRequest, RecentRequest()).limit)
+        request = _read(msg, RecentRequest, RecentRequest())
+        return await archive.recent(request.limit, per_model=request.per_model)
 
     async def _why(self, archive: Archive, _store: Store, msg: Msg) -> WhyReply:
         request_id = subjects.last_token(msg.subject)
@@ -200,6 +202,9 @@ class Desk:
             request.model,
             extra={"action": "recorder.reset"},
         )
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        event = ResetEvent(kind=ResetKind.RELIABILITY, node_id=request.node_id, model=request.model, at=at)
+        self._bus.publish(subjects.RESET_EVENT, encode(event))
         return await archive.reliability(request.node_id, request.model)
 
     async def _ask_fleet(self) -> FleetStats | None:

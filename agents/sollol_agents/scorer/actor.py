@@ -23,6 +23,8 @@ from sollol_agents.scorer.attempts import Attempt
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.desk import SteeringDesk
+from sollol_agents.scorer.keeper import Keeper
+from sollol_agents.scorer.steering import breakers_reply
 from sollol_agents.scorer.views import models_reply, nodes_reply
 from sollol_agents.scorer.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
@@ -47,6 +49,7 @@ log = logging.getLogger(__name__)
 _TELL_DECISIONS_S = 0.01
 _DECISION_BYTES_MAX = 4096
 _LOOK_EVERY_S = 1.0
+_SAVE_S = 1.0
 _GAP_S = 1.5  # a turn of the tick that comes so late means that this process was suspended
 
 T = TypeVar("T")
@@ -93,9 +96,15 @@ class Scorer(Actor[ScorerConfig]):
         self._hear(subjects.OUTCOMES_ALL, Outcome, self.core.on_outcome)
         self.bus.on_reconnect(self._on_reconnect)
         self._desk = SteeringDesk(
-            self.bus, self.core, spawn=lambda work: self.spawn(work, name="steer"), carry_out=self._carry_out
+        self._keeper = Keeper(
+            self.bus, self.core, every_s=self.config.snapshot_every_s, is_leader=lambda: self.is_leader
         )
-        await self._desk.follow()
+            self.bus,
+            self.core,
+            spawn=lambda work: self.spawn(work, name="steer"),
+            carry_out=self._carry_out,
+            on_forgotten=self._keeper.save_soon,
+        )
         self._lease = Lease(
             self.bus,
             subjects.SCORER_LEASE,
@@ -116,7 +125,11 @@ class Scorer(Actor[ScorerConfig]):
         )  # fmt: skip
         self._discovery.start()
         self.spawn(self._lease.run(), name="lease")
+        await self._keeper.restore()
+        await self._desk.follow()
         self.spawn(self._tick_forever(), name="tick")
+        self.spawn(self._keeper.run(), name="keeper")
+        self.spawn(self._keeper.consult_recorder(), name="consult recorder")
 
     def in_flight(self) -> Collection[str]:
         """Nothing holds the scorer back: its successor takes the queue over at once."""
@@ -128,10 +141,18 @@ class Scorer(Actor[ScorerConfig]):
         if hasattr(self, "_lease"):
             self._discovery.stop()
             await self._lease.leave()
+            await self._save_last()
             await self._outcomes.flush(timeout_s=1.0)
             await self._outcomes.close()
 
     @property
+    async def _save_last(self) -> None:
+        try:
+            async with asyncio.timeout(_SAVE_S):
+                await self._keeper.save()
+        except TimeoutError:
+            log.warning("what was learnt is not saved: no answer", extra={"action": "learned.save"})
+
     def is_leader(self) -> bool:
         """Whether this scorer is in office."""
         return self.core.term > 0 and self._lease.is_held

@@ -46,6 +46,19 @@ class Breaker:
         return self._row
 
     @property
+    def is_closed(self) -> bool:
+        """Whether attempts pass freely."""
+        return self.state is BreakerState.CLOSED
+
+    def opened_for_s(self, now: float) -> float:
+        """Seconds since it opened last; means nothing for a closed one."""
+        return max(0.0, now - self._opened_at)
+
+    def reopen(self, opened_at: float) -> None:
+        """Takes over that a former process opened it then."""
+        self._open(opened_at)
+
+    @property
     def is_worth_telling(self) -> bool:
         """Whether it is not simply closed and without failures."""
         return self.state is not BreakerState.CLOSED or self._row > 0

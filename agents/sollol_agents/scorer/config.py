@@ -85,6 +85,10 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         float, Meta(gt=0, le=60, description="How often a waiting request's dispatcher is told so.")
     ] = 2.0
     tick_s: Annotated[float, Meta(gt=0, le=5, description="How often time-driven rules are checked.")] = 0.25
+    snapshot_every_s: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="How often what was learnt is saved for successors; 0 saves nothing."),
+    ] = 5.0
     lease_ttl_s: Annotated[int, Meta(ge=1, le=60, description="How long an office outlives its holder.")] = 3
     resident_keep_alive_s: Annotated[
         float, Meta(ge=-1, le=604_800, description="keep_alive of models in steady demand.")

@@ -44,6 +44,11 @@ class Demand:
 
     def rate(self, model: str, now: float) -> float:
         """Requests per second; 0 for a model never asked for."""
+    def restore(self, model: str, rate: float, now: float) -> None:
+        """Goes on from the rate that another process counted; a greater one of this process stays."""
+        if rate > self.rate(model, now) and (model in self._rates or len(self._rates) < _MODELS_LIMIT):
+            self._rates[model] = (rate, now)
+
         rate, at = self._rates.get(model, (0.0, now))
         return rate * math.exp(-max(0.0, now - at) / _DEMAND_S)
 

@@ -17,14 +17,16 @@ import msgspec
 
 from sollol_agents.scorer import steering
 from sollol_agents.scorer.core import Effect, SchedulerCore
+from sollol_agents.scorer.names import canonical
 from sollol_agents.scorer.strategies import UnknownStrategy, available, prepare
+from sollol_agents.scorer.takeover import forget_reliability
 from sollol_bus.connection import Bus, Subscription
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.kv import Bucket
 from sollol_bus.messages import Msg, decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.steering import BreakerRequest, StrategyEvent, StrategyRequest
+from sollol_schemas.steering import BreakerRequest, ResetEvent, ResetKind, StrategyEvent, StrategyRequest
 
 log = logging.getLogger(__name__)
 
@@ -42,21 +44,30 @@ class SteeringDesk:
         core: Whose strategy, settings and breakers are steered.
         spawn: Runs a coroutine as a task of the actor.
         carry_out: Sends the effects of closing breakers.
+        on_forgotten: Called when an operator had something forgotten.
     """
 
     def __init__(
-        self, bus: Bus, core: SchedulerCore, *, spawn: Spawn, carry_out: Callable[[Iterable[Effect]], None]
+        self,
+        bus: Bus,
+        core: SchedulerCore,
+        *,
+        spawn: Spawn,
+        carry_out: Callable[[Iterable[Effect]], None],
+        on_forgotten: Callable[[], None] = lambda: None,
     ) -> None:
         self._bus = bus
         self._core = core
         self._spawn = spawn
         self._carry_out = carry_out
+        self._on_forgotten = on_forgotten
         self._bucket = Bucket(bus, subjects.SETTINGS_BUCKET)
 
     async def follow(self) -> None:
         """Takes over what operators chose last, now and whenever they choose again."""
         await asyncio.to_thread(available)  # reads the metadata of installed programs
         self._bus.subscribe(self._bucket.subject(_KEY), self._on_choice)
+        self._bus.subscribe(subjects.RESET_EVENT, self._on_reset)
         await self._look()
 
     def open(self) -> list[Subscription]:
@@ -82,6 +93,21 @@ class SteeringDesk:
         if steering.apply(chosen, self._core):
             log.info("decides by %s with %s", self._core.strategy, steering.settings_of(self._core),
                      extra={"action": "strategy"})  # fmt: skip
+
+    def _on_reset(self, msg: Msg) -> None:
+        """What the scorer in office or the recorder forgot, the others forget too."""
+        try:
+            event = decode(msg.data, ResetEvent)
+        except DecodeFailed as error:
+            log.warning("ignored a reset: %s", error, extra={"action": "bad_message"})
+            return
+        if event.kind is ResetKind.RELIABILITY:
+            forget_reliability(self._core, event.node_id, canonical(event.model) if event.model else "")
+        else:
+            asked = BreakerRequest(reset=True, node_id=event.node_id, model=event.model)
+            effects = steering.reset_breakers(asked, self._core, time.monotonic())
+            self._carry_out([] if isinstance(effects, ErrorBody) else effects)
+        self._on_forgotten()
 
     def _on_strategy(self, msg: Msg) -> None:
         try:
@@ -109,7 +135,7 @@ class SteeringDesk:
                 strategy=self._core.strategy,
                 previous=previous,
                 settings=steering.settings_of(self._core),
-                at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                at=_instant(),
             )
             self._bus.publish(subjects.STRATEGY_EVENT, encode(event))
             self._bus.respond(msg, steering.strategy_reply(self._core))
@@ -132,4 +158,10 @@ class SteeringDesk:
                 self._bus.respond_error(msg.reply, effects)
                 return
             self._carry_out(effects)
+            event = ResetEvent(kind=ResetKind.BREAKERS, node_id=asked.node_id, model=asked.model, at=_instant())
+            self._bus.publish(subjects.RESET_EVENT, encode(event))
         self._bus.respond(msg, steering.breakers_reply(self._core, now))
+
+
+def _instant() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -16,6 +16,7 @@ from sollol_agents.scorer.attempts import Attempt, Tombstones
 from sollol_agents.scorer.breaker import BreakerRules, Breakers
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.finite import clamped
+from sollol_agents.scorer.memory import Memory, learned_of_node
 from sollol_agents.scorer.names import canonical
 from sollol_agents.scorer.nodes import Node, Versions
 from sollol_agents.scorer.priors import weight_bytes
@@ -64,6 +65,8 @@ class Fleet:
         self._ended = Tombstones()
         self._departed: OrderedDict[str, Attempt] = OrderedDict()
         self._versions = Versions()
+        self.memory = Memory()
+        """Nodes that are not here, and what a former process knew."""
         self.frozen_until = 0.0
         """Until then silence is our own deafness: nobody becomes suspect or down."""
 
@@ -95,6 +98,7 @@ class Fleet:
         change = FleetChange()
         telemetry = sane(telemetry)
         node = self.nodes.get(telemetry.node_id)
+        is_new = node is None
         if node is None:
             node = self._join(telemetry, now, change)
             if node is None:
@@ -104,6 +108,8 @@ class Fleet:
         before = (node.shape_version, node.load_version)
         node.seq = telemetry.seq
         node.tell(telemetry, self._config.max_slots_per_node)
+        if is_new:
+            self.memory.teach(node)
         node.is_failing = node.is_failing and not telemetry.engine.is_reachable
         self._hear(node, telemetry.in_flight, now, change)
         node.report_load(
@@ -184,6 +190,7 @@ class Fleet:
         node = self.nodes[telemetry.node_id] = Node(telemetry, now, self._versions)
         node.breakers = Breakers(self._rules)
         node.state = NodeState.DOWN
+        self.memory.recall(node, telemetry, now)
         node.reshape()
         change.has_room = True
         return node
@@ -281,6 +288,9 @@ class Fleet:
 
     def _forget(self, node: Node, now: float, change: FleetChange) -> None:
         del self.nodes[node.node_id]
+        learned = learned_of_node(node, now)
+        if learned is not None:
+            self.memory.keep(node.node_id, learned, now)
         node.reshape()
         for attempt in list(node.attempts.values()):
             self.release(attempt.attempt_id, now, is_loaded=False)

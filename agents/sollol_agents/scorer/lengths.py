@@ -64,6 +64,12 @@ class LengthTable:
         """Every cell: what it is about, its samples, and the mean of their log lengths."""
         return [(key, cell.n, cell.mu) for key, cell in self._cells.items()]
 
+    def restore(self, key: tuple[str, ...], samples: int, mean_log: float) -> None:
+        """Goes on from a cell of a former process; a cell of this one stays."""
+        if key not in self._cells and len(self._cells) < _LIMIT:
+            cell = self._cells[key] = _Cell(mean_log)
+            cell.n = samples
+
     def learn(self, model: str, task_type: str, prompt_tokens: int, output_tokens: int) -> None:
         """Takes one complete answer's length as a sample; answers cut by a limit should not be given."""
         if task_type == "embedding" or output_tokens < 1:

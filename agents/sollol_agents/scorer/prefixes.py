@@ -35,6 +35,20 @@ class PrefixMirror:
             return entries[session_id][0]
         return best
 
+    def entries(self) -> dict[str, list[tuple[str, int, tuple[str, ...]]]]:
+        """Key, tokens and hashes of every entry by model, least recently used first."""
+        return {
+            model: [(key, tokens, tuple(sorted(hashes))) for key, (tokens, hashes) in entries.items()]
+            for model, entries in self._by_model.items()
+        }
+
+    def replace(self, by_model: dict[str, list[tuple[str, int, tuple[str, ...]]]]) -> None:
+        """Takes over what another process mirrored, in the form of `entries`."""
+        self._by_model = {
+            model: OrderedDict((key, (tokens, frozenset(hashes))) for key, tokens, hashes in entries)
+            for model, entries in by_model.items()
+        }
+
     def would_evict_tokens(self, model: str, key: str, slots: int) -> int:
         """Tokens of the entry that a new one would push out; 0 when there is room."""
         entries = self._by_model.get(model)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+from sollol_agents.scorer.learned import LearnedRecord
+
 _HALF_LIFE = 50.0
 _KEEP = 0.5 ** (1.0 / _HALF_LIFE)
 _Z = 0.8416
@@ -51,6 +53,23 @@ class Record:
         if actual_s > 0 and predicted_s > 0:
             off = min(3.0, abs(math.log(actual_s / predicted_s)))
             self._deviation += _DISPERSION_ALPHA * (off - self._deviation)
+
+    def learned(self) -> LearnedRecord:
+        """The counts as plain data."""
+        return LearnedRecord(
+            attempts=round(self.attempts, 6),
+            successes=round(min(self.successes, self.attempts), 6),
+            deviation=round(self._deviation, 6),
+        )
+
+    def restore(self, learned: LearnedRecord) -> None:
+        """Goes on from counts of a former process; does nothing when this one has counted already."""
+        if not self.attempts:
+            self.attempts, self.successes, self._deviation = learned.attempts, learned.successes, learned.deviation
+
+    def forget(self) -> None:
+        """Begins anew."""
+        self.attempts = self.successes = self._deviation = 0.0
 
     @property
     def expected(self) -> float:

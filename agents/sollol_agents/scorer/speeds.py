@@ -12,6 +12,7 @@ import math
 
 from sollol_agents.scorer import priors
 from sollol_agents.scorer.finite import clamped
+from sollol_agents.scorer.learned import LearnedModel, LearnedSpeeds
 from sollol_schemas.execution import Figures
 from sollol_schemas.telemetry import LearnedSpeed
 
@@ -110,6 +111,43 @@ class NodeSpeeds:
                 known.load_s = clamped(speed.load_s, 0.0, _LONGEST_LOAD_S)
             if before != (known.prompt_tps, known.decode_tps, known.load_s):
                 self.version += 1
+
+    def learned(self) -> LearnedSpeeds:
+        """Everything learnt, as plain data."""
+        return LearnedSpeeds(
+            machine=(float(self._machine.bandwidth_gb_s), float(self._machine.prompt_tps)),
+            beta=round(self.beta, 4),
+            log_ratio={kind: round(value, 4) for kind, value in self._log_ratio.items()},
+            ratio_samples=dict(self._ratio_samples),
+            models={
+                name: LearnedModel(
+                    prompt_tps=round(known.prompt_tps, 3),
+                    prompt_samples=known.prompt_samples,
+                    decode_tps=round(known.decode_tps, 3),
+                    decode_samples=known.decode_samples,
+                    load_s=round(known.load_s, 3),
+                )
+                for name, known in self._models.items()
+            },
+        )
+
+    def restore(self, learned: LearnedSpeeds) -> None:
+        """Goes on from what a former process learnt on the same hardware; own samples are worth more."""
+        if learned.machine != tuple(self._machine):
+            return
+        if not any(self._ratio_samples.values()):
+            self.beta = learned.beta
+            self._log_ratio |= {k: v for k, v in learned.log_ratio.items() if k in self._log_ratio}
+            self._ratio_samples |= {k: n for k, n in learned.ratio_samples.items() if k in self._ratio_samples}
+        for name, told in learned.models.items():
+            known = self._models.setdefault(name, ModelSpeed())
+            if known.prompt_samples == 0 and told.prompt_tps > 0:
+                known.prompt_tps, known.prompt_samples = told.prompt_tps, told.prompt_samples
+            if known.decode_samples == 0 and told.decode_tps > 0:
+                known.decode_tps, known.decode_samples = told.decode_tps, told.decode_samples
+            if told.load_s > 0:
+                known.load_s = known.load_s or told.load_s
+        self.version += 1
 
     def learn(self, model: str, size_bytes: float, figures: Figures, pace: float) -> None:
         """Takes one finished attempt's figures as a sample.

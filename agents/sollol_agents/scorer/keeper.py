@@ -1,0 +1,185 @@
+"""Keeps what was learnt for successors, and finds what predecessors left.
+
+Safety: the document is written by compare-and-set and carries the term of the scorer that wrote it; one that is out
+of office finds a greater term there and writes no more. Liveness: a bucket that is not there (any more) is made
+again, and whatever cannot be read or written only costs what was learnt. Nothing here delays a start by more than
+`_READ_S` and `_FIRST_ASK_S` together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from sollol_agents.scorer.core import SchedulerCore
+from sollol_agents.scorer.learned import Learned, bytes_of, learned_of
+from sollol_agents.scorer.takeover import everything_learned, learn_from_record, overhear, take_up
+from sollol_bus.connection import Bus
+from sollol_bus.errors import BusError, DecodeFailed, NoResponders, PayloadTooLarge
+from sollol_bus.jetstream import JetStreamRefused, provision
+from sollol_bus.kv import Bucket
+from sollol_bus.messages import Msg, decode, encode, error_of
+from sollol_schemas import subjects
+from sollol_schemas.queries import RecentReply, RecentRequest
+
+log = logging.getLogger(__name__)
+
+KEY = "scorer"
+_BYTES_MAX = 512 * 1024
+_READ_S = 0.5
+_FIRST_ASK_S = 0.5
+_ASK_S = 3.0
+_ASK_AGAIN_S = 2.0
+_ASK_FOR_S = 60.0
+_RECORD = RecentRequest(limit=800, per_model=20)
+
+
+class Keeper:
+    """Saves what the scorer in office learnt; spawn `run` and `consult_recorder`.
+
+    Args:
+        bus: The scorer's connection.
+        core: Whose knowledge is kept.
+        every_s: Seconds between two writes, at least; 0 writes nothing.
+        is_leader: Whether this scorer is in office.
+    """
+
+    def __init__(self, bus: Bus, core: SchedulerCore, *, every_s: float, is_leader: Callable[[], bool]) -> None:
+        self._bus = bus
+        self._core = core
+        self._every_s = every_s
+        self._is_leader = is_leader
+        self._bucket = Bucket(bus, subjects.LEARNED_BUCKET)
+        self._revision = 0
+        self._saved = Learned()
+        self._is_due = asyncio.Event()
+        self._has_record = False
+
+    async def restore(self) -> None:
+        """Takes up what a predecessor left; to be called before the first decision."""
+        found = await self._read()
+        if not found:
+            await self._ask_recorder(_FIRST_ASK_S)
+        self._bus.subscribe(self._bucket.subject(KEY), self._on_overheard)
+
+    async def run(self) -> None:
+        """Saves now and then while in office."""
+        while self._every_s > 0:
+            try:
+                async with asyncio.timeout(self._every_s):
+                    await self._is_due.wait()
+            except TimeoutError:
+                pass  # the usual rhythm
+            self._is_due.clear()
+            await self.save()
+
+    def save_soon(self) -> None:
+        """Saves at once: an operator had something forgotten, and it must stay so."""
+        self._is_due.set()
+
+    async def save(self) -> None:
+        """Writes what was learnt, when this scorer is in office and there is news."""
+        if not self._is_leader() or self._every_s <= 0:
+            return
+        learned = everything_learned(self._core, time.monotonic(), _unix_s())
+        content = msgspec.structs.replace(learned, saved_at_unix_s=0.0, term=0)
+        if content == self._saved:
+            return
+        try:
+            if await self._write(learned):
+                self._saved = content
+        except (NoResponders, JetStreamRefused) as error:
+            log.warning("what was learnt is not saved, the bucket is made again: %s", error,
+                        extra={"action": "learned.save"})  # fmt: skip
+            await self._make_bucket()
+        except (BusError, PayloadTooLarge) as error:
+            log.warning("what was learnt is not saved: %s", error, extra={"action": "learned.save"})
+
+    async def _write(self, learned: Learned) -> bool:
+        data = bytes_of(learned, min(_BYTES_MAX, self._bus.max_payload))
+        revision = await self._bucket.update(KEY, data, self._revision)
+        if revision is None:
+            entry = await self._bucket.get(KEY)
+            written = _read_or_none(entry.value)
+            if written is not None and written.term > learned.term:
+                log.info("a scorer of term %d saves now", written.term, extra={"action": "learned.save"})
+                return False
+            revision = await self._bucket.update(KEY, data, entry.revision) if self._is_leader() else None
+        if revision is None:
+            return False
+        self._revision = revision
+        return True
+
+    async def _make_bucket(self) -> None:
+        self._revision = 0
+        try:
+            await provision(self._bus)
+        except BusError as error:
+            log.warning("the bucket was not made: %s", error, extra={"action": "learned.save"})
+
+    async def _read(self) -> bool:
+        """Takes up the document; False when there is none that can be used."""
+        try:
+            entry = await self._bucket.get(KEY, timeout_s=_READ_S)
+        except BusError as error:
+            log.warning("what was learnt is not known: %s", error, extra={"action": "learned.restore"})
+            return False
+        learned = _read_or_none(entry.value)
+        if learned is None:
+            return False
+        self._revision = entry.revision
+        age_s = max(0.0, _unix_s() - learned.saved_at_unix_s)
+        take_up(self._core, learned, time.monotonic(), age_s)
+        log.info("took up what was learnt of %d nodes %.0f s ago", len(learned.nodes), age_s,
+                 extra={"action": "learned.restore"})  # fmt: skip
+        return True
+
+    async def consult_recorder(self) -> None:
+        """Learns from recorded outcomes what nobody left; a recorder that still starts is asked again for a while."""
+        gives_up_at = time.monotonic() + _ASK_FOR_S
+        while not self._has_record and time.monotonic() < gives_up_at:
+            await self._ask_recorder(_ASK_S)
+            if not self._has_record:
+                await asyncio.sleep(_ASK_AGAIN_S)  # nothing tells when a recorder begins to answer
+
+    async def _ask_recorder(self, timeout_s: float) -> None:
+        try:
+            msg = await self._bus.request(subjects.RECENT, encode(_RECORD), timeout_s=timeout_s)
+            refusal = error_of(msg)
+            if refusal is not None:
+                log.info("the recorder does not tell yet: %s", refusal.message, extra={"action": "learned.record"})
+                return
+            reply = decode(msg.data, RecentReply)
+        except (BusError, DecodeFailed) as error:
+            log.info("the recorder does not tell yet: %s", error, extra={"action": "learned.record"})
+            return
+        self._has_record = True
+        count = learn_from_record(self._core, reversed(reply.outcomes))
+        log.info("learnt from %d recorded outcomes", count, extra={"action": "learned.record"})
+
+    def _on_overheard(self, msg: Msg) -> None:
+        if self._is_leader():
+            return
+        learned = _read_or_none(msg.data)
+        if learned is not None:
+            overhear(self._core, learned, time.monotonic())
+
+
+def _read_or_none(data: bytes | None) -> Learned | None:
+    """The document, or None when there is none or it cannot be used."""
+    if not data:
+        return None
+    try:
+        return learned_of(data)
+    except msgspec.DecodeError as error:
+        log.warning("what was learnt cannot be read and is ignored: %s", error, extra={"action": "learned.restore"})
+        return None
+
+
+def _unix_s() -> float:
+    return datetime.now(UTC).timestamp()

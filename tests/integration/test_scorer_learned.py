@@ -1,0 +1,239 @@
+"""Who may write what was learnt, what becomes of a bucket that vanishes, and what reaches the standbys."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+import pytest
+
+from sollol_agents.scorer.actor import Scorer
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.scorer.core import SchedulerCore
+from sollol_agents.scorer.keeper import KEY, Keeper
+from sollol_agents.scorer.learned import Learned, learned_of
+from sollol_bus.connection import Bus, BusConfig
+from sollol_bus.jetstream import api, provision
+from sollol_bus.kv import Bucket
+from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.server import EmbeddedServer
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.execution import Figures
+from sollol_schemas.queries import RecentReply, RecentRequest
+from sollol_schemas.steering import BreakerRequest, BreakersReply, ResetEvent, ResetKind
+from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, Telemetry
+
+MODEL = "llama3:8b"
+
+Eventually = Callable[..., Awaitable[None]]
+
+
+class Candidate:
+    """A keeper with a core of its own, in office or not as the test says."""
+
+    def __init__(self, bus: Bus, term: int) -> None:
+        self.is_leader = True
+        self.core = SchedulerCore(ScorerConfig(), random.Random(1), 0.0)
+        self.core.term = term
+        self.keeper = Keeper(bus, self.core, every_s=5.0, is_leader=lambda: self.is_leader)
+
+    def learn(self, tokens: int) -> None:
+        self.core.lengths.learn(MODEL, "generation", 100, tokens)
+
+    def knows(self) -> float:
+        return self.core.lengths.median_tokens(MODEL, "generation", 100)
+
+
+async def written(bucket: Bucket) -> Learned:
+    value = (await bucket.get(KEY)).value
+    assert value is not None
+    return learned_of(value)
+
+
+@pytest.fixture
+async def bucket(bus: Bus) -> Bucket:
+    await provision(bus)
+    return Bucket(bus, subjects.LEARNED_BUCKET)
+
+
+async def test_a_scorer_out_of_office_never_overwrites_its_successor(bus: Bus, bucket: Bucket) -> None:
+    old, new = Candidate(bus, 4), Candidate(bus, 9)
+    old.learn(20)
+    await old.keeper.save()
+    assert (await written(bucket)).term == 4
+    await new.keeper.restore()
+    assert new.knows() == pytest.approx(old.knows(), rel=1e-3)
+    new.learn(200)
+    await new.keeper.save()
+    old.learn(3000)  # it does not know yet that it is out of office
+    await old.keeper.save()
+    kept = await written(bucket)
+    assert kept.term == 9
+    third = Candidate(bus, 12)
+    await third.keeper.restore()
+    assert third.knows() == pytest.approx(new.knows(), rel=1e-3)
+
+
+async def test_nothing_new_is_not_written_again(bus: Bus, bucket: Bucket) -> None:
+    candidate = Candidate(bus, 4)
+    await candidate.keeper.save()
+    assert (await bucket.get(KEY)).revision == 0, "nothing was learnt yet"
+    candidate.learn(20)
+    await candidate.keeper.save()
+    revision = (await bucket.get(KEY)).revision
+    await candidate.keeper.save()
+    candidate.is_leader = False
+    candidate.learn(20)
+    await candidate.keeper.save()
+    assert (await bucket.get(KEY)).revision == revision
+
+
+async def test_a_bucket_that_vanished_is_made_again(bus: Bus, bucket: Bucket) -> None:
+    candidate = Candidate(bus, 4)
+    candidate.learn(20)
+    await candidate.keeper.save()
+    await api(bus, f"STREAM.DELETE.KV_{subjects.LEARNED_BUCKET}")
+    candidate.learn(30)
+    await candidate.keeper.save()
+    await candidate.keeper.save()
+    assert (await written(bucket)).lengths[0].samples == 2
+
+
+@pytest.mark.parametrize("left", [b"{", b'{"type":"scorer.learned.v9"}', b'{"type":"scorer.learned.v1","term":-1}'])
+async def test_what_cannot_be_read_is_ignored_and_replaced(bus: Bus, bucket: Bucket, left: bytes) -> None:
+    await bucket.put(KEY, left)
+    candidate = Candidate(bus, 4)
+    await candidate.keeper.restore()
+    candidate.learn(20)
+    await candidate.keeper.save()
+    assert (await written(bucket)).term == 4
+
+
+async def test_a_recorder_that_hangs_or_answers_nonsense_does_not_delay_a_start(bus: Bus, bucket: Bucket) -> None:
+    asked: list[RecentRequest] = []
+    subscription = bus.subscribe(subjects.RECENT, lambda m: asked.append(decode(m.data, RecentRequest)))
+    await Candidate(bus, 4).keeper.restore()
+    assert asked[0].per_model > 0
+    subscription.unsubscribe()
+    bus.subscribe(subjects.RECENT, lambda m: bus.publish(m.reply, b"}{"))
+    candidate = Candidate(bus, 5)
+    await candidate.keeper.restore()
+    assert candidate.core.lengths.cells() == []
+
+
+async def test_what_the_bucket_lacks_is_learnt_from_recorded_outcomes(bus: Bus, bucket: Bucket) -> None:
+    outcomes = tuple(outcome(f"q{n}-1", OutcomeStatus.SUCCESS) for n in range(5))
+
+    def answer(msg: Msg) -> None:
+        bus.respond(msg, RecentReply(outcomes=outcomes))
+
+    bus.subscribe(subjects.RECENT, answer)
+    candidate = Candidate(bus, 4)
+    await candidate.keeper.restore()
+    assert candidate.core.lengths.cells()
+    candidate.core.on_telemetry(heartbeat(), 1.0)
+    node = candidate.core.fleet.nodes["gpu1"]
+    assert node.record.attempts > 4
+    assert node.speeds.decode_tps(MODEL, 4.9e9) == pytest.approx(20.0, rel=0.02)
+
+
+# -- standbys --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def scorers(nats_server: EmbeddedServer, eventually: Eventually) -> AsyncIterator[list[Scorer]]:
+    """The first one is in office."""
+    running: list[Scorer] = []
+    for number in (1, 2):
+        scorer = Scorer(
+            ScorerConfig(warm_up_s=0.0, tick_s=0.02, snapshot_every_s=0.1),
+            BusConfig(url=nats_server.url, name=f"scorer-{number}"),
+        )
+        await scorer.__aenter__()
+        running.append(scorer)
+        if number == 1:
+            await eventually(lambda leader=scorer: leader.is_leader)
+    yield running
+    for scorer in reversed(running):
+        await scorer.__aexit__(None, None, None)
+
+
+async def test_a_forced_recovery_reaches_the_standbys(scorers: list[Scorer], bus: Bus, eventually: Eventually) -> None:
+    bus.publish(subjects.telemetry("gpu1"), encode(heartbeat()))
+    await eventually(lambda: all("gpu1" in s.core.fleet.nodes for s in scorers))
+    for number in range(5):
+        bus.publish(subjects.outcome_event("gpu1"), encode(outcome(f"f{number}-1", OutcomeStatus.FAILED)))
+    await eventually(lambda: all(state_of(s) is BreakerState.OPEN for s in scorers))
+    request = BreakerRequest(reset=True, node_id="gpu1", model=MODEL)
+    reply = decode((await bus.request(subjects.ADMIN_BREAKER, encode(request))).data, BreakersReply)
+    assert reply.breakers == ()
+    await eventually(lambda: all(state_of(s) is BreakerState.CLOSED for s in scorers))
+    leader, standby = scorers
+    await leader.__aexit__(None, None, None)
+    scorers.remove(leader)
+    await eventually(lambda: standby.is_leader)
+    reply = decode((await bus.request(subjects.ADMIN_BREAKER, encode(BreakerRequest()))).data, BreakersReply)
+    assert reply.breakers == ()
+
+
+async def test_forgotten_reliability_is_forgotten_by_every_scorer_and_stays_so(
+    scorers: list[Scorer], bus: Bus, eventually: Eventually
+) -> None:
+    bucket = Bucket(bus, subjects.LEARNED_BUCKET)
+    bus.publish(subjects.telemetry("gpu1"), encode(heartbeat()))
+    await eventually(lambda: all("gpu1" in s.core.fleet.nodes for s in scorers))
+    bus.publish(subjects.outcome_event("gpu1"), encode(outcome("q1-1", OutcomeStatus.SUCCESS)))
+
+    async def kept_attempts() -> float:
+        value = (await bucket.get(KEY)).value
+        node = learned_of(value).nodes.get("gpu1") if value else None
+        return node.record.attempts if node is not None else -1.0
+
+    async def has_saved() -> bool:
+        return await kept_attempts() == 1.0
+
+    async def has_forgotten() -> bool:
+        return await kept_attempts() == 0.0
+
+    await eventually(has_saved)
+    bus.publish(subjects.RESET_EVENT, encode(ResetEvent(kind=ResetKind.RELIABILITY, node_id="gpu1")))
+    await eventually(lambda: all(s.core.fleet.nodes["gpu1"].record.attempts == 0 for s in scorers))
+    await eventually(has_forgotten)
+
+
+def state_of(scorer: Scorer) -> BreakerState:
+    return scorer.core.fleet.nodes["gpu1"].breakers.of(MODEL).state
+
+
+def heartbeat() -> Telemetry:
+    return Telemetry(
+        node_id="gpu1",
+        instance="gpu1-1",
+        revision=1,
+        seq=1,
+        engine=EngineInfo(kind=EngineKind.OLLAMA, url="http://127.0.0.1:11434"),
+        slots=1,
+        installed=(InstalledModel(name=MODEL, size_bytes=4_900_000_000),),
+    )
+
+
+def outcome(attempt_id: str, status: OutcomeStatus) -> Outcome:
+    is_success = status is OutcomeStatus.SUCCESS
+    figures = Figures(actual_s=3.0, prompt_tokens=100, prompt_s=1.0, output_tokens=40, decode_s=2.0)
+    return Outcome(
+        attempt_id=attempt_id,
+        request_id=attempt_id.rpartition("-")[0],
+        node_id="gpu1",
+        status=status,
+        reported_by=ReportedBy.NODE,
+        model=MODEL,
+        code=None if is_success else ErrorCode.ENGINE_FAILED,
+        figures=figures if is_success else None,
+    )
+
+
+def test_the_document_of_this_version_is_read_by_this_version() -> None:
+    assert msgspec.json.decode(msgspec.json.encode(Learned(term=3)), type=Learned) == Learned(term=3)
