@@ -206,9 +206,10 @@ def _narrowed(channel: Channel, node_id: str) -> str:
 
 def _for_credential(credential: Credential, node_ids: Sequence[str]) -> Permissions:
     allowed = permissions(credential.role, credential.node_id, all_node_ids=node_ids)
-    if credential.role is not Role.CLIENT:
+    if credential.role not in (Role.CLIENT, Role.OBSERVER):
         return allowed
-    own = f"{credential.inbox_prefix}.>"
+    # the command line and the SDK choose the inbox by the user's name and know no roles
+    own = f"{client_inbox_prefix(credential.user)}.>"
     return Permissions(publish=allowed.publish, subscribe=(*allowed.subscribe, own))
 
 

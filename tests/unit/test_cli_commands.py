@@ -93,9 +93,22 @@ def test_each_kind_of_error_has_its_exit_code(error: SollolError, code: int) -> 
     assert exits.code_of(error) == code
 
 
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("too_little_vram: 10.7 GiB free", "a: too little vram: 10.7 GiB free (--soft takes the best node there is)"),
+        ("draining", "a: draining (see `sollol nodes`)"),
+    ],
+    ids=["a wish of the caller", "a fact"],
+)
+def test_a_refusal_names_each_node_and_offers_soft_where_that_helps(reason: str, advice: str) -> None:
+    body = ErrorBody(code=ErrorCode.NO_ELIGIBLE_NODE, message="no node fits", details={"nodes": {"a": reason}})
+    assert exits.line_of(NoEligibleNode(body=body)) == f"sollol: no node fits; {advice}"
+
+
 def test_an_error_is_one_line_that_says_what_to_do() -> None:
     line = exits.line_of(NoEligibleNode("no node\nfits"))
-    assert line == "sollol: no node fits (see `sollol nodes`; --soft takes the best node there is)"
+    assert line == "sollol: no node fits (see `sollol nodes`)"
 
 
 def test_init_writes_a_file_that_is_valid_once_uncommented(tmp_path: Path) -> None:

@@ -74,30 +74,34 @@ async def _run(work: Batch, items: list[Item], written: AnswerFile) -> int:
 
 
 class PlainDisplay:
-    """A line now and then, for logs."""
+    """A line now and then, and one at the end, for logs."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._began_mono_s = self._told_mono_s = time.monotonic()
-        self._first: int | None = None
+        self._first = self._ended = self._failed = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        return
+        if self._ended:
+            self._tell(time.monotonic())
 
     def update(self, progress: BatchProgress, failed: int) -> None:
         """Tells how far it is, when that was not told a moment ago."""
         now = time.monotonic()
-        if self._first is None:
+        if not self._ended:
             self._first = progress.ended - 1
-        if now - self._told_mono_s < _LINE_EVERY_S and progress.ended < self._total:
-            return
+        self._ended, self._failed = progress.ended, failed
+        if now - self._told_mono_s >= _LINE_EVERY_S and self._ended < self._total:
+            self._tell(now)
+
+    def _tell(self, now: float) -> None:
         self._told_mono_s = now
-        rate = (progress.ended - self._first) / max(1e-6, now - self._began_mono_s)
-        left_s = (self._total - progress.ended) / rate if rate > 0 else None
-        note(f"{progress.ended} of {self._total}, {failed} failed, {rate:.1f}/s, {seconds(left_s)} left")
+        rate = (self._ended - self._first) / max(1e-6, now - self._began_mono_s)
+        left = f", {seconds((self._total - self._ended) / rate)} left" if rate and self._ended < self._total else ""
+        note(f"{self._ended} of {self._total}, {self._failed} failed, {rate:.1f}/s{left}")
 
 
 class BarDisplay:

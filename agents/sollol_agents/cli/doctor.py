@@ -23,8 +23,9 @@ from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import say, seconds, show_json, show_table
 from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL
 from sollol_bus.connection import Bus, BusConfig
-from sollol_bus.errors import BusError, ConfigError, NoResponders
+from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted
 from sollol_bus.messages import decode
+from sollol_bus.rights import client_inbox_prefix
 from sollol_bus.server_config import default_store_dir, find_binary
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
@@ -186,11 +187,12 @@ async def check_engine() -> Finding:
 async def check_bus(config: BusConfig) -> list[Finding]:
     """NATS, JetStream, streams, clock, actors and nodes."""
     try:
-        bus = await Bus.connect(msgspec.structs.replace(config, name="sollol-doctor"))
+        own_inbox = client_inbox_prefix(config.user)
+        bus = await Bus.connect(msgspec.structs.replace(config, name="sollol-doctor", inbox_prefix=own_inbox))
     except ConfigError as error:
-        remedy = "start one with `sollol up`, or name another with --nats"
-        found = Finding(check="nats", level=Level.PROBLEM, found=error.message, remedy=remedy)
-        return [found, *(check_port(port, flag) for port, flag in _PORTS)]
+        found, _, remedy = error.message.partition(". ")
+        problem = Finding(check="nats", level=Level.PROBLEM, found=found, remedy=remedy)
+        return [problem, *(check_port(port, flag) for port, flag in _PORTS)]
     checks: tuple[Callable[[Bus], Coroutine[Any, Any, list[Finding]]], ...] = (
         _check_server,
         _check_jetstream,
@@ -239,6 +241,8 @@ async def _check_server(bus: Bus) -> list[Finding]:
 async def _check_jetstream(bus: Bus) -> list[Finding]:
     try:
         await bus.request("$JS.API.INFO", timeout_s=2.0)
+    except NotPermitted:
+        return [Finding(check="jetstream", level=Level.OK, found="not looked at: only the control role may")]
     except NoResponders:
         remedy = "switch it on: `jetstream {}` in the server's configuration"
         return [Finding(check="jetstream", level=Level.PROBLEM, found="JetStream is off", remedy=remedy)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotConnected, RequestTimedOut, SollolError
-from sollol_schemas.errors import ErrorCode
+from sollol_schemas.decision import RejectionReason
+from sollol_schemas.errors import ErrorBody, ErrorCode
 
 OK: Final = 0
 FAILED: Final = 1  # the request, or the actor, failed
@@ -20,7 +21,7 @@ HELP: Final = (
 _HINTS: Final[dict[ErrorCode, str]] = {
     ErrorCode.UNKNOWN_MODEL: "`sollol models` lists what there is, `sollol pull NODE MODEL` fetches one",
     ErrorCode.NO_NODES: "start one with `sollol node`, or look with `sollol doctor`",
-    ErrorCode.NO_ELIGIBLE_NODE: "see `sollol nodes`; --soft takes the best node there is",
+    ErrorCode.NO_ELIGIBLE_NODE: "see `sollol nodes`",
     ErrorCode.QUEUE_FULL: "try again later, or add a node",
     ErrorCode.DEADLINE_UNREACHABLE: "allow more with --deadline-s, raise --priority, or add a node",
     ErrorCode.DEADLINE_EXCEEDED: "allow more with --deadline-s",
@@ -29,6 +30,16 @@ _HINTS: Final[dict[ErrorCode, str]] = {
     ErrorCode.UNKNOWN_JOB: "`sollol jobs list` shows the latest",
     ErrorCode.UNAUTHORIZED: "give credentials with --nats-user and --nats-password, or --nats-creds-file",
 }
+_SOFT_HINT: Final = "--soft takes the best node there is"
+_LIFTED_BY_SOFT: Final = frozenset(
+    {
+        RejectionReason.TOO_LITTLE_VRAM,
+        RejectionReason.NOT_RELIABLE_ENOUGH,
+        RejectionReason.NOT_CPU,
+        RejectionReason.NOT_CHOSEN_NODE,
+    }
+)
+_NODES_NAMED: Final = 6
 _NOBODY: Final = frozenset({ErrorCode.NO_NODES, ErrorCode.ACTOR_STOPPED})
 
 
@@ -47,4 +58,18 @@ def line_of(error: SollolError) -> str:
     hint = _HINTS.get(error.body.code, "") if not isinstance(error, (ConfigError, BusError)) else ""
     if isinstance(error, (NoResponders, RequestTimedOut)):
         hint = "is `sollol up` running there? `sollol doctor` looks"
+    if error.body.code is ErrorCode.NO_ELIGIBLE_NODE:
+        named, is_liftable = _refusals(error.body)
+        text += f"; {named}" if named else ""
+        hint = _SOFT_HINT if is_liftable else hint
     return f"sollol: {text}" + (f" ({hint})" if hint and "`" not in text else "")
+
+
+def _refusals(body: ErrorBody) -> tuple[str, bool]:
+    """Each node with its reason, and whether `--soft` would lift one of them."""
+    told = body.details.get("nodes")
+    reasons = {str(node): str(why) for node, why in told.items()} if isinstance(told, dict) else {}
+    named = [f"{node}: {why.replace('_', ' ')}" for node, why in reasons.items()]
+    more = f", and {len(named) - _NODES_NAMED} more" if len(named) > _NODES_NAMED else ""
+    is_liftable = any(why.partition(":")[0] in _LIFTED_BY_SOFT for why in reasons.values())
+    return ", ".join(named[:_NODES_NAMED]) + more, is_liftable

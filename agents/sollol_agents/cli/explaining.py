@@ -19,6 +19,7 @@ from sollol_schemas.decision import CandidateCost, Decision
 from sollol_schemas.events import Outcome
 from sollol_schemas.queries import WhyReply
 from sollol_schemas.routing import Routing
+from sollol_schemas.subjects import NO_NODE
 
 TERMS: Final = {
     "wait_s": "WAIT",
@@ -78,7 +79,7 @@ def show_why(reply: WhyReply) -> None:
 def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
     return (
         outcome.attempt_id,
-        outcome.node_id,
+        outcome.node_id if outcome.node_id != NO_NODE else "-",
         outcome.status.value,
         outcome.code.value if outcome.code else "-",
         seconds(outcome.queue_s),

@@ -37,7 +37,8 @@ def show_jobs(reply: JobListReply) -> None:
 
 def show_status(job: JobStatus) -> None:
     """What is known about one job, a line for each fact that there is."""
-    facts = msgspec.to_builtins(job)
+    # a field at its default does not travel, and the priority is a fact all the same
+    facts = {"job_id": job.job_id, "state": job.state.value, "priority": job.priority} | msgspec.to_builtins(job)
     for name in ("type", "body_hash", "stream_seq", "result_seq"):
         facts.pop(name, None)
     error = facts.pop("error", None)
@@ -76,4 +77,5 @@ def age(submitted_at: str) -> str:
 def _error(job: JobStatus) -> str:
     if job.error is None or job.state in (JobState.DONE, JobState.CANCELLED):
         return ""
-    return f"{job.error.code}: {job.error.message}"[:_ERROR_WIDTH]
+    text = f"{job.error.code}: {job.error.message}"
+    return text if len(text) <= _ERROR_WIDTH else f"{text[: _ERROR_WIDTH - 1]}…"

@@ -121,12 +121,12 @@ def _show_table(found: tuple[ApiKey, ...]) -> None:
         (
             key.key_id,
             key.name,
-            "yes" if key.is_admin else "",
+            "yes" if key.is_admin else "-",
             str(key.max_priority),
-            f"{key.requests_per_minute:g}" if key.requests_per_minute else "",
-            str(key.max_concurrent or ""),
+            f"{key.requests_per_minute:g}" if key.requests_per_minute else "-",
+            str(key.max_concurrent or "-"),
             key.created_at,
         )
         for key in found
     ]
-    show_table(("id", "name", "admin", "max priority", "per minute", "concurrent", "created"), rows)
+    show_table(("KEY", "NAME", "ADMIN", "MAX PRIORITY", "PER MINUTE", "CONCURRENT", "CREATED"), rows)

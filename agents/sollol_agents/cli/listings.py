@@ -15,6 +15,7 @@ from sollol_agents.cli.output import gib, gigabytes, percent, say, seconds, show
 from sollol_bus.client import Client
 from sollol_bus.connection import BusConfig
 from sollol_schemas.queries import GroupStats, ModelsReply, NodesReply, NodeView, ReliabilityReply, StatsReply
+from sollol_schemas.subjects import NO_NODE
 
 T = TypeVar("T")
 
@@ -71,9 +72,17 @@ def reliability(
     bus: BusConfig,
     log: LogConfig,
     json_: fleet.JsonFlag = False,
+    forget: Annotated[
+        bool,
+        Parameter(negative=(), help="Delete these outcomes and begin anew; needs a user of the control role."),
+    ] = False,
 ) -> int:
     """Shows how reliable each node is, and each model on it."""
-    return listing(bus, log, lambda client: client.reliability(node, model), _show_reliability, json_=json_)
+
+    async def ask(client: Client) -> ReliabilityReply:
+        return await (client.forget_reliability if forget else client.reliability)(node, model)
+
+    return listing(bus, log, ask, _show_reliability, json_=json_)
 
 
 def _show_nodes(reply: NodesReply) -> None:
@@ -131,7 +140,9 @@ def show_stats(reply: StatsReply) -> None:
         )
     groups = [("all", reply.total)]
     groups += [(f"mode {name}", group) for name, group in sorted(reply.by_mode.items())]
-    groups += [(f"node {name}", group) for name, group in sorted(reply.by_node.items())]
+    groups += [
+        ("no node" if name == NO_NODE else f"node {name}", group) for name, group in sorted(reply.by_node.items())
+    ]
     headings = ("GROUP", "ATTEMPTS", "OK", "FAILED", "CANCELLED", "SUCCESS", "P50", "P95", "P99", "TOKENS", "TOK/S")
     show_table(headings, (_stats_row(name, group) for name, group in groups), numbers=headings[1:])
 
@@ -166,10 +177,14 @@ def _show_reliability(reply: ReliabilityReply) -> None:
                 percent(entry.success_ratio),
                 percent(entry.success_lower_bound),
                 str(entry.failures),
+                str(entry.timeouts),
                 ", ".join(f"{code} {count}" for code, count in codes) or "-",
                 seconds(times[len(times) // 2]) if times else "-",
                 f"{entry.dispersion:.2f}" if entry.dispersion is not None else "-",
+                percent(entry.uptime_ratio) if entry.uptime_ratio is not None else "-",
+                seconds(entry.up_for_s) if entry.up_for_s is not None else "-",
             )
         )
-    headings = ("NODE", "MODEL", "ATTEMPTS", "SUCCESS", "PROVEN", "FAILED", "HOW", "MEDIAN", "DISPERSION")
-    show_table(headings, rows, numbers=("ATTEMPTS", "SUCCESS", "PROVEN", "FAILED", "MEDIAN", "DISPERSION"))
+    headings = ("NODE", "MODEL", "ATTEMPTS", "SUCCESS", "PROVEN", "FAILED", "TIMEOUTS", "HOW", "MEDIAN",
+                "DISPERSION", "UPTIME", "UP FOR")  # fmt: skip
+    show_table(headings, rows, numbers=tuple(h for h in headings if h not in ("NODE", "MODEL", "HOW")))
