@@ -143,10 +143,7 @@ class Bus:
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await bus._abandon()
             why = bus.close_reason or str(error) or "no answer"
-            raise ConfigError(
-                f"cannot connect to NATS at {config.url}: {why}. "
-                "Start one with `sollol up`, or name another with --nats."
-            ) from error
+            raise ConfigError(f"cannot connect to NATS at {config.url}: {why}. {_advice(why)}") from error
         return bus
 
     async def _connect(self) -> None:
@@ -425,6 +422,15 @@ class Bus:
         if not self._is_closing:
             log.error("the bus connection is closed for good: %s", self.close_reason, extra={"action": "bus_closed"})
         self.closed.set()
+
+
+def _advice(why: str) -> str:
+    """What to do about a connection that could not be made."""
+    if "CERTIFICATE_VERIFY_FAILED" in why:
+        return "Name the CA that signed the server's certificate with --nats-tls-ca-file."
+    if "authorization" in why.lower():
+        return "Give credentials: --config with a file of `sollol credentials`, or --nats-user and --nats-password."
+    return "Start one with `sollol up` (without --nats and SOLLOL_NATS), or name another with --nats."
 
 
 def _call_all(callbacks: list[Callable[[], None]]) -> None:
