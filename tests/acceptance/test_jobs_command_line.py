@@ -39,8 +39,34 @@ async def test_a_job_is_submitted_listed_shown_waited_for_and_forgotten(fleet: P
     code, _, noted = await sollol(fleet, "jobs", "status", "nope")
     assert (code, "jobs list" in noted) == (1, True)
     assert (await sollol(fleet, "jobs", "submit", MODEL, "x", "--priority", "11"))[0] == 2
+    code, said, _ = await sollol(fleet, "jobs", "result", "mine", "--json")
+    assert (code, json.loads(said)["result"]["body"]["response"].split()) == (0, ["2", "1", "0"])
+    code, _, noted = await sollol(fleet, "jobs", "purge", "nope")
+    assert (code, "nope" in noted) == (1, True)
     code, said, _ = await sollol(fleet, "jobs", "purge")
     assert (code, said) == (0, "2 jobs forgotten\n")
+
+
+async def test_a_job_that_is_not_due_yet_is_waited_for_in_vain_then_cancelled_and_kept_as_such(
+    fleet: ProcessFleet,
+) -> None:
+    await _with_a_node(fleet, "400")
+    code, said, _ = await sollol(fleet, "jobs", "submit", MODEL, "x", "--delay-s", "600", "--id", "later", "--json")
+    assert (code, json.loads(said)) == (0, {"job_id": "later"})
+    code, _, noted = await sollol(fleet, "jobs", "result", "later")
+    assert (code, "is queued" in noted) == (1, True)
+    code, _, noted = await sollol(fleet, "jobs", "wait", "later", "--timeout-s", "0.2")
+    assert (code, "it goes on" in noted, "doctor" in noted) == (1, True, False)
+    code, said, _ = await sollol(fleet, "jobs", "list", "--json")
+    assert (code, json.loads(said)["delayed"]) == (0, 1)
+    code, said, _ = await sollol(fleet, "jobs", "cancel", "later", "--json")
+    assert (code, json.loads(said)["state"]) == (0, "cancelled")
+    code, _, noted = await sollol(fleet, "jobs", "wait", "later")
+    assert (code, "cancelled" in noted) == (1, True)
+    code, said, _ = await sollol(fleet, "jobs", "dead", "--json")
+    assert (code, json.loads(said).get("jobs", [])) == (0, [])
+    code, said, _ = await sollol(fleet, "jobs", "purge", "--state", "cancelled", "--json")
+    assert (code, json.loads(said)) == (0, {"purged": 1})
 
 
 async def test_a_dead_job_is_listed_with_its_reason_and_run_again(fleet: ProcessFleet) -> None:
@@ -51,9 +77,12 @@ async def test_a_dead_job_is_listed_with_its_reason_and_run_again(fleet: Process
     code, said, _ = await sollol(fleet, "jobs", "dead")
     assert code == 0
     assert "unknown_model" in said
-    assert await sollol(fleet, "jobs", "retry", "--all") == (0, "bad\n", "")
+    assert (await sollol(fleet, "jobs", "retry"))[0] == 2, "nothing was named"
+    code, said, _ = await sollol(fleet, "jobs", "retry", "--all", "--json")
+    assert (code, json.loads(said)) == (0, ["bad"])
+    assert (await sollol(fleet, "jobs", "wait", "bad"))[0] == 1
     code, said, _ = await sollol(fleet, "jobs", "status", "bad", "--json")
-    assert json.loads(said)["state"] == "queued"
+    assert (json.loads(said)["state"], json.loads(said)["run"]) == ("failed", 2)
 
 
 async def test_a_batch_that_is_killed_goes_on_where_it_was(fleet: ProcessFleet, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from sollol_agents.cli import fleet, logs, running
+from sollol_agents.cli.exits import FAILED, OK
 from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.jobs_views import show_answer, show_jobs, show_status
 from sollol_agents.cli.listings import listing
@@ -18,13 +20,15 @@ from sollol_agents.cli.requesting import Model, Options, Prompt, body_fields, re
 from sollol_agents.cli.sections import routing_section
 from sollol_bus.client import Client
 from sollol_bus.connection import BusConfig
-from sollol_bus.errors import ConfigError
+from sollol_bus.errors import ConfigError, Conflict, RequestTimedOut
 from sollol_bus.jobs import JobAnswer, make_job
 from sollol_schemas.context import RequestKind
 from sollol_schemas.jobs import TERMINAL, JobState
 from sollol_schemas.routing import Routing
 
 jobs = App(name="jobs", help="Submit, follow and steer durable jobs.")
+
+_LETTERS_MAX = 1000
 
 JobName = Annotated[str, Parameter(help="The job's id.")]
 Limit = Annotated[int, Parameter(help="Jobs to show at most.")]
@@ -151,8 +155,13 @@ def retry(
         raise ConfigError("name the jobs to run again, or give --all")
 
     async def again(client: Client) -> list[str]:
-        names = job_ids or [j.job_id for j in (await client.dead_jobs(1000)).jobs]
-        return [await client.retry_job(name) for name in names]
+        if job_ids:
+            return [await client.retry_job(name) for name in job_ids]
+        done: list[str] = []
+        for name in [job.job_id for job in (await client.dead_jobs(_LETTERS_MAX)).jobs]:
+            with suppress(Conflict):  # somebody else ran it again just now
+                done.append(await client.retry_job(name))
+        return done
 
     def show(names: list[str]) -> None:
         for name in names:
@@ -186,24 +195,30 @@ def _answer(
 
     async def main() -> int:
         async with running.connected(_named(bus)) as client:
-            if is_waiting:
-                return _told(await client.job_end(job_id, timeout_s=timeout_s), json_=json_)
-            return _told(await client.job_answer(job_id), json_=json_)
+            if not is_waiting:
+                return _told(await client.job_answer(job_id), json_=json_)
+            try:
+                answer = await client.job_end(job_id, timeout_s=timeout_s)
+            except RequestTimedOut as error:
+                note(f"sollol: {error}")
+                return FAILED
+            return _told(answer, json_=json_)
 
     return running.run(main)
 
 
 def _told(answer: JobAnswer, *, json_: bool) -> int:
     """Prints how a job ended; anything but done is a failure."""
+    is_answered = answer.state is JobState.DONE and answer.error is None
     if json_:
         show_json({"status": answer.status, "result": answer.result})
-    elif answer.state is JobState.DONE:
+    elif is_answered:
         show_answer(answer)
-    elif answer.error is not None:
-        raise answer.error
     elif answer.state not in TERMINAL:
         note(f"sollol: job {answer.job_id} is {answer.state}; `sollol jobs wait` waits for it")
-    return 0 if answer.state is JobState.DONE else 1
+    elif answer.error is not None:
+        raise answer.error
+    return OK if is_answered else FAILED
 
 
 def _named(bus: BusConfig) -> BusConfig:
