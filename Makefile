@@ -126,6 +126,7 @@ schemas: $(INSTALLED) ## Renews schemas/json, schemas/asyncapi.yaml and the gene
 	$(PY) -m sollol_contract
 	$(PY) -m sollol_agents.cli.settings_table README.md
 	$(PY) -m sollol_agents.cli.log_table docs/logs.md
+	$(PY) -m sollol_agents.cli.metrics_table docs/metrics.md
 
 .PHONY: clean
 clean: ## Removes everything that was built; keeps .venv.

@@ -20,6 +20,7 @@ import msgspec
 from sollol_bus.connection import Bus, BusConfig, Subscription
 from sollol_bus.errors import BusError, SollolError
 from sollol_bus.messages import Msg
+from sollol_bus.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class Actor(Generic[Config]):
         self.instance = secrets.token_hex(6)
         """New at every start of the process."""
         self.state = ActorState.NEW
+        self.meter: Meter | None = None
+        """Who counts what the actor does; set it before the start."""
         self._bus_config = bus_config
         self._bus: Bus | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -153,6 +156,10 @@ class Actor(Generic[Config]):
             in_flight=len(self.in_flight()),
         )
 
+    async def exposition(self) -> bytes:
+        """Metrics that only this kind of actor has, in Prometheus' text format."""
+        return b""
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.instance} {self.state} in_flight={len(self.in_flight())}>"
 
@@ -164,6 +171,7 @@ class Actor(Generic[Config]):
         self.state = ActorState.STARTING
         try:
             self._bus = await Bus.connect(self._bus_config)
+            self._bus.meter = self.meter
             self.spawn(self._watch_connection(), name="connection")
             await self.on_start()
             await self._bus.flush()

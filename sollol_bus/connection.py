@@ -31,6 +31,7 @@ from nats.js import JetStreamContext
 
 from sollol_bus.errors import BusError, ConfigError, NotConnected, PayloadTooLarge
 from sollol_bus.messages import Msg, encode, error_headers
+from sollol_bus.meter import Meter
 from sollol_bus.mux import Mux, OnReply
 from sollol_schemas.errors import ErrorBody
 
@@ -116,6 +117,8 @@ class Bus:
         """Set when the connection is closed for good, on purpose or not."""
         self.close_reason: str = ""
         self.reconnects = 0
+        self.meter: Meter | None = None
+        """Who counts what this actor does; nobody, unless metrics are on."""
         self._nc = NatsClient()
         self._loop = asyncio.get_running_loop()
         self._settled_at = 0.0

@@ -100,6 +100,8 @@ class OutcomePublisher:
         if len(outcome.message) > _MESSAGE_TEXT_MAX:
             outcome = msgspec.structs.replace(outcome, message=outcome.message[:_MESSAGE_TEXT_MAX])
         log_outcome(outcome)
+        if self._bus.meter is not None:
+            self._bus.meter.ended(outcome)
         self._waiting.append(_Pending(subjects.outcome_event(outcome.node_id), message_id(outcome), encode(outcome)))
         self._is_empty.clear()
         self._drop_surplus()

@@ -18,12 +18,13 @@ import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.config import ScorerConfig
@@ -33,6 +34,9 @@ from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import BusError, NoResponders, RequestTimedOut, SollolError
 from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_schemas import subjects
+
+if TYPE_CHECKING:
+    from sollol_agents.metering.server import MetricsServer
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ class LocalStack:
         recorder: Settings of the recorder.
         gateway: Settings of an HTTP gateway; None: no gateway.
         nodes: Settings of the nodes to start with.
+        metrics: Whether and where to serve metrics of everything in here.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class LocalStack:
         recorder: RecorderConfig | None = None,
         gateway: GatewayConfig | None = None,
         nodes: tuple[NodeConfig, ...] = (),
+        metrics: MetricsConfig | None = None,
     ) -> None:
         self._port = port
         self._store_dir = Path(store_dir) if store_dir is not None else None
@@ -86,6 +92,8 @@ class LocalStack:
         self._recorder_config = recorder or RecorderConfig()
         self._gateway_config = gateway
         self._node_configs = nodes
+        self._metrics_config = metrics or MetricsConfig()
+        self._metrics: MetricsServer | None = None
         self._actors: list[Actor[Any]] = []
         self._floor = AsyncExitStack()
         self._failure: asyncio.Future[BaseException] | None = None
@@ -102,6 +110,11 @@ class LocalStack:
     def http_url(self) -> str:
         """Where HTTP clients connect; empty without a gateway."""
         return next((str(getattr(actor, "url", "")) for actor in self._actors if actor.name == "gateway"), "")
+
+    @property
+    def metrics_url(self) -> str:
+        """Where the metrics are; empty when they are off."""
+        return self._metrics.url if self._metrics is not None else ""
 
     @property
     def has_users(self) -> bool:
@@ -175,6 +188,7 @@ class LocalStack:
         await self._floor.aclose()
 
     async def _start_all(self) -> None:
+        await self._start_metrics()
         kinds = asyncio.to_thread(self._import_actors)
         if self._bus_config is None or not self._bus_config.url:
             _, server = await asyncio.gather(kinds, self._start_server())
@@ -196,6 +210,14 @@ class LocalStack:
         for actor in self._actors:
             self._watch(actor)
         await self._wait_in_office_or_failure()
+
+    async def _start_metrics(self) -> None:
+        if self._metrics_config.port is None:
+            return
+        from sollol_agents.metering.server import MetricsServer  # noqa: PLC0415 what is off need not be loaded
+
+        server = MetricsServer(self._metrics_config, lambda: self._actors)
+        self._metrics = await self._floor.enter_async_context(server)
 
     async def _start_server(self) -> EmbeddedServer:
         if self._store_dir is None:
@@ -223,6 +245,7 @@ class LocalStack:
         if isinstance(config, NodeConfig):
             prefix = subjects.node_inbox_prefix(node_id_of(config))
         actor: Actor[Any] = getattr(importlib.import_module(module), kind)(config, self._named(name, prefix))
+        actor.meter = self._metrics.meter if self._metrics is not None else None
         await actor.__aenter__()
         return actor
 

@@ -53,7 +53,7 @@ async def test_the_file_is_valid_in_every_profile() -> None:
         pytest.skip("docker-compose is not installed")
     process = await asyncio.create_subprocess_exec(
         tool,
-        *("--profile", "gpu", "--profile", "cluster", "config", "--quiet"),
+        *("--profile", "gpu", "--profile", "cluster", "--profile", "observe", "config", "--quiet"),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.sections import SECTIONS, section
 from sollol_agents.cli.settings import Section
+from sollol_agents.metering.config import MetricsConfig
 from sollol_bus.connection import BusConfig
 
 KNOWN: Final = tuple(SECTIONS)
@@ -28,4 +29,5 @@ CLIENT: Final[dict[str, Section[Any]]] = {
     "bus": section("nats", BusConfig, defaults={"connect_timeout_s": PATIENT_S}),
     "log": QUIET_LOG,
 }
-ACTOR: Final[dict[str, Section[Any]]] = {"bus": BUS, "log": LOG}
+METRICS: Final[Section[MetricsConfig]] = section("metrics", MetricsConfig)
+ACTOR: Final[dict[str, Section[Any]]] = {"bus": BUS, "log": LOG, "metrics": METRICS}

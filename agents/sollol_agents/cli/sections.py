@@ -47,6 +47,11 @@ SECTIONS: Mapping[str, Names] = {
         kind="sollol_schemas.routing:Routing",
         title="Where, when and how requests of `generate`, `chat` and `embed` run",
     ),
+    "metrics": Names(
+        kind="sollol_agents.metering.config:MetricsConfig",
+        title="Metrics, for every actor and `sollol up`",
+        flag_prefix="metrics-",
+    ),
     "up": Names(kind="sollol_agents.cli.up:UpConfig", title="`sollol up`"),
     "server": Names(
         kind="sollol_bus.server_config:EmbeddedServerConfig",

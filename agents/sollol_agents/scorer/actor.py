@@ -40,7 +40,7 @@ from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
+from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
@@ -68,6 +68,7 @@ class ScorerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     granted: int
     refused: int
     mean_decision_s: float
+    open_breakers: int
 
 
 class Scorer(Actor[ScorerConfig]):
@@ -170,6 +171,9 @@ class Scorer(Actor[ScorerConfig]):
             granted=self._granted,
             refused=self._refused,
             mean_decision_s=self._deciding_s / max(1, self._decisions),
+            open_breakers=sum(
+                view.state is BreakerState.OPEN for view in breakers_reply(self.core, time.monotonic()).breakers
+            ),
         )
 
     # -- office -------------------------------------------------------------------------------------------
@@ -239,7 +243,10 @@ class Scorer(Actor[ScorerConfig]):
             log.exception("deciding on %s failed", request.request_id, extra=extra)
             body = ErrorBody(code=ErrorCode.INTERNAL, message=f"the scorer failed: {type(error).__name__}")
             effects = [GrantRefused(request_id=request.request_id, error=body, term=self.core.term)]
-        self._deciding_s += time.perf_counter() - began
+        took_s = time.perf_counter() - began
+        self._deciding_s += took_s
+        if self.bus.meter is not None:
+            self.bus.meter.considered(took_s)
         self._decisions += 1
         self._carry_out(effects)
 
@@ -345,6 +352,8 @@ class Scorer(Actor[ScorerConfig]):
         try:
             for decision, at in untold:
                 log_decision(decision)
+                if self.bus.meter is not None:
+                    self.bus.meter.decided(decision)
                 self.bus.publish(subjects.routing_event(decision.summary.mode), decision_bytes(decision, at))
         except NotConnected as error:
             log.info("decisions not told: %s", error, extra={"action": "effect_lost"})

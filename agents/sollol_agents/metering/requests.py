@@ -1,0 +1,116 @@
+"""Counts decisions and outcomes as they happen. The number of series is bounded, whatever the fleet does."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+
+from sollol_schemas.decision import Decision
+from sollol_schemas.events import Outcome
+
+MAX_NODES: Final = 256
+_OTHER: Final = "other"
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_THINKING_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1)
+_RATIOS: Final = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.33, 2, 4, 10)
+
+
+class RequestMeter:
+    """The counters of one process; a `sollol_bus.meter.Meter`.
+
+    Args:
+        registry: Where they are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use here
+        self._nodes: set[str] = set()
+        self._considered = Histogram(
+            "sollol_scorer_decision_seconds",
+            "Time that the scorer took over one question for a slot.",
+            buckets=_THINKING_S,
+            registry=registry,
+        )
+        self._decisions = Counter(
+            "sollol_scorer_decisions_total",
+            "Requests that got a node, by mode and strategy.",
+            ["mode", "strategy"],
+            registry=registry,
+        )
+        self._queue = Histogram(
+            "sollol_scorer_queue_seconds",
+            "From a request's arrival to its slot, by mode.",
+            ["mode"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._attempts = Counter(
+            "sollol_attempts_total",
+            "Attempts that ended, by the actor that reports them; node _none: requests that no node ever got.",
+            ["node", "mode", "status"],
+            registry=registry,
+        )
+        self._failures = Counter(
+            "sollol_attempt_failures_total", "Attempts that failed, by code.", ["node", "code"], registry=registry
+        )
+        self._seconds = Histogram(
+            "sollol_attempt_seconds",
+            "From the node's acceptance to the last token, of attempts that succeeded.",
+            ["node", "mode"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._first = Histogram(
+            "sollol_attempt_first_token_seconds",
+            "From the node's acceptance to the first token.",
+            ["node", "mode"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "sollol_attempt_tokens_total", "Tokens of prompts and answers.", ["node", "kind"], registry=registry
+        )
+        self._error = Histogram(
+            "sollol_attempt_prediction_ratio",
+            "Actual seconds divided by predicted seconds, of attempts that succeeded.",
+            ["node"],
+            buckets=_RATIOS,
+            registry=registry,
+        )
+
+    def considered(self, seconds: float) -> None:
+        """The scorer took so long over one question."""
+        self._considered.observe(seconds)
+
+    def decided(self, decision: Decision) -> None:
+        """A request got its node."""
+        made = decision.summary
+        self._decisions.labels(made.mode.value, made.strategy).inc()
+        self._queue.labels(made.mode.value).observe(made.queue_s)
+
+    def ended(self, outcome: Outcome) -> None:
+        """An attempt ended."""
+        node, mode, status = self._bounded(outcome.node_id), outcome.mode.value, outcome.status.value
+        self._attempts.labels(node, mode, status).inc()
+        if status in ("failed", "presumed_lost"):
+            self._failures.labels(node, outcome.code.value if outcome.code is not None else _OTHER).inc()
+        figures = outcome.figures
+        if figures is None:
+            return
+        self._tokens.labels(node, "prompt").inc(figures.prompt_tokens or 0)
+        self._tokens.labels(node, "output").inc(figures.output_tokens or 0)
+        if status != "success":
+            return
+        self._seconds.labels(node, mode).observe(figures.actual_s)
+        if figures.ttft_s is not None:
+            self._first.labels(node, mode).observe(figures.ttft_s)
+        if outcome.predicted_s > 0:
+            self._error.labels(node).observe(figures.actual_s / outcome.predicted_s)
+
+    def _bounded(self, node_id: str) -> str:
+        if node_id not in self._nodes:
+            if len(self._nodes) >= MAX_NODES:
+                return _OTHER
+            self._nodes.add(node_id)
+        return node_id

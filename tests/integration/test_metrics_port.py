@@ -1,0 +1,97 @@
+"""A process serves the metrics of its actors when it is given a port, and only what is documented."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sollol_agents.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.metering.catalog import of_actors
+from sollol_agents.metering.config import MetricsConfig
+from sollol_agents.metering.server import MetricsServer
+from sollol_agents.node.config import NodeConfig
+from sollol_agents.stack import LocalStack
+from sollol_bus.errors import ConfigError
+
+MODEL = "llama3.2:3b"
+ON = MetricsConfig(port=0)
+
+
+async def test_everything_that_is_documented_is_served_after_a_request(tmp_path: Path) -> None:
+    emulated = EmulatorConfig(preset="rtx4090-24", model=(f"{MODEL}=3.2",), preload=(MODEL,), time_scale=50.0)
+    async with EmulatedNode(emulated) as engine, httpx.AsyncClient() as http:
+        node = NodeConfig(node_id="attic", engine="ollama", url=engine.url)
+        stack = LocalStack(store_dir=tmp_path, nodes=(node,), gateway=GatewayConfig(port=0), metrics=ON)
+        async with stack, stack.client() as client:
+            await client.generate(MODEL, "count down from 3")
+            await http.post(f"{stack.http_url}/api/generate", json={"model": MODEL, "prompt": "x", "stream": False})
+            reply = await http.get(stack.metrics_url)
+            scorer = next(actor for actor in stack.actors if actor.name == "scorer")
+            assert scorer.meter is not None
+    assert reply.status_code == 200
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    typed = dict(re.findall(r"^# TYPE (\w+) (\w+)$", reply.text, re.MULTILINE))
+    served = {f"{name}_total" if kind == "counter" and not name.endswith("_total") else name for name, kind in
+              typed.items()}  # fmt: skip
+    documented = {metric.name for metric in of_actors()}
+    assert documented - served <= {"sollol_attempt_failures_total"} | GPU_MAY_BE_SILENT
+    assert {name for name in served if name.startswith("sollol_")} - documented <= {
+        name for name in served if name.startswith(("sollol_gateway_", "sollol_fleet_"))
+    }
+    assert 'sollol_fleet_node_up_nodes{node="attic"} 1.0' in reply.text
+    assert 'sollol_attempts_total{mode="fast",node="attic",status="success"} 2.0' in reply.text
+    assert "sollol_scorer_leaders 1.0" in reply.text
+    assert re.search(r"^process_resident_memory_bytes [1-9]", reply.text, re.MULTILINE)
+
+
+GPU_MAY_BE_SILENT = {
+    f"sollol_node_gpu_{what}"
+    for what in ("memory_total_bytes", "memory_used_bytes", "utilisation_ratio", "temperature_celsius", "power_watts")
+}
+"""Not every machine that runs this has a GPU."""
+
+
+async def test_without_a_port_nothing_listens_and_nobody_counts(tmp_path: Path) -> None:
+    async with LocalStack(store_dir=tmp_path) as stack:
+        assert stack.metrics_url == ""
+        assert [actor.bus.meter for actor in stack.actors] == [None] * len(stack.actors)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", b"200 OK"),
+        (b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"200 OK"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"404 Not Found"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405 Method Not Allowed"),
+        (b"\r\n\r\n", b"404 Not Found"),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", b""),
+    ],
+    ids=["query", "head", "other path", "other method", "nothing", "too long"],
+)
+async def test_only_a_plain_question_for_metrics_is_answered(request_: bytes, status: bytes) -> None:
+    async with MetricsServer(ON, lambda: ()) as server:
+        port = int(server.url.rsplit(":", 1)[1].partition("/")[0])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request_)
+        try:
+            said = await reader.read()
+        except ConnectionResetError:
+            said = b""
+        writer.close()
+    assert said.partition(b"\r\n")[0].removeprefix(b"HTTP/1.1 ") == status
+    if request_.startswith(b"HEAD"):
+        assert said.endswith(b"\r\n\r\n")
+
+
+async def test_a_port_that_is_taken_is_said_at_the_start() -> None:
+    async with MetricsServer(ON, lambda: ()) as server:
+        port = int(server.url.rsplit(":", 1)[1].partition("/")[0])
+        with pytest.raises(ConfigError, match=f"metrics on 127.0.0.1:{port}"):
+            async with MetricsServer(MetricsConfig(port=port), lambda: ()):
+                pass
