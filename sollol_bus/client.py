@@ -301,6 +301,15 @@ class Client(JobCalls):
         asked = BreakerRequest(reset=True, node_id=node_id, model=model)
         return await self._ask(subjects.ADMIN_BREAKER, asked, BreakersReply)
 
+    async def forget_reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
+        """Deletes recorded outcomes, and begins all counts of success anew: everybody's, one node's, one model's.
+
+        Returns:
+            What is left. Statistics and explanations of these requests are gone with them.
+        """
+        asked = ReliabilityRequest(node_id=node_id, model=model)
+        return await self._ask(subjects.ADMIN_METRICS_RESET, asked, ReliabilityReply)
+
     async def pull(self, node_id: str, model: str) -> AsyncIterator[dict[str, Any]]:
         """Downloads a model to a node; gives the engine's progress objects."""
         asked = encode(AdminRequest(node_id=node_id, model=model))

@@ -130,6 +130,12 @@ class ReliabilityView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """Actual seconds of the last attempts, newest last, at most 100."""
     dispersion: float | None = None
     """Standard deviation of actual divided by predicted time."""
+    timeouts: Count = 0
+    """Failures that were a limit of time running out: before the first token, between tokens, or the deadline."""
+    up_for_s: Seconds | None = None
+    """How long the node has been there without being down, as far back as events are kept; 0 while it is down."""
+    uptime_ratio: Ratio | None = None
+    """Share of the time since the node was first seen in which it was not down. None for a model."""
     last_seen_at: str = ""
 
 

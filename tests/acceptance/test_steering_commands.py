@@ -82,3 +82,29 @@ async def test_circuit_breakers_are_listed_and_closed(system: ProcessFleet) -> N
     assert "every circuit breaker is closed" in await sollol(system, "breaker", "list")
     assert "every circuit breaker is closed" in await sollol(system, "breaker", "reset", "attic")
     assert msgspec.json.decode(await sollol(system, "breaker", "list", "--json"))["breakers"] == []
+
+
+async def test_reliability_is_shown_with_uptime_and_forgotten_on_demand(system: ProcessFleet) -> None:
+    for _ in range(2):
+        await sollol(system, "generate", MODEL, "count down from 3", "--node", "cellar", "--strict")
+
+    async def entries() -> list[dict[str, object]]:
+        shown = await sollol(system, "reliability", "cellar", "--json")
+        return list(msgspec.json.decode(shown)["entries"])
+
+    async def are_counted() -> bool:
+        found = await entries()
+        return len(found) == 2 and found[0]["attempts"] == 2
+
+    await eventually(are_counted)
+    node, model = await entries()
+    assert node["uptime_ratio"] == 1.0
+    assert isinstance(node["up_for_s"], float)
+    assert "uptime_ratio" not in model
+    assert len(model["recent_s"]) == 2  # type: ignore[arg-type]
+    assert model["success_lower_bound"] < 1.0  # type: ignore[operator]
+    headings = (await sollol(system, "reliability", "cellar")).splitlines()[0].split()
+    assert {"ATTEMPTS", "SUCCESS", "PROVEN", "FAILED", "TIMEOUTS", "DISPERSION", "UPTIME"} <= set(headings)
+    left = msgspec.json.decode(await sollol(system, "reliability", "cellar", "--forget", "--json"))["entries"]
+    assert [(e["node_id"], e.get("attempts", 0)) for e in left] == [("cellar", 0)], "its presence is no outcome"
+    assert (await entries())[0].get("attempts", 0) == 0

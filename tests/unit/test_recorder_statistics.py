@@ -22,6 +22,7 @@ from sollol_agents.recorder.statistics import (
     stats_reply,
     wilson_lower_bound,
 )
+from sollol_agents.recorder.uptime import Passage, Uptime, uptime_of
 from sollol_bus.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.decision import Decision, DecisionSummary
@@ -193,3 +194,38 @@ def test_the_fleet_counts_live_nodes_by_kind() -> None:
     fleet = fleet_stats(NodesReply(nodes=nodes, queued=3, in_flight=2))
     assert (fleet.nodes_total, fleet.nodes_up, fleet.nodes_gpu, fleet.nodes_cpu) == (3, 1, 1, 1)
     assert (fleet.slots, fleet.queued, fleet.in_flight) == (6, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("passages", "up_for_s", "ratio"),
+    [
+        ([], 0.0, 0.0),
+        ([(0, "up")], 100.0, 1.0),
+        ([(0, "up"), (50, "suspect"), (60, "up")], 100.0, 1.0),
+        ([(0, "up"), (20, "down"), (70, "up")], 30.0, 0.5),
+        ([(0, "up"), (20, "down"), (40, "down"), (70, "up"), (80, "up")], 30.0, 0.5),
+        ([(0, "up"), (75, "down")], 0.0, 0.75),
+        ([(0, "down"), (50, "draining")], 50.0, 0.5),
+        ([(100, "up")], 0.0, 1.0),
+        ([(100, "down")], 0.0, 0.0),
+    ],
+)
+def test_uptime_counts_whatever_is_not_down(passages: list[tuple[float, str]], up_for_s: float, ratio: float) -> None:
+    assert uptime_of([Passage(*p) for p in passages], 100.0) == pytest.approx(Uptime(up_for_s, ratio))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.sampled_from([s.value for s in NodeState])), max_size=12))
+def test_uptime_is_a_share_whatever_was_recorded(passages: list[tuple[float, str]]) -> None:
+    found = uptime_of([Passage(*p) for p in sorted(passages)], 1e6)
+    assert 0.0 <= found.ratio <= 1.0
+    assert 0.0 <= found.up_for_s <= 1e6
+
+
+def test_failures_by_a_limit_of_time_are_counted_as_timeouts() -> None:
+    rows = [
+        VerdictRow("n1", "m", Verdict.SUCCESS, "", 5, 1.0),
+        VerdictRow("n1", "m", Verdict.FAILURE, "stalled", 2, 1.0),
+        VerdictRow("n1", "m", Verdict.FAILURE, "engine_failed", 1, 1.0),
+    ]
+    view = reliability_view("n1", "m", rows, [], last_seen_at="")
+    assert (view.attempts, view.failures, view.timeouts) == (8, 3, 2)

@@ -236,3 +236,34 @@ async def test_a_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         await open_store(tmp_path / "file" / "recorder.sqlite3")
     with pytest.raises(ConfigError, match="database="):
         await open_store(tmp_path)
+
+
+async def test_a_node_is_listed_with_its_presence_whatever_it_did(store: Store, archive: Archive) -> None:
+    await store.write([node_row(NodeState.UP, 100), node_row(NodeState.DOWN, 200), node_row(NodeState.UP, 300)])
+    (entry,) = (await archive.reliability()).entries
+    assert (entry.node_id, entry.model, entry.attempts) == ("n1", "", 0)
+    assert entry.up_for_s is not None
+    assert entry.up_for_s > 1_000_000
+    assert entry.uptime_ratio is not None
+    assert 0.9 < entry.uptime_ratio < 1.0
+    assert (await archive.reliability("n2")).entries == ()
+    await store.write([outcome_row("r1-1", at=310)])
+    assert [e.uptime_ratio is None for e in (await archive.reliability("n1")).entries] == [False, True]
+
+
+async def test_the_latest_of_each_model_are_told_without_the_busy_ones_crowding_out_the_rest(
+    store: Store, archive: Archive
+) -> None:
+    rows = [outcome_row(f"busy{n}-1", at=100 + n) for n in range(60)]
+    rows += [outcome_row("rare-1", at=1, node_id="n2", model="seldom")]
+    rows += [
+        outcome_row("bad-1", at=90, status=OutcomeStatus.FAILED),
+        outcome_row("gone-1", at=500, status=OutcomeStatus.CANCELLED),
+    ]
+    await store.write(rows)
+    told = [o.attempt_id for o in (await archive.recent(100, per_model=5)).outcomes]
+    assert told == ["busy59-1", "busy58-1", "busy57-1", "busy56-1", "busy55-1", "rare-1"]
+    told = [o.attempt_id for o in (await archive.recent(200, per_model=100)).outcomes]
+    assert len(told) == 62
+    assert "bad-1" in told
+    assert len((await archive.recent(4, per_model=100)).outcomes) == 3, "the limit is shared evenly"

@@ -25,6 +25,7 @@ from sollol_agents.recorder.statistics import (
     stats_reply,
 )
 from sollol_agents.recorder.store import connect
+from sollol_agents.recorder.uptime import Passage, Uptime, uptime_of
 from sollol_schemas.decision import Decision
 from sollol_schemas.events import NodeEvent, Outcome
 from sollol_schemas.queries import FleetStats, RecentReply, ReliabilityReply, ReliabilityView, StatsReply, WhyReply
@@ -84,7 +85,12 @@ class Archive:
             groups[row.node_id, row.model].append(row)
             if not model and row.model:
                 groups[row.node_id, ""].append(row)
-        return ReliabilityReply(entries=tuple([await self._view(*key, groups[key]) for key in sorted(groups)]))
+        presence = await self._uptimes(node_id) if not model else {}
+        for name in presence:
+            groups.setdefault((name, ""), [])  # it was there and did nothing
+        return ReliabilityReply(
+            entries=tuple([await self._view(*key, groups[key], presence.get(key[0])) for key in sorted(groups)])
+        )
 
     async def recent(self, limit: int, *, per_model: int = 0) -> RecentReply:
         """The latest outcomes and node events, newest first.
@@ -144,7 +150,20 @@ class Archive:
             outcomes=tuple(_outcomes.decode(row[0]) for row in outcomes),
         )
 
-    async def _view(self, node_id: str, model: str, rows: list[VerdictRow]) -> ReliabilityView:
+    async def _uptimes(self, node_id: str) -> dict[str, Uptime]:
+        """How long each node has been there."""
+        rows = await self._connection.execute_fetchall(
+            "SELECT node_id, stored_at_ns / 1e9, json_extract(CAST(body AS TEXT), '$.state') FROM events "
+            "WHERE kind = 'node' AND (? = '' OR node_id = ?) ORDER BY stored_at_ns, stream_seq",
+            (node_id, node_id),
+        )
+        passages: dict[str, list[Passage]] = defaultdict(list)
+        for name, at, state in rows:
+            passages[name].append(Passage(at, state))
+        now = datetime.now(UTC).timestamp()
+        return {name: uptime_of(told, now) for name, told in passages.items()}
+
+    async def _view(self, node_id: str, model: str, rows: list[VerdictRow], uptime: Uptime | None) -> ReliabilityView:
         latest: list[tuple[float, float, float]] = []
         for name in {row.model for row in rows}:
             times = await self._connection.execute_fetchall(
@@ -160,7 +179,8 @@ class Archive:
             model,
             rows,
             [TimeRow(actual, predicted) for _, actual, predicted in latest[-RECENT_MAX:]],
-            last_seen_at=_instant(max(row.last_at for row in rows)),
+            last_seen_at=_instant(max(row.last_at for row in rows)) if rows else "",
+            uptime=None if model else uptime,
         )
 
 

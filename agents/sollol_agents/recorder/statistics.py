@@ -12,10 +12,13 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from sollol_agents.recorder.rows import Verdict
+from sollol_agents.recorder.uptime import Uptime
+from sollol_schemas.errors import ErrorCode
 from sollol_schemas.queries import FleetStats, GroupStats, Latency, NodesReply, ReliabilityView, StatsReply
 from sollol_schemas.telemetry import NodeState
 
 _Z_95 = 1.959964
+_TIMEOUTS = (ErrorCode.STALLED, ErrorCode.DEADLINE_EXCEEDED)
 RECENT_MAX = 100
 """Attempts per node and model whose times are told."""
 
@@ -150,7 +153,13 @@ def group_stats(counts: Iterable[CountRow], latencies_s: Iterable[float]) -> Gro
 
 
 def reliability_view(
-    node_id: str, model: str, rows: Iterable[VerdictRow], times: Sequence[TimeRow], *, last_seen_at: str
+    node_id: str,
+    model: str,
+    rows: Iterable[VerdictRow],
+    times: Sequence[TimeRow],
+    *,
+    last_seen_at: str,
+    uptime: Uptime | None = None,
 ) -> ReliabilityView:
     """The record of a node, or of a model on it; `times` come newest last."""
     successes, failures = 0, 0
@@ -174,6 +183,9 @@ def reliability_view(
         recent_s=tuple(round(t.actual_s, 4) for t in times[-RECENT_MAX:]),
         dispersion=dispersion(times),
         last_seen_at=last_seen_at,
+        timeouts=sum(by_code[code] for code in _TIMEOUTS if code in by_code),
+        up_for_s=round(uptime.up_for_s, 3) if uptime is not None else None,
+        uptime_ratio=round(uptime.ratio, 9) if uptime is not None else None,
     )
 
 
