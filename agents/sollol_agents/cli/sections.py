@@ -38,11 +38,6 @@ SECTIONS: Mapping[str, Names] = {
         flag_prefix="nats-",
     ),
     "log": Names(kind="sollol_agents.cli.logs:LogConfig", title="Logging, for every command", flag_prefix="log-"),
-    "metrics": Names(
-        kind="sollol_agents.metering.config:MetricsConfig",
-        title="Metrics, for every actor and `sollol up`",
-        flag_prefix="metrics-",
-    ),
     "routing": Names(
         kind="sollol_schemas.routing:Routing",
         title="Where, when and how requests of `generate`, `chat` and `embed` run",
