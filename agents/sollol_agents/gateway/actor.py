@@ -21,6 +21,7 @@ from sollol_agents.gateway.batches.store import Contents, Records
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.fleet import Fleet
 from sollol_agents.gateway.inference import Inference
+from sollol_agents.gateway.job_pages import JobPages
 from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.routes import Pages
@@ -99,7 +100,9 @@ class Gateway(Actor[GatewayConfig]):
             spawn=lambda coroutine, name: self.spawn(coroutine, name=name),
         )
         batches = BatchPages(self.config, desk, self._keeper)
-        self._pages = Pages(self.config, self.bus, Fleet(self.bus), metrics, batches.routes())
+        self._pages = Pages(
+            self.config, self.bus, Fleet(self.bus), metrics, [*batches.routes(), *JobPages(desk.jobs).routes()]
+        )
         self._gate = Gate(self.config, self.bus, access, self._inference, self._pages.application())
         self._server = self._pages.server = HttpServer(with_cors(self._gate, self.config), self.config)
         await self._server.start()

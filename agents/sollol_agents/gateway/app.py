@@ -218,7 +218,7 @@ def capped(wishes: telling.Wishes, body: bytes, highest: int) -> telling.Wishes:
 
 def is_unknown(path: str) -> bool:
     """Whether a path is none of ours, so that an engine may know it."""
-    if path.startswith(("/api/blobs/", "/v1/models/", "/v1/files", "/v1/batches")) or path in _OURS:
+    if path.startswith(("/api/blobs/", "/api/jobs", "/v1/models/", "/v1/files", "/v1/batches")) or path in _OURS:
         return False
     return not any(path == closed or path.startswith(closed + "/") for closed in CLOSED_PATHS)
 

@@ -15,7 +15,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 _MAX_BYTES: Final = 1 << 20
 
 
-async def body_of(request: Request) -> dict[str, Any]:
+async def body_of(request: Request, max_bytes: int = _MAX_BYTES) -> dict[str, Any]:
     """The JSON object in a request.
 
     Raises:
@@ -24,8 +24,8 @@ async def body_of(request: Request) -> dict[str, Any]:
     body = b""
     async for piece in request.stream():
         body += piece
-        if len(body) > _MAX_BYTES:
-            message = f"the body's {len(body)} bytes exceed the limit of {_MAX_BYTES} bytes"
+        if len(body) > max_bytes:
+            message = f"the body's {len(body)} bytes exceed the limit of {max_bytes} bytes"
             raise error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
     if not body:
         raise BadRequest("missing request body")

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sollol_agents.gateway import openapi_jobs
 from sollol_bus.version import VERSION
 from sollol_schemas.queries import NodesReply, StatsReply
 from sollol_schemas.routing import Routing
@@ -63,8 +64,8 @@ _REFUSALS: Final = {
 @functools.cache
 def document() -> dict[str, Any]:
     """The document."""
-    (stats, nodes, routing), schemas = msgspec.json.schema_components(
-        (StatsReply, NodesReply, Routing), ref_template=_REF
+    (stats, nodes, _, *about_jobs), schemas = msgspec.json.schema_components(
+        (StatsReply, NodesReply, Routing, *openapi_jobs.TYPES), ref_template=_REF
     )
     paths: dict[str, Any] = {path: {"get": _operation(text)} for path, text in _READS.items()}
     paths["/readyz"]["get"]["responses"]["503"] = {"description": "Not now; the body says why."}
@@ -77,7 +78,7 @@ def document() -> dict[str, Any]:
     paths |= {path: {method: _operation(text, needs)} for path, (method, text, needs) in _MANAGEMENT.items()}
     for path in _INFERENCE:
         paths[path]["post"]["parameters"] = _routing_headers(schemas["Routing"])
-    del routing
+    paths |= openapi_jobs.paths(tuple(about_jobs), _operation)
     return {
         "openapi": "3.1.0",
         "info": {

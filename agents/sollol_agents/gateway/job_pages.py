@@ -1,0 +1,247 @@
+"""Durable jobs over HTTP, under `/api/jobs`.
+
+Whoever has a key sees its own jobs alone: their ids begin with the key's. An administrator sees all.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sollol_agents.gateway.access import Guest
+from sollol_agents.gateway.app import HOT, is_unknown
+from sollol_agents.gateway.bodies import body_of, number_in
+from sollol_agents.gateway.dialects import PLAIN_JSON
+from sollol_agents.gateway.jobs import GatewayJobs
+from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, error_from
+from sollol_bus.job_making import checked_id, make_job, priority_of
+from sollol_bus.jobs import JobAnswer
+from sollol_bus.messages import encode
+from sollol_schemas.context import RequestKind
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.jobs import TERMINAL, Job, JobListReply, JobState, JobStatus
+from sollol_schemas.routing import DEFAULT_PRIORITY
+
+PREFIX: Final = "/api/jobs"
+_WAIT_S: Final = 30
+_WAIT_MAX_S: Final = 300
+_WAITS_MAX: Final = 512
+_LIST: Final = 100
+_LIST_MAX: Final = 1000
+_ID_BYTES: Final = 8
+_BODY_BYTES: Final = 4 << 20
+
+
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A job as it is submitted over HTTP."""
+
+    body: dict[str, Any]
+    """The body of `generate`, `chat`, `embed` or of another engine path, with routing fields if any."""
+    id: str | None = None
+    """An id of the caller's choice, so that submitting it again is harmless."""
+    kind: RequestKind | None = None
+    path: str = ""
+    """The engine's path, for `passthrough`."""
+    priority: int | str | None = None
+    not_before: str | None = None
+    deadline_s: float | None = None
+    max_tries: int | None = None
+    callback_url: str = ""
+    callback_subject: str = ""
+
+
+class JobPages:
+    """The handlers."""
+
+    def __init__(self, jobs: GatewayJobs) -> None:
+        self._jobs = jobs
+        self._waits = 0
+
+    def routes(self) -> list[Route]:
+        """The paths of jobs."""
+        one = f"{PREFIX}/{{job_id}}"
+        return [
+            Route(PREFIX, self.submit, methods=["POST"]),
+            Route(PREFIX, self.list_jobs, methods=["GET"]),
+            Route(f"{PREFIX}/dead", self.dead, methods=["GET"]),
+            Route(one, self.status, methods=["GET"]),
+            Route(one, self.forget, methods=["DELETE"]),
+            Route(f"{one}/wait", self.wait, methods=["GET"]),
+            Route(f"{one}/result", self.result, methods=["GET"]),
+            Route(f"{one}/cancel", self.cancel, methods=["POST"]),
+            Route(f"{one}/retry", self.retry, methods=["POST"]),
+        ]
+
+    async def submit(self, request: Request) -> Response:
+        """Stores a job."""
+        guest = _guest(request)
+        try:
+            asked = msgspec.convert(await body_of(request, _BODY_BYTES), JobRequest)
+        except msgspec.ValidationError as error:
+            raise BadRequest(str(error)) from error
+        job = _job(asked, guest)
+        job_id = await self._jobs.submit(
+            job,
+            job_id=_own_id(guest, asked.id) if asked.id is not None else _fresh_id(guest),
+            priority=_priority(asked, guest),
+        )
+        where = {"location": f"{PREFIX}/{job_id}"}
+        return _told({"job_id": job_id, "state": JobState.QUEUED}, status=202, headers=where)
+
+    async def list_jobs(self, request: Request) -> Response:
+        """The caller's latest jobs, and how many wait in the whole queue."""
+        states = request.query_params.getlist("state")
+        limit = _limit(request)
+        guest = _guest(request)
+        reply = await self._jobs.jobs(*states, limit=limit if guest.is_admin else _LIST_MAX)
+        return _told(_of(guest, reply, limit))
+
+    async def dead(self, request: Request) -> Response:
+        """The caller's jobs that ended dead or failed and can run again."""
+        limit = _limit(request)
+        guest = _guest(request)
+        return _told(_of(guest, await self._jobs.dead_jobs(limit if guest.is_admin else _LIST_MAX), limit))
+
+    async def status(self, request: Request) -> Response:
+        """What is known about a job."""
+        return _told(await self._jobs.job(_asked_id(request)))
+
+    async def wait(self, request: Request) -> Response:
+        """What is known about a job once it has ended; 202 when it has not within `timeout_s`."""
+        job_id = _asked_id(request)
+        timeout_s = number_in(request, "timeout_s", _WAIT_S)
+        if timeout_s > _WAIT_MAX_S:
+            raise BadRequest(f"timeout_s must be at most {_WAIT_MAX_S}, not {timeout_s}")
+        if self._waits >= _WAITS_MAX:
+            raise QueueFull(f"{self._waits} requests wait for jobs already; ask for the state now and then")
+        self._waits += 1
+        try:
+            answer = await self._jobs.job_end(job_id, timeout_s=timeout_s)
+        except RequestTimedOut:
+            return _told(await self._jobs.job(job_id), status=202)
+        finally:
+            self._waits -= 1
+        return _told(answer.status)
+
+    async def result(self, request: Request) -> Response:
+        """A job's answer as the engine gave it; the error that ended it with that error's status."""
+        job_id = _asked_id(request)
+        answer = await self._jobs.job_answer(job_id)
+        return Response(_body_of(answer), media_type=PLAIN_JSON.decode(), headers=_headers(answer))
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancels a job."""
+        return _told(await self._jobs.cancel_job(_asked_id(request)))
+
+    async def retry(self, request: Request) -> Response:
+        """Runs a dead or failed job again, under its id."""
+        job_id = await self._jobs.retry_job(_asked_id(request))
+        return _told({"job_id": job_id, "state": JobState.QUEUED}, status=202)
+
+    async def forget(self, request: Request) -> Response:
+        """Forgets a job that has ended, with its result."""
+        job_id = _asked_id(request)
+        await self._jobs.purge_jobs(job_id=job_id)
+        return _told({"job_id": job_id, "purged": True})
+
+
+def _guest(request: Request) -> Guest:
+    guest: Guest = request.scope["state"]["guest"]
+    return guest
+
+
+def _prefix(guest: Guest) -> str:
+    """What the ids of a guest's jobs begin with; nothing for those who see all jobs."""
+    return "" if guest.is_admin else f"{guest.owner}-"
+
+
+def _own_id(guest: Guest, job_id: str) -> str:
+    """The id on the bus of a job that a guest names with or without the prefix of its own."""
+    prefix = _prefix(guest)
+    return checked_id(job_id if job_id.startswith(prefix) else prefix + job_id)
+
+
+def _fresh_id(guest: Guest) -> str | None:
+    return None if guest.is_admin else _prefix(guest) + secrets.token_hex(_ID_BYTES)
+
+
+def _asked_id(request: Request) -> str:
+    return _own_id(_guest(request), request.path_params["job_id"])
+
+
+def _job(asked: JobRequest, guest: Guest) -> Job:
+    """The job of a request.
+
+    Raises:
+        SollolError: It has a field that this guest may not use, or that cannot be used.
+    """
+    if asked.path and asked.path.partition("?")[0] not in HOT and not is_unknown(asked.path.partition("?")[0]):
+        raise error_from(ErrorBody(code=ErrorCode.FORBIDDEN, message=f"{asked.path[:80]} is not for jobs"))
+    if asked.callback_subject and not guest.is_admin:
+        message = "callback_subject speaks on the bus: only administrators may set it; use callback_url"
+        raise error_from(ErrorBody(code=ErrorCode.FORBIDDEN, message=message))
+    return make_job(
+        asked.body,
+        kind=asked.kind,
+        path=asked.path,
+        not_before=asked.not_before,
+        deadline_s=asked.deadline_s,
+        max_tries=asked.max_tries,
+        callback_url=asked.callback_url,
+        callback_subject=asked.callback_subject,
+    )
+
+
+def _priority(asked: JobRequest, guest: Guest) -> int | None:
+    """The priority to submit with: what is asked for, at most the key's; None leaves it to the body."""
+    stated = asked.priority
+    if stated is None and asked.kind is not RequestKind.PASSTHROUGH and not asked.path:
+        stated = asked.body.get("priority")
+    if stated is None:
+        return min(DEFAULT_PRIORITY, guest.max_priority)
+    if isinstance(stated, bool) or not isinstance(stated, (int, str)):
+        raise BadRequest("priority must be 0 to 10, or a name")
+    return min(priority_of(stated), guest.max_priority)
+
+
+def _limit(request: Request) -> int:
+    limit = number_in(request, "limit", _LIST)
+    if not 1 <= limit <= _LIST_MAX:
+        raise BadRequest(f"limit must be 1 to {_LIST_MAX}, not {limit}")
+    return limit
+
+
+def _of(guest: Guest, reply: JobListReply, limit: int) -> JobListReply:
+    """The part of a list that a guest may see."""
+    prefix = _prefix(guest)
+    mine = [job for job in reply.jobs if job.job_id.startswith(prefix)]
+    return msgspec.structs.replace(reply, jobs=tuple(mine[:limit]))
+
+
+def _body_of(answer: JobAnswer) -> bytes:
+    """The engine's answer.
+
+    Raises:
+        SollolError: What ended the job without one; `Conflict` while it has not ended.
+    """
+    if answer.state not in TERMINAL:
+        raise Conflict(f"job {answer.job_id} is {answer.state}: it has no result yet")
+    if answer.error is not None:
+        raise answer.error
+    assert answer.result is not None  # else `error` says that it has expired
+    return bytes(answer.result.body)
+
+
+def _headers(answer: JobAnswer) -> dict[str, str]:
+    status: JobStatus = answer.status
+    headers = {"x-sollol-job-id": answer.job_id, "x-sollol-attempts": str(status.tries)}
+    return headers | ({"x-sollol-node": status.node_id} if status.node_id else {})
+
+
+def _told(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(encode(value), status, headers, media_type=PLAIN_JSON.decode())
