@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -86,6 +87,12 @@ def no_forgotten_loop() -> None:
 
 
 @pytest.fixture(scope="session")
+def start() -> Callable[..., dict[str, str]]:
+    """Starts a module that ends with an `ExitStack`; returns what it said before `ready`, and its `pid`."""
+    return start_module
+
+
+@pytest.fixture(scope="session")
 def fleet_behind_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayFleet]:
     """One for all tests of a worker: starting it takes seconds."""
     folder: Path = tmp_path_factory.mktemp("gateway")
@@ -109,19 +116,22 @@ def fleet_behind_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
 
 
 def start_module(stack: ExitStack, *argv: str) -> dict[str, str]:
-    """Starts a module, which ends with the stack; what it said before `ready`, by the first word."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *argv], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    """Starts a module, which ends with the stack; what it said before `ready`, by the first word, and its `pid`."""
+    complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed when the process has ended
+    process = subprocess.Popen([sys.executable, "-m", *argv], stdout=subprocess.PIPE, stderr=complaints, text=True)
 
     def stop() -> None:
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        code = process.wait(timeout=30)
+        complaints.seek(0)
+        said_wrong = complaints.read()
+        complaints.close()
+        assert code == 0, f"{' '.join(argv)} ended with {code}: {said_wrong}"
         assert process.stdout is not None
         process.stdout.close()
 
     stack.callback(stop)
-    said: dict[str, str] = {}
+    said: dict[str, str] = {"pid": str(process.pid)}
     assert process.stdout is not None
     for line in process.stdout:
         word, _, rest = line.strip().partition(" ")

@@ -370,6 +370,10 @@ async def test_an_event_stream_that_waits_is_kept_alive_by_comments(tmp_path: Pa
             assert comments.replace(": waiting\n\n", "") == ""
             assert ": waiting" in comments
             assert "[DONE]" in rest
+            assert ": waiting" not in rest
+            assert "sollol_gateway_active_requests 0.0" in (await here.http.get("/metrics")).text
+            await asyncio.sleep(0.3)  # comments would go on, and end the gateway
+            assert (await here.http.get("/healthz")).status_code == 200
         finally:
             assert (await first).status_code == 200
 

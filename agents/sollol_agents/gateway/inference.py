@@ -228,7 +228,10 @@ class _Exchange:
         """
         asked = self._asked
         if not asked.is_native:
-            await self._passthrough()
+            try:
+                await self._passthrough()
+            finally:
+                await self._end_waiting()
         elif asked.kind is not RequestKind.EMBED and wants_stream(asked.body, default=True):
             await self._lines()
         else:
@@ -325,7 +328,9 @@ class _Exchange:
 
     async def _comment(self) -> None:
         try:
-            await self._begin_events()
+            # nothing is decided yet, so the head tells no more than the request's id
+            head = [*_EVENT_HEADERS, *telling.told(None, self._require_call().request_id)]
+            await self._reply.start(200, head)
             while True:
                 await self._reply.write(waiting_event(self._asked.dialect))
                 await asyncio.sleep(self._owner.config.keep_alive_s)

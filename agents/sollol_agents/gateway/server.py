@@ -38,6 +38,7 @@ class Connection(HttpToolsProtocol):
         """Called once when the client leaves; set while a request is served."""
         self._head_bytes = 0
         self._is_in_head = True
+        self._has_only_head = True
         self._head_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -64,11 +65,13 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of a request."""
+        self._has_only_head = self._is_in_head
         super().data_received(data)
-        if self._is_in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.limits.max_head_bytes:
-                self._refuse(431, "the request's head is too large")
+        if not self._has_only_head:
+            return  # bodies do not count; a head that began behind one is measured when it is complete
+        self._head_bytes += len(data)
+        if self._head_bytes > self.limits.max_head_bytes:
+            self._refuse(431, "the request's head is too large")
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -80,7 +83,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The end of a request's head."""
         self._cancel_head_timer()
-        self._is_in_head = False
+        self._is_in_head = self._has_only_head = False
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.limits.max_head_bytes:
             self._refuse(431, "the request's head is too large")
