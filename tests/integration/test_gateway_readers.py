@@ -1,0 +1,121 @@
+"""A client that reads too slowly: little waits for it in memory, its node is stopped, and it is told so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import pytest
+
+from sollol_agents.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.gateway.actor import Gateway
+from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.node.config import NodeConfig
+from sollol_agents.stack import LocalStack
+
+UNREAD = 65_536
+BUFFERS = 300_000
+"""What the kernel and the server hold in any case, generously; the answer has three times as much."""
+MODEL = f"countdown-{'x' * 100}"  # every message repeats it
+ENDLESS = 'say "'  # answered with 4096 quotation marks
+
+
+class Eventually(Protocol):
+    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
+
+
+@asynccontextmanager
+async def gateway_that_cuts(tmp_path: Path, reader_timeout_s: float) -> AsyncIterator[tuple[LocalStack, Gateway]]:
+    engine = EmulatorConfig(preset="steady", model=(f"{MODEL}=1",), preload=(MODEL,), decode_tps=20_000.0)
+    settings = GatewayConfig(port=0, max_unread_bytes=UNREAD, reader_timeout_s=reader_timeout_s)
+    async with EmulatedNode(engine) as emulated:
+        node = NodeConfig(node_id="n1", engine="ollama", url=emulated.url, slots=1)
+        async with LocalStack(store_dir=tmp_path, gateway=settings, nodes=(node,)) as stack:
+            gateway = next(actor for actor in stack.actors if isinstance(actor, Gateway))
+            listening = gateway._server._socket
+            assert listening is not None
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # else the kernel takes megabytes first
+            async with httpx.AsyncClient(base_url=stack.http_url, trust_env=False) as http, asyncio.timeout(15):
+                while (await http.get("/readyz")).status_code != 200:  # noqa: ASYNC110 another actor's state
+                    await asyncio.sleep(0.02)
+            yield stack, gateway
+
+
+async def ask(stack: LocalStack, path: str, body: dict[str, Any]) -> socket.socket:
+    """A connection on which the answer is on its way, and nothing is read."""
+    url, sent = httpx.URL(stack.http_url), json.dumps(body).encode()
+    lazy = socket.socket()
+    lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    lazy.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(lazy, (url.host, url.port))
+    await loop.sock_sendall(
+        lazy, b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(sent), sent)
+    )
+    return lazy
+
+
+async def read_all(lazy: socket.socket) -> bytes:
+    """Everything up to the end of the chunked answer."""
+    loop, got = asyncio.get_running_loop(), b""
+    async with asyncio.timeout(15):
+        while not got.endswith(b"0\r\n\r\n") and (data := await loop.sock_recv(lazy, 65_536)):
+            got += data
+    return got
+
+
+def slots_in_use(stack: LocalStack) -> int:
+    return sum(len(actor.in_flight()) for actor in stack.actors if actor.name == "node")
+
+
+USER = [{"role": "user", "content": ENDLESS}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/generate", {"prompt": ENDLESS}),
+        ("/v1/chat/completions", {"messages": USER, "stream": True}),
+        ("/v1/messages", {"messages": USER, "stream": True, "max_tokens": 5000}),
+    ],
+)
+async def test_little_is_kept_for_a_client_that_reads_later_and_it_is_told(
+    tmp_path: Path, eventually: Eventually, path: str, body: dict[str, Any]
+) -> None:
+    async with gateway_that_cuts(tmp_path, reader_timeout_s=30.0) as (stack, gateway):
+        lazy = await ask(stack, path, {"model": MODEL, **body})
+        try:
+            await eventually(lambda: len(gateway.in_flight()) == 1)
+            await eventually(lambda: slots_in_use(stack) == 0)  # the node was stopped though nobody had read
+            got = await read_all(lazy)
+        finally:
+            lazy.close()
+        assert len(got) < UNREAD + BUFFERS
+        *_, last = [line for line in got.splitlines() if b'{"' in line]
+        said = json.loads(last[last.index(b"{") :])
+        assert "unread" in json.dumps(said["error"])
+        assert b"[DONE]" not in got
+        assert b"message_stop" not in got
+        await eventually(lambda: not gateway.in_flight())
+
+
+async def test_a_client_that_never_reads_is_cut_off(tmp_path: Path, eventually: Eventually) -> None:
+    async with gateway_that_cuts(tmp_path, reader_timeout_s=0.3) as (stack, gateway):
+        lazy = await ask(stack, "/api/generate", {"model": MODEL, "prompt": ENDLESS})
+        try:
+            await eventually(lambda: len(gateway.in_flight()) == 1)
+            await eventually(lambda: not gateway.in_flight() and gateway._server.connections <= 1)
+            got = b""
+            with contextlib.suppress(ConnectionResetError):
+                got = await read_all(lazy)
+            assert not got.endswith(b"0\r\n\r\n")  # the rest was thrown away
+        finally:
+            lazy.close()
+        await eventually(lambda: slots_in_use(stack) == 0)
