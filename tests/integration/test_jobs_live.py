@@ -32,7 +32,7 @@ from sollol_bus.errors import (
 )
 from sollol_bus.jetstream import publish_acked
 from sollol_bus.jobs import make_job
-from sollol_bus.messages import Msg, decode
+from sollol_bus.messages import Msg, decode, encode, error_of
 from sollol_schemas import subjects
 from sollol_schemas.decision import Decision
 from sollol_schemas.jobs import JobNews, JobResult, JobState
@@ -243,6 +243,13 @@ async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path, eve
             await s.client.submit(make_job({"prompt": "no model"}))
         with pytest.raises(BadRequest, match="job id"):
             await s.count(1, job_id="not an id")
+        with pytest.raises(BadRequest, match="priority 11"):
+            await s.count(1, priority=11)
+        body = {"job": {"body": {"model": MODEL, "prompt": "x"}}}
+        for asked in ({**body, "priority": 11}, {**body, "job_id": "not an id"}, {"job": {}}, {}):
+            refused = error_of(await bus.request(subjects.JOB_ENQUEUE, encode(asked)))
+            assert refused is not None
+            assert refused.code == "bad_request"
         with pytest.raises(BadRequest, match="nope"):
             await s.client.job("nope")
         with pytest.raises(BadRequest, match="nope"):
@@ -329,6 +336,8 @@ async def test_a_dispatcher_that_shuts_down_gives_its_jobs_to_the_others_at_once
             assert asyncio.get_running_loop().time() - leaving < DispatcherConfig().job_ack_wait_s / 2
             assert running in first.in_flight()
             first.hand_back("shutting down")
+            await eventually(lambda: running in second.in_flight(), within_s=10)
+            assert (await s.client.job(running)).losses == 0, "nobody died"
             await s.client.cancel_job(running)
             for job_id in waiting:
                 answer = await s.client.wait_for_task(job_id, timeout_s=30)

@@ -84,4 +84,4 @@ async def test_a_job_whose_end_went_unheard_is_run_again(
         await eventually(is_stored)
         await eventually(lambda: bool(results), within_s=30)
     assert [result.state for result in results] == [JobState.DONE]
-    assert fleet.attempts == ["mine-1", "mine-11"], "no two tries share an attempt id"
+    assert fleet.attempts == ["mine-1", "mine-1001"], "no two tries share an attempt id"

@@ -14,7 +14,14 @@ from sollol_agents.analysis.detector import WordDetector
 from sollol_agents.cli.batch_files import AnswerFile, batch_id_of, output_line, read_items
 from sollol_agents.dispatcher.intake import Rejected
 from sollol_agents.dispatcher.jobs.answer import Incomplete, whole_answer
-from sollol_agents.dispatcher.jobs.intake import UNLIMITED_S, Accepted, is_permitted_url, read_job, request_for
+from sollol_agents.dispatcher.jobs.intake import (
+    TRIES_PER_TAKE,
+    UNLIMITED_S,
+    Accepted,
+    is_permitted_url,
+    read_job,
+    request_for,
+)
 from sollol_agents.dispatcher.jobs.letters import shortened
 from sollol_agents.dispatcher.jobs.posting import is_permitted_address, signature
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, instant, parse_instant
@@ -75,7 +82,7 @@ def test_a_job_that_cannot_be_run_says_why(job: object, code: ErrorCode) -> None
 
 def test_a_jobs_request_is_patient_work_under_the_subjects_priority_without_a_limit() -> None:
     accepted = read({"body": {**BODY, "priority": 2, "routing_mode": "fast"}})
-    request = request_for(accepted, STATUS, reply_to="_INBOX.x", waited_s=1e6, secret="s")
+    request = request_for(accepted, STATUS, tries_here=0, reply_to="_INBOX.x", waited_s=1e6, secret="s")
     assert (request.routing.routing_mode, request.routing.priority) == (RoutingMode.ASYNC, 7)
     assert request.deadline_s - request.waited_s == UNLIMITED_S
     assert json.loads(request.body) == BODY
@@ -83,19 +90,27 @@ def test_a_jobs_request_is_patient_work_under_the_subjects_priority_without_a_li
 
 def test_the_deadline_counts_from_when_the_job_was_due() -> None:
     accepted = read({"body": BODY, "deadline_s": 30})
-    request = request_for(accepted, STATUS, reply_to="_INBOX.x", waited_s=10.0, secret="s")
+    request = request_for(accepted, STATUS, tries_here=0, reply_to="_INBOX.x", waited_s=10.0, secret="s")
     assert (request.deadline_s, request.waited_s) == (30, 10.0)
 
 
 def test_no_two_tries_share_an_attempt_number() -> None:
     accepted = read({"body": BODY})
-    tried = [
-        msgspec.structs.replace(STATUS, tries=t, losses=n, doubts=d)
-        for t, n, d in [(0, 0, 0), (1, 0, 0), (1, 1, 0), (2, 1, 0), (2, 1, 1)]
+    tried = [(takes, tries) for takes in (0, 1, 2, 9000) for tries in (0, 1, TRIES_PER_TAKE - 1)]
+    numbers = [
+        request_for(
+            accepted,
+            msgspec.structs.replace(STATUS, takes=takes),
+            tries_here=tries,
+            reply_to="",
+            waited_s=0,
+            secret="",
+        ).first_attempt
+        for takes, tries in tried
     ]
-    numbers = [request_for(accepted, s, reply_to="", waited_s=0, secret="").first_attempt for s in tried]
     assert numbers == sorted(set(numbers))
     assert all(b - a >= 10 for a, b in itertools.pairwise(numbers))
+    assert len(str(numbers[-1])) <= 7
 
 
 @pytest.mark.parametrize(

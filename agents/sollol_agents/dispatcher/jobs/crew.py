@@ -230,11 +230,13 @@ class JobCrew:
         """The present instant, as it stands in states and results."""
         return instant(datetime.now(UTC).timestamp())
 
-    def open(self, accepted: Accepted, status: JobStatus, waited_s: float) -> Execution:
+    def open(self, accepted: Accepted, status: JobStatus, tries_here: int, waited_s: float) -> Execution:
         """A try of a job, with an inbox of its own."""
         key = str(next(self._keys))
         reply_to = f"{self._inbox}.{key}"
-        request = request_for(accepted, status, reply_to=reply_to, waited_s=waited_s, secret=self._secret)
+        request = request_for(
+            accepted, status, tries_here=tries_here, reply_to=reply_to, waited_s=waited_s, secret=self._secret
+        )
         execution = self._executions[key] = Execution(self._dispatching, request)
         return execution
 

@@ -22,6 +22,10 @@ from sollol_schemas.subjects import is_callback_subject
 
 UNLIMITED_S = 366 * 86_400.0
 """Deadline of a job that names none: patient work may wait without limit."""
+TRIES_PER_TAKE = 100
+"""Tries that have numbers of their own each time a job is taken up; after them it is as if it were taken up again."""
+_TRIES_NUMBERED = 999_999
+"""A number of an attempt has seven digits at most, so that its id is no longer than an id may be."""
 _NO_INBOX = "_INBOX.job"
 
 
@@ -78,12 +82,14 @@ def accept(
     return Accepted(job=job, request=request, not_before_unix_s=not_before_unix_s)
 
 
-def request_for(accepted: Accepted, status: JobStatus, *, reply_to: str, waited_s: float, secret: str) -> Request:
-    """The request of one try.
+def request_for(
+    accepted: Accepted, status: JobStatus, *, tries_here: int, reply_to: str, waited_s: float, secret: str
+) -> Request:
+    """The request of one try, the one after `tries_here` others since the job was taken up.
 
     Its attempts are numbered apart from those of every other try, so that no two ever share an id.
     """
-    tries_before = status.tries + status.losses + status.doubts + 100 * (status.run - 1)
+    tries_before = (status.takes * TRIES_PER_TAKE + tries_here) % _TRIES_NUMBERED
     routing = msgspec.structs.replace(
         accepted.request.routing, routing_mode=RoutingMode.ASYNC, priority=status.priority, deadline_s=None
     )

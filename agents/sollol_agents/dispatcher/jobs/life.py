@@ -125,13 +125,13 @@ def take_up(
     is_same = known.body_hash in ("", message.body_hash)
     if known.state in TERMINAL:
         if message.run > known.run:
-            return Take(status=msgspec.structs.replace(fresh, run=message.run, result_seq=known.result_seq))
+            return Take(status=_after(known, fresh, run=message.run))
         return Drop(is_conflict=not is_same)
     if known.stream_seq not in (0, message.stream_seq):
         if not is_other_gone:
             return LookFor(stream_seq=known.stream_seq)
         if not is_same:
-            return Take(status=msgspec.structs.replace(fresh, result_seq=known.result_seq))
+            return Take(status=_after(known, fresh, run=fresh.run))
     lost = known.state is JobState.RUNNING
     status = msgspec.structs.replace(
         known,
@@ -141,9 +141,20 @@ def take_up(
         stream_seq=message.stream_seq,
         body_hash=message.body_hash,
         losses=known.losses + lost,
+        takes=known.takes + 1,
         node_id="",
     )
     return Take(status=status, was_lost=lost)
+
+
+def _after(known: JobStatus, fresh: JobStatus, *, run: int) -> JobStatus:
+    """The state of a job that begins anew in the place of one that is known."""
+    return msgspec.structs.replace(fresh, run=run, result_seq=known.result_seq, takes=known.takes + 1)
+
+
+def handed_back(status: JobStatus) -> JobStatus:
+    """The state of a job that leaves this dispatcher in an orderly way while a node worked on it."""
+    return msgspec.structs.replace(status, state=JobState.QUEUED, node_id="", owner="", tokens=0)
 
 
 def after_failure(status: JobStatus, error: ErrorBody, rules: RetryRules, rng: random.Random) -> Again | End:

@@ -18,7 +18,7 @@ from nats.js.errors import NotFoundError
 from nats.js.object_store import ObjectStore
 
 from sollol_bus.connection import Bus
-from sollol_bus.errors import BusError, PayloadTooLarge, RequestTimedOut
+from sollol_bus.errors import BusError, NotConnected, PayloadTooLarge, RequestTimedOut
 from sollol_bus.jetstream import JetStreamRefused, api, publish_acked
 from sollol_bus.kv import Bucket
 from sollol_bus.messages import decode, encode
@@ -118,6 +118,7 @@ class States:
     """The state of every job, under `job.<id>`."""
 
     def __init__(self, bus: Bus, keep_s: float) -> None:
+        self._bus = bus
         self._bucket = Bucket(bus, subjects.JOBS_BUCKET, timeout_s=_ANSWER_S)
         self._keep_s = max(1, round(keep_s))
 
@@ -147,6 +148,14 @@ class States:
             raise Overtaken(status.job_id)
 
         return await persistently(act, f"state of job {status.job_id}")
+
+    def send(self, status: JobStatus, last: int) -> None:
+        """Writes a state over revision `last` without waiting for it; when it fails, or is lost, nothing is written."""
+        headers = {h.EXPECTED_LAST_SUBJECT_SEQUENCE: str(last)}
+        try:
+            self._bus.publish(f"$KV.{subjects.JOBS_BUCKET}.{_key(status.job_id)}", encode(status), headers=headers)
+        except NotConnected:
+            log.debug("job %s: its state could not be sent", status.job_id)
 
     async def _over_marker(self, status: JobStatus, value: bytes, marker: int, ttl_s: int) -> int:
         """The state expired or was purged: what is left is its marker, which may be written over."""

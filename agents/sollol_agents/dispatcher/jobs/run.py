@@ -13,7 +13,7 @@ import msgspec
 from sollol_agents.dispatcher.intake import Rejected
 from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.execution import Answered, Execution
-from sollol_agents.dispatcher.jobs.intake import Accepted, read_job
+from sollol_agents.dispatcher.jobs.intake import TRIES_PER_TAKE, Accepted, read_job
 from sollol_agents.dispatcher.jobs.persistence import Overtaken, persistently, stored_message
 from sollol_agents.dispatcher.jobs.records import fresh_status, result_of, run_of
 from sollol_bus.job_making import body_hash
@@ -56,6 +56,7 @@ class JobRun:
         self._wake = asyncio.Event()
         self._status: JobStatus
         self._revision = 0
+        self._tries_here = 0
         self._confirmed_mono_s = 0.0
 
     # -- from outside -------------------------------------------------------------------------------------
@@ -73,6 +74,8 @@ class JobRun:
             return
         self._is_given_back = True
         self._wake.set()
+        if self.is_running:  # nobody died: whoever takes it next is not to count a loss
+            self._crew.states.send(life.handed_back(self._status), self._revision)
         if self._execution is not None:
             self._execution.stop()
         self.delivery.nak(delay_s)
@@ -203,7 +206,12 @@ class JobRun:
         return life.after_failure(self._status, result, rules, self._crew.rng)
 
     async def _try(self, accepted: Accepted) -> Answered | ErrorBody:
-        execution = self._execution = self._crew.open(accepted, self._status, self.age_s())
+        if self._tries_here >= TRIES_PER_TAKE:
+            self._status = msgspec.structs.replace(self._status, takes=self._status.takes + 1)
+            self._tries_here = 0
+            await self._write()
+        execution = self._execution = self._crew.open(accepted, self._status, self._tries_here, self.age_s())
+        self._tries_here += 1
         try:
             execution.start()
             await self._until_granted(execution)
