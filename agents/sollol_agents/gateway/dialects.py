@@ -76,7 +76,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 def refusal(dialect: Dialect, error: ErrorBody, path: str = "") -> Refusal:
     """The answer to a request that failed before a byte of it was sent."""
-    error = unable(error, path)
+    error = while_nodes_vanish(unable(error, path))
     status = error.http_status
     said = _engines_own(dialect, error)
     headers: list[Header] = []
@@ -101,6 +101,17 @@ def unable(error: ErrorBody, path: str) -> ErrorBody:
         return ErrorBody(code=ErrorCode.ENGINE_REJECTED, status=501, message=message)
     what = "generate" if path == "/api/generate" else "chat"
     return ErrorBody(code=ErrorCode.ENGINE_REJECTED, status=400, message=f'"{model}" does not support {what}')
+
+
+def while_nodes_vanish(error: ErrorBody) -> ErrorBody:
+    """A plea to come back in place of a failure, when nodes are gone that the scorer still counted on."""
+    lost = error.code is ErrorCode.ATTEMPTS_EXHAUSTED and error.details.get("last_code") == ErrorCode.NODE_LOST
+    tried = error.details.get("nodes")
+    if not lost or not isinstance(tried, list):
+        return error
+    reasons = dict.fromkeys(map(str, tried), "failed this request")
+    details = error.details | {"nodes": reasons, "retry_after_s": _RETRY_AFTER_S[ErrorCode.NO_NODES]}
+    return msgspec.structs.replace(error, status=503, details=details)
 
 
 def retry_headers(error: ErrorBody) -> list[Header]:
