@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.units import BusId, Count, Weight
+
+BlobDigest = Annotated[
+    str, Meta(pattern=r"^sha256[:-][0-9a-f]{64}$", description="`sha256:` and the hexadecimal digest of a file.")
+]
 
 
 class ControlPing(msgspec.Struct, frozen=True, kw_only=True, tag="control.ping.v1"):
@@ -60,6 +65,18 @@ class ControlEngine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     body: dict[str, Any] = {}
 
 
+class ControlBlob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.blob.v1"):
+    """Fetch a file of a model for the engine; answered with `{"status"}` and an empty message.
+
+    The node asks for one piece after the other on `source`, by number from 0; an empty one ends the file. So nobody
+    sends faster than the engine takes, and a file whose digest is wrong never gets to the engine whole.
+    """
+
+    digest: BlobDigest
+    source: str
+    """An inbox of whoever has the file."""
+
+
 class ControlSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.set.v1"):
     """Change the node's weight or labels; a label set to the empty string is removed."""
 
@@ -84,7 +101,15 @@ class AttemptState(StrEnum):
 
 
 ControlRequest = (
-    ControlAttempt | ControlPing | ControlDrain | ControlLoad | ControlUnload | ControlPull | ControlEngine | ControlSet
+    ControlAttempt
+    | ControlPing
+    | ControlDrain
+    | ControlLoad
+    | ControlUnload
+    | ControlPull
+    | ControlEngine
+    | ControlBlob
+    | ControlSet
 )
 
 

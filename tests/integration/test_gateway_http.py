@@ -466,14 +466,6 @@ async def test_models_are_copied_pulled_and_deleted(tmp_path: Path, eventually: 
         assert whole.json()["status"] == "success"
 
 
-async def test_files_and_batches_say_that_they_do_not_exist(tmp_path: Path) -> None:
-    async with world(tmp_path) as here:
-        for method, path in (("POST", "/v1/files"), ("GET", "/v1/batches/b1")):
-            answer = await here.http.request(method, path)
-            assert answer.status_code == 501
-            assert "not supported" in answer.json()["error"]["message"]
-
-
 # -- life ---------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import socket
 import struct
 from collections import deque
@@ -36,6 +37,7 @@ _REASONS: Final = {
     501: b"Not Implemented",
     503: b"Service Unavailable",
 }
+FILES_PATH: Final = b"/api/blobs/"
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -54,17 +56,36 @@ class Request:
         method: such as `POST`.
         path: without the query.
         host: value of the Host header, without the port.
-        body: all of it.
+        body: all of it; empty for a file, of which only size and digest are kept.
+        file: the file, on a path that takes one.
     """
 
-    __slots__ = ("body", "host", "is_persistent", "method", "path")
+    __slots__ = ("body", "file", "host", "is_persistent", "method", "path")
 
-    def __init__(self, method: str, path: str, host: str, body: bytes, *, is_persistent: bool) -> None:
+    def __init__(
+        self, method: str, path: str, host: str, body: bytes, *, is_persistent: bool, file: File | None = None
+    ) -> None:
+        self.file = file
         self.method = method
         self.path = path
         self.host = host
         self.body = body
         self.is_persistent = is_persistent
+
+
+class File:
+    """What is kept of an uploaded file."""
+
+    __slots__ = ("sha256", "size_bytes")
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+        self.size_bytes = 0
+
+    def add(self, data: bytes) -> None:
+        """Takes a piece."""
+        self.sha256.update(data)
+        self.size_bytes += len(data)
 
 
 class Responder:
@@ -182,6 +203,7 @@ class HttpProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._current: Responder | None = None
+        self._file: File | None = None
         self._pending: deque[Request] = deque()
         self._reset_message()
 
@@ -231,7 +253,11 @@ class HttpProtocol(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """Collects the body up to its limit."""
+        """Collects the body up to its limit; of a file only what is kept of it."""
+        if self._url.startswith(FILES_PATH):
+            self._file = self._file or File()
+            self._file.add(body)
+            return
         self._size += len(body)
         if self._size > MAX_BODY_BYTES:
             self.abort()
@@ -246,6 +272,7 @@ class HttpProtocol(asyncio.Protocol):
             host_name(self._host),
             b"".join(self._body),
             is_persistent=self._parser.should_keep_alive(),
+            file=self._file,
         )
         if self._current is None:
             self._start(request)
@@ -269,6 +296,7 @@ class HttpProtocol(asyncio.Protocol):
         self._host = b""
         self._body: list[bytes] = []
         self._size = 0
+        self._file = None
 
 
 def host_name(header: bytes) -> str:

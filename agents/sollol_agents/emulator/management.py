@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from sollol_agents.emulator import wire
-from sollol_agents.emulator.http import NDJSON
+from sollol_agents.emulator.http import NDJSON, File
 from sollol_agents.emulator.models import CATALOGUE, ModelStore, build_model
 from sollol_agents.emulator.wire import BadRequestError, NotFoundError
 
@@ -115,9 +114,11 @@ class Management:
         if digest in self._blobs:
             responder.send(200)
             return
-        if digest != f"sha256:{hashlib.sha256(request.body).hexdigest()}":
-            raise BadRequestError("digest does not match file")
-        self._blobs[digest] = len(request.body)
+        file = request.file or File()
+        found = f"sha256:{file.sha256.hexdigest()}"
+        if digest != found:
+            raise BadRequestError(f"digest mismatch, expected {digest!r}, got {found!r}")
+        self._blobs[digest] = file.size_bytes
         responder.send(201)
 
     def has_blob(self, request: Request, responder: Responder) -> None:

@@ -45,6 +45,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = ()
     require_key: Annotated[bool, Meta(description="Refuse requests without an API key.")] = False
     max_file_bytes: Annotated[int, Meta(ge=1024, description="Largest file of a batch.")] = 200 << 20
+    max_blob_bytes: Annotated[int, Meta(ge=1024, description="Largest file of a model that is uploaded.")] = 1 << 40
     max_stored_bytes: Annotated[int, Meta(ge=1024, description="Files that one key may have stored.")] = 4 << 30
     max_batch_requests: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests in one batch.")] = 50_000
     max_open_batches: Annotated[int, Meta(ge=1, description="Batches of one key that have not ended.")] = 100

@@ -18,7 +18,7 @@ from sollol_bus.errors import NoEligibleNode, NoResponders, SollolError, Unknown
 from sollol_bus.messages import decode, encode, error_of
 from sollol_bus.streaming import request_many
 from sollol_schemas import subjects
-from sollol_schemas.control import ControlEngine, ControlPull, EngineOperation
+from sollol_schemas.control import ControlBlob, ControlEngine, ControlPull, EngineOperation
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.queries import NodesReply, NodeView, StatsReply, StatsRequest
 from sollol_schemas.telemetry import EngineKind
@@ -112,7 +112,7 @@ class Fleet:
                 failure = error
         raise failure or NoEligibleNode()
 
-    async def operate(self, node_id: str, request: ControlEngine | ControlPull) -> AsyncIterator[bytes]:
+    async def operate(self, node_id: str, request: ControlEngine | ControlPull | ControlBlob) -> AsyncIterator[bytes]:
         """The objects with which a node answers an operation that may take long.
 
         Raises:

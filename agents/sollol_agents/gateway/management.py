@@ -11,11 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from sollol_agents.gateway import merging
+from sollol_agents.gateway import blobs, merging
 from sollol_agents.gateway.access import Guest, require_admin
-from sollol_agents.gateway.bodies import body_of
+from sollol_agents.gateway.bodies import body_of, pieces_of
+from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.dialects import JSON, NDJSON, Dialect, error_in_stream
 from sollol_agents.gateway.fleet import Fleet
+from sollol_bus.connection import Bus
 from sollol_bus.errors import BadRequest, SollolError, error_from
 from sollol_schemas.control import ControlEngine, ControlPull, EngineOperation
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -32,7 +34,9 @@ _LINES_MAX: Final = 256
 class Management:
     """The handlers."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, config: GatewayConfig, bus: Bus, fleet: Fleet) -> None:
+        self._config = config
+        self._bus = bus
         self._fleet = fleet
 
     def routes(self) -> list[Route]:
@@ -67,6 +71,8 @@ class Management:
         nodes = await self._chosen(request)
         if not nodes and isinstance(source, str) and source:
             nodes = (await self._fleet.holders(source))[:1]
+        if not nodes and (digests := blobs.digests_in(body)):
+            nodes = [await self._holder_of(digests)]
         nodes = nodes or await self._roomiest(model)
         return await self._progress(request, body, nodes, ControlEngine(operation=EngineOperation.CREATE, body=body))
 
@@ -86,24 +92,25 @@ class Management:
         return await self._everywhere(nodes, ControlEngine(operation=EngineOperation.DELETE, body=body))
 
     async def has_blob(self, request: Request) -> Response:
-        """Whether the named node has a blob."""
-        digest = request.path_params["digest"]
-        nodes = await self._chosen(request) or [view.node_id for view in await self._manageable()]
-        question = ControlEngine(operation=EngineOperation.BLOB, body={"digest": digest})
-        for node_id in nodes:
-            try:
-                await self._fleet.whole(node_id, question)
-            except SollolError as error:
-                if error.body.http_status != 404:
-                    raise
-            else:
-                return Response(status_code=200)
-        return Response(status_code=404)
+        """Whether the node that would get a file has it."""
+        digest = blobs.checked_digest(request.path_params["digest"])
+        node_id = (await self._chosen(request) or [await self._home()])[0]
+        return Response(status_code=200 if await blobs.has(self._fleet, node_id, digest) else 404)
 
     async def put_blob(self, request: Request) -> Response:
-        """Refuses: files of models are too large for the bus."""
-        message = "blobs are not taken here: upload to the node's own engine, or pull the model"
-        raise error_from(ErrorBody(code=ErrorCode.BAD_REQUEST, status=501, message=f"{request.url.path}: {message}"))
+        """Gives a file to one node, the biggest unless a header names it."""
+        require_admin(request.scope["state"]["guest"])
+        digest = blobs.checked_digest(request.path_params["digest"])
+        nodes = await self._chosen(request) or [await self._home()]
+        if len(nodes) > 1:
+            raise BadRequest("a file goes to one node at a time: name it, or leave the choice to the gateway")
+        pieces = pieces_of(request, self._config.body_timeout_s)
+        sender = blobs.Sender(self._bus, pieces, self._config.max_blob_bytes)
+        try:
+            status = await blobs.upload(self._fleet, nodes[0], digest, sender)
+        finally:
+            await pieces.aclose()
+        return Response(status_code=status, headers={"x-sollol-node": nodes[0]})
 
     # -- which nodes ----------------------------------------------------------------------------------------
 
@@ -122,6 +129,25 @@ class Management:
 
     async def _roomiest(self, model: str) -> list[str]:
         return [roomiest(await self._manageable(), model).node_id]
+
+    async def _home(self) -> str:
+        return blobs.home_of(await self._manageable()).node_id
+
+    async def _holder_of(self, digests: list[str]) -> str:
+        """The node that has all these files.
+
+        Raises:
+            BadRequest: None has; the message names the first that is missing where files go.
+        """
+        home = await self._home()
+        others = [view.node_id for view in await self._manageable() if view.node_id != home]
+        missing = ""
+        for node_id in [home, *others]:
+            lacks = [one for one in digests if not await blobs.has(self._fleet, node_id, blobs.checked_digest(one))]
+            if not lacks:
+                return node_id
+            missing = missing or lacks[0]
+        raise BadRequest(f"file does not exist: {missing}; upload every file of a model to one node")
 
     async def _manageable(self) -> list[NodeView]:
         views = [v for v in merging.present((await self._fleet.nodes()).nodes) if _is_manageable(v)]

@@ -78,6 +78,12 @@ def document() -> dict[str, Any]:
     paths |= {path: {method: _operation(text, needs)} for path, (method, text, needs) in _MANAGEMENT.items()}
     for path in _INFERENCE:
         paths[path]["post"]["parameters"] = _routing_headers(schemas["Routing"])
+    digest = _in_path("digest") | {"schema": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}}
+    paths["/api/blobs/{digest}"] = {
+        "head": _operation("Whether a node has a file.") | {"parameters": [digest]},
+        "post": _operation("Upload a file of a model; administrators only.") | {"parameters": [digest]},
+    }
+    paths["/api/blobs/{digest}"]["post"]["responses"]["201"] = {"description": "The engine has it now."}
     paths |= openapi_jobs.paths(tuple(about_jobs), _operation)
     return {
         "openapi": "3.1.0",

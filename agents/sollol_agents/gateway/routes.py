@@ -40,7 +40,7 @@ class Pages:
         self._bus = bus
         self._fleet = fleet
         self._metrics = metrics
-        self._management = Management(fleet)
+        self._management = Management(config, bus, fleet)
         self.server: HttpServer | None = None
         """Set once it listens."""
         self.is_draining = False

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from sollol_agents.node.blob_source import BlobSource
 from sollol_agents.node.engine_view import canonical
 from sollol_agents.node.engines.base import Work
 from sollol_agents.node.execution import Executor
@@ -19,6 +20,7 @@ from sollol_schemas.context import RequestKind
 from sollol_schemas.control import (
     AttemptState,
     ControlAttempt,
+    ControlBlob,
     ControlDrain,
     ControlEngine,
     ControlLoad,
@@ -39,7 +41,7 @@ _SILENCE_S = 300.0
 _PROGRESS_EVERY_S = 0.5
 _PING = encode(ControlPing())
 _READING = frozenset({EngineOperation.TAGS, EngineOperation.PS, EngineOperation.SHOW, EngineOperation.BLOB})
-_Operation = ControlLoad | ControlUnload | ControlPull | ControlEngine
+_Operation = ControlLoad | ControlUnload | ControlPull | ControlEngine | ControlBlob
 
 
 class NodeHost(Protocol):
@@ -108,7 +110,7 @@ class Controls:
                 self._standing.change(weight, labels)
                 self._host.tell_soon()
                 self._bus.respond(msg, self._reply())
-            case ControlLoad() | ControlUnload() | ControlPull() | ControlEngine():
+            case ControlLoad() | ControlUnload() | ControlPull() | ControlEngine() | ControlBlob():
                 self._begin(request, msg.reply)
 
     def _reply(self, state: AttemptState | None = None, error: ErrorBody | None = None) -> ControlReply:
@@ -132,7 +134,7 @@ class Controls:
         self._spawn(self._operate(request, reply), f"control.{type(request).__name__}")
 
     async def _operate(self, request: _Operation, reply: str) -> None:
-        is_stream = isinstance(request, (ControlPull, ControlEngine))
+        is_stream = isinstance(request, (ControlPull, ControlEngine, ControlBlob))
         try:
             await self._perform(request, reply)
             answer = b"" if is_stream else encode(self._reply())
@@ -162,6 +164,11 @@ class Controls:
                 await engine.unload(model)
             case ControlPull(model=model):
                 await self._progress(engine.pull(model), reply)
+            case ControlBlob(digest=digest, source=source):
+                async with aclosing(BlobSource(self._bus, source, digest).pieces()) as pieces:
+                    status = await engine.upload(digest.replace("-", ":", 1), pieces)
+                if reply:
+                    self._bus.publish(reply, b'{"status":%d}' % status)
             case ControlEngine(operation=operation, body=body):
                 await self._progress(engine.operate(operation, body), reply)
 

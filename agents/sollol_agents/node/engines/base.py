@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Protocol
 
 import msgspec
@@ -111,6 +111,9 @@ class Engine(Protocol):
 
     def operate(self, operation: EngineOperation, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         """Asks about its models, or changes them; gives the engine's own JSON objects."""
+
+    async def upload(self, digest: str, pieces: AsyncIterator[bytes]) -> int:
+        """Takes a file of a model; returns 201, or 200 when it has it already and took nothing."""
 
     async def aclose(self) -> None:
         """Closes its connections."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
+from collections.abc import AsyncIterator
 from typing import Any, Final, Self, TypeVar
 
 import httpx
@@ -13,6 +14,7 @@ import msgspec
 from sollol_agents.node.engines.http_connection import Connection
 from sollol_agents.node.engines.http_pool import HttpPool
 from sollol_agents.node.engines.refusals import engine_error, refusal
+from sollol_agents.node.engines.trace_context import TRACEPARENT
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_schemas.errors import ErrorCode
 
@@ -148,6 +150,8 @@ class EngineHttp:
         if not _PATH.fullmatch(path):
             raise engine_error(ErrorCode.BAD_REQUEST, f"{path[:80]!r} is not a path")
         head = b"%b %b%b%b" % (method.encode(), self._prefix, path.encode(), self._common)
+        if trace := TRACEPARENT.get():
+            head += b"traceparent: %b\r\n" % trace.encode()
         if body is None:
             return _Exchange(self._pool, head + b"\r\n", b"", model)
         length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -168,6 +172,28 @@ class EngineHttp:
             raise engine_error(
                 ErrorCode.ENGINE_UNAVAILABLE, f"no answer to {method} {path} within {timeout_s:g} s"
             ) from error
+
+    async def upload(self, path: str, pieces: AsyncIterator[bytes]) -> int:
+        """The status with which the engine took a file; what `pieces` raises ends the upload.
+
+        Raises:
+            SollolError: As `open`.
+        """
+        if not _PATH.fullmatch(path):
+            raise engine_error(ErrorCode.BAD_REQUEST, f"{path[:80]!r} is not a path")
+        kind = b"Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = b"POST %b%b%b%b" % (self._prefix, path.encode(), self._common, kind)
+        try:
+            connection = await self._pool.upload(head, pieces)
+        except httpx.TransportError as error:
+            raise translated(error) from error
+        try:
+            text = await Answer(connection).read(_MAX_ERROR_BYTES)
+            if 200 <= connection.status < 300:
+                return connection.status
+            raise refusal(connection.status, text, "")
+        finally:
+            self._pool.give_back(connection)
 
     async def get(self, path: str, kind: type[T], *, timeout_s: float = 5.0) -> T:
         """The answer to a GET, decoded."""

@@ -138,6 +138,14 @@ class Connection(asyncio.Protocol):
         if not self._is_writable.is_set():
             await self._is_writable.wait()
 
+    async def send_more(self, data: bytes) -> None:
+        """Writes a piece of a request's body; waits while the engine takes none."""
+        if self._transport is None or self.error is not None:
+            raise self.error or httpx.WriteError("the connection is closed")
+        self._transport.write(data)
+        if not self._is_writable.is_set():
+            await self._is_writable.wait()
+
     async def wait_head(self) -> None:
         """Returns when status and headers have come."""
         while not self.status:

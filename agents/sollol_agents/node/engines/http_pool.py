@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator
 from typing import Final
 
 import httpx
@@ -67,6 +68,29 @@ class HttpPool:
                 raise
             else:
                 return connection
+
+    async def upload(self, head: bytes, pieces: AsyncIterator[bytes]) -> Connection:
+        """As `exchange`, with a body that is sent in chunks as it comes; it is not sent twice.
+
+        When `pieces` raises, the connection is closed: the engine never gets the end of the body.
+
+        Raises:
+            httpx.TransportError: The engine cannot be reached, or broke its protocol.
+        """
+        connection = await self._connect()
+        try:
+            await connection.send(head, b"")
+            async for piece in pieces:
+                if connection.status:
+                    break  # it has answered already, and wants no more
+                await connection.send_more(b"%x\r\n%b\r\n" % (len(piece), piece))
+            else:
+                await connection.send_more(b"0\r\n\r\n")
+            await connection.wait_head()
+        except BaseException:
+            self._drop(connection)
+            raise
+        return connection
 
     def give_back(self, connection: Connection) -> None:
         """Keeps a connection whose exchange is complete for the next one, and closes any other."""

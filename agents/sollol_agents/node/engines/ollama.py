@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
 
 import msgspec
@@ -237,6 +237,17 @@ class OllamaEngine:
                     yield line
         if rest := splitter.rest.strip():
             yield rest
+
+    async def upload(self, digest: str, pieces: AsyncIterator[bytes]) -> int:
+        """Ollama's status; a file that it has is not sent."""
+        path = f"/api/blobs/{digest}"
+        try:
+            await self._http.call("HEAD", path, timeout_s=30.0)
+        except SollolError as error:
+            if error.body.http_status != 404:
+                raise
+            return await self._http.upload(path, pieces)
+        return 200
 
     async def aclose(self) -> None:
         """Closes its connections."""

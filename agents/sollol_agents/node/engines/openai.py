@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
 
 import msgspec
@@ -254,6 +254,11 @@ class OpenAIEngine:
         """Refuses: there are no such operations."""
         raise _cannot(operation.value, str(body.get("model") or "models"))
         yield b""  # makes this a generator
+
+    async def upload(self, digest: str, pieces: AsyncIterator[bytes]) -> int:
+        """Refuses: there is no such operation."""
+        del pieces
+        raise _cannot("take", f"the file {digest}")
 
     async def aclose(self) -> None:
         """Closes its connections."""

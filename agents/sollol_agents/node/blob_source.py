@@ -1,0 +1,79 @@
+"""A file that a gateway has, fetched piece by piece: the node asks for the next one only as the engine takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Callable
+from typing import Final
+
+from sollol_bus.connection import Bus
+from sollol_bus.errors import BusError, SollolError, error_from
+from sollol_bus.messages import Msg, error_of
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.subjects import is_client_inbox
+
+_PIECE_S: Final = 60.0
+
+
+class BlobSource:
+    """A file on its way to this node.
+
+    Args:
+        bus: The node's connection.
+        source: The inbox on which pieces are asked for.
+        digest: `sha256:` and the digest that the file must have.
+
+    Raises:
+        SollolError: The source is no inbox of a client's.
+    """
+
+    def __init__(self, bus: Bus, source: str, digest: str) -> None:
+        if not is_client_inbox(source):
+            raise _refused("the source of a file must be an inbox")
+        self._bus = bus
+        self._source = source
+        self._wanted = digest[len("sha256:") :]
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The file; one piece is asked for ahead.
+
+        Raises:
+            SollolError: Whoever has it gave up or is gone, or the digest is not that of what came.
+        """
+        sha = hashlib.sha256()
+        number = 0
+        coming, withdraw = self._ask(number)
+        try:
+            while data := await _data_of(coming):
+                number += 1
+                coming, withdraw = self._ask(number)
+                sha.update(data)
+                yield data
+        finally:
+            withdraw()
+        if sha.hexdigest() != self._wanted:
+            raise _refused(f"digest mismatch, expected sha256:{self._wanted}, got sha256:{sha.hexdigest()}")
+
+    def _ask(self, number: int) -> tuple[asyncio.Future[Msg | BusError], Callable[[], None]]:
+        future: asyncio.Future[Msg | BusError] = asyncio.get_running_loop().create_future()
+
+        def settle(reply: Msg | BusError) -> None:
+            if not future.done():
+                future.set_result(reply)
+
+        return future, self._bus.ask(self._source, b"%d" % number, settle, timeout_s=_PIECE_S)
+
+
+async def _data_of(coming: asyncio.Future[Msg | BusError]) -> bytes:
+    reply = await coming
+    if isinstance(reply, BusError):
+        raise reply
+    failure = error_of(reply)
+    if failure is not None:
+        raise error_from(failure)
+    return bytes(reply.data)
+
+
+def _refused(message: str) -> SollolError:
+    return error_from(ErrorBody(code=ErrorCode.BAD_REQUEST, message=message))
