@@ -43,6 +43,11 @@ class Process:
                 return rest.strip()
         raise LookupError(f"{self.name} printed no {name!r} line: {self.lines}")
 
+    async def kill(self) -> None:
+        """Ends it as a power cut would."""
+        self._process.kill()
+        await self._process.wait()
+
     async def stop(self) -> None:
         """Asks it to stop, and makes it stop after 10 s."""
         if self._process.returncode is not None:
@@ -113,7 +118,7 @@ async def control(nats_url: str, *, log_dir: Path) -> AsyncIterator[dict[str, Pr
         processes = {}
         for arguments in (["scorer"], recorder, ["dispatcher"]):
             name = arguments[0]
-            processes[name] = await stack.enter_async_context(_actor(arguments, nats_url, log_dir))
+            processes[name] = await stack.enter_async_context(actor(arguments, nats_url, log_dir))
         yield processes
 
 
@@ -121,7 +126,7 @@ async def control(nats_url: str, *, log_dir: Path) -> AsyncIterator[dict[str, Pr
 async def node(nats_url: str, engine_url: str, *, slots: int, log_dir: Path) -> AsyncIterator[Process]:
     """One node in front of an engine."""
     arguments = ["node", "--id", "bench", "--url", engine_url, "--engine", "ollama", "--slots", str(slots)]
-    async with _actor(arguments, nats_url, log_dir) as process:
+    async with actor(arguments, nats_url, log_dir) as process:
         yield process
 
 
@@ -136,7 +141,8 @@ async def fleet(nats_url: str, engine_url: str, *, slots: int, log_dir: Path) ->
 
 
 @asynccontextmanager
-async def _actor(arguments: list[str], nats_url: str, log_dir: Path) -> AsyncIterator[Process]:
+async def actor(arguments: list[str], nats_url: str, log_dir: Path) -> AsyncIterator[Process]:
+    """One `sollol` command on a server."""
     command = ["sollol_agents.cli", *arguments, "--nats", nats_url, "--log-level", "error"]
     async with running(arguments[0], command, log_dir=log_dir) as process:
         yield process

@@ -22,7 +22,7 @@ import msgspec
 import uvloop
 
 from bench.machine import describe
-from bench.processes import Process, control, instant_engine, node, running
+from bench.processes import Process, actor, control, instant_engine, node, running
 from sollol_bus.client import Client
 from sollol_bus.connection import BusConfig
 from sollol_bus.errors import BusError
@@ -37,6 +37,7 @@ BARS = {
     "submitted_per_s": 5000.0,
     "completed_per_s": 500.0,
     "restart_with_backlog_s": 5.0,
+    "dispatcher_restart_with_backlog_s": 5.0,
     "rss_growth_mib": 0.0,
 }
 MODEL = "bench:latest"
@@ -93,6 +94,11 @@ async def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
         )
         figures |= await _submit_one_by_one(client, job, 50 if quick else 1000)
         figures["restart_with_backlog_s"] = await _restart(client, server, job)
+        await actors["dispatcher"].kill()
+        began = time.perf_counter()
+        await stack.enter_async_context(actor(["dispatcher"], server.url, folder))
+        await client.submit(job)
+        figures["dispatcher_restart_with_backlog_s"] = time.perf_counter() - began
         async with node(server.url, url, slots=SLOTS, log_dir=folder):
             figures |= await _drain(client, drain_s)
     figures["bars"] = BARS
@@ -200,6 +206,7 @@ def as_text(figures: dict[str, Any]) -> str:
         f"enqueue beside the backlog, p50/p99  {f['enqueue_ms']['p50']:.2f} / {f['enqueue_ms']['p99']:.2f} ms",
         f"growth of memory with the backlog    {f['rss_growth_mib']:9.1f} MiB   {f['backlog_rss_mib']}",
         f"kill -9 of the server to next store  {f['restart_with_backlog_s']:9.2f} s",
+        f"kill -9 of the dispatcher to next job {f['dispatcher_restart_with_backlog_s']:7.2f} s",
         f"backlog drained                      {f['drained_per_s']:9.0f} /s",
     ]
     return "\n".join(lines)
