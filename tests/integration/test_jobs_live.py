@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -84,6 +85,9 @@ async def test_another_body_under_a_known_id_is_told_as_a_conflict_and_dropped(
     async with EmulatedSystem(tmp_path) as s:
         await s.client.wait_for_task(await s.count(3, job_id="mine"), timeout_s=20)
         payload = json.dumps({"body": {"model": MODEL, "prompt": "count down from 9"}}).encode()
+        headers = {"Nats-Msg-Id": "mine"}
+        ack = await publish_acked(s.client.bus, subjects.job_submit(5, "mine"), payload, headers=headers)
+        assert ack.duplicate, "inside the window the ack itself tells"
         await publish_acked(s.client.bus, subjects.job_submit(5, "mine"), payload)
         await eventually(lambda: JobNews.CONFLICT in s.news_of("mine"))
         assert (await s.client.wait_for_task("mine")).text.split() == ["2", "1", "0"]
@@ -197,9 +201,12 @@ async def test_a_job_is_cancelled_delayed_queued_and_running_but_not_when_it_is_
         assert (listed.waiting, listed.delayed) == ({}, 0)
 
 
-async def test_progress_is_told_in_tokens(tmp_path: Path, eventually: Eventually) -> None:
+async def test_progress_is_told_in_tokens_and_at_most_once_a_second(tmp_path: Path, eventually: Eventually) -> None:
     async with EmulatedSystem(tmp_path, decode_tps=40) as s:
-        job_id = await s.count(90)
+        writes: list[Msg] = []
+        s.client.bus.subscribe(f"$KV.{subjects.JOBS_BUCKET}.job.mine", writes.append)
+        began = time.monotonic()
+        job_id = await s.count(90, job_id="mine")
         seen: set[int] = set()
 
         async def has_moved() -> bool:
@@ -208,6 +215,8 @@ async def test_progress_is_told_in_tokens(tmp_path: Path, eventually: Eventually
 
         await eventually(has_moved)
         assert (await s.client.wait_for_task(job_id, timeout_s=20)).status.tokens >= 90
+        took_s = time.monotonic() - began
+        assert 2 < len(writes) <= 3 + took_s, "queued, running, done, and one for each second between"
 
 
 async def test_a_delayed_job_starts_when_it_is_due_however_it_was_submitted(tmp_path: Path) -> None:
