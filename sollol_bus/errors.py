@@ -53,6 +53,14 @@ class SollolError(Exception):
         return self.body.details
 
     @property
+    def retry_after_s(self) -> float | None:
+        """Seconds after which asking again may succeed, where the answer says so."""
+        wanted = self.body.details.get("retry_after_s")
+        if isinstance(wanted, bool) or not isinstance(wanted, int | float) or wanted <= 0:
+            return None
+        return float(wanted)
+
+    @property
     def is_retryable(self) -> bool:
         """Whether sending the same request again may succeed."""
         return self.body.code in RETRYABLE or isinstance(self, (NotConnected, NoResponders, QueueFull))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 
 from sollol_agents.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.connection import BusConfig
-from sollol_bus.errors import BusError, ConfigError
+from sollol_bus.errors import BusError, ConfigError, SollolError
 from sollol_bus.server import EmbeddedServer
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.routing import Routing
 
 MODEL = "llama3.2:3b"
 EMULATED = EmulatorConfig(preset="instant", model=(MODEL,), preload=(MODEL,))
@@ -92,3 +96,28 @@ async def test_whoever_waits_learns_that_an_actor_failed(tmp_path: Path) -> None
     async with LocalStack(store_dir=tmp_path) as stack:
         stack.actors[0].fail(BusError("it broke"))
         assert str(await asyncio.wait_for(stack.wait_failed(), 5)) == "it broke"
+
+
+async def test_a_refused_caller_is_told_when_to_come_back_by_the_bus_and_by_http(tmp_path: Path) -> None:
+    slow = EmulatorConfig(preset="steady", model=(MODEL,), preload=(MODEL,), decode_tps=5.0)
+    gateway = GatewayConfig(port=0)
+    async with EmulatedNode(slow) as engine:
+        node = NodeConfig(node_id="attic", engine="ollama", url=engine.url, slots=1)
+        async with (
+            LocalStack(store_dir=tmp_path, nodes=(node,), gateway=gateway) as stack,
+            stack.client() as client,
+            httpx.AsyncClient(base_url=stack.http_url, timeout=30) as http,
+            client.generate_stream(MODEL, "count down from 500") as stream,
+        ):
+            await anext(aiter(stream))
+            with pytest.raises(SollolError) as refused:
+                await client.generate(MODEL, "hello", routing=Routing(deadline_s=0.5))
+            assert refused.value.body.code is ErrorCode.DEADLINE_UNREACHABLE
+            assert refused.value.retry_after_s is not None
+            assert refused.value.retry_after_s == pytest.approx(
+                refused.value.details["predicted_wait_s"] - 0.5, abs=0.1
+            )
+            headers = {"X-Sollol-Deadline-S": "0.5"}
+            answer = await http.post("/api/generate", json={"model": MODEL, "prompt": "hello"}, headers=headers)
+            assert answer.status_code == 429
+            assert int(answer.headers["retry-after"]) == pytest.approx(refused.value.retry_after_s, abs=1.5)

@@ -19,6 +19,7 @@ from sollol_agents.dispatcher.failover import GiveUp, Tries, after_failure, afte
 from sollol_agents.dispatcher.fence import Phase
 from sollol_agents.dispatcher.intake import Request
 from sollol_agents.dispatcher.outcome import presumed_lost, unserved
+from sollol_agents.dispatcher.tracing import tell_failed, tell_granted, traced
 from sollol_bus.connection import SETTLING_S, Bus, ReplyInbox
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
 from sollol_bus.messages import Msg, decode, encode, is_no_responders
@@ -28,6 +29,7 @@ from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome
 from sollol_schemas.execution import AttemptDone, AttemptFailed, AttemptFirstToken, AttemptReport, Taken
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantReply, GrantRequest
+from sollol_schemas.headers import TRACEPARENT
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class ActiveRequest:
         self._bus = host.bus
         self._config = host.config
         self._loop = asyncio.get_running_loop()
-        self.request = request
+        self.request, self._span = traced(host.bus.tracer, request)
         self.stage = Stage.WAITING
         self.is_blocked = False
         """Whether the scorer said that no node may take it at present."""
@@ -135,11 +137,14 @@ class ActiveRequest:
             dispatcher=self._host.instance,
         )
         try:
-            self._bus.publish(subjects.GRANT, encode(request), reply=self._grants.subject)
+            self._bus.publish(subjects.GRANT, encode(request), reply=self._grants.subject, headers=self._trace())
         except NotConnected:
             self._ask_again_in(_SCORER_RETRY_S)
             return
         self._ask_again_in(self._config.grant_silence_s)
+
+    def _trace(self) -> dict[str, str] | None:
+        return {TRACEPARENT: self.request.traceparent} if self.request.traceparent else None
 
     def _ask_again_in(self, delay_s: float) -> None:
         self._cancel_timer()
@@ -169,7 +174,7 @@ class ActiveRequest:
                 self.is_blocked = answer.is_blocked
                 self._ask_again_in(self._config.grant_silence_s)
             case GrantRefused():
-                self._finish_with_error(after_refusal(self._tries, answer.error))
+                self._finish_with_error(after_refusal(self._tries, answer))
             case Granted():
                 self._run(answer)
 
@@ -206,6 +211,8 @@ class ActiveRequest:
             return
         self.attempt = attempt
         self.stage = Stage.RUNNING
+        if self._span is not None:
+            tell_granted(self._span, granted)
         self._host.on_attempt_opened(attempt, self)
         self._accept_timer = self._loop.call_later(self._config.accept_timeout_s, self._on_accept_timeout)
 
@@ -236,6 +243,8 @@ class ActiveRequest:
                 self._after_failure(attempt, report.error, has_streamed=has_streamed)
 
     def _after_failure(self, attempt: Attempt, error: ErrorBody, *, has_streamed: bool) -> None:
+        if self._span is not None:
+            tell_failed(self._span, attempt.granted, error)
         action = after_failure(self._tries, attempt.node_id, error, has_streamed=has_streamed)
         log.info(
             "request %s: attempt %s on %s failed: %s",
@@ -253,6 +262,7 @@ class ActiveRequest:
         )
         match action:
             case GiveUp() if has_streamed:
+                self._end_span(error.code)
                 self._finish()  # the node has told the caller
             case GiveUp():
                 self._finish_with_error(action.error, is_reported=error.code not in FREE_OF_CHARGE)
@@ -377,6 +387,7 @@ class ActiveRequest:
         self._forget_attempt(attempt)
         self._host.keep_answering(attempt)
         if has_streamed:
+            self._end_span(code)
             self._finish()
         else:
             self._finish_with_error(ErrorBody(code=code, message=why), is_reported=True)
@@ -426,12 +437,14 @@ class ActiveRequest:
             )
         if not is_reported:
             self._report_unserved(error)
+        self._end_span(error.code)
         self._finish()
 
     def _finish(self) -> None:
         if self.stage is Stage.OVER:
             return
         self.stage = Stage.OVER
+        self._end_span()
         self._cancel_timer()
         self._deadline_timer.cancel()
         if self._taken_timer is not None:
@@ -439,6 +452,10 @@ class ActiveRequest:
         if self._grants is not None:
             self._grants.close()
         self._host.on_over(self)
+
+    def _end_span(self, error: str = "") -> None:
+        if self._span is not None:
+            self._span.end(error)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

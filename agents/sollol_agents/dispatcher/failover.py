@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from sollol_schemas.errors import FREE_OF_CHARGE, RETRYABLE, ErrorBody, ErrorCode
+from sollol_schemas.grant import GrantRefused
 
 
 class Tries(msgspec.Struct, kw_only=True):
@@ -63,11 +64,17 @@ def after_failure(tries: Tries, node_id: str, error: ErrorBody, *, has_streamed:
     return Retry()
 
 
-def after_refusal(tries: Tries, error: ErrorBody) -> ErrorBody:
-    """What the caller is told when the scorer refuses: after failures, those are the real reason."""
+def after_refusal(tries: Tries, refused: GrantRefused) -> ErrorBody:
+    """What the caller is told when the scorer refuses: after failures, those are the real reason.
+
+    When the scorer expects that asking again may succeed, the details say after how many seconds (`retry_after_s`).
+    """
+    error = refused.error
     if tries.last_error is not None and error.code in (ErrorCode.NO_ELIGIBLE_NODE, ErrorCode.NO_NODES):
-        return exhausted(tries)
-    return error
+        error = exhausted(tries)
+    if refused.retry_after_s <= 0:
+        return error
+    return msgspec.structs.replace(error, details=error.details | {"retry_after_s": round(refused.retry_after_s, 3)})
 
 
 def exhausted(tries: Tries) -> ErrorBody:
