@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sollol_agents.scorer import priors
 from sollol_agents.scorer.attempts import Attempt
-from sollol_agents.scorer.demand import Demand, RankedWork
+from sollol_agents.scorer.demand import Demand, RankedWork, bucket_of
 from sollol_agents.scorer.finite import clamped
 from sollol_agents.scorer.lengths import LengthTable
 from sollol_agents.scorer.lognormal import MEAN_FACTOR, SIGMA, mean_residual
@@ -227,8 +227,8 @@ def test_work_of_higher_rank_stretches_a_wait() -> None:
     work = RankedWork(0.0)
     for second in range(1000):
         work.count(9.0, 0.5, float(second))
-    assert work.overtaking_factor(2.0, 1000.0) == pytest.approx(2.0, rel=0.1)
-    assert work.overtaking_factor(9.5, 1000.0) == 1.0
+    assert work.overtaking_factor(bucket_of(2.0), 1000.0) == pytest.approx(2.0, rel=0.1)
+    assert work.overtaking_factor(bucket_of(9.5), 1000.0) == 1.0
 
 
 @given(st.lists(st.tuples(st.floats(-5, 50), st.floats(0, 1e6)), max_size=30), st.floats(-5, 50))
@@ -236,7 +236,7 @@ def test_the_overtaking_factor_is_bounded(work: list[tuple[float, float]], rank:
     ranked = RankedWork(0.0)
     for i, (r, s) in enumerate(work):
         ranked.count(r, s, float(i))
-    assert 1.0 <= ranked.overtaking_factor(rank, 100.0) <= 10.0 + 1e-6
+    assert 1.0 <= ranked.overtaking_factor(bucket_of(rank), 100.0) <= 10.0 + 1e-6
 
 
 def attempt(**fields: float) -> Attempt:

@@ -114,7 +114,7 @@ def _unsteadiness_s(node: Node, work_s: float) -> float:
     return work_s * _DISPERSION_WEIGHT * node.record.dispersion + _UPTIME_WEIGHT_S * youth
 
 
-def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, rank: float) -> Cost:
+def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, bucket: int) -> Cost:
     """The cost of starting the request on this node as soon as the horizon allows.
 
     This is the innermost loop of every decision, so it is one function without calls that could be spared.
@@ -156,7 +156,7 @@ def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, rank: float)
             slowdown_s += beta * (overlap if overlap < work_s else work_s)  # noqa: FURB136 a call costs more than the rest
     overtaking = 1.0
     if not is_free:
-        overtaking = h.node.work.overtaking_factor(rank, now)
+        overtaking = h.node.work.overtaking_factor(bucket, now)
     total = (start - now) * overtaking + load_s + work_s + 2.0 * slowdown_s + evict_s + e.fixed_s
     return Cost(total, start, is_free, load, slowdown_s, overtaking, h, e)
 

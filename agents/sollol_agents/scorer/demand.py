@@ -13,6 +13,8 @@ _WORK_S = 300.0
 _BUCKETS_PER_RANK = 2
 _LOWEST_RANK = -2.0
 _BUCKETS = 32  # ranks from -2 to 14
+HIGHEST_BUCKET = _BUCKETS - 1
+"""The bucket of the highest ranks, which nothing overtakes."""
 _MOST_OVERTAKING = 0.9
 _MODELS_LIMIT = 4096
 _STEADY_EVERY_S = 300.0
@@ -42,13 +44,13 @@ class Demand:
         """Every model with its rate and the instant at which it was that."""
         return [(model, rate, at) for model, (rate, at) in self._rates.items()]
 
-    def rate(self, model: str, now: float) -> float:
-        """Requests per second; 0 for a model never asked for."""
     def restore(self, model: str, rate: float, now: float) -> None:
         """Goes on from the rate that another process counted; a greater one of this process stays."""
         if rate > self.rate(model, now) and (model in self._rates or len(self._rates) < _MODELS_LIMIT):
             self._rates[model] = (rate, now)
 
+    def rate(self, model: str, now: float) -> float:
+        """Requests per second; 0 for a model never asked for."""
         rate, at = self._rates.get(model, (0.0, now))
         return rate * math.exp(-max(0.0, now - at) / _DEMAND_S)
 
@@ -56,12 +58,13 @@ class Demand:
 class RankedWork:
     """Share of one node's capacity that work of each rank takes, averaged over five minutes."""
 
-    __slots__ = ("_at", "_beyond", "_shares")
+    __slots__ = ("_at", "_factors", "_factors_at", "_shares")
 
     def __init__(self, now: float) -> None:
         self._at = now
         self._shares = [0.0] * _BUCKETS
-        self._beyond: list[float] | None = None
+        self._factors: list[float] = []
+        self._factors_at = -1
 
     def count(self, rank: float, node_s: float, now: float) -> None:
         """Counts work that was granted.
@@ -72,16 +75,23 @@ class RankedWork:
             now: The instant of the grant.
         """
         self._decay(now)
-        self._shares[_bucket(rank)] += node_s / _WORK_S
-        self._beyond = None
+        self._shares[bucket_of(rank)] += node_s / _WORK_S
+        self._factors_at = -1
 
-    def overtaking_factor(self, rank: float, now: float) -> float:
-        """By how much a wait stretches because work of higher rank arrives meanwhile; 1 to 10."""
-        if now - self._at > 1.0 or self._beyond is None:
-            self._decay(now)
-            self._beyond = self._sums()
-        load = self._beyond[_bucket(rank)]
-        return 1.0 / (1.0 - min(_MOST_OVERTAKING, load))
+    def overtaking_factor(self, bucket: int, now: float) -> float:
+        """By how much a wait stretches because work of higher rank arrives meanwhile; 1 to 10.
+
+        Worked out once a second, so that it does not depend on who asked before.
+
+        Args:
+            bucket: `bucket_of` the rank that the waiting request has reached.
+            now: The present instant.
+        """
+        second = int(now)
+        if second != self._factors_at:
+            self._factors = self._worked_out(second)
+            self._factors_at = second
+        return self._factors[bucket]
 
     def _decay(self, now: float) -> None:
         passed_s = now - self._at
@@ -90,16 +100,17 @@ class RankedWork:
         factor = math.exp(-passed_s / _WORK_S)
         self._shares = [share * factor for share in self._shares]
         self._at = now
-        self._beyond = None
 
-    def _sums(self) -> list[float]:
-        """For each bucket, the work in all higher buckets."""
-        sums, total = [0.0] * _BUCKETS, 0.0
+    def _worked_out(self, now: float) -> list[float]:
+        """For each bucket, what the work in all higher buckets stretches a wait to."""
+        factors, beyond = [1.0] * _BUCKETS, 0.0
+        decay = math.exp(-max(0.0, now - self._at) / _WORK_S)
         for i in range(_BUCKETS - 1, -1, -1):
-            sums[i] = total
-            total += self._shares[i]
-        return sums
+            factors[i] = 1.0 / (1.0 - min(_MOST_OVERTAKING, beyond * decay))
+            beyond += self._shares[i]
+        return factors
 
 
-def _bucket(rank: float) -> int:
+def bucket_of(rank: float) -> int:
+    """The bucket of work in which a rank lies."""
     return max(0, min(_BUCKETS - 1, int((rank - _LOWEST_RANK) * _BUCKETS_PER_RANK)))

@@ -33,13 +33,23 @@ class LoadPlan(NamedTuple):
     """Expected seconds of reloading what was pushed out."""
 
 
+class Evictable(NamedTuple):
+    """A model that a load may push out, in the order in which that is done."""
+
+    cost: float
+    name: str
+    size_bytes: float
+    evict_s: float
+    """Expected seconds of loading it again."""
+
+
 class Horizon:
     """The planned state of one node."""
 
     __slots__ = (
         "_demand",
         "_holders",
-        "_plans",
+        "_memory",
         "beta",
         "beta_other",
         "built_at",
@@ -47,11 +57,13 @@ class Horizon:
         "free_at",
         "is_full",
         "load_ends_at",
+        "load_version",
         "node",
         "pace",
+        "plans",
         "ready",
         "slots",
-        "versions",
+        "speed_version",
     )
 
     def __init__(
@@ -59,7 +71,7 @@ class Horizon:
     ) -> None:
         self.node = node
         self.built_at = now
-        self.versions = (node.load_version, node.speed_version)
+        self.load_version, self.speed_version = node.load_version, node.speed_version
         self.slots = node.slots
         self.is_full = node.is_full
         self.beta = node.speeds.beta
@@ -67,7 +79,9 @@ class Horizon:
         self.pace = max(node.pace.value, 0.05)
         self._demand = demand
         self._holders = holders
-        self._plans: dict[str, LoadPlan] = {}
+        self.plans: dict[str, LoadPlan] = {}
+        """What loading each model takes, as far as somebody asked; see `load_plan`."""
+        self._memory: tuple[float, list[Evictable]] | None = None
         self.load_ends_at = 0.0
         self.ready: dict[str, float] = {}
         for name, resident in node.residents.by_name.items():
@@ -91,7 +105,9 @@ class Horizon:
     def is_fresh(self, now: float) -> bool:
         """Whether the node is as it was when this was built, and no predicted end has passed."""
         node = self.node
-        if self.versions != (node.load_version, node.speed_version) or self.is_full != node.is_full:
+        if self.load_version != node.load_version or self.speed_version != node.speed_version:
+            return False
+        if self.is_full != node.is_full:
             return False
         if not self.finishes and not self.load_ends_at:
             return True
@@ -104,7 +120,7 @@ class Horizon:
             setattr(twin, name, getattr(self, name))
         twin.finishes = list(self.finishes)
         twin.ready = dict(self.ready)
-        twin._plans = dict(self._plans)
+        twin.plans = dict(self.plans)
         return twin
 
     def has_free_slot(self) -> bool:
@@ -122,9 +138,9 @@ class Horizon:
 
     def load_plan(self, name: str, need_bytes: float) -> LoadPlan:
         """What loading `name` here takes; remembered until the horizon changes."""
-        plan = self._plans.get(name)
+        plan = self.plans.get(name)
         if plan is None:
-            plan = self._plans[name] = self._plan_load(need_bytes)
+            plan = self.plans[name] = self._plan_load(need_bytes)
         return plan
 
     def _plan_load(self, need_bytes: float) -> LoadPlan:
@@ -141,29 +157,37 @@ class Horizon:
         node = self.node
         if node.is_router_free:
             return (), 0.0
-        sizes = {name: self._size(name) for name in self.ready}
-        room = node.budget.device_bytes - sum(sizes.values()) if node.budget.is_known else need_bytes
+        if self._memory is None:
+            self._memory = self._evictable()
+        used_bytes, evictable = self._memory
+        room = node.budget.device_bytes - used_bytes if node.budget.is_known else need_bytes
         count = len(self.ready)
-        if room >= need_bytes and count < node.max_models:
-            return (), 0.0
-        now = self.built_at
-        costs = []
-        for name, ready_at in self.ready.items():
-            if ready_at <= now:
-                rate = self._demand.rate(name, now)
-                costs.append((rate * node.speeds.load_s(name, sizes[name]), name, rate))
-        costs.sort()
         victims: list[str] = []
         evict_s = 0.0
-        for _, name, rate in costs:
+        for victim in evictable:
             if room >= need_bytes and count < node.max_models:
                 break
-            victims.append(name)
-            room += sizes[name]
+            victims.append(victim.name)
+            room += victim.size_bytes
             count -= 1
-            others = self._holders(name) - 1
-            evict_s += node.speeds.load_s(name, sizes[name]) * min(1.0, 60.0 * rate) / (1 + max(0, others))
+            evict_s += victim.evict_s
         return tuple(victims), evict_s
+
+    def _evictable(self) -> tuple[float, list[Evictable]]:
+        """Bytes of all models in memory and on their way there, and those in memory, cheapest to reload first."""
+        node, now = self.node, self.built_at
+        used_bytes = 0.0
+        found: list[Evictable] = []
+        for name, ready_at in self.ready.items():
+            size = self._size(name)
+            used_bytes += size
+            if ready_at <= now:
+                rate = self._demand.rate(name, now)
+                load_s = node.speeds.load_s(name, size)
+                others = max(0, self._holders(name) - 1)
+                found.append(Evictable(rate * load_s, name, size, load_s * min(1.0, 60.0 * rate) / (1 + others)))
+        found.sort()
+        return used_bytes, found
 
     def _size(self, name: str) -> float:
         resident = self.node.residents.by_name.get(name)
@@ -181,4 +205,5 @@ class Horizon:
                 self.ready.pop(victim, None)
             self.ready[model] = ready_at
             self.load_ends_at = max(self.load_ends_at, ready_at)
-        self._plans.clear()
+            self._memory = None
+        self.plans.clear()

@@ -1,0 +1,133 @@
+"""Lower bounds of costs, so that of many candidates only those that can be chosen are worked out.
+
+A bound leaves out what takes long to find out and can only add to a cost: slow-down by company and, until somebody
+asks for them, the reloads that a load causes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import itemgetter
+
+from sollol_agents.scorer.cost import CostRules, estimate
+from sollol_agents.scorer.demand import HIGHEST_BUCKET, bucket_of
+from sollol_agents.scorer.horizon import Horizon
+from sollol_agents.scorer.nodes import Node
+from sollol_agents.scorer.profiles import Profile
+from sollol_agents.scorer.profiles import profile as profile_of
+from sollol_agents.scorer.waiting import Waiting
+from sollol_schemas.routing import RoutingMode
+
+_FAST = RoutingMode.FAST
+_by_seconds = itemgetter(0)
+
+
+Bound = tuple[float, float, float, Profile, bool, bool]
+"""A candidate costs at least so many seconds per prompt token, per output token, and at any rate; then the candidate,
+whether it could start at once, and whether the reloads that a load causes are counted. A plain tuple, because every
+decision makes one for every node."""
+
+
+class Pool:
+    """The candidates of one eligibility class during one walk.
+
+    Its bounds hold for the whole walk: later requests of the class have no higher rank, so that as much work or
+    more overtakes them.
+    """
+
+    __slots__ = ("_bounds", "_bucket", "_model", "_now", "_place", "_rules", "held", "nodes", "planned")
+
+    def __init__(
+        self, waiting: Waiting, nodes: Sequence[Node], planned: dict[str, Horizon], now: float, rules: CostRules
+    ) -> None:
+        self.nodes = nodes
+        self.held = 0
+        """Requests that wait although a node could start them at once."""
+        self.planned = planned
+        self._now = now
+        self._rules = rules
+        is_ranked = waiting.priority > 0  # the others are not in order of rank
+        self._bucket = bucket_of(waiting.rank(now, rules.ageing_s)) if is_ranked else HIGHEST_BUCKET
+        self._model = waiting.model
+        self._place: dict[str, int] = {}
+        self._bounds = self._bounds_of(profiles(waiting, nodes))
+
+    def could_start(self, open_ids: set[str]) -> bool:
+        """Whether a free node has the model in memory, or is loading it."""
+        places = self._places()
+        return any(self._model in self.planned[i].ready for i in open_ids if i in places)
+
+    def replan(self, node_id: str) -> None:
+        """Takes note of a plan that changed a node."""
+        place = self._places().get(node_id)
+        if place is not None:
+            self._bounds[place] = self._bounds_of((self._bounds[place][3],))[0]
+
+    def _places(self) -> dict[str, int]:
+        """Where each node stands among the candidates; not needed by a request that is alone."""
+        if not self._place:
+            self._place = {n.node_id: i for i, n in enumerate(self.nodes)}
+        return self._place
+
+    def evict_s(self, profile: Profile) -> float:
+        """Seconds of the reloads that loading the model on this candidate causes."""
+        return self.planned[profile.node.node_id].load_plan(self._model, profile.need_bytes).evict_s
+
+    def bounded(self, waiting: Waiting) -> list[tuple[float, Bound]]:
+        """Every candidate with the seconds that its cost cannot fall below, cheapest first."""
+        context = waiting.request.context
+        if context.prefix_hashes or waiting.request.routing.session_id is not None or waiting.mode is not _FAST:
+            bounded = [(self._with_prefix(waiting, b), b) for b in self._bounds]
+        else:
+            prompt, output = context.prompt_tokens, waiting.output_mean
+            bounded = [(prompt * b[0] + output * b[1] + b[2], b) for b in self._bounds]
+        bounded.sort(key=_by_seconds)
+        return bounded
+
+    def _with_prefix(self, waiting: Waiting, bound: Bound) -> float:
+        prompt_s, _, fixed_s, profile, _, _ = bound
+        e = estimate(waiting, profile, self._rules)
+        return e.work_s * prompt_s * profile.prompt_tps + e.fixed_s + fixed_s
+
+    def _bounds_of(self, profiles_: Sequence[Profile]) -> list[Bound]:
+        """The bounds of some candidates. Every decision runs through all of them, so no call is made without need."""
+        now, bucket, model, planned = self._now, self._bucket, self._model, self.planned
+        bounds = []
+        for profile in profiles_:
+            node = profile.node
+            horizon = planned[node.node_id]
+            share = 1.0 / horizon.pace
+            if profile.weight_ratio < 0:
+                share += profile.weight_ratio
+            seconds = 0.0
+            is_tight = is_free = True
+            start = horizon.free_at
+            ready_at = horizon.ready.get(model)
+            if ready_at is None:
+                seconds = profile.load_s
+                ready_at = horizon.load_ends_at
+                load = horizon.plans.get(model)
+                if load is None:
+                    is_tight = False
+                else:
+                    seconds += load.evict_s
+            if ready_at > start:  # noqa: PLR1730 a call costs more
+                start = ready_at
+            if start > now:
+                is_free = False
+                seconds += (start - now) * node.work.overtaking_factor(bucket, now)
+            bounds.append((share / profile.prompt_tps, share / profile.decode_tps, seconds, profile, is_free, is_tight))
+        return bounds
+
+
+def profiles(waiting: Waiting, nodes: Sequence[Node]) -> list[Profile]:
+    """The request's profile on every node; spares a call per node that did not change."""
+    model, num_ctx = waiting.model, waiting.request.context.num_ctx
+    key = (model, num_ctx)
+    found = []
+    for node in nodes:
+        known = node.profiles.get(key)
+        if known is None or known.version != node.figures_version:
+            known = profile_of(node, model, num_ctx)
+        found.append(known)
+    return found
