@@ -466,6 +466,25 @@ async def test_models_are_copied_pulled_and_deleted(tmp_path: Path, eventually: 
         assert whole.json()["status"] == "success"
 
 
+@pytest.mark.parametrize("opened", [False, True], ids=["closed", "opened"])
+async def test_a_path_into_an_engine_is_closed_on_the_bus_too(tmp_path: Path, opened: bool) -> None:
+    async with (
+        EmulatedNode(EmulatorConfig(preset="steady", preload=(MODEL,))) as emulated,
+        LocalStack(
+            store_dir=tmp_path,
+            gateway=GatewayConfig(port=0, open_paths=("/slots",)),
+            nodes=(
+                NodeConfig(node_id="n1", engine="ollama", url=emulated.url, open_paths=("/slots",) if opened else ()),
+            ),
+        ) as stack,
+        httpx.AsyncClient(base_url=stack.http_url, timeout=30, trust_env=False) as http,
+    ):
+        await ready(http)
+        answer = await http.post("/slots/0", json={"model": MODEL})
+        assert answer.status_code == (404 if opened else 403)  # an emulated Ollama has no such path
+        assert opened or "open_paths" in answer.json()["error"]
+
+
 # -- life ---------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,3 +126,29 @@ def test_busy_costs_no_attempt_and_names_the_limit() -> None:
     refusal = busy(4, 4, "m", 0)
     assert refusal.code in FREE_OF_CHARGE
     assert "4" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("path", "opened", "is_refused"),
+    [
+        ("/slots", (), True),
+        ("/slots/0?action=erase", (), True),
+        ("/sl%6Fts", (), True),
+        ("/SLOTS/", (), True),
+        ("/models/load", (), True),
+        ("/api/delete", (), True),
+        ("/slots", ("/slots",), False),
+        ("/props", ("/slots",), True),
+        ("/v1/chat/completions", (), False),
+        ("/v1/models-of-mine", (), False),
+        ("/modelsearch", (), False),
+    ],
+)
+def test_paths_that_change_an_engine_are_closed_unless_opened(
+    path: str, opened: tuple[str, ...], is_refused: bool
+) -> None:
+    asked = msgspec.structs.replace(envelope(), path=path)
+    refused = refusal_of(asked, "_INBOX.a", highest_term=5, is_draining=False, has_engine=True, open_paths=opened)
+    assert (refused is not None) == is_refused
+    if refused is not None:
+        assert refused.code is ErrorCode.FORBIDDEN

@@ -10,11 +10,12 @@ import functools
 import ipaddress
 import logging
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any, Final
 
 import msgspec
 
+from sollol_agents.analysis.paths import is_closed
 from sollol_agents.gateway import telling
 from sollol_agents.gateway.access import Access, Guest
 from sollol_agents.gateway.config import GatewayConfig
@@ -49,31 +50,6 @@ OTHER: Final = "other"
 """What metrics call paths that only an engine knows."""
 NOT_FOUND: Final = b"404 page not found"
 NOT_ALLOWED: Final = b"405 method not allowed"
-
-#: Paths that change an engine or tell of its inside; refused, whatever the engine would say to them.
-CLOSED_PATHS: Final = (
-    "/slots",
-    "/props",
-    "/models",
-    "/lora-adapters",
-    "/v1/load_lora_adapter",
-    "/v1/unload_lora_adapter",
-    "/sleep",
-    "/wake_up",
-    "/reset_prefix_cache",
-    "/reset_mm_cache",
-    "/collective_rpc",
-    "/start_profile",
-    "/stop_profile",
-    "/update_weights",
-    "/flush_cache",
-    "/shutdown",
-    "/emulator",
-    "/api/me",
-    "/api/signout",
-    "/api/user",
-    "/api/experimental",
-)
 
 
 class Gate:
@@ -123,7 +99,7 @@ class Gate:
     async def _serve(self, scope: Scope, receive: Receive, send: Send, reply: Reply, guest: Guest) -> None:
         path = scope["path"]
         kind = HOT.get(path)
-        if kind is None and scope["method"] == "POST" and is_unknown(path):
+        if kind is None and scope["method"] == "POST" and is_unknown(path, self._config.open_paths):
             kind = RequestKind.PASSTHROUGH
         if kind is None or scope["method"] != "POST":
             scope["state"]["guest"] = guest
@@ -216,13 +192,12 @@ def capped(wishes: telling.Wishes, body: bytes, highest: int) -> telling.Wishes:
     return telling.Wishes(headers, wishes.request_id)
 
 
-def is_unknown(path: str) -> bool:
-    """Whether a path is none of ours, so that an engine may know it."""
-    if path.startswith(("/api/blobs/", "/api/jobs", "/v1/models/", "/v1/files", "/v1/batches")) or path in _OURS:
-        return False
-    return not any(path == closed or path.startswith(closed + "/") for closed in CLOSED_PATHS)
+def is_unknown(path: str, opened: Iterable[str] = ()) -> bool:
+    """Whether a path is none of ours and not closed, so that an engine may serve it."""
+    return not path.startswith(_OUR_ROOTS) and path not in _OURS and not is_closed(path, opened)
 
 
+_OUR_ROOTS: Final = ("/api/blobs/", "/api/jobs", "/v1/models/", "/v1/files", "/v1/batches")
 _OURS: Final = frozenset(
     {
         "/",

@@ -55,4 +55,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     files_keep_s: Annotated[
         float, Meta(ge=60, description="Seconds that files and ended batches are kept, from when they are stored.")
     ] = 30 * 86_400.0
+    open_paths: Annotated[
+        tuple[str, ...],
+        Meta(description="Engine paths that clients may use although they change it or tell of its inside."),
+    ] = ()
     drain_timeout_s: Annotated[float, Meta(ge=0, description="Seconds that running answers may take to finish.")] = 30.0

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from sollol_agents.analysis.paths import is_closed
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import ExecEnvelope
 from sollol_schemas.subjects import is_client_inbox
 
 
 def refusal_of(
-    envelope: ExecEnvelope, reply_to: str, *, highest_term: int, is_draining: bool, has_engine: bool
+    envelope: ExecEnvelope,
+    reply_to: str,
+    *,
+    highest_term: int,
+    is_draining: bool,
+    has_engine: bool,
+    open_paths: Iterable[str] = (),
 ) -> ErrorBody | None:
     """Why the node does not take an attempt, or None when a free slot is all it needs.
 
@@ -18,6 +27,7 @@ def refusal_of(
         highest_term: The highest term of office seen so far.
         is_draining: Whether the node takes no new work.
         has_engine: Whether an engine was ever found.
+        open_paths: Paths that plain requests may use although they change an engine or tell of its inside.
     """
     term = envelope.decision.term
     if term < highest_term:
@@ -26,6 +36,9 @@ def refusal_of(
         )
     if not is_client_inbox(reply_to):
         return ErrorBody(code=ErrorCode.FORBIDDEN, message=f"{reply_to[:80]!r} is not an inbox of a caller")
+    if envelope.path and is_closed(envelope.path, open_paths):
+        message = f"{envelope.path[:80]} is closed on this node; its operator may open it with open_paths"
+        return ErrorBody(code=ErrorCode.FORBIDDEN, message=message)
     if is_draining:
         return ErrorBody(code=ErrorCode.DRAINING, message="the node takes no new work")
     if not has_engine:

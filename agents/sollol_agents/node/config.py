@@ -75,6 +75,10 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     gap_factor: Annotated[
         float, Meta(ge=1, description="Above the floor: this multiple of the predicted time between two tokens.")
     ] = 20.0
+    open_paths: Annotated[
+        tuple[str, ...],
+        Meta(description="Engine paths that requests may use although they change it or tell of its inside."),
+    ] = ()
     drain_timeout_s: Annotated[
         float, Meta(ge=0, description="Seconds that running attempts get to finish when the node stops.")
     ] = 30.0

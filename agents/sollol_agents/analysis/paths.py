@@ -1,0 +1,60 @@
+"""Paths of engines that change an engine or tell of its inside: closed to plain requests. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import unquote
+
+CLOSED_PATHS: Final = (
+    # llama.cpp: state of slots, settings, loading and unloading of models
+    "/slots",
+    "/props",
+    "/models",
+    "/lora-adapters",
+    # vLLM and SGLang: adapters, sleep, caches, weights, profiling
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/sleep",
+    "/wake_up",
+    "/reset_prefix_cache",
+    "/reset_mm_cache",
+    "/collective_rpc",
+    "/start_profile",
+    "/stop_profile",
+    "/update_weights",
+    "/update_weights_from_disk",
+    "/update_weights_from_tensor",
+    "/flush_cache",
+    "/shutdown",
+    # LM Studio
+    "/api/v1/models",
+    # Ollama: models and the account
+    "/api/pull",
+    "/api/push",
+    "/api/create",
+    "/api/copy",
+    "/api/delete",
+    "/api/blobs",
+    "/api/me",
+    "/api/signout",
+    "/api/user",
+    "/api/experimental",
+    # an emulated node's own
+    "/emulator",
+)
+
+
+def is_closed(path: str, opened: Iterable[str] = ()) -> bool:
+    """Whether a path, with or without its query, is closed or below one that is.
+
+    Args:
+        path: In origin form; percent signs are resolved, because engines do so too.
+        opened: Closed paths that the operator opened, with what is below them.
+    """
+    plain = unquote(path.partition("?")[0]).lower().rstrip("/")
+    return _is_below(plain, CLOSED_PATHS) and not _is_below(plain, opened)
+
+
+def _is_below(plain: str, paths: Iterable[str]) -> bool:
+    return any(plain == one or plain.startswith(f"{one}/") for one in paths)
