@@ -119,7 +119,8 @@ class FleetView:
     def on_strategy_event(self, event: StrategyEvent, at: float) -> None:
         """The strategy or a setting changed."""
         version = self._next()
-        self.notices.on_strategy(event, at, version)
+        known = self.strategy.settings if self.strategy is not None else {}
+        self.notices.on_strategy(event, known, at, version)
         if self.strategy is not None:
             settings = {**self.strategy.settings, **event.settings}
             self.strategy = msgspec.structs.replace(self.strategy, strategy=event.strategy, settings=settings)

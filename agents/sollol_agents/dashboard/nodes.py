@@ -17,7 +17,7 @@ from sollol_schemas.queries import NodesReply, ReliabilityReply
 from sollol_schemas.steering import BreakersReply
 from sollol_schemas.telemetry import InFlight, LoadedModel, LoadUpdate, NodeState, Telemetry
 
-SILENT_S: Final = 6.0
+SILENT_S: Final = 5.5
 FORGET_S: Final = 300.0
 _SHOWN_IN_FLIGHT: Final = 64
 _Z: Final = 1.96

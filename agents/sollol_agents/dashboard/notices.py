@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -61,12 +62,15 @@ class Notices:
         why = f": {event.reason}" if event.reason else ""
         self._add("scorer", "info", f"Scorer {event.instance} {what}{why}", at, version)
 
-    def on_strategy(self, event: StrategyEvent, at: float, version: int) -> None:
-        """The strategy or a setting changed."""
+    def on_strategy(self, event: StrategyEvent, known: Mapping[str, float], at: float, version: int) -> None:
+        """The strategy or a setting changed; `known` are the settings before."""
         if event.strategy != event.previous:
             text = f"Strategy is {event.strategy} (was {event.previous})"
         else:
-            text = "Settings changed: " + ", ".join(f"{k} = {v:g}" for k, v in sorted(event.settings.items()))
+            changed = {name: value for name, value in event.settings.items() if known.get(name) != value}
+            text = "Settings changed: " + ", ".join(f"{k} = {v:g}" for k, v in sorted(changed.items()))
+            if not changed:
+                return
         self._add("strategy", "info", text, at, version)
 
     def changes(self, since: int) -> list[Notice]:

@@ -160,9 +160,7 @@ class SetStrategy(Operation, frozen=True, kw_only=True):
     settings: dict[str, float] = {}
 
     async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        reply = await desk.client.set_strategy(self.strategy, **self.settings)
-        desk.view.on_strategy(reply)
-        return reply
+        return await desk.client.set_strategy(self.strategy, **self.settings)
 
 
 class ResetBreakers(Operation, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
 // A line chart of the last ten minutes: SVG, with an axis that fits, a legend in words and the values under the pointer.
 import { clock } from "./format.js";
 
-const SPAN_S = 600;
+const LONGEST_S = 600;
+const SHORTEST_S = 120;
 const LEFT = 52;
 const BOTTOM = 22;
 const TOP = 8;
@@ -33,9 +34,14 @@ export const LineChart = {
       const step = niceStep(this.top);
       return Array.from({ length: Math.floor(this.top / step) + 1 }, (_, i) => i * step);
     },
+    span() {
+      // a young page has little to show: it fills the width with that
+      const first = Math.min(this.right, ...this.series.flatMap((line) => line.values.filter(([, value]) => value != null).map(([t]) => t)));
+      return Math.min(LONGEST_S, Math.max(SHORTEST_S, Math.ceil((this.right - first) / 60) * 60));
+    },
     times() {
-      const narrow = this.width < 460;
-      return (narrow ? [600, 300, 0] : [600, 480, 360, 240, 120, 0]).map((ago) => [ago, ago ? `−${ago / 60} min` : "now"]);
+      const parts = this.width < 460 ? 2 : 4;
+      return Array.from({ length: parts + 1 }, (_, i) => this.span * (1 - i / parts)).map((ago) => [ago, this.ago(ago)]);
     },
     isEmpty: (it) => !it.series.some((line) => line.values.some(([, value]) => value != null)),
     paths() {
@@ -58,8 +64,9 @@ export const LineChart = {
     this.observer.disconnect();
   },
   methods: {
+    ago: (seconds) => (seconds === 0 ? "now" : seconds % 60 ? `−${seconds} s` : `−${seconds / 60} min`),
     x(t) {
-      return LEFT + (1 - (this.right - t) / SPAN_S) * (this.width - LEFT - RIGHT);
+      return LEFT + (1 - (this.right - t) / this.span) * (this.width - LEFT - RIGHT);
     },
     y(value) {
       return TOP + (1 - value / this.top) * (this.height - TOP - BOTTOM);
@@ -68,7 +75,7 @@ export const LineChart = {
       let d = "";
       let isDown = false;
       for (const [t, value] of values) {
-        if (value == null || !this.top) isDown = false;
+        if (value == null || !this.top || t < this.right - this.span) isDown = false;
         else {
           d += `${isDown ? "L" : "M"}${this.x(t).toFixed(1)} ${this.y(value).toFixed(1)}`;
           isDown = true;
@@ -84,7 +91,7 @@ export const LineChart = {
     },
     onMove(event) {
       const share = (event.offsetX - LEFT) / (this.width - LEFT - RIGHT);
-      const t = this.right - SPAN_S + share * SPAN_S;
+      const t = this.right - this.span + share * this.span;
       const known = this.series[0]?.values.map(([time]) => time) ?? [];
       this.hover = known.reduce((best, time) => (best == null || Math.abs(time - t) < Math.abs(best - t) ? time : best), null);
     },
@@ -99,7 +106,7 @@ export const LineChart = {
           <line :x1="${LEFT}" :x2="width - ${RIGHT}" :y1="y(tick)" :y2="y(tick)"/>
           <text :x="${LEFT - 8}" :y="y(tick) + 4" text-anchor="end">{{ format(tick) }}</text></template></g>
         <g class="grid"><text v-for="[ago, label] in times" :key="ago" :x="x(right - ago)" :y="height - 4"
-          :text-anchor="ago === 600 ? 'start' : ago ? 'middle' : 'end'">{{ label }}</text></g>
+          :text-anchor="ago === span ? 'start' : ago ? 'middle' : 'end'">{{ label }}</text></g>
         <g v-for="line in paths" :key="line.name"><path class="line" :class="line.kind" :d="line.d"/>
           <circle v-for="[cx, cy] in line.dots" class="dot" :class="line.kind" :cx="cx" :cy="cy" r="2.5"/></g>
         <line v-if="under" class="cursor" :x1="under.x" :x2="under.x" :y1="${TOP}" :y2="height - ${BOTTOM}"/>

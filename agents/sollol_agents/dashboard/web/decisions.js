@@ -29,7 +29,7 @@ export const DecisionsView = {
       <button class="button" :aria-pressed="!!frozen" @click="toggle"><Icon :name="frozen ? 'running' : 'pause'"/>{{ frozen ? (fresh ? 'Resume, ' + fresh + ' new' : 'Resume') : 'Pause' }}</button>
     </div>
     <ol class="feed" v-if="rows.length">
-      <li v-for="row in rows" :key="row.id"><button class="decision" @click="opened = row.request_id">
+      <li v-for="row in rows" :key="row.id"><button class="decision" :data-request="row.request_id" @click="opened = row.request_id">
         <time class="num muted">{{ clock(row.at) }}</time>
         <Mode :mode="row.mode"/>
         <span class="where"><b>{{ row.node_id || 'no node' }}</b><span class="muted">{{ row.model }}</span></span>

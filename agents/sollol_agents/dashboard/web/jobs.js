@@ -89,9 +89,9 @@ export const JobsView = {
       <li v-for="job in rows" :key="job.id" class="job">
         <State :state="job.state"/>
         <button class="link" @click="opened = job.id">{{ job.id }}</button>
-        <span class="muted clip">{{ job.model || 'model not told yet' }}</span>
+        <span class="meta"><span class="muted clip">{{ job.model || 'model not told yet' }}</span>
         <span class="num muted">priority {{ priorityName(job.priority ?? 5) }}</span>
-        <span class="num muted">{{ job.tokens ? count(job.tokens) + ' tokens' : when(job.submitted_at) }}</span>
+        <span class="num muted">{{ job.tokens ? count(job.tokens) + ' tokens' : when(job.submitted_at) }}</span></span>
         <span class="acts"><button v-if="canCancel(job)" class="button small" :disabled="!mayOperate || busy === job.id" @click="act('job_cancel', job, 'Job ' + job.id + ' is cancelled')">Cancel</button>
           <button v-if="canRetry(job)" class="button small" :disabled="!mayOperate || busy === job.id" @click="act('job_retry', job, 'Job ' + job.id + ' runs again')">Retry</button></span>
         <span v-if="job.error" class="bad-text wide">{{ job.error }}</span>

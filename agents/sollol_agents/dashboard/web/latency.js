@@ -36,9 +36,9 @@ export const LatencyView = {
   methods: { count, number, percent, priorityName, seconds, tps: (value) => number(value), whole: (value) => (Number.isInteger(value) ? count(value) : "") },
   template: `<section class="view" aria-label="Latency and throughput">
     <section class="panel" aria-label="Last minute"><h2>The last minute</h2>
-      <div class="scroll"><table class="table wide"><thead><tr><th>Mode</th><th class="r">P50</th><th class="r">P95</th><th class="r">P99</th><th class="r">Speed</th><th class="r">Requests</th><th class="r">Failed</th></tr></thead>
-        <tbody><tr v-for="[mode, figures] in modes" :key="mode"><td><Mode :mode="mode"/></td><td class="r num">{{ seconds(figures.p50_s) }}</td><td class="r num">{{ seconds(figures.p95_s) }}</td><td class="r num">{{ seconds(figures.p99_s) }}</td>
-          <td class="r num">{{ number(figures.tps ?? 0) }}<small> tok/s</small></td><td class="r num">{{ count(figures.requests ?? 0) }}</td><td class="r num">{{ count(figures.failures ?? 0) }}</td></tr></tbody></table></div></section>
+      <div class="scroll"><table class="table stacks"><thead><tr><th>Mode</th><th class="r">P50</th><th class="r">P95</th><th class="r">P99</th><th class="r">Speed</th><th class="r">Requests</th><th class="r">Failed</th></tr></thead>
+        <tbody><tr v-for="[mode, figures] in modes" :key="mode"><td><Mode :mode="mode"/></td><td class="r num" data-label="P50">{{ seconds(figures.p50_s) }}</td><td class="r num" data-label="P95">{{ seconds(figures.p95_s) }}</td><td class="r num" data-label="P99">{{ seconds(figures.p99_s) }}</td>
+          <td class="r num" data-label="Speed">{{ number(figures.tps ?? 0) }}<small> tok/s</small></td><td class="r num" data-label="Requests">{{ count(figures.requests ?? 0) }}</td><td class="r num" data-label="Failed">{{ count(figures.failures ?? 0) }}</td></tr></tbody></table></div></section>
     <div class="toolbar"><Segmented v-model="mode" :options="[['fast', 'Fast'], ['reliable', 'Reliable'], ['async', 'Async']]" label="Latency of mode"/></div>
     <div class="charts">
       <div class="panel"><LineChart :title="'Latency, ' + mode" :at="state.at" :series="latency" :format="seconds"/></div>

@@ -29,6 +29,12 @@ export const NodeDrawer = {
       ];
     },
   },
+  watch: {
+    // a heartbeat tells of a model that came or went
+    "row.models"() {
+      this.look();
+    },
+  },
   async mounted() {
     this.weight = this.row.weight ?? 1;
     await this.look();

@@ -1,0 +1,453 @@
+"""The dashboard in a real browser, on a fleet that works: what it shows is true, and what it is told is done.
+
+Needs Chromium (`apt-get install chromium`) and Playwright, which drives it. Engines are emulated (fakes); everything
+else is real. Screenshots of every view go to `build/screenshots`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import random
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from sollol_agents.emulator import Fault
+from sollol_agents.emulator.faults import FaultKind
+from sollol_agents.gateway.keys import KeyStore
+from sollol_agents.testing import Emulator, ProcessFleet, eventually
+from sollol_bus import Client, Routing
+from sollol_bus.errors import SollolError
+from sollol_bus.jobs import make_job
+from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_schemas.decision import Decision
+from sollol_schemas.events import BreakerState
+from sollol_schemas.jobs import JobState
+from sollol_schemas.routing import RoutingMode
+from sollol_schemas.telemetry import NodeState
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, ConsoleMessage, Page, Request, Response
+
+CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), "")
+HAS_ALL = bool(CHROMIUM) and all(importlib.util.find_spec(name) for name in ("playwright", "nicegui"))
+SCREENSHOTS = Path(os.environ.get("SOLLOL_SCREENSHOTS", "build/screenshots"))
+VIEWS = ("fleet", "decisions", "latency", "jobs", "settings", "playground")
+SMALL, LARGE = "llama3.2:3b", "llama3.1:8b"
+PATIENT_MS = 15_000
+
+pytestmark = [
+    pytest.mark.timeout(90),
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(not HAS_ALL, reason="needs chromium, playwright and nicegui"),
+]
+
+
+class System(NamedTuple):
+    """A working fleet with its dashboard."""
+
+    fleet: ProcessFleet
+    url: str
+    client: Client
+    engines: dict[str, Emulator]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder_of_screenshots() -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    async with ProcessFleet(tmp_path_factory.mktemp("fleet")) as fleet:
+        up = await fleet.up()
+        engines = {}
+        for name, preset, models in (
+            ("attic", "rtx3060-12", (f"{SMALL}=3.2",)),
+            ("studio", "rtx4090-24", (f"{SMALL}=3.2", f"{LARGE}=8")),
+            ("cellar", "laptop-cpu", (f"{SMALL}=3.2",)),
+        ):
+            flags = [text for model in models for text in ("--model", model)]
+            preload = ("--preload", models[0].partition("=")[0])
+            machine = ("--preset", preset, "--parallel", "4", "--download-gbps", "0.1", *flags, *preload)
+            engine = await fleet.emulator(name, *machine)
+            await fleet.node(name, engine.url, "--slots", "4", "--label", "room=upstairs")
+            engines[name] = engine
+        async with fleet.client() as client, asyncio.TaskGroup() as group:
+            flow = group.create_task(keep_asking(client))
+            yield System(fleet, up.served["dashboard"], client, engines)
+            flow.cancel()
+
+
+async def keep_asking(client: Client) -> None:
+    """Requests of every mode and several priorities, for as long as the tests run."""
+    draw = random.Random(7)
+
+    async def one() -> None:
+        routing = Routing(priority=draw.choice((5, 5, 8, 2)), routing_mode=draw.choice((*RoutingMode,)[:3]))
+        prompt = "why is the sky blue? " * draw.randint(1, 40)
+        try:
+            model, options = draw.choice((SMALL, SMALL, LARGE)), {"num_predict": draw.randint(20, 160)}
+            await client.generate(model, prompt, routing=routing, options=options)
+        except SollolError:
+            return  # nodes are killed on purpose
+
+    async with asyncio.TaskGroup() as group:
+        while True:
+            group.create_task(one())
+            await asyncio.sleep(draw.expovariate(2.0))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as playwright:
+        made = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield made
+        await made.close()
+
+
+class Watched(NamedTuple):
+    """A page, and everything that went wrong on it."""
+
+    page: Page
+    wrong: list[str]
+
+
+async def watched(browser: Browser, url: str, *, width: int = 1280, height: int = 800, theme: str = "light") -> Watched:
+    """A new page; whatever it complains of or fetches from elsewhere is noted."""
+    context = await browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if theme == "dark" else "light",
+        reduced_motion="reduce",
+    )
+    page = await context.new_page()
+    page.set_default_timeout(PATIENT_MS)
+    wrong: list[str] = []
+
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            wrong.append(f"{message.type}: {message.text}")
+
+    def on_request(request: Request) -> None:
+        if not request.url.startswith((url, url.replace("http", "ws", 1), "data:", "blob:")):
+            wrong.append(f"fetched from elsewhere: {request.url}")
+
+    def on_response(response: Response) -> None:
+        if response.status >= 400:
+            wrong.append(f"{response.status} {response.url}")
+
+    page.on("console", on_console)
+    page.on("request", on_request)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("response", on_response)
+    return Watched(page, wrong)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(system: System, browser: Browser) -> AsyncIterator[Page]:
+    opened, wrong = await watched(browser, system.url)
+    yield opened
+    await opened.context.close()
+    assert wrong == []
+
+
+async def turn_to(page: Page, system: System, view: str) -> None:
+    if not page.url.startswith(system.url):
+        await page.goto(f"{system.url}/#{view}")
+    else:
+        await page.evaluate("view => { location.hash = view }", view)
+    heading = "Latency and throughput" if view == "latency" else view.capitalize()
+    await page.get_by_role("region", name=heading, exact=True).wait_for()
+
+
+CUT = """() => [...document.querySelectorAll('.shell *')].filter(e => {
+    const style = getComputedStyle(e);
+    const hides = ['hidden', 'clip'].includes(style.overflowX) && e.scrollWidth > e.clientWidth + 1;
+    const box = e.getBoundingClientRect();
+    const leaves = box.width > 0 && box.right > innerWidth + 1 && !e.closest('.scroll') && !e.closest('.skip');
+    return (hides || leaves) && e.textContent.trim() && !e.closest('svg');
+}).map(e => e.className + ': ' + e.textContent.trim().slice(0, 60))"""
+"""Elements whose text is cut, or that stand outside the page."""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)], ids=["desktop", "phone"])
+async def test_every_view_shows_the_working_fleet(
+    system: System, browser: Browser, theme: str, width: int, height: int
+) -> None:
+    page, wrong = await watched(browser, system.url, width=width, height=height, theme=theme)
+
+    async def shoot(name: str) -> None:
+        assert await page.evaluate(CUT) == [], name
+        is_whole = name in ("fleet", "latency", "settings")
+        await page.screenshot(path=SCREENSHOTS / f"{name}-{theme}-{width}.png", full_page=is_whole)
+
+    await turn_to(page, system, "fleet")
+    for node in ("attic", "studio", "cellar"):
+        await page.get_by_role("heading", name=node, exact=True).wait_for()
+    await page.locator(".slot.writing").first.wait_for()
+    await shoot("fleet")
+    await page.get_by_role("button", name="Open studio").click()
+    await page.get_by_role("dialog").get_by_text("Models on disk").wait_for()
+    await page.get_by_role("dialog").get_by_text(LARGE).first.wait_for()
+    await shoot("node")
+    await page.keyboard.press("Escape")
+
+    await turn_to(page, system, "decisions")
+    await page.locator(".decision .state.good").first.wait_for()
+    await shoot("decisions")
+    await page.locator(".decision", has=page.locator(".state.good")).first.click()
+    await page.locator(".drawer .terms").first.wait_for()
+    await shoot("explanation")
+    await page.keyboard.press("Escape")
+
+    await turn_to(page, system, "latency")
+    await page.locator("path.line.s2[d^=M]").first.wait_for(state="attached")
+    await shoot("latency")
+    await turn_to(page, system, "jobs")
+    await page.locator(".tile").first.wait_for()
+    await shoot("jobs")
+    await turn_to(page, system, "settings")
+    await page.get_by_role("radio", name="Plan").wait_for()
+    await shoot("settings")
+    await turn_to(page, system, "playground")
+    await page.get_by_label("Prompt").fill("Why is the sky blue?")
+    await page.get_by_role("button", name="Run").click()
+    await page.get_by_role("region", name="Decision").wait_for()
+    await page.get_by_text("first token after").wait_for()
+    await shoot("playground")
+    await page.context.close()
+    assert wrong == []
+
+
+async def test_a_click_on_a_decision_explains_it_with_every_candidate_and_term(system: System, page: Page) -> None:
+    answer = await system.client.generate(SMALL, "why is the sky blue?")
+    await turn_to(page, system, "decisions")
+    assert answer.decision is not None
+    why = await recorded(system.client, answer.request_id)
+    await page.locator(".decision", has=page.locator(".state.good")).first.wait_for()
+    row = page.locator(f"[data-request='{answer.request_id}']").first
+    await row.click()
+    drawer = page.get_by_role("dialog", name="Why this node?")
+    await drawer.get_by_text(answer.decision.reason).wait_for()
+    shown = await drawer.locator(".candidate summary b:first-child").all_text_contents()
+    assert {c.node_id for c in why[0].candidates} <= set(shown)
+    assert "writing" in await drawer.locator(".candidate.chosen .terms").inner_text()
+
+
+async def recorded(client: Client, request_id: str) -> tuple[Decision, ...]:
+    decisions: tuple[Decision, ...] = ()
+
+    async def is_there() -> bool:
+        nonlocal decisions
+        try:
+            decisions = (await client.why(request_id)).decisions
+        except SollolError:
+            return False
+        return bool(decisions)
+
+    await eventually(is_there, complaint="the decision is recorded")
+    return decisions
+
+
+async def test_a_strategy_chosen_on_the_page_is_the_scorers(system: System, page: Page) -> None:
+    await turn_to(page, system, "settings")
+    await page.get_by_role("radio", name="Round Robin").check()
+    await page.get_by_text("Strategy is round_robin (was plan)").wait_for()
+    assert (await system.client.strategy()).strategy == "round_robin"
+    await system.client.set_strategy("plan")  # changed elsewhere: the page follows without a reload
+    await page.locator(".option.chosen", has_text="Plan").wait_for()
+
+
+async def test_a_threshold_changed_on_the_page_is_the_scorers(system: System, page: Page) -> None:
+    await turn_to(page, system, "settings")
+    await page.get_by_label("hold", exact=True).fill("0.45")
+    await page.get_by_role("button", name="Apply").click()
+    await page.get_by_text("Settings changed: hold = 0.45").first.wait_for()
+    assert (await system.client.strategy()).settings["hold"] == 0.45
+    await page.get_by_label("hold", exact=True).fill("7")
+    await page.get_by_role("button", name="Apply").click()
+    await page.locator(".toast.bad", has_text="hold").wait_for()
+    assert (await system.client.strategy()).settings["hold"] == 0.45
+    await system.client.set_strategy(hold=0.3)
+
+
+async def test_a_node_drained_on_the_page_is_drained(system: System, page: Page) -> None:
+    async def has_state(state: NodeState) -> bool:
+        return {v.node_id: v.state for v in (await system.client.nodes()).nodes}["cellar"] is state
+
+    await turn_to(page, system, "fleet")
+    await page.get_by_role("button", name="Open cellar").click()
+    await page.get_by_role("button", name="Drain").click()
+    await page.locator(".node.draining", has_text="cellar").wait_for()
+    await eventually(lambda: has_state(NodeState.DRAINING), complaint="the scorer knows")
+    await page.get_by_role("button", name="Put back into service").click()
+    await page.locator(".node.up", has_text="cellar").wait_for()
+    await eventually(lambda: has_state(NodeState.UP), complaint="the scorer knows")
+
+
+async def test_weight_loading_and_pulling_from_the_page_reach_the_node(system: System, page: Page) -> None:
+    await turn_to(page, system, "fleet")
+    await page.get_by_role("button", name="Open attic").click()
+    await page.get_by_label("Weight").fill("0.5")
+    await page.get_by_role("button", name="Set", exact=True).click()
+    await page.locator(".node", has_text="attic").get_by_text("weight 0.50").wait_for()
+    drawer = page.get_by_role("dialog")
+    await drawer.get_by_label("Model to pull").fill("nomic-embed-text")
+    await drawer.get_by_role("button", name="Pull").click()
+    await drawer.get_by_role("progressbar").wait_for()
+    row = drawer.locator(".models li", has_text="nomic-embed-text")
+    await row.get_by_role("button", name="Load").click(timeout=30_000)
+    await row.get_by_role("button", name="Unload").click()
+    await row.get_by_role("button", name="Load", exact=True).wait_for()
+    views = {v.node_id: v.telemetry for v in (await system.client.nodes()).nodes}
+    assert views["attic"].weight == 0.5
+    assert "nomic-embed-text:latest" in {m.name for m in views["attic"].installed}
+    await system.client.set_node("attic", weight=1.0)
+
+
+async def test_a_job_is_cancelled_and_a_dead_one_retried_from_the_page(system: System, page: Page) -> None:
+    client = system.client
+    await turn_to(page, system, "jobs")
+    later_on = make_job({"model": SMALL, "prompt": "later"}, not_before="2099-01-01T00:00:00Z")
+    await client.submit(later_on, job_id="later-on")
+    await client.submit(make_job({"model": "nobody-has-it", "prompt": "x"}, max_tries=1), job_id="hopeless")
+    later = page.locator(".job", has_text="later-on")
+    await later.get_by_role("button", name="Cancel").click()
+    await later.locator(".state", has_text="cancelled").wait_for()
+    assert (await client.job("later-on")).state is JobState.CANCELLED
+    await page.get_by_role("button", name="Dead letters").click()
+    hopeless = page.locator(".job", has_text="hopeless")
+    await hopeless.get_by_role("button", name="Retry").click()
+    await page.get_by_text("Job hopeless runs again").wait_for()
+
+    async def has_run_twice() -> bool:
+        return (await client.job("hopeless")).run == 2
+
+    await eventually(has_run_twice, complaint="the job was run again")
+
+
+async def test_an_open_breaker_is_shown_and_reset_from_the_page(system: System, page: Page) -> None:
+    engine = system.engines["cellar"]
+    await engine.add_fault(Fault(kind=FaultKind.OUT_OF_MEMORY, times=0))
+    routing = Routing(node_id="cellar", strict=True)
+
+    async def is_open() -> bool:
+        with pytest.raises(SollolError):
+            await system.client.generate(SMALL, "x", routing=routing)
+        return any(b.state is BreakerState.OPEN for b in (await system.client.breakers()).breakers)
+
+    await eventually(is_open, complaint="the breaker of cellar opens")
+    await engine.clear_faults()
+    await turn_to(page, system, "fleet")
+    await page.locator(".node", has_text="cellar").locator(".figures .state.bad", has_text="open").wait_for()
+    await turn_to(page, system, "settings")
+    await page.get_by_role("region", name="Circuit breakers").get_by_role("button", name="Reset all").click()
+    await page.get_by_text("Every breaker is closed").wait_for()
+    assert (await system.client.breakers()).breakers == ()
+
+
+async def test_the_playground_stops_when_told(system: System, page: Page) -> None:
+    await turn_to(page, system, "playground")
+    await page.get_by_label("Prompt").fill("tell me a very long story")
+    await page.get_by_role("button", name="Run").click()
+    await page.get_by_role("button", name="Stop").click()
+    await page.get_by_role("alert").get_by_text("stopped").wait_for()
+    assert await page.get_by_role("button", name="Run").is_enabled()
+
+
+async def test_everything_is_reached_by_the_keyboard(system: System, page: Page) -> None:
+    await turn_to(page, system, "fleet")
+    await page.get_by_role("heading", name="attic", exact=True).wait_for()
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    await page.get_by_role("link", name="Decisions").focus()
+    await page.keyboard.press("Enter")
+    await page.get_by_role("region", name="Decisions").wait_for()
+    await page.locator(".decision").first.focus()
+    await page.keyboard.press("Enter")
+    await page.get_by_role("dialog", name="Why this node?").wait_for()
+    await page.keyboard.press("Escape")
+    await page.get_by_role("dialog").wait_for(state="hidden")
+
+
+async def test_a_node_that_joins_appears_and_one_that_is_killed_is_down_within_six_seconds(
+    system: System, page: Page
+) -> None:
+    await turn_to(page, system, "fleet")
+    await page.evaluate("window.wasNotReloaded = true")
+    engine = await system.fleet.emulator("shed", "--preset", "m4-mini", "--model", f"{SMALL}=3.2")
+    node = await system.fleet.node("shed", engine.url, is_joined=False)
+    await page.locator(".node.up", has_text="shed").wait_for()
+    node.kill()
+    await page.locator(".node.down", has_text="shed").wait_for(timeout=6000)
+    await page.get_by_text("shed is down").wait_for()
+    assert await page.evaluate("window.wasNotReloaded")
+
+
+async def test_pages_of_other_sites_are_refused(system: System) -> None:
+    async with httpx.AsyncClient(base_url=system.url, trust_env=False) as http:
+        assert (await http.get("/", headers={"host": "evil.example"})).status_code == 421
+        assert (await http.get("/", headers={"origin": "http://evil.example"})).status_code == 403
+        polling = "/_nicegui_ws/socket.io/?EIO=4&transport=polling"
+        assert (await http.get(polling, headers={"origin": "http://evil.example"})).status_code == 403
+        answer = await http.get("/")
+        assert answer.status_code == 200
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+async def test_with_keys_nobody_looks_without_one_and_only_administrators_operate(
+    system: System, browser: Browser
+) -> None:
+    store = KeyStore(system.client.bus)
+    _, looker = await store.create("looker")
+    _, boss = await store.create("boss", is_admin=True)
+    child = await system.fleet.actor("dashboard", "--port", "0", "--require-key")
+    url = child.served["http"]
+    page, wrong = await watched(browser, url)
+    await page.goto(url)
+    assert page.url == f"{url}/login"
+    await page.get_by_label("API key").fill("sk-sollol-wrong")
+    await page.get_by_role("button", name="Log in").click()
+    await page.get_by_text("This key is not known.").wait_for()
+    assert [text for text in wrong if "401" not in text] == []
+    wrong.clear()
+    await page.get_by_label("API key").fill(looker)
+    await page.get_by_role("button", name="Log in").click()
+    await page.get_by_role("button", name="Open studio").click()
+    await page.get_by_text("Looking only").wait_for()
+    assert await page.get_by_role("button", name="Drain").is_disabled()
+    await page.keyboard.press("Escape")
+    await page.get_by_role("button", name="Log out looker").click()
+    await page.get_by_label("API key").fill(boss)
+    await page.get_by_role("button", name="Log in").click()
+    await page.get_by_role("button", name="Open studio").click()
+    assert await page.get_by_role("button", name="Drain").is_enabled()
+    await page.context.close()
+    assert wrong == []
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        assert (await http.get("/_nicegui_ws/socket.io/?EIO=4&transport=polling")).status_code == 401
+
+
+async def test_without_scorer_and_nodes_the_page_says_what_to_do(browser: Browser, tmp_path: Path) -> None:
+    config = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"))
+    async with EmbeddedServer(config) as server, ProcessFleet(tmp_path, server.url) as bare:
+        child = await bare.actor("dashboard", "--port", "0")
+        page, wrong = await watched(browser, child.served["http"], width=390, height=844)
+        await page.goto(child.served["http"])
+        await page.get_by_text("No scorer is in office").wait_for()
+        await page.get_by_text("No node has joined yet").wait_for()
+        await page.screenshot(path=SCREENSHOTS / "empty-light-390.png")
+        await page.evaluate("location.hash = 'settings'")
+        await page.get_by_text("No scorer answers").wait_for()
+        await page.context.close()
+        assert wrong == []
