@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml
 	@test -x $(PY) || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dashboard,engine]' --group dev --group acceptance
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dashboard,engine,otel,top]' --group dev --group acceptance
 	@touch $@
 
 # The JavaScript clients that tests put before the gateway; without npm those tests skip.
@@ -80,7 +80,7 @@ wheel-test: $(INSTALLED) ## Unit and conformance tests on the built wheel, away 
 	$(PYTHON) -m venv $(WHEEL_DIR)/venv
 	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check \
-		"$$(echo $(WHEEL_DIR)/dist/*.whl)[dashboard,engine]" --group dev
+		"$$(echo $(WHEEL_DIR)/dist/*.whl)[dashboard,engine,otel,top]" --group dev
 	mkdir -p $(WHEEL_DIR)/away
 	cp -R tests pyproject.toml $(WHEEL_DIR)/away/
 	cd $(WHEEL_DIR)/away && ../venv/bin/python -P -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/conformance
@@ -101,9 +101,13 @@ bench-jobs: $(INSTALLED) ## Measures durable jobs: storing, completing, a backlo
 	$(PY) -m bench.jobs --out bench/results/jobs.json
 
 .PHONY: bench-routing
-bench-routing: $(INSTALLED) ## Compares routing policies in virtual time: the whole table and its picture, about 5 minutes.
+bench-routing: $(INSTALLED) ## Compares routing policies in virtual time: every table and its picture, about 15 minutes.
 	$(PY) -m pip install --quiet --disable-pip-version-check --group bench
-	$(PY) -m bench.routing --seeds 1,2,3 --out bench/results/routing.json
+	$(PY) -m bench.routing --seeds 1,2,3 --processes 2 --out bench/results/routing.json
+	$(PY) -m bench.routing --scenarios complex --fleets F2 --seeds 1,2,3 --processes 2 --out bench/results/routing-gpus.json
+	$(PY) -m bench.routing --scenarios faults --loads 0.3,0.5 --seeds 1,2,3 --processes 2 --out bench/results/routing-faults.json
+	$(PY) -m bench.routing --scenarios closed --loads 8,16,32 --seeds 1,2,3 --out bench/results/routing-closed.json
+	$(PY) -m bench.routing --scenarios steps --loads 12 --seeds 1,2,3 --out bench/results/routing-steps.json
 	$(PY) -m bench.routing.plots bench/results/routing.json
 
 .PHONY: bench-live

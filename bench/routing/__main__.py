@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from bench.machine import describe
-from bench.routing.bars import verdicts
+from bench.routing.bars import Verdict, verdicts
 from bench.routing.figures import Cell, against, cell, overall
 from bench.routing.fleets import FLEETS
 from bench.routing.policies import POLICIES
@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenarios", default="uniform,complex,models,prio,burst,chat,agent")
     parser.add_argument("--policies", default="all")
     parser.add_argument("--fleets", default="", help="instead of each scenario's own")
-    parser.add_argument("--loads", default="0.5,0.7,0.85")
+    parser.add_argument("--loads", default="0.3,0.5,0.7,0.85,0.95")
     parser.add_argument("--seeds", default="1,2")
     parser.add_argument("--requests", type=int, default=1500)
     parser.add_argument("--trace", type=Path, help="replay this file; --loads then speeds it up")
@@ -186,10 +186,14 @@ def as_text(cells: Sequence[Cell]) -> str:
     ]
     missed = [v for v in verdicts(cells) if not v.is_met]
     lines += ["", f"bars: {len(verdicts(cells)) - len(missed)} met, {len(missed)} missed"]
-    lines += [f"  missed: {v.bar}: {v.measured:.3f} instead of {v.limit:.3f}" for v in missed]
+    lines += [f"  missed: {v.bar}: {v.measured:.3f} instead of {v.limit:.3f}{_reachable(v)}" for v in missed]
     for policy, ratio in overall(against(cells, "oracle")).items():
         lines.append(f"{policy:<26} geometric mean against oracle: mean {ratio.mean:.3f}, p95 {ratio.p95:.3f}")
     return "\n".join(lines)
+
+
+def _reachable(verdict: Verdict) -> str:
+    return f" (oracle {verdict.oracle:.3f})" if verdict.oracle is not None else ""
 
 
 if __name__ == "__main__":

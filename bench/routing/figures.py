@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -30,6 +30,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     loads: int
     by_priority_mean_s: dict[str, float]
+    by_priority_max_s: dict[str, float] = {}
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -59,7 +60,8 @@ def cell(
         throughput_rps=_throughput(counted),
         requests=len(counted),
         loads=loads,
-        by_priority_mean_s=_by_priority(counted),
+        by_priority_mean_s=_by_priority(counted, _mean),
+        by_priority_max_s=_by_priority(counted, max),
     )
 
 
@@ -70,11 +72,11 @@ def _throughput(requests: list[Request]) -> float:
     return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 and ends[-1] > ends[0] else 0.0
 
 
-def _by_priority(requests: list[Request]) -> dict[str, float]:
+def _by_priority(requests: list[Request], figure: Callable[[Sequence[float]], float]) -> dict[str, float]:
     levels = sorted({r.priority for r in requests})
     if len(levels) < 2:
         return {}
-    return {str(p): _mean([r.latency_s for r in requests if r.priority == p and r.latency_s]) for p in levels}
+    return {str(p): figure([r.latency_s for r in requests if r.priority == p and r.latency_s]) for p in levels}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -95,9 +97,10 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     throughput: float
     p9: float = 0.0
     """Mean of the requests of priority 9; 0 where there are none."""
+    p99: float = 0.0
 
 
-def _averages(cells: Sequence[Cell]) -> dict[tuple[str, str, float, str], tuple[float, float, float, float]]:
+def _averages(cells: Sequence[Cell]) -> dict[tuple[str, str, float, str], tuple[float, ...]]:
     groups: dict[tuple[str, str, float, str], list[Cell]] = {}
     for c in cells:
         groups.setdefault((c.scenario, c.fleet, c.load, c.policy), []).append(c)
@@ -107,6 +110,7 @@ def _averages(cells: Sequence[Cell]) -> dict[tuple[str, str, float, str], tuple[
             _mean([c.p95_s for c in g]),
             _mean([c.throughput_rps for c in g]),
             _mean([c.by_priority_mean_s.get("9", 0.0) for c in g]),
+            _mean([c.p99_s for c in g]),
         )
         for k, g in groups.items()
     }
@@ -119,9 +123,9 @@ def against(cells: Sequence[Cell], base: str) -> dict[str, dict[str, Ratio]]:
     for (scenario, fleet, load, policy), own in averages.items():
         other = averages.get((scenario, fleet, load, base))
         if other is not None and policy != base and min(other[:3]) > 0:
-            mean, p95, throughput, p9 = (x / y if y else 0.0 for x, y in zip(own, other, strict=True))
+            mean, p95, throughput, p9, p99 = (x / y if y else 0.0 for x, y in zip(own, other, strict=True))
             name = f"{scenario}@{fleet}/{load:g}"
-            ratios.setdefault(policy, {})[name] = Ratio(mean=mean, p95=p95, throughput=throughput, p9=p9)
+            ratios.setdefault(policy, {})[name] = Ratio(mean=mean, p95=p95, throughput=throughput, p9=p9, p99=p99)
     return ratios
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import itemgetter
 
-from sollol_agents.scorer.cost import CostRules, estimate
+from sollol_agents.scorer.cost import TASK_PREFERENCE_SHARE, CostRules, estimate
 from sollol_agents.scorer.demand import HIGHEST_BUCKET, bucket_of
 from sollol_agents.scorer.horizon import Horizon
 from sollol_agents.scorer.nodes import Node
@@ -99,6 +99,8 @@ class Pool:
             share = 1.0 / horizon.pace
             if profile.weight_ratio < 0:
                 share += profile.weight_ratio
+            if node.telemetry.preferred_task_types:
+                share -= TASK_PREFERENCE_SHARE
             seconds = 0.0
             is_tight = is_free = True
             start = horizon.free_at

@@ -25,6 +25,10 @@ _RELIABLE_RISK_FACTOR = 5.0
 _DISPERSION_WEIGHT = 0.5
 _UPTIME_WEIGHT_S = 0.05
 _UPTIME_FULL_S = 3600.0
+TASK_PREFERENCE_SHARE = 0.1
+"""Share of the work by which a node is cheaper for a type of task that it prefers; see `TASK_PREFERENCE_MOST_S`."""
+TASK_PREFERENCE_MOST_S = 1.0
+"""Seconds that such a preference is worth at most: it settles what is nearly equal, and never fills a slow node."""
 LOCAL_RTT_SHARE = 0.5
 """How much of the round trip counts, unless the caller prefers nearby nodes."""
 
@@ -60,6 +64,8 @@ class Estimate:
         self.rtt_s = profile.rtt_s if routing.prefer_local else profile.rtt_s * LOCAL_RTT_SHARE
         self.risk_s = profile.risk_ratio * (self.work_s + rules.risk_overhead_s)
         self.preference_s = profile.weight_ratio * self.work_s
+        if context.task_type in profile.node.telemetry.preferred_task_types:
+            self.preference_s -= min(TASK_PREFERENCE_MOST_S, TASK_PREFERENCE_SHARE * self.work_s)
         if waiting.mode is RoutingMode.RELIABLE:
             self.risk_s *= _RELIABLE_RISK_FACTOR
             self.preference_s += _unsteadiness_s(profile.node, self.work_s)

@@ -29,6 +29,7 @@ POLICIES: dict[str, Callable[[World], Policy]] = {
     "p2c": PowerOfTwo,
     "peak_ewma": PeakEwma,
     "seven_factor_1s": lambda world: SevenFactor(world, 1.0),
+    "seven_factor_response_1s": lambda world: SevenFactor(world, 1.0, is_response_time=True),
     "seven_factor_30s": lambda world: SevenFactor(world, 30.0),
 }
 """Makers of every policy."""
