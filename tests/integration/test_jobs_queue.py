@@ -173,3 +173,12 @@ async def test_as_many_jobs_run_as_the_fleet_has_slots_however_small_the_window_
         await eventually(are_all_busy)
         for job in (await s.client.jobs()).jobs:
             await s.client.cancel_job(job.job_id)
+
+
+async def test_a_job_that_runs_longer_than_the_ack_wait_stays_where_it_is(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, decode_tps=40, job_ack_wait_s=2) as s:
+        job_id = await s.count(140)
+        status = (await s.client.wait_for_task(job_id, timeout_s=30)).status
+        assert status.tokens >= 140, "three and a half seconds at 40 tokens a second"
+        assert (status.takes, status.losses, status.tries) == (0, 0, 1)
+        assert s.news_of(job_id).count(JobNews.RUNNING) == 1
