@@ -151,6 +151,44 @@ async def test_reasoning_is_kept_apart(adapter: Engine, engine: UnderTest) -> No
     assert message["content"].split() == countdown(32)
 
 
+async def test_every_field_of_a_conversation_is_taken(adapter: Engine, engine: UnderTest, dialect: str) -> None:
+    await adapter.inventory()  # tells whose server it is
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    call = {"id": "c1", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+    messages_ = [
+        {"role": "System", "content": "be brief"},
+        {"role": "user", "content": "how is it?"},
+        {"role": "assistant", "content": "", "thinking": "I need the weather", "tool_calls": [call]},
+        {"role": "tool", "content": "rain", "tool_name": "weather", "tool_call_id": "c1"},
+        {"role": "user", "content": "please think"},
+    ]
+    options = {"temperature": 0, "top_p": 1, "min_p": 0, "seed": 7, "num_predict": 60, "stop": ["never"]}
+    more: dict[str, Any] = {
+        "format": schema,
+        "think": True,
+        "keep_alive": "5m",
+        "truncate": True,
+        "shift": True,
+        "options": options | {"typical_p": 1, "repeat_penalty": 1.0, "presence_penalty": 0},
+    }
+    if dialect == "ollama" or not engine.is_ollama:  # an Ollama's /v1 has no such parameters
+        more["options"] |= {"top_k": 5, "repeat_last_n": 64}
+    body = msgspec.json.encode({"model": engine.model, "messages": messages_, **more})
+    run = adapter.run(Work(kind=RequestKind.CHAT, model=engine.model, body=body))
+    message = json.loads(run.join(await messages(run)))["message"]
+    assert isinstance(json.loads(message["content"])["ok"], bool)
+
+
+async def test_probabilities_are_told_where_the_engine_has_them(adapter: Engine, engine: UnderTest) -> None:
+    await adapter.inventory()
+    run = adapter.run(chat(engine.model, "count 3", logprobs=True, top_logprobs=2))
+    reply = json.loads(run.join(await messages(run)))
+    assert reply["message"]["content"].split() == countdown(3)
+    if not engine.is_ollama:
+        assert [len(entry["top_logprobs"]) for entry in reply["logprobs"]][:3] == [2, 2, 2]
+        assert all(entry["logprob"] <= 0 and entry["token"] for entry in reply["logprobs"][:3])
+
+
 async def test_runs_beside_each_other_are_not_mixed(adapter: Engine, engine: UnderTest) -> None:
     async def one(number: int) -> list[str]:
         return said(await messages(adapter.run(chat(engine.model, f"count {number}"))))

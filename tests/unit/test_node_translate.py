@@ -70,7 +70,14 @@ def test_options_that_ask_for_what_happens_anyway_are_left_out(options: dict[str
         (RequestKind.GENERATE, {"prompt": "p", "context": [1]}, "context"),
         (RequestKind.GENERATE, {"prompt": "p", "suffix": "x"}, "suffix"),
         (RequestKind.GENERATE, {"prompt": "p", "raw": True, "system": "s"}, "system"),
-        (RequestKind.CHAT, {"messages": [], "logprobs": True}, "logprobs"),
+        (RequestKind.GENERATE, {"prompt": "p", "raw": True, "logprobs": True}, "logprobs"),
+        (RequestKind.GENERATE, {"prompt": "p", "raw": True, "format": "json"}, "format"),
+        (RequestKind.GENERATE, {"prompt": "p", "raw": True, "think": True}, "think"),
+        (RequestKind.GENERATE, {"prompt": "p", "raw": True, "images": ["eA=="]}, "images"),
+        (RequestKind.GENERATE, {"prompt": "p", "_debug_render_only": True}, "_debug_render_only"),
+        (RequestKind.CHAT, {"messages": [], "options": {"num_gpu": 20}}, "options.num_gpu"),
+        (RequestKind.CHAT, {"messages": [], "options": {"num_thread": 4}}, "options.num_thread"),
+        (RequestKind.CHAT, {"messages": [], "dimensions": 3}, "dimensions"),
         (RequestKind.CHAT, {"messages": [{"role": "user", "name": "x"}]}, "messages[0].name"),
         (RequestKind.CHAT, {"messages": [{"role": "user", "weather": 1}]}, "messages[0].weather"),
         (RequestKind.CHAT, {"messages": [], "options": {"num_ctx": 4096}}, "options.num_ctx"),
@@ -83,6 +90,62 @@ def test_what_cannot_be_honoured_is_refused_by_name(kind: RequestKind, body: dic
         sent(kind, body, context_length=2048)
     assert caught.value.body.code is ErrorCode.UNSUPPORTED_FIELD
     assert caught.value.details["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("typical_p", 1.0), ("min_p", 0), ("repeat_penalty", 1.0), ("mirostat", 0), ("num_gpu", -1), ("num_thread", 0)],
+)
+def test_an_option_that_says_nothing_needs_no_engine_that_knows_it(option: str, value: float) -> None:
+    out = sent(RequestKind.CHAT, {"messages": [], "options": {option: value}}, Flavour.OTHER)
+    assert set(out) == {"model", "stream", "stream_options", "messages", "path"}
+
+
+@pytest.mark.parametrize(
+    ("think", "expected"),
+    [
+        (True, {"chat_template_kwargs": {"enable_thinking": True}}),
+        (False, {"chat_template_kwargs": {"enable_thinking": False}}),
+        (
+            "low",
+            {
+                "chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": "low"},
+                "reasoning_effort": "low",
+            },
+        ),
+    ],
+)
+def test_thinking_and_its_effort_are_passed_on(think: bool | str, expected: dict[str, Any]) -> None:
+    out = sent(RequestKind.CHAT, {"messages": [], "think": think})
+    assert {name: out.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("fields", [{"think": "a lot"}, {"think": 7}, {"top_logprobs": 21}, {"top_logprobs": "x"}])
+def test_values_that_ollama_does_not_know_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        sent(RequestKind.CHAT, {"messages": [], **fields})
+
+
+def test_thoughts_and_names_of_tools_stay_in_the_conversation() -> None:
+    messages = [
+        {"role": "assistant", "content": "x", "thinking": "because"},
+        {"role": "tool", "tool_name": "f", "tool_call_id": "c1", "content": "42"},
+    ]
+    first, second = sent(RequestKind.CHAT, {"messages": messages})["messages"]
+    assert first == {"role": "assistant", "content": "x", "reasoning_content": "because"}
+    assert second == {"role": "tool", "content": "42", "name": "f", "tool_call_id": "c1"}
+
+
+def test_probabilities_are_asked_for_and_told() -> None:
+    out = sent(RequestKind.CHAT, {"messages": [], "logprobs": True, "top_logprobs": 1})
+    assert (out["logprobs"], out["top_logprobs"]) == (True, 1)
+    stream = NativeStream(RequestKind.CHAT, "m")
+    token = {"token": "a", "logprob": -0.5, "bytes": [97]}
+    event_ = {
+        "choices": [{"delta": {"content": "a"}, "logprobs": {"content": [{**token, "id": 4, "top_logprobs": [token]}]}}]
+    }
+    line = json.loads(stream.feed(json.dumps(event_).encode(), AT) or b"")
+    assert line["logprobs"] == [{**token, "top_logprobs": [token]}]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"a":1}x'])
@@ -161,7 +224,7 @@ def test_the_pieces_of_a_tool_call_are_put_together() -> None:
     stream.feed(delta(tool_calls=[{"index": 0, "function": {"arguments": ":1}"}}]), AT)
     stream.feed(delta("tool_calls"), AT)
     final = json.loads(stream.final(AT, EngineFigures()))
-    assert final["message"]["tool_calls"] == [{"function": {"name": "f", "arguments": {"a": 1}}}]
+    assert final["message"]["tool_calls"] == [{"id": "c", "function": {"index": 0, "name": "f", "arguments": {"a": 1}}}]
     assert final["done_reason"] == "stop"
 
 

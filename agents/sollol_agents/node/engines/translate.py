@@ -1,7 +1,8 @@
 """Ollama's native requests in OpenAI's words. What an engine cannot honour is refused by name, never dropped.
 
 `generate` becomes a chat of one message, because OpenAI's `completions` applies no template; with `raw` it becomes a
-completion. `keep_alive`, `truncate` and `shift` are accepted without effect: these engines keep their model.
+completion. `keep_alive`, `truncate` and `shift` are accepted without effect: these engines keep their model, and
+refuse what is too long. Options that say what happens without them are left out.
 """
 
 from __future__ import annotations
@@ -41,6 +42,19 @@ _MORE_OPTIONS: Final[dict[Flavour, dict[str, str]]] = {
     Flavour.VLLM: {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
     Flavour.OTHER: {},
 }
+_NEUTRAL_OPTIONS: Final[dict[str, float]] = {
+    "min_p": 0,
+    "typical_p": 1,
+    "tfs_z": 1,
+    "repeat_penalty": 1,
+    "mirostat": 0,
+    "num_gpu": -1,
+    "main_gpu": 0,
+    "num_thread": 0,
+}
+"""What these say without an engine that knows them: nothing."""
+_EFFORTS: Final = frozenset({"low", "medium", "high", "max"})
+_TOP_LOGPROBS_MAX: Final = 20
 _MEDIA_TYPES: Final = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}
 _MESSAGE_FIELDS: Final = frozenset({"role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id"})
 
@@ -89,8 +103,8 @@ def translate(
     rest = {name: value for name, value in fields.items() if name not in _WITHOUT_EFFECT}
     out: dict[str, Any] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
     out |= _options(rest.pop("options", {}), flavour, context_length)
-    if (think := rest.pop("think", None)) is not None:
-        out["chat_template_kwargs"] = {"enable_thinking": bool(think)}
+    out |= _thinking(rest.pop("think", None), flavour)
+    out |= _logprobs(rest)
     if (wanted := rest.pop("format", "")) != "":
         out["response_format"] = _response_format(wanted)
     if kind is RequestKind.CHAT:
@@ -106,6 +120,33 @@ def translate(
     return Translated(path=path, body=msgspec.json.encode(out))
 
 
+_NOT_RAW: Final = {"chat_template_kwargs": "think", "response_format": "format", "logprobs": "logprobs"}
+"""What a chat has and a completion has not, by the field it was made from."""
+
+
+def _thinking(think: Any, flavour: Flavour) -> dict[str, Any]:  # noqa: ANN401 from the body
+    """Whether and how hard to think; an effort is told in the ways that the known servers read."""
+    if think is None:
+        return {}
+    if isinstance(think, bool):
+        return {"chat_template_kwargs": {"enable_thinking": think}}
+    if think not in _EFFORTS:
+        raise engine_error(ErrorCode.BAD_REQUEST, f"think must be true, false, {', '.join(sorted(_EFFORTS))}")
+    if think == "max" and flavour is not Flavour.LLAMA_CPP:
+        raise unsupported("think", "it knows low, medium and high")
+    effort = "high" if think == "max" else think
+    return {"chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": effort}, "reasoning_effort": effort}
+
+
+def _logprobs(rest: dict[str, Any]) -> dict[str, Any]:
+    top, wanted = rest.pop("top_logprobs", 0), rest.pop("logprobs", False)
+    if not isinstance(top, int) or not 0 <= top <= _TOP_LOGPROBS_MAX:
+        raise engine_error(ErrorCode.BAD_REQUEST, f"top_logprobs must be 0 to {_TOP_LOGPROBS_MAX}")
+    if not wanted and not top:
+        return {}
+    return {"logprobs": True} | ({"top_logprobs": top} if top else {})
+
+
 def _generate(rest: dict[str, Any], out: dict[str, Any]) -> str:
     """Puts a prompt into `out` and returns the path for it."""
     prompt, system = rest.pop("prompt", ""), rest.pop("system", "")
@@ -114,6 +155,9 @@ def _generate(rest: dict[str, Any], out: dict[str, Any]) -> str:
     if rest.pop("raw", False):
         if system:
             raise unsupported("system", "with raw")
+        for made, field in _NOT_RAW.items():
+            if made in out:
+                raise unsupported(field, "with raw")
         out["prompt"] = prompt
         return COMPLETIONS_PATH
     content = _with_images(prompt, rest.pop("images", None), "images")
@@ -135,6 +179,8 @@ def _options(options: Any, flavour: Flavour, context_length: int) -> dict[str, A
             out["max_tokens"] = value
         elif name in known:
             out[known[name]] = value
+        elif _NEUTRAL_OPTIONS.get(name) == value:
+            continue
         else:
             raise unsupported(f"options.{name}")
     return out
@@ -170,6 +216,10 @@ def _messages(messages: Any) -> list[dict[str, Any]]:  # noqa: ANN401 from the b
             "role": str(message.get("role", "user")).lower(),
             "content": _with_images(message.get("content") or "", message.get("images"), f"messages[{index}].images"),
         }
+        if thought := message.get("thinking"):
+            one["reasoning_content"] = thought
+        if name := message.get("tool_name"):
+            one["name"] = name
         if calls := message.get("tool_calls"):
             one["tool_calls"] = [_call(call, f"call_{index}_{number}") for number, call in enumerate(calls)]
             open_calls = [call["id"] for call in one["tool_calls"]]

@@ -36,7 +36,25 @@ class _Delta(msgspec.Struct):
     tool_calls: list[_ToolDelta] | None = None
 
 
+class _Candidate(msgspec.Struct, omit_defaults=True):
+    token: str = ""
+    logprob: float = 0.0
+    bytes: list[int] | None = None
+
+
+class _Token(msgspec.Struct, omit_defaults=True):
+    token: str = ""
+    logprob: float = 0.0
+    bytes: list[int] | None = None
+    top_logprobs: list[_Candidate] = []
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Token] | None = None
+
+
 class _Choice(msgspec.Struct):
+    logprobs: _Logprobs | None = None
     delta: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
@@ -72,6 +90,33 @@ class _Line(msgspec.Struct, omit_defaults=True):
     prompt_eval_duration: int = 0
     eval_count: int = 0
     eval_duration: int = 0
+    logprobs: list[_Token] = []
+
+
+class _Call:
+    """A tool call, put together from its pieces."""
+
+    __slots__ = ("arguments", "id", "name")
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.name = ""
+        self.arguments: list[str] = []
+
+    def told(self, place: int) -> dict[str, Any]:
+        """The call as Ollama tells it.
+
+        Raises:
+            BackendBrokeProtocol: Its arguments are no JSON object.
+        """
+        text = "".join(self.arguments)
+        try:
+            arguments = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
+        except msgspec.DecodeError as error:
+            message = f"the arguments of a tool call are not JSON: {error}"
+            raise engine_error(ErrorCode.ENGINE_PROTOCOL, message) from error
+        function = {"index": place, "name": self.name, "arguments": arguments}
+        return ({"id": self.id} if self.id else {}) | {"function": function}
 
 
 class NativeStream:
@@ -85,7 +130,7 @@ class NativeStream:
     def __init__(self, kind: RequestKind, model: str) -> None:
         self._is_chat = kind is RequestKind.CHAT
         self._model = model
-        self._calls: dict[int, tuple[str, list[str]]] = {}
+        self._calls: dict[int, _Call] = {}
         self._tail: Tail | None = None
         self.finish_reason: str | None = None
 
@@ -109,9 +154,12 @@ class NativeStream:
         for call in delta.tool_calls or ():
             self._collect(call)
         content, thinking = delta.content or "", delta.reasoning_content or delta.reasoning or ""
-        if not content and not thinking:
+        logprobs = (choice.logprobs.content or []) if choice.logprobs is not None else []
+        if not content and not thinking and not logprobs:
             return None
-        return msgspec.json.encode(self._line(created_at, content, thinking, is_done=False))
+        line = self._line(created_at, content, thinking, is_done=False)
+        line.logprobs = logprobs
+        return msgspec.json.encode(line)
 
     def figures(self) -> EngineFigures:
         """What the engine said about the work."""
@@ -134,7 +182,9 @@ class NativeStream:
     def _final(self, created_at: str, figures: EngineFigures, reason: str | None) -> _Line:
         line = self._line(created_at, "", "", is_done=True)
         if self._calls and line.message is not None:
-            line.message.tool_calls = [_tool_call(*self._calls[index]) for index in sorted(self._calls)]
+            line.message.tool_calls = [
+                self._calls[index].told(place) for place, index in enumerate(sorted(self._calls))
+            ]
         line.done_reason = reason or self.finish_reason or "stop"
         line.total_duration = _ns(figures.total_s)
         line.prompt_eval_count = figures.prompt_tokens or 0
@@ -155,18 +205,10 @@ class NativeStream:
         if len(self._calls) >= _MAX_TOOL_CALLS and call.index not in self._calls:
             raise engine_error(ErrorCode.ENGINE_PROTOCOL, f"more than {_MAX_TOOL_CALLS} tool calls in one answer")
         function = call.function or _Function()
-        name, parts = self._calls.get(call.index, ("", []))
-        parts.append(function.arguments or "")
-        self._calls[call.index] = (name or function.name or "", parts)
-
-
-def _tool_call(name: str, parts: list[str]) -> dict[str, Any]:
-    text = "".join(parts)
-    try:
-        arguments = msgspec.json.decode(text) if text else {}
-    except msgspec.DecodeError as error:
-        raise engine_error(ErrorCode.ENGINE_PROTOCOL, f"the arguments of a tool call are not JSON: {error}") from error
-    return {"function": {"name": name, "arguments": arguments}}
+        collected = self._calls.setdefault(call.index, _Call())
+        collected.id = collected.id or call.id or ""
+        collected.name = collected.name or function.name or ""
+        collected.arguments.append(function.arguments or "")
 
 
 class _Embedding(msgspec.Struct):
