@@ -78,3 +78,30 @@ def test_the_operators_weight_draws_work_to_a_node_or_keeps_it_off(weight: float
     preference_s = {c.node_id: c.preference_s for c in decision.candidates}
     assert preference_s["a"] == 0.0
     assert (preference_s.get("b", 0.0) < 0.0) is (weight > 1.0)
+
+
+@pytest.mark.parametrize(("task_type", "wanted"), [("summarization", {"b"}), ("generation", {"a", "b"})])
+@pytest.mark.parametrize("prompt_tokens", [50, 5_000], ids=["short", "long"])
+def test_of_equal_nodes_the_one_that_prefers_the_task_gets_it_for_a_second_at_most(
+    task_type: str, wanted: set[str], prompt_tokens: int
+) -> None:
+    core = SchedulerCore(ScorerConfig(warm_up_s=0.0, seed=1), random.Random(1), 10.0)
+    models = (InstalledModel(name=MODEL, size_bytes=4_900_000_000),)
+    for node_id, preferred in (("a", ()), ("b", ("summarization",))):
+        engine = EngineInfo(kind=EngineKind.OLLAMA, url=f"http://{node_id}")
+        telemetry = Telemetry(
+            node_id=node_id, instance=f"{node_id}1", revision=1, seq=1, engine=engine, slots=1, installed=models,
+            preferred_task_types=preferred,
+        )  # fmt: skip
+        core.on_telemetry(telemetry, 10.0)
+    context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=prompt_tokens, task_type=task_type)
+    chosen = set()
+    for number in range(20):
+        decision = core.route(RouteRequest(request_id=f"r{number}", context=context, routing=Routing()), 10.0)
+        assert isinstance(decision, Decision)
+        chosen.add(decision.summary.node_id)
+        preference_s = {c.node_id: c.preference_s for c in decision.candidates}
+        assert preference_s["a"] == 0.0
+        assert -1.0 <= preference_s["b"] <= 0.0
+        assert (preference_s["b"] < 0.0) is (task_type == "summarization")
+    assert chosen == wanted
