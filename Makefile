@@ -91,6 +91,7 @@ bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.
 	$(PY) -m bench.routing --quick
 	$(PY) -m bench.gateway --quick
 	$(PY) -m bench.jobs --quick
+	$(PY) -m bench.observing --quick
 
 .PHONY: bench-overhead
 bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against a direct call.

@@ -21,6 +21,7 @@ from sollol_bus.connection import Bus, BusConfig, Subscription
 from sollol_bus.errors import BusError, SollolError
 from sollol_bus.messages import Msg
 from sollol_bus.meter import Meter
+from sollol_bus.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ class Actor(Generic[Config]):
         self.state = ActorState.NEW
         self.meter: Meter | None = None
         """Who counts what the actor does; set it before the start."""
+        self.tracer: Tracer | None = None
+        """Who traces the requests that it works on; set it before the start."""
         self._bus_config = bus_config
         self._bus: Bus | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -171,7 +174,7 @@ class Actor(Generic[Config]):
         self.state = ActorState.STARTING
         try:
             self._bus = await Bus.connect(self._bus_config)
-            self._bus.meter = self.meter
+            self._bus.meter, self._bus.tracer = self.meter, self.tracer
             self.spawn(self._watch_connection(), name="connection")
             await self.on_start()
             await self._bus.flush()

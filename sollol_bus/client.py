@@ -25,11 +25,13 @@ from sollol_bus.results import Answer, AnswerStream, Embeddings, NativeChunk, de
 from sollol_bus.rights import client_inbox_prefix
 from sollol_bus.spread import spread
 from sollol_bus.streaming import request_many
+from sollol_bus.tracing_setup import present_traceparent
 from sollol_schemas import subjects
 from sollol_schemas.control import AdminRequest, ControlReply
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
+from sollol_schemas.headers import TRACEPARENT
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.queries import (
     ModelsReply,
@@ -156,7 +158,9 @@ class Client(JobCalls):
     def _native(self, subject: str, fields: dict[str, object], routing: Routing | None) -> Call:
         chosen = routing or self._routing or Routing()
         fields = {**fields, "stream": True, **msgspec.to_builtins(chosen)}
-        return self.call(subject, encode(fields), deadline_s=chosen.deadline_s or DEFAULT_DEADLINE_S)
+        trace = present_traceparent()
+        headers = {TRACEPARENT: trace} if trace else None
+        return self.call(subject, encode(fields), headers=headers, deadline_s=chosen.deadline_s or DEFAULT_DEADLINE_S)
 
     # -- questions ----------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from sollol_bus.errors import BusError, ConfigError, NotConnected, PayloadTooLar
 from sollol_bus.messages import Msg, encode, error_headers
 from sollol_bus.meter import Meter
 from sollol_bus.mux import Mux, OnReply
+from sollol_bus.tracing import Tracer
 from sollol_schemas.errors import ErrorBody
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ class Bus:
         self.reconnects = 0
         self.meter: Meter | None = None
         """Who counts what this actor does; nobody, unless metrics are on."""
+        self.tracer: Tracer | None = None
+        """Who traces requests; nobody, unless tracing is on."""
         self._nc = NatsClient()
         self._loop = asyncio.get_running_loop()
         self._settled_at = 0.0

@@ -33,6 +33,7 @@ from sollol_bus.client import Client
 from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import BusError, NoResponders, RequestTimedOut, SollolError
 from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.tracing import Tracer
 from sollol_schemas import subjects
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class LocalStack:
         gateway: Settings of an HTTP gateway; None: no gateway.
         nodes: Settings of the nodes to start with.
         metrics: Whether and where to serve metrics of everything in here.
+        tracer: Who traces requests; it is not closed with the stack. None: nobody.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class LocalStack:
         gateway: GatewayConfig | None = None,
         nodes: tuple[NodeConfig, ...] = (),
         metrics: MetricsConfig | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._port = port
         self._store_dir = Path(store_dir) if store_dir is not None else None
@@ -94,6 +97,7 @@ class LocalStack:
         self._node_configs = nodes
         self._metrics_config = metrics or MetricsConfig()
         self._metrics: MetricsServer | None = None
+        self._tracer = tracer
         self._actors: list[Actor[Any]] = []
         self._floor = AsyncExitStack()
         self._failure: asyncio.Future[BaseException] | None = None
@@ -246,6 +250,7 @@ class LocalStack:
             prefix = subjects.node_inbox_prefix(node_id_of(config))
         actor: Actor[Any] = getattr(importlib.import_module(module), kind)(config, self._named(name, prefix))
         actor.meter = self._metrics.meter if self._metrics is not None else None
+        actor.tracer = self._tracer
         await actor.__aenter__()
         return actor
 

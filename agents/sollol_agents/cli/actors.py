@@ -26,13 +26,18 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.actor import Actor
 from sollol_bus.connection import BusConfig
 from sollol_bus.errors import SollolError
+from sollol_bus.tracing import TracingConfig
+from sollol_bus.tracing_setup import make_tracer
 from sollol_schemas.subjects import CONTROL_INBOX_PREFIX, GATEWAY_INBOX_PREFIX, node_inbox_prefix
 
 log = logging.getLogger(__name__)
 
+_Seen = tuple[MetricsConfig, TracingConfig]
+"""How an operator sees what an actor does."""
+
 
 @with_settings(fleet.KNOWN, config=section("node", NodeConfig), **fleet.ACTOR)
-def node(*, config: NodeConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
+def node(*, config: NodeConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig) -> int:
     """Joins the fleet with the engine beside it; the only thing that a new machine has to start.
 
     It finds an Ollama at its usual address, or takes any OpenAI-compatible server: `--engine openai --url URL`. It
@@ -41,60 +46,81 @@ def node(*, config: NodeConfig, bus: BusConfig, log: LogConfig, metrics: Metrics
     logs.set_up(log)
     node_id = node_id_of(config)
     bus = msgspec.structs.replace(bus, name=f"node-{node_id}", inbox_prefix=node_inbox_prefix(node_id))
-    return _run("sollol_agents.node.actor:NodeMonitor", config, bus, metrics, f"node {node_id}")
+    return _run("sollol_agents.node.actor:NodeMonitor", config, bus, f"node {node_id}", (metrics, tracing))
 
 
 @with_settings(fleet.KNOWN, config=section("scorer", ScorerConfig), **fleet.ACTOR)
-def scorer(*, config: ScorerConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
+def scorer(
+    *, config: ScorerConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
+) -> int:
     """Decides which request runs where; start a second one as a warm standby."""
     logs.set_up(log)
-    return _run("sollol_agents.scorer.actor:Scorer", config, _control(bus, "scorer"), metrics, "scorer")
+    return _run("sollol_agents.scorer.actor:Scorer", config, _control(bus, "scorer"), "scorer", (metrics, tracing))
 
 
 @with_settings(fleet.KNOWN, config=section("dispatcher", DispatcherConfig), **fleet.ACTOR)
-def dispatcher(*, config: DispatcherConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
+def dispatcher(
+    *, config: DispatcherConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
+) -> int:
     """Takes requests and hands them to nodes; start as many as you like."""
     logs.set_up(log)
-    return _run("sollol_agents.dispatcher.actor:Dispatcher", config, _control(bus, "dispatcher"), metrics, "dispatcher")
+    return _run(
+        "sollol_agents.dispatcher.actor:Dispatcher", config, _control(bus, "dispatcher"), "dispatcher", metrics, tracing
+    )
 
 
 @with_settings(fleet.KNOWN, config=section("recorder", RecorderConfig), **fleet.ACTOR)
-def recorder(*, config: RecorderConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
+def recorder(
+    *, config: RecorderConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
+) -> int:
     """Writes every outcome and decision to SQLite and answers questions about them."""
     logs.set_up(log)
-    return _run("sollol_agents.recorder.actor:Recorder", config, _control(bus, "recorder"), metrics, "recorder")
+    return _run(
+        "sollol_agents.recorder.actor:Recorder", config, _control(bus, "recorder"), "recorder", metrics, tracing
+    )
 
 
 @with_settings(fleet.KNOWN, config=section("gateway", GatewayConfig), **fleet.ACTOR)
-def gateway(*, config: GatewayConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
+def gateway(
+    *, config: GatewayConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
+) -> int:
     """Serves Ollama's, OpenAI's and Anthropic's HTTP clients; start as many as you like."""
     logs.set_up(log)
     bus = msgspec.structs.replace(bus, name="gateway", inbox_prefix=GATEWAY_INBOX_PREFIX)
-    return _run("sollol_agents.gateway.actor:Gateway", config, bus, metrics, "gateway")
+    return _run("sollol_agents.gateway.actor:Gateway", config, bus, "gateway", (metrics, tracing))
 
 
 @with_settings(fleet.KNOWN, config=section("dashboard", DashboardConfig), **fleet.ACTOR)
-def dashboard(*, config: DashboardConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig) -> int:
+def dashboard(
+    *, config: DashboardConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
+) -> int:
     """Shows the fleet in a browser, with the operations of an operator; needs the extra `dashboard`."""
     logs.set_up(log)
     bus = msgspec.structs.replace(bus, name="dashboard", inbox_prefix=GATEWAY_INBOX_PREFIX)
-    return _run("sollol_agents.dashboard.actor:Dashboard", config, bus, metrics, "dashboard")
+    return _run("sollol_agents.dashboard.actor:Dashboard", config, bus, "dashboard", (metrics, tracing))
 
 
 def _control(bus: BusConfig, name: str) -> BusConfig:
     return msgspec.structs.replace(bus, name=name, inbox_prefix=CONTROL_INBOX_PREFIX)
 
 
-def _run(path: str, config: msgspec.Struct, bus: BusConfig, metrics: MetricsConfig, title: str) -> int:
+def _run(path: str, config: msgspec.Struct, bus: BusConfig, title: str, seen: _Seen) -> int:
+    metrics, tracing = seen
     module, _, name = path.partition(":")
     kind: type[Actor[Any]] = getattr(importlib.import_module(module), name)
 
     async def main(signals: asyncio.Queue[int]) -> int:
         actor = kind(config, bus)
+        actor.tracer = tracer
         async with _metered(metrics, actor) as url:
             return await run_actor(actor, title, signals, metrics_url=url)
 
-    return running.run_until_signalled(main)
+    tracer = make_tracer(tracing, service=f"sollol-{kind.name}", instance=bus.name)
+    try:
+        return running.run_until_signalled(main)
+    finally:
+        if tracer is not None:
+            tracer.close()
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from sollol_agents.cli.settings import ConfigFile, Section, Setting, Shape
 
 _CONFIG_HELP = "TOML file with settings, a table for each section."
 CONFIG_ENV = "SOLLOL_CONFIG"
-_LAST = ("nats", "log", "metrics")
+_LAST = ("nats", "log", "metrics", "tracing")
 """Sections that every command has: shown below its own."""
 
 

@@ -11,6 +11,7 @@ from sollol_agents.cli.sections import SECTIONS, section
 from sollol_agents.cli.settings import Section
 from sollol_agents.metering.config import MetricsConfig
 from sollol_bus.connection import BusConfig
+from sollol_bus.tracing import TracingConfig
 
 KNOWN: Final = tuple(SECTIONS)
 """Every table that a settings file may have."""
@@ -30,4 +31,5 @@ CLIENT: Final[dict[str, Section[Any]]] = {
     "log": QUIET_LOG,
 }
 METRICS: Final[Section[MetricsConfig]] = section("metrics", MetricsConfig)
-ACTOR: Final[dict[str, Section[Any]]] = {"bus": BUS, "log": LOG, "metrics": METRICS}
+TRACING: Final[Section[TracingConfig]] = section("tracing", TracingConfig)
+ACTOR: Final[dict[str, Section[Any]]] = {"bus": BUS, "log": LOG, "metrics": METRICS, "tracing": TRACING}

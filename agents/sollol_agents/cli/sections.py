@@ -47,6 +47,11 @@ SECTIONS: Mapping[str, Names] = {
         title="Metrics, for every actor and `sollol up`",
         flag_prefix="metrics-",
     ),
+    "tracing": Names(
+        kind="sollol_bus.tracing:TracingConfig",
+        title="Tracing, for every actor and `sollol up`",
+        flag_prefix="tracing-",
+    ),
     "up": Names(kind="sollol_agents.cli.up:UpConfig", title="`sollol up`"),
     "server": Names(
         kind="sollol_bus.server_config:EmbeddedServerConfig",

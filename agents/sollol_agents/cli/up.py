@@ -29,6 +29,8 @@ from sollol_agents.stack import LocalStack
 from sollol_bus.connection import BusConfig
 from sollol_bus.errors import SollolError
 from sollol_bus.server_config import EmbeddedServerConfig, default_store_dir
+from sollol_bus.tracing import TracingConfig
+from sollol_bus.tracing_setup import make_tracer
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bus=section("nats", BusConfig, defaults={"url": ""}),
     log=fleet.LOG,
     metrics=fleet.METRICS,
+    tracing=fleet.TRACING,
     server=section("server", EmbeddedServerConfig, is_flagged=False),
     scorer=section("scorer", ScorerConfig, is_flagged=False),
     dispatcher=section("dispatcher", DispatcherConfig, is_flagged=False),
@@ -75,6 +78,7 @@ def up(
     bus: BusConfig,
     log: LogConfig,
     metrics: MetricsConfig,
+    tracing: TracingConfig,
     server: EmbeddedServerConfig,
     scorer: ScorerConfig,
     dispatcher: DispatcherConfig,
@@ -93,6 +97,7 @@ def up(
     """
     logs.set_up(log)
     base = Path(up.store_dir).expanduser() if up.store_dir else default_store_dir().parent
+    tracer = make_tracer(tracing, service="sollol-up")
     stack = LocalStack(
         port=up.nats_port,
         store_dir=base,
@@ -103,10 +108,15 @@ def up(
         recorder=recorder,
         gateway=msgspec.structs.replace(gateway, port=up.http_port) if up.gateway else None,
         metrics=metrics,
+        tracer=tracer,
     )
     dashboard = msgspec.structs.replace(dashboard, port=up.dashboard_port)
     page = LazyDashboard(dashboard, base / "dashboard.log") if up.dashboard else None
-    return running.run_until_signalled(lambda signals: _serve(stack, page, up, node, signals))
+    try:
+        return running.run_until_signalled(lambda signals: _serve(stack, page, up, node, signals))
+    finally:
+        if tracer is not None:
+            tracer.close()
 
 
 async def _serve(

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.gateway import native, telling
+from sollol_agents.gateway import native, telling, tracing
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.dialects import (
     EVENTS,
@@ -45,6 +45,7 @@ from sollol_bus.errors import (
     error_from,
 )
 from sollol_bus.results import decision_of, figures_of
+from sollol_bus.tracing import Span
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
@@ -131,11 +132,20 @@ class Inference:
         """Answers one request, whatever becomes of it."""
         began = time.perf_counter()
         exchange = _Exchange(self, asked, reply)
+        exchange.span = tracing.begin(
+            self._bus.tracer,
+            kind=asked.kind,
+            path=asked.path,
+            label=asked.label,
+            body=asked.body,
+            headers=asked.wishes.headers,
+        )
         try:
             call = self._call(asked)
         except SollolError as error:
             await exchange.fail(error)
             self._metrics.refused(asked.label, reply.status)
+            tracing.finish(exchange.span, reply.status, error=error.body.code)
             return
         exchange.call = call
         self.active[call.request_id] = call
@@ -219,6 +229,7 @@ class _Exchange:
         self._held = b""
         self.call: Call | None = None
         self.decision: DecisionSummary | None = None
+        self.span: Span | None = None
 
     async def run(self) -> None:
         """Relays the answer.
@@ -382,6 +393,14 @@ class _Exchange:
             decision=self.decision,
             figures=figures_of(call.last),
             code=code,
+        )
+        tracing.finish(
+            self.span,
+            status,
+            request_id=call.request_id,
+            decision=self.decision,
+            figures=figures_of(call.last) if self.span is not None else None,
+            error=code or "",
         )
 
     def _note_first(self) -> None:

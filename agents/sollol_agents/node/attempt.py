@@ -14,6 +14,7 @@ from sollol_agents.node.engines.base import Engine, EngineFigures, Run, Work
 from sollol_agents.node.fence import Fence, Verdict
 from sollol_agents.node.outcome import Course, figures_of
 from sollol_agents.node.speaker import Speaker
+from sollol_agents.node.tracing import AttemptTrace
 from sollol_agents.node.watchdog import Limits, Phase, Watchdog
 from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, Cancelled, DecodeFailed, NoResponders, SollolError, error_from
@@ -64,6 +65,7 @@ class Attempt:
         speaker: The way to the caller.
         limits: How long the engine may be silent.
         stream: The token of the reply subjects on which a caller that left is noticed.
+        trace: Its spans, when somebody traces.
     """
 
     def __init__(
@@ -76,9 +78,11 @@ class Attempt:
         speaker: Speaker,
         limits: Limits,
         stream: str = "",
+        trace: AttemptTrace | None = None,
     ) -> None:
         now = time.monotonic()
         self.stream = stream
+        self._trace = trace
         self.envelope = envelope
         self.attempt_id = envelope.attempt_id
         self.work = work
@@ -182,6 +186,8 @@ class Attempt:
         await self._host.prepare(self)
         self.course.began_at = time.monotonic()
         self._enter(Phase.FIRST_TOKEN)
+        if self._trace is not None:
+            self._trace.call(self.engine)
         run = self._run = self.engine.run(self.work)
         async with aclosing(run.chunks()) as chunks:
             if self.envelope.stream:
@@ -217,6 +223,8 @@ class Attempt:
         course.output_chunks = run.output_chunks
         if course.first_at is None:
             course.first_at = now
+            if self._trace is not None:
+                self._trace.first()
             self._enter(Phase.BETWEEN_TOKENS)
         else:
             self._watchdog.enter(Phase.BETWEEN_TOKENS, now)
@@ -263,7 +271,10 @@ class Attempt:
         if self._withdraw is not None:
             self._withdraw()
         self._finish_figures(self._run.figures if self._run is not None else None)
-        self._host.ended(self, None if error is None else error.body)
+        body = None if error is None else error.body
+        if self._trace is not None:
+            self._trace.end(self.figures, body)
+        self._host.ended(self, body)
 
     def farewell(self, error: ErrorBody | None) -> None:
         """Ends the caller's stream, if one has begun; once, however often it is called.

@@ -27,6 +27,7 @@ from sollol_agents.node.outcome import outcome_of
 from sollol_agents.node.rates import Rates
 from sollol_agents.node.slots import SlotTable
 from sollol_agents.node.speaker import Speaker
+from sollol_agents.node.tracing import AttemptTrace
 from sollol_agents.node.watchdog import limits_of
 from sollol_bus.connection import Bus
 from sollol_bus.errors import ActorStopped, BackendUnavailable, Cancelled, DecodeFailed, NotConnected
@@ -155,7 +156,7 @@ class Executor:
         if refused is not None:
             self._refuse(envelope, refused)
             return
-        self._begin(envelope, msg.data, reply_to)
+        self._begin(envelope, msg.data, reply_to, headers.get(h.TRACEPARENT, ""))
 
     def on_cancel(self, msg: Msg) -> None:
         """Stops an attempt."""
@@ -191,7 +192,7 @@ class Executor:
             return None
         return admission.busy(self.slots.limit, len(self.slots), envelope.model, model_slots)
 
-    def _begin(self, envelope: ExecEnvelope, body: bytes, reply_to: str) -> None:
+    def _begin(self, envelope: ExecEnvelope, body: bytes, reply_to: str, traceparent: str) -> None:
         assert self.engine is not None
         stream = str(next(self._streams))
         attempt = Attempt(
@@ -208,6 +209,7 @@ class Executor:
             speaker=Speaker(self.bus, reply_to, f"{self._probe}.{stream}", envelope.decision),
             limits=limits_of(envelope, self._config),
             stream=stream,
+            trace=AttemptTrace(self.bus.tracer, envelope, traceparent) if self.bus.tracer is not None else None,
         )
         now = time.monotonic()
         self._concurrency.set_running(len(self._attempts) + 1, now)

@@ -25,6 +25,7 @@ from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.desk import SteeringDesk
 from sollol_agents.scorer.keeper import Keeper
 from sollol_agents.scorer.steering import breakers_reply
+from sollol_agents.scorer.tracing import QuestionSpans
 from sollol_agents.scorer.views import models_reply, nodes_reply
 from sollol_agents.scorer.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
@@ -42,6 +43,7 @@ from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
+from sollol_schemas.headers import TRACEPARENT
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,7 @@ class Scorer(Actor[ScorerConfig]):
         self._granted = self._refused = self._decisions = 0
         self._deciding_s = 0.0
         self._untold: list[tuple[Decision, str]] = []
+        self._spans: QuestionSpans | None = None
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -91,6 +94,7 @@ class Scorer(Actor[ScorerConfig]):
         """Listens to the fleet and stands for office."""
         await provision(self.bus)
         self._outcomes = OutcomePublisher(self.bus)
+        self._spans = QuestionSpans(self.bus.tracer) if self.bus.tracer is not None else None
         self._watch = Watch(self.bus, on_dispatcher_gone=self._on_dispatcher_gone, on_orphan=self._on_orphan)
         self._hear(subjects.TELEMETRY_ALL, Telemetry, self.core.on_telemetry)
         self._hear(subjects.LOAD_ALL, LoadUpdate, self.core.on_load)
@@ -196,6 +200,8 @@ class Scorer(Actor[ScorerConfig]):
             subscription.unsubscribe()
         self._office.clear()
         self._replies.clear()
+        if self._spans is not None:
+            self._spans.keep(())
         self.core.forget_queue()
         if self.bus.is_connected:
             self._publish_office(term, is_leader=False, reason=reason)
@@ -235,6 +241,8 @@ class Scorer(Actor[ScorerConfig]):
             self.bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
             return
         self._replies[request.request_id] = msg.reply
+        if self._spans is not None:
+            self._spans.asked(request, (msg.headers or {}).get(TRACEPARENT, ""))
         began = time.perf_counter()
         try:
             effects = self.core.enqueue(request, time.monotonic())
@@ -298,6 +306,8 @@ class Scorer(Actor[ScorerConfig]):
             if now - repeated >= self.config.queued_repeat_s:
                 repeated = now
                 self._replies = {k: v for k, v in self._replies.items() if k in self.core.waiting}
+                if self._spans is not None:
+                    self._spans.keep(self.core.waiting)
                 self._carry_out(self.core.positions())
 
     def _on_dispatcher_gone(self, instance: str) -> None:
@@ -360,6 +370,8 @@ class Scorer(Actor[ScorerConfig]):
 
     def _reply(self, request_id: str, answer: Granted | GrantQueued | GrantRefused, *, is_last: bool = True) -> None:
         reply = self._replies.pop(request_id, "") if is_last else self._replies.get(request_id, "")
+        if self._spans is not None and not isinstance(answer, GrantQueued):
+            self._spans.answered(answer)
         if reply:
             self.bus.publish(reply, encode(answer))
 

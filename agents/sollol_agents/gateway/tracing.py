@@ -1,0 +1,64 @@
+"""The gateway's part of a request's trace: from the HTTP request to the last byte of its answer."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sollol_bus import tracing
+from sollol_bus.tracing import Span, SpanKind, Tracer
+from sollol_schemas.context import RequestKind
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.execution import Figures
+from sollol_schemas.headers import TRACEPARENT
+
+
+class _Model(msgspec.Struct):
+    model: str = ""
+
+
+def begin(
+    tracer: Tracer | None, *, kind: RequestKind, path: str, label: str, body: bytes, headers: dict[str, str]
+) -> Span | None:
+    """A span for a request, below the client's if it brought one; what goes on to the bus is below it."""
+    if tracer is None:
+        return None
+    operation, model = tracing.operation_of(kind, path), _model_in(body)
+    span = tracer.start(
+        f"{operation} {model}".rstrip(),
+        SpanKind.SERVER,
+        headers.get(TRACEPARENT, ""),
+        {
+            tracing.ACTOR: "gateway",
+            tracing.OPERATION: operation,
+            tracing.MODEL: model,
+            "http.request.method": "POST",
+            "http.route": label,
+        },
+    )
+    headers[TRACEPARENT] = span.traceparent
+    return span
+
+
+def finish(
+    span: Span | None,
+    status: int,
+    *,
+    request_id: str | None = None,
+    decision: DecisionSummary | None = None,
+    figures: Figures | None = None,
+    error: str = "",
+) -> None:
+    """Ends the span of a request."""
+    if span is None:
+        return
+    span.set({"http.response.status_code": status, tracing.REQUEST_ID: request_id, **tracing.attributes_of(figures)})
+    if decision is not None:
+        span.set({tracing.NODE_ID: decision.node_id, "sollol.attempts": decision.attempt})
+    span.end(error)
+
+
+def _model_in(body: bytes) -> str:
+    try:
+        return msgspec.json.decode(body, type=_Model).model[:200]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
