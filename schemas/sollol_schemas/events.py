@@ -69,6 +69,18 @@ class NodeEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     at: Instant = ""
 
 
+class PreloadEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="preload.event.v1"):
+    """The scorer had a node load a model before a request needed it there."""
+
+    node_id: BusId
+    model: str
+    reason: str = ""
+    error: str = ""
+    """Why it was not loaded; empty when it was."""
+    took_s: Seconds = 0.0
+    at: Instant = ""
+
+
 class OfficeEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="scorer.office.v1"):
     """A scorer took or left office; dispatchers ask again for everything that waits."""
 

@@ -163,6 +163,11 @@ def node_event(node_id: str, state: str) -> str:
     """A node's change of state."""
     return f"{V1}.events.node.{node_id}.{state}"
 
+def preload_event(node_id: str) -> str:
+    """A node was told to load a model that nobody waits for yet."""
+    return f"{V1}.events.preload.{node_id}"
+
+
 
 def office_event(instance: str) -> str:
     """A scorer takes or leaves office."""
@@ -530,6 +535,13 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         senders=_CTL,
         receivers=_READERS,
         payload="NodeEvent",
+    Channel(
+        address=f"{V1}.events.preload.{{node_id}}",
+        summary="A node loaded a model before a request needed it there.",
+        senders=_CTL,
+        receivers=_READERS,
+        payload="PreloadEvent",
+    ),
     ),
     Channel(
         address=f"{V1}.events.scorer.{{instance}}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
@@ -19,8 +20,9 @@ from sollol_bus.kv import Bucket
 from sollol_bus.messages import Msg, decode, encode
 from sollol_bus.server import EmbeddedServer
 from sollol_schemas import subjects
+from sollol_schemas.control import ControlLoad, ControlReply
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus, PreloadEvent, ReportedBy
 from sollol_schemas.execution import Figures
 from sollol_schemas.queries import RecentReply, RecentRequest
 from sollol_schemas.steering import BreakerRequest, BreakersReply, ResetEvent, ResetKind
@@ -202,6 +204,30 @@ async def test_forgotten_reliability_is_forgotten_by_every_scorer_and_stays_so(
     bus.publish(subjects.RESET_EVENT, encode(ResetEvent(kind=ResetKind.RELIABILITY, node_id="gpu1")))
     await eventually(lambda: all(s.core.fleet.nodes["gpu1"].record.attempts == 0 for s in scorers))
     await eventually(has_forgotten)
+
+
+async def test_a_node_is_told_to_load_what_will_be_needed_and_everybody_may_know(
+    scorers: list[Scorer], bus: Bus, eventually: Eventually
+) -> None:
+    asked: list[ControlLoad] = []
+    told: list[PreloadEvent] = []
+    bus.subscribe(subjects.preload_event("gpu1"), lambda m: told.append(decode(m.data, PreloadEvent)))
+
+    def on_control(msg: Msg) -> None:
+        if msg.data:
+            asked.append(decode(msg.data, ControlLoad))
+            bus.respond(msg, ControlReply(node_id="gpu1", instance="gpu1-1"))
+
+    bus.subscribe(subjects.node_control("gpu1"), on_control)
+    await bus.flush()
+    for scorer in scorers:
+        scorer.core.demand.restore(MODEL, 1.0, time.monotonic())
+    memory = {"ram_total_mib": 64_000.0, "ram_available_mib": 60_000.0}
+    bus.publish(subjects.telemetry("gpu1"), encode(msgspec.structs.replace(heartbeat(), **memory)))
+    await eventually(lambda: len(told) == 1)
+    assert [(a.model, a.keep_alive_s) for a in asked] == [(MODEL, ScorerConfig().resident_keep_alive_s)]
+    assert (told[0].model, told[0].error) == (MODEL, "")
+    assert "steady demand" in told[0].reason
 
 
 def state_of(scorer: Scorer) -> BreakerState:

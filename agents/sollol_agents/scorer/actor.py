@@ -24,6 +24,7 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.desk import SteeringDesk
 from sollol_agents.scorer.keeper import Keeper
+from sollol_agents.scorer.preload import Preload, Preloader
 from sollol_agents.scorer.steering import breakers_reply
 from sollol_agents.scorer.tracing import QuestionSpans
 from sollol_agents.scorer.views import models_reply, nodes_reply
@@ -31,17 +32,17 @@ from sollol_agents.scorer.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.connection import SETTLING_S, BusConfig, Subscription
 from sollol_bus.discovery import Discovery
-from sollol_bus.errors import DecodeFailed, NotConnected
+from sollol_bus.errors import BusError, DecodeFailed, NotConnected
 from sollol_bus.jetstream import provision
 from sollol_bus.lease import Lease
-from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.messages import Msg, decode, encode, error_of
 from sollol_bus.outcomes import OutcomePublisher
 from sollol_bus.request_log import log_decision
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
+from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.headers import TRACEPARENT
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
@@ -88,6 +89,7 @@ class Scorer(Actor[ScorerConfig]):
         self._untold: list[tuple[Decision, str]] = []
         self._spans: QuestionSpans | None = None
 
+        self._preloader = Preloader()
     # -- life ---------------------------------------------------------------------------------------------
 
     async def on_start(self) -> None:
@@ -305,6 +307,8 @@ class Scorer(Actor[ScorerConfig]):
                 self._watch.look(self.core)
             if now - repeated >= self.config.queued_repeat_s:
                 repeated = now
+                for wanted in self._preloader.decide(self.core, now):
+                    self.spawn(self._preload(wanted), name="preload")
                 self._replies = {k: v for k, v in self._replies.items() if k in self.core.waiting}
                 if self._spans is not None:
                     self._spans.keep(self.core.waiting)
@@ -312,6 +316,35 @@ class Scorer(Actor[ScorerConfig]):
 
     def _on_dispatcher_gone(self, instance: str) -> None:
         log.info("dispatcher %s is gone; its requests wait no more", instance, extra={"action": "dispatcher_gone"})
+    async def _preload(self, wanted: Preload) -> None:
+        """Has a node load a model, and tells how it went."""
+        log.info("node %s loads %s: %s", wanted.node_id, wanted.model, wanted.reason,
+                 extra={"action": "preload", "node_id": wanted.node_id})  # fmt: skip
+        load = ControlLoad(model=wanted.model, keep_alive_s=wanted.keep_alive_s)
+        began = time.monotonic()
+        error = ""
+        try:
+            msg = await self.bus.request(
+                subjects.node_control(wanted.node_id), encode(load), timeout_s=_PRELOAD_ANSWER_S
+            )
+            refusal = error_of(msg)
+            error = refusal.message if refusal is not None else ""
+        except BusError as failure:
+            error = str(failure)
+        if error:
+            log.warning("node %s did not load %s: %s", wanted.node_id, wanted.model, error,
+                        extra={"action": "preload", "node_id": wanted.node_id})  # fmt: skip
+        event = PreloadEvent(
+            node_id=wanted.node_id,
+            model=wanted.model,
+            reason=wanted.reason,
+            error=error,
+            took_s=round(time.monotonic() - began, 3),
+            at=_instant(),
+        )
+        if self.bus.is_connected:
+            self.bus.publish(subjects.preload_event(wanted.node_id), encode(event))
+
         self._carry_out(self.core.forget_dispatcher(instance, time.monotonic()))
 
     def _on_orphan(self, attempt: Attempt) -> None:

@@ -85,6 +85,9 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         float, Meta(gt=0, le=60, description="How often a waiting request's dispatcher is told so.")
     ] = 2.0
     tick_s: Annotated[float, Meta(gt=0, le=5, description="How often time-driven rules are checked.")] = 0.25
+    preload: Annotated[
+        bool, Meta(description="Whether idle nodes load models in demand before a request has to wait for it.")
+    ] = True
     snapshot_every_s: Annotated[
         float,
         Meta(ge=0, le=3600, description="How often what was learnt is saved for successors; 0 saves nothing."),

@@ -14,6 +14,7 @@ from bench.routing.simulation import MAX_ATTEMPTS, TIMEOUT_S, World
 from bench.routing.workloads import Request
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
+from sollol_agents.scorer.preload import Preloader
 from sollol_schemas.context import ComplexityClass, RequestKind, TaskContext
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
@@ -34,6 +35,7 @@ from sollol_schemas.telemetry import (
 _HEARTBEAT_S = 1.0
 _COALESCE_S = 0.05
 _TICK_S = 0.25
+_LOOK_S = 1.0
 _DEFAULT_CONTEXT = 4096
 _MIB = 1024.0 * 1024.0
 _GB = 1e9
@@ -158,11 +160,27 @@ class PlannedPolicy:
         self._numbers: dict[str, int] = {}
         self._jobs: dict[str, tuple[Job, Machine]] = {}
         self.reporters = {m.name: Reporter(m, core, self) for m in world.machines}
+        self._preloader = Preloader()
+        self.preloads = 0
+        """Loads that no request waited for."""
         self._tick()
+        self._look()
 
     def _tick(self) -> None:
         self.world.time.after(_TICK_S, self._tick)
         self.carry_out(self.core.tick(self.world.time.now))
+
+    def _look(self) -> None:
+        """Has idle machines load what will be needed, as the scorer in office does once a second."""
+        self.world.time.after(_LOOK_S, self._look)
+        for wanted in self._preloader.decide(self.core, self.world.time.now):
+            self.preloads += 1
+            empty = Request(
+                number=-1, arrival_s=self.world.time.now, model=MODELS[wanted.model], task="load",
+                prompt_tokens=1, output_tokens=0,
+            )  # fmt: skip
+            job = Job(empty, f"load-{self.preloads}", _ignored, keep_alive_s=wanted.keep_alive_s)
+            self.world.by_name[wanted.node_id].submit(job)
 
     def submit(self, request: Request) -> None:
         """Asks the core for a slot."""
@@ -280,6 +298,10 @@ class PlannedPolicy:
             figures=figures,
         )
         self.carry_out(self.core.on_outcome(outcome, self.world.time.now))
+
+
+def _ignored(_job: Job, _error: str) -> None:
+    """Nobody waits for the end of a load."""
 
 
 def _context(request: Request) -> TaskContext:
