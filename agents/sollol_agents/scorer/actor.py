@@ -40,6 +40,7 @@ from sollol_bus.outcomes import OutcomePublisher
 from sollol_bus.request_log import log_decision
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
+from sollol_schemas.control import ControlLoad
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome, PreloadEvent
@@ -53,6 +54,7 @@ _TELL_DECISIONS_S = 0.01
 _DECISION_BYTES_MAX = 4096
 _LOOK_EVERY_S = 1.0
 _SAVE_S = 1.0
+_PRELOAD_ANSWER_S = 600.0
 _GAP_S = 1.5  # a turn of the tick that comes so late means that this process was suspended
 
 T = TypeVar("T")
@@ -87,9 +89,9 @@ class Scorer(Actor[ScorerConfig]):
         self._granted = self._refused = self._decisions = 0
         self._deciding_s = 0.0
         self._untold: list[tuple[Decision, str]] = []
+        self._preloader = Preloader()
         self._spans: QuestionSpans | None = None
 
-        self._preloader = Preloader()
     # -- life ---------------------------------------------------------------------------------------------
 
     async def on_start(self) -> None:
@@ -102,10 +104,10 @@ class Scorer(Actor[ScorerConfig]):
         self._hear(subjects.LOAD_ALL, LoadUpdate, self.core.on_load)
         self._hear(subjects.OUTCOMES_ALL, Outcome, self.core.on_outcome)
         self.bus.on_reconnect(self._on_reconnect)
-        self._desk = SteeringDesk(
         self._keeper = Keeper(
             self.bus, self.core, every_s=self.config.snapshot_every_s, is_leader=lambda: self.is_leader
         )
+        self._desk = SteeringDesk(
             self.bus,
             self.core,
             spawn=lambda work: self.spawn(work, name="steer"),
@@ -131,12 +133,12 @@ class Scorer(Actor[ScorerConfig]):
                        "models": subjects.MODELS},
         )  # fmt: skip
         self._discovery.start()
-        self.spawn(self._lease.run(), name="lease")
         await self._keeper.restore()
         await self._desk.follow()
-        self.spawn(self._tick_forever(), name="tick")
+        self.spawn(self._lease.run(), name="lease")
         self.spawn(self._keeper.run(), name="keeper")
         self.spawn(self._keeper.consult_recorder(), name="consult recorder")
+        self.spawn(self._tick_forever(), name="tick")
 
     def in_flight(self) -> Collection[str]:
         """Nothing holds the scorer back: its successor takes the queue over at once."""
@@ -147,12 +149,11 @@ class Scorer(Actor[ScorerConfig]):
         self._tell_decisions()
         if hasattr(self, "_lease"):
             self._discovery.stop()
-            await self._lease.leave()
             await self._save_last()
+            await self._lease.leave()
             await self._outcomes.flush(timeout_s=1.0)
             await self._outcomes.close()
 
-    @property
     async def _save_last(self) -> None:
         try:
             async with asyncio.timeout(_SAVE_S):
@@ -160,6 +161,7 @@ class Scorer(Actor[ScorerConfig]):
         except TimeoutError:
             log.warning("what was learnt is not saved: no answer", extra={"action": "learned.save"})
 
+    @property
     def is_leader(self) -> bool:
         """Whether this scorer is in office."""
         return self.core.term > 0 and self._lease.is_held
@@ -305,17 +307,15 @@ class Scorer(Actor[ScorerConfig]):
             if now - looked >= _LOOK_EVERY_S:
                 looked = now
                 self._watch.look(self.core)
-            if now - repeated >= self.config.queued_repeat_s:
-                repeated = now
                 for wanted in self._preloader.decide(self.core, now):
                     self.spawn(self._preload(wanted), name="preload")
+            if now - repeated >= self.config.queued_repeat_s:
+                repeated = now
                 self._replies = {k: v for k, v in self._replies.items() if k in self.core.waiting}
                 if self._spans is not None:
                     self._spans.keep(self.core.waiting)
                 self._carry_out(self.core.positions())
 
-    def _on_dispatcher_gone(self, instance: str) -> None:
-        log.info("dispatcher %s is gone; its requests wait no more", instance, extra={"action": "dispatcher_gone"})
     async def _preload(self, wanted: Preload) -> None:
         """Has a node load a model, and tells how it went."""
         log.info("node %s loads %s: %s", wanted.node_id, wanted.model, wanted.reason,
@@ -345,6 +345,8 @@ class Scorer(Actor[ScorerConfig]):
         if self.bus.is_connected:
             self.bus.publish(subjects.preload_event(wanted.node_id), encode(event))
 
+    def _on_dispatcher_gone(self, instance: str) -> None:
+        log.info("dispatcher %s is gone; its requests wait no more", instance, extra={"action": "dispatcher_gone"})
         self._carry_out(self.core.forget_dispatcher(instance, time.monotonic()))
 
     def _on_orphan(self, attempt: Attempt) -> None:
