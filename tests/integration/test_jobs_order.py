@@ -17,6 +17,8 @@ from sollol_schemas.jobs import JobNews
 pytestmark = pytest.mark.timeout(90)
 
 URGENT, LOW = 9, 2
+CLOCK_S = 0.05
+"""Ages are told in seconds since the store, by a clock that is compared with the server's now and then."""
 
 
 class Eventually(Protocol):
@@ -69,18 +71,18 @@ async def test_a_low_priority_is_never_overtaken_by_what_came_later_than_the_age
         sent = 0
 
         async def is_its_turn() -> bool:
-            """Keeps ten urgent jobs waiting until the low one has begun."""
+            """Keeps thirty urgent jobs waiting until the low one has begun."""
             nonlocal sent
             begun = set(s.began())
             if "low" in begun:
                 return True
-            missing = 10 - (sent - len(begun - {"blocker"}))
+            missing = 30 - (sent - len(begun - {"blocker"}))
             job = make_job({"model": MODEL, "prompt": "count down from 3"})
             names = [f"urgent-{sent + n}" for n in range(missing)]
             await s.client.submit_many([(name, job) for name in names], priority=URGENT)
-            sent += len(names)
-            if sent == 10:
+            if sent == 0:
                 await s.client.cancel_job(blocker)
+            sent += len(names)
             return False
 
         await eventually(is_its_turn, within_s=40)
@@ -88,7 +90,7 @@ async def test_a_low_priority_is_never_overtaken_by_what_came_later_than_the_age
         low = await stored_at(s, "low")
         before_it = s.began()[1 : s.began().index("low")]
         ages = [await stored_at(s, job_id) - low for job_id in before_it]
-        assert max(ages) <= bound_s, "what came later than the bound waited"
+        assert max(ages) <= bound_s + CLOCK_S, "what came later than the bound waited"
         assert max(ages) > 0.5 * bound_s, "what came before the bound did not"
 
 
