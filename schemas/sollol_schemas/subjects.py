@@ -80,9 +80,8 @@ EVENTS_STREAM: Final = "SOLLOL_EVENTS"
 NODES_BUCKET: Final = "SOLLOL_NODES"
 LEASES_BUCKET: Final = "SOLLOL_LEASES"
 SETTINGS_BUCKET: Final = "SOLLOL_SETTINGS"
-JOBS_STREAM: Final = "SOLLOL_JOBS"
-JOBS_STREAM: Final = "SOLLOL_JOBS"
 LEARNED_BUCKET: Final = "SOLLOL_LEARNED"
+JOBS_STREAM: Final = "SOLLOL_JOBS"
 DELAYED_STREAM: Final = "SOLLOL_DELAYED"
 RESULTS_STREAM: Final = "SOLLOL_RESULTS"
 LETTERS_STREAM: Final = "SOLLOL_LETTERS"
@@ -90,9 +89,9 @@ CALLBACKS_STREAM: Final = "SOLLOL_CALLBACKS"
 ADVISORIES_STREAM: Final = "SOLLOL_ADVISORIES"
 JOBS_BUCKET: Final = "SOLLOL_JOB"
 JOB_BLOBS: Final = "SOLLOL_JOB_BLOBS"
-DISPATCHERS: Final = "dispatchers"
 BATCHES_BUCKET: Final = "SOLLOL_BATCHES"
 FILES_STORE: Final = "SOLLOL_FILES"
+DISPATCHERS: Final = "dispatchers"
 RECORDERS: Final = "recorders"
 SCORER_LEASE: Final = "scorer"
 RECORDER_LEASE: Final = "recorder"
@@ -163,10 +162,10 @@ def node_event(node_id: str, state: str) -> str:
     """A node's change of state."""
     return f"{V1}.events.node.{node_id}.{state}"
 
+
 def preload_event(node_id: str) -> str:
     """A node was told to load a model that nobody waits for yet."""
     return f"{V1}.events.preload.{node_id}"
-
 
 
 def office_event(instance: str) -> str:
@@ -423,13 +422,13 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         senders=_CTL,
         receivers=_READERS,
         payload="StrategyEvent",
+    ),
     Channel(
         address=RESET_EVENT,
         summary="An operator had breakers closed or reliability forgotten.",
         senders=_CTL,
         receivers=_WATCHERS,
         payload="ResetEvent",
-    ),
     ),
     Channel(
         address=GRANT,
@@ -535,13 +534,13 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         senders=_CTL,
         receivers=_READERS,
         payload="NodeEvent",
+    ),
     Channel(
         address=f"{V1}.events.preload.{{node_id}}",
         summary="A node loaded a model before a request needed it there.",
         senders=_CTL,
         receivers=_READERS,
         payload="PreloadEvent",
-    ),
     ),
     Channel(
         address=f"{V1}.events.scorer.{{instance}}",

@@ -149,8 +149,8 @@ class Executor:
             highest_term=self._highest_term,
             is_draining=self.is_draining,
             has_engine=self.engine is not None,
-        )
             open_paths=self._config.open_paths,
+        )
         self._highest_term = max(self._highest_term, envelope.decision.term)
         refused = refused or self._take_slot(envelope)
         if refused is not None:
