@@ -65,7 +65,11 @@ def dispatcher(
     """Takes requests and hands them to nodes; start as many as you like."""
     logs.set_up(log)
     return _run(
-        "sollol_agents.dispatcher.actor:Dispatcher", config, _control(bus, "dispatcher"), "dispatcher", metrics, tracing
+        "sollol_agents.dispatcher.actor:Dispatcher",
+        config,
+        _control(bus, "dispatcher"),
+        "dispatcher",
+        (metrics, tracing),
     )
 
 
@@ -76,7 +80,7 @@ def recorder(
     """Writes every outcome and decision to SQLite and answers questions about them."""
     logs.set_up(log)
     return _run(
-        "sollol_agents.recorder.actor:Recorder", config, _control(bus, "recorder"), "recorder", metrics, tracing
+        "sollol_agents.recorder.actor:Recorder", config, _control(bus, "recorder"), "recorder", (metrics, tracing)
     )
 
 
