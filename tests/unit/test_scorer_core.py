@@ -410,6 +410,19 @@ def test_free_video_memory_is_a_hard_constraint_unless_soft() -> None:
     assert granted(fleet.ask("r3", routing=Routing(min_vram_gb=10.0)))["r3"]
 
 
+def test_a_soft_wish_for_another_node_lifts_no_physical_reason() -> None:
+    fleet = Fleet()
+    fleet.node("a", slots=2)
+    wish = Routing(node_id="elsewhere", strict=True, soft=True)
+    assert granted(fleet.ask("r1", routing=wish))["r1"].summary.node_id == "a"
+    assert (
+        refused(fleet.ask("r2", number=2, routing=wish, excluded=("a",)))["r2"]
+        .details["nodes"]["a"]
+        .startswith("excluded")
+    )
+    assert refused(fleet.ask("r3", name="nope", routing=wish))["r3"].code is ErrorCode.UNKNOWN_MODEL
+
+
 def test_excluded_nodes_are_not_tried_again() -> None:
     fleet = Fleet()
     fleet.node("a", slots=2)

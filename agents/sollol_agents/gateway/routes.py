@@ -195,10 +195,19 @@ def _window(request: Request) -> float:
     return window_s
 
 
-async def _plain(_request: Request, error: Exception) -> Response:
+async def _plain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = {404: NOT_FOUND, 405: NOT_ALLOWED}.get(error.status_code, str(error.detail).encode())
-    return Response(text, error.status_code, headers={**(error.headers or {}), "content-type": "text/plain"})
+    headers = {**(error.headers or {}), "content-type": "text/plain"}
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods_at(request)))
+    return Response(text, error.status_code, headers=headers)
+
+
+def _methods_at(request: Request) -> set[str]:
+    """What may be asked of a path: Starlette itself names the methods of one route alone."""
+    matching = [r for r in request.app.routes if isinstance(r, Route) and r.path_regex.match(request.url.path)]
+    return {method for route in matching if route.path == matching[0].path for method in route.methods or ()}
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:

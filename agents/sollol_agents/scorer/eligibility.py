@@ -127,18 +127,29 @@ def _prefer_up(nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
 
 
 def judge(node: Node, waiting: Waiting, now: float) -> Rejection | None:
-    """The first reason why this node may not serve the request, or None."""
-    return _judge_node(node, waiting, now) or _judge_model(node, waiting) or _judge_constraints(node, waiting)
+    """The first reason why this node may not serve the request, or None.
+
+    A wish for another node says it all, unless it may be lifted: then what nothing lifts must be known first.
+    """
+    other = _judge_choice(node, waiting)
+    if other is not None and not waiting.request.routing.soft:
+        return other
+    physical = _judge_node(node, waiting, now) or _judge_model(node, waiting)
+    return physical or other or _judge_constraints(node, waiting)
 
 
 def _reject(node: Node, reason: RejectionReason, detail: str = "") -> Rejection:
     return Rejection(node_id=node.node_id, reason=reason, detail=detail)
 
 
-def _judge_node(node: Node, waiting: Waiting, now: float) -> Rejection | None:
+def _judge_choice(node: Node, waiting: Waiting) -> Rejection | None:
     routing = waiting.request.routing
     if routing.strict and routing.node_id is not None and routing.node_id != node.node_id:
         return _reject(node, Reason.NOT_CHOSEN_NODE, f"{routing.node_id} was asked for")
+    return None
+
+
+def _judge_node(node: Node, waiting: Waiting, now: float) -> Rejection | None:
     if node.node_id in waiting.excluded:
         return _reject(node, Reason.EXCLUDED, "it failed this request before")
     return _judge_health(node, waiting, now)
