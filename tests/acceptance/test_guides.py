@@ -37,7 +37,7 @@ TOOLS = {"many-nodes.md": ("openssl",), "keeping-it-running.md": ("sqlite3", "ta
 ADDRESS_IN_FILES = ("many-nodes.md",)
 """Guides whose commands take the server's address from the files that they make."""
 
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 COMMAND_S = 60.0
 MARK = "newcomer-has-seen-it"
 
