@@ -101,6 +101,10 @@ bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against
 bench-jobs: $(INSTALLED) ## Measures durable jobs: storing, completing, a backlog of 100,000 and a restart with it.
 	$(PY) -m bench.jobs --out bench/results/jobs.json
 
+.PHONY: bench-dashboard
+bench-dashboard: $(INSTALLED) ## Measures the dashboard with a made-up fleet of 200 nodes, in Chromium.
+	$(PY) -m bench.dashboard --out bench/results/dashboard.json
+
 .PHONY: bench-routing
 bench-routing: $(INSTALLED) ## Compares routing policies in virtual time: every table and its picture, about 15 minutes.
 	$(PY) -m pip install --quiet --disable-pip-version-check --group bench

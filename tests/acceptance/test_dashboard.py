@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
+import psutil
 import pytest
 import pytest_asyncio
 
+from sollol_agents.children import Child
 from sollol_agents.emulator import Fault
 from sollol_agents.emulator.faults import FaultKind
 from sollol_agents.gateway.keys import KeyStore
@@ -54,9 +56,14 @@ class System(NamedTuple):
     """A working fleet with its dashboard."""
 
     fleet: ProcessFleet
-    url: str
+    up: Child
     client: Client
     engines: dict[str, Emulator]
+
+    @property
+    def url(self) -> str:
+        """Where the dashboard is."""
+        return self.up.served["dashboard"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,21 +75,24 @@ def folder_of_screenshots() -> None:
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     async with ProcessFleet(tmp_path_factory.mktemp("fleet")) as fleet:
         up = await fleet.up()
-        engines = {}
-        for name, preset, models in (
-            ("attic", "rtx3060-12", (f"{SMALL}=3.2",)),
-            ("studio", "rtx4090-24", (f"{SMALL}=3.2", f"{LARGE}=8")),
-            ("cellar", "laptop-cpu", (f"{SMALL}=3.2",)),
-        ):
+
+        async def start(name: str, preset: str, *models: str) -> Emulator:
             flags = [text for model in models for text in ("--model", model)]
             preload = ("--preload", models[0].partition("=")[0])
             machine = ("--preset", preset, "--parallel", "4", "--download-gbps", "0.1", *flags, *preload)
             engine = await fleet.emulator(name, *machine)
             await fleet.node(name, engine.url, "--slots", "4", "--label", "room=upstairs")
-            engines[name] = engine
+            return engine
+
+        engines = await asyncio.gather(
+            start("attic", "rtx3060-12", f"{SMALL}=3.2"),
+            start("studio", "rtx4090-24", f"{SMALL}=3.2", f"{LARGE}=8"),
+            start("cellar", "laptop-cpu", f"{SMALL}=3.2"),
+        )
+        by_name = dict(zip(("attic", "studio", "cellar"), engines, strict=True))
         async with fleet.client() as client, asyncio.TaskGroup() as group:
             flow = group.create_task(keep_asking(client))
-            yield System(fleet, up.served["dashboard"], client, engines)
+            yield System(fleet, up, client, by_name)
             flow.cancel()
 
 
@@ -392,6 +402,18 @@ async def test_a_node_that_joins_appears_and_one_that_is_killed_is_down_within_s
     await page.locator(".node.down", has_text="shed").wait_for(timeout=6000)
     await page.get_by_text("shed is down").wait_for()
     assert await page.evaluate("window.wasNotReloaded")
+
+
+async def test_a_dashboard_that_was_killed_is_back_and_its_page_with_it(system: System, browser: Browser) -> None:
+    page, _ = await watched(browser, system.url)
+    await turn_to(page, system, "fleet")
+    found = [p for p in psutil.Process(system.up.pid).children() if "dashboard" in p.cmdline()]
+    assert len(found) == 1
+    await page.evaluate("window.isOfTheKilledOne = true")
+    found[0].kill()
+    await page.wait_for_function("!window.isOfTheKilledOne", timeout=20_000)
+    await page.get_by_role("heading", name="studio", exact=True).wait_for()
+    await page.context.close()
 
 
 async def test_pages_of_other_sites_are_refused(system: System) -> None:

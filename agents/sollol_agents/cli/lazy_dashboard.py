@@ -26,7 +26,7 @@ from sollol_bus.errors import SollolError
 
 log = logging.getLogger(__name__)
 
-_RETRY_S: Final = 5.0
+_RETRY_S: Final = 1.0
 
 
 class LazyDashboard:

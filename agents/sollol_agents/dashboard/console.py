@@ -83,6 +83,7 @@ class Site:
             title="SOLLOL",
             favicon=WEB / "icon.svg",
             dark=None,
+            language="en-US",
             tailwind=False,
             binding_refresh_interval=None,
             reconnect_timeout=_RECONNECT_S,

@@ -1,0 +1,1 @@
+"""What the dashboard costs, with a large fleet that is made up."""
