@@ -126,7 +126,7 @@ def answers_in(path: Path) -> int:
 
 
 async def _with_a_node(fleet: ProcessFleet, decode_tps: str) -> None:
-    await fleet.up("--no-gateway")
+    await fleet.up("--no-gateway", SOLLOL_SCORER_WARM_UP_S="0.5")  # soon no more nodes are expected
     engine = await fleet.emulator("attic", *FLAGS, "--decode-tps", decode_tps)
     await fleet.node("attic", engine.url, "--slots", "8")
 
