@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import zlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ PATHS = (
     "/v1/files",
     "/nix",
     "/api/blobs/x",
+    "/api/jobs",
+    "/api/jobs/x/result",
+    "/v1/batches",
+    "/v1/batches/x/cancel",
 )
 VALUES: tuple[Any, ...] = (
     None,
@@ -68,7 +74,48 @@ RAW = (
     b'{"model":"countdown"}}',
     b"\x00" * 64,
 )
+HOT_PATHS = tuple(name.encode() for name in HOT)
+CONNECTIONS = "sollol_gateway_open_connections"
 MESSAGES = [{"role": "user", "content": "count 1"}]
+
+
+MANGLED = (
+    "%00",
+    "%ff",
+    "%2e%2e/",
+    "//",
+    "?x=%zz",
+    ";a=b",
+    "%0d%0aX-Evil:1",
+    "%c3%a9",
+    "/" * 200,
+    "x" * 3000,
+    "#f",
+    "?" * 9,
+)
+ENCODINGS = (
+    lambda sent: sent.decode("utf-8", "replace").encode("utf-16"),
+    lambda sent: b"\xef\xbb\xbf" + sent,
+    lambda sent: sent.replace(b"count", b"\xc3\x28count"),
+    zlib.compress,
+    lambda sent: sent.replace(b":", b" \t\r\n:\t"),
+    lambda sent: sent[:-1],
+)
+
+
+async def pieces(sent: bytes) -> AsyncIterator[bytes]:
+    """A body of unknown length, in pieces."""
+    for start in range(0, len(sent), 7):
+        yield sent[start : start + 7]
+
+
+def path(rng: random.Random) -> str:
+    """A path that is known, or hardly."""
+    known = rng.choice(PATHS)
+    if rng.random() < 0.8:
+        return known
+    cut = rng.randrange(1, len(known) + 1)
+    return known[:cut] + rng.choice(MANGLED) + known[cut:]
 
 
 def body(rng: random.Random) -> bytes:
@@ -78,7 +125,8 @@ def body(rng: random.Random) -> bytes:
     fields: dict[str, Any] = {"model": "countdown", "prompt": "count 1", "messages": MESSAGES, "max_tokens": 2}
     for _ in range(rng.randrange(4)):
         fields[rng.choice(FIELDS)] = rng.choice(VALUES)
-    return json.dumps(fields).encode()
+    sent = json.dumps(fields).encode()
+    return rng.choice(ENCODINGS)(sent) if rng.random() < 0.15 else sent
 
 
 def header(rng: random.Random) -> tuple[bytes, bytes]:
@@ -95,19 +143,32 @@ async def test_nothing_that_is_sent_is_answered_with_500_or_keeps_a_slot(tmp_pat
         node = NodeConfig(node_id="n1", engine="ollama", url=engine.url, slots=4)
         stack = LocalStack(store_dir=tmp_path, gateway=GatewayConfig(port=0, deadline_s=5), nodes=(node,))
         async with stack, httpx.AsyncClient(base_url=stack.http_url, timeout=30, trust_env=False) as http:
+            base = httpx.URL(stack.http_url)
 
             async def one() -> tuple[int, str]:
                 method = rng.choices(("POST", "GET", "DELETE", "PUT", "HEAD", "OPTIONS"), (20, 1, 1, 1, 1, 1))[0]
-                path, sent = rng.choice(PATHS), body(rng)
-                request = http.build_request(method, path, content=sent, headers=[header(rng)])
-                answer = await http.send(request)
-                return (
-                    answer.status_code,
-                    f"{method} {path} {dict(request.headers)} {sent[:300]!r}: {answer.text[:300]}",
+                where, sent = path(rng), body(rng)
+                content = pieces(sent) if rng.random() < 0.1 else sent
+                request = http.build_request(
+                    method, "/", content=content, headers=[header(rng)], extensions={"target": where.encode()}
                 )
+                answer = await http.send(request)
+                told = f"{method} {where[:300]} {dict(request.headers)} {sent[:300]!r}: {answer.text[:300]}"
+                return answer.status_code, told
+
+            async def leaver() -> None:
+                """A client that leaves somewhere in its request, or right behind it."""
+                sent = body(rng)
+                head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+                whole = head % (rng.choice(HOT_PATHS), len(sent)) + sent
+                _, writer = await asyncio.open_connection(base.host, base.port)
+                writer.write(whole[: rng.randrange(1, len(whole) + 1)])
+                await writer.drain()
+                writer.transport.abort()
 
             for _ in range(40):
-                for status, what in await asyncio.gather(*(one() for _ in range(10))):
+                answers, _ = await asyncio.gather(asyncio.gather(*(one() for _ in range(10))), leaver())
+                for status, what in answers:
                     assert status != 500, what
                     assert 200 <= status < 600, what
             async with asyncio.timeout(20):
@@ -115,6 +176,16 @@ async def test_nothing_that_is_sent_is_answered_with_500_or_keeps_a_slot(tmp_pat
                     await asyncio.sleep(0.05)
             answer = await http.post("/api/generate", json={"model": "countdown", "prompt": "count 2"})
             assert answer.status_code == 200
+            assert engine.in_flight == 0
+            text = (await http.get("/metrics")).text
+            assert "sollol_gateway_active_requests 0.0" in text
+            assert 'status="500"' not in text
+            assert stack_connections(text) <= 30  # those of the one client that is left, kept alive
+
+
+def stack_connections(text: str) -> float:
+    """The open connections that the gateway counts."""
+    return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(CONNECTIONS))
 
 
 LINES = (
@@ -126,6 +197,8 @@ LINES = (
     b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
     b"GET /\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /\xc3\xa9\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nX-Sollol-Node-Id: \xff\xfe\r\nContent-Length: 2\r\n\r\n{}",
     b"GET /api/../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"POST /api/%2e%2e/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 21\r\n\r\n" + b'{"model":"countdown"}',
     b"POST //x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 21\r\n\r\n" + b'{"model":"countdown"}',
