@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fleets", default="", help="instead of each scenario's own")
     parser.add_argument("--loads", default="0.3,0.5,0.7,0.85,0.95")
     parser.add_argument("--seeds", default="1,2")
-    parser.add_argument("--requests", type=int, default=1500)
+    parser.add_argument("--requests", type=int, default=1200)
     parser.add_argument("--trace", type=Path, help="replay this file; --loads then speeds it up")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a small selection, within a minute")

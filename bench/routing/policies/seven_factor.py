@@ -60,13 +60,11 @@ class SevenFactor(Immediate):
         return machine.spec.rtt_s
 
     def pick(self, request: Request, machines: list[Machine]) -> Machine:
-        """The highest score; ties by chance."""
+        """The highest score; ties go to the first in the list, as in the routers that use this score."""
         ask = Ask(
             needs_gpu=request.model.weights_gb > 1.5,
             is_complex=request.prompt_tokens >= 2000,
             priority=request.priority,
             expected_s=request.output_tokens / 60.0,
         )
-        scores = [(score(self._hosts[m.name], ask), m) for m in machines]
-        best = max(s for s, _ in scores)
-        return self.world.rng.choice([m for s, m in scores if s == best])
+        return max(machines, key=lambda m: score(self._hosts[m.name], ask))
