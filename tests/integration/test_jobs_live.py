@@ -255,7 +255,13 @@ async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path, eve
         with pytest.raises(BadRequest, match="priority 11"):
             await s.count(1, priority=11)
         body = {"job": {"body": {"model": MODEL, "prompt": "x"}}}
-        for asked in ({**body, "priority": 11}, {**body, "job_id": "not an id"}, {"job": {}}, {}):
+        unusable: list[dict[str, object]] = [
+            {**body, "priority": 11},
+            {**body, "job_id": "not an id"},
+            {"job": {}},
+            {},
+        ]
+        for asked in unusable:
             refused = error_of(await bus.request(subjects.JOB_ENQUEUE, encode(asked)))
             assert refused is not None
             assert refused.code == "bad_request"
