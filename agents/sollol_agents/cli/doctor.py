@@ -81,8 +81,8 @@ def doctor(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> 
 
     async def main() -> int:
         findings.extend([check_python(), check_server_binary(), check_disk(), *check_gpus()])
-        findings.append(await check_engine())
-        findings.extend(await check_bus(bus))
+        of_bus = await check_bus(bus)
+        findings.extend([without_need(await check_engine(), of_bus), *of_bus])
         return exits.FAILED if any(f.level is Level.PROBLEM for f in findings) else exits.OK
 
     code = running.run(main)
@@ -174,7 +174,8 @@ async def check_engine() -> Finding:
                 reply = await client.get(url)
             except httpx.HTTPError:
                 continue
-            if reply.status_code == 200:
+            # a web page, such as the dashboard's, answers there as well
+            if reply.status_code == 200 and "json" in reply.headers.get("content-type", ""):
                 return Finding(check="engine", level=Level.OK, found=f"{name} at {url}: {reply.text[:80].strip()}")
     return Finding(
         check="engine",
@@ -182,6 +183,14 @@ async def check_engine() -> Finding:
         found=f"none at {OLLAMA_URL} or {OPENAI_URL}",
         remedy="start Ollama, name another with `sollol node --engine openai --url URL`, or try `sollol engine`",
     )
+
+
+def without_need(engine: Finding, of_bus: list[Finding]) -> Finding:
+    """The finding about this machine's engine, no warning where the fleet has engines elsewhere."""
+    is_served = any(f.check == "node" and f.level is Level.OK for f in of_bus)
+    if engine.level is not Level.WARNING or not is_served:
+        return engine
+    return Finding(check=engine.check, level=Level.OK, found=f"{engine.found}; the fleet's nodes have theirs")
 
 
 async def check_bus(config: BusConfig) -> list[Finding]:

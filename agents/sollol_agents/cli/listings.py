@@ -86,10 +86,23 @@ def reliability(
 
 
 def _show_nodes(reply: NodesReply) -> None:
-    headings = ("NODE", "STATE", "ENGINE", "BUSY", "GPU", "VRAM FREE", "CPU", "RAM FREE", "LOADED", "SUCCESS", "SEEN")
+    headings: tuple[str, ...] = (
+        "NODE", "STATE", "ENGINE", "BUSY", "GPU", "VRAM FREE", "CPU", "RAM FREE", "LOADED", "SUCCESS", "SEEN",
+    )  # fmt: skip
     numbers = ("BUSY", "VRAM FREE", "CPU", "RAM FREE", "SUCCESS", "SEEN")
-    show_table(headings, map(_node_row, reply.nodes), numbers=numbers)
+    rows = [_node_row(view) for view in reply.nodes]
+    if any(_notes(view) for view in reply.nodes):
+        headings = (*headings, "NOTES")
+        rows = [(*row, _notes(view)) for row, view in zip(rows, reply.nodes, strict=True)]
+    show_table(headings, rows, numbers=numbers)
     say(f"{len(reply.nodes)} nodes, {reply.in_flight} in flight, {reply.queued} waiting, strategy {reply.strategy}")
+
+
+def _notes(view: NodeView) -> str:
+    """What an operator has set on a node; empty when all is as it comes."""
+    told = view.telemetry
+    weight = [f"weight {told.weight:g}"] if told.weight != 1 else []
+    return ", ".join([*weight, *(f"{name}={value}" for name, value in sorted(told.labels.items()))])
 
 
 def _node_row(view: NodeView) -> tuple[str, ...]:

@@ -203,11 +203,16 @@ def provenance(answer: Answer) -> str:
 
 async def _answer(stream: AnswerStream, *, json_: bool, verbose: bool) -> int:
     """Prints an answer as it comes."""
-    async with stream:
-        async for chunk in stream:
-            if not json_ and chunk.text:
-                sys.stdout.write(chunk.text)
-                sys.stdout.flush()
+    try:
+        async with stream:
+            async for chunk in stream:
+                if not json_ and chunk.text:
+                    sys.stdout.write(chunk.text)
+                    sys.stdout.flush()
+    except SollolError:
+        if verbose or is_terminal():
+            note(f"— failed · request {stream.request_id}")
+        raise
     answer = stream.answer
     if json_:
         show_json(answer)
