@@ -1,8 +1,8 @@
 """The simulated machines of `bench.routing` as emulated ones, and both in compressed time.
 
-What can be the same is the same: speeds of an 8B model, memory, disk, slow-down with company. What the emulator
-does in its own way stays its own, because that is what it is to judge: prompts are evaluated in batches that hold
-the other streams back, caches of long contexts slow decoding down, loads end at a poll.
+What can be the same is the same: speeds of an 8B model, memory, disk, slow-down with company, which prompts share as
+streams do; rates hold at any depth. What the emulator does in its own way stays its own, because that is what it is to
+judge: work goes in steps of a token, slots remember prompts, loads end at a poll.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def preset_of(spec: MachineSpec) -> Preset:
         disk_gbps=spec.disk_gb_s,
         page_cache_gbps=spec.disk_gb_s,
         load_base_s=(1.0, 1.0),
+        is_prompt_shared=True,
         recovery_s=(0.0, 0.0),
     )
 

@@ -145,3 +145,24 @@ def test_every_job_ends_and_no_more_run_than_there_are_slots(slots: int, jobs: l
     kept = [str(n) for n, (_, _, is_cancelled) in enumerate(jobs) if not is_cancelled]
     assert sorted(log.ended) == sorted(kept)
     assert all(log.said[name] == [str(n) for n in range(jobs[int(name)][1])] for name in kept)
+
+
+def test_a_shared_prompt_goes_on_in_every_step_beside_streams_and_in_even_parts_alone() -> None:
+    log, batch = Log(), Batch(slots=3, batch_tokens=100, shared_tokens=7)
+    batch.submit(log.job("a", prompt=80), 0.0)
+    batch.submit(log.job("b", prompt=60), 0.0)
+    alone = batch.plan()
+    assert alone is not None
+    assert [tokens for _, tokens in alone.prefill] == [50, 50]
+    batch.submit(log.job("c", prompt=1, output=9), 0.0)
+    batch.complete(alone, 1.0, 0.0)
+    second = batch.plan()
+    assert second is not None
+    assert [tokens for _, tokens in second.prefill] == [30, 10, 1]
+    batch.submit(log.job("d", prompt=40), 0.0)
+    batch.complete(second, 1.0, 1.0)
+    beside = batch.plan()
+    assert beside is not None
+    assert len(beside.decode) == 3
+    run(batch)
+    assert sorted(log.ended) == ["a", "b", "c", "d"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,3 +80,16 @@ def test_the_default_context_follows_the_size_of_the_gpu(preset: str, ctx_tokens
 
 def test_keys_and_values_of_an_8b_model_take_128_kib_a_token() -> None:
     assert MODEL_8B.kv_bytes_per_token == 128 * 1024
+
+
+def test_company_slows_prompts_and_streams_alike_on_a_machine_that_shares() -> None:
+    preset = msgspec.structs.replace(PRESETS["rtx3090-24"], is_prompt_shared=True)
+    per_step = timing.shared_tokens(preset, MODEL_8B, gpu_ratio=1.0)
+    alone_s = timing.shared_step_s(preset, MODEL_8B, gpu_ratio=1.0, streams=1, prompt_tokens=[])
+    prompt_alone_s = timing.prefill_s(preset, MODEL_8B, gpu_ratio=1.0, tokens=per_step, depth_tokens=0)
+    assert prompt_alone_s == pytest.approx(alone_s, rel=0.02), "a step is as much prompt as it is a token"
+    two_s = timing.shared_step_s(preset, MODEL_8B, gpu_ratio=1.0, streams=1, prompt_tokens=[per_step])
+    assert two_s == pytest.approx(alone_s * timing.slowdown(preset, 2))
+    prompts_s = timing.shared_step_s(preset, MODEL_8B, gpu_ratio=1.0, streams=0, prompt_tokens=[per_step] * 2)
+    assert prompts_s == pytest.approx(prompt_alone_s * timing.slowdown(preset, 2))
+    assert timing.shared_tokens(PRESETS["rtx3090-24"], MODEL_8B, gpu_ratio=1.0) == 0, "others hold the streams back"

@@ -118,11 +118,19 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch:
-    """The slots of a runner and the queue before them."""
+    """The slots of a runner and the queue before them.
 
-    def __init__(self, *, slots: int, batch_tokens: int = 512) -> None:
+    Args:
+        slots: requests that run at a time.
+        batch_tokens: prompt tokens of one step, first come, first served.
+        shared_tokens: tokens by which each prompt goes on in a step beside streams; 0: whole batches as they come.
+    """
+
+    def __init__(self, *, slots: int, batch_tokens: int = 512, shared_tokens: int = 0) -> None:
         assert slots >= 1
         assert batch_tokens >= 1
+        assert shared_tokens >= 0
+        self._shared_tokens = shared_tokens
         self._slots = [Slot() for _ in range(slots)]
         self._batch_tokens = batch_tokens
         self._waiting: deque[Job] = deque()
@@ -155,7 +163,9 @@ class Batch:
 
     def plan(self) -> Step | None:
         """Returns the next step, or None when nothing runs."""
-        room = self._batch_tokens
+        room = most = self._batch_tokens
+        if self._shared_tokens:
+            room, most = self._shares()
         prefill: list[tuple[Job, int]] = []
         decode: list[Job] = []
         for slot in self._slots:
@@ -165,10 +175,17 @@ class Batch:
             if job.is_decoding:
                 decode.append(job)
             elif room:
-                tokens = min(room, len(job.prompt) - job.evaluated_tokens)
+                tokens = min(room, most, len(job.prompt) - job.evaluated_tokens)
                 prefill.append((job, tokens))
                 room -= tokens
         return Step(prefill=tuple(prefill), decode=tuple(decode)) if prefill or decode else None
+
+    def _shares(self) -> tuple[int, int]:
+        """Tokens of all prompts together, and of each, in the next step of a machine that shares its time."""
+        jobs = [slot.job for slot in self._slots if slot.job is not None and not slot.job.is_paused]
+        prompts = sum(not job.is_decoding for job in jobs)
+        each = self._shared_tokens if prompts < len(jobs) else max(1, self._batch_tokens // max(1, prompts))
+        return each * prompts, each
 
     def complete(self, step: Step, duration_s: float, now: float) -> None:
         """Applies a finished step: passes tokens on, ends jobs and admits the next ones."""

@@ -39,6 +39,9 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
         load_base_s: shortest and longest time a load takes beside reading.
         recovery_s: shortest and longest wait for memory to come back after an unload.
         decode_tps: a rate that replaces all of the decode model; 0 uses the model.
+        is_prompt_shared: prompts are evaluated beside the running streams, everyone at the share of its speed that
+            company leaves, as in engines that evaluate prompts in small pieces; otherwise whole batches of a prompt
+            hold the streams back.
         is_instant: no delay of any kind and no scheduling; the cheapest possible answer.
     """
 
@@ -56,6 +59,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     load_base_s: tuple[float, float] = (0.5, 1.5)
     recovery_s: tuple[float, float] = (0.5, 1.5)
     decode_tps: NotNegative = 0.0
+    is_prompt_shared: bool = False
     is_instant: bool = False
 
     @property

@@ -45,7 +45,11 @@ class Runner:
 
     def __init__(self, loaded: Loaded, residency: Residency) -> None:
         self.loaded = loaded
-        self.batch = Batch(slots=loaded.slots, batch_tokens=loaded.options.num_batch or 512)
+        self.batch = Batch(
+            slots=loaded.slots,
+            batch_tokens=loaded.options.num_batch or 512,
+            shared_tokens=timing.shared_tokens(residency.preset, loaded.model, gpu_ratio=loaded.gpu_ratio),
+        )
         self.task: asyncio.Task[None] | None = None
         self._residency = residency
         self._wake = asyncio.Event()
@@ -85,7 +89,19 @@ class Runner:
 
     def _duration_s(self, step: Step) -> float:
         """Returns the real seconds of a step; models that run at the same time share the machine."""
+        slowest = max((job.slow_factor for job in step.decode), default=1.0)
+        return self._work_s(step) * slowest * self._residency.busy_runners() / self._residency.time_scale
+
+    def _work_s(self, step: Step) -> float:
         preset, loaded = self._residency.preset, self.loaded
+        if preset.is_prompt_shared:
+            return timing.shared_step_s(
+                preset,
+                loaded.model,
+                gpu_ratio=loaded.gpu_ratio,
+                streams=len(step.decode),
+                prompt_tokens=[tokens for _, tokens in step.prefill],
+            )
         seconds = timing.decode_step_s(
             preset,
             loaded.model,
@@ -96,8 +112,7 @@ class Runner:
             seconds += timing.prefill_s(
                 preset, loaded.model, gpu_ratio=loaded.gpu_ratio, tokens=tokens, depth_tokens=job.evaluated_tokens
             )
-        slowest = max((job.slow_factor for job in step.decode), default=1.0)
-        return seconds * slowest * self._residency.busy_runners() / self._residency.time_scale
+        return seconds
 
 
 class _Ticket:

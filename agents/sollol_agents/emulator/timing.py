@@ -68,6 +68,39 @@ def prefill_s(preset: Preset, model: ModelSpec, *, gpu_ratio: float, tokens: int
     return tokens / rate
 
 
+def slowdown(preset: Preset, streams: int) -> float:
+    """Returns how many times longer a stream's work takes beside so many in all, itself included; at least 1."""
+    return max(1, streams) / batch_gain(preset, max(1, streams))
+
+
+def shared_tokens(preset: Preset, model: ModelSpec, *, gpu_ratio: float) -> int:
+    """Returns the prompt tokens that are evaluated in the time of one decoded token; 0 where prompts come first."""
+    if not preset.is_prompt_shared:
+        return 0
+    step_s = decode_step_s(preset, model, gpu_ratio=gpu_ratio, depths_tokens=[0])
+    return max(1, round(step_s / prefill_s(preset, model, gpu_ratio=gpu_ratio, tokens=1, depth_tokens=0)))
+
+
+def shared_step_s(
+    preset: Preset, model: ModelSpec, *, gpu_ratio: float, streams: int, prompt_tokens: Sequence[int]
+) -> float:
+    """Returns the seconds of a step in which streams and prompts slow each other down by company alone.
+
+    The depth of their contexts is taken to be in the machine's rates, which are published at about 1,000 tokens.
+
+    Args:
+        preset: the machine.
+        model: the model that works.
+        gpu_ratio: share of the weights on the GPU, 0 to 1.
+        streams: how many of them get a token.
+        prompt_tokens: tokens of each prompt that are evaluated in this step.
+    """
+    company = slowdown(preset, streams + len(prompt_tokens))
+    if streams:
+        return company * decode_step_s(preset, model, gpu_ratio=gpu_ratio, depths_tokens=[0])
+    return company * prefill_s(preset, model, gpu_ratio=gpu_ratio, tokens=max(prompt_tokens, default=0), depth_tokens=0)
+
+
 def load_s(preset: Preset, model: ModelSpec, *, is_cached: bool, jitter_ratio: float) -> float:
     """Returns the seconds from the start of a runner to its readiness, in whole polling intervals.
 
