@@ -43,7 +43,7 @@ def listing(
 @with_settings(fleet.KNOWN, **fleet.CLIENT)
 def nodes(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
     """Lists the nodes with health, slots, memory and loaded models."""
-    return listing(bus, log, Client.nodes, _show_nodes, json_=json_)
+    return listing(bus, log, Client.nodes, show_nodes, json_=json_)
 
 
 @with_settings(fleet.KNOWN, **fleet.CLIENT)
@@ -85,7 +85,8 @@ def reliability(
     return listing(bus, log, ask, _show_reliability, json_=json_)
 
 
-def _show_nodes(reply: NodesReply) -> None:
+def show_nodes(reply: NodesReply) -> None:
+    """The nodes as a table, and one line about the fleet."""
     headings: tuple[str, ...] = (
         "NODE", "STATE", "ENGINE", "BUSY", "GPU", "VRAM FREE", "CPU", "RAM FREE", "LOADED", "SUCCESS", "SEEN",
     )  # fmt: skip

@@ -1,0 +1,71 @@
+"""What listings and checks of the command line show, and what they leave out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sollol_agents.cli.batch import PlainDisplay
+from sollol_agents.cli.doctor import Finding, Level, without_need
+from sollol_agents.cli.jobs_views import show_jobs, show_status
+from sollol_agents.cli.listings import show_nodes, show_stats
+from sollol_bus.batch import BatchProgress
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.jobs import JobListReply, JobState, JobStatus
+from sollol_schemas.queries import GroupStats, NodesReply, NodeView, StatsReply
+from sollol_schemas.subjects import NO_NODE
+from sollol_schemas.telemetry import EngineInfo, EngineKind, NodeState, Telemetry
+
+NO_ENGINE = Finding(check="engine", level=Level.WARNING, found="none at x", remedy="start one")
+
+
+def view(**fields: Any) -> NodeView:
+    engine = EngineInfo(kind=EngineKind.OLLAMA, url="http://x", version="0.33.0")
+    told = Telemetry(node_id="desk", instance="i", revision=1, seq=1, engine=engine, slots=1, **fields)
+    return NodeView(node_id="desk", state=NodeState.UP, heartbeat_age_s=0.1, telemetry=told)
+
+
+@pytest.mark.parametrize(
+    ("fields", "noted"),
+    [({}, ""), ({"weight": 2.0}, "weight 2"), ({"weight": 0.5, "labels": {"site": "den"}}, "weight 0.5, site=den")],
+    ids=["neither", "weight", "both"],
+)
+def test_nodes_show_weight_and_labels_where_an_operator_set_some(
+    fields: dict[str, Any], noted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_nodes(NodesReply(nodes=(view(**fields),)))
+    shown = capsys.readouterr().out
+    assert ("NOTES" in shown) == bool(noted)
+    assert noted in shown
+
+
+def test_requests_that_reached_no_node_are_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    show_stats(StatsReply(total=GroupStats(requests=1), by_node={NO_NODE: GroupStats(requests=1)}))
+    shown = capsys.readouterr().out
+    assert "no node" in shown
+    assert NO_NODE not in shown
+
+
+@pytest.mark.parametrize("level", [Level.OK, Level.WARNING])
+def test_no_engine_here_is_a_trouble_only_while_the_fleet_has_none(level: Level) -> None:
+    node = Finding(check="node", level=level, found="desk")
+    assert without_need(NO_ENGINE, [node]).level is (Level.OK if level is Level.OK else Level.WARNING)
+
+
+def test_a_status_tells_the_usual_priority_too(capsys: pytest.CaptureFixture[str]) -> None:
+    show_status(JobStatus(job_id="a", state=JobState.QUEUED))
+    assert "priority      5" in capsys.readouterr().out
+
+
+def test_a_long_error_is_seen_to_be_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message="x" * 100)
+    show_jobs(JobListReply(jobs=(JobStatus(job_id="a", state=JobState.FAILED, error=error),)))
+    assert capsys.readouterr().out.rstrip().endswith("x…")
+
+
+def test_a_batch_ends_with_one_line_however_fast_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainDisplay(3) as display:
+        for _ in range(3):
+            display.update(BatchProgress(total=3, submitted=3, ended=3, failed=0), 0)
+    assert capsys.readouterr().err.count("3 of 3, 0 failed") == 1
