@@ -52,6 +52,8 @@ class Call:
         deadline_s: When the dispatcher gives up; the call itself waits a little longer.
         absence_s: How long to wait for a dispatcher when none is on the bus.
         max_unread_bytes: How much of the answer may wait for a slow reader before it is cut.
+        resends: How often the request was sent before, under this id; its attempts are numbered behind those.
+        waited_s: Its age.
     """
 
     def __init__(
@@ -65,9 +67,11 @@ class Call:
         absence_s: float = 3.0,
         request_id: str | None = None,
         max_unread_bytes: int = MAX_WAITING_BYTES,
+        resends: int = 0,
+        waited_s: float = 0.0,
     ) -> None:
         self.request_id = request_id or secrets.token_hex(8)
-        self.resends = 0
+        self.resends = resends
         self.dispatcher: str | None = None
         """Instance of the dispatcher that took the request, once it said so."""
         self._bus = bus
@@ -76,8 +80,9 @@ class Call:
         self._body = body
         self._headers = dict(headers or {})
         self._secret = secrets.token_hex(16)
-        self._began_mono_s = time.monotonic()
-        self._absence_until = self._began_mono_s + absence_s
+        now = time.monotonic()
+        self._began_mono_s = now - waited_s
+        self._absence_until = now + absence_s
         self._stream = ReplyStream(
             bus, total_s=deadline_s + _DEADLINE_GRACE_S, breaks_on_disconnect=False, max_unread_bytes=max_unread_bytes
         )
@@ -94,6 +99,16 @@ class Call:
     def last(self) -> Msg | None:
         """The last, empty message, which carries the figures."""
         return self._stream.last
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the end has come, so that nothing follows the chunks that were taken."""
+        return self._stream.is_complete
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the request was made."""
+        return time.monotonic() - self._began_mono_s
 
     async def __aenter__(self) -> Self:
         self._control = self._bus.reply_inbox(self._on_control)

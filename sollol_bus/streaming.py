@@ -84,6 +84,12 @@ class ReplyStream:
         """Whether anything has arrived."""
         return self.messages > 0 or self.last is not None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the next thing to come out of it is its end."""
+        waiting = self._waiting
+        return bool(waiting) and not isinstance(waiting[0], SollolError) and not waiting[0].data
+
     def send(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Publishes the request with a fresh inbox; what still comes to an earlier inbox is ignored."""
         if self._subscription is not None:

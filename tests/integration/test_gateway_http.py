@@ -238,6 +238,30 @@ async def test_a_failure_in_the_middle_is_the_last_line(tmp_path: Path) -> None:
         assert list(json.loads(last)) == ["error"]
 
 
+@pytest.mark.parametrize("kind", [FaultKind.ERROR_LINE, FaultKind.END_EARLY, FaultKind.RESET, FaultKind.TRUNCATE])
+async def test_a_client_that_does_not_stream_sees_nothing_of_a_failure_in_the_middle(
+    tmp_path: Path, kind: FaultKind
+) -> None:
+    async with world(tmp_path) as here:
+        here.engine.inject(Fault(kind=kind, path="/api/generate", after_tokens=3))
+        answer = await here.http.post(
+            "/api/generate", json=generate(20, stream=False), headers={"X-Sollol-Request-Id": "mine"}
+        )
+        assert (answer.status_code, answer.headers["x-sollol-request-id"]) == (200, "mine")
+        assert answer.json()["response"].split() == [str(n) for n in range(19, -1, -1)]
+        assert answer.json()["_sollol_routing"]["attempts"] == 2
+        assert here.node_slots_in_use() == 0
+
+
+async def test_a_request_that_breaks_off_every_time_is_sent_three_times_and_told(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.engine.inject(Fault(kind=FaultKind.ERROR_LINE, path="/api/chat", after_tokens=2, times=3))
+        failed = await here.http.post("/api/chat", json=chat(9, stream=False))
+        assert failed.status_code == 502
+        assert list(failed.json()) == ["error"]
+        assert (await here.http.post("/api/chat", json=chat(2, stream=False))).status_code == 200
+
+
 async def test_a_failure_in_the_middle_is_an_event(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
         here.engine.inject(Fault(kind=FaultKind.TRUNCATE, path=CHAT, after_tokens=3))

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from sollol_agents.gateway import merging, native, telling
 from sollol_agents.gateway.access import Ceiling, token_in
 from sollol_agents.gateway.app import allowed_hosts, capped, is_allowed_host, is_unknown
+from sollol_agents.gateway.asked import wants_stream
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.dialects import Dialect, dialect_of, error_in_stream, refusal
 from sollol_agents.gateway.events import EventRelay
-from sollol_agents.gateway.inference import wants_stream
 from sollol_agents.gateway.keys import ApiKey
 from sollol_agents.gateway.management import roomiest, with_node
 from sollol_agents.gateway.metrics import Metrics

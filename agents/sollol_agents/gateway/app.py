@@ -18,9 +18,10 @@ import msgspec
 from sollol_agents.analysis.paths import is_closed
 from sollol_agents.gateway import telling
 from sollol_agents.gateway.access import Access, Guest
+from sollol_agents.gateway.asked import Asked, bad_request
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.dialects import TEXT, Header, dialect_of, refusal
-from sollol_agents.gateway.inference import Asked, Inference, bad_request
+from sollol_agents.gateway.inference import Inference
 from sollol_agents.gateway.reply import Receive, Reply, Send, read_body
 from sollol_bus.connection import Bus
 from sollol_bus.errors import SollolError, error_from

@@ -19,6 +19,11 @@ EVENTS: Final = b"text/event-stream"
 TEXT: Final = b"text/plain"
 
 Header = tuple[bytes, bytes]
+EVENT_HEADERS: Final[tuple[Header, ...]] = (
+    (b"content-type", EVENTS),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 _encode = msgspec.json.Encoder().encode
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
+from sollol_agents.gateway.telling import attempts_of
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import Figures
@@ -110,7 +111,7 @@ class Metrics:
             self._first.labels(mode).observe(first_s)
         self._queue.labels(mode).observe(decision.queue_s)
         self._decisions.labels(mode, decision.strategy).inc()
-        self._attempts.labels(node).inc(decision.attempt)
+        self._attempts.labels(node).inc(attempts_of(decision))
         if figures is not None:
             self._node_seconds.labels(node).observe(figures.actual_s)
             self._tokens.labels("prompt", node).inc(figures.prompt_tokens or 0)

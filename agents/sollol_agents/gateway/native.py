@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sollol_agents.gateway.telling import attempts_of
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.execution import Figures
@@ -70,7 +71,7 @@ def routing_of(decision: DecisionSummary | None, figures: Figures | None, reques
             "priority": decision.priority,
             "predicted_s": decision.predicted_s,
             "queue_s": decision.queue_s,
-            "attempts": decision.attempt,
+            "attempts": attempts_of(decision),
             "reason": decision.reason,
             "rejected": decision.rejected,
         }

@@ -29,19 +29,20 @@ class Reply:
         reader_timeout_s: How long a write may wait for the client to read.
     """
 
-    __slots__ = ("_connection", "_reader_timeout_s", "_send", "status")
+    __slots__ = ("_connection", "_head", "_reader_timeout_s", "_send", "status")
 
     def __init__(self, send: Send, connection: Connection, reader_timeout_s: float) -> None:
         self._send = send
+        self._head: Message | None = None
         self._connection = connection
         self._reader_timeout_s = reader_timeout_s
         self.status = 0
         """The status sent; 0 before the first byte."""
 
-    async def start(self, status: int, headers: list[Header]) -> None:
-        """Sends status and headers; chunks follow."""
+    def start(self, status: int, headers: list[Header]) -> None:
+        """Sets status and headers; they leave together with the first piece of the body."""
         self.status = status
-        await self._pass({"type": "http.response.start", "status": status, "headers": headers})
+        self._head = {"type": "http.response.start", "status": status, "headers": headers}
 
     async def write(self, data: bytes) -> None:
         """Sends a piece of the body.
@@ -57,16 +58,22 @@ class Reply:
 
     async def whole(self, status: int, headers: list[Header], body: bytes) -> None:
         """Sends a whole answer."""
-        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
         await self.end(body)
 
     async def _pass(self, message: Message) -> None:
         if not self._connection.is_full:
-            await self._send(message)
+            if self._head is None:
+                await self._send(message)
+            else:
+                await self._send_with_head(message)
             return
         try:
             async with asyncio.timeout(self._reader_timeout_s):
-                await self._send(message)
+                if self._head is not None:
+                    await self._send_with_head(message)
+                else:
+                    await self._send(message)
         except TimeoutError:
             self._connection.abort()
             raise error_from(
@@ -75,6 +82,50 @@ class Reply:
                     message=f"cut: the client read nothing for {self._reader_timeout_s:g} s",
                 )
             ) from None
+
+    async def _send_with_head(self, message: Message) -> None:
+        """Sends head and body in one write: each write is a call of the system, and wakes the client."""
+        head, self._head = self._head, None
+        assert head is not None
+        cycle = getattr(self._send, "__self__", None)  # uvicorn's, unless something stands between
+        transport = getattr(cycle, "transport", None)
+        if cycle is None or transport is None:
+            await self._send(head)
+            await self._send(message)
+            return
+        cork = cycle.transport = _Cork(transport)
+        try:
+            await self._send(head)
+            await self._send(message)
+        finally:
+            cycle.transport = transport
+            cork.pull()
+
+
+class _Cork:
+    """Stands before a transport and keeps what is written until it is pulled."""
+
+    __slots__ = ("_is_closed", "_parts", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._parts: list[bytes] = []
+        self._is_closed = False
+
+    def write(self, data: bytes) -> None:
+        """Keeps data."""
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Keeps that the transport is to be closed behind the data."""
+        self._is_closed = True
+
+    def pull(self) -> None:
+        """Writes what was kept."""
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+        if self._is_closed:
+            self._transport.close()
 
 
 async def read_body(receive: Receive, declared_bytes: int | None, limit_bytes: int, timeout_s: float) -> bytes:

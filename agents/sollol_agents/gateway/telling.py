@@ -19,6 +19,7 @@ _PREFIX: Final = h.ROUTING_PREFIX.lower().encode()
 _ROUTING: Final = {_PREFIX + name.replace("_", "-").encode(): name for name in ROUTING_FIELDS}
 _REQUEST_ID: Final = _PREFIX + b"request-id"
 _TRACEPARENT: Final = h.TRACEPARENT.encode()
+_NUMBERS_PER_SENDING: Final = 10
 _VALUE_MAX: Final = 512
 
 
@@ -72,7 +73,7 @@ def told(decision: DecisionSummary | None, request_id: str, figures: Figures | N
             (b"x-sollol-strategy", _value(decision.strategy)),
             (b"x-sollol-predicted-s", b"%.4g" % decision.predicted_s),
             (b"x-sollol-queue-s", b"%.4g" % decision.queue_s),
-            (b"x-sollol-attempts", b"%d" % decision.attempt),
+            (b"x-sollol-attempts", b"%d" % attempts_of(decision)),
             (b"x-sollol-reason", _value(decision.reason)),
         ]
         if decision.rejected:
@@ -81,6 +82,12 @@ def told(decision: DecisionSummary | None, request_id: str, figures: Figures | N
     if figures is not None:
         headers.append((b"x-sollol-actual-s", b"%.4g" % figures.actual_s))
     return headers
+
+
+def attempts_of(decision: DecisionSummary) -> int:
+    """How many attempts were made, as far as their numbers tell: each further sending counts from the next ten on."""
+    sendings, before = divmod(decision.attempt - 1, _NUMBERS_PER_SENDING)
+    return sendings + before + 1
 
 
 def _value(text: str) -> bytes:

@@ -1,0 +1,257 @@
+"""One inference request over HTTP: the messages of its call become the answer.
+
+The first message decides the status, so nothing is sent before it; an event stream that waits long begins with
+comments instead, and tells what goes wrong inside the stream. Chunks are not decoded: lines and events go on as they
+are, several in one write when several have come.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from sollol_agents.gateway import native, telling, tracing
+from sollol_agents.gateway.asked import Asked, wants_stream
+from sollol_agents.gateway.dialects import (
+    EVENT_HEADERS,
+    EVENTS,
+    JSON,
+    NDJSON,
+    Dialect,
+    Header,
+    error_in_stream,
+    refusal,
+)
+from sollol_agents.gateway.events import EventRelay
+from sollol_agents.gateway.metrics import Metrics
+from sollol_agents.gateway.reply import Reply
+from sollol_agents.gateway.waiting import Spawn, Waiting
+from sollol_bus.call import Call
+from sollol_bus.errors import BackendBrokeProtocol, SollolError
+from sollol_bus.results import decision_of, figures_of
+from sollol_bus.tracing import Span
+from sollol_schemas import headers as h
+from sollol_schemas.context import RequestKind
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.errors import ErrorCode
+
+log = logging.getLogger(__name__)
+
+_BROKEN_OFF: Final = frozenset(
+    {
+        ErrorCode.NODE_LOST,
+        ErrorCode.CONNECTION_LOST,
+        ErrorCode.ENGINE_UNAVAILABLE,
+        ErrorCode.ENGINE_FAILED,
+        ErrorCode.ENGINE_PROTOCOL,
+        ErrorCode.STALLED,
+    }
+)
+"""What ends an answer in its middle through no fault of the request."""
+
+
+class Exchange:
+    """One request and its answer.
+
+    Args:
+        asked: The request.
+        reply: Where its answer goes.
+        metrics: Counters.
+        keep_alive_s: Seconds of waiting after which an event stream begins with comments.
+        spawn: Runs a coroutine as a task of the gateway.
+    """
+
+    def __init__(self, asked: Asked, reply: Reply, metrics: Metrics, *, keep_alive_s: float, spawn: Spawn) -> None:
+        self._asked = asked
+        self._reply = reply
+        self._metrics = metrics
+        self._keep_alive_s = keep_alive_s
+        self._spawn = spawn
+        self._waiting: Waiting | None = None
+        self._first_at: float | None = None
+        self._began = time.perf_counter()
+        self._rest = b""
+        self._error: SollolError | None = None
+        self._events: EventRelay | None = None
+        self._held = b""
+        self.call: Call | None = None
+        self.decision: DecisionSummary | None = None
+        self.span: Span | None = None
+
+    def may_try_again(self, error: SollolError) -> bool:
+        """Whether a request that broke off may begin anew: an engine or a node failed, and the client saw nothing."""
+        return not self._reply.status and error.body.code in _BROKEN_OFF and self._require_call().first is not None
+
+    async def run(self, call: Call) -> None:
+        """Relays the answer of a call; of a second one when the first may be tried again.
+
+        Raises:
+            SollolError: What ended the request.
+        """
+        asked, self.call, self._first_at, self.decision = self._asked, call, None, None
+        if not asked.is_native:
+            told = telling.told(None, call.request_id)
+            after_s = self._keep_alive_s
+            self._waiting = Waiting(asked, self._reply, told, after_s=after_s, spawn=self._spawn)
+            try:
+                await self._passthrough()
+            finally:
+                await self._waiting.end()
+        elif asked.kind is not RequestKind.EMBED and wants_stream(asked.body, default=True):
+            await self._lines()
+        else:
+            await self._object()
+
+    # -- Ollama's own ---------------------------------------------------------------------------------------
+
+    async def _lines(self) -> None:
+        call, reply = self._require_call(), self._reply
+        async for msg in call:
+            lines = [msg.data, *(one.data for one in call.take_ready())]
+            if self._held:
+                lines.insert(0, self._held)
+            self._held = lines.pop() if native.may_be_last(lines[-1]) else b""
+            if not reply.status and not (self._held and not lines and native.is_only_loaded(self._held)):
+                reply.start(200, [(b"content-type", NDJSON), *self._told()])
+            if lines:
+                lines.append(b"")
+                await reply.write(b"\n".join(lines))
+        last, self._held = self._held, b""
+        if not reply.status:
+            body = native.with_routing(last, self._routing())
+            await reply.whole(200, [(b"content-type", JSON), *self._told(is_over=True)], body)
+            return
+        await reply.end(native.with_routing(last, self._routing()) + b"\n" if last else b"")
+
+    async def _object(self) -> None:
+        lines = await self._collected()
+        try:
+            body = native.joined(self._asked.kind, lines)
+        except native.NotNative as error:
+            raise BackendBrokeProtocol(f"not an engine's answer: {error}") from error
+        body = native.with_routing(body, self._routing())
+        await self._reply.whole(200, [(b"content-type", JSON), *self._told(is_over=True)], body)
+
+    async def _collected(self) -> list[bytes]:
+        call = self._require_call()
+        pieces = []
+        async for msg in call:
+            if self._first_at is None:
+                self._note_first()
+            pieces.append(msg.data)  # the call must be iterated in its context
+            pieces += [one.data for one in call.take_ready()]
+        return pieces
+
+    # -- any other path -------------------------------------------------------------------------------------
+
+    async def _passthrough(self) -> None:
+        call, reply = self._require_call(), self._reply
+        pieces: list[bytes] = []
+        content_type = b""
+        events: EventRelay | None = None
+        async for msg in call:
+            data = b"".join([msg.data, *(one.data for one in call.take_ready())])
+            if self._first_at is None:
+                if self._waiting is not None:
+                    await self._waiting.end()
+                self._note_first()
+                content_type = _content_type(call)
+                if EVENTS in content_type or reply.status:
+                    events = self._events = EventRelay(self._asked.label, call.request_id)
+                    self._begin_events()
+                elif NDJSON in content_type:
+                    reply.start(200, [(b"content-type", content_type), *self._told()])
+            if events is not None:
+                data = events.feed(data)
+            if not reply.status:
+                pieces.append(data)
+            elif call.is_complete:
+                self._rest = data  # leaves together with the end
+            elif data:
+                await reply.write(data)
+        if not reply.status:
+            body = self._unique(b"".join(pieces))
+            await reply.whole(200, [(b"content-type", content_type or JSON), *self._told(is_over=True)], body)
+        else:
+            rest, self._rest = self._rest, b""
+            await reply.end(rest + events.rest() if events is not None else rest)
+
+    def _unique(self, body: bytes) -> bytes:
+        """A whole body with an id of ours where the engine's own is not unique."""
+        relay = EventRelay(self._asked.label, self._require_call().request_id)
+        return relay.feed(body) + relay.rest()
+
+    def _begin_events(self) -> None:
+        if not self._reply.status:
+            self._reply.start(200, [*EVENT_HEADERS, *self._told()])
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    async def fail(self, error: SollolError) -> None:
+        """Tells the client what went wrong, before the answer or in it."""
+        self._error = error
+        reply, asked = self._reply, self._asked
+        try:
+            if not reply.status:
+                refused = refusal(asked.dialect, error.body, asked.path)
+                request_id = self.call.request_id if self.call is not None else asked.wishes.request_id or "-"
+                headers = [*refused.headers, *telling.told(None, request_id)]
+                await reply.whole(refused.status, headers, refused.body)
+                return
+            dialect = asked.dialect if asked.is_native or self._events is not None else Dialect.OLLAMA
+            said = error_in_stream(dialect, error.body, asked.path)
+            if self._held:
+                said = self._held + b"\n" + said
+            is_inside = self._events is not None and self._events.is_inside_event
+            await reply.end(self._rest + (b"\n" if is_inside else b"") + said)
+        except SollolError as cut:
+            log.info("the client was cut: %s", cut, extra={"action": "reader_cut"})
+
+    def observe(self, seconds: float) -> None:
+        """Counts how it went."""
+        call = self._require_call()
+        code = self._error.body.code if self._error is not None else None
+        status = 499 if code is ErrorCode.CANCELLED else self._reply.status
+        first_s = self._first_at - self._began if self._first_at is not None else None
+        self._metrics.ended(
+            self._asked.label,
+            status,
+            seconds,
+            first_s=first_s,
+            decision=self.decision,
+            figures=figures_of(call.last),
+            code=code,
+        )
+        tracing.finish(
+            self.span,
+            status,
+            request_id=call.request_id,
+            decision=self.decision,
+            figures=figures_of(call.last) if self.span is not None else None,
+            error=code or "",
+        )
+
+    def _note_first(self) -> None:
+        self._first_at = time.perf_counter()
+        self.decision = decision_of(self._require_call().first)
+
+    def _told(self, *, is_over: bool = False) -> list[Header]:
+        call = self._require_call()
+        if self._first_at is None:
+            self._note_first()
+        return telling.told(self.decision, call.request_id, figures_of(call.last) if is_over else None)
+
+    def _routing(self) -> bytes:
+        call = self._require_call()
+        return native.routing_of(self.decision, figures_of(call.last), call.request_id)
+
+    def _require_call(self) -> Call:
+        assert self.call is not None
+        return self.call
+
+
+def _content_type(call: Call) -> bytes:
+    first = call.first
+    text = (first.headers or {}).get(h.CONTENT_TYPE, "") if first is not None else ""
+    return text.encode("latin-1", "replace")
