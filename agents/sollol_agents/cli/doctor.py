@@ -200,6 +200,7 @@ async def check_bus(config: BusConfig) -> list[Finding]:
         bus = await Bus.connect(msgspec.structs.replace(config, name="sollol-doctor", inbox_prefix=own_inbox))
     except ConfigError as error:
         found, _, remedy = error.message.partition(". ")
+        remedy = f"{remedy[:1].lower()}{remedy[1:].removesuffix('.')}"
         problem = Finding(check="nats", level=Level.PROBLEM, found=found, remedy=remedy)
         return [problem, *(check_port(port, flag) for port, flag in _PORTS)]
     checks: tuple[Callable[[Bus], Coroutine[Any, Any, list[Finding]]], ...] = (
