@@ -41,7 +41,7 @@ def services() -> dict[str, Any]:
 def commands() -> list[list[str]]:
     """What the services without a profile run with the entry point `sollol`; ports are replaced by free ones."""
     return [
-        ["127.0.0.1" if part == "0.0.0.0" else "0" if part == "8000" else part for part in service["command"]]
+        ["127.0.0.1" if part == "0.0.0.0" else "0" if part in ("8000", "8080") else part for part in service["command"]]
         for service in services().values()
         if "profiles" not in service and "entrypoint" not in service and "command" in service
     ]

@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -92,6 +93,11 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
         by_name = dict(zip(("attic", "studio", "cellar"), engines, strict=True))
         async with fleet.client() as client, asyncio.TaskGroup() as group:
             flow = group.create_task(keep_asking(client))
+            for number, priority in enumerate((5, 8, 1, 5)):
+                await client.generate_async(SMALL, "a story", job_id=f"story-{number}", priority=priority)
+            await client.submit(make_job({"model": "mistral:7b", "prompt": "x"}, max_tries=1), job_id="unknown-model")
+            tomorrow = make_job({"model": SMALL, "prompt": "x"}, not_before="2099-01-01T06:00:00Z")
+            await client.submit(tomorrow, job_id="nightly-report")
             yield System(fleet, up, client, by_name)
             flow.cancel()
 
@@ -224,7 +230,7 @@ async def test_every_view_shows_the_working_fleet(
     await page.locator("path.line.s2[d^=M]").first.wait_for(state="attached")
     await shoot("latency")
     await turn_to(page, system, "jobs")
-    await page.locator(".tile").first.wait_for()
+    await page.locator(".job", has_text="nightly-report").wait_for()
     await shoot("jobs")
     await turn_to(page, system, "settings")
     await page.get_by_role("radio", name="Plan").wait_for()
@@ -454,6 +460,8 @@ async def test_with_keys_nobody_looks_without_one_and_only_administrators_operat
     await page.get_by_role("button", name="Log in").click()
     await page.get_by_role("button", name="Open studio").click()
     assert await page.get_by_role("button", name="Drain").is_enabled()
+    await store.revoke("boss")
+    await page.get_by_label("API key").wait_for()  # an open page ends with its key
     await page.context.close()
     assert wrong == []
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
@@ -462,7 +470,9 @@ async def test_with_keys_nobody_looks_without_one_and_only_administrators_operat
 
 async def test_without_scorer_and_nodes_the_page_says_what_to_do(browser: Browser, tmp_path: Path) -> None:
     config = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"))
-    async with EmbeddedServer(config) as server, ProcessFleet(tmp_path, server.url) as bare:
+    async with AsyncExitStack() as floor, ProcessFleet(tmp_path) as bare:
+        server = await floor.enter_async_context(EmbeddedServer(config))
+        bare.nats_url = server.url
         child = await bare.actor("dashboard", "--port", "0")
         page, wrong = await watched(browser, child.served["http"], width=390, height=844)
         await page.goto(child.served["http"])
@@ -471,5 +481,7 @@ async def test_without_scorer_and_nodes_the_page_says_what_to_do(browser: Browse
         await page.screenshot(path=SCREENSHOTS / "empty-light-390.png")
         await page.evaluate("location.hash = 'settings'")
         await page.get_by_text("No scorer answers").wait_for()
+        await floor.aclose()
+        await page.get_by_text("The connection to NATS is lost").wait_for()
         await page.context.close()
         assert wrong == []

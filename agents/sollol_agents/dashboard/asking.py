@@ -29,11 +29,12 @@ _JOBS_EVERY_S: Final = 1.0
 
 
 def instant_s(text: str) -> float:
-    """An instant in seconds since 1970; one that cannot be read is now."""
+    """An instant in seconds since 1970; one that cannot be read, or that another clock has in the future, is now."""
+    now = wall_s()
     try:
-        return dt.datetime.fromisoformat(text).timestamp()
+        return min(now, dt.datetime.fromisoformat(text).timestamp())
     except ValueError:
-        return wall_s()
+        return now
 
 
 class Asking:

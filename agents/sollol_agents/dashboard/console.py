@@ -108,11 +108,18 @@ class Site:
             if not client.is_deleted:
                 console.run_method(method, text)
 
+        def person_now() -> Person | None:
+            return self._sessions.person(session, time.monotonic())
+
         def may_operate() -> bool:
-            now = self._sessions.person(session, time.monotonic())
+            now = person_now()
             return now is not None and now.may_operate
 
-        page = Page(lambda text: send("apply", text))
+        def leave() -> None:
+            if not client.is_deleted:
+                client.run_javascript("location.reload()")
+
+        page = Page(lambda text: send("apply", text), lambda: person_now() is not None, leave)
         teller = Teller(self._desk, lambda text: send("told", text), may_operate, self._spawn)
 
         def on_ask(event: GenericEventArguments) -> None:

@@ -11,7 +11,10 @@ from sollol_schemas.decision import Decision
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.subjects import NO_NODE
 
-KEPT: Final = 300
+KEPT: Final = 3000
+"""Long enough that an outcome finds its decision: a minute at 50 decisions a second."""
+SHOWN: Final = 150
+"""How many a page gets at once."""
 
 
 class DecisionRow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -91,8 +94,8 @@ class Decisions:
         return True
 
     def changes(self, since: int) -> list[DecisionRow]:
-        """The rows that changed after `since`, oldest first."""
-        return [row for version, row in self._rows.values() if version > since]
+        """The rows that changed after `since`, oldest first, at most `SHOWN` of them."""
+        return [row for version, row in self._rows.values() if version > since][-SHOWN:]
 
     def _put(self, row: DecisionRow, version: int) -> None:
         self._rows[row.id] = (version, row)

@@ -26,12 +26,21 @@ class Page:
 
     Args:
         send: Sends one text to the page's `apply`; may drop it when the page is gone.
+        may_look: Whether the person at the page may (still) see anything.
+        leave: Sends the page away.
     """
 
-    __slots__ = ("_send", "_sent_at", "drawn", "head", "sent", "topic")
+    __slots__ = ("_send", "_sent_at", "drawn", "head", "leave", "may_look", "sent", "topic")
 
-    def __init__(self, send: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        send: Callable[[str], None],
+        may_look: Callable[[], bool] = lambda: True,
+        leave: Callable[[], None] = lambda: None,
+    ) -> None:
         self._send = send
+        self.may_look = may_look
+        self.leave = leave
         self.topic = TOPICS[0]
         self.drawn = 0
         """Version that it shows; 0: nothing yet."""
@@ -106,6 +115,10 @@ class Pages:
         head = _encode(view.head(now, at))
         made: dict[tuple[str, int, bool], str] = {}
         for page in list(self._open):
+            if not page.may_look():
+                self.remove(page)
+                page.leave()
+                continue
             if not page.is_ready(now):
                 continue
             key = (page.topic, page.drawn, page.head == head)

@@ -42,7 +42,7 @@ export default {
     trouble() {
       if (!this.head) return "";
       if (!this.head.is_connected) return "The connection to NATS is lost. What you see is what was known before; it is renewed when the server is back.";
-      if (!this.head.scorer) return "No scorer is in office: nothing is decided. Start one with `sollol scorer`.";
+      if (!this.head.scorer) return "No scorer is in office: nothing is decided.";
       return "";
     },
   },
@@ -100,7 +100,7 @@ export default {
         <div><dt>failed, last minute</dt><dd class="num" :class="{ 'bad-text': head.failures }">{{ head.requests ? percent(head.failures / head.requests) : '–' }}</dd></div>
         <div><dt>strategy</dt><dd class="word">{{ head.strategy ? head.strategy.replaceAll('_', ' ') : '–' }}</dd></div>
       </dl>
-      <p v-if="trouble" class="trouble" role="alert"><Icon name="suspect" :size="18"/>{{ trouble }}</p>
+      <p v-if="trouble" class="trouble" role="alert"><Icon name="suspect" :size="18"/><span>{{ trouble }}<template v-if="head && head.is_connected && !head.scorer"> Start one: <code>sollol scorer</code></template></span></p>
       <component v-if="isDrawn" :is="view"/>
       <div v-else class="waiting" role="status"><span class="muted">Listening to the bus…</span></div>
     </main>

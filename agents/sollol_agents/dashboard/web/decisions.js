@@ -36,7 +36,7 @@ export const DecisionsView = {
         <span class="times num"><span><small class="muted">predicted</small> {{ row.predicted_s ? seconds(row.predicted_s) : '–' }}</span>
           <span><small class="muted">actual</small> {{ seconds(row.actual_s) }}</span></span>
         <State :state="row.status || 'running'" :label="row.status ? undefined : 'running'"/>
-        <span class="reason">{{ row.message || row.reason || 'decided before this page listened' }}</span>
+        <span class="reason">{{ row.message || row.reason || 'open it to ask the recorder for the reason' }}</span>
         <span class="extra muted small num">priority {{ priorityName(row.priority ?? 5) }}<template v-if="row.queue_s > 0.0005"> · waited {{ seconds(row.queue_s) }}</template><template v-if="row.attempt > 1"> · attempt {{ row.attempt }}</template></span>
       </button></li>
     </ol>

@@ -14,9 +14,9 @@ export const LatencyView = {
     state: (it) => it.store.state,
     summary: (it) => it.state.summary ?? { modes: {}, waits: {} },
     grid() {
-      // one entry for every slot, so that a pause is a gap and not a line
+      // one entry for every slot that is over, so that a pause is a gap and not a line
       const known = new Map(this.state.points.map((point) => [point.t, point]));
-      const last = Math.floor(this.state.at / STEP_S) * STEP_S;
+      const last = (Math.floor(this.state.at / STEP_S) - 1) * STEP_S;
       return Array.from({ length: 120 }, (_, i) => last - (119 - i) * STEP_S).map((t) => [t, known.get(t)]);
     },
     latency() {

@@ -70,14 +70,14 @@ export const Mode = {
 };
 
 export const Bar = {
-  props: { label: String, used: Number, total: Number, text: String },
+  props: { label: String, used: Number, total: Number, text: String, mayFill: Boolean },
   computed: {
     ratio: (it) => (it.total > 0 ? Math.min(1, it.used / it.total) : 0),
     spoken: (it) => `${it.label}: ${it.text}, ${percent(it.ratio)}`,
   },
   template: `<div class="bar" role="img" :aria-label="spoken">
     <span class="bar-label">{{ label }}</span><span class="bar-text num">{{ text }}</span>
-    <span class="bar-track"><span class="bar-fill" :class="{ high: ratio > 0.92 }" :style="{ transform: 'scaleX(' + ratio + ')' }"></span></span>
+    <span class="bar-track"><span class="bar-fill" :class="{ high: !mayFill && ratio > 0.92 }" :style="{ transform: 'scaleX(' + ratio + ')' }"></span></span>
   </div>`,
 };
 
