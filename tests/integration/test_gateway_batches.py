@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import httpx
+import msgspec
 import pytest
 
 from sollol_agents.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.gateway.actor import Gateway
+from sollol_agents.gateway.batches.records import BatchRecord, BatchState
+from sollol_agents.gateway.batches.store import ANYBODY, Records
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.keys import KeyStore
 from sollol_agents.node.config import NodeConfig
@@ -240,6 +243,39 @@ async def test_another_gateway_goes_on_when_the_one_at_work_stops(tmp_path: Path
             assert batch["request_counts"] == {"total": 24, "completed": 24, "failed": 0}
             answers = await content(http, batch["output_file_id"])
             assert [line["custom_id"] for line in answers] == [f"r{index}" for index in range(24)]
+
+
+async def test_a_batch_whose_gateway_died_is_taken_over(tmp_path: Path, eventually: Eventually) -> None:
+    async with world(tmp_path, batches_at_once=0) as here:
+        batch_id = await begun(here.http, await uploaded(here.http, chat_lines([2, 1])))
+        batches = Records(here.gateway().bus, "batch", BatchRecord)
+        record, revision = await batches.find(batch_id, ANYBODY)
+        assert record is not None
+        assert record.worker == ""  # this gateway works on none
+        dead = msgspec.structs.replace(record, worker="dead")
+        assert await batches.write(dead, batch_id, revision) is not None
+        async with here.second_gateway():
+            batch = await ended(here.http, batch_id, eventually)
+        assert batch["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
+
+
+async def test_a_worker_that_was_replaced_stops(tmp_path: Path, eventually: Eventually) -> None:
+    async with world(tmp_path, decode_tps=50.0) as here:
+        batch_id = await begun(here.http, await uploaded(here.http, chat_lines([200] * 4)))
+        batches = Records(here.gateway().bus, "batch", BatchRecord)
+
+        async def is_replaced() -> bool:
+            record, revision = await batches.find(batch_id, ANYBODY)
+            if record is None or record.state is not BatchState.IN_PROGRESS:
+                return False
+            other = msgspec.structs.replace(record, worker="other")
+            return await batches.write(other, batch_id, revision) is not None
+
+        await eventually(is_replaced)
+        await eventually(lambda: not any(t.get_name() == f"batch {batch_id}" for t in asyncio.all_tasks()))
+        record, _ = await batches.find(batch_id, ANYBODY)
+        assert record is not None
+        assert (record.worker, record.state) == ("other", BatchState.IN_PROGRESS)
 
 
 async def test_files_and_batches_belong_to_the_key_that_made_them(tmp_path: Path) -> None:

@@ -73,19 +73,20 @@ class Keeper:
     async def run(self) -> None:
         """Looks for batches until it is cancelled."""
         self._subscription = self._bus.subscribe(self._desk.batches.changes, self._on_change)
-        looked_at, is_poked = -1e9, False
+        looked_at, looks = -1e9, 0
         while True:
             try:
                 await self.prepare()
                 is_due = time.monotonic() - looked_at >= _LOOK_ALL_EVERY_S
-                if not self._is_closing and (self._seen or is_poked or is_due):
-                    looked_at = time.monotonic()
+                if not self._is_closing and (self._seen or looks or is_due):
+                    looked_at, looks = time.monotonic(), max(0, looks - 1)
                     await self._look()
             except SollolError as error:
                 log.info("batches cannot be seen now: %s", error, extra={"action": "batches_unseen"})
                 await asyncio.sleep(_LOOK_EVERY_S)
                 looked_at = -1e9
-            is_poked = await self._is_poked_soon()
+            if await self._is_poked_soon():
+                looks = 2  # a server that is not the stream's leader may be behind at the first
 
     def stop(self) -> None:
         """Takes no more batches, and lets others go on with those that are open."""

@@ -35,6 +35,8 @@ _UNACKED_MAX: Final = 8
 _BLOCK: Final = 32
 _RECORDS_BLOCK: Final = 256
 _BLOCK_BYTES: Final = 4 << 20
+_LOOKS: Final = 5
+_LOOK_AGAIN_S: Final = 0.3
 _ANSWER_S: Final = 5.0
 _CHUNKS_MAX: Final = 200_000
 """About 25 GB; the server sets a size in bytes aside at once, a number of messages not."""
@@ -62,9 +64,13 @@ class Contents:
         Raises:
             SollolError: It is not there (any more), or the server does not answer.
         """
-        size, start = 0, 1
+        size, start, looks = 0, 1, 0
         while size < record.size_bytes:
             found = await block(self._bus, _stream(), _subject(record.file_id), start, _BLOCK)
+            looks = 0 if found else looks + 1
+            if not found and looks < _LOOKS:
+                await asyncio.sleep(_LOOK_AGAIN_S)  # a server that is not the stream's leader may be behind
+                continue
             if not found:
                 message = f"the content of file {record.file_id} is not kept any more"
                 raise error_from(ErrorBody(code=ErrorCode.UNKNOWN_REQUEST, message=message))
