@@ -39,6 +39,7 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("why", "explaining:why", _LOOK, "Explain one request."),
     ("route", "explaining:route", _LOOK, "Say where a request would run, and why."),
     ("watch", "watching:watch", _LOOK, "Print decisions and node events as they happen."),
+    ("top", "terminal:top", _LOOK, "Show fleet, queue and decisions in the terminal, live."),
     ("drain", "operating:drain", _OPERATE, "Take a node out of service."),
     ("undrain", "operating:undrain", _OPERATE, "Put a node back into service."),
     ("load", "operating:load", _OPERATE, "Load a model on a node."),

@@ -1,0 +1,64 @@
+"""`sollol top`: the fleet in this terminal, live."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import sys
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from sollol_agents.cli import fleet, logs, running
+from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.logs import LogConfig
+from sollol_agents.dashboard.asking import Asking
+from sollol_agents.dashboard.feed import Feed
+from sollol_agents.dashboard.fleet_view import FleetView
+from sollol_bus.client import Client
+from sollol_bus.connection import BusConfig
+from sollol_bus.errors import ConfigError
+
+
+@with_settings(fleet.KNOWN, **fleet.CLIENT)
+def top(*, bus: BusConfig, log: LogConfig) -> int:
+    """Shows fleet, queue and decisions in the terminal; needs the extra `top`.
+
+    Keys: 1, 2, 3 choose a view, arrows a row, Enter explains it; d drains a node, u undoes that, b closes its circuit
+    breakers; q quits. With users on the NATS server it takes the credentials of an observer, and those of the control
+    role for draining and breakers.
+    """
+    if importlib.util.find_spec("textual") is None:
+        raise ConfigError("`sollol top` needs Textual: pip install 'sollol-bus[top]'")
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ConfigError("`sollol top` needs a terminal; for scripts there is `sollol nodes --json`")
+    from sollol_agents.top.app import TopApp  # noqa: PLC0415 an extra
+
+    logs.set_up(log)
+    # a line on stderr would tear the screen; what matters is on it
+    logging.getLogger().handlers[:] = [logging.NullHandler()]
+
+    async def main() -> int:
+        async with running.connected(msgspec.structs.replace(bus, name="sollol-top")) as client:
+            view = FleetView()
+            async with _followed(client, view):
+                await TopApp(client, view).run_async()
+        return 0
+
+    return running.run(main)
+
+
+@contextlib.asynccontextmanager
+async def _followed(client: Client, view: FleetView) -> AsyncIterator[None]:
+    """Keeps a view current."""
+    asking = Asking(client, view, wants_jobs=lambda: True, has_pages=lambda: True)
+    Feed(client.bus, view, asking.ask_again).start()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(asking.run()), group.create_task(asking.run_jobs())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()

@@ -1,0 +1,249 @@
+"""`sollol top`: its tables fit every width, and its keys do what they say."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import pytest
+
+from sollol_agents.cli import __main__ as program
+from sollol_agents.cli import exits
+from sollol_agents.dashboard.decisions import DecisionRow
+from sollol_agents.dashboard.fleet_view import FleetView, Head
+from sollol_agents.dashboard.jobs import JobsView
+from sollol_agents.dashboard.nodes import Loaded, NodeRow
+from sollol_agents.dashboard.timeline import Wait
+from sollol_agents.top import tables
+from sollol_bus.errors import SollolError, error_from
+from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.execution import Figures
+from sollol_schemas.queries import NodesReply, NodeView, WhyReply
+from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, NodeState, Telemetry
+
+NODE = NodeRow(
+    id="attic", state="up", slots=4, busy=1, vram_used_mib=6144, vram_total_mib=24576, tps=42.4, success_ratio=0.5,
+    gpu_ratio=0.9, temperature_c=71, rtt_ms=0.4, engine="ollama 0.9", loaded=(Loaded("llama3.2:3b"),),
+)  # fmt: skip
+ROW = DecisionRow(
+    id="r-1", request_id="r", at=0.0, mode="reliable", node_id="a-node-with-a-long-name", model="llama3.2:3b",
+    queue_s=0.2, predicted_s=130.0, reason="the least predicted cost of all candidates", actual_s=99.99,
+    status="presumed_lost",
+)  # fmt: skip
+SUMMARY = DecisionSummary(request_id="r", attempt_id="r-1", node_id="attic", predicted_s=1.5, reason="the least cost")
+DECISION = Decision(
+    summary=SUMMARY,
+    model="llama3.2:3b",
+    candidates=(CandidateCost(node_id="cellar", total_s=3.0), CandidateCost(node_id="attic", total_s=1.5, decode_s=1)),
+    rejections=(Rejection(node_id="barn", reason=RejectionReason.DRAINING),),
+)
+
+
+# -- tables -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [40, 80, 81, 100, 120, 143, 250])
+@pytest.mark.parametrize("columns", [tables.FLEET, tables.DECISIONS, tables.QUEUE], ids=["fleet", "decisions", "queue"])
+def test_what_is_shown_fits_the_terminal_from_80_columns_on(columns: tuple[tables.Column, ...], width: int) -> None:
+    shown = tables.fitting(columns, width)
+    assert sum(column.width + 2 for column in shown) <= max(width, 80)
+    for cells in (tables.fleet_row(NODE, tables.fitting(tables.FLEET, width)),
+                  tables.decision_row(ROW, tables.fitting(tables.DECISIONS, width))):  # fmt: skip
+        fitted = tables.fitting(tables.FLEET if cells[0].text == "attic" else tables.DECISIONS, width)
+        assert all(len(cell.text) <= column.width for cell, column in zip(cells, fitted, strict=True))
+
+
+def test_a_node_is_one_row_with_its_troubles_in_red() -> None:
+    columns = tables.fitting(tables.FLEET, 160)
+    row = {c.name: cell for c, cell in zip(columns, tables.fleet_row(NODE, columns), strict=True)}
+    texts = {name: cell.text.strip() for name, cell in row.items()}
+    assert texts["SLOTS"] == "●○○○"
+    assert texts["MEMORY GB"] == "6.0/24.0"
+    assert (texts["TOK/S"], texts["OK"], texts["TEMP"], texts["BUS"]) == ("42", "50%", "71°C", "0.4ms")
+    assert row["OK"].colour == "red"
+    broken = tables.fleet_row(NodeRow(id="b", state="up", slots=16, busy=12, breaker="open"), columns)
+    assert (broken[1], broken[2].text) == (tables.Cell("up!", "red"), "12/16")
+
+
+def test_a_long_text_is_cut_with_a_mark() -> None:
+    columns = tables.fitting(tables.DECISIONS, 80)
+    texts = [cell.text for cell in tables.decision_row(ROW, columns)]
+    assert texts[1:3] == ["RELI", "a-node-wi…"]
+    assert texts[4:7] == [" 200ms", "   2min", "   2min"]
+    assert texts[7].startswith("presum")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0.0, "0ms"), (0.9994, "999ms"), (0.9996, "1.0s"), (99.94, "99.9s"), (99.96, "2min"), (36000, "10h")],
+)
+def test_a_duration_has_at_most_six_characters(value: float | None, text: str) -> None:
+    assert tables.seconds(value) == text
+
+
+def test_the_queue_has_a_row_for_each_priority_that_anything_waits_at() -> None:
+    jobs = JobsView(jobs=(), by_state={}, waiting={"2": 7, "5": 1}, delayed=3, dead=1)
+    rows = tables.queue_rows({"9": Wait(4, 0.25, 1.0), "5": Wait(1, 2.0, 2.0)}, jobs)
+    assert [[cell.text.strip() for cell in row] for row in rows] == [
+        ["9", "4", "250ms", "1.0s", "-"],
+        ["5", "1", "2.0s", "2.0s", "1"],
+        ["2", "-", "-", "-", "7"],
+    ]
+    assert tables.queue_line(1, jobs).startswith("1 request waits for a slot; 8 jobs stored, 3 delayed, 1 dead.")
+
+
+HEAD = Head(
+    nodes=3, nodes_up=2, nodes_gpu=1, slots=8, busy=5, queued=2, tps=120.4, decisions_per_s=3.5, p95_s=1.25,
+    requests=50, failures=1, strategy="plan", scorer="abc", is_connected=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [20, 40, 78, 200])
+def test_the_line_about_the_fleet_fits_and_begins_with_what_matters(width: int) -> None:
+    line = tables.head_line(HEAD, width).text
+    assert len(line) <= width
+    assert line.startswith("2/3 nodes up")
+    assert set(line.split("  ")) <= {
+        "2/3 nodes up", "5/8 slots", "2 waiting", "120 tok/s", "3.5 req/s", "p95 1.2s", "1 failed", "plan",
+    }  # fmt: skip
+    assert ("1 failed" in line) is (width >= 78)
+
+
+def test_the_line_about_the_fleet_says_when_nothing_works() -> None:
+    assert "no connection" in tables.head_line(msgspec.structs.replace(HEAD, is_connected=False), 80).text
+    assert "no scorer" in tables.head_line(msgspec.structs.replace(HEAD, scorer=""), 80).text
+
+
+def test_an_explanation_names_candidates_refusals_and_the_end() -> None:
+    outcome = Outcome(
+        attempt_id="r-1", request_id="r", node_id="attic", status=OutcomeStatus.FAILED, reported_by=ReportedBy.NODE,
+        code=ErrorCode.STALLED, message="silence", figures=Figures(actual_s=2.0),
+    )  # fmt: skip
+    text = "\n".join(tables.explanation(WhyReply(request_id="r", decisions=(DECISION,), outcomes=(outcome,))))
+    assert text.index("attic          costs") < text.index("cellar         costs")
+    assert "barn           draining" in text
+    assert "failed after 2.0s: stalled silence" in text
+    assert tables.explanation(WhyReply(request_id="r")) == ["nothing is recorded yet"]
+
+
+def test_without_a_terminal_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("textual")
+    assert program.run(["top", "--nats", "nats://127.0.0.1:9"]) == exits.USAGE
+    assert "needs a terminal" in capsys.readouterr().err
+
+
+# -- keys -------------------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """An operator who notes what is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.error: SollolError | None = None
+
+    async def drain(self, node_id: str) -> None:
+        self._note("drain", node_id)
+
+    async def undrain(self, node_id: str) -> None:
+        self._note("undrain", node_id)
+
+    async def reset_breakers(self, node_id: str = "", model: str = "") -> None:
+        self._note("breaker", node_id)
+
+    async def why(self, request_id: str) -> WhyReply:
+        self._note("why", request_id)
+        return WhyReply(request_id=request_id, decisions=(DECISION,))
+
+    def _note(self, what: str, about: str) -> None:
+        self.asked.append((what, about))
+        if self.error is not None:
+            raise self.error
+
+
+def telemetry(node_id: str) -> Telemetry:
+    return Telemetry(
+        node_id=node_id, instance="i", revision=1, seq=1, slots=2,
+        engine=EngineInfo(kind=EngineKind.OLLAMA, url="http://127.0.0.1:1"),
+        gpus=(Gpu(index=0, name="g", memory_total_mib=24576),),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def view() -> FleetView:
+    made, now = FleetView(), time.monotonic()
+    nodes = tuple(NodeView(node_id=n, state=NodeState.UP, heartbeat_age_s=0, telemetry=telemetry(n)) for n in "ab")
+    made.on_nodes(NodesReply(nodes=nodes, scorer="abc"), now, 1.0)
+    made.on_decision(DECISION, now, 1.0)
+    return made
+
+
+async def test_keys_drain_the_chosen_node_once_it_is_confirmed(view: FleetView) -> None:
+    textual = pytest.importorskip("sollol_agents.top.app")
+    operator = Recorded()
+    app = textual.TopApp(operator, view)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("down", "d", "n")
+        assert operator.asked == []
+        await pilot.press("d", "y")
+        await app.workers.wait_for_complete()
+        await pilot.press("up", "u", "y")
+        await app.workers.wait_for_complete()
+        await pilot.press("b", "y")
+        await app.workers.wait_for_complete()
+    assert operator.asked == [("drain", "b"), ("undrain", "a"), ("breaker", "a")]
+
+
+async def test_a_refusal_is_shown_and_ends_nothing(view: FleetView) -> None:
+    textual = pytest.importorskip("sollol_agents.top.app")
+    operator = Recorded()
+    operator.error = error_from(ErrorBody(code=ErrorCode.FORBIDDEN, message="these credentials may not"))
+    app = textual.TopApp(operator, view)
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await pilot.press("d", "y")
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        assert [notice.message for notice in app._notifications] == ["these credentials may not"]
+        assert app.is_running
+
+
+async def test_enter_explains_a_decision_and_escape_goes_back(view: FleetView) -> None:
+    textual = pytest.importorskip("sollol_agents.top.app")
+    operator = Recorded()
+    app = textual.TopApp(operator, view)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("3", "enter")
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        assert type(app.screen).__name__ == "Explanation"
+        await pilot.press("escape")
+        assert type(app.screen).__name__ == "Screen"
+        await pilot.press("1", "enter")
+        assert type(app.screen).__name__ == "Explanation"
+    assert operator.asked == [("why", "r")]
+
+
+async def test_the_cursor_stays_on_its_node_while_others_come_and_the_width_changes(view: FleetView) -> None:
+    textual = pytest.importorskip("sollol_agents.top.app")
+    from textual.widgets import DataTable
+
+    app = textual.TopApp(Recorded(), view)
+    async with app.run_test(size=(80, 24)) as pilot:
+        table = app.query_one("#nodes", DataTable)
+        narrow = len(table.columns)
+        await pilot.press("down")
+        view.on_telemetry(telemetry("aa"), time.monotonic())
+        view.on_node(NodeEvent(node_id="aa", state=NodeState.UP), time.monotonic(), 2.0)
+        app._draw()
+        assert [key.value for key in table.rows] == ["a", "aa", "b"]
+        assert app._chosen(table) == "b"
+        assert "aa is up" in str(app.query_one("#notice").render())
+        await pilot.resize_terminal(140, 40)
+        await pilot.pause()
+        assert len(table.columns) > narrow
+        assert app._chosen(table) == "b"
+        await pilot.resize_terminal(40, 12)
+        await pilot.pause()
+        assert len(table.columns) == narrow
