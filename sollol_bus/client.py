@@ -30,7 +30,7 @@ from sollol_schemas import subjects
 from sollol_schemas.control import AdminRequest, ControlReply
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
+from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.headers import TRACEPARENT
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.queries import (
@@ -339,6 +339,10 @@ class Client(JobCalls):
     def watch_nodes(self) -> AsyncIterator[NodeEvent]:
         """Every change of a node's state from now on."""
         return self._watched(subjects.NODE_EVENTS_ALL, NodeEvent)
+
+    def watch_preloads(self) -> AsyncIterator[PreloadEvent]:
+        """Every model that the scorer had loaded ahead of need, from now on."""
+        return self._watched(subjects.PRELOAD_EVENTS_ALL, PreloadEvent)
 
     def watch_breakers(self) -> AsyncIterator[BreakerEvent]:
         """Every change of a circuit breaker from now on."""

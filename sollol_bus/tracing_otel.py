@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import Thread
 from typing import Final
 
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
@@ -20,7 +21,7 @@ from sollol_schemas.headers import TRACEPARENT
 
 _KIND: Final = {SpanKind.SERVER: OtelKind.SERVER, SpanKind.CLIENT: OtelKind.CLIENT}
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
-_FLUSH_MS: Final = 3000
+_LAST_SPANS_S: Final = 3.0
 
 
 class OtelTracer:
@@ -54,9 +55,10 @@ class OtelTracer:
         return _Span(self._tracer.start_span(name, context=context, kind=_KIND[kind], attributes=known))
 
     def close(self) -> None:
-        """Sends what is left; waits up to 3 seconds for a collector."""
-        self._provider.force_flush(_FLUSH_MS)
-        self._provider.shutdown()
+        """Sends what is left; waits up to 3 seconds, even for a collector that is gone and asked again and again."""
+        sending = Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        sending.start()
+        sending.join(_LAST_SPANS_S)
 
 
 class _Span:

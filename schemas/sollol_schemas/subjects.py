@@ -66,6 +66,7 @@ ROUTING_EVENTS_ALL: Final = f"{V1}.events.routing.*"
 OUTCOMES_ALL: Final = f"{V1}.events.outcome.*"
 NODE_EVENTS_ALL: Final = f"{V1}.events.node.*.*"
 OFFICE_EVENTS_ALL: Final = f"{V1}.events.scorer.*"
+PRELOAD_EVENTS_ALL: Final = f"{V1}.events.preload.*"
 BREAKER_EVENTS_ALL: Final = f"{V1}.events.breaker.*.*"
 JOB_EVENTS_ALL: Final = f"{V1}.events.job.*.*"
 

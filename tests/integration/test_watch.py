@@ -21,6 +21,7 @@ from sollol_schemas.events import (
     OfficeEvent,
     Outcome,
     OutcomeStatus,
+    PreloadEvent,
     ReportedBy,
 )
 from sollol_schemas.jobs import JobEvent, JobNews, JobState
@@ -43,6 +44,7 @@ EVENTS: list[tuple[str, msgspec.Struct]] = [
         ),
     ),
     (subjects.node_event("attic", NodeState.DOWN), NodeEvent(node_id="attic", state=NodeState.DOWN)),
+    (subjects.preload_event("attic"), PreloadEvent(node_id="attic", model="m")),
     (subjects.breaker_event("attic", BreakerState.OPEN), BreakerEvent(node_id="attic", state=BreakerState.OPEN)),
     (subjects.office_event("abc"), OfficeEvent(instance="abc", term=1, is_leader=True)),
     (subjects.STRATEGY_EVENT, StrategyEvent(strategy="random", previous="plan")),
@@ -51,8 +53,8 @@ EVENTS: list[tuple[str, msgspec.Struct]] = [
         JobEvent(job_id="j", news=JobNews.DONE, state=JobState.DONE, node_id="attic"),
     ),
 ]
-ALL = ["decision.v1", "outcome.v1", "node.event.v1", "breaker.event.v1", "scorer.office.v1", "strategy.event.v1",
-       "job.event.v1"]  # fmt: skip
+ALL = ["decision.v1", "outcome.v1", "node.event.v1", "preload.event.v1", "breaker.event.v1", "scorer.office.v1",
+       "strategy.event.v1", "job.event.v1"]  # fmt: skip
 
 
 async def watched(bus: Bus, *flags: str) -> list[str]:

@@ -16,6 +16,7 @@ from sollol_schemas.events import (
     OfficeEvent,
     Outcome,
     OutcomeStatus,
+    PreloadEvent,
     ReportedBy,
 )
 from sollol_schemas.execution import Figures
@@ -65,6 +66,14 @@ JOB = JobEvent(
         (SUCCESS, "[fast] req-1 llama3.2 success on attic after 2.00 s, predicted 1.50 s, 7 tokens"),
         (UNSERVED, "[fast] req-2  failed: queue_full too many wait"),
         (NODE, "node attic is down (was up) no heartbeat for 5 s"),
+        (
+            PreloadEvent(node_id="attic", model="m", reason="asked for often", took_s=2.5),
+            "node attic: m was loaded in 2.50 s (asked for often)",
+        ),
+        (
+            PreloadEvent(node_id="attic", model="m", reason="asked for often", error="no room"),
+            "node attic: m was not loaded: no room (asked for often)",
+        ),
         (BreakerEvent(node_id="attic", state=BreakerState.HALF_OPEN), "breaker of attic is half-open"),
         (
             BreakerEvent(node_id="attic", model="m", state=BreakerState.OPEN, reason="5 failures"),
@@ -80,7 +89,19 @@ JOB = JobEvent(
         ),
         (JOB, "job req-1 retrying, priority 5, on cellar, try 2: stalled the engine stalled"),
     ],
-    ids=["decision", "success", "unserved", "node", "breaker", "model breaker", "office", "strategy", "job"],
+    ids=[
+        "decision",
+        "success",
+        "unserved",
+        "node",
+        "preload",
+        "failed preload",
+        "breaker",
+        "model breaker",
+        "office",
+        "strategy",
+        "job",
+    ],
 )
 def test_an_event_is_one_line(event: Event, told: str) -> None:
     assert line_of_event(event, AT) == f"03:04:05 {told}"

@@ -7,12 +7,12 @@ from typing import assert_never
 
 from sollol_agents.cli.output import seconds
 from sollol_schemas.decision import Decision
-from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
+from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.jobs import JobEvent
 from sollol_schemas.steering import StrategyEvent
 from sollol_schemas.subjects import NO_NODE
 
-Event = Decision | Outcome | NodeEvent | BreakerEvent | OfficeEvent | StrategyEvent | JobEvent
+Event = Decision | Outcome | NodeEvent | PreloadEvent | BreakerEvent | OfficeEvent | StrategyEvent | JobEvent
 
 
 def line_of_event(event: Event, at: datetime) -> str:
@@ -40,11 +40,14 @@ def _told(event: Event) -> str:
             return _about_fleet(event)
 
 
-def _about_fleet(event: NodeEvent | BreakerEvent | OfficeEvent | StrategyEvent) -> str:
+def _about_fleet(event: NodeEvent | PreloadEvent | BreakerEvent | OfficeEvent | StrategyEvent) -> str:
     match event:
         case NodeEvent():
             was = f" (was {event.previous.value})" if event.previous else ""
             return f"node {event.node_id} is {event.state.value}{was} {event.reason}".rstrip()
+        case PreloadEvent():
+            how = f"was not loaded: {event.error}" if event.error else f"was loaded in {seconds(event.took_s)}"
+            return f"node {event.node_id}: {event.model} {how} ({event.reason})"
         case BreakerEvent():
             whose = f"{event.model} on {event.node_id}" if event.model else event.node_id
             return f"breaker of {whose} is {event.state.value.replace('_', '-')} {event.reason}".rstrip()

@@ -43,7 +43,7 @@ def top(*, bus: BusConfig, log: LogConfig) -> int:
     async def main() -> int:
         async with running.connected(msgspec.structs.replace(bus, name="sollol-top")) as client:
             view = FleetView()
-            async with _followed(client, view):
+            async with followed(client, view):
                 await TopApp(client, view).run_async()
         return 0
 
@@ -51,7 +51,7 @@ def top(*, bus: BusConfig, log: LogConfig) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _followed(client: Client, view: FleetView) -> AsyncIterator[None]:
+async def followed(client: Client, view: FleetView) -> AsyncIterator[None]:
     """Keeps a view current."""
     asking = Asking(client, view, wants_jobs=lambda: True, has_pages=lambda: True)
     Feed(client.bus, view, asking.ask_again).start()

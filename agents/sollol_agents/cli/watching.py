@@ -27,6 +27,7 @@ def _switch(text: str) -> Parameter:
 def watch(
     *,
     outcomes: Annotated[bool, _switch("Also how every attempt ended.")] = False,
+    preloads: Annotated[bool, _switch("Also models that were loaded ahead of need.")] = False,
     breakers: Annotated[bool, _switch("Also changes of circuit breakers.")] = False,
     offices: Annotated[bool, _switch("Also which scorer took or left office.")] = False,
     strategy: Annotated[bool, _switch("Also changes of the strategy and its settings.")] = False,
@@ -45,6 +46,7 @@ def watch(
     logs.set_up(log)
     wanted = {
         "outcomes": outcomes or all_,
+        "preloads": preloads or all_,
         "breakers": breakers or all_,
         "offices": offices or all_,
         "strategy": strategy or all_,
@@ -74,6 +76,7 @@ def watch(
 def _sources(client: Client, wanted: dict[str, bool]) -> list[AsyncIterator[Event]]:
     further: dict[str, AsyncIterator[Event]] = {
         "outcomes": client.watch_outcomes(),
+        "preloads": client.watch_preloads(),
         "breakers": client.watch_breakers(),
         "offices": client.watch_offices(),
         "strategy": client.watch_strategy(),

@@ -16,7 +16,7 @@ from typing import Any, Final
 from sollol_agents.dashboard.feed import wall_s
 from sollol_agents.dashboard.fleet_view import FleetView
 from sollol_bus.client import Client
-from sollol_bus.errors import SollolError
+from sollol_bus.errors import NotPermitted, SollolError
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,11 @@ class Asking:
 
     async def _ask_scorer(self) -> None:
         await self._nodes()
-        self._view.on_strategy(await self._client.strategy())
-        self._view.on_breakers(await self._client.breakers())
+        try:
+            self._view.on_strategy(await self._client.strategy())
+            self._view.on_breakers(await self._client.breakers())
+        except NotPermitted as error:  # an observer may look at the fleet, and not at how it is steered
+            log.debug("the strategy is not shown: %s", error)
 
     async def _nodes(self) -> None:
         self._view.on_nodes(await self._client.nodes(), time.monotonic(), wall_s())

@@ -1,0 +1,50 @@
+"""An observer's credentials suffice to look at the fleet in a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from sollol_agents.cli.terminal import followed
+from sollol_agents.dashboard.fleet_view import FleetView
+from sollol_agents.recorder.actor import Recorder
+from sollol_agents.recorder.config import RecorderConfig
+from sollol_agents.scorer.actor import Scorer
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.testing import eventually
+from sollol_bus.client import Client
+from sollol_bus.connection import Bus
+from sollol_bus.messages import encode
+from sollol_bus.rights import make_credentials, server_config
+from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_schemas import subjects
+from sollol_schemas.telemetry import EngineInfo, EngineKind, Telemetry
+
+
+async def test_an_observer_sees_nodes_and_the_scorer_though_not_its_settings(tmp_path: Path) -> None:
+    credentials = make_credentials(["n1"], clients=["alice"])
+    users = {credential.user: credential for credential in credentials}
+    config = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"), extra_config=server_config(credentials))
+    async with EmbeddedServer(config) as server:
+        control = users["control"].bus_config(server.url)
+        recorder = Recorder(RecorderConfig(database=str(tmp_path / "r.sqlite3")), control)
+        async with recorder, Scorer(ScorerConfig(), control) as scorer:
+            await eventually(lambda: scorer.is_leader)
+            node = await Bus.connect(users["node-n1"].bus_config(server.url))
+            engine = EngineInfo(kind=EngineKind.OLLAMA, url="http://127.0.0.1:1")
+            told = Telemetry(node_id="n1", instance="i", revision=1, seq=1, slots=2, engine=engine)
+            view = FleetView()
+            async with Client(users["observer"].bus_config(server.url)) as client, followed(client, view):
+                await client.bus.flush()
+                for seq in range(1, 3):
+                    node.publish(subjects.telemetry("n1"), encode(msgspec.structs.replace(told, seq=seq)))
+                await eventually(lambda: view.scorer == scorer.instance and "n1" in rows(view))
+                await eventually(lambda: client.bus.close_reason != "")  # the question about the strategy was refused
+                assert view.scorer == scorer.instance
+            await node.close()
+
+
+def rows(view: FleetView) -> set[str]:
+    view.tick(0.0, 0.0)
+    return {row.id for row in view.nodes.changes(0)[0]}
