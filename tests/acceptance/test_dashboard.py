@@ -79,9 +79,10 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
 
         async def start(name: str, preset: str, *models: str) -> Emulator:
             flags = [text for model in models for text in ("--model", model)]
-            preload = ("--preload", models[0].partition("=")[0])
-            machine = ("--preset", preset, "--parallel", "4", "--download-gbps", "0.1", *flags, *preload)
-            engine = await fleet.emulator(name, *machine)
+            preload = [text for model in models for text in ("--preload", model.partition("=")[0])]
+            # slow enough that slots are seen at work
+            pace = ("--parallel", "4", "--decode-tps", "25", "--download-gbps", "0.1")
+            engine = await fleet.emulator(name, "--preset", preset, *pace, *flags, *preload)
             await fleet.node(name, engine.url, "--slots", "4", "--label", "room=upstairs")
             return engine
 

@@ -19,6 +19,7 @@ from sollol_schemas.telemetry import InFlight, LoadedModel, LoadUpdate, NodeStat
 
 SILENT_S: Final = 5.5
 FORGET_S: Final = 300.0
+MAX_NODES: Final = 4096
 _SHOWN_IN_FLIGHT: Final = 64
 _Z: Final = 1.96
 
@@ -396,6 +397,8 @@ class Nodes:
     def _node(self, node_id: str, now: float) -> Node:
         node = self._nodes.get(node_id)
         if node is None:
+            if len(self._nodes) >= MAX_NODES:
+                del self._nodes[min(self._nodes.values(), key=lambda n: n.heard_at).node_id]
             node = self._nodes[node_id] = Node(node_id, now)
             self._gone.pop(node_id, None)
         return node

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 _LOST_S: Final = 10.0
 """A page that was not heard of for so long gets everything anew."""
+_TIDY_S: Final = 10.0
+"""How often what is over is forgotten while no page is open."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -84,6 +86,7 @@ class Pages:
         self._view = view
         self._max = max_pages
         self._open: set[Page] = set()
+        self._ticked_at = 0.0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -107,9 +110,13 @@ class Pages:
 
     def tick(self, now: float, at: float) -> int:
         """Sends to every ready page what it has not drawn; returns how many texts were made for that."""
-        if not self._open:
-            return 0
         view = self._view
+        if not self._open:
+            if now - self._ticked_at >= _TIDY_S:
+                self._ticked_at = now
+                view.tick(now, at)
+            return 0
+        self._ticked_at = now
         view.tick(now, at)
         version = view.version
         head = _encode(view.head(now, at))

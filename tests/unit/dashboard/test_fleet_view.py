@@ -10,7 +10,7 @@ import pytest
 from sollol_agents.dashboard.decisions import KEPT as KEPT_DECISIONS
 from sollol_agents.dashboard.fleet_view import FleetView
 from sollol_agents.dashboard.jobs import KEPT as KEPT_JOBS
-from sollol_agents.dashboard.nodes import FORGET_S, SILENT_S, NodeRow
+from sollol_agents.dashboard.nodes import FORGET_S, MAX_NODES, SILENT_S, NodeRow
 from sollol_agents.dashboard.pages import Page, Pages
 from sollol_agents.dashboard.timeline import SLOT_S, SLOTS, Point
 from sollol_bus.messages import decode
@@ -432,6 +432,19 @@ def test_a_page_whose_session_ended_is_sent_away(view: FleetView) -> None:
     pages.tick(NOW, AT)
     assert sent == ["away"]
     assert len(pages) == 0
+
+
+def test_nodes_that_went_are_forgotten_while_nobody_looks(view: FleetView) -> None:
+    pages = Pages(view, 10)
+    pages.tick(NOW, AT)
+    pages.tick(NOW + FORGET_S + 20, AT)
+    assert view.head(NOW, AT).nodes == 0
+
+
+def test_more_node_ids_than_a_fleet_can_have_are_not_kept(view: FleetView) -> None:
+    for number in range(MAX_NODES + 10):
+        view.on_telemetry(telemetry(f"n{number}"), NOW + 1 + number / MAX_NODES)
+    assert view.head(NOW, AT).nodes == MAX_NODES
 
 
 def test_without_pages_nothing_is_made(view: FleetView) -> None:

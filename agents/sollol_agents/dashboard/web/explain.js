@@ -87,17 +87,37 @@ export const ExplainDrawer = {
   inject: ["store"],
   props: { requestId: String },
   emits: ["close"],
-  data: () => ({ why: null, error: "" }),
+  data: () => ({ why: null, error: "", isOpen: true }),
+  computed: {
+    // changes when an attempt of this request begins or ends
+    news: (it) => it.store.state.decisions.filter((row) => row.request_id === it.requestId).map((row) => row.id + row.status).join(),
+  },
+  watch: {
+    news() {
+      this.look();
+    },
+  },
   mounted() {
     this.look();
+  },
+  unmounted() {
+    this.isOpen = false;
   },
   methods: {
     async look() {
       this.error = "";
-      try {
-        this.why = await this.store.ask("why", { request_id: this.requestId });
-      } catch (error) {
-        this.error = error.message;
+      // the recorder writes a moment after the decision was heard here
+      for (let tries = 0; this.isOpen; tries++) {
+        try {
+          this.why = await this.store.ask("why", { request_id: this.requestId });
+          return;
+        } catch (error) {
+          if (tries === 4) {
+            this.error = error.message;
+            return;
+          }
+        }
+        await new Promise((done) => setTimeout(done, 500));
       }
     },
   },

@@ -7,6 +7,10 @@ export function count(value) {
   return Math.round(value).toLocaleString("en").replaceAll(",", NARROW);
 }
 
+export function plural(value, noun) {
+  return `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+}
+
 export function number(value) {
   if (value == null || Number.isNaN(value)) return "–";
   const size = Math.abs(value);

@@ -1,5 +1,5 @@
 // Durable jobs: how many, which, and what can be done about them.
-import { count, priorityName, when } from "./format.js";
+import { count, plural, priorityName, when } from "./format.js";
 import { Drawer, Empty, Icon, Segmented, State } from "./ui.js";
 
 const OVER = new Set(["done", "failed", "cancelled", "dead"]);
@@ -66,6 +66,7 @@ export const JobsView = {
   },
   methods: {
     count,
+    plural,
     priorityName,
     when,
     canCancel: (job) => !OVER.has(job.state),
@@ -83,7 +84,7 @@ export const JobsView = {
     </div>
     <section class="panel" v-if="waiting.length" aria-label="Waiting by priority"><h2>Stored, by priority</h2>
       <ul class="waits"><li v-for="[priority, number] in waiting" :key="priority"><span class="num">{{ priorityName(priority) }}</span>
-        <span class="bar-track tall"><span class="bar-fill" :style="{ transform: 'scaleX(' + number / most + ')' }"></span></span><span class="num muted">{{ count(number) }} jobs</span></li></ul></section>
+        <span class="bar-track tall"><span class="bar-fill" :style="{ transform: 'scaleX(' + number / most + ')' }"></span></span><span class="num muted">{{ plural(number, 'job') }}</span></li></ul></section>
     <div class="toolbar"><Segmented v-model="wanted" :options="options" label="State"/></div>
     <ul class="rows" v-if="rows.length" aria-label="Jobs">
       <li v-for="job in rows" :key="job.id" class="job">

@@ -1,5 +1,5 @@
 // Latency, throughput, queue and prediction error over the last ten minutes.
-import { count, number, percent, priorityName, seconds } from "./format.js";
+import { count, number, percent, plural, priorityName, seconds } from "./format.js";
 import { LineChart } from "./chart.js";
 import { Mode, Segmented } from "./ui.js";
 
@@ -33,7 +33,7 @@ export const LatencyView = {
     waits: (it) => Object.entries(it.summary.waits).sort((a, b) => b[0] - a[0]),
     longest: (it) => Math.max(0.001, ...it.waits.map(([, wait]) => wait.max_s)),
   },
-  methods: { count, number, percent, priorityName, seconds, tps: (value) => number(value), whole: (value) => (Number.isInteger(value) ? count(value) : "") },
+  methods: { count, number, percent, plural, priorityName, seconds, tps: (value) => number(value), whole: (value) => (Number.isInteger(value) ? count(value) : "") },
   template: `<section class="view" aria-label="Latency and throughput">
     <section class="panel" aria-label="Last minute"><h2>The last minute</h2>
       <div class="scroll"><table class="table stacks"><thead><tr><th>Mode</th><th class="r">P50</th><th class="r">P95</th><th class="r">P99</th><th class="r">Speed</th><th class="r">Requests</th><th class="r">Failed</th></tr></thead>
@@ -49,7 +49,7 @@ export const LatencyView = {
     <section class="panel" aria-label="Wait by priority"><h2>Wait for a slot by priority</h2>
       <ul class="waits" v-if="waits.length"><li v-for="[priority, wait] in waits" :key="priority"><span class="num">{{ priorityName(priority) }}</span>
         <span class="bar-track tall"><span class="bar-fill faint" :style="{ transform: 'scaleX(' + wait.max_s / longest + ')' }"></span><span class="bar-fill" :style="{ transform: 'scaleX(' + wait.mean_s / longest + ')' }"></span></span>
-        <span class="num muted">mean {{ seconds(wait.mean_s) }}, longest {{ seconds(wait.max_s) }}, {{ count(wait.count) }} requests</span></li></ul>
+        <span class="num muted">mean {{ seconds(wait.mean_s) }}, longest {{ seconds(wait.max_s) }}, {{ plural(wait.count, 'request') }}</span></li></ul>
       <p v-else class="muted">No decision in the last ten minutes.</p></section>
   </section>`,
 };

@@ -1,5 +1,5 @@
 // How the scorer decides, and whom it does not trust: changed while it works.
-import { clock, seconds, words } from "./format.js";
+import { clock, plural, seconds, words } from "./format.js";
 import { Empty, Icon, State } from "./ui.js";
 
 const MEANING = {
@@ -28,7 +28,7 @@ export const SettingsView = {
     hasChanges: (it) => Object.keys(it.changed).length > 0,
   },
   methods: {
-    clock, seconds, words,
+    clock, plural, seconds, words,
     label: (name) => (name.endsWith("_s") ? `${words(name.slice(0, -2))}, in seconds` : words(name)),
     meaning: (name) => MEANING[name] ?? "A strategy of your own.",
     async choose(name) {
@@ -65,7 +65,7 @@ export const SettingsView = {
         <button class="button small" :disabled="!mayOperate || !breakers.length" @click="reset('', '', 'all breakers')">Reset all</button></div>
       <ul class="lines" v-if="breakers.length"><li v-for="breaker in breakers" :key="breaker.node_id + breaker.model">
         <span class="row gap wrap"><State :state="breaker.state ?? 'closed'"/><b>{{ breaker.node_id }}</b><span class="muted">{{ breaker.model || 'the node itself' }}</span></span>
-        <span class="row gap"><span class="muted num small">{{ breaker.failures ?? 0 }} failures<template v-if="breaker.opens_for_s">, tried in {{ seconds(breaker.opens_for_s) }}</template></span>
+        <span class="row gap"><span class="muted num small">{{ plural(breaker.failures ?? 0, 'failure') }}<template v-if="breaker.opens_for_s">, tried in {{ seconds(breaker.opens_for_s) }}</template></span>
           <button class="button small" :disabled="!mayOperate" @click="reset(breaker.node_id, breaker.model ?? '', breaker.node_id)">Reset</button></span></li></ul>
       <p v-else class="muted">Every breaker is closed and has seen no failure since its last success.</p></section>
     <section class="panel" v-if="state.notices.length" aria-label="Events"><h2>What happened</h2>
