@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
@@ -73,6 +74,7 @@ def queries() -> Iterator[tuple[str, str]]:
 @in_the_checkout
 @pytest.mark.parametrize(("place", "query"), list(queries()) if BOARD.is_file() else [])
 def test_a_query_uses_metrics_and_labels_that_exist(place: str, query: str) -> None:
+    promql_parser.parse(query.replace("$__rate_interval", "5m"))
     named = re.findall(r"\b(?:sollol|process)_\w+", query)
     assert named, place
     labels: set[str] = set()
