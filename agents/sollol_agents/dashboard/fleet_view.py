@@ -13,7 +13,8 @@ import msgspec
 
 from sollol_agents.dashboard.decisions import Decisions
 from sollol_agents.dashboard.jobs import Jobs
-from sollol_agents.dashboard.nodes import NodeDetail, Nodes
+from sollol_agents.dashboard.node_rows import NodeDetail
+from sollol_agents.dashboard.nodes import Nodes
 from sollol_agents.dashboard.notices import Notices
 from sollol_agents.dashboard.rates import Rate
 from sollol_agents.dashboard.timeline import Timeline

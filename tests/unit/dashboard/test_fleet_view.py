@@ -10,7 +10,9 @@ import pytest
 from sollol_agents.dashboard.decisions import KEPT as KEPT_DECISIONS
 from sollol_agents.dashboard.fleet_view import FleetView
 from sollol_agents.dashboard.jobs import KEPT as KEPT_JOBS
-from sollol_agents.dashboard.nodes import FORGET_S, MAX_NODES, SILENT_S, NodeRow
+from sollol_agents.dashboard.node import SILENT_S
+from sollol_agents.dashboard.node_rows import NodeRow
+from sollol_agents.dashboard.nodes import FORGET_S, MAX_NODES
 from sollol_agents.dashboard.pages import Page, Pages
 from sollol_agents.dashboard.timeline import SLOT_S, SLOTS, Point
 from sollol_bus.messages import decode

@@ -27,10 +27,10 @@ export const LineChart = {
     right: (it) => Math.ceil(it.at / 5) * 5,
     top: (it) => {
       const all = it.series.flatMap((line) => line.values.map(([, value]) => value ?? 0));
-      return Math.max(...all, 0) * 1.08;
+      return Math.max(...all, 0) * 1.08 || 1; // nothing but zeros is drawn on the ground
     },
     ticks() {
-      if (!this.top) return [];
+      if (this.isEmpty) return [];
       const step = niceStep(this.top);
       return Array.from({ length: Math.floor(this.top / step) + 1 }, (_, i) => i * step);
     },
@@ -75,7 +75,7 @@ export const LineChart = {
       let d = "";
       let isDown = false;
       for (const [t, value] of values) {
-        if (value == null || !this.top || t < this.right - this.span) isDown = false;
+        if (value == null || t < this.right - this.span) isDown = false;
         else {
           d += `${isDown ? "L" : "M"}${this.x(t).toFixed(1)} ${this.y(value).toFixed(1)}`;
           isDown = true;
@@ -86,7 +86,7 @@ export const LineChart = {
     lonely(values) {
       // a value without neighbours would draw no line
       return values
-        .filter(([, value], i) => value != null && values[i - 1]?.[1] == null && values[i + 1]?.[1] == null)
+        .filter(([t, value], i) => value != null && t >= this.right - this.span && values[i - 1]?.[1] == null && values[i + 1]?.[1] == null)
         .map(([t, value]) => [this.x(t), this.y(value)]);
     },
     onMove(event) {
