@@ -110,6 +110,7 @@ async def each_view(
         await asyncio.sleep(1.5)
         cpu, frames = await asyncio.gather(cpu_ratio(process, seconds), page.evaluate(FRAMES, seconds))
         frames.sort()
+        shown = await page.locator(".pulse > div", has_text="decisions").locator("dd").inner_text()
         found[view] = {
             "cpu_ratio": cpu,
             "cpu_of_page_ratio": round(max(0.0, cpu - without), 4),
@@ -117,6 +118,7 @@ async def each_view(
             "frame_p95_ms": round(frames[int(len(frames) * 0.95)], 1),
             "frame_max_ms": round(frames[-1], 1),
             "frames_per_s": round(len(frames) / seconds, 1),
+            "decisions_shown_per_s": float(shown.split()[0]),
         }
     await page.context.close()
     return found

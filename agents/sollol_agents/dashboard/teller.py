@@ -113,7 +113,9 @@ class Teller:
         if wanted.needs_admin:
             if not self._may_operate():
                 raise BadRequest("this needs an administrator's key: `sollol keys create NAME --admin`")
-            log.info("operator: %s", asked.op, extra={"action": "operator_asked"})
+            node_id, job_id = getattr(wanted, "node_id", None), getattr(wanted, "job_id", None)
+            extra = {"action": "operator_asked", "node_id": node_id, "job_id": job_id}
+            log.info("an operator asks for %s", asked.op, extra=extra)
         return wanted
 
     def _answer(self, asked_id: int, **answer: Any) -> None:  # noqa: ANN401 encoded at once

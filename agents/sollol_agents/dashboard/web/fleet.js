@@ -38,7 +38,7 @@ const NodeCard = {
     <div class="bars">
       <Bar v-if="row.vram_total_mib" label="VRAM" :used="row.vram_used_mib ?? 0" :total="row.vram_total_mib" :text="gib(row.vram_used_mib ?? 0) + ' / ' + gib(row.vram_total_mib) + ' GiB'"/>
       <Bar label="RAM" :used="row.ram_used_mib ?? 0" :total="row.ram_total_mib ?? 0" :text="gib(row.ram_used_mib ?? 0) + ' / ' + gib(row.ram_total_mib ?? 0) + ' GiB'"/>
-      <Bar may-fill :label="row.gpu && row.gpu_ratio != null ? 'GPU' : 'CPU'" :used="load" :total="1" :text="percent(load)"/>
+      <Bar may-fill :label="row.gpu && row.gpu_ratio != null ? 'GPU' : 'CPU load'" :used="load" :total="1" :text="percent(load)"/>
     </div>
     <div class="slots" role="img" :aria-label="(row.busy ?? 0) + ' of ' + (row.slots ?? 0) + ' slots busy'">
       <span class="dots"><i v-for="(phase, i) in dots" :key="i" class="slot" :class="phase"></i></span>
