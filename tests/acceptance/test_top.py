@@ -48,6 +48,15 @@ class Terminal:
     async def press(self, *keys: str) -> None:
         await self.tmux("send-keys", *keys)
 
+    async def resize(self, width: int, height: int) -> None:
+        """Gives the terminal another size; asked again until tmux has done it, which under load it may not at once."""
+
+        async def has_size() -> bool:
+            await self.tmux("resize-window", "-x", str(width), "-y", str(height))
+            return len(await self.screen()) == height
+
+        await eventually(has_size, within_s=30, complaint=f"a terminal of {width} by {height}")
+
     async def screen(self) -> list[str]:
         """The lines that can be seen."""
         return (await self.tmux("capture-pane", "-p")).splitlines()
@@ -114,13 +123,13 @@ async def test_an_operator_sees_the_fleet_drains_a_node_and_reads_why(fleet: Pro
         await terminal.press("y")
         await terminal.shows("2/2 nodes up", "cellar is up")
 
-        await terminal.tmux("resize-window", "-x", "130", "-y", "40")
+        await terminal.resize(130, 40)
         screen = await terminal.shows("WEIGHT", "TEMP")
         assert "q Quit" in screen[-1]
-        await terminal.tmux("resize-window", "-x", "60", "-y", "12")
+        await terminal.resize(60, 12)
         await terminal.shows("attic", gone=("WEIGHT",))
         attic.kill()
-        await terminal.tmux("resize-window", "-x", "80", "-y", "24")
+        await terminal.resize(80, 24)
         await terminal.shows("down", "attic is down")
     await terminal.press("q")
     await terminal.shows("ended with 0")
