@@ -5,7 +5,7 @@ COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY sollol_bus sollol_bus
 COPY agents agents
 COPY schemas schemas
-RUN python -m venv /opt/sollol && /opt/sollol/bin/pip install --no-cache-dir '.[dashboard]'
+RUN python -m venv /opt/sollol && /opt/sollol/bin/pip install --no-cache-dir '.[dashboard,otel,top]'
 
 FROM python:3.12-slim
 COPY --from=build /opt/sollol /opt/sollol
