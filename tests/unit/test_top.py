@@ -12,7 +12,7 @@ from sollol_agents.cli import exits
 from sollol_agents.dashboard.decisions import DecisionRow
 from sollol_agents.dashboard.fleet_view import FleetView, Head
 from sollol_agents.dashboard.jobs import JobsView
-from sollol_agents.dashboard.nodes import Loaded, NodeRow
+from sollol_agents.dashboard.node_rows import Loaded, NodeRow
 from sollol_agents.dashboard.timeline import Wait
 from sollol_agents.top import tables
 from sollol_bus.errors import SollolError, error_from

@@ -15,7 +15,7 @@ from textual.widgets import DataTable, Footer, Sparkline, Static, TabbedContent,
 from sollol_agents.dashboard.decisions import DecisionRow
 from sollol_agents.dashboard.feed import wall_s
 from sollol_agents.dashboard.fleet_view import FleetView
-from sollol_agents.dashboard.nodes import NodeRow
+from sollol_agents.dashboard.node_rows import NodeRow
 from sollol_agents.top import tables
 from sollol_agents.top.screens import Confirm, Explanation
 from sollol_bus.errors import SollolError

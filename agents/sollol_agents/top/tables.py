@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from sollol_agents.dashboard.decisions import DecisionRow
 from sollol_agents.dashboard.fleet_view import Head
 from sollol_agents.dashboard.jobs import JobsView
-from sollol_agents.dashboard.nodes import NodeRow
+from sollol_agents.dashboard.node_rows import NodeRow
 from sollol_agents.dashboard.timeline import Wait
 from sollol_schemas.decision import Decision
 from sollol_schemas.queries import WhyReply
