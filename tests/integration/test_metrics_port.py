@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 
 import httpx
@@ -17,6 +20,7 @@ from sollol_agents.metering.server import MetricsServer
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.errors import ConfigError
+from sollol_bus.server import EmbeddedServer
 
 MODEL = "llama3.2:3b"
 ON = MetricsConfig(port=0)
@@ -95,3 +99,26 @@ async def test_a_port_that_is_taken_is_said_at_the_start() -> None:
         with pytest.raises(ConfigError, match=f"metrics on 127.0.0.1:{port}"):
             async with MetricsServer(MetricsConfig(port=port), lambda: ()):
                 pass
+
+
+async def test_an_actor_that_is_a_process_says_where_its_metrics_are(nats_server: EmbeddedServer) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sollol_agents.cli", "scorer", "--nats", nats_server.url,
+        stdout=PIPE, stderr=DEVNULL, env=clean | {"SOLLOL_METRICS_PORT": "0"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(30), httpx.AsyncClient() as http:
+            told: dict[str, str] = {}
+            while "ready" not in told:
+                name, _, value = (await process.stdout.readline()).decode().strip().partition(" ")
+                told[name] = value
+            assert told["metrics"].startswith("http://127.0.0.1:")
+            text = (await http.get(told["metrics"])).text
+            while "sollol_scorer_leaders 1.0" not in text:  # it may not be in office yet
+                text = (await http.get(told["metrics"])).text
+    finally:
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+    assert 'sollol_bus_connections{actor="scorer"} 1.0' in text
