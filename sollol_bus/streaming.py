@@ -177,10 +177,12 @@ class ReplyStream:
     async def _wait(self) -> None:
         limit = self._gap_s if self.has_begun else self._first_s
         left = self._deadline - time.monotonic()
-        self._arrived = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._arrived = loop.create_future()
+        # A bare timer: this is done for each token, and `asyncio.timeout` would cost as much as the rest of it.
+        timer = loop.call_later(max(0.0, min(limit, left)), _expire, self._arrived)
         try:
-            async with asyncio.timeout(max(0.0, min(limit, left))):
-                await self._arrived
+            await self._arrived
         except TimeoutError:
             self.close()
             if left <= limit:
@@ -189,6 +191,7 @@ class ReplyStream:
                 ) from None
             raise RequestTimedOut(f"nothing came for {limit:g} s") from None
         finally:
+            timer.cancel()
             self._arrived = None
 
     def _check_count(self, last: Msg) -> None:
@@ -266,3 +269,8 @@ async def request_many(
         stream.send(subject, payload, headers)
         async for msg in stream:
             yield msg
+
+
+def _expire(arrived: asyncio.Future[None]) -> None:
+    if not arrived.done():
+        arrived.set_exception(TimeoutError())

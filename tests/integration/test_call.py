@@ -26,9 +26,10 @@ class Eventually(Protocol):
 class ScriptedDispatcher:
     """A double that says `taken`, answers probes while it lives, and answers requests when told."""
 
-    def __init__(self, bus: Bus, instance: str) -> None:
+    def __init__(self, bus: Bus, instance: str, *, answers_at_once: bool = False) -> None:
         self.bus = bus
         self.instance = instance
+        self.answers_at_once = answers_at_once
         self.requests: list[Msg] = []
         self.cancelled: list[CancelRequest] = []
         self.subscriptions = [
@@ -42,6 +43,8 @@ class ScriptedDispatcher:
         assert msg.headers is not None
         taken = Taken(request_id=msg.headers[h.REQUEST_ID], dispatcher="d", instance=self.instance)
         self.bus.publish(msg.headers[h.CONTROL_INBOX], encode(taken))
+        if self.answers_at_once:
+            self.answer()
 
     def answer(self, index: int = -1) -> None:
         self.bus.publish(self.requests[index].reply, b"chunk")
@@ -111,11 +114,7 @@ async def test_a_dispatcher_that_appears_late_still_gets_the_request(
 ) -> None:
     async with Call(bus, subjects.GENERATE, BODY) as call:
         replies = aiter(call)
-        dispatcher = ScriptedDispatcher(other, "d1")
-        await other.flush()
-        dispatcher.subscriptions.append(
-            other.subscribe(subjects.GENERATE, lambda _: dispatcher.answer(), queue="answers")
-        )
+        ScriptedDispatcher(other, "d1", answers_at_once=True)
         assert (await anext(replies)).data == b"chunk"
 
 
