@@ -284,7 +284,9 @@ class Bus:
             try:
                 handler(msg)
             except NotConnected as error:
-                log.info("lost the connection while handling %s: %s", msg.subject, error, extra={"action": "handler_cut"})
+                log.info(
+                    "lost the connection while handling %s: %s", msg.subject, error, extra={"action": "handler_cut"}
+                )
             except Exception:
                 log.exception("handling a message on %s failed", msg.subject, extra={"action": "handler_failed"})
 
