@@ -87,13 +87,16 @@ class FakeFleet:
 
     async def run(self) -> None:
         """Publishes until it is cancelled."""
-        began = time.monotonic()
+        last = time.monotonic()
+        passed = 0.0
         told = decided = 0
         for node_id in self._ids:
             self._send(subjects.node_event(node_id, "up"), NodeEvent(node_id=node_id, state=NodeState.UP))
         while True:
             await asyncio.sleep(_TICK_S)
-            passed = (time.monotonic() - began) * self.haste
+            now = time.monotonic()
+            passed += (now - last) * self.haste
+            last = now
             try:
                 while told < passed * len(self._ids):
                     self._tell(self._ids[told % len(self._ids)])

@@ -75,13 +75,13 @@ def folder_of_screenshots() -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     async with ProcessFleet(tmp_path_factory.mktemp("fleet")) as fleet:
-        up = await fleet.up()
+        up = await fleet.up(SOLLOL_DASHBOARD_UPDATES_PER_S="5")
 
         async def start(name: str, preset: str, *models: str) -> Emulator:
             flags = [text for model in models for text in ("--model", model)]
             preload = [text for model in models for text in ("--preload", model.partition("=")[0])]
             # slow enough that slots are seen at work
-            pace = ("--parallel", "4", "--decode-tps", "25", "--download-gbps", "0.1")
+            pace = ("--parallel", "4", "--decode-tps", "40", "--download-gbps", "0.1")
             engine = await fleet.emulator(name, "--preset", preset, *pace, *flags, *preload)
             await fleet.node(name, engine.url, "--slots", "4", "--label", "room=upstairs")
             return engine

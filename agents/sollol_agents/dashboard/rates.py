@@ -9,12 +9,12 @@ WINDOW_S: Final = 10
 
 
 class Rate:
-    """A sum over the last `WINDOW_S` seconds, divided by them; counts in slots of a second."""
+    """A sum over the last `WINDOW_S` whole seconds, divided by them; the second that still runs is left out."""
 
     __slots__ = ("_slots",)
 
     def __init__(self) -> None:
-        self._slots: deque[tuple[int, float]] = deque(maxlen=WINDOW_S + 1)
+        self._slots: deque[tuple[int, float]] = deque(maxlen=WINDOW_S + 2)
 
     def add(self, amount: float, now: float) -> None:
         """Counts `amount` at `now` (monotonic seconds)."""
@@ -26,6 +26,6 @@ class Rate:
             self._slots.append((second, amount))
 
     def per_s(self, now: float) -> float:
-        """The mean rate over the window that ends now."""
-        first = int(now) - WINDOW_S
-        return sum(amount for second, amount in self._slots if second > first) / WINDOW_S
+        """The mean rate over the window that ends with the last whole second."""
+        this = int(now)
+        return sum(amount for second, amount in self._slots if this - WINDOW_S <= second < this) / WINDOW_S

@@ -46,5 +46,7 @@ def test_a_rate_forgets_what_is_older_than_its_window() -> None:
     rate = Rate()
     rate.add(50, now=100.0)
     rate.add(50, now=100.9)
+    assert rate.per_s(now=100.95) == 0, "the second is not over"
     assert rate.per_s(now=101.0) == 100 / WINDOW_S
-    assert rate.per_s(now=100.0 + WINDOW_S) == 0
+    assert rate.per_s(now=100.9 + WINDOW_S) == 100 / WINDOW_S
+    assert rate.per_s(now=101.0 + WINDOW_S) == 0
