@@ -370,6 +370,21 @@ async def test_a_hanging_engine_delays_no_heartbeat(
         assert told[-1].engine.is_reachable
 
 
+@pytest.mark.parametrize("stated", [{}, {"vram_gb": 8, "ram_gb": 16}], ids=["unknown", "stated"])
+async def test_a_node_tells_nothing_of_its_own_machine_for_an_engine_elsewhere(
+    stated: dict[str, Any], nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    told: list[Telemetry] = []
+    bus.subscribe(subjects.TELEMETRY_ALL, lambda msg: told.append(decode(msg.data, Telemetry)))
+    async with ScriptedEngine(OLLAMA) as engine, noded(nats_server, bus, url=engine.url, machine="remote", **stated):
+        await eventually(lambda: len(told) > 2 and told[-1].engine.is_reachable)
+    seen = told[-1]
+    assert (seen.cpu_count, seen.cpu_load_ratio, seen.host) == (0, 0.0, "127.0.0.1")
+    assert [g.memory_total_mib for g in seen.gpus] == ([8192.0] if stated else [])
+    assert seen.ram_total_mib == (16384.0 if stated else 0.0)
+    assert [one.name for one in seen.installed] == ["m:latest"]
+
+
 async def test_a_node_without_its_engine_starts_and_says_why(
     nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
 ) -> None:

@@ -40,6 +40,12 @@ def test_nodes_show_weight_and_labels_where_an_operator_set_some(
     assert noted in shown
 
 
+def test_what_is_not_known_of_a_machine_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    show_nodes(NodesReply(nodes=(view(cpu_count=0),)))
+    cells = capsys.readouterr().out.splitlines()[1].split()
+    assert cells == ["desk", "up", "ollama", "0.33.0", "0/1", "-", "-", "-", "-", "-", "100.0", "%", "100", "ms"]
+
+
 def test_requests_that_reached_no_node_are_called_so(capsys: pytest.CaptureFixture[str]) -> None:
     show_stats(StatsReply(total=GroupStats(requests=1), by_node={NO_NODE: GroupStats(requests=1)}))
     shown = capsys.readouterr().out

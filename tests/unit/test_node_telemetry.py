@@ -14,10 +14,11 @@ from sollol_agents.node.config import NodeConfig, bus_id_from, engine_candidates
 from sollol_agents.node.engine_view import EngineView, canonical
 from sollol_agents.node.engines.base import EngineFigures, EngineInventory, PretendedMachine
 from sollol_agents.node.gpu import AmdProbe, NoGpus, NvmlProbe, find_gpus
-from sollol_agents.node.host import HostSample, sample_host
+from sollol_agents.node.host import HostSample, local_addresses, sample_host
 from sollol_agents.node.outcome import Course, figures_of, outcome_of, status_of
+from sollol_agents.node.remote import host_of, is_here, is_remote, stated_gpus, unknown_host
 from sollol_agents.node.sampling import with_vram
-from sollol_agents.node.telemetry import Standing, ram_of
+from sollol_agents.node.telemetry import Standing, gpus_of, ram_of
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -215,6 +216,42 @@ def test_an_emulated_machine_has_its_own_memory() -> None:
         pretended=PretendedMachine(gpus=(), ram_total_mib=1000.0), loaded=(LoadedModel(name="m", size_bytes=100 << 20),)
     )
     assert ram_of(pretended, host) == (1000.0, 900.0)
+
+
+@pytest.mark.parametrize(
+    ("url", "elsewhere"),
+    [
+        ("http://127.0.0.1:1", False),
+        ("http://[::1]:1", False),
+        ("http://192.0.2.1:1", True),
+        ("http://x.invalid", True),
+    ],
+)
+async def test_an_engine_is_elsewhere_when_its_address_is_none_of_this_machine(url: str, elsewhere: bool) -> None:
+    assert await is_remote(url) is elsewhere
+
+
+async def test_an_engine_at_any_own_address_is_here() -> None:
+    own = local_addresses()
+    assert all(is_here(address, own) for address in own if address.count(".") == 3)
+    assert is_here("::ffff:127.0.0.1", frozenset())
+    assert not is_here("192.0.2.1", own)
+    assert host_of("http://[::1") == ""
+
+
+def test_memory_that_is_stated_is_free_but_for_what_the_engine_loaded() -> None:
+    gpus, host = stated_gpus(10), unknown_host("nas", 20)
+    model = LoadedModel(name="m", size_bytes=6 << 30, vram_bytes=4 << 30)
+    seen = view(loaded=(model,))
+    assert [(g.memory_total_mib, g.memory_free_mib) for g in gpus_of(seen, gpus)] == [(10240.0, 6144.0)]
+    assert ram_of(seen, host, gpus) == (20480.0, 18432.0)
+
+
+def test_of_a_machine_elsewhere_nothing_is_told_that_nobody_stated() -> None:
+    host = unknown_host("nas", 0)
+    assert gpus_of(view(), stated_gpus(0)) == ()
+    assert ram_of(view(), host, ()) == (0.0, 0.0)
+    assert host.cpu_count == 0
 
 
 def test_labels_are_merged_and_empty_ones_removed() -> None:

@@ -345,6 +345,17 @@ def test_a_node_that_cannot_serve_is_refused_with_its_reason(changes: dict[str, 
     assert set(error.details["nodes"]) == {"bad", "good"}
 
 
+def test_a_model_is_taken_to_fit_on_a_machine_of_which_nothing_is_known() -> None:
+    fleet = Fleet()
+    unknown: dict[str, Any] = {"gpus": (), "ram_total_mib": 0.0, "ram_available_mib": 0.0, "cpu_count": 0}
+    fleet.node("far", **unknown, installed=(model(size_gb=200.0),), loaded=())
+    assert granted(fleet.ask("r1"))["r1"].summary.node_id == "far"
+    fleet.end("r1-1", "far")
+    fleet.node("gpu1")
+    effects = fleet.ask("r2", routing=Routing(min_vram_gb=1))
+    assert reasons(effects) == {"far": RejectionReason.TOO_LITTLE_VRAM}
+
+
 def test_fit_counts_the_cache_of_every_slot() -> None:
     fleet = Fleet()
     heavy = model(size_gb=4.9, kv_bytes_per_token=131_072, context_length=8192)

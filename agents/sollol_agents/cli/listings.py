@@ -88,9 +88,9 @@ def reliability(
 def show_nodes(reply: NodesReply) -> None:
     """The nodes as a table, and one line about the fleet."""
     headings: tuple[str, ...] = (
-        "NODE", "STATE", "ENGINE", "BUSY", "GPU", "VRAM FREE", "CPU", "RAM FREE", "LOADED", "SUCCESS", "SEEN",
+        "NODE", "STATE", "ENGINE", "BUSY", "GPU", "VRAM FREE", "LOAD", "RAM FREE", "LOADED", "SUCCESS", "SEEN",
     )  # fmt: skip
-    numbers = ("BUSY", "VRAM FREE", "CPU", "RAM FREE", "SUCCESS", "SEEN")
+    numbers = ("BUSY", "VRAM FREE", "LOAD", "RAM FREE", "SUCCESS", "SEEN")
     rows = [_node_row(view) for view in reply.nodes]
     if any(_notes(view) for view in reply.nodes):
         headings = (*headings, "NOTES")
@@ -119,8 +119,8 @@ def _node_row(view: NodeView) -> tuple[str, ...]:
         f"{view.in_flight}/{told.slots}",
         ", ".join(dict.fromkeys(g.name for g in told.gpus)) or "-",
         f"{gib(free_mib)}/{gib(total_mib)} GiB" if told.gpus else "-",
-        percent(told.cpu_load_ratio),
-        f"{gib(told.ram_available_mib)} GiB",
+        percent(told.cpu_load_ratio) if told.cpu_count else "-",
+        f"{gib(told.ram_available_mib)} GiB" if told.ram_total_mib else "-",
         ", ".join(m.name for m in told.loaded) or "-",
         percent(view.success_ratio),
         seconds(view.heartbeat_age_s),

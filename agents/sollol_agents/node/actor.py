@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Collection, Coroutine
 from typing import Any, Final
@@ -60,7 +61,7 @@ class NodeMonitor(Actor[NodeConfig]):
         self.drain_timeout_s = config.drain_timeout_s
         self._identity = Identity(node_id=self.node_id, instance=self.instance, software=SOFTWARE_VERSION)
         self._standing = Standing.of(config)
-        self._machine = Machine()
+        self._machine = Machine(config)
         self._watch = EngineWatch(config, on_found=self._on_engine_found, on_change=self._on_load_changed)
         self._gate = LoadGate()
         self._told_loaded: tuple[LoadedModel, ...] | None = None
@@ -87,7 +88,7 @@ class NodeMonitor(Actor[NodeConfig]):
         )
         executor.view = self._watch.view
         await self._machine.open()
-        self._claim = Claim(bus, Owner(node_id=self.node_id, instance=self.instance, host=self._machine.host.name))
+        self._claim = Claim(bus, Owner(node_id=self.node_id, instance=self.instance, host=socket.gethostname()))
         await self._claim.make()
         self._identity.revision = self._claim.revision
         await self._watch.look()

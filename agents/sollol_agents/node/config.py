@@ -34,6 +34,19 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     url: Annotated[
         str, Meta(description=f"Address of the engine; empty: {OLLAMA_URL} for Ollama, {OPENAI_URL} for others.")
     ] = ""
+    machine: Annotated[
+        Literal["auto", "local", "remote"],
+        Meta(
+            description="Whose GPU, memory and load the node tells: local, this machine's; remote, those stated with "
+            "vram_gb and ram_gb, or none; auto: local where the engine's address is one of this machine."
+        ),
+    ] = "auto"
+    vram_gb: Annotated[
+        float, Meta(ge=0, le=1e6, description="Video memory in GiB of a remote engine's machine; 0: not known.")
+    ] = 0.0
+    ram_gb: Annotated[
+        float, Meta(ge=0, le=1e6, description="Main memory in GiB of a remote engine's machine; 0: not known.")
+    ] = 0.0
     slots: Annotated[
         int, Meta(ge=0, le=1024, description="Attempts that run at a time; 0: what the engine says, 1 for Ollama.")
     ] = 0

@@ -21,6 +21,13 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
     ram_total_mib: float
     ram_available_mib: float
     name: str
+    is_remote: bool = False
+    """Another machine than the agent's: nothing of it is measured, its memory may be stated."""
+
+
+def local_addresses() -> frozenset[str]:
+    """The IP addresses of this machine's interfaces, without zones."""
+    return frozenset(one.address.partition("%")[0] for found in psutil.net_if_addrs().values() for one in found)
 
 
 def sample_host() -> HostSample:

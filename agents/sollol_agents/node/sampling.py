@@ -22,6 +22,7 @@ from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
 from sollol_agents.node.gpu import GpuProbe, NoGpus, find_gpus
 from sollol_agents.node.host import HostSample, sample_host
+from sollol_agents.node.remote import host_of, is_remote, stated_gpus, unknown_host
 from sollol_bus.errors import SollolError
 from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
 
@@ -33,20 +34,41 @@ _SLOTS_OF_OLLAMA: Final = 1
 
 
 class Machine:
-    """The newest sample of the machine; empty until `open`."""
+    """The newest sample of the engine's machine; empty until `open`.
 
-    def __init__(self) -> None:
+    An engine on another machine is not there to be measured: what is told then is what the settings state.
+    """
+
+    def __init__(self, config: NodeConfig) -> None:
+        self._config = config
         self.host = HostSample(cpu_count=1, cpu_load_ratio=0.0, ram_total_mib=0.0, ram_available_mib=0.0, name="")
         self.gpus: tuple[Gpu, ...] = ()
         self._probe: GpuProbe = NoGpus()
 
     async def open(self) -> None:
-        """Finds the GPUs and takes the first sample."""
+        """Finds out whose machine it is, finds the GPUs and takes the first sample."""
+        config, url = self._config, engine_candidates(self._config)[0][1]
+        if config.machine == "remote" or (config.machine == "auto" and await is_remote(url)):
+            self.host = unknown_host(host_of(url), config.ram_gb)
+            self.gpus = stated_gpus(config.vram_gb)
+            log.info(
+                "the engine at %s is not on this machine: tells nothing of this machine's GPU, memory and load",
+                url,
+                extra={"action": "engine_remote"},
+            )
+            return
+        if config.vram_gb or config.ram_gb:
+            log.warning(
+                "vram_gb and ram_gb are for engines on other machines; this one's memory is measured",
+                extra={"action": "memory_measured"},
+            )
         self._probe = await asyncio.to_thread(find_gpus)
         await self.sample()
 
     async def sample(self) -> None:
-        """Takes a new sample, in a thread."""
+        """Takes a new sample, in a thread; of another machine there is none."""
+        if self.host.is_remote:
+            return
         self.host, self.gpus = await asyncio.to_thread(lambda: (sample_host(), self._probe.read()))
 
     def close(self) -> None:
@@ -69,7 +91,7 @@ class EngineWatch:
         self._config = config
         self._on_found = on_found
         self._on_change = on_change
-        self._candidates = [_engine(kind, url, config) for kind, url in engine_candidates(config)]
+        self._candidates = [engine_at(kind, url, config) for kind, url in engine_candidates(config)]
         self.engine: Engine = self._candidates[0]
         self.view = EngineView(kind=self.engine.kind, url=self.engine.url)
         self.is_found = False
@@ -154,7 +176,8 @@ def with_vram(loaded: tuple[LoadedModel, ...], kind: EngineKind, gpus: tuple[Gpu
     return tuple(msgspec.structs.replace(one, vram_bytes=one.size_bytes) for one in loaded)
 
 
-def _engine(kind: EngineKind, url: str, config: NodeConfig) -> Engine:
+def engine_at(kind: EngineKind, url: str, config: NodeConfig) -> Engine:
+    """The adapter for one dialect at one address; connects to nothing yet."""
     http = EngineHttp(url, api_key=config.engine_api_key, connect_timeout_s=config.connect_timeout_s)
     if kind is EngineKind.OLLAMA:
         return OllamaEngine(http)

@@ -10,8 +10,11 @@ import msgspec
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engine_view import EngineView
 from sollol_agents.node.host import HostSample
+from sollol_agents.node.remote import STATED
 from sollol_agents.node.sampling import with_vram
 from sollol_schemas.telemetry import Gpu, InFlight, LearnedSpeed, LoadedModel, Telemetry
+
+_MIB: Final = 1024 * 1024
 
 
 class Standing(msgspec.Struct, kw_only=True):
@@ -62,8 +65,18 @@ SOFTWARE_VERSION: Final = _software_version()
 
 
 def gpus_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-    """The node's GPUs: those of the machine, or those that an emulated engine pretends to have."""
-    return machine_gpus if view.pretended is None else view.pretended.gpus
+    """The node's GPUs: those of the machine, or those that an emulated engine pretends to have.
+
+    Of a stated GPU nothing is measured: what the engine says it put there is taken.
+    """
+    if view.pretended is not None:
+        return view.pretended.gpus
+    if not machine_gpus or machine_gpus[0].driver != STATED:
+        return machine_gpus
+    used_mib = sum(one.vram_bytes for one in with_vram(view.loaded, view.kind, machine_gpus)) / _MIB
+    total_mib = machine_gpus[0].memory_total_mib
+    free_mib = max(0.0, total_mib - used_mib)
+    return (msgspec.structs.replace(machine_gpus[0], memory_used_mib=total_mib - free_mib, memory_free_mib=free_mib),)
 
 
 def loaded_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[LoadedModel, ...]:
@@ -71,12 +84,12 @@ def loaded_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[LoadedMo
     return with_vram(view.loaded, view.kind, gpus_of(view, machine_gpus))
 
 
-def ram_of(view: EngineView, host: HostSample) -> tuple[float, float]:
-    """Total and available main memory in MiB; an emulated engine's models leave less of the pretended memory."""
-    if view.pretended is None:
+def ram_of(view: EngineView, host: HostSample, machine_gpus: tuple[Gpu, ...] = ()) -> tuple[float, float]:
+    """Total and available main memory in MiB; models leave less of memory that is pretended or stated."""
+    if view.pretended is None and not host.is_remote:
         return host.ram_total_mib, host.ram_available_mib
-    total = view.pretended.ram_total_mib
-    in_ram_mib = sum(one.size_bytes - one.vram_bytes for one in view.loaded) / (1024 * 1024)
+    total = host.ram_total_mib if view.pretended is None else view.pretended.ram_total_mib
+    in_ram_mib = sum(one.size_bytes - one.vram_bytes for one in loaded_of(view, machine_gpus)) / _MIB
     return total, max(0.0, total - in_ram_mib)
 
 
@@ -97,7 +110,7 @@ def telemetry_of(
     engine_silent_s: float,
 ) -> Telemetry:
     """The full heartbeat."""
-    ram_total_mib, ram_available_mib = ram_of(view, host)
+    ram_total_mib, ram_available_mib = ram_of(view, host, machine_gpus)
     return Telemetry(
         node_id=identity.node_id,
         instance=identity.instance,

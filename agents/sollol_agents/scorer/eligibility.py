@@ -205,7 +205,8 @@ def _judge_constraints(node: Node, waiting: Waiting) -> Rejection | None:
     if routing.min_vram_gb:
         free_mib = node.free_vram_mib()
         if free_mib < routing.min_vram_mib:
-            return _reject(node, Reason.TOO_LITTLE_VRAM, f"{free_mib / 1024:.1f} GiB free")
+            told = f"{free_mib / 1024:.1f} GiB free" if node.telemetry.cpu_count or node.has_gpu else "not known"
+            return _reject(node, Reason.TOO_LITTLE_VRAM, told)
     if waiting.is_cpu_only and node.has_gpu:
         return _reject(node, Reason.NOT_CPU)
     floor = routing.min_success_rate

@@ -265,4 +265,6 @@ class Node:
 
 
 def _machine(telemetry: Telemetry) -> priors.Machine:
-    return priors.gpu_machine(telemetry.gpus) if telemetry.gpus else priors.cpu_machine(telemetry.cpu_count)
+    if telemetry.gpus:
+        return priors.gpu_machine(telemetry.gpus)
+    return priors.cpu_machine(telemetry.cpu_count) if telemetry.cpu_count else priors.UNKNOWN_MACHINE

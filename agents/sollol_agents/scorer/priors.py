@@ -82,6 +82,10 @@ def gpu_machine(gpus: tuple[Gpu, ...]) -> Machine:
     return next((m for floor_mib, m in _CLASSES if best.memory_total_mib >= floor_mib), _CLASSES[-1][1])
 
 
+UNKNOWN_MACHINE = Machine(110, 250)
+"""Between a desktop's processor and its GPU, for a node that knows neither; one answer teaches better."""
+
+
 def cpu_machine(cpu_count: int) -> Machine:
     """The figures of a processor by its number of cores."""
     cores = max(1, min(cpu_count, 512))
