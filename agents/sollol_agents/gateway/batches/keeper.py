@@ -80,7 +80,7 @@ class Keeper:
                 is_due = time.monotonic() - looked_at >= _LOOK_ALL_EVERY_S
                 if not self._is_closing and (self._seen or looks or is_due):
                     looked_at, looks = time.monotonic(), max(0, looks - 1)
-                    await self._look()
+                    await self.look()
             except SollolError as error:
                 log.info("batches cannot be seen now: %s", error, extra={"action": "batches_unseen"})
                 await asyncio.sleep(_LOOK_EVERY_S)
@@ -102,7 +102,12 @@ class Keeper:
         tasks = [task for _, task in self._runs.values()]
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Takes batches without a living worker, as far as there is room.
+
+        Raises:
+            SollolError: The stores cannot be reached.
+        """
         now = time.monotonic()
         open_ = {r.batch_id: (r, rev) for r, rev in await self._desk.batches.every(ANYBODY) if r.state not in ENDED}
         self._seen = {
@@ -134,16 +139,19 @@ class Keeper:
             log.info("%s: another gateway goes on", batch_id, extra={"action": "batch_replaced"})
         except* SollolError as failed:
             log.warning("%s: interrupted: %s", batch_id, failed.exceptions[0], extra={"action": "batch_interrupted"})
+        except* Exception:  # a bug at one batch must stop neither the gateway nor, taken over, the next one
+            log.exception("%s: given up", batch_id, extra={"action": "batch_given_up"})
+            await self._leave(run.give_up())
         finally:
             self._runs.pop(batch_id, None)
             self._news.set()
             if self._is_closing:
-                await self._release(run)
+                await self._leave(run.release())
 
-    async def _release(self, run: BatchRun) -> None:
+    async def _leave(self, writing: Coroutine[Any, Any, None]) -> None:
         try:
             async with asyncio.timeout(_RELEASE_S):
-                await run.release()
+                await writing
         except (SollolError, Replaced, TimeoutError) as error:
             log.info("a batch is left to others: %s", error, extra={"action": "batch_left"})
 

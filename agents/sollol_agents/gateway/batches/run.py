@@ -162,7 +162,7 @@ class BatchRun:
             self._is_poked.clear()
             if self._desk.now_s() >= self._record.expires_at_s:
                 self._is_stopping.set()
-            await self._write(self._record)
+            await self._write(lambda record: record)
 
     def poke(self) -> None:
         """Somebody seems to have cancelled."""
@@ -171,7 +171,12 @@ class BatchRun:
     async def release(self) -> None:
         """Lets another gateway go on at once, when this one stops."""
         if self._record.state not in ENDED:
-            await self._write(msgspec.structs.replace(self._record, worker=""))
+            await self._write(lambda record: msgspec.structs.replace(record, worker=""))
+
+    async def give_up(self) -> None:
+        """Ends the batch because work on it fails whoever does it."""
+        bug = Problem(code="internal", message="the gateway failed at this batch; its log says why")
+        await self._into(BatchState.FAILED, problems=(bug,))
 
     # -- the file -------------------------------------------------------------------------------------------
 
@@ -317,16 +322,24 @@ class BatchRun:
         return (await self._desk.keep(writer, self._record.owner, OUTPUT_PURPOSE, name)).file_id
 
     async def _into(self, state: BatchState, **changes: object) -> None:
-        await self._write(self._record.into(state, self._desk.now_s(), **changes))
+        def change(record: BatchRecord) -> BatchRecord:
+            if record.state is BatchState.CANCELLING and state not in ENDED:
+                return msgspec.structs.replace(record, **changes)
+            return record.into(state, self._desk.now_s(), **changes)
 
-    async def _write(self, record: BatchRecord) -> None:
-        """Writes the record; takes over that somebody cancelled meanwhile.
+        await self._write(change)
+
+    async def _write(self, change: Callable[[BatchRecord], BatchRecord]) -> None:
+        """Writes the record with a change; takes over that somebody cancelled meanwhile.
+
+        What is changed is the record as it is when its turn to be written has come: one that was read before would
+        undo what was written in the meantime.
 
         Raises:
             Replaced: Somebody else works on it.
         """
         async with self._writing:
-            record = msgspec.structs.replace(record, completed=self._completed, failed=self._failed)
+            record = msgspec.structs.replace(change(self._record), completed=self._completed, failed=self._failed)
             ttl_s = int(self._desk.limits.keep_s) if record.state in ENDED else 0
             while True:
                 revision = await self._desk.batches.write(record, record.batch_id, self._revision, ttl_s=ttl_s)

@@ -1,0 +1,184 @@
+"""One batch at work, over stores and jobs that answer when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, cast
+
+import msgspec
+
+from sollol_agents.gateway.batches.keeper import Keeper
+from sollol_agents.gateway.batches.records import BatchRecord, BatchState, FileRecord
+from sollol_agents.gateway.batches.run import BatchRun, Desk, Limits
+from sollol_agents.gateway.batches.store import Contents, Records
+from sollol_agents.gateway.jobs import GatewayJobs
+from sollol_bus.connection import Bus
+from sollol_bus.jobs import JobAnswer
+from sollol_schemas.jobs import JobResult, JobState, JobStatus
+
+LINE = b'{"custom_id":"a","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
+
+
+class _Writer:
+    def __init__(self, file_id: str) -> None:
+        self.file_id = file_id
+        self.size_bytes = 0
+
+    async def write(self, piece: bytes) -> None:
+        self.size_bytes += len(piece)
+
+    async def finish(self) -> None:
+        return
+
+
+class _Contents:
+    def __init__(self, bug: Exception | None = None) -> None:
+        self._bug = bug
+
+    def writer(self, file_id: str) -> _Writer:
+        return _Writer(file_id)
+
+    async def read(self, _record: FileRecord) -> AsyncGenerator[bytes, None]:
+        yield LINE
+        if self._bug is not None:
+            raise self._bug
+
+
+class _Files:
+    async def find(self, file_id: str, owner: str) -> tuple[FileRecord, int]:
+        described: dict[str, Any] = {"purpose": "batch", "filename": "f", "size_bytes": len(LINE)}
+        return FileRecord(file_id=file_id, owner=owner, created_at_s=1, expires_at_s=2, **described), 1
+
+    async def write(self, *_record: object, ttl_s: int = 0) -> int:
+        del ttl_s
+        return 1
+
+
+class _Batches:
+    """Records of batches; the write of one state waits until it is let through."""
+
+    def __init__(self, standing: BatchRecord, held: BatchState) -> None:
+        self.written: list[BatchRecord] = []
+        self.standing = standing
+        self.revision = 1
+        self.is_let_through = asyncio.Event()
+        self.is_held = asyncio.Event()
+        self.is_rewritten = asyncio.Event()
+        self._held = held
+
+    async def write(self, record: BatchRecord, _record_id: str, last: int, *, ttl_s: int = 0) -> int | None:
+        del ttl_s
+        if record.state is self._held and not self.is_let_through.is_set():
+            self.is_held.set()
+            await self.is_let_through.wait()
+        if last != self.revision:
+            return None
+        self.revision += 1
+        self.standing = record
+        self.written.append(record)
+        if len(self.written) > 1:
+            self.is_rewritten.set()
+        return self.revision
+
+    async def find(self, _record_id: str, _owner: str) -> tuple[BatchRecord, int]:
+        return self.standing, self.revision
+
+    async def every(self, _owner: str) -> list[tuple[BatchRecord, int]]:
+        return [(self.standing, self.revision)]
+
+
+class _Jobs:
+    """Jobs that end when the test says so."""
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+
+    async def submit_many(self, *_jobs: object, priority: int) -> None:
+        del priority
+
+    async def job_end(self, job_id: str) -> JobAnswer:
+        await self.may_end.wait()
+        result = JobResult(job_id=job_id, state=JobState.DONE, body=msgspec.Raw(b"{}"))
+        status = JobStatus(job_id=job_id, state=JobState.DONE)
+        return JobAnswer(job_id=job_id, state=JobState.DONE, status=status, result=result)
+
+    async def cancel_job(self, _job_id: str) -> None:
+        return
+
+
+def batch() -> BatchRecord:
+    described: dict[str, Any] = {"endpoint": "/v1/embeddings", "input_file_id": "file-1", "worker": "w"}
+    return BatchRecord(batch_id="batch_1", owner="me", created_at_s=1, expires_at_s=10_000, **described)
+
+
+def desk_with(batches: _Batches, jobs: _Jobs, contents: _Contents) -> Desk:
+    return Desk(
+        cast("Contents", contents),
+        cast("Records[FileRecord]", _Files()),
+        cast("Records[BatchRecord]", batches),
+        cast("GatewayJobs", jobs),
+        Limits(requests=10, line_bytes=1000, keep_s=100.0),
+        now_s=lambda: 100,
+        new_id=lambda prefix: f"{prefix}-x",
+    )
+
+
+def at_work(batches: _Batches, jobs: _Jobs) -> BatchRun:
+    return BatchRun(desk_with(batches, jobs, _Contents()), batches.standing, batches.revision)
+
+
+async def test_a_sign_of_life_never_takes_a_batch_back_to_an_earlier_state() -> None:
+    batches, jobs = _Batches(batch(), BatchState.IN_PROGRESS), _Jobs()
+    run = at_work(batches, jobs)
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(run.watch())
+        work = group.create_task(run.run())
+        await batches.is_held.wait()
+        run.poke()  # the watch wants to write while the next state is being written
+        for _ in range(5):
+            await asyncio.sleep(0)
+        batches.is_let_through.set()
+        await batches.is_rewritten.wait()
+        jobs.may_end.set()
+        await work
+        watch.cancel()
+    assert {record.state for record in batches.written} == {
+        BatchState.IN_PROGRESS,
+        BatchState.FINALIZING,
+        BatchState.COMPLETED,
+    }
+    assert (batches.standing.total, batches.standing.completed) == (1, 1)
+
+
+async def test_a_batch_that_is_cancelled_stays_cancelling_until_it_is_cancelled() -> None:
+    batches, jobs = _Batches(batch(), BatchState.IN_PROGRESS), _Jobs()
+    run = at_work(batches, jobs)
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(run.watch())
+        work = group.create_task(run.run())
+        await batches.is_held.wait()
+        batches.standing = batches.standing.into(BatchState.CANCELLING, 50)
+        batches.revision += 1
+        batches.is_let_through.set()
+        jobs.may_end.set()
+        await work
+        watch.cancel()
+    assert {record.state for record in batches.written} == {BatchState.CANCELLING, BatchState.CANCELLED}
+    assert batches.standing.at_s[BatchState.CANCELLING] == 50
+
+
+async def test_a_batch_that_nobody_can_work_on_fails_and_stops_no_gateway() -> None:
+    batches = _Batches(msgspec.structs.replace(batch(), worker=""), BatchState.IN_PROGRESS)
+    desk = desk_with(batches, _Jobs(), _Contents(RuntimeError("a bug")))
+    tasks: list[asyncio.Task[None]] = []
+
+    def spawn(work: Coroutine[Any, Any, None], _name: str) -> asyncio.Task[None]:
+        tasks.append(asyncio.get_running_loop().create_task(work))
+        return tasks[-1]
+
+    keeper = Keeper(cast("Bus", None), desk, instance="w", at_once=1, keep_s=60.0, spawn=spawn)
+    await keeper.look()
+    await tasks[0]
+    assert batches.standing.state is BatchState.FAILED
+    assert [problem.code for problem in batches.standing.problems] == ["internal"]
