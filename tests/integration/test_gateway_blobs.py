@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import httpx
+import pytest
 
 from sollol_agents.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.gateway.config import GatewayConfig
@@ -108,7 +109,9 @@ async def test_a_file_with_another_digest_never_gets_to_the_engine_whole(tmp_pat
         assert (await here.http.post(f"/api/blobs/{empty}", content=b"")).status_code == 201
 
 
-async def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(
+    tmp_path: Path, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
     async with world(tmp_path) as here:
         content = b"x" * (4 * MIB)
         digest = digest_of(content)
@@ -126,3 +129,4 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(tmp_path
         await eventually(lambda: not is_at_work())
         assert await here.holders(digest) == []
         assert (await here.http.post(f"/api/blobs/{digest}", content=content)).status_code == 201
+        assert [record.getMessage() for record in caplog.records if record.exc_info] == []

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import msgspec
+from starlette.requests import ClientDisconnect
 
 from sollol_agents.gateway.fleet import Fleet
 from sollol_bus.connection import Bus
@@ -114,20 +115,21 @@ async def upload(fleet: Fleet, node_id: str, digest: str, sender: Sender) -> int
 
     Raises:
         SollolError: The node or its engine refused, the digest is wrong, or the client stopped sending.
+        ClientDisconnect: The client left.
     """
     try:
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(sender.run(), name=f"file for {node_id}")
             objects = [one async for one in fleet.operate(node_id, ControlBlob(digest=digest, source=sender.source))]
             sending.cancel()
-    except* SollolError as failed:
+    except* (SollolError, ClientDisconnect) as failed:
         raise _reason(failed) from None
     finally:
         sender.close()
     return msgspec.json.decode(objects[-1], type=_Taken).status if objects else 201
 
 
-def _reason(failed: BaseExceptionGroup[SollolError]) -> BaseException:
+def _reason(failed: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error that says most: not that the node was told that the client left."""
     errors = sorted(failed.exceptions, key=lambda one: isinstance(one, SollolError) and one.body.http_status == 499)
     return errors[0]

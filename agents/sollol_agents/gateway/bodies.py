@@ -13,20 +13,27 @@ from sollol_bus.errors import BadRequest, error_from
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 _MAX_BYTES: Final = 1 << 20
+_WITHIN_S: Final = 60.0
+"""Enough for 4 MiB at half a megabit per second."""
 
 
-async def body_of(request: Request, max_bytes: int = _MAX_BYTES) -> dict[str, Any]:
+async def body_of(request: Request, max_bytes: int = _MAX_BYTES, *, within_s: float = _WITHIN_S) -> dict[str, Any]:
     """The JSON object in a request.
 
     Raises:
-        SollolError: It is too large, or none.
+        SollolError: It is too large, did not come in time, or is none.
     """
     body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > max_bytes:
-            message = f"the body's {len(body)} bytes exceed the limit of {max_bytes} bytes"
-            raise error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
+    try:
+        async with asyncio.timeout(within_s):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > max_bytes:
+                    message = f"the body's {len(body)} bytes exceed the limit of {max_bytes} bytes"
+                    raise error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
+    except TimeoutError:
+        message = f"the body did not come within {within_s:g} s"
+        raise error_from(ErrorBody(code=ErrorCode.BAD_REQUEST, status=408, message=message)) from None
     if not body:
         raise BadRequest("missing request body")
     try:
