@@ -291,3 +291,14 @@ def test_the_document_is_canonical_and_bounded(experienced: Scorer) -> None:
     assert len(small) <= 20_000
     assert learned_of(small).lengths[-1].key[0] == "m499", "what was learnt last is kept"
     assert len(bytes_of(learned, 200)) <= 200
+
+
+def test_a_model_with_an_absurd_name_does_not_make_the_document_unreadable() -> None:
+    scorer = Scorer(warm_up_s=60.0)
+    scorer.beat()
+    context = TaskContext(kind=RequestKind.CHAT, model="m" * 2000)
+    asked = GrantRequest(request_id="r1", number=1, context=context, routing=Routing(), dispatcher="d1")
+    scorer.core.enqueue(asked, scorer.now)
+    assert max(len(model) for model, _, _ in scorer.core.demand.rates()) >= 2000
+    learned = everything_learned(scorer.core, scorer.now, 0.0)
+    assert learned_of(bytes_of(learned, 10**6)) == learned

@@ -11,12 +11,15 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+NAME_MAX = 512
+"""Longer names are not kept: callers choose those of models that they ask for."""
+
 _Speed = Annotated[float, Meta(ge=0, le=1e6)]
 _Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 _Samples = Annotated[int, Meta(ge=0, le=2**53)]
 _Weight = Annotated[float, Meta(ge=0, le=1e6)]
 _Log = Annotated[float, Meta(ge=-50, le=50)]
-_Name = Annotated[str, Meta(max_length=512)]
+_Name = Annotated[str, Meta(max_length=NAME_MAX)]
 
 
 class LearnedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

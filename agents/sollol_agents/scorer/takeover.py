@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.learned import Learned, LearnedLength
+from sollol_agents.scorer.learned import NAME_MAX, Learned, LearnedLength
 from sollol_agents.scorer.memory import learn_again, learned_of_node
 from sollol_agents.scorer.names import canonical
 from sollol_schemas.events import Outcome, OutcomeStatus
@@ -28,7 +28,7 @@ def everything_learned(core: SchedulerCore, now: float, unix_s: float) -> Learne
         saved_at_unix_s=round(unix_s, 3),
         nodes=nodes,
         lengths=tuple(LearnedLength(key=key, samples=n, mean_log=round(mu, 5)) for key, n, mu in core.lengths.cells()),
-        demand={model: rate for model, rate in rates.items() if rate >= _SMALLEST_RATE},
+        demand={m: rate for m, rate in rates.items() if rate >= _SMALLEST_RATE and len(m) <= NAME_MAX},
     )
 
 
