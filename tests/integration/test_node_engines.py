@@ -18,6 +18,7 @@ from sollol_agents.node.engines.base import Work
 from sollol_agents.node.engines.http import EngineHttp
 from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
+from sollol_agents.node.probing import probe
 from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import BackendBrokeProtocol, SollolError
 from sollol_bus.jetstream import provision
@@ -37,7 +38,7 @@ from sollol_schemas.execution import (
     ExecEnvelope,
     StartAnswer,
 )
-from sollol_schemas.telemetry import Telemetry
+from sollol_schemas.telemetry import EngineKind, Telemetry
 
 NODE = "odd"
 DONE = b'{"model":"m","message":{"role":"assistant","content":""},"done":true,"eval_count":1}\n'
@@ -383,6 +384,38 @@ async def test_a_node_tells_nothing_of_its_own_machine_for_an_engine_elsewhere(
     assert [g.memory_total_mib for g in seen.gpus] == ([8192.0] if stated else [])
     assert seen.ram_total_mib == (16384.0 if stated else 0.0)
     assert [one.name for one in seen.installed] == ["m:latest"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "models", "told"),
+    [
+        (OLLAMA, EngineKind.OLLAMA, 1, ""),
+        ({"/v1/models": whole(b'{"data":[{"id":"a"},{"id":"b"}]}')}, EngineKind.OPENAI, 2, ""),
+        (OLLAMA | {"/openapi.json": whole(b'{"info":{"title":"SOLLOL Bus gateway"}}')}, None, None, "a gateway"),
+        ({"/": whole(b"<title>SOLLOL</title>", "text/html")}, None, None, "dashboard"),
+        ({"/": whole(b"<title>nginx</title>", "text/html")}, None, None, "neither like Ollama"),
+        ({p: whole(b"no", status="401 No") for p in ("/api/version", "/v1/models")}, None, None, "wants a key"),
+    ],
+    ids=["ollama", "openai", "our-gateway", "our-dashboard", "web-page", "key"],
+)
+async def test_a_probe_tells_engines_from_what_answers_like_one(
+    answers: dict[str, bytes | Script], kind: EngineKind | None, models: int | None, told: str
+) -> None:
+    async with ScriptedEngine(answers) as engine:
+        found = await probe(NodeConfig(url=engine.url), timeout_s=5.0)
+    assert (found.kind, found.models, found.is_silent) == (kind, models, False)
+    assert told in found.detail
+
+
+async def test_a_probe_of_an_address_that_never_answers_ends() -> None:
+    async def hang(_: str, __: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with ScriptedEngine({"/openapi.json": hang}) as engine:
+        found = await probe(NodeConfig(url=engine.url), timeout_s=0.2)
+    assert found.is_silent
+    assert found.kind is None
+    assert (await probe(NodeConfig(url="http://127.0.0.1:1"), timeout_s=5.0)).is_silent
 
 
 async def test_a_node_without_its_engine_starts_and_says_why(

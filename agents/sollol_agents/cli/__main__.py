@@ -22,6 +22,7 @@ _HERE = "sollol_agents.cli"
 _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("up", "up:up", _START, "Start the whole system in one process."),
     ("node", "actors:node", _START, "Join the fleet with the engine on this machine."),
+    ("discover", "discover:discover", _START, "Look for engines at addresses that you name."),
     ("demo", "demo:demo", _START, "Show a fleet at work, and a node killed while it works."),
     ("init", "starting:init", _START, "Write a settings file with every setting."),
     ("credentials", "credentials:credentials", _START, "Write users and permissions for every member of a fleet."),

@@ -21,7 +21,8 @@ from sollol_agents.cli import exits, fleet, logs, running
 from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import say, seconds, show_json, show_table
-from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL
+from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL, NodeConfig
+from sollol_agents.node.probing import probe
 from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted
 from sollol_bus.messages import decode
@@ -163,20 +164,11 @@ def check_gpus() -> Iterable[Finding]:
 
 async def check_engine() -> Finding:
     """An engine at one of the usual addresses."""
-    import httpx  # noqa: PLC0415 40 ms that only this check needs
-
-    async with httpx.AsyncClient(timeout=_ENGINE_TIMEOUT_S, trust_env=False) as client:
-        for name, url in (
-            ("Ollama", f"{OLLAMA_URL}/api/version"),
-            ("OpenAI-compatible engine", f"{OPENAI_URL}/v1/models"),
-        ):
-            try:
-                reply = await client.get(url)
-            except httpx.HTTPError:
-                continue
-            # a web page, such as the dashboard's, answers there as well
-            if reply.status_code == 200 and "json" in reply.headers.get("content-type", ""):
-                return Finding(check="engine", level=Level.OK, found=f"{name} at {url}: {reply.text[:80].strip()}")
+    for url in (OLLAMA_URL, OPENAI_URL):
+        found = await probe(NodeConfig(url=url), timeout_s=_ENGINE_TIMEOUT_S)
+        if found.kind is not None:
+            models = "" if found.models is None else f", {found.models} models"
+            return Finding(check="engine", level=Level.OK, found=f"{found.kind} {found.version} at {url}{models}")
     return Finding(
         check="engine",
         level=Level.WARNING,

@@ -119,7 +119,12 @@ class Gate:
             SollolError: It may not.
         """
         if self._hosts is not None and not is_allowed_host(_header(scope["headers"], b"host"), self._hosts):
-            raise error_from(ErrorBody(code=ErrorCode.FORBIDDEN, message="this Host is not served here"))
+            raise error_from(
+                ErrorBody(
+                    code=ErrorCode.FORBIDDEN,
+                    message="this Host is not served here; name it with --hosts or SOLLOL_GATEWAY_HOSTS",
+                )
+            )
         return self._access.guest(scope["headers"], scope["path"])
 
     async def _read(self, scope: Scope, receive: Receive, kind: RequestKind, guest: Guest) -> Asked | None:

@@ -11,6 +11,8 @@ from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, Loa
 
 FAILURES_UNTIL_UNREACHABLE: Final = 2
 _RECENT_S: Final = 2.0
+_DETAIL_MAX: Final = 200
+"""An engine's own words may be a whole page."""
 
 
 def canonical(name: str) -> str:
@@ -39,7 +41,7 @@ class EngineView(msgspec.Struct, kw_only=True):
     def failed(self, detail: str) -> None:
         """The engine did not answer, or not in its dialect."""
         self.failures += 1
-        self.detail = detail
+        self.detail = detail if len(detail) <= _DETAIL_MAX else f"{detail[: _DETAIL_MAX - 1]}…"
 
     def is_reachable(self, silent_s: float) -> bool:
         """Whether work may be sent there.

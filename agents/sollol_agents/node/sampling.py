@@ -17,11 +17,9 @@ import msgspec
 from sollol_agents.node.config import NodeConfig, engine_candidates
 from sollol_agents.node.engine_view import EngineView
 from sollol_agents.node.engines.base import Engine
-from sollol_agents.node.engines.http import EngineHttp
-from sollol_agents.node.engines.ollama import OllamaEngine
-from sollol_agents.node.engines.openai import OpenAIEngine
 from sollol_agents.node.gpu import GpuProbe, NoGpus, find_gpus
 from sollol_agents.node.host import HostSample, sample_host
+from sollol_agents.node.probing import engine_at, first_answering
 from sollol_agents.node.remote import host_of, is_remote, stated_gpus, unknown_host
 from sollol_bus.errors import SollolError
 from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
@@ -152,21 +150,11 @@ class EngineWatch:
 
     async def _find(self) -> None:
         """Takes the first candidate that answers in its dialect."""
-        failures: list[SollolError] = []
-        for engine in self._candidates:
-            try:
-                version = await engine.probe()
-            except SollolError as error:
-                failures.append(error)
-                continue
-            self.engine, self.is_found = engine, True
-            self.view = EngineView(kind=engine.kind, url=engine.url)
-            log.info(
-                "engine found: %s %s at %s", engine.kind.value, version, engine.url, extra={"action": "engine_found"}
-            )
-            self._on_found(engine)
-            return
-        raise failures[0]
+        engine, version = await first_answering(self._candidates)
+        self.engine, self.is_found = engine, True
+        self.view = EngineView(kind=engine.kind, url=engine.url)
+        log.info("engine found: %s %s at %s", engine.kind.value, version, engine.url, extra={"action": "engine_found"})
+        self._on_found(engine)
 
 
 def with_vram(loaded: tuple[LoadedModel, ...], kind: EngineKind, gpus: tuple[Gpu, ...]) -> tuple[LoadedModel, ...]:
@@ -174,14 +162,6 @@ def with_vram(loaded: tuple[LoadedModel, ...], kind: EngineKind, gpus: tuple[Gpu
     if kind is EngineKind.OLLAMA or not gpus:
         return loaded
     return tuple(msgspec.structs.replace(one, vram_bytes=one.size_bytes) for one in loaded)
-
-
-def engine_at(kind: EngineKind, url: str, config: NodeConfig) -> Engine:
-    """The adapter for one dialect at one address; connects to nothing yet."""
-    http = EngineHttp(url, api_key=config.engine_api_key, connect_timeout_s=config.connect_timeout_s)
-    if kind is EngineKind.OLLAMA:
-        return OllamaEngine(http)
-    return OpenAIEngine(http, config.model_alias)
 
 
 def _names(loaded: tuple[LoadedModel, ...]) -> frozenset[str]:
