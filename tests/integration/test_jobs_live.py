@@ -318,8 +318,8 @@ async def test_several_tasks_at_once_have_an_error_each(tmp_path: Path) -> None:
 
 
 async def test_many_texts_are_embedded_in_order_and_keep_every_node_busy(tmp_path: Path) -> None:
-    async with EmulatedSystem(tmp_path, nodes=3) as s:
-        texts = [f"text {n}" for n in range(70)]
+    async with EmulatedSystem(tmp_path, nodes=3, slots=1) as s:
+        texts = [f"text {n} " + "long " * 300 for n in range(70)]  # a piece takes longer than the way to a free node
         asked = [await s.client.embed("nomic-embed-text", text) for text in texts[:3]]
         chosen: Counter[str | None] = Counter()
         s.client.bus.subscribe(
