@@ -175,6 +175,16 @@ def test_a_release_that_is_handled_late_does_not_take_a_later_attempt_out_of_the
     assert "r" not in fleet.core.waiting
 
 
+def test_a_release_that_is_handled_late_leaves_the_grant_of_a_later_attempt() -> None:
+    fleet = Fleet()
+    fleet.node()
+    assert "r" in granted(fleet.ask("r", number=11))
+    fleet.core.release("r", fleet.now, number=1)
+    assert fleet.core.fleet.attempt("r-11") is not None
+    fleet.core.release("r", fleet.now, number=11)
+    assert fleet.core.fleet.attempt("r-11") is None
+
+
 def test_a_free_node_is_granted_with_the_reason_and_every_term() -> None:
     fleet = Fleet()
     fleet.node()

@@ -166,14 +166,16 @@ class SchedulerCore:
     def release(self, request_id: str, now: float, *, number: int | None = None) -> list[Effect]:
         """The dispatcher wants no slot for this request any more; a grant that no node took is void.
 
-        With `number`, a question for a later attempt stands: the release may be handled after it.
+        With `number`, a question for a later attempt stands, and so does its grant: the release may be handled
+        after them.
         """
         waiting = self.waiting.get(request_id)
         if waiting is not None and number is not None and waiting.request.number > number:
             return []
         self.waiting.remove(request_id)
         attempt = self.fleet.attempt(self._granted.get(request_id, ""))
-        if attempt is not None and not attempt.is_confirmed:
+        is_later = number is not None and attempt is not None and attempt.number > number
+        if attempt is not None and not attempt.is_confirmed and not is_later:
             self._void(attempt, now)
         return self._plan(now)
 
