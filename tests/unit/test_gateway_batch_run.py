@@ -14,7 +14,9 @@ from sollol_agents.gateway.batches.run import BatchRun, Desk, Limits
 from sollol_agents.gateway.batches.store import Contents, Records
 from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_bus.connection import Bus
+from sollol_bus.errors import error_from
 from sollol_bus.jobs import JobAnswer
+from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
 
 LINE = b'{"custom_id":"a","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
@@ -182,3 +184,47 @@ async def test_a_batch_that_nobody_can_work_on_fails_and_stops_no_gateway() -> N
     await tasks[0]
     assert batches.standing.state is BatchState.FAILED
     assert [problem.code for problem in batches.standing.problems] == ["internal"]
+
+
+class _LostJob(_Jobs):
+    """One job that is lost, and submitted again just when the batch is cancelled."""
+
+    def __init__(self, batches: _Batches) -> None:
+        super().__init__()
+        self.run: BatchRun | None = None
+        self._batches = batches
+        self._submissions = 0
+        self._is_asked_to_cancel = asyncio.Event()
+
+    async def submit_many(self, *_jobs: object, priority: int) -> None:
+        del priority
+        self._submissions += 1
+        if self._submissions == 2 and self.run is not None:
+            self._batches.standing = self._batches.standing.into(BatchState.CANCELLING, 50)
+            self._batches.revision += 1
+            self.run.poke()
+            await self._is_asked_to_cancel.wait()
+
+    async def job_end(self, job_id: str) -> JobAnswer:
+        if self._submissions < 2:
+            raise error_from(ErrorBody(code=ErrorCode.UNKNOWN_JOB, message="lost"))
+        await self.may_end.wait()
+        status = JobStatus(job_id=job_id, state=JobState.CANCELLED)
+        return JobAnswer(job_id=job_id, state=JobState.CANCELLED, status=status, result=None)
+
+    async def cancel_job(self, _job_id: str) -> None:
+        if not self._is_asked_to_cancel.is_set():
+            self._is_asked_to_cancel.set()
+            raise error_from(ErrorBody(code=ErrorCode.UNKNOWN_JOB, message="not there yet"))
+        self.may_end.set()
+
+
+async def test_a_job_that_was_submitted_again_while_its_batch_was_cancelled_is_cancelled_too() -> None:
+    batches = _Batches(batch(), BatchState.FAILED)
+    jobs = _LostJob(batches)
+    run = jobs.run = at_work(batches, jobs)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        watch = group.create_task(run.watch())
+        await run.run()
+        watch.cancel()
+    assert batches.standing.state is BatchState.CANCELLED

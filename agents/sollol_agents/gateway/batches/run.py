@@ -268,6 +268,8 @@ class BatchRun:
                 if self._is_stopping.is_set():
                     return None
                 await self._submit([line])
+                if self._is_stopping.is_set():  # meanwhile, so that its cancellation may have missed it
+                    await self._cancel(job_id)
             else:
                 self._count(answer)
                 return answer
