@@ -90,6 +90,7 @@ class Exchange:
             SollolError: What ended the request.
         """
         asked, self.call, self._first_at, self.decision = self._asked, call, None, None
+        self._held = self._rest = b""
         if not asked.is_native:
             told = telling.told(None, call.request_id)
             after_s = self._keep_alive_s
