@@ -244,7 +244,8 @@ class Actor(Generic[Config]):
                 await self._bus.close()
             self.state = ActorState.STOPPED
             self._stop_asked.set()
-            log.info("%s %s stopped", self.name, self.instance, extra={"action": "actor_stopped"})
+            if self._bus is not None:  # one that never reached the bus has nothing to say beyond its error
+                log.info("%s %s stopped", self.name, self.instance, extra={"action": "actor_stopped"})
 
     async def _watch_connection(self) -> None:
         await self.bus.closed.wait()

@@ -20,6 +20,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     in_flight: Count = 0
     """Attempts granted or running, by the scorer's own count."""
     success_ratio: Ratio = 1.0
+    has_left: bool = False
+    """It is down because it ended in order, not because it is missing."""
 
 
 class NodesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="nodes.v1"):

@@ -169,3 +169,5 @@ class LoadUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     is_draining: bool = False
     loaded: tuple[LoadedModel, ...] | None = None
     """The loaded models when they changed; None: as before."""
+    has_left: bool = False
+    """This instance's last word: it ended in order, and nothing of it is missing."""

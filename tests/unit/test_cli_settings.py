@@ -10,8 +10,10 @@ import pytest
 from msgspec import Meta
 
 from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli.sections import section
 from sollol_agents.cli.settings import ConfigFile, Section
 from sollol_agents.cli.settings_table import BEGIN, END, renewed
+from sollol_agents.emulator import EmulatorConfig
 from sollol_bus.errors import ConfigError
 
 
@@ -164,3 +166,10 @@ def test_the_table_replaces_what_stands_between_the_markers() -> None:
 def test_a_document_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="markers"):
         renewed("no markers", "new")
+
+
+def test_a_flag_that_repeats_takes_all_its_objects_as_one_list_too() -> None:
+    loaded = section("emulate", EmulatorConfig).load(
+        {"faults": ['[{"kind":"load_error"},{"kind":"load_error"}]']}, {}, None
+    )
+    assert [one.kind.value for one in loaded.faults] == ["load_error", "load_error"]

@@ -15,7 +15,7 @@ from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.jobs_views import show_answer, show_jobs, show_status
 from sollol_agents.cli.listings import listing
 from sollol_agents.cli.logs import LogConfig
-from sollol_agents.cli.output import note, say, show_json
+from sollol_agents.cli.output import is_terminal, note, say, show_json
 from sollol_agents.cli.requesting import Model, Options, Prompt, body_fields, read_prompt
 from sollol_agents.cli.sections import routing_section
 from sollol_bus.client import Client
@@ -86,6 +86,8 @@ def submit(
             job_id = await client.submit(job, job_id=id_, priority=routing.priority)
             if not wait:
                 show_json({"job_id": job_id}) if json_ else say(job_id)
+                if is_terminal() and not json_:
+                    note(f"`sollol jobs wait {job_id}` waits for its answer")
                 return 0
             note(f"job {job_id}")
             return _told(await client.job_end(job_id), json_=json_)

@@ -11,6 +11,13 @@ from sollol_bus.jobs import JobAnswer
 from sollol_schemas.jobs import JobListReply, JobState, JobStatus
 
 _ERROR_WIDTH = 60
+_WORDS = {
+    "losses": "interrupted",
+    "doubts": "model missing",
+    "takes": "taken over",
+    "owner": "dispatcher",
+}
+"""Facts of a job whose fields are called otherwise than a person would."""
 
 
 def show_jobs(reply: JobListReply) -> None:
@@ -43,7 +50,7 @@ def show_status(job: JobStatus) -> None:
         facts.pop(name, None)
     error = facts.pop("error", None)
     for name, value in facts.items():
-        say(f"{name:<14}{value}")
+        say(f"{_WORDS.get(name, name.replace('_', ' ')):<14}{value}")
     if error is not None:
         say(f"{'error':<14}{error['code']}: {error['message']}")
 

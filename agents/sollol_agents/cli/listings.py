@@ -114,7 +114,7 @@ def _node_row(view: NodeView) -> tuple[str, ...]:
     free_mib, total_mib = sum(g.memory_free_mib for g in told.gpus), sum(g.memory_total_mib for g in told.gpus)
     return (
         view.node_id,
-        view.state.value,
+        "left" if view.has_left else view.state.value,
         engine,
         f"{view.in_flight}/{told.slots}",
         ", ".join(dict.fromkeys(g.name for g in told.gpus)) or "-",

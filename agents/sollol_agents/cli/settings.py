@@ -278,6 +278,11 @@ def _parsed(setting: Setting, value: object) -> object:
         return dict(_pair(text) for text in _texts(value))
     if setting.shape is Shape.LIST:
         texts = _texts(value, is_json=isinstance(value, str) and value.lstrip().startswith("["))
+        # a flag may repeat with one object each, or hold all of them
+        many = [t.lstrip().startswith("[{") if isinstance(t, str) else False for t in texts]
+        texts = [
+            one for t, is_list in zip(texts, many, strict=True) for one in (_texts(t, is_json=True) if is_list else [t])
+        ]
         return [msgspec.json.decode(t) if isinstance(t, str) and t.startswith("{") else t for t in texts]
     return value
 

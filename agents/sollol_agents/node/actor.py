@@ -142,6 +142,7 @@ class NodeMonitor(Actor[NodeConfig]):
             if executor.is_draining and self.bus.is_connected:
                 await asyncio.sleep(_LINGER_S)
             await executor.outcomes.close()
+            self._send_load(has_left=True)
         await self._watch.aclose()
         self._machine.close()
 
@@ -216,7 +217,7 @@ class NodeMonitor(Actor[NodeConfig]):
         else:
             asyncio.get_running_loop().call_later(delay_s, self._send_load)
 
-    def _send_load(self) -> None:
+    def _send_load(self, *, has_left: bool = False) -> None:
         executor, now = self._require_executor(), time.monotonic()
         self._gate.sent(now)
         loaded = loaded_of(self._watch.view, self._machine.gpus)
@@ -231,6 +232,7 @@ class NodeMonitor(Actor[NodeConfig]):
             in_flight=executor.in_flight(now),
             is_draining=executor.is_draining,
             loaded=loaded if has_changed else None,
+            has_left=has_left,
         )
         self._send(subjects.load(self.node_id), update)
 

@@ -193,7 +193,7 @@ def fleet_stats(nodes: NodesReply) -> FleetStats:
     """The fleet now, counted from the scorer's view."""
     live = [view for view in nodes.nodes if view.state is not NodeState.DOWN]
     return FleetStats(
-        nodes_total=len(nodes.nodes),
+        nodes_total=sum(not view.has_left for view in nodes.nodes),
         nodes_up=sum(view.state is NodeState.UP for view in live),
         nodes_gpu=sum(view.telemetry.has_gpu for view in live),
         nodes_cpu=sum(not view.telemetry.has_gpu for view in live),

@@ -64,6 +64,8 @@ class Fleet:
         self._node_of: dict[str, Node] = {}
         self._ended = Tombstones()
         self._departed: OrderedDict[str, Attempt] = OrderedDict()
+        self._left: OrderedDict[str, str] = OrderedDict()
+        """Node ids of instances that said goodbye: their earlier heartbeats may come after it."""
         self._versions = Versions()
         self.memory = Memory()
         """Nodes that are not here, and what a former process knew."""
@@ -96,6 +98,8 @@ class Fleet:
     def on_telemetry(self, telemetry: Telemetry, now: float) -> FleetChange:
         """Takes a full heartbeat; one of a process that does not own the id, or an old one, changes nothing."""
         change = FleetChange()
+        if telemetry.instance in self._left:
+            return change
         telemetry = sane(telemetry)
         node = self.nodes.get(telemetry.node_id)
         is_new = node is None
@@ -137,8 +141,17 @@ class Fleet:
             max_slots=self._config.max_slots_per_node,
         )
         self._judge(node, now, change)
+        if update.has_left:
+            self._left[update.instance] = node.node_id
+            if len(self._left) > _DEPARTED_MAX:
+                self._left.popitem(last=False)
+        self._judge(node, now, change)
         change.has_room = True
         return change
+
+    def has_left(self, node: Node) -> bool:
+        """Whether the node's process said goodbye: it is down by intent."""
+        return node.instance in self._left
 
     def take(self, node: Node, attempt: Attempt) -> None:
         """Puts a granted attempt into a slot of `node`."""
@@ -200,7 +213,7 @@ class Fleet:
         if telemetry.instance == node.instance:
             return telemetry.seq > node.seq
         is_silent = now - node.seen_at > self._config.down_after_s
-        if telemetry.revision <= node.revision and not is_silent:
+        if telemetry.revision <= node.revision and not is_silent and not self.has_left(node):
             return False
         for attempt in node.restart(telemetry, now):
             self._node_of.pop(attempt.attempt_id, None)
@@ -265,7 +278,7 @@ class Fleet:
             state=state,
             previous=node.state,
             instance=node.instance,
-            reason=_reason(node, state, now),
+            reason=_reason(node, state, now, has_left=self.has_left(node)),
         )
         if node.state is NodeState.DOWN:
             node.joined_at = now
@@ -275,6 +288,8 @@ class Fleet:
         change.has_room = True
 
     def _state(self, node: Node, now: float) -> NodeState:
+        if self.has_left(node) and not node.attempts:
+            return NodeState.DOWN
         silent_s = now - node.seen_at
         if now < self.frozen_until and node.state is not NodeState.DOWN:
             silent_s = 0.0
@@ -301,12 +316,14 @@ def _size_of(node: Node, model: str) -> float:
     return weight_bytes(node.installed.get(model))
 
 
-def _reason(node: Node, state: NodeState, now: float) -> str:
+def _reason(node: Node, state: NodeState, now: float, *, has_left: bool) -> str:
     match state:
         case NodeState.UP:
             return "heartbeats arrive"
         case NodeState.DRAINING:
             return "takes no new work"
+        case NodeState.DOWN if has_left:
+            return "left"
         case NodeState.SUSPECT if node.is_failing:
             return "an attempt failed"
         case _:

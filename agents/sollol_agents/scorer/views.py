@@ -5,13 +5,14 @@ from __future__ import annotations
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.nodes import Node
 from sollol_schemas.queries import ModelsReply, ModelView, NodesReply, NodeView
+from sollol_schemas.telemetry import NodeState
 
 
 def nodes_reply(core: SchedulerCore, now: float, scorer: str) -> NodesReply:
     """The fleet with its states, by node id."""
     nodes = sorted(core.fleet.nodes.values(), key=lambda n: n.node_id)
     return NodesReply(
-        nodes=tuple(_node_view(n, now) for n in nodes),
+        nodes=tuple(_node_view(n, now, has_left=core.fleet.has_left(n)) for n in nodes),
         queued=len(core.waiting),
         in_flight=core.fleet.in_flight,
         term=core.term,
@@ -20,10 +21,11 @@ def nodes_reply(core: SchedulerCore, now: float, scorer: str) -> NodesReply:
     )
 
 
-def _node_view(node: Node, now: float) -> NodeView:
+def _node_view(node: Node, now: float, *, has_left: bool) -> NodeView:
     return NodeView(
         node_id=node.node_id,
         state=node.state,
+        has_left=has_left and node.state is NodeState.DOWN,
         heartbeat_age_s=round(max(0.0, now - node.seen_at), 3),
         telemetry=node.telemetry,
         in_flight=len(node.attempts),
