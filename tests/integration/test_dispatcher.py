@@ -195,6 +195,22 @@ async def test_a_missing_node_is_replaced_and_reported_as_lost(
     await eventually(lambda: [(o.node_id, o.status) for o in outcomes] == [("gone", OutcomeStatus.PRESUMED_LOST)])
 
 
+async def test_a_node_that_comes_back_to_the_bus_after_its_dispatcher_is_waited_for(
+    nats_server: EmbeddedServer, dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    await nats_server.kill()
+    await eventually(lambda: not any(b.is_connected for b in (bus, actors_bus, dispatcher.bus)))
+    await nats_server.start()
+    await eventually(lambda: all(b.is_connected for b in (bus, actors_bus, dispatcher.bus)))
+    scorer = ScriptedScorer(actors_bus, ["n1"])
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: len(scorer.asked) >= 2)
+        ScriptedNode(actors_bus, "n1", serve)
+        assert [m.data async for m in call] == [b'{"response":"a"}']
+    assert scorer.asked[-1].excluded == ()
+
+
 async def test_a_failure_before_the_first_chunk_stays_unseen(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
     scorer = ScriptedScorer(actors_bus, ["n1", "n2"])
     ScriptedNode(actors_bus, "n1", lambda n, a: n.fail(a, ErrorCode.ENGINE_FAILED))

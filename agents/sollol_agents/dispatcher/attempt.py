@@ -91,8 +91,8 @@ class Attempt:
         if self._subscription is None:
             return
         if is_no_responders(msg):
-            if not self._bus.is_settling and self.fence.phase is Phase.SENT:
-                self._on_report(self, self._lost("the node is not on the bus"))
+            if self.fence.phase is Phase.SENT:
+                self._on_report(self, self._returning() if self._bus.is_settling else self._lost())
             return
         try:
             report: AttemptReport = decode(msg.data, AttemptReport)  # type: ignore[arg-type]  # a union decodes too
@@ -116,11 +116,16 @@ class Attempt:
     def _answer(self, msg: Msg, go: bool) -> None:
         self._bus.answer(msg, _GO if go else _NO)
 
-    def _lost(self, why: str) -> AttemptFailed:
-        return AttemptFailed(
-            attempt_id=self.attempt_id,
-            error=ErrorBody(code=ErrorCode.NODE_LOST, message=why, details={"node_id": self.node_id}),
-        )
+    def _lost(self) -> AttemptFailed:
+        return self._failed(ErrorCode.NODE_LOST, "the node is not on the bus")
+
+    def _returning(self) -> AttemptFailed:
+        """Nobody got the exec, but everybody is just coming back to the bus: asking again soon costs no attempt."""
+        return self._failed(ErrorCode.BUSY, "the node is on its way back to the bus")
+
+    def _failed(self, code: ErrorCode, why: str) -> AttemptFailed:
+        error = ErrorBody(code=code, message=why, details={"node_id": self.node_id})
+        return AttemptFailed(attempt_id=self.attempt_id, error=error)
 
 
 def envelope(request: Request, granted: Granted, deadline_s: float) -> ExecEnvelope:
