@@ -15,6 +15,8 @@ from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus
 from sollol_schemas.telemetry import InFlight, LoadedModel, LoadUpdate, NodeState, Telemetry
 
 SILENT_S: Final = 5.5
+LEFT: Final = "left"
+"""Shown instead of `down` for a node that ended in order."""
 _SHOWN_IN_FLIGHT: Final = 64
 _Z: Final = 1.96
 
@@ -28,6 +30,7 @@ class Node:
         self.heard_at = now
         self.state = NodeState.UP
         self.reason = ""
+        self.has_left = False
         self.row: NodeRow | None = None
         self.version = 0
         self.tps = Rate()
@@ -52,6 +55,8 @@ class Node:
                 return False
             if told.instance == known.instance and told.seq < self._seq:
                 return False
+        if known is not None and told.instance != known.instance:
+            self.has_left = False
         self.told = told
         self._take(told.seq, told.slots, told.in_flight, is_draining=told.is_draining, now=now)
         self._loaded = told.loaded
@@ -64,6 +69,7 @@ class Node:
         self._take(told.seq, told.slots, told.in_flight, is_draining=told.is_draining, now=now)
         if told.loaded is not None:
             self._loaded = told.loaded
+        self.has_left = self.has_left or told.has_left
         return True
 
     def on_outcome(self, outcome: Outcome, now: float) -> None:
@@ -118,7 +124,9 @@ class Node:
         return len(self._busy)
 
     def shown_state(self, now: float) -> str:
-        """The state that people should see."""
+        """The state that people should see: the scorer's, or `left`."""
+        if self.has_left:
+            return LEFT
         if now - self.heard_at > SILENT_S:
             return NodeState.DOWN.value
         if self.state is NodeState.UP and self._is_draining:
@@ -132,7 +140,7 @@ class Node:
         silent_s = now - self.heard_at
         if told is None:
             return NodeRow(id=self.node_id, state=state, reason=self.reason, silent_s=int(silent_s))
-        is_down = state == NodeState.DOWN
+        is_down = state in (NodeState.DOWN, LEFT)
         running = () if is_down else tuple(_running(a) for a in self._busy[:_SHOWN_IN_FLIGHT])
         gpus = told.gpus
         bound = _wilson(self._successes, self._attempts)

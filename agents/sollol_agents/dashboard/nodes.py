@@ -85,7 +85,7 @@ class Nodes:
             if is_new or node.told is None:
                 node.on_telemetry(view.telemetry, now)
                 node.heard_at = now - view.heartbeat_age_s
-            node.state = view.state
+            node.state, node.has_left = view.state, view.has_left
             self._dirty.add(view.node_id)
 
     def on_reliability(self, reply: ReliabilityReply) -> None:
@@ -122,7 +122,7 @@ class Nodes:
         usable = [n for n in self._nodes.values() if n.shown_state(now) in (NodeState.UP, NodeState.DRAINING)]
         up = [n for n in usable if n.shown_state(now) == NodeState.UP]
         return Fleet(
-            total=len(self._nodes),
+            total=sum(1 for n in self._nodes.values() if not n.has_left),
             up=len(up),
             gpu=sum(1 for n in up if n.told is not None and n.told.gpus),
             slots=sum(n.slots for n in up),

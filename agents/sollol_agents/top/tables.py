@@ -25,6 +25,7 @@ _COLOURS: Final = {
     "suspect": "yellow",
     "draining": "yellow",
     "down": "red",
+    "left": "bright_black",
     "success": "green",
     "failed": "red",
     "presumed_lost": "red",

@@ -153,6 +153,17 @@ def test_a_silent_node_is_down_without_a_scorer_too(view: FleetView) -> None:
     assert (card.state, card.silent_s) == ("down", 6)
 
 
+def test_a_node_that_ended_in_order_has_left_until_it_starts_anew(view: FleetView) -> None:
+    view.on_load(LoadUpdate(node_id="attic", instance="i1", seq=2, slots=4, has_left=True), NOW)
+    view.on_node(NodeEvent(node_id="attic", state=NodeState.DOWN, reason="left"), NOW, AT)
+    assert row(view).state == "left"
+    assert view.nodes.fleet(NOW).total == 0
+    view.on_telemetry(telemetry(revision=2), NOW + 1)
+    view.on_node(NodeEvent(node_id="attic", state=NodeState.UP, reason="back"), NOW + 1, AT)
+    assert row(view, NOW + 1).state == "up"
+    assert view.nodes.fleet(NOW + 1).total == 1
+
+
 def test_a_node_that_is_silent_for_long_is_forgotten_and_may_come_back(view: FleetView) -> None:
     row(view)
     drawn = view.version

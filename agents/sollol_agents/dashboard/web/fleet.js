@@ -31,13 +31,14 @@ const NodeCard = {
     <button class="node-name" @click="$emit('open', row.id)" :aria-label="'Open ' + row.id"><h3>{{ row.id }}</h3></button>
     <p class="node-note">
       <span v-if="row.state === 'down'">{{ row.reason || 'no heartbeat' }}<template v-if="row.silent_s"> · silent for {{ seconds(row.silent_s) }}</template></span>
+      <span v-else-if="row.state === 'left'">ended in order<template v-if="row.silent_s"> {{ seconds(row.silent_s) }} ago</template></span>
       <span v-else-if="!isReachable" class="bad-text">engine does not answer: {{ row.engine_detail || 'no reason told' }}</span>
       <span v-else-if="row.state === 'suspect'">{{ row.reason || 'heartbeats are late' }}</span>
       <span v-else>{{ row.engine || 'engine unknown' }}<template v-if="row.weight !== undefined && row.weight !== 1"> · weight {{ number(row.weight) }}</template></span>
     </p>
     <div class="bars">
       <Bar v-if="row.vram_total_mib" label="VRAM" :used="row.vram_used_mib ?? 0" :total="row.vram_total_mib" :text="gib(row.vram_used_mib ?? 0) + ' / ' + gib(row.vram_total_mib) + ' GiB'"/>
-      <Bar label="RAM" :used="row.ram_used_mib ?? 0" :total="row.ram_total_mib ?? 0" :text="gib(row.ram_used_mib ?? 0) + ' / ' + gib(row.ram_total_mib ?? 0) + ' GiB'"/>
+      <Bar v-if="row.ram_total_mib" label="RAM" :used="row.ram_used_mib ?? 0" :total="row.ram_total_mib ?? 0" :text="gib(row.ram_used_mib ?? 0) + ' / ' + gib(row.ram_total_mib ?? 0) + ' GiB'"/>
       <Bar may-fill :label="row.gpu && row.gpu_ratio != null ? 'GPU' : 'CPU load'" :used="load" :total="1" :text="percent(load)"/>
     </div>
     <div class="slots" role="img" :aria-label="(row.busy ?? 0) + ' of ' + (row.slots ?? 0) + ' slots busy'">
@@ -66,7 +67,7 @@ export const FleetView = {
     all: (it) => Object.values(it.state.nodes),
     options() {
       const options = [["all", `All ${this.all.length}`]];
-      for (const state of ["up", "draining", "suspect", "down"]) {
+      for (const state of ["up", "draining", "suspect", "down", "left"]) {
         const count = this.all.filter((row) => row.state === state).length;
         if (count || state === this.wanted) options.push([state, `${state[0].toUpperCase()}${state.slice(1)} ${count}`]);
       }

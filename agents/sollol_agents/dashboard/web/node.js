@@ -12,6 +12,7 @@ export const NodeDrawer = {
     installed: (it) => it.detail?.installed ?? [],
     loaded: (it) => new Set((it.row.loaded ?? []).map((model) => model.name)),
     isDraining: (it) => it.row.state === "draining",
+    isGone: (it) => it.row.state === "down" || it.row.state === "left",
     facts() {
       const row = this.row;
       const detail = this.detail;
@@ -79,7 +80,7 @@ export const NodeDrawer = {
       <p v-if="!mayOperate" class="muted">Looking only: operating needs an administrator's key.</p>
       <div class="row gap wrap">
         <button v-if="isDraining" class="button" :disabled="!mayOperate || !!busy" @click="act('drain', 'drain', { is_draining: false }, row.id + ' takes work again')"><Icon name="up"/>Put back into service</button>
-        <button v-else class="button" :disabled="!mayOperate || !!busy || row.state === 'down'" @click="act('drain', 'drain', {}, row.id + ' takes no new work')"><Icon name="draining"/>Drain</button>
+        <button v-else class="button" :disabled="!mayOperate || !!busy || isGone" @click="act('drain', 'drain', {}, row.id + ' takes no new work')"><Icon name="draining"/>Drain</button>
         <form class="row gap" @submit.prevent="act('weight', 'weight', { weight: Number(weight) }, 'Weight of ' + row.id + ' is ' + weight)">
           <label class="inline"><span class="muted">Weight</span><input class="input short num" type="number" min="0.01" max="100" step="0.01" v-model="weight" :disabled="!mayOperate"></label>
           <button class="button" :disabled="!mayOperate || !!busy">Set</button></form>
@@ -88,7 +89,7 @@ export const NodeDrawer = {
       <ul class="lines models" v-if="installed.length"><li v-for="[name, size, quantization] in installed" :key="name">
         <span class="grow"><b>{{ name }}</b><span class="muted small num">{{ bytes(size) }}<template v-if="quantization"> · {{ quantization }}</template><template v-if="loaded.has(name)"> · in memory</template></span></span>
         <button v-if="loaded.has(name)" class="button small" :disabled="!mayOperate || !!busy" @click="act(name, 'load', { model: name, is_loaded: false }, name + ' is unloaded')">{{ busy === name ? 'Unloading…' : 'Unload' }}</button>
-        <button v-else class="button small" :disabled="!mayOperate || !!busy || row.state === 'down'" @click="act(name, 'load', { model: name }, name + ' is loaded')">{{ busy === name ? 'Loading…' : 'Load' }}</button></li></ul>
+        <button v-else class="button small" :disabled="!mayOperate || !!busy || isGone" @click="act(name, 'load', { model: name }, name + ' is loaded')">{{ busy === name ? 'Loading…' : 'Load' }}</button></li></ul>
       <p v-else class="muted">None.</p>
       <form class="row gap" @submit.prevent="pull">
         <input class="input grow" v-model="model" placeholder="llama3.2:3b" aria-label="Model to pull" :disabled="!mayOperate || !!pulling">

@@ -45,6 +45,7 @@ const KINDS = {
   presumed_lost: ["warn", "suspect"],
   cancelled: ["quiet", "close"],
   client_error: ["quiet", "close"],
+  left: ["quiet", "close"],
   down: ["bad", "down"],
   failed: ["bad", "down"],
   dead: ["bad", "down"],
