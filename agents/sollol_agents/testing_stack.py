@@ -19,10 +19,12 @@ from sollol_agents.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKin
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.stack import LocalStack
+from sollol_agents.testing import eventually
 from sollol_bus.client import Client
 from sollol_bus.messages import decode
 from sollol_schemas import subjects
 from sollol_schemas.jobs import JobEvent, JobNews
+from sollol_schemas.telemetry import NodeState
 
 MODEL: Final = "m:latest"
 """The model that every engine has loaded; so is `nomic-embed-text`; `other` lies on its disk."""
@@ -94,7 +96,12 @@ class EmulatedSystem:
         await self._floor.enter_async_context(self.stack)
         self.client: Client = await self._floor.enter_async_context(self.stack.client())
         await self.client.generate(MODEL, "count down from 1")
+        await eventually(self._all_are_up, complaint="every node is up")
         self.client.bus.subscribe(subjects.JOB_EVENTS_ALL, lambda m: self.news.append(decode(m.data, JobEvent)))
+
+    async def _all_are_up(self) -> bool:
+        views = (await self.client.nodes()).nodes
+        return sum(view.state is NodeState.UP for view in views) == self._nodes
 
     def news_of(self, job_id: str) -> list[JobNews]:
         """What happened to one job, in order."""
