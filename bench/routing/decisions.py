@@ -50,7 +50,7 @@ class Setting(NamedTuple):
     waiting: int
 
 
-SETTINGS = (Setting(24, 1, 20), Setting(24, 3, 20), Setting(100, 20, 20))
+SETTINGS = (Setting(6, 1, 20), Setting(24, 1, 20), Setting(24, 3, 20), Setting(100, 20, 20))
 
 
 class Bench:
