@@ -89,7 +89,16 @@ def clients(url: str) -> Iterator[tuple[str, Client]]:
 @contextmanager
 def engine(*flags: str) -> Iterator[str]:
     """The URL of an emulated node."""
-    argv = [sys.executable, "-m", "sollol_agents.emulator", "--model", "countdown=1", "--preload", "countdown", *flags]
+    argv = [
+        sys.executable,
+        "-m",
+        "sollol_agents.lab.emulator",
+        "--model",
+        "countdown=1",
+        "--preload",
+        "countdown",
+        *flags,
+    ]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

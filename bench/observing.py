@@ -27,14 +27,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from bench.machine import describe
 from bench.overhead.measures import MODEL, percentiles
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
-from sollol_bus.client import Client
-from sollol_bus.connection import Bus
-from sollol_bus.tracing import TracingConfig
-from sollol_bus.tracing_otel import OtelTracer
+from sollol_bus.observe.tracing import TracingConfig
+from sollol_bus.observe.tracing_otel import OtelTracer
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connection import Bus
 
 
 def main() -> int:

@@ -107,7 +107,7 @@ async def running(name: str, arguments: list[str], *, log_dir: Path) -> AsyncIte
 
 def instant_engine(model: str, *more: str) -> list[str]:
     """The command of an emulated engine without any delay."""
-    return ["sollol_agents.emulator", "--preset", "instant", "--model", f"{model}=1", "--port", "0", *more]
+    return ["sollol_agents.lab.emulator", "--preset", "instant", "--model", f"{model}=1", "--port", "0", *more]
 
 
 @asynccontextmanager

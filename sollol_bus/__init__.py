@@ -4,10 +4,6 @@ What is exported here is the public API; everything else may change.
 """
 
 from sollol_bus.actor import Actor, ActorState, ActorStatistics
-from sollol_bus.batch import Batch, BatchProgress
-from sollol_bus.call import Call
-from sollol_bus.client import Client
-from sollol_bus.connection import Bus, BusConfig, ReplyInbox, Subscription
 from sollol_bus.errors import (
     ActorStopped,
     BackendBrokeProtocol,
@@ -36,10 +32,14 @@ from sollol_bus.errors import (
     Unauthorized,
     UnknownModel,
 )
-from sollol_bus.jobs import JobAnswer, make_job
-from sollol_bus.messages import Msg
-from sollol_bus.results import Answer, AnswerStream, Chunk, Embeddings
-from sollol_bus.streaming import ReplyStream, request_many
+from sollol_bus.sdk.batch import Batch, BatchProgress
+from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.jobs import JobAnswer, make_job
+from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
+from sollol_bus.transport.connection import Bus, BusConfig, ReplyInbox, Subscription
+from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.streaming import ReplyStream, request_many
 from sollol_bus.version import VERSION
 from sollol_schemas.jobs import Job, JobState
 from sollol_schemas.routing import Routing, RoutingMode

@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import msgspec
 
-from sollol_bus.connection import Bus, BusConfig, Subscription
 from sollol_bus.errors import BusError, SollolError
-from sollol_bus.messages import Msg
-from sollol_bus.meter import Meter
-from sollol_bus.tracing import Tracer
+from sollol_bus.observe.meter import Meter
+from sollol_bus.observe.tracing import Tracer
+from sollol_bus.transport.connection import Bus, BusConfig, Subscription
+from sollol_bus.transport.messages import Msg
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from sollol_bus.errors import ConfigError
-from sollol_bus.server_guard import guarded
+from sollol_bus.server.guard import guarded
 
 _STOP_TIMEOUT_S = 10.0
 _TAIL_CHARACTERS = 2000

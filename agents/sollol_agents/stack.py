@@ -29,11 +29,11 @@ from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.client import Client
-from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import BusError, NoResponders, RequestTimedOut, SollolError
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
-from sollol_bus.tracing import Tracer
+from sollol_bus.observe.tracing import Tracer
+from sollol_bus.sdk.client import Client
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_schemas import subjects
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ import uvloop
 from bench.dashboard.fake_fleet import FakeFleet
 from bench.machine import describe
 from sollol_agents.children import Child
-from sollol_bus.connection import Bus, BusConfig
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus, BusConfig
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_bus.connection import Bus
 from sollol_bus.errors import NotConnected
-from sollol_bus.messages import Msg, encode
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import subjects
 from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy

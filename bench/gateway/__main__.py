@@ -26,7 +26,7 @@ from bench.gateway.caller import Caller, delay_of
 from bench.machine import describe
 from bench.overhead.measures import percentiles
 from bench.processes import Process, fleet, instant_engine, running
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 
 BARS = {"added_p50_ms": 2.5, "added_p99_ms": 6.0, "requests_per_s": 650.0, "added_per_token_p99_ms": 3.0}
 MODEL = "bench"

@@ -23,13 +23,13 @@ import uvloop
 
 from bench.machine import describe
 from bench.processes import Process, actor, control, instant_engine, node, running
-from sollol_bus.client import Client
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import BusError
-from sollol_bus.jetstream import api, publish_acked
-from sollol_bus.jobs import make_job
-from sollol_bus.messages import decode, encode
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.jetstream.streams import api, publish_acked
+from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.jobs import make_job
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.jobs import Job
 

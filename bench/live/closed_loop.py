@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.live.stack import EngineCommand, live_stack
-from sollol_bus.client import Client
-from sollol_bus.messages import encode
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 
 SERVICE_S = {"fast": 0.1, "middle": 0.2, "slow": 0.4}

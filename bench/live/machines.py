@@ -8,7 +8,7 @@ judge: work goes in steps of a token, slots remember prompts, loads end at a pol
 from __future__ import annotations
 
 from bench.routing.fleets import MODELS, MachineSpec, ModelSpec
-from sollol_agents.emulator.presets import Preset
+from sollol_agents.lab.emulator.presets import Preset
 
 MODEL = "base:8b"
 """The model of every live workload."""

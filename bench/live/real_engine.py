@@ -33,7 +33,7 @@ _ALONE_TOKENS, _PROMPT_TOKENS, _SAMPLES = 200, 1200, 5
 
 def engine() -> EngineCommand:
     """The real engine; its threads leave a core to everything else."""
-    arguments = ["sollol_agents.engine", "--preset", _SIZE, "--slots", str(SLOTS), "--alias", MODEL, "--port", "0"]
+    arguments = ["sollol_agents.lab.engine", "--preset", _SIZE, "--slots", str(SLOTS), "--alias", MODEL, "--port", "0"]
     return EngineCommand("real", arguments, dialect="openai", slots=SLOTS)
 
 

@@ -11,9 +11,9 @@ import msgspec
 from bench.live.workload import body_of
 from bench.routing.simulation import TIMEOUT_S
 from bench.routing.workloads import Request
-from sollol_bus.client import Client
 from sollol_bus.errors import SollolError
-from sollol_bus.messages import Msg, encode, error_of
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.messages import Msg, encode, error_of
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.decision import DecisionSummary

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.processes import Process, running
-from sollol_bus.client import Client
-from sollol_bus.connection import BusConfig
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.sdk.client import Client
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.telemetry import NodeState
 
 _JOIN_WITHIN_S = 60.0

@@ -21,9 +21,9 @@ import uvloop
 from bench.machine import describe
 from bench.overhead import measures
 from bench.processes import Process, fleet, instant_engine, launch, running
-from sollol_bus.client import Client
-from sollol_bus.connection import Bus, BusConfig
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.sdk.client import Client
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus, BusConfig
 
 BARS = {
     "added_p50_ms": 1.5,

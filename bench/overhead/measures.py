@@ -10,8 +10,8 @@ from datetime import datetime
 import httpx
 import msgspec
 
-from sollol_bus.client import Client
-from sollol_bus.connection import Bus
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connection import Bus
 from sollol_schemas import subjects
 
 MODEL = "bench"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from sollol_agents.analysis.detector import Task, WordDetector
+from sollol_agents.requests.detector import Task, WordDetector
 from sollol_agents.scorer.cost import Cost
 from sollol_agents.scorer.strategies import Choice
 from sollol_agents.scorer.waiting import Waiting

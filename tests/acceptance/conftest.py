@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from sollol_agents.testing import ProcessFleet
+from sollol_agents.lab.testing.processes import ProcessFleet
 
 _FIGURE = "figure"
 
@@ -102,9 +102,9 @@ def fleet_behind_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
             "--no-local-node", "--store-dir", str(folder), "--log-level", "warning",
         )  # fmt: skip
         flags = ("--preset", "rtx4090-24", "--time-scale", "20", "--parallel", "4", "--preload", "countdown")
-        engines = {"emulated": (start_module(stack, "sollol_agents.emulator", *flags)["engine"], "ollama")}
+        engines = {"emulated": (start_module(stack, "sollol_agents.lab.emulator", *flags)["engine"], "ollama")}
         if importlib.util.find_spec("xllamacpp") is not None:
-            real = start_module(stack, "sollol_agents.engine", "--slots", "4", "--cache-dir", str(folder))
+            real = start_module(stack, "sollol_agents.lab.engine", "--slots", "4", "--cache-dir", str(folder))
             engines["real"] = (real["engine"], "openai")
         for name, (url, kind) in engines.items():
             start_module(

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from sollol_agents.emulator import Fault, FaultKind
-from sollol_agents.testing import ProcessFleet, eventually
-from sollol_bus.connection import Bus
+from sollol_agents.lab.emulator import Fault, FaultKind
+from sollol_agents.lab.testing.processes import ProcessFleet, eventually
 from sollol_bus.errors import ConfigError, PayloadTooLarge, SollolError
-from sollol_bus.messages import Msg, encode, error_of
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, encode, error_of
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.ids import attempt_id

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sollol_agents.emulator import Fault, FaultKind
-from sollol_agents.testing import Emulator, ProcessFleet, eventually
-from sollol_bus.client import Client
-from sollol_bus.connection import Bus
-from sollol_bus.messages import Msg, encode
+from sollol_agents.lab.emulator import Fault, FaultKind
+from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, eventually
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import subjects
 
 MODEL = "llama3.2:3b"

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from sollol_agents.testing import ProcessFleet, eventually
-from sollol_bus.connection import Bus, BusConfig
+from sollol_agents.lab.testing.processes import ProcessFleet, eventually
 from sollol_bus.errors import ConfigError, SollolError
-from sollol_bus.jetstream import api
-from sollol_bus.server_config import find_binary
+from sollol_bus.jetstream.streams import api
+from sollol_bus.server.config import find_binary
+from sollol_bus.transport.connection import Bus, BusConfig
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose.yaml"

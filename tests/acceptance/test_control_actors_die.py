@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from sollol_agents.children import Child
-from sollol_agents.emulator import Fault, FaultKind
-from sollol_agents.testing import Emulator, ProcessFleet, eventually
-from sollol_bus.client import Client
-from sollol_bus.connection import Bus
+from sollol_agents.lab.emulator import Fault, FaultKind
+from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, eventually
 from sollol_bus.errors import SollolError
-from sollol_bus.messages import Msg, decode, encode
-from sollol_bus.results import Answer, AnswerStream
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.results import Answer, AnswerStream
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.events import OfficeEvent, OutcomeStatus
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sollol_agents.testing import ProcessFleet
+from sollol_agents.lab.testing.processes import ProcessFleet
 
 MODEL = "llama3.2:3b"
 

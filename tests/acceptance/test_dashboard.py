@@ -22,14 +22,14 @@ import pytest
 import pytest_asyncio
 
 from sollol_agents.children import Child
-from sollol_agents.emulator import Fault
-from sollol_agents.emulator.faults import FaultKind
 from sollol_agents.gateway.keys import KeyStore
-from sollol_agents.testing import Emulator, ProcessFleet, eventually
+from sollol_agents.lab.emulator import Fault
+from sollol_agents.lab.emulator.faults import FaultKind
+from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, eventually
 from sollol_bus import Client, Routing
 from sollol_bus.errors import SollolError
-from sollol_bus.jobs import make_job
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.sdk.jobs import make_job
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_schemas.decision import Decision
 from sollol_schemas.events import BreakerState
 from sollol_schemas.jobs import JobState

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from sollol_agents.testing import ProcessFleet
+from sollol_agents.lab.testing.processes import ProcessFleet
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODEL = "llama3.2:3b"

@@ -54,7 +54,7 @@ def limits(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         engines = {}
         for name, slots in (("wide", str(STREAMS)), ("narrow", "1")):
             flags = ("--preset", "steady", "--decode-tps", tps[name], "--parallel", slots)
-            engine = start(stack, "sollol_agents.emulator", *flags, "--model", f"{name}=1", "--preload", name)
+            engine = start(stack, "sollol_agents.lab.emulator", *flags, "--model", f"{name}=1", "--preload", name)
             engines[name] = engine["engine"]
             start(
                 stack, "sollol_agents.cli", "node", "--nats", up["nats"], "--id", name, "--engine", "ollama",

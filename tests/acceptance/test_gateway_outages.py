@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 
 from sollol_agents.children import Child
-from sollol_agents.emulator import Fault, FaultKind
-from sollol_agents.testing import Emulator, ProcessFleet, eventually
+from sollol_agents.lab.emulator import Fault, FaultKind
+from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -32,8 +32,8 @@ from nats.aio.msg import Msg
 from nats.js.client import JetStreamContext
 
 from sollol_agents.children import Child
-from sollol_agents.testing import ProcessFleet, eventually
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 
 MODEL = "llama3.2:3b"
 SEED = int(os.environ.get("SOLLOL_CHAOS_SEED", "20"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.testing import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet, eventually
 
 MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL, "--parallel", "8")

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from sollol_agents.children import Child
-from sollol_agents.testing import ProcessFleet, eventually
-from sollol_bus.client import Client
-from sollol_bus.connection import Bus
-from sollol_bus.jetstream import api
-from sollol_bus.kv import Bucket
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.streams import api
+from sollol_bus.sdk.client import Client
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus
 from sollol_schemas import subjects
 from sollol_schemas.decision import CandidateCost
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from sollol_agents.emulator import Fault, FaultKind
-from sollol_agents.testing import ProcessFleet, eventually
-from sollol_bus.client import Client
+from sollol_agents.lab.emulator import Fault, FaultKind
+from sollol_agents.lab.testing.processes import ProcessFleet, eventually
 from sollol_bus.errors import BackendError, NoEligibleNode, UnknownModel
-from sollol_bus.results import Answer
+from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.results import Answer
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
 

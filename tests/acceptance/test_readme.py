@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from sollol_agents.testing import eventually
-from sollol_bus.client import Client
+from sollol_agents.lab.testing.processes import eventually
 from sollol_bus.errors import ConfigError, SollolError
+from sollol_bus.sdk.client import Client
 
 README = Path(__file__).parents[2] / "README.md"
 PORTS = ("14222", "18080")

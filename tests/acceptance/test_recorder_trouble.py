@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sollol_agents.children import Child
-from sollol_agents.testing import ProcessFleet, eventually
-from sollol_bus.client import Client
+from sollol_agents.lab.testing.processes import ProcessFleet, eventually
 from sollol_bus.errors import SollolError
+from sollol_bus.sdk.client import Client
 
 MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)

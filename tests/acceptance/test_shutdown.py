@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from sollol_agents.children import Child
-from sollol_agents.testing import ProcessFleet, eventually
-from sollol_bus.client import Client
+from sollol_agents.lab.testing.processes import ProcessFleet, eventually
 from sollol_bus.errors import SollolError
-from sollol_bus.results import AnswerStream
+from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.results import AnswerStream
 from sollol_schemas.telemetry import NodeState
 
 MODEL = "llama3.2:3b"

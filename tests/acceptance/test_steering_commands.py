@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from sollol_agents.testing import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet, eventually
 
 MODEL = "llama3.2:3b"
 

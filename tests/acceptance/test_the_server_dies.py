@@ -13,12 +13,12 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from sollol_agents.emulator import Fault, FaultKind
-from sollol_agents.testing import Emulator, ProcessFleet, eventually
-from sollol_bus.connection import Bus
+from sollol_agents.lab.emulator import Fault, FaultKind
+from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, eventually
 from sollol_bus.errors import ConnectionLost, SollolError
-from sollol_bus.messages import Msg, encode
-from sollol_bus.results import AnswerStream
+from sollol_bus.sdk.results import AnswerStream
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import subjects
 
 MODEL = "llama3.2:3b"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sollol_agents.testing import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet, eventually
 from sollol_schemas.telemetry import NodeState
 
 MODEL = "llama3.2:3b"

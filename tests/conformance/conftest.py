@@ -92,11 +92,11 @@ def engine(request: pytest.FixtureRequest, model_folder: Path) -> Iterator[Engin
         return
     if request.param == "llama.cpp":
         need_llama()
-        with started("sollol_agents.engine", "--slots", "4", "--cache-dir", str(model_folder)) as url:
+        with started("sollol_agents.lab.engine", "--slots", "4", "--cache-dir", str(model_folder)) as url:
             yield Engine(url, "countdown", "countdown", is_ollama=False, is_emulated=False)
         return
     flags = ("--preset", "rtx4090-24", "--time-scale", "10", "--parallel", "4")
-    with started("sollol_agents.emulator", *flags) as url:
+    with started("sollol_agents.lab.emulator", *flags) as url:
         yield Engine(url, "countdown", "nomic-embed-text", is_ollama=True, is_emulated=True)
 
 
@@ -116,10 +116,10 @@ def slow_engine(request: pytest.FixtureRequest, model_folder: Path) -> Iterator[
     if request.param == "llama.cpp":
         need_llama()
         flags = ("--preset", "small", "--slots", "1", "--ctx", "4096", "--cache-dir", str(model_folder))
-        with started("sollol_agents.engine", *flags) as url:
+        with started("sollol_agents.lab.engine", *flags) as url:
             yield Engine(url, "countdown", "countdown", is_ollama=False, is_emulated=False)
         return
-    with started("sollol_agents.emulator", "--preset", "steady", "--decode-tps", "60") as url:
+    with started("sollol_agents.lab.emulator", "--preset", "steady", "--decode-tps", "60") as url:
         yield Engine(url, "countdown", "nomic-embed-text", is_ollama=True, is_emulated=True)
 
 

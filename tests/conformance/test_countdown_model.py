@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sollol_agents.emulator import text
-from sollol_agents.engine import SIZES, EngineConfig, EngineUnavailableError, ensure_model, run_engine, write_model
-from sollol_agents.engine.__main__ import parse_config
-from sollol_agents.engine.vocabulary import TokenKind, build_vocabulary, successors
+from sollol_agents.lab.emulator import text
+from sollol_agents.lab.engine import SIZES, EngineConfig, EngineUnavailableError, ensure_model, run_engine, write_model
+from sollol_agents.lab.engine.__main__ import parse_config
+from sollol_agents.lab.engine.vocabulary import TokenKind, build_vocabulary, successors
 
 TINY = SIZES["tiny"]
 

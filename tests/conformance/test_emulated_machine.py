@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 
 
 class Eventually(Protocol):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 from sollol_agents.node.engines.base import Engine, EngineFigures, Run, Work
 from sollol_agents.node.engines.http import EngineHttp
 from sollol_agents.node.engines.ollama import OllamaEngine

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import pytest
 
-from sollol_bus.connection import Bus, BusConfig
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus, BusConfig
 
 
 class Eventually(Protocol):

@@ -9,9 +9,9 @@ from collections.abc import Collection
 import pytest
 
 from sollol_bus.actor import Actor, ActorState, ActorStatistics
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import ConfigError
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import BusConfig
 
 
 class Recording(Actor[None]):

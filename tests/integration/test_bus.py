@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from sollol_bus.connection import PAYLOAD_MARGIN_BYTES, Bus, BusConfig
 from sollol_bus.errors import (
     BadRequest,
     BusError,
@@ -20,9 +19,10 @@ from sollol_bus.errors import (
     PayloadTooLarge,
     RequestTimedOut,
 )
-from sollol_bus.messages import Msg
-from sollol_bus.server import EmbeddedServer
-from sollol_bus.streaming import ReplyStream, request_many
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import PAYLOAD_MARGIN_BYTES, Bus, BusConfig
+from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.streaming import ReplyStream, request_many
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 Eventually = Callable[..., Awaitable[None]]

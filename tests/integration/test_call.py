@@ -7,11 +7,11 @@ from typing import Protocol
 
 import pytest
 
-from sollol_bus.call import Call
-from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import ConnectionLost, NoResponders
-from sollol_bus.messages import Msg, decode, encode
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.sdk.call import Call
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.execution import CancelRequest, Taken

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sollol_bus.connection import Bus
-from sollol_bus.discovery import Discovery
-from sollol_bus.messages import Msg, decode
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.discovery import Discovery
+from sollol_bus.transport.messages import Msg, decode
 
 Eventually = Callable[..., Awaitable[None]]
 

@@ -9,8 +9,6 @@ import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_bus.call import Call
-from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import (
     BackendRefused,
     BackendUnavailable,
@@ -21,10 +19,12 @@ from sollol_bus.errors import (
     NoEligibleNode,
     SollolError,
 )
-from sollol_bus.jetstream import provision
-from sollol_bus.messages import Msg, decode, encode, error_of
-from sollol_bus.server import EmbeddedServer
-from sollol_bus.streaming import request_many
+from sollol_bus.jetstream.streams import provision
+from sollol_bus.sdk.call import Call
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.streaming import request_many
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.decision import DecisionSummary

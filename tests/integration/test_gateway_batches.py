@@ -13,15 +13,15 @@ import httpx
 import msgspec
 import pytest
 
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.gateway.actor import Gateway
 from sollol_agents.gateway.batches.records import BatchRecord, BatchState
 from sollol_agents.gateway.batches.store import ANYBODY, Records
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.keys import KeyStore
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
-from sollol_bus.connection import BusConfig
+from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.subjects import GATEWAY_INBOX_PREFIX
 
 openai = pytest.importorskip("openai")

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import httpx
 import pytest
 
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 

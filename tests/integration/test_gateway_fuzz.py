@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.gateway.app import HOT
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import ConfigError
-from sollol_bus.jetstream import JetStreamRefused, StreamSpec, api, ensure_stream, provision, publish_acked
-from sollol_bus.kv import Bucket
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
-from sollol_bus.server_config import find_binary
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.streams import JetStreamRefused, StreamSpec, api, ensure_stream, provision, publish_acked
+from sollol_bus.server.config import find_binary
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_schemas import subjects
 
 Eventually = Callable[..., Awaitable[None]]

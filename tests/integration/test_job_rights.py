@@ -12,18 +12,18 @@ import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
-from sollol_bus.client import Client
 from sollol_bus.errors import Cancelled, NotPermitted, SollolError
-from sollol_bus.jetstream import api, publish_acked
-from sollol_bus.jobs import make_job
-from sollol_bus.messages import decode, encode
-from sollol_bus.rights import make_credentials, server_config
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.jetstream.streams import api, publish_acked
+from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.jobs import make_job
+from sollol_bus.server.rights import make_credentials, server_config
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.jobs import JobRef, JobResult, JobState
 from sollol_schemas.routing import Routing

@@ -13,10 +13,10 @@ from typing import Protocol
 
 import pytest
 
-from sollol_agents.testing_stack import MODEL, EmulatedSystem
+from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_bus.errors import Cancelled, Unauthorized
-from sollol_bus.jobs import JobAnswer, make_job
-from sollol_bus.messages import Msg, decode
+from sollol_bus.sdk.jobs import JobAnswer, make_job
+from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas.jobs import JobNews, JobResult, JobState
 
 pytestmark = pytest.mark.timeout(90)

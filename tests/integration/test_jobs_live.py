@@ -15,10 +15,8 @@ import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.emulator import FaultKind
-from sollol_agents.testing_stack import MODEL, EmulatedSystem
-from sollol_bus.batch import Batch
-from sollol_bus.connection import BusConfig
+from sollol_agents.lab.emulator import FaultKind
+from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_bus.errors import (
     BackendError,
     BadRequest,
@@ -31,9 +29,11 @@ from sollol_bus.errors import (
     SollolError,
     UnknownModel,
 )
-from sollol_bus.jetstream import publish_acked
-from sollol_bus.jobs import make_job
-from sollol_bus.messages import Msg, decode, encode, error_of
+from sollol_bus.jetstream.streams import publish_acked
+from sollol_bus.sdk.batch import Batch
+from sollol_bus.sdk.jobs import make_job
+from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import subjects
 from sollol_schemas.decision import Decision
 from sollol_schemas.jobs import JobNews, JobResult, JobState

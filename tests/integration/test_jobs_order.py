@@ -9,9 +9,9 @@ from typing import Protocol
 
 import pytest
 
+from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_agents.scorer.config import ScorerConfig
-from sollol_agents.testing_stack import MODEL, EmulatedSystem
-from sollol_bus.jobs import make_job
+from sollol_bus.sdk.jobs import make_job
 from sollol_schemas.jobs import JobNews
 
 pytestmark = pytest.mark.timeout(90)

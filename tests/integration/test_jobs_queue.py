@@ -10,12 +10,12 @@ from typing import Protocol
 import msgspec
 import pytest
 
-from sollol_agents.testing_stack import MODEL, EmulatedSystem
-from sollol_bus.connection import Bus
+from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, SollolError
-from sollol_bus.jetstream import JetStreamRefused, api, publish_acked
-from sollol_bus.jobs import make_job
-from sollol_bus.messages import Msg, encode
+from sollol_bus.jetstream.streams import JetStreamRefused, api, publish_acked
+from sollol_bus.sdk.jobs import make_job
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import subjects
 from sollol_schemas.jobs import JobNews, JobState
 from sollol_schemas.routing import Routing

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from sollol_bus.connection import Bus, BusConfig
-from sollol_bus.jetstream import provision
-from sollol_bus.kv import Bucket
-from sollol_bus.lease import Lease
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.lease import Lease
+from sollol_bus.jetstream.streams import provision
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_schemas import subjects
 
 Eventually = Callable[..., Awaitable[None]]

@@ -12,15 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.metering.catalog import of_actors
 from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.metering.server import MetricsServer
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.errors import ConfigError
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.server.server import EmbeddedServer
 
 MODEL = "llama3.2:3b"
 ON = MetricsConfig(port=0)

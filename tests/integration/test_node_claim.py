@@ -9,12 +9,12 @@ import pytest
 
 from sollol_agents.node import NodeConfig, NodeMonitor
 from sollol_agents.node.claim import Claim, Owner, require_free
-from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import ConfigError
-from sollol_bus.jetstream import provision
-from sollol_bus.kv import Bucket
-from sollol_bus.messages import decode, encode
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.streams import provision
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.control import ControlReply
 from sollol_schemas.telemetry import Telemetry

@@ -19,12 +19,12 @@ from sollol_agents.node.engines.http import EngineHttp
 from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
 from sollol_agents.node.probing import probe
-from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import BackendBrokeProtocol, SollolError
-from sollol_bus.jetstream import provision
-from sollol_bus.messages import Msg, decode, encode, error_of
-from sollol_bus.server import EmbeddedServer
-from sollol_bus.streaming import ReplyStream
+from sollol_bus.jetstream.streams import provision
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.streaming import ReplyStream
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
@@ -452,7 +452,7 @@ async def llama() -> AsyncIterator[str]:
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("needs the extra `engine`")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sollol_agents.engine", "--slots", "2", stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "sollol_agents.lab.engine", "--slots", "2", stdout=asyncio.subprocess.PIPE
     )
     try:
         assert process.stdout is not None

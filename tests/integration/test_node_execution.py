@@ -12,14 +12,14 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
-from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import BusError, ConfigError
-from sollol_bus.jetstream import api, provision
-from sollol_bus.messages import Msg, decode, encode, error_of
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.jetstream.streams import api, provision
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
-from sollol_bus.connection import Bus
-from sollol_bus.jetstream import api, provision
-from sollol_bus.outcomes import OutcomePublisher, message_id
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.jetstream.outcomes import OutcomePublisher, message_id
+from sollol_bus.jetstream.streams import api, provision
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus
 from sollol_schemas import subjects
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 

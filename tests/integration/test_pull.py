@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from sollol_bus.connection import Bus
-from sollol_bus.jetstream import StreamSpec, api, ensure_stream, publish_acked
-from sollol_bus.pull import ConsumerSpec, Delivery, PullConsumer
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
+from sollol_bus.jetstream.streams import StreamSpec, api, ensure_stream, publish_acked
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus
 
 Eventually = Callable[..., Awaitable[None]]
 SPEC = ConsumerSpec(stream="S", durable="d", ack_wait_s=1.0)

@@ -13,11 +13,11 @@ import pytest
 
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
-from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import ConfigError, NoResponders
-from sollol_bus.jetstream import publish_acked
-from sollol_bus.messages import decode, encode, error_of
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.jetstream.streams import publish_acked
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_schemas import subjects
 from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary
 from sollol_schemas.errors import ErrorCode

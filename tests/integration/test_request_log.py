@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from sollol_agents.cli.logs import JsonLines
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
-from sollol_bus import request_log
 from sollol_bus.errors import SollolError
+from sollol_bus.observe import request_log
 
 MODEL = "llama3.2:3b"
 EMULATED = EmulatorConfig(preset="instant", model=(MODEL,), preload=(MODEL,))

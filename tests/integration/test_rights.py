@@ -12,14 +12,12 @@ import pytest
 
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
-from sollol_bus.connection import Bus
 from sollol_bus.errors import ConfigError
-from sollol_bus.jetstream import provision
-from sollol_bus.kv import Bucket
-from sollol_bus.lease import Lease
-from sollol_bus.messages import decode, encode
-from sollol_bus.outcomes import OutcomePublisher
-from sollol_bus.rights import (
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.lease import Lease
+from sollol_bus.jetstream.outcomes import OutcomePublisher
+from sollol_bus.jetstream.streams import provision
+from sollol_bus.server.rights import (
     Credential,
     client_inbox_prefix,
     load_credentials,
@@ -27,7 +25,9 @@ from sollol_bus.rights import (
     save_credentials,
     server_config,
 )
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.queries import StatsReply

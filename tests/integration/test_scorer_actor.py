@@ -10,9 +10,9 @@ import pytest
 
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
-from sollol_bus.connection import Bus, BusConfig
-from sollol_bus.messages import Msg, decode, encode, is_no_responders
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.decision import Decision

@@ -14,11 +14,11 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.keeper import KEY, Keeper
 from sollol_agents.scorer.learned import Learned, learned_of
-from sollol_bus.connection import Bus, BusConfig
-from sollol_bus.jetstream import api, provision
-from sollol_bus.kv import Bucket
-from sollol_bus.messages import Msg, decode, encode
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.streams import api, provision
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.control import ControlLoad, ControlReply
 from sollol_schemas.errors import ErrorCode

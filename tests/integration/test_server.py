@@ -18,10 +18,10 @@ from typing import Any
 import psutil
 import pytest
 
-from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import ConfigError
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
-from sollol_bus.server_config import find_binary
+from sollol_bus.server.config import find_binary
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus, BusConfig
 
 Eventually = Callable[..., Awaitable[None]]
 
@@ -192,7 +192,7 @@ async def test_a_reload_adds_a_user_and_leaves_others_connected(tmp_path: Path, 
 
 PARENT = """
     import asyncio, sys
-    from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+    from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 
     async def main():
         config = EmbeddedServerConfig(port=0, store_dir=sys.argv[1])

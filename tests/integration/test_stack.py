@@ -8,14 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.stack import LocalStack
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import BusError, ConfigError, SollolError
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.routing import Routing
 

@@ -8,11 +8,11 @@ import pytest
 
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
-from sollol_bus.client import Client
-from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import BadRequest, SollolError
-from sollol_bus.messages import decode, encode
-from sollol_bus.server import EmbeddedServer
+from sollol_bus.sdk.client import Client
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, Outcome, OutcomeStatus, ReportedBy

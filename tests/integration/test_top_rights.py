@@ -7,17 +7,17 @@ from pathlib import Path
 import msgspec
 
 from sollol_agents.cli.terminal import followed
-from sollol_agents.dashboard.fleet_view import FleetView
+from sollol_agents.fleet_view.fleet_view import FleetView
+from sollol_agents.lab.testing.processes import eventually
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
-from sollol_agents.testing import eventually
-from sollol_bus.client import Client
-from sollol_bus.connection import Bus
-from sollol_bus.messages import encode
-from sollol_bus.rights import make_credentials, server_config
-from sollol_bus.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.sdk.client import Client
+from sollol_bus.server.rights import make_credentials, server_config
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.telemetry import EngineInfo, EngineKind, Telemetry
 

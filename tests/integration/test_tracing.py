@@ -19,15 +19,15 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as ge
 from opentelemetry.semconv.attributes import server_attributes
 from opentelemetry.trace import SpanKind, StatusCode
 
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
+from sollol_agents.lab.testing.processes import eventually
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
-from sollol_agents.testing import eventually
-from sollol_bus import tracing
 from sollol_bus.errors import SollolError
-from sollol_bus.tracing import TracingConfig
-from sollol_bus.tracing_otel import OtelTracer
+from sollol_bus.observe import tracing
+from sollol_bus.observe.tracing import TracingConfig
+from sollol_bus.observe.tracing_otel import OtelTracer
 
 MODEL = "llama3.2:3b"
 EMULATED = EmulatorConfig(preset="instant", model=(MODEL,), preload=(MODEL,))

@@ -15,15 +15,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from sollol_agents.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
+from sollol_agents.lab.testing.processes import eventually as until
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.stack import LocalStack
-from sollol_agents.testing import eventually as until
-from sollol_bus.client import Client
 from sollol_bus.errors import BadRequest, SollolError
-from sollol_bus.messages import decode
-from sollol_bus.results import AnswerStream
+from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.results import AnswerStream
+from sollol_bus.transport.messages import decode
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus

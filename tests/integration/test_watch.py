@@ -10,8 +10,8 @@ from asyncio.subprocess import PIPE
 
 import msgspec
 
-from sollol_bus.connection import Bus
-from sollol_bus.messages import encode
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.decision import Decision, DecisionSummary
 from sollol_schemas.events import (

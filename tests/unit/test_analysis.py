@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.analysis.body import read_fields
-from sollol_agents.analysis.detector import UnknownDetector, WordDetector, detector_named
-from sollol_agents.analysis.mode import mode_for_complexity, resolve
-from sollol_agents.analysis.prefixes import MAX_BOUNDARIES, prefix_hashes
-from sollol_agents.analysis.request import IMAGE_TOKENS, analyse
+from sollol_agents.requests.body import read_fields
+from sollol_agents.requests.detector import UnknownDetector, WordDetector, detector_named
+from sollol_agents.requests.mode import mode_for_complexity, resolve
+from sollol_agents.requests.prefixes import MAX_BOUNDARIES, prefix_hashes
+from sollol_agents.requests.request import IMAGE_TOKENS, analyse
 from sollol_schemas.context import ComplexityClass, RequestKind, TaskContext
 from sollol_schemas.routing import Routing, RoutingMode
 

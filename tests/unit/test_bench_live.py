@@ -16,9 +16,9 @@ from bench.live.workload import LONGEST_ANSWER_TOKENS, SCENARIO_NAMES, body_of, 
 from bench.routing.fleets import FLEETS, G16, MODELS
 from bench.routing.traces import read, write
 from bench.routing.workloads import Request
-from sollol_agents.emulator.models import parse_model
-from sollol_agents.emulator.text import tokenize
-from sollol_agents.emulator.timing import decode_step_s
+from sollol_agents.lab.emulator.models import parse_model
+from sollol_agents.lab.emulator.text import tokenize
+from sollol_agents.lab.emulator.timing import decode_step_s
 
 BASE = MODELS[MODEL]
 

@@ -17,7 +17,7 @@ from sollol_agents.cli.requesting import body_fields, provenance, read_prompt
 from sollol_agents.cli.sections import SECTIONS, all_sections
 from sollol_agents.cli.settings import ConfigFile
 from sollol_bus.errors import BadRequest, ConfigError, NoEligibleNode, NoResponders, NotConnected, SollolError
-from sollol_bus.results import Answer
+from sollol_bus.sdk.results import Answer
 from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy

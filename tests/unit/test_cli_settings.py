@@ -13,7 +13,7 @@ from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.sections import section
 from sollol_agents.cli.settings import ConfigFile, Section
 from sollol_agents.cli.settings_table import BEGIN, END, renewed
-from sollol_agents.emulator import EmulatorConfig
+from sollol_agents.lab.emulator import EmulatorConfig
 from sollol_bus.errors import ConfigError
 
 

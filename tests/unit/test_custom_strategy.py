@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sollol_agents.analysis.detector import detector_named
+from sollol_agents.requests.detector import detector_named
 from sollol_agents.scorer import strategies
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore

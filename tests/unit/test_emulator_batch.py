@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.emulator.batch import Batch, Job
-from sollol_agents.emulator.text import Piece
+from sollol_agents.lab.emulator.batch import Batch, Job
+from sollol_agents.lab.emulator.text import Piece
 
 
 class Log:

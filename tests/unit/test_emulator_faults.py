@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from sollol_agents.emulator.faults import Fault, FaultBox, FaultKind
+from sollol_agents.lab.emulator.faults import Fault, FaultBox, FaultKind
 
 
 def struck(box: FaultBox, count: int, *, path: str = "/api/chat", model: str = "m", now: float = 0.0) -> list[bool]:

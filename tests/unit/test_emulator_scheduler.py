@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.emulator import scheduler
-from sollol_agents.emulator.models import ModelSpec, parse_model
-from sollol_agents.emulator.presets import PRESETS
-from sollol_agents.emulator.scheduler import Load, Loaded, RunnerOptions, Unload, Use, Wanted
+from sollol_agents.lab.emulator import scheduler
+from sollol_agents.lab.emulator.models import ModelSpec, parse_model
+from sollol_agents.lab.emulator.presets import PRESETS
+from sollol_agents.lab.emulator.scheduler import Load, Loaded, RunnerOptions, Unload, Use, Wanted
 
 GPU_24 = PRESETS["rtx3090-24"]
 CPU = PRESETS["laptop-cpu"]

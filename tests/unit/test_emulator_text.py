@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.emulator import text
+from sollol_agents.lab.emulator import text
 
 
 def spoken(prompt: str, **wanted: object) -> str:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.emulator import timing
-from sollol_agents.emulator.models import parse_model
-from sollol_agents.emulator.presets import PRESETS
+from sollol_agents.lab.emulator import timing
+from sollol_agents.lab.emulator.models import parse_model
+from sollol_agents.lab.emulator.presets import PRESETS
 
 MODEL_8B = parse_model("llama3.1:8b=8.03")
 REAL = sorted(set(PRESETS) - {"steady", "instant"})

@@ -8,11 +8,11 @@ import math
 import msgspec
 import pytest
 
-from sollol_agents.emulator import EmulatorConfig, wire
-from sollol_agents.emulator.__main__ import parse_config
-from sollol_agents.emulator.models import canonical_name, default_models, parse_model
-from sollol_agents.emulator.node import resolve_preset
-from sollol_agents.emulator.presets import PRESETS
+from sollol_agents.lab.emulator import EmulatorConfig, wire
+from sollol_agents.lab.emulator.__main__ import parse_config
+from sollol_agents.lab.emulator.models import canonical_name, default_models, parse_model
+from sollol_agents.lab.emulator.node import resolve_preset
+from sollol_agents.lab.emulator.presets import PRESETS
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from sollol_agents.gateway.batches.records import BatchRecord, BatchState, FileR
 from sollol_agents.gateway.batches.run import BatchRun, Desk, Limits
 from sollol_agents.gateway.batches.store import Contents, Records
 from sollol_agents.gateway.jobs import GatewayJobs
-from sollol_bus.connection import Bus
 from sollol_bus.errors import error_from
-from sollol_bus.jobs import JobAnswer
+from sollol_bus.sdk.jobs import JobAnswer
+from sollol_bus.transport.connection import Bus
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sollol_agents.analysis.detector import WordDetector
 from sollol_agents.cli.batch_files import AnswerFile, batch_id_of, output_line, read_items
 from sollol_agents.dispatcher.intake import Rejected
 from sollol_agents.dispatcher.jobs.answer import Incomplete, whole_answer
@@ -25,9 +24,10 @@ from sollol_agents.dispatcher.jobs.intake import (
 from sollol_agents.dispatcher.jobs.letters import shortened
 from sollol_agents.dispatcher.jobs.posting import is_permitted_address, signature
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, instant, parse_instant
+from sollol_agents.requests.detector import WordDetector
 from sollol_bus.errors import BadRequest, ConfigError
-from sollol_bus.jobs import JobAnswer, make_job, priority_of
-from sollol_bus.rights import permissions
+from sollol_bus.sdk.jobs import JobAnswer, make_job, priority_of
+from sollol_bus.server.rights import permissions
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobResult, JobState, JobStatus

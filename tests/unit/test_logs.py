@@ -11,7 +11,7 @@ import pytest
 
 from sollol_agents.cli import logs
 from sollol_agents.cli.log_table import LogLine, log_lines
-from sollol_bus import request_log
+from sollol_bus.observe import request_log
 from sollol_schemas.decision import Decision, DecisionSummary
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy

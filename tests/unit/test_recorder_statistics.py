@@ -23,7 +23,7 @@ from sollol_agents.recorder.statistics import (
     wilson_lower_bound,
 )
 from sollol_agents.recorder.uptime import Passage, Uptime, uptime_of
-from sollol_bus.messages import encode
+from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.decision import Decision, DecisionSummary
 from sollol_schemas.errors import ErrorCode

@@ -13,7 +13,7 @@ from sollol_agents.recorder.rows import Row, row_of
 from sollol_agents.recorder.schema import MIGRATIONS
 from sollol_agents.recorder.store import Store, StoreReplaced, open_store
 from sollol_bus.errors import ConfigError
-from sollol_bus.messages import encode
+from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.decision import Decision, DecisionSummary
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy

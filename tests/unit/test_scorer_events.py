@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sollol_agents.scorer.actor import decision_bytes
-from sollol_bus.messages import decode
+from sollol_bus.transport.messages import decode
 from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
 
 INSTANT = "2026-11-21T10:00:00.000+00:00"

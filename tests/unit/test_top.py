@@ -9,11 +9,11 @@ import pytest
 
 from sollol_agents.cli import __main__ as program
 from sollol_agents.cli import exits
-from sollol_agents.dashboard.decisions import DecisionRow
-from sollol_agents.dashboard.fleet_view import FleetView, Head
-from sollol_agents.dashboard.jobs import JobsView
-from sollol_agents.dashboard.node_rows import Loaded, NodeRow
-from sollol_agents.dashboard.timeline import Wait
+from sollol_agents.fleet_view.decisions import DecisionRow
+from sollol_agents.fleet_view.fleet_view import FleetView, Head
+from sollol_agents.fleet_view.jobs import JobsView
+from sollol_agents.fleet_view.node_rows import Loaded, NodeRow
+from sollol_agents.fleet_view.timeline import Wait
 from sollol_agents.top import tables
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason

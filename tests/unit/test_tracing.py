@@ -12,10 +12,10 @@ import pytest
 
 from sollol_agents.node.engines.http import EngineHttp
 from sollol_agents.node.engines.trace_context import TRACEPARENT
-from sollol_bus import tracing
 from sollol_bus.errors import ConfigError
-from sollol_bus.tracing import SpanKind, TracingConfig
-from sollol_bus.tracing_setup import make_tracer
+from sollol_bus.observe import tracing
+from sollol_bus.observe.tracing import SpanKind, TracingConfig
+from sollol_bus.observe.tracing_setup import make_tracer
 from sollol_schemas.context import RequestKind
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -55,7 +55,7 @@ def test_tracing_is_off_unless_an_exporter_is_chosen() -> None:
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sollol_bus.tracing_otel", None)
+    monkeypatch.setitem(sys.modules, "sollol_bus.observe.tracing_otel", None)
     with pytest.raises(ConfigError, match=r"sollol-bus\[otel\]"):
         make_tracer(TracingConfig(exporter="console"), service="x")
 
@@ -90,7 +90,7 @@ def test_what_is_not_sampled_is_not_kept_and_a_bad_context_is_none(parent: str, 
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from sollol_bus.tracing_otel import OtelTracer
+    from sollol_bus.observe.tracing_otel import OtelTracer
 
     kept = InMemorySpanExporter()
     tracer = OtelTracer(TracingConfig(sample_ratio=0.0), service="x", processor=SimpleSpanProcessor(kept))

@@ -24,10 +24,10 @@ from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.actor import Actor
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import SollolError
-from sollol_bus.tracing import TracingConfig
-from sollol_bus.tracing_setup import make_tracer
+from sollol_bus.observe.tracing import TracingConfig
+from sollol_bus.observe.tracing_setup import make_tracer
+from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.subjects import CONTROL_INBOX_PREFIX, GATEWAY_INBOX_PREFIX, node_inbox_prefix
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from sollol_agents.cli.batch_files import AnswerFile, Item, batch_id_of, output_
 from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import is_terminal, note, seconds, show_json
-from sollol_bus.batch import Batch, BatchProgress
-from sollol_bus.connection import BusConfig
-from sollol_bus.jobs import priority_of
+from sollol_bus.sdk.batch import Batch, BatchProgress
+from sollol_bus.sdk.jobs import priority_of
+from sollol_bus.transport.connection import BusConfig
 
 batch = App(name="batch", help="Run a file of requests as durable jobs.")
 

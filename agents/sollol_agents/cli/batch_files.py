@@ -10,8 +10,8 @@ from typing import IO, Any, Self
 import msgspec
 
 from sollol_bus.errors import ConfigError
-from sollol_bus.jobs import JobAnswer, make_job
-from sollol_bus.messages import encode
+from sollol_bus.sdk.jobs import JobAnswer, make_job
+from sollol_bus.transport.messages import encode
 from sollol_schemas.jobs import Job, JobState
 
 _ID_LENGTH = 24

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from sollol_agents.cli.output import say
 from sollol_bus.errors import ConfigError
-from sollol_bus.rights import Credential, TlsFiles, make_credentials, server_config
+from sollol_bus.server.rights import Credential, TlsFiles, make_credentials, server_config
 from sollol_schemas.subjects import Role
 
 Names = Annotated[list[str] | None, Parameter(negative="", help="Repeat it for several.")]

@@ -23,9 +23,9 @@ from sollol_agents.cli.output import say, seconds
 from sollol_agents.cli.requesting import provenance
 from sollol_agents.cli.up import ollama_answers
 from sollol_agents.stack import LocalStack
-from sollol_bus.client import Client
 from sollol_bus.errors import BackendError, ConfigError, SollolError
-from sollol_bus.results import Answer
+from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.results import Answer
 from sollol_schemas.queries import NodesReply, StatsReply
 from sollol_schemas.routing import Routing, RoutingMode
 from sollol_schemas.telemetry import NodeState
@@ -95,8 +95,8 @@ async def _start_nodes(floor: AsyncExitStack, stack: LocalStack, folder: Path) -
     async def start(name: str, *argv: str) -> Child:
         return await floor.enter_async_context(Child(name, *argv, log_file=folder / f"{name}.log"))
 
-    engine_argv = ("sollol_agents.engine", "--slots", "2", "--preset", "small", "--alias", _COUNTDOWN)
-    emulator_argv = ("sollol_agents.emulator", "--preset", "rtx3060-12", "--model", f"{_LLAMA}=3.2")
+    engine_argv = ("sollol_agents.lab.engine", "--slots", "2", "--preset", "small", "--alias", _COUNTDOWN)
+    emulator_argv = ("sollol_agents.lab.emulator", "--preset", "rtx3060-12", "--model", f"{_LLAMA}=3.2")
     try:
         engines = [await start(f"{name}-engine", *engine_argv) for name in _REAL]
     except SollolError as error:

@@ -23,11 +23,11 @@ from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import say, seconds, show_json, show_table
 from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL, NodeConfig
 from sollol_agents.node.probing import probe
-from sollol_bus.connection import Bus, BusConfig
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted
-from sollol_bus.messages import decode
-from sollol_bus.rights import client_inbox_prefix
-from sollol_bus.server_config import default_store_dir, find_binary
+from sollol_bus.server.config import default_store_dir, find_binary
+from sollol_bus.server.rights import client_inbox_prefix
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import decode
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 from sollol_schemas.queries import NodesReply

@@ -9,8 +9,8 @@ from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import say
 from sollol_agents.cli.sections import section
-from sollol_agents.emulator import EmulatorConfig, serve_emulator
-from sollol_agents.engine import EngineConfig, EngineUnavailableError, run_engine
+from sollol_agents.lab.emulator import EmulatorConfig, serve_emulator
+from sollol_agents.lab.engine import EngineConfig, EngineUnavailableError, run_engine
 from sollol_bus.errors import ConfigError
 
 

@@ -13,8 +13,8 @@ from sollol_agents.cli.listings import listing
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import say, seconds, show_table
 from sollol_agents.cli.sections import routing_section
-from sollol_bus.client import Client
-from sollol_bus.connection import BusConfig
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.decision import CandidateCost, Decision
 from sollol_schemas.events import Outcome
 from sollol_schemas.queries import WhyReply

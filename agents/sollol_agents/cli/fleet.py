@@ -10,8 +10,8 @@ from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.sections import SECTIONS, section
 from sollol_agents.cli.settings import Section
 from sollol_agents.metering.config import MetricsConfig
-from sollol_bus.connection import BusConfig
-from sollol_bus.tracing import TracingConfig
+from sollol_bus.observe.tracing import TracingConfig
+from sollol_bus.transport.connection import BusConfig
 
 KNOWN: Final = tuple(SECTIONS)
 """Every table that a settings file may have."""

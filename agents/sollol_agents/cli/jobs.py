@@ -18,10 +18,10 @@ from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import is_terminal, note, say, show_json
 from sollol_agents.cli.requesting import Model, Options, Prompt, body_fields, read_prompt
 from sollol_agents.cli.sections import routing_section
-from sollol_bus.client import Client
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import ConfigError, Conflict, RequestTimedOut
-from sollol_bus.jobs import JobAnswer, make_job
+from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.jobs import JobAnswer, make_job
+from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.context import RequestKind
 from sollol_schemas.jobs import TERMINAL, JobState
 from sollol_schemas.routing import Routing

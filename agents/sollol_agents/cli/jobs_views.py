@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from sollol_agents.cli.output import note, say, seconds, show_table
-from sollol_bus.jobs import JobAnswer
+from sollol_bus.sdk.jobs import JobAnswer
 from sollol_schemas.jobs import JobListReply, JobState, JobStatus
 
 _ERROR_WIDTH = 60

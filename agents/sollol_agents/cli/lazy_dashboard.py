@@ -21,8 +21,8 @@ from sollol_agents.children import Child
 from sollol_agents.cli.sections import section
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dashboard.listening import listen, url_of
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import SollolError
+from sollol_bus.transport.connection import BusConfig
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from sollol_agents.cli import fleet, logs, running
 from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import gib, gigabytes, percent, say, seconds, show_json, show_table
-from sollol_bus.client import Client
-from sollol_bus.connection import BusConfig
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.queries import GroupStats, ModelsReply, NodesReply, NodeView, ReliabilityReply, StatsReply
 from sollol_schemas.subjects import NO_NODE
 

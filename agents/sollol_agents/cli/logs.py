@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from sollol_bus import request_log
+from sollol_bus.observe import request_log
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _ENCODER = msgspec.json.Encoder(enc_hook=repr)

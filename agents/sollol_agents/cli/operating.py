@@ -12,9 +12,9 @@ from sollol_agents.cli import fleet, logs, running
 from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import is_terminal, say, show_json, show_json_line
-from sollol_bus.client import Client
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import ConfigError
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.control import ControlReply
 
 Node = Annotated[str, Parameter(help="The node's id, as `sollol nodes` lists it.")]

@@ -15,10 +15,10 @@ from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import is_terminal, note, say, seconds, show_json, show_table
 from sollol_agents.cli.sections import routing_section
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import ConfigError, SollolError
-from sollol_bus.results import Answer, AnswerStream
-from sollol_bus.rights import client_inbox_prefix
+from sollol_bus.sdk.results import Answer, AnswerStream
+from sollol_bus.server.rights import client_inbox_prefix
+from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.routing import Routing
 
 _SHOWN_NUMBERS = 4

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from sollol_agents.cli import exits
-from sollol_bus.client import Client
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import ConfigError, NotConnected
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connection import BusConfig
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -30,7 +30,7 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
 
 SECTIONS: Mapping[str, Names] = {
     "nats": Names(
-        kind="sollol_bus.connection:BusConfig",
+        kind="sollol_bus.transport.connection:BusConfig",
         title="The connection to NATS, for every command",
         flags={"url": "--nats"},
         envs={"url": "SOLLOL_NATS"},
@@ -48,13 +48,13 @@ SECTIONS: Mapping[str, Names] = {
         flag_prefix="metrics-",
     ),
     "tracing": Names(
-        kind="sollol_bus.tracing:TracingConfig",
+        kind="sollol_bus.observe.tracing:TracingConfig",
         title="Tracing, for every actor and `sollol up`",
         flag_prefix="tracing-",
     ),
     "up": Names(kind="sollol_agents.cli.up:UpConfig", title="`sollol up`"),
     "server": Names(
-        kind="sollol_bus.server_config:EmbeddedServerConfig",
+        kind="sollol_bus.server.config:EmbeddedServerConfig",
         title="The embedded NATS server of `sollol up`",
         is_flagged=False,
         hidden=("port", "store_dir"),
@@ -71,11 +71,11 @@ SECTIONS: Mapping[str, Names] = {
     "gateway": Names(kind="sollol_agents.gateway.config:GatewayConfig", title="`sollol gateway`"),
     "dashboard": Names(kind="sollol_agents.dashboard.config:DashboardConfig", title="`sollol dashboard`"),
     "emulate": Names(
-        kind="sollol_agents.emulator.config:EmulatorConfig",
+        kind="sollol_agents.lab.emulator.config:EmulatorConfig",
         title="`sollol emulate`",
         flags={"version": "--ollama-version"},
     ),
-    "engine": Names(kind="sollol_agents.engine.server:EngineConfig", title="`sollol engine`"),
+    "engine": Names(kind="sollol_agents.lab.engine.server:EngineConfig", title="`sollol engine`"),
 }
 
 

@@ -11,9 +11,9 @@ from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.listings import listing
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import say, seconds, show_table
-from sollol_bus.client import Client
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import ConfigError
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.steering import BreakersReply, StrategyReply
 
 strategy = App(name="strategy", help="Show or change how nodes are picked.")

@@ -15,11 +15,11 @@ from sollol_agents.cli import fleet, logs, running
 from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.dashboard.asking import Asking
-from sollol_agents.dashboard.feed import Feed
-from sollol_agents.dashboard.fleet_view import FleetView
-from sollol_bus.client import Client
-from sollol_bus.connection import BusConfig
+from sollol_agents.fleet_view.feed import Feed
+from sollol_agents.fleet_view.fleet_view import FleetView
 from sollol_bus.errors import ConfigError
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connection import BusConfig
 
 
 @with_settings(fleet.KNOWN, **fleet.CLIENT)

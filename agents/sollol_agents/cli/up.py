@@ -26,11 +26,11 @@ from sollol_agents.node.config import OLLAMA_URL, NodeConfig
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.stack import LocalStack
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import SollolError
-from sollol_bus.server_config import EmbeddedServerConfig, default_store_dir
-from sollol_bus.tracing import TracingConfig
-from sollol_bus.tracing_setup import make_tracer
+from sollol_bus.observe.tracing import TracingConfig
+from sollol_bus.observe.tracing_setup import make_tracer
+from sollol_bus.server.config import EmbeddedServerConfig, default_store_dir
+from sollol_bus.transport.connection import BusConfig
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from sollol_agents.cli.event_lines import Event, concerns, line_of_event
 from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import note, say, show_json_line
-from sollol_bus.client import Client
-from sollol_bus.connection import BusConfig
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connection import BusConfig
 
 
 def _switch(text: str) -> Parameter:

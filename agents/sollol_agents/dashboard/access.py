@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_bus.connection import Bus
 from sollol_bus.errors import SollolError
-from sollol_bus.kv import Bucket
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.transport.connection import Bus
 from sollol_schemas import subjects
 
 log = logging.getLogger(__name__)

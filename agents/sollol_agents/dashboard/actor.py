@@ -12,16 +12,16 @@ import msgspec
 from sollol_agents.dashboard.access import KeyWatch, Sessions, is_local
 from sollol_agents.dashboard.asking import Asking
 from sollol_agents.dashboard.config import DashboardConfig
-from sollol_agents.dashboard.feed import Feed, wall_s
-from sollol_agents.dashboard.fleet_view import FleetView
 from sollol_agents.dashboard.operations import Desk
 from sollol_agents.dashboard.pages import Pages
 from sollol_agents.dashboard.server import WebServer
+from sollol_agents.fleet_view.feed import Feed, wall_s
+from sollol_agents.fleet_view.fleet_view import FleetView
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.client import Client
-from sollol_bus.connection import BusConfig
-from sollol_bus.discovery import Discovery
 from sollol_bus.errors import ConfigError
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.discovery import Discovery
 from sollol_bus.version import VERSION
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from sollol_agents.dashboard.feed import wall_s
-from sollol_agents.dashboard.fleet_view import FleetView
-from sollol_bus.client import Client
+from sollol_agents.fleet_view.feed import wall_s
+from sollol_agents.fleet_view.fleet_view import FleetView
 from sollol_bus.errors import NotPermitted, SollolError
+from sollol_bus.sdk.client import Client
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from sollol_agents.dashboard.fleet_view import FleetView
-from sollol_bus.client import Client
+from sollol_agents.fleet_view.fleet_view import FleetView
 from sollol_bus.errors import BadRequest
+from sollol_bus.sdk.client import Client
 from sollol_schemas.routing import Routing, RoutingMode
 from sollol_schemas.units import BusId, Priority, Weight
 

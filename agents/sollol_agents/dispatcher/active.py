@@ -20,9 +20,9 @@ from sollol_agents.dispatcher.fence import Phase
 from sollol_agents.dispatcher.intake import Request
 from sollol_agents.dispatcher.outcome import presumed_lost, unserved
 from sollol_agents.dispatcher.tracing import tell_failed, tell_granted, traced
-from sollol_bus.connection import SETTLING_S, Bus, ReplyInbox
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
-from sollol_bus.messages import Msg, decode, encode, is_no_responders
+from sollol_bus.transport.connection import SETTLING_S, Bus, ReplyInbox
+from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState, ControlAttempt, ControlReply
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import msgspec
 
-from sollol_agents.analysis.detector import Detector, UnknownDetector, detector_named
 from sollol_agents.dispatcher.active import ActiveRequest
 from sollol_agents.dispatcher.administration import Administration
 from sollol_agents.dispatcher.attempt import Attempt
@@ -21,13 +20,14 @@ from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.intake import Rejected, Request, take_in
 from sollol_agents.dispatcher.jobs.crew import JobCrew
 from sollol_agents.dispatcher.liveness import NodeProbes
+from sollol_agents.requests.detector import Detector, UnknownDetector, detector_named
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.connection import BusConfig
-from sollol_bus.discovery import Discovery
 from sollol_bus.errors import BusError, ConfigError
-from sollol_bus.messages import Msg, decode, encode
-from sollol_bus.outcomes import OutcomePublisher
-from sollol_bus.request_log import log_prompt
+from sollol_bus.jetstream.outcomes import OutcomePublisher
+from sollol_bus.observe.request_log import log_prompt
+from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.discovery import Discovery
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind

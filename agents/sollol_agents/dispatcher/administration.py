@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from sollol_bus.connection import Bus, ReplyInbox
 from sollol_bus.errors import BusError, DecodeFailed
-from sollol_bus.messages import Msg, decode, encode, error_of, is_no_responders
+from sollol_bus.transport.connection import Bus, ReplyInbox
+from sollol_bus.transport.messages import Msg, decode, encode, error_of, is_no_responders
 from sollol_schemas import subjects
 from sollol_schemas.control import (
     AdminRequest,

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from sollol_agents.dispatcher.fence import AttemptFence, Phase
 from sollol_agents.dispatcher.intake import Request
-from sollol_bus.connection import Bus, Subscription
 from sollol_bus.errors import DecodeFailed
-from sollol_bus.messages import Msg, decode, encode, is_no_responders
+from sollol_bus.transport.connection import Bus, Subscription
+from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from sollol_agents.analysis.body import InvalidBody, field, read_fields, routing_fields, without_routing
-from sollol_agents.analysis.detector import Detector
-from sollol_agents.analysis.mode import resolve
-from sollol_agents.analysis.request import DEFAULT_DETECTOR, analyse
+from sollol_agents.requests.body import InvalidBody, field, read_fields, routing_fields, without_routing
+from sollol_agents.requests.detector import Detector
+from sollol_agents.requests.mode import resolve
+from sollol_agents.requests.request import DEFAULT_DETECTOR, analyse
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -10,9 +10,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, NoResponders, NotConnected
-from sollol_bus.messages import Msg, encode
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas.control import ControlPing
 from sollol_schemas.subjects import node_control
 

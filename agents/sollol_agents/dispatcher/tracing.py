@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from sollol_agents.dispatcher.intake import Request
-from sollol_bus import tracing
-from sollol_bus.tracing import Span, SpanKind, Tracer
+from sollol_bus.observe import tracing
+from sollol_bus.observe.tracing import Span, SpanKind, Tracer
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.grant import Granted
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from sollol_agents.gateway.dialects import Header
 from sollol_agents.gateway.keys import ApiKey, KeyRing, KeyStore
-from sollol_bus.connection import Bus
 from sollol_bus.errors import QueueFull, SollolError, Unauthorized, error_from
+from sollol_bus.transport.connection import Bus
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 log = logging.getLogger(__name__)

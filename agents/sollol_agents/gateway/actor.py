@@ -27,8 +27,8 @@ from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.routes import Pages
 from sollol_agents.gateway.server import HttpServer
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.connection import BusConfig
-from sollol_bus.discovery import Discovery
+from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.discovery import Discovery
 from sollol_bus.version import VERSION
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.analysis.paths import is_closed
 from sollol_agents.gateway import telling
 from sollol_agents.gateway.access import Access, Guest
 from sollol_agents.gateway.asked import Asked, bad_request
@@ -23,8 +22,9 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.dialects import TEXT, Header, dialect_of, refusal
 from sollol_agents.gateway.inference import Inference
 from sollol_agents.gateway.reply import Receive, Reply, Send, read_body
-from sollol_bus.connection import Bus
+from sollol_agents.requests.paths import is_closed
 from sollol_bus.errors import SollolError, error_from
+from sollol_bus.transport.connection import Bus
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.routing import InvalidRouting, parse_routing

@@ -16,9 +16,9 @@ import msgspec
 from starlette.requests import ClientDisconnect
 
 from sollol_agents.gateway.fleet import Fleet
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BadRequest, BusError, SollolError, error_from
-from sollol_bus.messages import Msg
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg
 from sollol_schemas.control import ControlBlob, ControlEngine, EngineOperation
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.queries import NodeView

@@ -27,10 +27,10 @@ from sollol_agents.gateway.events import EventRelay
 from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.reply import Reply
 from sollol_agents.gateway.waiting import Spawn, Waiting
-from sollol_bus.call import Call
 from sollol_bus.errors import BackendBrokeProtocol, SollolError
-from sollol_bus.results import decision_of, figures_of
-from sollol_bus.tracing import Span
+from sollol_bus.observe.tracing import Span
+from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.results import decision_of, figures_of
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import DecisionSummary

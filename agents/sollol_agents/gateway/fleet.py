@@ -13,10 +13,10 @@ import msgspec
 
 from sollol_agents.gateway import merging
 from sollol_agents.gateway.merging import Row
-from sollol_bus.connection import Bus
 from sollol_bus.errors import NoEligibleNode, NoResponders, SollolError, UnknownModel, error_from
-from sollol_bus.messages import decode, encode, error_of
-from sollol_bus.streaming import request_many
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_bus.transport.streaming import request_many
 from sollol_schemas import subjects
 from sollol_schemas.control import ControlBlob, ControlEngine, ControlPull, EngineOperation
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -20,8 +20,6 @@ from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.reply import Reply
 from sollol_agents.gateway.server import Connection
 from sollol_agents.gateway.waiting import Spawn
-from sollol_bus.call import Call
-from sollol_bus.connection import Bus
 from sollol_bus.errors import (
     ActorStopped,
     Cancelled,
@@ -29,6 +27,8 @@ from sollol_bus.errors import (
     QueueFull,
     SollolError,
 )
+from sollol_bus.sdk.call import Call
+from sollol_bus.transport.connection import Bus
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind

@@ -19,9 +19,9 @@ from sollol_agents.gateway.bodies import body_of, number_in
 from sollol_agents.gateway.dialects import PLAIN_JSON
 from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, error_from
-from sollol_bus.job_making import checked_id, make_job, priority_of
-from sollol_bus.jobs import JobAnswer
-from sollol_bus.messages import encode
+from sollol_bus.sdk.job_making import checked_id, make_job, priority_of
+from sollol_bus.sdk.jobs import JobAnswer
+from sollol_bus.transport.messages import encode
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, Job, JobListReply, JobState, JobStatus

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sollol_bus.connection import Bus
-from sollol_bus.jobs import JobCalls
+from sollol_bus.sdk.jobs import JobCalls
+from sollol_bus.transport.connection import Bus
 
 
 class GatewayJobs(JobCalls):

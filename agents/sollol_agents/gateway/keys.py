@@ -11,11 +11,11 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BadRequest, Conflict
-from sollol_bus.jetstream import bucket_spec, ensure_stream
-from sollol_bus.kv import Bucket
-from sollol_bus.messages import encode
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.streams import bucket_spec, ensure_stream
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.units import Instant, Priority
 

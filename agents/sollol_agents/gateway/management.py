@@ -17,8 +17,8 @@ from sollol_agents.gateway.bodies import body_of, pieces_of
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.dialects import JSON, NDJSON, Dialect, error_in_stream
 from sollol_agents.gateway.fleet import Fleet
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BadRequest, SollolError, error_from
+from sollol_bus.transport.connection import Bus
 from sollol_schemas.control import ControlEngine, ControlPull, EngineOperation
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id

@@ -20,9 +20,9 @@ from sollol_agents.gateway.management import Management
 from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.openapi import document
 from sollol_agents.gateway.server import HttpServer
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BadRequest, SollolError, UnknownModel
-from sollol_bus.messages import encode
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import encode
 from sollol_bus.version import VERSION
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.telemetry import NodeState

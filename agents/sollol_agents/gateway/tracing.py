@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from sollol_bus import tracing
-from sollol_bus.tracing import Span, SpanKind, Tracer
+from sollol_bus.observe import tracing
+from sollol_bus.observe.tracing import Span, SpanKind, Tracer
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.execution import Figures

@@ -17,7 +17,7 @@ _RATIOS: Final = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.33, 2, 4, 10)
 
 
 class RequestMeter:
-    """The counters of one process; a `sollol_bus.meter.Meter`.
+    """The counters of one process; a `sollol_bus.observe.meter.Meter`.
 
     Args:
         registry: Where they are registered.

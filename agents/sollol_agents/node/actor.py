@@ -20,9 +20,9 @@ from sollol_agents.node.load_gate import LoadGate
 from sollol_agents.node.sampling import EngineWatch, Machine
 from sollol_agents.node.telemetry import SOFTWARE_VERSION, Identity, Standing, loaded_of, telemetry_of
 from sollol_bus.actor import Actor
-from sollol_bus.connection import BusConfig
 from sollol_bus.errors import BusError, ConfigError, NotConnected
-from sollol_bus.messages import encode
+from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.ids import RESERVED_NODE_IDS
 from sollol_schemas.telemetry import LoadedModel, LoadUpdate, Telemetry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sollol_agents.analysis.paths import is_closed
+from sollol_agents.requests.paths import is_closed
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import ExecEnvelope
 from sollol_schemas.subjects import is_client_inbox

@@ -16,9 +16,9 @@ from sollol_agents.node.outcome import Course, figures_of
 from sollol_agents.node.speaker import Speaker
 from sollol_agents.node.tracing import AttemptTrace
 from sollol_agents.node.watchdog import Limits, Phase, Watchdog
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, Cancelled, DecodeFailed, NoResponders, SollolError, error_from
-from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -7,9 +7,9 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, SollolError, error_from
-from sollol_bus.messages import Msg, error_of
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, error_of
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.subjects import is_client_inbox
 

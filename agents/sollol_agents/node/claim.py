@@ -14,11 +14,11 @@ import logging
 
 import msgspec
 
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, ConfigError, DecodeFailed, NoResponders, RequestTimedOut
-from sollol_bus.jetstream import JetStreamRefused
-from sollol_bus.kv import Bucket
-from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.streams import JetStreamRefused
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.control import ControlPing, ControlReply
 from sollol_schemas.units import BusId

@@ -13,9 +13,9 @@ from sollol_agents.node.engine_view import canonical
 from sollol_agents.node.engines.base import Work
 from sollol_agents.node.execution import Executor
 from sollol_agents.node.telemetry import Standing
-from sollol_bus.connection import INBOX_ROOT, Bus
 from sollol_bus.errors import DecodeFailed, NotConnected, SollolError, error_from
-from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.transport.connection import INBOX_ROOT, Bus
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import (
     AttemptState,

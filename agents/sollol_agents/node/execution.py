@@ -29,10 +29,10 @@ from sollol_agents.node.slots import SlotTable
 from sollol_agents.node.speaker import Speaker
 from sollol_agents.node.tracing import AttemptTrace
 from sollol_agents.node.watchdog import limits_of
-from sollol_bus.connection import Bus
 from sollol_bus.errors import ActorStopped, BackendUnavailable, Cancelled, DecodeFailed, NotConnected
-from sollol_bus.messages import Msg, decode, encode, is_no_responders
-from sollol_bus.outcomes import OutcomePublisher
+from sollol_bus.jetstream.outcomes import OutcomePublisher
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState

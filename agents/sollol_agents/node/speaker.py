@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sollol_bus.connection import Bus
 from sollol_bus.errors import error_from
-from sollol_bus.messages import encode, error_headers
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import encode, error_headers
 from sollol_schemas import headers as h
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.trace_context import TRACEPARENT
-from sollol_bus import tracing
-from sollol_bus.tracing import Span, SpanKind, Tracer
+from sollol_bus.observe import tracing
+from sollol_bus.observe.tracing import Span, SpanKind, Tracer
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.execution import ExecEnvelope, Figures
 from sollol_schemas.telemetry import EngineKind

@@ -13,10 +13,10 @@ from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.recorder.desk import ENDPOINTS
 from sollol_agents.recorder.office import Office
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.connection import BusConfig
-from sollol_bus.discovery import Discovery
-from sollol_bus.jetstream import provision
-from sollol_bus.lease import Lease
+from sollol_bus.jetstream.lease import Lease
+from sollol_bus.jetstream.streams import provision
+from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.discovery import Discovery
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 

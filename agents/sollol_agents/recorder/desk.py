@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from sollol_agents.recorder.archive import Archive
 from sollol_agents.recorder.statistics import fleet_stats
 from sollol_agents.recorder.store import Store
-from sollol_bus.connection import INBOX_ROOT, Bus, Subscription
 from sollol_bus.errors import ActorStopped, BusError, NotConnected, PayloadTooLarge, SollolError
-from sollol_bus.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.connection import INBOX_ROOT, Bus, Subscription
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id

@@ -16,7 +16,7 @@ import msgspec
 
 from sollol_agents.recorder.rows import Row, row_of
 from sollol_agents.recorder.store import Store
-from sollol_bus.pull import Delivery
+from sollol_bus.jetstream.pull import Delivery
 
 log = logging.getLogger(__name__)
 

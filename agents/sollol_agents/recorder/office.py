@@ -14,8 +14,8 @@ from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.recorder.desk import Desk, Spawn
 from sollol_agents.recorder.ingest import Ingest
 from sollol_agents.recorder.store import Store, StoreBroken, StoreReplaced, open_store, set_aside
-from sollol_bus.connection import Bus
-from sollol_bus.pull import ConsumerSpec, PullConsumer
+from sollol_bus.jetstream.pull import ConsumerSpec, PullConsumer
+from sollol_bus.transport.connection import Bus
 from sollol_schemas import subjects
 
 log = logging.getLogger(__name__)

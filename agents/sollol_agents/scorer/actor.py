@@ -30,14 +30,14 @@ from sollol_agents.scorer.tracing import QuestionSpans
 from sollol_agents.scorer.views import models_reply, nodes_reply
 from sollol_agents.scorer.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.connection import SETTLING_S, BusConfig, Subscription
-from sollol_bus.discovery import Discovery
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected
-from sollol_bus.jetstream import provision
-from sollol_bus.lease import Lease
-from sollol_bus.messages import Msg, decode, encode, error_of
-from sollol_bus.outcomes import OutcomePublisher
-from sollol_bus.request_log import log_decision
+from sollol_bus.jetstream.lease import Lease
+from sollol_bus.jetstream.outcomes import OutcomePublisher
+from sollol_bus.jetstream.streams import provision
+from sollol_bus.observe.request_log import log_decision
+from sollol_bus.transport.connection import SETTLING_S, BusConfig, Subscription
+from sollol_bus.transport.discovery import Discovery
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 from sollol_schemas.control import ControlLoad

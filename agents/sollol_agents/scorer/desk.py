@@ -20,10 +20,10 @@ from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.names import canonical
 from sollol_agents.scorer.strategies import UnknownStrategy, available, prepare
 from sollol_agents.scorer.takeover import forget_reliability
-from sollol_bus.connection import Bus, Subscription
 from sollol_bus.errors import BusError, DecodeFailed
-from sollol_bus.kv import Bucket
-from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.transport.connection import Bus, Subscription
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.steering import BreakerRequest, ResetEvent, ResetKind, StrategyEvent, StrategyRequest

@@ -19,11 +19,11 @@ import msgspec
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.learned import Learned, bytes_of, learned_of
 from sollol_agents.scorer.takeover import everything_learned, learn_from_record, overhear, take_up
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders, PayloadTooLarge
-from sollol_bus.jetstream import JetStreamRefused, provision
-from sollol_bus.kv import Bucket
-from sollol_bus.messages import Msg, decode, encode, error_of
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.streams import JetStreamRefused, provision
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import subjects
 from sollol_schemas.queries import RecentReply, RecentRequest
 

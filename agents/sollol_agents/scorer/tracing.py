@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sollol_bus import tracing
-from sollol_bus.tracing import Span, SpanKind, Tracer
+from sollol_bus.observe import tracing
+from sollol_bus.observe.tracing import Span, SpanKind, Tracer
 from sollol_schemas.grant import Granted, GrantRefused, GrantRequest
 
 _GONE = "withdrawn"

@@ -8,9 +8,9 @@ from functools import partial
 
 from sollol_agents.scorer.attempts import Attempt
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, NoResponders, NotConnected
-from sollol_bus.messages import Msg
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy

@@ -12,10 +12,10 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Sparkline, Static, TabbedContent, TabPane
 
-from sollol_agents.dashboard.decisions import DecisionRow
-from sollol_agents.dashboard.feed import wall_s
-from sollol_agents.dashboard.fleet_view import FleetView
-from sollol_agents.dashboard.node_rows import NodeRow
+from sollol_agents.fleet_view.decisions import DecisionRow
+from sollol_agents.fleet_view.feed import wall_s
+from sollol_agents.fleet_view.fleet_view import FleetView
+from sollol_agents.fleet_view.node_rows import NodeRow
 from sollol_agents.top import tables
 from sollol_agents.top.screens import Confirm, Explanation
 from sollol_bus.errors import SollolError

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from sollol_agents.dashboard.decisions import DecisionRow
-from sollol_agents.dashboard.fleet_view import Head
-from sollol_agents.dashboard.jobs import JobsView
-from sollol_agents.dashboard.node_rows import NodeRow
-from sollol_agents.dashboard.timeline import Wait
+from sollol_agents.fleet_view.decisions import DecisionRow
+from sollol_agents.fleet_view.fleet_view import Head
+from sollol_agents.fleet_view.jobs import JobsView
+from sollol_agents.fleet_view.node_rows import NodeRow
+from sollol_agents.fleet_view.timeline import Wait
 from sollol_schemas.decision import Decision
 from sollol_schemas.queries import WhyReply
 

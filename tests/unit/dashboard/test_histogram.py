@@ -7,8 +7,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.dashboard.histogram import GROWTH, LOWEST, Histogram
-from sollol_agents.dashboard.rates import WINDOW_S, Rate
+from sollol_agents.fleet_view.histogram import GROWTH, LOWEST, Histogram
+from sollol_agents.fleet_view.rates import WINDOW_S, Rate
 
 values = st.lists(st.floats(min_value=LOWEST, max_value=1000.0), min_size=1, max_size=200)
 shares = st.floats(min_value=0.01, max_value=1.0)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from sollol_bus.errors import DecodeFailed
-from sollol_bus.messages import decode, encode
+from sollol_bus.transport.messages import decode, encode
 from sollol_schemas.context import RequestKind
 
 

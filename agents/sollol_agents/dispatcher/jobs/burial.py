@@ -13,8 +13,8 @@ from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.persistence import Overtaken, delete_message, stored_message
 from sollol_agents.dispatcher.jobs.records import result_of
 from sollol_bus.errors import DecodeFailed
-from sollol_bus.messages import decode
-from sollol_bus.pull import ConsumerSpec, Delivery, PullConsumer
+from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
+from sollol_bus.transport.messages import decode
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobNews, JobState, JobStatus

@@ -19,11 +19,11 @@ from sollol_agents.dispatcher.jobs.delays import Spawn
 from sollol_agents.dispatcher.jobs.intake import check_callback
 from sollol_agents.dispatcher.jobs.persistence import Expired, Results, persistently
 from sollol_agents.dispatcher.jobs.posting import NotPosted, Poster
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
-from sollol_bus.jetstream import publish_acked
-from sollol_bus.messages import Msg, decode, encode, is_no_responders
-from sollol_bus.pull import ConsumerSpec, Delivery, PullConsumer
+from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
+from sollol_bus.jetstream.streams import publish_acked
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.jobs import Job, JobCallback, JobResult

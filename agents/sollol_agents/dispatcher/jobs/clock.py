@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import msgspec
 
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError
-from sollol_bus.jetstream import api
-from sollol_bus.messages import decode
+from sollol_bus.jetstream.streams import api
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import decode
 
 log = logging.getLogger(__name__)
 

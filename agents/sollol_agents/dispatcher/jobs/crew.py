@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sollol_agents.analysis.detector import Detector
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.jobs.burial import Burial
 from sollol_agents.dispatcher.jobs.callbacks import Callbacks
@@ -30,11 +29,12 @@ from sollol_agents.dispatcher.jobs.life import RetryRules
 from sollol_agents.dispatcher.jobs.persistence import Results, States
 from sollol_agents.dispatcher.jobs.run import JobRun
 from sollol_agents.dispatcher.jobs.times import instant
+from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import BusError, ConfigError, NotConnected
-from sollol_bus.jetstream import provision
-from sollol_bus.job_streams import MAX_DELIVERIES, job_streams
-from sollol_bus.messages import Msg, encode
-from sollol_bus.pull import ConsumerSpec, Delivery, PullConsumer
+from sollol_bus.jetstream.job_streams import MAX_DELIVERIES, job_streams
+from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
+from sollol_bus.jetstream.streams import provision
+from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import subjects
 from sollol_schemas.jobs import JobEvent, JobNews, JobStatus
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_agents.dispatcher.jobs.times import instant
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError
-from sollol_bus.jetstream import JetStreamRefused, publish_acked
-from sollol_bus.pull import ConsumerSpec, Delivery, PullConsumer
+from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
+from sollol_bus.jetstream.streams import JetStreamRefused, publish_acked
+from sollol_bus.transport.connection import Bus
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 

@@ -19,12 +19,12 @@ from sollol_agents.dispatcher.jobs.persistence import (
     Overtaken,
 )
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
-from sollol_bus.connection import INBOX_ROOT
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
-from sollol_bus.jetstream import JetStreamRefused, publish_acked
-from sollol_bus.job_making import body_hash
-from sollol_bus.job_storing import FULL_QUEUE
-from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.jetstream.streams import JetStreamRefused, publish_acked
+from sollol_bus.sdk.job_making import body_hash
+from sollol_bus.sdk.job_storing import FULL_QUEUE
+from sollol_bus.transport.connection import INBOX_ROOT
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode

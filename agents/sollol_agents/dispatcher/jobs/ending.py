@@ -11,7 +11,7 @@ from sollol_agents.dispatcher.jobs.listing import Listing
 from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused
 from sollol_agents.dispatcher.jobs.persistence import Overtaken, delete_message, purge_subject
 from sollol_agents.dispatcher.jobs.records import result_of
-from sollol_bus.messages import Msg, decode
+from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.jobs import (

@@ -12,9 +12,9 @@ from sollol_agents.dispatcher.attempt import Attempt
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.intake import Request
 from sollol_agents.dispatcher.jobs.answer import Incomplete, whole_answer
-from sollol_bus.connection import Bus
 from sollol_bus.errors import DecodeFailed
-from sollol_bus.messages import Msg, decode, error_of, is_no_responders
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, error_of, is_no_responders
 from sollol_schemas import headers as h
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from sollol_agents.analysis.body import InvalidBody, read_fields
-from sollol_agents.analysis.detector import Detector
 from sollol_agents.dispatcher.intake import ATTEMPTS_PER_RESEND, Rejected, Request, take_in
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
+from sollol_agents.requests.body import InvalidBody, read_fields
+from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import DecodeFailed
-from sollol_bus.messages import decode
+from sollol_bus.transport.messages import decode
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -7,10 +7,10 @@ import logging
 import msgspec
 
 from sollol_agents.dispatcher.jobs.persistence import Stored, persistently, purge_subject, stored_message
-from sollol_bus.connection import Bus
 from sollol_bus.errors import DecodeFailed
-from sollol_bus.jetstream import publish_acked
-from sollol_bus.messages import decode, encode
+from sollol_bus.jetstream.streams import publish_acked
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from sollol_agents.dispatcher.jobs.letters import status_of
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, DecodeFailed, RequestTimedOut
-from sollol_bus.jetstream import api
-from sollol_bus.job_making import body_hash
-from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.jetstream.streams import api
+from sollol_bus.sdk.job_making import body_hash
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.headers import STATUS
 from sollol_schemas.jobs import JobListReply, JobListRequest, JobState, JobStatus

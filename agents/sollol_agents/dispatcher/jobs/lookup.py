@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sollol_agents.dispatcher.jobs.persistence import States, Stored, stored_message
 from sollol_agents.dispatcher.jobs.records import run_of
-from sollol_bus.connection import Bus
 from sollol_bus.errors import DecodeFailed
-from sollol_bus.job_making import body_hash
-from sollol_bus.messages import decode
+from sollol_bus.sdk.job_making import body_hash
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import decode
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import Job, JobState, JobStatus

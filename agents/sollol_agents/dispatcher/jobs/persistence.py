@@ -17,11 +17,11 @@ from nats.errors import Error as ClientError
 from nats.js.errors import NotFoundError
 from nats.js.object_store import ObjectStore
 
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, NotConnected, PayloadTooLarge, RequestTimedOut
-from sollol_bus.jetstream import JetStreamRefused, api, publish_acked
-from sollol_bus.kv import Bucket
-from sollol_bus.messages import decode, encode
+from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.streams import JetStreamRefused, api, publish_acked
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.jobs import TERMINAL, JobResult, JobStatus

@@ -16,8 +16,8 @@ from sollol_agents.dispatcher.jobs.execution import Answered, Execution
 from sollol_agents.dispatcher.jobs.intake import TRIES_PER_TAKE, Accepted, read_job
 from sollol_agents.dispatcher.jobs.persistence import Overtaken, persistently, stored_message
 from sollol_agents.dispatcher.jobs.records import fresh_status, result_of, run_of
-from sollol_bus.job_making import body_hash
-from sollol_bus.pull import Delivery
+from sollol_bus.jetstream.pull import Delivery
+from sollol_bus.sdk.job_making import body_hash
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobNews, JobResult, JobState, JobStatus

@@ -17,9 +17,9 @@ import msgspec
 from sollol_agents.gateway.batches.records import ENDED, BatchRecord, BatchState
 from sollol_agents.gateway.batches.run import BatchRun, Desk, Replaced
 from sollol_agents.gateway.batches.store import ANYBODY, prepare
-from sollol_bus.connection import Bus, Subscription
 from sollol_bus.errors import DecodeFailed, SollolError
-from sollol_bus.messages import Msg, decode
+from sollol_bus.transport.connection import Bus, Subscription
+from sollol_bus.transport.messages import Msg, decode
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import msgspec
 
 from sollol_agents.gateway.batches.records import WINDOW_S, Problem
 from sollol_agents.gateway.dialects import Dialect, error_object
-from sollol_bus.jobs import JobAnswer
-from sollol_bus.messages import encode
+from sollol_bus.sdk.jobs import JobAnswer
+from sollol_bus.transport.messages import encode
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import Job, JobState

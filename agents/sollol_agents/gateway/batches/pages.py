@@ -31,7 +31,7 @@ from sollol_agents.gateway.bodies import body_of, number_in, pieces_of
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.dialects import PLAIN_JSON
 from sollol_bus.errors import BadRequest, Conflict, SollolError, error_from
-from sollol_bus.messages import encode
+from sollol_bus.transport.messages import encode
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.routing import PRIORITY_NAMES

@@ -22,7 +22,7 @@ from sollol_agents.gateway.batches.records import ENDED, OUTPUT_PURPOSE, BatchRe
 from sollol_agents.gateway.batches.store import Contents, Records, Writer
 from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_bus.errors import BadRequest, BusError, Conflict, ConnectionLost, SollolError, error_from
-from sollol_bus.jobs import JobAnswer
+from sollol_bus.sdk.jobs import JobAnswer
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 log = logging.getLogger(__name__)

@@ -15,13 +15,13 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from sollol_agents.gateway.batches.records import BatchRecord, FileRecord
-from sollol_bus.connection import Bus
 from sollol_bus.errors import BusError, ConnectionLost, RequestTimedOut, SollolError, error_from
-from sollol_bus.jetstream import JetStreamRefused, StreamSpec, ack_of, api, bucket_spec, provision
-from sollol_bus.job_storing import FULL_QUEUE
-from sollol_bus.job_streams import blob_spec
-from sollol_bus.kv import Bucket, Entry
-from sollol_bus.messages import Msg, decode, encode
+from sollol_bus.jetstream.buckets import Bucket, Entry
+from sollol_bus.jetstream.job_streams import blob_spec
+from sollol_bus.jetstream.streams import JetStreamRefused, StreamSpec, ack_of, api, bucket_spec, provision
+from sollol_bus.sdk.job_storing import FULL_QUEUE
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.headers import STATUS

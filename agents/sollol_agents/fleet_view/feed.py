@@ -1,0 +1,93 @@
+"""One set of subscriptions for the whole process: every message goes into the `FleetView`, pages read from there."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from sollol_agents.fleet_view.fleet_view import FleetView
+from sollol_bus.errors import DecodeFailed
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode
+from sollol_schemas import subjects
+from sollol_schemas.decision import Decision
+from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
+from sollol_schemas.jobs import JobEvent
+from sollol_schemas.steering import StrategyEvent
+from sollol_schemas.telemetry import LoadUpdate, Telemetry
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LOG_EVERY_S: Final = 10.0
+
+
+def wall_s() -> float:
+    """Seconds since 1970, for axes and lists; nothing is decided by it."""
+    return time.time()  # noqa: TID251 shown to people, decides nothing
+
+
+class Feed:
+    """Listens to the bus.
+
+    Args:
+        bus: The actor's connection.
+        view: What is told.
+        on_change_of_rule: Called when a scorer takes office or a breaker changed: some things must be asked again.
+    """
+
+    def __init__(self, bus: Bus, view: FleetView, on_change_of_rule: Callable[[], None]) -> None:
+        self._bus = bus
+        self._view = view
+        self._on_change_of_rule = on_change_of_rule
+        self._complained_at = -_LOG_EVERY_S
+
+    def start(self) -> None:
+        """Subscribes."""
+        view = self._view
+        self._listen(subjects.TELEMETRY_ALL, Telemetry, lambda told: view.on_telemetry(told, time.monotonic()))
+        self._listen(subjects.LOAD_ALL, LoadUpdate, lambda told: view.on_load(told, time.monotonic()))
+        self._listen(subjects.NODE_EVENTS_ALL, NodeEvent, lambda e: view.on_node(e, time.monotonic(), wall_s()))
+        self._listen(subjects.ROUTING_EVENTS_ALL, Decision, lambda d: view.on_decision(d, time.monotonic(), wall_s()))
+        self._listen(subjects.OUTCOMES_ALL, Outcome, lambda o: view.on_outcome(o, time.monotonic(), wall_s()))
+        self._listen(subjects.BREAKER_EVENTS_ALL, BreakerEvent, self._on_breaker)
+        self._listen(subjects.OFFICE_EVENTS_ALL, OfficeEvent, self._on_office)
+        self._listen(subjects.STRATEGY_EVENT, StrategyEvent, lambda e: view.on_strategy_event(e, wall_s()))
+        self._listen(subjects.JOB_EVENTS_ALL, JobEvent, view.on_job)
+        self._bus.on_disconnect(self._on_disconnect)
+        self._bus.on_reconnect(self._on_reconnect)
+
+    def _listen(self, subject: str, kind: type[T], tell: Callable[[T], Any]) -> None:
+        def on_message(msg: Msg) -> None:
+            try:
+                told = decode(msg.data, kind)
+            except DecodeFailed as error:
+                self._complain(msg.subject, error)
+            else:
+                tell(told)
+
+        self._bus.subscribe(subject, on_message)
+
+    def _on_breaker(self, event: BreakerEvent) -> None:
+        self._view.on_breaker(event, wall_s())
+        self._on_change_of_rule()
+
+    def _on_office(self, event: OfficeEvent) -> None:
+        self._view.on_office(event, wall_s())
+        self._on_change_of_rule()
+
+    def _on_disconnect(self) -> None:
+        self._view.is_connected = False
+
+    def _on_reconnect(self) -> None:
+        self._view.is_connected = True
+        self._on_change_of_rule()
+
+    def _complain(self, subject: str, error: DecodeFailed) -> None:
+        now = time.monotonic()
+        if now - self._complained_at >= _LOG_EVERY_S:
+            self._complained_at = now
+            log.warning("%s: not understood: %s", subject, error, extra={"action": "event_not_understood"})

@@ -1,0 +1,135 @@
+"""Request analysis: kind, model, size and limits of a request, as the `TaskContext` that decisions are made from."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sollol_agents.requests.body import Fields, InvalidBody, field
+from sollol_agents.requests.detector import Detector, Task, WordDetector
+from sollol_agents.requests.prefixes import prefix_hashes
+from sollol_schemas.context import ComplexityClass, RequestKind, TaskContext
+
+CHARACTERS_PER_TOKEN = 4
+DEFAULT_DETECTOR = WordDetector()
+IMAGE_TOKENS = 600
+"""What one image costs in prompt tokens, roughly, over the common vision models."""
+_SIMPLE_BELOW_TOKENS = 500
+_COMPLEX_FROM_TOKENS = 2_000
+_COMPLEX_TURNS = 6
+_TEXT_BYTES = 500
+_EMBEDDING_PATHS = ("/v1/embeddings", "/api/embed", "/api/embeddings")
+
+
+class _Options(msgspec.Struct, frozen=True):
+    num_predict: int | None = None
+    num_ctx: int | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    content: msgspec.Raw = msgspec.Raw(b'""')
+    images: list[msgspec.Raw] | None = None
+
+
+def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Detector = DEFAULT_DETECTOR) -> TaskContext:
+    """The facts about one request.
+
+    Args:
+        kind: Which public subject it came in on.
+        fields: Its top-level fields.
+        path: The engine's path, for passthrough.
+        detector: Finds the task in the text.
+
+    Raises:
+        InvalidBody: A field that is needed is missing or of the wrong type.
+    """
+    model = field(fields, "model", str)
+    if not model:
+        raise InvalidBody("model is required")
+    options = field(fields, "options", _Options) or _Options()
+    prompt = _read_prompt(kind, fields)
+    tokens = max(1, prompt.characters // CHARACTERS_PER_TOKEN) + prompt.images * IMAGE_TOKENS
+    is_embedding = kind is RequestKind.EMBED or path in _EMBEDDING_PATHS
+    task = Task(task_type="embedding") if is_embedding else detector.detect(prompt.text())
+    hashes, boundaries = ((), ()) if is_embedding else prefix_hashes(model, prompt.pieces, CHARACTERS_PER_TOKEN)
+    return TaskContext(
+        kind=kind,
+        model=model,
+        task_type=task.task_type,
+        coding_category=task.coding_category,
+        complexity_class=_complexity(tokens, prompt.turns),
+        prompt_tokens=tokens,
+        max_output_tokens=_output_limit(options, fields),
+        num_ctx=options.num_ctx if options.num_ctx and options.num_ctx > 0 else None,
+        is_load_only=_is_load_only(kind, fields),
+        prefix_hashes=hashes,
+        prefix_tokens=boundaries,
+        has_images=prompt.images > 0,
+        has_tools=len(fields.get("tools", b"")) > len(b"[]"),
+    )
+
+
+class _Prompt:
+    """A prompt's pieces as raw JSON, in the order in which an engine reads them."""
+
+    __slots__ = ("images", "pieces", "turns")
+
+    def __init__(self, pieces: list[bytes], turns: int, images: int) -> None:
+        self.pieces = pieces
+        self.turns = turns
+        self.images = images
+
+    @property
+    def characters(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def text(self) -> str:
+        """The beginning and the end of what the user said last, for the detector."""
+        last = next((p for p in reversed(self.pieces) if p), b"")
+        if len(last) > 2 * _TEXT_BYTES:
+            last = last[:_TEXT_BYTES] + b" " + last[-_TEXT_BYTES:]
+        return last.decode(errors="replace").replace("\\n", "\n")
+
+
+def _read_prompt(kind: RequestKind, fields: Fields) -> _Prompt:
+    """The prompt, whatever the dialect calls it.
+
+    Raises:
+        InvalidBody: A piece has the wrong type, or the input of an embedding is missing.
+    """
+    if kind is RequestKind.GENERATE:
+        field(fields, "prompt", str)
+    if kind is RequestKind.EMBED and "input" not in fields:
+        raise InvalidBody("input is required")
+    pieces = [bytes(fields[name]) for name in ("system", "instructions", "tools") if name in fields]
+    images = len(field(fields, "images", list[msgspec.Raw]) or ())
+    messages = field(fields, "messages", list[_Message]) or []
+    for message in messages:
+        content = bytes(message.content)
+        inline = content.count(b'"image_url"') // 2 if b'"image_url"' in content else 0
+        images += len(message.images or ()) + inline
+        pieces.append(content if not inline else content[:_TEXT_BYTES])
+    pieces += [bytes(fields[name]) for name in ("prompt", "suffix", "input") if name in fields]
+    return _Prompt(pieces, len(messages), images)
+
+
+def _complexity(tokens: int, turns: int) -> ComplexityClass:
+    if tokens < _SIMPLE_BELOW_TOKENS:
+        return ComplexityClass.SIMPLE
+    if tokens >= _COMPLEX_FROM_TOKENS or turns >= _COMPLEX_TURNS:
+        return ComplexityClass.COMPLEX
+    return ComplexityClass.MEDIUM
+
+
+def _output_limit(options: _Options, fields: Fields) -> int | None:
+    limits = [options.num_predict]
+    limits += [field(fields, name, int) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")]
+    return min((limit for limit in limits if limit is not None and limit > 0), default=None)
+
+
+def _is_load_only(kind: RequestKind, fields: Fields) -> bool:
+    """Ollama's idiom: an empty prompt or an empty list of messages loads (or unloads) the model."""
+    if kind is RequestKind.GENERATE:
+        return not field(fields, "prompt", str) and not field(fields, "images", list[msgspec.Raw])
+    if kind is RequestKind.CHAT:
+        return not field(fields, "messages", list[msgspec.Raw])
+    return False

@@ -1,0 +1,142 @@
+"""Key-value buckets: compare-and-set on revisions, right about the markers that stand for "no value".
+
+A key that was deleted, purged or has expired still has a last message, the marker, whose revision counts for the
+next compare-and-set. The client library reads some of these markers as values and cannot create over others.
+
+Reads go to the stream's leader and come wrapped in JSON. The server's direct get would be a little faster, but it
+sends a stored message, headers and all, to whatever reply subject it is asked to: whoever may write one key could
+then speak on every subject of the bus.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TypeVar
+
+import msgspec
+
+from sollol_bus.jetstream.streams import JetStreamRefused, api, publish_acked
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import decode
+from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE
+
+T = TypeVar("T")
+
+_OPERATION = "KV-Operation"
+_MARKERS = (b"KV-Operation:", b"Nats-Marker-Reason:")
+_TTL = "Nats-TTL"
+_NO_MESSAGE = 10037
+
+
+class _Stored(msgspec.Struct):
+    """A message as the stream's leader tells it; body and headers in base64."""
+
+    seq: int
+    hdrs: str = ""
+    data: str = ""
+
+
+class _Found(msgspec.Struct):
+    message: _Stored
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """The last thing written under a key."""
+
+    key: str
+    value: bytes | None
+    """None: the key has no value (deleted, expired, or never written)."""
+    revision: int
+    """To be passed to `update` or `delete`; 0 for a key without a trace."""
+
+    def decode(self, kind: type[T]) -> T | None:
+        """The value as a Struct, or None when there is no value."""
+        return None if self.value is None else decode(self.value, kind)
+
+
+class Bucket:
+    """A key-value bucket. Writes return None (or False) when somebody else wrote first.
+
+    Every method raises `NoResponders` or `JetStreamRefused` when the bucket is not there (now), and
+    `RequestTimedOut` or `NotConnected` when the server did not answer; a write may have happened in the latter
+    cases.
+    """
+
+    def __init__(self, bus: Bus, name: str, *, timeout_s: float = 5.0) -> None:
+        self.name = name
+        self._bus = bus
+        self._timeout_s = timeout_s
+        self._get = f"STREAM.MSG.GET.KV_{name}"
+
+    def subject(self, key: str) -> str:
+        """The subject on which writes to `key` can be overheard, refused ones included."""
+        return f"$KV.{self.name}.{key}"
+
+    async def get(self, key: str, *, timeout_s: float | None = None) -> Entry:
+        """The last entry of a key."""
+        question = {"last_by_subj": self.subject(key)}
+        try:
+            answer = await api(self._bus, self._get, question, timeout_s=timeout_s or self._timeout_s)
+        except JetStreamRefused as error:
+            if error.err_code == _NO_MESSAGE:
+                return Entry(key=key, value=None, revision=0)
+            raise
+        stored = decode(answer, _Found).message
+        headers = base64.b64decode(stored.hdrs)
+        is_marker = any(marker in headers for marker in _MARKERS)
+        return Entry(key=key, value=None if is_marker else base64.b64decode(stored.data), revision=stored.seq)
+
+    async def put(self, key: str, value: bytes, *, ttl_s: int = 0) -> int:
+        """Writes whatever was there before; returns the new revision."""
+        ack = await publish_acked(
+            self._bus, self.subject(key), value, headers=_headers(None, ttl_s), timeout_s=self._timeout_s
+        )
+        return ack.seq
+
+    async def create(self, key: str, value: bytes, *, ttl_s: int = 0) -> int | None:
+        """Writes a key that has no value; None when it has one."""
+        while True:
+            entry = await self.get(key)
+            if entry.value is not None:
+                return None
+            revision = await self.update(key, value, entry.revision, ttl_s=ttl_s)
+            if revision is not None:
+                return revision
+            # Beaten, or the marker itself expired meanwhile: the next look tells which.
+
+    async def update(
+        self, key: str, value: bytes, last: int, *, ttl_s: int = 0, timeout_s: float | None = None
+    ) -> int | None:
+        """Writes when the key's revision still is `last`; None when it is not.
+
+        Args:
+            key: The key.
+            value: The new value.
+            last: The revision that must be the latest; 0 for a key without a trace.
+            ttl_s: Whole seconds until the value expires; 0: never.
+            timeout_s: How long to wait for the server, when not the bucket's own timeout.
+        """
+        return await self._write(key, value, _headers(last, ttl_s), timeout_s)
+
+    async def delete(self, key: str, last: int) -> bool:
+        """Removes the value when the key's revision still is `last`; False when it is not."""
+        headers = {**_headers(last, 0), _OPERATION: "DEL"}
+        return await self._write(key, b"", headers, None) is not None
+
+    async def _write(self, key: str, value: bytes, headers: dict[str, str], timeout_s: float | None) -> int | None:
+        try:
+            ack = await publish_acked(
+                self._bus, self.subject(key), value, headers=headers, timeout_s=timeout_s or self._timeout_s
+            )
+        except JetStreamRefused as error:
+            if error.is_lost_race:
+                return None
+            raise
+        return ack.seq
+
+
+def _headers(last: int | None, ttl_s: int) -> dict[str, str]:
+    headers = {} if last is None else {EXPECTED_LAST_SUBJECT_SEQUENCE: str(last)}
+    if ttl_s:
+        headers[_TTL] = str(ttl_s)
+    return headers

@@ -1,0 +1,278 @@
+"""JetStream over the bus: what exists there, made so that it may be made any number of times, and acked publishes.
+
+Speaks the server's JSON interface over `Bus.request`. The client library's own layer would wait for its timeout
+through an outage that `Bus.request` reports at once, and changes the headers that are passed to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Literal
+
+import msgspec
+
+from sollol_bus.errors import BusError, ConfigError, NoResponders
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_schemas import subjects
+
+log = logging.getLogger(__name__)
+
+API = "$JS.API"
+EVENTS_MAX_AGE_S = 24 * 3600.0
+EVENTS_MAX_BYTES = 1 << 30
+DUPLICATE_WINDOW_S = 120.0
+LEASE_MARKER_TTL_S = 1.0
+
+_NOT_FOUND = frozenset({10014, 10037, 10059})
+_EXISTS = 10058
+_WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
+_TEMPORARY = frozenset({10004, 10005, 10008, 10009, 10023})
+_OFF = frozenset({10035, 10039, 10076})
+_NO_ROOM = frozenset({10023, 10028, 10047})
+_RETRY_S = 0.1
+
+
+class JetStreamRefused(BusError):
+    """JetStream answered with an error."""
+
+    def __init__(self, *, err_code: int, description: str) -> None:
+        super().__init__(f"JetStream refused: {description} ({err_code})")
+        self.err_code = err_code
+
+    @property
+    def is_not_found(self) -> bool:
+        """Whether the stream, consumer or message does not exist."""
+        return self.err_code in _NOT_FOUND
+
+    @property
+    def is_lost_race(self) -> bool:
+        """Whether the subject's last revision is not the expected one: somebody wrote first."""
+        return self.err_code in _WRONG_LAST_SEQUENCE
+
+
+class _ApiError(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Answer(msgspec.Struct):
+    error: _ApiError | None = None
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """JetStream's promise that it stored a message."""
+
+    stream: str
+    seq: int
+    duplicate: bool = False
+    """Whether a message with this id had been stored before, so that this one was not."""
+
+
+class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream as this software wants it; limits are -1 or 0 when there is none."""
+
+    name: str
+    subjects: tuple[str, ...]
+    retention: Literal["limits", "workqueue"] = "limits"
+    storage: Literal["file", "memory"] = "file"
+    discard: Literal["old", "new"] = "old"
+    max_age_s: float = 0.0
+    max_bytes: int = -1
+    max_msgs: int = -1
+    max_msgs_per_subject: int = -1
+    duplicate_window_s: float = DUPLICATE_WINDOW_S
+    allow_direct: bool = True
+    allow_rollup_hdrs: bool = False
+    deny_delete: bool = False
+    allow_msg_ttl: bool = False
+    allow_msg_schedules: bool = False
+    delete_marker_ttl_s: float = 0.0
+    """How long a marker tells that a value expired; 0: no markers."""
+
+    def structure(self) -> dict[str, Any]:
+        """The settings that the software depends on, as the server names them; enforced on an old stream too."""
+        wanted: dict[str, Any] = {
+            "name": self.name,
+            "subjects": list(self.subjects),
+            "discard": self.discard,
+            "allow_direct": self.allow_direct,
+            "allow_rollup_hdrs": self.allow_rollup_hdrs,
+        }
+        if self.allow_msg_ttl:
+            wanted["allow_msg_ttl"] = True
+        if self.allow_msg_schedules:
+            wanted["allow_msg_schedules"] = True
+        if self.delete_marker_ttl_s:
+            wanted["subject_delete_marker_ttl"] = _ns(self.delete_marker_ttl_s)
+        return wanted
+
+    def limits(self, replicas: int) -> dict[str, Any]:
+        """The settings of a new stream that are its operator's from then on."""
+        window_s = min(self.duplicate_window_s, self.max_age_s or self.duplicate_window_s)
+        return {
+            "retention": self.retention,
+            "storage": self.storage,
+            "max_age": _ns(self.max_age_s),
+            "max_bytes": self.max_bytes,
+            "max_msgs": self.max_msgs,
+            "max_msgs_per_subject": self.max_msgs_per_subject,
+            "deny_delete": self.deny_delete,
+            "duplicate_window": _ns(window_s),
+            "num_replicas": replicas,
+        }
+
+
+def bucket_spec(bucket: str, *, marker_ttl_s: float = 0.0, history: int = 1) -> StreamSpec:
+    """The stream behind a key-value bucket, laid out as every NATS client expects it."""
+    return StreamSpec(
+        name=f"KV_{bucket}",
+        subjects=(f"$KV.{bucket}.>",),
+        discard="new",
+        max_msgs_per_subject=history,
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+        allow_msg_ttl=True,
+        delete_marker_ttl_s=marker_ttl_s,
+    )
+
+
+#: The events of the fleet, for replay; and the buckets. All lie on disk: the revisions of leases and node claims
+#: are fencing tokens, and a bucket in memory would begin again at 1 after a restart of the server.
+STREAMS: tuple[StreamSpec, ...] = (
+    StreamSpec(
+        name=subjects.EVENTS_STREAM,
+        subjects=(subjects.EVENTS_ALL,),
+        max_age_s=EVENTS_MAX_AGE_S,
+        max_bytes=EVENTS_MAX_BYTES,
+    ),
+    bucket_spec(subjects.NODES_BUCKET),
+    bucket_spec(subjects.LEASES_BUCKET, marker_ttl_s=LEASE_MARKER_TTL_S),
+    bucket_spec(subjects.SETTINGS_BUCKET),
+    bucket_spec(subjects.LEARNED_BUCKET),
+)
+
+
+async def provision(
+    bus: Bus, replicas: int | None = None, *, streams: tuple[StreamSpec, ...] = STREAMS, timeout_s: float = 5.0
+) -> None:
+    """Makes every stream and bucket that is missing; any number of actors may do so at once.
+
+    Limits and replicas of a stream that exists are left as they are: they are the operator's.
+
+    Args:
+        bus: A connection with the control role.
+        replicas: Copies of a new stream; None: as many as the connection's settings say.
+        streams: What to make.
+        timeout_s: How long a server that is still coming up is waited for.
+
+    Raises:
+        ConfigError: JetStream is off, or has no room.
+        BusError: The server did not come up in time, or refused.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    for spec in streams:
+        await _ensure_patiently(bus, spec, replicas or bus.config.stream_replicas, deadline)
+
+
+async def _ensure_patiently(bus: Bus, spec: StreamSpec, replicas: int, deadline: float) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            await ensure_stream(bus, spec, replicas)
+        except (BusError, TimeoutError) as error:
+            fatal = _as_config_error(error, spec, is_late=loop.time() >= deadline)
+            if fatal is not None:
+                raise fatal from error
+            if loop.time() >= deadline or not _is_temporary(error):
+                raise
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return
+
+
+def _is_temporary(error: Exception) -> bool:
+    return not isinstance(error, JetStreamRefused) or error.err_code in _TEMPORARY
+
+
+def _as_config_error(error: Exception, spec: StreamSpec, *, is_late: bool) -> ConfigError | None:
+    """What the operator must change, when that is certain by now."""
+    if isinstance(error, JetStreamRefused):
+        if error.err_code in _OFF:
+            return ConfigError("JetStream is not enabled for this account on the NATS server; enable it there")
+        if error.err_code in _NO_ROOM and (is_late or error.err_code not in _TEMPORARY):
+            return ConfigError(f"the NATS server has no room for {spec.name} (max_bytes={spec.max_bytes}): {error}")
+    if isinstance(error, NoResponders) and is_late:
+        return ConfigError(
+            "JetStream is off on the NATS server; start nats-server with -js, or add a jetstream block to its "
+            "configuration"
+        )
+    return None
+
+
+async def ensure_stream(bus: Bus, spec: StreamSpec, replicas: int = 1) -> None:
+    """Makes one stream, or brings an old one up to what the software depends on."""
+    try:
+        await api(bus, f"STREAM.CREATE.{spec.name}", spec.structure() | spec.limits(replicas))
+    except JetStreamRefused as error:
+        if error.err_code != _EXISTS:
+            raise
+        await _update_stream(bus, spec)
+
+
+async def _update_stream(bus: Bus, spec: StreamSpec) -> None:
+    info = msgspec.json.decode(await api(bus, f"STREAM.INFO.{spec.name}"))
+    current: dict[str, Any] = info["config"]
+    wanted = current | spec.structure()
+    if wanted != current:
+        log.info("updating the stream %s", spec.name, extra={"action": "stream.update"})
+        await api(bus, f"STREAM.UPDATE.{spec.name}", wanted)
+
+
+async def api(bus: Bus, what: str, request: object = None, *, timeout_s: float = 5.0) -> bytes:
+    """The answer to a request to JetStream's interface, as JSON.
+
+    Raises:
+        JetStreamRefused: It answered with an error.
+        NoResponders: JetStream is off, or not up yet.
+        RequestTimedOut, NotConnected: The server did not answer.
+    """
+    payload = b"" if request is None else encode(request)
+    msg = await bus.request(f"{API}.{what}", payload, timeout_s=timeout_s)
+    _raise_refusal(msg.data)
+    return bytes(msg.data)
+
+
+async def publish_acked(
+    bus: Bus, subject: str, payload: bytes, *, headers: dict[str, str] | None = None, timeout_s: float = 5.0
+) -> PubAck:
+    """Stores a message and returns JetStream's ack.
+
+    Raises:
+        JetStreamRefused: The stream refused it.
+        NoResponders: No stream takes this subject now.
+        RequestTimedOut, NotConnected: It may or may not have been stored.
+    """
+    return ack_of(await bus.request(subject, payload, headers=headers, timeout_s=timeout_s))
+
+
+def ack_of(msg: Msg) -> PubAck:
+    """The ack in a reply to a publish.
+
+    Raises:
+        JetStreamRefused: The reply is a refusal.
+    """
+    _raise_refusal(msg.data)
+    return decode(msg.data, PubAck)
+
+
+def _raise_refusal(data: bytes) -> None:
+    error = decode(data, _Answer).error
+    if error is not None:
+        raise JetStreamRefused(err_code=error.err_code, description=error.description)
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1_000_000_000)

@@ -1,0 +1,1 @@
+"""What an actor tells about its work: log lines, counts and spans."""

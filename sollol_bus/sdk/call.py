@@ -1,0 +1,277 @@
+"""One request from the caller's side, watched until its answer is complete.
+
+A plain NATS caller publishes and waits. `Call` does more: it knows which dispatcher took the request and probes it
+every 500 ms, so that a request that has not begun is sent again, under the same id, when that dispatcher dies or the
+connection breaks; and it cancels when its user leaves. Every sending has an inbox of its own: whatever an earlier
+attempt might still say goes nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from sollol_bus.errors import (
+    BusError,
+    ConnectionLost,
+    DecodeFailed,
+    NoResponders,
+    NotConnected,
+    SollolError,
+)
+from sollol_bus.transport.connection import SETTLING_S, Bus, ReplyInbox
+from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_bus.transport.streaming import MAX_WAITING_BYTES, ReplyStream
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.execution import CancelRequest, Taken
+
+log = logging.getLogger(__name__)
+
+PROBE_INTERVAL_S = 0.5
+MAX_RESENDS = 9
+_RETRY_S = 0.2
+_DEADLINE_GRACE_S = 5.0
+_TAKEN_WITHIN_S = 2.0
+
+
+class Call:
+    """A request in flight; use as an async context manager and iterate over its chunks.
+
+    Args:
+        bus: The caller's connection.
+        subject: `subjects.GENERATE`, `CHAT`, `EMBED` or `PASSTHROUGH`.
+        body: The engine's body, JSON.
+        headers: Routing and other headers; copied.
+        deadline_s: When the dispatcher gives up; the call itself waits a little longer.
+        absence_s: How long to wait for a dispatcher when none is on the bus.
+        max_unread_bytes: How much of the answer may wait for a slow reader before it is cut.
+        resends: How often the request was sent before, under this id; its attempts are numbered behind those.
+        waited_s: Its age.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        subject: str,
+        body: bytes,
+        *,
+        headers: dict[str, str] | None = None,
+        deadline_s: float = 600.0,
+        absence_s: float = 3.0,
+        request_id: str | None = None,
+        max_unread_bytes: int = MAX_WAITING_BYTES,
+        resends: int = 0,
+        waited_s: float = 0.0,
+    ) -> None:
+        self.request_id = request_id or secrets.token_hex(8)
+        self.resends = resends
+        self.dispatcher: str | None = None
+        """Instance of the dispatcher that took the request, once it said so."""
+        self._bus = bus
+        self._loop = asyncio.get_running_loop()
+        self._subject = subject
+        self._body = body
+        self._headers = dict(headers or {})
+        self._secret = secrets.token_hex(16)
+        now = time.monotonic()
+        self._began_mono_s = now - waited_s
+        self._absence_until = now + absence_s
+        self._stream = ReplyStream(
+            bus, total_s=deadline_s + _DEADLINE_GRACE_S, breaks_on_disconnect=False, max_unread_bytes=max_unread_bytes
+        )
+        self._control: ReplyInbox | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_over = False
+
+    @property
+    def first(self) -> Msg | None:
+        """The first message, which carries the decision."""
+        return self._stream.first
+
+    @property
+    def last(self) -> Msg | None:
+        """The last, empty message, which carries the figures."""
+        return self._stream.last
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the end has come, so that nothing follows the chunks that were taken."""
+        return self._stream.is_complete
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the request was made."""
+        return time.monotonic() - self._began_mono_s
+
+    async def __aenter__(self) -> Self:
+        self._control = self._bus.reply_inbox(self._on_control)
+        self._bus.on_disconnect(self._on_disconnect)
+        self._bus.on_reconnect(self._on_reconnect)
+        try:
+            self._send()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._is_over:
+            self.cancel()
+        self._end()
+
+    async def __aiter__(self) -> AsyncIterator[Msg]:
+        """The chunks of the answer.
+
+        Raises:
+            SollolError: What ended the request; see `sollol_bus.errors`.
+        """
+        while True:
+            try:
+                async for msg in self._stream:
+                    yield msg
+            except NoResponders as error:
+                await self._wait_for_dispatcher(error)
+                continue
+            except SollolError:
+                self._is_over = True
+                raise
+            self._is_over = True
+            return
+
+    def take_ready(self) -> list[Msg]:
+        """The chunks that have arrived already, beside the one that the iteration gave last."""
+        return self._stream.take_ready()
+
+    def leave(self, error: SollolError) -> None:
+        """Cancels the request and ends the iteration with `error`; safe from callbacks, and twice."""
+        if not self._is_over:
+            self.cancel()
+            self._stream.fail(error)
+
+    def cancel(self) -> None:
+        """Tells the dispatchers that the answer is no longer wanted."""
+        self._publish_cancel(CancelRequest(request_id=self.request_id, secret=self._secret))
+
+    def _publish_cancel(self, message: CancelRequest) -> None:
+        try:
+            self._bus.publish(subjects.CANCEL, encode(message))
+        except NotConnected:
+            log.debug("request %s: not cancelled, the connection is down", self.request_id)
+
+    # -- sending ------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        assert self._control is not None
+        headers = {
+            **self._headers,
+            h.REQUEST_ID: self.request_id,
+            h.CANCEL_SECRET: self._secret,
+            h.CONTROL_INBOX: self._control.subject,
+            h.STREAM: "1",
+        }
+        if self.resends:
+            headers[h.RESEND] = str(self.resends)
+            headers[h.WAITED] = f"{time.monotonic() - self._began_mono_s:.3f}"
+        self.dispatcher = None
+        self._stream.send(self._subject, self._body, headers)
+        self._watch_again_in(_TAKEN_WITHIN_S)
+
+    def _send_again(self, why: str) -> None:
+        if self._is_over or self._stream.has_begun:
+            return
+        if self.resends >= MAX_RESENDS:
+            self._stream.fail(ConnectionLost(f"sent {self.resends + 1} times without an answer: {why}"))
+            return
+        # By its number: subscriptions of one receiver take turns, so this may be handled after what is sent next.
+        superseded = CancelRequest(request_id=self.request_id, secret=self._secret, resend=self.resends)
+        self.resends += 1
+        log.info(
+            "request %s is sent again: %s",
+            self.request_id,
+            why,
+            extra={"action": "request_resent", "request_id": self.request_id},
+        )
+        self._publish_cancel(superseded)
+        try:
+            self._send()
+        except NotConnected:
+            log.debug("request %s waits for the connection", self.request_id)
+
+    async def _wait_for_dispatcher(self, error: SollolError) -> None:
+        """Nobody listens: dispatchers may be on their way back."""
+        if time.monotonic() > self._absence_until:
+            self._is_over = True
+            raise error
+        await asyncio.sleep(_RETRY_S)
+        self._stream.reopen()
+        try:
+            self._send()
+        except NotConnected:
+            log.debug("request %s waits for the connection", self.request_id)
+
+    # -- watching over the dispatcher ---------------------------------------------------------------------
+
+    def _on_control(self, msg: Msg | BusError) -> None:
+        if isinstance(msg, BusError):
+            return
+        try:
+            taken = decode(msg.data, Taken)
+        except DecodeFailed as error:
+            log.warning("control inbox: %s", error, extra={"action": "bad_message", "request_id": self.request_id})
+            return
+        self.dispatcher = taken.instance
+        self._watch_again_in(PROBE_INTERVAL_S)
+
+    def _watch_again_in(self, delay_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(delay_s, self._watch)
+
+    def _watch(self) -> None:
+        self._timer = None
+        if self._is_over or self._stream.has_begun:
+            return
+        if not self._bus.is_connected:
+            return  # the reconnect goes on from here
+        if self.dispatcher is None:
+            self._send_again("no dispatcher confirmed it")
+            return
+        self._watch_again_in(PROBE_INTERVAL_S)
+        self._bus.ask(
+            subjects.dispatcher_probe(self.dispatcher),
+            b"",
+            partial(self._on_probe_answer, self.dispatcher),
+            timeout_s=10 * PROBE_INTERVAL_S,
+        )
+
+    def _on_probe_answer(self, instance: str, reply: Msg | BusError) -> None:
+        if instance == self.dispatcher and isinstance(reply, NoResponders) and not self._bus.is_settling:
+            self._send_again("its dispatcher is gone")
+
+    def _on_disconnect(self) -> None:
+        if self._stream.has_begun and not self._is_over:
+            self._stream.fail(ConnectionLost("the connection to the bus broke in the middle of the answer"))
+
+    def _on_reconnect(self) -> None:
+        """A request that had not begun may be lost with the server: say so and send it again."""
+        self._absence_until = max(self._absence_until, time.monotonic() + SETTLING_S)
+        if not self._is_over:
+            self._send_again("the connection broke before the answer began")
+
+    def _end(self) -> None:
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._control is not None:
+            self._control.close()
+        self._bus.forget_callbacks(self._on_disconnect, self._on_reconnect)
+        self._stream.close()

@@ -1,0 +1,411 @@
+"""The client: generate, chat and embed on the fleet, ask about it, watch it.
+
+async with Client("nats://127.0.0.1:4222") as client:
+    answer = await client.generate("llama3.2", "Why is the sky blue?")
+    print(answer.text, answer.decision.node_id, answer.decision.reason)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from sollol_bus.errors import BackendBrokeProtocol, BadRequest, DecodeFailed, NoResponders, SollolError, error_from
+from sollol_bus.observe.tracing_setup import present_traceparent
+from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.jobs import JobCalls
+from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
+from sollol_bus.sdk.spread import spread
+from sollol_bus.server.rights import client_inbox_prefix
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.streaming import request_many
+from sollol_schemas import subjects
+from sollol_schemas.control import AdminRequest, ControlReply
+from sollol_schemas.decision import Decision
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
+from sollol_schemas.headers import TRACEPARENT
+from sollol_schemas.ids import is_bus_id
+from sollol_schemas.queries import (
+    ModelsReply,
+    NodesReply,
+    RecentReply,
+    RecentRequest,
+    ReliabilityReply,
+    ReliabilityRequest,
+    StatsReply,
+    StatsRequest,
+    WhyReply,
+)
+from sollol_schemas.routing import DEFAULT_DEADLINE_S, Routing
+from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyEvent, StrategyReply, StrategyRequest
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_WATCH_LIMIT = 10_000
+_TEXTS_MAX = 32
+_PIECES_PER_NODE = 4
+"""So many pieces for each node even out that some nodes are faster."""
+_PIECES_AT_ONCE = 16
+
+
+class Client(JobCalls):
+    """A connection for programs that use the fleet.
+
+    Args:
+        bus: Address of the NATS server, all settings of the connection, or a connected bus, which stays open.
+        routing: Routing fields for every request that brings none of its own.
+    """
+
+    def __init__(self, bus: str | BusConfig | Bus = "nats://127.0.0.1:4222", *, routing: Routing | None = None) -> None:
+        given = BusConfig(url=bus, name="sollol-client") if isinstance(bus, str) else bus
+        if isinstance(given, BusConfig) and given.user and given.inbox_prefix == BusConfig().inbox_prefix:
+            given = msgspec.structs.replace(given, inbox_prefix=client_inbox_prefix(given.user))
+        self._given = given
+        super().__init__()
+        self._bus: Bus | None = None
+        self._routing = routing
+
+    async def __aenter__(self) -> Self:
+        self._bus = self._given if isinstance(self._given, Bus) else await Bus.connect(self._given)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop_following()
+        if self._bus is not None and self._bus is not self._given:
+            await self._bus.close()
+
+    @property
+    def bus(self) -> Bus:
+        """The client's connection."""
+        if self._bus is None:
+            raise RuntimeError("the client is not connected: use `async with Client(...)`")
+        return self._bus
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    def generate_stream(
+        self, model: str, prompt: str, *, routing: Routing | None = None, **fields: object
+    ) -> AnswerStream:
+        """An answer to a prompt as it streams in; `fields` are further fields of Ollama's body (options, format…)."""
+        return AnswerStream(self._native(subjects.GENERATE, {"model": model, "prompt": prompt, **fields}, routing))
+
+    def chat_stream(
+        self, model: str, messages: Sequence[Mapping[str, object]], *, routing: Routing | None = None, **fields: object
+    ) -> AnswerStream:
+        """The next message of a conversation as it streams in."""
+        body = {"model": model, "messages": list(messages), **fields}
+        return AnswerStream(self._native(subjects.CHAT, body, routing))
+
+    async def generate(self, model: str, prompt: str, *, routing: Routing | None = None, **fields: object) -> Answer:
+        """The whole answer to a prompt.
+
+        Raises:
+            SollolError: What ended the request; see `sollol_bus.errors`.
+        """
+        return await _whole(self.generate_stream(model, prompt, routing=routing, **fields))
+
+    async def chat(
+        self, model: str, messages: Sequence[Mapping[str, object]], *, routing: Routing | None = None, **fields: object
+    ) -> Answer:
+        """The whole next message of a conversation."""
+        return await _whole(self.chat_stream(model, messages, routing=routing, **fields))
+
+    async def embed(
+        self, model: str, texts: str | Sequence[str], *, routing: Routing | None = None, **fields: object
+    ) -> Embeddings:
+        """One vector per text, in order."""
+        inputs = texts if isinstance(texts, str) else list(texts)
+        call = self._native(subjects.EMBED, {"model": model, "input": inputs, **fields}, routing)
+        data: list[bytes] = []
+        async with call:
+            async for msg in call:
+                data.append(msg.data)  # noqa: PERF401 the call must be iterated inside its context
+        if not data:
+            raise BackendBrokeProtocol("no embeddings came")
+        native = decode(b"".join(data), NativeChunk)
+        return Embeddings(
+            embeddings=native.embeddings,
+            model=native.model,
+            request_id=call.request_id,
+            decision=decision_of(call.first),
+            figures=figures_of(call.last),
+        )
+
+    def call(
+        self,
+        subject: str,
+        body: bytes,
+        *,
+        headers: dict[str, str] | None = None,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        request_id: str | None = None,
+    ) -> Call:
+        """A request with a body of your own, for what the other methods do not cover."""
+        return Call(self.bus, subject, body, headers=headers, deadline_s=deadline_s, request_id=request_id)
+
+    def _native(self, subject: str, fields: dict[str, object], routing: Routing | None) -> Call:
+        chosen = routing or self._routing or Routing()
+        fields = {**fields, "stream": True, **msgspec.to_builtins(chosen)}
+        trace = present_traceparent()
+        headers = {TRACEPARENT: trace} if trace else None
+        return self.call(subject, encode(fields), headers=headers, deadline_s=chosen.deadline_s or DEFAULT_DEADLINE_S)
+
+    # -- questions ----------------------------------------------------------------------------------------
+
+    async def route(self, model: str, prompt: str = "", *, routing: Routing | None = None) -> Decision:
+        """Where a request would run now, and why; nothing is reserved."""
+        fields = {"model": model, "prompt": prompt, **msgspec.to_builtins(routing or self._routing or Routing())}
+        return await self._ask(subjects.ROUTE, fields, Decision)
+
+    async def nodes(self) -> NodesReply:
+        """The fleet as the scorer in office sees it."""
+        return await self._ask(subjects.NODES, None, NodesReply)
+
+    async def models(self) -> ModelsReply:
+        """Every model that a node has."""
+        return await self._ask(subjects.MODELS, None, ModelsReply)
+
+    async def stats(self, window_s: float = 0.0) -> StatsReply:
+        """Statistics of the cluster; `window_s` 0 means everything that is kept."""
+        return await self._ask(subjects.STATS, StatsRequest(window_s=window_s), StatsReply)
+
+    async def reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
+        """Reliability per node and per (node, model)."""
+        return await self._ask(subjects.RELIABILITY, ReliabilityRequest(node_id=node_id, model=model), ReliabilityReply)
+
+    async def recent(self, limit: int = 50) -> RecentReply:
+        """The latest outcomes and node events."""
+        return await self._ask(subjects.RECENT, RecentRequest(limit=limit), RecentReply)
+
+    async def why(self, request_id: str) -> WhyReply:
+        """Every decision about a request with all candidates, and what became of each attempt.
+
+        Raises:
+            BadRequest: The id is not one, or nothing is known under it.
+        """
+        if not is_bus_id(request_id):
+            raise BadRequest(f"not a request id: {request_id[:80]!r}")
+        return await self._ask(subjects.why(request_id), None, WhyReply)
+
+    # -- many at once -------------------------------------------------------------------------------------
+
+    async def distribute_task(
+        self, tasks: Iterable[tuple[str, str]], *, at_once: int = 64, routing: Routing | None = None, **fields: object
+    ) -> list[Answer | SollolError]:
+        """Answers to several (model, prompt) pairs, in order, each made on its best node.
+
+        An item that fails is the error itself in the list; the others are not affected.
+        """
+        return await spread(
+            (partial(self.generate, model, prompt, routing=routing, **fields) for model, prompt in tasks),
+            at_once=at_once,
+        )
+
+    async def embed_many(
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        per_request: int | None = None,
+        at_once: int | None = None,
+        routing: Routing | None = None,
+        **fields: object,
+    ) -> list[list[float]]:
+        """One vector per text, in order; the texts are spread over all nodes that have the model.
+
+        Args:
+            model: The model.
+            texts: What to embed.
+            per_request: Texts in one request; None: as many as keep every node busy, 32 at most.
+            at_once: Requests in flight; None: two for each node, so that none waits for the next.
+            routing: Routing fields of every request.
+            fields: Further fields of Ollama's body.
+
+        Raises:
+            SollolError: What ended the first request that failed.
+        """
+        if per_request is None or at_once is None:
+            nodes = await self._nodes_with(model)
+            per_request = per_request or max(1, min(_TEXTS_MAX, -(-len(texts) // (_PIECES_PER_NODE * nodes))))
+            at_once = at_once or max(_PIECES_AT_ONCE, 2 * nodes)
+        pieces = [texts[start : start + per_request] for start in range(0, len(texts), per_request)]
+        found = await spread(
+            (partial(self.embed, model, piece, routing=routing, **fields) for piece in pieces), at_once=at_once
+        )
+        vectors: list[list[float]] = []
+        for piece in found:
+            if isinstance(piece, SollolError):
+                raise piece
+            vectors += piece.embeddings
+        return vectors
+
+    async def _nodes_with(self, model: str) -> int:
+        """How many nodes have a model; 1 when nobody says."""
+        try:
+            views = (await self.models()).models
+        except SollolError:
+            return 1
+        return max([1, *(len(view.installed_on) for view in views if view.name in (model, f"{model}:latest"))])
+
+    get_node_resources = nodes
+    get_cluster_stats = stats
+
+    # -- operations ---------------------------------------------------------------------------------------
+
+    async def drain(self, node_id: str) -> ControlReply:
+        """Takes a node out of service; what runs there finishes."""
+        return await self._admin("drain", AdminRequest(node_id=node_id))
+
+    async def undrain(self, node_id: str) -> ControlReply:
+        """Puts a drained node back into service."""
+        return await self._admin("undrain", AdminRequest(node_id=node_id))
+
+    async def load(self, node_id: str, model: str, keep_alive_s: float | None = None) -> ControlReply:
+        """Loads a model into a node's memory."""
+        return await self._admin("load", AdminRequest(node_id=node_id, model=model, keep_alive_s=keep_alive_s))
+
+    async def unload(self, node_id: str, model: str) -> ControlReply:
+        """Unloads a model from a node's memory; refused while it is busy."""
+        return await self._admin("unload", AdminRequest(node_id=node_id, model=model))
+
+    async def set_node(
+        self, node_id: str, *, weight: float | None = None, labels: dict[str, str] | None = None
+    ) -> ControlReply:
+        """Changes a node's weight or labels."""
+        return await self._admin("set", AdminRequest(node_id=node_id, weight=weight, labels=labels or {}))
+
+    async def strategy(self) -> StrategyReply:
+        """The scorer's strategy, those that could be chosen, and the settings that may change."""
+        return await self._ask(subjects.ADMIN_STRATEGY, StrategyRequest(), StrategyReply)
+
+    async def set_strategy(self, name: str | None = None, **settings: float) -> StrategyReply:
+        """Chooses a strategy or changes settings at run time; what waits, waits on."""
+        return await self._ask(
+            subjects.ADMIN_STRATEGY, StrategyRequest(strategy=name, settings=settings), StrategyReply
+        )
+
+    async def breakers(self) -> BreakersReply:
+        """The circuit breakers that are open, on trial, or have seen failures."""
+        return await self._ask(subjects.ADMIN_BREAKER, BreakerRequest(), BreakersReply)
+
+    async def reset_breakers(self, node_id: str = "", model: str = "") -> BreakersReply:
+        """Closes circuit breakers by force: all, one node's, or one model's on it."""
+        asked = BreakerRequest(reset=True, node_id=node_id, model=model)
+        return await self._ask(subjects.ADMIN_BREAKER, asked, BreakersReply)
+
+    async def forget_reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
+        """Deletes recorded outcomes, and begins all counts of success anew: everybody's, one node's, one model's.
+
+        Returns:
+            What is left. Statistics and explanations of these requests are gone with them.
+        """
+        asked = ReliabilityRequest(node_id=node_id, model=model)
+        return await self._ask(subjects.ADMIN_METRICS_RESET, asked, ReliabilityReply)
+
+    async def pull(self, node_id: str, model: str) -> AsyncIterator[dict[str, Any]]:
+        """Downloads a model to a node; gives the engine's progress objects."""
+        asked = encode(AdminRequest(node_id=node_id, model=model))
+        async for msg in request_many(self.bus, subjects.admin_node("pull"), asked, gap_s=600, total_s=86_400):
+            yield decode(msg.data, dict[str, Any])
+
+    async def _admin(self, operation: str, asked: AdminRequest) -> ControlReply:
+        reply = await self._ask(subjects.admin_node(operation), asked, ControlReply, timeout_s=600.0)
+        if reply.error is not None:
+            raise error_from(reply.error)
+        return reply
+
+    # -- watching -----------------------------------------------------------------------------------------
+
+    def watch_decisions(self) -> AsyncIterator[Decision]:
+        """Every routing decision from now on."""
+        return self._watched(subjects.ROUTING_EVENTS_ALL, Decision)
+
+    def watch_outcomes(self) -> AsyncIterator[Outcome]:
+        """How every attempt ended, from now on; for control and observer credentials."""
+        return self._watched(subjects.OUTCOMES_ALL, Outcome)
+
+    def watch_nodes(self) -> AsyncIterator[NodeEvent]:
+        """Every change of a node's state from now on."""
+        return self._watched(subjects.NODE_EVENTS_ALL, NodeEvent)
+
+    def watch_preloads(self) -> AsyncIterator[PreloadEvent]:
+        """Every model that the scorer had loaded ahead of need, from now on."""
+        return self._watched(subjects.PRELOAD_EVENTS_ALL, PreloadEvent)
+
+    def watch_breakers(self) -> AsyncIterator[BreakerEvent]:
+        """Every change of a circuit breaker from now on."""
+        return self._watched(subjects.BREAKER_EVENTS_ALL, BreakerEvent)
+
+    def watch_offices(self) -> AsyncIterator[OfficeEvent]:
+        """Which scorer took or left office, from now on; for control and observer credentials."""
+        return self._watched(subjects.OFFICE_EVENTS_ALL, OfficeEvent)
+
+    def watch_strategy(self) -> AsyncIterator[StrategyEvent]:
+        """Every change of the strategy or of its settings from now on."""
+        return self._watched(subjects.STRATEGY_EVENT, StrategyEvent)
+
+    async def _watched(self, subject: str, kind: type[T]) -> AsyncIterator[T]:
+        """Events on a subject; a message that is none is passed over."""
+        async for msg in self._watch(subject):
+            try:
+                event = decode(msg.data, kind)
+            except DecodeFailed as error:
+                log.warning("ignored a message on %s: %s", msg.subject, error, extra={"action": "bad_message"})
+                continue
+            yield event
+
+    async def _watch(self, subject: str) -> AsyncIterator[Msg]:
+        """Messages on a subject; a reader that falls 10,000 behind loses the oldest."""
+        waiting: asyncio.Queue[Msg] = asyncio.Queue(_WATCH_LIMIT)
+
+        def on_message(msg: Msg) -> None:
+            if waiting.full():
+                waiting.get_nowait()
+            waiting.put_nowait(msg)
+
+        subscription = self.bus.subscribe(subject, on_message)
+        try:
+            while True:
+                yield await waiting.get()
+        finally:
+            subscription.unsubscribe()
+
+    async def _ask(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = 5.0) -> T:
+        try:
+            msg = await self.bus.request(subject, b"" if asked is None else encode(asked), timeout_s=timeout_s)
+        except NoResponders as error:
+            raise error_from(_nobody(subject)) from error
+        failure = error_of(msg)
+        if failure is not None:
+            raise error_from(failure)
+        return decode(msg.data, kind)
+
+
+def _nobody(subject: str) -> ErrorBody:
+    """Which actor is missing, for a subject that nobody listens on."""
+    of_scorer = (subjects.NODES, subjects.MODELS, subjects.ADMIN_STRATEGY, subjects.ADMIN_BREAKER)
+    actor = "scorer" if subject in of_scorer else "dispatcher"
+    if subject in (subjects.STATS, subjects.RELIABILITY, subjects.RECENT) or subject.startswith(f"{subjects.V1}.why."):
+        actor = "recorder"
+    return ErrorBody(
+        code=ErrorCode.NO_NODES, message=f"no {actor} is on the bus; start `sollol up` or `sollol {actor}`"
+    )
+
+
+async def _whole(stream: AnswerStream) -> Answer:
+    async with stream:
+        async for _ in stream:
+            pass
+    return stream.answer

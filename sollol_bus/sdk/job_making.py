@@ -1,0 +1,85 @@
+"""What a job is made of: its body, its priority, its id, and what tells two jobs under one id apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from sollol_bus.errors import BadRequest
+from sollol_bus.transport.messages import encode
+from sollol_schemas import subjects
+from sollol_schemas.context import RequestKind
+from sollol_schemas.ids import is_request_id
+from sollol_schemas.jobs import Job
+from sollol_schemas.routing import PRIORITY_NAMES, Routing
+
+_HASH_CHARACTERS = 32
+
+
+def make_job(
+    body: Mapping[str, object],
+    *,
+    kind: RequestKind | str | None = None,
+    path: str = "",
+    not_before: datetime | str | None = None,
+    deadline_s: float | None = None,
+    max_tries: int | None = None,
+    callback_subject: str = "",
+    callback_url: str = "",
+    routing: Routing | None = None,
+) -> Job:
+    """A job to be submitted; see `sollol_schemas.jobs.Job` for the fields.
+
+    Raises:
+        BadRequest: `not_before` has no time zone.
+    """
+    if isinstance(not_before, datetime):
+        if not_before.tzinfo is None:
+            raise BadRequest("not_before needs a time zone")
+        not_before = not_before.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    fields = (
+        msgspec.to_builtins(routing) if routing is not None and kind != RequestKind.PASSTHROUGH and not path else {}
+    )
+    return Job(
+        body=msgspec.Raw(encode({**body, **fields})),
+        kind=RequestKind(kind) if kind is not None else None,
+        path=path,
+        not_before=not_before or "",
+        deadline_s=deadline_s,
+        max_tries=max_tries,
+        callback_subject=callback_subject,
+        callback_url=callback_url,
+    )
+
+
+def priority_of(priority: int | str) -> int:
+    """A priority given as a number or a name.
+
+    Raises:
+        BadRequest: It is neither 0 to 10 nor a known name.
+    """
+    number = PRIORITY_NAMES.get(priority.lower(), priority) if isinstance(priority, str) else priority
+    if isinstance(number, str) and number.isdigit():
+        number = int(number)
+    if not isinstance(number, int) or number not in subjects.JOB_PRIORITIES:
+        raise BadRequest(f"priority {priority!r} is not allowed: 0 to 10, or one of {', '.join(PRIORITY_NAMES)}")
+    return number
+
+
+def checked_id(job_id: str) -> str:
+    """The id, if a job may have it.
+
+    Raises:
+        BadRequest: It may not.
+    """
+    if not is_request_id(job_id):
+        raise BadRequest(f"not a job id: {job_id[:80]!r}; 1 to 56 of A-Z a-z 0-9 _ - are allowed")
+    return job_id
+
+
+def body_hash(payload: bytes) -> str:
+    """What tells two jobs under one id apart: a hash of the whole message."""
+    return hashlib.sha256(payload).hexdigest()[:_HASH_CHARACTERS]

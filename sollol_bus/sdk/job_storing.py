@@ -1,0 +1,137 @@
+"""Jobs stored straight in the queue by their submitter, many on their way at a time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sollol_bus.errors import BusError, Conflict, DecodeFailed, QueueFull, SollolError
+from sollol_bus.jetstream.streams import JetStreamRefused, ack_of
+from sollol_bus.sdk.job_making import body_hash
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, MSG_ID
+from sollol_schemas.jobs import Job, JobGet, JobReply
+
+AT_ONCE = 512
+_ANSWER_S = 10.0
+FULL_QUEUE = frozenset({10077, 10047, 10028, 10023})
+"""JetStream's codes for a stream that takes no more."""
+
+
+class Storing:
+    """Stores jobs, up to `AT_ONCE` of them unacked.
+
+    A job that is there already under its id is compared: the very same one is fine, another one is a conflict.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._open = 0
+        self._error: SollolError | None = None
+        self._news = asyncio.Event()
+
+    async def store(self, priority: int, job_id: str, job: Job) -> None:
+        """Sends a job on its way; waits while too many are.
+
+        Raises:
+            SollolError: What went wrong with this one or an earlier one.
+        """
+        await self._until_open_below(AT_ONCE)
+        self._raise()
+        payload = encode(job)
+
+        def on_ack(reply: Msg | BusError) -> None:
+            self._on_ack(reply, job_id, payload)
+
+        headers = {MSG_ID: job_id, EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
+        subject = subjects.job_submit(priority, job_id)
+        self._open += 1
+        try:
+            self._bus.ask(subject, payload, on_ack, timeout_s=_ANSWER_S, headers=headers)
+        except SollolError:
+            self._open -= 1
+            raise
+
+    async def finish(self) -> None:
+        """Returns when all are stored.
+
+        Raises:
+            SollolError: What went wrong first; the others may be stored.
+        """
+        await self._until_open_below(1)
+        self._raise()
+
+    async def _until_open_below(self, limit: int) -> None:
+        while self._open >= limit:
+            self._news.clear()
+            await self._news.wait()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _on_ack(self, reply: Msg | BusError, job_id: str, payload: bytes) -> None:
+        try:
+            is_there_already = not is_stored(reply)
+        except SollolError as error:
+            self._settle(error)
+            return
+        if is_there_already:
+            self._compare(job_id, payload)
+        else:
+            self._settle()
+
+    def _compare(self, job_id: str, payload: bytes) -> None:
+        """Asks which job has the id; when nobody can say it passes, as a plain publish would."""
+
+        def on_answer(reply: Msg | BusError) -> None:
+            self._settle(_conflict(job_id, payload, reply))
+
+        try:
+            self._bus.ask(subjects.JOB_GET, encode(JobGet(job_id=job_id)), on_answer, timeout_s=_ANSWER_S)
+        except BusError as error:
+            self._settle(error)
+
+    def _settle(self, error: SollolError | None = None) -> None:
+        self._open -= 1
+        self._error = self._error or error
+        self._news.set()
+
+
+def is_stored(reply: Msg | BusError) -> bool:
+    """Whether the publish of a job stored it; False when one with its id is there already.
+
+    Raises:
+        QueueFull: The queue takes no more.
+        BusError: It may or may not have been stored.
+    """
+    if isinstance(reply, BusError):
+        raise reply
+    try:
+        return not ack_of(reply).duplicate
+    except JetStreamRefused as error:
+        if error.is_lost_race:
+            return False
+        if error.err_code in FULL_QUEUE:
+            raise full(error) from error
+        raise
+
+
+def full(error: JetStreamRefused) -> QueueFull:
+    """The refusal of a full queue."""
+    return QueueFull(body=ErrorBody(code=ErrorCode.QUEUE_FULL, message=f"the queue of jobs is full: {error}"))
+
+
+def _conflict(job_id: str, payload: bytes, reply: Msg | BusError) -> Conflict | None:
+    if isinstance(reply, BusError) or error_of(reply) is not None:
+        return None
+    try:
+        known = decode(reply.data, JobReply).status
+    except DecodeFailed:
+        return None
+    if known.body_hash in ("", body_hash(payload)):
+        return None
+    message = f"job {job_id} exists with another body"
+    return Conflict(body=ErrorBody(code=ErrorCode.CONFLICT, message=message, details={"state": known.state.value}))

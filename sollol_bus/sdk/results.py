@@ -1,0 +1,158 @@
+"""Typed results of the client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from sollol_bus.errors import BackendBrokeProtocol, DecodeFailed
+from sollol_bus.sdk.call import Call
+from sollol_bus.transport.messages import Msg, decode
+from sollol_schemas import headers as h
+from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.execution import Figures
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """One piece of an answer as it streams in."""
+
+    text: str
+    thinking: str
+    raw: bytes
+    """The engine's own JSON object."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete answer, and where and why it was made."""
+
+    text: str
+    model: str
+    request_id: str
+    thinking: str = ""
+    tool_calls: list[dict[str, Any]] = []
+    done_reason: str = ""
+    decision: DecisionSummary | None = None
+    figures: Figures | None = None
+    final: dict[str, Any] = {}
+    """The engine's last object, with its own counts and durations."""
+
+
+class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
+    """Embedded texts: one vector per input, in order."""
+
+    embeddings: list[list[float]]
+    model: str
+    request_id: str
+    decision: DecisionSummary | None = None
+    figures: Figures | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    content: str = ""
+    thinking: str = ""
+    tool_calls: list[dict[str, Any]] = []
+
+
+class NativeChunk(msgspec.Struct, frozen=True):
+    """The fields of an Ollama object that the client reads."""
+
+    model: str = ""
+    response: str = ""
+    thinking: str = ""
+    message: _Message = _Message()
+    embeddings: list[list[float]] = []
+    done: bool = False
+    done_reason: str = ""
+
+
+def decision_of(msg: Msg | None) -> DecisionSummary | None:
+    """The decision in a message's headers, if it carries one."""
+    text = (msg.headers or {}).get(h.DECISION) if msg is not None else None
+    return decode(text.encode(), DecisionSummary) if text else None
+
+
+def figures_of(msg: Msg | None) -> Figures | None:
+    """The figures in a message's headers, if it carries them."""
+    text = (msg.headers or {}).get(h.FIGURES) if msg is not None else None
+    return decode(text.encode(), Figures) if text else None
+
+
+class AnswerStream:
+    """An answer as it streams in: iterate for its chunks, then read `answer`.
+
+    Leaving the context early cancels the request. Only for use as `async with`.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._tool_calls: list[dict[str, Any]] = []
+        self._model = ""
+        self._final: bytes = b""
+        self._done_reason = ""
+
+    @property
+    def request_id(self) -> str:
+        """The request's id, for `why` and `cancel`."""
+        return self._call.request_id
+
+    @property
+    def decision(self) -> DecisionSummary | None:
+        """Where it runs and why; known from the first chunk on."""
+        return decision_of(self._call.first)
+
+    @property
+    def answer(self) -> Answer:
+        """What has arrived so far as one answer; complete once the iteration has ended."""
+        return Answer(
+            text="".join(self._texts),
+            thinking="".join(self._thoughts),
+            tool_calls=self._tool_calls,
+            model=self._model,
+            request_id=self.request_id,
+            done_reason=self._done_reason,
+            decision=self.decision,
+            figures=figures_of(self._call.last),
+            final=msgspec.json.decode(self._final) if self._final else {},
+        )
+
+    def cancel(self) -> None:
+        """Stops the request; the iteration then raises `Cancelled`."""
+        self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        await self._call.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._call.__aexit__(kind, error, trace)
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        async for msg in self._call:
+            yield self._read(msg)
+        if not self._final:
+            raise BackendBrokeProtocol("the stream ended without the engine's last object")
+
+    def _read(self, msg: Msg) -> Chunk:
+        try:
+            native = decode(msg.data, NativeChunk)
+        except DecodeFailed as error:
+            raise BackendBrokeProtocol(f"not an engine's chunk: {error}") from error
+        text = native.response or native.message.content
+        thinking = native.thinking or native.message.thinking
+        self._model = native.model or self._model
+        if text:
+            self._texts.append(text)
+        if thinking:
+            self._thoughts.append(thinking)
+        self._tool_calls.extend(native.message.tool_calls)
+        if native.done:
+            self._final = msg.data
+            self._done_reason = native.done_reason
+        return Chunk(text=text, thinking=thinking, raw=msg.data)

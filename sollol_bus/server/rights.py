@@ -1,0 +1,236 @@
+"""Who may say what: users of the NATS server with the permissions of one role each, made from the subject table.
+
+A role publishes what the table lets it send and subscribes to what the table lets it receive; a node's rows are
+narrowed to its own id. Added by hand are inboxes, discovery and JetStream. Nobody but the control role gets requests
+of JetStream that answer with stored bytes (direct get, consumers): the server sends such an answer to any reply
+subject it is given, so that right would be the right to speak everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from sollol_bus.errors import ConfigError
+from sollol_bus.transport.connection import BusConfig
+from sollol_schemas import subjects
+from sollol_schemas.ids import RESERVED_NODE_IDS, is_bus_id
+from sollol_schemas.subjects import CHANNELS, CONTROL_INBOX_PREFIX, Channel, Role
+
+ACCOUNT = "SOLLOL"
+CLIENT_INBOX_ROOT = "_INBOX_cli"
+OBSERVER_INBOX_PREFIX = "_INBOX_obs"
+
+_BUCKETS = (
+    subjects.NODES_BUCKET,
+    subjects.LEASES_BUCKET,
+    subjects.SETTINGS_BUCKET,
+    subjects.LEARNED_BUCKET,
+    subjects.JOBS_BUCKET,
+    subjects.BATCHES_BUCKET,
+)
+_DISCOVERY = ("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>")
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One user of the NATS server."""
+
+    user: str
+    password: str
+    role: Role
+    node_id: str = ""
+    """Whose node this is, for the node role."""
+
+    def __repr__(self) -> str:
+        """The credential without its password."""
+        return f"Credential(user={self.user!r}, role={self.role!r})"
+
+    @property
+    def inbox_prefix(self) -> str:
+        """The only inboxes this user may listen on; one client never sees another's answers."""
+        match self.role:
+            case Role.CLIENT:
+                return client_inbox_prefix(self.user)
+            case Role.NODE:
+                return subjects.node_inbox_prefix(self.node_id)
+            case Role.CONTROL:
+                return CONTROL_INBOX_PREFIX
+            case Role.OBSERVER:
+                return OBSERVER_INBOX_PREFIX
+
+    def bus_config(self, url: str, *, name: str = "") -> BusConfig:
+        """How this user connects."""
+        return BusConfig(
+            url=url,
+            name=name or self.user,
+            user=self.user,
+            password=self.password,
+            inbox_prefix=self.inbox_prefix,
+        )
+
+
+class Permissions(msgspec.Struct, frozen=True, kw_only=True):
+    """Subjects a user may publish to, and subjects it may subscribe to; everything else is refused."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Files for an encrypted listener."""
+
+    cert_file: str
+    key_file: str
+    ca_file: str = ""
+    """CA of client certificates; empty: clients need none."""
+
+
+def client_inbox_prefix(user: str | None) -> str:
+    """The inboxes of a client: below its own user name where there are users."""
+    return f"{CLIENT_INBOX_ROOT}.{user}" if user and is_bus_id(user) else CLIENT_INBOX_ROOT
+
+
+def make_credentials(
+    node_ids: Iterable[str],
+    *,
+    clients: Iterable[str] = ("client",),
+    controls: Iterable[str] = ("control",),
+    observers: Iterable[str] = ("observer",),
+) -> tuple[Credential, ...]:
+    """Credentials with fresh passwords: one for each node, client, control actor and observer named.
+
+    A node's user name is `node-` and its id.
+
+    Raises:
+        ConfigError: A name is not an id, is reserved, or comes twice.
+    """
+    named = [(user, Role.CONTROL, "") for user in controls]
+    named += [(f"node-{node_id}", Role.NODE, node_id) for node_id in node_ids]
+    named += [(user, Role.CLIENT, "") for user in clients]
+    named += [(user, Role.OBSERVER, "") for user in observers]
+    made: dict[str, Credential] = {}
+    for user, role, node_id in named:
+        _check_names(user, node_id)
+        if user in made:
+            raise ConfigError(f"user {user!r} is named twice")
+        made[user] = Credential(user=user, password=secrets.token_urlsafe(24), role=role, node_id=node_id)
+    return tuple(made.values())
+
+
+def permissions(role: Role, node_id: str = "", *, all_node_ids: Sequence[str] = ()) -> Permissions:
+    """What a user of this role may say and hear.
+
+    Args:
+        role: The role.
+        node_id: The node's id, for the node role.
+        all_node_ids: Nodes whose inboxes the control role answers to.
+    """
+    publish = [_narrowed(c, node_id) for c in CHANNELS if role in c.senders]
+    subscribe = [_narrowed(c, node_id) for c in CHANNELS if role in c.receivers]
+    caller_inboxes = [f"{prefix}>" for prefix in subjects.CLIENT_INBOX_PREFIXES]
+    match role:
+        case Role.CLIENT:
+            publish += _DISCOVERY  # its inboxes depend on its name: see `_for_credential`
+            subscribe.append(f"{subjects.JOB_CALLBACK_ROOT}>")
+        case Role.NODE:
+            own_inbox = f"{subjects.node_inbox_prefix(node_id)}.>"
+            claim = f"$KV.{subjects.NODES_BUCKET}.node.{node_id}"
+            publish += [*caller_inboxes, f"{CONTROL_INBOX_PREFIX}.>", f"{OBSERVER_INBOX_PREFIX}.>", own_inbox]
+            publish += [claim, f"$JS.API.STREAM.MSG.GET.KV_{subjects.NODES_BUCKET}"]
+            subscribe += [own_inbox, "$SRV.>"]
+        case Role.CONTROL:
+            node_inboxes = [f"{subjects.node_inbox_prefix(n)}.>" for n in all_node_ids]
+            control_inboxes = [f"{CONTROL_INBOX_PREFIX}.>", *caller_inboxes]
+            publish += [*control_inboxes, f"{OBSERVER_INBOX_PREFIX}.>", *node_inboxes]
+            publish += [f"{subjects.JOB_CALLBACK_ROOT}>", f"$O.{subjects.JOB_BLOBS}.>", f"$O.{subjects.FILES_STORE}.>"]
+            publish += ["$SRV.>", "$JS.API.>", "$JS.ACK.>", *(f"$KV.{bucket}.>" for bucket in _BUCKETS)]
+            subscribe += [*control_inboxes, "$SRV.>", *(f"$KV.{bucket}.>" for bucket in _BUCKETS)]
+        case Role.OBSERVER:
+            publish += _DISCOVERY
+            subscribe.append(f"{OBSERVER_INBOX_PREFIX}.>")
+    return Permissions(publish=_unique(publish), subscribe=_unique(subscribe))
+
+
+def server_config(credentials: Sequence[Credential], *, tls: TlsFiles | None = None) -> str:
+    """The part of the NATS server's configuration that knows these users and nobody else.
+
+    Goes into a configuration file of your own, or into `EmbeddedServerConfig.extra_config`. It contains the
+    passwords: keep it unreadable for others.
+    """
+    node_ids = [c.node_id for c in credentials if c.role is Role.NODE]
+    users = "\n".join(_user(c, node_ids) for c in credentials)
+    text = f"accounts {{\n  {ACCOUNT} {{\n    jetstream: enabled\n    users: [\n{users}\n    ]\n  }}\n}}\n"
+    return text if tls is None else text + _tls(tls)
+
+
+def save_credentials(path: Path, credentials: Sequence[Credential]) -> None:
+    """Writes credentials to a file that only its owner can read."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, 0o600)  # the file may have been there before
+        file.write(msgspec.json.format(msgspec.json.encode(credentials), indent=2))
+
+
+def load_credentials(path: Path) -> tuple[Credential, ...]:
+    """Reads what `save_credentials` wrote.
+
+    Raises:
+        ConfigError: The file cannot be read or is not such a file.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[Credential, ...])
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"credentials {str(path)!r} cannot be used: {error}") from error
+
+
+def _check_names(user: str, node_id: str) -> None:
+    if not is_bus_id(user):
+        raise ConfigError(f"user {user!r}: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
+    if node_id in RESERVED_NODE_IDS:
+        raise ConfigError(f"node id {node_id!r} is reserved: its inboxes would be those of a role")
+
+
+def _narrowed(channel: Channel, node_id: str) -> str:
+    """The channel's subject with wildcards, for a node with its own id in place of any node's."""
+    if not node_id:
+        return channel.wildcard
+    return ".".join(
+        node_id if part == "{node_id}" else "*" if part.startswith("{") else part for part in channel.address.split(".")
+    )
+
+
+def _for_credential(credential: Credential, node_ids: Sequence[str]) -> Permissions:
+    allowed = permissions(credential.role, credential.node_id, all_node_ids=node_ids)
+    if credential.role not in (Role.CLIENT, Role.OBSERVER):
+        return allowed
+    # the command line and the SDK choose the inbox by the user's name and know no roles
+    own = f"{client_inbox_prefix(credential.user)}.>"
+    return Permissions(publish=allowed.publish, subscribe=(*allowed.subscribe, own))
+
+
+def _user(credential: Credential, node_ids: Sequence[str]) -> str:
+    allowed = _for_credential(credential, node_ids)
+    return (
+        f"      {{ user: {json.dumps(credential.user)}, password: {json.dumps(credential.password)}\n"
+        f"        permissions: {{\n"
+        f"          publish: {{ allow: {json.dumps(allowed.publish)} }}\n"
+        f"          subscribe: {{ allow: {json.dumps(allowed.subscribe)} }}\n"
+        f"        }}\n"
+        f"      }}"
+    )
+
+
+def _tls(tls: TlsFiles) -> str:
+    lines = [f"cert_file: {json.dumps(tls.cert_file)}", f"key_file: {json.dumps(tls.key_file)}"]
+    if tls.ca_file:
+        lines += [f"ca_file: {json.dumps(tls.ca_file)}", "verify: true"]
+    return "tls {\n  " + "\n  ".join(lines) + "\n}\n"
+
+
+def _unique(items: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(items))

@@ -1,0 +1,459 @@
+"""The connection of one actor to the bus.
+
+Every nats-py call and exception passes through here. With the settings used, the client library's `publish` and
+`subscribe` never suspend: they append to a buffer that leaves at the next turn of the loop. `Bus.publish` and
+`Bus.subscribe` are therefore plain functions and may be called from callbacks.
+
+Guarded against (each seen in nats-py 2.16): a cancelled `flush` kills the read loop silently, so flushes are
+shielded; one `flush` is no barrier for what was published just before, so it is done twice; output buffered
+during an outage is delivered long after, so nothing is buffered (`pending_size=-1`) and publishing raises instead;
+an exception inside `error_cb` ends the read loop, so it never raises; a payload over the limit closes the client
+for good, so sizes are checked here, with a margin for headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+import msgspec
+import nats
+import nats.errors
+from msgspec import Meta
+from nats.aio.client import Client as NatsClient
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.js import JetStreamContext
+
+from sollol_bus.errors import BusError, ConfigError, NotConnected, PayloadTooLarge
+from sollol_bus.observe.meter import Meter
+from sollol_bus.observe.tracing import Tracer
+from sollol_bus.transport.messages import Msg, encode, error_headers
+from sollol_bus.transport.mux import Mux, OnReply
+from sollol_schemas.errors import ErrorBody
+
+log = logging.getLogger(__name__)
+
+PAYLOAD_MARGIN_BYTES = 65_536
+"""Kept free below the server's payload limit for headers."""
+INBOX_ROOT = "_INBOX"
+"""Every inbox begins so. Whoever asks chooses the reply subject: elsewhere nobody may make us speak."""
+SETTLING_S = 3.0
+"""After its own reconnect an actor believes no 503 for so long: others are still coming back."""
+LEAVE_WITHIN_S = 0.05
+"""How long `unsubscribe_soon` collects subscriptions to end."""
+_HIGH_WATER_BYTES = 1 << 20
+_PUBLISH_REFUSED = "permissions violation for publish to "
+
+
+class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach the bus."""
+
+    url: Annotated[str, Meta(description="Address of the NATS server, or several separated by commas.")] = (
+        "nats://127.0.0.1:4222"
+    )
+    name: Annotated[str, Meta(description="Name of the connection, as the server shows it.")] = "sollol"
+    inbox_prefix: Annotated[str, Meta(description="First token of this connection's inboxes.")] = "_INBOX"
+    user: Annotated[str | None, Meta(description="User name on the NATS server.")] = None
+    password: Annotated[str | None, Meta(description="Password on the NATS server.")] = None
+    creds_file: Annotated[str | None, Meta(description="File with NATS credentials.")] = None
+    tls_ca_file: Annotated[str | None, Meta(description="CA certificate that signed the server's.")] = None
+    connect_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to wait for the first connection.")] = 5.0
+    stream_replicas: Annotated[
+        int, Meta(ge=1, le=5, description="Copies of each stream that an actor makes: 1 on one server, 3 on a cluster.")
+    ] = 1
+
+    def __repr__(self) -> str:
+        """The settings without the password."""
+        return f"BusConfig(url={self.url!r}, name={self.name!r}, user={self.user!r})"
+
+
+class Subscription:
+    """Interest in a subject; `unsubscribe` ends it at once."""
+
+    __slots__ = ("_bus", "_inner", "subject")
+
+    def __init__(self, bus: Bus, inner: NatsSubscription, subject: str) -> None:
+        self._bus = bus
+        self._inner: NatsSubscription | None = inner
+        self.subject = subject
+
+    def unsubscribe(self) -> None:
+        """Ends the interest; messages already received are dropped. Safe to call twice and when disconnected."""
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            self._bus.forget(inner)
+
+    def unsubscribe_soon(self) -> None:
+        """Ends the interest within `LEAVE_WITHIN_S`, together with others: a write less for each."""
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            self._bus.forget_soon(inner)
+
+
+class ReplyInbox:
+    """An inbox for many replies to one callback, without a subscription of its own."""
+
+    __slots__ = ("_key", "_mux", "subject")
+
+    def __init__(self, mux: Mux, on_reply: OnReply) -> None:
+        self._mux = mux
+        self.subject, self._key = mux.open(on_reply)
+
+    def close(self) -> None:
+        """Stops listening; safe to call twice."""
+        self._mux.close(self._key)
+
+
+class Bus:
+    """A connection to the bus; make one with `Bus.connect`."""
+
+    def __init__(self, config: BusConfig) -> None:
+        self.config = config
+        self.closed: asyncio.Event = asyncio.Event()
+        """Set when the connection is closed for good, on purpose or not."""
+        self.close_reason: str = ""
+        self.reconnects = 0
+        self.meter: Meter | None = None
+        """Who counts what this actor does; nobody, unless metrics are on."""
+        self.tracer: Tracer | None = None
+        """Who traces requests; nobody, unless tracing is on."""
+        self._nc = NatsClient()
+        self._loop = asyncio.get_running_loop()
+        self._settled_at = 0.0
+        self._on_disconnect: list[Callable[[], None]] = []
+        self._on_reconnect: list[Callable[[], None]] = []
+        self._on_refused: list[Callable[[str], None]] = []
+        self._mux: Mux | None = None
+        self._jetstream: JetStreamContext | None = None
+        self._leaving: list[NatsSubscription] = []
+        self._is_closing = False
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def connect(cls, config: BusConfig) -> Bus:
+        """A connected bus.
+
+        Raises:
+            ConfigError: No server answers at the address within `connect_timeout_s`, or it refuses us.
+        """
+        bus = cls(config)
+        try:
+            async with asyncio.timeout(config.connect_timeout_s):
+                await bus._connect()
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            await bus._abandon()
+            why = bus.close_reason or str(error) or "no answer"
+            raise ConfigError(f"cannot connect to NATS at {config.url}: {why}. {_advice(why)}") from error
+        return bus
+
+    async def _connect(self) -> None:
+        config = self.config
+        options: dict[str, Any] = {}
+        if config.user is not None:
+            options |= {"user": config.user, "password": config.password or ""}
+        if config.creds_file is not None:
+            options["user_credentials"] = config.creds_file
+        if config.tls_ca_file is not None:
+            options["tls"] = ssl.create_default_context(cafile=config.tls_ca_file)
+        await self._nc.connect(
+            servers=[u.strip() for u in config.url.split(",")],
+            name=config.name,
+            inbox_prefix=config.inbox_prefix.encode(),
+            pending_size=-1,
+            flusher_queue_size=1_000_000,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.05 + 0.1 * random.random(),  # type: ignore[arg-type]  # any number works
+            connect_timeout=2,
+            ping_interval=5,
+            max_outstanding_pings=2,
+            skip_subject_validation=True,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+            **options,
+        )
+        self._mux = Mux(self._nc.new_inbox(), self._publish, self._loop)
+        self.subscribe(self._mux.wildcard, self._mux.on_message)
+
+    async def _abandon(self) -> None:
+        self._is_closing = True
+        try:
+            await asyncio.wait_for(self._nc.close(), 2)
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            log.debug("closing a failed connection: %s", error)
+
+    async def close(self) -> None:
+        """Sends what is pending and closes; safe to call twice."""
+        if self._is_closing:
+            return
+        if self.is_connected:
+            try:
+                await self.flush(timeout_s=2.0)
+            except BusError as error:
+                log.debug("last flush: %s", error)
+        await self._abandon()
+
+    # -- state --------------------------------------------------------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether messages can be sent now."""
+        return self._nc.is_connected and not self._is_closing
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether the connection came back less than 3 s ago, so that a 503 proves nothing yet."""
+        return self._loop.time() < self._settled_at
+
+    @property
+    def max_payload(self) -> int:
+        """Largest payload in bytes: the server's limit less a margin for headers."""
+        return int(self._nc.max_payload) - PAYLOAD_MARGIN_BYTES
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        """JetStream over this connection."""
+        if self._jetstream is None:
+            self._jetstream = self._nc.jetstream(timeout=5)
+        return self._jetstream
+
+    @property
+    def nats(self) -> NatsClient:
+        """The client library's own connection, for what the bus does not wrap."""
+        return self._nc
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` at every loss of the connection."""
+        self._on_disconnect.append(callback)
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` when the connection is back; subscriptions are restored already."""
+        self._on_reconnect.append(callback)
+
+    def on_refused(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Calls `callback` with each subject (in lower case) that the server refuses; returns how to undo it."""
+        self._on_refused.append(callback)
+        return lambda: self._on_refused.remove(callback) if callback in self._on_refused else None
+
+    def forget_callbacks(self, *callbacks: Callable[[], None]) -> None:
+        """Undoes `on_disconnect` and `on_reconnect`; harmless for what was not registered."""
+        for registered in (self._on_disconnect, self._on_reconnect):
+            registered[:] = [known for known in registered if known not in callbacks]
+
+    # -- messages -----------------------------------------------------------------------------------------
+
+    def publish(
+        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Sends a message at the next turn of the loop.
+
+        Raises:
+            NotConnected: The connection is down; nothing is buffered for later.
+            PayloadTooLarge: The payload exceeds `max_payload`.
+        """
+        self._publish(subject, payload, reply, headers)
+
+    def _publish(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
+        if len(payload) > self.max_payload:
+            raise PayloadTooLarge(f"{len(payload)} bytes exceed the limit of {self.max_payload} bytes")
+        try:
+            _run_at_once(self._nc.publish(subject, payload, reply, headers))
+        except nats.errors.Error as error:
+            raise NotConnected(f"cannot publish to {subject}: {error}") from error
+
+    async def make_room(self) -> None:
+        """Waits until less than 1 MiB is waiting to leave; call it in loops that publish without a pause."""
+        if self._nc.pending_data_size > _HIGH_WATER_BYTES:
+            await self.flush()
+
+    def subscribe(self, subject: str, handler: Callable[[Msg], None], *, queue: str = "") -> Subscription:
+        """Calls `handler` for each message, in order; what it raises is logged and ends nothing.
+
+        Raises:
+            NotConnected: The connection is closed.
+        """
+
+        async def deliver(msg: Msg) -> None:
+            try:
+                handler(msg)
+            except NotConnected as error:
+                log.info(
+                    "lost the connection while handling %s: %s", msg.subject, error, extra={"action": "handler_cut"}
+                )
+            except Exception:
+                log.exception("handling a message on %s failed", msg.subject, extra={"action": "handler_failed"})
+
+        try:
+            inner = _run_at_once(
+                self._nc.subscribe(subject, queue, cb=deliver, pending_msgs_limit=0, pending_bytes_limit=0)
+            )
+        except nats.errors.Error as error:
+            raise NotConnected(f"cannot subscribe to {subject}: {error}") from error
+        return Subscription(self, inner, subject)
+
+    def forget(self, inner: NatsSubscription) -> None:
+        """Ends a subscription of the client library."""
+        try:
+            _run_at_once(inner.unsubscribe())
+        except nats.errors.Error as error:
+            log.debug("unsubscribe: %s", error)
+
+    def forget_soon(self, inner: NatsSubscription) -> None:
+        """Ends a subscription of the client library, with the others of the same moment."""
+        if not self._leaving:
+            self._loop.call_later(LEAVE_WITHIN_S, self._forget_leaving)
+        self._leaving.append(inner)
+
+    def _forget_leaving(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        for inner in leaving:
+            self.forget(inner)
+
+    def new_inbox(self) -> str:
+        """A fresh inbox subject of this connection, to subscribe to."""
+        return str(self._nc.new_inbox())
+
+    def reply_inbox(self, on_reply: OnReply) -> ReplyInbox:
+        """An inbox whose replies all go to `on_reply` until it is closed."""
+        return ReplyInbox(self._require_mux(), on_reply)
+
+    def ask(
+        self,
+        subject: str,
+        payload: bytes,
+        on_reply: OnReply,
+        *,
+        timeout_s: float = 5.0,
+        headers: dict[str, str] | None = None,
+    ) -> Callable[[], None]:
+        """Publishes a request; `on_reply` gets the reply or the `BusError`. Returns how to withdraw it."""
+        return self._require_mux().ask(subject, payload, on_reply, timeout_s=timeout_s, headers=headers)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        timeout_s: float = 5.0,
+        headers: dict[str, str] | None = None,
+    ) -> Msg:
+        """The reply to a request; see `Mux.request` for what it raises."""
+        return await self._require_mux().request(subject, payload, timeout_s=timeout_s, headers=headers)
+
+    def answer(self, msg: Msg, payload: bytes) -> None:
+        """Answers a request with bytes; one whose reply subject is not an inbox gets no answer."""
+        if msg.reply.startswith(INBOX_ROOT):
+            self.publish(msg.reply, payload)
+
+    def respond(self, msg: Msg, value: object) -> None:
+        """Answers a request with a Struct, into an inbox only."""
+        self.answer(msg, encode(value))
+
+    def respond_error(self, reply: str, error: ErrorBody) -> None:
+        """Answers with an error, into an inbox only."""
+        if reply.startswith(INBOX_ROOT):
+            self.publish(reply, encode(error), headers=error_headers(error))
+
+    async def flush(self, timeout_s: float = 5.0) -> None:
+        """Returns when the server has processed everything published so far.
+
+        Raises:
+            NotConnected: The connection is down or did not answer in time.
+        """
+        try:
+            for _ in range(2):
+                await asyncio.wait_for(asyncio.shield(self._nc.flush(timeout=30)), timeout_s)
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            raise NotConnected(f"flush: {error or 'no answer in time'}") from error
+
+    async def measure_rtt(self, timeout_s: float = 2.0) -> float:
+        """Seconds that a message to the server and back takes."""
+        began = time.perf_counter()  # the loop's own clock is cached and coarse
+        try:
+            await asyncio.wait_for(asyncio.shield(self._nc.flush(timeout=30)), timeout_s)
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            raise NotConnected(f"round trip: {error or 'no answer in time'}") from error
+        return time.perf_counter() - began
+
+    def _require_mux(self) -> Mux:
+        if self._mux is None:
+            raise NotConnected("the bus is not connected yet")
+        return self._mux
+
+    # -- callbacks of the client library ------------------------------------------------------------------
+
+    async def _on_error(self, error: Exception) -> None:
+        try:
+            self.close_reason = str(error) or type(error).__name__
+            self._heed_refusal(self.close_reason)
+            log.log(
+                logging.DEBUG if self._is_closing or not self._nc.is_connected else logging.WARNING,
+                "bus: %s",
+                self.close_reason,
+                extra={"action": "bus_error"},
+            )
+        except Exception:  # noqa: BLE001, S110 an exception here would end the read loop silently
+            pass
+
+    def _heed_refusal(self, text: str) -> None:
+        """The server refuses a publish some time after it; whoever waits for an answer to it is told."""
+        _, is_refusal, subject = text.partition(_PUBLISH_REFUSED)
+        if is_refusal:
+            refused = subject.strip().strip('"')
+            if self._mux is not None:
+                self._mux.refuse(refused)
+            for callback in list(self._on_refused):
+                callback(refused)
+
+    async def _on_disconnected(self) -> None:
+        if self._is_closing:
+            return
+        log.warning("disconnected from the bus", extra={"action": "bus_disconnected"})
+        if self._mux is not None:
+            self._mux.fail_all()
+        _call_all(self._on_disconnect)
+
+    async def _on_reconnected(self) -> None:
+        self.reconnects += 1
+        self._settled_at = self._loop.time() + SETTLING_S
+        log.warning("reconnected to the bus", extra={"action": "bus_reconnected"})
+        _call_all(self._on_reconnect)
+
+    async def _on_closed(self) -> None:
+        if not self._is_closing:
+            log.error("the bus connection is closed for good: %s", self.close_reason, extra={"action": "bus_closed"})
+        self.closed.set()
+
+
+def _advice(why: str) -> str:
+    """What to do about a connection that could not be made."""
+    if "CERTIFICATE_VERIFY_FAILED" in why:
+        return "Name the CA that signed the server's certificate with --nats-tls-ca-file."
+    if "authorization" in why.lower():
+        return "Give credentials: --config with a file of `sollol credentials`, or --nats-user and --nats-password."
+    return "Start one with `sollol up` (without --nats and SOLLOL_NATS), or name another with --nats."
+
+
+def _call_all(callbacks: list[Callable[[], None]]) -> None:
+    for callback in list(callbacks):
+        try:
+            callback()
+        except Exception:
+            log.exception("a connection callback failed", extra={"action": "callback_failed"})
+
+
+def _run_at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 the coroutine's own result
+    """The result of a coroutine that never suspends; see the module's docstring."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise AssertionError("the client library suspended where it must not")

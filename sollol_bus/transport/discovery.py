@@ -1,0 +1,115 @@
+"""Discovery: actors as NATS services (ADR-32), so that `nats micro ls`, `info`, `stats` and `ping` show them.
+
+Written on plain subscriptions: the client library's own services run their handlers one after another, cancel
+running work when stopped, and echo a request's headers (secrets included) back to the asker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from sollol_bus.transport.connection import Bus, Subscription
+from sollol_bus.transport.messages import Msg
+
+PING_TYPE = "io.nats.micro.v1.ping_response"
+INFO_TYPE = "io.nats.micro.v1.info_response"
+STATS_TYPE = "io.nats.micro.v1.stats_response"
+
+
+class EndpointCounters(msgspec.Struct, kw_only=True):
+    """What one endpoint counted since the start."""
+
+    requests: int = 0
+    errors: int = 0
+    last_error: str = ""
+
+
+class Discovery:
+    """Answers the three verbs of one service instance.
+
+    Args:
+        bus: The actor's connection.
+        name: Name of the service: `sollol-` and the actor's name.
+        instance: The actor's instance id.
+        description: One sentence for people.
+        version: Version of this software, as `major.minor.patch`.
+        endpoints: Subject by name of endpoint.
+        queue_group: Queue group of the endpoints; empty when they have none.
+        metadata: What else others may want to know, as text.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        name: str,
+        instance: str,
+        description: str,
+        version: str,
+        endpoints: Mapping[str, str],
+        queue_group: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self._bus = bus
+        self._identity = {"name": name, "id": instance, "version": version, "metadata": dict(metadata or {})}
+        self._description = description
+        self._endpoints = dict(endpoints)
+        self._queue_group = queue_group
+        self._started = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        self.counters = {endpoint: EndpointCounters() for endpoint in endpoints}
+        self._subscriptions: list[Subscription] = []
+
+    def start(self) -> None:
+        """Subscribes to the verbs, for everybody, for this service, and for this instance."""
+        name, instance = self._identity["name"], self._identity["id"]
+        for verb, answer in (("PING", self._on_ping), ("INFO", self._on_info), ("STATS", self._on_stats)):
+            for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{instance}"):
+                self._subscriptions.append(self._bus.subscribe(subject, answer))
+
+    def stop(self) -> None:
+        """Leaves; safe to call twice."""
+        for subscription in self._subscriptions:
+            subscription.unsubscribe()
+        self._subscriptions.clear()
+
+    def count(self, endpoint: str, error: str = "") -> None:
+        """Counts one request at an endpoint, and its error when it ended with one."""
+        counters = self.counters[endpoint]
+        counters.requests += 1
+        if error:
+            counters.errors += 1
+            counters.last_error = error
+
+    def _on_ping(self, msg: Msg) -> None:
+        self._answer(msg, {"type": PING_TYPE, **self._identity})
+
+    def _on_info(self, msg: Msg) -> None:
+        endpoints = [
+            {"name": name, "subject": subject, "queue_group": self._queue_group, "metadata": {}}
+            for name, subject in self._endpoints.items()
+        ]
+        self._answer(
+            msg, {"type": INFO_TYPE, **self._identity, "description": self._description, "endpoints": endpoints}
+        )
+
+    def _on_stats(self, msg: Msg) -> None:
+        endpoints = [
+            {
+                "name": name,
+                "subject": subject,
+                "queue_group": self._queue_group,
+                "num_requests": self.counters[name].requests,
+                "num_errors": self.counters[name].errors,
+                "last_error": self.counters[name].last_error,
+                "processing_time": 0,
+                "average_processing_time": 0,
+            }
+            for name, subject in self._endpoints.items()
+        ]
+        self._answer(msg, {"type": STATS_TYPE, **self._identity, "started": self._started, "endpoints": endpoints})
+
+    def _answer(self, msg: Msg, reply: dict[str, object]) -> None:
+        self._bus.respond(msg, reply)

@@ -1,0 +1,276 @@
+"""Streams of replies: one request, many messages, an empty message as the end (NATS ADR-47).
+
+Each stream listens on an inbox of its own, so that leaving it is visible to the server: whoever publishes the
+chunks with a reply subject is told (503) that nobody listens any more. The last token of that reply subject is the
+chunk's sequence number, and the last message says how many there were: a lost chunk never goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Self
+
+from sollol_bus.errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    NoResponders,
+    NotPermitted,
+    RequestTimedOut,
+    SollolError,
+    error_from,
+)
+from sollol_bus.transport.connection import Bus, Subscription
+from sollol_bus.transport.messages import Msg, error_of, is_no_responders
+from sollol_schemas import headers as h
+from sollol_schemas.errors import ErrorBody, ErrorCode
+
+MAX_WAITING_BYTES = 64 << 20
+"""How much a slow reader may leave unread before its stream is cut."""
+
+
+class ReplyStream:
+    """The replies to one request, in order; use as an async context manager and iterate.
+
+    Iteration gives the chunks as messages; the empty message ends it and is kept as `last`. A chunk that was
+    split because of its size is put together again.
+
+    Args:
+        bus: The connection to use.
+        first_s: How long to wait for the first message, in seconds.
+        gap_s: How long to wait between messages.
+        total_s: How long the whole stream may take.
+        breaks_on_disconnect: Whether a loss of the connection ends the stream; else its owner decides.
+        max_unread_bytes: How much a slow reader may leave unread before its stream is cut.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        first_s: float = 600.0,
+        gap_s: float = 600.0,
+        total_s: float = 600.0,
+        breaks_on_disconnect: bool = True,
+        max_unread_bytes: int = MAX_WAITING_BYTES,
+    ) -> None:
+        self._bus = bus
+        self._max_unread_bytes = max_unread_bytes
+        self._first_s = first_s
+        self._gap_s = gap_s
+        self._deadline = time.monotonic() + total_s
+        self._waiting: deque[Msg | SollolError] = deque()
+        self._waiting_bytes = 0
+        self._arrived: asyncio.Future[None] | None = None
+        self._subscription: Subscription | None = None
+        self._parts: list[bytes] = []
+        self._subject = ""
+        self._forget_refusals: Callable[[], None] | None = None
+        self._is_over = False
+        self.messages = 0
+        """Messages received, the last empty one not counted."""
+        self.first: Msg | None = None
+        """The first message."""
+        self.last: Msg | None = None
+        """The last message, when the stream ended as it should."""
+        if breaks_on_disconnect:
+            bus.on_disconnect(self._on_disconnect)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything has arrived."""
+        return self.messages > 0 or self.last is not None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the next thing to come out of it is its end."""
+        waiting = self._waiting
+        return bool(waiting) and not isinstance(waiting[0], SollolError) and not waiting[0].data
+
+    def send(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+        """Publishes the request with a fresh inbox; what still comes to an earlier inbox is ignored."""
+        if self._subscription is not None:
+            self._subscription.unsubscribe()
+        self.messages = 0
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._parts.clear()
+        self._subject = subject.lower()
+        if self._forget_refusals is None:
+            self._forget_refusals = self._bus.on_refused(self._on_refused)
+        inbox = self._bus.new_inbox()
+        self._subscription = self._bus.subscribe(inbox, self._on_message)
+        self._bus.publish(subject, payload, reply=inbox, headers=headers)
+
+    def reopen(self) -> None:
+        """Makes a stream that ended with an error usable for another `send`."""
+        self._is_over = False
+
+    def fail(self, error: SollolError) -> None:
+        """Ends the stream with an error, after what has arrived already."""
+        self._put(error)
+
+    def close(self) -> None:
+        """Stops listening; the publisher notices at its next message."""
+        self._is_over = True
+        self._bus.forget_callbacks(self._on_disconnect)
+        if self._forget_refusals is not None:
+            self._forget_refusals()
+            self._forget_refusals = None
+        if self._subscription is not None:
+            if self.last is None:
+                self._subscription.unsubscribe()
+            else:  # nothing more will come, so nobody has to notice
+                self._subscription.unsubscribe_soon()
+            self._subscription = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __aiter__(self) -> AsyncIterator[Msg]:
+        return self
+
+    async def __anext__(self) -> Msg:
+        """The next chunk.
+
+        Raises:
+            SollolError: What the other side reported, or `RequestTimedOut`, `DeadlineExceeded`, `NoResponders`,
+                `ConnectionLost`.
+        """
+        if self._is_over:
+            raise StopAsyncIteration
+        while not self._waiting:
+            await self._wait()
+        item = self._waiting.popleft()
+        if isinstance(item, SollolError):
+            self.close()
+            raise item
+        self._waiting_bytes -= len(item.data)
+        if item.data:
+            return item
+        self.last = item
+        self.close()
+        self._check_count(item)
+        raise StopAsyncIteration
+
+    def take_ready(self) -> list[Msg]:
+        """The chunks that are here already, without waiting; the end and errors are left for the iteration."""
+        ready: list[Msg] = []
+        waiting = self._waiting
+        while waiting:
+            item = waiting[0]
+            if isinstance(item, SollolError) or not item.data:
+                break
+            ready.append(item)
+            waiting.popleft()
+            self._waiting_bytes -= len(item.data)
+        return ready
+
+    async def _wait(self) -> None:
+        limit = self._gap_s if self.has_begun else self._first_s
+        left = self._deadline - time.monotonic()
+        loop = asyncio.get_running_loop()
+        self._arrived = loop.create_future()
+        # A bare timer: this is done for each token, and `asyncio.timeout` would cost as much as the rest of it.
+        timer = loop.call_later(max(0.0, min(limit, left)), _expire, self._arrived)
+        try:
+            await self._arrived
+        except TimeoutError:
+            self.close()
+            if left <= limit:
+                raise DeadlineExceeded(
+                    f"no complete answer within the deadline ({self.messages} messages came)"
+                ) from None
+            raise RequestTimedOut(f"nothing came for {limit:g} s") from None
+        finally:
+            timer.cancel()
+            self._arrived = None
+
+    def _check_count(self, last: Msg) -> None:
+        promised = (last.headers or {}).get(h.CHUNKS)
+        if promised is not None and promised.isdigit() and int(promised) != self.messages:
+            raise ConnectionLost(f"{self.messages} of {promised} messages arrived")
+
+    def _on_message(self, msg: Msg) -> None:
+        if is_no_responders(msg):
+            self._put(
+                NoResponders("no dispatcher listens on the bus; start one with `sollol up` or `sollol dispatcher`")
+            )
+            return
+        error = error_of(msg)
+        if error is not None:
+            self._put(error_from(error))
+            return
+        if msg.data and self._is_part(msg):
+            return
+        self._put(msg)
+
+    def _is_part(self, msg: Msg) -> bool:
+        """Collects the parts of a split chunk; the last one is completed and passed on."""
+        part = (msg.headers or {}).get(h.PART)
+        if part is None:
+            return False
+        self._parts.append(msg.data)
+        number, _, total = part.partition("/")
+        if number != total:
+            self.messages += 1
+            if self.first is None:
+                self.first = msg
+            return True
+        msg.data = b"".join(self._parts)
+        self._parts.clear()
+        return False
+
+    def _put(self, item: Msg | SollolError) -> None:
+        if not isinstance(item, SollolError):
+            if self.first is None:
+                self.first = item
+            if item.data:
+                self.messages += 1
+            self._waiting_bytes += len(item.data)
+            if self._waiting_bytes > self._max_unread_bytes:
+                self._waiting.clear()
+                if self._subscription is not None:
+                    self._subscription.unsubscribe()  # the publisher notices, and stops
+                item = ConnectionLost(f"cut: the reader left more than {self._max_unread_bytes} bytes unread")
+        self._waiting.append(item)
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    def _on_refused(self, subject: str) -> None:
+        if subject == self._subject:
+            self._put(NotPermitted(f"these credentials may not publish to {subject}"))
+
+    def _on_disconnect(self) -> None:
+        body = ErrorBody(code=ErrorCode.CONNECTION_LOST, message="the connection to the bus broke while waiting")
+        self._put(error_from(body))
+
+
+async def request_many(
+    bus: Bus,
+    subject: str,
+    payload: bytes = b"",
+    *,
+    headers: dict[str, str] | None = None,
+    first_s: float = 30.0,
+    gap_s: float = 30.0,
+    total_s: float = 600.0,
+) -> AsyncIterator[Msg]:
+    """Every reply to a request until the empty message; see `ReplyStream` for the errors."""
+    async with ReplyStream(bus, first_s=first_s, gap_s=gap_s, total_s=total_s) as stream:
+        stream.send(subject, payload, headers)
+        async for msg in stream:
+            yield msg
+
+
+def _expire(arrived: asyncio.Future[None]) -> None:
+    if not arrived.done():
+        arrived.set_exception(TimeoutError())
