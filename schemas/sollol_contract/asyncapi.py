@@ -166,7 +166,7 @@ _HEADER_SCHEMAS: Final = {
         {
             headers.REQUEST_ID: "The request's id, chosen by the caller; the same on every retry.",
             headers.CANCEL_SECRET: "A secret without which the request cannot be cancelled.",
-            headers.CONTROL_INBOX: "Inbox that is told which dispatcher took the request.",
+            headers.CONTROL_INBOX: "Inbox that is told Taken, RequestWaiting and RequestGranted, as they happen.",
             headers.RESEND: "How often the request was sent again after its dispatcher died.",
             headers.PATH: "The engine's path, on passthrough.",
             headers.TRACEPARENT: "W3C trace context.",

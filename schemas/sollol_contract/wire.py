@@ -18,7 +18,7 @@ ENGINE: Final = "engine"
 
 IN_HEADERS: Final = ("ExecEnvelope", "DecisionSummary", "Figures", "JobStatus")
 """Structs that travel in headers as JSON."""
-BESIDE_CHANNELS: Final = ("Taken", "ErrorBody", "Routing")
+BESIDE_CHANNELS: Final = ("RequestNews", "ErrorBody", "Routing")
 """To the caller's control inbox, on every reply inbox, and in bodies and headers of requests."""
 _NOT_ON_THE_WIRE: Final = frozenset({"Channel"})
 
@@ -60,7 +60,7 @@ def members(payload: str) -> tuple[str, ...]:
 def messages() -> list[str]:
     """Names of all Structs that travel by themselves, sorted."""
     named = {name for channel in CHANNELS for name in (channel.payload, channel.reply)} - {"", ENGINE}
-    return sorted({m for name in named for m in members(name)} | set(IN_HEADERS) | set(BESIDE_CHANNELS))
+    return sorted({m for name in (*named, *IN_HEADERS, *BESIDE_CHANNELS) for m in members(name)})
 
 
 def _is_struct(value: Any) -> bool:  # noqa: ANN401 a member of any union

@@ -122,12 +122,33 @@ class CancelAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     reason: str = ""
 
 
-class Taken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="taken.v1"):
-    """Which dispatcher took a request, told to the caller's control inbox."""
+class Taken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="request.taken.v1"):
+    """Which dispatcher took the request: the one that its caller watches from now on."""
 
     request_id: BusId
     dispatcher: BusId
     instance: BusId
+
+
+class RequestWaiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="request.waiting.v1"):
+    """The request waits for a slot; told when it begins to wait and when its place has changed."""
+
+    request_id: BusId
+    position: Count = 0
+    """How many requests are before it."""
+    is_blocked: bool = False
+    """Whether no node may take it at present: it waits for the fleet, not for its turn."""
+
+
+class RequestGranted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="request.granted.v1"):
+    """The request got a slot; told again when a later attempt gets another one."""
+
+    request_id: BusId
+    node_id: BusId
+
+
+RequestNews = Taken | RequestWaiting | RequestGranted
+"""What a dispatcher tells the caller's control inbox; best effort, a caller needs none of it but the first."""
 
 
 class CancelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

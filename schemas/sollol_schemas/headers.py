@@ -9,7 +9,7 @@ REQUEST_ID: Final = "Sollol-Request-Id"
 CANCEL_SECRET: Final = "Sollol-Cancel-Secret"  # noqa: S105 the name of a header, not a secret
 """A secret of the caller's choice, without which its request cannot be cancelled."""
 CONTROL_INBOX: Final = "Sollol-Control"
-"""Where the dispatcher says `taken`, so that the caller can watch over it."""
+"""Where the dispatcher tells `execution.RequestNews`: who took the request, its place in the queue, its node."""
 RESEND: Final = "Sollol-Resend"
 """How often this request was sent again after its dispatcher died; absent means 0."""
 WAITED: Final = "Sollol-Waited"

@@ -30,7 +30,7 @@ from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.transport.streaming import MAX_WAITING_BYTES, ReplyStream
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
-from sollol_schemas.execution import CancelRequest, Taken
+from sollol_schemas.execution import CancelRequest, RequestNews, Taken
 
 log = logging.getLogger(__name__)
 
@@ -224,12 +224,13 @@ class Call:
         if isinstance(msg, BusError):
             return
         try:
-            taken = decode(msg.data, Taken)
+            news: RequestNews = decode(msg.data, RequestNews)  # type: ignore[arg-type]  # a union decodes too
         except DecodeFailed as error:
             log.warning("control inbox: %s", error, extra={"action": "bad_message", "request_id": self.request_id})
             return
-        self.dispatcher = taken.instance
-        self._watch_again_in(PROBE_INTERVAL_S)
+        if isinstance(news, Taken):
+            self.dispatcher = news.instance
+            self._watch_again_in(PROBE_INTERVAL_S)
 
     def _watch_again_in(self, delay_s: float) -> None:
         if self._timer is not None:

@@ -14,7 +14,7 @@ from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
-from sollol_schemas.execution import CancelRequest, Taken
+from sollol_schemas.execution import CancelRequest, RequestGranted, RequestWaiting, Taken
 
 BODY = b'{"model":"m","prompt":"hi"}'
 
@@ -82,6 +82,23 @@ async def test_an_unstarted_request_is_sent_again_when_its_dispatcher_dies(
         first.answer()  # what the dead one might still say goes to an inbox that nobody reads
         second.answer()
         assert [m.data async for m in call] == [b"chunk"]
+
+
+async def test_other_news_of_a_request_leave_its_watch_alone(bus: Bus, other: Bus, eventually: Eventually) -> None:
+    dispatcher = ScriptedDispatcher(other, "d1")
+    await other.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: call.dispatcher == "d1")
+        headers = dispatcher.requests[0].headers
+        assert headers is not None
+        for news in (
+            RequestWaiting(request_id=call.request_id, position=3),
+            RequestGranted(request_id=call.request_id, node_id="attic"),
+        ):
+            other.publish(headers[h.CONTROL_INBOX], encode(news))
+        dispatcher.answer()
+        assert [m.data async for m in call] == [b"chunk"]
+        assert call.dispatcher == "d1"
 
 
 async def test_a_living_dispatcher_keeps_its_request(bus: Bus, other: Bus, eventually: Eventually) -> None:
