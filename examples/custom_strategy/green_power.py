@@ -15,9 +15,9 @@ import random
 from collections.abc import Sequence
 
 from sollol_agents.requests.detector import Task, WordDetector
-from sollol_agents.scorer.cost import Cost
+from sollol_agents.scorer.choice.cost import Cost
+from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.strategies import Choice
-from sollol_agents.scorer.waiting import Waiting
 from sollol_schemas.events import Outcome
 
 _SURCHARGE = 1.5

@@ -12,8 +12,8 @@ import pytest
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.keeper import KEY, Keeper
-from sollol_agents.scorer.learned import Learned, learned_of
+from sollol_agents.scorer.knowledge.learned import Learned, learned_of
+from sollol_agents.scorer.office.saved_knowledge import KEY, Keeper
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import api, provision
 from sollol_bus.server.server import EmbeddedServer

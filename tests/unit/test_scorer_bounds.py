@@ -7,16 +7,16 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.scorer.attempts import Attempt
-from sollol_agents.scorer.bounds import Pool
+from sollol_agents.scorer.choice.bounds import Pool
+from sollol_agents.scorer.choice.cost import CostRules
+from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.config import ScorerConfig
-from sollol_agents.scorer.cost import CostRules
-from sollol_agents.scorer.demand import Demand
-from sollol_agents.scorer.fleet import Fleet
-from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.plan import Planner
+from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.fleet.fleet import Fleet
+from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.knowledge.demand import Demand
+from sollol_agents.scorer.queue.plan import Planner
 from sollol_agents.scorer.strategies import strategy_named
-from sollol_agents.scorer.waiting import Waiting
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.grant import GrantRequest
 from sollol_schemas.routing import Routing

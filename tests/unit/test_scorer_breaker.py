@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.scorer.breaker import Breaker, BreakerRules, Breakers
+from sollol_agents.scorer.knowledge.breaker import Breaker, BreakerRules, Breakers
 from sollol_schemas.events import BreakerState
 
 RULES = BreakerRules()

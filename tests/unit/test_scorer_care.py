@@ -8,7 +8,7 @@ import pytest
 
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.demand import Demand
+from sollol_agents.scorer.knowledge.demand import Demand
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.decision import Decision
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy

@@ -11,11 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.scorer.breaker import BreakerRules
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.learned import Learned, bytes_of, learned_of
-from sollol_agents.scorer.takeover import everything_learned, forget_reliability, learn_from_record, overhear, take_up
+from sollol_agents.scorer.knowledge.breaker import BreakerRules
+from sollol_agents.scorer.knowledge.learned import Learned, bytes_of, learned_of
+from sollol_agents.scorer.office.takeover import (
+    everything_learned,
+    forget_reliability,
+    learn_from_record,
+    overhear,
+    take_up,
+)
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus, ReportedBy

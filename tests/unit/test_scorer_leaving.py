@@ -8,7 +8,7 @@ from typing import Any
 from sollol_agents.recorder.statistics import fleet_stats
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.views import nodes_reply
+from sollol_agents.scorer.office.views import nodes_reply
 from sollol_schemas.events import NodeEvent
 from sollol_schemas.telemetry import EngineInfo, EngineKind, InFlight, LoadUpdate, NodeState, Telemetry
 

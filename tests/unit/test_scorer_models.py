@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.scorer import priors
-from sollol_agents.scorer.attempts import Attempt
-from sollol_agents.scorer.demand import Demand, RankedWork, bucket_of
-from sollol_agents.scorer.finite import clamped
-from sollol_agents.scorer.lengths import LengthTable
-from sollol_agents.scorer.lognormal import MEAN_FACTOR, SIGMA, mean_residual
-from sollol_agents.scorer.names import canonical
-from sollol_agents.scorer.prefixes import PrefixMirror
-from sollol_agents.scorer.reliability import CEILING, Record, lower_bound
-from sollol_agents.scorer.speeds import NodeSpeeds, Pace
+from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.knowledge import priors
+from sollol_agents.scorer.knowledge.clamp import clamped
+from sollol_agents.scorer.knowledge.demand import Demand, RankedWork, bucket_of
+from sollol_agents.scorer.knowledge.lengths import LengthTable
+from sollol_agents.scorer.knowledge.lognormal import MEAN_FACTOR, SIGMA, mean_residual
+from sollol_agents.scorer.knowledge.names import canonical
+from sollol_agents.scorer.knowledge.prefixes import PrefixMirror
+from sollol_agents.scorer.knowledge.reliability import CEILING, Record, lower_bound
+from sollol_agents.scorer.knowledge.speeds import NodeSpeeds, Pace
 from sollol_schemas.execution import Figures
 from sollol_schemas.telemetry import Gpu, InFlight, LearnedSpeed
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.preload import Preload, Preloader
+from sollol_agents.scorer.office.preload import Preload, Preloader
 from sollol_schemas.events import BreakerState
 from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, InFlight, InstalledModel, LoadedModel, Telemetry
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.scorer.waiting import Waiting, WaitingRoom
+from sollol_agents.scorer.choice.waiting import Waiting, WaitingRoom
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.grant import GrantRequest
 from sollol_schemas.routing import Routing

@@ -14,7 +14,7 @@ import pytest
 
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
-from sollol_agents.scorer.lengths import LengthTable
+from sollol_agents.scorer.knowledge.lengths import LengthTable
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy

@@ -19,16 +19,16 @@ from typing import ClassVar, TypeVar
 
 import msgspec
 
-from sollol_agents.scorer.attempts import Attempt
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
-from sollol_agents.scorer.desk import SteeringDesk
-from sollol_agents.scorer.keeper import Keeper
-from sollol_agents.scorer.preload import Preload, Preloader
-from sollol_agents.scorer.steering import breakers_reply
-from sollol_agents.scorer.tracing import QuestionSpans
-from sollol_agents.scorer.views import models_reply, nodes_reply
-from sollol_agents.scorer.watch import Watch, presumed_lost
+from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.office.operators import SteeringDesk
+from sollol_agents.scorer.office.preload import Preload, Preloader
+from sollol_agents.scorer.office.saved_knowledge import Keeper
+from sollol_agents.scorer.office.steering import breakers_reply
+from sollol_agents.scorer.office.tracing import QuestionSpans
+from sollol_agents.scorer.office.views import models_reply, nodes_reply
+from sollol_agents.scorer.office.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected
 from sollol_bus.jetstream.lease import Lease

@@ -13,22 +13,22 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from sollol_agents.scorer import refusals
-from sollol_agents.scorer.attempts import Attempt
+from sollol_agents.scorer.choice.cost import Cost, CostRules
+from sollol_agents.scorer.choice.eligibility import EligibilityClass
+from sollol_agents.scorer.choice.horizon import LeftSeconds
+from sollol_agents.scorer.choice.waiting import ClassKey, Waiting, WaitingRoom
 from sollol_agents.scorer.config import ScorerConfig
-from sollol_agents.scorer.cost import Cost, CostRules
-from sollol_agents.scorer.demand import Demand
-from sollol_agents.scorer.eligibility import EligibilityClass
-from sollol_agents.scorer.fleet import Fleet, FleetChange
-from sollol_agents.scorer.grants import Circumstances, made_decision, made_grant
-from sollol_agents.scorer.horizon import LeftSeconds
-from sollol_agents.scorer.learning import Teacher
-from sollol_agents.scorer.lengths import LengthTable
-from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.plan import Assignment, Planner
-from sollol_agents.scorer.reliability import CEILING
+from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.fleet.fleet import Fleet, FleetChange
+from sollol_agents.scorer.fleet.learning import Teacher
+from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.knowledge.demand import Demand
+from sollol_agents.scorer.knowledge.lengths import LengthTable
+from sollol_agents.scorer.knowledge.reliability import CEILING
+from sollol_agents.scorer.queue import refusals
+from sollol_agents.scorer.queue.grants import Circumstances, made_decision, made_grant
+from sollol_agents.scorer.queue.plan import Assignment, Planner
 from sollol_agents.scorer.strategies import Strategy, strategy_named
-from sollol_agents.scorer.waiting import ClassKey, Waiting, WaitingRoom
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, Outcome

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.reliability import Record
+from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.knowledge.reliability import Record
 
 _DIGITS = 9
 

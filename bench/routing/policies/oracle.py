@@ -7,12 +7,12 @@ from bench.routing.fleets import BETA_OTHER_MODEL, MODELS
 from bench.routing.policies.planned import PlannedPolicy, planner_config
 from bench.routing.simulation import World
 from bench.routing.workloads import Request
-from sollol_agents.scorer.attempts import Attempt
+from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.lognormal import MEAN_FACTOR
-from sollol_agents.scorer.speeds import NodeSpeeds
-from sollol_agents.scorer.waiting import Waiting
+from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.knowledge.lognormal import MEAN_FACTOR
+from sollol_agents.scorer.knowledge.speeds import NodeSpeeds
 from sollol_schemas.execution import Figures
 
 

@@ -14,7 +14,7 @@ from bench.routing.simulation import MAX_ATTEMPTS, TIMEOUT_S, World
 from bench.routing.workloads import Request
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
-from sollol_agents.scorer.preload import Preloader
+from sollol_agents.scorer.office.preload import Preloader
 from sollol_schemas.context import ComplexityClass, RequestKind, TaskContext
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy

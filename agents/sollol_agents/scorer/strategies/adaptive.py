@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from sollol_agents.scorer.cost import Cost
+from sollol_agents.scorer.choice.cost import Cost
+from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.strategies.base import Choice, free_or_soonest, pick_highest
-from sollol_agents.scorer.waiting import Waiting
 from sollol_schemas.events import Outcome, OutcomeStatus
 
 _ALPHA = 0.2

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from sollol_agents.scorer.cost import Cost
-from sollol_agents.scorer.waiting import Waiting
+from sollol_agents.scorer.choice.cost import Cost
+from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_schemas.events import Outcome
 
 

@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sollol_agents.scorer.cost import Cost, end_of
+from sollol_agents.scorer.choice.cost import Cost, end_of
+from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.strategies.base import Choice, free_or_soonest, pick_highest
 from sollol_agents.scorer.strategies.simple import load_ratio
-from sollol_agents.scorer.waiting import Waiting
 from sollol_schemas.context import ComplexityClass
 from sollol_schemas.events import Outcome
 

@@ -12,15 +12,15 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from sollol_agents.scorer.attempts import Attempt, Tombstones
-from sollol_agents.scorer.breaker import BreakerRules, Breakers
 from sollol_agents.scorer.config import ScorerConfig
-from sollol_agents.scorer.finite import clamped
-from sollol_agents.scorer.memory import Memory, learned_of_node
-from sollol_agents.scorer.names import canonical
-from sollol_agents.scorer.nodes import Node, Versions
-from sollol_agents.scorer.priors import weight_bytes
-from sollol_agents.scorer.sane import sane, sane_loaded
+from sollol_agents.scorer.fleet.attempts import Attempt, Tombstones
+from sollol_agents.scorer.fleet.bounded_telemetry import sane, sane_loaded
+from sollol_agents.scorer.fleet.memory import Memory, learned_of_node
+from sollol_agents.scorer.fleet.nodes import Node, Versions
+from sollol_agents.scorer.knowledge.breaker import BreakerRules, Breakers
+from sollol_agents.scorer.knowledge.clamp import clamped
+from sollol_agents.scorer.knowledge.names import canonical
+from sollol_agents.scorer.knowledge.priors import weight_bytes
 from sollol_schemas.events import NodeEvent
 from sollol_schemas.ids import request_id_of
 from sollol_schemas.telemetry import InFlight, LoadUpdate, NodeState, Telemetry

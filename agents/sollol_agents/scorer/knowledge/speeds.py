@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 
-from sollol_agents.scorer import priors
-from sollol_agents.scorer.finite import clamped
-from sollol_agents.scorer.learned import LearnedModel, LearnedSpeeds
+from sollol_agents.scorer.knowledge import priors
+from sollol_agents.scorer.knowledge.clamp import clamped
+from sollol_agents.scorer.knowledge.learned import LearnedModel, LearnedSpeeds
 from sollol_schemas.execution import Figures
 from sollol_schemas.telemetry import LearnedSpeed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.nodes import Node
+from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.queries import ModelsReply, ModelView, NodesReply, NodeView
 from sollol_schemas.telemetry import NodeState
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sollol_agents.scorer.priors import weight_bytes
+from sollol_agents.scorer.knowledge.priors import weight_bytes
 from sollol_schemas.telemetry import EngineKind, InstalledModel, LoadedModel, Telemetry
 
 MIB = 1024 * 1024

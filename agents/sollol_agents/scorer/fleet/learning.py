@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sollol_agents.scorer.attempts import Attempt, Tombstones
-from sollol_agents.scorer.fleet import Fleet
-from sollol_agents.scorer.lengths import LengthTable
-from sollol_agents.scorer.names import canonical
-from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.priors import weight_bytes
+from sollol_agents.scorer.fleet.attempts import Attempt, Tombstones
+from sollol_agents.scorer.fleet.fleet import Fleet
+from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.knowledge.lengths import LengthTable
+from sollol_agents.scorer.knowledge.names import canonical
+from sollol_agents.scorer.knowledge.priors import weight_bytes
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 

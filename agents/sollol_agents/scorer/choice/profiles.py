@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.priors import cpu_machine, decode_tps, weight_bytes
-from sollol_agents.scorer.residency import need_bytes
+from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.fleet.residency import need_bytes
+from sollol_agents.scorer.knowledge.priors import cpu_machine, decode_tps, weight_bytes
 
 _RTT_MAX_S = 10.0
 

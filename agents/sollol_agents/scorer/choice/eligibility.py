@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.residency import SAFETY_BYTES, need_bytes
-from sollol_agents.scorer.waiting import Waiting
+from sollol_agents.scorer.choice.waiting import Waiting
+from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.fleet.residency import SAFETY_BYTES, need_bytes
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Rejection, RejectionReason
 from sollol_schemas.routing import RoutingMode

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from sollol_agents.scorer.attempts import Attempt
 from sollol_agents.scorer.core import SchedulerCore
+from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_bus.errors import BusError, NoResponders, NotConnected
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sollol_agents.scorer.choice.profiles import Profile, profile
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.profiles import Profile, profile
+from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.events import BreakerState
 from sollol_schemas.telemetry import NodeState
 

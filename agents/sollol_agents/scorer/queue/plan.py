@@ -13,17 +13,17 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from sollol_agents.scorer.attempts import Attempt
-from sollol_agents.scorer.bounds import Pool, profiles
-from sollol_agents.scorer.cost import Cost, CostRules, end_of, estimate, evaluate
-from sollol_agents.scorer.demand import Demand, bucket_of
-from sollol_agents.scorer.horizon import Horizon, LeftSeconds
-from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.profiles import Profile
-from sollol_agents.scorer.profiles import profile as profile_of
+from sollol_agents.scorer.choice.bounds import Pool, profiles
+from sollol_agents.scorer.choice.cost import Cost, CostRules, end_of, estimate, evaluate
+from sollol_agents.scorer.choice.horizon import Horizon, LeftSeconds
+from sollol_agents.scorer.choice.profiles import Profile
+from sollol_agents.scorer.choice.profiles import profile as profile_of
+from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
+from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.knowledge.demand import Demand, bucket_of
 from sollol_agents.scorer.strategies.base import Choice, Strategy
 from sollol_agents.scorer.strategies.least_cost import TIE_RATIO, TIE_S
-from sollol_agents.scorer.waiting import ClassKey, Waiting
 from sollol_schemas.routing import RoutingMode
 
 _EXPLAINED = 8  # candidates that a decision's explanation shows

@@ -10,9 +10,9 @@ import bisect
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sollol_agents.scorer.attempts import Attempt
-from sollol_agents.scorer.demand import Demand
-from sollol_agents.scorer.nodes import Node
+from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.knowledge.demand import Demand
 
 _SOON_S = 0.05  # what should have happened already is taken to happen this soon
 _MAX_AGE_S = 0.25

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sollol_agents.scorer import priors
-from sollol_agents.scorer.attempts import Attempt
-from sollol_agents.scorer.breaker import Breakers
-from sollol_agents.scorer.demand import RankedWork
-from sollol_agents.scorer.names import canonical
-from sollol_agents.scorer.prefixes import PrefixMirror
-from sollol_agents.scorer.reliability import Record
-from sollol_agents.scorer.residency import Budget, Resident, Residents, budget_of, max_models
-from sollol_agents.scorer.speeds import NodeSpeeds, Pace
+from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.fleet.residency import Budget, Resident, Residents, budget_of, max_models
+from sollol_agents.scorer.knowledge import priors
+from sollol_agents.scorer.knowledge.breaker import Breakers
+from sollol_agents.scorer.knowledge.demand import RankedWork
+from sollol_agents.scorer.knowledge.names import canonical
+from sollol_agents.scorer.knowledge.prefixes import PrefixMirror
+from sollol_agents.scorer.knowledge.reliability import Record
+from sollol_agents.scorer.knowledge.speeds import NodeSpeeds, Pace
 
 if TYPE_CHECKING:
-    from sollol_agents.scorer.profiles import Profile
+    from sollol_agents.scorer.choice.profiles import Profile
 from sollol_schemas.telemetry import (
     EngineKind,
     InFlight,

@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.learned import Learned, bytes_of, learned_of
-from sollol_agents.scorer.takeover import everything_learned, learn_from_record, overhear, take_up
+from sollol_agents.scorer.knowledge.learned import Learned, bytes_of, learned_of
+from sollol_agents.scorer.office.takeover import everything_learned, learn_from_record, overhear, take_up
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders, PayloadTooLarge
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import JetStreamRefused, provision

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from sollol_agents.scorer.eligibility import EligibilityClass
-from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.waiting import Waiting
+from sollol_agents.scorer.choice.eligibility import EligibilityClass
+from sollol_agents.scorer.choice.waiting import Waiting
+from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.grant import GrantRefused

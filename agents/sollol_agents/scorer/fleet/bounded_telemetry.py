@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from sollol_agents.scorer.finite import clamped
+from sollol_agents.scorer.knowledge.clamp import clamped
 from sollol_schemas.telemetry import Gpu, InstalledModel, LoadedModel, Telemetry
 
 _MIB_MAX = 1e9  # a petabyte

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from sollol_agents.scorer.attempts import Attempt
+from sollol_agents.scorer.choice.cost import Cost, end_of, explain, first_token_s, gap_s, prefill_left_s
+from sollol_agents.scorer.choice.eligibility import EligibilityClass
+from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.config import ScorerConfig
-from sollol_agents.scorer.cost import Cost, end_of, explain, first_token_s, gap_s, prefill_left_s
-from sollol_agents.scorer.demand import Demand
-from sollol_agents.scorer.eligibility import EligibilityClass
-from sollol_agents.scorer.plan import Assignment
-from sollol_agents.scorer.waiting import Waiting
+from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.knowledge.demand import Demand
+from sollol_agents.scorer.queue.plan import Assignment
 from sollol_schemas.decision import Decision, DecisionSummary
 from sollol_schemas.grant import Granted
 from sollol_schemas.ids import attempt_id

@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from sollol_agents.scorer import steering
 from sollol_agents.scorer.core import Effect, SchedulerCore
-from sollol_agents.scorer.names import canonical
+from sollol_agents.scorer.knowledge.names import canonical
+from sollol_agents.scorer.office import steering
+from sollol_agents.scorer.office.takeover import forget_reliability
 from sollol_agents.scorer.strategies import UnknownStrategy, available, prepare
-from sollol_agents.scorer.takeover import forget_reliability
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.transport.connection import Bus, Subscription

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import itemgetter
 
-from sollol_agents.scorer.cost import TASK_PREFERENCE_SHARE, CostRules, estimate
-from sollol_agents.scorer.demand import HIGHEST_BUCKET, bucket_of
-from sollol_agents.scorer.horizon import Horizon
-from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.profiles import Profile
-from sollol_agents.scorer.profiles import profile as profile_of
-from sollol_agents.scorer.waiting import Waiting
+from sollol_agents.scorer.choice.cost import TASK_PREFERENCE_SHARE, CostRules, estimate
+from sollol_agents.scorer.choice.horizon import Horizon
+from sollol_agents.scorer.choice.profiles import Profile
+from sollol_agents.scorer.choice.profiles import profile as profile_of
+from sollol_agents.scorer.choice.waiting import Waiting
+from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.knowledge.demand import HIGHEST_BUCKET, bucket_of
 from sollol_schemas.routing import RoutingMode
 
 _FAST = RoutingMode.FAST

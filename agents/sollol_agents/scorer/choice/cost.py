@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sollol_agents.scorer.attempts import Attempt
-from sollol_agents.scorer.horizon import Horizon, LoadPlan
-from sollol_agents.scorer.nodes import Node
-from sollol_agents.scorer.profiles import Profile
-from sollol_agents.scorer.waiting import Waiting
+from sollol_agents.scorer.choice.horizon import Horizon, LoadPlan
+from sollol_agents.scorer.choice.profiles import Profile
+from sollol_agents.scorer.choice.waiting import Waiting
+from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.decision import CandidateCost
 from sollol_schemas.routing import RoutingMode
 

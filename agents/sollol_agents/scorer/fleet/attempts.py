@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from sollol_agents.scorer.lognormal import MEAN_FACTOR, mean_residual
+from sollol_agents.scorer.knowledge.lognormal import MEAN_FACTOR, mean_residual
 from sollol_schemas.grant import Granted
 from sollol_schemas.routing import RoutingMode
 from sollol_schemas.telemetry import InFlight
