@@ -24,7 +24,7 @@ import httpx
 import uvloop
 
 from bench.machine import describe
-from sollol_agents.node.engines.http import EngineHttp
+from sollol_agents.node.engines.http.client import EngineHttp
 
 BODY = json.dumps({"model": "countdown", "messages": [{"role": "user", "content": "count 1"}]}).encode()
 

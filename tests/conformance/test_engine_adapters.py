@@ -15,7 +15,7 @@ import pytest
 
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 from sollol_agents.node.engines.base import Engine, EngineFigures, Run, Work
-from sollol_agents.node.engines.http import EngineHttp
+from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
 from sollol_bus.errors import SollolError

@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 
 from sollol_agents.node import NodeConfig, NodeMonitor
-from sollol_agents.node.claim import Claim, Owner, require_free
+from sollol_agents.node.control.claim import Claim, Owner, require_free
 from sollol_bus.errors import ConfigError
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import provision

@@ -15,10 +15,10 @@ import pytest
 
 from sollol_agents.node import NodeConfig, NodeMonitor
 from sollol_agents.node.engines.base import Work
-from sollol_agents.node.engines.http import EngineHttp
+from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
-from sollol_agents.node.probing import probe
+from sollol_agents.node.engines.probing import probe
 from sollol_bus.errors import BackendBrokeProtocol, SollolError
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer

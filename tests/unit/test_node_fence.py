@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.node.fence import Fence, Verdict
+from sollol_agents.node.attempts.fence import Fence, Verdict
 
 
 def asked(at: float = 100.0, go_s: float = 2.0) -> Fence:

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from sollol_agents.node.engines.messages import chat_of
-from sollol_agents.node.engines.messages_reply import MessageStream
 from sollol_agents.node.engines.ollama_wire import repaired
-from sollol_agents.node.engines.translate import CHAT_PATH, Flavour, translate
+from sollol_agents.node.engines.translation.chat import CHAT_PATH, Flavour, translate
+from sollol_agents.node.engines.translation.messages import chat_of
+from sollol_agents.node.engines.translation.messages_reply import MessageStream
 from sollol_bus.errors import SollolError
 from sollol_schemas.context import RequestKind
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.node.admission import busy, refusal_of
-from sollol_agents.node.concurrency import Concurrency, mean_co_runners
-from sollol_agents.node.load_gate import LEAST_INTERVAL_S, LoadGate
-from sollol_agents.node.slots import SlotTable
+from sollol_agents.node.attempts.admission import busy, refusal_of
+from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
+from sollol_agents.node.attempts.slots import SlotTable
+from sollol_agents.node.control.load_interval import LEAST_INTERVAL_S, LoadGate
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorCode

@@ -11,14 +11,14 @@ import pytest
 from sollol_agents.node.engines.base import EngineFigures
 from sollol_agents.node.engines.lines import event_data
 from sollol_agents.node.engines.openai import vllm_slots
-from sollol_agents.node.engines.translate import (
+from sollol_agents.node.engines.translation.chat import (
     Flavour,
     fields_of,
     translate,
     translate_embed,
     with_model,
 )
-from sollol_agents.node.engines.translate_reply import NativeStream, embed_reply, shortened
+from sollol_agents.node.engines.translation.chat_reply import NativeStream, embed_reply, shortened
 from sollol_bus.errors import BackendBrokeProtocol, BadRequest, SollolError
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode

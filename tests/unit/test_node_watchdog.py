@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sollol_agents.node.attempts.speeds import Rates
+from sollol_agents.node.attempts.watchdog import Limits, Phase, Watchdog, limits_of
 from sollol_agents.node.config import NodeConfig
-from sollol_agents.node.rates import Rates
-from sollol_agents.node.watchdog import Limits, Phase, Watchdog, limits_of
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.execution import ExecEnvelope, Figures

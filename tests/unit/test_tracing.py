@@ -10,8 +10,8 @@ from contextlib import closing
 
 import pytest
 
-from sollol_agents.node.engines.http import EngineHttp
-from sollol_agents.node.engines.trace_context import TRACEPARENT
+from sollol_agents.node.engines.http.client import EngineHttp
+from sollol_agents.node.engines.http.trace_context import TRACEPARENT
 from sollol_bus.errors import ConfigError
 from sollol_bus.observe import tracing
 from sollol_bus.observe.tracing import SpanKind, TracingConfig

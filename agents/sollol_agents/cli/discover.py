@@ -19,8 +19,8 @@ from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import note, show_json, show_table
 from sollol_agents.node.config import NodeConfig, bus_id_from, node_id_of
-from sollol_agents.node.probing import Probed, probe
-from sollol_agents.node.remote import host_of
+from sollol_agents.node.engines.probing import Probed, probe
+from sollol_agents.node.machine.remote import host_of
 from sollol_bus.errors import ConfigError
 from sollol_schemas.telemetry import EngineKind
 

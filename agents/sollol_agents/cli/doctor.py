@@ -22,7 +22,7 @@ from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.logs import LogConfig
 from sollol_agents.cli.output import say, seconds, show_json, show_table
 from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL, NodeConfig
-from sollol_agents.node.probing import probe
+from sollol_agents.node.engines.probing import probe
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted
 from sollol_bus.server.config import default_store_dir, find_binary
 from sollol_bus.server.rights import client_inbox_prefix

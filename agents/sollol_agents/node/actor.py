@@ -11,14 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.claim import Claim, Owner, require_free
+from sollol_agents.node.attempts.executor import Executor
 from sollol_agents.node.config import NodeConfig, node_id_of
-from sollol_agents.node.controls import Controls
+from sollol_agents.node.control.claim import Claim, Owner, require_free
+from sollol_agents.node.control.commands import Controls
+from sollol_agents.node.control.load_interval import LoadGate
+from sollol_agents.node.control.telemetry import SOFTWARE_VERSION, Identity, Standing, loaded_of, telemetry_of
 from sollol_agents.node.engines.base import Engine
-from sollol_agents.node.execution import Executor
-from sollol_agents.node.load_gate import LoadGate
-from sollol_agents.node.sampling import EngineWatch, Machine
-from sollol_agents.node.telemetry import SOFTWARE_VERSION, Identity, Standing, loaded_of, telemetry_of
+from sollol_agents.node.engines.watch import EngineWatch, Machine
 from sollol_bus.actor import Actor
 from sollol_bus.errors import BusError, ConfigError, NotConnected
 from sollol_bus.transport.connection import BusConfig

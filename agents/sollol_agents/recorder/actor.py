@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from sollol_agents.recorder.config import RecorderConfig
-from sollol_agents.recorder.desk import ENDPOINTS
 from sollol_agents.recorder.office import Office
+from sollol_agents.recorder.queries import ENDPOINTS
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.jetstream.lease import Lease
 from sollol_bus.jetstream.streams import provision

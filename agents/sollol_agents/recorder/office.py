@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sollol_agents.recorder.archive import open_archive
 from sollol_agents.recorder.config import RecorderConfig
-from sollol_agents.recorder.desk import Desk, Spawn
 from sollol_agents.recorder.ingest import Ingest
+from sollol_agents.recorder.queries import Desk, Spawn
 from sollol_agents.recorder.store import Store, StoreBroken, StoreReplaced, open_store, set_aside
 from sollol_bus.jetstream.pull import ConsumerSpec, PullConsumer
 from sollol_bus.transport.connection import Bus

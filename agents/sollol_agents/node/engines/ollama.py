@@ -9,9 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.base import EngineInventory, PretendedMachine, Run, Work
-from sollol_agents.node.engines.http import EngineHttp, decoded
+from sollol_agents.node.engines.http.client import EngineHttp, decoded
 from sollol_agents.node.engines.lines import LineSplitter, split
-from sollol_agents.node.engines.messages_run import COUNT_PATH, MESSAGES_PATH, MessagesRun, Support
 from sollol_agents.node.engines.ollama_wire import (
     FinalLine,
     Processes,
@@ -27,6 +26,7 @@ from sollol_agents.node.engines.ollama_wire import (
 )
 from sollol_agents.node.engines.passthrough import PassthroughRun
 from sollol_agents.node.engines.refusals import engine_error
+from sollol_agents.node.engines.translation.messages_run import COUNT_PATH, MESSAGES_PATH, MessagesRun, Support
 from sollol_bus.errors import BackendRefused, SollolError
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.base import EngineFigures, Run, Work
-from sollol_agents.node.engines.http import EngineHttp, as_tokens
+from sollol_agents.node.engines.http.client import EngineHttp, as_tokens
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_schemas.errors import ErrorCode
 

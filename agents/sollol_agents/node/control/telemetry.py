@@ -8,10 +8,10 @@ from typing import Final
 import msgspec
 
 from sollol_agents.node.config import NodeConfig
-from sollol_agents.node.engine_view import EngineView
-from sollol_agents.node.host import HostSample
-from sollol_agents.node.remote import STATED
-from sollol_agents.node.sampling import with_vram
+from sollol_agents.node.engines.view import EngineView
+from sollol_agents.node.engines.watch import with_vram
+from sollol_agents.node.machine.host import HostSample
+from sollol_agents.node.machine.remote import STATED
 from sollol_schemas.telemetry import Gpu, InFlight, LearnedSpeed, LoadedModel, Telemetry
 
 _MIB: Final = 1024 * 1024

@@ -10,13 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.base import Run, Work
-from sollol_agents.node.engines.http import EngineHttp
+from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, event_data, split
-from sollol_agents.node.engines.messages import chat_of
-from sollol_agents.node.engines.messages_reply import MessageStream
 from sollol_agents.node.engines.passthrough import PassthroughRun
 from sollol_agents.node.engines.refusals import engine_error
-from sollol_agents.node.engines.translate import CHAT_PATH, fields_of
+from sollol_agents.node.engines.translation.chat import CHAT_PATH, fields_of
+from sollol_agents.node.engines.translation.messages import chat_of
+from sollol_agents.node.engines.translation.messages_reply import MessageStream
 from sollol_bus.errors import SollolError
 from sollol_schemas.errors import ErrorCode
 

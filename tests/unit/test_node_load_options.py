@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sollol_agents.node.care import RUNNER_OPTIONS, Cared, RunnerOptions, cared_for, duration_s
+from sollol_agents.node.attempts.load_options import RUNNER_OPTIONS, Cared, RunnerOptions, cared_for, duration_s
 from sollol_bus.errors import BadRequest
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Protocol
 
-from sollol_agents.node.clock import fence_clock
+from sollol_agents.node.attempts.fence import Fence, Verdict
+from sollol_agents.node.attempts.fence_clock import fence_clock
+from sollol_agents.node.attempts.outcome import Course, figures_of
+from sollol_agents.node.attempts.spans import AttemptTrace
+from sollol_agents.node.attempts.speaker import Speaker
+from sollol_agents.node.attempts.watchdog import Limits, Phase, Watchdog
 from sollol_agents.node.engines.base import Engine, EngineFigures, Run, Work
-from sollol_agents.node.fence import Fence, Verdict
-from sollol_agents.node.outcome import Course, figures_of
-from sollol_agents.node.speaker import Speaker
-from sollol_agents.node.tracing import AttemptTrace
-from sollol_agents.node.watchdog import Limits, Phase, Watchdog
 from sollol_bus.errors import BusError, Cancelled, DecodeFailed, NoResponders, SollolError, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode

@@ -14,21 +14,21 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node import admission
-from sollol_agents.node.attempt import Attempt
-from sollol_agents.node.care import RunnerOptions, cared_for
-from sollol_agents.node.concurrency import Concurrency, mean_co_runners
+from sollol_agents.node.attempts import admission
+from sollol_agents.node.attempts.attempt import Attempt
+from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
+from sollol_agents.node.attempts.load_options import RunnerOptions, cared_for
+from sollol_agents.node.attempts.loading import Loader
+from sollol_agents.node.attempts.outcome import outcome_of
+from sollol_agents.node.attempts.slots import SlotTable
+from sollol_agents.node.attempts.spans import AttemptTrace
+from sollol_agents.node.attempts.speaker import Speaker
+from sollol_agents.node.attempts.speeds import Rates
+from sollol_agents.node.attempts.watchdog import limits_of
 from sollol_agents.node.config import NodeConfig
-from sollol_agents.node.engine_view import EngineView
 from sollol_agents.node.engines.base import Engine, Work
 from sollol_agents.node.engines.ollama_wire import is_load_only
-from sollol_agents.node.loading import Loader
-from sollol_agents.node.outcome import outcome_of
-from sollol_agents.node.rates import Rates
-from sollol_agents.node.slots import SlotTable
-from sollol_agents.node.speaker import Speaker
-from sollol_agents.node.tracing import AttemptTrace
-from sollol_agents.node.watchdog import limits_of
+from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import ActorStopped, BackendUnavailable, Cancelled, DecodeFailed, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.transport.connection import Bus

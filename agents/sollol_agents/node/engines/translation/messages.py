@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.refusals import engine_error
-from sollol_agents.node.engines.translate import unsupported
+from sollol_agents.node.engines.translation.chat import unsupported
 from sollol_bus.errors import SollolError
 from sollol_schemas.errors import ErrorCode
 

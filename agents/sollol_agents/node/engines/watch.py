@@ -15,12 +15,12 @@ from typing import Final
 import msgspec
 
 from sollol_agents.node.config import NodeConfig, engine_candidates
-from sollol_agents.node.engine_view import EngineView
 from sollol_agents.node.engines.base import Engine
-from sollol_agents.node.gpu import GpuProbe, NoGpus, find_gpus
-from sollol_agents.node.host import HostSample, sample_host
-from sollol_agents.node.probing import engine_at, first_answering
-from sollol_agents.node.remote import host_of, is_remote, stated_gpus, unknown_host
+from sollol_agents.node.engines.probing import engine_at, first_answering
+from sollol_agents.node.engines.view import EngineView
+from sollol_agents.node.machine.gpu import GpuProbe, NoGpus, find_gpus
+from sollol_agents.node.machine.host import HostSample, sample_host
+from sollol_agents.node.machine.remote import host_of, is_remote, stated_gpus, unknown_host
 from sollol_bus.errors import SollolError
 from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
 

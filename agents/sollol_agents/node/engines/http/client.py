@@ -11,10 +11,10 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 import msgspec
 
-from sollol_agents.node.engines.http_connection import Connection
-from sollol_agents.node.engines.http_pool import HttpPool
+from sollol_agents.node.engines.http.connection import Connection
+from sollol_agents.node.engines.http.pool import HttpPool
+from sollol_agents.node.engines.http.trace_context import TRACEPARENT
 from sollol_agents.node.engines.refusals import engine_error, refusal
-from sollol_agents.node.engines.trace_context import TRACEPARENT
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_schemas.errors import ErrorCode
 

@@ -9,7 +9,7 @@ import socket
 from typing import Final
 from urllib.parse import urlsplit
 
-from sollol_agents.node.host import HostSample, local_addresses
+from sollol_agents.node.machine.host import HostSample, local_addresses
 from sollol_schemas.telemetry import Gpu
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from sollol_agents.node.engines.base import Engine
-from sollol_agents.node.engines.trace_context import TRACEPARENT
+from sollol_agents.node.engines.http.trace_context import TRACEPARENT
 from sollol_bus.observe import tracing
 from sollol_bus.observe.tracing import Span, SpanKind, Tracer
 from sollol_schemas.errors import ErrorBody

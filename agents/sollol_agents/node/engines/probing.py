@@ -10,7 +10,7 @@ import msgspec
 
 from sollol_agents.node.config import NodeConfig, engine_candidates
 from sollol_agents.node.engines.base import Engine
-from sollol_agents.node.engines.http import EngineHttp
+from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
 from sollol_bus.errors import ConfigError, SollolError

@@ -16,7 +16,7 @@ from typing import Final
 
 import httpx
 
-from sollol_agents.node.engines.http_connection import Connection
+from sollol_agents.node.engines.http.connection import Connection
 
 _MAX_IDLE: Final = 64
 

@@ -1,0 +1,1 @@
+"""Requests of one dialect in the words of another, and the answers back."""

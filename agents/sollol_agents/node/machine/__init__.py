@@ -1,0 +1,1 @@
+"""The engine's machine: its GPUs, processor and memory."""
