@@ -47,11 +47,12 @@ up: $(INSTALLED) ## Starts the system with an embedded NATS server; stop it with
 	@$(VENV)/bin/sollol up
 
 .PHONY: check
-check: $(INSTALLED) ## Style, types and layers.
+check: $(INSTALLED) ## Style, types, layers, circles of files and lengths.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(PY) -m tools.house
 
 .PHONY: unit
 unit: $(INSTALLED) ## Fast tests without a network.
@@ -133,9 +134,7 @@ bench-gateway: $(INSTALLED) $(LITELLM)/.installed ## Measures what the HTTP gate
 .PHONY: schemas
 schemas: $(INSTALLED) ## Renews schemas/json, schemas/asyncapi.yaml and the generated tables in the documents.
 	$(PY) -m sollol_contract
-	$(PY) -m sollol_agents.cli.settings_table README.md
-	$(PY) -m sollol_agents.cli.log_table docs/logs.md
-	$(PY) -m sollol_agents.cli.metrics_table docs/metrics.md
+	$(PY) -m tools.documents
 
 .PHONY: clean
 clean: ## Removes everything that was built; keeps .venv.

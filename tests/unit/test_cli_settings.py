@@ -12,7 +12,6 @@ from msgspec import Meta
 from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.sections import section
 from sollol_agents.cli.settings import ConfigFile, Section
-from sollol_agents.cli.settings_table import BEGIN, END, renewed
 from sollol_agents.lab.emulator import EmulatorConfig
 from sollol_bus.errors import ConfigError
 
@@ -157,15 +156,6 @@ def test_a_command_reads_the_settings_file(tmp_path: Path) -> None:
 def test_a_bad_flag_of_a_command_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="--slots"):
         run("toy", "hello", "--slots", "many")
-
-
-def test_the_table_replaces_what_stands_between_the_markers() -> None:
-    assert renewed(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\n\nnew\n\n{END}\nb"
-
-
-def test_a_document_without_markers_is_refused() -> None:
-    with pytest.raises(ValueError, match="markers"):
-        renewed("no markers", "new")
 
 
 def test_a_flag_that_repeats_takes_all_its_objects_as_one_list_too() -> None:

@@ -2,8 +2,8 @@
 
 A section of settings is a config Struct with a name: `[scorer]` in the file, `SOLLOL_SCORER_*` in the environment,
 one flag a field. A flag wins over the environment, the environment over the file, the file over the default. There
-is no second place where a setting is declared: flags, help, environment names, ranges and the README's table are
-all read off the Struct.
+is no second place where a setting is declared: flags, help, environment names, ranges and the documents' tables
+are all read off the Struct.
 """
 
 from __future__ import annotations
