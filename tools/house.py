@@ -26,11 +26,11 @@ _MAX_FILE_LINES: Final = 400
 _MAX_FUNCTION_LINES: Final = 60
 _NOT_YET: Final = (
     "a circle of files: bench.routing.faults ",
-    "a circle of files: sollol_agents.dispatcher.jobs.burial ",
+    "a circle of files: sollol_agents.dispatcher.jobs.questions ",
     "a circle of files: sollol_agents.scorer.nodes ",
     "sollol_bus.sdk.client has",
     "sollol_bus.transport.connection has",
-    "sollol_agents.dispatcher.active has",
+    "sollol_agents.dispatcher.requests.active has",
     "sollol_agents.scorer.actor has",
     "sollol_agents.scorer.core has",
     "sollol_schemas.subjects has",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sollol_agents.dispatcher.failover import GiveUp, Retry, Tries, after_failure, after_refusal
+from sollol_agents.dispatcher.requests.failover import GiveUp, Retry, Tries, after_failure, after_refusal
 from sollol_bus.errors import SollolError
 from sollol_schemas.errors import FREE_OF_CHARGE, RETRYABLE, ErrorBody, ErrorCode
 from sollol_schemas.grant import GrantRefused

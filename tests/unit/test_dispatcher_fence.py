@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.dispatcher.fence import AttemptFence, Phase
+from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
 
 GO_S = 2.0
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.dispatcher.intake import Rejected, Request, check_path, take_in
+from sollol_agents.dispatcher.requests.intake import Rejected, Request, check_path, take_in
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode

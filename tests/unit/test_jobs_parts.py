@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from sollol_agents.cli.batch_files import AnswerFile, batch_id_of, output_line, read_items
-from sollol_agents.dispatcher.intake import Rejected
 from sollol_agents.dispatcher.jobs.answer import Incomplete, whole_answer
 from sollol_agents.dispatcher.jobs.intake import (
     TRIES_PER_TAKE,
@@ -24,6 +23,7 @@ from sollol_agents.dispatcher.jobs.intake import (
 from sollol_agents.dispatcher.jobs.letters import shortened
 from sollol_agents.dispatcher.jobs.posting import is_permitted_address, signature
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, instant, parse_instant
+from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_agents.requests.detector import WordDetector
 from sollol_bus.errors import BadRequest, ConfigError
 from sollol_bus.sdk.jobs import JobAnswer, make_job, priority_of

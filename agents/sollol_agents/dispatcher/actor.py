@@ -13,13 +13,13 @@ from typing import ClassVar
 
 import msgspec
 
-from sollol_agents.dispatcher.active import ActiveRequest
 from sollol_agents.dispatcher.administration import Administration
-from sollol_agents.dispatcher.attempt import Attempt
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.intake import Rejected, Request, take_in
-from sollol_agents.dispatcher.jobs.crew import JobCrew
-from sollol_agents.dispatcher.liveness import NodeProbes
+from sollol_agents.dispatcher.jobs.runner import JobCrew
+from sollol_agents.dispatcher.requests.active import ActiveRequest
+from sollol_agents.dispatcher.requests.attempt import Attempt
+from sollol_agents.dispatcher.requests.intake import Rejected, Request, take_in
+from sollol_agents.dispatcher.requests.node_probes import NodeProbes
 from sollol_agents.requests.detector import Detector, UnknownDetector, detector_named
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import BusError, ConfigError

@@ -14,11 +14,11 @@ import logging
 import msgspec
 
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.intake import Rejected
 from sollol_agents.dispatcher.jobs.delays import Spawn
 from sollol_agents.dispatcher.jobs.intake import check_callback
 from sollol_agents.dispatcher.jobs.persistence import Expired, Results, persistently
 from sollol_agents.dispatcher.jobs.posting import NotPosted, Poster
+from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.jetstream.streams import publish_acked

@@ -7,11 +7,11 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from sollol_agents.dispatcher.active import ActiveRequest, Host, Stage
-from sollol_agents.dispatcher.attempt import Attempt
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.intake import Request
 from sollol_agents.dispatcher.jobs.answer import Incomplete, whole_answer
+from sollol_agents.dispatcher.requests.active import ActiveRequest, Host, Stage
+from sollol_agents.dispatcher.requests.attempt import Attempt
+from sollol_agents.dispatcher.requests.intake import Request
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, error_of, is_no_responders

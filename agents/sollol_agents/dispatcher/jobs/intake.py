@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from sollol_agents.dispatcher.intake import ATTEMPTS_PER_RESEND, Rejected, Request, take_in
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
+from sollol_agents.dispatcher.requests.intake import ATTEMPTS_PER_RESEND, Rejected, Request, take_in
 from sollol_agents.requests.body import InvalidBody, read_fields
 from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import DecodeFailed

@@ -17,18 +17,18 @@ from functools import partial
 from typing import Any
 
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.jobs.burial import Burial
 from sollol_agents.dispatcher.jobs.callbacks import Callbacks
 from sollol_agents.dispatcher.jobs.clock import ServerClock
 from sollol_agents.dispatcher.jobs.delays import Delays
-from sollol_agents.dispatcher.jobs.desk import JobDesk
 from sollol_agents.dispatcher.jobs.execution import Dispatching, Execution
 from sollol_agents.dispatcher.jobs.intake import Accepted, is_job_id, request_for
 from sollol_agents.dispatcher.jobs.letters import Letters
 from sollol_agents.dispatcher.jobs.life import RetryRules
 from sollol_agents.dispatcher.jobs.persistence import Results, States
-from sollol_agents.dispatcher.jobs.run import JobRun
+from sollol_agents.dispatcher.jobs.questions import JobDesk
+from sollol_agents.dispatcher.jobs.take import JobRun
 from sollol_agents.dispatcher.jobs.times import instant
+from sollol_agents.dispatcher.jobs.undeliverable import Burial
 from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import BusError, ConfigError, NotConnected
 from sollol_bus.jetstream.job_streams import MAX_DELIVERIES, job_streams

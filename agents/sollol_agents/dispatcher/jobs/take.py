@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sollol_agents.dispatcher.intake import Rejected
 from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.execution import Answered, Execution
 from sollol_agents.dispatcher.jobs.intake import TRIES_PER_TAKE, Accepted, read_job
 from sollol_agents.dispatcher.jobs.persistence import Overtaken, persistently, stored_message
 from sollol_agents.dispatcher.jobs.records import fresh_status, result_of, run_of
+from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_bus.jetstream.pull import Delivery
 from sollol_bus.sdk.job_making import body_hash
 from sollol_schemas import subjects
@@ -23,7 +23,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobNews, JobResult, JobState, JobStatus
 
 if TYPE_CHECKING:
-    from sollol_agents.dispatcher.jobs.crew import JobCrew
+    from sollol_agents.dispatcher.jobs.runner import JobCrew
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sollol_agents.dispatcher.intake import Request
+from sollol_agents.dispatcher.requests.intake import Request
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.grant import Granted

@@ -6,8 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from sollol_agents.dispatcher.fence import AttemptFence, Phase
-from sollol_agents.dispatcher.intake import Request
+from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
+from sollol_agents.dispatcher.requests.intake import Request
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders

@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol
 
-from sollol_agents.dispatcher.attempt import Attempt
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.failover import GiveUp, Tries, after_failure, after_refusal
-from sollol_agents.dispatcher.fence import Phase
-from sollol_agents.dispatcher.intake import Request
-from sollol_agents.dispatcher.outcome import presumed_lost, unserved
-from sollol_agents.dispatcher.tracing import tell_failed, tell_granted, traced
+from sollol_agents.dispatcher.requests.attempt import Attempt
+from sollol_agents.dispatcher.requests.failover import GiveUp, Tries, after_failure, after_refusal
+from sollol_agents.dispatcher.requests.fence import Phase
+from sollol_agents.dispatcher.requests.intake import Request
+from sollol_agents.dispatcher.requests.outcomes import presumed_lost, unserved
+from sollol_agents.dispatcher.requests.tracing import tell_failed, tell_granted, traced
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
 from sollol_bus.transport.connection import SETTLING_S, Bus, ReplyInbox
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from sollol_agents.dispatcher.intake import Rejected
-from sollol_agents.dispatcher.jobs.ending import Endings
 from sollol_agents.dispatcher.jobs.intake import accept
 from sollol_agents.dispatcher.jobs.listing import Listing
 from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused, unknown
@@ -18,7 +16,9 @@ from sollol_agents.dispatcher.jobs.persistence import (
     Expired,
     Overtaken,
 )
+from sollol_agents.dispatcher.jobs.removal import Endings
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
+from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
 from sollol_bus.jetstream.streams import JetStreamRefused, publish_acked
 from sollol_bus.sdk.job_making import body_hash
@@ -44,7 +44,7 @@ from sollol_schemas.jobs import (
 )
 
 if TYPE_CHECKING:
-    from sollol_agents.dispatcher.jobs.crew import JobCrew
+    from sollol_agents.dispatcher.jobs.runner import JobCrew
 
 log = logging.getLogger(__name__)
 

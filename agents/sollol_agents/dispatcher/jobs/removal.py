@@ -27,7 +27,7 @@ from sollol_schemas.jobs import (
 )
 
 if TYPE_CHECKING:
-    from sollol_agents.dispatcher.jobs.crew import JobCrew
+    from sollol_agents.dispatcher.jobs.runner import JobCrew
 
 
 class Endings:

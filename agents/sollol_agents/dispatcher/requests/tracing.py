@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from sollol_agents.dispatcher.intake import Request
+from sollol_agents.dispatcher.requests.intake import Request
 from sollol_bus.observe import tracing
 from sollol_bus.observe.tracing import Span, SpanKind, Tracer
 from sollol_schemas.errors import ErrorBody

@@ -20,7 +20,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobNews, JobState, JobStatus
 
 if TYPE_CHECKING:
-    from sollol_agents.dispatcher.jobs.crew import JobCrew
+    from sollol_agents.dispatcher.jobs.runner import JobCrew
 
 log = logging.getLogger(__name__)
 
