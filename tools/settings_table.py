@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sollol_agents.cli.sections import SECTIONS, all_sections
-from sollol_agents.cli.settings import Section, Setting
+from sollol_agents.cli.settings.section import Section, Setting
+from sollol_agents.cli.settings.sections import SECTIONS, all_sections
 
 _MOST_USED: Final = (
     "SOLLOL_NATS",

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from sollol_agents.cli.logs import JsonLines
+from sollol_agents.cli.log_lines import JsonLines
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from sollol_agents.cli.terminal import followed
-from sollol_agents.fleet_view.fleet_view import FleetView
+from sollol_agents.cli.top import followed
+from sollol_agents.fleet_view.view import FleetView
 from sollol_agents.lab.testing.processes import eventually
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from sollol_agents.cli import __main__ as program
-from sollol_agents.cli import exits, logs
+from sollol_agents.cli import exit_codes, log_lines
 from sollol_agents.cli.explaining import TERMS, show_decision, show_why
 from sollol_agents.cli.listings import show_stats
 from sollol_agents.cli.output import plain_table, seconds, show_table
 from sollol_agents.cli.requesting import body_fields, provenance, read_prompt
-from sollol_agents.cli.sections import SECTIONS, all_sections
-from sollol_agents.cli.settings import ConfigFile
+from sollol_agents.cli.settings.section import ConfigFile
+from sollol_agents.cli.settings.sections import SECTIONS, all_sections
 from sollol_bus.errors import BadRequest, ConfigError, NoEligibleNode, NoResponders, NotConnected, SollolError
 from sollol_bus.sdk.results import Answer
 from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
@@ -39,12 +39,12 @@ DECISION = Decision(
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.run([name, "--help"]) == exits.OK
+    assert program.run([name, "--help"]) == exit_codes.OK
     assert f"Usage: sollol {name}" in capsys.readouterr().out
 
 
 def test_the_help_lists_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.run(["--help"]) == exits.OK
+    assert program.run(["--help"]) == exit_codes.OK
     shown = capsys.readouterr().out
     assert all(name in shown for name in COMMANDS)
     assert "Exit codes" in shown
@@ -65,7 +65,7 @@ def test_the_help_lists_every_command_and_the_exit_codes(capsys: pytest.CaptureF
     ],
 )
 def test_wrong_usage_ends_with_2_and_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.run(argv) == exits.USAGE
+    assert program.run(argv) == exit_codes.USAGE
     shown = capsys.readouterr().err
     assert said in shown
     assert shown.count("\n") == 1
@@ -73,24 +73,27 @@ def test_wrong_usage_ends_with_2_and_one_line(argv: list[str], said: str, capsys
 
 def test_without_a_server_a_question_ends_with_3(capsys: pytest.CaptureFixture[str]) -> None:
     # port 9 of the loopback is the discard service, which nobody runs
-    assert program.run(["nodes", "--nats", "nats://127.0.0.1:9", "--nats-connect-timeout-s", "0.2"]) == exits.NO_ANSWER
+    assert (
+        program.run(["nodes", "--nats", "nats://127.0.0.1:9", "--nats-connect-timeout-s", "0.2"])
+        == exit_codes.NO_ANSWER
+    )
     assert "sollol up" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ConfigError("x"), exits.USAGE),
-        (NotConnected("x"), exits.NO_ANSWER),
-        (NoResponders("x"), exits.NO_ANSWER),
-        (NoEligibleNode(body=ErrorBody(code=ErrorCode.NO_NODES, message="x")), exits.NO_ANSWER),
-        (NoEligibleNode("x"), exits.FAILED),
-        (BadRequest("x"), exits.FAILED),
+        (ConfigError("x"), exit_codes.USAGE),
+        (NotConnected("x"), exit_codes.NO_ANSWER),
+        (NoResponders("x"), exit_codes.NO_ANSWER),
+        (NoEligibleNode(body=ErrorBody(code=ErrorCode.NO_NODES, message="x")), exit_codes.NO_ANSWER),
+        (NoEligibleNode("x"), exit_codes.FAILED),
+        (BadRequest("x"), exit_codes.FAILED),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_each_kind_of_error_has_its_exit_code(error: SollolError, code: int) -> None:
-    assert exits.code_of(error) == code
+    assert exit_codes.code_of(error) == code
 
 
 @pytest.mark.parametrize(
@@ -103,17 +106,17 @@ def test_each_kind_of_error_has_its_exit_code(error: SollolError, code: int) -> 
 )
 def test_a_refusal_names_each_node_and_offers_soft_where_that_helps(reason: str, advice: str) -> None:
     body = ErrorBody(code=ErrorCode.NO_ELIGIBLE_NODE, message="no node fits", details={"nodes": {"a": reason}})
-    assert exits.line_of(NoEligibleNode(body=body)) == f"sollol: no node fits; {advice}"
+    assert exit_codes.line_of(NoEligibleNode(body=body)) == f"sollol: no node fits; {advice}"
 
 
 def test_an_error_is_one_line_that_says_what_to_do() -> None:
-    line = exits.line_of(NoEligibleNode("no node\nfits"))
+    line = exit_codes.line_of(NoEligibleNode("no node\nfits"))
     assert line == "sollol: no node fits (see `sollol nodes`)"
 
 
 def test_init_writes_a_file_that_is_valid_once_uncommented(tmp_path: Path) -> None:
     path = tmp_path / "sollol.toml"
-    assert program.run(["init", str(path)]) == exits.OK
+    assert program.run(["init", str(path)]) == exit_codes.OK
     lines = path.read_text().splitlines()
     settings = [line.removeprefix("#") for line in lines if not line.startswith("# ")]
     given = [line for line in settings if not line.endswith((' = ""', " = null"))]
@@ -127,13 +130,13 @@ def test_init_writes_a_file_that_is_valid_once_uncommented(tmp_path: Path) -> No
 def test_init_never_overwrites_a_file_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "sollol.toml"
     path.write_text("mine")
-    assert program.run(["init", str(path)]) == exits.USAGE
+    assert program.run(["init", str(path)]) == exit_codes.USAGE
     assert path.read_text() == "mine"
     assert "--force" in capsys.readouterr().err
 
 
 def test_version_is_machine_readable(capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.run(["version", "--json"]) == exits.OK
+    assert program.run(["version", "--json"]) == exit_codes.OK
     assert msgspec.json.decode(capsys.readouterr().out)["sollol-bus"]
 
 
@@ -249,7 +252,7 @@ def test_every_term_of_a_cost_has_a_column() -> None:
 
 @pytest.mark.parametrize("text", ["hold", "hold=", "=0.5", "hold=much"])
 def test_a_setting_that_is_no_number_is_refused_by_name(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.run(["strategy", "set", "--setting", text]) == exits.USAGE
+    assert program.run(["strategy", "set", "--setting", text]) == exit_codes.USAGE
     assert "must be NAME=NUMBER" in capsys.readouterr().err
 
 
@@ -257,7 +260,7 @@ def test_a_log_line_outside_a_terminal_is_json_with_its_extras() -> None:
     record = logging.makeLogRecord(
         {"name": "sollol_bus.x", "msg": "took %s", "args": ("it",), "levelno": 20, "levelname": "INFO", "action": "a"}
     )
-    line = msgspec.json.decode(logs.JsonLines().format(record))
+    line = msgspec.json.decode(log_lines.JsonLines().format(record))
     assert (line["message"], line["action"], line["level"]) == ("took it", "a", "info")
 
 
@@ -265,8 +268,8 @@ def test_a_log_line_on_a_terminal_is_readable() -> None:
     record = logging.makeLogRecord(
         {"name": "sollol_agents.node.actor", "msg": "hm", "levelno": 30, "levelname": "WARNING"}
     )
-    assert "node.actor" in logs.PlainLines().format(record)
-    assert "warning: hm" in logs.PlainLines().format(record)
+    assert "node.actor" in log_lines.PlainLines().format(record)
+    assert "warning: hm" in log_lines.PlainLines().format(record)
 
 
 def test_every_section_that_a_file_may_have_is_loadable() -> None:

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.sections import section
-from sollol_agents.cli.settings import ConfigFile, Section
+from sollol_agents.cli.settings.flags import with_settings
+from sollol_agents.cli.settings.section import ConfigFile, Section
+from sollol_agents.cli.settings.sections import section
 from sollol_agents.lab.emulator import EmulatorConfig
 from sollol_bus.errors import ConfigError
 

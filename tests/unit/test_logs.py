@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sollol_agents.cli import logs
+from sollol_agents.cli import log_lines
 from sollol_bus.observe import request_log
 from sollol_schemas.decision import Decision, DecisionSummary
 from sollol_schemas.errors import ErrorCode
@@ -75,11 +75,11 @@ def test_an_outcome_is_one_line_without_the_engines_words(
     request_log.log_outcome(ended)
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (level, said)
-    assert CANARY not in logs.JsonLines().format(record)
+    assert CANARY not in log_lines.JsonLines().format(record)
 
 
 def test_lines_about_requests_can_be_silenced_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.set_up(logs.LogConfig(requests=False))
+    log_lines.set_up(log_lines.LogConfig(requests=False))
     request_log.log_decision(DECISION)
     request_log.log_outcome(outcome(OutcomeStatus.FAILED, ErrorCode.STALLED))
     logging.getLogger("sollol_agents.x").info("still here", extra={"action": "x"})
@@ -92,7 +92,7 @@ def test_lines_about_requests_can_be_silenced_alone(capsys: pytest.CaptureFixtur
 def test_the_text_of_a_request_is_logged_when_asked_for_and_only_then(
     is_on: bool, times: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.set_up(logs.LogConfig(level="debug", prompts=is_on, format="json"))
+    log_lines.set_up(log_lines.LogConfig(level="debug", prompts=is_on, format="json"))
     request_log.log_prompt("r", "llama3.2", CANARY.encode() + b"." * 5000)
     shown = capsys.readouterr().err
     assert shown.count(CANARY) == times

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from sollol_agents.cli import __main__ as program
-from sollol_agents.cli import exits
+from sollol_agents.cli import exit_codes
 from sollol_agents.fleet_view.decisions import DecisionRow
-from sollol_agents.fleet_view.fleet_view import FleetView, Head
 from sollol_agents.fleet_view.jobs import JobsView
 from sollol_agents.fleet_view.node_rows import Loaded, NodeRow
 from sollol_agents.fleet_view.timeline import Wait
+from sollol_agents.fleet_view.view import FleetView, Head
 from sollol_agents.top import tables
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
@@ -130,7 +130,7 @@ def test_an_explanation_names_candidates_refusals_and_the_end() -> None:
 
 def test_without_a_terminal_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("textual")
-    assert program.run(["top", "--nats", "nats://127.0.0.1:9"]) == exits.USAGE
+    assert program.run(["top", "--nats", "nats://127.0.0.1:9"]) == exit_codes.USAGE
     assert "needs a terminal" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ import sys
 
 from cyclopts import App, CycloptsError, Group
 
-from sollol_agents.cli import exits
+from sollol_agents.cli import exit_codes
 from sollol_bus.errors import SollolError
 from sollol_bus.version import VERSION
 
@@ -24,10 +24,10 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("node", "actors:node", _START, "Join the fleet with the engine on this machine."),
     ("discover", "discover:discover", _START, "Look for engines at addresses that you name."),
     ("demo", "demo:demo", _START, "Show a fleet at work, and a node killed while it works."),
-    ("init", "starting:init", _START, "Write a settings file with every setting."),
+    ("init", "init:init", _START, "Write a settings file with every setting."),
     ("credentials", "credentials:credentials", _START, "Write users and permissions for every member of a fleet."),
     ("doctor", "doctor:doctor", _START, "Check this machine and the fleet, and say what to do."),
-    ("version", "starting:version", _START, "Show versions."),
+    ("version", "version:version", _START, "Show versions."),
     ("generate", "requesting:generate", _USE, "Stream an answer to a prompt."),
     ("chat", "requesting:chat", _USE, "Answer a message or hold a conversation."),
     ("embed", "requesting:embed", _USE, "Embed texts."),
@@ -39,17 +39,17 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("reliability", "listings:reliability", _LOOK, "Show how reliable each node is."),
     ("why", "explaining:why", _LOOK, "Explain one request."),
     ("route", "explaining:route", _LOOK, "Say where a request would run, and why."),
-    ("watch", "watching:watch", _LOOK, "Print decisions and node events as they happen."),
-    ("top", "terminal:top", _LOOK, "Show fleet, queue and decisions in the terminal, live."),
-    ("drain", "operating:drain", _OPERATE, "Take a node out of service."),
-    ("undrain", "operating:undrain", _OPERATE, "Put a node back into service."),
-    ("load", "operating:load", _OPERATE, "Load a model on a node."),
-    ("unload", "operating:unload", _OPERATE, "Unload a model from a node."),
-    ("pull", "operating:pull", _OPERATE, "Download a model to a node."),
+    ("watch", "watch:watch", _LOOK, "Print decisions and node events as they happen."),
+    ("top", "top:top", _LOOK, "Show fleet, queue and decisions in the terminal, live."),
+    ("drain", "node_operations:drain", _OPERATE, "Take a node out of service."),
+    ("undrain", "node_operations:undrain", _OPERATE, "Put a node back into service."),
+    ("load", "node_operations:load", _OPERATE, "Load a model on a node."),
+    ("unload", "node_operations:unload", _OPERATE, "Unload a model from a node."),
+    ("pull", "node_operations:pull", _OPERATE, "Download a model to a node."),
     ("keys", "keys:keys", _OPERATE, "Make, list or revoke API keys of the gateways."),
     ("strategy", "steering:strategy", _OPERATE, "Show or change how nodes are picked."),
     ("breaker", "steering:breaker", _OPERATE, "List or close circuit breakers."),
-    ("set", "operating:set_node", _OPERATE, "Change a node's weight or labels."),
+    ("set", "node_operations:set_node", _OPERATE, "Change a node's weight or labels."),
     ("scorer", "actors:scorer", _ACTORS, "Run a scorer."),
     ("dispatcher", "actors:dispatcher", _ACTORS, "Run a dispatcher."),
     ("recorder", "actors:recorder", _ACTORS, "Run a recorder."),
@@ -66,7 +66,7 @@ def build_app() -> App:
     app = App(
         name="sollol",
         help="Makes a fleet of LLM machines behave like one, over NATS.",
-        help_epilogue=exits.HELP,
+        help_epilogue=exit_codes.HELP,
         help_format="plaintext",
         version=VERSION,
     )
@@ -81,22 +81,22 @@ def run(argv: list[str]) -> int:
         close = difflib.get_close_matches(argv[0], [name for name, *_ in _COMMANDS], 1)
         hint = f"did you mean `sollol {close[0]}`?" if close else "`sollol --help` lists the commands"
         print(f"sollol: there is no command {argv[0]!r}; {hint}", file=sys.stderr)
-        return exits.USAGE
+        return exit_codes.USAGE
     try:
         code = build_app()(argv, result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
         print(f"sollol: {error} `sollol {argv[0]} --help` shows what there is", file=sys.stderr)
-        return exits.USAGE
+        return exit_codes.USAGE
     except SollolError as error:
-        print(exits.line_of(error), file=sys.stderr)
-        return exits.code_of(error)
+        print(exit_codes.line_of(error), file=sys.stderr)
+        return exit_codes.code_of(error)
     except KeyboardInterrupt:
-        return exits.INTERRUPTED
+        return exit_codes.INTERRUPTED
     except BrokenPipeError:
         # the reader, such as `head`, has seen enough; Python must not complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.OK
-    return code if isinstance(code, int) else exits.OK
+        return exit_codes.OK
+    return code if isinstance(code, int) else exit_codes.OK
 
 
 def main() -> None:

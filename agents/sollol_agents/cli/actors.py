@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
-from sollol_agents.cli import exits, fleet, logs, running
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say
-from sollol_agents.cli.sections import section
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
+from sollol_agents.cli.settings.sections import section
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.gateway.config import GatewayConfig
@@ -36,34 +37,34 @@ _Seen = tuple[MetricsConfig, TracingConfig]
 """How an operator sees what an actor does."""
 
 
-@with_settings(fleet.KNOWN, config=section("node", NodeConfig), **fleet.ACTOR)
+@with_settings(of_commands.KNOWN, config=section("node", NodeConfig), **of_commands.ACTOR)
 def node(*, config: NodeConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig) -> int:
     """Joins the fleet with the engine beside it; the only thing that a new machine has to start.
 
     It finds an Ollama at its usual address, or takes any OpenAI-compatible server: `--engine openai --url URL`. It
     only dials out. SIGTERM and Ctrl-C drain it.
     """
-    logs.set_up(log)
+    log_lines.set_up(log)
     node_id = node_id_of(config)
     bus = msgspec.structs.replace(bus, name=f"node-{node_id}", inbox_prefix=node_inbox_prefix(node_id))
     return _run("sollol_agents.node.actor:NodeMonitor", config, bus, f"node {node_id}", (metrics, tracing))
 
 
-@with_settings(fleet.KNOWN, config=section("scorer", ScorerConfig), **fleet.ACTOR)
+@with_settings(of_commands.KNOWN, config=section("scorer", ScorerConfig), **of_commands.ACTOR)
 def scorer(
     *, config: ScorerConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
 ) -> int:
     """Decides which request runs where; start a second one as a warm standby."""
-    logs.set_up(log)
+    log_lines.set_up(log)
     return _run("sollol_agents.scorer.actor:Scorer", config, _control(bus, "scorer"), "scorer", (metrics, tracing))
 
 
-@with_settings(fleet.KNOWN, config=section("dispatcher", DispatcherConfig), **fleet.ACTOR)
+@with_settings(of_commands.KNOWN, config=section("dispatcher", DispatcherConfig), **of_commands.ACTOR)
 def dispatcher(
     *, config: DispatcherConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
 ) -> int:
     """Takes requests and hands them to nodes; start as many as you like."""
-    logs.set_up(log)
+    log_lines.set_up(log)
     return _run(
         "sollol_agents.dispatcher.actor:Dispatcher",
         config,
@@ -73,33 +74,33 @@ def dispatcher(
     )
 
 
-@with_settings(fleet.KNOWN, config=section("recorder", RecorderConfig), **fleet.ACTOR)
+@with_settings(of_commands.KNOWN, config=section("recorder", RecorderConfig), **of_commands.ACTOR)
 def recorder(
     *, config: RecorderConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
 ) -> int:
     """Writes every outcome and decision to SQLite and answers questions about them."""
-    logs.set_up(log)
+    log_lines.set_up(log)
     return _run(
         "sollol_agents.recorder.actor:Recorder", config, _control(bus, "recorder"), "recorder", (metrics, tracing)
     )
 
 
-@with_settings(fleet.KNOWN, config=section("gateway", GatewayConfig), **fleet.ACTOR)
+@with_settings(of_commands.KNOWN, config=section("gateway", GatewayConfig), **of_commands.ACTOR)
 def gateway(
     *, config: GatewayConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
 ) -> int:
     """Serves Ollama's, OpenAI's and Anthropic's HTTP clients; start as many as you like."""
-    logs.set_up(log)
+    log_lines.set_up(log)
     bus = msgspec.structs.replace(bus, name="gateway", inbox_prefix=GATEWAY_INBOX_PREFIX)
     return _run("sollol_agents.gateway.actor:Gateway", config, bus, "gateway", (metrics, tracing))
 
 
-@with_settings(fleet.KNOWN, config=section("dashboard", DashboardConfig), **fleet.ACTOR)
+@with_settings(of_commands.KNOWN, config=section("dashboard", DashboardConfig), **of_commands.ACTOR)
 def dashboard(
     *, config: DashboardConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
 ) -> int:
     """Shows the fleet in a browser, with the operations of an operator; needs the extra `dashboard`."""
-    logs.set_up(log)
+    log_lines.set_up(log)
     bus = msgspec.structs.replace(bus, name="dashboard", inbox_prefix=GATEWAY_INBOX_PREFIX)
     return _run("sollol_agents.dashboard.actor:Dashboard", config, bus, "dashboard", (metrics, tracing))
 
@@ -165,7 +166,7 @@ async def run_actor(actor: Actor[Any], title: str, signals: asyncio.Queue[int], 
         raise
     except Exception:
         log.exception("%s failed", actor.name, extra={"action": "actor_failed"})
-        return exits.FAILED
+        return exit_codes.FAILED
     finally:
         obeying.cancel()
-    return exits.OK
+    return exit_codes.OK

@@ -9,11 +9,12 @@ from typing import Annotated, Self
 import msgspec
 from cyclopts import App, Parameter
 
-from sollol_agents.cli import fleet, logs, running
+from sollol_agents.cli import log_lines, running
 from sollol_agents.cli.batch_files import AnswerFile, Item, batch_id_of, output_line, read_items
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, note, seconds, show_json
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
 from sollol_bus.sdk.batch import Batch, BatchProgress
 from sollol_bus.sdk.jobs import priority_of
 from sollol_bus.transport.connection import BusConfig
@@ -24,7 +25,7 @@ _LINE_EVERY_S = 5.0
 
 
 @batch.command
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def run(
     requests: Annotated[
         Path, Parameter(help="JSON lines: a body of generate, chat or embed each, or OpenAI's format.")
@@ -35,13 +36,13 @@ def run(
     log: LogConfig,
     priority: Annotated[str, Parameter(help="0 to 10, or a name.")] = "batch",
     ahead: Annotated[int, Parameter(help="Requests submitted ahead of the last answer.")] = 2000,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Runs every request of a file and writes the answers in the same order.
 
     Stopped and started again, it goes on where it was; what was done meanwhile is not done again.
     """
-    logs.set_up(log)
+    log_lines.set_up(log)
     number = priority_of(priority)
     items = read_items(requests)
     batch_id = batch_id_of(requests)

@@ -15,12 +15,13 @@ from typing import Final
 import msgspec
 
 from sollol_agents.children import Child
-from sollol_agents.cli import exits, fleet, logs, running
-from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.listings import show_stats
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds
 from sollol_agents.cli.requesting import provenance
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.up import ollama_answers
 from sollol_agents.stack import LocalStack
 from sollol_bus.errors import BackendError, ConfigError, SollolError
@@ -56,7 +57,7 @@ class _Result(msgspec.Struct, kw_only=True):
     error: str = ""
 
 
-@with_settings(fleet.KNOWN, log=fleet.QUIET_LOG)
+@with_settings(of_commands.KNOWN, log=of_commands.QUIET_LOG)
 def demo(*, log: LogConfig) -> int:
     """Runs a whole fleet on this machine for a few seconds and shows what it does.
 
@@ -64,7 +65,7 @@ def demo(*, log: LogConfig) -> int:
     Nothing is left behind.
     """
     # killing a node is part of the show: its echo in the logs is not news
-    logs.set_up(msgspec.structs.replace(log, level="error") if log.level == "warning" else log)
+    log_lines.set_up(msgspec.structs.replace(log, level="error") if log.level == "warning" else log)
     return running.run(_main)
 
 
@@ -86,7 +87,7 @@ async def _main() -> int:
         await _show_recorded(client, at_least=sum(not r.error and r.node_id != _VICTIM for r in results))
         say("\nstopping: nodes, dispatcher, scorer, recorder, server")
     say(f"done in {time.monotonic() - began:.0f} s")
-    return exits.FAILED if any(r.error for r in results) else exits.OK
+    return exit_codes.FAILED if any(r.error for r in results) else exit_codes.OK
 
 
 async def _start_nodes(floor: AsyncExitStack, stack: LocalStack, folder: Path) -> dict[str, Child]:

@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 import msgspec
 from cyclopts import Parameter
 
-from sollol_agents.cli import exits, fleet, logs, running
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import note, show_json, show_table
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.node.config import NodeConfig, bus_id_from, node_id_of
 from sollol_agents.node.engines.probing import Probed, probe
 from sollol_agents.node.machine.remote import host_of
@@ -46,7 +47,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses without an engine, with the reason."""
 
 
-@with_settings(fleet.KNOWN, log=fleet.QUIET_LOG)
+@with_settings(of_commands.KNOWN, log=of_commands.QUIET_LOG)
 def discover(
     addresses: Annotated[
         list[str], Parameter(name="ADDRESS", help="Host, host:port or URL; a host alone: ports 11434, 8080 and 8000.")
@@ -54,13 +55,13 @@ def discover(
     *,
     log: LogConfig,
     timeout_s: Annotated[float, Parameter(help="Seconds to wait for each answer.")] = 2.0,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Looks for engines at the addresses that you name, never elsewhere, and tells how each joins the fleet.
 
     Ends with 1 when there is none.
     """
-    logs.set_up(log)
+    log_lines.set_up(log)
     if not 0 < timeout_s <= 600:
         raise ConfigError("--timeout-s must be above 0 and at most 600")
     urls = urls_of(addresses)
@@ -69,7 +70,7 @@ def discover(
     async def main() -> int:
         nonlocal report
         report = report_of(await _probe_all(urls, timeout_s))
-        return exits.OK if report.engines else exits.FAILED
+        return exit_codes.OK if report.engines else exit_codes.FAILED
 
     code = running.run(main)
     if report is not None:

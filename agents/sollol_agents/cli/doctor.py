@@ -17,10 +17,11 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.cli import exits, fleet, logs, running
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_json, show_table
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL, NodeConfig
 from sollol_agents.node.engines.probing import probe
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted
@@ -71,20 +72,20 @@ class _Service(msgspec.Struct):
     version: str = ""
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def doctor(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def doctor(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Checks Python, disk, GPU, engine, ports, NATS with JetStream, actors, nodes, versions and clock.
 
     Ends with 1 when something does not work.
     """
-    logs.set_up(log)
+    log_lines.set_up(log)
     findings: list[Finding] = []
 
     async def main() -> int:
         findings.extend([check_python(), check_server_binary(), check_disk(), *check_gpus()])
         of_bus = await check_bus(bus)
         findings.extend([without_need(await check_engine(), of_bus), *of_bus])
-        return exits.FAILED if any(f.level is Level.PROBLEM for f in findings) else exits.OK
+        return exit_codes.FAILED if any(f.level is Level.PROBLEM for f in findings) else exit_codes.OK
 
     code = running.run(main)
     if json_:

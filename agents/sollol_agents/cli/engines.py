@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import asyncio
 
-from sollol_agents.cli import exits, fleet, logs, running
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say
-from sollol_agents.cli.sections import section
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
+from sollol_agents.cli.settings.sections import section
 from sollol_agents.lab.emulator import EmulatorConfig, serve_emulator
 from sollol_agents.lab.engine import EngineConfig, EngineUnavailableError, run_engine
 from sollol_bus.errors import ConfigError
 
 
-@with_settings(fleet.KNOWN, config=section("engine", EngineConfig), log=fleet.LOG)
+@with_settings(of_commands.KNOWN, config=section("engine", EngineConfig), log=of_commands.LOG)
 def engine(*, config: EngineConfig, log: LogConfig) -> int:
     """Serves a real llama.cpp with a tiny generated model, or with a GGUF file of yours.
 
     The model counts down from the last number of the prompt. Needs the extra: pip install 'sollol-bus[engine]'.
     """
-    logs.set_up(log)
+    log_lines.set_up(log)
     try:
         run_engine(config)
     except (EngineUnavailableError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    return exits.OK
+    return exit_codes.OK
 
 
-@with_settings(fleet.KNOWN, config=section("emulate", EmulatorConfig), log=fleet.LOG)
+@with_settings(of_commands.KNOWN, config=section("emulate", EmulatorConfig), log=of_commands.LOG)
 def emulate(*, config: EmulatorConfig, log: LogConfig) -> int:
     """Serves an emulated Ollama with the timing of a chosen machine, for tests and benchmarks; computes nothing."""
-    logs.set_up(log)
+    log_lines.set_up(log)
 
     async def main(signals: asyncio.Queue[int]) -> int:
         loop = asyncio.get_running_loop()
@@ -43,7 +44,7 @@ def emulate(*, config: EmulatorConfig, log: LogConfig) -> int:
             await serving
         serving.cancel()
         await asyncio.wait((serving,))
-        return exits.OK
+        return exit_codes.OK
 
     try:
         return running.run_until_signalled(main)

@@ -7,12 +7,12 @@ from typing import Annotated, Final
 import msgspec
 from cyclopts import Parameter
 
-from sollol_agents.cli import fleet
-from sollol_agents.cli.flags import with_settings
 from sollol_agents.cli.listings import listing
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_table
-from sollol_agents.cli.sections import routing_section
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
+from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.decision import CandidateCost, Decision
@@ -40,13 +40,13 @@ _MATTERS_S: Final = 0.0005
 _SHORT_PROMPT: Final = "Hello"
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def why(request_id: str, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def why(request_id: str, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Explains one request: candidates with every cost, refused nodes with reasons, and what became of it."""
     return listing(bus, log, lambda client: client.why(request_id), show_why, json_=json_)
 
 
-@with_settings(fleet.KNOWN, routing=routing_section(), **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, routing=routing_section(), **of_commands.CLIENT)
 def route(
     model: Annotated[str, Parameter(help="Name of the model, as `sollol models` lists it.")],
     prompt: Annotated[str | None, Parameter(help="The prompt; without it, a short one is assumed.")] = None,
@@ -54,7 +54,7 @@ def route(
     routing: Routing,
     bus: BusConfig,
     log: LogConfig,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Says where a request would run now, and why; runs and reserves nothing."""
 

@@ -9,15 +9,16 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import App, Parameter
 
-from sollol_agents.cli import fleet, logs, running
-from sollol_agents.cli.exits import FAILED, OK
-from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli import log_lines, running
+from sollol_agents.cli.exit_codes import FAILED, OK
 from sollol_agents.cli.jobs_views import show_answer, show_jobs, show_status
 from sollol_agents.cli.listings import listing
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, note, say, show_json
 from sollol_agents.cli.requesting import Model, Options, Prompt, body_fields, read_prompt
-from sollol_agents.cli.sections import routing_section
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
+from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.errors import ConfigError, Conflict, RequestTimedOut
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import JobAnswer, make_job
@@ -42,7 +43,7 @@ Timeout = Annotated[float | None, Parameter(help="Seconds to wait; without it as
 
 
 @jobs.command
-@with_settings(fleet.KNOWN, routing=routing_section(), **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, routing=routing_section(), **of_commands.CLIENT)
 def submit(
     model: Model,
     prompt: Prompt = None,
@@ -63,10 +64,10 @@ def submit(
     callback_url: Annotated[str, Parameter(help="Address that gets the result by POST, on a permitted host.")] = "",
     option: Options = None,
     wait: Annotated[bool, Parameter(negative="", show_default=False, help="Wait for the answer and print it.")] = False,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Stores a job and prints its id."""
-    logs.set_up(log)
+    log_lines.set_up(log)
     text = read_prompt(prompt)
     fields = body_fields(system=None, format_=None, option=option, keep_alive=None)
     body = {"model": model, ("input" if embed else "prompt"): text, **fields}
@@ -96,53 +97,53 @@ def submit(
 
 
 @jobs.command(name="list")
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def list_jobs(
-    *, bus: BusConfig, log: LogConfig, state: States = None, limit: Limit = 50, json_: fleet.JsonFlag = False
+    *, bus: BusConfig, log: LogConfig, state: States = None, limit: Limit = 50, json_: of_commands.JsonFlag = False
 ) -> int:
     """Lists the latest jobs, and how many wait."""
     return listing(bus, log, lambda c: c.jobs(*(state or ()), limit=limit), show_jobs, json_=json_)
 
 
 @jobs.command
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def status(job: JobName, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def status(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Shows what is known about a job."""
     return listing(bus, log, lambda c: c.job(job), show_status, json_=json_)
 
 
 @jobs.command
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def wait(
-    job: JobName, *, bus: BusConfig, log: LogConfig, timeout_s: Timeout = None, json_: fleet.JsonFlag = False
+    job: JobName, *, bus: BusConfig, log: LogConfig, timeout_s: Timeout = None, json_: of_commands.JsonFlag = False
 ) -> int:
     """Waits until a job has ended and prints its answer."""
     return _answer(bus, log, job, json_=json_, is_waiting=True, timeout_s=timeout_s)
 
 
 @jobs.command
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def result(job: JobName, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def result(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Prints the answer of a job that is done."""
     return _answer(bus, log, job, json_=json_, is_waiting=False)
 
 
 @jobs.command
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def cancel(job: JobName, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def cancel(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Cancels a job, whether it waits or runs."""
     return listing(bus, log, lambda c: c.cancel_job(job), show_status, json_=json_)
 
 
 @jobs.command
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def dead(*, bus: BusConfig, log: LogConfig, limit: Limit = 50, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def dead(*, bus: BusConfig, log: LogConfig, limit: Limit = 50, json_: of_commands.JsonFlag = False) -> int:
     """Lists the jobs that ended without an answer, and why."""
     return listing(bus, log, lambda c: c.dead_jobs(limit), show_jobs, json_=json_)
 
 
 @jobs.command
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def retry(
     *job_ids: Annotated[str, Parameter(help="Ids of dead or failed jobs.")],
     bus: BusConfig,
@@ -150,7 +151,7 @@ def retry(
     every: Annotated[
         bool, Parameter(name="--all", negative="", show_default=False, help="Every dead or failed job.")
     ] = False,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Runs dead or failed jobs again, under their ids."""
     if bool(job_ids) == every:
@@ -173,14 +174,14 @@ def retry(
 
 
 @jobs.command
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def purge(
     job: Annotated[str | None, Parameter(help="Only this job.")] = None,
     *,
     bus: BusConfig,
     log: LogConfig,
     state: States = None,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Forgets jobs that have ended, with their results."""
 
@@ -193,7 +194,7 @@ def purge(
 def _answer(
     bus: BusConfig, log: LogConfig, job_id: str, *, json_: bool, is_waiting: bool, timeout_s: float | None = None
 ) -> int:
-    logs.set_up(log)
+    log_lines.set_up(log)
 
     async def main() -> int:
         async with running.connected(_named(bus)) as client:

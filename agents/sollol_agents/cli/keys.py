@@ -8,10 +8,11 @@ from typing import Annotated, Any, Final
 import msgspec
 from cyclopts import App, Parameter
 
-from sollol_agents.cli import exits, fleet, logs, running
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, show_json, show_table
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.gateway.keys import ApiKey, KeyStore
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.routing import PRIORITY_NAMES
@@ -21,7 +22,7 @@ keys: Final = App(name="keys", help="Make, list or revoke API keys of the gatewa
 
 
 @keys.command
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def create(
     name: Annotated[str, Parameter(help="What the key is for; told in refusals and listings.")],
     *,
@@ -33,7 +34,7 @@ def create(
     max_priority: Annotated[str, Parameter(help="Highest priority of its requests, 0 to 10 or a name.")] = "10",
     per_minute: Annotated[float, Parameter(help="Requests per minute; 0: no ceiling.")] = 0.0,
     concurrent: Annotated[int, Parameter(help="Requests open at a time; 0: no ceiling.")] = 0,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Makes a key and prints it; it is kept nowhere, so that it cannot be shown again."""
     highest = PRIORITY_NAMES.get(max_priority.lower(), max_priority)
@@ -58,8 +59,8 @@ def create(
 
 
 @keys.command(name="list")
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def list_(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the keys, without their secrets."""
 
     async def load(store: KeyStore) -> tuple[ApiKey, ...]:
@@ -76,13 +77,13 @@ def list_(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> i
 
 
 @keys.command
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def revoke(
     key: Annotated[str, Parameter(help="The key's id or name, as `sollol keys list` shows it.")],
     *,
     bus: BusConfig,
     log: LogConfig,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Revokes a key; every gateway refuses it within a moment."""
 
@@ -98,14 +99,14 @@ def revoke(
 def _with_store(
     bus: BusConfig, log: LogConfig, ask: Callable[[KeyStore], Awaitable[Any]], tell: Callable[[Any], None]
 ) -> int:
-    logs.set_up(log)
+    log_lines.set_up(log)
     if bus.user is None:
         bus = msgspec.structs.replace(bus, inbox_prefix=CONTROL_INBOX_PREFIX)
 
     async def main() -> int:
         async with running.connected(bus) as client:
             tell(await ask(KeyStore(client.bus)))
-        return exits.OK
+        return exit_codes.OK
 
     return running.run(main)
 

@@ -18,7 +18,7 @@ from typing import Final, Self
 import msgspec
 
 from sollol_agents.children import Child
-from sollol_agents.cli.sections import section
+from sollol_agents.cli.settings.sections import section
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dashboard.listening import listen, url_of
 from sollol_bus.errors import SollolError

@@ -8,10 +8,11 @@ from typing import Annotated, TypeVar
 import msgspec
 from cyclopts import Parameter
 
-from sollol_agents.cli import fleet, logs, running
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli import log_lines, running
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import gib, gigabytes, percent, say, seconds, show_json, show_table
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.queries import GroupStats, ModelsReply, NodesReply, NodeView, ReliabilityReply, StatsReply
@@ -26,7 +27,7 @@ def listing(
     bus: BusConfig, log: LogConfig, ask: Callable[[Client], Awaitable[T]], show: Callable[[T], None], *, json_: bool
 ) -> int:
     """Asks one question and shows the answer as JSON or with `show`."""
-    logs.set_up(log)
+    log_lines.set_up(log)
 
     async def main() -> int:
         async with running.connected(msgspec.structs.replace(bus, name="sollol-cli")) as client:
@@ -40,38 +41,38 @@ def listing(
     return running.run(main)
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def nodes(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def nodes(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the nodes with health, slots, memory and loaded models."""
     return listing(bus, log, Client.nodes, show_nodes, json_=json_)
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def models(*, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def models(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists every model of the fleet and where it is installed and loaded."""
     return listing(bus, log, Client.models, _show_models, json_=json_)
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def stats(
     *,
     bus: BusConfig,
     log: LogConfig,
     window_s: Annotated[float, Parameter(help="Only what finished in the last so many seconds; 0: all.")] = 0.0,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Shows requests, success, latency and speed: in all, by mode and by node."""
     return listing(bus, log, lambda client: client.stats(window_s), show_stats, json_=json_)
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def reliability(
     node: Annotated[str, Parameter(help="Only this node.")] = "",
     model: Annotated[str, Parameter(help="Only this model.")] = "",
     *,
     bus: BusConfig,
     log: LogConfig,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
     forget: Annotated[
         bool,
         Parameter(negative=(), help="Delete these outcomes and begin anew; needs a user of the control role."),

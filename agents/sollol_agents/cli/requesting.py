@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from sollol_agents.cli import fleet, logs, running
-from sollol_agents.cli.exits import line_of
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli import log_lines, running
+from sollol_agents.cli.exit_codes import line_of
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, note, say, seconds, show_json, show_table
-from sollol_agents.cli.sections import routing_section
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
+from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.sdk.results import Answer, AnswerStream
 from sollol_bus.server.rights import client_inbox_prefix
@@ -36,7 +37,7 @@ Verbose = Annotated[
 Prompt = Annotated[str | None, Parameter(help="The prompt; without it, all of stdin.")]
 
 
-@with_settings(fleet.KNOWN, routing=routing_section(), **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, routing=routing_section(), **of_commands.CLIENT)
 def generate(
     model: Model,
     prompt: Prompt = None,
@@ -48,7 +49,7 @@ def generate(
     format_: Format = None,
     option: Options = None,
     keep_alive: KeepAlive = None,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
     verbose: Verbose = False,
     dry_run: Annotated[
         bool, Parameter(negative="", show_default=False, help="Only say where it would run, and why.")
@@ -58,7 +59,7 @@ def generate(
 
     Ctrl-C cancels the request on the fleet.
     """
-    logs.set_up(log)
+    log_lines.set_up(log)
     text = read_prompt(prompt)
     fields = body_fields(system=system, format_=format_, option=option, keep_alive=keep_alive)
 
@@ -73,7 +74,7 @@ def generate(
     return running.run(main)
 
 
-@with_settings(fleet.KNOWN, routing=routing_section(), **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, routing=routing_section(), **of_commands.CLIENT)
 def chat(
     model: Model,
     message: Annotated[
@@ -87,14 +88,14 @@ def chat(
     format_: Format = None,
     option: Options = None,
     keep_alive: KeepAlive = None,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
     verbose: Verbose = False,
 ) -> int:
     """Answers one message, or holds a conversation on a terminal.
 
     In a conversation, Ctrl-C cancels the current answer and Ctrl-D leaves.
     """
-    logs.set_up(log)
+    log_lines.set_up(log)
     fields = body_fields(system=None, format_=format_, option=option, keep_alive=keep_alive)
     history: list[dict[str, object]] = [{"role": "system", "content": system}] if system else []
 
@@ -120,7 +121,7 @@ def chat(
     return _converse(turn)
 
 
-@with_settings(fleet.KNOWN, routing=routing_section(), **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, routing=routing_section(), **of_commands.CLIENT)
 def embed(
     model: Model,
     *texts: Annotated[str, Parameter(help="Texts to embed; without any, each line of stdin is one.")],
@@ -128,10 +129,10 @@ def embed(
     bus: BusConfig,
     log: LogConfig,
     keep_alive: KeepAlive = None,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Embeds texts and shows their vectors."""
-    logs.set_up(log)
+    log_lines.set_up(log)
     inputs = list(texts) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not inputs:
         raise ConfigError("nothing to embed: give texts, or lines on stdin")

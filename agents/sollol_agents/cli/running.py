@@ -9,7 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from sollol_agents.cli import exits
+from sollol_agents.cli import exit_codes
 from sollol_bus.errors import ConfigError, NotConnected
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
@@ -29,7 +29,7 @@ def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         try:
             return await main()
         except asyncio.CancelledError:
-            return exits.INTERRUPTED
+            return exit_codes.INTERRUPTED
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(guarded())

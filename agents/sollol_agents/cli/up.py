@@ -12,12 +12,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from sollol_agents.cli import exits, fleet, logs, running
-from sollol_agents.cli.flags import with_settings
+from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.lazy_dashboard import LazyDashboard
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say
-from sollol_agents.cli.sections import section
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
+from sollol_agents.cli.settings.sections import section
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.gateway.config import GatewayConfig
@@ -58,12 +59,12 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 @with_settings(
-    fleet.KNOWN,
+    of_commands.KNOWN,
     up=section("up", UpConfig),
     bus=section("nats", BusConfig, defaults={"url": ""}),
-    log=fleet.LOG,
-    metrics=fleet.METRICS,
-    tracing=fleet.TRACING,
+    log=of_commands.LOG,
+    metrics=of_commands.METRICS,
+    tracing=of_commands.TRACING,
     server=section("server", EmbeddedServerConfig, is_flagged=False),
     scorer=section("scorer", ScorerConfig, is_flagged=False),
     dispatcher=section("dispatcher", DispatcherConfig, is_flagged=False),
@@ -95,7 +96,7 @@ def up(
     Ctrl-C drain: dashboard and gateway first, then nodes, dispatcher, scorer, recorder, server; a second signal
     hurries. The actors take their settings from the environment and the settings file.
     """
-    logs.set_up(log)
+    log_lines.set_up(log)
     base = Path(up.store_dir).expanduser() if up.store_dir else default_store_dir().parent
     tracer = make_tracer(tracing, service="sollol-up")
     stack = LocalStack(
@@ -152,7 +153,7 @@ async def _serve(
                 await page.stop()
             await stack.stop()
             hurry.cancel()
-    return exits.OK if failure is None else exits.FAILED
+    return exit_codes.OK if failure is None else exit_codes.FAILED
 
 
 async def _first_failure(stack: LocalStack, signals: asyncio.Queue[int]) -> BaseException | None:

@@ -10,13 +10,13 @@ from typing import ClassVar
 import msgspec
 
 from sollol_agents.dashboard.access import KeyWatch, Sessions, is_local
-from sollol_agents.dashboard.asking import Asking
 from sollol_agents.dashboard.config import DashboardConfig
-from sollol_agents.dashboard.operations import Desk
+from sollol_agents.dashboard.operations import OperationContext
 from sollol_agents.dashboard.pages import Pages
 from sollol_agents.dashboard.server import WebServer
 from sollol_agents.fleet_view.feed import Feed, wall_s
-from sollol_agents.fleet_view.fleet_view import FleetView
+from sollol_agents.fleet_view.questions import Questions
+from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import ConfigError
 from sollol_bus.sdk.client import Client
@@ -59,10 +59,10 @@ class Dashboard(Actor[DashboardConfig]):
         """Listens to the bus, then to browsers."""
         client = Client(self.bus)
         await client.__aenter__()
-        asking = Asking(client, self.view, lambda: self._pages.shows("jobs"), lambda: len(self._pages) > 0)
-        Feed(self.bus, self.view, asking.ask_again).start()
-        self.spawn(asking.run(), name="asks")
-        self.spawn(asking.run_jobs(), name="asks for jobs")
+        questions = Questions(client, self.view, lambda: self._pages.shows("jobs"), lambda: len(self._pages) > 0)
+        Feed(self.bus, self.view, questions.ask_again).start()
+        self.spawn(questions.run(), name="asks")
+        self.spawn(questions.run_jobs(), name="asks for jobs")
         await self._serve(client)
         self.spawn(self._tick(), name="clock")
         self._discovery = Discovery(
@@ -106,8 +106,8 @@ class Dashboard(Actor[DashboardConfig]):
             from sollol_agents.dashboard.console import Site  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise ConfigError(f"{error}: the dashboard needs an extra, pip install 'sollol-bus[dashboard]'") from error
-        desk = Desk(client=client, view=self.view)
-        site = Site(self._pages, desk, sessions, config.hosts, lambda c, name: self.spawn(c, name=name))
+        context = OperationContext(client=client, view=self.view)
+        site = Site(self._pages, context, sessions, config.hosts, lambda c, name: self.spawn(c, name=name))
         self._server = WebServer(site.application(), config)
         self._serving = self.spawn(self._server.serve(self._server.bound()), name="web server")
         await self._server.started()

@@ -22,10 +22,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from sollol_agents.dashboard.access import COOKIE, Person, Sessions
-from sollol_agents.dashboard.gate import Gate, Login
-from sollol_agents.dashboard.operations import Desk
+from sollol_agents.dashboard.login import GuardedApp, Login
+from sollol_agents.dashboard.operation_runner import OperationCall, OperationRunner
+from sollol_agents.dashboard.operations import OperationContext
 from sollol_agents.dashboard.pages import Page, Pages
-from sollol_agents.dashboard.teller import Asked, Teller
 from sollol_bus.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -53,15 +53,17 @@ class Site:
 
     Args:
         pages: Where open pages are kept.
-        desk: What operations work with.
+        context: What operations work with.
         sessions: Who may come in.
         hosts: Host names that browsers may use.
         spawn: Starts a task that the actor owns.
     """
 
-    def __init__(self, pages: Pages, desk: Desk, sessions: Sessions, hosts: tuple[str, ...], spawn: Spawn) -> None:
+    def __init__(
+        self, pages: Pages, context: OperationContext, sessions: Sessions, hosts: tuple[str, ...], spawn: Spawn
+    ) -> None:
         self._pages = pages
-        self._desk = desk
+        self._context = context
         self._sessions = sessions
         self._hosts = hosts
         self._spawn = spawn
@@ -90,7 +92,7 @@ class Site:
             message_history_length=_HISTORY,
             show_welcome_message=False,
         )
-        return Gate(app, self._sessions, self._hosts)
+        return GuardedApp(app, self._sessions, self._hosts)
 
     def _page(self, request: Request) -> None:
         """Somebody opens the page."""
@@ -120,11 +122,11 @@ class Site:
                 client.run_javascript("location.reload()")
 
         page = Page(lambda text: send("apply", text), lambda: person_now() is not None, leave)
-        teller = Teller(self._desk, lambda text: send("told", text), may_operate, self._spawn)
+        runner = OperationRunner(self._context, lambda text: send("told", text), may_operate, self._spawn)
 
         def on_ask(event: GenericEventArguments) -> None:
             try:
-                teller.ask(msgspec.convert(event.args, Asked))
+                runner.ask(msgspec.convert(event.args, OperationCall))
             except msgspec.ValidationError as error:
                 log.info("a page asks in a strange way: %s", error, extra={"action": "ask_not_understood"})
 
@@ -138,7 +140,7 @@ class Site:
 
         def close() -> None:
             self._pages.remove(page)
-            teller.close()
+            runner.close()
 
         client.on_delete(close)
 

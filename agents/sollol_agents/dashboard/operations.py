@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from sollol_agents.fleet_view.fleet_view import FleetView
+from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.client import Client
 from sollol_schemas.routing import Routing, RoutingMode
@@ -26,7 +26,7 @@ Tell: TypeAlias = Callable[[Any], None]
 """Sends an intermediate result to the page."""
 
 
-class Desk(msgspec.Struct, frozen=True):
+class OperationContext(msgspec.Struct, frozen=True):
     """What operations work with."""
 
     client: Client
@@ -39,7 +39,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     needs_admin: ClassVar[bool] = True
     name: ClassVar[str] = ""
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401 encoded as it is for the page
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401 encoded as it is for the page
         """Does it; the result goes to the page.
 
         Raises:
@@ -55,8 +55,8 @@ class ShowNode(Operation, frozen=True, kw_only=True):
     name: ClassVar[str] = "node"
     node_id: BusId
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        return desk.view.node_detail(self.node_id)
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return context.view.node_detail(self.node_id)
 
 
 class Why(Operation, frozen=True, kw_only=True):
@@ -66,8 +66,8 @@ class Why(Operation, frozen=True, kw_only=True):
     name: ClassVar[str] = "why"
     request_id: str
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        return await desk.client.why(self.request_id)
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return await context.client.why(self.request_id)
 
 
 class ShowJob(Operation, frozen=True, kw_only=True):
@@ -76,8 +76,8 @@ class ShowJob(Operation, frozen=True, kw_only=True):
     name: ClassVar[str] = "job"
     job_id: str
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        answer = await desk.client.job_answer(self.job_id)
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        answer = await context.client.job_answer(self.job_id)
         return {"status": answer.status, "text": answer.text[:_TEXT_MAX]}
 
 
@@ -88,8 +88,8 @@ class Drain(Operation, frozen=True, kw_only=True):
     node_id: BusId
     is_draining: bool = True
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        client = desk.client
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        client = context.client
         return await (client.drain(self.node_id) if self.is_draining else client.undrain(self.node_id))
 
 
@@ -100,8 +100,8 @@ class SetWeight(Operation, frozen=True, kw_only=True):
     node_id: BusId
     weight: Weight
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        return await desk.client.set_node(self.node_id, weight=self.weight)
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return await context.client.set_node(self.node_id, weight=self.weight)
 
 
 class Load(Operation, frozen=True, kw_only=True):
@@ -112,8 +112,8 @@ class Load(Operation, frozen=True, kw_only=True):
     model: Model
     is_loaded: bool = True
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        client = desk.client
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        client = context.client
         return await (client.load if self.is_loaded else client.unload)(self.node_id, self.model)
 
 
@@ -124,8 +124,8 @@ class Pull(Operation, frozen=True, kw_only=True):
     node_id: BusId
     model: Model
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, D102
-        async for step in desk.client.pull(self.node_id, self.model):
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, D102
+        async for step in context.client.pull(self.node_id, self.model):
             if "error" in step:
                 raise BadRequest(str(step["error"]))
             tell({"status": step.get("status", ""), "done": step.get("completed"), "total": step.get("total")})
@@ -138,8 +138,8 @@ class CancelJob(Operation, frozen=True, kw_only=True):
     name: ClassVar[str] = "job_cancel"
     job_id: str
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        return await desk.client.cancel_job(self.job_id)
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return await context.client.cancel_job(self.job_id)
 
 
 class RetryJob(Operation, frozen=True, kw_only=True):
@@ -148,8 +148,8 @@ class RetryJob(Operation, frozen=True, kw_only=True):
     name: ClassVar[str] = "job_retry"
     job_id: str
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        return await desk.client.retry_job(self.job_id)
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return await context.client.retry_job(self.job_id)
 
 
 class SetStrategy(Operation, frozen=True, kw_only=True):
@@ -159,8 +159,8 @@ class SetStrategy(Operation, frozen=True, kw_only=True):
     strategy: str | None = None
     settings: dict[str, float] = {}
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        return await desk.client.set_strategy(self.strategy, **self.settings)
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return await context.client.set_strategy(self.strategy, **self.settings)
 
 
 class ResetBreakers(Operation, frozen=True, kw_only=True):
@@ -170,9 +170,9 @@ class ResetBreakers(Operation, frozen=True, kw_only=True):
     node_id: str = ""
     model: str = ""
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        reply = await desk.client.reset_breakers(self.node_id, self.model)
-        desk.view.on_breakers(reply)
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        reply = await context.client.reset_breakers(self.node_id, self.model)
+        context.view.on_breakers(reply)
         return reply
 
 
@@ -185,9 +185,9 @@ class Generate(Operation, frozen=True, kw_only=True):
     mode: RoutingMode = RoutingMode.FAST
     priority: Priority = 5
 
-    async def run(self, desk: Desk, tell: Tell) -> Any:  # noqa: ANN401, D102
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, D102
         routing = Routing(routing_mode=self.mode, priority=self.priority)
-        async with desk.client.generate_stream(self.model, self.prompt, routing=routing) as stream:
+        async with context.client.generate_stream(self.model, self.prompt, routing=routing) as stream:
             tell({"request_id": stream.request_id})
             is_decided = False
             async for chunk in stream:

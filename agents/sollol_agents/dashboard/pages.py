@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.fleet_view.fleet_view import TOPICS, FleetView
+from sollol_agents.fleet_view.view import TOPICS, FleetView
 
 log = logging.getLogger(__name__)
 

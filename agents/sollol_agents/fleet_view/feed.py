@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from sollol_agents.fleet_view.fleet_view import FleetView
+from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode

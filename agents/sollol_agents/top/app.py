@@ -14,8 +14,8 @@ from textual.widgets import DataTable, Footer, Sparkline, Static, TabbedContent,
 
 from sollol_agents.fleet_view.decisions import DecisionRow
 from sollol_agents.fleet_view.feed import wall_s
-from sollol_agents.fleet_view.fleet_view import FleetView
 from sollol_agents.fleet_view.node_rows import NodeRow
+from sollol_agents.fleet_view.view import FleetView
 from sollol_agents.top import tables
 from sollol_agents.top.screens import Confirm, Explanation
 from sollol_bus.errors import SollolError

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from sollol_agents.fleet_view.decisions import DecisionRow
-from sollol_agents.fleet_view.fleet_view import Head
 from sollol_agents.fleet_view.jobs import JobsView
 from sollol_agents.fleet_view.node_rows import NodeRow
 from sollol_agents.fleet_view.timeline import Wait
+from sollol_agents.fleet_view.view import Head
 from sollol_schemas.decision import Decision
 from sollol_schemas.queries import WhyReply
 

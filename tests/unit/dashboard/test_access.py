@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sollol_agents.dashboard.access import KnownKey, Person, Sessions, is_host_allowed, is_local, is_same_origin
-from sollol_agents.dashboard.gate import session_id
+from sollol_agents.dashboard.login import session_id
 from sollol_agents.dashboard.operations import OPERATIONS, Drain, operation
 from sollol_bus.errors import BadRequest
 

@@ -9,12 +9,12 @@ import pytest
 
 from sollol_agents.dashboard.pages import Page, Pages
 from sollol_agents.fleet_view.decisions import KEPT as KEPT_DECISIONS
-from sollol_agents.fleet_view.fleet_view import FleetView
 from sollol_agents.fleet_view.jobs import KEPT as KEPT_JOBS
 from sollol_agents.fleet_view.node import SILENT_S
 from sollol_agents.fleet_view.node_rows import NodeRow
 from sollol_agents.fleet_view.nodes import FORGET_S, MAX_NODES
 from sollol_agents.fleet_view.timeline import SLOT_S, SLOTS, Point
+from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.transport.messages import decode
 from sollol_schemas.decision import Decision, DecisionSummary
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -10,11 +10,12 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from sollol_agents.cli import fleet, logs, running
+from sollol_agents.cli import log_lines, running
 from sollol_agents.cli.event_lines import Event, concerns, line_of_event
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import note, say, show_json_line
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 
@@ -23,7 +24,7 @@ def _switch(text: str) -> Parameter:
     return Parameter(negative="", show_default=False, help=text)
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def watch(
     *,
     outcomes: Annotated[bool, _switch("Also how every attempt ended.")] = False,
@@ -37,13 +38,13 @@ def watch(
     request: Annotated[str, Parameter(show_default=False, help="Only this request or job.")] = "",
     bus: BusConfig,
     log: LogConfig,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Prints every routing decision and every change of a node, until Ctrl-C.
 
     With `--json` each line is the event's message as it was on the bus; its `type` says what it is.
     """
-    logs.set_up(log)
+    log_lines.set_up(log)
     wanted = {
         "outcomes": outcomes or all_,
         "preloads": preloads or all_,

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sollol_agents.cli.settings import Section
+from sollol_agents.cli.settings.section import Section
 from sollol_schemas.routing import PRIORITY_NAMES, Routing
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -37,7 +37,7 @@ SECTIONS: Mapping[str, Names] = {
         hidden=("name", "inbox_prefix"),
         flag_prefix="nats-",
     ),
-    "log": Names(kind="sollol_agents.cli.logs:LogConfig", title="Logging, for every command", flag_prefix="log-"),
+    "log": Names(kind="sollol_agents.cli.log_lines:LogConfig", title="Logging, for every command", flag_prefix="log-"),
     "routing": Names(
         kind="sollol_schemas.routing:Routing",
         title="Where, when and how requests of `generate`, `chat` and `embed` run",

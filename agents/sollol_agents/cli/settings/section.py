@@ -11,16 +11,15 @@ from __future__ import annotations
 import functools
 import logging
 import tomllib
-import types
 import typing
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, Union
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import msgspec.inspect as mi
 
+from sollol_agents.cli.settings.annotations import Shape, allowed_by, as_text, bare, description_of, shape_of
 from sollol_bus.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -29,15 +28,6 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _ENV_PREFIX = "SOLLOL_"
 _SECRETS = ("password", "secret", "token", "api_key", "api_keys")
-
-
-class Shape(StrEnum):
-    """How the text of a setting becomes a value."""
-
-    SCALAR = "scalar"  # one text
-    SWITCH = "switch"  # --name or --no-name
-    LIST = "list"  # the flag repeated, or texts separated by commas
-    MAP = "map"  # KEY=VALUE, repeated or separated by commas
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +57,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def default_text(self) -> str:
         """The default as one would write it; empty for none."""
-        return _as_text(self.default)
+        return as_text(self.default)
 
 
 class Section(Generic[T]):
@@ -150,7 +140,7 @@ class Section(Generic[T]):
 
     def environ_of(self, value: T) -> dict[str, str]:
         """The environment from which another process loads the same Struct; settings without a value are left out."""
-        texts = {s.env: _as_text(functools.reduce(getattr, s.path, value)) for s in self.settings}
+        texts = {s.env: as_text(functools.reduce(getattr, s.path, value)) for s in self.settings}
         return {name: text for name, text in texts.items() if text}
 
     def _warn_unknown(self, environ: Mapping[str, str]) -> None:
@@ -168,7 +158,7 @@ class Section(Generic[T]):
             if ".".join(path) in self._hidden:
                 continue
             annotation = hints[field.name]
-            inner = _strip(annotation)
+            inner = bare(annotation)
             if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
                 yield from self._describe(inner, path)
                 continue
@@ -180,14 +170,14 @@ class Section(Generic[T]):
         default = self._defaults.get(key, field.default)
         if default is msgspec.NODEFAULT:
             default = None if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-        allowed = ", ".join((_allowed(field.type), *self._words.get(key, ())))
+        allowed = ", ".join((allowed_by(field.type), *self._words.get(key, ())))
         return Setting(
             path=path,
             flag=self._flags.get(key, f"--{self._flag_prefix}{words.replace('_', '-')}"),
             env=self._envs.get(key, f"{_ENV_PREFIX}{self.name.upper()}_{words.upper()}"),
-            shape=_shape(annotation),
+            shape=shape_of(annotation),
             annotation=annotation,
-            description=_description(field.type),
+            description=description_of(field.type),
             allowed=allowed,
             default=default,
         )
@@ -306,94 +296,3 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: object) -> None:
     for name in path[:-1]:
         values = values.setdefault(name, {})
     values[path[-1]] = value
-
-
-def _strip(annotation: Any) -> Any:  # noqa: ANN401 a type form
-    """The bare type: without Annotated and without None."""
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        return _strip(annotation.__origin__)
-    if origin in (Union, types.UnionType):
-        rest = [a for a in typing.get_args(annotation) if a is not type(None)]
-        return _strip(rest[0]) if len(rest) == 1 else annotation
-    return annotation
-
-
-def _shape(annotation: Any) -> Shape:  # noqa: ANN401 a type form
-    bare = _strip(annotation)
-    origin = typing.get_origin(bare) or bare
-    if origin is bool:
-        return Shape.SWITCH
-    if origin is dict:
-        return Shape.MAP
-    if origin in (tuple, list, set, frozenset):
-        return Shape.LIST
-    return Shape.SCALAR
-
-
-def _description(kind: mi.Type) -> str:
-    while isinstance(kind, mi.Metadata):
-        text = (kind.extra_json_schema or {}).get("description")
-        if text:
-            return str(text)
-        kind = kind.type
-    if isinstance(kind, mi.UnionType):
-        return next((d for d in map(_description, kind.types) if d), "")
-    return ""
-
-
-def _allowed(kind: mi.Type) -> str:  # noqa: PLR0911 one line for each kind of type
-    """The allowed values in words."""
-    match kind:
-        case mi.Metadata():
-            return _allowed(kind.type)
-        case mi.UnionType():
-            return " or ".join(_allowed(t) for t in kind.types if not isinstance(t, mi.NoneType))
-        case mi.BoolType():
-            return "true or false"
-        case mi.IntType() | mi.FloatType():
-            noun = "an integer" if isinstance(kind, mi.IntType) else "a number"
-            return noun + _bounds(kind)
-        case mi.EnumType():
-            return ", ".join(str(member.value) for member in kind.cls)
-        case mi.LiteralType():
-            return ", ".join(str(value) for value in kind.values)
-        case mi.StrType():
-            return f"text matching {kind.pattern}" if kind.pattern else "text"
-        case mi.DictType():
-            return "KEY=VALUE"
-        case mi.VarTupleType() | mi.ListType() | mi.SetType() | mi.FrozenSetType():
-            return f"a list of {_allowed(kind.item_type)}"
-        case mi.StructType():
-            return f"a {kind.cls.__name__} as JSON"
-        case _:
-            return "a value"
-
-
-def _bounds(kind: mi.IntType | mi.FloatType) -> str:
-    if kind.ge is not None and kind.le is not None:
-        return f" from {_plain(kind.ge)} to {_plain(kind.le)}"
-    parts = [
-        f"{word} {_plain(bound)}"
-        for word, bound in (("above", kind.gt), ("at least", kind.ge), ("below", kind.lt), ("at most", kind.le))
-        if bound is not None
-    ]
-    return f" {' and '.join(parts)}" if parts else ""
-
-
-def _plain(number: float) -> str:
-    return str(int(number)) if float(number).is_integer() else f"{number:g}"
-
-
-def _as_text(value: object) -> str:
-    if value is None or value in ("", (), {}, []):
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (tuple, list, frozenset, set)):
-        return ",".join(_as_text(v) for v in value)
-    if isinstance(value, dict):
-        return ",".join(f"{k}={v}" for k, v in value.items())
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)

@@ -11,18 +11,19 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from sollol_agents.cli import fleet, logs, running
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.logs import LogConfig
-from sollol_agents.dashboard.asking import Asking
+from sollol_agents.cli import log_lines, running
+from sollol_agents.cli.log_lines import LogConfig
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.fleet_view.feed import Feed
-from sollol_agents.fleet_view.fleet_view import FleetView
+from sollol_agents.fleet_view.questions import Questions
+from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.errors import ConfigError
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def top(*, bus: BusConfig, log: LogConfig) -> int:
     """Shows fleet, queue and decisions in the terminal; needs the extra `top`.
 
@@ -36,7 +37,7 @@ def top(*, bus: BusConfig, log: LogConfig) -> int:
         raise ConfigError("`sollol top` needs a terminal; for scripts there is `sollol nodes --json`")
     from sollol_agents.top.app import TopApp  # noqa: PLC0415 an extra
 
-    logs.set_up(log)
+    log_lines.set_up(log)
     # a line on stderr would tear the screen; what matters is on it
     logging.getLogger().handlers[:] = [logging.NullHandler()]
 
@@ -53,10 +54,10 @@ def top(*, bus: BusConfig, log: LogConfig) -> int:
 @contextlib.asynccontextmanager
 async def followed(client: Client, view: FleetView) -> AsyncIterator[None]:
     """Keeps a view current."""
-    asking = Asking(client, view, wants_jobs=lambda: True, has_pages=lambda: True)
-    Feed(client.bus, view, asking.ask_again).start()
+    questions = Questions(client, view, wants_jobs=lambda: True, has_pages=lambda: True)
+    Feed(client.bus, view, questions.ask_again).start()
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(asking.run()), group.create_task(asking.run_jobs())]
+        tasks = [group.create_task(questions.run()), group.create_task(questions.run_jobs())]
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from sollol_agents.fleet_view.feed import wall_s
-from sollol_agents.fleet_view.fleet_view import FleetView
+from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.errors import NotPermitted, SollolError
 from sollol_bus.sdk.client import Client
 
@@ -37,7 +37,7 @@ def instant_s(text: str) -> float:
         return now
 
 
-class Asking:
+class Questions:
     """Asks scorer, recorder and dispatchers.
 
     Args:
@@ -60,7 +60,7 @@ class Asking:
         self._jobs_at = -_JOBS_EVERY_S
 
     def ask_again(self) -> None:
-        """Something changed that is known only by asking."""
+        """Something changed that is known only by questions."""
         self._changed.set()
 
     async def run(self) -> None:

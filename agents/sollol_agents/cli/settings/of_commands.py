@@ -6,9 +6,9 @@ from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
-from sollol_agents.cli.logs import LogConfig
-from sollol_agents.cli.sections import SECTIONS, section
-from sollol_agents.cli.settings import Section
+from sollol_agents.cli.log_lines import LogConfig
+from sollol_agents.cli.settings.section import Section
+from sollol_agents.cli.settings.sections import SECTIONS, section
 from sollol_agents.metering.config import MetricsConfig
 from sollol_bus.observe.tracing import TracingConfig
 from sollol_bus.transport.connection import BusConfig

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from sollol_agents.cli.settings import ConfigFile, Section, Setting, Shape
+from sollol_agents.cli.settings.annotations import Shape
+from sollol_agents.cli.settings.section import ConfigFile, Section, Setting
 
 _CONFIG_HELP = "TOML file with settings, a table for each section."
 CONFIG_ENV = "SOLLOL_CONFIG"

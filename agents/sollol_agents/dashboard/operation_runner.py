@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.dashboard.operations import Desk, Operation, operation
+from sollol_agents.dashboard.operations import Operation, OperationContext, operation
 from sollol_bus.errors import BadRequest, SollolError
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
@@ -20,7 +20,7 @@ _TELL_EVERY_S: Final = 0.06
 _encode = msgspec.json.Encoder().encode
 
 
-class Asked(msgspec.Struct, frozen=True):
+class OperationCall(msgspec.Struct, frozen=True):
     """A page asks for something."""
 
     id: int
@@ -28,11 +28,11 @@ class Asked(msgspec.Struct, frozen=True):
     args: dict[str, Any] = {}
 
 
-class Teller:
+class OperationRunner:
     """Serves one page.
 
     Args:
-        desk: What operations work with.
+        context: What operations work with.
         send: Sends one text to the page's `told`.
         may_operate: Whether the person at the page is (still) an administrator.
         spawn: Starts a task that the actor owns.
@@ -40,38 +40,38 @@ class Teller:
 
     def __init__(
         self,
-        desk: Desk,
+        context: OperationContext,
         send: Callable[[str], None],
         may_operate: Callable[[], bool],
         spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
     ) -> None:
-        self._desk = desk
+        self._context = context
         self._send = send
         self._may_operate = may_operate
         self._spawn = spawn
         self._running: dict[int, asyncio.Task[None]] = {}
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, call: OperationCall) -> None:
         """Does what the page asks for; `stop` with the id of another question ends that one."""
-        if asked.op == "stop":
-            task = self._running.get(asked.args.get("id", -1))
+        if call.op == "stop":
+            task = self._running.get(call.args.get("id", -1))
             if task is not None:
                 task.cancel("the page stopped it")
             return
         if len(self._running) >= _AT_ONCE:
             busy = ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many things at a time; wait for one to end")
-            self._answer(asked.id, error=busy)
+            self._answer(call.id, error=busy)
             return
-        task = self._spawn(self._run(asked), f"page asks {asked.op}"[:60])
-        self._running[asked.id] = task
-        task.add_done_callback(lambda _: self._running.pop(asked.id, None))
+        task = self._spawn(self._run(call), f"page asks {call.op}"[:60])
+        self._running[call.id] = task
+        task.add_done_callback(lambda _: self._running.pop(call.id, None))
 
     def close(self) -> None:
         """Ends everything that still runs: the page is gone."""
         for task in list(self._running.values()):
             task.cancel("the page was closed")
 
-    async def _run(self, asked: Asked) -> None:
+    async def _run(self, call: OperationCall) -> None:
         told: list[Any] = []
         flusher: asyncio.TimerHandle | None = None
 
@@ -79,7 +79,7 @@ class Teller:
             nonlocal flusher
             flusher = None
             if told:
-                self._answer(asked.id, told=list(told))
+                self._answer(call.id, told=list(told))
                 told.clear()
 
         def tell(news: Any) -> None:  # noqa: ANN401 whatever an operation tells
@@ -91,32 +91,32 @@ class Teller:
         result: Any = None
         error: ErrorBody | None = None
         try:
-            wanted = self._checked(asked)
-            result = await wanted.run(self._desk, tell)
+            wanted = self._checked(call)
+            result = await wanted.run(self._context, tell)
         except SollolError as failure:
             error = failure.body
         except asyncio.CancelledError:
             flush()
-            self._answer(asked.id, error=ErrorBody(code=ErrorCode.CANCELLED, message="stopped"))
+            self._answer(call.id, error=ErrorBody(code=ErrorCode.CANCELLED, message="stopped"))
             raise
         except Exception:
-            log.exception("%s failed", asked.op[:40], extra={"action": "operation_failed"})
+            log.exception("%s failed", call.op[:40], extra={"action": "operation_failed"})
             error = ErrorBody(code=ErrorCode.INTERNAL, message="something went wrong here; the log says what")
         finally:
             if flusher is not None:
                 flusher.cancel()
         flush()
-        self._answer(asked.id, result=result, error=error)
+        self._answer(call.id, result=result, error=error)
 
-    def _checked(self, asked: Asked) -> Operation:
-        wanted = operation(asked.op, asked.args)
+    def _checked(self, call: OperationCall) -> Operation:
+        wanted = operation(call.op, call.args)
         if wanted.needs_admin:
             if not self._may_operate():
                 raise BadRequest("this needs an administrator's key: `sollol keys create NAME --admin`")
             node_id, job_id = getattr(wanted, "node_id", None), getattr(wanted, "job_id", None)
             extra = {"action": "operator_asked", "node_id": node_id, "job_id": job_id}
-            log.info("an operator asks for %s", asked.op, extra=extra)
+            log.info("an operator asks for %s", call.op, extra=extra)
         return wanted
 
-    def _answer(self, asked_id: int, **answer: Any) -> None:  # noqa: ANN401 encoded at once
-        self._send(_encode({"id": asked_id, **answer}).decode())
+    def _answer(self, call_id: int, **answer: Any) -> None:  # noqa: ANN401 encoded at once
+        self._send(_encode({"id": call_id, **answer}).decode())

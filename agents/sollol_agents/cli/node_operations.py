@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from sollol_agents.cli import fleet, logs, running
-from sollol_agents.cli.flags import with_settings
-from sollol_agents.cli.logs import LogConfig
+from sollol_agents.cli import log_lines, running
+from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, say, show_json, show_json_line
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.flags import with_settings
 from sollol_bus.errors import ConfigError
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
@@ -20,20 +21,20 @@ from sollol_schemas.control import ControlReply
 Node = Annotated[str, Parameter(help="The node's id, as `sollol nodes` lists it.")]
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def drain(node: Node, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def drain(node: Node, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Takes a node out of service; what runs there finishes."""
     said = "{node} takes no new work; {in_flight} still running"
     return _operate(bus, log, lambda client: client.drain(node), said, json_=json_)
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def undrain(node: Node, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def undrain(node: Node, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Puts a drained node back into service."""
     return _operate(bus, log, lambda client: client.undrain(node), "{node} takes work again", json_=json_)
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def load(
     node: Node,
     model: str,
@@ -41,21 +42,21 @@ def load(
     bus: BusConfig,
     log: LogConfig,
     keep_alive_s: Annotated[float | None, Parameter(help="Seconds it stays when idle; negative: for ever.")] = None,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Loads a model into a node's memory."""
     said = f"{model} is loaded on {{node}}"
     return _operate(bus, log, lambda client: client.load(node, model, keep_alive_s), said, json_=json_)
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def unload(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def unload(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Unloads a model from a node's memory; refused while it is busy."""
     said = f"{model} is unloaded from {{node}}"
     return _operate(bus, log, lambda client: client.unload(node, model), said, json_=json_)
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
 def set_node(
     node: Node,
     *,
@@ -68,7 +69,7 @@ def set_node(
         list[str] | None,
         Parameter(name="--label", negative_iterable=(), help="KEY=VALUE, repeatable; KEY= removes it."),
     ] = None,
-    json_: fleet.JsonFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Changes a node's weight or labels until it restarts."""
     labels = dict(_pair(text) for text in label or ())
@@ -80,10 +81,10 @@ def set_node(
     return _operate(bus, log, lambda client: client.set_node(node, weight=weight, labels=labels), said, json_=json_)
 
 
-@with_settings(fleet.KNOWN, **fleet.CLIENT)
-def pull(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: fleet.JsonFlag = False) -> int:
+@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+def pull(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Downloads a model to a node, with progress; `--json` prints the engine's progress objects as lines."""
-    logs.set_up(log)
+    log_lines.set_up(log)
 
     async def main() -> int:
         async with running.connected(msgspec.structs.replace(bus, name="sollol-cli")) as client:
@@ -103,7 +104,7 @@ def pull(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: fleet
 def _operate(
     bus: BusConfig, log: LogConfig, ask: Callable[[Client], Awaitable[ControlReply]], said: str, *, json_: bool
 ) -> int:
-    logs.set_up(log)
+    log_lines.set_up(log)
 
     async def main() -> int:
         async with running.connected(msgspec.structs.replace(bus, name="sollol-cli")) as client:

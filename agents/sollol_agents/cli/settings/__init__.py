@@ -1,0 +1,1 @@
+"""Settings of commands: declared in Structs, filled from flags, environment and a TOML file."""
