@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sollol_agents.node.engines.base import Work
-from sollol_agents.node.engines.http.client import CODE_OF, as_seconds, as_tokens, code_of, is_loopback
+from sollol_agents.node.engines.decoding import as_seconds, as_tokens
+from sollol_agents.node.engines.http.client import CODE_OF, code_of, is_loopback
 from sollol_agents.node.engines.lines import LineSplitter
 from sollol_agents.node.engines.ollama_wire import (
     Process,

@@ -12,10 +12,9 @@ import pytest
 
 from sollol_agents.node.attempts.outcome import Course, figures_of, outcome_of, status_of
 from sollol_agents.node.config import NodeConfig, bus_id_from, engine_candidates, engine_url, node_id_of
-from sollol_agents.node.control.telemetry import Standing, gpus_of, ram_of
+from sollol_agents.node.control.telemetry import Standing, gpus_of, ram_of, with_vram
 from sollol_agents.node.engines.base import EngineFigures, EngineInventory, PretendedMachine
 from sollol_agents.node.engines.view import EngineView, canonical
-from sollol_agents.node.engines.watch import with_vram
 from sollol_agents.node.machine.gpu import AmdProbe, NoGpus, NvmlProbe, find_gpus
 from sollol_agents.node.machine.host import HostSample, local_addresses, sample_host
 from sollol_agents.node.machine.remote import host_of, is_here, is_remote, stated_gpus, unknown_host

@@ -18,7 +18,8 @@ from sollol_agents.node.control.commands import Controls
 from sollol_agents.node.control.load_interval import LoadGate
 from sollol_agents.node.control.telemetry import SOFTWARE_VERSION, Identity, Standing, loaded_of, telemetry_of
 from sollol_agents.node.engines.base import Engine
-from sollol_agents.node.engines.watch import EngineWatch, Machine
+from sollol_agents.node.engines.watch import EngineWatch
+from sollol_agents.node.machine.sampler import Machine
 from sollol_bus.actor import Actor
 from sollol_bus.errors import BusError, ConfigError, NotConnected
 from sollol_bus.transport.connection import BusConfig

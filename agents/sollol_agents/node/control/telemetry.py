@@ -9,10 +9,9 @@ import msgspec
 
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engines.view import EngineView
-from sollol_agents.node.engines.watch import with_vram
 from sollol_agents.node.machine.host import HostSample
 from sollol_agents.node.machine.remote import STATED
-from sollol_schemas.telemetry import Gpu, InFlight, LearnedSpeed, LoadedModel, Telemetry
+from sollol_schemas.telemetry import EngineKind, Gpu, InFlight, LearnedSpeed, LoadedModel, Telemetry
 
 _MIB: Final = 1024 * 1024
 
@@ -82,6 +81,13 @@ def gpus_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
 def loaded_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[LoadedModel, ...]:
     """The loaded models with what is known of their place."""
     return with_vram(view.loaded, view.kind, gpus_of(view, machine_gpus))
+
+
+def with_vram(loaded: tuple[LoadedModel, ...], kind: EngineKind, gpus: tuple[Gpu, ...]) -> tuple[LoadedModel, ...]:
+    """The loaded models; those of an engine that does not tell where they lie are taken to lie on the GPU, if any."""
+    if kind is EngineKind.OLLAMA or not gpus:
+        return loaded
+    return tuple(msgspec.structs.replace(one, vram_bytes=one.size_bytes) for one in loaded)
 
 
 def ram_of(view: EngineView, host: HostSample, machine_gpus: tuple[Gpu, ...] = ()) -> tuple[float, float]:

@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.base import EngineInventory, PretendedMachine, Run, Work
-from sollol_agents.node.engines.http.client import EngineHttp, decoded
+from sollol_agents.node.engines.decoding import decoded
+from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, split
 from sollol_agents.node.engines.ollama_wire import (
     FinalLine,

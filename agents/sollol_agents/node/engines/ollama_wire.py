@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.base import EngineFigures, Work
-from sollol_agents.node.engines.http.client import as_seconds, as_tokens, decoded
+from sollol_agents.node.engines.decoding import as_seconds, as_tokens, decoded
 from sollol_agents.node.engines.refusals import engine_error, failure_code
 from sollol_bus.errors import SollolError
 from sollol_schemas.context import RequestKind

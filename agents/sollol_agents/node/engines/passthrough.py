@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.base import EngineFigures, Run, Work
-from sollol_agents.node.engines.http.client import EngineHttp, as_tokens
+from sollol_agents.node.engines.decoding import as_seconds, as_tokens
+from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_schemas.errors import ErrorCode
 
@@ -61,8 +62,8 @@ class Tail(msgspec.Struct):
             prompt_tokens=_first(usage.prompt_tokens, usage.input_tokens, self.prompt_eval_count, timed),
             output_tokens=_first(usage.completion_tokens, usage.output_tokens, self.eval_count, timings.predicted_n),
             cached_tokens=as_tokens(cached),
-            prompt_s=as_seconds_of_ms(timings.prompt_ms),
-            decode_s=as_seconds_of_ms(timings.predicted_ms),
+            prompt_s=as_seconds(timings.prompt_ms, 1e3),
+            decode_s=as_seconds(timings.predicted_ms, 1e3),
         )
 
 
@@ -109,14 +110,6 @@ def figures_in(tail: bytes) -> EngineFigures:
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
     return EngineFigures()
-
-
-def as_seconds_of_ms(milliseconds: Any) -> float | None:  # noqa: ANN401 whatever an engine put there
-    """Milliseconds of an engine as seconds; None for what is no sane duration."""
-    if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float)):
-        return None
-    seconds = milliseconds / 1e3
-    return seconds if 0 <= seconds < 1e6 else None
 
 
 def _first(*counts: Any) -> int | None:  # noqa: ANN401 whatever an engine put there

@@ -1,8 +1,4 @@
-"""What a node reads of itself and its engine, away from the path of tokens.
-
-Each source has a rhythm of its own, so that a slow driver, a hanging engine or a slow disk never delays a
-heartbeat: the heartbeat tells what was seen last.
-"""
+"""Finds the engine and looks at it in a rhythm of its own: one that hangs never delays a heartbeat."""
 
 from __future__ import annotations
 
@@ -12,66 +8,18 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from sollol_agents.node.config import NodeConfig, engine_candidates
 from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.probing import engine_at, first_answering
 from sollol_agents.node.engines.view import EngineView
-from sollol_agents.node.machine.gpu import GpuProbe, NoGpus, find_gpus
-from sollol_agents.node.machine.host import HostSample, sample_host
-from sollol_agents.node.machine.remote import host_of, is_remote, stated_gpus, unknown_host
 from sollol_bus.errors import SollolError
-from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
+from sollol_schemas.telemetry import LoadedModel
 
 log = logging.getLogger(__name__)
 
 _INVENTORY_EVERY_S: Final = 10.0
 _LEAST_INTERVAL_S: Final = 0.1
 _SLOTS_OF_OLLAMA: Final = 1
-
-
-class Machine:
-    """The newest sample of the engine's machine; empty until `open`.
-
-    An engine on another machine is not there to be measured: what is told then is what the settings state.
-    """
-
-    def __init__(self, config: NodeConfig) -> None:
-        self._config = config
-        self.host = HostSample(cpu_count=1, cpu_load_ratio=0.0, ram_total_mib=0.0, ram_available_mib=0.0, name="")
-        self.gpus: tuple[Gpu, ...] = ()
-        self._probe: GpuProbe = NoGpus()
-
-    async def open(self) -> None:
-        """Finds out whose machine it is, finds the GPUs and takes the first sample."""
-        config, url = self._config, engine_candidates(self._config)[0][1]
-        if config.machine == "remote" or (config.machine == "auto" and await is_remote(url)):
-            self.host = unknown_host(host_of(url), config.ram_gb)
-            self.gpus = stated_gpus(config.vram_gb)
-            log.info(
-                "the engine at %s is not on this machine: tells nothing of this machine's GPU, memory and load",
-                url,
-                extra={"action": "engine_remote"},
-            )
-            return
-        if config.vram_gb or config.ram_gb:
-            log.warning(
-                "vram_gb and ram_gb are for engines on other machines; this one's memory is measured",
-                extra={"action": "memory_measured"},
-            )
-        self._probe = await asyncio.to_thread(find_gpus)
-        await self.sample()
-
-    async def sample(self) -> None:
-        """Takes a new sample, in a thread; of another machine there is none."""
-        if self.host.is_remote:
-            return
-        self.host, self.gpus = await asyncio.to_thread(lambda: (sample_host(), self._probe.read()))
-
-    def close(self) -> None:
-        """Gives the driver back."""
-        self._probe.close()
 
 
 class EngineWatch:
@@ -155,13 +103,6 @@ class EngineWatch:
         self.view = EngineView(kind=engine.kind, url=engine.url)
         log.info("engine found: %s %s at %s", engine.kind.value, version, engine.url, extra={"action": "engine_found"})
         self._on_found(engine)
-
-
-def with_vram(loaded: tuple[LoadedModel, ...], kind: EngineKind, gpus: tuple[Gpu, ...]) -> tuple[LoadedModel, ...]:
-    """The loaded models; those of an engine that does not tell where they lie are taken to lie on the GPU, if any."""
-    if kind is EngineKind.OLLAMA or not gpus:
-        return loaded
-    return tuple(msgspec.structs.replace(one, vram_bytes=one.size_bytes) for one in loaded)
 
 
 def _names(loaded: tuple[LoadedModel, ...]) -> frozenset[str]:

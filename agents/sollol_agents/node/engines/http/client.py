@@ -6,11 +6,12 @@ import asyncio
 import ipaddress
 import re
 from collections.abc import AsyncIterator
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import httpx
 import msgspec
 
+from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.http.connection import Connection
 from sollol_agents.node.engines.http.pool import HttpPool
 from sollol_agents.node.engines.http.trace_context import TRACEPARENT
@@ -19,7 +20,6 @@ from sollol_bus.errors import ConfigError, SollolError
 from sollol_schemas.errors import ErrorCode
 
 T = TypeVar("T")
-
 MAX_REPLY_BYTES: Final = 256 << 20
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _PATH: Final = re.compile(r"/[!-~]*")
@@ -209,21 +209,6 @@ class EngineHttp:
         self._pool.close()
 
 
-def decoded(data: bytes, kind: type[T], what: str) -> T:
-    """An engine's JSON as `kind`.
-
-    Raises:
-        BackendBrokeProtocol: It is no JSON, or of another shape; the text shows its beginning.
-    """
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        shown = data[:80].decode("utf-8", "replace")
-        raise engine_error(
-            ErrorCode.ENGINE_PROTOCOL, f"the engine's answer to {what} is not what it should be: {error}: {shown!r}"
-        ) from error
-
-
 def translated(error: Exception) -> SollolError:
     """Our error in place of an exception of httpx."""
     return engine_error(code_of(error), f"{type(error).__name__}: {error}")
@@ -249,18 +234,3 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def as_seconds(nanoseconds: Any) -> float | None:  # noqa: ANN401 whatever an engine put there
-    """Nanoseconds of an engine as seconds; None for what is no sane duration."""
-    if isinstance(nanoseconds, bool) or not isinstance(nanoseconds, (int, float)):
-        return None
-    seconds = nanoseconds / 1e9
-    return seconds if 0 <= seconds < 1e6 else None
-
-
-def as_tokens(count: Any) -> int | None:  # noqa: ANN401 whatever an engine put there
-    """A count of tokens of an engine; None for what is no sane count."""
-    if isinstance(count, bool) or not isinstance(count, int):
-        return None
-    return count if 0 <= count < 100_000_000 else None

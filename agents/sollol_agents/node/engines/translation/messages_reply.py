@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.base import EngineFigures
-from sollol_agents.node.engines.http.client import decoded
+from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.passthrough import Tail
 from sollol_agents.node.engines.refusals import engine_error, failure_code
 from sollol_schemas.errors import ErrorCode
