@@ -10,16 +10,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, Self
 
+import httpx
 import msgspec
 import pytest
 
 from sollol_agents.node import NodeConfig, NodeMonitor
 from sollol_agents.node.engines.base import Work
 from sollol_agents.node.engines.http.client import EngineHttp
+from sollol_agents.node.engines.http.pool import HttpPool
 from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
 from sollol_agents.node.engines.probing import probe
-from sollol_bus.errors import BackendBrokeProtocol, SollolError
+from sollol_bus.errors import BackendBrokeProtocol, BackendUnavailable, SollolError
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -178,15 +180,72 @@ async def test_insane_figures_are_left_out() -> None:
 
 
 async def test_a_connection_that_the_engine_closed_while_idle_is_replaced() -> None:
+    closed = asyncio.Semaphore(0)
+
     async def answer_and_close(_: str, writer: asyncio.StreamWriter) -> None:
         writer.write(chat_answer(DONE))
-        await writer.drain()
         writer.close()
+        await writer.wait_closed()
+        closed.release()
 
     async with adapter({"/api/chat": answer_and_close}) as (engine, made):
         for _ in range(3):
             assert await chunks_of(made, work())
+            await closed.acquire()
         assert engine.requests.count("/api/chat") == 3
+
+
+@asynccontextmanager
+async def dropping(path: str) -> AsyncIterator[tuple[ScriptedEngine, EngineHttp]]:
+    """An engine that answers every first request of a connection, and takes the second one and goes."""
+
+    def answer_then_drop(answered: set[asyncio.StreamWriter]) -> Script:
+        async def script(_: str, writer: asyncio.StreamWriter) -> None:
+            if writer in answered:
+                raise ConnectionResetError
+            answered.add(writer)
+            writer.write(whole(b"{}"))
+
+        return script
+
+    async with ScriptedEngine({path: answer_then_drop(set())}) as engine:
+        http = EngineHttp(engine.url)
+        yield engine, http
+        await http.aclose()
+
+
+async def test_a_post_whose_reused_connection_breaks_is_not_sent_twice() -> None:
+    async with dropping("/api/generate") as (engine, http):
+        await http.call("POST", "/api/generate", b"{}", timeout_s=5.0)
+        with pytest.raises(BackendBrokeProtocol, match="closed the connection"):
+            await http.call("POST", "/api/generate", b"{}", timeout_s=5.0)
+        assert engine.requests == ["/api/generate"] * 2
+
+
+async def test_a_question_whose_reused_connection_breaks_is_asked_again() -> None:
+    async with dropping("/api/ps") as (engine, http):
+        await http.call("GET", "/api/ps", timeout_s=5.0)
+        assert await http.call("GET", "/api/ps", timeout_s=5.0) == b"{}"
+        assert engine.requests == ["/api/ps"] * 3
+
+
+async def test_a_connection_that_was_idle_for_long_is_not_used_again() -> None:
+    async with ScriptedEngine({"/x": whole(b"{}")}) as engine:
+        pool = HttpPool(httpx.URL(engine.url), connect_timeout_s=2.0, idle_s=0.0)
+        seen = []
+        for _ in range(2):
+            connection = await pool.exchange(b"GET /x HTTP/1.1\r\n\r\n", b"")
+            assert await connection.take() == b"{}"
+            pool.give_back(connection)
+            seen.append(connection)
+        pool.close()
+        assert seen[0] is not seen[1]
+
+
+async def test_an_address_that_cannot_be_reached_is_an_engine_that_is_not_there() -> None:
+    http = EngineHttp("http://127.0.0.1:1")
+    with pytest.raises(BackendUnavailable, match="no connection"):
+        await http.call("GET", "/", timeout_s=5.0)
 
 
 async def test_a_body_without_a_length_ends_with_its_connection() -> None:
@@ -425,7 +484,7 @@ async def test_a_node_without_its_engine_starts_and_says_why(
     bus.subscribe(subjects.TELEMETRY_ALL, lambda msg: told.append(decode(msg.data, Telemetry)))
     async with noded(nats_server, bus, url="http://127.0.0.1:1", engine="auto") as node:
         await eventually(lambda: bool(told) and not told[-1].engine.is_reachable)
-        assert "ConnectError" in told[-1].engine.detail
+        assert "no connection" in told[-1].engine.detail
         asked = Asked(bus, node, CHAT)
         asked.send(bus.new_inbox())
         await eventually(lambda: asked.failure is not None)

@@ -1,4 +1,4 @@
-"""HTTP to one engine. The only module that meets httpx's exceptions: it turns them into ours."""
+"""Requests to one engine over HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sollol_agents.node.engines.http.connection import Connection
 from sollol_agents.node.engines.http.pool import HttpPool
 from sollol_agents.node.engines.http.trace_context import TRACEPARENT
 from sollol_agents.node.engines.refusals import engine_error, refusal
-from sollol_bus.errors import ConfigError, SollolError
+from sollol_bus.errors import ConfigError
 from sollol_schemas.errors import ErrorCode
 
 T = TypeVar("T")
@@ -24,24 +24,6 @@ MAX_REPLY_BYTES: Final = 256 << 20
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _PATH: Final = re.compile(r"/[!-~]*")
 """Printable ASCII without spaces: nothing in a path may become a header or a second request."""
-
-#: The meaning of each httpx exception; the most specific class that matches counts.
-CODE_OF: Final[dict[type[Exception], ErrorCode]] = {
-    httpx.ConnectError: ErrorCode.ENGINE_UNAVAILABLE,
-    httpx.TimeoutException: ErrorCode.ENGINE_UNAVAILABLE,
-    httpx.NetworkError: ErrorCode.ENGINE_UNAVAILABLE,
-    httpx.ProxyError: ErrorCode.ENGINE_UNAVAILABLE,
-    httpx.ReadError: ErrorCode.ENGINE_PROTOCOL,
-    httpx.ProtocolError: ErrorCode.ENGINE_PROTOCOL,
-    httpx.DecodingError: ErrorCode.ENGINE_PROTOCOL,
-    httpx.TooManyRedirects: ErrorCode.ENGINE_PROTOCOL,
-    httpx.HTTPStatusError: ErrorCode.ENGINE_FAILED,
-    httpx.UnsupportedProtocol: ErrorCode.BAD_REQUEST,
-    httpx.InvalidURL: ErrorCode.BAD_REQUEST,
-    httpx.CookieConflict: ErrorCode.INTERNAL,
-    httpx.StreamError: ErrorCode.INTERNAL,
-    httpx.HTTPError: ErrorCode.ENGINE_FAILED,
-}
 
 
 class Answer:
@@ -62,10 +44,7 @@ class Answer:
 
     async def __anext__(self) -> bytes:
         """The bytes that have come since the last look."""
-        try:
-            data = await self._connection.take()
-        except httpx.TransportError as error:
-            raise translated(error) from error
+        data = await self._connection.take()
         if not data:
             raise StopAsyncIteration
         return data
@@ -98,10 +77,7 @@ class _Exchange:
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Answer:
-        try:
-            connection = self._connection = await self._pool.exchange(self._head, self._body)
-        except httpx.TransportError as error:
-            raise translated(error) from error
+        connection = self._connection = await self._pool.exchange(self._head, self._body)
         answer = Answer(connection)
         if 200 <= connection.status < 300:
             return answer
@@ -128,14 +104,17 @@ class EngineHttp:
     """
 
     def __init__(self, url: str, *, api_key: str = "", connect_timeout_s: float = 5.0) -> None:
-        self.url = url
         try:
-            self._pool = HttpPool(url, connect_timeout_s=connect_timeout_s)
-            self._prefix = httpx.URL(url).raw_path.rstrip(b"/")
-            # Ollama on a loopback address answers 403 to host names that it does not take for its own.
-            host = b"localhost" if is_loopback(url) else httpx.URL(url).netloc
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            origin = httpx.URL(url)
+        except httpx.InvalidURL as error:
             raise ConfigError(f"url={url!r}: {error}") from error
+        if origin.scheme not in ("http", "https") or not origin.host:
+            raise ConfigError(f"url={url!r}: an engine's URL begins with http:// or https://")
+        self.url = url
+        self._pool = HttpPool(origin, connect_timeout_s=connect_timeout_s)
+        self._prefix = origin.raw_path.rstrip(b"/")
+        # Ollama on a loopback address answers 403 to host names that it does not take for its own.
+        host = b"localhost" if is_loopback(origin.host) else origin.netloc
         if not api_key.isascii() or not (api_key.isprintable()):
             raise ConfigError("engine_api_key has characters that a header cannot carry")
         key = b"Authorization: Bearer %b\r\n" % api_key.encode() if api_key else b""
@@ -183,10 +162,7 @@ class EngineHttp:
             raise engine_error(ErrorCode.BAD_REQUEST, f"{path[:80]!r} is not a path")
         kind = b"Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         head = b"POST %b%b%b%b" % (self._prefix, path.encode(), self._common, kind)
-        try:
-            connection = await self._pool.upload(head, pieces)
-        except httpx.TransportError as error:
-            raise translated(error) from error
+        connection = await self._pool.upload(head, pieces)
         try:
             text = await Answer(connection).read(_MAX_ERROR_BYTES)
             if 200 <= connection.status < 300:
@@ -209,25 +185,8 @@ class EngineHttp:
         self._pool.close()
 
 
-def translated(error: Exception) -> SollolError:
-    """Our error in place of an exception of httpx."""
-    return engine_error(code_of(error), f"{type(error).__name__}: {error}")
-
-
-def code_of(error: Exception) -> ErrorCode:
-    """The code for an exception of httpx."""
-    for kind in type(error).__mro__:
-        if kind in CODE_OF:
-            return CODE_OF[kind]
-    return ErrorCode.INTERNAL
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL points to this machine by a loopback address or name."""
-    try:
-        host = httpx.URL(url).host
-    except httpx.InvalidURL:
-        return False
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by a loopback address or name."""
     if host == "localhost":
         return True
     try:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from typing import Final
 
 import httptools
-import httpx
+
+from sollol_agents.node.engines.refusals import engine_error
+from sollol_bus.errors import SollolError
+from sollol_schemas.errors import ErrorCode
 
 _HIGH_WATER_BYTES: Final = 1 << 20
 _MAX_HEAD_BYTES: Final = 256 * 1024
@@ -18,11 +22,11 @@ _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 class Connection(asyncio.Protocol):
     """Carries one exchange at a time: `send`, `wait_head`, then `take` until it gives nothing.
 
-    Raises httpx's exceptions, which name what may happen to an HTTP client better than the operating system's.
+    All three raise a `SollolError` when the connection is lost or what comes is no HTTP.
     """
 
     def __init__(self) -> None:
-        self.error: httpx.TransportError | None = None
+        self.error: SollolError | None = None
         self.is_used = False
         """Whether it carried an exchange before the present one."""
         self._transport: asyncio.Transport | None = None
@@ -55,23 +59,23 @@ class Connection(asyncio.Protocol):
         if self.error is None:
             if self.status and not self._has_length and exc is None:
                 self.is_complete = True
-            self.error = httpx.ReadError(str(exc) if exc else "the engine closed the connection")
+            self.error = _broken(f"the engine closed the connection{f': {exc}' if exc else ''}")
         self._is_writable.set()
         self._wake()
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser; bytes that are no HTTP, or that nobody asked for, end the connection."""
         if self.is_complete:
-            self.fail(httpx.RemoteProtocolError("the engine sent data that nobody asked for"))
+            self.fail(_broken("the engine sent data that nobody asked for"))
             return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self.fail(httpx.RemoteProtocolError(f"not HTTP: {error}"))
+            self.fail(_broken(f"not HTTP: {error}"))
         if not self.status:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
-                self.fail(httpx.RemoteProtocolError("the headers exceed 256 KiB"))
+                self.fail(_broken("the headers exceed 256 KiB"))
         self._wake()
 
     def pause_writing(self) -> None:
@@ -122,29 +126,32 @@ class Connection(asyncio.Protocol):
         """Whether another exchange may follow."""
         return self.is_complete and self._keeps_alive and self.error is None and not self._chunks
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something lies in the socket that the event loop has not handed over: of an idle one, its end."""
+        assert self._transport is not None
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
+
     async def send(self, head: bytes, body: bytes) -> None:
         """Writes a request."""
-        if self._transport is None or self.error is not None:
-            raise self.error or httpx.WriteError("the connection is closed")
+        transport = self._open_transport()
         if self.is_complete:
             self.is_used = True
             self._reset()
         self._is_head = head.startswith(b"HEAD ")
         if len(body) < _COPY_BYTES:
-            self._transport.write(head + body)
+            transport.write(head + body)
         else:
-            self._transport.write(head)
-            self._transport.write(body)
-        if not self._is_writable.is_set():
-            await self._is_writable.wait()
+            transport.write(head)
+            transport.write(body)
+        await self._is_writable.wait()
 
     async def send_more(self, data: bytes) -> None:
         """Writes a piece of a request's body; waits while the engine takes none."""
-        if self._transport is None or self.error is not None:
-            raise self.error or httpx.WriteError("the connection is closed")
-        self._transport.write(data)
-        if not self._is_writable.is_set():
-            await self._is_writable.wait()
+        self._open_transport().write(data)
+        await self._is_writable.wait()
 
     async def wait_head(self) -> None:
         """Returns when status and headers have come."""
@@ -169,7 +176,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
-    def fail(self, error: httpx.TransportError) -> None:
+    def fail(self, error: SollolError) -> None:
         """Ends the connection with an error."""
         self.error = self.error or error
         self.abort()
@@ -178,6 +185,12 @@ class Connection(asyncio.Protocol):
         """Closes at once; nothing more is sent or read."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _open_transport(self) -> asyncio.Transport:
+        if self.error is not None:
+            raise self.error
+        assert self._transport is not None
+        return self._transport
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
@@ -189,3 +202,7 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _broken(message: str) -> SollolError:
+    return engine_error(ErrorCode.ENGINE_PROTOCOL, message)

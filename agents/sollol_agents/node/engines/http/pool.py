@@ -17,51 +17,52 @@ from typing import Final
 import httpx
 
 from sollol_agents.node.engines.http.connection import Connection
+from sollol_agents.node.engines.refusals import engine_error
+from sollol_bus.errors import SollolError
+from sollol_schemas.errors import ErrorCode
 
 _MAX_IDLE: Final = 64
+_IDLE_S: Final = 3.0  # llama.cpp and vLLM close theirs after 5 s
 
 
 class HttpPool:
     """Connections to one origin. Limits on the time a request may take are the caller's; only connecting has one.
 
     Args:
-        url: The origin; a path in it is ignored.
+        origin: Where to connect; a path in it is ignored.
         connect_timeout_s: How long to wait for a connection.
-
-    Raises:
-        httpx.InvalidURL: It is no URL.
-        httpx.UnsupportedProtocol: It begins with neither http:// nor https://.
+        idle_s: For how long an idle connection may be used again.
     """
 
-    def __init__(self, url: str, *, connect_timeout_s: float) -> None:
-        origin = httpx.URL(url)
-        if origin.scheme not in ("http", "https") or not origin.host:
-            raise httpx.UnsupportedProtocol(f"an engine's URL begins with http:// or https://, not {url!r}")
+    def __init__(self, origin: httpx.URL, *, connect_timeout_s: float, idle_s: float = _IDLE_S) -> None:
         self._host = origin.host
         self._port = origin.port or (443 if origin.scheme == "https" else 80)
         self._is_tls = origin.scheme == "https"
         self._tls: ssl.SSLContext | None = None
+        self._idle_s = idle_s
         self._connect_timeout_s = connect_timeout_s
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[float, Connection]] = []
+        """With the instant from which they were idle, the newest last."""
         self._open: set[Connection] = set()
 
     async def exchange(self, head: bytes, body: bytes) -> Connection:
         """Sends a request and returns its connection once status and headers of the answer have come.
 
-        A request whose kept-alive connection turns out to be closed is sent again on a fresh one. Hand the
-        connection to `give_back` when the answer was read or is not wanted any more.
+        A request whose kept-alive connection turns out to be closed is sent again on a fresh one, unless it is a
+        POST, which the engine may have begun. Hand the connection to `give_back` when the answer was read or is
+        not wanted any more.
 
         Raises:
-            httpx.TransportError: The engine cannot be reached, or broke its protocol.
+            SollolError: The engine cannot be reached, or broke its protocol.
         """
         while True:
             connection = self._take_idle() or await self._connect()
             try:
                 await connection.send(head, body)
                 await connection.wait_head()
-            except httpx.TransportError:
+            except SollolError:
                 self._drop(connection)
-                if not connection.is_used:
+                if not connection.is_used or head.startswith(b"POST "):
                     raise
             except BaseException:
                 self._drop(connection)
@@ -75,7 +76,7 @@ class HttpPool:
         When `pieces` raises, the connection is closed: the engine never gets the end of the body.
 
         Raises:
-            httpx.TransportError: The engine cannot be reached, or broke its protocol.
+            SollolError: The engine cannot be reached, or broke its protocol.
         """
         connection = await self._connect()
         try:
@@ -95,7 +96,7 @@ class HttpPool:
     def give_back(self, connection: Connection) -> None:
         """Keeps a connection whose exchange is complete for the next one, and closes any other."""
         if connection.is_reusable and len(self._idle) < _MAX_IDLE and connection in self._open:
-            self._idle.append(connection)
+            self._idle.append((asyncio.get_running_loop().time(), connection))
         else:
             self._drop(connection)
 
@@ -111,23 +112,28 @@ class HttpPool:
         self._open.discard(connection)
 
     def _take_idle(self) -> Connection | None:
+        oldest = asyncio.get_running_loop().time() - self._idle_s
         while self._idle:
-            connection = self._idle.pop()
-            if connection.is_reusable:
+            since, connection = self._idle.pop()
+            if since > oldest and connection.is_reusable and not connection.has_news:
                 return connection
-            self._open.discard(connection)
+            self._drop(connection)
         return None
 
     async def _connect(self) -> Connection:
-        if self._is_tls and self._tls is None:
-            self._tls = await asyncio.to_thread(httpx.create_ssl_context)  # reads files
         loop = asyncio.get_running_loop()
         try:
+            if self._is_tls and self._tls is None:
+                self._tls = await asyncio.to_thread(httpx.create_ssl_context)  # reads files
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
         except TimeoutError as error:
-            raise httpx.ConnectTimeout(f"no connection within {self._connect_timeout_s:g} s") from error
+            raise _unreachable(f"no connection within {self._connect_timeout_s:g} s") from error
         except OSError as error:  # refused, unreachable, unknown host, and TLS errors
-            raise httpx.ConnectError(str(error)) from error
+            raise _unreachable(f"no connection: {error}") from error
         self._open.add(connection)
         return connection
+
+
+def _unreachable(message: str) -> SollolError:
+    return engine_error(ErrorCode.ENGINE_UNAVAILABLE, message)
