@@ -8,12 +8,10 @@ error.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from bench.routing.engine import Machine
-    from bench.routing.simulation import World
+from bench.routing.engine import Machine
 
 _HORIZON_S = 20_000.0
 _ERROR_RATIO = 0.12
@@ -28,23 +26,23 @@ class Fault(NamedTuple):
     end: Callable[[], None]
 
 
-def begin_faults(world: World, rng: random.Random) -> None:
-    """Schedules every fault of a run."""
-    world.error_ratio[world.machines[1].name] = _ERROR_RATIO
-    for machine in world.machines:
+def begin_faults(machines: Sequence[Machine], rng: random.Random) -> dict[str, float]:
+    """Schedules every fault of a run; returns the share of requests that a machine answers with an error, by name."""
+    for machine in machines:
         for fault in (
             Fault(500.0, 45.0, machine.crash, machine.revive),
             Fault(600.0, 60.0, _speed(machine, 0.25), _speed(machine, 1.0)),
             Fault(900.0, 25.0, _speed(machine, 0.0), _speed(machine, 1.0)),
         ):
-            _repeat(world, rng, fault)
+            _repeat(machine, rng, fault)
+    return {machines[1].name: _ERROR_RATIO}
 
 
-def _repeat(world: World, rng: random.Random, fault: Fault) -> None:
+def _repeat(machine: Machine, rng: random.Random, fault: Fault) -> None:
     at = rng.expovariate(1.0 / fault.mean_s)
     while at < _HORIZON_S:
-        world.time.at(at, fault.begin)
-        world.time.at(at + fault.lasts_s, fault.end)
+        machine.time.at(at, fault.begin)
+        machine.time.at(at + fault.lasts_s, fault.end)
         at += fault.lasts_s + rng.expovariate(1.0 / fault.mean_s)
 
 

@@ -122,6 +122,6 @@ def run(
         if request.follows is None and math.isfinite(request.arrival_s):
             world.time.at(request.arrival_s, lambda r=request: arrive(r))  # type: ignore[misc]
     if scenario.has_faults:
-        begin_faults(world, random.Random(f"faults/{seed}"))
+        world.error_ratio = begin_faults(world.machines, random.Random(f"faults/{seed}"))
     world.time.run_while(lambda: left > 0)
     return world
