@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import tempfile
 import time
 import timeit
 from collections.abc import Iterator
@@ -20,18 +19,16 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import uvloop
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from bench.machine import describe
+from bench.command import parser_of, started
 from bench.overhead.measures import MODEL, percentiles
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
-from sollol_bus.observe.tracing import TracingConfig
+from sollol_bus.observe.tracing import Tracer, TracingConfig
 from sollol_bus.observe.tracing_otel import OtelTracer
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import Bus
@@ -39,32 +36,20 @@ from sollol_bus.transport.connection import Bus
 
 def main() -> int:
     """Runs the benchmark and prints its figures; the exit code says only whether it ran."""
-    parser = argparse.ArgumentParser(prog="python -m bench.observing", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="few samples, to see that it works")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sollol-bench-") as folder:
-        figures = uvloop.run(measure(Path(folder), count=40 if arguments.quick else 2000))
-    text = msgspec.json.format(msgspec.json.encode(figures), indent=2).decode()
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n")
-    print(text)
-    return 0
+    return started(parser_of("bench.observing", __doc__), measure)
 
 
-async def measure(folder: Path, *, count: int) -> dict[str, Any]:
+async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one run."""
     tracer = OtelTracer(TracingConfig(), service="bench", processor=BatchSpanProcessor(InMemorySpanExporter()))
-    figures: dict[str, Any] = {"command": " ".join(["python -m bench.observing", *sys.argv[1:]])}
-    figures["machine"] = describe()
+    figures: dict[str, Any] = {}
     emulated = EmulatorConfig(preset="instant", model=(MODEL,), preload=(MODEL,))
     async with AsyncExitStack() as floor:
         engine = await floor.enter_async_context(EmulatedNode(emulated))
 
-        async def client_of(name: str, **settings: object) -> Client:
+        async def client_of(name: str, metrics: MetricsConfig | None = None, tracer: Tracer | None = None) -> Client:
             node = NodeConfig(node_id="bench", engine="ollama", url=engine.url, slots=16)
-            stack = LocalStack(store_dir=folder / name, nodes=(node,), **settings)
+            stack = LocalStack(store_dir=folder / name, nodes=(node,), metrics=metrics, tracer=tracer)
             await floor.enter_async_context(stack)
             return await floor.enter_async_context(stack.client())
 
@@ -73,7 +58,7 @@ async def measure(folder: Path, *, count: int) -> dict[str, Any]:
             "metrics": await client_of("metrics", metrics=MetricsConfig(port=0)),
             "tracing": await client_of("tracing", tracer=tracer),
         }
-        samples = await in_turns(clients, count=count)
+        samples = await in_turns(clients, count=40 if options.quick else 2000)
         figures["request"] = {name: percentiles(taken) for name, taken in samples.items()}
         off = figures["request"]["off"]["p50_ms"]
         figures["added_p50_ms"] = {
@@ -124,7 +109,7 @@ def counted_looks() -> Iterator[list[str]]:
             looks.append(name)
         return object.__getattribute__(bus, name)
 
-    Bus.__getattribute__ = spy  # type: ignore[method-assign]
+    Bus.__getattribute__ = spy  # type: ignore[method-assign, assignment]
     try:
         yield looks
     finally:

@@ -13,18 +13,15 @@ import argparse
 import asyncio
 import shutil
 import sys
-import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import psutil
-import uvloop
 
+from bench.command import parser_of, started
 from bench.dashboard.fake_fleet import FakeFleet
-from bench.machine import describe
 from sollol_agents.children import Child
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -44,26 +41,13 @@ FRAMES = """seconds => new Promise(done => {
 
 def main() -> int:
     """Runs the benchmark and prints its figures; the exit code says only whether it ran."""
-    parser = argparse.ArgumentParser(prog="python -m bench.dashboard", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="a few seconds of everything, to see that it works")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sollol-bench-") as folder:
-        figures = uvloop.run(measure(Path(folder), quick=arguments.quick))
-    text = msgspec.json.format(msgspec.json.encode(figures), indent=2).decode()
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n")
-    print(text if arguments.json else as_text(figures))
-    return 0
+    return started(parser_of("bench.dashboard", __doc__), measure, as_text)
 
 
-async def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
+async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one run."""
-    view_s, hasty_s = (3.0, 6.0) if quick else (15.0, 60.0)
+    view_s, hasty_s = (3.0, 6.0) if options.quick else (15.0, 60.0)
     figures: dict[str, Any] = {
-        "command": " ".join(["python -m bench.dashboard", *sys.argv[1:]]),
-        "machine": describe(),
         "fleet": "fake: no node, scorer or engine exists",
         "nodes": NODES,
         "decisions_per_s": DECISIONS_PER_S,

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import os
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import uvloop
 
+from bench.command import parser_of, started
 from bench.gateway.caller import Caller, delay_of
-from bench.machine import describe
 from bench.overhead.measures import percentiles
 from bench.processes import Process, fleet, instant_engine, running
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
@@ -47,25 +45,15 @@ _LITELLM_ENVIRONMENT = {
 
 def main() -> int:
     """Runs the benchmark and prints its figures; the exit code says only whether it ran."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gateway", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="few samples, to see that it works")
+    parser = parser_of("bench.gateway", __doc__)
     parser.add_argument("--litellm", type=Path, help="the `litellm` command of its own virtual environment")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sollol-bench-") as folder:
-        figures = uvloop.run(measure(Path(folder), litellm=arguments.litellm, quick=arguments.quick))
-    text = msgspec.json.format(msgspec.json.encode(figures), indent=2).decode()
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n")
-    print(text if arguments.json else as_text(figures))
-    return 0
+    return started(parser, measure, as_text)
 
 
-async def measure(folder: Path, *, litellm: Path | None, quick: bool) -> dict[str, Any]:
+async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one run."""
-    count, seconds, tokens = (50, 0.5, 20) if quick else (1000, 5.0, 200)
-    figures: dict[str, Any] = {"command": " ".join(["python -m bench.gateway", *sys.argv[1:]]), "machine": describe()}
+    count, seconds, tokens = (50, 0.5, 20) if options.quick else (1000, 5.0, 200)
+    figures: dict[str, Any] = {}
     instant = instant_engine(MODEL)
     paced = ["steady" if word == "instant" else word for word in instant]
     paced += ["--parallel", "64", "--preload", MODEL, "--decode-tps", "40"]
@@ -76,8 +64,8 @@ async def measure(folder: Path, *, litellm: Path | None, quick: bool) -> dict[st
         engine = (await stack.enter_async_context(running("engine", instant, log_dir=folder))).address("engine")
         async with served(server.url, engine, SLOTS, folder) as (processes, gateway):
             ways = {"direct": (engine, CHAT), "gateway": (gateway, CHAT), "gateway_native": (gateway, GENERATE)}
-            if litellm is not None:
-                proxy = await stack.enter_async_context(litellm_proxy(litellm, engine, folder))
+            if options.litellm is not None:
+                proxy = await stack.enter_async_context(litellm_proxy(options.litellm, engine, folder))
                 ways["litellm"] = (proxy, CHAT)
             figures["one_caller"] = await latency(ways, count)
             figures["requests_per_s"] = {}

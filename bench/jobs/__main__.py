@@ -12,16 +12,14 @@ import asyncio
 import os
 import signal
 import sys
-import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import uvloop
 
-from bench.machine import describe
+from bench.command import parser_of, started
 from bench.processes import Process, actor, control, instant_engine, node, running
 from sollol_bus.errors import BusError
 from sollol_bus.jetstream.streams import api, publish_acked
@@ -55,25 +53,13 @@ class _Info(msgspec.Struct):
 
 def main() -> int:
     """Runs the benchmark and prints its figures; the exit code says only whether it ran."""
-    parser = argparse.ArgumentParser(prog="python -m bench.jobs", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="few jobs, to see that it works")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sollol-bench-") as folder:
-        figures = uvloop.run(measure(Path(folder), quick=arguments.quick))
-    text = msgspec.json.format(msgspec.json.encode(figures), indent=2).decode()
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n")
-    print(text if arguments.json else as_text(figures))
-    return 0
+    return started(parser_of("bench.jobs", __doc__), measure, as_text)
 
 
-async def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
+async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one run."""
-    count, backlog, drain_s = (300, 1000, 2.0) if quick else (5000, 100_000, 20.0)
-    figures: dict[str, Any] = {"command": " ".join(["python -m bench.jobs", *sys.argv[1:]])}
-    figures["machine"] = describe()
+    count, backlog, drain_s = (300, 1000, 2.0) if options.quick else (5000, 100_000, 20.0)
+    figures: dict[str, Any] = {}
     config = EmbeddedServerConfig(port=0, store_dir=str(folder / "nats"))
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedServer(config))
@@ -92,7 +78,7 @@ async def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
         figures["rss_growth_mib"] = max(
             figures["backlog_rss_mib"][name] - figures["idle_rss_mib"][name] for name in ("dispatcher", "scorer")
         )
-        figures |= await _submit_one_by_one(client, job, 50 if quick else 1000)
+        figures |= await _submit_one_by_one(client, job, 50 if options.quick else 1000)
         figures["restart_with_backlog_s"] = await _restart(client, server, job)
         await actors["dispatcher"].kill()
         began = time.perf_counter()

@@ -14,16 +14,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import psutil
-import uvloop
 
+from bench.command import Figures, parser_of, started
 from bench.live import closed_loop, real_engine
 from bench.live.figures import Row, as_text, order, row_of
 from bench.live.machines import MODEL_ON_DISK
@@ -31,7 +27,6 @@ from bench.live.replay import Sample, measured, replay
 from bench.live.simulated import STRATEGIES, fleet_in, simulate
 from bench.live.stack import EngineCommand, LiveStack, live_stack
 from bench.live.workload import SCENARIO_NAMES, hastened, workload
-from bench.machine import describe
 from bench.routing.fleets import FLEETS, SLOTS
 from bench.routing.traces import read, write
 from bench.routing.workloads import Request
@@ -42,27 +37,20 @@ _PROBES = 30
 _QUICK = {"requests": 60, "strategies": "plan,random", "seconds": 3.0}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Runs the benchmark and prints its figures; the exit code says only whether it ran."""
-    options = _parser().parse_args(arguments)
+    return started(_parser(), _measure, _in_words)
+
+
+def _in_words(figures: Figures) -> str:
+    """The last lines for a reader who did not ask for JSON: rows were printed as they came."""
+    return f"{figures['command']}: done"
+
+
+async def _measure(folder: Path, options: argparse.Namespace) -> Figures:
     if options.quick:
         for name, value in _QUICK.items():
             setattr(options, name, value)
-    with tempfile.TemporaryDirectory(prefix="sollol-bench-") as folder:
-        result = uvloop.run(_measure(options, Path(folder)))
-    result = {
-        "command": " ".join(["python -m bench.live", *(arguments if arguments is not None else sys.argv[1:])]),
-        "machine": describe(),
-    } | result
-    text = msgspec.json.format(msgspec.json.encode(result), indent=2).decode()
-    if options.out is not None:
-        options.out.write_text(text + "\n")
-    if options.json:
-        print(text)
-    return 0
-
-
-async def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if options.closed_loop:
         results = [
             await closed_loop.measure(folder / name, strategy=name, seconds=options.seconds, hold=options.hold)
@@ -76,7 +64,7 @@ async def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return await _compare(options, folder)
 
 
-async def _compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+async def _compare(options: argparse.Namespace, folder: Path) -> Figures:
     """Every strategy, simulated and live."""
     requests = _requests(options)
     factor, probe_ms = options.compression, 0.0
@@ -160,9 +148,7 @@ def _factor(requests: list[Request], options: argparse.Namespace, overhead_s: fl
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.live", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("bench.live", __doc__)
     parser.add_argument("--scenario", default="complex", choices=SCENARIO_NAMES)
     parser.add_argument("--fleet", default="F2", choices=list(FLEETS))
     parser.add_argument("--load", type=float, default=0.7)
@@ -176,9 +162,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=15.0, help="length of the closed loop")
     parser.add_argument("--hold", type=float, help="the scorer's setting of this name, for the closed loop")
     parser.add_argument("--real-engine", action="store_true", help="a real llama.cpp with a tiny model instead")
-    parser.add_argument("--quick", action="store_true", help="few requests, to see that it works")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     return parser
 
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
-import uvloop
 
-from bench.machine import describe
+from bench.command import parser_of, started
 from bench.overhead import measures
 from bench.processes import Process, fleet, instant_engine, launch, running
 from sollol_bus.sdk.client import Client
@@ -38,25 +35,13 @@ SLOTS = 128
 
 def main() -> int:
     """Runs the benchmark and prints its figures; the exit code says only whether it ran."""
-    parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="few samples, to see that it works")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sollol-bench-") as folder:
-        figures = uvloop.run(measure(Path(folder), quick=arguments.quick))
-    text = msgspec.json.format(msgspec.json.encode(figures), indent=2).decode()
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n")
-    print(text if arguments.json else as_text(figures))
-    return 0
+    return started(parser_of("bench.overhead", __doc__), measure, as_text)
 
 
-async def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
+async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one run."""
-    count, seconds, tokens = (50, 0.5, 20) if quick else (1000, 5.0, 200)
-    figures: dict[str, Any] = {"command": " ".join(["python -m bench.overhead", *sys.argv[1:]])}
-    figures["machine"] = describe()
+    count, seconds, tokens = (50, 0.5, 20) if options.quick else (1000, 5.0, 200)
+    figures: dict[str, Any] = {}
     instant = instant_engine(measures.MODEL)
     paced = [*instant]
     paced[paced.index("instant")] = "steady"

@@ -15,8 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
-
+from bench.command import in_json
 from bench.machine import describe
 from bench.routing.figures import quantile
 from sollol_agents.scorer.config import ScorerConfig
@@ -185,7 +184,7 @@ def main() -> int:
     arguments = parser.parse_args()
     result = {"machine": describe(), "settings": [measure(s) for s in SETTINGS]}
     if arguments.json:
-        print(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+        print(in_json(result))
     else:
         for figures in result["settings"]:
             print(figures)
