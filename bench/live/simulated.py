@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from bench.live.machines import compressed
 from bench.routing.fleets import FLEETS, MachineSpec
 from bench.routing.policies.planned import PlannedPolicy
+from bench.routing.scenarios import Scenario
 from bench.routing.simulation import World, run
-from bench.routing.workloads import Request, Scenario, poisson
+from bench.routing.workloads import Request, poisson
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 

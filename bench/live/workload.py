@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from bench.live.machines import MODEL
-from bench.routing.workloads import SCENARIOS, Request, requests_of
+from bench.routing.scenarios import SCENARIOS, requests_of
+from bench.routing.workloads import Request
 
 LONGEST_ANSWER_TOKENS = 1000
 SCENARIO_NAMES = ("uniform", "complex", "prio", "burst")

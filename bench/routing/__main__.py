@@ -25,9 +25,10 @@ from bench.routing.bars import Verdict, verdicts
 from bench.routing.figures import Cell, against, cell, overall
 from bench.routing.fleets import FLEETS
 from bench.routing.policies import POLICIES
+from bench.routing.scenarios import SCENARIOS, Scenario, requests_of
 from bench.routing.simulation import run
 from bench.routing.traces import read
-from bench.routing.workloads import SCENARIOS, Request, Scenario, poisson, requests_of
+from bench.routing.workloads import Request, poisson
 
 _QUICK = {"scenarios": "uniform,complex,models,chat", "loads": "0.7", "requests": 400, "seeds": "1"}
 _TRACE = "trace"

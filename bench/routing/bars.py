@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from bench.routing.figures import Cell, against, overall
-from bench.routing.workloads import SCENARIOS
+from bench.routing.scenarios import SCENARIOS
 
 
 class Bar(NamedTuple):

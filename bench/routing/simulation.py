@@ -15,8 +15,9 @@ from typing import Protocol
 from bench.routing.engine import Job, Machine
 from bench.routing.faults import begin_faults
 from bench.routing.fleets import FLEETS
+from bench.routing.scenarios import Scenario
 from bench.routing.virtual import VirtualTime
-from bench.routing.workloads import Request, Scenario
+from bench.routing.workloads import Request
 
 TIMEOUT_S = 300.0
 MAX_ATTEMPTS = 3

@@ -1,20 +1,14 @@
-"""Requests of each scenario: classes with lognormal lengths, arrivals, conversations, agents.
-
-Everything is drawn from one seed before the run starts, so that every policy sees the same arrivals.
-"""
+"""Requests: classes of work with lognormal lengths, arrivals, conversations, agents."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bench.routing.capacity import best_rate
-from bench.routing.fleets import FLEETS, MODELS, MachineSpec, ModelSpec
-
-_MEAN_SAMPLES = 4000
+from bench.routing.fleets import MODELS, ModelSpec
 
 
 @dataclass(slots=True)
@@ -60,6 +54,8 @@ class TaskClass(NamedTuple):
         return max(1, min(6000, round(prompt))), max(1, min(2048, round(output)))
 
 
+Classes = tuple[TaskClass, ...]
+
 QUICK = TaskClass("quick", 0.25, 60, 0.8, 60, 0.7)
 CHAT = TaskClass("chat", 0.30, 400, 1.0, 180, 0.8)
 CODE = TaskClass("code", 0.15, 800, 1.0, 450, 0.7)
@@ -82,61 +78,24 @@ AGENT_PREFIX_TOKENS = 4500
 AGENT = (TaskClass("agent", 1.0, 300, 0.7, 150, 0.7),)
 
 
-class Scenario(NamedTuple):
-    """A named workload with the fleet it is measured on."""
-
-    name: str
-    fleet: str
-    classes: tuple[TaskClass, ...]
-    make: Callable[[Scenario, float, int, random.Random], list[Request]]
-    has_faults: bool = False
-    is_closed: bool = False
-    """Its load is a number of clients, each of which asks again as soon as it is answered."""
-
-
-def rate_at_load_one(scenario: Scenario, fleet: tuple[MachineSpec, ...]) -> float:
-    """Requests per second that the fleet could just sustain."""
-    rng = random.Random(12345)
-    rows = []
-    for task in scenario.classes:
-        prompts, outputs = _means(task, rng)
-        prompts += AGENT_PREFIX_TOKENS * 0.2 if task.name == "agent" else 0.0
-        model = MODELS[task.model]
-        rows.append([_node_seconds(m, model, prompts, outputs) for m in fleet])
-    total = sum(t.share for t in scenario.classes)
-    return best_rate([t.share / total for t in scenario.classes], rows)
-
-
-def _means(task: TaskClass, rng: random.Random) -> tuple[float, float]:
-    drawn = [task.draw(rng) for _ in range(_MEAN_SAMPLES)]
-    return sum(p for p, _ in drawn) / _MEAN_SAMPLES, sum(o for _, o in drawn) / _MEAN_SAMPLES
-
-
-def _node_seconds(machine: MachineSpec, model: ModelSpec, prompt: float, output: float) -> float:
-    if not machine.fits(model):
-        return math.inf
-    work = prompt / machine.prompt(model) + output / machine.decode(model)
-    return work * (1.0 + machine.beta * (model.slots - 1)) / model.slots
-
-
-def _draw(number: int, at: float, classes: tuple[TaskClass, ...], rng: random.Random) -> Request:
+def _draw(number: int, at: float, classes: Classes, rng: random.Random) -> Request:
     task = rng.choices(classes, [t.share for t in classes])[0]
     prompt, output = task.draw(rng)
     return Request(number, at, MODELS[task.model], task.name, prompt, output)
 
 
-def poisson(scenario: Scenario, rate: float, count: int, rng: random.Random) -> list[Request]:
+def poisson(classes: Classes, rate: float, count: int, rng: random.Random) -> list[Request]:
     """Independent requests with exponential gaps."""
     at, requests = 0.0, []
     for number in range(count):
         at += rng.expovariate(rate)
-        requests.append(_draw(number, at, scenario.classes, rng))
+        requests.append(_draw(number, at, classes, rng))
     return requests
 
 
-def prioritised(scenario: Scenario, rate: float, count: int, rng: random.Random) -> list[Request]:
+def prioritised(classes: Classes, rate: float, count: int, rng: random.Random) -> list[Request]:
     """Independent requests, 15 % urgent, 55 % normal, 30 % low."""
-    requests = poisson(scenario, rate, count, rng)
+    requests = poisson(classes, rate, count, rng)
     for request in requests:
         request.priority = rng.choices([9, 5, 2], [15, 55, 30])[0]
     return requests
@@ -145,7 +104,7 @@ def prioritised(scenario: Scenario, rate: float, count: int, rng: random.Random)
 _SPIKE_S, _SPIKE_FACTOR, _SPIKE_EVERY_S = 15.0, 5.0, 180.0
 
 
-def bursty(scenario: Scenario, rate: float, count: int, rng: random.Random) -> list[Request]:
+def bursty(classes: Classes, rate: float, count: int, rng: random.Random) -> list[Request]:
     """Gamma gaps with a coefficient of variation of 2, and every 180 s or so a spike of five times the rate."""
     spare = 1.0 + (_SPIKE_FACTOR - 1.0) * _SPIKE_S / _SPIKE_EVERY_S
     base = rate / spare
@@ -156,21 +115,21 @@ def bursty(scenario: Scenario, rate: float, count: int, rng: random.Random) -> l
             spike_at += _SPIKE_S + rng.expovariate(1.0 / (_SPIKE_EVERY_S - _SPIKE_S))
         now_rate = base * (_SPIKE_FACTOR if spike_at <= at <= spike_at + _SPIKE_S else 1.0)
         at += rng.gammavariate(0.25, 4.0 / now_rate)
-        requests.append(_draw(number, at, scenario.classes, rng))
+        requests.append(_draw(number, at, classes, rng))
     return requests
 
 
 _TURNS_MEAN, _THINK_S = 5.0, 15.0
 
 
-def conversations(scenario: Scenario, rate: float, count: int, rng: random.Random) -> list[Request]:
+def conversations(classes: Classes, rate: float, count: int, rng: random.Random) -> list[Request]:
     """Conversations of about five turns with 15 s to think; each turn carries all that was said before."""
     at, talk = 0.0, 0
     requests: list[Request] = []
     while len(requests) < count:
         at += rng.expovariate(rate / _TURNS_MEAN)
         talk += 1
-        task = rng.choices(scenario.classes, [t.share for t in scenario.classes])[0]
+        task = rng.choices(classes, [t.share for t in classes])[0]
         turns = 1 + int(rng.expovariate(1.0 / (_TURNS_MEAN - 0.5)))
         talk_of = Talk(f"talk{talk}", at, first=len(requests), turns=min(turns, count - len(requests)))
         requests += _conversation(task, talk_of, rng)
@@ -216,12 +175,12 @@ def _conversation(task: TaskClass, talk: Talk, rng: random.Random) -> Iterator[R
 _AGENTS = 12
 
 
-def agents(scenario: Scenario, rate: float, count: int, rng: random.Random) -> list[Request]:
+def agents(classes: Classes, rate: float, count: int, rng: random.Random) -> list[Request]:
     """Requests of twelve agents, each with its own long prompt beginning."""
     at, requests = 0.0, []
     for number in range(count):
         at += rng.expovariate(rate)
-        request = _draw(number, at, scenario.classes, rng)
+        request = _draw(number, at, classes, rng)
         agent = rng.randrange(_AGENTS)
         request.prompt_tokens += AGENT_PREFIX_TOKENS
         request.prefix_hashes = (f"agent{agent}", f"agent{agent}.{number}")
@@ -230,33 +189,7 @@ def agents(scenario: Scenario, rate: float, count: int, rng: random.Random) -> l
     return requests
 
 
-def clients(scenario: Scenario, count_of_clients: float, count: int, rng: random.Random) -> list[Request]:
+def clients(classes: Classes, count_of_clients: float, count: int, rng: random.Random) -> list[Request]:
     """One request for each client; the rest have no arrival, and are asked next by whoever is answered."""
     first = int(count_of_clients)
-    return [
-        _draw(number, 0.01 * number if number < first else math.inf, scenario.classes, rng) for number in range(count)
-    ]
-
-
-SCENARIOS = {
-    s.name: s
-    for s in (
-        Scenario("uniform", "F3", UNIFORM, poisson),
-        Scenario("complex", "F1", COMPLEX, poisson),
-        Scenario("models", "F1", MIXED, poisson),
-        Scenario("prio", "F1", COMPLEX, prioritised),
-        Scenario("burst", "F1", COMPLEX, bursty),
-        Scenario("chat", "F1", TALK, conversations),
-        Scenario("agent", "F1", AGENT, agents),
-        Scenario("faults", "F1", COMPLEX, poisson, has_faults=True),
-        Scenario("closed", "F2", COMPLEX, clients, is_closed=True),
-        Scenario("steps", "steps", TEN_TOKENS, clients, is_closed=True),
-    )
-}
-
-
-def requests_of(scenario: Scenario, fleet: str, load: float, count: int, seed: int) -> list[Request]:
-    """The arrivals of one run: the same for every policy."""
-    rng = random.Random(f"{scenario.name}/{fleet}/{load}/{seed}")
-    rate = load if scenario.is_closed else load * rate_at_load_one(scenario, FLEETS[fleet])
-    return scenario.make(scenario, rate, count, rng)
+    return [_draw(number, 0.01 * number if number < first else math.inf, classes, rng) for number in range(count)]

@@ -16,9 +16,10 @@ from bench.routing.engine import Job, Machine
 from bench.routing.figures import Cell, against, cell, geometric_mean, overall
 from bench.routing.fleets import CPU4, FLEETS, G16, G24, MODELS
 from bench.routing.policies import POLICIES
+from bench.routing.scenarios import SCENARIOS, rate_at_load_one, requests_of
 from bench.routing.simulation import run
 from bench.routing.virtual import VirtualTime
-from bench.routing.workloads import SCENARIOS, Request, rate_at_load_one, requests_of
+from bench.routing.workloads import Request
 
 BASE, LARGE, HUGE = MODELS["base:8b"], MODELS["large:14b"], MODELS["huge:27b"]
 
