@@ -75,7 +75,7 @@ def folder_of_screenshots() -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     async with ProcessFleet(tmp_path_factory.mktemp("fleet")) as fleet:
-        up = await fleet.up(SOLLOL_DASHBOARD_UPDATES_PER_S="5")
+        up = await fleet.up()
 
         async def start(name: str, preset: str, *models: str) -> Emulator:
             flags = [text for model in models for text in ("--model", model)]

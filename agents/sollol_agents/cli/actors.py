@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 
 from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.lazy_dashboard import LISTEN_FD
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings import of_commands
@@ -101,6 +103,7 @@ def dashboard(
 ) -> int:
     """Shows the fleet in a browser, with the operations of an operator; needs the extra `dashboard`."""
     log_lines.set_up(log)
+    config = msgspec.structs.replace(config, listen_fd=int(os.environ.get(LISTEN_FD, "-1")))
     bus = msgspec.structs.replace(bus, name="dashboard", inbox_prefix=GATEWAY_INBOX_PREFIX)
     return _run("sollol_agents.dashboard.actor:Dashboard", config, bus, "dashboard", (metrics, tracing))
 

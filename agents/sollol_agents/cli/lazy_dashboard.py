@@ -15,8 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import msgspec
-
 from sollol_agents.children import Child
 from sollol_agents.cli.settings.sections import section
 from sollol_agents.dashboard.config import DashboardConfig
@@ -27,6 +25,8 @@ from sollol_bus.transport.connection import BusConfig
 log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
+LISTEN_FD: Final = "SOLLOL_LISTEN_FD"
+"""Tells the dashboard's process which descriptor is the socket that listens already."""
 
 
 class LazyDashboard:
@@ -101,9 +101,8 @@ class LazyDashboard:
 
     async def _run(self, fd: int) -> None:
         """Runs the process until it ends, then waits for the next visitor."""
-        config = msgspec.structs.replace(self._config, listen_fd=fd)
         settings = section("nats", BusConfig).environ_of(self._bus)
-        settings |= section("dashboard", DashboardConfig).environ_of(config)
+        settings |= section("dashboard", DashboardConfig).environ_of(self._config) | {LISTEN_FD: str(fd)}
         child = Child(
             "the dashboard",
             *("sollol_agents.cli", "dashboard"),

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 COOKIE: Final = "sollol_session"
 _KEYS: Final = "api_keys"
 _RETRY_S: Final = 1.0
+_SESSION_S: Final = 12 * 3600.0
+"""How long a login lasts."""
 _MAX_SESSIONS: Final = 1000
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -99,13 +101,11 @@ class Sessions:
     Args:
         require_key: Whether a login is needed at all.
         is_local: Whether only this machine can come in: then whoever does may operate when no login is needed.
-        session_s: Seconds that a login lasts.
     """
 
-    def __init__(self, *, require_key: bool, is_local: bool, session_s: float) -> None:
+    def __init__(self, *, require_key: bool, is_local: bool) -> None:
         self._require_key = require_key
         self._anonymous = None if require_key else Person("", may_operate=is_local)
-        self._session_s = session_s
         self._keys: dict[str, KnownKey] = {}
         self._sessions: OrderedDict[str, Session] = OrderedDict()
 
@@ -124,7 +124,7 @@ class Sessions:
         if digest not in self._keys:
             return ""
         session_id = secrets.token_urlsafe(32)
-        self._sessions[session_id] = Session(digest, now + self._session_s)
+        self._sessions[session_id] = Session(digest, now + _SESSION_S)
         while len(self._sessions) > _MAX_SESSIONS:
             self._sessions.popitem(last=False)
         return session_id

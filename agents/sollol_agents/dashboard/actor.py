@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -26,6 +26,9 @@ from sollol_bus.version import VERSION
 
 log = logging.getLogger(__name__)
 
+_DRAW_EVERY_S: Final = 0.5
+"""How often an open page is renewed at most."""
+
 
 class DashboardStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """What a dashboard can say about itself."""
@@ -45,7 +48,7 @@ class Dashboard(Actor[DashboardConfig]):
     def __init__(self, config: DashboardConfig, bus_config: BusConfig) -> None:
         super().__init__(config, bus_config)
         self.view = FleetView()
-        self._pages = Pages(self.view, config.max_pages)
+        self._pages = Pages(self.view)
         self._server: WebServer | None = None
         self._serving: asyncio.Task[None] | None = None
         self._discovery: Discovery | None = None
@@ -92,7 +95,7 @@ class Dashboard(Actor[DashboardConfig]):
 
     async def _serve(self, client: Client) -> None:
         config = self.config
-        sessions = Sessions(require_key=config.require_key, is_local=is_local(config.host), session_s=config.session_s)
+        sessions = Sessions(require_key=config.require_key, is_local=is_local(config.host))
         if config.require_key:
             KeyWatch(self.bus, sessions).start(lambda coroutine, name: self.spawn(coroutine, name=name))
         elif not is_local(config.host):
@@ -114,5 +117,5 @@ class Dashboard(Actor[DashboardConfig]):
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(1.0 / self.config.updates_per_s)
+            await asyncio.sleep(_DRAW_EVERY_S)
             self._pages.tick(time.monotonic(), wall_s())

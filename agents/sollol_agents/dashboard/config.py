@@ -20,9 +20,5 @@ class DashboardConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     require_key: Annotated[
         bool, Meta(description="Ask for an API key; an administrator's key may operate, any other may look.")
     ] = False
-    updates_per_s: Annotated[float, Meta(gt=0, le=10, description="How often an open page is renewed at most.")] = 2.0
-    max_pages: Annotated[int, Meta(ge=1, le=1000, description="Pages open at a time; further ones are refused.")] = 50
-    session_s: Annotated[float, Meta(ge=60, description="Seconds that a login lasts.")] = 43_200.0
-    listen_fd: Annotated[
-        int, Meta(ge=-1, description="Descriptor of a socket that listens already, from a parent process; -1: none.")
-    ] = -1
+    listen_fd: int = -1
+    """Descriptor of a socket that listens already, from a parent process, and no setting; -1: none."""

@@ -16,6 +16,7 @@ from sollol_agents.fleet_view.view import TOPICS, FleetView
 
 log = logging.getLogger(__name__)
 
+_MAX_PAGES: Final = 50
 _LOST_S: Final = 10.0
 """A page that was not heard of for so long gets everything anew."""
 _TIDY_S: Final = 10.0
@@ -82,9 +83,8 @@ class Page:
 class Pages:
     """All open pages."""
 
-    def __init__(self, view: FleetView, max_pages: int) -> None:
+    def __init__(self, view: FleetView) -> None:
         self._view = view
-        self._max = max_pages
         self._open: set[Page] = set()
         self._ticked_at = 0.0
 
@@ -94,7 +94,7 @@ class Pages:
     @property
     def is_full(self) -> bool:
         """Whether no further page may be opened."""
-        return len(self._open) >= self._max
+        return len(self._open) >= _MAX_PAGES
 
     def add(self, page: Page) -> None:
         """A page was opened."""

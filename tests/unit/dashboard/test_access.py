@@ -53,25 +53,25 @@ def test_loopback_is_this_machine_alone(host: str, local: bool) -> None:
 
 
 def test_without_keys_this_machine_operates_and_others_look() -> None:
-    assert Sessions(require_key=False, is_local=True, session_s=60).person("", 0.0) == Person("", may_operate=True)
-    assert Sessions(require_key=False, is_local=False, session_s=60).person("", 0.0) == Person("", may_operate=False)
+    assert Sessions(require_key=False, is_local=True).person("", 0.0) == Person("", may_operate=True)
+    assert Sessions(require_key=False, is_local=False).person("", 0.0) == Person("", may_operate=False)
 
 
-def test_a_session_lasts_as_long_as_set_and_as_its_key() -> None:
-    sessions = Sessions(require_key=True, is_local=True, session_s=60)
+def test_a_session_lasts_twelve_hours_and_no_longer_than_its_key() -> None:
+    sessions = Sessions(require_key=True, is_local=True)
     assert sessions.person("", 0.0) is None
     sessions.know((KEY,))
     assert sessions.log_in("wrong", 0.0) == ""
     made = sessions.log_in(" secret ", 0.0)
-    assert sessions.person(made, 59.0) == Person("boss", may_operate=True)
-    assert sessions.person(made, 60.0) is None
+    assert sessions.person(made, 12 * 3600 - 1.0) == Person("boss", may_operate=True)
+    assert sessions.person(made, 12 * 3600.0) is None
     made = sessions.log_in("secret", 0.0)
     sessions.know(())
     assert sessions.person(made, 1.0) is None
 
 
 def test_a_session_ends_when_somebody_logs_out() -> None:
-    sessions = Sessions(require_key=True, is_local=True, session_s=60)
+    sessions = Sessions(require_key=True, is_local=True)
     sessions.know((KEY,))
     made = sessions.log_in("secret", 0.0)
     sessions.log_out(made)

@@ -387,7 +387,7 @@ class Browser:
 
 
 def test_a_page_gets_everything_once_and_then_what_changed(view: FleetView) -> None:
-    pages = Pages(view, 10)
+    pages = Pages(view)
     browser = Browser(pages)
     pages.tick(NOW, AT)
     browser.draw()
@@ -401,7 +401,7 @@ def test_a_page_gets_everything_once_and_then_what_changed(view: FleetView) -> N
 
 
 def test_a_page_that_draws_slowly_gets_fewer_updates_and_misses_nothing(view: FleetView) -> None:
-    pages = Pages(view, 10)
+    pages = Pages(view)
     browser = Browser(pages, "decisions")
     pages.tick(NOW, AT)
     for number in range(4):
@@ -414,14 +414,14 @@ def test_a_page_that_draws_slowly_gets_fewer_updates_and_misses_nothing(view: Fl
 
 
 def test_pages_that_have_drawn_the_same_share_one_text(view: FleetView) -> None:
-    pages = Pages(view, 10)
+    pages = Pages(view)
     browsers = [Browser(pages) for _ in range(5)]
     assert pages.tick(NOW, AT) == 1
     assert all(b.got == browsers[0].got for b in browsers)
 
 
 def test_a_page_that_turns_to_another_view_gets_all_of_it(view: FleetView) -> None:
-    pages = Pages(view, 10)
+    pages = Pages(view)
     browser = Browser(pages)
     pages.tick(NOW, AT)
     browser.page.show("playground")
@@ -430,7 +430,7 @@ def test_a_page_that_turns_to_another_view_gets_all_of_it(view: FleetView) -> No
 
 
 def test_a_page_that_lost_an_update_starts_anew(view: FleetView) -> None:
-    pages = Pages(view, 10)
+    pages = Pages(view)
     browser = Browser(pages)
     pages.tick(NOW, AT)
     pages.tick(NOW + 11, AT)
@@ -438,7 +438,7 @@ def test_a_page_that_lost_an_update_starts_anew(view: FleetView) -> None:
 
 
 def test_a_page_whose_session_ended_is_sent_away(view: FleetView) -> None:
-    pages = Pages(view, 10)
+    pages = Pages(view)
     sent: list[str] = []
     page = Page(sent.append, may_look=lambda: False, leave=lambda: sent.append("away"))
     pages.add(page)
@@ -448,7 +448,7 @@ def test_a_page_whose_session_ended_is_sent_away(view: FleetView) -> None:
 
 
 def test_nodes_that_went_are_forgotten_while_nobody_looks(view: FleetView) -> None:
-    pages = Pages(view, 10)
+    pages = Pages(view)
     pages.tick(NOW, AT)
     pages.tick(NOW + FORGET_S + 20, AT)
     assert view.head(NOW, AT).nodes == 0
@@ -461,9 +461,17 @@ def test_more_node_ids_than_a_fleet_can_have_are_not_kept(view: FleetView) -> No
 
 
 def test_without_pages_nothing_is_made(view: FleetView) -> None:
-    pages = Pages(view, 1)
+    pages = Pages(view)
     assert pages.tick(NOW, AT) == 0
     browser = Browser(pages)
-    assert pages.is_full
     pages.remove(browser.page)
     assert pages.tick(NOW, AT) == 0
+
+
+def test_a_fifty_first_page_is_too_many(view: FleetView) -> None:
+    pages = Pages(view)
+    for _ in range(49):
+        Browser(pages)
+    assert not pages.is_full
+    Browser(pages)
+    assert pages.is_full

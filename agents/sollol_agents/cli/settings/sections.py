@@ -69,7 +69,9 @@ SECTIONS: Mapping[str, Names] = {
     "dispatcher": Names(kind="sollol_agents.dispatcher.config:DispatcherConfig", title="`sollol dispatcher`"),
     "recorder": Names(kind="sollol_agents.recorder.config:RecorderConfig", title="`sollol recorder`"),
     "gateway": Names(kind="sollol_agents.gateway.config:GatewayConfig", title="`sollol gateway`"),
-    "dashboard": Names(kind="sollol_agents.dashboard.config:DashboardConfig", title="`sollol dashboard`"),
+    "dashboard": Names(
+        kind="sollol_agents.dashboard.config:DashboardConfig", title="`sollol dashboard`", hidden=("listen_fd",)
+    ),
     "emulate": Names(
         kind="sollol_agents.lab.emulator.config:EmulatorConfig",
         title="`sollol emulate`",
