@@ -10,7 +10,7 @@ import pytest
 
 from sollol_agents.lab.emulator import EmulatorConfig, wire
 from sollol_agents.lab.emulator.__main__ import parse_config
-from sollol_agents.lab.emulator.models import canonical_name, default_models, parse_model
+from sollol_agents.lab.emulator.models import default_models, parse_model
 from sollol_agents.lab.emulator.node import resolve_preset
 from sollol_agents.lab.emulator.presets import PRESETS
 
@@ -74,11 +74,6 @@ def test_a_model_is_described_by_name_and_size(text: str, name: str, parameters:
 def test_a_model_without_a_usable_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not NAME"):
         parse_model(text)
-
-
-def test_names_are_compared_without_case_and_with_their_tag() -> None:
-    assert canonical_name("Llama3.1") == canonical_name("llama3.1:latest")
-    assert canonical_name("host:5000/m") == "host:5000/m:latest"
 
 
 def test_only_models_that_fit_are_there_by_default() -> None:

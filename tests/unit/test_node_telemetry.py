@@ -14,7 +14,7 @@ from sollol_agents.node.attempts.outcome import Course, figures_of, outcome_of, 
 from sollol_agents.node.config import NodeConfig, bus_id_from, engine_candidates, engine_url, node_id_of
 from sollol_agents.node.control.telemetry import Standing, gpus_of, ram_of, with_vram
 from sollol_agents.node.engines.base import EngineFigures, EngineInventory, PretendedMachine
-from sollol_agents.node.engines.view import EngineView, canonical
+from sollol_agents.node.engines.view import EngineView
 from sollol_agents.node.machine.gpu import AmdProbe, NoGpus, NvmlProbe, find_gpus
 from sollol_agents.node.machine.host import HostSample, local_addresses, sample_host
 from sollol_agents.node.machine.remote import host_of, is_here, is_remote, stated_gpus, unknown_host
@@ -59,14 +59,6 @@ def test_auto_looks_for_ollama_first() -> None:
         (EngineKind.OPENAI, "http://gpu:8000"),
     )
     assert engine_url("https://x/v1") == "https://x"
-
-
-@pytest.mark.parametrize(
-    ("name", "full"),
-    [("Llama3", "llama3:latest"), ("llama3:8b", "llama3:8b"), ("host:5000/a/B", "host:5000/a/b:latest")],
-)
-def test_names_of_models_compare_as_in_ollama(name: str, full: str) -> None:
-    assert canonical(name) == full
 
 
 def view(**fields: Any) -> EngineView:

@@ -15,7 +15,6 @@ from sollol_agents.scorer.knowledge.clamp import clamped
 from sollol_agents.scorer.knowledge.demand import Demand, RankedWork, bucket_of
 from sollol_agents.scorer.knowledge.lengths import LengthTable
 from sollol_agents.scorer.knowledge.lognormal import MEAN_FACTOR, SIGMA, mean_residual
-from sollol_agents.scorer.knowledge.names import canonical
 from sollol_agents.scorer.knowledge.prefixes import PrefixMirror
 from sollol_agents.scorer.knowledge.reliability import CEILING, Record, lower_bound
 from sollol_agents.scorer.knowledge.speeds import NodeSpeeds, Pace
@@ -23,19 +22,6 @@ from sollol_schemas.execution import Figures
 from sollol_schemas.telemetry import Gpu, InFlight, LearnedSpeed
 
 GPU = priors.Machine(936, 3865)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [("llama3", "llama3:latest"), ("LLaMA3:8B", "llama3:8b"), (" x ", "x:latest"), ("a/b", "a/b:latest")],
-)
-def test_spellings_of_one_model_compare_equal(one: str, other: str) -> None:
-    assert canonical(one) == canonical(other)
-
-
-def test_different_tags_are_different_models() -> None:
-    assert canonical("llama3:8b") != canonical("llama3:70b")
-    assert canonical("host:5000/llama3") == "host:5000/llama3:latest"
 
 
 @pytest.mark.parametrize(("value", "expected"), [(math.nan, 0.0), (-1.0, 0.0), (math.inf, 9.0), (3.0, 3.0)])

@@ -13,6 +13,7 @@ import msgspec
 
 from sollol_agents.gateway import merging
 from sollol_agents.gateway.merging import Row
+from sollol_agents.requests.names import canonical
 from sollol_bus.errors import NoEligibleNode, NoResponders, SollolError, UnknownModel, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode, error_of
@@ -74,10 +75,10 @@ class Fleet:
         Raises:
             SollolError: No node has it; the error lists what exists.
         """
-        wanted = merging.canonical(model)
+        wanted = canonical(model)
         rows = await self.tags()
         for row in rows:
-            if merging.canonical(str(row["name"])) == wanted:
+            if canonical(str(row["name"])) == wanted:
                 return list(row["nodes"])
         raise _unknown(model, sorted(str(row["name"]) for row in rows))
 

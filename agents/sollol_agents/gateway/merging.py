@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from sollol_agents.requests.names import canonical
 from sollol_schemas.queries import NodeView
 from sollol_schemas.telemetry import EngineKind, InstalledModel, LoadedModel, NodeState
 
@@ -15,12 +16,6 @@ Row = dict[str, Any]
 _EPOCH: Final = "1970-01-01T00:00:00Z"
 _BILLION: Final = 1_000_000_000
 _GONE: Final = (NodeState.DOWN,)
-
-
-def canonical(name: str) -> str:
-    """A model's name as Ollama compares it: in lower case, with its tag."""
-    lowered = name.lower()
-    return lowered if ":" in lowered.rpartition("/")[2] else f"{lowered}:latest"
 
 
 def present(nodes: Iterable[NodeView]) -> list[NodeView]:

@@ -20,6 +20,7 @@ from sollol_agents.gateway.management import Management
 from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.openapi import document
 from sollol_agents.gateway.server import HttpServer
+from sollol_agents.requests.names import canonical
 from sollol_bus.errors import BadRequest, SollolError, UnknownModel
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
@@ -112,10 +113,10 @@ class Pages:
     async def openai_model(self, request: Request) -> Response:
         """One model of the fleet."""
         name = request.path_params["model"]
-        wanted = merging.canonical(name)
+        wanted = canonical(name)
         rows = await self._fleet.tags()
         for row in rows:
-            if merging.canonical(str(row["name"])) == wanted:
+            if canonical(str(row["name"])) == wanted:
                 return _json(merging.openai_model(row), PLAIN_JSON)
         shown = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
         details = {"model": shown, "models": [row["name"] for row in rows][:50]}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from sollol_agents.lab.emulator.models import canonical_name
+from sollol_agents.requests.names import canonical
 
 if TYPE_CHECKING:
     from random import Random
@@ -79,7 +79,7 @@ class _Armed:
         fault, age_s = self.fault, now - self.set_at
         if age_s < fault.at_s or (fault.until_s and age_s >= fault.until_s):
             return False
-        if fault.model and canonical_name(fault.model) != canonical_name(model):
+        if fault.model and canonical(fault.model) != canonical(model):
             return False
         return path == fault.path if fault.path else path in INFERENCE_PATHS
 

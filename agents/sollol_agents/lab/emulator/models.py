@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sollol_agents.requests.names import canonical
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -92,12 +94,6 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         return "F16" if self.parameters < _BILLION // 100 else "Q4_K_M"
 
 
-def canonical_name(name: str) -> str:
-    """Returns the name by which models are compared: lower case, with its tag."""
-    lowered = name.strip().lower()
-    return lowered if ":" in lowered.rpartition("/")[2] else f"{lowered}:latest"
-
-
 def build_model(name: str, parameters: int) -> ModelSpec:
     """Returns a model of that many weights; a name with "embed" in it gives an embedding model."""
     billions = parameters / _BILLION
@@ -112,7 +108,7 @@ def build_model(name: str, parameters: int) -> ModelSpec:
         width=width,
         ctx_tokens=8192 if is_embedding or billions < 0.01 else 131072,
         capabilities=("embedding",) if is_embedding else ("completion", "tools", "thinking"),
-        digest=hashlib.sha256(f"{canonical_name(name)}={parameters}".encode()).hexdigest(),
+        digest=hashlib.sha256(f"{canonical(name)}={parameters}".encode()).hexdigest(),
     )
 
 
@@ -164,11 +160,11 @@ class ModelStore:
     """The model files on the emulated disk, found by any spelling of their name."""
 
     def __init__(self, models: Iterable[ModelSpec]) -> None:
-        self._models = {canonical_name(model.name): model for model in models}
+        self._models = {canonical(model.name): model for model in models}
 
     def find(self, name: str) -> ModelSpec | None:
         """Returns the model of that name, or None."""
-        return self._models.get(canonical_name(name))
+        return self._models.get(canonical(name))
 
     def all(self) -> tuple[ModelSpec, ...]:
         """Returns all models, the newest first."""
@@ -176,9 +172,9 @@ class ModelStore:
 
     def put(self, model: ModelSpec) -> None:
         """Adds a model, in place of one of the same name."""
-        self._models.pop(canonical_name(model.name), None)
-        self._models[canonical_name(model.name)] = model
+        self._models.pop(canonical(model.name), None)
+        self._models[canonical(model.name)] = model
 
     def remove(self, name: str) -> bool:
         """Removes a model; False when there was none."""
-        return self._models.pop(canonical_name(name), None) is not None
+        return self._models.pop(canonical(name), None) is not None

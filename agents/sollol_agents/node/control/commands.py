@@ -12,7 +12,7 @@ from sollol_agents.node.attempts.executor import Executor
 from sollol_agents.node.control.blob_source import BlobSource
 from sollol_agents.node.control.telemetry import Standing
 from sollol_agents.node.engines.base import Work
-from sollol_agents.node.engines.view import canonical
+from sollol_agents.requests.names import canonical
 from sollol_bus.errors import DecodeFailed, NotConnected, SollolError, error_from
 from sollol_bus.transport.connection import INBOX_ROOT, Bus
 from sollol_bus.transport.messages import Msg, decode, encode

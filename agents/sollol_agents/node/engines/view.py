@@ -7,18 +7,13 @@ from typing import Final
 import msgspec
 
 from sollol_agents.node.engines.base import EngineInventory, PretendedMachine
+from sollol_agents.requests.names import canonical
 from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, LoadedModel
 
 FAILURES_UNTIL_UNREACHABLE: Final = 2
 _RECENT_S: Final = 2.0
 _DETAIL_MAX: Final = 200
 """An engine's own words may be a whole page."""
-
-
-def canonical(name: str) -> str:
-    """A model's name as Ollama compares it: in lower case, with its tag."""
-    lowered = name.lower()
-    return lowered if ":" in lowered.rpartition("/")[2] else f"{lowered}:latest"
 
 
 class EngineView(msgspec.Struct, kw_only=True):

@@ -13,8 +13,8 @@ import heapq
 from collections.abc import Iterator
 from itertools import islice
 
+from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.knowledge.lognormal import MEAN_FACTOR
-from sollol_agents.scorer.knowledge.names import canonical
 from sollol_schemas.grant import GrantRequest
 from sollol_schemas.routing import RoutingMode
 

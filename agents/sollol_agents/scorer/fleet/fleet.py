@@ -12,6 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 
+from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.attempts import Attempt, Tombstones
 from sollol_agents.scorer.fleet.bounded_telemetry import sane, sane_loaded
@@ -19,7 +20,6 @@ from sollol_agents.scorer.fleet.memory import Memory, learned_of_node
 from sollol_agents.scorer.fleet.nodes import Node, Versions
 from sollol_agents.scorer.knowledge.breaker import BreakerRules, Breakers
 from sollol_agents.scorer.knowledge.clamp import clamped
-from sollol_agents.scorer.knowledge.names import canonical
 from sollol_agents.scorer.knowledge.priors import weight_bytes
 from sollol_schemas.events import NodeEvent
 from sollol_schemas.ids import request_id_of

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.attempts import Attempt, Tombstones
 from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.lengths import LengthTable
-from sollol_agents.scorer.knowledge.names import canonical
 from sollol_agents.scorer.knowledge.priors import weight_bytes
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.learned import LearnedNode, LearnedPrefix, LearnedRecord
-from sollol_agents.scorer.knowledge.names import canonical
 from sollol_agents.scorer.knowledge.priors import weight_bytes
 from sollol_agents.scorer.knowledge.reliability import Record
 from sollol_schemas.errors import FREE_OF_CHARGE

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.residency import Budget, Resident, Residents, budget_of, max_models
 from sollol_agents.scorer.knowledge import priors
 from sollol_agents.scorer.knowledge.breaker import Breakers
 from sollol_agents.scorer.knowledge.demand import RankedWork
-from sollol_agents.scorer.knowledge.names import canonical
 from sollol_agents.scorer.knowledge.prefixes import PrefixMirror
 from sollol_agents.scorer.knowledge.reliability import Record
 from sollol_agents.scorer.knowledge.speeds import NodeSpeeds, Pace

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
+from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.core import Effect, SchedulerCore
-from sollol_agents.scorer.knowledge.names import canonical
 from sollol_agents.scorer.office import steering
 from sollol_agents.scorer.office.takeover import forget_reliability
 from sollol_agents.scorer.strategies import UnknownStrategy, available, prepare

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.core import Effect, SchedulerCore
-from sollol_agents.scorer.knowledge.names import canonical
 from sollol_agents.scorer.strategies import available
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.steering import BreakerRequest, BreakersReply, BreakerView, StrategyReply, StrategyRequest
