@@ -7,7 +7,6 @@ import itertools
 import json
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +23,6 @@ from sollol_agents.gateway.management import roomiest, with_node
 from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.openapi import document
 from sollol_bus.errors import SollolError
-from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
@@ -136,38 +134,6 @@ class TestNative:
         line = b'{"done":true,  "x":"\\u00e9"}'
         assert native.with_routing(line, b'{"a":1}') == b'{"done":true,  "x":"\\u00e9","_sollol_routing":{"a":1}}'
         assert json.loads(native.with_routing(b"{}\n", b"1")) == {"_sollol_routing": 1}
-
-    def test_texts_thoughts_calls_and_logprobs_are_joined(self) -> None:
-        lines = [
-            b'{"model":"m","message":{"role":"assistant","content":"","thinking":"h"},"done":false}',
-            b'{"model":"m","message":{"role":"assistant","content":"a"},"logprobs":[{"t":1}],"done":false}',
-            b'{"model":"m","message":{"role":"assistant","content":"b","tool_calls":[{"function":{"name":"f"}}]},"done":false}',
-            b'{"model":"m","message":{"role":"assistant","content":""},"done":true,"eval_count":3}',
-        ]
-        joined = json.loads(native.joined(RequestKind.CHAT, lines))
-        assert joined == {
-            "model": "m",
-            "message": {
-                "role": "assistant",
-                "content": "ab",
-                "thinking": "h",
-                "tool_calls": [{"function": {"name": "f"}}],
-            },
-            "done": True,
-            "eval_count": 3,
-            "logprobs": [{"t": 1}],
-        }
-
-    @given(st.lists(st.text(), min_size=1, max_size=5))
-    def test_any_text_survives_the_joining(self, texts: list[str]) -> None:
-        texts = [text.encode("utf-8", "replace").decode() for text in texts]
-        lines = [msgspec.json.encode({"response": text, "done": False}) for text in texts]
-        lines.append(b'{"response":"","done":true}')
-        assert json.loads(native.joined(RequestKind.GENERATE, lines))["response"] == "".join(texts)
-
-    def test_what_is_no_object_is_an_error(self) -> None:
-        with pytest.raises(native.NotNative):
-            native.joined(RequestKind.CHAT, [b"{}", b"<html>"])
 
     @pytest.mark.parametrize(
         ("body", "default", "wanted"),

@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from sollol_agents.cli.batch_files import AnswerFile, batch_id_of, output_line, read_items
-from sollol_agents.dispatcher.jobs.answer import Incomplete, whole_answer
 from sollol_agents.dispatcher.jobs.intake import (
     TRIES_PER_TAKE,
     UNLIMITED_S,
@@ -175,37 +174,6 @@ def test_a_listed_name_leads_to_public_addresses_only_unless_private_ones_are_pe
     address = ipaddress.ip_address(text)
     assert is_permitted_address(address, is_private_permitted=False) is is_public
     assert is_permitted_address(address, is_private_permitted=True) is is_own
-
-
-def test_the_chunks_of_a_chat_become_one_answer() -> None:
-    chunks = [
-        {"model": "m", "message": {"role": "assistant", "content": "a", "thinking": "t"}, "done": False},
-        {"model": "m", "message": {"role": "assistant", "content": "b", "tool_calls": [{"x": 1}]}, "done": False},
-        {"model": "m", "message": {"role": "assistant", "content": ""}, "done": True, "eval_count": 2},
-    ]
-    merged = json.loads(whole_answer(RequestKind.CHAT, [json.dumps(c).encode() for c in chunks]))
-    assert merged["message"] == {"role": "assistant", "content": "ab", "thinking": "t", "tool_calls": [{"x": 1}]}
-    assert (merged["done"], merged["eval_count"]) == (True, 2)
-
-
-def test_an_event_stream_becomes_a_json_string() -> None:
-    assert (
-        json.loads(whole_answer(RequestKind.PASSTHROUGH, [b"data: 1\n\n", b"data: 2\n\n"])) == "data: 1\n\ndata: 2\n\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("kind", "chunks"),
-    [
-        (RequestKind.GENERATE, []),
-        (RequestKind.GENERATE, [b'{"response":"a","done":false}']),
-        (RequestKind.GENERATE, [b"{", b'{"done":true}']),
-        (RequestKind.EMBED, [b'{"embeddings":[[1']),
-    ],
-)
-def test_an_answer_that_is_not_whole_is_none(kind: RequestKind, chunks: list[bytes]) -> None:
-    with pytest.raises(Incomplete):
-        whole_answer(kind, chunks)
 
 
 def test_instants_survive_the_wire() -> None:

@@ -22,7 +22,6 @@ from sollol_agents.node.engines.ollama_wire import (
     check_line,
     installed_model,
     is_load_only,
-    joined,
     kv_bytes_per_token,
     loaded_model,
     runner_options,
@@ -107,33 +106,6 @@ def test_a_body_is_touched_only_to_turn_streaming_on() -> None:
     nested = b'{"model":"m","tools":[{"stream":false}]}'
     assert streamed(nested) is nested
     assert streamed(b'{"stream":false') == b'{"stream":false'
-
-
-def test_the_lines_of_a_chat_join_into_ollamas_single_reply() -> None:
-    lines = [
-        b'{"model":"m","message":{"role":"assistant","content":"a","thinking":"t"},"done":false}',
-        b'{"model":"m","message":{"role":"assistant","content":"b","tool_calls":[{"function":{"name":"f"}}]},"done":false}',
-        FINAL,
-    ]
-    reply = json.loads(joined(RequestKind.CHAT, lines))
-    assert reply["message"] == {
-        "role": "assistant",
-        "content": "ab",
-        "thinking": "t",
-        "tool_calls": [{"function": {"name": "f"}}],
-    }
-    assert reply["eval_count"] == 4
-
-
-def test_the_lines_of_a_generate_join_and_keep_context_and_log_probabilities() -> None:
-    lines = [
-        b'{"response":"a","logprobs":[{"token":"a"}],"done":false}',
-        b'{"response":"b","thinking":"t","done":false}',
-        b'{"response":"","done":true,"context":[1,2]}',
-    ]
-    reply = json.loads(joined(RequestKind.GENERATE, lines))
-    assert (reply["response"], reply["thinking"], reply["context"]) == ("ab", "t", [1, 2])
-    assert reply["logprobs"] == [{"token": "a"}]
 
 
 def test_the_options_that_would_reload_a_model_are_found() -> None:

@@ -27,7 +27,8 @@ from sollol_agents.gateway.events import EventRelay
 from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.reply import Reply
 from sollol_agents.gateway.waiting import Spawn, Waiting
-from sollol_bus.errors import BackendBrokeProtocol, SollolError
+from sollol_agents.requests.answers import joined
+from sollol_bus.errors import SollolError
 from sollol_bus.observe.tracing import Span
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.results import decision_of, figures_of
@@ -126,12 +127,7 @@ class Exchange:
         await reply.end(native.with_routing(last, self._routing()) + b"\n" if last else b"")
 
     async def _object(self) -> None:
-        lines = await self._collected()
-        try:
-            body = native.joined(self._asked.kind, lines)
-        except native.NotNative as error:
-            raise BackendBrokeProtocol(f"not an engine's answer: {error}") from error
-        body = native.with_routing(body, self._routing())
+        body = native.with_routing(joined(self._asked.kind, await self._collected()), self._routing())
         await self._reply.whole(200, [(b"content-type", JSON), *self._told(is_over=True)], body)
 
     async def _collected(self) -> list[bytes]:

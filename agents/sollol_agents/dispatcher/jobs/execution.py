@@ -8,11 +8,11 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.jobs.answer import Incomplete, whole_answer
 from sollol_agents.dispatcher.requests.active import ActiveRequest, Host, Stage
 from sollol_agents.dispatcher.requests.attempt import Attempt
 from sollol_agents.dispatcher.requests.intake import Request
-from sollol_bus.errors import DecodeFailed
+from sollol_agents.requests.answers import joined
+from sollol_bus.errors import BackendBrokeProtocol, DecodeFailed
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, error_of, is_no_responders
 from sollol_schemas import headers as h
@@ -149,9 +149,9 @@ class Execution:
             self._end(ErrorBody(code=ErrorCode.CONNECTION_LOST, message=text))
             return
         try:
-            body = whole_answer(self._kind, self._chunks)
-        except Incomplete as error:
-            self._end(ErrorBody(code=ErrorCode.ENGINE_PROTOCOL, message=str(error)))
+            body = joined(self._kind, self._chunks)
+        except BackendBrokeProtocol as error:
+            self._end(error.body)
             return
         figures = _decoded(headers[h.FIGURES], Figures) if h.FIGURES in headers else None
         self._end(Answered(body=body, decision=self._decision, figures=figures))

@@ -19,7 +19,6 @@ from sollol_agents.node.engines.ollama_wire import (
     Tags,
     check_line,
     installed_model,
-    joined,
     loaded_model,
     repaired,
     runner_options,
@@ -28,6 +27,7 @@ from sollol_agents.node.engines.ollama_wire import (
 from sollol_agents.node.engines.passthrough import PassthroughRun
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_agents.node.engines.translation.messages_run import COUNT_PATH, MESSAGES_PATH, MessagesRun, Support
+from sollol_agents.requests.answers import joined
 from sollol_bus.errors import BackendRefused, SollolError
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation

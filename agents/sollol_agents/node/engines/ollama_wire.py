@@ -1,4 +1,4 @@
-"""Ollama's answers as data: typed, checked, and joined when a caller wants one reply."""
+"""Ollama's answers as data: typed and checked."""
 
 from __future__ import annotations
 
@@ -130,40 +130,6 @@ def is_load_only(work: Work) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     return not body.prompt and not body.messages
-
-
-def joined(kind: RequestKind, lines: list[bytes]) -> bytes:
-    """Ollama's single reply, from the lines of its stream: the last object with the texts of all in it."""
-    objects = [decoded(line, dict[str, Any], "a stream") for line in lines]
-    reply = dict(objects[-1])
-    log_probabilities = [entry for one in objects for entry in one.get("logprobs") or ()]
-    if log_probabilities:
-        reply["logprobs"] = log_probabilities
-    if kind is RequestKind.CHAT:
-        reply["message"] = _joined_message([one.get("message") or {} for one in objects])
-        return msgspec.json.encode(reply)
-    reply["response"] = "".join(one.get("response") or "" for one in objects)
-    for name, empty in (("thinking", ""), ("tool_calls", [])):
-        total: Any = empty
-        for one in objects:
-            total = total + (one.get(name) or empty)
-        if total:
-            reply[name] = total
-    return msgspec.json.encode(reply)
-
-
-def _joined_message(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant"}
-    for one in messages:
-        message |= {k: v for k, v in one.items() if k not in ("content", "thinking", "tool_calls")}
-    message["content"] = "".join(one.get("content") or "" for one in messages)
-    thinking = "".join(one.get("thinking") or "" for one in messages)
-    calls = [call for one in messages for call in one.get("tool_calls") or ()]
-    if thinking:
-        message["thinking"] = thinking
-    if calls:
-        message["tool_calls"] = calls
-    return message
 
 
 # -- models -----------------------------------------------------------------------------------------------

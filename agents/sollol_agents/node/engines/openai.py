@@ -13,12 +13,13 @@ import msgspec
 from sollol_agents.node.engines.base import EngineFigures, EngineInventory, PretendedMachine, Run, Work
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, event_data, split
-from sollol_agents.node.engines.ollama_wire import is_load_only, joined
+from sollol_agents.node.engines.ollama_wire import is_load_only
 from sollol_agents.node.engines.passthrough import PassthroughRun
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_agents.node.engines.translation.chat import Flavour, fields_of, translate, translate_embed, with_model
 from sollol_agents.node.engines.translation.chat_reply import NativeStream, embed_reply, old_embed_reply
 from sollol_agents.node.engines.translation.messages_run import COUNT_PATH, MESSAGES_PATH, MessagesRun, Support
+from sollol_agents.requests.answers import joined
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation

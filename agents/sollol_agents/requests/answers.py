@@ -1,0 +1,73 @@
+"""One answer out of the chunks of a stream, as if the engine had not streamed. Pure.
+
+Texts and lists that come piece by piece are put together; of everything else the last word counts, in the engine's
+own bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from sollol_bus.errors import BackendBrokeProtocol
+from sollol_schemas.context import RequestKind
+
+_TEXTS: Final = ("content", "response", "thinking")
+_LISTS: Final = ("tool_calls", "logprobs")
+_INVALID: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_text = msgspec.json.Decoder(str | None)
+_list = msgspec.json.Decoder(list[msgspec.Raw] | None)
+_encode = msgspec.json.Encoder().encode
+
+
+def joined(kind: RequestKind, chunks: list[bytes]) -> bytes:
+    """The engine's answer as one JSON value.
+
+    Args:
+        kind: What was asked.
+        chunks: What came, in order; of a native stream one object each.
+
+    Raises:
+        BackendBrokeProtocol: There are none, one is no object of Ollama's, or the engine's last object is missing.
+    """
+    if not chunks:
+        raise BackendBrokeProtocol("the answer is empty")
+    if kind in (RequestKind.EMBED, RequestKind.PASSTHROUGH):
+        return _json_or_text(b"".join(chunks), is_text_allowed=kind is RequestKind.PASSTHROUGH)
+    try:
+        objects = [_fields.decode(chunk) for chunk in chunks]
+        if bytes(objects[-1].get("done", b"")) != b"true":
+            raise BackendBrokeProtocol("the engine's last object is missing")
+        if len(objects) == 1:
+            return chunks[0]
+        whole = _together(objects)
+        if kind is RequestKind.CHAT:
+            messages = [_fields.decode(one["message"]) for one in objects if "message" in one]
+            whole["message"] = {"role": "assistant", **_together(messages)}
+    except _INVALID as error:
+        raise BackendBrokeProtocol(f"not an engine's answer: {error}") from error
+    return _encode(whole)
+
+
+def _together(objects: list[dict[str, msgspec.Raw]]) -> dict[str, Any]:
+    whole: dict[str, Any] = {}
+    for one in objects:
+        whole |= one
+    for name in whole.keys() & set(_TEXTS):
+        whole[name] = "".join([_text.decode(one[name]) or "" for one in objects if name in one])
+    for name in whole.keys() & set(_LISTS):
+        whole[name] = [item for one in objects if name in one for item in _list.decode(one[name]) or ()]
+    return whole
+
+
+def _json_or_text(data: bytes, *, is_text_allowed: bool) -> bytes:
+    """The data itself when it is JSON; text such as an event stream becomes a JSON string."""
+    try:
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except _INVALID as error:
+        if not is_text_allowed:
+            raise BackendBrokeProtocol(f"the answer is not JSON: {error}") from error
+        return _encode(data.decode(errors="replace"))
+    return data
