@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sollol_agents.requests.answers import joined
 from sollol_agents.requests.names import canonical
+from sollol_agents.requests.paths import CLOSED_PATHS, MANAGEMENT_PATHS, is_closed
 from sollol_bus.errors import BackendBrokeProtocol
 from sollol_schemas.context import RequestKind
 
@@ -102,3 +103,10 @@ def test_an_event_stream_becomes_a_json_string() -> None:
 def test_an_answer_that_is_not_whole_is_none(kind: RequestKind, chunks: list[bytes]) -> None:
     with pytest.raises(BackendBrokeProtocol):
         joined(kind, chunks)
+
+
+def test_an_operator_opens_paths_of_engines_but_none_that_manages_models() -> None:
+    assert is_closed("/slots/0?action=save")
+    assert not is_closed("/slots/0?action=save", ("/slots",))
+    assert all(is_closed(path, (*MANAGEMENT_PATHS, *CLOSED_PATHS)) for path in MANAGEMENT_PATHS)
+    assert not is_closed("/v1/completions")

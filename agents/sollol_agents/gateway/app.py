@@ -203,7 +203,7 @@ def is_unknown(path: str, opened: Iterable[str] = ()) -> bool:
     return not path.startswith(_OUR_ROOTS) and path not in _OURS and not is_closed(path, opened)
 
 
-_OUR_ROOTS: Final = ("/api/blobs/", "/api/jobs", "/v1/models/", "/v1/files", "/v1/batches")
+_OUR_ROOTS: Final = ("/api/jobs", "/v1/models/", "/v1/files", "/v1/batches")
 _OURS: Final = frozenset(
     {
         "/",
@@ -212,11 +212,6 @@ _OURS: Final = frozenset(
         "/api/tags",
         "/api/ps",
         "/api/show",
-        "/api/pull",
-        "/api/push",
-        "/api/create",
-        "/api/copy",
-        "/api/delete",
         "/api/stats",
         "/api/dashboard",
         "/api/route",

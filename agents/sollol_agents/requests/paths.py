@@ -1,4 +1,4 @@
-"""Paths of engines that change an engine or tell of its inside: closed to plain requests. Pure."""
+"""Paths of engines: which ones serve requests, and which are closed to plain requests. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote
 
+MANAGEMENT_PATHS: Final = (
+    "/api/pull",
+    "/api/push",
+    "/api/create",
+    "/api/copy",
+    "/api/delete",
+    "/api/blobs",
+    "/api/me",
+    "/api/signout",
+    "/api/user",
+)
+"""Ollama's paths for models and the account. Nobody can open these: nodes are managed by their own subjects."""
 CLOSED_PATHS: Final = (
     # llama.cpp: state of slots, settings, loading and unloading of models
     "/slots",
@@ -29,20 +41,16 @@ CLOSED_PATHS: Final = (
     "/shutdown",
     # LM Studio
     "/api/v1/models",
-    # Ollama: models and the account
-    "/api/pull",
-    "/api/push",
-    "/api/create",
-    "/api/copy",
-    "/api/delete",
-    "/api/blobs",
-    "/api/me",
-    "/api/signout",
-    "/api/user",
+    # Ollama: the vendor's cloud
     "/api/experimental",
     # an emulated node's own
     "/emulator",
 )
+
+
+def is_management(path: str) -> bool:
+    """Whether a path, with or without its query, changes what models or accounts an engine has."""
+    return _is_below(_plain(path), MANAGEMENT_PATHS)
 
 
 def is_closed(path: str, opened: Iterable[str] = ()) -> bool:
@@ -52,8 +60,12 @@ def is_closed(path: str, opened: Iterable[str] = ()) -> bool:
         path: In origin form; percent signs are resolved, because engines do so too.
         opened: Closed paths that the operator opened, with what is below them.
     """
-    plain = unquote(path.partition("?")[0]).lower().rstrip("/")
-    return _is_below(plain, CLOSED_PATHS) and not _is_below(plain, opened)
+    plain = _plain(path)
+    return _is_below(plain, MANAGEMENT_PATHS) or (_is_below(plain, CLOSED_PATHS) and not _is_below(plain, opened))
+
+
+def _plain(path: str) -> str:
+    return unquote(path.partition("?")[0]).lower().rstrip("/")
 
 
 def _is_below(plain: str, paths: Iterable[str]) -> bool:

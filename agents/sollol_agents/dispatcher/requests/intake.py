@@ -10,6 +10,7 @@ import msgspec
 from sollol_agents.requests.body import InvalidBody, field, read_fields, routing_fields, without_routing
 from sollol_agents.requests.detector import Detector
 from sollol_agents.requests.mode import resolve
+from sollol_agents.requests.paths import is_management
 from sollol_agents.requests.request import DEFAULT_DETECTOR, analyse
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind, TaskContext
@@ -19,17 +20,6 @@ from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 from sollol_schemas.subjects import is_client_inbox
 
 ATTEMPTS_PER_RESEND = 10
-_MANAGEMENT_PATHS = (
-    "/api/pull",
-    "/api/push",
-    "/api/create",
-    "/api/copy",
-    "/api/delete",
-    "/api/blobs",
-    "/api/me",
-    "/api/signout",
-    "/api/user",
-)
 _PATH_MAX = 512
 
 
@@ -129,7 +119,7 @@ def check_path(path: str) -> str:
     if not is_plain:
         message = f"header {h.PATH} must be an absolute path without host, '..' or '//': {path[:80]!r}"
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=message))
-    if any(plain == p or plain.startswith(p + "/") for p in _MANAGEMENT_PATHS):
+    if is_management(path):
         message = f"{plain} manages models; use `sollol pull`, `load` or `unload`"
         raise Rejected(ErrorBody(code=ErrorCode.FORBIDDEN, message=message))
     return path
