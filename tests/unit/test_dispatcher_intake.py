@@ -130,7 +130,9 @@ def test_paths_that_could_lead_elsewhere_are_refused(path: str) -> None:
     assert caught.value.error.code is ErrorCode.BAD_REQUEST
 
 
-@pytest.mark.parametrize("path", ["/api/pull", "/api/%70ull", "/API/Pull/", "/api/blobs/sha256:1", "/api/delete", "/api/create?x"])
+@pytest.mark.parametrize(
+    "path", ["/api/pull", "/api/%70ull", "/API/Pull/", "/api/blobs/sha256:1", "/api/delete", "/api/create?x"]
+)
 def test_management_paths_are_forbidden(path: str) -> None:
     with pytest.raises(Rejected) as caught:
         check_path(path)
