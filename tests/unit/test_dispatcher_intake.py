@@ -36,6 +36,12 @@ def test_routing_fields_are_read_and_removed() -> None:
     assert request.deadline_s == 5
 
 
+def test_names_of_a_native_body_hold_in_any_case_and_the_last_one_counts() -> None:
+    request = take(b'{"Model":"m","PROMPT":"hi","priority":2,"Priority":8,"stream":false,"Stream":true}')
+    assert (request.context.model, request.routing.priority, request.wants_stream) == ("m", 8, True)
+    assert json.loads(request.body) == {"model": "m", "prompt": "hi", "stream": True}
+
+
 def test_headers_win_over_the_body() -> None:
     request = take({"model": "m", "prompt": "hi", "priority": 2}, {"X-Sollol-Priority": "9"})
     assert request.routing.priority == 9

@@ -41,6 +41,20 @@ def read_fields(body: bytes) -> Fields:
     return fields
 
 
+def read_native(body: bytes) -> tuple[Fields, bytes]:
+    """The top-level fields of a body in Ollama's dialect under their names in lower case, and the body with these.
+
+    Ollama takes names in any case and, of several, the last; whoever looks at the body after this need not know. The
+    body is the very same unless a name had other letters.
+
+    Raises:
+        InvalidBody: The body is empty, not JSON, or not an object.
+    """
+    fields = read_fields(body)
+    lowered = {name.lower(): raw for name, raw in fields.items()}
+    return (fields, body) if lowered.keys() == fields.keys() else (lowered, _encoder.encode(lowered))
+
+
 def field(fields: Fields, name: str, kind: type[Any]) -> Any:  # noqa: ANN401 the type asked for
     """The field as `kind`, or None when it is absent or null.
 

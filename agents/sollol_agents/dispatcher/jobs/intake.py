@@ -8,7 +8,7 @@ import msgspec
 
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
 from sollol_agents.dispatcher.requests.intake import ATTEMPTS_PER_RESEND, Rejected, Request, take_in
-from sollol_agents.requests.body import InvalidBody, read_fields
+from sollol_agents.requests.body import InvalidBody, read_native
 from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.messages import decode
@@ -143,7 +143,7 @@ def _kind(job: Job, body: bytes) -> RequestKind:
     if job.path:
         return RequestKind.PASSTHROUGH
     try:
-        fields = read_fields(body)
+        fields, _ = read_native(body)
     except InvalidBody as error:
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=f"the job's body: {error}")) from error
     if "messages" in fields:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from sollol_agents.requests.body import InvalidBody, field, read_fields, routing_fields, without_routing
+from sollol_agents.requests.body import InvalidBody, field, read_fields, read_native, routing_fields, without_routing
 from sollol_agents.requests.detector import Detector
 from sollol_agents.requests.mode import resolve
 from sollol_agents.requests.paths import is_management
@@ -70,8 +70,11 @@ def take_in(
     head = headers or {}
     path = check_path(head.get(h.PATH, "")) if kind is RequestKind.PASSTHROUGH else ""
     try:
-        fields = read_fields(payload)
-        in_body = {} if kind is RequestKind.PASSTHROUGH else routing_fields(fields)
+        if kind is RequestKind.PASSTHROUGH:
+            fields, body, in_body = read_fields(payload), payload, {}
+        else:
+            fields, body = read_native(payload)
+            in_body, body = routing_fields(fields), without_routing(body, fields)
         routing = resolve(parse_routing(in_body, head))
         context = analyse(kind, fields, path=path, detector=detector)
         wants_stream = h.STREAM in head or field(fields, "stream", bool) is True
@@ -81,7 +84,7 @@ def take_in(
     return Request(
         request_id=_request_id(head.get(h.REQUEST_ID)),
         kind=kind,
-        body=payload if kind is RequestKind.PASSTHROUGH else without_routing(payload, fields),
+        body=body,
         path=path,
         reply_to=reply_to,
         wants_stream=wants_stream,
