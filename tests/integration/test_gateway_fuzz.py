@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
-from sollol_agents.gateway.app import HOT
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig
+from sollol_agents.requests.dialects import KIND_OF_PATH
 from sollol_agents.stack import LocalStack
 
 PATHS = (
-    *HOT,
+    *KIND_OF_PATH,
     "/api/show",
     "/api/pull",
     "/api/copy",
@@ -74,7 +74,7 @@ RAW = (
     b'{"model":"countdown"}}',
     b"\x00" * 64,
 )
-HOT_PATHS = tuple(name.encode() for name in HOT)
+HOT_PATHS = tuple(name.encode() for name in KIND_OF_PATH)
 CONNECTIONS = "sollol_gateway_open_connections"
 MESSAGES = [{"role": "user", "content": "count 1"}]
 

@@ -16,12 +16,13 @@ from sollol_agents.gateway.access import Ceiling, token_in
 from sollol_agents.gateway.app import allowed_hosts, capped, is_allowed_host, is_unknown
 from sollol_agents.gateway.asked import wants_stream
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.dialects import Dialect, dialect_of, error_in_stream, refusal
+from sollol_agents.gateway.dialects import error_in_stream, refusal
 from sollol_agents.gateway.events import EventRelay
 from sollol_agents.gateway.keys import ApiKey
 from sollol_agents.gateway.management import roomiest, with_node
 from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.openapi import document
+from sollol_agents.requests.dialects import Dialect, dialect_of
 from sollol_bus.errors import SollolError
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -19,9 +19,10 @@ from sollol_agents.gateway import telling
 from sollol_agents.gateway.access import Access, Guest
 from sollol_agents.gateway.asked import Asked, bad_request
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.dialects import TEXT, Header, dialect_of, refusal
+from sollol_agents.gateway.dialects import TEXT, Header, refusal
 from sollol_agents.gateway.inference import Inference
 from sollol_agents.gateway.reply import Receive, Reply, Send, read_body
+from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_agents.requests.paths import is_closed
 from sollol_bus.errors import SollolError, error_from
 from sollol_bus.transport.connection import Bus
@@ -33,18 +34,6 @@ log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 
-HOT: Final[dict[str, RequestKind]] = {
-    "/api/generate": RequestKind.GENERATE,
-    "/api/chat": RequestKind.CHAT,
-    "/api/embed": RequestKind.EMBED,
-    "/api/embeddings": RequestKind.PASSTHROUGH,
-    "/v1/chat/completions": RequestKind.PASSTHROUGH,
-    "/v1/completions": RequestKind.PASSTHROUGH,
-    "/v1/embeddings": RequestKind.PASSTHROUGH,
-    "/v1/responses": RequestKind.PASSTHROUGH,
-    "/v1/messages": RequestKind.PASSTHROUGH,
-    "/v1/messages/count_tokens": RequestKind.PASSTHROUGH,
-}
 HIGHEST_PRIORITY: Final = 10
 PRIORITY_HEADER: Final = "x-sollol-priority"
 OTHER: Final = "other"
@@ -99,7 +88,7 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, reply: Reply, guest: Guest) -> None:
         path = scope["path"]
-        kind = HOT.get(path)
+        kind = KIND_OF_PATH.get(path)
         if kind is None and scope["method"] == "POST" and is_unknown(path, self._config.open_paths):
             kind = RequestKind.PASSTHROUGH
         if kind is None or scope["method"] != "POST":
@@ -148,7 +137,7 @@ class Gate:
             raise bad_request(str(error)) from error
         if guest.max_priority < HIGHEST_PRIORITY:
             wishes = capped(wishes, body if kind is not RequestKind.PASSTHROUGH else b"", guest.max_priority)
-        is_known = path in HOT
+        is_known = path in KIND_OF_PATH
         if not is_known and b'"model"' not in body:
             return None
         query = scope["query_string"]

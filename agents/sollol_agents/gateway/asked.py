@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from sollol_agents.gateway import telling
-from sollol_agents.gateway.dialects import Dialect
+from sollol_agents.requests.dialects import Dialect
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
+from sollol_agents.requests.dialects import Dialect
 from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
@@ -25,21 +25,6 @@ EVENT_HEADERS: Final[tuple[Header, ...]] = (
     (b"x-accel-buffering", b"no"),
 )
 _encode = msgspec.json.Encoder().encode
-
-
-class Dialect(StrEnum):
-    """Whose words a client speaks."""
-
-    OLLAMA = "ollama"
-    OPENAI = "openai"
-    ANTHROPIC = "anthropic"
-
-
-def dialect_of(path: str) -> Dialect:
-    """The dialect of a path; Ollama's for those that nobody knows."""
-    if path.startswith("/v1/messages"):
-        return Dialect.ANTHROPIC
-    return Dialect.OPENAI if path.startswith("/v1/") or path == "/v1" else Dialect.OLLAMA
 
 
 _OPENAI_TYPES: Final = {

@@ -13,21 +13,13 @@ from typing import Final
 
 from sollol_agents.gateway import native, telling, tracing
 from sollol_agents.gateway.asked import Asked, wants_stream
-from sollol_agents.gateway.dialects import (
-    EVENT_HEADERS,
-    EVENTS,
-    JSON,
-    NDJSON,
-    Dialect,
-    Header,
-    error_in_stream,
-    refusal,
-)
+from sollol_agents.gateway.dialects import EVENT_HEADERS, EVENTS, JSON, NDJSON, Header, error_in_stream, refusal
 from sollol_agents.gateway.events import EventRelay
 from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.reply import Reply
 from sollol_agents.gateway.waiting import Spawn, Waiting
 from sollol_agents.requests.answers import joined
+from sollol_agents.requests.dialects import Dialect
 from sollol_bus.errors import SollolError
 from sollol_bus.observe.tracing import Span
 from sollol_bus.sdk.call import Call

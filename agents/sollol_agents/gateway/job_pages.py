@@ -14,10 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sollol_agents.gateway.access import Guest
-from sollol_agents.gateway.app import HOT, is_unknown
+from sollol_agents.gateway.app import is_unknown
 from sollol_agents.gateway.bodies import body_of, number_in
 from sollol_agents.gateway.dialects import PLAIN_JSON
 from sollol_agents.gateway.jobs import GatewayJobs
+from sollol_agents.requests.dialects import KIND_OF_PATH
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, error_from
 from sollol_bus.sdk.job_making import checked_id, make_job, priority_of
 from sollol_bus.sdk.jobs import JobAnswer
@@ -180,7 +181,7 @@ def _job(asked: JobRequest, guest: Guest) -> Job:
     Raises:
         SollolError: It has a field that this guest may not use, or that cannot be used.
     """
-    if asked.path and asked.path.partition("?")[0] not in HOT and not is_unknown(asked.path.partition("?")[0]):
+    if asked.path and asked.path.partition("?")[0] not in KIND_OF_PATH and not is_unknown(asked.path.partition("?")[0]):
         raise error_from(ErrorBody(code=ErrorCode.FORBIDDEN, message=f"{asked.path[:80]} is not for jobs"))
     if asked.callback_subject and not guest.is_admin:
         message = "callback_subject speaks on the bus: only administrators may set it; use callback_url"

@@ -15,8 +15,9 @@ from sollol_agents.gateway import blobs, merging
 from sollol_agents.gateway.access import Guest, require_admin
 from sollol_agents.gateway.bodies import body_of, pieces_of
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.dialects import JSON, NDJSON, Dialect, error_in_stream
+from sollol_agents.gateway.dialects import JSON, NDJSON, error_in_stream
 from sollol_agents.gateway.fleet import Fleet
+from sollol_agents.requests.dialects import Dialect
 from sollol_bus.errors import BadRequest, SollolError, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_schemas.control import ControlEngine, ControlPull, EngineOperation

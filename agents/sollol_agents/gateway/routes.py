@@ -11,15 +11,16 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from sollol_agents.gateway import merging
-from sollol_agents.gateway.app import HOT, NOT_ALLOWED, NOT_FOUND
+from sollol_agents.gateway.app import NOT_ALLOWED, NOT_FOUND
 from sollol_agents.gateway.bodies import body_of
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.dialects import JSON, PLAIN_JSON, dialect_of, refusal
+from sollol_agents.gateway.dialects import JSON, PLAIN_JSON, refusal
 from sollol_agents.gateway.fleet import Fleet
 from sollol_agents.gateway.management import Management
 from sollol_agents.gateway.metrics import Metrics
 from sollol_agents.gateway.openapi import document
 from sollol_agents.gateway.server import HttpServer
+from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_agents.requests.names import canonical
 from sollol_bus.errors import BadRequest, SollolError, UnknownModel
 from sollol_bus.transport.connection import Bus
@@ -67,7 +68,7 @@ class Pages:
         routes.append(Route("/api/show", self.show, methods=["POST"]))
         routes += self._management.routes()
         routes += self._more
-        routes += [Route(path, _never, methods=["POST"]) for path in HOT]
+        routes += [Route(path, _never, methods=["POST"]) for path in KIND_OF_PATH]
         return Starlette(
             routes=routes,
             exception_handlers={HTTPException: _plain, SollolError: self._refuse, ClientDisconnect: _gone},

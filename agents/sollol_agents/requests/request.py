@@ -6,6 +6,7 @@ import msgspec
 
 from sollol_agents.requests.body import Fields, InvalidBody, field
 from sollol_agents.requests.detector import Detector, Task, WordDetector
+from sollol_agents.requests.dialects import EMBEDDING_PATHS
 from sollol_agents.requests.prefixes import prefix_hashes
 from sollol_schemas.context import ComplexityClass, RequestKind, TaskContext
 
@@ -17,7 +18,6 @@ _SIMPLE_BELOW_TOKENS = 500
 _COMPLEX_FROM_TOKENS = 2_000
 _COMPLEX_TURNS = 6
 _TEXT_BYTES = 500
-_EMBEDDING_PATHS = ("/v1/embeddings", "/api/embed", "/api/embeddings")
 
 
 class _Options(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Dete
     options = field(fields, "options", _Options) or _Options()
     prompt = _read_prompt(kind, fields)
     tokens = max(1, prompt.characters // CHARACTERS_PER_TOKEN) + prompt.images * IMAGE_TOKENS
-    is_embedding = kind is RequestKind.EMBED or path in _EMBEDDING_PATHS
+    is_embedding = kind is RequestKind.EMBED or path in EMBEDDING_PATHS
     task = Task(task_type="embedding") if is_embedding else detector.detect(prompt.text())
     hashes, boundaries = ((), ()) if is_embedding else prefix_hashes(model, prompt.pieces, CHARACTERS_PER_TOKEN)
     return TaskContext(

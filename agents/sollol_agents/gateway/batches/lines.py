@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.gateway.batches.records import WINDOW_S, Problem
-from sollol_agents.gateway.dialects import Dialect, error_object
+from sollol_agents.gateway.dialects import error_object
+from sollol_agents.requests.dialects import Dialect
 from sollol_bus.sdk.jobs import JobAnswer
 from sollol_bus.transport.messages import encode
 from sollol_schemas.context import RequestKind
