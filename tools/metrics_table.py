@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sollol_agents.gateway.metrics import Metrics
+from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.metering.catalog import Listed, counted_by, of_actors
 
 

@@ -22,7 +22,7 @@ import pytest
 import pytest_asyncio
 
 from sollol_agents.children import Child
-from sollol_agents.gateway.keys import KeyStore
+from sollol_agents.gateway.http.keys import KeyStore
 from sollol_agents.lab.emulator import Fault
 from sollol_agents.lab.emulator.faults import FaultKind
 from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, eventually

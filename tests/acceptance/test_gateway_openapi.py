@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from sollol_agents.gateway.openapi import document
+from sollol_agents.gateway.pages.openapi import document
 
 schemathesis = pytest.importorskip("schemathesis", reason="make install puts schemathesis here")
 from schemathesis import checks  # noqa: E402

@@ -17,7 +17,7 @@ from sollol_agents.gateway.actor import Gateway
 from sollol_agents.gateway.batches.records import BatchRecord, BatchState
 from sollol_agents.gateway.batches.store import ANYBODY, Records
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.keys import KeyStore
+from sollol_agents.gateway.http.keys import KeyStore
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import msgspec
 
-from sollol_agents.gateway.batches.keeper import Keeper
 from sollol_agents.gateway.batches.records import BatchRecord, BatchState, FileRecord
 from sollol_agents.gateway.batches.run import BatchRun, Desk, Limits
 from sollol_agents.gateway.batches.store import Contents, Records
+from sollol_agents.gateway.batches.workers import Keeper
 from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_bus.errors import error_from
 from sollol_bus.sdk.jobs import JobAnswer

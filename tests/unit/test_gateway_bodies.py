@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from sollol_agents.gateway.bodies import body_of
+from sollol_agents.gateway.http.bodies import body_of
 from sollol_bus.errors import SollolError
 
 

@@ -11,17 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.gateway import merging, native, telling
-from sollol_agents.gateway.access import Ceiling, token_in
-from sollol_agents.gateway.app import allowed_hosts, capped, is_allowed_host, is_unknown
-from sollol_agents.gateway.asked import wants_stream
+from sollol_agents.gateway.application import allowed_hosts, capped, is_allowed_host, is_unknown
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.dialects import error_in_stream, refusal
-from sollol_agents.gateway.events import EventRelay
-from sollol_agents.gateway.keys import ApiKey
-from sollol_agents.gateway.management import roomiest, with_node
-from sollol_agents.gateway.metrics import Metrics
-from sollol_agents.gateway.openapi import document
+from sollol_agents.gateway.http import routing_headers
+from sollol_agents.gateway.http.access import Ceiling, token_in
+from sollol_agents.gateway.http.errors import error_in_stream, refusal
+from sollol_agents.gateway.http.keys import ApiKey
+from sollol_agents.gateway.http.metrics import Metrics
+from sollol_agents.gateway.inference import native
+from sollol_agents.gateway.inference.event_relay import EventRelay
+from sollol_agents.gateway.inference.request import wants_stream
+from sollol_agents.gateway.management import model_lists
+from sollol_agents.gateway.management.operations import roomiest, with_node
+from sollol_agents.gateway.pages.openapi import document
 from sollol_agents.requests.dialects import Dialect, dialect_of
 from sollol_bus.errors import SollolError
 from sollol_schemas.decision import DecisionSummary
@@ -180,7 +182,7 @@ class TestEvents:
 
 class TestHeaders:
     def test_wishes_are_found_among_other_headers(self) -> None:
-        found = telling.wishes_in(
+        found = routing_headers.wishes_in(
             [
                 (b"host", b"x"),
                 (b"x-sollol-priority", b"high"),
@@ -197,14 +199,14 @@ class TestHeaders:
         [(b"x-sollol-priority", b"\xc3\xa9"), (b"x-sollol-session-id", b"x" * 600), (b"x-sollol-request-id", b"a b")],
     )
     def test_values_that_cannot_travel_are_refused(self, name: bytes, value: bytes) -> None:
-        with pytest.raises(telling.InvalidHeader, match=r"(?i)x-sollol"):
-            telling.wishes_in([(name, value)])
+        with pytest.raises(routing_headers.InvalidHeader, match=r"(?i)x-sollol"):
+            routing_headers.wishes_in([(name, value)])
 
     def test_a_decision_is_told_in_printable_ascii(self) -> None:
         decision = DecisionSummary(
             request_id="r", attempt_id="r-1", node_id="n", reason="schnell\r\nX: é", rejected={"down": 2}
         )
-        told = dict(telling.told(decision, "r", Figures(actual_s=1.25)))
+        told = dict(routing_headers.told(decision, "r", Figures(actual_s=1.25)))
         assert told[b"x-sollol-reason"] == b"schnell??X: ?"
         assert told[b"x-sollol-rejected"] == b"down=2"
         assert told[b"x-sollol-actual-s"] == b"1.25"
@@ -278,11 +280,11 @@ class TestDoors:
         ],
     )
     def test_a_priority_is_capped_wherever_it_stands(self, headers: dict[str, str], body: bytes, expected: str) -> None:
-        assert capped(telling.Wishes(headers), body, 3).headers["x-sollol-priority"] == expected
+        assert capped(routing_headers.Wishes(headers), body, 3).headers["x-sollol-priority"] == expected
 
     def test_a_priority_that_is_none_is_refused(self) -> None:
         with pytest.raises(SollolError, match="priority"):
-            capped(telling.Wishes({"x-sollol-priority": "enormous"}), b"{}", 3)
+            capped(routing_headers.Wishes({"x-sollol-priority": "enormous"}), b"{}", 3)
 
 
 class TestModels:
@@ -292,25 +294,25 @@ class TestModels:
             view("b", "m:latest", kind=EngineKind.OPENAI),
             view("c", "x", state=NodeState.DOWN),
         ]
-        rows = merging.tags(fleet, {"a": [{"name": "M:latest", "size": 9, "modified_at": "2026"}]})
+        rows = model_lists.tags(fleet, {"a": [{"name": "M:latest", "size": 9, "modified_at": "2026"}]})
         assert rows == [{"name": "M:latest", "size": 9, "modified_at": "2026", "nodes": ["a", "b"]}]
 
     def test_a_single_model_server_tells_what_it_knows(self) -> None:
-        (row,) = merging.tags([view("b", "m", kind=EngineKind.OPENAI, version="llama.cpp b1")], {})
+        (row,) = model_lists.tags([view("b", "m", kind=EngineKind.OPENAI, version="llama.cpp b1")], {})
         assert row["details"]["parameter_size"] == "8.0B"
         assert row["details"]["format"] == "gguf"
-        assert merging.openai_model(row)["id"] == "m"
+        assert model_lists.openai_model(row)["id"] == "m"
 
     def test_memories_are_told_for_each_node(self) -> None:
         loaded = (LoadedModel(name="m", size_bytes=5, expires_in_s=60.0),)
         now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-        rows = merging.running([view("a", "m", loaded=loaded), view("b", "m", loaded=loaded)], {}, now)
+        rows = model_lists.running([view("a", "m", loaded=loaded), view("b", "m", loaded=loaded)], {}, now)
         assert [row["node_id"] for row in rows] == ["a", "b"]
         assert rows[0]["expires_at"] == "2026-01-01T00:01:00Z"
 
     def test_the_node_that_holds_a_model_comes_first(self) -> None:
         fleet = [view("a", "m"), view("b", "m", loaded=(LoadedModel(name="M:latest"),))]
-        assert [v.node_id for v in merging.having(fleet, "m")] == ["b", "a"]
+        assert [v.node_id for v in model_lists.having(fleet, "m")] == ["b", "a"]
 
     def test_the_oldest_version_counts(self) -> None:
         fleet = [
@@ -318,8 +320,8 @@ class TestModels:
             view("b", version="0.9.5-rc1"),
             view("c", kind=EngineKind.OPENAI, version="1"),
         ]
-        assert merging.lowest_version(fleet, "9") == "0.9.5-rc1"
-        assert merging.lowest_version([], "9") == "9"
+        assert model_lists.lowest_version(fleet, "9") == "0.9.5-rc1"
+        assert model_lists.lowest_version([], "9") == "9"
 
     def test_a_new_model_goes_where_most_memory_is_free_and_it_is_not_yet(self) -> None:
         def gpu(free: float) -> tuple[Gpu, ...]:

@@ -14,7 +14,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from sollol_agents.gateway.metrics import Metrics
+from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.metering.catalog import Listed, counted_by, of_actors
 from sollol_agents.metering.requests import MAX_NODES, RequestMeter
 from sollol_schemas.decision import Decision, DecisionSummary

@@ -13,7 +13,7 @@ from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, show_json, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
-from sollol_agents.gateway.keys import ApiKey, KeyStore
+from sollol_agents.gateway.http.keys import ApiKey, KeyStore
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.routing import PRIORITY_NAMES
 from sollol_schemas.subjects import CONTROL_INBOX_PREFIX

@@ -11,21 +11,21 @@ from typing import Any, ClassVar
 import msgspec
 from starlette.middleware.cors import CORSMiddleware
 
-from sollol_agents.gateway.access import Access
-from sollol_agents.gateway.app import Gate, is_local
-from sollol_agents.gateway.batches.keeper import Keeper
+from sollol_agents.gateway.application import Gate, is_local
 from sollol_agents.gateway.batches.pages import BatchPages, now_s
 from sollol_agents.gateway.batches.records import BatchRecord, FileRecord
 from sollol_agents.gateway.batches.run import Desk, Limits
 from sollol_agents.gateway.batches.store import Contents, Records
+from sollol_agents.gateway.batches.workers import Keeper
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.fleet import Fleet
-from sollol_agents.gateway.inference import Inference
-from sollol_agents.gateway.job_pages import JobPages
+from sollol_agents.gateway.http.access import Access
+from sollol_agents.gateway.http.metrics import Metrics
+from sollol_agents.gateway.http.server import HttpServer
+from sollol_agents.gateway.inference.serving import Inference
 from sollol_agents.gateway.jobs import GatewayJobs
-from sollol_agents.gateway.metrics import Metrics
-from sollol_agents.gateway.routes import Pages
-from sollol_agents.gateway.server import HttpServer
+from sollol_agents.gateway.management.fleet import Fleet
+from sollol_agents.gateway.pages.jobs import JobPages
+from sollol_agents.gateway.pages.reads import Pages
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.discovery import Discovery

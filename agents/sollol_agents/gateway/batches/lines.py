@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.gateway.batches.records import WINDOW_S, Problem
-from sollol_agents.gateway.dialects import error_object
+from sollol_agents.gateway.http.errors import error_object
 from sollol_agents.requests.dialects import Dialect
 from sollol_bus.sdk.jobs import JobAnswer
 from sollol_bus.transport.messages import encode

@@ -11,8 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from sollol_agents.gateway.access import Guest
-from sollol_agents.gateway.batches.keeper import Keeper
 from sollol_agents.gateway.batches.records import (
     ENDED,
     PURPOSE,
@@ -27,9 +25,11 @@ from sollol_agents.gateway.batches.records import (
 from sollol_agents.gateway.batches.run import Desk
 from sollol_agents.gateway.batches.store import ANYBODY
 from sollol_agents.gateway.batches.upload import Form
-from sollol_agents.gateway.bodies import body_of, number_in, pieces_of
+from sollol_agents.gateway.batches.workers import Keeper
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.dialects import PLAIN_JSON
+from sollol_agents.gateway.http.access import Guest
+from sollol_agents.gateway.http.bodies import body_of, number_in, pieces_of
+from sollol_agents.gateway.http.errors import PLAIN_JSON
 from sollol_bus.errors import BadRequest, Conflict, SollolError, error_from
 from sollol_bus.transport.messages import encode
 from sollol_schemas.errors import ErrorBody, ErrorCode

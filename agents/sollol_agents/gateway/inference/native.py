@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.gateway.telling import attempts_of
+from sollol_agents.gateway.http.routing_headers import attempts_of
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.execution import Figures
 

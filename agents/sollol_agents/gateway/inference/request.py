@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from sollol_agents.gateway import telling
+from sollol_agents.gateway.http import routing_headers
 from sollol_agents.requests.dialects import Dialect
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.context import RequestKind
@@ -28,7 +28,7 @@ class Asked(msgspec.Struct):
     label: str
     """What metrics call the path."""
     body: bytes
-    wishes: telling.Wishes
+    wishes: routing_headers.Wishes
 
     @property
     def is_native(self) -> bool:

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from sollol_agents.gateway import merging
-from sollol_agents.gateway.merging import Row
+from sollol_agents.gateway.management import model_lists
+from sollol_agents.gateway.management.model_lists import Row
 from sollol_agents.requests.names import canonical
 from sollol_bus.errors import NoEligibleNode, NoResponders, SollolError, UnknownModel, error_from
 from sollol_bus.transport.connection import Bus
@@ -67,7 +67,7 @@ class Fleet:
     async def tags(self) -> list[Row]:
         """The models on all disks."""
         nodes = (await self.nodes()).nodes
-        return merging.tags(nodes, await self._said(nodes, EngineOperation.TAGS))
+        return model_lists.tags(nodes, await self._said(nodes, EngineOperation.TAGS))
 
     async def holders(self, model: str) -> list[str]:
         """The nodes that have a model on disk, by their engines' own word.
@@ -85,7 +85,7 @@ class Fleet:
     async def running(self) -> list[Row]:
         """The models in all memories."""
         nodes = (await self.nodes()).nodes
-        return merging.running(nodes, await self._said(nodes, EngineOperation.PS), dt.datetime.now(dt.UTC))
+        return model_lists.running(nodes, await self._said(nodes, EngineOperation.PS), dt.datetime.now(dt.UTC))
 
     async def show(self, model: str, body: dict[str, Any]) -> bytes:
         """One model's details, from a node that has it.
@@ -95,7 +95,7 @@ class Fleet:
         """
         nodes = (await self.nodes()).nodes
         wanted = model if ":" in model else f"{model}:latest"
-        found = merging.having(nodes, model)
+        found = model_lists.having(nodes, model)
         if not found:  # perhaps it is new, and telemetry a moment behind
             try:
                 holders = await self.holders(model)
@@ -104,7 +104,7 @@ class Fleet:
             found = [view for view in nodes if view.node_id in holders]
         ollama = [view for view in found if view.telemetry.engine.kind is EngineKind.OLLAMA]
         if not ollama:
-            return encode(merging.show_of(found[0], model))
+            return encode(model_lists.show_of(found[0], model))
         failure: SollolError | None = None
         for view in ollama:
             try:
@@ -145,7 +145,7 @@ class Fleet:
 
     async def _said(self, nodes: Iterable[NodeView], operation: EngineOperation) -> dict[str, list[Row]]:
         """What every Ollama says of its models; those that do not answer soon are left out."""
-        asked = [v.node_id for v in merging.present(nodes) if v.telemetry.engine.kind is EngineKind.OLLAMA]
+        asked = [v.node_id for v in model_lists.present(nodes) if v.telemetry.engine.kind is EngineKind.OLLAMA]
         answers = await asyncio.gather(*(self._rows(node_id, operation) for node_id in asked))
         return {node_id: rows for node_id, rows in zip(asked, answers, strict=True) if rows is not None}
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from sollol_agents.gateway.dialects import Header
-from sollol_agents.gateway.server import Connection
+from sollol_agents.gateway.http.errors import Header
+from sollol_agents.gateway.http.server import Connection
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.errors import ErrorBody, ErrorCode
 

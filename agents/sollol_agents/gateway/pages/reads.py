@@ -10,16 +10,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from sollol_agents.gateway import merging
-from sollol_agents.gateway.app import NOT_ALLOWED, NOT_FOUND
-from sollol_agents.gateway.bodies import body_of
+from sollol_agents.gateway.application import NOT_ALLOWED, NOT_FOUND
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.dialects import JSON, PLAIN_JSON, refusal
-from sollol_agents.gateway.fleet import Fleet
-from sollol_agents.gateway.management import Management
-from sollol_agents.gateway.metrics import Metrics
-from sollol_agents.gateway.openapi import document
-from sollol_agents.gateway.server import HttpServer
+from sollol_agents.gateway.http.bodies import body_of
+from sollol_agents.gateway.http.errors import JSON, PLAIN_JSON, refusal
+from sollol_agents.gateway.http.metrics import Metrics
+from sollol_agents.gateway.http.server import HttpServer
+from sollol_agents.gateway.management import model_lists
+from sollol_agents.gateway.management.fleet import Fleet
+from sollol_agents.gateway.management.operations import Management
+from sollol_agents.gateway.pages.openapi import document
 from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_agents.requests.names import canonical
 from sollol_bus.errors import BadRequest, SollolError, UnknownModel
@@ -82,7 +82,7 @@ class Pages:
 
     async def version(self, _request: Request) -> Response:
         """The version of the oldest Ollama in the fleet."""
-        return _json({"version": merging.lowest_version((await self._fleet.nodes()).nodes, _OLLAMA_VERSION)})
+        return _json({"version": model_lists.lowest_version((await self._fleet.nodes()).nodes, _OLLAMA_VERSION)})
 
     async def status(self, _request: Request) -> Response:
         """That nothing here goes to a vendor's cloud."""
@@ -108,7 +108,7 @@ class Pages:
 
     async def openai_models(self, _request: Request) -> Response:
         """The models of the fleet."""
-        rows = [merging.openai_model(row) for row in await self._fleet.tags()]
+        rows = [model_lists.openai_model(row) for row in await self._fleet.tags()]
         return _json({"object": "list", "data": rows}, PLAIN_JSON)
 
     async def openai_model(self, request: Request) -> Response:
@@ -118,7 +118,7 @@ class Pages:
         rows = await self._fleet.tags()
         for row in rows:
             if canonical(str(row["name"])) == wanted:
-                return _json(merging.openai_model(row), PLAIN_JSON)
+                return _json(model_lists.openai_model(row), PLAIN_JSON)
         shown = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
         details = {"model": shown, "models": [row["name"] for row in rows][:50]}
         raise UnknownModel(

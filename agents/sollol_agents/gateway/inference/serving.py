@@ -12,14 +12,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from sollol_agents.gateway import tracing
-from sollol_agents.gateway.asked import Asked, deadline_in
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.exchange import Exchange
-from sollol_agents.gateway.metrics import Metrics
-from sollol_agents.gateway.reply import Reply
-from sollol_agents.gateway.server import Connection
-from sollol_agents.gateway.waiting import Spawn
+from sollol_agents.gateway.http.metrics import Metrics
+from sollol_agents.gateway.http.reply import Reply
+from sollol_agents.gateway.http.server import Connection
+from sollol_agents.gateway.inference import tracing
+from sollol_agents.gateway.inference.comments import Spawn
+from sollol_agents.gateway.inference.exchange import Exchange
+from sollol_agents.gateway.inference.request import Asked, deadline_in
 from sollol_bus.errors import (
     ActorStopped,
     Cancelled,

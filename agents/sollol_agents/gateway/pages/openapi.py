@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.gateway import openapi_jobs
+from sollol_agents.gateway.pages import openapi_jobs
 from sollol_bus.version import VERSION
 from sollol_schemas.queries import NodesReply, StatsReply
 from sollol_schemas.routing import Routing

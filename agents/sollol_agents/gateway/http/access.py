@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
-from sollol_agents.gateway.dialects import Header
-from sollol_agents.gateway.keys import ApiKey, KeyRing, KeyStore
+from sollol_agents.gateway.http.errors import Header
+from sollol_agents.gateway.http.keys import ApiKey, KeyRing, KeyStore
 from sollol_bus.errors import QueueFull, SollolError, Unauthorized, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_schemas.errors import ErrorBody, ErrorCode

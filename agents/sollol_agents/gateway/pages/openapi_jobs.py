@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from sollol_agents.gateway.batches.records import BatchRequest
-from sollol_agents.gateway.job_pages import PREFIX, JobRequest
+from sollol_agents.gateway.pages.jobs import PREFIX, JobRequest
 from sollol_schemas.jobs import JobListReply, JobStatus
 
 TYPES: Final = (JobRequest, JobStatus, JobListReply, BatchRequest)

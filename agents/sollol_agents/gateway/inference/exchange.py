@@ -11,13 +11,14 @@ import logging
 import time
 from typing import Final
 
-from sollol_agents.gateway import native, telling, tracing
-from sollol_agents.gateway.asked import Asked, wants_stream
-from sollol_agents.gateway.dialects import EVENT_HEADERS, EVENTS, JSON, NDJSON, Header, error_in_stream, refusal
-from sollol_agents.gateway.events import EventRelay
-from sollol_agents.gateway.metrics import Metrics
-from sollol_agents.gateway.reply import Reply
-from sollol_agents.gateway.waiting import Spawn, Waiting
+from sollol_agents.gateway.http import routing_headers
+from sollol_agents.gateway.http.errors import EVENT_HEADERS, EVENTS, JSON, NDJSON, Header, error_in_stream, refusal
+from sollol_agents.gateway.http.metrics import Metrics
+from sollol_agents.gateway.http.reply import Reply
+from sollol_agents.gateway.inference import native, tracing
+from sollol_agents.gateway.inference.comments import Spawn, Waiting
+from sollol_agents.gateway.inference.event_relay import EventRelay
+from sollol_agents.gateway.inference.request import Asked, wants_stream
 from sollol_agents.requests.answers import joined
 from sollol_agents.requests.dialects import Dialect
 from sollol_bus.errors import SollolError
@@ -85,7 +86,7 @@ class Exchange:
         asked, self.call, self._first_at, self.decision = self._asked, call, None, None
         self._held = self._rest = b""
         if not asked.is_native:
-            told = telling.told(None, call.request_id)
+            told = routing_headers.told(None, call.request_id)
             after_s = self._keep_alive_s
             self._waiting = Waiting(asked, self._reply, told, after_s=after_s, spawn=self._spawn)
             try:
@@ -185,7 +186,7 @@ class Exchange:
             if not reply.status:
                 refused = refusal(asked.dialect, error.body, asked.path)
                 request_id = self.call.request_id if self.call is not None else asked.wishes.request_id or "-"
-                headers = [*refused.headers, *telling.told(None, request_id)]
+                headers = [*refused.headers, *routing_headers.told(None, request_id)]
                 await reply.whole(refused.status, headers, refused.body)
                 return
             dialect = asked.dialect if asked.is_native or self._events is not None else Dialect.OLLAMA
@@ -229,7 +230,7 @@ class Exchange:
         call = self._require_call()
         if self._first_at is None:
             self._note_first()
-        return telling.told(self.decision, call.request_id, figures_of(call.last) if is_over else None)
+        return routing_headers.told(self.decision, call.request_id, figures_of(call.last) if is_over else None)
 
     def _routing(self) -> bytes:
         call = self._require_call()

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sollol_agents.gateway.access import Guest
-from sollol_agents.gateway.app import is_unknown
-from sollol_agents.gateway.bodies import body_of, number_in
-from sollol_agents.gateway.dialects import PLAIN_JSON
+from sollol_agents.gateway.application import is_unknown
+from sollol_agents.gateway.http.access import Guest
+from sollol_agents.gateway.http.bodies import body_of, number_in
+from sollol_agents.gateway.http.errors import PLAIN_JSON
 from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_agents.requests.dialects import KIND_OF_PATH
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, error_from

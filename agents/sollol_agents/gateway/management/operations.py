@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from sollol_agents.gateway import blobs, merging
-from sollol_agents.gateway.access import Guest, require_admin
-from sollol_agents.gateway.bodies import body_of, pieces_of
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.dialects import JSON, NDJSON, error_in_stream
-from sollol_agents.gateway.fleet import Fleet
+from sollol_agents.gateway.http.access import Guest, require_admin
+from sollol_agents.gateway.http.bodies import body_of, pieces_of
+from sollol_agents.gateway.http.errors import JSON, NDJSON, error_in_stream
+from sollol_agents.gateway.management import blobs, model_lists
+from sollol_agents.gateway.management.fleet import Fleet
 from sollol_agents.requests.dialects import Dialect
 from sollol_bus.errors import BadRequest, SollolError, error_from
 from sollol_bus.transport.connection import Bus
@@ -151,7 +151,7 @@ class Management:
         raise BadRequest(f"file does not exist: {missing}; upload every file of a model to one node")
 
     async def _manageable(self) -> list[NodeView]:
-        views = [v for v in merging.present((await self._fleet.nodes()).nodes) if _is_manageable(v)]
+        views = [v for v in model_lists.present((await self._fleet.nodes()).nodes) if _is_manageable(v)]
         if not views:
             raise error_from(ErrorBody(code=ErrorCode.NO_NODES, message="no node with an Ollama is up"))
         return views
@@ -207,7 +207,7 @@ class Management:
 
 def roomiest(views: list[NodeView], model: str) -> NodeView:
     """The node for a new model: the one with most free memory of those that do not have it yet."""
-    without = [view for view in views if not merging.having([view], model)] or views
+    without = [view for view in views if not model_lists.having([view], model)] or views
     return max(without, key=_free_mib)
 
 

@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.gateway import telling
-from sollol_agents.gateway.access import Access, Guest
-from sollol_agents.gateway.asked import Asked, bad_request
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.dialects import TEXT, Header, refusal
-from sollol_agents.gateway.inference import Inference
-from sollol_agents.gateway.reply import Receive, Reply, Send, read_body
+from sollol_agents.gateway.http import routing_headers
+from sollol_agents.gateway.http.access import Access, Guest
+from sollol_agents.gateway.http.errors import TEXT, Header, refusal
+from sollol_agents.gateway.http.reply import Receive, Reply, Send, read_body
+from sollol_agents.gateway.inference.request import Asked, bad_request
+from sollol_agents.gateway.inference.serving import Inference
 from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_agents.requests.paths import is_closed
 from sollol_bus.errors import SollolError, error_from
@@ -132,8 +132,8 @@ class Gate:
         limit = min(self._config.max_body_bytes, self._bus.max_payload)
         body = await read_body(receive, _length(headers), limit, self._config.body_timeout_s)
         try:
-            wishes = telling.wishes_in(headers)
-        except telling.InvalidHeader as error:
+            wishes = routing_headers.wishes_in(headers)
+        except routing_headers.InvalidHeader as error:
             raise bad_request(str(error)) from error
         if guest.max_priority < HIGHEST_PRIORITY:
             wishes = capped(wishes, body if kind is not RequestKind.PASSTHROUGH else b"", guest.max_priority)
@@ -167,7 +167,7 @@ class _Priority(msgspec.Struct):
     priority: Any = None
 
 
-def capped(wishes: telling.Wishes, body: bytes, highest: int) -> telling.Wishes:
+def capped(wishes: routing_headers.Wishes, body: bytes, highest: int) -> routing_headers.Wishes:
     """Wishes whose priority is at most `highest`; a header wins over the body, on the bus as here.
 
     Raises:
@@ -184,7 +184,7 @@ def capped(wishes: telling.Wishes, body: bytes, highest: int) -> telling.Wishes:
     except InvalidRouting as error:
         raise bad_request(str(error)) from error
     headers = {**wishes.headers, PRIORITY_HEADER: str(min(asked, highest))}
-    return telling.Wishes(headers, wishes.request_id)
+    return routing_headers.Wishes(headers, wishes.request_id)
 
 
 def is_unknown(path: str, opened: Iterable[str] = ()) -> bool:

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from sollol_agents.gateway.asked import Asked, wants_stream
-from sollol_agents.gateway.dialects import EVENT_HEADERS, Header, waiting_event
-from sollol_agents.gateway.reply import Reply
+from sollol_agents.gateway.http.errors import EVENT_HEADERS, Header, waiting_event
+from sollol_agents.gateway.http.reply import Reply
+from sollol_agents.gateway.inference.request import Asked, wants_stream
 from sollol_bus.errors import SollolError
 
 log = logging.getLogger(__name__)

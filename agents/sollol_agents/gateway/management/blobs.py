@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from starlette.requests import ClientDisconnect
 
-from sollol_agents.gateway.fleet import Fleet
+from sollol_agents.gateway.management.fleet import Fleet
 from sollol_bus.errors import BadRequest, BusError, SollolError, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg

@@ -1,0 +1,1 @@
+"""HTTP itself: the server, who may come in, how errors and routing are told, small bodies, counters."""

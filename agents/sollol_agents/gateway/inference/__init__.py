@@ -1,0 +1,1 @@
+"""Inference over HTTP: one request becomes one call on the bus, and its messages the answer."""

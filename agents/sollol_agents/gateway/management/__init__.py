@@ -1,0 +1,1 @@
+"""The models of the fleet: what there is, and pull, push, create, copy and delete."""
