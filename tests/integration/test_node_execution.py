@@ -376,7 +376,7 @@ async def test_an_engine_that_fails_before_the_first_token_costs_the_caller_noth
 
 
 async def test_a_stalled_engine_is_cut_off(nats_server: EmbeddedServer, bus: Bus, eventually: Eventually) -> None:
-    async with staged(nats_server, bus, node={"gap_floor_s": 0.3, "gap_factor": 1.0}) as stage:
+    async with staged(nats_server, bus, node={"gap_floor_s": 0.3}) as stage:
         stage.engine.inject(Fault(kind=FaultKind.STALL, after_tokens=3))
         stage.chat("count 12")
         await eventually(lambda: bool(stage.outcomes))

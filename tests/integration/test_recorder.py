@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
+from sollol_agents.recorder.queries import MAX_QUERIES
 from sollol_bus.errors import ConfigError, NoResponders
 from sollol_bus.jetstream.streams import publish_acked
 from sollol_bus.server.server import EmbeddedServer
@@ -86,6 +87,17 @@ def has_recorded(bus: Bus, count: int) -> Callable[[], Awaitable[bool]]:
             return False
 
     return is_so
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps the recorder from writing to its database meanwhile."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        connection.close()
 
 
 async def test_outcomes_and_decisions_are_recorded_and_why_shows_both(start: Start, bus: Bus) -> None:
@@ -166,10 +178,10 @@ async def test_nobody_can_make_the_recorder_publish_outside_of_inboxes(start: St
 
 
 async def test_more_queries_than_permitted_are_refused_not_queued(start: Start, bus: Bus) -> None:
-    await start(max_queries=1)
-    replies = await asyncio.gather(*(bus.request(subjects.why(f"unknown{n}")) for n in range(3)))
-    codes = sorted(str(body.code) for body in map(error_of, replies) if body is not None)
-    assert codes == ["queue_full", "queue_full", "unknown_request"]
+    await start()
+    replies = await asyncio.gather(*(bus.request(subjects.why(f"unknown{n}")) for n in range(MAX_QUERIES + 2)))
+    codes = [str(body.code) for body in map(error_of, replies) if body is not None]
+    assert sorted(codes) == ["queue_full"] * 2 + ["unknown_request"] * MAX_QUERIES
 
 
 async def test_a_reset_forgets_and_new_outcomes_count_again(start: Start, bus: Bus, eventually: Eventually) -> None:
@@ -209,10 +221,11 @@ async def test_a_recorder_that_stops_writes_what_it_received_and_leaves_nothing_
     nats_server: EmbeddedServer, bus: Bus, tmp_path: Path, eventually: Eventually
 ) -> None:
     path = tmp_path / "r.sqlite3"
-    config = RecorderConfig(database=str(path), batch_wait_s=5.0)
+    config = RecorderConfig(database=str(path))
     async with Recorder(config, BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")) as recorder:
-        await record(bus, *(outcome(f"a{n}") for n in range(20)))
-        await eventually(lambda: recorder.statistics().waiting == 20)
+        with locked(path):
+            await record(bus, *(outcome(f"a{n}") for n in range(20)))
+            await eventually(lambda: recorder.statistics().waiting == 20)
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (20,)
     connection.close()
@@ -221,14 +234,15 @@ async def test_a_recorder_that_stops_writes_what_it_received_and_leaves_nothing_
 
 
 async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
-    nats_server: EmbeddedServer, start: Start, bus: Bus, eventually: Eventually
+    nats_server: EmbeddedServer, start: Start, bus: Bus, tmp_path: Path, eventually: Eventually
 ) -> None:
-    recorder = await start(batch_wait_s=0.5)
-    await record(bus, *(outcome(f"a{n}") for n in range(100)))
-    await eventually(lambda: recorder.statistics().waiting == 100)
-    await nats_server.kill()
-    await nats_server.start()
-    await eventually(lambda: bus.is_connected)
+    recorder = await start()
+    with locked(tmp_path / "recorder.sqlite3"):
+        await record(bus, *(outcome(f"a{n}") for n in range(100)))
+        await eventually(lambda: recorder.statistics().waiting == 100)
+        await nats_server.kill()
+        await nats_server.start()
+        await eventually(lambda: bus.is_connected)
     await record(bus, *(outcome(f"b{n}") for n in range(100)))
     await eventually(has_recorded(bus, 200))
 
@@ -265,14 +279,11 @@ async def test_a_locked_database_delays_writing_and_loses_nothing_while_question
     recorder = await start()
     await record(bus, outcome("before"))
     await eventually(has_recorded(bus, 1))
-    blocker = sqlite3.connect(tmp_path / "recorder.sqlite3", isolation_level=None)
-    blocker.execute("BEGIN IMMEDIATE")
-    await record(bus, *(outcome(f"a{n}") for n in range(10)))
-    await eventually(lambda: recorder.statistics().waiting == 10)
-    assert (await stats(bus)).total.requests == 1
-    await eventually(lambda: any("cannot write" in r.message for r in caplog.records))
-    blocker.execute("ROLLBACK")
-    blocker.close()
+    with locked(tmp_path / "recorder.sqlite3"):
+        await record(bus, *(outcome(f"a{n}") for n in range(10)))
+        await eventually(lambda: recorder.statistics().waiting == 10)
+        assert (await stats(bus)).total.requests == 1
+        await eventually(lambda: any("cannot write" in r.message for r in caplog.records))
     await eventually(has_recorded(bus, 11))
     assert any("works again" in r.message for r in caplog.records)
 

@@ -58,9 +58,7 @@ class Fleet:
         config = msgspec.convert(machine | {"parallel": 4} | (engine or {}), EmulatorConfig)
         emulated = self.engines[node_id] = await self._floor.enter_async_context(EmulatedNode(config))
         own = {"node_id": node_id, "engine": "ollama", "url": emulated.url, "slots": 4, "gap_floor_s": 1.0}
-        await self.stack.add_node(
-            msgspec.convert(own | {"gap_factor": 1.0, "first_token_floor_s": 1.0} | settings, NodeConfig)
-        )
+        await self.stack.add_node(msgspec.convert(own | {"first_token_floor_s": 1.0} | settings, NodeConfig))
         await until(lambda: self.is_up(node_id))
         return emulated
 

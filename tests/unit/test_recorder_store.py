@@ -73,7 +73,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def archive(store: Store) -> AsyncIterator[Archive]:
-    opened = await open_archive(store.path, latency_samples=1000)
+    opened = await open_archive(store.path)
     yield opened
     await opened.close()
 
@@ -178,7 +178,7 @@ async def test_a_database_keeps_its_name_and_its_lines_over_reopening(tmp_path: 
     await first.write([outcome_row("r-1")])
     await first.close()
     second = await open_store(path)
-    archive = await open_archive(path, latency_samples=10)
+    archive = await open_archive(path)
     assert second.name == first.name
     assert await statuses(archive) == [OutcomeStatus.SUCCESS]
     await archive.close()

@@ -190,7 +190,7 @@ async def _probe_all(urls: Sequence[str], timeout_s: float) -> list[Probed]:
 
         async def one(url: str) -> Probed:
             async with turns:
-                found = await probe(NodeConfig(url=url, connect_timeout_s=timeout_s), timeout_s=timeout_s)
+                found = await probe(NodeConfig(url=url), timeout_s=timeout_s)
             tell()
             return found
 

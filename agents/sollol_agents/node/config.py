@@ -71,23 +71,15 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ] = {}
     engine_api_key: Annotated[str, Meta(description="Bearer token for the engine; never logged.")] = ""
     heartbeat_s: Annotated[float, Meta(gt=0, le=60, description="Seconds between two full telemetry messages.")] = 1.0
-    connect_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to wait for a connection to the engine.")] = 5.0
     first_token_floor_s: Annotated[
         float, Meta(gt=0, description="An engine may take so many seconds to the first token whatever was predicted.")
     ] = 60.0
-    first_token_factor: Annotated[
-        float, Meta(ge=1, description="Above the floor: this multiple of the predicted time to the first token.")
-    ] = 5.0
     load_floor_s: Annotated[
         float, Meta(gt=0, description="A model may take so many seconds to load whatever was predicted.")
     ] = 300.0
-    load_factor: Annotated[float, Meta(ge=1, description="Above the floor: this multiple of the predicted load.")] = 5.0
     gap_floor_s: Annotated[
         float, Meta(gt=0, description="An engine may be silent between two tokens for so many seconds.")
     ] = 30.0
-    gap_factor: Annotated[
-        float, Meta(ge=1, description="Above the floor: this multiple of the predicted time between two tokens.")
-    ] = 20.0
     open_paths: Annotated[
         tuple[str, ...],
         Meta(description="Engine paths that requests may use although they change it or tell of its inside."),

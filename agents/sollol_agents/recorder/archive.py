@@ -31,6 +31,7 @@ from sollol_schemas.events import NodeEvent, Outcome
 from sollol_schemas.queries import FleetStats, RecentReply, ReliabilityReply, ReliabilityView, StatsReply, WhyReply
 from sollol_schemas.subjects import NO_NODE
 
+_LATENCY_SAMPLES = 20_000  # the latest successes, from which percentiles are taken
 _RECENT_LIMIT = 1000
 _WHY_LIMIT = 100
 _outcomes = msgspec.json.Decoder(Outcome)
@@ -184,7 +185,7 @@ class Archive:
         )
 
 
-async def open_archive(path: Path, *, latency_samples: int) -> Archive:
+async def open_archive(path: Path, *, latency_samples: int = _LATENCY_SAMPLES) -> Archive:
     """The read side of a database that `open_store` has opened."""
     connection = await connect(path)
     await connection.execute_fetchall("PRAGMA query_only = 1")

@@ -14,17 +14,8 @@ class RecorderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Settings of one recorder."""
 
     database: Annotated[str, Meta(description="Path of the SQLite file; empty: in the per-user state directory.")] = ""
-    batch_max: Annotated[int, Meta(ge=1, le=10_000, description="Events written in one transaction.")] = 500
-    batch_wait_s: Annotated[float, Meta(ge=0, le=5, description="Seconds to wait for a transaction to fill.")] = 0.05
     retention_days: Annotated[float, Meta(gt=0, description="Days after which records are deleted.")] = 30.0
     max_outcomes: Annotated[int, Meta(ge=1, description="Outcomes kept; the oldest go first.")] = 500_000
-    max_decisions: Annotated[int, Meta(ge=1, description="Decisions kept; up to 4 KiB each.")] = 100_000
-    max_events: Annotated[int, Meta(ge=1, description="Events of nodes, breakers and scorers kept.")] = 50_000
-    prune_interval_s: Annotated[float, Meta(gt=0, description="Seconds between deletions of old records.")] = 600.0
-    max_queries: Annotated[int, Meta(ge=1, description="Queries answered at a time; beyond it new ones get 429.")] = 32
-    latency_samples: Annotated[int, Meta(ge=100, description="Latest successes from which percentiles are taken.")] = (
-        20_000
-    )
     lease_ttl_s: Annotated[
         int, Meta(ge=1, description="Seconds after which a dead recorder is succeeded by a standby.")
     ] = 3

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import sqlite3
 from collections import deque
+from typing import Final
 
 import msgspec
 
@@ -20,6 +21,9 @@ from sollol_bus.jetstream.pull import Delivery
 
 log = logging.getLogger(__name__)
 
+BATCH_MAX: Final = 500
+"""Events in one transaction, at most."""
+_BATCH_WAIT_S: Final = 0.05  # for a transaction to fill
 _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 2.0
 _REMIND_EVERY_S = 30.0
@@ -30,16 +34,12 @@ class Ingest:
 
     Args:
         store: Where to.
-        batch_max: Events in one transaction, at most.
-        batch_wait_s: How long a transaction waits to fill, from its first event.
     """
 
-    def __init__(self, store: Store, *, batch_max: int, batch_wait_s: float) -> None:
+    def __init__(self, store: Store) -> None:
         self.written = 0
         """Events written since the start."""
         self._store = store
-        self._batch_max = batch_max
-        self._batch_wait_s = batch_wait_s
         self._waiting: deque[tuple[Delivery, Row]] = deque()
         self._arrived = asyncio.Event()
         self._is_full = asyncio.Event()
@@ -65,7 +65,7 @@ class Ingest:
             return
         self._waiting.append((delivery, row))
         self._arrived.set()
-        if len(self._waiting) >= self._batch_max:
+        if len(self._waiting) >= BATCH_MAX:
             self._is_full.set()
 
     async def run(self) -> None:
@@ -79,7 +79,7 @@ class Ingest:
             if not self._waiting:
                 return
             await self._fill()
-            batch = [self._waiting[n] for n in range(min(len(self._waiting), self._batch_max))]
+            batch = [self._waiting[n] for n in range(min(len(self._waiting), BATCH_MAX))]
             await self._write([row for _, row in batch])
             self.written += len(batch)
             for delivery, _ in batch:
@@ -99,10 +99,10 @@ class Ingest:
         self._is_full.set()
 
     async def _fill(self) -> None:
-        if len(self._waiting) >= self._batch_max or self._is_closing:
+        if len(self._waiting) >= BATCH_MAX or self._is_closing:
             return
         try:
-            async with asyncio.timeout(self._batch_wait_s):
+            async with asyncio.timeout(_BATCH_WAIT_S):
                 await self._is_full.wait()
         except TimeoutError:
             pass  # a batch need not be full
@@ -110,7 +110,7 @@ class Ingest:
     def _mark(self) -> None:
         if self._is_closing:
             return
-        if len(self._waiting) < self._batch_max:
+        if len(self._waiting) < BATCH_MAX:
             self._is_full.clear()
         if not self._waiting:
             self._arrived.clear()

@@ -8,11 +8,12 @@ import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from sollol_agents.recorder.archive import open_archive
 from sollol_agents.recorder.config import RecorderConfig
-from sollol_agents.recorder.ingest import Ingest
-from sollol_agents.recorder.queries import Desk, Spawn
+from sollol_agents.recorder.ingest import BATCH_MAX, Ingest
+from sollol_agents.recorder.queries import Queries, Spawn
 from sollol_agents.recorder.store import Store, StoreBroken, StoreReplaced, open_store, set_aside
 from sollol_bus.jetstream.pull import ConsumerSpec, PullConsumer
 from sollol_bus.transport.connection import Bus
@@ -27,11 +28,14 @@ _RECORDED = (
     subjects.BREAKER_EVENTS_ALL,
     subjects.OFFICE_EVENTS_ALL,
 )
-_REOPEN_S = 0.5
-_ACK_WAIT_S = 5.0
+_REOPEN_S: Final = 0.5
+_ACK_WAIT_S: Final = 5.0
 """After a lost connection, what was in hand comes again so late; written twice it counts once."""
-_INACTIVE_S = 7 * 24 * 3600.0
-_DAY_S = 24 * 3600.0
+_INACTIVE_S: Final = 7 * 24 * 3600.0
+_DAY_S: Final = 24 * 3600.0
+_PRUNE_EVERY_S: Final = 600.0
+_MAX_DECISIONS: Final = 100_000  # of up to 4 KiB each
+_MAX_EVENTS: Final = 50_000
 
 
 class Office:
@@ -49,7 +53,7 @@ class Office:
         self._bus = bus
         self._config = config
         self._path: Path = config.database_path()
-        self._desk = Desk(bus, spawn, max_queries=config.max_queries, on_answered=on_answered)
+        self._queries = Queries(bus, spawn, on_answered=on_answered)
         self._consumer: PullConsumer | None = None
         self._ingest: Ingest | None = None
         self._ingest_ended = asyncio.Event()
@@ -75,7 +79,7 @@ class Office:
             while not self._is_closing:
                 await self._serve_one_database()
         finally:
-            self._desk.close()
+            self._queries.close()
 
     async def _serve_one_database(self) -> None:
         store = await self._open_patiently()
@@ -119,27 +123,26 @@ class Office:
             await asyncio.sleep(_REOPEN_S)
 
     async def _serve(self, store: Store) -> None:
-        config = self._config
         self._ingest_ended.clear()
-        self._ingest = ingest = Ingest(store, batch_max=config.batch_max, batch_wait_s=config.batch_wait_s)
+        self._ingest = ingest = Ingest(store)
         spec = ConsumerSpec(
             stream=subjects.EVENTS_STREAM,
             durable=f"recorder-{store.name}",
             filter_subjects=_RECORDED,
             ack_wait_s=_ACK_WAIT_S,
-            max_ack_pending=4 * config.batch_max,
+            max_ack_pending=4 * BATCH_MAX,
             inactive_s=_INACTIVE_S,
         )
-        self._consumer = PullConsumer(self._bus, spec, ingest.take, window=2 * config.batch_max)
-        archive = await open_archive(store.path, latency_samples=config.latency_samples)
+        self._consumer = PullConsumer(self._bus, spec, ingest.take, window=2 * BATCH_MAX)
+        archive = await open_archive(store.path)
         try:
             async with asyncio.TaskGroup() as tasks:
                 helpers = [
                     tasks.create_task(self._consumer.run(), name="recorder.consumer"),
                     tasks.create_task(self._prune(store), name="recorder.prune"),
                 ]
-                self._desk.use(archive, store)
-                self._desk.open()
+                self._queries.use(archive, store)
+                self._queries.open()
                 self.is_open.set()
                 try:
                     await ingest.run()
@@ -149,7 +152,7 @@ class Office:
         finally:
             self.is_open.clear()
             self._ingest_ended.set()
-            await self._desk.let_go()
+            await self._queries.let_go()
             await archive.close()
 
     async def _prune(self, store: Store) -> None:
@@ -161,13 +164,13 @@ class Office:
                 deleted = await store.prune(
                     before=before,
                     max_outcomes=config.max_outcomes,
-                    max_decisions=config.max_decisions,
-                    max_events=config.max_events,
+                    max_decisions=_MAX_DECISIONS,
+                    max_events=_MAX_EVENTS,
                 )
                 log.info("deleted %d old records", deleted, extra={"action": "recorder.prune"})
             except sqlite3.OperationalError as error:
                 log.warning("old records were not deleted: %s", error, extra={"action": "recorder.prune_failed"})
-            await asyncio.sleep(config.prune_interval_s)
+            await asyncio.sleep(_PRUNE_EVERY_S)
 
 
 def _tell_lost(errors: BaseExceptionGroup[Exception]) -> None:

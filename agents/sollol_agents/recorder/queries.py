@@ -37,6 +37,8 @@ T = TypeVar("T")
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 Question = Callable[[Archive, Store, Msg], Awaitable[object]]
 
+MAX_QUERIES = 32
+"""Answers in the making at one time; beyond them new questions are refused."""
 _FLEET_WAIT_S = 1.0
 _LOOKS = 5
 _LOOK_EVERY_S = 0.1
@@ -45,7 +47,7 @@ _LET_GO_S = 3.0
 _STOPPED = "the recorder left office before it could answer; ask again"
 
 
-class Desk:
+class Queries:
     """Answers stats, reliability, recent, why and the reset of the metrics.
 
     Questions that come while the database is being exchanged wait a moment for the next one.
@@ -53,7 +55,6 @@ class Desk:
     Args:
         bus: The recorder's connection.
         spawn: Starts a task that lives no longer than the actor.
-        max_queries: Answers in the making at one time.
         on_answered: Called with the question's name and the error's code, empty when there was none.
     """
 
@@ -62,12 +63,10 @@ class Desk:
         bus: Bus,
         spawn: Spawn,
         *,
-        max_queries: int,
         on_answered: Callable[[str, str], None] = lambda _endpoint, _error: None,
     ) -> None:
         self._bus = bus
         self._spawn = spawn
-        self._max_queries = max_queries
         self._on_answered = on_answered
         self._archive: Archive | None = None
         self._store: Store | None = None
@@ -96,7 +95,7 @@ class Desk:
             log.warning("%d queries lose their database", self._reading, extra={"action": "query_abandoned"})
 
     def open(self) -> None:
-        """Begins to answer; opening an open desk does nothing."""
+        """Begins to answer; opening twice does nothing."""
         if self._subscriptions:
             return
         for endpoint, subject in ENDPOINTS.items():
@@ -114,8 +113,8 @@ class Desk:
     def _on_question(self, endpoint: str, answer: Question, msg: Msg) -> None:
         if not msg.reply.startswith(INBOX_ROOT):
             return  # our rights are wide: nobody may make us publish elsewhere
-        if self._running >= self._max_queries:
-            message = f"{self._max_queries} queries are being answered; try again"
+        if self._running >= MAX_QUERIES:
+            message = f"{MAX_QUERIES} queries are being answered; try again"
             self._refuse(endpoint, msg.reply, ErrorBody(code=ErrorCode.QUEUE_FULL, message=message))
             return
         self._running += 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import FREE_OF_CHARGE
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.execution import Figures
 
 
 class Verdict(StrEnum):
@@ -30,46 +31,20 @@ class Rank(IntEnum):
     BY_NODE = 2
 
 
-class OutcomeRow(NamedTuple):
-    """One line of `outcomes`."""
+class Table(StrEnum):
+    """Where a line belongs."""
 
-    attempt_id: str
-    rank: int
-    recorded_at: float
-    request_id: str
-    node_id: str
-    model: str
-    mode: str
-    verdict: str
-    code: str
-    latency_s: float | None
-    actual_s: float | None
-    predicted_s: float | None
-    output_tokens: int
-    decode_s: float
-    body: bytes
+    OUTCOMES = "outcomes"
+    DECISIONS = "decisions"
+    EVENTS = "events"
 
 
-class DecisionRow(NamedTuple):
-    """One line of `decisions`."""
+class Row(NamedTuple):
+    """One line for the database: its columns by name, as in `schema`."""
 
-    stored_at_ns: int
-    stream_seq: int
-    request_id: str
-    body: bytes
+    table: Table
+    columns: dict[str, Any]
 
-
-class EventRow(NamedTuple):
-    """One line of `events`."""
-
-    stored_at_ns: int
-    stream_seq: int
-    kind: str
-    node_id: str
-    body: bytes
-
-
-Row = OutcomeRow | DecisionRow | EventRow
 
 _outcomes = msgspec.json.Decoder(Outcome)
 _decisions = msgspec.json.Decoder(Decision)
@@ -107,32 +82,37 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
         return _outcome_row(_outcomes.decode(data), data, stored_at_ns / 1e9)
     if area == "routing":
         decision = _decisions.decode(data)
-        return DecisionRow(stored_at_ns, stream_seq, decision.summary.request_id, data)
+        columns = {"request_id": decision.summary.request_id, "body": data}
+        return Row(Table.DECISIONS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
     if area in ("node", "breaker", "scorer"):
         event = _events.decode(data)
         node_id = "" if isinstance(event, OfficeEvent) else event.node_id
-        return EventRow(stored_at_ns, stream_seq, area, node_id, data)
+        columns = {"kind": area, "node_id": node_id, "body": data}
+        return Row(Table.EVENTS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
     return None
 
 
-def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> OutcomeRow:
-    figures = outcome.figures
+def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> Row:
+    figures = outcome.figures or Figures()
     verdict = verdict_of(outcome)
-    is_timed = verdict is Verdict.SUCCESS and figures is not None
-    return OutcomeRow(
-        attempt_id=outcome.attempt_id,
-        rank=rank_of(outcome),
-        recorded_at=recorded_at,
-        request_id=outcome.request_id,
-        node_id=outcome.node_id,
-        model=outcome.model,
-        mode=outcome.mode,
-        verdict=verdict,
-        code=outcome.code or "",
-        latency_s=outcome.queue_s + figures.actual_s if figures is not None and is_timed else None,
-        actual_s=figures.actual_s if figures is not None and is_timed else None,
-        predicted_s=outcome.predicted_s if is_timed else None,
-        output_tokens=(figures.output_tokens or 0) if figures is not None else 0,
-        decode_s=(figures.decode_s or 0.0) if figures is not None else 0.0,
-        body=body,
+    is_timed = verdict is Verdict.SUCCESS and outcome.figures is not None
+    return Row(
+        Table.OUTCOMES,
+        {
+            "attempt_id": outcome.attempt_id,
+            "rank": rank_of(outcome),
+            "recorded_at": recorded_at,
+            "request_id": outcome.request_id,
+            "node_id": outcome.node_id,
+            "model": outcome.model,
+            "mode": outcome.mode,
+            "verdict": verdict,
+            "code": outcome.code or "",
+            "latency_s": outcome.queue_s + figures.actual_s if is_timed else None,
+            "actual_s": figures.actual_s if is_timed else None,
+            "predicted_s": outcome.predicted_s if is_timed else None,
+            "output_tokens": figures.output_tokens or 0,
+            "decode_s": figures.decode_s or 0.0,
+            "body": body,
+        },
     )

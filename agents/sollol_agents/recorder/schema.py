@@ -7,6 +7,24 @@ from __future__ import annotations
 
 from typing import Final
 
+OUTCOME_COLUMNS: Final = (
+    "attempt_id",
+    "rank",
+    "recorded_at",
+    "request_id",
+    "node_id",
+    "model",
+    "mode",
+    "verdict",
+    "code",
+    "latency_s",
+    "actual_s",
+    "predicted_s",
+    "output_tokens",
+    "decode_s",
+    "body",
+)
+
 MIGRATIONS: Final[tuple[str, ...]] = (
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

@@ -12,12 +12,12 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import aiosqlite
 
-from sollol_agents.recorder.rows import DecisionRow, EventRow, OutcomeRow, Row
-from sollol_agents.recorder.schema import MIGRATIONS
+from sollol_agents.recorder.rows import Row, Table
+from sollol_agents.recorder.schema import MIGRATIONS, OUTCOME_COLUMNS
 from sollol_bus.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -26,17 +26,18 @@ _BUSY_MS = 2000
 _PRUNE_CHUNK = 1000  # about 50 ms on a small disk
 _FREE_PAGES = 2000
 
-_COLUMNS = ", ".join(OutcomeRow._fields)
-_PLACES = ", ".join("?" for _ in OutcomeRow._fields)
-_CHANGES = ", ".join(f"{name} = excluded.{name}" for name in OutcomeRow._fields[1:])
-_UPSERT_OUTCOME = (
-    f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({_PLACES}) "  # noqa: S608 names of our own columns
-    f"ON CONFLICT (attempt_id) DO UPDATE SET {_CHANGES} "
-    "WHERE (excluded.rank, excluded.recorded_at) >= (outcomes.rank, outcomes.recorded_at)"
-)
-_INSERT_DECISION = "INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?)"
-_INSERT_EVENT = "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)"
-_FORGET = "DELETE FROM outcomes WHERE (? = '' OR node_id = ?) AND (? = '' OR model = ?)"
+_CHANGES = ", ".join(f"{name} = excluded.{name}" for name in OUTCOME_COLUMNS[1:])
+_WRITE: Final = {
+    Table.OUTCOMES: (
+        f"INSERT INTO outcomes ({', '.join(OUTCOME_COLUMNS)}) "  # noqa: S608 names of our own columns
+        f"VALUES ({', '.join(f':{name}' for name in OUTCOME_COLUMNS)}) "
+        f"ON CONFLICT (attempt_id) DO UPDATE SET {_CHANGES} "
+        "WHERE (excluded.rank, excluded.recorded_at) >= (outcomes.rank, outcomes.recorded_at)"
+    ),
+    Table.DECISIONS: "INSERT OR IGNORE INTO decisions VALUES (:stored_at_ns, :stream_seq, :request_id, :body)",
+    Table.EVENTS: "INSERT OR IGNORE INTO events VALUES (:stored_at_ns, :stream_seq, :kind, :node_id, :body)",
+}
+_FORGET = "DELETE FROM outcomes WHERE (:node_id IN ('', node_id)) AND (:model IN ('', model))"
 
 
 class _Pruning(NamedTuple):
@@ -100,9 +101,7 @@ class Store:
             raise StoreReplaced(f"{self.path} was deleted or exchanged")
         try:
             await self._transact(
-                (_UPSERT_OUTCOME, [row for row in rows if isinstance(row, OutcomeRow)]),
-                (_INSERT_DECISION, [row for row in rows if isinstance(row, DecisionRow)]),
-                (_INSERT_EVENT, [row for row in rows if isinstance(row, EventRow)]),
+                *((sql, [row.columns for row in rows if row.table is table]) for table, sql in _WRITE.items())
             )
         except sqlite3.DatabaseError as error:
             if _is_damage(error):
@@ -111,7 +110,7 @@ class Store:
 
     async def forget(self, node_id: str = "", model: str = "") -> None:
         """Deletes outcomes: of one node, of one model, of one model on one node, or all of them."""
-        await self._transact((_FORGET, [(node_id, node_id, model, model)]))
+        await self._transact((_FORGET, [{"node_id": node_id, "model": model}]))
 
     async def prune(self, *, before: float, max_outcomes: int, max_decisions: int, max_events: int) -> int:
         """Deletes what is older than `before` (seconds of Unix time) or too much; returns the lines deleted.
@@ -140,7 +139,7 @@ class Store:
             if cursor.rowcount < _PRUNE_CHUNK:
                 return deleted
 
-    async def _transact(self, *statements: tuple[str, Iterable[Sequence[object]]]) -> None:
+    async def _transact(self, *statements: tuple[str, Iterable[dict[str, Any]]]) -> None:
         async with self._lock:
             await self._connection.execute("BEGIN IMMEDIATE")
             try:

@@ -75,7 +75,7 @@ SECTIONS: Mapping[str, Names] = {
     "emulate": Names(
         kind="sollol_agents.lab.emulator.config:EmulatorConfig",
         title="`sollol emulate`",
-        flags={"version": "--ollama-version"},
+        hidden=("max_queue", "max_loaded"),
     ),
     "engine": Names(kind="sollol_agents.lab.engine.server:EngineConfig", title="`sollol engine`"),
 }

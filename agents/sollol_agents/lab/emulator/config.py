@@ -38,5 +38,4 @@ class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         float, msgspec.Meta(ge=0, description="prompt tokens/s of an 8B model in place of the preset's; 0 keeps it")
     ] = 0.0
     download_gbps: Annotated[float, msgspec.Meta(gt=0, description="rate of a pull in 10^9 bytes/s")] = 0.1
-    version: Annotated[str, msgspec.Meta(description="Ollama version to report")] = "0.33.0"
     faults: Annotated[tuple[Fault, ...], msgspec.Meta(description="faults set at the start")] = ()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Handler = Callable[[Request, Responder], Answering]
 
 _encode = msgspec.json.Encoder().encode
+_OLLAMA_VERSION: Final = "0.33.0"
 _NOT_FOUND: Final = b"404 page not found"
 _NOT_ALLOWED: Final = b"405 method not allowed"
 
@@ -46,7 +47,7 @@ class Routes:
         self._faults = faults
         self._inference = Inference(residency, faults)
         self._management = Management(config, store)
-        self._version = _encode({"version": config.version})
+        self._version = _encode({"version": _OLLAMA_VERSION})
         self._started_at = dt.datetime.now(dt.UTC)
         self._frozen_ps: tuple[bytes, float] = (b"", float("-inf"))
         self._table = self._build_table()

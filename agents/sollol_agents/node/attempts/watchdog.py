@@ -14,6 +14,9 @@ import msgspec
 from sollol_agents.node.config import NodeConfig
 from sollol_schemas.execution import ExecEnvelope
 
+_FIRST_TOKEN_FACTOR = 5.0
+_LOAD_FACTOR = 5.0
+_GAP_FACTOR = 20.0
 _TOOLS_FACTOR = 3.0
 """Tool calls arrive whole, at the end: with tools, silence may last this multiple of the predicted total."""
 
@@ -59,12 +62,12 @@ def limits_of(envelope: ExecEnvelope, config: NodeConfig) -> Limits:
     times the predicted total. To the first token: max(floor, factor x (predicted + co-runner's prefill)), and the
     load's limit on top when the engine may load meanwhile.
     """
-    load_s = max(config.load_floor_s, config.load_factor * envelope.predicted_load_s)
+    load_s = max(config.load_floor_s, _LOAD_FACTOR * envelope.predicted_load_s)
     first_token_s = max(
         config.first_token_floor_s,
-        config.first_token_factor * (envelope.predicted_first_token_s + envelope.co_runner_prefill_s),
+        _FIRST_TOKEN_FACTOR * (envelope.predicted_first_token_s + envelope.co_runner_prefill_s),
     )
-    gap_s = max(config.gap_floor_s, config.gap_factor * envelope.predicted_gap_s + envelope.co_runner_prefill_s)
+    gap_s = max(config.gap_floor_s, _GAP_FACTOR * envelope.predicted_gap_s + envelope.co_runner_prefill_s)
     if envelope.has_tools:
         whole_s = _TOOLS_FACTOR * envelope.decision.predicted_s
         first_token_s, gap_s = max(first_token_s, whole_s), max(gap_s, whole_s)

@@ -57,7 +57,7 @@ async def first_answering(engines: Sequence[Engine]) -> tuple[Engine, str]:
 
 def engine_at(kind: EngineKind, url: str, config: NodeConfig) -> Engine:
     """The adapter for one dialect at one address; connects to nothing yet."""
-    http = EngineHttp(url, api_key=config.engine_api_key, connect_timeout_s=config.connect_timeout_s)
+    http = EngineHttp(url, api_key=config.engine_api_key)
     if kind is EngineKind.OLLAMA:
         return OllamaEngine(http)
     return OpenAIEngine(http, config.model_alias)
