@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -12,7 +13,9 @@ from sollol_bus.errors import DecodeFailed
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.headers import NO_RESPONDERS, SERVICE_ERROR, SERVICE_ERROR_CODE, STATUS
 
-__all__ = ["Msg", "decode", "encode", "error_headers", "error_of", "is_no_responders"]
+__all__ = ["Msg", "decode", "decoded", "encode", "error_headers", "error_of", "is_no_responders"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
@@ -42,6 +45,15 @@ def decode(data: bytes, kind: type[T]) -> T:
         name = getattr(kind, "__name__", str(kind))
         raise DecodeFailed(f"not a {name}: {error}") from error
     return value
+
+
+def decoded(msg: Msg, kind: type[T]) -> T | None:
+    """The Struct in a message that anybody may have sent; one that is none is logged, and ignored by the caller."""
+    try:
+        return decode(msg.data, kind)
+    except DecodeFailed as error:
+        log.warning("ignored a message on %s: %s", msg.subject, error, extra={"action": "bad_message"})
+        return None
 
 
 def is_no_responders(msg: Msg) -> bool:

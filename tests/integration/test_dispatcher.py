@@ -8,6 +8,7 @@ from typing import Protocol
 import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
+from sollol_agents.dispatcher.administration import Administration
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_bus.errors import (
     BackendRefused,
@@ -27,6 +28,7 @@ from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_bus.transport.streaming import request_many
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
+from sollol_schemas.control import AdminRequest
 from sollol_schemas.decision import DecisionSummary
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import OfficeEvent, Outcome, OutcomeStatus
@@ -434,6 +436,34 @@ async def test_a_reply_subject_outside_the_inboxes_is_never_answered(
     await eventually(lambda: dispatcher.statistics().rejected == 1)
     await bus.request(subjects.dispatcher_probe(dispatcher.instance))
     assert heard == []
+
+
+async def test_what_cannot_be_read_is_ignored_with_a_line_in_the_log(
+    dispatcher: Dispatcher, bus: Bus, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange = [subjects.CANCEL, subjects.office_event("s1"), subjects.node_event("n1", "down")]
+    for subject in strange:
+        bus.publish(subject, b"nonsense")
+    await eventually(lambda: sum("ignored a message on" in line for line in caplog.messages) == len(strange))
+    assert not any("failed" in line for line in caplog.messages), "no handler broke over them"
+
+
+async def test_an_operators_request_ends_with_the_connection_that_it_went_over(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    administration = Administration(bus)
+    bus.subscribe(subjects.ADMIN_NODE_ALL, administration.on_request)
+    pulls: list[Msg] = []
+    bus.subscribe(subjects.node_control("n1"), pulls.append)
+    asked = encode(AdminRequest(node_id="n1", model="m"))
+    bus.publish(subjects.admin_node("pull"), asked, reply=bus.new_inbox())
+    await eventually(lambda: len(pulls) == 1)
+    assert administration.in_flight == 1
+    await nats_server.kill()
+    await eventually(lambda: not bus.is_connected)
+    await eventually(lambda: administration.in_flight == 0)
+    administration.on_request(Msg(bus.nats, subject=subjects.admin_node("load"), reply=bus.new_inbox(), data=asked))
+    assert administration.in_flight == 0, "what cannot be sent is not waited for"
 
 
 @pytest.mark.shutdown

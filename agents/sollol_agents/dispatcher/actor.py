@@ -22,12 +22,12 @@ from sollol_agents.dispatcher.requests.intake import Rejected, Request, take_in
 from sollol_agents.dispatcher.requests.node_probes import NodeProbes
 from sollol_agents.requests.detector import Detector, UnknownDetector, detector_named
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.errors import BusError, ConfigError
+from sollol_bus.errors import BusError, ConfigError, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.observe.request_log import log_prompt
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.discovery import Discovery
-from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_bus.transport.messages import Msg, decoded, encode
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
@@ -208,10 +208,12 @@ class Dispatcher(Actor[DispatcherConfig]):
         self.bus.publish(reply, b"")
 
     def _on_cancel(self, msg: Msg) -> None:
-        asked = decode(msg.data, CancelRequest)
-        active = self._active.get(asked.request_id)
-        if active is None or not active.request.secret or not _same_secret(asked.secret, active.request.secret):
+        asked = decoded(msg, CancelRequest)
+        active = self._active.get(asked.request_id) if asked is not None else None
+        if asked is None or active is None:
             return  # another dispatcher may hold it
+        if not active.request.secret or not _same_secret(asked.secret, active.request.secret):
+            return
         if asked.resend is not None and active.request.resend > asked.resend:
             return  # its caller has sent it again since
         active.cancel(ErrorCode.CANCELLED, "cancelled by its caller")
@@ -235,6 +237,8 @@ class Dispatcher(Actor[DispatcherConfig]):
         question = RouteRequest(request_id=request.request_id, context=request.context, routing=request.routing)
 
         def on_answer(reply: Msg | BusError) -> None:
+            if isinstance(reply, NotConnected):
+                return  # nobody can be told
             if isinstance(reply, BusError):
                 error = ErrorBody(code=ErrorCode.NO_NODES, message="no scorer is in office; start `sollol scorer`")
                 self.bus.respond_error(msg.reply, error)
@@ -246,7 +250,8 @@ class Dispatcher(Actor[DispatcherConfig]):
     # -- what moves requests ------------------------------------------------------------------------------
 
     def _on_office(self, msg: Msg) -> None:
-        if decode(msg.data, OfficeEvent).is_leader:
+        event = decoded(msg, OfficeEvent)
+        if event is not None and event.is_leader:
             for request in list(self._active.values()):
                 request.ask_for_slot()
 
@@ -255,8 +260,8 @@ class Dispatcher(Actor[DispatcherConfig]):
             request.on_reconnect()
 
     def _on_node_event(self, msg: Msg) -> None:
-        event = decode(msg.data, NodeEvent)
-        if event.state is NodeState.DOWN and not self.bus.is_settling:
+        event = decoded(msg, NodeEvent)
+        if event is not None and event.state is NodeState.DOWN and not self.bus.is_settling:
             self._on_node_silent(event.node_id)
 
     def _on_node_dead(self, node_id: str) -> None:

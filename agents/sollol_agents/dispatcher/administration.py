@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from sollol_bus.errors import BusError, DecodeFailed
+from sollol_bus.errors import BusError, DecodeFailed, NotConnected
 from sollol_bus.transport.connection import Bus, ReplyInbox
 from sollol_bus.transport.messages import Msg, decode, encode, error_of, is_no_responders
 from sollol_schemas import subjects
@@ -64,6 +64,11 @@ class Administration:
         self._loop = asyncio.get_running_loop()
         self._open: dict[ReplyInbox, asyncio.TimerHandle] = {}
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that a node has not answered yet."""
+        return len(self._open)
+
     def close(self) -> None:
         """Forgets what is still open."""
         for inbox in list(self._open):
@@ -89,32 +94,35 @@ class Administration:
         is_stream = isinstance(control, ControlPull)
 
         def on_reply(answer: Msg | BusError) -> None:
-            error = self._error_in(answer, node_id)
-            if error is not None:
-                self._bus.respond_error(reply, error)
-                if is_stream:
-                    self._bus.publish(reply, b"")
-                self._close(inbox)
+            if isinstance(answer, BusError):
+                self._close(inbox)  # the connection broke: nobody can be told
                 return
-            assert not isinstance(answer, BusError)
-            self._bus.publish(reply, answer.data)
-            if not is_stream or not answer.data:
+            error = _error_in(answer, node_id)
+            if error is not None or not is_stream or not answer.data:
                 self._close(inbox)
+            if error is None:
+                self._bus.publish(reply, answer.data)
+                return
+            self._bus.respond_error(reply, error)
+            if is_stream:
+                self._bus.publish(reply, b"")
 
         inbox = self._bus.reply_inbox(on_reply)
         timeout_s = _PULL_TIMEOUT_S if is_stream else _TIMEOUT_S
         self._open[inbox] = self._loop.call_later(timeout_s, self._close, inbox)
-        self._bus.publish(subjects.node_control(node_id), encode(control), reply=inbox.subject)
-
-    def _error_in(self, answer: Msg | BusError, node_id: str) -> ErrorBody | None:
-        if isinstance(answer, BusError):
-            return ErrorBody(code=ErrorCode.CONNECTION_LOST, message=str(answer))
-        if is_no_responders(answer):
-            return ErrorBody(code=ErrorCode.UNKNOWN_NODE, message=f"node {node_id} is not on the bus")
-        return error_of(answer)
+        try:
+            self._bus.publish(subjects.node_control(node_id), encode(control), reply=inbox.subject)
+        except NotConnected:
+            self._close(inbox)
 
     def _close(self, inbox: ReplyInbox) -> None:
         timer = self._open.pop(inbox, None)
         if timer is not None:
             timer.cancel()
         inbox.close()
+
+
+def _error_in(answer: Msg, node_id: str) -> ErrorBody | None:
+    if is_no_responders(answer):
+        return ErrorBody(code=ErrorCode.UNKNOWN_NODE, message=f"node {node_id} is not on the bus")
+    return error_of(answer)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
-from sollol_bus.errors import BusError
+from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.jetstream.streams import api
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
@@ -45,18 +45,26 @@ class ServerClock:
         while True:
             try:
                 await self.compare()
-            except (BusError, InvalidInstant) as error:
+            except BusError as error:
                 log.debug("comparing clocks: %s", error)
                 await asyncio.sleep(_RETRY_S)
             else:
                 await asyncio.sleep(_EVERY_S)
 
     async def compare(self) -> None:
-        """Compares the clocks once."""
+        """Compares the clocks once.
+
+        Raises:
+            BusError: The server does not answer, or does not tell its time.
+        """
         before = datetime.now(UTC).timestamp()
         info = decode(await api(self._bus, self._what), _Info)
         after = datetime.now(UTC).timestamp()
-        self.ahead_s = parse_instant(_to_micros(info.ts)) - (before + after) / 2
+        try:
+            told = parse_instant(_to_micros(info.ts))
+        except InvalidInstant as error:
+            raise DecodeFailed(f"the server's time: {error}") from error
+        self.ahead_s = told - (before + after) / 2
 
 
 def _to_micros(text: str) -> str:

@@ -144,13 +144,17 @@ class Listing:
         """Up to 256 messages from number `start` on.
 
         Raises:
-            RequestTimedOut: The server did not answer.
+            BusError: The connection broke in the middle, or the server did not answer.
         """
         found: list[Msg] = []
+        broken: list[BusError] = []
         is_over = asyncio.Event()
 
         def on_message(msg: Msg | BusError) -> None:
-            if isinstance(msg, BusError) or (not msg.data and STATUS in (msg.headers or {})):
+            if isinstance(msg, BusError):
+                broken.append(msg)
+                is_over.set()
+            elif not msg.data and STATUS in (msg.headers or {}):
                 is_over.set()
             else:
                 found.append(msg)
@@ -165,6 +169,8 @@ class Listing:
             raise RequestTimedOut(f"stream {stream} does not answer") from error
         finally:
             inbox.close()
+        if broken:
+            raise broken[0]
         return found
 
 

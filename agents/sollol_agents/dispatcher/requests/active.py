@@ -22,7 +22,7 @@ from sollol_agents.dispatcher.requests.outcomes import presumed_lost, unserved
 from sollol_agents.dispatcher.requests.tracing import tell_failed, tell_granted, traced
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
 from sollol_bus.transport.connection import SETTLING_S, Bus, ReplyInbox
-from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
+from sollol_bus.transport.messages import Msg, decode, decoded, encode, is_no_responders
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState, ControlAttempt, ControlReply
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode
@@ -341,13 +341,13 @@ class ActiveRequest:
         def on_answer(reply: Msg | BusError) -> None:
             if attempt is not self.attempt or self.stage is not Stage.RUNNING:
                 return
-            if isinstance(reply, BusError):
-                if time.monotonic() < until_mono_s:
-                    self._loop.call_later(_NODE_RETRY_S, self._ask_node, attempt, until_mono_s)
-                else:
-                    self._lose("the node did not come back to the bus", is_dead=False)
-                return
-            self._reconcile(attempt, decode(reply.data, ControlReply).attempt_state)
+            told = None if isinstance(reply, BusError) else decoded(reply, ControlReply)
+            if told is not None:
+                self._reconcile(attempt, told.attempt_state)
+            elif time.monotonic() < until_mono_s:
+                self._loop.call_later(_NODE_RETRY_S, self._ask_node, attempt, until_mono_s)
+            else:
+                self._lose("the node did not come back to the bus", is_dead=False)
 
         if attempt is not self.attempt:
             return
