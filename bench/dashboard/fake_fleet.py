@@ -17,7 +17,7 @@ from sollol_bus.errors import NotConnected
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import subjects
-from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
+from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast, Rejection, RejectionReason
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
 from sollol_schemas.jobs import JobEvent, JobListReply, JobNews, JobState
@@ -114,8 +114,8 @@ class FakeFleet:
         draw = self._draw
         self._number += 1
         attempt_id, node_id = f"r{self._number}-1", draw.choice(self._ids)
-        summary = self._summary(attempt_id, node_id)
-        self._send(subjects.routing_event(summary.mode.value), self._decision(summary))
+        decision = self._decision(attempt_id, node_id)
+        self._send(subjects.routing_event(decision.mode.value), self._event(decision))
         busy = self._busy[node_id]
         if len(busy) == SLOTS:
             self._end(node_id, busy.pop(0))
@@ -132,41 +132,43 @@ class FakeFleet:
         tokens, seconds = draw.randint(20, 400), draw.lognormvariate(0.5, 0.8)
         figures = Figures(actual_s=seconds, ttft_s=seconds / 5, output_tokens=tokens, decode_s=seconds * 0.8)
         ended = Outcome(
-            attempt_id=attempt.attempt_id,
-            request_id=attempt.attempt_id.partition("-")[0],
-            node_id=node_id,
+            decision=Decision(
+                attempt_id=attempt.attempt_id,
+                request_id=attempt.attempt_id.partition("-")[0],
+                node_id=node_id,
+                mode=draw.choice((RoutingMode.FAST, RoutingMode.RELIABLE, RoutingMode.ASYNC)),
+                model=attempt.model,
+                forecast=Forecast(total_s=seconds * draw.uniform(0.7, 1.4)),
+            ),
             status=OutcomeStatus.SUCCESS if draw.random() > 0.02 else OutcomeStatus.FAILED,
             reported_by=ReportedBy.NODE,
-            model=attempt.model,
-            mode=draw.choice((RoutingMode.FAST, RoutingMode.RELIABLE, RoutingMode.ASYNC)),
-            predicted_s=seconds * draw.uniform(0.7, 1.4),
             figures=figures,
             finished_at=_instant(),
         )
         self._send(subjects.outcome_event(node_id), ended)
 
-    def _summary(self, attempt_id: str, node_id: str) -> DecisionSummary:
+    def _decision(self, attempt_id: str, node_id: str) -> Decision:
         draw = self._draw
-        return DecisionSummary(
+        return Decision(
             request_id=attempt_id.partition("-")[0],
             attempt_id=attempt_id,
             node_id=node_id,
+            model=draw.choice(MODELS),
+            task_type="generation",
             mode=draw.choice((RoutingMode.FAST, RoutingMode.RELIABLE, RoutingMode.ASYNC)),
             priority=draw.choice((2, 5, 5, 8)),
-            predicted_s=draw.uniform(0.2, 6.0),
             queue_s=draw.expovariate(2.0),
             reason="least predicted cost, 1.52 s; the next best node would take 2.10 s",
+            forecast=Forecast(total_s=draw.uniform(0.2, 6.0)),
         )
 
-    def _decision(self, summary: DecisionSummary) -> Decision:
+    def _event(self, decision: Decision) -> DecisionEvent:
         draw = self._draw
         others = [CandidateCost(node_id=n, total_s=draw.uniform(1, 9), wait_s=0.4, decode_s=draw.uniform(0.5, 4))
                   for n in draw.sample(self._ids, min(_CANDIDATES, len(self._ids)))]  # fmt: skip
         refused = [Rejection(node_id=n, reason=RejectionReason.MODEL_MISSING) for n in draw.sample(self._ids, 4)]
-        return Decision(
-            summary=summary,
-            model=draw.choice(MODELS),
-            task_type="generation",
+        return DecisionEvent(
+            decision=decision,
             candidates=tuple(others),
             rejections=tuple(refused),
             queued=draw.randint(0, 12),

@@ -16,7 +16,7 @@ from sollol_bus.sdk.client import Client
 from sollol_bus.transport.messages import Msg, encode, error_of
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 
 _NS = 1e9
 
@@ -75,7 +75,7 @@ async def measured(client: Client, request: Request, due: float) -> Sample:
 
 
 def _sample(request: Request, reply: Msg, latency_s: float) -> Sample:
-    decision = msgspec.json.decode((reply.headers or {}).get(h.DECISION, "{}"), type=DecisionSummary)
+    decision = msgspec.json.decode((reply.headers or {}).get(h.DECISION, "{}"), type=Decision)
     service_s = msgspec.json.decode(reply.data, type=_Reply).total_duration / _NS
     return Sample(
         number=request.number,

@@ -105,31 +105,25 @@ class Bench:
         """Nodes accept what was granted, and say so."""
         granted = [e for e in effects if isinstance(e, Granted)]
         self.running += granted
-        for node_id in dict.fromkeys(g.summary.node_id for g in granted):
+        for node_id in dict.fromkeys(g.decision.node_id for g in granted):
             self._seq += 1
-            mine = [g for g in self.running if g.summary.node_id == node_id]
+            mine = [g for g in self.running if g.decision.node_id == node_id]
             update = LoadUpdate(
                 node_id=node_id,
                 instance=f"i{node_id[1:]}",
                 seq=self._seq,
                 slots=4,
-                in_flight=tuple(InFlight(attempt_id=g.summary.attempt_id, model=g.model) for g in mine),
+                in_flight=tuple(InFlight(attempt_id=g.decision.attempt_id, model=g.decision.model) for g in mine),
             )
             self.take(self.core.on_load(update, self.now))
 
     def end_one(self) -> Outcome:
         """The outcome of some running attempt."""
         granted = self.running.pop(self.rng.randrange(len(self.running)))
-        summary = granted.summary
         return Outcome(
-            attempt_id=summary.attempt_id,
-            request_id=summary.request_id,
-            node_id=summary.node_id,
+            decision=granted.decision,
             status=OutcomeStatus.SUCCESS,
             reported_by=ReportedBy.NODE,
-            model=granted.model,
-            instance=granted.instance,
-            task_type="generation",
             figures=Figures(actual_s=3, prompt_tokens=400, output_tokens=150, prompt_s=0.2, decode_s=2.5, co_runners=2),
         )
 

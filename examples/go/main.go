@@ -25,12 +25,12 @@ type chunk struct {
 	Response string `json:"response"`
 }
 
-type decision struct {
-	Summary struct {
+type event struct {
+	Decision struct {
 		RequestID string `json:"request_id"`
 		NodeID    string `json:"node_id"`
 		Reason    string `json:"reason"`
-	} `json:"summary"`
+	} `json:"decision"`
 }
 
 func check(msg *nats.Msg) *nats.Msg {
@@ -81,6 +81,6 @@ func main() {
 	for range 2 {
 		var made decision
 		must(0, json.Unmarshal(must(decisions.NextMsg(10*time.Second)).Data, &made))
-		fmt.Println("decision:", made.Summary.RequestID, "on", made.Summary.NodeID, "because", made.Summary.Reason)
+		fmt.Println("decision:", made.Decision.RequestID, "on", made.Decision.NodeID, "because", made.Decision.Reason)
 	}
 }

@@ -34,7 +34,7 @@ for await (const msg of chunks) {
 console.log();
 
 for await (const msg of decisions) {
-  const { summary } = msg.json();
-  console.log("decision:", summary.request_id, "on", summary.node_id, "because", summary.reason);
+  const { decision } = msg.json();
+  console.log("decision:", decision.request_id, "on", decision.node_id, "because", decision.reason);
 }
 await nc.close();

@@ -45,8 +45,8 @@ async def main(model: str, prompt: str) -> None:
     print()
 
     for _ in range(2):
-        summary = json.loads((await decisions.next_msg(timeout=10)).data)["summary"]
-        print("decision:", summary["request_id"], "on", summary["node_id"], "because", summary["reason"])
+        made = json.loads((await decisions.next_msg(timeout=10)).data)["decision"]
+        print("decision:", made["request_id"], "on", made["node_id"], "because", made["reason"])
     await nc.close()
 
 

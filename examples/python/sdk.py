@@ -11,8 +11,8 @@ from sollol_bus import Client, Routing, SollolError
 
 
 async def watch(client: Client) -> None:
-    async for decision in client.watch_decisions():
-        made = decision.summary
+    async for event in client.watch_decisions():
+        made = event.decision
         print("\ndecision:", made.request_id, "on", made.node_id, "because", made.reason)
 
 

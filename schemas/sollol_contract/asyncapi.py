@@ -175,13 +175,13 @@ _HEADER_SCHEMAS: Final = {
     ),
     "ExecHeaders": _headers(
         {
-            headers.EXEC: _JSON_OF.format("ExecEnvelope"),
+            headers.EXEC: _JSON_OF.format("Exec"),
             headers.REPLY_TO: "The caller's inbox, the only place where the node may publish tokens.",
         }
     ),
     "ChunkHeaders": _headers(
         {
-            headers.DECISION: _JSON_OF.format("DecisionSummary") + " On the first message.",
+            headers.DECISION: _JSON_OF.format("Decision") + " On the first message.",
             headers.FIGURES: _JSON_OF.format("Figures") + " On a reply of one message.",
             headers.PART: "i/n: this message is part i of n of one chunk.",
             headers.CONTENT_TYPE: "The engine's content type, on passthrough.",

@@ -16,7 +16,7 @@ from sollol_schemas.subjects import CHANNELS
 ENGINE: Final = "engine"
 """Stands in the subject table for a body in the engine's own dialect."""
 
-IN_HEADERS: Final = ("ExecEnvelope", "DecisionSummary", "Figures", "JobStatus")
+IN_HEADERS: Final = ("Exec", "Decision", "Figures", "JobStatus")
 """Structs that travel in headers as JSON."""
 BESIDE_CHANNELS: Final = ("RequestNews", "ErrorBody", "Routing")
 """To the caller's control inbox, on every reply inbox, and in bodies and headers of requests."""

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from sollol_schemas.context import RequestKind
 from sollol_schemas.routing import RoutingMode
 from sollol_schemas.units import BusId, Count, Instant, Priority, Seconds, SignedSeconds, Term, Tokens
 
@@ -69,18 +70,48 @@ class CandidateCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     is_free_now: bool = False
 
 
-class DecisionSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every caller is told about the decision; travels in the `Sollol-Decision` header."""
+class Forecast(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the scorer expects of an attempt, counted from its grant."""
+
+    total_s: Seconds = 0.0
+    """Until the answer is complete."""
+    first_token_s: Seconds = 0.0
+    """Until the first token."""
+    needs_load: bool = False
+    """Whether the model must be loaded first, or its load waited for."""
+    load_s: Seconds = 0.0
+    """What that load takes."""
+    gap_s: Seconds = 0.0
+    """Between two tokens."""
+    co_runner_prefill_s: Seconds = 0.0
+    """The longest prefill that may run beside it and hold its tokens back."""
+    prompt_tokens: Tokens = 0
+    """Estimated length of the prompt."""
+    output_tokens: float = 0.0
+    """Mean length of the answer."""
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who runs where, and why: what the scorer decided of one attempt, and what every caller is told.
+
+    It is made once and travels as it is: in the grant, in the exec, in the `Sollol-Decision` header of the answer and
+    in the outcome.
+    """
 
     request_id: BusId
     attempt_id: BusId
     node_id: BusId
+    """`_none` in the outcome of a request that never reached a node."""
     node_url: str = ""
+    instance: str = ""
+    """The node's instance that is meant; any other ignores the exec."""
+    model: str = ""
+    """The model's name on that node."""
+    kind: RequestKind = RequestKind.GENERATE
+    task_type: str = ""
     mode: RoutingMode = RoutingMode.FAST
     strategy: str = "plan"
     priority: Priority = 5
-    predicted_s: Seconds = 0.0
-    """Predicted seconds from the grant to the complete answer."""
     queue_s: Seconds = 0.0
     """Seconds from the request's arrival to the grant."""
     attempt: Count = 1
@@ -88,19 +119,14 @@ class DecisionSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     rejected: dict[str, int] = {}
     """How many nodes were refused for each `RejectionReason`; the full list comes with `why`."""
     term: Term = 0
+    forecast: Forecast = Forecast()
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="decision.v1"):
-    """The event of one decision, at most 4 KiB: the summary and the best candidates with every term."""
+class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="decision.event.v1"):
+    """The event of one decision, at most 4 KiB: the decision and the best candidates with every term."""
 
-    summary: DecisionSummary
-    model: str
-    task_type: str = ""
+    decision: Decision
     dispatcher: str = ""
-    prompt_tokens: Tokens = 0
-    expected_output_tokens: float = 0.0
-    predicted_first_token_s: Seconds = 0.0
-    needs_load: bool = False
     candidates: tuple[CandidateCost, ...] = ()
     rejections: tuple[Rejection, ...] = ()
     queued: Count = 0

@@ -6,12 +6,14 @@ from enum import StrEnum
 
 import msgspec
 
-from sollol_schemas.context import RequestKind
-from sollol_schemas.errors import ErrorCode
+from sollol_schemas.decision import Decision
+from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
-from sollol_schemas.routing import RoutingMode
 from sollol_schemas.telemetry import NodeState
-from sollol_schemas.units import BusId, Count, Instant, Priority, Seconds, Term
+from sollol_schemas.units import BusId, Instant, Seconds, Term
+
+MESSAGE_MAX = 500
+"""An outcome keeps so many characters of an error's message."""
 
 
 class OutcomeStatus(StrEnum):
@@ -35,27 +37,51 @@ class ReportedBy(StrEnum):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="outcome.v1"):
     """How one attempt ended. Each attempt counts once: the node's own report replaces a presumed loss."""
 
-    attempt_id: BusId
-    request_id: BusId
-    node_id: str
-    """`_none` for a request that never reached a node."""
+    decision: Decision
+    """What was decided of it; of a request that never reached a node, what is known of the request."""
     status: OutcomeStatus
     reported_by: ReportedBy
-    model: str = ""
-    kind: RequestKind = RequestKind.GENERATE
     code: ErrorCode | None = None
     message: str = ""
-    instance: str = ""
-    attempt: Count = 1
-    mode: RoutingMode = RoutingMode.FAST
-    strategy: str = ""
-    priority: Priority = 5
-    task_type: str = ""
-    predicted_s: Seconds = 0.0
-    predicted_load_s: Seconds = 0.0
-    queue_s: Seconds = 0.0
     figures: Figures | None = None
     finished_at: Instant = ""
+
+    @classmethod
+    def ended(
+        cls,
+        decision: Decision,
+        status: OutcomeStatus,
+        reported_by: ReportedBy,
+        *,
+        error: ErrorBody | None = None,
+        figures: Figures | None = None,
+        finished_at: str = "",
+    ) -> Outcome:
+        """The outcome of what ended with `error`, or well when there is none."""
+        return cls(
+            decision=decision,
+            status=status,
+            reported_by=reported_by,
+            code=None if error is None else error.code,
+            message="" if error is None else error.message[:MESSAGE_MAX],
+            figures=figures,
+            finished_at=finished_at,
+        )
+
+    @property
+    def request_id(self) -> str:
+        """The request that was attempted."""
+        return self.decision.request_id
+
+    @property
+    def attempt_id(self) -> str:
+        """The attempt that ended."""
+        return self.decision.attempt_id
+
+    @property
+    def node_id(self) -> str:
+        """Where it ran; `_none` for a request that never reached a node."""
+        return self.decision.node_id
 
 
 class NodeEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="node.event.v1"):

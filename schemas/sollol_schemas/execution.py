@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from sollol_schemas.context import RequestKind
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.units import BusId, Count, Ratio, Seconds, Tokens
 
@@ -13,30 +12,18 @@ GO_S = 2.0
 """How long a node may begin to speak to the caller on the strength of one `go`."""
 
 
-class ExecEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="exec.v1"):
+class Exec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="exec.v1"):
     """The metadata of one exec message, in the `Sollol-Exec` header; the body is the caller's own."""
 
-    decision: DecisionSummary
-    instance: BusId
-    """The node's instance this is meant for; any other ignores it."""
-    kind: RequestKind
-    model: str
+    decision: Decision
     path: str = ""
     """The engine's path, for passthrough."""
     stream: bool = False
     """Whether the caller wants chunks; the node streams from its engine in any case."""
     go_s: Seconds = GO_S
     deadline_s: Seconds = 600.0
-    predicted_first_token_s: Seconds = 0.0
-    predicted_load_s: Seconds = 0.0
-    predicted_gap_s: Seconds = 0.0
-    co_runner_prefill_s: Seconds = 0.0
-    needs_load: bool = False
     keep_alive_s: float | None = None
-    task_type: str = ""
     has_tools: bool = False
-    expected_output_tokens: float = 0.0
-    prompt_tokens: Tokens = 0
 
     @property
     def attempt_id(self) -> str:

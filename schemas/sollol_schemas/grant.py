@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from sollol_schemas.context import TaskContext
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.routing import Routing
 from sollol_schemas.units import BusId, Count, Seconds, Term
@@ -43,22 +43,9 @@ class GrantQueued(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 class Granted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.granted.v1"):
     """A slot on a node. It expires when the node has not accepted the attempt within 2 s."""
 
-    summary: DecisionSummary
-    instance: BusId
-    """The node's instance that owns its id; any other instance ignores the exec."""
-    model: str = ""
-    """The model's name on that node."""
-    predicted_first_token_s: Seconds = 0.0
-    predicted_load_s: Seconds = 0.0
-    predicted_gap_s: Seconds = 0.0
-    """Predicted seconds between two tokens."""
-    co_runner_prefill_s: Seconds = 0.0
-    """The longest prefill that may run beside it and hold its tokens back."""
-    needs_load: bool = False
+    decision: Decision
     keep_alive_s: float | None = None
     """How long the engine keeps the model; None leaves the engine's default, negative is for ever."""
-    expected_output_tokens: float = 0.0
-    """Predicted mean length of the answer."""
 
 
 class GrantRefused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.refused.v1"):

@@ -27,11 +27,11 @@ ROUTING_PREFIX: Final = "X-Sollol-"
 REPLY_TO: Final = "Sollol-Reply-To"
 """The caller's inbox: the only place where the node may publish tokens."""
 EXEC: Final = "Sollol-Exec"
-"""`execution.ExecEnvelope` as JSON."""
+"""`execution.Exec` as JSON."""
 
 # Replies.
 DECISION: Final = "Sollol-Decision"
-"""`decision.DecisionSummary` as JSON, on the first message of a reply."""
+"""`decision.Decision` as JSON, on the first message of a reply."""
 FIGURES: Final = "Sollol-Figures"
 """`execution.Figures` as JSON, on the last message of a reply."""
 CHUNKS: Final = "Sollol-Chunks"

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from sollol_schemas.context import RequestKind
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.execution import Figures
 from sollol_schemas.routing import DeadlineSeconds
@@ -144,7 +144,7 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     """Name of the answer in the object store of results, when it is too large for this message."""
     body_bytes: Bytes = 0
     error: ErrorBody | None = None
-    decision: DecisionSummary | None = None
+    decision: Decision | None = None
     figures: Figures | None = None
     tries: Count = 0
     total_s: Seconds = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
 from sollol_schemas.telemetry import NodeState, Telemetry
 from sollol_schemas.units import BusId, Bytes, Count, Ratio, Seconds, Term, TokensPerSecond
@@ -151,7 +151,7 @@ class WhyReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     """Everything recorded about one request: its decisions with candidates, and its attempts' outcomes."""
 
     request_id: str
-    decisions: tuple[Decision, ...] = ()
+    decisions: tuple[DecisionEvent, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
 
 

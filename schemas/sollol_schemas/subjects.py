@@ -320,7 +320,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         senders=_CALLERS,
         receivers=_CTL,
         payload="engine",
-        reply="Decision",
+        reply="DecisionEvent",
         queue_group=DISPATCHERS,
     ),
     Channel(
@@ -452,7 +452,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         senders=_CTL,
         receivers=_CTL,
         payload="RouteRequest",
-        reply="Decision",
+        reply="DecisionEvent",
     ),
     Channel(
         address=f"{V1}.scorer.probe.{{instance}}",
@@ -520,7 +520,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         summary="Every routing decision.",
         senders=_CTL,
         receivers=_READERS,
-        payload="Decision",
+        payload="DecisionEvent",
     ),
     Channel(
         address=f"{V1}.events.outcome.{{node_id}}",

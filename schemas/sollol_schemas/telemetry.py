@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from sollol_schemas.decision import Forecast
 from sollol_schemas.units import (
     BusId,
     Bytes,
@@ -103,9 +104,7 @@ class InFlight(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_tokens: Tokens = 0
     has_first_token: bool = False
     is_loading: bool = False
-    predicted_s: Seconds = 0.0
-    prompt_tokens: Tokens = 0
-    expected_output_tokens: float = 0.0
+    forecast: Forecast = Forecast()
 
 
 class LearnedSpeed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import Outcome
 
 
@@ -14,7 +14,7 @@ class Meter(Protocol):
     def considered(self, seconds: float) -> None:
         """The scorer took so long over one question."""
 
-    def decided(self, decision: Decision) -> None:
+    def decided(self, event: DecisionEvent) -> None:
         """A request got its node."""
 
     def ended(self, outcome: Outcome) -> None:

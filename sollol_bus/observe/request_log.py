@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import Outcome, OutcomeStatus
 from sollol_schemas.subjects import NO_NODE
 
@@ -25,31 +25,31 @@ _prompts.setLevel(logging.CRITICAL + 1)
 _LEVEL: Final = {OutcomeStatus.FAILED: logging.WARNING, OutcomeStatus.PRESUMED_LOST: logging.WARNING}
 
 
-def log_decision(decision: Decision) -> None:
+def log_decision(event: DecisionEvent) -> None:
     """Says where a request runs, and why."""
     if not _requests.isEnabledFor(logging.INFO):
         return
-    summary = decision.summary
+    made = event.decision
     _requests.info(
         "request %s goes to %s: %s; predicted %.2f s",
-        summary.request_id,
-        summary.node_id,
-        summary.reason,
-        summary.predicted_s,
+        made.request_id,
+        made.node_id,
+        made.reason,
+        made.forecast.total_s,
         extra={
             "action": "decision",
-            "request_id": summary.request_id,
-            "attempt_id": summary.attempt_id,
-            "node_id": summary.node_id,
-            "model": decision.model,
-            "mode": summary.mode.value,
-            "strategy": summary.strategy,
-            "priority": summary.priority,
-            "queue_s": round(summary.queue_s, 4),
-            "predicted_s": round(summary.predicted_s, 4),
-            "candidates": len(decision.candidates),
-            "rejected": summary.rejected,
-            "queued": decision.queued,
+            "request_id": made.request_id,
+            "attempt_id": made.attempt_id,
+            "node_id": made.node_id,
+            "model": made.model,
+            "mode": made.mode.value,
+            "strategy": made.strategy,
+            "priority": made.priority,
+            "queue_s": round(made.queue_s, 4),
+            "predicted_s": round(made.forecast.total_s, 4),
+            "candidates": len(event.candidates),
+            "rejected": made.rejected,
+            "queued": event.queued,
         },
     )
 
@@ -59,13 +59,13 @@ def log_outcome(outcome: Outcome) -> None:
     level = _LEVEL.get(outcome.status, logging.INFO)
     if not _requests.isEnabledFor(level):
         return
-    figures = outcome.figures
+    made, figures = outcome.decision, outcome.figures
     _requests.log(
         level,
         "request %s %s%s%s",
-        outcome.request_id,
+        made.request_id,
         outcome.status.value,
-        "" if outcome.node_id == NO_NODE else f" on {outcome.node_id}",
+        "" if made.node_id == NO_NODE else f" on {made.node_id}",
         f": {outcome.code.value}"
         if outcome.code is not None
         else f" after {figures.actual_s:.2f} s"
@@ -73,15 +73,15 @@ def log_outcome(outcome: Outcome) -> None:
         else "",
         extra={
             "action": "outcome",
-            "request_id": outcome.request_id,
-            "attempt_id": outcome.attempt_id,
-            "node_id": outcome.node_id,
-            "model": outcome.model,
-            "mode": outcome.mode.value,
-            "strategy": outcome.strategy,
-            "priority": outcome.priority,
-            "queue_s": round(outcome.queue_s, 4),
-            "predicted_s": round(outcome.predicted_s, 4),
+            "request_id": made.request_id,
+            "attempt_id": made.attempt_id,
+            "node_id": made.node_id,
+            "model": made.model,
+            "mode": made.mode.value,
+            "strategy": made.strategy,
+            "priority": made.priority,
+            "queue_s": round(made.queue_s, 4),
+            "predicted_s": round(made.forecast.total_s, 4),
             "status": outcome.status.value,
             "code": outcome.code.value if outcome.code is not None else None,
             "actual_s": round(figures.actual_s, 4) if figures is not None else None,

@@ -28,7 +28,7 @@ from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_bus.transport.streaming import request_many
 from sollol_schemas import subjects
 from sollol_schemas.control import AdminRequest, ControlReply
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.headers import TRACEPARENT
@@ -164,10 +164,10 @@ class Client(JobCalls):
 
     # -- questions ----------------------------------------------------------------------------------------
 
-    async def route(self, model: str, prompt: str = "", *, routing: Routing | None = None) -> Decision:
+    async def route(self, model: str, prompt: str = "", *, routing: Routing | None = None) -> DecisionEvent:
         """Where a request would run now, and why; nothing is reserved."""
         fields = {"model": model, "prompt": prompt, **msgspec.to_builtins(routing or self._routing or Routing())}
-        return await self._ask(subjects.ROUTE, fields, Decision)
+        return await self._ask(subjects.ROUTE, fields, DecisionEvent)
 
     async def nodes(self) -> NodesReply:
         """The fleet as the scorer in office sees it."""
@@ -328,9 +328,9 @@ class Client(JobCalls):
 
     # -- watching -----------------------------------------------------------------------------------------
 
-    def watch_decisions(self) -> AsyncIterator[Decision]:
+    def watch_decisions(self) -> AsyncIterator[DecisionEvent]:
         """Every routing decision from now on."""
-        return self._watched(subjects.ROUTING_EVENTS_ALL, Decision)
+        return self._watched(subjects.ROUTING_EVENTS_ALL, DecisionEvent)
 
     def watch_outcomes(self) -> AsyncIterator[Outcome]:
         """How every attempt ended, from now on; for control and observer credentials."""

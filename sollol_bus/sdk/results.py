@@ -12,7 +12,7 @@ from sollol_bus.errors import BackendBrokeProtocol, DecodeFailed
 from sollol_bus.sdk.call import Call
 from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas import headers as h
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
 
 
@@ -34,7 +34,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     thinking: str = ""
     tool_calls: list[dict[str, Any]] = []
     done_reason: str = ""
-    decision: DecisionSummary | None = None
+    decision: Decision | None = None
     figures: Figures | None = None
     final: dict[str, Any] = {}
     """The engine's last object, with its own counts and durations."""
@@ -46,7 +46,7 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
     embeddings: list[list[float]]
     model: str
     request_id: str
-    decision: DecisionSummary | None = None
+    decision: Decision | None = None
     figures: Figures | None = None
 
 
@@ -68,10 +68,10 @@ class NativeChunk(msgspec.Struct, frozen=True):
     done_reason: str = ""
 
 
-def decision_of(msg: Msg | None) -> DecisionSummary | None:
+def decision_of(msg: Msg | None) -> Decision | None:
     """The decision in a message's headers, if it carries one."""
     text = (msg.headers or {}).get(h.DECISION) if msg is not None else None
-    return decode(text.encode(), DecisionSummary) if text else None
+    return decode(text.encode(), Decision) if text else None
 
 
 def figures_of(msg: Msg | None) -> Figures | None:
@@ -101,7 +101,7 @@ class AnswerStream:
         return self._call.request_id
 
     @property
-    def decision(self) -> DecisionSummary | None:
+    def decision(self) -> Decision | None:
         """Where it runs and why; known from the first chunk on."""
         return decision_of(self._call.first)
 

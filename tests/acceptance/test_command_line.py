@@ -112,7 +112,7 @@ async def test_vectors_are_shown_and_complete_as_json(system: ProcessFleet) -> N
 
 async def test_a_dry_run_decides_without_running(system: ProcessFleet) -> None:
     decision = (await sollol(system, "generate", MODEL, "hello", "--dry-run")).json
-    assert decision["summary"]["node_id"] == "attic"
+    assert decision["decision"]["node_id"] == "attic"
     assert decision["is_dry_run"] is True
 
 
@@ -212,7 +212,7 @@ async def test_watch_prints_decisions_as_they_happen(system: ProcessFleet) -> No
                     line = await asyncio.wait_for(process.stdout.readline(), 0.2)
                 except TimeoutError:
                     continue
-        assert msgspec.json.decode(line)["summary"]["node_id"] == "attic"
+        assert msgspec.json.decode(line)["decision"]["node_id"] == "attic"
     finally:
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 10) == 130

@@ -30,7 +30,7 @@ from sollol_bus import Client, Routing
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerState
 from sollol_schemas.jobs import JobState
 from sollol_schemas.routing import RoutingMode
@@ -261,8 +261,8 @@ async def test_a_click_on_a_decision_explains_it_with_every_candidate_and_term(s
     assert "writing" in await drawer.locator(".candidate.chosen .terms").inner_text()
 
 
-async def recorded(client: Client, request_id: str) -> tuple[Decision, ...]:
-    decisions: tuple[Decision, ...] = ()
+async def recorded(client: Client, request_id: str) -> tuple[DecisionEvent, ...]:
+    decisions: tuple[DecisionEvent, ...] = ()
 
     async def is_there() -> bool:
         nonlocal decisions

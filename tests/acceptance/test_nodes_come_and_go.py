@@ -14,7 +14,7 @@ from sollol_agents.lab.testing.processes import ProcessFleet, eventually
 from sollol_bus.errors import BackendError, NoEligibleNode, UnknownModel
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.results import Answer
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorCode
 
 MODEL = "llama3.2:3b"
@@ -57,7 +57,7 @@ async def test_all_requests_survive_the_kill_of_the_node_that_holds_them(
     slots = "20" if stage == "running" else "2"
     victim = await fleet.node("victim", victim_engine.url, "--slots", slots)
     await victim_engine.add_fault(Fault(kind=FaultKind.HANG, times=0))
-    decisions: dict[str, list[tuple[float, Decision]]] = {}
+    decisions: dict[str, list[tuple[float, DecisionEvent]]] = {}
     async with fleet.client() as client, asyncio.TaskGroup() as group:
         watching = group.create_task(_collect(client, decisions))
         asked = [group.create_task(client.generate(MODEL, f"count down from {20 + n}")) for n in range(20)]
@@ -81,7 +81,7 @@ async def test_a_stream_that_loses_its_node_ends_with_an_error_and_never_starts_
     engine = await fleet.emulator("victim", *FLAGS, "--decode-tps", "10")
     victim = await fleet.node("victim", engine.url)
     other = await fleet.emulator("other", *FLAGS)
-    decisions: dict[str, list[tuple[float, Decision]]] = {}
+    decisions: dict[str, list[tuple[float, DecisionEvent]]] = {}
     heard: list[str] = []
     async with fleet.client() as client, asyncio.TaskGroup() as group:
         watching = group.create_task(_collect(client, decisions))
@@ -139,6 +139,6 @@ async def _is_busy(in_flight: Callable[[], object], wanted: int) -> bool:
     return int(await found) == wanted
 
 
-async def _collect(client: Client, decisions: dict[str, list[tuple[float, Decision]]]) -> None:
+async def _collect(client: Client, decisions: dict[str, list[tuple[float, DecisionEvent]]]) -> None:
     async for decision in client.watch_decisions():
-        decisions.setdefault(decision.summary.request_id, []).append((time.monotonic(), decision))
+        decisions.setdefault(decision.decision.request_id, []).append((time.monotonic(), decision))

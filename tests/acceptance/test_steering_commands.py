@@ -49,7 +49,7 @@ async def test_a_dry_run_compares_the_nodes_and_says_which_it_would_take(system:
     alternative = next(row for row in rows if row and row[0] == "cellar")
     assert alternative[2].startswith("+")
     decision = msgspec.json.decode(await sollol(system, "route", MODEL, "--node", "cellar", "--strict", "--json"))
-    assert decision["summary"]["node_id"] == "cellar"
+    assert decision["decision"]["node_id"] == "cellar"
     assert decision["rejections"][0]["reason"] == "not_chosen_node"
 
 
@@ -74,7 +74,7 @@ async def test_a_strategy_is_listed_chosen_and_used_for_the_next_request(system:
     assert "strategy round_robin" in shown
     assert ["hold", "0.4"] in [line.split() for line in shown.splitlines()]
     decision = msgspec.json.decode(await sollol(system, "route", MODEL, "--json"))
-    assert decision["summary"]["strategy"] == "round_robin"
+    assert decision["decision"]["strategy"] == "round_robin"
     assert "strategy plan" in await sollol(system, "strategy", "set", "plan", "--setting", "hold=0.3")
 
 

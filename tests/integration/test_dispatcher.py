@@ -29,7 +29,7 @@ from sollol_bus.transport.streaming import request_many
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.control import AdminRequest
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import OfficeEvent, Outcome, OutcomeStatus
 from sollol_schemas.execution import (
@@ -40,7 +40,7 @@ from sollol_schemas.execution import (
     AttemptStart,
     CancelAttempt,
     CancelRequest,
-    ExecEnvelope,
+    Exec,
     Figures,
     StartAnswer,
 )
@@ -76,13 +76,15 @@ class ScriptedScorer:
             error = ErrorBody(code=ErrorCode.NO_ELIGIBLE_NODE, message="every node is excluded")
             self.bus.respond(msg, GrantRefused(request_id=asked.request_id, error=error))
             return
-        summary = DecisionSummary(
+        decision = Decision(
             request_id=asked.request_id,
             attempt_id=f"{asked.request_id}-{asked.number}",
             node_id=free[0],
+            instance="i1",
+            model="m",
             attempt=asked.number,
         )
-        self.bus.respond(msg, Granted(summary=summary, instance="i1", model="m"))
+        self.bus.respond(msg, Granted(decision=decision))
 
 
 class ScriptedNode:
@@ -92,7 +94,7 @@ class ScriptedNode:
         self.bus = bus
         self.node_id = node_id
         self.script = script
-        self.execs: list[ExecEnvelope] = []
+        self.execs: list[Exec] = []
         self.reply_to: dict[str, str] = {}
         self.answers: list[bool] = []
         self.cancelled: list[str] = []
@@ -112,7 +114,7 @@ class ScriptedNode:
 
     def _on_exec(self, msg: Msg) -> None:
         assert msg.headers is not None
-        envelope = decode(msg.headers[h.EXEC].encode(), ExecEnvelope)
+        envelope = decode(msg.headers[h.EXEC].encode(), Exec)
         self.execs.append(envelope)
         self.reply_to[envelope.attempt_id] = msg.headers[h.REPLY_TO]
         if self.script is not None:

@@ -35,7 +35,7 @@ from sollol_bus.sdk.jobs import make_job
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import subjects
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.jobs import JobNews, JobResult, JobState
 from sollol_schemas.routing import Routing
 
@@ -323,7 +323,7 @@ async def test_many_texts_are_embedded_in_order_and_keep_every_node_busy(tmp_pat
         asked = [await s.client.embed("nomic-embed-text", text) for text in texts[:3]]
         chosen: Counter[str | None] = Counter()
         s.client.bus.subscribe(
-            subjects.ROUTING_EVENTS_ALL, lambda m: chosen.update([decode(m.data, Decision).summary.node_id])
+            subjects.ROUTING_EVENTS_ALL, lambda m: chosen.update([decode(m.data, DecisionEvent).decision.node_id])
         )
         await s.client.bus.flush()
         vectors = await s.client.embed_many("nomic-embed-text", texts)

@@ -18,8 +18,8 @@ from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState, ControlReply
-from sollol_schemas.decision import DecisionSummary
-from sollol_schemas.execution import AttemptAccepted, AttemptDone, AttemptFirstToken, ExecEnvelope, Figures
+from sollol_schemas.decision import Decision
+from sollol_schemas.execution import AttemptAccepted, AttemptDone, AttemptFirstToken, Exec, Figures
 from sollol_schemas.grant import Granted, GrantRequest
 from sollol_schemas.jobs import JobResult, JobState
 
@@ -41,17 +41,19 @@ class Fleet:
 
     def _on_grant(self, msg: Msg) -> None:
         asked = decode(msg.data, GrantRequest)
-        summary = DecisionSummary(
+        decision = Decision(
             request_id=asked.request_id,
             attempt_id=f"{asked.request_id}-{asked.number}",
             node_id="n1",
+            instance="i1",
+            model="m",
             attempt=asked.number,
         )
-        self.bus.respond(msg, Granted(summary=summary, instance="i1", model="m"))
+        self.bus.respond(msg, Granted(decision=decision))
 
     def _on_exec(self, msg: Msg) -> None:
         assert msg.headers is not None
-        attempt = decode(msg.headers[h.EXEC].encode(), ExecEnvelope).attempt_id
+        attempt = decode(msg.headers[h.EXEC].encode(), Exec).attempt_id
         self.attempts.append(attempt)
         self._report(attempt, AttemptAccepted(attempt_id=attempt, instance="i1"))
         self._report(attempt, AttemptFirstToken(attempt_id=attempt))

@@ -30,14 +30,14 @@ from sollol_bus.transport.streaming import ReplyStream
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import (
     AttemptAccepted,
     AttemptFailed,
     AttemptReport,
     AttemptStart,
-    ExecEnvelope,
+    Exec,
     StartAnswer,
 )
 from sollol_schemas.telemetry import EngineKind, Telemetry
@@ -355,10 +355,15 @@ class Asked:
         self._bus = bus
         self.failure: AttemptFailed | None = None
         self.subscription = bus.subscribe(subjects.attempt(NODE, "r-1"), self._on_report)
-        decision = DecisionSummary(request_id="r", attempt_id="r-1", node_id=NODE)
-        envelope = ExecEnvelope(
-            decision=decision, instance=node.instance, kind=RequestKind.CHAT, model=body["model"], stream=stream
+        decision = Decision(
+            request_id="r",
+            attempt_id="r-1",
+            node_id=NODE,
+            instance=node.instance,
+            model=body["model"],
+            kind=RequestKind.CHAT,
         )
+        envelope = Exec(decision=decision, stream=stream)
         self.headers = {h.EXEC: encode(envelope).decode()}
         self.body = msgspec.json.encode(body)
 

@@ -34,7 +34,7 @@ from sollol_schemas.control import (
     ControlSet,
     ControlUnload,
 )
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision, Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus
 from sollol_schemas.execution import (
@@ -45,7 +45,7 @@ from sollol_schemas.execution import (
     AttemptReport,
     AttemptStart,
     CancelAttempt,
-    ExecEnvelope,
+    Exec,
     Figures,
     StartAnswer,
 )
@@ -92,6 +92,7 @@ class Desk:
         stream: bool = True,
         reply_to: str = "",
         term: int = 1,
+        needs_load: bool = False,
         **envelope: Any,
     ) -> str:
         self._number += 1
@@ -99,10 +100,17 @@ class Desk:
         if not reply_to:
             reply_to = self.bus.new_inbox()
             self.inbox = self.bus.subscribe(reply_to, self._on_chunk)
-        decision = DecisionSummary(request_id=f"r{self._number}", attempt_id=attempt_id, node_id=NODE, term=term)
-        exec_envelope = ExecEnvelope(
-            decision=decision, instance=instance, kind=kind, model=body.get("model", MODEL), stream=stream, **envelope
+        decision = Decision(
+            request_id=f"r{self._number}",
+            attempt_id=attempt_id,
+            node_id=NODE,
+            instance=instance,
+            model=body.get("model", MODEL),
+            kind=kind,
+            term=term,
+            forecast=Forecast(needs_load=needs_load),
         )
+        exec_envelope = Exec(decision=decision, stream=stream, **envelope)
         self.bus.publish(
             subjects.node_exec(NODE),
             msgspec.json.encode(body),
@@ -182,7 +190,7 @@ async def test_a_stream_reaches_the_caller_whole_and_every_party_is_told(stage: 
     await eventually(lambda: bool(desk.ends()) and bool(stage.outcomes))
     assert desk.text().strip() == countdown(12)
     first, last = desk.heard[0], desk.heard[-1]
-    assert decode((first.headers or {})[h.DECISION].encode(), DecisionSummary).attempt_id == attempt
+    assert decode((first.headers or {})[h.DECISION].encode(), Decision).attempt_id == attempt
     assert last.data == b""
     assert int((last.headers or {})[h.CHUNKS]) == len(desk.heard) - 1
     figures = decode((last.headers or {})[h.FIGURES].encode(), Figures)

@@ -14,6 +14,7 @@ from sollol_bus.jetstream.streams import api, provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import subjects
+from sollol_schemas.decision import Decision
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 
 Eventually = Callable[..., Awaitable[None]]
@@ -23,7 +24,10 @@ def outcome(
     attempt: str, *, status: OutcomeStatus = OutcomeStatus.SUCCESS, by: ReportedBy = ReportedBy.NODE, text: str = ""
 ) -> Outcome:
     return Outcome(
-        attempt_id=attempt, request_id=attempt[:-2], node_id="n1", status=status, reported_by=by, message=text
+        decision=Decision(attempt_id=attempt, request_id=attempt[:-2], node_id="n1"),
+        status=status,
+        reported_by=by,
+        message=text,
     )
 
 

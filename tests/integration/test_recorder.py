@@ -20,7 +20,7 @@ from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_schemas import subjects
-from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary
+from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -52,15 +52,18 @@ async def start(nats_server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[St
         yield make
 
 
-def outcome(request_id: str, **changes: Any) -> Outcome:
+def outcome(request_id: str, node_id: str = "n1", **changes: Any) -> Outcome:
+    decision = Decision(
+        attempt_id=f"{request_id}-1",
+        request_id=request_id,
+        node_id=node_id,
+        model="m",
+        forecast=Forecast(total_s=1.0),
+    )
     fields: dict[str, Any] = {
-        "attempt_id": f"{request_id}-1",
-        "request_id": request_id,
-        "node_id": "n1",
-        "model": "m",
+        "decision": decision,
         "status": OutcomeStatus.SUCCESS,
         "reported_by": ReportedBy.NODE,
-        "predicted_s": 1.0,
         "figures": Figures(actual_s=1.0, output_tokens=10, decode_s=0.5),
     }
     return Outcome(**{**fields, **changes})
@@ -102,12 +105,12 @@ def locked(path: Path) -> Iterator[None]:
 
 async def test_outcomes_and_decisions_are_recorded_and_why_shows_both(start: Start, bus: Bus) -> None:
     await start()
-    summary = DecisionSummary(request_id="r", attempt_id="r-1", node_id="n1", reason="soonest")
-    decision = Decision(summary=summary, model="m", candidates=(CandidateCost(node_id="n1", total_s=1.0),))
-    await publish_acked(bus, subjects.routing_event("fast"), encode(decision))
+    decision = Decision(request_id="r", attempt_id="r-1", node_id="n1", model="m", reason="soonest")
+    event = DecisionEvent(decision=decision, candidates=(CandidateCost(node_id="n1", total_s=1.0),))
+    await publish_acked(bus, subjects.routing_event("fast"), encode(event))
     await record(bus, outcome("r"))
     reply = await why(bus, "r")
-    assert reply.decisions == (decision,)
+    assert reply.decisions == (event,)
     assert [o.attempt_id for o in reply.outcomes] in ([], ["r-1"])
 
 

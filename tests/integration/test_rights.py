@@ -29,6 +29,7 @@ from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import subjects
+from sollol_schemas.decision import Decision
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.queries import StatsReply
 from sollol_schemas.subjects import CHANNELS, Channel, Role
@@ -211,9 +212,7 @@ async def test_a_node_claims_its_id_and_stores_its_outcomes(connect: Connect) ->
     publisher = OutcomePublisher(node)
     publisher.publish(
         Outcome(
-            attempt_id="r-1",
-            request_id="r",
-            node_id="n1",
+            decision=Decision(attempt_id="r-1", request_id="r", node_id="n1"),
             status=OutcomeStatus.SUCCESS,
             reported_by=ReportedBy.NODE,
         )

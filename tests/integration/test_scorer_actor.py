@@ -15,7 +15,7 @@ from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind, TaskContext
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.grant import (
@@ -87,12 +87,11 @@ class FakeNode:
     def finish(self, attempt_id: str) -> None:
         self.running.remove(attempt_id)
         outcome = Outcome(
-            attempt_id=attempt_id,
-            request_id=attempt_id.rpartition("-")[0],
-            node_id=self.node_id,
+            decision=Decision(
+                attempt_id=attempt_id, request_id=attempt_id.rpartition("-")[0], node_id=self.node_id, model="llama3:8b"
+            ),
             status=OutcomeStatus.SUCCESS,
             reported_by=ReportedBy.NODE,
-            model="llama3:8b",
         )
         self.bus.publish(subjects.outcome_event(self.node_id), encode(outcome))
 
@@ -118,8 +117,8 @@ class FakeDispatcher:
             return
         answer: Any = decode(reply.data, GrantReply)  # type: ignore[arg-type]
         self.answers.append(answer)
-        summary = getattr(answer, "summary", answer)
-        self._unanswered.pop(summary.request_id, None)
+        about = getattr(answer, "decision", answer)
+        self._unanswered.pop(about.request_id, None)
 
     def _ask_again(self) -> None:
         for request in self._unanswered.values():
@@ -138,7 +137,7 @@ class FakeDispatcher:
         self.bus.publish(subjects.GRANT, encode(request), reply=self._inbox.subject)
 
     def granted(self) -> dict[str, Granted]:
-        return {a.summary.request_id: a for a in self.answers if isinstance(a, Granted)}
+        return {a.decision.request_id: a for a in self.answers if isinstance(a, Granted)}
 
     def refused(self) -> dict[str, GrantRefused]:
         return {a.request_id: a for a in self.answers if isinstance(a, GrantRefused)}
@@ -184,15 +183,19 @@ def collect(bus: Bus, subject: str, kind: type[Any]) -> list[Any]:
 async def test_a_request_is_granted_at_once_when_a_slot_is_free(
     scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
 ) -> None:
-    decisions = collect(bus, subjects.ROUTING_EVENTS_ALL, Decision)
+    decisions = collect(bus, subjects.ROUTING_EVENTS_ALL, DecisionEvent)
     node = FakeNode(bus, "gpu1")
     node.beat()
     dispatcher.ask("r1")
     await eventually(lambda: "r1" in dispatcher.granted())
     granted = dispatcher.granted()["r1"]
-    assert (granted.summary.node_id, granted.instance, granted.model) == ("gpu1", "gpu1-1", "llama3:8b")
-    assert granted.summary.attempt_id == "r1-1"
-    assert granted.summary.term == scorer.core.term > 0
+    assert (granted.decision.node_id, granted.decision.instance, granted.decision.model) == (
+        "gpu1",
+        "gpu1-1",
+        "llama3:8b",
+    )
+    assert granted.decision.attempt_id == "r1-1"
+    assert granted.decision.term == scorer.core.term > 0
     assert dispatcher.queued() == []
     await eventually(lambda: len(decisions) == 1)
     assert decisions[0].candidates[0].node_id == "gpu1"
@@ -297,7 +300,7 @@ async def test_a_standby_takes_over_with_a_higher_term_and_knows_the_fleet(
     dispatcher.ask("r1", waited_s=3.0)
     dispatcher.ask("r2", waited_s=2.0)
     await eventually(lambda: "r1" in dispatcher.granted() and "r2" in dispatcher.queued())
-    assert dispatcher.granted()["r1"].summary.term == second.core.term
+    assert dispatcher.granted()["r1"].decision.term == second.core.term
 
 
 async def test_only_the_scorer_in_office_answers(
@@ -365,9 +368,9 @@ async def test_route_explains_without_granting(scorer: Scorer, bus: Bus, eventua
     await eventually(lambda: len(scorer.core.fleet.nodes) == 2)
     context = TaskContext(kind=RequestKind.CHAT, model="llama3:8b", prompt_tokens=100)
     asked = RouteRequest(request_id="q1", context=context, routing=Routing())
-    decision = decode((await bus.request(subjects.SCORER_ROUTE, encode(asked))).data, Decision)
+    decision = decode((await bus.request(subjects.SCORER_ROUTE, encode(asked))).data, DecisionEvent)
     assert decision.is_dry_run
-    assert decision.summary.node_id == "gpu1"
+    assert decision.decision.node_id == "gpu1"
     assert [r.reason.value for r in decision.rejections] == ["draining"]
     assert scorer.core.fleet.in_flight == 0
 
@@ -390,9 +393,16 @@ async def test_nonsense_on_the_bus_harms_nobody(
         for subject in (subjects.telemetry("gpu1"), subjects.load("gpu1"), subjects.outcome_event("gpu1"),
                         subjects.GRANT, subjects.RELEASE, subjects.SCORER_ROUTE):  # fmt: skip
             bus.publish(subject, data)
-    FakeNode(bus, "gpu2").bus.publish(subjects.telemetry("gpu1"), encode(Outcome(
-        attempt_id="a-1", request_id="a", node_id="gpu1", status=OutcomeStatus.FAILED, reported_by=ReportedBy.NODE,
-    )))  # fmt: skip
+    FakeNode(bus, "gpu2").bus.publish(
+        subjects.telemetry("gpu1"),
+        encode(
+            Outcome(
+                decision=Decision(attempt_id="a-1", request_id="a", node_id="gpu1"),
+                status=OutcomeStatus.FAILED,
+                reported_by=ReportedBy.NODE,
+            )
+        ),
+    )
     dispatcher.ask("r1")
     await eventually(lambda: "r1" in dispatcher.granted())
     await asyncio.wait_for(bus.flush(), 5)

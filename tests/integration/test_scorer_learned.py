@@ -21,6 +21,7 @@ from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import subjects
 from sollol_schemas.control import ControlLoad, ControlReply
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus, PreloadEvent, ReportedBy
 from sollol_schemas.execution import Figures
@@ -250,12 +251,9 @@ def outcome(attempt_id: str, status: OutcomeStatus) -> Outcome:
     is_success = status is OutcomeStatus.SUCCESS
     figures = Figures(actual_s=3.0, prompt_tokens=100, prompt_s=1.0, output_tokens=40, decode_s=2.0)
     return Outcome(
-        attempt_id=attempt_id,
-        request_id=attempt_id.rpartition("-")[0],
-        node_id="gpu1",
+        decision=Decision(attempt_id=attempt_id, request_id=attempt_id.rpartition("-")[0], node_id="gpu1", model=MODEL),
         status=status,
         reported_by=ReportedBy.NODE,
-        model=MODEL,
         code=None if is_success else ErrorCode.ENGINE_FAILED,
         figures=figures if is_success else None,
     )

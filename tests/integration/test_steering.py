@@ -14,6 +14,7 @@ from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import subjects
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.steering import StrategyEvent
@@ -110,13 +111,10 @@ async def fail_until_open(bus: Bus, leader: Scorer, eventually: Eventually) -> N
     await eventually(lambda: "attic" in leader.core.fleet.nodes)
     for number in range(5):
         outcome = Outcome(
-            attempt_id=f"r{number}-1",
-            request_id=f"r{number}",
-            node_id="attic",
+            decision=Decision(attempt_id=f"r{number}-1", request_id=f"r{number}", node_id="attic", model="llama3:8b"),
             status=OutcomeStatus.FAILED,
             code=ErrorCode.ENGINE_FAILED,
             reported_by=ReportedBy.NODE,
-            model="llama3:8b",
         )
         bus.publish(subjects.outcome_event("attic"), encode(outcome))
     breakers = leader.core.fleet.nodes["attic"].breakers

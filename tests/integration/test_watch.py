@@ -13,7 +13,7 @@ import msgspec
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
-from sollol_schemas.decision import Decision, DecisionSummary
+from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.events import (
     BreakerEvent,
     BreakerState,
@@ -31,14 +31,12 @@ from sollol_schemas.telemetry import NodeState
 EVENTS: list[tuple[str, msgspec.Struct]] = [
     (
         subjects.routing_event("fast"),
-        Decision(summary=DecisionSummary(request_id="r", attempt_id="r-1", node_id="attic"), model="m"),
+        DecisionEvent(decision=Decision(request_id="r", attempt_id="r-1", node_id="attic", model="m")),
     ),
     (
         subjects.outcome_event("attic"),
         Outcome(
-            attempt_id="r-1",
-            request_id="r",
-            node_id="attic",
+            decision=Decision(attempt_id="r-1", request_id="r", node_id="attic"),
             status=OutcomeStatus.SUCCESS,
             reported_by=ReportedBy.NODE,
         ),
@@ -53,7 +51,7 @@ EVENTS: list[tuple[str, msgspec.Struct]] = [
         JobEvent(job_id="j", news=JobNews.DONE, state=JobState.DONE, node_id="attic"),
     ),
 ]
-ALL = ["decision.v1", "outcome.v1", "node.event.v1", "preload.event.v1", "breaker.event.v1", "scorer.office.v1",
+ALL = ["decision.event.v1", "outcome.v1", "node.event.v1", "preload.event.v1", "breaker.event.v1", "scorer.office.v1",
        "strategy.event.v1", "job.event.v1"]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from sollol_agents.cli.settings.section import ConfigFile
 from sollol_agents.cli.settings.sections import SECTIONS, all_sections
 from sollol_bus.errors import BadRequest, ConfigError, NoEligibleNode, NoResponders, NotConnected, SollolError
 from sollol_bus.sdk.results import Answer
-from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
+from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast, Rejection, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -26,12 +26,17 @@ from sollol_schemas.queries import GroupStats, StatsReply, WhyReply
 from sollol_schemas.routing import RoutingMode
 
 COMMANDS = [name for name, *_ in program._COMMANDS]
-SUMMARY = DecisionSummary(
-    request_id="req-1", attempt_id="req-1-1", node_id="attic", predicted_s=1.5, queue_s=0.25, reason="the least cost"
-)
-DECISION = Decision(
-    summary=SUMMARY,
+SUMMARY = Decision(
+    request_id="req-1",
+    attempt_id="req-1-1",
+    node_id="attic",
     model="llama3.2",
+    queue_s=0.25,
+    reason="the least cost",
+    forecast=Forecast(total_s=1.5),
+)
+DECISION = DecisionEvent(
+    decision=SUMMARY,
     candidates=(CandidateCost(node_id="attic", total_s=1.5),),
     rejections=(Rejection(node_id="cellar", reason=RejectionReason.DRAINING, detail="since 3 s"),),
 )
@@ -213,9 +218,7 @@ def test_statistics_show_modes_and_nodes(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_why_shows_candidates_refusals_and_outcomes(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(
-        attempt_id="req-1-1",
-        request_id="req-1",
-        node_id="attic",
+        decision=Decision(attempt_id="req-1-1", request_id="req-1", node_id="attic"),
         status=OutcomeStatus.FAILED,
         reported_by=ReportedBy.NODE,
         code=ErrorCode.STALLED,

@@ -15,7 +15,7 @@ from sollol_agents.scorer import strategies
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_schemas.context import RequestKind, TaskContext
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.grant import RouteRequest
 from sollol_schemas.routing import Routing
 from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, LoadedModel, Telemetry
@@ -78,9 +78,9 @@ def test_an_installed_strategy_is_listed_chosen_by_name_and_decides() -> None:
     for number in range(5):
         context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=50)
         decision = core.route(RouteRequest(request_id=f"r{number}", context=context, routing=Routing()), 0.0)
-        assert isinstance(decision, Decision)
-        assert (decision.summary.node_id, decision.summary.strategy) == ("roof", "green_power")
-        assert "surcharge" in decision.summary.reason
+        assert isinstance(decision, DecisionEvent)
+        assert (decision.decision.node_id, decision.decision.strategy) == ("roof", "green_power")
+        assert "surcharge" in decision.decision.reason
 
 
 @pytest.mark.usefixtures("installed")

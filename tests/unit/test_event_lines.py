@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from sollol_agents.cli.event_lines import Event, concerns, line_of_event
-from sollol_schemas.decision import Decision, DecisionSummary
+from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import (
     BreakerEvent,
@@ -25,24 +25,26 @@ from sollol_schemas.steering import StrategyEvent
 from sollol_schemas.telemetry import NodeState
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-SUMMARY = DecisionSummary(
-    request_id="req-1", attempt_id="req-1-1", node_id="attic", predicted_s=1.5, queue_s=0.25, reason="the least cost"
-)
-DECISION = Decision(summary=SUMMARY, model="llama3.2")
-SUCCESS = Outcome(
-    attempt_id="req-1-1",
+SUMMARY = Decision(
     request_id="req-1",
+    attempt_id="req-1-1",
     node_id="attic",
+    model="llama3.2",
+    queue_s=0.25,
+    reason="the least cost",
+    forecast=Forecast(total_s=1.5),
+)
+DECISION = DecisionEvent(decision=SUMMARY)
+SUCCESS = Outcome(
+    decision=Decision(
+        attempt_id="req-1-1", request_id="req-1", node_id="attic", model="llama3.2", forecast=Forecast(total_s=1.5)
+    ),
     status=OutcomeStatus.SUCCESS,
     reported_by=ReportedBy.NODE,
-    model="llama3.2",
-    predicted_s=1.5,
     figures=Figures(actual_s=2.0, output_tokens=7),
 )
 UNSERVED = Outcome(
-    attempt_id="req-2-0",
-    request_id="req-2",
-    node_id="_none",
+    decision=Decision(attempt_id="req-2-0", request_id="req-2", node_id="_none"),
     status=OutcomeStatus.FAILED,
     reported_by=ReportedBy.DISPATCHER,
     code=ErrorCode.QUEUE_FULL,

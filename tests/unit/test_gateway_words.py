@@ -26,7 +26,7 @@ from sollol_agents.gateway.management.operations import roomiest, with_node
 from sollol_agents.gateway.pages.openapi import document
 from sollol_agents.requests.dialects import Dialect, dialect_of
 from sollol_bus.errors import SollolError
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
 from sollol_schemas.queries import NodeView
@@ -203,7 +203,7 @@ class TestHeaders:
             routing_headers.wishes_in([(name, value)])
 
     def test_a_decision_is_told_in_printable_ascii(self) -> None:
-        decision = DecisionSummary(
+        decision = Decision(
             request_id="r", attempt_id="r-1", node_id="n", reason="schnell\r\nX: é", rejected={"down": 2}
         )
         told = dict(routing_headers.told(decision, "r", Figures(actual_s=1.25)))
@@ -339,7 +339,7 @@ def test_the_series_of_a_gateway_are_bounded() -> None:
     metrics = Metrics()
     for number in range(400):
         metrics.began()
-        decision = DecisionSummary(request_id="r", attempt_id="r-1", node_id=f"n{number}")
+        decision = Decision(request_id="r", attempt_id="r-1", node_id=f"n{number}")
         metrics.ended(
             "/api/chat", 200, 1.0, first_s=0.5, decision=decision, figures=Figures(output_tokens=3), code=None
         )

@@ -9,7 +9,7 @@ import pytest
 
 from sollol_agents.cli import log_lines
 from sollol_bus.observe import request_log
-from sollol_schemas.decision import Decision, DecisionSummary
+from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -26,17 +26,27 @@ def as_it_was() -> Iterator[None]:
     request_log.set_up(requests=True, prompts=False)
 
 
-DECISION = Decision(
-    summary=DecisionSummary(request_id="r", attempt_id="r-1", node_id="attic", predicted_s=1.5, reason="least cost"),
-    model="llama3.2",
+DECISION = DecisionEvent(
+    decision=Decision(
+        request_id="r",
+        attempt_id="r-1",
+        node_id="attic",
+        reason="least cost",
+        model="llama3.2",
+        forecast=Forecast(total_s=1.5),
+    )
 )
 
 
 def outcome(status: OutcomeStatus, code: ErrorCode | None = None, figures: Figures | None = None) -> Outcome:
     return Outcome(
-        attempt_id="r-1", request_id="r", node_id="attic", status=status, reported_by=ReportedBy.NODE,
-        code=code, message=CANARY if code else "", figures=figures,
-    )  # fmt: skip
+        decision=Decision(attempt_id="r-1", request_id="r", node_id="attic"),
+        status=status,
+        reported_by=ReportedBy.NODE,
+        code=code,
+        message=CANARY if code else "",
+        figures=figures,
+    )
 
 
 def test_a_decision_is_one_line_with_its_request(caplog: pytest.LogCaptureFixture) -> None:

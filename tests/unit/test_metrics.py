@@ -17,7 +17,7 @@ from prometheus_client.exposition import generate_latest
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.metering.catalog import Listed, counted_by, of_actors
 from sollol_agents.metering.requests import MAX_NODES, RequestMeter
-from sollol_schemas.decision import Decision, DecisionSummary
+from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -118,9 +118,12 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
 
 def outcome(node_id: str, status: OutcomeStatus, code: ErrorCode | None = None) -> Outcome:
     return Outcome(
-        attempt_id="r-1", request_id="r", node_id=node_id, status=status, reported_by=ReportedBy.NODE, code=code,
-        predicted_s=1.0, figures=Figures(actual_s=2.0, ttft_s=0.5, prompt_tokens=7, output_tokens=3),
-    )  # fmt: skip
+        decision=Decision(attempt_id="r-1", request_id="r", node_id=node_id, forecast=Forecast(total_s=1.0)),
+        status=status,
+        reported_by=ReportedBy.NODE,
+        code=code,
+        figures=Figures(actual_s=2.0, ttft_s=0.5, prompt_tokens=7, output_tokens=3),
+    )
 
 
 def test_outcomes_are_counted_by_node_and_the_number_of_series_is_bounded() -> None:
@@ -141,8 +144,8 @@ def test_outcomes_are_counted_by_node_and_the_number_of_series_is_bounded() -> N
 def test_decisions_are_counted_by_mode_and_strategy() -> None:
     registry = CollectorRegistry(auto_describe=False)
     meter = RequestMeter(registry)
-    summary = DecisionSummary(request_id="r", attempt_id="r-1", node_id="attic", queue_s=0.2)
-    meter.decided(Decision(summary=summary, model="m"))
+    decision = Decision(request_id="r", attempt_id="r-1", node_id="attic", queue_s=0.2)
+    meter.decided(DecisionEvent(decision=decision))
     meter.considered(0.0002)
     text = generate_latest(registry).decode()
     assert 'sollol_scorer_decisions_total{mode="fast",strategy="plan"} 1.0' in text

@@ -11,10 +11,9 @@ from sollol_agents.node.attempts.admission import busy, refusal_of
 from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
 from sollol_agents.node.attempts.slots import SlotTable
 from sollol_agents.node.control.load_interval import LEAST_INTERVAL_S, LoadGate
-from sollol_schemas.context import RequestKind
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorCode
-from sollol_schemas.execution import ExecEnvelope
+from sollol_schemas.execution import Exec
 
 
 def test_no_more_run_than_there_are_slots() -> None:
@@ -95,9 +94,9 @@ def test_the_first_change_is_told_at_once_and_the_next_after_the_interval() -> N
     assert gate.changed(2.0) == 0.0
 
 
-def envelope(term: int = 5) -> ExecEnvelope:
-    decision = DecisionSummary(request_id="r", attempt_id="r-1", node_id="n", term=term)
-    return ExecEnvelope(decision=decision, instance="i", kind=RequestKind.CHAT, model="m")
+def envelope(term: int = 5) -> Exec:
+    decision = Decision(request_id="r", attempt_id="r-1", node_id="n", instance="i", model="m", term=term)
+    return Exec(decision=decision)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,9 @@ from sollol_agents.node.machine.gpu import AmdProbe, NoGpus, NvmlProbe, find_gpu
 from sollol_agents.node.machine.host import HostSample, local_addresses, sample_host
 from sollol_agents.node.machine.remote import host_of, is_here, is_remote, stated_gpus, unknown_host
 from sollol_schemas.context import RequestKind
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import OutcomeStatus
-from sollol_schemas.execution import ExecEnvelope
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.telemetry import EngineKind, Gpu, InstalledModel, LoadedModel
 
@@ -285,8 +284,7 @@ def test_an_end_is_charged_to_whom_it_belongs(code: ErrorCode | None, status: Ou
 
 
 def test_an_outcome_names_request_attempt_and_node() -> None:
-    decision = DecisionSummary(request_id="r", attempt_id="r-2", node_id="n", attempt=2)
-    envelope = ExecEnvelope(decision=decision, instance="i", kind=RequestKind.EMBED, model="m")
-    outcome = outcome_of(envelope, None, figures_of(Course(accepted_at=0.0), None, 1.0), dt.datetime.now(dt.UTC))
-    assert (outcome.request_id, outcome.attempt_id, outcome.node_id, outcome.attempt) == ("r", "r-2", "n", 2)
-    assert outcome.kind is RequestKind.EMBED
+    decision = Decision(request_id="r", attempt_id="r-2", node_id="n", kind=RequestKind.EMBED, attempt=2)
+    outcome = outcome_of(decision, None, figures_of(Course(accepted_at=0.0), None, 1.0), dt.datetime.now(dt.UTC))
+    assert (outcome.request_id, outcome.attempt_id, outcome.node_id, outcome.decision.attempt) == ("r", "r-2", "n", 2)
+    assert outcome.decision.kind is RequestKind.EMBED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,36 +11,34 @@ from hypothesis import strategies as st
 from sollol_agents.node.attempts.speeds import Rates
 from sollol_agents.node.attempts.watchdog import Limits, Phase, Watchdog, limits_of
 from sollol_agents.node.config import NodeConfig
-from sollol_schemas.context import RequestKind
-from sollol_schemas.decision import DecisionSummary
-from sollol_schemas.execution import ExecEnvelope, Figures
+from sollol_schemas.decision import Decision, Forecast
+from sollol_schemas.execution import Exec, Figures
 from sollol_schemas.telemetry import LearnedSpeed
 
 
-def envelope(predicted_s: float = 0.0, **fields: float | bool) -> ExecEnvelope:
-    decision = DecisionSummary(request_id="r", attempt_id="r-1", node_id="n", predicted_s=predicted_s)
-    base = ExecEnvelope(decision=decision, instance="i", kind=RequestKind.CHAT, model="m")
-    return msgspec.structs.replace(base, **fields)
+def envelope(forecast: Forecast, *, has_tools: bool = False) -> Exec:
+    decision = Decision(request_id="r", attempt_id="r-1", node_id="n", instance="i", model="m", forecast=forecast)
+    return Exec(decision=decision, has_tools=has_tools)
 
 
 def test_between_tokens_the_floor_holds_for_fast_models() -> None:
-    assert limits_of(envelope(predicted_gap_s=0.02), NodeConfig()).gap_s == 30.0
+    assert limits_of(envelope(Forecast(gap_s=0.02)), NodeConfig()).gap_s == 30.0
 
 
 def test_between_tokens_slow_models_get_a_multiple_and_their_co_runners_prefill() -> None:
-    limits = limits_of(envelope(predicted_gap_s=3.0, co_runner_prefill_s=15.0), NodeConfig())
+    limits = limits_of(envelope(Forecast(gap_s=3.0, co_runner_prefill_s=15.0)), NodeConfig())
     assert limits.gap_s == 20 * 3.0 + 15.0
 
 
 def test_with_tools_silence_may_last_three_times_the_predicted_total() -> None:
-    limits = limits_of(envelope(predicted_s=100.0, has_tools=True), NodeConfig())
+    limits = limits_of(envelope(Forecast(total_s=100.0), has_tools=True), NodeConfig())
     assert (limits.first_token_s, limits.gap_s) == (300.0, 300.0)
 
 
 def test_the_first_token_may_take_as_long_as_the_load_when_one_is_needed() -> None:
     config = NodeConfig()
-    without = limits_of(envelope(predicted_first_token_s=30.0), config)
-    with_load = limits_of(envelope(predicted_first_token_s=30.0, predicted_load_s=100.0, needs_load=True), config)
+    without = limits_of(envelope(Forecast(first_token_s=30.0)), config)
+    with_load = limits_of(envelope(Forecast(first_token_s=30.0, load_s=100.0, needs_load=True)), config)
     assert without.first_token_s == 150.0
     assert with_load.load_s == 500.0
     assert with_load.first_token_s == 650.0

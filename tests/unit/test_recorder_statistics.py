@@ -26,7 +26,7 @@ from sollol_agents.recorder.statistics import (
 from sollol_agents.recorder.uptime import Passage, Uptime, uptime_of
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
-from sollol_schemas.decision import Decision, DecisionSummary
+from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -35,14 +35,11 @@ from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, NodeState, Tel
 
 
 def outcome(**changes: object) -> Outcome:
+    forecast = Forecast(total_s=2.0)
     fields: dict[str, object] = {
-        "attempt_id": "r-1",
-        "request_id": "r",
-        "node_id": "n1",
+        "decision": Decision(attempt_id="r-1", request_id="r", node_id="n1", queue_s=0.5, forecast=forecast),
         "status": OutcomeStatus.SUCCESS,
         "reported_by": ReportedBy.NODE,
-        "queue_s": 0.5,
-        "predicted_s": 2.0,
         "figures": Figures(actual_s=1.5, output_tokens=30, decode_s=1.0),
     }
     return Outcome(**{**fields, **changes})  # type: ignore[arg-type]
@@ -126,7 +123,7 @@ def test_a_failure_has_no_latency() -> None:
 
 
 def test_each_kind_of_event_finds_its_table() -> None:
-    decision = Decision(summary=DecisionSummary(request_id="r", attempt_id="r-1", node_id="n1"), model="m")
+    decision = DecisionEvent(decision=Decision(request_id="r", attempt_id="r-1", node_id="n1", model="m"))
     row = row_of(subjects.routing_event("fast"), encode(decision), stored_at_ns=1, stream_seq=2)
     assert row is not None
     assert (row.table, row.columns["request_id"]) == (Table.DECISIONS, "r")

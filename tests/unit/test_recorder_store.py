@@ -15,7 +15,7 @@ from sollol_agents.recorder.store import Store, StoreReplaced, open_store
 from sollol_bus.errors import ConfigError
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
-from sollol_schemas.decision import Decision, DecisionSummary
+from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
 from sollol_schemas.telemetry import NodeState
@@ -32,13 +32,15 @@ def outcome_row(
     actual_s: float = 1.0,
 ) -> Row:
     outcome = Outcome(
-        attempt_id=attempt_id,
-        request_id=attempt_id.rpartition("-")[0],
-        node_id=node_id,
-        model=model,
+        decision=Decision(
+            attempt_id=attempt_id,
+            request_id=attempt_id.rpartition("-")[0],
+            node_id=node_id,
+            model=model,
+            forecast=Forecast(total_s=1.0),
+        ),
         status=status,
         reported_by=by,
-        predicted_s=1.0,
         figures=Figures(actual_s=actual_s) if status is OutcomeStatus.SUCCESS else None,
     )
     row = row_of(subjects.outcome_event(node_id), encode(outcome), stored_at_ns=at * 10**9, stream_seq=at)
@@ -47,8 +49,8 @@ def outcome_row(
 
 
 def decision_row(request_id: str, at: int) -> Row:
-    summary = DecisionSummary(request_id=request_id, attempt_id=f"{request_id}-1", node_id="n1")
-    data = encode(Decision(summary=summary, model="m"))
+    decision = Decision(request_id=request_id, attempt_id=f"{request_id}-1", node_id="n1", model="m")
+    data = encode(DecisionEvent(decision=decision))
     row = row_of(subjects.routing_event("fast"), data, stored_at_ns=at * 10**9, stream_seq=at)
     assert row is not None
     return row

@@ -10,7 +10,7 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.knowledge.demand import Demand
 from sollol_schemas.context import RequestKind, TaskContext
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.grant import Granted, GrantRequest, RouteRequest
 from sollol_schemas.routing import Routing
@@ -36,8 +36,11 @@ def keep_alives(gaps_s: list[float]) -> list[float | None]:
         context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=50)
         asked = GrantRequest(request_id=request_id, number=1, context=context, routing=Routing())
         kept += [e.keep_alive_s for e in core.enqueue(asked, now) if isinstance(e, Granted)]
-        outcome = Outcome(attempt_id=f"{request_id}-1", request_id=request_id, node_id="a", model=MODEL,
-                          status=OutcomeStatus.SUCCESS, reported_by=ReportedBy.NODE)  # fmt: skip
+        outcome = Outcome(
+            decision=Decision(attempt_id=f"{request_id}-1", request_id=request_id, node_id="a", model=MODEL),
+            status=OutcomeStatus.SUCCESS,
+            reported_by=ReportedBy.NODE,
+        )
         core.on_outcome(outcome, now)
     return kept
 
@@ -73,8 +76,8 @@ def test_the_operators_weight_draws_work_to_a_node_or_keeps_it_off(weight: float
         core.on_telemetry(telemetry, 10.0)
     context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=50)
     decision = core.route(RouteRequest(request_id="r", context=context, routing=Routing()), 10.0)
-    assert isinstance(decision, Decision)
-    assert decision.summary.node_id == wanted
+    assert isinstance(decision, DecisionEvent)
+    assert decision.decision.node_id == wanted
     preference_s = {c.node_id: c.preference_s for c in decision.candidates}
     assert preference_s["a"] == 0.0
     assert (preference_s.get("b", 0.0) < 0.0) is (weight > 1.0)
@@ -98,8 +101,8 @@ def test_of_equal_nodes_the_one_that_prefers_the_task_gets_it_for_a_second_at_mo
     chosen = set()
     for number in range(20):
         decision = core.route(RouteRequest(request_id=f"r{number}", context=context, routing=Routing()), 10.0)
-        assert isinstance(decision, Decision)
-        chosen.add(decision.summary.node_id)
+        assert isinstance(decision, DecisionEvent)
+        chosen.add(decision.decision.node_id)
         preference_s = {c.node_id: c.preference_s for c in decision.candidates}
         assert preference_s["a"] == 0.0
         assert -1.0 <= preference_s["b"] <= 0.0

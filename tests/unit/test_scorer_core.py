@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_schemas.context import RequestKind, TaskContext
-from sollol_schemas.decision import Decision, RejectionReason
+from sollol_schemas.decision import Decision, DecisionEvent, Forecast, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -113,15 +113,14 @@ class Fleet:
     def end(
         self, attempt_id: str, node_id: str, status: OutcomeStatus = OutcomeStatus.SUCCESS, **more: Any
     ) -> list[Effect]:
-        fields: dict[str, Any] = {
-            "attempt_id": attempt_id,
-            "request_id": request_id_of(attempt_id),
-            "node_id": node_id,
-            "status": status,
-            "reported_by": ReportedBy.NODE,
-            "model": MODEL,
-            "instance": f"{node_id}-a",
-        }
+        decision = Decision(
+            attempt_id=attempt_id,
+            request_id=request_id_of(attempt_id),
+            node_id=node_id,
+            model=MODEL,
+            instance=f"{node_id}-a",
+        )
+        fields: dict[str, Any] = {"decision": decision, "status": status, "reported_by": ReportedBy.NODE}
         return self._note(self.core.on_outcome(Outcome(**(fields | more)), self.now))
 
     def tick(self, seconds: float = 0.0) -> list[Effect]:
@@ -145,7 +144,7 @@ class Fleet:
 
 
 def granted(effects: list[Effect]) -> dict[str, Granted]:
-    return {e.summary.request_id: e for e in effects if isinstance(e, Granted)}
+    return {e.decision.request_id: e for e in effects if isinstance(e, Granted)}
 
 
 def refused(effects: list[Effect]) -> dict[str, ErrorBody]:
@@ -157,7 +156,7 @@ def queued(effects: list[Effect]) -> list[str]:
 
 
 def reasons(effects: list[Effect]) -> dict[str, RejectionReason]:
-    decisions = [e for e in effects if isinstance(e, Decision)]
+    decisions = [e for e in effects if isinstance(e, DecisionEvent)]
     return {r.node_id: r.reason for r in decisions[-1].rejections}
 
 
@@ -190,10 +189,10 @@ def test_a_free_node_is_granted_with_the_reason_and_every_term() -> None:
     fleet.node()
     effects = fleet.ask("r1", prompt=4000)
     grant = granted(effects)["r1"]
-    assert (grant.summary.node_id, grant.instance, grant.summary.term) == ("gpu1", "gpu1-a", 3)
-    assert grant.summary.predicted_s > 0
-    assert "least predicted cost" in grant.summary.reason
-    decision = next(e for e in effects if isinstance(e, Decision))
+    assert (grant.decision.node_id, grant.decision.instance, grant.decision.term) == ("gpu1", "gpu1-a", 3)
+    assert grant.decision.forecast.total_s > 0
+    assert "least predicted cost" in grant.decision.reason
+    decision = next(e for e in effects if isinstance(e, DecisionEvent))
     cost = decision.candidates[0]
     assert cost.is_free_now
     assert cost.prefill_s > 0
@@ -205,7 +204,7 @@ def test_the_faster_node_wins_when_both_are_free() -> None:
     fleet = Fleet()
     fleet.node("cpu", gpus=())
     fleet.node("fast")
-    assert granted(fleet.ask("r1"))["r1"].summary.node_id == "fast"
+    assert granted(fleet.ask("r1"))["r1"].decision.node_id == "fast"
 
 
 def test_a_warm_node_wins_over_a_faster_one_that_must_load() -> None:
@@ -213,19 +212,19 @@ def test_a_warm_node_wins_over_a_faster_one_that_must_load() -> None:
     fleet.node("fast", gpus=(gpu("RTX 4090"),), loaded=())
     fleet.node("warm", gpus=(gpu("RTX 3060", 12, 6),))
     grant = granted(fleet.ask("r1"))["r1"]
-    assert grant.summary.node_id == "warm"
-    assert not grant.needs_load
+    assert grant.decision.node_id == "warm"
+    assert not grant.decision.forecast.needs_load
 
 
 def test_one_request_triggers_a_load_and_the_next_waits_for_it() -> None:
     fleet = Fleet()
     fleet.node(slots=4, loaded=())
     first = granted(fleet.ask("r1"))["r1"]
-    assert first.needs_load
-    assert first.predicted_load_s > 1
+    assert first.decision.forecast.needs_load
+    assert first.decision.forecast.load_s > 1
     assert queued(fleet.ask("r2")) == ["r2"]
     fleet.load("gpu1", "r1-1", slots=4, loaded=(loaded(),))
-    assert not granted(fleet.effects)["r2"].needs_load
+    assert not granted(fleet.effects)["r2"].decision.forecast.needs_load
 
 
 def test_a_load_waits_until_its_victim_is_idle_and_the_victim_gets_no_more_work() -> None:
@@ -238,7 +237,7 @@ def test_a_load_waits_until_its_victim_is_idle_and_the_victim_gets_no_more_work(
     assert queued(fleet.ask("small2", priority=5)) == ["small2"]
     fleet.end("small1-1", "gpu1")
     fleet.load("gpu1", slots=2)
-    assert granted(fleet.effects)["big1"].needs_load
+    assert granted(fleet.effects)["big1"].decision.forecast.needs_load
     assert "small2" not in granted(fleet.effects)
 
 
@@ -252,14 +251,14 @@ def test_a_request_waits_for_a_much_better_node_but_not_for_a_slightly_better_on
     rival.node("a", gpus=(gpu("RTX 3090"),))
     rival.node("b", gpus=(gpu("RTX 3080"),))
     rival.ask("r1", prompt=100)
-    assert granted(rival.ask("r2", prompt=2000))["r2"].summary.node_id == "b"
+    assert granted(rival.ask("r2", prompt=2000))["r2"].decision.node_id == "b"
 
 
 def test_identical_idle_nodes_share_the_work() -> None:
     fleet = Fleet()
     for i in range(4):
         fleet.node(f"n{i}", slots=4)
-    chosen = [granted(fleet.ask(f"r{i}"))[f"r{i}"].summary.node_id for i in range(8)]
+    chosen = [granted(fleet.ask(f"r{i}"))[f"r{i}"].decision.node_id for i in range(8)]
     assert sorted(chosen) == sorted([f"n{i}" for i in range(4)] * 2)
 
 
@@ -268,7 +267,7 @@ def test_the_same_seed_makes_the_same_choices() -> None:
         fleet = Fleet(strategy="random")
         for i in range(5):
             fleet.node(f"n{i}", slots=4)
-        return [granted(fleet.ask(f"r{i}"))[f"r{i}"].summary.node_id for i in range(15)]
+        return [granted(fleet.ask(f"r{i}"))[f"r{i}"].decision.node_id for i in range(15)]
 
     assert run() == run()
 
@@ -309,13 +308,13 @@ def test_a_conversation_returns_to_the_node_that_holds_its_prefix() -> None:
     context = TaskContext(
         kind=RequestKind.CHAT, model=MODEL, prompt_tokens=8100, prefix_hashes=hashes, prefix_tokens=tokens
     )
-    first = granted(fleet.ask("r1", context=context))["r1"].summary.node_id
+    first = granted(fleet.ask("r1", context=context))["r1"].decision.node_id
     fleet.load(first, "r1-1", slots=2)
     fleet.end("r1-1", first, figures=Figures(actual_s=3, prompt_tokens=8100, output_tokens=50))
     for i in range(5):
         effects = fleet.ask(f"s{i}", context=context)
-        assert granted(effects)[f"s{i}"].summary.node_id == first
-        decision = next(e for e in effects if isinstance(e, Decision))
+        assert granted(effects)[f"s{i}"].decision.node_id == first
+        decision = next(e for e in effects if isinstance(e, DecisionEvent))
         assert decision.candidates[0].prefix_hit_tokens == 8000
         fleet.end(f"s{i}-1", first, figures=Figures(actual_s=3, prompt_tokens=8100, output_tokens=50))
 
@@ -346,7 +345,7 @@ def test_a_node_that_cannot_serve_is_refused_with_its_reason(changes: dict[str, 
     fleet.node("bad", **changes)
     fleet.node("good")
     effects = fleet.ask("r1")
-    assert granted(effects)["r1"].summary.node_id == "good"
+    assert granted(effects)["r1"].decision.node_id == "good"
     assert reasons(effects) == {"bad": reason}
     fleet.end("r1-1", "good")
     fleet.node("good", is_draining=True)
@@ -359,7 +358,7 @@ def test_a_model_is_taken_to_fit_on_a_machine_of_which_nothing_is_known() -> Non
     fleet = Fleet()
     unknown: dict[str, Any] = {"gpus": (), "ram_total_mib": 0.0, "ram_available_mib": 0.0, "cpu_count": 0}
     fleet.node("far", **unknown, installed=(model(size_gb=200.0),), loaded=())
-    assert granted(fleet.ask("r1"))["r1"].summary.node_id == "far"
+    assert granted(fleet.ask("r1"))["r1"].decision.node_id == "far"
     fleet.end("r1-1", "far")
     fleet.node("gpu1")
     effects = fleet.ask("r2", routing=Routing(min_vram_gb=1))
@@ -374,7 +373,7 @@ def test_fit_counts_the_cache_of_every_slot() -> None:
     error = refused(fleet.ask("r1", context=context))["r1"]
     assert error.code is ErrorCode.NO_ELIGIBLE_NODE
     assert "GiB" in error.details["nodes"]["gpu1"]
-    assert granted(fleet.ask("r2"))["r2"].needs_load
+    assert granted(fleet.ask("r2"))["r2"].decision.forecast.needs_load
 
 
 def test_an_unknown_model_lists_what_exists_and_an_empty_fleet_says_so() -> None:
@@ -403,10 +402,10 @@ def test_a_strict_node_is_the_only_one_and_a_wanted_node_falls_back() -> None:
     strict = refused(fleet.ask("r1", routing=Routing(node_id="b", strict=True)))["r1"]
     assert strict.details["nodes"]["b"] == "draining"
     wanted = granted(fleet.ask("r2", routing=Routing(node_id="b")))["r2"]
-    assert wanted.summary.node_id == "a"
-    assert "b is not available (draining)" in wanted.summary.reason
+    assert wanted.decision.node_id == "a"
+    assert "b is not available (draining)" in wanted.decision.reason
     fleet.node("b", is_draining=False)
-    assert granted(fleet.ask("r3", routing=Routing(node_id="b")))["r3"].summary.node_id == "b"
+    assert granted(fleet.ask("r3", routing=Routing(node_id="b")))["r3"].decision.node_id == "b"
 
 
 def test_a_wanted_node_that_just_failed_is_left_alone_until_its_next_heartbeat() -> None:
@@ -416,9 +415,9 @@ def test_a_wanted_node_that_just_failed_is_left_alone_until_its_next_heartbeat()
     fleet.ask("r1", routing=Routing(node_id="b", strict=True))
     fleet.end("r1-1", "b", OutcomeStatus.FAILED, code=ErrorCode.ENGINE_FAILED)
     wanted = granted(fleet.ask("r2", routing=Routing(node_id="b")))["r2"]
-    assert wanted.summary.node_id == "a"
-    assert "b is not available (suspect)" in wanted.summary.reason
-    assert granted(fleet.ask("r3", routing=Routing(node_id="b", strict=True)))["r3"].summary.node_id == "b"
+    assert wanted.decision.node_id == "a"
+    assert "b is not available (suspect)" in wanted.decision.reason
+    assert granted(fleet.ask("r3", routing=Routing(node_id="b", strict=True)))["r3"].decision.node_id == "b"
 
 
 def test_free_video_memory_is_a_hard_constraint_unless_soft() -> None:
@@ -427,7 +426,7 @@ def test_free_video_memory_is_a_hard_constraint_unless_soft() -> None:
     error = refused(fleet.ask("r1", routing=Routing(min_vram_gb=20.0)))["r1"]
     assert error.details["nodes"]["gpu1"].startswith("too_little_vram")
     soft = granted(fleet.ask("r2", routing=Routing(min_vram_gb=20.0, soft=True)))["r2"]
-    assert "soft" in soft.summary.reason
+    assert "soft" in soft.decision.reason
     assert granted(fleet.ask("r3", routing=Routing(min_vram_gb=10.0)))["r3"]
 
 
@@ -435,7 +434,7 @@ def test_a_soft_wish_for_another_node_lifts_no_physical_reason() -> None:
     fleet = Fleet()
     fleet.node("a", slots=2)
     wish = Routing(node_id="elsewhere", strict=True, soft=True)
-    assert granted(fleet.ask("r1", routing=wish))["r1"].summary.node_id == "a"
+    assert granted(fleet.ask("r1", routing=wish))["r1"].decision.node_id == "a"
     assert (
         refused(fleet.ask("r2", number=2, routing=wish, excluded=("a",)))["r2"]
         .details["nodes"]["a"]
@@ -448,8 +447,8 @@ def test_excluded_nodes_are_not_tried_again() -> None:
     fleet = Fleet()
     fleet.node("a", slots=2)
     fleet.node("b", slots=2)
-    first = granted(fleet.ask("r1"))["r1"].summary.node_id
-    second = granted(fleet.ask("r1", number=2, excluded=(first,)))["r1"].summary
+    first = granted(fleet.ask("r1"))["r1"].decision.node_id
+    second = granted(fleet.ask("r1", number=2, excluded=(first,)))["r1"].decision
     assert second.node_id != first
     assert second.attempt_id == "r1-2"
     assert len(fleet.core.fleet.nodes[first].attempts) == 0
@@ -475,9 +474,9 @@ def test_reliable_requests_take_the_proven_node_even_when_it_is_slower() -> None
     fleet.node("proven", gpus=(gpu("RTX 3060", 12, 6),), slots=4)
     serve(fleet, "proven", 40)
     serve(fleet, "fast", 40, failures=4)
-    assert granted(fleet.ask("r1"))["r1"].summary.node_id == "fast"
+    assert granted(fleet.ask("r1"))["r1"].decision.node_id == "fast"
     effects = fleet.ask("r2", routing=Routing(routing_mode=RoutingMode.RELIABLE))
-    assert granted(effects)["r2"].summary.node_id == "proven"
+    assert granted(effects)["r2"].decision.node_id == "proven"
     assert reasons(effects)["fast"] is RejectionReason.NOT_RELIABLE_ENOUGH
 
 
@@ -485,7 +484,7 @@ def test_without_history_reliable_takes_the_best_bound_and_says_so() -> None:
     fleet = Fleet()
     fleet.node()
     grant = granted(fleet.ask("r1", routing=Routing(routing_mode=RoutingMode.RELIABLE)))["r1"]
-    assert "no node has proven 0.95" in grant.summary.reason
+    assert "no node has proven 0.95" in grant.decision.reason
 
 
 def test_an_explicit_floor_is_hard_and_names_every_bound() -> None:
@@ -552,10 +551,10 @@ def test_patient_work_goes_to_a_cpu_node_that_is_about_as_fast_and_leaves_the_gp
     for node_id, tps in about_as_fast.items():
         speed = LearnedSpeed(model=MODEL, decode_tps=tps, prompt_tps=1000.0, load_s=2.0, samples=50)
         fleet.node(node_id, gpus=(gpu(),) if node_id == "gpu" else (), speeds=(speed,))
-    assert granted(fleet.ask("person"))["person"].summary.node_id == "gpu"
+    assert granted(fleet.ask("person"))["person"].decision.node_id == "gpu"
     fleet.end("person-1", "gpu")
     patient = Routing(routing_mode=RoutingMode.ASYNC)
-    assert granted(fleet.ask("job", routing=patient))["job"].summary.node_id == "cpu"
+    assert granted(fleet.ask("job", routing=patient))["job"].decision.node_id == "cpu"
 
 
 def test_patient_work_goes_to_a_gpu_node_when_its_model_does_not_fit_into_the_memory_of_a_cpu_node() -> None:
@@ -563,7 +562,7 @@ def test_patient_work_goes_to_a_gpu_node_when_its_model_does_not_fit_into_the_me
     fleet.node("gpu", slots=4)
     fleet.node("cpu", gpus=(), slots=4, loaded=(), ram_total_mib=4000.0, ram_available_mib=2000.0)
     patient = Routing(routing_mode=RoutingMode.ASYNC)
-    assert granted(fleet.ask("r1", routing=patient))["r1"].summary.node_id == "gpu"
+    assert granted(fleet.ask("r1", routing=patient))["r1"].decision.node_id == "gpu"
 
 
 def test_prefer_cpu_is_mandatory_only_when_a_cpu_node_makes_the_deadline() -> None:
@@ -571,8 +570,8 @@ def test_prefer_cpu_is_mandatory_only_when_a_cpu_node_makes_the_deadline() -> No
     fleet.node("gpu", slots=4)
     fleet.node("cpu", gpus=(), slots=4)
     routing = Routing(prefer_cpu=True)
-    assert granted(fleet.ask("r1", routing=routing))["r1"].summary.node_id == "cpu"
-    assert granted(fleet.ask("r2", routing=routing, prompt=3000, deadline_s=20.0))["r2"].summary.node_id == "gpu"
+    assert granted(fleet.ask("r1", routing=routing))["r1"].decision.node_id == "cpu"
+    assert granted(fleet.ask("r2", routing=routing, prompt=3000, deadline_s=20.0))["r2"].decision.node_id == "gpu"
 
 
 # -- deadlines and bounds -------------------------------------------------------------------------------------
@@ -644,10 +643,10 @@ def test_asking_again_keeps_the_place_and_the_greater_age() -> None:
 def test_a_busy_answer_moves_the_request_and_the_node_counts_as_full_until_its_next_word() -> None:
     fleet = Fleet()
     fleet.node("a", slots=2)
-    assert granted(fleet.ask("r1"))["r1"].summary.node_id == "a"
+    assert granted(fleet.ask("r1"))["r1"].decision.node_id == "a"
     assert queued(fleet.ask("r1", busy=("a",))) == ["r1"]
     assert fleet.core.fleet.in_flight == 0
-    assert granted(fleet.load("a", slots=2))["r1"].summary.node_id == "a"
+    assert granted(fleet.load("a", slots=2))["r1"].decision.node_id == "a"
 
 
 # -- the ledger -----------------------------------------------------------------------------------------------
@@ -718,7 +717,7 @@ def test_a_new_process_takes_the_id_over_and_its_predecessors_work_is_lost() -> 
     fleet.load("gpu1", "r1-1")
     fleet.ask("r2")
     fleet.node(instance="gpu1-b", revision=6)
-    assert granted(fleet.effects)["r2"].instance == "gpu1-b"
+    assert granted(fleet.effects)["r2"].decision.instance == "gpu1-b"
     assert [a.attempt_id for a in fleet.core.lost] == ["r1-1"]
 
 
@@ -767,9 +766,9 @@ def test_a_failed_attempt_makes_the_node_suspect_until_its_next_heartbeat() -> N
     fleet = Fleet()
     fleet.node("a", gpus=(gpu("RTX 4090"),))
     fleet.node("b")
-    assert granted(fleet.ask("r1"))["r1"].summary.node_id == "a"
+    assert granted(fleet.ask("r1"))["r1"].decision.node_id == "a"
     fleet.end("r1-1", "a", OutcomeStatus.FAILED, code=ErrorCode.ENGINE_FAILED)
-    assert granted(fleet.ask("r2"))["r2"].summary.node_id == "b"
+    assert granted(fleet.ask("r2"))["r2"].decision.node_id == "b"
     fleet.node("a")
     assert fleet.core.fleet.nodes["a"].state is NodeState.UP
 
@@ -792,7 +791,7 @@ def test_a_node_that_fails_fast_becomes_no_black_hole() -> None:
     served: list[str] = []
     for i in range(40):
         effects = fleet.ask(f"r{i}")
-        node_id = granted(effects)[f"r{i}"].summary.node_id
+        node_id = granted(effects)[f"r{i}"].decision.node_id
         served.append(node_id)
         is_bad = node_id == "bad"
         fleet.end(
@@ -889,10 +888,10 @@ def test_round_robin_goes_on_when_nodes_come_and_go() -> None:
     fleet = Fleet(strategy="round_robin")
     for name in ("a", "b", "c"):
         fleet.node(name, slots=9)
-    assert [granted(fleet.ask(f"r{i}"))[f"r{i}"].summary.node_id for i in range(2)] == ["a", "b"]
+    assert [granted(fleet.ask(f"r{i}"))[f"r{i}"].decision.node_id for i in range(2)] == ["a", "b"]
     fleet.node("b", is_draining=True)
     fleet.node("bb", slots=9)
-    assert [granted(fleet.ask(f"s{i}"))[f"s{i}"].summary.node_id for i in range(4)] == ["bb", "c", "a", "bb"]
+    assert [granted(fleet.ask(f"s{i}"))[f"s{i}"].decision.node_id for i in range(4)] == ["bb", "c", "a", "bb"]
 
 
 def test_the_strategy_changes_without_losing_what_waits() -> None:
@@ -903,7 +902,7 @@ def test_the_strategy_changes_without_losing_what_waits() -> None:
     fleet.ask("r2")
     fleet.core.set_strategy("least_loaded")
     fleet.end("r1-1", "gpu1")
-    assert granted(fleet.effects)["r2"].summary.strategy == "least_loaded"
+    assert granted(fleet.effects)["r2"].decision.strategy == "least_loaded"
 
 
 def test_a_dry_run_changes_nothing() -> None:
@@ -912,7 +911,7 @@ def test_a_dry_run_changes_nothing() -> None:
     context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=10)
     for _ in range(3):
         answer = fleet.core.route(RouteRequest(request_id="q", context=context, routing=Routing()), fleet.now)
-        assert isinstance(answer, Decision)
+        assert isinstance(answer, DecisionEvent)
         assert answer.is_dry_run
     assert fleet.core.fleet.in_flight == 0
     unknown = TaskContext(kind=RequestKind.CHAT, model="nothing", prompt_tokens=10)
@@ -947,14 +946,14 @@ def test_absurd_telemetry_never_makes_a_cost_infinite_or_a_slot_endless(claims: 
         ram_available_mib=claims["ram"],
         installed=(InstalledModel(name=MODEL, size_bytes=claims["size"], kv_bytes_per_token=claims["kv"]),),
         in_flight=(InFlight(attempt_id="f-1", model=MODEL, elapsed_s=claims["elapsed"], output_tokens=claims["tokens"],
-                            expected_output_tokens=claims["elapsed"]),),
+                            forecast=Forecast(output_tokens=claims["elapsed"])),),
     )  # fmt: skip
     for i in range(3):
         fleet.ask(f"r{i}")
     fleet.tick(1.0)
     assert len(fleet.core.fleet.nodes["absurd"].attempts) <= max(1, min(claims["slots"], 256))
     for effect in fleet.effects:
-        if isinstance(effect, Decision):
+        if isinstance(effect, DecisionEvent):
             assert all(math.isfinite(c.total_s) for c in effect.candidates)
 
 
@@ -983,7 +982,7 @@ class Machine:
         for effect in self.fleet.effects[before:]:
             if isinstance(effect, Granted):
                 self.check_grant(effect)
-                self.running[effect.summary.attempt_id] = effect.summary.node_id
+                self.running[effect.decision.attempt_id] = effect.decision.node_id
         self.check_ledger()
 
     def ask(self) -> None:
@@ -1021,15 +1020,15 @@ class Machine:
         self.fleet.tick()
 
     def check_grant(self, grant: Granted) -> None:
-        summary = grant.summary
-        node = self.fleet.core.fleet.nodes[summary.node_id]
+        decision = grant.decision
+        node = self.fleet.core.fleet.nodes[decision.node_id]
         assert not node.is_draining
-        assert summary.request_id not in self.fleet.core.waiting
-        assert grant.instance == node.instance
-        assert math.isfinite(summary.predicted_s)
-        refused_ids = [r.node_id for e in self.fleet.effects[-20:] if isinstance(e, Decision)
-                       and e.summary.attempt_id == summary.attempt_id for r in e.rejections]  # fmt: skip
-        assert summary.node_id not in refused_ids
+        assert decision.request_id not in self.fleet.core.waiting
+        assert grant.decision.instance == node.instance
+        assert math.isfinite(decision.forecast.total_s)
+        refused_ids = [r.node_id for e in self.fleet.effects[-20:] if isinstance(e, DecisionEvent)
+                       and e.decision.attempt_id == decision.attempt_id for r in e.rejections]  # fmt: skip
+        assert decision.node_id not in refused_ids
 
     def check_ledger(self) -> None:
         core = self.fleet.core

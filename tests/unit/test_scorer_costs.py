@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_schemas.context import RequestKind, TaskContext
-from sollol_schemas.decision import CandidateCost, Decision
+from sollol_schemas.decision import CandidateCost, DecisionEvent, Forecast
 from sollol_schemas.grant import RouteRequest
 from sollol_schemas.routing import Routing
 from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, InFlight, InstalledModel, LoadedModel, Telemetry
@@ -60,7 +60,7 @@ def cost_of(claims: Claims, *, prompt: int = 500, **context: Any) -> CandidateCo
                     model=MODEL,
                     has_first_token=True,
                     output_tokens=claims["tokens"],
-                    expected_output_tokens=300.0,
+                    forecast=Forecast(output_tokens=300.0),
                 )
                 for n in range(running)
             ),
@@ -71,7 +71,7 @@ def cost_of(claims: Claims, *, prompt: int = 500, **context: Any) -> CandidateCo
     )
     asked = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=prompt, **context)
     decision = core.route(RouteRequest(request_id="r", context=asked, routing=Routing()), NOW)
-    assert isinstance(decision, Decision)
+    assert isinstance(decision, DecisionEvent)
     return decision.candidates[0]
 
 

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from sollol_agents.scorer.actor import decision_bytes
 from sollol_bus.transport.messages import decode
-from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
+from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Rejection, RejectionReason
 
 INSTANT = "2026-11-21T10:00:00.000+00:00"
 
 
-def decision(candidates: int, rejections: int, detail: str = "") -> Decision:
-    return Decision(
-        summary=DecisionSummary(request_id="r" * 56, attempt_id="r" * 56 + "-1", node_id="n" * 64, reason="because"),
-        model="llama3:8b",
-        candidates=tuple(
-            CandidateCost(node_id="n" * 60 + str(i), total_s=1234.5678, completion_s=1234.5678, wait_s=1.1, load_s=2.2,
-                          prefill_s=3.3, decode_s=4.4, slowdown_s=5.5, externality_s=5.5, evict_s=6.6, risk_s=7.7)
-            for i in range(candidates)
-        ),
-        rejections=tuple(
-            Rejection(node_id="n" * 60 + str(i), reason=RejectionReason.NOT_RELIABLE_ENOUGH, detail=detail)
-            for i in range(rejections)
-        ),
+def decision(candidates: int, rejections: int, detail: str = "") -> DecisionEvent:
+    cost = CandidateCost(
+        node_id="n" * 60, total_s=1234.5678, completion_s=1234.5678, wait_s=1.1, load_s=2.2,
+        prefill_s=3.3, decode_s=4.4, slowdown_s=5.5, externality_s=5.5, evict_s=6.6, risk_s=7.7,
     )  # fmt: skip
+    refused = Rejection(node_id="n" * 60, reason=RejectionReason.NOT_RELIABLE_ENOUGH, detail=detail)
+    return DecisionEvent(
+        decision=Decision(
+            request_id="r" * 56, attempt_id="r" * 56 + "-1", node_id="n" * 64, reason="because", model="llama3:8b"
+        ),
+        candidates=tuple(replace(cost, node_id=cost.node_id + str(i)) for i in range(candidates)),
+        rejections=tuple(replace(refused, node_id=refused.node_id + str(i)) for i in range(rejections)),
+    )
 
 
 def test_a_small_decision_is_published_whole() -> None:
-    told = decode(decision_bytes(decision(3, 2), INSTANT), Decision)
+    told = decode(decision_bytes(decision(3, 2), INSTANT), DecisionEvent)
     assert (len(told.candidates), len(told.rejections), told.decided_at) == (3, 2, INSTANT)
 
 
 def test_a_large_decision_is_cut_to_four_kibibytes_and_keeps_its_best_candidate() -> None:
     data = decision_bytes(decision(8, 8, detail="x" * 400), INSTANT)
     assert len(data) <= 4096
-    told = decode(data, Decision)
+    told = decode(data, DecisionEvent)
     assert told.candidates[0].node_id.endswith("0")

@@ -23,6 +23,7 @@ from sollol_agents.scorer.office.takeover import (
     take_up,
 )
 from sollol_schemas.context import RequestKind, TaskContext
+from sollol_schemas.decision import Decision, Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -81,7 +82,7 @@ class Scorer:
         )
         granted = next(e for e in self.core.enqueue(asked, self.now) if isinstance(e, Granted))
         self.now += output / decode_tps + 1.0
-        self.core.on_outcome(outcome_of(granted.summary.attempt_id, decode_tps, output, status), self.now)
+        self.core.on_outcome(outcome_of(granted.decision.attempt_id, decode_tps, output, status), self.now)
         self.beat()
 
     @property
@@ -102,15 +103,17 @@ def outcome_of(attempt_id: str, decode_tps: float, output: int, status: OutcomeS
         load_s=7.0,
     )
     return Outcome(
-        attempt_id=attempt_id,
-        request_id=attempt_id.rpartition("-")[0],
-        node_id="gpu1",
+        decision=Decision(
+            attempt_id=attempt_id,
+            request_id=attempt_id.rpartition("-")[0],
+            node_id="gpu1",
+            model=MODEL,
+            task_type="generation",
+            forecast=Forecast(total_s=3.0),
+        ),
         status=status,
         reported_by=ReportedBy.NODE,
-        model=MODEL,
-        task_type="generation",
         code=None if status is OutcomeStatus.SUCCESS else ErrorCode.ENGINE_FAILED,
-        predicted_s=3.0,
         figures=figures if status is OutcomeStatus.SUCCESS else None,
     )
 

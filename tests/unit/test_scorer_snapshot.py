@@ -11,7 +11,7 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.snapshot import canonical_bytes, snapshot
 from sollol_schemas.context import RequestKind, TaskContext
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -42,7 +42,7 @@ class Machine:
         self.seq = 0
         self.life = 1
         self.running: dict[str, tuple[str, int]] = {}
-        self.told: dict[str, Decision] = {}
+        self.told: dict[str, DecisionEvent] = {}
         self.loaded: list[str] = [MODELS[1]]
 
     @property
@@ -55,11 +55,11 @@ class Machine:
         self.running.clear()
         self.loaded.clear()
 
-    def accept(self, granted: Granted, decision: Decision) -> None:
-        self.told[granted.summary.attempt_id] = decision
-        self.running[granted.summary.attempt_id] = (granted.model, 0)
-        if granted.model not in self.loaded:
-            self.loaded.append(granted.model)
+    def accept(self, granted: Granted, event: DecisionEvent) -> None:
+        self.told[granted.decision.attempt_id] = event
+        self.running[granted.decision.attempt_id] = (granted.decision.model, 0)
+        if granted.decision.model not in self.loaded:
+            self.loaded.append(granted.decision.model)
 
     def _fields(self) -> dict[str, Any]:
         self.seq += 1
@@ -75,8 +75,7 @@ class Machine:
                     model=m,
                     output_tokens=made,
                     has_first_token=made > 0,
-                    prompt_tokens=self.told[a].prompt_tokens,
-                    expected_output_tokens=self.told[a].expected_output_tokens,
+                    forecast=self.told[a].decision.forecast,
                 )
                 for a, (m, made) in self.running.items()
             ),
@@ -106,16 +105,18 @@ class Machine:
         figures = Figures(actual_s=seconds, prompt_tokens=rng.randrange(50, 900), output_tokens=rng.randrange(10, 400),
                           prompt_s=0.1 * seconds, decode_s=0.9 * seconds, co_runners=0.5)  # fmt: skip
         return Outcome(
-            attempt_id=attempt_id,
-            request_id=request_id_of(attempt_id),
-            node_id=self.node_id,
-            instance=self.instance,
+            decision=Decision(
+                attempt_id=attempt_id,
+                request_id=request_id_of(attempt_id),
+                node_id=self.node_id,
+                instance=self.instance,
+                model=model,
+                task_type=rng.choice(["chat", "coding"]),
+                forecast=Forecast(total_s=1.0),
+            ),
             status=status,
             code=code,
             reported_by=ReportedBy.NODE,
-            model=model,
-            task_type=rng.choice(["chat", "coding"]),
-            predicted_s=1.0,
             figures=figures,
         )
 
@@ -130,15 +131,15 @@ class World:
         self.machines = [Machine(i) for i in range(4)]
         self.log: list[tuple[float, Event]] = []
         self.grants: list[Granted] = []
-        self.told: dict[str, Decision] = {}
+        self.told: dict[str, DecisionEvent] = {}
         self._asked = 0
 
     def take(self, event: Event) -> None:
         self.log.append((self.now, event))
         effects = feed(self.leader, event, self.now)
         self.grants += [e for e in effects if isinstance(e, Granted)]
-        decisions = [e for e in effects if isinstance(e, Decision)]
-        self.told |= {d.summary.attempt_id: d for d in decisions}
+        decisions = [e for e in effects if isinstance(e, DecisionEvent)]
+        self.told |= {d.decision.attempt_id: d for d in decisions}
 
     def step(self) -> None:
         rng, machine = self.rng, self.rng.choice(self.machines)
@@ -168,9 +169,9 @@ class World:
                 self.take(machine.beat())
 
     def _accept(self, granted: Granted) -> None:
-        machine = next(m for m in self.machines if m.node_id == granted.summary.node_id)
-        if granted.instance == machine.instance:
-            machine.accept(granted, self.told[granted.summary.attempt_id])
+        machine = next(m for m in self.machines if m.node_id == granted.decision.node_id)
+        if granted.decision.instance == machine.instance:
+            machine.accept(granted, self.told[granted.decision.attempt_id])
             self.take(machine.load())
 
     def settle(self) -> None:

@@ -16,7 +16,7 @@ from sollol_agents.fleet_view.timeline import Wait
 from sollol_agents.fleet_view.view import FleetView, Head
 from sollol_agents.top import tables
 from sollol_bus.errors import SollolError, error_from
-from sollol_schemas.decision import CandidateCost, Decision, DecisionSummary, Rejection, RejectionReason
+from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast, Rejection, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -32,10 +32,16 @@ ROW = DecisionRow(
     queue_s=0.2, predicted_s=130.0, reason="the least predicted cost of all candidates", actual_s=99.99,
     status="presumed_lost",
 )  # fmt: skip
-SUMMARY = DecisionSummary(request_id="r", attempt_id="r-1", node_id="attic", predicted_s=1.5, reason="the least cost")
-DECISION = Decision(
-    summary=SUMMARY,
+SUMMARY = Decision(
+    request_id="r",
+    attempt_id="r-1",
+    node_id="attic",
     model="llama3.2:3b",
+    reason="the least cost",
+    forecast=Forecast(total_s=1.5),
+)
+DECISION = DecisionEvent(
+    decision=SUMMARY,
     candidates=(CandidateCost(node_id="cellar", total_s=3.0), CandidateCost(node_id="attic", total_s=1.5, decode_s=1)),
     rejections=(Rejection(node_id="barn", reason=RejectionReason.DRAINING),),
 )
@@ -118,9 +124,13 @@ def test_the_line_about_the_fleet_says_when_nothing_works() -> None:
 
 def test_an_explanation_names_candidates_refusals_and_the_end() -> None:
     outcome = Outcome(
-        attempt_id="r-1", request_id="r", node_id="attic", status=OutcomeStatus.FAILED, reported_by=ReportedBy.NODE,
-        code=ErrorCode.STALLED, message="silence", figures=Figures(actual_s=2.0),
-    )  # fmt: skip
+        decision=Decision(attempt_id="r-1", request_id="r", node_id="attic"),
+        status=OutcomeStatus.FAILED,
+        reported_by=ReportedBy.NODE,
+        code=ErrorCode.STALLED,
+        message="silence",
+        figures=Figures(actual_s=2.0),
+    )
     text = "\n".join(tables.explanation(WhyReply(request_id="r", decisions=(DECISION,), outcomes=(outcome,))))
     assert text.index("attic          costs") < text.index("cellar         costs")
     assert "barn           draining" in text

@@ -16,6 +16,7 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.knowledge.lengths import LengthTable
 from sollol_schemas.context import RequestKind, TaskContext
+from sollol_schemas.decision import Decision, Forecast
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -113,23 +114,32 @@ class Stage:
 
     def where(self, request_id: str) -> str:
         granted = self.granted.get(request_id)
-        return granted.summary.node_id if granted is not None else ""
+        return granted.decision.node_id if granted is not None else ""
 
-    def end(self, attempt_id: str, node_id: str, code: ErrorCode | None = None, **more: Any) -> None:
+    def end(
+        self,
+        attempt_id: str,
+        node_id: str,
+        code: ErrorCode | None = None,
+        *,
+        figures: Figures | None = None,
+        task_type: str = "",
+        predicted_s: float = 0.0,
+    ) -> None:
         status = OutcomeStatus.SUCCESS
         if code is not None:
             status = OutcomeStatus.CANCELLED if code is ErrorCode.CANCELLED else OutcomeStatus.FAILED
-        fields: dict[str, Any] = {
-            "attempt_id": attempt_id,
-            "request_id": request_id_of(attempt_id),
-            "node_id": node_id,
-            "status": status,
-            "code": code,
-            "reported_by": ReportedBy.NODE,
-            "model": MODEL,
-            "instance": f"{node_id}-a",
-        }
-        self.note(self.core.on_outcome(Outcome(**(fields | more)), self.now))
+        decision = Decision(
+            attempt_id=attempt_id,
+            request_id=request_id_of(attempt_id),
+            node_id=node_id,
+            model=MODEL,
+            instance=f"{node_id}-a",
+            task_type=task_type,
+            forecast=Forecast(total_s=predicted_s),
+        )
+        outcome = Outcome(decision=decision, status=status, reported_by=ReportedBy.NODE, code=code, figures=figures)
+        self.note(self.core.on_outcome(outcome, self.now))
 
     def pass_time(self, seconds: float) -> None:
         """Lets time pass in steps while every node goes on listing what it runs."""
@@ -145,7 +155,7 @@ class Stage:
         for effect in effects:
             match effect:
                 case Granted():
-                    self.granted[effect.summary.request_id] = effect
+                    self.granted[effect.decision.request_id] = effect
                 case GrantRefused():
                     self.refused[effect.request_id] = effect.error
                 case GrantQueued():
@@ -180,7 +190,7 @@ def test_trap_2_a_loaded_model_does_not_draw_everything_while_a_twin_idles() -> 
     for i in range(12):
         stage.ask(f"r{i}", prompt=3000)
     assert stage.running("cold") >= 1
-    assert stage.granted[next(r for r in stage.granted if stage.where(r) == "cold")].needs_load
+    assert stage.granted[next(r for r in stage.granted if stage.where(r) == "cold")].decision.forecast.needs_load
     both = Stage()
     both.node("a", slots=4)
     both.node("b", slots=4)
@@ -366,14 +376,14 @@ def test_trap_23_nothing_is_evicted_that_generates_or_still_loads() -> None:
     stage.node("a", slots=4, installed=both, loaded=(), gpus=small)
     assert stage.granted.get("loader") is None
     assert stage.ask("loader") == "a"
-    assert stage.granted["loader"].needs_load
+    assert stage.granted["loader"].decision.forecast.needs_load
     assert stage.ask("rival", name=BIG) == "", "the other model is still loading"
     stage.load("a", "loader-1", loaded=(in_memory(),))
     assert stage.where("rival") == "", "the other model generates"
     assert stage.ask("late") == "", "and gets no more work, or its eviction would never come"
     stage.end("loader-1", "a")
     assert stage.where("rival") == "a"
-    assert stage.granted["rival"].needs_load
+    assert stage.granted["rival"].decision.forecast.needs_load
 
 
 def test_trap_24_nothing_that_callers_choose_makes_memory_grow_without_bound() -> None:

@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import assert_never
 
 from sollol_agents.cli.output import seconds
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.jobs import JobEvent
 from sollol_schemas.steering import StrategyEvent
 from sollol_schemas.subjects import NO_NODE
 
-Event = Decision | Outcome | NodeEvent | PreloadEvent | BreakerEvent | OfficeEvent | StrategyEvent | JobEvent
+Event = DecisionEvent | Outcome | NodeEvent | PreloadEvent | BreakerEvent | OfficeEvent | StrategyEvent | JobEvent
 
 
 def line_of_event(event: Event, at: datetime) -> str:
@@ -22,15 +22,15 @@ def line_of_event(event: Event, at: datetime) -> str:
 
 def concerns(event: Event, *, node_id: str = "", request_id: str = "") -> bool:
     """Whether an event is about a node and a request; empty: any. A job's id is the id of its request."""
-    summary = event.summary if isinstance(event, Decision) else event
-    about_node = not node_id or getattr(summary, "node_id", "") == node_id
-    about = getattr(summary, "request_id", "") or getattr(summary, "job_id", "")
+    what = event.decision if isinstance(event, DecisionEvent) else event
+    about_node = not node_id or getattr(what, "node_id", "") == node_id
+    about = getattr(what, "request_id", "") or getattr(what, "job_id", "")
     return about_node and (not request_id or about == request_id)
 
 
 def _told(event: Event) -> str:
     match event:
-        case Decision():
+        case DecisionEvent():
             return _decision(event)
         case Outcome():
             return _outcome(event)
@@ -60,20 +60,21 @@ def _about_fleet(event: NodeEvent | PreloadEvent | BreakerEvent | OfficeEvent | 
     assert_never(event)
 
 
-def _decision(event: Decision) -> str:
-    made = event.summary
+def _decision(event: DecisionEvent) -> str:
+    made = event.decision
     question = "would run" if event.is_dry_run else "runs"
     return (
-        f"[{made.mode}] {made.request_id} {event.model} {question} on {made.node_id}, waited "
-        f"{seconds(made.queue_s)}, predicted {seconds(made.predicted_s)}: {made.reason}"
+        f"[{made.mode}] {made.request_id} {made.model} {question} on {made.node_id}, waited "
+        f"{seconds(made.queue_s)}, predicted {seconds(made.forecast.total_s)}: {made.reason}"
     )
 
 
 def _outcome(event: Outcome) -> str:
     where = "" if event.node_id == NO_NODE else f" on {event.node_id}"
-    line = f"[{event.mode}] {event.request_id} {event.model} {event.status.value}{where}"
+    made = event.decision
+    line = f"[{made.mode}] {made.request_id} {made.model} {event.status.value}{where}"
     if event.figures is not None:
-        line += f" after {seconds(event.figures.actual_s)}, predicted {seconds(event.predicted_s)}"
+        line += f" after {seconds(event.figures.actual_s)}, predicted {seconds(made.forecast.total_s)}"
         if event.figures.output_tokens:
             line += f", {event.figures.output_tokens} tokens"
     if event.code is not None:

@@ -15,7 +15,7 @@ from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.decision import CandidateCost, Decision
+from sollol_schemas.decision import CandidateCost, DecisionEvent
 from sollol_schemas.events import Outcome
 from sollol_schemas.queries import WhyReply
 from sollol_schemas.routing import Routing
@@ -58,7 +58,7 @@ def route(
 ) -> int:
     """Says where a request would run now, and why; runs and reserves nothing."""
 
-    async def ask(client: Client) -> Decision:
+    async def ask(client: Client) -> DecisionEvent:
         return await client.route(model, prompt or _SHORT_PROMPT, routing=routing)
 
     return listing(bus, log, ask, show_decision, json_=json_)
@@ -82,40 +82,40 @@ def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
         outcome.node_id if outcome.node_id != NO_NODE else "-",
         outcome.status.value,
         outcome.code.value if outcome.code else "-",
-        seconds(outcome.queue_s),
-        seconds(outcome.predicted_s),
+        seconds(outcome.decision.queue_s),
+        seconds(outcome.decision.forecast.total_s),
         seconds(outcome.figures.actual_s if outcome.figures else None),
         outcome.message or "-",
     )
 
 
-def show_decision(decision: Decision) -> None:
+def show_decision(event: DecisionEvent) -> None:
     """One decision: what was chosen and why, what each candidate would have cost, and who was refused."""
-    made = decision.summary
-    verb = "would run" if decision.is_dry_run else "runs"
+    made, forecast = event.decision, event.decision.forecast
+    verb = "would run" if event.is_dry_run else "runs"
     say(
-        f"attempt {made.attempt}: {decision.model} {verb} on {made.node_id} "
+        f"attempt {made.attempt}: {made.model} {verb} on {made.node_id} "
         f"({made.mode}, priority {made.priority}, strategy {made.strategy})"
     )
     say(f"  because: {made.reason}")
     say(
-        f"  predicted: first token {seconds(decision.predicted_first_token_s)}, answer {seconds(made.predicted_s)}; "
-        f"{decision.prompt_tokens} prompt tokens, about {decision.expected_output_tokens:.0f} to come"
-        f"{'; the model must be loaded' if decision.needs_load else ''}"
+        f"  predicted: first token {seconds(forecast.first_token_s)}, answer {seconds(forecast.total_s)}; "
+        f"{forecast.prompt_tokens} prompt tokens, about {forecast.output_tokens:.0f} to come"
+        f"{'; the model must be loaded' if forecast.needs_load else ''}"
     )
-    if not decision.is_dry_run:
-        say(f"  waited: {seconds(made.queue_s)}; still waiting after it: {decision.queued}")
-    if decision.candidates:
-        _show_candidates(decision)
-    if decision.rejections:
-        rows = [(r.node_id, r.reason.value, r.detail or "-") for r in decision.rejections]
+    if not event.is_dry_run:
+        say(f"  waited: {seconds(made.queue_s)}; still waiting after it: {event.queued}")
+    if event.candidates:
+        _show_candidates(event)
+    if event.rejections:
+        rows = [(r.node_id, r.reason.value, r.detail or "-") for r in event.rejections]
         show_table(("NOT ELIGIBLE", "REASON", "DETAIL"), rows)
 
 
-def _show_candidates(decision: Decision) -> None:
+def _show_candidates(event: DecisionEvent) -> None:
     """The chosen candidate first, then the alternatives, cheapest first; all in seconds."""
-    chosen = decision.summary.node_id
-    ordered = sorted(decision.candidates, key=lambda c: (c.node_id != chosen, c.total_s))
+    chosen = event.decision.node_id
+    ordered = sorted(event.candidates, key=lambda c: (c.node_id != chosen, c.total_s))
     shown = [term for term in TERMS if any(abs(getattr(c, term)) >= _MATTERS_S for c in ordered)]
     best = ordered[0].total_s
     headings = ("CANDIDATE, SECONDS", "COST", "MORE", *(TERMS[term] for term in shown), "DONE IN", "CACHED", "FREE")

@@ -192,7 +192,7 @@ def provenance(answer: Answer) -> str:
         return ""
     parts = [f"{decision.node_id} ({decision.mode}, {decision.strategy})"]
     if figures is not None:
-        parts.append(f"{seconds(figures.actual_s)}, predicted {seconds(decision.predicted_s)}")
+        parts.append(f"{seconds(figures.actual_s)}, predicted {seconds(decision.forecast.total_s)}")
         if figures.output_tokens and figures.decode_s:
             parts.append(f"{figures.output_tokens} tokens at {figures.output_tokens / figures.decode_s:.0f}/s")
     if decision.queue_s >= 0.01:

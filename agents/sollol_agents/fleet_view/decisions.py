@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.subjects import NO_NODE
 
@@ -52,24 +52,10 @@ class Decisions:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def on_decision(self, decision: Decision, at: float, version: int) -> None:
+    def on_decision(self, event: DecisionEvent, at: float, version: int) -> None:
         """A request got its node."""
-        told = decision.summary
-        known = self._rows.get(told.attempt_id)
-        row = DecisionRow(
-            id=told.attempt_id,
-            request_id=told.request_id,
-            at=round(at, 2),
-            mode=told.mode.value,
-            node_id=told.node_id,
-            model=decision.model,
-            priority=told.priority,
-            strategy=told.strategy,
-            attempt=told.attempt,
-            reason=told.reason,
-            queue_s=round(told.queue_s, 4),
-            predicted_s=round(told.predicted_s, 4),
-        )
+        row = _row(event.decision, at)
+        known = self._rows.get(row.id)
         if known is not None:  # its outcome overtook it
             row = msgspec.structs.replace(row, **_ending(known[1]))
         self._put(row, version)
@@ -77,7 +63,7 @@ class Decisions:
     def on_outcome(self, outcome: Outcome, at: float, version: int) -> bool:
         """An attempt ended; False when nothing new was told by that."""
         known = self._rows.get(outcome.attempt_id)
-        row = known[1] if known is not None else _unheard(outcome, at)
+        row = known[1] if known is not None else _row(outcome.decision, at)
         if row.status and (row.status != OutcomeStatus.PRESUMED_LOST or outcome.reported_by is not ReportedBy.NODE):
             return False
         figures = outcome.figures
@@ -107,18 +93,19 @@ def _ending(row: DecisionRow) -> dict[str, object]:
     return {name: getattr(row, name) for name in ("status", "actual_s", "ttft_s", "output_tokens", "code", "message")}
 
 
-def _unheard(outcome: Outcome, at: float) -> DecisionRow:
-    """A row for an attempt whose decision was not heard, or for a request that no node ever got."""
+def _row(decision: Decision, at: float) -> DecisionRow:
+    """A row for an attempt that was decided, or whose decision was not heard, or for a request that got no node."""
     return DecisionRow(
-        id=outcome.attempt_id,
-        request_id=outcome.request_id,
+        id=decision.attempt_id,
+        request_id=decision.request_id,
         at=round(at, 2),
-        mode=outcome.mode.value,
-        node_id="" if outcome.node_id == NO_NODE else outcome.node_id,
-        model=outcome.model,
-        priority=outcome.priority,
-        strategy=outcome.strategy,
-        attempt=outcome.attempt,
-        queue_s=round(outcome.queue_s, 4),
-        predicted_s=round(outcome.predicted_s, 4),
+        mode=decision.mode.value,
+        node_id="" if decision.node_id == NO_NODE else decision.node_id,
+        model=decision.model,
+        priority=decision.priority,
+        strategy=decision.strategy,
+        attempt=decision.attempt,
+        reason=decision.reason,
+        queue_s=round(decision.queue_s, 4),
+        predicted_s=round(decision.forecast.total_s, 4),
     )

@@ -12,7 +12,7 @@ from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas import subjects
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.jobs import JobEvent
 from sollol_schemas.steering import StrategyEvent
@@ -51,7 +51,9 @@ class Feed:
         self._listen(subjects.TELEMETRY_ALL, Telemetry, lambda told: view.on_telemetry(told, time.monotonic()))
         self._listen(subjects.LOAD_ALL, LoadUpdate, lambda told: view.on_load(told, time.monotonic()))
         self._listen(subjects.NODE_EVENTS_ALL, NodeEvent, lambda e: view.on_node(e, time.monotonic(), wall_s()))
-        self._listen(subjects.ROUTING_EVENTS_ALL, Decision, lambda d: view.on_decision(d, time.monotonic(), wall_s()))
+        self._listen(
+            subjects.ROUTING_EVENTS_ALL, DecisionEvent, lambda d: view.on_decision(d, time.monotonic(), wall_s())
+        )
         self._listen(subjects.OUTCOMES_ALL, Outcome, lambda o: view.on_outcome(o, time.monotonic(), wall_s()))
         self._listen(subjects.BREAKER_EVENTS_ALL, BreakerEvent, self._on_breaker)
         self._listen(subjects.OFFICE_EVENTS_ALL, OfficeEvent, self._on_office)

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from sollol_agents.fleet_view.histogram import Histogram
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import Outcome, OutcomeStatus
 
 SLOT_S: Final = 5
@@ -128,24 +128,24 @@ class Timeline:
         if slot is not None and queued > slot.queued:
             slot.queued, slot.changed = queued, version
 
-    def on_decision(self, decision: Decision, at: float, version: int) -> None:
+    def on_decision(self, event: DecisionEvent, at: float, version: int) -> None:
         """A request got its node."""
-        self.on_queue(decision.queued, at, version)
+        self.on_queue(event.queued, at, version)
         slot = self._slot(at, version)
         if slot is None:
             return
-        waited_s = decision.summary.queue_s
-        wait = slot.waits.setdefault(decision.summary.priority, [0, 0.0, 0.0])
+        waited_s = event.decision.queue_s
+        wait = slot.waits.setdefault(event.decision.priority, [0, 0.0, 0.0])
         wait[0] += 1
         wait[1] += waited_s
         wait[2] = max(wait[2], waited_s)
 
     def on_outcome(self, outcome: Outcome, at: float, version: int) -> None:
         """An attempt ended."""
-        slot = self._slot(at, version)
+        slot, decision = self._slot(at, version), outcome.decision
         if slot is None or outcome.status in (OutcomeStatus.CANCELLED, OutcomeStatus.CLIENT_ERROR):
             return
-        mode = slot.mode(outcome.mode.value)
+        mode = slot.mode(decision.mode.value)
         mode.requests += 1
         if outcome.status is not OutcomeStatus.SUCCESS:
             mode.failures += 1
@@ -153,10 +153,11 @@ class Timeline:
         figures = outcome.figures
         if figures is None:
             return
-        mode.latency.add(outcome.queue_s + figures.actual_s)
-        if outcome.predicted_s > 0 and figures.actual_s > 0:
-            slot.errors.add(abs(figures.actual_s - outcome.predicted_s) / figures.actual_s)
-        self._spread(outcome.mode.value, figures.output_tokens or 0, figures.decode_s or figures.actual_s, at, version)
+        mode.latency.add(decision.queue_s + figures.actual_s)
+        predicted_s = decision.forecast.total_s
+        if predicted_s > 0 and figures.actual_s > 0:
+            slot.errors.add(abs(figures.actual_s - predicted_s) / figures.actual_s)
+        self._spread(decision.mode.value, figures.output_tokens or 0, figures.decode_s or figures.actual_s, at, version)
 
     def changes(self, since: int) -> list[Point]:
         """The slots that changed after `since`, oldest first."""

@@ -18,7 +18,7 @@ from sollol_agents.fleet_view.nodes import Nodes
 from sollol_agents.fleet_view.notices import Notices
 from sollol_agents.fleet_view.rates import Rate
 from sollol_agents.fleet_view.timeline import Timeline
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.jobs import JobEvent, JobListReply
 from sollol_schemas.queries import NodesReply, RecentReply, ReliabilityReply
@@ -87,13 +87,13 @@ class FleetView:
         self.nodes.on_event(event, now)
         self.notices.on_node(event, at, self._next())
 
-    def on_decision(self, decision: Decision, now: float, at: float) -> None:
+    def on_decision(self, event: DecisionEvent, now: float, at: float) -> None:
         """A request got its node."""
-        if decision.is_dry_run:
+        if event.is_dry_run:
             return
         version = self._next()
-        self.decisions.on_decision(decision, at, version)
-        self.timeline.on_decision(decision, at, version)
+        self.decisions.on_decision(event, at, version)
+        self.timeline.on_decision(event, at, version)
         self._decision_rate.add(1, now)
         self.last_decision_s = now
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import Outcome
 
 MAX_NODES: Final = 256
@@ -83,15 +83,15 @@ class RequestMeter:
         """The scorer took so long over one question."""
         self._considered.observe(seconds)
 
-    def decided(self, decision: Decision) -> None:
+    def decided(self, event: DecisionEvent) -> None:
         """A request got its node."""
-        made = decision.summary
+        made = event.decision
         self._decisions.labels(made.mode.value, made.strategy).inc()
         self._queue.labels(made.mode.value).observe(made.queue_s)
 
     def ended(self, outcome: Outcome) -> None:
         """An attempt ended."""
-        node, mode, status = self._bounded(outcome.node_id), outcome.mode.value, outcome.status.value
+        node, mode, status = self._bounded(outcome.node_id), outcome.decision.mode.value, outcome.status.value
         self._attempts.labels(node, mode, status).inc()
         if status in ("failed", "presumed_lost"):
             self._failures.labels(node, outcome.code.value if outcome.code is not None else _OTHER).inc()
@@ -105,8 +105,9 @@ class RequestMeter:
         self._seconds.labels(node, mode).observe(figures.actual_s)
         if figures.ttft_s is not None:
             self._first.labels(node, mode).observe(figures.ttft_s)
-        if outcome.predicted_s > 0:
-            self._error.labels(node).observe(figures.actual_s / outcome.predicted_s)
+        predicted_s = outcome.decision.forecast.total_s
+        if predicted_s > 0:
+            self._error.labels(node).observe(figures.actual_s / predicted_s)
 
     def _bounded(self, node_id: str) -> str:
         if node_id not in self._nodes:

@@ -26,7 +26,7 @@ from sollol_agents.recorder.statistics import (
 )
 from sollol_agents.recorder.store import connect
 from sollol_agents.recorder.uptime import Passage, Uptime, uptime_of
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
 from sollol_schemas.queries import FleetStats, RecentReply, ReliabilityReply, ReliabilityView, StatsReply, WhyReply
 from sollol_schemas.subjects import NO_NODE
@@ -35,7 +35,7 @@ _LATENCY_SAMPLES = 20_000  # the latest successes, from which percentiles are ta
 _RECENT_LIMIT = 1000
 _WHY_LIMIT = 100
 _outcomes = msgspec.json.Decoder(Outcome)
-_decisions = msgspec.json.Decoder(Decision)
+_decisions = msgspec.json.Decoder(DecisionEvent)
 _node_events = msgspec.json.Decoder(NodeEvent)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import FREE_OF_CHARGE
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 _outcomes = msgspec.json.Decoder(Outcome)
-_decisions = msgspec.json.Decoder(Decision)
+_decisions = msgspec.json.Decoder(DecisionEvent)
 _events = msgspec.json.Decoder(NodeEvent | BreakerEvent | OfficeEvent)
 
 
@@ -81,8 +81,8 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
     if area == "outcome":
         return _outcome_row(_outcomes.decode(data), data, stored_at_ns / 1e9)
     if area == "routing":
-        decision = _decisions.decode(data)
-        columns = {"request_id": decision.summary.request_id, "body": data}
+        request_id = _decisions.decode(data).decision.request_id
+        columns = {"request_id": request_id, "body": data}
         return Row(Table.DECISIONS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
     if area in ("node", "breaker", "scorer"):
         event = _events.decode(data)
@@ -93,24 +93,24 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
 
 
 def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> Row:
-    figures = outcome.figures or Figures()
+    decision, figures = outcome.decision, outcome.figures or Figures()
     verdict = verdict_of(outcome)
     is_timed = verdict is Verdict.SUCCESS and outcome.figures is not None
     return Row(
         Table.OUTCOMES,
         {
-            "attempt_id": outcome.attempt_id,
+            "attempt_id": decision.attempt_id,
             "rank": rank_of(outcome),
             "recorded_at": recorded_at,
-            "request_id": outcome.request_id,
-            "node_id": outcome.node_id,
-            "model": outcome.model,
-            "mode": outcome.mode,
+            "request_id": decision.request_id,
+            "node_id": decision.node_id,
+            "model": decision.model,
+            "mode": decision.mode,
             "verdict": verdict,
             "code": outcome.code or "",
-            "latency_s": outcome.queue_s + figures.actual_s if is_timed else None,
+            "latency_s": decision.queue_s + figures.actual_s if is_timed else None,
             "actual_s": figures.actual_s if is_timed else None,
-            "predicted_s": outcome.predicted_s if is_timed else None,
+            "predicted_s": decision.forecast.total_s if is_timed else None,
             "output_tokens": figures.output_tokens or 0,
             "decode_s": figures.decode_s or 0.0,
             "body": body,

@@ -41,7 +41,7 @@ from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 from sollol_schemas.control import ControlLoad
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
@@ -88,7 +88,7 @@ class Scorer(Actor[ScorerConfig]):
         self._replies: dict[str, str] = {}
         self._granted = self._refused = self._decisions = 0
         self._deciding_s = 0.0
-        self._untold: list[tuple[Decision, str]] = []
+        self._untold: list[tuple[DecisionEvent, str]] = []
         self._preloader = Preloader()
         self._spans: QuestionSpans | None = None
 
@@ -370,13 +370,13 @@ class Scorer(Actor[ScorerConfig]):
         match effect:
             case Granted():
                 self._granted += 1
-                self._reply(effect.summary.request_id, effect)
+                self._reply(effect.decision.request_id, effect)
             case GrantQueued():
                 self._reply(effect.request_id, effect, is_last=False)
             case GrantRefused():
                 self._refused += 1
                 self._reply(effect.request_id, effect)
-            case Decision():
+            case DecisionEvent():
                 if not self._untold:
                     asyncio.get_running_loop().call_later(_TELL_DECISIONS_S, self._tell_decisions)
                 self._untold.append((effect, _instant()))
@@ -395,11 +395,11 @@ class Scorer(Actor[ScorerConfig]):
         """Publishes the decisions of the last moments: a grant is not held up by telling the world about it."""
         untold, self._untold = self._untold, []
         try:
-            for decision, at in untold:
-                log_decision(decision)
+            for event, at in untold:
+                log_decision(event)
                 if self.bus.meter is not None:
-                    self.bus.meter.decided(decision)
-                self.bus.publish(subjects.routing_event(decision.summary.mode), decision_bytes(decision, at))
+                    self.bus.meter.decided(event)
+                self.bus.publish(subjects.routing_event(event.decision.mode), decision_bytes(event, at))
         except NotConnected as error:
             log.info("decisions not told: %s", error, extra={"action": "effect_lost"})
 
@@ -411,17 +411,17 @@ class Scorer(Actor[ScorerConfig]):
             self.bus.publish(reply, encode(answer))
 
 
-def decision_bytes(decision: Decision, decided_at: str) -> bytes:
+def decision_bytes(event: DecisionEvent, decided_at: str) -> bytes:
     """The decision event as JSON, with as many candidates and refusals as fit into 4 KiB."""
-    decision = msgspec.structs.replace(decision, decided_at=decided_at)
-    data = encode(decision)
-    while len(data) > _DECISION_BYTES_MAX and (decision.rejections or len(decision.candidates) > 1):
-        decision = msgspec.structs.replace(
-            decision,
-            rejections=decision.rejections[: len(decision.rejections) // 2],
-            candidates=decision.candidates[: max(1, len(decision.candidates) - 2)],
+    event = msgspec.structs.replace(event, decided_at=decided_at)
+    data = encode(event)
+    while len(data) > _DECISION_BYTES_MAX and (event.rejections or len(event.candidates) > 1):
+        event = msgspec.structs.replace(
+            event,
+            rejections=event.rejections[: len(event.rejections) // 2],
+            candidates=event.candidates[: max(1, len(event.candidates) - 2)],
         )
-        data = encode(decision)
+        data = encode(event)
     return data
 
 

@@ -29,7 +29,7 @@ from sollol_agents.scorer.queue import refusals
 from sollol_agents.scorer.queue.grants import Circumstances, made_decision, made_grant
 from sollol_agents.scorer.queue.plan import Assignment, Planner
 from sollol_agents.scorer.strategies import Strategy, strategy_named
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRequest, RouteRequest
@@ -39,7 +39,7 @@ from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
 log = logging.getLogger(__name__)
 
-Effect = Granted | GrantQueued | GrantRefused | Decision | NodeEvent | BreakerEvent
+Effect = Granted | GrantQueued | GrantRefused | DecisionEvent | NodeEvent | BreakerEvent
 """A reply to the dispatcher of its request, or an event to publish."""
 
 _SIZE_PIVOT_S = 4.0  # work that neither gains nor loses rank
@@ -179,7 +179,7 @@ class SchedulerCore:
             self._void(attempt, now)
         return self._plan(now)
 
-    def route(self, request: RouteRequest, now: float) -> Decision | ErrorBody:
+    def route(self, request: RouteRequest, now: float) -> DecisionEvent | ErrorBody:
         """Where the request would run if it came now, and why; grants nothing and changes nothing."""
         asked = GrantRequest(request_id=request.request_id, number=1, context=request.context, routing=request.routing)
         waiting = self._admitted(asked, now)
@@ -439,14 +439,14 @@ class SchedulerCore:
         self.waiting.remove(waiting.request_id)
         node = choice.cost.horizon.node
         verdict = self._class(waiting, now)
-        decision = made_decision(assignment, verdict, self._circumstances(now))
-        attempt, granted = made_grant(assignment, decision, self.demand, self.config, now)
+        event = made_decision(assignment, verdict, self._circumstances(now))
+        attempt, granted = made_grant(assignment, event.decision, self.demand, self.config, now)
         attempt.is_trial = node.breakers.start(waiting.model, now)
         if attempt.is_trial:
             node.reshape()
         self._occupy(attempt, choice.cost, node, now)
         self._granted[waiting.request_id] = attempt.attempt_id
-        return [granted, decision]
+        return [granted, event]
 
     def _occupy(self, attempt: Attempt, cost: Cost, node: Node, now: float) -> None:
         self.fleet.take(node, attempt)

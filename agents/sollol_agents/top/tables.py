@@ -11,7 +11,7 @@ from sollol_agents.fleet_view.jobs import JobsView
 from sollol_agents.fleet_view.node_rows import NodeRow
 from sollol_agents.fleet_view.timeline import Wait
 from sollol_agents.fleet_view.view import Head
-from sollol_schemas.decision import Decision
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.queries import WhyReply
 
 _PADDING: Final = 2
@@ -207,7 +207,7 @@ def explanation(reply: WhyReply) -> list[str]:
     for outcome in reply.outcomes:
         took = seconds(outcome.figures.actual_s if outcome.figures else None)
         code = f": {outcome.code.value} {outcome.message}" if outcome.code else ""
-        lines.append(f"attempt {outcome.attempt}: {outcome.status.value} after {took}{code}")
+        lines.append(f"attempt {outcome.decision.attempt}: {outcome.status.value} after {took}{code}")
     return lines or ["nothing is recorded yet"]
 
 
@@ -222,19 +222,19 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:.0f}min" if value < 5970 else f"{value / 3600:.0f}h"
 
 
-def _explained(decision: Decision) -> list[str]:
-    made = decision.summary
+def _explained(event: DecisionEvent) -> list[str]:
+    made = event.decision
     lines = [
-        f"attempt {made.attempt}: {decision.model} on {made.node_id} ({made.mode}, {made.strategy})",
+        f"attempt {made.attempt}: {made.model} on {made.node_id} ({made.mode}, {made.strategy})",
         f"  {made.reason}",
-        f"  waited {seconds(made.queue_s)}, predicted {seconds(made.predicted_s)}",
+        f"  waited {seconds(made.queue_s)}, predicted {seconds(made.forecast.total_s)}",
     ]
-    for cost in sorted(decision.candidates, key=lambda c: c.total_s):
+    for cost in sorted(event.candidates, key=lambda c: c.total_s):
         terms = (("wait", cost.wait_s), ("load", cost.load_s), ("read", cost.prefill_s), ("write", cost.decode_s))
         told = ", ".join(f"{name} {seconds(value)}" for name, value in terms if value >= 0.0005)
         lines.append(f"  {cost.node_id:<14} costs {cost.total_s:8.3f} s: {told}")
     lines += [
-        f"  {refused.node_id:<14} {refused.reason.value} {refused.detail}".rstrip() for refused in decision.rejections
+        f"  {refused.node_id:<14} {refused.reason.value} {refused.detail}".rstrip() for refused in event.rejections
     ]
     return lines
 

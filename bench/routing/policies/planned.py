@@ -13,6 +13,7 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.office.preload import Preloader
 from sollol_schemas.context import ComplexityClass, RequestKind, TaskContext
+from sollol_schemas.decision import Decision, Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -96,20 +97,20 @@ class PlannedPolicy:
                 self.world.answer(self._requests[effect.request_id], None, is_failed=True)
 
     def _start(self, granted: Granted) -> None:
-        summary = granted.summary
-        machine = self.world.by_name[summary.node_id]
-        request = self._requests[summary.request_id]
+        decision = granted.decision
+        machine = self.world.by_name[decision.node_id]
+        request = self._requests[decision.request_id]
         keep_alive_s = granted.keep_alive_s if granted.keep_alive_s is not None else 300.0
 
         def ended(job: Job, error: str) -> None:
             self._on_end(job, error, machine, granted)
 
-        job = self.world.start(machine, request, summary.attempt_id, ended, keep_alive_s=keep_alive_s)
-        self._jobs[summary.attempt_id] = (job, machine)
-        self.reporters[machine.name].jobs[summary.attempt_id] = job
+        job = self.world.start(machine, request, decision.attempt_id, ended, keep_alive_s=keep_alive_s)
+        self._jobs[decision.attempt_id] = (job, machine)
+        self.reporters[machine.name].jobs[decision.attempt_id] = job
         if self.world.error_ratio:
-            limit = granted.predicted_first_token_s + 1.5 * granted.predicted_load_s + _FIRST_TOKEN_SLACK_S
-            self.world.time.after(limit, lambda: self._watch(summary.attempt_id, -1.0))
+            limit_s = decision.forecast.first_token_s + 1.5 * decision.forecast.load_s + _FIRST_TOKEN_SLACK_S
+            self.world.time.after(limit_s, lambda: self._watch(decision.attempt_id, -1.0))
 
     def _watch(self, attempt_id: str, made: float) -> None:
         """Gives up an attempt that makes no progress."""
@@ -140,7 +141,8 @@ class PlannedPolicy:
             return
         self.world.answer(job.request, job)
         figures = _figures(job, self.world.time.now)
-        self._report(job, machine, OutcomeStatus.SUCCESS, figures=figures, predicted_s=granted.summary.predicted_s)
+        predicted_s = granted.decision.forecast.total_s
+        self._report(job, machine, OutcomeStatus.SUCCESS, figures=figures, predicted_s=predicted_s)
 
     def _retry(self, request: Request, failed: str) -> None:
         request_id = f"r{request.number}"
@@ -161,16 +163,18 @@ class PlannedPolicy:
         predicted_s: float = 0.0,
     ) -> None:
         outcome = Outcome(
-            attempt_id=job.attempt_id,
-            request_id=f"r{job.request.number}",
-            node_id=machine.name,
+            decision=Decision(
+                attempt_id=job.attempt_id,
+                request_id=f"r{job.request.number}",
+                node_id=machine.name,
+                model=job.request.model.name,
+                instance=machine.name,
+                task_type=job.request.task,
+                forecast=Forecast(total_s=predicted_s),
+            ),
             status=status,
             reported_by=ReportedBy.NODE,
-            model=job.request.model.name,
             code=code,
-            instance=machine.name,
-            task_type=job.request.task,
-            predicted_s=predicted_s,
             figures=figures,
         )
         self.carry_out(self.core.on_outcome(outcome, self.world.time.now))

@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for _ in 0..2 {
         let message = decisions.next().await.ok_or("the subscription ended")?;
         let event: Value = serde_json::from_slice(&message.payload)?;
-        let made = &event["summary"];
+        let made = &event["decision"];
         println!("decision: {} on {} because {}", made["request_id"], made["node_id"], made["reason"]);
     }
     Ok(())

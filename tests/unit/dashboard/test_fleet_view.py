@@ -16,7 +16,7 @@ from sollol_agents.fleet_view.nodes import FORGET_S, MAX_NODES
 from sollol_agents.fleet_view.timeline import SLOT_S, SLOTS, Point
 from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.transport.messages import decode
-from sollol_schemas.decision import Decision, DecisionSummary
+from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -55,17 +55,18 @@ def telemetry(node_id: str = "attic", *, seq: int = 1, revision: int = 1, tokens
     )
 
 
-def decision(attempt_id: str = "r-1", *, queued: int = 0, queue_s: float = 0.0, priority: int = 5) -> Decision:
-    summary = DecisionSummary(
+def decision(attempt_id: str = "r-1", *, queued: int = 0, queue_s: float = 0.0, priority: int = 5) -> DecisionEvent:
+    decision = Decision(
         request_id=attempt_id.rpartition("-")[0],
         attempt_id=attempt_id,
         node_id="attic",
+        model="m",
         priority=priority,
-        predicted_s=1.5,
         queue_s=queue_s,
         reason="least predicted cost",
+        forecast=Forecast(total_s=1.5),
     )
-    return Decision(summary=summary, model="m", queued=queued)
+    return DecisionEvent(decision=decision, queued=queued)
 
 
 def outcome(
@@ -79,13 +80,15 @@ def outcome(
 ) -> Outcome:
     figures = Figures(actual_s=actual_s, output_tokens=tokens, decode_s=actual_s)
     return Outcome(
-        attempt_id=attempt_id,
-        request_id=attempt_id.rpartition("-")[0],
-        node_id="attic",
+        decision=Decision(
+            attempt_id=attempt_id,
+            request_id=attempt_id.rpartition("-")[0],
+            node_id="attic",
+            mode=mode,
+            forecast=Forecast(total_s=1.5),
+        ),
         status=status,
         reported_by=reported_by,
-        mode=mode,
-        predicted_s=1.5,
         figures=figures if reported_by is ReportedBy.NODE else None,
     )
 
@@ -236,7 +239,7 @@ def test_the_nodes_own_report_replaces_a_presumed_loss_and_nothing_else_does(vie
 
 
 def test_a_dry_run_is_no_decision(view: FleetView) -> None:
-    asked = Decision(summary=decision().summary, model="m", is_dry_run=True)
+    asked = DecisionEvent(decision=decision().decision, is_dry_run=True)
     view.on_decision(asked, NOW, AT)
     assert view.decisions.changes(0) == []
 

@@ -54,29 +54,29 @@ export const Explanation = {
   },
   methods: {
     clock, count, number, priorityName, seconds, when, words,
-    longest: (decision) =>
-      Math.max(0.001, ...(decision.candidates ?? []).map((cost) => TERMS.reduce((sum, [key]) => sum + Math.max(0, cost[key] ?? 0), 0))),
-    outcomeOf(decision) {
-      return this.outcomes.find((outcome) => outcome.attempt_id === decision.summary.attempt_id);
+    longest: (event) =>
+      Math.max(0.001, ...(event.candidates ?? []).map((cost) => TERMS.reduce((sum, [key]) => sum + Math.max(0, cost[key] ?? 0), 0))),
+    outcomeOf(event) {
+      return this.outcomes.find((outcome) => outcome.decision.attempt_id === event.decision.attempt_id);
     },
   },
   template: `<div class="stack">
-    <section v-for="decision in decisions" :key="decision.summary.attempt_id" class="stack">
-      <div class="row gap wrap"><Mode :mode="decision.summary.mode ?? 'fast'"/><State v-if="outcomeOf(decision)" :state="outcomeOf(decision).status"/><span class="muted small">attempt {{ decision.summary.attempt ?? 1 }} · {{ when(decision.decided_at) }}</span></div>
-      <p class="verdict"><b>{{ decision.summary.node_id }}</b> {{ decision.summary.reason ? 'because ' + decision.summary.reason : '' }}</p>
-      <dl class="facts"><dt>Model</dt><dd>{{ decision.model }}</dd><dt>Task</dt><dd>{{ words(decision.task_type || 'unknown') }}</dd>
-        <dt>Strategy</dt><dd>{{ decision.summary.strategy ?? 'plan' }}</dd><dt>Priority</dt><dd>{{ priorityName(decision.summary.priority ?? 5) }}</dd>
-        <dt>Prompt</dt><dd class="num">{{ count(decision.prompt_tokens ?? 0) }} tokens</dd><dt>Expected answer</dt><dd class="num">{{ count(decision.expected_output_tokens ?? 0) }} tokens</dd>
-        <dt>Waited</dt><dd class="num">{{ seconds(decision.summary.queue_s ?? 0) }}</dd><dt>Predicted</dt><dd class="num">{{ seconds(decision.summary.predicted_s ?? 0) }}</dd>
-        <template v-if="outcomeOf(decision)?.figures"><dt>Actual</dt><dd class="num">{{ seconds(outcomeOf(decision).figures.actual_s) }}</dd><dt>First token</dt><dd class="num">{{ seconds(outcomeOf(decision).figures.ttft_s) }}</dd></template></dl>
+    <section v-for="event in decisions" :key="event.decision.attempt_id" class="stack">
+      <div class="row gap wrap"><Mode :mode="event.decision.mode ?? 'fast'"/><State v-if="outcomeOf(event)" :state="outcomeOf(event).status"/><span class="muted small">attempt {{ event.decision.attempt ?? 1 }} · {{ when(event.decided_at) }}</span></div>
+      <p class="verdict"><b>{{ event.decision.node_id }}</b> {{ event.decision.reason ? 'because ' + event.decision.reason : '' }}</p>
+      <dl class="facts"><dt>Model</dt><dd>{{ event.decision.model }}</dd><dt>Task</dt><dd>{{ words(event.decision.task_type || 'unknown') }}</dd>
+        <dt>Strategy</dt><dd>{{ event.decision.strategy ?? 'plan' }}</dd><dt>Priority</dt><dd>{{ priorityName(event.decision.priority ?? 5) }}</dd>
+        <dt>Prompt</dt><dd class="num">{{ count(event.decision.forecast?.prompt_tokens ?? 0) }} tokens</dd><dt>Expected answer</dt><dd class="num">{{ count(event.decision.forecast?.output_tokens ?? 0) }} tokens</dd>
+        <dt>Waited</dt><dd class="num">{{ seconds(event.decision.queue_s ?? 0) }}</dd><dt>Predicted</dt><dd class="num">{{ seconds(event.decision.forecast?.total_s ?? 0) }}</dd>
+        <template v-if="outcomeOf(event)?.figures"><dt>Actual</dt><dd class="num">{{ seconds(outcomeOf(event).figures.actual_s) }}</dd><dt>First token</dt><dd class="num">{{ seconds(outcomeOf(event).figures.ttft_s) }}</dd></template></dl>
       <h3>Candidates</h3>
-      <Candidate v-for="cost in decision.candidates ?? []" :key="cost.node_id" :cost="cost" :chosen="cost.node_id === decision.summary.node_id" :longest="longest(decision)"/>
-      <p v-if="!decision.candidates?.length" class="muted">This strategy compares no costs.</p>
-      <template v-if="decision.rejections?.length"><h3>Refused</h3>
-        <ul class="lines"><li v-for="refused in decision.rejections" :key="refused.node_id"><b>{{ refused.node_id }}</b><span class="muted">{{ words(refused.reason) }}<template v-if="refused.detail">: {{ refused.detail }}</template></span></li></ul></template>
+      <Candidate v-for="cost in event.candidates ?? []" :key="cost.node_id" :cost="cost" :chosen="cost.node_id === event.decision.node_id" :longest="longest(event)"/>
+      <p v-if="!event.candidates?.length" class="muted">This strategy compares no costs.</p>
+      <template v-if="event.rejections?.length"><h3>Refused</h3>
+        <ul class="lines"><li v-for="refused in event.rejections" :key="refused.node_id"><b>{{ refused.node_id }}</b><span class="muted">{{ words(refused.reason) }}<template v-if="refused.detail">: {{ refused.detail }}</template></span></li></ul></template>
     </section>
     <section v-if="outcomes.length" class="stack"><h3>Attempts</h3>
-      <ul class="lines"><li v-for="outcome in outcomes" :key="outcome.attempt_id + outcome.status"><span class="row gap"><State :state="outcome.status"/><b>{{ outcome.node_id === '_none' ? 'no node' : outcome.node_id }}</b></span>
+      <ul class="lines"><li v-for="outcome in outcomes" :key="outcome.decision.attempt_id + outcome.status"><span class="row gap"><State :state="outcome.status"/><b>{{ outcome.decision.node_id === '_none' ? 'no node' : outcome.decision.node_id }}</b></span>
         <span class="muted num">{{ outcome.message || '' }}<template v-if="outcome.figures"> {{ seconds(outcome.figures.actual_s) }}, {{ count(outcome.figures.output_tokens ?? 0) }} tokens</template></span></li></ul></section>
     <Empty v-if="!decisions.length && !outcomes.length" title="Nothing recorded">The recorder knows nothing of this request (yet).</Empty>
   </div>`,

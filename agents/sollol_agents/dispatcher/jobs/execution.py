@@ -16,7 +16,7 @@ from sollol_bus.errors import BackendBrokeProtocol, DecodeFailed
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, error_of, is_no_responders
 from sollol_schemas import headers as h
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome
 from sollol_schemas.execution import Figures
@@ -33,7 +33,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     """The whole answer of a try."""
 
     body: bytes
-    decision: DecisionSummary | None
+    decision: Decision | None
     figures: Figures | None
 
 
@@ -71,7 +71,7 @@ class Execution:
         self._parts: list[bytes] = []
         self._bytes = 0
         self._messages = 0
-        self._decision: DecisionSummary | None = None
+        self._decision: Decision | None = None
         self._error: ErrorBody | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._heard_tokens = -1
@@ -122,7 +122,7 @@ class Execution:
 
     def _collect(self, data: bytes, headers: dict[str, str]) -> None:
         if self._messages == 1 and h.DECISION in headers:
-            self._decision = _decoded(headers[h.DECISION], DecisionSummary)
+            self._decision = _decoded(headers[h.DECISION], Decision)
         self._bytes += len(data)
         if self._bytes > MAX_ANSWER_BYTES:
             self._error = ErrorBody(

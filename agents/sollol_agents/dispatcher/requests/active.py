@@ -194,7 +194,7 @@ class ActiveRequest:
 
     def _run(self, granted: Granted) -> None:
         self._cancel_timer()
-        if granted.summary.node_id in self._tries.excluded or granted.summary.attempt != self._tries.number:
+        if granted.decision.node_id in self._tries.excluded or granted.decision.attempt != self._tries.number:
             self._ask_again_in(_SCORER_RETRY_S)  # the answer to an earlier question
             return
         attempt = Attempt(self._bus, granted, self._on_report)
@@ -463,7 +463,7 @@ class ActiveRequest:
             self._timer = None
 
     def _report_lost(self, attempt: Attempt, error: ErrorBody) -> None:
-        self._host.report_outcome(presumed_lost(self.request, attempt.granted, error, finished_at=_instant()))
+        self._host.report_outcome(presumed_lost(attempt.granted.decision, error, finished_at=_instant()))
 
     def _report_unserved(self, error: ErrorBody) -> None:
         waited_s = time.monotonic() - self._began_mono_s

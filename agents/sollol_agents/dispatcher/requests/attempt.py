@@ -23,7 +23,7 @@ from sollol_schemas.execution import (
     AttemptReport,
     AttemptStart,
     CancelAttempt,
-    ExecEnvelope,
+    Exec,
     StartAnswer,
 )
 from sollol_schemas.grant import Granted
@@ -59,12 +59,12 @@ class Attempt:
     @property
     def attempt_id(self) -> str:
         """Its id."""
-        return self.granted.summary.attempt_id
+        return self.granted.decision.attempt_id
 
     @property
     def node_id(self) -> str:
         """The node it runs on."""
-        return self.granted.summary.node_id
+        return self.granted.decision.node_id
 
     def start(self, request: Request, deadline_s: float) -> None:
         """Subscribes to its reports and sends the exec, in this order on one connection."""
@@ -97,7 +97,7 @@ class Attempt:
         try:
             report: AttemptReport = decode(msg.data, AttemptReport)  # type: ignore[arg-type]  # a union decodes too
         except DecodeFailed as error:
-            request_id = self.granted.summary.request_id
+            request_id = self.granted.decision.request_id
             extra = {"action": "bad_report", "request_id": request_id, "attempt_id": self.attempt_id}
             log.warning("attempt %s: %s", self.attempt_id, error, extra=extra)
             return
@@ -128,24 +128,13 @@ class Attempt:
         return AttemptFailed(attempt_id=self.attempt_id, error=error)
 
 
-def envelope(request: Request, granted: Granted, deadline_s: float) -> ExecEnvelope:
+def envelope(request: Request, granted: Granted, deadline_s: float) -> Exec:
     """The metadata that goes with the body."""
-    return ExecEnvelope(
-        decision=granted.summary,
-        instance=granted.instance,
-        kind=request.kind,
-        model=granted.model or request.context.model,
+    return Exec(
+        decision=granted.decision,
         path=request.path,
         stream=request.wants_stream,
         deadline_s=deadline_s,
-        predicted_first_token_s=granted.predicted_first_token_s,
-        predicted_load_s=granted.predicted_load_s,
-        predicted_gap_s=granted.predicted_gap_s,
-        co_runner_prefill_s=granted.co_runner_prefill_s,
-        needs_load=granted.needs_load,
         keep_alive_s=granted.keep_alive_s,
-        task_type=request.context.task_type,
         has_tools=request.context.has_tools,
-        prompt_tokens=request.context.prompt_tokens,
-        expected_output_tokens=granted.expected_output_tokens,
     )

@@ -38,15 +38,15 @@ def traced(tracer: Tracer | None, request: Request) -> tuple[Request, Span | Non
 
 def tell_granted(span: Span, granted: Granted) -> None:
     """The request runs on a node now."""
-    made = granted.summary
+    made = granted.decision
     told = {tracing.ATTEMPT_ID: made.attempt_id, tracing.NODE_ID: made.node_id}
     span.set({**told, "sollol.attempts": made.attempt, "sollol.queue_s": made.queue_s})
-    span.event("attempt", {**told, "sollol.predicted_s": made.predicted_s})
+    span.event("attempt", {**told, "sollol.predicted_s": made.forecast.total_s})
 
 
 def tell_failed(span: Span, granted: Granted, error: ErrorBody) -> None:
     """An attempt ended without an answer."""
-    made = granted.summary
+    made = granted.decision
     span.event(
         "attempt failed",
         {tracing.ATTEMPT_ID: made.attempt_id, tracing.NODE_ID: made.node_id, tracing.ERROR_TYPE: error.code.value},

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import generate_latest
 
 from sollol_agents.gateway.http.routing_headers import attempts_of
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import Figures
 from sollol_schemas.queries import NodesReply, NodeView
@@ -94,7 +94,7 @@ class Metrics:
         seconds: float,
         *,
         first_s: float | None,
-        decision: DecisionSummary | None,
+        decision: Decision | None,
         figures: Figures | None,
         code: ErrorCode | None,
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from sollol_schemas import headers as h
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
 from sollol_schemas.ids import is_request_id
 from sollol_schemas.routing import ROUTING_FIELDS
@@ -62,7 +62,7 @@ def _text(name: bytes, value: bytes) -> str:
     return text
 
 
-def told(decision: DecisionSummary | None, request_id: str, figures: Figures | None = None) -> list[Header]:
+def told(decision: Decision | None, request_id: str, figures: Figures | None = None) -> list[Header]:
     """The headers of an answer that say where it was made, and why."""
     headers = [(b"x-sollol-request-id", request_id.encode())]
     if decision is not None:
@@ -71,7 +71,7 @@ def told(decision: DecisionSummary | None, request_id: str, figures: Figures | N
             (b"x-sollol-node-url", _value(decision.node_url)),
             (b"x-sollol-mode", decision.mode.value.encode()),
             (b"x-sollol-strategy", _value(decision.strategy)),
-            (b"x-sollol-predicted-s", b"%.4g" % decision.predicted_s),
+            (b"x-sollol-predicted-s", b"%.4g" % decision.forecast.total_s),
             (b"x-sollol-queue-s", b"%.4g" % decision.queue_s),
             (b"x-sollol-attempts", b"%d" % attempts_of(decision)),
             (b"x-sollol-reason", _value(decision.reason)),
@@ -84,7 +84,7 @@ def told(decision: DecisionSummary | None, request_id: str, figures: Figures | N
     return headers
 
 
-def attempts_of(decision: DecisionSummary) -> int:
+def attempts_of(decision: Decision) -> int:
     """How many attempts were made, as far as their numbers tell: each further sending counts from the next ten on."""
     sendings, before = divmod(decision.attempt - 1, _NUMBERS_PER_SENDING)
     return sendings + before + 1

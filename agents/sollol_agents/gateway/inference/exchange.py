@@ -27,7 +27,7 @@ from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.results import decision_of, figures_of
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Exchange:
         self._events: EventRelay | None = None
         self._held = b""
         self.call: Call | None = None
-        self.decision: DecisionSummary | None = None
+        self.decision: Decision | None = None
         self.span: Span | None = None
 
     def may_try_again(self, error: SollolError) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.gateway.http.routing_headers import attempts_of
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
 
 ROUTING_FIELD: Final = "_sollol_routing"
@@ -36,7 +36,7 @@ def with_routing(line: bytes, routing: bytes) -> bytes:
     return body[:-1] + comma + b'"%b":%b}' % (ROUTING_FIELD.encode(), routing)
 
 
-def routing_of(decision: DecisionSummary | None, figures: Figures | None, request_id: str) -> bytes:
+def routing_of(decision: Decision | None, figures: Figures | None, request_id: str) -> bytes:
     """Where and why a request ran, as JSON."""
     told: dict[str, Any] = {"request_id": request_id}
     if decision is not None:
@@ -46,7 +46,7 @@ def routing_of(decision: DecisionSummary | None, figures: Figures | None, reques
             "mode": decision.mode,
             "strategy": decision.strategy,
             "priority": decision.priority,
-            "predicted_s": decision.predicted_s,
+            "predicted_s": decision.forecast.total_s,
             "queue_s": decision.queue_s,
             "attempts": attempts_of(decision),
             "reason": decision.reason,

@@ -7,7 +7,7 @@ import msgspec
 from sollol_bus.observe import tracing
 from sollol_bus.observe.tracing import Span, SpanKind, Tracer
 from sollol_schemas.context import RequestKind
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
 from sollol_schemas.headers import TRACEPARENT
 
@@ -44,7 +44,7 @@ def finish(
     status: int,
     *,
     request_id: str | None = None,
-    decision: DecisionSummary | None = None,
+    decision: Decision | None = None,
     figures: Figures | None = None,
     error: str = "",
 ) -> None:

@@ -26,7 +26,7 @@ from sollol_schemas.execution import (
     AttemptAccepted,
     AttemptFirstToken,
     AttemptStart,
-    ExecEnvelope,
+    Exec,
     Figures,
     StartAnswer,
 )
@@ -72,7 +72,7 @@ class Attempt:
         self,
         host: Host,
         *,
-        envelope: ExecEnvelope,
+        envelope: Exec,
         work: Work,
         engine: Engine,
         speaker: Speaker,
@@ -122,14 +122,12 @@ class Attempt:
         envelope = self.envelope
         return InFlight(
             attempt_id=self.attempt_id,
-            model=envelope.model,
+            model=envelope.decision.model,
             elapsed_s=max(0.0, now - self.course.accepted_at),
             output_tokens=self._run.output_chunks if self._run is not None else 0,
             has_first_token=self.course.first_at is not None,
             is_loading=self._watchdog.phase is Phase.LOADING,
-            predicted_s=envelope.decision.predicted_s,
-            prompt_tokens=envelope.prompt_tokens,
-            expected_output_tokens=envelope.expected_output_tokens,
+            forecast=envelope.decision.forecast,
         )
 
     def accept(self) -> None:

@@ -37,7 +37,7 @@ from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.execution import AttemptDone, AttemptFailed, CancelAttempt, ExecEnvelope
+from sollol_schemas.execution import AttemptDone, AttemptFailed, CancelAttempt, Exec
 from sollol_schemas.telemetry import EngineKind, InFlight
 
 log = logging.getLogger(__name__)
@@ -136,11 +136,12 @@ class Executor:
         """Takes an attempt into a slot, or refuses it."""
         headers = msg.headers or {}
         try:
-            envelope = decode(headers.get(h.EXEC, "").encode(), ExecEnvelope)
+            envelope = decode(headers.get(h.EXEC, "").encode(), Exec)
         except DecodeFailed as error:
             log.warning("unreadable exec: %s", error, extra={"action": "bad_exec"})
             return
-        if envelope.instance != self.instance or self.state_of(envelope.attempt_id) is not AttemptState.UNKNOWN:
+        is_mine = envelope.decision.instance == self.instance
+        if not is_mine or self.state_of(envelope.attempt_id) is not AttemptState.UNKNOWN:
             return
         reply_to = headers.get(h.REPLY_TO, "")
         refused = admission.refusal_of(
@@ -186,21 +187,22 @@ class Executor:
 
     # -- attempts -----------------------------------------------------------------------------------------
 
-    def _take_slot(self, envelope: ExecEnvelope) -> ErrorBody | None:
-        model_slots = self.view.model_slots(envelope.model) if self.view is not None else 0
-        if self.slots.take(envelope.attempt_id, envelope.model, model_limit=model_slots):
+    def _take_slot(self, envelope: Exec) -> ErrorBody | None:
+        model = envelope.decision.model
+        model_slots = self.view.model_slots(model) if self.view is not None else 0
+        if self.slots.take(envelope.attempt_id, model, model_limit=model_slots):
             return None
-        return admission.busy(self.slots.limit, len(self.slots), envelope.model, model_slots)
+        return admission.busy(self.slots.limit, len(self.slots), model, model_slots)
 
-    def _begin(self, envelope: ExecEnvelope, body: bytes, reply_to: str, traceparent: str) -> None:
+    def _begin(self, envelope: Exec, body: bytes, reply_to: str, traceparent: str) -> None:
         assert self.engine is not None
         stream = str(next(self._streams))
         attempt = Attempt(
             self,
             envelope=envelope,
             work=Work(
-                kind=envelope.kind,
-                model=envelope.model,
+                kind=envelope.decision.kind,
+                model=envelope.decision.model,
                 body=body,
                 path=envelope.path,
                 keep_alive_s=envelope.keep_alive_s,
@@ -223,7 +225,7 @@ class Executor:
         self._spawn(attempt.run(), f"attempt.{envelope.attempt_id}")
         self._on_change()
 
-    def _refuse(self, envelope: ExecEnvelope, error: ErrorBody) -> None:
+    def _refuse(self, envelope: Exec, error: ErrorBody) -> None:
         log.info(
             "refused %s: %s",
             envelope.attempt_id,
@@ -245,7 +247,7 @@ class Executor:
             return
         self._take_care(attempt, view)
         work = attempt.work
-        is_loaded = view.loaded_model(work.model) is not None and not attempt.envelope.needs_load
+        is_loaded = view.loaded_model(work.model) is not None and not attempt.envelope.decision.forecast.needs_load
         if is_loaded and not self.loader.is_loading(work.model):
             return
         attempt.enter_loading()
@@ -262,7 +264,7 @@ class Executor:
             RunnerOptions(self._config.runner_options),
             keep_alive_s=work.keep_alive_s,
             context_tokens=loaded.context_length if loaded is not None else 0,
-            prompt_tokens=attempt.envelope.prompt_tokens,
+            prompt_tokens=attempt.envelope.decision.forecast.prompt_tokens,
         )
         attempt.work = msgspec.structs.replace(work, body=cared.body)
         attempt.course.left_out = cared.left_out
@@ -300,13 +302,13 @@ class Executor:
         """Reports an attempt that is over, learns from it, and publishes its outcome."""
         self._tell(attempt, error)
         if error is None:
-            self.rates.learn(attempt.envelope.model, attempt.figures)
+            self.rates.learn(attempt.envelope.decision.model, attempt.figures)
         elif error.code in _ENGINE_TROUBLE:
             self._look_again()
         self._unsettled -= 1
         if not self._attempts and not self._unsettled:
             self.idle.set()
-        self.outcomes.publish(outcome_of(attempt.envelope, error, attempt.figures, dt.datetime.now(dt.UTC)))
+        self.outcomes.publish(outcome_of(attempt.envelope.decision, error, attempt.figures, dt.datetime.now(dt.UTC)))
         self._on_change()
 
     def complete_course(self, attempt: Attempt) -> None:
@@ -316,7 +318,7 @@ class Executor:
         area = self._concurrency.area(now)
         attempt.course.co_runners = mean_co_runners(attempt.area_before, area, elapsed_s)
         if self.view is not None:
-            attempt.course.gpu_share = self.view.gpu_share(attempt.envelope.model)
+            attempt.course.gpu_share = self.view.gpu_share(attempt.envelope.decision.model)
 
     def _farewell(self, attempt: Attempt, error: ErrorBody | None) -> bool:
         """Ends the caller's stream; False when the bus is gone and it has to be done again."""

@@ -8,10 +8,10 @@ from typing import Final
 import msgspec
 
 from sollol_agents.node.engines.base import EngineFigures
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
-from sollol_schemas.execution import ExecEnvelope, Figures
-from sollol_schemas.ids import request_id_of
+from sollol_schemas.execution import Figures
 
 #: The request is at fault, on whatever node it runs.
 _CLIENT_ERRORS: Final = frozenset(
@@ -102,28 +102,13 @@ def status_of(error: ErrorBody | None) -> OutcomeStatus:
     return OutcomeStatus.CANCELLED if error.code in _CANCELLED else OutcomeStatus.FAILED
 
 
-def outcome_of(envelope: ExecEnvelope, error: ErrorBody | None, figures: Figures, finished_at: dt.datetime) -> Outcome:
+def outcome_of(decision: Decision, error: ErrorBody | None, figures: Figures, finished_at: dt.datetime) -> Outcome:
     """The outcome of an attempt, as the node reports it."""
-    decision = envelope.decision
-    return Outcome(
-        attempt_id=decision.attempt_id,
-        request_id=decision.request_id or request_id_of(decision.attempt_id),
-        node_id=decision.node_id,
-        status=status_of(error),
-        reported_by=ReportedBy.NODE,
-        model=envelope.model,
-        kind=envelope.kind,
-        code=None if error is None else error.code,
-        message="" if error is None else error.message,
-        instance=envelope.instance,
-        attempt=decision.attempt,
-        mode=decision.mode,
-        strategy=decision.strategy,
-        priority=decision.priority,
-        task_type=envelope.task_type,
-        predicted_s=decision.predicted_s,
-        predicted_load_s=envelope.predicted_load_s,
-        queue_s=decision.queue_s,
+    return Outcome.ended(
+        decision,
+        status_of(error),
+        ReportedBy.NODE,
+        error=error,
         figures=figures,
         finished_at=finished_at.isoformat(),
     )

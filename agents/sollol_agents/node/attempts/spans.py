@@ -9,7 +9,7 @@ from sollol_agents.node.engines.http.trace_context import TRACEPARENT
 from sollol_bus.observe import tracing
 from sollol_bus.observe.tracing import Span, SpanKind, Tracer
 from sollol_schemas.errors import ErrorBody
-from sollol_schemas.execution import ExecEnvelope, Figures
+from sollol_schemas.execution import Exec, Figures
 from sollol_schemas.telemetry import EngineKind
 
 
@@ -22,12 +22,12 @@ class AttemptTrace:
         parent: The dispatcher's context.
     """
 
-    def __init__(self, tracer: Tracer, envelope: ExecEnvelope, parent: str) -> None:
+    def __init__(self, tracer: Tracer, envelope: Exec, parent: str) -> None:
         decision = envelope.decision
         self._tracer = tracer
-        self._operation = tracing.operation_of(envelope.kind, envelope.path)
-        self._name = f"{self._operation} {envelope.model}"
-        self._model = envelope.model
+        self._operation = tracing.operation_of(envelope.decision.kind, envelope.path)
+        self._name = f"{self._operation} {envelope.decision.model}"
+        self._model = envelope.decision.model
         self._call: Span | None = None
         self._span = tracer.start(
             self._name,
@@ -36,12 +36,12 @@ class AttemptTrace:
             {
                 tracing.ACTOR: "node",
                 tracing.OPERATION: self._operation,
-                tracing.MODEL: envelope.model,
+                tracing.MODEL: envelope.decision.model,
                 tracing.REQUEST_ID: decision.request_id,
                 tracing.ATTEMPT_ID: decision.attempt_id,
                 tracing.NODE_ID: decision.node_id,
-                "sollol.predicted_s": decision.predicted_s,
-                "sollol.needs_load": envelope.needs_load,
+                "sollol.predicted_s": decision.forecast.total_s,
+                "sollol.needs_load": envelope.decision.forecast.needs_load,
             },
         )
 

@@ -6,7 +6,7 @@ from sollol_bus.errors import error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode, error_headers
 from sollol_schemas import headers as h
-from sollol_schemas.decision import DecisionSummary
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
 
@@ -24,7 +24,7 @@ class Speaker:
 
     __slots__ = ("_bus", "_decision", "_inbox", "_probe", "content_type", "messages")
 
-    def __init__(self, bus: Bus, inbox: str, probe: str, decision: DecisionSummary) -> None:
+    def __init__(self, bus: Bus, inbox: str, probe: str, decision: Decision) -> None:
         self._bus = bus
         self._inbox = inbox
         self._probe = probe

@@ -89,7 +89,7 @@ class Attempt:
     @property
     def number(self) -> int:
         """Which attempt of its request it is; 0 for one that was not granted here."""
-        return self.grant.summary.attempt if self.grant is not None else 0
+        return self.grant.decision.attempt if self.grant is not None else 0
 
     def observe(self, seen: InFlight, now: float) -> None:
         """Takes over the progress that the node reports."""

@@ -250,13 +250,13 @@ class Fleet:
             granted_at=now - clamped(seen.elapsed_s, 0.0, 86_400.0),
         )
         size = _size_of(node, model)
-        attempt.prompt_tokens = max(0, min(seen.prompt_tokens, 10_000_000))
+        attempt.prompt_tokens = max(0, min(seen.forecast.prompt_tokens, 10_000_000))
         attempt.prefill_s = attempt.prompt_tokens / node.speeds.prompt_tps(model, size)
-        attempt.output_median = clamped(seen.expected_output_tokens, 0.0, 1e6)
+        attempt.output_median = clamped(seen.forecast.output_tokens, 0.0, 1e6)
         if attempt.output_median > 0:
             attempt.decode_tps = node.speeds.decode_tps(model, size)
         attempt.load_s = node.speeds.load_s(model, size) if seen.is_loading else 0.0
-        attempt.predicted_s = clamped(seen.predicted_s, 0.0, 86_400.0)
+        attempt.predicted_s = clamped(seen.forecast.total_s, 0.0, 86_400.0)
         attempt.observe(seen, now)
         if seen.is_loading and node.resident(model) is None:
             node.residents.begin_load(model, size, loader=seen.attempt_id, ready_at=now + attempt.load_s, evicts=())

@@ -48,9 +48,9 @@ class Teacher:
             is_loaded=_came_to_life(outcome, self._fleet.attempt(outcome.attempt_id)),
         )
         attempt = released or self._fleet.departed(outcome.attempt_id)
-        if node is None or (outcome.instance and outcome.instance != node.instance):
+        if node is None or (outcome.decision.instance and outcome.decision.instance != node.instance):
             return Lesson(attempt)
-        model = attempt.model if attempt is not None else canonical(outcome.model)
+        model = attempt.model if attempt is not None else canonical(outcome.decision.model)
         is_trial = attempt is not None and attempt.is_trial
         if outcome.code is ErrorCode.BUSY:
             node.is_full = True
@@ -78,7 +78,7 @@ class Teacher:
         for record in (node.record, node.model_record(model)):
             record.count(is_success=is_success)
             if outcome.figures is not None and is_success:
-                record.compare(outcome.figures.actual_s, outcome.predicted_s)
+                record.compare(outcome.figures.actual_s, outcome.decision.forecast.total_s)
         changed = node.breakers.count(model, is_success=is_success, is_trial=is_trial, now=now)
         if changed or is_trial or round(node.record.bound, 2) != before:
             node.reshape()
@@ -94,7 +94,7 @@ class Teacher:
         limit = attempt.max_output_tokens if attempt is not None else None
         if output > 0 and (limit is None or output < limit):
             asked = attempt.prompt_tokens if attempt is not None and attempt.prompt_tokens else prompt
-            self._lengths.learn(model, outcome.task_type or "generation", asked, output)
+            self._lengths.learn(model, outcome.decision.task_type or "generation", asked, output)
         if attempt is not None:
             _remember_prefix(node, attempt, prompt + output)
 

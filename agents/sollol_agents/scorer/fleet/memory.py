@@ -143,7 +143,7 @@ def learn_again(node: Node, outcomes: list[Outcome]) -> None:
         for record in records:
             record.count(is_success=is_success)
             if is_success and outcome.figures is not None:
-                record.compare(outcome.figures.actual_s, outcome.predicted_s)
+                record.compare(outcome.figures.actual_s, outcome.decision.forecast.total_s)
         if is_success and outcome.figures is not None and model in node.installed:
             node.speeds.learn(model, weight_bytes(node.installed[model]), outcome.figures, 1.0)
     node.speed_version += 1
@@ -151,4 +151,4 @@ def learn_again(node: Node, outcomes: list[Outcome]) -> None:
 
 
 def _model(outcome: Outcome) -> str:
-    return canonical(outcome.model)
+    return canonical(outcome.decision.model)

@@ -68,8 +68,8 @@ def learn_from_record(core: SchedulerCore, outcomes: Iterable[Outcome]) -> int:
         figures = outcome.figures
         if figures is None or outcome.status is not OutcomeStatus.SUCCESS or not figures.output_tokens:
             continue
-        task = outcome.task_type or "generation"
-        model = canonical(outcome.model)
+        task = outcome.decision.task_type or "generation"
+        model = canonical(outcome.decision.model)
         if (model, task) not in known:
             core.lengths.learn(model, task, figures.prompt_tokens or 0, figures.output_tokens)
     by_node: dict[str, list[Outcome]] = {}

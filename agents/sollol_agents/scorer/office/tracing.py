@@ -49,7 +49,7 @@ class QuestionSpans:
         if isinstance(answer, GrantRefused):
             self._end(answer.request_id, answer.error.code.value)
             return
-        made = answer.summary
+        made = answer.decision
         span = self._open.get(made.request_id)
         if span is not None:
             span.set(
@@ -59,7 +59,7 @@ class QuestionSpans:
                     "sollol.strategy": made.strategy,
                     "sollol.reason": made.reason,
                     "sollol.queue_s": made.queue_s,
-                    "sollol.predicted_s": made.predicted_s,
+                    "sollol.predicted_s": made.forecast.total_s,
                     "sollol.term": made.term,
                 }
             )

@@ -12,7 +12,8 @@ from sollol_bus.errors import BusError, NoResponders, NotConnected
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg
 from sollol_schemas import subjects
-from sollol_schemas.errors import ErrorCode
+from sollol_schemas.decision import Decision, Forecast
+from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.telemetry import NodeState
@@ -85,18 +86,18 @@ class Watch:
 
 def presumed_lost(attempt: Attempt) -> Outcome:
     """The outcome of an attempt that nobody else will report."""
-    return Outcome(
+    known = attempt.grant.decision if attempt.grant is not None else _seen(attempt)
+    error = ErrorBody(code=ErrorCode.NODE_LOST, message="the node and the dispatcher of this attempt are gone")
+    return Outcome.ended(known, OutcomeStatus.PRESUMED_LOST, ReportedBy.SCORER, error=error)
+
+
+def _seen(attempt: Attempt) -> Decision:
+    """What is known of an attempt that another scorer granted."""
+    return Decision(
         attempt_id=attempt.attempt_id,
         request_id=attempt.request_id,
         node_id=attempt.node_id,
-        status=OutcomeStatus.PRESUMED_LOST,
-        reported_by=ReportedBy.SCORER,
-        model=attempt.wire_model,
-        code=ErrorCode.NODE_LOST,
-        message="the node and the dispatcher of this attempt are gone",
         instance=attempt.instance,
-        mode=attempt.mode,
-        priority=attempt.priority,
-        task_type=attempt.task_type,
-        predicted_s=attempt.predicted_s,
+        model=attempt.wire_model,
+        forecast=Forecast(total_s=attempt.predicted_s),
     )

@@ -12,7 +12,7 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.knowledge.demand import Demand
 from sollol_agents.scorer.queue.plan import Assignment
-from sollol_schemas.decision import Decision, DecisionSummary
+from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.grant import Granted
 from sollol_schemas.ids import attempt_id
 
@@ -31,22 +31,16 @@ class Circumstances(NamedTuple):
 
 def made_decision(
     assignment: Assignment, verdict: EligibilityClass, facts: Circumstances, *, is_dry_run: bool = False
-) -> Decision:
+) -> DecisionEvent:
     """The decision as it is published: the choice, the best candidates term by term, the refused nodes."""
     waiting, choice = assignment.waiting, assignment.choice
     request, cost, now = waiting.request, choice.cost, facts.now
     best = sorted(assignment.costs, key=lambda c: c.total_s)[:_CANDIDATES]
     if cost not in best:
         best[-1] = cost
-    return Decision(
-        summary=_summary(waiting, cost, _reason(choice.reason, verdict), verdict, facts),
-        model=request.context.model,
-        task_type=request.context.task_type,
+    return DecisionEvent(
+        decision=_decision(waiting, cost, _reason(choice.reason, verdict), verdict, facts),
         dispatcher=request.dispatcher,
-        prompt_tokens=request.context.prompt_tokens,
-        expected_output_tokens=round(waiting.output_mean, 1),
-        predicted_first_token_s=round(max(0.0, cost.start - now) + first_token_s(cost), 4),
-        needs_load=cost.load is not None,
         candidates=tuple(explain(c, now) for c in best),
         rejections=verdict.rejections[:_REJECTIONS],
         queued=facts.queued,
@@ -58,24 +52,40 @@ def _reason(reason: str, verdict: EligibilityClass) -> str:
     return f"{reason}; {verdict.fallback}" if verdict.fallback else reason
 
 
-def _summary(
-    waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityClass, facts: Circumstances
-) -> DecisionSummary:
+def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityClass, facts: Circumstances) -> Decision:
     request, node = waiting.request, cost.horizon.node
-    return DecisionSummary(
+    return Decision(
         request_id=request.request_id,
         attempt_id=attempt_id(request.request_id, request.number),
         node_id=node.node_id,
         node_url=node.telemetry.engine.url,
+        instance=node.instance,
+        model=node.installed[waiting.model].name,
+        kind=request.context.kind,
+        task_type=request.context.task_type,
         mode=waiting.mode,
         strategy=facts.strategy,
         priority=waiting.priority,
-        predicted_s=round(max(0.0, end_of(cost) - facts.now) + cost.estimate.rtt_s, 4),
         queue_s=round(max(0.0, facts.now - waiting.enqueued_at), 4),
         attempt=request.number,
         reason=reason,
         rejected=dict(Counter(r.reason.value for r in verdict.rejections)),
         term=facts.term,
+        forecast=_forecast(waiting, cost, facts.now),
+    )
+
+
+def _forecast(waiting: Waiting, cost: Cost, now: float) -> Forecast:
+    running, pace = cost.horizon.node.attempts.values(), cost.horizon.pace
+    return Forecast(
+        total_s=round(max(0.0, end_of(cost) - now) + cost.estimate.rtt_s, 4),
+        first_token_s=round(max(0.0, cost.start - now) + first_token_s(cost), 4),
+        needs_load=cost.load is not None,
+        load_s=round(cost.estimate.profile.load_s, 4) if cost.load is not None else 0.0,
+        gap_s=round(gap_s(cost), 6),
+        co_runner_prefill_s=round(max((prefill_left_s(a, now, pace) for a in running), default=0.0), 4),
+        prompt_tokens=waiting.request.context.prompt_tokens,
+        output_tokens=round(waiting.output_mean, 1),
     )
 
 
@@ -84,21 +94,7 @@ def made_grant(
 ) -> tuple[Attempt, Granted]:
     """The ledger's entry and the dispatcher's reply for a request that starts now."""
     waiting, cost = assignment.waiting, assignment.choice.cost
-    node = cost.horizon.node
-    granted = Granted(
-        summary=decision.summary,
-        instance=node.instance,
-        model=node.installed[waiting.model].name,
-        predicted_first_token_s=decision.predicted_first_token_s,
-        predicted_load_s=round(cost.estimate.profile.load_s, 4) if cost.load is not None else 0.0,
-        predicted_gap_s=round(gap_s(cost), 6),
-        co_runner_prefill_s=round(
-            max((prefill_left_s(a, now, cost.horizon.pace) for a in node.attempts.values()), default=0.0), 4
-        ),
-        needs_load=cost.load is not None,
-        keep_alive_s=_keep_alive_s(waiting, demand, config, now),
-        expected_output_tokens=decision.expected_output_tokens,
-    )
+    granted = Granted(decision=decision, keep_alive_s=_keep_alive_s(waiting, demand, config, now))
     return _entry(waiting, cost, granted, now), granted
 
 
@@ -111,12 +107,12 @@ def _keep_alive_s(waiting: Waiting, demand: Demand, config: ScorerConfig, now: f
 def _entry(waiting: Waiting, cost: Cost, granted: Granted, now: float) -> Attempt:
     request, node, e = waiting.request, cost.horizon.node, cost.estimate
     attempt = Attempt(
-        attempt_id=granted.summary.attempt_id,
+        attempt_id=granted.decision.attempt_id,
         request_id=request.request_id,
         node_id=node.node_id,
         instance=node.instance,
         model=waiting.model,
-        wire_model=granted.model,
+        wire_model=granted.decision.model,
         granted_at=now,
     )
     attempt.dispatcher = request.dispatcher
@@ -124,7 +120,7 @@ def _entry(waiting: Waiting, cost: Cost, granted: Granted, now: float) -> Attemp
     attempt.priority = waiting.priority
     attempt.arrival_rank = waiting.arrival_rank()
     attempt.task_type = request.context.task_type
-    attempt.predicted_s = granted.summary.predicted_s
+    attempt.predicted_s = granted.decision.forecast.total_s
     attempt.load_s = e.profile.load_s if cost.load is not None else 0.0
     attempt.prefill_s = e.prefill_s
     attempt.decode_tps = e.profile.decode_tps if e.output_median > 0 else 0.0

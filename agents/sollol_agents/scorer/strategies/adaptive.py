@@ -63,7 +63,7 @@ class Affinity:
 
     def learn(self, outcome: Outcome) -> None:
         """Counts points for the outcome's task type."""
-        key = (outcome.task_type, outcome.node_id)
+        key = (outcome.decision.task_type, outcome.node_id)
         if key not in self._points and len(self._points) >= _PAIRS_LIMIT:
             return
         if outcome.status is OutcomeStatus.SUCCESS:
