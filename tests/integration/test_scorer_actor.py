@@ -151,8 +151,8 @@ async def start(nats_server: EmbeddedServer) -> AsyncIterator[Start]:
     running: list[Scorer] = []
 
     async def make(**settings: Any) -> Scorer:
-        config = ScorerConfig(**({"warm_up_s": 1.0, "tick_s": 0.02, "seed": 1} | settings))
-        scorer = Scorer(config, BusConfig(url=nats_server.url, name="scorer"))
+        config = ScorerConfig(**({"warm_up_s": 1.0, "seed": 1} | settings))
+        scorer = Scorer(config, BusConfig(url=nats_server.url, name="scorer"), tick_s=0.02)
         await scorer.__aenter__()
         running.append(scorer)
         return scorer
@@ -232,13 +232,11 @@ async def test_a_lost_outcome_is_repaired_by_the_next_load_message(
 
 
 async def test_a_waiting_request_is_told_so_again_and_again(
-    start: Start, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
+    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
 ) -> None:
-    scorer = await start(queued_repeat_s=0.05)
-    await eventually(lambda: scorer.is_leader)
     FakeNode(bus, "gpu1", slots=1).beat(in_flight=(InFlight(attempt_id="foreign-1", model="llama3:8b"),))
     dispatcher.ask("r1")
-    await eventually(lambda: dispatcher.queued().count("r1") >= 4)
+    await eventually(lambda: dispatcher.queued().count("r1") >= 2)
 
 
 async def test_an_unknown_model_is_refused_with_what_exists(
@@ -264,10 +262,8 @@ async def test_a_release_makes_room_for_the_next(
 
 
 async def test_a_grant_that_no_node_takes_expires(
-    start: Start, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
+    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
 ) -> None:
-    scorer = await start(grant_expires_s=0.1)
-    await eventually(lambda: scorer.is_leader)
     node = FakeNode(bus, "gpu1")
     node.beat()
     dispatcher.ask("r1")

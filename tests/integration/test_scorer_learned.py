@@ -152,8 +152,9 @@ async def scorers(nats_server: EmbeddedServer, eventually: Eventually) -> AsyncI
     running: list[Scorer] = []
     for number in (1, 2):
         scorer = Scorer(
-            ScorerConfig(warm_up_s=0.0, tick_s=0.02, snapshot_every_s=0.1),
+            ScorerConfig(warm_up_s=0.0, snapshot_every_s=0.1),
             BusConfig(url=nats_server.url, name=f"scorer-{number}"),
+            tick_s=0.02,
         )
         await scorer.__aenter__()
         running.append(scorer)

@@ -29,8 +29,8 @@ async def start(nats_server: EmbeddedServer) -> AsyncIterator[Start]:
     running: list[Scorer] = []
 
     async def make(**settings: object) -> Scorer:
-        config = ScorerConfig(**({"warm_up_s": 0.0, "tick_s": 0.02, "seed": 1} | settings))  # type: ignore[arg-type]
-        scorer = Scorer(config, BusConfig(url=nats_server.url, name="scorer"))
+        config = ScorerConfig(**({"warm_up_s": 0.0, "seed": 1} | settings))  # type: ignore[arg-type]
+        scorer = Scorer(config, BusConfig(url=nats_server.url, name="scorer"), tick_s=0.02)
         await scorer.__aenter__()
         running.append(scorer)
         return scorer
@@ -99,7 +99,7 @@ async def test_a_choice_that_cannot_be_followed_is_refused_and_changes_nothing(
 ) -> None:
     with pytest.raises(BadRequest, match=said):
         await client.set_strategy(name, **settings)
-    assert (leader.core.strategy, leader.core.config) == ("plan", ScorerConfig(warm_up_s=0.0, tick_s=0.02, seed=1))
+    assert (leader.core.strategy, leader.core.config) == ("plan", ScorerConfig(warm_up_s=0.0, seed=1))
 
 
 async def fail_until_open(bus: Bus, leader: Scorer, eventually: Eventually) -> None:

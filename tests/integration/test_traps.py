@@ -71,7 +71,7 @@ class Fleet:
 
 @pytest.fixture
 async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
-    scorer = ScorerConfig(seed=1, tick_s=0.02)
+    scorer = ScorerConfig(seed=1)
     async with AsyncExitStack() as floor:
         stack = await floor.enter_async_context(LocalStack(store_dir=tmp_path, scorer=scorer))
         client = await floor.enter_async_context(stack.client())

@@ -777,7 +777,7 @@ def test_our_own_deafness_is_not_held_against_the_nodes() -> None:
     fleet = Fleet()
     fleet.node()
     fleet.now += 10.0
-    fleet.core.settle(fleet.now, 3.0)
+    fleet.core.fleet.settle(fleet.now + 3.0)
     fleet.tick()
     assert [e.state for e in fleet.effects if isinstance(e, NodeEvent)] == [NodeState.UP]
     fleet.tick(3.1)

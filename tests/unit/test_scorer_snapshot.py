@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from sollol_agents.lab.testing.scorer_snapshot import canonical_bytes, snapshot
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.snapshot import canonical_bytes, snapshot
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.errors import ErrorCode

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.scorer.choice.waiting import Waiting, WaitingRoom
+from sollol_agents.scorer.choice.waiting import Waiting
+from sollol_agents.scorer.queue.queue import Queue
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.grant import GrantRequest
 from sollol_schemas.routing import Routing
@@ -28,12 +29,12 @@ def waiting(
     return Waiting(request, at, sequence)
 
 
-def order(room: WaitingRoom, window: int = 1000) -> list[str]:
+def order(room: Queue, window: int = 1000) -> list[str]:
     return [w.request_id for w in room.ordered(window)]
 
 
 def test_a_priority_2_request_overtakes_a_fresh_priority_9_one_after_420_seconds() -> None:
-    room = WaitingRoom()
+    room = Queue()
     room.add(waiting("old", priority=2, at=0.0, sequence=1))
     room.add(waiting("before", priority=9, at=419.9, sequence=2))
     room.add(waiting("after", priority=9, at=420.1, sequence=3))
@@ -41,28 +42,28 @@ def test_a_priority_2_request_overtakes_a_fresh_priority_9_one_after_420_seconds
 
 
 def test_equal_ranks_go_to_the_older() -> None:
-    room = WaitingRoom()
+    room = Queue()
     room.add(waiting("younger", priority=6, at=60.0, sequence=1))
     room.add(waiting("older", priority=5, at=0.0, sequence=2))
     assert order(room) == ["older", "younger"]
 
 
 def test_equal_requests_keep_their_sequence() -> None:
-    room = WaitingRoom()
+    room = Queue()
     for i in (3, 1, 2):
         room.add(waiting(f"r{i}", sequence=i))
     assert order(room) == ["r1", "r2", "r3"]
 
 
 def test_the_age_of_a_request_counts_from_its_first_arrival() -> None:
-    room = WaitingRoom()
+    room = Queue()
     room.add(waiting("here", at=100.0, sequence=1))
     room.add(waiting("retried", at=130.0, waited_s=60.0, sequence=2))
     assert order(room) == ["retried", "here"]
 
 
 def test_priority_0_comes_only_when_nothing_else_waits_and_does_not_age() -> None:
-    room = WaitingRoom()
+    room = Queue()
     idle = waiting("idle", priority=0, at=-1e6, sequence=1)
     room.add(idle)
     room.add(waiting("batch", priority=1, at=0.0, sequence=2))
@@ -73,7 +74,7 @@ def test_priority_0_comes_only_when_nothing_else_waits_and_does_not_age() -> Non
 
 
 def test_every_class_has_its_own_window() -> None:
-    room = WaitingRoom()
+    room = Queue()
     for i in range(10):
         room.add(waiting(f"a{i}", model="a", sequence=i))
     room.add(waiting("b", model="b", sequence=99))
@@ -81,7 +82,7 @@ def test_every_class_has_its_own_window() -> None:
 
 
 def test_each_priority_level_is_bounded() -> None:
-    room = WaitingRoom(limit=2)
+    room = Queue(limit=2)
     for i in range(2):
         room.add(waiting(f"r{i}", priority=5, sequence=i))
     assert room.is_full(5)
@@ -91,7 +92,7 @@ def test_each_priority_level_is_bounded() -> None:
 
 
 def test_overdue_requests_are_named_once() -> None:
-    room = WaitingRoom()
+    room = Queue()
     room.add(waiting("soon", at=0.0, deadline_s=5.0, sequence=1))
     room.add(waiting("late", at=0.0, deadline_s=50.0, sequence=2))
     room.add(waiting("gone", at=0.0, deadline_s=1.0, sequence=3))
@@ -109,7 +110,7 @@ items = st.lists(
 def test_the_order_of_any_two_is_that_of_their_ranks_at_every_later_instant(
     specs: list[tuple[int, float, str]],
 ) -> None:
-    room = WaitingRoom()
+    room = Queue()
     members = [waiting(f"r{i}", priority=p, at=t, model=m, sequence=i) for i, (p, t, m) in enumerate(specs)]
     for member in members:
         room.add(member)
@@ -122,7 +123,7 @@ def test_the_order_of_any_two_is_that_of_their_ranks_at_every_later_instant(
 
 @given(items, st.data())
 def test_positions_and_removals_agree_with_the_order(specs: list[tuple[int, float, str]], data: st.DataObject) -> None:
-    room = WaitingRoom()
+    room = Queue()
     for i, (p, t, m) in enumerate(specs):
         room.add(waiting(f"r{i}", priority=p, at=t, model=m, sequence=i))
     for name in data.draw(st.lists(st.sampled_from([f"r{i}" for i in range(len(specs))]), unique=True)):
@@ -138,7 +139,7 @@ def test_positions_and_removals_agree_with_the_order(specs: list[tuple[int, floa
 def test_the_size_of_a_request_moves_its_rank(priority: int, size: float, rank: float) -> None:
     one = waiting("r", priority=priority)
     one.size_levels = size
-    WaitingRoom().place(one)
+    Queue().place(one)
     assert one.arrival_rank() == rank
-    WaitingRoom().add(one)
+    Queue().add(one)
     assert one.rank(120.0, 60.0) == pytest.approx(rank + 2.0)

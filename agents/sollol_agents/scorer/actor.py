@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 _TELL_DECISIONS_S = 0.01
 _DECISION_BYTES_MAX = 4096
 _LOOK_EVERY_S = 1.0
+_QUEUED_REPEAT_S = 2.0  # how often a waiting request's dispatcher is told so
+_LEASE_TTL_S = 3  # how long an office outlives its holder
 _SAVE_S = 1.0
 _PRELOAD_ANSWER_S = 600.0
 _GAP_S = 1.5  # a turn of the tick that comes so late means that this process was suspended
@@ -81,8 +83,10 @@ class Scorer(Actor[ScorerConfig]):
 
     name: ClassVar[str] = "scorer"
 
-    def __init__(self, config: ScorerConfig, bus_config: BusConfig) -> None:
+    def __init__(self, config: ScorerConfig, bus_config: BusConfig, *, tick_s: float = 0.25) -> None:
+        """`tick_s` is how often rules of time are checked."""
         super().__init__(config, bus_config)
+        self._tick_s = tick_s
         self.core = SchedulerCore(config, random.Random(config.seed or None), time.monotonic())
         self._office: list[Subscription] = []
         self._replies: dict[str, str] = {}
@@ -118,7 +122,7 @@ class Scorer(Actor[ScorerConfig]):
             self.bus,
             subjects.SCORER_LEASE,
             self.instance,
-            ttl_s=self.config.lease_ttl_s,
+            ttl_s=_LEASE_TTL_S,
             probe=subjects.scorer_probe,
             on_acquired=self._on_acquired,
             on_lost=self._on_lost,
@@ -215,7 +219,7 @@ class Scorer(Actor[ScorerConfig]):
         self.bus.publish(subjects.office_event(self.instance), encode(event))
 
     def _on_reconnect(self) -> None:
-        self.core.settle(time.monotonic(), SETTLING_S)
+        self.core.fleet.settle(time.monotonic() + SETTLING_S)
 
     # -- what the fleet tells -----------------------------------------------------------------------------
 
@@ -296,10 +300,10 @@ class Scorer(Actor[ScorerConfig]):
     async def _tick_forever(self) -> None:
         last = looked = repeated = time.monotonic()
         while True:
-            await asyncio.sleep(self.config.tick_s)
+            await asyncio.sleep(self._tick_s)
             now = time.monotonic()
-            if now - last > self.config.tick_s + _GAP_S:
-                self.core.settle(now, self.config.suspect_after_s)
+            if now - last > self._tick_s + _GAP_S:
+                self.core.fleet.settle(now + self.config.suspect_after_s)
             last = now
             self._carry_out(self.core.tick(now))
             if not self.is_leader:
@@ -309,7 +313,7 @@ class Scorer(Actor[ScorerConfig]):
                 self._watch.look(self.core)
                 for wanted in self._preloader.decide(self.core, now):
                     self.spawn(self._preload(wanted), name="preload")
-            if now - repeated >= self.config.queued_repeat_s:
+            if now - repeated >= _QUEUED_REPEAT_S:
                 repeated = now
                 self._replies = {k: v for k, v in self._replies.items() if k in self.core.waiting}
                 if self._spans is not None:

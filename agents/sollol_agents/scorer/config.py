@@ -14,19 +14,8 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     strategy: Annotated[str, Meta(max_length=64, description="How a node is picked.")] = "plan"
     seed: Annotated[int, Meta(description="Seed of the random tie-breaks; 0 draws one at start.")] = 0
 
-    heartbeat_s: Annotated[float, Meta(gt=0, le=60, description="Expected time between heartbeats.")] = 1.0
     suspect_after_s: Annotated[float, Meta(gt=0, le=600, description="Silence after which a node is suspect.")] = 3.0
     down_after_s: Annotated[float, Meta(gt=0, le=600, description="Silence after which a node is down.")] = 5.0
-    forget_after_s: Annotated[float, Meta(gt=0, le=604_800, description="Silence after which a node is forgotten.")] = (
-        300.0
-    )
-    max_nodes: Annotated[int, Meta(ge=1, le=100_000, description="Nodes kept at most.")] = 2048
-    max_slots_per_node: Annotated[
-        int, Meta(ge=1, le=4096, description="A node that claims more slots is taken to have these.")
-    ] = 256
-    grant_expires_s: Annotated[
-        float, Meta(gt=0, le=60, description="A grant that no node accepted within this time is void.")
-    ] = 2.0
     warm_up_s: Annotated[
         float,
         Meta(ge=0, le=60, description="After a start, requests wait this long for nodes to show themselves."),
@@ -44,12 +33,6 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     size_clamp: Annotated[
         float, Meta(ge=0, le=10, description="Priority levels the size term may add or take at most.")
     ] = 1.0
-    window: Annotated[int, Meta(ge=1, le=1000, description="Waiting requests planned per eligibility class.")] = 20
-
-    pairs_per_walk: Annotated[
-        int, Meta(ge=10, le=1_000_000, description="Pairs of request and node that one planning looks at.")
-    ] = 1500
-
     hold: Annotated[
         float,
         Meta(ge=0, lt=1, description="Share of the cost that waiting for a better node must save."),
@@ -67,12 +50,6 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     failures_to_open: Annotated[
         int, Meta(ge=1, le=1000, description="Consecutive failures that open a circuit breaker.")
     ] = 5
-    failure_ratio_to_open: Annotated[
-        float, Meta(gt=0, le=1, description="Share of failures over the window that opens a breaker.")
-    ] = 0.5
-    breaker_window: Annotated[
-        int, Meta(ge=2, le=1000, description="Latest attempts over which a breaker's ratio is counted.")
-    ] = 20
     breaker_open_s: Annotated[
         float, Meta(gt=0, le=3600, description="How long an open breaker waits before it is tried again.")
     ] = 30.0
@@ -81,10 +58,6 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 2
     successes_to_close: Annotated[int, Meta(ge=1, le=100, description="Successes that close a half-open breaker.")] = 3
 
-    queued_repeat_s: Annotated[
-        float, Meta(gt=0, le=60, description="How often a waiting request's dispatcher is told so.")
-    ] = 2.0
-    tick_s: Annotated[float, Meta(gt=0, le=5, description="How often time-driven rules are checked.")] = 0.25
     preload: Annotated[
         bool, Meta(description="Whether idle nodes load models in demand before a request has to wait for it.")
     ] = True
@@ -92,7 +65,6 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         float,
         Meta(ge=0, le=3600, description="How often what was learnt is saved for successors; 0 saves nothing."),
     ] = 5.0
-    lease_ttl_s: Annotated[int, Meta(ge=1, le=60, description="How long an office outlives its holder.")] = 3
     resident_keep_alive_s: Annotated[
         float, Meta(ge=-1, le=604_800, description="keep_alive of models in steady demand.")
     ] = 1800.0

@@ -12,9 +12,7 @@ from operator import itemgetter
 from sollol_agents.scorer.choice.cost import TASK_PREFERENCE_SHARE, CostRules, estimate
 from sollol_agents.scorer.choice.horizon import Horizon
 from sollol_agents.scorer.choice.profiles import Profile
-from sollol_agents.scorer.choice.profiles import profile as profile_of
 from sollol_agents.scorer.choice.waiting import Waiting
-from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.demand import HIGHEST_BUCKET, bucket_of
 from sollol_schemas.routing import RoutingMode
 
@@ -35,12 +33,16 @@ class Pool:
     more overtakes them.
     """
 
-    __slots__ = ("_bounds", "_bucket", "_model", "_now", "_place", "_rules", "held", "nodes", "planned")
+    __slots__ = ("_bounds", "_bucket", "_model", "_now", "_place", "_rules", "held", "planned")
 
     def __init__(
-        self, waiting: Waiting, nodes: Sequence[Node], planned: dict[str, Horizon], now: float, rules: CostRules
+        self,
+        waiting: Waiting,
+        profiles: Sequence[Profile],
+        planned: dict[str, Horizon],
+        now: float,
+        rules: CostRules,
     ) -> None:
-        self.nodes = nodes
         self.held = 0
         """Requests that wait although a node could start them at once."""
         self.planned = planned
@@ -50,7 +52,7 @@ class Pool:
         self._bucket = bucket_of(waiting.rank(now, rules.ageing_s)) if is_ranked else HIGHEST_BUCKET
         self._model = waiting.model
         self._place: dict[str, int] = {}
-        self._bounds = self._bounds_of(profiles(waiting, nodes))
+        self._bounds = self._bounds_of(profiles)
 
     def could_start(self, open_ids: set[str]) -> bool:
         """Whether a free node has the model in memory, or is loading it."""
@@ -66,7 +68,7 @@ class Pool:
     def _places(self) -> dict[str, int]:
         """Where each node stands among the candidates; not needed by a request that is alone."""
         if not self._place:
-            self._place = {n.node_id: i for i, n in enumerate(self.nodes)}
+            self._place = {b[3].node.node_id: i for i, b in enumerate(self._bounds)}
         return self._place
 
     def evict_s(self, profile: Profile) -> float:
@@ -89,11 +91,11 @@ class Pool:
         e = estimate(waiting, profile, self._rules)
         return e.work_s * prompt_s * profile.prompt_tps + e.fixed_s + fixed_s
 
-    def _bounds_of(self, profiles_: Sequence[Profile]) -> list[Bound]:
+    def _bounds_of(self, profiles: Sequence[Profile]) -> list[Bound]:
         """The bounds of some candidates. Every decision runs through all of them, so no call is made without need."""
         now, bucket, model, planned = self._now, self._bucket, self._model, self.planned
         bounds = []
-        for profile in profiles_:
+        for profile in profiles:
             node = profile.node
             horizon = planned[node.node_id]
             share = 1.0 / horizon.pace
@@ -120,16 +122,3 @@ class Pool:
                 seconds += (start - now) * node.work.overtaking_factor(bucket, now)
             bounds.append((share / profile.prompt_tps, share / profile.decode_tps, seconds, profile, is_free, is_tight))
         return bounds
-
-
-def profiles(waiting: Waiting, nodes: Sequence[Node]) -> list[Profile]:
-    """The request's profile on every node; spares a call per node that did not change."""
-    model, num_ctx = waiting.model, waiting.request.context.num_ctx
-    key = (model, num_ctx)
-    found = []
-    for node in nodes:
-        known = node.profiles.get(key)
-        if known is None or known.version != node.figures_version:
-            known = profile_of(node, model, num_ctx)
-        found.append(known)
-    return found

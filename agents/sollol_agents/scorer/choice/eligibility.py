@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sollol_agents.scorer.choice.waiting import Waiting
+from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
+from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.fleet.residency import SAFETY_BYTES, need_bytes
 from sollol_schemas.context import RequestKind
@@ -27,6 +28,7 @@ TRANSIENT = frozenset({Reason.DOWN, Reason.SUSPECT, Reason.ENGINE_UNREACHABLE, R
 """Reasons that may pass by themselves; patient work waits for it."""
 
 _GIB = 1024.0**3
+_CLASSES_LIMIT = 512
 
 
 class EligibilityClass:
@@ -110,6 +112,36 @@ class EligibilityClass:
         kept = {n.node_id for n in proven}
         rejections += [_unreliable(n, self._floor) for n in nodes if n.node_id not in kept]
         return proven
+
+
+class Verdicts:
+    """The verdict on every node for each class of requests, as long as the fleet keeps its shape. Bounded."""
+
+    def __init__(self, fleet: Fleet, soft_floor: float) -> None:
+        self._fleet = fleet
+        self._floor = soft_floor
+        self._known: dict[ClassKey, tuple[int, EligibilityClass]] = {}
+
+    def of(self, waiting: Waiting, now: float) -> EligibilityClass:
+        """The verdict for requests like this one, up to date."""
+        version = self._fleet.shape_version
+        known = self._known.get(waiting.class_key)
+        if known is not None and known[0] == version:
+            return known[1]
+        verdict = known[1] if known is not None else EligibilityClass(waiting, self._floor)
+        verdict.refresh(self._fleet.nodes.values(), now)
+        self._known[waiting.class_key] = (version, verdict)
+        return verdict
+
+    def is_blocked(self, waiting: Waiting) -> bool:
+        """Whether no node was eligible for requests like this one when it was judged last."""
+        known = self._known.get(waiting.class_key)
+        return known is not None and not known[1].nodes
+
+    def trim(self) -> None:
+        """Forgets everything when it is much; callers choose what they ask for."""
+        if len(self._known) > _CLASSES_LIMIT:
+            self._known.clear()
 
 
 def _may_have(node: Node, model: str) -> bool:

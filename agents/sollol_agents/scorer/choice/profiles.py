@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.fleet.residency import need_bytes
 from sollol_agents.scorer.knowledge.priors import cpu_machine, decode_tps, weight_bytes
 
 _RTT_MAX_S = 10.0
+_ROWS_MAX = 512
 
 
 class Profile:
@@ -44,16 +47,37 @@ class Profile:
         self.rtt_s = min(node.telemetry.bus_rtt_s, _RTT_MAX_S)
 
 
-def profile(node: Node, model: str, num_ctx: int | None) -> Profile:
-    """The profile of a model that is installed on the node; kept while the node's figures do not change."""
-    version = node.figures_version
-    known = node.profiles.get((model, num_ctx))
-    if known is not None and known.version == version:
-        return known
-    if len(node.profiles) > 4 * len(node.installed) + 16:
-        node.profiles.clear()
-    made = node.profiles[model, num_ctx] = Profile(node, model, num_ctx, version)
-    return made
+class Profiles:
+    """The profiles of all models on all nodes, each kept while its node's figures do not change. Bounded."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, int | None], dict[str, Profile]] = {}
+
+    def of(self, node: Node, model: str, num_ctx: int | None = None) -> Profile:
+        """The profile of a model that is installed on the node."""
+        return self.of_all((node,), model, num_ctx)[0]
+
+    def of_all(self, nodes: Sequence[Node], model: str, num_ctx: int | None) -> list[Profile]:
+        """The profiles of a model on every node, in their order; every decision asks, so no call is made without need."""
+        row = self._rows.get((model, num_ctx))
+        if row is None:
+            if len(self._rows) >= _ROWS_MAX:
+                self._rows.clear()
+            row = self._rows[model, num_ctx] = {}
+        found = []
+        for node in nodes:
+            known = row.get(node.node_id)
+            version = node.figures_version
+            if known is None or known.version != version or known.node is not node:
+                known = row[node.node_id] = Profile(node, model, num_ctx, version)
+            found.append(known)
+        return found
+
+    def keep(self, node_ids: Collection[str]) -> None:
+        """Drops what is kept of every other node."""
+        for row in self._rows.values():
+            for node_id in row.keys() - node_ids:
+                del row[node_id]
 
 
 def _spill(node: Node, need: float, model: str) -> float:

@@ -28,6 +28,10 @@ from sollol_schemas.telemetry import InFlight, LoadUpdate, NodeState, Telemetry
 log = logging.getLogger(__name__)
 
 _DEPARTED_MAX = 4096
+_NODES_MAX = 2048
+_SLOTS_MAX = 256  # a node that claims more slots is taken to have these
+_FORGET_AFTER_S = 300.0
+_GRANT_EXPIRES_S = 2.0  # a grant that no node accepted within this time is void
 
 
 class FleetChange:
@@ -50,12 +54,10 @@ class FleetChange:
 class Fleet:
     """All nodes, and the index of attempts."""
 
-    def __init__(self, config: ScorerConfig) -> None:
+    def __init__(self, config: ScorerConfig, *, patient_until: float = 0.0) -> None:
         self._config = config
         self._rules = BreakerRules(
             failures=config.failures_to_open,
-            failure_ratio=config.failure_ratio_to_open,
-            window=config.breaker_window,
             open_s=config.breaker_open_s,
             trials=config.breaker_trials,
             successes=config.successes_to_close,
@@ -71,6 +73,8 @@ class Fleet:
         """Nodes that are not here, and what a former process knew."""
         self.frozen_until = 0.0
         """Until then silence is our own deafness: nobody becomes suspect or down."""
+        self.patient_until = patient_until
+        """Until then nodes may still show themselves: nobody is refused for lack of one."""
 
     @property
     def shape_version(self) -> int:
@@ -111,7 +115,7 @@ class Fleet:
             return change
         before = (node.shape_version, node.load_version)
         node.seq = telemetry.seq
-        node.tell(telemetry, self._config.max_slots_per_node)
+        node.tell(telemetry, _SLOTS_MAX)
         if is_new:
             self.memory.teach(node)
         node.is_failing = node.is_failing and not telemetry.engine.is_reachable
@@ -120,7 +124,7 @@ class Fleet:
             slots=telemetry.slots,
             is_draining=telemetry.is_draining,
             loaded=telemetry.loaded,
-            max_slots=self._config.max_slots_per_node,
+            max_slots=_SLOTS_MAX,
         )
         self._judge(node, now, change)
         change.has_room = change.has_room or before != (node.shape_version, node.load_version)
@@ -138,7 +142,7 @@ class Fleet:
             slots=update.slots,
             is_draining=update.is_draining,
             loaded=None if update.loaded is None else tuple(sane_loaded(m) for m in update.loaded),
-            max_slots=self._config.max_slots_per_node,
+            max_slots=_SLOTS_MAX,
         )
         self._judge(node, now, change)
         if update.has_left:
@@ -187,16 +191,28 @@ class Fleet:
         for node in list(self.nodes.values()):
             self._judge(node, now, change)
             self._expire(node, now, change)
-            if now - node.seen_at > self._config.forget_after_s and now >= self.frozen_until:
+            if now - node.seen_at > _FORGET_AFTER_S and now >= self.frozen_until:
                 self._forget(node, now, change)
         return change
 
-    def freeze(self, until: float) -> None:
-        """Our own connection was away: judges nobody by silence until then."""
+    def settle(self, until: float) -> None:
+        """Our own connection was away: until then nobody is judged by silence, and nobody refused for it."""
         self.frozen_until = max(self.frozen_until, until)
+        self.patient_until = max(self.patient_until, until)
+
+    def holders(self, model: str) -> int:
+        """How many nodes have the model in memory or are loading it."""
+        return sum(1 for n in self.nodes.values() if model in n.residents.by_name)
+
+    def note_busy(self, node_ids: Iterable[str]) -> None:
+        """These nodes answered `busy`: they are full until their next message."""
+        for node_id in node_ids:
+            node = self.nodes.get(node_id)
+            if node is not None:
+                node.is_full = True
 
     def _join(self, telemetry: Telemetry, now: float, change: FleetChange) -> Node | None:
-        if len(self.nodes) >= self._config.max_nodes:
+        if len(self.nodes) >= _NODES_MAX:
             log.warning("node %s ignored: %d nodes are the limit", telemetry.node_id, len(self.nodes),
                         extra={"action": "node_ignored"})  # fmt: skip
             return None
@@ -263,7 +279,7 @@ class Fleet:
         return attempt
 
     def _expire(self, node: Node, now: float, change: FleetChange) -> None:
-        limit = now - self._config.grant_expires_s
+        limit = now - _GRANT_EXPIRES_S
         for attempt in [a for a in node.attempts.values() if not a.is_confirmed and a.granted_at <= limit]:
             self.release(attempt.attempt_id, now, is_loaded=False)
             change.expired.append(attempt)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.residency import Budget, Resident, Residents, budget_of, max_models
@@ -13,9 +11,6 @@ from sollol_agents.scorer.knowledge.demand import RankedWork
 from sollol_agents.scorer.knowledge.prefixes import PrefixMirror
 from sollol_agents.scorer.knowledge.reliability import Record
 from sollol_agents.scorer.knowledge.speeds import NodeSpeeds, Pace
-
-if TYPE_CHECKING:
-    from sollol_agents.scorer.choice.profiles import Profile
 from sollol_schemas.telemetry import (
     EngineKind,
     InFlight,
@@ -77,8 +72,6 @@ class Node:
         self.breakers = Breakers()
         self.work = RankedWork(now)
         self.mirror = PrefixMirror()
-        self.profiles: dict[tuple[str, int | None], Profile] = {}
-        """Figures of its models, kept by the costs while the versions stand."""
         self._signature: object = None
 
     def __repr__(self) -> str:
@@ -115,7 +108,6 @@ class Node:
         self.instance, self.revision, self.seq = telemetry.instance, telemetry.revision, -1
         self.speed_version += self.residents.version + 1
         self.residents = Residents()
-        self.profiles.clear()
         self.breakers = Breakers()
         self.mirror = PrefixMirror()
         self.pace = Pace(now)

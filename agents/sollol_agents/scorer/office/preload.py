@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sollol_agents.scorer.choice.profiles import Profile, profile
+from sollol_agents.scorer.choice.profiles import Profile
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.events import BreakerState
@@ -63,11 +63,12 @@ class Preloader:
         holders = [n for n in nodes if n.resident(model) is not None and n.state is not NodeState.DOWN]
         if any(_has_room_to_run(n, model) or _is_loading(n) for n in holders):
             return None
-        best_tps = max((profile(n, model, None).decode_tps for n in holders), default=0.0)
+        profiles = core.planner.profiles
+        best_tps = max((profiles.of(n, model).decode_tps for n in holders), default=0.0)
         taken = {node_id for node_id, _ in self._asked}
         places = [
             place
-            for place in (profile(n, model, None) for n in nodes if n.node_id not in taken and _is_idle(n, model))
+            for place in (profiles.of(n, model) for n in nodes if n.node_id not in taken and _is_idle(n, model))
             if _fits(place) and place.decode_tps >= _LEAST_SPEED_RATIO * best_tps
         ]
         rate = core.demand.rate(model, now)

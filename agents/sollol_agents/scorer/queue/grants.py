@@ -8,10 +8,8 @@ from typing import NamedTuple
 from sollol_agents.scorer.choice.cost import Cost, end_of, explain, first_token_s, gap_s, prefill_left_s
 from sollol_agents.scorer.choice.eligibility import EligibilityClass
 from sollol_agents.scorer.choice.waiting import Waiting
-from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.attempts import Attempt
-from sollol_agents.scorer.knowledge.demand import Demand
-from sollol_agents.scorer.queue.plan import Assignment
+from sollol_agents.scorer.strategies.base import Choice
 from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.grant import Granted
 from sollol_schemas.ids import attempt_id
@@ -30,12 +28,11 @@ class Circumstances(NamedTuple):
 
 
 def made_decision(
-    assignment: Assignment, verdict: EligibilityClass, facts: Circumstances, *, is_dry_run: bool = False
+    waiting: Waiting, choice: Choice, verdict: EligibilityClass, facts: Circumstances, *, is_dry_run: bool = False
 ) -> DecisionEvent:
     """The decision as it is published: the choice, the best candidates term by term, the refused nodes."""
-    waiting, choice = assignment.waiting, assignment.choice
     request, cost, now = waiting.request, choice.cost, facts.now
-    best = sorted(assignment.costs, key=lambda c: c.total_s)[:_CANDIDATES]
+    best = sorted(choice.costs, key=lambda c: c.total_s)[:_CANDIDATES]
     if cost not in best:
         best[-1] = cost
     return DecisionEvent(
@@ -90,18 +87,28 @@ def _forecast(waiting: Waiting, cost: Cost, now: float) -> Forecast:
 
 
 def made_grant(
-    assignment: Assignment, decision: Decision, demand: Demand, config: ScorerConfig, now: float
+    waiting: Waiting, cost: Cost, decision: Decision, keep_alive_s: float, now: float
 ) -> tuple[Attempt, Granted]:
     """The ledger's entry and the dispatcher's reply for a request that starts now."""
-    waiting, cost = assignment.waiting, assignment.choice.cost
-    granted = Granted(decision=decision, keep_alive_s=_keep_alive_s(waiting, demand, config, now))
+    granted = Granted(decision=decision, keep_alive_s=keep_alive_s)
     return _entry(waiting, cost, granted, now), granted
 
 
-def _keep_alive_s(waiting: Waiting, demand: Demand, config: ScorerConfig, now: float) -> float:
-    """Long for models in steady demand, short for others: engines evict by this, not by use."""
-    is_resident = demand.is_steady(waiting.model, now)
-    return config.resident_keep_alive_s if is_resident else config.one_off_keep_alive_s
+def occupy(attempt: Attempt, cost: Cost, now: float) -> None:
+    """Notes what the grant loads and pushes out on its node."""
+    if cost.load is None:
+        return
+    node, profile = cost.horizon.node, cost.estimate.profile
+    attempt.evicts = cost.load.victims
+    for victim in cost.load.victims:
+        node.mirror.forget(victim)
+    node.residents.begin_load(
+        attempt.model,
+        profile.need_bytes,
+        loader=attempt.attempt_id,
+        ready_at=now + profile.load_s,
+        evicts=cost.load.victims,
+    )
 
 
 def _entry(waiting: Waiting, cost: Cost, granted: Granted, now: float) -> Attempt:

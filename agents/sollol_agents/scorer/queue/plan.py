@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from sollol_agents.scorer.choice.bounds import Pool, profiles
+from sollol_agents.scorer.choice.bounds import Pool
 from sollol_agents.scorer.choice.cost import Cost, CostRules, end_of, estimate, evaluate
 from sollol_agents.scorer.choice.horizon import Horizon, LeftSeconds
-from sollol_agents.scorer.choice.profiles import Profile
-from sollol_agents.scorer.choice.profiles import profile as profile_of
+from sollol_agents.scorer.choice.profiles import Profile, Profiles
 from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.nodes import Node
@@ -29,18 +27,6 @@ from sollol_schemas.routing import RoutingMode
 _EXPLAINED = 8  # candidates that a decision's explanation shows
 _FEW_FREE = 8  # free nodes that are worked out first, whatever their bounds
 _MOST_HELD = 3  # requests held ahead that count; by more, slow nodes would take what they only delay
-
-
-class Assignment(NamedTuple):
-    """What the plan says about one request: it starts now (`choice.cost.is_free`) or waits."""
-
-    waiting: Waiting
-    choice: Choice
-    costs: Sequence[Cost]
-
-
-def _profile(waiting: Waiting, node: Node) -> Profile:
-    return profile_of(node, waiting.model, waiting.request.context.num_ctx)
 
 
 class Planner:
@@ -57,6 +43,7 @@ class Planner:
         left_s: LeftSeconds = Attempt.base_left_s,
     ) -> None:
         self.strategy = strategy
+        self.profiles = Profiles()
         self._left_s = left_s
         self._rules = rules
         self._demand = demand
@@ -71,21 +58,22 @@ class Planner:
             known = self._horizons[node.node_id] = Horizon(node, now, self._demand, self._holders, self._left_s)
         return known
 
-    def forget(self, keep: Iterable[str]) -> None:
-        """Drops horizons of nodes that are gone."""
-        kept = set(keep)
-        for node_id in [n for n in self._horizons if n not in kept]:
+    def keep(self, node_ids: Collection[str]) -> None:
+        """Drops what is kept of nodes that are gone."""
+        for node_id in self._horizons.keys() - node_ids:
             del self._horizons[node_id]
+        self.profiles.keep(node_ids)
 
     def walk(
         self,
         queue: Iterable[Waiting],
         nodes_for: Callable[[Waiting], Sequence[Node]],
         now: float,
-    ) -> Iterator[Assignment]:
+    ) -> Iterator[tuple[Waiting, Choice]]:
         """Plans the queue in order; yields what each request gets, until no node has a free slot.
 
-        The caller may carry out an assignment before it asks for the next one: the planned state holds it.
+        A request starts now where `choice.cost.is_free`, and waits otherwise. The caller may carry a choice out
+        before it asks for the next one: the planned state holds it.
         """
         ahead = [(waiting, nodes_for(waiting)) for waiting in queue]
         planned = self._near_future([nodes for _, nodes in ahead], now)
@@ -99,10 +87,11 @@ class Planner:
                 continue
             pool = pools.get(waiting.class_key)
             if pool is None:
-                pool = pools[waiting.class_key] = Pool(waiting, nodes, planned, now, self._rules)
+                profiles = self._profiles(waiting, nodes)
+                pool = pools[waiting.class_key] = Pool(waiting, profiles, planned, now, self._rules)
             waiting.held_ahead = min(_MOST_HELD, pool.held)
-            costs, choice = self._best(waiting, pool, open_ids, now)
-            yield Assignment(waiting, choice, costs)
+            choice = self._best(waiting, pool, nodes, open_ids, now)
+            yield waiting, choice
             if waiting is ahead[-1][0]:
                 return
             if not choice.cost.is_free and pool.could_start(open_ids):
@@ -126,16 +115,15 @@ class Planner:
                     planned[node.node_id] = self.horizon(node, now)
         return planned
 
-    def _best(self, waiting: Waiting, pool: Pool, open_ids: set[str], now: float) -> tuple[list[Cost], Choice]:
-        """The strategy's choice and the candidates that were worked out for it.
+    def _best(self, waiting: Waiting, pool: Pool, nodes: Sequence[Node], open_ids: set[str], now: float) -> Choice:
+        """The strategy's choice, with the candidates that were worked out for it.
 
         Candidates are taken in the order of a lower bound of their cost, until no further one can be chosen.
         Where few nodes are free, these come first, so that of the busy ones only the best is looked for.
         """
         ratio = self.strategy.prune_ratio
         if ratio is None or waiting.mode is RoutingMode.ASYNC:
-            costs = self.costs(waiting, pool.nodes, now, pool.planned)
-            return costs, self.strategy.choose(waiting, costs, now, self._rng)
+            return self.choose(waiting, nodes, now, pool.planned)
         bucket = self._bucket(waiting, now)
         order = pool.bounded(waiting)
         best = best_free = limit = math.inf
@@ -166,14 +154,27 @@ class Planner:
         if choice.cost.is_free:
             missing = order[seen : seen + max(0, _EXPLAINED - len(costs))]
             costs += [self._cost(waiting, bound[3], pool.planned, now, bucket) for _, bound in missing]
-        return costs, choice
+        return choice._replace(costs=costs)
 
     def _bucket(self, waiting: Waiting, now: float) -> int:
         return bucket_of(waiting.rank(now, self._rules.ageing_s))
 
+    def _profile(self, waiting: Waiting, node: Node) -> Profile:
+        return self._profiles(waiting, (node,))[0]
+
+    def _profiles(self, waiting: Waiting, nodes: Sequence[Node]) -> list[Profile]:
+        return self.profiles.of_all(nodes, waiting.model, waiting.request.context.num_ctx)
+
     def _cost(self, waiting: Waiting, profile: Profile, planned: dict[str, Horizon], now: float, bucket: int) -> Cost:
         e = estimate(waiting, profile, self._rules)
         return evaluate(waiting, e, planned[profile.node.node_id], now, bucket)
+
+    def choose(
+        self, waiting: Waiting, nodes: Sequence[Node], now: float, planned: dict[str, Horizon] | None = None
+    ) -> Choice:
+        """The strategy's choice among all candidates, against the planned state if one is given."""
+        costs = self.costs(waiting, nodes, now, planned)
+        return self.strategy.choose(waiting, costs, now, self._rng)._replace(costs=costs)
 
     def costs(
         self, waiting: Waiting, nodes: Sequence[Node], now: float, planned: dict[str, Horizon] | None = None
@@ -183,21 +184,21 @@ class Planner:
         bucket = self._bucket(waiting, now)
         has_cpu_rival = waiting.mode is RoutingMode.ASYNC and self._has_cpu_rival(waiting, nodes, now)
         costs = []
-        for node in nodes:
-            e = estimate(waiting, _profile(waiting, node), rules, has_cpu_rival=has_cpu_rival)
+        for profile in self._profiles(waiting, nodes):
+            e = estimate(waiting, profile, rules, has_cpu_rival=has_cpu_rival)
+            node = profile.node
             horizon = planned[node.node_id] if planned is not None else self.horizon(node, now)
             costs.append(evaluate(waiting, e, horizon, now, bucket))
         return costs
 
-    @staticmethod
-    def best_work_s(waiting: Waiting, nodes: Sequence[Node]) -> float:
+    def best_work_s(self, waiting: Waiting, nodes: Sequence[Node]) -> float:
         """Predicted work of a request alone on the node that is fastest for it; prefixes do not count."""
         prompt, output = waiting.request.context.prompt_tokens, waiting.output_mean
-        return min([prompt / p.prompt_tps + output / p.decode_tps for p in profiles(waiting, nodes)])
+        return min([prompt / p.prompt_tps + output / p.decode_tps for p in self._profiles(waiting, nodes)])
 
     def work_s(self, waiting: Waiting, node: Node) -> float:
         """Predicted work of a request alone on a node."""
-        return estimate(waiting, _profile(waiting, node), self._rules).work_s
+        return estimate(waiting, self._profile(waiting, node), self._rules).work_s
 
     def parallelism(self, waiting: Waiting, nodes: Sequence[Node]) -> float:
         """How many requests like this one the nodes work off in the time the fastest needs for one; > 0."""
@@ -218,7 +219,7 @@ class Planner:
         left_s = waiting.deadline_at - now
         for node in nodes:
             if not node.has_gpu:
-                e = estimate(waiting, _profile(waiting, node), self._rules)
+                e = estimate(waiting, self._profile(waiting, node), self._rules)
                 if e.profile.load_s + e.work_s < left_s:
                     return True
         return False

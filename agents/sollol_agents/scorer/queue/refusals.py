@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from sollol_agents.scorer.choice.eligibility import EligibilityClass
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.grant import GrantRefused
 
 _MODELS_LISTED = 50
 _NODES_LISTED = 50
 
 
-def refused(waiting: Waiting, error: ErrorBody, term: int, retry_after_s: float = 0.0) -> GrantRefused:
-    """The answer to a dispatcher whose request gets no slot."""
-    return GrantRefused(request_id=waiting.request_id, error=error, retry_after_s=retry_after_s, term=term)
+class Refusal(NamedTuple):
+    """Why a request gets no slot, and when asking again may help; 0: not known."""
+
+    error: ErrorBody
+    retry_after_s: float = 0.0
 
 
 def no_place(

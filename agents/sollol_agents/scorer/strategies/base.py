@@ -16,6 +16,8 @@ class Choice(NamedTuple):
 
     cost: Cost
     reason: str
+    costs: Sequence[Cost] = ()
+    """Every candidate that was worked out; the planner fills it in."""
 
 
 class Strategy(Protocol):

@@ -1,0 +1,119 @@
+"""What a request is expected to be when it comes, and why one cannot be served."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from sollol_agents.scorer.choice.eligibility import EligibilityClass, Verdicts
+from sollol_agents.scorer.choice.waiting import Waiting
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.scorer.fleet.fleet import Fleet
+from sollol_agents.scorer.knowledge.reliability import CEILING
+from sollol_agents.scorer.queue import refusals
+from sollol_agents.scorer.queue.plan import Planner
+from sollol_agents.scorer.queue.queue import Queue
+from sollol_agents.scorer.queue.refusals import Refusal
+from sollol_schemas.grant import GrantRequest
+from sollol_schemas.routing import RoutingMode
+
+_SIZE_PIVOT_S = 4.0  # work that neither gains nor loses rank
+_QUIET_WARM_UPS = 3.0  # so long without a new node, and none more is on its way
+_RETRY_AFTER_MAX_S = 120.0
+
+
+class Admission:
+    """Works out what a request's place in the queue depends on, and refuses what cannot be served."""
+
+    def __init__(
+        self,
+        *,
+        config: ScorerConfig,
+        fleet: Fleet,
+        queue: Queue,
+        verdicts: Verdicts,
+        planner: Planner,
+        expected_output: Callable[[Waiting], float],
+    ) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._queue = queue
+        self._verdicts = verdicts
+        self._planner = planner
+        self._expected_output = expected_output
+
+    def admitted(self, request: GrantRequest, now: float) -> Waiting:
+        """The request with everything that its place in the queue depends on."""
+        waiting = Waiting(request, now, self._queue.next_number())
+        waiting.expect(self._expected_output(waiting))
+        if request.routing.prefer_cpu:
+            self._insist_on_cpu(waiting, now)
+        nodes = self._verdicts.of(waiting, now).nodes
+        if nodes:
+            waiting.best_work_s = self._planner.best_work_s(waiting, nodes)
+            if waiting.mode is not RoutingMode.ASYNC and waiting.best_work_s > 0 and self._config.theta > 0:
+                waiting.size_levels = self._size_levels(waiting.best_work_s)
+        return waiting
+
+    def _size_levels(self, work_s: float) -> float:
+        """Levels that a large request loses, or a small one gains (negative)."""
+        levels = self._config.theta * math.log2(work_s / _SIZE_PIVOT_S)
+        return max(-self._config.size_clamp, min(self._config.size_clamp, levels))
+
+    def _insist_on_cpu(self, waiting: Waiting, now: float) -> None:
+        left_s = waiting.deadline_at - now
+        nodes = self._verdicts.of(waiting, now).nodes
+        if any(not n.has_gpu and self._planner.work_s(waiting, n) < left_s for n in nodes):
+            waiting.insist_on_cpu()
+
+    def refusal_at_once(self, waiting: Waiting, now: float) -> Refusal | None:
+        """Why the request cannot be served at all, or None."""
+        floor = waiting.request.routing.min_success_rate
+        if floor is not None and floor > CEILING and waiting.mode is RoutingMode.RELIABLE:
+            return Refusal(refusals.unprovable(floor, CEILING))
+        if self.is_hopeless(waiting, now):
+            return self.lack_of_nodes(waiting, now)
+        if waiting.request.number <= 1 and self._queue.is_full(waiting.priority):
+            error = refusals.queue_full(waiting, self._config.queue_limit)
+            retry_after_s = max(1.0, min(_RETRY_AFTER_MAX_S, 0.1 * self._predicted_wait_s(waiting, now)))
+            return Refusal(error, retry_after_s)
+        return None
+
+    def refusal_by_deadline(self, waiting: Waiting, now: float) -> Refusal | None:
+        """Why a request that must wait cannot be served in time, or None."""
+        left_s = waiting.deadline_at - now
+        wait_s = self._predicted_wait_s(waiting, now)
+        if wait_s <= left_s:
+            return None
+        return Refusal(refusals.unreachable(wait_s, left_s), min(_RETRY_AFTER_MAX_S, wait_s - left_s))
+
+    def is_hopeless(self, waiting: Waiting, now: float) -> bool:
+        """Whether no node is eligible and none is worth waiting for."""
+        verdict = self._verdicts.of(waiting, now)
+        if verdict.nodes or now < self._fleet.patient_until:
+            return False
+        return not (waiting.mode is RoutingMode.ASYNC and verdict.is_transient)
+
+    def lack_of_nodes(self, waiting: Waiting, now: float) -> Refusal:
+        """Why no node serves requests like this one."""
+        verdict = self._verdicts.of(waiting, now)
+        error = refusals.no_place(
+            waiting, verdict, self._fleet.nodes.values(), is_settled=self._is_settled(verdict, now)
+        )
+        return Refusal(error, self._config.down_after_s if verdict.is_transient else 0.0)
+
+    def _is_settled(self, verdict: EligibilityClass, now: float) -> bool:
+        """Whether every node is known that can be expected: none joined lately, and none that counts is away."""
+        quiet_since = max([self._fleet.patient_until, *(node.joined_at for node in self._fleet.nodes.values())])
+        return now >= quiet_since + _QUIET_WARM_UPS * self._config.warm_up_s and not verdict.is_transient
+
+    def _predicted_wait_s(self, waiting: Waiting, now: float) -> float:
+        """Seconds until a slot: the soonest start, and the work ahead spread over the class's nodes."""
+        nodes = self._verdicts.of(waiting, now).nodes
+        if not nodes:
+            return 0.0
+        soonest_s = min(c.start for c in self._planner.costs(waiting, nodes, now)) - now
+        ahead_s = self._queue.work_ahead_s(waiting)
+        if ahead_s <= 0:
+            return soonest_s
+        return soonest_s + ahead_s / self._planner.parallelism(waiting, nodes)
