@@ -34,7 +34,7 @@ from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
 from sollol_bus.transport.messages import Msg, encode, error_headers
 from sollol_bus.transport.mux import Mux, OnReply
-from sollol_schemas.errors import ErrorBody
+from sollol_schemas.errors import ErrorBody, ErrorCode
 
 log = logging.getLogger(__name__)
 
@@ -353,8 +353,14 @@ class Bus:
             self.publish(msg.reply, payload)
 
     def respond(self, msg: Msg, value: object) -> None:
-        """Answers a request with a Struct, into an inbox only."""
-        self.answer(msg, encode(value))
+        """Answers a request with a Struct, into an inbox only; one too long for a message is an error that says so."""
+        payload = encode(value)
+        if len(payload) <= self.max_payload:
+            self.answer(msg, payload)
+            return
+        text = f"the reply has {len(payload)} bytes, more than the {self.max_payload} of one message: raise max_payload"
+        sizes = {"size_bytes": len(payload), "limit_bytes": self.max_payload}
+        self.respond_error(msg.reply, ErrorBody(code=ErrorCode.REPLY_TOO_LARGE, message=text, details=sizes))
 
     def respond_error(self, reply: str, error: ErrorBody) -> None:
         """Answers with an error, into an inbox only."""

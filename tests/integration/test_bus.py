@@ -21,7 +21,7 @@ from sollol_bus.errors import (
 )
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import PAYLOAD_MARGIN_BYTES, Bus, BusConfig
-from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.messages import Msg, error_of
 from sollol_bus.transport.streaming import ReplyStream, request_many
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
@@ -85,6 +85,15 @@ async def test_a_payload_over_the_limit_is_refused_before_it_closes_the_connecti
     )
     bus.subscribe("big", lambda m: bus.publish(m.reply, b"ok"))
     assert (await bus.request("big", b"x" * bus.max_payload, headers={"h": "v" * 4096})).data == b"ok"
+
+
+async def test_an_answer_that_no_message_can_hold_is_an_error_that_says_so(bus: Bus, other: Bus) -> None:
+    big = ErrorBody(code=ErrorCode.INTERNAL, message="x" * bus.max_payload)
+    other.subscribe("everything", lambda m: other.respond(m, big))
+    await other.flush()
+    refusal = error_of(await bus.request("everything"))
+    assert refusal is not None
+    assert (refusal.code, refusal.details["limit_bytes"]) == (ErrorCode.REPLY_TOO_LARGE, bus.max_payload)
 
 
 async def test_an_address_without_a_server_says_what_to_do() -> None:

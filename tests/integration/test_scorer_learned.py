@@ -13,7 +13,7 @@ from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.knowledge.learned import Learned, learned_of
-from sollol_agents.scorer.office.saved_knowledge import KEY, Keeper
+from sollol_agents.scorer.office.saved_knowledge import KEY, SavedKnowledge
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import api, provision
 from sollol_bus.server.server import EmbeddedServer
@@ -41,7 +41,7 @@ class Candidate:
         self.is_leader = True
         self.core = SchedulerCore(ScorerConfig(), random.Random(1), 0.0)
         self.core.term = term
-        self.keeper = Keeper(bus, self.core, every_s=5.0, is_leader=lambda: self.is_leader)
+        self.keeper = SavedKnowledge(bus, self.core, every_s=5.0, is_leader=lambda: self.is_leader)
 
     def learn(self, tokens: int) -> None:
         self.core.lengths.learn(MODEL, "generation", 100, tokens)

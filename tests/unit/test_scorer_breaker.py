@@ -115,3 +115,13 @@ def test_trials_never_exceed_their_limit(steps: list[tuple[str, float]]) -> None
                 breaker.count(is_success=step == "ok", is_trial=is_trial, now=now)
         if breaker.state is BreakerState.HALF_OPEN:
             assert 0 <= breaker._trials <= RULES.trials
+
+
+def test_made_up_names_do_not_close_an_open_breaker() -> None:
+    breakers = Breakers(RULES)
+    for _ in range(RULES.failures):
+        breakers.count("broken", is_success=False, is_trial=False, now=0.0)
+    for number in range(3000):
+        breakers.count(f"made-up-{number}", is_success=True, is_trial=False, now=0.0)
+    assert len(breakers.by_model) <= 513
+    assert not breakers.of("broken").allows(1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from sollol_agents.scorer.actor import decision_bytes
+from sollol_agents.scorer.office.decision_events import decision_bytes
 from sollol_bus.transport.messages import decode
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Rejection, RejectionReason
 

@@ -86,6 +86,16 @@ def test_one_sample_replaces_the_prior_and_teaches_other_models() -> None:
     assert speeds.prompt_tps("a", size) == pytest.approx(2000)
 
 
+def test_made_up_names_do_not_push_a_model_in_use_out_of_the_speeds() -> None:
+    speeds = NodeSpeeds(machine=GPU, has_gpu=True)
+    figures = Figures(actual_s=2, output_tokens=100, decode_s=1.0)
+    for number in range(3000):
+        speeds.learn(f"made-up-{number}", 4.9e9, figures, 1.0)
+        speeds.learn("real", 4.9e9, figures, 1.0)
+    assert len(speeds.models()) <= 512
+    assert speeds.models()["real"].decode_samples == 3000
+
+
 def test_company_is_taken_out_of_a_sample() -> None:
     speeds = NodeSpeeds(machine=GPU, has_gpu=True)
     speeds.learn("a", 4.9e9, figures(50.0, co=3.0), 1.0)

@@ -22,41 +22,37 @@ import msgspec
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.fleet.attempts import Attempt
-from sollol_agents.scorer.office.operators import SteeringDesk
-from sollol_agents.scorer.office.preload import Preload, Preloader
-from sollol_agents.scorer.office.saved_knowledge import Keeper
+from sollol_agents.scorer.office.decision_events import DecisionEvents
+from sollol_agents.scorer.office.operators import Operators
+from sollol_agents.scorer.office.preloading import Preloading
+from sollol_agents.scorer.office.saved_knowledge import SavedKnowledge
 from sollol_agents.scorer.office.steering import breakers_reply
 from sollol_agents.scorer.office.tracing import QuestionSpans
 from sollol_agents.scorer.office.views import models_reply, nodes_reply
 from sollol_agents.scorer.office.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.errors import BusError, DecodeFailed, NotConnected
+from sollol_bus.errors import DecodeFailed, NotConnected
 from sollol_bus.jetstream.lease import Lease
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.jetstream.streams import provision
-from sollol_bus.observe.request_log import log_decision
 from sollol_bus.transport.connection import SETTLING_S, BusConfig, Subscription
 from sollol_bus.transport.discovery import Discovery
-from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
-from sollol_schemas.control import ControlLoad
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome, PreloadEvent
+from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.headers import TRACEPARENT
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
 log = logging.getLogger(__name__)
 
-_TELL_DECISIONS_S = 0.01
-_DECISION_BYTES_MAX = 4096
 _LOOK_EVERY_S = 1.0
 _QUEUED_REPEAT_S = 2.0  # how often a waiting request's dispatcher is told so
 _LEASE_TTL_S = 3  # how long an office outlives its holder
 _SAVE_S = 1.0
-_PRELOAD_ANSWER_S = 600.0
 _GAP_S = 1.5  # a turn of the tick that comes so late means that this process was suspended
 
 T = TypeVar("T")
@@ -92,8 +88,6 @@ class Scorer(Actor[ScorerConfig]):
         self._replies: dict[str, str] = {}
         self._granted = self._refused = self._decisions = 0
         self._deciding_s = 0.0
-        self._untold: list[tuple[DecisionEvent, str]] = []
-        self._preloader = Preloader()
         self._spans: QuestionSpans | None = None
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -102,21 +96,23 @@ class Scorer(Actor[ScorerConfig]):
         """Listens to the fleet and stands for office."""
         await provision(self.bus)
         self._outcomes = OutcomePublisher(self.bus)
+        self._told = DecisionEvents(self.bus)
+        self._preloading = Preloading(self.bus, self.core, lambda work: self.spawn(work, name="preload"))
         self._spans = QuestionSpans(self.bus.tracer) if self.bus.tracer is not None else None
         self._watch = Watch(self.bus, on_dispatcher_gone=self._on_dispatcher_gone, on_orphan=self._on_orphan)
         self._hear(subjects.TELEMETRY_ALL, Telemetry, self.core.on_telemetry)
         self._hear(subjects.LOAD_ALL, LoadUpdate, self.core.on_load)
         self._hear(subjects.OUTCOMES_ALL, Outcome, self.core.on_outcome)
         self.bus.on_reconnect(self._on_reconnect)
-        self._keeper = Keeper(
+        self._saved = SavedKnowledge(
             self.bus, self.core, every_s=self.config.snapshot_every_s, is_leader=lambda: self.is_leader
         )
-        self._desk = SteeringDesk(
+        self._operators = Operators(
             self.bus,
             self.core,
             spawn=lambda work: self.spawn(work, name="steer"),
             carry_out=self._carry_out,
-            on_forgotten=self._keeper.save_soon,
+            on_forgotten=self._saved.save_soon,
         )
         self._lease = Lease(
             self.bus,
@@ -137,11 +133,11 @@ class Scorer(Actor[ScorerConfig]):
                        "models": subjects.MODELS},
         )  # fmt: skip
         self._discovery.start()
-        await self._keeper.restore()
-        await self._desk.follow()
+        await self._saved.restore()
+        await self._operators.follow()
         self.spawn(self._lease.run(), name="lease")
-        self.spawn(self._keeper.run(), name="keeper")
-        self.spawn(self._keeper.consult_recorder(), name="consult recorder")
+        self.spawn(self._saved.run(), name="save what is learnt")
+        self.spawn(self._saved.consult_recorder(), name="consult recorder")
         self.spawn(self._tick_forever(), name="tick")
 
     def in_flight(self) -> Collection[str]:
@@ -150,8 +146,8 @@ class Scorer(Actor[ScorerConfig]):
 
     async def on_stop(self) -> None:
         """Hands the office over."""
-        self._tell_decisions()
         if hasattr(self, "_lease"):
+            self._told.tell()
             self._discovery.stop()
             await self._save_last()
             await self._lease.leave()
@@ -161,7 +157,7 @@ class Scorer(Actor[ScorerConfig]):
     async def _save_last(self) -> None:
         try:
             async with asyncio.timeout(_SAVE_S):
-                await self._keeper.save()
+                await self._saved.save()
         except TimeoutError:
             log.warning("what was learnt is not saved: no answer", extra={"action": "learned.save"})
 
@@ -198,7 +194,7 @@ class Scorer(Actor[ScorerConfig]):
             self.bus.subscribe(subjects.SCORER_ROUTE, self._on_route),
             self.bus.subscribe(subjects.NODES, self._on_nodes),
             self.bus.subscribe(subjects.MODELS, self._on_models),
-            *self._desk.open(),
+            *self._operators.open(),
         ]
         self._publish_office(term, is_leader=True, reason="took office")
 
@@ -311,43 +307,13 @@ class Scorer(Actor[ScorerConfig]):
             if now - looked >= _LOOK_EVERY_S:
                 looked = now
                 self._watch.look(self.core)
-                for wanted in self._preloader.decide(self.core, now):
-                    self.spawn(self._preload(wanted), name="preload")
+                self._preloading.look(now)
             if now - repeated >= _QUEUED_REPEAT_S:
                 repeated = now
                 self._replies = {k: v for k, v in self._replies.items() if k in self.core.waiting}
                 if self._spans is not None:
                     self._spans.keep(self.core.waiting)
                 self._carry_out(self.core.positions())
-
-    async def _preload(self, wanted: Preload) -> None:
-        """Has a node load a model, and tells how it went."""
-        log.info("node %s loads %s: %s", wanted.node_id, wanted.model, wanted.reason,
-                 extra={"action": "preload", "node_id": wanted.node_id})  # fmt: skip
-        load = ControlLoad(model=wanted.model, keep_alive_s=wanted.keep_alive_s)
-        began = time.monotonic()
-        error = ""
-        try:
-            msg = await self.bus.request(
-                subjects.node_control(wanted.node_id), encode(load), timeout_s=_PRELOAD_ANSWER_S
-            )
-            refusal = error_of(msg)
-            error = refusal.message if refusal is not None else ""
-        except BusError as failure:
-            error = str(failure)
-        if error:
-            log.warning("node %s did not load %s: %s", wanted.node_id, wanted.model, error,
-                        extra={"action": "preload", "node_id": wanted.node_id})  # fmt: skip
-        event = PreloadEvent(
-            node_id=wanted.node_id,
-            model=wanted.model,
-            reason=wanted.reason,
-            error=error,
-            took_s=round(time.monotonic() - began, 3),
-            at=_instant(),
-        )
-        if self.bus.is_connected:
-            self.bus.publish(subjects.preload_event(wanted.node_id), encode(event))
 
     def _on_dispatcher_gone(self, instance: str) -> None:
         log.info("dispatcher %s is gone; its requests wait no more", instance, extra={"action": "dispatcher_gone"})
@@ -381,9 +347,7 @@ class Scorer(Actor[ScorerConfig]):
                 self._refused += 1
                 self._reply(effect.request_id, effect)
             case DecisionEvent():
-                if not self._untold:
-                    asyncio.get_running_loop().call_later(_TELL_DECISIONS_S, self._tell_decisions)
-                self._untold.append((effect, _instant()))
+                self._told.add(effect)
             case NodeEvent():
                 log.info("node %s is %s: %s", effect.node_id, effect.state, effect.reason,
                          extra={"action": "node_state", "node_id": effect.node_id})  # fmt: skip
@@ -395,38 +359,12 @@ class Scorer(Actor[ScorerConfig]):
                 breaker = msgspec.structs.replace(effect, at=_instant())
                 self.bus.publish(subjects.breaker_event(effect.node_id, effect.state), encode(breaker))
 
-    def _tell_decisions(self) -> None:
-        """Publishes the decisions of the last moments: a grant is not held up by telling the world about it."""
-        untold, self._untold = self._untold, []
-        try:
-            for event, at in untold:
-                log_decision(event)
-                if self.bus.meter is not None:
-                    self.bus.meter.decided(event)
-                self.bus.publish(subjects.routing_event(event.decision.mode), decision_bytes(event, at))
-        except NotConnected as error:
-            log.info("decisions not told: %s", error, extra={"action": "effect_lost"})
-
     def _reply(self, request_id: str, answer: Granted | GrantQueued | GrantRefused, *, is_last: bool = True) -> None:
         reply = self._replies.pop(request_id, "") if is_last else self._replies.get(request_id, "")
         if self._spans is not None and not isinstance(answer, GrantQueued):
             self._spans.answered(answer)
         if reply:
             self.bus.publish(reply, encode(answer))
-
-
-def decision_bytes(event: DecisionEvent, decided_at: str) -> bytes:
-    """The decision event as JSON, with as many candidates and refusals as fit into 4 KiB."""
-    event = msgspec.structs.replace(event, decided_at=decided_at)
-    data = encode(event)
-    while len(data) > _DECISION_BYTES_MAX and (event.rejections or len(event.candidates) > 1):
-        event = msgspec.structs.replace(
-            event,
-            rejections=event.rejections[: len(event.rejections) // 2],
-            candidates=event.candidates[: max(1, len(event.candidates) - 2)],
-        )
-        data = encode(event)
-    return data
 
 
 def _instant() -> str:

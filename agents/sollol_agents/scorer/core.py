@@ -241,8 +241,7 @@ class SchedulerCore:
             self.waiting.remove(waiting.request_id)
             effects.append(self._refused(waiting, Refusal(refusals.expired(waiting, now))))
         change.has_room = change.has_room or len(self.waiting) > 0
-        self._verdicts.trim()
-        self.planner.keep(self.fleet.nodes.keys())
+        self._verdicts.trim(is_stale=self.planner.keep(self.fleet.nodes.keys()))
         return [*effects, *self._after(change, now)]
 
     def reset_breaker(self, node_id: str, model: str, now: float) -> list[Effect]:

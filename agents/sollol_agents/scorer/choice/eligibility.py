@@ -138,9 +138,9 @@ class Verdicts:
         known = self._known.get(waiting.class_key)
         return known is not None and not known[1].nodes
 
-    def trim(self) -> None:
-        """Forgets everything when it is much; callers choose what they ask for."""
-        if len(self._known) > _CLASSES_LIMIT:
+    def trim(self, *, is_stale: bool) -> None:
+        """Forgets everything when it speaks of nodes that are gone, or is much; callers choose what they ask for."""
+        if is_stale or len(self._known) > _CLASSES_LIMIT:
             self._known.clear()
 
 

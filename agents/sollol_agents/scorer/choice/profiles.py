@@ -58,7 +58,7 @@ class Profiles:
         return self.of_all((node,), model, num_ctx)[0]
 
     def of_all(self, nodes: Sequence[Node], model: str, num_ctx: int | None) -> list[Profile]:
-        """The profiles of a model on every node, in their order; every decision asks, so no call is made without need."""
+        """The profiles of a model on every node, in their order; every decision asks for it."""
         row = self._rows.get((model, num_ctx))
         if row is None:
             if len(self._rows) >= _ROWS_MAX:

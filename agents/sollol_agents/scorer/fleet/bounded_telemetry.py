@@ -14,13 +14,13 @@ _WEIGHT = (0.01, 100.0)
 _LIST_MAX = 4096
 
 
-def sane(telemetry: Telemetry) -> Telemetry:
+def bounded(telemetry: Telemetry) -> Telemetry:
     """The heartbeat with every figure that decisions use inside reasonable bounds."""
     return msgspec.structs.replace(
         telemetry,
-        gpus=tuple(_sane_gpu(g) for g in telemetry.gpus[:64]),
-        installed=tuple(_sane_installed(m) for m in telemetry.installed[:_LIST_MAX]),
-        loaded=tuple(sane_loaded(m) for m in telemetry.loaded[:_LIST_MAX]),
+        gpus=tuple(_bounded_gpu(g) for g in telemetry.gpus[:64]),
+        installed=tuple(_bounded_installed(m) for m in telemetry.installed[:_LIST_MAX]),
+        loaded=tuple(bounded_loaded(m) for m in telemetry.loaded[:_LIST_MAX]),
         ram_total_mib=clamped(telemetry.ram_total_mib, 0.0, _MIB_MAX),
         ram_available_mib=clamped(telemetry.ram_available_mib, 0.0, _MIB_MAX),
         bus_rtt_s=clamped(telemetry.bus_rtt_s, 0.0, 60.0),
@@ -30,7 +30,7 @@ def sane(telemetry: Telemetry) -> Telemetry:
     )
 
 
-def _sane_gpu(gpu: Gpu) -> Gpu:
+def _bounded_gpu(gpu: Gpu) -> Gpu:
     total = clamped(gpu.memory_total_mib, 0.0, _MIB_MAX)
     used, free = clamped(gpu.memory_used_mib, 0.0, total), clamped(gpu.memory_free_mib, 0.0, total)
     if (total, used, free) == (gpu.memory_total_mib, gpu.memory_used_mib, gpu.memory_free_mib):
@@ -38,7 +38,7 @@ def _sane_gpu(gpu: Gpu) -> Gpu:
     return msgspec.structs.replace(gpu, memory_total_mib=total, memory_used_mib=used, memory_free_mib=free)
 
 
-def _sane_installed(model: InstalledModel) -> InstalledModel:
+def _bounded_installed(model: InstalledModel) -> InstalledModel:
     figures = (model.size_bytes, model.kv_bytes_per_token, model.context_length, model.parameter_count, model.slots)
     bounded = tuple(_whole(f, _BYTES_MAX) for f in figures)
     if figures == bounded:
@@ -54,7 +54,7 @@ def _sane_installed(model: InstalledModel) -> InstalledModel:
     )
 
 
-def sane_loaded(model: LoadedModel) -> LoadedModel:
+def bounded_loaded(model: LoadedModel) -> LoadedModel:
     """A loaded model with its sizes inside reasonable bounds."""
     size, vram = _whole(model.size_bytes, _BYTES_MAX), _whole(model.vram_bytes, _BYTES_MAX)
     if (size, vram) == (model.size_bytes, model.vram_bytes):

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.attempts import Attempt, Tombstones
-from sollol_agents.scorer.fleet.bounded_telemetry import sane, sane_loaded
+from sollol_agents.scorer.fleet.bounded_telemetry import bounded, bounded_loaded
 from sollol_agents.scorer.fleet.memory import Memory, learned_of_node
 from sollol_agents.scorer.fleet.nodes import Node, Versions
 from sollol_agents.scorer.knowledge.breaker import BreakerRules, Breakers
@@ -104,7 +104,7 @@ class Fleet:
         change = FleetChange()
         if telemetry.instance in self._left:
             return change
-        telemetry = sane(telemetry)
+        telemetry = bounded(telemetry)
         node = self.nodes.get(telemetry.node_id)
         is_new = node is None
         if node is None:
@@ -141,7 +141,7 @@ class Fleet:
         node.report_load(
             slots=update.slots,
             is_draining=update.is_draining,
-            loaded=None if update.loaded is None else tuple(sane_loaded(m) for m in update.loaded),
+            loaded=None if update.loaded is None else tuple(bounded_loaded(m) for m in update.loaded),
             max_slots=_SLOTS_MAX,
         )
         self._judge(node, now, change)

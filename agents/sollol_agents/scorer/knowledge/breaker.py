@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from sollol_schemas.events import BreakerState
 
+_WINDOW = 20  # latest attempts over which the share of failures counts
+_FAILURE_RATIO = 0.5
+_MODELS_MAX = 512
 _TRIAL_LOST = 10.0  # a trial is given up after so many times the pause before trials
 
 
@@ -19,8 +22,6 @@ class BreakerRules(NamedTuple):
     """When breakers open and close."""
 
     failures: int = 5
-    failure_ratio: float = 0.5
-    window: int = 20
     open_s: float = 30.0
     trials: int = 2
     successes: int = 3
@@ -35,7 +36,7 @@ class Breaker:
         self._rules = rules
         self.state = BreakerState.CLOSED
         self._row = 0
-        self._recent: deque[bool] = deque(maxlen=rules.window)
+        self._recent: deque[bool] = deque(maxlen=_WINDOW)
         self._opened_at = 0.0
         self._trials = 0
         self._successes = 0
@@ -129,8 +130,8 @@ class Breaker:
         if self._row >= self._rules.failures:
             return True
         failed = len(self._recent) - sum(self._recent)
-        is_full = len(self._recent) == self._rules.window
-        return is_full and failed / self._rules.window >= self._rules.failure_ratio
+        is_full = len(self._recent) == _WINDOW
+        return is_full and failed / _WINDOW >= _FAILURE_RATIO
 
     def _open(self, now: float) -> None:
         self.state, self._opened_at = BreakerState.OPEN, now
@@ -156,8 +157,15 @@ class Breakers:
         """The breaker of one model; a new one is closed."""
         breaker = self.by_model.get(model)
         if breaker is None:
+            if len(self.by_model) > _MODELS_MAX:
+                self._drop_one()
             breaker = self.by_model[model] = Breaker(self._rules)
         return breaker
+
+    def _drop_one(self) -> None:
+        """Makes room: a model without failures goes first, otherwise the one that was tried first."""
+        models = [model for model in self.by_model if model]
+        del self.by_model[next((m for m in models if not self.by_model[m].is_worth_telling), models[0])]
 
     def refusing(self, model: str, now: float) -> Breaker | None:
         """The breaker that refuses an attempt of this model now, or None."""

@@ -9,6 +9,7 @@ not sampled yet, as the ratio of measured to expected speed.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 from sollol_agents.scorer.knowledge import priors
 from sollol_agents.scorer.knowledge.clamp import clamped
@@ -23,6 +24,7 @@ _LONGEST_LOAD_S = 3600.0
 _MIN_DECODE_TOKENS = 8
 _MIN_PROMPT_TOKENS = 32
 _RECOVERY_PER_S = 0.02
+_MODELS_MAX = 512
 _BETA_GPU = 0.30
 _BETA_CPU = 0.70
 _BETA_OTHER_MODEL = 0.85
@@ -50,9 +52,19 @@ class NodeSpeeds:
         self.beta = _BETA_GPU if has_gpu else _BETA_CPU
         self.beta_other = _BETA_OTHER_MODEL
         self._machine = machine
-        self._models: dict[str, ModelSpeed] = {}
+        self._models: OrderedDict[str, ModelSpeed] = OrderedDict()
         self._log_ratio = {"prompt": 0.0, "decode": 0.0, "load": 0.0}
         self._ratio_samples = {"prompt": 0, "decode": 0, "load": 0}
+
+    def _model(self, model: str) -> ModelSpeed:
+        """What is known of a model, to be added to; of those beyond the limit go that were added to longest ago."""
+        known = self._models.get(model)
+        if known is None:
+            known = self._models[model] = ModelSpeed()
+            if len(self._models) > _MODELS_MAX:
+                self._models.popitem(last=False)
+        self._models.move_to_end(model)
+        return known
 
     def models(self) -> dict[str, ModelSpeed]:
         """What is known of each model; not to be changed."""
@@ -101,7 +113,7 @@ class NodeSpeeds:
             model = canonical_of.get(speed.model)
             if model is None or speed.samples == 0:
                 continue
-            known = self._models.setdefault(model, ModelSpeed())
+            known = self._model(model)
             before = (known.prompt_tps, known.decode_tps, known.load_s)
             if known.prompt_samples == 0:
                 known.prompt_tps = clamped(speed.prompt_tps, 0.0, _FASTEST_TPS)
@@ -140,7 +152,7 @@ class NodeSpeeds:
             self._log_ratio |= {k: v for k, v in learned.log_ratio.items() if k in self._log_ratio}
             self._ratio_samples |= {k: n for k, n in learned.ratio_samples.items() if k in self._ratio_samples}
         for name, told in learned.models.items():
-            known = self._models.setdefault(name, ModelSpeed())
+            known = self._model(name)
             if known.prompt_samples == 0 and told.prompt_tps > 0:
                 known.prompt_tps, known.prompt_samples = told.prompt_tps, told.prompt_samples
             if known.decode_samples == 0 and told.decode_tps > 0:
@@ -158,7 +170,7 @@ class NodeSpeeds:
             figures: As the node measured them.
             pace: The node's fast multiplier while it ran; 1 is the usual speed.
         """
-        known = self._models.setdefault(model, ModelSpeed())
+        known = self._model(model)
         company = 1.0 + self.beta * clamped(figures.co_runners, 0.0, 1e3)
         pace = max(pace, 0.05)
         tokens = figures.output_tokens or 0

@@ -36,7 +36,7 @@ _CANNOT_FOLLOW = (BusError, UnknownStrategy, msgspec.ValidationError)
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
-class SteeringDesk:
+class Operators:
     """Answers `admin.strategy` and `admin.breaker`, and follows the choice that is kept.
 
     Args:

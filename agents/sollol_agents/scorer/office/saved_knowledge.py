@@ -39,7 +39,7 @@ _ASK_FOR_S = 60.0
 _RECORD = RecentRequest(limit=800, per_model=20)
 
 
-class Keeper:
+class SavedKnowledge:
     """Saves what the scorer in office learnt; spawn `run` and `consult_recorder`.
 
     Args:

@@ -58,11 +58,14 @@ class Planner:
             known = self._horizons[node.node_id] = Horizon(node, now, self._demand, self._holders, self._left_s)
         return known
 
-    def keep(self, node_ids: Collection[str]) -> None:
-        """Drops what is kept of nodes that are gone."""
-        for node_id in self._horizons.keys() - node_ids:
+    def keep(self, node_ids: Collection[str]) -> bool:
+        """Drops what is kept of nodes that are gone; returns whether there were any."""
+        gone = self._horizons.keys() - node_ids
+        for node_id in gone:
             del self._horizons[node_id]
-        self.profiles.keep(node_ids)
+        if gone:
+            self.profiles.keep(node_ids)
+        return bool(gone)
 
     def walk(
         self,
