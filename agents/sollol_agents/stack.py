@@ -34,7 +34,7 @@ from sollol_bus.observe.tracing import Tracer
 from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_schemas import subjects
+from sollol_schemas import inboxes, subjects
 
 if TYPE_CHECKING:
     from sollol_agents.metering.server import MetricsServer
@@ -137,7 +137,7 @@ class LocalStack:
 
     def client(self) -> Client:
         """A client of this fleet, to be entered with `async with`."""
-        return Client(self._named("client", subjects.CLIENT_INBOX_PREFIXES[0].rstrip(".")))
+        return Client(self._named("client", inboxes.CLIENT_INBOX_PREFIXES[0].rstrip(".")))
 
     async def add_node(self, config: NodeConfig) -> Actor[Any]:
         """Starts one more node monitor in this process.
@@ -245,9 +245,9 @@ class LocalStack:
 
     async def _start(self, name: str, config: msgspec.Struct) -> Actor[Any]:
         module, kind = _ACTORS[name]
-        prefix = subjects.GATEWAY_INBOX_PREFIX if name == "gateway" else subjects.CONTROL_INBOX_PREFIX
+        prefix = inboxes.GATEWAY_INBOX_PREFIX if name == "gateway" else inboxes.CONTROL_INBOX_PREFIX
         if isinstance(config, NodeConfig):
-            prefix = subjects.node_inbox_prefix(node_id_of(config))
+            prefix = inboxes.node_inbox_prefix(node_id_of(config))
         actor: Actor[Any] = getattr(importlib.import_module(module), kind)(config, self._named(name, prefix))
         actor.meter = self._metrics.meter if self._metrics is not None else None
         actor.tracer = self._tracer
@@ -304,7 +304,7 @@ class LocalStack:
 
     async def _wait_in_office(self) -> None:
         """Returns when scorer and recorder answer, so that the first request and the first question succeed."""
-        bus = await Bus.connect(self._named("stack", subjects.CONTROL_INBOX_PREFIX))
+        bus = await Bus.connect(self._named("stack", inboxes.CONTROL_INBOX_PREFIX))
         try:
             await asyncio.gather(*(_answers(bus, subject) for subject in (subjects.NODES, subjects.STATS)))
         finally:

@@ -91,7 +91,7 @@ class FakeFleet:
         passed = 0.0
         told = decided = 0
         for node_id in self._ids:
-            self._send(subjects.node_event(node_id, "up"), NodeEvent(node_id=node_id, state=NodeState.UP))
+            self._send(subjects.NODE_EVENT.of(node_id, "up"), NodeEvent(node_id=node_id, state=NodeState.UP))
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
@@ -108,24 +108,24 @@ class FakeFleet:
                 await asyncio.sleep(0.1)  # a moment's loss is made up for: the rates hold over the whole run
 
     def _tell(self, node_id: str) -> None:
-        self._send(subjects.telemetry(node_id), self._telemetry(node_id))
+        self._send(subjects.TELEMETRY.of(node_id), self._telemetry(node_id))
 
     def _decide(self) -> None:
         draw = self._draw
         self._number += 1
         attempt_id, node_id = f"r{self._number}-1", draw.choice(self._ids)
         decision = self._decision(attempt_id, node_id)
-        self._send(subjects.routing_event(decision.mode.value), self._event(decision))
+        self._send(subjects.ROUTING_EVENT.of(decision.mode.value), self._event(decision))
         busy = self._busy[node_id]
         if len(busy) == SLOTS:
             self._end(node_id, busy.pop(0))
         busy.append(InFlight(attempt_id=attempt_id, model=draw.choice(MODELS), has_first_token=True))
         self._seq += 1
         load = LoadUpdate(node_id=node_id, instance="fake", seq=self._seq, slots=SLOTS, in_flight=tuple(busy))
-        self._send(subjects.load(node_id), load)
+        self._send(subjects.LOAD.of(node_id), load)
         if self._number % 10 == 0:
             job = JobEvent(job_id=f"job-{self._number}", news=JobNews.DONE, state=JobState.DONE, model=MODELS[0])
-            self._send(subjects.job_event(job.job_id, job.news.value), job)
+            self._send(subjects.JOB_EVENT.of(job.job_id, job.news.value), job)
 
     def _end(self, node_id: str, attempt: InFlight) -> None:
         draw = self._draw
@@ -145,7 +145,7 @@ class FakeFleet:
             figures=figures,
             finished_at=_instant(),
         )
-        self._send(subjects.outcome_event(node_id), ended)
+        self._send(subjects.OUTCOME_EVENT.of(node_id), ended)
 
     def _decision(self, attempt_id: str, node_id: str) -> Decision:
         draw = self._draw

@@ -28,7 +28,7 @@ from sollol_bus.sdk.jobs import make_job
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import decode, encode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.jobs import Job
 
 BARS = {
@@ -124,7 +124,7 @@ async def _submit_one_by_one(client: Client, job: Job, count: int) -> dict[str, 
     for number in range(count):
         began = time.perf_counter()
         headers = {"Nats-Msg-Id": f"single-{number}"}
-        await publish_acked(client.bus, subjects.job_submit(5, f"single-{number}"), payload, headers=headers)
+        await publish_acked(client.bus, subjects.JOB_SUBMIT.of(5, f"single-{number}"), payload, headers=headers)
         took.append(time.perf_counter() - began)
     asked = []
     for _ in range(count // 2):
@@ -146,7 +146,7 @@ async def _restart(client: Client, server: EmbeddedServer, job: Job) -> float:
     began = time.perf_counter()
     while True:
         try:
-            await publish_acked(client.bus, subjects.job_submit(5, "after-restart"), payload, timeout_s=1.0)
+            await publish_acked(client.bus, subjects.JOB_SUBMIT.of(5, "after-restart"), payload, timeout_s=1.0)
         except BusError:
             await asyncio.sleep(0.01)
         else:
@@ -169,7 +169,7 @@ async def _drain(client: Client, seconds: float) -> dict[str, Any]:
 
 
 async def _waiting(client: Client) -> int:
-    return decode(await api(client.bus, f"STREAM.INFO.{subjects.JOBS_STREAM}"), _Info).state.messages
+    return decode(await api(client.bus, f"STREAM.INFO.{stores.JOBS_STREAM}"), _Info).state.messages
 
 
 def _rss(processes: dict[str, Process]) -> dict[str, float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 from sollol_contract import descriptions, wire
 from sollol_contract.json_schema import components
-from sollol_schemas import errors, headers
-from sollol_schemas.subjects import CHANNELS, Channel, Role
+from sollol_schemas import errors, headers, subjects
+from sollol_schemas.subjects import SUBJECTS, Role, Subject
 
 _TEXT: Final = {"type": "string"}
 _DESCRIPTION: Final = """\
@@ -33,8 +34,8 @@ def document(version: str) -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "servers": {"nats": {"host": "127.0.0.1:4222", "protocol": "nats"}},
-        "channels": {k: v for channel in CHANNELS for k, v in _channels(channel).items()},
-        "operations": {k: v for channel in CHANNELS for k, v in _operations(channel).items()},
+        "channels": {k: v for subject in SUBJECTS for k, v in _channels(subject).items()},
+        "operations": {k: v for subject in SUBJECTS for k, v in _operations(subject).items()},
         "components": {
             "messages": _messages(),
             "schemas": {**_HEADER_SCHEMAS, **schemas},
@@ -55,50 +56,62 @@ def _error_codes() -> list[dict[str, Any]]:
     ]
 
 
-def _key(channel: Channel) -> str:
-    return ".".join(t.strip("{}") for t in channel.address.removeprefix("sollol.v1.").split("."))
+def _key(subject: Subject) -> str:
+    return ".".join(t.strip("{}") for t in subject.address.removeprefix("sollol.v1.").split("."))
 
 
-def _channels(channel: Channel) -> dict[str, Any]:
-    key = _key(channel)
+@lru_cache
+def _summaries() -> dict[str, str]:
+    """What stands below each row, by the row's wildcard."""
+    said = descriptions.constant_docs(subjects)
+    rows = ((getattr(subjects, name), text) for name, text in said.items())
+    return {row.all if isinstance(row, Subject) else row: text for row, text in rows if isinstance(row, str | Subject)}
+
+
+def _summary(subject: Subject) -> str:
+    return _summaries()[subject.all]
+
+
+def _channels(subject: Subject) -> dict[str, Any]:
+    key = _key(subject)
     made: dict[str, Any] = {
-        "address": channel.address,
-        "summary": channel.summary,
-        "messages": _references(_payload_messages(channel)),
+        "address": subject.address,
+        "summary": _summary(subject),
+        "messages": _references(_payload_messages(subject)),
     }
-    parameters = [t.strip("{}") for t in channel.address.split(".") if t.startswith("{")]
+    parameters = [t.strip("{}") for t in subject.address.split(".") if t.startswith("{")]
     if parameters:
         made["parameters"] = {name: {"description": f"One token: {name}."} for name in parameters}
-    if channel.queue_group:
-        made["bindings"] = {"nats": {"queue": channel.queue_group, "bindingVersion": "0.1.0"}}
-        made["x-queue-group"] = channel.queue_group
-    if not channel.reply:
+    if subject.queue:
+        made["bindings"] = {"nats": {"queue": subject.queue, "bindingVersion": "0.1.0"}}
+        made["x-queue-group"] = subject.queue
+    if not subject.reply:
         return {key: made}
     reply = {
         "address": None,
-        "summary": f"Replies to {channel.address}, at the reply subject of the request.",
-        "messages": _references(_reply_messages(channel)),
+        "summary": f"Replies to {subject.address}, at the reply subject of the request.",
+        "messages": _references(_reply_messages(subject)),
     }
     return {key: made, f"{key}.reply": reply}
 
 
-def _operations(channel: Channel) -> dict[str, Any]:
+def _operations(subject: Subject) -> dict[str, Any]:
     made = {}
-    for action, roles in (("send", channel.senders), ("receive", channel.receivers)):
+    for action, roles in (("send", subject.by), ("receive", subject.to)):
         for role in roles:
-            made[f"{role.value}.{action}.{_key(channel)}"] = _operation(channel, action, role)
+            made[f"{role.value}.{action}.{_key(subject)}"] = _operation(subject, action, role)
     return made
 
 
-def _operation(channel: Channel, action: str, role: Role) -> dict[str, Any]:
-    key = _key(channel)
+def _operation(subject: Subject, action: str, role: Role) -> dict[str, Any]:
+    key = _key(subject)
     made: dict[str, Any] = {
         "action": action,
         "channel": {"$ref": f"#/channels/{key}"},
-        "summary": channel.summary,
+        "summary": _summary(subject),
         "tags": [{"name": role.value}],
     }
-    if channel.reply:
+    if subject.reply:
         made["reply"] = {
             "address": {"location": "$message.header#/reply", "description": "The reply subject of the message."},
             "channel": {"$ref": f"#/channels/{key}.reply"},
@@ -106,16 +119,16 @@ def _operation(channel: Channel, action: str, role: Role) -> dict[str, Any]:
     return made
 
 
-def _payload_messages(channel: Channel) -> tuple[str, ...]:
-    if channel.payload == wire.ENGINE:
-        return ("Exec",) if channel.address.endswith(".exec") else ("EngineRequest",)
-    return wire.members(channel.payload) if channel.payload else ("Empty",)
+def _payload_messages(subject: Subject) -> tuple[str, ...]:
+    if subject.payload == subjects.ENGINE:
+        return ("Exec",) if subject.address.endswith(".exec") else ("EngineRequest",)
+    return wire.members(subject.payload) if subject.payload else ("Empty",)
 
 
-def _reply_messages(channel: Channel) -> tuple[str, ...]:
-    if channel.reply == wire.ENGINE:
+def _reply_messages(subject: Subject) -> tuple[str, ...]:
+    if subject.reply == subjects.ENGINE:
         return ("EngineChunk", "StreamEnd", "Error")
-    return (*wire.members(channel.reply), "Error")
+    return (*wire.members(subject.reply), "Error")
 
 
 def _references(names: tuple[str, ...]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import inspect
 import io
 import tokenize
 import types
+from itertools import pairwise
 
 _WIDTH_OF_COMMENT_MARK = 2
 
@@ -22,6 +23,16 @@ def field_docs(module: types.ModuleType) -> dict[str, dict[str, str]]:
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_text(text):
                 found.setdefault(node.name, {})[field.target.id] = _text(text)
     return found
+
+
+def constant_docs(module: types.ModuleType) -> dict[str, str]:
+    """The string that follows each constant of a module, by its name."""
+    body = ast.parse(inspect.getsource(module)).body
+    return {
+        constant.target.id: _text(text)
+        for constant, text in pairwise(body)
+        if isinstance(constant, ast.AnnAssign) and isinstance(constant.target, ast.Name) and _is_text(text)
+    }
 
 
 def member_docs(module: types.ModuleType) -> dict[str, dict[str, str]]:

@@ -11,16 +11,12 @@ from typing import Any, Final
 import msgspec
 
 import sollol_schemas
-from sollol_schemas.subjects import CHANNELS
-
-ENGINE: Final = "engine"
-"""Stands in the subject table for a body in the engine's own dialect."""
+from sollol_schemas.subjects import ENGINE, SUBJECTS
 
 IN_HEADERS: Final = ("Exec", "Decision", "Figures", "JobStatus")
 """Structs that travel in headers as JSON."""
-BESIDE_CHANNELS: Final = ("RequestNews", "ErrorBody", "Routing")
+BESIDE_SUBJECTS: Final = ("RequestNews", "ErrorBody", "Routing")
 """To the caller's control inbox, on every reply inbox, and in bodies and headers of requests."""
-_NOT_ON_THE_WIRE: Final = frozenset({"Channel"})
 
 
 def modules() -> list[types.ModuleType]:
@@ -35,10 +31,7 @@ def structs() -> dict[str, type[msgspec.Struct]]:
         name: value
         for module in modules()
         for name, value in vars(module).items()
-        if isinstance(value, type)
-        and issubclass(value, msgspec.Struct)
-        and value.__module__ == module.__name__
-        and name not in _NOT_ON_THE_WIRE
+        if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__module__ == module.__name__
     }
 
 
@@ -59,8 +52,8 @@ def members(payload: str) -> tuple[str, ...]:
 
 def messages() -> list[str]:
     """Names of all Structs that travel by themselves, sorted."""
-    named = {name for channel in CHANNELS for name in (channel.payload, channel.reply)} - {"", ENGINE}
-    return sorted({m for name in (*named, *IN_HEADERS, *BESIDE_CHANNELS) for m in members(name)})
+    named = {name for subject in SUBJECTS for name in (subject.payload, subject.reply)} - {"", ENGINE}
+    return sorted({m for name in (*named, *IN_HEADERS, *BESIDE_SUBJECTS) for m in members(name)})
 
 
 def _is_struct(value: Any) -> bool:  # noqa: ANN401 a member of any union

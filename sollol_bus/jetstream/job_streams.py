@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from sollol_bus.jetstream.streams import StreamSpec, bucket_spec
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 
 KEEP_S: Final = 7 * 86_400.0
 LETTERS_KEEP_S: Final = 90 * 86_400.0
@@ -23,7 +23,7 @@ MAX_RESULTS_BYTES: Final = 1 << 30
 MAX_DELIVERIES: Final = 100_000
 """After so many deliveries without an end a job is buried, whatever the reason."""
 
-MAX_DELIVERIES_ADVISORY: Final = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{subjects.JOBS_STREAM}.*"
+MAX_DELIVERIES_ADVISORY: Final = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stores.JOBS_STREAM}.*"
 
 
 def job_streams(keep_s: float = KEEP_S) -> tuple[StreamSpec, ...]:
@@ -32,51 +32,51 @@ def job_streams(keep_s: float = KEEP_S) -> tuple[StreamSpec, ...]:
     Args:
         keep_s: How long results are kept.
     """
-    submits = tuple(subjects.job_submit(priority, "*") for priority in subjects.JOB_PRIORITIES)
+    submits = tuple(subjects.JOB_SUBMIT.of(priority, "*") for priority in subjects.JOB_PRIORITIES)
     return (
         StreamSpec(
-            name=subjects.JOBS_STREAM,
+            name=stores.JOBS_STREAM,
             subjects=submits,
             retention="workqueue",
             discard="new",
             max_msgs=MAX_JOBS,
         ),
         StreamSpec(
-            name=subjects.DELAYED_STREAM,
-            subjects=(subjects.JOB_DELAYED_ALL, subjects.JOB_DUE_ALL),
+            name=stores.DELAYED_STREAM,
+            subjects=(subjects.JOB_DELAYED.all, subjects.JOB_DUE.all),
             retention="workqueue",
             max_msgs=MAX_JOBS,
             allow_msg_schedules=True,
         ),
         StreamSpec(
-            name=subjects.RESULTS_STREAM,
-            subjects=(subjects.JOB_RESULT_ALL,),
+            name=stores.RESULTS_STREAM,
+            subjects=(subjects.JOB_RESULT.all,),
             max_age_s=keep_s,
             max_bytes=MAX_RESULTS_BYTES,
             max_msgs_per_subject=1,
         ),
         StreamSpec(
-            name=subjects.LETTERS_STREAM,
-            subjects=(subjects.JOB_LETTER_ALL,),
+            name=stores.LETTERS_STREAM,
+            subjects=(subjects.JOB_LETTER.all,),
             max_age_s=LETTERS_KEEP_S,
             max_msgs=MAX_JOBS,
             max_msgs_per_subject=1,
         ),
         StreamSpec(
-            name=subjects.CALLBACKS_STREAM,
-            subjects=(subjects.JOB_CALLBACK_ALL,),
+            name=stores.CALLBACKS_STREAM,
+            subjects=(subjects.JOB_CALLBACK.all,),
             retention="workqueue",
             max_age_s=keep_s,
             max_msgs=MAX_JOBS,
         ),
         StreamSpec(
-            name=subjects.ADVISORIES_STREAM,
+            name=stores.ADVISORIES_STREAM,
             subjects=(MAX_DELIVERIES_ADVISORY,),
             retention="workqueue",
             max_age_s=ADVISORIES_KEEP_S,
         ),
-        bucket_spec(subjects.JOBS_BUCKET),
-        blob_spec(subjects.JOB_BLOBS, keep_s),
+        bucket_spec(stores.JOBS_BUCKET),
+        blob_spec(stores.JOB_BLOBS, keep_s),
     )
 
 

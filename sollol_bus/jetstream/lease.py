@@ -25,7 +25,7 @@ from sollol_bus.errors import BusError, NoResponders, RequestTimedOut
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.transport.connection import INBOX_ROOT, Bus
 from sollol_bus.transport.messages import Msg
-from sollol_schemas import subjects
+from sollol_schemas import stores
 from sollol_schemas.ids import is_bus_id
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Lease:
         self.owner = ""
         """Who was last seen in office, possibly this candidate."""
         self._bus = bus
-        self._bucket = Bucket(bus, subjects.LEASES_BUCKET, timeout_s=_ANSWER_S)
+        self._bucket = Bucket(bus, stores.LEASES_BUCKET, timeout_s=_ANSWER_S)
         self._ttl_s = ttl_s
         self._probe = probe
         self._answers_probe = answers_probe

@@ -102,7 +102,7 @@ class OutcomePublisher:
         log_outcome(outcome)
         if self._bus.meter is not None:
             self._bus.meter.ended(outcome)
-        self._waiting.append(_Pending(subjects.outcome_event(outcome.node_id), message_id(outcome), encode(outcome)))
+        self._waiting.append(_Pending(subjects.OUTCOME_EVENT.of(outcome.node_id), message_id(outcome), encode(outcome)))
         self._is_empty.clear()
         self._drop_surplus()
         if self._retry is None:

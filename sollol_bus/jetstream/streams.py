@@ -15,7 +15,7 @@ import msgspec
 from sollol_bus.errors import BusError, ConfigError, NoResponders
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 
 log = logging.getLogger(__name__)
 
@@ -143,15 +143,15 @@ def bucket_spec(bucket: str, *, marker_ttl_s: float = 0.0, history: int = 1) -> 
 #: are fencing tokens, and a bucket in memory would begin again at 1 after a restart of the server.
 STREAMS: tuple[StreamSpec, ...] = (
     StreamSpec(
-        name=subjects.EVENTS_STREAM,
+        name=stores.EVENTS_STREAM,
         subjects=(subjects.EVENTS_ALL,),
         max_age_s=EVENTS_MAX_AGE_S,
         max_bytes=EVENTS_MAX_BYTES,
     ),
-    bucket_spec(subjects.NODES_BUCKET),
-    bucket_spec(subjects.LEASES_BUCKET, marker_ttl_s=LEASE_MARKER_TTL_S),
-    bucket_spec(subjects.SETTINGS_BUCKET),
-    bucket_spec(subjects.LEARNED_BUCKET),
+    bucket_spec(stores.NODES_BUCKET),
+    bucket_spec(stores.LEASES_BUCKET, marker_ttl_s=LEASE_MARKER_TTL_S),
+    bucket_spec(stores.SETTINGS_BUCKET),
+    bucket_spec(stores.LEARNED_BUCKET),
 )
 
 

@@ -84,7 +84,7 @@ class Batch:
         """
         self._submitted = first
         self._ended = dict.fromkeys(range(first), True)
-        subscription = self._client.bus.subscribe(subjects.JOB_EVENTS_ALL, self._on_event)
+        subscription = self._client.bus.subscribe(subjects.JOB_EVENT.all, self._on_event)
         try:
             for index in range(first, len(self._jobs)):
                 await self._submit_up_to(index)

@@ -248,7 +248,7 @@ class Call:
             return
         self._watch_again_in(PROBE_INTERVAL_S)
         self._bus.ask(
-            subjects.dispatcher_probe(self.dispatcher),
+            subjects.DISPATCHER_PROBE.of(self.dispatcher),
             b"",
             partial(self._on_probe_answer, self.dispatcher),
             timeout_s=10 * PROBE_INTERVAL_S,

@@ -197,7 +197,7 @@ class Client(JobCalls):
         """
         if not is_bus_id(request_id):
             raise BadRequest(f"not a request id: {request_id[:80]!r}")
-        return await self._ask(subjects.why(request_id), None, WhyReply)
+        return await self._ask(subjects.WHY.of(request_id), None, WhyReply)
 
     # -- many at once -------------------------------------------------------------------------------------
 
@@ -317,11 +317,11 @@ class Client(JobCalls):
     async def pull(self, node_id: str, model: str) -> AsyncIterator[dict[str, Any]]:
         """Downloads a model to a node; gives the engine's progress objects."""
         asked = encode(AdminRequest(node_id=node_id, model=model))
-        async for msg in request_many(self.bus, subjects.admin_node("pull"), asked, gap_s=600, total_s=86_400):
+        async for msg in request_many(self.bus, subjects.ADMIN_NODE.of("pull"), asked, gap_s=600, total_s=86_400):
             yield decode(msg.data, dict[str, Any])
 
     async def _admin(self, operation: str, asked: AdminRequest) -> ControlReply:
-        reply = await self._ask(subjects.admin_node(operation), asked, ControlReply, timeout_s=600.0)
+        reply = await self._ask(subjects.ADMIN_NODE.of(operation), asked, ControlReply, timeout_s=600.0)
         if reply.error is not None:
             raise error_from(reply.error)
         return reply
@@ -330,27 +330,27 @@ class Client(JobCalls):
 
     def watch_decisions(self) -> AsyncIterator[DecisionEvent]:
         """Every routing decision from now on."""
-        return self._watched(subjects.ROUTING_EVENTS_ALL, DecisionEvent)
+        return self._watched(subjects.ROUTING_EVENT.all, DecisionEvent)
 
     def watch_outcomes(self) -> AsyncIterator[Outcome]:
         """How every attempt ended, from now on; for control and observer credentials."""
-        return self._watched(subjects.OUTCOMES_ALL, Outcome)
+        return self._watched(subjects.OUTCOME_EVENT.all, Outcome)
 
     def watch_nodes(self) -> AsyncIterator[NodeEvent]:
         """Every change of a node's state from now on."""
-        return self._watched(subjects.NODE_EVENTS_ALL, NodeEvent)
+        return self._watched(subjects.NODE_EVENT.all, NodeEvent)
 
     def watch_preloads(self) -> AsyncIterator[PreloadEvent]:
         """Every model that the scorer had loaded ahead of need, from now on."""
-        return self._watched(subjects.PRELOAD_EVENTS_ALL, PreloadEvent)
+        return self._watched(subjects.PRELOAD_EVENT.all, PreloadEvent)
 
     def watch_breakers(self) -> AsyncIterator[BreakerEvent]:
         """Every change of a circuit breaker from now on."""
-        return self._watched(subjects.BREAKER_EVENTS_ALL, BreakerEvent)
+        return self._watched(subjects.BREAKER_EVENT.all, BreakerEvent)
 
     def watch_offices(self) -> AsyncIterator[OfficeEvent]:
         """Which scorer took or left office, from now on; for control and observer credentials."""
-        return self._watched(subjects.OFFICE_EVENTS_ALL, OfficeEvent)
+        return self._watched(subjects.OFFICE_EVENT.all, OfficeEvent)
 
     def watch_strategy(self) -> AsyncIterator[StrategyEvent]:
         """Every change of the strategy or of its settings from now on."""

@@ -46,7 +46,7 @@ class Storing:
             self._on_ack(reply, job_id, payload)
 
         headers = {MSG_ID: job_id, EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
-        subject = subjects.job_submit(priority, job_id)
+        subject = subjects.JOB_SUBMIT.of(priority, job_id)
         self._open += 1
         try:
             self._bus.ask(subject, payload, on_ack, timeout_s=_ANSWER_S, headers=headers)

@@ -200,7 +200,7 @@ class JobCalls(ABC):
             RequestTimedOut: It did not end within `timeout_s`.
         """
         news = asyncio.Event()
-        subscription = self.bus.subscribe(subjects.job_event(checked_id(job_id), "*"), lambda _: news.set())
+        subscription = self.bus.subscribe(subjects.JOB_EVENT.of(checked_id(job_id), "*"), lambda _: news.set())
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -241,7 +241,7 @@ class JobCalls(ABC):
                 waiting.get_nowait()
             waiting.put_nowait(msg)
 
-        subscription = self.bus.subscribe(subjects.job_event(job_id, "*"), on_message)
+        subscription = self.bus.subscribe(subjects.JOB_EVENT.of(job_id, "*"), on_message)
         try:
             while True:
                 yield decode((await waiting.get()).data, JobEvent)

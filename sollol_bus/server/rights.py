@@ -18,22 +18,15 @@ import msgspec
 
 from sollol_bus.errors import ConfigError
 from sollol_bus.transport.connection import BusConfig
-from sollol_schemas import subjects
+from sollol_schemas import inboxes, stores
 from sollol_schemas.ids import RESERVED_NODE_IDS, is_bus_id
-from sollol_schemas.subjects import CHANNELS, CONTROL_INBOX_PREFIX, Channel, Role
+from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX
+from sollol_schemas.subjects import SUBJECTS, Role, Subject
 
 ACCOUNT = "SOLLOL"
 CLIENT_INBOX_ROOT = "_INBOX_cli"
 OBSERVER_INBOX_PREFIX = "_INBOX_obs"
 
-_BUCKETS = (
-    subjects.NODES_BUCKET,
-    subjects.LEASES_BUCKET,
-    subjects.SETTINGS_BUCKET,
-    subjects.LEARNED_BUCKET,
-    subjects.JOBS_BUCKET,
-    subjects.BATCHES_BUCKET,
-)
 _DISCOVERY = ("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>")
 
 
@@ -57,7 +50,7 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             case Role.CLIENT:
                 return client_inbox_prefix(self.user)
             case Role.NODE:
-                return subjects.node_inbox_prefix(self.node_id)
+                return inboxes.node_inbox_prefix(self.node_id)
             case Role.CONTROL:
                 return CONTROL_INBOX_PREFIX
             case Role.OBSERVER:
@@ -130,26 +123,26 @@ def permissions(role: Role, node_id: str = "", *, all_node_ids: Sequence[str] = 
         node_id: The node's id, for the node role.
         all_node_ids: Nodes whose inboxes the control role answers to.
     """
-    publish = [_narrowed(c, node_id) for c in CHANNELS if role in c.senders]
-    subscribe = [_narrowed(c, node_id) for c in CHANNELS if role in c.receivers]
-    caller_inboxes = [f"{prefix}>" for prefix in subjects.CLIENT_INBOX_PREFIXES]
+    publish = [_narrowed(c, node_id) for c in SUBJECTS if role in c.by]
+    subscribe = [_narrowed(c, node_id) for c in SUBJECTS if role in c.to]
+    caller_inboxes = [f"{prefix}>" for prefix in inboxes.CLIENT_INBOX_PREFIXES]
     match role:
         case Role.CLIENT:
             publish += _DISCOVERY  # its inboxes depend on its name: see `_for_credential`
-            subscribe.append(f"{subjects.JOB_CALLBACK_ROOT}>")
+            subscribe.append(f"{inboxes.JOB_CALLBACK_ROOT}>")
         case Role.NODE:
-            own_inbox = f"{subjects.node_inbox_prefix(node_id)}.>"
-            claim = f"$KV.{subjects.NODES_BUCKET}.node.{node_id}"
+            own_inbox = f"{inboxes.node_inbox_prefix(node_id)}.>"
+            claim = f"$KV.{stores.NODES_BUCKET}.node.{node_id}"
             publish += [*caller_inboxes, f"{CONTROL_INBOX_PREFIX}.>", f"{OBSERVER_INBOX_PREFIX}.>", own_inbox]
-            publish += [claim, f"$JS.API.STREAM.MSG.GET.KV_{subjects.NODES_BUCKET}"]
+            publish += [claim, f"$JS.API.STREAM.MSG.GET.KV_{stores.NODES_BUCKET}"]
             subscribe += [own_inbox, "$SRV.>"]
         case Role.CONTROL:
-            node_inboxes = [f"{subjects.node_inbox_prefix(n)}.>" for n in all_node_ids]
+            node_inboxes = [f"{inboxes.node_inbox_prefix(n)}.>" for n in all_node_ids]
             control_inboxes = [f"{CONTROL_INBOX_PREFIX}.>", *caller_inboxes]
             publish += [*control_inboxes, f"{OBSERVER_INBOX_PREFIX}.>", *node_inboxes]
-            publish += [f"{subjects.JOB_CALLBACK_ROOT}>", f"$O.{subjects.JOB_BLOBS}.>", f"$O.{subjects.FILES_STORE}.>"]
-            publish += ["$SRV.>", "$JS.API.>", "$JS.ACK.>", *(f"$KV.{bucket}.>" for bucket in _BUCKETS)]
-            subscribe += [*control_inboxes, "$SRV.>", *(f"$KV.{bucket}.>" for bucket in _BUCKETS)]
+            publish += [f"{inboxes.JOB_CALLBACK_ROOT}>", f"$O.{stores.JOB_BLOBS}.>", f"$O.{stores.FILES_STORE}.>"]
+            publish += ["$SRV.>", "$JS.API.>", "$JS.ACK.>", *(f"$KV.{bucket}.>" for bucket in stores.BUCKETS)]
+            subscribe += [*control_inboxes, "$SRV.>", *(f"$KV.{bucket}.>" for bucket in stores.BUCKETS)]
         case Role.OBSERVER:
             publish += _DISCOVERY
             subscribe.append(f"{OBSERVER_INBOX_PREFIX}.>")
@@ -195,13 +188,10 @@ def _check_names(user: str, node_id: str) -> None:
         raise ConfigError(f"node id {node_id!r} is reserved: its inboxes would be those of a role")
 
 
-def _narrowed(channel: Channel, node_id: str) -> str:
-    """The channel's subject with wildcards, for a node with its own id in place of any node's."""
-    if not node_id:
-        return channel.wildcard
-    return ".".join(
-        node_id if part == "{node_id}" else "*" if part.startswith("{") else part for part in channel.address.split(".")
-    )
+def _narrowed(subject: Subject, node_id: str) -> str:
+    """The subject with wildcards, for a node with its own id in place of any node's."""
+    tokens = zip(subject.address.split("."), subject.all.split("."), strict=True)
+    return ".".join(node_id if node_id and name == "{node_id}" else token for name, token in tokens)
 
 
 def _for_credential(credential: Credential, node_ids: Sequence[str]) -> Permissions:

@@ -166,8 +166,8 @@ async def test_absurd_telemetry_is_ignored(bus: Bus, system: ProcessFleet, field
         "slots": 4,
         field: "@",
     }
-    bus.publish(subjects.telemetry("liar"), encode(telemetry).replace(b'"@"', value.encode()))
-    bus.publish(subjects.telemetry("liar"), b"not json")
+    bus.publish(subjects.TELEMETRY.of("liar"), encode(telemetry).replace(b'"@"', value.encode()))
+    bus.publish(subjects.TELEMETRY.of("liar"), b"not json")
     await bus.flush()
     async with system.client() as client:
         await client.nodes()
@@ -175,11 +175,11 @@ async def test_absurd_telemetry_is_ignored(bus: Bus, system: ProcessFleet, field
 
 async def test_forged_reports_of_attempts_that_nobody_runs_are_ignored(bus: Bus) -> None:
     forged: dict[str, Any] = {"type": "attempt.done.v1", "attempt_id": attempt_id("ghost", 1), "figures": {}}
-    bus.publish(subjects.attempt("attic", attempt_id("ghost", 1)), encode(forged))
+    bus.publish(subjects.ATTEMPT.of("attic", attempt_id("ghost", 1)), encode(forged))
     bus.publish(subjects.CANCEL, encode({"request_id": "ghost", "secret": "x"}))
     bus.publish(subjects.CANCEL, b"not json")
-    bus.publish(subjects.node_exec("attic"), body())
-    bus.publish(subjects.node_control("attic"), b"not json")
+    bus.publish(subjects.NODE_EXEC.of("attic"), body())
+    bus.publish(subjects.NODE_CONTROL.of("attic"), b"not json")
     await bus.flush()
 
 

@@ -66,7 +66,7 @@ async def test_a_standby_takes_over_from_a_killed_scorer_and_keeps_every_age(
         await asyncio.sleep(1.0)  # an age that the new scorer can only have been told
         killed_at = time.monotonic()
         offices: list[OfficeEvent] = []
-        client.bus.subscribe(subjects.OFFICE_EVENTS_ALL, lambda msg: offices.append(decode(msg.data, OfficeEvent)))
+        client.bus.subscribe(subjects.OFFICE_EVENT.all, lambda msg: offices.append(decode(msg.data, OfficeEvent)))
         first = (await client.nodes()).scorer
         child_of(spread, "scorer", first).kill()
         await eventually(

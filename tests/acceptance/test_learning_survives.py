@@ -15,7 +15,7 @@ from sollol_bus.jetstream.streams import api
 from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus
-from sollol_schemas import subjects
+from sollol_schemas import stores
 from sollol_schemas.decision import CandidateCost
 
 MODEL = "llama3.2:3b"
@@ -62,7 +62,7 @@ async def test_all_scorers_are_killed_and_the_first_decision_of_a_new_one_uses_w
     flags = ("--preset", "rtx4090-24", "--model", f"{MODEL}=3.2", "--preload", MODEL)
     engine = await spread.emulator("attic", *flags, "--decode-tps", "1500", "--prefill-tps", "900")
     async with spread.client() as client:
-        bucket = Bucket(client.bus, subjects.LEARNED_BUCKET)
+        bucket = Bucket(client.bus, stores.LEARNED_BUCKET)
         actors = await scorers_and_node(spread, engine.url, 1)
         before = await predicted(client)
         for number in range(REQUESTS):
@@ -82,7 +82,7 @@ async def test_all_scorers_are_killed_and_the_first_decision_of_a_new_one_uses_w
         await eventually(lambda: _has_recorded(client), complaint="every outcome is recorded")
         for child in actors:
             child.kill()
-        await api(client.bus, f"STREAM.DELETE.KV_{subjects.LEARNED_BUCKET}")
+        await api(client.bus, f"STREAM.DELETE.KV_{stores.LEARNED_BUCKET}")
         await scorers_and_node(spread, engine.url, 3)
         from_record = await predicted(client)
         assert from_record.decode_s < before.decode_s / 2
@@ -107,7 +107,7 @@ async def test_a_corrupt_document_is_ignored_and_replaced(spread: ProcessFleet, 
     engine = await spread.emulator("attic", "--preset", "instant", "--model", f"{MODEL}=3.2", "--preload", MODEL)
     bus = await Bus.connect(spread.bus_config())
     try:
-        bucket = Bucket(bus, subjects.LEARNED_BUCKET)
+        bucket = Bucket(bus, stores.LEARNED_BUCKET)
         await scorers_and_node(spread, engine.url, 1)
         await bucket.put("scorer", b'{"type":"scorer.learned.v1","nodes":{"attic":{"instance":7}}}')
         scorer = await spread.actor("scorer", "--snapshot-every-s", "0.2", name="scorer-late")

@@ -34,7 +34,7 @@ class ScriptedDispatcher:
         self.cancelled: list[CancelRequest] = []
         self.subscriptions = [
             bus.subscribe(subjects.GENERATE, self._on_request, queue="q"),
-            bus.subscribe(subjects.dispatcher_probe(instance), lambda m: bus.publish(m.reply, b"ok")),
+            bus.subscribe(subjects.DISPATCHER_PROBE.of(instance), lambda m: bus.publish(m.reply, b"ok")),
             bus.subscribe(subjects.CANCEL, lambda m: self.cancelled.append(decode(m.data, CancelRequest))),
         ]
 
@@ -104,7 +104,7 @@ async def test_other_news_of_a_request_leave_its_watch_alone(bus: Bus, other: Bu
 async def test_a_living_dispatcher_keeps_its_request(bus: Bus, other: Bus, eventually: Eventually) -> None:
     dispatcher = ScriptedDispatcher(other, "d1")
     probed: list[Msg] = []
-    other.subscribe(subjects.dispatcher_probe("d1"), probed.append)
+    other.subscribe(subjects.DISPATCHER_PROBE.of("d1"), probed.append)
     await other.flush()
     async with Call(bus, subjects.GENERATE, BODY) as call:
         await eventually(lambda: len(probed) == 2)

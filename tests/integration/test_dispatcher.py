@@ -99,10 +99,11 @@ class ScriptedNode:
         self.answers: list[bool] = []
         self.cancelled: list[str] = []
         self._subscriptions = [
-            bus.subscribe(subjects.node_exec(node_id), self._on_exec),
-            bus.subscribe(subjects.node_control(node_id), lambda m: bus.publish(m.reply, b"{}")),
+            bus.subscribe(subjects.NODE_EXEC.of(node_id), self._on_exec),
+            bus.subscribe(subjects.NODE_CONTROL.of(node_id), lambda m: bus.publish(m.reply, b"{}")),
             bus.subscribe(
-                subjects.node_cancel(node_id), lambda m: self.cancelled.append(decode(m.data, CancelAttempt).attempt_id)
+                subjects.NODE_CANCEL.of(node_id),
+                lambda m: self.cancelled.append(decode(m.data, CancelAttempt).attempt_id),
             ),
         ]
         self._answers = bus.new_inbox()
@@ -125,7 +126,7 @@ class ScriptedNode:
             subscription.unsubscribe()
 
     def report(self, attempt: str, report: object) -> None:
-        self.bus.publish(subjects.attempt(self.node_id, attempt), encode(report), reply=self._answers)
+        self.bus.publish(subjects.ATTEMPT.of(self.node_id, attempt), encode(report), reply=self._answers)
 
     def accept(self, attempt: str) -> None:
         self.report(attempt, AttemptAccepted(attempt_id=attempt, instance="i1"))
@@ -193,7 +194,7 @@ async def test_a_missing_node_is_replaced_and_reported_as_lost(
     ScriptedScorer(actors_bus, ["gone", "n2"])
     ScriptedNode(actors_bus, "n2", serve)
     outcomes: list[Outcome] = []
-    actors_bus.subscribe(subjects.OUTCOMES_ALL, lambda m: outcomes.append(decode(m.data, Outcome)))
+    actors_bus.subscribe(subjects.OUTCOME_EVENT.all, lambda m: outcomes.append(decode(m.data, Outcome)))
     await actors_bus.flush()
     assert await ask(bus) == [b'{"response":"a"}']
     await eventually(lambda: [(o.node_id, o.status) for o in outcomes] == [("gone", OutcomeStatus.PRESUMED_LOST)])
@@ -325,7 +326,7 @@ async def test_a_new_scorer_in_office_is_asked_at_once_with_the_age_kept(
         await eventually(lambda: len(scorer.asked) == 1)
         scorer.holds_back = False
         office = OfficeEvent(instance="s2", term=2, is_leader=True)
-        actors_bus.publish(subjects.office_event("s2"), encode(office))
+        actors_bus.publish(subjects.OFFICE_EVENT.of("s2"), encode(office))
         assert [m.data async for m in call] == [b'{"response":"a"}']
     assert scorer.asked[1].waited_s > scorer.asked[0].waited_s
 
@@ -367,7 +368,7 @@ async def test_nobody_cancels_without_the_secret(
         bus.publish(subjects.CANCEL, b'{"request_id":"mine","secret":"guess"}')
         bus.publish(subjects.CANCEL, b'{"request_id":"mine","secret":""}')
         await bus.flush()
-        await bus.request(subjects.dispatcher_probe(dispatcher.instance))
+        await bus.request(subjects.DISPATCHER_PROBE.of(dispatcher.instance))
         assert dispatcher.statistics().in_flight == 1
 
 
@@ -383,7 +384,7 @@ async def test_the_cancel_of_an_earlier_sending_does_not_reach_a_later_one(
     await eventually(lambda: len(scorer.asked) == 1)
     bus.publish(subjects.CANCEL, encode(CancelRequest(request_id="mine", secret="secret", resend=1)))
     await bus.flush()
-    await bus.request(subjects.dispatcher_probe(dispatcher.instance))
+    await bus.request(subjects.DISPATCHER_PROBE.of(dispatcher.instance))
     assert dispatcher.statistics().in_flight == 1
     bus.publish(subjects.CANCEL, encode(CancelRequest(request_id="mine", secret="secret", resend=2)))
     await eventually(lambda: dispatcher.statistics().in_flight == 0)
@@ -436,14 +437,14 @@ async def test_a_reply_subject_outside_the_inboxes_is_never_answered(
     await actors_bus.flush()
     bus.publish(subjects.GENERATE, b"nonsense", reply="sollol.v1.telemetry.n1")
     await eventually(lambda: dispatcher.statistics().rejected == 1)
-    await bus.request(subjects.dispatcher_probe(dispatcher.instance))
+    await bus.request(subjects.DISPATCHER_PROBE.of(dispatcher.instance))
     assert heard == []
 
 
 async def test_what_cannot_be_read_is_ignored_with_a_line_in_the_log(
     dispatcher: Dispatcher, bus: Bus, eventually: Eventually, caplog: pytest.LogCaptureFixture
 ) -> None:
-    strange = [subjects.CANCEL, subjects.office_event("s1"), subjects.node_event("n1", "down")]
+    strange = [subjects.CANCEL, subjects.OFFICE_EVENT.of("s1"), subjects.NODE_EVENT.of("n1", "down")]
     for subject in strange:
         bus.publish(subject, b"nonsense")
     await eventually(lambda: sum("ignored a message on" in line for line in caplog.messages) == len(strange))
@@ -454,17 +455,17 @@ async def test_an_operators_request_ends_with_the_connection_that_it_went_over(
     nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
 ) -> None:
     administration = Administration(bus)
-    bus.subscribe(subjects.ADMIN_NODE_ALL, administration.on_request)
+    bus.subscribe(subjects.ADMIN_NODE.all, administration.on_request)
     pulls: list[Msg] = []
-    bus.subscribe(subjects.node_control("n1"), pulls.append)
+    bus.subscribe(subjects.NODE_CONTROL.of("n1"), pulls.append)
     asked = encode(AdminRequest(node_id="n1", model="m"))
-    bus.publish(subjects.admin_node("pull"), asked, reply=bus.new_inbox())
+    bus.publish(subjects.ADMIN_NODE.of("pull"), asked, reply=bus.new_inbox())
     await eventually(lambda: len(pulls) == 1)
     assert administration.in_flight == 1
     await nats_server.kill()
     await eventually(lambda: not bus.is_connected)
     await eventually(lambda: administration.in_flight == 0)
-    administration.on_request(Msg(bus.nats, subject=subjects.admin_node("load"), reply=bus.new_inbox(), data=asked))
+    administration.on_request(Msg(bus.nats, subject=subjects.ADMIN_NODE.of("load"), reply=bus.new_inbox(), data=asked))
     assert administration.in_flight == 0, "what cannot be sent is not waited for"
 
 

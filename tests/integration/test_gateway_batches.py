@@ -22,7 +22,7 @@ from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.subjects import GATEWAY_INBOX_PREFIX
+from sollol_schemas.inboxes import GATEWAY_INBOX_PREFIX
 
 openai = pytest.importorskip("openai")
 

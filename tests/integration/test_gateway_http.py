@@ -20,7 +20,7 @@ from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, Faul
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.subjects import GATEWAY_INBOX_PREFIX
+from sollol_schemas.inboxes import GATEWAY_INBOX_PREFIX
 
 MODEL = "countdown"
 CHAT = "/v1/chat/completions"

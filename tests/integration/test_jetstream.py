@@ -15,7 +15,7 @@ from sollol_bus.jetstream.streams import JetStreamRefused, StreamSpec, api, ensu
 from sollol_bus.server.config import find_binary
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 
 Eventually = Callable[..., Awaitable[None]]
 
@@ -23,7 +23,7 @@ Eventually = Callable[..., Awaitable[None]]
 @pytest.fixture
 async def leases(bus: Bus) -> Bucket:
     await provision(bus)
-    return Bucket(bus, subjects.LEASES_BUCKET)
+    return Bucket(bus, stores.LEASES_BUCKET)
 
 
 async def config_of(bus: Bus, stream: str) -> dict[str, object]:
@@ -38,14 +38,14 @@ def told_url(ports_dir: Path) -> str:
 
 async def test_actors_that_provision_at_once_agree(bus: Bus) -> None:
     await asyncio.gather(*(provision(bus) for _ in range(4)))
-    events = await config_of(bus, subjects.EVENTS_STREAM)
+    events = await config_of(bus, stores.EVENTS_STREAM)
     assert events["subjects"] == [subjects.EVENTS_ALL]
     assert events["max_age"] == 24 * 3600 * 10**9
     assert events["max_bytes"] == 1 << 30
     assert events["duplicate_window"] == 120 * 10**9
     assert events["discard"] == "old"
     assert events["allow_direct"] is True
-    for bucket in (subjects.NODES_BUCKET, subjects.LEASES_BUCKET, subjects.SETTINGS_BUCKET):
+    for bucket in (stores.NODES_BUCKET, stores.LEASES_BUCKET, stores.SETTINGS_BUCKET):
         assert (await config_of(bus, f"KV_{bucket}"))["storage"] == "file"
 
 
@@ -62,7 +62,7 @@ async def test_provisioning_waits_for_a_server_that_is_coming_up(nats_server: Em
     provisioning = asyncio.gather(provision(bus, timeout_s=20))
     await nats_server.start()
     await provisioning
-    assert await config_of(bus, subjects.EVENTS_STREAM)
+    assert await config_of(bus, stores.EVENTS_STREAM)
 
 
 async def test_an_account_without_jetstream_is_said_to_be_one(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ async def test_revisions_go_on_after_the_server_was_killed(
     nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
 ) -> None:
     await provision(bus)
-    bucket = Bucket(bus, subjects.LEASES_BUCKET)
+    bucket = Bucket(bus, stores.LEASES_BUCKET)
     before = await bucket.put("k", b"1")
     await nats_server.kill()
     await nats_server.start()

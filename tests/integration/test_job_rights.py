@@ -24,7 +24,7 @@ from sollol_bus.sdk.jobs import make_job
 from sollol_bus.server.rights import make_credentials, server_config
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.messages import decode, encode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.jobs import JobRef, JobResult, JobState
 from sollol_schemas.routing import Routing
 
@@ -121,20 +121,20 @@ async def test_nobody_but_the_control_role_writes_what_stands_for_the_end_of_a_j
     stuck = await control.submit(make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE))
     forged = encode(JobResult(job_id=stuck, state=JobState.DONE, body=msgspec.Raw(b'{"response":"forged"}')))
     for subject in (
-        subjects.job_result(stuck),
-        subjects.job_letter(stuck),
-        subjects.job_callback(stuck),
-        subjects.job_due(5, stuck),
-        subjects.job_delayed(5, stuck),
-        f"$KV.{subjects.JOBS_BUCKET}.job.{stuck}",
-        f"$JS.API.STREAM.MSG.DELETE.{subjects.JOBS_STREAM}",
-        f"$JS.API.CONSUMER.MSG.NEXT.{subjects.JOBS_STREAM}.p5",
+        subjects.JOB_RESULT.of(stuck),
+        subjects.JOB_LETTER.of(stuck),
+        subjects.JOB_CALLBACK.of(stuck),
+        subjects.JOB_DUE.of(5, stuck),
+        subjects.JOB_DELAYED.of(5, stuck),
+        f"$KV.{stores.JOBS_BUCKET}.job.{stuck}",
+        f"$JS.API.STREAM.MSG.DELETE.{stores.JOBS_STREAM}",
+        f"$JS.API.CONSUMER.MSG.NEXT.{stores.JOBS_STREAM}.p5",
     ):
         with pytest.raises(NotPermitted):
             await publish_acked(forger.bus, subject, forged)
-    forger.bus.publish(subjects.job_event(stuck, "done"), forged)
+    forger.bus.publish(subjects.JOB_EVENT.of(stuck, "done"), forged)
     assert (await control.job(stuck)).state is JobState.QUEUED
-    info = msgspec.json.decode(await api(control.bus, f"STREAM.INFO.{subjects.RESULTS_STREAM}"))
+    info = msgspec.json.decode(await api(control.bus, f"STREAM.INFO.{stores.RESULTS_STREAM}"))
     assert info["state"]["messages"] == 0
     await control.cancel_job(stuck)
 
@@ -143,7 +143,7 @@ async def test_a_node_neither_submits_nor_asks_about_jobs(guarded: Guarded) -> N
     node = await guarded.client("node-n1")
     payload = encode(make_job({"model": MODEL, "prompt": "x"}))
     with pytest.raises(NotPermitted):
-        await publish_acked(node.bus, subjects.job_submit(10, "mine"), payload)
+        await publish_acked(node.bus, subjects.JOB_SUBMIT.of(10, "mine"), payload)
     for subject in (subjects.JOB_ENQUEUE, subjects.JOB_GET, subjects.JOB_LIST, subjects.JOB_CANCEL, subjects.JOB_RETRY):
         with pytest.raises(NotPermitted):
             await node.bus.request(subject, encode(JobRef(job_id="mine")))
@@ -153,11 +153,11 @@ async def test_a_client_does_not_read_the_queue_itself(guarded: Guarded) -> None
     """Prompts of others lie in it: states and results are open to every caller, the bodies are not."""
     alice = await guarded.client("alice")
     stuck = await alice.submit(make_job({"model": MODEL, "prompt": "secret"}, routing=NOWHERE))
-    for what in (f"STREAM.MSG.GET.{subjects.JOBS_STREAM}", f"DIRECT.GET.{subjects.JOBS_STREAM}"):
+    for what in (f"STREAM.MSG.GET.{stores.JOBS_STREAM}", f"DIRECT.GET.{stores.JOBS_STREAM}"):
         with pytest.raises(SollolError):
-            await api(alice.bus, what, {"last_by_subj": subjects.job_submit(5, stuck)})
+            await api(alice.bus, what, {"last_by_subj": subjects.JOB_SUBMIT.of(5, stuck)})
     heard: list[bytes] = []
-    alice.bus.subscribe(subjects.JOB_SUBMIT_ALL, lambda m: heard.append(m.data))
+    alice.bus.subscribe(subjects.JOB_SUBMIT.all, lambda m: heard.append(m.data))
     await alice.submit_many([make_job({"model": MODEL, "prompt": "secret"}, routing=NOWHERE)])
     await alice.bus.flush()
     assert heard == []

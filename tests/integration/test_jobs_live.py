@@ -34,7 +34,7 @@ from sollol_bus.sdk.batch import Batch
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.jobs import JobNews, JobResult, JobState
 from sollol_schemas.routing import Routing
@@ -51,10 +51,12 @@ async def test_one_publish_is_one_job_with_one_result_and_every_state_is_an_even
 ) -> None:
     async with EmulatedSystem(tmp_path) as s:
         results: list[Msg] = []
-        s.client.bus.subscribe(subjects.job_result("mine"), results.append)
+        s.client.bus.subscribe(subjects.JOB_RESULT.of("mine"), results.append)
         payload = json.dumps({"body": {"model": MODEL, "prompt": "count down from 4"}}).encode()
         for _ in range(3):
-            await publish_acked(s.client.bus, subjects.job_submit(8, "mine"), payload, headers={"Nats-Msg-Id": "mine"})
+            await publish_acked(
+                s.client.bus, subjects.JOB_SUBMIT.of(8, "mine"), payload, headers={"Nats-Msg-Id": "mine"}
+            )
         answer = await s.client.wait_for_task("mine", timeout_s=20)
         assert answer.text.split() == ["3", "2", "1", "0"]
         assert answer.result is not None
@@ -86,9 +88,9 @@ async def test_another_body_under_a_known_id_is_told_as_a_conflict_and_dropped(
         await s.client.wait_for_task(await s.count(3, job_id="mine"), timeout_s=20)
         payload = json.dumps({"body": {"model": MODEL, "prompt": "count down from 9"}}).encode()
         headers = {"Nats-Msg-Id": "mine"}
-        ack = await publish_acked(s.client.bus, subjects.job_submit(5, "mine"), payload, headers=headers)
+        ack = await publish_acked(s.client.bus, subjects.JOB_SUBMIT.of(5, "mine"), payload, headers=headers)
         assert ack.duplicate, "inside the window the ack itself tells"
-        await publish_acked(s.client.bus, subjects.job_submit(5, "mine"), payload)
+        await publish_acked(s.client.bus, subjects.JOB_SUBMIT.of(5, "mine"), payload)
         await eventually(lambda: JobNews.CONFLICT in s.news_of("mine"))
         assert (await s.client.wait_for_task("mine")).text.split() == ["2", "1", "0"]
         assert (await s.client.jobs()).waiting == {}
@@ -98,7 +100,7 @@ async def test_the_same_job_under_two_priorities_runs_once(tmp_path: Path, event
     async with EmulatedSystem(tmp_path, slots=1, decode_tps=100) as s:
         payload = json.dumps({"body": {"model": MODEL, "prompt": "count down from 30"}}).encode()
         for priority in (3, 7):
-            await publish_acked(s.client.bus, subjects.job_submit(priority, "mine"), payload)
+            await publish_acked(s.client.bus, subjects.JOB_SUBMIT.of(priority, "mine"), payload)
         await s.client.wait_for_task("mine", timeout_s=20)
 
         async def is_empty() -> bool:
@@ -204,7 +206,7 @@ async def test_a_job_is_cancelled_delayed_queued_and_running_but_not_when_it_is_
 async def test_progress_is_told_in_tokens_and_at_most_once_a_second(tmp_path: Path, eventually: Eventually) -> None:
     async with EmulatedSystem(tmp_path, decode_tps=40) as s:
         writes: list[Msg] = []
-        s.client.bus.subscribe(f"$KV.{subjects.JOBS_BUCKET}.job.mine", writes.append)
+        s.client.bus.subscribe(f"$KV.{stores.JOBS_BUCKET}.job.mine", writes.append)
         began = time.monotonic()
         job_id = await s.count(90, job_id="mine")
         seen: set[int] = set()
@@ -271,8 +273,8 @@ async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path, eve
             await s.client.cancel_job("nope")
         with pytest.raises(SollolError):
             await s.client.purge_jobs("queued")
-        await publish_acked(bus, subjects.job_submit(5, "malformed"), b"not json")
-        await publish_acked(bus, subjects.job_submit(5, "far-too-long-" + "x" * 60), b"{}")
+        await publish_acked(bus, subjects.JOB_SUBMIT.of(5, "malformed"), b"not json")
+        await publish_acked(bus, subjects.JOB_SUBMIT.of(5, "far-too-long-" + "x" * 60), b"{}")
         with pytest.raises(BadRequest, match="malformed"):
             await s.client.wait_for_task("malformed", timeout_s=20)
         await eventually(lambda: any(event.job_id.startswith("invalid-") for event in s.news))
@@ -323,7 +325,7 @@ async def test_many_texts_are_embedded_in_order_and_keep_every_node_busy(tmp_pat
         asked = [await s.client.embed("nomic-embed-text", text) for text in texts[:3]]
         chosen: Counter[str | None] = Counter()
         s.client.bus.subscribe(
-            subjects.ROUTING_EVENTS_ALL, lambda m: chosen.update([decode(m.data, DecisionEvent).decision.node_id])
+            subjects.ROUTING_EVENT.all, lambda m: chosen.update([decode(m.data, DecisionEvent).decision.node_id])
         )
         await s.client.bus.flush()
         vectors = await s.client.embed_many("nomic-embed-text", texts)

@@ -16,7 +16,7 @@ from sollol_bus.jetstream.streams import JetStreamRefused, api, publish_acked
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.jobs import JobNews, JobState
 from sollol_schemas.routing import Routing
 
@@ -36,8 +36,8 @@ def payload_of(prompt: str) -> bytes:
 
 async def limit_queue(bus: Bus, max_msgs: int) -> None:
     """What an operator does with `nats stream edit`."""
-    info = msgspec.json.decode(await api(bus, f"STREAM.INFO.{subjects.JOBS_STREAM}"))
-    await api(bus, f"STREAM.UPDATE.{subjects.JOBS_STREAM}", info["config"] | {"max_msgs": max_msgs})
+    info = msgspec.json.decode(await api(bus, f"STREAM.INFO.{stores.JOBS_STREAM}"))
+    await api(bus, f"STREAM.UPDATE.{stores.JOBS_STREAM}", info["config"] | {"max_msgs": max_msgs})
 
 
 async def test_a_full_queue_refuses_every_submitter_and_takes_jobs_again_once_there_is_room(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ async def test_a_full_queue_refuses_every_submitter_and_takes_jobs_again_once_th
         stuck = [await s.client.generate_async(MODEL, "x", routing=NOWHERE) for _ in range(3)]
         await limit_queue(s.client.bus, 3)
         with pytest.raises(JetStreamRefused, match="maximum messages exceeded") as refused:
-            await publish_acked(s.client.bus, subjects.job_submit(5, "plain"), payload_of("x"))
+            await publish_acked(s.client.bus, subjects.JOB_SUBMIT.of(5, "plain"), payload_of("x"))
         assert refused.value.err_code == 10077
         job = make_job({"model": MODEL, "prompt": "count down from 1"})
         with pytest.raises(QueueFull, match="queue of jobs is full"):
@@ -62,9 +62,9 @@ async def test_the_same_publish_beyond_the_duplicate_window_runs_nothing_again(
 ) -> None:
     async with EmulatedSystem(tmp_path) as s:
         results: list[Msg] = []
-        s.client.bus.subscribe(subjects.job_result("mine"), results.append)
+        s.client.bus.subscribe(subjects.JOB_RESULT.of("mine"), results.append)
         for _ in range(3):  # without a message id, as if the window were over
-            ack = await publish_acked(s.client.bus, subjects.job_submit(5, "mine"), payload_of("count down from 2"))
+            ack = await publish_acked(s.client.bus, subjects.JOB_SUBMIT.of(5, "mine"), payload_of("count down from 2"))
             assert not ack.duplicate
             await s.client.wait_for_task("mine", timeout_s=20)
 
@@ -92,8 +92,8 @@ async def test_an_answer_that_is_not_kept_any_more_is_an_error_and_no_endless_wa
         small, large = await s.count(3), await s.count(500)
         for job_id in (small, large):
             await s.client.wait_for_task(job_id, timeout_s=20)
-        for stream in (subjects.RESULTS_STREAM, f"OBJ_{subjects.JOB_BLOBS}"):
-            keep = {"filter": subjects.job_result(small)} if stream == subjects.RESULTS_STREAM else {}
+        for stream in (stores.RESULTS_STREAM, f"OBJ_{stores.JOB_BLOBS}"):
+            keep = {"filter": subjects.JOB_RESULT.of(small)} if stream == stores.RESULTS_STREAM else {}
             await api(s.client.bus, f"STREAM.PURGE.{stream}", keep)
         for job_id in (small, large):
             with pytest.raises(BadRequest, match="not kept any more"):
@@ -108,8 +108,8 @@ async def test_a_message_that_the_server_gave_up_delivering_is_buried_with_a_let
         job_id = await s.client.generate_async(MODEL, "x", routing=NOWHERE)
         await eventually(lambda: JobNews.RETRYING in s.news_of(job_id))
         number = (await s.client.job(job_id)).stream_seq
-        advisory = {"stream": subjects.JOBS_STREAM, "stream_seq": number, "deliveries": 100_000}
-        subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{subjects.JOBS_STREAM}.p5"
+        advisory = {"stream": stores.JOBS_STREAM, "stream_seq": number, "deliveries": 100_000}
+        subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stores.JOBS_STREAM}.p5"
         s.client.bus.publish(subject, encode(advisory))
         with pytest.raises(SollolError, match="delivered 100000 times"):
             await s.client.wait_for_task(job_id, timeout_s=20)
@@ -148,7 +148,7 @@ async def test_what_is_not_ended_or_not_known_cannot_be_purged(tmp_path: Path) -
         large = await s.count(500)
         await s.client.wait_for_task(large, timeout_s=20)
         assert await s.client.purge_jobs(job_id=large) == 1
-        info = msgspec.json.decode(await api(s.client.bus, f"STREAM.INFO.OBJ_{subjects.JOB_BLOBS}"))
+        info = msgspec.json.decode(await api(s.client.bus, f"STREAM.INFO.OBJ_{stores.JOB_BLOBS}"))
         assert info["state"]["bytes"] < 1024, "the answer is gone with its job"
 
 

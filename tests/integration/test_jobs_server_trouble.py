@@ -15,7 +15,7 @@ from sollol_bus.errors import BusError, NotConnected
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg
-from sollol_schemas import subjects
+from sollol_schemas import stores
 
 _WITHOUT_JETSTREAM = "jetstream: disabled"
 
@@ -51,16 +51,16 @@ async def bus(plain_server: EmbeddedServer) -> AsyncIterator[Bus]:
 async def test_a_server_that_does_not_tell_its_time_is_an_error_that_is_waited_out(
     bus: Bus, jetstream: Bus, told: str
 ) -> None:
-    jetstream.subscribe(f"$JS.API.STREAM.INFO.{subjects.JOBS_STREAM}", lambda m: jetstream.respond(m, {"ts": told}))
+    jetstream.subscribe(f"$JS.API.STREAM.INFO.{stores.JOBS_STREAM}", lambda m: jetstream.respond(m, {"ts": told}))
     await jetstream.flush()
     with pytest.raises(BusError, match="time"):
-        await ServerClock(bus, subjects.JOBS_STREAM).compare()
+        await ServerClock(bus, stores.JOBS_STREAM).compare()
 
 
 async def test_a_list_that_the_connection_cuts_off_is_an_error_and_no_shorter_list(
     plain_server: EmbeddedServer, bus: Bus, jetstream: Bus, eventually: Eventually
 ) -> None:
-    states = f"KV_{subjects.JOBS_BUCKET}"
+    states = f"KV_{stores.JOBS_BUCKET}"
     info = {"state": {"messages": 2, "first_seq": 1, "last_seq": 2}}
     begun: list[Msg] = []
     jetstream.subscribe(f"$JS.API.STREAM.INFO.{states}", lambda m: jetstream.respond(m, info))

@@ -35,9 +35,9 @@ class Fleet:
         self.bus = bus
         self.attempts: list[str] = []
         bus.subscribe(subjects.GRANT, self._on_grant)
-        bus.subscribe(subjects.node_exec("n1"), self._on_exec)
+        bus.subscribe(subjects.NODE_EXEC.of("n1"), self._on_exec)
         ended = ControlReply(node_id="n1", instance="i1", attempt_state=AttemptState.ENDED_SPOKEN)
-        bus.subscribe(subjects.node_control("n1"), lambda msg: bus.respond(msg, ended))
+        bus.subscribe(subjects.NODE_CONTROL.of("n1"), lambda msg: bus.respond(msg, ended))
 
     def _on_grant(self, msg: Msg) -> None:
         asked = decode(msg.data, GrantRequest)
@@ -63,7 +63,7 @@ class Fleet:
             self._report(attempt, AttemptDone(attempt_id=attempt, figures=Figures()))
 
     def _report(self, attempt: str, report: object) -> None:
-        self.bus.publish(subjects.attempt("n1", attempt), encode(report))
+        self.bus.publish(subjects.ATTEMPT.of("n1", attempt), encode(report))
 
 
 @pytest.mark.timeout(60)
@@ -71,14 +71,14 @@ async def test_a_job_whose_end_went_unheard_is_run_again(
     nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
 ) -> None:
     results: list[JobResult] = []
-    bus.subscribe(subjects.job_result("mine"), lambda msg: results.append(decode(msg.data, JobResult)))
+    bus.subscribe(subjects.JOB_RESULT.of("mine"), lambda msg: results.append(decode(msg.data, JobResult)))
     fleet = Fleet(bus)
     async with Dispatcher(DispatcherConfig(), BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")):
         payload = json.dumps({"body": {"model": "m", "prompt": "hello"}}).encode()
 
         async def is_stored() -> bool:
             try:
-                await publish_acked(bus, subjects.job_submit(5, "mine"), payload, headers={"Nats-Msg-Id": "mine"})
+                await publish_acked(bus, subjects.JOB_SUBMIT.of(5, "mine"), payload, headers={"Nats-Msg-Id": "mine"})
             except BusError:
                 return False  # the dispatcher makes the stream at its start
             return True

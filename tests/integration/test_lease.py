@@ -15,7 +15,7 @@ from sollol_bus.jetstream.lease import Lease
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 
 Eventually = Callable[..., Awaitable[None]]
 
@@ -55,7 +55,7 @@ async def join(nats_server: EmbeddedServer) -> AsyncIterator[Join]:
     async def make(name: str, **options: object) -> Candidate:
         bus = await Bus.connect(BusConfig(url=nats_server.url, name=name))
         await provision(bus)
-        candidates.append(Candidate(bus, name, **{"probe": subjects.scorer_probe, **options}))
+        candidates.append(Candidate(bus, name, **{"probe": subjects.SCORER_PROBE.of, **options}))
         return candidates[-1]
 
     yield make
@@ -68,7 +68,7 @@ async def test_a_lone_candidate_takes_office_and_keeps_its_term_over_renewals(
 ) -> None:
     a = await join("a", ttl_s=1)
     await eventually(lambda: a.lease.is_held)
-    bucket = Bucket(a.bus, subjects.LEASES_BUCKET)
+    bucket = Bucket(a.bus, stores.LEASES_BUCKET)
     term = a.lease.term
 
     async def was_renewed_twice() -> bool:
@@ -167,7 +167,7 @@ async def test_a_process_that_was_suspended_is_out_of_office_when_it_wakes(join:
 async def test_a_holder_that_is_overwritten_is_out_of_office(join: Join, bus: Bus, eventually: Eventually) -> None:
     a = await join("a", ttl_s=1)
     await eventually(lambda: a.lease.is_held)
-    await Bucket(bus, subjects.LEASES_BUCKET).put("office", b"usurper", ttl_s=60)
+    await Bucket(bus, stores.LEASES_BUCKET).put("office", b"usurper", ttl_s=60)
     await eventually(lambda: bool(a.losses))
     assert a.losses[0] in {"taken by usurper", "not renewed in time"}
 
@@ -177,7 +177,7 @@ async def test_a_renewal_whose_ack_was_lost_does_not_end_the_office(
 ) -> None:
     a = await join("a", ttl_s=3)
     await eventually(lambda: a.lease.is_held)
-    bucket = Bucket(bus, subjects.LEASES_BUCKET)
+    bucket = Bucket(bus, stores.LEASES_BUCKET)
     stored = await bucket.put("office", b"a", ttl_s=3)
 
     async def was_renewed() -> bool:

@@ -15,7 +15,7 @@ from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.control import ControlReply
 from sollol_schemas.telemetry import Telemetry
 
@@ -30,7 +30,7 @@ class Eventually(Protocol):
 @pytest.fixture
 async def store(bus: Bus) -> Bucket:
     await provision(bus)
-    return Bucket(bus, subjects.NODES_BUCKET)
+    return Bucket(bus, stores.NODES_BUCKET)
 
 
 def owner(instance: str) -> Owner:
@@ -40,7 +40,7 @@ def owner(instance: str) -> Owner:
 def answering(bus: Bus, instance: str) -> None:
     """Another process under the same id."""
     pong = encode(ControlReply(node_id=NODE, instance=instance))
-    bus.subscribe(subjects.node_control(NODE), lambda msg: bus.publish(msg.reply, pong))
+    bus.subscribe(subjects.NODE_CONTROL.of(NODE), lambda msg: bus.publish(msg.reply, pong))
 
 
 async def test_an_id_is_free_until_somebody_answers_under_it(bus: Bus) -> None:
@@ -89,7 +89,7 @@ async def test_without_a_store_the_node_starts_and_claims_later(
     nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
 ) -> None:
     told: list[Telemetry] = []
-    bus.subscribe(subjects.TELEMETRY_ALL, lambda msg: told.append(decode(msg.data, Telemetry)))
+    bus.subscribe(subjects.TELEMETRY.all, lambda msg: told.append(decode(msg.data, Telemetry)))
     async with NodeMonitor(CONFIG, BusConfig(url=nats_server.url)):
         await eventually(lambda: bool(told))
         assert told[0].revision == 0

@@ -354,7 +354,7 @@ class Asked:
     def __init__(self, bus: Bus, node: NodeMonitor, body: dict[str, Any], *, stream: bool = True) -> None:
         self._bus = bus
         self.failure: AttemptFailed | None = None
-        self.subscription = bus.subscribe(subjects.attempt(NODE, "r-1"), self._on_report)
+        self.subscription = bus.subscribe(subjects.ATTEMPT.of(NODE, "r-1"), self._on_report)
         decision = Decision(
             request_id="r",
             attempt_id="r-1",
@@ -375,7 +375,7 @@ class Asked:
             self.failure = report
 
     def send(self, reply_to: str) -> None:
-        self._bus.publish(subjects.node_exec(NODE), self.body, headers=self.headers | {h.REPLY_TO: reply_to})
+        self._bus.publish(subjects.NODE_EXEC.of(NODE), self.body, headers=self.headers | {h.REPLY_TO: reply_to})
 
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -419,7 +419,7 @@ async def test_a_hanging_engine_delays_no_heartbeat(
         await asyncio.Event().wait()
 
     told: list[Telemetry] = []
-    bus.subscribe(subjects.TELEMETRY_ALL, lambda msg: told.append(decode(msg.data, Telemetry)))
+    bus.subscribe(subjects.TELEMETRY.all, lambda msg: told.append(decode(msg.data, Telemetry)))
     hanging: list[bool] = []
 
     async def ps(path: str, writer: asyncio.StreamWriter) -> None:
@@ -440,7 +440,7 @@ async def test_a_node_tells_nothing_of_its_own_machine_for_an_engine_elsewhere(
     stated: dict[str, Any], nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
 ) -> None:
     told: list[Telemetry] = []
-    bus.subscribe(subjects.TELEMETRY_ALL, lambda msg: told.append(decode(msg.data, Telemetry)))
+    bus.subscribe(subjects.TELEMETRY.all, lambda msg: told.append(decode(msg.data, Telemetry)))
     async with ScriptedEngine(OLLAMA) as engine, noded(nats_server, bus, url=engine.url, machine="remote", **stated):
         await eventually(lambda: len(told) > 2 and told[-1].engine.is_reachable)
     seen = told[-1]
@@ -486,7 +486,7 @@ async def test_a_node_without_its_engine_starts_and_says_why(
     nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
 ) -> None:
     told: list[Telemetry] = []
-    bus.subscribe(subjects.TELEMETRY_ALL, lambda msg: told.append(decode(msg.data, Telemetry)))
+    bus.subscribe(subjects.TELEMETRY.all, lambda msg: told.append(decode(msg.data, Telemetry)))
     async with noded(nats_server, bus, url="http://127.0.0.1:1", engine="auto") as node:
         await eventually(lambda: bool(told) and not told[-1].engine.is_reachable)
         assert "no connection" in told[-1].engine.detail
@@ -499,13 +499,13 @@ async def test_a_node_without_its_engine_starts_and_says_why(
 
 async def test_an_unreadable_control_request_gets_a_clear_error(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with ScriptedEngine(OLLAMA) as engine, noded(nats_server, bus, url=engine.url):
-        reply = await bus.request(subjects.node_control(NODE), b'{"type":"control.dance.v1"}')
+        reply = await bus.request(subjects.NODE_CONTROL.of(NODE), b'{"type":"control.dance.v1"}')
         error = error_of(reply)
         assert error is not None
         assert error.code is ErrorCode.BAD_REQUEST
-        bus.publish(subjects.node_exec(NODE), b"x", headers={h.EXEC: "nonsense"})
-        bus.publish(subjects.node_cancel(NODE), b"nonsense")
-        assert error_of(await bus.request(subjects.node_control(NODE), b'{"type":"control.ping.v1"}')) is None
+        bus.publish(subjects.NODE_EXEC.of(NODE), b"x", headers={h.EXEC: "nonsense"})
+        bus.publish(subjects.NODE_CANCEL.of(NODE), b"nonsense")
+        assert error_of(await bus.request(subjects.NODE_CONTROL.of(NODE), b'{"type":"control.ping.v1"}')) is None
 
 
 # -- a real llama.cpp ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import headers as h
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import (
     AttemptState,
@@ -112,9 +112,9 @@ class Desk:
         )
         exec_envelope = Exec(decision=decision, stream=stream, **envelope)
         self.bus.publish(
-            subjects.node_exec(NODE),
+            subjects.NODE_EXEC.of(NODE),
             msgspec.json.encode(body),
-            reply=subjects.attempt(NODE, attempt_id),
+            reply=subjects.ATTEMPT.of(NODE, attempt_id),
             headers={h.EXEC: encode(exec_envelope).decode(), h.REPLY_TO: reply_to},
         )
         return attempt_id
@@ -139,16 +139,16 @@ class Stage:
         self.telemetry: list[Telemetry] = []
         self.loads: list[LoadUpdate] = []
         bus = desk.bus
-        bus.subscribe(subjects.OUTCOMES_ALL, lambda msg: self.outcomes.append(decode(msg.data, Outcome)))
-        bus.subscribe(subjects.TELEMETRY_ALL, lambda msg: self.telemetry.append(decode(msg.data, Telemetry)))
-        bus.subscribe(subjects.LOAD_ALL, lambda msg: self.loads.append(decode(msg.data, LoadUpdate)))
+        bus.subscribe(subjects.OUTCOME_EVENT.all, lambda msg: self.outcomes.append(decode(msg.data, Outcome)))
+        bus.subscribe(subjects.TELEMETRY.all, lambda msg: self.telemetry.append(decode(msg.data, Telemetry)))
+        bus.subscribe(subjects.LOAD.all, lambda msg: self.loads.append(decode(msg.data, LoadUpdate)))
 
     def chat(self, text: str = "count 12", **more: Any) -> str:
         body = {"model": MODEL, "messages": [{"role": "user", "content": text}]}
         return self.desk.send(self.node.instance, body | more.pop("body", {}), **more)
 
     async def control(self, request: Any) -> ControlReply:
-        msg = await self.desk.bus.request(subjects.node_control(NODE), encode(request))
+        msg = await self.desk.bus.request(subjects.NODE_CONTROL.of(NODE), encode(request))
         return decode(msg.data, ControlReply)
 
 
@@ -290,7 +290,7 @@ async def test_a_cancel_frees_the_slot_and_ends_the_stream(
     async with staged(nats_server, bus, time_scale=1.0, decode_tps=30.0) as stage:
         attempt = stage.chat("count 500")
         await eventually(lambda: len(stage.desk.heard) > 2)
-        bus.publish(subjects.node_cancel(NODE), encode(CancelAttempt(attempt_id=attempt, reason="enough")))
+        bus.publish(subjects.NODE_CANCEL.of(NODE), encode(CancelAttempt(attempt_id=attempt, reason="enough")))
         await eventually(lambda: bool(stage.outcomes))
         assert stage.outcomes[0].status is OutcomeStatus.CANCELLED
         assert stage.node.in_flight() == set()
@@ -420,7 +420,7 @@ async def test_a_client_that_leaves_during_a_load_does_not_abort_it(
     async with staged(nats_server, bus, preload=(), time_scale=2.0) as stage:
         attempt = stage.chat("count 20", needs_load=True)
         await eventually(lambda: any(one.is_loading for one in stage.node.telemetry().in_flight))
-        bus.publish(subjects.node_cancel(NODE), encode(CancelAttempt(attempt_id=attempt)))
+        bus.publish(subjects.NODE_CANCEL.of(NODE), encode(CancelAttempt(attempt_id=attempt)))
         await eventually(lambda: bool(stage.outcomes))
         await eventually(lambda: bool(stage.node.telemetry().loaded))
 
@@ -475,7 +475,7 @@ async def test_a_pull_streams_its_progress(nats_server: EmbeddedServer, bus: Bus
         told: list[Msg] = []
         inbox = bus.new_inbox()
         bus.subscribe(inbox, told.append)
-        bus.publish(subjects.node_control(NODE), encode(ControlPull(model=MODEL)), reply=inbox)
+        bus.publish(subjects.NODE_CONTROL.of(NODE), encode(ControlPull(model=MODEL)), reply=inbox)
         await eventually(lambda: bool(told) and not told[-1].data)
         assert stage.node.state.value == "running"
         assert json.loads(told[0].data)
@@ -514,9 +514,9 @@ async def test_a_broken_bus_ends_what_streams_and_drops_what_does_not(
         assert states == [AttemptState.ENDED_SILENT, AttemptState.ENDED_SPOKEN]
 
         async def has_lost_outcome() -> bool:
-            question = {"last_by_subj": subjects.outcome_event(NODE)}
+            question = {"last_by_subj": subjects.OUTCOME_EVENT.of(NODE)}
             try:
-                answer = json.loads(await api(bus, f"STREAM.MSG.GET.{subjects.EVENTS_STREAM}", question))
+                answer = json.loads(await api(bus, f"STREAM.MSG.GET.{stores.EVENTS_STREAM}", question))
             except BusError:
                 return False  # not stored yet
             outcome = decode(base64.b64decode(answer["message"]["data"]), Outcome)

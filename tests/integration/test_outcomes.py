@@ -13,7 +13,7 @@ from sollol_bus.jetstream.outcomes import OutcomePublisher, message_id
 from sollol_bus.jetstream.streams import api, provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
-from sollol_schemas import subjects
+from sollol_schemas import stores
 from sollol_schemas.decision import Decision
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 
@@ -32,7 +32,7 @@ def outcome(
 
 
 async def stored(bus: Bus) -> int:
-    info = msgspec.json.decode(await api(bus, f"STREAM.INFO.{subjects.EVENTS_STREAM}"))
+    info = msgspec.json.decode(await api(bus, f"STREAM.INFO.{stores.EVENTS_STREAM}"))
     count: int = info["state"]["messages"]
     return count
 
@@ -112,7 +112,7 @@ async def test_the_oldest_are_dropped_and_counted_when_the_buffer_is_full(
     assert sum("were dropped" in r.message for r in caplog.records) == 4  # at 1, 2, 4 and 8
     await nats_server.start()
     await eventually(lambda: publisher.pending == 0)
-    first = msgspec.json.decode(await api(bus, f"STREAM.INFO.{subjects.EVENTS_STREAM}"))["state"]
+    first = msgspec.json.decode(await api(bus, f"STREAM.INFO.{stores.EVENTS_STREAM}"))["state"]
     assert first["messages"] == 10
 
 

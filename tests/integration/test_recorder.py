@@ -70,7 +70,7 @@ def outcome(request_id: str, node_id: str = "n1", **changes: Any) -> Outcome:
 
 
 async def record(bus: Bus, *outcomes: Outcome) -> None:
-    await asyncio.gather(*(publish_acked(bus, subjects.outcome_event(o.node_id), encode(o)) for o in outcomes))
+    await asyncio.gather(*(publish_acked(bus, subjects.OUTCOME_EVENT.of(o.node_id), encode(o)) for o in outcomes))
 
 
 async def stats(bus: Bus, window_s: float = 0.0) -> StatsReply:
@@ -79,7 +79,7 @@ async def stats(bus: Bus, window_s: float = 0.0) -> StatsReply:
 
 
 async def why(bus: Bus, request_id: str) -> WhyReply:
-    return decode((await bus.request(subjects.why(request_id))).data, WhyReply)
+    return decode((await bus.request(subjects.WHY.of(request_id))).data, WhyReply)
 
 
 def has_recorded(bus: Bus, count: int) -> Callable[[], Awaitable[bool]]:
@@ -107,7 +107,7 @@ async def test_outcomes_and_decisions_are_recorded_and_why_shows_both(start: Sta
     await start()
     decision = Decision(request_id="r", attempt_id="r-1", node_id="n1", model="m", reason="soonest")
     event = DecisionEvent(decision=decision, candidates=(CandidateCost(node_id="n1", total_s=1.0),))
-    await publish_acked(bus, subjects.routing_event("fast"), encode(event))
+    await publish_acked(bus, subjects.ROUTING_EVENT.of("fast"), encode(event))
     await record(bus, outcome("r"))
     reply = await why(bus, "r")
     assert reply.decisions == (event,)
@@ -118,7 +118,7 @@ async def test_questions_without_a_body_mean_everything(start: Start, bus: Bus, 
     await start()
     await record(bus, outcome("a"), outcome("b", node_id="n2", status=OutcomeStatus.FAILED, code=ErrorCode.STALLED))
     await publish_acked(
-        bus, subjects.node_event("n2", "suspect"), encode(NodeEvent(node_id="n2", state=NodeState.SUSPECT))
+        bus, subjects.NODE_EVENT.of("n2", "suspect"), encode(NodeEvent(node_id="n2", state=NodeState.SUSPECT))
     )
     await eventually(has_recorded(bus, 2))
     everything = decode((await bus.request(subjects.STATS)).data, StatsReply)
@@ -161,7 +161,7 @@ async def test_a_node_s_late_report_replaces_the_presumed_loss(start: Start, bus
 
 async def test_an_unknown_request_and_an_unreadable_question_are_refused(start: Start, bus: Bus) -> None:
     await start()
-    unknown = error_of(await bus.request(subjects.why("never-seen")))
+    unknown = error_of(await bus.request(subjects.WHY.of("never-seen")))
     assert unknown is not None
     assert unknown.code is ErrorCode.UNKNOWN_REQUEST
     unreadable = error_of(await bus.request(subjects.STATS, b"{"))
@@ -182,7 +182,7 @@ async def test_nobody_can_make_the_recorder_publish_outside_of_inboxes(start: St
 
 async def test_more_queries_than_permitted_are_refused_not_queued(start: Start, bus: Bus) -> None:
     await start()
-    replies = await asyncio.gather(*(bus.request(subjects.why(f"unknown{n}")) for n in range(MAX_QUERIES + 2)))
+    replies = await asyncio.gather(*(bus.request(subjects.WHY.of(f"unknown{n}")) for n in range(MAX_QUERIES + 2)))
     codes = [str(body.code) for body in map(error_of, replies) if body is not None]
     assert sorted(codes) == ["queue_full"] * 2 + ["unknown_request"] * MAX_QUERIES
 
@@ -202,7 +202,7 @@ async def test_an_event_that_breaks_its_contract_does_not_stop_the_others(
     start: Start, bus: Bus, eventually: Eventually
 ) -> None:
     await start()
-    await publish_acked(bus, subjects.outcome_event("n1"), b"not an outcome")
+    await publish_acked(bus, subjects.OUTCOME_EVENT.of("n1"), b"not an outcome")
     await record(bus, outcome("a"))
     await eventually(has_recorded(bus, 1))
 
@@ -301,7 +301,7 @@ async def test_a_database_that_cannot_be_used_stops_the_recorder_with_the_reason
 async def test_it_can_be_discovered_with_its_counters(start: Start, bus: Bus) -> None:
     recorder = await start()
     await stats(bus)
-    await bus.request(subjects.why("unknown"))
+    await bus.request(subjects.WHY.of("unknown"))
     msg = await bus.request(f"$SRV.STATS.sollol-recorder.{recorder.instance}")
     told = {e["name"]: e for e in decode(msg.data, dict[str, Any])["endpoints"]}
     assert told["stats"]["num_requests"] == 1

@@ -28,11 +28,11 @@ from sollol_bus.server.rights import (
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode
-from sollol_schemas import subjects
+from sollol_schemas import inboxes, stores, subjects
 from sollol_schemas.decision import Decision
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.queries import StatsReply
-from sollol_schemas.subjects import CHANNELS, Channel, Role
+from sollol_schemas.subjects import SUBJECTS, Role, Subject
 
 Eventually = Callable[..., Awaitable[None]]
 Connect = Callable[[str], Awaitable[Bus]]
@@ -102,9 +102,9 @@ class Raw:
         return is_refused
 
 
-def concrete(channel: Channel, node_id: str) -> str:
+def concrete(row: Subject, node_id: str) -> str:
     filled = [
-        node_id if part == "{node_id}" else "x" if part.startswith("{") else part for part in channel.address.split(".")
+        node_id if part == "{node_id}" else "x" if part.startswith("{") else part for part in row.address.split(".")
     ]
     return ".".join(filled)
 
@@ -114,20 +114,20 @@ async def test_a_role_says_and_hears_exactly_what_the_subject_table_gives_it(
     guarded: EmbeddedServer, role: Role
 ) -> None:
     raw = await Raw.open(guarded, USERS[USER_OF[role]])
-    for channel in CHANNELS:
-        subject = concrete(channel, "n1")
-        assert await raw.may_publish(subject) == (role in channel.senders), f"publish {subject}"
-        assert await raw.may_subscribe(subject) == (role in channel.receivers), f"subscribe {subject}"
+    for row in SUBJECTS:
+        subject = concrete(row, "n1")
+        assert await raw.may_publish(subject) == (role in row.by), f"publish {subject}"
+        assert await raw.may_subscribe(subject) == (role in row.to), f"subscribe {subject}"
     await raw.close()
 
 
 async def test_a_node_speaks_and_listens_under_its_own_id_alone(guarded: EmbeddedServer) -> None:
     raw = await Raw.open(guarded, USERS["node-n1"])
-    for channel in CHANNELS:
-        if "{node_id}" in channel.address:
-            assert not await raw.may_publish(concrete(channel, "n2")), channel.address
-            assert not await raw.may_subscribe(concrete(channel, "n2")), channel.address
-            assert not await raw.may_subscribe(channel.wildcard), channel.address
+    for row in SUBJECTS:
+        if "{node_id}" in row.address:
+            assert not await raw.may_publish(concrete(row, "n2")), row.address
+            assert not await raw.may_subscribe(concrete(row, "n2")), row.address
+            assert not await raw.may_subscribe(row.all), row.address
     await raw.close()
 
 
@@ -205,7 +205,7 @@ async def test_a_stranger_is_not_let_in(guarded: EmbeddedServer) -> None:
 async def test_a_node_claims_its_id_and_stores_its_outcomes(connect: Connect) -> None:
     control, node = await connect("control"), await connect("node-n1")
     await provision(control)
-    bucket = Bucket(node, subjects.NODES_BUCKET)
+    bucket = Bucket(node, stores.NODES_BUCKET)
     first = await bucket.create("node.n1", b"instance")
     assert first is not None
     assert (await bucket.get("node.n1")).value == b"instance"
@@ -224,7 +224,7 @@ async def test_tokens_reach_their_client_and_nobody_else(connect: Connect, event
     node, alice, bob = await connect("node-n1"), await connect("alice"), await connect("bob")
     heard: list[bytes] = []
     inbox = alice.new_inbox()
-    assert subjects.is_client_inbox(inbox)
+    assert inboxes.is_client_inbox(inbox)
     alice.subscribe(inbox, lambda m: heard.append(m.data))
     await alice.flush()
     overheard: list[bytes] = []
@@ -241,7 +241,7 @@ async def test_the_control_role_holds_offices_and_answers_nodes_clients_and_obse
 ) -> None:
     control = await connect("control")
     await provision(control)
-    lease = Lease(control, "scorer", "i1", probe=subjects.scorer_probe)
+    lease = Lease(control, "scorer", "i1", probe=subjects.SCORER_PROBE.of)
     task = asyncio.get_running_loop().create_task(lease.run())
     await eventually(lambda: lease.is_held)
     await lease.leave()

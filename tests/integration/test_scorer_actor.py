@@ -67,7 +67,7 @@ class FakeNode:
             "loaded": (LoadedModel(name="llama3:8b", size_bytes=5_000_000_000, vram_bytes=5_000_000_000),),
             "in_flight": self._in_flight(),
         }
-        self.bus.publish(subjects.telemetry(self.node_id), encode(Telemetry(**(fields | changes))))
+        self.bus.publish(subjects.TELEMETRY.of(self.node_id), encode(Telemetry(**(fields | changes))))
 
     def accept(self, attempt_id: str) -> None:
         self.running.append(attempt_id)
@@ -82,7 +82,7 @@ class FakeNode:
             slots=self.slots,
             in_flight=self._in_flight(),
         )
-        self.bus.publish(subjects.load(self.node_id), encode(update))
+        self.bus.publish(subjects.LOAD.of(self.node_id), encode(update))
 
     def finish(self, attempt_id: str) -> None:
         self.running.remove(attempt_id)
@@ -93,7 +93,7 @@ class FakeNode:
             status=OutcomeStatus.SUCCESS,
             reported_by=ReportedBy.NODE,
         )
-        self.bus.publish(subjects.outcome_event(self.node_id), encode(outcome))
+        self.bus.publish(subjects.OUTCOME_EVENT.of(self.node_id), encode(outcome))
 
     def _in_flight(self) -> tuple[InFlight, ...]:
         return tuple(InFlight(attempt_id=a, model="llama3:8b") for a in self.running)
@@ -183,7 +183,7 @@ def collect(bus: Bus, subject: str, kind: type[Any]) -> list[Any]:
 async def test_a_request_is_granted_at_once_when_a_slot_is_free(
     scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
 ) -> None:
-    decisions = collect(bus, subjects.ROUTING_EVENTS_ALL, DecisionEvent)
+    decisions = collect(bus, subjects.ROUTING_EVENT.all, DecisionEvent)
     node = FakeNode(bus, "gpu1")
     node.beat()
     dispatcher.ask("r1")
@@ -279,7 +279,7 @@ async def test_a_grant_that_no_node_takes_expires(
 async def test_a_standby_takes_over_with_a_higher_term_and_knows_the_fleet(
     start: Start, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
 ) -> None:
-    offices = collect(bus, subjects.OFFICE_EVENTS_ALL, OfficeEvent)
+    offices = collect(bus, subjects.OFFICE_EVENT.all, OfficeEvent)
     first = await start()
     await eventually(lambda: first.is_leader)
     term = first.core.term
@@ -317,7 +317,7 @@ async def test_only_the_scorer_in_office_answers(
 async def test_a_silent_node_is_reported_suspect_and_then_down(
     start: Start, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
 ) -> None:
-    events = collect(bus, subjects.NODE_EVENTS_ALL, NodeEvent)
+    events = collect(bus, subjects.NODE_EVENT.all, NodeEvent)
     scorer = await start(suspect_after_s=0.3, down_after_s=1.2)
     await eventually(lambda: scorer.is_leader)
     FakeNode(bus, "gpu1").beat()
@@ -332,7 +332,7 @@ async def test_a_silent_node_is_reported_suspect_and_then_down(
 async def test_attempts_whose_node_and_dispatcher_are_gone_are_reported_lost(
     start: Start, bus: Bus, eventually: Eventually
 ) -> None:
-    outcomes = collect(bus, subjects.OUTCOMES_ALL, Outcome)
+    outcomes = collect(bus, subjects.OUTCOME_EVENT.all, Outcome)
     scorer = await start(suspect_after_s=1.0, down_after_s=2.0)
     await eventually(lambda: scorer.is_leader)
     dispatcher = FakeDispatcher(bus, instance="dead1")
@@ -350,7 +350,7 @@ async def test_attempts_whose_node_and_dispatcher_are_gone_are_reported_lost(
 async def test_requests_of_a_dead_dispatcher_leave_the_queue(scorer: Scorer, bus: Bus, eventually: Eventually) -> None:
     FakeNode(bus, "gpu1").beat(in_flight=(InFlight(attempt_id="foreign-1", model="llama3:8b"),))
     living, dead = FakeDispatcher(bus, instance="living"), FakeDispatcher(bus, instance="dead")
-    bus.subscribe(subjects.dispatcher_probe("living"), lambda m: bus.publish(m.reply, b"ok"))
+    bus.subscribe(subjects.DISPATCHER_PROBE.of("living"), lambda m: bus.publish(m.reply, b"ok"))
     living.ask("r1")
     dead.ask("r2")
     await eventually(lambda: living.queued() == ["r1"] and dead.queued() == ["r2"])
@@ -386,11 +386,11 @@ async def test_nonsense_on_the_bus_harms_nobody(
 ) -> None:
     FakeNode(bus, "gpu1").beat()
     for data in (b"", b"{", b"\xff", b'{"type":"node.telemetry.v1"}', b"[" * 10_000):
-        for subject in (subjects.telemetry("gpu1"), subjects.load("gpu1"), subjects.outcome_event("gpu1"),
+        for subject in (subjects.TELEMETRY.of("gpu1"), subjects.LOAD.of("gpu1"), subjects.OUTCOME_EVENT.of("gpu1"),
                         subjects.GRANT, subjects.RELEASE, subjects.SCORER_ROUTE):  # fmt: skip
             bus.publish(subject, data)
     FakeNode(bus, "gpu2").bus.publish(
-        subjects.telemetry("gpu1"),
+        subjects.TELEMETRY.of("gpu1"),
         encode(
             Outcome(
                 decision=Decision(attempt_id="a-1", request_id="a", node_id="gpu1"),

@@ -19,7 +19,7 @@ from sollol_bus.jetstream.streams import api, provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.control import ControlLoad, ControlReply
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
@@ -59,7 +59,7 @@ async def written(bucket: Bucket) -> Learned:
 @pytest.fixture
 async def bucket(bus: Bus) -> Bucket:
     await provision(bus)
-    return Bucket(bus, subjects.LEARNED_BUCKET)
+    return Bucket(bus, stores.LEARNED_BUCKET)
 
 
 async def test_a_scorer_out_of_office_never_overwrites_its_successor(bus: Bus, bucket: Bucket) -> None:
@@ -98,7 +98,7 @@ async def test_a_bucket_that_vanished_is_made_again(bus: Bus, bucket: Bucket) ->
     candidate = Candidate(bus, 4)
     candidate.learn(20)
     await candidate.keeper.save()
-    await api(bus, f"STREAM.DELETE.KV_{subjects.LEARNED_BUCKET}")
+    await api(bus, f"STREAM.DELETE.KV_{stores.LEARNED_BUCKET}")
     candidate.learn(30)
     await candidate.keeper.save()
     await candidate.keeper.save()
@@ -166,10 +166,10 @@ async def scorers(nats_server: EmbeddedServer, eventually: Eventually) -> AsyncI
 
 
 async def test_a_forced_recovery_reaches_the_standbys(scorers: list[Scorer], bus: Bus, eventually: Eventually) -> None:
-    bus.publish(subjects.telemetry("gpu1"), encode(heartbeat()))
+    bus.publish(subjects.TELEMETRY.of("gpu1"), encode(heartbeat()))
     await eventually(lambda: all("gpu1" in s.core.fleet.nodes for s in scorers))
     for number in range(5):
-        bus.publish(subjects.outcome_event("gpu1"), encode(outcome(f"f{number}-1", OutcomeStatus.FAILED)))
+        bus.publish(subjects.OUTCOME_EVENT.of("gpu1"), encode(outcome(f"f{number}-1", OutcomeStatus.FAILED)))
     await eventually(lambda: all(state_of(s) is BreakerState.OPEN for s in scorers))
     request = BreakerRequest(reset=True, node_id="gpu1", model=MODEL)
     reply = decode((await bus.request(subjects.ADMIN_BREAKER, encode(request))).data, BreakersReply)
@@ -186,10 +186,10 @@ async def test_a_forced_recovery_reaches_the_standbys(scorers: list[Scorer], bus
 async def test_forgotten_reliability_is_forgotten_by_every_scorer_and_stays_so(
     scorers: list[Scorer], bus: Bus, eventually: Eventually
 ) -> None:
-    bucket = Bucket(bus, subjects.LEARNED_BUCKET)
-    bus.publish(subjects.telemetry("gpu1"), encode(heartbeat()))
+    bucket = Bucket(bus, stores.LEARNED_BUCKET)
+    bus.publish(subjects.TELEMETRY.of("gpu1"), encode(heartbeat()))
     await eventually(lambda: all("gpu1" in s.core.fleet.nodes for s in scorers))
-    bus.publish(subjects.outcome_event("gpu1"), encode(outcome("q1-1", OutcomeStatus.SUCCESS)))
+    bus.publish(subjects.OUTCOME_EVENT.of("gpu1"), encode(outcome("q1-1", OutcomeStatus.SUCCESS)))
 
     async def kept_attempts() -> float:
         value = (await bucket.get(KEY)).value
@@ -213,19 +213,19 @@ async def test_a_node_is_told_to_load_what_will_be_needed_and_everybody_may_know
 ) -> None:
     asked: list[ControlLoad] = []
     told: list[PreloadEvent] = []
-    bus.subscribe(subjects.preload_event("gpu1"), lambda m: told.append(decode(m.data, PreloadEvent)))
+    bus.subscribe(subjects.PRELOAD_EVENT.of("gpu1"), lambda m: told.append(decode(m.data, PreloadEvent)))
 
     def on_control(msg: Msg) -> None:
         if msg.data:
             asked.append(decode(msg.data, ControlLoad))
             bus.respond(msg, ControlReply(node_id="gpu1", instance="gpu1-1"))
 
-    bus.subscribe(subjects.node_control("gpu1"), on_control)
+    bus.subscribe(subjects.NODE_CONTROL.of("gpu1"), on_control)
     await bus.flush()
     for scorer in scorers:
         scorer.core.demand.restore(MODEL, 1.0, time.monotonic())
     memory = {"ram_total_mib": 64_000.0, "ram_available_mib": 60_000.0}
-    bus.publish(subjects.telemetry("gpu1"), encode(msgspec.structs.replace(heartbeat(), **memory)))
+    bus.publish(subjects.TELEMETRY.of("gpu1"), encode(msgspec.structs.replace(heartbeat(), **memory)))
     await eventually(lambda: len(told) == 1)
     assert [(a.model, a.keep_alive_s) for a in asked] == [(MODEL, ScorerConfig().resident_keep_alive_s)]
     assert (told[0].model, told[0].error) == (MODEL, "")

@@ -107,7 +107,7 @@ async def fail_until_open(bus: Bus, leader: Scorer, eventually: Eventually) -> N
     installed = (InstalledModel(name="llama3:8b", size_bytes=4_900_000_000),)
     beat = Telemetry(node_id="attic", instance="attic-1", revision=1, seq=1, engine=engine, slots=1,
                      installed=installed)  # fmt: skip
-    bus.publish(subjects.telemetry("attic"), encode(beat))
+    bus.publish(subjects.TELEMETRY.of("attic"), encode(beat))
     await eventually(lambda: "attic" in leader.core.fleet.nodes)
     for number in range(5):
         outcome = Outcome(
@@ -116,7 +116,7 @@ async def fail_until_open(bus: Bus, leader: Scorer, eventually: Eventually) -> N
             code=ErrorCode.ENGINE_FAILED,
             reported_by=ReportedBy.NODE,
         )
-        bus.publish(subjects.outcome_event("attic"), encode(outcome))
+        bus.publish(subjects.OUTCOME_EVENT.of("attic"), encode(outcome))
     breakers = leader.core.fleet.nodes["attic"].breakers
     await eventually(lambda: breakers.of("llama3:8b").state is BreakerState.OPEN)
 
@@ -128,7 +128,7 @@ async def test_open_breakers_are_listed_and_closed_by_force(
     await fail_until_open(bus, leader, eventually)
     events: list[BreakerEvent] = []
     bus.subscribe(
-        subjects.breaker_event("attic", BreakerState.CLOSED), lambda m: events.append(decode(m.data, BreakerEvent))
+        subjects.BREAKER_EVENT.of("attic", BreakerState.CLOSED), lambda m: events.append(decode(m.data, BreakerEvent))
     )
     await bus.flush()
     listed = {b.model: b for b in (await client.breakers()).breakers}

@@ -38,7 +38,7 @@ async def test_an_observer_sees_nodes_and_the_scorer_though_not_its_settings(tmp
             async with Client(users["observer"].bus_config(server.url)) as client, followed(client, view):
                 await client.bus.flush()
                 for seq in range(1, 3):
-                    node.publish(subjects.telemetry("n1"), encode(msgspec.structs.replace(told, seq=seq)))
+                    node.publish(subjects.TELEMETRY.of("n1"), encode(msgspec.structs.replace(told, seq=seq)))
                 await eventually(lambda: view.scorer == scorer.instance and "n1" in rows(view))
                 await eventually(lambda: client.bus.close_reason != "")  # the question about the strategy was refused
                 assert view.scorer == scorer.instance

@@ -41,7 +41,7 @@ class Fleet:
         self.stack, self.client, self._floor = stack, client, floor
         self.engines: dict[str, EmulatedNode] = {}
         self.outcomes: list[Outcome] = []
-        client.bus.subscribe(subjects.OUTCOMES_ALL, lambda msg: self.outcomes.append(decode(msg.data, Outcome)))
+        client.bus.subscribe(subjects.OUTCOME_EVENT.all, lambda msg: self.outcomes.append(decode(msg.data, Outcome)))
 
     async def is_up(self, node_id: str) -> bool:
         return node_id in {v.node_id for v in (await self.client.nodes()).nodes}

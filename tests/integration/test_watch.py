@@ -30,24 +30,24 @@ from sollol_schemas.telemetry import NodeState
 
 EVENTS: list[tuple[str, msgspec.Struct]] = [
     (
-        subjects.routing_event("fast"),
+        subjects.ROUTING_EVENT.of("fast"),
         DecisionEvent(decision=Decision(request_id="r", attempt_id="r-1", node_id="attic", model="m")),
     ),
     (
-        subjects.outcome_event("attic"),
+        subjects.OUTCOME_EVENT.of("attic"),
         Outcome(
             decision=Decision(attempt_id="r-1", request_id="r", node_id="attic"),
             status=OutcomeStatus.SUCCESS,
             reported_by=ReportedBy.NODE,
         ),
     ),
-    (subjects.node_event("attic", NodeState.DOWN), NodeEvent(node_id="attic", state=NodeState.DOWN)),
-    (subjects.preload_event("attic"), PreloadEvent(node_id="attic", model="m")),
-    (subjects.breaker_event("attic", BreakerState.OPEN), BreakerEvent(node_id="attic", state=BreakerState.OPEN)),
-    (subjects.office_event("abc"), OfficeEvent(instance="abc", term=1, is_leader=True)),
+    (subjects.NODE_EVENT.of("attic", NodeState.DOWN), NodeEvent(node_id="attic", state=NodeState.DOWN)),
+    (subjects.PRELOAD_EVENT.of("attic"), PreloadEvent(node_id="attic", model="m")),
+    (subjects.BREAKER_EVENT.of("attic", BreakerState.OPEN), BreakerEvent(node_id="attic", state=BreakerState.OPEN)),
+    (subjects.OFFICE_EVENT.of("abc"), OfficeEvent(instance="abc", term=1, is_leader=True)),
     (subjects.STRATEGY_EVENT, StrategyEvent(strategy="random", previous="plan")),
     (
-        subjects.job_event("j", "done"),
+        subjects.JOB_EVENT.of("j", "done"),
         JobEvent(job_id="j", news=JobNews.DONE, state=JobState.DONE, node_id="attic"),
     ),
 ]
@@ -70,7 +70,7 @@ async def watched(bus: Bus, *flags: str) -> list[str]:
             assert b"watching" in await watch.stderr.readline()
             for subject, event in EVENTS:
                 bus.publish(subject, encode(event))
-            bus.publish(subjects.routing_event("fast"), b"not a decision")
+            bus.publish(subjects.ROUTING_EVENT.of("fast"), b"not a decision")
             while len(lines) < (len(EVENTS) if "--all" in flags else 2):
                 lines.append((await watch.stdout.readline()).decode().rstrip())
     finally:

@@ -29,9 +29,10 @@ from sollol_bus.sdk.jobs import JobAnswer, make_job, priority_of
 from sollol_bus.server.rights import permissions
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.inboxes import is_callback_subject
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
 from sollol_schemas.routing import RoutingMode
-from sollol_schemas.subjects import Role, is_callback_subject
+from sollol_schemas.subjects import Role
 
 BODY = {"model": "m", "prompt": "hi"}
 STATUS = JobStatus(job_id="j", state=JobState.QUEUED, priority=7)

@@ -107,7 +107,7 @@ def test_what_an_outcome_counts_as(changes: dict[str, object], verdict: Verdict,
 
 
 def test_an_outcome_becomes_a_line_with_its_latency_from_arrival() -> None:
-    row = row_of(subjects.outcome_event("n1"), encode(outcome()), stored_at_ns=2_000_000_000, stream_seq=7)
+    row = row_of(subjects.OUTCOME_EVENT.of("n1"), encode(outcome()), stored_at_ns=2_000_000_000, stream_seq=7)
     assert row is not None
     assert row.table is Table.OUTCOMES
     assert tuple(row.columns) == OUTCOME_COLUMNS
@@ -117,20 +117,20 @@ def test_an_outcome_becomes_a_line_with_its_latency_from_arrival() -> None:
 
 def test_a_failure_has_no_latency() -> None:
     data = encode(outcome(status=OutcomeStatus.FAILED, code=ErrorCode.STALLED))
-    row = row_of(subjects.outcome_event("n1"), data, stored_at_ns=0, stream_seq=1)
+    row = row_of(subjects.OUTCOME_EVENT.of("n1"), data, stored_at_ns=0, stream_seq=1)
     assert row is not None
     assert [row.columns[name] for name in ("latency_s", "actual_s", "code")] == [None, None, "stalled"]
 
 
 def test_each_kind_of_event_finds_its_table() -> None:
     decision = DecisionEvent(decision=Decision(request_id="r", attempt_id="r-1", node_id="n1", model="m"))
-    row = row_of(subjects.routing_event("fast"), encode(decision), stored_at_ns=1, stream_seq=2)
+    row = row_of(subjects.ROUTING_EVENT.of("fast"), encode(decision), stored_at_ns=1, stream_seq=2)
     assert row is not None
     assert (row.table, row.columns["request_id"]) == (Table.DECISIONS, "r")
     for subject, event, kind, node_id in (
-        (subjects.node_event("n1", "down"), NodeEvent(node_id="n1", state=NodeState.DOWN), "node", "n1"),
-        (subjects.breaker_event("n2", "open"), BreakerEvent(node_id="n2", state=BreakerState.OPEN), "breaker", "n2"),
-        (subjects.office_event("i"), OfficeEvent(instance="i", term=3, is_leader=True), "scorer", ""),
+        (subjects.NODE_EVENT.of("n1", "down"), NodeEvent(node_id="n1", state=NodeState.DOWN), "node", "n1"),
+        (subjects.BREAKER_EVENT.of("n2", "open"), BreakerEvent(node_id="n2", state=BreakerState.OPEN), "breaker", "n2"),
+        (subjects.OFFICE_EVENT.of("i"), OfficeEvent(instance="i", term=3, is_leader=True), "scorer", ""),
     ):
         row = row_of(subject, encode(event), stored_at_ns=1, stream_seq=2)
         assert row is not None

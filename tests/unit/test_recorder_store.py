@@ -43,7 +43,7 @@ def outcome_row(
         reported_by=by,
         figures=Figures(actual_s=actual_s) if status is OutcomeStatus.SUCCESS else None,
     )
-    row = row_of(subjects.outcome_event(node_id), encode(outcome), stored_at_ns=at * 10**9, stream_seq=at)
+    row = row_of(subjects.OUTCOME_EVENT.of(node_id), encode(outcome), stored_at_ns=at * 10**9, stream_seq=at)
     assert row is not None
     return row
 
@@ -51,14 +51,14 @@ def outcome_row(
 def decision_row(request_id: str, at: int) -> Row:
     decision = Decision(request_id=request_id, attempt_id=f"{request_id}-1", node_id="n1", model="m")
     data = encode(DecisionEvent(decision=decision))
-    row = row_of(subjects.routing_event("fast"), data, stored_at_ns=at * 10**9, stream_seq=at)
+    row = row_of(subjects.ROUTING_EVENT.of("fast"), data, stored_at_ns=at * 10**9, stream_seq=at)
     assert row is not None
     return row
 
 
 def node_row(state: NodeState, at: int) -> Row:
     data = encode(NodeEvent(node_id="n1", state=state))
-    row = row_of(subjects.node_event("n1", state), data, stored_at_ns=at * 10**9, stream_seq=at)
+    row = row_of(subjects.NODE_EVENT.of("n1", state), data, stored_at_ns=at * 10**9, stream_seq=at)
     assert row is not None
     return row
 

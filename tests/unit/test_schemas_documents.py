@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.subjects import CHANNELS
+from sollol_schemas.subjects import SUBJECTS, Subject
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -52,9 +52,18 @@ def test_the_documents_are_what_the_structs_say() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("row", SUBJECTS, ids=lambda row: row.address)
+def test_a_row_builds_the_subject_that_its_address_describes(row: Subject) -> None:
+    parameters = [token for token in row.address.split(".") if token.startswith("{")]
+    assert row.of(*parameters) == row.address
+    assert row.of(*("*" for _ in parameters)) == row.all
+    with pytest.raises(TypeError):
+        row.of(*parameters, "one too many")
+
+
 def test_every_subject_is_a_channel(asyncapi: Any) -> None:
     addresses = {channel["address"] for channel in asyncapi["channels"].values()}
-    assert {channel.address for channel in CHANNELS} <= addresses
+    assert {channel.address for channel in SUBJECTS} <= addresses
 
 
 def test_every_reference_leads_somewhere(asyncapi: Any) -> None:

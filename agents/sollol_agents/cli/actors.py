@@ -31,7 +31,7 @@ from sollol_bus.errors import SollolError
 from sollol_bus.observe.tracing import TracingConfig
 from sollol_bus.observe.tracing_setup import make_tracer
 from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.subjects import CONTROL_INBOX_PREFIX, GATEWAY_INBOX_PREFIX, node_inbox_prefix
+from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX, GATEWAY_INBOX_PREFIX, node_inbox_prefix
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from sollol_bus.server.rights import client_inbox_prefix
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode
 from sollol_bus.version import VERSION
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.queries import NodesReply
 from sollol_schemas.telemetry import NodeState
 
@@ -250,7 +250,7 @@ async def _check_jetstream(bus: Bus) -> list[Finding]:
         remedy = "switch it on: `jetstream {}` in the server's configuration"
         return [Finding(check="jetstream", level=Level.PROBLEM, found="JetStream is off", remedy=remedy)]
     findings = []
-    names = (subjects.EVENTS_STREAM, f"KV_{subjects.NODES_BUCKET}", f"KV_{subjects.LEASES_BUCKET}")
+    names = (stores.EVENTS_STREAM, f"KV_{stores.NODES_BUCKET}", f"KV_{stores.LEASES_BUCKET}")
     for name in names:
         msg = await bus.request(f"$JS.API.STREAM.INFO.{name}", timeout_s=2.0)
         now = time.time()  # noqa: TID251 compared with the server's wall clock

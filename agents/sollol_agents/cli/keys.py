@@ -15,8 +15,8 @@ from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.gateway.http.keys import ApiKey, KeyStore
 from sollol_bus.transport.connection import BusConfig
+from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX
 from sollol_schemas.routing import PRIORITY_NAMES
-from sollol_schemas.subjects import CONTROL_INBOX_PREFIX
 
 keys: Final = App(name="keys", help="Make, list or revoke API keys of the gateways.")
 

@@ -21,7 +21,7 @@ import msgspec
 from sollol_bus.errors import SollolError
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.transport.connection import Bus
-from sollol_schemas import subjects
+from sollol_schemas import stores
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class KeyWatch:
     def __init__(self, bus: Bus, sessions: Sessions) -> None:
         self._bus = bus
         self._sessions = sessions
-        self._bucket = Bucket(bus, subjects.SETTINGS_BUCKET)
+        self._bucket = Bucket(bus, stores.SETTINGS_BUCKET)
         self._changed = asyncio.Event()
 
     def start(self, spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]) -> None:

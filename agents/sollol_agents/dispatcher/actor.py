@@ -35,7 +35,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.execution import CancelReply, CancelRequest
 from sollol_schemas.grant import RouteRequest
-from sollol_schemas.subjects import is_client_inbox
+from sollol_schemas.inboxes import is_client_inbox
 from sollol_schemas.telemetry import NodeState
 
 log = logging.getLogger(__name__)
@@ -88,9 +88,9 @@ class Dispatcher(Actor[DispatcherConfig]):
             on_silent=self._on_node_silent,
         )
         self.bus.on_reconnect(self._on_reconnect)
-        self.bus.subscribe(subjects.OFFICE_EVENTS_ALL, self._on_office)
-        self.bus.subscribe(subjects.NODE_EVENTS_ALL, self._on_node_event)
-        self.bus.subscribe(subjects.dispatcher_probe(self.instance), lambda m: self.bus.answer(m, b"ok"))
+        self.bus.subscribe(subjects.OFFICE_EVENT.all, self._on_office)
+        self.bus.subscribe(subjects.NODE_EVENT.all, self._on_node_event)
+        self.bus.subscribe(subjects.DISPATCHER_PROBE.of(self.instance), lambda m: self.bus.answer(m, b"ok"))
         self.bus.subscribe(subjects.CANCEL, self._on_cancel)
         for kind, subject in _SUBJECT_OF.items():
             self.take(subject, partial(self._on_request, kind), queue=subjects.DISPATCHERS)
@@ -100,7 +100,7 @@ class Dispatcher(Actor[DispatcherConfig]):
         for subject, handler in self._jobs.desk.subjects.items():
             self.take(subject, handler, queue=subjects.DISPATCHERS)
         self._administration = Administration(self.bus)
-        self.take(subjects.ADMIN_NODE_ALL, self._administration.on_request, queue=subjects.DISPATCHERS)
+        self.take(subjects.ADMIN_NODE.all, self._administration.on_request, queue=subjects.DISPATCHERS)
         self._discovery = Discovery(
             self.bus,
             name=f"sollol-{self.name}",

@@ -111,7 +111,7 @@ class Administration:
         timeout_s = _PULL_TIMEOUT_S if is_stream else _TIMEOUT_S
         self._open[inbox] = self._loop.call_later(timeout_s, self._close, inbox)
         try:
-            self._bus.publish(subjects.node_control(node_id), encode(control), reply=inbox.subject)
+            self._bus.publish(subjects.NODE_CONTROL.of(node_id), encode(control), reply=inbox.subject)
         except NotConnected:
             self._close(inbox)
 

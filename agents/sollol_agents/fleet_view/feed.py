@@ -48,17 +48,17 @@ class Feed:
     def start(self) -> None:
         """Subscribes."""
         view = self._view
-        self._listen(subjects.TELEMETRY_ALL, Telemetry, lambda told: view.on_telemetry(told, time.monotonic()))
-        self._listen(subjects.LOAD_ALL, LoadUpdate, lambda told: view.on_load(told, time.monotonic()))
-        self._listen(subjects.NODE_EVENTS_ALL, NodeEvent, lambda e: view.on_node(e, time.monotonic(), wall_s()))
+        self._listen(subjects.TELEMETRY.all, Telemetry, lambda told: view.on_telemetry(told, time.monotonic()))
+        self._listen(subjects.LOAD.all, LoadUpdate, lambda told: view.on_load(told, time.monotonic()))
+        self._listen(subjects.NODE_EVENT.all, NodeEvent, lambda e: view.on_node(e, time.monotonic(), wall_s()))
         self._listen(
-            subjects.ROUTING_EVENTS_ALL, DecisionEvent, lambda d: view.on_decision(d, time.monotonic(), wall_s())
+            subjects.ROUTING_EVENT.all, DecisionEvent, lambda d: view.on_decision(d, time.monotonic(), wall_s())
         )
-        self._listen(subjects.OUTCOMES_ALL, Outcome, lambda o: view.on_outcome(o, time.monotonic(), wall_s()))
-        self._listen(subjects.BREAKER_EVENTS_ALL, BreakerEvent, self._on_breaker)
-        self._listen(subjects.OFFICE_EVENTS_ALL, OfficeEvent, self._on_office)
+        self._listen(subjects.OUTCOME_EVENT.all, Outcome, lambda o: view.on_outcome(o, time.monotonic(), wall_s()))
+        self._listen(subjects.BREAKER_EVENT.all, BreakerEvent, self._on_breaker)
+        self._listen(subjects.OFFICE_EVENT.all, OfficeEvent, self._on_office)
         self._listen(subjects.STRATEGY_EVENT, StrategyEvent, lambda e: view.on_strategy_event(e, wall_s()))
-        self._listen(subjects.JOB_EVENTS_ALL, JobEvent, view.on_job)
+        self._listen(subjects.JOB_EVENT.all, JobEvent, view.on_job)
         self._bus.on_disconnect(self._on_disconnect)
         self._bus.on_reconnect(self._on_reconnect)
 

@@ -24,7 +24,7 @@ from sollol_bus.actor import Actor
 from sollol_bus.errors import BusError, ConfigError, NotConnected
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import encode
-from sollol_schemas import subjects
+from sollol_schemas import inboxes, subjects
 from sollol_schemas.ids import RESERVED_NODE_IDS
 from sollol_schemas.telemetry import LoadedModel, LoadUpdate, Telemetry
 
@@ -56,7 +56,7 @@ class NodeMonitor(Actor[NodeConfig]):
         if self.node_id in RESERVED_NODE_IDS:
             raise ConfigError(f"node id {self.node_id!r} is reserved; choose another with --id")
         own = msgspec.structs.replace(
-            bus_config, name=f"node {self.node_id}", inbox_prefix=subjects.node_inbox_prefix(self.node_id)
+            bus_config, name=f"node {self.node_id}", inbox_prefix=inboxes.node_inbox_prefix(self.node_id)
         )
         super().__init__(config, own)
         self.drain_timeout_s = config.drain_timeout_s
@@ -103,8 +103,8 @@ class NodeMonitor(Actor[NodeConfig]):
             node_id=self.node_id,
             load_limit_s=self.config.load_floor_s,
         )
-        bus.subscribe(subjects.node_control(self.node_id), controls.on_message)
-        bus.subscribe(subjects.node_exec(self.node_id), executor.on_exec)
+        bus.subscribe(subjects.NODE_CONTROL.of(self.node_id), controls.on_message)
+        bus.subscribe(subjects.NODE_EXEC.of(self.node_id), executor.on_exec)
         bus.on_reconnect(self._on_reconnect)
         self.spawn(self._watch.run(), name="engine")
         self.spawn(self._heartbeat(), name="heartbeat")
@@ -185,7 +185,7 @@ class NodeMonitor(Actor[NodeConfig]):
         beats = 0
         while True:
             self._apply_slots()
-            self._send(subjects.telemetry(self.node_id), self.telemetry())
+            self._send(subjects.TELEMETRY.of(self.node_id), self.telemetry())
             if beats % _RTT_EVERY == 0:
                 await self._measure_rtt()
             beats += 1
@@ -235,7 +235,7 @@ class NodeMonitor(Actor[NodeConfig]):
             loaded=loaded if has_changed else None,
             has_left=has_left,
         )
-        self._send(subjects.load(self.node_id), update)
+        self._send(subjects.LOAD.of(self.node_id), update)
 
     def _send(self, subject: str, message: Telemetry | LoadUpdate) -> None:
         try:

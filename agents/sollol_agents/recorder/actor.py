@@ -18,7 +18,7 @@ from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.discovery import Discovery
 from sollol_bus.version import VERSION
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 
 _FIRST_OFFICE_S = 5.0
 _CLOSE_S = 2.0
@@ -65,7 +65,7 @@ class Recorder(Actor[RecorderConfig]):
         self._discovery.start()
         self._lease = Lease(
             self.bus,
-            subjects.RECORDER_LEASE,
+            stores.RECORDER_LEASE,
             self.instance,
             ttl_s=self.config.lease_ttl_s,
             probe=lambda instance: f"$SRV.PING.{_SERVICE}.{instance}",

@@ -17,16 +17,16 @@ from sollol_agents.recorder.queries import Queries, Spawn
 from sollol_agents.recorder.store import Store, StoreBroken, StoreReplaced, open_store, set_aside
 from sollol_bus.jetstream.pull import ConsumerSpec, PullConsumer
 from sollol_bus.transport.connection import Bus
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 
 log = logging.getLogger(__name__)
 
 _RECORDED = (
-    subjects.OUTCOMES_ALL,
-    subjects.ROUTING_EVENTS_ALL,
-    subjects.NODE_EVENTS_ALL,
-    subjects.BREAKER_EVENTS_ALL,
-    subjects.OFFICE_EVENTS_ALL,
+    subjects.OUTCOME_EVENT.all,
+    subjects.ROUTING_EVENT.all,
+    subjects.NODE_EVENT.all,
+    subjects.BREAKER_EVENT.all,
+    subjects.OFFICE_EVENT.all,
 )
 _REOPEN_S: Final = 0.5
 _ACK_WAIT_S: Final = 5.0
@@ -126,7 +126,7 @@ class Office:
         self._ingest_ended.clear()
         self._ingest = ingest = Ingest(store)
         spec = ConsumerSpec(
-            stream=subjects.EVENTS_STREAM,
+            stream=stores.EVENTS_STREAM,
             durable=f"recorder-{store.name}",
             filter_subjects=_RECORDED,
             ack_wait_s=_ACK_WAIT_S,

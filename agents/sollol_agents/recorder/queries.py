@@ -220,7 +220,7 @@ ENDPOINTS: dict[str, str] = {
     "stats": subjects.STATS,
     "reliability": subjects.RELIABILITY,
     "recent": subjects.RECENT,
-    "why": subjects.WHY_ALL,
+    "why": subjects.WHY.all,
     "reset": subjects.ADMIN_METRICS_RESET,
 }
 

@@ -39,7 +39,7 @@ from sollol_bus.transport.connection import SETTLING_S, BusConfig, Subscription
 from sollol_bus.transport.discovery import Discovery
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.version import VERSION
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
@@ -100,9 +100,9 @@ class Scorer(Actor[ScorerConfig]):
         self._preloading = Preloading(self.bus, self.core, lambda work: self.spawn(work, name="preload"))
         self._spans = QuestionSpans(self.bus.tracer) if self.bus.tracer is not None else None
         self._watch = Watch(self.bus, on_dispatcher_gone=self._on_dispatcher_gone, on_orphan=self._on_orphan)
-        self._hear(subjects.TELEMETRY_ALL, Telemetry, self.core.on_telemetry)
-        self._hear(subjects.LOAD_ALL, LoadUpdate, self.core.on_load)
-        self._hear(subjects.OUTCOMES_ALL, Outcome, self.core.on_outcome)
+        self._hear(subjects.TELEMETRY.all, Telemetry, self.core.on_telemetry)
+        self._hear(subjects.LOAD.all, LoadUpdate, self.core.on_load)
+        self._hear(subjects.OUTCOME_EVENT.all, Outcome, self.core.on_outcome)
         self.bus.on_reconnect(self._on_reconnect)
         self._saved = SavedKnowledge(
             self.bus, self.core, every_s=self.config.snapshot_every_s, is_leader=lambda: self.is_leader
@@ -116,10 +116,10 @@ class Scorer(Actor[ScorerConfig]):
         )
         self._lease = Lease(
             self.bus,
-            subjects.SCORER_LEASE,
+            stores.SCORER_LEASE,
             self.instance,
             ttl_s=_LEASE_TTL_S,
-            probe=subjects.scorer_probe,
+            probe=subjects.SCORER_PROBE.of,
             on_acquired=self._on_acquired,
             on_lost=self._on_lost,
         )
@@ -212,7 +212,7 @@ class Scorer(Actor[ScorerConfig]):
 
     def _publish_office(self, term: int, *, is_leader: bool, reason: str) -> None:
         event = OfficeEvent(instance=self.instance, term=term, is_leader=is_leader, reason=reason, at=_instant())
-        self.bus.publish(subjects.office_event(self.instance), encode(event))
+        self.bus.publish(subjects.OFFICE_EVENT.of(self.instance), encode(event))
 
     def _on_reconnect(self) -> None:
         self.core.fleet.settle(time.monotonic() + SETTLING_S)
@@ -352,12 +352,12 @@ class Scorer(Actor[ScorerConfig]):
                 log.info("node %s is %s: %s", effect.node_id, effect.state, effect.reason,
                          extra={"action": "node_state", "node_id": effect.node_id})  # fmt: skip
                 event = msgspec.structs.replace(effect, at=_instant())
-                self.bus.publish(subjects.node_event(effect.node_id, effect.state), encode(event))
+                self.bus.publish(subjects.NODE_EVENT.of(effect.node_id, effect.state), encode(event))
             case BreakerEvent():
                 log.warning("breaker of %s %s is %s", effect.node_id, effect.model, effect.state,
                             extra={"action": "breaker", "node_id": effect.node_id})  # fmt: skip
                 breaker = msgspec.structs.replace(effect, at=_instant())
-                self.bus.publish(subjects.breaker_event(effect.node_id, effect.state), encode(breaker))
+                self.bus.publish(subjects.BREAKER_EVENT.of(effect.node_id, effect.state), encode(breaker))
 
     def _reply(self, request_id: str, answer: Granted | GrantQueued | GrantRefused, *, is_last: bool = True) -> None:
         reply = self._replies.pop(request_id, "") if is_last else self._replies.get(request_id, "")

@@ -25,7 +25,7 @@ from sollol_bus.jetstream.streams import publish_acked
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import headers as h
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.jobs import Job, JobCallback, JobResult
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Callbacks:
         self._results = results
         self._spawn = spawn
         self._poster = Poster(config)
-        spec = ConsumerSpec(stream=subjects.CALLBACKS_STREAM, durable="callbacks", ack_wait_s=_ACK_WAIT_S)
+        spec = ConsumerSpec(stream=stores.CALLBACKS_STREAM, durable="callbacks", ack_wait_s=_ACK_WAIT_S)
         self.consumer = PullConsumer(bus, spec, self._on_order, window=_WINDOW)
 
     async def order(self, job: Job, result: JobResult) -> None:
@@ -76,7 +76,7 @@ class Callbacks:
         headers = {h.MSG_ID: f"{result.job_id}.{result.run}"}
 
         async def act() -> None:
-            await publish_acked(self._bus, subjects.job_callback(result.job_id), payload, headers=dict(headers))
+            await publish_acked(self._bus, subjects.JOB_CALLBACK.of(result.job_id), payload, headers=dict(headers))
 
         await persistently(act, f"callback of job {result.job_id}")
 

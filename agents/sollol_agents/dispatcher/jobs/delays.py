@@ -13,7 +13,7 @@ from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.jetstream.streams import JetStreamRefused, publish_acked
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import headers as h
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ class Delays:
         self._bus = bus
         self._spawn = spawn
         spec = ConsumerSpec(
-            stream=subjects.DELAYED_STREAM,
+            stream=stores.DELAYED_STREAM,
             durable="due",
-            filter_subjects=(subjects.JOB_DUE_ALL,),
+            filter_subjects=(subjects.JOB_DUE.all,),
             ack_wait_s=ack_wait_s,
         )
         self.consumer = PullConsumer(bus, spec, self._on_due, window=_WINDOW)
@@ -59,11 +59,11 @@ class Delays:
         """Stores a job until it is due; False when one with this id and priority waits already."""
         head = headers | {
             _SCHEDULE: f"@at {instant(not_before_unix_s)}",
-            _TARGET: subjects.job_due(priority, job_id),
+            _TARGET: subjects.JOB_DUE.of(priority, job_id),
             h.EXPECTED_LAST_SUBJECT_SEQUENCE: "0",
         }
         try:
-            await publish_acked(self._bus, subjects.job_delayed(priority, job_id), payload, headers=head)
+            await publish_acked(self._bus, subjects.JOB_DELAYED.of(priority, job_id), payload, headers=head)
         except JetStreamRefused as error:
             if error.is_lost_race:
                 return False
@@ -81,7 +81,7 @@ class Delays:
             h.EXPECTED_LAST_SUBJECT_SEQUENCE: "0",
         }
         try:
-            await publish_acked(self._bus, subjects.job_submit(priority, job_id), delivery.data, headers=headers)
+            await publish_acked(self._bus, subjects.JOB_SUBMIT.of(priority, job_id), delivery.data, headers=headers)
         except JetStreamRefused as error:
             if not error.is_lost_race:
                 log.warning("job %s is due but cannot be stored: %s", job_id, error, extra={"action": "job_due"})

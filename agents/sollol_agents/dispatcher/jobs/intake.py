@@ -16,9 +16,9 @@ from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_request_id
+from sollol_schemas.inboxes import is_callback_subject
 from sollol_schemas.jobs import Job, JobStatus
 from sollol_schemas.routing import RoutingMode
-from sollol_schemas.subjects import is_callback_subject
 
 UNLIMITED_S = 366 * 86_400.0
 """Deadline of a job that names none: patient work may wait without limit."""

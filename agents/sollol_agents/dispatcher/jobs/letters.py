@@ -12,10 +12,11 @@ from sollol_bus.jetstream.streams import publish_acked
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h
-from sollol_schemas import subjects
+from sollol_schemas import stores
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.jobs import JobStatus
-from sollol_schemas.subjects import LETTERS_STREAM, job_letter
+from sollol_schemas.stores import LETTERS_STREAM
+from sollol_schemas.subjects import JOB_LETTER
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +35,19 @@ class Letters:
         kept[h.JOB_STATUS] = encode(shortened(status)).decode()
 
         async def act() -> None:
-            await publish_acked(self._bus, job_letter(status.job_id), payload, headers=dict(kept))
+            await publish_acked(self._bus, JOB_LETTER.of(status.job_id), payload, headers=dict(kept))
 
         await persistently(act, f"letter of job {status.job_id}")
 
     async def find(self, job_id: str) -> tuple[Stored, JobStatus] | None:
         """A job's letter and how the job ended; None when there is none."""
-        found = await stored_message(self._bus, LETTERS_STREAM, subject=job_letter(job_id))
+        found = await stored_message(self._bus, LETTERS_STREAM, subject=JOB_LETTER.of(job_id))
         status = status_of(found.headers) if found is not None else None
         return None if found is None or status is None else (found, status)
 
     async def discard(self, job_id: str) -> None:
         """Throws a job's letter away: it runs again, or is forgotten."""
-        await purge_subject(self._bus, subjects.LETTERS_STREAM, job_letter(job_id))
+        await purge_subject(self._bus, stores.LETTERS_STREAM, JOB_LETTER.of(job_id))
 
 
 def status_of(headers: dict[str, str]) -> JobStatus | None:

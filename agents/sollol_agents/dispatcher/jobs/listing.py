@@ -13,12 +13,12 @@ from sollol_bus.jetstream.streams import api
 from sollol_bus.sdk.job_making import body_hash
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.headers import STATUS
 from sollol_schemas.jobs import JobListReply, JobListRequest, JobState, JobStatus
 
-_STATES_STREAM = f"KV_{subjects.JOBS_BUCKET}"
-_STATE_SUBJECTS = f"$KV.{subjects.JOBS_BUCKET}.job.*"
+_STATES_STREAM = f"KV_{stores.JOBS_BUCKET}"
+_STATE_SUBJECTS = f"$KV.{stores.JOBS_BUCKET}.job.*"
 _BATCH = 256
 _BATCH_BYTES = 4 << 20
 _TIMEOUT_S = 5.0
@@ -66,8 +66,8 @@ class Listing:
         """The jobs of which a letter is kept, the latest first."""
         wanted = frozenset(asked.states)
         found: list[JobStatus] = []
-        last = (await self._info(subjects.LETTERS_STREAM)).state
-        async for batch in self._backwards(subjects.LETTERS_STREAM, subjects.JOB_LETTER_ALL, last):
+        last = (await self._info(stores.LETTERS_STREAM)).state
+        async for batch in self._backwards(stores.LETTERS_STREAM, subjects.JOB_LETTER.all, last):
             statuses = [status_of(dict(msg.headers or {})) for msg in reversed(batch)]
             found += [s for s in statuses if s is not None and (not wanted or s.state in wanted)]
             if len(found) >= asked.limit:
@@ -112,7 +112,7 @@ class Listing:
     async def _untouched(self, limit: int, known: set[str]) -> list[JobStatus]:
         """Jobs that wait in the queue or for their time, the oldest first."""
         jobs: list[JobStatus] = []
-        for stream in (subjects.JOBS_STREAM, subjects.DELAYED_STREAM):
+        for stream in (stores.JOBS_STREAM, stores.DELAYED_STREAM):
             state = (await self._info(stream)).state
             start = state.first_seq
             while state.messages and start <= state.last_seq and len(jobs) < limit:
@@ -125,14 +125,14 @@ class Listing:
 
     async def _with_counts(self, jobs: list[JobStatus]) -> JobListReply:
         counts = await asyncio.gather(*(self._waiting_at(p) for p in subjects.JOB_PRIORITIES))
-        delayed = (await self._info(subjects.DELAYED_STREAM)).state.messages
-        dead = (await self._info(subjects.LETTERS_STREAM)).state.messages
+        delayed = (await self._info(stores.DELAYED_STREAM)).state.messages
+        dead = (await self._info(stores.LETTERS_STREAM)).state.messages
         waiting = {str(p): n for p, n in zip(subjects.JOB_PRIORITIES, counts, strict=True) if n}
         return JobListReply(jobs=tuple(jobs), waiting=waiting, delayed=delayed, dead=dead)
 
     async def _waiting_at(self, priority: int) -> int:
         try:
-            info = decode(await api(self._bus, f"CONSUMER.INFO.{subjects.JOBS_STREAM}.p{priority}"), _ConsumerInfo)
+            info = decode(await api(self._bus, f"CONSUMER.INFO.{stores.JOBS_STREAM}.p{priority}"), _ConsumerInfo)
         except BusError:
             return 0
         return info.num_pending + info.num_ack_pending

@@ -8,7 +8,7 @@ from sollol_bus.errors import DecodeFailed
 from sollol_bus.sdk.job_making import body_hash
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import Job, JobState, JobStatus
 
@@ -55,9 +55,9 @@ class Lookup:
     async def find(self, job_id: str) -> tuple[str, Stored] | None:
         """The job's message and the stream that has it."""
         places = (
-            (subjects.JOBS_STREAM, subjects.job_submit("*", job_id)),
-            (subjects.DELAYED_STREAM, subjects.job_delayed("*", job_id)),
-            (subjects.DELAYED_STREAM, subjects.job_due("*", job_id)),
+            (stores.JOBS_STREAM, subjects.JOB_SUBMIT.of("*", job_id)),
+            (stores.DELAYED_STREAM, subjects.JOB_DELAYED.of("*", job_id)),
+            (stores.DELAYED_STREAM, subjects.JOB_DUE.of("*", job_id)),
         )
         for stream, subject in places:
             found = await stored_message(self._bus, stream, subject=subject)

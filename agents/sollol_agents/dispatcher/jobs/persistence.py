@@ -23,7 +23,7 @@ from sollol_bus.jetstream.streams import JetStreamRefused, api, publish_acked
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.jobs import TERMINAL, JobResult, JobStatus
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class States:
 
     def __init__(self, bus: Bus, keep_s: float) -> None:
         self._bus = bus
-        self._bucket = Bucket(bus, subjects.JOBS_BUCKET, timeout_s=_ANSWER_S)
+        self._bucket = Bucket(bus, stores.JOBS_BUCKET, timeout_s=_ANSWER_S)
         self._keep_s = max(1, round(keep_s))
 
     async def read(self, job_id: str) -> tuple[JobStatus | None, int]:
@@ -153,7 +153,7 @@ class States:
         """Writes a state over revision `last` without waiting for it; when it fails, or is lost, nothing is written."""
         headers = {h.EXPECTED_LAST_SUBJECT_SEQUENCE: str(last)}
         try:
-            self._bus.publish(f"$KV.{subjects.JOBS_BUCKET}.{_key(status.job_id)}", encode(status), headers=headers)
+            self._bus.publish(f"$KV.{stores.JOBS_BUCKET}.{_key(status.job_id)}", encode(status), headers=headers)
         except NotConnected:
             log.debug("job %s: its state could not be sent", status.job_id)
 
@@ -175,7 +175,7 @@ class Results:
 
     async def read(self, job_id: str) -> tuple[JobResult | None, int]:
         """The stored result and its number; None and 0 when there is none."""
-        found = await stored_message(self._bus, subjects.RESULTS_STREAM, subject=subjects.job_result(job_id))
+        found = await stored_message(self._bus, stores.RESULTS_STREAM, subject=subjects.JOB_RESULT.of(job_id))
         return (None, 0) if found is None else (decode(found.data, JobResult), found.seq)
 
     async def body(self, result: JobResult) -> bytes:
@@ -222,7 +222,11 @@ class Results:
         async def act() -> tuple[JobResult, int]:
             try:
                 ack = await publish_acked(
-                    self._bus, subjects.job_result(result.job_id), payload, headers=dict(headers), timeout_s=_ANSWER_S
+                    self._bus,
+                    subjects.JOB_RESULT.of(result.job_id),
+                    payload,
+                    headers=dict(headers),
+                    timeout_s=_ANSWER_S,
                 )
             except JetStreamRefused as error:
                 if not error.is_lost_race:
@@ -246,11 +250,11 @@ class Results:
                 log.debug("job %s: its answer is gone already", job_id)
             except ClientError as error:
                 raise BusError(f"the answer of job {job_id} cannot be removed: {error}") from error
-        await purge_subject(self._bus, subjects.RESULTS_STREAM, subjects.job_result(job_id))
+        await purge_subject(self._bus, stores.RESULTS_STREAM, subjects.JOB_RESULT.of(job_id))
 
     async def _store(self) -> ObjectStore:
         if self._blobs is None:
-            self._blobs = await self._bus.jetstream.object_store(subjects.JOB_BLOBS)
+            self._blobs = await self._bus.jetstream.object_store(stores.JOB_BLOBS)
         return self._blobs
 
 

@@ -158,7 +158,7 @@ class JobDesk:
         if run > 1:
             head[h.JOB_RUN] = str(run)
         try:
-            ack = await publish_acked(self._bus, subjects.job_submit(priority, job_id), payload, headers=head)
+            ack = await publish_acked(self._bus, subjects.JOB_SUBMIT.of(priority, job_id), payload, headers=head)
         except JetStreamRefused as error:
             if error.is_lost_race:
                 return 0

@@ -12,7 +12,7 @@ from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused
 from sollol_agents.dispatcher.jobs.persistence import Overtaken, delete_message, purge_subject
 from sollol_agents.dispatcher.jobs.records import result_of
 from sollol_bus.transport.messages import Msg, decode
-from sollol_schemas import subjects
+from sollol_schemas import stores
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.jobs import (
     TERMINAL,
@@ -105,5 +105,5 @@ class Endings:
         for job_id in doomed:
             await self._crew.results.discard(job_id)
             await self._crew.letters.discard(job_id)
-            await purge_subject(self._bus, f"KV_{subjects.JOBS_BUCKET}", f"$KV.{subjects.JOBS_BUCKET}.job.{job_id}")
+            await purge_subject(self._bus, f"KV_{stores.JOBS_BUCKET}", f"$KV.{stores.JOBS_BUCKET}.job.{job_id}")
         self._bus.respond(msg, JobPurgeReply(purged=len(doomed)))

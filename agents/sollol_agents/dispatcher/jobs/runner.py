@@ -35,7 +35,7 @@ from sollol_bus.jetstream.job_streams import MAX_DELIVERIES, job_streams
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.messages import Msg, encode
-from sollol_schemas import subjects
+from sollol_schemas import inboxes, stores, subjects
 from sollol_schemas.jobs import JobEvent, JobNews, JobStatus
 
 log = logging.getLogger(__name__)
@@ -80,13 +80,13 @@ class JobCrew:
         self.done = 0
         """Jobs that were settled here since the start."""
         self._burial = Burial(self, self._spawn_guarded)
-        self._clock = ServerClock(self.bus, subjects.JOBS_STREAM)
+        self._clock = ServerClock(self.bus, stores.JOBS_STREAM)
         self._dispatching = dispatching
         self._spawn = spawn
         self._secret = secrets.token_hex(16)
         self._runs: dict[str, JobRun] = {}
         self._consumers: dict[int, PullConsumer] = {}
-        self._inbox = f"{subjects.CLIENT_INBOX_PREFIXES[0]}job.{self.instance}"
+        self._inbox = f"{inboxes.CLIENT_INBOX_PREFIXES[0]}job.{self.instance}"
         self._keys = itertools.count(1)
         self._executions: dict[str, Execution] = {}
         self._is_stopping = False
@@ -97,7 +97,7 @@ class JobCrew:
     def start(self) -> None:
         """Begins to take jobs as soon as JetStream is there; without it the dispatcher works, without jobs."""
         self.bus.subscribe(f"{self._inbox}.*", self._on_answer)
-        self.bus.subscribe(subjects.job_event("*", JobNews.CANCELLED.value), self._on_cancelled)
+        self.bus.subscribe(subjects.JOB_EVENT.of("*", JobNews.CANCELLED.value), self._on_cancelled)
         self._spawn(self._begin(), "jobs.start")
 
     async def until_provisioned(self, timeout_s: float) -> bool:
@@ -155,9 +155,9 @@ class JobCrew:
 
     def _consumer(self, priority: int) -> PullConsumer:
         spec = ConsumerSpec(
-            stream=subjects.JOBS_STREAM,
+            stream=stores.JOBS_STREAM,
             durable=f"p{priority}",
-            filter_subjects=(subjects.job_submit(priority, "*"),),
+            filter_subjects=(subjects.JOB_SUBMIT.of(priority, "*"),),
             ack_wait_s=self.config.job_ack_wait_s,
             max_ack_pending=_MAX_ACK_PENDING,
             max_deliver=MAX_DELIVERIES,
@@ -258,7 +258,7 @@ class JobCrew:
             at=self.now(),
         )
         try:
-            self.bus.publish(subjects.job_event(status.job_id, news.value), encode(event))
+            self.bus.publish(subjects.JOB_EVENT.of(status.job_id, news.value), encode(event))
         except NotConnected:
             log.debug("job %s: nobody hears that it is %s", status.job_id, news)
 

@@ -18,7 +18,7 @@ from sollol_agents.dispatcher.jobs.records import fresh_status, result_of, run_o
 from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_bus.jetstream.pull import Delivery
 from sollol_bus.sdk.job_making import body_hash
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobNews, JobResult, JobState, JobStatus
 
@@ -382,7 +382,7 @@ class JobRun:
         return await self._crew.states.read(self.job_id)
 
     async def _is_stored(self, seq: int) -> bool:
-        found = await stored_message(self._crew.bus, subjects.JOBS_STREAM, seq=seq)
+        found = await stored_message(self._crew.bus, stores.JOBS_STREAM, seq=seq)
         return found is not None and subjects.last_token(found.subject) == self.job_id
 
 

@@ -15,7 +15,7 @@ from sollol_agents.dispatcher.jobs.records import result_of
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.transport.messages import decode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobNews, JobState, JobStatus
 
@@ -39,7 +39,7 @@ class Burial:
     def __init__(self, crew: JobCrew, spawn: Callable[[Coroutine[Any, Any, None], str], object]) -> None:
         self._crew = crew
         self._spawn = spawn
-        spec = ConsumerSpec(stream=subjects.ADVISORIES_STREAM, durable="burial")
+        spec = ConsumerSpec(stream=stores.ADVISORIES_STREAM, durable="burial")
         self.consumer = PullConsumer(crew.bus, spec, self._on_advisory, window=_WINDOW)
 
     def _on_advisory(self, delivery: Delivery) -> None:
@@ -53,7 +53,7 @@ class Burial:
             delivery.term(str(error))
             return
         crew = self._crew
-        found = await stored_message(crew.bus, subjects.JOBS_STREAM, seq=advisory.stream_seq)
+        found = await stored_message(crew.bus, stores.JOBS_STREAM, seq=advisory.stream_seq)
         if found is not None:
             priority, job_id = found.subject.split(".")[-2:]
             known, revision = await crew.states.read(job_id)
@@ -63,7 +63,7 @@ class Burial:
                 status = msgspec.structs.replace(status, finished_at=crew.now())
                 await crew.letters.keep(status, found.data, found.headers)
                 await self._publish(status, revision, found.data)
-            await delete_message(crew.bus, subjects.JOBS_STREAM, found.seq)
+            await delete_message(crew.bus, stores.JOBS_STREAM, found.seq)
         delivery.ack()
 
     async def _publish(self, status: JobStatus, revision: int, payload: bytes) -> None:

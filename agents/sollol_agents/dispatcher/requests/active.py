@@ -353,7 +353,7 @@ class ActiveRequest:
             return
         question = encode(ControlAttempt(attempt_id=attempt.attempt_id))
         try:
-            self._bus.ask(subjects.node_control(attempt.node_id), question, on_answer, timeout_s=_NODE_ANSWER_S)
+            self._bus.ask(subjects.NODE_CONTROL.of(attempt.node_id), question, on_answer, timeout_s=_NODE_ANSWER_S)
         except NotConnected:
             return  # the next reconnect asks again
 

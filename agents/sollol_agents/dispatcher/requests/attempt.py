@@ -68,18 +68,18 @@ class Attempt:
 
     def start(self, request: Request, deadline_s: float) -> None:
         """Subscribes to its reports and sends the exec, in this order on one connection."""
-        subject = subjects.attempt(self.node_id, self.attempt_id)
+        subject = subjects.ATTEMPT.of(self.node_id, self.attempt_id)
         self._subscription = self._bus.subscribe(subject, self._on_message)
         headers = {h.EXEC: encode(envelope(request, self.granted, deadline_s)).decode(), h.REPLY_TO: request.reply_to}
         if request.traceparent:
             headers[h.TRACEPARENT] = request.traceparent
         self.sent_mono_s = time.monotonic()
-        self._bus.publish(subjects.node_exec(self.node_id), request.body, reply=subject, headers=headers)
+        self._bus.publish(subjects.NODE_EXEC.of(self.node_id), request.body, reply=subject, headers=headers)
 
     def cancel(self, reason: str) -> None:
         """Tells the node to stop it."""
         message = CancelAttempt(attempt_id=self.attempt_id, reason=reason)
-        self._bus.publish(subjects.node_cancel(self.node_id), encode(message))
+        self._bus.publish(subjects.NODE_CANCEL.of(self.node_id), encode(message))
 
     def close(self) -> None:
         """Stops listening to its reports; from now on the node is told that nobody is there."""

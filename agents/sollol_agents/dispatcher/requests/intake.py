@@ -16,8 +16,8 @@ from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_request_id
+from sollol_schemas.inboxes import is_client_inbox
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
-from sollol_schemas.subjects import is_client_inbox
 
 ATTEMPTS_PER_RESEND = 10
 _PATH_MAX = 512

@@ -14,7 +14,7 @@ from sollol_bus.errors import BusError, NoResponders, NotConnected
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas.control import ControlPing
-from sollol_schemas.subjects import node_control
+from sollol_schemas.subjects import NODE_CONTROL
 
 _PING = encode(ControlPing())
 _CONFIRM_S = 0.02
@@ -97,7 +97,7 @@ class NodeProbes:
             return
         try:
             self._bus.ask(
-                node_control(node_id), _PING, lambda r: self._on_answer(node_id, r), timeout_s=self._silence_limit_s
+                NODE_CONTROL.of(node_id), _PING, lambda r: self._on_answer(node_id, r), timeout_s=self._silence_limit_s
             )
         except NotConnected:
             self.heard(node_id)

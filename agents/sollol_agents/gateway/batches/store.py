@@ -22,7 +22,7 @@ from sollol_bus.jetstream.streams import JetStreamRefused, StreamSpec, ack_of, a
 from sollol_bus.sdk.job_storing import FULL_QUEUE
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
-from sollol_schemas import subjects
+from sollol_schemas import stores
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.headers import STATUS
 
@@ -44,8 +44,8 @@ _CHUNKS_MAX: Final = 200_000
 
 def streams(keep_s: float) -> tuple[StreamSpec, ...]:
     """What files and batches need of JetStream."""
-    contents = msgspec.structs.replace(blob_spec(subjects.FILES_STORE, keep_s), max_msgs=_CHUNKS_MAX)
-    return bucket_spec(subjects.BATCHES_BUCKET), contents
+    contents = msgspec.structs.replace(blob_spec(stores.FILES_STORE, keep_s), max_msgs=_CHUNKS_MAX)
+    return bucket_spec(stores.BATCHES_BUCKET), contents
 
 
 class Contents:
@@ -174,7 +174,7 @@ class Records(Generic[R]):
         self._bus = bus
         self._kind = kind
         self._type: type[R] = type_
-        self._bucket = Bucket(bus, subjects.BATCHES_BUCKET)
+        self._bucket = Bucket(bus, stores.BATCHES_BUCKET)
 
     @property
     def changes(self) -> str:
@@ -194,14 +194,14 @@ class Records(Generic[R]):
     async def delete(self, record: R, record_id: str) -> None:
         """Forgets a record, and that there was one."""
         subject = self._bucket.subject(f"{self._kind}.{record.owner}.{record_id}")
-        await api(self._bus, f"STREAM.PURGE.KV_{subjects.BATCHES_BUCKET}", {"filter": subject})
+        await api(self._bus, f"STREAM.PURGE.KV_{stores.BATCHES_BUCKET}", {"filter": subject})
 
     async def every(self, owner: str) -> list[tuple[R, int]]:
         """All records of an owner with their revisions, in the order of their last writing."""
         found: list[tuple[R, int]] = []
         start = 1
         while True:
-            stream, subject = f"KV_{subjects.BATCHES_BUCKET}", self._bucket.subject(f"{self._kind}.{owner}.*")
+            stream, subject = f"KV_{stores.BATCHES_BUCKET}", self._bucket.subject(f"{self._kind}.{owner}.*")
             messages = await block(self._bus, stream, subject, start, _RECORDS_BLOCK)
             found += [(decode(msg.data, self._type), seq_of(msg)) for msg in messages if msg.data]
             if not messages:
@@ -259,8 +259,8 @@ def seq_of(msg: Msg) -> int:
 
 
 def _stream() -> str:
-    return f"OBJ_{subjects.FILES_STORE}"
+    return f"OBJ_{stores.FILES_STORE}"
 
 
 def _subject(file_id: str) -> str:
-    return f"$O.{subjects.FILES_STORE}.C.{file_id}"
+    return f"$O.{stores.FILES_STORE}.C.{file_id}"

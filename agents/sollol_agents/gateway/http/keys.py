@@ -16,7 +16,7 @@ from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import bucket_spec, ensure_stream
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
-from sollol_schemas import subjects
+from sollol_schemas import stores
 from sollol_schemas.units import Instant, Priority
 
 ENTRY: Final = "api_keys"
@@ -56,7 +56,7 @@ class KeyStore:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._bucket = Bucket(bus, subjects.SETTINGS_BUCKET)
+        self._bucket = Bucket(bus, stores.SETTINGS_BUCKET)
 
     @property
     def subject(self) -> str:
@@ -65,7 +65,7 @@ class KeyStore:
 
     async def prepare(self) -> None:
         """Makes the bucket when it is not there."""
-        await ensure_stream(self._bus, bucket_spec(subjects.SETTINGS_BUCKET))
+        await ensure_stream(self._bus, bucket_spec(stores.SETTINGS_BUCKET))
 
     async def load(self) -> KeyRing:
         """Every key."""

@@ -119,7 +119,7 @@ class Fleet:
         Raises:
             SollolError: The node or its engine refused.
         """
-        subject = subjects.node_control(node_id)
+        subject = subjects.NODE_CONTROL.of(node_id)
         try:
             async for msg in request_many(
                 self._bus, subject, encode(request), first_s=_GAP_S, gap_s=_GAP_S, total_s=_LONG_S
@@ -134,7 +134,7 @@ class Fleet:
         Raises:
             SollolError: The node or its engine refused, or did not answer.
         """
-        subject = subjects.node_control(node_id)
+        subject = subjects.NODE_CONTROL.of(node_id)
         parts = []
         try:
             async for msg in request_many(self._bus, subject, encode(request), first_s=_QUICK_S * 5, total_s=_GAP_S):

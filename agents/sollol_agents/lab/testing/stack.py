@@ -97,7 +97,7 @@ class EmulatedSystem:
         self.client: Client = await self._floor.enter_async_context(self.stack.client())
         await self.client.generate(MODEL, "count down from 1")
         await eventually(self._all_are_up, complaint="every node is up")
-        self.client.bus.subscribe(subjects.JOB_EVENTS_ALL, lambda m: self.news.append(decode(m.data, JobEvent)))
+        self.client.bus.subscribe(subjects.JOB_EVENT.all, lambda m: self.news.append(decode(m.data, JobEvent)))
 
     async def _all_are_up(self) -> bool:
         views = (await self.client.nodes()).nodes

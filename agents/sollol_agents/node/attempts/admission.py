@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sollol_agents.requests.paths import is_closed
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Exec
-from sollol_schemas.subjects import is_client_inbox
+from sollol_schemas.inboxes import is_client_inbox
 
 
 def refusal_of(

@@ -97,7 +97,7 @@ class Attempt:
         self._host = host
         self._bus = host.bus
         self._speaker = speaker
-        self._subject = subjects.attempt(envelope.decision.node_id, self.attempt_id)
+        self._subject = subjects.ATTEMPT.of(envelope.decision.node_id, self.attempt_id)
         self._watchdog = Watchdog(limits, now)
         self._deadline_at = now + envelope.deadline_s
         self._timer: asyncio.TimerHandle | None = None

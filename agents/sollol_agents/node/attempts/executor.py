@@ -34,7 +34,7 @@ from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import headers as h
-from sollol_schemas import subjects
+from sollol_schemas import inboxes, subjects
 from sollol_schemas.control import AttemptState
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import AttemptDone, AttemptFailed, CancelAttempt, Exec
@@ -96,7 +96,7 @@ class Executor:
         self._ended: OrderedDict[str, AttemptState] = OrderedDict()
         self._concurrency = Concurrency(time.monotonic())
         self._highest_term = 0
-        self._probe = f"{subjects.node_inbox_prefix(node_id)}.t{instance}"
+        self._probe = f"{inboxes.node_inbox_prefix(node_id)}.t{instance}"
         self._streams = itertools.count(1)
         self._by_stream: dict[str, Attempt] = {}
         self._unsettled = 0
@@ -107,7 +107,7 @@ class Executor:
     def start(self) -> None:
         """Listens for callers that have gone, and for cancellations."""
         self.bus.subscribe(f"{self._probe}.*.*", self._on_probe)
-        self.bus.subscribe(subjects.node_cancel(self.node_id), self.on_cancel)
+        self.bus.subscribe(subjects.NODE_CANCEL.of(self.node_id), self.on_cancel)
 
     @property
     def attempts(self) -> Collection[str]:
@@ -238,7 +238,7 @@ class Executor:
             },
         )
         report = AttemptFailed(attempt_id=envelope.attempt_id, error=error)
-        self.bus.publish(subjects.attempt(self.node_id, envelope.attempt_id), encode(report))
+        self.bus.publish(subjects.ATTEMPT.of(self.node_id, envelope.attempt_id), encode(report))
 
     async def prepare(self, attempt: Attempt) -> None:
         """Loads the model of an attempt by a request of the node's own, when it is not loaded."""
@@ -342,7 +342,7 @@ class Executor:
                     is_streaming=attempt.has_spoken,
                     figures=attempt.figures,
                 )
-            self.bus.publish(subjects.attempt(self.node_id, attempt.attempt_id), encode(report))
+            self.bus.publish(subjects.ATTEMPT.of(self.node_id, attempt.attempt_id), encode(report))
         except NotConnected:
             self._farewells.append((attempt, error))
 

@@ -11,7 +11,7 @@ from sollol_bus.errors import BusError, SollolError, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, error_of
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.subjects import is_client_inbox
+from sollol_schemas.inboxes import is_client_inbox
 
 _PIECE_S: Final = 60.0
 

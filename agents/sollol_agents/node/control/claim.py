@@ -19,7 +19,7 @@ from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import JetStreamRefused
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.control import ControlPing, ControlReply
 from sollol_schemas.units import BusId
 
@@ -45,7 +45,7 @@ async def require_free(bus: Bus, node_id: str) -> None:
         ConfigError: One does.
     """
     try:
-        reply = await bus.request(subjects.node_control(node_id), _PING, timeout_s=_PROBE_S)
+        reply = await bus.request(subjects.NODE_CONTROL.of(node_id), _PING, timeout_s=_PROBE_S)
     except NoResponders:
         return
     except RequestTimedOut:
@@ -70,7 +70,7 @@ class Claim:
         self._bus = bus
         self._owner = owner
         self._key = f"node.{owner.node_id}"
-        self._bucket = Bucket(bus, subjects.NODES_BUCKET)
+        self._bucket = Bucket(bus, stores.NODES_BUCKET)
         self.revision = 0
         """Of our claim; 0 until there is one."""
 
@@ -108,7 +108,7 @@ class Claim:
         seen: set[str] = set()
         inbox = self._bus.reply_inbox(lambda reply: seen.add(_instance_in(reply)))
         try:
-            self._bus.publish(subjects.node_control(self._owner.node_id), _PING, reply=inbox.subject)
+            self._bus.publish(subjects.NODE_CONTROL.of(self._owner.node_id), _PING, reply=inbox.subject)
             await asyncio.sleep(_GATHER_S)
         finally:
             inbox.close()

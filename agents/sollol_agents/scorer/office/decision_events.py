@@ -42,7 +42,7 @@ class DecisionEvents:
                 log_decision(event)
                 if self._bus.meter is not None:
                     self._bus.meter.decided(event)
-                self._bus.publish(subjects.routing_event(event.decision.mode), decision_bytes(event, at))
+                self._bus.publish(subjects.ROUTING_EVENT.of(event.decision.mode), decision_bytes(event, at))
         except NotConnected as error:
             log.info("decisions not told: %s", error, extra={"action": "effect_lost"})
 

@@ -24,7 +24,7 @@ from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg, decode, encode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.steering import BreakerRequest, ResetEvent, ResetKind, StrategyEvent, StrategyRequest
 
@@ -61,7 +61,7 @@ class Operators:
         self._spawn = spawn
         self._carry_out = carry_out
         self._on_forgotten = on_forgotten
-        self._bucket = Bucket(bus, subjects.SETTINGS_BUCKET)
+        self._bucket = Bucket(bus, stores.SETTINGS_BUCKET)
 
     async def follow(self) -> None:
         """Takes over what operators chose last, now and whenever they choose again."""

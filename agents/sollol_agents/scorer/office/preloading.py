@@ -52,13 +52,13 @@ class Preloading:
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         if self._bus.is_connected:
-            self._bus.publish(subjects.preload_event(wanted.node_id), encode(event))
+            self._bus.publish(subjects.PRELOAD_EVENT.of(wanted.node_id), encode(event))
 
     async def _ask(self, wanted: Preload) -> str:
         """What went wrong; empty when nothing did."""
         load = ControlLoad(model=wanted.model, keep_alive_s=wanted.keep_alive_s)
         try:
-            msg = await self._bus.request(subjects.node_control(wanted.node_id), encode(load), timeout_s=_ANSWER_S)
+            msg = await self._bus.request(subjects.NODE_CONTROL.of(wanted.node_id), encode(load), timeout_s=_ANSWER_S)
         except BusError as error:
             return str(error)
         refusal = error_of(msg)

@@ -24,7 +24,7 @@ from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import JetStreamRefused, provision
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.queries import RecentReply, RecentRequest
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class SavedKnowledge:
         self._core = core
         self._every_s = every_s
         self._is_leader = is_leader
-        self._bucket = Bucket(bus, subjects.LEARNED_BUCKET)
+        self._bucket = Bucket(bus, stores.LEARNED_BUCKET)
         self._revision = 0
         self._saved = Learned()
         self._is_due = asyncio.Event()

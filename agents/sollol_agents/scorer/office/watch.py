@@ -79,7 +79,7 @@ class Watch:
 
         self._asked.add(key)
         try:
-            self._bus.ask(subjects.dispatcher_probe(instance), b"", on_reply, timeout_s=_PROBE_TIMEOUT_S)
+            self._bus.ask(subjects.DISPATCHER_PROBE.of(instance), b"", on_reply, timeout_s=_PROBE_TIMEOUT_S)
         except NotConnected:
             self._asked.discard(key)
 

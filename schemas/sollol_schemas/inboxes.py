@@ -1,0 +1,36 @@
+"""Inboxes: whose prefix is whose, and where answers and results may be published."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CLIENT_INBOX_PREFIXES: Final = ("_INBOX.", "_INBOX_cli.")
+"""Only inboxes below these may receive tokens."""
+CONTROL_INBOX_PREFIX: Final = "_INBOX_ctl"
+GATEWAY_INBOX_PREFIX: Final = "_INBOX_cli"
+"""A gateway is of the control role, but takes tokens as a client does."""
+JOB_CALLBACK_ROOT: Final = "callbacks."
+"""Results are delivered to subjects below this one, or into callers' inboxes, and nowhere else."""
+
+
+def node_inbox_prefix(node_id: str) -> str:
+    """A node's own inbox space."""
+    return f"_INBOX_{node_id}"
+
+
+def is_client_inbox(subject: str) -> bool:
+    """Whether tokens may be published to `subject`: a concrete subject inside the callers' inbox space."""
+    return (
+        subject.startswith(CLIENT_INBOX_PREFIXES)
+        and subject.isascii()
+        and len(subject) <= 256
+        and not any(c in "*> \t\r\n" for c in subject)
+        and ".." not in subject
+        and not subject.endswith(".")
+    )
+
+
+def is_callback_subject(subject: str) -> bool:
+    """Whether a result may be delivered to `subject`: below `callbacks.`, or in a caller's inbox."""
+    below = subject.removeprefix(JOB_CALLBACK_ROOT)
+    return is_client_inbox(subject) or (below != subject and is_client_inbox(CLIENT_INBOX_PREFIXES[0] + below))
