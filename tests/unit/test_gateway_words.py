@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.gateway.application import allowed_hosts, capped, is_allowed_host, is_unknown
+from sollol_agents.gateway.application import allowed_hosts, is_allowed_host, is_unknown
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http import routing_headers
 from sollol_agents.gateway.http.access import Ceiling, token_in
@@ -20,12 +20,10 @@ from sollol_agents.gateway.http.keys import ApiKey
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.inference import native
 from sollol_agents.gateway.inference.event_relay import EventRelay
-from sollol_agents.gateway.inference.request import wants_stream
 from sollol_agents.gateway.management import model_lists
 from sollol_agents.gateway.management.operations import roomiest, with_node
 from sollol_agents.gateway.pages.openapi import document
 from sollol_agents.requests.dialects import Dialect, dialect_of
-from sollol_bus.errors import SollolError
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
@@ -138,21 +136,6 @@ class TestNative:
         assert native.with_routing(line, b'{"a":1}') == b'{"done":true,  "x":"\\u00e9","_sollol_routing":{"a":1}}'
         assert json.loads(native.with_routing(b"{}\n", b"1")) == {"_sollol_routing": 1}
 
-    @pytest.mark.parametrize(
-        ("body", "default", "wanted"),
-        [
-            (b'{"stream":false}', True, False),
-            (b'{"stream": true}', False, True),
-            (b'{"stream":null}', True, True),
-            (b'{"options":{"stream":false}}', True, True),
-            (b'{"prompt":"\\"stream\\":false"}', True, True),
-            (b"{}", False, False),
-            (b'not json "stream":false', True, True),
-        ],
-    )
-    def test_the_top_level_field_decides_whether_to_stream(self, body: bytes, *, default: bool, wanted: bool) -> None:
-        assert wants_stream(body, default=default) is wanted
-
 
 class TestEvents:
     TEXT = b'data: {"id":"chatcmpl-7","x":1}\n\ndata: {"id":"chatcmpl-7","x":2}\n\ndata: [DONE]\n\n'
@@ -181,27 +164,6 @@ class TestEvents:
 
 
 class TestHeaders:
-    def test_wishes_are_found_among_other_headers(self) -> None:
-        found = routing_headers.wishes_in(
-            [
-                (b"host", b"x"),
-                (b"x-sollol-priority", b"high"),
-                (b"x-sollol-request-id", b"r-1"),
-                (b"x-sollol-unknown", b"\xff"),
-                (b"traceparent", b"00-a-b-01"),
-            ]
-        )
-        assert found.headers == {"x-sollol-priority": "high", "traceparent": "00-a-b-01"}
-        assert found.request_id == "r-1"
-
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [(b"x-sollol-priority", b"\xc3\xa9"), (b"x-sollol-session-id", b"x" * 600), (b"x-sollol-request-id", b"a b")],
-    )
-    def test_values_that_cannot_travel_are_refused(self, name: bytes, value: bytes) -> None:
-        with pytest.raises(routing_headers.InvalidHeader, match=r"(?i)x-sollol"):
-            routing_headers.wishes_in([(name, value)])
-
     def test_a_decision_is_told_in_printable_ascii(self) -> None:
         decision = Decision(
             request_id="r", attempt_id="r-1", node_id="n", reason="schnell\r\nX: é", rejected={"down": 2}
@@ -268,23 +230,6 @@ class TestDoors:
         assert ceiling.take(0.0) is not None
         ceiling.give_back()
         assert ceiling.take(0.0) is None
-
-    @pytest.mark.parametrize(
-        ("headers", "body", "expected"),
-        [
-            ({}, b"{}", "3"),
-            ({"x-sollol-priority": "urgent"}, b"{}", "3"),
-            ({}, b'{"priority":9}', "3"),
-            ({}, b'{"priority":"low"}', "2"),
-            ({"x-sollol-priority": "1"}, b'{"priority":9}', "1"),
-        ],
-    )
-    def test_a_priority_is_capped_wherever_it_stands(self, headers: dict[str, str], body: bytes, expected: str) -> None:
-        assert capped(routing_headers.Wishes(headers), body, 3).headers["x-sollol-priority"] == expected
-
-    def test_a_priority_that_is_none_is_refused(self) -> None:
-        with pytest.raises(SollolError, match="priority"):
-            capped(routing_headers.Wishes({"x-sollol-priority": "enormous"}), b"{}", 3)
 
 
 class TestModels:

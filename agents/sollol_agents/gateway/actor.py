@@ -103,7 +103,7 @@ class Gateway(Actor[GatewayConfig]):
         self._pages = Pages(
             self.config, self.bus, Fleet(self.bus), metrics, [*batches.routes(), *JobPages(desk.jobs).routes()]
         )
-        self._gate = Gate(self.config, self.bus, access, self._inference, self._pages.application())
+        self._gate = Gate(self.config, self.bus, access, self._inference, metrics, self._pages.application())
         self._server = self._pages.server = HttpServer(with_cors(self._gate, self.config), self.config)
         await self._server.start()
         self.spawn(self._tick(), name="clock")

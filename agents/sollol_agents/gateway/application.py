@@ -13,14 +13,12 @@ import socket
 from collections.abc import Iterable, MutableMapping
 from typing import Any, Final
 
-import msgspec
-
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.http import routing_headers
 from sollol_agents.gateway.http.access import Access, Guest
 from sollol_agents.gateway.http.errors import TEXT, Header, refusal
+from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.http.reply import Receive, Reply, Send, read_body
-from sollol_agents.gateway.inference.request import Asked, bad_request
+from sollol_agents.gateway.inference.request import HttpRequest, names_a_model, read_request
 from sollol_agents.gateway.inference.serving import Inference
 from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_agents.requests.paths import is_closed
@@ -28,14 +26,11 @@ from sollol_bus.errors import SollolError, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.routing import InvalidRouting, parse_routing
 
 log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 
-HIGHEST_PRIORITY: Final = 10
-PRIORITY_HEADER: Final = "x-sollol-priority"
 OTHER: Final = "other"
 """What metrics call paths that only an engine knows."""
 NOT_FOUND: Final = b"404 page not found"
@@ -50,6 +45,7 @@ class Gate:
         bus: The gateway's connection.
         access: Knows the keys.
         inference: Serves inference.
+        metrics: Counts what is refused here.
         others: Serves every other path; an ASGI application.
     """
 
@@ -59,12 +55,14 @@ class Gate:
         bus: Bus,
         access: Access,
         inference: Inference,
+        metrics: Metrics,
         others: Any,  # noqa: ANN401
     ) -> None:
         self._access = access
         self._config = config
         self._bus = bus
         self._inference = inference
+        self._metrics = metrics
         self._others = others
         self._hosts = allowed_hosts(config)
         self.is_draining = False
@@ -95,11 +93,11 @@ class Gate:
             scope["state"]["guest"] = guest
             await self._others(scope, receive, send)
             return
-        asked = await self._read(scope, receive, kind, guest)
-        if asked is None:
+        request = await self._read(scope, receive, kind, guest)
+        if request is None:
             await reply.whole(404, [(b"content-type", TEXT)], NOT_FOUND)
             return
-        await self._inference.serve(asked, reply, scope["state"]["connection"])
+        await self._inference.serve(request, reply, scope["state"]["connection"])
 
     def _admit(self, scope: Scope) -> Guest:
         """Who makes the request, when it may come in at all.
@@ -116,7 +114,7 @@ class Gate:
             )
         return self._access.guest(scope["headers"], scope["path"])
 
-    async def _read(self, scope: Scope, receive: Receive, kind: RequestKind, guest: Guest) -> Asked | None:
+    async def _read(self, scope: Scope, receive: Receive, kind: RequestKind, guest: Guest) -> HttpRequest | None:
         """The request with its body; None for a path that nobody knows without a model to send it to.
 
         Raises:
@@ -131,29 +129,25 @@ class Gate:
             )
         limit = min(self._config.max_body_bytes, self._bus.max_payload)
         body = await read_body(receive, _length(headers), limit, self._config.body_timeout_s)
-        try:
-            wishes = routing_headers.wishes_in(headers)
-        except routing_headers.InvalidHeader as error:
-            raise bad_request(str(error)) from error
-        if guest.max_priority < HIGHEST_PRIORITY:
-            wishes = capped(wishes, body if kind is not RequestKind.PASSTHROUGH else b"", guest.max_priority)
         is_known = path in KIND_OF_PATH
-        if not is_known and b'"model"' not in body:
+        if not is_known and not names_a_model(body):
             return None
-        query = scope["query_string"]
-        return Asked(
-            kind=kind,
-            dialect=dialect_of(path),
-            path=_origin_form(scope["raw_path"], query) if kind is RequestKind.PASSTHROUGH else path,
+        raw_path, query = scope["raw_path"], scope["query_string"]
+        return read_request(
+            kind,
+            _origin_form(raw_path, query) if kind is RequestKind.PASSTHROUGH else path,
+            headers,
+            body,
             label=path if is_known else OTHER,
-            body=body,
-            wishes=wishes,
+            max_priority=guest.max_priority,
+            default_deadline_s=self._config.deadline_s,
         )
 
     async def _refuse(self, reply: Reply, path: str, error: SollolError) -> None:
         if error.body.code is ErrorCode.CANCELLED:
             return  # nobody is there to be told
         refused = refusal(dialect_of(path), error.body, path)
+        self._metrics.refused(path if path in KIND_OF_PATH else OTHER, refused.status)
         headers = list(refused.headers)
         if refused.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
@@ -161,30 +155,6 @@ class Gate:
             await reply.whole(refused.status, headers, refused.body)
         except SollolError as cut:
             log.info("the client was cut: %s", cut, extra={"action": "reader_cut"})
-
-
-class _Priority(msgspec.Struct):
-    priority: Any = None
-
-
-def capped(wishes: routing_headers.Wishes, body: bytes, highest: int) -> routing_headers.Wishes:
-    """Wishes whose priority is at most `highest`; a header wins over the body, on the bus as here.
-
-    Raises:
-        SollolError: The priority asked for is none.
-    """
-    stated: dict[str, object] = {}
-    if b'"priority"' in body:
-        try:
-            stated["priority"] = msgspec.json.decode(body, type=_Priority).priority
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            stated = {}  # the dispatcher says what is wrong with the body
-    try:
-        asked = parse_routing(stated, wishes.headers).priority
-    except InvalidRouting as error:
-        raise bad_request(str(error)) from error
-    headers = {**wishes.headers, PRIORITY_HEADER: str(min(asked, highest))}
-    return routing_headers.Wishes(headers, wishes.request_id)
 
 
 def is_unknown(path: str, opened: Iterable[str] = ()) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-import msgspec
-
+from sollol_bus.errors import BadRequest
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
@@ -23,22 +22,11 @@ _NUMBERS_PER_SENDING: Final = 10
 _VALUE_MAX: Final = 512
 
 
-class InvalidHeader(ValueError):
-    """A header's value cannot be used; the message names it."""
-
-
-class Wishes(msgspec.Struct, frozen=True):
-    """What a request's headers say to us, ready for the bus."""
-
-    headers: dict[str, str]
-    request_id: str | None = None
-
-
-def wishes_in(headers: Iterable[Header]) -> Wishes:
-    """The routing wishes, the request id and the trace of a request.
+def routing_in(headers: Iterable[Header]) -> tuple[dict[str, str], str | None]:
+    """What a request's headers say about routing and its trace, as the bus carries it, and the id that it chose.
 
     Raises:
-        InvalidHeader: A value is not printable ASCII, is too long, or is no request id.
+        BadRequest: A value is not printable ASCII, is too long, or is no request id.
     """
     found: dict[str, str] = {}
     request_id = None
@@ -49,16 +37,16 @@ def wishes_in(headers: Iterable[Header]) -> Wishes:
             elif name == _REQUEST_ID:
                 request_id = _text(name, value)
                 if not is_request_id(request_id):
-                    raise InvalidHeader("header X-Sollol-Request-Id must be 1 to 56 of A-Z a-z 0-9 _ -")
+                    raise BadRequest("header X-Sollol-Request-Id must be 1 to 56 of A-Z a-z 0-9 _ -")
         elif name == _TRACEPARENT:
             found[h.TRACEPARENT] = _text(name, value)
-    return Wishes(found, request_id)
+    return found, request_id
 
 
 def _text(name: bytes, value: bytes) -> str:
     text = value.decode("latin-1").strip()
     if len(text) > _VALUE_MAX or not text.isascii() or not text.isprintable():
-        raise InvalidHeader(f"header {name.decode()} must be printable ASCII of at most {_VALUE_MAX} characters")
+        raise BadRequest(f"header {name.decode()} must be printable ASCII of at most {_VALUE_MAX} characters")
     return text
 
 

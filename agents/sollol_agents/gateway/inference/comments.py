@@ -9,7 +9,7 @@ from typing import Any
 
 from sollol_agents.gateway.http.errors import EVENT_HEADERS, Header, waiting_event
 from sollol_agents.gateway.http.reply import Reply
-from sollol_agents.gateway.inference.request import Asked, wants_stream
+from sollol_agents.gateway.inference.request import HttpRequest
 from sollol_bus.errors import SollolError
 
 log = logging.getLogger(__name__)
@@ -21,17 +21,17 @@ class Waiting:
     """The comments of one request; a stream alone gets some.
 
     Args:
-        asked: The request.
+        request: The request.
         reply: Its answer.
         told: The headers of an answer of which nothing is decided yet.
         after_s: Seconds of waiting before the first comment, and between two.
         spawn: Runs a coroutine as a task of the gateway.
     """
 
-    __slots__ = ("_after_s", "_asked", "_reply", "_spawn", "_task", "_timer", "_told")
+    __slots__ = ("_after_s", "_reply", "_request", "_spawn", "_task", "_timer", "_told")
 
-    def __init__(self, asked: Asked, reply: Reply, told: list[Header], *, after_s: float, spawn: Spawn) -> None:
-        self._asked = asked
+    def __init__(self, request: HttpRequest, reply: Reply, told: list[Header], *, after_s: float, spawn: Spawn) -> None:
+        self._request = request
         self._reply = reply
         self._told = told
         self._after_s = after_s
@@ -48,7 +48,7 @@ class Waiting:
             self._task = None
 
     def _begin(self) -> None:
-        if wants_stream(self._asked.body, default=False):
+        if self._request.wants_stream:
             self._task = self._spawn(self._comment(), "waiting")
 
     async def _comment(self) -> None:
@@ -56,7 +56,7 @@ class Waiting:
             if not self._reply.status:
                 self._reply.start(200, [*EVENT_HEADERS, *self._told])
             while True:
-                await self._reply.write(waiting_event(self._asked.dialect))
+                await self._reply.write(waiting_event(self._request.dialect))
                 await asyncio.sleep(self._after_s)
         except SollolError as error:
             log.info("a client that waits does not read: %s", error, extra={"action": "reader_cut"})

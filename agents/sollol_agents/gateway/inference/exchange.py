@@ -18,7 +18,7 @@ from sollol_agents.gateway.http.reply import Reply
 from sollol_agents.gateway.inference import native, tracing
 from sollol_agents.gateway.inference.comments import Spawn, Waiting
 from sollol_agents.gateway.inference.event_relay import EventRelay
-from sollol_agents.gateway.inference.request import Asked, wants_stream
+from sollol_agents.gateway.inference.request import HttpRequest
 from sollol_agents.requests.answers import joined
 from sollol_agents.requests.dialects import Dialect
 from sollol_bus.errors import SollolError
@@ -49,15 +49,17 @@ class Exchange:
     """One request and its answer.
 
     Args:
-        asked: The request.
+        request: The request.
         reply: Where its answer goes.
         metrics: Counters.
         keep_alive_s: Seconds of waiting after which an event stream begins with comments.
         spawn: Runs a coroutine as a task of the gateway.
     """
 
-    def __init__(self, asked: Asked, reply: Reply, metrics: Metrics, *, keep_alive_s: float, spawn: Spawn) -> None:
-        self._asked = asked
+    def __init__(
+        self, request: HttpRequest, reply: Reply, metrics: Metrics, *, keep_alive_s: float, spawn: Spawn
+    ) -> None:
+        self._request = request
         self._reply = reply
         self._metrics = metrics
         self._keep_alive_s = keep_alive_s
@@ -83,17 +85,17 @@ class Exchange:
         Raises:
             SollolError: What ended the request.
         """
-        asked, self.call, self._first_at, self.decision = self._asked, call, None, None
+        request, self.call, self._first_at, self.decision = self._request, call, None, None
         self._held = self._rest = b""
-        if not asked.is_native:
+        if not request.is_native:
             told = routing_headers.told(None, call.request_id)
             after_s = self._keep_alive_s
-            self._waiting = Waiting(asked, self._reply, told, after_s=after_s, spawn=self._spawn)
+            self._waiting = Waiting(request, self._reply, told, after_s=after_s, spawn=self._spawn)
             try:
                 await self._passthrough()
             finally:
                 await self._waiting.end()
-        elif asked.kind is not RequestKind.EMBED and wants_stream(asked.body, default=True):
+        elif request.kind is not RequestKind.EMBED and request.wants_stream:
             await self._lines()
         else:
             await self._object()
@@ -120,7 +122,7 @@ class Exchange:
         await reply.end(native.with_routing(last, self._routing()) + b"\n" if last else b"")
 
     async def _object(self) -> None:
-        body = native.with_routing(joined(self._asked.kind, await self._collected()), self._routing())
+        body = native.with_routing(joined(self._request.kind, await self._collected()), self._routing())
         await self._reply.whole(200, [(b"content-type", JSON), *self._told(is_over=True)], body)
 
     async def _collected(self) -> list[bytes]:
@@ -148,7 +150,7 @@ class Exchange:
                 self._note_first()
                 content_type = _content_type(call)
                 if EVENTS in content_type or reply.status:
-                    events = self._events = EventRelay(self._asked.label, call.request_id)
+                    events = self._events = EventRelay(self._request.label, call.request_id)
                     self._begin_events()
                 elif NDJSON in content_type:
                     reply.start(200, [(b"content-type", content_type), *self._told()])
@@ -169,7 +171,7 @@ class Exchange:
 
     def _unique(self, body: bytes) -> bytes:
         """A whole body with an id of ours where the engine's own is not unique."""
-        relay = EventRelay(self._asked.label, self._require_call().request_id)
+        relay = EventRelay(self._request.label, self._require_call().request_id)
         return relay.feed(body) + relay.rest()
 
     def _begin_events(self) -> None:
@@ -181,16 +183,16 @@ class Exchange:
     async def fail(self, error: SollolError) -> None:
         """Tells the client what went wrong, before the answer or in it."""
         self._error = error
-        reply, asked = self._reply, self._asked
+        reply, request = self._reply, self._request
         try:
             if not reply.status:
-                refused = refusal(asked.dialect, error.body, asked.path)
-                request_id = self.call.request_id if self.call is not None else asked.wishes.request_id or "-"
+                refused = refusal(request.dialect, error.body, request.path)
+                request_id = self.call.request_id if self.call is not None else request.request_id or "-"
                 headers = [*refused.headers, *routing_headers.told(None, request_id)]
                 await reply.whole(refused.status, headers, refused.body)
                 return
-            dialect = asked.dialect if asked.is_native or self._events is not None else Dialect.OLLAMA
-            said = error_in_stream(dialect, error.body, asked.path)
+            dialect = request.dialect if request.is_native or self._events is not None else Dialect.OLLAMA
+            said = error_in_stream(dialect, error.body, request.path)
             if self._held:
                 said = self._held + b"\n" + said
             is_inside = self._events is not None and self._events.is_inside_event
@@ -205,7 +207,7 @@ class Exchange:
         status = 499 if code is ErrorCode.CANCELLED else self._reply.status
         first_s = self._first_at - self._began if self._first_at is not None else None
         self._metrics.ended(
-            self._asked.label,
+            self._request.label,
             status,
             seconds,
             first_s=first_s,

@@ -1,34 +1,45 @@
-"""An inference request as it came over HTTP. Pure."""
+"""An inference request as it came over HTTP, understood once. Pure."""
 
 from __future__ import annotations
 
-import re
-from typing import Final
+from collections.abc import Iterable
 
 import msgspec
 
-from sollol_agents.gateway.http import routing_headers
-from sollol_agents.requests.dialects import Dialect
-from sollol_bus.errors import SollolError, error_from
+from sollol_agents.gateway.http.errors import Header
+from sollol_agents.gateway.http.routing_headers import routing_in
+from sollol_agents.requests.body import Fields, InvalidBody, field, read_fields, read_native, routing_fields
+from sollol_agents.requests.dialects import Dialect, dialect_of
+from sollol_bus.errors import BadRequest
+from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
-from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.routing import InvalidRouting, parse_routing
 
-_STREAM: Final = re.compile(rb'"stream"\s*:\s*(true|false)')
-_DEADLINE: Final = re.compile(rb'"deadline_s"\s*:\s*([0-9.]+)')
-_DEADLINE_HEADER: Final = "x-sollol-deadline-s"
+_PRIORITY = f"{h.ROUTING_PREFIX}Priority".lower()
+_DEADLINE = f"{h.ROUTING_PREFIX}Deadline-S".lower()
 
 
-class Asked(msgspec.Struct):
-    """One inference request as it came."""
+class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One inference request."""
 
     kind: RequestKind
-    dialect: Dialect
     path: str
     """The path in origin form, with its query."""
     label: str
     """What metrics call the path."""
     body: bytes
-    wishes: routing_headers.Wishes
+    headers: dict[str, str]
+    """What it says about routing in its head, as the bus carries it."""
+    request_id: str | None
+    """The id that the client chose."""
+    model: str
+    wants_stream: bool
+    deadline_s: float
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose words the client speaks."""
+        return dialect_of(self.path)
 
     @property
     def is_native(self) -> bool:
@@ -36,33 +47,74 @@ class Asked(msgspec.Struct):
         return self.kind is not RequestKind.PASSTHROUGH
 
 
-class _StreamField(msgspec.Struct):
-    stream: bool | None = None
+def read_request(
+    kind: RequestKind,
+    path: str,
+    head: Iterable[Header],
+    body: bytes,
+    *,
+    label: str,
+    max_priority: int,
+    default_deadline_s: float,
+) -> HttpRequest:
+    """The request, with what routing needs to know of its body's top level; the rest is not looked at.
 
+    Args:
+        kind: What it is on the bus.
+        path: Its path in origin form.
+        head: Its headers.
+        body: Its body.
+        label: What metrics call the path.
+        max_priority: The highest priority that it may have; a higher one is lowered.
+        default_deadline_s: The deadline of a request that names none.
 
-def wants_stream(body: bytes, *, default: bool) -> bool:
-    """What the top-level field `stream` says; looked at closely only when the word stands somewhere."""
-    found = _STREAM.search(body)
-    if found is None or found.group(1) == (b"true" if default else b"false"):
-        return default
+    Raises:
+        BadRequest: A header or the body cannot be used.
+    """
+    headers, request_id = routing_in(head)
+    is_native = kind is not RequestKind.PASSTHROUGH
     try:
-        stated = msgspec.json.decode(body, type=_StreamField).stream
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return default
-    return default if stated is None else stated
+        fields = read_native(body)[0] if is_native else read_fields(body)
+        routing = parse_routing(routing_fields(fields) if is_native else {}, headers)
+        wants_stream = _wants_stream(fields, is_native=is_native)
+    except (InvalidBody, InvalidRouting) as error:
+        raise BadRequest(str(error)) from error
+    if routing.priority > max_priority:
+        headers[_PRIORITY] = str(max_priority)
+    if routing.deadline_s is None:
+        headers[_DEADLINE] = f"{default_deadline_s:g}"
+    if not is_native:
+        headers[h.PATH] = path
+    return HttpRequest(
+        kind=kind,
+        path=path,
+        label=label,
+        body=body,
+        headers=headers,
+        request_id=request_id,
+        model=_model(fields),
+        wants_stream=wants_stream,
+        deadline_s=routing.deadline_s or default_deadline_s,
+    )
 
 
-def deadline_in(asked: Asked, default_s: float) -> float:
-    """How long a request may take by its own word; the dispatcher checks and keeps the deadline."""
-    stated = asked.wishes.headers.get(_DEADLINE_HEADER)
-    if stated is None and asked.is_native and (found := _DEADLINE.search(asked.body)):
-        stated = found.group(1).decode()
+def names_a_model(body: bytes) -> bool:
+    """Whether a body is a JSON object that says for which model it is."""
     try:
-        return max(0.0, float(stated)) if stated is not None else default_s
-    except ValueError:
-        return default_s
+        return "model" in read_fields(body)
+    except InvalidBody:
+        return False
 
 
-def bad_request(message: str) -> SollolError:
-    """The refusal of a request that cannot be used."""
-    return error_from(ErrorBody(code=ErrorCode.BAD_REQUEST, message=message))
+def _wants_stream(fields: Fields, *, is_native: bool) -> bool:
+    """What the top-level field `stream` says: Ollama streams unless told not to, others only when told to."""
+    if is_native:
+        return field(fields, "stream", bool) is not False
+    return field(fields, "stream", object) is True
+
+
+def _model(fields: Fields) -> str:
+    try:
+        return field(fields, "model", str) or ""
+    except InvalidBody:
+        return ""  # the dispatcher says so

@@ -19,7 +19,7 @@ from sollol_agents.gateway.http.server import Connection
 from sollol_agents.gateway.inference import tracing
 from sollol_agents.gateway.inference.comments import Spawn
 from sollol_agents.gateway.inference.exchange import Exchange
-from sollol_agents.gateway.inference.request import Asked, deadline_in
+from sollol_agents.gateway.inference.request import HttpRequest
 from sollol_bus.errors import (
     ActorStopped,
     Cancelled,
@@ -29,7 +29,6 @@ from sollol_bus.errors import (
 )
 from sollol_bus.sdk.call import Call
 from sollol_bus.transport.connection import Bus
-from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 
@@ -71,29 +70,22 @@ class Inference:
         for call in list(self.active.values()):
             call.leave(ActorStopped(reason))
 
-    async def serve(self, asked: Asked, reply: Reply, connection: Connection) -> None:
+    async def serve(self, request: HttpRequest, reply: Reply, connection: Connection) -> None:
         """Answers one request, whatever becomes of it."""
         began = time.perf_counter()
-        exchange = Exchange(asked, reply, self._metrics, keep_alive_s=self._config.keep_alive_s, spawn=self._spawn)
-        exchange.span = tracing.begin(
-            self._bus.tracer,
-            kind=asked.kind,
-            path=asked.path,
-            label=asked.label,
-            body=asked.body,
-            headers=asked.wishes.headers,
-        )
+        exchange = Exchange(request, reply, self._metrics, keep_alive_s=self._config.keep_alive_s, spawn=self._spawn)
+        exchange.span = tracing.begin(self._bus.tracer, request)
         try:
-            call = self._call(asked)
+            call = self._call(request)
         except SollolError as error:
             await exchange.fail(error)
-            self._metrics.refused(asked.label, reply.status)
+            self._metrics.refused(request.label, reply.status)
             tracing.finish(exchange.span, reply.status, error=error.body.code)
             return
         self.active[call.request_id] = exchange.call = call
         self._metrics.began()
         try:
-            await self._run(exchange, asked, call, connection)
+            await self._run(exchange, request, call, connection)
         except SollolError as error:
             await exchange.fail(error)
         finally:
@@ -102,7 +94,7 @@ class Inference:
             exchange.observe(time.perf_counter() - began)
             self._on_end()
 
-    async def _run(self, exchange: Exchange, asked: Asked, call: Call, connection: Connection) -> None:
+    async def _run(self, exchange: Exchange, request: HttpRequest, call: Call, connection: Connection) -> None:
         """Relays the answer, of another call when the first broke off unseen.
 
         Raises:
@@ -114,7 +106,7 @@ class Inference:
                 async with call:
                     await exchange.run(call)
             except SollolError as error:
-                left_s = deadline_in(asked, self._config.deadline_s) - call.age_s
+                left_s = request.deadline_s - call.age_s
                 if not more or left_s <= 0 or not exchange.may_try_again(error):
                     raise
                 log.info(
@@ -123,16 +115,16 @@ class Inference:
                     error,
                     extra={"action": "request_renewed", "request_id": call.request_id},
                 )
-                call = self.active[call.request_id] = self._again(asked, call, left_s)
+                call = self.active[call.request_id] = self._again(request, call, left_s)
             else:
                 return
 
-    def _again(self, asked: Asked, call: Call, left_s: float) -> Call:
+    def _again(self, request: HttpRequest, call: Call, left_s: float) -> Call:
         return Call(
             self._bus,
-            _SUBJECTS[asked.kind],
-            asked.body,
-            headers=_headers(asked),
+            _SUBJECTS[request.kind],
+            request.body,
+            headers=request.headers,
             deadline_s=left_s,
             request_id=call.request_id,
             max_unread_bytes=self._config.max_unread_bytes,
@@ -140,7 +132,7 @@ class Inference:
             waited_s=call.age_s,
         )
 
-    def _call(self, asked: Asked) -> Call:
+    def _call(self, request: HttpRequest) -> Call:
         """The call for a request.
 
         Raises:
@@ -148,20 +140,14 @@ class Inference:
         """
         if len(self.active) >= self._config.max_active:
             raise QueueFull(f"this gateway serves {len(self.active)} requests already; try again later")
-        wishes = asked.wishes
-        if wishes.request_id is not None and wishes.request_id in self.active:
-            raise Conflict(f"request id {wishes.request_id} is in use")
+        if request.request_id is not None and request.request_id in self.active:
+            raise Conflict(f"request id {request.request_id} is in use")
         return Call(
             self._bus,
-            _SUBJECTS[asked.kind],
-            asked.body,
-            headers=_headers(asked),
-            deadline_s=deadline_in(asked, self._config.deadline_s),
-            request_id=wishes.request_id,
+            _SUBJECTS[request.kind],
+            request.body,
+            headers=request.headers,
+            deadline_s=request.deadline_s,
+            request_id=request.request_id,
             max_unread_bytes=self._config.max_unread_bytes,
         )
-
-
-def _headers(asked: Asked) -> dict[str, str]:
-    headers = asked.wishes.headers
-    return {**headers, h.PATH: asked.path} if asked.kind is RequestKind.PASSTHROUGH else headers

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import msgspec
-
+from sollol_agents.gateway.inference.request import HttpRequest
 from sollol_bus.observe import tracing
 from sollol_bus.observe.tracing import Span, SpanKind, Tracer
-from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
 from sollol_schemas.headers import TRACEPARENT
 
-
-class _Model(msgspec.Struct):
-    model: str = ""
+_MODEL_MAX = 200
 
 
-def begin(
-    tracer: Tracer | None, *, kind: RequestKind, path: str, label: str, body: bytes, headers: dict[str, str]
-) -> Span | None:
+def begin(tracer: Tracer | None, request: HttpRequest) -> Span | None:
     """A span for a request, below the client's if it brought one; what goes on to the bus is below it."""
     if tracer is None:
         return None
-    operation, model = tracing.operation_of(kind, path), _model_in(body)
+    operation, model = tracing.operation_of(request.kind, request.path), request.model[:_MODEL_MAX]
     span = tracer.start(
         f"{operation} {model}".rstrip(),
         SpanKind.SERVER,
-        headers.get(TRACEPARENT, ""),
+        request.headers.get(TRACEPARENT, ""),
         {
             tracing.ACTOR: "gateway",
             tracing.OPERATION: operation,
             tracing.MODEL: model,
             "http.request.method": "POST",
-            "http.route": label,
+            "http.route": request.label,
         },
     )
-    headers[TRACEPARENT] = span.traceparent
+    request.headers[TRACEPARENT] = span.traceparent
     return span
 
 
@@ -55,10 +49,3 @@ def finish(
     if decision is not None:
         span.set({tracing.NODE_ID: decision.node_id, "sollol.attempts": decision.attempt})
     span.end(error)
-
-
-def _model_in(body: bytes) -> str:
-    try:
-        return msgspec.json.decode(body, type=_Model).model[:200]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
