@@ -5,25 +5,29 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.gateway.application import allowed_hosts, is_allowed_host, is_unknown
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http import routing_headers
 from sollol_agents.gateway.http.access import Ceiling, token_in
 from sollol_agents.gateway.http.errors import error_in_stream, refusal
+from sollol_agents.gateway.http.hosts import allowed_hosts, is_allowed_host
 from sollol_agents.gateway.http.keys import ApiKey
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.inference import native
 from sollol_agents.gateway.inference.event_relay import EventRelay
 from sollol_agents.gateway.management import model_lists
+from sollol_agents.gateway.management.fleet import Fleet
 from sollol_agents.gateway.management.operations import roomiest, with_node
+from sollol_agents.gateway.pages.application import has_page, pages
+from sollol_agents.gateway.pages.models import ModelPages
 from sollol_agents.gateway.pages.openapi import document
 from sollol_agents.requests.dialects import Dialect, dialect_of
+from sollol_bus.transport.connection import Bus
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
@@ -201,14 +205,12 @@ class TestDoors:
         assert allowed_hosts(GatewayConfig(hosts=("*",))) is None
 
     @pytest.mark.parametrize(
-        "path", ["/slots", "/slots/0", "/api/tags", "/v1/files/x", "/models/load", "/emulator/faults"]
+        ("path", "is_ours"),
+        [("/api/tags", True), ("/v1/models/a/b", True), ("/api/chat", True), ("/api", False), ("/completion", False)],
     )
-    def test_paths_of_operators_never_reach_an_engine(self, path: str) -> None:
-        assert not is_unknown(path)
-
-    @pytest.mark.parametrize("path", ["/v1/systemone", "/completion", "/v1/audio/speech"])
-    def test_paths_that_only_engines_know_reach_them(self, path: str) -> None:
-        assert is_unknown(path)
+    def test_the_pages_know_which_paths_are_theirs(self, path: str, *, is_ours: bool) -> None:
+        application = pages(ModelPages(Fleet(cast("Bus", None))).routes())
+        assert has_page(application, path) is is_ours
 
     def test_keys_are_found_where_clients_put_them(self) -> None:
         assert token_in([(b"authorization", b"bearer abc ")]) == b"abc"

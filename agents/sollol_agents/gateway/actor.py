@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 from starlette.middleware.cors import CORSMiddleware
 
-from sollol_agents.gateway.application import Gate, is_local
+from sollol_agents.gateway.application import Application
 from sollol_agents.gateway.batches.pages import BatchPages, now_s
 from sollol_agents.gateway.batches.records import BatchRecord, FileRecord
 from sollol_agents.gateway.batches.run import Desk, Limits
@@ -19,13 +19,17 @@ from sollol_agents.gateway.batches.store import Contents, Records
 from sollol_agents.gateway.batches.workers import Keeper
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.access import Access
+from sollol_agents.gateway.http.hosts import is_local
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.http.server import HttpServer
 from sollol_agents.gateway.inference.serving import Inference
 from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_agents.gateway.management.fleet import Fleet
+from sollol_agents.gateway.management.operations import Management
+from sollol_agents.gateway.pages.application import pages
 from sollol_agents.gateway.pages.jobs import JobPages
-from sollol_agents.gateway.pages.reads import Pages
+from sollol_agents.gateway.pages.models import ModelPages
+from sollol_agents.gateway.pages.operations import OperationPages
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.discovery import Discovery
@@ -34,7 +38,7 @@ from sollol_bus.version import VERSION
 log = logging.getLogger(__name__)
 
 
-def with_cors(app: Gate, config: GatewayConfig) -> Any:  # noqa: ANN401 an ASGI application
+def with_cors(app: Application, config: GatewayConfig) -> Any:  # noqa: ANN401 an ASGI application
     """The application, callable from the web pages of the configured origins."""
     if not config.cors_origins:
         return app
@@ -100,11 +104,24 @@ class Gateway(Actor[GatewayConfig]):
             spawn=lambda coroutine, name: self.spawn(coroutine, name=name),
         )
         batches = BatchPages(self.config, desk, self._keeper)
-        self._pages = Pages(
-            self.config, self.bus, Fleet(self.bus), metrics, [*batches.routes(), *JobPages(desk.jobs).routes()]
+        fleet = Fleet(self.bus)
+        self._operations = OperationPages(self.bus, fleet, metrics, lambda: self._server.connections)
+        rooms = (
+            ModelPages(fleet),
+            Management(self.config, self.bus, fleet),
+            self._operations,
+            JobPages(desk.jobs),
+            batches,
         )
-        self._gate = Gate(self.config, self.bus, access, self._inference, metrics, self._pages.application())
-        self._server = self._pages.server = HttpServer(with_cors(self._gate, self.config), self.config)
+        self._application = Application(
+            self.config,
+            self.bus,
+            access=access,
+            inference=self._inference,
+            metrics=metrics,
+            pages=pages(route for room in rooms for route in room.routes()),
+        )
+        self._server = HttpServer(with_cors(self._application, self.config), self.config)
         await self._server.start()
         self.spawn(self._tick(), name="clock")
         self.spawn(self._keeper.run(), name="batches")
@@ -121,8 +138,8 @@ class Gateway(Actor[GatewayConfig]):
 
     def announce_draining(self) -> None:
         """Answers new requests on open connections with 503."""
-        if hasattr(self, "_gate"):
-            self._gate.is_draining = self._pages.is_draining = True
+        if hasattr(self, "_server"):
+            self._application.is_draining = self._operations.is_draining = True
 
     def stop_intake(self) -> None:
         """Takes no new connections."""
@@ -152,7 +169,7 @@ class Gateway(Actor[GatewayConfig]):
 
     async def exposition(self) -> bytes:
         """What `/metrics` has: this gateway, and the fleet."""
-        return await self._pages.exposition()
+        return await self._operations.exposition()
 
     def statistics(self) -> GatewayStatistics:
         """Requests and connections that are open."""

@@ -6,20 +6,22 @@ for a request; the paths that carry the load are therefore looked up here.
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 import logging
-import socket
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any, Final
+
+from starlette.applications import Starlette
 
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.access import Access, Guest
-from sollol_agents.gateway.http.errors import TEXT, Header, refusal
+from sollol_agents.gateway.http.bodies import read_body
+from sollol_agents.gateway.http.errors import NOT_FOUND, TEXT, Header, refusal
+from sollol_agents.gateway.http.hosts import allowed_hosts, is_allowed_host
 from sollol_agents.gateway.http.metrics import Metrics
-from sollol_agents.gateway.http.reply import Receive, Reply, Send, read_body
+from sollol_agents.gateway.http.reply import Receive, Reply, Send
 from sollol_agents.gateway.inference.request import HttpRequest, names_a_model, read_request
 from sollol_agents.gateway.inference.serving import Inference
+from sollol_agents.gateway.pages.application import has_page
 from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_agents.requests.paths import is_closed
 from sollol_bus.errors import SollolError, error_from
@@ -33,11 +35,9 @@ Scope = MutableMapping[str, Any]
 
 OTHER: Final = "other"
 """What metrics call paths that only an engine knows."""
-NOT_FOUND: Final = b"404 page not found"
-NOT_ALLOWED: Final = b"405 method not allowed"
 
 
-class Gate:
+class Application:
     """The application.
 
     Args:
@@ -46,24 +46,25 @@ class Gate:
         access: Knows the keys.
         inference: Serves inference.
         metrics: Counts what is refused here.
-        others: Serves every other path; an ASGI application.
+        pages: Serves every other path.
     """
 
     def __init__(
         self,
         config: GatewayConfig,
         bus: Bus,
+        *,
         access: Access,
         inference: Inference,
         metrics: Metrics,
-        others: Any,  # noqa: ANN401
+        pages: Starlette,
     ) -> None:
         self._access = access
         self._config = config
         self._bus = bus
         self._inference = inference
         self._metrics = metrics
-        self._others = others
+        self._pages = pages
         self._hosts = allowed_hosts(config)
         self.is_draining = False
 
@@ -87,17 +88,21 @@ class Gate:
     async def _serve(self, scope: Scope, receive: Receive, send: Send, reply: Reply, guest: Guest) -> None:
         path = scope["path"]
         kind = KIND_OF_PATH.get(path)
-        if kind is None and scope["method"] == "POST" and is_unknown(path, self._config.open_paths):
+        if kind is None and scope["method"] == "POST" and self._is_engines(path):
             kind = RequestKind.PASSTHROUGH
         if kind is None or scope["method"] != "POST":
             scope["state"]["guest"] = guest
-            await self._others(scope, receive, send)
+            await self._pages(scope, receive, send)
             return
         request = await self._read(scope, receive, kind, guest)
         if request is None:
             await reply.whole(404, [(b"content-type", TEXT)], NOT_FOUND)
             return
         await self._inference.serve(request, reply, scope["state"]["connection"])
+
+    def _is_engines(self, path: str) -> bool:
+        """Whether an engine may serve a path: it is none of ours, and not closed."""
+        return not has_page(self._pages, path) and not is_closed(path, self._config.open_paths)
 
     def _admit(self, scope: Scope) -> Guest:
         """Who makes the request, when it may come in at all.
@@ -157,33 +162,6 @@ class Gate:
             log.info("the client was cut: %s", cut, extra={"action": "reader_cut"})
 
 
-def is_unknown(path: str, opened: Iterable[str] = ()) -> bool:
-    """Whether a path is none of ours and not closed, so that an engine may serve it."""
-    return not path.startswith(_OUR_ROOTS) and path not in _OURS and not is_closed(path, opened)
-
-
-_OUR_ROOTS: Final = ("/api/jobs", "/v1/models/", "/v1/files", "/v1/batches")
-_OURS: Final = frozenset(
-    {
-        "/",
-        "/api/version",
-        "/api/status",
-        "/api/tags",
-        "/api/ps",
-        "/api/show",
-        "/api/stats",
-        "/api/dashboard",
-        "/api/route",
-        "/api/why",
-        "/v1/models",
-        "/healthz",
-        "/readyz",
-        "/metrics",
-        "/openapi.json",
-    }
-)
-
-
 def _origin_form(raw_path: bytes, query: bytes) -> str:
     path = raw_path.decode("latin-1")
     return f"{path}?{query.decode('latin-1')}" if query else path
@@ -199,43 +177,3 @@ def _header(headers: list[Header], wanted: bytes) -> bytes:
 def _length(headers: list[Header]) -> int | None:
     text = _header(headers, b"content-length")
     return int(text) if text.isdigit() else None
-
-
-def is_local(config: GatewayConfig) -> bool:
-    """Whether only this machine can reach the gateway."""
-    try:
-        return config.host == "localhost" or ipaddress.ip_address(config.host).is_loopback
-    except ValueError:
-        return False
-
-
-def allowed_hosts(config: GatewayConfig) -> frozenset[str] | None:
-    """The names by which requests may call us, or None for all.
-
-    On a loopback address only names of this machine are served: a web page could otherwise give its own name our
-    address and read every answer.
-    """
-    if "*" in config.hosts or not is_local(config):
-        return None
-    return frozenset({"", "localhost", socket.gethostname().lower(), *(host.lower() for host in config.hosts)})
-
-
-def is_allowed_host(header: bytes, allowed: frozenset[str]) -> bool:
-    """Whether a Host header names this machine."""
-    return _is_allowed(header, allowed)
-
-
-@functools.lru_cache(maxsize=256)
-def _is_allowed(header: bytes, allowed: frozenset[str]) -> bool:
-    name = header.decode("latin-1").lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
-    if name in allowed or name.endswith((".localhost", ".local", ".internal")):
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_private

@@ -27,11 +27,9 @@ from sollol_agents.gateway.batches.store import ANYBODY
 from sollol_agents.gateway.batches.upload import Form
 from sollol_agents.gateway.batches.workers import Keeper
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.http.access import Guest
-from sollol_agents.gateway.http.bodies import body_of, number_in, pieces_of
-from sollol_agents.gateway.http.errors import PLAIN_JSON
+from sollol_agents.gateway.http.access import Guest, guest_of
+from sollol_agents.gateway.http.bodies import body_of, json_response, number_in, pieces_of
 from sollol_bus.errors import BadRequest, Conflict, SollolError, error_from
-from sollol_bus.transport.messages import encode
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.routing import PRIORITY_NAMES
@@ -83,7 +81,7 @@ class BatchPages:
         except BaseException:
             await writer.abandon()
             raise
-        return _told(record.told())
+        return json_response(record.told())
 
     async def files(self, request: Request) -> Response:
         """The caller's files."""
@@ -92,11 +90,11 @@ class BatchPages:
         records = [one for one, _ in await self._desk.files.every(_seen_by(guest))]
         if purpose is not None:
             records = [one for one in records if one.purpose == purpose]
-        return _told(_page(request, records, default=10_000))
+        return json_response(_page(request, records, default=10_000))
 
     async def file(self, request: Request) -> Response:
         """One file, without its content."""
-        return _told((await self._file(request)).told())
+        return json_response((await self._file(request)).told())
 
     async def content(self, request: Request) -> Response:
         """A file's content."""
@@ -118,7 +116,7 @@ class BatchPages:
         record = await self._file(request)
         await self._desk.files.delete(record, record.file_id)
         await self._desk.contents.delete(record.file_id)
-        return _told({"id": record.file_id, "object": "file", "deleted": True})
+        return json_response({"id": record.file_id, "object": "file", "deleted": True})
 
     # -- batches --------------------------------------------------------------------------------------------
 
@@ -144,18 +142,18 @@ class BatchPages:
         )
         if await self._desk.batches.write(record, record.batch_id, 0) is None:
             raise Conflict(f"{record.batch_id} exists")
-        return _told(record.told())
+        return json_response(record.told())
 
     async def batches(self, request: Request) -> Response:
         """The caller's batches."""
         guest = await self._enter(request)
         records = [one for one, _ in await self._desk.batches.every(_seen_by(guest))]
-        return _told(_page(request, records, default=20))
+        return json_response(_page(request, records, default=20))
 
     async def batch(self, request: Request) -> Response:
         """One batch."""
         record, _ = await self._batch(request)
-        return _told(record.told())
+        return json_response(record.told())
 
     async def cancel(self, request: Request) -> Response:
         """Stops a batch; what has been answered until then can be read."""
@@ -164,18 +162,17 @@ class BatchPages:
             if record.state in ENDED:
                 raise Conflict(f"{record.batch_id} is {record.state} already")
             if record.state is BatchState.CANCELLING:
-                return _told(record.told())
+                return json_response(record.told())
             record = record.into(BatchState.CANCELLING, self._desk.now_s())
             if await self._desk.batches.write(record, record.batch_id, revision) is not None:
-                return _told(record.told())
+                return json_response(record.told())
         raise Conflict("others change the batch all the time; try again")
 
     # -- inside ---------------------------------------------------------------------------------------------
 
     async def _enter(self, request: Request) -> Guest:
         await self._keeper.prepare()
-        guest: Guest = request.scope["state"]["guest"]
-        return guest
+        return guest_of(request)
 
     async def _file(self, request: Request) -> FileRecord:
         return await self._found_file(request.path_params["file_id"], await self._enter(request))
@@ -231,10 +228,6 @@ def _page(request: Request, records: list[Any], *, default: int) -> Fields:
         after=request.query_params.get("after", ""),
         is_ascending=request.query_params.get("order") == "asc",
     )
-
-
-def _told(fields: Fields) -> Response:
-    return Response(encode(fields), media_type=PLAIN_JSON.decode())
 
 
 def _unknown(message: str) -> SollolError:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
+from starlette.requests import Request
+
 from sollol_agents.gateway.http.errors import Header
 from sollol_agents.gateway.http.keys import ApiKey, KeyRing, KeyStore
 from sollol_bus.errors import QueueFull, SollolError, Unauthorized, error_from
@@ -169,6 +171,12 @@ def token_in(headers: Iterable[Header]) -> bytes:
         if name == b"x-api-key":
             return value.strip()
     return b""
+
+
+def guest_of(request: Request) -> Guest:
+    """Who makes a request that was let in."""
+    guest: Guest = request.scope["state"]["guest"]
+    return guest
 
 
 def require_admin(guest: Guest) -> None:

@@ -1,17 +1,24 @@
-"""What comes with requests that are not inference: small JSON objects, uploads, numbers in the query."""
+"""What comes with requests, within limits: bodies, JSON objects, uploads, numbers in the query; and JSON answers."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 
-from sollol_bus.errors import BadRequest, error_from
+from sollol_agents.gateway.http.errors import PLAIN_JSON
+from sollol_agents.gateway.http.reply import Message, Receive
+from sollol_bus.errors import BadRequest, SollolError, error_from
+from sollol_bus.transport.messages import encode
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
+_SLOWEST_BYTES_PER_S = 1024.0
+"""A body that comes more slowly than this is given up, piece by piece as it may come."""
 _MAX_BYTES: Final = 1 << 20
 _WITHIN_S: Final = 60.0
 """Enough for 4 MiB at half a megabit per second."""
@@ -23,23 +30,32 @@ async def body_of(request: Request, max_bytes: int = _MAX_BYTES, *, within_s: fl
     Raises:
         SollolError: It is too large, did not come in time, or is none.
     """
-    body = b""
-    try:
-        async with asyncio.timeout(within_s):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > max_bytes:
-                    message = f"the body's {len(body)} bytes exceed the limit of {max_bytes} bytes"
-                    raise error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
-    except TimeoutError:
-        message = f"the body did not come within {within_s:g} s"
-        raise error_from(ErrorBody(code=ErrorCode.BAD_REQUEST, status=408, message=message)) from None
+    body = await read_body(request.receive, None, max_bytes, within_s)
     if not body:
         raise BadRequest("missing request body")
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is not a JSON object: {error}") from error
+
+
+def model_in(body: dict[str, Any]) -> str:
+    """The model that a body names.
+
+    Raises:
+        BadRequest: It names none.
+    """
+    model = body.get("model") or body.get("name")
+    if not isinstance(model, str) or not model:
+        raise BadRequest("model is required")
+    return model
+
+
+def json_response(
+    value: object, content_type: bytes = PLAIN_JSON, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """An answer of one JSON value."""
+    return Response(encode(value), status, headers, media_type=content_type.decode())
 
 
 async def pieces_of(request: Request, timeout_s: float) -> AsyncGenerator[bytes, None]:
@@ -74,3 +90,55 @@ def number_in(request: Request, name: str, default: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise BadRequest(f"{name} must be a whole number, not {text[:40]!r}")
     return int(text)
+
+
+async def read_body(receive: Receive, declared_bytes: int | None, limit_bytes: int, timeout_s: float) -> bytes:
+    """The whole body of a request.
+
+    Args:
+        receive: ASGI's own.
+        declared_bytes: The Content-Length, when there is one.
+        limit_bytes: The largest body taken.
+        timeout_s: How long to wait for each piece, and for all of them beyond what a slow line needs.
+
+    Raises:
+        SollolError: It is too large, or did not arrive.
+    """
+    if declared_bytes is not None and declared_bytes > limit_bytes:
+        raise _too_large(declared_bytes, limit_bytes)
+    message = await _next(receive, timeout_s)
+    body: bytes = message["body"]
+    if not message["more_body"]:
+        return body if len(body) <= limit_bytes else _raise_too_large(len(body), limit_bytes)
+    parts, size = [body], len(body)
+    began = time.monotonic()
+    while message["more_body"]:
+        left_s = began + timeout_s + size / _SLOWEST_BYTES_PER_S - time.monotonic()
+        message = await _next(receive, min(timeout_s, max(0.0, left_s)))
+        parts.append(message["body"])
+        size += len(message["body"])
+        if size > limit_bytes:
+            raise _too_large(size, limit_bytes)
+    return b"".join(parts)
+
+
+async def _next(receive: Receive, timeout_s: float) -> Message:
+    try:
+        async with asyncio.timeout(timeout_s):
+            message = await receive()
+    except TimeoutError:
+        raise error_from(
+            ErrorBody(code=ErrorCode.BAD_REQUEST, status=408, message="the body did not come, or came too slowly")
+        ) from None
+    if message["type"] != "http.request":
+        raise error_from(ErrorBody(code=ErrorCode.CANCELLED, message="the client left"))
+    return message
+
+
+def _raise_too_large(size: int, limit: int) -> bytes:
+    raise _too_large(size, limit)
+
+
+def _too_large(size: int, limit: int) -> SollolError:
+    message = f"the body's {size} bytes exceed the limit of {limit} bytes"
+    return error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))

@@ -17,6 +17,7 @@ PLAIN_JSON: Final = b"application/json"
 NDJSON: Final = b"application/x-ndjson"
 EVENTS: Final = b"text/event-stream"
 TEXT: Final = b"text/plain"
+NOT_FOUND: Final = b"404 page not found"
 
 Header = tuple[bytes, bytes]
 EVENT_HEADERS: Final[tuple[Header, ...]] = (

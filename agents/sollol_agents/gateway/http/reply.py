@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from sollol_agents.gateway.http.errors import Header
 from sollol_agents.gateway.http.server import Connection
-from sollol_bus.errors import SollolError, error_from
+from sollol_bus.errors import error_from
 from sollol_schemas.errors import ErrorBody, ErrorCode
-
-_SLOWEST_BYTES_PER_S = 1024.0
-"""A body that comes more slowly than this is given up, piece by piece as it may come."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -126,55 +122,3 @@ class _Cork:
             self._transport.write(b"".join(self._parts))
         if self._is_closed:
             self._transport.close()
-
-
-async def read_body(receive: Receive, declared_bytes: int | None, limit_bytes: int, timeout_s: float) -> bytes:
-    """The whole body of a request.
-
-    Args:
-        receive: ASGI's own.
-        declared_bytes: The Content-Length, when there is one.
-        limit_bytes: The largest body taken.
-        timeout_s: How long to wait for each piece, and for all of them beyond what a slow line needs.
-
-    Raises:
-        SollolError: It is too large, or did not arrive.
-    """
-    if declared_bytes is not None and declared_bytes > limit_bytes:
-        raise _too_large(declared_bytes, limit_bytes)
-    message = await _next(receive, timeout_s)
-    body: bytes = message["body"]
-    if not message["more_body"]:
-        return body if len(body) <= limit_bytes else _raise_too_large(len(body), limit_bytes)
-    parts, size = [body], len(body)
-    began = time.monotonic()
-    while message["more_body"]:
-        left_s = began + timeout_s + size / _SLOWEST_BYTES_PER_S - time.monotonic()
-        message = await _next(receive, min(timeout_s, max(0.0, left_s)))
-        parts.append(message["body"])
-        size += len(message["body"])
-        if size > limit_bytes:
-            raise _too_large(size, limit_bytes)
-    return b"".join(parts)
-
-
-async def _next(receive: Receive, timeout_s: float) -> Message:
-    try:
-        async with asyncio.timeout(timeout_s):
-            message = await receive()
-    except TimeoutError:
-        raise error_from(
-            ErrorBody(code=ErrorCode.BAD_REQUEST, status=408, message="the body did not come, or came too slowly")
-        ) from None
-    if message["type"] != "http.request":
-        raise error_from(ErrorBody(code=ErrorCode.CANCELLED, message="the client left"))
-    return message
-
-
-def _raise_too_large(size: int, limit: int) -> bytes:
-    raise _too_large(size, limit)
-
-
-def _too_large(size: int, limit: int) -> SollolError:
-    message = f"the body's {size} bytes exceed the limit of {limit} bytes"
-    return error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))

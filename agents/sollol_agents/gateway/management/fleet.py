@@ -14,7 +14,7 @@ import msgspec
 from sollol_agents.gateway.management import model_lists
 from sollol_agents.gateway.management.model_lists import Row
 from sollol_agents.requests.names import canonical
-from sollol_bus.errors import NoEligibleNode, NoResponders, SollolError, UnknownModel, error_from
+from sollol_bus.errors import NoEligibleNode, NoResponders, SollolError, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_bus.transport.streaming import request_many
@@ -69,18 +69,25 @@ class Fleet:
         nodes = (await self.nodes()).nodes
         return model_lists.tags(nodes, await self._said(nodes, EngineOperation.TAGS))
 
-    async def holders(self, model: str) -> list[str]:
-        """The nodes that have a model on disk, by their engines' own word.
+    async def tag(self, model: str) -> Row:
+        """One model of those on all disks, with the nodes that have it by their engines' own word.
 
         Raises:
             SollolError: No node has it; the error lists what exists.
         """
-        wanted = canonical(model)
-        rows = await self.tags()
-        for row in rows:
-            if canonical(str(row["name"])) == wanted:
-                return list(row["nodes"])
-        raise _unknown(model, sorted(str(row["name"]) for row in rows))
+        rows = {canonical(str(row["name"])): row for row in await self.tags()}
+        row = rows.get(canonical(model))
+        if row is None:
+            raise _unknown(model, sorted(str(row["name"]) for row in rows.values()))
+        return row
+
+    async def holders(self, model: str) -> list[str]:
+        """The nodes that have a model on disk.
+
+        Raises:
+            SollolError: No node has it; the error lists what exists.
+        """
+        return list((await self.tag(model))["nodes"])
 
     async def running(self) -> list[Row]:
         """The models in all memories."""
@@ -94,13 +101,9 @@ class Fleet:
             SollolError: No node has it, or none answers.
         """
         nodes = (await self.nodes()).nodes
-        wanted = model if ":" in model else f"{model}:latest"
         found = model_lists.having(nodes, model)
         if not found:  # perhaps it is new, and telemetry a moment behind
-            try:
-                holders = await self.holders(model)
-            except UnknownModel as error:
-                raise _unknown(wanted, error.details["models"]) from error
+            holders = await self.holders(model_lists.tagged(model))
             found = [view for view in nodes if view.node_id in holders]
         ollama = [view for view in found if view.telemetry.engine.kind is EngineKind.OLLAMA]
         if not ollama:

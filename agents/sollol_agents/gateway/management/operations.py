@@ -12,8 +12,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.gateway.http.access import Guest, require_admin
-from sollol_agents.gateway.http.bodies import body_of, pieces_of
+from sollol_agents.gateway.http.access import guest_of, require_admin
+from sollol_agents.gateway.http.bodies import body_of, model_in, pieces_of
 from sollol_agents.gateway.http.errors import JSON, NDJSON, error_in_stream
 from sollol_agents.gateway.management import blobs, model_lists
 from sollol_agents.gateway.management.fleet import Fleet
@@ -55,20 +55,20 @@ class Management:
     async def pull(self, request: Request) -> Response:
         """Downloads a model to one node, the one with most free memory unless a header names it, or to all."""
         body = await _allowed(request)
-        model = _model_in(body)
+        model = model_in(body)
         nodes = await self._chosen(request) or await self._roomiest(model)
         return await self._progress(request, body, nodes, ControlPull(model=model))
 
     async def push(self, request: Request) -> Response:
         """Uploads a model from a node that has it."""
         body = await _allowed(request)
-        nodes = await self._chosen(request) or (await self._fleet.holders(_model_in(body)))[:1]
+        nodes = await self._chosen(request) or (await self._fleet.holders(model_in(body)))[:1]
         return await self._progress(request, body, nodes, ControlEngine(operation=EngineOperation.PUSH, body=body))
 
     async def create(self, request: Request) -> Response:
         """Makes a model on a node that has what it is made from."""
         body = await _allowed(request)
-        source, model = body.get("from"), _model_in(body)
+        source, model = body.get("from"), model_in(body)
         nodes = await self._chosen(request)
         if not nodes and isinstance(source, str) and source:
             nodes = (await self._fleet.holders(source))[:1]
@@ -89,7 +89,7 @@ class Management:
     async def delete(self, request: Request) -> Response:
         """Deletes a model from every node that has it."""
         body = await _allowed(request)
-        nodes = await self._chosen(request) or await self._fleet.holders(_model_in(body))
+        nodes = await self._chosen(request) or await self._fleet.holders(model_in(body))
         return await self._everywhere(nodes, ControlEngine(operation=EngineOperation.DELETE, body=body))
 
     async def has_blob(self, request: Request) -> Response:
@@ -100,7 +100,7 @@ class Management:
 
     async def put_blob(self, request: Request) -> Response:
         """Gives a file to one node, the biggest unless a header names it."""
-        require_admin(request.scope["state"]["guest"])
+        require_admin(guest_of(request))
         digest = blobs.checked_digest(request.path_params["digest"])
         nodes = await self._chosen(request) or [await self._home()]
         if len(nodes) > 1:
@@ -243,13 +243,5 @@ async def streamed(objects: AsyncIterator[bytes], path: str) -> Response:
 
 
 async def _allowed(request: Request) -> dict[str, Any]:
-    guest: Guest = request.scope["state"]["guest"]
-    require_admin(guest)
+    require_admin(guest_of(request))
     return await body_of(request)
-
-
-def _model_in(body: dict[str, Any]) -> str:
-    model = body.get("model") or body.get("name")
-    if not isinstance(model, str) or not model:
-        raise BadRequest("model is required")
-    return model

@@ -13,16 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sollol_agents.gateway.application import is_unknown
-from sollol_agents.gateway.http.access import Guest
-from sollol_agents.gateway.http.bodies import body_of, number_in
+from sollol_agents.gateway.http.access import Guest, guest_of
+from sollol_agents.gateway.http.bodies import body_of, json_response, number_in
 from sollol_agents.gateway.http.errors import PLAIN_JSON
 from sollol_agents.gateway.jobs import GatewayJobs
-from sollol_agents.requests.dialects import KIND_OF_PATH
+from sollol_agents.requests.paths import is_closed
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, error_from
 from sollol_bus.sdk.job_making import checked_id, make_job, priority_of
 from sollol_bus.sdk.jobs import JobAnswer
-from sollol_bus.transport.messages import encode
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, Job, JobListReply, JobState, JobStatus
@@ -80,7 +78,7 @@ class JobPages:
 
     async def submit(self, request: Request) -> Response:
         """Stores a job."""
-        guest = _guest(request)
+        guest = guest_of(request)
         try:
             asked = msgspec.convert(await body_of(request, _BODY_BYTES), JobRequest)
         except msgspec.ValidationError as error:
@@ -92,25 +90,25 @@ class JobPages:
             priority=_priority(asked, guest),
         )
         where = {"location": f"{PREFIX}/{job_id}"}
-        return _told({"job_id": job_id, "state": JobState.QUEUED}, status=202, headers=where)
+        return json_response({"job_id": job_id, "state": JobState.QUEUED}, status=202, headers=where)
 
     async def list_jobs(self, request: Request) -> Response:
         """The caller's latest jobs, and how many wait in the whole queue."""
         states = request.query_params.getlist("state")
         limit = _limit(request)
-        guest = _guest(request)
+        guest = guest_of(request)
         reply = await self._jobs.jobs(*states, limit=limit if guest.is_admin else _LIST_MAX)
-        return _told(_of(guest, reply, limit))
+        return json_response(_of(guest, reply, limit))
 
     async def dead(self, request: Request) -> Response:
         """The caller's jobs that ended dead or failed and can run again."""
         limit = _limit(request)
-        guest = _guest(request)
-        return _told(_of(guest, await self._jobs.dead_jobs(limit if guest.is_admin else _LIST_MAX), limit))
+        guest = guest_of(request)
+        return json_response(_of(guest, await self._jobs.dead_jobs(limit if guest.is_admin else _LIST_MAX), limit))
 
     async def status(self, request: Request) -> Response:
         """What is known about a job."""
-        return _told(await self._jobs.job(_asked_id(request)))
+        return json_response(await self._jobs.job(_asked_id(request)))
 
     async def wait(self, request: Request) -> Response:
         """What is known about a job once it has ended; 202 when it has not within `timeout_s`."""
@@ -124,10 +122,10 @@ class JobPages:
         try:
             answer = await self._jobs.job_end(job_id, timeout_s=timeout_s)
         except RequestTimedOut:
-            return _told(await self._jobs.job(job_id), status=202)
+            return json_response(await self._jobs.job(job_id), status=202)
         finally:
             self._waits -= 1
-        return _told(answer.status)
+        return json_response(answer.status)
 
     async def result(self, request: Request) -> Response:
         """A job's answer as the engine gave it; the error that ended it with that error's status."""
@@ -137,23 +135,18 @@ class JobPages:
 
     async def cancel(self, request: Request) -> Response:
         """Cancels a job."""
-        return _told(await self._jobs.cancel_job(_asked_id(request)))
+        return json_response(await self._jobs.cancel_job(_asked_id(request)))
 
     async def retry(self, request: Request) -> Response:
         """Runs a dead or failed job again, under its id."""
         job_id = await self._jobs.retry_job(_asked_id(request))
-        return _told({"job_id": job_id, "state": JobState.QUEUED}, status=202)
+        return json_response({"job_id": job_id, "state": JobState.QUEUED}, status=202)
 
     async def forget(self, request: Request) -> Response:
         """Forgets a job that has ended, with its result."""
         job_id = _asked_id(request)
         await self._jobs.purge_jobs(job_id=job_id)
-        return _told({"job_id": job_id, "purged": True})
-
-
-def _guest(request: Request) -> Guest:
-    guest: Guest = request.scope["state"]["guest"]
-    return guest
+        return json_response({"job_id": job_id, "purged": True})
 
 
 def _prefix(guest: Guest) -> str:
@@ -172,7 +165,7 @@ def _fresh_id(guest: Guest) -> str | None:
 
 
 def _asked_id(request: Request) -> str:
-    return _own_id(_guest(request), request.path_params["job_id"])
+    return _own_id(guest_of(request), request.path_params["job_id"])
 
 
 def _job(asked: JobRequest, guest: Guest) -> Job:
@@ -181,7 +174,7 @@ def _job(asked: JobRequest, guest: Guest) -> Job:
     Raises:
         SollolError: It has a field that this guest may not use, or that cannot be used.
     """
-    if asked.path and asked.path.partition("?")[0] not in KIND_OF_PATH and not is_unknown(asked.path.partition("?")[0]):
+    if is_closed(asked.path):
         raise error_from(ErrorBody(code=ErrorCode.FORBIDDEN, message=f"{asked.path[:80]} is not for jobs"))
     if asked.callback_subject and not guest.is_admin:
         message = "callback_subject speaks on the bus: only administrators may set it; use callback_url"
@@ -242,7 +235,3 @@ def _headers(answer: JobAnswer) -> dict[str, str]:
     status: JobStatus = answer.status
     headers = {"x-sollol-job-id": answer.job_id, "x-sollol-attempts": str(status.tries)}
     return headers | ({"x-sollol-node": status.node_id} if status.node_id else {})
-
-
-def _told(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(encode(value), status, headers, media_type=PLAIN_JSON.decode())

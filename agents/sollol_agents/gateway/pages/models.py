@@ -1,0 +1,75 @@
+"""Which models there are: Ollama's and OpenAI's lists, over the whole fleet."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from sollol_agents.gateway.http.bodies import body_of, json_response, model_in
+from sollol_agents.gateway.http.errors import JSON
+from sollol_agents.gateway.management import model_lists
+from sollol_agents.gateway.management.fleet import Fleet
+
+_OLLAMA_VERSION: Final = "0.33.0"
+"""Told when no Ollama is in the fleet: the API that is spoken here."""
+
+
+class ModelPages:
+    """The handlers."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def routes(self) -> list[Route]:
+        """The paths of lists of models."""
+        reads = {
+            "/": self.root,
+            "/api/version": self.version,
+            "/api/status": self.status,
+            "/api/tags": self.tags,
+            "/api/ps": self.running,
+            "/v1/models": self.openai_models,
+            "/v1/models/{model:path}": self.openai_model,
+        }
+        routes = [Route(path, page, methods=["GET", "HEAD"]) for path, page in reads.items()]
+        return [*routes, Route("/api/show", self.show, methods=["POST"])]
+
+    async def root(self, _request: Request) -> Response:
+        """What Ollama's command line looks for."""
+        return PlainTextResponse("Ollama is running")
+
+    async def version(self, _request: Request) -> Response:
+        """The version of the oldest Ollama in the fleet."""
+        return json_response(
+            {"version": model_lists.lowest_version((await self._fleet.nodes()).nodes, _OLLAMA_VERSION)}
+        )
+
+    async def status(self, _request: Request) -> Response:
+        """That nothing here goes to a vendor's cloud."""
+        return json_response({"cloud": {"disabled": True, "source": "env"}}, JSON)
+
+    async def tags(self, _request: Request) -> Response:
+        """The models on all disks."""
+        return json_response({"models": await self._fleet.tags()}, JSON)
+
+    async def running(self, _request: Request) -> Response:
+        """The models in all memories."""
+        return json_response({"models": await self._fleet.running()}, JSON)
+
+    async def show(self, request: Request) -> Response:
+        """One model's details."""
+        body = await body_of(request)
+        return Response(await self._fleet.show(model_in(body), body), media_type=JSON.decode())
+
+    async def openai_models(self, _request: Request) -> Response:
+        """The models of the fleet."""
+        rows = [model_lists.openai_model(row) for row in await self._fleet.tags()]
+        return json_response({"object": "list", "data": rows})
+
+    async def openai_model(self, request: Request) -> Response:
+        """One model of the fleet."""
+        row = await self._fleet.tag(model_lists.tagged(request.path_params["model"]))
+        return json_response(model_lists.openai_model(row))

@@ -1,0 +1,105 @@
+"""How the gateway and the fleet are: health, counters, statistics, and the document of what can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sollol_agents.gateway.http.bodies import json_response
+from sollol_agents.gateway.http.metrics import Metrics
+from sollol_agents.gateway.management.fleet import Fleet
+from sollol_agents.gateway.pages.openapi import document
+from sollol_bus.errors import BadRequest, SollolError
+from sollol_bus.transport.connection import Bus
+from sollol_bus.version import VERSION
+from sollol_schemas.telemetry import NodeState
+
+
+class OperationPages:
+    """The handlers.
+
+    Args:
+        bus: The gateway's connection.
+        fleet: Answers about the fleet.
+        metrics: The gateway's counters.
+        connections: How many connections are open.
+    """
+
+    def __init__(self, bus: Bus, fleet: Fleet, metrics: Metrics, connections: Callable[[], int]) -> None:
+        self._bus = bus
+        self._fleet = fleet
+        self._metrics = metrics
+        self._connections = connections
+        self.is_draining = False
+
+    def routes(self) -> list[Route]:
+        """The paths of operations."""
+        reads = {
+            "/api/stats": self.stats,
+            "/api/dashboard": self.dashboard,
+            "/healthz": self.healthz,
+            "/readyz": self.readyz,
+            "/metrics": self.metrics,
+            "/openapi.json": self.openapi,
+        }
+        return [Route(path, page, methods=["GET", "HEAD"]) for path, page in reads.items()]
+
+    async def healthz(self, _request: Request) -> Response:
+        """That this process lives."""
+        return json_response({"status": "ok", "version": VERSION})
+
+    async def readyz(self, _request: Request) -> Response:
+        """Whether requests can be served: connected, a scorer in office, a node up."""
+        problem = await self._problem()
+        ready = {"status": "ready"} if problem is None else {"status": "not ready", "reason": problem}
+        return json_response(ready, status=200 if problem is None else 503)
+
+    async def _problem(self) -> str | None:
+        if self.is_draining:
+            return "shutting down"
+        if not self._bus.is_connected:
+            return "not connected to the bus"
+        try:
+            nodes = (await self._fleet.nodes()).nodes
+        except SollolError as error:
+            return error.message
+        return None if any(view.state is NodeState.UP for view in nodes) else "no node is up"
+
+    async def metrics(self, _request: Request) -> Response:
+        """Counters for Prometheus."""
+        return Response(await self.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def exposition(self) -> bytes:
+        """The gateway's counters, and the fleet as the scorer sees it."""
+        try:
+            fleet = await self._fleet.nodes()
+        except SollolError:
+            fleet = None
+        return self._metrics.text(fleet, self._connections())
+
+    async def openapi(self, _request: Request) -> Response:
+        """What can be asked here, for machines."""
+        return json_response(document())
+
+    async def stats(self, request: Request) -> Response:
+        """Statistics of the cluster."""
+        return json_response(await self._fleet.stats(_window(request)))
+
+    async def dashboard(self, request: Request) -> Response:
+        """Everything that a page about the fleet shows, at once."""
+        nodes = await self._fleet.nodes()
+        return json_response({"nodes": nodes, "stats": await self._fleet.stats(_window(request))})
+
+
+def _window(request: Request) -> float:
+    text = request.query_params.get("window_s", "0")
+    try:
+        window_s = float(text)
+    except ValueError:
+        window_s = -1.0
+    if not 0 <= window_s < 1e9:
+        raise BadRequest(f"window_s must be a number of seconds, not {text[:40]!r}")
+    return window_s
