@@ -20,6 +20,7 @@ from sollol_schemas import subjects
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast, Rejection, RejectionReason
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
+from sollol_schemas.instants import instant
 from sollol_schemas.jobs import JobEvent, JobListReply, JobNews, JobState
 from sollol_schemas.queries import NodesReply, RecentReply, ReliabilityReply
 from sollol_schemas.routing import RoutingMode
@@ -143,7 +144,7 @@ class FakeFleet:
             status=OutcomeStatus.SUCCESS if draw.random() > 0.02 else OutcomeStatus.FAILED,
             reported_by=ReportedBy.NODE,
             figures=figures,
-            finished_at=_instant(),
+            finished_at=instant(datetime.now(UTC)),
         )
         self._send(subjects.OUTCOME_EVENT.of(node_id), ended)
 
@@ -172,7 +173,7 @@ class FakeFleet:
             candidates=tuple(others),
             rejections=tuple(refused),
             queued=draw.randint(0, 12),
-            decided_at=_instant(),
+            decided_at=instant(datetime.now(UTC)),
         )
 
     def _telemetry(self, node_id: str) -> Telemetry:
@@ -216,7 +217,3 @@ class FakeFleet:
     def _send(self, subject: str, message: Any) -> None:  # noqa: ANN401 any message of the contract
         self._bus.publish(subject, encode(message))
         self.sent += 1
-
-
-def _instant() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

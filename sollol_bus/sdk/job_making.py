@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
@@ -13,6 +13,7 @@ from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.ids import is_request_id
+from sollol_schemas.instants import instant
 from sollol_schemas.jobs import Job
 from sollol_schemas.routing import PRIORITY_NAMES, Routing
 
@@ -39,7 +40,7 @@ def make_job(
     if isinstance(not_before, datetime):
         if not_before.tzinfo is None:
             raise BadRequest("not_before needs a time zone")
-        not_before = not_before.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        not_before = instant(not_before)
     fields = (
         msgspec.to_builtins(routing) if routing is not None and kind != RequestKind.PASSTHROUGH and not path else {}
     )

@@ -13,6 +13,7 @@ import msgspec
 
 from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg
+from sollol_schemas.instants import instant
 
 PING_TYPE = "io.nats.micro.v1.ping_response"
 INFO_TYPE = "io.nats.micro.v1.info_response"
@@ -58,7 +59,7 @@ class Discovery:
         self._description = description
         self._endpoints = dict(endpoints)
         self._queue_group = queue_group
-        self._started = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        self._started = instant(datetime.now(UTC))
         self.counters = {endpoint: EndpointCounters() for endpoint in endpoints}
         self._subscriptions: list[Subscription] = []
 

@@ -255,7 +255,7 @@ class TestModels:
         now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
         rows = model_lists.running([view("a", "m", loaded=loaded), view("b", "m", loaded=loaded)], {}, now)
         assert [row["node_id"] for row in rows] == ["a", "b"]
-        assert rows[0]["expires_at"] == "2026-01-01T00:01:00Z"
+        assert rows[0]["expires_at"] == "2026-01-01T00:01:00.000Z"
 
     def test_the_node_that_holds_a_model_comes_first(self) -> None:
         fleet = [view("a", "m"), view("b", "m", loaded=(LoadedModel(name="M:latest"),))]

@@ -1,4 +1,4 @@
-"""The pure parts around jobs: intake, answers, instants, callbacks, files of a batch."""
+"""The pure parts around jobs: intake, answers, callbacks, files of a batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from sollol_agents.dispatcher.jobs.intake import (
 )
 from sollol_agents.dispatcher.jobs.letters import shortened
 from sollol_agents.dispatcher.jobs.posting import is_permitted_address, signature
-from sollol_agents.dispatcher.jobs.times import InvalidInstant, instant, parse_instant
 from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_agents.requests.detector import WordDetector
 from sollol_bus.errors import BadRequest, ConfigError
@@ -175,12 +174,6 @@ def test_a_listed_name_leads_to_public_addresses_only_unless_private_ones_are_pe
     address = ipaddress.ip_address(text)
     assert is_permitted_address(address, is_private_permitted=False) is is_public
     assert is_permitted_address(address, is_private_permitted=True) is is_own
-
-
-def test_instants_survive_the_wire() -> None:
-    assert parse_instant(instant(1_700_000_000.125)) == 1_700_000_000.125
-    with pytest.raises(InvalidInstant):
-        parse_instant("soon")
 
 
 def test_a_signature_depends_on_key_time_and_body() -> None:

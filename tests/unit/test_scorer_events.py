@@ -8,7 +8,7 @@ from sollol_agents.scorer.office.decision_events import decision_bytes
 from sollol_bus.transport.messages import decode
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Rejection, RejectionReason
 
-INSTANT = "2026-11-21T10:00:00.000+00:00"
+INSTANT = "2026-11-21T10:00:00.000Z"
 
 
 def decision(candidates: int, rejections: int, detail: str = "") -> DecisionEvent:

@@ -28,6 +28,7 @@ from sollol_agents.recorder.store import connect
 from sollol_agents.recorder.uptime import Passage, Uptime, uptime_of
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
+from sollol_schemas.instants import instant
 from sollol_schemas.queries import FleetStats, RecentReply, ReliabilityReply, ReliabilityView, StatsReply, WhyReply
 from sollol_schemas.subjects import NO_NODE
 
@@ -180,7 +181,7 @@ class Archive:
             model,
             rows,
             [TimeRow(actual, predicted) for _, actual, predicted in latest[-RECENT_MAX:]],
-            last_seen_at=_instant(max(row.last_at for row in rows)) if rows else "",
+            last_seen_at=instant(max(row.last_at for row in rows)) if rows else "",
             uptime=None if model else uptime,
         )
 
@@ -190,7 +191,3 @@ async def open_archive(path: Path, *, latency_samples: int = _LATENCY_SAMPLES) -
     connection = await connect(path)
     await connection.execute_fetchall("PRAGMA query_only = 1")
     return Archive(connection, latency_samples)
-
-
-def _instant(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -18,6 +18,7 @@ from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
+from sollol_schemas.instants import instant
 from sollol_schemas.queries import (
     FleetStats,
     NodesReply,
@@ -201,7 +202,7 @@ class Queries:
             request.model,
             extra={"action": "recorder.reset"},
         )
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        at = instant(datetime.now(UTC))
         event = ResetEvent(kind=ResetKind.RELIABILITY, node_id=request.node_id, model=request.model, at=at)
         self._bus.publish(subjects.RESET_EVENT, encode(event))
         return await archive.reliability(request.node_id, request.model)

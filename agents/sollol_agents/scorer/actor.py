@@ -45,6 +45,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.headers import TRACEPARENT
+from sollol_schemas.instants import instant
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
 log = logging.getLogger(__name__)
@@ -211,7 +212,9 @@ class Scorer(Actor[ScorerConfig]):
             self._publish_office(term, is_leader=False, reason=reason)
 
     def _publish_office(self, term: int, *, is_leader: bool, reason: str) -> None:
-        event = OfficeEvent(instance=self.instance, term=term, is_leader=is_leader, reason=reason, at=_instant())
+        event = OfficeEvent(
+            instance=self.instance, term=term, is_leader=is_leader, reason=reason, at=instant(datetime.now(UTC))
+        )
         self.bus.publish(subjects.OFFICE_EVENT.of(self.instance), encode(event))
 
     def _on_reconnect(self) -> None:
@@ -283,7 +286,7 @@ class Scorer(Actor[ScorerConfig]):
         if isinstance(answer, ErrorBody):
             self.bus.respond_error(msg.reply, answer)
         else:
-            self.bus.respond(msg, msgspec.structs.replace(answer, decided_at=_instant()))
+            self.bus.respond(msg, msgspec.structs.replace(answer, decided_at=instant(datetime.now(UTC))))
 
     def _on_nodes(self, msg: Msg) -> None:
         self.bus.respond(msg, nodes_reply(self.core, time.monotonic(), self.instance))
@@ -321,7 +324,7 @@ class Scorer(Actor[ScorerConfig]):
 
     def _on_orphan(self, attempt: Attempt) -> None:
         outcome = presumed_lost(attempt)
-        self._outcomes.publish(msgspec.structs.replace(outcome, finished_at=_instant()))
+        self._outcomes.publish(msgspec.structs.replace(outcome, finished_at=instant(datetime.now(UTC))))
         self._carry_out(self.core.on_outcome(outcome, time.monotonic()))
 
     # -- effects ------------------------------------------------------------------------------------------
@@ -351,12 +354,12 @@ class Scorer(Actor[ScorerConfig]):
             case NodeEvent():
                 log.info("node %s is %s: %s", effect.node_id, effect.state, effect.reason,
                          extra={"action": "node_state", "node_id": effect.node_id})  # fmt: skip
-                event = msgspec.structs.replace(effect, at=_instant())
+                event = msgspec.structs.replace(effect, at=instant(datetime.now(UTC)))
                 self.bus.publish(subjects.NODE_EVENT.of(effect.node_id, effect.state), encode(event))
             case BreakerEvent():
                 log.warning("breaker of %s %s is %s", effect.node_id, effect.model, effect.state,
                             extra={"action": "breaker", "node_id": effect.node_id})  # fmt: skip
-                breaker = msgspec.structs.replace(effect, at=_instant())
+                breaker = msgspec.structs.replace(effect, at=instant(datetime.now(UTC)))
                 self.bus.publish(subjects.BREAKER_EVENT.of(effect.node_id, effect.state), encode(breaker))
 
     def _reply(self, request_id: str, answer: Granted | GrantQueued | GrantRefused, *, is_last: bool = True) -> None:
@@ -365,7 +368,3 @@ class Scorer(Actor[ScorerConfig]):
             self._spans.answered(answer)
         if reply:
             self.bus.publish(reply, encode(answer))
-
-
-def _instant() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

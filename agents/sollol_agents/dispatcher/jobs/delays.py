@@ -7,13 +7,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sollol_agents.dispatcher.jobs.persistence import persistently
-from sollol_agents.dispatcher.jobs.times import instant
 from sollol_bus.errors import BusError
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.jetstream.streams import JetStreamRefused, publish_acked
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import headers as h
 from sollol_schemas import stores, subjects
+from sollol_schemas.instants import instant
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
 from sollol_agents.dispatcher.requests.intake import ATTEMPTS_PER_RESEND, Rejected, Request, take_in
 from sollol_agents.requests.body import InvalidBody, read_native
 from sollol_agents.requests.detector import Detector
@@ -17,6 +16,7 @@ from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_request_id
 from sollol_schemas.inboxes import is_callback_subject
+from sollol_schemas.instants import InvalidInstant, parse_instant
 from sollol_schemas.jobs import Job, JobStatus
 from sollol_schemas.routing import RoutingMode
 

@@ -17,7 +17,6 @@ from sollol_agents.dispatcher.jobs.persistence import (
     Overtaken,
 )
 from sollol_agents.dispatcher.jobs.removal import Endings
-from sollol_agents.dispatcher.jobs.times import InvalidInstant, parse_instant
 from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
 from sollol_bus.jetstream.streams import JetStreamRefused, publish_acked
@@ -28,6 +27,7 @@ from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.instants import InvalidInstant, parse_instant
 from sollol_schemas.jobs import (
     TERMINAL,
     EnqueueReply,

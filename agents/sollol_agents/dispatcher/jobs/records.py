@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from sollol_agents.dispatcher.jobs.intake import Accepted
 from sollol_agents.dispatcher.jobs.life import Message
-from sollol_agents.dispatcher.jobs.times import instant
 from sollol_bus.jetstream.pull import Delivery
 from sollol_schemas import headers as h
+from sollol_schemas.instants import instant
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
 
 _RUNS_MAX = 1_000_000

@@ -27,7 +27,6 @@ from sollol_agents.dispatcher.jobs.life import RetryRules
 from sollol_agents.dispatcher.jobs.persistence import Results, States
 from sollol_agents.dispatcher.jobs.questions import JobDesk
 from sollol_agents.dispatcher.jobs.take import JobRun
-from sollol_agents.dispatcher.jobs.times import instant
 from sollol_agents.dispatcher.jobs.undeliverable import Burial
 from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import BusError, ConfigError, NotConnected
@@ -36,6 +35,7 @@ from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import inboxes, stores, subjects
+from sollol_schemas.instants import instant
 from sollol_schemas.jobs import JobEvent, JobNews, JobStatus
 
 log = logging.getLogger(__name__)
@@ -228,7 +228,7 @@ class JobCrew:
 
     def now(self) -> str:
         """The present instant, as it stands in states and results."""
-        return instant(datetime.now(UTC).timestamp())
+        return instant(datetime.now(UTC))
 
     def open(self, accepted: Accepted, status: JobStatus, tries_here: int, waited_s: float) -> Execution:
         """A try of a job, with an inbox of its own."""

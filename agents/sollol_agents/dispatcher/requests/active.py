@@ -30,6 +30,7 @@ from sollol_schemas.events import Outcome
 from sollol_schemas.execution import AttemptDone, AttemptFailed, AttemptFirstToken, AttemptReport, Taken
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantReply, GrantRequest
 from sollol_schemas.headers import TRACEPARENT
+from sollol_schemas.instants import instant
 
 log = logging.getLogger(__name__)
 
@@ -463,12 +464,12 @@ class ActiveRequest:
             self._timer = None
 
     def _report_lost(self, attempt: Attempt, error: ErrorBody) -> None:
-        self._host.report_outcome(presumed_lost(attempt.granted.decision, error, finished_at=_instant()))
+        self._host.report_outcome(
+            presumed_lost(attempt.granted.decision, error, finished_at=instant(datetime.now(UTC)))
+        )
 
     def _report_unserved(self, error: ErrorBody) -> None:
         waited_s = time.monotonic() - self._began_mono_s
-        self._host.report_outcome(unserved(self.request, error, waited_s=waited_s, finished_at=_instant()))
-
-
-def _instant() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._host.report_outcome(
+            unserved(self.request, error, waited_s=waited_s, finished_at=instant(datetime.now(UTC)))
+        )

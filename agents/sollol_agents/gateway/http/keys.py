@@ -17,6 +17,7 @@ from sollol_bus.jetstream.streams import bucket_spec, ensure_stream
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import stores
+from sollol_schemas.instants import instant
 from sollol_schemas.units import Instant, Priority
 
 ENTRY: Final = "api_keys"
@@ -93,7 +94,7 @@ class KeyStore:
             "key_id": digest[:12],
             "name": name,
             "secret_sha256": digest,
-            "created_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "created_at": instant(dt.datetime.now(dt.UTC)),
             "is_admin": is_admin,
             "max_priority": max_priority,
             "requests_per_minute": requests_per_minute,

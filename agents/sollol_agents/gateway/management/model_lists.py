@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sollol_agents.requests.names import canonical
+from sollol_schemas.instants import instant
 from sollol_schemas.queries import NodeView
 from sollol_schemas.telemetry import EngineKind, InstalledModel, LoadedModel, NodeState
 
@@ -153,15 +154,15 @@ def _loaded_row(view: NodeView, loaded: LoadedModel, model: InstalledModel | Non
         "size": loaded.size_bytes,
         "digest": model.digest if model else "",
         "details": _details(view, model) if model else {},
-        "expires_at": (now + dt.timedelta(seconds=left_s)).isoformat().replace("+00:00", "Z"),
+        "expires_at": instant(now + dt.timedelta(seconds=left_s)),
         "size_vram": loaded.vram_bytes,
         "context_length": loaded.context_length,
     }
 
 
-def _seconds(instant: str) -> int:
+def _seconds(text: str) -> int:
     """Seconds since 1970 of an RFC 3339 instant; 0 for what is none."""
     try:
-        return calendar.timegm(dt.datetime.fromisoformat(instant[:19]).timetuple())
+        return calendar.timegm(dt.datetime.fromisoformat(text[:19]).timetuple())
     except ValueError:
         return 0

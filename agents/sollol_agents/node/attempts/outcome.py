@@ -12,6 +12,7 @@ from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
+from sollol_schemas.instants import instant
 
 #: The request is at fault, on whatever node it runs.
 _CLIENT_ERRORS: Final = frozenset(
@@ -110,5 +111,5 @@ def outcome_of(decision: Decision, error: ErrorBody | None, figures: Figures, fi
         ReportedBy.NODE,
         error=error,
         figures=figures,
-        finished_at=finished_at.isoformat(),
+        finished_at=instant(finished_at),
     )

@@ -14,6 +14,7 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.instants import instant
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class DecisionEvents:
         """Tells of this decision soon."""
         if not self._untold:
             asyncio.get_running_loop().call_later(_TELL_AFTER_S, self.tell)
-        self._untold.append((event, datetime.now(UTC).isoformat(timespec="milliseconds")))
+        self._untold.append((event, instant(datetime.now(UTC))))
 
     def tell(self) -> None:
         """Tells of everything that is not told yet."""

@@ -26,6 +26,7 @@ from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.instants import instant
 from sollol_schemas.steering import BreakerRequest, ResetEvent, ResetKind, StrategyEvent, StrategyRequest
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class Operators:
                 strategy=self._core.strategy,
                 previous=previous,
                 settings=steering.settings_of(self._core),
-                at=_instant(),
+                at=instant(datetime.now(UTC)),
             )
             self._bus.publish(subjects.STRATEGY_EVENT, encode(event))
             self._bus.respond(msg, steering.strategy_reply(self._core))
@@ -158,10 +159,8 @@ class Operators:
                 self._bus.respond_error(msg.reply, effects)
                 return
             self._carry_out(effects)
-            event = ResetEvent(kind=ResetKind.BREAKERS, node_id=asked.node_id, model=asked.model, at=_instant())
+            event = ResetEvent(
+                kind=ResetKind.BREAKERS, node_id=asked.node_id, model=asked.model, at=instant(datetime.now(UTC))
+            )
             self._bus.publish(subjects.RESET_EVENT, encode(event))
         self._bus.respond(msg, steering.breakers_reply(self._core, now))
-
-
-def _instant() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -16,6 +16,7 @@ from sollol_bus.transport.messages import encode, error_of
 from sollol_schemas import subjects
 from sollol_schemas.control import ControlLoad
 from sollol_schemas.events import PreloadEvent
+from sollol_schemas.instants import instant
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Preloading:
             reason=wanted.reason,
             error=error,
             took_s=round(time.monotonic() - began, 3),
-            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            at=instant(datetime.now(UTC)),
         )
         if self._bus.is_connected:
             self._bus.publish(subjects.PRELOAD_EVENT.of(wanted.node_id), encode(event))
