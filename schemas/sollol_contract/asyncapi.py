@@ -8,6 +8,7 @@ from typing import Any, Final
 from sollol_contract import descriptions, wire
 from sollol_contract.json_schema import components
 from sollol_schemas import errors, headers, subjects
+from sollol_schemas.stores import KEPT, Kept
 from sollol_schemas.subjects import SUBJECTS, Role, Subject
 
 _TEXT: Final = {"type": "string"}
@@ -31,6 +32,7 @@ def document(version: str) -> dict[str, Any]:
             "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0"},
             "x-error-codes": _error_codes(),
+            "x-kept": [_kept(row) for row in KEPT],
         },
         "defaultContentType": "application/json",
         "servers": {"nats": {"host": "127.0.0.1:4222", "protocol": "nats"}},
@@ -41,6 +43,11 @@ def document(version: str) -> dict[str, Any]:
             "schemas": {**_HEADER_SCHEMAS, **schemas},
         },
     }
+
+
+def _kept(row: Kept) -> dict[str, Any]:
+    value = {"$ref": f"#/components/schemas/{row.value}"} if row.value else _TEXT
+    return {"bucket": row.bucket, "key": row.key, "value": value}
 
 
 def _error_codes() -> list[dict[str, Any]]:
@@ -210,7 +217,6 @@ _HEADER_SCHEMAS: Final = {
         {
             headers.SERVICE_ERROR: "The error in words.",
             headers.SERVICE_ERROR_CODE: "An HTTP-like status.",
-            headers.RETRY_AFTER: "Seconds after which the request may be sent again.",
         }
     ),
 }

@@ -63,6 +63,8 @@ def sample(kind: mi.Type, field: str = "", default: object = None) -> Any:  # no
             made = list(kind.cls)[-1].value
         case mi.VarTupleType() | mi.ListType():
             made = [sample(kind.item_type, field)]
+        case mi.TupleType():
+            made = [sample(item, field) for item in kind.item_types]
         case mi.DictType():
             made = {str(sample(kind.key_type, "key")): sample(kind.value_type, "value")}
         case _:

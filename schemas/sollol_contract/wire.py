@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 import sollol_schemas
+from sollol_schemas.stores import KEPT
 from sollol_schemas.subjects import ENGINE, SUBJECTS
 
 IN_HEADERS: Final = ("Exec", "Decision", "Figures", "JobStatus")
@@ -51,9 +52,14 @@ def members(payload: str) -> tuple[str, ...]:
 
 
 def messages() -> list[str]:
-    """Names of all Structs that travel by themselves, sorted."""
+    """Names of all Structs that travel or are kept by themselves, sorted."""
     named = {name for subject in SUBJECTS for name in (subject.payload, subject.reply)} - {"", ENGINE}
-    return sorted({m for name in (*named, *IN_HEADERS, *BESIDE_SUBJECTS) for m in members(name)})
+    return sorted({m for name in (*named, *IN_HEADERS, *BESIDE_SUBJECTS, *kept()) for m in members(name)})
+
+
+def kept() -> set[str]:
+    """Names of all Structs that lie under keys of buckets."""
+    return {row.value for row in KEPT} - {""}
 
 
 def _is_struct(value: Any) -> bool:  # noqa: ANN401 a member of any union

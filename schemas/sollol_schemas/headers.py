@@ -39,7 +39,6 @@ CHUNKS: Final = "Sollol-Chunks"
 PART: Final = "Sollol-Part"
 """`i/n`: this message is part i of n of one chunk that was too large for one message."""
 CONTENT_TYPE: Final = "Content-Type"
-RETRY_AFTER: Final = "Retry-After"
 
 # Jobs.
 JOB_RUN: Final = "Sollol-Job-Run"

@@ -1,8 +1,12 @@
-"""What JetStream keeps: names of streams, key-value buckets and object stores, and of the leases in a bucket."""
+"""What JetStream keeps: names of streams, buckets and object stores, and what lies under which key of a bucket."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
+
+import msgspec
+
+from sollol_schemas.units import BusId
 
 EVENTS_STREAM: Final = "SOLLOL_EVENTS"
 JOBS_STREAM: Final = "SOLLOL_JOBS"
@@ -25,3 +29,37 @@ FILES_STORE: Final = "SOLLOL_FILES"
 
 SCORER_LEASE: Final = "scorer"
 RECORDER_LEASE: Final = "recorder"
+API_KEYS: Final = "api_keys"
+OPERATORS_CHOICE: Final = "scorer"
+LEARNED: Final = "scorer"
+
+
+class NodeClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """Which process owns a node's id."""
+
+    node_id: BusId
+    instance: BusId
+    host: str = ""
+
+
+class Kept(NamedTuple):
+    """The values of one kind in a bucket."""
+
+    bucket: str
+    key: str
+    """With its parameters in braces."""
+    value: str
+    """Name of the Struct; empty: plain text."""
+
+
+KEPT: Final = (
+    Kept(NODES_BUCKET, "node.{node_id}", "NodeClaim"),
+    Kept(LEASES_BUCKET, "{lease}", ""),  # the instance that is in office
+    Kept(SETTINGS_BUCKET, API_KEYS, "KeyRing"),
+    Kept(SETTINGS_BUCKET, OPERATORS_CHOICE, "StrategyRequest"),
+    Kept(LEARNED_BUCKET, LEARNED, "Learned"),
+    Kept(JOBS_BUCKET, "job.{job_id}", "JobStatus"),
+    Kept(BATCHES_BUCKET, "file.{owner}.{file_id}", "FileRecord"),
+    Kept(BATCHES_BUCKET, "batch.{owner}.{batch_id}", "BatchRecord"),
+)
+"""Everything that is kept under keys."""

@@ -14,7 +14,6 @@ import msgspec
 import pytest
 
 from sollol_agents.gateway.actor import Gateway
-from sollol_agents.gateway.batches.records import BatchRecord, BatchState
 from sollol_agents.gateway.batches.store import ANYBODY, Records
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.keys import KeyStore
@@ -22,6 +21,7 @@ from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.transport.connection import BusConfig
+from sollol_schemas.batches import BatchRecord, BatchState
 from sollol_schemas.inboxes import GATEWAY_INBOX_PREFIX
 
 openai = pytest.importorskip("openai")

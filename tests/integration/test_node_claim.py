@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 
 from sollol_agents.node import NodeConfig, NodeMonitor
-from sollol_agents.node.control.claim import Claim, Owner, require_free
+from sollol_agents.node.control.claim import Claim, require_free
 from sollol_bus.errors import ConfigError
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import provision
@@ -17,6 +17,7 @@ from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import stores, subjects
 from sollol_schemas.control import ControlReply
+from sollol_schemas.stores import NodeClaim
 from sollol_schemas.telemetry import Telemetry
 
 NODE = "twin"
@@ -33,8 +34,8 @@ async def store(bus: Bus) -> Bucket:
     return Bucket(bus, stores.NODES_BUCKET)
 
 
-def owner(instance: str) -> Owner:
-    return Owner(node_id=NODE, instance=instance)
+def owner(instance: str) -> NodeClaim:
+    return NodeClaim(node_id=NODE, instance=instance)
 
 
 def answering(bus: Bus, instance: str) -> None:
@@ -57,7 +58,7 @@ async def test_a_claim_is_made_once_and_kept(bus: Bus, store: Bucket) -> None:
     assert revision > 0
     assert await claim.make()
     assert claim.revision == revision
-    assert decode((await store.get(f"node.{NODE}")).value or b"", Owner) == owner("a")
+    assert decode((await store.get(f"node.{NODE}")).value or b"", NodeClaim) == owner("a")
 
 
 async def test_the_claim_of_a_dead_process_is_taken_over_with_a_higher_revision(bus: Bus, store: Bucket) -> None:

@@ -12,8 +12,8 @@ import pytest
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.knowledge.learned import Learned, learned_of
-from sollol_agents.scorer.office.saved_knowledge import KEY, SavedKnowledge
+from sollol_agents.scorer.knowledge.learned import learned_of
+from sollol_agents.scorer.office.saved_knowledge import SavedKnowledge
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import api, provision
 from sollol_bus.server.server import EmbeddedServer
@@ -25,6 +25,7 @@ from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus, PreloadEvent, ReportedBy
 from sollol_schemas.execution import Figures
+from sollol_schemas.learned import Learned
 from sollol_schemas.queries import RecentReply, RecentRequest
 from sollol_schemas.steering import BreakerRequest, BreakersReply, ResetEvent, ResetKind
 from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, Telemetry
@@ -51,7 +52,7 @@ class Candidate:
 
 
 async def written(bucket: Bucket) -> Learned:
-    value = (await bucket.get(KEY)).value
+    value = (await bucket.get(stores.LEARNED)).value
     assert value is not None
     return learned_of(value)
 
@@ -83,15 +84,15 @@ async def test_a_scorer_out_of_office_never_overwrites_its_successor(bus: Bus, b
 async def test_nothing_new_is_not_written_again(bus: Bus, bucket: Bucket) -> None:
     candidate = Candidate(bus, 4)
     await candidate.keeper.save()
-    assert (await bucket.get(KEY)).revision == 0, "nothing was learnt yet"
+    assert (await bucket.get(stores.LEARNED)).revision == 0, "nothing was learnt yet"
     candidate.learn(20)
     await candidate.keeper.save()
-    revision = (await bucket.get(KEY)).revision
+    revision = (await bucket.get(stores.LEARNED)).revision
     await candidate.keeper.save()
     candidate.is_leader = False
     candidate.learn(20)
     await candidate.keeper.save()
-    assert (await bucket.get(KEY)).revision == revision
+    assert (await bucket.get(stores.LEARNED)).revision == revision
 
 
 async def test_a_bucket_that_vanished_is_made_again(bus: Bus, bucket: Bucket) -> None:
@@ -107,7 +108,7 @@ async def test_a_bucket_that_vanished_is_made_again(bus: Bus, bucket: Bucket) ->
 
 @pytest.mark.parametrize("left", [b"{", b'{"type":"scorer.learned.v9"}', b'{"type":"scorer.learned.v1","term":-1}'])
 async def test_what_cannot_be_read_is_ignored_and_replaced(bus: Bus, bucket: Bucket, left: bytes) -> None:
-    await bucket.put(KEY, left)
+    await bucket.put(stores.LEARNED, left)
     candidate = Candidate(bus, 4)
     await candidate.keeper.restore()
     candidate.learn(20)
@@ -192,7 +193,7 @@ async def test_forgotten_reliability_is_forgotten_by_every_scorer_and_stays_so(
     bus.publish(subjects.OUTCOME_EVENT.of("gpu1"), encode(outcome("q1-1", OutcomeStatus.SUCCESS)))
 
     async def kept_attempts() -> float:
-        value = (await bucket.get(KEY)).value
+        value = (await bucket.get(stores.LEARNED)).value
         node = learned_of(value).nodes.get("gpu1") if value else None
         return node.record.attempts if node is not None else -1.0
 

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import msgspec
 
-from sollol_agents.gateway.batches.records import BatchRecord, BatchState, FileRecord
 from sollol_agents.gateway.batches.run import BatchRun, Desk, Limits
 from sollol_agents.gateway.batches.store import Contents, Records
 from sollol_agents.gateway.batches.workers import Keeper
@@ -16,6 +15,7 @@ from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_bus.errors import error_from
 from sollol_bus.sdk.jobs import JobAnswer
 from sollol_bus.transport.connection import Bus
+from sollol_schemas.batches import BatchRecord, BatchState, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
 

@@ -16,7 +16,6 @@ from sollol_agents.gateway.http import routing_headers
 from sollol_agents.gateway.http.access import Ceiling, token_in
 from sollol_agents.gateway.http.errors import error_in_stream, refusal
 from sollol_agents.gateway.http.hosts import allowed_hosts, is_allowed_host
-from sollol_agents.gateway.http.keys import ApiKey
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.inference import native
 from sollol_agents.gateway.inference.event_relay import EventRelay
@@ -31,6 +30,7 @@ from sollol_bus.transport.connection import Bus
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
+from sollol_schemas.keys import ApiKey
 from sollol_schemas.queries import NodeView
 from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, InstalledModel, LoadedModel, NodeState, Telemetry
 

@@ -12,6 +12,7 @@ import pytest
 import sollol_schemas
 import sollol_schemas.subjects as subject_table
 from sollol_schemas import telemetry
+from sollol_schemas.stores import BUCKETS, KEPT
 
 GOLDEN = Path(__file__).parent / "golden"
 MODULES = [importlib.import_module(m.name) for m in pkgutil.iter_modules(sollol_schemas.__path__, "sollol_schemas.")]
@@ -55,3 +56,8 @@ def test_every_payload_of_the_subject_table_is_a_message_of_the_contract() -> No
     unions = {"ControlRequest", "AttemptReport", "GrantReply"}
     named = {n for c in subject_table.SUBJECTS for n in (c.payload, c.reply)} - {"", "engine"} - unions
     assert named <= set(STRUCTS), named - set(STRUCTS)
+
+
+def test_everything_kept_under_a_key_is_a_message_of_the_contract() -> None:
+    assert {row.value for row in KEPT} - {""} <= set(STRUCTS)
+    assert {row.bucket for row in KEPT} == set(BUCKETS)

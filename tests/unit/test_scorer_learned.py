@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.knowledge.breaker import BreakerRules
-from sollol_agents.scorer.knowledge.learned import Learned, bytes_of, learned_of
+from sollol_agents.scorer.knowledge.learned import bytes_of, learned_of
 from sollol_agents.scorer.office.takeover import (
     everything_learned,
     forget_reliability,
@@ -28,6 +28,7 @@ from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
 from sollol_schemas.grant import Granted, GrantRequest
+from sollol_schemas.learned import Learned
 from sollol_schemas.routing import Routing
 from sollol_schemas.telemetry import (
     EngineInfo,

@@ -13,9 +13,10 @@ from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, show_json, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
-from sollol_agents.gateway.http.keys import ApiKey, KeyStore
+from sollol_agents.gateway.http.keys import KeyStore
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX
+from sollol_schemas.keys import ApiKey
 from sollol_schemas.routing import PRIORITY_NAMES
 
 keys: Final = App(name="keys", help="Make, list or revoke API keys of the gateways.")

@@ -22,30 +22,16 @@ from sollol_bus.errors import SollolError
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import stores
+from sollol_schemas.keys import ApiKey, KeyRing
 
 log = logging.getLogger(__name__)
 
 COOKIE: Final = "sollol_session"
-_KEYS: Final = "api_keys"
 _RETRY_S: Final = 1.0
 _SESSION_S: Final = 12 * 3600.0
 """How long a login lasts."""
 _MAX_SESSIONS: Final = 1000
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
-
-class KnownKey(msgspec.Struct, frozen=True):
-    """What the dashboard reads of an API key."""
-
-    name: str
-    secret_sha256: str
-    is_admin: bool = False
-
-
-class KnownKeys(msgspec.Struct, frozen=True):
-    """The entry of the settings bucket that holds the API keys."""
-
-    keys: tuple[KnownKey, ...] = ()
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -106,7 +92,7 @@ class Sessions:
     def __init__(self, *, require_key: bool, is_local: bool) -> None:
         self._require_key = require_key
         self._anonymous = None if require_key else Person("", may_operate=is_local)
-        self._keys: dict[str, KnownKey] = {}
+        self._keys: dict[str, ApiKey] = {}
         self._sessions: OrderedDict[str, Session] = OrderedDict()
 
     @property
@@ -114,7 +100,7 @@ class Sessions:
         """Whether nobody comes in without a key."""
         return self._require_key
 
-    def know(self, keys: tuple[KnownKey, ...]) -> None:
+    def know(self, keys: tuple[ApiKey, ...]) -> None:
         """The keys as they are now; sessions of others end."""
         self._keys = {key.secret_sha256: key for key in keys}
 
@@ -159,7 +145,7 @@ class KeyWatch:
     def start(self, spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]) -> None:
         """Listens for changes."""
         self._changed.set()
-        self._bus.subscribe(self._bucket.subject(_KEYS), lambda _: self._changed.set())
+        self._bus.subscribe(self._bucket.subject(stores.API_KEYS), lambda _: self._changed.set())
         self._bus.on_reconnect(self._changed.set)
         spawn(self._follow(), "keys")
 
@@ -168,8 +154,8 @@ class KeyWatch:
             await self._changed.wait()
             self._changed.clear()
             try:
-                entry = await self._bucket.get(_KEYS)
-                self._sessions.know((entry.decode(KnownKeys) or KnownKeys()).keys)
+                entry = await self._bucket.get(stores.API_KEYS)
+                self._sessions.know((entry.decode(KeyRing) or KeyRing()).keys)
             except SollolError as error:
                 log.warning("the API keys cannot be read: %s", error, extra={"action": "keys_unread"})
                 await asyncio.sleep(_RETRY_S)

@@ -13,7 +13,6 @@ from starlette.middleware.cors import CORSMiddleware
 
 from sollol_agents.gateway.application import Application
 from sollol_agents.gateway.batches.pages import BatchPages, now_s
-from sollol_agents.gateway.batches.records import BatchRecord, FileRecord
 from sollol_agents.gateway.batches.run import Desk, Limits
 from sollol_agents.gateway.batches.store import Contents, Records
 from sollol_agents.gateway.batches.workers import Keeper
@@ -34,6 +33,7 @@ from sollol_bus.actor import Actor, ActorState
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.discovery import Discovery
 from sollol_bus.version import VERSION
+from sollol_schemas.batches import BatchRecord, FileRecord
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import msgspec
 
 from sollol_agents.node.attempts.executor import Executor
 from sollol_agents.node.config import NodeConfig, node_id_of
-from sollol_agents.node.control.claim import Claim, Owner, require_free
+from sollol_agents.node.control.claim import Claim, require_free
 from sollol_agents.node.control.commands import Controls
 from sollol_agents.node.control.load_interval import LoadGate
 from sollol_agents.node.control.telemetry import SOFTWARE_VERSION, Identity, Standing, loaded_of, telemetry_of
@@ -26,6 +26,7 @@ from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import encode
 from sollol_schemas import inboxes, subjects
 from sollol_schemas.ids import RESERVED_NODE_IDS
+from sollol_schemas.stores import NodeClaim
 from sollol_schemas.telemetry import LoadedModel, LoadUpdate, Telemetry
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class NodeMonitor(Actor[NodeConfig]):
         )
         executor.view = self._watch.view
         await self._machine.open()
-        self._claim = Claim(bus, Owner(node_id=self.node_id, instance=self.instance, host=socket.gethostname()))
+        self._claim = Claim(bus, NodeClaim(node_id=self.node_id, instance=self.instance, host=socket.gethostname()))
         await self._claim.make()
         self._identity.revision = self._claim.revision
         await self._watch.look()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from sollol_agents.dashboard.access import KnownKey, Person, Sessions, is_host_allowed, is_local, is_same_origin
+from sollol_agents.dashboard.access import Person, Sessions, is_host_allowed, is_local, is_same_origin
 from sollol_agents.dashboard.login import session_id
 from sollol_agents.dashboard.operations import OPERATIONS, Drain, operation
 from sollol_bus.errors import BadRequest
+from sollol_schemas.keys import ApiKey
 
 DIGEST = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
-KEY = KnownKey(name="boss", secret_sha256=DIGEST, is_admin=True)
+KEY = ApiKey(
+    key_id=DIGEST[:12], name="boss", created_at="2026-01-02T03:04:05.678Z", secret_sha256=DIGEST, is_admin=True
+)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.gateway.batches.records import WINDOW_S, Problem
+from sollol_agents.gateway.batches.records import WINDOW_S
 from sollol_agents.gateway.http.errors import error_object
 from sollol_agents.requests.dialects import Dialect
 from sollol_bus.sdk.jobs import JobAnswer
 from sollol_bus.transport.messages import encode
+from sollol_schemas.batches import BatchProblem
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import Job, JobState
@@ -48,7 +49,7 @@ class _Body(msgspec.Struct):
 class Unusable(ValueError):
     """A line is no request of the batch; `problem` says why."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: BatchProblem) -> None:
         super().__init__(problem.message)
         self.problem = problem
 
@@ -72,7 +73,7 @@ def read_line(text: bytes, number: int, endpoint: str) -> Line:
         uploaded = _uploaded.decode(text)
         body = _bodies.decode(uploaded.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Unusable(Problem(code="invalid_json_line", message=str(error), line=number)) from error
+        raise Unusable(BatchProblem(code="invalid_json_line", message=str(error), line=number)) from error
     if not uploaded.custom_id or len(uploaded.custom_id) > _ID_MAX:
         raise _wrong("invalid_custom_id", f"custom_id must have 1 to {_ID_MAX} characters", number, "custom_id")
     if uploaded.method != "POST":
@@ -95,7 +96,7 @@ class Checked:
     def __init__(self, endpoint: str, requests_max: int) -> None:
         self.total = 0
         """Requests seen."""
-        self.problems: list[Problem] = []
+        self.problems: list[BatchProblem] = []
         self._endpoint = endpoint
         self._requests_max = requests_max
         self._seen: set[str] = set()
@@ -105,7 +106,7 @@ class Checked:
         self.total += 1
         if self.total > self._requests_max:
             message = f"a batch has at most {self._requests_max} requests"
-            self.problems.append(Problem(code="too_many_tasks", message=message, line=number))
+            self.problems.append(BatchProblem(code="too_many_tasks", message=message, line=number))
             return False
         try:
             line = read_line(text, number, self._endpoint)
@@ -114,13 +115,13 @@ class Checked:
         else:
             if line.custom_id in self._seen:
                 message = f"custom_id {line.custom_id[:80]!r} comes twice"
-                self.problems.append(Problem(code="duplicate_custom_id", message=message, line=number))
+                self.problems.append(BatchProblem(code="duplicate_custom_id", message=message, line=number))
             self._seen.add(line.custom_id)
         return len(self.problems) < PROBLEMS_MAX
 
 
 def _wrong(code: str, message: str, line: int, param: str) -> Unusable:
-    return Unusable(Problem(code=code, message=message, line=line, param=param))
+    return Unusable(BatchProblem(code=code, message=message, line=line, param=param))
 
 
 class Splitter:
@@ -153,7 +154,7 @@ class Splitter:
         self.number += 1
         if len(line) > self._limit_bytes:
             message = f"the line exceeds the limit of {self._limit_bytes} bytes"
-            raise Unusable(Problem(code="line_too_long", message=message, line=self.number))
+            raise Unusable(BatchProblem(code="line_too_long", message=message, line=self.number))
         return line.strip()
 
 

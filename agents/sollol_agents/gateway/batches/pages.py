@@ -11,17 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from sollol_agents.gateway.batches.records import (
-    ENDED,
-    PURPOSE,
-    WINDOW_S,
-    BatchRecord,
-    BatchState,
-    Fields,
-    FileRecord,
-    batch_request,
-    page_of,
-)
+from sollol_agents.gateway.batches.records import PURPOSE, WINDOW_S, Fields, batch_request, page_of, told
 from sollol_agents.gateway.batches.run import Desk
 from sollol_agents.gateway.batches.store import ANYBODY
 from sollol_agents.gateway.batches.upload import Form
@@ -30,6 +20,7 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.access import Guest, guest_of
 from sollol_agents.gateway.http.bodies import body_of, json_response, number_in, pieces_of
 from sollol_bus.errors import BadRequest, Conflict, SollolError, error_from
+from sollol_schemas.batches import ENDED, BatchRecord, BatchState, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.routing import PRIORITY_NAMES
@@ -81,7 +72,7 @@ class BatchPages:
         except BaseException:
             await writer.abandon()
             raise
-        return json_response(record.told())
+        return json_response(told(record))
 
     async def files(self, request: Request) -> Response:
         """The caller's files."""
@@ -94,7 +85,7 @@ class BatchPages:
 
     async def file(self, request: Request) -> Response:
         """One file, without its content."""
-        return json_response((await self._file(request)).told())
+        return json_response(told(await self._file(request)))
 
     async def content(self, request: Request) -> Response:
         """A file's content."""
@@ -142,7 +133,7 @@ class BatchPages:
         )
         if await self._desk.batches.write(record, record.batch_id, 0) is None:
             raise Conflict(f"{record.batch_id} exists")
-        return json_response(record.told())
+        return json_response(told(record))
 
     async def batches(self, request: Request) -> Response:
         """The caller's batches."""
@@ -153,7 +144,7 @@ class BatchPages:
     async def batch(self, request: Request) -> Response:
         """One batch."""
         record, _ = await self._batch(request)
-        return json_response(record.told())
+        return json_response(told(record))
 
     async def cancel(self, request: Request) -> Response:
         """Stops a batch; what has been answered until then can be read."""
@@ -162,10 +153,10 @@ class BatchPages:
             if record.state in ENDED:
                 raise Conflict(f"{record.batch_id} is {record.state} already")
             if record.state is BatchState.CANCELLING:
-                return json_response(record.told())
+                return json_response(told(record))
             record = record.into(BatchState.CANCELLING, self._desk.now_s())
             if await self._desk.batches.write(record, record.batch_id, revision) is not None:
-                return json_response(record.told())
+                return json_response(told(record))
         raise Conflict("others change the batch all the time; try again")
 
     # -- inside ---------------------------------------------------------------------------------------------

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from sollol_bus.errors import BadRequest
-from sollol_schemas.units import Bytes, Count, Priority
+from sollol_schemas.batches import BatchRecord, BatchState, FileRecord
 
 Fields = dict[str, Any]
 
@@ -22,104 +21,43 @@ WINDOW_S: Final = 86_400
 _PAGE_MAX: Final = 10_000
 
 
-class BatchState(StrEnum):
-    """Where a batch is in its life; the words are OpenAI's."""
-
-    VALIDATING = "validating"  # nobody has looked through its file yet
-    FAILED = "failed"  # its file cannot be used
-    IN_PROGRESS = "in_progress"  # its requests run
-    FINALIZING = "finalizing"  # its answers are put together
-    COMPLETED = "completed"  # its answers can be read
-    EXPIRED = "expired"  # its window passed; the answers until then can be read
-    CANCELLING = "cancelling"  # its requests are being cancelled
-    CANCELLED = "cancelled"  # the answers until then can be read
+def told(record: FileRecord | BatchRecord) -> Fields:
+    """A record as OpenAI describes one."""
+    return _file(record) if isinstance(record, FileRecord) else _batch(record)
 
 
-ENDED: Final = frozenset({BatchState.FAILED, BatchState.COMPLETED, BatchState.EXPIRED, BatchState.CANCELLED})
+def _file(record: FileRecord) -> Fields:
+    return {
+        "id": record.file_id,
+        "object": "file",
+        "bytes": record.size_bytes,
+        "created_at": record.created_at_s,
+        "expires_at": record.expires_at_s,
+        "filename": record.filename,
+        "purpose": record.purpose,
+        "status": "processed",
+        "status_details": None,
+    }
 
 
-class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One stored file, without its content."""
-
-    file_id: str
-    owner: str
-    """Id of the key that it belongs to."""
-    purpose: str
-    filename: str
-    size_bytes: Bytes
-    created_at_s: Count
-    expires_at_s: Count
-
-    def told(self) -> Fields:
-        """The file as OpenAI describes one."""
-        return {
-            "id": self.file_id,
-            "object": "file",
-            "bytes": self.size_bytes,
-            "created_at": self.created_at_s,
-            "expires_at": self.expires_at_s,
-            "filename": self.filename,
-            "purpose": self.purpose,
-            "status": "processed",
-            "status_details": None,
-        }
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a file cannot be used as a batch."""
-
-    code: str
-    message: str
-    line: int | None = None
-    param: str | None = None
-
-
-class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One batch."""
-
-    batch_id: str
-    owner: str
-    endpoint: str
-    input_file_id: str
-    created_at_s: Count
-    expires_at_s: Count
-    priority: Priority = 1
-    state: BatchState = BatchState.VALIDATING
-    metadata: dict[str, str] = {}
-    at_s: dict[str, Count] = {}
-    """When it came into its states."""
-    total: Count = 0
-    completed: Count = 0
-    failed: Count = 0
-    output_file_id: str = ""
-    error_file_id: str = ""
-    problems: tuple[Problem, ...] = ()
-    worker: str = ""
-    """Instance of the gateway that works on it; it writes the record once a second."""
-
-    def told(self) -> Fields:
-        """The batch as OpenAI describes one."""
-        problems = {"object": "list", "data": list(self.problems)} if self.problems else None
-        return {
-            "id": self.batch_id,
-            "object": "batch",
-            "endpoint": self.endpoint,
-            "errors": problems,
-            "input_file_id": self.input_file_id,
-            "completion_window": WINDOW,
-            "status": self.state,
-            "output_file_id": self.output_file_id or None,
-            "error_file_id": self.error_file_id or None,
-            "created_at": self.created_at_s,
-            "expires_at": self.expires_at_s,
-            **{f"{state}_at": self.at_s.get(state) for state in BatchState if state is not BatchState.VALIDATING},
-            "request_counts": {"total": self.total, "completed": self.completed, "failed": self.failed},
-            "metadata": self.metadata or None,
-        }
-
-    def into(self, state: BatchState, now_s: int, **changes: object) -> BatchRecord:
-        """The record in another state."""
-        return msgspec.structs.replace(self, state=state, at_s={**self.at_s, state.value: now_s}, **changes)
+def _batch(record: BatchRecord) -> Fields:
+    problems = {"object": "list", "data": list(record.problems)} if record.problems else None
+    return {
+        "id": record.batch_id,
+        "object": "batch",
+        "endpoint": record.endpoint,
+        "errors": problems,
+        "input_file_id": record.input_file_id,
+        "completion_window": WINDOW,
+        "status": record.state,
+        "output_file_id": record.output_file_id or None,
+        "error_file_id": record.error_file_id or None,
+        "created_at": record.created_at_s,
+        "expires_at": record.expires_at_s,
+        **{f"{state}_at": record.at_s.get(state) for state in BatchState if state is not BatchState.VALIDATING},
+        "request_counts": {"total": record.total, "completed": record.completed, "failed": record.failed},
+        "metadata": record.metadata or None,
+    }
 
 
 _Metadata = Annotated[
@@ -170,7 +108,7 @@ def page_of(records: list[R], name: Callable[[R], str], *, limit: int, after: st
     part = ordered[start : start + limit]
     return {
         "object": "list",
-        "data": [one.told() for one in part],
+        "data": [told(one) for one in part],
         "first_id": name(part[0]) if part else None,
         "last_id": name(part[-1]) if part else None,
         "has_more": start + limit < len(ordered),

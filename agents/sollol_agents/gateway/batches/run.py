@@ -18,11 +18,12 @@ from typing import Final
 import msgspec
 
 from sollol_agents.gateway.batches.lines import Checked, Line, Splitter, Unusable, answer_line, read_line
-from sollol_agents.gateway.batches.records import ENDED, OUTPUT_PURPOSE, BatchRecord, BatchState, FileRecord, Problem
+from sollol_agents.gateway.batches.records import OUTPUT_PURPOSE
 from sollol_agents.gateway.batches.store import Contents, Records, Writer
 from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_bus.errors import BadRequest, BusError, Conflict, ConnectionLost, SollolError, error_from
 from sollol_bus.sdk.jobs import JobAnswer
+from sollol_schemas.batches import ENDED, BatchProblem, BatchRecord, BatchState, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ class BatchRun:
         except SollolError as error:
             if error.body.code is not ErrorCode.UNKNOWN_REQUEST:
                 raise
-            missing = Problem(code="file_not_found", message="the input file does not exist any more")
+            missing = BatchProblem(code="file_not_found", message="the input file does not exist any more")
             await self._into(BatchState.FAILED, problems=(missing,))
 
     async def _run(self) -> None:
@@ -175,12 +176,12 @@ class BatchRun:
 
     async def give_up(self) -> None:
         """Ends the batch because work on it fails whoever does it."""
-        bug = Problem(code="internal", message="the gateway failed at this batch; its log says why")
+        bug = BatchProblem(code="internal", message="the gateway failed at this batch; its log says why")
         await self._into(BatchState.FAILED, problems=(bug,))
 
     # -- the file -------------------------------------------------------------------------------------------
 
-    async def _validated(self, source: FileRecord) -> tuple[int, list[Problem]]:
+    async def _validated(self, source: FileRecord) -> tuple[int, list[BatchProblem]]:
         checked = Checked(self._record.endpoint, self._desk.limits.requests)
         try:
             async with aclosing(self._texts(source)) as texts:
@@ -190,7 +191,7 @@ class BatchRun:
         except Unusable as error:
             checked.problems.append(error.problem)
         if not checked.total and not checked.problems:
-            checked.problems.append(Problem(code="empty_file", message="the file has no requests in it"))
+            checked.problems.append(BatchProblem(code="empty_file", message="the file has no requests in it"))
         return checked.total, checked.problems
 
     async def _lines(self, source: FileRecord) -> AsyncGenerator[Line, None]:

@@ -14,7 +14,6 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from sollol_agents.gateway.batches.records import BatchRecord, FileRecord
 from sollol_bus.errors import BusError, ConnectionLost, RequestTimedOut, SollolError, error_from
 from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.job_streams import blob_spec
@@ -23,6 +22,7 @@ from sollol_bus.sdk.job_storing import FULL_QUEUE
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import stores
+from sollol_schemas.batches import BatchRecord, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.headers import STATUS
 

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.gateway.batches.records import ENDED, BatchRecord, BatchState
 from sollol_agents.gateway.batches.run import BatchRun, Desk, Replaced
 from sollol_agents.gateway.batches.store import ANYBODY, prepare
 from sollol_bus.errors import DecodeFailed, SollolError
 from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg, decode
+from sollol_schemas.batches import ENDED, BatchRecord, BatchState
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,11 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from sollol_agents.gateway.http.errors import Header
-from sollol_agents.gateway.http.keys import ApiKey, KeyRing, KeyStore
+from sollol_agents.gateway.http.keys import KeyStore
 from sollol_bus.errors import QueueFull, SollolError, Unauthorized, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.keys import ApiKey, KeyRing
 
 log = logging.getLogger(__name__)
 

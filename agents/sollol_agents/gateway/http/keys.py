@@ -6,10 +6,9 @@ import datetime as dt
 import hashlib
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
-from msgspec import Meta
 
 from sollol_bus.errors import BadRequest, Conflict
 from sollol_bus.jetstream.buckets import Bucket
@@ -18,33 +17,12 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import stores
 from sollol_schemas.instants import instant
-from sollol_schemas.units import Instant, Priority
+from sollol_schemas.keys import ApiKey, KeyRing
 
-ENTRY: Final = "api_keys"
 _PREFIX: Final = "sk-sollol-"
 _NAME_MAX: Final = 64
 _KEYS_MAX: Final = 10_000
 _WRITES: Final = 20
-
-
-class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """One key, without its secret."""
-
-    key_id: str
-    name: str
-    secret_sha256: str
-    created_at: Instant
-    is_admin: bool = False
-    """May pull, create, copy, push and delete models."""
-    max_priority: Priority = 10
-    requests_per_minute: Annotated[float, Meta(ge=0, description="0: no ceiling.")] = 0.0
-    max_concurrent: Annotated[int, Meta(ge=0, description="Requests open at a time; 0: no ceiling.")] = 0
-
-
-class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
-    """Every key, as it is stored."""
-
-    keys: tuple[ApiKey, ...] = ()
 
 
 def hashed(secret: str) -> str:
@@ -62,7 +40,7 @@ class KeyStore:
     @property
     def subject(self) -> str:
         """Where changes can be overheard."""
-        return self._bucket.subject(ENTRY)
+        return self._bucket.subject(stores.API_KEYS)
 
     async def prepare(self) -> None:
         """Makes the bucket when it is not there."""
@@ -70,7 +48,7 @@ class KeyStore:
 
     async def load(self) -> KeyRing:
         """Every key."""
-        return (await self._bucket.get(ENTRY)).decode(KeyRing) or KeyRing()
+        return (await self._bucket.get(stores.API_KEYS)).decode(KeyRing) or KeyRing()
 
     async def create(
         self,
@@ -127,10 +105,10 @@ class KeyStore:
     async def _change(self, change: Callable[[KeyRing], KeyRing]) -> None:
         await self.prepare()
         for _ in range(_WRITES):
-            entry = await self._bucket.get(ENTRY)
+            entry = await self._bucket.get(stores.API_KEYS)
             ring = change(entry.decode(KeyRing) or KeyRing())
             if len(ring.keys) > _KEYS_MAX:
                 raise BadRequest(f"there are {_KEYS_MAX} keys already; revoke some")
-            if await self._bucket.update(ENTRY, encode(ring), entry.revision) is not None:
+            if await self._bucket.update(stores.API_KEYS, encode(ring), entry.revision) is not None:
                 return
         raise Conflict("others change the keys all the time; try again")

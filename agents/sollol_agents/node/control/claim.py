@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import msgspec
-
 from sollol_bus.errors import BusError, ConfigError, DecodeFailed, NoResponders, RequestTimedOut
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import JetStreamRefused
@@ -21,21 +19,13 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import stores, subjects
 from sollol_schemas.control import ControlPing, ControlReply
-from sollol_schemas.units import BusId
+from sollol_schemas.stores import NodeClaim
 
 log = logging.getLogger(__name__)
 
 _PROBE_S = 1.0
 _GATHER_S = 0.3
 _PING = encode(ControlPing())
-
-
-class Owner(msgspec.Struct, frozen=True, kw_only=True):
-    """The value of a claim."""
-
-    node_id: BusId
-    instance: BusId
-    host: str = ""
 
 
 async def require_free(bus: Bus, node_id: str) -> None:
@@ -66,7 +56,7 @@ class Claim:
         owner: Who claims.
     """
 
-    def __init__(self, bus: Bus, owner: Owner) -> None:
+    def __init__(self, bus: Bus, owner: NodeClaim) -> None:
         self._bus = bus
         self._owner = owner
         self._key = f"node.{owner.node_id}"
@@ -115,11 +105,11 @@ class Claim:
         return instance in seen
 
     @staticmethod
-    def _decoded(value: bytes | None) -> Owner | None:
+    def _decoded(value: bytes | None) -> NodeClaim | None:
         if value is None:
             return None
         try:
-            return decode(value, Owner)
+            return decode(value, NodeClaim)
         except DecodeFailed:
             return None  # of another version; the claim replaces it
 

@@ -15,11 +15,11 @@ import msgspec
 
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.nodes import Node
-from sollol_agents.scorer.knowledge.learned import LearnedNode, LearnedPrefix, LearnedRecord
 from sollol_agents.scorer.knowledge.priors import weight_bytes
 from sollol_agents.scorer.knowledge.reliability import Record
 from sollol_schemas.errors import FREE_OF_CHARGE
 from sollol_schemas.events import Outcome, OutcomeStatus
+from sollol_schemas.learned import LearnedNode, LearnedPrefix, LearnedRecord
 from sollol_schemas.telemetry import Telemetry
 
 _NODES_MAX = 2048

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from sollol_agents.scorer.knowledge.learned import LearnedRecord
+from sollol_schemas.learned import LearnedRecord
 
 _HALF_LIFE = 50.0
 _KEEP = 0.5 ** (1.0 / _HALF_LIFE)

@@ -13,8 +13,8 @@ from collections import OrderedDict
 
 from sollol_agents.scorer.knowledge import priors
 from sollol_agents.scorer.knowledge.clamp import clamped
-from sollol_agents.scorer.knowledge.learned import LearnedModel, LearnedSpeeds
 from sollol_schemas.execution import Figures
+from sollol_schemas.learned import LearnedModel, LearnedSpeeds
 from sollol_schemas.telemetry import LearnedSpeed
 
 _ALPHA = 0.25

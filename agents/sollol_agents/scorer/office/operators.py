@@ -31,7 +31,6 @@ from sollol_schemas.steering import BreakerRequest, ResetEvent, ResetKind, Strat
 
 log = logging.getLogger(__name__)
 
-_KEY = "scorer"
 _CANNOT_FOLLOW = (BusError, UnknownStrategy, msgspec.ValidationError)
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
@@ -67,7 +66,7 @@ class Operators:
     async def follow(self) -> None:
         """Takes over what operators chose last, now and whenever they choose again."""
         await asyncio.to_thread(available)  # reads the metadata of installed programs
-        self._bus.subscribe(self._bucket.subject(_KEY), self._on_choice)
+        self._bus.subscribe(self._bucket.subject(stores.OPERATORS_CHOICE), self._on_choice)
         self._bus.subscribe(subjects.RESET_EVENT, self._on_reset)
         await self._look()
 
@@ -83,7 +82,7 @@ class Operators:
 
     async def _look(self) -> None:
         try:
-            chosen = (await self._bucket.get(_KEY)).decode(StrategyRequest)
+            chosen = (await self._bucket.get(stores.OPERATORS_CHOICE)).decode(StrategyRequest)
             if chosen is not None:
                 await self._adopt(chosen)
         except _CANNOT_FOLLOW as error:
@@ -128,9 +127,9 @@ class Operators:
         """Keeps a choice for successors, decides by it from now on, and says so."""
         previous = self._core.strategy
         try:
-            kept = (await self._bucket.get(_KEY)).decode(StrategyRequest)
+            kept = (await self._bucket.get(stores.OPERATORS_CHOICE)).decode(StrategyRequest)
             chosen = steering.merged(asked, kept or StrategyRequest())
-            await self._bucket.put(_KEY, encode(chosen))
+            await self._bucket.put(stores.OPERATORS_CHOICE, encode(chosen))
             await self._adopt(chosen)
             event = StrategyEvent(
                 strategy=self._core.strategy,

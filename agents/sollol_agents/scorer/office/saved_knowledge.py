@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.knowledge.learned import Learned, bytes_of, learned_of
+from sollol_agents.scorer.knowledge.learned import bytes_of, learned_of
 from sollol_agents.scorer.office.takeover import everything_learned, learn_from_record, overhear, take_up
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders, PayloadTooLarge
 from sollol_bus.jetstream.buckets import Bucket
@@ -25,11 +25,11 @@ from sollol_bus.jetstream.streams import JetStreamRefused, provision
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import stores, subjects
+from sollol_schemas.learned import Learned
 from sollol_schemas.queries import RecentReply, RecentRequest
 
 log = logging.getLogger(__name__)
 
-KEY = "scorer"
 _BYTES_MAX = 512 * 1024
 _READ_S = 0.5
 _FIRST_ASK_S = 0.5
@@ -65,7 +65,7 @@ class SavedKnowledge:
         found = await self._read()
         if not found:
             await self._ask_recorder(_FIRST_ASK_S)
-        self._bus.subscribe(self._bucket.subject(KEY), self._on_overheard)
+        self._bus.subscribe(self._bucket.subject(stores.LEARNED), self._on_overheard)
 
     async def run(self) -> None:
         """Saves now and then while in office."""
@@ -102,14 +102,14 @@ class SavedKnowledge:
 
     async def _write(self, learned: Learned) -> bool:
         data = bytes_of(learned, min(_BYTES_MAX, self._bus.max_payload))
-        revision = await self._bucket.update(KEY, data, self._revision)
+        revision = await self._bucket.update(stores.LEARNED, data, self._revision)
         if revision is None:
-            entry = await self._bucket.get(KEY)
+            entry = await self._bucket.get(stores.LEARNED)
             written = _read_or_none(entry.value)
             if written is not None and written.term > learned.term:
                 log.info("a scorer of term %d saves now", written.term, extra={"action": "learned.save"})
                 return False
-            revision = await self._bucket.update(KEY, data, entry.revision) if self._is_leader() else None
+            revision = await self._bucket.update(stores.LEARNED, data, entry.revision) if self._is_leader() else None
         if revision is None:
             return False
         self._revision = revision
@@ -125,7 +125,7 @@ class SavedKnowledge:
     async def _read(self) -> bool:
         """Takes up the document; False when there is none that can be used."""
         try:
-            entry = await self._bucket.get(KEY, timeout_s=_READ_S)
+            entry = await self._bucket.get(stores.LEARNED, timeout_s=_READ_S)
         except BusError as error:
             log.warning("what was learnt is not known: %s", error, extra={"action": "learned.restore"})
             return False

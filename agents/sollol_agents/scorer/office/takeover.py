@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.fleet.memory import learn_again, learned_of_node
-from sollol_agents.scorer.knowledge.learned import NAME_MAX, Learned, LearnedLength
 from sollol_schemas.events import Outcome, OutcomeStatus
+from sollol_schemas.learned import NAME_MAX, Learned, LearnedLength
 
 _DEMAND_FADES_S = 120.0
 _SMALLEST_RATE = 1e-4

@@ -1,0 +1,76 @@
+"""Files and batches as they are kept; a batch is a file of requests that run as durable jobs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from sollol_schemas.units import Bytes, Count, Priority
+
+
+class BatchState(StrEnum):
+    """Where a batch is in its life; the words are OpenAI's."""
+
+    VALIDATING = "validating"  # nobody has looked through its file yet
+    FAILED = "failed"  # its file cannot be used
+    IN_PROGRESS = "in_progress"  # its requests run
+    FINALIZING = "finalizing"  # its answers are put together
+    COMPLETED = "completed"  # its answers can be read
+    EXPIRED = "expired"  # its window passed; the answers until then can be read
+    CANCELLING = "cancelling"  # its requests are being cancelled
+    CANCELLED = "cancelled"  # the answers until then can be read
+
+
+ENDED: Final = frozenset({BatchState.FAILED, BatchState.COMPLETED, BatchState.EXPIRED, BatchState.CANCELLED})
+
+
+class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One stored file, without its content."""
+
+    file_id: str
+    owner: str
+    """Id of the key that it belongs to."""
+    purpose: str
+    filename: str
+    size_bytes: Bytes
+    created_at_s: Count
+    expires_at_s: Count
+
+
+class BatchProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a file cannot be used as a batch."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One batch."""
+
+    batch_id: str
+    owner: str
+    endpoint: str
+    input_file_id: str
+    created_at_s: Count
+    expires_at_s: Count
+    priority: Priority = 1
+    state: BatchState = BatchState.VALIDATING
+    metadata: dict[str, str] = {}
+    at_s: dict[str, Count] = {}
+    """When it came into its states."""
+    total: Count = 0
+    completed: Count = 0
+    failed: Count = 0
+    output_file_id: str = ""
+    error_file_id: str = ""
+    problems: tuple[BatchProblem, ...] = ()
+    worker: str = ""
+    """Instance of the gateway that works on it; it writes the record once a second."""
+
+    def into(self, state: BatchState, now_s: int, **changes: object) -> BatchRecord:
+        """The record in another state."""
+        return msgspec.structs.replace(self, state=state, at_s={**self.at_s, state.value: now_s}, **changes)
