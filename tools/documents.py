@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from tools import log_table, metrics_table, settings_table
+from tools import log_table, metrics_table, numbers_table, settings_table
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -24,13 +24,13 @@ class Part(msgspec.Struct, frozen=True):
     text: Callable[[], str]
 
 
-PARTS: Final[Mapping[str, Part]] = {
-    "README.md": Part("settings", settings_table.most_used),
-    "docs/settings.md": Part("settings", settings_table.markdown),
-    "docs/logs.md": Part("log lines", log_table.markdown),
-    "docs/metrics.md": Part("metrics", metrics_table.markdown),
+PARTS: Final[Mapping[str, tuple[Part, ...]]] = {
+    "README.md": (Part("numbers", numbers_table.markdown), Part("settings", settings_table.most_used)),
+    "docs/settings.md": (Part("settings", settings_table.markdown),),
+    "docs/logs.md": (Part("log lines", log_table.markdown),),
+    "docs/metrics.md": (Part("metrics", metrics_table.markdown),),
 }
-"""The generated part of each document that has one."""
+"""The generated parts of each document that has any."""
 
 
 def renewed(text: str, name: str, made: str) -> str:
@@ -49,9 +49,14 @@ def renewed(text: str, name: str, made: str) -> str:
 
 def stale() -> dict[str, str]:
     """The text that each document should have and has not."""
-    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in PARTS}
-    current = {name: renewed(text, PARTS[name].name, PARTS[name].text()) for name, text in texts.items()}
-    return {name: text for name, text in current.items() if text != texts[name]}
+    found = {}
+    for name, parts in PARTS.items():
+        text = current = (ROOT / name).read_text(encoding="utf-8")
+        for part in parts:
+            current = renewed(current, part.name, part.text())
+        if current != text:
+            found[name] = current
+    return found
 
 
 def main() -> int:

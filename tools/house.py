@@ -25,9 +25,7 @@ _PACKAGES: Final = (
 )
 _MAX_FILE_LINES: Final = 400
 _MAX_FUNCTION_LINES: Final = 60
-_NOT_YET: Final = re.compile(
-    r"routing\.faults|dispatcher\.jobs|profiles|sdk\.client|connection has|active has|scorer\S+ has|subjects has"
-)
+_NOT_YET: Final = re.compile(r"dispatcher\.jobs|sdk\.client|connection has|active has")
 """Faults that are being mended; each leaves with its fault."""
 
 Graph = Mapping[str, frozenset[str]]

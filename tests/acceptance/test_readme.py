@@ -1,7 +1,8 @@
 """Every command and program of the README is executed, in order, as it stands there.
 
 Blocks marked `bash` and `python` run; `console` blocks show other machines or output and do not. Only the ports are
-replaced by free ones. `make` is left to the command that runs this test.
+replaced by free ones. `make` is left to the command that runs this test. Where the `nats` command is missing, a plain
+client of nats-py sends the same message and waits for the same end.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
+import shutil
 import socket
 import sys
 from pathlib import Path
 
+import nats
 import pytest
 
 from sollol_agents.lab.testing.processes import eventually
@@ -20,7 +24,9 @@ from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.sdk.client import Client
 
 README = Path(__file__).parents[2] / "README.md"
-PORTS = ("14222", "18080")
+PORTS = ("14222", "18080", "18000")
+PIECE = re.compile(r'"(?:response|content|text)": ?"([^"]*)"')
+"""A piece of an answer, in any dialect."""
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -53,7 +59,7 @@ async def test_everything_in_the_readme_runs(tmp_path: Path) -> None:
             if process.returncode is None:
                 process.terminate()
                 await asyncio.wait_for(process.wait(), 20)
-    assert ran >= 10
+    assert ran >= 11
     assert any(language == "python" for language, _ in blocks)
 
 
@@ -67,23 +73,48 @@ async def run_lines(text: str, environ: dict[str, str], background: list[asyncio
         if command.startswith("export "):
             name, _, value = command.removeprefix("export ").partition("=")
             environ[name] = value
+        elif command.startswith("nats ") and shutil.which("nats") is None:
+            assert counts(await nats_request(command, environ)), command
         elif command.endswith("&"):
             argv = command.removesuffix("&").split()
             background.append(
                 await asyncio.create_subprocess_exec(*argv, env=environ, stdout=asyncio.subprocess.DEVNULL)
             )
         else:
-            await run(["bash", "-c", command], environ)
+            output = await run(["bash", "-c", command.replace("curl ", "curl --fail-with-body ")], environ)
+            assert "count 5" not in command or counts(output), f"{command}\n{output}"
         count += 1
     return count
 
 
-async def run(argv: list[str], environ: dict[str, str]) -> None:
+def counts(output: str) -> bool:
+    """Whether it answers `count 5`, as plain text or in pieces."""
+    return "4 3 2 1 0" in output or "4 3 2 1 0" in "".join(PIECE.findall(output))
+
+
+async def run(argv: list[str], environ: dict[str, str]) -> str:
     process = await asyncio.create_subprocess_exec(
         *argv, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     output, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, f"{argv[-1]}\n{output.decode()}"
+    return output.decode()
+
+
+async def nats_request(command: str, environ: dict[str, str]) -> str:
+    """What `nats req` would print: the messages until an empty one."""
+    subject, body = shlex.split(command.partition(" req ")[2])[:2]
+    connection = await nats.connect(environ["SOLLOL_NATS"])
+    try:
+        inbox = connection.new_inbox()
+        answers = await connection.subscribe(inbox)
+        await connection.publish(subject, body.encode(), reply=inbox)
+        told = ""
+        while data := (await answers.next_msg(60)).data:
+            told += data.decode()
+        return told
+    finally:
+        await connection.close()
 
 
 async def has_node(port: str) -> bool:
