@@ -8,7 +8,7 @@ import msgspec
 
 from bench.live.replay import Sample
 from bench.routing.figures import WARM_UP_SHARE, quantile
-from bench.routing.simulation import TIMEOUT_S
+from bench.routing.scenarios import TIMEOUT_S
 from bench.routing.workloads import Request
 
 

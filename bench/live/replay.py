@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 import msgspec
 
 from bench.live.workload import body_of
-from bench.routing.simulation import TIMEOUT_S
+from bench.routing.scenarios import TIMEOUT_S
 from bench.routing.workloads import Request
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.client import Client

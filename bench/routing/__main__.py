@@ -3,14 +3,15 @@
     python -m bench.routing --scenarios complex,models --policies plan,oracle,least_connections \
         --loads 0.5,0.85 --seeds 1,2 --requests 1500 --json
 
-Load 1.0 is what the fleet could just sustain with perfect placement and batching. Every policy of a cell sees
-the same arrivals. `--quick` runs a small selection within a minute; `--trace FILE` replays recorded requests.
+Load 1.0 is what the fleet could just sustain with perfect placement and batching; of closed scenarios it is a number
+of clients, of `batch` and `cold_lengths` a number of requests. A name stands for all scenarios that begin with it and
+a hyphen. Every policy of a cell sees the same arrivals. `--quick` runs a small selection within a minute, and
+`--trace FILE` replays recorded requests.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,19 +23,20 @@ import msgspec
 
 from bench.machine import describe
 from bench.routing.bars import Verdict, verdicts
+from bench.routing.batch import batch_figures
 from bench.routing.figures import Cell, against, cell, overall
 from bench.routing.fleets import FLEETS
-from bench.routing.policies import POLICIES
-from bench.routing.scenarios import SCENARIOS, Scenario, requests_of
+from bench.routing.policies import BATCH_POLICIES, POLICIES
+from bench.routing.scenarios import SCENARIOS, Scenario, named, requests_of
 from bench.routing.simulation import run
 from bench.routing.traces import read
-from bench.routing.workloads import Request, poisson
+from bench.routing.workloads import poisson
 
 _QUICK = {"scenarios": "uniform,complex,models,chat", "loads": "0.7", "requests": 400, "seeds": "1"}
 _TRACE = "trace"
 
 
-class Job(NamedTuple):
+class Run(NamedTuple):
     """One run."""
 
     scenario: str
@@ -46,25 +48,24 @@ class Job(NamedTuple):
     trace: str = ""
 
 
-def play(job: Job) -> Cell:
+def play(asked: Run) -> Cell:
     """Runs one policy once."""
-    if job.trace:
-        scenario = Scenario(_TRACE, job.fleet, (), poisson)
-        requests = read(Path(job.trace), speed_up=job.load)
+    if asked.trace:
+        scenario = Scenario(_TRACE, asked.fleet, (), poisson)
+        requests = read(Path(asked.trace), speed_up=asked.load)
     else:
-        scenario = SCENARIOS[job.scenario]
-        requests = requests_of(scenario, job.fleet, job.load, job.requests, job.seed)
-    mine: list[Request] = copy.deepcopy(requests)
-    world = run(scenario, job.fleet, mine, job.seed, POLICIES[job.policy])
-    loads = sum(m.loads for m in world.machines)
+        scenario = SCENARIOS[asked.scenario]
+        requests = requests_of(scenario, asked.fleet, asked.load, asked.requests, asked.seed)
+    world = run(scenario, asked.fleet, requests, asked.seed, POLICIES[asked.policy])
     return cell(
-        mine,
+        requests,
         scenario=scenario.name,
-        fleet=job.fleet,
-        load=job.load,
-        policy=job.policy,
-        seed=job.seed,
-        loads=loads,
+        fleet=asked.fleet,
+        load=asked.load,
+        policy=asked.policy,
+        seed=asked.seed,
+        loads=sum(m.loads for m in world.machines),
+        batch=batch_figures(requests, world.machines, scenario.warm_machines) if scenario.is_batch else None,
     )
 
 
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, value in _QUICK.items():
             setattr(options, name, value)
     began = time.perf_counter()
-    cells = _play_all(_jobs(options), options.processes)
+    cells = _play_all(_runs(options), options.processes)
     result = {
         "command": " ".join(["python -m bench.routing", *(arguments if arguments is not None else sys.argv[1:])]),
         "machine": describe(),
@@ -124,28 +125,35 @@ def _plan_against(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
     }
 
 
-def _play_all(jobs: list[Job], processes: int) -> list[Cell]:
+def _play_all(runs: list[Run], processes: int) -> list[Cell]:
     if processes <= 1:
-        return [play(job) for job in jobs]
+        return [play(asked) for asked in runs]
     with ProcessPoolExecutor(processes) as pool:
-        return list(pool.map(play, jobs))
+        return list(pool.map(play, runs))
 
 
-def _jobs(options: argparse.Namespace) -> list[Job]:
-    policies = _names(options.policies, POLICIES, "policy")
-    loads = [float(x) for x in options.loads.split(",")]
-    seeds = [int(x) for x in options.seeds.split(",")]
-    fleets = _names(options.fleets, FLEETS, "fleet") if options.fleets else []
+def _runs(options: argparse.Namespace) -> list[Run]:
     if options.trace:
-        scenarios, trace = [_TRACE], str(options.trace)
-    else:
-        scenarios, trace = _names(options.scenarios, SCENARIOS, "scenario"), ""
+        return _runs_of(Scenario(_TRACE, "F1", (), poisson, loads=(1.0,)), options)
+    try:
+        names = named(options.scenarios)
+    except LookupError as error:
+        raise SystemExit(error.args[0]) from error
+    return [asked for name in names for asked in _runs_of(SCENARIOS[name], options)]
+
+
+def _runs_of(scenario: Scenario, options: argparse.Namespace) -> list[Run]:
+    trace = str(options.trace) if options.trace else ""
+    fleets = _names(options.fleets, FLEETS, "fleet") if options.fleets else [scenario.fleet]
+    loads = [float(x) for x in options.loads.split(",")] if options.loads else scenario.loads
+    policies = _names(options.policies, POLICIES, "policy")
+    if options.policies == "all":
+        policies = [p for p in policies if p in BATCH_POLICIES or (not scenario.is_batch and p != "list")]
     return [
-        Job(scenario, fleet, load, policy, seed, options.requests, trace)
-        for scenario in scenarios
-        for fleet in (fleets or [SCENARIOS[scenario].fleet if scenario in SCENARIOS else "F1"])
+        Run(scenario.name, fleet, load, policy, seed, options.requests, trace)
+        for fleet in fleets
         for load in loads
-        for seed in seeds
+        for seed in [int(x) for x in options.seeds.split(",")]
         for policy in policies
     ]
 
@@ -165,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenarios", default="uniform,complex,models,prio,burst,chat,agent")
     parser.add_argument("--policies", default="all")
     parser.add_argument("--fleets", default="", help="instead of each scenario's own")
-    parser.add_argument("--loads", default="0.3,0.5,0.7,0.85,0.95")
+    parser.add_argument("--loads", default="", help="instead of each scenario's own")
     parser.add_argument("--seeds", default="1,2")
     parser.add_argument("--requests", type=int, default=1200)
     parser.add_argument("--trace", type=Path, help="replay this file; --loads then speeds it up")
@@ -177,20 +185,37 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def as_text(cells: Sequence[Cell]) -> str:
-    """The figures as a table."""
-    columns = ["mean", "p50", "p95", "p99", "ttft", "ok", "loads"]
-    lines = [f"{'scenario':<10}{'fleet':<6}{'load':>5} {'policy':<26}{'seed':>4}" + "".join(f"{c:>9}" for c in columns)]
-    lines += [
-        f"{c.scenario:<10}{c.fleet:<6}{c.load:>5g} {c.policy:<26}{c.seed:>4}{c.mean_s:>9.2f}{c.p50_s:>9.2f}"
-        f"{c.p95_s:>9.2f}{c.p99_s:>9.2f}{c.ttft_mean_s:>9.2f}{c.success_ratio:>9.4f}{c.loads:>9}"
-        for c in cells
-    ]
+    """The figures as tables, and what they say of the bars."""
+    lines = [*_table([c for c in cells if c.batch is None]), *_table([c for c in cells if c.batch is not None])]
     missed = [v for v in verdicts(cells) if not v.is_met]
     lines += ["", f"bars: {len(verdicts(cells)) - len(missed)} met, {len(missed)} missed"]
     lines += [f"  missed: {v.bar}: {v.measured:.3f} instead of {v.limit:.3f}{_reachable(v)}" for v in missed]
     for policy, ratio in overall(against(cells, "oracle")).items():
         lines.append(f"{policy:<26} geometric mean against oracle: mean {ratio.mean:.3f}, p95 {ratio.p95:.3f}")
     return "\n".join(lines)
+
+
+def _table(cells: Sequence[Cell]) -> list[str]:
+    """One line for each cell, all of them of batches or none."""
+    if not cells:
+        return []
+    rows = [_columns(c) for c in cells]
+    width = max(len(c.scenario) for c in cells) + 2
+    head = f"{'scenario':<{width}}{'fleet':<6}{'load':>5} {'policy':<26}{'seed':>4}"
+    return [head + "".join(f"{name:>10}" for name in rows[0])] + [
+        f"{c.scenario:<{width}}{c.fleet:<6}{c.load:>5g} {c.policy:<26}{c.seed:>4}"
+        + "".join(f"{value:>10.{2 if isinstance(value, float) else 0}f}" for value in row.values())
+        for c, row in zip(cells, rows, strict=True)
+    ]
+
+
+def _columns(c: Cell) -> dict[str, float]:
+    if c.batch is None:
+        tail = {"p95": c.p95_s, "p99": c.p99_s, "ttft": c.ttft_mean_s, "ok": c.success_ratio, "loads": c.loads}
+        return {"mean": c.mean_s, "p50": c.p50_s} | tail
+    b = c.batch
+    lengths = {"makespan": b.makespan_s, "bound": b.bound_s, "mean": c.mean_s}
+    return lengths | {"wait/med": b.wait_ratio, "idle": b.idle_slot_s, "ok": c.success_ratio, "loads": c.loads}
 
 
 def _reachable(verdict: Verdict) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bench.routing.figures import Cell, against, overall
+from bench.routing.figures import Cell, against, batch_means, overall
 from bench.routing.scenarios import SCENARIOS
 
 
@@ -85,6 +85,12 @@ LEAST_SUCCESS = 0.999
 OVERALL = {"mean": 1.10, "p95": 1.05}
 """Geometric mean of `plan` against the oracle over all cells of the run up to this load:"""
 OVERALL_UP_TO = 0.85
+MAKESPAN_LIMIT, MEAN_LIMIT = 1.08, 1.05
+"""Makespan and mean of batches and cold lengths against a list scheduler that sees the whole queue and the truth."""
+SIMPLE_LIMIT = 1.01
+"""The same against `least_loaded`, which knows nothing."""
+WAIT_LIMIT = 3.0
+"""The longest wait of cold lengths over the median of those that waited."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,8 +118,8 @@ def verdicts(cells: Sequence[Cell]) -> list[Verdict]:
             best = ratios[bar.other].get(_ORACLE, {}).get(cell_name)
             oracle = round(getattr(best, bar.figure), 3) if best is not None else None
             found.append(Verdict(bar=name, limit=bar.limit, measured=round(measured, 3), is_met=is_met, oracle=oracle))
-    found += _absolute(cells)
-    stable = [c for c in cells if c.load <= OVERALL_UP_TO or _is_closed(c)]
+    found += [*_absolute(cells), *_of_batches(cells)]
+    stable = [c for c in cells if (c.load <= OVERALL_UP_TO or _is_closed(c)) and c.batch is None]
     total = overall(against(stable, _ORACLE)).get("plan")
     if total is not None:
         for figure, limit in OVERALL.items():
@@ -146,4 +152,34 @@ def _absolute(cells: Sequence[Cell]) -> list[Verdict]:
         share = min(c.success_ratio for c in mine if c.scenario == "faults" and c.load == load)
         bar = f"faults@F1/{load:g} share of answered requests, worst seed"
         found.append(Verdict(bar=bar, limit=LEAST_SUCCESS, measured=round(share, 5), is_met=share >= LEAST_SUCCESS))
+    return found
+
+
+def _of_batches(cells: Sequence[Cell]) -> list[Verdict]:
+    """Bars of every cell of batches and cold lengths, over the seeds."""
+    names = dict.fromkeys((c.scenario, c.fleet, c.load) for c in cells if c.batch is not None)
+    return [
+        verdict for name in names for verdict in _of_batch([c for c in cells if (c.scenario, c.fleet, c.load) == name])
+    ]
+
+
+def _of_batch(cells: Sequence[Cell]) -> list[Verdict]:
+    name = f"{cells[0].scenario}@{cells[0].fleet}/{cells[0].load:g}"
+    means = {p: batch_means([c for c in cells if c.policy == p]) for p in dict.fromkeys(c.policy for c in cells)}
+    if "plan" not in means:
+        return []
+    found = []
+    for other, limits in (("list", (MAKESPAN_LIMIT, MEAN_LIMIT)), ("least_loaded", (SIMPLE_LIMIT, SIMPLE_LIMIT))):
+        for figure, limit in zip(("makespan", "mean"), limits, strict=True):
+            if other in means:
+                ratio, best = (
+                    round(means[p][figure] / means[other][figure], 3) if p in means else None for p in ("plan", _ORACLE)
+                )
+                assert ratio is not None
+                bar = f"{name} {figure} vs {other}"
+                found.append(Verdict(bar=bar, limit=limit, measured=ratio, is_met=ratio <= limit, oracle=best))
+    if name.startswith("cold_lengths"):
+        wait = round(means["plan"]["wait"], 3)
+        bar = f"{name} longest wait over the median"
+        found.append(Verdict(bar=bar, limit=WAIT_LIMIT, measured=wait, is_met=wait <= WAIT_LIMIT))
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bench.routing.fleets import BETA_OTHER_MODEL, MODELS_PER_DEVICE, MachineSpec, ModelSpec
@@ -18,7 +18,7 @@ from bench.routing.virtual import Timer, VirtualTime
 from bench.routing.workloads import Request
 
 _EXTRA_PREFIXES = 4
-_KEEP_ALIVE_S = 300.0
+_KEEP_ALIVE_S, _RESIDENT_S = 300.0, 1800.0
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +82,8 @@ class Machine:
         self.pending: deque[Job] = deque()
         self.loading: ModelSpec | None = None
         self.load_ends_at = 0.0
-        self.loads = 0
+        self.load_spans: list[tuple[float, float]] = []
+        """When each load began and should end."""
         self.speed = 1.0
         """Below 1 in a slow phase; 0 while it hangs."""
         self.is_up = True
@@ -90,6 +91,16 @@ class Machine:
         self._advanced_at = 0.0
         self._timer: Timer | None = None
         self._load_timer: Timer | None = None
+
+    def hold(self, models: Iterable[ModelSpec]) -> None:
+        """Has models in memory from the start, for as long as models in steady demand stay."""
+        for model in models:
+            self.memory[model.name] = InMemory(model, _RESIDENT_S)
+
+    @property
+    def loads(self) -> int:
+        """Loads so far."""
+        return len(self.load_spans)
 
     # -- what the outside asks ----------------------------------------------------------------------------
 
@@ -207,10 +218,10 @@ class Machine:
             for victim in victims:
                 del self.memory[victim]
             self.loading = job.request.model
-            self.loads += 1
             duration = self.spec.load_s(job.request.model)
             job.load_s = duration
             self.load_ends_at = self.time.now + duration
+            self.load_spans.append((self.time.now, self.load_ends_at))
             self._load_timer = self.time.after(duration, self._end_load)
 
     def _end_load(self) -> None:

@@ -12,6 +12,19 @@ from bench.routing.workloads import Request
 WARM_UP_SHARE = 0.1
 
 
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """What counts of a batch besides its latencies."""
+
+    makespan_s: float
+    """From the first request to the last answer."""
+    bound_s: float
+    """What no schedule can beat."""
+    wait_ratio: float
+    """The longest wait for an engine over the median of those that waited at all; 0 when none did."""
+    idle_slot_s: float
+    """Seconds of slots without work, on machines that load nothing, beside requests that wait."""
+
+
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """What one policy did in one run; latencies count failures and time-outs as 300 s."""
 
@@ -31,6 +44,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     loads: int
     by_priority_mean_s: dict[str, float]
     by_priority_max_s: dict[str, float] = {}
+    batch: Batch | None = None
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -39,10 +53,18 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def cell(
-    requests: list[Request], *, scenario: str, fleet: str, load: float, policy: str, seed: int, loads: int
+    requests: list[Request],
+    *,
+    scenario: str,
+    fleet: str,
+    load: float,
+    policy: str,
+    seed: int,
+    loads: int,
+    batch: Batch | None = None,
 ) -> Cell:
-    """The figures of one run without its first tenth."""
-    counted = requests[int(WARM_UP_SHARE * len(requests)) :]
+    """The figures of one run; without its first tenth, unless it is a batch."""
+    counted = requests if batch is not None else requests[int(WARM_UP_SHARE * len(requests)) :]
     latencies = sorted(r.latency_s for r in counted if r.latency_s is not None)
     first = [r.ttft_s for r in counted if r.ttft_s is not None]
     return Cell(
@@ -62,6 +84,7 @@ def cell(
         loads=loads,
         by_priority_mean_s=_by_priority(counted, _mean),
         by_priority_max_s=_by_priority(counted, max),
+        batch=batch,
     )
 
 
@@ -138,4 +161,16 @@ def overall(ratios: dict[str, dict[str, Ratio]]) -> dict[str, Ratio]:
             throughput=geometric_mean(r.throughput for r in of.values()),
         )
         for policy, of in ratios.items()
+    }
+
+
+def batch_means(cells: Sequence[Cell]) -> dict[str, float]:
+    """Means over the seeds of one cell of a batch: makespan, bound, mean latency, idle slots; the largest wait ratio."""
+    batches = [c.batch for c in cells if c.batch is not None]
+    return {
+        "makespan": _mean([b.makespan_s for b in batches]),
+        "bound": _mean([b.bound_s for b in batches]),
+        "mean": _mean([c.mean_s for c in cells]),
+        "idle": _mean([b.idle_slot_s for b in batches]),
+        "wait": max(b.wait_ratio for b in batches),
     }

@@ -99,10 +99,16 @@ FAST, MIDDLE, SLOW = (
     for kind, tps in (("fast", 100), ("middle", 50), ("slow", 25))
 )
 
+A6000 = MachineSpec("a6000", "RTX A6000", 47.0, 102, 3600, 0.98)
+RTX4090 = MachineSpec("rtx4090", "RTX 4090", 23.5, 160, 6900, 0.98)
+RTX3060 = MachineSpec("rtx3060", "RTX 3060", 11.7, 52, 1700, 0.98)
+M4 = MachineSpec("m4", "Apple M4", 12.0, 17.5, 220, 0.98)
+
 FLEETS: dict[str, tuple[MachineSpec, ...]] = {
     "F1": (G24, G16, G16, G8, CPU64, CPU32),
     "F2": (G24, G16, G16, G8),
     "F3": (G16, G16, G16, G16),
     "MVT": (G24, G12, CPU4),
     "steps": (FAST, MIDDLE, SLOW),
+    "desk": (A6000, RTX4090, RTX3060, M4),
 }

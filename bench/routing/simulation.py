@@ -1,7 +1,7 @@
 """One run: arrivals, machines and a policy in virtual time; latencies of every request.
 
-A request that fails or is not answered within 300 s counts as 300 s. Answers are whole (no caller streams),
-so that an attempt may be repeated until its answer is complete.
+A request that fails or is not answered within 300 s counts as 300 s; of a batch, none is given up. Answers are whole
+(no caller streams), so that an attempt may be repeated until its answer is complete.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Protocol
 
 from bench.routing.engine import Job, Machine
 from bench.routing.faults import begin_faults
-from bench.routing.fleets import FLEETS
+from bench.routing.fleets import FLEETS, MODELS
 from bench.routing.scenarios import Scenario
 from bench.routing.virtual import VirtualTime
 from bench.routing.workloads import Request
 
-TIMEOUT_S = 300.0
 MAX_ATTEMPTS = 3
 _OVERHEAD_S = 0.002  # bus and engine calls around every attempt
 
@@ -39,7 +38,8 @@ class Policy(Protocol):
 class World:
     """What a policy may use: time, machines, and how to run a request on one."""
 
-    def __init__(self, fleet: str, seed: int) -> None:
+    def __init__(self, scenario: Scenario, fleet: str, seed: int) -> None:
+        self.scenario = scenario
         self.time = VirtualTime()
         self.rng = random.Random(seed)
         self.machines = [Machine(f"{spec.kind}-{i}", spec, self.time) for i, spec in enumerate(FLEETS[fleet])]
@@ -79,10 +79,13 @@ class World:
         machine = self.by_name.get(job.machine_name) if job is not None else None
         rtt_s = machine.spec.rtt_s / 2 if machine is not None else 0.0
         latency = self.time.now - request.arrival_s + rtt_s
-        request.latency_s = TIMEOUT_S if is_failed else min(TIMEOUT_S, latency)
+        timeout_s = self.scenario.timeout_s
+        request.latency_s = timeout_s if is_failed else min(timeout_s, latency)
         if job is not None and job.first_token_at is not None and not is_failed:
             request.ttft_s = job.first_token_at - request.arrival_s + rtt_s
         request.done_at = self.time.now
+        if job is not None:
+            request.started_at, request.machine_name = job.started_at, job.machine_name
         self._on_answer(request)
 
 
@@ -90,7 +93,7 @@ def run(
     scenario: Scenario, fleet: str, requests: list[Request], seed: int, make_policy: Callable[[World], Policy]
 ) -> World:
     """Plays one scenario to its end; the requests then carry their latencies."""
-    world = World(fleet, seed)
+    world = _made_world(scenario, fleet, seed)
     policy = make_policy(world)
     followers: dict[int, list[Request]] = {}
     for request in requests:
@@ -101,7 +104,7 @@ def run(
 
     def arrive(request: Request) -> None:
         request.arrival_s = world.time.now
-        world.time.after(TIMEOUT_S, lambda: time_out(request))
+        world.time.after(scenario.timeout_s, lambda: time_out(request))
         policy.submit(request)
 
     def time_out(request: Request) -> None:
@@ -122,7 +125,15 @@ def run(
     for request in requests:
         if request.follows is None and math.isfinite(request.arrival_s):
             world.time.at(request.arrival_s, lambda r=request: arrive(r))  # type: ignore[misc]
+    world.time.run_while(lambda: left > 0)
+    return world
+
+
+def _made_world(scenario: Scenario, fleet: str, seed: int) -> World:
+    """Machines with what they hold, and the schedule of their faults."""
+    world = World(scenario, fleet, seed)
+    for machine in world.machines[: scenario.warm_machines]:
+        machine.hold(dict.fromkeys(MODELS[task.model] for task in scenario.classes))
     if scenario.has_faults:
         world.error_ratio = begin_faults(world.machines, random.Random(f"faults/{seed}"))
-    world.time.run_while(lambda: left > 0)
     return world

@@ -32,6 +32,9 @@ class Request:
     ttft_s: float | None = None
     is_failed: bool = False
     done_at: float = field(default=0.0)
+    started_at: float | None = None
+    """When the engine that answered it began with it."""
+    machine_name: str = ""
 
 
 class TaskClass(NamedTuple):
@@ -76,6 +79,12 @@ TALK = (CHAT._replace(share=0.7), CHAT._replace(name="chat14", share=0.3, model=
 TEN_TOKENS = (TaskClass("ten", 1.0, 1, 0.0, 10, 0.0),)
 AGENT_PREFIX_TOKENS = 4500
 AGENT = (TaskClass("agent", 1.0, 300, 0.7, 150, 0.7),)
+SHORT = (TaskClass("summarization", 1.0, 60, 0.3, 45, 0.3),)
+"""Answers of 47 tokens, where the planner expects 199 of a task it knows nothing about."""
+LONG = (TaskClass("generation", 1.0, 800, 0.5, 600, 0.4),)
+SHORTER = (TaskClass("summarization", 1.0, 60, 0.3, 40, 0.3),)
+LONGER = (TaskClass("classification", 1.0, 60, 0.3, 400, 0.3),)
+"""Answers of 400 tokens, where the planner expects 20."""
 
 
 def _draw(number: int, at: float, classes: Classes, rng: random.Random) -> Request:
@@ -193,3 +202,27 @@ def clients(classes: Classes, count_of_clients: float, count: int, rng: random.R
     """One request for each client; the rest have no arrival, and are asked next by whoever is answered."""
     first = int(count_of_clients)
     return [_draw(number, 0.01 * number if number < first else math.inf, classes, rng) for number in range(count)]
+
+
+_APART_S = 0.0002  # what one client needs to send the next
+
+
+def at_once(classes: Classes, _load: float, count: int, rng: random.Random) -> list[Request]:
+    """Everything at the start, as fast as one client sends."""
+    return [_draw(number, _APART_S * number, classes, rng) for number in range(count)]
+
+
+_PATIENT_CLIENTS = 40
+
+
+def forty_clients(classes: Classes, _load: float, count: int, rng: random.Random) -> list[Request]:
+    """Forty clients that begin at once, and ask again as soon as they are answered until `count` are asked."""
+    return [
+        _draw(number, _APART_S * number if number < _PATIENT_CLIENTS else math.inf, classes, rng)
+        for number in range(count)
+    ]
+
+
+def of_two_models(classes: Classes) -> Classes:
+    """The same work, half of it for a second, smaller model."""
+    return tuple(t._replace(share=t.share / 2, model=model) for model in ("base:8b", "small:1.7b") for t in classes)

@@ -13,14 +13,17 @@ from bench.routing.policies.classic import (
     RoundRobinWithoutRetries,
     WeightedLeastConnections,
 )
+from bench.routing.policies.listed import ListScheduler
 from bench.routing.policies.oracle import oracle
-from bench.routing.policies.planned import plan
+from bench.routing.policies.planned import least_loaded, plan
 from bench.routing.policies.seven_factor import SevenFactor
 from bench.routing.simulation import Policy, World
 
 POLICIES: dict[str, Callable[[World], Policy]] = {
     "plan": plan,
     "oracle": oracle,
+    "least_loaded": least_loaded,
+    "list": ListScheduler,
     "round_robin": RoundRobin,
     "round_robin_no_retry": RoundRobinWithoutRetries,
     "random": RandomChoice,
@@ -33,3 +36,5 @@ POLICIES: dict[str, Callable[[World], Policy]] = {
     "seven_factor_30s": lambda world: SevenFactor(world, 30.0),
 }
 """Makers of every policy."""
+BATCH_POLICIES = ("plan", "oracle", "list", "least_loaded")
+"""Those that batches are played with: the others queue at machines, which is no way to work a batch off."""

@@ -93,4 +93,4 @@ class OraclePolicy(PlannedPolicy):
 
 def oracle(world: World) -> OraclePolicy:
     """The same planner with perfect knowledge."""
-    return OraclePolicy(world, OracleCore(planner_config(), world))
+    return OraclePolicy(world, OracleCore(planner_config(world), world))

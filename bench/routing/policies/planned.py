@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from bench.routing.engine import Job, Machine
 from bench.routing.fleets import MODELS
+from bench.routing.policies.delivery import JobWindow, Way
 from bench.routing.policies.reporter import Reporter
-from bench.routing.simulation import MAX_ATTEMPTS, TIMEOUT_S, World
+from bench.routing.simulation import MAX_ATTEMPTS, World
 from bench.routing.workloads import Request
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
@@ -24,6 +25,7 @@ _TICK_S = 0.25
 _LOOK_S = 1.0
 _STALL_S = 30.0  # without a token for so long, a dispatcher gives an attempt up
 _FIRST_TOKEN_SLACK_S = 5.0
+_BATCH_LIMIT = 10_000
 
 
 class PlannedPolicy:
@@ -40,6 +42,9 @@ class PlannedPolicy:
         self._preloader = Preloader()
         self.preloads = 0
         """Loads that no request waited for."""
+        scenario = world.scenario
+        self._way = Way(world.time) if scenario.is_batch else None
+        self._window = JobWindow(world.time, scenario.job_window, self._ask) if scenario.job_window else None
         self._tick()
         self._look()
 
@@ -60,24 +65,33 @@ class PlannedPolicy:
             self.world.by_name[wanted.node_id].submit(job)
 
     def submit(self, request: Request) -> None:
-        """Asks the core for a slot."""
+        """Asks the core for a slot, or stores the request as a job."""
         request_id = f"r{request.number}"
         self._requests[request_id] = request
-        self._ask(request_id)
+        if self._window is None:
+            self._ask(request_id)
+        else:
+            self._window.store(request_id, request.priority)
 
     def _ask(self, request_id: str) -> None:
         request = self._requests[request_id]
         number = self._numbers[request_id] = self._numbers.get(request_id, 0) + 1
-        waited_s = self.world.time.now - request.arrival_s
+        scenario, waited_s = self.world.scenario, self.world.time.now - request.arrival_s
         ask = GrantRequest(
             request_id=request_id,
             number=number,
             context=_context(request),
-            routing=Routing(priority=request.priority, session_id=request.session),
+            routing=Routing(routing_mode=scenario.mode, priority=request.priority, session_id=request.session),
             waited_s=waited_s,
-            deadline_s=max(0.1, TIMEOUT_S - waited_s),
+            deadline_s=max(0.1, scenario.timeout_s - waited_s),
             excluded=self._excluded.get(request_id, ()),
         )
+        if self._way is None:
+            self._enqueue(ask)
+        else:
+            self._way.deliver(lambda: self._enqueue(ask))
+
+    def _enqueue(self, ask: GrantRequest) -> None:
         self.carry_out(self.core.enqueue(ask, self.world.time.now))
 
     def on_timeout(self, request: Request) -> None:
@@ -108,6 +122,8 @@ class PlannedPolicy:
         job = self.world.start(machine, request, decision.attempt_id, ended, keep_alive_s=keep_alive_s)
         self._jobs[decision.attempt_id] = (job, machine)
         self.reporters[machine.name].jobs[decision.attempt_id] = job
+        if self._window is not None:
+            self._window.began(request.priority)
         if self.world.error_ratio:
             limit_s = decision.forecast.first_token_s + 1.5 * decision.forecast.load_s + _FIRST_TOKEN_SLACK_S
             self.world.time.after(limit_s, lambda: self._watch(decision.attempt_id, -1.0))
@@ -215,9 +231,15 @@ def _figures(job: Job, now: float) -> Figures:
 
 def plan(world: World) -> PlannedPolicy:
     """The production planner with its own predictions."""
-    return PlannedPolicy(world, SchedulerCore(planner_config(), world.rng, 0.0))
+    return PlannedPolicy(world, SchedulerCore(planner_config(world), world.rng, 0.0))
 
 
-def planner_config() -> ScorerConfig:
-    """The scorer's settings in simulations: nodes are known from the start."""
-    return ScorerConfig(warm_up_s=0.0, resident_keep_alive_s=1800.0)
+def least_loaded(world: World) -> PlannedPolicy:
+    """The production scorer with its simplest strategy."""
+    return PlannedPolicy(world, SchedulerCore(planner_config(world, "least_loaded"), world.rng, 0.0))
+
+
+def planner_config(world: World, strategy: str = "plan") -> ScorerConfig:
+    """The scorer's settings in simulations: nodes are known from the start, and no batch is too long for a level."""
+    queue_limit = _BATCH_LIMIT if world.scenario.is_batch else ScorerConfig().queue_limit
+    return ScorerConfig(strategy=strategy, warm_up_s=0.0, resident_keep_alive_s=1800.0, queue_limit=queue_limit)
