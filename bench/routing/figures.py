@@ -165,7 +165,7 @@ def overall(ratios: dict[str, dict[str, Ratio]]) -> dict[str, Ratio]:
 
 
 def batch_means(cells: Sequence[Cell]) -> dict[str, float]:
-    """Means over the seeds of one cell of a batch: makespan, bound, mean latency, idle slots; the largest wait ratio."""
+    """Means over the seeds of one cell of a batch, and the largest ratio of waits."""
     batches = [c.batch for c in cells if c.batch is not None]
     return {
         "makespan": _mean([b.makespan_s for b in batches]),

@@ -79,8 +79,8 @@ TALK = (CHAT._replace(share=0.7), CHAT._replace(name="chat14", share=0.3, model=
 TEN_TOKENS = (TaskClass("ten", 1.0, 1, 0.0, 10, 0.0),)
 AGENT_PREFIX_TOKENS = 4500
 AGENT = (TaskClass("agent", 1.0, 300, 0.7, 150, 0.7),)
-SHORT = (TaskClass("summarization", 1.0, 60, 0.3, 45, 0.3),)
-"""Answers of 47 tokens, where the planner expects 199 of a task it knows nothing about."""
+SHORT = (TaskClass("summarization", 1.0, 60, 0.3, 47, 0.3),)
+"""Answers of 49 tokens, where the planner expects 199 of a task it knows nothing about."""
 LONG = (TaskClass("generation", 1.0, 800, 0.5, 600, 0.4),)
 SHORTER = (TaskClass("summarization", 1.0, 60, 0.3, 40, 0.3),)
 LONGER = (TaskClass("classification", 1.0, 60, 0.3, 400, 0.3),)
