@@ -25,7 +25,7 @@ from bench.live.figures import Row, as_text, order, row_of
 from bench.live.machines import MODEL_ON_DISK
 from bench.live.replay import Sample, measured, replay
 from bench.live.simulated import STRATEGIES, fleet_in, simulate
-from bench.live.stack import EngineCommand, LiveStack, live_stack
+from bench.live.stack import EngineCommand, LiveStack, engines_of, live_stack
 from bench.live.workload import SCENARIO_NAMES, hastened, workload
 from bench.routing.fleets import FLEETS, SLOTS
 from bench.routing.traces import read, write
@@ -103,7 +103,7 @@ def _requests(options: argparse.Namespace) -> list[Request]:
 
 async def _row(strategy: str, requests: list[Request], options: argparse.Namespace, factor: float, folder: Path) -> Row:
     simulated = simulate(hastened(requests, factor), fleet_in(options.fleet, factor), strategy, options.seed)
-    async with live_stack(_engines(options.fleet, factor), strategy=strategy, folder=folder) as stack:
+    async with live_stack(engines_of(options.fleet, factor), strategy=strategy, folder=folder) as stack:
         busy_s, began = _cpu_s(stack), time.perf_counter()
         samples = await replay(stack.client, hastened(requests, factor))
         wall_s, busy_s = time.perf_counter() - began, _cpu_s(stack) - busy_s
@@ -113,16 +113,6 @@ async def _row(strategy: str, requests: list[Request], options: argparse.Namespa
 def _cpu_s(stack: LiveStack) -> float:
     own = psutil.Process().cpu_times()
     return own.user + own.system + sum(p.cpu_s for p in stack.processes)
-
-
-def _engines(fleet: str, factor: float) -> list[EngineCommand]:
-    """An emulated engine for every machine of the fleet."""
-    commands = []
-    for number, spec in enumerate(FLEETS[fleet]):
-        arguments = ["bench.live.engine", "--preset", spec.kind, "--name", spec.kind, "--model", MODEL_ON_DISK]
-        arguments += ["--parallel", str(SLOTS), "--time-scale", f"{factor:g}", "--seed", str(number + 1)]
-        commands.append(EngineCommand(f"{spec.kind}-{number}", arguments, slots=SLOTS))
-    return commands
 
 
 async def _probe(requests: list[Request], folder: Path) -> float:
