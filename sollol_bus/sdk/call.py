@@ -12,7 +12,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -39,6 +39,7 @@ MAX_RESENDS = 9
 _RETRY_S = 0.2
 _DEADLINE_GRACE_S = 5.0
 _TAKEN_WITHIN_S = 2.0
+_AGE_TOLD_S = 0.001
 
 
 class Call:
@@ -54,6 +55,9 @@ class Call:
         max_unread_bytes: How much of the answer may wait for a slow reader before it is cut.
         resends: How often the request was sent before, under this id; its attempts are numbered behind those.
         waited_s: Its age.
+        max_resends: So often it is sent at most after the first time, earlier sendings under this id included.
+        on_news: Called with what is told about it on the way: who took it, its place in the queue, its node. Quick
+            requests have no news.
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class Call:
         max_unread_bytes: int = MAX_WAITING_BYTES,
         resends: int = 0,
         waited_s: float = 0.0,
+        max_resends: int = MAX_RESENDS,
+        on_news: Callable[[RequestNews], None] | None = None,
     ) -> None:
         self.request_id = request_id or secrets.token_hex(8)
         self.resends = resends
@@ -80,11 +86,14 @@ class Call:
         self._body = body
         self._headers = dict(headers or {})
         self._secret = secrets.token_hex(16)
+        self._max_resends = max_resends
+        self._on_news = on_news
         now = time.monotonic()
         self._began_mono_s = now - waited_s
         self._absence_until = now + absence_s
+        total_s = deadline_s + _DEADLINE_GRACE_S
         self._stream = ReplyStream(
-            bus, total_s=deadline_s + _DEADLINE_GRACE_S, breaks_on_disconnect=False, max_unread_bytes=max_unread_bytes
+            bus, first_s=total_s, total_s=total_s, breaks_on_disconnect=False, max_unread_bytes=max_unread_bytes
         )
         self._control: ReplyInbox | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -180,7 +189,8 @@ class Call:
         }
         if self.resends:
             headers[h.RESEND] = str(self.resends)
-            headers[h.WAITED] = f"{time.monotonic() - self._began_mono_s:.3f}"
+        if self.age_s > _AGE_TOLD_S:
+            headers[h.WAITED] = f"{self.age_s:.3f}"
         self.dispatcher = None
         self._stream.send(self._subject, self._body, headers)
         self._watch_again_in(_TAKEN_WITHIN_S)
@@ -188,7 +198,7 @@ class Call:
     def _send_again(self, why: str) -> None:
         if self._is_over or self._stream.has_begun:
             return
-        if self.resends >= MAX_RESENDS:
+        if self.resends >= self._max_resends:
             self._stream.fail(ConnectionLost(f"sent {self.resends + 1} times without an answer: {why}"))
             return
         # By its number: subscriptions of one receiver take turns, so this may be handled after what is sent next.
@@ -231,6 +241,8 @@ class Call:
         if isinstance(news, Taken):
             self.dispatcher = news.instance
             self._watch_again_in(PROBE_INTERVAL_S)
+        if self._on_news is not None:
+            self._on_news(news)
 
     def _watch_again_in(self, delay_s: float) -> None:
         if self._timer is not None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
+import msgspec
 import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.administration import Administration
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.dispatcher.pace import Pace
 from sollol_bus.errors import (
     BackendRefused,
     BackendUnavailable,
@@ -28,11 +32,12 @@ from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_bus.transport.streaming import request_many
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
-from sollol_schemas.control import AdminRequest
+from sollol_schemas.control import AdminRequest, ControlReply
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import OfficeEvent, Outcome, OutcomeStatus
+from sollol_schemas.events import NodeEvent, OfficeEvent, Outcome, OutcomeStatus
 from sollol_schemas.execution import (
+    GO_S,
     AttemptAccepted,
     AttemptDone,
     AttemptFailed,
@@ -42,9 +47,13 @@ from sollol_schemas.execution import (
     CancelRequest,
     Exec,
     Figures,
+    RequestNews,
+    RequestWaiting,
     StartAnswer,
+    Taken,
 )
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest
+from sollol_schemas.telemetry import NodeState
 
 BODY = b'{"model":"m","prompt":"hi","stream":true}'
 
@@ -65,9 +74,14 @@ class ScriptedScorer:
         bus.subscribe(subjects.GRANT, self._on_grant)
         bus.subscribe(subjects.RELEASE, lambda m: self.released.append(decode(m.data, GrantRelease).request_id))
 
+    def repeat(self) -> None:
+        """Says again that what was asked for last has to wait."""
+        self.bus.respond(self._last, GrantQueued(request_id=self.asked[-1].request_id, position=1))
+
     def _on_grant(self, msg: Msg) -> None:
         asked = decode(msg.data, GrantRequest)
         self.asked.append(asked)
+        self._last = msg
         if self.holds_back:
             self.bus.respond(msg, GrantQueued(request_id=asked.request_id, position=1))
             return
@@ -98,9 +112,12 @@ class ScriptedNode:
         self.reply_to: dict[str, str] = {}
         self.answers: list[bool] = []
         self.cancelled: list[str] = []
+        self.probes = 0
+        self.is_mute = False
+        """Whether it leaves probes unanswered."""
         self._subscriptions = [
             bus.subscribe(subjects.NODE_EXEC.of(node_id), self._on_exec),
-            bus.subscribe(subjects.NODE_CONTROL.of(node_id), lambda m: bus.publish(m.reply, b"{}")),
+            bus.subscribe(subjects.NODE_CONTROL.of(node_id), self._on_control),
             bus.subscribe(
                 subjects.NODE_CANCEL.of(node_id),
                 lambda m: self.cancelled.append(decode(m.data, CancelAttempt).attempt_id),
@@ -108,6 +125,11 @@ class ScriptedNode:
         ]
         self._answers = bus.new_inbox()
         bus.subscribe(self._answers, self._on_answer)
+
+    def _on_control(self, msg: Msg) -> None:
+        self.probes += 1
+        if not self.is_mute:
+            self.bus.respond(msg, ControlReply(node_id=self.node_id, instance="i1"))
 
     def _on_answer(self, msg: Msg) -> None:
         if msg.data:
@@ -135,6 +157,9 @@ class ScriptedNode:
         self.report(attempt, AttemptFirstToken(attempt_id=attempt))
         self.bus.publish(self.reply_to[attempt], b'{"response":"a"}')
 
+    def say(self, attempt: str, chunk: bytes) -> None:
+        self.bus.publish(self.reply_to[attempt], chunk)
+
     def finish(self, attempt: str) -> None:
         self.bus.publish(self.reply_to[attempt], b"", headers={h.CHUNKS: "1"})
         self.report(attempt, AttemptDone(attempt_id=attempt, figures=Figures()))
@@ -144,9 +169,13 @@ class ScriptedNode:
         self.report(attempt, AttemptFailed(attempt_id=attempt, error=error))
 
 
-def serve(node: ScriptedNode, attempt: str) -> None:
+def begin(node: ScriptedNode, attempt: str) -> None:
     node.accept(attempt)
     node.first(attempt)
+
+
+def serve(node: ScriptedNode, attempt: str) -> None:
+    begin(node, attempt)
     node.finish(attempt)
 
 
@@ -160,17 +189,20 @@ async def actors_bus(nats_server: EmbeddedServer) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def dispatcher(nats_server: EmbeddedServer, actors_bus: Bus) -> AsyncIterator[Dispatcher]:
-    config = DispatcherConfig(
-        accept_timeout_s=0.4,
-        probe_interval_s=0.05,
-        silence_limit_s=0.3,
-        scorer_absence_s=0.3,
-        grant_silence_s=0.3,
-        drain_timeout_s=0.3,
-    )
-    async with Dispatcher(config, BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")) as actor:
+    async with quick(Dispatcher(DispatcherConfig(drain_timeout_s=0.3), control(nats_server))) as actor:
         yield actor
     assert actor.statistics().in_flight == 0
+
+
+def control(server: EmbeddedServer) -> BusConfig:
+    return BusConfig(url=server.url, inbox_prefix="_INBOX_ctl")
+
+
+def quick(dispatcher: Dispatcher) -> Dispatcher:
+    dispatcher.pace = Pace(
+        accept_s=0.8, probe_interval_s=0.05, node_silence_s=0.3, scorer_absence_s=0.3, grant_silence_s=0.3
+    )
+    return dispatcher
 
 
 async def ask(bus: Bus, body: bytes = BODY, **headers: str) -> list[bytes]:
@@ -293,6 +325,46 @@ async def test_a_node_that_dies_in_mid_stream_ends_in_an_error_and_no_restart(
     assert other.execs == []
 
 
+async def test_a_stream_goes_on_although_its_node_answers_no_probes_until_its_heartbeats_stop_too(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    ScriptedScorer(actors_bus, ["n1"])
+    node = ScriptedNode(actors_bus, "n1", begin)
+    node.is_mute = True
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        chunks = aiter(call)
+        assert (await anext(chunks)).data == b'{"response":"a"}'
+        silent = dispatcher.pace.node_silence_s / dispatcher.pace.probe_interval_s
+        await eventually(lambda: node.probes > 2 * silent)
+        node.say(f"{call.request_id}-1", b'{"response":"b"}')
+        assert (await anext(chunks)).data == b'{"response":"b"}'
+        down = NodeEvent(node_id="n1", state=NodeState.DOWN)
+        actors_bus.publish(subjects.NODE_EVENT.of("n1", "down"), encode(down))
+        with pytest.raises(BackendUnavailable, match="heartbeats"):
+            await anext(chunks)
+
+
+async def test_a_node_that_reports_lives_although_it_answers_no_probes(
+    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    scorer = ScriptedScorer(actors_bus, ["n1"])
+    node = ScriptedNode(actors_bus, "n1", lambda n, a: n.accept(a) if "patient" in a else serve(n, a))
+    node.is_mute = True
+    await actors_bus.flush()
+    dispatcher = Dispatcher(DispatcherConfig(), control(nats_server))
+    silence_s = 1.0
+    dispatcher.pace = Pace(node_silence_s=silence_s, accept_s=20.0)
+    async with dispatcher, Call(bus, subjects.GENERATE, BODY, request_id="patient") as call:
+        await eventually(lambda: node.answers == [True])
+        leased = time.monotonic()
+        while time.monotonic() < leased + GO_S + silence_s:
+            assert await ask(bus) == [b'{"response":"a"}']
+        serve(node, "patient-1")
+        assert [m.data async for m in call] == [b'{"response":"a"}']
+    assert [a.number for a in scorer.asked if a.request_id == "patient"] == [1], "it was never given up"
+
+
 async def test_an_attempt_that_is_not_accepted_in_time_is_given_up_and_told_no(
     dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
 ) -> None:
@@ -312,6 +384,34 @@ async def test_an_attempt_that_is_not_accepted_in_time_is_given_up_and_told_no(
 async def test_without_a_scorer_the_caller_is_told_what_to_start(dispatcher: Dispatcher, bus: Bus) -> None:
     with pytest.raises(NoEligibleNode, match="sollol scorer"):
         await ask(bus)
+
+
+async def test_an_absent_scorer_is_asked_by_one_request_for_all_and_then_by_each_once(
+    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus, eventually: Eventually
+) -> None:
+    dispatcher = quick(Dispatcher(DispatcherConfig(), control(nats_server)))
+    dispatcher.pace = msgspec.structs.replace(dispatcher.pace, scorer_absence_s=60.0)
+    many = 200
+    async with dispatcher:
+        replies: list[Msg] = []
+        inbox = bus.new_inbox()
+        bus.subscribe(inbox, replies.append)
+        for _ in range(many):
+            bus.publish(subjects.GENERATE, BODY, reply=inbox)
+        await eventually(lambda: dispatcher.statistics().in_flight == many)
+        sent = dispatcher.bus.nats.stats["out_msgs"]
+        absent_until = time.monotonic() + 1.0
+        while time.monotonic() < absent_until:
+            await bus.request(subjects.DISPATCHER_PROBE.of(dispatcher.instance))
+            sent += 1  # the answer to this probe
+        assert dispatcher.bus.nats.stats["out_msgs"] - sent < many, "two thousand, if each asked ten times a second"
+        scorer = ScriptedScorer(actors_bus, ["n1"])
+        ScriptedNode(actors_bus, "n1", serve)
+        await actors_bus.flush()
+        actors_bus.publish(subjects.OFFICE_EVENT.of("s2"), encode(OfficeEvent(instance="s2", term=2, is_leader=True)))
+        await eventually(lambda: len(replies) == 2 * many)
+        assert set(Counter(asked.request_id for asked in scorer.asked).values()) <= {1, 2}, "the scout may ask twice"
+        assert len(scorer.asked) <= many + 1
 
 
 async def test_a_new_scorer_in_office_is_asked_at_once_with_the_age_kept(
@@ -355,6 +455,24 @@ async def test_a_caller_that_leaves_frees_the_node(
     async with Call(bus, subjects.GENERATE, BODY) as call:
         await eventually(lambda: node.answers == [True])
     await eventually(lambda: node.cancelled == [f"{call.request_id}-1"])
+
+
+async def test_a_caller_that_died_is_missed_while_its_request_waits(
+    nats_server: EmbeddedServer, dispatcher: Dispatcher, actors_bus: Bus, eventually: Eventually
+) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    mortal = await Bus.connect(BusConfig(url=nats_server.url, name="mortal"))
+    heard: list[RequestNews] = []
+    async with Call(mortal, subjects.GENERATE, BODY, on_news=heard.append):
+        await eventually(lambda: RequestWaiting in map(type, heard))
+        assert [type(news) for news in heard[:2]] == [Taken, RequestWaiting]
+        await mortal.nats.close()  # without a word, as a killed process
+        scorer.repeat()
+        await eventually(lambda: dispatcher.statistics().in_flight == 0)
+    assert len(scorer.released) == 1
+    await mortal.close()
 
 
 async def test_nobody_cancels_without_the_secret(
@@ -480,7 +598,7 @@ async def test_what_cannot_finish_in_time_is_answered_at_shutdown(
     inbox = bus.new_inbox()
     bus.subscribe(inbox, replies.append)
     config = DispatcherConfig(drain_timeout_s=0.1)
-    async with Dispatcher(config, BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")):
+    async with Dispatcher(config, control(nats_server)):
         bus.publish(subjects.GENERATE, BODY, reply=inbox)
         await eventually(lambda: len(scorer.asked) == 1)
     await eventually(lambda: len(replies) == 2)

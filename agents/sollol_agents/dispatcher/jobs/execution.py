@@ -8,9 +8,9 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.requests.active import ActiveRequest, Host, Stage
-from sollol_agents.dispatcher.requests.attempt import Attempt
+from sollol_agents.dispatcher.requests.active import ActiveRequest, Stage
 from sollol_agents.dispatcher.requests.intake import Request
+from sollol_agents.dispatcher.requests.table import RequestTable
 from sollol_agents.requests.answers import joined
 from sollol_bus.errors import BackendBrokeProtocol, DecodeFailed
 from sollol_bus.transport.connection import Bus
@@ -18,8 +18,7 @@ from sollol_bus.transport.messages import Msg, decode, error_of, is_no_responder
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import Outcome
-from sollol_schemas.execution import Figures
+from sollol_schemas.execution import Figures, RequestGranted, RequestNews, RequestWaiting
 
 T = TypeVar("T", bound=msgspec.Struct)
 MAX_ANSWER_BYTES = 256 << 20
@@ -37,27 +36,29 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     figures: Figures | None
 
 
-class Dispatching(Host, Protocol):
+class Dispatching(Protocol):
     """The dispatcher, as far as the jobs need it."""
 
-    def hold(self, request: ActiveRequest) -> bool:
-        """Takes responsibility for a request and asks for its slot; False when its id is in use."""
+    config: DispatcherConfig
+    instance: str
+
+    @property
+    def bus(self) -> Bus:
+        """The dispatcher's connection."""
 
     def drain_progress(self) -> None:
         """Says that something in flight has ended."""
 
 
 class Execution:
-    """Collects one try's answer; also the host of its request, which it passes on to the dispatcher.
+    """Collects one try's answer.
 
     Args:
-        dispatching: The dispatcher.
+        requests: Holds its request.
         request: What to run; its `reply_to` must lead to `on_message`.
     """
 
-    def __init__(self, dispatching: Dispatching, request: Request) -> None:
-        self.config: DispatcherConfig = dispatching.config
-        self.instance: str = dispatching.instance
+    def __init__(self, requests: RequestTable, request: Request) -> None:
         self.tokens = 0
         """Chunks of output so far."""
         self.node_id = ""
@@ -65,7 +66,8 @@ class Execution:
         self.has_news = asyncio.Event()
         """Set when it got a slot, and when it is over."""
         self.result: Answered | ErrorBody | None = None
-        self._dispatching = dispatching
+        self._requests = requests
+        self._is_blocked = False
         self._kind = request.kind
         self._chunks: list[bytes] = []
         self._parts: list[bytes] = []
@@ -76,11 +78,11 @@ class Execution:
         self._grace: asyncio.TimerHandle | None = None
         self._heard_tokens = -1
         self._heard_mono_s = 0.0
-        self.active = ActiveRequest(self, request)
+        self.active = ActiveRequest(requests.tools, request, self._on_over, self)
 
     def start(self) -> None:
         """Asks for a slot; a request under the same id that is not a job's goes first."""
-        if not self._dispatching.hold(self.active):
+        if not self._requests.hold(self.active):
             self._end(ErrorBody(code=ErrorCode.BUSY, message="a request with the job's id is in flight"))
 
     def stop(self) -> None:
@@ -102,7 +104,7 @@ class Execution:
     @property
     def is_blocked(self) -> bool:
         """Whether the scorer holds it because no node may take it at present."""
-        return self.active.is_blocked and self.active.stage is Stage.WAITING
+        return self._is_blocked and self.active.stage is Stage.WAITING
 
     # -- the answer ---------------------------------------------------------------------------------------
 
@@ -166,41 +168,30 @@ class Execution:
             self._grace = None
         self.has_news.set()
 
-    # -- the host of its request --------------------------------------------------------------------------
+    # -- what its request tells ---------------------------------------------------------------------------
 
-    @property
-    def bus(self) -> Bus:
-        """The dispatcher's connection."""
-        return self._dispatching.bus
+    def tell(self, news: RequestNews) -> None:
+        """Takes note of where it stands; what an earlier attempt might have said does not count."""
+        match news:
+            case RequestWaiting():
+                self._is_blocked = news.is_blocked
+            case RequestGranted():
+                self.node_id = news.node_id
+                self.has_news.set()
 
-    def on_over(self, request: ActiveRequest) -> None:
+    def refuse(self, error: ErrorBody) -> None:
+        """It ended without an answer."""
+        self._end(error)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _on_over(self, request: ActiveRequest) -> None:
         """The request is over; what the node said last may still be on its way here."""
-        self._dispatching.on_over(request)
+        self._requests.forget(request)
         if self.result is None:
             lost = ErrorBody(code=ErrorCode.CONNECTION_LOST, message="the end of the answer was lost on the way")
             self._grace = asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._end, lost)
-
-    def on_attempt_opened(self, attempt: Attempt, request: ActiveRequest) -> None:
-        """It has a slot: what an earlier attempt might have said does not count."""
-        self.node_id = attempt.node_id
-        self._dispatching.on_attempt_opened(attempt, request)
-        self.has_news.set()
-
-    def on_attempt_closed(self, attempt: Attempt, request: ActiveRequest) -> None:
-        """Passed on."""
-        self._dispatching.on_attempt_closed(attempt, request)
-
-    def keep_answering(self, attempt: Attempt) -> None:
-        """Passed on."""
-        self._dispatching.keep_answering(attempt)
-
-    def stop_answering(self, attempt: Attempt) -> None:
-        """Passed on."""
-        self._dispatching.stop_answering(attempt)
-
-    def report_outcome(self, outcome: Outcome) -> None:
-        """Passed on."""
-        self._dispatching.report_outcome(outcome)
 
 
 def _decoded(text: str, kind: type[T]) -> T | None:

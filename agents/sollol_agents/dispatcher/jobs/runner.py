@@ -28,6 +28,7 @@ from sollol_agents.dispatcher.jobs.persistence import Results, States
 from sollol_agents.dispatcher.jobs.questions import JobDesk
 from sollol_agents.dispatcher.jobs.take import JobRun
 from sollol_agents.dispatcher.jobs.undeliverable import Burial
+from sollol_agents.dispatcher.requests.table import RequestTable
 from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import BusError, ConfigError, NotConnected
 from sollol_bus.jetstream.job_streams import MAX_DELIVERIES, job_streams
@@ -55,12 +56,14 @@ class JobCrew:
     """Runs the durable jobs of one dispatcher.
 
     Args:
-        dispatching: The dispatcher, which holds the requests of the jobs beside its others.
+        dispatching: The dispatcher.
+        requests: Holds the requests of the jobs beside its others.
         detector: Finds the task in a prompt.
         spawn: Runs a coroutine as a task of the dispatcher.
     """
 
-    def __init__(self, dispatching: Dispatching, detector: Detector, spawn: SpawnTask) -> None:
+    def __init__(self, dispatching: Dispatching, requests: RequestTable, detector: Detector, spawn: SpawnTask) -> None:
+        self._requests = requests
         self.bus = dispatching.bus
         self.config: DispatcherConfig = dispatching.config
         self.instance: str = dispatching.instance
@@ -237,7 +240,7 @@ class JobCrew:
         request = request_for(
             accepted, status, tries_here=tries_here, reply_to=reply_to, waited_s=waited_s, secret=self._secret
         )
-        execution = self._executions[key] = Execution(self._dispatching, request)
+        execution = self._executions[key] = Execution(self._requests, request)
         return execution
 
     def close_execution(self, execution: Execution) -> None:

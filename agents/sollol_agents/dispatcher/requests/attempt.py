@@ -1,18 +1,20 @@
-"""One attempt at the bus: its exec, its subscription, and the reports that come back."""
+"""Attempts at the bus: the exec, the reports that come back, and the `no` for those that were given up."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
 
 from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
 from sollol_agents.dispatcher.requests.intake import Request
-from sollol_bus.errors import DecodeFailed
+from sollol_bus.errors import BusError, DecodeFailed, NotConnected
 from sollol_bus.transport.connection import Bus, Subscription
-from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
+from sollol_bus.transport.messages import Msg, decode, decoded, encode, is_no_responders
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
+from sollol_schemas.control import AttemptState, ControlAttempt, ControlReply
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import (
     GO_S,
@@ -30,6 +32,9 @@ from sollol_schemas.grant import Granted
 
 log = logging.getLogger(__name__)
 
+_NODE_ANSWER_S = 1.0
+_KEPT_MAX = 4096
+_KEEP_S = 600.0
 _GO = encode(StartAnswer(go=True))
 _NO = encode(StartAnswer(go=False))
 
@@ -42,7 +47,7 @@ class Attempt:
     Args:
         bus: The connection.
         granted: The slot.
-        on_report: Called for first token, done and failed; the questions of the node are answered here.
+        on_report: Called for each report, once the fence has taken note of it and the node has its answer.
     """
 
     __slots__ = ("_bus", "_on_report", "_subscription", "fence", "granted", "is_accepted", "sent_mono_s")
@@ -79,7 +84,23 @@ class Attempt:
     def cancel(self, reason: str) -> None:
         """Tells the node to stop it."""
         message = CancelAttempt(attempt_id=self.attempt_id, reason=reason)
-        self._bus.publish(subjects.NODE_CANCEL.of(self.node_id), encode(message))
+        try:
+            self._bus.publish(subjects.NODE_CANCEL.of(self.node_id), encode(message))
+        except NotConnected:
+            log.debug("attempt %s: the node will find out by itself", self.attempt_id)
+
+    def ask_node(self, on_answer: Callable[[AttemptState | None], None]) -> None:
+        """Asks the node what became of it; None: no answer. While the bus is down nothing is asked."""
+
+        def on_reply(reply: Msg | BusError) -> None:
+            told = None if isinstance(reply, BusError) else decoded(reply, ControlReply)
+            on_answer(told.attempt_state if told is not None else None)
+
+        question = encode(ControlAttempt(attempt_id=self.attempt_id))
+        try:
+            self._bus.ask(subjects.NODE_CONTROL.of(self.node_id), question, on_reply, timeout_s=_NODE_ANSWER_S)
+        except NotConnected:
+            log.debug("attempt %s: asked about after the next reconnect", self.attempt_id)
 
     def close(self) -> None:
         """Stops listening to its reports; from now on the node is told that nobody is there."""
@@ -109,9 +130,9 @@ class Attempt:
                 self._answer(msg, self.fence.on_start_asked())
             case AttemptFirstToken():
                 self.fence.on_first_token()
-                self._on_report(self, report)
             case AttemptDone() | AttemptFailed():
-                self._on_report(self, report)
+                pass
+        self._on_report(self, report)
 
     def _answer(self, msg: Msg, go: bool) -> None:
         self._bus.answer(msg, _GO if go else _NO)
@@ -126,6 +147,35 @@ class Attempt:
     def _failed(self, code: ErrorCode, why: str) -> AttemptFailed:
         error = ErrorBody(code=code, message=why, details={"node_id": self.node_id})
         return AttemptFailed(attempt_id=self.attempt_id, error=error)
+
+
+class AbandonedAttempts:
+    """Attempts that were given up: their nodes are told `no` until they report an end; bounded in number and time."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._kept: dict[Attempt, asyncio.TimerHandle] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, attempt: Attempt) -> None:
+        """Goes on answering an attempt that its request has given up."""
+        self._kept[attempt] = self._loop.call_later(_KEEP_S, self.forget, attempt)
+        while len(self._kept) > _KEPT_MAX:
+            self.forget(next(iter(self._kept)))
+
+    def forget(self, attempt: Attempt) -> None:
+        """The attempt is over, or was answered long enough; harmless for any other."""
+        timer = self._kept.pop(attempt, None)
+        if timer is not None:
+            timer.cancel()
+            attempt.close()
+
+    async def close(self) -> None:
+        """Leaves all of them without an answer."""
+        for attempt in list(self._kept):
+            self.forget(attempt)
 
 
 def envelope(request: Request, granted: Granted, deadline_s: float) -> Exec:

@@ -3,7 +3,8 @@
 Safety: at any time at most one attempt of a request may publish to the caller. A `go` answered to `accepted` is a
 lease of `go_s`, which the node counts from the moment it asked and the dispatcher from the moment it answered: the
 node's lease ends first. While a lease runs, the attempt is given up only when the node is known to be dead.
-Liveness: an attempt whose node is silent is given up as soon as its lease has run out.
+Liveness: an attempt whose node is silent is given up as soon as its lease has run out. One that streams is not: its
+tokens pass by here unseen; it ends when its node is dead, or has no heartbeat either.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class AttemptFence:
             self.phase = Phase.STREAMING
 
     def may_abandon_at(self, now: float) -> float | None:
-        """When a silent attempt may be given up: at once, later, or (None) never."""
+        """When an attempt of a silent node may be given up: at once, later, or (None) never for that alone."""
         match self.phase:
             case Phase.SENT:
                 return now

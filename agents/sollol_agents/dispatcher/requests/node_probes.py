@@ -75,7 +75,7 @@ class NodeProbes:
         if node_id in self._heard:
             self._heard[node_id] = time.monotonic()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends all probing."""
         for timer in self._timers.values():
             timer.cancel()

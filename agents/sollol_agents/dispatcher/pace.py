@@ -1,0 +1,20 @@
+"""How long the dispatcher waits for what; no operator has a reason to change these, tests hurry."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """Times of one dispatcher, in seconds, and how many jobs it takes ahead."""
+
+    grant_silence_s: float = 5.0
+    """Without a word from the scorer for so long, a waiting request asks again; the scorer repeats itself every 2 s."""
+    scorer_absence_s: float = 15.0
+    """Without any scorer in office for so long, a waiting request is refused."""
+    accept_s: float = 2.0
+    """Within this time a node must accept an attempt."""
+    probe_interval_s: float = 0.25
+    """Between two probes of a node that has open attempts."""
+    node_silence_s: float = 2.5
+    """Without an answer to a probe, or any report, for so long a node hangs."""

@@ -1,0 +1,264 @@
+"""The requests that one dispatcher holds: taken in, found again, moved by what happens to scorers and nodes."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Collection
+from functools import partial
+
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.dispatcher.pace import Pace
+from sollol_agents.dispatcher.requests.active import ActiveRequest, Stage
+from sollol_agents.dispatcher.requests.attempt import AbandonedAttempts
+from sollol_agents.dispatcher.requests.intake import Rejected, Request, take_in
+from sollol_agents.dispatcher.requests.node_probes import NodeProbes
+from sollol_agents.dispatcher.requests.scorer_watch import ScorerWatch
+from sollol_agents.dispatcher.requests.tools import Tools
+from sollol_agents.requests.detector import Detector
+from sollol_bus.errors import BusError, NotConnected
+from sollol_bus.jetstream.outcomes import OutcomePublisher
+from sollol_bus.observe.request_log import log_prompt
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decoded, encode
+from sollol_schemas import subjects
+from sollol_schemas.context import RequestKind
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.events import NodeEvent, OfficeEvent
+from sollol_schemas.execution import CancelReply, CancelRequest
+from sollol_schemas.grant import RouteRequest
+from sollol_schemas.inboxes import is_client_inbox
+from sollol_schemas.telemetry import NodeState
+
+log = logging.getLogger(__name__)
+
+SUBJECT_OF = {
+    RequestKind.GENERATE: subjects.GENERATE,
+    RequestKind.CHAT: subjects.CHAT,
+    RequestKind.EMBED: subjects.EMBED,
+    RequestKind.PASSTHROUGH: subjects.PASSTHROUGH,
+}
+_ROUTE_TIMEOUT_S = 5.0
+
+
+class RequestTable:
+    """Takes requests, and holds each until it is answered.
+
+    Args:
+        bus: The dispatcher's connection.
+        config: Its settings.
+        pace: How long it waits for what.
+        instance: Who holds the requests.
+        detector: Finds the task in a prompt.
+        outcomes: Takes the outcomes that no node will publish.
+        on_over: Called whenever a request is answered.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        config: DispatcherConfig,
+        pace: Pace,
+        *,
+        instance: str,
+        detector: Detector,
+        outcomes: OutcomePublisher,
+        on_over: Callable[[], None],
+    ) -> None:
+        self.taken = 0
+        """Requests taken since the start."""
+        self.rejected = 0
+        """Requests that could not be taken."""
+        self._bus = bus
+        self._config = config
+        self._detector = detector
+        self._on_over = on_over
+        self._active: dict[str, ActiveRequest] = {}
+        self.tools = Tools(
+            bus=bus,
+            instance=instance,
+            max_attempts=config.max_attempts,
+            pace=pace,
+            scorer=ScorerWatch(bus, patience_s=pace.scorer_absence_s),
+            nodes=NodeProbes(
+                bus,
+                interval_s=pace.probe_interval_s,
+                silence_limit_s=pace.node_silence_s,
+                on_dead=lambda node_id: self._each_on(node_id, ActiveRequest.on_node_dead),
+                on_silent=lambda node_id: self._each_on(node_id, ActiveRequest.on_node_silent),
+            ),
+            abandoned=AbandonedAttempts(),
+            outcomes=outcomes,
+        )
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    @property
+    def subjects(self) -> dict[str, Callable[[Msg], None]]:
+        """Where requests come in, and who takes them."""
+        taking = {subject: partial(self._on_request, kind) for kind, subject in SUBJECT_OF.items()}
+        return {**taking, subjects.ROUTE: self._on_route}
+
+    async def start(self) -> None:
+        """Listens to what moves requests."""
+        self._bus.on_reconnect(self._on_reconnect)
+        self._bus.subscribe(subjects.OFFICE_EVENT.all, self._on_office)
+        self._bus.subscribe(subjects.NODE_EVENT.all, self._on_node_event)
+        self._bus.subscribe(subjects.DISPATCHER_PROBE.of(self.tools.instance), lambda msg: self._bus.answer(msg, b"ok"))
+        self._bus.subscribe(subjects.CANCEL, self._on_cancel)
+
+    def in_flight(self) -> Collection[str]:
+        """Ids of the requests that are not answered yet."""
+        return self._active.keys()
+
+    def hand_back(self, reason: str) -> None:
+        """Answers what could not finish in time."""
+        for request in list(self._active.values()):
+            request.cancel(ErrorCode.ACTOR_STOPPED, reason)
+
+    async def close(self) -> None:
+        """Ends all asking and answering."""
+        for part in (self.tools.scorer, self.tools.nodes, self.tools.abandoned):
+            await part.close()
+
+    def hold(self, request: ActiveRequest) -> bool:
+        """Takes responsibility for the request of a job and asks for its slot; False when its id is in use."""
+        if request.request.request_id in self._active:
+            return False
+        self._hold(request)
+        return True
+
+    def forget(self, request: ActiveRequest) -> None:
+        """The request is answered."""
+        if self._active.get(request.request.request_id) is request:
+            del self._active[request.request.request_id]
+        self._on_over()
+
+    # -- taking requests ----------------------------------------------------------------------------------
+
+    def _on_request(self, kind: RequestKind, msg: Msg) -> None:
+        if not is_client_inbox(msg.reply):
+            self.rejected += 1
+            log.warning(
+                "refused a request whose reply subject is not a client's inbox: %.80r",
+                msg.reply,
+                extra={"action": "bad_reply_subject"},
+            )
+            return
+        try:
+            request = self._taken_in(kind, msg)
+            self._check_room(request)
+        except Rejected as rejected:
+            self.rejected += 1
+            self._bus.respond_error(msg.reply, rejected.error)
+            self._bus.publish(msg.reply, b"")
+            return
+        self.taken += 1
+        self._hold(ActiveRequest(self.tools, request, self.forget))
+
+    def _taken_in(self, kind: RequestKind, msg: Msg) -> Request:
+        if len(msg.data) > self._bus.max_payload:
+            message = f"the body's {len(msg.data)} bytes exceed the limit of {self._bus.max_payload} bytes"
+            raise Rejected(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
+        return take_in(
+            kind,
+            msg.data,
+            msg.headers,
+            msg.reply,
+            default_deadline_s=self._config.default_deadline_s,
+            detector=self._detector,
+        )
+
+    def _check_room(self, request: Request) -> None:
+        """Lets a request that was sent again take the place of what was sent before.
+
+        Raises:
+            Rejected: Its id is another request's, or the dispatcher is full.
+        """
+        held = self._active.get(request.request_id)
+        if held is not None:
+            if request.resend <= held.request.resend or not _is_secret_of(held, request.secret):
+                message = f"request id {request.request_id} is in use"
+                raise Rejected(ErrorBody(code=ErrorCode.CONFLICT, message=message))
+            held.drop()
+        if len(self._active) >= self._config.max_active:
+            message = f"this dispatcher holds {len(self._active)} requests already; try again later"
+            raise Rejected(ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": 1}))
+
+    def _hold(self, active: ActiveRequest) -> None:
+        request = active.request
+        log_prompt(request.request_id, request.context.model, request.body)
+        self._active[request.request_id] = active
+        self.tools.scorer.ask(active)
+
+    def _on_cancel(self, msg: Msg) -> None:
+        asked = decoded(msg, CancelRequest)
+        active = self._active.get(asked.request_id) if asked is not None else None
+        if asked is None or active is None:
+            return  # another dispatcher may hold it
+        if not active.request.secret or not _is_secret_of(active, asked.secret):
+            return
+        if asked.resend is not None and active.request.resend > asked.resend:
+            return  # its caller has sent it again since
+        active.cancel(ErrorCode.CANCELLED, "cancelled by its caller")
+        self._bus.respond(msg, CancelReply(request_id=asked.request_id, is_cancelled=True))
+
+    def _on_route(self, msg: Msg) -> None:
+        if not is_client_inbox(msg.reply):
+            return
+        try:
+            request = self._taken_in(_kind_of_route(msg.data), msg)
+        except Rejected as rejected:
+            self._bus.respond_error(msg.reply, rejected.error)
+            return
+        question = RouteRequest(request_id=request.request_id, context=request.context, routing=request.routing)
+
+        def on_answer(reply: Msg | BusError) -> None:
+            if isinstance(reply, NotConnected):
+                return  # nobody can be told
+            if isinstance(reply, BusError):
+                error = ErrorBody(code=ErrorCode.NO_NODES, message="no scorer is in office; start `sollol scorer`")
+                self._bus.respond_error(msg.reply, error)
+            else:
+                self._bus.publish(msg.reply, reply.data, headers=dict(reply.headers) if reply.headers else None)
+
+        self._bus.ask(subjects.SCORER_ROUTE, encode(question), on_answer, timeout_s=_ROUTE_TIMEOUT_S)
+
+    # -- what moves requests ------------------------------------------------------------------------------
+
+    def _on_office(self, msg: Msg) -> None:
+        event = decoded(msg, OfficeEvent)
+        if event is not None and event.is_leader:
+            self.tools.scorer.heard()
+            self._let_waiting_ask()
+
+    def _on_reconnect(self) -> None:
+        self._let_waiting_ask()
+        for request in list(self._active.values()):
+            request.on_reconnect()
+
+    def _let_waiting_ask(self) -> None:
+        self.tools.scorer.ask_all(r for r in self._active.values() if r.stage is Stage.WAITING)
+
+    def _on_node_event(self, msg: Msg) -> None:
+        event = decoded(msg, NodeEvent)
+        if event is not None and event.state is NodeState.DOWN and not self._bus.is_settling:
+            self._each_on(event.node_id, ActiveRequest.on_node_down)
+
+    def _each_on(self, node_id: str, act: Callable[[ActiveRequest], None]) -> None:
+        for request in list(self._active.values()):
+            if request.attempt is not None and request.attempt.node_id == node_id:
+                act(request)
+
+
+def _kind_of_route(body: bytes) -> RequestKind:
+    """Which kind a body without a subject is; what is not clear is taken as `generate`."""
+    if b'"messages"' in body:
+        return RequestKind.CHAT
+    if b'"input"' in body and b'"prompt"' not in body:
+        return RequestKind.EMBED
+    return RequestKind.GENERATE
+
+
+def _is_secret_of(active: ActiveRequest, secret: str) -> bool:
+    return secrets.compare_digest(secret.encode(), active.request.secret.encode())
