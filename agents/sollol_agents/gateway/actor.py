@@ -20,7 +20,6 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.access import Access
 from sollol_agents.gateway.http.hosts import is_local
 from sollol_agents.gateway.http.metrics import Metrics
-from sollol_agents.gateway.http.server import HttpServer
 from sollol_agents.gateway.inference.serving import Inference
 from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_agents.gateway.management.fleet import Fleet
@@ -29,6 +28,7 @@ from sollol_agents.gateway.pages.application import pages
 from sollol_agents.gateway.pages.jobs import JobPages
 from sollol_agents.gateway.pages.models import ModelPages
 from sollol_agents.gateway.pages.operations import OperationPages
+from sollol_agents.http_server import HttpServer
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.discovery import Discovery

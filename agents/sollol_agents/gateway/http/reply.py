@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from sollol_agents.gateway.http.errors import Header
-from sollol_agents.gateway.http.server import Connection
+from sollol_agents.http_server import Connection
 from sollol_bus.errors import error_from
 from sollol_schemas.errors import ErrorBody, ErrorCode
 

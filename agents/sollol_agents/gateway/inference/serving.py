@@ -15,11 +15,11 @@ from typing import Final
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.http.reply import Reply
-from sollol_agents.gateway.http.server import Connection
 from sollol_agents.gateway.inference import tracing
 from sollol_agents.gateway.inference.comments import Spawn
 from sollol_agents.gateway.inference.exchange import Exchange
 from sollol_agents.gateway.inference.request import HttpRequest
+from sollol_agents.http_server import Connection
 from sollol_bus.errors import (
     ActorStopped,
     Cancelled,
