@@ -13,12 +13,12 @@ import socket
 import time
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
+import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from sollol_agents.gateway.config import GatewayConfig
 from sollol_bus.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,30 @@ _BACKLOG = 2048
 _CLOSE_WITHIN_S = 2.0
 
 
+class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client may do before it is served, and while it is."""
+
+    head_bytes: int = 65_536
+    """Largest request line with headers."""
+    head_timeout_s: float = 10.0
+    """Within this a request's head must arrive."""
+    body_timeout_s: float = 30.0
+    """How long each piece of a body is waited for."""
+    idle_timeout_s: float = 75.0
+    """How long an idle connection is kept open."""
+    reader_timeout_s: float = 30.0
+    """How long a client may leave a full connection unread before it is cut."""
+    unread_bytes: int = 4 << 20
+    """How much of one answer may wait for a slow client before it is cut."""
+
+
+USUAL_LIMITS: Final = ClientLimits()
+
+
 class Connection(HttpToolsProtocol):
     """One client's connection."""
 
-    limits: ClassVar[GatewayConfig]
+    limits: ClassVar[ClientLimits]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 uvicorn's own
         super().__init__(*args, **kwargs)
@@ -70,7 +90,7 @@ class Connection(HttpToolsProtocol):
         if not self._has_only_head:
             return  # bodies do not count; a head that began behind one is measured when it is complete
         self._head_bytes += len(data)
-        if self._head_bytes > self.limits.max_head_bytes:
+        if self._head_bytes > self.limits.head_bytes:
             self._refuse(431, "the request's head is too large")
 
     def on_message_begin(self) -> None:
@@ -85,7 +105,7 @@ class Connection(HttpToolsProtocol):
         self._cancel_head_timer()
         self._is_in_head = self._has_only_head = False
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > self.limits.max_head_bytes:
+        if size > self.limits.head_bytes:
             self._refuse(431, "the request's head is too large")
             return
         super().on_headers_complete()
@@ -126,11 +146,33 @@ class Connection(HttpToolsProtocol):
 
 
 class HttpServer:
-    """Listens, and hands requests to an ASGI application."""
+    """Listens, and hands requests to an ASGI application.
 
-    def __init__(self, app: Any, settings: GatewayConfig) -> None:  # noqa: ANN401 an ASGI application
-        self._settings = settings
-        protocol = type("_Connection", (Connection,), {"limits": settings})
+    Args:
+        app: The application.
+        host: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
+        remedy: What an operator can do when the address cannot be had.
+        reuse_port: Whether others may listen on the port too.
+        limits: What a client may do.
+        connections_max: Connections beyond which requests get 503; None: as many as there can be files.
+    """
+
+    def __init__(
+        self,
+        app: Any,  # noqa: ANN401 an ASGI application
+        host: str,
+        port: int,
+        *,
+        remedy: str,
+        reuse_port: bool = False,
+        limits: ClientLimits = USUAL_LIMITS,
+        connections_max: int | None = None,
+    ) -> None:
+        self._address = host, port
+        self._remedy = remedy
+        self._reuse_port = reuse_port
+        protocol = type("_Connection", (Connection,), {"limits": limits})
         config = uvicorn.Config(
             app,
             http=protocol,
@@ -142,12 +184,14 @@ class HttpServer:
             proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
-            timeout_keep_alive=int(max(1, settings.idle_timeout_s)),
+            timeout_keep_alive=int(max(1, limits.idle_timeout_s)),
+            limit_concurrency=connections_max,
         )
         config.load()
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
         self._socket: socket.socket | None = None
+        self._clock: asyncio.TimerHandle | None = None
         self.url = ""
         """Base address, once it listens."""
 
@@ -163,23 +207,23 @@ class HttpServer:
             ConfigError: The address cannot be had.
         """
         _allow_many_files()
-        settings = self._settings
         try:
-            self._socket = _bound(settings)
+            self._socket = _bound(*self._address, reuse_port=self._reuse_port)
         except OSError as error:
+            host, port = self._address
             raise ConfigError(
-                f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}. "
-                "Choose another with --port (`sollol up`: --http-port); 0 picks a free one."
+                f"cannot listen on {host} port {port}: {error.strerror or error}. {self._remedy}; 0 picks a free one."
             ) from error
-        self.tick()
+        self._tick()
         await self._server.startup(sockets=[self._socket])
         host, port = self._socket.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    def tick(self) -> None:
-        """Renews the Date header; to be called once a second."""
+    def _tick(self) -> None:
+        """Renews the Date header once a second."""
         date = formatdate(time.time(), usegmt=True).encode()  # noqa: TID251 the Date header is wall-clock time
         self._server.server_state.default_headers = [(b"date", date)]
+        self._clock = asyncio.get_running_loop().call_later(1.0, self._tick)
 
     def stop_accepting(self) -> None:
         """Takes no new connections; those that are idle are closed, the others after their answer."""
@@ -191,6 +235,8 @@ class HttpServer:
     async def close(self) -> None:
         """Closes every connection, after a moment for what is on its way."""
         self.stop_accepting()
+        if self._clock is not None:
+            self._clock.cancel()
         state = self._server.server_state
         deadline = time.monotonic() + _CLOSE_WITHIN_S
         while state.tasks and time.monotonic() < deadline:
@@ -205,14 +251,14 @@ class HttpServer:
             self._socket.close()
 
 
-def _bound(settings: GatewayConfig) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _bound(host: str, port: int, *, reuse_port: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if settings.reuse_port:
+        if reuse_port:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind((settings.host, settings.port))
+        bound.bind((host, port))
     except BaseException:
         bound.close()
         raise

@@ -13,11 +13,15 @@ from typing import Any
 import httpx
 import pytest
 
+from sollol_agents.gateway.actor import Gateway
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.http_server import ClientLimits
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.requests.dialects import KIND_OF_PATH
 from sollol_agents.stack import LocalStack
+from sollol_bus.transport.connection import BusConfig
+from sollol_schemas.inboxes import GATEWAY_INBOX_PREFIX
 
 PATHS = (
     *KIND_OF_PATH,
@@ -210,12 +214,15 @@ LINES = (
 
 
 async def test_what_is_no_http_harms_nobody(tmp_path: Path) -> None:
-    config = GatewayConfig(port=0, head_timeout_s=0.5, body_timeout_s=0.5)
+    limits = ClientLimits(head_timeout_s=0.5, body_timeout_s=0.5)
     async with (
-        LocalStack(store_dir=tmp_path, gateway=config) as stack,
-        httpx.AsyncClient(base_url=stack.http_url, timeout=10, trust_env=False) as http,
+        LocalStack(store_dir=tmp_path) as stack,
+        Gateway(
+            GatewayConfig(port=0), BusConfig(url=stack.nats_url, inbox_prefix=GATEWAY_INBOX_PREFIX), limits
+        ) as gateway,
+        httpx.AsyncClient(base_url=gateway.url, timeout=10, trust_env=False) as http,
     ):
-        url = httpx.URL(stack.http_url)
+        url = httpx.URL(gateway.url)
         for line in LINES:
             reader, writer = await asyncio.open_connection(url.host, url.port)
             writer.write(line)

@@ -16,6 +16,7 @@ import pytest
 from sollol_agents.gateway.actor import Gateway
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.keys import KeyStore
+from sollol_agents.http_server import USUAL_LIMITS, ClientLimits
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
@@ -24,6 +25,7 @@ from sollol_schemas.inboxes import GATEWAY_INBOX_PREFIX
 
 MODEL = "countdown"
 CHAT = "/v1/chat/completions"
+ANY_PORT = GatewayConfig(port=0)
 
 
 class Eventually(Protocol):
@@ -33,36 +35,42 @@ class Eventually(Protocol):
 class World(NamedTuple):
     stack: LocalStack
     engine: EmulatedNode
+    gateway: Gateway
     http: httpx.AsyncClient
 
     @property
-    def gateway(self) -> Gateway:
-        found = next(actor for actor in self.stack.actors if actor.name == "gateway")
-        assert isinstance(found, Gateway)
-        return found
-
-    @property
     def address(self) -> tuple[str, int]:
-        url = httpx.URL(self.stack.http_url)
+        url = httpx.URL(self.gateway.url)
         return url.host, url.port or 80
 
     def node_slots_in_use(self) -> int:
         return sum(len(actor.in_flight()) for actor in self.stack.actors if actor.name == "node")
 
 
+def beside(stack: LocalStack, config: GatewayConfig = ANY_PORT, limits: ClientLimits = USUAL_LIMITS) -> Gateway:
+    """A gateway on the stack's bus, not running yet."""
+    bus = BusConfig(url=stack.nats_url, name="gateway-2", inbox_prefix=GATEWAY_INBOX_PREFIX)
+    return Gateway(config, bus, limits)
+
+
 @asynccontextmanager
 async def world(
-    tmp_path: Path, *, gateway: GatewayConfig | None = None, slots: int = 4, **engine: Any
+    tmp_path: Path,
+    *,
+    gateway: GatewayConfig = ANY_PORT,
+    limits: ClientLimits = USUAL_LIMITS,
+    slots: int = 4,
+    **engine: Any,
 ) -> AsyncIterator[World]:
     settings = {"preset": "steady", "parallel": slots, "preload": (MODEL,), "decode_tps": 200.0, **engine}
     async with EmulatedNode(EmulatorConfig(**settings)) as emulated:
         node = NodeConfig(node_id="n1", engine="ollama", url=emulated.url, slots=slots)
-        config = gateway or GatewayConfig(port=0)
         async with (
-            LocalStack(store_dir=tmp_path, gateway=config, nodes=(node,)) as stack,
-            httpx.AsyncClient(base_url=stack.http_url, timeout=30, trust_env=False) as http,
+            LocalStack(store_dir=tmp_path, nodes=(node,)) as stack,
+            beside(stack, gateway, limits) as served,
+            httpx.AsyncClient(base_url=served.url, timeout=30, trust_env=False) as http,
         ):
-            made = World(stack, emulated, http)
+            made = World(stack, emulated, served, http)
             await ready(http)
             yield made
 
@@ -318,8 +326,8 @@ async def test_a_client_that_leaves_frees_the_slot(tmp_path: Path, eventually: E
 
 
 async def test_a_client_that_reads_nothing_is_cut_and_its_slot_freed(tmp_path: Path, eventually: Eventually) -> None:
-    config = GatewayConfig(port=0, max_unread_bytes=65_536, reader_timeout_s=0.5)
-    async with world(tmp_path, gateway=config, decode_tps=20_000.0) as here:
+    limits = ClientLimits(unread_bytes=65_536, reader_timeout_s=0.5)
+    async with world(tmp_path, limits=limits, decode_tps=20_000.0) as here:
         listening = here.gateway._server._socket
         assert listening is not None
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # else the kernel takes megabytes first
@@ -344,7 +352,7 @@ async def test_a_client_that_reads_nothing_is_cut_and_its_slot_freed(tmp_path: P
 
 
 async def test_a_head_that_does_not_end_is_given_up(tmp_path: Path) -> None:
-    async with world(tmp_path, gateway=GatewayConfig(port=0, head_timeout_s=0.3)) as here:
+    async with world(tmp_path, limits=ClientLimits(head_timeout_s=0.3)) as here:
         reader, writer = await asyncio.open_connection(*here.address)
         writer.write(b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nX-Slow:")
         assert (await reader.read()).startswith(b"HTTP/1.1 408")
@@ -352,7 +360,7 @@ async def test_a_head_that_does_not_end_is_given_up(tmp_path: Path) -> None:
 
 
 async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
-    async with world(tmp_path, gateway=GatewayConfig(port=0, body_timeout_s=0.3)) as here:
+    async with world(tmp_path, limits=ClientLimits(body_timeout_s=0.3)) as here:
         reader, writer = await asyncio.open_connection(*here.address)
         writer.write(b'POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{"mod')
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 408")
@@ -513,42 +521,46 @@ async def test_a_path_into_an_engine_is_closed_on_the_bus_too(tmp_path: Path, op
 
 
 async def test_gateways_side_by_side_share_a_port_and_nothing_else(tmp_path: Path) -> None:
-    async with world(tmp_path, gateway=GatewayConfig(port=0, reuse_port=True)) as here:
-        bus = BusConfig(url=here.stack.nats_url, name="gateway-2", inbox_prefix=GATEWAY_INBOX_PREFIX)
-        second = Gateway(GatewayConfig(port=here.address[1], reuse_port=True), bus)
-        async with second:
-            assert second.url == here.stack.http_url
-            for _ in range(20):
-                async with httpx.AsyncClient(base_url=second.url) as http:
-                    assert (await http.post("/api/generate", json=generate(1, stream=False))).status_code == 200
+    async with (
+        world(tmp_path, gateway=GatewayConfig(port=0, reuse_port=True)) as here,
+        beside(here.stack, GatewayConfig(port=here.address[1], reuse_port=True)) as second,
+    ):
+        assert second.url == here.gateway.url
+        for _ in range(20):
+            async with httpx.AsyncClient(base_url=second.url) as http:
+                assert (await http.post("/api/generate", json=generate(1, stream=False))).status_code == 200
 
 
 @pytest.mark.shutdown
 async def test_a_draining_gateway_finishes_its_answers(tmp_path: Path, eventually: Eventually) -> None:
-    async with world(tmp_path, decode_tps=60.0) as here:
-        bus = BusConfig(url=here.stack.nats_url, name="gateway-2", inbox_prefix=GATEWAY_INBOX_PREFIX)
-        async with Gateway(GatewayConfig(port=0), bus) as second, httpx.AsyncClient(base_url=second.url) as http:
-            running = asyncio.get_running_loop().create_task(http.post("/api/generate", json=generate(40)))
-            await eventually(lambda: len(second.in_flight()) == 1)
-            await second.__aexit__(None, None, None)
-            answer = await running
-            assert words(answer.text.splitlines()) == [str(n) for n in range(39, -1, -1)]
-            with pytest.raises(httpx.TransportError):
-                await http.get("/healthz")
+    async with (
+        world(tmp_path, decode_tps=60.0) as here,
+        beside(here.stack) as second,
+        httpx.AsyncClient(base_url=second.url) as http,
+    ):
+        running = asyncio.get_running_loop().create_task(http.post("/api/generate", json=generate(40)))
+        await eventually(lambda: len(second.in_flight()) == 1)
+        await second.__aexit__(None, None, None)
+        answer = await running
+        assert words(answer.text.splitlines()) == [str(n) for n in range(39, -1, -1)]
+        with pytest.raises(httpx.TransportError):
+            await http.get("/healthz")
 
 
 @pytest.mark.shutdown
 async def test_a_hurried_gateway_ends_its_answers_with_an_error(tmp_path: Path, eventually: Eventually) -> None:
-    async with world(tmp_path, decode_tps=20.0) as here:
-        bus = BusConfig(url=here.stack.nats_url, name="gateway-2", inbox_prefix=GATEWAY_INBOX_PREFIX)
-        async with Gateway(GatewayConfig(port=0), bus) as second, httpx.AsyncClient(base_url=second.url) as http:
-            async with http.stream("POST", "/api/generate", json=generate(5000)) as answer:
-                lines = answer.aiter_lines()
-                await anext(lines)
-                second.hurry()
-                await second.__aexit__(None, None, None)
-                last = ""
-                async for line in lines:
-                    last = line
-            assert "shutting down" in json.loads(last)["error"]
-            await eventually(lambda: here.node_slots_in_use() == 0)
+    async with (
+        world(tmp_path, decode_tps=20.0) as here,
+        beside(here.stack) as second,
+        httpx.AsyncClient(base_url=second.url) as http,
+    ):
+        async with http.stream("POST", "/api/generate", json=generate(5000)) as answer:
+            lines = answer.aiter_lines()
+            await anext(lines)
+            second.hurry()
+            await second.__aexit__(None, None, None)
+            last = ""
+            async for line in lines:
+                last = line
+        assert "shutting down" in json.loads(last)["error"]
+        await eventually(lambda: here.node_slots_in_use() == 0)

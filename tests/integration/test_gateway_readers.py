@@ -16,10 +16,13 @@ import pytest
 
 from sollol_agents.gateway.actor import Gateway
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.http_server import ClientLimits
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.lab.emulator.faults import INFERENCE_PATHS
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
+from sollol_bus.transport.connection import BusConfig
+from sollol_schemas.inboxes import GATEWAY_INBOX_PREFIX
 
 UNREAD = 65_536
 BUFFERS = 300_000
@@ -46,23 +49,27 @@ class World(NamedTuple):
 @asynccontextmanager
 async def gateway_that_cuts(tmp_path: Path, reader_timeout_s: float) -> AsyncIterator[World]:
     engine = EmulatorConfig(preset="steady", model=(f"{MODEL}=1",), preload=(MODEL,), decode_tps=20_000.0)
-    settings = GatewayConfig(port=0, max_unread_bytes=UNREAD, reader_timeout_s=reader_timeout_s)
+    limits = ClientLimits(unread_bytes=UNREAD, reader_timeout_s=reader_timeout_s)
     async with EmulatedNode(engine) as emulated:
         node = NodeConfig(node_id="n1", engine="ollama", url=emulated.url, slots=1)
-        async with LocalStack(store_dir=tmp_path, gateway=settings, nodes=(node,)) as stack:
-            gateway = next(actor for actor in stack.actors if isinstance(actor, Gateway))
+        async with (
+            LocalStack(store_dir=tmp_path, nodes=(node,)) as stack,
+            Gateway(
+                GatewayConfig(port=0), BusConfig(url=stack.nats_url, inbox_prefix=GATEWAY_INBOX_PREFIX), limits
+            ) as gateway,
+        ):
             listening = gateway._server._socket
             assert listening is not None
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # else the kernel takes megabytes first
-            async with httpx.AsyncClient(base_url=stack.http_url, trust_env=False) as http, asyncio.timeout(15):
+            async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http, asyncio.timeout(15):
                 while (await http.get("/readyz")).status_code != 200:  # noqa: ASYNC110 another actor's state
                     await asyncio.sleep(0.02)
             yield World(stack, gateway, emulated)
 
 
-async def ask(stack: LocalStack, path: str, body: dict[str, Any]) -> socket.socket:
+async def ask(gateway: Gateway, path: str, body: dict[str, Any]) -> socket.socket:
     """A connection on which the answer is on its way, and nothing is read."""
-    url, sent = httpx.URL(stack.http_url), json.dumps(body).encode()
+    url, sent = httpx.URL(gateway.url), json.dumps(body).encode()
     lazy = socket.socket()
     lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     lazy.setblocking(False)
@@ -98,7 +105,7 @@ async def test_little_is_kept_for_a_client_that_reads_later_and_it_is_told(
     tmp_path: Path, eventually: Eventually, path: str, body: dict[str, Any]
 ) -> None:
     async with gateway_that_cuts(tmp_path, reader_timeout_s=30.0) as here:
-        lazy = await ask(here.stack, path, {"model": MODEL, **body})
+        lazy = await ask(here.gateway, path, {"model": MODEL, **body})
         try:
             await eventually(here.node_has_stopped)  # though nobody has read
             got = await read_all(lazy)
@@ -115,7 +122,7 @@ async def test_little_is_kept_for_a_client_that_reads_later_and_it_is_told(
 
 async def test_a_client_that_never_reads_is_cut_off(tmp_path: Path, eventually: Eventually) -> None:
     async with gateway_that_cuts(tmp_path, reader_timeout_s=0.3) as here:
-        lazy = await ask(here.stack, "/api/generate", {"model": MODEL, "prompt": ENDLESS})
+        lazy = await ask(here.gateway, "/api/generate", {"model": MODEL, "prompt": ENDLESS})
         try:
             await eventually(here.node_has_stopped)
             await eventually(lambda: not here.gateway.in_flight() and here.gateway._server.connections <= 1)

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -67,36 +68,38 @@ async def test_without_a_port_nothing_listens_and_nobody_counts(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("request_", "status"),
+    ("method", "path", "status"),
     [
-        (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", b"200 OK"),
-        (b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"200 OK"),
-        (b"GET / HTTP/1.1\r\n\r\n", b"404 Not Found"),
-        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405 Method Not Allowed"),
-        (b"\r\n\r\n", b"404 Not Found"),
-        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", b""),
+        ("GET", "/metrics?x=1", 200),
+        ("HEAD", "/metrics", 200),
+        ("GET", "/", 404),
+        ("POST", "/metrics", 405),
+        ("GET", "/" + "x" * 20_000, 431),
     ],
-    ids=["query", "head", "other path", "other method", "nothing", "too long"],
+    ids=["query", "head", "other path", "other method", "too long"],
 )
-async def test_only_a_plain_question_for_metrics_is_answered(request_: bytes, status: bytes) -> None:
-    async with MetricsServer(ON, lambda: ()) as server:
-        port = int(server.url.rsplit(":", 1)[1].partition("/")[0])
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request_)
-        try:
-            said = await reader.read()
-        except ConnectionResetError:
-            said = b""
-        writer.close()
-    assert said.partition(b"\r\n")[0].removeprefix(b"HTTP/1.1 ") == status
-    if request_.startswith(b"HEAD"):
-        assert said.endswith(b"\r\n\r\n")
+async def test_only_a_plain_question_for_metrics_is_answered(method: str, path: str, status: int) -> None:
+    async with MetricsServer(ON, lambda: ()) as server, httpx.AsyncClient() as http:
+        answer = await http.request(method, server.url.removesuffix("/metrics") + path)
+    assert answer.status_code == status
+    assert (status == 200) == answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert method != "HEAD" or answer.content == b""
+
+
+async def test_more_readers_than_can_be_meant_are_sent_away() -> None:
+    async with MetricsServer(ON, lambda: ()) as server, AsyncExitStack() as readers:
+        url = httpx.URL(server.url)
+        for _ in range(32):
+            _, writer = await asyncio.open_connection(url.host, url.port)
+            readers.callback(writer.close)
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(url)).status_code == 503
 
 
 async def test_a_port_that_is_taken_is_said_at_the_start() -> None:
     async with MetricsServer(ON, lambda: ()) as server:
         port = int(server.url.rsplit(":", 1)[1].partition("/")[0])
-        with pytest.raises(ConfigError, match=f"metrics on 127.0.0.1:{port}"):
+        with pytest.raises(ConfigError, match=f"127.0.0.1 port {port}: .*for the metrics"):
             async with MetricsServer(MetricsConfig(port=port), lambda: ()):
                 pass
 

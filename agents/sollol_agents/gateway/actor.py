@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Collection
@@ -28,7 +27,7 @@ from sollol_agents.gateway.pages.application import pages
 from sollol_agents.gateway.pages.jobs import JobPages
 from sollol_agents.gateway.pages.models import ModelPages
 from sollol_agents.gateway.pages.operations import OperationPages
-from sollol_agents.http_server import HttpServer
+from sollol_agents.http_server import USUAL_LIMITS, ClientLimits, HttpServer
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.discovery import Discovery
@@ -63,12 +62,19 @@ class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gateway(Actor[GatewayConfig]):
-    """One of any number of gateways."""
+    """One of any number of gateways.
+
+    Args:
+        config: Settings.
+        bus_config: How to reach the bus.
+        limits: What clients may do.
+    """
 
     name: ClassVar[str] = "gateway"
 
-    def __init__(self, config: GatewayConfig, bus_config: BusConfig) -> None:
+    def __init__(self, config: GatewayConfig, bus_config: BusConfig, limits: ClientLimits = USUAL_LIMITS) -> None:
         super().__init__(config, bus_config)
+        self._limits = limits
         self.drain_timeout_s = config.drain_timeout_s
 
     @property
@@ -82,6 +88,7 @@ class Gateway(Actor[GatewayConfig]):
         self._inference = Inference(
             self.bus,
             self.config,
+            self._limits,
             metrics,
             spawn=lambda coroutine, name: self.spawn(coroutine, name=name),
             on_end=self.drain_progress,
@@ -116,14 +123,21 @@ class Gateway(Actor[GatewayConfig]):
         self._application = Application(
             self.config,
             self.bus,
+            limits=self._limits,
             access=access,
             inference=self._inference,
             metrics=metrics,
             pages=pages(route for room in rooms for route in room.routes()),
         )
-        self._server = HttpServer(with_cors(self._application, self.config), self.config)
+        self._server = HttpServer(
+            with_cors(self._application, self.config),
+            self.config.host,
+            self.config.port,
+            remedy="Choose another with --port (`sollol up`: --http-port)",
+            reuse_port=self.config.reuse_port,
+            limits=self._limits,
+        )
         await self._server.start()
-        self.spawn(self._tick(), name="clock")
         self.spawn(self._keeper.run(), name="batches")
         self._discovery = Discovery(
             self.bus,
@@ -197,8 +211,3 @@ class Gateway(Actor[GatewayConfig]):
             now_s=now_s,
             new_id=lambda prefix: f"{prefix}-{secrets.token_hex(12)}",
         )
-
-    async def _tick(self) -> None:
-        while True:
-            self._server.tick()
-            await asyncio.sleep(1.0)

@@ -22,6 +22,7 @@ from sollol_agents.gateway.http.reply import Receive, Reply, Send
 from sollol_agents.gateway.inference.request import HttpRequest, names_a_model, read_request
 from sollol_agents.gateway.inference.serving import Inference
 from sollol_agents.gateway.pages.application import has_page
+from sollol_agents.http_server import ClientLimits
 from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_agents.requests.paths import is_closed
 from sollol_bus.errors import SollolError, error_from
@@ -43,6 +44,7 @@ class Application:
     Args:
         config: Settings.
         bus: The gateway's connection.
+        limits: What clients may do.
         access: Knows the keys.
         inference: Serves inference.
         metrics: Counts what is refused here.
@@ -54,12 +56,14 @@ class Application:
         config: GatewayConfig,
         bus: Bus,
         *,
+        limits: ClientLimits,
         access: Access,
         inference: Inference,
         metrics: Metrics,
         pages: Starlette,
     ) -> None:
         self._access = access
+        self._limits = limits
         self._config = config
         self._bus = bus
         self._inference = inference
@@ -70,7 +74,7 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        reply = Reply(send, scope["state"]["connection"], self._config.reader_timeout_s)
+        reply = Reply(send, scope["state"]["connection"], self._limits.reader_timeout_s)
         path = scope["path"]
         try:
             guest = self._admit(scope)
@@ -133,7 +137,7 @@ class Application:
                 ErrorBody(code=ErrorCode.BAD_REQUEST, status=415, message="compressed bodies are not taken")
             )
         limit = min(self._config.max_body_bytes, self._bus.max_payload)
-        body = await read_body(receive, _length(headers), limit, self._config.body_timeout_s)
+        body = await read_body(receive, _length(headers), limit, self._limits.body_timeout_s)
         is_known = path in KIND_OF_PATH
         if not is_known and not names_a_model(body):
             return None

@@ -19,19 +19,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_body_bytes: Annotated[
         int, Meta(ge=1024, description="Largest request body; the bus's own limit holds as well.")
     ] = 64 << 20
-    max_head_bytes: Annotated[int, Meta(ge=1024, description="Largest request line with headers.")] = 65_536
     max_active: Annotated[int, Meta(ge=1, description="Requests served at a time; beyond it new ones get 429.")] = 2048
-    head_timeout_s: Annotated[float, Meta(gt=0, description="Seconds within which a request's head must arrive.")] = (
-        10.0
-    )
-    body_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to wait for each piece of a body.")] = 30.0
-    idle_timeout_s: Annotated[float, Meta(gt=0, description="Seconds that an idle connection is kept open.")] = 75.0
-    reader_timeout_s: Annotated[
-        float, Meta(gt=0, description="Seconds that a client may leave a full connection unread before it is cut.")
-    ] = 30.0
-    max_unread_bytes: Annotated[
-        int, Meta(ge=65_536, description="Bytes of one answer that may wait for a slow client before it is cut.")
-    ] = 4 << 20
     keep_alive_s: Annotated[
         float, Meta(gt=0, description="Seconds of waiting after which an event stream begins with comments.")
     ] = 15.0
@@ -48,7 +36,6 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_blob_bytes: Annotated[int, Meta(ge=1024, description="Largest file of a model that is uploaded.")] = 1 << 40
     max_stored_bytes: Annotated[int, Meta(ge=1024, description="Files that one key may have stored.")] = 4 << 30
     max_batch_requests: Annotated[int, Meta(ge=1, le=1_000_000, description="Requests in one batch.")] = 50_000
-    max_open_batches: Annotated[int, Meta(ge=1, description="Batches of one key that have not ended.")] = 100
     batches_at_once: Annotated[
         int, Meta(ge=0, description="Batches that this gateway works on at a time; 0: it leaves them to others.")
     ] = 4

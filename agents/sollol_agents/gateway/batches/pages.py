@@ -26,6 +26,8 @@ from sollol_schemas.ids import is_bus_id
 from sollol_schemas.routing import PRIORITY_NAMES
 
 _WRITES: Final = 20
+_OPEN_MAX: Final = 100
+"""Batches of one key that have not ended."""
 _MODEL_LINES: Final = "application/jsonl"
 
 
@@ -60,7 +62,7 @@ class BatchPages:
         await self._check_room(guest, 0)
         writer = self._desk.contents.writer(self._desk.new_id("file"))
         try:
-            async with aclosing(pieces_of(request, self._config.body_timeout_s)) as pieces:
+            async with aclosing(pieces_of(request)) as pieces:
                 async for data in pieces:
                     for piece in form.feed(data):
                         self._check_size(writer.size_bytes + len(piece))
@@ -117,8 +119,8 @@ class BatchPages:
         asked = batch_request(await body_of(request))
         await self._found_file(asked.input_file_id, guest)
         open_ = [one for one, _ in await self._desk.batches.every(guest.owner) if one.state not in ENDED]
-        if len(open_) >= self._config.max_open_batches:
-            message = f"{len(open_)} batches are open already; the limit is {self._config.max_open_batches}"
+        if len(open_) >= _OPEN_MAX:
+            message = f"{len(open_)} batches are open already; the limit is {_OPEN_MAX}"
             raise error_from(ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": 60}))
         now_s = self._desk.now_s()
         record = BatchRecord(

@@ -20,6 +20,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 _SLOWEST_BYTES_PER_S = 1024.0
 """A body that comes more slowly than this is given up, piece by piece as it may come."""
 _MAX_BYTES: Final = 1 << 20
+_PIECE_WITHIN_S: Final = 30.0
 _WITHIN_S: Final = 60.0
 """Enough for 4 MiB at half a megabit per second."""
 
@@ -58,19 +59,19 @@ def json_response(
     return Response(encode(value), status, headers, media_type=content_type.decode())
 
 
-async def pieces_of(request: Request, timeout_s: float) -> AsyncGenerator[bytes, None]:
+async def pieces_of(request: Request) -> AsyncGenerator[bytes, None]:
     """The body of an upload, as it arrives.
 
     Raises:
-        SollolError: No byte of it came for `timeout_s`.
+        SollolError: No byte of it came for half a minute.
     """
     pieces = request.stream()
     while True:
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(_PIECE_WITHIN_S):
                 piece = await anext(pieces, None)
         except TimeoutError:
-            message = f"no byte of the body came for {timeout_s:g} s"
+            message = f"no byte of the body came for {_PIECE_WITHIN_S:g} s"
             raise error_from(ErrorBody(code=ErrorCode.BAD_REQUEST, status=408, message=message)) from None
         if piece is None:
             return

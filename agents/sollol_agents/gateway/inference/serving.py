@@ -19,7 +19,7 @@ from sollol_agents.gateway.inference import tracing
 from sollol_agents.gateway.inference.comments import Spawn
 from sollol_agents.gateway.inference.exchange import Exchange
 from sollol_agents.gateway.inference.request import HttpRequest
-from sollol_agents.http_server import Connection
+from sollol_agents.http_server import ClientLimits, Connection
 from sollol_bus.errors import (
     ActorStopped,
     Cancelled,
@@ -49,16 +49,25 @@ class Inference:
     Args:
         bus: The gateway's connection.
         config: Settings.
+        limits: What clients may do.
         metrics: Counters.
         spawn: Runs a coroutine as a task of the gateway.
         on_end: Called when a request has ended.
     """
 
     def __init__(
-        self, bus: Bus, config: GatewayConfig, metrics: Metrics, *, spawn: Spawn, on_end: Callable[[], None]
+        self,
+        bus: Bus,
+        config: GatewayConfig,
+        limits: ClientLimits,
+        metrics: Metrics,
+        *,
+        spawn: Spawn,
+        on_end: Callable[[], None],
     ) -> None:
         self._bus = bus
         self._config = config
+        self._limits = limits
         self._metrics = metrics
         self._spawn = spawn
         self._on_end = on_end
@@ -127,7 +136,7 @@ class Inference:
             headers=request.headers,
             deadline_s=left_s,
             request_id=call.request_id,
-            max_unread_bytes=self._config.max_unread_bytes,
+            max_unread_bytes=self._limits.unread_bytes,
             resends=call.resends + 1,
             waited_s=call.age_s,
         )
@@ -149,5 +158,5 @@ class Inference:
             headers=request.headers,
             deadline_s=request.deadline_s,
             request_id=request.request_id,
-            max_unread_bytes=self._config.max_unread_bytes,
+            max_unread_bytes=self._limits.unread_bytes,
         )
