@@ -21,11 +21,13 @@ from sollol_agents.dispatcher.jobs.intake import (
 )
 from sollol_agents.dispatcher.jobs.letters import shortened
 from sollol_agents.dispatcher.jobs.posting import is_permitted_address, signature
+from sollol_agents.dispatcher.jobs.records import stored_status
 from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_agents.requests.detector import WordDetector
 from sollol_bus.errors import BadRequest, ConfigError
 from sollol_bus.sdk.jobs import JobAnswer, make_job, priority_of
 from sollol_bus.server.rights import permissions
+from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.inboxes import is_callback_subject
@@ -273,3 +275,12 @@ def test_a_job_is_made_from_a_body_and_routing_fields() -> None:
     job = make_job(BODY, not_before="2030-01-01T00:00:00Z")
     assert json.loads(bytes(job.body)) == BODY
     assert job.not_before == "2030-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("body", "not_before"), [(b'{"body":{},"not_before":"2026-01-31T18:00:00Z"}', "2026-01-31T18:00:00Z"), (b"no", "")]
+)
+def test_a_stored_message_tells_what_is_known_of_a_job_that_nobody_took_up(body: bytes, not_before: str) -> None:
+    status = stored_status("sollol.v1.jobs.delayed.7.j", body, {h.JOB_RUN: "2"}, submitted_at="2026", seq=4)
+    assert (status.job_id, status.priority, status.state) == ("j", 7, JobState.QUEUED)
+    assert (status.not_before, status.run, status.stream_seq) == (not_before, 2, 4)

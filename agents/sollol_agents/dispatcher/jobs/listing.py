@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from sollol_agents.dispatcher.jobs.letters import status_of
+from sollol_agents.dispatcher.jobs.records import stored_status
 from sollol_bus.errors import BusError, DecodeFailed, RequestTimedOut
 from sollol_bus.jetstream.streams import api
-from sollol_bus.sdk.job_making import body_hash
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import stores, subjects
@@ -179,13 +179,6 @@ def _seq(msg: Msg) -> int:
 
 
 def _waiting(msg: Msg) -> JobStatus:
-    """The state of a job whose message is all there is."""
     headers = msg.headers or {}
-    priority, job_id = headers.get("Nats-Subject", "..0.").split(".")[-2:]
-    return JobStatus(
-        job_id=job_id,
-        state=JobState.QUEUED,
-        priority=int(priority),
-        submitted_at=headers.get("Nats-Time-Stamp", ""),
-        body_hash=body_hash(msg.data),
-    )
+    subject, stored_at = headers.get("Nats-Subject", "..0."), headers.get("Nats-Time-Stamp", "")
+    return stored_status(subject, msg.data, headers, submitted_at=stored_at)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from sollol_agents.dispatcher.jobs.persistence import States, Stored, stored_message
-from sollol_agents.dispatcher.jobs.records import run_of
-from sollol_bus.errors import DecodeFailed
-from sollol_bus.sdk.job_making import body_hash
+from sollol_agents.dispatcher.jobs.records import stored_status
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import decode
 from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.jobs import Job, JobState, JobStatus
+from sollol_schemas.jobs import JobStatus
 
 
 class Refused(Exception):
@@ -50,7 +47,11 @@ class Lookup:
         if status is not None:
             return status
         found = await self.find(job_id)
-        return None if found is None else _queued(job_id, found[1])
+        if found is None:
+            return None
+        stream, message = found
+        seq = message.seq if stream == stores.JOBS_STREAM else 0
+        return stored_status(message.subject, message.data, message.headers, submitted_at=message.time, seq=seq)
 
     async def find(self, job_id: str) -> tuple[str, Stored] | None:
         """The job's message and the stream that has it."""
@@ -69,22 +70,3 @@ class Lookup:
 def unknown(job_id: str) -> Refused:
     """The refusal of a question about a job that nobody knows."""
     return Refused(ErrorCode.UNKNOWN_JOB, f"no job is known under {job_id}; results are kept for a set time only")
-
-
-def _queued(job_id: str, found: Stored) -> JobStatus:
-    """The state of a job that nobody has worked on: its message is all there is."""
-    try:
-        job = decode(found.data, Job)
-        not_before = job.not_before
-    except DecodeFailed:
-        not_before = ""
-    return JobStatus(
-        job_id=job_id,
-        state=JobState.QUEUED,
-        priority=int(found.subject.split(".")[-2]),
-        submitted_at=found.time,
-        not_before=not_before,
-        body_hash=body_hash(found.data),
-        stream_seq=found.seq if ".submit." in found.subject else 0,
-        run=run_of(found.headers),
-    )

@@ -16,6 +16,7 @@ from sollol_agents.dispatcher.jobs.persistence import (
     Expired,
     Overtaken,
 )
+from sollol_agents.dispatcher.jobs.records import stored_status
 from sollol_agents.dispatcher.jobs.removal import Endings
 from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
@@ -182,16 +183,13 @@ class JobDesk:
         run = max(ended.run, status.run if status is not None else 0) + 1
         seq = await self._store(letter.data, headers, job_id, ended.priority, run)
         if seq:
-            fresh = JobStatus(
-                job_id=job_id,
-                state=JobState.QUEUED,
-                priority=ended.priority,
+            subject = subjects.JOB_SUBMIT.of(ended.priority, job_id)
+            stored = stored_status(subject, letter.data, letter.headers, submitted_at=self._crew.now(), seq=seq)
+            fresh = msgspec.structs.replace(
+                stored,
                 kind=ended.kind,
                 model=ended.model,
-                submitted_at=self._crew.now(),
                 run=run,
-                body_hash=body_hash(letter.data),
-                stream_seq=seq,
                 result_seq=status.result_seq if status is not None else 0,
                 takes=max(ended.takes, status.takes if status is not None else 0) + 1,
             )

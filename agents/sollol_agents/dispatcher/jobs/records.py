@@ -6,10 +6,13 @@ from collections.abc import Mapping
 
 from sollol_agents.dispatcher.jobs.intake import Accepted
 from sollol_agents.dispatcher.jobs.life import Message
+from sollol_bus.errors import DecodeFailed
 from sollol_bus.jetstream.pull import Delivery
+from sollol_bus.sdk.job_making import body_hash
+from sollol_bus.transport.messages import decode
 from sollol_schemas import headers as h
 from sollol_schemas.instants import instant
-from sollol_schemas.jobs import JobResult, JobState, JobStatus
+from sollol_schemas.jobs import Job, JobResult, JobState, JobStatus
 
 _RUNS_MAX = 1_000_000
 
@@ -29,6 +32,30 @@ def fresh_status(delivery: Delivery, message: Message, accepted: Accepted | None
         body_hash=message.body_hash,
         stream_seq=message.stream_seq,
     )
+
+
+def stored_status(
+    subject: str, data: bytes, headers: Mapping[str, str], *, submitted_at: str, seq: int = 0
+) -> JobStatus:
+    """The state of a job whose stored message is all that is known of it."""
+    priority, job_id = subject.split(".")[-2:]
+    return JobStatus(
+        job_id=job_id,
+        state=JobState.QUEUED,
+        priority=int(priority),
+        submitted_at=submitted_at,
+        not_before=_not_before(data),
+        run=run_of(headers),
+        body_hash=body_hash(data),
+        stream_seq=seq,
+    )
+
+
+def _not_before(data: bytes) -> str:
+    try:
+        return decode(data, Job).not_before
+    except DecodeFailed:
+        return ""
 
 
 def result_of(status: JobStatus, *, total_s: float = 0.0) -> JobResult:

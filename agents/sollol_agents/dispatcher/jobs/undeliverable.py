@@ -11,7 +11,7 @@ import msgspec
 
 from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.persistence import Overtaken, delete_message, stored_message
-from sollol_agents.dispatcher.jobs.records import result_of
+from sollol_agents.dispatcher.jobs.records import result_of, stored_status
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.transport.messages import decode
@@ -55,11 +55,10 @@ class Burial:
         crew = self._crew
         found = await stored_message(crew.bus, stores.JOBS_STREAM, seq=advisory.stream_seq)
         if found is not None:
-            priority, job_id = found.subject.split(".")[-2:]
-            known, revision = await crew.states.read(job_id)
+            known, revision = await crew.states.read(subjects.last_token(found.subject))
             if known is None or known.state not in TERMINAL:
-                fresh = JobStatus(job_id=job_id, state=JobState.QUEUED, priority=int(priority))
-                status = life.undeliverable(known or fresh, advisory.deliveries)
+                stored = stored_status(found.subject, found.data, found.headers, submitted_at=found.time, seq=found.seq)
+                status = life.undeliverable(known or stored, advisory.deliveries)
                 status = msgspec.structs.replace(status, finished_at=crew.now())
                 await crew.letters.keep(status, found.data, found.headers)
                 await self._publish(status, revision, found.data)
