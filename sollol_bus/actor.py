@@ -1,7 +1,8 @@
 """The life of an actor: start loudly, supervise every task, drain in stages, stop once.
 
 The drain goes in this order: announce, stop intake, finish what runs (up to `drain_timeout_s`, saying what is
-waited for), hand back what is left with a reason, flush, close. Every actor runs as `async with Actor(...)`.
+waited for), hand back what is left with a reason, close the parts that were opened (the last one first), flush,
+close the bus. Every actor runs as `async with Actor(...)`; a start that fails closes the parts opened until then.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -20,12 +22,16 @@ import msgspec
 from sollol_bus.errors import BusError, SollolError
 from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
+from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus, BusConfig, Subscription
+from sollol_bus.transport.discovery import Discovery
 from sollol_bus.transport.messages import Msg
+from sollol_bus.waiting import happens
 
 log = logging.getLogger(__name__)
 
 Config = TypeVar("Config")
+PartT = TypeVar("PartT", bound=Part)
 
 
 class ActorState(StrEnum):
@@ -51,7 +57,8 @@ class ActorStatistics(msgspec.Struct, frozen=True, kw_only=True):
 class Actor(Generic[Config]):
     """An independent process-like part of the system that meets others on the bus alone.
 
-    Subclasses fill the hooks; they are called in the order in which they stand here.
+    Subclasses fill the hooks; they are called in the order in which they stand here. All but `on_start` are called
+    only after a start that succeeded.
     """
 
     name: ClassVar[str] = "actor"
@@ -69,6 +76,7 @@ class Actor(Generic[Config]):
         """Who traces the requests that it works on; set it before the start."""
         self._bus_config = bus_config
         self._bus: Bus | None = None
+        self._parts = AsyncExitStack()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._intake: list[Subscription] = []
         self._stop_asked = asyncio.Event()
@@ -80,7 +88,7 @@ class Actor(Generic[Config]):
     # -- hooks --------------------------------------------------------------------------------------------
 
     async def on_start(self) -> None:
-        """Subscribes and starts side tasks; whatever it raises ends the start."""
+        """Opens parts, subscribes and starts side tasks; whatever it raises ends the start."""
 
     def announce_draining(self) -> None:
         """Tells the others that this actor takes no new work."""
@@ -99,7 +107,7 @@ class Actor(Generic[Config]):
         """Cancels and gives back what did not finish in time, and answers every ask that is left."""
 
     async def on_stop(self) -> None:
-        """Closes what the actor owns; the bus is still connected."""
+        """Says the last words before the parts are closed; whatever the actor opened is a part that it owns."""
 
     # -- use ----------------------------------------------------------------------------------------------
 
@@ -109,6 +117,33 @@ class Actor(Generic[Config]):
         if self._bus is None:
             raise RuntimeError(f"{self.name} has not started")
         return self._bus
+
+    async def own(self, part: PartT) -> PartT:
+        """Opens a part, which is closed when the actor stops, before those that were opened earlier."""
+        await part.start()
+        self._parts.push_async_callback(self._close_part, part)
+        return part
+
+    async def register(
+        self,
+        description: str,
+        *,
+        endpoints: Mapping[str, str] | None = None,
+        queue_group: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> Discovery:
+        """Shows the actor as a NATS service; see `Discovery`."""
+        return await self.own(
+            Discovery(
+                self.bus,
+                name=f"sollol-{self.name}",
+                instance=self.instance,
+                description=description,
+                endpoints=endpoints or {},
+                queue_group=queue_group,
+                metadata=metadata,
+            )
+        )
 
     def take(self, subject: str, handler: Callable[[Msg], None], *, queue: str = "") -> Subscription:
         """Subscribes to a subject that brings new work; ends first when the actor drains."""
@@ -149,8 +184,13 @@ class Actor(Generic[Config]):
         if self._failure is not None:
             raise self._failure
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it runs or drains, so that the parts it opened are there."""
+        return self.state in (ActorState.RUNNING, ActorState.DRAINING)
+
     def statistics(self) -> msgspec.Struct:
-        """What the actor can say about itself now; subclasses may return more."""
+        """What the actor can say about itself while it is open; subclasses may return more."""
         return ActorStatistics(
             name=self.name,
             instance=self.instance,
@@ -164,7 +204,8 @@ class Actor(Generic[Config]):
         return b""
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.instance} {self.state} in_flight={len(self.in_flight())}>"
+        work = f" in_flight={len(self.in_flight())}" if self.is_open else ""
+        return f"<{type(self).__name__} {self.instance} {self.state}{work}>"
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -193,14 +234,15 @@ class Actor(Generic[Config]):
         self.state = ActorState.DRAINING
         try:
             await self._drain()
+            await self._attempt_closing(self.on_stop(), "last words")
         finally:
             await self._close()
 
     async def _drain(self) -> None:
         self._attempt_step(self.announce_draining, "announce")
         self._attempt_step(self.stop_intake, "stop intake")
-        deadline = time.monotonic() + self.drain_timeout_s
         began = time.monotonic()
+        deadline = began + self.drain_timeout_s
         while (
             not self._is_hurried
             and (pending := self.in_flight())
@@ -208,16 +250,13 @@ class Actor(Generic[Config]):
             and self.bus.is_connected
         ):
             self._progress.clear()
-            try:
-                await asyncio.wait_for(self._progress.wait(), min(left, 1.0))
-            except TimeoutError:
-                shown = ", ".join(list(pending)[:5])
+            if not await happens(self._progress, min(left, 1.0)):
                 log.info(
                     "%s waits for %d in flight since %.0f s: %s",
                     self.name,
                     len(pending),
                     time.monotonic() - began,
-                    shown,
+                    ", ".join(list(pending)[:5]),
                     extra={"action": "drain_wait"},
                 )
         self._attempt_step(lambda: self.hand_back(f"{self.name} is shutting down"), "hand back")
@@ -228,17 +267,23 @@ class Actor(Generic[Config]):
         except SollolError as error:
             log.warning("%s: %s: %s", self.name, what, error, extra={"action": "drain_step_failed"})
 
-    async def _close(self) -> None:
-        self.state = ActorState.DRAINING
+    async def _attempt_closing(self, closing: Coroutine[Any, Any, None], what: str) -> None:
         try:
-            if self._bus is not None:
-                await self.on_stop()
-        except BusError as error:
-            log.warning("%s: closing: %s", self.name, error, extra={"action": "stop_failed"})
+            await closing
+        except SollolError as error:
+            log.warning("%s: %s: %s", self.name, what, error, extra={"action": "stop_failed"})
+
+    async def _close_part(self, part: Part) -> None:
+        await self._attempt_closing(part.close(), f"closing {type(part).__name__}")
+
+    async def _close(self) -> None:
+        try:
+            await self._parts.aclose()
         finally:
             tasks = [t for t in self._tasks if t is not asyncio.current_task()]
             for task in tasks:
-                task.cancel(f"{self.name} stopped")
+                if not task.cancelling():  # one that a part cancelled may be ending in peace
+                    task.cancel(f"{self.name} stopped")
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._bus is not None:
                 await self._bus.close()

@@ -86,7 +86,7 @@ class Child:
         except TimeoutError as error:
             await self.stop()
             raise ConfigError(
-                f"{self.name} was not ready within {self._start_timeout_s:g} s: {self._said()}"
+                f"{self.name} was not ready within {self._start_timeout_s:g} s: {await self._said()}"
             ) from error
         except BaseException:
             await self.stop()

@@ -20,6 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from sollol_bus.errors import ConfigError
+from sollol_bus.parts import Part
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-class HttpServer:
+class HttpServer(Part):
     """Listens, and hands requests to an ASGI application.
 
     Args:

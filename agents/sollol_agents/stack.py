@@ -29,7 +29,7 @@ from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.errors import BusError, NoResponders, RequestTimedOut, SollolError
+from sollol_bus.errors import BusError, NoResponders, RequestTimedOut
 from sollol_bus.observe.tracing import Tracer
 from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
@@ -146,7 +146,6 @@ class LocalStack:
             SollolError: It cannot start; the others go on.
         """
         node = await self._start("node", config)
-        self._actors.append(node)
         self._watch(node)
         return node
 
@@ -177,19 +176,21 @@ class LocalStack:
         await self.stop()
 
     async def stop(self) -> None:
-        """Drains and stops everything, one actor after another; stopping twice does nothing."""
+        """Drains and stops everything, one actor after another; stopping twice does nothing.
+
+        What goes wrong at one is raised when the others, and the server below them, have stopped too.
+        """
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
         self._watchers.clear()
         order = list(_ACTORS)
-        for actor in sorted(self._actors, key=lambda a: order.index(a.name)):
-            try:
-                await actor.__aexit__(None, None, None)
-            except SollolError:
-                log.exception("stopping %s failed", actor.name, extra={"action": "stop_failed"})
-        self._actors.clear()
-        await self._floor.aclose()
+        for actor in sorted(self._actors, key=lambda a: order.index(a.name), reverse=True):
+            self._floor.push_async_exit(actor)
+        try:
+            await self._floor.aclose()
+        finally:
+            self._actors.clear()
 
     async def _start_all(self) -> None:
         await self._start_metrics()
@@ -207,7 +208,6 @@ class LocalStack:
             *(self._start("node", config) for config in self._node_configs),
             return_exceptions=True,
         )
-        self._actors = [actor for actor in started if isinstance(actor, Actor)]
         for failure in started:
             if isinstance(failure, BaseException):
                 raise failure
@@ -252,6 +252,7 @@ class LocalStack:
         actor.meter = self._metrics.meter if self._metrics is not None else None
         actor.tracer = self._tracer
         await actor.__aenter__()
+        self._actors.append(actor)
         return actor
 
     def _named(self, name: str, inbox_prefix: str) -> BusConfig:

@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 from sollol_bus.errors import BusError, NoResponders, RequestTimedOut
 from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.parts import Part
 from sollol_bus.transport.connection import INBOX_ROOT, Bus
 from sollol_bus.transport.messages import Msg
 from sollol_schemas import stores
@@ -38,8 +39,8 @@ _RETRY_S = 0.05
 _ANSWER_S = 1.0
 
 
-class Lease:
-    """One candidate for an office; spawn `run` as a task of the actor.
+class Lease(Part):
+    """One candidate for an office, a part of its actor, which spawns `run`.
 
     Args:
         bus: The candidate's connection.
@@ -100,7 +101,7 @@ class Lease:
         return f"<Lease {self.key} {self.instance} term={self.term} owner={self.owner!r}>"
 
     async def run(self) -> None:
-        """Stands by and holds office, in turns, until `leave`."""
+        """Stands by and holds office, in turns, until it is closed."""
         subscriptions = [self._bus.subscribe(self._bucket.subject(self.key), self._on_overheard)]
         if self._probe is not None and self._answers_probe:
             subscriptions.append(self._bus.subscribe(self._probe(self.instance), self._answer_probe))
@@ -117,7 +118,7 @@ class Lease:
                 subscription.unsubscribe()
             self._lose("stopped")
 
-    async def leave(self) -> None:
+    async def close(self) -> None:
         """Gives up the office, so that another takes it at once; `run` returns. Safe when not in office."""
         self._is_leaving = True
         self._wake.set()

@@ -15,6 +15,7 @@ import msgspec
 from sollol_bus.errors import BusError, PayloadTooLarge
 from sollol_bus.jetstream.streams import ack_of
 from sollol_bus.observe.request_log import log_outcome
+from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import subjects
@@ -23,6 +24,8 @@ from sollol_schemas.headers import MSG_ID
 
 log = logging.getLogger(__name__)
 
+LAST_FLUSH_S = 3.0
+"""How long a publisher that is closed goes on trying: a restart of the server takes no longer."""
 _ACK_WAIT_S = 5.0
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
@@ -62,8 +65,8 @@ def message_id(outcome: Outcome) -> str:
     return f"{outcome.attempt_id}.{outcome.reported_by}"
 
 
-class OutcomePublisher:
-    """Publishes outcomes, pipelined and without a task per message.
+class OutcomePublisher(Part):
+    """Publishes outcomes, pipelined and without a task per message; a part of whoever reports.
 
     Args:
         bus: The connection of whoever reports.
@@ -84,7 +87,17 @@ class OutcomePublisher:
         self._is_empty.set()
         self._stored = 0
         self._dropped = 0
-        bus.on_reconnect(self._on_reconnect)
+        self._is_over = False
+
+    async def start(self) -> None:
+        """Begins again after outages."""
+        self._bus.on_reconnect(self._on_reconnect)
+
+    async def close(self) -> None:
+        """Waits until everything is stored, `LAST_FLUSH_S` at most, and gives up what is not."""
+        await self.flush(LAST_FLUSH_S)
+        self._bus.forget_callbacks(self._on_reconnect)
+        self._give_up()
 
     @property
     def pending(self) -> int:
@@ -109,7 +122,7 @@ class OutcomePublisher:
             self._send()
 
     async def flush(self, timeout_s: float = 5.0) -> int:
-        """Waits until everything is stored, at most `timeout_s`; returns how many outcomes are not."""
+        """Waits until nothing is pending, at most `timeout_s`; returns how many outcomes still are."""
         self._retry_now()
         try:
             async with asyncio.timeout(timeout_s):
@@ -117,12 +130,6 @@ class OutcomePublisher:
         except TimeoutError:
             log.warning("%d outcomes were not stored in time", self.pending, extra={"action": "outcomes.flush"})
         return self.pending
-
-    async def close(self) -> None:
-        """Stops trying again; what is pending is given up, so flush before."""
-        if self._retry is not None:
-            self._retry.cancel()
-        self._waiting.clear()
 
     def _drop_surplus(self) -> None:
         surplus = self.pending - self._capacity
@@ -176,11 +183,26 @@ class OutcomePublisher:
             self._is_empty.set()
 
     def _retry_later(self, error: BusError) -> None:
-        if self._retry is not None:
+        if self._is_over or self._bus.closed.is_set():
+            self._give_up()
+        if self._is_over or self._retry is not None:
             return
         log.debug("storing outcomes again in %.1f s: %s", self._retry_s, error)
         self._retry = self._loop.call_later(self._retry_s, self._retry_now)
         self._retry_s = min(self._retry_s * 2, _LAST_RETRY_S)
+
+    def _give_up(self) -> None:
+        """Drops what is pending; what is handed over from now on gets one try."""
+        self._is_over = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._waiting:
+            self._dropped += len(self._waiting)
+            log.warning("%d outcomes are given up", len(self._waiting), extra={"action": "outcomes.dropped"})
+            self._waiting.clear()
+        if not self.pending:
+            self._is_empty.set()
 
     def _retry_now(self) -> None:
         if self._retry is not None:

@@ -18,6 +18,7 @@ import msgspec
 
 from sollol_bus.errors import BackendBrokeProtocol, BadRequest, DecodeFailed, NoResponders, SollolError, error_from
 from sollol_bus.observe.tracing_setup import present_traceparent
+from sollol_bus.parts import Part
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.jobs import JobCalls
 from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
@@ -58,7 +59,7 @@ _PIECES_PER_NODE = 4
 _PIECES_AT_ONCE = 16
 
 
-class Client(JobCalls):
+class Client(JobCalls, Part):
     """A connection for programs that use the fleet.
 
     Args:
@@ -72,19 +73,32 @@ class Client(JobCalls):
             given = msgspec.structs.replace(given, inbox_prefix=client_inbox_prefix(given.user))
         self._given = given
         super().__init__()
-        self._bus: Bus | None = None
+        self._bus = bus if isinstance(bus, Bus) else None
         self._routing = routing
 
+    async def start(self) -> None:
+        """Connects, unless it was given a connected bus.
+
+        Raises:
+            ConfigError: No server answers there, or it refuses us.
+        """
+        if not isinstance(self._given, Bus):
+            self._bus = await Bus.connect(self._given)
+
+    async def close(self) -> None:
+        """Ends what it follows, and the connection that it made."""
+        await self._stop_following()
+        if self._bus is not None and self._bus is not self._given:
+            await self._bus.close()
+
     async def __aenter__(self) -> Self:
-        self._bus = self._given if isinstance(self._given, Bus) else await Bus.connect(self._given)
+        await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stop_following()
-        if self._bus is not None and self._bus is not self._given:
-            await self._bus.close()
+        await self.close()
 
     @property
     def bus(self) -> Bus:

@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg
+from sollol_bus.version import VERSION
 from sollol_schemas.instants import instant
 
 PING_TYPE = "io.nats.micro.v1.ping_response"
@@ -28,7 +30,7 @@ class EndpointCounters(msgspec.Struct, kw_only=True):
     last_error: str = ""
 
 
-class Discovery:
+class Discovery(Part):
     """Answers the three verbs of one service instance.
 
     Args:
@@ -36,7 +38,6 @@ class Discovery:
         name: Name of the service: `sollol-` and the actor's name.
         instance: The actor's instance id.
         description: One sentence for people.
-        version: Version of this software, as `major.minor.patch`.
         endpoints: Subject by name of endpoint.
         queue_group: Queue group of the endpoints; empty when they have none.
         metadata: What else others may want to know, as text.
@@ -49,13 +50,12 @@ class Discovery:
         name: str,
         instance: str,
         description: str,
-        version: str,
         endpoints: Mapping[str, str],
         queue_group: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._bus = bus
-        self._identity = {"name": name, "id": instance, "version": version, "metadata": dict(metadata or {})}
+        self._identity = {"name": name, "id": instance, "version": VERSION, "metadata": dict(metadata or {})}
         self._description = description
         self._endpoints = dict(endpoints)
         self._queue_group = queue_group
@@ -63,15 +63,15 @@ class Discovery:
         self.counters = {endpoint: EndpointCounters() for endpoint in endpoints}
         self._subscriptions: list[Subscription] = []
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Subscribes to the verbs, for everybody, for this service, and for this instance."""
         name, instance = self._identity["name"], self._identity["id"]
         for verb, answer in (("PING", self._on_ping), ("INFO", self._on_info), ("STATS", self._on_stats)):
             for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{instance}"):
                 self._subscriptions.append(self._bus.subscribe(subject, answer))
 
-    def stop(self) -> None:
-        """Leaves; safe to call twice."""
+    async def close(self) -> None:
+        """Leaves."""
         for subscription in self._subscriptions:
             subscription.unsubscribe()
         self._subscriptions.clear()

@@ -9,7 +9,8 @@ from collections.abc import Collection
 import pytest
 
 from sollol_bus.actor import Actor, ActorState, ActorStatistics
-from sollol_bus.errors import ConfigError
+from sollol_bus.errors import BusError, ConfigError
+from sollol_bus.parts import Part
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import BusConfig
 
@@ -52,6 +53,27 @@ class Recording(Actor[None]):
     async def on_stop(self) -> None:
         assert self.bus.is_connected
         self._step("stop")
+
+
+class Opened(Part):
+    """A double of a part that writes down when it is opened and closed."""
+
+    def __init__(self, name: str, actor: Recording, *, fails_at: str = "") -> None:
+        self.name = name
+        self.actor = actor
+        self.fails_at = fails_at
+
+    async def start(self) -> None:
+        self._step("open")
+
+    async def close(self) -> None:
+        assert self.actor.bus.is_connected
+        self._step("close")
+
+    def _step(self, what: str) -> None:
+        self.actor.steps.append(f"{what} {self.name}")
+        if self.fails_at == what:
+            raise BusError(f"cannot {what} {self.name}")
 
 
 @pytest.fixture
@@ -121,7 +143,41 @@ async def test_a_failed_start_unwinds(config: BusConfig) -> None:
         async with actor:
             pass
     assert actor.state is ActorState.STOPPED
-    assert actor.steps == ["start", "stop"]
+    assert actor.steps == ["start"], "there is nothing that it could drain or say"
+
+
+@pytest.mark.shutdown
+async def test_parts_are_closed_in_reverse_after_the_drain(config: BusConfig) -> None:
+    async with Recording(config) as actor:
+        for name in ("a", "b"):
+            await actor.own(Opened(name, actor))
+    assert actor.steps == [
+        "start", "open a", "open b", "announce", "stop intake", "hand back 0", "stop", "close b", "close a",
+    ]  # fmt: skip
+
+
+async def test_a_failed_start_closes_exactly_the_parts_that_it_opened(config: BusConfig) -> None:
+    class Starting(Recording):
+        async def on_start(self) -> None:
+            for name, fails_at in (("a", ""), ("b", ""), ("c", "open"), ("d", "")):
+                await self.own(Opened(name, self, fails_at=fails_at))
+
+    actor = Starting(config)
+    with pytest.raises(BusError, match="cannot open c"):
+        async with actor:
+            pass
+    assert actor.steps == ["open a", "open b", "open c", "close b", "close a"]
+
+
+@pytest.mark.shutdown
+async def test_a_part_that_does_not_close_keeps_no_other_open(
+    config: BusConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Recording(config) as actor:
+        for name, fails_at in (("a", ""), ("b", "close")):
+            await actor.own(Opened(name, actor, fails_at=fails_at))
+    assert actor.steps[-2:] == ["close b", "close a"]
+    assert "cannot close b" in caplog.text
 
 
 async def test_a_dead_side_task_stops_the_actor(config: BusConfig, caplog: pytest.LogCaptureFixture) -> None:

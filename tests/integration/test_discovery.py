@@ -10,6 +10,7 @@ import pytest
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.discovery import Discovery
 from sollol_bus.transport.messages import Msg, decode
+from sollol_bus.version import VERSION
 
 Eventually = Callable[..., Awaitable[None]]
 
@@ -22,7 +23,6 @@ async def services(bus: Bus) -> AsyncIterator[list[Discovery]]:
             name="sollol-test",
             instance=instance,
             description="Tests.",
-            version="1.2.3",
             endpoints={"ask": "test.ask"},
             queue_group="group",
             metadata={"role": "test"},
@@ -30,11 +30,11 @@ async def services(bus: Bus) -> AsyncIterator[list[Discovery]]:
         for instance in ("one", "two")
     ]
     for service in made:
-        service.start()
+        await service.start()
     await bus.flush()
     yield made
     for service in made:
-        service.stop()
+        await service.close()
 
 
 async def asked(bus: Bus, subject: str) -> dict[str, Any]:
@@ -63,7 +63,7 @@ async def test_every_instance_answers_a_ping_to_all(
 async def test_an_instance_tells_its_endpoints(bus: Bus, services: list[Discovery]) -> None:
     info = await asked(bus, "$SRV.INFO.sollol-test.two")
     assert info["type"] == "io.nats.micro.v1.info_response"
-    assert (info["name"], info["id"], info["version"]) == ("sollol-test", "two", "1.2.3")
+    assert (info["name"], info["id"], info["version"]) == ("sollol-test", "two", VERSION)
     assert info["endpoints"] == [{"name": "ask", "subject": "test.ask", "queue_group": "group", "metadata": {}}]
     assert info["metadata"] == {"role": "test"}
 
@@ -94,8 +94,8 @@ async def test_an_answer_goes_to_an_inbox_or_nowhere(bus: Bus, services: list[Di
 
 @pytest.mark.shutdown
 async def test_a_stopped_service_is_gone(bus: Bus, services: list[Discovery], eventually: Eventually) -> None:
-    services[0].stop()
-    services[0].stop()
+    await services[0].close()
+    await services[0].close()
     seen: set[str] = set()
 
     def on_pong(msg: object) -> None:

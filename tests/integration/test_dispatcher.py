@@ -19,6 +19,7 @@ from sollol_bus.errors import (
     BackendUnavailable,
     BadRequest,
     Cancelled,
+    ConfigError,
     Conflict,
     DeadlineExceeded,
     NoEligibleNode,
@@ -208,6 +209,13 @@ def quick(dispatcher: Dispatcher) -> Dispatcher:
 async def ask(bus: Bus, body: bytes = BODY, **headers: str) -> list[bytes]:
     named = {k.replace("_", "-"): v for k, v in headers.items()}
     return [m.data async for m in request_many(bus, subjects.GENERATE, body, headers=named or None, total_s=20)]
+
+
+async def test_an_unknown_detector_is_named_instead_of_a_traceback(nats_server: EmbeddedServer) -> None:
+    actor = Dispatcher(DispatcherConfig(detector="nope"), BusConfig(url=nats_server.url))
+    with pytest.raises(ConfigError, match=r"setting `detector`: .*nope"):
+        async with actor:
+            pass
 
 
 async def test_chunks_go_from_the_node_to_the_caller(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:

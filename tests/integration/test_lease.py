@@ -91,7 +91,7 @@ async def test_a_holder_that_leaves_hands_over_with_a_higher_term(join: Join, ev
     await eventually(lambda: a.lease.is_held)
     b = await join("b", ttl_s=60, probe=None)
     await eventually(lambda: b.lease.owner == "a")
-    await a.lease.leave()
+    await a.lease.close()
     assert a.losses == ["left"]
     assert not a.lease.is_held
     await eventually(lambda: b.lease.is_held)
@@ -198,7 +198,7 @@ async def test_terms_rise_and_offices_never_overlap_while_candidates_come_and_go
         if held:
             assert held[-1].lease.is_held
             assert not newcomer.lease.is_held
-            await held[-1].lease.leave()
+            await held[-1].lease.close()
         await eventually(lambda c=newcomer: c.lease.is_held)
         held.append(newcomer)
         terms.append(newcomer.lease.term)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -538,6 +539,27 @@ async def test_a_stopping_node_finishes_what_runs(
     await eventually(lambda: bool(stage.outcomes))
     assert stage.outcomes[0].status is OutcomeStatus.SUCCESS
     assert any(one.is_draining for one in stage.loads)
+
+
+@pytest.mark.shutdown
+async def test_a_stopping_node_waits_until_its_last_outcome_is_stored(
+    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+) -> None:
+    async def make_stream_once_it_left() -> None:
+        await eventually(lambda: any(one.has_left for one in loads))
+        await provision(bus)
+
+    loads: list[LoadUpdate] = []
+    bus.subscribe(subjects.LOAD.all, lambda msg: loads.append(decode(msg.data, LoadUpdate)))
+    desk = Desk(bus)  # a stage would hear outcomes, so that a publish would meet a responder
+    async with asyncio.TaskGroup() as group, EmulatedNode(EmulatorConfig(preset="instant", model=(MODEL,))) as engine:
+        config = NodeConfig(node_id=NODE, engine="ollama", url=engine.url)
+        async with NodeMonitor(config, BusConfig(url=nats_server.url)) as node:
+            desk.send(node.instance, {"model": MODEL, "messages": []})
+            await eventually(lambda: bool(desk.ends()))
+            group.create_task(make_stream_once_it_left())
+    stored = json.loads(await api(bus, f"STREAM.INFO.{stores.EVENTS_STREAM}"))["state"]["messages"]
+    assert stored == 1
 
 
 @pytest.mark.shutdown

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
-from sollol_bus.jetstream.outcomes import OutcomePublisher, message_id
+from sollol_bus.jetstream.outcomes import OutcomePublisher, OutcomeStatistics, message_id
 from sollol_bus.jetstream.streams import api, provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
@@ -114,6 +114,36 @@ async def test_the_oldest_are_dropped_and_counted_when_the_buffer_is_full(
     await eventually(lambda: publisher.pending == 0)
     first = msgspec.json.decode(await api(bus, f"STREAM.INFO.{stores.EVENTS_STREAM}"))["state"]
     assert first["messages"] == 10
+
+
+async def test_what_is_handed_over_last_is_stored_before_the_publisher_closes(bus: Bus) -> None:
+    await provision(bus)
+    publisher = OutcomePublisher(bus)
+    publisher.publish(outcome("r-1"))
+    await publisher.close()
+    assert await stored(bus) == 1
+
+
+async def test_nothing_is_tried_again_once_the_bus_is_closed(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    publisher = OutcomePublisher(bus)
+    await publisher.start()
+    await bus.close()
+    await bus.closed.wait()
+    publisher.publish(outcome("r-1"))
+    assert publisher.statistics() == OutcomeStatistics(stored=0, dropped=1, pending=0)
+    assert "1 outcomes are given up" in caplog.text
+    async with asyncio.timeout(1):
+        await publisher.close()
+
+
+async def test_a_closed_publisher_tries_nothing_again(bus: Bus, eventually: Eventually) -> None:
+    publisher = OutcomePublisher(bus)  # no stream is there
+    publisher.publish(outcome("r-1"))
+    await publisher.flush(timeout_s=0.05)
+    await publisher.close()
+    await eventually(lambda: publisher.pending == 0)
+    await provision(bus)
+    assert await stored(bus) == 0
 
 
 async def test_a_flush_ends_at_its_deadline_and_says_what_is_left(bus: Bus) -> None:

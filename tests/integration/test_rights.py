@@ -244,7 +244,7 @@ async def test_the_control_role_holds_offices_and_answers_nodes_clients_and_obse
     lease = Lease(control, "scorer", "i1", probe=subjects.SCORER_PROBE.of)
     task = asyncio.get_running_loop().create_task(lease.run())
     await eventually(lambda: lease.is_held)
-    await lease.leave()
+    await lease.close()
     await task
     config = RecorderConfig(database=str(tmp_path / "r.sqlite3"))
     async with Recorder(config, USERS["control"].bus_config(guarded.url)) as recorder:

@@ -68,7 +68,7 @@ async def test_a_scorer_out_of_office_never_overwrites_its_successor(bus: Bus, b
     old.learn(20)
     await old.keeper.save()
     assert (await written(bucket)).term == 4
-    await new.keeper.restore()
+    await new.keeper.start()
     assert new.knows() == pytest.approx(old.knows(), rel=1e-3)
     new.learn(200)
     await new.keeper.save()
@@ -77,7 +77,7 @@ async def test_a_scorer_out_of_office_never_overwrites_its_successor(bus: Bus, b
     kept = await written(bucket)
     assert kept.term == 9
     third = Candidate(bus, 12)
-    await third.keeper.restore()
+    await third.keeper.start()
     assert third.knows() == pytest.approx(new.knows(), rel=1e-3)
 
 
@@ -110,7 +110,7 @@ async def test_a_bucket_that_vanished_is_made_again(bus: Bus, bucket: Bucket) ->
 async def test_what_cannot_be_read_is_ignored_and_replaced(bus: Bus, bucket: Bucket, left: bytes) -> None:
     await bucket.put(stores.LEARNED, left)
     candidate = Candidate(bus, 4)
-    await candidate.keeper.restore()
+    await candidate.keeper.start()
     candidate.learn(20)
     await candidate.keeper.save()
     assert (await written(bucket)).term == 4
@@ -119,12 +119,12 @@ async def test_what_cannot_be_read_is_ignored_and_replaced(bus: Bus, bucket: Buc
 async def test_a_recorder_that_hangs_or_answers_nonsense_does_not_delay_a_start(bus: Bus, bucket: Bucket) -> None:
     asked: list[RecentRequest] = []
     subscription = bus.subscribe(subjects.RECENT, lambda m: asked.append(decode(m.data, RecentRequest)))
-    await Candidate(bus, 4).keeper.restore()
+    await Candidate(bus, 4).keeper.start()
     assert asked[0].per_model > 0
     subscription.unsubscribe()
     bus.subscribe(subjects.RECENT, lambda m: bus.publish(m.reply, b"}{"))
     candidate = Candidate(bus, 5)
-    await candidate.keeper.restore()
+    await candidate.keeper.start()
     assert candidate.core.lengths.cells() == []
 
 
@@ -136,7 +136,7 @@ async def test_what_the_bucket_lacks_is_learnt_from_recorded_outcomes(bus: Bus, 
 
     bus.subscribe(subjects.RECENT, answer)
     candidate = Candidate(bus, 4)
-    await candidate.keeper.restore()
+    await candidate.keeper.start()
     assert candidate.core.lengths.cells()
     candidate.core.on_telemetry(heartbeat(), 1.0)
     node = candidate.core.fleet.nodes["gpu1"]

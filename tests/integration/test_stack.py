@@ -13,7 +13,9 @@ from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.stack import LocalStack
+from sollol_bus.actor import ActorState
 from sollol_bus.errors import BusError, ConfigError, SollolError
+from sollol_bus.parts import Part
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.errors import ErrorCode
@@ -88,6 +90,25 @@ async def test_a_failed_start_leaves_nothing_running(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         async with stack:
             pass
+    assert stack.server is not None
+    assert stack.server.pid is None
+
+
+@pytest.mark.shutdown
+@pytest.mark.parametrize("name", ["dispatcher", "scorer", "recorder"])
+async def test_a_bug_at_the_stop_of_one_actor_leaves_neither_the_others_nor_the_server_running(
+    tmp_path: Path, name: str
+) -> None:
+    class Broken(Part):
+        async def close(self) -> None:
+            raise ZeroDivisionError
+
+    stack = await LocalStack(store_dir=tmp_path).__aenter__()
+    actors = stack.actors
+    await next(actor for actor in actors if actor.name == name).own(Broken())
+    with pytest.raises(ZeroDivisionError):
+        await stack.stop()
+    assert {actor.state for actor in actors} == {ActorState.STOPPED}
     assert stack.server is not None
     assert stack.server.pid is None
 

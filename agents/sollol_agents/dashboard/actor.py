@@ -21,8 +21,6 @@ from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import ConfigError
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
-from sollol_bus.transport.discovery import Discovery
-from sollol_bus.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +48,6 @@ class Dashboard(Actor[DashboardConfig]):
         self.view = FleetView()
         self._pages = Pages(self.view)
         self._server: WebServer | None = None
-        self._serving: asyncio.Task[None] | None = None
-        self._discovery: Discovery | None = None
 
     @property
     def url(self) -> str:
@@ -60,32 +56,14 @@ class Dashboard(Actor[DashboardConfig]):
 
     async def on_start(self) -> None:
         """Listens to the bus, then to browsers."""
-        client = Client(self.bus)
-        await client.__aenter__()
+        client = await self.own(Client(self.bus))
         questions = Questions(client, self.view, lambda: self._pages.shows("jobs"), lambda: len(self._pages) > 0)
         Feed(self.bus, self.view, questions.ask_again).start()
         self.spawn(questions.run(), name="asks")
         self.spawn(questions.run_jobs(), name="asks for jobs")
         await self._serve(client)
         self.spawn(self._tick(), name="clock")
-        self._discovery = Discovery(
-            self.bus,
-            name=f"sollol-{self.name}",
-            instance=self.instance,
-            description="Shows the fleet in a browser.",
-            version=VERSION,
-            endpoints={},
-            metadata={"url": self.url},
-        )
-        self._discovery.start()
-
-    async def on_stop(self) -> None:
-        """Closes every page."""
-        if self._discovery is not None:
-            self._discovery.stop()
-        if self._server is not None and self._serving is not None:
-            self._server.stop()
-            await asyncio.wait((self._serving,), timeout=5.0)
+        await self.register("Shows the fleet in a browser.", metadata={"url": self.url})
 
     def statistics(self) -> DashboardStatistics:
         """How many pages are open."""
@@ -111,9 +89,7 @@ class Dashboard(Actor[DashboardConfig]):
             raise ConfigError(f"{error}: the dashboard needs an extra, pip install 'sollol-bus[dashboard]'") from error
         context = OperationContext(client=client, view=self.view)
         site = Site(self._pages, context, sessions, config.hosts, lambda c, name: self.spawn(c, name=name))
-        self._server = WebServer(site.application(), config)
-        self._serving = self.spawn(self._server.serve(self._server.bound()), name="web server")
-        await self._server.started()
+        self._server = await self.own(WebServer(site.application(), config, self.spawn))
 
     async def _tick(self) -> None:
         while True:

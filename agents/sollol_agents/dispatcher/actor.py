@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from typing import ClassVar
 
@@ -17,8 +18,6 @@ from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import ConfigError
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.transport.connection import BusConfig
-from sollol_bus.transport.discovery import Discovery
-from sollol_bus.version import VERSION
 from sollol_schemas import subjects
 
 
@@ -51,35 +50,30 @@ class Dispatcher(Actor[DispatcherConfig]):
 
     async def on_start(self) -> None:
         """Subscribes to requests and to the events that move them."""
-        detector = self._load_detector()
-        self._outcomes = OutcomePublisher(self.bus)
+        detector = await asyncio.to_thread(self._load_detector)  # reads what is installed
+        outcomes = await self.own(OutcomePublisher(self.bus))
         self._requests = RequestTable(
             self.bus,
             self.config,
             self.pace,
             instance=self.instance,
             detector=detector,
-            outcomes=self._outcomes,
+            outcomes=outcomes,
             on_over=self.drain_progress,
         )
-        await self._requests.start()
+        await self.own(self._requests)
         self._jobs = JobCrew(self, self._requests, detector, lambda coroutine, name: self.spawn(coroutine, name=name))
-        self._jobs.start()
-        self._administration = Administration(self.bus)
+        await self.own(self._jobs)
+        self._administration = await self.own(Administration(self.bus))
         taking = {**self._requests.subjects, **self._jobs.desk.subjects}
         taking[subjects.ADMIN_NODE.all] = self._administration.on_request
         for subject, handler in taking.items():
             self.take(subject, handler, queue=subjects.DISPATCHERS)
-        self._discovery = Discovery(
-            self.bus,
-            name=f"sollol-{self.name}",
-            instance=self.instance,
-            description="Takes requests and hands them to nodes.",
-            version=VERSION,
+        await self.register(
+            "Takes requests and hands them to nodes.",
             queue_group=subjects.DISPATCHERS,
             endpoints={kind.value: subject for kind, subject in SUBJECT_OF.items()},
         )
-        self._discovery.start()
 
     def _load_detector(self) -> Detector:
         try:
@@ -100,15 +94,6 @@ class Dispatcher(Actor[DispatcherConfig]):
         """Answers what could not finish in time, and gives its jobs back."""
         self._jobs.hand_back()
         self._requests.hand_back(reason)
-
-    async def on_stop(self) -> None:
-        """Ends probing and sends the last outcomes."""
-        await self._jobs.close()
-        await self._requests.close()
-        self._administration.close()
-        self._discovery.stop()
-        await self._outcomes.flush(timeout_s=3.0)
-        await self._outcomes.close()
 
     def statistics(self) -> DispatcherStatistics:
         """Requests held, taken and refused since the start."""

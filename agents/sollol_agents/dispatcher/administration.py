@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected
+from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus, ReplyInbox
 from sollol_bus.transport.messages import Msg, decode, encode, error_of, is_no_responders
 from sollol_schemas import subjects
@@ -56,7 +57,7 @@ def control_request(operation: str, asked: AdminRequest) -> ControlRequest:
     raise UnknownOperation(f"unknown operation {operation!r}: drain, undrain, load, unload, pull or set")
 
 
-class Administration:
+class Administration(Part):
     """Forwards operators' requests; holds an inbox open while a node answers."""
 
     def __init__(self, bus: Bus) -> None:
@@ -69,7 +70,7 @@ class Administration:
         """Requests that a node has not answered yet."""
         return len(self._open)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Forgets what is still open."""
         for inbox in list(self._open):
             self._close(inbox)

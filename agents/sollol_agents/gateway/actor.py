@@ -30,8 +30,6 @@ from sollol_agents.gateway.pages.operations import OperationPages
 from sollol_agents.http_server import USUAL_LIMITS, ClientLimits, HttpServer
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.transport.connection import BusConfig
-from sollol_bus.transport.discovery import Discovery
-from sollol_bus.version import VERSION
 from sollol_schemas.batches import BatchRecord, FileRecord
 
 log = logging.getLogger(__name__)
@@ -137,49 +135,28 @@ class Gateway(Actor[GatewayConfig]):
             reuse_port=self.config.reuse_port,
             limits=self._limits,
         )
-        await self._server.start()
+        await self.own(self._server)
+        await self.own(self._keeper)
         self.spawn(self._keeper.run(), name="batches")
-        self._discovery = Discovery(
-            self.bus,
-            name=f"sollol-{self.name}",
-            instance=self.instance,
-            description="Serves HTTP clients.",
-            version=VERSION,
-            endpoints={},
-            metadata={"url": self._server.url},
-        )
-        self._discovery.start()
+        await self.register("Serves HTTP clients.", metadata={"url": self._server.url})
 
     def announce_draining(self) -> None:
         """Answers new requests on open connections with 503."""
-        if hasattr(self, "_server"):
-            self._application.is_draining = self._operations.is_draining = True
+        self._application.is_draining = self._operations.is_draining = True
 
     def stop_intake(self) -> None:
         """Takes no new connections."""
         super().stop_intake()
-        if hasattr(self, "_keeper"):
-            self._keeper.stop()
-        if hasattr(self, "_server"):
-            self._server.stop_accepting()
+        self._keeper.stop()
+        self._server.stop_accepting()
 
     def in_flight(self) -> Collection[str]:
         """Ids of the requests that are not answered yet."""
-        return self._inference.active.keys() if hasattr(self, "_inference") else ()
+        return self._inference.active.keys()
 
     def hand_back(self, reason: str) -> None:
         """Ends the answers that could not finish in time."""
-        if hasattr(self, "_inference"):
-            self._inference.hand_back(reason)
-
-    async def on_stop(self) -> None:
-        """Closes every connection."""
-        if hasattr(self, "_keeper"):
-            await self._keeper.close()
-        if hasattr(self, "_discovery"):
-            self._discovery.stop()
-        if hasattr(self, "_server"):
-            await self._server.close()
+        self._inference.hand_back(reason)
 
     async def exposition(self) -> bytes:
         """What `/metrics` has: this gateway, and the fleet."""

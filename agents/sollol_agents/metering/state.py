@@ -122,6 +122,8 @@ class StateCollector(Collector):
 
 def _readings(actor: Actor[Any]) -> Iterator[tuple[Family, Sequence[str], float]]:
     yield _INFO, (actor.name, actor.instance, VERSION, actor.state.value), 1.0
+    if not actor.is_open:
+        return
     yield _IN_FLIGHT, (actor.name,), len(actor.in_flight())
     yield _CONNECTED, (actor.name,), float(actor.bus.is_connected)
     yield _RECONNECTS, (actor.name,), float(actor.bus.reconnects)

@@ -24,6 +24,7 @@ from sollol_bus.actor import Actor
 from sollol_bus.errors import BusError, ConfigError, NotConnected
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import encode
+from sollol_bus.waiting import happens
 from sollol_schemas import inboxes, subjects
 from sollol_schemas.ids import RESERVED_NODE_IDS
 from sollol_schemas.stores import NodeClaim
@@ -67,6 +68,7 @@ class NodeMonitor(Actor[NodeConfig]):
         self._watch = EngineWatch(config, on_found=self._on_engine_found, on_change=self._on_load_changed)
         self._gate = LoadGate()
         self._told_loaded: tuple[LoadedModel, ...] | None = None
+        self._has_left = False
         self._bus_rtt_s = 0.0
         self._executor: Executor | None = None
         self._claim: Claim | None = None
@@ -89,7 +91,9 @@ class NodeMonitor(Actor[NodeConfig]):
             look_again=self._watch.refresh_soon,
         )
         executor.view = self._watch.view
-        await self._machine.open()
+        await self.own(executor.outcomes)
+        await self.own(self._watch)
+        await self.own(self._machine)
         self._claim = Claim(bus, NodeClaim(node_id=self.node_id, instance=self.instance, host=socket.gethostname()))
         await self._claim.make()
         self._identity.revision = self._claim.revision
@@ -117,36 +121,27 @@ class NodeMonitor(Actor[NodeConfig]):
 
         It goes on listening, to refuse what was granted before the fleet knew: silence would be taken for death.
         """
-        if self._executor is not None:
-            self.set_draining(is_draining=True)
-            self._send_load()
+        self.set_draining(is_draining=True)
+        self._send_load()
 
     def in_flight(self) -> Collection[str]:
         """The attempts in slots."""
-        return self._executor.attempts if self._executor is not None else ()
+        return self._require_executor().attempts
 
     def hand_back(self, reason: str) -> None:
         """Stops what still runs."""
-        if self._executor is not None:
-            self._executor.hand_back(reason)
+        self._require_executor().hand_back(reason)
 
     async def on_stop(self) -> None:
-        """Lets the last attempts report, and closes engine and driver."""
-        executor = self._executor
-        if executor is not None:
-            executor.hand_back("the node stopped")
-            try:
-                await asyncio.wait_for(executor.idle.wait(), _LAST_WORDS_S)
-            except TimeoutError:
-                log.warning(
-                    "attempts did not end in time: %s", ", ".join(executor.attempts), extra={"action": "attempts_cut"}
-                )
-            if executor.is_draining and self.bus.is_connected:
-                await asyncio.sleep(_LINGER_S)
-            await executor.outcomes.close()
-            self._send_load(has_left=True)
-        await self._watch.aclose()
-        self._machine.close()
+        """Lets the last attempts report, and tells the fleet that this node left."""
+        executor = self._require_executor()
+        if not await happens(executor.idle, _LAST_WORDS_S):
+            names = ", ".join(executor.attempts)
+            log.warning("attempts did not end in time: %s", names, extra={"action": "attempts_cut"})
+        if self.bus.is_connected:
+            await asyncio.sleep(_LINGER_S)
+        self._has_left = True
+        self._send_load()
 
     # -- what others may ask ------------------------------------------------------------------------------
 
@@ -184,7 +179,7 @@ class NodeMonitor(Actor[NodeConfig]):
 
     async def _heartbeat(self) -> None:
         beats = 0
-        while True:
+        while not self._has_left:
             self._apply_slots()
             self._send(subjects.TELEMETRY.of(self.node_id), self.telemetry())
             if beats % _RTT_EVERY == 0:
@@ -219,7 +214,7 @@ class NodeMonitor(Actor[NodeConfig]):
         else:
             asyncio.get_running_loop().call_later(delay_s, self._send_load)
 
-    def _send_load(self, *, has_left: bool = False) -> None:
+    def _send_load(self) -> None:
         executor, now = self._require_executor(), time.monotonic()
         self._gate.sent(now)
         loaded = loaded_of(self._watch.view, self._machine.gpus)
@@ -234,7 +229,7 @@ class NodeMonitor(Actor[NodeConfig]):
             in_flight=executor.in_flight(now),
             is_draining=executor.is_draining,
             loaded=loaded if has_changed else None,
-            has_left=has_left,
+            has_left=self._has_left,
         )
         self._send(subjects.LOAD.of(self.node_id), update)
 

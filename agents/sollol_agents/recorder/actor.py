@@ -16,8 +16,6 @@ from sollol_bus.actor import Actor, ActorState
 from sollol_bus.jetstream.lease import Lease
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.connection import BusConfig
-from sollol_bus.transport.discovery import Discovery
-from sollol_bus.version import VERSION
 from sollol_schemas import stores, subjects
 
 _FIRST_OFFICE_S = 5.0
@@ -53,16 +51,11 @@ class Recorder(Actor[RecorderConfig]):
     async def on_start(self) -> None:
         """Stands for office; returns when in it, or when another is."""
         await provision(self.bus)
-        self._discovery = Discovery(
-            self.bus,
-            name=_SERVICE,
-            instance=self.instance,
-            description="Records outcomes and decisions, and answers questions about them.",
-            version=VERSION,
-            queue_group=subjects.RECORDERS,
+        self._discovery = await self.register(
+            "Records outcomes and decisions, and answers questions about them.",
             endpoints=ENDPOINTS,
+            queue_group=subjects.RECORDERS,
         )
-        self._discovery.start()
         self._lease = Lease(
             self.bus,
             stores.RECORDER_LEASE,
@@ -73,6 +66,7 @@ class Recorder(Actor[RecorderConfig]):
             on_acquired=self._take_office,
             on_lost=self._leave_office,
         )
+        await self.own(self._lease)
         self.spawn(self._lease.run(), name="lease")
         await self._first_office()
 
@@ -81,15 +75,10 @@ class Recorder(Actor[RecorderConfig]):
         return ()
 
     async def on_stop(self) -> None:
-        """Writes what was received, hands the office over and leaves."""
+        """Writes what was received."""
         if self._office is not None and self._office_task is not None:
             await self._office.finish(self.config.drain_timeout_s)
             await asyncio.wait([self._office_task], timeout=_CLOSE_S)
-        if hasattr(self, "_lease"):
-            await self._lease.leave()
-            self._discovery.stop()
-        if self._office_task is not None:
-            await asyncio.wait([self._office_task])
 
     @property
     def is_in_office(self) -> bool:

@@ -36,9 +36,7 @@ from sollol_bus.jetstream.lease import Lease
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.connection import SETTLING_S, BusConfig, Subscription
-from sollol_bus.transport.discovery import Discovery
 from sollol_bus.transport.messages import Msg, decode, encode
-from sollol_bus.version import VERSION
 from sollol_schemas import stores, subjects
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -53,7 +51,6 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
 _QUEUED_REPEAT_S = 2.0  # how often a waiting request's dispatcher is told so
 _LEASE_TTL_S = 3  # how long an office outlives its holder
-_SAVE_S = 1.0
 _GAP_S = 1.5  # a turn of the tick that comes so late means that this process was suspended
 
 T = TypeVar("T")
@@ -96,7 +93,7 @@ class Scorer(Actor[ScorerConfig]):
     async def on_start(self) -> None:
         """Listens to the fleet and stands for office."""
         await provision(self.bus)
-        self._outcomes = OutcomePublisher(self.bus)
+        self._outcomes = await self.own(OutcomePublisher(self.bus))
         self._told = DecisionEvents(self.bus)
         self._preloading = Preloading(self.bus, self.core, lambda work: self.spawn(work, name="preload"))
         self._spans = QuestionSpans(self.bus.tracer) if self.bus.tracer is not None else None
@@ -124,17 +121,13 @@ class Scorer(Actor[ScorerConfig]):
             on_acquired=self._on_acquired,
             on_lost=self._on_lost,
         )
-        self._discovery = Discovery(
-            self.bus,
-            name=f"sollol-{self.name}",
-            instance=self.instance,
-            description="Decides which request starts where and when; one is in office.",
-            version=VERSION,
+        await self.own(self._lease)
+        await self.own(self._saved)
+        await self.register(
+            "Decides which request starts where and when; one is in office.",
             endpoints={"grant": subjects.GRANT, "route": subjects.SCORER_ROUTE, "nodes": subjects.NODES,
                        "models": subjects.MODELS},
         )  # fmt: skip
-        self._discovery.start()
-        await self._saved.restore()
         await self._operators.follow()
         self.spawn(self._lease.run(), name="lease")
         self.spawn(self._saved.run(), name="save what is learnt")
@@ -146,21 +139,8 @@ class Scorer(Actor[ScorerConfig]):
         return ()
 
     async def on_stop(self) -> None:
-        """Hands the office over."""
-        if hasattr(self, "_lease"):
-            self._told.tell()
-            self._discovery.stop()
-            await self._save_last()
-            await self._lease.leave()
-            await self._outcomes.flush(timeout_s=1.0)
-            await self._outcomes.close()
-
-    async def _save_last(self) -> None:
-        try:
-            async with asyncio.timeout(_SAVE_S):
-                await self._saved.save()
-        except TimeoutError:
-            log.warning("what was learnt is not saved: no answer", extra={"action": "learned.save"})
+        """Tells the last decisions."""
+        self._told.tell()
 
     @property
     def is_leader(self) -> bool:

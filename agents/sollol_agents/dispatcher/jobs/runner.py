@@ -34,6 +34,7 @@ from sollol_bus.errors import BusError, ConfigError, NotConnected
 from sollol_bus.jetstream.job_streams import MAX_DELIVERIES, job_streams
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.jetstream.streams import provision
+from sollol_bus.parts import Part
 from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import inboxes, stores, subjects
 from sollol_schemas.instants import instant
@@ -52,7 +53,7 @@ _SHORTEST_ROTATION_S = 30.0
 _LONGEST_ROTATION_S = 300.0
 
 
-class JobCrew:
+class JobCrew(Part):
     """Runs the durable jobs of one dispatcher.
 
     Args:
@@ -97,7 +98,7 @@ class JobCrew:
 
     # -- life ---------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begins to take jobs as soon as JetStream is there; without it the dispatcher works, without jobs."""
         self.bus.subscribe(f"{self._inbox}.*", self._on_answer)
         self.bus.subscribe(subjects.JOB_EVENT.of("*", JobNews.CANCELLED.value), self._on_cancelled)

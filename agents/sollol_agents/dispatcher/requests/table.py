@@ -19,6 +19,7 @@ from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import BusError, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.observe.request_log import log_prompt
+from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decoded, encode
 from sollol_schemas import subjects
@@ -41,7 +42,7 @@ SUBJECT_OF = {
 _ROUTE_TIMEOUT_S = 5.0
 
 
-class RequestTable:
+class RequestTable(Part):
     """Takes requests, and holds each until it is answered.
 
     Args:

@@ -17,6 +17,7 @@ import msgspec
 from sollol_agents.gateway.batches.run import BatchRun, Desk, Replaced
 from sollol_agents.gateway.batches.store import ANYBODY, prepare
 from sollol_bus.errors import DecodeFailed, SollolError
+from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas.batches import ENDED, BatchRecord, BatchState
@@ -31,7 +32,7 @@ _RELEASE_S: Final = 2.0
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
-class Keeper:
+class Keeper(Part):
     """Works on batches, some at a time.
 
     Args:

@@ -13,6 +13,7 @@ from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.probing import engine_at, first_answering
 from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import SollolError
+from sollol_bus.parts import Part
 from sollol_schemas.telemetry import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ _LEAST_INTERVAL_S: Final = 0.1
 _SLOTS_OF_OLLAMA: Final = 1
 
 
-class EngineWatch:
+class EngineWatch(Part):
     """Finds the engine and keeps the view of it fresh.
 
     Args:
@@ -91,7 +92,7 @@ class EngineWatch:
         if was != (self.view.failures == 0, _names(self.view.loaded)):
             self._on_change()
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         """Closes the connections to the engine."""
         for engine in self._candidates:
             await engine.aclose()

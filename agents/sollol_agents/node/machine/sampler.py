@@ -9,13 +9,14 @@ from sollol_agents.node.config import NodeConfig, engine_candidates
 from sollol_agents.node.machine.gpu import GpuProbe, NoGpus, find_gpus
 from sollol_agents.node.machine.host import HostSample, sample_host
 from sollol_agents.node.machine.remote import host_of, is_remote, stated_gpus, unknown_host
+from sollol_bus.parts import Part
 from sollol_schemas.telemetry import Gpu
 
 log = logging.getLogger(__name__)
 
 
-class Machine:
-    """The newest sample of the engine's machine; empty until `open`.
+class Machine(Part):
+    """The newest sample of the engine's machine; empty until `start`.
 
     An engine on another machine is not there to be measured: what is told then is what the settings state.
     """
@@ -26,7 +27,7 @@ class Machine:
         self.gpus: tuple[Gpu, ...] = ()
         self._probe: GpuProbe = NoGpus()
 
-    async def open(self) -> None:
+    async def start(self) -> None:
         """Finds out whose machine it is, finds the GPUs and takes the first sample."""
         config, url = self._config, engine_candidates(self._config)[0][1]
         if config.machine == "remote" or (config.machine == "auto" and await is_remote(url)):
@@ -52,6 +53,6 @@ class Machine:
             return
         self.host, self.gpus = await asyncio.to_thread(lambda: (sample_host(), self._probe.read()))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Gives the driver back."""
         self._probe.close()

@@ -22,6 +22,7 @@ from sollol_agents.scorer.office.takeover import everything_learned, learn_from_
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders, PayloadTooLarge
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import JetStreamRefused, provision
+from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import stores, subjects
@@ -36,11 +37,12 @@ _FIRST_ASK_S = 0.5
 _ASK_S = 3.0
 _ASK_AGAIN_S = 2.0
 _ASK_FOR_S = 60.0
+_SAVE_S = 1.0
 _RECORD = RecentRequest(limit=800, per_model=20)
 
 
-class SavedKnowledge:
-    """Saves what the scorer in office learnt; spawn `run` and `consult_recorder`.
+class SavedKnowledge(Part):
+    """Saves what the scorer in office learnt; a part of the scorer, which spawns `run` and `consult_recorder`.
 
     Args:
         bus: The scorer's connection.
@@ -60,12 +62,20 @@ class SavedKnowledge:
         self._is_due = asyncio.Event()
         self._has_record = False
 
-    async def restore(self) -> None:
+    async def start(self) -> None:
         """Takes up what a predecessor left; to be called before the first decision."""
         found = await self._read()
         if not found:
             await self._ask_recorder(_FIRST_ASK_S)
         self._bus.subscribe(self._bucket.subject(stores.LEARNED), self._on_overheard)
+
+    async def close(self) -> None:
+        """Saves for the last time, while the office is still held."""
+        try:
+            async with asyncio.timeout(_SAVE_S):
+                await self.save()
+        except TimeoutError:
+            log.warning("what was learnt is not saved: no answer", extra={"action": "learned.save"})
 
     async def run(self) -> None:
         """Saves now and then while in office."""
