@@ -180,6 +180,7 @@ async def test_a_forced_recovery_reaches_the_standbys(scorers: list[Scorer], bus
     await leader.__aexit__(None, None, None)
     scorers.remove(leader)
     await eventually(lambda: standby.is_leader)
+    await standby.bus.flush()
     reply = decode((await bus.request(subjects.ADMIN_BREAKER, encode(BreakerRequest()))).data, BreakersReply)
     assert reply.breakers == ()
 
