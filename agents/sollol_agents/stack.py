@@ -245,7 +245,7 @@ class LocalStack:
 
     async def _start(self, name: str, config: msgspec.Struct) -> Actor[Any]:
         module, kind = _ACTORS[name]
-        prefix = inboxes.GATEWAY_INBOX_PREFIX if name == "gateway" else inboxes.CONTROL_INBOX_PREFIX
+        prefix = inboxes.CLIENT_INBOX_PREFIX if name == "gateway" else inboxes.CONTROL_INBOX_PREFIX
         if isinstance(config, NodeConfig):
             prefix = inboxes.node_inbox_prefix(node_id_of(config))
         actor: Actor[Any] = getattr(importlib.import_module(module), kind)(config, self._named(name, prefix))

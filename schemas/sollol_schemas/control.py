@@ -118,12 +118,12 @@ class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     node_id: BusId
     instance: BusId
-    is_ok: bool = True
     is_draining: bool = False
     in_flight: Count = 0
     attempt_state: AttemptState | None = None
     """The answer to `ControlAttempt`."""
     error: ErrorBody | None = None
+    """Why it was not done; None: it was."""
 
 
 class AdminRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

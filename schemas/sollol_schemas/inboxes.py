@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
+from sollol_schemas.ids import is_bus_id
+
 CLIENT_INBOX_PREFIXES: Final = ("_INBOX.", "_INBOX_cli.")
 """Only inboxes below these may receive tokens."""
 CONTROL_INBOX_PREFIX: Final = "_INBOX_ctl"
-GATEWAY_INBOX_PREFIX: Final = "_INBOX_cli"
-"""A gateway is of the control role, but takes tokens as a client does."""
+CLIENT_INBOX_PREFIX: Final = "_INBOX_cli"
+"""Also a gateway's and a dashboard's: they are of the control role, but take tokens as a client does."""
+OBSERVER_INBOX_PREFIX: Final = "_INBOX_obs"
 JOB_CALLBACK_ROOT: Final = "callbacks."
 """Results are delivered to subjects below this one, or into callers' inboxes, and nowhere else."""
+
+
+def client_inbox_prefix(user: str | None) -> str:
+    """The inboxes of a client: below its own user name where there are users."""
+    return f"{CLIENT_INBOX_PREFIX}.{user}" if user and is_bus_id(user) else CLIENT_INBOX_PREFIX
 
 
 def node_inbox_prefix(node_id: str) -> str:

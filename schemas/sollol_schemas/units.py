@@ -24,4 +24,4 @@ Complexity = Annotated[float, Meta(ge=0, le=10, description="Declared difficulty
 Weight = Annotated[float, Meta(gt=0, le=100, description="Operator's factor on a node's share of work; 1 is neutral.")]
 Term = Annotated[int, Meta(ge=0, description="Revision of the scorer's lease; a higher term supersedes.")]
 BusId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="An id that is one token of a subject.")]
-Instant = Annotated[str, Meta(description="An instant, RFC 3339 in UTC.")]
+Instant = Annotated[str, Meta(description="An instant, RFC 3339 in UTC with Z and milliseconds.")]

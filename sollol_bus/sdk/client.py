@@ -23,7 +23,6 @@ from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.jobs import JobCalls
 from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
 from sollol_bus.sdk.spread import spread
-from sollol_bus.server.rights import client_inbox_prefix
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_bus.transport.streaming import request_many
@@ -34,6 +33,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.headers import TRACEPARENT
 from sollol_schemas.ids import is_bus_id
+from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.queries import (
     ModelsReply,
     NodesReply,

@@ -20,12 +20,10 @@ from sollol_bus.errors import ConfigError
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas import inboxes, stores
 from sollol_schemas.ids import RESERVED_NODE_IDS, is_bus_id
-from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX
+from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX, OBSERVER_INBOX_PREFIX, client_inbox_prefix
 from sollol_schemas.subjects import SUBJECTS, Role, Subject
 
 ACCOUNT = "SOLLOL"
-CLIENT_INBOX_ROOT = "_INBOX_cli"
-OBSERVER_INBOX_PREFIX = "_INBOX_obs"
 
 _DISCOVERY = ("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>")
 
@@ -81,11 +79,6 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
     key_file: str
     ca_file: str = ""
     """CA of client certificates; empty: clients need none."""
-
-
-def client_inbox_prefix(user: str | None) -> str:
-    """The inboxes of a client: below its own user name where there are users."""
-    return f"{CLIENT_INBOX_ROOT}.{user}" if user and is_bus_id(user) else CLIENT_INBOX_ROOT
 
 
 def make_credentials(

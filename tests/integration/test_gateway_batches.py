@@ -22,7 +22,7 @@ from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.batches import BatchRecord, BatchState
-from sollol_schemas.inboxes import GATEWAY_INBOX_PREFIX
+from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX
 
 openai = pytest.importorskip("openai")
 
@@ -39,7 +39,7 @@ class World(NamedTuple):
     http: httpx.AsyncClient
 
     def second_gateway(self, **settings: Any) -> Gateway:
-        bus = BusConfig(url=self.stack.nats_url, name="gateway-2", inbox_prefix=GATEWAY_INBOX_PREFIX)
+        bus = BusConfig(url=self.stack.nats_url, name="gateway-2", inbox_prefix=CLIENT_INBOX_PREFIX)
         return Gateway(GatewayConfig(port=0, **settings), bus)
 
     def gateway(self) -> Gateway:

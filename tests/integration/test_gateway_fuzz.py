@@ -21,7 +21,7 @@ from sollol_agents.node.config import NodeConfig
 from sollol_agents.requests.dialects import KIND_OF_PATH
 from sollol_agents.stack import LocalStack
 from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.inboxes import GATEWAY_INBOX_PREFIX
+from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX
 
 PATHS = (
     *KIND_OF_PATH,
@@ -218,7 +218,7 @@ async def test_what_is_no_http_harms_nobody(tmp_path: Path) -> None:
     async with (
         LocalStack(store_dir=tmp_path) as stack,
         Gateway(
-            GatewayConfig(port=0), BusConfig(url=stack.nats_url, inbox_prefix=GATEWAY_INBOX_PREFIX), limits
+            GatewayConfig(port=0), BusConfig(url=stack.nats_url, inbox_prefix=CLIENT_INBOX_PREFIX), limits
         ) as gateway,
         httpx.AsyncClient(base_url=gateway.url, timeout=10, trust_env=False) as http,
     ):

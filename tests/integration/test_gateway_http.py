@@ -21,7 +21,7 @@ from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, Faul
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.inboxes import GATEWAY_INBOX_PREFIX
+from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX
 
 MODEL = "countdown"
 CHAT = "/v1/chat/completions"
@@ -49,7 +49,7 @@ class World(NamedTuple):
 
 def beside(stack: LocalStack, config: GatewayConfig = ANY_PORT, limits: ClientLimits = USUAL_LIMITS) -> Gateway:
     """A gateway on the stack's bus, not running yet."""
-    bus = BusConfig(url=stack.nats_url, name="gateway-2", inbox_prefix=GATEWAY_INBOX_PREFIX)
+    bus = BusConfig(url=stack.nats_url, name="gateway-2", inbox_prefix=CLIENT_INBOX_PREFIX)
     return Gateway(config, bus, limits)
 
 

@@ -22,7 +22,7 @@ from sollol_agents.lab.emulator.faults import INFERENCE_PATHS
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.inboxes import GATEWAY_INBOX_PREFIX
+from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX
 
 UNREAD = 65_536
 BUFFERS = 300_000
@@ -55,7 +55,7 @@ async def gateway_that_cuts(tmp_path: Path, reader_timeout_s: float) -> AsyncIte
         async with (
             LocalStack(store_dir=tmp_path, nodes=(node,)) as stack,
             Gateway(
-                GatewayConfig(port=0), BusConfig(url=stack.nats_url, inbox_prefix=GATEWAY_INBOX_PREFIX), limits
+                GatewayConfig(port=0), BusConfig(url=stack.nats_url, inbox_prefix=CLIENT_INBOX_PREFIX), limits
             ) as gateway,
         ):
             listening = gateway._server._socket

@@ -465,9 +465,9 @@ async def test_controls_ping_drain_set_load_and_unload(stage: Stage, eventually:
     assert not (await stage.control(ControlDrain(is_draining=False))).is_draining
     await stage.control(ControlSet(weight=2.5, labels={"room": "a"}))
     await eventually(lambda: any(one.weight == 2.5 and one.labels == {"room": "a"} for one in stage.telemetry))
-    assert (await stage.control(ControlUnload(model=MODEL))).is_ok
+    assert (await stage.control(ControlUnload(model=MODEL))).error is None
     await eventually(lambda: not stage.node.telemetry().loaded)
-    assert (await stage.control(ControlLoad(model=MODEL))).is_ok
+    assert (await stage.control(ControlLoad(model=MODEL))).error is None
     await eventually(lambda: bool(stage.node.telemetry().loaded))
 
 

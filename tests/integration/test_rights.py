@@ -19,7 +19,6 @@ from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.rights import (
     Credential,
-    client_inbox_prefix,
     load_credentials,
     make_credentials,
     save_credentials,
@@ -31,6 +30,7 @@ from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import inboxes, stores, subjects
 from sollol_schemas.decision import Decision
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.queries import StatsReply
 from sollol_schemas.subjects import SUBJECTS, Role, Subject
 

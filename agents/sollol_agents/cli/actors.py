@@ -31,7 +31,7 @@ from sollol_bus.errors import SollolError
 from sollol_bus.observe.tracing import TracingConfig
 from sollol_bus.observe.tracing_setup import make_tracer
 from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX, GATEWAY_INBOX_PREFIX, node_inbox_prefix
+from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX, CONTROL_INBOX_PREFIX, node_inbox_prefix
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def gateway(
 ) -> int:
     """Serves Ollama's, OpenAI's and Anthropic's HTTP clients; start as many as you like."""
     log_lines.set_up(log)
-    bus = msgspec.structs.replace(bus, name="gateway", inbox_prefix=GATEWAY_INBOX_PREFIX)
+    bus = msgspec.structs.replace(bus, name="gateway", inbox_prefix=CLIENT_INBOX_PREFIX)
     return _run("sollol_agents.gateway.actor:Gateway", config, bus, "gateway", (metrics, tracing))
 
 
@@ -104,7 +104,7 @@ def dashboard(
     """Shows the fleet in a browser, with the operations of an operator; needs the extra `dashboard`."""
     log_lines.set_up(log)
     config = msgspec.structs.replace(config, listen_fd=int(os.environ.get(LISTEN_FD, "-1")))
-    bus = msgspec.structs.replace(bus, name="dashboard", inbox_prefix=GATEWAY_INBOX_PREFIX)
+    bus = msgspec.structs.replace(bus, name="dashboard", inbox_prefix=CLIENT_INBOX_PREFIX)
     return _run("sollol_agents.dashboard.actor:Dashboard", config, bus, "dashboard", (metrics, tracing))
 
 

@@ -26,11 +26,11 @@ from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL, NodeConfig
 from sollol_agents.node.engines.probing import probe
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted
 from sollol_bus.server.config import default_store_dir, find_binary
-from sollol_bus.server.rights import client_inbox_prefix
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode
 from sollol_bus.version import VERSION
 from sollol_schemas import stores, subjects
+from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.queries import NodesReply
 from sollol_schemas.telemetry import NodeState
 

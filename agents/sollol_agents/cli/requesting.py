@@ -18,8 +18,8 @@ from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.sdk.results import Answer, AnswerStream
-from sollol_bus.server.rights import client_inbox_prefix
 from sollol_bus.transport.connection import BusConfig
+from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.routing import Routing
 
 _SHOWN_NUMBERS = 4

@@ -117,7 +117,6 @@ class Controls:
         return ControlReply(
             node_id=self._node_id,
             instance=self._executor.instance,
-            is_ok=error is None,
             is_draining=self._executor.is_draining,
             in_flight=len(self._executor.attempts),
             attempt_state=state,
