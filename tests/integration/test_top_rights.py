@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from sollol_agents.cli.top import followed
+from sollol_agents.cli.commands.top import followed
 from sollol_agents.fleet_view.view import FleetView
 from sollol_agents.lab.testing.processes import eventually
 from sollol_agents.recorder.actor import Recorder

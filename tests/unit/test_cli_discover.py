@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from sollol_agents.cli.__main__ import run
-from sollol_agents.cli.discover import report_of, show, urls_of
+from sollol_agents.cli.commands.discover import report_of, show, urls_of
 from sollol_agents.node.engines.probing import Probed
 from sollol_bus.errors import ConfigError
 from sollol_schemas.telemetry import EngineKind

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.cli.batch import PlainDisplay
-from sollol_agents.cli.doctor import Finding, Level, without_need
-from sollol_agents.cli.jobs_views import show_jobs, show_status
-from sollol_agents.cli.listings import show_nodes, show_stats
+from sollol_agents.cli.commands.batch import PlainDisplay
+from sollol_agents.cli.commands.doctor import Finding, Level, without_need
+from sollol_agents.cli.commands.jobs_views import show_jobs, show_status
+from sollol_agents.cli.commands.listings import show_nodes, show_stats
 from sollol_bus.sdk.batch import BatchProgress
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobListReply, JobState, JobStatus

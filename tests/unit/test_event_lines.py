@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sollol_agents.cli.event_lines import Event, concerns, line_of_event
+from sollol_agents.cli.commands.event_lines import Event, concerns, line_of_event
 from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import (

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sollol_agents.cli.batch_files import AnswerFile, batch_id_of, output_line, read_items
+from sollol_agents.cli.commands.batch_files import AnswerFile, batch_id_of, output_line, read_items
 from sollol_agents.dispatcher.jobs.intake import (
     TRIES_PER_TAKE,
     UNLIMITED_S,

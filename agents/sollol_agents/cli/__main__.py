@@ -18,7 +18,7 @@ _LOOK = Group("Look", sort_key=3)
 _OPERATE = Group("Operate", sort_key=4)
 _ACTORS = Group("Single actors", sort_key=5)
 
-_HERE = "sollol_agents.cli"
+_HERE = "sollol_agents.cli.commands"
 _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("up", "up:up", _START, "Start the whole system in one process."),
     ("node", "actors:node", _START, "Join the fleet with the engine on this machine."),

@@ -52,7 +52,7 @@ SECTIONS: Mapping[str, Names] = {
         title="Tracing, for every actor and `sollol up`",
         flag_prefix="tracing-",
     ),
-    "up": Names(kind="sollol_agents.cli.up:UpConfig", title="`sollol up`"),
+    "up": Names(kind="sollol_agents.cli.commands.up:UpConfig", title="`sollol up`"),
     "server": Names(
         kind="sollol_bus.server.config:EmbeddedServerConfig",
         title="The embedded NATS server of `sollol up`",

@@ -10,7 +10,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from sollol_agents.cli import log_lines, running
-from sollol_agents.cli.batch_files import AnswerFile, Item, batch_id_of, output_line, read_items
+from sollol_agents.cli.commands.batch_files import AnswerFile, Item, batch_id_of, output_line, read_items
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, note, seconds, show_json
 from sollol_agents.cli.settings import of_commands

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from sollol_agents.cli.listings import listing
+from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_table
 from sollol_agents.cli.settings import of_commands

@@ -10,12 +10,12 @@ import msgspec
 from cyclopts import App, Parameter
 
 from sollol_agents.cli import log_lines, running
+from sollol_agents.cli.commands.jobs_views import show_answer, show_jobs, show_status
+from sollol_agents.cli.commands.listings import listing
+from sollol_agents.cli.commands.requesting import Model, Options, Prompt, body_fields, read_prompt
 from sollol_agents.cli.exit_codes import FAILED, OK
-from sollol_agents.cli.jobs_views import show_answer, show_jobs, show_status
-from sollol_agents.cli.listings import listing
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, note, say, show_json
-from sollol_agents.cli.requesting import Model, Options, Prompt, body_fields, read_prompt
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.sections import routing_section

@@ -16,13 +16,13 @@ import msgspec
 
 from sollol_agents.children import Child
 from sollol_agents.cli import exit_codes, log_lines, running
-from sollol_agents.cli.listings import show_stats
+from sollol_agents.cli.commands.listings import show_stats
+from sollol_agents.cli.commands.requesting import provenance
+from sollol_agents.cli.commands.up import ollama_answers
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds
-from sollol_agents.cli.requesting import provenance
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
-from sollol_agents.cli.up import ollama_answers
 from sollol_agents.stack import LocalStack
 from sollol_bus.errors import BackendError, ConfigError, SollolError
 from sollol_bus.sdk.client import Client

@@ -11,7 +11,7 @@ import msgspec
 from cyclopts import Parameter
 
 from sollol_agents.cli import log_lines, running
-from sollol_agents.cli.event_lines import Event, concerns, line_of_event
+from sollol_agents.cli.commands.event_lines import Event, concerns, line_of_event
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import note, say, show_json_line
 from sollol_agents.cli.settings import of_commands

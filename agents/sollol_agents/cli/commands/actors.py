@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sollol_agents.cli import exit_codes, log_lines, running
-from sollol_agents.cli.lazy_dashboard import LISTEN_FD
+from sollol_agents.cli.commands.lazy_dashboard import LISTEN_FD
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings import of_commands

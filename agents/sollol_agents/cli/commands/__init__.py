@@ -1,0 +1,1 @@
+"""The commands of `sollol`, one file for those that belong together."""
