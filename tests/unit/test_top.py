@@ -235,6 +235,16 @@ async def test_enter_explains_a_decision_and_escape_goes_back(view: FleetView) -
     assert operator.asked == [("why", "r")]
 
 
+async def test_a_screen_that_is_not_composed_is_not_drawn_on(view: FleetView) -> None:
+    textual = pytest.importorskip("sollol_agents.top.app")
+    app = textual.TopApp(Recorded(), view)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await app.query_one("#head").remove()
+        app._draw()
+        await pilot.pause()
+        assert app.is_running
+
+
 async def test_the_cursor_stays_on_its_node_while_others_come_and_the_width_changes(view: FleetView) -> None:
     textual = pytest.importorskip("sollol_agents.top.app")
     from textual.widgets import DataTable

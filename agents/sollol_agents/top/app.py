@@ -118,6 +118,8 @@ class TopApp(App[None]):
     # -- drawing ------------------------------------------------------------------------------------------
 
     def _draw(self) -> None:
+        if not self.query("#head"):
+            return  # a resize may come before the screen is composed, and the clock's tick while it is taken down
         now, at = time.monotonic(), wall_s()
         view = self._view
         view.tick(now, at)
