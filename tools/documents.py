@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from tools import log_table, metrics_table, numbers_table, settings_table
+from tools import decisions_list, log_table, metrics_table, numbers_table, settings_table
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -29,6 +29,7 @@ PARTS: Final[Mapping[str, tuple[Part, ...]]] = {
     "docs/settings.md": (Part("settings", settings_table.markdown),),
     "docs/logs.md": (Part("log lines", log_table.markdown),),
     "docs/metrics.md": (Part("metrics", metrics_table.markdown),),
+    "docs/decisions/README.md": (Part("decisions", decisions_list.markdown),),
 }
 """The generated parts of each document that has any."""
 
