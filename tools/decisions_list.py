@@ -9,8 +9,9 @@ FOLDER: Final = Path(__file__).parents[1] / "docs" / "decisions"
 
 
 def markdown() -> str:
-    """One line for each decision, in order."""
+    """One row for each decision, in order."""
     pages = sorted(FOLDER.glob("[0-9]*.md"))
     titles = [page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for page in pages]
     rows = [title.partition(". ") for title in titles]
-    return "\n".join(f"{number}. [{title}]({page.name})" for page, (number, _, title) in zip(pages, rows, strict=True))
+    lines = [f"| {number} | [{title}]({page.name}) |" for page, (number, _, title) in zip(pages, rows, strict=True)]
+    return "\n".join(["| | decision |", "|---|---|", *lines])
