@@ -23,6 +23,7 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
     flags: dict[str, str] = {}
     envs: dict[str, str] = {}
     hidden: tuple[str, ...] = ()
+    """Fields that commands set themselves, or that only a program which embeds the system may want to turn."""
     flag_prefix: str = ""
     is_flagged: bool = True
     """Whether any command has flags for it."""
@@ -57,7 +58,11 @@ SECTIONS: Mapping[str, Names] = {
         kind="sollol_bus.server.config:EmbeddedServerConfig",
         title="The embedded NATS server of `sollol up`",
         is_flagged=False,
-        hidden=("port", "store_dir"),
+        hidden=(
+            *("port", "store_dir"),
+            *("ping_interval_s", "write_deadline_s", "max_restarts"),
+            *("start_timeout_s", "stop_timeout_s", "claim_timeout_s"),
+        ),
     ),
     "node": Names(
         kind="sollol_agents.node.config:NodeConfig",
