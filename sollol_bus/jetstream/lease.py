@@ -130,7 +130,7 @@ class Lease(Part):
             if not await self._bucket.delete(self.key, revision):
                 await self._release_renewed()
         except BusError as error:
-            log.info("lease %s: not handed over: %s", self.key, error, extra={"action": "lease.leave"})
+            log.info("lease %s: not handed over: %s", self.key, error, extra={"action": "lease_leave"})
 
     async def _release_renewed(self) -> None:
         """A renewal was under way when we left: its revision is the one to delete."""
@@ -176,7 +176,7 @@ class Lease(Part):
         elif self._extend(sent_at, revision):
             self._term = revision
             self.owner = self.instance
-            log.info("took office %s, term %d", self.key, revision, extra={"action": "lease.acquired"})
+            log.info("took office %s, term %d", self.key, revision, extra={"action": "lease_acquired"})
             self._on_acquired(revision)
 
     async def _hold(self) -> None:
@@ -230,7 +230,7 @@ class Lease(Part):
             return
         self._term = 0
         self._wake.set()
-        log.warning("out of office %s: %s", self.key, reason, extra={"action": "lease.lost"})
+        log.warning("out of office %s: %s", self.key, reason, extra={"action": "lease_lost"})
         self._on_lost(reason)
 
     def _on_disconnect(self) -> None:

@@ -128,7 +128,7 @@ class OutcomePublisher(Part):
             async with asyncio.timeout(timeout_s):
                 await self._is_empty.wait()
         except TimeoutError:
-            log.warning("%d outcomes were not stored in time", self.pending, extra={"action": "outcomes.flush"})
+            log.warning("%d outcomes were not stored in time", self.pending, extra={"action": "outcomes_flush"})
         return self.pending
 
     def _drop_surplus(self) -> None:
@@ -141,7 +141,7 @@ class OutcomePublisher(Part):
             log.warning(
                 "JetStream does not take outcomes; %d were dropped since the start",
                 self._dropped,
-                extra={"action": "outcomes.dropped"},
+                extra={"action": "outcomes_dropped"},
             )
 
     def _send(self) -> None:
@@ -175,7 +175,7 @@ class OutcomePublisher(Part):
             self._send()
         elif isinstance(error, PayloadTooLarge):
             self._dropped += 1
-            log.error("an outcome cannot be stored: %s", error, extra={"action": "outcomes.dropped"})
+            log.error("an outcome cannot be stored: %s", error, extra={"action": "outcomes_dropped"})
         else:
             self._waiting.appendleft(item)
             self._retry_later(error)
@@ -199,7 +199,7 @@ class OutcomePublisher(Part):
             self._retry = None
         if self._waiting:
             self._dropped += len(self._waiting)
-            log.warning("%d outcomes are given up", len(self._waiting), extra={"action": "outcomes.dropped"})
+            log.warning("%d outcomes are given up", len(self._waiting), extra={"action": "outcomes_dropped"})
             self._waiting.clear()
         if not self.pending:
             self._is_empty.set()

@@ -232,7 +232,7 @@ class PullConsumer:
                     self._begin_generation()
                     await self._until_broken()
                 except BusError as error:
-                    log.info("consumer %s: %s", self.spec.durable, error, extra={"action": "pull.retry"})
+                    log.info("consumer %s: %s", self.spec.durable, error, extra={"action": "pull_retry"})
                 await asyncio.sleep(_RETRY_S)
         finally:
             self._end_generation()
@@ -275,7 +275,7 @@ class PullConsumer:
                         "consumer %s heard nothing for %.1f s",
                         self.spec.durable,
                         silence_s,
-                        extra={"action": "pull.silent"},
+                        extra={"action": "pull_silent"},
                     )
                     return
 
@@ -328,7 +328,7 @@ class PullConsumer:
                 self.spec.durable,
                 status,
                 headers.get("Description", ""),
-                extra={"action": "pull.status"},
+                extra={"action": "pull_status"},
             )
             self._broken.set()
             return

@@ -227,7 +227,7 @@ async def _update_stream(bus: Bus, spec: StreamSpec) -> None:
     current: dict[str, Any] = info["config"]
     wanted = current | spec.structure()
     if wanted != current:
-        log.info("updating the stream %s", spec.name, extra={"action": "stream.update"})
+        log.info("updating the stream %s", spec.name, extra={"action": "stream_update"})
         await api(bus, f"STREAM.UPDATE.{spec.name}", wanted)
 
 

@@ -131,7 +131,7 @@ class EmbeddedServer:
         loop = asyncio.get_running_loop()
         # The supervisor belongs to this object: `stop` and `kill` cancel and await it.
         self._supervisor = loop.create_task(self._supervise(), name="nats-server supervisor")
-        log.info("nats-server listens on %s", self.url, extra={"action": "server.start", "pid": self.pid})
+        log.info("nats-server listens on %s", self.url, extra={"action": "server_start", "pid": self.pid})
 
     async def stop(self) -> None:
         """Ends the server and waits for it; stopping twice, or before start, does nothing."""
@@ -288,7 +288,7 @@ class EmbeddedServer:
             started_at = loop.time()
             code = await self._process.wait()
             deaths = 1 if loop.time() - started_at > _STABLE_S else deaths + 1
-            log.error("nats-server ended with code %s", code, extra={"action": "server.died", "deaths": deaths})
+            log.error("nats-server ended with code %s", code, extra={"action": "server_died", "deaths": deaths})
             while deaths <= self.config.max_restarts and not await self._restart(deaths):
                 deaths += 1
             if deaths > self.config.max_restarts:
@@ -297,7 +297,7 @@ class EmbeddedServer:
             "nats-server died %d times in a row and is given up; see %s",
             deaths,
             self.store_dir / LOG_NAME,
-            extra={"action": "server.given_up"},
+            extra={"action": "server_given_up"},
         )
         self._given_up.set()
 
@@ -306,11 +306,11 @@ class EmbeddedServer:
         try:
             await self._launch()
         except (ConfigError, OSError) as error:
-            log.warning("nats-server did not start again: %s", error, extra={"action": "server.restart_failed"})
+            log.warning("nats-server did not start again: %s", error, extra={"action": "server_restart_failed"})
             await self._end_process(signal.SIGKILL)
             return False
         self.restarts += 1
-        log.warning("nats-server was started again", extra={"action": "server.restart", "pid": self.pid})
+        log.warning("nats-server was started again", extra={"action": "server_restart", "pid": self.pid})
         return True
 
     async def _end(self, signal_number: signal.Signals) -> None:
@@ -332,7 +332,7 @@ class EmbeddedServer:
             async with asyncio.timeout(self.config.stop_timeout_s):
                 await process.wait()
         except (TimeoutError, asyncio.CancelledError) as error:
-            log.warning("nats-server did not end in time and is killed", extra={"action": "server.kill"})
+            log.warning("nats-server did not end in time and is killed", extra={"action": "server_kill"})
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()

@@ -29,7 +29,7 @@ async def test_a_deleted_database_is_begun_anew_while_requests_go_on(fleet: Proc
             path.unlink()
         for _ in range(3):
             assert (await client.generate(MODEL, "count down from 2")).text.split() == ["1", "0"]
-        await eventually(lambda: _says(up, "recorder.database_lost"), complaint="the log says so")
+        await eventually(lambda: _says(up, "recorder_database_lost"), complaint="the log says so")
         await client.generate(MODEL, "count down from 2")
         await eventually(lambda: _some_successes(client), complaint="it records again")
 

@@ -50,7 +50,7 @@ async def test_everything_that_is_documented_is_served_after_a_request(tmp_path:
     }
     assert 'sollol_fleet_node_up_nodes{node="attic"} 1.0' in reply.text
     assert 'sollol_attempts_total{mode="fast",node="attic",status="success"} 2.0' in reply.text
-    assert "sollol_scorer_leaders 1.0" in reply.text
+    assert "sollol_scorer_held_offices 1.0" in reply.text
     assert re.search(r"^process_resident_memory_bytes [1-9]", reply.text, re.MULTILINE)
 
 
@@ -119,7 +119,7 @@ async def test_an_actor_that_is_a_process_says_where_its_metrics_are(nats_server
                 told[name] = value
             assert told["metrics"].startswith("http://127.0.0.1:")
             text = (await http.get(told["metrics"])).text
-            while "sollol_scorer_leaders 1.0" not in text:  # it may not be in office yet
+            while "sollol_scorer_held_offices 1.0" not in text:  # it may not be in office yet
                 text = (await http.get(told["metrics"])).text
     finally:
         process.terminate()

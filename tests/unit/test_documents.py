@@ -49,6 +49,10 @@ def test_every_line_from_info_up_has_an_action(lines: list[LogLine]) -> None:
     assert [line.where for line in lines if not line.action and line.level != "debug"] == []
 
 
+def test_every_action_is_words_with_underscores(lines: list[LogLine]) -> None:
+    assert [line.where for line in lines if line.action and not re.fullmatch(r"[a-z]+(_[a-z]+)*", line.action)] == []
+
+
 def test_every_line_about_a_request_carries_its_id(lines: list[LogLine]) -> None:
     about = [line for line in lines if line.level != "debug" and re.match(r"(request|attempt) %s", line.text)]
     assert len(about) >= 6

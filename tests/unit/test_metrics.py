@@ -28,8 +28,8 @@ BOARD = ROOT / "deploy" / "grafana" / "boards" / "sollol.json"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 KNOWN = {metric.name: metric for metric in (*of_actors(), *counted_by(Metrics()))}
 UNITS = {
-    "attempts", "breakers", "bytes", "celsius", "connections", "engines", "events", "info", "jobs", "leaders",
-    "models", "nodes", "ratio", "requests", "seconds", "slots", "total", "watts",
+    "attempts", "breakers", "bytes", "celsius", "connections", "engines", "events", "info", "jobs",
+    "models", "nodes", "offices", "ratio", "requests", "seconds", "slots", "total", "watts",
 }  # fmt: skip
 UNBOUNDED = {"model", "request", "request_id", "attempt", "attempt_id", "job_id", "key", "prompt", "reason"}
 _PART_OF_HISTOGRAM = re.compile(r"_(bucket|sum|count)$")
@@ -138,7 +138,7 @@ def test_outcomes_are_counted_by_node_and_the_number_of_series_is_bounded() -> N
     assert 'sollol_attempt_failures_total{code="stalled",node="n0"} 1.0' in text
     assert 'sollol_attempt_tokens_total{kind="output",node="n0"} 6.0' in text
     assert 'sollol_attempt_seconds_count{mode="fast",node="n0"} 1.0' in text
-    assert 'sollol_attempt_prediction_ratio_sum{node="n0"} 2.0' in text
+    assert 'sollol_attempt_forecast_ratio_sum{node="n0"} 2.0' in text
 
 
 def test_decisions_are_counted_by_mode_and_strategy() -> None:

@@ -72,7 +72,7 @@ class RequestMeter:
             "sollol_attempt_tokens_total", "Tokens of prompts and answers.", ["node", "kind"], registry=registry
         )
         self._error = Histogram(
-            "sollol_attempt_prediction_ratio",
+            "sollol_attempt_forecast_ratio",
             "Actual seconds divided by predicted seconds, of attempts that succeeded.",
             ["node"],
             buckets=_RATIOS,

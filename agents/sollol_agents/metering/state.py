@@ -39,7 +39,7 @@ _RECONNECTS: Final = Family("sollol_bus_reconnects_total", "How often the connec
 
 OF_STATISTICS: Final[dict[str, dict[str, Family]]] = {
     "scorer": {
-        "is_leader": Family("sollol_scorer_leaders", "1 while this scorer is in office."),
+        "is_leader": Family("sollol_scorer_held_offices", "1 while this scorer is in office."),
         "nodes": Family("sollol_scorer_known_nodes", "Nodes that the scorer knows."),
         "queued": Family("sollol_scorer_queued_requests", "Requests that wait for a slot."),
         "in_flight": Family("sollol_scorer_in_flight_attempts", "Attempts in slots, by the scorer's count."),
@@ -50,13 +50,13 @@ OF_STATISTICS: Final[dict[str, dict[str, Family]]] = {
     "dispatcher": {
         "in_flight": Family("sollol_dispatcher_in_flight_requests", "Requests that are not answered yet."),
         "taken": Family("sollol_dispatcher_taken_requests_total", "Requests taken."),
-        "rejected": Family("sollol_dispatcher_rejected_requests_total", "Requests that could not be used."),
+        "rejected": Family("sollol_dispatcher_refused_requests_total", "Requests that could not be used."),
         "abandoned": Family("sollol_dispatcher_abandoned_attempts", "Attempts given up whose node may still ask."),
-        "jobs_in_hand": Family("sollol_dispatcher_held_jobs", "Durable jobs in hand."),
-        "jobs_settled": Family("sollol_dispatcher_settled_jobs_total", "Durable jobs ended."),
+        "jobs_in_hand": Family("sollol_dispatcher_taken_jobs", "Durable jobs in hand."),
+        "jobs_settled": Family("sollol_dispatcher_ended_jobs_total", "Durable jobs ended."),
     },
     "recorder": {
-        "is_in_office": Family("sollol_recorder_leaders", "1 while this recorder is in office."),
+        "is_in_office": Family("sollol_recorder_held_offices", "1 while this recorder is in office."),
         "written": Family("sollol_recorder_written_events_total", "Events written since it took office."),
         "waiting": Family("sollol_recorder_waiting_events", "Events received and not written yet."),
     },

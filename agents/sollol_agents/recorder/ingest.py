@@ -56,7 +56,7 @@ class Ingest:
                 "an event on %s is not what its contract says: %s",
                 delivery.subject,
                 error,
-                extra={"action": "recorder.undecodable"},
+                extra={"action": "recorder_undecodable"},
             )
             delivery.term("not what its contract says")
             return
@@ -130,11 +130,11 @@ class Ingest:
                         self._store.path,
                         loop.time() - began_at,
                         error,
-                        extra={"action": "recorder.write_failed"},
+                        extra={"action": "recorder_write_failed"},
                     )
             else:
                 if remind_at:
-                    log.warning("writing to %s works again", self._store.path, extra={"action": "recorder.write_works"})
+                    log.warning("writing to %s works again", self._store.path, extra={"action": "recorder_write_works"})
                 return
             await asyncio.sleep(retry_s)
             retry_s = min(retry_s * 2, _LAST_RETRY_S)

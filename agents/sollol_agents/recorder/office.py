@@ -105,7 +105,7 @@ class Office:
             async with asyncio.timeout(timeout_s):
                 await self._ingest_ended.wait()
         except TimeoutError:
-            extra = {"action": "recorder.left_over"}
+            extra = {"action": "recorder_left_over"}
             log.warning("%d events were not written in time; they come again", self.waiting, extra=extra)
 
     async def _open_patiently(self) -> Store:
@@ -117,7 +117,7 @@ class Office:
             except sqlite3.OperationalError as error:
                 if not is_told:
                     log.error(  # noqa: TRY400 the text says it all
-                        "cannot open %s: %s; trying again", self._path, error, extra={"action": "recorder.open_failed"}
+                        "cannot open %s: %s; trying again", self._path, error, extra={"action": "recorder_open_failed"}
                     )
                 is_told = True
             await asyncio.sleep(_REOPEN_S)
@@ -167,12 +167,12 @@ class Office:
                     max_decisions=_MAX_DECISIONS,
                     max_events=_MAX_EVENTS,
                 )
-                log.info("deleted %d old records", deleted, extra={"action": "recorder.prune"})
+                log.info("deleted %d old records", deleted, extra={"action": "recorder_prune"})
             except sqlite3.OperationalError as error:
-                log.warning("old records were not deleted: %s", error, extra={"action": "recorder.prune_failed"})
+                log.warning("old records were not deleted: %s", error, extra={"action": "recorder_prune_failed"})
             await asyncio.sleep(_PRUNE_EVERY_S)
 
 
 def _tell_lost(errors: BaseExceptionGroup[Exception]) -> None:
     what = "; ".join(str(error) for error in errors.exceptions)
-    log.error("the database is begun anew: %s", what, extra={"action": "recorder.database_lost"})
+    log.error("the database is begun anew: %s", what, extra={"action": "recorder_database_lost"})

@@ -200,7 +200,7 @@ class Queries:
             "forgot the outcomes of node %r, model %r (empty: all)",
             request.node_id,
             request.model,
-            extra={"action": "recorder.reset"},
+            extra={"action": "recorder_reset"},
         )
         at = instant(datetime.now(UTC))
         event = ResetEvent(kind=ResetKind.RELIABILITY, node_id=request.node_id, model=request.model, at=at)

@@ -169,7 +169,7 @@ async def open_store(path: Path) -> Store:
                 "the database is damaged and was moved to %s; a new one is begun: %s",
                 aside,
                 error,
-                extra={"action": "recorder.database_damaged"},
+                extra={"action": "recorder_database_damaged"},
             )
             return await _open(path)
     except OSError as error:
@@ -211,7 +211,7 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
         raise ConfigError(f"database={str(path)!r} was written by a newer version ({version}); update this one")
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         await connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
-        log.info("the database is at version %d", number, extra={"action": "recorder.migrated"})
+        log.info("the database is at version %d", number, extra={"action": "recorder_migrated"})
 
 
 async def _scalar(connection: aiosqlite.Connection, sql: str) -> Any:  # noqa: ANN401 whatever SQLite holds

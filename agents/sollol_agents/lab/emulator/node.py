@@ -255,7 +255,7 @@ class EmulatedNode:
         except RunnerDiedError:
             responder.reset()
         except Exception:
-            log.exception("a request failed", extra={"action": "emulator.request"})
+            log.exception("a request failed", extra={"action": "emulator_request"})
             responder.reset()
         finally:
             self.in_flight -= 1

@@ -271,7 +271,7 @@ class Residency:
             self.preset, model, is_cached=model.digest in self._page_cache, jitter_ratio=self._rng.random()
         )
         recovery = max(0.0, self._free_at - self.now())
-        log.debug("loading %s in %.2f s", model.name, seconds, extra={"action": "emulator.load"})
+        log.debug("loading %s in %.2f s", model.name, seconds, extra={"action": "emulator_load"})
         try:
             async with asyncio.timeout(recovery + seconds / self.time_scale):
                 await ticket.gone.wait()
@@ -328,7 +328,7 @@ class Residency:
         recovery = timing.recovery_s(self.preset, jitter_ratio=self._rng.random())
         self._free_at = self.now() + recovery / self.time_scale
         self._changed.set()
-        log.debug("unloaded %s", runner.loaded.model.name, extra={"action": "emulator.unload"})
+        log.debug("unloaded %s", runner.loaded.model.name, extra={"action": "emulator_unload"})
 
     def _watch_expiry(self, runner: Runner) -> None:
         """Looks again at the moment when an idle model expires."""

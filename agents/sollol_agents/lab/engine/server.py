@@ -74,12 +74,12 @@ def run_engine(config: EngineConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     server = xllamacpp.Server(_params(xllamacpp, config, path))
-    log.info("serving %s", path, extra={"action": "engine.start"})
+    log.info("serving %s", path, extra={"action": "engine_start"})
     # scripts read these two lines
     print(f"engine {server.listening_address}", flush=True)
     print("ready", flush=True)
     stopped.wait()
-    log.info("stopping", extra={"action": "engine.stop"})
+    log.info("stopping", extra={"action": "engine_stop"})
 
 
 def _model_path(config: EngineConfig) -> Path:

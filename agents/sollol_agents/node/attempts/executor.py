@@ -273,7 +273,7 @@ class Executor:
                 "attempt %s runs without %s of its body",
                 attempt.attempt_id,
                 ", ".join(cared.left_out),
-                extra={"action": "body_cared_for", "request_id": attempt.envelope.decision.request_id},
+                extra={"action": "body_changed", "request_id": attempt.envelope.decision.request_id},
             )
 
     def _on_loaded(self, model: str, load_s: float) -> None:

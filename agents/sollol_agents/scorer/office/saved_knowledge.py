@@ -75,7 +75,7 @@ class SavedKnowledge(Part):
             async with asyncio.timeout(_SAVE_S):
                 await self.save()
         except TimeoutError:
-            log.warning("what was learnt is not saved: no answer", extra={"action": "learned.save"})
+            log.warning("what was learnt is not saved: no answer", extra={"action": "learned_save"})
 
     async def run(self) -> None:
         """Saves now and then while in office."""
@@ -105,10 +105,10 @@ class SavedKnowledge(Part):
                 self._saved = content
         except (NoResponders, JetStreamRefused) as error:
             log.warning("what was learnt is not saved, the bucket is made again: %s", error,
-                        extra={"action": "learned.save"})  # fmt: skip
+                        extra={"action": "learned_save"})  # fmt: skip
             await self._make_bucket()
         except (BusError, PayloadTooLarge) as error:
-            log.warning("what was learnt is not saved: %s", error, extra={"action": "learned.save"})
+            log.warning("what was learnt is not saved: %s", error, extra={"action": "learned_save"})
 
     async def _write(self, learned: Learned) -> bool:
         data = bytes_of(learned, min(_BYTES_MAX, self._bus.max_payload))
@@ -117,7 +117,7 @@ class SavedKnowledge(Part):
             entry = await self._bucket.get(stores.LEARNED)
             written = _read_or_none(entry.value)
             if written is not None and written.term > learned.term:
-                log.info("a scorer of term %d saves now", written.term, extra={"action": "learned.save"})
+                log.info("a scorer of term %d saves now", written.term, extra={"action": "learned_save"})
                 return False
             revision = await self._bucket.update(stores.LEARNED, data, entry.revision) if self._is_leader() else None
         if revision is None:
@@ -130,14 +130,14 @@ class SavedKnowledge(Part):
         try:
             await provision(self._bus)
         except BusError as error:
-            log.warning("the bucket was not made: %s", error, extra={"action": "learned.save"})
+            log.warning("the bucket was not made: %s", error, extra={"action": "learned_save"})
 
     async def _read(self) -> bool:
         """Takes up the document; False when there is none that can be used."""
         try:
             entry = await self._bucket.get(stores.LEARNED, timeout_s=_READ_S)
         except BusError as error:
-            log.warning("what was learnt is not known: %s", error, extra={"action": "learned.restore"})
+            log.warning("what was learnt is not known: %s", error, extra={"action": "learned_restore"})
             return False
         learned = _read_or_none(entry.value)
         if learned is None:
@@ -146,7 +146,7 @@ class SavedKnowledge(Part):
         age_s = max(0.0, _unix_s() - learned.saved_at_unix_s)
         take_up(self._core, learned, time.monotonic(), age_s)
         log.info("took up what was learnt of %d nodes %.0f s ago", len(learned.nodes), age_s,
-                 extra={"action": "learned.restore"})  # fmt: skip
+                 extra={"action": "learned_restore"})  # fmt: skip
         return True
 
     async def consult_recorder(self) -> None:
@@ -162,15 +162,15 @@ class SavedKnowledge(Part):
             msg = await self._bus.request(subjects.RECENT, encode(_RECORD), timeout_s=timeout_s)
             refusal = error_of(msg)
             if refusal is not None:
-                log.info("the recorder does not tell yet: %s", refusal.message, extra={"action": "learned.record"})
+                log.info("the recorder does not tell yet: %s", refusal.message, extra={"action": "learned_record"})
                 return
             reply = decode(msg.data, RecentReply)
         except (BusError, DecodeFailed) as error:
-            log.info("the recorder does not tell yet: %s", error, extra={"action": "learned.record"})
+            log.info("the recorder does not tell yet: %s", error, extra={"action": "learned_record"})
             return
         self._has_record = True
         count = learn_from_record(self._core, reversed(reply.outcomes))
-        log.info("learnt from %d recorded outcomes", count, extra={"action": "learned.record"})
+        log.info("learnt from %d recorded outcomes", count, extra={"action": "learned_record"})
 
     def _on_overheard(self, msg: Msg) -> None:
         if self._is_leader():
@@ -187,7 +187,7 @@ def _read_or_none(data: bytes | None) -> Learned | None:
     try:
         return learned_of(data)
     except msgspec.DecodeError as error:
-        log.warning("what was learnt cannot be read and is ignored: %s", error, extra={"action": "learned.restore"})
+        log.warning("what was learnt cannot be read and is ignored: %s", error, extra={"action": "learned_restore"})
         return None
 
 
