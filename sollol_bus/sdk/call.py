@@ -3,13 +3,15 @@
 A plain NATS caller publishes and waits. `Call` does more: it knows which dispatcher took the request and probes it
 every 500 ms, so that a request that has not begun is sent again, under the same id, when that dispatcher dies or the
 connection breaks; and it cancels when its user leaves. Every sending has an inbox of its own: whatever an earlier
-attempt might still say goes nowhere.
+attempt might still say goes nowhere. Dispatchers that do not confirm a request may only be overloaded: each further
+sending waits twice as long for it, so that callers do not add to the load.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -39,7 +41,20 @@ MAX_RESENDS = 9
 _RETRY_S = 0.2
 _DEADLINE_GRACE_S = 5.0
 _TAKEN_WITHIN_S = 2.0
+_TAKEN_WITHIN_MAX_S = 60.0
 _AGE_TOLD_S = 0.001
+
+
+_RNG = random.Random()
+
+
+def taken_within_s(sent: int, rng: random.Random) -> float:
+    """How long a dispatcher may take to confirm a request that was sent `sent` times before.
+
+    Returns:
+        2 to 3 s at first, twice that for each further sending, at most 60 s.
+    """
+    return min(_TAKEN_WITHIN_MAX_S, _TAKEN_WITHIN_S * 2.0**sent * rng.uniform(1.0, 1.5))
 
 
 class Call:
@@ -56,6 +71,7 @@ class Call:
         resends: How often the request was sent before, under this id; its attempts are numbered behind those.
         waited_s: Its age.
         max_resends: So often it is sent at most after the first time, earlier sendings under this id included.
+        rng: Spreads the resends of many callers.
         on_news: Called with what is told about it on the way: who took it, its place in the queue, its node. Quick
             requests have no news.
     """
@@ -74,6 +90,7 @@ class Call:
         resends: int = 0,
         waited_s: float = 0.0,
         max_resends: int = MAX_RESENDS,
+        rng: random.Random = _RNG,
         on_news: Callable[[RequestNews], None] | None = None,
     ) -> None:
         self.request_id = request_id or secrets.token_hex(8)
@@ -87,6 +104,8 @@ class Call:
         self._headers = dict(headers or {})
         self._secret = secrets.token_hex(16)
         self._max_resends = max_resends
+        self._rng = rng
+        self._sent = 0
         self._on_news = on_news
         now = time.monotonic()
         self._began_mono_s = now - waited_s
@@ -193,7 +212,8 @@ class Call:
             headers[h.WAITED] = f"{self.age_s:.3f}"
         self.dispatcher = None
         self._stream.send(self._subject, self._body, headers)
-        self._watch_again_in(_TAKEN_WITHIN_S)
+        self._watch_again_in(taken_within_s(self._sent, self._rng))
+        self._sent += 1
 
     def _send_again(self, why: str) -> None:
         if self._is_over or self._stream.has_begun:

@@ -7,8 +7,6 @@ async with Client("nats://127.0.0.1:4222") as client:
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -16,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from sollol_bus.errors import BackendBrokeProtocol, BadRequest, DecodeFailed, NoResponders, SollolError, error_from
+from sollol_bus.errors import BackendBrokeProtocol, BadRequest, NoResponders, SollolError, error_from
 from sollol_bus.observe.tracing_setup import present_traceparent
 from sollol_bus.parts import Part
 from sollol_bus.sdk.call import Call
@@ -24,8 +22,9 @@ from sollol_bus.sdk.jobs import JobCalls
 from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
 from sollol_bus.sdk.spread import spread
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_bus.transport.streaming import request_many
+from sollol_bus.transport.watching import watch
 from sollol_schemas import subjects
 from sollol_schemas.control import AdminRequest, ControlReply
 from sollol_schemas.decision import DecisionEvent
@@ -48,11 +47,8 @@ from sollol_schemas.queries import (
 from sollol_schemas.routing import DEFAULT_DEADLINE_S, Routing
 from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyEvent, StrategyReply, StrategyRequest
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
-_WATCH_LIMIT = 10_000
 _TEXTS_MAX = 32
 _PIECES_PER_NODE = 4
 """So many pieces for each node even out that some nodes are faster."""
@@ -344,57 +340,31 @@ class Client(JobCalls, Part):
 
     def watch_decisions(self) -> AsyncIterator[DecisionEvent]:
         """Every routing decision from now on."""
-        return self._watched(subjects.ROUTING_EVENT.all, DecisionEvent)
+        return watch(self.bus, subjects.ROUTING_EVENT.all, DecisionEvent)
 
     def watch_outcomes(self) -> AsyncIterator[Outcome]:
         """How every attempt ended, from now on; for control and observer credentials."""
-        return self._watched(subjects.OUTCOME_EVENT.all, Outcome)
+        return watch(self.bus, subjects.OUTCOME_EVENT.all, Outcome)
 
     def watch_nodes(self) -> AsyncIterator[NodeEvent]:
         """Every change of a node's state from now on."""
-        return self._watched(subjects.NODE_EVENT.all, NodeEvent)
+        return watch(self.bus, subjects.NODE_EVENT.all, NodeEvent)
 
     def watch_preloads(self) -> AsyncIterator[PreloadEvent]:
         """Every model that the scorer had loaded ahead of need, from now on."""
-        return self._watched(subjects.PRELOAD_EVENT.all, PreloadEvent)
+        return watch(self.bus, subjects.PRELOAD_EVENT.all, PreloadEvent)
 
     def watch_breakers(self) -> AsyncIterator[BreakerEvent]:
         """Every change of a circuit breaker from now on."""
-        return self._watched(subjects.BREAKER_EVENT.all, BreakerEvent)
+        return watch(self.bus, subjects.BREAKER_EVENT.all, BreakerEvent)
 
     def watch_offices(self) -> AsyncIterator[OfficeEvent]:
         """Which scorer took or left office, from now on; for control and observer credentials."""
-        return self._watched(subjects.OFFICE_EVENT.all, OfficeEvent)
+        return watch(self.bus, subjects.OFFICE_EVENT.all, OfficeEvent)
 
     def watch_strategy(self) -> AsyncIterator[StrategyEvent]:
         """Every change of the strategy or of its settings from now on."""
-        return self._watched(subjects.STRATEGY_EVENT, StrategyEvent)
-
-    async def _watched(self, subject: str, kind: type[T]) -> AsyncIterator[T]:
-        """Events on a subject; a message that is none is passed over."""
-        async for msg in self._watch(subject):
-            try:
-                event = decode(msg.data, kind)
-            except DecodeFailed as error:
-                log.warning("ignored a message on %s: %s", msg.subject, error, extra={"action": "bad_message"})
-                continue
-            yield event
-
-    async def _watch(self, subject: str) -> AsyncIterator[Msg]:
-        """Messages on a subject; a reader that falls 10,000 behind loses the oldest."""
-        waiting: asyncio.Queue[Msg] = asyncio.Queue(_WATCH_LIMIT)
-
-        def on_message(msg: Msg) -> None:
-            if waiting.full():
-                waiting.get_nowait()
-            waiting.put_nowait(msg)
-
-        subscription = self.bus.subscribe(subject, on_message)
-        try:
-            while True:
-                yield await waiting.get()
-        finally:
-            subscription.unsubscribe()
+        return watch(self.bus, subjects.STRATEGY_EVENT, StrategyEvent)
 
     async def _ask(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = 5.0) -> T:
         try:

@@ -32,8 +32,9 @@ from sollol_bus.sdk.job_answer import JobAnswer
 from sollol_bus.sdk.job_making import checked_id, make_job, priority_of
 from sollol_bus.sdk.job_storing import Storing
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_bus.transport.streaming import request_many
+from sollol_bus.transport.watching import watch
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.jobs import (
@@ -64,7 +65,6 @@ _ASK_S = 10.0
 _POLL_S = 2.0
 _RETRY_S = 0.2
 _ID_BYTES = 8
-_WATCH_LIMIT = 10_000
 _PURGE_S = 600.0
 
 
@@ -232,21 +232,9 @@ class JobCalls(ABC):
         """The jobs that ended dead or failed and can be run again."""
         return await self._ask_job(subjects.JOB_DEAD, _listing((), limit), JobListReply)
 
-    async def watch_jobs(self, job_id: str = "*") -> AsyncIterator[JobEvent]:
+    def watch_jobs(self, job_id: str = "*") -> AsyncIterator[JobEvent]:
         """Everything that happens to one job, or to all, from now on."""
-        waiting: asyncio.Queue[Msg] = asyncio.Queue(_WATCH_LIMIT)
-
-        def on_message(msg: Msg) -> None:
-            if waiting.full():
-                waiting.get_nowait()
-            waiting.put_nowait(msg)
-
-        subscription = self.bus.subscribe(subjects.JOB_EVENT.of(job_id, "*"), on_message)
-        try:
-            while True:
-                yield decode((await waiting.get()).data, JobEvent)
-        finally:
-            subscription.unsubscribe()
+        return watch(self.bus, subjects.JOB_EVENT.of(job_id, "*"), JobEvent)
 
     # -- steering -----------------------------------------------------------------------------------------
 

@@ -127,6 +127,7 @@ class Bus:
         self._settled_at = 0.0
         self._on_disconnect: list[Callable[[], None]] = []
         self._on_reconnect: list[Callable[[], None]] = []
+        self._on_closed_for_good: list[Callable[[], None]] = []
         self._on_refused: list[Callable[[str], None]] = []
         self._mux: Mux | None = None
         self._jetstream: JetStreamContext | None = None
@@ -237,14 +238,18 @@ class Bus:
         """Calls `callback` when the connection is back; subscriptions are restored already."""
         self._on_reconnect.append(callback)
 
+    def on_closed(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` when the connection is closed for good, on purpose or not."""
+        self._on_closed_for_good.append(callback)
+
     def on_refused(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Calls `callback` with each subject (in lower case) that the server refuses; returns how to undo it."""
         self._on_refused.append(callback)
         return lambda: self._on_refused.remove(callback) if callback in self._on_refused else None
 
     def forget_callbacks(self, *callbacks: Callable[[], None]) -> None:
-        """Undoes `on_disconnect` and `on_reconnect`; harmless for what was not registered."""
-        for registered in (self._on_disconnect, self._on_reconnect):
+        """Undoes `on_disconnect`, `on_reconnect` and `on_closed`; harmless for what was not registered."""
+        for registered in (self._on_disconnect, self._on_reconnect, self._on_closed_for_good):
             registered[:] = [known for known in registered if known not in callbacks]
 
     # -- messages -----------------------------------------------------------------------------------------
@@ -436,6 +441,7 @@ class Bus:
         if not self._is_closing:
             log.error("the bus connection is closed for good: %s", self.close_reason, extra={"action": "bus_closed"})
         self.closed.set()
+        _call_all(self._on_closed_for_good)
 
 
 def _advice(why: str) -> str:

@@ -95,6 +95,7 @@ class ReplyStream:
         if self._subscription is not None:
             self._subscription.unsubscribe()
         self.messages = 0
+        self.first = self.last = None
         self._waiting.clear()
         self._waiting_bytes = 0
         self._parts.clear()

@@ -19,11 +19,14 @@ from sollol_bus.errors import (
     PayloadTooLarge,
     RequestTimedOut,
 )
+from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import PAYLOAD_MARGIN_BYTES, Bus, BusConfig
-from sollol_bus.transport.messages import Msg, error_of
+from sollol_bus.transport.messages import Msg, encode, error_of
 from sollol_bus.transport.streaming import ReplyStream, request_many
+from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.jobs import JobEvent, JobNews, JobState
 
 Eventually = Callable[..., Awaitable[None]]
 
@@ -228,3 +231,45 @@ async def test_a_reader_that_falls_too_far_behind_is_cut_off(bus: Bus, other: Bu
         await eventually(lambda: stream.messages > 10)
         with pytest.raises(ConnectionLost, match="unread"):
             _ = [m async for m in stream]
+
+
+async def test_a_request_that_is_sent_again_forgets_the_answer_to_the_earlier_sending(bus: Bus, other: Bus) -> None:
+    def serve(msg: Msg) -> None:
+        other.publish(msg.reply, msg.data)
+        other.publish(msg.reply, b"")
+
+    other.subscribe("echo", serve)
+    await other.flush()
+    async with ReplyStream(bus) as stream:
+        stream.send("echo", b"one")
+        assert [msg.data async for msg in stream] == [b"one"]
+        stream.reopen()
+        stream.send("echo", b"two")
+        assert stream.first is None
+        assert not stream.has_begun
+        assert [msg.data async for msg in stream] == [b"two"]
+        assert stream.first is not None
+        assert stream.first.data == b"two"
+
+
+# -- watching --------------------------------------------------------------------------------------------------
+
+
+async def test_a_watcher_is_told_when_the_connection_is_closed_for_good(nats_server: EmbeddedServer) -> None:
+    async with asyncio.timeout(10), Client(nats_server.url) as client:
+        watched = client.watch_nodes()
+        told = asyncio.gather(anext(watched), return_exceptions=True)
+        await client.bus.flush()
+        await client.bus.close()
+        [error] = await told
+    assert isinstance(error, NotConnected)
+
+
+async def test_a_watcher_of_jobs_passes_over_what_is_no_event(bus: Bus, other: Bus) -> None:
+    watched = Client(bus).watch_jobs()
+    first = asyncio.gather(anext(watched))
+    await asyncio.wait_for(bus.flush(), 5)
+    event = JobEvent(job_id="j", news=JobNews.DONE, state=JobState.DONE)
+    for payload in (b"not an event", encode(event)):
+        other.publish(subjects.JOB_EVENT.of("j", "done"), payload)
+    assert (await asyncio.wait_for(first, 5))[0] == event

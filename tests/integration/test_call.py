@@ -157,6 +157,22 @@ async def test_a_request_lost_with_the_server_is_sent_again(
         assert call.resends >= 1
 
 
+async def test_a_caller_chooses_how_often_its_request_is_sent_again(
+    bus: Bus, other: Bus, eventually: Eventually
+) -> None:
+    first = ScriptedDispatcher(other, "d1")
+    await other.flush()
+    async with Call(bus, subjects.GENERATE, BODY, max_resends=1) as call:
+        await eventually(lambda: call.dispatcher == "d1")
+        second = ScriptedDispatcher(other, "d2")
+        first.die()
+        await eventually(lambda: call.dispatcher == "d2")
+        ScriptedDispatcher(other, "d3")
+        second.die()
+        with pytest.raises(ConnectionLost, match="sent 2 times"):
+            await anext(aiter(call))
+
+
 async def test_a_stream_that_has_begun_is_never_restarted(
     nats_server: EmbeddedServer, bus: Bus, other: Bus, eventually: Eventually
 ) -> None:

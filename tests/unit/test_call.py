@@ -1,0 +1,27 @@
+"""How long a caller waits before it sends its request again."""
+
+from __future__ import annotations
+
+import random
+
+from sollol_bus.sdk.call import MAX_RESENDS, taken_within_s
+
+
+def test_each_sending_waits_twice_as_long_and_none_longer_than_a_minute() -> None:
+    class NoSpread(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            return a
+
+    waits = [taken_within_s(sent, NoSpread()) for sent in range(MAX_RESENDS)]
+    assert waits == [2, 4, 8, 16, 32, 60, 60, 60, 60]
+
+
+def test_callers_whose_requests_were_lost_together_do_not_come_back_together() -> None:
+    waits = {taken_within_s(0, random.Random(seed)) for seed in range(100)}
+    assert len(waits) == 100
+    assert 2.0 <= min(waits) < 2.1
+    assert 2.9 < max(waits) <= 3.0
+
+
+def test_the_same_seed_waits_the_same_time() -> None:
+    assert taken_within_s(3, random.Random(7)) == taken_within_s(3, random.Random(7))
