@@ -9,6 +9,8 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+import msgspec
+
 from sollol_agents.cli import exit_codes
 from sollol_bus.errors import ConfigError, NotConnected
 from sollol_bus.sdk.client import Client
@@ -59,13 +61,13 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 @contextlib.asynccontextmanager
-async def connected(bus: BusConfig) -> AsyncIterator[Client]:
-    """A client of the fleet.
+async def connected(bus: BusConfig, name: str = "sollol-cli") -> AsyncIterator[Client]:
+    """A client of the fleet, known to the server by `name`.
 
     Raises:
         NotConnected: No NATS server answers there.
     """
-    client = Client(bus)
+    client = Client(msgspec.structs.replace(bus, name=name))
     try:
         await client.__aenter__()
     except ConfigError as error:

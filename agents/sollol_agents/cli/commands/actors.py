@@ -17,7 +17,6 @@ from sollol_agents.cli.commands.lazy_dashboard import LISTEN_FD
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.sections import section
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dispatcher.config import DispatcherConfig
@@ -39,7 +38,7 @@ _Seen = tuple[MetricsConfig, TracingConfig]
 """How an operator sees what an actor does."""
 
 
-@with_settings(of_commands.KNOWN, config=section("node", NodeConfig), **of_commands.ACTOR)
+@of_commands.for_actors(config=section("node", NodeConfig))
 def node(*, config: NodeConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig) -> int:
     """Joins the fleet with the engine beside it; the only thing that a new machine has to start.
 
@@ -52,7 +51,7 @@ def node(*, config: NodeConfig, bus: BusConfig, log: LogConfig, metrics: Metrics
     return _run("sollol_agents.node.actor:NodeMonitor", config, bus, f"node {node_id}", (metrics, tracing))
 
 
-@with_settings(of_commands.KNOWN, config=section("scorer", ScorerConfig), **of_commands.ACTOR)
+@of_commands.for_actors(config=section("scorer", ScorerConfig))
 def scorer(
     *, config: ScorerConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
 ) -> int:
@@ -61,7 +60,7 @@ def scorer(
     return _run("sollol_agents.scorer.actor:Scorer", config, _control(bus, "scorer"), "scorer", (metrics, tracing))
 
 
-@with_settings(of_commands.KNOWN, config=section("dispatcher", DispatcherConfig), **of_commands.ACTOR)
+@of_commands.for_actors(config=section("dispatcher", DispatcherConfig))
 def dispatcher(
     *, config: DispatcherConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
 ) -> int:
@@ -76,7 +75,7 @@ def dispatcher(
     )
 
 
-@with_settings(of_commands.KNOWN, config=section("recorder", RecorderConfig), **of_commands.ACTOR)
+@of_commands.for_actors(config=section("recorder", RecorderConfig))
 def recorder(
     *, config: RecorderConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
 ) -> int:
@@ -87,7 +86,7 @@ def recorder(
     )
 
 
-@with_settings(of_commands.KNOWN, config=section("gateway", GatewayConfig), **of_commands.ACTOR)
+@of_commands.for_actors(config=section("gateway", GatewayConfig))
 def gateway(
     *, config: GatewayConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
 ) -> int:
@@ -97,7 +96,7 @@ def gateway(
     return _run("sollol_agents.gateway.actor:Gateway", config, bus, "gateway", (metrics, tracing))
 
 
-@with_settings(of_commands.KNOWN, config=section("dashboard", DashboardConfig), **of_commands.ACTOR)
+@of_commands.for_actors(config=section("dashboard", DashboardConfig))
 def dashboard(
     *, config: DashboardConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
 ) -> int:

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Self
 
-import msgspec
 from cyclopts import App, Parameter
 
 from sollol_agents.cli import log_lines, running
@@ -14,7 +13,6 @@ from sollol_agents.cli.commands.batch_files import AnswerFile, Item, batch_id_of
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, note, seconds, show_json
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_bus.sdk.batch import Batch, BatchProgress
 from sollol_bus.sdk.jobs import priority_of
 from sollol_bus.transport.connection import BusConfig
@@ -25,7 +23,7 @@ _LINE_EVERY_S = 5.0
 
 
 @batch.command
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def run(
     requests: Annotated[
         Path, Parameter(help="JSON lines: a body of generate, chat or embed each, or OpenAI's format.")
@@ -51,7 +49,7 @@ def run(
         with AnswerFile(answers, items) as written:
             if written.lines:
                 note(f"{written.lines} of {len(items)} answers are there already")
-            async with running.connected(msgspec.structs.replace(bus, name="sollol-cli")) as client:
+            async with running.connected(bus) as client:
                 all_jobs = [item.job for item in items]
                 work = Batch(client, batch_id, all_jobs, priority=number, ahead=max(1, ahead))
                 failed = await _run(work, items, written)

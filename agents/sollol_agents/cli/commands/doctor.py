@@ -21,7 +21,6 @@ from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_json, show_table
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL, NodeConfig
 from sollol_agents.node.engines.probing import probe
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted
@@ -72,7 +71,7 @@ class _Service(msgspec.Struct):
     version: str = ""
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def doctor(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Checks Python, disk, GPU, engine, ports, NATS with JetStream, actors, nodes, versions and clock.
 

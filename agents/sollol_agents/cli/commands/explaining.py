@@ -11,7 +11,6 @@ from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_table
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
@@ -40,13 +39,13 @@ _MATTERS_S: Final = 0.0005
 _SHORT_PROMPT: Final = "Hello"
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def why(request_id: str, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Explains one request: candidates with every cost, refused nodes with reasons, and what became of it."""
     return listing(bus, log, lambda client: client.why(request_id), show_why, json_=json_)
 
 
-@with_settings(of_commands.KNOWN, routing=routing_section(), **of_commands.CLIENT)
+@of_commands.for_clients(routing=routing_section())
 def route(
     model: Annotated[str, Parameter(help="Name of the model, as `sollol models` lists it.")],
     prompt: Annotated[str | None, Parameter(help="The prompt; without it, a short one is assumed.")] = None,

@@ -17,7 +17,6 @@ from sollol_agents.cli.exit_codes import FAILED, OK
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, note, say, show_json
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.errors import ConfigError, Conflict, RequestTimedOut
 from sollol_bus.sdk.client import Client
@@ -43,7 +42,7 @@ Timeout = Annotated[float | None, Parameter(help="Seconds to wait; without it as
 
 
 @jobs.command
-@with_settings(of_commands.KNOWN, routing=routing_section(), **of_commands.CLIENT)
+@of_commands.for_clients(routing=routing_section())
 def submit(
     model: Model,
     prompt: Prompt = None,
@@ -83,7 +82,7 @@ def submit(
     )
 
     async def main() -> int:
-        async with running.connected(_named(bus)) as client:
+        async with running.connected(bus) as client:
             job_id = await client.submit(job, job_id=id_, priority=routing.priority)
             if not wait:
                 show_json({"job_id": job_id}) if json_ else say(job_id)
@@ -97,7 +96,7 @@ def submit(
 
 
 @jobs.command(name="list")
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def list_jobs(
     *, bus: BusConfig, log: LogConfig, state: States = None, limit: Limit = 50, json_: of_commands.JsonFlag = False
 ) -> int:
@@ -106,14 +105,14 @@ def list_jobs(
 
 
 @jobs.command
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def status(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Shows what is known about a job."""
     return listing(bus, log, lambda c: c.job(job), show_status, json_=json_)
 
 
 @jobs.command
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def wait(
     job: JobName, *, bus: BusConfig, log: LogConfig, timeout_s: Timeout = None, json_: of_commands.JsonFlag = False
 ) -> int:
@@ -122,28 +121,28 @@ def wait(
 
 
 @jobs.command
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def result(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Prints the answer of a job that is done."""
     return _answer(bus, log, job, json_=json_, is_waiting=False)
 
 
 @jobs.command
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def cancel(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Cancels a job, whether it waits or runs."""
     return listing(bus, log, lambda c: c.cancel_job(job), show_status, json_=json_)
 
 
 @jobs.command
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def dead(*, bus: BusConfig, log: LogConfig, limit: Limit = 50, json_: of_commands.JsonFlag = False) -> int:
     """Lists the jobs that ended without an answer, and why."""
     return listing(bus, log, lambda c: c.dead_jobs(limit), show_jobs, json_=json_)
 
 
 @jobs.command
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def retry(
     *job_ids: Annotated[str, Parameter(help="Ids of dead or failed jobs.")],
     bus: BusConfig,
@@ -174,7 +173,7 @@ def retry(
 
 
 @jobs.command
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def purge(
     job: Annotated[str | None, Parameter(help="Only this job.")] = None,
     *,
@@ -197,7 +196,7 @@ def _answer(
     log_lines.set_up(log)
 
     async def main() -> int:
-        async with running.connected(_named(bus)) as client:
+        async with running.connected(bus) as client:
             if not is_waiting:
                 return _told(await client.job_answer(job_id), json_=json_)
             try:
@@ -222,7 +221,3 @@ def _told(answer: JobAnswer, *, json_: bool) -> int:
     elif answer.error is not None:
         raise answer.error
     return OK if is_answered else FAILED
-
-
-def _named(bus: BusConfig) -> BusConfig:
-    return msgspec.structs.replace(bus, name="sollol-cli")

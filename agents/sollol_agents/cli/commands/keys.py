@@ -12,7 +12,6 @@ from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, show_json, show_table
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX
@@ -23,7 +22,7 @@ keys: Final = App(name="keys", help="Make, list or revoke API keys of the gatewa
 
 
 @keys.command
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def create(
     name: Annotated[str, Parameter(help="What the key is for; told in refusals and listings.")],
     *,
@@ -60,7 +59,7 @@ def create(
 
 
 @keys.command(name="list")
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the keys, without their secrets."""
 
@@ -78,7 +77,7 @@ def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False
 
 
 @keys.command
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def revoke(
     key: Annotated[str, Parameter(help="The key's id or name, as `sollol keys list` shows it.")],
     *,

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
 
-import msgspec
 from cyclopts import Parameter
 
 from sollol_agents.cli import log_lines, running
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import gib, gigabytes, percent, say, seconds, show_json, show_table
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.queries import GroupStats, ModelsReply, NodesReply, NodeView, ReliabilityReply, StatsReply
@@ -30,7 +28,7 @@ def listing(
     log_lines.set_up(log)
 
     async def main() -> int:
-        async with running.connected(msgspec.structs.replace(bus, name="sollol-cli")) as client:
+        async with running.connected(bus) as client:
             reply = await ask(client)
         if json_:
             show_json(reply)
@@ -41,19 +39,19 @@ def listing(
     return running.run(main)
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def nodes(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the nodes with health, slots, memory and loaded models."""
     return listing(bus, log, Client.nodes, show_nodes, json_=json_)
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def models(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists every model of the fleet and where it is installed and loaded."""
     return listing(bus, log, Client.models, _show_models, json_=json_)
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def stats(
     *,
     bus: BusConfig,
@@ -65,7 +63,7 @@ def stats(
     return listing(bus, log, lambda client: client.stats(window_s), show_stats, json_=json_)
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def reliability(
     node: Annotated[str, Parameter(help="Only this node.")] = "",
     model: Annotated[str, Parameter(help="Only this model.")] = "",

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
-import msgspec
 from cyclopts import Parameter
 
 from sollol_agents.cli import log_lines, running
+from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import is_terminal, say, show_json, show_json_line
+from sollol_agents.cli.output import is_terminal, say, show_json_line
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_bus.errors import ConfigError
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
@@ -21,20 +20,20 @@ from sollol_schemas.control import ControlReply
 Node = Annotated[str, Parameter(help="The node's id, as `sollol nodes` lists it.")]
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def drain(node: Node, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Takes a node out of service; what runs there finishes."""
     said = "{node} takes no new work; {in_flight} still running"
     return _operate(bus, log, lambda client: client.drain(node), said, json_=json_)
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def undrain(node: Node, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Puts a drained node back into service."""
     return _operate(bus, log, lambda client: client.undrain(node), "{node} takes work again", json_=json_)
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def load(
     node: Node,
     model: str,
@@ -49,14 +48,14 @@ def load(
     return _operate(bus, log, lambda client: client.load(node, model, keep_alive_s), said, json_=json_)
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def unload(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Unloads a model from a node's memory; refused while it is busy."""
     said = f"{model} is unloaded from {{node}}"
     return _operate(bus, log, lambda client: client.unload(node, model), said, json_=json_)
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def set_node(
     node: Node,
     *,
@@ -81,13 +80,13 @@ def set_node(
     return _operate(bus, log, lambda client: client.set_node(node, weight=weight, labels=labels), said, json_=json_)
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def pull(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Downloads a model to a node, with progress; `--json` prints the engine's progress objects as lines."""
     log_lines.set_up(log)
 
     async def main() -> int:
-        async with running.connected(msgspec.structs.replace(bus, name="sollol-cli")) as client:
+        async with running.connected(bus) as client:
             progress = client.pull(node, model)
             if json_:
                 async for step in progress:
@@ -104,18 +103,10 @@ def pull(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_co
 def _operate(
     bus: BusConfig, log: LogConfig, ask: Callable[[Client], Awaitable[ControlReply]], said: str, *, json_: bool
 ) -> int:
-    log_lines.set_up(log)
+    def show(reply: ControlReply) -> None:
+        say(said.format(node=reply.node_id, in_flight=reply.in_flight))
 
-    async def main() -> int:
-        async with running.connected(msgspec.structs.replace(bus, name="sollol-cli")) as client:
-            reply = await ask(client)
-        if json_:
-            show_json(reply)
-        else:
-            say(said.format(node=reply.node_id, in_flight=reply.in_flight))
-        return 0
-
-    return running.run(main)
+    return listing(bus, log, ask, show, json_=json_)
 
 
 async def _show_steps(progress: AsyncIterator[dict[str, Any]]) -> None:

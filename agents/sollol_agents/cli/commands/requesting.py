@@ -14,7 +14,6 @@ from sollol_agents.cli.exit_codes import line_of
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, note, say, seconds, show_json, show_table
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.sdk.results import Answer, AnswerStream
@@ -37,7 +36,7 @@ Verbose = Annotated[
 Prompt = Annotated[str | None, Parameter(help="The prompt; without it, all of stdin.")]
 
 
-@with_settings(of_commands.KNOWN, routing=routing_section(), **of_commands.CLIENT)
+@of_commands.for_clients(routing=routing_section())
 def generate(
     model: Model,
     prompt: Prompt = None,
@@ -74,7 +73,7 @@ def generate(
     return running.run(main)
 
 
-@with_settings(of_commands.KNOWN, routing=routing_section(), **of_commands.CLIENT)
+@of_commands.for_clients(routing=routing_section())
 def chat(
     model: Model,
     message: Annotated[
@@ -121,7 +120,7 @@ def chat(
     return _converse(turn)
 
 
-@with_settings(of_commands.KNOWN, routing=routing_section(), **of_commands.CLIENT)
+@of_commands.for_clients(routing=routing_section())
 def embed(
     model: Model,
     *texts: Annotated[str, Parameter(help="Texts to embed; without any, each line of stdin is one.")],
@@ -243,7 +242,7 @@ def _converse(turn: Callable[[str], int]) -> int:
 
 
 def _named(bus: BusConfig) -> BusConfig:
-    return msgspec.structs.replace(bus, name="sollol-cli", inbox_prefix=client_inbox_prefix(bus.user))
+    return msgspec.structs.replace(bus, inbox_prefix=client_inbox_prefix(bus.user))
 
 
 def _json_or_text(text: str) -> object:

@@ -10,7 +10,6 @@ from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_table
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_bus.errors import ConfigError
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
@@ -21,21 +20,21 @@ breaker = App(name="breaker", help="List or close circuit breakers.")
 
 
 @strategy.command(name="list")
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def list_strategies(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the strategies that can be chosen."""
     return listing(bus, log, Client.strategy, _show_names, json_=json_)
 
 
 @strategy.command(name="get")
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def get_strategy(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Shows the strategy in use and the settings that may change while the scorer runs."""
     return listing(bus, log, Client.strategy, _show_strategy, json_=json_)
 
 
 @strategy.command(name="set")
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def set_strategy(
     name: Annotated[str | None, Parameter(help="The strategy, as `sollol strategy list` names it.")] = None,
     *,
@@ -55,14 +54,14 @@ def set_strategy(
 
 
 @breaker.command(name="list")
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def list_breakers(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the circuit breakers that are open, on trial, or have seen failures."""
     return listing(bus, log, Client.breakers, _show_breakers, json_=json_)
 
 
 @breaker.command(name="reset")
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def reset_breakers(
     node: Annotated[str, Parameter(help="Only this node's.")] = "",
     model: Annotated[str, Parameter(help="Only this model's, and the node's own.")] = "",

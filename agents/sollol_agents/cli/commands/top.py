@@ -9,12 +9,9 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 
-import msgspec
-
 from sollol_agents.cli import log_lines, running
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.fleet_view.feed import Feed
 from sollol_agents.fleet_view.questions import Questions
 from sollol_agents.fleet_view.view import FleetView
@@ -23,7 +20,7 @@ from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def top(*, bus: BusConfig, log: LogConfig) -> int:
     """Shows fleet, queue and decisions in the terminal; needs the extra `top`.
 
@@ -42,7 +39,7 @@ def top(*, bus: BusConfig, log: LogConfig) -> int:
     logging.getLogger().handlers[:] = [logging.NullHandler()]
 
     async def main() -> int:
-        async with running.connected(msgspec.structs.replace(bus, name="sollol-top")) as client:
+        async with running.connected(bus, name="sollol-top") as client:
             view = FleetView()
             async with followed(client, view):
                 await TopApp(client, view).run_async()

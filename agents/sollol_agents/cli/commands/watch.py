@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated
 
-import msgspec
 from cyclopts import Parameter
 
 from sollol_agents.cli import log_lines, running
@@ -15,7 +14,6 @@ from sollol_agents.cli.commands.event_lines import Event, concerns, line_of_even
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import note, say, show_json_line
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.cli.settings.flags import with_settings
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 
@@ -24,7 +22,7 @@ def _switch(text: str) -> Parameter:
     return Parameter(negative="", show_default=False, help=text)
 
 
-@with_settings(of_commands.KNOWN, **of_commands.CLIENT)
+@of_commands.for_clients()
 def watch(
     *,
     outcomes: Annotated[bool, _switch("Also how every attempt ended.")] = False,
@@ -64,8 +62,7 @@ def watch(
                 say(line_of_event(event, datetime.now().astimezone()))
 
     async def main() -> int:
-        own = msgspec.structs.replace(bus, name="sollol-watch")
-        async with running.connected(own) as client, asyncio.TaskGroup() as group:
+        async with running.connected(bus, name="sollol-watch") as client, asyncio.TaskGroup() as group:
             for source in _sources(client, wanted):
                 group.create_task(show(source))
             group.create_task(_say_ready(client))

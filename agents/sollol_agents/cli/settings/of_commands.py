@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
 from sollol_agents.cli.log_lines import LogConfig
+from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.section import Section
 from sollol_agents.cli.settings.sections import SECTIONS, section
 from sollol_agents.metering.config import MetricsConfig
@@ -33,3 +35,13 @@ CLIENT: Final[dict[str, Section[Any]]] = {
 METRICS: Final[Section[MetricsConfig]] = section("metrics", MetricsConfig)
 TRACING: Final[Section[TracingConfig]] = section("tracing", TracingConfig)
 ACTOR: Final[dict[str, Section[Any]]] = {"bus": BUS, "log": LOG, "metrics": METRICS, "tracing": TRACING}
+
+
+def for_clients(**sections: Section[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a command that speaks to the fleet: it gets the bus's and the log's settings beside its own."""
+    return with_settings(KNOWN, **sections, **CLIENT)
+
+
+def for_actors(**sections: Section[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a command that runs an actor: it gets settings of bus, log, metrics and tracing beside its own."""
+    return with_settings(KNOWN, **sections, **ACTOR)
