@@ -175,8 +175,8 @@ async def test_a_batch_that_nobody_can_work_on_fails_and_stops_no_gateway() -> N
     desk = desk_with(batches, _Jobs(), _Contents(RuntimeError("a bug")))
     tasks: list[asyncio.Task[None]] = []
 
-    def spawn(work: Coroutine[Any, Any, None], _name: str) -> asyncio.Task[None]:
-        tasks.append(asyncio.get_running_loop().create_task(work))
+    def spawn(coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        tasks.append(asyncio.get_running_loop().create_task(coroutine, name=name))
         return tasks[-1]
 
     keeper = Keeper(cast("Bus", None), desk, instance="w", at_once=1, keep_s=60.0, spawn=spawn)

@@ -13,13 +13,13 @@ import ipaddress
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from sollol_bus.errors import SollolError
 from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import stores
 from sollol_schemas.keys import ApiKey, KeyRing
@@ -142,12 +142,12 @@ class KeyWatch:
         self._bucket = Bucket(bus, stores.SETTINGS_BUCKET)
         self._changed = asyncio.Event()
 
-    def start(self, spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]) -> None:
+    def start(self, spawn: Spawn) -> None:
         """Listens for changes."""
         self._changed.set()
         self._bus.subscribe(self._bucket.subject(stores.API_KEYS), lambda _: self._changed.set())
         self._bus.on_reconnect(self._changed.set)
-        spawn(self._follow(), "keys")
+        spawn(self._follow(), name="keys")
 
     async def _follow(self) -> None:
         while True:

@@ -75,7 +75,7 @@ class Dashboard(Actor[DashboardConfig]):
         config = self.config
         sessions = Sessions(require_key=config.require_key, is_local=is_local(config.host))
         if config.require_key:
-            KeyWatch(self.bus, sessions).start(lambda coroutine, name: self.spawn(coroutine, name=name))
+            KeyWatch(self.bus, sessions).start(self.spawn)
         elif not is_local(config.host):
             log.warning(
                 "anybody who reaches %s may look at this dashboard: set require_key to ask for API keys",
@@ -88,7 +88,7 @@ class Dashboard(Actor[DashboardConfig]):
         except ModuleNotFoundError as error:
             raise ConfigError(f"{error}: the dashboard needs an extra, pip install 'sollol-bus[dashboard]'") from error
         context = OperationContext(client=client, view=self.view)
-        site = Site(self._pages, context, sessions, config.hosts, lambda c, name: self.spawn(c, name=name))
+        site = Site(self._pages, context, sessions, config.hosts, self.spawn)
         self._server = await self.own(WebServer(site.application(), config, self.spawn))
 
     async def _tick(self) -> None:

@@ -5,12 +5,10 @@ NiceGUI keeps its application in module globals, so a process has one dashboard.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -26,6 +24,7 @@ from sollol_agents.dashboard.login import GuardedApp, Login
 from sollol_agents.dashboard.operation_runner import OperationCall, OperationRunner
 from sollol_agents.dashboard.operations import OperationContext
 from sollol_agents.dashboard.pages import Page, Pages
+from sollol_bus.parts import Spawn
 from sollol_bus.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,6 @@ WEB: Final = Path(__file__).parent / "web"
 _HISTORY: Final = 50
 """Messages kept for a page whose connection broke for a moment."""
 _RECONNECT_S: Final = 5.0
-Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 
 
 class Console(ui.element, component="web/console.js", esm={"sollol-dashboard": "web"}):

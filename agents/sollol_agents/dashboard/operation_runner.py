@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from sollol_agents.dashboard.operations import Operation, OperationContext, operation
 from sollol_bus.errors import BadRequest, SollolError
+from sollol_bus.parts import Spawn
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class OperationRunner:
         context: OperationContext,
         send: Callable[[str], None],
         may_operate: Callable[[], bool],
-        spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
+        spawn: Spawn,
     ) -> None:
         self._context = context
         self._send = send
@@ -62,7 +63,7 @@ class OperationRunner:
             busy = ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many things at a time; wait for one to end")
             self._answer(call.id, error=busy)
             return
-        task = self._spawn(self._run(call), f"page asks {call.op}"[:60])
+        task = self._spawn(self._run(call), name=f"page asks {call.op}"[:60])
         self._running[call.id] = task
         task.add_done_callback(lambda _: self._running.pop(call.id, None))
 

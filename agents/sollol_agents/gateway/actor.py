@@ -88,11 +88,11 @@ class Gateway(Actor[GatewayConfig]):
             self.config,
             self._limits,
             metrics,
-            spawn=lambda coroutine, name: self.spawn(coroutine, name=name),
+            spawn=self.spawn,
             on_end=self.drain_progress,
         )
         access = Access(self.bus, require_key=self.config.require_key, is_local=is_local(self.config))
-        await access.start(lambda coroutine, name: self.spawn(coroutine, name=name))
+        await access.start(self.spawn)
         if not is_local(self.config) and not self.config.require_key:
             log.warning(
                 "anybody who reaches %s may use this gateway: set require_key to ask for API keys",
@@ -106,7 +106,7 @@ class Gateway(Actor[GatewayConfig]):
             instance=self.instance,
             at_once=self.config.batches_at_once,
             keep_s=self.config.files_keep_s,
-            spawn=lambda coroutine, name: self.spawn(coroutine, name=name),
+            spawn=self.spawn,
         )
         batches = BatchPages(self.config, desk, self._keeper)
         fleet = Fleet(self.bus)

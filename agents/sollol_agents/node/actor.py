@@ -6,8 +6,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Collection, Coroutine
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final
 
 import msgspec
 
@@ -86,7 +86,7 @@ class NodeMonitor(Actor[NodeConfig]):
             self.config,
             node_id=self.node_id,
             instance=self.instance,
-            spawn=self._spawn,
+            spawn=self.spawn,
             on_change=self._on_slot_changed,
             look_again=self._watch.refresh_soon,
         )
@@ -104,7 +104,7 @@ class NodeMonitor(Actor[NodeConfig]):
             executor,
             self._standing,
             self,
-            spawn=self._spawn,
+            spawn=self.spawn,
             node_id=self.node_id,
             load_limit_s=self.config.load_floor_s,
         )
@@ -287,9 +287,6 @@ class NodeMonitor(Actor[NodeConfig]):
     def _on_reconnect(self) -> None:
         self._claim_now.set()
         self.tell_soon()
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> object:
-        return self.spawn(coroutine, name=name)
 
     def _require_executor(self) -> Executor:
         if self._executor is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
@@ -98,9 +97,7 @@ class Recorder(Actor[RecorderConfig]):
 
     def _take_office(self, _term: int) -> None:
         predecessor = self._office_task
-        self._office = Office(
-            self.bus, self.config, partial(self.spawn, name="query"), on_answered=self._discovery.count
-        )
+        self._office = Office(self.bus, self.config, self.spawn, on_answered=self._discovery.count)
         self._office_task = self.spawn(self._hold_office(self._office, predecessor), name="office")
 
     async def _hold_office(self, office: Office, predecessor: asyncio.Task[Any] | None) -> None:

@@ -13,9 +13,10 @@ from typing import Final
 from sollol_agents.recorder.archive import open_archive
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.recorder.ingest import BATCH_MAX, Ingest
-from sollol_agents.recorder.queries import Queries, Spawn
+from sollol_agents.recorder.queries import Queries
 from sollol_agents.recorder.store import Store, StoreBroken, StoreReplaced, open_store, set_aside
 from sollol_bus.jetstream.pull import ConsumerSpec, PullConsumer
+from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import stores, subjects
 

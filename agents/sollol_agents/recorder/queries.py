@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sollol_agents.recorder.archive import Archive
 from sollol_agents.recorder.statistics import fleet_stats
 from sollol_agents.recorder.store import Store
 from sollol_bus.errors import ActorStopped, BusError, NotConnected, PayloadTooLarge, SollolError
+from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import INBOX_ROOT, Bus, Subscription
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import subjects
@@ -35,7 +36,6 @@ from sollol_schemas.steering import ResetEvent, ResetKind
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Spawn = Callable[[Coroutine[Any, Any, None]], object]
 Question = Callable[[Archive, Store, Msg], Awaitable[object]]
 
 MAX_QUERIES = 32
@@ -119,7 +119,7 @@ class Queries:
             self._refuse(endpoint, msg.reply, ErrorBody(code=ErrorCode.QUEUE_FULL, message=message))
             return
         self._running += 1
-        self._spawn(self._answer(endpoint, answer, msg))
+        self._spawn(self._answer(endpoint, answer, msg), name="query")
 
     async def _answer(self, endpoint: str, answer: Question, msg: Msg) -> None:
         try:

@@ -95,7 +95,7 @@ class Scorer(Actor[ScorerConfig]):
         await provision(self.bus)
         self._outcomes = await self.own(OutcomePublisher(self.bus))
         self._told = DecisionEvents(self.bus)
-        self._preloading = Preloading(self.bus, self.core, lambda work: self.spawn(work, name="preload"))
+        self._preloading = Preloading(self.bus, self.core, self.spawn)
         self._spans = QuestionSpans(self.bus.tracer) if self.bus.tracer is not None else None
         self._watch = Watch(self.bus, on_dispatcher_gone=self._on_dispatcher_gone, on_orphan=self._on_orphan)
         self._hear(subjects.TELEMETRY.all, Telemetry, self.core.on_telemetry)
@@ -108,7 +108,7 @@ class Scorer(Actor[ScorerConfig]):
         self._operators = Operators(
             self.bus,
             self.core,
-            spawn=lambda work: self.spawn(work, name="steer"),
+            spawn=self.spawn,
             carry_out=self._carry_out,
             on_forgotten=self._saved.save_soon,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +17,7 @@ import msgspec
 from sollol_agents.gateway.batches.run import BatchRun, Desk, Replaced
 from sollol_agents.gateway.batches.store import ANYBODY, prepare
 from sollol_bus.errors import DecodeFailed, SollolError
-from sollol_bus.parts import Part
+from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas.batches import ENDED, BatchRecord, BatchState
@@ -28,8 +28,6 @@ SILENCE_S: Final = 6.0
 _LOOK_EVERY_S: Final = 2.0
 _LOOK_ALL_EVERY_S: Final = 30.0
 _RELEASE_S: Final = 2.0
-
-Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
 class Keeper(Part):
@@ -127,7 +125,7 @@ class Keeper(Part):
             return
         log.info("working on %s", mine.batch_id, extra={"action": "batch_taken"})
         run = BatchRun(self._desk, mine, taken)
-        task = self._spawn(self._work(mine.batch_id, run), f"batch {mine.batch_id}")
+        task = self._spawn(self._work(mine.batch_id, run), name=f"batch {mine.batch_id}")
         self._runs[mine.batch_id] = run, task
 
     async def _work(self, batch_id: str, run: BatchRun) -> None:

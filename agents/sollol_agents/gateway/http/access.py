@@ -6,14 +6,15 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 from starlette.requests import Request
 
 from sollol_agents.gateway.http.errors import Header
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_bus.errors import QueueFull, SollolError, Unauthorized, error_from
+from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.keys import ApiKey, KeyRing
@@ -117,7 +118,7 @@ class Access:
         self._ceilings: dict[str, Ceiling] = {}
         self._loading: asyncio.Task[None] | None = None
 
-    async def start(self, spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]) -> None:
+    async def start(self, spawn: Spawn) -> None:
         """Reads the keys and listens for changes.
 
         Raises:
@@ -128,7 +129,7 @@ class Access:
         self._bus.subscribe(self._store.subject, lambda _: changed.set())
         self._bus.on_reconnect(changed.set)
         self._know(await self._store.load())
-        spawn(self._follow(changed), "keys")
+        spawn(self._follow(changed), name="keys")
 
     async def _follow(self, changed: asyncio.Event) -> None:
         while True:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from sollol_agents.gateway.http.errors import EVENT_HEADERS, Header, waiting_event
 from sollol_agents.gateway.http.reply import Reply
 from sollol_agents.gateway.inference.request import HttpRequest
 from sollol_bus.errors import SollolError
+from sollol_bus.parts import Spawn
 
 log = logging.getLogger(__name__)
-
-Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
 class Waiting:
@@ -49,7 +46,7 @@ class Waiting:
 
     def _begin(self) -> None:
         if self._request.wants_stream:
-            self._task = self._spawn(self._comment(), "waiting")
+            self._task = self._spawn(self._comment(), name="waiting")
 
     async def _comment(self) -> None:
         try:

@@ -16,13 +16,14 @@ from sollol_agents.gateway.http.errors import EVENT_HEADERS, EVENTS, JSON, NDJSO
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.http.reply import Reply
 from sollol_agents.gateway.inference import native, tracing
-from sollol_agents.gateway.inference.comments import Spawn, Waiting
+from sollol_agents.gateway.inference.comments import Waiting
 from sollol_agents.gateway.inference.event_relay import EventRelay
 from sollol_agents.gateway.inference.request import HttpRequest
 from sollol_agents.requests.answers import joined
 from sollol_agents.requests.dialects import Dialect
 from sollol_bus.errors import SollolError
 from sollol_bus.observe.tracing import Span
+from sollol_bus.parts import Spawn
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.results import decision_of, figures_of
 from sollol_schemas import headers as h

@@ -16,7 +16,6 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.http.reply import Reply
 from sollol_agents.gateway.inference import tracing
-from sollol_agents.gateway.inference.comments import Spawn
 from sollol_agents.gateway.inference.exchange import Exchange
 from sollol_agents.gateway.inference.request import HttpRequest
 from sollol_agents.http_server import ClientLimits, Connection
@@ -27,6 +26,7 @@ from sollol_bus.errors import (
     QueueFull,
     SollolError,
 )
+from sollol_bus.parts import Spawn
 from sollol_bus.sdk.call import Call
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import subjects

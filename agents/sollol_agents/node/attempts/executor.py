@@ -9,8 +9,8 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Coroutine
-from typing import Any, Final
+from collections.abc import Callable, Collection
+from typing import Final
 
 import msgspec
 
@@ -31,6 +31,7 @@ from sollol_agents.node.engines.ollama_wire import is_load_only
 from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import ActorStopped, BackendUnavailable, Cancelled, DecodeFailed, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
+from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import headers as h
@@ -48,7 +49,6 @@ _CALLER_FIRST_S: Final = 0.001
 _ENGINE_TROUBLE: Final = frozenset(
     {ErrorCode.ENGINE_UNAVAILABLE, ErrorCode.ENGINE_PROTOCOL, ErrorCode.ENGINE_FAILED, ErrorCode.LOAD_FAILED}
 )
-Spawn = Callable[[Coroutine[Any, Any, None], str], object]
 
 
 class Executor:
@@ -222,7 +222,7 @@ class Executor:
             attempt.accept()
         except NotConnected as error:
             attempt.stop(error)
-        self._spawn(attempt.run(), f"attempt.{envelope.attempt_id}")
+        self._spawn(attempt.run(), name=f"attempt.{envelope.attempt_id}")
         self._on_change()
 
     def _refuse(self, envelope: Exec, error: ErrorBody) -> None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from sollol_agents.node.engines.base import Engine, Work
 from sollol_bus.errors import SollolError, error_from
+from sollol_bus.parts import Spawn
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
-Spawn = Callable[[Coroutine[Any, Any, None], str], object]
 OnLoaded = Callable[[str, float], None]
 
 
@@ -45,7 +44,7 @@ class Loader:
         if load is None:
             load = self._loads[work.model] = asyncio.get_running_loop().create_future()
             load.add_done_callback(_look_at)
-            self._spawn(self._load(engine, work, limit_s, load), f"load.{work.model}")
+            self._spawn(self._load(engine, work, limit_s, load), name=f"load.{work.model}")
         await asyncio.shield(load)
 
     async def _load(self, engine: Engine, work: Work, limit_s: float, load: asyncio.Future[None]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Protocol
 
 from sollol_agents.node.attempts.executor import Executor
 from sollol_agents.node.control.blob_source import BlobSource
@@ -14,6 +14,7 @@ from sollol_agents.node.control.telemetry import Standing
 from sollol_agents.node.engines.base import Work
 from sollol_agents.requests.names import canonical
 from sollol_bus.errors import DecodeFailed, NotConnected, SollolError, error_from
+from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import INBOX_ROOT, Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas.context import RequestKind
@@ -74,7 +75,7 @@ class Controls:
         standing: Standing,
         host: NodeHost,
         *,
-        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        spawn: Spawn,
         node_id: str,
         load_limit_s: float,
     ) -> None:
@@ -130,7 +131,7 @@ class Controls:
             return
         self._operations += 1
         reply = reply if reply.startswith(INBOX_ROOT) else ""  # whoever asks may not make us speak elsewhere
-        self._spawn(self._operate(request, reply), f"control.{type(request).__name__}")
+        self._spawn(self._operate(request, reply), name=f"control.{type(request).__name__}")
 
     async def _operate(self, request: _Operation, reply: str) -> None:
         is_stream = isinstance(request, (ControlPull, ControlEngine, ControlBlob))

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
@@ -22,6 +21,7 @@ from sollol_agents.scorer.office.takeover import forget_reliability
 from sollol_agents.scorer.strategies import UnknownStrategy, available, prepare
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import stores, subjects
@@ -32,8 +32,6 @@ from sollol_schemas.steering import BreakerRequest, ResetEvent, ResetKind, Strat
 log = logging.getLogger(__name__)
 
 _CANNOT_FOLLOW = (BusError, UnknownStrategy, msgspec.ValidationError)
-
-Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
 class Operators:
@@ -78,7 +76,7 @@ class Operators:
         ]
 
     def _on_choice(self, _: Msg) -> None:
-        self._spawn(self._look())
+        self._spawn(self._look(), name="steer")
 
     async def _look(self) -> None:
         try:
@@ -121,7 +119,7 @@ class Operators:
         elif asked.strategy is None and not asked.settings:
             self._bus.respond(msg, steering.strategy_reply(self._core))
         else:
-            self._spawn(self._choose(asked, msg))
+            self._spawn(self._choose(asked, msg), name="steer")
 
     async def _choose(self, asked: StrategyRequest, msg: Msg) -> None:
         """Keeps a choice for successors, decides by it from now on, and says so."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any
 
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.office.preload import Preload, Preloader
 from sollol_bus.errors import BusError
+from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode, error_of
 from sollol_schemas import subjects
@@ -26,7 +25,7 @@ _ANSWER_S = 600.0
 class Preloading:
     """Carries out what the preloader decides; `spawn` runs a coroutine as a task of the actor."""
 
-    def __init__(self, bus: Bus, core: SchedulerCore, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
+    def __init__(self, bus: Bus, core: SchedulerCore, spawn: Spawn) -> None:
         self._bus = bus
         self._core = core
         self._spawn = spawn
@@ -35,7 +34,7 @@ class Preloading:
     def look(self, now: float) -> None:
         """Begins the loads that are worth it now."""
         for wanted in self._preloader.decide(self._core, now):
-            self._spawn(self._load(wanted))
+            self._spawn(self._load(wanted), name="preload")
 
     async def _load(self, wanted: Preload) -> None:
         extra = {"action": "preload", "node_id": wanted.node_id}
