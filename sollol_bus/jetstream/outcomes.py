@@ -18,6 +18,7 @@ from sollol_bus.observe.request_log import log_outcome
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
+from sollol_bus.waiting import happens
 from sollol_schemas import subjects
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.headers import MSG_ID
@@ -124,10 +125,7 @@ class OutcomePublisher(Part):
     async def flush(self, timeout_s: float = 5.0) -> int:
         """Waits until nothing is pending, at most `timeout_s`; returns how many outcomes still are."""
         self._retry_now()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._is_empty.wait()
-        except TimeoutError:
+        if not await happens(self._is_empty, timeout_s):
             log.warning("%d outcomes were not stored in time", self.pending, extra={"action": "outcomes_flush"})
         return self.pending
 

@@ -22,6 +22,7 @@ from sollol_bus.errors import BusError, NotConnected
 from sollol_bus.jetstream.streams import API, JetStreamRefused, api
 from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg, encode
+from sollol_bus.waiting import happens
 from sollol_schemas.headers import STATUS
 
 log = logging.getLogger(__name__)
@@ -264,20 +265,12 @@ class PullConsumer:
 
     async def _until_broken(self) -> None:
         """Returns when pulls were lost: a reconnect, a refusal, or silence."""
-        while not self._broken.is_set():
-            try:
-                async with asyncio.timeout(self._heartbeat_s):
-                    await self._broken.wait()
-            except TimeoutError:
-                silence_s = self._loop.time() - self._heard_at
-                if self._outstanding and silence_s > _SILENT_BEATS * self._heartbeat_s:
-                    log.info(
-                        "consumer %s heard nothing for %.1f s",
-                        self.spec.durable,
-                        silence_s,
-                        extra={"action": "pull_silent"},
-                    )
-                    return
+        while not await happens(self._broken, self._heartbeat_s):
+            silence_s = self._loop.time() - self._heard_at
+            if self._outstanding and silence_s > _SILENT_BEATS * self._heartbeat_s:
+                extra = {"action": "pull_silent"}
+                log.info("consumer %s heard nothing for %.1f s", self.spec.durable, silence_s, extra=extra)
+                return
 
     def _pull(self) -> None:
         """Asks for as many messages as there is room for, when that is worth a request."""

@@ -35,6 +35,7 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_bus.transport.streaming import request_many
 from sollol_bus.transport.watching import watch
+from sollol_bus.waiting import happens
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.jobs import (
@@ -208,7 +209,7 @@ class JobCalls(ABC):
                     answer = await self.answer_if_ended(job_id)
                     if answer is not None:
                         return answer
-                    await _set_within(news, _POLL_S)
+                    await happens(news, _POLL_S)
         except TimeoutError:
             raise RequestTimedOut(f"job {job_id} has not ended within {timeout_s:g} s; it goes on") from None
         finally:
@@ -298,11 +299,3 @@ def _states(states: Sequence[JobState | str]) -> tuple[JobState, ...]:
         return tuple(JobState(state) for state in states)
     except ValueError as error:
         raise BadRequest(f"{error}; a job is {', '.join(JobState)}") from error
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

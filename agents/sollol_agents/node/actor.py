@@ -186,12 +186,8 @@ class NodeMonitor(Actor[NodeConfig]):
                 await self._measure_rtt()
             beats += 1
             await self._machine.sample()
-            try:
-                await asyncio.wait_for(self._beat_now.wait(), self.config.heartbeat_s)
-            except TimeoutError:
-                continue
-            finally:
-                self._beat_now.clear()
+            await happens(self._beat_now, self.config.heartbeat_s)
+            self._beat_now.clear()
 
     async def _measure_rtt(self) -> None:
         try:
@@ -277,12 +273,8 @@ class NodeMonitor(Actor[NodeConfig]):
             if self._identity.revision != self._claim.revision:
                 self._identity.revision = self._claim.revision
                 self._beat_now.set()
-            try:
-                await asyncio.wait_for(self._claim_now.wait(), _CLAIM_EVERY_S if is_claimed else _CLAIM_RETRY_S)
-            except TimeoutError:
-                continue
-            finally:
-                self._claim_now.clear()
+            await happens(self._claim_now, _CLAIM_EVERY_S if is_claimed else _CLAIM_RETRY_S)
+            self._claim_now.clear()
 
     def _on_reconnect(self) -> None:
         self._claim_now.set()

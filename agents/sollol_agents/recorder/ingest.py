@@ -18,6 +18,7 @@ import msgspec
 from sollol_agents.recorder.rows import Row, row_of
 from sollol_agents.recorder.store import Store
 from sollol_bus.jetstream.pull import Delivery
+from sollol_bus.waiting import happens
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +102,7 @@ class Ingest:
     async def _fill(self) -> None:
         if len(self._waiting) >= BATCH_MAX or self._is_closing:
             return
-        try:
-            async with asyncio.timeout(_BATCH_WAIT_S):
-                await self._is_full.wait()
-        except TimeoutError:
-            pass  # a batch need not be full
+        await happens(self._is_full, _BATCH_WAIT_S)  # a batch need not be full
 
     def _mark(self) -> None:
         if self._is_closing:

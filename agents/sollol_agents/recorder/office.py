@@ -18,6 +18,7 @@ from sollol_agents.recorder.store import Store, StoreBroken, StoreReplaced, open
 from sollol_bus.jetstream.pull import ConsumerSpec, PullConsumer
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
+from sollol_bus.waiting import happens
 from sollol_schemas import stores, subjects
 
 log = logging.getLogger(__name__)
@@ -102,10 +103,7 @@ class Office:
             return
         self._consumer.stop()
         self._ingest.close()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._ingest_ended.wait()
-        except TimeoutError:
+        if not await happens(self._ingest_ended, timeout_s):
             extra = {"action": "recorder_left_over"}
             log.warning("%d events were not written in time; they come again", self.waiting, extra=extra)
 

@@ -16,6 +16,7 @@ from sollol_bus.errors import ActorStopped, BusError, NotConnected, PayloadTooLa
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import INBOX_ROOT, Bus, Subscription
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.waiting import happens
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
@@ -89,10 +90,7 @@ class Queries:
         if not self._reading:
             return
         self._is_unused.clear()
-        try:
-            async with asyncio.timeout(_LET_GO_S):
-                await self._is_unused.wait()
-        except TimeoutError:
+        if not await happens(self._is_unused, _LET_GO_S):
             log.warning("%d queries lose their database", self._reading, extra={"action": "query_abandoned"})
 
     def open(self) -> None:
@@ -144,11 +142,8 @@ class Queries:
 
     async def _consult(self, answer: Question, msg: Msg) -> object:
         """The answer from the database in use, once there is one."""
-        try:
-            async with asyncio.timeout(_DATABASE_WAIT_S):
-                await self._has_database.wait()
-        except TimeoutError:
-            raise ActorStopped("the recorder is opening its database; ask again") from None
+        if not await happens(self._has_database, _DATABASE_WAIT_S):
+            raise ActorStopped("the recorder is opening its database; ask again")
         archive, store = self._archive, self._store
         assert archive is not None
         assert store is not None

@@ -23,6 +23,7 @@ from sollol_agents.gateway.batches.store import Contents, Records, Writer
 from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_bus.errors import BadRequest, BusError, Conflict, ConnectionLost, SollolError, error_from
 from sollol_bus.sdk.jobs import JobAnswer
+from sollol_bus.waiting import happens
 from sollol_schemas.batches import ENDED, BatchProblem, BatchRecord, BatchState, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
@@ -155,11 +156,7 @@ class BatchRun:
     async def watch(self) -> None:
         """Writes the record once a second, and sees that somebody cancelled or the time is over."""
         while True:
-            try:
-                async with asyncio.timeout(BEAT_S):
-                    await self._is_poked.wait()
-            except TimeoutError:
-                pass  # nobody wrote it
+            await happens(self._is_poked, BEAT_S)
             self._is_poked.clear()
             if self._desk.now_s() >= self._record.expires_at_s:
                 self._is_stopping.set()

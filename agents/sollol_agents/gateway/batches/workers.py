@@ -20,6 +20,7 @@ from sollol_bus.errors import DecodeFailed, SollolError
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg, decode
+from sollol_bus.waiting import happens
 from sollol_schemas.batches import ENDED, BatchRecord, BatchState
 
 log = logging.getLogger(__name__)
@@ -166,10 +167,6 @@ class Keeper(Part):
             self._news.set()
 
     async def _is_poked_soon(self) -> bool:
-        try:
-            async with asyncio.timeout(_LOOK_EVERY_S):
-                await self._news.wait()
-        except TimeoutError:
-            return False
+        is_poked = await happens(self._news, _LOOK_EVERY_S)
         self._news.clear()
-        return True
+        return is_poked

@@ -14,6 +14,7 @@ from sollol_agents.node.engines.probing import engine_at, first_answering
 from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import SollolError
 from sollol_bus.parts import Part
+from sollol_bus.waiting import happens
 from sollol_schemas.telemetry import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -62,12 +63,8 @@ class EngineWatch(Part):
         while True:
             await self.look()
             await asyncio.sleep(_LEAST_INTERVAL_S)  # however many attempts ask for a look
-            try:
-                await asyncio.wait_for(self._wake.wait(), self._config.heartbeat_s)
-            except TimeoutError:
-                continue
-            finally:
-                self._wake.clear()
+            await happens(self._wake, self._config.heartbeat_s)
+            self._wake.clear()
 
     async def look(self) -> None:
         """Looks once; an engine that does not answer is told in the view."""

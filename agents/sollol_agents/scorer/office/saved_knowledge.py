@@ -25,6 +25,7 @@ from sollol_bus.jetstream.streams import JetStreamRefused, provision
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.waiting import happens
 from sollol_schemas import stores, subjects
 from sollol_schemas.learned import Learned
 from sollol_schemas.queries import RecentReply, RecentRequest
@@ -80,11 +81,7 @@ class SavedKnowledge(Part):
     async def run(self) -> None:
         """Saves now and then while in office."""
         while self._every_s > 0:
-            try:
-                async with asyncio.timeout(self._every_s):
-                    await self._is_due.wait()
-            except TimeoutError:
-                pass  # the usual rhythm
+            await happens(self._is_due, self._every_s)
             self._is_due.clear()
             await self.save()
 
