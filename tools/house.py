@@ -1,4 +1,4 @@
-"""Checks the plan of the house: no circle of files, no file and no function that is too long.
+"""Checks the plan of the house: no circle of files, no file and no function that is too long, one style of lines.
 
 Every import counts, also one inside a function and one for types alone: whoever reads the one file must know of the
 other. That a package's `__init__` runs when a module of it is imported does not count; only what is written does.
@@ -23,6 +23,7 @@ _PACKAGES: Final = (
     "bench",
     "tools",
 )
+_UNFORMATTED: Final = "# fmt" + ":"
 _MAX_FILE_LINES: Final = 400
 _MAX_FUNCTION_LINES: Final = 60
 _NOT_YET: Final = re.compile(r"dispatcher\.jobs|sdk\.client|connection has|active has")
@@ -50,6 +51,8 @@ def faults(texts: Mapping[str, str]) -> list[str]:
         lines = text.count("\n")
         if lines > _MAX_FILE_LINES:
             found.append(f"{name} has {lines} lines; at most {_MAX_FILE_LINES}")
+        if _UNFORMATTED in text:
+            found.append(f"{name} has lines that are not formatted")
         found += [f"{name}.{too_long}; at most {_MAX_FUNCTION_LINES}" for too_long in _long_functions(trees[name])]
     return found
 

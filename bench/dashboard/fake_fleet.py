@@ -165,8 +165,10 @@ class FakeFleet:
 
     def _event(self, decision: Decision) -> DecisionEvent:
         draw = self._draw
-        others = [CandidateCost(node_id=n, total_s=draw.uniform(1, 9), wait_s=0.4, decode_s=draw.uniform(0.5, 4))
-                  for n in draw.sample(self._ids, min(_CANDIDATES, len(self._ids)))]  # fmt: skip
+        others = [
+            CandidateCost(node_id=n, total_s=draw.uniform(1, 9), wait_s=0.4, decode_s=draw.uniform(0.5, 4))
+            for n in draw.sample(self._ids, min(_CANDIDATES, len(self._ids)))
+        ]
         refused = [Rejection(node_id=n, reason=RejectionReason.MODEL_MISSING) for n in draw.sample(self._ids, 4)]
         return DecisionEvent(
             decision=decision,

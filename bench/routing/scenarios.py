@@ -124,9 +124,15 @@ def _cold_lengths() -> Iterator[Scenario]:
     """Forty clients, whose answers are much shorter or longer than the planner expects at first."""
     for name, classes in {"shorter": SHORTER, "longer": LONGER}.items():
         yield Scenario(
-            f"cold_lengths-{name}", "desk", classes, forty_clients,
-            is_closed=True, is_batch=True, warm_machines=4, loads=_SIZES,
-        )  # fmt: skip
+            f"cold_lengths-{name}",
+            "desk",
+            classes,
+            forty_clients,
+            is_closed=True,
+            is_batch=True,
+            warm_machines=4,
+            loads=_SIZES,
+        )
 
 
 SCENARIOS = {

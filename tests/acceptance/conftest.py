@@ -98,9 +98,11 @@ def fleet_behind_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
     folder: Path = tmp_path_factory.mktemp("gateway")
     with ExitStack() as stack:
         up = start_module(
-            stack, "sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0", "--no-dashboard",
-            "--no-local-node", "--store-dir", str(folder), "--log-level", "warning",
-        )  # fmt: skip
+            stack,
+            *("sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0", "--no-dashboard"),
+            "--no-local-node",
+            *("--store-dir", str(folder), "--log-level", "warning"),
+        )
         flags = ("--preset", "rtx4090-24", "--time-scale", "20", "--parallel", "4", "--preload", "countdown")
         engines = {"emulated": (start_module(stack, "sollol_agents.lab.emulator", *flags)["engine"], "ollama")}
         if importlib.util.find_spec("xllamacpp") is not None:
@@ -108,9 +110,10 @@ def fleet_behind_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
             engines["real"] = (real["engine"], "openai")
         for name, (url, kind) in engines.items():
             start_module(
-                stack, "sollol_agents.cli", "node", "--nats", up["nats"], "--id", name, "--engine", kind,
-                "--url", url, "--log-level", "warning",
-            )  # fmt: skip
+                stack,
+                *("sollol_agents.cli", "node", "--nats", up["nats"], "--log-level", "warning"),
+                *("--id", name, "--engine", kind, "--url", url),
+            )
         wait_for_nodes(up["http"], set(engines))
         yield GatewayFleet(up["http"], {name: url for name, (url, _) in engines.items()})
 

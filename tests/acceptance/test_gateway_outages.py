@@ -23,9 +23,21 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODEL, EMBEDDER = "countdown", "nomic-embed-text"
 FLAGS = (
-    "--preset", "steady", "--decode-tps", "200", "--parallel", "16", "--model", f"{MODEL}=1",
-    "--model", f"{EMBEDDER}=0.137", "--preload", MODEL, "--preload", EMBEDDER,
-)  # fmt: skip
+    "--preset",
+    "steady",
+    "--decode-tps",
+    "200",
+    "--parallel",
+    "16",
+    "--model",
+    f"{MODEL}=1",
+    "--model",
+    f"{EMBEDDER}=0.137",
+    "--preload",
+    MODEL,
+    "--preload",
+    EMBEDDER,
+)
 USER = [{"role": "user", "content": "count 3"}]
 GENERATING: dict[str, dict[str, Any]] = {
     "/api/generate": {"prompt": "count 3"},

@@ -191,12 +191,35 @@ def test_lists_differ_by_the_nodes_alone(emulated: Pair, path: str) -> None:
 
 
 REFUSED = [
-    *(Call("POST", path, {"model": "nope", "messages": USER, "prompt": "x", "input": "x", "max_tokens": 5})
-      for path in ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions",
-                   "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")),
-    *(Call("POST", path, {"messages": USER, "prompt": "x", "input": "x", "max_tokens": 5})
-      for path in ("/api/generate", "/api/chat", "/api/embed", "/api/show", "/v1/chat/completions", "/v1/completions",
-                   "/v1/embeddings", "/v1/responses", "/v1/messages")),
+    *(
+        Call("POST", path, {"model": "nope", "messages": USER, "prompt": "x", "input": "x", "max_tokens": 5})
+        for path in (
+            "/api/generate",
+            "/api/chat",
+            "/api/embed",
+            "/api/embeddings",
+            "/api/show",
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/embeddings",
+            "/v1/responses",
+            "/v1/messages",
+        )
+    ),
+    *(
+        Call("POST", path, {"messages": USER, "prompt": "x", "input": "x", "max_tokens": 5})
+        for path in (
+            "/api/generate",
+            "/api/chat",
+            "/api/embed",
+            "/api/show",
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/embeddings",
+            "/v1/responses",
+            "/v1/messages",
+        )
+    ),
     *(Call("POST", path, b"") for path in ("/api/generate", "/api/chat", "/api/embed", "/api/show", "/api/pull")),
     Call("DELETE", "/api/delete", {"model": "nope"}),
     Call("POST", "/api/copy", {"source": "nope", "destination": "x"}),
@@ -214,7 +237,7 @@ REFUSED = [
     Call("POST", "/v1/messages", {"model": MODEL, "messages": USER}),
     Call("POST", "/api/generate", {"model": MODEL, "prompt": "x", "keep_alive": "300"}),
     Call("POST", "/api/generate", {"model": MODEL, "prompt": "x", "format": "yaml"}),
-]  # fmt: skip
+]
 
 
 def told(answer: httpx.Response) -> tuple[int, str, Any]:
@@ -307,7 +330,7 @@ OPENAI = [
     *streamed_and_whole("/v1/messages", messages=CALLING, max_tokens=90, tools=[HIS_TOOL], **SURE),
     Call("POST", "/v1/messages/count_tokens", {"model": MODEL, "messages": USER, "max_tokens": 5}),
     Call("POST", "/tokenize", {"model": MODEL, "content": "count 4"}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("call", OPENAI, ids=ids)

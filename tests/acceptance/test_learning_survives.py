@@ -41,8 +41,9 @@ async def scorers_and_node(fleet: ProcessFleet, url: str, life: int) -> list[Chi
     scorers = [
         await fleet.actor("scorer", "--snapshot-every-s", "0.2", name=f"scorer-{life}{number}") for number in "ab"
     ]
-    node = await fleet.sollol("node", "--nats", fleet.nats_url, "--id", "attic", "--engine", "ollama", "--url", url,
-                              name=f"attic-{life}")  # fmt: skip
+    node = await fleet.sollol(
+        "node", "--nats", fleet.nats_url, "--id", "attic", "--engine", "ollama", "--url", url, name=f"attic-{life}"
+    )
     await fleet.joined("attic")
     return [*scorers, node]
 

@@ -33,9 +33,14 @@ async def sollol(system: ProcessFleet, *argv: str) -> str:
     """What a command prints, which must succeed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sollol_agents.cli", *argv,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=clean | {"SOLLOL_NATS": system.nats_url},
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "sollol_agents.cli",
+        *argv,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean | {"SOLLOL_NATS": system.nats_url},
+    )
     out, err = await child.communicate()
     assert child.returncode == 0, err.decode()
     return out.decode()

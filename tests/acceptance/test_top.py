@@ -37,10 +37,16 @@ class Terminal:
         """What a command of tmux prints; the first one leaves the server running, which must not hold our pipe."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("SOLLOL_", "TMUX"))}
         process = await asyncio.create_subprocess_exec(
-            "tmux", "-S", self._socket, "-f", "/dev/null", *argv,
-            stdout=DEVNULL if argv[0] == "new-session" else PIPE, stderr=DEVNULL,
+            "tmux",
+            "-S",
+            self._socket,
+            "-f",
+            "/dev/null",
+            *argv,
+            stdout=DEVNULL if argv[0] == "new-session" else PIPE,
+            stderr=DEVNULL,
             env=clean | {"TERM": "xterm-256color", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"},
-        )  # fmt: skip
+        )
         said, _ = await process.communicate()
         assert process.returncode == 0, argv
         return (said or b"").decode()

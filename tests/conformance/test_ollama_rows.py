@@ -211,10 +211,18 @@ async def test_a_response_is_told_whole_and_in_the_usual_events(client: httpx.As
     seen = events((await client.post("/v1/responses", json=body | {"stream": True})).text)
     assert [event["sequence_number"] for event in seen] == list(range(len(seen)))
     assert [event["type"].removeprefix("response.") for event in seen] == [
-        "created", "in_progress", "output_item.added", "content_part.added",
-        "output_text.delta", "output_text.delta", "output_text.delta",
-        "output_text.done", "content_part.done", "output_item.done", "completed",
-    ]  # fmt: skip
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.delta",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
     assert seen[-1]["response"].keys() == whole.keys()
 
 
@@ -234,9 +242,15 @@ async def test_a_message_is_told_whole_and_in_events(client: httpx.AsyncClient, 
     assert (whole["content"][0]["text"].split(), whole["stop_reason"]) == (["2", "1", "0"], "end_turn")
     seen = events((await client.post("/v1/messages", json=body | {"stream": True})).text)
     assert [event["type"] for event in seen] == [
-        "message_start", "content_block_start", "content_block_delta", "content_block_delta", "content_block_delta",
-        "content_block_stop", "message_delta", "message_stop",
-    ]  # fmt: skip
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_delta",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ]
     assert seen[-2]["usage"] == whole["usage"]
     assert seen[0]["message"]["usage"]["output_tokens"] == 0
 

@@ -152,8 +152,16 @@ async def test_parts_are_closed_in_reverse_after_the_drain(config: BusConfig) ->
         for name in ("a", "b"):
             await actor.own(Opened(name, actor))
     assert actor.steps == [
-        "start", "open a", "open b", "announce", "stop intake", "hand back 0", "stop", "close b", "close a",
-    ]  # fmt: skip
+        "start",
+        "open a",
+        "open b",
+        "announce",
+        "stop intake",
+        "hand back 0",
+        "stop",
+        "close b",
+        "close a",
+    ]
 
 
 async def test_a_failed_start_closes_exactly_the_parts_that_it_opened(config: BusConfig) -> None:

@@ -25,19 +25,9 @@ from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX
 
 PATHS = (
     *KIND_OF_PATH,
-    "/api/show",
-    "/api/pull",
-    "/api/copy",
-    "/api/create",
-    "/api/push",
-    "/v1/models",
-    "/v1/files",
-    "/nix",
-    "/api/blobs/x",
-    "/api/jobs",
-    "/api/jobs/x/result",
-    "/v1/batches",
-    "/v1/batches/x/cancel",
+    *("/api/show", "/api/pull", "/api/copy", "/api/create", "/api/push", "/v1/models", "/v1/files", "/nix"),
+    *("/api/blobs/x", "/api/jobs"),
+    *("/api/jobs/x/result", "/v1/batches", "/v1/batches/x/cancel"),
 )
 VALUES: tuple[Any, ...] = (
     None,
@@ -58,14 +48,18 @@ VALUES: tuple[Any, ...] = (
     [1, "x", None],
 )
 FIELDS = (
-    "model", "prompt", "messages", "input", "stream", "options", "format", "tools", "keep_alive", "think", "images",
-    "max_tokens", "max_completion_tokens", "priority", "routing_mode", "deadline_s", "node_id", "name", "source",
-    "destination", "from", "system", "stop_sequences", "suffix", "raw", "context",
-)  # fmt: skip
+    *("model", "prompt", "messages", "input", "stream", "options", "format", "tools", "keep_alive", "think"),
+    *("images", "max_tokens"),
+    *("max_completion_tokens", "priority", "routing_mode", "deadline_s", "node_id", "name", "source", "destination"),
+    *("from", "system"),
+    *("stop_sequences", "suffix", "raw", "context"),
+)
 HEADERS = (
-    "X-Sollol-Priority", "X-Sollol-Node-Id", "X-Sollol-Deadline-S", "X-Sollol-Request-Id", "X-Sollol-Routing-Mode",
-    "X-Sollol-Min-Success-Rate", "Content-Type", "Content-Encoding", "Authorization", "traceparent", "Accept", "Host",
-)  # fmt: skip
+    *("X-Sollol-Priority", "X-Sollol-Node-Id", "X-Sollol-Deadline-S", "X-Sollol-Request-Id"),
+    "X-Sollol-Routing-Mode",
+    *("X-Sollol-Min-Success-Rate", "Content-Type", "Content-Encoding", "Authorization", "traceparent", "Accept"),
+    "Host",
+)
 RAW = (
     b"",
     b"{",
@@ -84,14 +78,7 @@ MESSAGES = [{"role": "user", "content": "count 1"}]
 
 
 MANGLED = (
-    "%00",
-    "%ff",
-    "%2e%2e/",
-    "//",
-    "?x=%zz",
-    ";a=b",
-    "%0d%0aX-Evil:1",
-    "%c3%a9",
+    *("%00", "%ff", "%2e%2e/", "//", "?x=%zz", ";a=b", "%0d%0aX-Evil:1", "%c3%a9"),
     "/" * 200,
     "x" * 3000,
     "#f",

@@ -41,8 +41,9 @@ async def test_everything_that_is_documented_is_served_after_a_request(tmp_path:
     assert reply.status_code == 200
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
     typed = dict(re.findall(r"^# TYPE (\w+) (\w+)$", reply.text, re.MULTILINE))
-    served = {f"{name}_total" if kind == "counter" and not name.endswith("_total") else name for name, kind in
-              typed.items()}  # fmt: skip
+    served = {
+        f"{name}_total" if kind == "counter" and not name.endswith("_total") else name for name, kind in typed.items()
+    }
     documented = {metric.name for metric in of_actors()}
     assert documented - served <= {"sollol_attempt_failures_total"} | GPU_MAY_BE_SILENT
     assert {name for name in served if name.startswith("sollol_")} - documented <= {
@@ -107,9 +108,16 @@ async def test_a_port_that_is_taken_is_said_at_the_start() -> None:
 async def test_an_actor_that_is_a_process_says_where_its_metrics_are(nats_server: EmbeddedServer) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sollol_agents.cli", "scorer", "--nats", nats_server.url,
-        stdout=PIPE, stderr=DEVNULL, env=clean | {"SOLLOL_METRICS_PORT": "0"},
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "sollol_agents.cli",
+        "scorer",
+        "--nats",
+        nats_server.url,
+        stdout=PIPE,
+        stderr=DEVNULL,
+        env=clean | {"SOLLOL_METRICS_PORT": "0"},
+    )
     assert process.stdout is not None
     try:
         async with asyncio.timeout(30), httpx.AsyncClient() as http:

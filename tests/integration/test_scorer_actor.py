@@ -386,8 +386,14 @@ async def test_nonsense_on_the_bus_harms_nobody(
 ) -> None:
     FakeNode(bus, "gpu1").beat()
     for data in (b"", b"{", b"\xff", b'{"type":"node.telemetry.v1"}', b"[" * 10_000):
-        for subject in (subjects.TELEMETRY.of("gpu1"), subjects.LOAD.of("gpu1"), subjects.OUTCOME_EVENT.of("gpu1"),
-                        subjects.GRANT, subjects.RELEASE, subjects.SCORER_ROUTE):  # fmt: skip
+        for subject in (
+            subjects.TELEMETRY.of("gpu1"),
+            subjects.LOAD.of("gpu1"),
+            subjects.OUTCOME_EVENT.of("gpu1"),
+            subjects.GRANT,
+            subjects.RELEASE,
+            subjects.SCORER_ROUTE,
+        ):
             bus.publish(subject, data)
     FakeNode(bus, "gpu2").bus.publish(
         subjects.TELEMETRY.of("gpu1"),

@@ -105,8 +105,9 @@ async def test_a_choice_that_cannot_be_followed_is_refused_and_changes_nothing(
 async def fail_until_open(bus: Bus, leader: Scorer, eventually: Eventually) -> None:
     engine = EngineInfo(kind=EngineKind.OLLAMA, url="http://127.0.0.1:11434")
     installed = (InstalledModel(name="llama3:8b", size_bytes=4_900_000_000),)
-    beat = Telemetry(node_id="attic", instance="attic-1", revision=1, seq=1, engine=engine, slots=1,
-                     installed=installed)  # fmt: skip
+    beat = Telemetry(
+        node_id="attic", instance="attic-1", revision=1, seq=1, engine=engine, slots=1, installed=installed
+    )
     bus.publish(subjects.TELEMETRY.of("attic"), encode(beat))
     await eventually(lambda: "attic" in leader.core.fleet.nodes)
     for number in range(5):

@@ -89,8 +89,12 @@ async def test_a_request_over_http_is_one_trace_with_a_span_for_everybody_on_its
     spans = await traced.spans(5)
     assert {f"{span.context.trace_id:032x}" for span in spans.values() if span.context} == {TRACE}
     assert parents(spans) == {
-        "gateway": "caller", "dispatcher": "gateway", "scorer": "dispatcher", "node": "dispatcher", "engine": "node",
-    }  # fmt: skip
+        "gateway": "caller",
+        "dispatcher": "gateway",
+        "scorer": "dispatcher",
+        "node": "dispatcher",
+        "engine": "node",
+    }
     assert {actor: span.name for actor, span in spans.items()} == {
         "gateway": f"chat {MODEL}",
         "dispatcher": f"chat {MODEL}",
@@ -139,15 +143,18 @@ async def test_a_failure_is_told_where_it_happened_and_a_refusal_where_it_was_de
             await client.generate("no-such-model", "x")
         spans = await traced.spans(2)
         assert {actor: (span.attributes or {})[tracing.ERROR_TYPE] for actor, span in spans.items()} == {
-            "dispatcher": "unknown_model", "scorer": "unknown_model",
-        }  # fmt: skip
+            "dispatcher": "unknown_model",
+            "scorer": "unknown_model",
+        }
         traced.engine.inject(Fault(kind=FaultKind.END_EARLY))
         with pytest.raises(SollolError):
             await client.generate(MODEL, "x")
         spans = await traced.spans(4)
     assert {actor for actor, span in spans.items() if span.status.status_code is StatusCode.ERROR} >= {
-        "engine", "node", "dispatcher",
-    }  # fmt: skip
+        "engine",
+        "node",
+        "dispatcher",
+    }
     assert "attempt failed" in {event.name for event in spans["dispatcher"].events}
 
 

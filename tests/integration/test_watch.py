@@ -51,17 +51,33 @@ EVENTS: list[tuple[str, msgspec.Struct]] = [
         JobEvent(job_id="j", news=JobNews.DONE, state=JobState.DONE, node_id="attic"),
     ),
 ]
-ALL = ["decision.event.v1", "outcome.v1", "node.event.v1", "preload.event.v1", "breaker.event.v1", "scorer.office.v1",
-       "strategy.event.v1", "job.event.v1"]  # fmt: skip
+ALL = [
+    "decision.event.v1",
+    "outcome.v1",
+    "node.event.v1",
+    "preload.event.v1",
+    "breaker.event.v1",
+    "scorer.office.v1",
+    "strategy.event.v1",
+    "job.event.v1",
+]
 
 
 async def watched(bus: Bus, *flags: str) -> list[str]:
     """What the command prints about one event of each kind."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
     watch = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sollol_agents.cli", "watch", "--nats", bus.config.url, *flags,
-        stdout=PIPE, stderr=PIPE, env=clean,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "sollol_agents.cli",
+        "watch",
+        "--nats",
+        bus.config.url,
+        *flags,
+        stdout=PIPE,
+        stderr=PIPE,
+        env=clean,
+    )
     assert watch.stdout is not None
     assert watch.stderr is not None
     lines: list[str] = []

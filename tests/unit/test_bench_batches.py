@@ -42,10 +42,12 @@ def request(number: int = 0, *, output: int = 520, **fields: object) -> Request:
 def test_the_bound_of_one_model_is_work_over_the_rates_from_the_end_of_the_loads_on() -> None:
     requests = requests_of(SCENARIOS[COLD], "desk", 200, 200, 1)
     rates = [
-        SLOTS / (1 + spec.beta * (SLOTS - 1)) * 200
+        SLOTS
+        / (1 + spec.beta * (SLOTS - 1))
+        * 200
         / sum(r.prompt_tokens / spec.prompt(BASE) + r.output_tokens / spec.decode(BASE) for r in requests)
         for spec in FLEETS["desk"]
-    ]  # fmt: skip
+    ]
     loads = [0.0, *(spec.load_s(BASE) for spec in FLEETS["desk"][1:])]
     expected = (200 + sum(rate * load for rate, load in zip(rates, loads, strict=True))) / sum(rates)
     assert fluid_bound_s(requests, FLEETS["desk"], 1) == pytest.approx(expected, rel=1e-4)

@@ -160,9 +160,22 @@ def test_ratios_compare_the_same_cells() -> None:
 
     def made(policy: str, mean: float, seed: int) -> Cell:
         return Cell(
-            scenario="s", fleet="F1", load=0.5, policy=policy, seed=seed, mean_s=mean, p50_s=1, p95_s=mean, p99_s=1,
-            ttft_mean_s=rng.random(), success_ratio=1, throughput_rps=1, requests=1, loads=0, by_priority_mean_s={},
-        )  # fmt: skip
+            scenario="s",
+            fleet="F1",
+            load=0.5,
+            policy=policy,
+            seed=seed,
+            mean_s=mean,
+            p50_s=1,
+            p95_s=mean,
+            p99_s=1,
+            ttft_mean_s=rng.random(),
+            success_ratio=1,
+            throughput_rps=1,
+            requests=1,
+            loads=0,
+            by_priority_mean_s={},
+        )
 
     cells = [made("plan", 1.0, 1), made("plan", 3.0, 2), made("oracle", 1.0, 1), made("oracle", 1.0, 2)]
     ratios = against(cells, "oracle")

@@ -65,6 +65,12 @@ def test_two_knots_are_told_apart() -> None:
     assert circles(graph) == [("a", "b"), ("c", "d")]
 
 
+def test_lines_that_the_formatter_must_not_touch_are_named() -> None:
+    assert faults({"house.odd": "x = [1,\n     2]  # fmt" + ": skip\n"}) == [
+        "house.odd has lines that are not formatted"
+    ]
+
+
 def test_a_file_and_a_function_that_are_too_long_are_named() -> None:
     body = "    pass\n" * 60
     assert faults({"house.tall": f"def long():\n{body}"}) == ["house.tall.long has 61 lines; at most 60"]

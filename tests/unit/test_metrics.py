@@ -28,9 +28,10 @@ BOARD = ROOT / "deploy" / "grafana" / "boards" / "sollol.json"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 KNOWN = {metric.name: metric for metric in (*of_actors(), *counted_by(Metrics()))}
 UNITS = {
-    "attempts", "breakers", "bytes", "celsius", "connections", "engines", "events", "info", "jobs",
-    "models", "nodes", "offices", "ratio", "requests", "seconds", "slots", "total", "watts",
-}  # fmt: skip
+    *("attempts", "breakers", "bytes", "celsius", "connections", "engines", "events", "info", "jobs", "models"),
+    *("nodes", "offices", "ratio", "requests"),
+    *("seconds", "slots", "total", "watts"),
+}
 UNBOUNDED = {"model", "request", "request_id", "attempt", "attempt_id", "job_id", "key", "prompt", "reason"}
 _PART_OF_HISTOGRAM = re.compile(r"_(bucket|sum|count)$")
 

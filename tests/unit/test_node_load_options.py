@@ -101,8 +101,17 @@ def test_what_is_no_usable_body_is_left_to_the_engine(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("10m", 600.0), ("1h30m", 5400.0), ("-1s", -1.0), ("1.5s", 1.5), (300, 300.0), ("300", None), ("", None),
-     (True, None), ("1..5s", None)],
-)  # fmt: skip
+    [
+        ("10m", 600.0),
+        ("1h30m", 5400.0),
+        ("-1s", -1.0),
+        ("1.5s", 1.5),
+        (300, 300.0),
+        ("300", None),
+        ("", None),
+        (True, None),
+        ("1..5s", None),
+    ],
+)
 def test_durations_are_read_as_the_engine_reads_them(text: object, seconds: float | None) -> None:
     assert duration_s(text) == seconds

@@ -53,9 +53,14 @@ def _occupied(fleet: Fleet, rng: random.Random) -> None:
         for k in range(rng.randrange(node.slots + 1)):
             model = rng.choice(_MODELS)
             attempt = Attempt(
-                attempt_id=f"{node.node_id}-{k}", request_id=f"{node.node_id}{k}", node_id=node.node_id,
-                instance=node.instance, model=model, wire_model=model, granted_at=rng.uniform(0.0, 1.0),
-            )  # fmt: skip
+                attempt_id=f"{node.node_id}-{k}",
+                request_id=f"{node.node_id}{k}",
+                node_id=node.node_id,
+                instance=node.instance,
+                model=model,
+                wire_model=model,
+                granted_at=rng.uniform(0.0, 1.0),
+            )
             attempt.prefill_s, attempt.decode_tps, attempt.output_median = rng.uniform(0, 3), 40.0, rng.uniform(1, 900)
             fleet.take(node, attempt)
 

@@ -70,9 +70,15 @@ def test_the_operators_weight_draws_work_to_a_node_or_keeps_it_off(weight: float
     for node_id, own in (("a", 1.0), ("b", weight)):
         engine = EngineInfo(kind=EngineKind.OLLAMA, url=f"http://{node_id}")
         telemetry = Telemetry(
-            node_id=node_id, instance=f"{node_id}1", revision=1, seq=1, engine=engine, slots=1, installed=models,
+            node_id=node_id,
+            instance=f"{node_id}1",
+            revision=1,
+            seq=1,
+            engine=engine,
+            slots=1,
+            installed=models,
             weight=own,
-        )  # fmt: skip
+        )
         core.on_telemetry(telemetry, 10.0)
     context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=50)
     decision = core.route(RouteRequest(request_id="r", context=context, routing=Routing()), 10.0)
@@ -93,9 +99,15 @@ def test_of_equal_nodes_the_one_that_prefers_the_task_gets_it_for_a_second_at_mo
     for node_id, preferred in (("a", ()), ("b", ("summarization",))):
         engine = EngineInfo(kind=EngineKind.OLLAMA, url=f"http://{node_id}")
         telemetry = Telemetry(
-            node_id=node_id, instance=f"{node_id}1", revision=1, seq=1, engine=engine, slots=1, installed=models,
+            node_id=node_id,
+            instance=f"{node_id}1",
+            revision=1,
+            seq=1,
+            engine=engine,
+            slots=1,
+            installed=models,
             preferred_task_types=preferred,
-        )  # fmt: skip
+        )
         core.on_telemetry(telemetry, 10.0)
     context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=prompt_tokens, task_type=task_type)
     chosen = set()

@@ -807,11 +807,22 @@ whole = st.integers(-5, 10**12)
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
-    st.fixed_dictionaries({
-        "rtt": numbers, "uptime": numbers, "total": numbers, "free": numbers, "ram": numbers, "elapsed": numbers,
-        "size": whole, "kv": whole, "slots": whole, "tokens": whole, "weight": numbers,
-    })
-)  # fmt: skip
+    st.fixed_dictionaries(
+        {
+            "rtt": numbers,
+            "uptime": numbers,
+            "total": numbers,
+            "free": numbers,
+            "ram": numbers,
+            "elapsed": numbers,
+            "size": whole,
+            "kv": whole,
+            "slots": whole,
+            "tokens": whole,
+            "weight": numbers,
+        }
+    )
+)
 def test_absurd_telemetry_never_makes_a_cost_infinite_or_a_slot_endless(claims: dict[str, Any]) -> None:
     fleet = Fleet()
     fleet.node("sane", slots=1)
@@ -825,9 +836,16 @@ def test_absurd_telemetry_never_makes_a_cost_infinite_or_a_slot_endless(claims: 
         ram_total_mib=claims["ram"],
         ram_available_mib=claims["ram"],
         installed=(InstalledModel(name=MODEL, size_bytes=claims["size"], kv_bytes_per_token=claims["kv"]),),
-        in_flight=(InFlight(attempt_id="f-1", model=MODEL, elapsed_s=claims["elapsed"], output_tokens=claims["tokens"],
-                            forecast=Forecast(output_tokens=claims["elapsed"])),),
-    )  # fmt: skip
+        in_flight=(
+            InFlight(
+                attempt_id="f-1",
+                model=MODEL,
+                elapsed_s=claims["elapsed"],
+                output_tokens=claims["tokens"],
+                forecast=Forecast(output_tokens=claims["elapsed"]),
+            ),
+        ),
+    )
     for i in range(3):
         fleet.ask(f"r{i}")
     fleet.tick(1.0)
@@ -906,8 +924,12 @@ class Machine:
         assert decision.request_id not in self.fleet.core.waiting
         assert grant.decision.instance == node.instance
         assert math.isfinite(decision.forecast.total_s)
-        refused_ids = [r.node_id for e in self.fleet.effects[-20:] if isinstance(e, DecisionEvent)
-                       and e.decision.attempt_id == decision.attempt_id for r in e.rejections]  # fmt: skip
+        refused_ids = [
+            r.node_id
+            for e in self.fleet.effects[-20:]
+            if isinstance(e, DecisionEvent) and e.decision.attempt_id == decision.attempt_id
+            for r in e.rejections
+        ]
         assert decision.node_id not in refused_ids
 
     def check_ledger(self) -> None:

@@ -13,9 +13,18 @@ INSTANT = "2026-11-21T10:00:00.000Z"
 
 def decision(candidates: int, rejections: int, detail: str = "") -> DecisionEvent:
     cost = CandidateCost(
-        node_id="n" * 60, total_s=1234.5678, completion_s=1234.5678, wait_s=1.1, load_s=2.2,
-        prefill_s=3.3, decode_s=4.4, slowdown_s=5.5, externality_s=5.5, evict_s=6.6, risk_s=7.7,
-    )  # fmt: skip
+        node_id="n" * 60,
+        total_s=1234.5678,
+        completion_s=1234.5678,
+        wait_s=1.1,
+        load_s=2.2,
+        prefill_s=3.3,
+        decode_s=4.4,
+        slowdown_s=5.5,
+        externality_s=5.5,
+        evict_s=6.6,
+        risk_s=7.7,
+    )
     refused = Rejection(node_id="n" * 60, reason=RejectionReason.NOT_RELIABLE_ENOUGH, detail=detail)
     return DecisionEvent(
         decision=Decision(

@@ -30,9 +30,16 @@ class Fleet:
         self.seq = 0
 
     def node(
-        self, node_id: str, *, loaded: tuple[str, ...] = (), running: tuple[str, ...] = (), slots: int = 1,
-        vram_gb: float = 24.0, gpu: str = "RTX 3090", **more: Any
-    ) -> None:  # fmt: skip
+        self,
+        node_id: str,
+        *,
+        loaded: tuple[str, ...] = (),
+        running: tuple[str, ...] = (),
+        slots: int = 1,
+        vram_gb: float = 24.0,
+        gpu: str = "RTX 3090",
+        **more: Any,
+    ) -> None:
         self.seq += 1
         used = sum(SIZES[m] for m in loaded) / 2**20
         total = vram_gb * 1000**3 / 2**20
@@ -43,12 +50,13 @@ class Fleet:
             "seq": self.seq,
             "engine": EngineInfo(kind=EngineKind.OLLAMA, url="http://x"),
             "slots": slots,
-            "gpus": (Gpu(index=0, name=gpu, memory_total_mib=total, memory_used_mib=used,
-                         memory_free_mib=total - used),),
+            "gpus": (
+                Gpu(index=0, name=gpu, memory_total_mib=total, memory_used_mib=used, memory_free_mib=total - used),
+            ),
             "installed": tuple(InstalledModel(name=m, size_bytes=s) for m, s in SIZES.items()),
             "loaded": tuple(LoadedModel(name=m, size_bytes=SIZES[m], vram_bytes=SIZES[m]) for m in loaded),
             "in_flight": tuple(InFlight(attempt_id=f"{node_id}x{n}-1", model=m) for n, m in enumerate(running)),
-        }  # fmt: skip
+        }
         self.core.on_telemetry(Telemetry(**(told | more)), self.now)
 
     def demand(self, rate: float, model: str = MODEL) -> None:

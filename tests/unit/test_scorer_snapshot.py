@@ -79,7 +79,7 @@ class Machine:
                 )
                 for a, (m, made) in self.running.items()
             ),
-        }  # fmt: skip
+        }
 
     def load(self) -> LoadUpdate:
         return LoadUpdate(**self._fields())
@@ -102,8 +102,14 @@ class Machine:
             code, OutcomeStatus.FAILED
         )
         seconds = rng.uniform(0.5, 3.0)
-        figures = Figures(actual_s=seconds, prompt_tokens=rng.randrange(50, 900), output_tokens=rng.randrange(10, 400),
-                          prompt_s=0.1 * seconds, decode_s=0.9 * seconds, co_runners=0.5)  # fmt: skip
+        figures = Figures(
+            actual_s=seconds,
+            prompt_tokens=rng.randrange(50, 900),
+            output_tokens=rng.randrange(10, 400),
+            prompt_s=0.1 * seconds,
+            decode_s=0.9 * seconds,
+            co_runners=0.5,
+        )
         return Outcome(
             decision=Decision(
                 attempt_id=attempt_id,
@@ -144,8 +150,9 @@ class World:
     def step(self) -> None:
         rng, machine = self.rng, self.rng.choice(self.machines)
         self.now += rng.uniform(0.0, 0.05)
-        match rng.choices(["ask", "end", "progress", "beat", "tick", "accept", "leave", "restart"],
-                          [20, 22, 14, 16, 8, 20, 1, 0.1])[0]:  # fmt: skip
+        match rng.choices(
+            ["ask", "end", "progress", "beat", "tick", "accept", "leave", "restart"], [20, 22, 14, 16, 8, 20, 1, 0.1]
+        )[0]:
             case "ask":
                 self._asked += 1
                 context = TaskContext(kind=RequestKind.CHAT, model=rng.choice(MODELS), prompt_tokens=rng.randrange(900))

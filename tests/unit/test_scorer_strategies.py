@@ -12,12 +12,33 @@ from sollol_agents.scorer.strategies import BUILT_IN, UnknownStrategy, strategy_
 from sollol_agents.scorer.strategies.least_cost import LeastCost
 from sollol_agents.scorer.strategies.seven_factor import Ask, Host, score
 
-A = Host(free_vram_mib=16_384, has_gpu=True, load_ratio=0.2, latency_ms=80, success_ratio=0.99, host_priority=0,
-         prefers_task=True)  # fmt: skip
-B = Host(free_vram_mib=2048, has_gpu=True, load_ratio=0.7, latency_ms=200, success_ratio=0.95, host_priority=1,
-         prefers_task=False)  # fmt: skip
-C = Host(free_vram_mib=0, has_gpu=False, load_ratio=0.1, latency_ms=100, success_ratio=0.98, host_priority=2,
-         prefers_task=False)  # fmt: skip
+A = Host(
+    free_vram_mib=16_384,
+    has_gpu=True,
+    load_ratio=0.2,
+    latency_ms=80,
+    success_ratio=0.99,
+    host_priority=0,
+    prefers_task=True,
+)
+B = Host(
+    free_vram_mib=2048,
+    has_gpu=True,
+    load_ratio=0.7,
+    latency_ms=200,
+    success_ratio=0.95,
+    host_priority=1,
+    prefers_task=False,
+)
+C = Host(
+    free_vram_mib=0,
+    has_gpu=False,
+    load_ratio=0.1,
+    latency_ms=100,
+    success_ratio=0.98,
+    host_priority=2,
+    prefers_task=False,
+)
 ASK = Ask(needs_gpu=True, is_complex=True, priority=7, expected_s=8.0)
 
 

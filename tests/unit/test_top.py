@@ -24,14 +24,33 @@ from sollol_schemas.queries import NodesReply, NodeView, WhyReply
 from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, NodeState, Telemetry
 
 NODE = NodeRow(
-    id="attic", state="up", slots=4, busy=1, vram_used_mib=6144, vram_total_mib=24576, tps=42.4, success_ratio=0.5,
-    gpu_ratio=0.9, temperature_c=71, rtt_ms=0.4, engine="ollama 0.9", loaded=(Loaded("llama3.2:3b"),),
-)  # fmt: skip
+    id="attic",
+    state="up",
+    slots=4,
+    busy=1,
+    vram_used_mib=6144,
+    vram_total_mib=24576,
+    tps=42.4,
+    success_ratio=0.5,
+    gpu_ratio=0.9,
+    temperature_c=71,
+    rtt_ms=0.4,
+    engine="ollama 0.9",
+    loaded=(Loaded("llama3.2:3b"),),
+)
 ROW = DecisionRow(
-    id="r-1", request_id="r", at=0.0, mode="reliable", node_id="a-node-with-a-long-name", model="llama3.2:3b",
-    queue_s=0.2, predicted_s=130.0, reason="the least predicted cost of all candidates", actual_s=99.99,
+    id="r-1",
+    request_id="r",
+    at=0.0,
+    mode="reliable",
+    node_id="a-node-with-a-long-name",
+    model="llama3.2:3b",
+    queue_s=0.2,
+    predicted_s=130.0,
+    reason="the least predicted cost of all candidates",
+    actual_s=99.99,
     status="presumed_lost",
-)  # fmt: skip
+)
 SUMMARY = Decision(
     request_id="r",
     attempt_id="r-1",
@@ -55,8 +74,10 @@ DECISION = DecisionEvent(
 def test_what_is_shown_fits_the_terminal_from_80_columns_on(columns: tuple[tables.Column, ...], width: int) -> None:
     shown = tables.fitting(columns, width)
     assert sum(column.width + 2 for column in shown) <= max(width, 80)
-    for cells in (tables.fleet_row(NODE, tables.fitting(tables.FLEET, width)),
-                  tables.decision_row(ROW, tables.fitting(tables.DECISIONS, width))):  # fmt: skip
+    for cells in (
+        tables.fleet_row(NODE, tables.fitting(tables.FLEET, width)),
+        tables.decision_row(ROW, tables.fitting(tables.DECISIONS, width)),
+    ):
         fitted = tables.fitting(tables.FLEET if cells[0].text == "attic" else tables.DECISIONS, width)
         assert all(len(cell.text) <= column.width for cell, column in zip(cells, fitted, strict=True))
 
@@ -101,9 +122,21 @@ def test_the_queue_has_a_row_for_each_priority_that_anything_waits_at() -> None:
 
 
 HEAD = Head(
-    nodes=3, nodes_up=2, nodes_gpu=1, slots=8, busy=5, queued=2, tps=120.4, decisions_per_s=3.5, p95_s=1.25,
-    requests=50, failures=1, strategy="plan", scorer="abc", is_connected=True,
-)  # fmt: skip
+    nodes=3,
+    nodes_up=2,
+    nodes_gpu=1,
+    slots=8,
+    busy=5,
+    queued=2,
+    tps=120.4,
+    decisions_per_s=3.5,
+    p95_s=1.25,
+    requests=50,
+    failures=1,
+    strategy="plan",
+    scorer="abc",
+    is_connected=True,
+)
 
 
 @pytest.mark.parametrize("width", [20, 40, 78, 200])
@@ -112,8 +145,15 @@ def test_the_line_about_the_fleet_fits_and_begins_with_what_matters(width: int) 
     assert len(line) <= width
     assert line.startswith("2/3 nodes up")
     assert set(line.split("  ")) <= {
-        "2/3 nodes up", "5/8 slots", "2 waiting", "120 tok/s", "3.5 req/s", "p95 1.2s", "1 failed", "plan",
-    }  # fmt: skip
+        "2/3 nodes up",
+        "5/8 slots",
+        "2 waiting",
+        "120 tok/s",
+        "3.5 req/s",
+        "p95 1.2s",
+        "1 failed",
+        "plan",
+    }
     assert ("1 failed" in line) is (width >= 78)
 
 
@@ -175,10 +215,14 @@ class Recorded:
 
 def telemetry(node_id: str) -> Telemetry:
     return Telemetry(
-        node_id=node_id, instance="i", revision=1, seq=1, slots=2,
+        node_id=node_id,
+        instance="i",
+        revision=1,
+        seq=1,
+        slots=2,
         engine=EngineInfo(kind=EngineKind.OLLAMA, url="http://127.0.0.1:1"),
         gpus=(Gpu(index=0, name="g", memory_total_mib=24576),),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

@@ -95,8 +95,11 @@ class Stage:
             slots=told["slots"],
             in_flight=tuple(InFlight(attempt_id=a, model=MODEL) for a in attempts),
         )
-        self.note(self.core.on_load(LoadUpdate(**({f: getattr(update, f) for f in update.__struct_fields__} | changes)),
-                                    self.now))  # fmt: skip
+        self.note(
+            self.core.on_load(
+                LoadUpdate(**({f: getattr(update, f) for f in update.__struct_fields__} | changes)), self.now
+            )
+        )
 
     def ask(self, request_id: str, *, name: str = MODEL, prompt: int = 100, **more: Any) -> str:
         """The node that a request is granted on; empty when it waits or is refused."""

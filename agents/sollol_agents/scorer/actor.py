@@ -125,9 +125,13 @@ class Scorer(Actor[ScorerConfig]):
         await self.own(self._saved)
         await self.register(
             "Decides which request starts where and when; one is in office.",
-            endpoints={"grant": subjects.GRANT, "route": subjects.SCORER_ROUTE, "nodes": subjects.NODES,
-                       "models": subjects.MODELS},
-        )  # fmt: skip
+            endpoints={
+                "grant": subjects.GRANT,
+                "route": subjects.SCORER_ROUTE,
+                "nodes": subjects.NODES,
+                "models": subjects.MODELS,
+            },
+        )
         await self._operators.follow()
         self.spawn(self._lease.run(), name="lease")
         self.spawn(self._saved.run(), name="save what is learnt")
@@ -210,8 +214,9 @@ class Scorer(Actor[ScorerConfig]):
                 log.warning("ignored a message on %s: %s", msg.subject, error, extra={"action": "bad_message"})
                 return
             if getattr(value, "node_id", "") != subjects.last_token(msg.subject):
-                log.warning("ignored a message on %s that speaks for another", msg.subject,
-                            extra={"action": "wrong_subject"})  # fmt: skip
+                log.warning(
+                    "ignored a message on %s that speaks for another", msg.subject, extra={"action": "wrong_subject"}
+                )
                 return
             self._carry_out(take(value, time.monotonic()))
 
@@ -332,13 +337,23 @@ class Scorer(Actor[ScorerConfig]):
             case DecisionEvent():
                 self._told.add(effect)
             case NodeEvent():
-                log.info("node %s is %s: %s", effect.node_id, effect.state, effect.reason,
-                         extra={"action": "node_state", "node_id": effect.node_id})  # fmt: skip
+                log.info(
+                    "node %s is %s: %s",
+                    effect.node_id,
+                    effect.state,
+                    effect.reason,
+                    extra={"action": "node_state", "node_id": effect.node_id},
+                )
                 event = msgspec.structs.replace(effect, at=instant(datetime.now(UTC)))
                 self.bus.publish(subjects.NODE_EVENT.of(effect.node_id, effect.state), encode(event))
             case BreakerEvent():
-                log.warning("breaker of %s %s is %s", effect.node_id, effect.model, effect.state,
-                            extra={"action": "breaker", "node_id": effect.node_id})  # fmt: skip
+                log.warning(
+                    "breaker of %s %s is %s",
+                    effect.node_id,
+                    effect.model,
+                    effect.state,
+                    extra={"action": "breaker", "node_id": effect.node_id},
+                )
                 breaker = msgspec.structs.replace(effect, at=instant(datetime.now(UTC)))
                 self.bus.publish(subjects.BREAKER_EVENT.of(effect.node_id, effect.state), encode(breaker))
 

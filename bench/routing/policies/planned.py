@@ -58,9 +58,13 @@ class PlannedPolicy:
         for wanted in self._preloader.decide(self.core, self.world.time.now):
             self.preloads += 1
             empty = Request(
-                number=-1, arrival_s=self.world.time.now, model=MODELS[wanted.model], task="load",
-                prompt_tokens=1, output_tokens=0,
-            )  # fmt: skip
+                number=-1,
+                arrival_s=self.world.time.now,
+                model=MODELS[wanted.model],
+                task="load",
+                prompt_tokens=1,
+                output_tokens=0,
+            )
             job = Job(empty, f"load-{self.preloads}", _ignored, keep_alive_s=wanted.keep_alive_s)
             self.world.by_name[wanted.node_id].submit(job)
 

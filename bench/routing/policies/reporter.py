@@ -99,11 +99,18 @@ class Reporter:
         free_mib = max(0.0, (spec.memory_gb - sum(m.memory_gb for m in held)) * _GB / _MIB + 200.0)
         total_mib = spec.memory_gb * _GB / _MIB + 200.0
         gpus = (
-            (Gpu(index=0, name=spec.gpu_name, memory_total_mib=total_mib, memory_used_mib=total_mib - free_mib,
-                 memory_free_mib=free_mib),)
+            (
+                Gpu(
+                    index=0,
+                    name=spec.gpu_name,
+                    memory_total_mib=total_mib,
+                    memory_used_mib=total_mib - free_mib,
+                    memory_free_mib=free_mib,
+                ),
+            )
             if spec.has_gpu
             else ()
-        )  # fmt: skip
+        )
         return Telemetry(
             node_id=machine.name,
             instance=machine.name,

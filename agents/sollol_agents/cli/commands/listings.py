@@ -87,8 +87,18 @@ def reliability(
 def show_nodes(reply: NodesReply) -> None:
     """The nodes as a table, and one line about the fleet."""
     headings: tuple[str, ...] = (
-        "NODE", "STATE", "ENGINE", "BUSY", "GPU", "VRAM FREE", "LOAD", "RAM FREE", "LOADED", "SUCCESS", "SEEN",
-    )  # fmt: skip
+        "NODE",
+        "STATE",
+        "ENGINE",
+        "BUSY",
+        "GPU",
+        "VRAM FREE",
+        "LOAD",
+        "RAM FREE",
+        "LOADED",
+        "SUCCESS",
+        "SEEN",
+    )
     numbers = ("BUSY", "VRAM FREE", "LOAD", "RAM FREE", "SUCCESS", "SEEN")
     rows = [_node_row(view) for view in reply.nodes]
     if any(_notes(view) for view in reply.nodes):
@@ -198,6 +208,18 @@ def _show_reliability(reply: ReliabilityReply) -> None:
                 seconds(entry.up_for_s) if entry.up_for_s is not None else "-",
             )
         )
-    headings = ("NODE", "MODEL", "ATTEMPTS", "SUCCESS", "PROVEN", "FAILED", "TIMEOUTS", "HOW", "MEDIAN",
-                "DISPERSION", "UPTIME", "UP FOR")  # fmt: skip
+    headings = (
+        "NODE",
+        "MODEL",
+        "ATTEMPTS",
+        "SUCCESS",
+        "PROVEN",
+        "FAILED",
+        "TIMEOUTS",
+        "HOW",
+        "MEDIAN",
+        "DISPERSION",
+        "UPTIME",
+        "UP FOR",
+    )
     show_table(headings, rows, numbers=tuple(h for h in headings if h not in ("NODE", "MODEL", "HOW")))

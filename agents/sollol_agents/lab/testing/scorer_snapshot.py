@@ -27,10 +27,11 @@ def snapshot(core: SchedulerCore) -> dict[str, Any]:
             "settings": msgspec.to_builtins(core.config),
             "waiting": [w.request_id for w in sorted(core.waiting, key=lambda w: (w.priority == 0, w.key))],
             "demand": {model: _rounded(rate, at) for model, rate, at in sorted(core.demand.rates())},
-            "unconfirmed": sorted(a.attempt_id for n in _sorted_nodes(core) for a in n.attempts.values()
-                                  if not a.is_confirmed),
+            "unconfirmed": sorted(
+                a.attempt_id for n in _sorted_nodes(core) for a in n.attempts.values() if not a.is_confirmed
+            ),
         },
-    }  # fmt: skip
+    }
 
 
 def canonical_bytes(facts: dict[str, Any]) -> bytes:

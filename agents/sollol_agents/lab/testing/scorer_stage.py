@@ -43,8 +43,13 @@ def loaded(name: str = MODEL, size_gb: float = 5.5) -> LoadedModel:
 
 def gpu(name: str = "RTX 3090", total_gb: float = 24.0, free_gb: float = 18.0) -> Gpu:
     """A card."""
-    return Gpu(index=0, name=name, memory_total_mib=total_gb * 1024, memory_free_mib=free_gb * 1024,
-               memory_used_mib=(total_gb - free_gb) * 1024)  # fmt: skip
+    return Gpu(
+        index=0,
+        name=name,
+        memory_total_mib=total_gb * 1024,
+        memory_free_mib=free_gb * 1024,
+        memory_used_mib=(total_gb - free_gb) * 1024,
+    )
 
 
 class Fleet:

@@ -20,11 +20,9 @@ from sollol_schemas.telemetry import InstalledModel, NodeState
 
 Reason = RejectionReason
 
-CONSTRAINTS = frozenset({Reason.TOO_LITTLE_VRAM, Reason.NOT_RELIABLE_ENOUGH, Reason.NOT_CPU,
-                         Reason.NOT_CHOSEN_NODE})  # fmt: skip
+CONSTRAINTS = frozenset({Reason.TOO_LITTLE_VRAM, Reason.NOT_RELIABLE_ENOUGH, Reason.NOT_CPU, Reason.NOT_CHOSEN_NODE})
 """Reasons that the caller asked for; `soft` lifts them."""
-TRANSIENT = frozenset({Reason.DOWN, Reason.SUSPECT, Reason.ENGINE_UNREACHABLE, Reason.BREAKER_OPEN,
-                       Reason.DRAINING})  # fmt: skip
+TRANSIENT = frozenset({Reason.DOWN, Reason.SUSPECT, Reason.ENGINE_UNREACHABLE, Reason.BREAKER_OPEN, Reason.DRAINING})
 """Reasons that may pass by themselves; patient work waits for it."""
 
 _GIB = 1024.0**3

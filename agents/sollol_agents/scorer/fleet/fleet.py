@@ -213,8 +213,12 @@ class Fleet:
 
     def _join(self, telemetry: Telemetry, now: float, change: FleetChange) -> Node | None:
         if len(self.nodes) >= _NODES_MAX:
-            log.warning("node %s ignored: %d nodes are the limit", telemetry.node_id, len(self.nodes),
-                        extra={"action": "node_ignored"})  # fmt: skip
+            log.warning(
+                "node %s ignored: %d nodes are the limit",
+                telemetry.node_id,
+                len(self.nodes),
+                extra={"action": "node_ignored"},
+            )
             return None
         node = self.nodes[telemetry.node_id] = Node(telemetry, now, self._versions)
         node.breakers = Breakers(self._rules)

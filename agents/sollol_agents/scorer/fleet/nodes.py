@@ -133,8 +133,9 @@ class Node:
         budget = budget_of(telemetry)
         if any(r.is_loading for r in self.residents.by_name.values()):
             # Half of a load shows as used memory of no model: the budget seems smaller than it is.
-            budget = Budget(max(budget.vram_bytes, self.budget.vram_bytes),
-                            max(budget.ram_bytes, self.budget.ram_bytes))  # fmt: skip
+            budget = Budget(
+                max(budget.vram_bytes, self.budget.vram_bytes), max(budget.ram_bytes, self.budget.ram_bytes)
+            )
         self.budget = budget
         self._report_slots(telemetry.slots, telemetry.is_draining, max_slots)
 

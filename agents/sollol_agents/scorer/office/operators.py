@@ -89,8 +89,12 @@ class Operators:
     async def _adopt(self, chosen: StrategyRequest) -> None:
         await asyncio.to_thread(prepare, chosen.strategy or "")  # imports what brings it
         if steering.apply(chosen, self._core):
-            log.info("decides by %s with %s", self._core.strategy, steering.settings_of(self._core),
-                     extra={"action": "strategy"})  # fmt: skip
+            log.info(
+                "decides by %s with %s",
+                self._core.strategy,
+                steering.settings_of(self._core),
+                extra={"action": "strategy"},
+            )
 
     def _on_reset(self, msg: Msg) -> None:
         """What the scorer in office or the recorder forgot, the others forget too."""

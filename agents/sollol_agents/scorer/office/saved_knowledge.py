@@ -101,8 +101,9 @@ class SavedKnowledge(Part):
             if await self._write(learned):
                 self._saved = content
         except (NoResponders, JetStreamRefused) as error:
-            log.warning("what was learnt is not saved, the bucket is made again: %s", error,
-                        extra={"action": "learned_save"})  # fmt: skip
+            log.warning(
+                "what was learnt is not saved, the bucket is made again: %s", error, extra={"action": "learned_save"}
+            )
             await self._make_bucket()
         except (BusError, PayloadTooLarge) as error:
             log.warning("what was learnt is not saved: %s", error, extra={"action": "learned_save"})
@@ -142,8 +143,12 @@ class SavedKnowledge(Part):
         self._revision = entry.revision
         age_s = max(0.0, _unix_s() - learned.saved_at_unix_s)
         take_up(self._core, learned, time.monotonic(), age_s)
-        log.info("took up what was learnt of %d nodes %.0f s ago", len(learned.nodes), age_s,
-                 extra={"action": "learned_restore"})  # fmt: skip
+        log.info(
+            "took up what was learnt of %d nodes %.0f s ago",
+            len(learned.nodes),
+            age_s,
+            extra={"action": "learned_restore"},
+        )
         return True
 
     async def consult_recorder(self) -> None:
