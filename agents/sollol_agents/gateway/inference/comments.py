@@ -14,7 +14,7 @@ from sollol_bus.parts import Spawn
 log = logging.getLogger(__name__)
 
 
-class Waiting:
+class Comments:
     """The comments of one request; a stream alone gets some.
 
     Args:

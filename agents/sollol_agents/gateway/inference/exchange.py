@@ -16,7 +16,7 @@ from sollol_agents.gateway.http.errors import EVENT_HEADERS, EVENTS, JSON, NDJSO
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.http.reply import Reply
 from sollol_agents.gateway.inference import native, tracing
-from sollol_agents.gateway.inference.comments import Waiting
+from sollol_agents.gateway.inference.comments import Comments
 from sollol_agents.gateway.inference.event_relay import EventRelay
 from sollol_agents.gateway.inference.request import HttpRequest
 from sollol_agents.requests.answers import joined
@@ -65,7 +65,7 @@ class Exchange:
         self._metrics = metrics
         self._keep_alive_s = keep_alive_s
         self._spawn = spawn
-        self._waiting: Waiting | None = None
+        self._comments: Comments | None = None
         self._first_at: float | None = None
         self._began = time.perf_counter()
         self._rest = b""
@@ -91,11 +91,11 @@ class Exchange:
         if not request.is_native:
             told = routing_headers.told(None, call.request_id)
             after_s = self._keep_alive_s
-            self._waiting = Waiting(request, self._reply, told, after_s=after_s, spawn=self._spawn)
+            self._comments = Comments(request, self._reply, told, after_s=after_s, spawn=self._spawn)
             try:
                 await self._passthrough()
             finally:
-                await self._waiting.end()
+                await self._comments.end()
         elif request.kind is not RequestKind.EMBED and request.wants_stream:
             await self._lines()
         else:
@@ -146,8 +146,8 @@ class Exchange:
         async for msg in call:
             data = b"".join([msg.data, *(one.data for one in call.take_ready())])
             if self._first_at is None:
-                if self._waiting is not None:
-                    await self._waiting.end()
+                if self._comments is not None:
+                    await self._comments.end()
                 self._note_first()
                 content_type = _content_type(call)
                 if EVENTS in content_type or reply.status:

@@ -85,7 +85,7 @@ class Inference:
         exchange = Exchange(request, reply, self._metrics, keep_alive_s=self._config.keep_alive_s, spawn=self._spawn)
         exchange.span = tracing.begin(self._bus.tracer, request)
         try:
-            call = self._call(request)
+            call = self._admitted(request)
         except SollolError as error:
             await exchange.fail(error)
             self._metrics.refused(request.label, reply.status)
@@ -115,8 +115,7 @@ class Inference:
                 async with call:
                     await exchange.run(call)
             except SollolError as error:
-                left_s = request.deadline_s - call.age_s
-                if not more or left_s <= 0 or not exchange.may_try_again(error):
+                if not more or call.age_s >= request.deadline_s or not exchange.may_try_again(error):
                     raise
                 log.info(
                     "request %s begins anew: %s",
@@ -124,24 +123,11 @@ class Inference:
                     error,
                     extra={"action": "request_renewed", "request_id": call.request_id},
                 )
-                call = self.active[call.request_id] = self._again(request, call, left_s)
+                call = self.active[call.request_id] = self._call(request, call)
             else:
                 return
 
-    def _again(self, request: HttpRequest, call: Call, left_s: float) -> Call:
-        return Call(
-            self._bus,
-            _SUBJECTS[request.kind],
-            request.body,
-            headers=request.headers,
-            deadline_s=left_s,
-            request_id=call.request_id,
-            max_unread_bytes=self._limits.unread_bytes,
-            resends=call.resends + 1,
-            waited_s=call.age_s,
-        )
-
-    def _call(self, request: HttpRequest) -> Call:
+    def _admitted(self, request: HttpRequest) -> Call:
         """The call for a request.
 
         Raises:
@@ -151,12 +137,19 @@ class Inference:
             raise QueueFull(f"this gateway serves {len(self.active)} requests already; try again later")
         if request.request_id is not None and request.request_id in self.active:
             raise Conflict(f"request id {request.request_id} is in use")
+        return self._call(request)
+
+    def _call(self, request: HttpRequest, broken: Call | None = None) -> Call:
+        """A call, in place of one that broke off under its id and with its age if there was one."""
+        waited_s = broken.age_s if broken is not None else 0.0
         return Call(
             self._bus,
             _SUBJECTS[request.kind],
             request.body,
             headers=request.headers,
-            deadline_s=request.deadline_s,
-            request_id=request.request_id,
+            deadline_s=request.deadline_s - waited_s,
+            request_id=broken.request_id if broken is not None else request.request_id,
             max_unread_bytes=self._limits.unread_bytes,
+            resends=broken.resends + 1 if broken is not None else 0,
+            waited_s=waited_s,
         )
