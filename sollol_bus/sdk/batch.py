@@ -1,38 +1,58 @@
-"""A batch of jobs: submitted ahead of need, answered in order, and resumed where it was left.
+"""A batch of jobs: submitted ahead of need, answered in order, stopped early, and resumed where it was left.
 
 The id of a batch and the number of an item make the job's id. A batch that is started again under its id therefore
-finds what is done already, and nothing is done twice.
+finds what is done already, and nothing is done twice. An outage is waited out, longer after each failure, and not for
+ever: whoever owns the batch decides whether to begin anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import logging
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 
 import msgspec
 
-from sollol_bus.errors import BadRequest
+from sollol_bus.errors import ActorStopped, BadRequest, BusError, Conflict, ConnectionLost, QueueFull, SollolError
 from sollol_bus.sdk.jobs import JobAnswer, JobCalls
 from sollol_bus.transport.messages import Msg
+from sollol_bus.waiting import happens
 from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorCode
 from sollol_schemas.ids import is_request_id
 from sollol_schemas.jobs import TERMINAL, Job, JobState
 from sollol_schemas.routing import PRIORITY_NAMES
 
+log = logging.getLogger(__name__)
+
 _POLL_S = 2.0
+_FIRST_RETRY_S = 0.5
+_LAST_RETRY_S = 30.0
+_RETRIES = 10
+_BLOCK = 256
 _DIGITS = 8
 _ENDS = frozenset(state.value for state in TERMINAL)
+_PASSING = (BusError, ConnectionLost, ActorStopped, QueueFull)
+"""Errors that say nothing about the jobs themselves."""
+_RNG = random.Random()
 
 
 class BatchProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a batch is."""
 
-    total: int
     submitted: int
     ended: int
     """Jobs that are over, whether well or not."""
     failed: int
     """Of those, jobs that have no answer."""
+
+
+def retry_delays(rng: random.Random) -> Iterator[float]:
+    """Seconds to wait before each of ten further tries: half a second, then twice as long up to half a minute."""
+    for tries in range(_RETRIES):
+        yield min(_LAST_RETRY_S, _FIRST_RETRY_S * 2.0**tries) * rng.uniform(0.75, 1.25)
 
 
 class Batch:
@@ -41,30 +61,33 @@ class Batch:
     Args:
         client: The client.
         batch_id: 1 to 40 characters of a job's id; the same for a batch that is resumed.
-        jobs: The jobs, in order; their order must not change when the batch is resumed.
         priority: Of every job; `batch` by default.
         ahead: Jobs submitted beyond the last answer that was taken.
+        rng: Spreads the tries of many batches.
     """
 
     def __init__(
         self,
         client: JobCalls,
         batch_id: str,
-        jobs: Sequence[Job],
         *,
         priority: int = PRIORITY_NAMES["batch"],
         ahead: int = 2000,
+        rng: random.Random = _RNG,
     ) -> None:
         if not is_request_id(f"{batch_id}-{'0' * _DIGITS}"):
             raise BadRequest(f"not a batch id: {batch_id[:80]!r}")
         self.batch_id = batch_id
         self._client = client
-        self._jobs = jobs
         self._priority = priority
         self._ahead = ahead
+        self._block = max(1, min(_BLOCK, ahead // 2))
+        self._rng = rng
         self._submitted = 0
         self._ended: dict[int, bool] = {}
+        self._fresh: set[int] = set()
         self._news = asyncio.Event()
+        self._stop_asked = asyncio.Event()
 
     def job_id(self, index: int) -> str:
         """The id of one of its jobs."""
@@ -74,50 +97,109 @@ class Batch:
     def progress(self) -> BatchProgress:
         """How far it is."""
         failed = sum(not is_done for is_done in self._ended.values())
-        return BatchProgress(total=len(self._jobs), submitted=self._submitted, ended=len(self._ended), failed=failed)
+        return BatchProgress(submitted=self._submitted, ended=len(self._ended), failed=failed)
 
-    async def answers(self, first: int = 0) -> AsyncIterator[tuple[int, JobAnswer]]:
-        """Every job's number and how it ended, in order, from number `first` on.
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no more jobs are submitted."""
+        return self._stop_asked.is_set()
+
+    def stop(self) -> None:
+        """Submits no more jobs and cancels those that have not ended; the answers go on to the last job."""
+        self._stop_asked.set()
+        self._news.set()
+
+    async def answers(
+        self, jobs: Iterable[tuple[int, Job]] | AsyncIterator[tuple[int, Job]]
+    ) -> AsyncGenerator[tuple[int, JobAnswer | None], None]:
+        """Every job's number and how it ended, in order; None for a job that there is none of after a stop.
+
+        Args:
+            jobs: The jobs with their numbers; these must not change when the batch is resumed.
 
         Raises:
-            SollolError: The queue refuses jobs, or is not there.
+            SollolError: A job is refused, or what is needed has been away for minutes.
         """
-        self._submitted = first
-        self._ended = dict.fromkeys(range(first), True)
+        waiting: deque[tuple[int, Job]] = deque()
         subscription = self._client.bus.subscribe(subjects.JOB_EVENT.all, self._on_event)
         try:
-            for index in range(first, len(self._jobs)):
-                await self._submit_up_to(index)
-                answer = await self._end_of(index)
-                self._ended[index] = answer.state is JobState.DONE
-                yield index, answer
+            async for block in _blocks(jobs, self._block):
+                await self._submit(block)
+                waiting += block
+                while len(waiting) > self._ahead - self._block:
+                    yield await self._end_of(*waiting.popleft())
+            while waiting:
+                yield await self._end_of(*waiting.popleft())
         finally:
             subscription.unsubscribe()
 
-    async def _submit_up_to(self, index: int) -> None:
-        """Keeps at least half of `ahead` jobs submitted."""
-        if self._submitted >= len(self._jobs) or self._submitted - index > self._ahead // 2:
-            return
-        upper = min(len(self._jobs), index + self._ahead)
-        numbers = range(self._submitted, upper)
-        await self._client.submit_many(((self.job_id(n), self._jobs[n]) for n in numbers), priority=self._priority)
-        self._submitted = upper
+    async def _submit(self, block: list[tuple[int, Job]]) -> None:
+        jobs = [(self.job_id(index), job) for index, job in block]
+        delays = retry_delays(self._rng)
+        while not self.is_stopped:
+            try:
+                await self._client.submit_many(jobs, priority=self._priority)
+            except _PASSING as error:
+                await self._hold(error, delays)
+            else:
+                self._submitted += len(jobs)
+                return
 
-    async def _end_of(self, index: int) -> JobAnswer:
+    async def _end_of(self, index: int, job: Job) -> tuple[int, JobAnswer | None]:
+        """The job's number and how it ended; one that is lost is submitted again, unless the batch is stopped."""
+        delays, was_lost = retry_delays(self._rng), False
         while True:
-            self._news.clear()
-            answer = await self._client.answer_if_ended(self.job_id(index))
-            if answer is not None:
-                return answer
+            self._fresh.discard(index)
+            try:
+                answer = await self._now(index)
+            except _PASSING as error:
+                await self._hold(error, delays)
+                continue
+            except SollolError as error:
+                if error.body.code is not ErrorCode.UNKNOWN_JOB:
+                    raise
+                if self.is_stopped:
+                    return index, None
+                if was_lost:
+                    await self._hold(error, delays)
+                was_lost = True
+                await self._submit([(index, job)])
+                continue
+            if answer.state in TERMINAL:
+                self._ended[index] = answer.state is JobState.DONE
+                return index, answer
+            delays = retry_delays(self._rng)
             await self._until_ended(index)
+
+    async def _now(self, index: int) -> JobAnswer:
+        """What is known about a job, which is cancelled first when the batch is stopped."""
+        if self.is_stopped:
+            try:
+                await self._client.cancel_job(self.job_id(index))
+            except Conflict as error:
+                log.debug("job %s has ended: %s", self.job_id(index), error)
+        return await self._client.job_answer(self.job_id(index))
+
+    async def _hold(self, error: SollolError, delays: Iterator[float]) -> None:
+        """Waits before the next try, less when the batch is stopped meanwhile; raises the error after the last."""
+        delay_s = next(delays, None)
+        if delay_s is None:
+            raise error
+        log.info("%s: trying again: %s", self.batch_id, error, extra={"action": "batch_retry"})
+        if self.is_stopped:
+            await asyncio.sleep(delay_s)
+        else:
+            await happens(self._stop_asked, delay_s)
 
     async def _until_ended(self, index: int) -> None:
         """Returns when the job is said to be over, or after a while: its event may have been lost in an outage."""
         try:
             async with asyncio.timeout(_POLL_S):
-                while index not in self._ended:
+                while index not in self._fresh:
                     self._news.clear()
                     await self._news.wait()
+                    if self.is_stopped:
+                        return
         except TimeoutError:
             return
 
@@ -126,4 +208,23 @@ class Batch:
         batch_id, _, number = job_id.rpartition("-")
         if batch_id == self.batch_id and news in _ENDS and number.isdigit():
             self._ended[int(number)] = news == JobState.DONE.value
+            self._fresh.add(int(number))
             self._news.set()
+
+
+async def _blocks(
+    jobs: Iterable[tuple[int, Job]] | AsyncIterator[tuple[int, Job]], size: int
+) -> AsyncIterator[list[tuple[int, Job]]]:
+    block: list[tuple[int, Job]] = []
+    async for item in jobs if isinstance(jobs, AsyncIterator) else _each(jobs):
+        block.append(item)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+async def _each(jobs: Iterable[tuple[int, Job]]) -> AsyncIterator[tuple[int, Job]]:
+    for job in jobs:
+        yield job

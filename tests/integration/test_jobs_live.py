@@ -298,12 +298,12 @@ async def test_ended_jobs_are_forgotten_on_request(tmp_path: Path) -> None:
 async def test_a_batch_answers_in_order_and_does_nothing_twice_when_it_is_resumed(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         jobs = [make_job({"model": MODEL, "prompt": f"count down from {n % 7}"}) for n in range(60)]
-        stopped = Batch(s.client, "b", jobs, ahead=20)
-        async for index, _ in stopped.answers():
+        stopped = Batch(s.client, "b", ahead=20)
+        async for index, _ in stopped.answers(enumerate(jobs)):
             if index == 10:
                 break
-        resumed = Batch(s.client, "b", jobs, ahead=20)
-        texts = [(index, answer.text) async for index, answer in resumed.answers()]
+        resumed = Batch(s.client, "b", ahead=20)
+        texts = [(index, answer.text) async for index, answer in resumed.answers(enumerate(jobs)) if answer is not None]
         assert [index for index, _ in texts] == list(range(60))
         assert [text.split() for _, text in texts] == [[str(m) for m in range(n % 7 - 1, -1, -1)] for n in range(60)]
         assert (resumed.progress.ended, resumed.progress.failed) == (60, 0)

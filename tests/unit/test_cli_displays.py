@@ -10,7 +10,6 @@ from sollol_agents.cli.commands.batch import PlainDisplay
 from sollol_agents.cli.commands.doctor import Finding, Level, without_need
 from sollol_agents.cli.commands.jobs_views import show_jobs, show_status
 from sollol_agents.cli.commands.listings import show_nodes, show_stats
-from sollol_bus.sdk.batch import BatchProgress
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobListReply, JobState, JobStatus
 from sollol_schemas.queries import GroupStats, NodesReply, NodeView, StatsReply
@@ -73,5 +72,5 @@ def test_a_long_error_is_seen_to_be_cut(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_batch_ends_with_one_line_however_fast_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     with PlainDisplay(3) as display:
         for _ in range(3):
-            display.update(BatchProgress(total=3, submitted=3, ended=3, failed=0), 0)
+            display.update(3, 0)
     assert capsys.readouterr().err.count("3 of 3, 0 failed") == 1

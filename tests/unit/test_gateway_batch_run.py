@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+import random
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, cast
 
 import msgspec
+import pytest
+from nats.aio.client import Client
 
 from sollol_agents.gateway.batches.run import BatchRun, Desk, Limits
 from sollol_agents.gateway.batches.store import Contents, Records
 from sollol_agents.gateway.batches.workers import Keeper
 from sollol_agents.gateway.jobs import GatewayJobs
-from sollol_bus.errors import error_from
-from sollol_bus.sdk.jobs import JobAnswer
+from sollol_bus.errors import Conflict, RequestTimedOut, error_from
+from sollol_bus.sdk.batch import Batch, retry_delays
+from sollol_bus.sdk.job_making import make_job
+from sollol_bus.sdk.jobs import JobAnswer, JobCalls
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg
+from sollol_schemas import subjects
 from sollol_schemas.batches import BatchRecord, BatchState, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
@@ -90,23 +97,44 @@ class _Batches:
         return [(self.standing, self.revision)]
 
 
+class _Bus:
+    """Passes on what is said to whoever listens."""
+
+    def __init__(self) -> None:
+        self.handlers: list[Callable[[Msg], None]] = []
+
+    def subscribe(self, _subject: str, handler: Callable[[Msg], None]) -> _Bus:
+        self.handlers.append(handler)
+        return self
+
+    def unsubscribe(self) -> None:
+        self.handlers.clear()
+
+
 class _Jobs:
     """Jobs that end when the test says so."""
 
     def __init__(self) -> None:
-        self.may_end = asyncio.Event()
+        self.bus = _Bus()
+        self.state = JobState.RUNNING
+
+    def end(self, state: JobState = JobState.DONE) -> None:
+        self.state = state
+        for handler in self.bus.handlers:
+            handler(Msg(cast("Client", None), subject=subjects.JOB_EVENT.of("batch_1-0", state.value)))
 
     async def submit_many(self, *_jobs: object, priority: int) -> None:
         del priority
 
-    async def job_end(self, job_id: str) -> JobAnswer:
-        await self.may_end.wait()
-        result = JobResult(job_id=job_id, state=JobState.DONE, body=msgspec.Raw(b"{}"))
-        status = JobStatus(job_id=job_id, state=JobState.DONE)
-        return JobAnswer(job_id=job_id, state=JobState.DONE, status=status, result=result)
+    async def job_answer(self, job_id: str) -> JobAnswer:
+        body = msgspec.Raw(b"{}")
+        result = JobResult(job_id=job_id, state=JobState.DONE, body=body) if self.state is JobState.DONE else None
+        status = JobStatus(job_id=job_id, state=self.state)
+        return JobAnswer(job_id=job_id, state=self.state, status=status, result=result)
 
     async def cancel_job(self, _job_id: str) -> None:
-        return
+        if self.state is not JobState.RUNNING:
+            raise Conflict("it has ended")
 
 
 def batch() -> BatchRecord:
@@ -142,7 +170,7 @@ async def test_a_sign_of_life_never_takes_a_batch_back_to_an_earlier_state() -> 
             await asyncio.sleep(0)
         batches.is_let_through.set()
         await batches.is_rewritten.wait()
-        jobs.may_end.set()
+        jobs.end()
         await work
         watch.cancel()
     assert {record.state for record in batches.written} == {
@@ -163,7 +191,7 @@ async def test_a_batch_that_is_cancelled_stays_cancelling_until_it_is_cancelled(
         batches.standing = batches.standing.into(BatchState.CANCELLING, 50)
         batches.revision += 1
         batches.is_let_through.set()
-        jobs.may_end.set()
+        jobs.end()
         await work
         watch.cancel()
     assert {record.state for record in batches.written} == {BatchState.CANCELLING, BatchState.CANCELLED}
@@ -194,7 +222,6 @@ class _LostJob(_Jobs):
         self.run: BatchRun | None = None
         self._batches = batches
         self._submissions = 0
-        self._is_asked_to_cancel = asyncio.Event()
 
     async def submit_many(self, *_jobs: object, priority: int) -> None:
         del priority
@@ -203,20 +230,15 @@ class _LostJob(_Jobs):
             self._batches.standing = self._batches.standing.into(BatchState.CANCELLING, 50)
             self._batches.revision += 1
             self.run.poke()
-            await self._is_asked_to_cancel.wait()
+            await self._batches.is_rewritten.wait()
 
-    async def job_end(self, job_id: str) -> JobAnswer:
+    async def job_answer(self, job_id: str) -> JobAnswer:
         if self._submissions < 2:
             raise error_from(ErrorBody(code=ErrorCode.UNKNOWN_JOB, message="lost"))
-        await self.may_end.wait()
-        status = JobStatus(job_id=job_id, state=JobState.CANCELLED)
-        return JobAnswer(job_id=job_id, state=JobState.CANCELLED, status=status, result=None)
+        return await super().job_answer(job_id)
 
     async def cancel_job(self, _job_id: str) -> None:
-        if not self._is_asked_to_cancel.is_set():
-            self._is_asked_to_cancel.set()
-            raise error_from(ErrorBody(code=ErrorCode.UNKNOWN_JOB, message="not there yet"))
-        self.may_end.set()
+        self.end(JobState.CANCELLED)
 
 
 async def test_a_job_that_was_submitted_again_while_its_batch_was_cancelled_is_cancelled_too() -> None:
@@ -227,4 +249,55 @@ async def test_a_job_that_was_submitted_again_while_its_batch_was_cancelled_is_c
         watch = group.create_task(run.watch())
         await run.run()
         watch.cancel()
-    assert batches.standing.state is BatchState.CANCELLED
+    assert (batches.standing.state, jobs.state) == (BatchState.CANCELLED, JobState.CANCELLED)
+
+
+class _OtherJob(_Jobs):
+    """Another job is known under the batch's id."""
+
+    async def submit_many(self, *_jobs: object, priority: int) -> None:
+        del priority
+        raise Conflict("job batch_1-0 exists with another body")
+
+
+async def test_a_batch_whose_jobs_are_refused_says_so_at_once() -> None:
+    batches = _Batches(batch(), BatchState.FINALIZING)
+    await at_work(batches, _OtherJob()).run()
+    assert batches.standing.state is BatchState.FAILED
+    assert [(problem.code, problem.message) for problem in batches.standing.problems] == [
+        ("job_refused", "job batch_1-0 exists with another body")
+    ]
+
+
+class _Unreachable(_Jobs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tried = 0
+
+    async def submit_many(self, *_jobs: object, priority: int) -> None:
+        del priority
+        self.tried += 1
+        raise RequestTimedOut("the queue does not answer")
+
+
+class _NoDelay(random.Random):
+    """Spreads every wait to nothing."""
+
+    def uniform(self, a: float, b: float) -> float:
+        del a, b
+        return 0.0
+
+
+async def test_a_queue_that_does_not_answer_is_tried_a_bounded_number_of_times() -> None:
+    jobs = _Unreachable()
+    work = Batch(cast("JobCalls", jobs), "batch_1", rng=_NoDelay())
+    with pytest.raises(RequestTimedOut):
+        await anext(work.answers([(0, make_job({"model": "m", "prompt": "x"}))]))
+    assert jobs.tried == 11
+
+
+def test_each_try_waits_about_twice_as_long_as_the_one_before_up_to_half_a_minute() -> None:
+    waits = list(retry_delays(random.Random(1)))
+    assert len(waits) == 10
+    assert all(0.375 * 2**n <= wait <= 0.625 * 2**n for n, wait in enumerate(waits[:6]))
+    assert all(22.5 <= wait <= 37.5 for wait in waits[6:])

@@ -13,7 +13,7 @@ from sollol_agents.cli.commands.batch_files import AnswerFile, Item, batch_id_of
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, note, seconds, show_json
 from sollol_agents.cli.settings import of_commands
-from sollol_bus.sdk.batch import Batch, BatchProgress
+from sollol_bus.sdk.batch import Batch
 from sollol_bus.sdk.jobs import priority_of
 from sollol_bus.transport.connection import BusConfig
 
@@ -50,8 +50,7 @@ def run(
             if written.lines:
                 note(f"{written.lines} of {len(items)} answers are there already")
             async with running.connected(bus) as client:
-                all_jobs = [item.job for item in items]
-                work = Batch(client, batch_id, all_jobs, priority=number, ahead=max(1, ahead))
+                work = Batch(client, batch_id, priority=number, ahead=max(1, ahead))
                 failed = await _run(work, items, written)
         if json_:
             show_json({"batch_id": batch_id, "total": len(items), "failed": failed, "answers": str(answers)})
@@ -64,11 +63,14 @@ async def _run(work: Batch, items: list[Item], written: AnswerFile) -> int:
     """How many requests have no answer."""
     failed = written.failed
     with progress_display(len(items)) as display:
-        async for index, answer in work.answers(written.lines):
+        already = written.lines
+        jobs = [(index, item.job) for index, item in enumerate(items)][already:]
+        async for index, answer in work.answers(jobs):
+            assert answer is not None  # only a batch that is stopped gives up jobs
             line, is_ok = output_line(items[index], answer)
             written.write(line)
             failed += not is_ok
-            display.update(work.progress, failed)
+            display.update(already + work.progress.ended, failed)
     return failed
 
 
@@ -87,12 +89,12 @@ class PlainDisplay:
         if self._ended:
             self._tell(time.monotonic())
 
-    def update(self, progress: BatchProgress, failed: int) -> None:
+    def update(self, ended: int, failed: int) -> None:
         """Tells how far it is, when that was not told a moment ago."""
         now = time.monotonic()
         if not self._ended:
-            self._first = progress.ended - 1
-        self._ended, self._failed = progress.ended, failed
+            self._first = ended - 1
+        self._ended, self._failed = ended, failed
         if now - self._told_mono_s >= _LINE_EVERY_S and self._ended < self._total:
             self._tell(now)
 
@@ -137,12 +139,12 @@ class BarDisplay:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def update(self, progress: BatchProgress, failed: int) -> None:
+    def update(self, ended: int, failed: int) -> None:
         """Moves the bar."""
         speed = self._bar.tasks[0].speed
         self._bar.update(
             self._task,
-            completed=progress.ended,
+            completed=ended,
             rate=f"{speed:.1f}/s" if speed else "",
             failed=f"[red]{failed} failed[/red]" if failed else "",
         )

@@ -21,18 +21,18 @@ from sollol_agents.gateway.batches.lines import Checked, Line, Splitter, Unusabl
 from sollol_agents.gateway.batches.records import OUTPUT_PURPOSE
 from sollol_agents.gateway.batches.store import Contents, Records, Writer
 from sollol_agents.gateway.jobs import GatewayJobs
-from sollol_bus.errors import BadRequest, BusError, Conflict, ConnectionLost, SollolError, error_from
+from sollol_bus.errors import Conflict, RequestError, error_from
+from sollol_bus.sdk.batch import Batch
 from sollol_bus.sdk.jobs import JobAnswer
 from sollol_bus.waiting import happens
 from sollol_schemas.batches import ENDED, BatchProblem, BatchRecord, BatchState, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.jobs import Job
 
 log = logging.getLogger(__name__)
 
 BEAT_S: Final = 1.0
 _AHEAD: Final = 512
-_TOGETHER: Final = 32
-_RETRY_S: Final = 0.5
 
 
 class Replaced(Exception):
@@ -115,11 +115,11 @@ class BatchRun:
         self._record = record
         self._revision = revision
         self._writing = asyncio.Lock()
-        self._is_stopping = asyncio.Event()
+        self._jobs = Batch(desk.jobs, record.batch_id, priority=record.priority, ahead=_AHEAD)
         self._is_poked = asyncio.Event()
         self._is_cancelled = record.state is BatchState.CANCELLING
         if self._is_cancelled:
-            self._is_stopping.set()
+            self._jobs.stop()
         self._output = desk.contents.writer(desk.new_id("file"))
         self._errors = desk.contents.writer(desk.new_id("file"))
         self._completed = self._failed = 0
@@ -133,11 +133,11 @@ class BatchRun:
         """
         try:
             await self._run()
-        except SollolError as error:
-            if error.body.code is not ErrorCode.UNKNOWN_REQUEST:
-                raise
-            missing = BatchProblem(code="file_not_found", message="the input file does not exist any more")
-            await self._into(BatchState.FAILED, problems=(missing,))
+        except RequestError as error:
+            problem = BatchProblem(code="job_refused", message=error.message)
+            if error.body.code is ErrorCode.UNKNOWN_REQUEST:
+                problem = BatchProblem(code="file_not_found", message="the input file does not exist any more")
+            await self._into(BatchState.FAILED, problems=(problem,))
 
     async def _run(self) -> None:
         source, _ = await self._desk.files.find(self._record.input_file_id, self._record.owner)
@@ -159,7 +159,7 @@ class BatchRun:
             await happens(self._is_poked, BEAT_S)
             self._is_poked.clear()
             if self._desk.now_s() >= self._record.expires_at_s:
-                self._is_stopping.set()
+                self._jobs.stop()
             await self._write(lambda record: record)
 
     def poke(self) -> None:
@@ -209,103 +209,35 @@ class BatchRun:
     # -- the jobs -------------------------------------------------------------------------------------------
 
     async def _answer(self, source: FileRecord) -> None:
-        """Keeps up to `_AHEAD` jobs submitted, and takes their ends in order."""
-        waiting: deque[Line] = deque()
-        fresh: list[Line] = []
-        async with aclosing(self._lines(source)) as lines:
-            async for line in lines:
-                fresh.append(line)
-                if len(fresh) == _TOGETHER:
-                    await self._submit(fresh)
-                    waiting += fresh
-                    fresh = []
-                    if len(waiting) >= _AHEAD:
-                        await self._take_ends(waiting)
-        await self._submit(fresh)
-        waiting += fresh
-        while waiting:
-            await self._take_ends(waiting)
+        """Runs the requests as jobs, and writes down how each ended, in order."""
+        lines: deque[Line] = deque()
 
-    async def _submit(self, lines: list[Line]) -> None:
-        jobs = [(self._job_id(line), line.job()) for line in lines]
-        while jobs and not self._is_stopping.is_set():
-            try:
-                await self._desk.jobs.submit_many(jobs, priority=self._record.priority)
-            except (BusError, SollolError) as error:
-                if isinstance(error, BadRequest):
-                    raise
-                log.info("%s: submitting again: %s", self._record.batch_id, error, extra={"action": "batch_retry"})
-                await asyncio.sleep(_RETRY_S)
-            else:
-                return
+        async def jobs() -> AsyncGenerator[tuple[int, Job], None]:
+            async with aclosing(self._lines(source)) as read:
+                async for line in read:
+                    lines.append(line)
+                    yield line.index, line.job()
 
-    async def _take_ends(self, waiting: deque[Line]) -> None:
-        lines = [waiting.popleft() for _ in range(min(_TOGETHER, len(waiting)))]
-        async with asyncio.TaskGroup() as group:
-            stopper = group.create_task(self._cancel_when_stopped(lines))
-            ends = [group.create_task(self._end_of(line)) for line in lines]
-            await asyncio.wait(ends)
-            stopper.cancel()
-        ended_as = "cancelled" if self._is_cancelled else "expired"
-        for line, end in zip(lines, ends, strict=True):
-            told = answer_line(self._record.batch_id, line, end.result(), ended_as=ended_as)
-            if told is not None:
-                await (self._output if told[1] else self._errors).write(told[0])
-
-    async def _end_of(self, line: Line) -> JobAnswer | None:
-        """How a request's job ended; None when there is none and will be none."""
-        job_id = self._job_id(line)
-        while True:
-            try:
-                answer = await self._desk.jobs.job_end(job_id)
-            except (BusError, ConnectionLost) as error:
-                log.debug("job %s: %s", job_id, error)
-            except SollolError as error:
-                if error.body.code is not ErrorCode.UNKNOWN_JOB:
-                    raise
-                if self._is_stopping.is_set():
-                    return None
-                await self._submit([line])
-                if self._is_stopping.is_set():  # meanwhile, so that its cancellation may have missed it
-                    await self._cancel(job_id)
-            else:
+        async with aclosing(self._jobs.answers(jobs())) as answers:
+            async for _, answer in answers:
                 self._count(answer)
-                return answer
-            await asyncio.sleep(_RETRY_S)
+                ended_as = "cancelled" if self._is_cancelled else "expired"
+                told = answer_line(self._record.batch_id, lines.popleft(), answer, ended_as=ended_as)
+                if told is not None:
+                    await (self._output if told[1] else self._errors).write(told[0])
 
-    def _count(self, answer: JobAnswer) -> None:
+    def _count(self, answer: JobAnswer | None) -> None:
+        if answer is None:
+            return
         if answer.error is None and answer.result is not None:
             self._completed += 1
         elif answer.error is None or answer.error.body.code is not ErrorCode.CANCELLED:
             self._failed += 1
 
-    async def _cancel_when_stopped(self, lines: list[Line]) -> None:
-        await self._is_stopping.wait()
-        for line in lines:
-            await self._cancel(self._job_id(line))
-
-    async def _cancel(self, job_id: str) -> None:
-        while True:
-            try:
-                await self._desk.jobs.cancel_job(job_id)
-            except BusError as error:
-                log.debug("job %s is not cancelled yet: %s", job_id, error)
-                await asyncio.sleep(_RETRY_S)
-            except SollolError as error:
-                if error.body.code not in (ErrorCode.CONFLICT, ErrorCode.UNKNOWN_JOB):
-                    await asyncio.sleep(_RETRY_S)
-                    continue
-                return  # it has ended, or never was
-            else:
-                return
-
-    def _job_id(self, line: Line) -> str:
-        return f"{self._record.batch_id}-{line.index}"
-
     # -- the end --------------------------------------------------------------------------------------------
 
     async def _finish(self) -> None:
-        last = BatchState.EXPIRED if self._is_stopping.is_set() else BatchState.COMPLETED
+        last = BatchState.EXPIRED if self._jobs.is_stopped else BatchState.COMPLETED
         if self._record.state is BatchState.IN_PROGRESS:
             await self._into(BatchState.FINALIZING)
         output = await self._kept(self._output, "output")
@@ -356,7 +288,7 @@ class BatchRun:
         if standing.state is not BatchState.CANCELLING or record.state is BatchState.CANCELLING:
             return record
         self._is_cancelled = True
-        self._is_stopping.set()
+        self._jobs.stop()
         changes = {"at_s": {**record.at_s, **standing.at_s}}
         if record.state in ENDED:
             return msgspec.structs.replace(record, **changes)
