@@ -26,7 +26,7 @@ _PACKAGES: Final = (
 _UNFORMATTED: Final = "# fmt" + ":"
 _MAX_FILE_LINES: Final = 400
 _MAX_FUNCTION_LINES: Final = 60
-_NOT_YET: Final = re.compile(r"dispatcher\.jobs|sdk\.client|connection has|active has")
+_NOT_YET: Final = re.compile(r"sdk\.client|connection has")
 """Faults that are being mended; each leaves with its fault."""
 
 Graph = Mapping[str, frozenset[str]]

@@ -15,6 +15,7 @@ import importlib
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +70,7 @@ class LocalStack:
         nodes: Settings of the nodes to start with.
         metrics: Whether and where to serve metrics of everything in here.
         tracer: Who traces requests; it is not closed with the stack. None: nobody.
+        before_start: Called with each actor before it starts.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class LocalStack:
         nodes: tuple[NodeConfig, ...] = (),
         metrics: MetricsConfig | None = None,
         tracer: Tracer | None = None,
+        before_start: Callable[[Actor[Any]], None] = lambda _: None,
     ) -> None:
         self._port = port
         self._store_dir = Path(store_dir) if store_dir is not None else None
@@ -98,6 +101,7 @@ class LocalStack:
         self._metrics_config = metrics or MetricsConfig()
         self._metrics: MetricsServer | None = None
         self._tracer = tracer
+        self._before_start = before_start
         self._actors: list[Actor[Any]] = []
         self._floor = AsyncExitStack()
         self._failure: asyncio.Future[BaseException] | None = None
@@ -251,6 +255,7 @@ class LocalStack:
         actor: Actor[Any] = getattr(importlib.import_module(module), kind)(config, self._named(name, prefix))
         actor.meter = self._metrics.meter if self._metrics is not None else None
         actor.tracer = self._tracer
+        self._before_start(actor)
         await actor.__aenter__()
         self._actors.append(actor)
         return actor

@@ -38,12 +38,12 @@ from bench.routing.workloads import (
     poisson,
     prioritised,
 )
-from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.dispatcher.pace import Pace
 from sollol_schemas.routing import RoutingMode
 
 _MEAN_SAMPLES = 4000
 TIMEOUT_S, _PATIENCE_S = 300.0, 86_400.0
-_JOB_WINDOW = DispatcherConfig().job_window
+_JOB_WINDOW = Pace().job_window
 _SIZES = (30, 60, 200, 1000)
 _FAULTY, _CLIENTS = (0.3, 0.5), (8, 16, 32)
 

@@ -49,6 +49,8 @@ class TaskContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Estimated tokens up to the end of each hashed prefix."""
     has_images: bool = False
     has_tools: bool = False
+    job_id: str = ""
+    """The job that the request is a try of."""
 
     @property
     def is_embedding(self) -> bool:

@@ -100,6 +100,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     request_id: BusId
     attempt_id: BusId
+    job_id: str = ""
+    """The job that the request is a try of."""
     node_id: BusId
     """`_none` in the outcome of a request that never reached a node."""
     node_url: str = ""

@@ -15,6 +15,7 @@ import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.lab.emulator import FaultKind
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_bus.errors import (
@@ -363,7 +364,7 @@ async def test_a_dispatcher_that_shuts_down_gives_its_jobs_to_the_others_at_once
 
 async def test_jobs_of_absent_models_do_not_block_others_of_their_priority(tmp_path: Path) -> None:
     routing = Routing(node_id="absent", strict=True)
-    async with EmulatedSystem(tmp_path, job_window=4, job_hold_s=0.3) as s:
+    async with EmulatedSystem(tmp_path, pace=Pace(job_window=4, job_hold_s=0.3)) as s:
         stuck = [await s.client.generate_async(MODEL, "x", routing=routing) for _ in range(8)]
         fine = await s.count(2)
         assert (await s.client.wait_for_task(fine, timeout_s=30)).text.split() == ["1", "0"]

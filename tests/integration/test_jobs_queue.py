@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 import pytest
 
+from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, SollolError
 from sollol_bus.jetstream.streams import JetStreamRefused, api, publish_acked
@@ -124,7 +125,7 @@ async def test_a_message_that_the_server_gave_up_delivering_is_buried_with_a_let
 
 
 async def test_a_job_that_is_run_again_waits_and_can_be_cancelled_before_anybody_takes_it(tmp_path: Path) -> None:
-    async with EmulatedSystem(tmp_path, job_window=1, job_max_tries=1, max_attempts=1) as s:
+    async with EmulatedSystem(tmp_path, pace=Pace(job_window=1), job_max_tries=1, max_attempts=1) as s:
         bad = await s.client.submit(make_job({"model": MODEL, "prompt": "x"}, path="/v1/no-such-path"))
         with pytest.raises(SollolError):
             await s.client.wait_for_task(bad, timeout_s=20)
@@ -153,7 +154,7 @@ async def test_what_is_not_ended_or_not_known_cannot_be_purged(tmp_path: Path) -
 
 
 async def test_jobs_that_no_node_may_take_make_room_for_any_number_behind_them(tmp_path: Path) -> None:
-    async with EmulatedSystem(tmp_path, job_window=4, job_hold_s=0.1) as s:
+    async with EmulatedSystem(tmp_path, pace=Pace(job_window=4, job_hold_s=0.1)) as s:
         stuck = make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE)
         await s.client.submit_many([stuck] * 40)
         fine = await s.count(2)
@@ -164,7 +165,7 @@ async def test_jobs_that_no_node_may_take_make_room_for_any_number_behind_them(t
 async def test_as_many_jobs_run_as_the_fleet_has_slots_however_small_the_window_is(
     tmp_path: Path, eventually: Eventually
 ) -> None:
-    async with EmulatedSystem(tmp_path, slots=12, decode_tps=20, job_window=3) as s:
+    async with EmulatedSystem(tmp_path, slots=12, decode_tps=20, pace=Pace(job_window=3)) as s:
         await s.client.submit_many([make_job({"model": MODEL, "prompt": "count down from 900"})] * 20)
 
         async def are_all_busy() -> bool:

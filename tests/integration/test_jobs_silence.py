@@ -34,6 +34,7 @@ class Fleet:
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.attempts: list[str] = []
+        self.jobs: set[str] = set()
         bus.subscribe(subjects.GRANT, self._on_grant)
         bus.subscribe(subjects.NODE_EXEC.of("n1"), self._on_exec)
         ended = ControlReply(node_id="n1", instance="i1", attempt_state=AttemptState.ENDED_SPOKEN)
@@ -41,6 +42,7 @@ class Fleet:
 
     def _on_grant(self, msg: Msg) -> None:
         asked = decode(msg.data, GrantRequest)
+        self.jobs.add(asked.context.job_id)
         decision = Decision(
             request_id=asked.request_id,
             attempt_id=f"{asked.request_id}-{asked.number}",
@@ -53,11 +55,13 @@ class Fleet:
 
     def _on_exec(self, msg: Msg) -> None:
         assert msg.headers is not None
-        attempt = decode(msg.headers[h.EXEC].encode(), Exec).attempt_id
+        made = decode(msg.headers[h.EXEC].encode(), Exec).decision
+        attempt = made.attempt_id
         self.attempts.append(attempt)
         self._report(attempt, AttemptAccepted(attempt_id=attempt, instance="i1"))
         self._report(attempt, AttemptFirstToken(attempt_id=attempt))
-        self.bus.publish(msg.headers[h.REPLY_TO], b'{"model":"m","response":"hi","done":true}')
+        told = {h.DECISION: encode(made).decode()}
+        self.bus.publish(msg.headers[h.REPLY_TO], b'{"model":"m","response":"hi","done":true}', headers=told)
         if len(self.attempts) > 1:
             self.bus.publish(msg.headers[h.REPLY_TO], b"", headers={h.CHUNKS: "1"})
             self._report(attempt, AttemptDone(attempt_id=attempt, figures=Figures()))
@@ -86,4 +90,5 @@ async def test_a_job_whose_end_went_unheard_is_run_again(
         await eventually(is_stored)
         await eventually(lambda: bool(results), within_s=30)
     assert [result.state for result in results] == [JobState.DONE]
-    assert fleet.attempts == ["mine-1", "mine-1001"], "no two tries share an attempt id"
+    assert len(set(fleet.attempts)) == 2, "no two tries share an attempt id"
+    assert fleet.jobs == {"mine"}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sollol_agents.dispatcher.jobs import life
-from sollol_agents.dispatcher.jobs.life import Again, Drop, End, LookFor, Message, RetryRules, Take
+from sollol_agents.dispatcher.jobs.life import Again, Drop, End, LookFor, Message, RetryRules, TakeUp
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobState, JobStatus
 
@@ -26,7 +26,7 @@ def failure(code: ErrorCode, **details: object) -> ErrorBody:
 
 
 def test_a_job_that_nobody_knows_is_taken() -> None:
-    assert life.take_up(None, MESSAGE, FRESH) == Take(status=FRESH)
+    assert life.take_up(None, MESSAGE, FRESH) == TakeUp(status=FRESH)
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
@@ -42,13 +42,13 @@ def test_another_body_under_the_id_of_a_job_that_has_ended_is_a_conflict() -> No
 def test_a_later_run_takes_a_job_that_has_ended_and_keeps_the_number_of_its_result() -> None:
     again = msgspec.structs.replace(MESSAGE, run=2, stream_seq=9)
     verdict = life.take_up(known(JobState.DEAD, tries=3, losses=2, result_seq=4), again, FRESH)
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, TakeUp)
     assert (verdict.status.run, verdict.status.tries, verdict.status.losses, verdict.status.result_seq) == (2, 0, 0, 4)
 
 
 def test_a_job_whose_worker_died_is_taken_over_and_counts_a_loss() -> None:
     verdict = life.take_up(known(JobState.RUNNING, tries=1, node_id="attic"), MESSAGE, FRESH)
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, TakeUp)
     assert verdict.was_lost
     status = verdict.status
     assert (status.state, status.owner, status.losses, status.tries) == (JobState.QUEUED, "me", 1, 1)
@@ -56,7 +56,7 @@ def test_a_job_whose_worker_died_is_taken_over_and_counts_a_loss() -> None:
 
 def test_a_job_that_only_waited_elsewhere_is_taken_over_without_a_loss() -> None:
     verdict = life.take_up(known(JobState.QUEUED), MESSAGE, FRESH)
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, TakeUp)
     assert (verdict.was_lost, verdict.status.losses) == (False, 0)
 
 
@@ -64,7 +64,7 @@ def test_a_second_message_is_judged_by_whether_the_first_is_still_stored() -> No
     second = msgspec.structs.replace(MESSAGE, stream_seq=8)
     assert life.take_up(known(JobState.QUEUED), second, FRESH) == LookFor(stream_seq=7)
     verdict = life.take_up(known(JobState.QUEUED), second, FRESH, is_other_gone=True)
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, TakeUp)
     assert verdict.status.stream_seq == 8
 
 
@@ -164,7 +164,7 @@ def test_a_job_that_has_ended_is_run_again_only_by_a_message_of_a_later_run(
     )
     fresh = msgspec.structs.replace(FRESH, body_hash=message.body_hash, stream_seq=message.stream_seq)
     verdict = life.take_up(known(state, run=known_run), message, fresh, is_other_gone=is_gone)
-    if isinstance(verdict, Take):
+    if isinstance(verdict, TakeUp):
         assert state not in TERMINAL or run > known_run
         assert verdict.status.state is JobState.QUEUED
         assert verdict.status.stream_seq == message.stream_seq

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import ipaddress
-import itertools
 import json
+import random
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from sollol_agents.cli.commands.batch_files import AnswerFile, batch_id_of, output_line, read_items
-from sollol_agents.dispatcher.jobs.intake import (
-    TRIES_PER_TAKE,
-    UNLIMITED_S,
-    Accepted,
-    is_permitted_url,
-    read_job,
-    request_for,
-)
+from sollol_agents.dispatcher.jobs.intake import Accepted, check, headers_for, is_permitted_url, read_job
 from sollol_agents.dispatcher.jobs.letters import shortened
+from sollol_agents.dispatcher.jobs.life import Again, RetryRules, after_failure
 from sollol_agents.dispatcher.jobs.posting import is_permitted_address, signature
 from sollol_agents.dispatcher.jobs.records import stored_status
-from sollol_agents.dispatcher.requests.intake import Rejected
+from sollol_agents.dispatcher.jobs.tries import cause_of
+from sollol_agents.dispatcher.requests.intake import UNLIMITED_S, Rejected, Request, take_in
 from sollol_agents.requests.detector import WordDetector
-from sollol_bus.errors import BadRequest, ConfigError
+from sollol_bus.errors import (
+    BackendBrokeProtocol,
+    BadRequest,
+    ConfigError,
+    NoResponders,
+    NotConnected,
+    RequestTimedOut,
+    SollolError,
+)
 from sollol_bus.sdk.jobs import JobAnswer, make_job, priority_of
 from sollol_bus.server.rights import permissions
 from sollol_schemas import headers as h
@@ -36,11 +39,18 @@ from sollol_schemas.routing import RoutingMode
 from sollol_schemas.subjects import Role
 
 BODY = {"model": "m", "prompt": "hi"}
+RNG = random.Random(1)
 STATUS = JobStatus(job_id="j", state=JobState.QUEUED, priority=7)
 
 
 def read(job: object, headers: dict[str, str] | None = None, hosts: tuple[str, ...] = ()) -> Accepted:
-    return read_job(json.dumps(job).encode(), headers or {}, hosts=hosts, detector=WordDetector())
+    return read_job(json.dumps(job).encode(), headers or {}, hosts=hosts)
+
+
+def request_of(accepted: Accepted, *, age_s: float = 0.0) -> Request:
+    """What a dispatcher makes of a job's request."""
+    told = headers_for(accepted, "j", 7) | {h.WAITED: str(age_s), h.CONTROL_INBOX: "_INBOX.ctl"}
+    return take_in(accepted.kind, bytes(accepted.job.body), told, "_INBOX.x", default_deadline_s=600.0)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +64,7 @@ def read(job: object, headers: dict[str, str] | None = None, hosts: tuple[str, .
     ],
 )
 def test_the_kind_follows_from_the_body_unless_it_is_given(job: object, kind: RequestKind) -> None:
-    assert read(job).request.kind is kind
+    assert read(job).kind is kind
 
 
 @pytest.mark.parametrize(
@@ -77,41 +87,42 @@ def test_the_kind_follows_from_the_body_unless_it_is_given(job: object, kind: Re
 )
 def test_a_job_that_cannot_be_run_says_why(job: object, code: ErrorCode) -> None:
     with pytest.raises(Rejected) as caught:
-        read(job)
+        check(read(job), WordDetector())
     assert caught.value.error.code is code
 
 
 def test_a_jobs_request_is_patient_work_under_the_subjects_priority_without_a_limit() -> None:
-    accepted = read({"body": {**BODY, "priority": 2, "routing_mode": "fast"}})
-    request = request_for(accepted, STATUS, tries_here=0, reply_to="_INBOX.x", waited_s=1e6, secret="s")
+    accepted = read({"body": {**BODY, "priority": 2, "routing_mode": "fast"}}, {"x-sollol-PRIORITY": "3"})
+    request = request_of(accepted, age_s=1e6)
     assert (request.routing.routing_mode, request.routing.priority) == (RoutingMode.ASYNC, 7)
-    assert request.deadline_s - request.waited_s == UNLIMITED_S
+    assert (request.deadline_s, request.waited_s) == (UNLIMITED_S, 1e6)
     assert json.loads(request.body) == BODY
+    assert request.context.job_id == "j"
 
 
 def test_the_deadline_counts_from_when_the_job_was_due() -> None:
-    accepted = read({"body": BODY, "deadline_s": 30})
-    request = request_for(accepted, STATUS, tries_here=0, reply_to="_INBOX.x", waited_s=10.0, secret="s")
+    request = request_of(read({"body": BODY, "deadline_s": 30}), age_s=10.0)
     assert (request.deadline_s, request.waited_s) == (30, 10.0)
 
 
-def test_no_two_tries_share_an_attempt_number() -> None:
-    accepted = read({"body": BODY})
-    tried = [(takes, tries) for takes in (0, 1, 2, 9000) for tries in (0, 1, TRIES_PER_TAKE - 1)]
-    numbers = [
-        request_for(
-            accepted,
-            msgspec.structs.replace(STATUS, takes=takes),
-            tries_here=tries,
-            reply_to="",
-            waited_s=0,
-            secret="",
-        ).first_attempt
-        for takes, tries in tried
-    ]
-    assert numbers == sorted(set(numbers))
-    assert all(b - a >= 10 for a, b in itertools.pairwise(numbers))
-    assert len(str(numbers[-1])) <= 7
+def test_only_a_job_whose_runner_can_be_missed_waits_without_a_limit() -> None:
+    told = {h.JOB: "j", h.WAITED: "1e9"}
+    request = take_in(RequestKind.GENERATE, json.dumps(BODY).encode(), told, "_INBOX.x", default_deadline_s=600.0)
+    assert (request.deadline_s, request.waited_s) == (600.0, 600.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NotConnected("down"), ErrorCode.ACTOR_STOPPED),
+        (NoResponders("nobody"), ErrorCode.NO_NODES),
+        (RequestTimedOut("silence"), ErrorCode.CONNECTION_LOST),
+        (BackendBrokeProtocol("cut"), ErrorCode.ENGINE_PROTOCOL),
+    ],
+)
+def test_trouble_on_the_way_to_a_dispatcher_ends_no_job(error: SollolError, code: ErrorCode) -> None:
+    assert cause_of(error).code is code
+    assert isinstance(after_failure(STATUS, cause_of(error), RetryRules(max_tries=4, first_s=1, max_s=1), RNG), Again)
 
 
 @pytest.mark.parametrize(

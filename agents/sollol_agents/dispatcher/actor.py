@@ -10,9 +10,10 @@ import msgspec
 
 from sollol_agents.dispatcher.administration import Administration
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.jobs.runner import JobCrew
+from sollol_agents.dispatcher.jobs.runner import JobRunner
 from sollol_agents.dispatcher.pace import Pace
-from sollol_agents.dispatcher.requests.table import SUBJECT_OF, RequestTable
+from sollol_agents.dispatcher.requests.intake import SUBJECT_OF
+from sollol_agents.dispatcher.requests.table import RequestTable
 from sollol_agents.requests.detector import Detector, UnknownDetector, detector_named
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import ConfigError
@@ -62,10 +63,20 @@ class Dispatcher(Actor[DispatcherConfig]):
             on_over=self.drain_progress,
         )
         await self.own(self._requests)
-        self._jobs = JobCrew(self, self._requests, detector, lambda coroutine, name: self.spawn(coroutine, name=name))
-        await self.own(self._jobs)
+        self._jobs = await self.own(
+            JobRunner(
+                self.bus,
+                self._bus_config,
+                self.config,
+                self.pace,
+                instance=self.instance,
+                detector=detector,
+                spawn=self.spawn,
+                on_settled=self.drain_progress,
+            )
+        )
         self._administration = await self.own(Administration(self.bus))
-        taking = {**self._requests.subjects, **self._jobs.desk.subjects}
+        taking = {**self._requests.subjects, **self._jobs.subjects}
         taking[subjects.ADMIN_NODE.all] = self._administration.on_request
         for subject, handler in taking.items():
             self.take(subject, handler, queue=subjects.DISPATCHERS)
@@ -82,9 +93,10 @@ class Dispatcher(Actor[DispatcherConfig]):
             raise ConfigError(f"setting `detector`: {error}") from error
 
     def stop_intake(self) -> None:
-        """Takes no more requests and jobs; jobs that no node works on go back at once."""
-        super().stop_intake()
+        """Takes no more jobs and requests; jobs that no node works on go back at once, whoever runs them."""
         self._jobs.stop_intake()
+        super().stop_intake()
+        self._requests.stop_intake(f"{self.name} is shutting down")
 
     def in_flight(self) -> Collection[str]:
         """Ids of the requests and jobs that are not answered yet."""
@@ -106,5 +118,5 @@ class Dispatcher(Actor[DispatcherConfig]):
             rejected=self._requests.rejected,
             abandoned=len(self._requests.tools.abandoned),
             jobs_in_hand=len(self._jobs.in_flight()),
-            jobs_settled=self._jobs.done,
+            jobs_settled=self._jobs.settled,
         )

@@ -15,30 +15,12 @@ class DispatcherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     max_attempts: Annotated[int, Meta(ge=1, le=10, description="Attempts on distinct nodes per request.")] = 3
     default_deadline_s: Annotated[float, Meta(gt=0, description="Deadline of a request that names none.")] = 600.0
     detector: Annotated[str, Meta(description="Task detector: `words`, or the name of an installed one.")] = "words"
-    job_window: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=1000,
-            description="Jobs of each priority taken from the queue ahead of their slots.",
-        ),
-    ] = 64
     job_ack_wait_s: Annotated[
         float, Meta(ge=2, le=600, description="Seconds after which the jobs of a dead dispatcher go to another.")
     ] = 20.0
-    job_hold_s: Annotated[
-        float, Meta(gt=0, description="Seconds a job that no node may take keeps its place in a full window.")
-    ] = 5.0
     job_max_tries: Annotated[
         int, Meta(ge=1, le=100, description="Tries of a job, each of up to `max_attempts`, before it is dead.")
     ] = 4
-    job_retry_first_s: Annotated[
-        float, Meta(gt=0, description="Pause before a job's second try; doubles with each further one.")
-    ] = 2.0
-    job_retry_max_s: Annotated[float, Meta(gt=0, description="Longest pause between two tries of a job.")] = 300.0
-    job_progress_s: Annotated[
-        float, Meta(ge=1, description="Seconds between two reports of a running job's progress.")
-    ] = 1.0
     job_keep_s: Annotated[float, Meta(ge=60, description="Seconds that results and states of ended jobs are kept.")] = (
         604_800.0
     )

@@ -18,3 +18,13 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Between two probes of a node that has open attempts."""
     node_silence_s: float = 2.5
     """Without an answer to a probe, or any report, for so long a node hangs."""
+    job_window: int = 64
+    """Jobs of each priority taken from the queue ahead of their slots."""
+    job_hold_s: float = 5.0
+    """A job that no node may take keeps its place in a full window for so long."""
+    job_retry_first_s: float = 2.0
+    """Before a job's second try; doubles with each further one."""
+    job_retry_max_s: float = 300.0
+    """Between two tries of a job at most."""
+    job_progress_s: float = 1.0
+    """Between two reports of a running job's progress."""

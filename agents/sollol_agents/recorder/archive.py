@@ -35,6 +35,7 @@ from sollol_schemas.subjects import NO_NODE
 _LATENCY_SAMPLES = 20_000  # the latest successes, from which percentiles are taken
 _RECENT_LIMIT = 1000
 _WHY_LIMIT = 100
+_ASKED = "(request_id = ? OR (job_id = ? AND job_id <> ''))"
 _outcomes = msgspec.json.Decoder(Outcome)
 _decisions = msgspec.json.Decoder(DecisionEvent)
 _node_events = msgspec.json.Decoder(NodeEvent)
@@ -137,17 +138,18 @@ class Archive:
         found.sort(reverse=True)
         return [(body,) for _, body in found]
 
-    async def why(self, request_id: str) -> WhyReply:
-        """Decisions and outcomes of one request, oldest first; both are empty when nothing is known."""
+    async def why(self, asked_id: str) -> WhyReply:
+        """Decisions and outcomes of a request, or of every try of a job, oldest first; empty when nothing is known."""
         decisions = await self._connection.execute_fetchall(
-            "SELECT body FROM decisions WHERE request_id = ? ORDER BY stored_at_ns, stream_seq LIMIT ?",
-            (request_id, _WHY_LIMIT),
+            f"SELECT body FROM decisions WHERE {_ASKED} ORDER BY stored_at_ns, stream_seq LIMIT ?",  # noqa: S608 ours
+            (asked_id, asked_id, _WHY_LIMIT),
         )
         outcomes = await self._connection.execute_fetchall(
-            "SELECT body FROM outcomes WHERE request_id = ? ORDER BY recorded_at LIMIT ?", (request_id, _WHY_LIMIT)
+            f"SELECT body FROM outcomes WHERE {_ASKED} ORDER BY recorded_at LIMIT ?",  # noqa: S608 ours
+            (asked_id, asked_id, _WHY_LIMIT),
         )
         return WhyReply(
-            request_id=request_id,
+            request_id=asked_id,
             decisions=tuple(_decisions.decode(row[0]) for row in decisions),
             outcomes=tuple(_outcomes.decode(row[0]) for row in outcomes),
         )

@@ -81,8 +81,8 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
     if area == "outcome":
         return _outcome_row(_outcomes.decode(data), data, stored_at_ns / 1e9)
     if area == "routing":
-        request_id = _decisions.decode(data).decision.request_id
-        columns = {"request_id": request_id, "body": data}
+        decision = _decisions.decode(data).decision
+        columns = {"request_id": decision.request_id, "job_id": decision.job_id, "body": data}
         return Row(Table.DECISIONS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
     if area in ("node", "breaker", "scorer"):
         event = _events.decode(data)
@@ -103,6 +103,7 @@ def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> Row:
             "rank": rank_of(outcome),
             "recorded_at": recorded_at,
             "request_id": decision.request_id,
+            "job_id": decision.job_id,
             "node_id": decision.node_id,
             "model": decision.model,
             "mode": decision.mode,

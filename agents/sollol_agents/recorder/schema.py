@@ -12,6 +12,7 @@ OUTCOME_COLUMNS: Final = (
     "rank",
     "recorded_at",
     "request_id",
+    "job_id",
     "node_id",
     "model",
     "mode",
@@ -35,6 +36,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         rank          INTEGER NOT NULL,  -- 0 presumed, 1 reported by others, 2 by the node: never replaced by less
         recorded_at   REAL NOT NULL,     -- seconds of Unix time when the bus stored it: one clock for all nodes
         request_id    TEXT NOT NULL,
+        job_id        TEXT NOT NULL,     -- empty for a request that is no job's
         node_id       TEXT NOT NULL,
         model         TEXT NOT NULL,
         mode          TEXT NOT NULL,
@@ -51,16 +53,19 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         recorded_at, mode, node_id, verdict, output_tokens, decode_s, latency_s
     );
     CREATE INDEX outcomes_by_request ON outcomes (request_id);
+    CREATE INDEX outcomes_by_job ON outcomes (job_id) WHERE job_id <> '';
     CREATE INDEX outcomes_by_model ON outcomes (node_id, model, verdict, code, recorded_at, actual_s, predicted_s);
 
     CREATE TABLE decisions (
         stored_at_ns  INTEGER NOT NULL,  -- with stream_seq: which message it was, so that it counts once
         stream_seq    INTEGER NOT NULL,
         request_id    TEXT NOT NULL,
+        job_id        TEXT NOT NULL,
         body          BLOB NOT NULL,
         PRIMARY KEY (stored_at_ns, stream_seq)
     ) WITHOUT ROWID;
     CREATE INDEX decisions_by_request ON decisions (request_id);
+    CREATE INDEX decisions_by_job ON decisions (job_id) WHERE job_id <> '';
 
     CREATE TABLE events (
         stored_at_ns  INTEGER NOT NULL,

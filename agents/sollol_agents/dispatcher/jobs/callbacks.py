@@ -14,14 +14,15 @@ import logging
 import msgspec
 
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.jobs.delays import Spawn
 from sollol_agents.dispatcher.jobs.intake import check_callback
-from sollol_agents.dispatcher.jobs.persistence import Expired, Results, persistently
+from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_agents.dispatcher.jobs.posting import NotPosted, Poster
+from sollol_agents.dispatcher.jobs.results import Expired, Results
 from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.jetstream.streams import publish_acked
+from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import headers as h
@@ -94,7 +95,7 @@ class Callbacks:
         await self._poster.close()
 
     def _on_order(self, delivery: Delivery) -> None:
-        self._spawn(self._deliver(delivery), "callback")
+        self._spawn(self._deliver(delivery), name="callback")
 
     async def _deliver(self, delivery: Delivery) -> None:
         try:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_bus.errors import BusError
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.jetstream.streams import JetStreamRefused, publish_acked
+from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import headers as h
 from sollol_schemas import stores, subjects
 from sollol_schemas.instants import instant
 
 log = logging.getLogger(__name__)
-
-Spawn = Callable[[Coroutine[Any, Any, None], str], object]
 
 _SCHEDULE = "Nats-Schedule"
 _TARGET = "Nats-Schedule-Target"
@@ -71,7 +68,7 @@ class Delays:
         return True
 
     def _on_due(self, delivery: Delivery) -> None:
-        self._spawn(self._move(delivery), "due")
+        self._spawn(self._move(delivery), name="due")
 
     async def _move(self, delivery: Delivery) -> None:
         """Stores a due job for work; one that lies there already is the same."""

@@ -1,111 +1,101 @@
-"""Intake of jobs: a stored message becomes a request that can be dispatched, or an error that ends the job. Pure."""
+"""Intake of jobs: a stored message becomes the request that its runner sends, or an error that ends the job. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
-from sollol_agents.dispatcher.requests.intake import ATTEMPTS_PER_RESEND, Rejected, Request, take_in
-from sollol_agents.requests.body import InvalidBody, read_native
+from sollol_agents.dispatcher.requests.intake import Rejected, take_in
+from sollol_agents.requests.body import Fields, InvalidBody, read_fields
 from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.messages import decode
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.ids import is_request_id
 from sollol_schemas.inboxes import is_callback_subject
 from sollol_schemas.instants import InvalidInstant, parse_instant
-from sollol_schemas.jobs import Job, JobStatus
-from sollol_schemas.routing import RoutingMode
+from sollol_schemas.jobs import Job
+from sollol_schemas.routing import DEFAULT_DEADLINE_S, RoutingMode
 
-UNLIMITED_S = 366 * 86_400.0
-"""Deadline of a job that names none: patient work may wait without limit."""
-TRIES_PER_TAKE = 100
-"""Tries that have numbers of their own each time a job is taken up; after them it is as if it were taken up again."""
-_TRIES_NUMBERED = 999_999
-"""A number of an attempt has seven digits at most, so that its id is no longer than an id may be."""
 _NO_INBOX = "_INBOX.job"
 
 
-class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that can be run."""
+class Accepted(NamedTuple):
+    """A job that can be asked for."""
 
     job: Job
-    request: Request
-    """Its request, but for inbox, age and attempt numbers."""
-    not_before_unix_s: float = 0.0
-
-    @property
-    def deadline_s(self) -> float | None:
-        """Seconds from when it is due until it must have ended; None: no limit."""
-        return self.job.deadline_s or self.request.routing.deadline_s
+    kind: RequestKind
+    model: str
+    due_unix_s: float
+    """Instant before which it does not start, in seconds of Unix time; 0: it may at once."""
+    headers: dict[str, str]
+    """What goes with each of its requests, beside what the runner knows better: mode, priority, deadline."""
 
 
-def is_job_id(text: str) -> bool:
-    """Whether a job may have this id."""
-    return is_request_id(text)
-
-
-def read_job(payload: bytes, headers: Mapping[str, str], *, hosts: tuple[str, ...], detector: Detector) -> Accepted:
-    """The job in a message.
+def read_job(payload: bytes, headers: Mapping[str, str], *, hosts: tuple[str, ...]) -> Accepted:
+    """The job in a message. Its routing and the rest of its body are judged by the dispatcher that takes its request.
 
     Raises:
-        Rejected: It is malformed, its body cannot be used, or its callback is not permitted.
+        Rejected: It is malformed, or its callback is not permitted.
     """
     try:
         job = decode(payload, Job)
-        not_before = parse_instant(job.not_before) if job.not_before else 0.0
-    except (DecodeFailed, InvalidInstant) as error:
-        raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=f"the job is malformed: {error}")) from error
-    return accept(job, headers, hosts=hosts, detector=detector, not_before_unix_s=not_before)
+    except DecodeFailed as error:
+        raise _bad_request(f"the job is malformed: {error}") from error
+    return accept(job, headers, hosts=hosts)
 
 
-def accept(
-    job: Job, headers: Mapping[str, str], *, hosts: tuple[str, ...], detector: Detector, not_before_unix_s: float
-) -> Accepted:
-    """The job, checked.
+def accept(job: Job, headers: Mapping[str, str], *, hosts: tuple[str, ...]) -> Accepted:
+    """The job, as it was submitted.
 
     Raises:
-        Rejected: Its body cannot be used, or its callback is not permitted.
+        Rejected: Its body is no object, its time no instant, or its callback is not permitted.
     """
     check_callback(job, hosts)
-    body = bytes(job.body)
-    head = {name: text for name, text in headers.items() if name.lower().startswith(h.ROUTING_PREFIX.lower())}
-    head[h.STREAM] = "1"
+    try:
+        due = parse_instant(job.not_before) if job.not_before else 0.0
+        fields = read_fields(bytes(job.body))
+    except (InvalidInstant, InvalidBody) as error:
+        raise _bad_request(f"the job is malformed: {error}") from error
+    kept = {name: text for name, text in headers.items() if name.lower().startswith(h.ROUTING_PREFIX.lower())}
     if job.path:
-        head[h.PATH] = job.path
+        kept[h.PATH] = job.path
     if h.TRACEPARENT in headers:
-        head[h.TRACEPARENT] = headers[h.TRACEPARENT]
-    request = take_in(_kind(job, body), body, head, _NO_INBOX, default_deadline_s=UNLIMITED_S, detector=detector)
-    return Accepted(job=job, request=request, not_before_unix_s=not_before_unix_s)
+        kept[h.TRACEPARENT] = headers[h.TRACEPARENT]
+    return Accepted(job, _kind(job, fields), _model(fields), due, kept)
 
 
-def request_for(
-    accepted: Accepted, status: JobStatus, *, tries_here: int, reply_to: str, waited_s: float, secret: str
-) -> Request:
-    """The request of one try, the one after `tries_here` others since the job was taken up.
+def check(accepted: Accepted, detector: Detector) -> int:
+    """The priority that a job asks for, once all of it is known to be usable.
 
-    Its attempts are numbered apart from those of every other try, so that no two ever share an id.
+    Raises:
+        Rejected: It is not.
     """
-    tries_before = (status.takes * TRIES_PER_TAKE + tries_here) % _TRIES_NUMBERED
-    routing = msgspec.structs.replace(
-        accepted.request.routing, routing_mode=RoutingMode.ASYNC, priority=status.priority, deadline_s=None
+    request = take_in(
+        accepted.kind,
+        bytes(accepted.job.body),
+        accepted.headers,
+        _NO_INBOX,
+        default_deadline_s=DEFAULT_DEADLINE_S,
+        detector=detector,
     )
-    return msgspec.structs.replace(
-        accepted.request,
-        request_id=status.job_id,
-        reply_to=reply_to,
-        wants_stream=True,
-        routing=routing,
-        deadline_s=accepted.deadline_s or waited_s + UNLIMITED_S,
-        waited_s=waited_s,
-        first_attempt=1 + ATTEMPTS_PER_RESEND * tries_before,
-        resend=tries_before,
-        secret=secret,
-        control_inbox="",
-    )
+    return request.routing.priority
+
+
+def headers_for(accepted: Accepted, job_id: str, priority: int) -> dict[str, str]:
+    """The headers of one request of a job: patient work under the subject's priority."""
+    known = {"routing-mode": RoutingMode.ASYNC.value, "priority": str(priority)}
+    if accepted.job.deadline_s is not None:
+        known["deadline-s"] = str(accepted.job.deadline_s)
+    forced = {h.ROUTING_PREFIX + name: text for name, text in known.items()}
+    hidden = {name.lower() for name in forced}
+    return {name: text for name, text in accepted.headers.items() if name.lower() not in hidden} | {
+        **forced,
+        h.JOB: job_id,
+    }
 
 
 def check_callback(job: Job, hosts: tuple[str, ...]) -> None:
@@ -137,17 +127,25 @@ def is_permitted_url(url: str, hosts: tuple[str, ...]) -> bool:
     return any(known.lower() in (host, bare) for known in hosts)
 
 
-def _kind(job: Job, body: bytes) -> RequestKind:
+def _kind(job: Job, fields: Fields) -> RequestKind:
     if job.kind is not None:
         return job.kind
     if job.path:
         return RequestKind.PASSTHROUGH
-    try:
-        fields, _ = read_native(body)
-    except InvalidBody as error:
-        raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=f"the job's body: {error}")) from error
     if "messages" in fields:
         return RequestKind.CHAT
     if "input" in fields and "prompt" not in fields:
         return RequestKind.EMBED
     return RequestKind.GENERATE
+
+
+def _model(fields: Fields) -> str:
+    """What the body names as its model, as far as it can be shown."""
+    try:
+        return msgspec.json.decode(fields.get("model", b""), type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+
+
+def _bad_request(message: str) -> Rejected:
+    return Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=message))

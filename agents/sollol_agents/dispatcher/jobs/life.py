@@ -14,7 +14,7 @@ import msgspec
 
 from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.jobs import TERMINAL, JobState, JobStatus
+from sollol_schemas.jobs import TERMINAL, JobResult, JobState, JobStatus
 
 MAX_LOSSES = 10
 MAX_DOUBTS = 8
@@ -73,7 +73,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     stream_seq: int
 
 
-class Take(msgspec.Struct, frozen=True, kw_only=True):
+class TakeUp(msgspec.Struct, frozen=True, kw_only=True):
     """Work on it: write `status` over what is known, then run."""
 
     status: JobStatus
@@ -111,7 +111,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
 
 def take_up(
     known: JobStatus | None, message: Message, fresh: JobStatus, *, is_other_gone: bool = False
-) -> Take | Drop | LookFor:
+) -> TakeUp | Drop | LookFor:
     """What to do with a delivered message.
 
     Args:
@@ -121,17 +121,17 @@ def take_up(
         is_other_gone: Whether the message that `known` came from was looked for and is gone.
     """
     if known is None:
-        return Take(status=fresh)
+        return TakeUp(status=fresh)
     is_same = known.body_hash in ("", message.body_hash)
     if known.state in TERMINAL:
         if message.run > known.run:
-            return Take(status=_after(known, fresh, run=message.run))
+            return TakeUp(status=_after(known, fresh, run=message.run))
         return Drop(is_conflict=not is_same)
     if known.stream_seq not in (0, message.stream_seq):
         if not is_other_gone:
             return LookFor(stream_seq=known.stream_seq)
         if not is_same:
-            return Take(status=_after(known, fresh, run=fresh.run))
+            return TakeUp(status=_after(known, fresh, run=fresh.run))
     lost = known.state is JobState.RUNNING
     status = msgspec.structs.replace(
         known,
@@ -144,12 +144,32 @@ def take_up(
         takes=known.takes + 1,
         node_id="",
     )
-    return Take(status=status, was_lost=lost)
+    return TakeUp(status=status, was_lost=lost)
 
 
 def _after(known: JobStatus, fresh: JobStatus, *, run: int) -> JobStatus:
     """The state of a job that begins anew in the place of one that is known."""
     return msgspec.structs.replace(fresh, run=run, result_seq=known.result_seq, takes=known.takes + 1)
+
+
+def is_news(before: ErrorBody | None, step: Again) -> bool:
+    """Whether somebody wants to hear that a job waits for another try; a dispatcher that drains is no news."""
+    error = step.status.error
+    if not step.is_patient or error is None:
+        return True
+    return error.code is not ErrorCode.ACTOR_STOPPED and (before is None or before.code is not error.code)
+
+
+def concluded(status: JobStatus, standing: JobResult, seq: int) -> JobStatus:
+    """The last state of a job, as the result that is stored under number `seq` has it."""
+    return msgspec.structs.replace(
+        status,
+        state=standing.state,
+        result_seq=seq,
+        error=standing.error,
+        owner="",
+        finished_at=standing.finished_at,
+    )
 
 
 def handed_back(status: JobStatus) -> JobStatus:

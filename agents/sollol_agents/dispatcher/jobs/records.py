@@ -23,14 +23,25 @@ def fresh_status(delivery: Delivery, message: Message, accepted: Accepted | None
         job_id=message.job_id,
         state=JobState.QUEUED,
         priority=message.priority,
-        kind=accepted.request.kind if accepted else None,
-        model=accepted.request.context.model if accepted else "",
+        kind=accepted.kind if accepted else None,
+        model=accepted.model if accepted else "",
         submitted_at=instant(delivery.stored_at_ns / 1e9),
         not_before=accepted.job.not_before if accepted else "",
         run=message.run,
         owner=owner,
         body_hash=message.body_hash,
         stream_seq=message.stream_seq,
+    )
+
+
+def message_of(delivery: Delivery, job_id: str, priority: int) -> Message:
+    """What a delivered message says about itself."""
+    return Message(
+        job_id=job_id,
+        priority=priority,
+        run=run_of(delivery.headers),
+        body_hash=body_hash(delivery.data),
+        stream_seq=delivery.stream_seq,
     )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from sollol_agents.dispatcher.jobs import life
+from sollol_agents.dispatcher.jobs.events import now
 from sollol_agents.dispatcher.jobs.listing import Listing
 from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused
-from sollol_agents.dispatcher.jobs.persistence import Overtaken, delete_message, purge_subject
+from sollol_agents.dispatcher.jobs.persistence import delete_message, purge_subject
 from sollol_agents.dispatcher.jobs.records import result_of
+from sollol_agents.dispatcher.jobs.states import Overtaken
+from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas import stores
 from sollol_schemas.errors import ErrorCode
@@ -26,22 +27,19 @@ from sollol_schemas.jobs import (
     JobStatus,
 )
 
-if TYPE_CHECKING:
-    from sollol_agents.dispatcher.jobs.runner import JobCrew
 
-
-class Endings:
+class Removal:
     """Cancels and forgets jobs.
 
     Args:
-        crew: The jobs' states, results and letters.
+        tools: The jobs' states, results and letters.
         lookup: Finds them.
         listing: Lists them.
     """
 
-    def __init__(self, crew: JobCrew, lookup: Lookup, listing: Listing) -> None:
-        self._crew = crew
-        self._bus = crew.bus
+    def __init__(self, tools: JobTools, lookup: Lookup, listing: Listing) -> None:
+        self._tools = tools
+        self._bus = tools.bus
         self._lookup = lookup
         self._listing = listing
 
@@ -50,14 +48,14 @@ class Endings:
         job_id = decode(msg.data, JobRef).job_id
         stored = await self._lookup.find(job_id)
         while True:
-            status, revision = await self._crew.states.read(job_id)
+            status, revision = await self._tools.states.read(job_id)
             if status is None:
                 status = await self._lookup.status(job_id)
             if status.state in TERMINAL:
                 raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {status.state} already", state=status.state.value)
-            ended = msgspec.structs.replace(life.cancelled(status), finished_at=self._crew.now())
+            ended = msgspec.structs.replace(life.cancelled(status), finished_at=now())
             try:
-                revision = await self._crew.states.write(ended, revision)
+                revision = await self._tools.states.write(ended, revision)
             except Overtaken:
                 continue
             break
@@ -65,28 +63,23 @@ class Endings:
             while (found := await self._lookup.find(job_id)) is not None:
                 await delete_message(self._bus, found[0], found[1].seq)
         finally:
-            self._crew.tell(ended, JobNews.CANCELLED)  # its dispatcher stops the attempt
-        result = result_of(ended)
-        standing, seq = await self._crew.results.publish(result, ended.result_seq)
-        if standing.run < ended.run:
-            standing, seq = await self._crew.results.publish(result, seq)
+            self._tools.events.tell(ended, JobNews.CANCELLED)  # its dispatcher stops the attempt
+        standing, seq = await self._tools.results.publish(result_of(ended), ended.result_seq)
         if standing.state is not JobState.CANCELLED:
             await self._let_stand(ended, revision, standing, seq)
             raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {standing.state} already", state=standing.state.value)
         if stored is not None:
-            await self._crew.callbacks.order_for(stored[1].data, standing)
+            await self._tools.callbacks.order_for(stored[1].data, standing)
         self._bus.respond(msg, JobReply(status=ended))
 
     async def _let_stand(self, ended: JobStatus, revision: int, standing: JobResult, seq: int) -> None:
         """A result came just before: it has been seen, so that the state follows it."""
-        final = msgspec.structs.replace(
-            ended, state=standing.state, error=standing.error, result_seq=seq, finished_at=standing.finished_at
-        )
+        final = life.concluded(ended, standing, seq)
         try:
-            await self._crew.states.write(final, revision)
+            await self._tools.states.write(final, revision)
         except Overtaken:
             return  # its own dispatcher was quicker
-        self._crew.tell(final, JobNews(final.state.value))
+        self._tools.events.tell(final, JobNews(final.state.value))
 
     async def purge(self, msg: Msg) -> None:
         """Answers a request to forget jobs that have ended."""
@@ -103,7 +96,7 @@ class Endings:
         else:
             doomed = [status.job_id async for status in self._listing.every() if status.state in states]
         for job_id in doomed:
-            await self._crew.results.discard(job_id)
-            await self._crew.letters.discard(job_id)
+            await self._tools.results.discard(job_id)
+            await self._tools.letters.discard(job_id)
             await purge_subject(self._bus, f"KV_{stores.JOBS_BUCKET}", f"$KV.{stores.JOBS_BUCKET}.job.{job_id}")
         self._bus.respond(msg, JobPurgeReply(purged=len(doomed)))

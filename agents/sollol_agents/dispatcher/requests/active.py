@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from sollol_agents.dispatcher.requests.attempt import Attempt
-from sollol_agents.dispatcher.requests.caller import Caller, Teller
+from sollol_agents.dispatcher.requests.caller import Caller
 from sollol_agents.dispatcher.requests.failover import GiveUp, Tries, after_failure, after_refusal
 from sollol_agents.dispatcher.requests.fence import Phase
 from sollol_agents.dispatcher.requests.intake import Request
@@ -58,13 +58,7 @@ class ActiveRequest:
         on_over: Called once, when it is answered.
     """
 
-    def __init__(
-        self,
-        tools: Tools,
-        request: Request,
-        on_over: Callable[[ActiveRequest], None],
-        caller: Teller | None = None,
-    ) -> None:
+    def __init__(self, tools: Tools, request: Request, on_over: Callable[[ActiveRequest], None]) -> None:
         self._tools = tools
         self._bus = tools.bus
         self._loop = asyncio.get_running_loop()
@@ -76,7 +70,7 @@ class ActiveRequest:
         self._began_mono_s = now - request.waited_s
         self._deadline_mono_s = self._began_mono_s + request.deadline_s
         self._tries = Tries(max_attempts=tools.max_attempts, number=request.first_attempt)
-        self._caller = caller or Caller(tools.bus, self.request, tools.instance, self._on_caller_gone)
+        self._caller = Caller(tools.bus, self.request, tools.instance, self._on_caller_gone)
         self._grants: ReplyInbox | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._accept_timer: asyncio.TimerHandle | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
 from sollol_agents.dispatcher.requests.intake import Request
 from sollol_bus.errors import BusError, NotConnected
@@ -18,19 +17,6 @@ log = logging.getLogger(__name__)
 
 NEWS_AFTER_S = 0.05
 """A request that is quicker needs no watching."""
-
-
-class Teller(Protocol):
-    """What a request needs of whoever sent it."""
-
-    def tell(self, news: RequestNews) -> None:
-        """Tells where the request stands."""
-
-    def refuse(self, error: ErrorBody) -> None:
-        """Tells what went wrong, as the end of the answer."""
-
-    def close(self) -> None:
-        """Tells no more."""
 
 
 class Caller:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -13,12 +14,22 @@ from sollol_agents.requests.mode import resolve
 from sollol_agents.requests.paths import is_management
 from sollol_agents.requests.request import DEFAULT_DETECTOR, analyse
 from sollol_schemas import headers as h
+from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_request_id
 from sollol_schemas.inboxes import is_client_inbox
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 
+SUBJECT_OF: Final = {
+    RequestKind.GENERATE: subjects.GENERATE,
+    RequestKind.CHAT: subjects.CHAT,
+    RequestKind.EMBED: subjects.EMBED,
+    RequestKind.PASSTHROUGH: subjects.PASSTHROUGH,
+}
+"""Where requests of each kind come in."""
+UNLIMITED_S: Final = 366 * 86_400.0
+"""The deadline of a job's try that names none: patient work may wait without limit."""
 ATTEMPTS_PER_RESEND = 10
 _PATH_MAX = 512
 
@@ -77,12 +88,18 @@ def take_in(
             in_body, body = routing_fields(fields), without_routing(body, fields)
         routing = resolve(parse_routing(in_body, head))
         context = analyse(kind, fields, path=path, detector=detector)
+        if h.JOB in head:
+            context = msgspec.structs.replace(context, job_id=_id(h.JOB, head[h.JOB]))
         wants_stream = h.STREAM in head or field(fields, "stream", bool) is True
     except (InvalidBody, InvalidRouting) as error:
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))) from error
     resend = int(_number(head.get(h.RESEND), upper=100))
+    control_inbox = _control_inbox(head.get(h.CONTROL_INBOX, ""))
+    # a job may wait for ever: nothing else would tell that its runner is gone than news that it does not hear
+    is_limited = not context.job_id or not control_inbox
+    limit_s = routing.deadline_s or (default_deadline_s if is_limited else UNLIMITED_S)
     return Request(
-        request_id=_request_id(head.get(h.REQUEST_ID)),
+        request_id=_id(h.REQUEST_ID, head[h.REQUEST_ID]) if h.REQUEST_ID in head else secrets.token_hex(8),
         kind=kind,
         body=body,
         path=path,
@@ -90,12 +107,12 @@ def take_in(
         wants_stream=wants_stream,
         context=context,
         routing=routing,
-        deadline_s=routing.deadline_s or default_deadline_s,
-        waited_s=_number(head.get(h.WAITED), upper=routing.deadline_s or default_deadline_s),
+        deadline_s=limit_s,
+        waited_s=_number(head.get(h.WAITED), upper=limit_s),
         first_attempt=1 + resend * ATTEMPTS_PER_RESEND,
         resend=resend,
         secret=head.get(h.CANCEL_SECRET, ""),
-        control_inbox=_control_inbox(head.get(h.CONTROL_INBOX, "")),
+        control_inbox=control_inbox,
         traceparent=head.get(h.TRACEPARENT, ""),
     )
 
@@ -128,11 +145,9 @@ def check_path(path: str) -> str:
     return path
 
 
-def _request_id(given: str | None) -> str:
-    if given is None:
-        return secrets.token_hex(8)
+def _id(header: str, given: str) -> str:
     if not is_request_id(given):
-        message = f"header {h.REQUEST_ID} must be 1 to 56 of A-Z a-z 0-9 _ -"
+        message = f"header {header} must be 1 to 56 of A-Z a-z 0-9 _ -"
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=message))
     return given
 

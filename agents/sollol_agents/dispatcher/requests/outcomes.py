@@ -23,6 +23,7 @@ def unserved(request: Request, error: ErrorBody, *, waited_s: float, finished_at
     known = Decision(
         request_id=request.request_id,
         attempt_id=attempt_id(request.request_id, 0),
+        job_id=context.job_id,
         node_id=NO_NODE,
         model=context.model,
         kind=request.kind,

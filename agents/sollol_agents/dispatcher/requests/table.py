@@ -11,7 +11,7 @@ from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.requests.active import ActiveRequest, Stage
 from sollol_agents.dispatcher.requests.attempt import AbandonedAttempts
-from sollol_agents.dispatcher.requests.intake import Rejected, Request, take_in
+from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, Rejected, Request, take_in
 from sollol_agents.dispatcher.requests.node_probes import NodeProbes
 from sollol_agents.dispatcher.requests.scorer_watch import ScorerWatch
 from sollol_agents.dispatcher.requests.tools import Tools
@@ -33,12 +33,6 @@ from sollol_schemas.telemetry import NodeState
 
 log = logging.getLogger(__name__)
 
-SUBJECT_OF = {
-    RequestKind.GENERATE: subjects.GENERATE,
-    RequestKind.CHAT: subjects.CHAT,
-    RequestKind.EMBED: subjects.EMBED,
-    RequestKind.PASSTHROUGH: subjects.PASSTHROUGH,
-}
 _ROUTE_TIMEOUT_S = 5.0
 
 
@@ -112,6 +106,12 @@ class RequestTable(Part):
         """Ids of the requests that are not answered yet."""
         return self._active.keys()
 
+    def stop_intake(self, reason: str) -> None:
+        """Lets the tries of jobs that no node works on go elsewhere; their runners wait as long as it takes."""
+        for request in list(self._active.values()):
+            if request.request.context.job_id and request.stage is Stage.WAITING:
+                request.cancel(ErrorCode.ACTOR_STOPPED, reason)
+
     def hand_back(self, reason: str) -> None:
         """Answers what could not finish in time."""
         for request in list(self._active.values()):
@@ -121,19 +121,6 @@ class RequestTable(Part):
         """Ends all asking and answering."""
         for part in (self.tools.scorer, self.tools.nodes, self.tools.abandoned):
             await part.close()
-
-    def hold(self, request: ActiveRequest) -> bool:
-        """Takes responsibility for the request of a job and asks for its slot; False when its id is in use."""
-        if request.request.request_id in self._active:
-            return False
-        self._hold(request)
-        return True
-
-    def forget(self, request: ActiveRequest) -> None:
-        """The request is answered."""
-        if self._active.get(request.request.request_id) is request:
-            del self._active[request.request.request_id]
-        self._on_over()
 
     # -- taking requests ----------------------------------------------------------------------------------
 
@@ -155,7 +142,7 @@ class RequestTable(Part):
             self._bus.publish(msg.reply, b"")
             return
         self.taken += 1
-        self._hold(ActiveRequest(self.tools, request, self.forget))
+        self._hold(request)
 
     def _taken_in(self, kind: RequestKind, msg: Msg) -> Request:
         if len(msg.data) > self._bus.max_payload:
@@ -186,11 +173,15 @@ class RequestTable(Part):
             message = f"this dispatcher holds {len(self._active)} requests already; try again later"
             raise Rejected(ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": 1}))
 
-    def _hold(self, active: ActiveRequest) -> None:
-        request = active.request
+    def _hold(self, request: Request) -> None:
         log_prompt(request.request_id, request.context.model, request.body)
-        self._active[request.request_id] = active
+        active = self._active[request.request_id] = ActiveRequest(self.tools, request, self._forget)
         self.tools.scorer.ask(active)
+
+    def _forget(self, active: ActiveRequest) -> None:
+        if self._active.get(active.request.request_id) is active:
+            del self._active[active.request.request_id]
+        self._on_over()
 
     def _on_cancel(self, msg: Msg) -> None:
         asked = decoded(msg, CancelRequest)

@@ -9,17 +9,20 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import httpx
 import msgspec
 
+from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 from sollol_agents.lab.testing.processes import eventually
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.stack import LocalStack
+from sollol_bus.actor import Actor
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.messages import decode
 from sollol_schemas import subjects
@@ -39,6 +42,7 @@ class EmulatedSystem:
         slots: Of each node.
         decode_tps: Tokens per second of each engine.
         scorer: Settings of the scorer.
+        pace: How long the dispatcher waits for what.
         dispatcher: Settings of the dispatcher that differ from those of a test.
     """
 
@@ -50,6 +54,7 @@ class EmulatedSystem:
         slots: int = 4,
         decode_tps: float = 2000.0,
         scorer: ScorerConfig | None = None,
+        pace: Pace | None = None,
         **dispatcher: object,
     ) -> None:
         self.engines: list[EmulatedNode] = []
@@ -66,9 +71,8 @@ class EmulatedSystem:
             prefill_tps=50_000,
         )
         self._scorer = scorer
-        self._dispatcher = msgspec.convert(
-            {"job_retry_first_s": 0.1, "drain_timeout_s": 2.0, **dispatcher}, DispatcherConfig
-        )
+        self._dispatcher = msgspec.convert({"drain_timeout_s": 2.0, **dispatcher}, DispatcherConfig)
+        self._pace = pace or Pace(job_retry_first_s=0.1)
         self._floor = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -91,13 +95,21 @@ class EmulatedSystem:
             self.engines.append(engine)
             nodes.append(NodeConfig(node_id=f"n{number}", url=engine.url, engine="ollama", slots=self._slots))
         self.stack = LocalStack(
-            store_dir=self._folder / "store", dispatcher=self._dispatcher, scorer=self._scorer, nodes=tuple(nodes)
+            store_dir=self._folder / "store",
+            dispatcher=self._dispatcher,
+            scorer=self._scorer,
+            nodes=tuple(nodes),
+            before_start=self._set_pace,
         )
         await self._floor.enter_async_context(self.stack)
         self.client: Client = await self._floor.enter_async_context(self.stack.client())
         await self.client.generate(MODEL, "count down from 1")
         await eventually(self._all_are_up, complaint="every node is up")
         self.client.bus.subscribe(subjects.JOB_EVENT.all, lambda m: self.news.append(decode(m.data, JobEvent)))
+
+    def _set_pace(self, actor: Actor[Any]) -> None:
+        if isinstance(actor, Dispatcher):
+            actor.pace = self._pace
 
     async def _all_are_up(self) -> bool:
         views = (await self.client.nodes()).nodes

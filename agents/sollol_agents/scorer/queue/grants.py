@@ -54,6 +54,7 @@ def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityCla
     return Decision(
         request_id=request.request_id,
         attempt_id=attempt_id(request.request_id, request.number),
+        job_id=request.context.job_id,
         node_id=node.node_id,
         node_url=node.telemetry.engine.url,
         instance=node.instance,

@@ -1,0 +1,116 @@
+"""The result of every job that has ended, and its answer wherever that lies."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+from nats.errors import Error as ClientError
+from nats.js.errors import NotFoundError
+from nats.js.object_store import ObjectStore
+
+from sollol_agents.dispatcher.jobs.persistence import ANSWER_S, persistently, purge_subject, stored_message
+from sollol_bus.errors import BusError, RequestTimedOut
+from sollol_bus.jetstream.streams import JetStreamRefused, publish_acked
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import decode, encode
+from sollol_schemas import headers as h
+from sollol_schemas import stores, subjects
+from sollol_schemas.jobs import JobResult
+
+log = logging.getLogger(__name__)
+
+
+class Expired(Exception):
+    """A job's answer is not kept any more."""
+
+
+class Results:
+    """The result of every job that has ended; bodies above a limit lie in the object store."""
+
+    def __init__(self, bus: Bus, inline_bytes: int) -> None:
+        self._bus = bus
+        self._inline_bytes = min(inline_bytes, bus.max_payload // 2)
+        self._blobs: ObjectStore | None = None
+
+    async def read(self, job_id: str) -> tuple[JobResult | None, int]:
+        """The stored result and its number; None and 0 when there is none."""
+        found = await stored_message(self._bus, stores.RESULTS_STREAM, subject=subjects.JOB_RESULT.of(job_id))
+        return (None, 0) if found is None else (decode(found.data, JobResult), found.seq)
+
+    async def body(self, result: JobResult) -> bytes:
+        """A result's answer, from wherever it lies.
+
+        Raises:
+            Expired: The object store does not keep it any more.
+            BusError: It is in the object store, and cannot be had from there now.
+        """
+        if not result.object_name:
+            return bytes(result.body)
+        try:
+            found = await (await self._store()).get(result.object_name)
+        except NotFoundError as error:
+            raise Expired(result.job_id) from error
+        except ClientError as error:
+            raise BusError(f"the object store does not give the answer of job {result.job_id}: {error}") from error
+        except TimeoutError as error:
+            raise RequestTimedOut(f"the object store does not answer: {error}") from error
+        return bytes(found.data or b"")
+
+    async def place(self, result: JobResult, body: bytes) -> JobResult:
+        """The result with its answer, or with the name under which the object store has it."""
+        placed = msgspec.structs.replace(result, body_bytes=len(body))
+        if len(body) <= self._inline_bytes:
+            return msgspec.structs.replace(placed, body=msgspec.Raw(body))
+        name = f"{result.job_id}.{result.run}"
+
+        async def act() -> None:
+            await (await self._store()).put(name, body)
+
+        await persistently(act, f"answer of job {result.job_id}")
+        return msgspec.structs.replace(placed, object_name=name)
+
+    async def publish(self, result: JobResult, last: int) -> tuple[JobResult, int]:
+        """Stores a result where number `last` (0: none) is the latest; goes on through outages.
+
+        Returns:
+            The result that stands, and its number: another one of the same run, when somebody was first.
+        """
+        payload = encode(result)
+
+        async def act() -> tuple[JobResult, int]:
+            try:
+                ack = await publish_acked(
+                    self._bus,
+                    subjects.JOB_RESULT.of(result.job_id),
+                    payload,
+                    headers={h.EXPECTED_LAST_SUBJECT_SEQUENCE: str(last)},
+                    timeout_s=ANSWER_S,
+                )
+            except JetStreamRefused as error:
+                if not error.is_lost_race:
+                    raise
+                standing, seq = await self.read(result.job_id)
+                if standing is None or standing.run < result.run:  # the earlier one has expired, or may be replaced
+                    return await self.publish(result, seq)
+                return standing, seq
+            return result, ack.seq
+
+        return await persistently(act, f"result of job {result.job_id}")
+
+    async def discard(self, job_id: str) -> None:
+        """Removes a job's result, and its answer wherever it lies."""
+        result, _ = await self.read(job_id)
+        if result is not None and result.object_name:
+            try:
+                await (await self._store()).delete(result.object_name)
+            except NotFoundError:
+                log.debug("job %s: its answer is gone already", job_id)
+            except ClientError as error:
+                raise BusError(f"the answer of job {job_id} cannot be removed: {error}") from error
+        await purge_subject(self._bus, stores.RESULTS_STREAM, subjects.JOB_RESULT.of(job_id))
+
+    async def _store(self) -> ObjectStore:
+        if self._blobs is None:
+            self._blobs = await self._bus.jetstream.object_store(stores.JOB_BLOBS)
+        return self._blobs

@@ -1,0 +1,135 @@
+"""Jobs submitted by request: checked before they are stored, and run again once they have ended."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+
+import msgspec
+
+from sollol_agents.dispatcher.jobs.events import now
+from sollol_agents.dispatcher.jobs.intake import accept, check
+from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused, unknown
+from sollol_agents.dispatcher.jobs.records import stored_status
+from sollol_agents.dispatcher.jobs.states import Overtaken
+from sollol_agents.dispatcher.jobs.tools import JobTools
+from sollol_agents.requests.detector import Detector
+from sollol_bus.errors import NoResponders
+from sollol_bus.jetstream.streams import JetStreamRefused, publish_acked
+from sollol_bus.sdk.job_making import body_hash
+from sollol_bus.sdk.job_storing import FULL_QUEUE
+from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.jobs import EnqueueReply, EnqueueRequest, JobNews, JobRef, JobStatus
+
+_ID_BYTES = 8
+
+
+class Submission:
+    """Stores jobs.
+
+    Args:
+        tools: The jobs' states and letters.
+        lookup: Finds them.
+        detector: Finds the task in a prompt.
+    """
+
+    def __init__(self, tools: JobTools, lookup: Lookup, detector: Detector) -> None:
+        self._tools = tools
+        self._bus = tools.bus
+        self._lookup = lookup
+        self._detector = detector
+
+    async def enqueue(self, msg: Msg) -> None:
+        """Answers a request to store a job."""
+        asked = decode(msg.data, EnqueueRequest)
+        accepted = accept(asked.job, msg.headers or {}, hosts=self._tools.config.job_callback_hosts)
+        wanted = check(accepted, self._detector)
+        priority = wanted if asked.priority is None else asked.priority
+        payload = encode(asked.job)
+        headers = _routing_of(msg.headers or {})
+        job_id = asked.job_id or secrets.token_hex(_ID_BYTES)
+        if asked.job_id is not None and (known := await self._lookup.known(job_id)) is not None:
+            self._bus.respond(msg, _duplicate(known, payload))
+            return
+        if accepted.due_unix_s > self._tools.clock.now_unix():
+            is_new = await self._tools.delays.store(payload, headers, job_id, priority, accepted.due_unix_s)
+        else:
+            is_new = await self._store(payload, headers, job_id, priority) > 0
+        if is_new:
+            self._bus.respond(msg, EnqueueReply(job_id=job_id))
+            return
+        known = await self._lookup.known(job_id)
+        self._bus.respond(msg, _duplicate(known, payload) if known else EnqueueReply(job_id=job_id, is_duplicate=True))
+
+    async def retry(self, msg: Msg) -> None:
+        """Answers a request to run a job again that has ended without an answer."""
+        job_id = decode(msg.data, JobRef).job_id
+        found = await self._tools.letters.find(job_id)
+        status, revision = await self._tools.states.read(job_id)
+        if found is None:
+            if status is None:
+                raise unknown(job_id)
+            raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {status.state}; only dead or failed jobs run again")
+        letter, ended = found
+        run = max(ended.run, status.run if status is not None else 0) + 1
+        seq = await self._store(letter.data, _routing_of(letter.headers), job_id, ended.priority, run)
+        if seq:
+            subject = subjects.JOB_SUBMIT.of(ended.priority, job_id)
+            stored = stored_status(subject, letter.data, letter.headers, submitted_at=now(), seq=seq)
+            fresh = msgspec.structs.replace(
+                stored,
+                kind=ended.kind,
+                model=ended.model,
+                run=run,
+                result_seq=status.result_seq if status is not None else 0,
+                takes=max(ended.takes, status.takes if status is not None else 0) + 1,
+            )
+            await self._tell_queued(fresh, revision)
+        self._bus.respond(msg, EnqueueReply(job_id=job_id, is_duplicate=not seq))
+
+    async def _tell_queued(self, fresh: JobStatus, revision: int) -> None:
+        """From now on it waits, whatever it was; a dispatcher that took it up already has said so."""
+        try:
+            await self._tools.states.write(fresh, revision)
+        except Overtaken:
+            return
+        self._tools.events.tell(fresh, JobNews.QUEUED)
+
+    async def _store(self, payload: bytes, headers: dict[str, str], job_id: str, priority: int, run: int = 1) -> int:
+        """Puts a job into the queue; returns its number there, 0 when it is there already."""
+        head = headers | {
+            h.MSG_ID: job_id if run == 1 else f"{job_id}.{run}",
+            h.EXPECTED_LAST_SUBJECT_SEQUENCE: "0",
+        }
+        if run > 1:
+            head[h.JOB_RUN] = str(run)
+        try:
+            ack = await publish_acked(self._bus, subjects.JOB_SUBMIT.of(priority, job_id), payload, headers=head)
+        except JetStreamRefused as error:
+            if error.is_lost_race:
+                return 0
+            if error.err_code in FULL_QUEUE:
+                raise Refused(ErrorCode.QUEUE_FULL, f"the queue of jobs is full: {error}", retry_after_s=30) from error
+            raise
+        except NoResponders as error:
+            raise Refused(ErrorCode.ACTOR_STOPPED, "the queue of jobs is not there (yet); try again") from error
+        return 0 if ack.duplicate else ack.seq
+
+
+def _routing_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """The routing headers of a submission, which stay with its job."""
+    return {name: text for name, text in headers.items() if name.lower().startswith(h.ROUTING_PREFIX.lower())}
+
+
+def _duplicate(known: JobStatus, payload: bytes) -> EnqueueReply:
+    """The answer to a job that is known already.
+
+    Raises:
+        Refused: It is known with another body.
+    """
+    if known.body_hash and known.body_hash != body_hash(payload):
+        raise Refused(ErrorCode.CONFLICT, f"job {known.job_id} exists with another body", state=known.state.value)
+    return EnqueueReply(job_id=known.job_id, state=known.state, is_duplicate=True)
