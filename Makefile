@@ -107,18 +107,20 @@ bench-dashboard: $(INSTALLED) ## Measures the dashboard with a made-up fleet of 
 	$(PY) -m bench.dashboard --out bench/results/dashboard.json
 
 .PHONY: bench-routing
-bench-routing: $(INSTALLED) ## Compares routing policies in virtual time: every table and its picture, about 15 minutes.
+bench-routing: $(INSTALLED) ## Compares routing policies in virtual time: every table and its picture, about half an hour.
 	$(PY) -m pip install --quiet --disable-pip-version-check --group bench
 	$(PY) -m bench.routing --seeds 1,2,3 --processes 2 --out bench/results/routing.json
 	$(PY) -m bench.routing --scenarios complex --fleets F2 --seeds 1,2,3 --processes 2 --out bench/results/routing-gpus.json
-	$(PY) -m bench.routing --scenarios faults --loads 0.3,0.5 --seeds 1,2,3 --processes 2 --out bench/results/routing-faults.json
-	$(PY) -m bench.routing --scenarios closed --loads 8,16,32 --seeds 1,2,3 --out bench/results/routing-closed.json
-	$(PY) -m bench.routing --scenarios steps --loads 12 --seeds 1,2,3 --out bench/results/routing-steps.json
+	$(PY) -m bench.routing --scenarios faults --seeds 1,2,3 --processes 2 --out bench/results/routing-faults.json
+	$(PY) -m bench.routing --scenarios closed --seeds 1,2,3 --out bench/results/routing-closed.json
+	$(PY) -m bench.routing --scenarios steps --seeds 1,2,3 --out bench/results/routing-steps.json
+	$(PY) -m bench.routing --scenarios batch,cold_lengths --seeds 1,2,3 --processes 2 --out bench/results/routing-batches.json
 	$(PY) -m bench.routing.plots bench/results/routing.json
 
 .PHONY: bench-live
 bench-live: $(INSTALLED) ## Plays the routing benchmark's arrivals on the real system with emulated engines.
 	$(PY) -m bench.live
+	$(PY) -m bench.live.batch --out bench/results/live-batch.json
 
 LITELLM := build/litellm
 
