@@ -22,7 +22,7 @@ import msgspec
 from bench.command import parser_of, started
 from bench.processes import Process, actor, control, instant_engine, node, running
 from sollol_bus.errors import BusError
-from sollol_bus.jetstream.streams import api, publish_acked
+from sollol_bus.jetstream.api import api, publish_acked
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig

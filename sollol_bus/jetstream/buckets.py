@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from sollol_bus.jetstream.streams import JetStreamRefused, api, publish_acked
+from sollol_bus.jetstream.api import JetStreamRefused, api, publish_acked
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
 from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE

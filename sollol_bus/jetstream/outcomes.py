@@ -13,7 +13,7 @@ from collections import deque
 import msgspec
 
 from sollol_bus.errors import BusError, PayloadTooLarge
-from sollol_bus.jetstream.streams import ack_of
+from sollol_bus.jetstream.api import ack_of
 from sollol_bus.observe.request_log import log_outcome
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import msgspec
 
 from sollol_bus.errors import BusError, NotConnected
-from sollol_bus.jetstream.streams import API, JetStreamRefused, api
+from sollol_bus.jetstream.api import API, JetStreamRefused, api
 from sollol_bus.transport.connection import Bus, Subscription
 from sollol_bus.transport.messages import Msg, encode
 from sollol_bus.waiting import happens

@@ -1,8 +1,4 @@
-"""JetStream over the bus: what exists there, made so that it may be made any number of times, and acked publishes.
-
-Speaks the server's JSON interface over `Bus.request`. The client library's own layer would wait for its timeout
-through an outage that `Bus.request` reports at once, and changes the headers that are passed to it.
-"""
+"""What exists in JetStream, made so that any number of actors may make it at once."""
 
 from __future__ import annotations
 
@@ -13,62 +9,21 @@ from typing import Any, Literal
 import msgspec
 
 from sollol_bus.errors import BusError, ConfigError, NoResponders
+from sollol_bus.jetstream.api import TEMPORARY, JetStreamRefused, api
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import stores, subjects
 
 log = logging.getLogger(__name__)
 
-API = "$JS.API"
 EVENTS_MAX_AGE_S = 24 * 3600.0
 EVENTS_MAX_BYTES = 1 << 30
 DUPLICATE_WINDOW_S = 120.0
 LEASE_MARKER_TTL_S = 1.0
 
-_NOT_FOUND = frozenset({10014, 10037, 10059})
 _EXISTS = 10058
-_WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
-_TEMPORARY = frozenset({10004, 10005, 10008, 10009, 10023})
 _OFF = frozenset({10035, 10039, 10076})
 _NO_ROOM = frozenset({10023, 10028, 10047})
 _RETRY_S = 0.1
-
-
-class JetStreamRefused(BusError):
-    """JetStream answered with an error."""
-
-    def __init__(self, *, err_code: int, description: str) -> None:
-        super().__init__(f"JetStream refused: {description} ({err_code})")
-        self.err_code = err_code
-
-    @property
-    def is_not_found(self) -> bool:
-        """Whether the stream, consumer or message does not exist."""
-        return self.err_code in _NOT_FOUND
-
-    @property
-    def is_lost_race(self) -> bool:
-        """Whether the subject's last revision is not the expected one: somebody wrote first."""
-        return self.err_code in _WRONG_LAST_SEQUENCE
-
-
-class _ApiError(msgspec.Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class _Answer(msgspec.Struct):
-    error: _ApiError | None = None
-
-
-class PubAck(msgspec.Struct, frozen=True):
-    """JetStream's promise that it stored a message."""
-
-    stream: str
-    seq: int
-    duplicate: bool = False
-    """Whether a message with this id had been stored before, so that this one was not."""
 
 
 class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,7 +149,7 @@ async def _ensure_patiently(bus: Bus, spec: StreamSpec, replicas: int, deadline:
 
 
 def _is_temporary(error: Exception) -> bool:
-    return not isinstance(error, JetStreamRefused) or error.err_code in _TEMPORARY
+    return not isinstance(error, JetStreamRefused) or error.err_code in TEMPORARY
 
 
 def _as_config_error(error: Exception, spec: StreamSpec, *, is_late: bool) -> ConfigError | None:
@@ -202,7 +157,7 @@ def _as_config_error(error: Exception, spec: StreamSpec, *, is_late: bool) -> Co
     if isinstance(error, JetStreamRefused):
         if error.err_code in _OFF:
             return ConfigError("JetStream is not enabled for this account on the NATS server; enable it there")
-        if error.err_code in _NO_ROOM and (is_late or error.err_code not in _TEMPORARY):
+        if error.err_code in _NO_ROOM and (is_late or error.err_code not in TEMPORARY):
             return ConfigError(f"the NATS server has no room for {spec.name} (max_bytes={spec.max_bytes}): {error}")
     if isinstance(error, NoResponders) and is_late:
         return ConfigError(
@@ -229,49 +184,6 @@ async def _update_stream(bus: Bus, spec: StreamSpec) -> None:
     if wanted != current:
         log.info("updating the stream %s", spec.name, extra={"action": "stream_update"})
         await api(bus, f"STREAM.UPDATE.{spec.name}", wanted)
-
-
-async def api(bus: Bus, what: str, request: object = None, *, timeout_s: float = 5.0) -> bytes:
-    """The answer to a request to JetStream's interface, as JSON.
-
-    Raises:
-        JetStreamRefused: It answered with an error.
-        NoResponders: JetStream is off, or not up yet.
-        RequestTimedOut, NotConnected: The server did not answer.
-    """
-    payload = b"" if request is None else encode(request)
-    msg = await bus.request(f"{API}.{what}", payload, timeout_s=timeout_s)
-    _raise_refusal(msg.data)
-    return bytes(msg.data)
-
-
-async def publish_acked(
-    bus: Bus, subject: str, payload: bytes, *, headers: dict[str, str] | None = None, timeout_s: float = 5.0
-) -> PubAck:
-    """Stores a message and returns JetStream's ack.
-
-    Raises:
-        JetStreamRefused: The stream refused it.
-        NoResponders: No stream takes this subject now.
-        RequestTimedOut, NotConnected: It may or may not have been stored.
-    """
-    return ack_of(await bus.request(subject, payload, headers=headers, timeout_s=timeout_s))
-
-
-def ack_of(msg: Msg) -> PubAck:
-    """The ack in a reply to a publish.
-
-    Raises:
-        JetStreamRefused: The reply is a refusal.
-    """
-    _raise_refusal(msg.data)
-    return decode(msg.data, PubAck)
-
-
-def _raise_refusal(data: bytes) -> None:
-    error = decode(data, _Answer).error
-    if error is not None:
-        raise JetStreamRefused(err_code=error.err_code, description=error.description)
 
 
 def _ns(seconds: float) -> int:

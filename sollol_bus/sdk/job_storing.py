@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sollol_bus.errors import BusError, Conflict, DecodeFailed, QueueFull, SollolError
-from sollol_bus.jetstream.streams import JetStreamRefused, ack_of
+from sollol_bus.jetstream.api import JetStreamRefused, ack_of
 from sollol_bus.sdk.job_making import body_hash
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of

@@ -17,7 +17,7 @@ import yaml
 
 from sollol_agents.lab.testing.processes import ProcessFleet, eventually
 from sollol_bus.errors import ConfigError, SollolError
-from sollol_bus.jetstream.streams import api
+from sollol_bus.jetstream.api import api
 from sollol_bus.server.config import find_binary
 from sollol_bus.transport.connection import Bus, BusConfig
 

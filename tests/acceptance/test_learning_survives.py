@@ -10,8 +10,8 @@ import pytest
 
 from sollol_agents.children import Child
 from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_bus.jetstream.api import api
 from sollol_bus.jetstream.buckets import Bucket
-from sollol_bus.jetstream.streams import api
 from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus

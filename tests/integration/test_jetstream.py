@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from sollol_bus.errors import ConfigError
+from sollol_bus.jetstream.api import JetStreamRefused, api, publish_acked
 from sollol_bus.jetstream.buckets import Bucket
-from sollol_bus.jetstream.streams import JetStreamRefused, StreamSpec, api, ensure_stream, provision, publish_acked
+from sollol_bus.jetstream.streams import StreamSpec, ensure_stream, provision
 from sollol_bus.server.config import find_binary
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig

@@ -18,7 +18,7 @@ from sollol_agents.node.config import NodeConfig
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.errors import Cancelled, NotPermitted, SollolError
-from sollol_bus.jetstream.streams import api, publish_acked
+from sollol_bus.jetstream.api import api, publish_acked
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.server.rights import make_credentials, server_config

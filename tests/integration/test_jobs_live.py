@@ -30,7 +30,7 @@ from sollol_bus.errors import (
     SollolError,
     UnknownModel,
 )
-from sollol_bus.jetstream.streams import publish_acked
+from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.sdk.batch import Batch
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.transport.connection import BusConfig

@@ -13,7 +13,7 @@ import pytest
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, SollolError
-from sollol_bus.jetstream.streams import JetStreamRefused, api, publish_acked
+from sollol_bus.jetstream.api import JetStreamRefused, api, publish_acked
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode

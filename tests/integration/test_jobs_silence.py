@@ -11,7 +11,7 @@ import pytest
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_bus.errors import BusError
-from sollol_bus.jetstream.streams import publish_acked
+from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode

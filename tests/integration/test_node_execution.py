@@ -17,7 +17,8 @@ from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, Faul
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
 from sollol_bus.errors import BusError, ConfigError
-from sollol_bus.jetstream.streams import api, provision
+from sollol_bus.jetstream.api import api
+from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode, error_of

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
+from sollol_bus.jetstream.api import api
 from sollol_bus.jetstream.outcomes import OutcomePublisher, OutcomeStatistics, message_id
-from sollol_bus.jetstream.streams import api, provision
+from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import stores

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from sollol_bus.jetstream.api import api, publish_acked
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
-from sollol_bus.jetstream.streams import StreamSpec, api, ensure_stream, publish_acked
+from sollol_bus.jetstream.streams import StreamSpec, ensure_stream
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
 

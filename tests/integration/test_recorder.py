@@ -15,7 +15,7 @@ from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.recorder.queries import MAX_QUERIES
 from sollol_bus.errors import ConfigError, NoResponders
-from sollol_bus.jetstream.streams import publish_acked
+from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode, error_of

@@ -14,8 +14,9 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.knowledge.learned import learned_of
 from sollol_agents.scorer.office.saved_knowledge import SavedKnowledge
+from sollol_bus.jetstream.api import api
 from sollol_bus.jetstream.buckets import Bucket
-from sollol_bus.jetstream.streams import api, provision
+from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode

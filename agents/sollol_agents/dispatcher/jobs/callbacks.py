@@ -20,8 +20,8 @@ from sollol_agents.dispatcher.jobs.posting import NotPosted, Poster
 from sollol_agents.dispatcher.jobs.results import Expired, Results
 from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
+from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
-from sollol_bus.jetstream.streams import publish_acked
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from sollol_bus.errors import BusError, DecodeFailed
-from sollol_bus.jetstream.streams import api
+from sollol_bus.jetstream.api import api
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
 from sollol_schemas.instants import InvalidInstant, parse_instant

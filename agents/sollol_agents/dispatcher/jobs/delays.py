@@ -6,8 +6,8 @@ import logging
 
 from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_bus.errors import BusError
+from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
-from sollol_bus.jetstream.streams import JetStreamRefused, publish_acked
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import headers as h

@@ -8,7 +8,7 @@ import msgspec
 
 from sollol_agents.dispatcher.jobs.persistence import Stored, persistently, purge_subject, stored_message
 from sollol_bus.errors import DecodeFailed
-from sollol_bus.jetstream.streams import publish_acked
+from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h

@@ -10,7 +10,7 @@ import msgspec
 from sollol_agents.dispatcher.jobs.letters import status_of
 from sollol_agents.dispatcher.jobs.records import stored_status
 from sollol_bus.errors import BusError, DecodeFailed, RequestTimedOut
-from sollol_bus.jetstream.streams import api
+from sollol_bus.jetstream.api import api
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import stores, subjects

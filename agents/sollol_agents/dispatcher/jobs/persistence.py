@@ -16,7 +16,7 @@ import msgspec
 from nats.errors import Error as ClientError
 
 from sollol_bus.errors import BusError, PayloadTooLarge
-from sollol_bus.jetstream.streams import JetStreamRefused, api
+from sollol_bus.jetstream.api import JetStreamRefused, api
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
 

@@ -15,7 +15,7 @@ from sollol_agents.dispatcher.jobs.states import Overtaken
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import NoResponders
-from sollol_bus.jetstream.streams import JetStreamRefused, publish_acked
+from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
 from sollol_bus.sdk.job_making import body_hash
 from sollol_bus.sdk.job_storing import FULL_QUEUE
 from sollol_bus.transport.messages import Msg, decode, encode

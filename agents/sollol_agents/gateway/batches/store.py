@@ -15,9 +15,10 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from sollol_bus.errors import BusError, ConnectionLost, RequestTimedOut, SollolError, error_from
+from sollol_bus.jetstream.api import JetStreamRefused, ack_of, api
 from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.job_streams import blob_spec
-from sollol_bus.jetstream.streams import JetStreamRefused, StreamSpec, ack_of, api, bucket_spec, provision
+from sollol_bus.jetstream.streams import StreamSpec, bucket_spec, provision
 from sollol_bus.sdk.job_storing import FULL_QUEUE
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode

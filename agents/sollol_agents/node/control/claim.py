@@ -13,8 +13,8 @@ import asyncio
 import logging
 
 from sollol_bus.errors import BusError, ConfigError, DecodeFailed, NoResponders, RequestTimedOut
+from sollol_bus.jetstream.api import JetStreamRefused
 from sollol_bus.jetstream.buckets import Bucket
-from sollol_bus.jetstream.streams import JetStreamRefused
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import stores, subjects

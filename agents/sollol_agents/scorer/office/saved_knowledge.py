@@ -20,8 +20,9 @@ from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.knowledge.learned import bytes_of, learned_of
 from sollol_agents.scorer.office.takeover import everything_learned, learn_from_record, overhear, take_up
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders, PayloadTooLarge
+from sollol_bus.jetstream.api import JetStreamRefused
 from sollol_bus.jetstream.buckets import Bucket
-from sollol_bus.jetstream.streams import JetStreamRefused, provision
+from sollol_bus.jetstream.streams import provision
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
