@@ -16,7 +16,8 @@ API = "$JS.API"
 TEMPORARY = frozenset({10004, 10005, 10008, 10009, 10023})
 """Codes of a server that is still coming up, or has no leader or room now."""
 
-_NOT_FOUND = frozenset({10014, 10037, 10059})
+_NO_MESSAGE = 10037
+_NOT_FOUND = frozenset({10014, _NO_MESSAGE, 10059})
 _WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 _FULL = frozenset({10077, 10047, 10028, 10023})
 
@@ -27,6 +28,11 @@ class JetStreamRefused(BusError):
     def __init__(self, *, err_code: int, description: str) -> None:
         super().__init__(f"JetStream refused: {description} ({err_code})")
         self.err_code = err_code
+
+    @property
+    def is_no_message(self) -> bool:
+        """Whether the stream is there, and has no such message."""
+        return self.err_code == _NO_MESSAGE
 
     @property
     def is_not_found(self) -> bool:
@@ -90,14 +96,17 @@ async def publish_acked(
     return ack_of(await bus.request(subject, payload, headers=headers, timeout_s=timeout_s))
 
 
-def ack_of(msg: Msg) -> PubAck:
+def ack_of(reply: Msg | BusError) -> PubAck:
     """The ack in a reply to a publish.
 
     Raises:
         JetStreamRefused: The reply is a refusal.
+        BusError: There is no reply; the message may or may not have been stored.
     """
-    _raise_refusal(msg.data)
-    return decode(msg.data, PubAck)
+    if isinstance(reply, BusError):
+        raise reply
+    _raise_refusal(reply.data)
+    return decode(reply.data, PubAck)
 
 
 def _raise_refusal(data: bytes) -> None:

@@ -10,34 +10,28 @@ then speak on every subject of the bus.
 
 from __future__ import annotations
 
-import base64
+import asyncio
+import logging
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import msgspec
 
-from sollol_bus.jetstream.api import JetStreamRefused, api, publish_acked
+from sollol_bus.errors import BusError, DecodeFailed
+from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
+from sollol_bus.jetstream.stored import Stored, purge_subject, stored_block, stored_message
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
 from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _OPERATION = "KV-Operation"
-_MARKERS = (b"KV-Operation:", b"Nats-Marker-Reason:")
+_MARKERS = (_OPERATION, "Nats-Marker-Reason")
 _TTL = "Nats-TTL"
-_NO_MESSAGE = 10037
-
-
-class _Stored(msgspec.Struct):
-    """A message as the stream's leader tells it; body and headers in base64."""
-
-    seq: int
-    hdrs: str = ""
-    data: str = ""
-
-
-class _Found(msgspec.Struct):
-    message: _Stored
+_LOOK_AGAIN_S = 0.5
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +60,7 @@ class Bucket:
         self.name = name
         self._bus = bus
         self._timeout_s = timeout_s
-        self._get = f"STREAM.MSG.GET.KV_{name}"
+        self._stream = f"KV_{name}"
 
     def subject(self, key: str) -> str:
         """The subject on which writes to `key` can be overheard, refused ones included."""
@@ -74,17 +68,49 @@ class Bucket:
 
     async def get(self, key: str, *, timeout_s: float | None = None) -> Entry:
         """The last entry of a key."""
-        question = {"last_by_subj": self.subject(key)}
+        limit_s = timeout_s or self._timeout_s
+        stored = await stored_message(self._bus, self._stream, subject=self.subject(key), timeout_s=limit_s)
+        return Entry(key=key, value=None, revision=0) if stored is None else self._entry(stored)
+
+    async def every(self, keys: str) -> list[Entry]:
+        """The entries that have a value, in the order of their last writing; `keys` may have wildcards."""
+        found: list[Entry] = []
+        start = 1
+        while block := await stored_block(self._bus, self._stream, self.subject(keys), start):
+            found += [entry for entry in map(self._entry, block) if entry.value is not None]
+            start = block[-1].seq + 1
+        return found
+
+    async def follow(self, key: str, kind: type[T]) -> AsyncIterator[T | None]:
+        """What lies under a key, now and whenever that has changed; outages are waited out, for ever.
+
+        None stands for no value. A value that is not of the kind is logged and passed over.
+        """
+        changed, seen, looks = asyncio.Event(), -1, 1
+        subscription = self._bus.subscribe(self.subject(key), lambda _: changed.set())
+        self._bus.on_reconnect(changed.set)
         try:
-            answer = await api(self._bus, self._get, question, timeout_s=timeout_s or self._timeout_s)
-        except JetStreamRefused as error:
-            if error.err_code == _NO_MESSAGE:
-                return Entry(key=key, value=None, revision=0)
-            raise
-        stored = decode(answer, _Found).message
-        headers = base64.b64decode(stored.hdrs)
-        is_marker = any(marker in headers for marker in _MARKERS)
-        return Entry(key=key, value=None if is_marker else base64.b64decode(stored.data), revision=stored.seq)
+            while True:
+                try:
+                    entry = await self.get(key)
+                    if entry.revision != seen:
+                        seen, looks = entry.revision, 0
+                        yield entry.decode(kind)
+                except DecodeFailed as error:
+                    log.warning("%s in %s cannot be read: %s", key, self.name, error, extra={"action": "bad_entry"})
+                except BusError as error:
+                    log.info("%s in %s cannot be read now: %s", key, self.name, error, extra={"action": "bucket_away"})
+                    looks = 1
+                if looks:  # a write is overheard before it is stored, or before every server has it
+                    looks -= 1
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+                else:
+                    await changed.wait()
+                    changed.clear()
+                    looks = 1
+        finally:
+            subscription.unsubscribe()
+            self._bus.forget_callbacks(changed.set)
 
     async def put(self, key: str, value: bytes, *, ttl_s: int = 0) -> int:
         """Writes whatever was there before; returns the new revision."""
@@ -122,6 +148,15 @@ class Bucket:
         """Removes the value when the key's revision still is `last`; False when it is not."""
         headers = {**_headers(last, 0), _OPERATION: "DEL"}
         return await self._write(key, b"", headers, None) is not None
+
+    async def forget(self, key: str) -> None:
+        """Removes a key and every trace of it, whatever its revision."""
+        await purge_subject(self._bus, self._stream, self.subject(key))
+
+    def _entry(self, stored: Stored) -> Entry:
+        key = stored.subject.removeprefix(self.subject(""))
+        is_marker = any(marker in stored.headers for marker in _MARKERS)
+        return Entry(key=key, value=None if is_marker else stored.data, revision=stored.seq)
 
     async def _write(self, key: str, value: bytes, headers: dict[str, str], timeout_s: float | None) -> int | None:
         try:

@@ -217,8 +217,6 @@ class OutcomePublisher(Part):
 
 
 def _error_in(reply: Msg | BusError) -> BusError | None:
-    if isinstance(reply, BusError):
-        return reply
     try:
         ack_of(reply)
     except BusError as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from sollol_bus.errors import BusError, Conflict, DecodeFailed, QueueFull, SollolError
 from sollol_bus.jetstream.api import JetStreamRefused, ack_of
 from sollol_bus.sdk.job_making import body_hash
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.waiting import Window
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, MSG_ID
@@ -16,8 +15,6 @@ from sollol_schemas.jobs import Job, JobGet, JobReply
 
 AT_ONCE = 512
 _ANSWER_S = 10.0
-FULL_QUEUE = frozenset({10077, 10047, 10028, 10023})
-"""JetStream's codes for a stream that takes no more."""
 
 
 class Storing:
@@ -28,9 +25,7 @@ class Storing:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._open = 0
-        self._error: SollolError | None = None
-        self._news = asyncio.Event()
+        self._window = Window(AT_ONCE)
 
     async def store(self, priority: int, job_id: str, job: Job) -> None:
         """Sends a job on its way; waits while too many are.
@@ -38,20 +33,19 @@ class Storing:
         Raises:
             SollolError: What went wrong with this one or an earlier one.
         """
-        await self._until_open_below(AT_ONCE)
-        self._raise()
+        await self._window.enter()
         payload = encode(job)
 
         def on_ack(reply: Msg | BusError) -> None:
             self._on_ack(reply, job_id, payload)
 
         headers = {MSG_ID: job_id, EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
-        subject = subjects.JOB_SUBMIT.of(priority, job_id)
-        self._open += 1
         try:
-            self._bus.ask(subject, payload, on_ack, timeout_s=_ANSWER_S, headers=headers)
+            self._bus.ask(
+                subjects.JOB_SUBMIT.of(priority, job_id), payload, on_ack, timeout_s=_ANSWER_S, headers=headers
+            )
         except SollolError:
-            self._open -= 1
+            self._window.leave()
             raise
 
     async def finish(self) -> None:
@@ -60,44 +54,29 @@ class Storing:
         Raises:
             SollolError: What went wrong first; the others may be stored.
         """
-        await self._until_open_below(1)
-        self._raise()
-
-    async def _until_open_below(self, limit: int) -> None:
-        while self._open >= limit:
-            self._news.clear()
-            await self._news.wait()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
+        await self._window.finish()
 
     def _on_ack(self, reply: Msg | BusError, job_id: str, payload: bytes) -> None:
         try:
             is_there_already = not is_stored(reply)
         except SollolError as error:
-            self._settle(error)
+            self._window.leave(error)
             return
         if is_there_already:
             self._compare(job_id, payload)
         else:
-            self._settle()
+            self._window.leave()
 
     def _compare(self, job_id: str, payload: bytes) -> None:
         """Asks which job has the id; when nobody can say it passes, as a plain publish would."""
 
         def on_answer(reply: Msg | BusError) -> None:
-            self._settle(_conflict(job_id, payload, reply))
+            self._window.leave(_conflict(job_id, payload, reply))
 
         try:
             self._bus.ask(subjects.JOB_GET, encode(JobGet(job_id=job_id)), on_answer, timeout_s=_ANSWER_S)
         except BusError as error:
-            self._settle(error)
-
-    def _settle(self, error: SollolError | None = None) -> None:
-        self._open -= 1
-        self._error = self._error or error
-        self._news.set()
+            self._window.leave(error)
 
 
 def is_stored(reply: Msg | BusError) -> bool:
@@ -107,14 +86,12 @@ def is_stored(reply: Msg | BusError) -> bool:
         QueueFull: The queue takes no more.
         BusError: It may or may not have been stored.
     """
-    if isinstance(reply, BusError):
-        raise reply
     try:
         return not ack_of(reply).duplicate
     except JetStreamRefused as error:
         if error.is_lost_race:
             return False
-        if error.err_code in FULL_QUEUE:
+        if error.is_full:
             raise full(error) from error
         raise
 

@@ -7,7 +7,6 @@ from that very host, which covers the page's socket too.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import ipaddress
 import logging
@@ -17,9 +16,7 @@ from typing import Final
 
 import msgspec
 
-from sollol_bus.errors import SollolError
 from sollol_bus.jetstream.buckets import Bucket
-from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import stores
 from sollol_schemas.keys import ApiKey, KeyRing
@@ -27,7 +24,6 @@ from sollol_schemas.keys import ApiKey, KeyRing
 log = logging.getLogger(__name__)
 
 COOKIE: Final = "sollol_session"
-_RETRY_S: Final = 1.0
 _SESSION_S: Final = 12 * 3600.0
 """How long a login lasts."""
 _MAX_SESSIONS: Final = 1000
@@ -133,30 +129,7 @@ class Sessions:
         return Person(key.name, may_operate=key.is_admin)
 
 
-class KeyWatch:
-    """Reads the API keys from the settings bucket and keeps up with their changes."""
-
-    def __init__(self, bus: Bus, sessions: Sessions) -> None:
-        self._bus = bus
-        self._sessions = sessions
-        self._bucket = Bucket(bus, stores.SETTINGS_BUCKET)
-        self._changed = asyncio.Event()
-
-    def start(self, spawn: Spawn) -> None:
-        """Listens for changes."""
-        self._changed.set()
-        self._bus.subscribe(self._bucket.subject(stores.API_KEYS), lambda _: self._changed.set())
-        self._bus.on_reconnect(self._changed.set)
-        spawn(self._follow(), name="keys")
-
-    async def _follow(self) -> None:
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            try:
-                entry = await self._bucket.get(stores.API_KEYS)
-                self._sessions.know((entry.decode(KeyRing) or KeyRing()).keys)
-            except SollolError as error:
-                log.warning("the API keys cannot be read: %s", error, extra={"action": "keys_unread"})
-                await asyncio.sleep(_RETRY_S)
-                self._changed.set()
+async def follow_keys(bus: Bus, sessions: Sessions) -> None:
+    """Lets the sessions know the API keys, now and whenever they have changed, until it is cancelled."""
+    async for ring in Bucket(bus, stores.SETTINGS_BUCKET).follow(stores.API_KEYS, KeyRing):
+        sessions.know((ring or KeyRing()).keys)

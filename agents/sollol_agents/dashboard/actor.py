@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from sollol_agents.dashboard.access import KeyWatch, Sessions, is_local
+from sollol_agents.dashboard.access import Sessions, follow_keys, is_local
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dashboard.operations import OperationContext
 from sollol_agents.dashboard.pages import Pages
@@ -75,7 +75,7 @@ class Dashboard(Actor[DashboardConfig]):
         config = self.config
         sessions = Sessions(require_key=config.require_key, is_local=is_local(config.host))
         if config.require_key:
-            KeyWatch(self.bus, sessions).start(self.spawn)
+            self.spawn(follow_keys(self.bus, sessions), name="keys")
         elif not is_local(config.host):
             log.warning(
                 "anybody who reaches %s may look at this dashboard: set require_key to ask for API keys",

@@ -17,7 +17,6 @@ from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import NoResponders
 from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
 from sollol_bus.sdk.job_making import body_hash
-from sollol_bus.sdk.job_storing import FULL_QUEUE
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
@@ -111,7 +110,7 @@ class Submission:
         except JetStreamRefused as error:
             if error.is_lost_race:
                 return 0
-            if error.err_code in FULL_QUEUE:
+            if error.is_full:
                 raise Refused(ErrorCode.QUEUE_FULL, f"the queue of jobs is full: {error}", retry_after_s=30) from error
             raise
         except NoResponders as error:

@@ -14,18 +14,18 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from sollol_bus.errors import BusError, ConnectionLost, RequestTimedOut, SollolError, error_from
-from sollol_bus.jetstream.api import JetStreamRefused, ack_of, api
+from sollol_bus.errors import BusError, SollolError, error_from
+from sollol_bus.jetstream.api import JetStreamRefused, ack_of
 from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.job_streams import blob_spec
+from sollol_bus.jetstream.stored import purge_subject, stored_block
 from sollol_bus.jetstream.streams import StreamSpec, bucket_spec, provision
-from sollol_bus.sdk.job_storing import FULL_QUEUE
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_bus.waiting import Window
 from sollol_schemas import stores
 from sollol_schemas.batches import BatchRecord, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.headers import STATUS
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,6 @@ ANYBODY: Final = "*"
 CHUNK_BYTES: Final = 128 << 10
 _UNACKED_MAX: Final = 8
 _BLOCK: Final = 32
-_RECORDS_BLOCK: Final = 256
-_BLOCK_BYTES: Final = 4 << 20
 _LOOKS: Final = 5
 _LOOK_AGAIN_S: Final = 0.3
 _ANSWER_S: Final = 5.0
@@ -67,7 +65,7 @@ class Contents:
         """
         size, start, looks = 0, 1, 0
         while size < record.size_bytes:
-            found = await block(self._bus, _stream(), _subject(record.file_id), start, _BLOCK)
+            found = await stored_block(self._bus, _stream(), _subject(record.file_id), start, count=_BLOCK)
             looks = 0 if found else looks + 1
             if not found and looks < _LOOKS:
                 await asyncio.sleep(_LOOK_AGAIN_S)  # a server that is not the stream's leader may be behind
@@ -78,11 +76,11 @@ class Contents:
             for msg in found:
                 size += len(msg.data)
                 yield msg.data
-            start = seq_of(found[-1]) + 1
+            start = found[-1].seq + 1
 
     async def delete(self, file_id: str) -> None:
         """Forgets a content."""
-        await api(self._bus, f"STREAM.PURGE.{_stream()}", {"filter": _subject(file_id)})
+        await purge_subject(self._bus, _stream(), _subject(file_id))
 
 
 class Writer:
@@ -93,9 +91,7 @@ class Writer:
         self.size_bytes = 0
         self._bus = bus
         self._buffer = bytearray()
-        self._unacked = 0
-        self._error: SollolError | None = None
-        self._news = asyncio.Event()
+        self._window = Window(_UNACKED_MAX)
 
     async def write(self, piece: bytes) -> None:
         """Takes a piece; waits while too much is unacked.
@@ -118,7 +114,7 @@ class Writer:
         if self._buffer:
             await self._send(bytes(self._buffer))
             self._buffer.clear()
-        await self._until_unacked_below(1)
+        await self._window.finish()
 
     async def abandon(self) -> None:
         """Removes what was written, as far as that can be done now; the rest expires."""
@@ -128,35 +124,23 @@ class Writer:
             log.info("file %s is left to expire: %s", self.file_id, error, extra={"action": "file_abandoned"})
 
     async def _send(self, chunk: bytes) -> None:
-        await self._until_unacked_below(_UNACKED_MAX)
-        self._unacked += 1
+        await self._window.enter()
         try:
             self._bus.ask(_subject(self.file_id), chunk, self._on_ack, timeout_s=2 * _ANSWER_S)
         except SollolError:
-            self._unacked -= 1
+            self._window.leave()
             raise
 
-    async def _until_unacked_below(self, limit: int) -> None:
-        while self._unacked >= limit:
-            self._news.clear()
-            await self._news.wait()
-        if self._error is not None:
-            raise self._error
-
     def _on_ack(self, reply: Msg | BusError) -> None:
-        self._unacked -= 1
-        self._news.set()
-        if isinstance(reply, BusError):
-            self._error = self._error or reply
-            return
         try:
             ack_of(reply)
         except JetStreamRefused as error:
-            if error.err_code in FULL_QUEUE:
-                full = ErrorBody(code=ErrorCode.QUEUE_FULL, message="there is no room for files: delete some")
-                self._error = self._error or error_from(full)
-            else:
-                self._error = self._error or error
+            full = ErrorBody(code=ErrorCode.QUEUE_FULL, message="there is no room for files: delete some")
+            self._window.leave(error_from(full) if error.is_full else error)
+        except BusError as error:
+            self._window.leave(error)
+        else:
+            self._window.leave()
 
 
 R = TypeVar("R", FileRecord, BatchRecord)
@@ -194,20 +178,12 @@ class Records(Generic[R]):
 
     async def delete(self, record: R, record_id: str) -> None:
         """Forgets a record, and that there was one."""
-        subject = self._bucket.subject(f"{self._kind}.{record.owner}.{record_id}")
-        await api(self._bus, f"STREAM.PURGE.KV_{stores.BATCHES_BUCKET}", {"filter": subject})
+        await self._bucket.forget(f"{self._kind}.{record.owner}.{record_id}")
 
     async def every(self, owner: str) -> list[tuple[R, int]]:
         """All records of an owner with their revisions, in the order of their last writing."""
-        found: list[tuple[R, int]] = []
-        start = 1
-        while True:
-            stream, subject = f"KV_{stores.BATCHES_BUCKET}", self._bucket.subject(f"{self._kind}.{owner}.*")
-            messages = await block(self._bus, stream, subject, start, _RECORDS_BLOCK)
-            found += [(decode(msg.data, self._type), seq_of(msg)) for msg in messages if msg.data]
-            if not messages:
-                return found
-            start = seq_of(messages[-1]) + 1
+        entries = await self._bucket.every(f"{self._kind}.{owner}.*")
+        return [(decode(entry.value, self._type), entry.revision) for entry in entries if entry.value is not None]
 
 
 async def prepare(bus: Bus, keep_s: float) -> None:
@@ -217,46 +193,6 @@ async def prepare(bus: Bus, keep_s: float) -> None:
         SollolError: JetStream is off or has no room.
     """
     await provision(bus, streams=streams(keep_s))
-
-
-async def block(bus: Bus, stream: str, subject: str, start: int, count: int) -> list[Msg]:
-    """Up to `count` messages of a subject (wildcards permitted) from number `start` on.
-
-    Raises:
-        RequestTimedOut: The server did not answer.
-        ConnectionLost: The connection broke.
-    """
-    found: list[Msg] = []
-    is_over = asyncio.Event()
-    failure: list[BusError] = []
-
-    def on_message(msg: Msg | BusError) -> None:
-        if isinstance(msg, BusError):
-            failure.append(msg)
-            is_over.set()
-        elif STATUS in (msg.headers or {}):
-            is_over.set()
-        else:
-            found.append(msg)
-
-    inbox = bus.reply_inbox(on_message)
-    question = {"seq": start, "next_by_subj": subject, "batch": count, "max_bytes": _BLOCK_BYTES}
-    try:
-        bus.publish(f"$JS.API.DIRECT.GET.{stream}", encode(question), reply=inbox.subject)
-        async with asyncio.timeout(_ANSWER_S):
-            await is_over.wait()
-    except TimeoutError as error:
-        raise RequestTimedOut(f"stream {stream} does not answer") from error
-    finally:
-        inbox.close()
-    if failure:
-        raise ConnectionLost(f"stream {stream} cannot be read: {failure[0]}")
-    return found
-
-
-def seq_of(msg: Msg) -> int:
-    """A stored message's number in its stream."""
-    return int((msg.headers or {}).get("Nats-Sequence", "0"))
 
 
 def _stream() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import time
@@ -13,7 +12,7 @@ from starlette.requests import Request
 
 from sollol_agents.gateway.http.errors import Header
 from sollol_agents.gateway.http.keys import KeyStore
-from sollol_bus.errors import QueueFull, SollolError, Unauthorized, error_from
+from sollol_bus.errors import QueueFull, Unauthorized, error_from
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -24,7 +23,6 @@ log = logging.getLogger(__name__)
 NOBODY: Final = "nobody"
 """Owner of what was made without a key; no key's id has such letters."""
 _OPEN_PATHS: Final = frozenset({"/", "/healthz", "/readyz"})
-_RETRY_S: Final = 1.0
 
 
 class Ceiling:
@@ -116,7 +114,6 @@ class Access:
         self._require_key = require_key
         self._anonymous = Guest(None, is_admin=is_local and not require_key)
         self._ceilings: dict[str, Ceiling] = {}
-        self._loading: asyncio.Task[None] | None = None
 
     async def start(self, spawn: Spawn) -> None:
         """Reads the keys and listens for changes.
@@ -125,22 +122,12 @@ class Access:
             SollolError: The bucket cannot be reached.
         """
         await self._store.prepare()
-        changed = asyncio.Event()
-        self._bus.subscribe(self._store.subject, lambda _: changed.set())
-        self._bus.on_reconnect(changed.set)
         self._know(await self._store.load())
-        spawn(self._follow(changed), name="keys")
+        spawn(self._follow(), name="keys")
 
-    async def _follow(self, changed: asyncio.Event) -> None:
-        while True:
-            await changed.wait()
-            changed.clear()
-            try:
-                self._know(await self._store.load())
-            except SollolError as error:
-                log.warning("the API keys cannot be read: %s", error, extra={"action": "keys_unread"})
-                await asyncio.sleep(_RETRY_S)
-                changed.set()
+    async def _follow(self) -> None:
+        async for ring in self._store.follow():
+            self._know(ring or KeyRing())
 
     def _know(self, ring: KeyRing) -> None:
         known, now = self._ceilings, time.monotonic()

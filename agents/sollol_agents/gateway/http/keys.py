@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
@@ -37,11 +37,6 @@ class KeyStore:
         self._bus = bus
         self._bucket = Bucket(bus, stores.SETTINGS_BUCKET)
 
-    @property
-    def subject(self) -> str:
-        """Where changes can be overheard."""
-        return self._bucket.subject(stores.API_KEYS)
-
     async def prepare(self) -> None:
         """Makes the bucket when it is not there."""
         await ensure_stream(self._bus, bucket_spec(stores.SETTINGS_BUCKET))
@@ -49,6 +44,10 @@ class KeyStore:
     async def load(self) -> KeyRing:
         """Every key."""
         return (await self._bucket.get(stores.API_KEYS)).decode(KeyRing) or KeyRing()
+
+    def follow(self) -> AsyncIterator[KeyRing | None]:
+        """Every key, now and whenever they changed."""
+        return self._bucket.follow(stores.API_KEYS, KeyRing)
 
     async def create(
         self,

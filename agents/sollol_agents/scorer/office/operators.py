@@ -64,9 +64,12 @@ class Operators:
     async def follow(self) -> None:
         """Takes over what operators chose last, now and whenever they choose again."""
         await asyncio.to_thread(available)  # reads the metadata of installed programs
-        self._bus.subscribe(self._bucket.subject(stores.OPERATORS_CHOICE), self._on_choice)
         self._bus.subscribe(subjects.RESET_EVENT, self._on_reset)
-        await self._look()
+        try:
+            await self._adopt((await self._bucket.get(stores.OPERATORS_CHOICE)).decode(StrategyRequest))
+        except BusError as error:
+            log.warning("the operators' choice is not known yet: %s", error, extra={"action": "strategy"})
+        self._spawn(self._keep_up(), name="operators")
 
     def open(self) -> list[Subscription]:
         """Takes operators' requests; for the scorer in office."""
@@ -75,18 +78,18 @@ class Operators:
             self._bus.subscribe(subjects.ADMIN_BREAKER, self._on_breaker),
         ]
 
-    def _on_choice(self, _: Msg) -> None:
-        self._spawn(self._look(), name="steer")
+    async def _keep_up(self) -> None:
+        async for chosen in self._bucket.follow(stores.OPERATORS_CHOICE, StrategyRequest):
+            await self._adopt(chosen)
 
-    async def _look(self) -> None:
+    async def _adopt(self, chosen: StrategyRequest | None) -> None:
+        """Decides as operators chose; what another version of this software chose may not be known here."""
         try:
-            chosen = (await self._bucket.get(stores.OPERATORS_CHOICE)).decode(StrategyRequest)
-            if chosen is not None:
-                await self._adopt(chosen)
-        except _CANNOT_FOLLOW as error:
+            await self._decide_by(chosen or StrategyRequest())
+        except (UnknownStrategy, msgspec.ValidationError) as error:
             log.warning("the operators' choice is not followed: %s", error, extra={"action": "strategy"})
 
-    async def _adopt(self, chosen: StrategyRequest) -> None:
+    async def _decide_by(self, chosen: StrategyRequest) -> None:
         await asyncio.to_thread(prepare, chosen.strategy or "")  # imports what brings it
         if steering.apply(chosen, self._core):
             log.info(
@@ -132,7 +135,7 @@ class Operators:
             kept = (await self._bucket.get(stores.OPERATORS_CHOICE)).decode(StrategyRequest)
             chosen = steering.merged(asked, kept or StrategyRequest())
             await self._bucket.put(stores.OPERATORS_CHOICE, encode(chosen))
-            await self._adopt(chosen)
+            await self._decide_by(chosen)
             event = StrategyEvent(
                 strategy=self._core.strategy,
                 previous=previous,
