@@ -22,7 +22,7 @@ from sollol_bus.waiting import happens
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.ids import is_request_id
-from sollol_schemas.jobs import TERMINAL, Job, JobState
+from sollol_schemas.jobs import TERMINAL, Job, JobState, JobStatus
 from sollol_schemas.routing import PRIORITY_NAMES
 
 log = logging.getLogger(__name__)
@@ -111,8 +111,8 @@ class Batch:
 
     async def answers(
         self, jobs: Iterable[tuple[int, Job]] | AsyncIterator[tuple[int, Job]]
-    ) -> AsyncGenerator[tuple[int, JobAnswer | None], None]:
-        """Every job's number and how it ended, in order; None for a job that there is none of after a stop.
+    ) -> AsyncGenerator[tuple[int, JobAnswer], None]:
+        """Every job's number and how it ended, in order; after a stop, jobs that never were count as cancelled.
 
         Args:
             jobs: The jobs with their numbers; these must not change when the batch is resumed.
@@ -145,7 +145,7 @@ class Batch:
                 self._submitted += len(jobs)
                 return
 
-    async def _end_of(self, index: int, job: Job) -> tuple[int, JobAnswer | None]:
+    async def _end_of(self, index: int, job: Job) -> tuple[int, JobAnswer]:
         """The job's number and how it ended; one that is lost is submitted again, unless the batch is stopped."""
         delays, was_lost = retry_delays(self._rng), False
         while True:
@@ -159,7 +159,7 @@ class Batch:
                 if error.body.code is not ErrorCode.UNKNOWN_JOB:
                     raise
                 if self.is_stopped:
-                    return index, None
+                    return index, self._never_run(index)
                 if was_lost:
                     await self._hold(error, delays)
                 was_lost = True
@@ -170,6 +170,11 @@ class Batch:
                 return index, answer
             delays = retry_delays(self._rng)
             await self._until_ended(index)
+
+    def _never_run(self, index: int) -> JobAnswer:
+        job_id, state = self.job_id(index), JobState.CANCELLED
+        status = JobStatus(job_id=job_id, state=state, priority=self._priority)
+        return JobAnswer(job_id=job_id, state=state, status=status, result=None)
 
     async def _now(self, index: int) -> JobAnswer:
         """What is known about a job, which is cancelled first when the batch is stopped."""

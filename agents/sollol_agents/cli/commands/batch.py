@@ -66,7 +66,6 @@ async def _run(work: Batch, items: list[Item], written: AnswerFile) -> int:
         already = written.lines
         jobs = [(index, item.job) for index, item in enumerate(items)][already:]
         async for index, answer in work.answers(jobs):
-            assert answer is not None  # only a batch that is stopped gives up jobs
             line, is_ok = output_line(items[index], answer)
             written.write(line)
             failed += not is_ok

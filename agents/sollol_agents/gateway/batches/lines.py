@@ -158,22 +158,22 @@ class Splitter:
         return line.strip()
 
 
-def answer_line(batch_id: str, line: Line, answer: JobAnswer | None, *, ended_as: str) -> tuple[bytes, bool] | None:
+def answer_line(batch_id: str, line: Line, answer: JobAnswer, *, ended_as: str) -> tuple[bytes, bool] | None:
     """The line of a request's answer, and whether it is one; None for a request that was cancelled with its batch.
 
     Args:
         batch_id: The batch.
         line: The request.
-        answer: How its job ended; None when there never was one.
+        answer: How its job ended.
         ended_as: What becomes of requests that did not run: `cancelled` or `expired`.
     """
     told: dict[str, object] = {"id": f"batch_req_{batch_id.removeprefix('batch_')}{line.index:08d}"}
     told["custom_id"] = line.custom_id
-    if answer is not None and answer.state is JobState.DONE and answer.result is not None:
+    if answer.state is JobState.DONE and answer.result is not None:
         told["response"] = {"status_code": 200, "request_id": answer.job_id, "body": answer.result.body}
         told["error"] = None
         return encode(told) + b"\n", True
-    if answer is None or answer.state is JobState.CANCELLED:
+    if answer.state is JobState.CANCELLED:
         if ended_as != "expired":
             return None
         told["response"] = None

@@ -226,9 +226,7 @@ class BatchRun:
                 if told is not None:
                     await (self._output if told[1] else self._errors).write(told[0])
 
-    def _count(self, answer: JobAnswer | None) -> None:
-        if answer is None:
-            return
+    def _count(self, answer: JobAnswer) -> None:
         if answer.error is None and answer.result is not None:
             self._completed += 1
         elif answer.error is None or answer.error.body.code is not ErrorCode.CANCELLED:
