@@ -19,12 +19,12 @@ import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from sollol_agents.listening import listen, url_of
 from sollol_bus.errors import ConfigError
 from sollol_bus.parts import Part
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 2048
 _CLOSE_WITHIN_S = 2.0
 
 
@@ -157,6 +157,8 @@ class HttpServer(Part):
         reuse_port: Whether others may listen on the port too.
         limits: What a client may do.
         connections_max: Connections beyond which requests get 503; None: as many as there can be files.
+        listening: A socket that listens already; it is taken over.
+        is_whole: Whether the application has a life of its own and sockets beside requests.
     """
 
     def __init__(
@@ -169,6 +171,8 @@ class HttpServer(Part):
         reuse_port: bool = False,
         limits: ClientLimits = USUAL_LIMITS,
         connections_max: int | None = None,
+        listening: socket.socket | None = None,
+        is_whole: bool = False,
     ) -> None:
         self._address = host, port
         self._remedy = remedy
@@ -177,21 +181,21 @@ class HttpServer(Part):
         config = uvicorn.Config(
             app,
             http=protocol,
-            ws="none",
-            lifespan="off",
+            ws="auto" if is_whole else "none",
+            ws_per_message_deflate=False,
+            lifespan="on" if is_whole else "off",
             interface="asgi3",
             log_config=None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            backlog=_BACKLOG,
             timeout_keep_alive=int(max(1, limits.idle_timeout_s)),
             limit_concurrency=connections_max,
         )
         config.load()
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
-        self._socket: socket.socket | None = None
+        self._socket = listening
         self._clock: asyncio.TimerHandle | None = None
         self.url = ""
         """Base address, once it listens."""
@@ -205,20 +209,22 @@ class HttpServer(Part):
         """Listens.
 
         Raises:
-            ConfigError: The address cannot be had.
+            ConfigError: The address cannot be had, or the application does not start.
         """
         _allow_many_files()
         try:
-            self._socket = _bound(*self._address, reuse_port=self._reuse_port)
+            self._socket = self._socket or listen(*self._address, reuse_port=self._reuse_port)
         except OSError as error:
             host, port = self._address
             raise ConfigError(
                 f"cannot listen on {host} port {port}: {error.strerror or error}. {self._remedy}; 0 picks a free one."
             ) from error
         self._tick()
-        await self._server.startup(sockets=[self._socket])
-        host, port = self._socket.getsockname()[:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        try:
+            await self._server.startup(sockets=[self._socket])
+        except SystemExit as error:  # uvicorn's way to say that the application's own start failed
+            raise ConfigError("what is to be served does not start; the log says why") from error
+        self.url = url_of(self._socket)
 
     def _tick(self) -> None:
         """Renews the Date header once a second."""
@@ -246,24 +252,11 @@ class HttpServer(Part):
             connection.transport.abort()
         if state.tasks:
             for task in list(state.tasks):
-                task.cancel("the gateway stopped")
+                task.cancel("the server stopped")
             await asyncio.gather(*state.tasks, return_exceptions=True)
+        await self._server.lifespan.shutdown()
         if self._socket is not None:
             self._socket.close()
-
-
-def _bound(host: str, port: int, *, reuse_port: bool) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind((host, port))
-    except BaseException:
-        bound.close()
-        raise
-    return bound
 
 
 def _allow_many_files() -> None:

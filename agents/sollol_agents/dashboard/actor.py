@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from typing import ClassVar, Final
 
@@ -13,10 +14,10 @@ from sollol_agents.dashboard.access import Sessions, follow_keys, is_local
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dashboard.operations import OperationContext
 from sollol_agents.dashboard.pages import Pages
-from sollol_agents.dashboard.server import WebServer
 from sollol_agents.fleet_view.feed import Feed, wall_s
 from sollol_agents.fleet_view.questions import Questions
 from sollol_agents.fleet_view.view import FleetView
+from sollol_agents.http_server import HttpServer
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import ConfigError
 from sollol_bus.sdk.client import Client
@@ -47,7 +48,7 @@ class Dashboard(Actor[DashboardConfig]):
         super().__init__(config, bus_config)
         self.view = FleetView()
         self._pages = Pages(self.view)
-        self._server: WebServer | None = None
+        self._server: HttpServer | None = None
 
     @property
     def url(self) -> str:
@@ -89,7 +90,12 @@ class Dashboard(Actor[DashboardConfig]):
             raise ConfigError(f"{error}: the dashboard needs an extra, pip install 'sollol-bus[dashboard]'") from error
         context = OperationContext(client=client, view=self.view)
         site = Site(self._pages, context, sessions, config.hosts, self.spawn)
-        self._server = await self.own(WebServer(site.application(), config, self.spawn))
+        listening = socket.socket(fileno=config.listen_fd) if config.listen_fd >= 0 else None
+        remedy = "Choose another with --port (`sollol up`: --dashboard-port)"
+        server = HttpServer(
+            site.application(), config.host, config.port, remedy=remedy, listening=listening, is_whole=True
+        )
+        self._server = await self.own(server)
 
     async def _tick(self) -> None:
         while True:

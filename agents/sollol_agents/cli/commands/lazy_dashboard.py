@@ -18,7 +18,7 @@ from typing import Final, Self
 from sollol_agents.children import Child
 from sollol_agents.cli.settings.sections import section
 from sollol_agents.dashboard.config import DashboardConfig
-from sollol_agents.dashboard.listening import listen, url_of
+from sollol_agents.listening import listen, url_of
 from sollol_bus.errors import SollolError
 from sollol_bus.transport.connection import BusConfig
 
@@ -63,7 +63,6 @@ class LazyDashboard:
                 extra={"action": "dashboard_port_taken"},
             )
             return False
-        self._socket.setblocking(False)
         self._bus = bus
         self.url = url_of(self._socket)
         return True

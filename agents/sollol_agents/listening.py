@@ -1,14 +1,14 @@
-"""Where the dashboard listens; apart from its server, so that listening alone imports little."""
+"""Sockets that listen; apart from the HTTP server, so that listening alone imports little."""
 
 from __future__ import annotations
 
 import socket
 from typing import Final
 
-_BACKLOG: Final = 128
+_BACKLOG: Final = 2048
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     """A socket that listens there.
 
     Raises:
@@ -18,15 +18,18 @@ def listen(host: str, port: int) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind((host, port))
         made.listen(_BACKLOG)
-    except OSError:
+        made.setblocking(False)
+    except BaseException:
         made.close()
         raise
     return made
 
 
 def url_of(listening: socket.socket) -> str:
-    """The address that a browser opens."""
+    """The address that a client uses."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
