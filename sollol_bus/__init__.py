@@ -35,7 +35,7 @@ from sollol_bus.errors import (
 from sollol_bus.sdk.batch import Batch, BatchProgress
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.client import Client
-from sollol_bus.sdk.jobs import JobAnswer, make_job
+from sollol_bus.sdk.jobs import JobAnswer, Jobs, make_job
 from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
 from sollol_bus.transport.connection import Bus, BusConfig, ReplyInbox, Subscription
 from sollol_bus.transport.messages import Msg
@@ -76,6 +76,7 @@ __all__ = [
     "Job",
     "JobAnswer",
     "JobState",
+    "Jobs",
     "Msg",
     "NoEligibleNode",
     "NoResponders",

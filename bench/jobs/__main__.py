@@ -83,7 +83,7 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         await actors["dispatcher"].kill()
         began = time.perf_counter()
         await stack.enter_async_context(actor(["dispatcher"], server.url, folder))
-        await client.submit(job)
+        await client.jobs.submit(job)
         figures["dispatcher_restart_with_backlog_s"] = time.perf_counter() - began
         async with node(server.url, url, slots=SLOTS, log_dir=folder):
             figures |= await _drain(client, drain_s)
@@ -99,7 +99,7 @@ async def _until_answering(client: Client) -> None:
 async def _complete(client: Client, job: Job, count: int) -> dict[str, Any]:
     """Stores jobs pipelined and waits until all are done."""
     began = time.perf_counter()
-    await client.submit_many([job] * count)
+    await client.jobs.submit_many([job] * count)
     stored_s = time.perf_counter() - began
     while await _waiting(client):  # noqa: ASYNC110 the stream sends no signal
         await asyncio.sleep(0.02)
@@ -113,7 +113,7 @@ async def _complete(client: Client, job: Job, count: int) -> dict[str, Any]:
 async def _grow(client: Client, job: Job, count: int) -> dict[str, Any]:
     """Stores a backlog that nobody works on."""
     began = time.perf_counter()
-    await client.submit_many([job] * count)
+    await client.jobs.submit_many([job] * count)
     return {"backlog_jobs": count, "backlog_submitted_per_s": count / (time.perf_counter() - began)}
 
 
@@ -129,7 +129,7 @@ async def _submit_one_by_one(client: Client, job: Job, count: int) -> dict[str, 
     asked = []
     for _ in range(count // 2):
         began = time.perf_counter()
-        await client.submit(job)
+        await client.jobs.submit(job)
         asked.append(time.perf_counter() - began)
     return {
         "publish_ms": {"p50": _quantile(took, 0.5) * 1e3, "p99": _quantile(took, 0.99) * 1e3},

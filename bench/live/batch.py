@@ -119,7 +119,7 @@ async def by_jobs(stack: LiveStack, requests: list[Request]) -> list[Sample]:
 
     bus.subscribe(subjects.JOB_EVENT.all, on_event)
     await bus.flush()
-    await stack.client.submit_many([(f"job-{r.number}", make_job(body_of(r))) for r in requests])
+    await stack.client.jobs.submit_many([(f"job-{r.number}", make_job(body_of(r))) for r in requests])
     await asyncio.wait_for(is_over.wait(), _WITHIN_S)
     return list(samples.values())
 

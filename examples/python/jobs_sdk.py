@@ -19,7 +19,7 @@ async def main(model: str, prompt: str) -> None:
         print("where   :", answer.status.node_id, "after", answer.status.tries, "tries")
 
         jobs = [make_job({"model": model, "prompt": prompt}) for _ in range(3)]
-        async for number, one in Batch(client, f"batch-{job_id}").answers(enumerate(jobs)):
+        async for number, one in Batch(client.jobs, f"batch-{job_id}").answers(enumerate(jobs)):
             print("batch   :", number, one.text.strip())
 
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 import msgspec
 
 from sollol_bus.errors import ActorStopped, BadRequest, BusError, Conflict, ConnectionLost, QueueFull, SollolError
-from sollol_bus.sdk.jobs import JobAnswer, JobCalls
+from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_bus.transport.messages import Msg
 from sollol_bus.waiting import happens
 from sollol_schemas import subjects
@@ -59,7 +59,7 @@ class Batch:
     """Many jobs with one id; iterate over `answers`.
 
     Args:
-        client: The client.
+        jobs: The client's `jobs`.
         batch_id: 1 to 40 characters of a job's id; the same for a batch that is resumed.
         priority: Of every job; `batch` by default.
         ahead: Jobs submitted beyond the last answer that was taken.
@@ -68,7 +68,7 @@ class Batch:
 
     def __init__(
         self,
-        client: JobCalls,
+        jobs: Jobs,
         batch_id: str,
         *,
         priority: int = PRIORITY_NAMES["batch"],
@@ -78,7 +78,7 @@ class Batch:
         if not is_request_id(f"{batch_id}-{'0' * _DIGITS}"):
             raise BadRequest(f"not a batch id: {batch_id[:80]!r}")
         self.batch_id = batch_id
-        self._client = client
+        self._jobs = jobs
         self._priority = priority
         self._ahead = ahead
         self._block = max(1, min(_BLOCK, ahead // 2))
@@ -121,7 +121,7 @@ class Batch:
             SollolError: A job is refused, or what is needed has been away for minutes.
         """
         waiting: deque[tuple[int, Job]] = deque()
-        subscription = self._client.bus.subscribe(subjects.JOB_EVENT.all, self._on_event)
+        subscription = self._jobs.bus.subscribe(subjects.JOB_EVENT.all, self._on_event)
         try:
             async for block in _blocks(jobs, self._block):
                 await self._submit(block)
@@ -138,7 +138,7 @@ class Batch:
         delays = retry_delays(self._rng)
         while not self.is_stopped:
             try:
-                await self._client.submit_many(jobs, priority=self._priority)
+                await self._jobs.submit_many(jobs, priority=self._priority)
             except _PASSING as error:
                 await self._hold(error, delays)
             else:
@@ -180,10 +180,10 @@ class Batch:
         """What is known about a job, which is cancelled first when the batch is stopped."""
         if self.is_stopped:
             try:
-                await self._client.cancel_job(self.job_id(index))
+                await self._jobs.cancel(self.job_id(index))
             except Conflict as error:
                 log.debug("job %s has ended: %s", self.job_id(index), error)
-        return await self._client.job_answer(self.job_id(index))
+        return await self._jobs.answer(self.job_id(index))
 
     async def _hold(self, error: SollolError, delays: Iterator[float]) -> None:
         """Waits before the next try, less when the batch is stopped meanwhile; raises the error after the last."""

@@ -7,7 +7,7 @@ async with Client("nats://127.0.0.1:4222") as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,7 +18,7 @@ from sollol_bus.errors import BackendBrokeProtocol, BadRequest, NoResponders, So
 from sollol_bus.observe.tracing_setup import present_traceparent
 from sollol_bus.parts import Part
 from sollol_bus.sdk.call import Call
-from sollol_bus.sdk.jobs import JobCalls
+from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
 from sollol_bus.sdk.spread import spread
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -55,7 +55,7 @@ _PIECES_PER_NODE = 4
 _PIECES_AT_ONCE = 16
 
 
-class Client(JobCalls, Part):
+class Client(Part):
     """A connection for programs that use the fleet.
 
     Args:
@@ -68,8 +68,8 @@ class Client(JobCalls, Part):
         if isinstance(given, BusConfig) and given.user and given.inbox_prefix == BusConfig().inbox_prefix:
             given = msgspec.structs.replace(given, inbox_prefix=client_inbox_prefix(given.user))
         self._given = given
-        super().__init__()
         self._bus = bus if isinstance(bus, Bus) else None
+        self._jobs: Jobs | None = None
         self._routing = routing
 
     async def start(self) -> None:
@@ -83,7 +83,8 @@ class Client(JobCalls, Part):
 
     async def close(self) -> None:
         """Ends what it follows, and the connection that it made."""
-        await self._stop_following()
+        if self._jobs is not None:
+            await self._jobs.close()
         if self._bus is not None and self._bus is not self._given:
             await self._bus.close()
 
@@ -102,6 +103,13 @@ class Client(JobCalls, Part):
         if self._bus is None:
             raise RuntimeError("the client is not connected: use `async with Client(...)`")
         return self._bus
+
+    @property
+    def jobs(self) -> Jobs:
+        """Durable jobs: submit, follow, fetch, cancel, run again."""
+        if self._jobs is None:
+            self._jobs = Jobs(self.bus)
+        return self._jobs
 
     # -- requests -----------------------------------------------------------------------------------------
 
@@ -171,6 +179,26 @@ class Client(JobCalls, Part):
         trace = present_traceparent()
         headers = {TRACEPARENT: trace} if trace else None
         return self.call(subject, encode(fields), headers=headers, deadline_s=chosen.deadline_s or DEFAULT_DEADLINE_S)
+
+    async def generate_async(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        job_id: str | None = None,
+        priority: int | str | None = None,
+        on_done: Callable[[JobAnswer], None] | None = None,
+        routing: Routing | None = None,
+        **fields: object,
+    ) -> str:
+        """The id of a durable job that answers a prompt; see `jobs.generate`."""
+        return await self.jobs.generate(
+            model, prompt, job_id=job_id, priority=priority, on_done=on_done, routing=routing, **fields
+        )
+
+    async def wait_for_task(self, job_id: str, *, timeout_s: float | None = None) -> JobAnswer:
+        """The answer of a job, once it is done; see `jobs.wait`."""
+        return await self.jobs.wait(job_id, timeout_s=timeout_s)
 
     # -- questions ----------------------------------------------------------------------------------------
 

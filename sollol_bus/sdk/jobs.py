@@ -1,7 +1,7 @@
 """Durable jobs from the caller's side: submit, follow, fetch, cancel, run again.
 
-    job_id = await client.generate_async("llama3.2", "Write a long story")
-    answer = await client.wait_for_task(job_id)
+    job_id = await client.jobs.generate("llama3.2", "Write a long story")
+    answer = await client.jobs.wait(job_id)
 
 A job is durable once `submit` has returned. Its id may be chosen by the caller: submitting the same job under the
 same id again, also days later, makes no second one, and another body under that id is a `Conflict`.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -56,7 +55,7 @@ from sollol_schemas.jobs import (
 )
 from sollol_schemas.routing import DEFAULT_PRIORITY, Routing
 
-__all__ = ["JobAnswer", "JobCalls", "make_job", "priority_of"]
+__all__ = ["JobAnswer", "Jobs", "make_job", "priority_of"]
 
 log = logging.getLogger(__name__)
 
@@ -69,16 +68,22 @@ _ID_BYTES = 8
 _PURGE_S = 600.0
 
 
-class JobCalls(ABC):
-    """What a client can do with jobs; `Client` inherits it."""
+class Jobs:
+    """What a client can do with jobs: its attribute `jobs`.
 
-    def __init__(self) -> None:
+    Args:
+        bus: The client's connection.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
         self._followers: set[asyncio.Task[None]] = set()
 
-    @property
-    @abstractmethod
-    def bus(self) -> Bus:
-        """The connection."""
+    async def close(self) -> None:
+        """Ends what it follows for `on_done`."""
+        for task in self._followers:
+            task.cancel()
+        await asyncio.gather(*self._followers, return_exceptions=True)
 
     # -- submitting ---------------------------------------------------------------------------------------
 
@@ -139,7 +144,7 @@ class JobCalls(ABC):
         await storing.finish()
         return ids
 
-    async def generate_async(
+    async def generate(
         self,
         model: str,
         prompt: str,
@@ -156,7 +161,7 @@ class JobCalls(ABC):
 
     # -- asking -------------------------------------------------------------------------------------------
 
-    async def job(self, job_id: str) -> JobStatus:
+    async def get(self, job_id: str) -> JobStatus:
         """What is known about a job.
 
         Raises:
@@ -164,7 +169,7 @@ class JobCalls(ABC):
         """
         return (await self._ask_job(subjects.JOB_GET, JobGet(job_id=checked_id(job_id)), JobReply)).status
 
-    async def job_answer(self, job_id: str) -> JobAnswer:
+    async def answer(self, job_id: str) -> JobAnswer:
         """What is known about a job, with its answer when it has one."""
         asked = encode(JobGet(job_id=checked_id(job_id), with_result=True))
         reply: JobReply | None = None
@@ -181,19 +186,19 @@ class JobCalls(ABC):
             result = msgspec.structs.replace(result, body=msgspec.Raw(b"".join(parts)))
         return JobAnswer(job_id=job_id, state=reply.status.state, status=reply.status, result=result)
 
-    async def wait_for_task(self, job_id: str, *, timeout_s: float | None = None) -> JobAnswer:
+    async def wait(self, job_id: str, *, timeout_s: float | None = None) -> JobAnswer:
         """The answer of a job, once it is done; outages of the bus are waited out.
 
         Raises:
             SollolError: What ended the job without an answer; `Cancelled` when it was cancelled.
             RequestTimedOut: It did not end within `timeout_s`; it goes on.
         """
-        answer = await self.job_end(job_id, timeout_s=timeout_s)
+        answer = await self.end(job_id, timeout_s=timeout_s)
         if answer.error is not None:
             raise answer.error
         return answer
 
-    async def job_end(self, job_id: str, *, timeout_s: float | None = None) -> JobAnswer:
+    async def end(self, job_id: str, *, timeout_s: float | None = None) -> JobAnswer:
         """How a job ended, whether well or not; waits until it has.
 
         Raises:
@@ -218,28 +223,28 @@ class JobCalls(ABC):
     async def answer_if_ended(self, job_id: str) -> JobAnswer | None:
         """A job's answer when it has ended; None while it has not, or when that cannot be known now."""
         try:
-            answer = await self.job_answer(job_id)
+            answer = await self.answer(job_id)
         except (BusError, ConnectionLost, ActorStopped) as error:
             log.debug("job %s: asking again: %s", job_id, error)
             await asyncio.sleep(_RETRY_S)
             return None
         return answer if answer.state in TERMINAL else None
 
-    async def jobs(self, *states: JobState | str, limit: int = 100) -> JobListReply:
+    async def latest(self, *states: JobState | str, limit: int = 100) -> JobListReply:
         """The latest jobs, in any or in these states, and how many wait."""
         return await self._ask_job(subjects.JOB_LIST, _listing(states, limit), JobListReply)
 
-    async def dead_jobs(self, limit: int = 100) -> JobListReply:
+    async def dead(self, limit: int = 100) -> JobListReply:
         """The jobs that ended dead or failed and can be run again."""
         return await self._ask_job(subjects.JOB_DEAD, _listing((), limit), JobListReply)
 
-    def watch_jobs(self, job_id: str = "*") -> AsyncIterator[JobEvent]:
+    def watch(self, job_id: str = "*") -> AsyncIterator[JobEvent]:
         """Everything that happens to one job, or to all, from now on."""
         return watch(self.bus, subjects.JOB_EVENT.of(job_id, "*"), JobEvent)
 
     # -- steering -----------------------------------------------------------------------------------------
 
-    async def cancel_job(self, job_id: str) -> JobStatus:
+    async def cancel(self, job_id: str) -> JobStatus:
         """Cancels a job, wherever it is in its life.
 
         Raises:
@@ -248,7 +253,7 @@ class JobCalls(ABC):
         """
         return (await self._ask_job(subjects.JOB_CANCEL, JobRef(job_id=checked_id(job_id)), JobReply)).status
 
-    async def retry_job(self, job_id: str) -> str:
+    async def retry(self, job_id: str) -> str:
         """Runs a dead or failed job again, under its id.
 
         Raises:
@@ -256,7 +261,7 @@ class JobCalls(ABC):
         """
         return (await self._ask_job(subjects.JOB_RETRY, JobRef(job_id=checked_id(job_id)), EnqueueReply)).job_id
 
-    async def purge_jobs(self, *states: JobState | str, job_id: str | None = None) -> int:
+    async def purge(self, *states: JobState | str, job_id: str | None = None) -> int:
         """Forgets jobs that have ended, with their results; returns how many."""
         asked = JobPurgeRequest(states=_states(states), job_id=job_id)
         return (await self._ask_job(subjects.JOB_PURGE, asked, JobPurgeReply, timeout_s=_PURGE_S)).purged
@@ -266,7 +271,7 @@ class JobCalls(ABC):
     def _follow(self, job_id: str, on_done: Callable[[JobAnswer], None]) -> None:
         async def follow() -> None:
             try:
-                on_done(await self.job_end(job_id))
+                on_done(await self.end(job_id))
             except SollolError as error:
                 log.warning("job %s: its end could not be told: %s", job_id, error, extra={"action": "job_follow"})
 
@@ -274,11 +279,6 @@ class JobCalls(ABC):
         task = asyncio.get_running_loop().create_task(follow(), name=f"follow job {job_id}")
         self._followers.add(task)
         task.add_done_callback(self._followers.discard)
-
-    async def _stop_following(self) -> None:
-        for task in self._followers:
-            task.cancel()
-        await asyncio.gather(*self._followers, return_exceptions=True)
 
     async def _ask_job(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = _ASK_S) -> T:
         msg = await self.bus.request(subject, encode(asked), timeout_s=timeout_s)

@@ -96,9 +96,11 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
             flow = group.create_task(keep_asking(client))
             for number, priority in enumerate((5, 8, 1, 5)):
                 await client.generate_async(SMALL, "a story", job_id=f"story-{number}", priority=priority)
-            await client.submit(make_job({"model": "mistral:7b", "prompt": "x"}, max_tries=1), job_id="unknown-model")
+            await client.jobs.submit(
+                make_job({"model": "mistral:7b", "prompt": "x"}, max_tries=1), job_id="unknown-model"
+            )
             tomorrow = make_job({"model": SMALL, "prompt": "x"}, not_before="2099-01-01T06:00:00Z")
-            await client.submit(tomorrow, job_id="nightly-report")
+            await client.jobs.submit(tomorrow, job_id="nightly-report")
             yield System(fleet, up, client, by_name)
             flow.cancel()
 
@@ -336,19 +338,19 @@ async def test_a_job_is_cancelled_and_a_dead_one_retried_from_the_page(system: S
     client = system.client
     await turn_to(page, system, "jobs")
     later_on = make_job({"model": SMALL, "prompt": "later"}, not_before="2099-01-01T00:00:00Z")
-    await client.submit(later_on, job_id="later-on")
-    await client.submit(make_job({"model": "nobody-has-it", "prompt": "x"}, max_tries=1), job_id="hopeless")
+    await client.jobs.submit(later_on, job_id="later-on")
+    await client.jobs.submit(make_job({"model": "nobody-has-it", "prompt": "x"}, max_tries=1), job_id="hopeless")
     later = page.locator(".job", has_text="later-on")
     await later.get_by_role("button", name="Cancel").click()
     await later.locator(".state", has_text="cancelled").wait_for()
-    assert (await client.job("later-on")).state is JobState.CANCELLED
+    assert (await client.jobs.get("later-on")).state is JobState.CANCELLED
     await page.get_by_role("button", name="Dead letters").click()
     hopeless = page.locator(".job", has_text="hopeless")
     await hopeless.get_by_role("button", name="Retry").click()
     await page.get_by_text("Job hopeless runs again").wait_for()
 
     async def has_run_twice() -> bool:
-        return (await client.job("hopeless")).run == 2
+        return (await client.jobs.get("hopeless")).run == 2
 
     await eventually(has_run_twice, complaint="the job was run again")
 

@@ -116,7 +116,7 @@ async def test_a_batch_that_is_killed_goes_on_where_it_was(fleet: ProcessFleet, 
     assert found[120]["response"]["body"]["choices"][0]["message"]["content"].split() == ["1", "0"]
     assert found[121]["error"]["code"] == "unknown_model"
     async with fleet.client() as client:
-        done = (await client.jobs("done", limit=1000)).jobs
+        done = (await client.jobs.latest("done", limit=1000)).jobs
     assert len(done) == 121
     assert all(job.tries == 1 for job in done), "nothing was done twice"
 

@@ -266,7 +266,7 @@ async def test_a_watcher_is_told_when_the_connection_is_closed_for_good(nats_ser
 
 
 async def test_a_watcher_of_jobs_passes_over_what_is_no_event(bus: Bus, other: Bus) -> None:
-    watched = Client(bus).watch_jobs()
+    watched = Client(bus).jobs.watch()
     first = asyncio.gather(anext(watched))
     await asyncio.wait_for(bus.flush(), 5)
     event = JobEvent(job_id="j", news=JobNews.DONE, state=JobState.DONE)

@@ -73,18 +73,20 @@ async def test_a_client_submits_follows_fetches_cancels_and_is_called_back(
     by_request = await alice.generate_async(MODEL, "count down from 3")
     assert (await alice.wait_for_task(by_request, timeout_s=30)).text.split() == ["2", "1", "0"]
     job = make_job({"model": MODEL, "prompt": "count down from 500"})
-    (by_publish,) = await alice.submit_many([job])
+    (by_publish,) = await alice.jobs.submit_many([job])
     large = await alice.wait_for_task(by_publish, timeout_s=30)
     assert large.result is not None
     assert large.result.object_name, "the dispatcher fetched it from the object store"
     assert len(large.text.split()) == 500
     heard: list[JobResult] = []
     alice.bus.subscribe("callbacks.alice", lambda m: heard.append(decode(m.data, JobResult)))
-    await alice.submit(make_job({"model": MODEL, "prompt": "count down from 1"}, callback_subject="callbacks.alice"))
+    await alice.jobs.submit(
+        make_job({"model": MODEL, "prompt": "count down from 1"}, callback_subject="callbacks.alice")
+    )
     await eventually(lambda: bool(heard))
-    stuck = await alice.submit(make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE))
-    assert stuck in [one.job_id for one in (await alice.jobs("queued")).jobs]
-    await alice.cancel_job(stuck)
+    stuck = await alice.jobs.submit(make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE))
+    assert stuck in [one.job_id for one in (await alice.jobs.latest("queued")).jobs]
+    await alice.jobs.cancel(stuck)
     with pytest.raises(Cancelled):
         await alice.wait_for_task(stuck, timeout_s=10)
 
@@ -93,14 +95,14 @@ async def test_an_observer_looks_on_and_neither_submits_nor_steers(guarded: Guar
     alice, observer = await guarded.client("alice"), await guarded.client("observer")
     done = await alice.generate_async(MODEL, "count down from 2")
     assert (await observer.wait_for_task(done, timeout_s=30)).text.split() == ["1", "0"]
-    assert [job.job_id for job in (await observer.jobs()).jobs] == [done]
-    assert (await observer.dead_jobs()).jobs == ()
+    assert [job.job_id for job in (await observer.jobs.latest()).jobs] == [done]
+    assert (await observer.jobs.dead()).jobs == ()
     for steering in (
         observer.generate_async(MODEL, "x"),
-        observer.submit_many([make_job({"model": MODEL, "prompt": "x"})]),
-        observer.cancel_job(done),
-        observer.retry_job(done),
-        observer.purge_jobs(),
+        observer.jobs.submit_many([make_job({"model": MODEL, "prompt": "x"})]),
+        observer.jobs.cancel(done),
+        observer.jobs.retry(done),
+        observer.jobs.purge(),
     ):
         with pytest.raises(NotPermitted):
             await steering
@@ -111,14 +113,14 @@ async def test_only_the_control_role_forgets_jobs(guarded: Guarded) -> None:
     done = await alice.generate_async(MODEL, "count down from 1")
     await alice.wait_for_task(done, timeout_s=30)
     with pytest.raises(NotPermitted):
-        await alice.purge_jobs(job_id=done)
-    assert await control.purge_jobs(job_id=done) == 1
+        await alice.jobs.purge(job_id=done)
+    assert await control.jobs.purge(job_id=done) == 1
 
 
 @pytest.mark.parametrize("user", ["alice", "node-n1", "observer"])
 async def test_nobody_but_the_control_role_writes_what_stands_for_the_end_of_a_job(guarded: Guarded, user: str) -> None:
     control, forger = await guarded.client("control"), await guarded.client(user)
-    stuck = await control.submit(make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE))
+    stuck = await control.jobs.submit(make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE))
     forged = encode(JobResult(job_id=stuck, state=JobState.DONE, body=msgspec.Raw(b'{"response":"forged"}')))
     for subject in (
         subjects.JOB_RESULT.of(stuck),
@@ -133,10 +135,10 @@ async def test_nobody_but_the_control_role_writes_what_stands_for_the_end_of_a_j
         with pytest.raises(NotPermitted):
             await publish_acked(forger.bus, subject, forged)
     forger.bus.publish(subjects.JOB_EVENT.of(stuck, "done"), forged)
-    assert (await control.job(stuck)).state is JobState.QUEUED
+    assert (await control.jobs.get(stuck)).state is JobState.QUEUED
     info = msgspec.json.decode(await api(control.bus, f"STREAM.INFO.{stores.RESULTS_STREAM}"))
     assert info["state"]["messages"] == 0
-    await control.cancel_job(stuck)
+    await control.jobs.cancel(stuck)
 
 
 async def test_a_node_neither_submits_nor_asks_about_jobs(guarded: Guarded) -> None:
@@ -152,12 +154,12 @@ async def test_a_node_neither_submits_nor_asks_about_jobs(guarded: Guarded) -> N
 async def test_a_client_does_not_read_the_queue_itself(guarded: Guarded) -> None:
     """Prompts of others lie in it: states and results are open to every caller, the bodies are not."""
     alice = await guarded.client("alice")
-    stuck = await alice.submit(make_job({"model": MODEL, "prompt": "secret"}, routing=NOWHERE))
+    stuck = await alice.jobs.submit(make_job({"model": MODEL, "prompt": "secret"}, routing=NOWHERE))
     for what in (f"STREAM.MSG.GET.{stores.JOBS_STREAM}", f"DIRECT.GET.{stores.JOBS_STREAM}"):
         with pytest.raises(SollolError):
             await api(alice.bus, what, {"last_by_subj": subjects.JOB_SUBMIT.of(5, stuck)})
     heard: list[bytes] = []
     alice.bus.subscribe(subjects.JOB_SUBMIT.all, lambda m: heard.append(m.data))
-    await alice.submit_many([make_job({"model": MODEL, "prompt": "secret"}, routing=NOWHERE)])
+    await alice.jobs.submit_many([make_job({"model": MODEL, "prompt": "secret"}, routing=NOWHERE)])
     await alice.bus.flush()
     assert heard == []

@@ -67,7 +67,7 @@ async def test_results_are_called_back_by_subject_and_in_this_program(tmp_path: 
         answers: list[JobAnswer] = []
         s.client.bus.subscribe("callbacks.mine", heard.append)
         job = make_job({"model": MODEL, "prompt": "count down from 2"}, callback_subject="callbacks.mine")
-        job_id = await s.client.submit(job, on_done=answers.append)
+        job_id = await s.client.jobs.submit(job, on_done=answers.append)
         await eventually(lambda: bool(heard and answers))
         result = decode(heard[0].data, JobResult)
         assert (result.job_id, result.state, answers[0].job_id) == (job_id, JobState.DONE, job_id)
@@ -79,7 +79,7 @@ async def test_a_subject_on_which_nobody_listens_gets_its_result_once_somebody_d
 ) -> None:
     async with EmulatedSystem(tmp_path) as s:
         job = make_job({"model": MODEL, "prompt": "count down from 2"}, callback_subject="callbacks.later")
-        job_id = await s.client.submit(job)
+        job_id = await s.client.jobs.submit(job)
         await s.client.wait_for_task(job_id, timeout_s=20)
         heard: list[Msg] = []
         s.client.bus.subscribe("callbacks.later", heard.append)
@@ -93,16 +93,16 @@ async def test_a_cancelled_and_a_failed_job_are_called_back_too(tmp_path: Path, 
         s.client.bus.subscribe("callbacks.all", lambda m: heard.append(decode(m.data, JobResult)))
 
         async def submit(body: dict[str, object]) -> str:
-            return await s.client.submit(make_job(body, callback_subject="callbacks.all"))
+            return await s.client.jobs.submit(make_job(body, callback_subject="callbacks.all"))
 
         running = await submit({"model": MODEL, "prompt": "count down from 500"})
         await eventually(lambda: JobNews.RUNNING in s.news_of(running))
         waiting = await submit({"model": MODEL, "prompt": "count down from 2"})
         for job_id in (running, waiting):
-            await s.client.cancel_job(job_id)
+            await s.client.jobs.cancel(job_id)
             with pytest.raises(Cancelled):
                 await s.client.wait_for_task(job_id, timeout_s=20)
-        failed = await s.client.submit(
+        failed = await s.client.jobs.submit(
             make_job({"model": MODEL, "prompt": "x"}, path="/v1/no-such-path", callback_subject="callbacks.all")
         )
         await eventually(lambda: len(heard) >= 3)
@@ -118,7 +118,7 @@ async def test_an_answer_from_the_object_store_travels_with_its_callback(
         heard: list[JobResult] = []
         s.client.bus.subscribe("callbacks.large", lambda m: heard.append(decode(m.data, JobResult)))
         job = make_job({"model": MODEL, "prompt": "count down from 500"}, callback_subject="callbacks.large")
-        await s.client.submit(job)
+        await s.client.jobs.submit(job)
         await eventually(lambda: bool(heard))
         assert json.loads(bytes(heard[0].body))["response"].split() == [str(n) for n in range(499, -1, -1)]
 
@@ -132,7 +132,7 @@ async def test_a_result_is_posted_signed_to_a_permitted_host_until_it_is_taken(
         EmulatedSystem(tmp_path, job_callback_hosts=(f"127.0.0.1:{port}",), job_callback_secret="key") as s,
     ):
         job = make_job({"model": MODEL, "prompt": "count down from 2"}, callback_url=f"http://127.0.0.1:{port}/done")
-        job_id = await s.client.submit(job)
+        job_id = await s.client.jobs.submit(job)
         await eventually(lambda: bool(hook.bodies))
         assert json.loads(hook.bodies[0])["job_id"] == job_id
         at, _, mac = hook.signatures[0].partition(",")
@@ -140,7 +140,7 @@ async def test_a_result_is_posted_signed_to_a_permitted_host_until_it_is_taken(
         assert mac == "v1=" + hmac.new(b"key", signed, hashlib.sha256).hexdigest()
         assert hook.posts == 2
         with pytest.raises(Unauthorized, match="job_callback_hosts"):
-            await s.client.submit(make_job({"model": MODEL, "prompt": "x"}, callback_url="http://127.0.0.1:1/x"))
+            await s.client.jobs.submit(make_job({"model": MODEL, "prompt": "x"}, callback_url="http://127.0.0.1:1/x"))
 
 
 async def test_a_redirect_is_not_followed_and_counts_as_a_failure(tmp_path: Path, eventually: Eventually) -> None:
@@ -149,7 +149,7 @@ async def test_a_redirect_is_not_followed_and_counts_as_a_failure(tmp_path: Path
         hook.answers.append(f"307 there\r\nlocation: http://127.0.0.1:{other_port}/secret")
         async with EmulatedSystem(tmp_path, job_callback_hosts=(f"127.0.0.1:{port}",)) as s:
             job = make_job({"model": MODEL, "prompt": "count down from 2"}, callback_url=f"http://127.0.0.1:{port}/x")
-            await s.client.submit(job)
+            await s.client.jobs.submit(job)
             await eventually(lambda: bool(hook.bodies))
     assert (hook.posts, elsewhere.posts) == (2, 0)
 
@@ -164,6 +164,6 @@ async def test_a_listed_name_leads_to_a_private_address_only_when_the_operator_s
         hosts = (f"localhost:{port}",)
         async with EmulatedSystem(tmp_path, job_callback_hosts=hosts, job_callback_private=is_private_permitted) as s:
             job = make_job({"model": MODEL, "prompt": "count down from 2"}, callback_url=f"http://localhost:{port}/x")
-            await s.client.submit(job)
+            await s.client.jobs.submit(job)
             await eventually(lambda: bool(hook.bodies) or "localhost leads to" in caplog.text)
     assert hook.hosts == ([f"localhost:{port}"] if is_private_permitted else [])

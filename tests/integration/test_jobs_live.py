@@ -68,7 +68,7 @@ async def test_one_publish_is_one_job_with_one_result_and_every_state_is_an_even
         assert s.news_of("mine") == [JobNews.QUEUED, JobNews.RUNNING, JobNews.DONE]
         assert len(results) == 1
         assert decode(results[0].data, JobResult).state is JobState.DONE
-        listed = await s.client.jobs()
+        listed = await s.client.jobs.latest()
         assert (listed.waiting, [job.job_id for job in listed.jobs]) == ({}, ["mine"])
 
 
@@ -77,7 +77,7 @@ async def test_a_job_is_known_by_its_id_long_after_it_is_done(tmp_path: Path) ->
         assert await s.count(3, job_id="mine") == "mine"
         first = await s.client.wait_for_task("mine", timeout_s=20)
         assert await s.count(3, job_id="mine") == "mine"
-        assert (await s.client.job("mine")).finished_at == first.status.finished_at
+        assert (await s.client.jobs.get("mine")).finished_at == first.status.finished_at
         with pytest.raises(Conflict):
             await s.count(4, job_id="mine")
 
@@ -94,7 +94,7 @@ async def test_another_body_under_a_known_id_is_told_as_a_conflict_and_dropped(
         await publish_acked(s.client.bus, subjects.JOB_SUBMIT.of(5, "mine"), payload)
         await eventually(lambda: JobNews.CONFLICT in s.news_of("mine"))
         assert (await s.client.wait_for_task("mine")).text.split() == ["2", "1", "0"]
-        assert (await s.client.jobs()).waiting == {}
+        assert (await s.client.jobs.latest()).waiting == {}
 
 
 async def test_the_same_job_under_two_priorities_runs_once(tmp_path: Path, eventually: Eventually) -> None:
@@ -105,7 +105,7 @@ async def test_the_same_job_under_two_priorities_runs_once(tmp_path: Path, event
         await s.client.wait_for_task("mine", timeout_s=20)
 
         async def is_empty() -> bool:
-            return not (await s.client.jobs()).waiting
+            return not (await s.client.jobs.latest()).waiting
 
         await eventually(is_empty)
         assert s.news_of("mine").count(JobNews.RUNNING) == 1
@@ -120,7 +120,7 @@ async def test_chats_embeddings_and_other_paths_are_jobs_too(tmp_path: Path) -> 
             {"model": MODEL, "messages": [{"role": "user", "content": "count down from 2"}]},
             path="/v1/chat/completions",
         )
-        ids = [await s.client.submit(job) for job in (chat, embed, passthrough)]
+        ids = [await s.client.jobs.submit(job) for job in (chat, embed, passthrough)]
         answers = [await s.client.wait_for_task(job_id, timeout_s=20) for job_id in ids]
         assert answers[0].text.split() == ["2", "1", "0"]
         assert len(answers[1].body["embeddings"]) == 2
@@ -146,19 +146,19 @@ async def test_a_poison_job_ends_as_a_dead_letter_and_blocks_nobody_and_runs_aga
             await s.client.wait_for_task(job_id, timeout_s=20)
         with pytest.raises(BackendError):
             await s.client.wait_for_task(poison, timeout_s=30)
-        ended = await s.client.job(poison)
+        ended = await s.client.jobs.get(poison)
         assert (ended.state, ended.tries) == (JobState.DEAD, 3)
-        letters = (await s.client.dead_jobs()).jobs
+        letters = (await s.client.jobs.dead()).jobs
         assert [(letter.job_id, letter.state) for letter in letters] == [(poison, JobState.DEAD)]
         assert letters[0].error is not None
-        assert (await s.client.jobs()).waiting == {}
+        assert (await s.client.jobs.latest()).waiting == {}
         await s.clear_faults()
         await s.client.reset_breakers()
-        assert await s.client.retry_job(poison) == poison
+        assert await s.client.jobs.retry(poison) == poison
         await eventually(lambda: JobNews.DONE in s.news_of(poison), within_s=40)
         answer = await s.client.wait_for_task(poison, timeout_s=20)
         assert (answer.text.split(), answer.status.run) == (["2", "1", "0"], 2)
-        assert (await s.client.dead_jobs()).jobs == ()
+        assert (await s.client.jobs.dead()).jobs == ()
 
 
 async def test_a_job_whose_model_exists_nowhere_says_so_at_once_and_fails_when_no_node_is_expected(
@@ -167,12 +167,12 @@ async def test_a_job_whose_model_exists_nowhere_says_so_at_once_and_fails_when_n
     async with EmulatedSystem(tmp_path) as s:  # its node has just joined: another one might
         early = await s.client.generate_async("nonesuch", "hello")
         await eventually(lambda: JobNews.RETRYING in s.news_of(early), within_s=3)
-        status = await s.client.job(early)
+        status = await s.client.jobs.get(early)
         assert status.error is not None
         assert status.error.code == "unknown_model"
         with pytest.raises(UnknownModel, match="there are m:latest, "):
             await s.client.wait_for_task(early, timeout_s=30)
-        assert (await s.client.job(early)).state is JobState.FAILED
+        assert (await s.client.jobs.get(early)).state is JobState.FAILED
         late = await s.client.generate_async("nonesuch", "hello")
         with pytest.raises(UnknownModel):
             await s.client.wait_for_task(late, timeout_s=10)
@@ -186,21 +186,21 @@ async def test_a_job_is_cancelled_delayed_queued_and_running_but_not_when_it_is_
         running = await s.count(500)
         await eventually(lambda: JobNews.RUNNING in s.news_of(running))
         queued = await s.count(2)
-        delayed = await s.client.submit(
+        delayed = await s.client.jobs.submit(
             make_job({"model": MODEL, "prompt": "x"}, not_before=datetime.now(UTC) + timedelta(hours=1))
         )
-        assert (await s.client.job(delayed)).state is JobState.QUEUED
+        assert (await s.client.jobs.get(delayed)).state is JobState.QUEUED
         for job_id in (delayed, queued, running):
-            assert (await s.client.cancel_job(job_id)).state is JobState.CANCELLED
+            assert (await s.client.jobs.cancel(job_id)).state is JobState.CANCELLED
             with pytest.raises(Cancelled):
                 await s.client.wait_for_task(job_id, timeout_s=10)
             with pytest.raises(Conflict, match="cancelled already"):
-                await s.client.cancel_job(job_id)
+                await s.client.jobs.cancel(job_id)
         done = await s.count(1)
         await s.client.wait_for_task(done, timeout_s=20)
         with pytest.raises(Conflict, match="done already"):
-            await s.client.cancel_job(done)
-        listed = await s.client.jobs()
+            await s.client.jobs.cancel(done)
+        listed = await s.client.jobs.latest()
         assert (listed.waiting, listed.delayed) == ({}, 0)
 
 
@@ -213,7 +213,7 @@ async def test_progress_is_told_in_tokens_and_at_most_once_a_second(tmp_path: Pa
         seen: set[int] = set()
 
         async def has_moved() -> bool:
-            seen.add((await s.client.job(job_id)).tokens)
+            seen.add((await s.client.jobs.get(job_id)).tokens)
             return len(seen - {0}) >= 2
 
         await eventually(has_moved)
@@ -226,22 +226,22 @@ async def test_a_delayed_job_starts_when_it_is_due_however_it_was_submitted(tmp_
     async with EmulatedSystem(tmp_path) as s:
         due = datetime.now(UTC) + timedelta(seconds=1.5)
         job = make_job({"model": MODEL, "prompt": "count down from 2"}, not_before=due)
-        await s.client.submit(job, job_id="by-request")
-        await s.client.submit_many([("by-publish", job)])
+        await s.client.jobs.submit(job, job_id="by-request")
+        await s.client.jobs.submit_many([("by-publish", job)])
         for job_id in ("by-request", "by-publish"):
             status = (await s.client.wait_for_task(job_id, timeout_s=20)).status
             assert datetime.fromisoformat(status.started_at) >= due
-        assert (await s.client.jobs()).delayed == 0
+        assert (await s.client.jobs.latest()).delayed == 0
 
 
 async def test_a_deadline_ends_a_job_that_did_not_get_its_turn(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, slots=1, decode_tps=20) as s:
         running = await s.count(400)
-        late = await s.client.submit(make_job({"model": MODEL, "prompt": "count down from 3"}, deadline_s=0.5))
+        late = await s.client.jobs.submit(make_job({"model": MODEL, "prompt": "count down from 3"}, deadline_s=0.5))
         with pytest.raises((DeadlineExceeded, RoutingError)):
             await s.client.wait_for_task(late, timeout_s=20)
-        assert (await s.client.job(late)).state is JobState.FAILED
-        await s.client.cancel_job(running)
+        assert (await s.client.jobs.get(late)).state is JobState.FAILED
+        await s.client.jobs.cancel(running)
 
 
 async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path, eventually: Eventually) -> None:
@@ -252,7 +252,7 @@ async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path, eve
         with pytest.raises(PayloadTooLarge):
             await s.client.generate_async(MODEL, "x" * (9 << 20))
         with pytest.raises(BadRequest):
-            await s.client.submit(make_job({"prompt": "no model"}))
+            await s.client.jobs.submit(make_job({"prompt": "no model"}))
         with pytest.raises(BadRequest, match="job id"):
             await s.count(1, job_id="not an id")
         with pytest.raises(BadRequest, match="priority 11"):
@@ -269,19 +269,19 @@ async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path, eve
             assert refused is not None
             assert refused.code == "bad_request"
         with pytest.raises(BadRequest, match="nope"):
-            await s.client.job("nope")
+            await s.client.jobs.get("nope")
         with pytest.raises(BadRequest, match="nope"):
-            await s.client.cancel_job("nope")
+            await s.client.jobs.cancel("nope")
         with pytest.raises(SollolError):
-            await s.client.purge_jobs("queued")
+            await s.client.jobs.purge("queued")
         await publish_acked(bus, subjects.JOB_SUBMIT.of(5, "malformed"), b"not json")
         await publish_acked(bus, subjects.JOB_SUBMIT.of(5, "far-too-long-" + "x" * 60), b"{}")
         with pytest.raises(BadRequest, match="malformed"):
             await s.client.wait_for_task("malformed", timeout_s=20)
         await eventually(lambda: any(event.job_id.startswith("invalid-") for event in s.news))
-        assert len((await s.client.dead_jobs()).jobs) == 2
+        assert len((await s.client.jobs.dead()).jobs) == 2
         assert (await s.client.wait_for_task(await s.count(1), timeout_s=20)).text.split() == ["0"]
-        assert (await s.client.jobs()).waiting == {}
+        assert (await s.client.jobs.latest()).waiting == {}
 
 
 async def test_ended_jobs_are_forgotten_on_request(tmp_path: Path) -> None:
@@ -289,21 +289,21 @@ async def test_ended_jobs_are_forgotten_on_request(tmp_path: Path) -> None:
         ids = [await s.count(1) for _ in range(3)]
         for job_id in ids:
             await s.client.wait_for_task(job_id, timeout_s=20)
-        assert await s.client.purge_jobs(job_id=ids[0]) == 1
-        assert await s.client.purge_jobs() == 2
+        assert await s.client.jobs.purge(job_id=ids[0]) == 1
+        assert await s.client.jobs.purge() == 2
         with pytest.raises(BadRequest):
-            await s.client.job(ids[1])
-        assert (await s.client.jobs()).jobs == ()
+            await s.client.jobs.get(ids[1])
+        assert (await s.client.jobs.latest()).jobs == ()
 
 
 async def test_a_batch_answers_in_order_and_does_nothing_twice_when_it_is_resumed(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         jobs = [make_job({"model": MODEL, "prompt": f"count down from {n % 7}"}) for n in range(60)]
-        stopped = Batch(s.client, "b", ahead=20)
+        stopped = Batch(s.client.jobs, "b", ahead=20)
         async for index, _ in stopped.answers(enumerate(jobs)):
             if index == 10:
                 break
-        resumed = Batch(s.client, "b", ahead=20)
+        resumed = Batch(s.client.jobs, "b", ahead=20)
         texts = [(index, answer.text) async for index, answer in resumed.answers(enumerate(jobs))]
         assert [index for index, _ in texts] == list(range(60))
         assert [text.split() for _, text in texts] == [[str(m) for m in range(n % 7 - 1, -1, -1)] for n in range(60)]
@@ -355,8 +355,8 @@ async def test_a_dispatcher_that_shuts_down_gives_its_jobs_to_the_others_at_once
             assert running in first.in_flight()
             first.hand_back("shutting down")
             await eventually(lambda: running in second.in_flight(), within_s=10)
-            assert (await s.client.job(running)).losses == 0, "nobody died"
-            await s.client.cancel_job(running)
+            assert (await s.client.jobs.get(running)).losses == 0, "nobody died"
+            await s.client.jobs.cancel(running)
             for job_id in waiting:
                 answer = await s.client.wait_for_task(job_id, timeout_s=30)
                 assert answer.text.split() == ["1", "0"]
@@ -368,6 +368,6 @@ async def test_jobs_of_absent_models_do_not_block_others_of_their_priority(tmp_p
         stuck = [await s.client.generate_async(MODEL, "x", routing=routing) for _ in range(8)]
         fine = await s.count(2)
         assert (await s.client.wait_for_task(fine, timeout_s=30)).text.split() == ["1", "0"]
-        assert (await s.client.job(stuck[0])).state is JobState.QUEUED
+        assert (await s.client.jobs.get(stuck[0])).state is JobState.QUEUED
         for job_id in stuck:
-            await s.client.cancel_job(job_id)
+            await s.client.jobs.cancel(job_id)

@@ -27,7 +27,7 @@ class Eventually(Protocol):
 
 async def stored_at(system: EmulatedSystem, job_id: str) -> float:
     """When the server stored the job, in seconds of Unix time: its age counts from then."""
-    return datetime.fromisoformat((await system.client.job(job_id)).submitted_at).timestamp()
+    return datetime.fromisoformat((await system.client.jobs.get(job_id)).submitted_at).timestamp()
 
 
 async def test_jobs_begin_in_order_of_priority_and_age_and_deferred_ones_last(
@@ -47,7 +47,7 @@ async def test_jobs_begin_in_order_of_priority_and_age_and_deferred_ones_last(
         for name, priority in fresh.items():
             await s.count(1, priority=priority, job_id=name)
         await eventually(lambda: all(JobNews.QUEUED in s.news_of(name) for name in fresh))
-        await s.client.cancel_job(blocker)
+        await s.client.jobs.cancel(blocker)
         keys = {}
         for name, priority in (priorities | fresh).items():
             await s.client.wait_for_task(name, timeout_s=30)
@@ -79,9 +79,9 @@ async def test_a_low_priority_is_never_overtaken_by_what_came_later_than_the_age
             missing = 30 - (sent - len(begun - {"blocker"}))
             job = make_job({"model": MODEL, "prompt": "count down from 3"})
             names = [f"urgent-{sent + n}" for n in range(missing)]
-            await s.client.submit_many([(name, job) for name in names], priority=URGENT)
+            await s.client.jobs.submit_many([(name, job) for name in names], priority=URGENT)
             if sent == 0:
-                await s.client.cancel_job(blocker)
+                await s.client.jobs.cancel(blocker)
             sent += len(names)
             return False
 
@@ -102,7 +102,7 @@ async def test_deferred_work_runs_only_when_nothing_else_waits(tmp_path: Path, e
         await s.count(1, priority="deferred", job_id="deferred")
         others = [await s.count(1, priority="batch") for _ in range(5)]
         await eventually(lambda: all(JobNews.QUEUED in s.news_of(name) for name in others))
-        await s.client.cancel_job(blocker)
+        await s.client.jobs.cancel(blocker)
         await s.client.wait_for_task("deferred", timeout_s=30)
         assert s.began()[-1] == "deferred"
         assert set(s.began()[1:-1]) == set(others)

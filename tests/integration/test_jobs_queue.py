@@ -50,12 +50,14 @@ async def test_a_full_queue_refuses_every_submitter_and_takes_jobs_again_once_th
         assert refused.value.err_code == 10077
         job = make_job({"model": MODEL, "prompt": "count down from 1"})
         with pytest.raises(QueueFull, match="queue of jobs is full"):
-            await s.client.submit(job)
+            await s.client.jobs.submit(job)
         with pytest.raises(QueueFull, match="queue of jobs is full"):
-            await s.client.submit_many([job] * 3)
-        await s.client.cancel_job(stuck[0])
-        assert (await s.client.wait_for_task(await s.client.submit(job), timeout_s=20)).text.split() == ["0"]
-        assert [(await s.client.job(name)).state for name in stuck[1:]] == [JobState.QUEUED] * 2, "nothing was lost"
+            await s.client.jobs.submit_many([job] * 3)
+        await s.client.jobs.cancel(stuck[0])
+        assert (await s.client.wait_for_task(await s.client.jobs.submit(job), timeout_s=20)).text.split() == ["0"]
+        assert [(await s.client.jobs.get(name)).state for name in stuck[1:]] == [JobState.QUEUED] * 2, (
+            "nothing was lost"
+        )
 
 
 async def test_the_same_publish_beyond_the_duplicate_window_runs_nothing_again(
@@ -70,7 +72,7 @@ async def test_the_same_publish_beyond_the_duplicate_window_runs_nothing_again(
             await s.client.wait_for_task("mine", timeout_s=20)
 
             async def is_empty() -> bool:
-                return not (await s.client.jobs()).waiting
+                return not (await s.client.jobs.latest()).waiting
 
             await eventually(is_empty)
         assert s.news_of("mine").count(JobNews.RUNNING) == 1
@@ -82,10 +84,10 @@ async def test_many_jobs_at_once_tell_an_id_that_stands_for_another_job(tmp_path
     async with EmulatedSystem(tmp_path) as s:
         mine = make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE)
         other = make_job({"model": MODEL, "prompt": "y"}, routing=NOWHERE)
-        assert await s.client.submit_many([("a", mine), ("b", mine)]) == ["a", "b"]
-        assert await s.client.submit_many([("a", mine), ("b", mine)]) == ["a", "b"], "the very same is harmless"
+        assert await s.client.jobs.submit_many([("a", mine), ("b", mine)]) == ["a", "b"]
+        assert await s.client.jobs.submit_many([("a", mine), ("b", mine)]) == ["a", "b"], "the very same is harmless"
         with pytest.raises(Conflict, match="job b exists with another body"):
-            await s.client.submit_many([("a", mine), ("b", other)])
+            await s.client.jobs.submit_many([("a", mine), ("b", other)])
 
 
 async def test_an_answer_that_is_not_kept_any_more_is_an_error_and_no_endless_wait(tmp_path: Path) -> None:
@@ -99,7 +101,7 @@ async def test_an_answer_that_is_not_kept_any_more_is_an_error_and_no_endless_wa
         for job_id in (small, large):
             with pytest.raises(BadRequest, match="not kept any more"):
                 await s.client.wait_for_task(job_id, timeout_s=10)
-            assert (await s.client.job_end(job_id)).state is JobState.DONE
+            assert (await s.client.jobs.end(job_id)).state is JobState.DONE
 
 
 async def test_a_message_that_the_server_gave_up_delivering_is_buried_with_a_letter(
@@ -108,47 +110,47 @@ async def test_a_message_that_the_server_gave_up_delivering_is_buried_with_a_let
     async with EmulatedSystem(tmp_path) as s:
         job_id = await s.client.generate_async(MODEL, "x", routing=NOWHERE)
         await eventually(lambda: JobNews.RETRYING in s.news_of(job_id))
-        number = (await s.client.job(job_id)).stream_seq
+        number = (await s.client.jobs.get(job_id)).stream_seq
         advisory = {"stream": stores.JOBS_STREAM, "stream_seq": number, "deliveries": 100_000}
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stores.JOBS_STREAM}.p5"
         s.client.bus.publish(subject, encode(advisory))
         with pytest.raises(SollolError, match="delivered 100000 times"):
             await s.client.wait_for_task(job_id, timeout_s=20)
-        assert [(letter.job_id, letter.state) for letter in (await s.client.dead_jobs()).jobs] == [
+        assert [(letter.job_id, letter.state) for letter in (await s.client.jobs.dead()).jobs] == [
             (job_id, JobState.DEAD)
         ]
 
         async def is_empty() -> bool:
-            return not (await s.client.jobs()).waiting
+            return not (await s.client.jobs.latest()).waiting
 
         await eventually(is_empty)
 
 
 async def test_a_job_that_is_run_again_waits_and_can_be_cancelled_before_anybody_takes_it(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, pace=Pace(job_window=1), job_max_tries=1, max_attempts=1) as s:
-        bad = await s.client.submit(make_job({"model": MODEL, "prompt": "x"}, path="/v1/no-such-path"))
+        bad = await s.client.jobs.submit(make_job({"model": MODEL, "prompt": "x"}, path="/v1/no-such-path"))
         with pytest.raises(SollolError):
             await s.client.wait_for_task(bad, timeout_s=20)
         await s.client.generate_async(MODEL, "x", routing=NOWHERE)  # fills the window
-        await s.client.retry_job(bad)
-        status = await s.client.job(bad)
+        await s.client.jobs.retry(bad)
+        status = await s.client.jobs.get(bad)
         assert (status.state, status.run) == (JobState.QUEUED, 2)
-        assert await s.client.retry_job(bad) == bad, "asking twice runs it once"
-        assert (await s.client.cancel_job(bad)).state is JobState.CANCELLED
+        assert await s.client.jobs.retry(bad) == bad, "asking twice runs it once"
+        assert (await s.client.jobs.cancel(bad)).state is JobState.CANCELLED
         with pytest.raises(RequestTimedOut):
-            await s.client.wait_for_task((await s.client.jobs("queued")).jobs[0].job_id, timeout_s=0.1)
+            await s.client.wait_for_task((await s.client.jobs.latest("queued")).jobs[0].job_id, timeout_s=0.1)
 
 
 async def test_what_is_not_ended_or_not_known_cannot_be_purged(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, job_inline_bytes=1024) as s:
         waiting = await s.client.generate_async(MODEL, "x", routing=NOWHERE)
         with pytest.raises(Conflict, match="is queued"):
-            await s.client.purge_jobs(job_id=waiting)
+            await s.client.jobs.purge(job_id=waiting)
         with pytest.raises(BadRequest, match="nope"):
-            await s.client.purge_jobs(job_id="nope")
+            await s.client.jobs.purge(job_id="nope")
         large = await s.count(500)
         await s.client.wait_for_task(large, timeout_s=20)
-        assert await s.client.purge_jobs(job_id=large) == 1
+        assert await s.client.jobs.purge(job_id=large) == 1
         info = msgspec.json.decode(await api(s.client.bus, f"STREAM.INFO.OBJ_{stores.JOB_BLOBS}"))
         assert info["state"]["bytes"] < 1024, "the answer is gone with its job"
 
@@ -156,24 +158,24 @@ async def test_what_is_not_ended_or_not_known_cannot_be_purged(tmp_path: Path) -
 async def test_jobs_that_no_node_may_take_make_room_for_any_number_behind_them(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, pace=Pace(job_window=4, job_hold_s=0.1)) as s:
         stuck = make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE)
-        await s.client.submit_many([stuck] * 40)
+        await s.client.jobs.submit_many([stuck] * 40)
         fine = await s.count(2)
         assert (await s.client.wait_for_task(fine, timeout_s=30)).text.split() == ["1", "0"]
-        assert sum((await s.client.jobs()).waiting.values()) == 40
+        assert sum((await s.client.jobs.latest()).waiting.values()) == 40
 
 
 async def test_as_many_jobs_run_as_the_fleet_has_slots_however_small_the_window_is(
     tmp_path: Path, eventually: Eventually
 ) -> None:
     async with EmulatedSystem(tmp_path, slots=12, decode_tps=20, pace=Pace(job_window=3)) as s:
-        await s.client.submit_many([make_job({"model": MODEL, "prompt": "count down from 900"})] * 20)
+        await s.client.jobs.submit_many([make_job({"model": MODEL, "prompt": "count down from 900"})] * 20)
 
         async def are_all_busy() -> bool:
-            return len((await s.client.jobs("running")).jobs) == 12
+            return len((await s.client.jobs.latest("running")).jobs) == 12
 
         await eventually(are_all_busy)
-        for job in (await s.client.jobs()).jobs:
-            await s.client.cancel_job(job.job_id)
+        for job in (await s.client.jobs.latest()).jobs:
+            await s.client.jobs.cancel(job.job_id)
 
 
 async def test_a_job_that_runs_longer_than_the_ack_wait_stays_where_it_is(tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ from nats.aio.client import Client
 from sollol_agents.gateway.batches.run import BatchRun, Desk, Limits
 from sollol_agents.gateway.batches.store import Contents, Records
 from sollol_agents.gateway.batches.workers import Keeper
-from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_bus.errors import Conflict, RequestTimedOut, error_from
 from sollol_bus.sdk.batch import Batch, retry_delays
 from sollol_bus.sdk.job_making import make_job
-from sollol_bus.sdk.jobs import JobAnswer, JobCalls
+from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg
 from sollol_schemas import subjects
@@ -126,13 +125,13 @@ class _Jobs:
     async def submit_many(self, *_jobs: object, priority: int) -> None:
         del priority
 
-    async def job_answer(self, job_id: str) -> JobAnswer:
+    async def answer(self, job_id: str) -> JobAnswer:
         body = msgspec.Raw(b"{}")
         result = JobResult(job_id=job_id, state=JobState.DONE, body=body) if self.state is JobState.DONE else None
         status = JobStatus(job_id=job_id, state=self.state)
         return JobAnswer(job_id=job_id, state=self.state, status=status, result=result)
 
-    async def cancel_job(self, _job_id: str) -> None:
+    async def cancel(self, _job_id: str) -> None:
         if self.state is not JobState.RUNNING:
             raise Conflict("it has ended")
 
@@ -147,7 +146,7 @@ def desk_with(batches: _Batches, jobs: _Jobs, contents: _Contents) -> Desk:
         cast("Contents", contents),
         cast("Records[FileRecord]", _Files()),
         cast("Records[BatchRecord]", batches),
-        cast("GatewayJobs", jobs),
+        cast("Jobs", jobs),
         Limits(requests=10, line_bytes=1000, keep_s=100.0),
         now_s=lambda: 100,
         new_id=lambda prefix: f"{prefix}-x",
@@ -232,12 +231,12 @@ class _LostJob(_Jobs):
             self.run.poke()
             await self._batches.is_rewritten.wait()
 
-    async def job_answer(self, job_id: str) -> JobAnswer:
+    async def answer(self, job_id: str) -> JobAnswer:
         if self._submissions < 2:
             raise error_from(ErrorBody(code=ErrorCode.UNKNOWN_JOB, message="lost"))
-        return await super().job_answer(job_id)
+        return await super().answer(job_id)
 
-    async def cancel_job(self, _job_id: str) -> None:
+    async def cancel(self, _job_id: str) -> None:
         self.end(JobState.CANCELLED)
 
 
@@ -290,7 +289,7 @@ class _NoDelay(random.Random):
 
 async def test_a_queue_that_does_not_answer_is_tried_a_bounded_number_of_times() -> None:
     jobs = _Unreachable()
-    work = Batch(cast("JobCalls", jobs), "batch_1", rng=_NoDelay())
+    work = Batch(cast("Jobs", jobs), "batch_1", rng=_NoDelay())
     with pytest.raises(RequestTimedOut):
         await anext(work.answers([(0, make_job({"model": "m", "prompt": "x"}))]))
     assert jobs.tried == 11

@@ -77,7 +77,7 @@ class ShowJob(Operation, frozen=True, kw_only=True):
     job_id: str
 
     async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        answer = await context.client.job_answer(self.job_id)
+        answer = await context.client.jobs.answer(self.job_id)
         return {"status": answer.status, "text": answer.text[:_TEXT_MAX]}
 
 
@@ -139,7 +139,7 @@ class CancelJob(Operation, frozen=True, kw_only=True):
     job_id: str
 
     async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        return await context.client.cancel_job(self.job_id)
+        return await context.client.jobs.cancel(self.job_id)
 
 
 class RetryJob(Operation, frozen=True, kw_only=True):
@@ -149,7 +149,7 @@ class RetryJob(Operation, frozen=True, kw_only=True):
     job_id: str
 
     async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        return await context.client.retry_job(self.job_id)
+        return await context.client.jobs.retry(self.job_id)
 
 
 class SetStrategy(Operation, frozen=True, kw_only=True):

@@ -98,7 +98,7 @@ class Questions:
         self._view.jobs.is_stale = False
 
         async def ask() -> None:
-            latest, dead = await self._client.jobs(limit=_JOBS), await self._client.dead_jobs(_JOBS)
+            latest, dead = await self._client.jobs.latest(limit=_JOBS), await self._client.jobs.dead(_JOBS)
             self._view.on_jobs(latest, dead)
 
         if not await self._attempt("the jobs", ask()):

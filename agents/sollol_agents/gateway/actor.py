@@ -20,7 +20,6 @@ from sollol_agents.gateway.http.access import Access
 from sollol_agents.gateway.http.hosts import is_local
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.inference.serving import Inference
-from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_agents.gateway.management.fleet import Fleet
 from sollol_agents.gateway.management.operations import Management
 from sollol_agents.gateway.pages.application import pages
@@ -29,6 +28,7 @@ from sollol_agents.gateway.pages.models import ModelPages
 from sollol_agents.gateway.pages.operations import OperationPages
 from sollol_agents.http_server import USUAL_LIMITS, ClientLimits, HttpServer
 from sollol_bus.actor import Actor, ActorState
+from sollol_bus.sdk.jobs import Jobs
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.batches import BatchRecord, FileRecord
 
@@ -183,7 +183,7 @@ class Gateway(Actor[GatewayConfig]):
             Contents(self.bus),
             Records(self.bus, "file", FileRecord),
             Records(self.bus, "batch", BatchRecord),
-            GatewayJobs(self.bus),
+            Jobs(self.bus),
             limits,
             now_s=now_s,
             new_id=lambda prefix: f"{prefix}-{secrets.token_hex(12)}",

@@ -50,7 +50,7 @@ def run(
             if written.lines:
                 note(f"{written.lines} of {len(items)} answers are there already")
             async with running.connected(bus) as client:
-                work = Batch(client, batch_id, priority=number, ahead=max(1, ahead))
+                work = Batch(client.jobs, batch_id, priority=number, ahead=max(1, ahead))
                 failed = await _run(work, items, written)
         if json_:
             show_json({"batch_id": batch_id, "total": len(items), "failed": failed, "answers": str(answers)})

@@ -83,14 +83,14 @@ def submit(
 
     async def main() -> int:
         async with running.connected(bus) as client:
-            job_id = await client.submit(job, job_id=id_, priority=routing.priority)
+            job_id = await client.jobs.submit(job, job_id=id_, priority=routing.priority)
             if not wait:
                 show_json({"job_id": job_id}) if json_ else say(job_id)
                 if is_terminal() and not json_:
                     note(f"`sollol jobs wait {job_id}` waits for its answer")
                 return 0
             note(f"job {job_id}")
-            return _told(await client.job_end(job_id), json_=json_)
+            return _told(await client.jobs.end(job_id), json_=json_)
 
     return running.run(main)
 
@@ -101,14 +101,14 @@ def list_jobs(
     *, bus: BusConfig, log: LogConfig, state: States = None, limit: Limit = 50, json_: of_commands.JsonFlag = False
 ) -> int:
     """Lists the latest jobs, and how many wait."""
-    return listing(bus, log, lambda c: c.jobs(*(state or ()), limit=limit), show_jobs, json_=json_)
+    return listing(bus, log, lambda c: c.jobs.latest(*(state or ()), limit=limit), show_jobs, json_=json_)
 
 
 @jobs.command
 @of_commands.for_clients()
 def status(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Shows what is known about a job."""
-    return listing(bus, log, lambda c: c.job(job), show_status, json_=json_)
+    return listing(bus, log, lambda c: c.jobs.get(job), show_status, json_=json_)
 
 
 @jobs.command
@@ -131,14 +131,14 @@ def result(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.J
 @of_commands.for_clients()
 def cancel(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Cancels a job, whether it waits or runs."""
-    return listing(bus, log, lambda c: c.cancel_job(job), show_status, json_=json_)
+    return listing(bus, log, lambda c: c.jobs.cancel(job), show_status, json_=json_)
 
 
 @jobs.command
 @of_commands.for_clients()
 def dead(*, bus: BusConfig, log: LogConfig, limit: Limit = 50, json_: of_commands.JsonFlag = False) -> int:
     """Lists the jobs that ended without an answer, and why."""
-    return listing(bus, log, lambda c: c.dead_jobs(limit), show_jobs, json_=json_)
+    return listing(bus, log, lambda c: c.jobs.dead(limit), show_jobs, json_=json_)
 
 
 @jobs.command
@@ -158,11 +158,11 @@ def retry(
 
     async def again(client: Client) -> list[str]:
         if job_ids:
-            return [await client.retry_job(name) for name in job_ids]
+            return [await client.jobs.retry(name) for name in job_ids]
         done: list[str] = []
-        for name in [job.job_id for job in (await client.dead_jobs(_LETTERS_MAX)).jobs]:
+        for name in [job.job_id for job in (await client.jobs.dead(_LETTERS_MAX)).jobs]:
             with suppress(Conflict):  # somebody else ran it again just now
-                done.append(await client.retry_job(name))
+                done.append(await client.jobs.retry(name))
         return done
 
     def show(names: list[str]) -> None:
@@ -185,7 +185,7 @@ def purge(
     """Forgets jobs that have ended, with their results."""
 
     async def ask(client: Client) -> dict[str, Any]:
-        return {"purged": await client.purge_jobs(*(state or ()), job_id=job)}
+        return {"purged": await client.jobs.purge(*(state or ()), job_id=job)}
 
     return listing(bus, log, ask, lambda reply: say(f"{reply['purged']} jobs forgotten"), json_=json_)
 
@@ -198,9 +198,9 @@ def _answer(
     async def main() -> int:
         async with running.connected(bus) as client:
             if not is_waiting:
-                return _told(await client.job_answer(job_id), json_=json_)
+                return _told(await client.jobs.answer(job_id), json_=json_)
             try:
-                answer = await client.job_end(job_id, timeout_s=timeout_s)
+                answer = await client.jobs.end(job_id, timeout_s=timeout_s)
             except RequestTimedOut as error:
                 note(f"sollol: {error}")
                 return FAILED

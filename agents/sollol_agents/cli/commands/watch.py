@@ -78,7 +78,7 @@ def _sources(client: Client, wanted: dict[str, bool]) -> list[AsyncIterator[Even
         "breakers": client.watch_breakers(),
         "offices": client.watch_offices(),
         "strategy": client.watch_strategy(),
-        "jobs": client.watch_jobs(),
+        "jobs": client.jobs.watch(),
     }
     return [client.watch_decisions(), client.watch_nodes(), *(further[name] for name, is_on in wanted.items() if is_on)]
 

@@ -20,10 +20,9 @@ import msgspec
 from sollol_agents.gateway.batches.lines import Checked, Line, Splitter, Unusable, answer_line, read_line
 from sollol_agents.gateway.batches.records import OUTPUT_PURPOSE
 from sollol_agents.gateway.batches.store import Contents, Records, Writer
-from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_bus.errors import Conflict, RequestError, error_from
 from sollol_bus.sdk.batch import Batch
-from sollol_bus.sdk.jobs import JobAnswer
+from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_bus.waiting import happens
 from sollol_schemas.batches import ENDED, BatchProblem, BatchRecord, BatchState, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -65,7 +64,7 @@ class Desk:
         contents: Contents,
         files: Records[FileRecord],
         batches: Records[BatchRecord],
-        jobs: GatewayJobs,
+        jobs: Jobs,
         limits: Limits,
         *,
         now_s: Callable[[], int],

@@ -16,11 +16,10 @@ from starlette.routing import Route
 from sollol_agents.gateway.http.access import Guest, guest_of
 from sollol_agents.gateway.http.bodies import body_of, json_response, number_in
 from sollol_agents.gateway.http.errors import PLAIN_JSON
-from sollol_agents.gateway.jobs import GatewayJobs
 from sollol_agents.requests.paths import is_closed
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, error_from
 from sollol_bus.sdk.job_making import checked_id, make_job, priority_of
-from sollol_bus.sdk.jobs import JobAnswer
+from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, Job, JobListReply, JobState, JobStatus
@@ -57,7 +56,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class JobPages:
     """The handlers."""
 
-    def __init__(self, jobs: GatewayJobs) -> None:
+    def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
         self._waits = 0
 
@@ -97,18 +96,18 @@ class JobPages:
         states = request.query_params.getlist("state")
         limit = _limit(request)
         guest = guest_of(request)
-        reply = await self._jobs.jobs(*states, limit=limit if guest.is_admin else _LIST_MAX)
+        reply = await self._jobs.latest(*states, limit=limit if guest.is_admin else _LIST_MAX)
         return json_response(_of(guest, reply, limit))
 
     async def dead(self, request: Request) -> Response:
         """The caller's jobs that ended dead or failed and can run again."""
         limit = _limit(request)
         guest = guest_of(request)
-        return json_response(_of(guest, await self._jobs.dead_jobs(limit if guest.is_admin else _LIST_MAX), limit))
+        return json_response(_of(guest, await self._jobs.dead(limit if guest.is_admin else _LIST_MAX), limit))
 
     async def status(self, request: Request) -> Response:
         """What is known about a job."""
-        return json_response(await self._jobs.job(_asked_id(request)))
+        return json_response(await self._jobs.get(_asked_id(request)))
 
     async def wait(self, request: Request) -> Response:
         """What is known about a job once it has ended; 202 when it has not within `timeout_s`."""
@@ -120,9 +119,9 @@ class JobPages:
             raise QueueFull(f"{self._waits} requests wait for jobs already; ask for the state now and then")
         self._waits += 1
         try:
-            answer = await self._jobs.job_end(job_id, timeout_s=timeout_s)
+            answer = await self._jobs.end(job_id, timeout_s=timeout_s)
         except RequestTimedOut:
-            return json_response(await self._jobs.job(job_id), status=202)
+            return json_response(await self._jobs.get(job_id), status=202)
         finally:
             self._waits -= 1
         return json_response(answer.status)
@@ -130,22 +129,22 @@ class JobPages:
     async def result(self, request: Request) -> Response:
         """A job's answer as the engine gave it; the error that ended it with that error's status."""
         job_id = _asked_id(request)
-        answer = await self._jobs.job_answer(job_id)
+        answer = await self._jobs.answer(job_id)
         return Response(_body_of(answer), media_type=PLAIN_JSON.decode(), headers=_headers(answer))
 
     async def cancel(self, request: Request) -> Response:
         """Cancels a job."""
-        return json_response(await self._jobs.cancel_job(_asked_id(request)))
+        return json_response(await self._jobs.cancel(_asked_id(request)))
 
     async def retry(self, request: Request) -> Response:
         """Runs a dead or failed job again, under its id."""
-        job_id = await self._jobs.retry_job(_asked_id(request))
+        job_id = await self._jobs.retry(_asked_id(request))
         return json_response({"job_id": job_id, "state": JobState.QUEUED}, status=202)
 
     async def forget(self, request: Request) -> Response:
         """Forgets a job that has ended, with its result."""
         job_id = _asked_id(request)
-        await self._jobs.purge_jobs(job_id=job_id)
+        await self._jobs.purge(job_id=job_id)
         return json_response({"job_id": job_id, "purged": True})
 
 
