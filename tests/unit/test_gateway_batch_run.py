@@ -11,9 +11,10 @@ import msgspec
 import pytest
 from nats.aio.client import Client
 
-from sollol_agents.gateway.batches.run import BatchRun, Desk, Limits
+from sollol_agents.gateway.batches.resources import BatchResources, Limits
+from sollol_agents.gateway.batches.run import BatchRun
 from sollol_agents.gateway.batches.store import Contents, Records
-from sollol_agents.gateway.batches.workers import Keeper
+from sollol_agents.gateway.batches.workers import BatchWorkers
 from sollol_bus.errors import Conflict, RequestTimedOut, error_from
 from sollol_bus.sdk.batch import Batch, retry_delays
 from sollol_bus.sdk.job_making import make_job
@@ -141,20 +142,21 @@ def batch() -> BatchRecord:
     return BatchRecord(batch_id="batch_1", owner="me", created_at_s=1, expires_at_s=10_000, **described)
 
 
-def desk_with(batches: _Batches, jobs: _Jobs, contents: _Contents) -> Desk:
-    return Desk(
-        cast("Contents", contents),
-        cast("Records[FileRecord]", _Files()),
-        cast("Records[BatchRecord]", batches),
-        cast("Jobs", jobs),
-        Limits(requests=10, line_bytes=1000, keep_s=100.0),
+def resources_with(batches: _Batches, jobs: _Jobs, contents: _Contents) -> BatchResources:
+    return BatchResources(
+        cast("Bus", None),
+        contents=cast("Contents", contents),
+        files=cast("Records[FileRecord]", _Files()),
+        batches=cast("Records[BatchRecord]", batches),
+        jobs=cast("Jobs", jobs),
+        limits=Limits(requests=10, line_bytes=1000, keep_s=100.0),
         now_s=lambda: 100,
         new_id=lambda prefix: f"{prefix}-x",
     )
 
 
 def at_work(batches: _Batches, jobs: _Jobs) -> BatchRun:
-    return BatchRun(desk_with(batches, jobs, _Contents()), batches.standing, batches.revision)
+    return BatchRun(resources_with(batches, jobs, _Contents()), batches.standing, batches.revision)
 
 
 async def test_a_sign_of_life_never_takes_a_batch_back_to_an_earlier_state() -> None:
@@ -199,15 +201,15 @@ async def test_a_batch_that_is_cancelled_stays_cancelling_until_it_is_cancelled(
 
 async def test_a_batch_that_nobody_can_work_on_fails_and_stops_no_gateway() -> None:
     batches = _Batches(msgspec.structs.replace(batch(), worker=""), BatchState.IN_PROGRESS)
-    desk = desk_with(batches, _Jobs(), _Contents(RuntimeError("a bug")))
+    resources = resources_with(batches, _Jobs(), _Contents(RuntimeError("a bug")))
     tasks: list[asyncio.Task[None]] = []
 
     def spawn(coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         tasks.append(asyncio.get_running_loop().create_task(coroutine, name=name))
         return tasks[-1]
 
-    keeper = Keeper(cast("Bus", None), desk, instance="w", at_once=1, keep_s=60.0, spawn=spawn)
-    await keeper.look()
+    workers = BatchWorkers(cast("Bus", None), resources, instance="w", at_once=1, spawn=spawn)
+    await workers.look()
     await tasks[0]
     assert batches.standing.state is BatchState.FAILED
     assert [problem.code for problem in batches.standing.problems] == ["internal"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
 from collections.abc import Collection
 from typing import Any, ClassVar
 
@@ -11,13 +9,11 @@ import msgspec
 from starlette.middleware.cors import CORSMiddleware
 
 from sollol_agents.gateway.application import Application
-from sollol_agents.gateway.batches.pages import BatchPages, now_s
-from sollol_agents.gateway.batches.run import Desk, Limits
-from sollol_agents.gateway.batches.store import Contents, Records
-from sollol_agents.gateway.batches.workers import Keeper
+from sollol_agents.gateway.batches.pages import BatchPages
+from sollol_agents.gateway.batches.resources import resources_of
+from sollol_agents.gateway.batches.workers import BatchWorkers
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.access import Access
-from sollol_agents.gateway.http.hosts import is_local
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.inference.serving import Inference
 from sollol_agents.gateway.management.fleet import Fleet
@@ -28,11 +24,7 @@ from sollol_agents.gateway.pages.models import ModelPages
 from sollol_agents.gateway.pages.operations import OperationPages
 from sollol_agents.http_server import USUAL_LIMITS, ClientLimits, HttpServer
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.sdk.jobs import Jobs
 from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.batches import BatchRecord, FileRecord
-
-log = logging.getLogger(__name__)
 
 
 def with_cors(app: Application, config: GatewayConfig) -> Any:  # noqa: ANN401 an ASGI application
@@ -82,72 +74,53 @@ class Gateway(Actor[GatewayConfig]):
 
     async def on_start(self) -> None:
         """Listens."""
-        metrics = Metrics()
+        config = self.config
+        metrics, resources, fleet = Metrics(), resources_of(self.bus, config), Fleet(self.bus)
         self._inference = Inference(
-            self.bus,
-            self.config,
-            self._limits,
-            metrics,
-            spawn=self.spawn,
-            on_end=self.drain_progress,
+            self.bus, config, self._limits, metrics, spawn=self.spawn, on_end=self.drain_progress
         )
-        access = Access(self.bus, require_key=self.config.require_key, is_local=is_local(self.config))
-        await access.start(self.spawn)
-        if not is_local(self.config) and not self.config.require_key:
-            log.warning(
-                "anybody who reaches %s may use this gateway: set require_key to ask for API keys",
-                self.config.host,
-                extra={"action": "gateway_open"},
-            )
-        desk = self._batch_desk()
-        self._keeper = Keeper(
-            self.bus,
-            desk,
-            instance=self.instance,
-            at_once=self.config.batches_at_once,
-            keep_s=self.config.files_keep_s,
-            spawn=self.spawn,
+        self._operations = OperationPages(
+            self.bus, fleet, metrics, connections=lambda: self._server.connections, is_draining=self._is_draining
         )
-        batches = BatchPages(self.config, desk, self._keeper)
-        fleet = Fleet(self.bus)
-        self._operations = OperationPages(self.bus, fleet, metrics, lambda: self._server.connections)
         rooms = (
             ModelPages(fleet),
-            Management(self.config, self.bus, fleet),
+            Management(config, self.bus, fleet),
             self._operations,
-            JobPages(desk.jobs),
-            batches,
+            JobPages(resources.jobs),
+            BatchPages(config, resources),
         )
-        self._application = Application(
-            self.config,
+        application = Application(
+            config,
             self.bus,
             limits=self._limits,
-            access=access,
+            access=await self.own(Access(self.bus, config, self.spawn)),
             inference=self._inference,
             metrics=metrics,
             pages=pages(route for room in rooms for route in room.routes()),
+            is_draining=self._is_draining,
         )
-        self._server = HttpServer(
-            with_cors(self._application, self.config),
-            self.config.host,
-            self.config.port,
-            remedy="Choose another with --port (`sollol up`: --http-port)",
-            reuse_port=self.config.reuse_port,
-            limits=self._limits,
+        self._server = await self.own(
+            HttpServer(
+                with_cors(application, config),
+                config.host,
+                config.port,
+                remedy="Choose another with --port (`sollol up`: --http-port)",
+                reuse_port=config.reuse_port,
+                limits=self._limits,
+            )
         )
-        await self.own(self._server)
-        await self.own(self._keeper)
-        self.spawn(self._keeper.run(), name="batches")
+        self._workers = await self.own(
+            BatchWorkers(self.bus, resources, instance=self.instance, at_once=config.batches_at_once, spawn=self.spawn)
+        )
         await self.register("Serves HTTP clients.", metadata={"url": self._server.url})
 
-    def announce_draining(self) -> None:
-        """Answers new requests on open connections with 503."""
-        self._application.is_draining = self._operations.is_draining = True
+    def _is_draining(self) -> bool:
+        return self.state is ActorState.DRAINING
 
     def stop_intake(self) -> None:
         """Takes no new connections."""
         super().stop_intake()
-        self._keeper.stop()
+        self._workers.stop()
         self._server.stop_accepting()
 
     def in_flight(self) -> Collection[str]:
@@ -171,20 +144,4 @@ class Gateway(Actor[GatewayConfig]):
             in_flight=len(self.in_flight()),
             connections=self._server.connections,
             url=self._server.url,
-        )
-
-    def _batch_desk(self) -> Desk:
-        limits = Limits(
-            requests=self.config.max_batch_requests,
-            line_bytes=self.bus.max_payload // 2,
-            keep_s=self.config.files_keep_s,
-        )
-        return Desk(
-            Contents(self.bus),
-            Records(self.bus, "file", FileRecord),
-            Records(self.bus, "batch", BatchRecord),
-            Jobs(self.bus),
-            limits,
-            now_s=now_s,
-            new_id=lambda prefix: f"{prefix}-{secrets.token_hex(12)}",
         )

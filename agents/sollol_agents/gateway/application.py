@@ -7,7 +7,7 @@ for a request; the paths that carry the load are therefore looked up here.
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -49,6 +49,7 @@ class Application:
         inference: Serves inference.
         metrics: Counts what is refused here.
         pages: Serves every other path.
+        is_draining: Whether no new inference is taken.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Application:
         inference: Inference,
         metrics: Metrics,
         pages: Starlette,
+        is_draining: Callable[[], bool],
     ) -> None:
         self._access = access
         self._limits = limits
@@ -70,7 +72,7 @@ class Application:
         self._metrics = metrics
         self._pages = pages
         self._hosts = allowed_hosts(config)
-        self.is_draining = False
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -130,7 +132,7 @@ class Application:
             SollolError: It cannot be used.
         """
         headers, path = scope["headers"], scope["path"]
-        if self.is_draining:
+        if self._is_draining():
             raise error_from(ErrorBody(code=ErrorCode.DRAINING, message="this gateway is shutting down"))
         if _header(headers, b"content-encoding") not in (b"", b"identity"):
             raise error_from(

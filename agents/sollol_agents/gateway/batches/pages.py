@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final
@@ -12,10 +11,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from sollol_agents.gateway.batches.records import PURPOSE, WINDOW_S, Fields, batch_request, page_of, told
-from sollol_agents.gateway.batches.run import Desk
+from sollol_agents.gateway.batches.resources import BatchResources
 from sollol_agents.gateway.batches.store import ANYBODY
 from sollol_agents.gateway.batches.upload import Form
-from sollol_agents.gateway.batches.workers import Keeper
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.access import Guest, guest_of
 from sollol_agents.gateway.http.bodies import body_of, json_response, number_in, pieces_of
@@ -34,10 +32,9 @@ _MODEL_LINES: Final = "application/jsonl"
 class BatchPages:
     """The handlers."""
 
-    def __init__(self, config: GatewayConfig, desk: Desk, keeper: Keeper) -> None:
+    def __init__(self, config: GatewayConfig, resources: BatchResources) -> None:
         self._config = config
-        self._desk = desk
-        self._keeper = keeper
+        self._resources = resources
 
     def routes(self) -> list[Route]:
         """The paths of files and batches."""
@@ -60,7 +57,7 @@ class BatchPages:
         guest = await self._enter(request)
         form = Form(request.headers.get("content-type", ""))
         await self._check_room(guest, 0)
-        writer = self._desk.contents.writer(self._desk.new_id("file"))
+        writer = self._resources.contents.writer(self._resources.new_id("file"))
         try:
             async with aclosing(pieces_of(request)) as pieces:
                 async for data in pieces:
@@ -70,7 +67,7 @@ class BatchPages:
             form.check_end()
             _check_purpose(form)
             await self._check_room(guest, writer.size_bytes)
-            record = await self._desk.keep(writer, guest.owner, PURPOSE, form.filename or "")
+            record = await self._resources.keep(writer, guest.owner, PURPOSE, form.filename or "")
         except BaseException:
             await writer.abandon()
             raise
@@ -80,7 +77,7 @@ class BatchPages:
         """The caller's files."""
         guest = await self._enter(request)
         purpose = request.query_params.get("purpose")
-        records = [one for one, _ in await self._desk.files.every(_seen_by(guest))]
+        records = [one for one, _ in await self._resources.files.every(_seen_by(guest))]
         if purpose is not None:
             records = [one for one in records if one.purpose == purpose]
         return json_response(_page(request, records, default=10_000))
@@ -92,7 +89,7 @@ class BatchPages:
     async def content(self, request: Request) -> Response:
         """A file's content."""
         record = await self._file(request)
-        pieces = self._desk.contents.read(record)
+        pieces = self._resources.contents.read(record)
         first = await anext(pieces, b"")
 
         async def rest() -> AsyncIterator[bytes]:
@@ -107,8 +104,8 @@ class BatchPages:
     async def delete(self, request: Request) -> Response:
         """Forgets a file; a batch that still reads it fails."""
         record = await self._file(request)
-        await self._desk.files.delete(record, record.file_id)
-        await self._desk.contents.delete(record.file_id)
+        await self._resources.files.delete(record, record.file_id)
+        await self._resources.contents.delete(record.file_id)
         return json_response({"id": record.file_id, "object": "file", "deleted": True})
 
     # -- batches --------------------------------------------------------------------------------------------
@@ -118,13 +115,13 @@ class BatchPages:
         guest = await self._enter(request)
         asked = batch_request(await body_of(request))
         await self._found_file(asked.input_file_id, guest)
-        open_ = [one for one, _ in await self._desk.batches.every(guest.owner) if one.state not in ENDED]
+        open_ = [one for one, _ in await self._resources.batches.every(guest.owner) if one.state not in ENDED]
         if len(open_) >= _OPEN_MAX:
             message = f"{len(open_)} batches are open already; the limit is {_OPEN_MAX}"
             raise error_from(ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": 60}))
-        now_s = self._desk.now_s()
+        now_s = self._resources.now_s()
         record = BatchRecord(
-            batch_id=self._desk.new_id("batch").replace("-", "_"),
+            batch_id=self._resources.new_id("batch").replace("-", "_"),
             owner=guest.owner,
             endpoint=asked.endpoint,
             input_file_id=asked.input_file_id,
@@ -133,14 +130,14 @@ class BatchPages:
             priority=min(PRIORITY_NAMES["batch"], guest.max_priority),
             metadata=asked.metadata or {},
         )
-        if await self._desk.batches.write(record, record.batch_id, 0) is None:
+        if await self._resources.batches.write(record, record.batch_id, 0) is None:
             raise Conflict(f"{record.batch_id} exists")
         return json_response(told(record))
 
     async def batches(self, request: Request) -> Response:
         """The caller's batches."""
         guest = await self._enter(request)
-        records = [one for one, _ in await self._desk.batches.every(_seen_by(guest))]
+        records = [one for one, _ in await self._resources.batches.every(_seen_by(guest))]
         return json_response(_page(request, records, default=20))
 
     async def batch(self, request: Request) -> Response:
@@ -156,22 +153,22 @@ class BatchPages:
                 raise Conflict(f"{record.batch_id} is {record.state} already")
             if record.state is BatchState.CANCELLING:
                 return json_response(told(record))
-            record = record.into(BatchState.CANCELLING, self._desk.now_s())
-            if await self._desk.batches.write(record, record.batch_id, revision) is not None:
+            record = record.into(BatchState.CANCELLING, self._resources.now_s())
+            if await self._resources.batches.write(record, record.batch_id, revision) is not None:
                 return json_response(told(record))
         raise Conflict("others change the batch all the time; try again")
 
     # -- inside ---------------------------------------------------------------------------------------------
 
     async def _enter(self, request: Request) -> Guest:
-        await self._keeper.prepare()
+        await self._resources.prepare()
         return guest_of(request)
 
     async def _file(self, request: Request) -> FileRecord:
         return await self._found_file(request.path_params["file_id"], await self._enter(request))
 
     async def _found_file(self, file_id: str, guest: Guest) -> FileRecord:
-        record = (await self._desk.files.find(file_id, _seen_by(guest)))[0] if is_bus_id(file_id) else None
+        record = (await self._resources.files.find(file_id, _seen_by(guest)))[0] if is_bus_id(file_id) else None
         if record is None:
             raise _unknown(f"no file {file_id[:80]!r}")
         return record
@@ -180,7 +177,7 @@ class BatchPages:
         guest = await self._enter(request)
         batch_id = request.path_params["batch_id"]
         record, revision = (
-            await self._desk.batches.find(batch_id, _seen_by(guest)) if is_bus_id(batch_id) else (None, 0)
+            await self._resources.batches.find(batch_id, _seen_by(guest)) if is_bus_id(batch_id) else (None, 0)
         )
         if record is None:
             raise _unknown(f"no batch {batch_id[:80]!r}")
@@ -192,15 +189,10 @@ class BatchPages:
             raise error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
 
     async def _check_room(self, guest: Guest, more_bytes: int) -> None:
-        stored = sum(one.size_bytes for one, _ in await self._desk.files.every(guest.owner))
+        stored = sum(one.size_bytes for one, _ in await self._resources.files.every(guest.owner))
         if stored + more_bytes > self._config.max_stored_bytes:
             message = f"{stored} bytes of files are stored; the limit is {self._config.max_stored_bytes}: delete some"
             raise error_from(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
-
-
-def now_s() -> int:
-    """Seconds since 1970, as the API tells instants."""
-    return int(time.time())  # noqa: TID251 OpenAI's API speaks of wall-clock time
 
 
 def _check_purpose(form: Form) -> None:

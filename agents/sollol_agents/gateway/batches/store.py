@@ -19,7 +19,7 @@ from sollol_bus.jetstream.api import JetStreamRefused, ack_of
 from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.job_streams import blob_spec
 from sollol_bus.jetstream.stored import purge_subject, stored_block
-from sollol_bus.jetstream.streams import StreamSpec, bucket_spec, provision
+from sollol_bus.jetstream.streams import StreamSpec, bucket_spec
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.waiting import Window
@@ -184,15 +184,6 @@ class Records(Generic[R]):
         """All records of an owner with their revisions, in the order of their last writing."""
         entries = await self._bucket.every(f"{self._kind}.{owner}.*")
         return [(decode(entry.value, self._type), entry.revision) for entry in entries if entry.value is not None]
-
-
-async def prepare(bus: Bus, keep_s: float) -> None:
-    """Makes what is not there.
-
-    Raises:
-        SollolError: JetStream is off or has no room.
-    """
-    await provision(bus, streams=streams(keep_s))
 
 
 def _stream() -> str:

@@ -14,8 +14,10 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.gateway.batches.run import BatchRun, Desk, Replaced
-from sollol_agents.gateway.batches.store import ANYBODY, prepare
+from sollol_agents.gateway.batches.held_record import Replaced
+from sollol_agents.gateway.batches.resources import BatchResources
+from sollol_agents.gateway.batches.run import BatchRun
+from sollol_agents.gateway.batches.store import ANYBODY
 from sollol_bus.errors import DecodeFailed, SollolError
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus, Subscription
@@ -31,24 +33,22 @@ _LOOK_ALL_EVERY_S: Final = 30.0
 _RELEASE_S: Final = 2.0
 
 
-class Keeper(Part):
+class BatchWorkers(Part):
     """Works on batches, some at a time.
 
     Args:
         bus: The gateway's connection.
-        desk: Stores, jobs and clock.
+        resources: Stores, jobs and clock.
         instance: This gateway's.
         at_once: How many batches it works on at a time.
-        keep_s: How long files and ended batches are kept.
         spawn: Runs a coroutine as a task of the gateway.
     """
 
-    def __init__(self, bus: Bus, desk: Desk, *, instance: str, at_once: int, keep_s: float, spawn: Spawn) -> None:
+    def __init__(self, bus: Bus, resources: BatchResources, *, instance: str, at_once: int, spawn: Spawn) -> None:
         self._bus = bus
-        self._desk = desk
+        self._resources = resources
         self._instance = instance
         self._at_once = at_once
-        self._keep_s = keep_s
         self._spawn = spawn
         self._runs: dict[str, tuple[BatchRun, asyncio.Task[None]]] = {}
         self._seen: dict[str, tuple[int, float]] = {}
@@ -56,27 +56,17 @@ class Keeper(Part):
         self._news = asyncio.Event()
         self._subscription: Subscription | None = None
         self._is_closing = False
-        self._preparing = asyncio.Lock()
-        self._is_prepared = False
 
-    async def prepare(self) -> None:
-        """Makes the streams that are missing; once.
+    async def start(self) -> None:
+        """Looks for batches from now on."""
+        self._spawn(self._run(), name="batches")
 
-        Raises:
-            SollolError: JetStream is off or has no room.
-        """
-        async with self._preparing:
-            if not self._is_prepared:
-                await prepare(self._bus, self._keep_s)
-                self._is_prepared = True
-
-    async def run(self) -> None:
-        """Looks for batches until it is cancelled."""
-        self._subscription = self._bus.subscribe(self._desk.batches.changes, self._on_change)
+    async def _run(self) -> None:
+        self._subscription = self._bus.subscribe(self._resources.batches.changes, self._on_change)
         looked_at, looks = -1e9, 0
         while True:
             try:
-                await self.prepare()
+                await self._resources.prepare()
                 is_due = time.monotonic() - looked_at >= _LOOK_ALL_EVERY_S
                 if not self._is_closing and (self._seen or looks or is_due):
                     looked_at, looks = time.monotonic(), max(0, looks - 1)
@@ -109,7 +99,9 @@ class Keeper(Part):
             SollolError: The stores cannot be reached.
         """
         now = time.monotonic()
-        open_ = {r.batch_id: (r, rev) for r, rev in await self._desk.batches.every(ANYBODY) if r.state not in ENDED}
+        open_ = {
+            r.batch_id: (r, rev) for r, rev in await self._resources.batches.every(ANYBODY) if r.state not in ENDED
+        }
         self._seen = {
             batch_id: self._seen[batch_id] if self._seen.get(batch_id, (0, 0.0))[0] == revision else (revision, now)
             for batch_id, (_, revision) in open_.items()
@@ -121,11 +113,11 @@ class Keeper(Part):
 
     async def _take(self, record: BatchRecord, revision: int) -> None:
         mine = msgspec.structs.replace(record, worker=self._instance)
-        taken = await self._desk.batches.write(mine, mine.batch_id, revision)
+        taken = await self._resources.batches.write(mine, mine.batch_id, revision)
         if taken is None or self._is_closing:
             return
         log.info("working on %s", mine.batch_id, extra={"action": "batch_taken"})
-        run = BatchRun(self._desk, mine, taken)
+        run = BatchRun(self._resources, mine, taken)
         task = self._spawn(self._work(mine.batch_id, run), name=f"batch {mine.batch_id}")
         self._runs[mine.batch_id] = run, task
 

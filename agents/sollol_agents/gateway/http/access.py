@@ -10,10 +10,12 @@ from typing import Final
 
 from starlette.requests import Request
 
+from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.errors import Header
+from sollol_agents.gateway.http.hosts import is_local
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_bus.errors import QueueFull, Unauthorized, error_from
-from sollol_bus.parts import Spawn
+from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.keys import ApiKey, KeyRing
@@ -99,23 +101,25 @@ class Guest:
             self._ceiling.give_back()
 
 
-class Access:
+class Access(Part):
     """Knows the keys, and keeps up with their changes.
+
+    Where only this machine can come in, and no key is asked for, whoever does is an administrator.
 
     Args:
         bus: The gateway's connection.
-        require_key: Whether nobody comes in without a key.
-        is_local: Whether only this machine can come in: then whoever does is an administrator, key or not.
+        config: Settings.
+        spawn: Runs a coroutine as a task of the gateway.
     """
 
-    def __init__(self, bus: Bus, *, require_key: bool, is_local: bool) -> None:
-        self._bus = bus
+    def __init__(self, bus: Bus, config: GatewayConfig, spawn: Spawn) -> None:
         self._store = KeyStore(bus)
-        self._require_key = require_key
-        self._anonymous = Guest(None, is_admin=is_local and not require_key)
+        self._config = config
+        self._spawn = spawn
+        self._anonymous = Guest(None, is_admin=is_local(config) and not config.require_key)
         self._ceilings: dict[str, Ceiling] = {}
 
-    async def start(self, spawn: Spawn) -> None:
+    async def start(self) -> None:
         """Reads the keys and listens for changes.
 
         Raises:
@@ -123,7 +127,13 @@ class Access:
         """
         await self._store.prepare()
         self._know(await self._store.load())
-        spawn(self._follow(), name="keys")
+        self._spawn(self._follow(), name="keys")
+        if not is_local(self._config) and not self._config.require_key:
+            log.warning(
+                "anybody who reaches %s may use this gateway: set require_key to ask for API keys",
+                self._config.host,
+                extra={"action": "gateway_open"},
+            )
 
     async def _follow(self) -> None:
         async for ring in self._store.follow():
@@ -142,12 +152,12 @@ class Access:
         Raises:
             Unauthorized: A key is needed, and the one given is not known.
         """
-        token = token_in(headers) if self._ceilings or self._require_key else b""
+        token = token_in(headers) if self._ceilings or self._config.require_key else b""
         if token:
             ceiling = self._ceilings.get(hashlib.sha256(token).hexdigest())
             if ceiling is not None:
                 return Guest(ceiling, is_admin=ceiling.key.is_admin)
-        if self._require_key and path not in _OPEN_PATHS:
+        if self._config.require_key and path not in _OPEN_PATHS:
             raise Unauthorized("unknown API key" if token else "an API key is needed: Authorization: Bearer KEY")
         return self._anonymous
 

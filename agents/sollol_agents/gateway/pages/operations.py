@@ -26,14 +26,23 @@ class OperationPages:
         fleet: Answers about the fleet.
         metrics: The gateway's counters.
         connections: How many connections are open.
+        is_draining: Whether the gateway is about to stop.
     """
 
-    def __init__(self, bus: Bus, fleet: Fleet, metrics: Metrics, connections: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        fleet: Fleet,
+        metrics: Metrics,
+        *,
+        connections: Callable[[], int],
+        is_draining: Callable[[], bool],
+    ) -> None:
         self._bus = bus
         self._fleet = fleet
         self._metrics = metrics
         self._connections = connections
-        self.is_draining = False
+        self._is_draining = is_draining
 
     def routes(self) -> list[Route]:
         """The paths of operations."""
@@ -58,7 +67,7 @@ class OperationPages:
         return json_response(ready, status=200 if problem is None else 503)
 
     async def _problem(self) -> str | None:
-        if self.is_draining:
+        if self._is_draining():
             return "shutting down"
         if not self._bus.is_connected:
             return "not connected to the bus"
