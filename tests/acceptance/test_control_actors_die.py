@@ -59,9 +59,11 @@ async def test_a_standby_takes_over_from_a_killed_scorer_and_keeps_every_age(
     async with spread.client() as client, asyncio.TaskGroup() as group:
         blocker = group.create_task(_take(client.generate_stream(MODEL, "count down from 2")))
         await eventually(lambda: _holds(engine, 1))
-        streams = [client.generate_stream(MODEL, "count down from 4") for _ in range(WAITING)]
+        waited: list[str] = []
         tasks: list[asyncio.Task[Answer]] = []
-        for number, stream in enumerate(streams, 1):
+        for number in range(1, WAITING + 1):
+            stream = client.generate_stream(MODEL, "count down from 4")
+            waited.append(stream.request_id)
             tasks.append(group.create_task(_take(stream)))
             await eventually(lambda wanted=number: _queued(client, wanted))  # type: ignore[misc]
         sent_at = time.monotonic()
@@ -80,7 +82,6 @@ async def test_a_standby_takes_over_from_a_killed_scorer_and_keeps_every_age(
         took_over_s = time.monotonic() - killed_at
         blocker.cancel()
         answers = [await task for task in tasks]
-        waited = [stream.request_id for stream in streams]
         await eventually(lambda: set(waited) <= set(granted))
     figure(f"standby in office {took_over_s:.2f} s after kill -9 of the scorer, {WAITING} waiting, all answered")
     assert [r for r in granted if r in waited] == waited, "the order of the queue survived"
