@@ -79,7 +79,7 @@ func main() {
 	fmt.Println()
 
 	for range 2 {
-		var made decision
+		var made event
 		must(0, json.Unmarshal(must(decisions.NextMsg(10*time.Second)).Data, &made))
 		fmt.Println("decision:", made.Decision.RequestID, "on", made.Decision.NodeID, "because", made.Decision.Reason)
 	}
