@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 
 from sollol_agents.lab.emulator import Fault, FaultKind
-from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError, PayloadTooLarge, SollolError
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode, error_of

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from sollol_agents.lab.emulator import Fault, FaultKind
-from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError
 
 MODEL = "llama3.2:3b"

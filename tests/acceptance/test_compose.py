@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.jetstream.api import api
 from sollol_bus.server.config import find_binary

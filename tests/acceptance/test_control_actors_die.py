@@ -13,7 +13,8 @@ import pytest
 
 from sollol_agents.children import Child
 from sollol_agents.lab.emulator import Fault, FaultKind
-from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.results import Answer, AnswerStream
@@ -65,7 +66,7 @@ async def test_a_standby_takes_over_from_a_killed_scorer_and_keeps_every_age(
             stream = client.generate_stream(MODEL, "count down from 4")
             waited.append(stream.request_id)
             tasks.append(group.create_task(_take(stream)))
-            await eventually(lambda wanted=number: _queued(client, wanted))  # type: ignore[misc]
+            await eventually(_queued, client, number)
         sent_at = time.monotonic()
         await asyncio.sleep(1.0)  # an age that the new scorer can only have been told
         killed_at = time.monotonic()
@@ -107,7 +108,7 @@ async def test_streams_outlive_the_dispatcher_and_what_had_not_begun_goes_throug
         assert [(await task).text.split() for task in waiting] == [["2", "1", "0"]] * 12
         figure(f"6 streams finished and 12 waiting requests were answered {time.monotonic() - began:.1f} s later")
         for stream in streams:
-            await eventually(lambda stream=stream: _is_recorded(client, stream.request_id))  # type: ignore[misc]
+            await eventually(_is_recorded, client, stream.request_id)
 
 
 async def test_a_suspended_node_that_wakes_after_the_failover_never_reaches_the_caller(spread: ProcessFleet) -> None:

@@ -25,7 +25,8 @@ from sollol_agents.children import Child
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_agents.lab.emulator import Fault
 from sollol_agents.lab.emulator.faults import FaultKind
-from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus import Client, Routing
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.jobs import make_job

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import httpx
 
 from sollol_agents.lab.emulator import Fault, FaultKind
-from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 
 FLAGS = ("--preset", "steady", "--decode-tps", "50", "--parallel", "4", "--preload", "countdown")
 MODEL = "countdown"

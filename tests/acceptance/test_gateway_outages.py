@@ -17,7 +17,8 @@ import pytest_asyncio
 
 from sollol_agents.children import Child
 from sollol_agents.lab.emulator import Fault, FaultKind
-from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -32,7 +32,8 @@ from nats.aio.msg import Msg
 from nats.js.client import JetStreamContext
 
 from sollol_agents.children import Child
-from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 
 MODEL = "llama3.2:3b"

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from sollol_agents.children import Child
-from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.jetstream.api import api
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.sdk.client import Client

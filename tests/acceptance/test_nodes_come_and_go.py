@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from sollol_agents.lab.emulator import Fault, FaultKind
-from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import BackendError, NoEligibleNode, UnknownModel
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.results import Answer

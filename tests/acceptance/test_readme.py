@@ -19,7 +19,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from sollol_agents.lab.testing.processes import eventually
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.sdk.client import Client
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sollol_agents.children import Child
-from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.client import Client
 

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 
 MODEL = "llama3.2:3b"
 

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from sollol_agents.lab.emulator import Fault, FaultKind
-from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConnectionLost, SollolError
 from sollol_bus.sdk.results import AnswerStream
 from sollol_bus.transport.connection import Bus

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from sollol_agents.lab.testing.processes import ProcessFleet, eventually
+from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_schemas.telemetry import NodeState
 
 MODEL = "llama3.2:3b"

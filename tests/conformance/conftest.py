@@ -12,10 +12,10 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -31,26 +31,10 @@ class Engine(NamedTuple):
     is_emulated: bool
 
 
-class Eventually(Protocol):
-    """Waits until an async condition holds; fails the test when it does not within the time given."""
-
-    def __call__(self, holds: Callable[[], Awaitable[bool]], *, within_s: float = 10.0) -> Awaitable[None]: ...
-
-
 @pytest.fixture(scope="session", autouse=True)
 def no_forgotten_loop() -> None:
     """Lets nobody make an event loop by asking for the present one; a plug-in does so in plain tests."""
     asyncio.set_event_loop(None)
-
-
-@pytest.fixture
-def eventually() -> Eventually:
-    async def wait(holds: Callable[[], Awaitable[bool]], *, within_s: float = 10.0) -> None:
-        async with asyncio.timeout(within_s):
-            while not await holds():  # noqa: ASYNC110 - the state of another process sends no signal
-                await asyncio.sleep(0.01)
-
-    return wait
 
 
 @contextmanager

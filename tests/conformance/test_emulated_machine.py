@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], Awaitable[bool]], *, within_s: float = 10.0) -> Awaitable[None]: ...
-
+from sollol_agents.lab.testing.waiting import eventually
 
 MODELS = ("countdown", "small:3b=3.2", "large:32b=32.8", "nomic-embed-text=0.137")
 GENERATE = {"model": "countdown", "prompt": "count 30"}
@@ -75,7 +71,7 @@ async def test_another_num_ctx_loads_again_and_none_does_not() -> None:
         assert [model["context_length"] for model in (await client.get("/api/ps")).json()["models"]] == [2048]
 
 
-async def test_a_loading_model_is_not_shown_and_its_client_may_abort_the_load(eventually: Eventually) -> None:
+async def test_a_loading_model_is_not_shown_and_its_client_may_abort_the_load() -> None:
     async with running(time_scale=0.001) as (node, client):
         task = asyncio.get_running_loop().create_task(generate(client, "small:3b"))
 
@@ -117,7 +113,7 @@ async def test_a_busy_model_is_waited_for_while_new_requests_for_it_overtake() -
         assert (await starving).status_code == 200
 
 
-async def test_an_idle_model_leaves_when_its_keep_alive_ends(eventually: Eventually) -> None:
+async def test_an_idle_model_leaves_when_its_keep_alive_ends() -> None:
     async with running(keep_alive_s=0.2) as (_, client):
         await generate(client, "countdown")
 
@@ -271,7 +267,7 @@ async def test_a_stall_keeps_the_slot_until_it_ends() -> None:
         assert rest[-1]["done"]
 
 
-async def test_a_stall_without_end_lasts_until_the_client_leaves(eventually: Eventually) -> None:
+async def test_a_stall_without_end_lasts_until_the_client_leaves() -> None:
     async with running() as (node, client):
         node.inject(Fault(kind=FaultKind.STALL))
         with pytest.raises(httpx.ReadTimeout):
@@ -325,7 +321,7 @@ async def test_a_restart_loses_models_and_running_requests_but_keeps_the_address
         assert (await generate(client, "countdown")).status_code == 200
 
 
-async def test_a_refused_port_opens_again(eventually: Eventually) -> None:
+async def test_a_refused_port_opens_again() -> None:
     async with running() as (node, client):
         node.inject(Fault(kind=FaultKind.REFUSE, duration_s=0.3))
         with pytest.raises(httpx.ConnectError):

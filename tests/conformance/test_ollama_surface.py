@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import httpx
 import pytest
+
+from sollol_agents.lab.testing.waiting import eventually
 
 
 class Engine(Protocol):
@@ -17,10 +18,6 @@ class Engine(Protocol):
     def model(self) -> str: ...
     @property
     def embed_model(self) -> str: ...
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], Awaitable[bool]], *, within_s: float = 10.0) -> Awaitable[None]: ...
 
 
 pytestmark = pytest.mark.usefixtures("ollama")
@@ -96,9 +93,7 @@ async def test_tool_calls_come_complete_in_the_last_message(client: httpx.AsyncC
     assert isinstance(calls[0]["function"]["arguments"], dict)
 
 
-async def test_an_empty_prompt_loads_and_keep_alive_zero_unloads(
-    client: httpx.AsyncClient, engine: Engine, eventually: Eventually
-) -> None:
+async def test_an_empty_prompt_loads_and_keep_alive_zero_unloads(client: httpx.AsyncClient, engine: Engine) -> None:
     async def is_loaded() -> bool:
         models = (await client.get("/api/ps")).json()["models"]
         return engine.model in {model["name"].removesuffix(":latest") for model in models}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import (
     BadRequest,
     BusError,
@@ -27,8 +28,6 @@ from sollol_bus.transport.streaming import ReplyStream, request_many
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobEvent, JobNews, JobState
-
-Eventually = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
@@ -105,7 +104,7 @@ async def test_an_address_without_a_server_says_what_to_do() -> None:
 
 
 async def test_nothing_published_during_an_outage_is_delivered_afterwards(
-    nats_server: EmbeddedServer, bus: Bus, other: Bus, eventually: Eventually
+    nats_server: EmbeddedServer, bus: Bus, other: Bus
 ) -> None:
     heard: list[bytes] = []
     other.subscribe("news", lambda m: heard.append(m.data))
@@ -206,7 +205,7 @@ async def test_a_split_chunk_is_put_together_again(bus: Bus, other: Bus) -> None
     assert [m.data async for m in request_many(bus, "large")] == [b"abc", b"d"]
 
 
-async def test_whoever_publishes_learns_that_the_reader_left(bus: Bus, other: Bus, eventually: Eventually) -> None:
+async def test_whoever_publishes_learns_that_the_reader_left(bus: Bus, other: Bus) -> None:
     gone: list[Msg] = []
     inboxes: list[str] = []
     other.subscribe("probe.*", gone.append)
@@ -223,7 +222,7 @@ async def test_whoever_publishes_learns_that_the_reader_left(bus: Bus, other: Bu
     await eventually(lambda: [m.subject for m in gone] == ["probe.2"])
 
 
-async def test_a_reader_that_falls_too_far_behind_is_cut_off(bus: Bus, other: Bus, eventually: Eventually) -> None:
+async def test_a_reader_that_falls_too_far_behind_is_cut_off(bus: Bus, other: Bus) -> None:
     counter(other, "count")
     await other.flush()
     async with ReplyStream(bus, max_unread_bytes=10) as stream:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator
 
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConnectionLost, NoResponders
 from sollol_bus.sdk.call import Call
 from sollol_bus.server.server import EmbeddedServer
@@ -17,10 +17,6 @@ from sollol_schemas import subjects
 from sollol_schemas.execution import CancelRequest, RequestGranted, RequestWaiting, Taken
 
 BODY = b'{"model":"m","prompt":"hi"}'
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 class ScriptedDispatcher:
@@ -62,9 +58,7 @@ async def other(nats_server: EmbeddedServer) -> AsyncIterator[Bus]:
     await bus.close()
 
 
-async def test_an_unstarted_request_is_sent_again_when_its_dispatcher_dies(
-    bus: Bus, other: Bus, eventually: Eventually
-) -> None:
+async def test_an_unstarted_request_is_sent_again_when_its_dispatcher_dies(bus: Bus, other: Bus) -> None:
     first = ScriptedDispatcher(other, "d1")
     await other.flush()
     async with Call(bus, subjects.GENERATE, BODY) as call:
@@ -84,7 +78,7 @@ async def test_an_unstarted_request_is_sent_again_when_its_dispatcher_dies(
         assert [m.data async for m in call] == [b"chunk"]
 
 
-async def test_other_news_of_a_request_leave_its_watch_alone(bus: Bus, other: Bus, eventually: Eventually) -> None:
+async def test_other_news_of_a_request_leave_its_watch_alone(bus: Bus, other: Bus) -> None:
     dispatcher = ScriptedDispatcher(other, "d1")
     await other.flush()
     async with Call(bus, subjects.GENERATE, BODY) as call:
@@ -101,7 +95,7 @@ async def test_other_news_of_a_request_leave_its_watch_alone(bus: Bus, other: Bu
         assert call.dispatcher == "d1"
 
 
-async def test_a_living_dispatcher_keeps_its_request(bus: Bus, other: Bus, eventually: Eventually) -> None:
+async def test_a_living_dispatcher_keeps_its_request(bus: Bus, other: Bus) -> None:
     dispatcher = ScriptedDispatcher(other, "d1")
     probed: list[Msg] = []
     other.subscribe(subjects.DISPATCHER_PROBE.of("d1"), probed.append)
@@ -115,7 +109,7 @@ async def test_a_living_dispatcher_keeps_its_request(bus: Bus, other: Bus, event
     assert dispatcher.cancelled == []
 
 
-async def test_leaving_early_cancels_with_the_secret(bus: Bus, other: Bus, eventually: Eventually) -> None:
+async def test_leaving_early_cancels_with_the_secret(bus: Bus, other: Bus) -> None:
     dispatcher = ScriptedDispatcher(other, "d1")
     await other.flush()
     async with Call(bus, subjects.GENERATE, BODY) as call:
@@ -126,9 +120,7 @@ async def test_leaving_early_cancels_with_the_secret(bus: Bus, other: Bus, event
     assert dispatcher.cancelled[0] == CancelRequest(request_id=call.request_id, secret=headers[h.CANCEL_SECRET])
 
 
-async def test_a_dispatcher_that_appears_late_still_gets_the_request(
-    bus: Bus, other: Bus, eventually: Eventually
-) -> None:
+async def test_a_dispatcher_that_appears_late_still_gets_the_request(bus: Bus, other: Bus) -> None:
     async with Call(bus, subjects.GENERATE, BODY) as call:
         replies = aiter(call)
         ScriptedDispatcher(other, "d1", answers_at_once=True)
@@ -141,9 +133,7 @@ async def test_without_any_dispatcher_the_caller_is_told_what_to_start(bus: Bus)
             await anext(aiter(call))
 
 
-async def test_a_request_lost_with_the_server_is_sent_again(
-    nats_server: EmbeddedServer, bus: Bus, other: Bus, eventually: Eventually
-) -> None:
+async def test_a_request_lost_with_the_server_is_sent_again(nats_server: EmbeddedServer, bus: Bus, other: Bus) -> None:
     dispatcher = ScriptedDispatcher(other, "d1")
     await other.flush()
     async with Call(bus, subjects.GENERATE, BODY) as call:
@@ -157,9 +147,7 @@ async def test_a_request_lost_with_the_server_is_sent_again(
         assert call.resends >= 1
 
 
-async def test_a_caller_chooses_how_often_its_request_is_sent_again(
-    bus: Bus, other: Bus, eventually: Eventually
-) -> None:
+async def test_a_caller_chooses_how_often_its_request_is_sent_again(bus: Bus, other: Bus) -> None:
     first = ScriptedDispatcher(other, "d1")
     await other.flush()
     async with Call(bus, subjects.GENERATE, BODY, max_resends=1) as call:
@@ -173,9 +161,7 @@ async def test_a_caller_chooses_how_often_its_request_is_sent_again(
             await anext(aiter(call))
 
 
-async def test_a_stream_that_has_begun_is_never_restarted(
-    nats_server: EmbeddedServer, bus: Bus, other: Bus, eventually: Eventually
-) -> None:
+async def test_a_stream_that_has_begun_is_never_restarted(nats_server: EmbeddedServer, bus: Bus, other: Bus) -> None:
     dispatcher = ScriptedDispatcher(other, "d1")
     await other.flush()
     async with Call(bus, subjects.GENERATE, BODY) as call:

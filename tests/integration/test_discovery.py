@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.discovery import Discovery
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.version import VERSION
-
-Eventually = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
@@ -41,9 +40,7 @@ async def asked(bus: Bus, subject: str) -> dict[str, Any]:
     return decode((await bus.request(subject)).data, dict[str, Any])
 
 
-async def test_every_instance_answers_a_ping_to_all(
-    bus: Bus, services: list[Discovery], eventually: Eventually
-) -> None:
+async def test_every_instance_answers_a_ping_to_all(bus: Bus, services: list[Discovery]) -> None:
     seen: set[str] = set()
 
     def on_pong(msg: object) -> None:
@@ -93,7 +90,7 @@ async def test_an_answer_goes_to_an_inbox_or_nowhere(bus: Bus, services: list[Di
 
 
 @pytest.mark.shutdown
-async def test_a_stopped_service_is_gone(bus: Bus, services: list[Discovery], eventually: Eventually) -> None:
+async def test_a_stopped_service_is_gone(bus: Bus, services: list[Discovery]) -> None:
     await services[0].close()
     await services[0].close()
     seen: set[str] = set()

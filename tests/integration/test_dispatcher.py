@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import pytest
@@ -14,6 +13,7 @@ from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.administration import Administration
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.pace import Pace
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import (
     BackendRefused,
     BackendUnavailable,
@@ -57,10 +57,6 @@ from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantReleas
 from sollol_schemas.telemetry import NodeState
 
 BODY = b'{"model":"m","prompt":"hi","stream":true}'
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 class ScriptedScorer:
@@ -229,7 +225,7 @@ async def test_chunks_go_from_the_node_to_the_caller(dispatcher: Dispatcher, act
 
 
 async def test_a_missing_node_is_replaced_and_reported_as_lost(
-    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
 ) -> None:
     ScriptedScorer(actors_bus, ["gone", "n2"])
     ScriptedNode(actors_bus, "n2", serve)
@@ -241,7 +237,7 @@ async def test_a_missing_node_is_replaced_and_reported_as_lost(
 
 
 async def test_a_node_that_comes_back_to_the_bus_after_its_dispatcher_is_waited_for(
-    nats_server: EmbeddedServer, dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+    nats_server: EmbeddedServer, dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
 ) -> None:
     await nats_server.kill()
     await eventually(lambda: not any(b.is_connected for b in (bus, actors_bus, dispatcher.bus)))
@@ -334,7 +330,7 @@ async def test_a_node_that_dies_in_mid_stream_ends_in_an_error_and_no_restart(
 
 
 async def test_a_stream_goes_on_although_its_node_answers_no_probes_until_its_heartbeats_stop_too(
-    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
 ) -> None:
     ScriptedScorer(actors_bus, ["n1"])
     node = ScriptedNode(actors_bus, "n1", begin)
@@ -354,7 +350,7 @@ async def test_a_stream_goes_on_although_its_node_answers_no_probes_until_its_he
 
 
 async def test_a_node_that_reports_lives_although_it_answers_no_probes(
-    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus, eventually: Eventually
+    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus
 ) -> None:
     scorer = ScriptedScorer(actors_bus, ["n1"])
     node = ScriptedNode(actors_bus, "n1", lambda n, a: n.accept(a) if "patient" in a else serve(n, a))
@@ -374,7 +370,7 @@ async def test_a_node_that_reports_lives_although_it_answers_no_probes(
 
 
 async def test_an_attempt_that_is_not_accepted_in_time_is_given_up_and_told_no(
-    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
 ) -> None:
     ScriptedScorer(actors_bus, ["slow", "n2"])
     slow = ScriptedNode(actors_bus, "slow")
@@ -395,7 +391,7 @@ async def test_without_a_scorer_the_caller_is_told_what_to_start(dispatcher: Dis
 
 
 async def test_an_absent_scorer_is_asked_by_one_request_for_all_and_then_by_each_once(
-    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus, eventually: Eventually
+    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus
 ) -> None:
     dispatcher = quick(Dispatcher(DispatcherConfig(), control(nats_server)))
     dispatcher.pace = msgspec.structs.replace(dispatcher.pace, scorer_absence_s=60.0)
@@ -423,7 +419,7 @@ async def test_an_absent_scorer_is_asked_by_one_request_for_all_and_then_by_each
 
 
 async def test_a_new_scorer_in_office_is_asked_at_once_with_the_age_kept(
-    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
 ) -> None:
     scorer = ScriptedScorer(actors_bus, ["n1"])
     scorer.holds_back = True
@@ -439,9 +435,7 @@ async def test_a_new_scorer_in_office_is_asked_at_once_with_the_age_kept(
     assert scorer.asked[1].waited_s > scorer.asked[0].waited_s
 
 
-async def test_a_waiting_request_can_be_cancelled(
-    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_waiting_request_can_be_cancelled(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
     scorer = ScriptedScorer(actors_bus, [])
     scorer.holds_back = True
     await actors_bus.flush()
@@ -454,9 +448,7 @@ async def test_a_waiting_request_can_be_cancelled(
     await eventually(lambda: scorer.released == [call.request_id])
 
 
-async def test_a_caller_that_leaves_frees_the_node(
-    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_caller_that_leaves_frees_the_node(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
     ScriptedScorer(actors_bus, ["n1"])
     node = ScriptedNode(actors_bus, "n1", lambda n, a: n.accept(a))
     await actors_bus.flush()
@@ -466,7 +458,7 @@ async def test_a_caller_that_leaves_frees_the_node(
 
 
 async def test_a_caller_that_died_is_missed_while_its_request_waits(
-    nats_server: EmbeddedServer, dispatcher: Dispatcher, actors_bus: Bus, eventually: Eventually
+    nats_server: EmbeddedServer, dispatcher: Dispatcher, actors_bus: Bus
 ) -> None:
     scorer = ScriptedScorer(actors_bus, [])
     scorer.holds_back = True
@@ -483,9 +475,7 @@ async def test_a_caller_that_died_is_missed_while_its_request_waits(
     await mortal.close()
 
 
-async def test_nobody_cancels_without_the_secret(
-    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
-) -> None:
+async def test_nobody_cancels_without_the_secret(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
     scorer = ScriptedScorer(actors_bus, [])
     scorer.holds_back = True
     await actors_bus.flush()
@@ -499,7 +489,7 @@ async def test_nobody_cancels_without_the_secret(
 
 
 async def test_the_cancel_of_an_earlier_sending_does_not_reach_a_later_one(
-    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
 ) -> None:
     """Subscriptions of one connection take turns: the cancel may be handled after the request sent behind it."""
     scorer = ScriptedScorer(actors_bus, [])
@@ -524,9 +514,7 @@ async def test_the_deadline_ends_a_waiting_request(dispatcher: Dispatcher, actor
         await ask(bus, b'{"model":"m","prompt":"hi","stream":true,"deadline_s":0.1}')
 
 
-async def test_a_request_id_in_use_is_a_conflict(
-    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_request_id_in_use_is_a_conflict(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
     scorer = ScriptedScorer(actors_bus, [])
     scorer.holds_back = True
     await actors_bus.flush()
@@ -556,7 +544,7 @@ async def test_a_bad_body_is_refused_at_once(dispatcher: Dispatcher, bus: Bus) -
 
 
 async def test_a_reply_subject_outside_the_inboxes_is_never_answered(
-    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, eventually: Eventually
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
 ) -> None:
     heard: list[Msg] = []
     actors_bus.subscribe("sollol.v1.telemetry.n1", heard.append)
@@ -568,7 +556,7 @@ async def test_a_reply_subject_outside_the_inboxes_is_never_answered(
 
 
 async def test_what_cannot_be_read_is_ignored_with_a_line_in_the_log(
-    dispatcher: Dispatcher, bus: Bus, eventually: Eventually, caplog: pytest.LogCaptureFixture
+    dispatcher: Dispatcher, bus: Bus, caplog: pytest.LogCaptureFixture
 ) -> None:
     strange = [subjects.CANCEL, subjects.OFFICE_EVENT.of("s1"), subjects.NODE_EVENT.of("n1", "down")]
     for subject in strange:
@@ -578,7 +566,7 @@ async def test_what_cannot_be_read_is_ignored_with_a_line_in_the_log(
 
 
 async def test_an_operators_request_ends_with_the_connection_that_it_went_over(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+    nats_server: EmbeddedServer, bus: Bus
 ) -> None:
     administration = Administration(bus)
     bus.subscribe(subjects.ADMIN_NODE.all, administration.on_request)
@@ -597,7 +585,7 @@ async def test_an_operators_request_ends_with_the_connection_that_it_went_over(
 
 @pytest.mark.shutdown
 async def test_what_cannot_finish_in_time_is_answered_at_shutdown(
-    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus, eventually: Eventually
+    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus
 ) -> None:
     scorer = ScriptedScorer(actors_bus, [])
     scorer.holds_back = True

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
@@ -18,6 +18,7 @@ from sollol_agents.gateway.batches.store import ANYBODY, Records
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.transport.connection import BusConfig
@@ -28,10 +29,6 @@ openai = pytest.importorskip("openai")
 
 MODEL = "countdown"
 CHAT = "/v1/chat/completions"
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 class World(NamedTuple):
@@ -91,7 +88,7 @@ async def begun(http: httpx.AsyncClient, file_id: str, endpoint: str = CHAT, **h
     return str(answer.json()["id"])
 
 
-async def ended(http: httpx.AsyncClient, batch_id: str, eventually: Eventually) -> dict[str, Any]:
+async def ended(http: httpx.AsyncClient, batch_id: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     async def is_over() -> bool:
@@ -148,10 +145,10 @@ async def test_openais_client_runs_a_batch_from_upload_to_answers(tmp_path: Path
             await client.files.retrieve(file.id)
 
 
-async def test_requests_that_fail_are_told_in_the_file_of_errors(tmp_path: Path, eventually: Eventually) -> None:
+async def test_requests_that_fail_are_told_in_the_file_of_errors(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
         lines = chat_lines([1]) + b"\n" + chat_lines([1], model="nowhere").replace(b"r0", b"lost") + b"\n\n"
-        batch = await ended(here.http, await begun(here.http, await uploaded(here.http, lines)), eventually)
+        batch = await ended(here.http, await begun(here.http, await uploaded(here.http, lines)))
         assert batch["status"] == "completed"
         assert batch["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
         assert [line["custom_id"] for line in await content(here.http, batch["output_file_id"])] == ["r0"]
@@ -161,12 +158,12 @@ async def test_requests_that_fail_are_told_in_the_file_of_errors(tmp_path: Path,
         assert "nowhere" in error["response"]["body"]["error"]["message"]
 
 
-async def test_embeddings_run_as_a_batch(tmp_path: Path, eventually: Eventually) -> None:
+async def test_embeddings_run_as_a_batch(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
         body = {"model": "nomic-embed-text", "input": "a cat"}
         line = json.dumps({"custom_id": "e", "method": "POST", "url": "/v1/embeddings", "body": body}).encode()
         batch_id = await begun(here.http, await uploaded(here.http, line), "/v1/embeddings")
-        batch = await ended(here.http, batch_id, eventually)
+        batch = await ended(here.http, batch_id)
         [answer] = await content(here.http, batch["output_file_id"])
         assert answer["response"]["body"]["data"][0]["embedding"]
 
@@ -196,17 +193,15 @@ def test_files_that_are_no_batch_are_told_by_line(content: bytes, code: str, lin
         assert [(p.code, p.line) for p in checked.problems] == [(code, line)]
 
 
-async def test_a_file_that_is_no_batch_fails_it(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_file_that_is_no_batch_fails_it(tmp_path: Path) -> None:
     async with world(tmp_path, max_batch_requests=2) as here:
-        batch = await ended(here.http, await begun(here.http, await uploaded(here.http, b"no json")), eventually)
+        batch = await ended(here.http, await begun(here.http, await uploaded(here.http, b"no json")))
         assert (batch["status"], batch["errors"]["data"][0]["line"]) == ("failed", 1)
-        batch = await ended(
-            here.http, await begun(here.http, await uploaded(here.http, chat_lines([1, 1, 1]))), eventually
-        )
+        batch = await ended(here.http, await begun(here.http, await uploaded(here.http, chat_lines([1, 1, 1]))))
         assert batch["errors"]["data"][0]["code"] == "too_many_tasks"
 
 
-async def test_a_cancelled_batch_keeps_what_was_answered(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_cancelled_batch_keeps_what_was_answered(tmp_path: Path) -> None:
     async with world(tmp_path, decode_tps=20.0) as here:
         batch_id = await begun(here.http, await uploaded(here.http, chat_lines([1, 1, *([300] * 40)])))
 
@@ -216,7 +211,7 @@ async def test_a_cancelled_batch_keeps_what_was_answered(tmp_path: Path, eventua
         await eventually(has_answers)
         answer = await here.http.post(f"/v1/batches/{batch_id}/cancel")
         assert answer.json()["status"] == "cancelling"
-        batch = await ended(here.http, batch_id, eventually)
+        batch = await ended(here.http, batch_id)
         assert batch["status"] == "cancelled"
         assert batch["request_counts"] == {"total": 42, "completed": 2, "failed": 0}
         assert [line["custom_id"] for line in await content(here.http, batch["output_file_id"])] == ["r0", "r1"]
@@ -225,7 +220,7 @@ async def test_a_cancelled_batch_keeps_what_was_answered(tmp_path: Path, eventua
         await eventually(lambda: not jobs.in_flight())
 
 
-async def test_another_gateway_goes_on_when_the_one_at_work_stops(tmp_path: Path, eventually: Eventually) -> None:
+async def test_another_gateway_goes_on_when_the_one_at_work_stops(tmp_path: Path) -> None:
     async with world(tmp_path, decode_tps=200.0, drain_timeout_s=0.5) as here:
         batch_id = await begun(here.http, await uploaded(here.http, chat_lines([100] * 24)))
 
@@ -239,13 +234,13 @@ async def test_another_gateway_goes_on_when_the_one_at_work_stops(tmp_path: Path
         ):
             assert (await http.get(f"/v1/batches/{batch_id}")).json()["status"] == "in_progress"
             here.gateway().stop()
-            batch = await ended(http, batch_id, eventually)
+            batch = await ended(http, batch_id)
             assert batch["request_counts"] == {"total": 24, "completed": 24, "failed": 0}
             answers = await content(http, batch["output_file_id"])
             assert [line["custom_id"] for line in answers] == [f"r{index}" for index in range(24)]
 
 
-async def test_a_batch_whose_gateway_died_is_taken_over(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_batch_whose_gateway_died_is_taken_over(tmp_path: Path) -> None:
     async with world(tmp_path, batches_at_once=0) as here:
         batch_id = await begun(here.http, await uploaded(here.http, chat_lines([2, 1])))
         batches = Records(here.gateway().bus, "batch", BatchRecord)
@@ -255,11 +250,11 @@ async def test_a_batch_whose_gateway_died_is_taken_over(tmp_path: Path, eventual
         dead = msgspec.structs.replace(record, worker="dead")
         assert await batches.write(dead, batch_id, revision) is not None
         async with here.second_gateway():
-            batch = await ended(here.http, batch_id, eventually)
+            batch = await ended(here.http, batch_id)
         assert batch["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
 
 
-async def test_a_worker_that_was_replaced_stops(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_worker_that_was_replaced_stops(tmp_path: Path) -> None:
     async with world(tmp_path, decode_tps=50.0) as here:
         batch_id = await begun(here.http, await uploaded(here.http, chat_lines([200] * 4)))
         batches = Records(here.gateway().bus, "batch", BatchRecord)

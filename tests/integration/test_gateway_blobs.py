@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 
 MIB = 1 << 20
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 class World(NamedTuple):
@@ -110,7 +107,7 @@ async def test_a_file_with_another_digest_never_gets_to_the_engine_whole(tmp_pat
 
 
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(
-    tmp_path: Path, eventually: Eventually, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world(tmp_path) as here:
         content = b"x" * (4 * MIB)

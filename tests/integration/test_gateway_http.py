@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -18,6 +18,7 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_agents.http_server import USUAL_LIMITS, ClientLimits
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.transport.connection import BusConfig
@@ -26,10 +27,6 @@ from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX
 MODEL = "countdown"
 CHAT = "/v1/chat/completions"
 ANY_PORT = GatewayConfig(port=0)
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 class World(NamedTuple):
@@ -312,7 +309,7 @@ async def raw(here: World, path: str, body: bytes) -> tuple[asyncio.StreamReader
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
-async def test_a_client_that_leaves_frees_the_slot(tmp_path: Path, eventually: Eventually, *, is_stream: bool) -> None:
+async def test_a_client_that_leaves_frees_the_slot(tmp_path: Path, *, is_stream: bool) -> None:
     async with world(tmp_path, decode_tps=50.0) as here:
         body = json.dumps(generate(5000, stream=is_stream)).encode()
         reader, writer = await raw(here, "/api/generate", body)
@@ -325,7 +322,7 @@ async def test_a_client_that_leaves_frees_the_slot(tmp_path: Path, eventually: E
         assert not here.gateway.in_flight()
 
 
-async def test_a_client_that_reads_nothing_is_cut_and_its_slot_freed(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_client_that_reads_nothing_is_cut_and_its_slot_freed(tmp_path: Path) -> None:
     limits = ClientLimits(unread_bytes=65_536, reader_timeout_s=0.5)
     async with world(tmp_path, limits=limits, decode_tps=20_000.0) as here:
         listening = here.gateway._server._socket
@@ -426,7 +423,7 @@ async def test_many_streams_at_once_are_whole(tmp_path: Path) -> None:
 # -- keys ---------------------------------------------------------------------------------------------------
 
 
-async def test_keys_open_the_door_and_set_the_ceilings(tmp_path: Path, eventually: Eventually) -> None:
+async def test_keys_open_the_door_and_set_the_ceilings(tmp_path: Path) -> None:
     async with world(tmp_path, gateway=GatewayConfig(port=0, require_key=True)) as here:
         assert (await here.http.get("/api/tags")).status_code == 401
         assert (await here.http.get("/healthz")).status_code == 200
@@ -454,7 +451,7 @@ async def test_keys_open_the_door_and_set_the_ceilings(tmp_path: Path, eventuall
         await eventually(is_gone)
 
 
-async def test_only_administrators_manage_models(tmp_path: Path, eventually: Eventually) -> None:
+async def test_only_administrators_manage_models(tmp_path: Path) -> None:
     async with world(tmp_path, gateway=GatewayConfig(port=0, require_key=True)) as here:
         store = KeyStore(here.gateway.bus)
         _, user = await store.create("user")
@@ -475,7 +472,7 @@ async def test_only_administrators_manage_models(tmp_path: Path, eventually: Eve
 # -- models -------------------------------------------------------------------------------------------------
 
 
-async def test_models_are_copied_pulled_and_deleted(tmp_path: Path, eventually: Eventually) -> None:
+async def test_models_are_copied_pulled_and_deleted(tmp_path: Path) -> None:
     async with world(tmp_path, download_gbps=100.0) as here:
 
         async def names() -> set[str]:
@@ -532,7 +529,7 @@ async def test_gateways_side_by_side_share_a_port_and_nothing_else(tmp_path: Pat
 
 
 @pytest.mark.shutdown
-async def test_a_draining_gateway_finishes_its_answers(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_draining_gateway_finishes_its_answers(tmp_path: Path) -> None:
     async with (
         world(tmp_path, decode_tps=60.0) as here,
         beside(here.stack) as second,
@@ -548,7 +545,7 @@ async def test_a_draining_gateway_finishes_its_answers(tmp_path: Path, eventuall
 
 
 @pytest.mark.shutdown
-async def test_a_hurried_gateway_ends_its_answers_with_an_error(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_hurried_gateway_ends_its_answers_with_an_error(tmp_path: Path) -> None:
     async with (
         world(tmp_path, decode_tps=20.0) as here,
         beside(here.stack) as second,

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -19,6 +19,7 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.http_server import ClientLimits
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.lab.emulator.faults import INFERENCE_PATHS
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.transport.connection import BusConfig
@@ -29,10 +30,6 @@ BUFFERS = 300_000
 """What the kernel and the server hold in any case, generously; the answer has three times as much."""
 MODEL = f"countdown-{'x' * 100}"  # every message repeats it
 ENDLESS = 'say "'  # answered with 4096 quotation marks
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 class World(NamedTuple):
@@ -102,7 +99,7 @@ USER = [{"role": "user", "content": ENDLESS}]
     ],
 )
 async def test_little_is_kept_for_a_client_that_reads_later_and_it_is_told(
-    tmp_path: Path, eventually: Eventually, path: str, body: dict[str, Any]
+    tmp_path: Path, path: str, body: dict[str, Any]
 ) -> None:
     async with gateway_that_cuts(tmp_path, reader_timeout_s=30.0) as here:
         lazy = await ask(here.gateway, path, {"model": MODEL, **body})
@@ -120,7 +117,7 @@ async def test_little_is_kept_for_a_client_that_reads_later_and_it_is_told(
         await eventually(lambda: not here.gateway.in_flight())
 
 
-async def test_a_client_that_never_reads_is_cut_off(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     async with gateway_that_cuts(tmp_path, reader_timeout_s=0.3) as here:
         lazy = await ask(here.gateway, "/api/generate", {"model": MODEL, "prompt": ENDLESS})
         try:

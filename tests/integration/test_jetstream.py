@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError
 from sollol_bus.jetstream.api import JetStreamRefused, api, publish_acked
 from sollol_bus.jetstream.buckets import Bucket
@@ -17,8 +17,6 @@ from sollol_bus.server.config import find_binary
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_schemas import stores, subjects
-
-Eventually = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
@@ -76,7 +74,7 @@ async def test_an_account_without_jetstream_is_said_to_be_one(tmp_path: Path) ->
         await bus.close()
 
 
-async def test_a_server_without_jetstream_is_said_to_be_one(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_server_without_jetstream_is_said_to_be_one(tmp_path: Path) -> None:
     binary = await asyncio.to_thread(find_binary)
     server = await asyncio.create_subprocess_exec(
         binary, "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", tmp_path, stderr=asyncio.subprocess.DEVNULL
@@ -133,9 +131,7 @@ async def test_a_deleted_key_has_no_value_and_may_be_created_again(leases: Bucke
     assert again > first
 
 
-async def test_an_expired_key_has_no_value_and_may_be_created_over_its_marker(
-    leases: Bucket, eventually: Eventually
-) -> None:
+async def test_an_expired_key_has_no_value_and_may_be_created_over_its_marker(leases: Bucket) -> None:
     first = await leases.create("k", b"1", ttl_s=1)
 
     async def is_gone() -> bool:
@@ -147,9 +143,7 @@ async def test_an_expired_key_has_no_value_and_may_be_created_over_its_marker(
     assert await leases.create("k", b"2") is not None
 
 
-async def test_revisions_go_on_after_the_server_was_killed(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_revisions_go_on_after_the_server_was_killed(nats_server: EmbeddedServer, bus: Bus) -> None:
     await provision(bus)
     bucket = Bucket(bus, stores.LEASES_BUCKET)
     before = await bucket.put("k", b"1")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.scorer.actor import Scorer
@@ -34,10 +34,6 @@ MODEL = "m:latest"
 NOWHERE = Routing(node_id="absent", strict=True)
 
 pytestmark = pytest.mark.timeout(60)
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 class Guarded:
@@ -66,9 +62,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
         yield Guarded(floor, url)
 
 
-async def test_a_client_submits_follows_fetches_cancels_and_is_called_back(
-    guarded: Guarded, eventually: Eventually
-) -> None:
+async def test_a_client_submits_follows_fetches_cancels_and_is_called_back(guarded: Guarded) -> None:
     alice = await guarded.client("alice")
     by_request = await alice.generate_async(MODEL, "count down from 3")
     assert (await alice.wait_for_task(by_request, timeout_s=30)).text.split() == ["2", "1", "0"]

@@ -6,24 +6,20 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import Cancelled, Unauthorized
 from sollol_bus.sdk.jobs import JobAnswer, make_job
 from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas.jobs import JobNews, JobResult, JobState
 
 pytestmark = pytest.mark.timeout(90)
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 class Hook:
@@ -61,7 +57,7 @@ async def listening(hook: Hook) -> AsyncIterator[int]:
         yield int(server.sockets[0].getsockname()[1])
 
 
-async def test_results_are_called_back_by_subject_and_in_this_program(tmp_path: Path, eventually: Eventually) -> None:
+async def test_results_are_called_back_by_subject_and_in_this_program(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         heard: list[Msg] = []
         answers: list[JobAnswer] = []
@@ -74,9 +70,7 @@ async def test_results_are_called_back_by_subject_and_in_this_program(tmp_path: 
         assert json.loads(bytes(result.body))["response"].split() == ["1", "0"]
 
 
-async def test_a_subject_on_which_nobody_listens_gets_its_result_once_somebody_does(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_a_subject_on_which_nobody_listens_gets_its_result_once_somebody_does(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         job = make_job({"model": MODEL, "prompt": "count down from 2"}, callback_subject="callbacks.later")
         job_id = await s.client.jobs.submit(job)
@@ -87,7 +81,7 @@ async def test_a_subject_on_which_nobody_listens_gets_its_result_once_somebody_d
         assert decode(heard[0].data, JobResult).job_id == job_id
 
 
-async def test_a_cancelled_and_a_failed_job_are_called_back_too(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_cancelled_and_a_failed_job_are_called_back_too(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, slots=1, decode_tps=20) as s:
         heard: list[JobResult] = []
         s.client.bus.subscribe("callbacks.all", lambda m: heard.append(decode(m.data, JobResult)))
@@ -111,9 +105,7 @@ async def test_a_cancelled_and_a_failed_job_are_called_back_too(tmp_path: Path, 
         assert ends[failed] in (JobState.FAILED, JobState.DEAD)
 
 
-async def test_an_answer_from_the_object_store_travels_with_its_callback(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_an_answer_from_the_object_store_travels_with_its_callback(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, job_inline_bytes=1024) as s:
         heard: list[JobResult] = []
         s.client.bus.subscribe("callbacks.large", lambda m: heard.append(decode(m.data, JobResult)))
@@ -123,9 +115,7 @@ async def test_an_answer_from_the_object_store_travels_with_its_callback(
         assert json.loads(bytes(heard[0].body))["response"].split() == [str(n) for n in range(499, -1, -1)]
 
 
-async def test_a_result_is_posted_signed_to_a_permitted_host_until_it_is_taken(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_a_result_is_posted_signed_to_a_permitted_host_until_it_is_taken(tmp_path: Path) -> None:
     hook = Hook("500 no")
     async with (
         listening(hook) as port,
@@ -143,7 +133,7 @@ async def test_a_result_is_posted_signed_to_a_permitted_host_until_it_is_taken(
             await s.client.jobs.submit(make_job({"model": MODEL, "prompt": "x"}, callback_url="http://127.0.0.1:1/x"))
 
 
-async def test_a_redirect_is_not_followed_and_counts_as_a_failure(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_redirect_is_not_followed_and_counts_as_a_failure(tmp_path: Path) -> None:
     elsewhere, hook = Hook(), Hook()
     async with listening(elsewhere) as other_port, listening(hook) as port:
         hook.answers.append(f"307 there\r\nlocation: http://127.0.0.1:{other_port}/secret")
@@ -156,7 +146,7 @@ async def test_a_redirect_is_not_followed_and_counts_as_a_failure(tmp_path: Path
 
 @pytest.mark.parametrize("is_private_permitted", [False, True], ids=["refused", "permitted"])
 async def test_a_listed_name_leads_to_a_private_address_only_when_the_operator_says_so(
-    tmp_path: Path, eventually: Eventually, *, is_private_permitted: bool, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, *, is_private_permitted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     hook = Hook()
     caplog.set_level("INFO", logger="sollol_agents.dispatcher.jobs.callbacks")

@@ -6,10 +6,8 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -18,6 +16,7 @@ from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.lab.emulator import FaultKind
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import (
     BackendError,
     BadRequest,
@@ -43,13 +42,7 @@ from sollol_schemas.routing import Routing
 pytestmark = pytest.mark.timeout(90)
 
 
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
-
-
-async def test_one_publish_is_one_job_with_one_result_and_every_state_is_an_event(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_one_publish_is_one_job_with_one_result_and_every_state_is_an_event(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         results: list[Msg] = []
         s.client.bus.subscribe(subjects.JOB_RESULT.of("mine"), results.append)
@@ -82,9 +75,7 @@ async def test_a_job_is_known_by_its_id_long_after_it_is_done(tmp_path: Path) ->
             await s.count(4, job_id="mine")
 
 
-async def test_another_body_under_a_known_id_is_told_as_a_conflict_and_dropped(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_another_body_under_a_known_id_is_told_as_a_conflict_and_dropped(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         await s.client.wait_for_task(await s.count(3, job_id="mine"), timeout_s=20)
         payload = json.dumps({"body": {"model": MODEL, "prompt": "count down from 9"}}).encode()
@@ -97,7 +88,7 @@ async def test_another_body_under_a_known_id_is_told_as_a_conflict_and_dropped(
         assert (await s.client.jobs.latest()).waiting == {}
 
 
-async def test_the_same_job_under_two_priorities_runs_once(tmp_path: Path, eventually: Eventually) -> None:
+async def test_the_same_job_under_two_priorities_runs_once(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, slots=1, decode_tps=100) as s:
         payload = json.dumps({"body": {"model": MODEL, "prompt": "count down from 30"}}).encode()
         for priority in (3, 7):
@@ -135,9 +126,7 @@ async def test_a_large_answer_goes_through_the_object_store(tmp_path: Path) -> N
         assert answer.text.split() == [str(n) for n in range(499, -1, -1)]
 
 
-async def test_a_poison_job_ends_as_a_dead_letter_and_blocks_nobody_and_runs_again_by_request(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_a_poison_job_ends_as_a_dead_letter_and_blocks_nobody_and_runs_again_by_request(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, job_max_tries=3, max_attempts=1) as s:
         await s.fault(FaultKind.ERROR_LINE, model="other", times=0, after_tokens=1)
         poison = await s.client.generate_async("other", "count down from 3", priority="critical")
@@ -162,7 +151,7 @@ async def test_a_poison_job_ends_as_a_dead_letter_and_blocks_nobody_and_runs_aga
 
 
 async def test_a_job_whose_model_exists_nowhere_says_so_at_once_and_fails_when_no_node_is_expected(
-    tmp_path: Path, eventually: Eventually
+    tmp_path: Path,
 ) -> None:
     async with EmulatedSystem(tmp_path) as s:  # its node has just joined: another one might
         early = await s.client.generate_async("nonesuch", "hello")
@@ -179,9 +168,7 @@ async def test_a_job_whose_model_exists_nowhere_says_so_at_once_and_fails_when_n
         assert s.news_of(late) == [JobNews.QUEUED, JobNews.FAILED], "no second try was worth it"
 
 
-async def test_a_job_is_cancelled_delayed_queued_and_running_but_not_when_it_is_done(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_a_job_is_cancelled_delayed_queued_and_running_but_not_when_it_is_done(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, slots=1, decode_tps=20) as s:
         running = await s.count(500)
         await eventually(lambda: JobNews.RUNNING in s.news_of(running))
@@ -204,7 +191,7 @@ async def test_a_job_is_cancelled_delayed_queued_and_running_but_not_when_it_is_
         assert (listed.waiting, listed.delayed) == ({}, 0)
 
 
-async def test_progress_is_told_in_tokens_and_at_most_once_a_second(tmp_path: Path, eventually: Eventually) -> None:
+async def test_progress_is_told_in_tokens_and_at_most_once_a_second(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, decode_tps=40) as s:
         writes: list[Msg] = []
         s.client.bus.subscribe(f"$KV.{stores.JOBS_BUCKET}.job.mine", writes.append)
@@ -244,7 +231,7 @@ async def test_a_deadline_ends_a_job_that_did_not_get_its_turn(tmp_path: Path) -
         await s.client.jobs.cancel(running)
 
 
-async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path, eventually: Eventually) -> None:
+async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         bus = s.client.bus
         with pytest.raises(NoResponders):
@@ -337,9 +324,7 @@ async def test_many_texts_are_embedded_in_order_and_keep_every_node_busy(tmp_pat
 
 
 @pytest.mark.shutdown
-async def test_a_dispatcher_that_shuts_down_gives_its_jobs_to_the_others_at_once(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_a_dispatcher_that_shuts_down_gives_its_jobs_to_the_others_at_once(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, slots=1, decode_tps=25) as s:
         running = await s.count(300)
         waiting = [await s.count(2) for _ in range(3)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.sdk.jobs import make_job
 from sollol_schemas.jobs import JobNews
@@ -21,18 +20,12 @@ CLOCK_S = 0.05
 """Ages are told in seconds since the store, by a clock that is compared with the server's now and then."""
 
 
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
-
-
 async def stored_at(system: EmulatedSystem, job_id: str) -> float:
     """When the server stored the job, in seconds of Unix time: its age counts from then."""
     return datetime.fromisoformat((await system.client.jobs.get(job_id)).submitted_at).timestamp()
 
 
-async def test_jobs_begin_in_order_of_priority_and_age_and_deferred_ones_last(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_jobs_begin_in_order_of_priority_and_age_and_deferred_ones_last(tmp_path: Path) -> None:
     level_s = 0.5
     async with EmulatedSystem(tmp_path, slots=1, decode_tps=25, scorer=ScorerConfig(ageing_s=level_s)) as s:
         blocker = await s.count(500, job_id="blocker")
@@ -59,9 +52,7 @@ async def test_jobs_begin_in_order_of_priority_and_age_and_deferred_ones_last(
         assert expected.index("p9") < expected.index("old-low"), "priority has come before age"
 
 
-async def test_a_low_priority_is_never_overtaken_by_what_came_later_than_the_ageing_bound(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_a_low_priority_is_never_overtaken_by_what_came_later_than_the_ageing_bound(tmp_path: Path) -> None:
     """A level in 0.3 s instead of 60: urgent work that never ends holds priority 2 up for 7 levels and no longer."""
     level_s = 0.3
     async with EmulatedSystem(tmp_path, slots=1, decode_tps=100, scorer=ScorerConfig(ageing_s=level_s)) as s:
@@ -94,7 +85,7 @@ async def test_a_low_priority_is_never_overtaken_by_what_came_later_than_the_age
         assert max(ages) > 0.5 * bound_s, "what came before the bound did not"
 
 
-async def test_deferred_work_runs_only_when_nothing_else_waits(tmp_path: Path, eventually: Eventually) -> None:
+async def test_deferred_work_runs_only_when_nothing_else_waits(tmp_path: Path) -> None:
     """However old it is: priority 0 does not age."""
     async with EmulatedSystem(tmp_path, slots=1, decode_tps=100, scorer=ScorerConfig(ageing_s=0.01)) as s:
         blocker = await s.count(500, job_id="blocker")

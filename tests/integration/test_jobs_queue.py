@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import pytest
 
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, SollolError
 from sollol_bus.jetstream.api import JetStreamRefused, api, publish_acked
 from sollol_bus.sdk.jobs import make_job
@@ -25,10 +24,6 @@ pytestmark = pytest.mark.timeout(90)
 
 NOWHERE = Routing(node_id="absent", strict=True)
 """A job that waits for a node which never comes."""
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 def payload_of(prompt: str) -> bytes:
@@ -60,9 +55,7 @@ async def test_a_full_queue_refuses_every_submitter_and_takes_jobs_again_once_th
         )
 
 
-async def test_the_same_publish_beyond_the_duplicate_window_runs_nothing_again(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_the_same_publish_beyond_the_duplicate_window_runs_nothing_again(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         results: list[Msg] = []
         s.client.bus.subscribe(subjects.JOB_RESULT.of("mine"), results.append)
@@ -104,9 +97,7 @@ async def test_an_answer_that_is_not_kept_any_more_is_an_error_and_no_endless_wa
             assert (await s.client.jobs.end(job_id)).state is JobState.DONE
 
 
-async def test_a_message_that_the_server_gave_up_delivering_is_buried_with_a_letter(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_a_message_that_the_server_gave_up_delivering_is_buried_with_a_letter(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         job_id = await s.client.generate_async(MODEL, "x", routing=NOWHERE)
         await eventually(lambda: JobNews.RETRYING in s.news_of(job_id))
@@ -164,9 +155,7 @@ async def test_jobs_that_no_node_may_take_make_room_for_any_number_behind_them(t
         assert sum((await s.client.jobs.latest()).waiting.values()) == 40
 
 
-async def test_as_many_jobs_run_as_the_fleet_has_slots_however_small_the_window_is(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_as_many_jobs_run_as_the_fleet_has_slots_however_small_the_window_is(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, slots=12, decode_tps=20, pace=Pace(job_window=3)) as s:
         await s.client.jobs.submit_many([make_job({"model": MODEL, "prompt": "count down from 900"})] * 20)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from sollol_agents.dispatcher.jobs.clock import ServerClock
 from sollol_agents.dispatcher.jobs.listing import Listing
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import BusError, NotConnected
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -18,10 +18,6 @@ from sollol_bus.transport.messages import Msg
 from sollol_schemas import stores
 
 _WITHOUT_JETSTREAM = "jetstream: disabled"
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 @pytest.fixture
@@ -58,7 +54,7 @@ async def test_a_server_that_does_not_tell_its_time_is_an_error_that_is_waited_o
 
 
 async def test_a_list_that_the_connection_cuts_off_is_an_error_and_no_shorter_list(
-    plain_server: EmbeddedServer, bus: Bus, jetstream: Bus, eventually: Eventually
+    plain_server: EmbeddedServer, bus: Bus, jetstream: Bus
 ) -> None:
     states = f"KV_{stores.JOBS_BUCKET}"
     info = {"state": {"messages": 2, "first_seq": 1, "last_seq": 2}}

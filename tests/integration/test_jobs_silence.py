@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import BusError
 from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.server.server import EmbeddedServer
@@ -22,10 +21,6 @@ from sollol_schemas.decision import Decision
 from sollol_schemas.execution import AttemptAccepted, AttemptDone, AttemptFirstToken, Exec, Figures
 from sollol_schemas.grant import Granted, GrantRequest
 from sollol_schemas.jobs import JobResult, JobState
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 class Fleet:
@@ -71,9 +66,7 @@ class Fleet:
 
 
 @pytest.mark.timeout(60)
-async def test_a_job_whose_end_went_unheard_is_run_again(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_job_whose_end_went_unheard_is_run_again(nats_server: EmbeddedServer, bus: Bus) -> None:
     results: list[JobResult] = []
     bus.subscribe(subjects.JOB_RESULT.of("mine"), lambda msg: results.append(decode(msg.data, JobResult)))
     fleet = Fleet(bus)

@@ -10,14 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.lease import Lease
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_schemas import stores, subjects
-
-Eventually = Callable[..., Awaitable[None]]
 
 
 class Candidate:
@@ -63,9 +62,7 @@ async def join(nats_server: EmbeddedServer) -> AsyncIterator[Join]:
         await candidate.end()
 
 
-async def test_a_lone_candidate_takes_office_and_keeps_its_term_over_renewals(
-    join: Join, eventually: Eventually
-) -> None:
+async def test_a_lone_candidate_takes_office_and_keeps_its_term_over_renewals(join: Join) -> None:
     a = await join("a", ttl_s=1)
     await eventually(lambda: a.lease.is_held)
     bucket = Bucket(a.bus, stores.LEASES_BUCKET)
@@ -79,14 +76,14 @@ async def test_a_lone_candidate_takes_office_and_keeps_its_term_over_renewals(
     assert a.losses == []
 
 
-async def test_of_several_candidates_one_is_in_office(join: Join, eventually: Eventually) -> None:
+async def test_of_several_candidates_one_is_in_office(join: Join) -> None:
     candidates = [await join(name) for name in ("a", "b", "c")]
     await eventually(lambda: all(c.lease.owner for c in candidates))
     assert sum(c.lease.is_held for c in candidates) == 1
     assert len({c.lease.owner for c in candidates}) == 1
 
 
-async def test_a_holder_that_leaves_hands_over_with_a_higher_term(join: Join, eventually: Eventually) -> None:
+async def test_a_holder_that_leaves_hands_over_with_a_higher_term(join: Join) -> None:
     a = await join("a", ttl_s=60)
     await eventually(lambda: a.lease.is_held)
     b = await join("b", ttl_s=60, probe=None)
@@ -99,9 +96,7 @@ async def test_a_holder_that_leaves_hands_over_with_a_higher_term(join: Join, ev
     await asyncio.wait_for(a.task, 5)
 
 
-async def test_a_holder_whose_connection_is_gone_is_succeeded_long_before_its_lease_ends(
-    join: Join, eventually: Eventually
-) -> None:
+async def test_a_holder_whose_connection_is_gone_is_succeeded_long_before_its_lease_ends(join: Join) -> None:
     a = await join("a", ttl_s=60)
     await eventually(lambda: a.lease.is_held)
     b = await join("b", ttl_s=60)
@@ -111,7 +106,7 @@ async def test_a_holder_whose_connection_is_gone_is_succeeded_long_before_its_le
     assert not a.lease.is_held
 
 
-async def test_without_a_probe_the_time_to_live_decides(join: Join, eventually: Eventually) -> None:
+async def test_without_a_probe_the_time_to_live_decides(join: Join) -> None:
     a = await join("a", ttl_s=1, probe=None)
     await eventually(lambda: a.lease.is_held)
     b = await join("b", ttl_s=1, probe=None)
@@ -121,7 +116,7 @@ async def test_without_a_probe_the_time_to_live_decides(join: Join, eventually: 
 
 
 async def test_a_restart_of_the_server_ends_the_office_and_somebody_takes_it_again(
-    nats_server: EmbeddedServer, join: Join, eventually: Eventually
+    nats_server: EmbeddedServer, join: Join
 ) -> None:
     a, b = await join("a"), await join("b")
     await eventually(lambda: a.lease.is_held or b.lease.is_held)
@@ -138,7 +133,7 @@ async def test_a_restart_of_the_server_ends_the_office_and_somebody_takes_it_aga
 
 
 async def test_a_holder_whose_server_stops_answering_steps_down_before_the_lease_can_expire(
-    nats_server: EmbeddedServer, join: Join, eventually: Eventually
+    nats_server: EmbeddedServer, join: Join
 ) -> None:
     a = await join("a", ttl_s=1)
     await eventually(lambda: a.lease.is_held)
@@ -153,7 +148,7 @@ async def test_a_holder_whose_server_stops_answering_steps_down_before_the_lease
     assert a.terms[1] > a.terms[0]
 
 
-async def test_a_process_that_was_suspended_is_out_of_office_when_it_wakes(join: Join, eventually: Eventually) -> None:
+async def test_a_process_that_was_suspended_is_out_of_office_when_it_wakes(join: Join) -> None:
     a = await join("a", ttl_s=3)
     await eventually(lambda: a.lease.is_held)
     a.now_shift_s = 2.5
@@ -164,7 +159,7 @@ async def test_a_process_that_was_suspended_is_out_of_office_when_it_wakes(join:
     assert len(a.terms) == 2
 
 
-async def test_a_holder_that_is_overwritten_is_out_of_office(join: Join, bus: Bus, eventually: Eventually) -> None:
+async def test_a_holder_that_is_overwritten_is_out_of_office(join: Join, bus: Bus) -> None:
     a = await join("a", ttl_s=1)
     await eventually(lambda: a.lease.is_held)
     await Bucket(bus, stores.LEASES_BUCKET).put("office", b"usurper", ttl_s=60)
@@ -172,9 +167,7 @@ async def test_a_holder_that_is_overwritten_is_out_of_office(join: Join, bus: Bu
     assert a.losses[0] in {"taken by usurper", "not renewed in time"}
 
 
-async def test_a_renewal_whose_ack_was_lost_does_not_end_the_office(
-    join: Join, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_renewal_whose_ack_was_lost_does_not_end_the_office(join: Join, bus: Bus) -> None:
     a = await join("a", ttl_s=3)
     await eventually(lambda: a.lease.is_held)
     bucket = Bucket(bus, stores.LEASES_BUCKET)
@@ -188,9 +181,7 @@ async def test_a_renewal_whose_ack_was_lost_does_not_end_the_office(
     assert a.losses == []
 
 
-async def test_terms_rise_and_offices_never_overlap_while_candidates_come_and_go(
-    join: Join, eventually: Eventually
-) -> None:
+async def test_terms_rise_and_offices_never_overlap_while_candidates_come_and_go(join: Join) -> None:
     held: list[Candidate] = []
     terms: list[int] = []
     for name in ("a", "b", "c", "d"):
@@ -199,7 +190,7 @@ async def test_terms_rise_and_offices_never_overlap_while_candidates_come_and_go
             assert held[-1].lease.is_held
             assert not newcomer.lease.is_held
             await held[-1].lease.close()
-        await eventually(lambda c=newcomer: c.lease.is_held)
+        await eventually(lambda c: c.lease.is_held, newcomer)
         held.append(newcomer)
         terms.append(newcomer.lease.term)
         assert sum(c.lease.is_held for c in held) == 1

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
-
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node import NodeConfig, NodeMonitor
 from sollol_agents.node.control.claim import Claim, require_free
 from sollol_bus.errors import ConfigError
@@ -22,10 +20,6 @@ from sollol_schemas.telemetry import Telemetry
 
 NODE = "twin"
 CONFIG = NodeConfig(node_id=NODE, engine="ollama", url="http://127.0.0.1:1", heartbeat_s=0.1)
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 @pytest.fixture
@@ -86,9 +80,7 @@ async def test_a_claim_that_the_store_forgot_is_made_again(bus: Bus, store: Buck
     assert claim.revision > entry.revision
 
 
-async def test_without_a_store_the_node_starts_and_claims_later(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_without_a_store_the_node_starts_and_claims_later(nats_server: EmbeddedServer, bus: Bus) -> None:
     told: list[Telemetry] = []
     bus.subscribe(subjects.TELEMETRY.all, lambda msg: told.append(decode(msg.data, Telemetry)))
     async with NodeMonitor(CONFIG, BusConfig(url=nats_server.url)):

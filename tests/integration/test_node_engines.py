@@ -8,12 +8,13 @@ import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import httpx
 import msgspec
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node import NodeConfig, NodeMonitor
 from sollol_agents.node.engines.base import Work
 from sollol_agents.node.engines.http.client import EngineHttp
@@ -45,10 +46,6 @@ from sollol_schemas.telemetry import EngineKind, Telemetry
 NODE = "odd"
 DONE = b'{"model":"m","message":{"role":"assistant","content":""},"done":true,"eval_count":1}\n'
 Script = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 def head(length: int | None, content_type: str = "application/json", status: str = "200 OK") -> bytes:
@@ -399,9 +396,7 @@ async def test_a_chunk_over_the_payload_limit_comes_in_parts(nats_server: Embedd
         assert [len(line["message"]["content"]) for line in lines] == [size, 0]
 
 
-async def test_a_single_reply_over_the_payload_limit_names_the_remedy(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_single_reply_over_the_payload_limit_names_the_remedy(nats_server: EmbeddedServer, bus: Bus) -> None:
     engine_answers = big_chat(bus.max_payload + 1000)
     async with ScriptedEngine(engine_answers) as engine, noded(nats_server, bus, url=engine.url) as node:
         asked = Asked(bus, node, CHAT, stream=False)
@@ -412,9 +407,7 @@ async def test_a_single_reply_over_the_payload_limit_names_the_remedy(
         assert "stream" in asked.failure.error.message
 
 
-async def test_a_hanging_engine_delays_no_heartbeat(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_hanging_engine_delays_no_heartbeat(nats_server: EmbeddedServer, bus: Bus) -> None:
     async def hang(_: str, __: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
@@ -437,7 +430,7 @@ async def test_a_hanging_engine_delays_no_heartbeat(
 
 @pytest.mark.parametrize("stated", [{}, {"vram_gb": 8, "ram_gb": 16}], ids=["unknown", "stated"])
 async def test_a_node_tells_nothing_of_its_own_machine_for_an_engine_elsewhere(
-    stated: dict[str, Any], nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+    stated: dict[str, Any], nats_server: EmbeddedServer, bus: Bus
 ) -> None:
     told: list[Telemetry] = []
     bus.subscribe(subjects.TELEMETRY.all, lambda msg: told.append(decode(msg.data, Telemetry)))
@@ -482,9 +475,7 @@ async def test_a_probe_of_an_address_that_never_answers_ends() -> None:
     assert (await probe(NodeConfig(url="http://127.0.0.1:1"), timeout_s=5.0)).is_silent
 
 
-async def test_a_node_without_its_engine_starts_and_says_why(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_node_without_its_engine_starts_and_says_why(nats_server: EmbeddedServer, bus: Bus) -> None:
     told: list[Telemetry] = []
     bus.subscribe(subjects.TELEMETRY.all, lambda msg: told.append(decode(msg.data, Telemetry)))
     async with noded(nats_server, bus, url="http://127.0.0.1:1", engine="auto") as node:
@@ -530,7 +521,7 @@ async def llama() -> AsyncIterator[str]:
 
 
 async def test_a_real_llama_cpp_streams_ollamas_lines_through_the_node(
-    llama: str, nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+    llama: str, nats_server: EmbeddedServer, bus: Bus
 ) -> None:
     async with noded(nats_server, bus, engine="auto", url=llama) as node:
         told = node.telemetry()

@@ -6,14 +6,15 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import pytest
 
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
 from sollol_bus.errors import BusError, ConfigError
@@ -56,10 +57,6 @@ from sollol_schemas.telemetry import LoadUpdate, Telemetry
 MODEL = "countdown:latest"
 EMBEDDER = "nomic-embed-text"
 NODE = "n1"
-
-
-class Eventually(Protocol):
-    def __call__(self, holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> Awaitable[None]: ...
 
 
 class Desk:
@@ -186,7 +183,7 @@ def countdown(number: int) -> str:
     return " ".join(str(n) for n in range(number - 1, -1, -1))
 
 
-async def test_a_stream_reaches_the_caller_whole_and_every_party_is_told(stage: Stage, eventually: Eventually) -> None:
+async def test_a_stream_reaches_the_caller_whole_and_every_party_is_told(stage: Stage) -> None:
     attempt = stage.chat("count 12")
     desk = stage.desk
     await eventually(lambda: bool(desk.ends()) and bool(stage.outcomes))
@@ -206,7 +203,7 @@ async def test_a_stream_reaches_the_caller_whole_and_every_party_is_told(stage: 
     assert reply.attempt_state is AttemptState.ENDED_SPOKEN
 
 
-async def test_a_caller_without_a_stream_gets_one_reply_with_both_headers(stage: Stage, eventually: Eventually) -> None:
+async def test_a_caller_without_a_stream_gets_one_reply_with_both_headers(stage: Stage) -> None:
     stage.chat("count 12", stream=False, body={"stream": False})
     await eventually(lambda: bool(stage.desk.ends()))
     (msg,) = stage.desk.heard
@@ -216,14 +213,14 @@ async def test_a_caller_without_a_stream_gets_one_reply_with_both_headers(stage:
     assert {h.DECISION, h.FIGURES} <= set(msg.headers or {})
 
 
-async def test_an_embedding_is_one_reply(stage: Stage, eventually: Eventually) -> None:
+async def test_an_embedding_is_one_reply(stage: Stage) -> None:
     body = {"model": EMBEDDER, "input": ["one two", "three"]}
     stage.desk.send(stage.node.instance, body, kind=RequestKind.EMBED, stream=False)
     await eventually(lambda: bool(stage.desk.ends()))
     assert len(json.loads(stage.desk.heard[0].data)["embeddings"]) == 2
 
 
-async def test_passthrough_carries_the_engines_bytes_and_content_type(stage: Stage, eventually: Eventually) -> None:
+async def test_passthrough_carries_the_engines_bytes_and_content_type(stage: Stage) -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "count 5"}], "stream": True}
     stage.desk.send(stage.node.instance, body, kind=RequestKind.PASSTHROUGH, path="/v1/chat/completions")
     await eventually(lambda: bool(stage.desk.ends()))
@@ -232,9 +229,7 @@ async def test_passthrough_carries_the_engines_bytes_and_content_type(stage: Sta
     assert (stage.desk.heard[0].headers or {})[h.CONTENT_TYPE].startswith("text/event-stream")
 
 
-async def test_beyond_its_slots_the_node_answers_busy_without_an_outcome(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_beyond_its_slots_the_node_answers_busy_without_an_outcome(nats_server: EmbeddedServer, bus: Bus) -> None:
     settings = {"slots": 1, "drain_timeout_s": 0.1}
     async with staged(nats_server, bus, node=settings, time_scale=1.0, decode_tps=20.0) as stage:
         stage.chat("count 400")
@@ -246,7 +241,7 @@ async def test_beyond_its_slots_the_node_answers_busy_without_an_outcome(
         assert stage.node.in_flight() == {"r1-1"}
 
 
-async def test_an_unknown_model_is_the_requests_fault(stage: Stage, eventually: Eventually) -> None:
+async def test_an_unknown_model_is_the_requests_fault(stage: Stage) -> None:
     stage.chat(body={"model": "nowhere"})
     await eventually(lambda: bool(stage.outcomes))
     (end,) = stage.desk.ends()
@@ -267,7 +262,7 @@ async def test_an_unknown_model_is_the_requests_fault(stage: Stage, eventually: 
     ids=["not-an-inbox", "control-inbox", "wildcard", "older-term"],
 )
 async def test_what_may_not_run_is_refused_before_it_takes_a_slot(
-    stage: Stage, eventually: Eventually, more: dict[str, Any], code: ErrorCode
+    stage: Stage, more: dict[str, Any], code: ErrorCode
 ) -> None:
     stage.chat("count 1")
     await eventually(lambda: len(stage.desk.ends()) == 1)
@@ -278,7 +273,7 @@ async def test_what_may_not_run_is_refused_before_it_takes_a_slot(
     assert end.error.code is code
 
 
-async def test_an_exec_for_another_instance_is_ignored(stage: Stage, eventually: Eventually) -> None:
+async def test_an_exec_for_another_instance_is_ignored(stage: Stage) -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "count 2"}]}
     stage.desk.send("somebodyelse", body)
     mine = stage.chat("count 2")
@@ -286,9 +281,7 @@ async def test_an_exec_for_another_instance_is_ignored(stage: Stage, eventually:
     assert {one.attempt_id for one in stage.desk.reports} == {mine}
 
 
-async def test_a_cancel_frees_the_slot_and_ends_the_stream(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_cancel_frees_the_slot_and_ends_the_stream(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, time_scale=1.0, decode_tps=30.0) as stage:
         attempt = stage.chat("count 500")
         await eventually(lambda: len(stage.desk.heard) > 2)
@@ -305,9 +298,7 @@ async def test_a_cancel_frees_the_slot_and_ends_the_stream(
         assert report.is_streaming
 
 
-async def test_a_caller_that_leaves_frees_the_slot_at_the_next_token(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_caller_that_leaves_frees_the_slot_at_the_next_token(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, time_scale=1.0, decode_tps=50.0) as stage:
         stage.chat("count 900")
         await eventually(lambda: len(stage.desk.heard) > 2)
@@ -318,7 +309,7 @@ async def test_a_caller_that_leaves_frees_the_slot_at_the_next_token(
         await eventually(lambda: stage.engine.in_flight == 0)
 
 
-async def test_without_permission_nothing_reaches_the_caller(stage: Stage, eventually: Eventually) -> None:
+async def test_without_permission_nothing_reaches_the_caller(stage: Stage) -> None:
     stage.desk.go = False
     stage.chat("count 3")
     await eventually(lambda: bool(stage.outcomes))
@@ -326,9 +317,7 @@ async def test_without_permission_nothing_reaches_the_caller(stage: Stage, event
     assert stage.outcomes[0].status is OutcomeStatus.CANCELLED
 
 
-async def test_after_its_lease_ran_out_the_node_asks_again(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_after_its_lease_ran_out_the_node_asks_again(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, time_scale=1.0, preload=()) as stage:
         stage.chat("count 2", go_s=0.05, needs_load=True)
         await eventually(lambda: bool(stage.desk.ends()))
@@ -346,9 +335,7 @@ async def test_after_its_lease_ran_out_the_node_asks_again(
     ],
     ids=["ends-early", "half-a-line", "reset", "error-line"],
 )
-async def test_a_broken_stream_ends_with_an_error_for_the_caller(
-    stage: Stage, eventually: Eventually, fault: Fault, code: ErrorCode
-) -> None:
+async def test_a_broken_stream_ends_with_an_error_for_the_caller(stage: Stage, fault: Fault, code: ErrorCode) -> None:
     stage.engine.inject(fault)
     stage.chat("count 12")
     await eventually(lambda: bool(stage.outcomes))
@@ -373,7 +360,7 @@ async def test_a_broken_stream_ends_with_an_error_for_the_caller(
     ids=["not-an-answer", "reset", "refused", "load-error"],
 )
 async def test_an_engine_that_fails_before_the_first_token_costs_the_caller_nothing(
-    stage: Stage, eventually: Eventually, fault: Fault, code: ErrorCode
+    stage: Stage, fault: Fault, code: ErrorCode
 ) -> None:
     stage.engine.inject(fault)
     stage.chat("count 12")
@@ -385,7 +372,7 @@ async def test_an_engine_that_fails_before_the_first_token_costs_the_caller_noth
     assert stage.outcomes[0].status is OutcomeStatus.FAILED
 
 
-async def test_a_stalled_engine_is_cut_off(nats_server: EmbeddedServer, bus: Bus, eventually: Eventually) -> None:
+async def test_a_stalled_engine_is_cut_off(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, node={"gap_floor_s": 0.3}) as stage:
         stage.engine.inject(Fault(kind=FaultKind.STALL, after_tokens=3))
         stage.chat("count 12")
@@ -394,9 +381,7 @@ async def test_a_stalled_engine_is_cut_off(nats_server: EmbeddedServer, bus: Bus
         await eventually(lambda: stage.engine.in_flight == 0)
 
 
-async def test_the_deadline_ends_an_attempt_without_charging_the_node(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_the_deadline_ends_an_attempt_without_charging_the_node(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, time_scale=1.0, decode_tps=20.0) as stage:
         stage.chat("count 900", deadline_s=0.5)
         await eventually(lambda: bool(stage.outcomes))
@@ -405,7 +390,7 @@ async def test_the_deadline_ends_an_attempt_without_charging_the_node(
 
 
 async def test_the_node_loads_a_model_by_its_own_request_and_learns_how_long_it_took(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+    nats_server: EmbeddedServer, bus: Bus
 ) -> None:
     async with staged(nats_server, bus, preload=()) as stage:
         stage.chat("count 20", needs_load=True)
@@ -416,9 +401,7 @@ async def test_the_node_loads_a_model_by_its_own_request_and_learns_how_long_it_
         await eventually(lambda: any(s.load_s > 0 for s in stage.node.telemetry().speeds))
 
 
-async def test_a_client_that_leaves_during_a_load_does_not_abort_it(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_client_that_leaves_during_a_load_does_not_abort_it(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, preload=(), time_scale=2.0) as stage:
         attempt = stage.chat("count 20", needs_load=True)
         await eventually(lambda: any(one.is_loading for one in stage.node.telemetry().in_flight))
@@ -427,7 +410,7 @@ async def test_a_client_that_leaves_during_a_load_does_not_abort_it(
         await eventually(lambda: bool(stage.node.telemetry().loaded))
 
 
-async def test_telemetry_tells_engine_models_machine_and_claim(stage: Stage, eventually: Eventually) -> None:
+async def test_telemetry_tells_engine_models_machine_and_claim(stage: Stage) -> None:
     await eventually(lambda: bool(stage.telemetry))
     told = stage.telemetry[-1]
     assert told.engine.is_reachable
@@ -443,7 +426,7 @@ async def test_telemetry_tells_engine_models_machine_and_claim(stage: Stage, eve
     assert told.slots == 4
 
 
-async def test_load_messages_are_at_once_and_at_most_twenty_a_second(stage: Stage, eventually: Eventually) -> None:
+async def test_load_messages_are_at_once_and_at_most_twenty_a_second(stage: Stage) -> None:
     began = time.monotonic()
     for _ in range(100):
         stage.chat("count 1")
@@ -455,7 +438,7 @@ async def test_load_messages_are_at_once_and_at_most_twenty_a_second(stage: Stag
     assert sequence == sorted(set(sequence))
 
 
-async def test_controls_ping_drain_set_load_and_unload(stage: Stage, eventually: Eventually) -> None:
+async def test_controls_ping_drain_set_load_and_unload(stage: Stage) -> None:
     assert (await stage.control(ControlPing())).instance == stage.node.instance
     assert (await stage.control(ControlDrain())).is_draining
     stage.chat("count 2")
@@ -472,7 +455,7 @@ async def test_controls_ping_drain_set_load_and_unload(stage: Stage, eventually:
     await eventually(lambda: bool(stage.node.telemetry().loaded))
 
 
-async def test_a_pull_streams_its_progress(nats_server: EmbeddedServer, bus: Bus, eventually: Eventually) -> None:
+async def test_a_pull_streams_its_progress(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus) as stage:
         told: list[Msg] = []
         inbox = bus.new_inbox()
@@ -490,18 +473,14 @@ async def test_a_second_process_with_the_same_id_refuses_to_start(stage: Stage) 
             pass
 
 
-async def test_an_unreachable_engine_is_told_and_found_later(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_an_unreachable_engine_is_told_and_found_later(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, node={"heartbeat_s": 0.1}) as stage:
         stage.engine.inject(Fault(kind=FaultKind.REFUSE, duration_s=1.0))
         await eventually(lambda: any(not one.engine.is_reachable for one in stage.telemetry))
         await eventually(lambda: stage.telemetry[-1].engine.is_reachable)
 
 
-async def test_a_broken_bus_ends_what_streams_and_drops_what_does_not(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_broken_bus_ends_what_streams_and_drops_what_does_not(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, time_scale=1.0, decode_tps=30.0) as stage:
         stage.engine.inject(Fault(kind=FaultKind.HANG, times=1))
         silent = stage.chat("count 900")
@@ -531,9 +510,7 @@ async def test_a_broken_bus_ends_what_streams_and_drops_what_does_not(
 
 
 @pytest.mark.shutdown
-async def test_a_stopping_node_finishes_what_runs(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_stopping_node_finishes_what_runs(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, time_scale=1.0, decode_tps=60.0) as stage:
         stage.chat("count 40")
         await eventually(lambda: len(stage.desk.heard) > 2)
@@ -543,9 +520,7 @@ async def test_a_stopping_node_finishes_what_runs(
 
 
 @pytest.mark.shutdown
-async def test_a_stopping_node_waits_until_its_last_outcome_is_stored(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_stopping_node_waits_until_its_last_outcome_is_stored(nats_server: EmbeddedServer, bus: Bus) -> None:
     async def make_stream_once_it_left() -> None:
         await eventually(lambda: any(one.has_left for one in loads))
         await provision(bus)
@@ -564,9 +539,7 @@ async def test_a_stopping_node_waits_until_its_last_outcome_is_stored(
 
 
 @pytest.mark.shutdown
-async def test_a_stopping_node_hands_back_what_does_not_finish_in_time(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_a_stopping_node_hands_back_what_does_not_finish_in_time(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, node={"drain_timeout_s": 0.2}, time_scale=1.0, decode_tps=20.0) as stage:
         stage.engine.inject(Fault(kind=FaultKind.HANG, times=1))
         stage.chat("count 900")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.jetstream.api import api
 from sollol_bus.jetstream.outcomes import OutcomePublisher, OutcomeStatistics, message_id
 from sollol_bus.jetstream.streams import provision
@@ -17,8 +17,6 @@ from sollol_bus.transport.connection import Bus
 from sollol_schemas import stores
 from sollol_schemas.decision import Decision
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
-
-Eventually = Callable[..., Awaitable[None]]
 
 
 def outcome(
@@ -72,9 +70,7 @@ def test_message_ids_keep_reporters_apart(status: OutcomeStatus, by: ReportedBy,
     assert message_id(outcome("r-1", status=status, by=by)) == expected
 
 
-async def test_outcomes_of_an_outage_are_stored_when_the_server_is_back(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
-) -> None:
+async def test_outcomes_of_an_outage_are_stored_when_the_server_is_back(nats_server: EmbeddedServer, bus: Bus) -> None:
     await provision(bus)
     publisher = OutcomePublisher(bus)
     publisher.publish(outcome("before-1"))
@@ -89,7 +85,7 @@ async def test_outcomes_of_an_outage_are_stored_when_the_server_is_back(
     assert await stored(bus) == 51
 
 
-async def test_outcomes_wait_for_a_stream_that_is_not_there_yet(bus: Bus, eventually: Eventually) -> None:
+async def test_outcomes_wait_for_a_stream_that_is_not_there_yet(bus: Bus) -> None:
     publisher = OutcomePublisher(bus)
     publisher.publish(outcome("r-1"))
     await asyncio.wait_for(bus.flush(), 5)
@@ -100,7 +96,7 @@ async def test_outcomes_wait_for_a_stream_that_is_not_there_yet(bus: Bus, eventu
 
 
 async def test_the_oldest_are_dropped_and_counted_when_the_buffer_is_full(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually, caplog: pytest.LogCaptureFixture
+    nats_server: EmbeddedServer, bus: Bus, caplog: pytest.LogCaptureFixture
 ) -> None:
     await provision(bus)
     publisher = OutcomePublisher(bus, capacity=10)
@@ -137,7 +133,7 @@ async def test_nothing_is_tried_again_once_the_bus_is_closed(bus: Bus, caplog: p
         await publisher.close()
 
 
-async def test_a_closed_publisher_tries_nothing_again(bus: Bus, eventually: Eventually) -> None:
+async def test_a_closed_publisher_tries_nothing_again(bus: Bus) -> None:
     publisher = OutcomePublisher(bus)  # no stream is there
     publisher.publish(outcome("r-1"))
     await publisher.flush(timeout_s=0.05)

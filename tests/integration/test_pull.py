@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.jetstream.api import api, publish_acked
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.jetstream.streams import StreamSpec, ensure_stream
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
 
-Eventually = Callable[..., Awaitable[None]]
 SPEC = ConsumerSpec(stream="S", durable="d", ack_wait_s=1.0)
 
 
@@ -37,7 +37,7 @@ async def store(bus: Bus, count: int, *, start: int = 0) -> None:
     await asyncio.gather(*(publish_acked(bus, f"s.{n}", b"%d" % n) for n in range(start, start + count)))
 
 
-async def test_everything_is_delivered_in_order_and_gone_after_its_ack(bus: Bus, eventually: Eventually) -> None:
+async def test_everything_is_delivered_in_order_and_gone_after_its_ack(bus: Bus) -> None:
     seen: list[bytes] = []
 
     def handle(delivery: Delivery) -> None:
@@ -57,7 +57,7 @@ async def test_everything_is_delivered_in_order_and_gone_after_its_ack(bus: Bus,
     await eventually(is_empty)
 
 
-async def test_no_more_than_the_window_is_in_hand(bus: Bus, eventually: Eventually) -> None:
+async def test_no_more_than_the_window_is_in_hand(bus: Bus) -> None:
     held: list[Delivery] = []
     await store(bus, 50)
     async with running(PullConsumer(bus, SPEC, held.append, window=7)) as consumer:
@@ -69,7 +69,7 @@ async def test_no_more_than_the_window_is_in_hand(bus: Bus, eventually: Eventual
         assert consumer.in_hand == 7
 
 
-async def test_a_delivery_tells_what_the_server_knows_about_it(bus: Bus, eventually: Eventually) -> None:
+async def test_a_delivery_tells_what_the_server_knows_about_it(bus: Bus) -> None:
     held: list[Delivery] = []
     await publish_acked(bus, "s.a", b"x", headers={"Kind": "first"})
     await publish_acked(bus, "s.b", b"y")
@@ -82,7 +82,7 @@ async def test_a_delivery_tells_what_the_server_knows_about_it(bus: Bus, eventua
     assert held[1].stored_at_ns >= first.stored_at_ns > 1_600_000_000 * 10**9
 
 
-async def test_a_nak_brings_the_message_back_after_its_delay(bus: Bus, eventually: Eventually) -> None:
+async def test_a_nak_brings_the_message_back_after_its_delay(bus: Bus) -> None:
     deliveries: list[int] = []
 
     def handle(delivery: Delivery) -> None:
@@ -98,7 +98,7 @@ async def test_a_nak_brings_the_message_back_after_its_delay(bus: Bus, eventuall
     assert deliveries == [1, 2, 3]
 
 
-async def test_what_is_not_settled_comes_again_unless_progress_is_reported(bus: Bus, eventually: Eventually) -> None:
+async def test_what_is_not_settled_comes_again_unless_progress_is_reported(bus: Bus) -> None:
     held: list[Delivery] = []
     await store(bus, 1)
     async with running(PullConsumer(bus, SPEC, held.append)):
@@ -113,7 +113,7 @@ async def test_what_is_not_settled_comes_again_unless_progress_is_reported(bus: 
         assert held[1].deliveries == 2
 
 
-async def test_a_terminated_message_never_comes_again(bus: Bus, eventually: Eventually) -> None:
+async def test_a_terminated_message_never_comes_again(bus: Bus) -> None:
     advisories: list[bytes] = []
     bus.subscribe("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.S.d", lambda m: advisories.append(m.data))
     held: list[Delivery] = []
@@ -125,7 +125,7 @@ async def test_a_terminated_message_never_comes_again(bus: Bus, eventually: Even
     assert b"not decodable" in advisories[0]
 
 
-async def test_ack_sync_returns_when_the_server_knows(bus: Bus, eventually: Eventually) -> None:
+async def test_ack_sync_returns_when_the_server_knows(bus: Bus) -> None:
     held: list[Delivery] = []
     await store(bus, 1)
     async with running(PullConsumer(bus, SPEC, held.append)) as consumer:
@@ -136,9 +136,7 @@ async def test_ack_sync_returns_when_the_server_knows(bus: Bus, eventually: Even
         assert consumer.in_hand == 0
 
 
-async def test_a_handler_that_raises_gives_its_message_back(
-    bus: Bus, eventually: Eventually, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_handler_that_raises_gives_its_message_back(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[int] = []
 
     def handle(delivery: Delivery) -> None:
@@ -155,7 +153,7 @@ async def test_a_handler_that_raises_gives_its_message_back(
 
 
 async def test_nothing_is_lost_and_nothing_waits_for_long_when_the_server_is_killed(
-    nats_server: EmbeddedServer, bus: Bus, eventually: Eventually
+    nats_server: EmbeddedServer, bus: Bus
 ) -> None:
     seen: set[bytes] = set()
 
@@ -173,7 +171,7 @@ async def test_nothing_is_lost_and_nothing_waits_for_long_when_the_server_is_kil
         await eventually(lambda: len(seen) == 300)
 
 
-async def test_a_durable_that_was_deleted_is_made_again(bus: Bus, eventually: Eventually) -> None:
+async def test_a_durable_that_was_deleted_is_made_again(bus: Bus) -> None:
     seen: list[bytes] = []
 
     def handle(delivery: Delivery) -> None:
@@ -188,7 +186,7 @@ async def test_a_durable_that_was_deleted_is_made_again(bus: Bus, eventually: Ev
         await eventually(lambda: len(seen) == 2)
 
 
-async def test_two_that_share_a_durable_share_the_work(bus: Bus, eventually: Eventually) -> None:
+async def test_two_that_share_a_durable_share_the_work(bus: Bus) -> None:
     seen: tuple[list[bytes], list[bytes]] = ([], [])
 
     def handler_for(number: int) -> Callable[[Delivery], None]:
@@ -208,9 +206,7 @@ async def test_two_that_share_a_durable_share_the_work(bus: Bus, eventually: Eve
 
 
 @pytest.mark.shutdown
-async def test_after_stop_new_messages_are_given_back_at_once_and_those_in_hand_may_be_settled(
-    bus: Bus, eventually: Eventually
-) -> None:
+async def test_after_stop_new_messages_are_given_back_at_once_and_those_in_hand_may_be_settled(bus: Bus) -> None:
     held: list[Delivery] = []
     taken: list[Delivery] = []
     slow = ConsumerSpec(stream="S", durable="d", ack_wait_s=60)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.recorder.queries import MAX_QUERIES
@@ -36,7 +37,6 @@ from sollol_schemas.queries import (
 )
 from sollol_schemas.telemetry import NodeState
 
-Eventually = Callable[..., Awaitable[None]]
 Start = Callable[..., Awaitable[Recorder]]
 
 
@@ -114,7 +114,7 @@ async def test_outcomes_and_decisions_are_recorded_and_why_shows_both(start: Sta
     assert [o.attempt_id for o in reply.outcomes] in ([], ["r-1"])
 
 
-async def test_questions_without_a_body_mean_everything(start: Start, bus: Bus, eventually: Eventually) -> None:
+async def test_questions_without_a_body_mean_everything(start: Start, bus: Bus) -> None:
     await start()
     await record(bus, outcome("a"), outcome("b", node_id="n2", status=OutcomeStatus.FAILED, code=ErrorCode.STALLED))
     await publish_acked(
@@ -141,7 +141,7 @@ async def test_statistics_tell_of_the_fleet_when_a_scorer_answers(start: Start, 
     assert fleet.queued == 4
 
 
-async def test_a_node_s_late_report_replaces_the_presumed_loss(start: Start, bus: Bus, eventually: Eventually) -> None:
+async def test_a_node_s_late_report_replaces_the_presumed_loss(start: Start, bus: Bus) -> None:
     await start()
     lost = outcome("r", status=OutcomeStatus.PRESUMED_LOST, reported_by=ReportedBy.SCORER, figures=None)
     await record(bus, lost)
@@ -187,7 +187,7 @@ async def test_more_queries_than_permitted_are_refused_not_queued(start: Start, 
     assert sorted(codes) == ["queue_full"] * 2 + ["unknown_request"] * MAX_QUERIES
 
 
-async def test_a_reset_forgets_and_new_outcomes_count_again(start: Start, bus: Bus, eventually: Eventually) -> None:
+async def test_a_reset_forgets_and_new_outcomes_count_again(start: Start, bus: Bus) -> None:
     await start()
     await record(bus, outcome("a"), outcome("b", node_id="n2"))
     await eventually(has_recorded(bus, 2))
@@ -198,9 +198,7 @@ async def test_a_reset_forgets_and_new_outcomes_count_again(start: Start, bus: B
     await eventually(has_recorded(bus, 2))
 
 
-async def test_an_event_that_breaks_its_contract_does_not_stop_the_others(
-    start: Start, bus: Bus, eventually: Eventually
-) -> None:
+async def test_an_event_that_breaks_its_contract_does_not_stop_the_others(start: Start, bus: Bus) -> None:
     await start()
     await publish_acked(bus, subjects.OUTCOME_EVENT.of("n1"), b"not an outcome")
     await record(bus, outcome("a"))
@@ -208,7 +206,7 @@ async def test_an_event_that_breaks_its_contract_does_not_stop_the_others(
 
 
 async def test_what_happened_while_no_recorder_ran_is_recorded_later_and_once(
-    nats_server: EmbeddedServer, bus: Bus, tmp_path: Path, eventually: Eventually
+    nats_server: EmbeddedServer, bus: Bus, tmp_path: Path
 ) -> None:
     config = RecorderConfig(database=str(tmp_path / "r.sqlite3"))
     bus_config = BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")
@@ -221,7 +219,7 @@ async def test_what_happened_while_no_recorder_ran_is_recorded_later_and_once(
 
 @pytest.mark.shutdown
 async def test_a_recorder_that_stops_writes_what_it_received_and_leaves_nothing_unacked(
-    nats_server: EmbeddedServer, bus: Bus, tmp_path: Path, eventually: Eventually
+    nats_server: EmbeddedServer, bus: Bus, tmp_path: Path
 ) -> None:
     path = tmp_path / "r.sqlite3"
     config = RecorderConfig(database=str(path))
@@ -237,7 +235,7 @@ async def test_a_recorder_that_stops_writes_what_it_received_and_leaves_nothing_
 
 
 async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
-    nats_server: EmbeddedServer, start: Start, bus: Bus, tmp_path: Path, eventually: Eventually
+    nats_server: EmbeddedServer, start: Start, bus: Bus, tmp_path: Path
 ) -> None:
     recorder = await start()
     with locked(tmp_path / "recorder.sqlite3"):
@@ -251,7 +249,7 @@ async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
 
 
 async def test_a_standby_takes_over_and_catches_up_into_a_database_of_its_own(
-    nats_server: EmbeddedServer, start: Start, bus: Bus, tmp_path: Path, eventually: Eventually
+    nats_server: EmbeddedServer, start: Start, bus: Bus, tmp_path: Path
 ) -> None:
     config = RecorderConfig(database=str(tmp_path / "first.sqlite3"))
     async with Recorder(config, BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")) as first:
@@ -265,7 +263,7 @@ async def test_a_standby_takes_over_and_catches_up_into_a_database_of_its_own(
 
 
 async def test_a_database_deleted_while_running_is_filled_again_from_the_stream(
-    start: Start, bus: Bus, tmp_path: Path, eventually: Eventually, caplog: pytest.LogCaptureFixture
+    start: Start, bus: Bus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await start()
     await record(bus, *(outcome(f"a{n}") for n in range(30)))
@@ -277,7 +275,7 @@ async def test_a_database_deleted_while_running_is_filled_again_from_the_stream(
 
 
 async def test_a_locked_database_delays_writing_and_loses_nothing_while_questions_are_answered(
-    start: Start, bus: Bus, tmp_path: Path, eventually: Eventually, caplog: pytest.LogCaptureFixture
+    start: Start, bus: Bus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = await start()
     await record(bus, outcome("before"))

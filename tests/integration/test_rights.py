@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_bus.errors import ConfigError
@@ -34,7 +35,6 @@ from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.queries import StatsReply
 from sollol_schemas.subjects import SUBJECTS, Role, Subject
 
-Eventually = Callable[..., Awaitable[None]]
 Connect = Callable[[str], Awaitable[Bus]]
 
 CREDENTIALS = make_credentials(["n1", "n2"], clients=["alice", "bob"])
@@ -220,7 +220,7 @@ async def test_a_node_claims_its_id_and_stores_its_outcomes(connect: Connect) ->
     assert await publisher.flush() == 0
 
 
-async def test_tokens_reach_their_client_and_nobody_else(connect: Connect, eventually: Eventually) -> None:
+async def test_tokens_reach_their_client_and_nobody_else(connect: Connect) -> None:
     node, alice, bob = await connect("node-n1"), await connect("alice"), await connect("bob")
     heard: list[bytes] = []
     inbox = alice.new_inbox()
@@ -237,7 +237,7 @@ async def test_tokens_reach_their_client_and_nobody_else(connect: Connect, event
 
 
 async def test_the_control_role_holds_offices_and_answers_nodes_clients_and_observers(
-    connect: Connect, tmp_path: Path, guarded: EmbeddedServer, eventually: Eventually
+    connect: Connect, tmp_path: Path, guarded: EmbeddedServer
 ) -> None:
     control = await connect("control")
     await provision(control)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.server.server import EmbeddedServer
@@ -41,7 +42,6 @@ from sollol_schemas.telemetry import (
     Telemetry,
 )
 
-Eventually = Callable[..., Awaitable[None]]
 Start = Callable[..., Awaitable[Scorer]]
 
 
@@ -163,7 +163,7 @@ async def start(nats_server: EmbeddedServer) -> AsyncIterator[Start]:
 
 
 @pytest.fixture
-async def scorer(start: Start, eventually: Eventually) -> Scorer:
+async def scorer(start: Start) -> Scorer:
     scorer = await start()
     await eventually(lambda: scorer.is_leader)
     return scorer
@@ -181,7 +181,7 @@ def collect(bus: Bus, subject: str, kind: type[Any]) -> list[Any]:
 
 
 async def test_a_request_is_granted_at_once_when_a_slot_is_free(
-    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
+    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher
 ) -> None:
     decisions = collect(bus, subjects.ROUTING_EVENT.all, DecisionEvent)
     node = FakeNode(bus, "gpu1")
@@ -203,7 +203,7 @@ async def test_a_request_is_granted_at_once_when_a_slot_is_free(
 
 
 async def test_a_request_waits_until_the_outcome_frees_a_slot(
-    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
+    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher
 ) -> None:
     node = FakeNode(bus, "gpu1")
     node.beat()
@@ -218,7 +218,7 @@ async def test_a_request_waits_until_the_outcome_frees_a_slot(
 
 
 async def test_a_lost_outcome_is_repaired_by_the_next_load_message(
-    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
+    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher
 ) -> None:
     node = FakeNode(bus, "gpu1")
     node.beat()
@@ -232,7 +232,7 @@ async def test_a_lost_outcome_is_repaired_by_the_next_load_message(
 
 
 async def test_a_waiting_request_is_told_so_again_and_again(
-    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
+    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher
 ) -> None:
     FakeNode(bus, "gpu1", slots=1).beat(in_flight=(InFlight(attempt_id="foreign-1", model="llama3:8b"),))
     dispatcher.ask("r1")
@@ -240,7 +240,7 @@ async def test_a_waiting_request_is_told_so_again_and_again(
 
 
 async def test_an_unknown_model_is_refused_with_what_exists(
-    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
+    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher
 ) -> None:
     FakeNode(bus, "gpu1").beat()
     dispatcher.ask("r1", context=TaskContext(kind=RequestKind.CHAT, model="nothing"))
@@ -250,9 +250,7 @@ async def test_an_unknown_model_is_refused_with_what_exists(
     assert error.details["models"] == ["llama3:8b"]
 
 
-async def test_a_release_makes_room_for_the_next(
-    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
-) -> None:
+async def test_a_release_makes_room_for_the_next(scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher) -> None:
     FakeNode(bus, "gpu1").beat()
     dispatcher.ask("r1")
     await eventually(lambda: "r1" in dispatcher.granted())
@@ -261,9 +259,7 @@ async def test_a_release_makes_room_for_the_next(
     await eventually(lambda: "r2" in dispatcher.granted())
 
 
-async def test_a_grant_that_no_node_takes_expires(
-    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
-) -> None:
+async def test_a_grant_that_no_node_takes_expires(scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher) -> None:
     node = FakeNode(bus, "gpu1")
     node.beat()
     dispatcher.ask("r1")
@@ -277,7 +273,7 @@ async def test_a_grant_that_no_node_takes_expires(
 
 
 async def test_a_standby_takes_over_with_a_higher_term_and_knows_the_fleet(
-    start: Start, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
+    start: Start, bus: Bus, dispatcher: FakeDispatcher
 ) -> None:
     offices = collect(bus, subjects.OFFICE_EVENT.all, OfficeEvent)
     first = await start()
@@ -299,9 +295,7 @@ async def test_a_standby_takes_over_with_a_higher_term_and_knows_the_fleet(
     assert dispatcher.granted()["r1"].decision.term == second.core.term
 
 
-async def test_only_the_scorer_in_office_answers(
-    start: Start, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
-) -> None:
+async def test_only_the_scorer_in_office_answers(start: Start, bus: Bus, dispatcher: FakeDispatcher) -> None:
     first = await start()
     await eventually(lambda: first.is_leader)
     second = await start()
@@ -315,7 +309,7 @@ async def test_only_the_scorer_in_office_answers(
 
 
 async def test_a_silent_node_is_reported_suspect_and_then_down(
-    start: Start, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
+    start: Start, bus: Bus, dispatcher: FakeDispatcher
 ) -> None:
     events = collect(bus, subjects.NODE_EVENT.all, NodeEvent)
     scorer = await start(suspect_after_s=0.3, down_after_s=1.2)
@@ -329,9 +323,7 @@ async def test_a_silent_node_is_reported_suspect_and_then_down(
     assert error.details["nodes"] == {"gpu1": "down"}
 
 
-async def test_attempts_whose_node_and_dispatcher_are_gone_are_reported_lost(
-    start: Start, bus: Bus, eventually: Eventually
-) -> None:
+async def test_attempts_whose_node_and_dispatcher_are_gone_are_reported_lost(start: Start, bus: Bus) -> None:
     outcomes = collect(bus, subjects.OUTCOME_EVENT.all, Outcome)
     scorer = await start(suspect_after_s=1.0, down_after_s=2.0)
     await eventually(lambda: scorer.is_leader)
@@ -347,7 +339,7 @@ async def test_attempts_whose_node_and_dispatcher_are_gone_are_reported_lost(
     await eventually(lambda: scorer.core.fleet.in_flight == 0)
 
 
-async def test_requests_of_a_dead_dispatcher_leave_the_queue(scorer: Scorer, bus: Bus, eventually: Eventually) -> None:
+async def test_requests_of_a_dead_dispatcher_leave_the_queue(scorer: Scorer, bus: Bus) -> None:
     FakeNode(bus, "gpu1").beat(in_flight=(InFlight(attempt_id="foreign-1", model="llama3:8b"),))
     living, dead = FakeDispatcher(bus, instance="living"), FakeDispatcher(bus, instance="dead")
     bus.subscribe(subjects.DISPATCHER_PROBE.of("living"), lambda m: bus.publish(m.reply, b"ok"))
@@ -358,7 +350,7 @@ async def test_requests_of_a_dead_dispatcher_leave_the_queue(scorer: Scorer, bus
     assert "r1" in scorer.core.waiting
 
 
-async def test_route_explains_without_granting(scorer: Scorer, bus: Bus, eventually: Eventually) -> None:
+async def test_route_explains_without_granting(scorer: Scorer, bus: Bus) -> None:
     FakeNode(bus, "gpu1").beat()
     FakeNode(bus, "gpu2").beat(is_draining=True)
     await eventually(lambda: len(scorer.core.fleet.nodes) == 2)
@@ -371,7 +363,7 @@ async def test_route_explains_without_granting(scorer: Scorer, bus: Bus, eventua
     assert scorer.core.fleet.in_flight == 0
 
 
-async def test_nodes_and_models_are_listed(scorer: Scorer, bus: Bus, eventually: Eventually) -> None:
+async def test_nodes_and_models_are_listed(scorer: Scorer, bus: Bus) -> None:
     FakeNode(bus, "gpu1").beat()
     await eventually(lambda: len(scorer.core.fleet.nodes) == 1)
     nodes = decode((await bus.request(subjects.NODES)).data, NodesReply)
@@ -381,9 +373,7 @@ async def test_nodes_and_models_are_listed(scorer: Scorer, bus: Bus, eventually:
     assert [(m.name, m.installed_on, m.loaded_on) for m in models.models] == [("llama3:8b", ("gpu1",), ("gpu1",))]
 
 
-async def test_nonsense_on_the_bus_harms_nobody(
-    scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher, eventually: Eventually
-) -> None:
+async def test_nonsense_on_the_bus_harms_nobody(scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher) -> None:
     FakeNode(bus, "gpu1").beat()
     for data in (b"", b"{", b"\xff", b'{"type":"node.telemetry.v1"}', b"[" * 10_000):
         for subject in (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
@@ -32,8 +33,6 @@ from sollol_schemas.steering import BreakerRequest, BreakersReply, ResetEvent, R
 from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, Telemetry
 
 MODEL = "llama3:8b"
-
-Eventually = Callable[..., Awaitable[None]]
 
 
 class Candidate:
@@ -149,7 +148,7 @@ async def test_what_the_bucket_lacks_is_learnt_from_recorded_outcomes(bus: Bus, 
 
 
 @pytest.fixture
-async def scorers(nats_server: EmbeddedServer, eventually: Eventually) -> AsyncIterator[list[Scorer]]:
+async def scorers(nats_server: EmbeddedServer) -> AsyncIterator[list[Scorer]]:
     """The first one is in office."""
     running: list[Scorer] = []
     for number in (1, 2):
@@ -161,13 +160,13 @@ async def scorers(nats_server: EmbeddedServer, eventually: Eventually) -> AsyncI
         await scorer.__aenter__()
         running.append(scorer)
         if number == 1:
-            await eventually(lambda leader=scorer: leader.is_leader)
+            await eventually(lambda leader: leader.is_leader, scorer)
     yield running
     for scorer in reversed(running):
         await scorer.__aexit__(None, None, None)
 
 
-async def test_a_forced_recovery_reaches_the_standbys(scorers: list[Scorer], bus: Bus, eventually: Eventually) -> None:
+async def test_a_forced_recovery_reaches_the_standbys(scorers: list[Scorer], bus: Bus) -> None:
     bus.publish(subjects.TELEMETRY.of("gpu1"), encode(heartbeat()))
     await eventually(lambda: all("gpu1" in s.core.fleet.nodes for s in scorers))
     for number in range(5):
@@ -186,9 +185,7 @@ async def test_a_forced_recovery_reaches_the_standbys(scorers: list[Scorer], bus
     assert reply.breakers == ()
 
 
-async def test_forgotten_reliability_is_forgotten_by_every_scorer_and_stays_so(
-    scorers: list[Scorer], bus: Bus, eventually: Eventually
-) -> None:
+async def test_forgotten_reliability_is_forgotten_by_every_scorer_and_stays_so(scorers: list[Scorer], bus: Bus) -> None:
     bucket = Bucket(bus, stores.LEARNED_BUCKET)
     bus.publish(subjects.TELEMETRY.of("gpu1"), encode(heartbeat()))
     await eventually(lambda: all("gpu1" in s.core.fleet.nodes for s in scorers))
@@ -212,7 +209,7 @@ async def test_forgotten_reliability_is_forgotten_by_every_scorer_and_stays_so(
 
 
 async def test_a_node_is_told_to_load_what_will_be_needed_and_everybody_may_know(
-    scorers: list[Scorer], bus: Bus, eventually: Eventually
+    scorers: list[Scorer], bus: Bus
 ) -> None:
     asked: list[ControlLoad] = []
     told: list[PreloadEvent] = []

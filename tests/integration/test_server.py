@@ -11,19 +11,18 @@ import socket
 import stat
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError
 from sollol_bus.server.config import find_binary
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
-
-Eventually = Callable[..., Awaitable[None]]
 
 
 def config_in(path: Path, **changes: Any) -> EmbeddedServerConfig:
@@ -76,9 +75,7 @@ async def test_messages_of_a_file_stream_survive_a_clean_stop(tmp_path: Path) ->
         assert kept.data == b"still here"
 
 
-async def test_a_server_that_dies_comes_back_on_its_port_with_its_streams(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+async def test_a_server_that_dies_comes_back_on_its_port_with_its_streams(tmp_path: Path) -> None:
     async with EmbeddedServer(config_in(tmp_path)) as server:
         port, pid = server.port, server.pid
         async with client_of(server) as bus:
@@ -93,9 +90,7 @@ async def test_a_server_that_dies_comes_back_on_its_port_with_its_streams(
             assert (await bus.jetstream.get_msg("KEPT", seq=1)).data == b"still here"
 
 
-async def test_a_server_that_keeps_dying_is_given_up_loudly(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, eventually: Eventually
-) -> None:
+async def test_a_server_that_keeps_dying_is_given_up_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with EmbeddedServer(config_in(tmp_path), max_restarts=1) as server:
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
@@ -134,7 +129,7 @@ async def test_a_store_directory_in_use_is_named_with_the_server_that_uses_it(tm
             await EmbeddedServer(config_in(tmp_path), claim_within_s=0).start()
 
 
-async def test_a_server_started_by_hand_in_the_directory_is_noticed(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_server_started_by_hand_in_the_directory_is_noticed(tmp_path: Path) -> None:
     binary = await asyncio.to_thread(find_binary)
     stranger = await asyncio.create_subprocess_exec(
         binary, "-js", "-a", "127.0.0.1", "-p", "-1", "-sd", tmp_path, stderr=asyncio.subprocess.DEVNULL
@@ -177,7 +172,7 @@ async def test_monitoring_listens_where_asked(tmp_path: Path) -> None:
         await writer.wait_closed()
 
 
-async def test_a_reload_adds_a_user_and_leaves_others_connected(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_reload_adds_a_user_and_leaves_others_connected(tmp_path: Path) -> None:
     users = "authorization {{ users: [ {} ] }}"
     one = '{user: a, password: "a"}'
     async with EmbeddedServer(config_in(tmp_path, extra_config=users.format(one))) as server:
@@ -206,7 +201,7 @@ PARENT = """
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
 async def test_the_server_ends_when_its_parent_is_killed_and_the_next_start_finds_the_store_free(
-    tmp_path: Path, platform: str, eventually: Eventually
+    tmp_path: Path, platform: str
 ) -> None:
     parent = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.errors import BadRequest, SollolError
@@ -20,7 +21,6 @@ from sollol_schemas.events import BreakerEvent, BreakerState, Outcome, OutcomeSt
 from sollol_schemas.steering import StrategyEvent
 from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, Telemetry
 
-Eventually = Callable[..., Awaitable[None]]
 Start = Callable[..., Awaitable[Scorer]]
 
 
@@ -41,7 +41,7 @@ async def start(nats_server: EmbeddedServer) -> AsyncIterator[Start]:
 
 
 @pytest.fixture
-async def leader(start: Start, eventually: Eventually) -> Scorer:
+async def leader(start: Start) -> Scorer:
     scorer = await start()
     await eventually(lambda: scorer.is_leader)
     return scorer
@@ -61,7 +61,7 @@ async def test_the_strategies_and_the_settings_that_may_change_are_listed(leader
 
 
 async def test_a_strategy_chosen_at_run_time_decides_at_once_and_is_announced(
-    leader: Scorer, client: Client, bus: Bus, eventually: Eventually
+    leader: Scorer, client: Client, bus: Bus
 ) -> None:
     events: list[StrategyEvent] = []
     bus.subscribe(subjects.STRATEGY_EVENT, lambda m: events.append(decode(m.data, StrategyEvent)))
@@ -73,9 +73,7 @@ async def test_a_strategy_chosen_at_run_time_decides_at_once_and_is_announced(
     assert (events[0].strategy, events[0].previous, events[0].settings["hold"]) == ("round_robin", "plan", 0.5)
 
 
-async def test_standbys_and_successors_decide_as_was_chosen(
-    leader: Scorer, client: Client, start: Start, eventually: Eventually
-) -> None:
+async def test_standbys_and_successors_decide_as_was_chosen(leader: Scorer, client: Client, start: Start) -> None:
     standby = await start()
     await client.set_strategy("least_loaded", theta=0.0)
     await eventually(lambda: standby.core.strategy == "least_loaded")
@@ -102,7 +100,7 @@ async def test_a_choice_that_cannot_be_followed_is_refused_and_changes_nothing(
     assert (leader.core.strategy, leader.core.config) == ("plan", ScorerConfig(warm_up_s=0.0, seed=1))
 
 
-async def fail_until_open(bus: Bus, leader: Scorer, eventually: Eventually) -> None:
+async def fail_until_open(bus: Bus, leader: Scorer) -> None:
     engine = EngineInfo(kind=EngineKind.OLLAMA, url="http://127.0.0.1:11434")
     installed = (InstalledModel(name="llama3:8b", size_bytes=4_900_000_000),)
     beat = Telemetry(
@@ -122,11 +120,9 @@ async def fail_until_open(bus: Bus, leader: Scorer, eventually: Eventually) -> N
     await eventually(lambda: breakers.of("llama3:8b").state is BreakerState.OPEN)
 
 
-async def test_open_breakers_are_listed_and_closed_by_force(
-    leader: Scorer, client: Client, bus: Bus, eventually: Eventually
-) -> None:
+async def test_open_breakers_are_listed_and_closed_by_force(leader: Scorer, client: Client, bus: Bus) -> None:
     assert (await client.breakers()).breakers == ()
-    await fail_until_open(bus, leader, eventually)
+    await fail_until_open(bus, leader)
     events: list[BreakerEvent] = []
     bus.subscribe(
         subjects.BREAKER_EVENT.of("attic", BreakerState.CLOSED), lambda m: events.append(decode(m.data, BreakerEvent))
@@ -142,9 +138,9 @@ async def test_open_breakers_are_listed_and_closed_by_force(
 
 
 async def test_closing_the_breakers_of_an_unknown_node_names_the_known_ones(
-    leader: Scorer, client: Client, bus: Bus, eventually: Eventually
+    leader: Scorer, client: Client, bus: Bus
 ) -> None:
-    await fail_until_open(bus, leader, eventually)
+    await fail_until_open(bus, leader)
     with pytest.raises(SollolError, match="attic") as caught:
         await client.reset_breakers("cellar")
     assert caught.value.body.code is ErrorCode.UNKNOWN_NODE

@@ -8,7 +8,7 @@ import msgspec
 
 from sollol_agents.cli.commands.top import followed
 from sollol_agents.fleet_view.view import FleetView
-from sollol_agents.lab.testing.processes import eventually
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.actor import Scorer

@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
-from sollol_agents.lab.testing.processes import eventually
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.errors import SollolError

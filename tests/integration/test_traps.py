@@ -7,7 +7,7 @@ The numbers are those of the list in `docs/scheduling.md`; the traps that the sc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
-from sollol_agents.lab.testing.processes import eventually as until
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.stack import LocalStack
@@ -30,8 +30,6 @@ from sollol_schemas.events import Outcome, OutcomeStatus
 from sollol_schemas.routing import Routing
 
 MODEL = "countdown:latest"
-
-Eventually = Callable[..., Awaitable[None]]
 
 
 class Fleet:
@@ -59,7 +57,7 @@ class Fleet:
         emulated = self.engines[node_id] = await self._floor.enter_async_context(EmulatedNode(config))
         own = {"node_id": node_id, "engine": "ollama", "url": emulated.url, "slots": 4, "gap_floor_s": 1.0}
         await self.stack.add_node(msgspec.convert(own | {"first_token_floor_s": 1.0} | settings, NodeConfig))
-        await until(lambda: self.is_up(node_id))
+        await eventually(lambda: self.is_up(node_id))
         return emulated
 
     async def in_flight(self) -> int:
@@ -78,7 +76,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
         yield Fleet(stack, client, floor)
 
 
-async def test_trap_7_callers_that_leave_at_any_moment_leak_no_slot(fleet: Fleet, eventually: Eventually) -> None:
+async def test_trap_7_callers_that_leave_at_any_moment_leak_no_slot(fleet: Fleet) -> None:
     engine = await fleet.node("a", slots=2, engine={"time_scale": 5.0, "parallel": 2})
 
     async def leave_after(chunks: int) -> None:
@@ -107,9 +105,7 @@ async def test_trap_7_callers_that_leave_at_any_moment_leak_no_slot(fleet: Fleet
     assert [a.text.split() for a in answers] == [["2", "1", "0"]] * 4
 
 
-async def test_trap_8_a_caller_that_left_and_a_cut_stream_are_no_successes(
-    fleet: Fleet, eventually: Eventually
-) -> None:
+async def test_trap_8_a_caller_that_left_and_a_cut_stream_are_no_successes(fleet: Fleet) -> None:
     engine = await fleet.node("a", engine={"time_scale": 2.0})
     async with fleet.client.generate_stream(MODEL, "count 300") as left:
         await anext(aiter(left))

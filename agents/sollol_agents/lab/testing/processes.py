@@ -13,9 +13,7 @@ Processes are started as a user starts them, ended by their ids alone, and none 
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +24,7 @@ import msgspec
 
 from sollol_agents.children import Child
 from sollol_agents.lab.emulator import Fault
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
@@ -33,26 +32,6 @@ from sollol_schemas.telemetry import NodeState
 
 _CLI: Final = "sollol_agents.cli"
 _JOIN_WITHIN_S: Final = 15.0
-_POLL_S: Final = 0.01
-
-
-async def eventually(
-    condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0, complaint: str = ""
-) -> None:
-    """Returns once a condition, plain or async, holds.
-
-    Raises:
-        AssertionError: It does not hold in time; `complaint` says what was waited for.
-    """
-    try:
-        async with asyncio.timeout(within_s):
-            while True:
-                answer = condition()
-                if answer if isinstance(answer, bool) else await answer:
-                    return
-                await asyncio.sleep(_POLL_S)  # the state of another process sends no signal
-    except TimeoutError as error:
-        raise AssertionError(f"not within {within_s:g} s: {complaint or condition}") from error
 
 
 class Emulator:

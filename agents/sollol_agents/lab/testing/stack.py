@@ -18,7 +18,7 @@ from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
-from sollol_agents.lab.testing.processes import eventually
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.stack import LocalStack
