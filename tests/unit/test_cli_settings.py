@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.section import ConfigFile, Section
-from sollol_agents.cli.settings.sections import section
+from sollol_agents.cli.settings.sections import all_sections
 from sollol_agents.lab.emulator import EmulatorConfig
 from sollol_bus.errors import ConfigError
 
@@ -159,7 +159,18 @@ def test_a_bad_flag_of_a_command_is_a_config_error() -> None:
 
 
 def test_a_flag_that_repeats_takes_all_its_objects_as_one_list_too() -> None:
-    loaded = section("emulate", EmulatorConfig).load(
+    loaded = Section("emulate", EmulatorConfig).load(
         {"faults": ['[{"kind":"load_error"},{"kind":"load_error"}]']}, {}, None
     )
     assert [one.kind.value for one in loaded.faults] == ["load_error", "load_error"]
+
+
+def test_options_of_a_command_come_from_its_flags_alone(tmp_path: Path) -> None:
+    options = Section("scorer", Toy, is_kept=False)
+    file = written(tmp_path, "[scorer]\nslots = 9")
+    assert options.load({"slots": "4"}, {"SOLLOL_SCORER_PAUSE_S": "9"}, file) == Toy(slots=4)
+    assert {setting.env for setting in options.settings} == {""}
+
+
+def test_there_are_at_most_110_settings() -> None:
+    assert sum(len(one.settings) for one in all_sections()) <= 110

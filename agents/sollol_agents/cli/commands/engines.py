@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
-from sollol_agents.cli.settings.sections import section
+from sollol_agents.cli.settings.section import Section
 from sollol_agents.lab.emulator import EmulatorConfig, serve_emulator
 from sollol_agents.lab.engine import EngineConfig, EngineUnavailableError, run_engine
 from sollol_bus.errors import ConfigError
 
+_ENGINE: Final = Section("engine", EngineConfig, is_kept=False)
+_EMULATE: Final = Section("emulate", EmulatorConfig, is_kept=False)
 
-@with_settings(of_commands.KNOWN, config=section("engine", EngineConfig), log=of_commands.LOG)
+
+@with_settings(of_commands.KNOWN, config=_ENGINE, log=of_commands.LOG)
 def engine(*, config: EngineConfig, log: LogConfig) -> int:
     """Serves a real llama.cpp with a tiny generated model, or with a GGUF file of yours.
 
@@ -29,7 +33,7 @@ def engine(*, config: EngineConfig, log: LogConfig) -> int:
     return exit_codes.OK
 
 
-@with_settings(of_commands.KNOWN, config=section("emulate", EmulatorConfig), log=of_commands.LOG)
+@with_settings(of_commands.KNOWN, config=_EMULATE, log=of_commands.LOG)
 def emulate(*, config: EmulatorConfig, log: LogConfig) -> int:
     """Serves an emulated Ollama with the timing of a chosen machine, for tests and benchmarks; computes nothing."""
     log_lines.set_up(log)

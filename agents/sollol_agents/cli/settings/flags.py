@@ -107,8 +107,9 @@ def _help(setting: Setting) -> str:
     facts = [] if setting.allowed in ("text", "true or false") else [setting.allowed]
     if setting.default_text and not setting.is_secret:
         facts.append(f"default {setting.default_text}")
-    facts.append(f"env {setting.env}")
-    return f"{setting.description} ({'; '.join(facts)})"
+    if setting.env:
+        facts.append(f"env {setting.env}")
+    return f"{setting.description} ({'; '.join(facts)})" if facts else setting.description
 
 
 def _config_annotation() -> Any:  # noqa: ANN401 a type form

@@ -73,6 +73,7 @@ class Section(Generic[T]):
         defaults: Defaults that differ from the Struct's own, by field.
         words: Words that stand for values, by field: `high` for 8.
         is_flagged: Whether a command that takes this section has flags for it.
+        is_kept: Whether environment and file have them too; False: they are options of one command.
     """
 
     def __init__(
@@ -87,10 +88,12 @@ class Section(Generic[T]):
         defaults: Mapping[str, object] | None = None,
         words: Mapping[str, Mapping[str, object]] | None = None,
         is_flagged: bool = True,
+        is_kept: bool = True,
     ) -> None:
         self.name = name
         self.kind = kind
         self.is_flagged = is_flagged
+        self._is_kept = is_kept
         self._defaults = dict(defaults or {})
         self._words = words or {}
         self._flags = flags or {}
@@ -117,6 +120,8 @@ class Section(Generic[T]):
         Raises:
             ConfigError: A value is unusable; the text names source, setting, value and allowed range.
         """
+        if not self._is_kept:
+            environ = file = None
         table = file.table(self.name) if file else {}
         _refuse_unknown(self, table, file)
         self._warn_unknown(environ or {})
@@ -174,7 +179,7 @@ class Section(Generic[T]):
         return Setting(
             path=path,
             flag=self._flags.get(key, f"--{self._flag_prefix}{words.replace('_', '-')}"),
-            env=self._envs.get(key, f"{_ENV_PREFIX}{self.name.upper()}_{words.upper()}"),
+            env=self._envs.get(key, f"{_ENV_PREFIX}{self.name.upper()}_{words.upper()}") if self._is_kept else "",
             shape=shape_of(annotation),
             annotation=annotation,
             description=description_of(field.type),

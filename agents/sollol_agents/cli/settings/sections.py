@@ -65,20 +65,28 @@ SECTIONS: Mapping[str, Names] = {
         title="`sollol node`",
         flags={"node_id": "--id", "labels": "--label"},
         envs={"node_id": "SOLLOL_NODE_ID"},
+        hidden=("heartbeat_s",),
     ),
-    "scorer": Names(kind="sollol_agents.scorer.config:ScorerConfig", title="`sollol scorer`"),
-    "dispatcher": Names(kind="sollol_agents.dispatcher.config:DispatcherConfig", title="`sollol dispatcher`"),
+    "scorer": Names(
+        kind="sollol_agents.scorer.config:ScorerConfig",
+        title="`sollol scorer`",
+        hidden=(
+            *("seed", "size_clamp", "risk_overhead_s", "soft_success_floor"),
+            *("async_gpu_factor", "breaker_trials", "successes_to_close"),
+        ),
+    ),
+    "dispatcher": Names(
+        kind="sollol_agents.dispatcher.config:DispatcherConfig",
+        title="`sollol dispatcher`",
+        hidden=("job_ack_wait_s", "job_inline_bytes"),
+    ),
     "recorder": Names(kind="sollol_agents.recorder.config:RecorderConfig", title="`sollol recorder`"),
-    "gateway": Names(kind="sollol_agents.gateway.config:GatewayConfig", title="`sollol gateway`"),
+    "gateway": Names(
+        kind="sollol_agents.gateway.config:GatewayConfig", title="`sollol gateway`", hidden=("max_batch_requests",)
+    ),
     "dashboard": Names(
         kind="sollol_agents.dashboard.config:DashboardConfig", title="`sollol dashboard`", hidden=("listen_fd",)
     ),
-    "emulate": Names(
-        kind="sollol_agents.lab.emulator.config:EmulatorConfig",
-        title="`sollol emulate`",
-        hidden=("max_queue", "max_loaded"),
-    ),
-    "engine": Names(kind="sollol_agents.lab.engine.server:EngineConfig", title="`sollol engine`"),
 }
 
 
