@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sollol_agents.cli.commands.engines import EMULATE, ENGINE
 from sollol_agents.cli.settings.section import Section, Setting
 from sollol_agents.cli.settings.sections import SECTIONS, all_sections
 
@@ -24,7 +25,8 @@ def markdown() -> str:
     """One table a section: flag, environment, allowed values, default and meaning of each setting."""
     sections = all_sections()
     count = sum(len(section.settings) for section in sections)
-    return "\n\n".join([f"There are {count} settings.", *map(_table, sections)])
+    options = (_options(section) for section in (EMULATE, ENGINE))
+    return "\n\n".join([f"There are {count} settings.", *map(_table, sections), *options])
 
 
 def most_used() -> str:
@@ -43,6 +45,14 @@ def _table(section: Section[Any]) -> str:
     rows = [f"## {names.title}: `[{section.name}]`", ""]
     rows += ["| flag | environment | allowed | default | meaning |", "|---|---|---|---|---|"]
     return "\n".join([*rows, *(_whole_row(setting, is_flagged=names.is_flagged) for setting in section.settings)])
+
+
+def _options(section: Section[Any]) -> str:
+    rows = [f"## `sollol {section.name}`, options for an occasion: neither environment nor file has them", ""]
+    rows += ["| flag | allowed | default | meaning |", "|---|---|---|---|"]
+    return "\n".join(
+        [*rows, *(_row(_code(s.flag), s.allowed, _code(s.default_text), s.description) for s in section.settings)]
+    )
 
 
 def _whole_row(setting: Setting, *, is_flagged: bool) -> str:

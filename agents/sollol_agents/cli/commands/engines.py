@@ -15,11 +15,11 @@ from sollol_agents.lab.emulator import EmulatorConfig, serve_emulator
 from sollol_agents.lab.engine import EngineConfig, EngineUnavailableError, run_engine
 from sollol_bus.errors import ConfigError
 
-_ENGINE: Final = Section("engine", EngineConfig, is_kept=False)
-_EMULATE: Final = Section("emulate", EmulatorConfig, is_kept=False)
+ENGINE: Final = Section("engine", EngineConfig, is_kept=False)
+EMULATE: Final = Section("emulate", EmulatorConfig, is_kept=False)
 
 
-@with_settings(of_commands.KNOWN, config=_ENGINE, log=of_commands.LOG)
+@with_settings(of_commands.KNOWN, config=ENGINE, log=of_commands.LOG)
 def engine(*, config: EngineConfig, log: LogConfig) -> int:
     """Serves a real llama.cpp with a tiny generated model, or with a GGUF file of yours.
 
@@ -33,7 +33,7 @@ def engine(*, config: EngineConfig, log: LogConfig) -> int:
     return exit_codes.OK
 
 
-@with_settings(of_commands.KNOWN, config=_EMULATE, log=of_commands.LOG)
+@with_settings(of_commands.KNOWN, config=EMULATE, log=of_commands.LOG)
 def emulate(*, config: EmulatorConfig, log: LogConfig) -> int:
     """Serves an emulated Ollama with the timing of a chosen machine, for tests and benchmarks; computes nothing."""
     log_lines.set_up(log)
