@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -107,6 +108,23 @@ async def test_lines_are_the_engines_own_but_for_the_routing_in_the_last(tmp_pat
         assert told["node_id"] == "n1"
         assert told["attempts"] == 1
         assert told["actual_s"] > 0
+
+
+async def test_the_arguments_of_a_tool_say_nothing_about_the_request(tmp_path: Path) -> None:
+    called = {"function": {"name": "f", "arguments": {"stream": True, "priority": "huge", "node_id": "elsewhere"}}}
+    turns = [{"role": "assistant", "tool_calls": [called]}, {"role": "user", "content": "count 2"}]
+    async with world(tmp_path) as here:
+        answer = await here.http.post("/api/chat", json={"messages": turns, "model": MODEL, "stream": False})
+        assert answer.headers["content-type"].startswith("application/json")
+        assert answer.json()["message"]["content"].split() == ["1", "0"]
+
+
+async def test_the_gateways_deadline_is_kept_by_whoever_works_on_the_request(tmp_path: Path) -> None:
+    async with world(tmp_path, gateway=GatewayConfig(port=0, deadline_s=0.5), decode_tps=20.0) as here:
+        answer = await here.http.post("/api/generate", json=generate(5000, stream=False))
+        assert answer.status_code == 504
+        # in the words of the node or of the dispatcher: the gateway itself would wait for longer
+        assert re.search(r"0\.[45]\d* s", answer.json()["error"])
 
 
 async def test_the_head_says_where_and_why(tmp_path: Path) -> None:
