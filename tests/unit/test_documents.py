@@ -35,7 +35,8 @@ def test_only_what_stands_between_the_markers_is_renewed() -> None:
         renewed("no markers", "toys", "new")
 
 
-def test_the_readme_names_eight_settings() -> None:
+def test_the_readme_is_short_and_names_eight_settings() -> None:
+    assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") <= 150
     assert most_used().count("\n") == 9
 
 
