@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sollol_schemas.errors import RETRYABLE, ErrorBody, ErrorCode
+from sollol_schemas.errors import ErrorBody, ErrorCode
 
 
 class SollolError(Exception):
@@ -62,8 +62,8 @@ class SollolError(Exception):
 
     @property
     def is_retryable(self) -> bool:
-        """Whether sending the same request again may succeed."""
-        return self.body.code in RETRYABLE or isinstance(self, (NotConnected, NoResponders, QueueFull))
+        """Whether it says nothing about what was asked, so that the same may succeed a little later."""
+        return isinstance(self, _PASSING) and not isinstance(self, _LASTING)
 
 
 class ConfigError(SollolError):
@@ -207,6 +207,9 @@ class ActorStopped(SollolError):
 class InternalError(SollolError):
     """A bug in SOLLOL Bus."""
 
+
+_PASSING = (BusError, QueueFull, ConnectionLost, ActorStopped)
+_LASTING = (DecodeFailed, PayloadTooLarge, NotPermitted)
 
 _CLASS_OF: dict[ErrorCode, type[SollolError]] = {
     ErrorCode.BAD_REQUEST: BadRequest,

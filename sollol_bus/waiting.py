@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Iterator
 
 from sollol_bus.errors import SollolError
 
@@ -15,6 +17,20 @@ async def happens(event: asyncio.Event, within_s: float) -> bool:
     except TimeoutError:
         return event.is_set()
     return True
+
+
+def delays(first_s: float, last_s: float, *, rng: random.Random | None = None) -> Iterator[float]:
+    """Seconds to wait before each further try, for ever: at first `first_s`, then twice as long up to `last_s`.
+
+    Args:
+        first_s: The first wait.
+        last_s: The longest.
+        rng: Spreads each wait by a quarter, so that many who failed together do not come back together.
+    """
+    delay_s = first_s
+    while True:
+        yield delay_s if rng is None else delay_s * rng.uniform(0.75, 1.25)
+        delay_s = min(last_s, 2.0 * delay_s)
 
 
 class Window:

@@ -18,7 +18,7 @@ from sollol_bus.observe.request_log import log_outcome
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
-from sollol_bus.waiting import happens
+from sollol_bus.waiting import delays, happens
 from sollol_schemas import subjects
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.headers import MSG_ID
@@ -32,14 +32,6 @@ _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
 _AFTER_RECONNECT_S = 0.5
 _MESSAGE_TEXT_MAX = 2000
-
-
-class OutcomeStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """How the publishing of outcomes went since the start."""
-
-    stored: int
-    dropped: int
-    pending: int
 
 
 class _Pending:
@@ -83,11 +75,13 @@ class OutcomePublisher(Part):
         self._waiting: deque[_Pending] = deque()
         self._in_flight = 0
         self._retry: asyncio.TimerHandle | None = None
-        self._retry_s = _FIRST_RETRY_S
+        self._delays = delays(_FIRST_RETRY_S, _LAST_RETRY_S)
         self._is_empty = asyncio.Event()
         self._is_empty.set()
-        self._stored = 0
-        self._dropped = 0
+        self.stored = 0
+        """Outcomes that JetStream acked, repeated ones included."""
+        self.dropped = 0
+        """Outcomes that were given up."""
         self._is_over = False
 
     async def start(self) -> None:
@@ -104,10 +98,6 @@ class OutcomePublisher(Part):
     def pending(self) -> int:
         """Outcomes that JetStream has not acked yet."""
         return len(self._waiting) + self._in_flight
-
-    def statistics(self) -> OutcomeStatistics:
-        """How many outcomes were stored, dropped, and are on their way."""
-        return OutcomeStatistics(stored=self._stored, dropped=self._dropped, pending=self.pending)
 
     def publish(self, outcome: Outcome) -> None:
         """Hands an outcome over; never waits and never fails."""
@@ -134,11 +124,11 @@ class OutcomePublisher(Part):
         if surplus <= 0 or not self._waiting:
             return
         self._waiting.popleft()
-        self._dropped += 1
-        if self._dropped & (self._dropped - 1) == 0:  # at 1, 2, 4, 8, ...: one line for each doubling
+        self.dropped += 1
+        if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8, ...: one line for each doubling
             log.warning(
                 "JetStream does not take outcomes; %d were dropped since the start",
-                self._dropped,
+                self.dropped,
                 extra={"action": "outcomes_dropped"},
             )
 
@@ -168,11 +158,11 @@ class OutcomePublisher(Part):
         self._in_flight -= 1
         error = _error_in(reply)
         if error is None:
-            self._stored += 1
-            self._retry_s = _FIRST_RETRY_S
+            self.stored += 1
+            self._delays = delays(_FIRST_RETRY_S, _LAST_RETRY_S)
             self._send()
         elif isinstance(error, PayloadTooLarge):
-            self._dropped += 1
+            self.dropped += 1
             log.error("an outcome cannot be stored: %s", error, extra={"action": "outcomes_dropped"})
         else:
             self._waiting.appendleft(item)
@@ -185,9 +175,9 @@ class OutcomePublisher(Part):
             self._give_up()
         if self._is_over or self._retry is not None:
             return
-        log.debug("storing outcomes again in %.1f s: %s", self._retry_s, error)
-        self._retry = self._loop.call_later(self._retry_s, self._retry_now)
-        self._retry_s = min(self._retry_s * 2, _LAST_RETRY_S)
+        delay_s = next(self._delays)
+        log.debug("storing outcomes again in %.1f s: %s", delay_s, error)
+        self._retry = self._loop.call_later(delay_s, self._retry_now)
 
     def _give_up(self) -> None:
         """Drops what is pending; what is handed over from now on gets one try."""
@@ -196,7 +186,7 @@ class OutcomePublisher(Part):
             self._retry.cancel()
             self._retry = None
         if self._waiting:
-            self._dropped += len(self._waiting)
+            self.dropped += len(self._waiting)
             log.warning("%d outcomes are given up", len(self._waiting), extra={"action": "outcomes_dropped"})
             self._waiting.clear()
         if not self.pending:
@@ -212,7 +202,7 @@ class OutcomePublisher(Part):
         """Begins again a moment later: the scorer, which listens without JetStream, is coming back too."""
         if self._retry is not None:
             self._retry.cancel()
-        self._retry_s = _FIRST_RETRY_S
+        self._delays = delays(_FIRST_RETRY_S, _LAST_RETRY_S)
         self._retry = self._loop.call_later(_AFTER_RECONNECT_S, self._retry_now)
 
 

@@ -35,9 +35,9 @@ _PENDING_MESSAGES = "Nats-Pending-Messages"
 
 
 class Delivery:
-    """One message of a stream, to be settled once by `ack`, `nak`, `term` or `ack_sync`.
+    """One message of a stream, to be settled once by `ack`, `nak` or `term`.
 
-    Settling a second time does nothing. While the bus is down the plain forms do nothing but free the place: the
+    Settling a second time does nothing. While the bus is down they do nothing but free the place: the
     server delivers the message again.
     """
 
@@ -114,19 +114,6 @@ class Delivery:
         """It is being worked on: the time until it comes again begins anew."""
         if not self._is_settled:
             self._send(b"+WPI")
-
-    async def ack_sync(self, timeout_s: float = 5.0) -> None:
-        """It is done, and the server has confirmed that it knows.
-
-        Raises:
-            BusError: The server did not confirm; the message may come again. May be called again.
-        """
-        if self._is_settled:
-            return
-        await self._consumer.bus.request(self._msg.reply, b"+ACK", timeout_s=timeout_s)
-        if not self._is_settled:
-            self._is_settled = True
-            self._consumer.on_settled()
 
     def _settle(self, how: bytes) -> None:
         if not self._is_settled:

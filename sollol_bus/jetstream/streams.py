@@ -110,16 +110,13 @@ STREAMS: tuple[StreamSpec, ...] = (
 )
 
 
-async def provision(
-    bus: Bus, replicas: int | None = None, *, streams: tuple[StreamSpec, ...] = STREAMS, timeout_s: float = 5.0
-) -> None:
+async def provision(bus: Bus, *, streams: tuple[StreamSpec, ...] = STREAMS, timeout_s: float = 5.0) -> None:
     """Makes every stream and bucket that is missing; any number of actors may do so at once.
 
     Limits and replicas of a stream that exists are left as they are: they are the operator's.
 
     Args:
-        bus: A connection with the control role.
-        replicas: Copies of a new stream; None: as many as the connection's settings say.
+        bus: A connection with the control role; its settings say how many copies a new stream has.
         streams: What to make.
         timeout_s: How long a server that is still coming up is waited for.
 
@@ -129,14 +126,14 @@ async def provision(
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
     for spec in streams:
-        await _ensure_patiently(bus, spec, replicas or bus.config.stream_replicas, deadline)
+        await _ensure_patiently(bus, spec, deadline)
 
 
-async def _ensure_patiently(bus: Bus, spec: StreamSpec, replicas: int, deadline: float) -> None:
+async def _ensure_patiently(bus: Bus, spec: StreamSpec, deadline: float) -> None:
     loop = asyncio.get_running_loop()
     while True:
         try:
-            await ensure_stream(bus, spec, replicas)
+            await ensure_stream(bus, spec)
         except (BusError, TimeoutError) as error:
             fatal = _as_config_error(error, spec, is_late=loop.time() >= deadline)
             if fatal is not None:
@@ -167,10 +164,10 @@ def _as_config_error(error: Exception, spec: StreamSpec, *, is_late: bool) -> Co
     return None
 
 
-async def ensure_stream(bus: Bus, spec: StreamSpec, replicas: int = 1) -> None:
+async def ensure_stream(bus: Bus, spec: StreamSpec) -> None:
     """Makes one stream, or brings an old one up to what the software depends on."""
     try:
-        await api(bus, f"STREAM.CREATE.{spec.name}", spec.structure() | spec.limits(replicas))
+        await api(bus, f"STREAM.CREATE.{spec.name}", spec.structure() | spec.limits(bus.config.stream_replicas))
     except JetStreamRefused as error:
         if error.err_code != _EXISTS:
             raise

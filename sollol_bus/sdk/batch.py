@@ -12,13 +12,14 @@ import logging
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from itertools import islice
 
 import msgspec
 
-from sollol_bus.errors import ActorStopped, BadRequest, BusError, Conflict, ConnectionLost, QueueFull, SollolError
+from sollol_bus.errors import BadRequest, Conflict, SollolError
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_bus.transport.messages import Msg
-from sollol_bus.waiting import happens
+from sollol_bus.waiting import delays, happens
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.ids import is_request_id
@@ -34,8 +35,6 @@ _RETRIES = 10
 _BLOCK = 256
 _DIGITS = 8
 _ENDS = frozenset(state.value for state in TERMINAL)
-_PASSING = (BusError, ConnectionLost, ActorStopped, QueueFull)
-"""Errors that say nothing about the jobs themselves."""
 _RNG = random.Random()
 
 
@@ -47,12 +46,6 @@ class BatchProgress(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs that are over, whether well or not."""
     failed: int
     """Of those, jobs that have no answer."""
-
-
-def retry_delays(rng: random.Random) -> Iterator[float]:
-    """Seconds to wait before each of ten further tries: half a second, then twice as long up to half a minute."""
-    for tries in range(_RETRIES):
-        yield min(_LAST_RETRY_S, _FIRST_RETRY_S * 2.0**tries) * rng.uniform(0.75, 1.25)
 
 
 class Batch:
@@ -135,40 +128,38 @@ class Batch:
 
     async def _submit(self, block: list[tuple[int, Job]]) -> None:
         jobs = [(self.job_id(index), job) for index, job in block]
-        delays = retry_delays(self._rng)
+        waits = self._delays()
         while not self.is_stopped:
             try:
                 await self._jobs.submit_many(jobs, priority=self._priority)
-            except _PASSING as error:
-                await self._hold(error, delays)
+            except SollolError as error:
+                await self._hold(error, waits)
             else:
                 self._submitted += len(jobs)
                 return
 
     async def _end_of(self, index: int, job: Job) -> tuple[int, JobAnswer]:
         """The job's number and how it ended; one that is lost is submitted again, unless the batch is stopped."""
-        delays, was_lost = retry_delays(self._rng), False
+        waits, was_lost = self._delays(), False
         while True:
             self._fresh.discard(index)
             try:
                 answer = await self._now(index)
-            except _PASSING as error:
-                await self._hold(error, delays)
-                continue
             except SollolError as error:
                 if error.body.code is not ErrorCode.UNKNOWN_JOB:
-                    raise
+                    await self._hold(error, waits)
+                    continue
                 if self.is_stopped:
                     return index, self._never_run(index)
                 if was_lost:
-                    await self._hold(error, delays)
+                    await self._hold(error, waits)
                 was_lost = True
                 await self._submit([(index, job)])
                 continue
             if answer.state in TERMINAL:
                 self._ended[index] = answer.state is JobState.DONE
                 return index, answer
-            delays = retry_delays(self._rng)
+            waits = self._delays()
             await self._until_ended(index)
 
     def _never_run(self, index: int) -> JobAnswer:
@@ -185,9 +176,13 @@ class Batch:
                 log.debug("job %s has ended: %s", self.job_id(index), error)
         return await self._jobs.answer(self.job_id(index))
 
-    async def _hold(self, error: SollolError, delays: Iterator[float]) -> None:
-        """Waits before the next try, less when the batch is stopped meanwhile; raises the error after the last."""
-        delay_s = next(delays, None)
+    def _delays(self) -> Iterator[float]:
+        return islice(delays(_FIRST_RETRY_S, _LAST_RETRY_S, rng=self._rng), _RETRIES)
+
+    async def _hold(self, error: SollolError, waits: Iterator[float]) -> None:
+        """Waits before the next try, less when the batch is stopped; raises the error that none would help."""
+        may_pass = error.is_retryable or error.body.code is ErrorCode.UNKNOWN_JOB
+        delay_s = next(waits, None) if may_pass else None
         if delay_s is None:
             raise error
         log.info("%s: trying again: %s", self.batch_id, error, extra={"action": "batch_retry"})

@@ -9,10 +9,8 @@ subject it is given, so that right would be the right to speak everywhere.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -152,26 +150,6 @@ def server_config(credentials: Sequence[Credential], *, tls: TlsFiles | None = N
     users = "\n".join(_user(c, node_ids) for c in credentials)
     text = f"accounts {{\n  {ACCOUNT} {{\n    jetstream: enabled\n    users: [\n{users}\n    ]\n  }}\n}}\n"
     return text if tls is None else text + _tls(tls)
-
-
-def save_credentials(path: Path, credentials: Sequence[Credential]) -> None:
-    """Writes credentials to a file that only its owner can read."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        os.fchmod(fd, 0o600)  # the file may have been there before
-        file.write(msgspec.json.format(msgspec.json.encode(credentials), indent=2))
-
-
-def load_credentials(path: Path) -> tuple[Credential, ...]:
-    """Reads what `save_credentials` wrote.
-
-    Raises:
-        ConfigError: The file cannot be read or is not such a file.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=tuple[Credential, ...])
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"credentials {str(path)!r} cannot be used: {error}") from error
 
 
 def _check_names(user: str, node_id: str) -> None:

@@ -9,14 +9,16 @@ import msgspec
 import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_bus.errors import ConfigError
+from sollol_bus.errors import ConfigError, NoResponders
 from sollol_bus.jetstream.api import JetStreamRefused, api, publish_acked
-from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.buckets import Bucket, Entry
+from sollol_bus.jetstream.stored import delete_message, purge_subject, stored_block, stored_message, stream_info
 from sollol_bus.jetstream.streams import StreamSpec, ensure_stream, provision
 from sollol_bus.server.config import find_binary
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_schemas import stores, subjects
+from sollol_schemas.jobs import JobRef
 
 
 @pytest.fixture
@@ -156,3 +158,65 @@ async def test_revisions_go_on_after_the_server_was_killed(nats_server: Embedded
 async def test_of_many_that_create_one_key_exactly_one_wins(leases: Bucket) -> None:
     results = await asyncio.gather(*(leases.create("k", str(n).encode()) for n in range(8)))
     assert sum(revision is not None for revision in results) == 1
+
+
+async def test_the_entries_of_a_bucket_are_listed_in_the_order_of_their_writing_without_those_that_are_gone(
+    leases: Bucket,
+) -> None:
+    for key in ("a.one", "a.two", "b.one", "a.three"):
+        await leases.put(key, key.encode())
+    await leases.put("a.one", b"again")
+    await leases.delete("a.two", (await leases.get("a.two")).revision)
+    await leases.forget("a.three")
+    found = await leases.every("a.*")
+    assert [(entry.key, entry.value) for entry in found] == [("a.one", b"again")]
+    assert found[0].revision == (await leases.get("a.one")).revision
+    assert await leases.get("a.three") == Entry(key="a.three", value=None, revision=0)
+
+
+async def test_whoever_follows_a_key_gets_its_value_now_and_at_every_change(
+    nats_server: EmbeddedServer, leases: Bucket, bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[JobRef | None] = []
+
+    async def follow() -> None:
+        async for value in leases.follow("key", JobRef):
+            seen.append(value)  # noqa: PERF401 each is looked at as it comes
+
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(follow())
+        await eventually(lambda: seen == [None])
+        last = await leases.put("key", b'{"job_id":"one"}')
+        await eventually(lambda: seen[-1] == JobRef(job_id="one"))
+        assert await leases.update("key", b'{"job_id":"late"}', last - 1) is None
+        await leases.put("key", b"not a reference")
+        await eventually(lambda: "cannot be read" in caplog.text)
+        await nats_server.kill()
+        await eventually(lambda: not bus.is_connected)
+        await nats_server.start()
+        await eventually(lambda: bus.is_connected)
+        await leases.put("key", b'{"job_id":"two"}')
+        await eventually(lambda: seen[-1] == JobRef(job_id="two"))
+        following.cancel()
+    assert seen == [None, JobRef(job_id="one"), JobRef(job_id="two")]
+
+
+async def test_a_block_ends_with_its_subject_and_tells_a_stream_that_is_not_there(bus: Bus) -> None:
+    await ensure_stream(bus, StreamSpec(name="S", subjects=("s.*",)))
+    for number in range(5):
+        headers = {"Status": "204"} if number == 2 else {}  # somebody's own header is no end
+        await publish_acked(bus, f"s.{number % 2}", str(number).encode(), headers=headers)
+    block = await stored_block(bus, "S", "s.*", 2, count=3)
+    assert [(one.seq, one.subject, one.data) for one in block] == [(2, "s.1", b"1"), (3, "s.0", b"2"), (4, "s.1", b"3")]
+    assert await stored_block(bus, "S", "s.1", 5) == []
+    assert (await stream_info(bus, "S")).state.last_seq == 5
+    with pytest.raises(NoResponders):
+        await stored_block(bus, "NONE", "s.*", 1)
+    await purge_subject(bus, "S", "s.0")
+    assert await stored_message(bus, "S", subject="s.0") is None
+    found = await stored_message(bus, "S", seq=4)
+    assert found is not None
+    assert (found.data, found.headers) == (b"3", {})
+    await delete_message(bus, "S", 4)
+    await delete_message(bus, "S", 4)
+    assert await stored_message(bus, "S", seq=4) is None

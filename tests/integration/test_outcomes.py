@@ -10,7 +10,7 @@ import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.jetstream.api import api
-from sollol_bus.jetstream.outcomes import OutcomePublisher, OutcomeStatistics, message_id
+from sollol_bus.jetstream.outcomes import OutcomePublisher, message_id
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
@@ -44,7 +44,7 @@ async def test_every_outcome_is_stored_once_although_it_is_published_twice(bus: 
             publisher.publish(outcome(f"r{n}-1"))
     assert await publisher.flush() == 0
     assert await stored(bus) == 100
-    assert publisher.statistics().stored == 200
+    assert publisher.stored == 200
 
 
 async def test_the_nodes_report_is_stored_beside_the_loss_that_was_presumed(bus: Bus) -> None:
@@ -105,7 +105,7 @@ async def test_the_oldest_are_dropped_and_counted_when_the_buffer_is_full(
     with caplog.at_level(logging.WARNING):
         for n in range(25):
             publisher.publish(outcome(f"r{n}-1"))
-    assert publisher.statistics().dropped == 15
+    assert publisher.dropped == 15
     assert sum("were dropped" in r.message for r in caplog.records) == 4  # at 1, 2, 4 and 8
     await nats_server.start()
     await eventually(lambda: publisher.pending == 0)
@@ -127,7 +127,7 @@ async def test_nothing_is_tried_again_once_the_bus_is_closed(bus: Bus, caplog: p
     await bus.close()
     await bus.closed.wait()
     publisher.publish(outcome("r-1"))
-    assert publisher.statistics() == OutcomeStatistics(stored=0, dropped=1, pending=0)
+    assert (publisher.stored, publisher.dropped, publisher.pending) == (0, 1, 0)
     assert "1 outcomes are given up" in caplog.text
     async with asyncio.timeout(1):
         await publisher.close()

@@ -125,17 +125,6 @@ async def test_a_terminated_message_never_comes_again(bus: Bus) -> None:
     assert b"not decodable" in advisories[0]
 
 
-async def test_ack_sync_returns_when_the_server_knows(bus: Bus) -> None:
-    held: list[Delivery] = []
-    await store(bus, 1)
-    async with running(PullConsumer(bus, SPEC, held.append)) as consumer:
-        await eventually(lambda: len(held) == 1)
-        await held[0].ack_sync()
-        assert b'"messages":0' in await api(bus, "STREAM.INFO.S")
-        held[0].nak()
-        assert consumer.in_hand == 0
-
-
 async def test_a_handler_that_raises_gives_its_message_back(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[int] = []
 
@@ -218,4 +207,5 @@ async def test_after_stop_new_messages_are_given_back_at_once_and_those_in_hand_
         async with running(PullConsumer(bus, slow, taken.append, window=10)):
             await eventually(lambda: len({d.stream_seq for d in taken}) == 5)
         assert len(held) == 1
-        await held[0].ack_sync()
+        held[0].ack()
+        await bus.flush()

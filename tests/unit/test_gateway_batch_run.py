@@ -16,7 +16,7 @@ from sollol_agents.gateway.batches.run import BatchRun
 from sollol_agents.gateway.batches.store import Contents, Records
 from sollol_agents.gateway.batches.workers import BatchWorkers
 from sollol_bus.errors import Conflict, RequestTimedOut, error_from
-from sollol_bus.sdk.batch import Batch, retry_delays
+from sollol_bus.sdk.batch import Batch
 from sollol_bus.sdk.job_making import make_job
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_bus.transport.connection import Bus
@@ -295,10 +295,3 @@ async def test_a_queue_that_does_not_answer_is_tried_a_bounded_number_of_times()
     with pytest.raises(RequestTimedOut):
         await anext(work.answers([(0, make_job({"model": "m", "prompt": "x"}))]))
     assert jobs.tried == 11
-
-
-def test_each_try_waits_about_twice_as_long_as_the_one_before_up_to_half_a_minute() -> None:
-    waits = list(retry_delays(random.Random(1)))
-    assert len(waits) == 10
-    assert all(0.375 * 2**n <= wait <= 0.625 * 2**n for n, wait in enumerate(waits[:6]))
-    assert all(22.5 <= wait <= 37.5 for wait in waits[6:])

@@ -18,7 +18,7 @@ import msgspec
 from sollol_agents.recorder.rows import Row, row_of
 from sollol_agents.recorder.store import Store
 from sollol_bus.jetstream.pull import Delivery
-from sollol_bus.waiting import happens
+from sollol_bus.waiting import delays, happens
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +115,8 @@ class Ingest:
     async def _write(self, rows: list[Row]) -> None:
         """Returns when the rows are on disk, however long the database cannot be written."""
         loop = asyncio.get_running_loop()
-        retry_s, began_at, remind_at = _FIRST_RETRY_S, loop.time(), 0.0
-        while True:
+        began_at, remind_at = loop.time(), 0.0
+        for delay_s in delays(_FIRST_RETRY_S, _LAST_RETRY_S):
             try:
                 await self._store.write(rows)
             except sqlite3.OperationalError as error:
@@ -133,5 +133,4 @@ class Ingest:
                 if remind_at:
                     log.warning("writing to %s works again", self._store.path, extra={"action": "recorder_write_works"})
                 return
-            await asyncio.sleep(retry_s)
-            retry_s = min(retry_s * 2, _LAST_RETRY_S)
+            await asyncio.sleep(delay_s)

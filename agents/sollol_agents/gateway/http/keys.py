@@ -12,7 +12,7 @@ import msgspec
 
 from sollol_bus.errors import BadRequest, Conflict
 from sollol_bus.jetstream.buckets import Bucket
-from sollol_bus.jetstream.streams import bucket_spec, ensure_stream
+from sollol_bus.jetstream.streams import bucket_spec, provision
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import stores
@@ -39,7 +39,7 @@ class KeyStore:
 
     async def prepare(self) -> None:
         """Makes the bucket when it is not there."""
-        await ensure_stream(self._bus, bucket_spec(stores.SETTINGS_BUCKET))
+        await provision(self._bus, streams=(bucket_spec(stores.SETTINGS_BUCKET),))
 
     async def load(self) -> KeyRing:
         """Every key."""

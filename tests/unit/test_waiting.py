@@ -1,0 +1,52 @@
+"""Waiting with a deadline, trying again, and sending with a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from itertools import islice
+
+import pytest
+
+from sollol_bus.errors import BusError, NotConnected
+from sollol_bus.waiting import Window, delays, happens
+
+
+async def test_an_event_that_comes_in_time_happens_and_one_that_does_not_does_not() -> None:
+    event = asyncio.Event()
+    assert not await happens(event, 0.0)
+    asyncio.get_running_loop().call_soon(event.set)
+    assert await happens(event, 5.0)
+    assert await happens(event, 0.0), "it is set already"
+
+
+def test_each_wait_is_twice_as_long_as_the_one_before_up_to_the_longest() -> None:
+    assert list(islice(delays(0.5, 3.0), 5)) == [0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+def test_a_random_source_spreads_each_wait_by_a_quarter() -> None:
+    waits = [next(delays(1.0, 30.0, rng=random.Random(seed))) for seed in range(200)]
+    assert 0.75 <= min(waits) < 0.8
+    assert 1.2 < max(waits) <= 1.25
+
+
+async def test_a_full_window_is_waited_for_until_a_place_is_given_back() -> None:
+    window = Window(2)
+    await window.enter()
+    await window.enter()
+    third = asyncio.gather(window.enter())
+    await asyncio.sleep(0)
+    assert not third.done()
+    window.leave()
+    await asyncio.wait_for(third, 5)
+
+
+async def test_the_first_error_of_any_ends_the_sending() -> None:
+    window = Window(3)
+    for error in (None, BusError("first"), NotConnected("second")):
+        await window.enter()
+        asyncio.get_running_loop().call_soon(window.leave, error)
+    with pytest.raises(BusError, match="first"):
+        await window.finish()
+    with pytest.raises(BusError, match="first"):
+        await window.enter()
