@@ -32,6 +32,10 @@ async def config_of(bus: Bus, stream: str) -> dict[str, object]:
     return config
 
 
+def has_told(ports_dir: Path) -> bool:
+    return any(path.stat().st_size for path in ports_dir.glob("*.ports"))
+
+
 def told_url(ports_dir: Path) -> str:
     url: str = msgspec.json.decode(next(ports_dir.glob("*.ports")).read_bytes())["nats"][0]
     return url
@@ -82,7 +86,7 @@ async def test_a_server_without_jetstream_is_said_to_be_one(tmp_path: Path) -> N
         binary, "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", tmp_path, stderr=asyncio.subprocess.DEVNULL
     )
     try:
-        await eventually(lambda: any(p.stat().st_size for p in tmp_path.glob("*.ports")))
+        await eventually(lambda: asyncio.to_thread(has_told, tmp_path))
         bus = await Bus.connect(BusConfig(url=told_url(tmp_path)))
         with pytest.raises(ConfigError, match="start nats-server with -js"):
             await provision(bus, timeout_s=0.3)
