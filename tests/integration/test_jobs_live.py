@@ -128,7 +128,7 @@ async def test_a_large_answer_goes_through_the_object_store(tmp_path: Path) -> N
 
 async def test_a_poison_job_ends_as_a_dead_letter_and_blocks_nobody_and_runs_again_by_request(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, job_max_tries=3, max_attempts=1) as s:
-        await s.fault(FaultKind.ERROR_LINE, model="other", times=0, after_tokens=1)
+        s.fault(FaultKind.ERROR_LINE, model="other", times=0, after_tokens=1)
         poison = await s.client.generate_async("other", "count down from 3", priority="critical")
         fine = [await s.count(2, priority="low") for _ in range(5)]
         for job_id in fine:
@@ -141,7 +141,7 @@ async def test_a_poison_job_ends_as_a_dead_letter_and_blocks_nobody_and_runs_aga
         assert [(letter.job_id, letter.state) for letter in letters] == [(poison, JobState.DEAD)]
         assert letters[0].error is not None
         assert (await s.client.jobs.latest()).waiting == {}
-        await s.clear_faults()
+        s.clear_faults()
         await s.client.reset_breakers()
         assert await s.client.jobs.retry(poison) == poison
         await eventually(lambda: JobNews.DONE in s.news_of(poison), within_s=40)
