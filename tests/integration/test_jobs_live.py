@@ -65,6 +65,27 @@ async def test_one_publish_is_one_job_with_one_result_and_every_state_is_an_even
         assert (listed.waiting, [job.job_id for job in listed.jobs]) == ({}, ["mine"])
 
 
+async def test_every_try_of_a_job_is_a_request_of_its_own_and_explained_under_the_job(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, max_attempts=1) as s:
+        s.fault(FaultKind.ERROR_LINE, model="m", times=1, after_tokens=1)
+        job_id = await s.count(3, job_id="mine")
+        answer = await s.client.wait_for_task(job_id, timeout_s=30)
+        assert answer.status.tries == 2
+        assert answer.result is not None
+        assert answer.result.decision is not None
+        assert answer.result.decision.job_id == "mine"
+
+        async def are_recorded() -> bool:
+            return len((await s.client.why(job_id)).outcomes) == 2
+
+        await eventually(are_recorded)
+        explained = await s.client.why(job_id)
+        tries = {event.decision.request_id for event in explained.decisions}
+        assert len(tries) == 2
+        assert answer.result.decision.request_id in tries
+        assert len((await s.client.why(answer.result.decision.request_id)).decisions) == 1
+
+
 async def test_a_job_is_known_by_its_id_long_after_it_is_done(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         assert await s.count(3, job_id="mine") == "mine"
