@@ -12,13 +12,14 @@ import msgspec
 from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.events import now
 from sollol_agents.dispatcher.jobs.intake import Accepted, headers_for, read_job
-from sollol_agents.dispatcher.jobs.persistence import persistently, stored_message
+from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_agents.dispatcher.jobs.records import fresh_status, message_of, result_of
 from sollol_agents.dispatcher.jobs.states import Overtaken
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_agents.dispatcher.jobs.tries import Answered, Try
 from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_bus.jetstream.pull import Delivery
+from sollol_bus.jetstream.stored import stored_message
 from sollol_bus.waiting import happens
 from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
