@@ -191,6 +191,11 @@ class EmulatedSystem:
         """How many attempts run on all nodes."""
         return sum(len(actor.in_flight()) for actor in self.stack.actors if actor.name == "node")
 
+    def outcomes_of(self, request_id: str) -> list[Outcome]:
+        """How the attempts of one request ended, by their number."""
+        ended = (outcome for outcome in self.outcomes if outcome.decision.request_id == request_id)
+        return sorted(ended, key=lambda outcome: outcome.decision.attempt)
+
     def news_of(self, job_id: str) -> list[JobNews]:
         """What happened to one job, in order."""
         return [event.news for event in self.news if event.job_id == job_id]
