@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from sollol_schemas.context import TaskContext
@@ -9,6 +11,17 @@ from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.routing import Routing
 from sollol_schemas.units import BusId, Count, Seconds, Term
+
+
+class Birth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """When a request came into being, on a clock that everybody who speaks of it shares."""
+
+    at_s: float
+    """Seconds of that clock; only the order and the distances on it count."""
+    clock: Annotated[str, msgspec.Meta(max_length=64)]
+    """`jobs` for the instant at which the server stored a job, otherwise the dispatcher whose clock it is."""
+    number: Count = 0
+    """Settles which of two with the same instant came first: a job's number in its stream."""
 
 
 class GrantRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.request.v1"):
@@ -19,8 +32,12 @@ class GrantRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """The attempt's number, counted from 1."""
     context: TaskContext
     routing: Routing
+    birth: Birth | None = None
+    """When it came into being: its age for the queue. Without it `waited_s` counts."""
     waited_s: Seconds = 0.0
-    """How long the request has waited already, over all attempts: its age for the queue."""
+    """How long the request has waited already, over all attempts."""
+    behind: Count = 0
+    """Jobs of its priority that wait in the stream behind it and are not asked for yet."""
     deadline_s: Seconds = 600.0
     """Seconds that are left until the deadline."""
     excluded: tuple[BusId, ...] = ()

@@ -14,6 +14,9 @@ RESEND: Final = "Sollol-Resend"
 """How often this request was sent again after its dispatcher died; absent means 0."""
 WAITED: Final = "Sollol-Waited"
 """Seconds that a request has waited already, when it is sent again or is a try of a job."""
+JOB_PLACE: Final = "Sollol-Job-Place"
+"""Of a try of a job: when the server stored the job (nanoseconds of Unix time), its number in its stream, and how many
+jobs of its priority waited behind it, with a space between."""
 JOB: Final = "Sollol-Job"
 """The job that the request is a try of: it is recorded under the job too, waits without limit unless a deadline is
 given, and is told `actor_stopped` at once when its dispatcher drains before a node works on it."""

@@ -13,6 +13,7 @@ from sollol_agents.dispatcher.requests.intake import Rejected, Request, check_pa
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.grant import Birth
 from sollol_schemas.routing import RoutingMode
 
 INBOX = "_INBOX.abc"
@@ -150,3 +151,21 @@ def test_no_input_raises_anything_but_a_rejection(body: bytes, headers: dict[str
     for kind in RequestKind:
         with contextlib.suppress(Rejected):
             assert take(body, headers, kind).context.model
+
+
+@pytest.mark.parametrize(
+    ("place", "birth", "behind"),
+    [
+        ("1700000000500000000 7 55", Birth(at_s=1_700_000_000.5, clock="jobs", number=7), 55),
+        ("soon 7 55", None, 0),
+        ("1 2", None, 0),
+        ("", None, 0),
+    ],
+    ids=["told", "no number", "a part lacks", "not told"],
+)
+def test_a_job_is_as_old_as_its_storing_and_says_how_many_wait_behind_it(
+    place: str, birth: Birth | None, behind: int
+) -> None:
+    request = take({"model": "m", "prompt": "hi"}, {h.JOB: "j", h.JOB_PLACE: place})
+    assert (request.birth, request.behind) == (birth, behind)
+    assert take({"model": "m", "prompt": "hi"}, {h.JOB_PLACE: place}).birth is None

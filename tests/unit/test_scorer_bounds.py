@@ -97,7 +97,7 @@ def test_no_candidate_costs_less_than_its_bound(seed: int) -> None:
     waiting = _waiting(rng, 1)
     planned = {n.node_id: planner.horizon(n, now) for n in nodes}
     pool = Pool(waiting, planner.profiles.of_all(nodes, waiting.model, None), planned, now, rules)
-    costs = {c.horizon.node.node_id: c for c in planner.costs(waiting, nodes, now, planned)}
+    costs = {c.horizon.node.node_id: c for c in planner.costs(waiting, nodes, now, pool)}
     for least_s, (_, _, _, profile, may_be_free, is_tight) in pool.bounded(waiting):
         cost = costs[profile.node.node_id]
         if not is_tight:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sollol_agents.scorer.choice.waiting import Waiting
-from sollol_agents.scorer.queue.queue import Queue
+from sollol_agents.scorer.queue.queue import Queue, merged
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.grant import GrantRequest
 from sollol_schemas.routing import Routing
@@ -30,7 +30,7 @@ def waiting(
 
 
 def order(room: Queue, window: int = 1000) -> list[str]:
-    return [w.request_id for w in room.ordered(window)]
+    return [w.request_id for w in merged(room.lines(), window)]
 
 
 def test_a_priority_2_request_overtakes_a_fresh_priority_9_one_after_420_seconds() -> None:
@@ -114,7 +114,7 @@ def test_the_order_of_any_two_is_that_of_their_ranks_at_every_later_instant(
     members = [waiting(f"r{i}", priority=p, at=t, model=m, sequence=i) for i, (p, t, m) in enumerate(specs)]
     for member in members:
         room.add(member)
-    ordered = list(room.ordered(1000))
+    ordered = merged(room.lines(), 1000)
     assert {w.request_id for w in ordered} == {w.request_id for w in members}
     for now in (5000.0, 9000.0):
         ranks = [w.priority + (now - w.enqueued_at) / 60.0 for w in ordered]
@@ -129,7 +129,7 @@ def test_positions_and_removals_agree_with_the_order(specs: list[tuple[int, floa
     for name in data.draw(st.lists(st.sampled_from([f"r{i}" for i in range(len(specs))]), unique=True)):
         assert room.remove(name) is not None
         assert room.remove(name) is None
-    ordered = list(room.ordered(1000))
+    ordered = merged(room.lines(), 1000)
     assert [room.position(w) for w in ordered] == list(range(len(ordered)))
     assert len(room) == len(ordered)
     assert {w.class_key for w in ordered} == {w.class_key for w in room.one_of_each_class()}

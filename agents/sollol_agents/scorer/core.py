@@ -23,10 +23,11 @@ from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.fleet import Fleet, FleetChange
 from sollol_agents.scorer.fleet.learning import Teacher
 from sollol_agents.scorer.fleet.nodes import Node
-from sollol_agents.scorer.knowledge.demand import Demand
+from sollol_agents.scorer.knowledge.demand import Demand, Flow
 from sollol_agents.scorer.knowledge.lengths import LengthTable
 from sollol_agents.scorer.queue import refusals
 from sollol_agents.scorer.queue.admission import Admission
+from sollol_agents.scorer.queue.births import Births
 from sollol_agents.scorer.queue.grants import Circumstances, made_decision, made_grant, occupy
 from sollol_agents.scorer.queue.ledger import GrantLedger
 from sollol_agents.scorer.queue.plan import Planner
@@ -63,12 +64,14 @@ class SchedulerCore:
         self.waiting = Queue(ageing_s=config.ageing_s, limit=config.queue_limit)
         self.lengths = LengthTable()
         self.demand = Demand()
+        self._flow = Flow()
         self.term = 0
         self.lost: list[Attempt] = []
         """Attempts of processes that are gone; the actor finds out who reports them, and empties the list."""
         self._rng = rng
         self._left_s = left_s
         self._teacher = Teacher(self.fleet, self.lengths)
+        self._births = Births()
         self._ledger = GrantLedger(self.fleet)
         self._equip(config, strategy_named(config.strategy, hold=config.hold))
 
@@ -91,6 +94,7 @@ class SchedulerCore:
             verdicts=self._verdicts,
             planner=self.planner,
             expected_output=self.expected_output,
+            births=self._births,
         )
 
     @property
@@ -148,6 +152,7 @@ class SchedulerCore:
             return [self._refused(waiting, refusal)]
         if before is None and request.number == 1:
             self.demand.count(waiting.model, now)
+            self._flow.came(now)
         self.waiting.add(waiting)
         effects = self._plan(now)
         if request.request_id not in self.waiting:
@@ -223,6 +228,7 @@ class SchedulerCore:
         effects: list[Effect] = [self._breaker_event(outcome.node_id, m) for m in lesson.breakers]
         if lesson.attempt is not None:
             self._ledger.forget(lesson.attempt)
+            self._flow.went(now)
         change = self.fleet.fail(outcome.node_id, now) if lesson.is_node_failing else FleetChange()
         change.has_room = True
         return [*effects, *self._after(change, now)]
@@ -230,6 +236,7 @@ class SchedulerCore:
     def tick(self, now: float) -> list[Effect]:
         """Applies what the passing of time changes; call it a few times a second."""
         change = self.fleet.tick(now)
+        self._admission.judge_anew(now)
         effects: list[Effect] = []
         for node in self.fleet.nodes.values():
             for model, breaker in node.breakers.by_model.items():
@@ -280,14 +287,16 @@ class SchedulerCore:
         def nodes_for(waiting: Waiting) -> Sequence[Node]:
             return self._verdicts.of(waiting, now).nodes
 
-        for waiting, choice in self.planner.walk(self.waiting.ordered(self._window()), nodes_for, now):
+        lines = self.waiting.lines()
+        ratio = self._flow.newcomers_ratio(len(self.waiting) + self.fleet.in_flight, now)
+        for waiting, choice in self.planner.walk(lines, self._window(len(lines)), nodes_for, now, ratio):
             if choice.cost.is_free:
                 effects += self._grant(waiting, choice, now)
         return effects
 
-    def _window(self) -> int:
+    def _window(self, classes: int) -> int:
         """Requests planned per class: fewer where nodes and classes are many, so that a walk stays short."""
-        pairs = max(1, len(self.fleet.nodes) * self.waiting.class_count)
+        pairs = max(1, len(self.fleet.nodes) * classes)
         return max(_SMALLEST_WINDOW, min(_WINDOW, _PAIRS_PER_WALK // pairs))
 
     def _refuse_class(self, key: ClassKey, now: float) -> list[Effect]:

@@ -31,6 +31,10 @@ class JobWindow:
         self._stored[priority].append(job_id)
         self._fill(priority)
 
+    def behind(self, priority: int) -> int:
+        """Jobs of a priority that nobody has taken yet."""
+        return len(self._stored[priority])
+
     def began(self, priority: int) -> None:
         """A node works on one that was taken."""
         self._taken[priority] -= 1

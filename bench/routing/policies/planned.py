@@ -18,7 +18,7 @@ from sollol_schemas.decision import Decision, Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
-from sollol_schemas.grant import Granted, GrantRefused, GrantRequest
+from sollol_schemas.grant import Birth, Granted, GrantRefused, GrantRequest
 from sollol_schemas.routing import Routing
 
 _TICK_S = 0.25
@@ -84,9 +84,11 @@ class PlannedPolicy:
         ask = GrantRequest(
             request_id=request_id,
             number=number,
-            context=_context(request),
+            context=_context(request, job_id=request_id if self._window is not None else ""),
             routing=Routing(routing_mode=scenario.mode, priority=request.priority, session_id=request.session),
+            birth=Birth(at_s=request.arrival_s, clock="arrivals", number=request.number + 1),
             waited_s=waited_s,
+            behind=self._window.behind(request.priority) if self._window is not None else 0,
             deadline_s=max(0.1, scenario.timeout_s - waited_s),
             excluded=self._excluded.get(request_id, ()),
         )
@@ -204,7 +206,7 @@ def _ignored(_job: Job, _error: str) -> None:
     """Nobody waits for the end of a load."""
 
 
-def _context(request: Request) -> TaskContext:
+def _context(request: Request, *, job_id: str) -> TaskContext:
     return TaskContext(
         kind=RequestKind.EMBED if request.task == "embedding" else RequestKind.CHAT,
         model=request.model.name,
@@ -213,6 +215,7 @@ def _context(request: Request) -> TaskContext:
         prompt_tokens=request.prompt_tokens,
         prefix_hashes=request.prefix_hashes,
         prefix_tokens=request.prefix_tokens,
+        job_id=job_id,
     )
 
 

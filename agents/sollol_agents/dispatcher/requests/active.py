@@ -28,7 +28,7 @@ from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode
 from sollol_schemas.execution import AttemptDone, AttemptFailed, AttemptReport, RequestGranted, RequestWaiting
-from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantReply, GrantRequest
+from sollol_schemas.grant import Birth, Granted, GrantQueued, GrantRefused, GrantRelease, GrantReply, GrantRequest
 from sollol_schemas.headers import TRACEPARENT
 from sollol_schemas.instants import instant
 
@@ -95,7 +95,9 @@ class ActiveRequest:
             number=self._tries.number,
             context=self.request.context,
             routing=self.request.routing,
+            birth=self.request.birth or Birth(at_s=self._began_mono_s, clock=self._tools.instance),
             waited_s=now - self._began_mono_s,
+            behind=self.request.behind,
             deadline_s=max(0.0, self._deadline_mono_s - now),
             excluded=self._tries.excluded,
             busy=self._tries.busy,

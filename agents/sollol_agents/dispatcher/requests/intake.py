@@ -17,6 +17,7 @@ from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.grant import Birth
 from sollol_schemas.ids import is_request_id
 from sollol_schemas.inboxes import is_client_inbox
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
@@ -32,6 +33,9 @@ UNLIMITED_S: Final = 366 * 86_400.0
 """The deadline of a job's try that names none: patient work may wait without limit."""
 ATTEMPTS_PER_RESEND = 10
 _PATH_MAX = 512
+_JOBS_CLOCK = "jobs"  # the server's, which stores jobs
+_JOB_PLACE_PARTS = 3
+_DIGITS = 20
 
 
 class Rejected(Exception):
@@ -56,6 +60,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     routing: Routing
     deadline_s: float
     waited_s: float
+    birth: Birth | None
+    """When a job was stored; None for any other request, which is as old as its receipt here."""
+    behind: int
+    """Jobs of its priority that wait in the stream behind a job."""
     first_attempt: int
     """Number of the first attempt: a request that was sent again counts from 11, 21, …"""
     resend: int
@@ -97,6 +105,7 @@ def take_in(
     control_inbox = _control_inbox(head.get(h.CONTROL_INBOX, ""))
     # a job may wait for ever: nothing else would tell that its runner is gone than news that it does not hear
     is_limited = not context.job_id or not control_inbox
+    birth, behind = _job_place(head.get(h.JOB_PLACE, "")) if context.job_id else (None, 0)
     limit_s = routing.deadline_s or (default_deadline_s if is_limited else UNLIMITED_S)
     return Request(
         request_id=_id(h.REQUEST_ID, head[h.REQUEST_ID]) if h.REQUEST_ID in head else secrets.token_hex(8),
@@ -109,6 +118,8 @@ def take_in(
         routing=routing,
         deadline_s=limit_s,
         waited_s=_number(head.get(h.WAITED), upper=limit_s),
+        birth=birth,
+        behind=behind,
         first_attempt=1 + resend * ATTEMPTS_PER_RESEND,
         resend=resend,
         secret=head.get(h.CANCEL_SECRET, ""),
@@ -156,6 +167,15 @@ def _control_inbox(given: str) -> str:
     if given and not is_client_inbox(given):
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=f"header {h.CONTROL_INBOX} must be an inbox"))
     return given
+
+
+def _job_place(text: str) -> tuple[Birth | None, int]:
+    """When a job was stored, and how many wait behind it; what is not told right counts as not told."""
+    numbers = text.split()
+    if len(numbers) != _JOB_PLACE_PARTS or not all(n.isascii() and n.isdigit() and len(n) < _DIGITS for n in numbers):
+        return None, 0
+    stored_at_ns, number, behind = map(int, numbers)
+    return Birth(at_s=stored_at_ns / 1e9, clock=_JOBS_CLOCK, number=number), behind
 
 
 def _number(text: str | None, *, upper: float) -> float:

@@ -33,7 +33,18 @@ class Pool:
     more overtakes them.
     """
 
-    __slots__ = ("_bounds", "_bucket", "_model", "_now", "_place", "_rules", "held", "planned")
+    __slots__ = (
+        "_bounds",
+        "_bucket",
+        "_now",
+        "_place",
+        "_rules",
+        "held",
+        "left",
+        "model",
+        "planned",
+        "profiles",
+    )
 
     def __init__(
         self,
@@ -45,19 +56,22 @@ class Pool:
     ) -> None:
         self.held = 0
         """Requests that wait although a node could start them at once."""
+        self.left = 1.0
+        """Requests of the class that are not planned yet, those behind the window included."""
+        self.profiles = profiles
         self.planned = planned
         self._now = now
         self._rules = rules
         is_ranked = waiting.priority > 0  # the others are not in order of rank
         self._bucket = bucket_of(waiting.rank(now, rules.ageing_s)) if is_ranked else HIGHEST_BUCKET
-        self._model = waiting.model
+        self.model = waiting.model
         self._place: dict[str, int] = {}
         self._bounds = self._bounds_of(profiles)
 
     def could_start(self, open_ids: set[str]) -> bool:
         """Whether a free node has the model in memory, or is loading it."""
         places = self._places()
-        return any(self._model in self.planned[i].ready for i in open_ids if i in places)
+        return any(self.model in self.planned[i].ready for i in open_ids if i in places)
 
     def replan(self, node_id: str) -> None:
         """Takes note of a plan that changed a node."""
@@ -73,7 +87,7 @@ class Pool:
 
     def evict_s(self, profile: Profile) -> float:
         """Seconds of the reloads that loading the model on this candidate causes."""
-        return self.planned[profile.node.node_id].load_plan(self._model, profile.need_bytes).evict_s
+        return self.planned[profile.node.node_id].load_plan(self.model, profile.need_bytes).evict_s
 
     def bounded(self, waiting: Waiting) -> list[tuple[float, Bound]]:
         """Every candidate with the seconds that its cost cannot fall below, cheapest first."""
@@ -93,7 +107,7 @@ class Pool:
 
     def _bounds_of(self, profiles: Sequence[Profile]) -> list[Bound]:
         """The bounds of some candidates. Every decision runs through all of them, so no call is made without need."""
-        now, bucket, model, planned = self._now, self._bucket, self._model, self.planned
+        now, bucket, model, planned = self._now, self._bucket, self.model, self.planned
         bounds = []
         for profile in profiles:
             node = profile.node

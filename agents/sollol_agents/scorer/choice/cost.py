@@ -152,7 +152,7 @@ def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, bucket: int)
     slowdown_s = 0.0
     if running:
         begin = start + load_s
-        company = 1.0 + h.beta * (running - 1)
+        company = 1.0 + h.beta * ((min(h.slots, running)) - 1)
         for end, other in reversed(finishes):
             left = end - begin
             if left <= 0.0:

@@ -136,6 +136,11 @@ class Horizon:
             return self.built_at + _SOON_S
         return self.finishes[min(running - 1, max(0, running - self.slots))][0]
 
+    def mean_free_at(self, now: float) -> float:
+        """When a slot is free, on average over all of them."""
+        busy = self.finishes[-self.slots :]
+        return now + sum(max(0.0, end - now) for end, _ in busy) / max(1, self.slots)
+
     def load_plan(self, name: str, need_bytes: float) -> LoadPlan:
         """What loading `name` here takes; remembered until the horizon changes."""
         plan = self.plans.get(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.knowledge.lognormal import MEAN_FACTOR
 from sollol_schemas.grant import GrantRequest
@@ -10,13 +12,39 @@ from sollol_schemas.routing import RoutingMode
 ClassKey = tuple[object, ...]
 Key = tuple[float, float, int]
 """What requests are ordered by; smaller goes first."""
-_LONGEST_WAIT_S = 30 * 86_400.0
+_MOVED = 1.5
+
+
+class Belief(NamedTuple):
+    """How long a kind of request takes."""
+
+    median_tokens: float
+    prompt_tps: float
+    """Speeds of the node that is fastest for it; 0 while no node is eligible."""
+    decode_tps: float
+
+    def work_s(self, prompt_tokens: float, output_tokens: float) -> float:
+        """Predicted work alone on the fastest node; 0 when not known."""
+        if self.decode_tps <= 0:
+            return 0.0
+        return prompt_tokens / self.prompt_tps + output_tokens / self.decode_tps
+
+    def has_moved(self, fresh: Belief, waiting: Waiting) -> bool:
+        """Whether this one is so far from a fresh one, for a request of its kind, that it must be replaced."""
+        prompt = waiting.request.context.prompt_tokens
+        before = self.work_s(prompt, waiting.limited_mean(self.median_tokens))
+        after = fresh.work_s(prompt, waiting.limited_mean(fresh.median_tokens))
+        return _is_far(before, after) or _is_far(self.median_tokens, fresh.median_tokens)
+
+
+UNKNOWN = Belief(0.0, 0.0, 0.0)
 
 
 class Waiting:
     """One request that waits for a slot."""
 
     __slots__ = (
+        "belief",
         "best_work_s",
         "class_key",
         "deadline_at",
@@ -26,7 +54,9 @@ class Waiting:
         "held_ahead",
         "is_cpu_only",
         "key",
+        "kind_key",
         "model",
+        "newcomers_ratio",
         "output_mean",
         "output_median",
         "request",
@@ -34,38 +64,53 @@ class Waiting:
         "size_levels",
     )
 
-    def __init__(self, request: GrantRequest, now: float, sequence: int) -> None:
+    def __init__(self, request: GrantRequest, now: float, sequence: int, *, born_at: float | None = None) -> None:
         self.request = request
         self.sequence = sequence
         self.model = canonical(request.context.model)
-        self.enqueued_at = now - min(request.waited_s, _LONGEST_WAIT_S)
+        self.enqueued_at = now - request.waited_s if born_at is None else born_at
         self.deadline_at = now + request.deadline_s
         self.excluded = frozenset(request.excluded)
+        self.belief = UNKNOWN
+        """What it is ranked by."""
         self.size_levels = 0.0
         self.output_median = 0.0
         self.output_mean = 0.0
         self.held_ahead = 0
         """Requests of its class that the same walk lets wait although a node could start them at once, 0 to 3."""
+        self.newcomers_ratio = 1.0
+        """Requests to be expected for each that is answered, 0 to 1; set by the plan."""
         self.best_work_s = 0.0
         """Predicted work alone on the fastest eligible node; 0 when not known."""
         self.estimates: dict[str, object] = {}
         self.is_cpu_only = False
         """Whether CPU nodes are mandatory: it prefers them, and one can do it before the deadline."""
         self.class_key = class_key_of(request, self.model, self.excluded)
+        self.kind_key = self._kind_key()
         self.key: Key = (0.0, 0.0, 0)
 
     def expect(self, median_tokens: float) -> None:
         """Sets the expected output: its median, and its mean under the caller's limit."""
-        context = self.request.context
         self.output_median = median_tokens
+        self.output_mean = self.limited_mean(median_tokens)
+        self.estimates.clear()
+
+    def limited_mean(self, median_tokens: float) -> float:
+        """The mean of output tokens under the caller's limit, given their median."""
+        context = self.request.context
         mean = 0.0 if context.is_load_only else median_tokens * MEAN_FACTOR
         limit = context.max_output_tokens
-        self.output_mean = mean if limit is None else min(mean, float(limit))
+        return mean if limit is None else min(mean, float(limit))
 
     def insist_on_cpu(self) -> None:
         """Makes CPU nodes mandatory."""
         self.is_cpu_only = True
         self.class_key = (*self.class_key, "cpu")
+        self.kind_key = self._kind_key()
+
+    def _kind_key(self) -> tuple[object, ...]:
+        context = self.request.context
+        return (self.class_key, context.task_type, max(1, context.prompt_tokens).bit_length())
 
     def inherit(self, before: Waiting) -> None:
         """A request that asks again keeps its greater age and its place among equals."""
@@ -115,3 +160,8 @@ def class_key_of(request: GrantRequest, model: str, excluded: frozenset[str]) ->
         routing.soft,
         excluded,
     )
+
+
+def _is_far(before: float, after: float) -> bool:
+    low, high = sorted((before, after))
+    return high > 0 and (low <= 0 or high / low > _MOVED)

@@ -10,6 +10,8 @@ import math
 
 _DEMAND_S = 120.0
 _WORK_S = 300.0
+_PAUSE_S = 60.0
+_SILENCE = 1.5  # so many requests that should have come and did not: the rate has fallen
 _BUCKETS_PER_RANK = 2
 _LOWEST_RANK = -2.0
 _BUCKETS = 32  # ranks from -2 to 14
@@ -51,8 +53,45 @@ class Demand:
 
     def rate(self, model: str, now: float) -> float:
         """Requests per second; 0 for a model never asked for."""
-        rate, at = self._rates.get(model, (0.0, now))
-        return rate * math.exp(-max(0.0, now - at) / _DEMAND_S)
+        return _faded(self._rates.get(model, (0.0, now)), now)
+
+
+class Flow:
+    """Requests that come and go, of all models together: how many more are to be expected."""
+
+    def __init__(self) -> None:
+        self._came = (0.0, 0.0)
+        self._went = (0.0, 0.0)
+        self._since = 0.0
+
+    def came(self, now: float) -> None:
+        """A request came."""
+        if now - self._came[1] > _PAUSE_S:
+            self._since, self._came, self._went = now, (0.0, now), (0.0, now)
+        self._came = (_faded(self._came, now) + 1.0 / _DEMAND_S, now)
+
+    def went(self, now: float) -> None:
+        """A request was answered."""
+        self._went = (_faded(self._went, now) + 1.0 / _DEMAND_S, now)
+
+    def newcomers_ratio(self, present: int, now: float) -> float:
+        """Requests to be expected for each that is answered, 0 to 1.
+
+        A burst is not taken for a stream: fewer are expected the longer none came, and as long as fewer were answered
+        than are present, who wait or run.
+        """
+        served = _faded(self._went, now)
+        if served <= 0.0:
+            return 0.0
+        known_share = 1.0 - math.exp(-max(now - self._since, 1e-3) / _DEMAND_S)
+        silent_s = max(now - self._came[1], 1e-3)
+        coming = min(_faded(self._came, now), _SILENCE / silent_s * known_share)
+        return min(1.0, coming / served) * min(1.0, served * _DEMAND_S / max(1, present))
+
+
+def _faded(known: tuple[float, float], now: float) -> float:
+    rate, at = known
+    return rate * math.exp(-max(0.0, now - at) / _DEMAND_S)
 
 
 class RankedWork:

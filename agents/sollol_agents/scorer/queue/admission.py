@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable
 
 from sollol_agents.scorer.choice.eligibility import EligibilityClass, Verdicts
-from sollol_agents.scorer.choice.waiting import Waiting
+from sollol_agents.scorer.choice.waiting import Belief, Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.knowledge.reliability import CEILING
 from sollol_agents.scorer.queue import refusals
+from sollol_agents.scorer.queue.births import Births
 from sollol_agents.scorer.queue.plan import Planner
 from sollol_agents.scorer.queue.queue import Queue
 from sollol_agents.scorer.queue.refusals import Refusal
@@ -34,6 +35,7 @@ class Admission:
         verdicts: Verdicts,
         planner: Planner,
         expected_output: Callable[[Waiting], float],
+        births: Births,
     ) -> None:
         self._config = config
         self._fleet = fleet
@@ -41,19 +43,52 @@ class Admission:
         self._verdicts = verdicts
         self._planner = planner
         self._expected_output = expected_output
+        self._births = births
 
     def admitted(self, request: GrantRequest, now: float) -> Waiting:
         """The request with everything that its place in the queue depends on."""
-        waiting = Waiting(request, now, self._queue.next_number())
+        told = request.birth.number if request.birth is not None else 0
+        waiting = Waiting(request, now, told or self._queue.next_number(), born_at=self._births.of(request, now))
         waiting.expect(self._expected_output(waiting))
         if request.routing.prefer_cpu:
             self._insist_on_cpu(waiting, now)
-        nodes = self._verdicts.of(waiting, now).nodes
-        if nodes:
-            waiting.best_work_s = self._planner.best_work_s(waiting, nodes)
-            if waiting.mode is not RoutingMode.ASYNC and waiting.best_work_s > 0 and self._config.theta > 0:
-                waiting.size_levels = self._size_levels(waiting.best_work_s)
+        fresh = self._fresh(waiting, now)
+        held = self._queue.beliefs.of(waiting)
+        if held is not None and held.has_moved(fresh, waiting):
+            self._judge_anew(waiting, fresh)
+            held = fresh
+        self._rank_by(waiting, held or fresh)
         return waiting
+
+    def judge_anew(self, now: float) -> None:
+        """Ranks again what waits, where so much was learnt since, or nodes have come."""
+        for example, held in self._queue.beliefs.examples():
+            fresh = self._fresh(example, now)
+            if held.has_moved(fresh, example):
+                self._judge_anew(example, fresh)
+
+    def _judge_anew(self, example: Waiting, fresh: Belief) -> None:
+        for waiting in self._queue.beliefs.replace(example, fresh):
+            self._queue.take_out(waiting)
+            waiting.expect(self._expected_output(waiting))
+            self._rank_by(waiting, fresh)
+            self._queue.put_in(waiting)
+
+    def _fresh(self, waiting: Waiting, now: float) -> Belief:
+        """What would be believed of the request now."""
+        median = self._expected_output(waiting)
+        nodes = self._verdicts.of(waiting, now).nodes
+        if not nodes:
+            return Belief(median, 0.0, 0.0)
+        fastest = self._planner.fastest(waiting, nodes)
+        return Belief(median, fastest.prompt_tps, fastest.decode_tps)
+
+    def _rank_by(self, waiting: Waiting, belief: Belief) -> None:
+        waiting.belief = belief
+        mean = waiting.limited_mean(belief.median_tokens)
+        waiting.best_work_s = work_s = belief.work_s(waiting.request.context.prompt_tokens, mean)
+        is_ranked = waiting.mode is not RoutingMode.ASYNC and work_s > 0 and self._config.theta > 0
+        waiting.size_levels = self._size_levels(work_s) if is_ranked else 0.0
 
     def _size_levels(self, work_s: float) -> float:
         """Levels that a large request loses, or a small one gains (negative)."""

@@ -20,12 +20,16 @@ from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.demand import Demand, bucket_of
+from sollol_agents.scorer.queue.queue import Line, merged
+from sollol_agents.scorer.queue.walk import Walk
 from sollol_agents.scorer.strategies.base import Choice, Strategy
 from sollol_agents.scorer.strategies.least_cost import TIE_RATIO, TIE_S
 from sollol_schemas.routing import RoutingMode
 
 _EXPLAINED = 8  # candidates that a decision's explanation shows
 _FEW_FREE = 8  # free nodes that are worked out first, whatever their bounds
+_TRIED_BEYOND = 8  # requests behind the window that may start on nodes which the plan leaves open
+_LATE = 2.0  # nine answers of ten are shorter than so many times their mean
 _MOST_HELD = 3  # requests held ahead that count; by more, slow nodes would take what they only delay
 
 
@@ -69,45 +73,87 @@ class Planner:
 
     def walk(
         self,
-        queue: Iterable[Waiting],
+        lines: Sequence[Line],
+        window: int,
         nodes_for: Callable[[Waiting], Sequence[Node]],
         now: float,
+        newcomers_ratio: float,
     ) -> Iterator[tuple[Waiting, Choice]]:
         """Plans the queue in order; yields what each request gets, until no node has a free slot.
 
         A request starts now where `choice.cost.is_free`, and waits otherwise. The caller may carry a choice out
         before it asks for the next one: the planned state holds it.
+
+        Args:
+            lines: What waits, one line for each class.
+            window: So many requests of each class are planned one by one.
+            nodes_for: The nodes that may serve a request.
+            now: The present instant.
+            newcomers_ratio: Requests to be expected for each that is answered, 0 to 1.
         """
-        ahead = [(waiting, nodes_for(waiting)) for waiting in queue]
-        planned = self._near_future([nodes for _, nodes in ahead], now)
-        private: set[str] = set()
-        open_ids = {node_id for node_id, h in planned.items() if h.free_at == 0.0}
-        pools: dict[ClassKey, Pool] = {}
+        ahead = [(waiting, nodes_for(waiting)) for waiting in merged(lines, window)]
+        walk = Walk(self._near_future([nodes for _, nodes in ahead], now), now)
+        later = [(line, line.beyond(window, _TRIED_BEYOND)) for line in lines if len(line) > window]
+        pools = self._pools(lines, ahead, walk)
         for waiting, nodes in ahead:
-            if not open_ids:
+            if not walk.open_ids:
                 return
             if not nodes:
                 continue
-            pool = pools.get(waiting.class_key)
-            if pool is None:
-                profiles = self._profiles(waiting, nodes)
-                pool = pools[waiting.class_key] = Pool(waiting, profiles, planned, now, self._rules)
+            pool = pools[waiting.class_key]
+            pool.left -= 1.0
             waiting.held_ahead = min(_MOST_HELD, pool.held)
-            choice = self._best(waiting, pool, nodes, open_ids, now)
+            waiting.newcomers_ratio = newcomers_ratio
+            choice = self._best(waiting, pool, nodes, walk.open_ids, now)
             yield waiting, choice
-            if waiting is ahead[-1][0]:
+            if waiting is ahead[-1][0] and not later:
                 return
-            if not choice.cost.is_free and pool.could_start(open_ids):
+            if not choice.cost.is_free and pool.could_start(walk.open_ids):
                 pool.held += 1
-            node_id = choice.cost.horizon.node.node_id
-            if node_id not in private:
-                planned[node_id] = planned[node_id].copy()
-                private.add(node_id)
-            _commit(choice.cost, planned[node_id], waiting.model)
-            for known in pools.values():
-                known.replan(node_id)
-            if not planned[node_id].has_free_slot():
-                open_ids.discard(node_id)
+            walk.commit(choice.cost, waiting.model, pools.values())
+        for line, candidates in later:
+            yield from self._beyond(line, candidates, pools, walk)
+
+    def _pools(
+        self, lines: Sequence[Line], ahead: Sequence[tuple[Waiting, Sequence[Node]]], walk: Walk
+    ) -> dict[ClassKey, Pool]:
+        """The candidates of every class, with how much waits for them."""
+        pools: dict[ClassKey, Pool] = {}
+        for waiting, nodes in ahead:
+            if nodes and waiting.class_key not in pools:
+                profiles = self._profiles(waiting, nodes)
+                pools[waiting.class_key] = Pool(waiting, profiles, walk.planned, walk.now, self._rules)
+        for line in lines:
+            pool = pools.get(next(iter(line)).class_key)
+            if pool is not None:
+                pool.left = len(line) + line.behind
+        return pools
+
+    def _beyond(
+        self, line: Line, candidates: Sequence[Waiting], pools: dict[ClassKey, Pool], walk: Walk
+    ) -> Iterator[tuple[Waiting, Choice]]:
+        """Starts more of a long line on nodes that are left open, where they end before the whole line would."""
+        pool = pools.get(candidates[0].class_key)
+        if pool is None:
+            return
+        for waiting in candidates:
+            free = self._open_costs(waiting, pool, walk)
+            if not free:
+                return
+            drained_at = walk.drained_at(line, pool)
+            cost = min(free, key=end_of)
+            if _latest_end(cost) >= drained_at:
+                continue
+            pool.left -= 1.0
+            reason = f"starts at once: {pool.left:.0f} more would take {drained_at - walk.now:.1f} s"
+            yield waiting, Choice(cost, reason, free)
+            walk.commit(cost, waiting.model, pools.values())
+
+    def _open_costs(self, waiting: Waiting, pool: Pool, walk: Walk) -> list[Cost]:
+        bucket = self._bucket(waiting, walk.now)
+        profiles = [p for p in pool.profiles if p.node.node_id in walk.open_ids]
+        costs = [self._cost(waiting, p, pool, walk.now, bucket) for p in profiles]
+        return [c for c in costs if c.is_free]
 
     def _near_future(self, candidates: Iterable[Sequence[Node]], now: float) -> dict[str, Horizon]:
         """The horizons of all candidates, by node id."""
@@ -126,18 +172,18 @@ class Planner:
         """
         ratio = self.strategy.prune_ratio
         if ratio is None or waiting.mode is RoutingMode.ASYNC:
-            return self.choose(waiting, nodes, now, pool.planned)
+            return self.choose(waiting, nodes, now, pool)
         bucket = self._bucket(waiting, now)
         order = pool.bounded(waiting)
         best = best_free = limit = math.inf
         costs = []
         if len(open_ids) <= _FEW_FREE:
             free = [bound[3] for _, bound in order if bound[3].node.node_id in open_ids]
-            costs = [self._cost(waiting, profile, pool.planned, now, bucket) for profile in free]
+            costs = [self._cost(waiting, profile, pool, now, bucket) for profile in free]
             best = min((c.total_s for c in costs), default=math.inf)
             best_free = min((c.total_s for c in costs if c.is_free), default=math.inf)
             order = [x for x in order if x[1][3].node.node_id not in open_ids]
-            limit, ratio = best_free / ratio, 1.0
+            limit, ratio = best_free, 1.0
         else:
             ratio **= 1 + waiting.held_ahead
         seen = 0
@@ -148,7 +194,7 @@ class Planner:
             total_s = least_s if is_tight else least_s + pool.evict_s(profile)
             if total_s > best_free + TIE_S + TIE_RATIO * total_s or total_s > (ratio if may_be_free else 1.0) * best:
                 continue
-            cost = self._cost(waiting, profile, pool.planned, now, bucket)
+            cost = self._cost(waiting, profile, pool, now, bucket)
             costs.append(cost)
             best = min(best, cost.total_s)
             if cost.is_free:
@@ -156,7 +202,7 @@ class Planner:
         choice = self.strategy.choose(waiting, costs, now, self._rng)
         if choice.cost.is_free:
             missing = order[seen : seen + max(0, _EXPLAINED - len(costs))]
-            costs += [self._cost(waiting, bound[3], pool.planned, now, bucket) for _, bound in missing]
+            costs += [self._cost(waiting, bound[3], pool, now, bucket) for _, bound in missing]
         return choice._replace(costs=costs)
 
     def _bucket(self, waiting: Waiting, now: float) -> int:
@@ -168,20 +214,16 @@ class Planner:
     def _profiles(self, waiting: Waiting, nodes: Sequence[Node]) -> list[Profile]:
         return self.profiles.of_all(nodes, waiting.model, waiting.request.context.num_ctx)
 
-    def _cost(self, waiting: Waiting, profile: Profile, planned: dict[str, Horizon], now: float, bucket: int) -> Cost:
+    def _cost(self, waiting: Waiting, profile: Profile, pool: Pool, now: float, bucket: int) -> Cost:
         e = estimate(waiting, profile, self._rules)
-        return evaluate(waiting, e, planned[profile.node.node_id], now, bucket)
+        return evaluate(waiting, e, pool.planned[profile.node.node_id], now, bucket)
 
-    def choose(
-        self, waiting: Waiting, nodes: Sequence[Node], now: float, planned: dict[str, Horizon] | None = None
-    ) -> Choice:
+    def choose(self, waiting: Waiting, nodes: Sequence[Node], now: float, pool: Pool | None = None) -> Choice:
         """The strategy's choice among all candidates, against the planned state if one is given."""
-        costs = self.costs(waiting, nodes, now, planned)
+        costs = self.costs(waiting, nodes, now, pool)
         return self.strategy.choose(waiting, costs, now, self._rng)._replace(costs=costs)
 
-    def costs(
-        self, waiting: Waiting, nodes: Sequence[Node], now: float, planned: dict[str, Horizon] | None = None
-    ) -> list[Cost]:
+    def costs(self, waiting: Waiting, nodes: Sequence[Node], now: float, pool: Pool | None = None) -> list[Cost]:
         """The cost of every candidate, against the planned state if one is given."""
         rules = self._rules
         bucket = self._bucket(waiting, now)
@@ -190,14 +232,14 @@ class Planner:
         for profile in self._profiles(waiting, nodes):
             e = estimate(waiting, profile, rules, has_cpu_rival=has_cpu_rival)
             node = profile.node
-            horizon = planned[node.node_id] if planned is not None else self.horizon(node, now)
+            horizon = pool.planned[node.node_id] if pool is not None else self.horizon(node, now)
             costs.append(evaluate(waiting, e, horizon, now, bucket))
         return costs
 
-    def best_work_s(self, waiting: Waiting, nodes: Sequence[Node]) -> float:
-        """Predicted work of a request alone on the node that is fastest for it; prefixes do not count."""
+    def fastest(self, waiting: Waiting, nodes: Sequence[Node]) -> Profile:
+        """The node that has the least work with a request alone; prefixes do not count."""
         prompt, output = waiting.request.context.prompt_tokens, waiting.output_mean
-        return min([prompt / p.prompt_tps + output / p.decode_tps for p in self._profiles(waiting, nodes)])
+        return min(self._profiles(waiting, nodes), key=lambda p: prompt / p.prompt_tps + output / p.decode_tps)
 
     def work_s(self, waiting: Waiting, node: Node) -> float:
         """Predicted work of a request alone on a node."""
@@ -233,7 +275,9 @@ def _speed_up(slots: int, beta: float) -> float:
     return slots / (1.0 + beta * (slots - 1)) if slots > 0 else 1e-6
 
 
-def _commit(cost: Cost, horizon: Horizon, model: str) -> None:
-    """Plans one more attempt into the horizon."""
-    ready_at = cost.start + cost.estimate.profile.load_s
-    horizon.commit(model, end_of(cost), load=cost.load, ready_at=ready_at)
+def _latest_end(cost: Cost) -> float:
+    """When a request would end if its answer became long, the reloads that it causes included."""
+    evict_s = cost.load.evict_s if cost.load is not None else 0.0
+    work_s = cost.estimate.work_s
+    late_s = (_LATE - 1.0) * cost.estimate.decode_s / cost.horizon.pace
+    return end_of(cost) + evict_s + late_s * (1.0 + cost.slowdown_s * cost.horizon.pace / max(work_s, 1e-6))

@@ -11,12 +11,65 @@ from __future__ import annotations
 import bisect
 import heapq
 import itertools
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from sollol_agents.scorer.choice.waiting import ClassKey, Key, Waiting
+from sollol_agents.scorer.queue.beliefs import Beliefs
 
 _LEVELS = 11
+
+
+class Line:
+    """The waiting requests of one class in order, with sums over all of them."""
+
+    __slots__ = ("_row", "behind", "jobs", "output_tokens", "prompt_tokens", "work_s")
+
+    def __init__(self) -> None:
+        self._row: list[tuple[Key, Waiting]] = []
+        self.prompt_tokens = 0
+        self.output_tokens = 0.0
+        self.work_s = 0.0
+        """Work of every request on the node that is fastest for it."""
+        self.jobs: dict[int, int] = {}
+        """Jobs in it, by priority."""
+        self.behind = 0.0
+        """Requests like these that wait elsewhere and come as soon as these go: jobs of the stream."""
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return (w for _, w in self._row)
+
+    def head(self, count: int) -> list[tuple[Key, Waiting]]:
+        """The first so many, with what they are ordered by."""
+        return self._row[:count]
+
+    def beyond(self, count: int, most: int) -> list[Waiting]:
+        """The next `most` requests after the first `count`."""
+        return [w for _, w in self._row[count : count + most]]
+
+    def place_of(self, waiting: Waiting) -> int:
+        """How many come before this one."""
+        return bisect.bisect_left(self._row, waiting.key, key=_by_key)
+
+    def insert(self, waiting: Waiting) -> None:
+        """Puts a request into its place."""
+        bisect.insort(self._row, (waiting.key, waiting), key=_by_key)
+        self._count(waiting, 1)
+
+    def remove(self, waiting: Waiting) -> None:
+        """Takes a request out."""
+        del self._row[self.place_of(waiting)]
+        self._count(waiting, -1)
+
+    def _count(self, waiting: Waiting, sign: int) -> None:
+        self.prompt_tokens += sign * waiting.request.context.prompt_tokens
+        self.output_tokens += sign * waiting.output_mean
+        self.work_s += sign * waiting.best_work_s
+        if waiting.request.context.job_id:
+            self.jobs[waiting.priority] = self.jobs.get(waiting.priority, 0) + sign
 
 
 class Queue:
@@ -25,10 +78,14 @@ class Queue:
     def __init__(self, *, ageing_s: float = 60.0, limit: int = 512) -> None:
         self._ageing_s = ageing_s
         self._limit = limit
+        self.beliefs = Beliefs()
         self._by_id: dict[str, Waiting] = {}
-        self._classes: dict[ClassKey, list[tuple[Key, Waiting]]] = {}
-        self._idle: list[tuple[Key, Waiting]] = []
+        self._lines: dict[ClassKey, Line] = {}
+        self._idle = Line()
         self._levels = [0] * _LEVELS
+        self._jobs = [0] * _LEVELS
+        self._behind = [0] * _LEVELS
+        """Jobs of each priority that wait in the stream behind those here, as far as the latest of these told."""
         self._deadlines: list[tuple[float, int, str]] = []
         self._numbers = itertools.count(1)
 
@@ -53,30 +110,37 @@ class Queue:
         """Whether this priority's level takes no more."""
         return self._levels[priority] >= self._limit
 
-    @property
-    def class_count(self) -> int:
-        """In how many classes something waits, priority 0 aside."""
-        return len(self._classes)
+    def lines(self) -> list[Line]:
+        """What waits, one line for each class; priority 0, in one line, only when nothing else waits."""
+        self._spread_jobs()
+        return list(self._lines.values()) or ([self._idle] if self._idle else [])
+
+    def _spread_jobs(self) -> None:
+        """Counts the jobs that wait in the stream to the lines in which jobs of their priority wait already."""
+        for line in self._lines.values():
+            line.behind = sum(self._behind[p] * n / self._jobs[p] for p, n in line.jobs.items() if n)
 
     def one_of_each_class(self) -> list[Waiting]:
         """The first request of every class in which something waits."""
-        firsts = {key: row[0][1] for key, row in self._classes.items()}
-        for _, waiting in self._idle:
+        firsts = {key: next(iter(line)) for key, line in self._lines.items()}
+        for waiting in self._idle:
             firsts.setdefault(waiting.class_key, waiting)
         return list(firsts.values())
 
     def of_class(self, key: ClassKey) -> list[Waiting]:
         """Everything of one class, in order."""
-        return [w for _, w in self._classes.get(key, ())] + [w for _, w in self._idle if w.class_key == key]
+        return [*self._lines.get(key, ()), *(w for w in self._idle if w.class_key == key)]
 
     def add(self, waiting: Waiting) -> None:
         """Puts a request in its place; its id must not be waiting already."""
+        self.beliefs.add(waiting)
         assert waiting.request_id not in self._by_id, waiting.request_id
-        self.place(waiting)
         self._by_id[waiting.request_id] = waiting
         self._levels[waiting.priority] += 1
-        row = self._idle if waiting.priority == 0 else self._classes.setdefault(waiting.class_key, [])
-        bisect.insort(row, (waiting.key, waiting), key=_by_key)
+        if waiting.request.context.job_id:
+            self._jobs[waiting.priority] += 1
+            self._behind[waiting.priority] = waiting.request.behind
+        self.put_in(waiting)
         heapq.heappush(self._deadlines, (waiting.deadline_at, waiting.sequence, waiting.request_id))
 
     def place(self, waiting: Waiting) -> None:
@@ -89,34 +153,34 @@ class Queue:
         if waiting is None:
             return None
         self._levels[waiting.priority] -= 1
-        row = self._row(waiting)
-        del row[bisect.bisect_left(row, waiting.key, key=_by_key)]
-        if not row and waiting.priority > 0:
-            del self._classes[waiting.class_key]
+        self._jobs[waiting.priority] -= bool(waiting.request.context.job_id)
+        self.take_out(waiting)
+        self.beliefs.remove(waiting)
         return waiting
 
-    def ordered(self, window: int) -> Iterator[Waiting]:
-        """The first `window` requests of every class, in order; priority 0 only when nothing else waits."""
-        rows = [list(islice(row, window)) for row in self._classes.values()]
-        if rows:
-            return (w for _, w in heapq.merge(*rows, key=_by_key))
-        return (w for _, w in list(islice(self._idle, window)))
+    def put_in(self, waiting: Waiting) -> None:
+        """Puts a request into its place in its line."""
+        self.place(waiting)
+        line = self._idle if waiting.priority == 0 else self._lines.setdefault(waiting.class_key, Line())
+        line.insert(waiting)
+
+    def take_out(self, waiting: Waiting) -> None:
+        """Takes a request out of its line for a moment: what its place depends on may change now."""
+        line = self._line(waiting)
+        line.remove(waiting)
+        if not line and waiting.priority > 0:
+            del self._lines[waiting.class_key]
 
     def position(self, waiting: Waiting) -> int:
         """How many waiting requests come before this one."""
         if waiting.priority == 0:
-            before = bisect.bisect_left(self._idle, waiting.key, key=_by_key)
-            return before + sum(len(row) for row in self._classes.values())
-        return sum(bisect.bisect_left(row, waiting.key, key=_by_key) for row in self._classes.values())
-
-    def ahead_in_class(self, waiting: Waiting) -> int:
-        """How many requests of the same class come before this one."""
-        return bisect.bisect_left(self._row(waiting), waiting.key, key=_by_key)
+            return self._idle.place_of(waiting) + sum(len(line) for line in self._lines.values())
+        return sum(line.place_of(waiting) for line in self._lines.values())
 
     def work_ahead_s(self, waiting: Waiting) -> float:
-        """Work of the requests of the same class that come before this one, each on its fastest node."""
-        ahead = islice(self._row(waiting), self.ahead_in_class(waiting))
-        return sum(w.best_work_s for _, w in ahead)
+        """Work of the requests of the same class that come before this one, at the mean of its class."""
+        line = self._line(waiting)
+        return line.place_of(waiting) * line.work_s / max(1, len(line))
 
     def overdue(self, now: float) -> list[Waiting]:
         """Requests whose deadline has passed; they are still waiting."""
@@ -131,8 +195,8 @@ class Queue:
             heapq.heapify(self._deadlines)
         return late
 
-    def _row(self, waiting: Waiting) -> list[tuple[Key, Waiting]]:
-        return self._idle if waiting.priority == 0 else self._classes.get(waiting.class_key, [])
+    def _line(self, waiting: Waiting) -> Line:
+        return self._idle if waiting.priority == 0 else self._lines.get(waiting.class_key) or Line()
 
     def _key(self, waiting: Waiting) -> Key:
         levels = 0.0 if waiting.priority == 0 else waiting.priority - waiting.size_levels
@@ -141,3 +205,9 @@ class Queue:
 
 def _by_key(item: tuple[Key, Waiting]) -> Key:
     return item[0]
+
+
+def merged(lines: Iterable[Line], window: int) -> list[Waiting]:
+    """The first `window` requests of every line, in the order of all."""
+    heads = [line.head(window) for line in lines]
+    return [w for _, w in (heapq.merge(*heads, key=_by_key) if len(heads) > 1 else chain(*heads))]

@@ -15,6 +15,8 @@ TIE_S = 0.001
 TIE_RATIO = 0.001
 """Costs that differ by less than either are equal."""
 
+_LEAST_HOLD = 0.2  # share of the threshold that stays when no newcomers are expected: predictions are not exact
+
 
 class LeastCost:
     """Takes the cheapest candidate; a busy one only if it saves at least `hold` of the best free one's cost.
@@ -48,6 +50,7 @@ class LeastCost:
             return Choice(best, f"waits for {best.horizon.node.node_id}, free in {best.start - now:.1f} s")
         if best_free is not best:
             hold = 0.0 if waiting.mode is RoutingMode.ASYNC else self._hold
+            hold *= _LEAST_HOLD + (1.0 - _LEAST_HOLD) * waiting.newcomers_ratio
             held = 0 if _spares_work(best, best_free) else waiting.held_ahead
             if best.total_s < (1.0 - hold) ** (1 + held) * best_free.total_s:
                 saved = best_free.total_s - best.total_s

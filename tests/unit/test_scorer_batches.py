@@ -1,0 +1,85 @@
+"""Long queues on a mixed fleet: slow and cold nodes help while the queue lasts, and leave its end to the fast ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sollol_agents.lab.testing.scorer_stage import MODEL, Fleet, gpu, granted, model
+from sollol_agents.scorer.knowledge.demand import Flow
+from sollol_schemas.context import RequestKind, TaskContext
+from sollol_schemas.routing import Routing, RoutingMode
+from sollol_schemas.telemetry import InstalledModel
+
+SHORT = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=60, max_output_tokens=40)
+PATIENT = Routing(routing_mode=RoutingMode.ASYNC, priority=2)
+SLOW: InstalledModel = model()
+
+
+def mixed_fleet(**settings: Any) -> Fleet:
+    """A fast node of four slots that holds the model, and a slow one that would have to load it for six seconds."""
+    fleet = Fleet(queue_limit=5000, **settings)
+    fleet.node("fast", slots=4, gpus=(gpu("RTX 4090"),))
+    fleet.node("cold", slots=4, gpus=(gpu("RTX 3060", 12.0, 11.0),), loaded=())
+    return fleet
+
+
+def nodes_of(fleet: Fleet) -> list[str]:
+    """The nodes of all grants so far."""
+    return [g.decision.node_id for g in granted(fleet.effects).values()]
+
+
+@pytest.mark.parametrize("routing", [PATIENT, Routing()], ids=["async", "fast"])
+def test_a_cold_node_joins_in_when_the_queue_lasts_longer_than_its_load(routing: Routing) -> None:
+    fleet = mixed_fleet()
+    for number in range(400):
+        fleet.ask(f"r{number}", context=SHORT, routing=routing)
+    assert "cold" in nodes_of(fleet)
+
+
+@pytest.mark.parametrize("routing", [PATIENT, Routing()], ids=["async", "fast"])
+def test_a_cold_node_is_left_alone_when_the_queue_is_short(routing: Routing) -> None:
+    fleet = mixed_fleet()
+    for number in range(16):
+        fleet.ask(f"r{number}", context=SHORT, routing=routing)
+    assert set(nodes_of(fleet)) == {"fast"}
+
+
+def test_jobs_that_wait_in_the_stream_count_as_if_they_were_here() -> None:
+    def asked(behind: int) -> Fleet:
+        fleet = mixed_fleet()
+        for number in range(64):
+            context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=60, max_output_tokens=10,
+                                  job_id=f"j{number}")  # fmt: skip
+            fleet.ask(f"j{number}", context=context, routing=PATIENT, behind=behind)
+        return fleet
+
+    assert set(nodes_of(asked(0))) == {"fast"}
+    assert "cold" in nodes_of(asked(5000))
+
+
+def test_the_reason_says_how_long_the_queue_would_take() -> None:
+    fleet = mixed_fleet()
+    for number in range(400):
+        fleet.ask(f"r{number}", context=SHORT, routing=PATIENT)
+    cold = [g for g in granted(fleet.effects).values() if g.decision.node_id == "cold"]
+    assert any("starts at once" in g.decision.reason for g in cold)
+
+
+def test_a_burst_is_not_taken_for_a_stream() -> None:
+    flow = Flow()
+    for _ in range(30):
+        flow.came(100.0)
+    assert flow.newcomers_ratio(30, 100.0) == 0.0
+    for number in range(10):
+        flow.went(101.0 + 0.1 * number)
+    assert flow.newcomers_ratio(20, 102.0) < 0.15
+
+
+def test_a_steady_stream_promises_one_newcomer_for_each_answer() -> None:
+    flow = Flow()
+    for number in range(400):
+        flow.came(100.0 + 0.5 * number)
+        flow.went(100.25 + 0.5 * number)
+    assert flow.newcomers_ratio(5, 300.0) > 0.9
