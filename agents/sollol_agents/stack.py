@@ -153,6 +153,14 @@ class LocalStack:
         self._watch(node)
         return node
 
+    async def add_engine(self, url: str, **settings: object) -> Actor[Any]:
+        """Starts a node monitor beside the engine at `url`; `settings` are fields of `NodeConfig`.
+
+        Raises:
+            SollolError: It cannot start; the others go on.
+        """
+        return await self.add_node(msgspec.convert({"url": url, **settings}, NodeConfig))
+
     async def wait_failed(self) -> BaseException:
         """Returns what went wrong when an actor fails or the server is given up; waits for ever otherwise."""
         assert self._failure is not None

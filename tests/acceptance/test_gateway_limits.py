@@ -61,16 +61,15 @@ def limits(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
                 "--url", engines[name], "--slots", slots, "--log-level", "warning",
             )  # fmt: skip
         open_gateway, tight = (
-            start(
-                stack, "sollol_agents.cli", "gateway", "--nats", up["nats"], "--port", "0", "--log-level", "warning",
-                "--no-log-requests", *flags,
+            start(stack, "sollol_agents.lab.testing.gateway", up["nats"], json.dumps(config), json.dumps(limits))
+            for config, limits in (
+                ({"port": 0, "keep_alive_s": 0.2}, {"head_timeout_s": 60}),
+                (
+                    {"port": 0, "max_body_bytes": MAX_BODY_BYTES},
+                    {"head_timeout_s": 1, "body_timeout_s": 1, "idle_timeout_s": 1},
+                ),
             )
-            for flags in (
-                ("--head-timeout-s", "60", "--keep-alive-s", "0.2"),
-                ("--head-timeout-s", "1", "--body-timeout-s", "1", "--idle-timeout-s", "1",
-                 "--max-body-bytes", str(MAX_BODY_BYTES)),
-            )
-        )  # fmt: skip
+        )
         with httpx.Client(transport=httpx.HTTPTransport(retries=3), timeout=20) as http:
             for _ in range(200):
                 rows = http.get(f"{open_gateway['http']}/api/tags").json().get("models", [])

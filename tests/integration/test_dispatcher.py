@@ -15,6 +15,7 @@ from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import (
+    ActorStopped,
     BackendRefused,
     BackendUnavailable,
     BadRequest,
@@ -581,6 +582,30 @@ async def test_an_operators_request_ends_with_the_connection_that_it_went_over(
     await eventually(lambda: administration.in_flight == 0)
     administration.on_request(Msg(bus.nats, subject=subjects.ADMIN_NODE.of("load"), reply=bus.new_inbox(), data=asked))
     assert administration.in_flight == 0, "what cannot be sent is not waited for"
+
+
+@pytest.mark.shutdown
+async def test_a_waiting_try_of_a_job_goes_elsewhere_at_once_when_its_dispatcher_drains(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    scorer = ScriptedScorer(actors_bus, ["n1"])
+    ScriptedNode(actors_bus, "n1", lambda n, a: n.accept(a))
+    await actors_bus.flush()
+    of_job = {h.JOB: "mine"}
+    async with Call(bus, subjects.GENERATE, BODY, request_id="running", headers=of_job) as running:
+        await eventually(lambda: len(scorer.asked) == 1)
+        scorer.holds_back = True
+        async with (
+            Call(bus, subjects.GENERATE, BODY, request_id="patient", headers=of_job) as patient,
+            Call(bus, subjects.GENERATE, BODY, request_id="plain"),
+        ):
+            await eventually(lambda: {asked.request_id for asked in scorer.asked} >= {"patient", "plain"})
+            assert next(a for a in scorer.asked if a.request_id == "patient").context.job_id == "mine"
+            dispatcher.stop_intake()
+            with pytest.raises(ActorStopped):
+                await anext(aiter(patient))
+            assert set(dispatcher.in_flight()) == {"running", "plain"}, "what runs goes on, others have no runner"
+        running.cancel()
 
 
 @pytest.mark.shutdown

@@ -4,60 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
-from sollol_agents.gateway.actor import Gateway
 from sollol_agents.gateway.batches.store import ANYBODY, Records
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.keys import KeyStore
-from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.testing.stack import EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_agents.node.config import NodeConfig
-from sollol_agents.stack import LocalStack
-from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.batches import BatchRecord, BatchState
-from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX
 
 openai = pytest.importorskip("openai")
 
-MODEL = "countdown"
+MODEL = "m"
 CHAT = "/v1/chat/completions"
 
 
-class World(NamedTuple):
-    stack: LocalStack
-    http: httpx.AsyncClient
-
-    def second_gateway(self, **settings: Any) -> Gateway:
-        bus = BusConfig(url=self.stack.nats_url, name="gateway-2", inbox_prefix=CLIENT_INBOX_PREFIX)
-        return Gateway(GatewayConfig(port=0, **settings), bus)
-
-    def gateway(self) -> Gateway:
-        found = next(actor for actor in self.stack.actors if actor.name == "gateway")
-        assert isinstance(found, Gateway)
-        return found
-
-
-@asynccontextmanager
-async def world(tmp_path: Path, *, decode_tps: float = 2000.0, **settings: Any) -> AsyncIterator[World]:
-    engine = EmulatorConfig(preset="steady", parallel=4, preload=(MODEL, "nomic-embed-text"), decode_tps=decode_tps)
-    async with EmulatedNode(engine) as emulated:
-        node = NodeConfig(node_id="n1", engine="ollama", url=emulated.url, slots=4)
-        async with (
-            LocalStack(store_dir=tmp_path, gateway=GatewayConfig(port=0, **settings), nodes=(node,)) as stack,
-            httpx.AsyncClient(base_url=stack.http_url, timeout=30, trust_env=False) as http,
-        ):
-            async with asyncio.timeout(15):
-                while (await http.get("/readyz")).status_code != 200:  # noqa: ASYNC110 another actor's state
-                    await asyncio.sleep(0.02)
-            yield World(stack, http)
+def world(tmp_path: Path, *, decode_tps: float = 2000.0, **settings: Any) -> EmulatedSystem:
+    return EmulatedSystem(tmp_path, decode_tps=decode_tps, gateway=GatewayConfig(port=0, **settings))
 
 
 def chat_lines(counts: list[int], *, model: str = MODEL) -> bytes:
@@ -115,7 +83,7 @@ async def test_openais_client_runs_a_batch_from_upload_to_answers(tmp_path: Path
         openai.AsyncOpenAI(base_url=f"{here.stack.http_url}/v1", api_key="none") as client,
     ):
         file = await client.files.create(file=("in.jsonl", chat_lines([3, 1, 2])), purpose="batch")
-        assert (file.object, file.purpose, file.bytes, file.filename) == ("file", "batch", 464, "in.jsonl")
+        assert (file.object, file.purpose, file.bytes, file.filename) == ("file", "batch", 440, "in.jsonl")
         batch = await client.batches.create(
             input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={"for": "test"}
         )
@@ -229,11 +197,11 @@ async def test_another_gateway_goes_on_when_the_one_at_work_stops(tmp_path: Path
 
         await eventually(has_begun)
         async with (
-            here.second_gateway() as second,
+            here.beside(GatewayConfig(port=0)) as second,
             httpx.AsyncClient(base_url=second.url, timeout=30, trust_env=False) as http,
         ):
             assert (await http.get(f"/v1/batches/{batch_id}")).json()["status"] == "in_progress"
-            here.gateway().stop()
+            here.gateway.stop()
             batch = await ended(http, batch_id)
             assert batch["request_counts"] == {"total": 24, "completed": 24, "failed": 0}
             answers = await content(http, batch["output_file_id"])
@@ -243,13 +211,13 @@ async def test_another_gateway_goes_on_when_the_one_at_work_stops(tmp_path: Path
 async def test_a_batch_whose_gateway_died_is_taken_over(tmp_path: Path) -> None:
     async with world(tmp_path, batches_at_once=0) as here:
         batch_id = await begun(here.http, await uploaded(here.http, chat_lines([2, 1])))
-        batches = Records(here.gateway().bus, "batch", BatchRecord)
+        batches = Records(here.gateway.bus, "batch", BatchRecord)
         record, revision = await batches.find(batch_id, ANYBODY)
         assert record is not None
         assert record.worker == ""  # this gateway works on none
         dead = msgspec.structs.replace(record, worker="dead")
         assert await batches.write(dead, batch_id, revision) is not None
-        async with here.second_gateway():
+        async with here.beside(GatewayConfig(port=0)):
             batch = await ended(here.http, batch_id)
         assert batch["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
 
@@ -257,7 +225,7 @@ async def test_a_batch_whose_gateway_died_is_taken_over(tmp_path: Path) -> None:
 async def test_a_worker_that_was_replaced_stops(tmp_path: Path) -> None:
     async with world(tmp_path, decode_tps=50.0) as here:
         batch_id = await begun(here.http, await uploaded(here.http, chat_lines([200] * 4)))
-        batches = Records(here.gateway().bus, "batch", BatchRecord)
+        batches = Records(here.gateway.bus, "batch", BatchRecord)
 
         async def is_replaced() -> bool:
             record, revision = await batches.find(batch_id, ANYBODY)
@@ -275,7 +243,7 @@ async def test_a_worker_that_was_replaced_stops(tmp_path: Path) -> None:
 
 async def test_files_and_batches_belong_to_the_key_that_made_them(tmp_path: Path) -> None:
     async with world(tmp_path, require_key=True, max_stored_bytes=2048) as here:
-        store = KeyStore(here.gateway().bus)
+        store = KeyStore(here.gateway.bus)
         secrets = {}
         for name in ("one", "two", "boss"):
             _, secrets[name] = await store.create(name, is_admin=name == "boss")

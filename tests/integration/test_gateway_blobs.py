@@ -5,51 +5,50 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
 
 from sollol_agents.gateway.config import GatewayConfig
-from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.testing.stack import EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_agents.node.config import NodeConfig
-from sollol_agents.stack import LocalStack
 
 MIB = 1 << 20
 
 
-class World(NamedTuple):
-    stack: LocalStack
-    http: httpx.AsyncClient
-    engines: dict[str, httpx.AsyncClient]
-
-    async def holders(self, digest: str) -> list[str]:
-        """The nodes whose engines have a file, by their own word."""
-        return [
-            name
-            for name, engine in self.engines.items()
-            if (await engine.head(f"/api/blobs/{digest}")).status_code == 200
-        ]
-
-
 @asynccontextmanager
-async def world(tmp_path: Path, **settings: Any) -> AsyncIterator[World]:
-    async with AsyncExitStack() as stack:
-        engines, nodes = {}, []
+async def world(tmp_path: Path, **settings: Any) -> AsyncIterator[EmulatedSystem]:
+    gateway = GatewayConfig(port=0, **settings)
+    async with EmulatedSystem(tmp_path, nodes=0, engine={"model": (), "preload": ()}, gateway=gateway) as here:
         for name, preset in (("small", "rtx3060-12"), ("big", "rtx4090-24")):
-            emulated = await stack.enter_async_context(EmulatedNode(EmulatorConfig(preset=preset)))
-            nodes.append(NodeConfig(node_id=name, engine="ollama", url=emulated.url))
-            engines[name] = await stack.enter_async_context(httpx.AsyncClient(base_url=emulated.url))
-        config = GatewayConfig(port=0, **settings)
-        local = await stack.enter_async_context(LocalStack(store_dir=tmp_path, gateway=config, nodes=tuple(nodes)))
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=local.http_url, timeout=30, trust_env=False))
-        async with asyncio.timeout(15):
-            while len((await http.get("/api/dashboard")).json().get("nodes", {}).get("nodes", ())) < 2:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        yield World(local, http, engines)
+            await here.node(name, engine={"preset": preset})
+
+        async def knows_both() -> bool:
+            nodes = (await here.http.get("/api/dashboard")).json().get("nodes", {}).get("nodes", ())
+            return len(nodes) == 2
+
+        await eventually(knows_both)
+        yield here
+
+
+async def of_engine(here: EmulatedSystem, name: str, method: str, path: str) -> httpx.Response:
+    """What an engine itself answers."""
+    async with httpx.AsyncClient(base_url=here.engines[name].url) as direct:
+        return await direct.request(method, path)
+
+
+async def holders(here: EmulatedSystem, digest: str) -> list[str]:
+    """The nodes whose engines have a file, by their own word."""
+    path = f"/api/blobs/{digest}"
+    return [name for name in here.engines if (await of_engine(here, name, "HEAD", path)).status_code == 200]
+
+
+async def has_made(here: EmulatedSystem, name: str) -> bool:
+    tags = (await of_engine(here, name, "GET", "/api/tags")).json()["models"]
+    return "mine:latest" in [row["name"] for row in tags]
 
 
 def digest_of(content: bytes) -> str:
@@ -69,23 +68,23 @@ async def test_a_file_goes_to_one_node_and_a_model_is_made_there(tmp_path: Path)
         assert (await here.http.head(path)).status_code == 404
         sent = await here.http.post(path, content=in_pieces(content, 100_000))
         assert (sent.status_code, sent.headers["x-sollol-node"]) == (201, "big")
-        assert await here.holders(digest) == ["big"]
+        assert await holders(here, digest) == ["big"]
         assert (await here.http.head(path)).status_code == 200
         assert (await here.http.post(path, content=content)).status_code == 200
         made = await here.http.post("/api/create", json={"model": "mine", "files": {"m.gguf": digest}})
         assert '"success"' in made.text
-        assert "mine:latest" in [row["name"] for row in (await here.engines["big"].get("/api/tags")).json()["models"]]
+        assert await has_made(here, "big")
 
 
 async def test_a_named_node_gets_the_file_and_makes_the_model(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
         digest, on_small = digest_of(b"model"), {"X-Sollol-Node-Id": "small"}
         assert (await here.http.post(f"/api/blobs/{digest}", content=b"model", headers=on_small)).status_code == 201
-        assert await here.holders(digest) == ["small"]
+        assert await holders(here, digest) == ["small"]
         assert (await here.http.head(f"/api/blobs/{digest}", headers=on_small)).status_code == 200
         asked = {"model": "mine", "files": {"m.gguf": digest}, "stream": False}
         assert (await here.http.post("/api/create", json=asked)).json() == {"status": "success"}
-        assert "mine:latest" in [row["name"] for row in (await here.engines["small"].get("/api/tags")).json()["models"]]
+        assert await has_made(here, "small")
         missing = {"model": "mine", "files": {"m.gguf": digest_of(b"other")}}
         refused = await here.http.post("/api/create", json=missing)
         assert (refused.status_code, "file does not exist" in refused.json()["error"]) == (400, True)
@@ -98,7 +97,7 @@ async def test_a_file_with_another_digest_never_gets_to_the_engine_whole(tmp_pat
         digest = digest_of(b"model")
         refused = await here.http.post(f"/api/blobs/{digest}", content=b"other" * 100_000)
         assert (refused.status_code, "digest mismatch" in refused.json()["error"]) == (400, True)
-        assert await here.holders(digest) == []
+        assert await holders(here, digest) == []
         too_large = await here.http.post(f"/api/blobs/{digest}", content=b"x" * (2 * MIB))
         assert (too_large.status_code, "limit" in too_large.json()["error"]) == (413, True)
         assert (await here.http.post("/api/blobs/sha256:short", content=b"x")).status_code == 400
@@ -124,6 +123,6 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(
         await eventually(is_at_work)
         writer.close()
         await eventually(lambda: not is_at_work())
-        assert await here.holders(digest) == []
+        assert await holders(here, digest) == []
         assert (await here.http.post(f"/api/blobs/{digest}", content=content)).status_code == 201
         assert [record.getMessage() for record in caplog.records if record.exc_info] == []

@@ -13,15 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from sollol_agents.gateway.actor import Gateway
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.http_server import ClientLimits
-from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
-from sollol_agents.node.config import NodeConfig
+from sollol_agents.lab.testing.stack import EmulatedSystem
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.requests.dialects import KIND_OF_PATH
-from sollol_agents.stack import LocalStack
-from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX
 
 PATHS = (
     *KIND_OF_PATH,
@@ -130,48 +126,44 @@ def header(rng: random.Random) -> tuple[bytes, bytes]:
 @pytest.mark.timeout(120)
 async def test_nothing_that_is_sent_is_answered_with_500_or_keeps_a_slot(tmp_path: Path) -> None:
     rng = random.Random(20261121)
-    async with EmulatedNode(EmulatorConfig(preset="instant", model=("countdown=1",), parallel=4)) as engine:
-        node = NodeConfig(node_id="n1", engine="ollama", url=engine.url, slots=4)
-        stack = LocalStack(store_dir=tmp_path, gateway=GatewayConfig(port=0, deadline_s=5), nodes=(node,))
-        async with stack, httpx.AsyncClient(base_url=stack.http_url, timeout=30, trust_env=False) as http:
-            base = httpx.URL(stack.http_url)
+    engine = {"preset": "instant", "model": ("countdown=1",), "preload": (), "decode_tps": 0, "prefill_tps": 0}
+    async with EmulatedSystem(tmp_path, engine=engine, gateway=GatewayConfig(port=0, deadline_s=5)) as here:
+        base = httpx.URL(here.gateway.url)
 
-            async def one() -> tuple[int, str]:
-                method = rng.choices(("POST", "GET", "DELETE", "PUT", "HEAD", "OPTIONS"), (20, 1, 1, 1, 1, 1))[0]
-                where, sent = path(rng), body(rng)
-                content = pieces(sent) if rng.random() < 0.1 else sent
-                request = http.build_request(
-                    method, "/", content=content, headers=[header(rng)], extensions={"target": where.encode()}
-                )
-                answer = await http.send(request)
-                told = f"{method} {where[:300]} {dict(request.headers)} {sent[:300]!r}: {answer.text[:300]}"
-                return answer.status_code, told
+        async def one() -> tuple[int, str]:
+            method = rng.choices(("POST", "GET", "DELETE", "PUT", "HEAD", "OPTIONS"), (20, 1, 1, 1, 1, 1))[0]
+            where, sent = path(rng), body(rng)
+            content = pieces(sent) if rng.random() < 0.1 else sent
+            request = here.http.build_request(
+                method, "/", content=content, headers=[header(rng)], extensions={"target": where.encode()}
+            )
+            answer = await here.http.send(request)
+            told = f"{method} {where[:300]} {dict(request.headers)} {sent[:300]!r}: {answer.text[:300]}"
+            return answer.status_code, told
 
-            async def leaver() -> None:
-                """A client that leaves somewhere in its request, or right behind it."""
-                sent = body(rng)
-                head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-                whole = head % (rng.choice(HOT_PATHS), len(sent)) + sent
-                _, writer = await asyncio.open_connection(base.host, base.port)
-                writer.write(whole[: rng.randrange(1, len(whole) + 1)])
-                await writer.drain()
-                writer.transport.abort()
+        async def leaver() -> None:
+            """A client that leaves somewhere in its request, or right behind it."""
+            sent = body(rng)
+            head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+            whole = head % (rng.choice(HOT_PATHS), len(sent)) + sent
+            _, writer = await asyncio.open_connection(base.host, base.port)
+            writer.write(whole[: rng.randrange(1, len(whole) + 1)])
+            await writer.drain()
+            writer.transport.abort()
 
-            for _ in range(40):
-                answers, _ = await asyncio.gather(asyncio.gather(*(one() for _ in range(10))), leaver())
-                for status, what in answers:
-                    assert status != 500, what
-                    assert 200 <= status < 600, what
-            async with asyncio.timeout(20):
-                while any(actor.in_flight() for actor in stack.actors):  # noqa: ASYNC110 actors send no signal
-                    await asyncio.sleep(0.05)
-            answer = await http.post("/api/generate", json={"model": "countdown", "prompt": "count 2"})
-            assert answer.status_code == 200
-            assert engine.in_flight == 0
-            text = (await http.get("/metrics")).text
-            assert "sollol_gateway_active_requests 0.0" in text
-            assert 'status="500"' not in text
-            assert stack_connections(text) <= 30  # those of the one client that is left, kept alive
+        for _ in range(40):
+            answers, _ = await asyncio.gather(asyncio.gather(*(one() for _ in range(10))), leaver())
+            for status, what in answers:
+                assert status != 500, what
+                assert 200 <= status < 600, what
+        await eventually(lambda: not any(actor.in_flight() for actor in here.stack.actors))
+        answer = await here.http.post("/api/generate", json={"model": "countdown", "prompt": "count 2"})
+        assert answer.status_code == 200
+        assert here.engines["n1"].in_flight == 0
+        text = (await here.http.get("/metrics")).text
+        assert "sollol_gateway_active_requests 0.0" in text
+        assert 'status="500"' not in text
+        assert stack_connections(text) <= 30  # those of the one client that is left, kept alive
 
 
 def stack_connections(text: str) -> float:
@@ -202,14 +194,8 @@ LINES = (
 
 async def test_what_is_no_http_harms_nobody(tmp_path: Path) -> None:
     limits = ClientLimits(head_timeout_s=0.5, body_timeout_s=0.5)
-    async with (
-        LocalStack(store_dir=tmp_path) as stack,
-        Gateway(
-            GatewayConfig(port=0), BusConfig(url=stack.nats_url, inbox_prefix=CLIENT_INBOX_PREFIX), limits
-        ) as gateway,
-        httpx.AsyncClient(base_url=gateway.url, timeout=10, trust_env=False) as http,
-    ):
-        url = httpx.URL(gateway.url)
+    async with EmulatedSystem(tmp_path, nodes=0, gateway=GatewayConfig(port=0), limits=limits) as here:
+        url = httpx.URL(here.gateway.url)
         for line in LINES:
             reader, writer = await asyncio.open_connection(url.host, url.port)
             writer.write(line)
@@ -218,4 +204,4 @@ async def test_what_is_no_http_harms_nobody(tmp_path: Path) -> None:
                 answer = await reader.read()
             assert b" 500 " not in answer.split(b"\r\n")[0], (line, answer)
             writer.close()
-            assert (await http.get("/healthz")).status_code == 200
+            assert (await here.http.get("/healthz")).status_code == 200

@@ -7,9 +7,8 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
@@ -17,66 +16,26 @@ import pytest
 from sollol_agents.gateway.actor import Gateway
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.keys import KeyStore
-from sollol_agents.http_server import USUAL_LIMITS, ClientLimits
-from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
+from sollol_agents.http_server import ClientLimits
+from sollol_agents.lab.emulator import Fault, FaultKind
+from sollol_agents.lab.testing.stack import EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
-from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX
 
-MODEL = "countdown"
+MODEL = "m"
 CHAT = "/v1/chat/completions"
 ANY_PORT = GatewayConfig(port=0)
 
 
-class World(NamedTuple):
-    stack: LocalStack
-    engine: EmulatedNode
-    gateway: Gateway
-    http: httpx.AsyncClient
-
-    @property
-    def address(self) -> tuple[str, int]:
-        url = httpx.URL(self.gateway.url)
-        return url.host, url.port or 80
-
-    def node_slots_in_use(self) -> int:
-        return sum(len(actor.in_flight()) for actor in self.stack.actors if actor.name == "node")
+def world(
+    tmp_path: Path, *, gateway: GatewayConfig = ANY_PORT, decode_tps: float = 200.0, **more: Any
+) -> EmulatedSystem:
+    return EmulatedSystem(tmp_path, gateway=gateway, decode_tps=decode_tps, **more)
 
 
-def beside(stack: LocalStack, config: GatewayConfig = ANY_PORT, limits: ClientLimits = USUAL_LIMITS) -> Gateway:
-    """A gateway on the stack's bus, not running yet."""
-    bus = BusConfig(url=stack.nats_url, name="gateway-2", inbox_prefix=CLIENT_INBOX_PREFIX)
-    return Gateway(config, bus, limits)
-
-
-@asynccontextmanager
-async def world(
-    tmp_path: Path,
-    *,
-    gateway: GatewayConfig = ANY_PORT,
-    limits: ClientLimits = USUAL_LIMITS,
-    slots: int = 4,
-    **engine: Any,
-) -> AsyncIterator[World]:
-    settings = {"preset": "steady", "parallel": slots, "preload": (MODEL,), "decode_tps": 200.0, **engine}
-    async with EmulatedNode(EmulatorConfig(**settings)) as emulated:
-        node = NodeConfig(node_id="n1", engine="ollama", url=emulated.url, slots=slots)
-        async with (
-            LocalStack(store_dir=tmp_path, nodes=(node,)) as stack,
-            beside(stack, gateway, limits) as served,
-            httpx.AsyncClient(base_url=served.url, timeout=30, trust_env=False) as http,
-        ):
-            made = World(stack, emulated, served, http)
-            await ready(http)
-            yield made
-
-
-async def ready(http: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(15):
-        while (await http.get("/readyz")).status_code != 200:  # noqa: ASYNC110 another actor's state
-            await asyncio.sleep(0.02)
+def address(gateway: Gateway) -> tuple[str, int]:
+    url = httpx.URL(gateway.url)
+    return url.host, url.port or 80
 
 
 def generate(count: int, **fields: Any) -> dict[str, Any]:
@@ -95,7 +54,7 @@ def words(lines: list[str]) -> list[str]:
 
 
 async def test_lines_are_the_engines_own_but_for_the_routing_in_the_last(tmp_path: Path) -> None:
-    async with world(tmp_path) as here, httpx.AsyncClient(base_url=here.engine.url) as direct:
+    async with world(tmp_path) as here, httpx.AsyncClient(base_url=here.engines["n1"].url) as direct:
         ours = (await here.http.post("/api/generate", json=generate(3))).text.splitlines()
         own = (await direct.post("/api/generate", json=generate(3))).text.splitlines()
         assert len(ours) == len(own)
@@ -148,12 +107,12 @@ async def test_the_head_says_where_and_why(tmp_path: Path) -> None:
         ("/api/chat", b'{"model":"nope"}', 404, "model 'nope' not found"),
         ("/api/embed", b'{"model":"nope","input":"x"}', 404, 'model "nope" not found, try pulling it first'),
         ("/api/show", b'{"model":"nope"}', 404, "model 'nope:latest' not found"),
-        ("/api/generate", b'{"model":"countdown","prompt":1}', 400, None),
+        ("/api/generate", b'{"model":"m","prompt":1}', 400, None),
         ("/api/generate", b"not json", 400, None),
-        ("/api/generate", b'{"model":"countdown","priority":99}', 400, None),
+        ("/api/generate", b'{"model":"m","priority":99}', 400, None),
         (
             "/api/embed",
-            b'{"model":"countdown","input":"x"}',
+            b'{"model":"m","input":"x"}',
             501,
             "This server does not support embeddings. Start it with `--embeddings`",
         ),
@@ -171,7 +130,7 @@ async def test_refusals_are_ollamas_in_status_and_shape(
         if text is not None:
             assert said["error"] == text
         if status == 404:
-            assert "countdown:latest" in said["models"]
+            assert "m:latest" in said["models"]
 
 
 async def test_each_dialect_refuses_in_its_own_shape(tmp_path: Path) -> None:
@@ -201,7 +160,7 @@ async def test_paths_and_methods_are_answered_as_ollama_does(
     tmp_path: Path, method: str, path: str, status: int, text: str
 ) -> None:
     async with world(tmp_path) as here:
-        answer = await here.http.request(method, path, content=b'{"model":"countdown"}' if method == "POST" else b"")
+        answer = await here.http.request(method, path, content=b'{"model":"m"}' if method == "POST" else b"")
         assert answer.status_code == status
         assert answer.text == text
         assert answer.headers["content-type"].startswith("text/plain")
@@ -222,12 +181,12 @@ async def test_unknown_paths_with_a_model_reach_the_engine(tmp_path: Path) -> No
 
 
 async def test_lists_name_the_nodes(tmp_path: Path) -> None:
-    async with world(tmp_path) as here, httpx.AsyncClient(base_url=here.engine.url) as direct:
+    async with world(tmp_path) as here, httpx.AsyncClient(base_url=here.engines["n1"].url) as direct:
         ours = {row["name"]: row for row in (await here.http.get("/api/tags")).json()["models"]}
         own = {row["name"]: row for row in (await direct.get("/api/tags")).json()["models"]}
         assert {name: {**row, "nodes": ["n1"]} for name, row in own.items()} == ours
-        (loaded,) = (await here.http.get("/api/ps")).json()["models"]
-        assert (loaded["name"], loaded["node_id"]) == ("countdown:latest", "n1")
+        loaded = (await here.http.get("/api/ps")).json()["models"]
+        assert {one["name"]: one["node_id"] for one in loaded} == {"m:latest": "n1", "nomic-embed-text:latest": "n1"}
         assert (await here.http.get("/api/version")).json() == (await direct.get("/api/version")).json()
         body = {"model": MODEL}
         assert (await here.http.post("/api/show", json=body)).json() == (
@@ -253,7 +212,7 @@ async def test_operations_are_served(tmp_path: Path) -> None:
 
 async def test_a_failure_in_the_middle_is_the_last_line(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
-        here.engine.inject(Fault(kind=FaultKind.ERROR_LINE, after_tokens=3))
+        here.engines["n1"].inject(Fault(kind=FaultKind.ERROR_LINE, after_tokens=3))
         answer = await here.http.post("/api/generate", json=generate(20))
         *lines, last = answer.text.splitlines()
         assert answer.status_code == 200
@@ -266,19 +225,19 @@ async def test_a_client_that_does_not_stream_sees_nothing_of_a_failure_in_the_mi
     tmp_path: Path, kind: FaultKind
 ) -> None:
     async with world(tmp_path) as here:
-        here.engine.inject(Fault(kind=kind, path="/api/generate", after_tokens=3))
+        here.engines["n1"].inject(Fault(kind=kind, path="/api/generate", after_tokens=3))
         answer = await here.http.post(
             "/api/generate", json=generate(20, stream=False), headers={"X-Sollol-Request-Id": "mine"}
         )
         assert (answer.status_code, answer.headers["x-sollol-request-id"]) == (200, "mine")
         assert answer.json()["response"].split() == [str(n) for n in range(19, -1, -1)]
         assert answer.json()["_sollol_routing"]["attempts"] == 2
-        assert here.node_slots_in_use() == 0
+        assert here.slots_in_use() == 0
 
 
 async def test_a_request_that_breaks_off_every_time_is_sent_three_times_and_told(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
-        here.engine.inject(Fault(kind=FaultKind.ERROR_LINE, path="/api/chat", after_tokens=2, times=3))
+        here.engines["n1"].inject(Fault(kind=FaultKind.ERROR_LINE, path="/api/chat", after_tokens=2, times=3))
         failed = await here.http.post("/api/chat", json=chat(9, stream=False))
         assert failed.status_code == 502
         assert list(failed.json()) == ["error"]
@@ -287,7 +246,7 @@ async def test_a_request_that_breaks_off_every_time_is_sent_three_times_and_told
 
 async def test_a_failure_in_the_middle_is_an_event(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
-        here.engine.inject(Fault(kind=FaultKind.TRUNCATE, path=CHAT, after_tokens=3))
+        here.engines["n1"].inject(Fault(kind=FaultKind.TRUNCATE, path=CHAT, after_tokens=3))
         answer = await here.http.post(CHAT, json=chat(20, stream=True))
         events = answer.text.strip().split("\n\n")
         assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "engine_protocol"
@@ -296,7 +255,7 @@ async def test_a_failure_in_the_middle_is_an_event(tmp_path: Path) -> None:
 
 async def test_a_failure_before_the_first_byte_is_healed_by_nobody_and_told_with_a_status(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
-        here.engine.inject(Fault(kind=FaultKind.RESET, times=0))
+        here.engines["n1"].inject(Fault(kind=FaultKind.RESET, times=0))
         answer = await here.http.post(CHAT, json=chat(3, stream=True))
         assert answer.status_code == 502
         assert answer.headers["x-should-retry"] == "false"
@@ -318,8 +277,8 @@ async def test_without_nodes_the_answer_is_503_at_once_with_a_time_to_come_back(
 # -- clients that misbehave ---------------------------------------------------------------------------------
 
 
-async def raw(here: World, path: str, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection(*here.address)
+async def raw(here: EmulatedSystem, path: str, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(*address(here.gateway))
     writer.write(
         b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(body), body)
     )
@@ -333,10 +292,10 @@ async def test_a_client_that_leaves_frees_the_slot(tmp_path: Path, *, is_stream:
         reader, writer = await raw(here, "/api/generate", body)
         if is_stream:
             await reader.readuntil(b"\r\n\r\n")
-        await eventually(lambda: here.node_slots_in_use() == 1)
+        await eventually(lambda: here.slots_in_use() == 1)
         writer.close()
         await writer.wait_closed()
-        await eventually(lambda: here.node_slots_in_use() == 0, within_s=5)
+        await eventually(lambda: here.slots_in_use() == 0)
         assert not here.gateway.in_flight()
 
 
@@ -351,7 +310,7 @@ async def test_a_client_that_reads_nothing_is_cut_and_its_slot_freed(tmp_path: P
         lazy.setblocking(False)
         loop = asyncio.get_running_loop()
         try:
-            await loop.sock_connect(lazy, here.address)
+            await loop.sock_connect(lazy, address(here.gateway))
             body = json.dumps(chat(999, stream=True)).encode()  # some 230 kB of events
             head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
             await loop.sock_sendall(lazy, head + body)
@@ -361,14 +320,14 @@ async def test_a_client_that_reads_nothing_is_cut_and_its_slot_freed(tmp_path: P
                 return "sollol_gateway_errors_total{" in text and "sollol_gateway_active_requests 0.0" in text
 
             await eventually(is_cut)
-            await eventually(lambda: here.node_slots_in_use() == 0)
+            await eventually(lambda: here.slots_in_use() == 0)
         finally:
             lazy.close()
 
 
 async def test_a_head_that_does_not_end_is_given_up(tmp_path: Path) -> None:
     async with world(tmp_path, limits=ClientLimits(head_timeout_s=0.3)) as here:
-        reader, writer = await asyncio.open_connection(*here.address)
+        reader, writer = await asyncio.open_connection(*address(here.gateway))
         writer.write(b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nX-Slow:")
         assert (await reader.read()).startswith(b"HTTP/1.1 408")
         writer.close()
@@ -376,7 +335,7 @@ async def test_a_head_that_does_not_end_is_given_up(tmp_path: Path) -> None:
 
 async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
     async with world(tmp_path, limits=ClientLimits(body_timeout_s=0.3)) as here:
-        reader, writer = await asyncio.open_connection(*here.address)
+        reader, writer = await asyncio.open_connection(*address(here.gateway))
         writer.write(b'POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{"mod')
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 408")
         writer.close()
@@ -491,7 +450,7 @@ async def test_only_administrators_manage_models(tmp_path: Path) -> None:
 
 
 async def test_models_are_copied_pulled_and_deleted(tmp_path: Path) -> None:
-    async with world(tmp_path, download_gbps=100.0) as here:
+    async with world(tmp_path, engine={"download_gbps": 100.0}) as here:
 
         async def names() -> set[str]:
             return {row["name"] for row in (await here.http.get("/api/tags")).json()["models"]}
@@ -515,19 +474,9 @@ async def test_models_are_copied_pulled_and_deleted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opened", [False, True], ids=["closed", "opened"])
 async def test_a_path_into_an_engine_is_closed_on_the_bus_too(tmp_path: Path, opened: bool) -> None:
-    async with (
-        EmulatedNode(EmulatorConfig(preset="steady", preload=(MODEL,))) as emulated,
-        LocalStack(
-            store_dir=tmp_path,
-            gateway=GatewayConfig(port=0, open_paths=("/slots",)),
-            nodes=(
-                NodeConfig(node_id="n1", engine="ollama", url=emulated.url, open_paths=("/slots",) if opened else ()),
-            ),
-        ) as stack,
-        httpx.AsyncClient(base_url=stack.http_url, timeout=30, trust_env=False) as http,
-    ):
-        await ready(http)
-        answer = await http.post("/slots/0", json={"model": MODEL})
+    async with world(tmp_path, nodes=0, gateway=GatewayConfig(port=0, open_paths=("/slots",))) as here:
+        await here.node("n1", open_paths=("/slots",) if opened else ())
+        answer = await here.http.post("/slots/0", json={"model": MODEL})
         assert answer.status_code == (404 if opened else 403)  # an emulated Ollama has no such path
         assert opened or "open_paths" in answer.json()["error"]
 
@@ -538,7 +487,7 @@ async def test_a_path_into_an_engine_is_closed_on_the_bus_too(tmp_path: Path, op
 async def test_gateways_side_by_side_share_a_port_and_nothing_else(tmp_path: Path) -> None:
     async with (
         world(tmp_path, gateway=GatewayConfig(port=0, reuse_port=True)) as here,
-        beside(here.stack, GatewayConfig(port=here.address[1], reuse_port=True)) as second,
+        here.beside(GatewayConfig(port=address(here.gateway)[1], reuse_port=True)) as second,
     ):
         assert second.url == here.gateway.url
         for _ in range(20):
@@ -550,7 +499,7 @@ async def test_gateways_side_by_side_share_a_port_and_nothing_else(tmp_path: Pat
 async def test_a_draining_gateway_finishes_its_answers(tmp_path: Path) -> None:
     async with (
         world(tmp_path, decode_tps=60.0) as here,
-        beside(here.stack) as second,
+        here.beside(ANY_PORT) as second,
         httpx.AsyncClient(base_url=second.url) as http,
     ):
         running = asyncio.get_running_loop().create_task(http.post("/api/generate", json=generate(40)))
@@ -566,7 +515,7 @@ async def test_a_draining_gateway_finishes_its_answers(tmp_path: Path) -> None:
 async def test_a_hurried_gateway_ends_its_answers_with_an_error(tmp_path: Path) -> None:
     async with (
         world(tmp_path, decode_tps=20.0) as here,
-        beside(here.stack) as second,
+        here.beside(ANY_PORT) as second,
         httpx.AsyncClient(base_url=second.url) as http,
     ):
         async with http.stream("POST", "/api/generate", json=generate(5000)) as answer:
@@ -578,4 +527,4 @@ async def test_a_hurried_gateway_ends_its_answers_with_an_error(tmp_path: Path) 
             async for line in lines:
                 last = line
         assert "shutting down" in json.loads(last)["error"]
-        await eventually(lambda: here.node_slots_in_use() == 0)
+        await eventually(lambda: here.slots_in_use() == 0)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
@@ -17,13 +17,9 @@ import pytest
 from sollol_agents.gateway.actor import Gateway
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.http_server import ClientLimits
-from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.lab.emulator.faults import INFERENCE_PATHS
+from sollol_agents.lab.testing.stack import EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_agents.node.config import NodeConfig
-from sollol_agents.stack import LocalStack
-from sollol_bus.transport.connection import BusConfig
-from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX
 
 UNREAD = 65_536
 BUFFERS = 300_000
@@ -32,36 +28,22 @@ MODEL = f"countdown-{'x' * 100}"  # every message repeats it
 ENDLESS = 'say "'  # answered with 4096 quotation marks
 
 
-class World(NamedTuple):
-    stack: LocalStack
-    gateway: Gateway
-    engine: EmulatedNode
-
-    def node_has_stopped(self) -> bool:
-        """Whether the node has begun on the request and let go of it."""
-        slots = sum(len(actor.in_flight()) for actor in self.stack.actors if actor.name == "node")
-        return any(self.engine.requests[path] for path in INFERENCE_PATHS) and slots == 0
-
-
 @asynccontextmanager
-async def gateway_that_cuts(tmp_path: Path, reader_timeout_s: float) -> AsyncIterator[World]:
-    engine = EmulatorConfig(preset="steady", model=(f"{MODEL}=1",), preload=(MODEL,), decode_tps=20_000.0)
+async def gateway_that_cuts(tmp_path: Path, reader_timeout_s: float) -> AsyncIterator[EmulatedSystem]:
+    engine = {"model": (f"{MODEL}=1",), "preload": (MODEL,), "decode_tps": 20_000.0}
     limits = ClientLimits(unread_bytes=UNREAD, reader_timeout_s=reader_timeout_s)
-    async with EmulatedNode(engine) as emulated:
-        node = NodeConfig(node_id="n1", engine="ollama", url=emulated.url, slots=1)
-        async with (
-            LocalStack(store_dir=tmp_path, nodes=(node,)) as stack,
-            Gateway(
-                GatewayConfig(port=0), BusConfig(url=stack.nats_url, inbox_prefix=CLIENT_INBOX_PREFIX), limits
-            ) as gateway,
-        ):
-            listening = gateway._server._socket
-            assert listening is not None
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # else the kernel takes megabytes first
-            async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http, asyncio.timeout(15):
-                while (await http.get("/readyz")).status_code != 200:  # noqa: ASYNC110 another actor's state
-                    await asyncio.sleep(0.02)
-            yield World(stack, gateway, emulated)
+    async with EmulatedSystem(tmp_path, slots=1, engine=engine, gateway=GatewayConfig(port=0), limits=limits) as here:
+        await here.http.aclose()
+        listening = here.gateway._server._socket
+        assert listening is not None
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # else the kernel takes megabytes first
+        yield here
+
+
+def node_has_stopped(here: EmulatedSystem) -> bool:
+    """Whether the node has begun on the request and let go of it."""
+    has_begun = any(here.engines["n1"].requests[path] for path in INFERENCE_PATHS)
+    return has_begun and here.slots_in_use() == 0
 
 
 async def ask(gateway: Gateway, path: str, body: dict[str, Any]) -> socket.socket:
@@ -104,7 +86,7 @@ async def test_little_is_kept_for_a_client_that_reads_later_and_it_is_told(
     async with gateway_that_cuts(tmp_path, reader_timeout_s=30.0) as here:
         lazy = await ask(here.gateway, path, {"model": MODEL, **body})
         try:
-            await eventually(here.node_has_stopped)  # though nobody has read
+            await eventually(node_has_stopped, here)  # though nobody has read
             got = await read_all(lazy)
         finally:
             lazy.close()
@@ -121,7 +103,7 @@ async def test_a_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     async with gateway_that_cuts(tmp_path, reader_timeout_s=0.3) as here:
         lazy = await ask(here.gateway, "/api/generate", {"model": MODEL, "prompt": ENDLESS})
         try:
-            await eventually(here.node_has_stopped)
+            await eventually(node_has_stopped, here)
             await eventually(lambda: not here.gateway.in_flight() and here.gateway._server.connections <= 1)
             got = b""
             with contextlib.suppress(ConnectionResetError):

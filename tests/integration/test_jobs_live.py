@@ -65,6 +65,27 @@ async def test_one_publish_is_one_job_with_one_result_and_every_state_is_an_even
         assert (listed.waiting, [job.job_id for job in listed.jobs]) == ({}, ["mine"])
 
 
+async def test_every_try_of_a_job_is_a_request_of_its_own_and_explained_under_the_job(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, max_attempts=1) as s:
+        s.fault(FaultKind.ERROR_LINE, model="m", times=1, after_tokens=1)
+        job_id = await s.count(3, job_id="mine")
+        answer = await s.client.wait_for_task(job_id, timeout_s=30)
+        assert answer.status.tries == 2
+        assert answer.result is not None
+        assert answer.result.decision is not None
+        assert answer.result.decision.job_id == "mine"
+
+        async def are_recorded() -> bool:
+            return len((await s.client.why(job_id)).outcomes) == 2
+
+        await eventually(are_recorded)
+        explained = await s.client.why(job_id)
+        tries = {event.decision.request_id for event in explained.decisions}
+        assert len(tries) == 2
+        assert answer.result.decision.request_id in tries
+        assert len((await s.client.why(answer.result.decision.request_id)).decisions) == 1
+
+
 async def test_a_job_is_known_by_its_id_long_after_it_is_done(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         assert await s.count(3, job_id="mine") == "mine"
@@ -128,7 +149,7 @@ async def test_a_large_answer_goes_through_the_object_store(tmp_path: Path) -> N
 
 async def test_a_poison_job_ends_as_a_dead_letter_and_blocks_nobody_and_runs_again_by_request(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, job_max_tries=3, max_attempts=1) as s:
-        await s.fault(FaultKind.ERROR_LINE, model="other", times=0, after_tokens=1)
+        s.fault(FaultKind.ERROR_LINE, model="other", times=0, after_tokens=1)
         poison = await s.client.generate_async("other", "count down from 3", priority="critical")
         fine = [await s.count(2, priority="low") for _ in range(5)]
         for job_id in fine:
@@ -141,7 +162,7 @@ async def test_a_poison_job_ends_as_a_dead_letter_and_blocks_nobody_and_runs_aga
         assert [(letter.job_id, letter.state) for letter in letters] == [(poison, JobState.DEAD)]
         assert letters[0].error is not None
         assert (await s.client.jobs.latest()).waiting == {}
-        await s.clear_faults()
+        s.clear_faults()
         await s.client.reset_breakers()
         assert await s.client.jobs.retry(poison) == poison
         await eventually(lambda: JobNews.DONE in s.news_of(poison), within_s=40)

@@ -47,7 +47,8 @@ async def bus(plain_server: EmbeddedServer) -> AsyncIterator[Bus]:
 async def test_a_server_that_does_not_tell_its_time_is_an_error_that_is_waited_out(
     bus: Bus, jetstream: Bus, told: str
 ) -> None:
-    jetstream.subscribe(f"$JS.API.STREAM.INFO.{stores.JOBS_STREAM}", lambda m: jetstream.respond(m, {"ts": told}))
+    info = {"state": {}, "ts": told}
+    jetstream.subscribe(f"$JS.API.STREAM.INFO.{stores.JOBS_STREAM}", lambda m: jetstream.respond(m, info))
     await jetstream.flush()
     with pytest.raises(BusError, match="time"):
         await ServerClock(bus, stores.JOBS_STREAM).compare()

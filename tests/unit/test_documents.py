@@ -9,11 +9,12 @@ import pytest
 
 pytest.importorskip("tools.documents", reason="the documents and what makes them are in the checkout only")
 
+from sollol_schemas import subjects
 from tools.documents import PARTS, ROOT, renewed, stale
 from tools.log_table import LogLine, log_lines
 from tools.settings_table import most_used
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TOLD = frozenset({"at", "level", "logger", "message", "exception", "action"})
 """Fields that the formatter itself writes."""
 
@@ -64,3 +65,25 @@ def test_every_line_about_a_request_carries_its_id(lines: list[LogLine]) -> None
 def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def is_subject(name: str) -> bool:
+    """Whether there is such a subject, or one below it; parameters may be spelled out, in brackets or wildcards."""
+
+    def fits(told: list[str], row: list[str]) -> bool:
+        pairs = zip(told, row, strict=False)
+        return len(told) <= len(row) and all(r.startswith("{") or t == r or t[0] in "<{*" for t, r in pairs)
+
+    told = name.removesuffix(".>").split(".")
+    return any(fits(told, subject.address.split(".")) for subject in subjects.Subject.table)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_subject_that_a_document_names_is_one(page: Path) -> None:
+    named = re.findall(r"sollol\.v1\.[\w.<>*{}]*[\w>*}]", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not is_subject(name)] == []
+
+
+@pytest.mark.parametrize("name", ["sollol.v1.generator", "sollol.v1.jobs.get.more", "sollol.v1.event.>"])
+def test_a_subject_that_is_none_is_seen(name: str) -> None:
+    assert not is_subject(name)

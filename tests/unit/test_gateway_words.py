@@ -26,7 +26,7 @@ from sollol_agents.gateway.pages.application import has_page, pages
 from sollol_agents.gateway.pages.models import ModelPages
 from sollol_agents.gateway.pages.openapi import document
 from sollol_agents.requests.dialects import Dialect, dialect_of
-from sollol_bus.transport.connection import Bus
+from sollol_bus.sdk.client import Client
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
@@ -209,7 +209,7 @@ class TestDoors:
         [("/api/tags", True), ("/v1/models/a/b", True), ("/api/chat", True), ("/api", False), ("/completion", False)],
     )
     def test_the_pages_know_which_paths_are_theirs(self, path: str, *, is_ours: bool) -> None:
-        application = pages(ModelPages(Fleet(cast("Bus", None))).routes())
+        application = pages(ModelPages(Fleet(cast("Client", None))).routes())
         assert has_page(application, path) is is_ours
 
     def test_keys_are_found_where_clients_put_them(self) -> None:

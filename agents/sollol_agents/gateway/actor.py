@@ -24,6 +24,7 @@ from sollol_agents.gateway.pages.models import ModelPages
 from sollol_agents.gateway.pages.operations import OperationPages
 from sollol_agents.http_server import USUAL_LIMITS, ClientLimits, HttpServer
 from sollol_bus.actor import Actor, ActorState
+from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 
 
@@ -74,19 +75,19 @@ class Gateway(Actor[GatewayConfig]):
 
     async def on_start(self) -> None:
         """Listens."""
-        config = self.config
-        metrics, resources, fleet = Metrics(), resources_of(self.bus, config), Fleet(self.bus)
+        config, client = self.config, await self.own(Client(self.bus))
+        metrics, resources, fleet = Metrics(), resources_of(client, config), Fleet(client)
         self._inference = Inference(
             self.bus, config, self._limits, metrics, spawn=self.spawn, on_end=self.drain_progress
         )
         self._operations = OperationPages(
-            self.bus, fleet, metrics, connections=lambda: self._server.connections, is_draining=self._is_draining
+            client, fleet, metrics, connections=lambda: self._server.connections, is_draining=self._is_draining
         )
         rooms = (
             ModelPages(fleet),
             Management(config, self.bus, fleet),
             self._operations,
-            JobPages(resources.jobs),
+            JobPages(client.jobs),
             BatchPages(config, resources),
         )
         application = Application(

@@ -25,6 +25,7 @@ from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
+from sollol_bus.waiting import happens
 from sollol_schemas import headers as h
 from sollol_schemas import stores, subjects
 from sollol_schemas.jobs import Job, JobCallback, JobResult
@@ -146,10 +147,8 @@ class Callbacks:
         try:
             self._bus.publish(callback.callback_subject, payload, reply=inbox.subject)
             await self._bus.flush()
-            async with asyncio.timeout(_REFUSAL_S):
-                await is_refused.wait()
-        except TimeoutError:
-            return
+            if not await happens(is_refused, _REFUSAL_S):
+                return
         finally:
             inbox.close()
         raise NoResponders(f"nobody listens on {callback.callback_subject}")

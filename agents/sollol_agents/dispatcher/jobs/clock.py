@@ -6,22 +6,15 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-import msgspec
-
 from sollol_bus.errors import BusError, DecodeFailed
-from sollol_bus.jetstream.api import api
+from sollol_bus.jetstream.stored import stream_info
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import decode
 from sollol_schemas.instants import InvalidInstant, parse_instant
 
 log = logging.getLogger(__name__)
 
 _EVERY_S = 60.0
 _RETRY_S = 2.0
-
-
-class _Info(msgspec.Struct):
-    ts: str = ""
 
 
 class ServerClock:
@@ -32,7 +25,7 @@ class ServerClock:
 
     def __init__(self, bus: Bus, stream: str) -> None:
         self._bus = bus
-        self._what = f"STREAM.INFO.{stream}"
+        self._stream = stream
         self.ahead_s = 0.0
         """Seconds that the server's clock is ahead of ours."""
 
@@ -58,7 +51,7 @@ class ServerClock:
             BusError: The server does not answer, or does not tell its time.
         """
         before = datetime.now(UTC).timestamp()
-        info = decode(await api(self._bus, self._what), _Info)
+        info = await stream_info(self._bus, self._stream)
         after = datetime.now(UTC).timestamp()
         try:
             told = parse_instant(_to_micros(info.ts))

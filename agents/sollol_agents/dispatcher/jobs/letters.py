@@ -6,9 +6,10 @@ import logging
 
 import msgspec
 
-from sollol_agents.dispatcher.jobs.persistence import Stored, persistently, purge_subject, stored_message
+from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.jetstream.api import publish_acked
+from sollol_bus.jetstream.stored import Stored, purge_subject, stored_message
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h

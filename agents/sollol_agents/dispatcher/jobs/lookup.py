@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sollol_agents.dispatcher.jobs.persistence import Stored, stored_message
 from sollol_agents.dispatcher.jobs.records import stored_status
 from sollol_agents.dispatcher.jobs.states import States
+from sollol_bus.jetstream.stored import Stored, stored_message
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -8,10 +8,10 @@ from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.events import now
 from sollol_agents.dispatcher.jobs.listing import Listing
 from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused
-from sollol_agents.dispatcher.jobs.persistence import delete_message, purge_subject
 from sollol_agents.dispatcher.jobs.records import result_of
 from sollol_agents.dispatcher.jobs.states import Overtaken
 from sollol_agents.dispatcher.jobs.tools import JobTools
+from sollol_bus.jetstream.stored import delete_message, purge_subject
 from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas import stores
 from sollol_schemas.errors import ErrorCode

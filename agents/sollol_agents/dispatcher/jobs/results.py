@@ -9,9 +9,10 @@ from nats.errors import Error as ClientError
 from nats.js.errors import NotFoundError
 from nats.js.object_store import ObjectStore
 
-from sollol_agents.dispatcher.jobs.persistence import ANSWER_S, persistently, purge_subject, stored_message
+from sollol_agents.dispatcher.jobs.persistence import ANSWER_S, persistently
 from sollol_bus.errors import BusError, RequestTimedOut
 from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
+from sollol_bus.jetstream.stored import purge_subject, stored_message
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h

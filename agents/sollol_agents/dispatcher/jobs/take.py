@@ -12,13 +12,14 @@ import msgspec
 from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.events import now
 from sollol_agents.dispatcher.jobs.intake import Accepted, headers_for, read_job
-from sollol_agents.dispatcher.jobs.persistence import persistently, stored_message
+from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_agents.dispatcher.jobs.records import fresh_status, message_of, result_of
 from sollol_agents.dispatcher.jobs.states import Overtaken
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_agents.dispatcher.jobs.tries import Answered, Try
 from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_bus.jetstream.pull import Delivery
+from sollol_bus.jetstream.stored import stored_message
 from sollol_bus.waiting import happens
 from sollol_schemas import headers as h
 from sollol_schemas import stores, subjects
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _RECHECK_S = 1.0
 """A state that was confirmed longer ago is read again before a result is stored."""
+_QUICK_S = 0.05
+"""That a node works on it is written down only of a job that takes longer."""
 _LEFT = ErrorBody(code=ErrorCode.ACTOR_STOPPED, message="the job has left this dispatcher")
 _STRANGE_DELIVERIES = 50
 """So many deliveries, and nobody came as far as writing a state: the message itself brings dispatchers down."""
@@ -205,14 +208,16 @@ class Take:
                 while not await happens(asking.has_news, pace.job_hold_s):
                     if asking.is_blocked and tools.windows.is_crowded(self.priority):
                         self.give_back(tools.windows.rotation_s(self.delivery))
+                wait_s = _QUICK_S
                 while not asking.is_over:
-                    await self._note_running(asking)
                     asking.has_news.clear()
+                    await happens(asking.has_news, wait_s)
                     if not asking.is_over:
-                        await happens(asking.has_news, pace.job_progress_s)
-                    asking.check_on_node()
+                        await self._note_running(asking)
+                        asking.check_on_node()
+                    wait_s = pace.job_progress_s
                 if isinstance(asking.result, Answered) and not self.is_running:
-                    self._status = self._running(asking)  # too quick to be written down
+                    self._status = self._running(asking)
                     tools.events.tell(self._status, JobNews.RUNNING)
             return asking.result
         finally:

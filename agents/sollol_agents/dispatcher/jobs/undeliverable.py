@@ -9,12 +9,12 @@ import msgspec
 
 from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.events import now
-from sollol_agents.dispatcher.jobs.persistence import delete_message, stored_message
 from sollol_agents.dispatcher.jobs.records import result_of, stored_status
 from sollol_agents.dispatcher.jobs.states import Overtaken
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
+from sollol_bus.jetstream.stored import delete_message, stored_message
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.messages import decode
 from sollol_schemas import stores, subjects

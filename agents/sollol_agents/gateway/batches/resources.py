@@ -13,6 +13,7 @@ from sollol_agents.gateway.batches.store import Contents, Records, Writer, strea
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_bus.errors import Conflict
 from sollol_bus.jetstream.streams import provision
+from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import Jobs
 from sollol_bus.transport.connection import Bus
 from sollol_schemas.batches import BatchRecord, FileRecord
@@ -96,14 +97,15 @@ class BatchResources:
         return record
 
 
-def resources_of(bus: Bus, config: GatewayConfig) -> BatchResources:
+def resources_of(client: Client, config: GatewayConfig) -> BatchResources:
     """The resources of a gateway."""
+    bus = client.bus
     return BatchResources(
         bus,
         contents=Contents(bus),
         files=Records(bus, "file", FileRecord),
         batches=Records(bus, "batch", BatchRecord),
-        jobs=Jobs(bus),
+        jobs=client.jobs,
         limits=Limits(
             requests=config.max_batch_requests,
             line_bytes=bus.max_payload // 2,

@@ -15,13 +15,13 @@ from sollol_agents.gateway.management import model_lists
 from sollol_agents.gateway.management.model_lists import Row
 from sollol_agents.requests.names import canonical
 from sollol_bus.errors import NoEligibleNode, NoResponders, SollolError, error_from
-from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_bus.sdk.client import Client
+from sollol_bus.transport.messages import encode
 from sollol_bus.transport.streaming import request_many
 from sollol_schemas import subjects
 from sollol_schemas.control import ControlBlob, ControlEngine, ControlPull, EngineOperation
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.queries import NodesReply, NodeView, StatsReply, StatsRequest
+from sollol_schemas.queries import NodesReply, NodeView
 from sollol_schemas.telemetry import EngineKind
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ _MODELS_LISTED: Final = 50
 class Fleet:
     """Answers about the fleet, each at most half a second old."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._nodes: NodesReply | None = None
         self._nodes_at = -1e9
         self._asking = asyncio.Lock()
@@ -52,17 +52,9 @@ class Fleet:
         """
         async with self._asking:
             if self._nodes is None or time.monotonic() - self._nodes_at > _FRESH_S:
-                self._nodes = await self._ask(subjects.NODES, b"", NodesReply, "scorer")
+                self._nodes = await self._client.nodes()
                 self._nodes_at = time.monotonic()
             return self._nodes
-
-    async def stats(self, window_s: float = 0.0) -> StatsReply:
-        """Statistics of the cluster.
-
-        Raises:
-            SollolError: No recorder answers.
-        """
-        return await self._ask(subjects.STATS, encode(StatsRequest(window_s=window_s)), StatsReply, "recorder")
 
     async def tags(self) -> list[Row]:
         """The models on all disks."""
@@ -125,7 +117,7 @@ class Fleet:
         subject = subjects.NODE_CONTROL.of(node_id)
         try:
             async for msg in request_many(
-                self._bus, subject, encode(request), first_s=_GAP_S, gap_s=_GAP_S, total_s=_LONG_S
+                self._client.bus, subject, encode(request), first_s=_GAP_S, gap_s=_GAP_S, total_s=_LONG_S
             ):
                 yield msg.data
         except NoResponders as error:
@@ -140,7 +132,9 @@ class Fleet:
         subject = subjects.NODE_CONTROL.of(node_id)
         parts = []
         try:
-            async for msg in request_many(self._bus, subject, encode(request), first_s=_QUICK_S * 5, total_s=_GAP_S):
+            async for msg in request_many(
+                self._client.bus, subject, encode(request), first_s=_QUICK_S * 5, total_s=_GAP_S
+            ):
                 parts.append(msg.data)  # noqa: PERF401 a comprehension would not let the generator end in order
         except NoResponders as error:
             raise _no_node(node_id) from error
@@ -161,17 +155,6 @@ class Fleet:
             log.info("%s of %s: %s", operation.value, node_id, error, extra={"action": "list_failed"})
             return None
         return rows
-
-    async def _ask(self, subject: str, payload: bytes, kind: type[T], actor: str) -> T:
-        try:
-            msg = await self._bus.request(subject, payload, timeout_s=_QUICK_S)
-        except NoResponders as error:
-            message = f"no {actor} is on the bus; start `sollol up` or `sollol {actor}`"
-            raise error_from(ErrorBody(code=ErrorCode.NO_NODES, message=message)) from error
-        failure = error_of(msg)
-        if failure is not None:
-            raise error_from(failure)
-        return decode(msg.data, kind)
 
 
 class _Listed(msgspec.Struct):

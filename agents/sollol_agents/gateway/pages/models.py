@@ -43,9 +43,8 @@ class ModelPages:
 
     async def version(self, _request: Request) -> Response:
         """The version of the oldest Ollama in the fleet."""
-        return json_response(
-            {"version": model_lists.lowest_version((await self._fleet.nodes()).nodes, _OLLAMA_VERSION)}
-        )
+        nodes = (await self._fleet.nodes()).nodes
+        return json_response({"version": model_lists.lowest_version(nodes, _OLLAMA_VERSION)}, JSON)
 
     async def status(self, _request: Request) -> Response:
         """That nothing here goes to a vendor's cloud."""

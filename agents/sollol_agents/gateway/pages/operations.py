@@ -13,7 +13,7 @@ from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.management.fleet import Fleet
 from sollol_agents.gateway.pages.openapi import document
 from sollol_bus.errors import BadRequest, SollolError
-from sollol_bus.transport.connection import Bus
+from sollol_bus.sdk.client import Client
 from sollol_bus.version import VERSION
 from sollol_schemas.telemetry import NodeState
 
@@ -22,7 +22,7 @@ class OperationPages:
     """The handlers.
 
     Args:
-        bus: The gateway's connection.
+        client: The gateway's client of the fleet.
         fleet: Answers about the fleet.
         metrics: The gateway's counters.
         connections: How many connections are open.
@@ -31,14 +31,14 @@ class OperationPages:
 
     def __init__(
         self,
-        bus: Bus,
+        client: Client,
         fleet: Fleet,
         metrics: Metrics,
         *,
         connections: Callable[[], int],
         is_draining: Callable[[], bool],
     ) -> None:
-        self._bus = bus
+        self._client = client
         self._fleet = fleet
         self._metrics = metrics
         self._connections = connections
@@ -69,7 +69,7 @@ class OperationPages:
     async def _problem(self) -> str | None:
         if self._is_draining():
             return "shutting down"
-        if not self._bus.is_connected:
+        if not self._client.bus.is_connected:
             return "not connected to the bus"
         try:
             nodes = (await self._fleet.nodes()).nodes
@@ -95,12 +95,12 @@ class OperationPages:
 
     async def stats(self, request: Request) -> Response:
         """Statistics of the cluster."""
-        return json_response(await self._fleet.stats(_window(request)))
+        return json_response(await self._client.stats(_window(request)))
 
     async def dashboard(self, request: Request) -> Response:
         """Everything that a page about the fleet shows, at once."""
         nodes = await self._fleet.nodes()
-        return json_response({"nodes": nodes, "stats": await self._fleet.stats(_window(request))})
+        return json_response({"nodes": nodes, "stats": await self._client.stats(_window(request))})
 
 
 def _window(request: Request) -> float:
