@@ -8,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sollol_agents.dispatcher.jobs import life
-from sollol_agents.dispatcher.jobs.life import Again, Drop, End, LookFor, Message, RetryRules, TakeUp
+from sollol_agents.dispatcher.jobs.life import Again, Drop, End, LookFor, RetryRules, TakeUp
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobState, JobStatus
 
 RULES = RetryRules(max_tries=3, first_s=2.0, max_s=20.0)
 FRESH = JobStatus(job_id="j", state=JobState.QUEUED, priority=5, owner="me", body_hash="a", stream_seq=7)
-MESSAGE = Message(job_id="j", priority=5, run=1, body_hash="a", stream_seq=7)
 
 
 def known(state: JobState, **fields: object) -> JobStatus:
@@ -26,28 +25,28 @@ def failure(code: ErrorCode, **details: object) -> ErrorBody:
 
 
 def test_a_job_that_nobody_knows_is_taken() -> None:
-    assert life.take_up(None, MESSAGE, FRESH) == TakeUp(status=FRESH)
+    assert life.take_up(None, FRESH) == TakeUp(status=FRESH)
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
 def test_a_message_of_a_job_that_has_ended_is_dropped(state: JobState) -> None:
-    assert life.take_up(known(state), MESSAGE, FRESH) == Drop()
+    assert life.take_up(known(state), FRESH) == Drop()
 
 
 def test_another_body_under_the_id_of_a_job_that_has_ended_is_a_conflict() -> None:
-    other = msgspec.structs.replace(MESSAGE, body_hash="b")
-    assert life.take_up(known(JobState.DONE), other, FRESH) == Drop(is_conflict=True)
+    other = msgspec.structs.replace(FRESH, body_hash="b")
+    assert life.take_up(known(JobState.DONE), other) == Drop(is_conflict=True)
 
 
 def test_a_later_run_takes_a_job_that_has_ended_and_keeps_the_number_of_its_result() -> None:
-    again = msgspec.structs.replace(MESSAGE, run=2, stream_seq=9)
-    verdict = life.take_up(known(JobState.DEAD, tries=3, losses=2, result_seq=4), again, FRESH)
+    again = msgspec.structs.replace(FRESH, run=2, stream_seq=9)
+    verdict = life.take_up(known(JobState.DEAD, tries=3, losses=2, result_seq=4), again)
     assert isinstance(verdict, TakeUp)
     assert (verdict.status.run, verdict.status.tries, verdict.status.losses, verdict.status.result_seq) == (2, 0, 0, 4)
 
 
 def test_a_job_whose_worker_died_is_taken_over_and_counts_a_loss() -> None:
-    verdict = life.take_up(known(JobState.RUNNING, tries=1, node_id="attic"), MESSAGE, FRESH)
+    verdict = life.take_up(known(JobState.RUNNING, tries=1, node_id="attic"), FRESH)
     assert isinstance(verdict, TakeUp)
     assert verdict.was_lost
     status = verdict.status
@@ -55,15 +54,15 @@ def test_a_job_whose_worker_died_is_taken_over_and_counts_a_loss() -> None:
 
 
 def test_a_job_that_only_waited_elsewhere_is_taken_over_without_a_loss() -> None:
-    verdict = life.take_up(known(JobState.QUEUED), MESSAGE, FRESH)
+    verdict = life.take_up(known(JobState.QUEUED), FRESH)
     assert isinstance(verdict, TakeUp)
     assert (verdict.was_lost, verdict.status.losses) == (False, 0)
 
 
 def test_a_second_message_is_judged_by_whether_the_first_is_still_stored() -> None:
-    second = msgspec.structs.replace(MESSAGE, stream_seq=8)
-    assert life.take_up(known(JobState.QUEUED), second, FRESH) == LookFor(stream_seq=7)
-    verdict = life.take_up(known(JobState.QUEUED), second, FRESH, is_other_gone=True)
+    second = msgspec.structs.replace(FRESH, stream_seq=8)
+    assert life.take_up(known(JobState.QUEUED), second) == LookFor(stream_seq=7)
+    verdict = life.take_up(known(JobState.QUEUED), second, is_other_gone=True)
     assert isinstance(verdict, TakeUp)
     assert verdict.status.stream_seq == 8
 
@@ -160,10 +159,9 @@ def test_a_job_that_has_ended_is_run_again_only_by_a_message_of_a_later_run(
 ) -> None:
     known_run, run = runs
     message = msgspec.structs.replace(
-        MESSAGE, run=run, body_hash="a" if is_same_body else "b", stream_seq=7 if is_same_message else 8
+        FRESH, run=run, body_hash="a" if is_same_body else "b", stream_seq=7 if is_same_message else 8
     )
-    fresh = msgspec.structs.replace(FRESH, body_hash=message.body_hash, stream_seq=message.stream_seq)
-    verdict = life.take_up(known(state, run=known_run), message, fresh, is_other_gone=is_gone)
+    verdict = life.take_up(known(state, run=known_run), message, is_other_gone=is_gone)
     if isinstance(verdict, TakeUp):
         assert state not in TERMINAL or run > known_run
         assert verdict.status.state is JobState.QUEUED

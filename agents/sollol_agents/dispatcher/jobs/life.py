@@ -63,16 +63,6 @@ class RetryRules(msgspec.Struct, frozen=True, kw_only=True):
     max_s: float
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What a delivered job message says about itself."""
-
-    job_id: str
-    priority: int
-    run: int
-    body_hash: str
-    stream_seq: int
-
-
 class TakeUp(msgspec.Struct, frozen=True, kw_only=True):
     """Work on it: write `status` over what is known, then run."""
 
@@ -109,37 +99,34 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     status: JobStatus
 
 
-def take_up(
-    known: JobStatus | None, message: Message, fresh: JobStatus, *, is_other_gone: bool = False
-) -> TakeUp | Drop | LookFor:
+def take_up(known: JobStatus | None, fresh: JobStatus, *, is_other_gone: bool = False) -> TakeUp | Drop | LookFor:
     """What to do with a delivered message.
 
     Args:
         known: What the state bucket says about the job.
-        message: The message.
-        fresh: The status of a job that nobody has worked on yet.
+        fresh: What the message says, as if nobody had worked on the job yet.
         is_other_gone: Whether the message that `known` came from was looked for and is gone.
     """
     if known is None:
         return TakeUp(status=fresh)
-    is_same = known.body_hash in ("", message.body_hash)
+    is_same = known.body_hash in ("", fresh.body_hash)
     if known.state in TERMINAL:
-        if message.run > known.run:
-            return TakeUp(status=_after(known, fresh, run=message.run))
+        if fresh.run > known.run:
+            return TakeUp(status=_after(known, fresh))
         return Drop(is_conflict=not is_same)
-    if known.stream_seq not in (0, message.stream_seq):
+    if known.stream_seq not in (0, fresh.stream_seq):
         if not is_other_gone:
             return LookFor(stream_seq=known.stream_seq)
         if not is_same:
-            return TakeUp(status=_after(known, fresh, run=fresh.run))
+            return TakeUp(status=_after(known, fresh))
     lost = known.state is JobState.RUNNING
     status = msgspec.structs.replace(
         known,
         state=JobState.QUEUED,
         owner=fresh.owner,
         priority=fresh.priority,
-        stream_seq=message.stream_seq,
-        body_hash=message.body_hash,
+        stream_seq=fresh.stream_seq,
+        body_hash=fresh.body_hash,
         losses=known.losses + lost,
         takes=known.takes + 1,
         node_id="",
@@ -147,9 +134,9 @@ def take_up(
     return TakeUp(status=status, was_lost=lost)
 
 
-def _after(known: JobStatus, fresh: JobStatus, *, run: int) -> JobStatus:
+def _after(known: JobStatus, fresh: JobStatus) -> JobStatus:
     """The state of a job that begins anew in the place of one that is known."""
-    return msgspec.structs.replace(fresh, run=run, result_seq=known.result_seq, takes=known.takes + 1)
+    return msgspec.structs.replace(fresh, result_seq=known.result_seq, takes=known.takes + 1)
 
 
 def is_news(before: ErrorBody | None, step: Again) -> bool:

@@ -40,7 +40,7 @@ class Listing:
         wanted = frozenset(asked.states)
         jobs: list[JobStatus] = []
         seen = 0
-        async for status in self._newest():
+        async for status in self.every():
             seen += 1
             if not wanted or status.state in wanted:
                 jobs.append(status)
@@ -64,10 +64,6 @@ class Listing:
 
     async def every(self) -> AsyncIterator[JobStatus]:
         """Every job that somebody has worked on, the newest first."""
-        async for status in self._newest():
-            yield status
-
-    async def _newest(self) -> AsyncIterator[JobStatus]:
         state = (await stream_info(self._bus, _STATES_STREAM)).state
         async for batch in self._backwards(_STATES_STREAM, _STATE_SUBJECTS, state):
             for msg in reversed(batch):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from sollol_agents.dispatcher.jobs.intake import Accepted
-from sollol_agents.dispatcher.jobs.life import Message
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.jetstream.pull import Delivery
 from sollol_bus.sdk.job_making import body_hash
@@ -17,32 +18,17 @@ from sollol_schemas.jobs import Job, JobResult, JobState, JobStatus
 _RUNS_MAX = 1_000_000
 
 
-def fresh_status(delivery: Delivery, message: Message, accepted: Accepted | None, *, owner: str) -> JobStatus:
+def fresh_status(delivery: Delivery, accepted: Accepted | None, *, owner: str) -> JobStatus:
     """The state of a job that nobody has worked on yet; a malformed one has no kind and no model."""
-    return JobStatus(
-        job_id=message.job_id,
-        state=JobState.QUEUED,
-        priority=message.priority,
-        kind=accepted.kind if accepted else None,
-        model=accepted.model if accepted else "",
+    stored = stored_status(
+        delivery.subject,
+        delivery.data,
+        delivery.headers,
         submitted_at=instant(delivery.stored_at_ns / 1e9),
-        not_before=accepted.job.not_before if accepted else "",
-        run=message.run,
-        owner=owner,
-        body_hash=message.body_hash,
-        stream_seq=message.stream_seq,
+        seq=delivery.stream_seq,
     )
-
-
-def message_of(delivery: Delivery, job_id: str, priority: int) -> Message:
-    """What a delivered message says about itself."""
-    return Message(
-        job_id=job_id,
-        priority=priority,
-        run=run_of(delivery.headers),
-        body_hash=body_hash(delivery.data),
-        stream_seq=delivery.stream_seq,
-    )
+    known = (None, "") if accepted is None else (accepted.kind, accepted.model)
+    return msgspec.structs.replace(stored, kind=known[0], model=known[1], owner=owner)
 
 
 def stored_status(

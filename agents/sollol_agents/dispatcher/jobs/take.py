@@ -13,7 +13,7 @@ from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.events import now
 from sollol_agents.dispatcher.jobs.intake import Accepted, headers_for, read_job
 from sollol_agents.dispatcher.jobs.persistence import persistently
-from sollol_agents.dispatcher.jobs.records import fresh_status, message_of, result_of
+from sollol_agents.dispatcher.jobs.records import fresh_status, result_of
 from sollol_agents.dispatcher.jobs.states import Overtaken
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_agents.dispatcher.jobs.tries import Answered, Try
@@ -123,21 +123,20 @@ class Take:
 
     async def _take_up(self, accepted: Accepted | None) -> bool:
         """Makes the job this dispatcher's, in the state bucket; False when there is nothing to do."""
-        message = message_of(self.delivery, self.job_id, self.priority)
-        fresh = fresh_status(self.delivery, message, accepted, owner=self._tools.instance)
+        fresh = fresh_status(self.delivery, accepted, owner=self._tools.instance)
         known: JobStatus | None = None
         revision = 0
         is_other_gone = False
-        if self.delivery.deliveries > 1 or message.run > 1:
+        if self.delivery.deliveries > 1 or fresh.run > 1:
             known, revision = await self._read()
         while True:
-            verdict = life.take_up(known, message, fresh, is_other_gone=is_other_gone)
+            verdict = life.take_up(known, fresh, is_other_gone=is_other_gone)
             match verdict:
                 case life.LookFor():
                     look = partial(self._is_stored, verdict.stream_seq)
                     is_other_gone = not await persistently(look, f"message of job {self.job_id}")
                     if not is_other_gone:
-                        self._drop(is_conflict=known is not None and known.body_hash != message.body_hash)
+                        self._drop(is_conflict=known is not None and known.body_hash != fresh.body_hash)
                         return False
                 case life.Drop():
                     self._drop(is_conflict=verdict.is_conflict)

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from sollol_agents.dispatcher.requests.attempt import Attempt
 from sollol_agents.dispatcher.requests.caller import Caller
@@ -41,14 +40,6 @@ _STREAM_GRACE_S = 5.0
 """The node ends a stream at its deadline itself; the dispatcher only when the node does not."""
 
 
-class Stage(StrEnum):
-    """Where the request is."""
-
-    WAITING = "waiting"  # for a slot
-    RUNNING = "running"  # on a node
-    OVER = "over"  # answered
-
-
 class ActiveRequest:
     """One request that this dispatcher is responsible for.
 
@@ -64,8 +55,9 @@ class ActiveRequest:
         self._loop = asyncio.get_running_loop()
         self._on_over = on_over
         self.request, self._span = traced(tools.bus.tracer, request)
-        self.stage = Stage.WAITING
         self.attempt: Attempt | None = None
+        """The one that runs on a node; None while it waits for a slot."""
+        self._is_over = False
         now = time.monotonic()
         self._began_mono_s = now - request.waited_s
         self._deadline_mono_s = self._began_mono_s + request.deadline_s
@@ -77,6 +69,11 @@ class ActiveRequest:
         self._deadline_timer = self._loop.call_later(max(0.0, self._deadline_mono_s - now), self._on_deadline)
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a slot."""
+        return self.attempt is None and not self._is_over
+
+    @property
     def has_streamed(self) -> bool:
         """Whether a chunk is with the caller, or may be."""
         return self.attempt is not None and self.attempt.fence.phase is Phase.STREAMING
@@ -85,7 +82,7 @@ class ActiveRequest:
 
     def ask_for_slot(self) -> None:
         """Asks the scorer; asking again for the same request is harmless. Goes through the scorer's watch."""
-        if self.stage is not Stage.WAITING:
+        if not self.is_waiting:
             return
         if self._grants is None:
             self._grants = self._bus.reply_inbox(self._on_grant_reply)
@@ -116,10 +113,10 @@ class ActiveRequest:
         self._timer = self._loop.call_later(delay_s, self._tools.scorer.ask, self)
 
     def _on_grant_reply(self, reply: Msg | BusError) -> None:
-        if isinstance(reply, BusError) or self.stage is Stage.OVER:
+        if isinstance(reply, BusError) or self._is_over:
             return  # the connection broke; the dispatcher asks again when it is back
         if is_no_responders(reply):
-            if self.stage is Stage.WAITING:
+            if self.is_waiting:
                 self._cancel_timer()
                 self._tools.scorer.park(self)
             return
@@ -130,7 +127,7 @@ class ActiveRequest:
             extra = {"action": "bad_grant_reply", "request_id": self.request.request_id}
             log.warning("request %s: %s", self.request.request_id, error, extra=extra)
             return
-        if self.stage is not Stage.WAITING:
+        if not self.is_waiting:
             return  # a second grant for the same question expires at the scorer by itself
         match answer:
             case GrantQueued():
@@ -169,7 +166,6 @@ class ActiveRequest:
             self._finish_with_error(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=str(error)))
             return
         self.attempt = attempt
-        self.stage = Stage.RUNNING
         self._caller.tell(RequestGranted(request_id=self.request.request_id, node_id=attempt.node_id))
         if self._span is not None:
             tell_granted(self._span, granted)
@@ -218,10 +214,8 @@ class ActiveRequest:
             case GiveUp():
                 self._finish_with_error(action.error, is_reported=error.code not in FREE_OF_CHARGE)
             case _ if action.delay_s > 0:
-                self.stage = Stage.WAITING
                 self._ask_again_in(action.delay_s)
             case _:
-                self.stage = Stage.WAITING
                 self._tools.scorer.ask(self)
 
     def on_node_dead(self) -> None:
@@ -313,7 +307,7 @@ class ActiveRequest:
 
     def cancel(self, code: ErrorCode, why: str) -> None:
         """Stops the request wherever it is, and tells the caller if nothing was streamed yet."""
-        if self.stage is Stage.OVER:
+        if self._is_over:
             return
         attempt, has_streamed = self.attempt, self.has_streamed
         if attempt is None:
@@ -328,7 +322,7 @@ class ActiveRequest:
 
     def drop(self) -> None:
         """Forgets the request without a word: its caller has sent it again."""
-        if self.stage is Stage.OVER:
+        if self._is_over:
             return
         if self.attempt is None:
             self._release()
@@ -370,9 +364,9 @@ class ActiveRequest:
             self.cancel(ErrorCode.CANCELLED, "its caller is gone")
 
     def _finish(self) -> None:
-        if self.stage is Stage.OVER:
+        if self._is_over:
             return
-        self.stage = Stage.OVER
+        self._is_over = True
         self._end_span()
         self._cancel_timer()
         self._deadline_timer.cancel()

@@ -9,7 +9,7 @@ from functools import partial
 
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.pace import Pace
-from sollol_agents.dispatcher.requests.active import ActiveRequest, Stage
+from sollol_agents.dispatcher.requests.active import ActiveRequest
 from sollol_agents.dispatcher.requests.attempt import AbandonedAttempts
 from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, Rejected, Request, take_in
 from sollol_agents.dispatcher.requests.node_probes import NodeProbes
@@ -109,7 +109,7 @@ class RequestTable(Part):
     def stop_intake(self, reason: str) -> None:
         """Lets the tries of jobs that no node works on go elsewhere; their runners wait as long as it takes."""
         for request in list(self._active.values()):
-            if request.request.context.job_id and request.stage is Stage.WAITING:
+            if request.request.context.job_id and request.is_waiting:
                 request.cancel(ErrorCode.ACTOR_STOPPED, reason)
 
     def hand_back(self, reason: str) -> None:
@@ -230,7 +230,7 @@ class RequestTable(Part):
             request.on_reconnect()
 
     def _let_waiting_ask(self) -> None:
-        self.tools.scorer.ask_all(r for r in self._active.values() if r.stage is Stage.WAITING)
+        self.tools.scorer.ask_all(r for r in self._active.values() if r.is_waiting)
 
     def _on_node_event(self, msg: Msg) -> None:
         event = decoded(msg, NodeEvent)
