@@ -12,17 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sollol_agents.lab.testing.scorer_stage import (
-    MODEL,
-    Fleet,
-    gpu,
-    granted,
-    loaded,
-    model,
-    queued,
-    reasons,
-    refused,
-)
+from sollol_agents.lab.testing.messages import MODEL, gpu, loaded, model
+from sollol_agents.lab.testing.scorer_stage import Fleet, granted, queued, reasons, refused
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.decision import DecisionEvent, Forecast, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -742,7 +733,7 @@ def test_a_presumed_loss_and_the_nodes_own_report_count_once() -> None:
     fleet.node()
     fleet.ask("r1")
     fleet.load("gpu1", "r1-1")
-    fleet.end("r1-1", "gpu1", OutcomeStatus.PRESUMED_LOST, reported_by=ReportedBy.DISPATCHER)
+    fleet.end("r1-1", "gpu1", OutcomeStatus.PRESUMED_LOST, by=ReportedBy.DISPATCHER)
     fleet.end("r1-1", "gpu1", OutcomeStatus.FAILED, code=ErrorCode.ENGINE_FAILED)
     assert fleet.core.fleet.nodes["gpu1"].record.attempts == 1.0
 
@@ -906,7 +897,7 @@ class Machine:
     def release(self) -> None:
         waiting = sorted(w.request_id for w in self.fleet.core.waiting)
         if waiting:
-            self.fleet._note(self.fleet.core.release(self.rng.choice(waiting), self.fleet.now))
+            self.fleet.note(self.fleet.core.release(self.rng.choice(waiting), self.fleet.now))
 
     def drain(self) -> None:
         node_id = self.rng.choice(sorted(self.fleet.told))
