@@ -16,11 +16,11 @@ from sollol_agents.cli.commands.requesting import body_fields, provenance, read_
 from sollol_agents.cli.output import plain_table, seconds, show_table
 from sollol_agents.cli.settings.section import ConfigFile
 from sollol_agents.cli.settings.sections import SECTIONS, all_sections
+from sollol_agents.lab.testing.messages import outcome
 from sollol_bus.errors import BadRequest, ConfigError, NoEligibleNode, NoResponders, NotConnected, SollolError
 from sollol_bus.sdk.results import Answer
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast, Rejection, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
 from sollol_schemas.queries import GroupStats, StatsReply, WhyReply
 from sollol_schemas.routing import RoutingMode
@@ -214,13 +214,8 @@ def test_statistics_show_modes_and_nodes(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_why_shows_candidates_refusals_and_outcomes(capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = Outcome(
-        decision=Decision(attempt_id="req-1-1", request_id="req-1", node_id="attic"),
-        status=OutcomeStatus.FAILED,
-        reported_by=ReportedBy.NODE,
-        code=ErrorCode.STALLED,
-    )
-    show_why(WhyReply(request_id="req-1", decisions=(DECISION,), outcomes=(outcome,)))
+    ended = outcome("req-1-1", "attic", code=ErrorCode.STALLED)
+    show_why(WhyReply(request_id="req-1", decisions=(DECISION,), outcomes=(ended,)))
     shown = capsys.readouterr().out
     for part in ("because: the least cost", "attic (chosen)", "stalled"):
         assert part in shown

@@ -10,19 +10,17 @@ from sollol_agents.cli.commands.batch import PlainDisplay
 from sollol_agents.cli.commands.doctor import Finding, Level, without_need
 from sollol_agents.cli.commands.jobs_views import show_jobs, show_status
 from sollol_agents.cli.commands.listings import show_nodes, show_stats
+from sollol_agents.lab.testing.messages import engine, node_view
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobListReply, JobState, JobStatus
 from sollol_schemas.queries import GroupStats, NodesReply, NodeView, StatsReply
 from sollol_schemas.subjects import NO_NODE
-from sollol_schemas.telemetry import EngineInfo, EngineKind, NodeState, Telemetry
 
 NO_ENGINE = Finding(check="engine", level=Level.WARNING, found="none at x", remedy="start one")
 
 
 def view(**fields: Any) -> NodeView:
-    engine = EngineInfo(kind=EngineKind.OLLAMA, url="http://x", version="0.33.0")
-    told = Telemetry(node_id="desk", instance="i", revision=1, seq=1, engine=engine, slots=1, **fields)
-    return NodeView(node_id="desk", state=NodeState.UP, heartbeat_age_s=0.1, telemetry=told)
+    return node_view("desk", engine=engine(version="0.33.0"), **fields)
 
 
 @pytest.mark.parametrize(

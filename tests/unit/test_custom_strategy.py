@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sollol_agents.lab.testing.messages import MODEL, loaded, model, telemetry
 from sollol_agents.requests.detector import detector_named
 from sollol_agents.scorer import strategies
 from sollol_agents.scorer.config import ScorerConfig
@@ -18,10 +19,8 @@ from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.grant import RouteRequest
 from sollol_schemas.routing import Routing
-from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, LoadedModel, Telemetry
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_strategy"
-MODEL = "llama3:8b"
 
 
 @pytest.fixture
@@ -55,18 +54,7 @@ def fleet_of(labels: dict[str, dict[str, str]]) -> SchedulerCore:
     """A core that knows idle nodes with these labels, all alike otherwise."""
     core = SchedulerCore(ScorerConfig(warm_up_s=0.0, seed=1), random.Random(1), 0.0)
     for node_id, own in labels.items():
-        telemetry = Telemetry(
-            node_id=node_id,
-            instance=f"{node_id}-1",
-            revision=1,
-            seq=1,
-            engine=EngineInfo(kind=EngineKind.OLLAMA, url=f"http://{node_id}"),
-            slots=1,
-            labels=own,
-            installed=(InstalledModel(name=MODEL, size_bytes=4_900_000_000),),
-            loaded=(LoadedModel(name=MODEL, size_bytes=5_000_000_000),),
-        )
-        core.on_telemetry(telemetry, 0.0)
+        core.on_telemetry(telemetry(node_id, labels=own, installed=(model(),), loaded=(loaded(),)), 0.0)
     return core
 
 

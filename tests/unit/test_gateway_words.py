@@ -25,6 +25,7 @@ from sollol_agents.gateway.management.operations import roomiest, with_node
 from sollol_agents.gateway.pages.application import has_page, pages
 from sollol_agents.gateway.pages.models import ModelPages
 from sollol_agents.gateway.pages.openapi import document
+from sollol_agents.lab.testing.messages import engine, node_view
 from sollol_agents.requests.dialects import Dialect, dialect_of
 from sollol_bus.sdk.client import Client
 from sollol_schemas.decision import Decision
@@ -32,7 +33,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
 from sollol_schemas.keys import ApiKey
 from sollol_schemas.queries import NodeView
-from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, InstalledModel, LoadedModel, NodeState, Telemetry
+from sollol_schemas.telemetry import EngineKind, Gpu, InstalledModel, LoadedModel, NodeState
 
 
 def error(code: ErrorCode = ErrorCode.QUEUE_FULL, message: str = "full", **details: Any) -> ErrorBody:
@@ -40,19 +41,9 @@ def error(code: ErrorCode = ErrorCode.QUEUE_FULL, message: str = "full", **detai
 
 
 def view(node_id: str, *models: str, kind: EngineKind = EngineKind.OLLAMA, **fields: Any) -> NodeView:
-    state = fields.pop("state", NodeState.UP)
     version = fields.pop("version", "0.33.0")
-    telemetry = Telemetry(
-        node_id=node_id,
-        instance="i",
-        revision=1,
-        seq=1,
-        engine=EngineInfo(kind=kind, url="http://x", version=version),
-        slots=1,
-        installed=tuple(InstalledModel(name=name, size_bytes=5, parameter_count=8_000_000_000) for name in models),
-        **fields,
-    )
-    return NodeView(node_id=node_id, state=state, heartbeat_age_s=0.1, telemetry=telemetry)
+    on_disk = tuple(InstalledModel(name=name, size_bytes=5, parameter_count=8_000_000_000) for name in models)
+    return node_view(node_id, engine=engine(kind, version=version), installed=on_disk, **fields)
 
 
 class TestErrors:

@@ -15,11 +15,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from sollol_agents.gateway.http.metrics import Metrics
+from sollol_agents.lab.testing.messages import outcome
 from sollol_agents.metering.catalog import Listed, counted_by, of_actors
 from sollol_agents.metering.requests import MAX_NODES, RequestMeter
-from sollol_schemas.decision import Decision, DecisionEvent, Forecast
+from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.events import Outcome
 from sollol_schemas.execution import Figures
 
 ROOT = Path(__file__).parents[2]
@@ -117,22 +118,17 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
         assert re.fullmatch(r"\d+[smh]", rule["for"])
 
 
-def outcome(node_id: str, status: OutcomeStatus, code: ErrorCode | None = None) -> Outcome:
-    return Outcome(
-        decision=Decision(attempt_id="r-1", request_id="r", node_id=node_id, forecast=Forecast(total_s=1.0)),
-        status=status,
-        reported_by=ReportedBy.NODE,
-        code=code,
-        figures=Figures(actual_s=2.0, ttft_s=0.5, prompt_tokens=7, output_tokens=3),
-    )
+def ended(node_id: str, code: ErrorCode | None = None) -> Outcome:
+    figures = Figures(actual_s=2.0, ttft_s=0.5, prompt_tokens=7, output_tokens=3)
+    return outcome("r-1", node_id, code=code, figures=figures, predicted_s=1.0)
 
 
 def test_outcomes_are_counted_by_node_and_the_number_of_series_is_bounded() -> None:
     registry = CollectorRegistry(auto_describe=False)
     meter = RequestMeter(registry)
     for number in range(MAX_NODES + 44):
-        meter.ended(outcome(f"n{number}", OutcomeStatus.SUCCESS))
-    meter.ended(outcome("n0", OutcomeStatus.FAILED, ErrorCode.STALLED))
+        meter.ended(ended(f"n{number}"))
+    meter.ended(ended("n0", ErrorCode.STALLED))
     text = generate_latest(registry).decode()
     assert text.count("sollol_attempts_total{") == MAX_NODES + 2
     assert 'sollol_attempts_total{mode="fast",node="other",status="success"} 44.0' in text

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sollol_agents.lab.testing.messages import gpu, node_view
 from sollol_agents.recorder.rows import Rank, Table, Verdict, rank_of, row_of, verdict_of
 from sollol_agents.recorder.schema import OUTCOME_COLUMNS
 from sollol_agents.recorder.statistics import (
@@ -31,7 +32,7 @@ from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
 from sollol_schemas.queries import NodesReply, NodeView
-from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, NodeState, Telemetry
+from sollol_schemas.telemetry import NodeState
 
 
 def outcome(**changes: object) -> Outcome:
@@ -175,22 +176,14 @@ def test_reliability_counts_only_what_is_charged_to_the_node() -> None:
 
 
 def test_the_fleet_counts_live_nodes_by_kind() -> None:
-    def view(node_id: str, state: NodeState, *, gpu: bool, slots: int) -> NodeView:
-        telemetry = Telemetry(
-            node_id=node_id,
-            instance="i",
-            revision=1,
-            seq=1,
-            engine=EngineInfo(kind=EngineKind.OLLAMA, url=""),
-            slots=slots,
-            gpus=(Gpu(index=0, name="g", memory_total_mib=1.0),) if gpu else (),
-        )
-        return NodeView(node_id=node_id, state=state, heartbeat_age_s=0.0, telemetry=telemetry)
+    def view(node_id: str, state: NodeState, *, has_gpu: bool, slots: int) -> NodeView:
+        cards = (gpu(),) if has_gpu else ()
+        return node_view(node_id, state, slots=slots, gpus=cards)
 
     nodes = (
-        view("a", NodeState.UP, gpu=True, slots=4),
-        view("b", NodeState.DRAINING, gpu=False, slots=2),
-        view("c", NodeState.DOWN, gpu=True, slots=8),
+        view("a", NodeState.UP, has_gpu=True, slots=4),
+        view("b", NodeState.DRAINING, has_gpu=False, slots=2),
+        view("c", NodeState.DOWN, has_gpu=True, slots=8),
     )
     fleet = fleet_stats(NodesReply(nodes=nodes, queued=3, in_flight=2))
     assert (fleet.nodes_total, fleet.nodes_up, fleet.nodes_gpu, fleet.nodes_cpu) == (3, 1, 1, 1)

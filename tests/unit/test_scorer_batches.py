@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.lab.testing.scorer_stage import MODEL, Fleet, gpu, granted, model
+from sollol_agents.lab.testing.messages import MODEL, gpu, model
+from sollol_agents.lab.testing.scorer_stage import Fleet, granted
 from sollol_agents.scorer.knowledge.demand import Flow
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.routing import Routing, RoutingMode

@@ -6,17 +6,14 @@ import random
 
 import pytest
 
+from sollol_agents.lab.testing.messages import MODEL, grant_request, model, outcome, telemetry
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.knowledge.demand import Demand
 from sollol_schemas.context import RequestKind, TaskContext
-from sollol_schemas.decision import Decision, DecisionEvent
-from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
-from sollol_schemas.grant import Granted, GrantRequest, RouteRequest
+from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.grant import Granted, RouteRequest
 from sollol_schemas.routing import Routing
-from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, Telemetry
-
-MODEL = "llama3:8b"
 
 
 def keep_alives(gaps_s: list[float]) -> list[float | None]:
@@ -26,22 +23,10 @@ def keep_alives(gaps_s: list[float]) -> list[float | None]:
     kept = []
     for number, gap_s in enumerate([0.0, *gaps_s]):
         now += gap_s
-        engine = EngineInfo(kind=EngineKind.OLLAMA, url="http://a")
-        models = (InstalledModel(name=MODEL, size_bytes=4_900_000_000),)
-        core.on_telemetry(
-            Telemetry(node_id="a", instance="a1", revision=1, seq=number + 1, engine=engine, slots=1, installed=models),
-            now,
-        )
-        request_id = f"r{number}"
-        context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=50)
-        asked = GrantRequest(request_id=request_id, number=1, context=context, routing=Routing())
+        core.on_telemetry(telemetry("a", seq=number + 1, installed=(model(),)), now)
+        asked = grant_request(f"r{number}", prompt=50)
         kept += [e.keep_alive_s for e in core.enqueue(asked, now) if isinstance(e, Granted)]
-        outcome = Outcome(
-            decision=Decision(attempt_id=f"{request_id}-1", request_id=request_id, node_id="a", model=MODEL),
-            status=OutcomeStatus.SUCCESS,
-            reported_by=ReportedBy.NODE,
-        )
-        core.on_outcome(outcome, now)
+        core.on_outcome(outcome(f"r{number}-1", "a", model=MODEL), now)
     return kept
 
 
@@ -66,20 +51,8 @@ def test_steady_means_about_every_five_minutes_or_more_often(every_s: float, is_
 @pytest.mark.parametrize(("weight", "wanted"), [(4.0, "b"), (0.25, "a")], ids=["heavy", "light"])
 def test_the_operators_weight_draws_work_to_a_node_or_keeps_it_off(weight: float, wanted: str) -> None:
     core = SchedulerCore(ScorerConfig(warm_up_s=0.0, seed=1), random.Random(1), 10.0)
-    models = (InstalledModel(name=MODEL, size_bytes=4_900_000_000),)
     for node_id, own in (("a", 1.0), ("b", weight)):
-        engine = EngineInfo(kind=EngineKind.OLLAMA, url=f"http://{node_id}")
-        telemetry = Telemetry(
-            node_id=node_id,
-            instance=f"{node_id}1",
-            revision=1,
-            seq=1,
-            engine=engine,
-            slots=1,
-            installed=models,
-            weight=own,
-        )
-        core.on_telemetry(telemetry, 10.0)
+        core.on_telemetry(telemetry(node_id, installed=(model(),), weight=own), 10.0)
     context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=50)
     decision = core.route(RouteRequest(request_id="r", context=context, routing=Routing()), 10.0)
     assert isinstance(decision, DecisionEvent)
@@ -95,20 +68,8 @@ def test_of_equal_nodes_the_one_that_prefers_the_task_gets_it_for_a_second_at_mo
     task_type: str, wanted: set[str], prompt_tokens: int
 ) -> None:
     core = SchedulerCore(ScorerConfig(warm_up_s=0.0, seed=1), random.Random(1), 10.0)
-    models = (InstalledModel(name=MODEL, size_bytes=4_900_000_000),)
     for node_id, preferred in (("a", ()), ("b", ("summarization",))):
-        engine = EngineInfo(kind=EngineKind.OLLAMA, url=f"http://{node_id}")
-        telemetry = Telemetry(
-            node_id=node_id,
-            instance=f"{node_id}1",
-            revision=1,
-            seq=1,
-            engine=engine,
-            slots=1,
-            installed=models,
-            preferred_task_types=preferred,
-        )
-        core.on_telemetry(telemetry, 10.0)
+        core.on_telemetry(telemetry(node_id, installed=(model(),), preferred_task_types=preferred), 10.0)
     context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=prompt_tokens, task_type=task_type)
     chosen = set()
     for number in range(20):

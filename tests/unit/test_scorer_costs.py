@@ -8,13 +8,14 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sollol_agents.lab.testing.messages import model, telemetry
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.decision import CandidateCost, DecisionEvent, Forecast
 from sollol_schemas.grant import RouteRequest
 from sollol_schemas.routing import Routing
-from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, InFlight, InstalledModel, LoadedModel, Telemetry
+from sollol_schemas.telemetry import Gpu, InFlight, LoadedModel
 
 MODEL = "llama3:8b"
 NOW = 100.0
@@ -41,18 +42,14 @@ def cost_of(claims: Claims, *, prompt: int = 500, **context: Any) -> CandidateCo
     loaded = (LoadedModel(name=MODEL, size_bytes=5_000_000_000, vram_bytes=5_000_000_000 * bool(gpus)),)
     running = min(claims["running"], claims["slots"]) if claims["is_loaded"] else 0
     core.on_telemetry(
-        Telemetry(
-            node_id="n",
-            instance="n-a",
-            revision=1,
-            seq=1,
-            engine=EngineInfo(kind=EngineKind.OLLAMA, url="http://n"),
+        telemetry(
+            "n",
             slots=claims["slots"],
             gpus=gpus,
             cpu_count=16,
             ram_total_mib=64_000.0,
             ram_available_mib=60_000.0,
-            installed=(InstalledModel(name=MODEL, size_bytes=4_900_000_000),),
+            installed=(model(),),
             loaded=loaded if claims["is_loaded"] else (),
             in_flight=tuple(
                 InFlight(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sollol_agents.lab.testing.messages import MODEL, gpu, loaded, model, outcome, telemetry
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.knowledge.breaker import BreakerRules
@@ -23,24 +24,16 @@ from sollol_agents.scorer.office.takeover import (
     take_up,
 )
 from sollol_schemas.context import RequestKind, TaskContext
-from sollol_schemas.decision import Decision, Forecast
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus
 from sollol_schemas.execution import Figures
 from sollol_schemas.grant import Granted, GrantRequest
 from sollol_schemas.learned import Learned
 from sollol_schemas.routing import Routing
 from sollol_schemas.telemetry import (
-    EngineInfo,
-    EngineKind,
-    Gpu,
-    InstalledModel,
-    LoadedModel,
     NodeState,
-    Telemetry,
 )
 
-MODEL = "llama3:8b"
 SIZE = 4.9e9
 
 
@@ -55,20 +48,18 @@ class Scorer:
         self.seq = 0
         self.count = 0
 
-    def beat(self, *, gpu: str = "RTX 3090") -> None:
+    def beat(self, *, card: str = "RTX 3090") -> None:
         self.seq += 1
-        told = Telemetry(
-            node_id="gpu1",
+        told = telemetry(
+            "gpu1",
             instance=self.instance,
-            revision=1,
             seq=self.seq,
-            engine=EngineInfo(kind=EngineKind.OLLAMA, url="http://gpu1"),
             slots=2,
-            gpus=(Gpu(index=0, name=gpu, memory_total_mib=24_576, memory_free_mib=20_000),),
+            gpus=(gpu(card, free_gb=19.5),),
             ram_total_mib=64_000,
             ram_available_mib=60_000,
-            installed=(InstalledModel(name=MODEL, size_bytes=int(SIZE)),),
-            loaded=(LoadedModel(name=MODEL, size_bytes=int(SIZE), vram_bytes=int(SIZE)),),
+            installed=(model(),),
+            loaded=(loaded(size_gb=4.9),),
         )
         self.core.on_telemetry(told, self.now)
 
@@ -94,28 +85,24 @@ class Scorer:
         return learned_of(bytes_of(everything_learned(self.core, self.now, 1_700_000_000.0), 1 << 20))
 
 
-def outcome_of(attempt_id: str, decode_tps: float, output: int, status: OutcomeStatus) -> Outcome:
+def outcome_of(attempt_id: str, decode_tps: float, tokens: int, status: OutcomeStatus) -> Outcome:
     figures = Figures(
-        actual_s=output / decode_tps + 1.0,
+        actual_s=tokens / decode_tps + 1.0,
         prompt_tokens=400,
         prompt_s=1.0,
-        output_tokens=output,
-        decode_s=output / decode_tps,
+        output_tokens=tokens,
+        decode_s=tokens / decode_tps,
         load_s=7.0,
     )
-    return Outcome(
-        decision=Decision(
-            attempt_id=attempt_id,
-            request_id=attempt_id.rpartition("-")[0],
-            node_id="gpu1",
-            model=MODEL,
-            task_type="generation",
-            forecast=Forecast(total_s=3.0),
-        ),
-        status=status,
-        reported_by=ReportedBy.NODE,
-        code=None if status is OutcomeStatus.SUCCESS else ErrorCode.ENGINE_FAILED,
-        figures=figures if status is OutcomeStatus.SUCCESS else None,
+    is_success = status is OutcomeStatus.SUCCESS
+    return outcome(
+        attempt_id,
+        "gpu1",
+        code=None if is_success else ErrorCode.ENGINE_FAILED,
+        figures=figures if is_success else None,
+        model=MODEL,
+        task_type="generation",
+        predicted_s=3.0,
     )
 
 
@@ -171,9 +158,9 @@ def test_own_samples_are_worth_more_than_the_document(experienced: Scorer) -> No
 def test_speeds_of_other_hardware_are_not_used(experienced: Scorer) -> None:
     successor = Scorer()
     take_up(successor.core, experienced.learned(), successor.now, age_s=0.0)
-    successor.beat(gpu="RTX 4090")
+    successor.beat(card="RTX 4090")
     unknown = Scorer()
-    unknown.beat(gpu="RTX 4090")
+    unknown.beat(card="RTX 4090")
     assert speeds(successor) == speeds(unknown)
 
 

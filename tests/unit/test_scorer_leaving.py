@@ -5,29 +5,21 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from sollol_agents.lab.testing.messages import load_update, telemetry
 from sollol_agents.recorder.statistics import fleet_stats
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.office.views import nodes_reply
 from sollol_schemas.events import NodeEvent
-from sollol_schemas.telemetry import EngineInfo, EngineKind, InFlight, LoadUpdate, NodeState, Telemetry
+from sollol_schemas.telemetry import InFlight, LoadUpdate, NodeState, Telemetry
 
 
 def heartbeat(seq: int, **changes: Any) -> Telemetry:
-    fields: dict[str, Any] = {
-        "node_id": "desk",
-        "instance": "desk-a",
-        "revision": 1,
-        "seq": seq,
-        "engine": EngineInfo(kind=EngineKind.OLLAMA, url="http://desk"),
-        "slots": 1,
-    }
-    return Telemetry(**(fields | changes))
+    return telemetry("desk", seq=seq, **changes)
 
 
 def goodbye(seq: int, **changes: Any) -> LoadUpdate:
-    fields: dict[str, Any] = {"is_draining": True, "has_left": True}
-    return LoadUpdate(node_id="desk", instance="desk-a", seq=seq, slots=1, **(fields | changes))
+    return load_update("desk", seq=seq, **({"is_draining": True, "has_left": True} | changes))
 
 
 def state_of(core: SchedulerCore) -> NodeState:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sollol_agents.lab.testing.scorer_stage import MODEL, Fleet, granted
+from sollol_agents.lab.testing.messages import MODEL
+from sollol_agents.lab.testing.scorer_stage import Fleet, granted
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.grant import Birth
 from sollol_schemas.routing import Routing, RoutingMode

@@ -14,14 +14,15 @@ from sollol_agents.fleet_view.jobs import JobsView
 from sollol_agents.fleet_view.node_rows import Loaded, NodeRow
 from sollol_agents.fleet_view.timeline import Wait
 from sollol_agents.fleet_view.view import FleetView, Head
+from sollol_agents.lab.testing.messages import gpu, node_view, outcome, telemetry
 from sollol_agents.top import tables
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast, Rejection, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.events import NodeEvent
 from sollol_schemas.execution import Figures
-from sollol_schemas.queries import NodesReply, NodeView, WhyReply
-from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, NodeState, Telemetry
+from sollol_schemas.queries import NodesReply, WhyReply
+from sollol_schemas.telemetry import NodeState
 
 NODE = NodeRow(
     id="attic",
@@ -163,15 +164,8 @@ def test_the_line_about_the_fleet_says_when_nothing_works() -> None:
 
 
 def test_an_explanation_names_candidates_refusals_and_the_end() -> None:
-    outcome = Outcome(
-        decision=Decision(attempt_id="r-1", request_id="r", node_id="attic"),
-        status=OutcomeStatus.FAILED,
-        reported_by=ReportedBy.NODE,
-        code=ErrorCode.STALLED,
-        message="silence",
-        figures=Figures(actual_s=2.0),
-    )
-    text = "\n".join(tables.explanation(WhyReply(request_id="r", decisions=(DECISION,), outcomes=(outcome,))))
+    ended = outcome("r-1", "attic", code=ErrorCode.STALLED, message="silence", figures=Figures(actual_s=2.0))
+    text = "\n".join(tables.explanation(WhyReply(request_id="r", decisions=(DECISION,), outcomes=(ended,))))
     assert text.index("attic          costs") < text.index("cellar         costs")
     assert "barn           draining" in text
     assert "failed after 2.0s: stalled silence" in text
@@ -213,22 +207,10 @@ class Recorded:
             raise self.error
 
 
-def telemetry(node_id: str) -> Telemetry:
-    return Telemetry(
-        node_id=node_id,
-        instance="i",
-        revision=1,
-        seq=1,
-        slots=2,
-        engine=EngineInfo(kind=EngineKind.OLLAMA, url="http://127.0.0.1:1"),
-        gpus=(Gpu(index=0, name="g", memory_total_mib=24576),),
-    )
-
-
 @pytest.fixture
 def view() -> FleetView:
     made, now = FleetView(), time.monotonic()
-    nodes = tuple(NodeView(node_id=n, state=NodeState.UP, heartbeat_age_s=0, telemetry=telemetry(n)) for n in "ab")
+    nodes = tuple(node_view(n, slots=2, gpus=(gpu(),)) for n in "ab")
     made.on_nodes(NodesReply(nodes=nodes, scorer="abc"), now, 1.0)
     made.on_decision(DECISION, now, 1.0)
     return made
@@ -298,7 +280,7 @@ async def test_the_cursor_stays_on_its_node_while_others_come_and_the_width_chan
         table = app.query_one("#nodes", DataTable)
         narrow = len(table.columns)
         await pilot.press("down")
-        view.on_telemetry(telemetry("aa"), time.monotonic())
+        view.on_telemetry(telemetry("aa", slots=2, gpus=(gpu(),)), time.monotonic())
         view.on_node(NodeEvent(node_id="aa", state=NodeState.UP), time.monotonic(), 2.0)
         app._draw()
         assert [key.value for key in table.rows] == ["a", "aa", "b"]
