@@ -8,6 +8,7 @@ import logging
 import msgspec
 import pytest
 
+from sollol_agents.lab.testing.messages import outcome
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.jetstream.api import api
 from sollol_bus.jetstream.outcomes import OutcomePublisher, message_id
@@ -15,19 +16,7 @@ from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import stores
-from sollol_schemas.decision import Decision
-from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
-
-
-def outcome(
-    attempt: str, *, status: OutcomeStatus = OutcomeStatus.SUCCESS, by: ReportedBy = ReportedBy.NODE, text: str = ""
-) -> Outcome:
-    return Outcome(
-        decision=Decision(attempt_id=attempt, request_id=attempt[:-2], node_id="n1"),
-        status=status,
-        reported_by=by,
-        message=text,
-    )
+from sollol_schemas.events import OutcomeStatus, ReportedBy
 
 
 async def stored(bus: Bus) -> int:

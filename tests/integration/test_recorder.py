@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sollol_agents.lab.testing import messages
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
@@ -21,7 +22,7 @@ from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_schemas import subjects
-from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast
+from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -53,20 +54,9 @@ async def start(nats_server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[St
 
 
 def outcome(request_id: str, node_id: str = "n1", **changes: Any) -> Outcome:
-    decision = Decision(
-        attempt_id=f"{request_id}-1",
-        request_id=request_id,
-        node_id=node_id,
-        model="m",
-        forecast=Forecast(total_s=1.0),
-    )
-    fields: dict[str, Any] = {
-        "decision": decision,
-        "status": OutcomeStatus.SUCCESS,
-        "reported_by": ReportedBy.NODE,
-        "figures": Figures(actual_s=1.0, output_tokens=10, decode_s=0.5),
-    }
-    return Outcome(**{**fields, **changes})
+    figures = None if "status" in changes else Figures(actual_s=1.0, output_tokens=10, decode_s=0.5)
+    usual: dict[str, Any] = {"model": "m", "predicted_s": 1.0, "figures": figures}
+    return messages.outcome(f"{request_id}-1", node_id, **(usual | changes))
 
 
 async def record(bus: Bus, *outcomes: Outcome) -> None:
@@ -116,7 +106,7 @@ async def test_outcomes_and_decisions_are_recorded_and_why_shows_both(start: Sta
 
 async def test_questions_without_a_body_mean_everything(start: Start, bus: Bus) -> None:
     await start()
-    await record(bus, outcome("a"), outcome("b", node_id="n2", status=OutcomeStatus.FAILED, code=ErrorCode.STALLED))
+    await record(bus, outcome("a"), outcome("b", node_id="n2", code=ErrorCode.STALLED))
     await publish_acked(
         bus, subjects.NODE_EVENT.of("n2", "suspect"), encode(NodeEvent(node_id="n2", state=NodeState.SUSPECT))
     )
@@ -143,7 +133,7 @@ async def test_statistics_tell_of_the_fleet_when_a_scorer_answers(start: Start, 
 
 async def test_a_node_s_late_report_replaces_the_presumed_loss(start: Start, bus: Bus) -> None:
     await start()
-    lost = outcome("r", status=OutcomeStatus.PRESUMED_LOST, reported_by=ReportedBy.SCORER, figures=None)
+    lost = outcome("r", status=OutcomeStatus.PRESUMED_LOST, by=ReportedBy.SCORER)
     await record(bus, lost)
     await eventually(has_recorded(bus, 1))
     assert (await stats(bus)).total.failures == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sollol_agents.lab.testing.messages import outcome
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
@@ -26,8 +27,6 @@ from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import inboxes, stores, subjects
-from sollol_schemas.decision import Decision
-from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.queries import StatsReply
 from sollol_schemas.subjects import SUBJECTS, Role, Subject
@@ -207,13 +206,7 @@ async def test_a_node_claims_its_id_and_stores_its_outcomes(connect: Connect) ->
     assert first is not None
     assert (await bucket.get("node.n1")).value == b"instance"
     publisher = OutcomePublisher(node)
-    publisher.publish(
-        Outcome(
-            decision=Decision(attempt_id="r-1", request_id="r", node_id="n1"),
-            status=OutcomeStatus.SUCCESS,
-            reported_by=ReportedBy.NODE,
-        )
-    )
+    publisher.publish(outcome())
     assert await publisher.flush() == 0
 
 

@@ -8,6 +8,17 @@ from typing import Any
 
 import pytest
 
+from sollol_agents.lab.testing.messages import (
+    MODEL,
+    gpu,
+    grant_request,
+    load_update,
+    loaded,
+    model,
+    outcome,
+    running,
+    telemetry,
+)
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
@@ -16,7 +27,7 @@ from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind, TaskContext
-from sollol_schemas.decision import Decision, DecisionEvent
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.grant import (
@@ -25,21 +36,13 @@ from sollol_schemas.grant import (
     GrantRefused,
     GrantRelease,
     GrantReply,
-    GrantRequest,
     RouteRequest,
 )
 from sollol_schemas.queries import ModelsReply, NodesReply
 from sollol_schemas.routing import Routing
 from sollol_schemas.telemetry import (
-    EngineInfo,
-    EngineKind,
-    Gpu,
     InFlight,
-    InstalledModel,
-    LoadedModel,
-    LoadUpdate,
     NodeState,
-    Telemetry,
 )
 
 Start = Callable[..., Awaitable[Scorer]]
@@ -56,18 +59,15 @@ class FakeNode:
     def beat(self, **changes: Any) -> None:
         self.seq += 1
         fields: dict[str, Any] = {
-            "node_id": self.node_id,
             "instance": f"{self.node_id}-1",
-            "revision": 1,
             "seq": self.seq,
-            "engine": EngineInfo(kind=EngineKind.OLLAMA, url="http://127.0.0.1:11434"),
             "slots": self.slots,
-            "gpus": (Gpu(index=0, name="RTX 3090", memory_total_mib=24_576, memory_free_mib=20_000),),
-            "installed": (InstalledModel(name="llama3:8b", size_bytes=4_900_000_000),),
-            "loaded": (LoadedModel(name="llama3:8b", size_bytes=5_000_000_000, vram_bytes=5_000_000_000),),
-            "in_flight": self._in_flight(),
+            "gpus": (gpu(),),
+            "installed": (model(),),
+            "loaded": (loaded(),),
+            "in_flight": running(*self.running),
         }
-        self.bus.publish(subjects.TELEMETRY.of(self.node_id), encode(Telemetry(**(fields | changes))))
+        self.bus.publish(subjects.TELEMETRY.of(self.node_id), encode(telemetry(self.node_id, **(fields | changes))))
 
     def accept(self, attempt_id: str) -> None:
         self.running.append(attempt_id)
@@ -75,28 +75,19 @@ class FakeNode:
 
     def tell_load(self) -> None:
         self.seq += 1
-        update = LoadUpdate(
-            node_id=self.node_id,
+        update = load_update(
+            self.node_id,
             instance=f"{self.node_id}-1",
             seq=self.seq,
             slots=self.slots,
-            in_flight=self._in_flight(),
+            in_flight=running(*self.running),
         )
         self.bus.publish(subjects.LOAD.of(self.node_id), encode(update))
 
     def finish(self, attempt_id: str) -> None:
         self.running.remove(attempt_id)
-        outcome = Outcome(
-            decision=Decision(
-                attempt_id=attempt_id, request_id=attempt_id.rpartition("-")[0], node_id=self.node_id, model="llama3:8b"
-            ),
-            status=OutcomeStatus.SUCCESS,
-            reported_by=ReportedBy.NODE,
-        )
-        self.bus.publish(subjects.OUTCOME_EVENT.of(self.node_id), encode(outcome))
-
-    def _in_flight(self) -> tuple[InFlight, ...]:
-        return tuple(InFlight(attempt_id=a, model="llama3:8b") for a in self.running)
+        ended = outcome(attempt_id, self.node_id, model=MODEL)
+        self.bus.publish(subjects.OUTCOME_EVENT.of(self.node_id), encode(ended))
 
 
 class FakeDispatcher:
@@ -125,14 +116,7 @@ class FakeDispatcher:
             self.bus.publish(subjects.GRANT, request, reply=self._inbox.subject)
 
     def ask(self, request_id: str, **changes: Any) -> None:
-        fields: dict[str, Any] = {
-            "request_id": request_id,
-            "number": 1,
-            "context": TaskContext(kind=RequestKind.CHAT, model="Llama3:8B", prompt_tokens=100),
-            "routing": Routing(),
-            "dispatcher": self.instance,
-        }
-        request = GrantRequest(**(fields | changes))
+        request = grant_request(request_id, **({"name": "Llama3:8B", "dispatcher": self.instance} | changes))
         self._unanswered[request_id] = encode(request)
         self.bus.publish(subjects.GRANT, encode(request), reply=self._inbox.subject)
 
@@ -385,16 +369,7 @@ async def test_nonsense_on_the_bus_harms_nobody(scorer: Scorer, bus: Bus, dispat
             subjects.SCORER_ROUTE,
         ):
             bus.publish(subject, data)
-    FakeNode(bus, "gpu2").bus.publish(
-        subjects.TELEMETRY.of("gpu1"),
-        encode(
-            Outcome(
-                decision=Decision(attempt_id="a-1", request_id="a", node_id="gpu1"),
-                status=OutcomeStatus.FAILED,
-                reported_by=ReportedBy.NODE,
-            )
-        ),
-    )
+    bus.publish(subjects.TELEMETRY.of("gpu1"), encode(outcome("a-1", "gpu1", code=ErrorCode.ENGINE_FAILED)))
     dispatcher.ask("r1")
     await eventually(lambda: "r1" in dispatcher.granted())
     await asyncio.wait_for(bus.flush(), 5)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
 
+from sollol_agents.lab.testing.messages import MODEL, model, outcome, telemetry
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
@@ -23,16 +25,13 @@ from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import stores, subjects
 from sollol_schemas.control import ControlLoad, ControlReply
-from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus, PreloadEvent, ReportedBy
+from sollol_schemas.events import BreakerState, Outcome, PreloadEvent
 from sollol_schemas.execution import Figures
 from sollol_schemas.learned import Learned
 from sollol_schemas.queries import RecentReply, RecentRequest
 from sollol_schemas.steering import BreakerRequest, BreakersReply, ResetEvent, ResetKind
-from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, Telemetry
-
-MODEL = "llama3:8b"
+from sollol_schemas.telemetry import Telemetry
 
 
 class Candidate:
@@ -129,7 +128,7 @@ async def test_a_recorder_that_hangs_or_answers_nonsense_does_not_delay_a_start(
 
 
 async def test_what_the_bucket_lacks_is_learnt_from_recorded_outcomes(bus: Bus, bucket: Bucket) -> None:
-    outcomes = tuple(outcome(f"q{n}-1", OutcomeStatus.SUCCESS) for n in range(5))
+    outcomes = tuple(ended(f"q{n}-1") for n in range(5))
 
     def answer(msg: Msg) -> None:
         bus.respond(msg, RecentReply(outcomes=outcomes))
@@ -170,7 +169,7 @@ async def test_a_forced_recovery_reaches_the_standbys(scorers: list[Scorer], bus
     bus.publish(subjects.TELEMETRY.of("gpu1"), encode(heartbeat()))
     await eventually(lambda: all("gpu1" in s.core.fleet.nodes for s in scorers))
     for number in range(5):
-        bus.publish(subjects.OUTCOME_EVENT.of("gpu1"), encode(outcome(f"f{number}-1", OutcomeStatus.FAILED)))
+        bus.publish(subjects.OUTCOME_EVENT.of("gpu1"), encode(ended(f"f{number}-1", ErrorCode.ENGINE_FAILED)))
     await eventually(lambda: all(state_of(s) is BreakerState.OPEN for s in scorers))
     request = BreakerRequest(reset=True, node_id="gpu1", model=MODEL)
     reply = decode((await bus.request(subjects.ADMIN_BREAKER, encode(request))).data, BreakersReply)
@@ -189,7 +188,7 @@ async def test_forgotten_reliability_is_forgotten_by_every_scorer_and_stays_so(s
     bucket = Bucket(bus, stores.LEARNED_BUCKET)
     bus.publish(subjects.TELEMETRY.of("gpu1"), encode(heartbeat()))
     await eventually(lambda: all("gpu1" in s.core.fleet.nodes for s in scorers))
-    bus.publish(subjects.OUTCOME_EVENT.of("gpu1"), encode(outcome("q1-1", OutcomeStatus.SUCCESS)))
+    bus.publish(subjects.OUTCOME_EVENT.of("gpu1"), encode(ended("q1-1")))
 
     async def kept_attempts() -> float:
         value = (await bucket.get(stores.LEARNED)).value
@@ -225,7 +224,7 @@ async def test_a_node_is_told_to_load_what_will_be_needed_and_everybody_may_know
     for scorer in scorers:
         scorer.core.demand.restore(MODEL, 1.0, time.monotonic())
     memory = {"ram_total_mib": 64_000.0, "ram_available_mib": 60_000.0}
-    bus.publish(subjects.TELEMETRY.of("gpu1"), encode(msgspec.structs.replace(heartbeat(), **memory)))
+    bus.publish(subjects.TELEMETRY.of("gpu1"), encode(heartbeat(**memory)))
     await eventually(lambda: len(told) == 1)
     assert [(a.model, a.keep_alive_s) for a in asked] == [(MODEL, ScorerConfig().resident_keep_alive_s)]
     assert (told[0].model, told[0].error) == (MODEL, "")
@@ -236,28 +235,13 @@ def state_of(scorer: Scorer) -> BreakerState:
     return scorer.core.fleet.nodes["gpu1"].breakers.of(MODEL).state
 
 
-def heartbeat() -> Telemetry:
-    return Telemetry(
-        node_id="gpu1",
-        instance="gpu1-1",
-        revision=1,
-        seq=1,
-        engine=EngineInfo(kind=EngineKind.OLLAMA, url="http://127.0.0.1:11434"),
-        slots=1,
-        installed=(InstalledModel(name=MODEL, size_bytes=4_900_000_000),),
-    )
+def heartbeat(**more: Any) -> Telemetry:
+    return telemetry("gpu1", installed=(model(),), **more)
 
 
-def outcome(attempt_id: str, status: OutcomeStatus) -> Outcome:
-    is_success = status is OutcomeStatus.SUCCESS
+def ended(attempt_id: str, code: ErrorCode | None = None) -> Outcome:
     figures = Figures(actual_s=3.0, prompt_tokens=100, prompt_s=1.0, output_tokens=40, decode_s=2.0)
-    return Outcome(
-        decision=Decision(attempt_id=attempt_id, request_id=attempt_id.rpartition("-")[0], node_id="gpu1", model=MODEL),
-        status=status,
-        reported_by=ReportedBy.NODE,
-        code=None if is_success else ErrorCode.ENGINE_FAILED,
-        figures=figures if is_success else None,
-    )
+    return outcome(attempt_id, "gpu1", code=code, figures=None if code else figures, model=MODEL)
 
 
 def test_the_document_of_this_version_is_read_by_this_version() -> None:

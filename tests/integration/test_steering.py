@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from sollol_agents.lab.testing.messages import model, outcome, telemetry
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
@@ -15,11 +16,9 @@ from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import subjects
-from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.events import BreakerEvent, BreakerState, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.events import BreakerEvent, BreakerState
 from sollol_schemas.steering import StrategyEvent
-from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, Telemetry
 
 Start = Callable[..., Awaitable[Scorer]]
 
@@ -101,21 +100,11 @@ async def test_a_choice_that_cannot_be_followed_is_refused_and_changes_nothing(
 
 
 async def fail_until_open(bus: Bus, leader: Scorer) -> None:
-    engine = EngineInfo(kind=EngineKind.OLLAMA, url="http://127.0.0.1:11434")
-    installed = (InstalledModel(name="llama3:8b", size_bytes=4_900_000_000),)
-    beat = Telemetry(
-        node_id="attic", instance="attic-1", revision=1, seq=1, engine=engine, slots=1, installed=installed
-    )
-    bus.publish(subjects.TELEMETRY.of("attic"), encode(beat))
+    bus.publish(subjects.TELEMETRY.of("attic"), encode(telemetry("attic", installed=(model(),))))
     await eventually(lambda: "attic" in leader.core.fleet.nodes)
     for number in range(5):
-        outcome = Outcome(
-            decision=Decision(attempt_id=f"r{number}-1", request_id=f"r{number}", node_id="attic", model="llama3:8b"),
-            status=OutcomeStatus.FAILED,
-            code=ErrorCode.ENGINE_FAILED,
-            reported_by=ReportedBy.NODE,
-        )
-        bus.publish(subjects.OUTCOME_EVENT.of("attic"), encode(outcome))
+        failed = outcome(f"r{number}-1", "attic", code=ErrorCode.ENGINE_FAILED, model="llama3:8b")
+        bus.publish(subjects.OUTCOME_EVENT.of("attic"), encode(failed))
     breakers = leader.core.fleet.nodes["attic"].breakers
     await eventually(lambda: breakers.of("llama3:8b").state is BreakerState.OPEN)
 

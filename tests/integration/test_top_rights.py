@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from sollol_agents.cli.commands.top import followed
 from sollol_agents.fleet_view.view import FleetView
+from sollol_agents.lab.testing.messages import telemetry
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
@@ -19,7 +18,6 @@ from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
-from sollol_schemas.telemetry import EngineInfo, EngineKind, Telemetry
 
 
 async def test_an_observer_sees_nodes_and_the_scorer_though_not_its_settings(tmp_path: Path) -> None:
@@ -32,13 +30,11 @@ async def test_an_observer_sees_nodes_and_the_scorer_though_not_its_settings(tmp
         async with recorder, Scorer(ScorerConfig(), control) as scorer:
             await eventually(lambda: scorer.is_leader)
             node = await Bus.connect(users["node-n1"].bus_config(server.url))
-            engine = EngineInfo(kind=EngineKind.OLLAMA, url="http://127.0.0.1:1")
-            told = Telemetry(node_id="n1", instance="i", revision=1, seq=1, slots=2, engine=engine)
             view = FleetView()
             async with Client(users["observer"].bus_config(server.url)) as client, followed(client, view):
                 await client.bus.flush()
                 for seq in range(1, 3):
-                    node.publish(subjects.TELEMETRY.of("n1"), encode(msgspec.structs.replace(told, seq=seq)))
+                    node.publish(subjects.TELEMETRY.of("n1"), encode(telemetry("n1", seq=seq)))
                 await eventually(lambda: view.scorer == scorer.instance and "n1" in rows(view))
                 await eventually(lambda: client.bus.close_reason != "")  # the question about the strategy was refused
                 assert view.scorer == scorer.instance

@@ -10,6 +10,7 @@ from asyncio.subprocess import PIPE
 
 import msgspec
 
+from sollol_agents.lab.testing.messages import outcome
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
@@ -19,10 +20,7 @@ from sollol_schemas.events import (
     BreakerState,
     NodeEvent,
     OfficeEvent,
-    Outcome,
-    OutcomeStatus,
     PreloadEvent,
-    ReportedBy,
 )
 from sollol_schemas.jobs import JobEvent, JobNews, JobState
 from sollol_schemas.steering import StrategyEvent
@@ -35,11 +33,7 @@ EVENTS: list[tuple[str, msgspec.Struct]] = [
     ),
     (
         subjects.OUTCOME_EVENT.of("attic"),
-        Outcome(
-            decision=Decision(attempt_id="r-1", request_id="r", node_id="attic"),
-            status=OutcomeStatus.SUCCESS,
-            reported_by=ReportedBy.NODE,
-        ),
+        outcome("r-1", "attic"),
     ),
     (subjects.NODE_EVENT.of("attic", NodeState.DOWN), NodeEvent(node_id="attic", state=NodeState.DOWN)),
     (subjects.PRELOAD_EVENT.of("attic"), PreloadEvent(node_id="attic", model="m")),

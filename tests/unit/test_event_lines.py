@@ -7,15 +7,14 @@ from datetime import UTC, datetime
 import pytest
 
 from sollol_agents.cli.commands.event_lines import Event, concerns, line_of_event
-from sollol_schemas.decision import Decision, DecisionEvent, Forecast
+from sollol_agents.lab.testing.messages import decision, outcome
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import (
     BreakerEvent,
     BreakerState,
     NodeEvent,
     OfficeEvent,
-    Outcome,
-    OutcomeStatus,
     PreloadEvent,
     ReportedBy,
 )
@@ -25,31 +24,11 @@ from sollol_schemas.steering import StrategyEvent
 from sollol_schemas.telemetry import NodeState
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-SUMMARY = Decision(
-    request_id="req-1",
-    attempt_id="req-1-1",
-    node_id="attic",
-    model="llama3.2",
-    queue_s=0.25,
-    reason="the least cost",
-    forecast=Forecast(total_s=1.5),
-)
+SUMMARY = decision("req-1-1", "attic", model="llama3.2", queue_s=0.25, reason="the least cost", predicted_s=1.5)
 DECISION = DecisionEvent(decision=SUMMARY)
-SUCCESS = Outcome(
-    decision=Decision(
-        attempt_id="req-1-1", request_id="req-1", node_id="attic", model="llama3.2", forecast=Forecast(total_s=1.5)
-    ),
-    status=OutcomeStatus.SUCCESS,
-    reported_by=ReportedBy.NODE,
-    figures=Figures(actual_s=2.0, output_tokens=7),
-)
-UNSERVED = Outcome(
-    decision=Decision(attempt_id="req-2-0", request_id="req-2", node_id="_none"),
-    status=OutcomeStatus.FAILED,
-    reported_by=ReportedBy.DISPATCHER,
-    code=ErrorCode.QUEUE_FULL,
-    message="too many wait",
-)
+FIGURES = Figures(actual_s=2.0, output_tokens=7)
+SUCCESS = outcome("req-1-1", "attic", figures=FIGURES, model="llama3.2", predicted_s=1.5)
+UNSERVED = outcome("req-2-0", "_none", code=ErrorCode.QUEUE_FULL, by=ReportedBy.DISPATCHER, message="too many wait")
 NODE = NodeEvent(node_id="attic", state=NodeState.DOWN, previous=NodeState.UP, reason="no heartbeat for 5 s")
 JOB = JobEvent(
     job_id="req-1",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from sollol_agents.cli import log_lines
+from sollol_agents.lab.testing.messages import decision, outcome
 from sollol_bus.observe import request_log
-from sollol_schemas.decision import Decision, DecisionEvent, Forecast
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.events import Outcome, OutcomeStatus
 from sollol_schemas.execution import Figures
 
 CANARY = "the crown jewels are under the stairs"
@@ -26,27 +28,11 @@ def as_it_was() -> Iterator[None]:
     request_log.set_up(requests=True, prompts=False)
 
 
-DECISION = DecisionEvent(
-    decision=Decision(
-        request_id="r",
-        attempt_id="r-1",
-        node_id="attic",
-        reason="least cost",
-        model="llama3.2",
-        forecast=Forecast(total_s=1.5),
-    )
-)
+DECISION = DecisionEvent(decision=decision("r-1", "attic", reason="least cost", model="llama3.2", predicted_s=1.5))
 
 
-def outcome(status: OutcomeStatus, code: ErrorCode | None = None, figures: Figures | None = None) -> Outcome:
-    return Outcome(
-        decision=Decision(attempt_id="r-1", request_id="r", node_id="attic"),
-        status=status,
-        reported_by=ReportedBy.NODE,
-        code=code,
-        message=CANARY if code else "",
-        figures=figures,
-    )
+def ended(code: ErrorCode | None = None, **more: Any) -> Outcome:
+    return outcome("r-1", "attic", code=code, message=CANARY if code else "", **more)
 
 
 def test_a_decision_is_one_line_with_its_request(caplog: pytest.LogCaptureFixture) -> None:
@@ -58,20 +44,20 @@ def test_a_decision_is_one_line_with_its_request(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("ended", "level", "said"),
+    ("told", "level", "said"),
     [
         (
-            outcome(OutcomeStatus.SUCCESS, figures=Figures(actual_s=2.0)),
+            ended(figures=Figures(actual_s=2.0)),
             logging.INFO,
             "request r success on attic after 2.00 s",
         ),
         (
-            outcome(OutcomeStatus.CLIENT_ERROR, ErrorCode.BAD_REQUEST),
+            ended(ErrorCode.BAD_REQUEST, status=OutcomeStatus.CLIENT_ERROR),
             logging.INFO,
             "request r client_error on attic: bad_request",
         ),
         (
-            outcome(OutcomeStatus.FAILED, ErrorCode.STALLED),
+            ended(ErrorCode.STALLED),
             logging.WARNING,
             "request r failed on attic: stalled",
         ),
@@ -79,10 +65,10 @@ def test_a_decision_is_one_line_with_its_request(caplog: pytest.LogCaptureFixtur
     ids=["success", "client error", "failed"],
 )
 def test_an_outcome_is_one_line_without_the_engines_words(
-    ended: Outcome, level: int, said: str, caplog: pytest.LogCaptureFixture
+    told: Outcome, level: int, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    request_log.log_outcome(ended)
+    request_log.log_outcome(told)
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (level, said)
     assert CANARY not in log_lines.JsonLines().format(record)
@@ -91,7 +77,7 @@ def test_an_outcome_is_one_line_without_the_engines_words(
 def test_lines_about_requests_can_be_silenced_alone(capsys: pytest.CaptureFixture[str]) -> None:
     log_lines.set_up(log_lines.LogConfig(requests=False))
     request_log.log_decision(DECISION)
-    request_log.log_outcome(outcome(OutcomeStatus.FAILED, ErrorCode.STALLED))
+    request_log.log_outcome(ended(ErrorCode.STALLED))
     logging.getLogger("sollol_agents.x").info("still here", extra={"action": "x"})
     shown = capsys.readouterr().err
     assert "still here" in shown

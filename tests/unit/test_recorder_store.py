@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sollol_agents.lab.testing.messages import decision, outcome
 from sollol_agents.recorder.archive import Archive, open_archive
 from sollol_agents.recorder.rows import Row, row_of
 from sollol_agents.recorder.schema import MIGRATIONS
@@ -15,8 +16,8 @@ from sollol_agents.recorder.store import Store, StoreReplaced, open_store
 from sollol_bus.errors import ConfigError
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
-from sollol_schemas.decision import Decision, DecisionEvent, Forecast
-from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.events import NodeEvent, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
 from sollol_schemas.telemetry import NodeState
 
@@ -31,26 +32,15 @@ def outcome_row(
     by: ReportedBy = ReportedBy.NODE,
     actual_s: float = 1.0,
 ) -> Row:
-    outcome = Outcome(
-        decision=Decision(
-            attempt_id=attempt_id,
-            request_id=attempt_id.rpartition("-")[0],
-            node_id=node_id,
-            model=model,
-            forecast=Forecast(total_s=1.0),
-        ),
-        status=status,
-        reported_by=by,
-        figures=Figures(actual_s=actual_s) if status is OutcomeStatus.SUCCESS else None,
-    )
-    row = row_of(subjects.OUTCOME_EVENT.of(node_id), encode(outcome), stored_at_ns=at * 10**9, stream_seq=at)
+    figures = Figures(actual_s=actual_s) if status is OutcomeStatus.SUCCESS else None
+    ended = outcome(attempt_id, node_id, status=status, by=by, figures=figures, model=model, predicted_s=1.0)
+    row = row_of(subjects.OUTCOME_EVENT.of(node_id), encode(ended), stored_at_ns=at * 10**9, stream_seq=at)
     assert row is not None
     return row
 
 
 def decision_row(request_id: str, at: int) -> Row:
-    decision = Decision(request_id=request_id, attempt_id=f"{request_id}-1", node_id="n1", model="m")
-    data = encode(DecisionEvent(decision=decision))
+    data = encode(DecisionEvent(decision=decision(f"{request_id}-1", model="m")))
     row = row_of(subjects.ROUTING_EVENT.of("fast"), data, stored_at_ns=at * 10**9, stream_seq=at)
     assert row is not None
     return row
