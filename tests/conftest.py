@@ -26,5 +26,6 @@ def pytest_asyncio_loop_factories(
 @pytest.fixture(autouse=True)
 def nothing_blocks_the_loop() -> Iterator[None]:
     """Fails a test in which our code makes a blocking call on the event loop."""
-    with blockbuster_ctx(scanned_modules=["sollol_bus", "sollol_agents"]):
+    ours = ["sollol_bus", "sollol_agents"]
+    with blockbuster_ctx(scanned_modules=ours, excluded_modules=["sollol_agents.lab.testing"]):
         yield
