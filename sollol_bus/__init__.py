@@ -37,9 +37,11 @@ from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import JobAnswer, Jobs, make_job
 from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
-from sollol_bus.transport.connection import Bus, BusConfig, ReplyInbox, Subscription
+from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.mux import ReplyInbox
 from sollol_bus.transport.streaming import ReplyStream, request_many
+from sollol_bus.transport.subscription import Subscription
 from sollol_bus.version import VERSION
 from sollol_schemas.jobs import Job, JobState
 from sollol_schemas.routing import Routing, RoutingMode

@@ -23,9 +23,10 @@ from sollol_bus.errors import BusError, SollolError
 from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
 from sollol_bus.parts import Part
-from sollol_bus.transport.connection import Bus, BusConfig, Subscription
+from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.discovery import Discovery
 from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.subscription import Subscription
 from sollol_bus.waiting import happens
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,9 @@ import msgspec
 
 from sollol_bus.errors import BusError, NotConnected
 from sollol_bus.jetstream.api import API, JetStreamRefused, api
-from sollol_bus.transport.connection import Bus, Subscription
+from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
+from sollol_bus.transport.subscription import Subscription
 from sollol_bus.waiting import happens
 from sollol_schemas.headers import STATUS
 

@@ -27,8 +27,9 @@ from sollol_bus.errors import (
     NotConnected,
     SollolError,
 )
-from sollol_bus.transport.connection import SETTLING_S, Bus, ReplyInbox
+from sollol_bus.transport.connection import SETTLING_S, Bus
 from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_bus.transport.mux import ReplyInbox
 from sollol_bus.transport.streaming import MAX_WAITING_BYTES, ReplyStream
 from sollol_schemas import headers as h
 from sollol_schemas import subjects

@@ -14,21 +14,21 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from sollol_bus.errors import BackendBrokeProtocol, BadRequest, NoResponders, SollolError, error_from
+from sollol_bus.errors import BackendBrokeProtocol, BadRequest, SollolError, error_from
 from sollol_bus.observe.tracing_setup import present_traceparent
 from sollol_bus.parts import Part
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
+from sollol_bus.sdk.questions import ask_actor
 from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
 from sollol_bus.sdk.spread import spread
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_bus.transport.messages import decode, encode
 from sollol_bus.transport.streaming import request_many
 from sollol_bus.transport.watching import watch
 from sollol_schemas import subjects
 from sollol_schemas.control import AdminRequest, ControlReply
 from sollol_schemas.decision import DecisionEvent
-from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.headers import TRACEPARENT
 from sollol_schemas.ids import is_bus_id
@@ -132,13 +132,13 @@ class Client(Part):
         Raises:
             SollolError: What ended the request; see `sollol_bus.errors`.
         """
-        return await _whole(self.generate_stream(model, prompt, routing=routing, **fields))
+        return await self.generate_stream(model, prompt, routing=routing, **fields).whole()
 
     async def chat(
         self, model: str, messages: Sequence[Mapping[str, object]], *, routing: Routing | None = None, **fields: object
     ) -> Answer:
         """The whole next message of a conversation."""
-        return await _whole(self.chat_stream(model, messages, routing=routing, **fields))
+        return await self.chat_stream(model, messages, routing=routing, **fields).whole()
 
     async def embed(
         self, model: str, texts: str | Sequence[str], *, routing: Routing | None = None, **fields: object
@@ -395,29 +395,4 @@ class Client(Part):
         return watch(self.bus, subjects.STRATEGY_EVENT, StrategyEvent)
 
     async def _ask(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = 5.0) -> T:
-        try:
-            msg = await self.bus.request(subject, b"" if asked is None else encode(asked), timeout_s=timeout_s)
-        except NoResponders as error:
-            raise error_from(_nobody(subject)) from error
-        failure = error_of(msg)
-        if failure is not None:
-            raise error_from(failure)
-        return decode(msg.data, kind)
-
-
-def _nobody(subject: str) -> ErrorBody:
-    """Which actor is missing, for a subject that nobody listens on."""
-    of_scorer = (subjects.NODES, subjects.MODELS, subjects.ADMIN_STRATEGY, subjects.ADMIN_BREAKER)
-    actor = "scorer" if subject in of_scorer else "dispatcher"
-    if subject in (subjects.STATS, subjects.RELIABILITY, subjects.RECENT) or subject.startswith(f"{subjects.V1}.why."):
-        actor = "recorder"
-    return ErrorBody(
-        code=ErrorCode.NO_NODES, message=f"no {actor} is on the bus; start `sollol up` or `sollol {actor}`"
-    )
-
-
-async def _whole(stream: AnswerStream) -> Answer:
-    async with stream:
-        async for _ in stream:
-            pass
-    return stream.answer
+        return await ask_actor(self.bus, subject, asked, kind, timeout_s=timeout_s)

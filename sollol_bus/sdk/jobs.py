@@ -25,13 +25,13 @@ from sollol_bus.errors import (
     NoResponders,
     RequestTimedOut,
     SollolError,
-    error_from,
 )
 from sollol_bus.sdk.job_answer import JobAnswer
 from sollol_bus.sdk.job_making import checked_id, make_job, priority_of
 from sollol_bus.sdk.job_storing import Storing
+from sollol_bus.sdk.questions import ask
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_bus.transport.messages import decode, encode
 from sollol_bus.transport.streaming import request_many
 from sollol_bus.transport.watching import watch
 from sollol_bus.waiting import happens
@@ -281,11 +281,7 @@ class Jobs:
         task.add_done_callback(self._followers.discard)
 
     async def _ask_job(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = _ASK_S) -> T:
-        msg = await self.bus.request(subject, encode(asked), timeout_s=timeout_s)
-        failure = error_of(msg)
-        if failure is not None:
-            raise error_from(failure)
-        return decode(msg.data, kind)
+        return await ask(self.bus, subject, asked, kind, timeout_s=timeout_s)
 
 
 def _listing(states: Sequence[JobState | str], limit: int) -> JobListRequest:

@@ -120,6 +120,17 @@ class AnswerStream:
             final=msgspec.json.decode(self._final) if self._final else {},
         )
 
+    async def whole(self) -> Answer:
+        """The complete answer of a stream that was not entered.
+
+        Raises:
+            SollolError: What ended the request; see `sollol_bus.errors`.
+        """
+        async with self:
+            async for _ in self:
+                pass
+        return self.answer
+
     def cancel(self) -> None:
         """Stops the request; the iteration then raises `Cancelled`."""
         self._call.cancel()

@@ -18,7 +18,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -26,14 +26,13 @@ import nats
 import nats.errors
 from msgspec import Meta
 from nats.aio.client import Client as NatsClient
-from nats.aio.subscription import Subscription as NatsSubscription
-from nats.js import JetStreamContext
 
 from sollol_bus.errors import BusError, ConfigError, NotConnected, PayloadTooLarge
 from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
 from sollol_bus.transport.messages import Msg, encode, error_headers
-from sollol_bus.transport.mux import Mux, OnReply
+from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox
+from sollol_bus.transport.subscription import Leaving, Subscription, run_at_once
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 log = logging.getLogger(__name__)
@@ -44,8 +43,6 @@ INBOX_ROOT = "_INBOX"
 """Every inbox begins so. Whoever asks chooses the reply subject: elsewhere nobody may make us speak."""
 SETTLING_S = 3.0
 """After its own reconnect an actor believes no 503 for so long: others are still coming back."""
-LEAVE_WITHIN_S = 0.05
-"""How long `unsubscribe_soon` collects subscriptions to end."""
 _HIGH_WATER_BYTES = 1 << 20
 _PUBLISH_REFUSED = "permissions violation for publish to "
 
@@ -72,43 +69,6 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return f"BusConfig(url={self.url!r}, name={self.name!r}, user={self.user!r})"
 
 
-class Subscription:
-    """Interest in a subject; `unsubscribe` ends it at once."""
-
-    __slots__ = ("_bus", "_inner", "subject")
-
-    def __init__(self, bus: Bus, inner: NatsSubscription, subject: str) -> None:
-        self._bus = bus
-        self._inner: NatsSubscription | None = inner
-        self.subject = subject
-
-    def unsubscribe(self) -> None:
-        """Ends the interest; messages already received are dropped. Safe to call twice and when disconnected."""
-        inner, self._inner = self._inner, None
-        if inner is not None:
-            self._bus.forget(inner)
-
-    def unsubscribe_soon(self) -> None:
-        """Ends the interest within `LEAVE_WITHIN_S`, together with others: a write less for each."""
-        inner, self._inner = self._inner, None
-        if inner is not None:
-            self._bus.forget_soon(inner)
-
-
-class ReplyInbox:
-    """An inbox for many replies to one callback, without a subscription of its own."""
-
-    __slots__ = ("_key", "_mux", "subject")
-
-    def __init__(self, mux: Mux, on_reply: OnReply) -> None:
-        self._mux = mux
-        self.subject, self._key = mux.open(on_reply)
-
-    def close(self) -> None:
-        """Stops listening; safe to call twice."""
-        self._mux.close(self._key)
-
-
 class Bus:
     """A connection to the bus; make one with `Bus.connect`."""
 
@@ -130,8 +90,7 @@ class Bus:
         self._on_closed_for_good: list[Callable[[], None]] = []
         self._on_refused: list[Callable[[str], None]] = []
         self._mux: Mux | None = None
-        self._jetstream: JetStreamContext | None = None
-        self._leaving: list[NatsSubscription] = []
+        self._leaving = Leaving()
         self._is_closing = False
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -219,13 +178,6 @@ class Bus:
         return int(self._nc.max_payload) - PAYLOAD_MARGIN_BYTES
 
     @property
-    def jetstream(self) -> JetStreamContext:
-        """JetStream over this connection."""
-        if self._jetstream is None:
-            self._jetstream = self._nc.jetstream(timeout=5)
-        return self._jetstream
-
-    @property
     def nats(self) -> NatsClient:
         """The client library's own connection, for what the bus does not wrap."""
         return self._nc
@@ -269,7 +221,7 @@ class Bus:
         if len(payload) > self.max_payload:
             raise PayloadTooLarge(f"{len(payload)} bytes exceed the limit of {self.max_payload} bytes")
         try:
-            _run_at_once(self._nc.publish(subject, payload, reply, headers))
+            run_at_once(self._nc.publish(subject, payload, reply, headers))
         except nats.errors.Error as error:
             raise NotConnected(f"cannot publish to {subject}: {error}") from error
 
@@ -296,30 +248,12 @@ class Bus:
                 log.exception("handling a message on %s failed", msg.subject, extra={"action": "handler_failed"})
 
         try:
-            inner = _run_at_once(
+            inner = run_at_once(
                 self._nc.subscribe(subject, queue, cb=deliver, pending_msgs_limit=0, pending_bytes_limit=0)
             )
         except nats.errors.Error as error:
             raise NotConnected(f"cannot subscribe to {subject}: {error}") from error
-        return Subscription(self, inner, subject)
-
-    def forget(self, inner: NatsSubscription) -> None:
-        """Ends a subscription of the client library."""
-        try:
-            _run_at_once(inner.unsubscribe())
-        except nats.errors.Error as error:
-            log.debug("unsubscribe: %s", error)
-
-    def forget_soon(self, inner: NatsSubscription) -> None:
-        """Ends a subscription of the client library, with the others of the same moment."""
-        if not self._leaving:
-            self._loop.call_later(LEAVE_WITHIN_S, self._forget_leaving)
-        self._leaving.append(inner)
-
-    def _forget_leaving(self) -> None:
-        leaving, self._leaving = self._leaving, []
-        for inner in leaving:
-            self.forget(inner)
+        return Subscription(inner, subject, self._leaving)
 
     def new_inbox(self) -> str:
         """A fresh inbox subject of this connection, to subscribe to."""
@@ -459,13 +393,3 @@ def _call_all(callbacks: list[Callable[[], None]]) -> None:
             callback()
         except Exception:
             log.exception("a connection callback failed", extra={"action": "callback_failed"})
-
-
-def _run_at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 the coroutine's own result
-    """The result of a coroutine that never suspends; see the module's docstring."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    coroutine.close()
-    raise AssertionError("the client library suspended where it must not")

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 import msgspec
 
 from sollol_bus.parts import Part
-from sollol_bus.transport.connection import Bus, Subscription
+from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.subscription import Subscription
 from sollol_bus.version import VERSION
 from sollol_schemas.instants import instant
 

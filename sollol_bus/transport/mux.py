@@ -128,3 +128,17 @@ class Mux:
         """Tells everybody who waits that the connection went down; multi-reply inboxes stay open."""
         for on_reply in list(self._waiting.values()):
             on_reply(NotConnected("the connection to the bus went down while waiting for a reply"))
+
+
+class ReplyInbox:
+    """An inbox for many replies to one callback, without a subscription of its own."""
+
+    __slots__ = ("_key", "_mux", "subject")
+
+    def __init__(self, mux: Mux, on_reply: OnReply) -> None:
+        self._mux = mux
+        self.subject, self._key = mux.open(on_reply)
+
+    def close(self) -> None:
+        """Stops listening; safe to call twice."""
+        self._mux.close(self._key)

@@ -23,8 +23,9 @@ from sollol_bus.errors import (
     SollolError,
     error_from,
 )
-from sollol_bus.transport.connection import Bus, Subscription
+from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, error_of, is_no_responders
+from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import headers as h
 from sollol_schemas.errors import ErrorBody, ErrorCode
 

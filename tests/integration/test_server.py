@@ -52,7 +52,7 @@ async def accepts(server: EmbeddedServer, user: str) -> bool:
 async def test_a_started_server_takes_clients_and_offers_jetstream_with_our_limits(tmp_path: Path) -> None:
     async with EmbeddedServer(config_in(tmp_path)) as server, client_of(server) as bus:
         assert bus.nats.max_payload == 8 * 1024 * 1024
-        account = await bus.jetstream.account_info()
+        account = await bus.nats.jetstream().account_info()
         assert account.streams == 0
         assert server.pid is not None
         assert psutil.Process(server.pid).name() == "nats-server"
@@ -67,11 +67,11 @@ async def test_the_generated_configuration_is_readable_by_its_owner_alone(tmp_pa
 
 async def test_messages_of_a_file_stream_survive_a_clean_stop(tmp_path: Path) -> None:
     async with EmbeddedServer(config_in(tmp_path)) as server, client_of(server) as bus:
-        js = bus.jetstream
+        js = bus.nats.jetstream()
         await js.add_stream(name="KEPT", subjects=["kept"])
         await js.publish("kept", b"still here")
     async with EmbeddedServer(config_in(tmp_path)) as server, client_of(server) as bus:
-        kept = await bus.jetstream.get_msg("KEPT", seq=1)
+        kept = await bus.nats.jetstream().get_msg("KEPT", seq=1)
         assert kept.data == b"still here"
 
 
@@ -79,15 +79,15 @@ async def test_a_server_that_dies_comes_back_on_its_port_with_its_streams(tmp_pa
     async with EmbeddedServer(config_in(tmp_path)) as server:
         port, pid = server.port, server.pid
         async with client_of(server) as bus:
-            await bus.jetstream.add_stream(name="KEPT", subjects=["kept"])
-            await bus.jetstream.publish("kept", b"still here")
+            await bus.nats.jetstream().add_stream(name="KEPT", subjects=["kept"])
+            await bus.nats.jetstream().publish("kept", b"still here")
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         await eventually(lambda: server.restarts == 1)
         assert server.port == port
         assert server.pid != pid
         async with client_of(server) as bus:
-            assert (await bus.jetstream.get_msg("KEPT", seq=1)).data == b"still here"
+            assert (await bus.nats.jetstream().get_msg("KEPT", seq=1)).data == b"still here"
 
 
 async def test_a_server_that_keeps_dying_is_given_up_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,8 +7,9 @@ import logging
 
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected
 from sollol_bus.parts import Part
-from sollol_bus.transport.connection import Bus, ReplyInbox
+from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of, is_no_responders
+from sollol_bus.transport.mux import ReplyInbox
 from sollol_schemas import subjects
 from sollol_schemas.control import (
     AdminRequest,

@@ -14,8 +14,9 @@ from sollol_agents.recorder.statistics import fleet_stats
 from sollol_agents.recorder.store import Store
 from sollol_bus.errors import ActorStopped, BusError, NotConnected, PayloadTooLarge, SollolError
 from sollol_bus.parts import Spawn
-from sollol_bus.transport.connection import INBOX_ROOT, Bus, Subscription
+from sollol_bus.transport.connection import INBOX_ROOT, Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.subscription import Subscription
 from sollol_bus.waiting import happens
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode

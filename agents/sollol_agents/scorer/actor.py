@@ -35,8 +35,9 @@ from sollol_bus.errors import DecodeFailed, NotConnected
 from sollol_bus.jetstream.lease import Lease
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.jetstream.streams import provision
-from sollol_bus.transport.connection import SETTLING_S, BusConfig, Subscription
+from sollol_bus.transport.connection import SETTLING_S, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import stores, subjects
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode

@@ -113,5 +113,5 @@ class Results:
 
     async def _store(self) -> ObjectStore:
         if self._blobs is None:
-            self._blobs = await self._bus.jetstream.object_store(stores.JOB_BLOBS)
+            self._blobs = await self._bus.nats.jetstream().object_store(stores.JOB_BLOBS)
         return self._blobs

@@ -21,8 +21,9 @@ from sollol_agents.dispatcher.requests.outcomes import presumed_lost, unserved
 from sollol_agents.dispatcher.requests.tools import Tools
 from sollol_agents.dispatcher.requests.tracing import tell_failed, tell_granted, traced
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
-from sollol_bus.transport.connection import SETTLING_S, ReplyInbox
+from sollol_bus.transport.connection import SETTLING_S
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
+from sollol_bus.transport.mux import ReplyInbox
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
 from sollol_agents.dispatcher.requests.intake import Request
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected
-from sollol_bus.transport.connection import Bus, Subscription
+from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, decoded, encode, is_no_responders
+from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState, ControlAttempt, ControlReply

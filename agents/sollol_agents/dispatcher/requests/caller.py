@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from sollol_agents.dispatcher.requests.intake import Request
 from sollol_bus.errors import BusError, NotConnected
-from sollol_bus.transport.connection import Bus, ReplyInbox
+from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode, is_no_responders
+from sollol_bus.transport.mux import ReplyInbox
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.execution import RequestNews, Taken
 

@@ -20,8 +20,9 @@ from sollol_agents.gateway.batches.run import BatchRun
 from sollol_agents.gateway.batches.store import ANYBODY
 from sollol_bus.errors import DecodeFailed, SollolError
 from sollol_bus.parts import Part, Spawn
-from sollol_bus.transport.connection import Bus, Subscription
+from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode
+from sollol_bus.transport.subscription import Subscription
 from sollol_bus.waiting import happens
 from sollol_schemas.batches import ENDED, BatchRecord, BatchState
 

@@ -22,8 +22,9 @@ from sollol_agents.scorer.strategies import UnknownStrategy, available, prepare
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.parts import Spawn
-from sollol_bus.transport.connection import Bus, Subscription
+from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.instants import instant

@@ -1,0 +1,49 @@
+"""One question, one typed answer; and who is missing when nobody answers."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from sollol_bus.errors import NoResponders, SollolError, error_from
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorBody, ErrorCode
+
+T = TypeVar("T")
+
+_OF_SCORER = (subjects.NODES, subjects.MODELS, subjects.ADMIN_STRATEGY, subjects.ADMIN_BREAKER)
+_OF_RECORDER = (subjects.STATS, subjects.RELIABILITY, subjects.RECENT)
+
+
+async def ask(bus: Bus, subject: str, asked: object, kind: type[T], *, timeout_s: float) -> T:
+    """The answer to a question; None asks without a body.
+
+    Raises:
+        SollolError: What the other side reported, or a `BusError`.
+    """
+    msg = await bus.request(subject, b"" if asked is None else encode(asked), timeout_s=timeout_s)
+    failure = error_of(msg)
+    if failure is not None:
+        raise error_from(failure)
+    return decode(msg.data, kind)
+
+
+async def ask_actor(bus: Bus, subject: str, asked: object, kind: type[T], *, timeout_s: float = 5.0) -> T:
+    """As `ask`; where nobody listens, the error names the actor to start.
+
+    Raises:
+        SollolError: What the other side reported, which actor is missing, or a `BusError`.
+    """
+    try:
+        return await ask(bus, subject, asked, kind, timeout_s=timeout_s)
+    except NoResponders as error:
+        raise _nobody_on(subject) from error
+
+
+def _nobody_on(subject: str) -> SollolError:
+    actor = "scorer" if subject in _OF_SCORER else "dispatcher"
+    if subject in _OF_RECORDER or subject.startswith(f"{subjects.V1}.why."):
+        actor = "recorder"
+    message = f"no {actor} is on the bus; start `sollol up` or `sollol {actor}`"
+    return error_from(ErrorBody(code=ErrorCode.NO_NODES, message=message))

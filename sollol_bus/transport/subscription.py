@@ -1,0 +1,74 @@
+"""Interest in a subject, ended at once or soon, and coroutines of the client library that never suspend."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import nats.errors
+from nats.aio.subscription import Subscription as NatsSubscription
+
+log = logging.getLogger(__name__)
+
+LEAVE_WITHIN_S = 0.05
+"""How long `unsubscribe_soon` collects subscriptions to end."""
+
+
+class Subscription:
+    """Interest in a subject; `unsubscribe` ends it at once."""
+
+    __slots__ = ("_inner", "_leaving", "subject")
+
+    def __init__(self, inner: NatsSubscription, subject: str, leaving: Leaving) -> None:
+        self._inner: NatsSubscription | None = inner
+        self._leaving = leaving
+        self.subject = subject
+
+    def unsubscribe(self) -> None:
+        """Ends the interest; messages already received are dropped. Safe to call twice and when disconnected."""
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            _end(inner)
+
+    def unsubscribe_soon(self) -> None:
+        """Ends the interest within `LEAVE_WITHIN_S`, together with others: a write less for each."""
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            self._leaving.add(inner)
+
+
+class Leaving:
+    """Subscriptions of one connection that end together a moment later."""
+
+    def __init__(self) -> None:
+        self._waiting: list[NatsSubscription] = []
+
+    def add(self, inner: NatsSubscription) -> None:
+        """Ends one with the others of the same moment."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(LEAVE_WITHIN_S, self._end_all)
+        self._waiting.append(inner)
+
+    def _end_all(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for inner in waiting:
+            _end(inner)
+
+
+def run_at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 the coroutine's own result
+    """The result of a coroutine that never suspends."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise AssertionError("the client library suspended where it must not")
+
+
+def _end(inner: NatsSubscription) -> None:
+    try:
+        run_at_once(inner.unsubscribe())
+    except nats.errors.Error as error:
+        log.debug("unsubscribe: %s", error)
