@@ -119,6 +119,17 @@ def test_an_instant_that_does_not_fit_the_told_age_is_not_believed() -> None:
     assert order(fleet) == ["honest", "pushy", "next"]
 
 
+def test_of_two_requests_born_at_the_same_instant_the_one_that_leaves_is_gone() -> None:
+    fleet = busy_fleet()
+    same = Birth(at_s=STORED_AT, clock="jobs", number=7)
+    fleet.ask("before", birth=same)  # a job's, whose dispatcher is thought dead
+    fleet.ask("after", birth=same)  # the same job's, from the dispatcher that has it now
+    fleet.core.release("after", fleet.now)
+    assert order(fleet) == ["before"]
+    assert finish_all(fleet) == ["before"]
+    assert len(fleet.core.waiting) == 0
+
+
 # -- beliefs that change while requests wait --------------------------------------------------------------------
 
 

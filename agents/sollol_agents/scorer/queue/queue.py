@@ -60,8 +60,11 @@ class Line:
         self._count(waiting, 1)
 
     def remove(self, waiting: Waiting) -> None:
-        """Takes a request out."""
-        del self._row[self.place_of(waiting)]
+        """Takes a request out. Others may have its very key: two takes of one job were born at the same instant."""
+        place = self.place_of(waiting)
+        while self._row[place][1] is not waiting:
+            place += 1
+        del self._row[place]
         self._count(waiting, -1)
 
     def _count(self, waiting: Waiting, sign: int) -> None:
