@@ -12,7 +12,7 @@ from sollol_schemas.errors import ErrorBody
 from sollol_schemas.units import BusId, Count, Weight
 
 BlobDigest = Annotated[
-    str, Meta(pattern=r"^sha256[:-][0-9a-f]{64}$", description="`sha256:` and the hexadecimal digest of a file.")
+    str, Meta(pattern=r"^sha256[:-][0-9a-f]{64}$(?!\n)", description="`sha256:` and the hexadecimal digest of a file.")
 ]
 
 

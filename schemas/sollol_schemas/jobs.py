@@ -19,7 +19,7 @@ from sollol_schemas.execution import Figures
 from sollol_schemas.routing import DeadlineSeconds
 from sollol_schemas.units import Bytes, Count, Instant, Priority, Seconds, Tokens
 
-JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,56}$", description="A job's id: one token of a subject.")]
+JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,56}$(?!\n)", description="A job's id: one token of a subject.")]
 Url = Annotated[str, Meta(max_length=2048)]
 SubjectText = Annotated[str, Meta(max_length=256)]
 

@@ -23,5 +23,8 @@ Priority = Annotated[int, Meta(ge=0, le=10, description="0 (only when idle) to 1
 Complexity = Annotated[float, Meta(ge=0, le=10, description="Declared difficulty of a request, 0 to 10.")]
 Weight = Annotated[float, Meta(gt=0, le=100, description="Operator's factor on a node's share of work; 1 is neutral.")]
 Term = Annotated[int, Meta(ge=0, description="Revision of the scorer's lease; a higher term supersedes.")]
-BusId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="An id that is one token of a subject.")]
+BusId = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)", description="An id that is one token of a subject.")
+]
+"""Its pattern, and every other that ends so, forbids a line break at the end, before which Python's `$` matches too."""
 Instant = Annotated[str, Meta(description="An instant, RFC 3339 in UTC with Z and milliseconds.")]

@@ -12,6 +12,8 @@ import pytest
 import sollol_schemas
 import sollol_schemas.subjects as subject_table
 from sollol_schemas import telemetry
+from sollol_schemas.execution import CancelAttempt, RequestGranted
+from sollol_schemas.jobs import JobGet, JobRef
 from sollol_schemas.stores import BUCKETS, KEPT
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -61,3 +63,16 @@ def test_every_payload_of_the_subject_table_is_a_message_of_the_contract() -> No
 def test_everything_kept_under_a_key_is_a_message_of_the_contract() -> None:
     assert {row.value for row in KEPT} - {""} <= set(STRUCTS)
     assert {row.bucket for row in KEPT} == set(BUCKETS)
+
+
+@pytest.mark.parametrize(
+    "bad", ["a\n", "a.b", "*", "a b", ""], ids=["line break", "two tokens", "wildcard", "space", "empty"]
+)
+@pytest.mark.parametrize("message", [JobRef, JobGet, CancelAttempt, RequestGranted], ids=lambda kind: kind.__name__)
+def test_no_id_in_a_message_can_change_the_meaning_of_a_subject(message: type[msgspec.Struct], bad: str) -> None:
+    ids = {name: "x" for name in message.__struct_fields__ if name.endswith("_id")}
+    tag = {"type": message.__struct_config__.tag} if message.__struct_config__.tag else {}
+    assert msgspec.convert({**tag, **ids}, message)
+    for name in ids:
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({**tag, **ids, name: bad}, message)

@@ -21,7 +21,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     node_id: Annotated[
         str,
         Meta(
-            pattern=r"^[A-Za-z0-9_-]{0,56}$",
+            pattern=r"^[A-Za-z0-9_-]{0,56}$(?!\n)",
             description="Name of the node in the fleet; empty: made of the host's name.",
         ),
     ] = ""
