@@ -84,10 +84,16 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 ROUTING_FIELDS: frozenset[str] = frozenset(Routing.__struct_fields__)
 _FIELD_OF_HEADER = {ROUTING_PREFIX.lower() + name.replace("_", "-"): name for name in ROUTING_FIELDS}
+_HEADER_MAX = 512
 
 
 class InvalidRouting(ValueError):
     """A routing field has a value that cannot be used; the message names field, value and allowed range."""
+
+
+def routing_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those headers that say something about routing, as they stay with a job; none is longer than can be used."""
+    return {name: text[: _HEADER_MAX + 1] for name, text in headers.items() if name.lower() in _FIELD_OF_HEADER}
 
 
 def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Routing:
@@ -104,6 +110,8 @@ def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] 
     for name, text in (headers or {}).items():
         field = _FIELD_OF_HEADER.get(name.lower())
         if field is not None:
+            if len(text) > _HEADER_MAX:
+                raise InvalidRouting(f"header {name} is longer than {_HEADER_MAX} characters")
             fields[field] = text
     if not fields:
         return _DEFAULT

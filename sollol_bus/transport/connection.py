@@ -8,7 +8,7 @@ Guarded against (each seen in nats-py 2.16): a cancelled `flush` kills the read 
 shielded; one `flush` is no barrier for what was published just before, so it is done twice; output buffered
 during an outage is delivered long after, so nothing is buffered (`pending_size=-1`) and publishing raises instead;
 an exception inside `error_cb` ends the read loop, so it never raises; a payload over the limit closes the client
-for good, so sizes are checked here, with a margin for headers.
+for good, so sizes are checked here, those of headers too: they count to the message's size.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ INBOX_ROOT = "_INBOX"
 SETTLING_S = 3.0
 """After its own reconnect an actor believes no 503 for so long: others are still coming back."""
 _HIGH_WATER_BYTES = 1 << 20
+_HEADER_FRAME_BYTES = len("NATS/1.0\r\n\r\n")
+_HEADER_SIGNS = len(": \r\n")
 _PUBLISH_REFUSED = "permissions violation for publish to "
 
 
@@ -213,13 +215,15 @@ class Bus:
 
         Raises:
             NotConnected: The connection is down; nothing is buffered for later.
-            PayloadTooLarge: The payload exceeds `max_payload`.
+            PayloadTooLarge: The payload exceeds `max_payload`, or the headers what is kept free for them.
         """
         self._publish(subject, payload, reply, headers)
 
     def _publish(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
         if len(payload) > self.max_payload:
             raise PayloadTooLarge(f"{len(payload)} bytes exceed the limit of {self.max_payload} bytes")
+        if headers and (size := _size_of(headers)) > PAYLOAD_MARGIN_BYTES:
+            raise PayloadTooLarge(f"{size} bytes of headers exceed the limit of {PAYLOAD_MARGIN_BYTES} bytes")
         try:
             run_at_once(self._nc.publish(subject, payload, reply, headers))
         except nats.errors.Error as error:
@@ -385,6 +389,11 @@ def _advice(why: str) -> str:
     if "authorization" in why.lower():
         return "Give credentials: --config with a file of `sollol credentials`, or --nats-user and --nats-password."
     return "Start one with `sollol up` (without --nats and SOLLOL_NATS), or name another with --nats."
+
+
+def _size_of(headers: dict[str, str]) -> int:
+    """Bytes of the headers on the wire."""
+    return _HEADER_FRAME_BYTES + sum(len(name) + len(text.encode()) + _HEADER_SIGNS for name, text in headers.items())
 
 
 def _call_all(callbacks: list[Callable[[], None]]) -> None:

@@ -89,6 +89,14 @@ async def test_a_payload_over_the_limit_is_refused_before_it_closes_the_connecti
     assert (await bus.request("big", b"x" * bus.max_payload, headers={"h": "v" * 4096})).data == b"ok"
 
 
+async def test_headers_over_what_is_kept_free_for_them_are_refused_before_they_close_the_connection(bus: Bus) -> None:
+    bus.subscribe("big", lambda m: bus.publish(m.reply, b"ok"))
+    full = b"x" * bus.max_payload
+    with pytest.raises(PayloadTooLarge, match=str(PAYLOAD_MARGIN_BYTES)):
+        bus.publish("big", full, headers={"h": "é" * (PAYLOAD_MARGIN_BYTES // 2)})
+    assert (await bus.request("big", full, headers={"h": "v" * (PAYLOAD_MARGIN_BYTES - 32)})).data == b"ok"
+
+
 async def test_an_answer_that_no_message_can_hold_is_an_error_that_says_so(bus: Bus, other: Bus) -> None:
     big = ErrorBody(code=ErrorCode.INTERNAL, message="x" * bus.max_payload)
     other.subscribe("everything", lambda m: other.respond(m, big))

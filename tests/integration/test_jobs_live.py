@@ -269,6 +269,7 @@ async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path) -> 
         unusable: list[dict[str, object]] = [
             {**body, "priority": 11},
             {**body, "job_id": "not an id"},
+            {**body, "job_id": "a-line\n"},
             {"job": {}},
             {},
         ]
@@ -284,10 +285,14 @@ async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path) -> 
             await s.client.jobs.purge("queued")
         await publish_acked(bus, subjects.JOB_SUBMIT.of(5, "malformed"), b"not json")
         await publish_acked(bus, subjects.JOB_SUBMIT.of(5, "far-too-long-" + "x" * 60), b"{}")
+        named_at_length = encode({"body": {"model": "m" * 700_000, "prompt": "x"}})
+        await publish_acked(bus, subjects.JOB_SUBMIT.of(5, "named-at-length"), named_at_length)
         with pytest.raises(BadRequest, match="malformed"):
             await s.client.wait_for_task("malformed", timeout_s=20)
+        with pytest.raises(BadRequest, match="at most 512 characters"):
+            await s.client.wait_for_task("named-at-length", timeout_s=20)
         await eventually(lambda: any(event.job_id.startswith("invalid-") for event in s.news))
-        assert len((await s.client.jobs.dead()).jobs) == 2
+        assert len((await s.client.jobs.dead()).jobs) == 3
         assert (await s.client.wait_for_task(await s.count(1), timeout_s=20)).text.split() == ["0"]
         assert (await s.client.jobs.latest()).waiting == {}
 

@@ -71,6 +71,7 @@ def test_a_request_sent_again_numbers_its_attempts_apart_and_keeps_its_age() -> 
         (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
         ({"prompt": "x"}, "model is required"),
         ({"model": 3}, "'model'"),
+        ({"model": "m" * 600}, "at most 512 characters"),
         ({"model": "m", "prompt": 5}, "'prompt'"),
         ({"model": "m", "prompt": "x", "stream": "yes"}, "'stream'"),
         ({"model": "m", "prompt": "x", "priority": 11}, "priority"),
@@ -97,6 +98,12 @@ def test_an_invalid_request_id_is_refused(bad: str) -> None:
 def test_a_control_inbox_outside_the_inbox_space_is_refused() -> None:
     with pytest.raises(Rejected, match="Control"):
         take({"model": "m", "prompt": "x"}, {h.CONTROL_INBOX: "sollol.v1.telemetry.n1"})
+
+
+def test_a_trace_goes_on_to_the_node_only_as_far_as_one_can_be_long() -> None:
+    trace = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    assert take({"model": "m", "prompt": "x"}, {h.TRACEPARENT: trace}).traceparent == trace
+    assert len(take({"model": "m", "prompt": "x"}, {h.TRACEPARENT: trace * 1000}).traceparent) < 1000
 
 
 def test_an_empty_prompt_is_a_wish_to_load_the_model() -> None:

@@ -35,7 +35,7 @@ from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.inboxes import is_callback_subject
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
-from sollol_schemas.routing import RoutingMode
+from sollol_schemas.routing import InvalidRouting, RoutingMode, parse_routing, routing_headers
 from sollol_schemas.subjects import Role
 
 BODY = {"model": "m", "prompt": "hi"}
@@ -78,6 +78,8 @@ def test_the_kind_follows_from_the_body_unless_it_is_given(job: object, kind: Re
         ({"body": BODY, "not_before": "tomorrow"}, ErrorCode.BAD_REQUEST),
         ({"body": BODY, "not_before": "2026-01-01T00:00:00"}, ErrorCode.BAD_REQUEST),
         ({"body": BODY, "path": "/api/pull"}, ErrorCode.FORBIDDEN),
+        ({"body": BODY, "path": "/v1/completions\r\nSollol-Job-Place: 0 0 0"}, ErrorCode.BAD_REQUEST),
+        ({"body": {**BODY, "model": "m" * 600}}, ErrorCode.BAD_REQUEST),
         ({"body": BODY, "callback_subject": "sollol.v1.node.attic.exec"}, ErrorCode.FORBIDDEN),
         ({"body": BODY, "callback_subject": "callbacks.>"}, ErrorCode.FORBIDDEN),
         ({"body": BODY, "callback_url": "http://elsewhere/x"}, ErrorCode.FORBIDDEN),
@@ -192,6 +194,15 @@ def test_a_listed_name_leads_to_public_addresses_only_unless_private_ones_are_pe
 def test_a_signature_depends_on_key_time_and_body() -> None:
     made = {signature(key, body, at) for key in ("a", "b") for body in (b"1", b"2") for at in (1, 2)}
     assert len(made) == 8
+
+
+def test_headers_that_say_nothing_about_routing_or_too_much_do_not_stay_with_a_job() -> None:
+    told = {"x-sollol-PRIORITY": "3", "X-Sollol-Session-Id": "s" * 60_000, "X-Sollol-Foo": "f", "Sollol-Job-Place": "0"}
+    kept = routing_headers(told)
+    assert kept.keys() == {"x-sollol-PRIORITY", "X-Sollol-Session-Id"}
+    assert sum(map(len, kept.values())) < 1024
+    with pytest.raises(InvalidRouting, match="Session-Id"):
+        parse_routing({}, kept)
 
 
 def test_a_letters_status_fits_into_a_header() -> None:

@@ -18,6 +18,8 @@ _SIMPLE_BELOW_TOKENS = 500
 _COMPLEX_FROM_TOKENS = 2_000
 _COMPLEX_TURNS = 6
 _TEXT_BYTES = 500
+MODEL_NAME_MAX = 512
+"""Characters; a name goes into messages and headers that are no place for more."""
 
 
 class _Options(msgspec.Struct, frozen=True):
@@ -45,6 +47,8 @@ def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Dete
     model = field(fields, "model", str)
     if not model:
         raise InvalidBody("model is required")
+    if len(model) > MODEL_NAME_MAX:
+        raise InvalidBody(f"model: a name has at most {MODEL_NAME_MAX} characters")
     options = field(fields, "options", _Options) or _Options()
     prompt = _read_prompt(kind, fields)
     tokens = max(1, prompt.characters // CHARACTERS_PER_TOKEN) + prompt.images * IMAGE_TOKENS

@@ -13,6 +13,7 @@ from sollol_bus.transport.connection import Bus
 from sollol_schemas import headers as h
 from sollol_schemas import stores, subjects
 from sollol_schemas.instants import instant
+from sollol_schemas.routing import routing_headers
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +94,5 @@ class Delays:
 
 def _kept(headers: dict[str, str]) -> dict[str, str]:
     """The headers that stay with a job wherever it lies."""
-    prefix = h.ROUTING_PREFIX.lower()
-    return {
-        name: text
-        for name, text in headers.items()
-        if name.lower().startswith(prefix) or name in (h.JOB_RUN, h.TRACEPARENT)
-    }
+    own = {name: headers[name] for name in (h.JOB_RUN, h.TRACEPARENT) if name in headers}
+    return routing_headers(headers) | own

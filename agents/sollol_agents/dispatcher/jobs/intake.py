@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from sollol_agents.dispatcher.requests.intake import Rejected, take_in
+from sollol_agents.dispatcher.requests.intake import Rejected, check_path, take_in
 from sollol_agents.requests.body import Fields, InvalidBody, read_fields
 from sollol_agents.requests.detector import Detector
+from sollol_agents.requests.request import MODEL_NAME_MAX
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.messages import decode
 from sollol_schemas import headers as h
@@ -18,7 +19,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.inboxes import is_callback_subject
 from sollol_schemas.instants import InvalidInstant, parse_instant
 from sollol_schemas.jobs import Job
-from sollol_schemas.routing import DEFAULT_DEADLINE_S, RoutingMode
+from sollol_schemas.routing import DEFAULT_DEADLINE_S, RoutingMode, routing_headers
 
 _NO_INBOX = "_INBOX.job"
 
@@ -52,7 +53,7 @@ def accept(job: Job, headers: Mapping[str, str], *, hosts: tuple[str, ...]) -> A
     """The job, as it was submitted.
 
     Raises:
-        Rejected: Its body is no object, its time no instant, or its callback is not permitted.
+        Rejected: Its body is no object, its time no instant, or its path or callback is not permitted.
     """
     check_callback(job, hosts)
     try:
@@ -60,9 +61,9 @@ def accept(job: Job, headers: Mapping[str, str], *, hosts: tuple[str, ...]) -> A
         fields = read_fields(bytes(job.body))
     except (InvalidInstant, InvalidBody) as error:
         raise _bad_request(f"the job is malformed: {error}") from error
-    kept = {name: text for name, text in headers.items() if name.lower().startswith(h.ROUTING_PREFIX.lower())}
+    kept = routing_headers(headers)
     if job.path:
-        kept[h.PATH] = job.path
+        kept[h.PATH] = check_path(job.path)
     if h.TRACEPARENT in headers:
         kept[h.TRACEPARENT] = headers[h.TRACEPARENT]
     return Accepted(job, _kind(job, fields), _model(fields), due, kept)
@@ -142,7 +143,7 @@ def _kind(job: Job, fields: Fields) -> RequestKind:
 def _model(fields: Fields) -> str:
     """What the body names as its model, as far as it can be shown."""
     try:
-        return msgspec.json.decode(fields.get("model", b""), type=str)
+        return msgspec.json.decode(fields.get("model", b""), type=str)[:MODEL_NAME_MAX]
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
 

@@ -16,6 +16,7 @@ from sollol_schemas import headers as h
 from sollol_schemas import stores
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.jobs import JobStatus
+from sollol_schemas.routing import routing_headers
 from sollol_schemas.stores import LETTERS_STREAM
 from sollol_schemas.subjects import JOB_LETTER
 
@@ -32,7 +33,7 @@ class Letters:
 
     async def keep(self, status: JobStatus, payload: bytes, headers: dict[str, str]) -> None:
         """Stores the job beside how it ended; goes on through outages."""
-        kept = {name: text for name, text in headers.items() if name.lower().startswith(h.ROUTING_PREFIX.lower())}
+        kept = routing_headers(headers)
         kept[h.JOB_STATUS] = encode(shortened(status)).decode()
 
         async def act() -> None:

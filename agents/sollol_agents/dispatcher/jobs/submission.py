@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 
 import msgspec
 
@@ -22,6 +21,7 @@ from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.jobs import EnqueueReply, EnqueueRequest, JobNews, JobRef, JobStatus
+from sollol_schemas.routing import routing_headers
 
 _ID_BYTES = 8
 
@@ -48,7 +48,7 @@ class Submission:
         wanted = check(accepted, self._detector)
         priority = wanted if asked.priority is None else asked.priority
         payload = encode(asked.job)
-        headers = _routing_of(msg.headers or {})
+        headers = routing_headers(msg.headers or {})
         job_id = asked.job_id or secrets.token_hex(_ID_BYTES)
         if asked.job_id is not None and (known := await self._lookup.known(job_id)) is not None:
             self._bus.respond(msg, _duplicate(known, payload))
@@ -74,7 +74,7 @@ class Submission:
             raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {status.state}; only dead or failed jobs run again")
         letter, ended = found
         run = max(ended.run, status.run if status is not None else 0) + 1
-        seq = await self._store(letter.data, _routing_of(letter.headers), job_id, ended.priority, run)
+        seq = await self._store(letter.data, routing_headers(letter.headers), job_id, ended.priority, run)
         if seq:
             subject = subjects.JOB_SUBMIT.of(ended.priority, job_id)
             stored = stored_status(subject, letter.data, letter.headers, submitted_at=now(), seq=seq)
@@ -116,11 +116,6 @@ class Submission:
         except NoResponders as error:
             raise Refused(ErrorCode.ACTOR_STOPPED, "the queue of jobs is not there (yet); try again") from error
         return 0 if ack.duplicate else ack.seq
-
-
-def _routing_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """The routing headers of a submission, which stay with its job."""
-    return {name: text for name, text in headers.items() if name.lower().startswith(h.ROUTING_PREFIX.lower())}
 
 
 def _duplicate(known: JobStatus, payload: bytes) -> EnqueueReply:

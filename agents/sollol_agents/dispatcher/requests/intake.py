@@ -33,6 +33,7 @@ UNLIMITED_S: Final = 366 * 86_400.0
 """The deadline of a job's try that names none: patient work may wait without limit."""
 ATTEMPTS_PER_RESEND = 10
 _PATH_MAX = 512
+_TRACEPARENT_MAX = 128  # more than twice as long as one can be
 _JOBS_CLOCK = "jobs"  # the server's, which stores jobs
 _JOB_PLACE_PARTS = 3
 _DIGITS = 20
@@ -124,7 +125,7 @@ def take_in(
         resend=resend,
         secret=head.get(h.CANCEL_SECRET, ""),
         control_inbox=control_inbox,
-        traceparent=head.get(h.TRACEPARENT, ""),
+        traceparent=head.get(h.TRACEPARENT, "")[:_TRACEPARENT_MAX],
     )
 
 
