@@ -2,9 +2,9 @@
 
 A plain NATS caller publishes and waits. `Call` does more: it knows which dispatcher took the request and probes it
 every 500 ms, so that a request that has not begun is sent again, under the same id, when that dispatcher dies or the
-connection breaks; and it cancels when its user leaves. Every sending has an inbox of its own: whatever an earlier
-attempt might still say goes nowhere. Dispatchers that do not confirm a request may only be overloaded: each further
-sending waits twice as long for it, so that callers do not add to the load.
+connection breaks; and it cancels when its user leaves. Every sending has inboxes of its own: whatever an earlier
+attempt, or its dispatcher, might still say goes nowhere. Dispatchers that do not confirm a request may only be
+overloaded: each further sending waits twice as long for it, so that callers do not add to the load.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ _AGE_TOLD_S = 0.001
 _RNG = random.Random()
 
 
-def taken_within_s(sent: int, rng: random.Random) -> float:
-    """How long a dispatcher may take to confirm a request that was sent `sent` times before.
+def taken_within_s(unconfirmed: int, rng: random.Random) -> float:
+    """How long a dispatcher may take to confirm a request, of which so many sendings came to nothing before.
 
     Returns:
         2 to 3 s at first, twice that for each further sending, at most 60 s.
     """
-    return min(_TAKEN_WITHIN_MAX_S, _TAKEN_WITHIN_S * 2.0**sent * rng.uniform(1.0, 1.5))
+    return min(_TAKEN_WITHIN_MAX_S, _TAKEN_WITHIN_S * 2.0**unconfirmed * rng.uniform(1.0, 1.5))
 
 
 class Call:
@@ -106,7 +106,7 @@ class Call:
         self._secret = secrets.token_hex(16)
         self._max_resends = max_resends
         self._rng = rng
-        self._sent = 0
+        self._resends_before = resends
         self._on_news = on_news
         now = time.monotonic()
         self._began_mono_s = now - waited_s
@@ -140,7 +140,6 @@ class Call:
         return time.monotonic() - self._began_mono_s
 
     async def __aenter__(self) -> Self:
-        self._control = self._bus.reply_inbox(self._on_control)
         self._bus.on_disconnect(self._on_disconnect)
         self._bus.on_reconnect(self._on_reconnect)
         try:
@@ -199,7 +198,9 @@ class Call:
     # -- sending ------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        assert self._control is not None
+        if self._control is not None:
+            self._control.close()
+        self._control = self._bus.reply_inbox(self._on_control)
         headers = {
             **self._headers,
             h.REQUEST_ID: self.request_id,
@@ -213,8 +214,7 @@ class Call:
             headers[h.WAITED] = f"{self.age_s:.3f}"
         self.dispatcher = None
         self._stream.send(self._subject, self._body, headers)
-        self._watch_again_in(taken_within_s(self._sent, self._rng))
-        self._sent += 1
+        self._watch_again_in(taken_within_s(self.resends - self._resends_before, self._rng))
 
     def _send_again(self, why: str) -> None:
         if self._is_over or self._stream.has_begun:

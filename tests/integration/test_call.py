@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import AsyncIterator
 
 import pytest
@@ -78,6 +80,25 @@ async def test_an_unstarted_request_is_sent_again_when_its_dispatcher_dies(bus: 
         assert [m.data async for m in call] == [b"chunk"]
 
 
+async def test_a_dispatcher_that_confirms_only_after_the_request_was_sent_again_is_not_the_one_to_watch(
+    bus: Bus, other: Bus
+) -> None:
+    first = ScriptedDispatcher(other, "d1")
+    await other.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: call.dispatcher == "d1")
+        second = ScriptedDispatcher(other, "d2")
+        first.die()
+        await eventually(lambda: call.dispatcher == "d2")
+        earlier = first.requests[0].headers
+        assert earlier is not None
+        late = Taken(request_id=call.request_id, dispatcher="d", instance="d1")
+        other.publish(earlier[h.CONTROL_INBOX], encode(late))
+        second.answer()
+        assert [m.data async for m in call] == [b"chunk"]
+        assert call.dispatcher == "d2"
+
+
 async def test_other_news_of_a_request_leave_its_watch_alone(bus: Bus, other: Bus) -> None:
     dispatcher = ScriptedDispatcher(other, "d1")
     await other.flush()
@@ -125,6 +146,29 @@ async def test_a_dispatcher_that_appears_late_still_gets_the_request(bus: Bus, o
         replies = aiter(call)
         ScriptedDispatcher(other, "d1", answers_at_once=True)
         assert (await anext(replies)).data == b"chunk"
+
+
+async def test_sendings_that_met_no_dispatcher_make_nobody_wait_longer_for_the_next(bus: Bus, other: Bus) -> None:
+    sendings: list[float] = []
+
+    class Noting(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            sendings.append(a)
+            return super().uniform(a, b)
+
+    async def answer(call: Call) -> bytes:
+        return b"".join([m.data async for m in call])
+
+    async with Call(bus, subjects.GENERATE, BODY, rng=Noting()) as call, asyncio.TaskGroup() as group:
+        answered = group.create_task(answer(call))
+        await eventually(lambda: len(sendings) == 5)
+        deaf: list[Msg] = []
+        subscription = other.subscribe(subjects.GENERATE, deaf.append, queue="q")
+        await eventually(lambda: len(deaf) == 1)
+        subscription.unsubscribe()
+        ScriptedDispatcher(other, "d1", answers_at_once=True)
+        async with asyncio.timeout(5.0):  # 2 to 3 s for the one that did not hear it
+            assert await answered == b"chunk"
 
 
 async def test_without_any_dispatcher_the_caller_is_told_what_to_start(bus: Bus) -> None:
