@@ -188,6 +188,8 @@ _HEADER_SCHEMAS: Final = {
             headers.CANCEL_SECRET: "A secret without which the request cannot be cancelled.",
             headers.CONTROL_INBOX: "Inbox that is told Taken, RequestWaiting and RequestGranted, as they happen.",
             headers.RESEND: "How often the request was sent again after its dispatcher died.",
+            headers.WAITED: "Seconds that it has waited already, when it is sent again or is a try of a job.",
+            headers.JOB: "The job that the request is a try of; set by the runner of jobs.",
             headers.PATH: "The engine's path, on passthrough.",
             headers.TRACEPARENT: "W3C trace context.",
             f"{headers.ROUTING_PREFIX}*": "Any routing field, e.g. X-Sollol-Priority; wins over the body.",

@@ -118,7 +118,7 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
 
 
 class RequestWaiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="request.waiting.v1"):
-    """The request waits for a slot; told when it begins to wait and when its place has changed."""
+    """The request waits for a slot; told every 2 s while it does."""
 
     request_id: BusId
     position: Count = 0
