@@ -93,10 +93,15 @@ bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.
 	$(PY) -m bench.gateway --quick
 	$(PY) -m bench.jobs --quick
 	$(PY) -m bench.observing --quick
+	$(PY) -m bench.recovery --quick
 
 .PHONY: bench-overhead
 bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against a direct call.
 	$(PY) -m bench.overhead --out bench/results/overhead.json
+
+.PHONY: bench-recovery
+bench-recovery: $(INSTALLED) ## Measures how soon the system starts, takes a node in, and serves again after a kill.
+	$(PY) -m bench.recovery --out bench/results/recovery.json
 
 .PHONY: bench-jobs
 bench-jobs: $(INSTALLED) ## Measures durable jobs: storing, completing, a backlog of 100,000 and a restart with it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import sqlite3
-import time
 from pathlib import Path
 
 import msgspec
@@ -84,10 +83,8 @@ async def test_a_second_signal_hurries_and_the_caller_is_told(fleet: ProcessFlee
         await eventually(lambda: stream.decision is not None)
         up.signal(signal.SIGTERM)
         await eventually(lambda: _says(up, "stack_draining"))
-        began = time.monotonic()
         up.signal(signal.SIGTERM)
-        assert await asyncio.wait_for(up.wait(), 20) == 0
-        assert time.monotonic() - began < 15, "far less than the 30 s that running work may take"
+        assert await asyncio.wait_for(up.wait(), 20) == 0, "in less than the 30 s that running work may take"
         assert isinstance(await ending, SollolError)
 
 
