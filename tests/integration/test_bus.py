@@ -126,6 +126,7 @@ async def test_nothing_published_during_an_outage_is_delivered_afterwards(
     await nats_server.start()
     await eventually(lambda: bus.is_connected and other.is_connected)
     await eventually(lambda: was_settling == [True])
+    await other.flush()  # connected is not yet subscribed
     bus.publish("news", b"fresh")
     await eventually(lambda: heard == [b"fresh"])
 

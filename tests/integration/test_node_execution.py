@@ -491,6 +491,7 @@ async def test_a_broken_bus_ends_what_streams_and_drops_what_does_not(nats_serve
         await eventually(lambda: stage.node.in_flight() == set())
         await nats_server.start()
         await eventually(lambda: stage.node.bus.is_connected and bus.is_connected)
+        await stage.node.bus.flush()  # connected is not yet subscribed
         states = [(await stage.control(ControlAttempt(attempt_id=one))).attempt_state for one in (silent, streaming)]
         assert states == [AttemptState.ENDED_SILENT, AttemptState.ENDED_SPOKEN]
 
