@@ -47,9 +47,10 @@ def limits(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     folder = tmp_path_factory.mktemp("limits")
     with ExitStack() as stack:
         up = start(
-            stack, "sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0", "--no-dashboard",
-            "--no-local-node", "--store-dir", str(folder), "--log-level", "warning", "--no-log-requests",
-        )  # fmt: skip
+            stack,
+            *("sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0", "--no-dashboard", "--no-local-node"),
+            *("--store-dir", str(folder), "--log-level", "warning", "--no-log-requests"),
+        )
         tps = {"wide": "6", "narrow": "40"}
         engines = {}
         for name, slots in (("wide", str(STREAMS)), ("narrow", "1")):
@@ -57,9 +58,10 @@ def limits(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
             engine = start(stack, "sollol_agents.lab.emulator", *flags, "--model", f"{name}=1", "--preload", name)
             engines[name] = engine["engine"]
             start(
-                stack, "sollol_agents.cli", "node", "--nats", up["nats"], "--id", name, "--engine", "ollama",
-                "--url", engines[name], "--slots", slots, "--log-level", "warning",
-            )  # fmt: skip
+                stack,
+                *("sollol_agents.cli", "node", "--nats", up["nats"], "--log-level", "warning", "--slots", slots),
+                *("--id", name, "--engine", "ollama", "--url", engines[name]),
+            )
         open_gateway, tight = (
             start(stack, "sollol_agents.lab.testing.gateway", up["nats"], json.dumps(config), json.dumps(limits))
             for config, limits in (
@@ -266,9 +268,10 @@ async def test_ten_thousand_idle_connections_are_borne(
     before = gateway.memory_info().rss
     began = time.perf_counter()
     idlers = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", IDLERS, str(where.host), str(where.port), str(CONNECTIONS),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        *(sys.executable, "-c", IDLERS, str(where.host), str(where.port), str(CONNECTIONS)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     try:
         assert idlers.stdout is not None
         assert idlers.stdin is not None

@@ -51,8 +51,9 @@ def test_jobs_that_wait_in_the_stream_count_as_if_they_were_here() -> None:
     def asked(behind: int) -> Fleet:
         fleet = mixed_fleet()
         for number in range(64):
-            context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=60, max_output_tokens=10,
-                                  job_id=f"j{number}")  # fmt: skip
+            context = TaskContext(
+                kind=RequestKind.CHAT, model=MODEL, prompt_tokens=60, max_output_tokens=10, job_id=f"j{number}"
+            )
             fleet.ask(f"j{number}", context=context, routing=PATIENT, behind=behind)
         return fleet
 
