@@ -15,7 +15,7 @@ from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_bus.errors import ConfigError
 from sollol_bus.jetstream.buckets import Bucket
-from sollol_bus.jetstream.lease import Lease
+from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.rights import (
@@ -231,7 +231,7 @@ async def test_the_control_role_holds_offices_and_answers_nodes_clients_and_obse
 ) -> None:
     control = await connect("control")
     await provision(control)
-    lease = Lease(control, "scorer", "i1", probe=subjects.SCORER_PROBE.of)
+    lease = Candidate(control, "scorer", "i1", probe=subjects.SCORER_PROBE.of)
     task = asyncio.get_running_loop().create_task(lease.run())
     await eventually(lambda: lease.is_held)
     await lease.close()

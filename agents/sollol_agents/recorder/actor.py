@@ -12,7 +12,7 @@ from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.recorder.office import Office
 from sollol_agents.recorder.queries import ENDPOINTS
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.jetstream.lease import Lease
+from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas import stores, subjects
@@ -55,7 +55,7 @@ class Recorder(Actor[RecorderConfig]):
             endpoints=ENDPOINTS,
             queue_group=subjects.RECORDERS,
         )
-        self._lease = Lease(
+        self._candidate = Candidate(
             self.bus,
             stores.RECORDER_LEASE,
             self.instance,
@@ -65,8 +65,8 @@ class Recorder(Actor[RecorderConfig]):
             on_acquired=self._take_office,
             on_lost=self._leave_office,
         )
-        await self.own(self._lease)
-        self.spawn(self._lease.run(), name="lease")
+        await self.own(self._candidate)
+        self.spawn(self._candidate.run(), name="candidate")
         await self._first_office()
 
     def in_flight(self) -> Collection[str]:
@@ -114,7 +114,7 @@ class Recorder(Actor[RecorderConfig]):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _FIRST_OFFICE_S
         while not self.is_in_office and loop.time() < deadline:
-            if self._lease.owner not in ("", self.instance):
+            if self._candidate.owner not in ("", self.instance):
                 return
             if self._office_task is not None and self._office_task.done():
                 return  # the failure is reported by `run_until_stopped`

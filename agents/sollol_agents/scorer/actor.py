@@ -32,7 +32,7 @@ from sollol_agents.scorer.office.views import models_reply, nodes_reply
 from sollol_agents.scorer.office.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import DecodeFailed, NotConnected
-from sollol_bus.jetstream.lease import Lease
+from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.connection import SETTLING_S, BusConfig
@@ -113,7 +113,7 @@ class Scorer(Actor[ScorerConfig]):
             carry_out=self._carry_out,
             on_forgotten=self._saved.save_soon,
         )
-        self._lease = Lease(
+        self._candidate = Candidate(
             self.bus,
             stores.SCORER_LEASE,
             self.instance,
@@ -122,7 +122,7 @@ class Scorer(Actor[ScorerConfig]):
             on_acquired=self._on_acquired,
             on_lost=self._on_lost,
         )
-        await self.own(self._lease)
+        await self.own(self._candidate)
         await self.own(self._saved)
         await self.register(
             "Decides which request starts where and when; one is in office.",
@@ -134,7 +134,7 @@ class Scorer(Actor[ScorerConfig]):
             },
         )
         await self._operators.follow()
-        self.spawn(self._lease.run(), name="lease")
+        self.spawn(self._candidate.run(), name="candidate")
         self.spawn(self._saved.run(), name="save what is learnt")
         self.spawn(self._saved.consult_recorder(), name="consult recorder")
         self.spawn(self._tick_forever(), name="tick")
@@ -150,7 +150,7 @@ class Scorer(Actor[ScorerConfig]):
     @property
     def is_leader(self) -> bool:
         """Whether this scorer is in office."""
-        return self.core.term > 0 and self._lease.is_held
+        return self.core.term > 0 and self._candidate.is_held
 
     def statistics(self) -> ScorerStatistics:
         """Office, queue and decisions so far."""

@@ -1,12 +1,12 @@
-"""An office that one actor holds at a time: a lease in a key-value bucket.
+"""An office that one actor holds at a time: an entry with a time to live in a key-value bucket.
 
 Safety: the holder's name lies under one key with a time to live, and every write is a compare-and-set on the key's
 revision, so of several that reach for it one wins. The holder counts from the moment it *sent* its last good write
-and steps down after 0.8 of the time to live, before the server can let the lease expire; a lost connection or a
+and steps down after 0.8 of the time to live, before the server can let the entry expire; a lost connection or a
 lost compare-and-set ends the office at once. `is_held` reads the clock itself, so that a process that was
 suspended does not act in the first instant after it wakes.
 
-Liveness: the server reachable, a vacant lease is taken within 0.5 s of its expiry. A holder that dies is succeeded
+Liveness: the server reachable, a vacant office is taken within 0.5 s of its expiry. A holder that dies is succeeded
 within the time to live, or within about 0.1 s where holders answer a probe: nobody on the probe's subject means that
 the holder has no connection, and a holder without connection is out of office. Leaving hands over at once.
 
@@ -39,16 +39,16 @@ _RETRY_S = 0.05
 _ANSWER_S = 1.0
 
 
-class Lease(Part):
+class Candidate(Part):
     """One candidate for an office, a part of its actor, which spawns `run`.
 
     Args:
         bus: The candidate's connection.
-        key: The office, a key of the leases' bucket.
+        key: The office, a key of the offices' bucket.
         instance: The candidate's name, new at each start of a process.
         ttl_s: Whole seconds after which an office that is not renewed is vacant.
         probe: Builds the subject on which an instance answers while it lives.
-        answers_probe: Whether the lease itself answers there; False when something else of the instance does.
+        answers_probe: whether the candidate itself answers there; False when something else of the instance does.
         on_acquired: Called with the term when this candidate takes office.
         on_lost: Called with the reason when it is out of office, before anybody else can be in.
         clock: Seconds, monotonic; not the loop's, which may be a cached one.
@@ -98,7 +98,7 @@ class Lease(Part):
         return self._term if self.is_held else 0
 
     def __repr__(self) -> str:
-        return f"<Lease {self.key} {self.instance} term={self.term} owner={self.owner!r}>"
+        return f"<Candidate {self.key} {self.instance} term={self.term} owner={self.owner!r}>"
 
     async def run(self) -> None:
         """Stands by and holds office, in turns, until it is closed."""
@@ -111,7 +111,7 @@ class Lease(Part):
                 try:
                     await (self._hold() if self._term else self._stand_by())
                 except BusError as error:
-                    log.debug("lease %s: %s", self.key, error)
+                    log.debug("office %s: %s", self.key, error)
                     await self._pause(_RETRY_S)
         finally:
             for subscription in subscriptions:
@@ -130,7 +130,7 @@ class Lease(Part):
             if not await self._bucket.delete(self.key, revision):
                 await self._release_renewed()
         except BusError as error:
-            log.info("lease %s: not handed over: %s", self.key, error, extra={"action": "lease_leave"})
+            log.info("office %s: not handed over: %s", self.key, error, extra={"action": "office_left"})
 
     async def _release_renewed(self) -> None:
         """A renewal was under way when we left: its revision is the one to delete."""
@@ -176,7 +176,7 @@ class Lease(Part):
         elif self._extend(sent_at, revision):
             self._term = revision
             self.owner = self.instance
-            log.info("took office %s, term %d", self.key, revision, extra={"action": "lease_acquired"})
+            log.info("took office %s, term %d", self.key, revision, extra={"action": "office_taken"})
             self._on_acquired(revision)
 
     async def _hold(self) -> None:
@@ -230,7 +230,7 @@ class Lease(Part):
             return
         self._term = 0
         self._wake.set()
-        log.warning("out of office %s: %s", self.key, reason, extra={"action": "lease_lost"})
+        log.warning("out of office %s: %s", self.key, reason, extra={"action": "office_lost"})
         self._on_lost(reason)
 
     def _on_disconnect(self) -> None:
