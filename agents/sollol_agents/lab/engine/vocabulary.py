@@ -59,6 +59,18 @@ _FOLLOWS: Final = (
 )
 _CLOSES: Final = (("{", "}"), ("[", "]"), ("}", "</s>"), ("]", "</s>"), ('"', '"'))
 
+# Lesser choices, used where a grammar (JSON mode, tools) forbids the first one: end, close
+# strings, objects, lists and calls; no white space, no second call.
+SHARES: Final = (("</s>", 0.5), ('"', 0.6), ("}", 0.5), (":", 0.45), (",", 0.4), ("]", 0.35))
+AFTER: Final = {
+    '"': SHARES[2:],
+    "{": (('"', 0.6),),
+    "[": (('"', 0.6),),
+    "}": (("}", 0.6), ("</tool_call>", 0.55), ("]", 0.5), (",", 0.45)),
+    "]": (("}", 0.6), ("]", 0.55), (",", 0.45)),
+}
+BLANKS: Final = ("\u2581", "<0x20>", "<0x0A>", "<0x09>", "<0x0D>")
+
 
 class TokenKind(IntEnum):
     """The token types of the GGUF format that the model uses."""

@@ -11,26 +11,13 @@ texts that share words have a higher cosine, so embedding endpoints are testable
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sollol_agents.lab.engine.vocabulary import DEFAULT_NUMBER, Vocabulary, successors
+from sollol_agents.lab.engine.vocabulary import AFTER, BLANKS, DEFAULT_NUMBER, SHARES, Vocabulary, successors
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-# Lesser choices, used where a grammar (JSON mode, tools) forbids the first one: end, close
-# strings, objects, lists and calls; no white space, no second call.
-_SHARES: Final = (("</s>", 0.5), ('"', 0.6), ("}", 0.5), (":", 0.45), (",", 0.4), ("]", 0.35))
-_AFTER: Final = {
-    '"': _SHARES[2:],
-    "{": (('"', 0.6),),
-    "[": (('"', 0.6),),
-    "}": (("}", 0.6), ("</tool_call>", 0.55), ("]", 0.5), (",", 0.45)),
-    "]": (("}", 0.6), ("]", 0.55), (",", 0.45)),
-}
-_BLANKS: Final = ("\u2581", "<0x20>", "<0x0A>", "<0x09>", "<0x0D>")
 
 
 class Matrices(NamedTuple):
@@ -79,13 +66,13 @@ def _add_lesser_choices(
 ) -> None:
     """Adds what the model says when a grammar forbids its first choice."""
     index = vocabulary.index()
-    for text, share in _SHARES:
+    for text, share in SHARES:
         head[index[text]] += share * 2.0 * code
-    for text, choices in _AFTER.items():
+    for text, choices in AFTER.items():
         for choice, share in choices:
             head[index[choice]] += share * embedding[index[text]]
-    closers: Any = sum(embedding[index[text]] for text in _AFTER)
-    for text in _BLANKS:
+    closers: Any = sum(embedding[index[text]] for text in AFTER)
+    for text in BLANKS:
         head[index[text]] -= 1.0 * code + 0.5 * closers
     head[index["<tool_call>"]] += 0.5 * embedding[vocabulary.numbers[0]]
 
