@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -61,14 +62,16 @@ async def test_a_model_that_does_not_fit_beside_another_evicts_it() -> None:
         assert await loaded_names(client) == ["large:32b"]
 
 
-async def test_another_num_ctx_loads_again_and_none_does_not() -> None:
-    async with running() as (_, client):
-        first = (await generate(client, "small:3b")).json()["load_duration"]
-        warm = (await generate(client, "small:3b")).json()["load_duration"]
-        again = (await generate(client, "small:3b", options={"num_ctx": 2048})).json()["load_duration"]
-        assert warm < first / 5
-        assert again > warm * 5
-        assert [model["context_length"] for model in (await client.get("/api/ps")).json()["models"]] == [2048]
+async def test_another_num_ctx_loads_again_and_so_does_none_afterwards() -> None:
+    async with running() as (node, client):
+        contexts, starts = [], []
+        requests: list[dict[str, Any]] = [{}, {}, {"options": {"num_ctx": 2048}}, {"options": {"num_ctx": 2048}}, {}]
+        for more in requests:
+            await generate(client, "small:3b", **more)
+            contexts += [model["context_length"] for model in (await client.get("/api/ps")).json()["models"]]
+            starts.append(node.state()["runners_started"])
+        assert contexts == [32768, 32768, 2048, 2048, 32768]
+        assert starts == [1, 1, 2, 2, 3]
 
 
 async def test_a_loading_model_is_not_shown_and_its_client_may_abort_the_load() -> None:
@@ -172,11 +175,12 @@ async def test_a_pull_of_an_unknown_model_fails_inside_the_stream() -> None:
 
 
 async def test_an_uploaded_file_becomes_a_model() -> None:
-    digest = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    content = b"GGUF and what else is in such a file"
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     async with running() as (_, client):
         assert (await client.head(f"/api/blobs/{digest}")).status_code == 404
         assert (await client.post(f"/api/blobs/{digest}", content=b"other")).status_code == 400
-        assert (await client.post(f"/api/blobs/{digest}", content=b"hello")).status_code == 201
+        assert (await client.post(f"/api/blobs/{digest}", content=content)).status_code == 201
         assert (await client.head(f"/api/blobs/{digest}")).status_code == 200
         made = await client.post("/api/create", json={"model": "mine", "files": {"m.gguf": digest}})
         assert json.loads(made.text.splitlines()[-1]) == {"status": "success"}
@@ -230,6 +234,26 @@ async def test_an_engine_may_die_in_the_middle_of_a_native_stream() -> None:
         last = json.loads(answer.text.splitlines()[-1])
         assert last == {"error": "an error was encountered while running the model: unexpected EOF"}
         assert len(answer.text.splitlines()) == 3
+
+
+async def test_killed_engines_end_their_answers_and_are_found_out_by_the_next_request() -> None:
+    async with running(decode_tps=50.0, time_scale=1.0) as (node, client):
+        async with streaming(client) as lines:
+            waiting = asyncio.get_running_loop().create_task(generate(client, "countdown"))
+            while not node.state()["models"][0]["waiting"]:  # noqa: ASYNC110 - a state sends no signal
+                await asyncio.sleep(0.005)
+            node.inject(Fault(kind=FaultKind.KILL_RUNNERS))
+            seen: list[str] = []
+            await read_into(seen, lines)
+            assert json.loads(seen[-1])["error"].endswith("unexpected EOF")
+            queued = await waiting
+        assert (queued.status_code, queued.json()["error"]) == (
+            500,
+            "llama-server process no longer running: unknown ",
+        )
+        assert await loaded_names(client) == ["countdown:latest"]
+        assert (await generate(client, "countdown")).status_code == 200
+        assert node.state()["runners_started"] == 2
 
 
 async def test_an_engine_that_dies_without_a_stream_is_a_server_error() -> None:

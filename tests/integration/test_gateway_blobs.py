@@ -16,6 +16,7 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.testing.stack import EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
 
+GGUF = b"GGUF and so on"
 MIB = 1 << 20
 
 
@@ -62,7 +63,7 @@ async def in_pieces(content: bytes, size: int) -> AsyncIterator[bytes]:
 
 async def test_a_file_goes_to_one_node_and_a_model_is_made_there(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
-        content = bytes(range(256)) * (40 * MIB // 256) + b"odd"
+        content = b"GGUF" + bytes(range(256)) * (40 * MIB // 256) + b"odd"
         digest = digest_of(content)
         path = f"/api/blobs/{digest}"
         assert (await here.http.head(path)).status_code == 404
@@ -78,8 +79,8 @@ async def test_a_file_goes_to_one_node_and_a_model_is_made_there(tmp_path: Path)
 
 async def test_a_named_node_gets_the_file_and_makes_the_model(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
-        digest, on_small = digest_of(b"model"), {"X-Sollol-Node-Id": "small"}
-        assert (await here.http.post(f"/api/blobs/{digest}", content=b"model", headers=on_small)).status_code == 201
+        digest, on_small = digest_of(GGUF), {"X-Sollol-Node-Id": "small"}
+        assert (await here.http.post(f"/api/blobs/{digest}", content=GGUF, headers=on_small)).status_code == 201
         assert await holders(here, digest) == ["small"]
         assert (await here.http.head(f"/api/blobs/{digest}", headers=on_small)).status_code == 200
         asked = {"model": "mine", "files": {"m.gguf": digest}, "stream": False}
@@ -88,7 +89,7 @@ async def test_a_named_node_gets_the_file_and_makes_the_model(tmp_path: Path) ->
         missing = {"model": "mine", "files": {"m.gguf": digest_of(b"other")}}
         refused = await here.http.post("/api/create", json=missing)
         assert (refused.status_code, "file does not exist" in refused.json()["error"]) == (400, True)
-        everywhere = await here.http.post(f"/api/blobs/{digest}", content=b"model", headers={"X-Sollol-Node-Id": "*"})
+        everywhere = await here.http.post(f"/api/blobs/{digest}", content=GGUF, headers={"X-Sollol-Node-Id": "*"})
         assert everywhere.status_code == 400
 
 

@@ -24,7 +24,7 @@ from sollol_agents.lab.testing.waiting import eventually
 UNREAD = 65_536
 BUFFERS = 300_000
 """What the kernel and the server hold in any case, generously; the answer has three times as much."""
-MODEL = f"countdown-{'x' * 100}"  # every message repeats it
+MODEL = f"{'n' * 40}/countdown-{'x' * 60}"  # every message repeats it
 ENDLESS = 'say "'  # answered with 4096 quotation marks
 
 

@@ -37,6 +37,13 @@ def run(batch: Batch, *, steps: int = 10_000) -> int:
     raise AssertionError("the batch never came to an end")
 
 
+def run_steps(batch: Batch, steps: int) -> None:
+    for count in range(steps):
+        step = batch.plan()
+        assert step is not None
+        batch.complete(step, 1.0, float(count))
+
+
 def test_a_job_says_all_its_pieces_in_order_and_ends_once() -> None:
     log, batch = Log(), Batch(slots=1)
     batch.submit(log.job("a", output=4), 0.0)
@@ -166,3 +173,27 @@ def test_a_shared_prompt_goes_on_in_every_step_beside_streams_and_in_even_parts_
     assert len(beside.decode) == 3
     run(batch)
     assert sorted(log.ended) == ["a", "b", "c", "d"]
+
+
+def test_a_prompt_that_is_being_read_keeps_its_slot_to_its_end_when_its_client_leaves() -> None:
+    log, batch = Log(), Batch(slots=1, batch_tokens=4)
+    left, waiting = log.job("left", prompt=10), log.job("waiting")
+    batch.submit(left, 0.0)
+    batch.submit(waiting, 0.0)
+    run_steps(batch, 1)
+    batch.cancel(left, 1.0)
+    assert (batch.running, batch.waiting) == (1, 1)
+    run_steps(batch, 2)
+    assert not waiting.is_waiting
+    run(batch)
+    assert (log.said["left"], log.ended) == ([], ["waiting"])
+
+
+def test_an_embedding_takes_nothing_from_the_cache() -> None:
+    log, batch = Log(), Batch(slots=1)
+    for name in "ab":
+        job = log.job(name, prompt=["x"] * 100, output=0)
+        job.output_tokens = 0
+        batch.submit(job, 0.0)
+        run(batch)
+        assert job.cached_tokens == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -19,8 +21,12 @@ MIDDLE = parse_model("middle:8b=8.03")
 LARGE = parse_model("large:32b=32.8")
 
 
-def wanted(model: ModelSpec, *, slots: int = 1, **options: int) -> Wanted:
-    return Wanted(model=model, options=RunnerOptions(num_ctx=options.pop("num_ctx", 4096), **options), slots=slots)  # type: ignore[arg-type]
+def effective(model: ModelSpec, **options: Any) -> RunnerOptions:
+    return scheduler.effective(RunnerOptions(**options), automatic_ctx_tokens=4096, trained_ctx_tokens=model.ctx_tokens)
+
+
+def wanted(model: ModelSpec, *, slots: int = 1, **options: Any) -> Wanted:
+    return Wanted(model=model, options=effective(model, **options), slots=slots)
 
 
 def loaded(model: ModelSpec, *, keep_alive_s: float = 300.0, in_flight: int = 0) -> Loaded:
@@ -47,15 +53,46 @@ def test_a_loaded_model_is_used() -> None:
     assert decide(wanted(SMALL), [one]) == Use(one)
 
 
-def test_a_request_without_options_never_reloads() -> None:
-    one = loaded(SMALL)
-    assert decide(Wanted(model=SMALL, options=RunnerOptions(), slots=1), [one]) == Use(one)
+@pytest.mark.parametrize(
+    ("before", "after", "reloads"),
+    [
+        ({}, {"num_ctx": 8192}, True),
+        ({"num_ctx": 8192}, {}, True),
+        ({}, {"num_ctx": 4096}, False),
+        ({"num_ctx": 131072}, {"num_ctx": 999_999}, False),
+        ({"num_ctx": 0}, {"num_ctx": -5}, False),
+        ({"num_ctx": 0}, {}, True),
+        ({}, {"num_thread": 1}, True),
+        ({"num_thread": 1}, {}, True),
+        ({}, {"main_gpu": 0}, True),
+        ({}, {"num_batch": 0}, False),
+        ({}, {"num_batch": 64}, True),
+        ({"num_gpu": 0}, {}, False),
+        ({"num_gpu": 0}, {"num_gpu": -1}, False),
+        ({"num_gpu": 0}, {"num_gpu": 3}, True),
+        ({}, {"use_mmap": False}, True),
+        ({}, {"shift": False}, True),
+        ({"shift": False}, {}, True),
+    ],
+    ids=str,
+)
+def test_effective_values_that_differ_mean_unload_first(
+    before: dict[str, Any], after: dict[str, Any], reloads: bool
+) -> None:
+    one = msgspec.structs.replace(loaded(SMALL), options=effective(SMALL, **before))
+    assert decide(wanted(SMALL, **after), [one]) == (Unload(one) if reloads else Use(one))
 
 
-@pytest.mark.parametrize("option", ["num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"])
-def test_another_runner_option_means_unload_first(option: str) -> None:
+def test_models_of_the_same_weights_share_their_runner() -> None:
     one = loaded(SMALL)
-    assert decide(wanted(SMALL, **{option: 2048}), [one]) == Unload(one)
+    twin = msgspec.structs.replace(SMALL, name="twin:latest", digest="f" * 64, blob=SMALL.digest)
+    assert decide(wanted(twin), [one]) == Use(one)
+    assert decide(wanted(twin, num_ctx=2048), [one]) == Unload(one)
+
+
+def test_a_runner_whose_process_has_ended_is_loaded_anew() -> None:
+    one = msgspec.structs.replace(loaded(SMALL), is_dead=True)
+    assert decide(wanted(SMALL), [one]) == Unload(one)
 
 
 def test_models_that_fit_beside_each_other_are_loaded_side_by_side() -> None:

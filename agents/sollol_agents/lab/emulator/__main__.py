@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import typing
@@ -12,12 +13,14 @@ import typing
 import msgspec
 
 from sollol_agents.lab.emulator import EmulatorConfig, serve_emulator
+from sollol_agents.lab.emulator.config import ollama_settings
 
 
 def parse_config(argv: list[str]) -> EmulatorConfig:
     """Returns the settings given by flags; each field of `EmulatorConfig` is one.
 
-    `--model` and `--preload` may be repeated; `--faults` takes a JSON list.
+    `--model`, `--preload` and `--origins` may be repeated; `--faults` takes a JSON list. With the preset `recorded`
+    Ollama's own variables, such as `OLLAMA_NUM_PARALLEL`, set what no flag does.
     """
     parser = argparse.ArgumentParser(prog="python -m sollol_agents.lab.emulator", description=EmulatorConfig.__doc__)
     hints = typing.get_type_hints(EmulatorConfig, include_extras=True)
@@ -26,12 +29,14 @@ def parse_config(argv: list[str]) -> EmulatorConfig:
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             default=argparse.SUPPRESS,
-            action="append" if field.name in {"model", "preload"} else "store",
+            action="append" if field.name in {"model", "origins", "preload"} else "store",
             help=f"{text} (default: {field.default!r})",
         )
     given = vars(parser.parse_args(argv))
     if "faults" in given:
         given["faults"] = msgspec.json.decode(given["faults"])
+    if given.get("preset") == "recorded":  # it stands for a real `ollama serve`
+        given = ollama_settings(os.environ) | given
     return msgspec.convert(given, EmulatorConfig, strict=False)
 
 

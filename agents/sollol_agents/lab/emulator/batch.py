@@ -37,6 +37,7 @@ class Job:
         slow_factor: how many times longer its steps take than they should.
         is_paused: keeps its slot but makes no progress.
         is_ended: ended, properly or not; see `is_complete`.
+        is_waiting: has no slot yet.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Job:
         self.slow_factor = 1.0
         self.is_ended = False
         self.is_paused = False
+        self.is_waiting = True
 
     @property
     def is_decoding(self) -> bool:
@@ -151,13 +153,16 @@ class Batch:
         self._admit(now)
 
     def cancel(self, job: Job, now: float) -> None:
-        """Takes a job out wherever it is; its slot goes to the next one at once."""
+        """Takes a job out wherever it is; its slot goes to the next one at once.
+
+        Only a prompt that is being read is read to its end first: the engine looks up between answers, not within one.
+        """
         job.is_ended = True
         if job in self._waiting:
             self._waiting.remove(job)
             return
         for slot in self._slots:
-            if slot.job is job:
+            if slot.job is job and (job.is_decoding or job.is_paused or not job.prompt_s):
                 self._free(slot, now)
         self._admit(now)
 
@@ -190,11 +195,11 @@ class Batch:
     def complete(self, step: Step, duration_s: float, now: float) -> None:
         """Applies a finished step: passes tokens on, ends jobs and admits the next ones."""
         for job, tokens in step.prefill:
-            if job.is_ended:
-                continue
             job.evaluated_tokens += tokens
             job.prompt_s += duration_s
-            if job.is_decoding and (job.output_tokens == 0 or job.emit()):
+            if job.is_ended:
+                self._leave(job, now)
+            elif job.is_decoding and (job.output_tokens == 0 or job.emit()):
                 self._end(job, now)
         for job in step.decode:
             if job.is_ended:
@@ -215,10 +220,18 @@ class Batch:
 
     def _end(self, job: Job, now: float) -> None:
         job.is_ended = True
+        self._vacate(job, now)
+        job.on_end()
+
+    def _leave(self, job: Job, now: float) -> None:
+        """Frees the slot of a job whose client left once its prompt has been read."""
+        if job.is_decoding:
+            self._vacate(job, now)
+
+    def _vacate(self, job: Job, now: float) -> None:
         for slot in self._slots:
             if slot.job is job:
                 self._free(slot, now)
-        job.on_end()
 
     def _free(self, slot: Slot, now: float) -> None:
         """Empties a slot and keeps what it evaluated in its cache."""
@@ -237,9 +250,12 @@ class Batch:
                 return
             job = self._waiting.popleft()
             slot, shared = _choose_slot(free, job.prompt)
+            if not job.output_tokens:
+                shared = 0  # a vector is made of all tokens, so none of them is taken from the cache
             # the last token is always evaluated: it gives the first logits
             job.cached_tokens = job.evaluated_tokens = min(shared, len(job.prompt) - 1)
             slot.job = job
+            job.is_waiting = False
             slot.used_at = now
 
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
-
-from sollol_agents.lab.emulator import text, timing, wire
-from sollol_agents.lab.emulator.dialects import Dialect, NativeChat, NativeGenerate, OpenAiChat, OpenAiCompletion
+from sollol_agents.lab.emulator import codes, names, prompts, refusals, scheduler, schema, text
+from sollol_agents.lab.emulator.bodies import CHAT, GENERATE, Body, read_body
+from sollol_agents.lab.emulator.dialects import Dialect, NativeChat, NativeGenerate
+from sollol_agents.lab.emulator.options import check_finite, read_options, runner_options
+from sollol_agents.lab.emulator.refusals import RefusalError
 from sollol_agents.lab.emulator.scheduler import RunnerOptions
-from sollol_agents.lab.emulator.wire import BadRequestError, NotFoundError, NotSupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from sollol_agents.lab.emulator.models import ModelSpec, ModelStore
-    from sollol_agents.lab.emulator.presets import Preset
 
-NO_EMBEDDINGS: Final = "This server does not support embeddings. Start it with `--embeddings`"
+_MOST_ALTERNATIVES: Final = 20
+_KEPT_TOKENS: Final = 4  # of a prompt that is cut, at its beginning
+
+
+class Machine(NamedTuple):
+    """What a request meets: the models on the disk, and the context of one that names none."""
+
+    store: ModelStore
+    ctx_tokens: int
+
+    def ctx_of(self, model: ModelSpec, options: RunnerOptions) -> int:
+        """Returns the context of one slot."""
+        made = scheduler.effective(options, automatic_ctx_tokens=self.ctx_tokens, trained_ctx_tokens=model.ctx_tokens)
+        assert made.num_ctx is not None
+        return made.num_ctx
 
 
 class Call(NamedTuple):
@@ -31,6 +43,8 @@ class Call(NamedTuple):
         dialect: how it is answered.
         options: runner options it names.
         keep_alive_s: keep-alive it names; None for none.
+        refusal: what the engine says instead, once the model is loaded.
+        rendered: the prompt, where nothing but it is asked for.
     """
 
     model: ModelSpec
@@ -40,298 +54,278 @@ class Call(NamedTuple):
     dialect: Dialect
     options: RunnerOptions
     keep_alive_s: float | None
+    refusal: RefusalError | None = None
+    rendered: str | None = None
 
 
-class EmbedCall(NamedTuple):
-    """One request to embed.
-
-    Attributes:
-        name: the name under which the model was asked for.
-        model: the model that embeds.
-        inputs: the tokens of each text.
-        width: numbers in each vector.
-        options: runner options it names.
-        keep_alive_s: keep-alive it names; None for none.
-    """
+class Talk(NamedTuple):
+    """One conversation, in whatever dialect it came."""
 
     name: str
-    model: ModelSpec
-    inputs: list[list[str]]
-    width: int
-    options: RunnerOptions
-    keep_alive_s: float | None
+    turns: Sequence[prompts.Turn]
+    tools: Sequence[Body] = ()
+    think: bool | str | None = None
+    format: object = None
+    options: Mapping[str, Any] = {}
+    keep_alive_s: float | None = None
+    is_stream: bool = False
+    is_truncated: bool = True
+    shifts: bool = True
+    logprobs: int | None = None
+    is_rendered_only: bool = False
+    is_think_relaxed: bool = False
 
 
-def generate_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
+_SILENT: Final = text.Answer(pieces=(), tokens=0, done_reason="stop")
+
+
+def generate_call(body: bytes, machine: Machine) -> Call:
     """Returns the call in a body of /api/generate.
 
     Raises:
-        BadRequestError: or one of its kinds, with the status and text of the answer.
+        RefusalError: the request cannot be served.
     """
-    request = wire.parse(body, wire.GenerateRequest)
-    model = _model(store, request.model)
-    options = wire.Options.read(request.options)
-    _check_abilities(model, request.model, request.think, "generate")
-    if request.raw or not request.prompt:
-        rendered = request.prompt
-    else:
-        rendered = _render([("system", request.system)] if request.system else [], request.prompt)
-    tokens = text.tokenize(rendered) if rendered else []
+    return generate(read_body(body, GENERATE), machine)
+
+
+def generate(request: Body, machine: Machine, dialect: Dialect | None = None) -> Call:
+    """Returns the call of a text to go on with; answered as on /api/generate unless another dialect is given.
+
+    Raises:
+        RefusalError: the request cannot be served.
+    """
+    name = request.get("model", "")
+    model = names.find(machine.store, name, is_required=False)
+    odds = alternatives(request)
+    keep_alive_s = request.get("keep_alive")
+    if not request.get("prompt") and keep_alive_s == 0:
+        return _silent(model, dialect or NativeGenerate(name), RunnerOptions(), keep_alive_s)
+    if request.get("raw") and any(request.get(key) for key in ("template", "system", "context")):
+        raise RefusalError("raw mode does not support template, system, or context")
+    insert = ["insert"] if request.get("suffix") else []
+    _check_abilities(model, name, ["completion", *insert, *_thinking(request.get("think"))], verb="generate")
+    options = read_options(request.get("options"), model.options)
+    runner = runner_options(options, shifts=request.get("shift") is not False)
+    if not request.get("prompt"):
+        return _silent(model, dialect or NativeGenerate(name), runner, keep_alive_s)
+    room = machine.ctx_of(model, runner)
+    rendered, tokens = _continued(model, request)
+    refusal = refusals.no_images(is_conversation=False) if request.get("images") else None
+    if len(tokens) >= room and request.get("truncate") is False:
+        refusal = refusals.too_long(len(tokens), room)
+    elif len(tokens) >= room:
+        tokens = _cut(tokens, room)
+    refusal, json_schema = _format(request.get("format"), options, refusal, is_conversation=False, is_jinja=True)
+    limit = options.get("num_predict", -1)
     wanted = text.Wanted(
-        limit_tokens=_limit(options.num_predict),
-        stop=wire.stop_texts(options.stop),
-        json_schema=_schema(request.format),
-        is_thinking=request.think is not False,
-        keeps_space=request.raw,
+        limit_tokens=limit if limit > 0 else -1,
+        room_tokens=-1 if runner.shift else room - len(tokens),
+        stop=tuple(options.get("stop") or ()),
+        json_schema=json_schema,
+        is_talker=model.is_talker,
     )
-    answer = text.answer(tokens, wanted)
-    context = () if request.raw else (*tokens, *(piece.text for piece in answer.pieces))
-    return Call(
-        model,
-        _fitting(tokens, options.runner(), model, preset),
-        answer,
-        request.stream is not False,
-        NativeGenerate(request.model, context=context),
-        options.runner(),
-        wire.keep_alive_s(request.keep_alive),
-    )
+    answer = _SILENT if refusal is not None else text.answer(tokens, wanted)
+    if dialect is None:
+        told = (piece.token for piece in answer.pieces if piece.token)
+        dialect = NativeGenerate(name, () if request.get("raw") else (*tokens[1:], *told), alternatives=odds)
+    is_stream = request.get("stream") is not False
+    shown = rendered if request.get("_debug_render_only") else None
+    return Call(model, tokens, answer, is_stream, dialect, runner, keep_alive_s, refusal, shown)
 
 
-def chat_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
+def _continued(model: ModelSpec, request: Body) -> tuple[str, list[str]]:
+    """Returns the prompt of a text to go on with, and its tokens after those of an earlier answer."""
+    rendered = prompt = request["prompt"]
+    earlier = [codes.token_text(one) for one in request.get("context") or ()]
+    if not request.get("raw"):
+        rendered = prompts.of_text(
+            model,
+            prompt,
+            system=request.get("system") or model.system,
+            suffix=request.get("suffix", ""),
+            template=request.get("template", ""),
+            is_continued=bool(earlier),
+        )
+    tokens = text.tokenize(rendered, is_wordy=model.is_talker)
+    tokens[1:1] = earlier
+    return rendered, tokens
+
+
+def chat_call(body: bytes, machine: Machine) -> Call:
     """Returns the call in a body of /api/chat.
 
     Raises:
-        BadRequestError: or one of its kinds, with the status and text of the answer.
+        RefusalError: the request cannot be served.
     """
-    request = wire.parse(body, wire.ChatRequest)
-    model = _model(store, request.model)
-    options = wire.Options.read(request.options)
-    _check_abilities(model, request.model, request.think, "chat")
-    room = _ctx_tokens(options.runner(), model, preset)
-    tokens = _chat_tokens(request.messages, request.tools, room) if request.messages else []
-    wanted = text.Wanted(
-        limit_tokens=_limit(options.num_predict),
-        stop=wire.stop_texts(options.stop),
-        tools=_tools(request.tools),
-        json_schema=_schema(request.format),
-        is_thinking=request.think is not False,
+    request = read_body(body, CHAT)
+    talk = Talk(
+        name=request.get("model", ""),
+        turns=request.get("messages") or (),
+        tools=request.get("tools") or (),
+        think=request.get("think"),
+        format=request.get("format"),
+        options=request.get("options") or {},
+        keep_alive_s=request.get("keep_alive"),
+        is_stream=request.get("stream") is not False,
+        is_truncated=request.get("truncate") is not False,
+        shifts=request.get("shift") is not False,
+        logprobs=alternatives(request),
+        is_rendered_only=request.get("_debug_render_only", False),
     )
-    return Call(
-        model,
-        _fitting(tokens, options.runner(), model, preset),
-        text.answer(tokens, wanted),
-        request.stream is not False,
-        NativeChat(request.model),
-        options.runner(),
-        wire.keep_alive_s(request.keep_alive),
-    )
+    return conversation(talk, machine, NativeChat(talk.name, alternatives=talk.logprobs))
 
 
-def openai_chat_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
-    """Returns the call in a body of /v1/chat/completions.
+def conversation(talk: Talk, machine: Machine, dialect: Dialect) -> Call:
+    """Returns the call of a conversation.
 
     Raises:
-        BadRequestError: or one of its kinds, with the status and text of the answer.
+        RefusalError: the request cannot be served.
     """
-    request = wire.parse(body, wire.OpenAiRequest)
-    model = _model(store, request.model)
-    if not request.messages:
-        raise BadRequestError("[] is too short - 'messages'")
-    _check_abilities(model, request.model, None, "chat")
-    room = _ctx_tokens(RunnerOptions(), model, preset)
-    tokens = _chat_tokens(request.messages, request.tools, room)
-    wanted = text.Wanted(
-        limit_tokens=_limit(request.max_tokens),
-        stop=wire.stop_texts(request.stop),
-        tools=_tools(request.tools),
-        json_schema=_response_schema(request.response_format),
-        is_thinking=request.reasoning_effort != "none",
-    )
-    prompt = _fitting(tokens, RunnerOptions(), model, preset)
-    dialect = OpenAiChat(request.model, includes_usage=_includes_usage(request))
-    return Call(model, prompt, text.answer(tokens, wanted), request.stream, dialect, RunnerOptions(), None)
+    model = names.find(machine.store, talk.name, is_required=True)
+    if not talk.turns and talk.keep_alive_s == 0:
+        return _silent(model, dialect, RunnerOptions(), talk.keep_alive_s)
+    thinking = [] if talk.is_think_relaxed else _thinking(talk.think)
+    needed = ["completion", *thinking, *(["tools"] if talk.tools else [])]
+    _check_abilities(model, talk.name, needed, verb="chat")
+    options = read_options(dict(talk.options), model.options)
+    runner = runner_options(options, shifts=talk.shifts)
+    if not talk.turns:
+        return _silent(model, dialect, runner, talk.keep_alive_s)
+    turns = prompts.first_turns(model, talk.turns)
+    room = machine.ctx_of(model, runner)
+    made, tokens = _fitting(model, turns, talk.tools, room if talk.is_truncated else None)
+    is_jinja = not model.go_template
+    refusal = _conversation_refusal(talk, turns, is_jinja=is_jinja)
+    if refusal is None and len(tokens) >= room and not talk.is_rendered_only:
+        refusal = refusals.too_long(len(tokens), room)
+    refusal, json_schema = _format(talk.format, options, refusal, is_conversation=True, is_jinja=is_jinja)
+    answer = _SILENT
+    if refusal is None and not talk.is_rendered_only:
+        room_tokens = -1 if runner.shift else room - len(tokens)
+        wanted = _wanted(model, talk, options, json_schema, room_tokens=room_tokens, partial=made.partial)
+        answer = text.answer(tokens, wanted)
+    rendered = made.text if talk.is_rendered_only else None
+    return Call(model, tokens, answer, talk.is_stream, dialect, runner, talk.keep_alive_s, refusal, rendered)
 
 
-def conversation_call(
-    name: str,
-    turns: list[wire.Message],
-    store: ModelStore,
-    preset: Preset,
+def _wanted(
+    model: ModelSpec,
+    talk: Talk,
+    options: Mapping[str, Any],
+    json_schema: schema.Schema | None,
     *,
-    dialect: Dialect,
-    is_stream: bool,
-    tools: list[wire.Tool] | None = None,
-    limit_tokens: int = -1,
-    stop: tuple[str, ...] = (),
-    json_schema: Mapping[str, Any] | None = None,
-    is_thinking: bool = True,
-) -> Call:
-    """Returns the call of a conversation in a dialect that names no runner options.
-
-    Raises:
-        BadRequestError: or one of its kinds, with the status and text of the answer.
-    """
-    model = _model(store, name)
-    _check_abilities(model, name, None, "chat")
-    tokens = _chat_tokens(turns, tools, _ctx_tokens(RunnerOptions(), model, preset))
-    wanted = text.Wanted(
-        limit_tokens=limit_tokens,
-        stop=stop,
-        tools=_tools(tools),
+    room_tokens: int,
+    partial: str,
+) -> text.Wanted:
+    """Returns what a conversation asks of the text."""
+    limit = options.get("num_predict", -1)
+    return text.Wanted(
+        limit_tokens=1 if limit == 0 else limit,
+        room_tokens=room_tokens,
+        stop=tuple(options.get("stop") or ()),
+        tools=_offered(talk.tools),
         json_schema=json_schema,
-        is_thinking=is_thinking,
-    )
-    prompt = _fitting(tokens, RunnerOptions(), model, preset)
-    return Call(model, prompt, text.answer(tokens, wanted), is_stream, dialect, RunnerOptions(), None)
-
-
-def openai_completion_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
-    """Returns the call in a body of /v1/completions.
-
-    Raises:
-        BadRequestError: or one of its kinds, with the status and text of the answer.
-    """
-    request = wire.parse(body, wire.OpenAiRequest)
-    model = _model(store, request.model)
-    _check_abilities(model, request.model, None, "generate")
-    tokens = text.tokenize(request.prompt)
-    wanted = text.Wanted(limit_tokens=_limit(request.max_tokens), stop=wire.stop_texts(request.stop), keeps_space=True)
-    prompt = _fitting(tokens, RunnerOptions(), model, preset)
-    dialect = OpenAiCompletion(request.model, includes_usage=_includes_usage(request))
-    return Call(model, prompt, text.answer(tokens, wanted), request.stream, dialect, RunnerOptions(), None)
-
-
-def embed_call(body: bytes, store: ModelStore, preset: Preset, *, is_old: bool) -> EmbedCall:
-    """Returns the call in a body of /api/embed, or of /api/embeddings when `is_old`.
-
-    Raises:
-        BadRequestError: or one of its kinds, with the status and text of the answer.
-    """
-    request = wire.parse(body, wire.EmbedRequest)
-    model = _embedding_model(store, request.model)
-    texts = request.prompt if is_old else request.input or []
-    inputs = [text.tokenize(one) for one in ([texts] if isinstance(texts, str) else texts)]
-    options = wire.Options.read(request.options).runner()
-    room = _ctx_tokens(options, model, preset)
-    if request.truncate is False and any(len(one) > room for one in inputs):
-        raise BadRequestError("the input length exceeds the context length")
-    return EmbedCall(
-        request.model,
-        model,
-        [one[:room] for one in inputs],
-        min(request.dimensions or model.width, model.width),
-        options,
-        wire.keep_alive_s(request.keep_alive),
+        is_parsed=model.is_parsed,
+        hides_calls=bool(model.go_template),
+        is_talker=model.is_talker,
+        is_certain=options.get("temperature") == 0,
+        partial=partial,
     )
 
 
-def _model(store: ModelStore, name: str) -> ModelSpec:
-    """Returns the model of that name."""
-    if not name:
-        raise BadRequestError("model is required")
-    model = store.find(name)
-    if model is None:
-        raise NotFoundError(f"model '{name}' not found")
-    return model
+def _thinking(think: bool | str | None) -> list[str]:
+    return ["thinking"] if think else []
 
 
-def _embedding_model(store: ModelStore, name: str) -> ModelSpec:
-    """Returns the model of that name if it embeds."""
-    if not name:
-        raise BadRequestError("model is required")
-    model = store.find(name)
-    if model is None:
-        raise NotFoundError(f'model "{name}" not found, try pulling it first')
-    if not model.is_embedding:
-        raise NotSupportedError(NO_EMBEDDINGS)
-    return model
+def _silent(model: ModelSpec, dialect: Dialect, runner: RunnerOptions, keep_alive_s: float | None) -> Call:
+    """Returns the call of a request that only loads or unloads."""
+    return Call(model, [], _SILENT, False, dialect, runner, keep_alive_s)
 
 
-def _check_abilities(model: ModelSpec, name: str, think: bool | str | None, verb: str) -> None:
+def _check_abilities(model: ModelSpec, name: str, needed: Sequence[str], *, verb: str) -> None:
     """Refuses what the model cannot do."""
-    if "completion" not in model.capabilities:
-        raise BadRequestError(f'"{name}" does not support {verb}')
-    if think and "thinking" not in model.capabilities:
-        raise BadRequestError(f'"{name}" does not support thinking')
+    for ability in needed:
+        if ability in model.capabilities:
+            continue
+        if ability == "completion":
+            raise RefusalError(f'"{name}" does not support {verb}')
+        if ability == "thinking":
+            raise RefusalError(f'"{name}" does not support thinking')
+        raise RefusalError(f"{names.full_name(name.strip())} does not support {ability}")
 
 
-def _fitting(tokens: list[str], options: RunnerOptions, model: ModelSpec, preset: Preset) -> list[str]:
-    """Returns the prompt if it fits the context of a slot."""
-    room = _ctx_tokens(options, model, preset)
-    if len(tokens) <= room:
-        return tokens
-    message = f"request ({len(tokens)} tokens) exceeds the available context size ({room} tokens), try increasing it"
-    error = {
-        "code": 400,
-        "message": message,
-        "type": "exceed_context_size_error",
-        "n_prompt_tokens": len(tokens),
-        "n_ctx": room,
-    }
-    # Ollama passes the engine's JSON on as the text of its own error
-    raise BadRequestError(msgspec.json.encode({"error": error}).decode())
+def alternatives(request: Body) -> int | None:
+    """Returns how many alternatives of each token are told; None when no probability is.
+
+    Raises:
+        RefusalError: the number is none that Ollama takes.
+    """
+    count: int = request.get("top_logprobs", 0)
+    if not 0 <= count <= _MOST_ALTERNATIVES:
+        raise RefusalError(f"top_logprobs must be between 0 and {_MOST_ALTERNATIVES}")
+    return count if request.get("logprobs") else None
 
 
-def _ctx_tokens(options: RunnerOptions, model: ModelSpec, preset: Preset) -> int:
-    """Returns the context of one slot."""
-    return min(options.num_ctx or timing.default_ctx_tokens(preset), model.ctx_tokens)
+def _format(
+    given: object, options: Mapping[str, Any], refusal: RefusalError | None, *, is_conversation: bool, is_jinja: bool
+) -> tuple[RefusalError | None, schema.Schema | None]:
+    """Returns what the engine refuses, and the schema of the answer."""
+    if refusal is not None:
+        return refusal, None
+    try:
+        check_finite(dict(options))
+        return None, schema.read_format(given, is_conversation=is_conversation, is_jinja=is_jinja)
+    except RefusalError as error:
+        return error, None
 
 
-def _render(turns: list[tuple[str, str]], last_user_text: str) -> str:
-    """Returns the prompt that the model's template makes of turns and a last user turn."""
-    before = "".join(f"<|{role}|>{content}<|end|>" for role, content in turns)
-    return f"{before}<|user|>{last_user_text}"
+def _conversation_refusal(talk: Talk, turns: Sequence[prompts.Turn], *, is_jinja: bool) -> RefusalError | None:
+    """Returns what the engine says to images, and to tools that it cannot make a grammar of."""
+    if any(turn.get("images") for turn in turns):
+        return refusals.no_images(is_conversation=is_jinja)
+    if not is_jinja:
+        return None
+    if talk.tools and talk.logprobs is not None and talk.is_stream:
+        return refusals.no_logprobs_beside_tools()
+    tools = [prompts.go_tool(tool) for tool in talk.tools]
+    for tool in tools:
+        if tool["type"] != "function":
+            listed = prompts.dumped(tools, indent=2)
+            message = f"Failed to parse tools: Unsupported tool type: {prompts.compact(tool)}; tools = {listed}"
+            return refusals.engine_refusal(message, "server_error", 500)
+        try:
+            schema.check_tool(tool)
+        except RefusalError as error:
+            return error
+    return None
 
 
-def _chat_tokens(messages: list[wire.Message], tools: list[wire.Tool] | None, room: int) -> list[str]:
-    """Returns the tokens of a conversation; the oldest turns are left out while it exceeds the room."""
-    kept = list(messages)
+def _fitting(
+    model: ModelSpec, turns: Sequence[prompts.Turn], tools: Sequence[Body], room: int | None
+) -> tuple[prompts.Prompt, list[str]]:
+    """Returns the prompt of a conversation; the oldest turns are left out while it exceeds the room."""
+    kept = list(turns)
     while True:
-        tokens = text.tokenize(_conversation(kept, tools))
-        oldest = next((turn for turn in kept[:-1] if turn.role.lower() != "system"), None)
-        if len(tokens) <= room or oldest is None:
-            return tokens
+        made = prompts.of_conversation(model, kept, tools)
+        tokens = text.tokenize(made.text, is_wordy=model.is_talker)
+        oldest = next((turn for turn in kept[:-1] if (turn.get("role") or "").lower() != "system"), None)
+        if room is None or len(tokens) < room or oldest is None:
+            return made, tokens
         kept.remove(oldest)
 
 
-def _conversation(messages: list[wire.Message], tools: list[wire.Tool] | None) -> str:
-    """Returns a conversation as the model's template writes it; the last turn stays open."""
-    parts = []
-    if tools:
-        listed = "".join(f"\n{tool.function.name}{tool.function.parameters}" for tool in tools)
-        parts.append(f"<|system|>Tools:{listed}")
-    parts += [f"<|{message.role.lower()}|>{message.text()}" for message in messages]
-    return "<|end|>".join(parts)
+def _cut(tokens: list[str], room: int) -> list[str]:
+    """Returns a prompt of which the beginning and half of what else there is room for are left.
+
+    A cut that leaves a single token loses the blank before it.
+    """
+    kept = min(_KEPT_TOKENS, room - 3)
+    tail = (room - kept) // 2
+    end = tokens[-tail:] if tail > 1 else [tokens[-1].lstrip(" ")]
+    return [*tokens[: 1 + kept], *end]
 
 
-def _tools(tools: list[wire.Tool] | None) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+def _offered(tools: Sequence[Body]) -> tuple[tuple[str, Mapping[str, Any]], ...]:
     """Returns names and parameter schemas."""
-    return tuple((tool.function.name, tool.function.parameters or {}) for tool in tools or ())
-
-
-def _schema(wanted_format: object) -> Mapping[str, Any] | None:
-    """Returns the schema of a structured answer, None for plain text."""
-    if wanted_format is None or wanted_format == "":
-        return None
-    if wanted_format == "json":
-        return {}
-    if isinstance(wanted_format, dict):
-        return wanted_format
-    raise BadRequestError(f'invalid format: "{wanted_format}"; expected "json" or a valid JSON Schema object')
-
-
-def _response_schema(wanted: wire.ResponseFormat | None) -> Mapping[str, Any] | None:
-    """Returns the schema in OpenAI's response_format."""
-    if wanted is None or wanted.type == "text":
-        return None
-    schema = (wanted.json_schema or {}).get("schema", {})
-    return schema if isinstance(schema, dict) else {}
-
-
-def _limit(wanted: int | None) -> int:
-    """Returns the limit of generated tokens; negative for none."""
-    return -1 if wanted is None else wanted
-
-
-def _includes_usage(request: wire.OpenAiRequest) -> bool:
-    return request.stream_options is not None and request.stream_options.include_usage
+    functions = (tool.get("function") or {} for tool in tools)
+    return tuple((function.get("name", ""), function.get("parameters") or {}) for function in functions)

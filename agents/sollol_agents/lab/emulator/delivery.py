@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from sollol_agents.lab.emulator.dialects import UNEXPECTED_EOF
 from sollol_agents.lab.emulator.faults import FaultKind
+from sollol_agents.lab.emulator.http import NO_CACHE
+from sollol_agents.lab.emulator.refusals import NO_LONGER_RUNNING, UNEXPECTED_EOF, RefusalError
+from sollol_agents.lab.emulator.refusing import refuse
 from sollol_agents.lab.emulator.text import Piece
 
 if TYPE_CHECKING:
@@ -29,10 +31,11 @@ class Delivery:
         on_stall: called when a stall strikes, with the fault.
     """
 
-    def __init__(self, call: Call, responder: Responder, fault: Fault | None) -> None:
+    def __init__(self, path: str, call: Call, responder: Responder, fault: Fault | None) -> None:
         self.ended = asyncio.Event()
         self.is_broken = False
         self.on_stall: Callable[[Fault], None] | None = None
+        self._path = path
         self._call = call
         self._responder = responder
         self._fault = fault
@@ -59,18 +62,16 @@ class Delivery:
         if not self._call.is_stream or not self._call.prompt:
             self._responder.send(200, dialect.whole(self._kept, figures))
             return
-        if not self._responder.has_started:
-            self._responder.start(dialect.content_type)
+        self._open()
         self._responder.end(dialect.closing(figures))
 
-    def die(self) -> None:
-        """Ends the answer as an engine that died does."""
+    def die(self, *, has_begun: bool = True) -> None:
+        """Ends the answer as an engine that died does; one that waited for a slot has other words."""
         self.is_broken = True
-        dialect = self._call.dialect
         if self._responder.has_started:
-            self._responder.end(dialect.broken())
+            self._responder.end(self._call.dialect.broken())
         else:
-            self._responder.send(500, dialect.error(500, UNEXPECTED_EOF))
+            refuse(self._responder, self._path, RefusalError(UNEXPECTED_EOF if has_begun else NO_LONGER_RUNNING, 500))
         self.ended.set()
 
     def strike(self, fault: Fault) -> None:
@@ -101,8 +102,12 @@ class Delivery:
         if self._responder.has_started:
             self._responder.write(data)
         else:
-            self._responder.start(self._call.dialect.content_type, data)
+            self._open(data)
 
-    def _open(self) -> None:
-        if not self._responder.has_started:
-            self._responder.start(self._call.dialect.content_type)
+    def _open(self, first: bytes = b"") -> None:
+        if self._responder.has_started:
+            return
+        dialect = self._call.dialect
+        if not dialect.is_cached:
+            self._responder.extra += NO_CACHE
+        self._responder.start(dialect.content_type, first)

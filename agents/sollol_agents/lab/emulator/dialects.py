@@ -1,4 +1,4 @@
-"""The bytes of an answer in each of the four dialects that an Ollama node speaks.
+"""The bytes of an answer on Ollama's own paths, and what every dialect has to offer.
 
 A dialect is made for one request. It turns pieces into stream messages and
 figures into the last ones, and never waits or writes.
@@ -6,16 +6,13 @@ figures into the last ones, and never waits or writes.
 
 from __future__ import annotations
 
-import itertools
-import time
-import zlib
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from sollol_agents.lab.emulator import http
+from sollol_agents.lab.emulator import codes, gojson, http, logprobs, stamps
+from sollol_agents.lab.emulator.refusals import UNEXPECTED_EOF
 from sollol_agents.lab.emulator.text import ToolCall
-from sollol_agents.lab.emulator.wire import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,11 +20,6 @@ if TYPE_CHECKING:
     from sollol_agents.lab.emulator.text import Piece
 
 _encode = msgspec.json.Encoder().encode
-_numbers = itertools.count()
-_VOCABULARY: Final = 1440
-_ID_RANGE: Final = 999  # Ollama draws its ids from these few, so they collide
-UNEXPECTED_EOF: Final = "an error was encountered while running the model: unexpected EOF"
-_ERROR_TYPES: Final = {400: "invalid_request_error", 404: "not_found_error"}
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +39,8 @@ class Dialect(Protocol):
     """How one kind of request is answered."""
 
     content_type: bytes
+    is_cached: bool
+    """False for streams that say themselves that they must not be."""
 
     def piece(self, piece: Piece) -> bytes:
         """Returns the message that carries one token; empty for a hidden one."""
@@ -57,22 +51,16 @@ class Dialect(Protocol):
     def whole(self, pieces: Sequence[Piece], figures: Figures) -> bytes:
         """Returns the answer to a request that does not stream."""
 
+    def rendered(self, prompt: str) -> bytes:
+        """Returns the answer to a request that wants to see its prompt alone."""
+
     def broken(self) -> bytes:
         """Returns what a stream ends with when the engine dies."""
-
-    def error(self, status: int, text: str) -> bytes:
-        """Returns the body of an error answer."""
 
 
 def native_error(text: str) -> bytes:
     """Returns the body of an error on a native path."""
-    return _encode({"error": text})
-
-
-def openai_error(status: int, text: str) -> bytes:
-    """Returns the body of an error on a /v1 path."""
-    kind = _ERROR_TYPES.get(status, "api_error")
-    return _encode({"error": {"message": text, "type": kind, "param": None, "code": None}})
+    return gojson.write({"error": text})
 
 
 def joined(pieces: Iterable[Piece], channel: str) -> str:
@@ -97,29 +85,53 @@ class _Native:
     """What /api/generate and /api/chat have in common."""
 
     content_type = http.NDJSON
+    is_cached = True
 
-    def __init__(self, model: str, stamp: Callable[[], str] = timestamp) -> None:
+    def __init__(
+        self, model: str, *, alternatives: int | None = None, stamp: Callable[[], str] = stamps.timestamp
+    ) -> None:
         self._model = model
         self._stamp = stamp
+        self._alternatives = alternatives
         self._start = b'{"model":%b,"created_at":"' % _encode(model)
 
     def broken(self) -> bytes:
         """Returns the error line of a stream."""
         return native_error(UNEXPECTED_EOF) + b"\n"
 
-    def error(self, status: int, text: str) -> bytes:
-        """Returns the body of an error answer."""
-        del status
-        return native_error(text)
+    def rendered(self, prompt: str) -> bytes:
+        """Returns the prompt where the answer would be."""
+        return gojson.write(
+            {"model": self._model, "created_at": self._stamp()}
+            | self._unsaid()
+            | {"done": False, "_debug_info": {"rendered_template": prompt}}
+        )
 
-    def _last(self, payload: dict[str, Any], figures: Figures) -> bytes:
-        return _encode(
+    def _unsaid(self) -> dict[str, Any]:
+        """Returns an empty answer."""
+        raise NotImplementedError
+
+    def _odds(self, piece: Piece) -> list[dict[str, Any]] | None:
+        return logprobs.entries(piece, self._alternatives)
+
+    def _line(self, payload: dict[str, Any], odds: list[dict[str, Any]]) -> bytes:
+        head = {"model": self._model, "created_at": self._stamp()}
+        return gojson.write(head | payload | {"done": False, "logprobs": odds}) + b"\n"
+
+    def _last(self, payload: dict[str, Any], figures: Figures, odds: Sequence[dict[str, Any]] = ()) -> bytes:
+        return gojson.write(
             {"model": self._model, "created_at": self._stamp()}
             | payload
             | {"done": True, "done_reason": figures.done_reason}
             | self._history(figures)
+            | ({"logprobs": odds} if odds else {})
             | _durations(figures)
         )
+
+    def _all_odds(self, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+        if self._alternatives is None:
+            return []
+        return [entry for piece in pieces for entry in self._odds(piece) or ()]
 
     def _history(self, figures: Figures) -> dict[str, Any]:
         """Returns what the answer tells of the conversation so far."""
@@ -133,19 +145,29 @@ class NativeGenerate(_Native):
     Args:
         model: the name under which the model was asked for.
         context: every token of the prompt and the answer, told by number at the end; empty: not told.
+        alternatives: tokens told with the probability of each; None for no probabilities.
         stamp: tells the present instant.
     """
 
-    def __init__(self, model: str, context: Sequence[str] = (), stamp: Callable[[], str] = timestamp) -> None:
-        super().__init__(model, stamp)
+    def __init__(
+        self,
+        model: str,
+        context: Sequence[str] = (),
+        *,
+        alternatives: int | None = None,
+        stamp: Callable[[], str] = stamps.timestamp,
+    ) -> None:
+        super().__init__(model, alternatives=alternatives, stamp=stamp)
         self._context = context
 
     def piece(self, piece: Piece) -> bytes:
         """Returns one line."""
+        if self._alternatives is not None and (odds := self._odds(piece)) is not None:
+            return self._line({"response": piece.text}, odds)
         if piece.channel == "hidden":
             return b""
-        key = b'","response":' if piece.channel == "content" else b'","response":"","thinking":'
-        return b'%b%b%b%b,"done":false}\n' % (self._start, self._stamp().encode(), key, _encode(piece.text))
+        line = b'%b%b","response":%b,"done":false}\n' % (self._start, self._stamp().encode(), _encode(piece.text))
+        return gojson.for_html(line) if b"<" in line or b"&" in line else line
 
     def closing(self, figures: Figures) -> bytes:
         """Returns the last line."""
@@ -153,17 +175,15 @@ class NativeGenerate(_Native):
 
     def whole(self, pieces: Sequence[Piece], figures: Figures) -> bytes:
         """Returns the one answer."""
-        payload = {"response": joined(pieces, "content")}
-        if thinking := joined(pieces, "thinking"):
-            payload["thinking"] = thinking
-        return self._last(payload, figures)
+        return self._last({"response": joined(pieces, "content")}, figures, self._all_odds(pieces))
+
+    def _unsaid(self) -> dict[str, Any]:
+        return {"response": ""}
 
     def _history(self, figures: Figures) -> dict[str, Any]:
         if not self._context or not figures.output_tokens:
             return {}
-        return {
-            "context": [zlib.crc32(token.encode("utf-8", "surrogatepass")) % _VOCABULARY for token in self._context]
-        }
+        return {"context": [codes.token_id(token) for token in self._context]}
 
 
 class NativeChat(_Native):
@@ -171,15 +191,19 @@ class NativeChat(_Native):
 
     def piece(self, piece: Piece) -> bytes:
         """Returns one line."""
+        if self._alternatives is not None and (odds := self._odds(piece)) is not None:
+            field = "thinking" if piece.channel == "thinking" else "content"
+            return self._line({"message": {"role": "assistant", "content": ""} | {field: piece.text}}, odds)
         if piece.channel == "hidden":
             return b""
         key = b'"content":' if piece.channel == "content" else b'"content":"","thinking":'
-        return b'%b%b","message":{"role":"assistant",%b%b},"done":false}\n' % (
+        line = b'%b%b","message":{"role":"assistant",%b%b},"done":false}\n' % (
             self._start,
             self._stamp().encode(),
             key,
             _encode(piece.text),
         )
+        return gojson.for_html(line) if b"<" in line or b"&" in line else line
 
     def closing(self, figures: Figures) -> bytes:
         """Returns the last line, with the tool calls."""
@@ -188,7 +212,10 @@ class NativeChat(_Native):
     def whole(self, pieces: Sequence[Piece], figures: Figures) -> bytes:
         """Returns the one answer."""
         message = self._message(joined(pieces, "content"), joined(pieces, "thinking"), figures)
-        return self._last({"message": message}, figures)
+        return self._last({"message": message}, figures, self._all_odds(pieces))
+
+    def _unsaid(self) -> dict[str, Any]:
+        return {"message": {"role": "", "content": ""}}
 
     @staticmethod
     def _message(content: str, thinking: str, figures: Figures) -> dict[str, Any]:
@@ -197,145 +224,10 @@ class NativeChat(_Native):
             message["thinking"] = thinking
         if figures.tool_calls:
             message["tool_calls"] = [
-                {"id": _call_id(), "function": {"index": place, "name": call.name, "arguments": call.arguments}}
+                {
+                    "id": stamps.call_id(),
+                    "function": {"index": place, "name": call.name, "arguments": call.arguments},
+                }
                 for place, call in enumerate(figures.tool_calls)
             ]
         return message
-
-
-class _OpenAi:
-    """What /v1/chat/completions and /v1/completions have in common."""
-
-    content_type = http.EVENTS
-    _object = ""
-    _id_prefix = ""
-
-    def __init__(self, model: str, *, includes_usage: bool = False) -> None:
-        self._model = model
-        self._includes_usage = includes_usage
-        self._common: dict[str, Any] = {
-            "id": f"{self._id_prefix}-{next(_numbers) % _ID_RANGE}",
-            "object": self._object,
-            "created": int(time.time()),  # noqa: TID251 - a calendar instant that goes on the wire
-            "model": model,
-            "system_fingerprint": "fp_ollama",
-        }
-
-    def error(self, status: int, text: str) -> bytes:
-        """Returns the body of an error answer."""
-        return openai_error(status, text)
-
-    def _end(self, figures: Figures) -> bytes:
-        usage = b""
-        if self._includes_usage:
-            usage = _event(self._common | {"choices": [], "usage": _usage(figures)})
-        return usage + b"data: [DONE]\n\n"
-
-
-class OpenAiChat(_OpenAi):
-    """/v1/chat/completions."""
-
-    _object = "chat.completion.chunk"
-    _id_prefix = "chatcmpl"
-
-    def __init__(self, model: str, *, includes_usage: bool = False) -> None:
-        super().__init__(model, includes_usage=includes_usage)
-        self._is_first = True
-        self._start = b"data: " + _encode(self._common)[:-1] + b',"choices":[{"index":0,"delta":{'
-
-    def piece(self, piece: Piece) -> bytes:
-        """Returns one event; only the first names the role."""
-        if piece.channel == "hidden":
-            return b""
-        role = b'"role":"assistant",' if self._is_first else b""
-        self._is_first = False
-        key = b'"content":' if piece.channel == "content" else b'"content":"","reasoning":'
-        return b'%b%b%b%b},"finish_reason":null}]}\n\n' % (self._start, role, key, _encode(piece.text))
-
-    def closing(self, figures: Figures) -> bytes:
-        """Returns the tool calls, the finish chunk, the usage if asked for, and the end mark."""
-        calls = b""
-        if figures.tool_calls:
-            delta = {"role": "assistant", "content": "", "tool_calls": _openai_calls(figures.tool_calls)}
-            choice = {"index": 0, "delta": delta, "finish_reason": "tool_calls"}
-            calls = _event(self._common | {"choices": [choice]})
-        else:
-            choice = {"index": 0, "delta": {}, "finish_reason": figures.done_reason}
-            calls = _event(self._common | {"choices": [choice]})
-        return calls + self._end(figures)
-
-    def whole(self, pieces: Sequence[Piece], figures: Figures) -> bytes:
-        """Returns the one answer."""
-        message: dict[str, Any] = {"role": "assistant", "content": joined(pieces, "content")}
-        if thinking := joined(pieces, "thinking"):
-            message["reasoning"] = thinking
-        if figures.tool_calls:
-            message["tool_calls"] = _openai_calls(figures.tool_calls)
-        reason = "tool_calls" if figures.tool_calls else figures.done_reason
-        choices = [{"index": 0, "message": message, "finish_reason": reason}]
-        return _encode(self._common | {"object": "chat.completion", "choices": choices, "usage": _usage(figures)})
-
-    def broken(self) -> bytes:
-        """Returns the empty chunk that hides an error; no finish reason and no end mark follow."""
-        choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-        return _event(self._common | {"model": "", "choices": [choice]})
-
-
-class OpenAiCompletion(_OpenAi):
-    """/v1/completions."""
-
-    _object = "text_completion"
-    _id_prefix = "cmpl"
-
-    def __init__(self, model: str, *, includes_usage: bool = False) -> None:
-        super().__init__(model, includes_usage=includes_usage)
-        self._start = b"data: " + _encode(self._common)[:-1] + b',"choices":[{"text":'
-
-    def piece(self, piece: Piece) -> bytes:
-        """Returns one event."""
-        if piece.channel == "hidden":
-            return b""
-        return b'%b%b,"index":0,"finish_reason":null}]}\n\n' % (self._start, _encode(piece.text))
-
-    def closing(self, figures: Figures) -> bytes:
-        """Returns the finish chunk, the usage if asked for, and the end mark."""
-        choice = {"text": "", "index": 0, "finish_reason": figures.done_reason}
-        return _event(self._common | {"choices": [choice]}) + self._end(figures)
-
-    def whole(self, pieces: Sequence[Piece], figures: Figures) -> bytes:
-        """Returns the one answer."""
-        choice = {"text": joined(pieces, "content"), "index": 0, "finish_reason": figures.done_reason}
-        return _encode(self._common | {"choices": [choice], "usage": _usage(figures)})
-
-    def broken(self) -> bytes:
-        """Returns the empty chunk that hides an error."""
-        choice = {"text": "", "index": 0, "finish_reason": None}
-        return _event(self._common | {"model": "", "choices": [choice]})
-
-
-def _event(payload: dict[str, Any]) -> bytes:
-    return b"data: %b\n\n" % _encode(payload)
-
-
-def _usage(figures: Figures) -> dict[str, int]:
-    return {
-        "prompt_tokens": figures.prompt_tokens,
-        "completion_tokens": figures.output_tokens,
-        "total_tokens": figures.prompt_tokens + figures.output_tokens,
-    }
-
-
-def _call_id() -> str:
-    return f"call_{next(_numbers):08x}"
-
-
-def _openai_calls(calls: tuple[ToolCall, ...]) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": _call_id(),
-            "index": place,
-            "type": "function",
-            "function": {"name": call.name, "arguments": _encode(call.arguments).decode()},
-        }
-        for place, call in enumerate(calls)
-    ]

@@ -16,6 +16,7 @@ INFERENCE_PATHS: Final = (
     "/api/generate",
     "/api/chat",
     "/api/embed",
+    "/api/embeddings",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
@@ -29,6 +30,7 @@ class FaultKind(StrEnum):
 
     REFUSE = "refuse"  # the port is closed for `duration_s`: connection refused
     RESTART = "restart"  # all models and running requests are gone, same address
+    KILL_RUNNERS = "kill_runners"  # the engines behind the loaded models are killed; the server lives on
     PS_LAG = "ps_lag"  # /api/ps shows what it showed when this struck, for `duration_s`
     RESET = "reset"  # the connection is reset, before the headers or after `after_tokens`
     LOAD_ERROR = "load_error"  # 500 with the text of a failed load
@@ -42,7 +44,7 @@ class FaultKind(StrEnum):
     WRONG_CONTENT = "wrong_content"  # 200 with something that is no answer
 
 
-NODE_FAULTS: Final = frozenset({FaultKind.REFUSE, FaultKind.RESTART, FaultKind.PS_LAG})
+NODE_FAULTS: Final = frozenset({FaultKind.REFUSE, FaultKind.RESTART, FaultKind.KILL_RUNNERS, FaultKind.PS_LAG})
 """Kinds that strike the node at a time; all others strike a request."""
 
 

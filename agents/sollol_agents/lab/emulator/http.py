@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import re
 import socket
 import struct
 from collections import deque
 from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import unquote
 
 import httptools
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 _REASONS: Final = {
     200: b"OK",
     201: b"Created",
+    204: b"No Content",
+    301: b"Moved Permanently",
+    307: b"Temporary Redirect",
     400: b"Bad Request",
     403: b"Forbidden",
     404: b"Not Found",
@@ -47,6 +52,11 @@ NDJSON: Final = b"application/x-ndjson"
 EVENTS: Final = b"text/event-stream"
 TEXT: Final = b"text/plain; charset=utf-8"
 PLAIN: Final = b"text/plain"
+NO_CACHE: Final = b"Cache-Control: no-cache\r\n"
+HTML: Final = b"text/html; charset=utf-8"
+_WHOLE_BYTES: Final = 2048  # a longer answer goes out in chunks, as Go's server has it
+_KNOWN_START: Final = re.compile(rb"([A-Za-z]+) (\S+) HTTP/1\.[01]\r\n")
+_ADDRESS: Final = re.compile(r"https?://[^/]*")
 
 
 class Request:
@@ -54,21 +64,33 @@ class Request:
 
     Attributes:
         method: such as `POST`.
-        path: without the query.
+        path: without the query, decoded.
         host: value of the Host header, without the port.
+        origin: value of the Origin header; empty without one.
+        is_same_host: the origin is the host that was asked.
         body: all of it; empty for a file, of which only size and digest are kept.
         file: the file, on a path that takes one.
     """
 
-    __slots__ = ("body", "file", "host", "is_persistent", "method", "path")
+    __slots__ = ("body", "file", "host", "is_persistent", "is_same_host", "method", "origin", "path")
 
     def __init__(
-        self, method: str, path: str, host: str, body: bytes, *, is_persistent: bool, file: File | None = None
+        self,
+        method: str,
+        target: str,
+        host: bytes,
+        body: bytes,
+        *,
+        is_persistent: bool,
+        file: File | None = None,
+        origin: str = "",
     ) -> None:
         self.file = file
         self.method = method
-        self.path = path
-        self.host = host
+        self.path = path_of(target)
+        self.host = host_name(host)
+        self.origin = origin
+        self.is_same_host = bool(origin) and origin.partition("://")[2] == host.decode("latin-1")
         self.body = body
         self.is_persistent = is_persistent
 
@@ -76,14 +98,16 @@ class Request:
 class File:
     """What is kept of an uploaded file."""
 
-    __slots__ = ("sha256", "size_bytes")
+    __slots__ = ("head", "sha256", "size_bytes")
 
     def __init__(self) -> None:
+        self.head = b""
         self.sha256 = hashlib.sha256()
         self.size_bytes = 0
 
     def add(self, data: bytes) -> None:
         """Takes a piece."""
+        self.head = (self.head + data[:4])[:4]
         self.sha256.update(data)
         self.size_bytes += len(data)
 
@@ -94,9 +118,22 @@ class Responder:
     Attributes:
         on_gone: called once when the client leaves before the answer is complete.
         has_started: True once headers are out.
+        extra: more header lines, each with its line end.
+        is_stream: a stream was asked for.
     """
 
-    __slots__ = ("_is_done", "_is_head", "_is_persistent", "_json", "_protocol", "_transport", "has_started", "on_gone")
+    __slots__ = (
+        "_is_done",
+        "_is_head",
+        "_is_persistent",
+        "_json",
+        "_protocol",
+        "_transport",
+        "extra",
+        "has_started",
+        "is_stream",
+        "on_gone",
+    )
 
     def __init__(self, protocol: HttpProtocol, transport: asyncio.Transport, request: Request) -> None:
         self._protocol = protocol
@@ -105,6 +142,8 @@ class Responder:
         self._is_head = request.method == "HEAD"
         self._json = PLAIN_JSON if request.path.startswith("/v1/") else JSON
         self._is_done = False
+        self.extra = b""
+        self.is_stream = False
         self.has_started = False
         self.on_gone: Callable[[], object] | None = None
 
@@ -113,18 +152,18 @@ class Responder:
         """True when the answer is complete or the client has gone."""
         return self._is_done
 
-    def send(self, status: int, body: bytes = b"", content_type: bytes = b"") -> None:
+    def send(self, status: int, body: bytes = b"", content_type: bytes = b"", *, is_chunked: bool = False) -> None:
         """Sends a complete answer; without a content type a body is JSON, as the path's dialect says that."""
         if self._is_done:
             return
         kind = b"Content-Type: %b\r\n" % (content_type or self._json) if body else b""
-        head = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\n%b\r\n" % (
-            status,
-            _REASONS[status],
-            kind,
-            len(body),
-            b"" if self._is_persistent else b"Connection: close\r\n",
-        )
+        if is_chunked or len(body) > _WHOLE_BYTES:
+            length = b"Transfer-Encoding: chunked\r\n"
+            body = chunk(body) + b"0\r\n\r\n"
+        else:
+            length = b"" if status == 204 else b"Content-Length: %d\r\n" % len(body)
+        closes = b"" if self._is_persistent else b"Connection: close\r\n"
+        head = b"HTTP/1.1 %d %b\r\n%b%b%b%b\r\n" % (status, _REASONS[status], kind, length, self.extra, closes)
         self.has_started = True
         self._transport.write(head if self._is_head else head + body)
         self._finish()
@@ -134,7 +173,7 @@ class Responder:
         if self._is_done:
             return
         self.has_started = True
-        self._transport.write(stream_head(content_type) + (chunk(first) if first else b""))
+        self._transport.write(stream_head(content_type, self.extra) + (chunk(first) if first else b""))
 
     def write(self, data: bytes) -> None:
         """Sends one chunk."""
@@ -189,9 +228,9 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def stream_head(content_type: bytes) -> bytes:
+def stream_head(content_type: bytes, extra: bytes) -> bytes:
     """Returns the headers of a streamed answer."""
-    return b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % content_type
+    return b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n%b\r\n" % (content_type, extra)
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -223,11 +262,25 @@ class HttpProtocol(asyncio.Protocol):
             current.leave()
 
     def data_received(self, data: bytes) -> None:
-        """Feeds the parser; what is no HTTP ends the connection."""
+        """Feeds the parser; what is no HTTP is refused and ends the connection."""
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # nobody speaks anything else here; the request has been answered
         except httptools.HttpParserError:
-            self.abort()
+            self._refuse(data)
+
+    def _refuse(self, data: bytes) -> None:
+        """Answers what the parser does not take: a method that it does not know, or no request at all."""
+        if self._transport is None:
+            return
+        known = _KNOWN_START.match(data)
+        if known is not None and known[2].startswith(b"/") and not self._url:
+            self._start(Request(known[1].decode(), known[2].decode("latin-1"), b"", b"", is_persistent=False))
+            return
+        refusal = b"HTTP/1.1 400 Bad Request\r\nContent-Type: %b\r\nConnection: close\r\n\r\n400 Bad Request" % TEXT
+        self._transport.write(refusal)
+        self._transport.close()
 
     def abort(self) -> None:
         """Ends the connection at once."""
@@ -245,10 +298,12 @@ class HttpProtocol(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keeps the two headers that matter."""
+        """Keeps the headers that matter."""
         lowered = name.lower()
         if lowered == b"host":
             self._host = value
+        elif lowered == b"origin":
+            self._origin = value.decode("latin-1")
         elif lowered == b"expect" and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -268,11 +323,12 @@ class HttpProtocol(asyncio.Protocol):
         """Answers the request, or keeps it until the one before is answered."""
         request = Request(
             self._parser.get_method().decode(),
-            self._url.partition(b"?")[0].decode("latin-1"),
-            host_name(self._host),
+            self._url.decode("latin-1"),
+            self._host,
             b"".join(self._body),
             is_persistent=self._parser.should_keep_alive(),
             file=self._file,
+            origin=self._origin,
         )
         if self._current is None:
             self._start(request)
@@ -294,9 +350,18 @@ class HttpProtocol(asyncio.Protocol):
     def _reset_message(self) -> None:
         self._url = b""
         self._host = b""
+        self._origin = ""
         self._body: list[bytes] = []
         self._size = 0
         self._file = None
+
+
+def path_of(target: str) -> str:
+    """Returns the decoded path of a request's target, which may be a whole address."""
+    path = target.partition("?")[0]
+    if not path.startswith("/"):
+        path = _ADDRESS.sub("", path, count=1) or path
+    return unquote(path) if "%" in path else path
 
 
 def host_name(header: bytes) -> str:

@@ -6,18 +6,20 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from sollol_agents.lab.emulator import text
 from sollol_agents.lab.emulator.batch import Job
 from sollol_agents.lab.emulator.delivery import Delivery
 from sollol_agents.lab.emulator.dialects import Figures
 from sollol_agents.lab.emulator.faults import FaultKind
 from sollol_agents.lab.emulator.http import TEXT
+from sollol_agents.lab.emulator.refusals import BATCH_TOO_SMALL, RESET_WHILE_TOKENIZING, UNEXPECTED_EOF, RefusalError
 
 if TYPE_CHECKING:
-    from sollol_agents.lab.emulator.calls import Call, EmbedCall
+    from sollol_agents.lab.emulator.calls import Call
+    from sollol_agents.lab.emulator.embeddings import EmbedCall
     from sollol_agents.lab.emulator.faults import Fault, FaultBox
     from sollol_agents.lab.emulator.http import Responder
-    from sollol_agents.lab.emulator.residency import Residency, Runner
+    from sollol_agents.lab.emulator.residency import Residency
+    from sollol_agents.lab.emulator.runner import Runner
     from sollol_agents.lab.emulator.text import Piece
 
 log = logging.getLogger(__name__)
@@ -27,10 +29,6 @@ _FAULT_TEXTS: Final = {
     FaultKind.LOAD_ERROR: "llama runner process has terminated: error loading model: unable to load model",
     FaultKind.OUT_OF_MEMORY: "llama runner process has terminated: cudaMalloc failed: out of memory",
 }
-
-
-class EngineFailedError(Exception):
-    """The engine fails this request; the first argument is the text of a 500."""
 
 
 class Inference:
@@ -44,13 +42,12 @@ class Inference:
         """Answers one call; cancelling it frees its slot at once.
 
         Raises:
-            QueueFullError: too many requests wait for a load.
-            EngineFailedError: a fault says so.
+            RefusalError: the queue is full, the engine refuses it, or a fault says so.
         """
         residency = self._residency
         arrived = residency.now()
         fault = self._faults.strike(path, call.model.name, arrived)
-        delivery = Delivery(call, responder, fault)
+        delivery = Delivery(path, call, responder, fault)
         if fault is not None and await self._strike_first(fault, delivery, responder):
             return
         if not call.prompt and call.keep_alive_s == 0:
@@ -64,6 +61,11 @@ class Inference:
             if not call.prompt:
                 delivery.finish(Figures(done_reason="load"))
                 return
+            if _is_answered_at_once(call, responder):
+                return
+            if call.options.num_batch == 1:
+                residency.kill(runner)
+                raise RefusalError(BATCH_TOO_SMALL, 500)
             job = await self._run(runner, call, delivery, fault)
         finally:
             residency.release(runner)
@@ -71,27 +73,27 @@ class Inference:
             total_s = residency.now() - arrived
             delivery.finish(_figures(call, job, total_s=total_s, load_s=load_s))
 
-    async def embed(self, path: str, call: EmbedCall, responder: Responder) -> tuple[list[list[float]], Figures]:
-        """Returns a vector for each input, and the figures; nothing is written unless a fault strikes.
+    async def embed(self, call: EmbedCall, responder: Responder) -> Figures:
+        """Returns the figures of an embedding once it is done; nothing is written unless a fault strikes.
 
         Raises:
-            QueueFullError: too many requests wait for a load.
-            EngineFailedError: a fault says so, or the model went away.
+            RefusalError: the queue is full, the engine refuses it, the model went away, or a fault says so.
         """
         residency = self._residency
         arrived = residency.now()
-        await self._strike_embedding(self._faults.strike(path, call.model.name, arrived), responder)
+        await self._strike_embedding(self._faults.strike(call.path, call.model.name, arrived), responder)
         runner = await residency.acquire(residency.wanted(call.model, call.options), call.keep_alive_s)
         try:
             load_s = residency.now() - arrived + _WARM_LOAD_S / residency.time_scale
+            if call.refusal is not None:
+                raise call.refusal
             for tokens in call.inputs:
                 await self._evaluate(runner, tokens)
         finally:
             residency.release(runner)
-        vectors = [text.embedding(tokens, call.width) for tokens in call.inputs]
         count = sum(map(len, call.inputs))
         total_s = residency.now() - arrived
-        return vectors, Figures(done_reason="stop", prompt_tokens=count, total_s=total_s, load_s=load_s)
+        return Figures(done_reason="stop", prompt_tokens=count, total_s=total_s, load_s=load_s)
 
     async def _run(self, runner: Runner, call: Call, delivery: Delivery, fault: Fault | None) -> Job:
         """Runs one job to its end, whatever that is; a job whose client left is taken out."""
@@ -110,7 +112,7 @@ class Inference:
         finally:
             runner.cancel(job)
         if not job.is_complete and not delivery.is_broken:
-            delivery.die()
+            delivery.die(has_begun=not job.is_waiting)
         return job
 
     def _prepare(self, job: Job, runner: Runner, delivery: Delivery, fault: Fault) -> None:
@@ -141,12 +143,12 @@ class Inference:
         finally:
             runner.cancel(job)
         if not job.is_complete:
-            raise EngineFailedError("an error was encountered while running the model: unexpected EOF")
+            raise RefusalError(RESET_WHILE_TOKENIZING)
 
     async def _strike_first(self, fault: Fault, delivery: Delivery, responder: Responder) -> bool:
         """Performs what a fault does before the first token; True when it has ended the answer."""
         if fault.kind in _FAULT_TEXTS:
-            raise EngineFailedError(_FAULT_TEXTS[fault.kind])
+            raise RefusalError(_FAULT_TEXTS[fault.kind], 500)
         if fault.kind is FaultKind.HANG:
             await _hang(fault)
         elif fault.kind is FaultKind.WRONG_CONTENT:
@@ -161,15 +163,25 @@ class Inference:
         if fault is None:
             return
         if fault.kind in _FAULT_TEXTS:
-            raise EngineFailedError(_FAULT_TEXTS[fault.kind])
+            raise RefusalError(_FAULT_TEXTS[fault.kind], 500)
         if fault.kind in {FaultKind.HANG, FaultKind.STALL}:
             await _hang(fault)
         elif fault.kind is FaultKind.WRONG_CONTENT:
             responder.send(200, b"<html><body>It works!</body></html>", TEXT)
         elif fault.kind is FaultKind.ERROR_LINE:
-            raise EngineFailedError("an error was encountered while running the model: unexpected EOF")
+            raise RefusalError(UNEXPECTED_EOF, 500)
         elif fault.kind is not FaultKind.SLOW:
             responder.reset()
+
+
+def _is_answered_at_once(call: Call, responder: Responder) -> bool:
+    """True when the engine refused the request, or was asked for nothing but the prompt."""
+    if call.refusal is not None:
+        raise call.refusal
+    if call.rendered is not None:
+        responder.send(200, call.dialect.rendered(call.rendered))
+        return True
+    return False
 
 
 async def _hang(fault: Fault) -> None:

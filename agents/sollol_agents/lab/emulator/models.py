@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _BYTES_PER_PARAMETER: Final = 0.61  # seen for Q4_K_M files from 3B to 70B
 _BILLION: Final = 1_000_000_000
 _MIB: Final = 1024 * 1024
-_COUNTDOWN_PARAMETERS: Final = 1_918_208
+COUNTDOWN_PARAMETERS: Final = 1_918_208
 _SIZE_IN_TAG: Final = re.compile(r"^(\d+(?:\.\d+)?)b?(?:-.*)?$")
 
 # largest parameter count in billions: layers, key/value heads, width of a head, width of the model
@@ -35,7 +35,7 @@ _SHAPES: Final = (
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A model file that a node has on disk.
+    """A model that a node has on disk: weights, which several may share, and what a Modelfile says besides.
 
     Attributes:
         name: with its tag, as given when it was created.
@@ -45,8 +45,18 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         head_width: width of one head.
         width: width of the model and of its embeddings.
         ctx_tokens: training context.
-        capabilities: as Ollama lists them.
-        digest: 64 hexadecimal digits; equal digests mean equal files.
+        capabilities: as /api/show lists them.
+        tagged: as /api/tags lists them, which does not read a template in the file; None: the same.
+        digest: of the manifest, 64 hexadecimal digits; equal digests mean equal models.
+        blob: of the weights; one runner serves all models of one blob. Empty: those of `digest`.
+        template: the Jinja template in the file: `countdown`, `plain`, or `chatml` for none.
+        go_template: a template in Go's form, which Ollama renders itself; empty for none.
+        options: options of the Modelfile.
+        system: system message of the Modelfile.
+        turns: first messages of the Modelfile.
+        license: license of the Modelfile.
+        parent: the model it was made from.
+        is_talker: a language model, not the countdown.
     """
 
     name: str
@@ -57,7 +67,27 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     width: int
     ctx_tokens: int = 131072
     capabilities: tuple[str, ...] = ("completion", "tools", "thinking")
+    tagged: tuple[str, ...] | None = None
     digest: str = ""
+    blob: str = ""
+    template: str = "countdown"
+    go_template: str = ""
+    options: dict[str, Any] = {}
+    system: str = ""
+    turns: tuple[dict[str, Any], ...] = ()
+    license: str = ""
+    parent: str = ""
+    is_talker: bool = False
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights."""
+        return self.blob or self.digest
+
+    @property
+    def is_parsed(self) -> bool:
+        """True when the engine knows the model's reasoning and calls apart from its text."""
+        return self.template == "countdown" and not self.go_template
 
     @property
     def file_bytes(self) -> int:
@@ -79,7 +109,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def family(self) -> str:
         """The architecture that Ollama would report."""
-        return "nomic-bert" if self.is_embedding else "llama"
+        return "nomic-bert" if self.is_embedding and self.parameters != COUNTDOWN_PARAMETERS else "llama"
 
     @property
     def parameter_size(self) -> str:
@@ -91,6 +121,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def quantization(self) -> str:
         """The number format as Ollama writes it."""
+        if self.is_talker:
+            return "Q4_1"
         return "F16" if self.parameters < _BILLION // 100 else "Q4_K_M"
 
 
@@ -125,7 +157,7 @@ def parse_model(text: str) -> ModelSpec:
     name, has_size, size = text.partition("=")
     if not has_size:
         found = _SIZE_IN_TAG.match(name.rpartition(":")[2].lower()) if ":" in name else None
-        return build_model(name, int(float(found[1]) * _BILLION) if found else _COUNTDOWN_PARAMETERS)
+        return build_model(name, int(float(found[1]) * _BILLION) if found else COUNTDOWN_PARAMETERS)
     try:
         parameters = int(float(size) * _BILLION)
     except ValueError:
@@ -156,6 +188,14 @@ def default_models(preset: Preset) -> tuple[ModelSpec, ...]:
     return tuple(model for model in CATALOGUE if model.file_bytes <= room)
 
 
+def _short(name: str) -> str:
+    """Returns a name without what Ollama adds to it by itself."""
+    for prefix in ("registry.ollama.ai/", "library/"):
+        if name.lower().startswith(prefix):
+            name = name[len(prefix) :]
+    return name
+
+
 class ModelStore:
     """The model files on the emulated disk, found by any spelling of their name."""
 
@@ -171,9 +211,10 @@ class ModelStore:
         return tuple(reversed(self._models.values()))
 
     def put(self, model: ModelSpec) -> None:
-        """Adds a model, in place of one of the same name."""
-        self._models.pop(canonical(model.name), None)
-        self._models[canonical(model.name)] = model
+        """Adds a model, in place of one of the same name, whose spelling stays."""
+        key = canonical(model.name)
+        before = self._models.pop(key, None)
+        self._models[key] = msgspec.structs.replace(model, name=before.name if before else _short(model.name))
 
     def remove(self, name: str) -> bool:
         """Removes a model; False when there was none."""

@@ -9,38 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import socket
 from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
-from sollol_agents.lab.emulator import http, messages, wire
-from sollol_agents.lab.emulator.dialects import native_error, openai_error
+from sollol_agents.lab.emulator import http
 from sollol_agents.lab.emulator.faults import INFERENCE_PATHS, NODE_FAULTS, Fault, FaultBox, FaultKind
-from sollol_agents.lab.emulator.inference import EngineFailedError
 from sollol_agents.lab.emulator.models import ModelStore, default_models, parse_model
+from sollol_agents.lab.emulator.origins import Visitors
 from sollol_agents.lab.emulator.presets import PRESETS
-from sollol_agents.lab.emulator.residency import QUEUE_FULL, QueueFullError, Residency, RunnerDiedError
+from sollol_agents.lab.emulator.recorded import RECORDED
+from sollol_agents.lab.emulator.refusals import RedirectError, RefusalError
+from sollol_agents.lab.emulator.refusing import redirect, refuse
+from sollol_agents.lab.emulator.residency import Residency, RunnerDiedError
 from sollol_agents.lab.emulator.routes import Routes
-from sollol_agents.lab.emulator.wire import BadRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from types import TracebackType
 
     from sollol_agents.lab.emulator.config import EmulatorConfig
     from sollol_agents.lab.emulator.http import Request, Responder
+    from sollol_agents.lab.emulator.models import ModelSpec
     from sollol_agents.lab.emulator.presets import Preset
 
 log = logging.getLogger(__name__)
 
 _MIB: Final = 1024 * 1024
 _BASE_MIB: Final = 400  # what a GPU's driver keeps for itself
-_LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal")
 
 
 class EmulatedNode:
@@ -60,14 +59,12 @@ class EmulatedNode:
         self._preset = resolve_preset(config)
         self._rng = Random(config.seed)
         self._faults = FaultBox(self._rng)
-        self._store = ModelStore(
-            [parse_model(text) for text in config.model] if config.model else default_models(self._preset)
-        )
+        self._store = ModelStore(_models(config, self._preset))
         self._residency = Residency(config, self._preset, self._rng, self._spawn)
         self._routes = Routes(config, self._preset, self._store, self._residency, self._faults)
         self._connections: set[http.HttpProtocol] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._known_hosts: set[str] = {"", "localhost", socket.gethostname().lower()}
+        self._visitors = Visitors(config.host, config.origins)
         self._server: asyncio.Server | None = None
         self._port = config.port
         self._stop = asyncio.Event()
@@ -123,6 +120,8 @@ class EmulatedNode:
             "requests": dict(self.requests),
             "in_flight": self.in_flight,
             "waiting_for_load": self._residency.waiting_for_load,
+            "runners_started": self._residency.started,
+            "last_starts": list(self._residency.starts),
             "models": [
                 {
                     "name": runner.loaded.model.name,
@@ -216,16 +215,22 @@ class EmulatedNode:
         """Answers a request, at once or in a task that ends when the client leaves."""
         path = request.path
         self.requests[path] += 1
-        if request.host not in self._known_hosts and not self._knows(request.host):
+        headers = self._visitors.headers(request) if request.origin else b""
+        if headers is None or not self._visitors.knows_host(request.host):
+            responder.extra = self._routes.allow_line(request)
             responder.send(403)
             return
+        responder.extra = headers
         try:
             work = self._work(request, responder)
-        except BadRequestError as error:
-            responder.send(error.status, _error(path, error.status, str(error)))
+        except RefusalError as error:
+            refuse(responder, path, error)
+            return
+        except RedirectError as error:
+            redirect(request, responder, error)
             return
         if work is not None:
-            task = self._spawn(self._guard(work, path, responder), name=path)
+            task = self._spawn(self._guard(work, request, responder), name=path)
             # not at once: a task cancelled before its first step would never await its work
             loop = asyncio.get_running_loop()
             responder.on_gone = lambda: loop.call_soon(task.cancel)
@@ -241,17 +246,13 @@ class EmulatedNode:
                 return self._struck(fault, request, responder)
         return self._routes.answer(request, responder)
 
-    async def _guard(self, work: Coroutine[Any, Any, None], path: str, responder: Responder) -> None:
+    async def _guard(self, work: Coroutine[Any, Any, None], request: Request, responder: Responder) -> None:
         """Runs the work of a request and turns what it raises into an answer."""
         self.in_flight += 1
         try:
             await work
-        except BadRequestError as error:
-            responder.send(error.status, _error(path, error.status, str(error)))
-        except QueueFullError:
-            responder.send(503, _error(path, 503, QUEUE_FULL))
-        except EngineFailedError as error:
-            responder.send(500, _error(path, 500, str(error)))
+        except RefusalError as error:
+            refuse(responder, request.path, error, is_stream=responder.is_stream)
         except RunnerDiedError:
             responder.reset()
         except Exception:
@@ -272,7 +273,7 @@ class EmulatedNode:
         elif fault.kind is FaultKind.WRONG_CONTENT:
             responder.send(200, b"<html><body>It works!</body></html>", http.TEXT)
         elif fault.kind in {FaultKind.LOAD_ERROR, FaultKind.OUT_OF_MEMORY, FaultKind.ERROR_LINE}:
-            responder.send(500, _error(request.path, 500, "internal error"))
+            refuse(responder, request.path, RefusalError("internal error", 500))
         else:
             responder.reset()
 
@@ -282,18 +283,28 @@ class EmulatedNode:
             case "GET", "/emulator/state":
                 responder.send(200, msgspec.json.encode(self.state()))
             case "POST", "/emulator/faults":
-                self.inject(wire.parse(request.body, Fault))
-                responder.send(200, b"{}")
+                self._set_fault(request, responder)
             case "DELETE", "/emulator/faults":
                 self.clear_faults()
                 responder.send(200, b"{}")
             case _:
                 responder.send(404, b"404 page not found", http.PLAIN)
 
+    def _set_fault(self, request: Request, responder: Responder) -> None:
+        try:
+            fault = msgspec.json.decode(request.body, type=Fault)
+        except msgspec.DecodeError as error:
+            raise RefusalError(f"json: {error}") from error
+        self.inject(fault)
+        responder.send(200, b"{}")
+
     def _strike_node(self, fault: Fault) -> None:
         """Performs a fault of the whole node."""
         if fault.kind is FaultKind.PS_LAG:
             self._routes.freeze_ps(self._residency.now() + fault.duration_s)
+            return
+        if fault.kind is FaultKind.KILL_RUNNERS:
+            self._residency.kill_all()
             return
         self._residency.drop_all()
         for task in [task for task in self._tasks if task.get_name().startswith("/")]:
@@ -307,13 +318,12 @@ class EmulatedNode:
             loop = asyncio.get_running_loop()
             loop.call_later(fault.duration_s, lambda: self._spawn(self._listen(), name="listen"))
 
-    def _knows(self, host: str) -> bool:
-        """True for the host names that Ollama answers on a loopback address."""
-        name = host.lower()
-        known = name in self._known_hosts or name.endswith(_LOCAL_SUFFIXES) or _is_private(name)
-        if known and len(self._known_hosts) < 1000:
-            self._known_hosts.add(host)
-        return known
+
+def _models(config: EmulatorConfig, preset: Preset) -> Iterable[ModelSpec]:
+    """Returns the models on the disk at the start."""
+    if config.model:
+        return [parse_model(text) for text in config.model]
+    return RECORDED if preset.is_recorded else default_models(preset)
 
 
 def resolve_preset(config: EmulatorConfig) -> Preset:
@@ -337,19 +347,3 @@ async def serve_emulator(config: EmulatorConfig, *, on_ready: Callable[[str], No
     async with EmulatedNode(config) as node:
         on_ready(node.url)
         await asyncio.Event().wait()
-
-
-def _error(path: str, status: int, text: str) -> bytes:
-    """Returns the body of an error in the dialect of its path."""
-    if path.startswith(messages.PATH):
-        return messages.messages_error(status, text)
-    return openai_error(status, text) if path.startswith("/v1/") else native_error(text)
-
-
-def _is_private(name: str) -> bool:
-    """True for a loopback or private address."""
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_private

@@ -42,6 +42,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
         is_prompt_shared: prompts are evaluated beside the running streams, everyone at the share of its speed that
             company leaves, as in engines that evaluate prompts in small pieces; otherwise whole batches of a prompt
             hold the streams back.
+        is_recorded: has the models of the recordings instead of the catalogue's, and no network.
         is_instant: no delay of any kind and no scheduling; the cheapest possible answer.
     """
 
@@ -60,6 +61,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     recovery_s: tuple[float, float] = (0.5, 1.5)
     decode_tps: NotNegative = 0.0
     is_prompt_shared: bool = False
+    is_recorded: bool = False
     is_instant: bool = False
 
     @property
@@ -138,6 +140,20 @@ PRESETS: Final[dict[str, Preset]] = {
     ),
     "a6000-48": _discrete("NVIDIA RTX A6000", 48, bandwidth=768.0, efficiency=0.70, overhead_s=0.0007, prefill=3622.0),
     "h100-80": _discrete("NVIDIA H100 PCIe", 80, bandwidth=2000.0, efficiency=0.56, overhead_s=0.0025, prefill=7760.0),
+    # the machine on which a real Ollama was recorded: one thread of a CPU, and models of a few megabytes
+    "recorded": Preset(
+        ram_mib=16384,
+        bandwidth_gbps=2.2,
+        efficiency_ratio=1.0,
+        token_overhead_s=0.0005,
+        prefill_tps_8b=0.75,
+        batch_gain=_CPU_GAIN,
+        disk_gbps=1.0,
+        page_cache_gbps=3.0,
+        load_base_s=(0.25, 0.25),
+        recovery_s=(0.0, 0.0),
+        is_recorded=True,
+    ),
     # a machine without surprises, for tests and benchmarks: one rate for every stream however many run
     "steady": Preset(
         gpu_name="Emulated Steady",

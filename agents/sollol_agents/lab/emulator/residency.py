@@ -1,7 +1,7 @@
 """The models in memory of an emulated node: loading, handing out, expiring.
 
 The shell around `scheduler`: one task serves the queue of requests that need a load,
-strictly in order; each loaded model has one task that performs its engine steps.
+strictly in order.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sollol_agents.lab.emulator import scheduler, timing
-from sollol_agents.lab.emulator.batch import Batch, Job, Step
+from sollol_agents.lab.emulator.refusals import KILLED_WHILE_LOADING, QUEUE_FULL, RefusalError
+from sollol_agents.lab.emulator.runner import SHORTEST_SLEEP_S, Runner
 from sollol_agents.lab.emulator.scheduler import Loaded, Wanted
 
 if TYPE_CHECKING:
@@ -27,92 +28,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MIB: Final = 1024 * 1024
-_SHORTEST_SLEEP_S: Final = 0.001  # timers are no finer; shorter steps run ahead and are made up for
-_LARGEST_LAG_S: Final = 0.05
-QUEUE_FULL: Final = "server busy, please try again.  maximum pending requests exceeded"
-
-
-class QueueFullError(Exception):
-    """As many requests as allowed wait for a load."""
+_REMEMBERED_STARTS: Final = 1000
 
 
 class RunnerDiedError(Exception):
     """The model went away while a request was using or waiting for it."""
-
-
-class Runner:
-    """A loaded model, its slots, and the loop that performs its steps."""
-
-    def __init__(self, loaded: Loaded, residency: Residency) -> None:
-        self.loaded = loaded
-        self.batch = Batch(
-            slots=loaded.slots,
-            batch_tokens=loaded.options.num_batch or 512,
-            shared_tokens=timing.shared_tokens(residency.preset, loaded.model, gpu_ratio=loaded.gpu_ratio),
-        )
-        self.task: asyncio.Task[None] | None = None
-        self._residency = residency
-        self._wake = asyncio.Event()
-
-    def submit(self, job: Job) -> None:
-        """Lets a job run as soon as a slot is free."""
-        self.batch.submit(job, self._residency.now())
-        self._wake.set()
-
-    def cancel(self, job: Job) -> None:
-        """Ends a job at once; harmless for one that has ended."""
-        if not job.is_ended:
-            self.batch.cancel(job, self._residency.now())
-            self._wake.set()
-
-    def wake(self) -> None:
-        """Looks for work again, after a paused job was let go."""
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Performs steps for ever, on a schedule that does not drift."""
-        now = self._residency.now
-        due = now()
-        while True:
-            step = self.batch.plan()
-            if step is None:
-                self._wake.clear()
-                await self._wake.wait()
-                due = now()
-                continue
-            duration_s = self._duration_s(step)
-            due = max(due + duration_s, now() - _LARGEST_LAG_S)
-            delay = due - now()
-            # a sleep of zero lets arrivals and disconnects in between short steps
-            await asyncio.sleep(delay if delay > _SHORTEST_SLEEP_S else 0)
-            self.batch.complete(step, duration_s, now())
-
-    def _duration_s(self, step: Step) -> float:
-        """Returns the real seconds of a step; models that run at the same time share the machine."""
-        slowest = max((job.slow_factor for job in step.decode), default=1.0)
-        return self._work_s(step) * slowest * self._residency.busy_runners() / self._residency.time_scale
-
-    def _work_s(self, step: Step) -> float:
-        preset, loaded = self._residency.preset, self.loaded
-        if preset.is_prompt_shared:
-            return timing.shared_step_s(
-                preset,
-                loaded.model,
-                gpu_ratio=loaded.gpu_ratio,
-                streams=len(step.decode),
-                prompt_tokens=[tokens for _, tokens in step.prefill],
-            )
-        seconds = timing.decode_step_s(
-            preset,
-            loaded.model,
-            gpu_ratio=loaded.gpu_ratio,
-            depths_tokens=[job.depth_tokens for job in step.decode],
-        )
-        for job, tokens in step.prefill:
-            seconds += timing.prefill_s(
-                preset, loaded.model, gpu_ratio=loaded.gpu_ratio, tokens=tokens, depth_tokens=job.evaluated_tokens
-            )
-        return seconds
 
 
 class _Ticket:
@@ -126,19 +46,29 @@ class _Ticket:
 
 
 class Residency:
-    """All models in memory, and the queue of requests that need one that is not."""
+    """All models in memory, and the queue of requests that need one that is not.
+
+    Attributes:
+        starts: how the last runners were started, in order; a load that was given up is one of them.
+        started: how many were in all.
+        ctx_tokens: context of a request that names none, for a model that is not trained on less.
+    """
 
     def __init__(
         self, config: EmulatorConfig, preset: Preset, rng: Random, spawn: Callable[..., asyncio.Task[None]]
     ) -> None:
         self.preset = preset
         self.time_scale = config.time_scale
+        self.starts: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED_STARTS)
+        self.started = 0
+        self.ctx_tokens = config.ctx_tokens or timing.default_ctx_tokens(preset)
         self._config = config
         self._rng = rng
         self._spawn = spawn
         self._runners: dict[str, Runner] = {}
         self._queue: deque[_Ticket] = deque()
         self._current: _Ticket | None = None
+        self._is_loading = False
         self._changed = asyncio.Event()
         self._free_at = float("-inf")
         self._page_cache: dict[str, int] = {}
@@ -170,11 +100,12 @@ class Residency:
         wanted = self.wanted(model, scheduler.RunnerOptions())
         load = scheduler.place(wanted, self.loaded(), self.preset) or scheduler.place(wanted, [], self.preset)
         assert load is not None
-        self._add(model, load, None)
+        self._watch_expiry(self._add(model, load, None))
 
     def wanted(self, model: ModelSpec, options: scheduler.RunnerOptions) -> Wanted:
         """Returns what a request for a model needs here."""
-        return Wanted(model=model, options=options, slots=scheduler.slots_of(model, self._config.parallel))
+        made = scheduler.effective(options, automatic_ctx_tokens=self.ctx_tokens, trained_ctx_tokens=model.ctx_tokens)
+        return Wanted(model=model, options=made, slots=scheduler.slots_of(model, self._config.parallel))
 
     async def acquire(self, wanted: Wanted, keep_alive_s: float | None) -> Runner:
         """Returns a runner of the model, loading it when it must; `release` it on every path.
@@ -182,14 +113,14 @@ class Residency:
         Cancelling the wait takes the request out of the queue, and aborts the load it caused.
 
         Raises:
-            QueueFullError: too many requests wait for a load.
+            RefusalError: too many requests wait for a load, or the load was killed.
             RunnerDiedError: the node was restarted meanwhile.
         """
-        runner = self._runners.get(wanted.model.digest)
-        if runner is not None and not runner.loaded.options.needs_reload(wanted.options):
+        runner = self._runners.get(wanted.model.weights)
+        if runner is not None and runner.loaded.serves(wanted.options):
             return self._hand_out(runner, keep_alive_s)
         if self.waiting_for_load > self._config.max_queue:  # one more is being served
-            raise QueueFullError
+            raise RefusalError(QUEUE_FULL, 503)
         ticket = _Ticket(wanted, keep_alive_s, asyncio.get_running_loop().create_future())
         self._queue.append(ticket)
         self._changed.set()
@@ -204,18 +135,34 @@ class Residency:
         loaded = runner.loaded
         loaded.in_flight -= 1
         self._changed.set()
-        if loaded.in_flight == 0 and self._runners.get(loaded.model.digest) is runner:
+        if loaded.in_flight == 0 and self._runners.get(loaded.model.weights) is runner:
             loaded.expires_at = self.now() + loaded.keep_alive_s
             self._watch_expiry(runner)
 
     def expire(self, model: ModelSpec) -> None:
-        """Unloads a model as soon as it is idle."""
-        runner = self._runners.get(model.digest)
+        """Unloads a model as soon as it is idle; requests that come before still run on it."""
+        runner = self._runners.get(model.weights)
         if runner is not None:
             runner.loaded.keep_alive_s = 0.0
-            runner.loaded.is_leaving = True
             runner.loaded.expires_at = min(runner.loaded.expires_at, self.now())
             self._watch_expiry(runner)
+
+    def kill(self, runner: Runner) -> None:
+        """Ends the process of a loaded model; it is shown as loaded until a request finds that it is not."""
+        runner.loaded.is_dead = True
+        for job in runner.batch.drop_all():
+            job.on_end()
+        if runner.task is not None:
+            runner.task.cancel()
+
+    def kill_all(self) -> None:
+        """Ends the processes of all models, also of one that is loading."""
+        for runner in self._runners.values():
+            self.kill(runner)
+        ticket = self._current
+        if ticket is not None and self._is_loading and not ticket.future.done():
+            ticket.gone.set()
+            ticket.future.set_exception(RefusalError(KILLED_WHILE_LOADING, 500))
 
     def drop_all(self) -> None:
         """Forgets all models and fails all requests that wait, as a restart does."""
@@ -245,7 +192,7 @@ class Residency:
             loaded = [runner.loaded for runner in self._runners.values()]
             match scheduler.decide(ticket.wanted, loaded, self.preset, max_loaded=self._config.max_loaded):
                 case scheduler.Use(found):
-                    self._grant(ticket, self._runners[found.model.digest])
+                    self._grant(ticket, self._runners[found.model.weights])
                     return
                 case scheduler.Load() as load:
                     await self._load(ticket, load)
@@ -255,7 +202,7 @@ class Residency:
 
     async def _evict(self, victim: Loaded) -> None:
         """Unloads a victim that is idle; else marks it and waits until something changes."""
-        runner = self._runners[victim.model.digest]
+        runner = self._runners[victim.model.weights]
         if victim.in_flight == 0:
             self._unload(runner)
             return
@@ -268,16 +215,37 @@ class Residency:
         """Waits as long as the load takes, unless the request leaves."""
         model = ticket.wanted.model
         seconds = timing.load_s(
-            self.preset, model, is_cached=model.digest in self._page_cache, jitter_ratio=self._rng.random()
+            self.preset, model, is_cached=model.weights in self._page_cache, jitter_ratio=self._rng.random()
         )
         recovery = max(0.0, self._free_at - self.now())
         log.debug("loading %s in %.2f s", model.name, seconds, extra={"action": "emulator_load"})
+        self._note_start(ticket.wanted)
+        self._is_loading = True
         try:
             async with asyncio.timeout(recovery + seconds / self.time_scale):
                 await ticket.gone.wait()
         except TimeoutError:
             self._remember_file(model)
             self._grant(ticket, self._add(model, load, ticket.keep_alive_s))
+        finally:
+            self._is_loading = False
+
+    def _note_start(self, wanted: Wanted) -> None:
+        """Notes how a runner is started, as the engine's own flags say it."""
+        options, slots = wanted.options, wanted.slots
+        assert options.num_ctx is not None
+        is_embedding = wanted.model.is_embedding
+        self.started += 1
+        self.starts.append(
+            {
+                "model": wanted.model.name,
+                "c": options.num_ctx * slots,
+                "np": slots,
+                "b": scheduler.batch_flag(options, slots, is_embedding=is_embedding),
+                "context_shift": options.shift,
+            }
+            | ({"embeddings": True} if is_embedding else {})
+        )
 
     def _add(self, model: ModelSpec, load: scheduler.Load, keep_alive_s: float | None) -> Runner:
         """Puts a model into memory."""
@@ -292,15 +260,16 @@ class Residency:
             expires_at=self.now() + keep,
         )
         runner = Runner(loaded, self)
-        self._runners[model.digest] = runner
+        self._runners[model.weights] = runner
         runner.task = self._spawn(runner.run(), name=f"runner:{model.name}")
-        self._watch_expiry(runner)
         return runner
 
     def _grant(self, ticket: _Ticket, runner: Runner) -> None:
         """Answers a request that waited, unless it left in this very moment."""
         if not ticket.future.done():
             ticket.future.set_result(self._hand_out(runner, ticket.keep_alive_s))
+        else:
+            self._watch_expiry(runner)
 
     def _hand_out(self, runner: Runner, keep_alive_s: float | None) -> Runner:
         """Counts a request in; the latest one that names a keep-alive sets the model's."""
@@ -320,11 +289,8 @@ class Residency:
 
     def _unload(self, runner: Runner) -> None:
         """Takes a model out of memory; the next load waits until the memory is seen free."""
-        del self._runners[runner.loaded.model.digest]
-        for job in runner.batch.drop_all():
-            job.on_end()
-        if runner.task is not None:
-            runner.task.cancel()
+        del self._runners[runner.loaded.model.weights]
+        self.kill(runner)
         recovery = timing.recovery_s(self.preset, jitter_ratio=self._rng.random())
         self._free_at = self.now() + recovery / self.time_scale
         self._changed.set()
@@ -333,12 +299,12 @@ class Residency:
     def _watch_expiry(self, runner: Runner) -> None:
         """Looks again at the moment when an idle model expires."""
         loaded = runner.loaded
-        if loaded.in_flight or self._runners.get(loaded.model.digest) is not runner:
+        if loaded.in_flight or self._runners.get(loaded.model.weights) is not runner:
             return
         if loaded.is_leaving or loaded.expires_at <= self.now():
             self._unload(runner)
         elif loaded.expires_at < float("inf"):
-            delay = loaded.expires_at - self.now() + _SHORTEST_SLEEP_S
+            delay = loaded.expires_at - self.now() + SHORTEST_SLEEP_S
             asyncio.get_running_loop().call_later(delay, self._watch_due, runner, loaded.expires_at)
 
     def _watch_due(self, runner: Runner, expires_at: float) -> None:
@@ -348,8 +314,8 @@ class Residency:
 
     def _remember_file(self, model: ModelSpec) -> None:
         """Keeps a file in the page cache, the oldest leaving while the RAM is too small."""
-        self._page_cache.pop(model.digest, None)
-        self._page_cache[model.digest] = model.file_bytes
+        self._page_cache.pop(model.weights, None)
+        self._page_cache[model.weights] = model.file_bytes
         while len(self._page_cache) > 1 and sum(self._page_cache.values()) > self.preset.ram_mib * _MIB * 8 // 10:
             del self._page_cache[next(iter(self._page_cache))]
 

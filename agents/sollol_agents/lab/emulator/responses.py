@@ -2,109 +2,136 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
-from sollol_agents.lab.emulator import calls, http, wire
-from sollol_agents.lab.emulator.dialects import joined, openai_error
+from sollol_agents.lab.emulator import calls, gojson, http, stamps
+from sollol_agents.lab.emulator.bodies import RESPONSES, Body, read_body
+from sollol_agents.lab.emulator.calls import Machine, Talk
+from sollol_agents.lab.emulator.dialects import joined
+from sollol_agents.lab.emulator.fields import read_effort
+from sollol_agents.lab.emulator.openai import decoded_image
+from sollol_agents.lab.emulator.refusals import RefusalError
+from sollol_agents.lab.emulator.shapes import MismatchError, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from sollol_agents.lab.emulator.calls import Call
     from sollol_agents.lab.emulator.dialects import Figures
-    from sollol_agents.lab.emulator.models import ModelStore
-    from sollol_agents.lab.emulator.presets import Preset
     from sollol_agents.lab.emulator.text import Piece, ToolCall
 
 PATH: Final = "/v1/responses"
-_encode = msgspec.json.Encoder(order="sorted").encode
-_numbers = itertools.count()
+_encode = gojson.write_sorted
+_ITEM: Final = 'struct { Type string "json:\\"type\\""; Role string "json:\\"role\\"" }'
+_WEB_SEARCH: Final[Body] = {
+    "type": "function",
+    "function": {
+        "name": "web_search",
+        "description": "Search the web for current information.",
+        "parameters": {
+            "type": "object",
+            "required": ["query"],
+            "properties": {"query": {"type": "string", "description": "The query to search"}},
+        },
+    },
+}
 
 
-class _Tool(msgspec.Struct, frozen=True):
-    type: str = ""
-    name: str = ""
-    parameters: dict[str, Any] | None = None
-
-
-class _Format(msgspec.Struct, frozen=True):
-    type: str = "text"
-    schema: dict[str, Any] | None = None
-
-
-class _Text(msgspec.Struct, frozen=True):
-    format: _Format | None = None
-
-
-class ResponsesRequest(msgspec.Struct, frozen=True):
-    """Body of /v1/responses."""
-
-    model: str = ""
-    input: str | list[dict[str, Any]] = ""
-    instructions: str | None = None
-    stream: bool = False
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    tools: list[_Tool] | None = None
-    text: _Text | None = None
-
-
-def responses_call(body: bytes, store: ModelStore, preset: Preset) -> Call:
+def responses_call(body: bytes, machine: Machine) -> Call:
     """Returns the call in a body of /v1/responses.
 
     Raises:
-        BadRequestError: or one of its kinds, with the status and text of the answer.
+        RefusalError: the request cannot be served.
     """
-    request = wire.parse(body, ResponsesRequest)
-    turns = [wire.Message(role="system", content=request.instructions)] if request.instructions else []
-    if isinstance(request.input, str):
-        turns.append(wire.Message(role="user", content=request.input))
-    else:
-        turns += [_message(item) for item in request.input]
-    tools = [wire.Tool(wire.Function(tool.name, tool.parameters)) for tool in request.tools or ()]
-    return calls.conversation_call(
-        request.model,
-        turns,
-        store,
-        preset,
-        tools=tools,
-        limit_tokens=-1 if request.max_output_tokens is None else request.max_output_tokens,
-        json_schema=_schema(request.text),
-        is_stream=request.stream,
-        dialect=Responses(request),
+    request = read_body(body, RESPONSES, is_openai=True)
+    if not request.get("model"):
+        raise RefusalError("model is required", is_at_door=True)
+    turns = _turns(request.get("input"))
+    if request.get("instructions") and turns:
+        turns.insert(0, {"role": "system", "content": request["instructions"]})
+    talk = Talk(
+        name=request["model"],
+        turns=turns,
+        tools=[_tool(tool) for tool in request.get("tools") or ()],
+        think=read_effort((request.get("reasoning") or {}).get("effort") or ""),
+        format=_format(request.get("text")),
+        options={"temperature": request.get("temperature", 1.0), "num_predict": request.get("max_output_tokens", -1)},
+        is_stream=request.get("stream", False),
     )
+    return calls.conversation(talk, machine, Responses(request))
 
 
-def _message(item: dict[str, Any]) -> wire.Message:
-    """Returns one item of the input as a message of a conversation."""
-    if item.get("type") == "function_call_output":
-        return wire.Message(role="tool", content=str(item.get("output", "")))
-    if item.get("type") == "function_call":
-        return wire.Message(role="assistant")
-    content = item.get("content", "")
-    if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return wire.Message(role=str(item.get("role", "user")), content=str(content))
+def _turns(given: object) -> list[Body]:
+    """Returns the input as messages of a conversation; an empty one is none."""
+    if given is None or given == "":
+        return []
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    if not isinstance(given, list):
+        found = MismatchError(kind_of(given), "[]json.RawMessage")
+        raise RefusalError(f"input must be a string or array: {found}", is_at_door=True)
+    turns: list[Body] = []
+    for place, item in enumerate(given):
+        if not isinstance(item, dict):
+            raise RefusalError(f"input[{place}]: {MismatchError(kind_of(item), _ITEM)}", is_at_door=True)
+        _add_item(turns, item, place)
+    return turns
 
 
-def _schema(wanted: _Text | None) -> Mapping[str, Any] | None:
-    """Returns the schema of a structured answer, None for plain text."""
-    if wanted is None or wanted.format is None or wanted.format.type == "text":
-        return None
-    return wanted.format.schema or {}
+def _add_item(turns: list[Body], item: Body, place: int) -> None:
+    """Adds one item of the input to a conversation."""
+    kind = item.get("type") or ("message" if item.get("role") else "")
+    if kind == "message":
+        turns.append({"role": item.get("role", "")} | _content(item.get("content")))
+    elif kind == "function_call":
+        arguments = gojson.read((item.get("arguments") or "{}").encode())
+        call = {"id": item.get("call_id", ""), "function": {"name": item.get("name", ""), "arguments": arguments}}
+        if turns and turns[-1].get("role") == "assistant":
+            turns[-1].setdefault("tool_calls", []).append(call)
+        else:
+            turns.append({"role": "assistant", "content": "", "tool_calls": [call]})
+    elif kind == "function_call_output":
+        turns.append({"role": "tool", "content": str(item.get("output", ""))})
+    elif kind != "reasoning":
+        raise RefusalError(f'input[{place}]: unknown input item type: "{kind}"', is_at_door=True)
+
+
+def _content(content: object) -> Body:
+    """Returns text and images of a message."""
+    if not isinstance(content, list):
+        return {"content": content or ""}
+    said: Body = {"content": ""}
+    for part in content:
+        if isinstance(part, dict) and part.get("type") == "input_image":
+            said.setdefault("images", []).append(decoded_image(str(part.get("image_url", ""))))
+        elif isinstance(part, dict):
+            said["content"] += part.get("text") or ""
+    return said
+
+
+def _tool(tool: Body) -> Body:
+    """Returns a tool as Ollama's; one that the vendor runs itself has parameters of its own."""
+    if tool.get("type") == "web_search":
+        return _WEB_SEARCH
+    function = {key: tool[key] for key in ("name", "description", "parameters") if key in tool}
+    return {"type": tool.get("type", ""), "function": function}
+
+
+def _format(wanted: Body | None) -> object:
+    """Returns Ollama's format for the one of a response."""
+    given = (wanted or {}).get("format") or {}
+    if given.get("type") == "json_object":
+        return "json"
+    return given.get("schema") if given.get("type") == "json_schema" else None
 
 
 class Responses:
     """The answer of /v1/responses."""
 
     content_type = http.EVENTS
+    is_cached = False
 
-    def __init__(self, request: ResponsesRequest) -> None:
+    def __init__(self, request: Body) -> None:
         self._request = request
         self._id = _new_id("resp")
         self._sequence = 0
@@ -141,15 +168,16 @@ class Responses:
             self._output += [_function_call(_new_id("fc"), call) for call in figures.tool_calls]
         else:
             self._output.append(_message_item(_new_id("msg"), joined(pieces, "content")))
-        return _encode(self._response("completed", figures))
+        return _encode(self._response("completed", figures)) + b"\n"
+
+    def rendered(self, prompt: str) -> bytes:
+        """Returns an empty response: this path knows no such wish."""
+        del prompt
+        return _encode(self._response("completed", None)) + b"\n"
 
     def broken(self) -> bytes:
         """Returns nothing: the stream ends as though nothing had happened."""
         return b""
-
-    def error(self, status: int, text: str) -> bytes:
-        """Returns the body of an error answer."""
-        return openai_error(status, text)
 
     def _begin(self) -> bytes:
         if self._sequence:
@@ -216,27 +244,29 @@ class Responses:
     def _response(self, status: str, figures: Figures | None) -> dict[str, Any]:
         """Returns the whole object, with every field that clients expect."""
         request = self._request
-        now = int(time.time())  # noqa: TID251 - a calendar instant that goes on the wire
-        return {
+        now = stamps.unix_s()
+        return _FIXED | {
             "id": self._id,
             "object": "response",
             "created_at": now,
             "completed_at": now if status == "completed" else None,
             "status": status,
-            "model": request.model,
+            "model": request["model"],
             "output": self._output,
             "usage": None if figures is None else _usage(figures),
-            "instructions": request.instructions,
-            "max_output_tokens": request.max_output_tokens,
-            "tools": msgspec.to_builtins(request.tools or []),
-            "text": msgspec.to_builtins(request.text) if request.text else {"format": {"type": "text"}},
-            "temperature": 1.0 if request.temperature is None else request.temperature,
-            "top_p": 1.0 if request.top_p is None else request.top_p,
-        } | _FIXED
+            "background": request.get("background", False),
+            "instructions": request.get("instructions"),
+            "max_output_tokens": request.get("max_output_tokens"),
+            "reasoning": request.get("reasoning"),
+            "tools": [_TOOL_FIELDS | tool for tool in request.get("tools") or ()],
+            "text": request.get("text") or {"format": {"type": "text"}},
+            "temperature": request.get("temperature", 1.0),
+            "top_p": request.get("top_p", 1.0),
+        }
 
 
+_TOOL_FIELDS: Final = {"type": "", "name": "", "description": None, "strict": None, "parameters": None}
 _FIXED: Final[dict[str, Any]] = {
-    "background": False,
     "error": None,
     "frequency_penalty": 0,
     "incomplete_details": None,
@@ -246,7 +276,6 @@ _FIXED: Final[dict[str, Any]] = {
     "presence_penalty": 0,
     "previous_response_id": None,
     "prompt_cache_key": None,
-    "reasoning": None,
     "safety_identifier": None,
     "service_tier": "default",
     "store": False,
@@ -293,4 +322,4 @@ def _usage(figures: Figures) -> dict[str, Any]:
 
 
 def _new_id(prefix: str) -> str:
-    return f"{prefix}_{next(_numbers)}"
+    return f"{prefix}_{stamps.number()}"

@@ -1,6 +1,6 @@
 """Which model an Ollama node loads, evicts or waits for; pure decisions.
 
-Requests for a loaded model with the same runner options are handed out at once.
+Requests for a loaded model with the same effective runner options are handed out at once.
 All others go through one bounded queue that is served strictly in order, one at a
 time: the head loads if there is room, else a victim is chosen and, when it is busy,
 waited for. Consequences that routers must live with: a full queue refuses only
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 from sollol_agents.lab.emulator.models import ModelSpec
 
 MAX_LOADED_PER_GPU: Final = 3
+SHORTEST_CTX_TOKENS: Final = 4
+BATCH_TOKENS: Final = 512
+_EMBEDDING_BATCH_TOKENS: Final = 2048
+_SMALL_CTX_TOKENS: Final = 4096
+_DRAFT_TOKENS: Final = 4
 _FIT_RATIO: Final = 0.8
 _MIB: Final = 1024 * 1024
 
@@ -38,16 +43,30 @@ class RunnerOptions(msgspec.Struct, frozen=True, kw_only=True):
     use_mmap: bool | None = None
     num_thread: int | None = None
     draft_num_predict: int | None = None
+    shift: bool = True
 
     def needs_reload(self, wanted: RunnerOptions) -> bool:
-        """True when a request that names other values than these was made.
+        """True when a request with other values than these must have the model loaded again.
 
-        An automatic value in the request matches anything: a request without
-        `num_ctx` never reloads.
+        Both are effective values: an automatic one has its number, and so differs from what was loaded with another.
+        Only the layers on the GPU match whatever was loaded when a request does not name them.
         """
-        return any(
-            value is not None and value != getattr(self, name) for name, value in msgspec.structs.asdict(wanted).items()
-        )
+        if wanted.num_gpu is None:
+            wanted = msgspec.structs.replace(wanted, num_gpu=self.num_gpu)
+        return wanted != self
+
+
+def effective(options: RunnerOptions, *, automatic_ctx_tokens: int, trained_ctx_tokens: int) -> RunnerOptions:
+    """Returns options with the values that come of them: the context lies between 4 and the trained one."""
+    ctx_tokens = automatic_ctx_tokens if options.num_ctx is None else max(options.num_ctx, SHORTEST_CTX_TOKENS)
+    return msgspec.structs.replace(
+        options,
+        num_ctx=min(ctx_tokens, trained_ctx_tokens),
+        num_batch=options.num_batch or BATCH_TOKENS,
+        num_gpu=None if options.num_gpu is None or options.num_gpu < 0 else options.num_gpu,
+        num_thread=options.num_thread or None,
+        draft_num_predict=_DRAFT_TOKENS if options.draft_num_predict is None else options.draft_num_predict,
+    )
 
 
 class Loaded(msgspec.Struct, kw_only=True):
@@ -63,6 +82,7 @@ class Loaded(msgspec.Struct, kw_only=True):
         expires_at: when it is unloaded; not renewed while it is busy.
         in_flight: requests handed out and not ended.
         is_leaving: chosen as a victim; unloaded as soon as it is idle.
+        is_dead: its process has ended; it is shown until somebody finds out.
     """
 
     model: ModelSpec
@@ -74,6 +94,11 @@ class Loaded(msgspec.Struct, kw_only=True):
     expires_at: float
     in_flight: int = 0
     is_leaving: bool = False
+    is_dead: bool = False
+
+    def serves(self, wanted: RunnerOptions) -> bool:
+        """True when a request with these options can be handed out without a load."""
+        return not self.is_dead and not self.options.needs_reload(wanted)
 
     @property
     def gpu_ratio(self) -> float:
@@ -82,7 +107,7 @@ class Loaded(msgspec.Struct, kw_only=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request needs: a model, with these options, for that many slots."""
+    """What a request needs: a model, with these effective options, for that many slots."""
 
     model: ModelSpec
     options: RunnerOptions
@@ -111,10 +136,9 @@ class Unload(msgspec.Struct, frozen=True):
 
 def decide(wanted: Wanted, loaded: Sequence[Loaded], preset: Preset, *, max_loaded: int) -> Use | Load | Unload:
     """Returns what the head of the queue makes the node do."""
-    same = next((one for one in loaded if one.model.digest == wanted.model.digest), None)
+    same = next((one for one in loaded if one.model.weights == wanted.model.weights), None)
     if same is not None:
-        leaves = same.is_leaving or same.options.needs_reload(wanted.options)
-        return Unload(same) if leaves else Use(same)
+        return Use(same) if not same.is_leaving and same.serves(wanted.options) else Unload(same)
     victim = choose_victim(loaded)
     if victim is not None and len(loaded) >= (max_loaded or MAX_LOADED_PER_GPU):
         return Unload(victim)
@@ -127,27 +151,36 @@ def place(wanted: Wanted, loaded: Sequence[Loaded], preset: Preset) -> Load | No
     Beside others it must fit 80 % of what is free; the first one is loaded anyway and
     split between GPU and RAM.
     """
-    ctx_tokens = wanted.options.num_ctx or timing.default_ctx_tokens(preset)
-    ctx_tokens = min(ctx_tokens, wanted.model.ctx_tokens)
-    options = msgspec.structs.replace(wanted.options, num_ctx=ctx_tokens)
+    ctx_tokens = wanted.options.num_ctx
+    assert ctx_tokens is not None
     size = timing.real_bytes(wanted.model, ctx_tokens=ctx_tokens, slots=wanted.slots)
     used = sum(one.vram_bytes if preset.vram_mib else one.size_bytes for one in loaded)
     free = preset.memory_mib * _MIB - used
     if loaded and not _fits(wanted.model, ctx_tokens, wanted.slots, free):
         return None
-    on_gpu = 0 if not preset.vram_mib or options.num_gpu == 0 else min(size, free * 95 // 100)
-    return Load(options=options, size_bytes=size, vram_bytes=on_gpu)
+    on_gpu = 0 if not preset.vram_mib or wanted.options.num_gpu == 0 else min(size, free * 95 // 100)
+    return Load(options=wanted.options, size_bytes=size, vram_bytes=on_gpu)
 
 
 def choose_victim(loaded: Sequence[Loaded]) -> Loaded | None:
     """Returns the model to evict: idle ones first, shortest keep-alive first, then by name; not LRU."""
-    ordered = sorted(loaded, key=lambda one: (one.keep_alive_s, one.model.digest))
+    ordered = sorted(loaded, key=lambda one: (one.keep_alive_s, one.model.weights))
     return next((one for one in ordered if not one.in_flight), ordered[0] if ordered else None)
 
 
 def slots_of(model: ModelSpec, configured: int) -> int:
     """Returns how many requests a model runs at once; an embedding model always one."""
     return 1 if model.is_embedding else configured
+
+
+def batch_flag(options: RunnerOptions, slots: int, *, is_embedding: bool) -> int:
+    """Returns the batch with which the engine is started: larger for large contexts, largest for embeddings."""
+    assert options.num_ctx is not None
+    if is_embedding:
+        return _EMBEDDING_BATCH_TOKENS
+    if options.num_batch != BATCH_TOKENS:
+        return options.num_batch or BATCH_TOKENS
+    return BATCH_TOKENS if options.num_ctx * slots <= _SMALL_CTX_TOKENS else 2 * BATCH_TOKENS
 
 
 def _fits(model: ModelSpec, ctx_tokens: int, slots: int, free_bytes: int) -> bool:

@@ -9,48 +9,50 @@ model's tokenizer, so usage figures agree with a real engine running it.
 from __future__ import annotations
 
 import functools
-import hashlib
-import math
+import itertools
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from sollol_agents.lab.emulator.prompts import compact
+from sollol_agents.lab.emulator.schema import minimal_instance, written
+from sollol_agents.lab.engine.vocabulary import DEFAULT_NUMBER, WORDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-DEFAULT_NUMBER: Final = 32
 MAX_ANSWER_TOKENS: Final = 4096  # an opened quote is followed by quotes for ever
 END: Final = "</s>"
 _OPEN: Final = "<think>"
 _CLOSE: Final = "</think>"
 _THINK: Final = " think"
-
-_WORDS: Final = (
-    "the a an of to and in is it you that for on with as at be this have from or by not are "
-    "what which how why when where who can do does will would should could tell me about write "
-    "hello world please count down model node request answer token time fast slow good new one "
-    "two three system user assistant text list name number short long story code test data call think hmm"
-)
+_CALL: Final = "<tool_call>"
 _MARKS: Final = (
     "<unk> <s> </s> <|system|> <|user|> <|assistant|> <|tool|> <|tools|> <|end|> "
     "<tool_call> </tool_call> <think> </think>"
+)
+_STORY: Final = (
+    "One day , I was out on a walk , and I saw a cat in the distance . The cat saw me too , and we both sat down "
+    "and looked at the sea until it was dark , and then each of us went home ."
 )
 
 
 def _token_pattern() -> re.Pattern[str]:
     """Returns the tokenizer: whole words, numbers and marks first, then characters."""
-    words = "|".join(sorted(_WORDS.split(), key=len, reverse=True))
+    words = "|".join(sorted(WORDS, key=len, reverse=True))
     marks = "|".join(re.escape(mark) for mark in _MARKS.split())
     return re.compile(rf" (?:[1-9]\d{{0,2}}|0|{words})|{marks}|[\x00-\x7f]|.", re.DOTALL)
 
 
 _TOKENS: Final = _token_pattern()
+# close to a real one's count for plain English, which is all that it is for
+_WORDY_TOKENS: Final = re.compile(r"<\|\w+\|>|ass(?=istant\n)| ?[A-Za-z]+|\d|\s|.", re.DOTALL)
 _NUMBER: Final = re.compile(r"^ \d+$")
 _FOLLOWS: Final = {
     " 0": END,
-    " call": "<tool_call>",
+    " call": _CALL,
     _THINK: _OPEN,
     _OPEN: " hmm",
     " hmm": _CLOSE,
@@ -63,11 +65,17 @@ _FOLLOWS: Final = {
 }
 
 
-def tokenize(prompt: str) -> list[str]:
+def tokenize(prompt: str, *, is_wordy: bool = False) -> list[str]:
     """Returns the tokens of a prompt, beginning with the start token.
 
     A character outside ASCII is one list entry for each of its bytes, as in the model.
+
+    Args:
+        prompt: the rendered text.
+        is_wordy: by the words of a language model, which adds no start token.
     """
+    if is_wordy:
+        return _WORDY_TOKENS.findall(prompt)
     tokens = ["<s>", *_TOKENS.findall(prompt)]
     if prompt.isascii():
         return tokens
@@ -98,10 +106,12 @@ def chain(last: str) -> Iterator[str]:
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """One generated token: its text, and where a server puts it."""
+    """One generated token: the text that it adds, where a server puts it, the token itself and the one before."""
 
     text: str
     channel: Literal["content", "thinking", "hidden"] = "content"
+    token: str = ""
+    before: str = ""
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -132,116 +142,143 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         limit_tokens: most tokens to generate; negative means no limit.
+        room_tokens: most that the context holds, where it is not shifted; negative means no limit.
         stop: texts at which the answer ends, themselves left out.
         tools: names and parameter schemas of the tools offered.
         json_schema: schema of a structured answer; `{}` for any JSON object, None for text.
-        is_thinking: reasoning is reported on its own and not as content.
-        keeps_space: the leading space of the first token is kept (raw completions).
+        is_parsed: the server knows reasoning and calls of tools apart, and trims the text.
+        hides_calls: it knows calls of tools alone, and waits for ever for the end of one.
+        is_talker: a language model, not the countdown.
+        is_certain: without chance, which else may lead a constrained answer past its reasoning.
+        partial: text that the answer begins with.
     """
 
     limit_tokens: int = -1
+    room_tokens: int = -1
     stop: tuple[str, ...] = ()
     tools: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     json_schema: Mapping[str, Any] | None = None
-    is_thinking: bool = True
-    keeps_space: bool = False
+    is_parsed: bool = False
+    hides_calls: bool = False
+    is_talker: bool = False
+    is_certain: bool = False
+    partial: str = ""
+
+
+_PARSED: Final = Wanted(is_parsed=True)
 
 
 def answer(prompt_tokens: Sequence[str], wanted: Wanted) -> Answer:
     """Returns what the model says to a prompt."""
     last = prompt_tokens[-1] if prompt_tokens else ""
     if wanted.json_schema is not None:
-        text = msgspec.json.encode(minimal_instance(wanted.json_schema)).decode()
-        thoughts = _pieces(last, wanted)[:3] if last == _THINK else []
-        return _limited([*thoughts, *(Piece(token) for token in tokenize(text)[1:])], wanted)
-    if last == " call" and wanted.tools:
+        return _limited(_structured(last, wanted.json_schema, wanted), wanted)
+    if wanted.is_talker:
+        words = re.findall(r" ?[A-Za-z]+|[.,]", _STORY)
+        return _limited([Piece(word, token=word) for word in words], wanted)
+    if last == " call" and wanted.tools and wanted.is_parsed:
         name, schema = wanted.tools[0]
         call = ToolCall(name, minimal_instance(schema or {"type": "object"}))
-        hidden = [Piece(token, "hidden") for token in tokenize(f"<tool_call>{name}{call.arguments}</tool_call>")[1:]]
-        cut = _limited(hidden, wanted)
+        text = f'{_CALL}{{"name":"{name}","arguments":{compact(call.arguments)}}}</tool_call>'
+        cut = _limited([Piece("", "hidden", token) for token in tokenize(text)[1:]], wanted)
         return msgspec.structs.replace(cut, tool_calls=(call,)) if cut.done_reason == "stop" else cut
-    if _NUMBER.match(last) and not wanted.stop and not wanted.keeps_space:
-        return _countdown(int(last), wanted.limit_tokens)
+    if _NUMBER.match(last) and wanted.room_tokens < 0 and not (wanted.stop or wanted.partial or wanted.tools):
+        return _countdown(int(last), wanted.limit_tokens, is_parsed=wanted.is_parsed)
     return _limited(_pieces(last, wanted), wanted)
 
 
 @functools.lru_cache(maxsize=256)
-def _countdown(number: int, limit_tokens: int) -> Answer:
+def _countdown(number: int, limit_tokens: int, *, is_parsed: bool) -> Answer:
     """Returns the plain countdown, the answer of nearly every request; kept because it never changes."""
-    return _limited(_pieces(f" {number}", Wanted()), Wanted(limit_tokens=limit_tokens))
+    wanted = Wanted(limit_tokens=limit_tokens, is_parsed=is_parsed)
+    return _limited(_pieces(f" {number}", wanted), wanted)
 
 
 def _pieces(last: str, wanted: Wanted) -> list[Piece]:
     """Returns the tokens that follow, each with its place."""
     pieces: list[Piece] = []
     is_reasoning = False
-    strips = not wanted.keeps_space
-    for token in chain(last):
-        if token in {_OPEN, _CLOSE}:
+    before = last
+    for token in itertools.islice(chain(last), MAX_ANSWER_TOKENS):
+        is_hidden = (
+            wanted.hides_calls and bool(wanted.tools) and (token == _CALL or (pieces and pieces[0].token == _CALL))
+        )
+        if is_hidden or (wanted.is_parsed and token in {_OPEN, _CLOSE}):
             is_reasoning = token == _OPEN
-            pieces.append(Piece(token, "hidden" if wanted.is_thinking else "content"))
-        elif is_reasoning and wanted.is_thinking:
-            pieces.append(Piece(token, "thinking"))
+            pieces.append(Piece("", "hidden", token, before))
         else:
-            pieces.append(Piece(token.lstrip(" ") if strips else token))
-        strips = False
-        if len(pieces) >= MAX_ANSWER_TOKENS:
-            break
+            pieces.append(Piece(token, "thinking" if is_reasoning else "content", token, before))
+        before = token
     return pieces
 
 
+def _structured(last: str, schema: Mapping[str, Any], wanted: Wanted) -> list[Piece]:
+    """Returns the tokens of an answer that a grammar constrains.
+
+    A server that expects reasoning first lets the model open it letter by letter, and then nothing tells the model
+    to close it: it counts without end.
+    """
+    if wanted.is_parsed and wanted.is_certain and last != _THINK:
+        opened = [Piece("", "hidden", letter) for letter in _OPEN]
+        counted = itertools.islice(itertools.cycle([*chain(f" {DEFAULT_NUMBER}"), _CALL]), MAX_ANSWER_TOKENS)
+        return opened + [Piece(token, "thinking", token) for token in counted]
+    thoughts = _pieces(last, _PARSED)[:3] if wanted.is_parsed and last == _THINK else []
+    text = written(minimal_instance(schema))
+    return thoughts + [Piece(token, token=token) for token in tokenize(text)[1:]]
+
+
 def _limited(pieces: list[Piece], wanted: Wanted) -> Answer:
-    """Returns the answer after stop texts and the token limit."""
-    stopped = _stop_at(pieces, wanted.stop) if wanted.stop else pieces
-    cut_by_stop = len(stopped) < len(pieces) or stopped is not pieces
+    """Returns the answer after stop texts, the token limit, and what a server does to the first text."""
     limit = MAX_ANSWER_TOKENS if wanted.limit_tokens < 0 else wanted.limit_tokens
-    if len(stopped) >= limit:
-        return Answer(pieces=tuple(stopped[:limit]), tokens=limit, done_reason="length")
-    return Answer(pieces=tuple(stopped), tokens=len(stopped) + (0 if cut_by_stop else 1), done_reason="stop")
+    if wanted.room_tokens >= 0:
+        limit = min(limit, wanted.room_tokens)
+    stopped = _stopped(pieces, wanted.stop) if wanted.stop else None
+    if stopped is not None and stopped[1] <= limit:
+        kept, tokens = stopped
+        return Answer(pieces=tuple(_first_told(kept, wanted)), tokens=tokens, done_reason="stop")
+    if len(pieces) >= limit:
+        return Answer(pieces=tuple(_first_told(pieces[:limit], wanted)), tokens=limit, done_reason="length")
+    return Answer(pieces=tuple(_first_told(pieces, wanted)), tokens=len(pieces) + 1, done_reason="stop")
 
 
-def _stop_at(pieces: list[Piece], stop: tuple[str, ...]) -> list[Piece]:
-    """Returns the pieces before the first stop text; the same list when none occurs."""
-    text = "".join(piece.text for piece in pieces if piece.channel == "content")
-    found = [at for at in (text.find(word) for word in stop if word) if at >= 0]
-    if not found:
+def _first_told(pieces: list[Piece], wanted: Wanted) -> list[Piece]:
+    """Returns the pieces with the first text trimmed, or put after the part of the answer that was sent."""
+    if not (wanted.is_parsed or wanted.partial):
         return pieces
+    if not pieces:
+        return [Piece(wanted.partial)] if wanted.partial else []
+    first = pieces[0]
+    if first.channel != "content":
+        return pieces
+    text = wanted.partial + first.text if wanted.partial else first.text.lstrip(" ")
+    return [Piece(text, "content" if text else "hidden", first.token, first.before), *pieces[1:]]
+
+
+def _stopped(pieces: list[Piece], stop: tuple[str, ...]) -> tuple[list[Piece], int] | None:
+    """Returns the pieces before the first stop text and the tokens it took; None when none occurs.
+
+    What may be the beginning of a stop text is held back until it is known.
+    """
     kept: list[Piece] = []
-    room = min(found)
-    for piece in pieces:
+    text, sent = "", 0
+    for place, piece in enumerate(pieces):
         if piece.channel != "content":
             kept.append(piece)
             continue
-        kept.append(Piece(piece.text[:room]))
-        room -= len(piece.text)
-        if room < 0:
-            break
-    return kept
+        text += piece.text
+        found = [at for at in (text.find(word, sent) for word in stop) if at >= 0]
+        until = min(found) if found else len(text) - _held(text, stop)
+        told = text[sent:until]
+        kept.append(Piece(told, "content" if told else "hidden", told, piece.before))
+        sent = max(sent, until)
+        if found:
+            return kept, place + 1
+    return None
 
 
-def minimal_instance(schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON of any shape
-    """Returns the smallest JSON value that satisfies a plain JSON Schema."""
-    if "const" in schema or schema.get("enum"):
-        return schema["const"] if "const" in schema else schema["enum"][0]
-    kind = schema.get("type", "object")
-    if kind == "object":
-        properties = schema.get("properties", {})
-        return {name: minimal_instance(properties.get(name, {})) for name in schema.get("required", ())}
-    if kind == "array":
-        return [minimal_instance(schema.get("items", {}))] * int(schema.get("minItems", 0))
-    simple = {"boolean": False, "string": "x" * int(schema.get("minLength", 0)), "null": None}
-    return simple.get(kind, schema.get("minimum", 0))
-
-
-@functools.lru_cache(maxsize=4096)
-def _code(token: str, width: int) -> tuple[int, ...]:
-    """Returns the +-1 code of one token."""
-    bits = int.from_bytes(hashlib.shake_128(token.encode("utf-8", "surrogatepass")).digest((width + 7) // 8), "big")
-    return tuple(1 if bits >> place & 1 else -1 for place in range(width))
-
-
-def embedding(tokens: Sequence[str], width: int) -> list[float]:
-    """Returns the normalised bag of tokens; texts that share words have a higher cosine."""
-    sums = [sum(column) for column in zip(*(_code(token, width) for token in tokens), strict=True)]
-    norm = math.sqrt(sum(value * value for value in sums)) or 1.0
-    return [value / norm for value in sums]
+def _held(text: str, stop: tuple[str, ...]) -> int:
+    """Returns how many characters at the end of a text may be the beginning of a stop text."""
+    return max(
+        (size for word in stop for size in range(1, len(word)) if text.endswith(word[:size])),
+        default=0,
+    )

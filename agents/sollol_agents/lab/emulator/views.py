@@ -6,7 +6,8 @@ import datetime as dt
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from sollol_agents.lab.emulator.wire import rfc3339
+from sollol_agents.lab.emulator.stamps import rfc3339
+from sollol_agents.lab.engine.vocabulary import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,21 +16,37 @@ if TYPE_CHECKING:
     from sollol_agents.lab.emulator.scheduler import Loaded
 
 _FOR_EVER: Final = dt.timedelta(days=106_751)  # the longest duration Go knows, about 292 years
-_TEMPLATE: Final = "{{ .Prompt }}"
+_NO_TEMPLATE: Final = "{{ .Prompt }}"
+_PLAIN_TEMPLATE: Final = (
+    "{%- for m in messages %}{{- '<|' + m.role + '|>' + m.content }}"
+    "{%- if not (loop.last and add_generation_prompt) %}{{- '<|end|>' }}{%- endif %}{%- endfor %}"
+)
+_TEMPLATES: Final = {"countdown": CHAT_TEMPLATE, "plain": _PLAIN_TEMPLATE, "chatml": _NO_TEMPLATE}
+_TALKER_INFO: Final = {
+    "general.basename": "smollm2",
+    "general.file_type": 3,
+    "general.finetune": "8k-lc100k-mix1-ep2",
+    "general.languages": None,
+    "general.license": "apache-2.0",
+}
+_COUNTDOWN_INFO: Final = {"general.file_type": 1, "general.quantization_version": 2, "general.type": "model"}
+_ATTENTION: Final = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output")
+_BLOCK_TENSORS: Final = (*_ATTENTION, "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
 
 
-def details(model: ModelSpec) -> dict[str, Any]:
-    """Returns the `details` object of a model."""
-    return {
-        "parent_model": "",
+def details(model: ModelSpec, *, is_sized: bool = True) -> dict[str, Any]:
+    """Returns the `details` object of a model; lengths are told by some paths only."""
+    found: dict[str, Any] = {
+        "parent_model": model.parent,
         "format": "gguf",
         "family": model.family,
         "families": [model.family],
         "parameter_size": model.parameter_size,
         "quantization_level": model.quantization,
-        "context_length": model.ctx_tokens,
-        "embedding_length": model.width,
     }
+    if is_sized:
+        found |= {"context_length": model.ctx_tokens, "embedding_length": model.width}
+    return found
 
 
 def tags(models: Iterable[ModelSpec], modified_at: str) -> dict[str, Any]:
@@ -43,7 +60,7 @@ def tags(models: Iterable[ModelSpec], modified_at: str) -> dict[str, Any]:
                 "size": model.file_bytes,
                 "digest": model.digest,
                 "details": details(model),
-                "capabilities": list(model.capabilities),
+                "capabilities": list(model.capabilities if model.tagged is None else model.tagged),
             }
             for model in models
         ]
@@ -65,7 +82,7 @@ def ps(loaded: Iterable[Loaded], *, now: float, wall: dt.datetime) -> dict[str, 
                 "model": one.model.name,
                 "size": one.size_bytes,
                 "digest": one.model.digest,
-                "details": details(one.model),
+                "details": details(one.model, is_sized=one.model.tagged is None),
                 "expires_at": _expiry(one.expires_at - now, wall),
                 "size_vram": one.vram_bytes,
                 "context_length": one.options.num_ctx or 0,
@@ -75,29 +92,89 @@ def ps(loaded: Iterable[Loaded], *, now: float, wall: dt.datetime) -> dict[str, 
     }
 
 
-def show(model: ModelSpec, modified_at: str) -> dict[str, Any]:
-    """Returns the answer of /api/show."""
-    family = model.family
-    return {
-        "modelfile": f"# Modelfile of an emulated model\nFROM {model.name}\n",
-        "parameters": "",
-        "template": _TEMPLATE,
-        "details": details(model),
-        "model_info": {
-            "general.architecture": family,
-            "general.parameter_count": model.parameters,
-            f"{family}.block_count": model.layers,
-            f"{family}.context_length": model.ctx_tokens,
-            f"{family}.embedding_length": model.width,
-            f"{family}.attention.head_count": max(1, model.width // model.head_width),
-            f"{family}.attention.head_count_kv": model.kv_heads,
-            f"{family}.attention.key_length": model.head_width,
-            f"{family}.attention.value_length": model.head_width,
-        },
-        "tensors": [],
+def show(
+    model: ModelSpec, modified_at: str, *, system: str = "", options: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns the answer of /api/show; system message and options of the request are shown as the model's own."""
+    system = system or model.system
+    options = model.options | (options or {})
+    found: dict[str, Any] = {"modelfile": _modelfile(model, system, options)}
+    if model.options:
+        found["parameters"] = "\n".join(f"{name:<30} {_quoted(one)}" for name, one in _lines(model.options))
+    found["template"] = model.go_template or _TEMPLATES[model.template]
+    if system:
+        found["system"] = system
+    if model.license:
+        found["license"] = model.license
+    return found | {
+        "details": details(model, is_sized=model.tagged is None),
+        "model_info": _model_info(model),
+        "tensors": _tensors(model),
         "capabilities": list(model.capabilities),
         "modified_at": modified_at,
     }
+
+
+def _modelfile(model: ModelSpec, system: str, options: dict[str, Any]) -> str:
+    lines = [
+        '# Modelfile generated by "ollama show"',
+        "# To build a new Modelfile based on this, replace FROM with:",
+        f"# FROM {model.name}",
+        "",
+        f"FROM /emulated/blobs/sha256-{model.weights}",
+        f"TEMPLATE {model.go_template or _NO_TEMPLATE}",
+    ]
+    lines += [f"SYSTEM {system}"] if system else []
+    lines += [f"PARAMETER {name} {one}" for name, one in _lines(options)]
+    lines += [f'LICENSE """{model.license}"""'] if model.license else []
+    lines += [f"MESSAGE {turn['role']} {turn['content']}" for turn in model.turns]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(options: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Returns options one by one; a list is one line for each of its values."""
+    return [
+        (name, one)
+        for name in sorted(options)
+        for one in (options[name] if isinstance(options[name], list) else [options[name]])
+    ]
+
+
+def _quoted(value: object) -> object:
+    return f'"{value}"' if isinstance(value, str) else value
+
+
+def _model_info(model: ModelSpec) -> dict[str, Any]:
+    family = model.family
+    kind = _TALKER_INFO if model.is_talker else _COUNTDOWN_INFO
+    return kind | {
+        "general.architecture": family,
+        "general.parameter_count": model.parameters,
+        f"{family}.block_count": model.layers,
+        f"{family}.context_length": model.ctx_tokens,
+        f"{family}.embedding_length": model.width,
+        f"{family}.attention.head_count": max(1, model.width // model.head_width),
+        f"{family}.attention.head_count_kv": model.kv_heads,
+        f"{family}.attention.key_length": model.head_width,
+        f"{family}.attention.value_length": model.head_width,
+    }
+
+
+def _tensors(model: ModelSpec) -> list[dict[str, Any]]:
+    """Returns the tensors of a countdown model; those of others are not told."""
+    if model.tagged is None or model.is_talker:
+        return []
+    wide = {"type": "F16", "shape": [model.width, 1440]}
+    return [
+        {"name": "output.weight"} | wide,
+        {"name": "token_embd.weight"} | wide,
+        *(
+            {"name": f"blk.{block}.{part}.weight", "type": "F16", "shape": [model.width, model.width]}
+            for block in range(model.layers)
+            for part in _BLOCK_TENSORS
+        ),
+        {"name": "output_norm.weight", "type": "F32", "shape": [model.width]},
+    ]
 
 
 def openai_models(models: Iterable[ModelSpec], created: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Durations, names, flags and configurations of the emulated node."""
+"""Flags, variables and configurations of the emulated node."""
 
 from __future__ import annotations
 
@@ -8,51 +8,16 @@ import math
 import msgspec
 import pytest
 
-from sollol_agents.lab.emulator import EmulatorConfig, wire
+from sollol_agents.lab.emulator import EmulatorConfig, stamps
 from sollol_agents.lab.emulator.__main__ import parse_config
+from sollol_agents.lab.emulator.config import ollama_settings
 from sollol_agents.lab.emulator.models import default_models, parse_model
 from sollol_agents.lab.emulator.node import resolve_preset
 from sollol_agents.lab.emulator.presets import PRESETS
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        (0, 0.0),
-        (30, 30.0),
-        (-1, math.inf),
-        ("10m", 600.0),
-        ("1h30m", 5400.0),
-        ("-1m", math.inf),
-        ("0", 0.0),
-    ],
-)
-def test_a_keep_alive_is_read_as_ollama_reads_it(value: object, seconds: float | None) -> None:
-    assert wire.keep_alive_s(value) == seconds
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("300", 'time: missing unit in duration "300"'),
-        ("soon", 'time: invalid duration "soon"'),
-        ([], "invalid type for keep_alive: []"),
-    ],
-)
-def test_a_wrong_keep_alive_is_refused_with_its_text(value: object, message: str) -> None:
-    with pytest.raises(wire.BadRequestError) as caught:
-        wire.keep_alive_s(value)
-    assert str(caught.value) == message
-
-
-def test_an_empty_body_has_its_own_text() -> None:
-    with pytest.raises(wire.BadRequestError, match="missing request body"):
-        wire.parse(b"", wire.ChatRequest)
-
-
 def test_an_instant_is_written_with_nanoseconds() -> None:
-    assert wire.rfc3339(dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)) == "2026-01-02T03:04:05.000000000Z"
+    assert stamps.rfc3339(dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)) == "2026-01-02T03:04:05.000000000Z"
 
 
 @pytest.mark.parametrize(
@@ -103,3 +68,28 @@ def test_an_unknown_preset_names_the_known_ones() -> None:
 
 def test_a_rate_in_the_configuration_wins_over_the_preset() -> None:
     assert resolve_preset(EmulatorConfig(preset="steady", decode_tps=80)).decode_tps == 80
+
+
+@pytest.mark.parametrize(
+    ("variables", "field", "value"),
+    [
+        ({"OLLAMA_NUM_PARALLEL": "4"}, "parallel", 4),
+        ({"OLLAMA_MAX_QUEUE": "2"}, "max_queue", 2),
+        ({"OLLAMA_CONTEXT_LENGTH": "2048"}, "ctx_tokens", 2048),
+        ({"OLLAMA_KEEP_ALIVE": "2s"}, "keep_alive_s", 2.0),
+        ({"OLLAMA_KEEP_ALIVE": "-1"}, "keep_alive_s", -1.0),
+        ({"OLLAMA_KEEP_ALIVE": "-1m"}, "keep_alive_s", math.inf),
+        ({"OLLAMA_ORIGINS": "http://a.example,app://b"}, "origins", ("http://a.example", "app://b")),
+        ({"OLLAMA_HOST": "http://127.0.0.1:11434"}, "host", "127.0.0.1"),
+    ],
+    ids=str,
+)
+def test_ollamas_own_variables_set_a_node_up(variables: dict[str, str], field: str, value: object) -> None:
+    assert ollama_settings(variables) == {field: value}
+
+
+def test_only_the_recorded_preset_reads_ollamas_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_NUM_PARALLEL", "7")
+    assert parse_config(["--preset", "recorded"]).parallel == 7
+    assert parse_config(["--preset", "recorded", "--parallel", "2"]).parallel == 2
+    assert parse_config(["--preset", "steady"]).parallel == 1
