@@ -84,7 +84,7 @@ async def scorer_dies(fleet: ProcessFleet) -> float:
             next(child for child in scorers if child.served["scorer"].endswith(leader)).kill()
             took_s = await until_answered(client)
         for child in reversed(fleet.children):
-            await child.stop()
+            await child.close()
         return took_s
 
 

@@ -32,6 +32,7 @@ from sollol_bus.errors import (
     Unauthorized,
     UnknownModel,
 )
+from sollol_bus.parts import Part, Spawn
 from sollol_bus.sdk.batch import Batch, BatchProgress
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.client import Client
@@ -84,6 +85,7 @@ __all__ = [
     "NoResponders",
     "NotConnected",
     "NotPermitted",
+    "Part",
     "PayloadTooLarge",
     "QueueFull",
     "ReplyInbox",
@@ -94,6 +96,7 @@ __all__ = [
     "RoutingError",
     "RoutingMode",
     "SollolError",
+    "Spawn",
     "Subscription",
     "Unauthorized",
     "UnknownModel",

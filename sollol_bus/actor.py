@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from enum import StrEnum
-from types import TracebackType
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -55,7 +54,7 @@ class ActorStatistics(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
 
 
-class Actor(Generic[Config]):
+class Actor(Part, Generic[Config]):
     """An independent process-like part of the system that meets others on the bus alone.
 
     Subclasses fill the hooks; they are called in the order in which they stand here. All but `on_start` are called
@@ -210,7 +209,12 @@ class Actor(Generic[Config]):
 
     # -- life ---------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Returns when it runs.
+
+        Raises:
+            SollolError: It cannot start; what it had opened is closed.
+        """
         if self.state is not ActorState.NEW:
             raise RuntimeError(f"{self.name} was started before; make a new one")
         self.state = ActorState.STARTING
@@ -221,15 +225,13 @@ class Actor(Generic[Config]):
             await self.on_start()
             await self._bus.flush()
         except BaseException:
-            await self._close()
+            await self._end()
             raise
         self.state = ActorState.RUNNING
         log.info("%s %s runs", self.name, self.instance, extra={"action": "actor_running"})
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """Drains and stops; one that has stopped already does nothing."""
         if self.state is ActorState.STOPPED:
             return
         self.state = ActorState.DRAINING
@@ -237,7 +239,7 @@ class Actor(Generic[Config]):
             await self._drain()
             await self._attempt_closing(self.on_stop(), "last words")
         finally:
-            await self._close()
+            await self._end()
 
     async def _drain(self) -> None:
         self._attempt_step(self.announce_draining, "announce")
@@ -277,7 +279,7 @@ class Actor(Generic[Config]):
     async def _close_part(self, part: Part) -> None:
         await self._attempt_closing(part.close(), f"closing {type(part).__name__}")
 
-    async def _close(self) -> None:
+    async def _end(self) -> None:
         try:
             await self._parts.aclose()
         finally:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 
 class Part:
-    """Something that an actor opens and closes, by `Actor.own`; by itself it does neither."""
+    """Something that an actor opens and closes, by `Actor.own`; others do with `async with`."""
 
     async def start(self) -> None:
         """Opens it; what raises here has closed again what it opened."""
 
     async def close(self) -> None:
         """Closes it; called once, after a start that succeeded. The bus may be down."""
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
 
 class Spawn(Protocol):

@@ -9,17 +9,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from sollol_bus.errors import ConfigError
+from sollol_bus.parts import Part
 from sollol_bus.server.guard import guarded
 
 _STOP_TIMEOUT_S = 10.0
 _TAIL_CHARACTERS = 2000
 
 
-class Child:
+class Child(Part):
     """A Python module as a process of its own.
 
     Args:
@@ -68,7 +67,12 @@ class Child:
         data = await asyncio.to_thread(self._log_file.read_bytes)
         return data.decode(errors="replace")
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Returns when it has printed `ready`.
+
+        Raises:
+            ConfigError: It ended before that, or was not ready in time.
+        """
         command = guarded([sys.executable, "-m", *self._argv], parent_pid=os.getpid())
         with await asyncio.to_thread(self._log_file.open, "ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
@@ -84,19 +88,13 @@ class Child:
             async with asyncio.timeout(self._start_timeout_s):
                 await self._wait_ready(self._process)
         except TimeoutError as error:
-            await self.stop()
+            await self.close()
             raise ConfigError(
                 f"{self.name} was not ready within {self._start_timeout_s:g} s: {await self._said()}"
             ) from error
         except BaseException:
-            await self.stop()
+            await self.close()
             raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
 
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal; one that has ended gets none."""
@@ -112,7 +110,7 @@ class Child:
         """Its exit code, once it has ended."""
         return await self._require_process().wait()
 
-    async def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
+    async def close(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
         """Asks it to end and waits; kills it when it takes too long. Safe to call twice."""
         process = self._process
         if process is None:

@@ -18,8 +18,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -32,6 +31,7 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import BusError, NoResponders, RequestTimedOut
 from sollol_bus.observe.tracing import Tracer
+from sollol_bus.parts import Part
 from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -54,7 +54,7 @@ _ACTORS: Final = {
 """In the order of stopping. Imported beside the server's own start, which takes as long."""
 
 
-class LocalStack:
+class LocalStack(Part):
     """NATS server, control actors, gateway and any number of nodes, for as long as the `async with` block lasts.
 
     Args:
@@ -173,21 +173,20 @@ class LocalStack:
 
     # -- life ---------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Returns when everything is in office.
+
+        Raises:
+            SollolError: Something cannot start; what had started is stopped.
+        """
         self._failure = asyncio.get_running_loop().create_future()
         try:
             await self._start_all()
         except BaseException:
-            await self.stop()
+            await self.close()
             raise
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Drains and stops everything, one actor after another; stopping twice does nothing.
 
         What goes wrong at one is raised when the others, and the server below them, have stopped too.
@@ -198,7 +197,7 @@ class LocalStack:
         self._watchers.clear()
         order = list(_ACTORS)
         for actor in sorted(self._actors, key=lambda a: order.index(a.name), reverse=True):
-            self._floor.push_async_exit(actor)
+            self._floor.push_async_callback(actor.close)
         try:
             await self._floor.aclose()
         finally:
@@ -264,7 +263,7 @@ class LocalStack:
         actor.meter = self._metrics.meter if self._metrics is not None else None
         actor.tracer = self._tracer
         self._before_start(actor)
-        await actor.__aenter__()
+        await actor.start()
         self._actors.append(actor)
         return actor
 
@@ -277,7 +276,7 @@ class LocalStack:
         return self._bus_config
 
     def _watch(self, actor: Actor[Any]) -> None:
-        # These tasks belong to this object: `stop` cancels and awaits them.
+        # These tasks belong to this object: `close` cancels and awaits them.
         loop = asyncio.get_running_loop()
         self._watchers.append(loop.create_task(self._watch_one(actor), name=f"stack watches {actor.name}"))
         if self.server is not None and len(self._watchers) == 1:

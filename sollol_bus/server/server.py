@@ -14,12 +14,11 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
 from sollol_bus.errors import ConfigError
+from sollol_bus.parts import Part
 from sollol_bus.server.config import (
     CONFIG_NAME,
     LOG_NAME,
@@ -51,7 +50,7 @@ class _Ports(msgspec.Struct):
     monitoring: list[str] = []
 
 
-class EmbeddedServer:
+class EmbeddedServer(Part):
     """A nats-server with JetStream on this machine, for as long as the `async with` block lasts.
 
     Entering waits until the server accepts clients. Leaving ends it with SIGTERM, which flushes JetStream.
@@ -112,15 +111,6 @@ class EmbeddedServer:
         """The server's process id, or None while it does not run."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
     async def start(self) -> None:
         """Returns once clients can connect; starting a running server does nothing.
 
@@ -142,12 +132,12 @@ class EmbeddedServer:
             self._release()
             raise
         loop = asyncio.get_running_loop()
-        # The supervisor belongs to this object: `stop` and `kill` cancel and await it.
+        # The supervisor belongs to this object: `close` and `kill` cancel and await it.
         self._supervisor = loop.create_task(self._supervise(), name="nats-server supervisor")
         log.info("nats-server listens on %s", self.url, extra={"action": "server_start", "pid": self.pid})
 
-    async def stop(self) -> None:
-        """Ends the server and waits for it; stopping twice, or before start, does nothing."""
+    async def close(self) -> None:
+        """Ends the server and waits for it; closing twice, or before start, does nothing."""
         await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:

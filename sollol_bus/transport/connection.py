@@ -141,7 +141,7 @@ class Bus:
             closed_cb=self._on_closed,
             **options,
         )
-        self._mux = Mux(self._nc.new_inbox(), self._publish, self._loop)
+        self._mux = Mux(self._nc.new_inbox(), self.publish, self._loop)
         self.subscribe(self._mux.wildcard, self._mux.on_message)
 
     async def _abandon(self) -> None:
@@ -217,9 +217,6 @@ class Bus:
             NotConnected: The connection is down; nothing is buffered for later.
             PayloadTooLarge: The payload exceeds `max_payload`, or the headers what is kept free for them.
         """
-        self._publish(subject, payload, reply, headers)
-
-    def _publish(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
         if len(payload) > self.max_payload:
             raise PayloadTooLarge(f"{len(payload)} bytes exceed the limit of {self.max_payload} bytes")
         if headers and (size := _size_of(headers)) > PAYLOAD_MARGIN_BYTES:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from sollol_bus.errors import BusError, NoResponders, NotConnected, NotPermitted, RequestTimedOut
 from sollol_bus.transport.messages import Msg, is_no_responders
 
-Publish = Callable[[str, bytes, str, dict[str, str] | None], None]
+Publish = Callable[..., None]
+"""`Bus.publish`."""
 OnReply = Callable[[Msg | BusError], None]
 
 
@@ -86,7 +87,7 @@ class Mux:
             timeout_s, lambda: settle(RequestTimedOut(f"no answer on {subject} within {timeout_s:g} s"))
         )
         try:
-            self._publish(subject, payload, inbox, headers)
+            self._publish(subject, payload, reply=inbox, headers=headers)
         except BaseException:
             withdraw()
             raise

@@ -214,7 +214,7 @@ async def test_an_engine_that_answers_html_is_told_as_unusable_and_gets_nothing(
             answer_of = await client.generate(MODEL, "count down from 2")
             assert answer_of.decision is not None
             assert answer_of.decision.node_id == "attic"
-        await node.stop()
+        await node.close()
     finally:
         server.close()
         await server.wait_closed()
@@ -233,8 +233,8 @@ async def test_wrong_content_from_an_engine_is_answered_by_another_node(system: 
     assert answer.text.split() == ["1", "0"]
     assert answer.decision is not None
     assert answer.decision.node_id == "good"
-    await bad_node.stop()
-    await good_node.stop()
+    await bad_node.close()
+    await good_node.close()
 
 
 async def test_an_engine_that_lies_about_its_slots_still_answers_everything(system: ProcessFleet) -> None:
@@ -246,7 +246,7 @@ async def test_an_engine_that_lies_about_its_slots_still_answers_everything(syst
     async with system.client() as client, asyncio.TaskGroup() as group:
         tasks = [group.create_task(client.generate(name, "count down from 3")) for _ in range(16)]
     assert [t.result().text.split() for t in tasks] == [["2", "1", "0"]] * 16
-    await node.stop()
+    await node.close()
 
 
 async def test_a_settings_file_with_a_typo_stops_the_start(system: ProcessFleet, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ async def test_its_commands_make_a_working_system(fleet: ProcessFleet, tmp_path:
         async with fleet.client() as client:
             assert (await client.generate(MODEL, "count down from 2")).text.split() == ["1", "0"]
         for child in reversed(fleet.children):
-            await child.stop()
+            await child.close()
 
 
 async def test_three_servers_outlive_the_death_of_one(
@@ -133,7 +133,7 @@ async def test_three_servers_outlive_the_death_of_one(
             await eventually(is_answered, within_s=60, complaint="an answer from the rest of the cluster")
         figure(f"an answer {loop.time() - killed_at:.1f} s after kill -9 of one of three servers")
         for child in reversed(fleet.children):
-            await child.stop()
+            await child.close()
 
 
 async def start_patiently(fleet: ProcessFleet, argv: list[str], name: str, folder: Path, **environ: str) -> None:

@@ -43,7 +43,7 @@ async def spread(fleet: ProcessFleet, tmp_path: Path) -> AsyncIterator[ProcessFl
             await fleet.actor("dispatcher", name=f"dispatcher-{number}")
         yield fleet
         for child in reversed(fleet.children):
-            await child.stop()
+            await child.close()
 
 
 def child_of(fleet: ProcessFleet, role: str, instance: str) -> Child:
@@ -140,7 +140,7 @@ async def test_a_suspended_node_that_wakes_after_the_failover_never_reaches_the_
 
 async def test_without_any_dispatcher_a_caller_is_told_what_to_start(spread: ProcessFleet) -> None:
     for number in (1, 2):
-        await child_of(spread, "dispatcher", _instance(spread, f"dispatcher-{number}")).stop()
+        await child_of(spread, "dispatcher", _instance(spread, f"dispatcher-{number}")).close()
     async with spread.client() as client:
         with pytest.raises(SollolError, match="dispatcher"):
             await client.generate(MODEL, "count down from 2")

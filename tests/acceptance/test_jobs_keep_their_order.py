@@ -93,7 +93,7 @@ async def burst(fleet: ProcessFleet, tmp_path: Path) -> AsyncIterator[Burst]:
         async with fleet.client() as client:
             yield Burst(fleet, client)
         for child in reversed(fleet.children):
-            await child.stop()
+            await child.close()
 
 
 @pytest.mark.skipif(not FAKE_CLOCKS, reason="no libfaketime (Debian: apt-get install libfaketime)")
@@ -112,7 +112,7 @@ async def test_jobs_keep_their_order_over_a_restart_of_both_dispatchers(burst: B
     await burst.release()
     await burst.until_decided(JOBS // 4)
     await burst.client.drain(NODE)
-    await asyncio.gather(*(child.stop() for child in children))
+    await asyncio.gather(*(child.close() for child in children))
     await burst.dispatchers()
     await eventually(burst.are_windows_full, complaint="both windows are full again")
     await burst.client.undrain(NODE)

@@ -34,7 +34,7 @@ async def spread(fleet: ProcessFleet, tmp_path: Path) -> AsyncIterator[ProcessFl
         await fleet.actor("dispatcher")
         yield fleet
         for child in reversed(fleet.children):
-            await child.stop()
+            await child.close()
 
 
 async def scorers_and_node(fleet: ProcessFleet, url: str, life: int) -> list[Child]:

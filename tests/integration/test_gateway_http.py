@@ -504,7 +504,7 @@ async def test_a_draining_gateway_finishes_its_answers(tmp_path: Path) -> None:
     ):
         running = asyncio.get_running_loop().create_task(http.post("/api/generate", json=generate(40)))
         await eventually(lambda: len(second.in_flight()) == 1)
-        await second.__aexit__(None, None, None)
+        await second.close()
         answer = await running
         assert words(answer.text.splitlines()) == [str(n) for n in range(39, -1, -1)]
         with pytest.raises(httpx.TransportError):
@@ -522,7 +522,7 @@ async def test_a_hurried_gateway_ends_its_answers_with_an_error(tmp_path: Path) 
             lines = answer.aiter_lines()
             await anext(lines)
             second.hurry()
-            await second.__aexit__(None, None, None)
+            await second.close()
             last = ""
             async for line in lines:
                 last = line

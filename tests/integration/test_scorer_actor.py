@@ -137,13 +137,13 @@ async def start(nats_server: EmbeddedServer) -> AsyncIterator[Start]:
     async def make(**settings: Any) -> Scorer:
         config = ScorerConfig(**({"warm_up_s": 1.0, "seed": 1} | settings))
         scorer = Scorer(config, BusConfig(url=nats_server.url, name="scorer"), tick_s=0.02)
-        await scorer.__aenter__()
+        await scorer.start()
         running.append(scorer)
         return scorer
 
     yield make
     for scorer in running:
-        await scorer.__aexit__(None, None, None)
+        await scorer.close()
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ async def test_a_standby_takes_over_with_a_higher_term_and_knows_the_fleet(
     node.accept("old-1")
     await eventually(lambda: second.core.fleet.in_flight == 1)
     first.stop()
-    await first.__aexit__(None, None, None)
+    await first.close()
     await eventually(lambda: second.is_leader)
     assert second.core.term > term
     await eventually(lambda: any(o.is_leader and o.instance == second.instance for o in offices))

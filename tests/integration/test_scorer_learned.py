@@ -156,13 +156,13 @@ async def scorers(nats_server: EmbeddedServer) -> AsyncIterator[list[Scorer]]:
             BusConfig(url=nats_server.url, name=f"scorer-{number}"),
             tick_s=0.02,
         )
-        await scorer.__aenter__()
+        await scorer.start()
         running.append(scorer)
         if number == 1:
             await eventually(lambda leader: leader.is_leader, scorer)
     yield running
     for scorer in reversed(running):
-        await scorer.__aexit__(None, None, None)
+        await scorer.close()
 
 
 async def test_a_forced_recovery_reaches_the_standbys(scorers: list[Scorer], bus: Bus) -> None:
@@ -176,7 +176,7 @@ async def test_a_forced_recovery_reaches_the_standbys(scorers: list[Scorer], bus
     assert reply.breakers == ()
     await eventually(lambda: all(state_of(s) is BreakerState.CLOSED for s in scorers))
     leader, standby = scorers
-    await leader.__aexit__(None, None, None)
+    await leader.close()
     scorers.remove(leader)
     await eventually(lambda: standby.is_leader)
     await standby.bus.flush()

@@ -224,8 +224,8 @@ async def test_the_server_ends_when_its_parent_is_killed_and_the_next_start_find
 @pytest.mark.shutdown
 async def test_stop_is_idempotent_and_safe_before_start(tmp_path: Path) -> None:
     server = EmbeddedServer(config_in(tmp_path))
-    await server.stop()
+    await server.close()
     await server.start()
-    await server.stop()
-    await server.stop()
+    await server.close()
+    await server.close()
     assert server.pid is None

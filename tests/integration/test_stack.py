@@ -79,7 +79,7 @@ async def test_actors_stop_from_the_one_that_works_to_the_one_that_writes(
 @pytest.mark.shutdown
 async def test_stopping_twice_is_harmless(tmp_path: Path) -> None:
     async with LocalStack(store_dir=tmp_path) as stack:
-        await stack.stop()
+        await stack.close()
         assert stack.actors == ()
 
 
@@ -103,11 +103,12 @@ async def test_a_bug_at_the_stop_of_one_actor_leaves_neither_the_others_nor_the_
         async def close(self) -> None:
             raise ZeroDivisionError
 
-    stack = await LocalStack(store_dir=tmp_path).__aenter__()
+    stack = LocalStack(store_dir=tmp_path)
+    await stack.start()
     actors = stack.actors
     await next(actor for actor in actors if actor.name == name).own(Broken())
     with pytest.raises(ZeroDivisionError):
-        await stack.stop()
+        await stack.close()
     assert {actor.state for actor in actors} == {ActorState.STOPPED}
     assert stack.server is not None
     assert stack.server.pid is None

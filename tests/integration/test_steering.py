@@ -30,13 +30,13 @@ async def start(nats_server: EmbeddedServer) -> AsyncIterator[Start]:
     async def make(**settings: object) -> Scorer:
         config = ScorerConfig(**({"warm_up_s": 0.0, "seed": 1} | settings))  # type: ignore[arg-type]
         scorer = Scorer(config, BusConfig(url=nats_server.url, name="scorer"), tick_s=0.02)
-        await scorer.__aenter__()
+        await scorer.start()
         running.append(scorer)
         return scorer
 
     yield make
     for scorer in running:
-        await scorer.__aexit__(None, None, None)
+        await scorer.close()
 
 
 @pytest.fixture

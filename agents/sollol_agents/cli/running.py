@@ -69,10 +69,10 @@ async def connected(bus: BusConfig, name: str = "sollol-cli") -> AsyncIterator[C
     """
     client = Client(msgspec.structs.replace(bus, name=name))
     try:
-        await client.__aenter__()
+        await client.start()
     except ConfigError as error:
         raise NotConnected(error.message) from error
     try:
         yield client
     finally:
-        await client.__aexit__(None, None, None)
+        await client.close()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -19,6 +18,7 @@ from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.metering.requests import RequestMeter
 from sollol_agents.metering.state import StateCollector
 from sollol_bus.actor import Actor, ActorState
+from sollol_bus.parts import Part
 
 _PATH: Final = "/metrics"
 _CONNECTIONS_MAX: Final = 32
@@ -26,7 +26,7 @@ _LIMITS: Final = ClientLimits(head_bytes=8192)
 _ALIVE: Final = (ActorState.RUNNING, ActorState.DRAINING)
 
 
-class MetricsServer:
+class MetricsServer(Part):
     """Counts and serves the metrics of some actors for as long as the `async with` block lasts.
 
     Args:
@@ -61,13 +61,16 @@ class MetricsServer:
         """Where the metrics are."""
         return self._server.url + _PATH
 
-    async def __aenter__(self) -> Self:
-        await self._server.start()
-        return self
+    async def start(self) -> None:
+        """Listens.
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+        Raises:
+            ConfigError: The address cannot be had.
+        """
+        await self._server.start()
+
+    async def close(self) -> None:
+        """Closes every connection."""
         await self._server.close()
 
     async def text(self) -> bytes:

@@ -12,14 +12,14 @@ import logging
 import os
 import socket
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from sollol_agents.children import Child
 from sollol_agents.cli.settings.sections import section
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.listening import listen, url_of
 from sollol_bus.errors import SollolError
+from sollol_bus.parts import Part
 from sollol_bus.transport.connection import BusConfig
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ LISTEN_FD: Final = "SOLLOL_LISTEN_FD"
 """Tells the dashboard's process which descriptor is the socket that listens already."""
 
 
-class LazyDashboard:
+class LazyDashboard(Part):
     """A port that becomes a dashboard when it is needed.
 
     Args:
@@ -67,16 +67,11 @@ class LazyDashboard:
         self.url = url_of(self._socket)
         return True
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Starts the dashboard when somebody comes."""
         self._wait_for_somebody()
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Ends the process and gives the port back; stopping twice does nothing."""
         made, self._socket = self._socket, None
         if made is None:

@@ -150,8 +150,8 @@ async def _serve(
         async with asyncio.TaskGroup() as group:
             hurry = group.create_task(_hurry_on_signal(stack, signals))
             if page is not None:
-                await page.stop()
-            await stack.stop()
+                await page.close()
+            await stack.close()
             hurry.cancel()
     return exit_codes.OK if failure is None else exit_codes.FAILED
 

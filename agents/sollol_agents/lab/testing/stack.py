@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -26,6 +25,7 @@ from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.actor import Actor
+from sollol_bus.parts import Part
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import decode
@@ -39,7 +39,7 @@ MODEL: Final = "m:latest"
 """The model that every engine has loaded, if no other is named; so is `nomic-embed-text`; `other` lies on its disk."""
 
 
-class EmulatedSystem:
+class EmulatedSystem(Part):
     """A stack with one node or more, a client of it, a gateway where one is wanted, and what was told meanwhile.
 
     Args:
@@ -101,17 +101,16 @@ class EmulatedSystem:
         self._floor = AsyncExitStack()
         self._engine_floor = AsyncExitStack()
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Starts the engines and what speaks to them."""
         try:
             await self._start()
         except BaseException:
             await self._floor.aclose()
             raise
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """Stops everything, the last thing first."""
         await self._floor.aclose()
 
     async def _start(self) -> None:
