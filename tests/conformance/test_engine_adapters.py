@@ -14,13 +14,14 @@ import msgspec
 import pytest
 
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
-from sollol_agents.node.engines.base import Engine, EngineFigures, Run, Work
+from sollol_agents.node.engines.base import Engine, EngineAnswer, EngineRequest
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
 from sollol_bus.errors import SollolError
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.execution import Figures
 
 
 class UnderTest(Protocol):
@@ -70,17 +71,17 @@ def countdown(number: int) -> list[str]:
     return [str(n) for n in range(number - 1, -1, -1)]
 
 
-def chat(model: str, text: str, **more: Any) -> Work:
+def chat(model: str, text: str, **more: Any) -> EngineRequest:
     body = {"model": model, "messages": [{"role": "user", "content": text}], "stream": True} | more
-    return Work(kind=RequestKind.CHAT, model=model, body=msgspec.json.encode(body))
+    return EngineRequest(kind=RequestKind.CHAT, model=model, body=msgspec.json.encode(body))
 
 
-def generate(model: str, text: str, **more: Any) -> Work:
+def generate(model: str, text: str, **more: Any) -> EngineRequest:
     body = {"model": model, "prompt": text, "stream": True} | more
-    return Work(kind=RequestKind.GENERATE, model=model, body=msgspec.json.encode(body))
+    return EngineRequest(kind=RequestKind.GENERATE, model=model, body=msgspec.json.encode(body))
 
 
-async def messages(run: Run) -> list[bytes]:
+async def messages(run: EngineAnswer) -> list[bytes]:
     return [chunk async for chunks in run.chunks() for chunk in chunks]
 
 
@@ -90,12 +91,12 @@ def said(chunks: list[bytes]) -> list[str]:
     return "".join(line["message"]["content"] if "message" in line else line["response"] for line in lines).split()
 
 
-def figures(run: Run) -> EngineFigures:
+def figures(run: EngineAnswer) -> Figures:
     assert run.figures is not None
     return run.figures
 
 
-async def code_of(run: Run) -> ErrorCode:
+async def code_of(run: EngineAnswer) -> ErrorCode:
     with pytest.raises(SollolError) as caught:
         await messages(run)
     return caught.value.body.code
@@ -174,7 +175,7 @@ async def test_every_field_of_a_conversation_is_taken(adapter: Engine, engine: U
     if dialect == "ollama" or not engine.is_ollama:  # an Ollama's /v1 has no such parameters
         more["options"] |= {"top_k": 5, "repeat_last_n": 64}
     body = msgspec.json.encode({"model": engine.model, "messages": messages_, **more})
-    run = adapter.run(Work(kind=RequestKind.CHAT, model=engine.model, body=body))
+    run = adapter.run(EngineRequest(kind=RequestKind.CHAT, model=engine.model, body=body))
     message = json.loads(run.join(await messages(run)))["message"]
     assert isinstance(json.loads(message["content"])["ok"], bool)
 
@@ -199,7 +200,7 @@ async def test_runs_beside_each_other_are_not_mixed(adapter: Engine, engine: Und
 
 async def test_an_embedding_is_one_reply_with_a_vector_for_each_input(adapter: Engine, engine: UnderTest) -> None:
     body = msgspec.json.encode({"model": engine.embed_model, "input": ["hello world", "hello"]})
-    run = adapter.run(Work(kind=RequestKind.EMBED, model=engine.embed_model, body=body))
+    run = adapter.run(EngineRequest(kind=RequestKind.EMBED, model=engine.embed_model, body=body))
     reply = json.loads(run.join(await messages(run)))
     assert [round(math.hypot(*vector), 3) for vector in reply["embeddings"]] == [1.0, 1.0]
     assert (figures(run).prompt_tokens or 0) > 0
@@ -207,7 +208,7 @@ async def test_an_embedding_is_one_reply_with_a_vector_for_each_input(adapter: E
 
 async def test_a_passed_through_stream_comes_as_the_engine_sent_it(adapter: Engine, engine: UnderTest) -> None:
     body = {"model": engine.model, "messages": [{"role": "user", "content": "count 20"}], "stream": True}
-    work = Work(
+    work = EngineRequest(
         kind=RequestKind.PASSTHROUGH,
         model=engine.model,
         body=msgspec.json.encode(body),
@@ -309,7 +310,7 @@ async def test_a_full_queue_of_loads_is_busy() -> None:
         assert sorted(str(task.result()) for task in waiting) == ["None", "None", str(ErrorCode.BUSY)]
 
 
-async def code_or_none(run: Run) -> ErrorCode | None:
+async def code_or_none(run: EngineAnswer) -> ErrorCode | None:
     try:
         await messages(run)
     except SollolError as error:
@@ -321,7 +322,7 @@ async def test_models_are_loaded_shown_and_unloaded() -> None:
     async with emulated("ollama") as (_, adapter):
         await adapter.inventory()
         for model in ("countdown", "nomic-embed-text"):
-            await adapter.load(Work(kind=RequestKind.CHAT, model=model, body=b"", keep_alive_s=-1.0))
+            await adapter.load(EngineRequest(kind=RequestKind.CHAT, model=model, body=b"", keep_alive_s=-1.0))
         loaded = {model.name: model for model in await adapter.loaded()}
         assert set(loaded) == {"countdown:latest", "nomic-embed-text:latest"}
         assert loaded["countdown:latest"].vram_bytes == loaded["countdown:latest"].size_bytes > 0

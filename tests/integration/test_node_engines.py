@@ -16,7 +16,7 @@ import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node import NodeConfig, NodeMonitor
-from sollol_agents.node.engines.base import Work
+from sollol_agents.node.engines.base import EngineRequest
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.http.pool import HttpPool
 from sollol_agents.node.engines.ollama import OllamaEngine
@@ -126,12 +126,12 @@ async def adapter(answers: dict[str, bytes | Script]) -> AsyncIterator[tuple[Scr
         await made.aclose()
 
 
-def work(kind: RequestKind = RequestKind.CHAT, **body: Any) -> Work:
+def work(kind: RequestKind = RequestKind.CHAT, **body: Any) -> EngineRequest:
     fields = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | body
-    return Work(kind=kind, model="m", body=msgspec.json.encode(fields))
+    return EngineRequest(kind=kind, model="m", body=msgspec.json.encode(fields))
 
 
-async def chunks_of(engine: OllamaEngine | OpenAIEngine, request: Work) -> list[bytes]:
+async def chunks_of(engine: OllamaEngine | OpenAIEngine, request: EngineRequest) -> list[bytes]:
     return [one async for batch in engine.run(request).chunks() for one in batch]
 
 
@@ -172,8 +172,7 @@ async def test_insane_figures_are_left_out() -> None:
     async with adapter({"/api/chat": chat_answer(final)}) as (_, engine):
         run = engine.run(work())
         assert [batch async for batch in run.chunks()]
-        assert run.figures is not None
-        assert (run.figures.output_tokens, run.figures.decode_s, run.figures.total_s) == (None, None, None)
+        assert (run.figures.output_tokens, run.figures.decode_s, run.figures.slot_wait_s) == (None, None, 0.0)
 
 
 async def test_a_connection_that_the_engine_closed_while_idle_is_replaced() -> None:
@@ -270,7 +269,7 @@ async def test_an_answer_to_head_has_no_body_whatever_length_it_tells() -> None:
 async def test_a_path_that_would_become_a_header_is_refused() -> None:
     async with adapter({}) as (_, engine):
         for path in ("/v1/x\r\nHost: evil", "v1/x", "/v1/x y", "http://evil/"):
-            request = Work(kind=RequestKind.PASSTHROUGH, model="m", body=b"{}", path=path)
+            request = EngineRequest(kind=RequestKind.PASSTHROUGH, model="m", body=b"{}", path=path)
             with pytest.raises(SollolError) as caught:
                 await chunks_of(engine, request)
             assert caught.value.body.code is ErrorCode.BAD_REQUEST

@@ -7,15 +7,17 @@ import json
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.node.engines.base import Work
+from sollol_agents.node.engines.base import EngineRequest
 from sollol_agents.node.engines.decoding import as_seconds, as_tokens
 from sollol_agents.node.engines.http.client import is_loopback
 from sollol_agents.node.engines.lines import LineSplitter
 from sollol_agents.node.engines.ollama_wire import (
+    FinalLine,
     Process,
     Show,
     Tag,
@@ -127,7 +129,7 @@ def test_the_options_that_would_reload_a_model_are_found() -> None:
     ],
 )
 def test_a_request_without_prompt_only_loads(kind: RequestKind, body: bytes, is_it: bool) -> None:
-    assert is_load_only(Work(kind=kind, model="m", body=body)) is is_it
+    assert is_load_only(EngineRequest(kind=kind, model="m", body=body)) is is_it
 
 
 LLAMA_8B = {
@@ -228,6 +230,19 @@ def test_the_figures_of_a_passed_through_answer_are_found() -> None:
 def test_nonsense_is_no_figure(value: Any) -> None:
     assert as_seconds(value) is None
     assert as_tokens(value) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "wait_s"),
+    [
+        (b'{"total_duration":4000000000,"load_duration":250000000,"eval_duration":2000000000}', 1.75),
+        (b'{"total_duration":4000000000,"load_duration":250000000,"prompt_eval_count":9}', 0.0),
+        (b'{"eval_duration":2000000000}', 0.0),
+    ],
+    ids=["a chat", "an embedding", "nothing told"],
+)
+def test_only_time_that_has_no_other_figure_was_a_wait_for_the_engines_slot(line: bytes, wait_s: float) -> None:
+    assert msgspec.json.decode(line, type=FinalLine).figures().slot_wait_s == wait_s
 
 
 def test_sane_figures_are_kept() -> None:

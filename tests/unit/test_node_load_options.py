@@ -7,7 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from sollol_agents.node.attempts.load_options import RUNNER_OPTIONS, Cared, RunnerOptions, cared_for, duration_s
+from sollol_agents.node.attempts.load_options import (
+    RUNNER_OPTIONS,
+    RunnerOptions,
+    Spared,
+    duration_s,
+    without_load_options,
+)
 from sollol_bus.errors import BadRequest
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
@@ -15,14 +21,14 @@ from sollol_schemas.errors import ErrorCode
 KEEP, ERROR, ALLOW = RunnerOptions.KEEP, RunnerOptions.ERROR, RunnerOptions.ALLOW
 
 
-def care(fields: dict[str, Any] | bytes, rule: RunnerOptions = KEEP, **more: Any) -> Cared:
+def care(fields: dict[str, Any] | bytes, rule: RunnerOptions = KEEP, **more: Any) -> Spared:
     body = fields if isinstance(fields, bytes) else msgspec.json.encode({"model": "m", "prompt": "hi"} | fields)
     known: dict[str, Any] = {"keep_alive_s": 1800.0, "context_tokens": 4096, "prompt_tokens": 100}
     kind = more.pop("kind", RequestKind.GENERATE)
-    return cared_for(kind, body, rule, **(known | more))
+    return without_load_options(kind, body, rule, **(known | more))
 
 
-def fields_of(cared: Cared) -> dict[str, Any]:
+def fields_of(cared: Spared) -> dict[str, Any]:
     return msgspec.json.decode(cared.body, type=dict[str, Any])
 
 
@@ -49,8 +55,8 @@ def test_under_error_the_request_is_refused_by_the_options_name(name: str) -> No
 
 def test_under_allow_and_for_passthrough_nothing_is_touched() -> None:
     body = b'{"model":"m","prompt":"hi","options":{"num_ctx":8192},"keep_alive":0}'
-    assert care(body, ALLOW) == Cared(body)
-    assert care(body, kind=RequestKind.PASSTHROUGH) == Cared(body)
+    assert care(body, ALLOW) == Spared(body)
+    assert care(body, kind=RequestKind.PASSTHROUGH) == Spared(body)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,7 @@ def test_a_caller_may_lengthen_the_stay_of_a_model_but_not_shorten_it(
 @pytest.mark.parametrize("empty", [{}, {"prompt": ""}, {"messages": []}], ids=["nothing", "no prompt", "no messages"])
 def test_the_idiom_that_loads_or_unloads_passes_untouched(empty: dict[str, Any]) -> None:
     body = msgspec.json.encode({"model": "m", "keep_alive": 0} | empty)
-    assert care(body) == Cared(body)
+    assert care(body) == Spared(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"num_ctx": ', b'{"options":7,"num_ctx":1,"prompt":"x"}', b"{}"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sollol_agents.node.attempts.admission import busy, refusal_of
 from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
 from sollol_agents.node.attempts.slots import SlotTable
-from sollol_agents.node.control.load_interval import LEAST_INTERVAL_S, LoadGate
+from sollol_agents.node.control.load_interval import LEAST_INTERVAL_S, LoadInterval
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorCode
 from sollol_schemas.execution import Exec
@@ -85,13 +85,13 @@ def test_an_attempt_without_duration_had_no_company() -> None:
 
 
 def test_the_first_change_is_told_at_once_and_the_next_after_the_interval() -> None:
-    gate = LoadGate()
-    assert gate.changed(1.0) == 0.0
-    gate.sent(1.0)
-    assert gate.changed(1.01) == pytest.approx(LEAST_INTERVAL_S - 0.01)
-    assert gate.changed(1.02) is None
-    gate.sent(1.05)
-    assert gate.changed(2.0) == 0.0
+    interval = LoadInterval()
+    assert interval.changed(1.0) == 0.0
+    interval.sent(1.0)
+    assert interval.changed(1.01) == pytest.approx(LEAST_INTERVAL_S - 0.01)
+    assert interval.changed(1.02) is None
+    interval.sent(1.05)
+    assert interval.changed(2.0) == 0.0
 
 
 def envelope(term: int = 5) -> Exec:

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from sollol_agents.node.attempts.outcome import Course, figures_of, outcome_of, status_of
+from sollol_agents.node.attempts.outcome import figures_of, outcome_of, status_of
 from sollol_agents.node.config import NodeConfig, bus_id_from, engine_candidates, engine_url, node_id_of
 from sollol_agents.node.control.telemetry import Standing, gpus_of, ram_of, with_vram
-from sollol_agents.node.engines.base import EngineFigures, EngineInventory, PretendedMachine
+from sollol_agents.node.engines.base import EngineInventory, PretendedMachine
 from sollol_agents.node.engines.view import EngineView
 from sollol_agents.node.machine.gpu import AmdProbe, NoGpus, NvmlProbe, find_gpus
 from sollol_agents.node.machine.host import HostSample, local_addresses, sample_host
@@ -22,6 +22,7 @@ from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import OutcomeStatus
+from sollol_schemas.execution import Figures
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.telemetry import EngineKind, Gpu, InstalledModel, LoadedModel
 
@@ -250,17 +251,18 @@ def test_labels_are_merged_and_empty_ones_removed() -> None:
     assert (standing.weight, standing.labels) == (3.0, {"a": "1", "c": "x"})
 
 
+COURSE: dict[str, Any] = {"accepted_at": 10.0, "began_at": 10.5, "first_at": 12.0, "last_at": 16.0, "output_chunks": 4}
+
+
 def test_the_engines_figures_win_over_the_nodes_clock() -> None:
-    course = Course(accepted_at=10.0, load_s=1.0, began_at=11.0, first_at=12.0, last_at=16.0, chunks=5, output_chunks=4)
-    engine = EngineFigures(prompt_tokens=9, output_tokens=40, prompt_s=0.5, decode_s=2.0, load_s=0.25, total_s=4.0)
-    figures = figures_of(course, engine, 20.0)
-    assert (figures.actual_s, figures.ttft_s, figures.load_s) == (6.0, 2.0, 1.25)
+    told = Figures(prompt_tokens=9, output_tokens=40, prompt_s=0.5, decode_s=2.0, load_s=0.25, slot_wait_s=1.25)
+    figures = figures_of(told, **COURSE, now=20.0)
+    assert (figures.actual_s, figures.ttft_s, figures.load_s) == (6.0, 2.0, 0.25)
     assert (figures.output_tokens, figures.decode_s, figures.slot_wait_s) == (40, 2.0, 1.25)
 
 
 def test_without_the_engines_figures_the_nodes_clock_counts() -> None:
-    course = Course(accepted_at=10.0, began_at=10.5, first_at=12.0, last_at=16.0, output_chunks=4)
-    figures = figures_of(course, None, 20.0)
+    figures = figures_of(Figures(), **COURSE, now=20.0)
     assert (figures.output_tokens, figures.prompt_s, figures.decode_s, figures.slot_wait_s) == (4, 1.5, 4.0, 0.0)
 
 
@@ -285,6 +287,6 @@ def test_an_end_is_charged_to_whom_it_belongs(code: ErrorCode | None, status: Ou
 
 def test_an_outcome_names_request_attempt_and_node() -> None:
     decision = Decision(request_id="r", attempt_id="r-2", node_id="n", kind=RequestKind.EMBED, attempt=2)
-    outcome = outcome_of(decision, None, figures_of(Course(accepted_at=0.0), None, 1.0), dt.datetime.now(dt.UTC))
+    outcome = outcome_of(decision, None, Figures(), dt.datetime.now(dt.UTC))
     assert (outcome.request_id, outcome.attempt_id, outcome.node_id, outcome.decision.attempt) == ("r", "r-2", "n", 2)
     assert outcome.decision.kind is RequestKind.EMBED

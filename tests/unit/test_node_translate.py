@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.node.engines.base import EngineFigures
 from sollol_agents.node.engines.lines import event_data
 from sollol_agents.node.engines.openai import vllm_slots
 from sollol_agents.node.engines.translation.chat import (
@@ -22,6 +21,7 @@ from sollol_agents.node.engines.translation.chat_reply import NativeStream, embe
 from sollol_bus.errors import BackendBrokeProtocol, BadRequest, SollolError
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.execution import Figures
 
 AT = "2026-11-21T00:00:00Z"
 
@@ -200,7 +200,7 @@ def test_the_events_of_a_chat_become_ollamas_lines() -> None:
     )
     assert stream.feed(delta("length"), AT) is None
     stream.feed(event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2}), AT)
-    final = json.loads(stream.final(AT, EngineFigures(output_tokens=2, prompt_tokens=3, decode_s=0.5)))
+    final = json.loads(stream.final(AT, Figures(output_tokens=2, prompt_tokens=3, decode_s=0.5), 0.75))
     assert (final["done"], final["done_reason"], final["eval_count"], final["eval_duration"]) == (
         True,
         "length",
@@ -223,7 +223,7 @@ def test_the_pieces_of_a_tool_call_are_put_together() -> None:
     stream.feed(delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a"'}}]), AT)
     stream.feed(delta(tool_calls=[{"index": 0, "function": {"arguments": ":1}"}}]), AT)
     stream.feed(delta("tool_calls"), AT)
-    final = json.loads(stream.final(AT, EngineFigures()))
+    final = json.loads(stream.final(AT, Figures(), 0.75))
     assert final["message"]["tool_calls"] == [{"id": "c", "function": {"index": 0, "name": "f", "arguments": {"a": 1}}}]
     assert final["done_reason"] == "stop"
 
@@ -232,14 +232,14 @@ def test_arguments_that_are_no_json_break_the_protocol() -> None:
     stream = NativeStream(RequestKind.CHAT, "m")
     stream.feed(delta("tool_calls", tool_calls=[{"index": 0, "function": {"name": "f", "arguments": "{a"}}]), AT)
     with pytest.raises(BackendBrokeProtocol):
-        stream.final(AT, EngineFigures())
+        stream.final(AT, Figures(), 0.75)
 
 
 def test_an_end_without_a_reason_breaks_the_protocol() -> None:
     stream = NativeStream(RequestKind.CHAT, "m")
     stream.feed(delta(content="hi"), AT)
     with pytest.raises(BackendBrokeProtocol):
-        stream.final(AT, EngineFigures())
+        stream.final(AT, Figures(), 0.75)
 
 
 @pytest.mark.parametrize(

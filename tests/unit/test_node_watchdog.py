@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.node.attempts.speeds import Rates
+from sollol_agents.node.attempts.speeds import Speeds
 from sollol_agents.node.attempts.watchdog import Limits, Phase, Watchdog, limits_of
 from sollol_agents.node.config import NodeConfig
 from sollol_schemas.decision import Decision, Forecast
@@ -65,63 +65,63 @@ def figures(tps: float, *, tokens: int = 100, co_runners: float = 0.0) -> Figure
     )
 
 
-def learned(rates: Rates) -> LearnedSpeed:
-    (speed,) = rates.speeds()
+def learned(speeds: Speeds) -> LearnedSpeed:
+    (speed,) = speeds.all()
     return speed
 
 
 def test_the_first_sample_is_believed_at_once() -> None:
-    rates = Rates()
-    rates.learn("m", figures(50.0))
-    assert learned(rates).decode_tps == pytest.approx(50.0)
-    assert learned(rates).prompt_tps == pytest.approx(500.0)
+    speeds = Speeds()
+    speeds.learn("m", figures(50.0))
+    assert learned(speeds).decode_tps == pytest.approx(50.0)
+    assert learned(speeds).prompt_tps == pytest.approx(500.0)
 
 
 def test_work_beside_others_does_not_teach_the_base_speed() -> None:
-    rates = Rates()
-    rates.learn("m", figures(50.0))
-    rates.learn("m", figures(20.0, co_runners=1.0))
-    assert learned(rates).decode_tps == pytest.approx(50.0)
+    speeds = Speeds()
+    speeds.learn("m", figures(50.0))
+    speeds.learn("m", figures(20.0, co_runners=1.0))
+    assert learned(speeds).decode_tps == pytest.approx(50.0)
 
 
 def test_a_slow_phase_hardly_moves_what_was_learned_and_a_lasting_change_does() -> None:
-    rates = Rates()
-    rates.learn("m", figures(100.0))
-    rates.learn("m", figures(10.0))
-    assert learned(rates).decode_tps > 95.0
+    speeds = Speeds()
+    speeds.learn("m", figures(100.0))
+    speeds.learn("m", figures(10.0))
+    assert learned(speeds).decode_tps > 95.0
     for _ in range(200):
-        rates.learn("m", figures(10.0))
-    assert learned(rates).decode_tps == pytest.approx(10.0, rel=0.2)
+        speeds.learn("m", figures(10.0))
+    assert learned(speeds).decode_tps == pytest.approx(10.0, rel=0.2)
 
 
 def test_a_faster_engine_is_believed_step_by_step() -> None:
-    rates = Rates()
-    rates.learn("m", figures(10.0))
-    rates.learn("m", figures(1000.0))
-    assert learned(rates).decode_tps <= 13.0
+    speeds = Speeds()
+    speeds.learn("m", figures(10.0))
+    speeds.learn("m", figures(1000.0))
+    assert learned(speeds).decode_tps <= 13.0
     for _ in range(100):
-        rates.learn("m", figures(1000.0))
-    assert learned(rates).decode_tps == pytest.approx(1000.0, rel=0.05)
+        speeds.learn("m", figures(1000.0))
+    assert learned(speeds).decode_tps == pytest.approx(1000.0, rel=0.05)
 
 
 def test_cached_prompts_teach_no_prompt_speed() -> None:
-    rates = Rates()
-    rates.learn("m", Figures(prompt_tokens=2000, cached_tokens=1995, prompt_s=0.01))
-    assert rates.speeds() == ()
+    speeds = Speeds()
+    speeds.learn("m", Figures(prompt_tokens=2000, cached_tokens=1995, prompt_s=0.01))
+    assert speeds.all() == ()
 
 
 def test_short_answers_are_not_timed() -> None:
-    rates = Rates()
-    rates.learn("m", figures(50.0, tokens=3))
-    assert learned(rates).decode_tps == 0.0
+    speeds = Speeds()
+    speeds.learn("m", figures(50.0, tokens=3))
+    assert learned(speeds).decode_tps == 0.0
 
 
 def test_loads_are_averaged() -> None:
-    rates = Rates()
-    rates.learn_load("m", 10.0)
-    rates.learn_load("m", 20.0)
-    rates.learn_load("m", float("nan"))
-    assert learned(rates).load_s == pytest.approx(13.0)
+    speeds = Speeds()
+    speeds.learn_load("m", 10.0)
+    speeds.learn_load("m", 20.0)
+    speeds.learn_load("m", float("nan"))
+    assert learned(speeds).load_s == pytest.approx(13.0)
 
 
 @given(
@@ -134,10 +134,10 @@ def test_loads_are_averaged() -> None:
     )
 )
 def test_no_figure_makes_a_speed_that_is_no_number(samples: list[tuple[float | None, int | None]]) -> None:
-    rates = Rates()
+    speeds = Speeds()
     for seconds, tokens in samples:
-        rates.learn("m", Figures(output_tokens=tokens, decode_s=seconds, prompt_tokens=tokens, prompt_s=seconds))
-    for speed in rates.speeds():
+        speeds.learn("m", Figures(output_tokens=tokens, decode_s=seconds, prompt_tokens=tokens, prompt_s=seconds))
+    for speed in speeds.all():
         assert math.isfinite(speed.decode_tps)
         assert math.isfinite(speed.prompt_tps)
         assert speed.decode_tps >= 0

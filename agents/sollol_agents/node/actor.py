@@ -15,7 +15,7 @@ from sollol_agents.node.attempts.executor import Executor
 from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.node.control.claim import Claim, require_free
 from sollol_agents.node.control.commands import Controls
-from sollol_agents.node.control.load_interval import LoadGate
+from sollol_agents.node.control.load_interval import LoadInterval
 from sollol_agents.node.control.telemetry import SOFTWARE_VERSION, Identity, Standing, loaded_of, telemetry_of
 from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.watch import EngineWatch
@@ -66,7 +66,7 @@ class NodeMonitor(Actor[NodeConfig]):
         self._standing = Standing.of(config)
         self._machine = Machine(config)
         self._watch = EngineWatch(config, on_found=self._on_engine_found, on_change=self._on_load_changed)
-        self._gate = LoadGate()
+        self._load_interval = LoadInterval()
         self._told_loaded: tuple[LoadedModel, ...] | None = None
         self._has_left = False
         self._bus_rtt_s = 0.0
@@ -86,11 +86,11 @@ class NodeMonitor(Actor[NodeConfig]):
             self.config,
             node_id=self.node_id,
             instance=self.instance,
+            view=self._watch.view,
             spawn=self.spawn,
             on_change=self._on_slot_changed,
             look_again=self._watch.refresh_soon,
         )
-        executor.view = self._watch.view
         await self.own(executor.outcomes)
         await self.own(self._watch)
         await self.own(self._machine)
@@ -170,7 +170,7 @@ class NodeMonitor(Actor[NodeConfig]):
             machine_gpus=self._machine.gpus,
             slots=executor.slots.limit,
             in_flight=executor.in_flight(now),
-            speeds=executor.rates.speeds(),
+            speeds=executor.speeds.all(),
             is_draining=executor.is_draining,
             bus_rtt_s=self._bus_rtt_s,
             uptime_s=now - self._began_mono_s,
@@ -202,7 +202,7 @@ class NodeMonitor(Actor[NodeConfig]):
     def _on_load_changed(self) -> None:
         if self._executor is None:
             return
-        delay_s = self._gate.changed(time.monotonic())
+        delay_s = self._load_interval.changed(time.monotonic())
         if delay_s is None:
             return
         if delay_s <= 0:
@@ -212,7 +212,7 @@ class NodeMonitor(Actor[NodeConfig]):
 
     def _send_load(self) -> None:
         executor, now = self._require_executor(), time.monotonic()
-        self._gate.sent(now)
+        self._load_interval.sent(now)
         loaded = loaded_of(self._watch.view, self._machine.gpus)
         has_changed = loaded != self._told_loaded
         self._told_loaded = loaded

@@ -11,7 +11,7 @@ from sollol_schemas.inboxes import is_client_inbox
 
 
 def refusal_of(
-    envelope: Exec,
+    exec_: Exec,
     reply_to: str,
     *,
     highest_term: int,
@@ -22,22 +22,22 @@ def refusal_of(
     """Why the node does not take an attempt, or None when a free slot is all it needs.
 
     Args:
-        envelope: The attempt.
+        exec_: The attempt.
         reply_to: Where its tokens shall go.
         highest_term: The highest term of office seen so far.
         is_draining: Whether the node takes no new work.
         has_engine: Whether an engine was ever found.
         open_paths: Paths that plain requests may use although they change an engine or tell of its inside.
     """
-    term = envelope.decision.term
+    term = exec_.decision.term
     if term < highest_term:
         return ErrorBody(
             code=ErrorCode.STALE_TERM, message=f"the decision is of term {term}; term {highest_term} has begun"
         )
     if not is_client_inbox(reply_to):
         return ErrorBody(code=ErrorCode.FORBIDDEN, message=f"{reply_to[:80]!r} is not an inbox of a caller")
-    if envelope.path and is_closed(envelope.path, open_paths):
-        message = f"{envelope.path[:80]} is closed on this node; its operator may open it with open_paths"
+    if exec_.path and is_closed(exec_.path, open_paths):
+        message = f"{exec_.path[:80]} is closed on this node; its operator may open it with open_paths"
         return ErrorBody(code=ErrorCode.FORBIDDEN, message=message)
     if is_draining:
         return ErrorBody(code=ErrorCode.DRAINING, message="the node takes no new work")

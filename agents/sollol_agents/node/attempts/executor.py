@@ -16,17 +16,17 @@ import msgspec
 
 from sollol_agents.node.attempts import admission
 from sollol_agents.node.attempts.attempt import Attempt
-from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
-from sollol_agents.node.attempts.load_options import RunnerOptions, cared_for
+from sollol_agents.node.attempts.concurrency import Concurrency
+from sollol_agents.node.attempts.load_options import RunnerOptions, without_load_options
 from sollol_agents.node.attempts.loading import Loader
 from sollol_agents.node.attempts.outcome import outcome_of
 from sollol_agents.node.attempts.slots import SlotTable
 from sollol_agents.node.attempts.spans import AttemptTrace
 from sollol_agents.node.attempts.speaker import Speaker
-from sollol_agents.node.attempts.speeds import Rates
+from sollol_agents.node.attempts.speeds import Speeds
 from sollol_agents.node.attempts.watchdog import limits_of
 from sollol_agents.node.config import NodeConfig
-from sollol_agents.node.engines.base import Engine, Work
+from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.ollama_wire import is_load_only
 from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import ActorStopped, BackendUnavailable, Cancelled, DecodeFailed, NotConnected
@@ -37,6 +37,7 @@ from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import headers as h
 from sollol_schemas import inboxes, subjects
 from sollol_schemas.control import AttemptState
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import AttemptDone, AttemptFailed, CancelAttempt, Exec
 from sollol_schemas.telemetry import EngineKind, InFlight
@@ -59,6 +60,7 @@ class Executor:
         config: Settings.
         node_id: The node's id.
         instance: This process's instance; attempts meant for another are ignored.
+        view: What is known of the engine.
         spawn: Runs a coroutine as a task of the actor.
         on_change: Called when a slot was taken or freed.
         look_again: Called when the engine is likely to have changed: a load ended, or it failed.
@@ -71,6 +73,7 @@ class Executor:
         *,
         node_id: str,
         instance: str,
+        view: EngineView,
         spawn: Spawn,
         on_change: Callable[[], None],
         look_again: Callable[[], None],
@@ -80,9 +83,9 @@ class Executor:
         self.node_id = node_id
         self.is_draining = False
         self.engine: Engine | None = None
-        self.view: EngineView | None = None
+        self.view = view
         self.slots = SlotTable(max(1, config.slots))
-        self.rates = Rates()
+        self.speeds = Speeds()
         self.outcomes = OutcomePublisher(bus)
         self._config = config
         self._spawn = spawn
@@ -100,7 +103,8 @@ class Executor:
         self._streams = itertools.count(1)
         self._by_stream: dict[str, Attempt] = {}
         self._unsettled = 0
-        self._farewells: list[tuple[Attempt, ErrorBody | None]] = []
+        self._untold: list[Attempt] = []
+        """Those that ended while the bus was gone."""
         bus.on_disconnect(self._on_disconnect)
         bus.on_reconnect(self._on_reconnect)
 
@@ -120,7 +124,7 @@ class Executor:
 
     def silent_s(self, now: float) -> float:
         """Seconds since a running attempt last heard from the engine; infinite when none did."""
-        heard = [a.course.last_at for a in self._attempts.values() if a.course.last_at is not None]
+        heard = [attempt.last_at for attempt in self._attempts.values() if attempt.last_at is not None]
         return now - max(heard) if heard else math.inf
 
     def state_of(self, attempt_id: str) -> AttemptState:
@@ -136,28 +140,27 @@ class Executor:
         """Takes an attempt into a slot, or refuses it."""
         headers = msg.headers or {}
         try:
-            envelope = decode(headers.get(h.EXEC, "").encode(), Exec)
+            exec_ = decode(headers.get(h.EXEC, "").encode(), Exec)
         except DecodeFailed as error:
             log.warning("unreadable exec: %s", error, extra={"action": "bad_exec"})
             return
-        is_mine = envelope.decision.instance == self.instance
-        if not is_mine or self.state_of(envelope.attempt_id) is not AttemptState.UNKNOWN:
+        decision, reply_to = exec_.decision, headers.get(h.REPLY_TO, "")
+        if decision.instance != self.instance or self.state_of(exec_.attempt_id) is not AttemptState.UNKNOWN:
             return
-        reply_to = headers.get(h.REPLY_TO, "")
         refused = admission.refusal_of(
-            envelope,
+            exec_,
             reply_to,
             highest_term=self._highest_term,
             is_draining=self.is_draining,
             has_engine=self.engine is not None,
             open_paths=self._config.open_paths,
         )
-        self._highest_term = max(self._highest_term, envelope.decision.term)
-        refused = refused or self._take_slot(envelope)
+        self._highest_term = max(self._highest_term, decision.term)
+        refused = refused or self._take_slot(decision)
         if refused is not None:
-            self._refuse(envelope, refused)
+            self._refuse(decision, refused)
             return
-        self._begin(envelope, msg.data, reply_to, headers.get(h.TRACEPARENT, ""))
+        self._begin(exec_, msg.data, reply_to, headers.get(h.TRACEPARENT, ""))
 
     def on_cancel(self, msg: Msg) -> None:
         """Stops an attempt."""
@@ -181,177 +184,162 @@ class Executor:
             attempt.disconnected()
 
     def _on_reconnect(self) -> None:
-        farewells, self._farewells = self._farewells, []
-        for attempt, error in farewells:
-            self._tell(attempt, error)
+        untold, self._untold = self._untold, []
+        for attempt in untold:
+            self._tell(attempt)
 
     # -- attempts -----------------------------------------------------------------------------------------
 
-    def _take_slot(self, envelope: Exec) -> ErrorBody | None:
-        model = envelope.decision.model
-        model_slots = self.view.model_slots(model) if self.view is not None else 0
-        if self.slots.take(envelope.attempt_id, model, model_limit=model_slots):
+    def _take_slot(self, decision: Decision) -> ErrorBody | None:
+        model = decision.model
+        model_slots = self.view.model_slots(model)
+        if self.slots.take(decision.attempt_id, model, model_limit=model_slots):
             return None
         return admission.busy(self.slots.limit, len(self.slots), model, model_slots)
 
-    def _begin(self, envelope: Exec, body: bytes, reply_to: str, traceparent: str) -> None:
+    def _begin(self, exec_: Exec, body: bytes, reply_to: str, traceparent: str) -> None:
         assert self.engine is not None
-        stream = str(next(self._streams))
+        stream, tracer = str(next(self._streams)), self.bus.tracer
         attempt = Attempt(
-            self,
-            envelope=envelope,
-            work=Work(
-                kind=envelope.decision.kind,
-                model=envelope.decision.model,
-                body=body,
-                path=envelope.path,
-                keep_alive_s=envelope.keep_alive_s,
-            ),
+            self.bus,
+            exec_,
+            body,
             engine=self.engine,
-            speaker=Speaker(self.bus, reply_to, f"{self._probe}.{stream}", envelope.decision),
-            limits=limits_of(envelope, self._config),
+            view=self.view,
+            concurrency=self._concurrency,
+            speaker=Speaker(self.bus, reply_to, f"{self._probe}.{stream}", exec_.decision),
+            limits=limits_of(exec_, self._config),
             stream=stream,
-            trace=AttemptTrace(self.bus.tracer, envelope, traceparent) if self.bus.tracer is not None else None,
+            trace=AttemptTrace(tracer, exec_, traceparent) if tracer is not None else None,
         )
-        now = time.monotonic()
-        self._concurrency.set_running(len(self._attempts) + 1, now)
-        attempt.area_before = self._concurrency.area(now)
-        self._attempts[envelope.attempt_id] = self._by_stream[stream] = attempt
+        self._attempts[attempt.attempt_id] = self._by_stream[stream] = attempt
+        self._concurrency.set_running(len(self._attempts), time.monotonic())
         self.idle.clear()
         try:
-            attempt.accept()
+            attempt.permission.accept()
         except NotConnected as error:
             attempt.stop(error)
-        self._spawn(attempt.run(), name=f"attempt.{envelope.attempt_id}")
+        self._spawn(self._serve(attempt), name=f"attempt.{attempt.attempt_id}")
         self._on_change()
 
-    def _refuse(self, envelope: Exec, error: ErrorBody) -> None:
+    async def _serve(self, attempt: Attempt) -> None:
+        try:
+            await attempt.run(self._prepare)
+        finally:
+            self._end(attempt)
+
+    def _refuse(self, decision: Decision, error: ErrorBody) -> None:
         log.info(
             "refused %s: %s",
-            envelope.attempt_id,
+            decision.attempt_id,
             error.message,
             extra={
                 "action": "exec_refused",
-                "request_id": envelope.decision.request_id,
-                "attempt_id": envelope.attempt_id,
+                "request_id": decision.request_id,
+                "attempt_id": decision.attempt_id,
                 "code": error.code.value,
             },
         )
-        report = AttemptFailed(attempt_id=envelope.attempt_id, error=error)
-        self.bus.publish(subjects.ATTEMPT.of(self.node_id, envelope.attempt_id), encode(report))
+        report = AttemptFailed(attempt_id=decision.attempt_id, error=error)
+        self.bus.publish(subjects.ATTEMPT.of(self.node_id, decision.attempt_id), encode(report))
 
-    async def prepare(self, attempt: Attempt) -> None:
+    async def _prepare(self, attempt: Attempt) -> None:
         """Loads the model of an attempt by a request of the node's own, when it is not loaded."""
         view = self.view
-        if view is None or view.kind is not EngineKind.OLLAMA or is_load_only(attempt.work):
+        if view.kind is not EngineKind.OLLAMA or is_load_only(attempt.request):
             return
-        self._take_care(attempt, view)
-        work = attempt.work
-        is_loaded = view.loaded_model(work.model) is not None and not attempt.envelope.decision.forecast.needs_load
-        if is_loaded and not self.loader.is_loading(work.model):
+        self._spare_loads(attempt)
+        request = attempt.request
+        is_loaded = view.loaded_model(request.model) is not None and not attempt.decision.forecast.needs_load
+        if is_loaded and not self.loader.is_loading(request.model):
             return
         attempt.enter_loading()
         began = time.monotonic()
-        await self.loader.ensure(attempt.engine, work, attempt.limits.load_s)
-        attempt.course.load_s = time.monotonic() - began
+        await self.loader.ensure(attempt.engine, request, attempt.limits.load_s)
+        attempt.load_s = time.monotonic() - began
 
-    def _take_care(self, attempt: Attempt, view: EngineView) -> None:
+    def _spare_loads(self, attempt: Attempt) -> None:
         """Leaves out of the body what would make the engine load the model anew."""
-        work, loaded = attempt.work, view.loaded_model(attempt.work.model)
-        cared = cared_for(
-            work.kind,
-            work.body,
+        request, loaded = attempt.request, self.view.loaded_model(attempt.request.model)
+        spared = without_load_options(
+            request.kind,
+            request.body,
             RunnerOptions(self._config.runner_options),
-            keep_alive_s=work.keep_alive_s,
+            keep_alive_s=request.keep_alive_s,
             context_tokens=loaded.context_length if loaded is not None else 0,
-            prompt_tokens=attempt.envelope.decision.forecast.prompt_tokens,
+            prompt_tokens=attempt.decision.forecast.prompt_tokens,
         )
-        attempt.work = msgspec.structs.replace(work, body=cared.body)
-        attempt.course.left_out = cared.left_out
-        if cared.left_out:
+        attempt.request = msgspec.structs.replace(request, body=spared.body)
+        attempt.left_out = spared.left_out
+        if spared.left_out:
             log.info(
                 "attempt %s runs without %s of its body",
                 attempt.attempt_id,
-                ", ".join(cared.left_out),
-                extra={"action": "body_changed", "request_id": attempt.envelope.decision.request_id},
+                ", ".join(spared.left_out),
+                extra={"action": "body_changed", "request_id": attempt.decision.request_id},
             )
 
     def _on_loaded(self, model: str, load_s: float) -> None:
-        self.rates.learn_load(model, load_s)
-        if self.view is not None:
-            self.view.note_loaded(model)
+        self.speeds.learn_load(model, load_s)
+        self.view.note_loaded(model)
         self._look_again()
 
-    def ended(self, attempt: Attempt, error: ErrorBody | None) -> None:
+    def _end(self, attempt: Attempt) -> None:
         """Gives the slot back, tells caller and dispatcher, and publishes the outcome."""
-        now = time.monotonic()
         self._attempts.pop(attempt.attempt_id, None)
         self._by_stream.pop(attempt.stream, None)
         self.slots.release(attempt.attempt_id)
-        self._concurrency.set_running(len(self._attempts), now)
+        self._concurrency.set_running(len(self._attempts), time.monotonic())
         self._ended[attempt.attempt_id] = AttemptState.ENDED_SPOKEN if attempt.has_spoken else AttemptState.ENDED_SILENT
         if len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
         self._unsettled += 1
-        if error is None and self._farewell(attempt, error):
-            asyncio.get_running_loop().call_later(_CALLER_FIRST_S, self._settle, attempt, error)
+        if attempt.error is None and self._says_farewell(attempt):
+            asyncio.get_running_loop().call_later(_CALLER_FIRST_S, self._settle, attempt)
         else:
-            self._settle(attempt, error)
+            self._settle(attempt)
 
-    def _settle(self, attempt: Attempt, error: ErrorBody | None) -> None:
-        """Reports an attempt that is over, learns from it, and publishes its outcome."""
-        self._tell(attempt, error)
-        if error is None:
-            self.rates.learn(attempt.envelope.decision.model, attempt.figures)
-        elif error.code in _ENGINE_TROUBLE:
-            self._look_again()
-        self._unsettled -= 1
-        if not self._attempts and not self._unsettled:
-            self.idle.set()
-        self.outcomes.publish(outcome_of(attempt.envelope.decision, error, attempt.figures, dt.datetime.now(dt.UTC)))
-        self._on_change()
-
-    def complete_course(self, attempt: Attempt) -> None:
-        """Fills in what only the node as a whole knows: who ran beside it, and where the model lay."""
-        now = time.monotonic()
-        elapsed_s = now - attempt.course.accepted_at
-        area = self._concurrency.area(now)
-        attempt.course.co_runners = mean_co_runners(attempt.area_before, area, elapsed_s)
-        if self.view is not None:
-            attempt.course.gpu_share = self.view.gpu_share(attempt.envelope.decision.model)
-
-    def _farewell(self, attempt: Attempt, error: ErrorBody | None) -> bool:
+    def _says_farewell(self, attempt: Attempt) -> bool:
         """Ends the caller's stream; False when the bus is gone and it has to be done again."""
         try:
-            attempt.farewell(error)
+            attempt.farewell()
         except NotConnected:
             return False
         return True
 
-    def _tell(self, attempt: Attempt, error: ErrorBody | None) -> None:
+    def _settle(self, attempt: Attempt) -> None:
+        """Reports an attempt that is over, learns from it, and publishes its outcome."""
+        self._tell(attempt)
+        if attempt.error is None:
+            self.speeds.learn(attempt.decision.model, attempt.figures)
+        elif attempt.error.code in _ENGINE_TROUBLE:
+            self._look_again()
+        self._unsettled -= 1
+        if not self._attempts and not self._unsettled:
+            self.idle.set()
+        self.outcomes.publish(outcome_of(attempt.decision, attempt.error, attempt.figures, dt.datetime.now(dt.UTC)))
+        self._on_change()
+
+    def _tell(self, attempt: Attempt) -> None:
         """Ends the caller's stream and reports to the dispatcher; kept for later while the bus is gone."""
+        attempt_id, error = attempt.attempt_id, attempt.error
+        report: AttemptDone | AttemptFailed = AttemptDone(attempt_id=attempt_id, figures=attempt.figures)
+        if error is not None:
+            report = AttemptFailed(
+                attempt_id=attempt_id, error=error, is_streaming=attempt.has_spoken, figures=attempt.figures
+            )
         try:
-            attempt.farewell(error)
-            report: AttemptDone | AttemptFailed
-            if error is None:
-                report = AttemptDone(attempt_id=attempt.attempt_id, figures=attempt.figures)
-            else:
-                report = AttemptFailed(
-                    attempt_id=attempt.attempt_id,
-                    error=error,
-                    is_streaming=attempt.has_spoken,
-                    figures=attempt.figures,
-                )
-            self.bus.publish(subjects.ATTEMPT.of(self.node_id, attempt.attempt_id), encode(report))
+            attempt.farewell()
+            self.bus.publish(subjects.ATTEMPT.of(self.node_id, attempt_id), encode(report))
         except NotConnected:
-            self._farewells.append((attempt, error))
+            self._untold.append(attempt)
 
     # -- the end ------------------------------------------------------------------------------------------
 
     def on_suspended(self) -> None:
         """This process did not run for a while: no permission that it got before is worth anything."""
         for attempt in self._attempts.values():
-            attempt.fence.void()
+            attempt.permission.fence.void()
 
     def forget_terms(self) -> None:
         """Takes decisions of any term again."""

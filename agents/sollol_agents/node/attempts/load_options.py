@@ -22,7 +22,7 @@ from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 RUNNER_OPTIONS: Final = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
-_CARED_FOR: Final = frozenset({RequestKind.GENERATE, RequestKind.CHAT, RequestKind.EMBED})
+_KINDS: Final = frozenset({RequestKind.GENERATE, RequestKind.CHAT, RequestKind.EMBED})
 _TOUCHY: Final = re.compile(rb'"(?:keep_alive|' + b"|".join(name.encode() for name in RUNNER_OPTIONS) + rb')"\s*:')
 _DURATION: Final = re.compile(r"([0-9.]+)(ns|us|µs|ms|s|m|h)")
 _UNIT_S: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -38,7 +38,7 @@ class RunnerOptions(StrEnum):
     ALLOW = "allow"  # the engine gets the body as it came
 
 
-class Cared(NamedTuple):
+class Spared(NamedTuple):
     """A body that causes no needless load."""
 
     body: bytes
@@ -46,7 +46,7 @@ class Cared(NamedTuple):
     """Fields of the caller's that the engine does not get."""
 
 
-def cared_for(
+def without_load_options(
     kind: RequestKind,
     body: bytes,
     rule: RunnerOptions,
@@ -54,7 +54,7 @@ def cared_for(
     keep_alive_s: float | None,
     context_tokens: int,
     prompt_tokens: int,
-) -> Cared:
+) -> Spared:
     """The body for the engine.
 
     Args:
@@ -68,19 +68,19 @@ def cared_for(
     Raises:
         SollolError: `unsupported_field` under the rule `error`.
     """
-    if rule is RunnerOptions.ALLOW or kind not in _CARED_FOR or body[:1] != b"{":
-        return Cared(body)
+    if rule is RunnerOptions.ALLOW or kind not in _KINDS or body[:1] != b"{":
+        return Spared(body)
     if _TOUCHY.search(body) is None:
-        return Cared(_with_keep_alive(body, keep_alive_s))
+        return Spared(_with_keep_alive(body, keep_alive_s))
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return Cared(body)  # the engine says what is wrong with it
+        return Spared(body)  # the engine says what is wrong with it
     if _is_load_or_unload(fields):
-        return Cared(body)
+        return Spared(body)
     left_out = _strip_options(fields, rule, context_tokens, prompt_tokens)
     left_out += _settle_keep_alive(fields, keep_alive_s)
-    return Cared(msgspec.json.encode(fields), tuple(left_out))
+    return Spared(msgspec.json.encode(fields), tuple(left_out))
 
 
 def _with_keep_alive(body: bytes, keep_alive_s: float | None) -> bytes:

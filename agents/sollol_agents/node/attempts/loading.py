@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from sollol_agents.node.engines.base import Engine, Work
+from sollol_agents.node.engines.base import Engine, EngineRequest
 from sollol_bus.errors import SollolError, error_from
 from sollol_bus.parts import Spawn
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -34,42 +34,42 @@ class Loader:
         """Whether a load of this model is under way."""
         return model in self._loads
 
-    async def ensure(self, engine: Engine, work: Work, limit_s: float) -> None:
+    async def ensure(self, engine: Engine, request: EngineRequest, limit_s: float) -> None:
         """Returns when the model is in memory; joins a load that is under way. Being cancelled ends no load.
 
         Raises:
             SollolError: The engine could not load it, or took longer than `limit_s` (`load_failed`).
         """
-        load = self._loads.get(work.model)
+        load = self._loads.get(request.model)
         if load is None:
-            load = self._loads[work.model] = asyncio.get_running_loop().create_future()
+            load = self._loads[request.model] = asyncio.get_running_loop().create_future()
             load.add_done_callback(_look_at)
-            self._spawn(self._load(engine, work, limit_s, load), name=f"load.{work.model}")
+            self._spawn(self._load(engine, request, limit_s, load), name=f"load.{request.model}")
         await asyncio.shield(load)
 
-    async def _load(self, engine: Engine, work: Work, limit_s: float, load: asyncio.Future[None]) -> None:
+    async def _load(self, engine: Engine, request: EngineRequest, limit_s: float, load: asyncio.Future[None]) -> None:
         began = time.perf_counter()
         try:
-            await _load_within(engine, work, limit_s)
+            await _load_within(engine, request, limit_s)
         except SollolError as error:
             load.set_exception(error)
         else:
             load.set_result(None)
-            self._on_loaded(work.model, time.perf_counter() - began)
+            self._on_loaded(request.model, time.perf_counter() - began)
         finally:
-            self._loads.pop(work.model, None)
+            self._loads.pop(request.model, None)
             load.cancel()  # without effect unless the actor stops
 
 
-async def _load_within(engine: Engine, work: Work, limit_s: float) -> None:
+async def _load_within(engine: Engine, request: EngineRequest, limit_s: float) -> None:
     try:
         async with asyncio.timeout(limit_s):
-            await engine.load(work)
+            await engine.load(request)
     except TimeoutError as error:
-        raise _failed(f"{work.model} was not loaded within {limit_s:g} s") from error
+        raise _failed(f"{request.model} was not loaded within {limit_s:g} s") from error
     except SollolError as error:
         if error.body.code is ErrorCode.ENGINE_FAILED:
-            raise _failed(f"loading {work.model}: {error.message}") from error
+            raise _failed(f"loading {request.model}: {error.message}") from error
         raise
 
 

@@ -18,16 +18,16 @@ class AttemptTrace:
 
     Args:
         tracer: Makes them.
-        envelope: What the dispatcher sent.
+        exec_: What the dispatcher sent.
         parent: The dispatcher's context.
     """
 
-    def __init__(self, tracer: Tracer, envelope: Exec, parent: str) -> None:
-        decision = envelope.decision
+    def __init__(self, tracer: Tracer, exec_: Exec, parent: str) -> None:
+        decision = exec_.decision
         self._tracer = tracer
-        self._operation = tracing.operation_of(envelope.decision.kind, envelope.path)
-        self._name = f"{self._operation} {envelope.decision.model}"
-        self._model = envelope.decision.model
+        self._operation = tracing.operation_of(exec_.decision.kind, exec_.path)
+        self._name = f"{self._operation} {exec_.decision.model}"
+        self._model = exec_.decision.model
         self._call: Span | None = None
         self._span = tracer.start(
             self._name,
@@ -36,12 +36,12 @@ class AttemptTrace:
             {
                 tracing.ACTOR: "node",
                 tracing.OPERATION: self._operation,
-                tracing.MODEL: envelope.decision.model,
+                tracing.MODEL: exec_.decision.model,
                 tracing.REQUEST_ID: decision.request_id,
                 tracing.ATTEMPT_ID: decision.attempt_id,
                 tracing.NODE_ID: decision.node_id,
                 "sollol.predicted_s": decision.forecast.total_s,
-                "sollol.needs_load": envelope.decision.forecast.needs_load,
+                "sollol.needs_load": exec_.decision.forecast.needs_load,
             },
         )
 

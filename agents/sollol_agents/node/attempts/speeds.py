@@ -36,7 +36,7 @@ class _Learned(msgspec.Struct):
     samples: int = 0
 
 
-class Rates:
+class Speeds:
     """Learned speeds of every model that ran here (256 at most, those used last)."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Rates:
         learned = self._of(model)
         learned.load_s = load_s if not learned.load_s else learned.load_s + _LOAD_WEIGHT * (load_s - learned.load_s)
 
-    def speeds(self) -> tuple[LearnedSpeed, ...]:
+    def all(self) -> tuple[LearnedSpeed, ...]:
         """Everything learned, for telemetry."""
         return tuple(
             LearnedSpeed(

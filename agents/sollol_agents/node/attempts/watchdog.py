@@ -55,19 +55,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
                 return math.inf  # not the engine's silence; the deadline bounds it
 
 
-def limits_of(envelope: Exec, config: NodeConfig) -> Limits:
+def limits_of(exec_: Exec, config: NodeConfig) -> Limits:
     """The limits of one attempt.
 
     Between tokens: max(floor, factor x predicted gap + the longest co-runner's prefill); with tools at least three
     times the predicted total. To the first token: max(floor, factor x (predicted + co-runner's prefill)), and the
     load's limit on top when the engine may load meanwhile.
     """
-    forecast = envelope.decision.forecast
+    forecast = exec_.decision.forecast
     prefill_s = forecast.co_runner_prefill_s
     load_s = max(config.load_floor_s, _LOAD_FACTOR * forecast.load_s)
     first_token_s = max(config.first_token_floor_s, _FIRST_TOKEN_FACTOR * (forecast.first_token_s + prefill_s))
     gap_s = max(config.gap_floor_s, _GAP_FACTOR * forecast.gap_s + prefill_s)
-    if envelope.has_tools:
+    if exec_.has_tools:
         whole_s = _TOOLS_FACTOR * forecast.total_s
         first_token_s, gap_s = max(first_token_s, whole_s), max(gap_s, whole_s)
     if forecast.needs_load:

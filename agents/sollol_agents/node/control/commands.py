@@ -11,7 +11,7 @@ from typing import Protocol
 from sollol_agents.node.attempts.executor import Executor
 from sollol_agents.node.control.blob_source import BlobSource
 from sollol_agents.node.control.telemetry import Standing
-from sollol_agents.node.engines.base import Work
+from sollol_agents.node.engines.base import EngineRequest
 from sollol_agents.requests.names import canonical
 from sollol_bus.errors import DecodeFailed, NotConnected, SollolError, error_from
 from sollol_bus.parts import Spawn
@@ -156,8 +156,8 @@ class Controls:
             raise _refused(ErrorCode.ENGINE_UNAVAILABLE, "the node has not found its engine yet")
         match request:
             case ControlLoad(model=model, keep_alive_s=keep_alive_s):
-                work = Work(kind=RequestKind.GENERATE, model=model, body=b"", keep_alive_s=keep_alive_s)
-                await self._executor.loader.ensure(engine, work, self._load_limit_s)
+                load = EngineRequest(kind=RequestKind.GENERATE, model=model, body=b"", keep_alive_s=keep_alive_s)
+                await self._executor.loader.ensure(engine, load, self._load_limit_s)
             case ControlUnload(model=model):
                 if any(canonical(one.model) == canonical(model) for one in self._executor.in_flight(0.0)):
                     raise _refused(ErrorCode.CONFLICT, f"{model} is busy")

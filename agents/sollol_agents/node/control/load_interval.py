@@ -7,7 +7,7 @@ from typing import Final
 LEAST_INTERVAL_S: Final = 0.05
 
 
-class LoadGate:
+class LoadInterval:
     """Spaces messages without losing the last change: a change is told at once, or when the interval has passed."""
 
     __slots__ = ("_is_pending", "_last_at")

@@ -10,10 +10,11 @@ import msgspec
 
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation
+from sollol_schemas.execution import Figures
 from sollol_schemas.telemetry import EngineKind, Gpu, InstalledModel, LoadedModel
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request for an engine."""
 
     kind: RequestKind
@@ -25,18 +26,6 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """The engine's path, for passthrough."""
     keep_alive_s: float | None = None
     """How long the engine should keep the model; None leaves it to the engine."""
-
-
-class EngineFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine says about the work it did; None where it says nothing (sane)."""
-
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt_s: float | None = None
-    decode_s: float | None = None
-    load_s: float | None = None
-    total_s: float | None = None
 
 
 class EngineInventory(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +44,7 @@ class PretendedMachine(msgspec.Struct, frozen=True, kw_only=True):
     ram_total_mib: float
 
 
-class Run(ABC):
+class EngineAnswer(ABC):
     """One request on an engine, running.
 
     `chunks` gives the messages for the caller, ready to be published, in lists of what came together; it can be
@@ -65,8 +54,8 @@ class Run(ABC):
 
     content_type: str = ""
     """The engine's Content-Type, known with the first chunk."""
-    figures: EngineFigures | None = None
-    """Known at the end."""
+    figures: Figures = Figures()
+    """What the engine says that the request took; complete at the end."""
     output_chunks: int = 0
     """Chunks so far, each about one token."""
 
@@ -97,11 +86,11 @@ class Engine(Protocol):
     async def pretended(self) -> PretendedMachine | None:
         """The machine of an emulated node as it is now; None for a real engine."""
 
-    def run(self, work: Work) -> Run:
+    def run(self, request: EngineRequest) -> EngineAnswer:
         """Starts nothing yet: the request goes out when its chunks are asked for."""
 
-    async def load(self, work: Work) -> None:
-        """Returns when the model of `work` is in memory, with the options that `work` needs."""
+    async def load(self, request: EngineRequest) -> None:
+        """Returns when the model of `request` is in memory, with the options that `request` needs."""
 
     async def unload(self, model: str) -> None:
         """Takes a model out of memory."""

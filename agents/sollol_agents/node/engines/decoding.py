@@ -35,6 +35,16 @@ def as_seconds(value: Any, per_second: float = 1e9) -> float | None:  # noqa: AN
     return seconds if 0 <= seconds < 1e6 else None
 
 
+def slot_wait_s(total_s: float | None, *, load_s: float, prompt_s: float | None, decode_s: float | None) -> float:
+    """The time that is in no other figure of an engine: what a request waited for one of the engine's own slots.
+
+    0 for an engine that tells no times, and for what is not decoded: an embedding's own time has no other figure.
+    """
+    if total_s is None or decode_s is None:
+        return 0.0
+    return max(0.0, total_s - load_s - (prompt_s or 0.0) - decode_s)
+
+
 def as_tokens(count: Any) -> int | None:  # noqa: ANN401 whatever an engine put there
     """A count of tokens of an engine; None for what is no sane count."""
     if isinstance(count, bool) or not isinstance(count, int):

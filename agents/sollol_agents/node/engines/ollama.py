@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import EngineInventory, PretendedMachine, Run, Work
+from sollol_agents.node.engines.base import EngineAnswer, EngineInventory, EngineRequest, PretendedMachine
 from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, split
@@ -24,9 +24,9 @@ from sollol_agents.node.engines.ollama_wire import (
     runner_options,
     streamed,
 )
-from sollol_agents.node.engines.passthrough import PassthroughRun
+from sollol_agents.node.engines.passthrough import PassthroughAnswer
 from sollol_agents.node.engines.refusals import engine_error
-from sollol_agents.node.engines.translation.messages_run import COUNT_PATH, MESSAGES_PATH, MessagesRun, Support
+from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
 from sollol_agents.requests.answers import joined
 from sollol_bus.errors import BackendRefused, SollolError
 from sollol_schemas.context import RequestKind
@@ -83,18 +83,18 @@ class _EmulatedState(msgspec.Struct):
         )
 
 
-class OllamaRun(Run):
+class OllamaAnswer(EngineAnswer):
     """A native generate or chat; lines go on as they are."""
 
-    def __init__(self, http: EngineHttp, work: Work) -> None:
+    def __init__(self, http: EngineHttp, request: EngineRequest) -> None:
         self._http = http
-        self._work = work
+        self._request = request
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         """The lines of the stream."""
-        work, splitter = self._work, LineSplitter()
+        request, splitter = self._request, LineSplitter()
         final: FinalLine | None = None
-        async with self._http.open("POST", _PATHS[work.kind], streamed(work.body), model=work.model) as answer:
+        async with self._http.open("POST", _PATHS[request.kind], streamed(request.body), model=request.model) as answer:
             self.content_type = answer.content_type
             async for data in answer:
                 lines = split(splitter, data)
@@ -120,20 +120,20 @@ class OllamaRun(Run):
 
     def join(self, chunks: list[bytes]) -> bytes:
         """Ollama's single reply."""
-        return joined(self._work.kind, chunks)
+        return joined(self._request.kind, chunks)
 
 
-class OllamaEmbedRun(Run):
+class OllamaEmbedAnswer(EngineAnswer):
     """An embedding: one reply, which Ollama does not stream."""
 
-    def __init__(self, http: EngineHttp, work: Work) -> None:
+    def __init__(self, http: EngineHttp, request: EngineRequest) -> None:
         self._http = http
-        self._work = work
+        self._request = request
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         """The one reply."""
-        work = self._work
-        async with self._http.open("POST", _EMBED, work.body, model=work.model) as answer:
+        request = self._request
+        async with self._http.open("POST", _EMBED, request.body, model=request.model) as answer:
             self.content_type = answer.content_type
             reply = await answer.read()
         figures = decoded(reply, FinalLine, _EMBED).figures()
@@ -191,24 +191,25 @@ class OllamaEngine:
             return None
         return PretendedMachine(gpus=state.gpus, ram_total_mib=state.ram_total_mib)
 
-    def run(self, work: Work) -> Run:
+    def run(self, request: EngineRequest) -> EngineAnswer:
         """A native request, or any other path byte for byte."""
-        if work.kind is RequestKind.PASSTHROUGH:
-            work = msgspec.structs.replace(work, body=repaired(work.path, work.body))
-            if work.path.partition("?")[0] in (MESSAGES_PATH, COUNT_PATH):
-                return MessagesRun(self._http, work, model=work.model, support=self._support)
-            return PassthroughRun(self._http, work)
-        return OllamaEmbedRun(self._http, work) if work.kind is RequestKind.EMBED else OllamaRun(self._http, work)
+        if request.kind is RequestKind.PASSTHROUGH:
+            request = msgspec.structs.replace(request, body=repaired(request.path, request.body))
+            if request.path.partition("?")[0] in (MESSAGES_PATH, COUNT_PATH):
+                return MessagesAnswer(self._http, request, model=request.model, support=self._support)
+            return PassthroughAnswer(self._http, request)
+        kind = OllamaEmbedAnswer if request.kind is RequestKind.EMBED else OllamaAnswer
+        return kind(self._http, request)
 
-    async def load(self, work: Work) -> None:
+    async def load(self, request: EngineRequest) -> None:
         """Loads by a request of our own: a load is aborted when the client that caused it leaves."""
-        body: dict[str, Any] = {"model": work.model}
-        options = runner_options(work.body) if work.body else {}
+        body: dict[str, Any] = {"model": request.model}
+        options = runner_options(request.body) if request.body else {}
         if options:
             body["options"] = options
-        if work.keep_alive_s is not None:
-            body["keep_alive"] = work.keep_alive_s
-        await self._empty_request(work.model, body, timeout_s=None)
+        if request.keep_alive_s is not None:
+            body["keep_alive"] = request.keep_alive_s
+        await self._empty_request(request.model, body, timeout_s=None)
 
     async def unload(self, model: str) -> None:
         """Unloads by a request that keeps the model for no time."""

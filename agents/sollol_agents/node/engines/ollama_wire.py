@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import EngineFigures, Work
-from sollol_agents.node.engines.decoding import as_seconds, as_tokens, decoded
+from sollol_agents.node.engines.base import EngineRequest
+from sollol_agents.node.engines.decoding import as_seconds, as_tokens, decoded, slot_wait_s
 from sollol_agents.node.engines.refusals import engine_error, failure_code
 from sollol_bus.errors import SollolError
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.execution import Figures
 from sollol_schemas.telemetry import InstalledModel, LoadedModel
 
 _RUNNER_OPTIONS: Final = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
@@ -36,15 +37,19 @@ class FinalLine(msgspec.Struct):
     eval_count: Any = None
     eval_duration: Any = None
 
-    def figures(self) -> EngineFigures:
+    def figures(self) -> Figures:
         """The figures, without those that make no sense."""
-        return EngineFigures(
+        prompt_s, decode_s = as_seconds(self.prompt_eval_duration), as_seconds(self.eval_duration)
+        load_s = as_seconds(self.load_duration) or 0.0
+        return Figures(
             prompt_tokens=as_tokens(self.prompt_eval_count),
             output_tokens=as_tokens(self.eval_count),
-            prompt_s=as_seconds(self.prompt_eval_duration),
-            decode_s=as_seconds(self.eval_duration),
-            load_s=as_seconds(self.load_duration),
-            total_s=as_seconds(self.total_duration),
+            prompt_s=prompt_s,
+            decode_s=decode_s,
+            load_s=load_s,
+            slot_wait_s=slot_wait_s(
+                as_seconds(self.total_duration), load_s=load_s, prompt_s=prompt_s, decode_s=decode_s
+            ),
         )
 
 
@@ -121,12 +126,12 @@ def runner_options(body: bytes) -> dict[str, Any]:
         return {}
 
 
-def is_load_only(work: Work) -> bool:
+def is_load_only(request: EngineRequest) -> bool:
     """Whether a request is Ollama's idiom to load or unload a model: neither prompt nor messages."""
-    if work.kind not in (RequestKind.GENERATE, RequestKind.CHAT) or len(work.body) > _LOAD_ONLY_MAX_BYTES:
+    if request.kind not in (RequestKind.GENERATE, RequestKind.CHAT) or len(request.body) > _LOAD_ONLY_MAX_BYTES:
         return False
     try:
-        body = msgspec.json.decode(work.body, type=_Contents)
+        body = msgspec.json.decode(request.body, type=_Contents)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     return not body.prompt and not body.messages

@@ -10,15 +10,16 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import EngineFigures, EngineInventory, PretendedMachine, Run, Work
+from sollol_agents.node.engines.base import EngineAnswer, EngineInventory, EngineRequest, PretendedMachine
+from sollol_agents.node.engines.decoding import slot_wait_s
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, event_data, split
 from sollol_agents.node.engines.ollama_wire import is_load_only
-from sollol_agents.node.engines.passthrough import PassthroughRun
+from sollol_agents.node.engines.passthrough import PassthroughAnswer
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_agents.node.engines.translation.chat import Flavour, fields_of, translate, translate_embed, with_model
 from sollol_agents.node.engines.translation.chat_reply import NativeStream, embed_reply, old_embed_reply
-from sollol_agents.node.engines.translation.messages_run import COUNT_PATH, MESSAGES_PATH, MessagesRun, Support
+from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
 from sollol_agents.requests.answers import joined
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
 from sollol_schemas.context import RequestKind
@@ -75,35 +76,37 @@ class _Version(msgspec.Struct):
     version: str = ""
 
 
-class OpenAIRun(Run):
+class OpenAIAnswer(EngineAnswer):
     """A native generate or chat on an OpenAI-compatible engine."""
 
     content_type = "application/x-ndjson"
 
-    def __init__(self, http: EngineHttp, work: Work, *, model: str, flavour: Flavour, context_length: int) -> None:
+    def __init__(
+        self, http: EngineHttp, request: EngineRequest, *, model: str, flavour: Flavour, context_length: int
+    ) -> None:
         self._http = http
-        self._work = work
+        self._request = request
         self._model = model
         self._flavour = flavour
         self._context_length = context_length
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         """Ollama's lines."""
-        work = self._work
-        stream = NativeStream(work.kind, work.model)
-        if is_load_only(work):
+        request = self._request
+        stream = NativeStream(request.kind, request.model)
+        if is_load_only(request):
             yield [stream.load_only(_created_at())]
             return
-        request = translate(
-            work.kind,
-            fields_of(work.body),
+        sent = translate(
+            request.kind,
+            fields_of(request.body),
             self._model,
             flavour=self._flavour,
             context_length=self._context_length,
         )
         splitter, began = LineSplitter(), time.perf_counter()
         first = last = began
-        async with self._http.open("POST", request.path, request.body, model=work.model) as answer:
+        async with self._http.open("POST", sent.path, sent.body, model=request.model) as answer:
             async for data in answer:
                 created_at = _created_at()
                 events = [event for line in split(splitter, data) if (event := event_data(line)) is not None]
@@ -116,45 +119,47 @@ class OpenAIRun(Run):
         if splitter.rest.strip():
             raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's stream ended in the middle of a line")
         told = stream.figures()
-        figures = self.figures = EngineFigures(
-            prompt_tokens=told.prompt_tokens,
-            cached_tokens=told.cached_tokens,
+        total_s = time.perf_counter() - began
+        prompt_s = told.prompt_s if told.prompt_s is not None else first - began
+        decode_s = told.decode_s if told.decode_s is not None else last - first
+        self.figures = msgspec.structs.replace(
+            told,
             output_tokens=told.output_tokens if told.output_tokens is not None else self.output_chunks,
-            prompt_s=told.prompt_s if told.prompt_s is not None else first - began,
-            decode_s=told.decode_s if told.decode_s is not None else last - first,
-            total_s=time.perf_counter() - began,
+            prompt_s=prompt_s,
+            decode_s=decode_s,
+            slot_wait_s=slot_wait_s(total_s, load_s=0.0, prompt_s=prompt_s, decode_s=decode_s),
         )
-        yield [stream.final(_created_at(), figures)]
+        yield [stream.final(_created_at(), self.figures, total_s)]
 
     def join(self, chunks: list[bytes]) -> bytes:
         """Ollama's single reply."""
-        return joined(self._work.kind, chunks)
+        return joined(self._request.kind, chunks)
 
 
-class OpenAIEmbedRun(Run):
+class OpenAIEmbedAnswer(EngineAnswer):
     """An embedding on an OpenAI-compatible engine, asked for by `/api/embed` or the older `/api/embeddings`."""
 
     content_type = "application/json"
 
-    def __init__(self, http: EngineHttp, work: Work, model: str) -> None:
+    def __init__(self, http: EngineHttp, request: EngineRequest, model: str) -> None:
         self._http = http
-        self._work = work
+        self._request = request
         self._model = model
-        self._is_old = work.kind is RequestKind.PASSTHROUGH
+        self._is_old = request.kind is RequestKind.PASSTHROUGH
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         """Ollama's one reply."""
-        fields = fields_of(self._work.body)
+        fields = fields_of(self._request.body)
         if self._is_old:
             fields["input"] = fields.pop("prompt", "")
-        request = translate_embed(fields, self._model)
+        sent = translate_embed(fields, self._model)
         began = time.perf_counter()
-        async with self._http.open("POST", request.path, request.body, model=self._work.model) as answer:
+        async with self._http.open("POST", sent.path, sent.body, model=self._request.model) as answer:
             reply = await answer.read()
         dimensions = fields.get("dimensions")
         body, self.figures = embed_reply(
             reply,
-            self._work.model,
+            self._request.model,
             dimensions if isinstance(dimensions, int) else None,
             time.perf_counter() - began,
         )
@@ -221,25 +226,26 @@ class OpenAIEngine:
         """None: nothing of this dialect is emulated."""
         return None
 
-    def run(self, work: Work) -> Run:
+    def run(self, request: EngineRequest) -> EngineAnswer:
         """A native request, translated; or any other path byte for byte."""
-        model = self._own_name.get(work.model, work.model)
-        if work.kind is RequestKind.PASSTHROUGH:
-            return self._passthrough(work, model)
-        if work.kind is RequestKind.EMBED:
-            return OpenAIEmbedRun(self._http, work, model)
-        return OpenAIRun(self._http, work, model=model, flavour=self._flavour, context_length=self._context_length)
+        model = self._own_name.get(request.model, request.model)
+        if request.kind is RequestKind.PASSTHROUGH:
+            return self._passthrough(request, model)
+        if request.kind is RequestKind.EMBED:
+            return OpenAIEmbedAnswer(self._http, request, model)
+        flavour, context_length = self._flavour, self._context_length
+        return OpenAIAnswer(self._http, request, model=model, flavour=flavour, context_length=context_length)
 
-    def _passthrough(self, work: Work, model: str) -> Run:
-        if work.path == OLD_EMBED_PATH:
-            return OpenAIEmbedRun(self._http, work, model)
-        if model != work.model:
-            work = msgspec.structs.replace(work, body=with_model(work.body, model))
-        if work.path.partition("?")[0] in (MESSAGES_PATH, COUNT_PATH):
-            return MessagesRun(self._http, work, model=model, support=self._support)
-        return PassthroughRun(self._http, work)
+    def _passthrough(self, request: EngineRequest, model: str) -> EngineAnswer:
+        if request.path == OLD_EMBED_PATH:
+            return OpenAIEmbedAnswer(self._http, request, model)
+        if model != request.model:
+            request = msgspec.structs.replace(request, body=with_model(request.body, model))
+        if request.path.partition("?")[0] in (MESSAGES_PATH, COUNT_PATH):
+            return MessagesAnswer(self._http, request, model=model, support=self._support)
+        return PassthroughAnswer(self._http, request)
 
-    async def load(self, work: Work) -> None:
+    async def load(self, request: EngineRequest) -> None:
         """Does nothing: these servers hold their model, or load it with the request."""
 
     async def unload(self, model: str) -> None:

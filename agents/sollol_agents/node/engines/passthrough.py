@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import EngineFigures, Run, Work
+from sollol_agents.node.engines.base import EngineAnswer, EngineRequest
 from sollol_agents.node.engines.decoding import as_seconds, as_tokens
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.execution import Figures
 
 _TAIL_BYTES: Final = 16_384
 #: Without one of these near its end, an event stream of this path was cut short. Ollama ends its own
@@ -52,13 +53,13 @@ class Tail(msgspec.Struct):
     eval_count: Any = None
     prompt_eval_count: Any = None
 
-    def figures(self) -> EngineFigures:
+    def figures(self) -> Figures:
         """The figures, without those that make no sense."""
         usage, timings = self.usage or _Usage(), self.timings or _Timings()
         cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else timings.cache_n
         fresh, from_cache = as_tokens(timings.prompt_n), as_tokens(timings.cache_n)
         timed = None if fresh is None else fresh + (from_cache or 0)
-        return EngineFigures(
+        return Figures(
             prompt_tokens=_first(usage.prompt_tokens, usage.input_tokens, self.prompt_eval_count, timed),
             output_tokens=_first(usage.completion_tokens, usage.output_tokens, self.eval_count, timings.predicted_n),
             cached_tokens=as_tokens(cached),
@@ -67,24 +68,24 @@ class Tail(msgspec.Struct):
         )
 
 
-class PassthroughRun(Run):
+class PassthroughAnswer(EngineAnswer):
     """One request on any path; whatever bytes come together make one message."""
 
-    def __init__(self, http: EngineHttp, work: Work) -> None:
+    def __init__(self, http: EngineHttp, request: EngineRequest) -> None:
         self._http = http
-        self._work = work
+        self._request = request
         self._tail = b""
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         """The body, piece by piece."""
-        work = self._work
-        async with self._http.open("POST", work.path, work.body, model=work.model) as answer:
+        request = self._request
+        async with self._http.open("POST", request.path, request.body, model=request.model) as answer:
             self.content_type = answer.content_type
             async for data in answer:
                 self._tail = data[-_TAIL_BYTES:] if len(data) >= _TAIL_BYTES else (self._tail + data)[-_TAIL_BYTES:]
                 self.output_chunks += data.count(b"data: {") or 1
                 yield [data]
-        if "event-stream" in self.content_type and not is_complete(work.path, self._tail):
+        if "event-stream" in self.content_type and not is_complete(request.path, self._tail):
             raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's event stream ended without its final event")
         self.figures = figures_in(self._tail)
 
@@ -99,7 +100,7 @@ def is_complete(path: str, tail: bytes) -> bool:
     return endings is None or any(ending in tail for ending in endings)
 
 
-def figures_in(tail: bytes) -> EngineFigures:
+def figures_in(tail: bytes) -> Figures:
     """The figures in the end of a body: the last JSON object that has any, or none at all."""
     for line in reversed(tail.splitlines()):
         start = line.find(b"{")
@@ -109,7 +110,7 @@ def figures_in(tail: bytes) -> EngineFigures:
             return msgspec.json.decode(line[start:], type=Tail).figures()
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
-    return EngineFigures()
+    return Figures()
 
 
 def _first(*counts: Any) -> int | None:  # noqa: ANN401 whatever an engine put there

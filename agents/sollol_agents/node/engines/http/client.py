@@ -26,7 +26,7 @@ _PATH: Final = re.compile(r"/[!-~]*")
 """Printable ASCII without spaces: nothing in a path may become a header or a second request."""
 
 
-class Answer:
+class HttpAnswer:
     """The answer to a request whose status is 2xx; iterate for the body's bytes as they come."""
 
     __slots__ = ("_connection",)
@@ -76,9 +76,9 @@ class _Exchange:
         self._model = model
         self._connection: Connection | None = None
 
-    async def __aenter__(self) -> Answer:
+    async def __aenter__(self) -> HttpAnswer:
         connection = self._connection = await self._pool.exchange(self._head, self._body)
-        answer = Answer(connection)
+        answer = HttpAnswer(connection)
         if 200 <= connection.status < 300:
             return answer
         try:
@@ -164,7 +164,7 @@ class EngineHttp:
         head = b"POST %b%b%b%b" % (self._prefix, path.encode(), self._common, kind)
         connection = await self._pool.upload(head, pieces)
         try:
-            text = await Answer(connection).read(_MAX_ERROR_BYTES)
+            text = await HttpAnswer(connection).read(_MAX_ERROR_BYTES)
             if 200 <= connection.status < 300:
                 return connection.status
             raise refusal(connection.status, text, "")

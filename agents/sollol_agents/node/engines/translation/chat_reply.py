@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import EngineFigures
 from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.passthrough import Tail
 from sollol_agents.node.engines.refusals import engine_error, failure_code
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.execution import Figures
 
 _DONE_REASONS: Final = {"tool_calls": "stop", "function_call": "stop", "content_filter": "stop"}
 _MAX_TOOL_CALLS: Final = 128
@@ -161,11 +161,11 @@ class NativeStream:
         line.logprobs = logprobs
         return msgspec.json.encode(line)
 
-    def figures(self) -> EngineFigures:
+    def figures(self) -> Figures:
         """What the engine said about the work."""
-        return self._tail.figures() if self._tail is not None else EngineFigures()
+        return self._tail.figures() if self._tail is not None else Figures()
 
-    def final(self, created_at: str, figures: EngineFigures) -> bytes:
+    def final(self, created_at: str, figures: Figures, total_s: float) -> bytes:
         """The last line.
 
         Raises:
@@ -173,20 +173,20 @@ class NativeStream:
         """
         if self.finish_reason is None:
             raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's stream ended without a finish_reason")
-        return msgspec.json.encode(self._final(created_at, figures, _DONE_REASONS.get(self.finish_reason)))
+        return msgspec.json.encode(self._final(created_at, figures, total_s, _DONE_REASONS.get(self.finish_reason)))
 
     def load_only(self, created_at: str) -> bytes:
         """The answer to a request without a prompt: the model is loaded already."""
-        return msgspec.json.encode(self._final(created_at, EngineFigures(), "load"))
+        return msgspec.json.encode(self._final(created_at, Figures(), 0.0, "load"))
 
-    def _final(self, created_at: str, figures: EngineFigures, reason: str | None) -> _Line:
+    def _final(self, created_at: str, figures: Figures, total_s: float, reason: str | None) -> _Line:
         line = self._line(created_at, "", "", is_done=True)
         if self._calls and line.message is not None:
             line.message.tool_calls = [
                 self._calls[index].told(place) for place, index in enumerate(sorted(self._calls))
             ]
         line.done_reason = reason or self.finish_reason or "stop"
-        line.total_duration = _ns(figures.total_s)
+        line.total_duration = _ns(total_s)
         line.prompt_eval_count = figures.prompt_tokens or 0
         line.prompt_eval_duration = _ns(figures.prompt_s)
         line.eval_count = figures.output_tokens or 0
@@ -221,14 +221,14 @@ class _Embeddings(msgspec.Struct):
     usage: Any = None
 
 
-def embed_reply(reply: bytes, model: str, dimensions: int | None, total_s: float) -> tuple[bytes, EngineFigures]:
+def embed_reply(reply: bytes, model: str, dimensions: int | None, total_s: float) -> tuple[bytes, Figures]:
     """Ollama's answer to an embedding, and the figures.
 
     Raises:
         BackendBrokeProtocol: The engine's answer is no list of embeddings.
     """
     embeddings = sorted(decoded(reply, _Embeddings, "embeddings").data, key=lambda one: one.index)
-    figures = msgspec.structs.replace(decoded(reply, Tail, "embeddings").figures(), output_tokens=0, total_s=total_s)
+    figures = msgspec.structs.replace(decoded(reply, Tail, "embeddings").figures(), output_tokens=0)
     body = {
         "model": model,
         "embeddings": [shortened(one.embedding, dimensions) for one in embeddings],

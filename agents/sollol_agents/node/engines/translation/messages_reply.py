@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import EngineFigures
 from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.passthrough import Tail
 from sollol_agents.node.engines.refusals import engine_error, failure_code
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.execution import Figures
 
 _STOP_REASONS: Final = {
     "stop": "end_turn",
@@ -127,9 +127,9 @@ class MessageStream:
             self._message() | {"content": content, "stop_reason": self._stop_reason(), "usage": self._usage()}
         )
 
-    def figures(self) -> EngineFigures:
+    def figures(self) -> Figures:
         """What the engine said about the work."""
-        return self._tail.figures() if self._tail is not None else EngineFigures()
+        return self._tail.figures() if self._tail is not None else Figures()
 
     def _add(self, place: tuple[str, int], block: dict[str, Any], text: str) -> bytes:
         out = b""

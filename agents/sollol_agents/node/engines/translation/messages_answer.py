@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import Run, Work
+from sollol_agents.node.engines.base import EngineAnswer, EngineRequest
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, event_data, split
-from sollol_agents.node.engines.passthrough import PassthroughRun
+from sollol_agents.node.engines.passthrough import PassthroughAnswer
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_agents.node.engines.translation.chat import CHAT_PATH, fields_of
 from sollol_agents.node.engines.translation.messages import chat_of
@@ -31,28 +31,28 @@ class Support:
         self.missing: set[str] = set()
 
 
-class MessagesRun(Run):
+class MessagesAnswer(EngineAnswer):
     """A message, or the count of its tokens, on an engine that may not speak Anthropic's dialect.
 
     Args:
         http: The connection.
-        work: The request; its path is one of the two.
+        request: The request; its path is one of the two.
         model: The model's name on the engine.
         support: What is known of the engine's paths; learns from each request.
     """
 
-    def __init__(self, http: EngineHttp, work: Work, *, model: str, support: Support) -> None:
+    def __init__(self, http: EngineHttp, request: EngineRequest, *, model: str, support: Support) -> None:
         self._http = http
-        self._work = work
+        self._request = request
         self._model = model
         self._support = support
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         """The engine's own answer, or the translated one."""
-        path = self._work.path.partition("?")[0]
+        path = self._request.path.partition("?")[0]
         if path not in self._support.missing:
             try:
-                async with aclosing(self._relay(PassthroughRun(self._http, self._work))) as chunks:
+                async with aclosing(self._relay(PassthroughAnswer(self._http, self._request))) as chunks:
                     async for batch in chunks:
                         yield batch
             except SollolError as error:
@@ -70,7 +70,7 @@ class MessagesRun(Run):
         """The body."""
         return b"".join(chunks)
 
-    async def _relay(self, run: PassthroughRun) -> AsyncGenerator[list[bytes], None]:
+    async def _relay(self, run: PassthroughAnswer) -> AsyncGenerator[list[bytes], None]:
         async with aclosing(run.chunks()) as chunks:
             async for batch in chunks:
                 self.content_type = run.content_type
@@ -79,9 +79,9 @@ class MessagesRun(Run):
         self.figures = run.figures
 
     async def _message(self) -> AsyncGenerator[list[bytes], None]:
-        fields = fields_of(self._work.body)
+        fields = fields_of(self._request.body)
         is_stream = fields.get("stream") is True
-        stream = MessageStream(f"msg_{secrets.token_hex(12)}", self._work.model)
+        stream = MessageStream(f"msg_{secrets.token_hex(12)}", self._request.model)
         self.content_type = "text/event-stream" if is_stream else "application/json"
         started = False
         async with aclosing(self._events(chat_of(fields, self._model), stream.feed)) as events:
@@ -98,8 +98,8 @@ class MessagesRun(Run):
 
     async def _count(self) -> AsyncGenerator[list[bytes], None]:
         """Counts by letting the engine read the prompt: nobody else has its template and vocabulary."""
-        fields = fields_of(self._work.body) | {"max_tokens": 1}
-        stream = MessageStream("", self._work.model)
+        fields = fields_of(self._request.body) | {"max_tokens": 1}
+        stream = MessageStream("", self._request.model)
         async with aclosing(self._events(chat_of(fields, self._model), stream.feed)) as events:
             async for _ in events:
                 self.output_chunks += 1
@@ -112,7 +112,7 @@ class MessagesRun(Run):
 
     async def _events(self, body: dict[str, Any], feed: Callable[[bytes], bytes]) -> AsyncGenerator[bytes, None]:
         splitter = LineSplitter()
-        async with self._http.open("POST", CHAT_PATH, msgspec.json.encode(body), model=self._work.model) as answer:
+        async with self._http.open("POST", CHAT_PATH, msgspec.json.encode(body), model=self._request.model) as answer:
             async for data in answer:
                 events = [event for line in split(splitter, data) if (event := event_data(line)) is not None]
                 if said := b"".join([feed(event) for event in events]):

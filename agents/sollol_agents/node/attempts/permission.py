@@ -1,0 +1,116 @@
+"""The permission of an attempt to speak: asks the dispatcher by the rules of the fence, and waits for its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from sollol_agents.node.attempts.fence import Fence, Verdict
+from sollol_agents.node.attempts.fence_clock import fence_clock
+from sollol_bus.errors import BusError, Cancelled, DecodeFailed, NoResponders
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_schemas import subjects
+from sollol_schemas.decision import Decision
+from sollol_schemas.execution import AttemptAccepted, AttemptStart, StartAnswer
+
+log = logging.getLogger(__name__)
+
+_START_ANSWER_S: Final = 2.0
+_SETTLING_S: Final = 0.1
+"""Within seconds of a reconnect, a question that met nobody is asked again after so long."""
+
+
+class Permission:
+    """What one attempt may do with its first chunk.
+
+    Args:
+        bus: The connection.
+        decision: The attempt.
+        go_s: How long a `go` given to `accepted` holds, in seconds.
+        on_refused: Called when the attempt belongs to somebody else from now on.
+    """
+
+    def __init__(self, bus: Bus, decision: Decision, go_s: float, on_refused: Callable[[], None]) -> None:
+        self.fence = Fence(go_s)
+        self._bus = bus
+        self._decision = decision
+        self._go_s = go_s
+        self._on_refused = on_refused
+        self._subject = subjects.ATTEMPT.of(decision.node_id, decision.attempt_id)
+        self._changed = asyncio.Event()
+        self._withdraw: Callable[[], None] | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the first chunk may leave now."""
+        return self.fence.verdict(fence_clock()) is Verdict.SPEAK
+
+    def accept(self) -> None:
+        """Tells the dispatcher that the attempt has a slot, and asks for its first `go`."""
+        message = AttemptAccepted(attempt_id=self._decision.attempt_id, instance=self._decision.instance)
+        self.fence.accepted_sent(fence_clock())
+        self._withdraw = self._bus.ask(self._subject, encode(message), self._on_accepted, timeout_s=self._go_s)
+
+    async def wait(self) -> None:
+        """Returns when the first chunk may be published.
+
+        Raises:
+            Cancelled: The dispatcher gave the attempt up.
+        """
+        while True:
+            self._changed.clear()
+            match self.fence.verdict(fence_clock()):
+                case Verdict.SPEAK:
+                    return
+                case Verdict.STOP:
+                    raise Cancelled("the dispatcher gave the attempt up")
+                case Verdict.ASK:
+                    if self._bus.is_settling:
+                        await asyncio.sleep(_SETTLING_S)
+                    self._ask_start()
+                case Verdict.WAIT:
+                    await self._changed.wait()
+
+    def close(self) -> None:
+        """Asks nothing more."""
+        if self._withdraw is not None:
+            self._withdraw()
+
+    def _ask_start(self) -> None:
+        self.fence.start_sent()
+        message = AttemptStart(attempt_id=self._decision.attempt_id)
+        self._withdraw = self._bus.ask(self._subject, encode(message), self._on_start, timeout_s=_START_ANSWER_S)
+
+    def _on_accepted(self, answer: Msg | BusError) -> None:
+        go = self._go_in(answer)
+        if go is not None:
+            self.fence.accepted_answered(go=go)
+        self._tell_change()
+
+    def _on_start(self, answer: Msg | BusError) -> None:
+        go = self._go_in(answer)
+        if go is not None:
+            self.fence.start_answered(go=go)
+        self._tell_change()
+
+    def _go_in(self, answer: Msg | BusError) -> bool | None:
+        """The answer, or None when there is none (which the fence is told)."""
+        if isinstance(answer, NoResponders):
+            self.fence.nobody_listens(is_settling=self._bus.is_settling)
+            return None
+        try:
+            if not isinstance(answer, BusError):
+                return decode(answer.data, StartAnswer).go
+        except DecodeFailed as error:
+            extra = {"action": "bad_answer", "request_id": self._decision.request_id}
+            log.warning("attempt %s: %s", self._decision.attempt_id, error, extra=extra)
+        self.fence.unanswered()
+        return None
+
+    def _tell_change(self) -> None:
+        self._changed.set()
+        if self.fence.verdict(fence_clock()) is Verdict.STOP:
+            self._on_refused()
