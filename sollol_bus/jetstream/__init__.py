@@ -1,1 +1,1 @@
-"""What JetStream keeps: streams, buckets, consumers, leases, and outcomes on their way there."""
+"""What JetStream keeps: streams, buckets, consumers, offices, and outcomes on their way there."""

@@ -72,7 +72,7 @@ class Candidate(Part):
         self.owner = ""
         """Who was last seen in office, possibly this candidate."""
         self._bus = bus
-        self._bucket = Bucket(bus, stores.LEASES_BUCKET, timeout_s=_ANSWER_S)
+        self._bucket = Bucket(bus, stores.OFFICES_BUCKET, timeout_s=_ANSWER_S)
         self._ttl_s = ttl_s
         self._probe = probe
         self._answers_probe = answers_probe

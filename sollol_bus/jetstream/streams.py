@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 EVENTS_MAX_AGE_S = 24 * 3600.0
 EVENTS_MAX_BYTES = 1 << 30
 DUPLICATE_WINDOW_S = 120.0
-LEASE_MARKER_TTL_S = 1.0
+OFFICE_MARKER_TTL_S = 1.0
 
 _EXISTS = 10058
 _OFF = frozenset({10035, 10039, 10076})
@@ -94,7 +94,7 @@ def bucket_spec(bucket: str, *, marker_ttl_s: float = 0.0, history: int = 1) -> 
     )
 
 
-#: The events of the fleet, for replay; and the buckets. All lie on disk: the revisions of leases and node claims
+#: The events of the fleet, for replay; and the buckets. All lie on disk: the revisions of offices and node claims
 #: are fencing tokens, and a bucket in memory would begin again at 1 after a restart of the server.
 STREAMS: tuple[StreamSpec, ...] = (
     StreamSpec(
@@ -104,7 +104,7 @@ STREAMS: tuple[StreamSpec, ...] = (
         max_bytes=EVENTS_MAX_BYTES,
     ),
     bucket_spec(stores.NODES_BUCKET),
-    bucket_spec(stores.LEASES_BUCKET, marker_ttl_s=LEASE_MARKER_TTL_S),
+    bucket_spec(stores.OFFICES_BUCKET, marker_ttl_s=OFFICE_MARKER_TTL_S),
     bucket_spec(stores.SETTINGS_BUCKET),
     bucket_spec(stores.LEARNED_BUCKET),
 )

@@ -22,9 +22,9 @@ from sollol_schemas.jobs import JobRef
 
 
 @pytest.fixture
-async def leases(bus: Bus) -> Bucket:
+async def offices(bus: Bus) -> Bucket:
     await provision(bus)
-    return Bucket(bus, stores.LEASES_BUCKET)
+    return Bucket(bus, stores.OFFICES_BUCKET)
 
 
 async def config_of(bus: Bus, stream: str) -> dict[str, object]:
@@ -50,7 +50,7 @@ async def test_actors_that_provision_at_once_agree(bus: Bus) -> None:
     assert events["duplicate_window"] == 120 * 10**9
     assert events["discard"] == "old"
     assert events["allow_direct"] is True
-    for bucket in (stores.NODES_BUCKET, stores.LEASES_BUCKET, stores.SETTINGS_BUCKET):
+    for bucket in (stores.NODES_BUCKET, stores.OFFICES_BUCKET, stores.SETTINGS_BUCKET):
         assert (await config_of(bus, f"KV_{bucket}"))["storage"] == "file"
 
 
@@ -111,47 +111,47 @@ async def test_a_refusal_names_what_the_server_said(bus: Bus) -> None:
     assert caught.value.is_not_found
 
 
-async def test_a_key_is_created_once_and_updated_only_from_its_last_revision(leases: Bucket) -> None:
-    first = await leases.create("k", b"1")
+async def test_a_key_is_created_once_and_updated_only_from_its_last_revision(offices: Bucket) -> None:
+    first = await offices.create("k", b"1")
     assert first is not None
-    assert await leases.create("k", b"2") is None
-    second = await leases.update("k", b"2", first)
+    assert await offices.create("k", b"2") is None
+    second = await offices.update("k", b"2", first)
     assert second is not None
-    assert await leases.update("k", b"3", first) is None
-    entry = await leases.get("k")
+    assert await offices.update("k", b"3", first) is None
+    entry = await offices.get("k")
     assert (entry.value, entry.revision) == (b"2", second)
 
 
-async def test_a_key_nobody_wrote_has_no_value_and_revision_0(leases: Bucket) -> None:
-    entry = await leases.get("absent")
+async def test_a_key_nobody_wrote_has_no_value_and_revision_0(offices: Bucket) -> None:
+    entry = await offices.get("absent")
     assert (entry.value, entry.revision) == (None, 0)
 
 
-async def test_a_deleted_key_has_no_value_and_may_be_created_again(leases: Bucket) -> None:
-    first = await leases.put("k", b"1")
-    assert not await leases.delete("k", first + 7)
-    assert await leases.delete("k", first)
-    assert (await leases.get("k")).value is None
-    again = await leases.create("k", b"2")
+async def test_a_deleted_key_has_no_value_and_may_be_created_again(offices: Bucket) -> None:
+    first = await offices.put("k", b"1")
+    assert not await offices.delete("k", first + 7)
+    assert await offices.delete("k", first)
+    assert (await offices.get("k")).value is None
+    again = await offices.create("k", b"2")
     assert again is not None
     assert again > first
 
 
-async def test_an_expired_key_has_no_value_and_may_be_created_over_its_marker(leases: Bucket) -> None:
-    first = await leases.create("k", b"1", ttl_s=1)
+async def test_an_expired_key_has_no_value_and_may_be_created_over_its_marker(offices: Bucket) -> None:
+    first = await offices.create("k", b"1", ttl_s=1)
 
     async def is_gone() -> bool:
-        return (await leases.get("k")).value is None
+        return (await offices.get("k")).value is None
 
     await eventually(is_gone)
     assert first is not None
-    assert (await leases.get("k")).revision > first, "the marker is the key's last message"
-    assert await leases.create("k", b"2") is not None
+    assert (await offices.get("k")).revision > first, "the marker is the key's last message"
+    assert await offices.create("k", b"2") is not None
 
 
 async def test_revisions_go_on_after_the_server_was_killed(nats_server: EmbeddedServer, bus: Bus) -> None:
     await provision(bus)
-    bucket = Bucket(bus, stores.LEASES_BUCKET)
+    bucket = Bucket(bus, stores.OFFICES_BUCKET)
     before = await bucket.put("k", b"1")
     await nats_server.kill()
     await nats_server.start()
@@ -159,47 +159,47 @@ async def test_revisions_go_on_after_the_server_was_killed(nats_server: Embedded
     assert await bucket.put("k", b"2") == before + 1
 
 
-async def test_of_many_that_create_one_key_exactly_one_wins(leases: Bucket) -> None:
-    results = await asyncio.gather(*(leases.create("k", str(n).encode()) for n in range(8)))
+async def test_of_many_that_create_one_key_exactly_one_wins(offices: Bucket) -> None:
+    results = await asyncio.gather(*(offices.create("k", str(n).encode()) for n in range(8)))
     assert sum(revision is not None for revision in results) == 1
 
 
 async def test_the_entries_of_a_bucket_are_listed_in_the_order_of_their_writing_without_those_that_are_gone(
-    leases: Bucket,
+    offices: Bucket,
 ) -> None:
     for key in ("a.one", "a.two", "b.one", "a.three"):
-        await leases.put(key, key.encode())
-    await leases.put("a.one", b"again")
-    await leases.delete("a.two", (await leases.get("a.two")).revision)
-    await leases.forget("a.three")
-    found = await leases.every("a.*")
+        await offices.put(key, key.encode())
+    await offices.put("a.one", b"again")
+    await offices.delete("a.two", (await offices.get("a.two")).revision)
+    await offices.forget("a.three")
+    found = await offices.every("a.*")
     assert [(entry.key, entry.value) for entry in found] == [("a.one", b"again")]
-    assert found[0].revision == (await leases.get("a.one")).revision
-    assert await leases.get("a.three") == Entry(key="a.three", value=None, revision=0)
+    assert found[0].revision == (await offices.get("a.one")).revision
+    assert await offices.get("a.three") == Entry(key="a.three", value=None, revision=0)
 
 
 async def test_whoever_follows_a_key_gets_its_value_now_and_at_every_change(
-    nats_server: EmbeddedServer, leases: Bucket, bus: Bus, caplog: pytest.LogCaptureFixture
+    nats_server: EmbeddedServer, offices: Bucket, bus: Bus, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[JobRef | None] = []
 
     async def follow() -> None:
-        async for value in leases.follow("key", JobRef):
+        async for value in offices.follow("key", JobRef):
             seen.append(value)  # noqa: PERF401 each is looked at as it comes
 
     async with asyncio.TaskGroup() as group:
         following = group.create_task(follow())
         await eventually(lambda: seen == [None])
-        last = await leases.put("key", b'{"job_id":"one"}')
+        last = await offices.put("key", b'{"job_id":"one"}')
         await eventually(lambda: seen[-1] == JobRef(job_id="one"))
-        assert await leases.update("key", b'{"job_id":"late"}', last - 1) is None
-        await leases.put("key", b"not a reference")
+        assert await offices.update("key", b'{"job_id":"late"}', last - 1) is None
+        await offices.put("key", b"not a reference")
         await eventually(lambda: "cannot be read" in caplog.text)
         await nats_server.kill()
         await eventually(lambda: not bus.is_connected)
         await nats_server.start()
         await eventually(lambda: bus.is_connected)
-        await leases.put("key", b'{"job_id":"two"}')
+        await offices.put("key", b'{"job_id":"two"}')
         await eventually(lambda: seen[-1] == JobRef(job_id="two"))
         following.cancel()
     assert seen == [None, JobRef(job_id="one"), JobRef(job_id="two")]

@@ -65,7 +65,7 @@ async def join(nats_server: EmbeddedServer) -> AsyncIterator[Join]:
 async def test_a_lone_candidate_takes_office_and_keeps_its_term_over_renewals(join: Join) -> None:
     a = await join("a", ttl_s=1)
     await eventually(lambda: a.office.is_held)
-    bucket = Bucket(a.bus, stores.LEASES_BUCKET)
+    bucket = Bucket(a.bus, stores.OFFICES_BUCKET)
     term = a.office.term
 
     async def was_renewed_twice() -> bool:
@@ -162,7 +162,7 @@ async def test_a_process_that_was_suspended_is_out_of_office_when_it_wakes(join:
 async def test_a_holder_that_is_overwritten_is_out_of_office(join: Join, bus: Bus) -> None:
     a = await join("a", ttl_s=1)
     await eventually(lambda: a.office.is_held)
-    await Bucket(bus, stores.LEASES_BUCKET).put("office", b"usurper", ttl_s=60)
+    await Bucket(bus, stores.OFFICES_BUCKET).put("office", b"usurper", ttl_s=60)
     await eventually(lambda: bool(a.losses))
     assert a.losses[0] in {"taken by usurper", "not renewed in time"}
 
@@ -170,7 +170,7 @@ async def test_a_holder_that_is_overwritten_is_out_of_office(join: Join, bus: Bu
 async def test_a_renewal_whose_ack_was_lost_does_not_end_the_office(join: Join, bus: Bus) -> None:
     a = await join("a", ttl_s=3)
     await eventually(lambda: a.office.is_held)
-    bucket = Bucket(bus, stores.LEASES_BUCKET)
+    bucket = Bucket(bus, stores.OFFICES_BUCKET)
     stored = await bucket.put("office", b"a", ttl_s=3)
 
     async def was_renewed() -> bool:

@@ -138,7 +138,7 @@ async def test_a_node_speaks_and_listens_under_its_own_id_alone(guarded: Embedde
         ("node-n1", "sollol.v1.events.routing.fast"),
         ("node-n1", "sollol.v1.jobs.result.j"),
         ("node-n1", "$KV.SOLLOL_NODES.node.n2"),
-        ("node-n1", "$KV.SOLLOL_LEASES.scorer"),
+        ("node-n1", "$KV.SOLLOL_OFFICES.scorer"),
         ("node-n1", "$JS.API.STREAM.CREATE.X"),
         ("node-n1", "$JS.API.STREAM.DELETE.SOLLOL_EVENTS"),
         ("node-n1", "$JS.API.DIRECT.GET.KV_SOLLOL_NODES.$KV.SOLLOL_NODES.node.n1"),

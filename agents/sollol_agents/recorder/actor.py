@@ -59,7 +59,7 @@ class Recorder(Actor[RecorderConfig]):
             self.bus,
             stores.RECORDER_LEASE,
             self.instance,
-            ttl_s=self.config.lease_ttl_s,
+            ttl_s=self.config.office_ttl_s,
             probe=lambda instance: f"$SRV.PING.{_SERVICE}.{instance}",
             answers_probe=False,
             on_acquired=self._take_office,

@@ -16,7 +16,7 @@ class RecorderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     database: Annotated[str, Meta(description="Path of the SQLite file; empty: in the per-user state directory.")] = ""
     retention_days: Annotated[float, Meta(gt=0, description="Days after which records are deleted.")] = 30.0
     max_outcomes: Annotated[int, Meta(ge=1, description="Outcomes kept; the oldest go first.")] = 500_000
-    lease_ttl_s: Annotated[
+    office_ttl_s: Annotated[
         int, Meta(ge=1, description="Seconds after which a dead recorder is succeeded by a standby.")
     ] = 3
     drain_timeout_s: Annotated[float, Meta(ge=0, description="Seconds to write what is in hand when stopping.")] = 10.0

@@ -249,7 +249,7 @@ async def _check_jetstream(bus: Bus) -> list[Finding]:
         remedy = "switch it on: `jetstream {}` in the server's configuration"
         return [Finding(check="jetstream", level=Level.PROBLEM, found="JetStream is off", remedy=remedy)]
     findings = []
-    names = (stores.EVENTS_STREAM, f"KV_{stores.NODES_BUCKET}", f"KV_{stores.LEASES_BUCKET}")
+    names = (stores.EVENTS_STREAM, f"KV_{stores.NODES_BUCKET}", f"KV_{stores.OFFICES_BUCKET}")
     for name in names:
         msg = await bus.request(f"$JS.API.STREAM.INFO.{name}", timeout_s=2.0)
         now = time.time()  # noqa: TID251 compared with the server's wall clock
