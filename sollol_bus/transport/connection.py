@@ -30,7 +30,7 @@ from nats.aio.client import Client as NatsClient
 from sollol_bus.errors import BusError, ConfigError, NotConnected, PayloadTooLarge
 from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
-from sollol_bus.transport.messages import Msg, encode, error_headers
+from sollol_bus.transport.messages import Msg, encode, error_headers, size_of_headers
 from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox
 from sollol_bus.transport.subscription import Leaving, Subscription, run_at_once
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -44,8 +44,6 @@ INBOX_ROOT = "_INBOX"
 SETTLING_S = 3.0
 """After its own reconnect an actor believes no 503 for so long: others are still coming back."""
 _HIGH_WATER_BYTES = 1 << 20
-_HEADER_FRAME_BYTES = len("NATS/1.0\r\n\r\n")
-_HEADER_SIGNS = len(": \r\n")
 _PUBLISH_REFUSED = "permissions violation for publish to "
 
 
@@ -219,7 +217,7 @@ class Bus:
         """
         if len(payload) > self.max_payload:
             raise PayloadTooLarge(f"{len(payload)} bytes exceed the limit of {self.max_payload} bytes")
-        if headers and (size := _size_of(headers)) > PAYLOAD_MARGIN_BYTES:
+        if headers and (size := size_of_headers(headers)) > PAYLOAD_MARGIN_BYTES:
             raise PayloadTooLarge(f"{size} bytes of headers exceed the limit of {PAYLOAD_MARGIN_BYTES} bytes")
         try:
             run_at_once(self._nc.publish(subject, payload, reply, headers))
@@ -386,11 +384,6 @@ def _advice(why: str) -> str:
     if "authorization" in why.lower():
         return "Give credentials: --config with a file of `sollol credentials`, or --nats-user and --nats-password."
     return "Start one with `sollol up` (without --nats and SOLLOL_NATS), or name another with --nats."
-
-
-def _size_of(headers: dict[str, str]) -> int:
-    """Bytes of the headers on the wire."""
-    return _HEADER_FRAME_BYTES + sum(len(name) + len(text.encode()) + _HEADER_SIGNS for name, text in headers.items())
 
 
 def _call_all(callbacks: list[Callable[[], None]]) -> None:

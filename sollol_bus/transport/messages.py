@@ -13,13 +13,15 @@ from sollol_bus.errors import DecodeFailed
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.headers import NO_RESPONDERS, SERVICE_ERROR, SERVICE_ERROR_CODE, STATUS
 
-__all__ = ["Msg", "decode", "decoded", "encode", "error_headers", "error_of", "is_no_responders"]
+__all__ = ["Msg", "decode", "decoded", "encode", "error_headers", "error_of", "is_no_responders", "size_of_headers"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
 _HEADER_TEXT_MAX = 256
+_HEADER_FRAME_BYTES = len("NATS/1.0\r\n\r\n")
+_HEADER_SIGNS = len(": \r\n")
 
 
 @lru_cache(maxsize=128)
@@ -65,6 +67,11 @@ def error_headers(body: ErrorBody) -> dict[str, str]:
     """The headers that mark a message as an error, fresh for each message."""
     text = body.message.replace("\r", " ").replace("\n", " ")[:_HEADER_TEXT_MAX]
     return {SERVICE_ERROR: text or body.code.value, SERVICE_ERROR_CODE: str(body.http_status)}
+
+
+def size_of_headers(headers: dict[str, str]) -> int:
+    """Bytes of the headers on the wire."""
+    return _HEADER_FRAME_BYTES + sum(len(name) + len(text.encode()) + _HEADER_SIGNS for name, text in headers.items())
 
 
 def error_of(msg: Msg) -> ErrorBody | None:
