@@ -47,6 +47,12 @@ def test_the_fields_of_log_lines_are_those_in_the_document(lines: list[LogLine])
     assert documented == {field for line in lines for field in line.fields} | TOLD
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_an_action_that_a_document_names_is_one(page: Path, lines: list[LogLine]) -> None:
+    named = re.findall(r"\bactions? `([\w.]+)`", page.read_text(encoding="utf-8"))
+    assert set(named) <= {line.action for line in lines}
+
+
 def test_every_line_from_info_up_has_an_action(lines: list[LogLine]) -> None:
     assert [line.where for line in lines if not line.action and line.level != "debug"] == []
 
