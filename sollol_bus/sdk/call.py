@@ -118,6 +118,8 @@ class Call:
         self._control: ReplyInbox | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
+        self._left: SollolError | None = None
+        """Why its user left."""
 
     @property
     def first(self) -> Msg | None:
@@ -182,6 +184,7 @@ class Call:
     def leave(self, error: SollolError) -> None:
         """Cancels the request and ends the iteration with `error`; safe from callbacks, and twice."""
         if not self._is_over:
+            self._left = error
             self.cancel()
             self._stream.fail(error)
 
@@ -243,6 +246,9 @@ class Call:
             self._is_over = True
             raise error
         await asyncio.sleep(_RETRY_S)
+        if self._left is not None:
+            self._is_over = True
+            raise self._left
         self._stream.reopen()
         try:
             self._send()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_bus.errors import ConnectionLost, NoResponders
+from sollol_bus.errors import Cancelled, ConnectionLost, NoResponders
 from sollol_bus.sdk.call import Call
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -169,6 +169,22 @@ async def test_sendings_that_met_no_dispatcher_make_nobody_wait_longer_for_the_n
         ScriptedDispatcher(other, "d1", answers_at_once=True)
         async with asyncio.timeout(5.0):  # 2 to 3 s for the one that did not hear it
             assert await answered == b"chunk"
+
+
+async def test_a_caller_that_leaves_while_no_dispatcher_is_there_sends_nothing_later(bus: Bus, other: Bus) -> None:
+    async def first_chunk() -> None:
+        with pytest.raises(Cancelled):
+            await anext(aiter(call))
+
+    async with Call(bus, subjects.GENERATE, BODY) as call, asyncio.TaskGroup() as group:
+        waiting = group.create_task(first_chunk())
+        await bus.flush()  # nobody listens: it waits for somebody who does
+        call.leave(Cancelled("left"))
+        dispatcher = ScriptedDispatcher(other, "d1", answers_at_once=True)
+        await waiting
+        await bus.flush()
+        await other.flush()
+        assert dispatcher.requests == []
 
 
 async def test_without_any_dispatcher_the_caller_is_told_what_to_start(bus: Bus) -> None:
