@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from sollol_agents.node.attempts.load_options import (
-    RUNNER_OPTIONS,
     RunnerOptions,
     Spared,
     duration_s,
     without_load_options,
 )
+from sollol_agents.node.engines.ollama_wire import RUNNER_OPTIONS
 from sollol_bus.errors import BadRequest
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode

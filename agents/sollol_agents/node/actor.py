@@ -16,7 +16,7 @@ from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.node.control.claim import Claim, require_free
 from sollol_agents.node.control.commands import Controls
 from sollol_agents.node.control.load_interval import LoadInterval
-from sollol_agents.node.control.telemetry import SOFTWARE_VERSION, Identity, Standing, loaded_of, telemetry_of
+from sollol_agents.node.control.telemetry import Identity, Standing, loaded_of, telemetry_of
 from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.watch import EngineWatch
 from sollol_agents.node.machine.sampler import Machine
@@ -62,7 +62,7 @@ class NodeMonitor(Actor[NodeConfig]):
         )
         super().__init__(config, own)
         self.drain_timeout_s = config.drain_timeout_s
-        self._identity = Identity(node_id=self.node_id, instance=self.instance, software=SOFTWARE_VERSION)
+        self._identity = Identity(node_id=self.node_id, instance=self.instance)
         self._standing = Standing.of(config)
         self._machine = Machine(config)
         self._watch = EngineWatch(config, on_found=self._on_engine_found, on_change=self._on_load_changed)

@@ -133,16 +133,8 @@ def default_ctx_tokens(preset: Preset) -> int:
 
 
 def predicted_bytes(model: ModelSpec, *, ctx_tokens: int, slots: int) -> int:
-    """Returns the memory that the fit test expects a model to need, without the batch surcharge."""
+    """Returns the memory that the fit test expects a model to need."""
     return model.file_bytes + model.kv_bytes_per_token * ctx_tokens * slots
-
-
-def batch_surcharge_bytes(*, ctx_tokens: int, slots: int) -> int:
-    """Returns what the fit test adds for bigger batches: 0, 768 MiB or 2 GiB."""
-    total = ctx_tokens * slots
-    if total > 32768:
-        return 2048 * _MIB
-    return 768 * _MIB if total > 4096 else 0
 
 
 def real_bytes(model: ModelSpec, *, ctx_tokens: int, slots: int) -> int:

@@ -28,8 +28,6 @@ from sollol_schemas.telemetry import (
     InFlight,
 )
 
-GIB = 1024**3
-
 
 class Fleet:
     """A core with a clock and nodes that answer as told."""

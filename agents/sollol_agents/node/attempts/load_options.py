@@ -17,11 +17,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from sollol_agents.node.engines.ollama_wire import RUNNER_OPTIONS
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
-RUNNER_OPTIONS: Final = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 _KINDS: Final = frozenset({RequestKind.GENERATE, RequestKind.CHAT, RequestKind.EMBED})
 _TOUCHY: Final = re.compile(rb'"(?:keep_alive|' + b"|".join(name.encode() for name in RUNNER_OPTIONS) + rb')"\s*:')
 _DURATION: Final = re.compile(r"([0-9.]+)(ns|us|µs|ms|s|m|h)")

@@ -19,9 +19,6 @@ class SlotTable:
     def __len__(self) -> int:
         return len(self._model_of)
 
-    def __contains__(self, attempt_id: str) -> bool:
-        return attempt_id in self._model_of
-
     @property
     def limit(self) -> int:
         """How many attempts run at a time; after it was lowered, more may still be running."""
@@ -54,7 +51,3 @@ class SlotTable:
     def release(self, attempt_id: str) -> bool:
         """Gives a slot back; False when the attempt held none."""
         return self._model_of.pop(attempt_id, None) is not None
-
-    def is_model_busy(self, model: str) -> bool:
-        """Whether an attempt of this model is running."""
-        return model in self._model_of.values()

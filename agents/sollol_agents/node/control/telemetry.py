@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import msgspec
@@ -11,6 +10,7 @@ from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engines.view import EngineView
 from sollol_agents.node.machine.host import HostSample
 from sollol_agents.node.machine.remote import STATED
+from sollol_bus.version import VERSION
 from sollol_schemas.telemetry import EngineKind, Gpu, InFlight, LearnedSpeed, LoadedModel, Telemetry
 
 _MIB: Final = 1024 * 1024
@@ -44,23 +44,11 @@ class Identity(msgspec.Struct, kw_only=True):
     """Of the claim of the node's id; 0 until it is claimed."""
     seq: int = 0
     """Of the telemetry and load messages so far."""
-    software: str = ""
 
     def next_seq(self) -> int:
         """The number of the next message."""
         self.seq += 1
         return self.seq
-
-
-def _software_version() -> str:
-    try:
-        return version("sollol-bus")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-#: The version of this software, as installed; read once, because it lies on disk.
-SOFTWARE_VERSION: Final = _software_version()
 
 
 def gpus_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
@@ -140,6 +128,6 @@ def telemetry_of(
         weight=standing.weight,
         preferred_task_types=config.preferred_task_types,
         host_priority=config.host_priority,
-        version=identity.software,
+        version=VERSION,
         host=host.name,
     )

@@ -17,7 +17,7 @@ from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import Figures
 from sollol_schemas.telemetry import InstalledModel, LoadedModel
 
-_RUNNER_OPTIONS: Final = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
+RUNNER_OPTIONS: Final = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 """Options whose change makes Ollama load the model anew."""
 _STREAM_FALSE: Final = re.compile(rb'"stream"\s*:\s*false')
 _NEW_LIMIT: Final = b'"max_completion_tokens"'
@@ -121,7 +121,7 @@ def runner_options(body: bytes) -> dict[str, Any]:
     """Those options of a request that would make Ollama load the model anew, for loading it with the same ones."""
     try:
         options = msgspec.json.decode(body).get("options") or {}
-        return {name: options[name] for name in _RUNNER_OPTIONS if options.get(name) is not None}
+        return {name: options[name] for name in RUNNER_OPTIONS if options.get(name) is not None}
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, TypeError):
         return {}
 
