@@ -17,7 +17,7 @@ from sollol_bus.sdk.jobs import make_job
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import stores, subjects
-from sollol_schemas.jobs import JobNews, JobState
+from sollol_schemas.jobs import JobNews, JobResult, JobState, JobStatus
 from sollol_schemas.routing import Routing
 
 pytestmark = pytest.mark.timeout(90)
@@ -95,6 +95,18 @@ async def test_an_answer_that_is_not_kept_any_more_is_an_error_and_no_endless_wa
             with pytest.raises(BadRequest, match="not kept any more"):
                 await s.client.wait_for_task(job_id, timeout_s=10)
             assert (await s.client.jobs.end(job_id)).state is JobState.DONE
+
+
+async def test_a_job_whose_dispatcher_died_after_storing_its_result_is_not_run_again(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path) as s:
+        bus = s.client.bus
+        known = JobStatus(job_id="mine", state=JobState.QUEUED, owner="dead")  # it ran too briefly to be written down
+        stored = JobResult(job_id="mine", state=JobState.DONE, body=msgspec.Raw(b'{"response":"stored","done":true}'))
+        await publish_acked(bus, f"$KV.{stores.JOBS_BUCKET}.job.mine", encode(known))
+        await publish_acked(bus, subjects.JOB_RESULT.of("mine"), encode(stored))
+        await publish_acked(bus, subjects.JOB_SUBMIT.of(5, "mine"), payload_of("count down from 3"))
+        assert (await s.client.wait_for_task("mine", timeout_s=20)).text == "stored"
+        assert s.began() == []
 
 
 async def test_a_message_that_the_server_gave_up_delivering_is_buried_with_a_letter(tmp_path: Path) -> None:

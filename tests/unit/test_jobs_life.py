@@ -48,7 +48,7 @@ def test_a_later_run_takes_a_job_that_has_ended_and_keeps_the_number_of_its_resu
 def test_a_job_whose_worker_died_is_taken_over_and_counts_a_loss() -> None:
     verdict = life.take_up(known(JobState.RUNNING, tries=1, node_id="attic"), FRESH)
     assert isinstance(verdict, TakeUp)
-    assert verdict.was_lost
+    assert verdict.was_taken
     status = verdict.status
     assert (status.state, status.owner, status.losses, status.tries) == (JobState.QUEUED, "me", 1, 1)
 
@@ -56,7 +56,7 @@ def test_a_job_whose_worker_died_is_taken_over_and_counts_a_loss() -> None:
 def test_a_job_that_only_waited_elsewhere_is_taken_over_without_a_loss() -> None:
     verdict = life.take_up(known(JobState.QUEUED), FRESH)
     assert isinstance(verdict, TakeUp)
-    assert (verdict.was_lost, verdict.status.losses) == (False, 0)
+    assert (verdict.was_taken, verdict.status.losses) == (True, 0), "it may have been too quick to be written down"
 
 
 def test_a_second_message_is_judged_by_whether_the_first_is_still_stored() -> None:

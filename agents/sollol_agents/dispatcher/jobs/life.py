@@ -67,8 +67,8 @@ class TakeUp(msgspec.Struct, frozen=True, kw_only=True):
     """Work on it: write `status` over what is known, then run."""
 
     status: JobStatus
-    was_lost: bool = False
-    """Whether somebody worked on it before and did not finish: its result may be stored already."""
+    was_taken: bool = False
+    """Whether somebody had it before and did not finish: its result may be stored already."""
 
 
 class Drop(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +131,7 @@ def take_up(known: JobStatus | None, fresh: JobStatus, *, is_other_gone: bool = 
         takes=known.takes + 1,
         node_id="",
     )
-    return TakeUp(status=status, was_lost=lost)
+    return TakeUp(status=status, was_taken=True)
 
 
 def _after(known: JobStatus, fresh: JobStatus) -> JobStatus:

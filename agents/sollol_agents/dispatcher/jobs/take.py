@@ -161,7 +161,7 @@ class Take:
             tools.events.tell(self._status, JobNews.QUEUED)
         if self._status.run > 1:
             await persistently(partial(tools.letters.discard, self.job_id), f"letter of job {self.job_id}")
-        if not verdict.was_lost:
+        if not verdict.was_taken:
             return True
         found, seq = await persistently(partial(tools.results.read, self.job_id), f"result of job {self.job_id}")
         if found is not None and found.run == self._status.run:
