@@ -114,8 +114,6 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     """How often the fleet did not know its model, in a row."""
     run: Count = 1
     """1, and one more for each time it was run again by request."""
-    takes: Count = 0
-    """How often a dispatcher took it up after the first time; its attempts are numbered by it."""
     tokens: Tokens = 0
     """Progress: chunks of output so far, about one token each."""
     node_id: str = ""

@@ -128,7 +128,6 @@ def take_up(known: JobStatus | None, fresh: JobStatus, *, is_other_gone: bool = 
         stream_seq=fresh.stream_seq,
         body_hash=fresh.body_hash,
         losses=known.losses + lost,
-        takes=known.takes + 1,
         node_id="",
     )
     return TakeUp(status=status, was_taken=True)
@@ -136,7 +135,7 @@ def take_up(known: JobStatus | None, fresh: JobStatus, *, is_other_gone: bool = 
 
 def _after(known: JobStatus, fresh: JobStatus) -> JobStatus:
     """The state of a job that begins anew in the place of one that is known."""
-    return msgspec.structs.replace(fresh, result_seq=known.result_seq, takes=known.takes + 1)
+    return msgspec.structs.replace(fresh, result_seq=known.result_seq)
 
 
 def is_news(before: ErrorBody | None, step: Again) -> bool:

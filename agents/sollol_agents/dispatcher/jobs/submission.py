@@ -84,7 +84,6 @@ class Submission:
                 model=ended.model,
                 run=run,
                 result_seq=status.result_seq if status is not None else 0,
-                takes=max(ended.takes, status.takes if status is not None else 0) + 1,
             )
             await self._tell_queued(fresh, revision)
         self._bus.respond(msg, EnqueueReply(job_id=job_id, is_duplicate=not seq))
