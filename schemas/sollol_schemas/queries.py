@@ -20,6 +20,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     in_flight: Count = 0
     """Attempts granted or running, by the scorer's own count."""
     success_ratio: Ratio = 1.0
+    serialised: dict[str, Count] = {}
+    """Models of which the engine runs fewer requests at a time than its slots promise, with how many."""
     has_left: bool = False
     """It is down because it ended in order, not because it is missing."""
 

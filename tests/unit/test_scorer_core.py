@@ -82,7 +82,8 @@ def test_a_warm_node_wins_over_a_faster_one_that_must_load() -> None:
     fleet = Fleet()
     fleet.node("fast", gpus=(gpu("RTX 4090"),), loaded=())
     fleet.node("warm", gpus=(gpu("RTX 3060", 12, 6),))
-    grant = granted(fleet.ask("r1"))["r1"]
+    context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=100, max_output_tokens=60)
+    grant = granted(fleet.ask("r1", context=context))["r1"]
     assert grant.decision.node_id == "warm"
     assert not grant.decision.forecast.needs_load
 

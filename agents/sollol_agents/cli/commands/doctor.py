@@ -318,6 +318,9 @@ async def _check_nodes(bus: Bus) -> list[Finding]:
             level, remedy = Level.WARNING, f"last heard of {seconds(view.heartbeat_age_s)} ago; look at its log"
         elif told.version not in ("", VERSION):
             level, remedy = Level.WARNING, f"it runs version {told.version}, this is {VERSION}"
+        elif view.serialised:
+            real = ", ".join(f"{count} of {model}" for model, count in sorted(view.serialised.items()))
+            level, remedy = Level.WARNING, f"{view.node_id} has {told.slots} slots but runs {real} at a time: --slots"
         findings.append(Finding(check="node", level=level, found=found, remedy=remedy))
     return findings
 

@@ -125,7 +125,7 @@ def _node_row(view: NodeView) -> tuple[str, ...]:
         view.node_id,
         "left" if view.has_left else view.state.value,
         engine,
-        f"{view.in_flight}/{told.slots}",
+        f"{view.in_flight}/{told.slots}" + (f" (runs {min(view.serialised.values())})" if view.serialised else ""),
         ", ".join(dict.fromkeys(g.name for g in told.gpus)) or "-",
         f"{gib(free_mib)}/{gib(total_mib)} GiB" if told.gpus else "-",
         percent(told.cpu_load_ratio) if told.cpu_count else "-",

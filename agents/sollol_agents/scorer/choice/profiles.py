@@ -89,3 +89,8 @@ def _spill(node: Node, need: float, model: str) -> float:
     cpu = decode_tps(cpu_machine(node.telemetry.cpu_count), need)
     alone = node.speeds.decode_tps(model, need)
     return max(1.0, 1.0 - outside + outside * alone / cpu)
+
+
+def speed_up(slots: int, beta: float) -> float:
+    """Throughput of a full node in units of one attempt alone; > 0."""
+    return slots / (1.0 + beta * (slots - 1)) if slots > 0 else 1e-6

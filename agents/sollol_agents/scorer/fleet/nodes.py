@@ -7,10 +7,11 @@ from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.residency import Budget, Resident, Residents, budget_of, max_models
 from sollol_agents.scorer.knowledge import priors
 from sollol_agents.scorer.knowledge.breaker import Breakers
+from sollol_agents.scorer.knowledge.concurrency import Concurrency
 from sollol_agents.scorer.knowledge.demand import RankedWork
 from sollol_agents.scorer.knowledge.prefixes import PrefixMirror
 from sollol_agents.scorer.knowledge.reliability import Record
-from sollol_agents.scorer.knowledge.speeds import NodeSpeeds, Pace
+from sollol_agents.scorer.knowledge.speeds import LoadRatio, NodeSpeeds, Pace
 from sollol_schemas.telemetry import (
     EngineKind,
     InFlight,
@@ -25,12 +26,13 @@ _BUDGET_STEP_BYTES = 256.0 * 1024 * 1024
 
 
 class Versions:
-    """What all nodes of a fleet count together: how often the shape of any of them changed."""
+    """What all nodes of a fleet share: how often the shape of any of them changed, and what loads took."""
 
-    __slots__ = ("shape",)
+    __slots__ = ("loads", "shape")
 
     def __init__(self) -> None:
         self.shape = 0
+        self.loads = LoadRatio()
 
 
 class Node:
@@ -65,8 +67,10 @@ class Node:
         self.speed_version = 0
         self.load_version = 0
         machine = _machine(telemetry)
-        self.speeds = NodeSpeeds(machine=machine, has_gpu=telemetry.has_gpu)
+        self.speeds = NodeSpeeds(machine=machine, has_gpu=telemetry.has_gpu, loads=versions.loads)
         self.pace = Pace(now)
+        self.concurrency: dict[str, Concurrency] = {}
+        """Of models of which two attempts or more were seen at a time."""
         self.record = Record()
         self.model_records: dict[str, Record] = {}
         self.breakers = Breakers()
@@ -111,6 +115,7 @@ class Node:
         self.breakers = Breakers()
         self.mirror = PrefixMirror()
         self.pace = Pace(now)
+        self.concurrency.clear()
         self.is_failing = self.is_full = False
         self.joined_at = now
         self.load_version += 1
@@ -220,11 +225,36 @@ class Node:
                 self.load_version += 1
             if seen.output_tokens or seen.has_first_token or not attempt.is_confirmed:
                 attempt.observe(seen, now)
+        self._observe_concurrency(listed, now)
         if expected >= 1.0:
             self.pace.observe(measured, expected, now)
             self.load_version += 1
         elif not listed:
             self.pace.rest(now)
+
+    def _observe_concurrency(self, listed: dict[str, InFlight], now: float) -> None:
+        """Notices an engine that lets attempts wait which it was thought to run."""
+        together: dict[str, list[Attempt]] = {}
+        if len(listed) > 1:
+            for attempt_id in listed:
+                attempt = self.attempts.get(attempt_id)
+                if attempt is not None and attempt.output_median > 0:
+                    together.setdefault(attempt.model, []).append(attempt)
+        for model, attempts in together.items():
+            resident = self.residents.by_name.get(model)
+            if len(attempts) < 2 or model not in self.installed or resident is None or resident.is_loading:
+                continue
+            silent = [a for a in attempts if not a.has_first_token]
+            seen = self.concurrency.setdefault(model, Concurrency())
+            changed = seen.observe(
+                len(attempts) - len(silent),
+                {a.attempt_id: now - a.granted_at - a.load_s for a in silent},
+                sum(a.prefill_s for a in silent) / max(self.pace.value, 0.05),
+                now,
+            )
+            if changed:
+                self.reshape()
+                self.load_version += 1
 
     def take(self, attempt: Attempt) -> None:
         """Puts an attempt into a slot."""
@@ -254,7 +284,13 @@ class Node:
 
     def model_slots(self, model: InstalledModel) -> int:
         """How many attempts of this model the node runs at a time."""
-        return min(model.slots, self.slots) if model.slots else self.slots
+        slots = min(model.slots, self.slots) if model.slots else self.slots
+        seen = self.concurrency.get(canonical(model.name)) if self.concurrency else None
+        return min(slots, seen.limit) if seen is not None and seen.limit else slots
+
+    def serialised(self) -> dict[str, int]:
+        """Models of which the engine runs fewer at a time than its slots promise, with how many."""
+        return {model: seen.limit for model, seen in self.concurrency.items() if seen.limit}
 
 
 def _machine(telemetry: Telemetry) -> priors.Machine:

@@ -18,7 +18,7 @@ REFERENCE_BYTES = 4.9e9
 _BANDWIDTH_SHARE = 0.55
 _TOKEN_OVERHEAD_S = 0.0005
 _LOAD_BASE_S = 1.0
-_LOAD_BYTES_PER_S = 1.0e9
+_LOAD_LEAST, _LOAD_PER_GB_S, _LOAD_MOST = 0.5e9, 1.6e6, 2.5e9  # 0.7 GB/s beside a processor, 2 beside an RTX 3090
 _BYTES_PER_PARAMETER = 0.6
 
 
@@ -111,6 +111,7 @@ def prompt_tps(machine: Machine, size_bytes: float) -> float:
     return min(machine.prompt_tps * REFERENCE_BYTES / max(size_bytes, 1.0), 50_000.0)
 
 
-def load_s(size_bytes: float) -> float:
-    """Expected seconds to load a model from disk; >= 1."""
-    return _LOAD_BASE_S + size_bytes / _LOAD_BYTES_PER_S
+def load_s(machine: Machine, size_bytes: float) -> float:
+    """Expected seconds to load a model from disk; >= 1. Faster cards lie beside faster disks."""
+    bytes_per_s = min(_LOAD_MOST, _LOAD_LEAST + machine.bandwidth_gb_s * _LOAD_PER_GB_S)
+    return _LOAD_BASE_S + size_bytes / bytes_per_s

@@ -44,14 +44,31 @@ class ModelSpeed:
         self.load_s = 0.0
 
 
+class LoadRatio:
+    """How far loads of a whole fleet lie from the expected ones: what one machine's disk teaches about the others'."""
+
+    __slots__ = ("_samples", "log_ratio")
+
+    def __init__(self) -> None:
+        self.log_ratio = 0.0
+        self._samples = 0
+
+    def learn(self, ratio: float) -> None:
+        """Takes one load's ratio of measured to expected seconds."""
+        self._samples += 1
+        log_ratio = math.log(clamped(ratio, 1e-2, 1e2))
+        self.log_ratio += max(_ALPHA, 1.0 / (1 + self._samples)) * (log_ratio - self.log_ratio)
+
+
 class NodeSpeeds:
     """Speeds of one node's models. `version` changes whenever an estimate might."""
 
-    def __init__(self, *, machine: priors.Machine, has_gpu: bool) -> None:
+    def __init__(self, *, machine: priors.Machine, has_gpu: bool, loads: LoadRatio | None = None) -> None:
         self.version = 0
         self.beta = _BETA_GPU if has_gpu else _BETA_CPU
         self.beta_other = _BETA_OTHER_MODEL
         self._machine = machine
+        self._loads = loads or LoadRatio()
         self._models: OrderedDict[str, ModelSpeed] = OrderedDict()
         self._log_ratio = {"prompt": 0.0, "decode": 0.0, "load": 0.0}
         self._ratio_samples = {"prompt": 0, "decode": 0, "load": 0}
@@ -95,7 +112,8 @@ class NodeSpeeds:
         known = self._models.get(model)
         if known is not None and known.load_s > 0:
             return known.load_s
-        return priors.load_s(size_bytes) * math.exp(self._log_ratio["load"])
+        log_ratio = self._log_ratio["load"] if self._ratio_samples["load"] else self._loads.log_ratio
+        return priors.load_s(self._machine, size_bytes) * math.exp(log_ratio)
 
     def has_decode_samples(self, model: str, at_least: int) -> bool:
         """Whether the model's decode speed rests on so many of our own samples."""
@@ -201,7 +219,9 @@ class NodeSpeeds:
             known.load_s = seconds
         else:
             known.load_s += _LOAD_ALPHA * (seconds - known.load_s)
-        self._teach("load", known.load_s / priors.load_s(size_bytes))
+        ratio = known.load_s / priors.load_s(self._machine, size_bytes)
+        self._teach("load", ratio)
+        self._loads.learn(ratio)
 
     def _learn_beta(self, known: ModelSpeed, rate: float, co_runners: float) -> None:
         if known.decode_samples < 3 or co_runners < 0.5 or known.decode_tps <= 0 or rate <= 0:

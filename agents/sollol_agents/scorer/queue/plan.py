@@ -3,7 +3,10 @@
 The queue is walked in order of rank. Each request takes its best candidate against the planned state of all
 nodes, in which every earlier request of the walk already stands, granted or waiting. The walk looks at 20
 requests of each eligibility class (a single window over all classes would let requests at the head that few
-nodes can serve block everyone behind them) and ends when no node has a free slot.
+nodes can serve block everyone behind them) and ends when no node has a free slot. Nodes that are left open while
+more of a class waits take what ends there before the nodes in use have drained the whole line: taking one request out
+of a line of n spares the others n times the time between two answers, so that a slow server pays when it is done before
+the line is (Lin and Kumar, 1984).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from sollol_agents.scorer.choice.bounds import Pool
 from sollol_agents.scorer.choice.cost import Cost, CostRules, end_of, estimate, evaluate
 from sollol_agents.scorer.choice.horizon import Horizon, LeftSeconds
-from sollol_agents.scorer.choice.profiles import Profile, Profiles
+from sollol_agents.scorer.choice.profiles import Profile, Profiles, speed_up
 from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.nodes import Node
@@ -250,14 +253,14 @@ class Planner:
         total = 0.0
         for node in nodes:
             work_s = max(1e-6, self.work_s(waiting, node))
-            total += max(1e-6, waiting.best_work_s) / work_s * _speed_up(node.slots, node.speeds.beta)
+            total += max(1e-6, waiting.best_work_s) / work_s * speed_up(node.slots, node.speeds.beta)
         return max(total, 1e-6)
 
     @staticmethod
     def node_seconds(cost: Cost) -> float:
         """Seconds of a whole node that a request takes, when the node's slots are in use."""
         node = cost.horizon.node
-        return cost.estimate.work_s / cost.horizon.pace / _speed_up(node.slots, node.speeds.beta)
+        return cost.estimate.work_s / cost.horizon.pace / speed_up(node.slots, node.speeds.beta)
 
     def _has_cpu_rival(self, waiting: Waiting, nodes: Sequence[Node], now: float) -> bool:
         """Whether a CPU node could finish the work before the deadline."""
@@ -268,11 +271,6 @@ class Planner:
                 if e.profile.load_s + e.work_s < left_s:
                     return True
         return False
-
-
-def _speed_up(slots: int, beta: float) -> float:
-    """Throughput of a full node in units of one attempt alone; > 0."""
-    return slots / (1.0 + beta * (slots - 1)) if slots > 0 else 1e-6
 
 
 def _latest_end(cost: Cost) -> float:

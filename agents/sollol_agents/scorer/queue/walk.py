@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from sollol_agents.scorer.choice.bounds import Pool
 from sollol_agents.scorer.choice.cost import Cost, end_of
 from sollol_agents.scorer.choice.horizon import Horizon
+from sollol_agents.scorer.choice.profiles import speed_up
 from sollol_agents.scorer.queue.queue import Line
 
 
@@ -45,8 +46,7 @@ class Walk:
             if ready_at is None or not horizon.finishes:
                 continue
             work_s = (prompt / profile.prompt_tps + output / profile.decode_tps) / horizon.pace
-            slots = min(horizon.slots, profile.model_slots)
-            rate = slots / (1.0 + horizon.beta * (slots - 1)) / max(work_s, 1e-6)
+            rate = speed_up(min(horizon.slots, profile.model_slots), horizon.beta) / max(work_s, 1e-6)
             rates.append((max(ready_at, horizon.mean_free_at(self.now)), rate))
         return _filled_at(sorted(rates), pool.left)
 

@@ -27,7 +27,7 @@ class Strategy(Protocol):
     prune_ratio: float | None
     """A candidate that costs more than the best one is never chosen if it is busy, and if it costs at least
     `prune_ratio ** (1 + waiting.held_ahead)` times as much not even if it is free; and none that is busy is chosen
-    while the best free one costs less than `prune_ratio` times as much. Such candidates need not be worked out.
+    while a free one costs less. Such candidates need not be worked out.
     None: all must be."""
 
     def choose(self, waiting: Waiting, costs: Sequence[Cost], now: float, rng: random.Random) -> Choice:
