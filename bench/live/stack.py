@@ -59,7 +59,7 @@ async def live_stack(
         config = EmbeddedServerConfig(port=0, store_dir=str(folder / "nats"))
         server = await floor.enter_async_context(EmbeddedServer(config))
         commands = {
-            "scorer": ["scorer", "--strategy", strategy, "--seed", "1"],
+            "scorer": ["scorer", "--strategy", strategy],
             "recorder": ["recorder", "--database", str(folder / "bench.sqlite3")],
             "dispatcher": ["dispatcher"],
         }
