@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sollol_agents.lab.testing.scorer_stage import MODEL, Fleet, gpu
+from sollol_agents.lab.testing.messages import MODEL, gpu
+from sollol_agents.lab.testing.scorer_stage import Fleet
 from sollol_agents.scorer.knowledge import priors
 from sollol_agents.scorer.knowledge.concurrency import Concurrency
 from sollol_agents.scorer.knowledge.speeds import LoadRatio, NodeSpeeds
