@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 
+from sollol_agents.lab.testing.dispatcher import PlayedDispatcher
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node import NodeConfig, NodeMonitor
 from sollol_agents.node.engines.base import EngineRequest
@@ -26,21 +27,12 @@ from sollol_bus.errors import BackendBrokeProtocol, BackendUnavailable, SollolEr
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.messages import decode, error_of
 from sollol_bus.transport.streaming import ReplyStream
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
-from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.execution import (
-    AttemptAccepted,
-    AttemptFailed,
-    AttemptReport,
-    AttemptStart,
-    Exec,
-    StartAnswer,
-)
 from sollol_schemas.telemetry import EngineKind, Telemetry
 
 NODE = "odd"
@@ -344,36 +336,6 @@ async def noded(server: EmbeddedServer, bus: Bus, **settings: Any) -> AsyncItera
         yield node
 
 
-class Asked:
-    """One exec, answered like a dispatcher would, its chunks read like an SDK would."""
-
-    def __init__(self, bus: Bus, node: NodeMonitor, body: dict[str, Any], *, stream: bool = True) -> None:
-        self._bus = bus
-        self.failure: AttemptFailed | None = None
-        self.subscription = bus.subscribe(subjects.ATTEMPT.of(NODE, "r-1"), self._on_report)
-        decision = Decision(
-            request_id="r",
-            attempt_id="r-1",
-            node_id=NODE,
-            instance=node.instance,
-            model=body["model"],
-            kind=RequestKind.CHAT,
-        )
-        envelope = Exec(decision=decision, stream=stream)
-        self.headers = {h.EXEC: encode(envelope).decode()}
-        self.body = msgspec.json.encode(body)
-
-    def _on_report(self, msg: Msg) -> None:
-        report: AttemptReport = decode(msg.data, AttemptReport)  # type: ignore[arg-type]
-        if isinstance(report, (AttemptAccepted, AttemptStart)):
-            self._bus.publish(msg.reply, encode(StartAnswer(go=True)))
-        elif isinstance(report, AttemptFailed):
-            self.failure = report
-
-    def send(self, reply_to: str) -> None:
-        self._bus.publish(subjects.NODE_EXEC.of(NODE), self.body, headers=self.headers | {h.REPLY_TO: reply_to})
-
-
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -385,11 +347,11 @@ def big_chat(size: int) -> dict[str, bytes | Script]:
 async def test_a_chunk_over_the_payload_limit_comes_in_parts(nats_server: EmbeddedServer, bus: Bus) -> None:
     size = bus.max_payload + 1000
     async with ScriptedEngine(big_chat(size)) as engine, noded(nats_server, bus, url=engine.url) as node:
-        asked = Asked(bus, node, CHAT)
+        dispatcher = PlayedDispatcher(bus, NODE)
         async with ReplyStream(bus, total_s=20) as stream:
             inbox = bus.new_inbox()
             subscription = bus.subscribe(inbox, stream._on_message)
-            asked.send(inbox)
+            dispatcher.send(node.instance, CHAT, reply_to=inbox)
             lines = [json.loads(msg.data) async for msg in stream]
             subscription.unsubscribe()
         assert [len(line["message"]["content"]) for line in lines] == [size, 0]
@@ -398,12 +360,12 @@ async def test_a_chunk_over_the_payload_limit_comes_in_parts(nats_server: Embedd
 async def test_a_single_reply_over_the_payload_limit_names_the_remedy(nats_server: EmbeddedServer, bus: Bus) -> None:
     engine_answers = big_chat(bus.max_payload + 1000)
     async with ScriptedEngine(engine_answers) as engine, noded(nats_server, bus, url=engine.url) as node:
-        asked = Asked(bus, node, CHAT, stream=False)
-        asked.send(bus.new_inbox())
-        await eventually(lambda: asked.failure is not None)
-        assert asked.failure is not None
-        assert asked.failure.error.code is ErrorCode.REPLY_TOO_LARGE
-        assert "stream" in asked.failure.error.message
+        dispatcher = PlayedDispatcher(bus, NODE)
+        dispatcher.send(node.instance, CHAT, stream=False)
+        await eventually(lambda: bool(dispatcher.failures()))
+        (failure,) = dispatcher.failures()
+        assert failure.error.code is ErrorCode.REPLY_TOO_LARGE
+        assert "stream" in failure.error.message
 
 
 async def test_a_hanging_engine_delays_no_heartbeat(nats_server: EmbeddedServer, bus: Bus) -> None:
@@ -480,11 +442,10 @@ async def test_a_node_without_its_engine_starts_and_says_why(nats_server: Embedd
     async with noded(nats_server, bus, url="http://127.0.0.1:1", engine="auto") as node:
         await eventually(lambda: bool(told) and not told[-1].engine.is_reachable)
         assert "no connection" in told[-1].engine.detail
-        asked = Asked(bus, node, CHAT)
-        asked.send(bus.new_inbox())
-        await eventually(lambda: asked.failure is not None)
-        assert asked.failure is not None
-        assert asked.failure.error.code is ErrorCode.ENGINE_UNAVAILABLE
+        dispatcher = PlayedDispatcher(bus, NODE)
+        dispatcher.send(node.instance, CHAT)
+        await eventually(lambda: bool(dispatcher.failures()))
+        assert dispatcher.failures()[0].error.code is ErrorCode.ENGINE_UNAVAILABLE
 
 
 async def test_an_unreadable_control_request_gets_a_clear_error(nats_server: EmbeddedServer, bus: Bus) -> None:
@@ -526,12 +487,9 @@ async def test_a_real_llama_cpp_streams_ollamas_lines_through_the_node(
         told = node.telemetry()
         assert (told.slots, told.engine.version.split()[0]) == (2, "llama.cpp")
         assert [one.name for one in told.loaded] == ["countdown"]
-        asked = Asked(bus, node, {"model": "countdown", "messages": [{"role": "user", "content": "count 200"}]})
-        heard: list[Msg] = []
-        inbox = bus.new_inbox()
-        bus.subscribe(inbox, heard.append)
-        asked.send(inbox)
-        await eventually(lambda: bool(heard) and not heard[-1].data)
-        text = "".join(json.loads(msg.data)["message"]["content"] for msg in heard[:-1])
-        assert text.split() == [str(n) for n in range(199, -1, -1)]
+        dispatcher = PlayedDispatcher(bus, NODE)
+        body = {"model": "countdown", "messages": [{"role": "user", "content": "count 40"}]}
+        dispatcher.send(node.instance, body)
+        await eventually(lambda: bool(dispatcher.ends()) and "end" in dispatcher.order)
+        assert dispatcher.text().split() == [str(n) for n in range(39, -1, -1)]
         await eventually(lambda: any(one.decode_tps > 0 for one in node.telemetry().speeds))

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
+from sollol_agents.lab.testing.dispatcher import PlayedDispatcher
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
@@ -37,7 +38,7 @@ from sollol_schemas.control import (
     ControlSet,
     ControlUnload,
 )
-from sollol_schemas.decision import Decision, Forecast
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus
 from sollol_schemas.execution import (
@@ -45,12 +46,9 @@ from sollol_schemas.execution import (
     AttemptDone,
     AttemptFailed,
     AttemptFirstToken,
-    AttemptReport,
     AttemptStart,
     CancelAttempt,
-    Exec,
     Figures,
-    StartAnswer,
 )
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
@@ -59,95 +57,28 @@ EMBEDDER = "nomic-embed-text"
 NODE = "n1"
 
 
-class Desk:
-    """A dispatcher and a caller in one: sends execs, answers the node's questions, collects what it says."""
-
-    def __init__(self, bus: Bus) -> None:
-        self.bus = bus
-        self.reports: list[AttemptReport] = []
-        self.heard: list[Msg] = []
-        self.go: bool | None = True
-        self._number = 0
-        self.order: list[str] = []
-        bus.subscribe(f"{subjects.V1}.attempt.{NODE}.*", self._on_report)
-
-    def _on_report(self, msg: Msg) -> None:
-        report: AttemptReport = decode(msg.data, AttemptReport)  # type: ignore[arg-type]
-        self.reports.append(report)
-        self.order.append(type(report).__name__)
-        if isinstance(report, (AttemptAccepted, AttemptStart)) and self.go is not None:
-            self.bus.publish(msg.reply, encode(StartAnswer(go=self.go)))
-
-    def _on_chunk(self, msg: Msg) -> None:
-        self.heard.append(msg)
-        self.order.append("chunk" if msg.data else "end")
-
-    def send(
-        self,
-        instance: str,
-        body: dict[str, Any],
-        *,
-        kind: RequestKind = RequestKind.CHAT,
-        stream: bool = True,
-        reply_to: str = "",
-        term: int = 1,
-        needs_load: bool = False,
-        **envelope: Any,
-    ) -> str:
-        self._number += 1
-        attempt_id = f"r{self._number}-1"
-        if not reply_to:
-            reply_to = self.bus.new_inbox()
-            self.inbox = self.bus.subscribe(reply_to, self._on_chunk)
-        decision = Decision(
-            request_id=f"r{self._number}",
-            attempt_id=attempt_id,
-            node_id=NODE,
-            instance=instance,
-            model=body.get("model", MODEL),
-            kind=kind,
-            term=term,
-            forecast=Forecast(needs_load=needs_load),
-        )
-        exec_envelope = Exec(decision=decision, stream=stream, **envelope)
-        self.bus.publish(
-            subjects.NODE_EXEC.of(NODE),
-            msgspec.json.encode(body),
-            reply=subjects.ATTEMPT.of(NODE, attempt_id),
-            headers={h.EXEC: encode(exec_envelope).decode(), h.REPLY_TO: reply_to},
-        )
-        return attempt_id
-
-    def ends(self) -> list[AttemptDone | AttemptFailed]:
-        return [one for one in self.reports if isinstance(one, (AttemptDone, AttemptFailed))]
-
-    def text(self) -> str:
-        lines = [json.loads(msg.data) for msg in self.heard if msg.data]
-        return "".join(line["message"]["content"] for line in lines)
-
-
 class Stage:
     """Everything one test needs."""
 
-    def __init__(self, desk: Desk, node: NodeMonitor, engine: EmulatedNode, server: EmbeddedServer) -> None:
-        self.desk = desk
+    def __init__(self, bus: Bus, node: NodeMonitor, engine: EmulatedNode, server: EmbeddedServer) -> None:
+        self.bus = bus
+        self.dispatcher = PlayedDispatcher(bus, NODE)
         self.node = node
         self.engine = engine
         self.server = server
         self.outcomes: list[Outcome] = []
         self.telemetry: list[Telemetry] = []
         self.loads: list[LoadUpdate] = []
-        bus = desk.bus
         bus.subscribe(subjects.OUTCOME_EVENT.all, lambda msg: self.outcomes.append(decode(msg.data, Outcome)))
         bus.subscribe(subjects.TELEMETRY.all, lambda msg: self.telemetry.append(decode(msg.data, Telemetry)))
         bus.subscribe(subjects.LOAD.all, lambda msg: self.loads.append(decode(msg.data, LoadUpdate)))
 
     def chat(self, text: str = "count 12", **more: Any) -> str:
         body = {"model": MODEL, "messages": [{"role": "user", "content": text}]}
-        return self.desk.send(self.node.instance, body | more.pop("body", {}), **more)
+        return self.dispatcher.send(self.node.instance, body | more.pop("body", {}), **more)
 
     async def control(self, request: Any) -> ControlReply:
-        msg = await self.desk.bus.request(subjects.NODE_CONTROL.of(NODE), encode(request))
+        msg = await self.bus.request(subjects.NODE_CONTROL.of(NODE), encode(request))
         return decode(msg.data, ControlReply)
 
 
@@ -168,7 +99,7 @@ async def staged(
         own = {"node_id": NODE, "engine": "ollama", "url": emulated.url, "slots": 4, "drain_timeout_s": 5.0}
         node_config = msgspec.convert(own | (node or {}), NodeConfig)
         async with NodeMonitor(node_config, BusConfig(url=server.url)) as monitor:
-            stage = Stage(Desk(bus), monitor, emulated, server)
+            stage = Stage(bus, monitor, emulated, server)
             await bus.flush()
             yield stage
 
@@ -185,18 +116,20 @@ def countdown(number: int) -> str:
 
 async def test_a_stream_reaches_the_caller_whole_and_every_party_is_told(stage: Stage) -> None:
     attempt = stage.chat("count 12")
-    desk = stage.desk
-    await eventually(lambda: bool(desk.ends()) and bool(stage.outcomes))
-    assert desk.text().strip() == countdown(12)
-    first, last = desk.heard[0], desk.heard[-1]
+    dispatcher = stage.dispatcher
+    await eventually(lambda: bool(dispatcher.ends()) and bool(stage.outcomes))
+    assert dispatcher.text().strip() == countdown(12)
+    first, last = dispatcher.heard[0], dispatcher.heard[-1]
     assert decode((first.headers or {})[h.DECISION].encode(), Decision).attempt_id == attempt
     assert last.data == b""
-    assert int((last.headers or {})[h.CHUNKS]) == len(desk.heard) - 1
+    assert int((last.headers or {})[h.CHUNKS]) == len(dispatcher.heard) - 1
     figures = decode((last.headers or {})[h.FIGURES].encode(), Figures)
     assert figures.output_tokens == 13
-    assert [msg.reply.rpartition(".")[2] for msg in desk.heard[:-1]] == [str(n) for n in range(1, len(desk.heard))]
-    assert [type(one) for one in desk.reports] == [AttemptAccepted, AttemptFirstToken, AttemptDone]
-    assert desk.order.index("AttemptFirstToken") < desk.order.index("chunk")
+    assert [msg.reply.rpartition(".")[2] for msg in dispatcher.heard[:-1]] == [
+        str(n) for n in range(1, len(dispatcher.heard))
+    ]
+    assert [type(one) for one in dispatcher.reports] == [AttemptAccepted, AttemptFirstToken, AttemptDone]
+    assert dispatcher.order.index("AttemptFirstToken") < dispatcher.order.index("chunk")
     assert stage.outcomes[0].status is OutcomeStatus.SUCCESS
     assert stage.outcomes[0].attempt_id == attempt
     reply = await stage.control(ControlAttempt(attempt_id=attempt))
@@ -205,8 +138,8 @@ async def test_a_stream_reaches_the_caller_whole_and_every_party_is_told(stage: 
 
 async def test_a_caller_without_a_stream_gets_one_reply_with_both_headers(stage: Stage) -> None:
     stage.chat("count 12", stream=False, body={"stream": False})
-    await eventually(lambda: bool(stage.desk.ends()))
-    (msg,) = stage.desk.heard
+    await eventually(lambda: bool(stage.dispatcher.ends()))
+    (msg,) = stage.dispatcher.heard
     reply = json.loads(msg.data)
     assert reply["message"]["content"].strip() == countdown(12)
     assert reply["done"] is True
@@ -215,18 +148,18 @@ async def test_a_caller_without_a_stream_gets_one_reply_with_both_headers(stage:
 
 async def test_an_embedding_is_one_reply(stage: Stage) -> None:
     body = {"model": EMBEDDER, "input": ["one two", "three"]}
-    stage.desk.send(stage.node.instance, body, kind=RequestKind.EMBED, stream=False)
-    await eventually(lambda: bool(stage.desk.ends()))
-    assert len(json.loads(stage.desk.heard[0].data)["embeddings"]) == 2
+    stage.dispatcher.send(stage.node.instance, body, kind=RequestKind.EMBED, stream=False)
+    await eventually(lambda: bool(stage.dispatcher.ends()))
+    assert len(json.loads(stage.dispatcher.heard[0].data)["embeddings"]) == 2
 
 
 async def test_passthrough_carries_the_engines_bytes_and_content_type(stage: Stage) -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "count 5"}], "stream": True}
-    stage.desk.send(stage.node.instance, body, kind=RequestKind.PASSTHROUGH, path="/v1/chat/completions")
-    await eventually(lambda: bool(stage.desk.ends()))
-    raw = b"".join(msg.data for msg in stage.desk.heard)
+    stage.dispatcher.send(stage.node.instance, body, kind=RequestKind.PASSTHROUGH, path="/v1/chat/completions")
+    await eventually(lambda: bool(stage.dispatcher.ends()))
+    raw = b"".join(msg.data for msg in stage.dispatcher.heard)
     assert raw.rstrip().endswith(b"data: [DONE]")
-    assert (stage.desk.heard[0].headers or {})[h.CONTENT_TYPE].startswith("text/event-stream")
+    assert (stage.dispatcher.heard[0].headers or {})[h.CONTENT_TYPE].startswith("text/event-stream")
 
 
 async def test_beyond_its_slots_the_node_answers_busy_without_an_outcome(nats_server: EmbeddedServer, bus: Bus) -> None:
@@ -234,8 +167,8 @@ async def test_beyond_its_slots_the_node_answers_busy_without_an_outcome(nats_se
     async with staged(nats_server, bus, node=settings, time_scale=1.0, decode_tps=20.0) as stage:
         stage.chat("count 400")
         refused = stage.chat("count 3")
-        await eventually(lambda: bool(stage.desk.ends()))
-        (end,) = stage.desk.ends()
+        await eventually(lambda: bool(stage.dispatcher.ends()))
+        (end,) = stage.dispatcher.ends()
         assert isinstance(end, AttemptFailed)
         assert (end.attempt_id, end.error.code, end.is_streaming) == (refused, ErrorCode.BUSY, False)
         assert stage.node.in_flight() == {"r1-1"}
@@ -244,11 +177,11 @@ async def test_beyond_its_slots_the_node_answers_busy_without_an_outcome(nats_se
 async def test_an_unknown_model_is_the_requests_fault(stage: Stage) -> None:
     stage.chat(body={"model": "nowhere"})
     await eventually(lambda: bool(stage.outcomes))
-    (end,) = stage.desk.ends()
+    (end,) = stage.dispatcher.ends()
     assert isinstance(end, AttemptFailed)
     assert end.error.code is ErrorCode.UNKNOWN_MODEL
     assert stage.outcomes[0].status is OutcomeStatus.CLIENT_ERROR
-    assert stage.desk.heard == []
+    assert stage.dispatcher.heard == []
 
 
 @pytest.mark.parametrize(
@@ -265,35 +198,35 @@ async def test_what_may_not_run_is_refused_before_it_takes_a_slot(
     stage: Stage, more: dict[str, Any], code: ErrorCode
 ) -> None:
     stage.chat("count 1")
-    await eventually(lambda: len(stage.desk.ends()) == 1)
+    await eventually(lambda: len(stage.dispatcher.ends()) == 1)
     stage.chat(**more)
-    await eventually(lambda: len(stage.desk.ends()) == 2)
-    end = stage.desk.ends()[-1]
+    await eventually(lambda: len(stage.dispatcher.ends()) == 2)
+    end = stage.dispatcher.ends()[-1]
     assert isinstance(end, AttemptFailed)
     assert end.error.code is code
 
 
 async def test_an_exec_for_another_instance_is_ignored(stage: Stage) -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "count 2"}]}
-    stage.desk.send("somebodyelse", body)
+    stage.dispatcher.send("somebodyelse", body)
     mine = stage.chat("count 2")
-    await eventually(lambda: bool(stage.desk.ends()))
-    assert {one.attempt_id for one in stage.desk.reports} == {mine}
+    await eventually(lambda: bool(stage.dispatcher.ends()))
+    assert {one.attempt_id for one in stage.dispatcher.reports} == {mine}
 
 
 async def test_a_cancel_frees_the_slot_and_ends_the_stream(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, time_scale=1.0, decode_tps=30.0) as stage:
         attempt = stage.chat("count 500")
-        await eventually(lambda: len(stage.desk.heard) > 2)
+        await eventually(lambda: len(stage.dispatcher.heard) > 2)
         bus.publish(subjects.NODE_CANCEL.of(NODE), encode(CancelAttempt(attempt_id=attempt, reason="enough")))
         await eventually(lambda: bool(stage.outcomes))
         assert stage.outcomes[0].status is OutcomeStatus.CANCELLED
         assert stage.node.in_flight() == set()
         await eventually(lambda: stage.engine.in_flight == 0)
-        error, end = stage.desk.heard[-2:]
+        error, end = stage.dispatcher.heard[-2:]
         assert error_of(error) is not None
         assert end.data == b""
-        (report,) = stage.desk.ends()
+        (report,) = stage.dispatcher.ends()
         assert isinstance(report, AttemptFailed)
         assert report.is_streaming
 
@@ -301,8 +234,8 @@ async def test_a_cancel_frees_the_slot_and_ends_the_stream(nats_server: Embedded
 async def test_a_caller_that_leaves_frees_the_slot_at_the_next_token(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, time_scale=1.0, decode_tps=50.0) as stage:
         stage.chat("count 900")
-        await eventually(lambda: len(stage.desk.heard) > 2)
-        stage.desk.inbox.unsubscribe()
+        await eventually(lambda: len(stage.dispatcher.heard) > 2)
+        stage.dispatcher.inbox.unsubscribe()
         await eventually(lambda: bool(stage.outcomes))
         assert stage.outcomes[0].status is OutcomeStatus.CANCELLED
         assert stage.outcomes[0].code is ErrorCode.CANCELLED
@@ -310,18 +243,18 @@ async def test_a_caller_that_leaves_frees_the_slot_at_the_next_token(nats_server
 
 
 async def test_without_permission_nothing_reaches_the_caller(stage: Stage) -> None:
-    stage.desk.go = False
+    stage.dispatcher.go = False
     stage.chat("count 3")
     await eventually(lambda: bool(stage.outcomes))
-    assert stage.desk.heard == []
+    assert stage.dispatcher.heard == []
     assert stage.outcomes[0].status is OutcomeStatus.CANCELLED
 
 
 async def test_after_its_lease_ran_out_the_node_asks_again(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, time_scale=1.0, preload=()) as stage:
         stage.chat("count 2", go_s=0.05, needs_load=True)
-        await eventually(lambda: bool(stage.desk.ends()))
-        kinds = [type(one) for one in stage.desk.reports]
+        await eventually(lambda: bool(stage.dispatcher.ends()))
+        kinds = [type(one) for one in stage.dispatcher.reports]
         assert kinds == [AttemptAccepted, AttemptStart, AttemptFirstToken, AttemptDone]
 
 
@@ -339,12 +272,12 @@ async def test_a_broken_stream_ends_with_an_error_for_the_caller(stage: Stage, f
     stage.engine.inject(fault)
     stage.chat("count 12")
     await eventually(lambda: bool(stage.outcomes))
-    error = error_of(stage.desk.heard[-2])
+    error = error_of(stage.dispatcher.heard[-2])
     assert error is not None
     assert error.code is code
-    assert stage.desk.heard[-1].data == b""
+    assert stage.dispatcher.heard[-1].data == b""
     assert stage.outcomes[0].status is OutcomeStatus.FAILED
-    (report,) = stage.desk.ends()
+    (report,) = stage.dispatcher.ends()
     assert isinstance(report, AttemptFailed)
     assert report.is_streaming
 
@@ -365,10 +298,10 @@ async def test_an_engine_that_fails_before_the_first_token_costs_the_caller_noth
     stage.engine.inject(fault)
     stage.chat("count 12")
     await eventually(lambda: bool(stage.outcomes))
-    (report,) = stage.desk.ends()
+    (report,) = stage.dispatcher.ends()
     assert isinstance(report, AttemptFailed)
     assert (report.error.code, report.is_streaming) == (code, False)
-    assert stage.desk.heard == []
+    assert stage.dispatcher.heard == []
     assert stage.outcomes[0].status is OutcomeStatus.FAILED
 
 
@@ -430,7 +363,7 @@ async def test_load_messages_are_at_once_and_at_most_twenty_a_second(stage: Stag
     began = time.monotonic()
     for _ in range(100):
         stage.chat("count 1")
-    await eventually(lambda: len(stage.desk.ends()) == 100)
+    await eventually(lambda: len(stage.dispatcher.ends()) == 100)
     await eventually(lambda: bool(stage.loads) and not stage.loads[-1].in_flight)
     elapsed_s = time.monotonic() - began
     assert 1 <= len(stage.loads) <= 20 * elapsed_s + 4
@@ -442,8 +375,8 @@ async def test_controls_ping_drain_set_load_and_unload(stage: Stage) -> None:
     assert (await stage.control(ControlPing())).instance == stage.node.instance
     assert (await stage.control(ControlDrain())).is_draining
     stage.chat("count 2")
-    await eventually(lambda: bool(stage.desk.ends()))
-    end = stage.desk.ends()[0]
+    await eventually(lambda: bool(stage.dispatcher.ends()))
+    end = stage.dispatcher.ends()[0]
     assert isinstance(end, AttemptFailed)
     assert end.error.code is ErrorCode.DRAINING
     assert not (await stage.control(ControlDrain(is_draining=False))).is_draining
@@ -486,7 +419,7 @@ async def test_a_broken_bus_ends_what_streams_and_drops_what_does_not(nats_serve
         silent = stage.chat("count 900")
         await eventually(lambda: len(stage.node.in_flight()) == 1)
         streaming = stage.chat("count 900")
-        await eventually(lambda: len(stage.desk.heard) > 2)
+        await eventually(lambda: len(stage.dispatcher.heard) > 2)
         await nats_server.kill()
         await eventually(lambda: stage.node.in_flight() == set())
         await nats_server.start()
@@ -506,15 +439,15 @@ async def test_a_broken_bus_ends_what_streams_and_drops_what_does_not(nats_serve
 
         await eventually(has_lost_outcome)
         again = stage.chat("count 3")
-        await eventually(lambda: any(one.attempt_id == again for one in stage.desk.ends()))
-        assert isinstance(stage.desk.ends()[-1], AttemptDone)
+        await eventually(lambda: any(one.attempt_id == again for one in stage.dispatcher.ends()))
+        assert isinstance(stage.dispatcher.ends()[-1], AttemptDone)
 
 
 @pytest.mark.shutdown
 async def test_a_stopping_node_finishes_what_runs(nats_server: EmbeddedServer, bus: Bus) -> None:
     async with staged(nats_server, bus, time_scale=1.0, decode_tps=60.0) as stage:
         stage.chat("count 40")
-        await eventually(lambda: len(stage.desk.heard) > 2)
+        await eventually(lambda: len(stage.dispatcher.heard) > 2)
     await eventually(lambda: bool(stage.outcomes))
     assert stage.outcomes[0].status is OutcomeStatus.SUCCESS
     assert any(one.is_draining for one in stage.loads)
@@ -528,12 +461,12 @@ async def test_a_stopping_node_waits_until_its_last_outcome_is_stored(nats_serve
 
     loads: list[LoadUpdate] = []
     bus.subscribe(subjects.LOAD.all, lambda msg: loads.append(decode(msg.data, LoadUpdate)))
-    desk = Desk(bus)  # a stage would hear outcomes, so that a publish would meet a responder
+    dispatcher = PlayedDispatcher(bus, NODE)  # a stage would hear outcomes, so that a publish would meet a responder
     async with asyncio.TaskGroup() as group, EmulatedNode(EmulatorConfig(preset="instant", model=(MODEL,))) as engine:
         config = NodeConfig(node_id=NODE, engine="ollama", url=engine.url)
         async with NodeMonitor(config, BusConfig(url=nats_server.url)) as node:
-            desk.send(node.instance, {"model": MODEL, "messages": []})
-            await eventually(lambda: bool(desk.ends()))
+            dispatcher.send(node.instance, {"model": MODEL, "messages": []})
+            await eventually(lambda: bool(dispatcher.ends()))
             group.create_task(make_stream_once_it_left())
     stored = json.loads(await api(bus, f"STREAM.INFO.{stores.EVENTS_STREAM}"))["state"]["messages"]
     assert stored == 1
@@ -546,8 +479,8 @@ async def test_a_stopping_node_hands_back_what_does_not_finish_in_time(nats_serv
         stage.chat("count 900")
         await eventually(lambda: len(stage.node.in_flight()) == 1)
         stage.chat("count 900")
-        await eventually(lambda: len(stage.desk.heard) > 2)
-    await eventually(lambda: len(stage.desk.ends()) == 2)
-    ends = {one.attempt_id: one for one in stage.desk.ends() if isinstance(one, AttemptFailed)}
+        await eventually(lambda: len(stage.dispatcher.heard) > 2)
+    await eventually(lambda: len(stage.dispatcher.ends()) == 2)
+    ends = {one.attempt_id: one for one in stage.dispatcher.ends() if isinstance(one, AttemptFailed)}
     assert {one.error.code for one in ends.values()} == {ErrorCode.DRAINING, ErrorCode.ACTOR_STOPPED}
     assert {one.is_streaming for one in ends.values()} == {True, False}

@@ -1,0 +1,116 @@
+"""A dispatcher and a caller in one, for tests of a node: sends execs, answers its questions, hears its answers."""
+
+# ruff: noqa: ANN401 fields of an exec are passed on by name
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sollol_agents.lab.testing.messages import decision
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.context import RequestKind
+from sollol_schemas.decision import Forecast
+from sollol_schemas.execution import (
+    AttemptAccepted,
+    AttemptDone,
+    AttemptFailed,
+    AttemptReport,
+    AttemptStart,
+    Exec,
+    StartAnswer,
+)
+
+
+class PlayedDispatcher:
+    """Sends execs to one node.
+
+    Args:
+        bus: The connection.
+        node_id: The node.
+    """
+
+    def __init__(self, bus: Bus, node_id: str) -> None:
+        self.reports: list[AttemptReport] = []
+        """What the node reported, in order."""
+        self.heard: list[Msg] = []
+        """What the callers got, in order."""
+        self.order: list[str] = []
+        """Names of both as they came: of a report's type, `chunk`, or `end`."""
+        self.go: bool | None = True
+        """How the node's questions are answered; None: not at all."""
+        self._bus = bus
+        self._node_id = node_id
+        self._number = 0
+        bus.subscribe(subjects.ATTEMPT.of(node_id, "*"), self._on_report)
+
+    def send(
+        self,
+        instance: str,
+        body: dict[str, Any],
+        *,
+        kind: RequestKind = RequestKind.CHAT,
+        stream: bool = True,
+        reply_to: str = "",
+        term: int = 1,
+        needs_load: bool = False,
+        **more: Any,
+    ) -> str:
+        """Sends an exec and returns its attempt's id.
+
+        Args:
+            instance: The node's instance.
+            body: The caller's body.
+            kind: What is asked.
+            stream: Whether the caller wants chunks.
+            reply_to: Where the answer goes; empty: to an inbox that is heard here.
+            term: Of the decision.
+            needs_load: Whether the model has to be loaded first.
+            **more: Further fields of the exec.
+        """
+        self._number += 1
+        attempt_id = f"r{self._number}-1"
+        if not reply_to:
+            reply_to = self._bus.new_inbox()
+            self.inbox = self._bus.subscribe(reply_to, self._on_chunk)
+        decided = decision(
+            attempt_id,
+            self._node_id,
+            instance=instance,
+            model=body["model"],
+            kind=kind,
+            term=term,
+            forecast=Forecast(needs_load=needs_load),
+        )
+        headers = {h.EXEC: encode(Exec(decision=decided, stream=stream, **more)).decode(), h.REPLY_TO: reply_to}
+        subject, reply = subjects.NODE_EXEC.of(self._node_id), subjects.ATTEMPT.of(self._node_id, attempt_id)
+        self._bus.publish(subject, msgspec.json.encode(body), reply=reply, headers=headers)
+        return attempt_id
+
+    def ends(self) -> list[AttemptDone | AttemptFailed]:
+        """How attempts ended, in order."""
+        return [one for one in self.reports if isinstance(one, (AttemptDone, AttemptFailed))]
+
+    def failures(self) -> list[AttemptFailed]:
+        """How attempts failed, in order."""
+        return [one for one in self.reports if isinstance(one, AttemptFailed)]
+
+    def text(self) -> str:
+        """What the chunks of chats say, together."""
+        lines = [msgspec.json.decode(msg.data) for msg in self.heard if msg.data]
+        return "".join(line["message"]["content"] for line in lines)
+
+    def _on_report(self, msg: Msg) -> None:
+        report: AttemptReport = decode(msg.data, AttemptReport)  # type: ignore[arg-type]  # a union decodes too
+        self.reports.append(report)
+        self.order.append(type(report).__name__)
+        if isinstance(report, (AttemptAccepted, AttemptStart)) and self.go is not None:
+            self._bus.publish(msg.reply, encode(StartAnswer(go=self.go)))
+
+    def _on_chunk(self, msg: Msg) -> None:
+        self.heard.append(msg)
+        self.order.append("chunk" if msg.data else "end")
