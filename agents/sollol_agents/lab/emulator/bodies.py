@@ -57,7 +57,7 @@ _TOOL_CALL: Final = Struct(
     },
 )
 MESSAGE: Final = Struct(
-    "api.Message",
+    "api.Alias",  # as which a message reads itself
     {
         "role": STRING,
         "content": STRING,
@@ -197,6 +197,15 @@ def _read_content(value: object) -> object:
     return value
 
 
+def _read_role(value: object) -> object:
+    """Returns the role of a message."""
+    try:
+        return STRING.read(value)
+    except MismatchError as error:
+        error.within("role", "")
+        raise
+
+
 class _Turn:
     """A message of /v1/messages: its errors do not name the field in it."""
 
@@ -210,7 +219,7 @@ class _Turn:
         for key, item in value.items():
             name = key.lower()
             if name == "role":
-                found["role"] = STRING.read(item)
+                found["role"] = _read_role(item)
             elif name == "content" and item is not None:
                 found["content"] = _read_content(item)
         return found

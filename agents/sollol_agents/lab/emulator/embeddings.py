@@ -91,7 +91,7 @@ def _read(path: str, content: bytes) -> Body:
     if encoding and encoding not in _ENCODINGS:
         told = f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64']."
         raise RefusalError(told, is_at_door=True)
-    if not request.get("input"):
+    if request.get("input") in (None, "", []):
         raise RefusalError("invalid input", is_at_door=True)
     return request
 

@@ -65,6 +65,7 @@ class Request:
     Attributes:
         method: such as `POST`.
         path: without the query, decoded.
+        query: with its question mark; empty without one.
         host: value of the Host header, without the port.
         origin: value of the Origin header; empty without one.
         is_same_host: the origin is the host that was asked.
@@ -72,7 +73,7 @@ class Request:
         file: the file, on a path that takes one.
     """
 
-    __slots__ = ("body", "file", "host", "is_persistent", "is_same_host", "method", "origin", "path")
+    __slots__ = ("body", "file", "host", "is_persistent", "is_same_host", "method", "origin", "path", "query")
 
     def __init__(
         self,
@@ -88,6 +89,7 @@ class Request:
         self.file = file
         self.method = method
         self.path = path_of(target)
+        self.query = target[target.find("?") :] if "?" in target else ""
         self.host = host_name(host)
         self.origin = origin
         self.is_same_host = bool(origin) and origin.partition("://")[2] == host.decode("latin-1")

@@ -167,6 +167,7 @@ class Management:
                 return build_model(source, 1)
             base = self._store.find(source)
             if base is None and self._is_offline:
+                reports.add({"status": "pulling manifest"})
                 raise RefusalError(f"pull model manifest: {_unreachable(source, is_insecure=False)}", 500)
             if base is None:
                 raise not_found(source)

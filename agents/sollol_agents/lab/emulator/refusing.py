@@ -39,9 +39,10 @@ def refuse(responder: Responder, path: str, error: RefusalError, *, is_stream: b
 
 def redirect(request: Request, responder: Responder, error: RedirectError) -> None:
     """Sends the right spelling of a path; only to a GET with a page around it."""
-    responder.extra += b"Location: %b\r\n" % error.location.encode("latin-1", "replace")
+    location = error.location + request.query
+    responder.extra += b"Location: %b\r\n" % location.encode("latin-1", "replace")
     if request.method not in {"GET", "HEAD"}:
         responder.send(error.status)
         return
     name = "Moved Permanently" if error.status == 301 else "Temporary Redirect"
-    responder.send(error.status, f'<a href="{error.location}">{name}</a>.\n\n'.encode(), http.HTML)
+    responder.send(error.status, f'<a href="{location}">{name}</a>.\n\n'.encode(), http.HTML)

@@ -255,6 +255,7 @@ class Responses:
             "output": self._output,
             "usage": None if figures is None else _usage(figures),
             "background": request.get("background", False),
+            "truncation": request.get("truncation") or "disabled",
             "instructions": request.get("instructions"),
             "max_output_tokens": request.get("max_output_tokens"),
             "reasoning": request.get("reasoning"),
@@ -281,7 +282,6 @@ _FIXED: Final[dict[str, Any]] = {
     "store": False,
     "tool_choice": "auto",
     "top_logprobs": 0,
-    "truncation": "disabled",
 }
 """What no request changes."""
 

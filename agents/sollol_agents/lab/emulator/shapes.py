@@ -39,9 +39,12 @@ class MismatchError(Exception):
         self._path: list[str] = []
 
     def within(self, field: str, owner: str) -> None:
-        """Notes that the value lies in this field; the innermost named owner is the one that is told."""
+        """Notes that the value lies in this field; the innermost owner is told, but no further in than a named type.
+
+        A type that reads itself has no name to tell, and hides those inside it.
+        """
         self._path.insert(0, field)
-        self._owner = self._owner or owner
+        self._owner = (self._owner or owner) if owner else ""
 
     def __str__(self) -> str:
         where = f"struct field {self._owner}.{'.'.join(self._path)} of type" if self._path else "value of type"

@@ -34,9 +34,9 @@ _ATTENTION: Final = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output")
 _BLOCK_TENSORS: Final = (*_ATTENTION, "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
 
 
-def details(model: ModelSpec, *, is_sized: bool = True) -> dict[str, Any]:
-    """Returns the `details` object of a model; lengths are told by some paths only."""
-    found: dict[str, Any] = {
+def details(model: ModelSpec) -> dict[str, Any]:
+    """Returns the `details` object of a model."""
+    return {
         "parent_model": model.parent,
         "format": "gguf",
         "family": model.family,
@@ -44,9 +44,6 @@ def details(model: ModelSpec, *, is_sized: bool = True) -> dict[str, Any]:
         "parameter_size": model.parameter_size,
         "quantization_level": model.quantization,
     }
-    if is_sized:
-        found |= {"context_length": model.ctx_tokens, "embedding_length": model.width}
-    return found
 
 
 def tags(models: Iterable[ModelSpec], modified_at: str) -> dict[str, Any]:
@@ -59,7 +56,7 @@ def tags(models: Iterable[ModelSpec], modified_at: str) -> dict[str, Any]:
                 "modified_at": modified_at,
                 "size": model.file_bytes,
                 "digest": model.digest,
-                "details": details(model),
+                "details": details(model) | {"context_length": model.ctx_tokens, "embedding_length": model.width},
                 "capabilities": list(model.capabilities if model.tagged is None else model.tagged),
             }
             for model in models
@@ -82,7 +79,7 @@ def ps(loaded: Iterable[Loaded], *, now: float, wall: dt.datetime) -> dict[str, 
                 "model": one.model.name,
                 "size": one.size_bytes,
                 "digest": one.model.digest,
-                "details": details(one.model, is_sized=one.model.tagged is None),
+                "details": details(one.model),
                 "expires_at": _expiry(one.expires_at - now, wall),
                 "size_vram": one.vram_bytes,
                 "context_length": one.options.num_ctx or 0,
@@ -107,7 +104,7 @@ def show(
     if model.license:
         found["license"] = model.license
     return found | {
-        "details": details(model, is_sized=model.tagged is None),
+        "details": details(model),
         "model_info": _model_info(model),
         "tensors": _tensors(model),
         "capabilities": list(model.capabilities),
