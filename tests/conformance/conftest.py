@@ -84,6 +84,15 @@ def engine(request: pytest.FixtureRequest, model_folder: Path) -> Iterator[Engin
         yield Engine(url, "countdown", "nomic-embed-text", is_ollama=True, is_emulated=True)
 
 
+@pytest.fixture
+def llama_url(model_folder: Path) -> Iterator[str]:
+    """A real llama.cpp of its own, with the flags of a recorded one."""
+    need_llama()
+    flags = ("--slots", "4", "--ctx", "8192", "--alias", "cdl", "--cache-dir", str(model_folder))
+    with started("sollol_agents.lab.engine", *flags) as url:
+        yield url
+
+
 def given_engine() -> Engine:
     url = os.environ.get("SOLLOL_TEST_ENGINE", "").rstrip("/")
     if not url:

@@ -121,8 +121,9 @@ class Scenario(msgspec.Struct, frozen=True):
 
 
 def load_cases(path: Path) -> tuple[Case, ...]:
-    """Returns the cases of a file, in the order in which they were recorded."""
-    return tuple(msgspec.json.decode(line, type=Case) for line in path.read_bytes().splitlines())
+    """Returns the cases of a file, in the order in which they were recorded; without those of concurrent requests."""
+    lines = [line for line in path.read_bytes().splitlines() if b'"concurrent":' not in line]
+    return tuple(msgspec.json.decode(line, type=Case) for line in lines)
 
 
 def load_scenarios(path: Path) -> tuple[Scenario, ...]:

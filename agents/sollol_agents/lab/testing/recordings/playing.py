@@ -34,7 +34,11 @@ async def play_case(case: Case, url: str) -> Outcome:
     found: list[str] = []
     models = set[str]().union(*(step.request.models() for step in case.steps))
     for place, step in enumerate(case.steps):
-        reply = await exchange(url, step.request.raw(), within_s=_WITHIN_S)
+        try:
+            reply = await exchange(url, step.request.raw(), within_s=_WITHIN_S)
+        except OSError as error:
+            found.append(f"step {place}: {error}")
+            break
         # the rows of other models depend on what ran before
         rows = (f"/steps/{place}/response/body/models",) if "ps" in step.derived else ()
         volatile = Volatile(case.volatile + rows, place, is_talk=_is_talk(step))
@@ -42,6 +46,11 @@ async def play_case(case: Case, url: str) -> Outcome:
         if "ps" in step.derived and reply.status == 200:
             found += (f"step {place}: {one}" for one in _ps_differences(step.derived["ps"], reply, models))
     return Outcome(name=case.name, group=case.group, differences=tuple(found))
+
+
+async def play_cases(url: str, cases: Iterable[Case]) -> list[Outcome]:
+    """Plays cases one after the other; returns how each went."""
+    return [await play_case(case, url) for case in cases]
 
 
 def _is_talk(step: CaseStep) -> bool:
