@@ -76,7 +76,10 @@ def test_a_burst_is_not_taken_for_a_stream() -> None:
     assert flow.newcomers_ratio(30, 100.0) == 0.0
     for number in range(10):
         flow.went(101.0 + 0.1 * number)
-    assert flow.newcomers_ratio(20, 102.0) < 0.15
+    assert flow.newcomers_ratio(20, 102.0) < 0.25
+    for number in range(15):
+        flow.went(102.0 + 0.4 * number)
+    assert flow.newcomers_ratio(5, 108.0) < 0.2
 
 
 def test_a_steady_stream_promises_one_newcomer_for_each_answer() -> None:

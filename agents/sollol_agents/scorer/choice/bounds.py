@@ -40,10 +40,12 @@ class Pool:
         "_place",
         "_rules",
         "held",
+        "hit_tokens",
         "left",
         "model",
         "planned",
         "profiles",
+        "prompt_tokens",
     )
 
     def __init__(
@@ -58,6 +60,8 @@ class Pool:
         """Requests that wait although a node could start them at once."""
         self.left = 1.0
         """Requests of the class that are not planned yet, those behind the window included."""
+        self.prompt_tokens = self.hit_tokens = 0
+        """Prompts of those that are planned, and what of them lies in caches where they go."""
         self.profiles = profiles
         self.planned = planned
         self._now = now

@@ -11,7 +11,7 @@ import math
 _DEMAND_S = 120.0
 _WORK_S = 300.0
 _PAUSE_S = 60.0
-_SILENCE = 1.5  # so many requests that should have come and did not: the rate has fallen
+_SILENCE = 4.0  # so many requests that should have come and did not: the rate has fallen
 _BUCKETS_PER_RANK = 2
 _LOWEST_RANK = -2.0
 _BUCKETS = 32  # ranks from -2 to 14

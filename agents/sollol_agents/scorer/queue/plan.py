@@ -113,6 +113,8 @@ class Planner:
                 return
             if not choice.cost.is_free and pool.could_start(walk.open_ids):
                 pool.held += 1
+            pool.prompt_tokens += waiting.request.context.prompt_tokens
+            pool.hit_tokens += choice.cost.estimate.hit_tokens
             walk.commit(choice.cost, waiting.model, pools.values())
         for line, candidates in later:
             yield from self._beyond(line, candidates, pools, walk)

@@ -38,7 +38,9 @@ class Walk:
 
     def drained_at(self, line: Line, pool: Pool) -> float:
         """When the nodes in use would have worked off what is left of a line, as if work flowed like water."""
-        prompt, output = line.prompt_tokens / len(line), line.output_tokens / len(line)
+        cached_share = pool.hit_tokens / max(1, pool.prompt_tokens)
+        prompt = (1.0 - cached_share) * line.prompt_tokens / len(line)
+        output = line.output_tokens / len(line)
         rates = []
         for profile in pool.profiles:
             horizon = self.planned[profile.node.node_id]

@@ -51,7 +51,7 @@ class LeastCost:
         if best_free is not best:
             hold = 0.0 if waiting.mode is RoutingMode.ASYNC else self._hold
             hold *= _LEAST_HOLD + (1.0 - _LEAST_HOLD) * waiting.newcomers_ratio
-            held = 0 if _spares_work(best, best_free) else waiting.held_ahead
+            held = 0.0 if _spares_work(best, best_free) else waiting.newcomers_ratio * waiting.held_ahead
             if best.total_s < (1.0 - hold) ** (1 + held) * best_free.total_s:
                 saved = best_free.total_s - best.total_s
                 return Choice(best, f"waits for {best.horizon.node.node_id}, which saves {saved:.1f} s")
