@@ -92,6 +92,10 @@ def start() -> Callable[..., dict[str, str]]:
     return start_module
 
 
+MODELS = ("countdown+vision", "nomic-embed-text=0.137", "llama3.2:3b=3.2", "llama3.1:8b=8.03", "qwen2.5:14b=14.8")
+"""Those of the emulated node before the gateway; the first takes images."""
+
+
 @pytest.fixture(scope="session")
 def fleet_behind_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayFleet]:
     """One for all tests of a worker: starting it takes seconds."""
@@ -103,7 +107,8 @@ def fleet_behind_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
             "--no-local-node",
             *("--store-dir", str(folder), "--log-level", "warning"),
         )
-        flags = ("--preset", "rtx4090-24", "--time-scale", "20", "--parallel", "4", "--preload", "countdown")
+        flags = ["--preset", "rtx4090-24", "--time-scale", "20", "--parallel", "4", "--preload", "countdown"]
+        flags += [word for model in MODELS for word in ("--model", model)]
         engines = {"emulated": (start_module(stack, "sollol_agents.lab.emulator", *flags)["engine"], "ollama")}
         if importlib.util.find_spec("xllamacpp") is not None:
             real = start_module(stack, "sollol_agents.lab.engine", "--slots", "4", "--cache-dir", str(folder))

@@ -55,7 +55,9 @@ def limits(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         engines = {}
         for name, slots in (("wide", str(STREAMS)), ("narrow", "1")):
             flags = ("--preset", "steady", "--decode-tps", tps[name], "--parallel", slots)
-            engine = start(stack, "sollol_agents.lab.emulator", *flags, "--model", f"{name}=1", "--preload", name)
+            engine = start(
+                stack, "sollol_agents.lab.emulator", *flags, "--model", f"{name}=1+vision", "--preload", name
+            )
             engines[name] = engine["engine"]
             start(
                 stack,

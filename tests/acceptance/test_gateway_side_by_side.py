@@ -101,6 +101,55 @@ def ids(call: Call) -> str:
     return f"{call.method} {call.path} {body if call.body is not None else ''}".strip()
 
 
+DIFFERENT = [
+    ("HEAD", "/api/status", "", "Ollama knows no HEAD there"),
+    ("HEAD", f"/api/blobs/sha256:{'0' * 64}", "", "the content type of a missing file"),
+    ("POST", "/api/generate", '"yaml"', "a client's fault that the engine calls 500 becomes 502"),
+    (
+        "POST",
+        "/api/generate",
+        '"please think", "think": true, "stream": false',
+        "< and > are not escaped in one object",
+    ),
+    (
+        "POST",
+        "/api/generate",
+        '"please think", "think": false, "stream": false',
+        "< and > are not escaped in one object",
+    ),
+    ("POST", "/api/embed", '"input": "a"}', "a large answer has a length instead of chunks"),
+    ("POST", "/api/embeddings", '"prompt": "a"}', "a large answer has a length instead of chunks"),
+    ("POST", "/v1/embeddings", '"input": ["a", "b"]}', "a large answer has a length instead of chunks"),
+    ("POST", "/v1/embeddings", '"base64"', "a large answer has a length instead of chunks"),
+    ("POST", "/api/pull", '"stream": false', "the content type names its character set"),
+    ("POST", "/api/push", '"stream": false', "the content type names its character set"),
+    ("POST", "/api/create", '"stream": false', "the content type names its character set"),
+    ("POST", "/api/generate", '{"messages"', "a body without a model is refused in other words"),
+    ("POST", "/api/embed", '{"messages"', "a body without a model is refused in other words"),
+    ("POST", "/v1/completions", '{"messages"', "a body without a model is refused in other words"),
+    ("POST", "/v1/embeddings", '{"messages"', "a body without a model is refused in other words"),
+    ("POST", "/v1/responses", '{"messages"', "a body without a model is refused in other words"),
+    ("POST", "/v1/messages", '{"messages"', "a body without a model is refused in other words"),
+    ("POST", "/v1/messages", '"count 4"}]}', "the refusal of a body without a limit has other words"),
+    ("GET", "/v1/models/nope", "", "the refusal has other words"),
+    ("POST", "/api/create", '"from": "nope"', "the refusal has other words"),
+    ("POST", "/v1/chat/completions", '"messages": []', "the refusal has other words"),
+    ("POST", "/api/chat", "a a a", "the refusal of a long prompt counts otherwise"),
+]
+"""Where the gateway does not answer as the engine does: method, path, what the body holds, and the difference."""
+
+
+def known(calls: list[Call]) -> list[Any]:
+    """The calls as parameters; those that are known to be answered differently are expected to fail."""
+    return [pytest.param(call, marks=marks(call)) for call in calls]
+
+
+def marks(call: Call) -> list[pytest.MarkDecorator]:
+    body = call.body.decode("latin-1") if isinstance(call.body, bytes) else json.dumps(call.body)
+    why = [why for method, path, part, why in DIFFERENT if (method, path) == call[:2] and part in body]
+    return [pytest.mark.xfail(reason=one, strict=True) for one in why[:1]]
+
+
 MODEL = "countdown"
 USER = [{"role": "user", "content": "count 4"}]
 CALLING = [{"role": "user", "content": "please call"}]
@@ -167,7 +216,7 @@ EXACT = [
 ]
 
 
-@pytest.mark.parametrize("call", EXACT, ids=ids)
+@pytest.mark.parametrize("call", known(EXACT), ids=ids)
 def test_an_ollama_and_the_gateway_say_the_same(emulated: Pair, call: Call) -> None:
     own, ours = emulated.both(call)
     assert_same_head(ours, own)
@@ -254,7 +303,7 @@ def told(answer: httpx.Response) -> tuple[int, str, Any]:
     return answer.status_code, answer.headers["content-type"], error
 
 
-@pytest.mark.parametrize("call", REFUSED, ids=ids)
+@pytest.mark.parametrize("call", known(REFUSED), ids=ids)
 def test_refusals_have_the_same_status_form_and_words(emulated: Pair, call: Call) -> None:
     own, ours = emulated.both(call)
     assert told(ours) == told(own)

@@ -110,7 +110,7 @@ def generate(request: Body, machine: Machine, dialect: Dialect | None = None) ->
         return _silent(model, dialect or NativeGenerate(name), runner, keep_alive_s)
     room = machine.ctx_of(model, runner)
     rendered, tokens = _continued(model, request)
-    refusal = refusals.no_images(is_conversation=False) if request.get("images") else None
+    refusal = refusals.no_images(is_conversation=False) if request.get("images") and not model.sees else None
     if len(tokens) >= room and request.get("truncate") is False:
         refusal = refusals.too_long(len(tokens), room)
     elif len(tokens) >= room:
@@ -195,7 +195,7 @@ def conversation(talk: Talk, machine: Machine, dialect: Dialect) -> Call:
     room = machine.ctx_of(model, runner)
     made, tokens = _fitting(model, turns, talk.tools, room if talk.is_truncated else None)
     is_jinja = not model.go_template
-    refusal = _conversation_refusal(talk, turns, is_jinja=is_jinja)
+    refusal = _conversation_refusal(talk, turns, sees=model.sees, is_jinja=is_jinja)
     if refusal is None and len(tokens) >= room and not talk.is_rendered_only:
         refusal = refusals.too_long(len(tokens), room)
     refusal, json_schema = _format(talk.format, options, refusal, is_conversation=True, is_jinja=is_jinja)
@@ -279,9 +279,11 @@ def _format(
         return error, None
 
 
-def _conversation_refusal(talk: Talk, turns: Sequence[prompts.Turn], *, is_jinja: bool) -> RefusalError | None:
+def _conversation_refusal(
+    talk: Talk, turns: Sequence[prompts.Turn], *, sees: bool, is_jinja: bool
+) -> RefusalError | None:
     """Returns what the engine says to images, and to tools that it cannot make a grammar of."""
-    if any(turn.get("images") for turn in turns):
+    if not sees and any(turn.get("images") for turn in turns):
         return refusals.no_images(is_conversation=is_jinja)
     if not is_jinja:
         return None

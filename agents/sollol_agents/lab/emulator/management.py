@@ -57,7 +57,7 @@ class Management:
         name = _name(body)
         if not names.is_valid(name.strip()):
             raise RefusalError("invalid model name")
-        model = self._library.find(name) or (None if self._is_offline else self._store.find(name))
+        model = (None if self._is_offline else self._store.find(name)) or self._library.find(name)
         return self._pull(name, model, _Reports(responder, body), is_insecure=body.get("insecure", False))
 
     async def _pull(self, name: str, model: ModelSpec | None, reports: _Reports, *, is_insecure: bool) -> None:

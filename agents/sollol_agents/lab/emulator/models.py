@@ -19,6 +19,7 @@ _BYTES_PER_PARAMETER: Final = 0.61  # seen for Q4_K_M files from 3B to 70B
 _BILLION: Final = 1_000_000_000
 _MIB: Final = 1024 * 1024
 COUNTDOWN_PARAMETERS: Final = 1_918_208
+_SEES: Final = "+vision"
 _SIZE_IN_TAG: Final = re.compile(r"^(\d+(?:\.\d+)?)b?(?:-.*)?$")
 
 # largest parameter count in billions: layers, key/value heads, width of a head, width of the model
@@ -102,6 +103,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         return 4 * self.layers * self.kv_heads * self.head_width
 
     @property
+    def sees(self) -> bool:
+        """True for a model that takes images."""
+        return "vision" in self.capabilities
+
+    @property
     def is_embedding(self) -> bool:
         """True for a model that only embeds."""
         return "embedding" in self.capabilities
@@ -149,11 +155,15 @@ def parse_model(text: str) -> ModelSpec:
 
     Args:
         text: `NAME[:TAG]=BILLIONS`, or `NAME:SIZE` with a size such as `8b` or `3.8`
-            in the tag; a name without any size is the tiny countdown model.
+            in the tag; a name without any size is the tiny countdown model. One that ends
+            in `+vision` takes images, and says what it would say without them.
 
     Raises:
         ValueError: the size is not a positive number.
     """
+    if text.endswith(_SEES):
+        model = parse_model(text.removesuffix(_SEES))
+        return msgspec.structs.replace(model, capabilities=(*model.capabilities, "vision"))
     name, has_size, size = text.partition("=")
     if not has_size:
         found = _SIZE_IN_TAG.match(name.rpartition(":")[2].lower()) if ":" in name else None
