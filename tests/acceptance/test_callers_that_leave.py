@@ -47,7 +47,7 @@ async def test_a_cancelled_stream_frees_the_engine(
                 assert await engine.in_flight() == 1
                 stream.cancel()
                 began = time.monotonic()
-                await eventually(lambda: _is_idle(engine))
+                await eventually(engine.holds, 0)
                 delays_s.append(time.monotonic() - began)
     figure(f"cancel to a free slot: median {statistics.median(delays_s) * 1000:.0f} ms of {len(delays_s)}")
 
@@ -59,7 +59,7 @@ async def test_a_request_cancelled_before_its_first_token_frees_the_engine(
     async with fleet.client() as client:
         async with client.generate_stream(MODEL, "count down from 300"):
             await eventually(lambda: _is_busy(engine))
-        await eventually(lambda: _is_idle(engine))
+        await eventually(engine.holds, 0)
         answer = await client.generate(MODEL, "count down from 2")
     assert answer.text.split() == ["1", "0"]
 
@@ -72,7 +72,7 @@ async def test_a_request_cancelled_while_it_waits_never_runs(fleet: ProcessFleet
             async with client.generate_stream(MODEL, "count down from 3"):
                 await eventually(lambda: _has_waiting(client, 1))
             await eventually(lambda: _has_waiting(client, 0))
-        await eventually(lambda: _is_idle(engine))
+        await eventually(engine.holds, 0)
     assert (await engine.state())["requests"]["/api/generate"] == 1
 
 
@@ -88,7 +88,7 @@ async def test_a_plain_caller_that_vanishes_frees_the_engine_at_the_next_token(
     await eventually(lambda: len(chunks) >= 2)
     await bus.close()
     began = time.monotonic()
-    await eventually(lambda: _is_idle(engine))
+    await eventually(engine.holds, 0)
     took_s = time.monotonic() - began
     figure(f"vanished to a free slot: {took_s * 1000:.0f} ms with a token every {TOKEN_S * 1000:.0f} ms")
 
@@ -106,7 +106,7 @@ async def test_ctrl_c_at_the_terminal_cancels_the_request_on_the_fleet(
         try:
             await eventually(has_begun)
             process.send_signal(signal.SIGINT)
-            await eventually(lambda: _is_idle(engine))
+            await eventually(engine.holds, 0)
             assert await asyncio.wait_for(process.wait(), 10) == 130
         finally:
             if process.returncode is None:
@@ -122,7 +122,7 @@ async def test_nothing_reaches_an_inbox_after_the_end_of_its_stream(fleet: Proce
     body = {"model": MODEL, "prompt": "count down from 3", "stream": True}
     bus.publish(subjects.GENERATE, encode(body), reply=inbox)
     await eventually(lambda: bool(heard) and not heard[-1].data)
-    await eventually(lambda: _is_idle(engine))
+    await eventually(engine.holds, 0)
     count = len(heard)
     await bus.request(subjects.NODES)
     await bus.flush()
@@ -132,10 +132,6 @@ async def test_nothing_reaches_an_inbox_after_the_end_of_its_stream(fleet: Proce
 
 async def _has_written(path: Path) -> bool:
     return (await asyncio.to_thread(path.stat)).st_size > 4
-
-
-async def _is_idle(engine: Emulator) -> bool:
-    return await engine.in_flight() == 0
 
 
 async def _is_busy(engine: Emulator) -> bool:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 import pytest_asyncio
 
-from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing import processes
+from sollol_agents.lab.testing.processes import Done, ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError
 
@@ -38,16 +37,6 @@ FLAGS = (
 pytestmark = [pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return msgspec.json.decode(self.out)
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ProcessFleet]:
     async with ProcessFleet(tmp_path_factory.mktemp("fleet")) as fleet:
@@ -58,20 +47,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Proc
 
 
 async def sollol(system: ProcessFleet | None, *argv: str, stdin: bytes = b"", **environ: str) -> Done:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "sollol_agents.cli",
-        *argv,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=clean | ({"SOLLOL_NATS": system.nats_url} if system else {}) | environ,
-    )
-    out, err = await asyncio.wait_for(process.communicate(stdin), 60)
-    assert process.returncode is not None
-    return Done(process.returncode, out.decode(), err.decode())
+    return await processes.sollol(system.nats_url if system else "", *argv, stdin=stdin, **environ)
 
 
 async def test_an_answer_is_the_whole_output_so_that_it_can_be_piped(system: ProcessFleet) -> None:

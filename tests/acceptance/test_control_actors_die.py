@@ -13,7 +13,7 @@ import pytest
 
 from sollol_agents.children import Child
 from sollol_agents.lab.emulator import Fault, FaultKind
-from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
+from sollol_agents.lab.testing.processes import ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.client import Client
@@ -59,7 +59,7 @@ async def test_a_standby_takes_over_from_a_killed_scorer_and_keeps_every_age(
     granted: list[str] = []
     async with spread.client() as client, asyncio.TaskGroup() as group:
         blocker = group.create_task(_take(client.generate_stream(MODEL, "count down from 2")))
-        await eventually(lambda: _holds(engine, 1))
+        await eventually(engine.holds, 1)
         waited: list[str] = []
         tasks: list[asyncio.Task[Answer]] = []
         for number in range(1, WAITING + 1):
@@ -122,13 +122,13 @@ async def test_a_suspended_node_that_wakes_after_the_failover_never_reaches_the_
     bus.subscribe(inbox, heard.append)
     body = {"model": MODEL, "prompt": "count down from 9", "stream": True, "node_id": "asleep"}
     bus.publish(subjects.GENERATE, encode(body), reply=inbox)
-    await eventually(lambda: _holds(asleep_engine, 1))
+    await eventually(asleep_engine.holds, 1)
     asleep.signal(signal.SIGSTOP)
     await eventually(lambda: bool(heard) and not heard[-1].data, within_s=30, complaint="another node answered")
     at_the_end = len(heard)
     asleep.signal(signal.SIGCONT)
     await spread.joined("asleep")
-    await eventually(lambda: _holds(asleep_engine, 0), complaint="the woken node gave its attempt up")
+    await eventually(asleep_engine.holds, 0, complaint="the woken node gave its attempt up")
     async with spread.client() as client:
         assert (await client.generate(MODEL, "count down from 2")).text.split() == ["1", "0"]
     await bus.flush()
@@ -156,10 +156,6 @@ async def _take(stream: AnswerStream) -> Answer:
         async for _ in stream:
             pass
     return stream.answer
-
-
-async def _holds(engine: Emulator, wanted: int) -> bool:
-    return await engine.in_flight() == wanted
 
 
 async def _queued(client: Client, wanted: int) -> bool:

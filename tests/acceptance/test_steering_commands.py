@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 import pytest_asyncio
 
+from sollol_agents.lab.testing import processes
 from sollol_agents.lab.testing.processes import ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
 
@@ -32,19 +30,9 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Proc
 
 async def sollol(system: ProcessFleet, *argv: str) -> str:
     """What a command prints, which must succeed."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "sollol_agents.cli",
-        *argv,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=clean | {"SOLLOL_NATS": system.nats_url},
-    )
-    out, err = await child.communicate()
-    assert child.returncode == 0, err.decode()
-    return out.decode()
+    done = await processes.sollol(system.nats_url, *argv)
+    assert done.code == 0, done.err
+    return done.out
 
 
 async def test_a_dry_run_compares_the_nodes_and_says_which_it_would_take(system: ProcessFleet) -> None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from sollol_agents.lab.emulator import Fault, FaultKind
-from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
+from sollol_agents.lab.testing.processes import ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConnectionLost, SollolError
 from sollol_bus.sdk.results import Answer, AnswerStream
@@ -68,7 +68,7 @@ async def test_what_had_not_begun_is_answered_once_and_what_streamed_ends_with_a
         await eventually(lambda: len(heard) >= 3)
         await engine.add_fault(Fault(kind=FaultKind.STALL, times=3, duration_s=0.7))
         early = [group.create_task(client.generate(MODEL, f"count down from {n}")) for n in (2, 3, 4)]
-        await eventually(lambda: _holds(engine, 4))
+        await eventually(engine.holds, 4)
         os.kill(server_pid(up.pid), signal.SIGKILL)
         error = await listening
         answers = [await task for task in early]
@@ -91,7 +91,7 @@ async def test_no_token_from_before_the_death_is_delivered_after_it(fleet: Proce
     os.kill(server_pid(up.pid), signal.SIGKILL)
     await eventually(lambda: not bus.is_connected)
     await eventually(lambda: bus.is_connected)
-    await eventually(lambda: _holds(engine, 0), complaint="the stream across the gap was stopped")
+    await eventually(engine.holds, 0, complaint="the stream across the gap was stopped")
     await fleet.joined("attic")
     await bus.flush()
     await bus.close()
@@ -128,7 +128,3 @@ async def _listen(stream: AnswerStream, heard: list[str]) -> SollolError | None:
     except SollolError as error:
         return error
     return None
-
-
-async def _holds(engine: Emulator, wanted: int) -> bool:
-    return await engine.in_flight() == wanted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
@@ -15,6 +14,7 @@ import pytest
 
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.testing.processes import clean_environ
 from sollol_agents.metering.catalog import of_actors
 from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.metering.server import MetricsServer
@@ -106,7 +106,7 @@ async def test_a_port_that_is_taken_is_said_at_the_start() -> None:
 
 
 async def test_an_actor_that_is_a_process_says_where_its_metrics_are(nats_server: EmbeddedServer) -> None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
+    clean = clean_environ()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
@@ -11,6 +10,7 @@ from asyncio.subprocess import PIPE
 import msgspec
 
 from sollol_agents.lab.testing.messages import outcome
+from sollol_agents.lab.testing.processes import clean_environ
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
@@ -59,7 +59,7 @@ ALL = [
 
 async def watched(bus: Bus, *flags: str) -> list[str]:
     """What the command prints about one event of each kind."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
+    clean = clean_environ()
     watch = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -13,11 +13,13 @@ Processes are started as a user starts them, ended by their ids alone, and none 
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import httpx
 import msgspec
@@ -32,6 +34,7 @@ from sollol_schemas.telemetry import NodeState
 
 _CLI: Final = "sollol_agents.cli"
 _JOIN_WITHIN_S: Final = 15.0
+_COMMAND_S: Final = 60.0
 
 
 class Emulator:
@@ -59,6 +62,10 @@ class Emulator:
     async def in_flight(self) -> int:
         """How many inference requests it is busy with, waiting ones included."""
         return int((await self.state())["in_flight"])
+
+    async def holds(self, wanted: int) -> bool:
+        """Whether it is busy with so many."""
+        return await self.in_flight() == wanted
 
     async def aclose(self) -> None:
         """Closes the connection to it."""
@@ -136,7 +143,7 @@ class ProcessFleet:
     async def start(self, name: str, *argv: str, **environ: str) -> Child:
         """Any module of Python that says `ready`."""
         log_file = self.folder / f"{name}.log"
-        child = Child(name, *argv, log_file=log_file, environ=_clean_environ() | environ)
+        child = Child(name, *argv, log_file=log_file, environ=clean_environ() | environ)
         await self._floor.enter_async_context(child)
         self.children.append(child)
         return child
@@ -150,6 +157,37 @@ class ProcessFleet:
         return BusConfig(url=self.nats_url, name=name)
 
 
-def _clean_environ() -> dict[str, str]:
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 whatever the command printed
+        """What it printed, decoded."""
+        return msgspec.json.decode(self.out)
+
+
+async def sollol(nats_url: str, *argv: str, stdin: bytes = b"", **environ: str) -> Done:
+    """Runs one `sollol` command to its end, within a minute.
+
+    Args:
+        nats_url: The fleet's server; empty: none is named.
+        *argv: The command and its arguments.
+        stdin: What it reads.
+        **environ: Further environment.
+    """
+    own = {"SOLLOL_NATS": nats_url} if nats_url else {}
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", _CLI, *argv, stdin=pipe, stdout=pipe, stderr=pipe, env=clean_environ() | own | environ
+    )
+    out, err = await asyncio.wait_for(process.communicate(stdin), _COMMAND_S)
+    return Done(await process.wait(), out.decode(), err.decode())
+
+
+def clean_environ() -> dict[str, str]:
     """Our environment without settings of this software, which would reach into every test."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
