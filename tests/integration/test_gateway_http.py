@@ -385,7 +385,7 @@ async def test_an_event_stream_that_waits_is_kept_alive_by_comments(tmp_path: Pa
 
 
 async def test_many_streams_at_once_are_whole(tmp_path: Path) -> None:
-    async with world(tmp_path, slots=64, decode_tps=400.0) as here:
+    async with world(tmp_path, slots=64, decode_tps=50.0) as here:
 
         async def one(number: int) -> list[str]:
             answer = await here.http.post("/api/generate", json=generate(number))

@@ -176,7 +176,7 @@ async def test_a_job_whose_model_exists_nowhere_says_so_at_once_and_fails_when_n
 ) -> None:
     async with EmulatedSystem(tmp_path) as s:  # its node has just joined: another one might
         early = await s.client.generate_async("nonesuch", "hello")
-        await eventually(lambda: JobNews.RETRYING in s.news_of(early), within_s=3)
+        await eventually(lambda: JobNews.RETRYING in s.news_of(early))
         status = await s.client.jobs.get(early)
         assert status.error is not None
         assert status.error.code == "unknown_model"

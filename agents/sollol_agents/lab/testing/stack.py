@@ -154,7 +154,7 @@ class EmulatedSystem(Part):
         return engine
 
     async def _begin_node(self, node_id: str, settings: Mapping[str, object]) -> None:
-        own = {"node_id": node_id, "engine": "ollama", "slots": self._slots, **settings}
+        own = {"node_id": node_id, "engine": "ollama", "slots": self._slots, "drain_timeout_s": 5.0, **settings}
         await self.stack.add_engine(self.engines[node_id].url, **own)
         await eventually(self._is_up, node_id, complaint=f"{node_id} is up")
 
