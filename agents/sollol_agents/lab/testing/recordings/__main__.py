@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sollol_agents.lab.testing.recordings.form import load_cases
-from sollol_agents.lab.testing.recordings.playing import Outcome, play_cases, table
+from sollol_agents.lab.testing.recordings.playing import ADDED_BY_GATEWAY, Outcome, play_cases, table
 
 _SHOWN_CHARACTERS = 300
 
@@ -23,13 +23,14 @@ def main() -> int:
     parser.add_argument("url", help="where the engine or gateway listens, such as http://127.0.0.1:11434")
     parser.add_argument("groups", nargs="*", help="groups to play; all by default")
     parser.add_argument("--server", default="", help="only cases of a server with such flags or variables")
+    parser.add_argument("--gateway", action="store_true", help="leave out the fields that a gateway adds")
     given = parser.parse_args()
     cases = [
         case
         for case in load_cases(given.file)
         if (not given.groups or case.group in given.groups) and given.server in str(case.server)
     ]
-    outcomes = asyncio.run(play_cases(given.url, cases))
+    outcomes = asyncio.run(play_cases(given.url, cases, ADDED_BY_GATEWAY if given.gateway else frozenset()))
     for one in outcomes:
         _tell(one)
     print(table(outcomes))

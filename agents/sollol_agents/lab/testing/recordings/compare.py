@@ -147,7 +147,7 @@ def _object_differences(
         elif not volatile.covers((*at, key)) or value != "~":
             yield f"{'/'.join(at)} lacks {key}"
     if _CUT not in expected and not volatile.is_partial:
-        for key in found.keys() - expected.keys():
+        for key in found.keys() - expected.keys() - volatile.added:
             yield f"{'/'.join(at)} has {key}: {found[key]!r}"
 
 
@@ -188,12 +188,17 @@ class Volatile:
         patterns: those of the case.
         step: place of the step in its case.
         is_talk: a real language model spoke: its words are no rule.
+        added: fields that a gateway says it adds to an engine's objects.
 
     Attributes:
         is_partial: fields that are not shown may be there.
+        added: as given.
     """
 
-    def __init__(self, patterns: tuple[str, ...], step: int, *, is_talk: bool) -> None:
+    def __init__(
+        self, patterns: tuple[str, ...], step: int, *, is_talk: bool, added: frozenset[str] = frozenset()
+    ) -> None:
+        self.added = added
         self._anywhere = [one.removeprefix("**/") for one in patterns if one.startswith("**/")]
         prefix = f"/steps/{step}/response"
         self._at = [one.removeprefix(prefix) for one in patterns if one == prefix or one.startswith(f"{prefix}/")]

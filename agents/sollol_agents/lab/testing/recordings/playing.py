@@ -17,6 +17,8 @@ Json = Any
 _WITHIN_S: Final = 10.0
 _EXPIRY_TOLERANCE_S: Final = 2.0
 _FOR_EVER_S: Final = 1e6
+ADDED_BY_GATEWAY: Final = frozenset({"_sollol_routing", "nodes", "node_id", "models"})
+"""Fields that the gateway says in its document it adds to what an engine answers."""
 TALKERS: Final = frozenset({"smollm2"})
 """Models whose words are no rule: of what they say everything but the text is compared."""
 
@@ -29,8 +31,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     differences: tuple[str, ...]
 
 
-async def play_case(case: Case, url: str) -> Outcome:
-    """Plays one case against the engine at `url`; returns where it differs."""
+async def play_case(case: Case, url: str, added: frozenset[str] = frozenset()) -> Outcome:
+    """Plays one case against the engine at `url`; returns where it differs, but for the fields `added`."""
     found: list[str] = []
     models = set[str]().union(*(step.request.models() for step in case.steps))
     for place, step in enumerate(case.steps):
@@ -41,16 +43,16 @@ async def play_case(case: Case, url: str) -> Outcome:
             break
         # the rows of other models depend on what ran before
         rows = (f"/steps/{place}/response/body/models",) if "ps" in step.derived else ()
-        volatile = Volatile(case.volatile + rows, place, is_talk=_is_talk(step))
+        volatile = Volatile(case.volatile + rows, place, is_talk=_is_talk(step), added=added)
         found += (f"step {place}: {one}" for one in differences(step.response, reply, volatile, path=step.request.path))
         if "ps" in step.derived and reply.status == 200:
             found += (f"step {place}: {one}" for one in _ps_differences(step.derived["ps"], reply, models))
     return Outcome(name=case.name, group=case.group, differences=tuple(found))
 
 
-async def play_cases(url: str, cases: Iterable[Case]) -> list[Outcome]:
-    """Plays cases one after the other; returns how each went."""
-    return [await play_case(case, url) for case in cases]
+async def play_cases(url: str, cases: Iterable[Case], added: frozenset[str] = frozenset()) -> list[Outcome]:
+    """Plays cases one after the other; returns how each went, but for the fields `added`."""
+    return [await play_case(case, url, added) for case in cases]
 
 
 def _is_talk(step: CaseStep) -> bool:
