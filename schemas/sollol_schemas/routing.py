@@ -24,7 +24,7 @@ class RoutingMode(StrEnum):
 
 PRIORITY_NAMES: dict[str, int] = {
     "critical": 10,
-    "urgent": 9,
+    "urgent": 10,
     "high": 8,
     "normal": 5,
     "low": 2,

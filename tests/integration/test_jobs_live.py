@@ -65,6 +65,24 @@ async def test_one_publish_is_one_job_with_one_result_and_every_state_is_an_even
         assert (listed.waiting, [job.job_id for job in listed.jobs]) == ({}, ["mine"])
 
 
+async def test_a_plain_publish_of_an_ollama_body_is_a_job_and_one_that_is_none_is_a_dead_letter(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path) as s:
+        message = {"role": "user", "content": "count down from 3"}
+        bodies = {
+            "said": {"model": MODEL, "prompt": "count down from 3", "stream": True},
+            "chatted": {"model": MODEL, "messages": [message], "stream": False, "keep_alive": "5m", "priority": 0},
+        }
+        for name, body in bodies.items():
+            s.client.bus.publish(subjects.JOB_SUBMIT.of(5, name), encode(body))
+        s.client.bus.publish(subjects.JOB_SUBMIT.of(5, "lost"), b'{"model": "m", "promt": "hi"}')
+        for name, kind in (("said", "generate"), ("chatted", "chat")):
+            answer = await s.client.wait_for_task(name, timeout_s=20)
+            assert (answer.text.split(), answer.status.kind, answer.status.priority) == (["2", "1", "0"], kind, 5)
+        with pytest.raises(BadRequest, match="is no bare one either"):
+            await s.client.wait_for_task("lost", timeout_s=20)
+        assert [status.job_id for status in (await s.client.jobs.dead()).jobs] == ["lost"]
+
+
 async def test_every_try_of_a_job_is_a_request_of_its_own_and_explained_under_the_job(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, max_attempts=1) as s:
         s.fault(FaultKind.ERROR_LINE, model="m", times=1, after_tokens=1)

@@ -61,6 +61,9 @@ def request_of(accepted: Accepted, *, age_s: float = 0.0) -> Request:
         ({"body": {"model": "m", "input": ["a"]}}, RequestKind.EMBED),
         ({"body": BODY, "path": "/v1/completions"}, RequestKind.PASSTHROUGH),
         ({"body": {"model": "m", "input": "a"}, "kind": "embed"}, RequestKind.EMBED),
+        (BODY, RequestKind.GENERATE),
+        ({"Model": "m", "Messages": [{"role": "user", "content": "hi"}], "stream": False}, RequestKind.CHAT),
+        ({"model": "m", "input": ["a"], "keep_alive": "5m"}, RequestKind.EMBED),
     ],
 )
 def test_the_kind_follows_from_the_body_unless_it_is_given(job: object, kind: RequestKind) -> None:
@@ -91,6 +94,31 @@ def test_a_job_that_cannot_be_run_says_why(job: object, code: ErrorCode) -> None
     with pytest.raises(Rejected) as caught:
         check(read(job), WordDetector())
     assert caught.value.error.code is code
+
+
+def test_a_bare_body_is_the_body_of_a_job_and_says_beside_it_what_a_job_may_say() -> None:
+    beside = {"not_before": "2026-01-01T00:00:00Z", "deadline_s": 30, "callback_subject": "callbacks.mine"}
+    accepted = read({**BODY, "priority": 2, **beside})
+    assert json.loads(bytes(accepted.job.body)) == {**BODY, "priority": 2}
+    assert (accepted.job.not_before, accepted.job.deadline_s) == (beside["not_before"], 30)
+    assert accepted.job.callback_subject == "callbacks.mine"
+    assert (accepted.model, accepted.due_unix_s > 0) == ("m", True)
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (b'{"model": "m"}', "no `body`, and is no bare one either: that has one of messages, prompt, input"),
+        (b'{"prompt": "hi", "max_tries": 0}', "max_tries"),
+        (b'{"body": 5, "prompt": "hi", "max_tries": "x"}', "max_tries"),
+        (b"hello", "JSON is malformed"),
+        (b"", "malformed"),
+    ],
+)
+def test_a_message_that_is_neither_a_job_nor_a_bare_body_says_what_it_lacks(payload: bytes, words: str) -> None:
+    with pytest.raises(Rejected, match="the job is malformed") as caught:
+        read_job(payload, {}, hosts=())
+    assert words in caught.value.error.message
 
 
 def test_a_jobs_request_is_patient_work_under_the_subjects_priority_without_a_limit() -> None:

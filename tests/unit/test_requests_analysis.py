@@ -119,6 +119,7 @@ def test_prefixes_are_bounded_and_grow(pieces: list[bytes], more: bytes) -> None
         (Routing(routing_mode=RoutingMode.AUTO, task_type="poetry", complexity=9), "reliable", 5),
         (Routing(routing_mode=RoutingMode.AUTO, reasoning_style="deep_thinking"), "reliable", 8),
         (Routing(routing_mode=RoutingMode.AUTO, reasoning_style="fast", priority=2), "fast", 2),
+        (Routing(routing_mode=RoutingMode.AUTO, reasoning_style="fast"), "fast", 10),
         (Routing(routing_mode=RoutingMode.AUTO, reasoning_style="extended"), "async", 5),
         (Routing(routing_mode=RoutingMode.FAST, task_type="security_review"), "fast", 5),
     ],

@@ -70,7 +70,6 @@ export function shortGpu(name) {
 
 export const PRIORITIES = [
   [10, "critical"],
-  [9, "urgent"],
   [8, "high"],
   [5, "normal"],
   [2, "low"],

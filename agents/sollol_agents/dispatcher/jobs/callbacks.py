@@ -14,7 +14,7 @@ import logging
 import msgspec
 
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.jobs.intake import check_callback
+from sollol_agents.dispatcher.jobs.intake import check_callback, job_in
 from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_agents.dispatcher.jobs.posting import NotPosted, Poster
 from sollol_agents.dispatcher.jobs.results import Expired, Results
@@ -85,7 +85,7 @@ class Callbacks:
     async def order_for(self, payload: bytes, result: JobResult) -> None:
         """The same for a job as it was submitted; one that is malformed or wants what is forbidden is passed over."""
         try:
-            job = decode(payload, Job)
+            job = job_in(payload)
             check_callback(job, self._hosts)
         except (DecodeFailed, Rejected):
             return

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import msgspec
 
 from sollol_agents.dispatcher.requests.intake import Rejected, check_path, take_in
-from sollol_agents.requests.body import Fields, InvalidBody, read_fields
+from sollol_agents.requests.body import Fields, InvalidBody, read_fields, read_native
 from sollol_agents.requests.detector import Detector
 from sollol_agents.requests.request import MODEL_NAME_MAX
 from sollol_bus.errors import DecodeFailed
-from sollol_bus.transport.messages import decode
+from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -22,6 +22,10 @@ from sollol_schemas.jobs import Job
 from sollol_schemas.routing import DEFAULT_DEADLINE_S, RoutingMode, routing_headers
 
 _NO_INBOX = "_INBOX.job"
+_WORK = ("messages", "prompt", "input")
+"""What a bare body asks for, by the kinds of request that it may be."""
+_BESIDE = ("not_before", "deadline_s", "max_tries", "callback_subject", "callback_url")
+"""Fields of a job that may stand in a bare body."""
 
 
 class Accepted(NamedTuple):
@@ -43,10 +47,33 @@ def read_job(payload: bytes, headers: Mapping[str, str], *, hosts: tuple[str, ..
         Rejected: It is malformed, or its callback is not permitted.
     """
     try:
-        job = decode(payload, Job)
+        job = job_in(payload)
     except DecodeFailed as error:
         raise _bad_request(f"the job is malformed: {error}") from error
     return accept(job, headers, hosts=hosts)
+
+
+def job_in(payload: bytes) -> Job:
+    """The job in a message: as it is, or made of an engine's bare body that came in its place.
+
+    What a job may say beside its body may stand in a bare one.
+
+    Raises:
+        DecodeFailed: It is neither.
+    """
+    try:
+        return decode(payload, Job)
+    except DecodeFailed as error:
+        try:
+            fields = read_native(payload)[0]
+        except InvalidBody:
+            raise error from None
+        if "body" in fields:
+            raise
+    if not fields.keys() & set(_WORK):
+        raise DecodeFailed(f"it has no `body`, and is no bare one either: that has one of {', '.join(_WORK)}")
+    beside = {name: fields.pop(name) for name in _BESIDE if name in fields}
+    return decode(encode(beside | {"body": fields}), Job)
 
 
 def accept(job: Job, headers: Mapping[str, str], *, hosts: tuple[str, ...]) -> Accepted:

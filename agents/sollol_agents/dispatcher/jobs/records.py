@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from sollol_agents.dispatcher.jobs.intake import Accepted
+from sollol_agents.dispatcher.jobs.intake import Accepted, job_in
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.jetstream.pull import Delivery
 from sollol_bus.sdk.job_making import body_hash
-from sollol_bus.transport.messages import decode
 from sollol_schemas import headers as h
 from sollol_schemas.instants import instant
-from sollol_schemas.jobs import Job, JobResult, JobState, JobStatus
+from sollol_schemas.jobs import JobResult, JobState, JobStatus
 
 _RUNS_MAX = 1_000_000
 
@@ -50,7 +49,7 @@ def stored_status(
 
 def _not_before(data: bytes) -> str:
     try:
-        return decode(data, Job).not_before
+        return job_in(data).not_before
     except DecodeFailed:
         return ""
 
