@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.lab.emulator import bodies, fields, gojson
 from sollol_agents.lab.emulator.gotemplate import Template
 from sollol_agents.lab.emulator.options import read_options
 from sollol_agents.lab.emulator.refusals import RefusalError
+from sollol_agents.requests.ollama import bodies, fields, gojson
+from sollol_agents.requests.ollama.gojson import BodyError
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(), st.lists))
@@ -90,7 +91,7 @@ def test_what_is_no_json_is_refused_in_the_words_of_go(content: bytes, text: str
     ],
 )
 def test_a_value_of_another_type_is_named_with_its_field(content: bytes, text: str) -> None:
-    with pytest.raises(RefusalError) as caught:
+    with pytest.raises(BodyError) as caught:
         bodies.read_body(content, bodies.CHAT)
     assert str(caught.value) == text
 
@@ -136,7 +137,7 @@ def test_a_keep_alive_is_read_as_ollama_reads_it(value: object, seconds: float) 
     ],
 )
 def test_a_wrong_keep_alive_is_refused_with_its_text(value: object, message: str) -> None:
-    with pytest.raises(RefusalError) as caught:
+    with pytest.raises(BodyError) as caught:
         fields.read_keep_alive(value)
     assert str(caught.value) == message
 

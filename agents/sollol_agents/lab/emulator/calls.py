@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sollol_agents.lab.emulator import codes, names, prompts, refusals, scheduler, schema, text
-from sollol_agents.lab.emulator.bodies import CHAT, GENERATE, Body, read_body
 from sollol_agents.lab.emulator.dialects import Dialect, NativeChat, NativeGenerate
 from sollol_agents.lab.emulator.options import check_finite, read_options, runner_options
+from sollol_agents.lab.emulator.reading import read_body
 from sollol_agents.lab.emulator.refusals import RefusalError
 from sollol_agents.lab.emulator.scheduler import RunnerOptions
+from sollol_agents.requests.ollama.bodies import CHAT, GENERATE, Body
 
 if TYPE_CHECKING:
     from sollol_agents.lab.emulator.models import ModelSpec, ModelStore

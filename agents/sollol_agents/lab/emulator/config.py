@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from sollol_agents.lab.emulator.faults import Fault
-from sollol_agents.lab.emulator.fields import duration_s
 from sollol_agents.lab.emulator.presets import PRESETS
+from sollol_agents.requests.ollama.fields import duration_s
 
 
 class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from sollol_agents.lab.emulator import codes, gojson, http, logprobs, stamps
+from sollol_agents.lab.emulator import codes, http, logprobs, stamps
 from sollol_agents.lab.emulator.refusals import UNEXPECTED_EOF
 from sollol_agents.lab.emulator.text import ToolCall
+from sollol_agents.requests.ollama import gojson
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

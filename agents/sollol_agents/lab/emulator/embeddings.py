@@ -6,10 +6,12 @@ import base64
 import struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sollol_agents.lab.emulator import codes, gojson, names, refusals, text
-from sollol_agents.lab.emulator.bodies import EMBED, EMBEDDINGS, OPENAI_EMBED, Body, read_body
+from sollol_agents.lab.emulator import codes, names, refusals, text
 from sollol_agents.lab.emulator.options import read_options, runner_options
+from sollol_agents.lab.emulator.reading import read_body
 from sollol_agents.lab.emulator.refusals import RefusalError
+from sollol_agents.requests.ollama import gojson
+from sollol_agents.requests.ollama.bodies import EMBED, EMBEDDINGS, OPENAI_EMBED, Body
 
 if TYPE_CHECKING:
     from sollol_agents.lab.emulator.calls import Machine

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from sollol_agents.lab.emulator import gojson, names
-from sollol_agents.lab.emulator.bodies import COPY, CREATE, DELETE, PULL, PUSH, Body, read_body
+from sollol_agents.lab.emulator import names
 from sollol_agents.lab.emulator.gotemplate import Template
 from sollol_agents.lab.emulator.http import JSON, NDJSON, PLAIN_JSON, File
 from sollol_agents.lab.emulator.models import CATALOGUE, ModelStore, build_model
+from sollol_agents.lab.emulator.reading import read_body
 from sollol_agents.lab.emulator.recorded import COUNTDOWN_BLOB, COUNTDOWN_FILE
 from sollol_agents.lab.emulator.refusals import RefusalError, not_found
+from sollol_agents.requests.ollama import gojson
+from sollol_agents.requests.ollama.bodies import COPY, CREATE, DELETE, PULL, PUSH, Body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sollol_agents.lab.emulator import calls, gojson
-from sollol_agents.lab.emulator.bodies import OPENAI_CHAT, OPENAI_COMPLETION, Body, read_body
+from sollol_agents.lab.emulator import calls
 from sollol_agents.lab.emulator.calls import Call, Machine, Talk
-from sollol_agents.lab.emulator.fields import first_wrong_base64, read_effort
 from sollol_agents.lab.emulator.openai_answers import OpenAiChat, OpenAiCompletion
+from sollol_agents.lab.emulator.reading import read_body, read_effort
 from sollol_agents.lab.emulator.refusals import RefusalError
+from sollol_agents.requests.ollama import gojson
+from sollol_agents.requests.ollama.bodies import OPENAI_CHAT, OPENAI_COMPLETION, Body
+from sollol_agents.requests.ollama.fields import first_wrong_base64
 
 _IMAGE_KINDS: Final = ("jpeg", "jpg", "png", "webp")
 _GO_TYPES: Final = {

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from sollol_agents.lab.emulator import gojson, http, logprobs, stamps
+from sollol_agents.lab.emulator import http, logprobs, stamps
 from sollol_agents.lab.emulator.dialects import joined
+from sollol_agents.requests.ollama import gojson
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

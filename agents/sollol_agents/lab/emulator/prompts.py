@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from sollol_agents.lab.emulator import gojson
 from sollol_agents.lab.emulator.gotemplate import Template
+from sollol_agents.requests.ollama import gojson
 
 if TYPE_CHECKING:
     from sollol_agents.lab.emulator.models import ModelSpec

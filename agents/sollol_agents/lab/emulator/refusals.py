@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sollol_agents.lab.emulator import gojson
+from sollol_agents.requests.ollama import gojson
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

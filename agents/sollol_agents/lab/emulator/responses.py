@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sollol_agents.lab.emulator import calls, gojson, http, stamps
-from sollol_agents.lab.emulator.bodies import RESPONSES, Body, read_body
+from sollol_agents.lab.emulator import calls, http, stamps
 from sollol_agents.lab.emulator.calls import Machine, Talk
 from sollol_agents.lab.emulator.dialects import joined
-from sollol_agents.lab.emulator.fields import read_effort
 from sollol_agents.lab.emulator.openai import decoded_image
+from sollol_agents.lab.emulator.reading import read_body, read_effort
 from sollol_agents.lab.emulator.refusals import RefusalError
-from sollol_agents.lab.emulator.shapes import MismatchError, kind_of
+from sollol_agents.requests.ollama import gojson
+from sollol_agents.requests.ollama.bodies import RESPONSES, Body
+from sollol_agents.requests.ollama.shapes import MismatchError, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

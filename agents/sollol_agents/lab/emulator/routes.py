@@ -11,7 +11,6 @@ import msgspec
 from sollol_agents.lab.emulator import (
     calls,
     embeddings,
-    gojson,
     http,
     messages,
     names,
@@ -20,13 +19,15 @@ from sollol_agents.lab.emulator import (
     stamps,
     views,
 )
-from sollol_agents.lab.emulator.bodies import SHOW, read_body
 from sollol_agents.lab.emulator.calls import Machine
 from sollol_agents.lab.emulator.dialects import Figures
 from sollol_agents.lab.emulator.inference import Inference
 from sollol_agents.lab.emulator.management import Management
+from sollol_agents.lab.emulator.reading import read_body
 from sollol_agents.lab.emulator.refusals import CloudError, RedirectError, RefusalError, not_found
 from sollol_agents.lab.emulator.unspoken import FIXED_ANSWERS, RECOMMENDATIONS
+from sollol_agents.requests.ollama import gojson
+from sollol_agents.requests.ollama.bodies import SHOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

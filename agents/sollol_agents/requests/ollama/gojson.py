@@ -16,6 +16,8 @@ import msgspec
 _encode = msgspec.json.Encoder().encode
 _sorted = msgspec.json.Encoder(order="sorted").encode
 
+EMPTY: Final = "EOF"
+"""What is said of a body without a value."""
 _BLANKS: Final = b" \t\r\n"
 _ESCAPES: Final = {0x22: '"', 0x5C: "\\", 0x2F: "/", 0x62: "\b", 0x66: "\f", 0x6E: "\n", 0x72: "\r", 0x74: "\t"}
 _LITERALS: Final = {0x74: (b"true", True), 0x66: (b"false", False), 0x6E: (b"null", None)}
@@ -25,8 +27,12 @@ _NUMBER: Final = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _SINGLE: Final = struct.Struct("<f")
 
 
-class JsonSyntaxError(ValueError):
-    """The bytes are no JSON; the first argument is what Go says about it."""
+class BodyError(ValueError):
+    """A body is not what it must be; the first argument is what Ollama says about it."""
+
+
+class JsonSyntaxError(BodyError):
+    """The bytes are no JSON."""
 
 
 class Number(str):
@@ -97,7 +103,7 @@ class _Scanner:
     def first(self) -> Any:  # noqa: ANN401 - JSON of any shape
         self._skip()
         if self._at >= len(self._body):
-            raise JsonSyntaxError("EOF")
+            raise JsonSyntaxError(EMPTY)
         return self._value()
 
     def _skip(self) -> None:

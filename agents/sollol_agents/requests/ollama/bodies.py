@@ -1,13 +1,13 @@
-"""The bodies that an Ollama node reads, as tables of fields."""
+"""The bodies that Ollama reads, as tables of fields."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from sollol_agents.lab.emulator import gojson
-from sollol_agents.lab.emulator.fields import read_arguments, read_image, read_keep_alive, read_think
-from sollol_agents.lab.emulator.refusals import RefusalError
-from sollol_agents.lab.emulator.shapes import (
+from sollol_agents.requests.ollama import gojson
+from sollol_agents.requests.ollama.fields import read_arguments, read_image, read_keep_alive, read_think
+from sollol_agents.requests.ollama.gojson import BodyError
+from sollol_agents.requests.ollama.shapes import (
     ANY,
     BOOL,
     FLOAT32,
@@ -285,28 +285,24 @@ def read_body(content: bytes, shape: Struct, *, is_openai: bool = False) -> Body
         is_openai: it came on a path of /v1, where an empty one has another text.
 
     Raises:
-        RefusalError: it is empty, no JSON, or a field is of another type.
+        BodyError: it is empty, no JSON, or a field is of another type.
     """
     try:
         found = gojson.read(content)
     except gojson.JsonSyntaxError as error:
-        text = str(error)
-        if text == "EOF" and not is_openai:
-            text = "missing request body"
-        raise RefusalError(text, is_at_door=True) from error
+        if str(error) == gojson.EMPTY and not is_openai:
+            raise BodyError("missing request body") from error
+        raise
     try:
         return shape.read(found) or {}
     except MismatchError as error:
-        raise RefusalError(_told(content, shape, error), is_at_door=True) from error
-    except RefusalError as error:
-        error.is_at_door = True
-        raise
+        raise BodyError(_told(content, shape, error)) from error
 
 
 def _told(content: bytes, shape: Struct, error: MismatchError) -> str:
     """Returns the text of a mismatch, with the number as it was written where that is what is told."""
     try:
         shape.read(gojson.read_as_written(content))
-    except (MismatchError, RefusalError) as again:
+    except (MismatchError, BodyError) as again:
         return str(again)
     return str(error)

@@ -6,15 +6,13 @@ import math
 import re
 from typing import Any, Final
 
-from sollol_agents.lab.emulator.gojson import Number
-from sollol_agents.lab.emulator.refusals import RefusalError
-from sollol_agents.lab.emulator.shapes import MismatchError, kind_of
+from sollol_agents.requests.ollama.gojson import BodyError, Number
+from sollol_agents.requests.ollama.shapes import MismatchError, kind_of
 
 Json = Any
 
 LEVELS: Final = ("high", "medium", "low", "max")
 _LEVELS_TOLD: Final = '"high", "medium", "low", "max", true, or false'
-_EFFORTS: Final = ("minimal", "low", "medium", "high", "xhigh", "ultra", "max", "none")
 _PART: Final = re.compile(r"(\d*)(\.\d*)?")
 _UNIT: Final = re.compile(r"[^\d.]*")
 _UNITS_S: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -27,7 +25,7 @@ def read_keep_alive(value: Json) -> float:
     """Returns a keep_alive in seconds, infinite for ever.
 
     Raises:
-        RefusalError: it is no number of seconds and no duration of Go.
+        BodyError: it is no number of seconds and no duration of Go.
     """
     if isinstance(value, Number) or type(value) in {int, float}:
         number = float(value)
@@ -37,36 +35,36 @@ def read_keep_alive(value: Json) -> float:
         return 0.0 if number >= _LONGEST_S else float(int(number))
     if isinstance(value, str):
         return duration_s(value)
-    raise RefusalError(f"Unsupported type: '{_GO_TYPES[type(value)]}'")
+    raise BodyError(f"Unsupported type: '{_GO_TYPES[type(value)]}'")
 
 
 def duration_s(text: str) -> float:
     """Returns a Go duration in seconds; a negative one is infinite.
 
     Raises:
-        RefusalError: it is none, with the text that Go gives.
+        BodyError: it is none, with the text that Go gives.
     """
     body = text[1:] if text[:1] in {"+", "-"} else text
     if body == "0":
         return 0.0
     seconds = 0.0
     if not body:
-        raise RefusalError(f'time: invalid duration "{text}"')
+        raise BodyError(f'time: invalid duration "{text}"')
     while body:
         number = _PART.match(body)
         if number is None or not (number[1] or (number[2] or "")[1:]):
-            raise RefusalError(f'time: invalid duration "{text}"')
+            raise BodyError(f'time: invalid duration "{text}"')
         body = body[number.end() :]
         unit = _UNIT.match(body)
         assert unit is not None  # it may be empty
         if not unit[0]:
-            raise RefusalError(f'time: missing unit in duration "{text}"')
+            raise BodyError(f'time: missing unit in duration "{text}"')
         if unit[0] not in _UNITS_S:
-            raise RefusalError(f'time: unknown unit "{unit[0]}" in duration "{text}"')
+            raise BodyError(f'time: unknown unit "{unit[0]}" in duration "{text}"')
         body = body[unit.end() :]
         seconds += float(number[0]) * _UNITS_S[unit[0]]
         if seconds >= _LONGEST_S:
-            raise RefusalError(f'time: invalid duration "{text}"')
+            raise BodyError(f'time: invalid duration "{text}"')
     return math.inf if text.startswith("-") else seconds
 
 
@@ -74,31 +72,15 @@ def read_think(value: Json) -> bool | str:
     """Returns whether, or how much, a model shall think.
 
     Raises:
-        RefusalError: it is neither a truth value nor a level.
+        BodyError: it is neither a truth value nor a level.
     """
     if isinstance(value, bool):
         return value
     if not isinstance(value, str) or isinstance(value, Number):
-        raise RefusalError(f"think must be a boolean or string ({_LEVELS_TOLD})")
+        raise BodyError(f"think must be a boolean or string ({_LEVELS_TOLD})")
     if value not in LEVELS:
-        raise RefusalError(f'invalid think value: "{value}" (must be {_LEVELS_TOLD})')
+        raise BodyError(f'invalid think value: "{value}" (must be {_LEVELS_TOLD})')
     return value
-
-
-def read_effort(value: str) -> bool | str | None:
-    """Returns what OpenAI's level of reasoning means for `think`.
-
-    Raises:
-        RefusalError: there is no such level.
-    """
-    if not value:
-        return None
-    if value not in _EFFORTS:
-        *some, last = (f'"{one}"' for one in _EFFORTS)
-        raise RefusalError(
-            f'invalid reasoning value: "{value}" (must be {", ".join(some)}, or {last})', is_at_door=True
-        )
-    return False if value == "none" else value
 
 
 def read_image(value: Json) -> str:
@@ -106,13 +88,13 @@ def read_image(value: Json) -> str:
 
     Raises:
         MismatchError: it is no text.
-        RefusalError: the text is no base64.
+        BodyError: the text is no base64.
     """
     if not isinstance(value, str) or isinstance(value, Number):
         raise MismatchError(kind_of(value), "api.ImageData")
     wrong = first_wrong_base64(value)
     if wrong is not None:
-        raise RefusalError(f"illegal base64 data at input byte {wrong}")
+        raise BodyError(f"illegal base64 data at input byte {wrong}")
     return value
 
 
@@ -133,8 +115,8 @@ def read_arguments(value: Json) -> dict[str, Json]:
     """Returns the arguments of a call.
 
     Raises:
-        RefusalError: they are no object.
+        BodyError: they are no object.
     """
     if isinstance(value, dict):
         return value
-    raise RefusalError("Value looks like object, but can't find closing '}' symbol")
+    raise BodyError("Value looks like object, but can't find closing '}' symbol")

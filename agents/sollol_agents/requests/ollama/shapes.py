@@ -1,6 +1,6 @@
 """Values checked against the types of Go, and the words in which Go refuses one.
 
-A shape reads a decoded value and returns it in the form that the emulator works with: objects by the names of their
+A shape reads a decoded value and returns it as Ollama takes it: objects by the names of their
 fields whatever the case of the keys, unknown fields left out, null as though it had not been sent.
 """
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from sollol_agents.lab.emulator.gojson import Number
+from sollol_agents.requests.ollama.gojson import Number
 
 Json = Any
 
@@ -21,7 +21,7 @@ class Shape(Protocol):
     """What a value must be like."""
 
     def read(self, value: Json) -> Json:
-        """Returns the value as the emulator works with it; None for null.
+        """Returns the value as Ollama takes it; None for null.
 
         Raises:
             MismatchError: it is of another type.
