@@ -52,7 +52,9 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     temperature_c: Celsius | None = None
     power_w: Watts | None = None
     driver: str = ""
-    """`nvml`, `amdgpu` or `emulated`."""
+    """`nvml`, `amdgpu`, `apple`, `engine` (nobody but the engine tells of it), `stated` or `emulated`."""
+    shares_ram: bool = False
+    """Its memory is the machine's, or cannot be read: then the figures are those of main memory."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -133,6 +135,8 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     in_flight: tuple[InFlight, ...] = ()
     is_draining: bool = False
     gpus: tuple[Gpu, ...] = ()
+    gpu_problem: str = ""
+    """What is wrong with a GPU or its driver, and what that costs; empty: nothing."""
     cpu_count: Count = 1
     cpu_load_ratio: Annotated[float, Meta(ge=0, description="Load average over one minute per core.")] = 0.0
     ram_total_mib: Mib = 0.0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,7 +13,6 @@ from sollol_agents.node.config import NodeConfig, bus_id_from, engine_candidates
 from sollol_agents.node.control.telemetry import Standing, gpus_of, ram_of, with_vram
 from sollol_agents.node.engines.base import EngineInventory, PretendedMachine
 from sollol_agents.node.engines.view import EngineView
-from sollol_agents.node.machine.gpu import AmdProbe, NoGpus, NvmlProbe, find_gpus
 from sollol_agents.node.machine.host import HostSample, local_addresses, sample_host
 from sollol_agents.node.machine.remote import host_of, is_here, is_remote, stated_gpus, unknown_host
 from sollol_schemas.context import RequestKind
@@ -89,101 +86,6 @@ def test_the_view_knows_models_by_any_spelling() -> None:
     seen.note_loaded("new")
     seen.note_loaded("m")
     assert [one.name for one in seen.loaded] == ["m:latest", "new"]
-
-
-class FakeNvml:
-    class NVMLError(Exception):
-        pass
-
-    NVML_TEMPERATURE_GPU = 0
-
-    def __init__(self, broken: set[str]) -> None:
-        self._broken = broken
-
-    def _or_fail(self, name: str, value: Any) -> Any:
-        if name in self._broken:
-            raise self.NVMLError(name)
-        return value
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return int(self._or_fail("count", 1))
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
-
-    def nvmlDeviceGetMemoryInfo(self, _handle: int) -> Any:  # noqa: N802
-        return self._or_fail("memory", SimpleNamespace(total=8 << 30, used=2 << 30, free=6 << 30))
-
-    def nvmlDeviceGetName(self, _handle: int) -> Any:  # noqa: N802
-        return self._or_fail("name", b"Card")
-
-    def nvmlDeviceGetUtilizationRates(self, _handle: int) -> Any:  # noqa: N802
-        return self._or_fail("utilisation", SimpleNamespace(gpu=50))
-
-    def nvmlDeviceGetTemperature(self, _handle: int, _kind: int) -> Any:  # noqa: N802
-        return self._or_fail("temperature", 60)
-
-    def nvmlDeviceGetPowerUsage(self, _handle: int) -> Any:  # noqa: N802
-        return self._or_fail("power", 100_000)
-
-
-def probe(*broken: str) -> NvmlProbe:
-    return NvmlProbe(FakeNvml(set(broken)))  # type: ignore[arg-type]  # a module in real life
-
-
-def test_nvml_tells_everything() -> None:
-    (gpu,) = probe().read()
-    assert gpu == Gpu(
-        index=0,
-        name="Card",
-        memory_total_mib=8192,
-        memory_used_mib=2048,
-        memory_free_mib=6144,
-        utilisation_ratio=0.5,
-        temperature_c=60,
-        power_w=100,
-        driver="nvml",
-    )
-
-
-@pytest.mark.parametrize(
-    ("broken", "field"), [("utilisation", "utilisation_ratio"), ("temperature", "temperature_c"), ("power", "power_w")]
-)
-def test_a_figure_that_nvml_does_not_tell_costs_that_figure_alone(broken: str, field: str) -> None:
-    (gpu,) = probe(broken).read()
-    assert getattr(gpu, field) is None
-    assert gpu.memory_total_mib == 8192
-
-
-def test_a_gpu_without_memory_figures_is_left_out() -> None:
-    assert probe("memory").read() == ()
-    assert probe("count").read() == ()
-    assert probe("name").read()[0].name == "NVIDIA GPU"
-
-
-def test_amd_is_read_from_sysfs(tmp_path: Path) -> None:
-    card = tmp_path / "card0" / "device"
-    (card / "hwmon" / "hwmon3").mkdir(parents=True)
-    for name, text in {
-        "vendor": "0x1002\n",
-        "mem_info_vram_total": str(16 << 30),
-        "mem_info_vram_used": str(4 << 30),
-        "gpu_busy_percent": "25",
-        "hwmon/hwmon3/temp1_input": "51000",
-    }.items():
-        (card / name).write_text(text)
-    (gpu,) = AmdProbe([card]).read()
-    assert (gpu.memory_total_mib, gpu.memory_free_mib, gpu.utilisation_ratio) == (16384, 12288, 0.25)
-    assert (gpu.temperature_c, gpu.power_w, gpu.driver) == (51.0, None, "amdgpu")
-    assert AmdProbe([tmp_path / "nowhere"]).read() == ()
-
-
-def test_a_machine_without_drivers_has_no_gpus(tmp_path: Path) -> None:
-    found = find_gpus(tmp_path)
-    if not isinstance(found, NvmlProbe):
-        assert isinstance(found, NoGpus)
-        assert found.read() == ()
-    found.close()
 
 
 def test_the_host_is_sampled() -> None:

@@ -112,6 +112,7 @@ class NodeMonitor(Actor[NodeConfig]):
         bus.subscribe(subjects.NODE_EXEC.of(self.node_id), executor.on_exec)
         bus.on_reconnect(self._on_reconnect)
         self.spawn(self._watch.run(), name="engine")
+        self.spawn(self._machine.run(), name="machine")
         self.spawn(self._heartbeat(), name="heartbeat")
         self.spawn(self._tick(), name="tick")
         self.spawn(self._keep_claim(), name="claim")
@@ -161,6 +162,7 @@ class NodeMonitor(Actor[NodeConfig]):
     def telemetry(self) -> Telemetry:
         """The full heartbeat, now."""
         executor, now = self._require_executor(), time.monotonic()
+        self._machine.believe(self._watch.view.loaded)
         return telemetry_of(
             identity=self._identity,
             config=self.config,
@@ -168,6 +170,7 @@ class NodeMonitor(Actor[NodeConfig]):
             view=self._watch.view,
             host=self._machine.host,
             machine_gpus=self._machine.gpus,
+            gpu_problem=self._machine.gpu_problem,
             slots=executor.slots.limit,
             in_flight=executor.in_flight(now),
             speeds=executor.speeds.all(),
@@ -185,7 +188,6 @@ class NodeMonitor(Actor[NodeConfig]):
             if beats % _RTT_EVERY == 0:
                 await self._measure_rtt()
             beats += 1
-            await self._machine.sample()
             await happens(self._beat_now, self.config.heartbeat_s)
             self._beat_now.clear()
 

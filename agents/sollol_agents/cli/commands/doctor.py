@@ -23,6 +23,8 @@ from sollol_agents.cli.output import say, seconds, show_json, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL, NodeConfig
 from sollol_agents.node.engines.probing import probe
+from sollol_agents.node.machine.gpu import find_gpus, with_shared_memory
+from sollol_agents.node.machine.host import sample_host
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted
 from sollol_bus.server.config import default_store_dir, find_binary
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -137,29 +139,22 @@ def check_disk() -> Finding:
 
 
 def check_gpus() -> Iterable[Finding]:
-    """NVIDIA's cards as the driver tells of them."""
-    import pynvml  # noqa: PLC0415 only this check needs it
-
+    """The cards as their drivers tell of them, and what is wrong with a driver."""
+    probe_ = find_gpus()
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        found = f"no NVIDIA GPU ({error})"
-        remedy = (
-            "" if shutil.which("nvidia-smi") is None else "`nvidia-smi` is here but its library fails: check the driver"
-        )
-        yield Finding(check="gpu", level=Level.WARNING if remedy else Level.OK, found=found, remedy=remedy)
-        return
-    try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            name = pynvml.nvmlDeviceGetName(handle)
-            found = f"{name}, {memory.free / (1 << 30):.1f} of {memory.total / (1 << 30):.1f} GiB free"
-            yield Finding(check="gpu", level=Level.OK, found=found)
-    except pynvml.NVMLError as error:
-        yield Finding(check="gpu", level=Level.WARNING, found=f"NVML: {error}", remedy="check the driver")
+        gpus = with_shared_memory(probe_.read(), sample_host())
     finally:
-        pynvml.nvmlShutdown()
+        probe_.close()
+    for gpu in gpus:
+        shared = " of main memory" if gpu.shares_ram else ""
+        free_gib, total_gib = gpu.memory_free_mib / 1024, gpu.memory_total_mib / 1024
+        found = f"{gpu.name}, {free_gib:.1f} of {total_gib:.1f} GiB{shared} free"
+        yield Finding(check="gpu", level=Level.OK, found=found)
+    if probe_.problem:
+        found, _, cost = probe_.problem.partition("; ")
+        yield Finding(check="gpu", level=Level.WARNING, found=found, remedy=cost or "see the driver's log")
+    elif not gpus:
+        yield Finding(check="gpu", level=Level.OK, found="none: models run on the processor")
 
 
 async def check_engine() -> Finding:
@@ -318,6 +313,8 @@ async def _check_nodes(bus: Bus) -> list[Finding]:
             level, remedy = Level.WARNING, f"last heard of {seconds(view.heartbeat_age_s)} ago; look at its log"
         elif told.version not in ("", VERSION):
             level, remedy = Level.WARNING, f"it runs version {told.version}, this is {VERSION}"
+        elif told.gpu_problem:
+            level, remedy = Level.WARNING, f"{view.node_id}: {told.gpu_problem}"
         elif view.serialised:
             real = ", ".join(f"{count} of {model}" for model, count in sorted(view.serialised.items()))
             level, remedy = Level.WARNING, f"{view.node_id} has {told.slots} slots but runs {real} at a time: --slots"

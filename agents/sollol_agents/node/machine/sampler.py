@@ -1,31 +1,47 @@
-"""What is known of the engine's machine; sampled in threads, so that a slow driver or disk delays nobody."""
+"""What is known of the engine's machine; sampled beside the heartbeat, so that a slow driver or disk delays nobody."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Final
 
 from sollol_agents.node.config import NodeConfig, engine_candidates
-from sollol_agents.node.machine.gpu import GpuProbe, NoGpus, find_gpus
+from sollol_agents.node.machine.gpu import FixedGpus, GpuProbe, find_gpus, with_shared_memory
 from sollol_agents.node.machine.host import HostSample, sample_host
 from sollol_agents.node.machine.remote import host_of, is_remote, stated_gpus, unknown_host
+from sollol_agents.node.machine.threads import in_thread
 from sollol_bus.parts import Part
-from sollol_schemas.telemetry import Gpu
+from sollol_schemas.telemetry import Gpu, LoadedModel
 
 log = logging.getLogger(__name__)
+
+_PATIENCE_S: Final = 5.0
+_ENGINES_GPU: Final = Gpu(index=0, name="GPU", memory_total_mib=0.0, driver="engine", shares_ram=True)
+"""A GPU of which nobody tells but the engine, by the memory that its models take there."""
 
 
 class Machine(Part):
     """The newest sample of the engine's machine; empty until `start`.
 
     An engine on another machine is not there to be measured: what is told then is what the settings state.
+
+    Args:
+        config: Settings.
+        patience_s: So long a driver may take for one look before that is called a problem.
     """
 
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, *, patience_s: float = _PATIENCE_S) -> None:
+        self._patience_s = patience_s
         self._config = config
         self.host = HostSample(cpu_count=1, cpu_load_ratio=0.0, ram_total_mib=0.0, ram_available_mib=0.0, name="")
         self.gpus: tuple[Gpu, ...] = ()
-        self._probe: GpuProbe = NoGpus()
+        self.gpu_problem = ""
+        """What is wrong with a GPU or its driver, and what that costs; empty: nothing."""
+        self._measured: tuple[Gpu, ...] = ()
+        self._probe: GpuProbe = FixedGpus()
+        self._look: asyncio.Future[tuple[Gpu, ...]] | None = None
+        self._has_engine_gpu = False
 
     async def start(self) -> None:
         """Finds out whose machine it is, finds the GPUs and takes the first sample."""
@@ -44,15 +60,49 @@ class Machine(Part):
                 "vram_gb and ram_gb are for engines on other machines; this one's memory is measured",
                 extra={"action": "memory_measured"},
             )
-        self._probe = await asyncio.to_thread(find_gpus)
+        self._look = in_thread(self._find, name="gpu")
         await self.sample()
 
+    async def run(self) -> None:
+        """Takes a new sample with each heartbeat, for ever; of another machine there is none."""
+        while not self.host.is_remote:
+            await asyncio.sleep(self._config.heartbeat_s)
+            await self.sample()
+
     async def sample(self) -> None:
-        """Takes a new sample, in a thread; of another machine there is none."""
-        if self.host.is_remote:
-            return
-        self.host, self.gpus = await asyncio.to_thread(lambda: (sample_host(), self._probe.read()))
+        """Takes a new sample; a driver that does not answer in time costs its figures alone, and is not asked twice."""
+        self.host = await in_thread(sample_host, name="host")
+        self._look = self._look or in_thread(self._probe.read, name="gpu")
+        done, _ = await asyncio.wait((self._look,), timeout=self._patience_s)
+        if done:
+            self._measured, self._look = self._look.result(), None
+        self._tell_problem(
+            self._probe.problem if done else f"the GPU's driver has not answered for {self._patience_s:g} s"
+        )
+        gpus = self._measured or ((_ENGINES_GPU,) if self._has_engine_gpu else ())
+        self.gpus = with_shared_memory(gpus, self.host)
+
+    def believe(self, loaded: tuple[LoadedModel, ...]) -> None:
+        """An engine that put a model into video memory has a GPU, whatever the drivers tell; for good."""
+        if not self._has_engine_gpu and not self.host.is_remote and any(model.vram_bytes for model in loaded):
+            self._has_engine_gpu = True
+            if not self._measured:
+                self.gpus = with_shared_memory((_ENGINES_GPU,), self.host)
 
     async def close(self) -> None:
-        """Gives the driver back."""
-        self._probe.close()
+        """Gives the driver back, unless it hangs."""
+        if self._look is None:
+            self._probe.close()
+
+    def _find(self) -> tuple[Gpu, ...]:
+        self._probe = find_gpus()
+        return self._probe.read()
+
+    def _tell_problem(self, problem: str) -> None:
+        if problem == self.gpu_problem:
+            return
+        self.gpu_problem = problem
+        if problem:
+            log.warning("%s", problem, extra={"action": "gpu_problem"})
+        else:
+            log.info("the GPUs answer again", extra={"action": "gpu_found"})

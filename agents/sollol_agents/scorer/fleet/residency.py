@@ -52,13 +52,20 @@ class Budget(NamedTuple):
 
 
 def budget_of(telemetry: Telemetry) -> Budget:
-    """What all models together may take on this node."""
+    """What all models together may take on this node.
+
+    Where a GPU shares the machine's memory there is one pool, and whatever lies in it may be evicted.
+    """
     loaded_vram = sum(m.vram_bytes for m in telemetry.loaded)
     loaded_ram = sum(max(0, m.size_bytes - m.vram_bytes) for m in telemetry.loaded)
     free_mib = sum(
         min(g.memory_total_mib, _free_mib(g.memory_total_mib, g.memory_used_mib, g.memory_free_mib))
         for g in telemetry.gpus
+        if not g.shares_ram
     )
+    if any(g.shares_ram for g in telemetry.gpus):
+        pool = (free_mib + telemetry.ram_available_mib) * MIB + loaded_vram + loaded_ram - SAFETY_BYTES
+        return Budget(max(0.0, pool) if telemetry.ram_total_mib else 0.0, 0.0)
     vram = free_mib * MIB + loaded_vram - SAFETY_BYTES if telemetry.gpus else 0.0
     ram = telemetry.ram_available_mib * MIB + loaded_ram - SAFETY_BYTES if telemetry.ram_total_mib else 0.0
     return Budget(max(0.0, vram), max(0.0, ram))
