@@ -120,6 +120,8 @@ class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     instance: BusId
     is_draining: bool = False
     in_flight: Count = 0
+    is_away: bool = False
+    """The node is not on the bus: what was asked is kept, and holds when it comes."""
     attempt_state: AttemptState | None = None
     """The answer to `ControlAttempt`."""
     error: ErrorBody | None = None

@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from sollol_schemas.events import BreakerState
-from sollol_schemas.units import BusId, Count, Instant, Seconds
+from sollol_schemas.units import BusId, Count, Instant, Seconds, Weight
 
 
 class StrategyRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -26,6 +26,21 @@ class StrategyReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     available: tuple[str, ...]
     settings: dict[str, float] = {}
     """The settings that may change at run time, with their values."""
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What operators want of one node, whichever process runs it; what they said nothing of is as configured there."""
+
+    is_draining: bool = False
+    weight: Weight | None = None
+    labels: dict[str, str] = {}
+    """A label set to the empty string is removed."""
+
+
+class Intents(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What operators want of the nodes, also of those that are down."""
+
+    nodes: dict[str, Intent] = {}
 
 
 class BreakerRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -31,6 +31,7 @@ SCORER_LEASE: Final = "scorer"
 RECORDER_LEASE: Final = "recorder"
 API_KEYS: Final = "api_keys"
 OPERATORS_CHOICE: Final = "scorer"
+INTENTS: Final = "intents"
 LEARNED: Final = "scorer"
 
 
@@ -57,6 +58,7 @@ KEPT: Final = (
     Kept(OFFICES_BUCKET, "{office}", ""),  # the instance that is in office
     Kept(SETTINGS_BUCKET, API_KEYS, "KeyRing"),
     Kept(SETTINGS_BUCKET, OPERATORS_CHOICE, "StrategyRequest"),
+    Kept(SETTINGS_BUCKET, INTENTS, "Intents"),
     Kept(LEARNED_BUCKET, LEARNED, "Learned"),
     Kept(JOBS_BUCKET, "job.{job_id}", "JobStatus"),
     Kept(BATCHES_BUCKET, "file.{owner}.{file_id}", "FileRecord"),

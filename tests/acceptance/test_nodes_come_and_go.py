@@ -12,11 +12,12 @@ import pytest
 from sollol_agents.lab.emulator import Fault, FaultKind
 from sollol_agents.lab.testing.processes import ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_bus.errors import BackendError, NoEligibleNode, UnknownModel
+from sollol_bus.errors import BackendError, NoEligibleNode, SollolError, UnknownModel
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.results import Answer
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.routing import Routing
 
 MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
@@ -122,6 +123,33 @@ async def test_a_second_process_under_a_taken_id_is_refused_with_a_clear_message
     with pytest.raises(Exception, match="ended before it was ready") as caught:
         await fleet.sollol("node", "--nats", fleet.nats_url, "--id", "attic", "--url", engine.url, name="impostor")
     assert "attic" in str(caught.value)
+
+
+async def test_what_an_operator_wants_of_a_node_outlives_its_processes_and_can_be_said_while_it_is_down(
+    fleet: ProcessFleet,
+) -> None:
+    await fleet.up()
+    engine = await fleet.emulator("attic", *FLAGS)
+    attic = await fleet.node("attic", engine.url, "--label", "site=home")
+    async with fleet.client() as client:
+        with pytest.raises(SollolError, match="not on the bus"):
+            await client.drain("atic")
+        await client.set_node("attic", weight=3.0, labels={"site": "office"})
+        attic.kill()
+        await attic.wait()
+        assert (await client.drain("attic")).is_away
+        await fleet.node("attic", engine.url, "--label", "site=home", is_joined=False)
+
+        async def is_as_wanted() -> bool:
+            told = [view.telemetry for view in (await client.nodes()).nodes]
+            return [(t.weight, t.labels, t.is_draining) for t in told] == [(3.0, {"site": "office"}, True)]
+
+        with pytest.raises(NoEligibleNode):
+            await client.generate(MODEL, "count down from 2", routing=Routing(deadline_s=2.0))
+        await eventually(is_as_wanted)
+        await client.undrain("attic")
+        await fleet.joined("attic")
+        assert (await client.generate(MODEL, "count down from 2")).text.split() == ["1", "0"]
 
 
 async def _two_more_nodes(fleet: ProcessFleet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -569,7 +570,7 @@ async def test_what_cannot_be_read_is_ignored_with_a_line_in_the_log(
 async def test_an_operators_request_ends_with_the_connection_that_it_went_over(
     nats_server: EmbeddedServer, bus: Bus
 ) -> None:
-    administration = Administration(bus)
+    administration = Administration(bus, lambda coroutine, **_: asyncio.get_running_loop().create_task(coroutine))
     bus.subscribe(subjects.ADMIN_NODE.all, administration.on_request)
     pulls: list[Msg] = []
     bus.subscribe(subjects.NODE_CONTROL.of("n1"), pulls.append)

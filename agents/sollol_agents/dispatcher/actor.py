@@ -75,7 +75,7 @@ class Dispatcher(Actor[DispatcherConfig]):
                 on_settled=self.drain_progress,
             )
         )
-        self._administration = await self.own(Administration(self.bus))
+        self._administration = await self.own(Administration(self.bus, self.spawn))
         taking = {**self._requests.subjects, **self._jobs.subjects}
         taking[subjects.ADMIN_NODE.all] = self._administration.on_request
         for subject, handler in taking.items():

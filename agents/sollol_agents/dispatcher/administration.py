@@ -1,12 +1,16 @@
-"""Operators' requests about one node, forwarded to the node's control subject; every reply is passed on."""
+"""Operators' requests about one node, forwarded to the node's control subject; every reply is passed on.
+
+What they want of the node itself (drain, weight, labels) is kept first, and holds also where the node is down.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
+from sollol_agents.dispatcher.intents import KeptIntents
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected
-from sollol_bus.parts import Part
+from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of, is_no_responders
 from sollol_bus.transport.mux import ReplyInbox
@@ -16,6 +20,7 @@ from sollol_schemas.control import (
     ControlDrain,
     ControlLoad,
     ControlPull,
+    ControlReply,
     ControlRequest,
     ControlSet,
     ControlUnload,
@@ -61,8 +66,10 @@ def control_request(operation: str, asked: AdminRequest) -> ControlRequest:
 class Administration(Part):
     """Forwards operators' requests; holds an inbox open while a node answers."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, spawn: Spawn) -> None:
         self._bus = bus
+        self._spawn = spawn
+        self._intents = KeptIntents(bus)
         self._loop = asyncio.get_running_loop()
         self._open: dict[ReplyInbox, asyncio.TimerHandle] = {}
 
@@ -90,14 +97,38 @@ class Administration(Part):
         if len(self._open) >= _MAX_OPEN:
             self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many at once"))
             return
-        self._forward(msg.reply, asked.node_id, control)
+        if isinstance(control, ControlDrain | ControlSet):
+            self._spawn(self._keep(msg.reply, asked.node_id, control), name=f"intent.{asked.node_id}")
+        else:
+            self._forward(msg.reply, asked.node_id, control)
 
-    def _forward(self, reply: str, node_id: str, control: ControlRequest) -> None:
+    async def _keep(self, reply: str, node_id: str, control: ControlDrain | ControlSet) -> None:
+        """Keeps what is wanted of the node and tells it; where it cannot be kept, the node alone knows."""
+        is_kept = False
+        try:
+            if await self._intents.is_known(node_id):
+                await self._intents.keep(node_id, control)
+                is_kept = True
+        except BusError as error:
+            log.warning(
+                "what is wanted of %s is not kept: %s",
+                node_id,
+                error,
+                extra={"action": "intent_not_kept", "node_id": node_id},
+            )
+        if self._bus.is_connected:
+            self._forward(reply, node_id, control, is_kept=is_kept)
+
+    def _forward(self, reply: str, node_id: str, control: ControlRequest, *, is_kept: bool = False) -> None:
         is_stream = isinstance(control, ControlPull)
 
         def on_reply(answer: Msg | BusError) -> None:
             if isinstance(answer, BusError):
                 self._close(inbox)  # the connection broke: nobody can be told
+                return
+            if is_kept and is_no_responders(answer):
+                self._close(inbox)
+                self._bus.publish(reply, encode(_away(node_id, control)))
                 return
             error = _error_in(answer, node_id)
             if error is not None or not is_stream or not answer.data:
@@ -122,6 +153,12 @@ class Administration(Part):
         if timer is not None:
             timer.cancel()
         inbox.close()
+
+
+def _away(node_id: str, control: ControlRequest) -> ControlReply:
+    """The answer in the place of a node that is down, of which something is wanted from now on."""
+    is_draining = isinstance(control, ControlDrain) and control.is_draining
+    return ControlReply(node_id=node_id, instance="none", is_draining=is_draining, is_away=True)
 
 
 def _error_in(answer: Msg, node_id: str) -> ErrorBody | None:

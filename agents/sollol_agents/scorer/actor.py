@@ -23,6 +23,7 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.office.decision_events import DecisionEvents
+from sollol_agents.scorer.office.intents import OperatorsIntents
 from sollol_agents.scorer.office.operators import Operators
 from sollol_agents.scorer.office.preloading import Preloading
 from sollol_agents.scorer.office.saved_knowledge import SavedKnowledge
@@ -113,6 +114,7 @@ class Scorer(Actor[ScorerConfig]):
             carry_out=self._carry_out,
             on_forgotten=self._saved.save_soon,
         )
+        self._intents = OperatorsIntents(self.bus, self.core, self.spawn)
         self._candidate = Candidate(
             self.bus,
             stores.SCORER_LEASE,
@@ -297,6 +299,7 @@ class Scorer(Actor[ScorerConfig]):
                 looked = now
                 self._watch.look(self.core)
                 self._preloading.look(now)
+                self._intents.look()
             if now - repeated >= _QUEUED_REPEAT_S:
                 repeated = now
                 self._replies = {k: v for k, v in self._replies.items() if k in self.core.waiting}

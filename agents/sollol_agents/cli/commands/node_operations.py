@@ -22,7 +22,7 @@ Node = Annotated[str, Parameter(help="The node's id, as `sollol nodes` lists it.
 
 @of_commands.for_clients()
 def drain(node: Node, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
-    """Takes a node out of service; what runs there finishes."""
+    """Takes a node out of service until `undrain`, restarts included; what runs there finishes."""
     said = "{node} takes no new work; {in_flight} still running"
     return _operate(bus, log, lambda client: client.drain(node), said, json_=json_)
 
@@ -70,7 +70,7 @@ def set_node(
     ] = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:
-    """Changes a node's weight or labels until it restarts."""
+    """Changes a node's weight or labels, for good: it wins over what the node is configured with."""
     labels = dict(_pair(text) for text in label or ())
     if weight is None and not labels:
         raise ConfigError("nothing to change: give --weight or --label")
@@ -104,7 +104,10 @@ def _operate(
     bus: BusConfig, log: LogConfig, ask: Callable[[Client], Awaitable[ControlReply]], said: str, *, json_: bool
 ) -> int:
     def show(reply: ControlReply) -> None:
-        say(said.format(node=reply.node_id, in_flight=reply.in_flight))
+        if reply.is_away:
+            say(f"{reply.node_id} is not here; what you want of it is kept, and holds when it comes")
+        else:
+            say(said.format(node=reply.node_id, in_flight=reply.in_flight))
 
     return listing(bus, log, ask, show, json_=json_)
 

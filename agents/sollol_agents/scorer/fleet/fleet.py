@@ -23,6 +23,7 @@ from sollol_agents.scorer.knowledge.clamp import clamped
 from sollol_agents.scorer.knowledge.priors import weight_bytes
 from sollol_schemas.events import NodeEvent
 from sollol_schemas.ids import request_id_of
+from sollol_schemas.steering import Intent
 from sollol_schemas.telemetry import InFlight, LoadUpdate, NodeState, Telemetry
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Fleet:
         self._left: OrderedDict[str, str] = OrderedDict()
         """Node ids of instances that said goodbye: their earlier heartbeats may come after it."""
         self._versions = Versions()
+        self.intents: dict[str, Intent] = {}
+        """What operators want of nodes, those that are not here included."""
         self.memory = Memory()
         """Nodes that are not here, and what a former process knew."""
         self.frozen_until = 0.0
@@ -115,6 +118,7 @@ class Fleet:
             return change
         before = (node.shape_version, node.load_version)
         node.seq = telemetry.seq
+        node.is_kept_out = self.intents.get(node.node_id, Intent()).is_draining
         node.tell(telemetry, _SLOTS_MAX)
         if is_new:
             self.memory.teach(node)
@@ -129,6 +133,24 @@ class Fleet:
         self._judge(node, now, change)
         change.has_room = change.has_room or before != (node.shape_version, node.load_version)
         return change
+
+    def adopt_intents(self, intents: dict[str, Intent]) -> None:
+        """Takes over what operators want of nodes."""
+        self.intents = intents
+        for node in self.nodes.values():
+            self._keep_out(node)
+
+    def _keep_out(self, node: Node) -> None:
+        """Keeps a node out of service, or lets it in again, as operators want it."""
+        is_kept_out = self.intents.get(node.node_id, Intent()).is_draining
+        if is_kept_out != node.is_kept_out:
+            node.is_kept_out = is_kept_out
+            node.report_load(
+                slots=node.telemetry.slots,
+                is_draining=node.telemetry.is_draining,
+                loaded=None,
+                max_slots=_SLOTS_MAX,
+            )
 
     def on_load(self, update: LoadUpdate, now: float) -> FleetChange:
         """Takes a load message of a known process; any other is ignored until its heartbeat comes."""

@@ -56,6 +56,8 @@ class Node:
         self.is_full = False
         """It answered `busy`: full until its next message, whatever our ledger says."""
         self.is_draining = telemetry.is_draining
+        self.is_kept_out = False
+        """An operator wants no new work there, whatever its present process knows of it."""
         self.slots = 0
         self.installed: dict[str, InstalledModel] = {}
         self.loaded_told: tuple[LoadedModel, ...] = ()
@@ -146,6 +148,7 @@ class Node:
 
     def _report_slots(self, slots: int, is_draining: bool, max_slots: int) -> None:
         self.slots = max(0, min(slots, max_slots))
+        is_draining = is_draining or self.is_kept_out
         self.is_draining = is_draining
         t = self.telemetry
         signature = (
