@@ -53,7 +53,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gpu_share: Ratio | None = None
     """Part of the model that lay in video memory while it ran."""
     left_out: tuple[str, ...] = ()
-    """Fields of the body that the engine did not get, because they would have made it load the model anew."""
+    """Fields of the body that the engine did not get: they would change how it runs the model for everybody."""
 
 
 class AttemptAccepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.accepted.v1"):

@@ -1,33 +1,29 @@
-"""Ollama's words in OpenAI's, and back."""
+"""Ollama's requests in OpenAI's words."""
 
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import pytest
 
-from sollol_agents.node.engines.lines import event_data
 from sollol_agents.node.engines.openai import vllm_slots
-from sollol_agents.node.engines.translation.chat import (
-    Flavour,
-    fields_of,
-    translate,
-    translate_embed,
-    with_model,
-)
-from sollol_agents.node.engines.translation.chat_reply import NativeStream, embed_reply, shortened
-from sollol_bus.errors import BackendBrokeProtocol, BadRequest, SollolError
+from sollol_agents.node.engines.translation.bodies import fields_of, with_model
+from sollol_agents.node.engines.translation.chat import Translated, translate
+from sollol_agents.node.engines.translation.options import Flavour
+from sollol_bus.errors import BadRequest
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.execution import Figures
 
-AT = "2026-11-21T00:00:00Z"
+
+def translated(
+    kind: RequestKind, body: dict[str, Any], flavour: Flavour = Flavour.LLAMA_CPP, **more: int
+) -> Translated:
+    return translate(kind, fields_of(json.dumps(body).encode()), "own", flavour=flavour, **more)
 
 
 def sent(kind: RequestKind, body: dict[str, Any], flavour: Flavour = Flavour.LLAMA_CPP, **more: int) -> dict[str, Any]:
-    request = translate(kind, fields_of(json.dumps(body).encode()), "own", flavour=flavour, **more)
+    request = translated(kind, body, flavour, **more)
     decoded: dict[str, Any] = json.loads(request.body)
     return decoded | {"path": request.path}
 
@@ -55,46 +51,155 @@ def test_options_become_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_predict": -1}, {"num_predict": -2}, {"seed": -1}, {"num_ctx": 2048}, {"top_k": None}]
+    "options",
+    [
+        {"num_predict": -1},
+        {"num_predict": -2.0},
+        {"seed": -1},
+        {"num_ctx": 2048},
+        {"num_ctx": 2048.0},
+        {"top_k": None},
+        {"stop": []},
+        {"weather": "fine"},
+        {"mirostat": 1, "tfs_z": 0.5, "penalize_newline": True},
+    ],
 )
-def test_options_that_ask_for_what_happens_anyway_are_left_out(options: dict[str, Any]) -> None:
-    out = sent(RequestKind.CHAT, {"messages": [], "options": options}, context_length=2048)
-    assert not set(out) & {"max_tokens", "seed", "num_ctx", "top_k"}
+@pytest.mark.parametrize("flavour", Flavour)
+def test_options_that_ask_for_what_happens_anyway_or_mean_nothing_to_ollama_are_ignored(
+    options: dict[str, Any], flavour: Flavour
+) -> None:
+    asked = translated(RequestKind.CHAT, {"messages": [], "options": options}, flavour, context_length=2048)
+    assert json.loads(asked.body).keys() == {"model", "stream", "stream_options", "messages"}
+    assert asked.left_out == ()
+
+
+@pytest.mark.parametrize("flavour", Flavour)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("num_thread", 4),
+        ("num_batch", 512),
+        ("num_gpu", 20),
+        ("main_gpu", 1),
+        ("use_mmap", False),
+        ("use_mlock", True),
+        ("low_vram", True),
+        ("vocab_only", False),
+        ("f16_kv", True),
+        ("numa", True),
+        ("num_ctx", 1_000_000),
+        ("draft_num_predict", 2),
+    ],
+)
+def test_options_about_how_a_model_is_run_are_left_out_and_named(option: str, value: object, flavour: Flavour) -> None:
+    body = {"messages": [], "options": {option: value, "temperature": 0}}
+    asked = translated(RequestKind.CHAT, body, flavour, context_length=2048)
+    assert asked.left_out == (f"options.{option}",)
+    assert json.loads(asked.body)["temperature"] == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("temperature", "0.7", "type float32"),
+        ("temperature", True, "type float32"),
+        ("num_predict", "3", "type integer"),
+        ("num_ctx", True, "type integer"),
+        ("num_thread", [4], "type integer"),
+        ("use_mmap", 1, "type boolean"),
+        ("stop", "x", "type array"),
+        ("stop", [1], "an array of strings"),
+    ],
+)
+@pytest.mark.parametrize("flavour", Flavour)
+def test_an_option_of_the_wrong_type_is_refused_in_ollamas_words(
+    option: str, value: object, words: str, flavour: Flavour
+) -> None:
+    with pytest.raises(BadRequest, match=f'^option "{option}" must be of {words}$'):
+        sent(RequestKind.CHAT, {"messages": [], "options": {option: value}}, flavour)
+
+
+@pytest.mark.parametrize(("given", "limit"), [(3.0, 3), (3.7, 3), (5, 5)])
+def test_any_number_is_good_for_a_whole_one(given: float, limit: int) -> None:
+    options = {"num_predict": given, "seed": given, "top_k": given}
+    out = sent(RequestKind.CHAT, {"messages": [], "options": options})
+    assert json.dumps([out["max_tokens"], out["seed"], out["top_k"]]) == json.dumps([limit] * 3)
+
+
+def test_no_tokens_at_all_are_one_of_a_chat_and_no_limit_of_a_prompt() -> None:
+    options = {"num_predict": 0}
+    assert sent(RequestKind.CHAT, {"messages": [], "options": options})["max_tokens"] == 1
+    assert "max_tokens" not in sent(RequestKind.GENERATE, {"prompt": "p", "options": options})
+
+
+def test_penalties_over_a_window_are_refused_only_where_they_would_penalise() -> None:
+    window = {"repeat_last_n": 64}
+    assert "repeat_last_n" not in sent(RequestKind.CHAT, {"messages": [], "options": window}, Flavour.VLLM)
+    with pytest.raises(BadRequest, match="repeat_last_n"):
+        sent(RequestKind.CHAT, {"messages": [], "options": window | {"repeat_penalty": 1.1}}, Flavour.VLLM)
+    whole = {"repeat_last_n": -1, "repeat_penalty": 1.1}
+    assert sent(RequestKind.CHAT, {"messages": [], "options": whole}, Flavour.VLLM)["repetition_penalty"] == 1.1
+
+
+def test_all_candidates_have_another_number_at_vllm() -> None:
+    assert sent(RequestKind.CHAT, {"messages": [], "options": {"top_k": 0}}, Flavour.VLLM)["top_k"] == -1
 
 
 @pytest.mark.parametrize(
     ("kind", "body", "field"),
     [
         (RequestKind.GENERATE, {"prompt": "p", "suffix": "s"}, "suffix"),
-        (RequestKind.GENERATE, {"prompt": "p", "template": "t"}, "template"),
+        (RequestKind.GENERATE, {"prompt": "p", "template": "{{ if .System }}x{{ end }}"}, "template"),
         (RequestKind.GENERATE, {"prompt": "p", "context": [1]}, "context"),
-        (RequestKind.GENERATE, {"prompt": "p", "suffix": "x"}, "suffix"),
         (RequestKind.GENERATE, {"prompt": "p", "raw": True, "system": "s"}, "system"),
+        (RequestKind.GENERATE, {"prompt": "p", "raw": True, "template": "{{ .Prompt }}"}, "template"),
         (RequestKind.GENERATE, {"prompt": "p", "raw": True, "logprobs": True}, "logprobs"),
-        (RequestKind.GENERATE, {"prompt": "p", "raw": True, "format": "json"}, "format"),
         (RequestKind.GENERATE, {"prompt": "p", "raw": True, "think": True}, "think"),
         (RequestKind.GENERATE, {"prompt": "p", "raw": True, "images": ["eA=="]}, "images"),
         (RequestKind.GENERATE, {"prompt": "p", "_debug_render_only": True}, "_debug_render_only"),
-        (RequestKind.CHAT, {"messages": [], "options": {"num_gpu": 20}}, "options.num_gpu"),
-        (RequestKind.CHAT, {"messages": [], "options": {"num_thread": 4}}, "options.num_thread"),
-        (RequestKind.CHAT, {"messages": [], "dimensions": 3}, "dimensions"),
-        (RequestKind.CHAT, {"messages": [{"role": "user", "name": "x"}]}, "messages[0].name"),
-        (RequestKind.CHAT, {"messages": [{"role": "user", "weather": 1}]}, "messages[0].weather"),
-        (RequestKind.CHAT, {"messages": [], "options": {"num_ctx": 4096}}, "options.num_ctx"),
-        (RequestKind.CHAT, {"messages": [], "options": {"mirostat": 1}}, "options.mirostat"),
-        (RequestKind.CHAT, {"messages": [], "format": 7}, "format"),
+        (RequestKind.CHAT, {"messages": [], "options": {"min_p": 0.1}}, "options.min_p"),
+        (RequestKind.CHAT, {"messages": [], "options": {"top_k": 5}}, "options.top_k"),
+        (RequestKind.CHAT, {"messages": [], "options": {"typical_p": 0.5}}, "options.typical_p"),
+        (RequestKind.CHAT, {"messages": [], "options": {"repeat_penalty": 1.1}}, "options.repeat_penalty"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(kind: RequestKind, body: dict[str, Any], field: str) -> None:
+def test_what_changes_the_answer_and_cannot_be_done_is_refused_by_name(
+    kind: RequestKind, body: dict[str, Any], field: str
+) -> None:
     with pytest.raises(BadRequest) as caught:
-        sent(kind, body, context_length=2048)
+        sent(kind, body, Flavour.OTHER)
     assert caught.value.body.code is ErrorCode.UNSUPPORTED_FIELD
     assert caught.value.details["field"] == field
 
 
+def test_a_template_of_places_alone_is_filled_in() -> None:
+    body = {"prompt": "p", "system": "s", "template": "{{ .System }}|{{ .Prompt }}>{{ .Response }}<"}
+    out = sent(RequestKind.GENERATE, body)
+    assert (out["path"], out["prompt"]) == ("/v1/completions", "s|p>")
+
+
+def test_a_raw_prompt_keeps_its_format_and_has_no_limit_that_nobody_asked_for() -> None:
+    schema = {"type": "object"}
+    body = {"prompt": "p", "raw": True, "format": schema, "think": False}
+    assert sent(RequestKind.GENERATE, body)["json_schema"] == schema
+    strict = sent(RequestKind.GENERATE, body, Flavour.VLLM)
+    assert (strict["response_format"]["json_schema"]["schema"], strict["max_tokens"]) == (schema, None)
+
+
+@pytest.mark.parametrize("wanted", ["xml", 5, True, [], "JSON"])
+def test_a_format_that_is_none_is_refused_in_ollamas_words(wanted: object) -> None:
+    with pytest.raises(BadRequest, match=r'^invalid format: ".*"; expected "json" or a valid JSON Schema object$'):
+        sent(RequestKind.CHAT, {"messages": [], "format": wanted})
+
+
+def test_half_a_surrogate_pair_and_bad_utf_8_are_taken_as_ollama_takes_them() -> None:
+    body = rb'{"model":"m","messages":[{"role":"user","content":"\ud83d \ud83d\ude00 ' + b"\xff" + rb' \\ud83d"}]}'
+    assert fields_of(body)["messages"][0]["content"] == "\ufffd \U0001f600 \ufffd \\ud83d"
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("typical_p", 1.0), ("min_p", 0), ("repeat_penalty", 1.0), ("mirostat", 0), ("num_gpu", -1), ("num_thread", 0)],
+    [("typical_p", 1.0), ("min_p", 0), ("repeat_penalty", 1.0), ("repeat_last_n", 64), ("num_keep", 4)],
 )
 def test_an_option_that_says_nothing_needs_no_engine_that_knows_it(option: str, value: float) -> None:
     out = sent(RequestKind.CHAT, {"messages": [], "options": {option: value}}, Flavour.OTHER)
@@ -136,25 +241,22 @@ def test_thoughts_and_names_of_tools_stay_in_the_conversation() -> None:
     assert second == {"role": "tool", "content": "42", "name": "f", "tool_call_id": "c1"}
 
 
-def test_probabilities_are_asked_for_and_told() -> None:
-    out = sent(RequestKind.CHAT, {"messages": [], "logprobs": True, "top_logprobs": 1})
-    assert (out["logprobs"], out["top_logprobs"]) == (True, 1)
-    stream = NativeStream(RequestKind.CHAT, "m")
-    token = {"token": "a", "logprob": -0.5, "bytes": [97]}
-    event_ = {
-        "choices": [{"delta": {"content": "a"}, "logprobs": {"content": [{**token, "id": 4, "top_logprobs": [token]}]}}]
-    }
-    line = json.loads(stream.feed(json.dumps(event_).encode(), AT) or b"")
-    assert line["logprobs"] == [{**token, "top_logprobs": [token]}]
-
-
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"a":1}x'])
 def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
         fields_of(body)
 
 
-@pytest.mark.parametrize("body", [{"messages": "x"}, {"messages": [1]}, {"messages": [], "options": []}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": "x"},
+        {"messages": [1]},
+        {"messages": [{"content": 5}]},
+        {"messages": [], "options": []},
+        {"messages": [], "tools": "x"},
+    ],
+)
 def test_fields_of_the_wrong_type_are_refused(body: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):
         sent(RequestKind.CHAT, body)
@@ -181,104 +283,6 @@ def test_format_becomes_a_response_format() -> None:
 def test_an_alias_replaces_the_model_and_nothing_else() -> None:
     assert json.loads(with_model(b'{"model":"a","n":1.0}', "b")) == {"model": "b", "n": 1.0}
     assert with_model(b"nonsense", "b") == b"nonsense"
-
-
-def event(**fields: Any) -> bytes:
-    return json.dumps(fields).encode()
-
-
-def delta(finish: str | None = None, **fields: Any) -> bytes:
-    return event(choices=[{"delta": fields, "finish_reason": finish}])
-
-
-def test_the_events_of_a_chat_become_ollamas_lines() -> None:
-    stream = NativeStream(RequestKind.CHAT, "m")
-    assert stream.feed(delta(role="assistant", content=None), AT) is None
-    line = stream.feed(delta(content="hi"), AT)
-    assert line == (
-        b'{"model":"m","created_at":"2026-11-21T00:00:00Z","message":{"role":"assistant","content":"hi"},"done":false}'
-    )
-    assert stream.feed(delta("length"), AT) is None
-    stream.feed(event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2}), AT)
-    final = json.loads(stream.final(AT, Figures(output_tokens=2, prompt_tokens=3, decode_s=0.5), 0.75))
-    assert (final["done"], final["done_reason"], final["eval_count"], final["eval_duration"]) == (
-        True,
-        "length",
-        2,
-        500_000_000,
-    )
-    assert stream.figures().prompt_tokens == 3
-
-
-def test_a_generate_says_response_and_thinking() -> None:
-    stream = NativeStream(RequestKind.GENERATE, "m")
-    line = json.loads(stream.feed(delta(content="", reasoning_content="hmm"), AT) or b"")
-    assert (line["response"], line["thinking"], line["done"]) == ("", "hmm", False)
-    text = json.loads(stream.feed(event(choices=[{"text": "x", "finish_reason": None}]), AT) or b"")
-    assert text["response"] == "x"
-
-
-def test_the_pieces_of_a_tool_call_are_put_together() -> None:
-    stream = NativeStream(RequestKind.CHAT, "m")
-    stream.feed(delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a"'}}]), AT)
-    stream.feed(delta(tool_calls=[{"index": 0, "function": {"arguments": ":1}"}}]), AT)
-    stream.feed(delta("tool_calls"), AT)
-    final = json.loads(stream.final(AT, Figures(), 0.75))
-    assert final["message"]["tool_calls"] == [{"id": "c", "function": {"index": 0, "name": "f", "arguments": {"a": 1}}}]
-    assert final["done_reason"] == "stop"
-
-
-def test_arguments_that_are_no_json_break_the_protocol() -> None:
-    stream = NativeStream(RequestKind.CHAT, "m")
-    stream.feed(delta("tool_calls", tool_calls=[{"index": 0, "function": {"name": "f", "arguments": "{a"}}]), AT)
-    with pytest.raises(BackendBrokeProtocol):
-        stream.final(AT, Figures(), 0.75)
-
-
-def test_an_end_without_a_reason_breaks_the_protocol() -> None:
-    stream = NativeStream(RequestKind.CHAT, "m")
-    stream.feed(delta(content="hi"), AT)
-    with pytest.raises(BackendBrokeProtocol):
-        stream.final(AT, Figures(), 0.75)
-
-
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (b'{"error":{"message":"boom"}}', ErrorCode.ENGINE_FAILED),
-        (b'{"error":"out of memory"}', ErrorCode.LOAD_FAILED),
-        (b"{nonsense", ErrorCode.ENGINE_PROTOCOL),
-        (b'{"choices":7}', ErrorCode.ENGINE_PROTOCOL),
-    ],
-)
-def test_a_bad_event_is_an_error(data: bytes, code: ErrorCode) -> None:
-    with pytest.raises(SollolError) as caught:
-        NativeStream(RequestKind.CHAT, "m").feed(data, AT)
-    assert caught.value.body.code is code
-
-
-def test_comments_and_the_end_mark_are_skipped() -> None:
-    assert event_data(b"data: [DONE]") is None
-    assert event_data(b": ping") is None
-    assert event_data(b"event: x") is None
-    assert event_data(b'data:{"a":1}') == b'{"a":1}'
-    with pytest.raises(BackendBrokeProtocol):
-        event_data(b"<html>")
-
-
-def test_an_embedding_comes_back_in_order_and_shortened_to_length_one() -> None:
-    assert json.loads(translate_embed({"model": "m", "input": "x", "dimensions": 2}, "own").body)["input"] == "x"
-    reply = event(
-        data=[{"index": 1, "embedding": [1.0, 0.0, 0.0]}, {"index": 0, "embedding": [3.0, 4.0, 12.0]}],
-        usage={"prompt_tokens": 5},
-    )
-    body, figures = embed_reply(reply, "m", 2, 0.5)
-    decoded = json.loads(body)
-    assert decoded["embeddings"] == [[0.6, 0.8], [1.0, 0.0]]
-    assert decoded["prompt_eval_count"] == figures.prompt_tokens == 5
-    assert math.hypot(*shortened([0.0, 0.0, 1.0], 2)) == 0.0
-    with pytest.raises(BadRequest):
-        translate_embed({"input": "x", "options": {"num_ctx": 1}}, "own")
 
 
 def test_the_slots_of_vllm_follow_from_its_cache() -> None:

@@ -184,14 +184,13 @@ class Attempt:
         collected: list[bytes] = []
         async with aclosing(answer.chunks()) as chunks:
             async for batch in chunks:
-                is_first = self._first_at is None
                 self._heard()
                 if not self._wants_stream:
                     collected += batch
-                elif is_first:
-                    await self._speak_first(answer, batch)
-                else:
+                elif self.has_spoken:
                     await self._speak(batch)
+                elif batch:
+                    await self._speak_first(answer, batch)
         if self._first_at is None:
             raise _error(ErrorCode.ENGINE_PROTOCOL, "the engine's answer was empty")
         if not self._wants_stream:
@@ -301,7 +300,7 @@ class Attempt:
             chunks=self._speaker.messages,
             co_runners=mean_co_runners(self._area_before, self._concurrency.area(now), now - self._accepted_at),
             gpu_share=self._view.gpu_share(self.decision.model),
-            left_out=self.left_out,
+            left_out=self.left_out + (answer.left_out if answer is not None else ()),
         )
 
     # -- time ---------------------------------------------------------------------------------------------

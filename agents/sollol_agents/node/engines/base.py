@@ -47,9 +47,10 @@ class PretendedMachine(msgspec.Struct, frozen=True, kw_only=True):
 class EngineAnswer(ABC):
     """One request on an engine, running.
 
-    `chunks` gives the messages for the caller, ready to be published, in lists of what came together; it can be
-    used once. It raises a `SollolError` when the engine fails, breaks its protocol or ends without its final
-    message. Closing it early ends the request on the engine.
+    `chunks` gives the messages for the caller, ready to be published, in lists of what came together; an empty list
+    says that the engine works on what the caller gets later. It can be used once. It raises a `SollolError` when the
+    engine fails, breaks its protocol or ends without its final message. Closing it early ends the request on the
+    engine.
     """
 
     content_type: str = ""
@@ -58,6 +59,8 @@ class EngineAnswer(ABC):
     """What the engine says that the request took; complete at the end."""
     output_chunks: int = 0
     """Chunks so far, each about one token."""
+    left_out: tuple[str, ...] = ()
+    """Fields of the caller's body that the engine did not get, though they ask for something."""
 
     @abstractmethod
     def chunks(self) -> AsyncGenerator[list[bytes], None]:

@@ -17,9 +17,18 @@ from sollol_agents.node.engines.lines import LineSplitter, event_data, split
 from sollol_agents.node.engines.ollama_wire import is_load_only
 from sollol_agents.node.engines.passthrough import PassthroughAnswer
 from sollol_agents.node.engines.refusals import engine_error
-from sollol_agents.node.engines.translation.chat import Flavour, fields_of, translate, translate_embed, with_model
-from sollol_agents.node.engines.translation.chat_reply import NativeStream, embed_reply, old_embed_reply
+from sollol_agents.node.engines.translation.bodies import fields_of, with_model
+from sollol_agents.node.engines.translation.chat import translate
+from sollol_agents.node.engines.translation.chat_reply import NativeStream
+from sollol_agents.node.engines.translation.embeddings import (
+    EMBEDDINGS_PATH,
+    embed_reply,
+    embed_request,
+    nothing_embedded,
+    old_embed_reply,
+)
 from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
+from sollol_agents.node.engines.translation.options import Flavour
 from sollol_agents.requests.answers import joined
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
 from sollol_schemas.context import RequestKind
@@ -104,6 +113,7 @@ class OpenAIAnswer(EngineAnswer):
             flavour=self._flavour,
             context_length=self._context_length,
         )
+        self.left_out = sent.left_out
         splitter, began = LineSplitter(), time.perf_counter()
         first = last = began
         async with self._http.open("POST", sent.path, sent.body, model=request.model) as answer:
@@ -111,10 +121,10 @@ class OpenAIAnswer(EngineAnswer):
                 created_at = _created_at()
                 events = [event for line in split(splitter, data) if (event := event_data(line)) is not None]
                 lines = [line for event in events if (line := stream.feed(event, created_at)) is not None]
-                if lines:
+                if lines or (events and stream.is_calling):  # a call is told when it is whole: the work goes on
                     last = time.perf_counter()
                     first = last if first == began else first
-                    self.output_chunks += len(lines)
+                    self.output_chunks += len(lines) or len(events)
                     yield lines
         if splitter.rest.strip():
             raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's stream ended in the middle of a line")
@@ -129,7 +139,7 @@ class OpenAIAnswer(EngineAnswer):
             decode_s=decode_s,
             slot_wait_s=slot_wait_s(total_s, load_s=0.0, prompt_s=prompt_s, decode_s=decode_s),
         )
-        yield [stream.final(_created_at(), self.figures, total_s)]
+        yield stream.last(_created_at(), self.figures, total_s)
 
     def join(self, chunks: list[bytes]) -> bytes:
         """Ollama's single reply."""
@@ -149,20 +159,16 @@ class OpenAIEmbedAnswer(EngineAnswer):
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         """Ollama's one reply."""
-        fields = fields_of(self._request.body)
+        fields, model = fields_of(self._request.body), self._request.model
         if self._is_old:
             fields["input"] = fields.pop("prompt", "")
-        sent = translate_embed(fields, self._model)
-        began = time.perf_counter()
-        async with self._http.open("POST", sent.path, sent.body, model=self._request.model) as answer:
-            reply = await answer.read()
-        dimensions = fields.get("dimensions")
-        body, self.figures = embed_reply(
-            reply,
-            self._request.model,
-            dimensions if isinstance(dimensions, int) else None,
-            time.perf_counter() - began,
-        )
+        asked = embed_request(fields)
+        body = nothing_embedded(model)
+        if asked.texts:
+            began = time.perf_counter()
+            async with self._http.open("POST", EMBEDDINGS_PATH, asked.body(self._model), model=model) as answer:
+                reply = await answer.read()
+            body, self.figures = embed_reply(reply, model, asked.dimensions, time.perf_counter() - began)
         yield [old_embed_reply(body) if self._is_old else body]
 
     def join(self, chunks: list[bytes]) -> bytes:

@@ -1,62 +1,32 @@
-"""Ollama's native requests in OpenAI's words. What an engine cannot honour is refused by name, never dropped.
+"""Ollama's native requests in OpenAI's words, by the rule that what Ollama ignores is ignored. Pure.
 
-`generate` becomes a chat of one message, because OpenAI's `completions` applies no template; with `raw` it becomes a
-completion. `keep_alive`, `truncate` and `shift` are accepted without effect: these engines keep their model, and
-refuse what is too long. Options that say what happens without them are left out.
+`generate` becomes a chat of one message, because OpenAI's `completions` applies no template; with `raw`, or with a
+template of places alone, it becomes a completion. `keep_alive`, `truncate` and `shift` have no effect: these engines
+keep their model, and refuse what is too long. Fields that Ollama does not read are not read here either. What changes
+the answer and has no word here is refused by name, never dropped.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
+import re
 from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.refusals import engine_error
-from sollol_bus.errors import SollolError
+from sollol_agents.node.engines.translation import options
+from sollol_agents.node.engines.translation.bodies import Fields, malformed, unsupported
+from sollol_agents.node.engines.translation.options import Flavour
 from sollol_schemas.context import RequestKind
-from sollol_schemas.errors import ErrorCode
-
-
-class Flavour(StrEnum):
-    """Whose server it is, as far as its parameters differ."""
-
-    LLAMA_CPP = "llama.cpp"
-    VLLM = "vllm"
-    OTHER = "openai"
-
 
 CHAT_PATH: Final = "/v1/chat/completions"
 COMPLETIONS_PATH: Final = "/v1/completions"
-EMBEDDINGS_PATH: Final = "/v1/embeddings"
 
-_WITHOUT_EFFECT: Final = frozenset({"model", "stream", "keep_alive", "truncate", "shift"})
-_COMMON_OPTIONS: Final = {
-    name: name for name in ("temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty")
-}
-_MORE_OPTIONS: Final[dict[Flavour, dict[str, str]]] = {
-    Flavour.LLAMA_CPP: {
-        name: name for name in ("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n", "num_keep")
-    }
-    | {"num_keep": "n_keep"},
-    Flavour.VLLM: {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
-    Flavour.OTHER: {},
-}
-_NEUTRAL_OPTIONS: Final[dict[str, float]] = {
-    "min_p": 0,
-    "typical_p": 1,
-    "tfs_z": 1,
-    "repeat_penalty": 1,
-    "mirostat": 0,
-    "num_gpu": -1,
-    "main_gpu": 0,
-    "num_thread": 0,
-}
-"""What these say without an engine that knows them: nothing."""
-_EFFORTS: Final = frozenset({"low", "medium", "high", "max"})
+_EFFORTS: Final = ("high", "medium", "low", "max")
 _TOP_LOGPROBS_MAX: Final = 20
 _MEDIA_TYPES: Final = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}
-_MESSAGE_FIELDS: Final = frozenset({"role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id"})
+_PLACE: Final = re.compile(r"\{\{ *\.(Prompt|System) *\}\}")
+_ANSWER: Final = re.compile(r"\{\{ *\.Response *\}\}")
+_NO_PLACE: Final = "raw mode does not support template, system, or context"
 
 
 class Translated(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,29 +34,12 @@ class Translated(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     body: bytes
-
-
-def unsupported(field: str, why: str = "") -> SollolError:
-    """The refusal of a field that this engine cannot honour."""
-    text = f"this engine cannot honour the field {field!r}{f': {why}' if why else ''}"
-    return engine_error(ErrorCode.UNSUPPORTED_FIELD, text, details={"field": field})
-
-
-def fields_of(body: bytes) -> dict[str, Any]:
-    """The fields of a native body that say something.
-
-    Raises:
-        BadRequest: It is no JSON object.
-    """
-    try:
-        fields = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise engine_error(ErrorCode.BAD_REQUEST, f"the body is not a JSON object: {error}") from error
-    return {name: value for name, value in fields.items() if value is not None}
+    left_out: tuple[str, ...] = ()
+    """Fields of the caller's that the engine does not get, though they ask for something."""
 
 
 def translate(
-    kind: RequestKind, fields: dict[str, Any], model: str, *, flavour: Flavour, context_length: int = 0
+    kind: RequestKind, fields: Fields, model: str, *, flavour: Flavour, context_length: int = 0
 ) -> Translated:
     """A streaming request to an OpenAI-compatible engine.
 
@@ -95,133 +48,171 @@ def translate(
         fields: From `fields_of`.
         model: The model's name on the engine.
         flavour: Whose server it is.
-        context_length: Tokens of one slot's context; a smaller `num_ctx` is granted, a larger one refused.
+        context_length: Tokens of one slot's context; 0 when it is not known.
 
     Raises:
-        BadRequest: `unsupported_field` names what cannot be honoured.
+        BadRequest: A field is of the wrong type, or `unsupported_field` names what cannot be honoured.
     """
-    rest = {name: value for name, value in fields.items() if name not in _WITHOUT_EFFECT}
-    out: dict[str, Any] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
-    out |= _options(rest.pop("options", {}), flavour, context_length)
-    out |= _thinking(rest.pop("think", None), flavour)
-    out |= _logprobs(rest)
-    if (wanted := rest.pop("format", "")) != "":
+    parameters = options.translated(fields.get("options", {}), kind, flavour, context_length)
+    out = streaming(model) | parameters.fields | thinking(fields.get("think")) | _logprobs(fields)
+    if (wanted := fields.get("format", "")) != "":
         out["response_format"] = _response_format(wanted)
+    if fields.get("_debug_render_only"):
+        raise unsupported("_debug_render_only")
     if kind is RequestKind.CHAT:
-        path = CHAT_PATH
-        out["messages"] = _messages(rest.pop("messages", []))
-        if tools := rest.pop("tools", []):
-            out["tools"] = tools
-    else:
-        path = _generate(rest, out)
-    for name, value in rest.items():
-        if value not in ("", [], {}, False, 0):
-            raise unsupported(name)
-    return Translated(path=path, body=msgspec.json.encode(out))
+        out["messages"] = _messages(fields.get("messages", []))
+        if tools := fields.get("tools"):
+            out["tools"] = _tools(tools)
+        return Translated(path=CHAT_PATH, body=msgspec.json.encode(out), left_out=parameters.left_out)
+    text = _completion(fields)
+    if text is None:
+        return Translated(
+            path=CHAT_PATH, body=msgspec.json.encode(out | _prompted(fields)), left_out=parameters.left_out
+        )
+    return Translated(
+        path=COMPLETIONS_PATH, body=msgspec.json.encode(_completing(out, text, flavour)), left_out=parameters.left_out
+    )
 
 
-_NOT_RAW: Final = {"chat_template_kwargs": "think", "response_format": "format", "logprobs": "logprobs"}
-"""What a chat has and a completion has not, by the field it was made from."""
+def streaming(model: str) -> Fields:
+    """The beginning of a request whose answer is streamed, with its figures."""
+    return {"model": model, "stream": True, "stream_options": {"include_usage": True}}
 
 
-def _thinking(think: Any, flavour: Flavour) -> dict[str, Any]:  # noqa: ANN401 from the body
-    """Whether and how hard to think; an effort is told in the ways that the known servers read."""
+def thinking(think: Any) -> Fields:  # noqa: ANN401 from the body
+    """Whether and how hard to think; an effort is told in the ways that the known servers read.
+
+    Raises:
+        BadRequest: It is none of Ollama's.
+    """
     if think is None:
         return {}
     if isinstance(think, bool):
         return {"chat_template_kwargs": {"enable_thinking": think}}
     if think not in _EFFORTS:
-        raise engine_error(ErrorCode.BAD_REQUEST, f"think must be true, false, {', '.join(sorted(_EFFORTS))}")
-    if think == "max" and flavour is not Flavour.LLAMA_CPP:
-        raise unsupported("think", "it knows low, medium and high")
+        said = msgspec.json.encode(think).decode()
+        raise malformed(f'invalid think value: {said} (must be "high", "medium", "low", "max", true, or false)')
     effort = "high" if think == "max" else think
     return {"chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": effort}, "reasoning_effort": effort}
 
 
-def _logprobs(rest: dict[str, Any]) -> dict[str, Any]:
-    top, wanted = rest.pop("top_logprobs", 0), rest.pop("logprobs", False)
-    if not isinstance(top, int) or not 0 <= top <= _TOP_LOGPROBS_MAX:
-        raise engine_error(ErrorCode.BAD_REQUEST, f"top_logprobs must be 0 to {_TOP_LOGPROBS_MAX}")
-    if not wanted and not top:
+def _logprobs(fields: Fields) -> Fields:
+    top = fields.get("top_logprobs", 0)
+    if isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= _TOP_LOGPROBS_MAX:
+        raise malformed(f"top_logprobs must be between 0 and {_TOP_LOGPROBS_MAX}")
+    if not fields.get("logprobs"):
         return {}
     return {"logprobs": True} | ({"top_logprobs": top} if top else {})
 
 
-def _generate(rest: dict[str, Any], out: dict[str, Any]) -> str:
-    """Puts a prompt into `out` and returns the path for it."""
-    prompt, system = rest.pop("prompt", ""), rest.pop("system", "")
-    if not isinstance(prompt, str):
-        raise engine_error(ErrorCode.BAD_REQUEST, "prompt must be a string")
-    if rest.pop("raw", False):
-        if system:
-            raise unsupported("system", "with raw")
-        for made, field in _NOT_RAW.items():
-            if made in out:
-                raise unsupported(field, "with raw")
-        out["prompt"] = prompt
-        return COMPLETIONS_PATH
-    content = _with_images(prompt, rest.pop("images", None), "images")
-    out["messages"] = ([{"role": "system", "content": system}] if system else []) + [
-        {"role": "user", "content": content}
-    ]
-    return CHAT_PATH
+def _completion(fields: Fields) -> str | None:
+    """The text that the engine is to go on with as it is; None when it is the engine's to make one of the prompt.
+
+    Raises:
+        BadRequest: What is asked for beside the prompt cannot be done.
+    """
+    prompt, system, template = (_text(fields, name) for name in ("prompt", "system", "template"))
+    for name in ("suffix", "context"):
+        if fields.get(name):
+            raise unsupported(name)
+    if fields.get("raw"):
+        for name in ("system", "template"):
+            if fields.get(name):
+                raise unsupported(name, _NO_PLACE)
+        text = prompt
+    elif template:
+        text = _rendered(template, {"Prompt": prompt, "System": system})
+    else:
+        return None
+    for name in ("logprobs", "images"):
+        if fields.get(name):
+            raise unsupported(name, "with a text that is not the engine's own to make")
+    if fields.get("think"):
+        raise unsupported("think", "with a text that is not the engine's own to make")
+    return text
 
 
-def _options(options: Any, flavour: Flavour, context_length: int) -> dict[str, Any]:  # noqa: ANN401 from the body
-    if not isinstance(options, dict):
-        raise engine_error(ErrorCode.BAD_REQUEST, "options must be an object")
-    known = _COMMON_OPTIONS | _MORE_OPTIONS[flavour]
-    out: dict[str, Any] = {}
-    for name, value in options.items():
-        if value is None or _is_default(name, value, context_length):
-            continue
-        if name == "num_predict" and isinstance(value, int):
-            out["max_tokens"] = value
-        elif name in known:
-            out[known[name]] = value
-        elif _NEUTRAL_OPTIONS.get(name) == value:
-            continue
-        else:
-            raise unsupported(f"options.{name}")
-    return out
+def _text(fields: Fields, name: str) -> str:
+    text = fields.get(name, "")
+    if not isinstance(text, str):
+        raise malformed(f"{name} must be a string")
+    return text
 
 
-def _is_default(name: str, value: Any, context_length: int) -> bool:  # noqa: ANN401 from the body
-    """Whether an option asks for what happens without it."""
-    if not isinstance(value, int):
-        return False
-    if name == "num_predict":
-        return value < 0  # as much as there is
-    return (name == "num_ctx" and 0 <= value <= context_length) or (name == "seed" and value == -1)
+def _rendered(template: str, texts: dict[str, str]) -> str:
+    """A template of places alone, up to where the answer goes.
+
+    Raises:
+        BadRequest: It has more than places: this is not the engine's language for templates.
+    """
+    before = _ANSWER.split(template)[0]
+    if "{{" in _PLACE.sub("", before):
+        raise unsupported("template", "it has its own")
+    return _PLACE.sub(lambda place: texts[place.group(1)], before)
 
 
-def _response_format(wanted: Any) -> dict[str, Any]:  # noqa: ANN401 from the body
+def _completing(out: Fields, text: str, flavour: Flavour) -> Fields:
+    """A chat's parameters as those of a completion, whose answer OpenAI's servers limit unless they are told not to."""
+    kept = {name: value for name, value in out.items() if name != "chat_template_kwargs"}
+    wanted = kept.pop("response_format", None)
+    if wanted is not None and flavour is Flavour.OTHER:
+        raise unsupported("format", "with a text that is not the engine's own to make")
+    if wanted is not None:
+        kept |= {"response_format": wanted} if flavour is Flavour.VLLM else {"json_schema": _schema(wanted)}
+    unlimited = {} if flavour is Flavour.LLAMA_CPP else {"max_tokens": None}
+    return unlimited | kept | {"prompt": text}
+
+
+def _schema(response_format: Fields) -> Fields:
+    schema: Fields = response_format.get("json_schema", {}).get("schema", {"type": "object"})
+    return schema
+
+
+def _prompted(fields: Fields) -> Fields:
+    """A prompt as a chat of one message."""
+    system, content = fields.get("system", ""), _with_images(fields.get("prompt", ""), fields.get("images"), "images")
+    before = [{"role": "system", "content": system}] if system else []
+    return {"messages": [*before, {"role": "user", "content": content}]}
+
+
+def _response_format(wanted: Any) -> Fields:  # noqa: ANN401 from the body
     if wanted == "json":
         return {"type": "json_object"}
     if isinstance(wanted, dict):
         return {"type": "json_schema", "json_schema": {"name": "reply", "schema": wanted}}
-    raise unsupported("format", 'it must be "json" or a JSON Schema')
+    said = msgspec.json.encode(msgspec.json.encode(wanted).decode()).decode()
+    raise malformed(f'invalid format: {said}; expected "json" or a valid JSON Schema object')
 
 
-def _messages(messages: Any) -> list[dict[str, Any]]:  # noqa: ANN401 from the body
+def _tools(tools: Any) -> list[Fields]:  # noqa: ANN401 from the body
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise malformed("tools must be a list of objects")
+    for index, tool in enumerate(tools):
+        if tool.get("type", "function") != "function" or not isinstance(tool.get("function"), dict):
+            raise malformed(f"tools[{index}] must be a function")
+    return [{"type": "function", "function": tool["function"]} for tool in tools]
+
+
+def _messages(messages: Any) -> list[Fields]:  # noqa: ANN401 from the body
+    """A conversation; fields of its messages that Ollama does not read are not read here."""
     if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
-        raise engine_error(ErrorCode.BAD_REQUEST, "messages must be a list of objects")
-    out: list[dict[str, Any]] = []
+        raise malformed("messages must be a list of objects")
+    out: list[Fields] = []
     open_calls: list[str] = []
     for index, message in enumerate(messages):
-        for name in message:
-            if name not in _MESSAGE_FIELDS:
-                raise unsupported(f"messages[{index}].{name}")
-        one: dict[str, Any] = {
+        content = message.get("content") or ""
+        if not isinstance(content, (str, list)):
+            raise malformed(f"messages[{index}].content must be a string")
+        one: Fields = {
             "role": str(message.get("role", "user")).lower(),
-            "content": _with_images(message.get("content") or "", message.get("images"), f"messages[{index}].images"),
+            "content": _with_images(content, message.get("images"), f"messages[{index}].images"),
         }
         if thought := message.get("thinking"):
             one["reasoning_content"] = thought
         if name := message.get("tool_name"):
             one["name"] = name
         if calls := message.get("tool_calls"):
-            one["tool_calls"] = [_call(call, f"call_{index}_{number}") for number, call in enumerate(calls)]
+            one["tool_calls"] = _calls(calls, index)
             open_calls = [call["id"] for call in one["tool_calls"]]
         if one["role"] == "tool":
             one["tool_call_id"] = message.get("tool_call_id") or (open_calls.pop(0) if open_calls else f"call_{index}")
@@ -234,7 +225,7 @@ def _with_images(text: Any, images: Any, where: str) -> Any:  # noqa: ANN401 fro
     if not images:
         return text
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise engine_error(ErrorCode.BAD_REQUEST, f"{where} must be a list of base64 texts")
+        raise malformed(f"{where} must be a list of base64 texts")
     parts = [{"type": "text", "text": text}] if text else []
     return parts + [{"type": "image_url", "image_url": {"url": f"data:{_media_type(i)};base64,{i}"}} for i in images]
 
@@ -244,8 +235,16 @@ def _media_type(image: str) -> str:
     return next((kind for start, kind in _MEDIA_TYPES.items() if image.startswith(start)), "image/jpeg")
 
 
-def _call(call: Any, fallback_id: str) -> dict[str, Any]:  # noqa: ANN401 from the body
-    function = call.get("function", {}) if isinstance(call, dict) else {}
+def _calls(calls: Any, index: int) -> list[Fields]:  # noqa: ANN401 from the body
+    if not isinstance(calls, list):
+        raise malformed(f"messages[{index}].tool_calls must be a list")
+    return [_call(call, f"call_{index}_{number}") for number, call in enumerate(calls)]
+
+
+def _call(call: Any, fallback_id: str) -> Fields:  # noqa: ANN401 from the body
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise malformed("a tool call must have a function")
     arguments = function.get("arguments", {})
     text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
     return {
@@ -253,27 +252,3 @@ def _call(call: Any, fallback_id: str) -> dict[str, Any]:  # noqa: ANN401 from t
         "type": "function",
         "function": {"name": function.get("name", ""), "arguments": text},
     }
-
-
-def translate_embed(fields: dict[str, Any], model: str) -> Translated:
-    """An embedding request; `dimensions` is applied to the answer, as Ollama does."""
-    for name in fields:
-        if name not in _WITHOUT_EFFECT | {"input", "dimensions", "options"}:
-            raise unsupported(name)
-    options = fields.get("options", {})
-    if not isinstance(options, dict):
-        raise engine_error(ErrorCode.BAD_REQUEST, "options must be an object")
-    for name, value in options.items():
-        if value is not None:  # clients send every option they know, most of them empty
-            raise unsupported(f"options.{name}")
-    body = {"model": model, "input": fields.get("input", []), "encoding_format": "float"}
-    return Translated(path=EMBEDDINGS_PATH, body=msgspec.json.encode(body))
-
-
-def with_model(body: bytes, model: str) -> bytes:
-    """A body for passthrough, with the model's name on the engine in place of the offered one."""
-    try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return body  # the engine says what is wrong with it
-    return msgspec.json.encode(fields | {"model": msgspec.Raw(msgspec.json.encode(model))})

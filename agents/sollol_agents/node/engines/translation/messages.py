@@ -1,7 +1,8 @@
 """Anthropic's Messages in OpenAI's words, for engines that do not speak them. Pure.
 
-What an engine cannot honour is refused by name. `metadata`, `service_tier` and cache marks have no meaning here and are
-left out; signatures of earlier thoughts prove nothing to another model, so earlier thoughts are left out too.
+Clients of that API send much that only its vendor has: marks for its cache, tools that it runs, plans for its context,
+thoughts that it signed. What has no meaning here is left out, as Ollama does; a document that no engine here can read
+is named to the model in its place. What changes the answer and cannot be done is refused by name.
 """
 
 from __future__ import annotations
@@ -10,17 +11,13 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.refusals import engine_error
-from sollol_agents.node.engines.translation.chat import unsupported
-from sollol_bus.errors import SollolError
-from sollol_schemas.errors import ErrorCode
+from sollol_agents.node.engines.translation.bodies import Fields, malformed, unsupported, whole
+from sollol_agents.node.engines.translation.chat import streaming, thinking
 
-_SAME: Final = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "max_tokens": "max_tokens"}
-_WITHOUT_EFFECT: Final = frozenset({"model", "stream", "metadata", "service_tier", "stop_sequences", "cache_control"})
+_SAME: Final = ("temperature", "top_p", "top_k", "max_tokens")
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
-_THOUGHTS: Final = frozenset({"thinking", "redacted_thinking"})
-
-Fields = dict[str, Any]
+_ROLES: Final = ("user", "assistant", "system")
+_MADE_ELSEWHERE: Final = "it is a tool of the vendor's, not one of yours"
 
 
 def chat_of(fields: Fields, model: str) -> Fields:
@@ -33,62 +30,75 @@ def chat_of(fields: Fields, model: str) -> Fields:
     Raises:
         BadRequest: A field is malformed, or cannot be honoured.
     """
-    rest = {name: value for name, value in fields.items() if name not in _WITHOUT_EFFECT and value is not None}
-    out: Fields = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
-    out |= {_SAME[name]: rest.pop(name) for name in _SAME if name in rest}
-    messages = _system(rest.pop("system", None))
-    messages += [one for index, turn in enumerate(_list(rest.pop("messages", []))) for one in _turn(turn, index)]
-    out["messages"] = messages
+    out = streaming(model) | {name: whole(fields[name]) for name in _SAME if name in fields}
+    turns = [one for index, turn in enumerate(_list(fields.get("messages", []))) for one in _turn(turn, index)]
+    out["messages"] = _system(fields.get("system")) + turns
     if stops := fields.get("stop_sequences"):
         out["stop"] = stops
-    if tools := rest.pop("tools", None):
-        out["tools"] = [_tool(tool, index) for index, tool in enumerate(_list(tools))]
-    if (choice := rest.pop("tool_choice", None)) is not None:
-        out["tool_choice"] = _choice(choice)
-    thinking = rest.pop("thinking", None)
-    if isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive"):
-        out["reasoning_effort"] = "medium"
-    for name, value in rest.items():
-        if value not in ("", [], {}, False):
-            raise unsupported(name)
-    return out
+    return out | _tools(fields) | _effort(fields)
 
 
 def _system(system: Any) -> list[Fields]:  # noqa: ANN401 from the body
-    text = system if isinstance(system, str) else "\n".join(_text(block, "system") for block in system or ())
+    text = system if isinstance(system, str) else _flat(_Content(system or [], "system").parts)
     return [{"role": "system", "content": text}] if text else []
+
+
+class _Content:
+    """The blocks of one turn, sorted by where OpenAI has them."""
+
+    def __init__(self, blocks: Any, where: str) -> None:  # noqa: ANN401 from the body
+        self.parts: list[Fields] = []
+        self.results: list[Fields] = []
+        self.calls: list[Fields] = []
+        for number, block in enumerate(_list(blocks)):
+            if not isinstance(block, dict):
+                raise malformed(f"{where}[{number}] must be an object")
+            self._take(block, f"{where}[{number}]")
+
+    def _take(self, block: Fields, where: str) -> None:
+        match block.get("type"):
+            case "text":
+                self.parts.append(_text(block.get("text"), f"{where}.text"))
+            case "image":
+                self.parts.append({"type": "image_url", "image_url": {"url": _image(block.get("source"), where)}})
+            case "document":
+                self.parts += _document(block, where)
+            case "search_result":
+                about = f"{block.get('title', '')} ({block.get('source', '')})"
+                self.parts += [_text(about, where), *_Content(block.get("content") or [], where).parts]
+            case "tool_use":
+                self.calls.append(_call(block))
+            case "tool_result":
+                self._take_result(block, where)
+            case _:
+                pass  # thoughts, whose signatures prove nothing to another model, and traces of the vendor's own tools
+
+    def _take_result(self, block: Fields, where: str) -> None:
+        """A tool's message takes texts alone; what it shows beside them follows as the user's."""
+        content = block.get("content") or []
+        parts = [_text(content, where)] if isinstance(content, str) else _Content(content, f"{where}.content").parts
+        text = "\n".join(part["text"] for part in parts if part["type"] == "text")
+        if block.get("is_error"):
+            text = f"Error: {text}"
+        self.results.append({"role": "tool", "tool_call_id": block.get("tool_use_id", ""), "content": text})
+        self.parts += [part for part in parts if part["type"] != "text"]
 
 
 def _turn(turn: Any, index: int) -> list[Fields]:  # noqa: ANN401 from the body
     """One turn as OpenAI's messages: results of tools are messages of their own and come first."""
     if not isinstance(turn, dict):
-        raise _malformed(f"messages[{index}] must be an object")
+        raise malformed(f"messages[{index}] must be an object")
     role, content = turn.get("role"), turn.get("content", "")
-    if role not in ("user", "assistant", "system"):
-        raise _malformed(f"messages[{index}].role must be user or assistant")
+    if role not in _ROLES:
+        raise malformed(f"messages[{index}].role must be user or assistant")
     if isinstance(content, str):
         return [{"role": role, "content": content}]
-    results: list[Fields] = []
-    parts: list[Fields] = []
-    calls: list[Fields] = []
-    for number, block in enumerate(_list(content)):
-        where = f"messages[{index}].content[{number}]"
-        kind = block.get("type") if isinstance(block, dict) else None
-        match kind:
-            case "text":
-                parts.append({"type": "text", "text": _text(block, where)})
-            case "image":
-                parts.append({"type": "image_url", "image_url": {"url": _image(block.get("source"), where)}})
-            case "tool_use":
-                calls.append(_call(block))
-            case "tool_result":
-                results.append(_result(block, where))
-            case _ if kind not in _THOUGHTS:
-                raise unsupported(f"{where}.type", f"{kind!r} is not known here")
-    message: Fields = {"role": role, "content": _flat(parts)}
-    if calls:
-        message["tool_calls"] = calls
-    return [*results, message] if parts or calls or not results else results
+    found = _Content(content, f"messages[{index}].content")
+    message: Fields = {"role": role, "content": _flat(found.parts)}
+    if found.calls:
+        message["tool_calls"] = found.calls
+    is_said = found.parts or found.calls or not found.results
+    return [*found.results, message] if is_said else found.results
 
 
 def _flat(parts: list[Fields]) -> str | list[Fields]:
@@ -98,13 +108,34 @@ def _flat(parts: list[Fields]) -> str | list[Fields]:
     return parts
 
 
+def _text(text: Any, where: str) -> Fields:  # noqa: ANN401 from the body
+    if not isinstance(text, str):
+        raise malformed(f"{where} must be a string")
+    return {"type": "text", "text": text}
+
+
 def _image(source: Any, where: str) -> str:  # noqa: ANN401 from the body
     match source:
         case {"type": "base64", "media_type": str(kind), "data": str(data)}:
             return f"data:{kind};base64,{data}"
         case {"type": "url", "url": str(url)}:
             return url
-    raise _malformed(f"{where}.source must be base64 or a url")
+    raise malformed(f"{where}.source must be base64 or a url")
+
+
+def _document(block: Fields, where: str) -> list[Fields]:
+    """A document's texts and images; of one that only its vendor can read, that there is one."""
+    title = str(block.get("title") or "without a title")
+    match block.get("source"):
+        case {"type": "text", "data": str(text)}:
+            return [_text(f"Document {title}:\n{text}", where)]
+        case {"type": "content", "content": str(text)}:
+            return [_text(f"Document {title}:\n{text}", where)]
+        case {"type": "content", "content": list(blocks)}:
+            return [_text(f"Document {title}:", where), *_Content(blocks, f"{where}.source.content").parts]
+        case {"type": str(kind)}:
+            return [_text(f"[A document {title} ({kind}) is attached, which cannot be read here.]", where)]
+    raise malformed(f"{where}.source must be an object")
 
 
 def _call(block: Fields) -> Fields:
@@ -116,43 +147,62 @@ def _call(block: Fields) -> Fields:
     }
 
 
-def _result(block: Fields, where: str) -> Fields:
-    content = block.get("content") or ""
-    text = content if isinstance(content, str) else "\n".join(_text(part, where) for part in _list(content))
-    return {"role": "tool", "tool_call_id": block.get("tool_use_id", ""), "content": text}
+def _tools(fields: Fields) -> Fields:
+    """The tools that the caller runs, and the choice among them; those that the vendor runs are nobody's here."""
+    given = _list(fields.get("tools", []))
+    if not all(isinstance(tool, dict) for tool in given):
+        raise malformed("tools must be objects")
+    own = [tool for tool in given if tool.get("type", "custom") == "custom" or "input_schema" in tool]
+    choice = fields.get("tool_choice")
+    chosen = None if choice is None else _choice(choice, {tool.get("name") for tool in own})
+    if not own:
+        return {}
+    out: Fields = {"tools": [_tool(tool) for tool in own]}
+    if chosen is not None:
+        out["tool_choice"] = chosen
+    if isinstance(choice, dict) and choice.get("disable_parallel_tool_use"):
+        out["parallel_tool_calls"] = False
+    return out
 
 
-def _tool(tool: Any, index: int) -> Fields:  # noqa: ANN401 from the body
-    if not isinstance(tool, dict):
-        raise _malformed(f"tools[{index}] must be an object")
-    if tool.get("type", "custom") != "custom":
-        raise unsupported(f"tools[{index}].type", "only tools of your own can be used")
+def _tool(tool: Fields) -> Fields:
     function = {"name": tool.get("name", ""), "parameters": tool.get("input_schema") or {"type": "object"}}
-    if description := tool.get("description"):
-        function["description"] = description
+    function |= {name: tool[name] for name in ("description", "strict") if tool.get(name) is not None}
     return {"type": "function", "function": function}
 
 
-def _choice(choice: Any) -> Any:  # noqa: ANN401 from the body
+def _choice(choice: Any, names: set[Any]) -> Any:  # noqa: ANN401 from the body
     kind = choice.get("type") if isinstance(choice, dict) else None
     if kind == "tool":
-        return {"type": "function", "function": {"name": choice.get("name", "")}}
+        if choice.get("name") not in names:
+            raise unsupported("tool_choice", _MADE_ELSEWHERE)
+        return {"type": "function", "function": {"name": choice["name"]}}
     if kind not in _CHOICES:
-        raise _malformed("tool_choice.type must be auto, any, tool or none")
+        raise malformed("tool_choice.type must be auto, any, tool or none")
     return _CHOICES[kind]
 
 
-def _text(block: Any, where: str) -> str:  # noqa: ANN401 from the body
-    if isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str):
-        return str(block["text"])
-    raise unsupported(where, "only text can be used there")
+def _effort(fields: Fields) -> Fields:
+    """How hard to think, and the form of the answer."""
+    asked, config = fields.get("thinking"), fields.get("output_config")
+    kind = asked.get("type") if isinstance(asked, dict) else None
+    wanted = config if isinstance(config, dict) else {}
+    effort = str(wanted.get("effort"))
+    out: Fields = {}
+    if kind == "disabled":
+        out |= thinking(think=False)
+    elif kind in ("enabled", "adaptive"):
+        out["reasoning_effort"] = _EFFORTS.get(effort, "medium")
+    shape = wanted.get("format") or fields.get("output_format")
+    if isinstance(shape, dict) and isinstance(shape.get("schema"), dict):
+        out["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": shape["schema"]}}
+    return out
+
+
+_EFFORTS: Final = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 
 
 def _list(value: Any) -> list[Any]:  # noqa: ANN401 from the body
     if not isinstance(value, list):
-        raise _malformed("messages, content and tools must be lists")
+        raise malformed("messages, content and tools must be lists")
     return value
-
-
-def _malformed(message: str) -> SollolError:
-    return engine_error(ErrorCode.BAD_REQUEST, message)

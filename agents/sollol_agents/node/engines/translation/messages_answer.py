@@ -14,7 +14,8 @@ from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, event_data, split
 from sollol_agents.node.engines.passthrough import PassthroughAnswer
 from sollol_agents.node.engines.refusals import engine_error
-from sollol_agents.node.engines.translation.chat import CHAT_PATH, fields_of
+from sollol_agents.node.engines.translation.bodies import fields_of
+from sollol_agents.node.engines.translation.chat import CHAT_PATH
 from sollol_agents.node.engines.translation.messages import chat_of
 from sollol_agents.node.engines.translation.messages_reply import MessageStream
 from sollol_bus.errors import SollolError
@@ -81,7 +82,8 @@ class MessagesAnswer(EngineAnswer):
     async def _message(self) -> AsyncGenerator[list[bytes], None]:
         fields = fields_of(self._request.body)
         is_stream = fields.get("stream") is True
-        stream = MessageStream(f"msg_{secrets.token_hex(12)}", self._request.model)
+        stops = tuple(stop for stop in fields.get("stop_sequences") or () if isinstance(stop, str))
+        stream = MessageStream(f"msg_{secrets.token_hex(12)}", self._request.model, stops)
         self.content_type = "text/event-stream" if is_stream else "application/json"
         started = False
         async with aclosing(self._events(chat_of(fields, self._model), stream.feed)) as events:

@@ -6,50 +6,16 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.decoding import decoded
-from sollol_agents.node.engines.passthrough import Tail
-from sollol_agents.node.engines.refusals import engine_error, failure_code
-from sollol_schemas.errors import ErrorCode
+from sollol_agents.node.engines.translation.calls import Call
+from sollol_agents.node.engines.translation.chat_stream import ChatStream
 from sollol_schemas.execution import Figures
 
-_STOP_REASONS: Final = {
-    "stop": "end_turn",
-    "length": "max_tokens",
-    "tool_calls": "tool_use",
-    "function_call": "tool_use",
-    "content_filter": "refusal",
+_STOP_REASONS: Final = {"length": "max_tokens", "content_filter": "refusal"}
+_STARTS: Final[dict[str, dict[str, Any]]] = {
+    "thinking": {"type": "thinking", "thinking": "", "signature": ""},
+    "text": {"type": "text", "text": ""},
 }
 _encode = msgspec.json.Encoder().encode
-
-
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _Call(msgspec.Struct):
-    index: int = 0
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[_Call] | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Event(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    usage: Any = None
-    timings: Any = None
-    error: Any = None
 
 
 class MessageStream:
@@ -58,119 +24,105 @@ class MessageStream:
     Args:
         message_id: The message's id.
         model: The name to tell the caller.
+        stop_sequences: The texts at which the caller wants it to end.
     """
 
-    def __init__(self, message_id: str, model: str) -> None:
+    def __init__(self, message_id: str, model: str, stop_sequences: tuple[str, ...] = ()) -> None:
         self._id = message_id
         self._model = model
+        self._stop_sequences = stop_sequences
+        self._stream = ChatStream()
         self._blocks: list[dict[str, Any]] = []
         self._texts: list[list[str]] = []
-        self._open: tuple[str, int] | None = None
-        """Kind of the open block, and the number of the call for a tool's."""
-        self._tail: Tail | None = None
-        self._finish: str | None = None
+        self._is_open = False
 
     def start(self) -> bytes:
         """The events before the first token."""
-        message = self._message() | {"content": [], "stop_reason": None}
-        return _event("message_start", {"message": message})
+        return _event("message_start", {"message": self._message()})
 
     def feed(self, data: bytes) -> bytes:
         """The events for one event's data; empty when it says nothing to the caller.
 
+        A call of a tool is told when it is whole; until then the caller is told that the work goes on.
+
         Raises:
             SollolError: The event is not what it should be, or reports an error.
         """
-        event = decoded(data, _Event, "a stream")
-        if event.error is not None:
-            text = str(event.error.get("message", event.error)) if isinstance(event.error, dict) else str(event.error)
-            raise engine_error(failure_code(text), text)
-        if event.usage is not None or event.timings is not None:
-            self._tail = decoded(data, Tail, "a stream")
-        if not event.choices:
-            return b""
-        choice = event.choices[0]
-        self._finish = choice.finish_reason or self._finish
-        delta = choice.delta or _Delta()
-        out = b""
-        if thought := delta.reasoning_content or delta.reasoning:
-            out += self._add(("thinking", 0), {"type": "thinking", "thinking": "", "signature": ""}, thought)
-        if delta.content:
-            out += self._add(("text", 0), {"type": "text", "text": ""}, delta.content)
-        for call in delta.tool_calls or ():
-            function = call.function or _Function()
-            block = {"type": "tool_use", "id": call.id or f"toolu_{self._id}_{call.index}", "name": "", "input": {}}
-            block["name"] = function.name or ""
-            out += self._add(("tool_use", call.index), block, function.arguments or "")
-        return out
+        said = self._stream.feed(data)
+        out = self._add("thinking", said.thinking) + self._add("text", said.content)
+        if out or not self._stream.calls or self._stream.finish_reason is not None:
+            return out
+        return _event("ping", {})
 
     def finish(self) -> bytes:
-        """The events after the last token.
+        """The events after the last token: the calls of tools, and the end.
 
         Raises:
             BackendBrokeProtocol: The engine never said why it ended.
         """
-        told = {"stop_reason": self._stop_reason(), "stop_sequence": None}
-        usage = self._usage()
-        return self._close() + _event("message_delta", {"delta": told, "usage": usage}) + _event("message_stop", {})
+        out, calls = self._end()
+        for call in calls:
+            block = {"type": "tool_use", "id": call["id"], "name": call["name"], "input": {}}
+            delta = {"type": "input_json_delta", "partial_json": _encode(call["input"]).decode()}
+            out += self._start(block) + self._delta(delta) + self._close()
+        told = _event("message_delta", {"delta": self._stop(calls), "usage": self._usage()})
+        return out + told + _event("message_stop", {})
 
     def whole(self) -> bytes:
         """The message for a client that does not stream.
 
         Raises:
-            BackendBrokeProtocol: The engine never said why it ended, or a tool's arguments are not JSON.
+            BackendBrokeProtocol: The engine never said why it ended.
         """
-        content = [
-            self._complete(block, "".join(texts)) for block, texts in zip(self._blocks, self._texts, strict=True)
-        ]
-        return _encode(
-            self._message() | {"content": content, "stop_reason": self._stop_reason(), "usage": self._usage()}
-        )
+        _, calls = self._end()
+        texts = [block | {block["type"]: "".join(said)} for block, said in zip(self._blocks, self._texts, strict=True)]
+        return _encode(self._message() | {"content": texts + calls, "usage": self._usage()} | self._stop(calls))
 
     def figures(self) -> Figures:
         """What the engine said about the work."""
-        return self._tail.figures() if self._tail is not None else Figures()
+        return self._stream.figures()
 
-    def _add(self, place: tuple[str, int], block: dict[str, Any], text: str) -> bytes:
-        out = b""
-        if self._open != place:
-            out = self._close()
-            self._open = place
-            self._blocks.append(block)
-            self._texts.append([])
-            out += _event("content_block_start", {"index": len(self._blocks) - 1, "content_block": block})
+    def _end(self) -> tuple[bytes, list[dict[str, Any]]]:
+        """The events that close what is open, and the blocks of the calls."""
+        calls, texts = self._stream.calls.ended(self._stream.ended())
+        out = self._add("text", "\n".join(texts)) + self._close()
+        return out, [self._block(call, number) for number, call in enumerate(calls)]
+
+    def _block(self, call: Call, number: int) -> dict[str, Any]:
+        made_up = f"toolu_{self._id}_{number}"
+        return {"type": "tool_use", "id": call.id or made_up, "name": call.name, "input": call.arguments}
+
+    def _add(self, kind: str, text: str) -> bytes:
         if not text:
-            return out
+            return b""
+        out = b""
+        if not self._is_open or self._blocks[-1]["type"] != kind:
+            out = self._close() + self._start(_STARTS[kind])
         self._texts[-1].append(text)
-        delta = {
-            "text": {"type": "text_delta", "text": text},
-            "thinking": {"type": "thinking_delta", "thinking": text},
-            "tool_use": {"type": "input_json_delta", "partial_json": text},
-        }[place[0]]
-        return out + _event("content_block_delta", {"index": len(self._blocks) - 1, "delta": delta})
+        return out + self._delta({"type": f"{kind}_delta", kind: text})
+
+    def _start(self, block: dict[str, Any]) -> bytes:
+        self._blocks.append(block)
+        self._texts.append([])
+        self._is_open = True
+        return _event("content_block_start", {"index": len(self._blocks) - 1, "content_block": block})
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return _event("content_block_delta", {"index": len(self._blocks) - 1, "delta": delta})
 
     def _close(self) -> bytes:
-        if self._open is None:
+        if not self._is_open:
             return b""
-        self._open = None
+        self._is_open = False
         return _event("content_block_stop", {"index": len(self._blocks) - 1})
 
-    def _complete(self, block: dict[str, Any], text: str) -> dict[str, Any]:
-        if block["type"] != "tool_use":
-            return block | {block["type"]: text}
-        try:
-            return block | {"input": msgspec.json.decode(text) if text else {}}
-        except msgspec.DecodeError as error:
-            raise engine_error(
-                ErrorCode.ENGINE_PROTOCOL, f"the arguments of a tool call are not JSON: {error}"
-            ) from error
-
-    def _stop_reason(self) -> str:
-        if self._finish is None:
-            raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's stream ended without a finish_reason")
-        if any(block["type"] == "tool_use" for block in self._blocks):
-            return "tool_use"
-        return _STOP_REASONS.get(self._finish, "end_turn")
+    def _stop(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
+        """Why it ended, as Anthropic tells it."""
+        reason, sequence = self._stream.ended(), self._stream.stop_sequence
+        if reason == "stop" and not calls and sequence in self._stop_sequences:
+            return {"stop_reason": "stop_sequence", "stop_sequence": sequence}
+        usual = "tool_use" if calls else "end_turn"
+        return {"stop_reason": _STOP_REASONS.get(reason, usual), "stop_sequence": None}
 
     def _usage(self) -> dict[str, int]:
         told = self.figures()
