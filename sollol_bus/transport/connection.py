@@ -19,21 +19,22 @@ import random
 import ssl
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import nats
 import nats.errors
-from msgspec import Meta
 from nats.aio.client import Client as NatsClient
 
 from sollol_bus.errors import BusError, ConfigError, NotConnected, PayloadTooLarge
 from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
+from sollol_bus.transport.config import BusConfig
 from sollol_bus.transport.messages import Msg, encode, error_headers, size_of_headers
 from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox
 from sollol_bus.transport.subscription import Leaving, Subscription, run_at_once
 from sollol_schemas.errors import ErrorBody, ErrorCode
+
+__all__ = ["INBOX_ROOT", "PAYLOAD_MARGIN_BYTES", "SETTLING_S", "Bus", "BusConfig"]
 
 log = logging.getLogger(__name__)
 
@@ -45,28 +46,6 @@ SETTLING_S = 3.0
 """After its own reconnect an actor believes no 503 for so long: others are still coming back."""
 _HIGH_WATER_BYTES = 1 << 20
 _PUBLISH_REFUSED = "permissions violation for publish to "
-
-
-class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to reach the bus."""
-
-    url: Annotated[str, Meta(description="Address of the NATS server, or several separated by commas.")] = (
-        "nats://127.0.0.1:4222"
-    )
-    name: Annotated[str, Meta(description="Name of the connection, as the server shows it.")] = "sollol"
-    inbox_prefix: Annotated[str, Meta(description="First token of this connection's inboxes.")] = "_INBOX"
-    user: Annotated[str | None, Meta(description="User name on the NATS server.")] = None
-    password: Annotated[str | None, Meta(description="Password on the NATS server.")] = None
-    creds_file: Annotated[str | None, Meta(description="File with NATS credentials.")] = None
-    tls_ca_file: Annotated[str | None, Meta(description="CA certificate that signed the server's.")] = None
-    connect_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to wait for the first connection.")] = 5.0
-    stream_replicas: Annotated[
-        int, Meta(ge=1, le=5, description="Copies of each stream that an actor makes: 1 on one server, 3 on a cluster.")
-    ] = 1
-
-    def __repr__(self) -> str:
-        """The settings without the password."""
-        return f"BusConfig(url={self.url!r}, name={self.name!r}, user={self.user!r})"
 
 
 class Bus:
@@ -102,6 +81,8 @@ class Bus:
         Raises:
             ConfigError: No server answers at the address within `connect_timeout_s`, or it refuses us.
         """
+        if not config.url:
+            raise ConfigError("the address of the NATS server is empty; name one with --nats or SOLLOL_NATS")
         bus = cls(config)
         try:
             async with asyncio.timeout(config.connect_timeout_s):
@@ -117,12 +98,14 @@ class Bus:
         options: dict[str, Any] = {}
         if config.user is not None:
             options |= {"user": config.user, "password": config.password or ""}
+        elif config.password is not None:
+            options["token"] = config.password
         if config.creds_file is not None:
             options["user_credentials"] = config.creds_file
         if config.tls_ca_file is not None:
             options["tls"] = ssl.create_default_context(cafile=config.tls_ca_file)
         await self._nc.connect(
-            servers=[u.strip() for u in config.url.split(",")],
+            servers=config.url.split(","),
             name=config.name,
             inbox_prefix=config.inbox_prefix.encode(),
             pending_size=-1,

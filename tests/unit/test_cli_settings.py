@@ -11,8 +11,10 @@ from msgspec import Meta
 
 from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.section import ConfigFile, Section
-from sollol_agents.cli.settings.sections import all_sections
+from sollol_agents.cli.settings.sections import all_sections, section
+from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatorConfig
+from sollol_agents.node.config import NodeConfig
 from sollol_bus.errors import ConfigError
 
 
@@ -38,6 +40,7 @@ class Toy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 SECTION = Section("scorer", Toy, flags={"labels": "--label"})
+OTHER = Section("other", Toy, flag_prefix="other-")
 
 
 def written(tmp_path: Path, text: str) -> ConfigFile:
@@ -174,3 +177,28 @@ def test_options_of_a_command_come_from_its_flags_alone(tmp_path: Path) -> None:
 
 def test_there_are_at_most_110_settings() -> None:
     assert sum(len(one.settings) for one in all_sections()) <= 110
+
+
+def test_an_empty_text_is_refused_where_the_default_is_another(tmp_path: Path) -> None:
+    for flags, environ in (({"host": ""}, {}), ({}, {"SOLLOL_GATEWAY_HOST": ""})):
+        with pytest.raises(ConfigError, match="is empty: leave it out"):
+            section("gateway", GatewayConfig).load(flags, environ)
+    assert section("node", NodeConfig).load({}, {"SOLLOL_NODE_URL": ""}).url == ""
+
+
+def test_a_flag_may_displace_another_setting_but_not_another_flag(tmp_path: Path) -> None:
+    seen: list[Toy] = []
+
+    @with_settings((), {("toy", "name"): ("other", "slots")}, toy=SECTION, other=OTHER)
+    def command(*, toy: Toy, other: Toy) -> None:
+        seen.append(toy)
+
+    app = cyclopts.App()
+    app.command(command)
+    file = tmp_path / "sollol.toml"
+    file.write_text("[scorer]\nname = 'file'")
+    for flags in (["--other-pause-s", "3"], ["--other-slots", "3"]):
+        app(["command", "--config", str(file), *flags], result_action="return_value", exit_on_error=False)
+    assert [toy.name for toy in seen] == ["file", None]
+    with pytest.raises(ConfigError, match="--name and --other-slots exclude each other"):
+        app(["command", "--name", "x", "--other-slots", "3"], result_action="return_value", exit_on_error=False)

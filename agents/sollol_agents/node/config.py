@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Meta
 
+from sollol_bus.errors import ConfigError
 from sollol_schemas.telemetry import EngineKind
 
 OLLAMA_URL = "http://127.0.0.1:11434"
@@ -16,7 +19,11 @@ OPENAI_URL = "http://127.0.0.1:8080"
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of a node monitor: one process beside one engine."""
+    """Settings of a node monitor: one process beside one engine.
+
+    Raises:
+        ConfigError: The address has a user in it, and a key is given as well.
+    """
 
     node_id: Annotated[
         str,
@@ -69,7 +76,12 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             description="Names under which models of an OpenAI-compatible engine are offered: offered to engine's own."
         ),
     ] = {}
-    engine_api_key: Annotated[str, Meta(description="Bearer token for the engine; never logged.")] = ""
+    engine_api_key: Annotated[
+        str,
+        Meta(
+            description="Bearer token for the engine; never logged. A user and password in its address will do instead."
+        ),
+    ] = ""
     heartbeat_s: Annotated[float, Meta(gt=0, le=60, description="Seconds between two full telemetry messages.")] = 1.0
     first_token_floor_s: Annotated[
         float, Meta(gt=0, description="An engine may take so many seconds to the first token whatever was predicted.")
@@ -87,6 +99,18 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     drain_timeout_s: Annotated[
         float, Meta(ge=0, description="Seconds that running attempts get to finish when the node stops.")
     ] = 30.0
+
+    def __post_init__(self) -> None:
+        """Takes a user out of the engine's address, so that nobody who shows that shows a password."""
+        before, at, host = engine_url(self.url).rpartition("@")
+        scheme, slashes, userinfo = before.partition("://")
+        if not at or "/" in userinfo:
+            return
+        if self.engine_api_key:
+            raise ConfigError("the engine's address has a user in it, and engine_api_key is given; give one of them")
+        text = unquote(userinfo).encode()
+        msgspec.structs.force_setattr(self, "url", f"{scheme}{slashes}{host}")
+        msgspec.structs.force_setattr(self, "engine_api_key", f"Basic {base64.b64encode(text).decode()}")
 
     def __repr__(self) -> str:
         """The settings without the key."""

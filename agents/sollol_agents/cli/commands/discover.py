@@ -101,12 +101,13 @@ def _urls_of(address: str) -> list[str]:
         with contextlib.suppress(ValueError):  # a name, IPv4, or with a port
             address = f"[{ipaddress.IPv6Address(address)}]"
     url = address if "://" in address else f"http://{address}"
+    shown = address.rpartition("@")[2]
     try:
         host, port = host_of(url), _port_of(url)
     except ValueError as error:
-        raise ConfigError(f"{address!r} is no address: {error}") from error
+        raise ConfigError(f"{shown!r} is no address: {error}") from error
     if not host or not url.startswith(("http://", "https://")):
-        raise ConfigError(f"{address!r} is no address; give a host, host:port or http(s) URL")
+        raise ConfigError(f"{shown!r} is no address; give a host, host:port or http(s) URL")
     if "://" in address or port:
         return [url]
     authority, slash, path = url.removeprefix("http://").partition("/")

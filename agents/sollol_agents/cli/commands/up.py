@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,7 @@ from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
-from sollol_agents.cli.settings.sections import section
+from sollol_agents.cli.settings.sections import SECTIONS, section
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.gateway.config import GatewayConfig
@@ -36,6 +37,7 @@ from sollol_bus.transport.connection import BusConfig
 log = logging.getLogger(__name__)
 
 _PROBE_TIMEOUT_S = 0.3
+_NATS_ENV = SECTIONS["nats"].envs["url"]
 
 PortNumber = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -60,6 +62,7 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 @with_settings(
     of_commands.KNOWN,
+    {("bus", "url"): ("up", "nats_port")},
     up=section("up", UpConfig),
     bus=section("nats", BusConfig, defaults={"url": ""}),
     log=of_commands.LOG,
@@ -92,11 +95,13 @@ def up(
 
     The dashboard listens too and starts, as a process of its own, when somebody opens it.
 
-    With `--nats` it uses a running server. Prints one line for each address it serves and then `ready`. SIGTERM and
-    Ctrl-C drain: dashboard and gateway first, then nodes, dispatcher, scorer, recorder, server; a second signal
-    hurries. The actors take their settings from the environment and the settings file.
+    With `--nats` or SOLLOL_NATS it uses a running server; `--nats-port` starts one all the same. Prints one line for
+    each address it serves and then `ready`. SIGTERM and Ctrl-C drain: dashboard and gateway first, then nodes,
+    dispatcher, scorer, recorder, server; a second signal hurries. The actors take their settings from the environment
+    and the settings file.
     """
     log_lines.set_up(log)
+    _say_which_server(bus)
     base = Path(up.store_dir).expanduser() if up.store_dir else default_store_dir().parent
     tracer = make_tracer(tracing, service="sollol-up")
     stack = LocalStack(
@@ -118,6 +123,18 @@ def up(
     finally:
         if tracer is not None:
             tracer.close()
+
+
+def _say_which_server(bus: BusConfig) -> None:
+    named = os.environ.get(_NATS_ENV)
+    if bus.url:
+        log.info("the NATS server at %s is used; none is started here", bus.url, extra={"action": "server_named"})
+    elif named:
+        log.warning(
+            "--nats-port starts a NATS server here; the one in %s is not used",
+            _NATS_ENV,
+            extra={"action": "server_own"},
+        )
 
 
 async def _serve(

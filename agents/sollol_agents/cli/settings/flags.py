@@ -12,12 +12,14 @@ import os
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
 from sollol_agents.cli.settings.annotations import Shape
 from sollol_agents.cli.settings.section import ConfigFile, Section, Setting
+from sollol_bus.errors import ConfigError
 
 _CONFIG_HELP = "TOML file with settings, a table for each section."
 CONFIG_ENV = "SOLLOL_CONFIG"
@@ -26,12 +28,16 @@ _LAST = ("nats", "log", "metrics", "tracing")
 
 
 def with_settings(
-    known: tuple[str, ...] = (), **sections: Section[Any]
+    known: tuple[str, ...] = (),
+    displaced: Mapping[tuple[str, str], tuple[str, str]] = MappingProxyType({}),
+    /,
+    **sections: Section[Any],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator that replaces parameters which are config Structs by the flags that fill them.
 
     Args:
         known: Names of all sections that a settings file may have; others in it are an error.
+        displaced: Settings (parameter and setting) that the flag of another displaces, environment and file included.
         sections: The section of each parameter to fill.
     """
 
@@ -56,8 +62,10 @@ def with_settings(
             given: dict[str, dict[str, object]] = {name: {} for name in sections}
             for slot, (name, setting) in made.items():
                 given[name][setting.key] = kwargs.pop(slot, None)
+            gone = _displaced(displaced, given, sections)
             for name, section in sections.items():
-                kwargs[name] = section.load(given[name], _environ(), file)
+                without = [key for place, key in gone if place == name]
+                kwargs[name] = section.load(given[name], _environ(), file, displaced=without)
             return function(*args, **kwargs)
 
         config = inspect.Parameter(
@@ -71,6 +79,27 @@ def with_settings(
         return command
 
     return decorate
+
+
+def _displaced(
+    displaced: Mapping[tuple[str, str], tuple[str, str]],
+    given: Mapping[str, Mapping[str, object]],
+    sections: Mapping[str, Section[Any]],
+) -> list[tuple[str, str]]:
+    """The settings whose place another's flag takes.
+
+    Raises:
+        ConfigError: Both are given as flags.
+    """
+    gone = []
+    for (name, key), (other, by) in displaced.items():
+        if given[other].get(by) is None:
+            continue
+        gone.append((name, key))
+        if given[name].get(key) is not None:
+            flags = [s.flag for n, k in ((name, key), (other, by)) for s in sections[n].settings if s.key == k]
+            raise ConfigError(f"{' and '.join(flags)} exclude each other; give one of them")
+    return gone
 
 
 def _environ() -> Mapping[str, str]:

@@ -12,7 +12,7 @@ import functools
 import logging
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -43,6 +43,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     allowed: str
     """The allowed values in words."""
     default: Any
+    may_be_empty: bool
+    """Whether an empty text is a value: not where the default of the Struct is another text."""
 
     @property
     def key(self) -> str:
@@ -107,6 +109,8 @@ class Section(Generic[T]):
         flags: Mapping[str, object] | None = None,
         environ: Mapping[str, str] | None = None,
         file: ConfigFile | None = None,
+        *,
+        displaced: Collection[str] = (),
         **fixed: object,
     ) -> T:
         """The checked Struct.
@@ -115,6 +119,7 @@ class Section(Generic[T]):
             flags: Values given on the command line by setting key; None stands for not given.
             environ: The process's environment.
             file: The settings file.
+            displaced: Settings that a flag of another section takes the place of: their default holds.
             fixed: Fields that the program sets itself.
 
         Raises:
@@ -134,7 +139,7 @@ class Section(Generic[T]):
         )
         values: dict[str, Any] = {**self._defaults, **fixed}
         for setting in self.settings:
-            if (found := sources.find(setting)) is not None:
+            if setting.key not in displaced and (found := sources.find(setting)) is not None:
                 value, source = found
                 value = self._words.get(setting.key, {}).get(str(value).lower(), value)
                 _put(values, setting.path, _checked(setting, value, source))
@@ -185,6 +190,7 @@ class Section(Generic[T]):
             description=description_of(field.type),
             allowed=allowed,
             default=default,
+            may_be_empty=not (isinstance(field.default, str) and field.default),
         )
 
 
@@ -260,6 +266,8 @@ class _Sources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _checked(setting: Setting, value: object, source: str) -> object:
+    if value == "" and not setting.may_be_empty:
+        raise ConfigError(f"{source} is empty: leave it out, or give it a value ({setting.allowed})")
     try:
         return msgspec.convert(_parsed(setting, value), setting.annotation, strict=False)
     except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:

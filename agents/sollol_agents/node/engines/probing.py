@@ -75,7 +75,7 @@ async def probe(config: NodeConfig, *, timeout_s: float) -> Probed:
     engines: list[Engine] = []
     http: EngineHttp | None = None
     try:
-        http = EngineHttp(url, connect_timeout_s=timeout_s)
+        http = EngineHttp(url, api_key=config.engine_api_key, connect_timeout_s=timeout_s)
         engines = [engine_at(kind, where, config) for kind, where in candidates]
         async with asyncio.timeout(timeout_s):
             if await _is_ours(http):

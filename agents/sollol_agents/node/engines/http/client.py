@@ -96,7 +96,7 @@ class EngineHttp:
 
     Args:
         url: Base URL, without a trailing slash.
-        api_key: Bearer token; empty: none.
+        api_key: Bearer token, or `Basic` with a user and password in base 64; empty: none.
         connect_timeout_s: How long to wait for a connection.
 
     Raises:
@@ -104,12 +104,13 @@ class EngineHttp:
     """
 
     def __init__(self, url: str, *, api_key: str = "", connect_timeout_s: float = 5.0) -> None:
+        shown = url.rpartition("@")[2]
         try:
             origin = httpx.URL(url)
         except httpx.InvalidURL as error:
-            raise ConfigError(f"url={url!r}: {error}") from error
+            raise ConfigError(f"url={shown!r}: {error}") from error
         if origin.scheme not in ("http", "https") or not origin.host:
-            raise ConfigError(f"url={url!r}: an engine's URL begins with http:// or https://")
+            raise ConfigError(f"url={shown!r}: an engine's URL begins with http:// or https://")
         self.url = url
         self._pool = HttpPool(origin, connect_timeout_s=connect_timeout_s)
         self._prefix = origin.raw_path.rstrip(b"/")
@@ -117,7 +118,8 @@ class EngineHttp:
         host = b"localhost" if is_loopback(origin.host) else origin.netloc
         if not api_key.isascii() or not (api_key.isprintable()):
             raise ConfigError("engine_api_key has characters that a header cannot carry")
-        key = b"Authorization: Bearer %b\r\n" % api_key.encode() if api_key else b""
+        credentials = api_key if api_key.startswith("Basic ") else f"Bearer {api_key}"
+        key = b"Authorization: %b\r\n" % credentials.encode() if api_key else b""
         self._common = b" HTTP/1.1\r\nHost: %b\r\nUser-Agent: sollol-node\r\nAccept: */*\r\n%b" % (host, key)
 
     def open(self, method: str, path: str, body: bytes | None = None, *, model: str = "") -> _Exchange:
