@@ -37,6 +37,10 @@ _CANCELLED: Final = frozenset(
 )
 
 
+_MANY_TOKENS: Final = 8
+_AT_ONCE: Final = 0.02
+
+
 def figures_of(
     told: Figures,
     *,
@@ -58,13 +62,13 @@ def figures_of(
         output_chunks: How many came, each about one token.
         now: For an attempt that never got a chunk.
     """
-    decode_s, output_tokens, prompt_s = told.decode_s, told.output_tokens, told.prompt_s
-    if decode_s is None and first_at is not None and last_at is not None:
-        decode_s = last_at - first_at
-    if output_tokens is None and output_chunks:
-        output_tokens = output_chunks
-    if prompt_s is None and first_at is not None and began_at is not None:
-        prompt_s = first_at - began_at
+    decode_s, prompt_s = told.decode_s, told.prompt_s
+    output_tokens = output_chunks or None if told.output_tokens is None else told.output_tokens
+    if first_at is not None and last_at is not None and began_at is not None:
+        till_first_s, after_s = first_at - began_at, last_at - first_at
+        if not _came_at_once(output_tokens or 0, till_first_s, after_s):
+            decode_s = after_s if decode_s is None else decode_s
+            prompt_s = till_first_s if prompt_s is None else prompt_s
     return msgspec.structs.replace(
         told,
         actual_s=max(0.0, (last_at or now) - accepted_at),
@@ -73,6 +77,11 @@ def figures_of(
         prompt_s=prompt_s,
         decode_s=decode_s,
     )
+
+
+def _came_at_once(output_tokens: int, till_first_s: float, after_s: float) -> bool:
+    """Whether an answer was held back until it was whole: then the clock cannot tell reading from writing."""
+    return output_tokens >= _MANY_TOKENS and after_s < _AT_ONCE * till_first_s
 
 
 def status_of(error: ErrorBody | None) -> OutcomeStatus:

@@ -4,6 +4,10 @@ Base speed is what an attempt does alone at the node's usual pace. Samples are b
 they teach it: multiplied by `1 + beta * co-runners` and divided by the fast multiplier `pace`, so that a slow
 phase never teaches the base speed. What one model teaches about the node carries over to models that were
 not sampled yet, as the ratio of measured to expected speed.
+
+Of an answer that came whole only the total is known: it moves the two terms, reading and writing, by as little as
+makes their sum right, each in the square of its share (Kaczmarz's step on relative errors), so that the small term
+is not blamed for the large one.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ _MIN_DECODE_TOKENS = 8
 _MIN_PROMPT_TOKENS = 32
 _RECOVERY_PER_S = 0.02
 _MODELS_MAX = 512
+_FELT = 0.05  # a term below this part of the other is not taught by their sum
+_LEAST_SHARE = 0.1
 _BETA_GPU = 0.30
 _BETA_CPU = 0.70
 _BETA_OTHER_MODEL = 0.85
@@ -200,9 +206,27 @@ class NodeSpeeds:
         if fresh >= _MIN_PROMPT_TOKENS and figures.prompt_s and figures.prompt_s > 0:
             rate = clamped(fresh / figures.prompt_s * company / pace, 1e-3, _FASTEST_TPS)
             self._learn_prompt(known, rate, size_bytes)
+        if figures.prompt_s is None and figures.decode_s is None and tokens >= _MIN_DECODE_TOKENS:
+            total_s = (figures.actual_s - figures.load_s - figures.slot_wait_s) * pace / company
+            self._learn_total(model, max(0, fresh), tokens, total_s, size_bytes)
         if figures.load_s > 0.1:
             self._learn_load(known, clamped(figures.load_s, 0.0, _LONGEST_LOAD_S), size_bytes)
         self.version += 1
+
+    def _learn_total(self, model: str, fresh: int, tokens: int, total_s: float, size_bytes: float) -> None:
+        """Takes the seconds of a whole answer, alone at the usual pace."""
+        if total_s <= 0:
+            return
+        known, prompt_tps = self._model(model), self.prompt_tps(model, size_bytes)
+        decode_tps = self.decode_tps(model, size_bytes)
+        reading_s, writing_s = fresh / prompt_tps, tokens / decode_tps
+        wrong_s = (total_s - reading_s - writing_s) / (reading_s**2 + writing_s**2)
+        if fresh >= _MIN_PROMPT_TOKENS and reading_s > writing_s * _FELT:
+            longer = max(1.0 + wrong_s * reading_s, _LEAST_SHARE)
+            self._learn_prompt(known, clamped(prompt_tps / longer, 1e-3, _FASTEST_TPS), size_bytes)
+        if writing_s > reading_s * _FELT:
+            longer = max(1.0 + wrong_s * writing_s, _LEAST_SHARE)
+            self._learn_decode(known, clamped(decode_tps / longer, 1e-3, _FASTEST_TPS), size_bytes)
 
     def _learn_decode(self, known: ModelSpeed, rate: float, size_bytes: float) -> None:
         known.decode_samples += 1
