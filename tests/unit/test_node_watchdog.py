@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sollol_agents.node.attempts.loading import LoadPatience
 from sollol_agents.node.attempts.speeds import Speeds
 from sollol_agents.node.attempts.watchdog import Limits, Phase, Watchdog, limits_of
 from sollol_agents.node.config import NodeConfig
@@ -16,32 +17,54 @@ from sollol_schemas.execution import Exec, Figures
 from sollol_schemas.telemetry import LearnedSpeed
 
 
+def limits(forecast: Forecast, *, has_tools: bool = False, may_load: bool = False) -> Limits:
+    load_s = LoadPatience(300.0).limit_s("m", 0, forecast.load_s)
+    return limits_of(envelope(forecast, has_tools=has_tools), NodeConfig(), load_s=load_s, may_load=may_load)
+
+
 def envelope(forecast: Forecast, *, has_tools: bool = False) -> Exec:
     decision = Decision(request_id="r", attempt_id="r-1", node_id="n", instance="i", model="m", forecast=forecast)
     return Exec(decision=decision, has_tools=has_tools)
 
 
 def test_between_tokens_the_floor_holds_for_fast_models() -> None:
-    assert limits_of(envelope(Forecast(gap_s=0.02)), NodeConfig()).gap_s == 30.0
+    assert limits(Forecast(gap_s=0.02)).gap_s == 30.0
 
 
 def test_between_tokens_slow_models_get_a_multiple_and_their_co_runners_prefill() -> None:
-    limits = limits_of(envelope(Forecast(gap_s=3.0, co_runner_prefill_s=15.0)), NodeConfig())
-    assert limits.gap_s == 20 * 3.0 + 15.0
+    assert limits(Forecast(gap_s=3.0, co_runner_prefill_s=15.0)).gap_s == 20 * 3.0 + 15.0
 
 
 def test_with_tools_silence_may_last_three_times_the_predicted_total() -> None:
-    limits = limits_of(envelope(Forecast(total_s=100.0), has_tools=True), NodeConfig())
-    assert (limits.first_token_s, limits.gap_s) == (300.0, 300.0)
+    with_tools = limits(Forecast(total_s=100.0), has_tools=True)
+    assert (with_tools.first_token_s, with_tools.gap_s) == (300.0, 300.0)
 
 
 def test_the_first_token_may_take_as_long_as_the_load_when_one_is_needed() -> None:
-    config = NodeConfig()
-    without = limits_of(envelope(Forecast(first_token_s=30.0)), config)
-    with_load = limits_of(envelope(Forecast(first_token_s=30.0, load_s=100.0, needs_load=True)), config)
+    without = limits(Forecast(first_token_s=30.0))
+    with_load = limits(Forecast(first_token_s=30.0, load_s=100.0, needs_load=True))
     assert without.first_token_s == 150.0
     assert with_load.load_s == 500.0
     assert with_load.first_token_s == 650.0
+    assert limits(Forecast(first_token_s=30.0), may_load=True).first_token_s == 450.0
+
+
+def test_a_load_may_take_as_long_as_a_slow_disk_needs_and_twice_as_long_after_it_was_cut() -> None:
+    patience = LoadPatience(300.0)
+    assert patience.limit_s("m", 4e9) == 300.0
+    assert patience.limit_s("m", 40e9) == 2000.0
+    patience.cut("m", 2000.0)
+    assert patience.limit_s("m", 40e9) == 4000.0
+    patience.answered("m", 0.0)
+    assert patience.limit_s("m", 40e9) == 2000.0
+
+
+def test_an_engine_that_swaps_models_may_have_dropped_one_that_was_silent_for_a_minute() -> None:
+    patience = LoadPatience(300.0)
+    assert patience.is_doubtful("m", 0.0)
+    patience.answered("m", 0.0)
+    assert not patience.is_doubtful("m", 59.0)
+    assert patience.is_doubtful("m", 61.0)
 
 
 def test_it_counts_from_the_last_sign_of_life() -> None:

@@ -106,7 +106,6 @@ class NodeMonitor(Actor[NodeConfig]):
             self,
             spawn=self.spawn,
             node_id=self.node_id,
-            load_limit_s=self.config.load_floor_s,
         )
         bus.subscribe(subjects.NODE_CONTROL.of(self.node_id), controls.on_message)
         bus.subscribe(subjects.NODE_EXEC.of(self.node_id), executor.on_exec)

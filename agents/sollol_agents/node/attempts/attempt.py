@@ -320,7 +320,7 @@ class Attempt:
         if left_s <= 0:
             self.stop(_error(ErrorCode.DEADLINE_EXCEEDED, f"no answer within {self._deadline_s:g} s"))
         elif watchdog.left_s(now) <= 0:
-            waited = f"{watchdog.limit_s:g} s without {watchdog.phase.value}"
+            waited = f"{watchdog.limit_s:g} s without {watchdog.phase.value} (setting {watchdog.phase.setting})"
             self.stop(_error(ErrorCode.STALLED, f"the engine stalled: {waited}"))
         else:
             delay_s = min(left_s, watchdog.left_s(now), self.limits.shortest_s) + 0.001

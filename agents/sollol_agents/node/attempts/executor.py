@@ -18,7 +18,7 @@ from sollol_agents.node.attempts import admission
 from sollol_agents.node.attempts.attempt import Attempt
 from sollol_agents.node.attempts.concurrency import Concurrency
 from sollol_agents.node.attempts.load_options import RunnerOptions, without_load_options
-from sollol_agents.node.attempts.loading import Loader
+from sollol_agents.node.attempts.loading import Loader, LoadPatience
 from sollol_agents.node.attempts.outcome import outcome_of
 from sollol_agents.node.attempts.slots import SlotTable
 from sollol_agents.node.attempts.spans import AttemptTrace
@@ -94,7 +94,7 @@ class Executor:
         self.idle = asyncio.Event()
         """Set while no attempt runs."""
         self.idle.set()
-        self.loader = Loader(spawn, self._on_loaded)
+        self.loader = Loader(spawn, self._on_loaded, LoadPatience(config.load_floor_s))
         self._attempts: dict[str, Attempt] = {}
         self._ended: OrderedDict[str, AttemptState] = OrderedDict()
         self._concurrency = Concurrency(time.monotonic())
@@ -197,6 +197,16 @@ class Executor:
             return None
         return admission.busy(self.slots.limit, len(self.slots), model, model_slots)
 
+    def load_limit_s(self, model: str, forecast_s: float = 0.0) -> float:
+        """Seconds that a load of this model may take."""
+        installed = self.view.installed_model(model)
+        return self.loader.patience.limit_s(model, installed.size_bytes if installed is not None else 0, forecast_s)
+
+    def _may_load(self, model: str) -> bool:
+        """Whether the engine may load the model for the next request: one that serves several may swap them."""
+        swaps = self.view.kind is EngineKind.OPENAI and len(self.view.inventory.installed) > 1
+        return swaps and self.loader.patience.is_doubtful(model, time.monotonic())
+
     def _begin(self, exec_: Exec, body: bytes, reply_to: str, traceparent: str) -> None:
         assert self.engine is not None
         stream, tracer = str(next(self._streams)), self.bus.tracer
@@ -208,7 +218,12 @@ class Executor:
             view=self.view,
             concurrency=self._concurrency,
             speaker=Speaker(self.bus, reply_to, f"{self._probe}.{stream}", exec_.decision),
-            limits=limits_of(exec_, self._config),
+            limits=limits_of(
+                exec_,
+                self._config,
+                load_s=self.load_limit_s(exec_.decision.model, exec_.decision.forecast.load_s),
+                may_load=self._may_load(exec_.decision.model),
+            ),
             stream=stream,
             trace=AttemptTrace(tracer, exec_, traceparent) if tracer is not None else None,
         )
@@ -310,6 +325,10 @@ class Executor:
     def _settle(self, attempt: Attempt) -> None:
         """Reports an attempt that is over, learns from it, and publishes its outcome."""
         self._tell(attempt)
+        if attempt.last_at is not None:
+            self.loader.patience.answered(attempt.decision.model, attempt.last_at)
+        elif attempt.error is not None and attempt.error.code is ErrorCode.STALLED:
+            self.loader.patience.cut(attempt.decision.model, attempt.limits.load_s)
         if attempt.error is None:
             self.speeds.learn(attempt.decision.model, attempt.figures)
         elif attempt.error.code in _ENGINE_TROUBLE:

@@ -15,7 +15,6 @@ from sollol_agents.node.config import NodeConfig
 from sollol_schemas.execution import Exec
 
 _FIRST_TOKEN_FACTOR = 5.0
-_LOAD_FACTOR = 5.0
 _GAP_FACTOR = 20.0
 _TOOLS_FACTOR = 3.0
 """Tool calls arrive whole, at the end: with tools, silence may last this multiple of the predicted total."""
@@ -28,6 +27,18 @@ class Phase(Enum):
     FIRST_TOKEN = "the first token"  # noqa: S105 not a secret
     BETWEEN_TOKENS = "the next token"
     PERMISSION = "the dispatcher's permission to speak"
+
+    @property
+    def setting(self) -> str:
+        """The node's setting that allows a longer silence; empty: none does."""
+        return _SETTINGS.get(self, "")
+
+
+_SETTINGS = {
+    Phase.LOADING: "load_floor_s",
+    Phase.FIRST_TOKEN: "first_token_floor_s",
+    Phase.BETWEEN_TOKENS: "gap_floor_s",
+}
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,8 +66,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
                 return math.inf  # not the engine's silence; the deadline bounds it
 
 
-def limits_of(exec_: Exec, config: NodeConfig) -> Limits:
+def limits_of(exec_: Exec, config: NodeConfig, *, load_s: float, may_load: bool = False) -> Limits:
     """The limits of one attempt.
+
+    Args:
+        exec_: What is to be run, with its forecast.
+        config: Settings.
+        load_s: How long a load of the model may take.
+        may_load: Whether the engine may have to load it although nothing was predicted.
 
     Between tokens: max(floor, factor x predicted gap + the longest co-runner's prefill); with tools at least three
     times the predicted total. To the first token: max(floor, factor x (predicted + co-runner's prefill)), and the
@@ -64,13 +81,12 @@ def limits_of(exec_: Exec, config: NodeConfig) -> Limits:
     """
     forecast = exec_.decision.forecast
     prefill_s = forecast.co_runner_prefill_s
-    load_s = max(config.load_floor_s, _LOAD_FACTOR * forecast.load_s)
     first_token_s = max(config.first_token_floor_s, _FIRST_TOKEN_FACTOR * (forecast.first_token_s + prefill_s))
     gap_s = max(config.gap_floor_s, _GAP_FACTOR * forecast.gap_s + prefill_s)
     if exec_.has_tools:
         whole_s = _TOOLS_FACTOR * forecast.total_s
         first_token_s, gap_s = max(first_token_s, whole_s), max(gap_s, whole_s)
-    if forecast.needs_load:
+    if forecast.needs_load or may_load:
         first_token_s += load_s
     return Limits(load_s=load_s, first_token_s=first_token_s, gap_s=gap_s)
 

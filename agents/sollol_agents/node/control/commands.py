@@ -65,7 +65,6 @@ class Controls:
         host: The node.
         spawn: Runs a coroutine as a task of the actor.
         node_id: The node's id.
-        load_limit_s: How long a load may take.
     """
 
     def __init__(
@@ -77,14 +76,12 @@ class Controls:
         *,
         spawn: Spawn,
         node_id: str,
-        load_limit_s: float,
     ) -> None:
         self._bus = bus
         self._executor = executor
         self._standing = standing
         self._host = host
         self._spawn = spawn
-        self._load_limit_s = load_limit_s
         self._operations = 0
         self._node_id = node_id
         self._pong = encode(ControlReply(node_id=node_id, instance=executor.instance))
@@ -157,7 +154,7 @@ class Controls:
         match request:
             case ControlLoad(model=model, keep_alive_s=keep_alive_s):
                 load = EngineRequest(kind=RequestKind.GENERATE, model=model, body=b"", keep_alive_s=keep_alive_s)
-                await self._executor.loader.ensure(engine, load, self._load_limit_s)
+                await self._executor.loader.ensure(engine, load, self._executor.load_limit_s(model))
             case ControlUnload(model=model):
                 if any(canonical(one.model) == canonical(model) for one in self._executor.in_flight(0.0)):
                     raise _refused(ErrorCode.CONFLICT, f"{model} is busy")
