@@ -74,6 +74,8 @@ class InstalledModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     name: str
     size_bytes: Bytes = 0
     digest: str = ""
+    blob: str = ""
+    """Digest of its weights: models of one blob share the memory. Empty when unknown."""
     family: str = ""
     parameter_count: Count = 0
     quantization: str = ""

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
-from sollol_agents.node.engines.base import Engine, EngineAnswer, EngineRequest
+from sollol_agents.node.engines.base import Engine, EngineAnswer, EngineRequest, LoadRequest
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
@@ -322,7 +322,7 @@ async def test_models_are_loaded_shown_and_unloaded() -> None:
     async with emulated("ollama") as (_, adapter):
         await adapter.inventory()
         for model in ("countdown", "nomic-embed-text"):
-            await adapter.load(EngineRequest(kind=RequestKind.CHAT, model=model, body=b"", keep_alive_s=-1.0))
+            await adapter.load(LoadRequest(model=model, keep_alive_s=-1.0))
         loaded = {model.name: model for model in await adapter.loaded()}
         assert set(loaded) == {"countdown:latest", "nomic-embed-text:latest"}
         assert loaded["countdown:latest"].vram_bytes == loaded["countdown:latest"].size_bytes > 0

@@ -21,12 +21,12 @@ from sollol_agents.node.engines.ollama_wire import (
     Process,
     Show,
     Tag,
+    blob_of,
     check_line,
     installed_model,
     is_load_only,
     kv_bytes_per_token,
     loaded_model,
-    runner_options,
     streamed,
 )
 from sollol_agents.node.engines.passthrough import figures_in, is_complete
@@ -110,11 +110,10 @@ def test_a_body_is_touched_only_to_turn_streaming_on() -> None:
     assert streamed(b'{"stream":false') == b'{"stream":false'
 
 
-def test_the_options_that_would_reload_a_model_are_found() -> None:
-    body = b'{"options":{"num_ctx":8192,"temperature":0.1,"num_gpu":null}}'
-    assert runner_options(body) == {"num_ctx": 8192}
-    assert runner_options(b"[]") == {}
-    assert runner_options(b'{"options":7}') == {}
+def test_the_weights_of_a_model_are_told_by_its_modelfile() -> None:
+    digest = "a" * 64
+    assert blob_of(f"# FROM m\n\nFROM /models/blobs/sha256-{digest}\nTEMPLATE x") == digest
+    assert blob_of("FROM llama3") == blob_of("") == ""
 
 
 @pytest.mark.parametrize(

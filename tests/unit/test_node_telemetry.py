@@ -83,9 +83,33 @@ def test_the_view_knows_models_by_any_spelling() -> None:
     assert seen.model_slots("E") == 1
     assert seen.model_slots("other") == 0
     assert seen.gpu_share("M") == 0.25
-    seen.note_loaded("new")
-    seen.note_loaded("m")
+    seen.note_loaded("new", {})
+    seen.note_loaded("m", {})
     assert [one.name for one in seen.loaded] == ["m:latest", "new"]
+    seen.note_unloaded("NEW")
+    assert [one.name for one in seen.loaded] == ["m:latest"]
+
+
+def test_names_of_one_models_weights_share_its_place_in_memory() -> None:
+    names = ("a:latest", "b:latest", "c:latest")
+    seen = view(
+        inventory=EngineInventory(installed=tuple(InstalledModel(name=n, blob="w" * (n[0] != "c")) for n in names)),
+        loaded=(LoadedModel(name="a:latest", context_length=8192),),
+    )
+    seen.note_loaded("b", {"num_thread": 2, "num_ctx": 8192})
+    in_force = seen.in_force("a")
+    assert (in_force.context_tokens, in_force.options) == (8192, {"num_thread": 2})
+    assert seen.in_force("b").is_loaded
+    assert not seen.in_force("c").is_loaded
+
+
+def test_a_look_that_began_before_a_model_leaves_says_nothing_of_how_it_is_loaded_later() -> None:
+    seen = view()
+    seen.saw((LoadedModel(name="m"),))
+    seen.note_loaded("m", {"num_batch": 64})
+    seen.saw(())
+    seen.saw((LoadedModel(name="m"),))
+    assert seen.in_force("m").options == {}
 
 
 def test_the_host_is_sampled() -> None:

@@ -66,8 +66,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     runner_options: Annotated[
         Literal["keep", "error", "allow"],
         Meta(
-            description="Options such as num_ctx that make Ollama load a model anew: keep leaves them out and says so, "
-            "error refuses the request, allow passes them on."
+            description="Options that would make Ollama load a loaded model anew: keep leaves them out and says so, "
+            "but lets the context grow for a prompt that needs it; error refuses the request, allow passes them on."
         ),
     ] = "keep"
     model_alias: Annotated[

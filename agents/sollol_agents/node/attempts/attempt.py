@@ -77,6 +77,8 @@ class Attempt:
         """The node's own load before the request."""
         self.left_out: tuple[str, ...] = ()
         """Fields of the caller's body that the engine does not get."""
+        self.is_order = False
+        """Whether it is there for what it makes of the engine's memory alone."""
         self.last_at: float | None = None
         """When the engine was heard last."""
         self.figures = Figures()

@@ -12,14 +12,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Final
 
-import msgspec
-
 from sollol_agents.node.attempts import admission
 from sollol_agents.node.attempts.attempt import Attempt
 from sollol_agents.node.attempts.concurrency import Concurrency
-from sollol_agents.node.attempts.load_options import RunnerOptions, without_load_options
-from sollol_agents.node.attempts.loading import Loader, LoadPatience
+from sollol_agents.node.attempts.load_options import RunnerOptions
+from sollol_agents.node.attempts.loading import LoadPatience
 from sollol_agents.node.attempts.outcome import outcome_of
+from sollol_agents.node.attempts.preparation import Preparation
 from sollol_agents.node.attempts.slots import SlotTable
 from sollol_agents.node.attempts.spans import AttemptTrace
 from sollol_agents.node.attempts.speaker import Speaker
@@ -27,7 +26,6 @@ from sollol_agents.node.attempts.speeds import Speeds
 from sollol_agents.node.attempts.watchdog import limits_of
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engines.base import Engine
-from sollol_agents.node.engines.ollama_wire import is_load_only
 from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import ActorStopped, BackendUnavailable, Cancelled, DecodeFailed, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
@@ -94,7 +92,15 @@ class Executor:
         self.idle = asyncio.Event()
         """Set while no attempt runs."""
         self.idle.set()
-        self.loader = Loader(spawn, self._on_loaded, LoadPatience(config.load_floor_s))
+        self.patience = LoadPatience(config.load_floor_s)
+        self.preparation = Preparation(
+            RunnerOptions(config.runner_options),
+            lambda: self.view,
+            self.speeds,
+            patience=self.patience,
+            spawn=spawn,
+            look_again=look_again,
+        )
         self._attempts: dict[str, Attempt] = {}
         self._ended: OrderedDict[str, AttemptState] = OrderedDict()
         self._concurrency = Concurrency(time.monotonic())
@@ -200,12 +206,12 @@ class Executor:
     def load_limit_s(self, model: str, forecast_s: float = 0.0) -> float:
         """Seconds that a load of this model may take."""
         installed = self.view.installed_model(model)
-        return self.loader.patience.limit_s(model, installed.size_bytes if installed is not None else 0, forecast_s)
+        return self.patience.limit_s(model, installed.size_bytes if installed is not None else 0, forecast_s)
 
     def _may_load(self, model: str) -> bool:
         """Whether the engine may load the model for the next request: one that serves several may swap them."""
         swaps = self.view.kind is EngineKind.OPENAI and len(self.view.inventory.installed) > 1
-        return swaps and self.loader.patience.is_doubtful(model, time.monotonic())
+        return swaps and self.patience.is_doubtful(model, time.monotonic())
 
     def _begin(self, exec_: Exec, body: bytes, reply_to: str, traceparent: str) -> None:
         assert self.engine is not None
@@ -239,7 +245,7 @@ class Executor:
 
     async def _serve(self, attempt: Attempt) -> None:
         try:
-            await attempt.run(self._prepare)
+            await attempt.run(self.preparation.prepare)
         finally:
             self._end(attempt)
 
@@ -257,47 +263,6 @@ class Executor:
         )
         report = AttemptFailed(attempt_id=decision.attempt_id, error=error)
         self.bus.publish(subjects.ATTEMPT.of(self.node_id, decision.attempt_id), encode(report))
-
-    async def _prepare(self, attempt: Attempt) -> None:
-        """Loads the model of an attempt by a request of the node's own, when it is not loaded."""
-        view = self.view
-        if view.kind is not EngineKind.OLLAMA or is_load_only(attempt.request):
-            return
-        self._spare_loads(attempt)
-        request = attempt.request
-        is_loaded = view.loaded_model(request.model) is not None and not attempt.decision.forecast.needs_load
-        if is_loaded and not self.loader.is_loading(request.model):
-            return
-        attempt.enter_loading()
-        began = time.monotonic()
-        await self.loader.ensure(attempt.engine, request, attempt.limits.load_s)
-        attempt.load_s = time.monotonic() - began
-
-    def _spare_loads(self, attempt: Attempt) -> None:
-        """Leaves out of the body what would make the engine load the model anew."""
-        request, loaded = attempt.request, self.view.loaded_model(attempt.request.model)
-        spared = without_load_options(
-            request.kind,
-            request.body,
-            RunnerOptions(self._config.runner_options),
-            keep_alive_s=request.keep_alive_s,
-            context_tokens=loaded.context_length if loaded is not None else 0,
-            prompt_tokens=attempt.decision.forecast.prompt_tokens,
-        )
-        attempt.request = msgspec.structs.replace(request, body=spared.body)
-        attempt.left_out = spared.left_out
-        if spared.left_out:
-            log.info(
-                "attempt %s runs without %s of its body",
-                attempt.attempt_id,
-                ", ".join(spared.left_out),
-                extra={"action": "body_changed", "request_id": attempt.decision.request_id},
-            )
-
-    def _on_loaded(self, model: str, load_s: float) -> None:
-        self.speeds.learn_load(model, load_s)
-        self.view.note_loaded(model)
-        self._look_again()
 
     def _end(self, attempt: Attempt) -> None:
         """Gives the slot back, tells caller and dispatcher, and publishes the outcome."""
@@ -326,12 +291,15 @@ class Executor:
         """Reports an attempt that is over, learns from it, and publishes its outcome."""
         self._tell(attempt)
         if attempt.last_at is not None:
-            self.loader.patience.answered(attempt.decision.model, attempt.last_at)
+            self.patience.answered(attempt.decision.model, attempt.last_at)
         elif attempt.error is not None and attempt.error.code is ErrorCode.STALLED:
-            self.loader.patience.cut(attempt.decision.model, attempt.limits.load_s)
+            self.patience.cut(attempt.decision.model, attempt.limits.load_s)
         if attempt.error is None:
             self.speeds.learn(attempt.decision.model, attempt.figures)
+            if attempt.is_order:
+                self._look_again()
         elif attempt.error.code in _ENGINE_TROUBLE:
+            self.view.runners.forget(self.view.blob(attempt.decision.model))
             self._look_again()
         self._unsettled -= 1
         if not self._attempts and not self._unsettled:

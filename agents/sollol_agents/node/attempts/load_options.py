@@ -1,165 +1,208 @@
-"""Keeps callers' bodies from making an engine load a model anew.
+"""Keeps callers' bodies from making an engine load a model anew, or from being cut because it would not.
 
-Ollama loads a model again when one of seven runner options changes, and forgets it when a `keep_alive` says so:
-seconds to minutes in which every other caller of the model waits. So a node runs each model with one canonical
-set of options, the engine's own, and with the `keep_alive` that the scorer chose. What a caller asks beyond
-that is left out and said in the figures, or refused, or allowed, as the operator decides.
+Ollama loads a model again when the effective value of a load option differs from the one in force, and an option that
+is not sent stands for its automatic value: a request without `num_ctx` after one with it shrinks the model. So every
+request that can carry options names those in force. What a caller asks beyond them is left out and said in the
+figures, or refused, or allowed, as the operator decides.
 
-A `num_ctx` stays when the prompt would not fit without it: leaving it out would cut the prompt in silence, and
-a load is the lesser evil.
+The context alone may grow: when a caller asks for more than is loaded, and the prompt is not sure to fit, the model is
+loaded once more with what is asked. While it is in memory it never shrinks, and neither does the time that callers,
+or the engine's own setting, want it kept. Decision 13 tells why.
 """
 
 from __future__ import annotations
 
-import re
+import math
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from sollol_agents.node.engines.ollama_wire import RUNNER_OPTIONS
+from sollol_agents.node.attempts.durations import duration_s
+from sollol_agents.node.attempts.load_wishes import CONTEXT, SHIFT, UnreadableWish, Wish, most_tokens, wish_of
+from sollol_agents.node.engines.base import EngineRequest
+from sollol_agents.node.engines.ollama_wire import is_load_only
+from sollol_agents.node.engines.runners import InForce
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 _KINDS: Final = frozenset({RequestKind.GENERATE, RequestKind.CHAT, RequestKind.EMBED})
-_TOUCHY: Final = re.compile(rb'"(?:keep_alive|' + b"|".join(name.encode() for name in RUNNER_OPTIONS) + rb')"\s*:')
-_DURATION: Final = re.compile(r"([0-9.]+)(ns|us|µs|ms|s|m|h)")
-_UNIT_S: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_NOTHING: Final = (b"", b'""', b"[]", b"null")
-_ANSWER_TOKENS: Final = 512  # room for an answer whose length nobody limited
+_OLD_EMBED_PATH: Final = "/api/embeddings"
+_encode = msgspec.json.Encoder().encode
 
 
 class RunnerOptions(StrEnum):
     """What happens to options that would make the engine load a model anew."""
 
-    KEEP = "keep"  # the canonical options are kept: the caller's are left out, and the figures say so
+    KEEP = "keep"  # those in force are kept: the caller's are left out, and the figures say so
     ERROR = "error"  # the request is refused with a message that names the option
     ALLOW = "allow"  # the engine gets the body as it came
 
 
-class Spared(NamedTuple):
-    """A body that causes no needless load."""
+class Settled(NamedTuple):
+    """A body that causes no load by itself, and the load that must come before it."""
 
     body: bytes
+    load: Mapping[str, Any] | None = None
+    """Options to load the model with first; None: as it is loaded, it serves the request."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    """The load options that the body names."""
     left_out: tuple[str, ...] = ()
     """Fields of the caller's that the engine does not get."""
+    sent_s: float = 0.0
+    """How long the engine is told to keep the model; infinite for ever, 0 when it is not told."""
+    asked_s: float = 0.0
+    """What of this is the caller's own wish."""
+    is_order: bool = False
+    """Whether it holds no prompt: Ollama's idiom to load, keep or unload a model."""
+    is_unload: bool = False
 
 
-def without_load_options(
-    kind: RequestKind,
-    body: bytes,
-    rule: RunnerOptions,
-    *,
-    keep_alive_s: float | None,
-    context_tokens: int,
-    prompt_tokens: int,
-) -> Spared:
-    """The body for the engine.
+def settled(
+    request: EngineRequest, rule: RunnerOptions, in_force: InForce, *, prompt_tokens: int = 0, is_last: bool = False
+) -> Settled:
+    """What the engine gets, and what must be loaded before.
 
     Args:
-        kind: What is asked.
-        body: The caller's body; it is searched, and decoded only when it holds a touchy field.
+        request: Its body is searched, and decoded only when it holds a touchy field.
         rule: What the operator decided.
-        keep_alive_s: How long the scorer wants the model kept; negative: for ever; None leaves it alone.
-        context_tokens: Context the model is loaded with; 0 when it is not known.
-        prompt_tokens: Estimated length of the prompt.
+        in_force: How the model is loaded.
+        prompt_tokens: Estimated length of the prompt; counts for bodies that carry images.
+        is_last: Nothing more will be loaded: the request makes do with what there is.
 
     Raises:
         SollolError: `unsupported_field` under the rule `error`.
     """
-    if rule is RunnerOptions.ALLOW or kind not in _KINDS or body[:1] != b"{":
-        return Spared(body)
-    if _TOUCHY.search(body) is None:
-        return Spared(_with_keep_alive(body, keep_alive_s))
+    if not is_native(request):
+        return Settled(request.body, None if is_last else _load_for_plain(in_force))
+    cold: dict[str, Any] | None = None if in_force.is_loaded or is_last else {}
     try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return Spared(body)  # the engine says what is wrong with it
-    if _is_load_or_unload(fields):
-        return Spared(body)
-    left_out = _strip_options(fields, rule, context_tokens, prompt_tokens)
-    left_out += _settle_keep_alive(fields, keep_alive_s)
-    return Spared(msgspec.json.encode(fields), tuple(left_out))
+        wish = wish_of(request.body)
+    except UnreadableWish:
+        return Settled(request.body, cold)
+    is_order = is_load_only(request)
+    if is_order and duration_s(_value(wish, "keep_alive")) == 0:
+        return Settled(request.body, is_order=True, is_unload=True)
+    if rule is RunnerOptions.ALLOW:
+        return Settled(request.body, None if cold is None else wish.all)
+    most = math.inf if is_order else most_tokens(request.body, prompt_tokens) + wish.room_tokens
+    load = None if is_last else _load(wish, in_force, most)
+    options, left_out = _options(wish, in_force)
+    if rule is RunnerOptions.ERROR and in_force.is_loaded and (left_out or (load is not None and wish.num_ctx)):
+        raise _refused(left_out[0] if left_out else f"options.{CONTEXT}")
+    stay = _stay_of(request, wish, in_force.floor_s, is_order=is_order)
+    pieces = _load_fields(wish, options) | ({} if stay.told is None else {"keep_alive": stay.told})
+    left_out += ("keep_alive",) if stay.is_shortened else ()
+    return Settled(
+        _with(request.body, wish, pieces), load, options, left_out, stay.sent_s, stay.asked_s, is_order=is_order
+    )
 
 
-def _with_keep_alive(body: bytes, keep_alive_s: float | None) -> bytes:
-    """The body with one more field in front, without decoding it."""
-    rest = body[1:].lstrip()
-    if keep_alive_s is None or rest[:1] != b'"':
-        return body
-    return b'{"keep_alive":%s,' % _seconds(keep_alive_s) + rest
+def is_native(request: EngineRequest) -> bool:
+    """Whether the body can carry options."""
+    return (request.kind in _KINDS or request.path == _OLD_EMBED_PATH) and request.body[:1] == b"{"
 
 
-def _seconds(value: float) -> bytes:
-    return b"-1" if value < 0 else b"%d" % round(value)
+def _load_for_plain(in_force: InForce) -> dict[str, Any] | None:
+    """For a request that cannot carry options: it gets the automatic ones, and loads the model anew for others."""
+    if not in_force.is_loaded:
+        return {}
+    is_automatic = not in_force.options and in_force.context_tokens in (0, in_force.automatic_tokens)
+    return None if is_automatic else {}
 
 
-def _is_load_or_unload(fields: dict[str, msgspec.Raw]) -> bool:
-    """Whether this is the engine's idiom to load or unload a model: then its `keep_alive` is the point of it."""
-    return all(bytes(fields.get(name, b"")) in _NOTHING for name in ("prompt", "messages", "input"))
+def _load(wish: Wish, in_force: InForce, most: float) -> dict[str, Any] | None:
+    """Options to load the model with before the request; None when it is loaded well enough."""
+    if not in_force.is_loaded:
+        return wish.all
+    has = in_force.context_tokens
+    wanted = _clamped(wish.num_ctx, in_force) or in_force.automatic_tokens
+    if wanted <= has or most <= has:
+        return None
+    return ({CONTEXT: wish.num_ctx} if wish.num_ctx else {}) | dict(in_force.options)
 
 
-def _strip_options(
-    fields: dict[str, msgspec.Raw], rule: RunnerOptions, context_tokens: int, prompt_tokens: int
-) -> list[str]:
-    """Leaves out the runner options, and returns their names."""
-    options = _value(fields, "options")
-    if not isinstance(options, dict):
-        return []
-    touchy = [name for name in RUNNER_OPTIONS if options.get(name) is not None]
-    if "num_ctx" in touchy and _needs_context(options, context_tokens, prompt_tokens):
-        touchy.remove("num_ctx")
-    if touchy and rule is RunnerOptions.ERROR:
-        raise _refused(touchy[0])
-    for name in touchy:
-        del options[name]
-    fields["options"] = msgspec.Raw(msgspec.json.encode(options))
-    return [f"options.{name}" for name in touchy]
+def _clamped(num_ctx: int, in_force: InForce) -> int:
+    return min(num_ctx, in_force.trained_tokens) if in_force.trained_tokens else num_ctx
 
 
-def _value(fields: dict[str, msgspec.Raw], name: str) -> Any:  # noqa: ANN401 whatever the caller wrote
-    raw = fields.get(name)
+def _options(wish: Wish, in_force: InForce) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The load options of the body, and which of the caller's are not among them."""
+    if not in_force.is_loaded:
+        return wish.all, ()
+    has = in_force.context_tokens
+    options = ({CONTEXT: has} if has else {}) | dict(in_force.options)
+    left_out = [CONTEXT] if wish.num_ctx and _clamped(wish.num_ctx, in_force) != has else []
+    left_out += [name for name, value in wish.others.items() if in_force.options.get(name, _usual(name)) != value]
+    return options, tuple(name if name == SHIFT else f"options.{name}" for name in left_out)
+
+
+def _usual(name: str) -> object:
+    """The value that stands for one that was not given, where there is such a value."""
+    return {SHIFT: True, "num_gpu": -1}.get(name)
+
+
+class _Stay(NamedTuple):
+    """For how long the engine keeps the model."""
+
+    sent_s: float = 0.0
+    """What the engine is told; 0: nothing."""
+    asked_s: float = 0.0
+    """What of it is the caller's wish."""
+    told: int | None = None
+    """The value that stands in place of the caller's; None: the caller's stays."""
+    is_shortened: bool = False
+    """Whether the caller's was another."""
+
+
+def _stay_of(request: EngineRequest, wish: Wish, floor_s: float, *, is_order: bool) -> _Stay:
+    """The longest stay that anybody wants; an order's own is the point of it, and nonsense the engine names better."""
+    raw = _value(wish, "keep_alive")
+    asked_s = duration_s(raw)
+    if is_order or request.keep_alive_s is None or (raw is not None and asked_s is None):
+        return _Stay(asked_s or 0.0, asked_s or 0.0)
+    longest_s = max(_seconds(request.keep_alive_s), floor_s, asked_s or 0.0)
+    if longest_s == asked_s:
+        return _Stay(asked_s, asked_s)
+    told = -1 if math.isinf(longest_s) else round(longest_s)
+    return _Stay(longest_s, 0.0, told, is_shortened=raw is not None)
+
+
+def _seconds(keep_alive_s: float) -> float:
+    return math.inf if keep_alive_s < 0 else keep_alive_s
+
+
+def _value(wish: Wish, name: str) -> Any:  # noqa: ANN401 whatever the caller wrote
+    raw = wish.fields.get(name)
     return None if raw is None else msgspec.json.decode(raw)
 
 
-def _needs_context(options: dict[str, Any], context_tokens: int, prompt_tokens: int) -> bool:
-    """Whether the request fits the wanted context and not the one that the model is loaded with."""
-    wanted, limit = options["num_ctx"], options.get("num_predict")
-    answer = limit if isinstance(limit, int) and limit > 0 else _ANSWER_TOKENS
-    return isinstance(wanted, int) and 0 < context_tokens < min(wanted, prompt_tokens + answer)
+def _load_fields(wish: Wish, options: dict[str, Any]) -> dict[str, Any]:
+    """The top-level fields that must be replaced so that the body names these load options."""
+    own = {name: value for name, value in options.items() if name != SHIFT}
+    kept = {name: value for name, value in wish.given.items() if name != CONTEXT and name not in wish.others}
+    pieces: dict[str, Any] = {}
+    if kept | own != wish.given:
+        pieces["options"] = kept | own
+    shift = options.get(SHIFT)
+    if shift is not None or SHIFT in wish.others:
+        pieces[SHIFT] = True if shift is None else shift
+    return pieces
 
 
-def _settle_keep_alive(fields: dict[str, msgspec.Raw], keep_alive_s: float | None) -> list[str]:
-    """The longer of what the caller and the scorer want; returns the field's name when the caller's was changed."""
-    asked = _value(fields, "keep_alive")
-    asked_s = duration_s(asked)
-    if keep_alive_s is None or (asked is not None and asked_s is None):
-        return []  # nothing to say, or nonsense that the engine names better
-    if asked_s is not None and (asked_s < 0 or 0 <= keep_alive_s <= asked_s):
-        return []
-    fields["keep_alive"] = msgspec.Raw(_seconds(keep_alive_s))
-    return [] if asked is None else ["keep_alive"]
+def _with(body: bytes, wish: Wish, pieces: dict[str, Any]) -> bytes:
+    """The body with some fields replaced; they are put in front of one that had none of them, without decoding it."""
+    if not pieces:
+        return body
+    if wish.fields:
+        return _encode(wish.fields | {name: msgspec.Raw(_encode(value)) for name, value in pieces.items()})
+    rest = body[1:].lstrip()
+    return body if rest[:1] != b'"' else _encode(pieces)[:-1] + b"," + rest
 
 
-def duration_s(value: object) -> float | None:
-    """Seconds of a `keep_alive`: a number, or a text such as "1h30m"; negative is for ever, None is unreadable."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, str):
-        return None
-    text = value.removeprefix("-")
-    parts = _DURATION.findall(text)
-    if not parts or "".join(n + u for n, u in parts) != text:
-        return None
-    try:
-        total = sum(float(number) * _UNIT_S[unit] for number, unit in parts)
-    except ValueError:
-        return None
-    return -total if value.startswith("-") else total
-
-
-def _refused(name: str) -> SollolError:
-    message = f"options.{name} would make the engine load the model anew; this node keeps one set of options per model"
-    details = {"field": f"options.{name}"}
-    return error_from(ErrorBody(code=ErrorCode.UNSUPPORTED_FIELD, message=message, details=details))
+def _refused(field: str) -> SollolError:
+    message = f"{field} would make the engine load the model anew; this node keeps one set of options per model"
+    return error_from(ErrorBody(code=ErrorCode.UNSUPPORTED_FIELD, message=message, details={"field": field}))

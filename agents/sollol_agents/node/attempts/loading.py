@@ -1,4 +1,4 @@
-"""Loads models by requests of the node's own, one at a time for each model, and says how long a load may take.
+"""Loads models by requests of the node's own, one at a time for each place in memory.
 
 An engine aborts a load when the client that caused it leaves, so no caller's request may own one. Engines tell
 nothing of a load's progress; so its limit grows with the size of the model, and a load that was cut gets twice the
@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from sollol_agents.node.engines.base import Engine, EngineRequest
+from sollol_agents.node.engines.base import Engine, LoadRequest
 from sollol_bus.errors import SollolError, error_from
 from sollol_bus.parts import Spawn
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
-OnLoaded = Callable[[str, float], None]
+Load = Callable[[Engine, LoadRequest], Awaitable[None]]
 
 _LOAD_FACTOR: Final = 5.0
 _SLOW_DISK_BYTES_PER_S: Final = 20e6
@@ -72,60 +71,60 @@ class Loader:
 
     Args:
         spawn: Runs a load as a task of the actor, so that it outlives the attempt that asked for it.
-        on_loaded: Called with the model and the seconds that its load took.
+        load: Performs one.
         patience: How long loads may take.
     """
 
-    def __init__(self, spawn: Spawn, on_loaded: OnLoaded, patience: LoadPatience) -> None:
-        self.patience = patience
+    def __init__(self, spawn: Spawn, load: Load, patience: LoadPatience) -> None:
+        self._patience = patience
         self._spawn = spawn
-        self._on_loaded = on_loaded
+        self._load = load
         self._loads: dict[str, asyncio.Future[None]] = {}
 
-    def is_loading(self, model: str) -> bool:
-        """Whether a load of this model is under way."""
-        return model in self._loads
+    def is_loading(self, blob: str) -> bool:
+        """Whether a load of a model with these weights is under way."""
+        return blob in self._loads
 
-    async def ensure(self, engine: Engine, request: EngineRequest, limit_s: float) -> None:
-        """Returns when the model is in memory; joins a load that is under way. Being cancelled ends no load.
+    async def ensure(self, blob: str, engine: Engine, wanted: LoadRequest, limit_s: float) -> None:
+        """Returns when a load of these weights has ended: one that is under way is joined, whatever its options.
+
+        Being cancelled ends no load.
 
         Raises:
             SollolError: The engine could not load it, or took longer than `limit_s` (`load_failed`).
         """
-        load = self._loads.get(request.model)
+        load = self._loads.get(blob)
         if load is None:
-            load = self._loads[request.model] = asyncio.get_running_loop().create_future()
+            load = self._loads[blob] = asyncio.get_running_loop().create_future()
             load.add_done_callback(_look_at)
-            self._spawn(self._load(engine, request, limit_s, load), name=f"load.{request.model}")
+            self._spawn(self._perform(blob, engine, wanted, limit_s, load), name=f"load.{wanted.model}")
         await asyncio.shield(load)
 
-    async def _load(self, engine: Engine, request: EngineRequest, limit_s: float, load: asyncio.Future[None]) -> None:
-        began = time.perf_counter()
+    async def _perform(
+        self, blob: str, engine: Engine, wanted: LoadRequest, limit_s: float, load: asyncio.Future[None]
+    ) -> None:
         try:
-            await _load_within(engine, request, limit_s)
+            await self._load_within(engine, wanted, limit_s)
         except SollolError as error:
-            if time.perf_counter() - began >= limit_s:
-                self.patience.cut(request.model, limit_s)
             load.set_exception(error)
         else:
             load.set_result(None)
-            self._on_loaded(request.model, time.perf_counter() - began)
         finally:
-            self._loads.pop(request.model, None)
+            self._loads.pop(blob, None)
             load.cancel()  # without effect unless the actor stops
 
-
-async def _load_within(engine: Engine, request: EngineRequest, limit_s: float) -> None:
-    try:
-        async with asyncio.timeout(limit_s):
-            await engine.load(request)
-    except TimeoutError as error:
-        hint = f"the next try has {2 * limit_s:g} s; the node's setting load_floor_s gives every load more"
-        raise _failed(f"{request.model} was not loaded within {limit_s:g} s; {hint}") from error
-    except SollolError as error:
-        if error.body.code is ErrorCode.ENGINE_FAILED:
-            raise _failed(f"loading {request.model}: {error.message}") from error
-        raise
+    async def _load_within(self, engine: Engine, wanted: LoadRequest, limit_s: float) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._load(engine, wanted)
+        except TimeoutError as error:
+            self._patience.cut(wanted.model, limit_s)
+            hint = f"the next try has {2 * limit_s:g} s; the node's setting load_floor_s gives every load more"
+            raise _failed(f"{wanted.model} was not loaded within {limit_s:g} s; {hint}") from error
+        except SollolError as error:
+            if error.body.code is ErrorCode.ENGINE_FAILED:
+                raise _failed(f"loading {wanted.model}: {error.message}") from error
+            raise
 
 
 def _look_at(load: asyncio.Future[None]) -> None:

@@ -11,13 +11,12 @@ from typing import Protocol
 from sollol_agents.node.attempts.executor import Executor
 from sollol_agents.node.control.blob_source import BlobSource
 from sollol_agents.node.control.telemetry import Standing
-from sollol_agents.node.engines.base import EngineRequest
+from sollol_agents.node.engines.base import LoadRequest
 from sollol_agents.requests.names import canonical
 from sollol_bus.errors import DecodeFailed, NotConnected, SollolError, error_from
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import INBOX_ROOT, Bus
 from sollol_bus.transport.messages import Msg, decode, encode
-from sollol_schemas.context import RequestKind
 from sollol_schemas.control import (
     AttemptState,
     ControlAttempt,
@@ -153,12 +152,13 @@ class Controls:
             raise _refused(ErrorCode.ENGINE_UNAVAILABLE, "the node has not found its engine yet")
         match request:
             case ControlLoad(model=model, keep_alive_s=keep_alive_s):
-                load = EngineRequest(kind=RequestKind.GENERATE, model=model, body=b"", keep_alive_s=keep_alive_s)
-                await self._executor.loader.ensure(engine, load, self._executor.load_limit_s(model))
+                load = LoadRequest(model=model, keep_alive_s=keep_alive_s)
+                await self._executor.preparation.load(engine, load, self._executor.load_limit_s(model))
             case ControlUnload(model=model):
                 if any(canonical(one.model) == canonical(model) for one in self._executor.in_flight(0.0)):
                     raise _refused(ErrorCode.CONFLICT, f"{model} is busy")
                 await engine.unload(model)
+                self._executor.view.note_unloaded(model)
             case ControlPull(model=model):
                 await self._progress(engine.pull(model), reply)
             case ControlBlob(digest=digest, source=source):

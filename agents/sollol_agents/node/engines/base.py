@@ -28,6 +28,16 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     """How long the engine should keep the model; None leaves it to the engine."""
 
 
+class LoadRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is to be in memory."""
+
+    model: str
+    options: dict[str, Any] = {}
+    """Load options of the engine that differ from its automatic ones."""
+    keep_alive_s: float | None = None
+    """How long the engine should keep it; negative: for ever; None leaves it to the engine."""
+
+
 class EngineInventory(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is and has."""
 
@@ -92,8 +102,8 @@ class Engine(Protocol):
     def run(self, request: EngineRequest) -> EngineAnswer:
         """Starts nothing yet: the request goes out when its chunks are asked for."""
 
-    async def load(self, request: EngineRequest) -> None:
-        """Returns when the model of `request` is in memory, with the options that `request` needs."""
+    async def load(self, wanted: LoadRequest) -> None:
+        """Returns when a model is in memory, with these options."""
 
     async def unload(self, model: str) -> None:
         """Takes a model out of memory."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import EngineAnswer, EngineInventory, EngineRequest, PretendedMachine
+from sollol_agents.node.engines.base import EngineAnswer, EngineInventory, EngineRequest, LoadRequest, PretendedMachine
 from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, split
@@ -21,7 +21,6 @@ from sollol_agents.node.engines.ollama_wire import (
     installed_model,
     loaded_model,
     repaired,
-    runner_options,
     streamed,
 )
 from sollol_agents.node.engines.passthrough import PassthroughAnswer
@@ -201,15 +200,17 @@ class OllamaEngine:
         kind = OllamaEmbedAnswer if request.kind is RequestKind.EMBED else OllamaAnswer
         return kind(self._http, request)
 
-    async def load(self, request: EngineRequest) -> None:
+    async def load(self, wanted: LoadRequest) -> None:
         """Loads by a request of our own: a load is aborted when the client that caused it leaves."""
-        body: dict[str, Any] = {"model": request.model}
-        options = runner_options(request.body) if request.body else {}
+        body: dict[str, Any] = {"model": wanted.model}
+        options = dict(wanted.options)
+        if "shift" in options:
+            body["shift"] = options.pop("shift")
         if options:
             body["options"] = options
-        if request.keep_alive_s is not None:
-            body["keep_alive"] = request.keep_alive_s
-        await self._empty_request(request.model, body, timeout_s=None)
+        if wanted.keep_alive_s is not None:
+            body["keep_alive"] = wanted.keep_alive_s
+        await self._empty_request(wanted.model, body, timeout_s=None)
 
     async def unload(self, model: str) -> None:
         """Unloads by a request that keeps the model for no time."""

@@ -21,6 +21,7 @@ RUNNER_OPTIONS: Final = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mma
 """Options whose change makes Ollama load the model anew."""
 _STREAM_FALSE: Final = re.compile(rb'"stream"\s*:\s*false')
 _NEW_LIMIT: Final = b'"max_completion_tokens"'
+_BLOB: Final = re.compile(r"^FROM \S*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _DONE: Final = re.compile(rb'"done"\s*:\s*true')
 _LOAD_ONLY_MAX_BYTES: Final = 4096
 _KV_ELEMENT_BYTES: Final = 2  # f16 keys and values, the engine's default
@@ -117,15 +118,6 @@ def repaired(path: str, body: bytes) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def runner_options(body: bytes) -> dict[str, Any]:
-    """Those options of a request that would make Ollama load the model anew, for loading it with the same ones."""
-    try:
-        options = msgspec.json.decode(body).get("options") or {}
-        return {name: options[name] for name in RUNNER_OPTIONS if options.get(name) is not None}
-    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, TypeError):
-        return {}
-
-
 def is_load_only(request: EngineRequest) -> bool:
     """Whether a request is Ollama's idiom to load or unload a model: neither prompt nor messages."""
     if request.kind not in (RequestKind.GENERATE, RequestKind.CHAT) or len(request.body) > _LOAD_ONLY_MAX_BYTES:
@@ -186,6 +178,7 @@ class Show(msgspec.Struct):
     model_info: dict[str, Any] = {}
     capabilities: list[str] | None = None
     details: Details = msgspec.field(default_factory=Details)
+    modelfile: str = ""
 
 
 def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
@@ -197,6 +190,7 @@ def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
         name=tag.name,
         size_bytes=max(0, tag.size),
         digest=tag.digest,
+        blob=blob_of(show.modelfile if show else ""),
         family=tag.details.family or architecture,
         parameter_count=_whole(info.get("general.parameter_count")),
         quantization=tag.details.quantization_level,
@@ -205,6 +199,12 @@ def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
         capabilities=capabilities,
         slots=1 if capabilities == ("embedding",) else 0,
     )
+
+
+def blob_of(modelfile: str) -> str:
+    """The digest of the weights that a Modelfile names; empty when it names none."""
+    found = _BLOB.search(modelfile)
+    return found.group(1) if found else ""
 
 
 def kv_bytes_per_token(info: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.node.engines.base import EngineAnswer, EngineInventory, EngineRequest, PretendedMachine
+from sollol_agents.node.engines.base import EngineAnswer, EngineInventory, EngineRequest, LoadRequest, PretendedMachine
 from sollol_agents.node.engines.decoding import slot_wait_s
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, event_data, split
@@ -251,7 +251,7 @@ class OpenAIEngine:
             return MessagesAnswer(self._http, request, model=model, support=self._support)
         return PassthroughAnswer(self._http, request)
 
-    async def load(self, request: EngineRequest) -> None:
+    async def load(self, wanted: LoadRequest) -> None:
         """Does nothing: these servers hold their model, or load it with the request."""
 
     async def unload(self, model: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
 from sollol_agents.node.engines.base import EngineInventory, PretendedMachine
+from sollol_agents.node.engines.runners import InForce, Runners
 from sollol_agents.requests.names import canonical
 from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, LoadedModel
 
@@ -23,6 +26,9 @@ class EngineView(msgspec.Struct, kw_only=True):
     url: str
     inventory: EngineInventory = EngineInventory()
     loaded: tuple[LoadedModel, ...] = ()
+    runners: Runners = msgspec.field(default_factory=Runners)
+    looks: int = 0
+    """Changes whenever the loaded models are known anew: an older look says nothing any more."""
     pretended: PretendedMachine | None = None
     """The machine of an emulated engine, which stands for this one."""
     detail: str = "not asked yet"
@@ -66,8 +72,33 @@ class EngineView(msgspec.Struct, kw_only=True):
 
     def loaded_model(self, name: str) -> LoadedModel | None:
         """What is known of a model in memory."""
-        wanted = canonical(name)
-        return next((one for one in self.loaded if canonical(one.name) == wanted), None)
+        wanted = self.blob(name)
+        return next((one for one in self.loaded if self.blob(one.name) == wanted), None)
+
+    def blob(self, name: str) -> str:
+        """What names that share a place in memory have in common: their weights, as far as these are known."""
+        model = self.installed_model(name)
+        return (model.blob or model.digest if model is not None else "") or canonical(name)
+
+    def in_force(self, name: str) -> InForce:
+        """How a model is loaded."""
+        installed, loaded = self.installed_model(name), self.loaded_model(name)
+        trained_tokens = installed.context_length if installed is not None else 0
+        if loaded is None:
+            return InForce(trained_tokens=trained_tokens)
+        return self.runners.in_force(
+            self.blob(name),
+            canonical(name),
+            context_tokens=loaded.context_length,
+            trained_tokens=trained_tokens,
+        )
+
+    def saw(self, loaded: tuple[LoadedModel, ...]) -> None:
+        """The engine told which models are loaded."""
+        self.looks += 1
+        self.loaded = loaded
+        stays_s = {self.blob(one.name): math.inf if one.expires_in_s is None else one.expires_in_s for one in loaded}
+        self.runners.look(stays_s)
 
     def model_slots(self, name: str) -> int:
         """How many attempts of this model may run at a time, where that differs from the node's slots; else 0."""
@@ -81,7 +112,17 @@ class EngineView(msgspec.Struct, kw_only=True):
             return None
         return min(1.0, model.vram_bytes / model.size_bytes)
 
-    def note_loaded(self, name: str) -> None:
-        """The node loaded a model; the next look at the engine brings its sizes."""
-        if self.loaded_model(name) is None:
+    def note_unloaded(self, name: str) -> None:
+        """The engine was told to take a model out of memory."""
+        self.looks += 1
+        blob = self.blob(name)
+        self.loaded = tuple(one for one in self.loaded if self.blob(one.name) != blob)
+        self.runners.forget(blob)
+
+    def note_loaded(self, name: str, options: Mapping[str, Any]) -> None:
+        """The node loaded a model with these options, after which the engine told what is loaded, if it could."""
+        self.looks += 1
+        model = self.loaded_model(name)
+        if model is None:
             self.loaded = (*self.loaded, LoadedModel(name=name))
+        self.runners.loaded(self.blob(name), canonical(name), options, model.context_length if model else 0)

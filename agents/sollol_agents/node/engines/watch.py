@@ -76,7 +76,10 @@ class EngineWatch(Part):
             if now - self._inventory_at >= _INVENTORY_EVERY_S:
                 self.view.inventory = await self.engine.inventory()
                 self._inventory_at = now
-            self.view.loaded = await self.engine.loaded()
+            looks = self.view.looks
+            loaded = await self.engine.loaded()
+            if looks == self.view.looks:
+                self.view.saw(loaded)
             self.view.pretended = await self.engine.pretended()
             self.view.answered()
             self._warned = ""
