@@ -25,6 +25,8 @@ STREAM: Final = "Sollol-Stream"
 PATH: Final = "Sollol-Path"
 """The engine's path of a passthrough request, in origin form."""
 TRACEPARENT: Final = "traceparent"
+VIA: Final = "Sollol-Via"
+"""Which gateways and nodes a request came through, with commas between: one that comes round is refused."""
 
 # Routing fields as headers: `X-Sollol-Priority` and so on; see `routing.Routing`.
 ROUTING_PREFIX: Final = "X-Sollol-"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
+import httpx
 import pytest
 
 from sollol_agents.lab.testing import processes
@@ -61,6 +63,20 @@ async def test_a_user_in_an_address_is_used_and_shown_nowhere(fleet: ProcessFlee
             shown += [done.out, done.err]
         assert engine.url in shown[4]
         assert not [text for text in shown if SECRET in text]
+
+
+async def test_a_gateway_on_ollamas_own_port_is_no_node_of_its_fleet(fleet: ProcessFleet, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 11434)) == 0:
+            pytest.skip("something listens on port 11434 of this machine")
+    ports = ("--nats-port", "0", "--http-port", "11434", "--no-dashboard", "--store-dir", str(tmp_path / "up"))
+    up = await fleet.sollol("up", *ports)
+    assert "node" not in up.served
+    done = await processes.sollol(up.served["nats"], "node", "--id", "loop", "--url", up.served["http"])
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "gateway of this node's own fleet is no engine" in done.err
+    async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
+        assert (await http.get(f"{up.served['http']}/api/tags")).json() == {"models": []}
 
 
 async def test_an_address_without_a_server_is_told_without_its_password() -> None:

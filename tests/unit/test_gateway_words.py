@@ -200,7 +200,7 @@ class TestDoors:
         [("/api/tags", True), ("/v1/models/a/b", True), ("/api/chat", True), ("/api", False), ("/completion", False)],
     )
     def test_the_pages_know_which_paths_are_theirs(self, path: str, *, is_ours: bool) -> None:
-        application = pages(ModelPages(Fleet(cast("Client", None))).routes())
+        application = pages(ModelPages(Fleet(cast("Client", None)), "g1").routes())
         assert has_page(application, path) is is_ours
 
     def test_keys_are_found_where_clients_put_them(self) -> None:

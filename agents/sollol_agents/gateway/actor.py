@@ -14,6 +14,7 @@ from sollol_agents.gateway.batches.resources import resources_of
 from sollol_agents.gateway.batches.workers import BatchWorkers
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.access import Access
+from sollol_agents.gateway.http.hops import Hops
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.inference.serving import Inference
 from sollol_agents.gateway.management.fleet import Fleet
@@ -84,7 +85,7 @@ class Gateway(Actor[GatewayConfig]):
             client, fleet, metrics, connections=lambda: self._server.connections, is_draining=self._is_draining
         )
         rooms = (
-            ModelPages(fleet),
+            ModelPages(fleet, self.instance),
             Management(config, self.bus, fleet),
             self._operations,
             JobPages(client.jobs),
@@ -97,6 +98,7 @@ class Gateway(Actor[GatewayConfig]):
             access=await self.own(Access(self.bus, config, self.spawn)),
             inference=self._inference,
             metrics=metrics,
+            hops=Hops(self.bus, self.instance),
             pages=pages(route for room in rooms for route in room.routes()),
             is_draining=self._is_draining,
         )

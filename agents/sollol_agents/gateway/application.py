@@ -16,6 +16,7 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.access import Access, Guest
 from sollol_agents.gateway.http.bodies import read_body
 from sollol_agents.gateway.http.errors import NOT_FOUND, TEXT, Header, refusal
+from sollol_agents.gateway.http.hops import Hops
 from sollol_agents.gateway.http.hosts import allowed_hosts, is_allowed_host
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.http.reply import Receive, Reply, Send
@@ -27,6 +28,7 @@ from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_agents.requests.paths import is_closed
 from sollol_bus.errors import SollolError, error_from
 from sollol_bus.transport.connection import Bus
+from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
@@ -48,6 +50,7 @@ class Application:
         access: Knows the keys.
         inference: Serves inference.
         metrics: Counts what is refused here.
+        hops: Knows what has been here before.
         pages: Serves every other path.
         is_draining: Whether no new inference is taken.
     """
@@ -61,6 +64,7 @@ class Application:
         access: Access,
         inference: Inference,
         metrics: Metrics,
+        hops: Hops,
         pages: Starlette,
         is_draining: Callable[[], bool],
     ) -> None:
@@ -70,6 +74,7 @@ class Application:
         self._bus = bus
         self._inference = inference
         self._metrics = metrics
+        self._hops = hops
         self._pages = pages
         self._hosts = allowed_hosts(config)
         self._is_draining = is_draining
@@ -92,7 +97,7 @@ class Application:
             guest.leave()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, reply: Reply, guest: Guest) -> None:
-        path = scope["path"]
+        path, via = scope["path"], await self._hops.passed_on(scope["headers"])
         kind = KIND_OF_PATH.get(path)
         if kind is None and scope["method"] == "POST" and self._is_engines(path):
             kind = RequestKind.PASSTHROUGH
@@ -104,6 +109,7 @@ class Application:
         if request is None:
             await reply.whole(404, [(b"content-type", TEXT)], NOT_FOUND)
             return
+        request.headers[h.VIA] = via
         await self._inference.serve(request, reply, scope["state"]["connection"])
 
     def _is_engines(self, path: str) -> bool:

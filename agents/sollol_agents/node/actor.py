@@ -65,7 +65,12 @@ class NodeMonitor(Actor[NodeConfig]):
         self._identity = Identity(node_id=self.node_id, instance=self.instance)
         self._standing = Standing.of(config)
         self._machine = Machine(config)
-        self._watch = EngineWatch(config, on_found=self._on_engine_found, on_change=self._on_load_changed)
+        self._watch = EngineWatch(
+            config,
+            mark=f"{self.node_id}.{self.instance}",
+            on_found=self._on_engine_found,
+            on_change=self._on_load_changed,
+        )
         self._load_interval = LoadInterval()
         self._told_loaded: tuple[LoadedModel, ...] | None = None
         self._has_left = False
@@ -97,8 +102,6 @@ class NodeMonitor(Actor[NodeConfig]):
         self._claim = Claim(bus, NodeClaim(node_id=self.node_id, instance=self.instance, host=socket.gethostname()))
         await self._claim.make()
         self._identity.revision = self._claim.revision
-        await self._watch.look()
-        executor.start()
         controls = Controls(
             bus,
             executor,
@@ -108,6 +111,11 @@ class NodeMonitor(Actor[NodeConfig]):
             node_id=self.node_id,
         )
         bus.subscribe(subjects.NODE_CONTROL.of(self.node_id), controls.on_message)
+        await bus.flush()  # a gateway in place of the engine asks there whether this node is its own fleet's
+        await self._watch.look()
+        if self._watch.leads_back:
+            raise ConfigError(f"{self._watch.view.url}: {self._watch.leads_back}")
+        executor.start()
         bus.subscribe(subjects.NODE_EXEC.of(self.node_id), executor.on_exec)
         bus.on_reconnect(self._on_reconnect)
         self.spawn(self._watch.run(), name="engine")

@@ -17,8 +17,8 @@ import msgspec
 from sollol_agents.children import Child
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.listings import show_stats
+from sollol_agents.cli.commands.local_ollama import is_listening
 from sollol_agents.cli.commands.requesting import provenance
-from sollol_agents.cli.commands.up import ollama_answers
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds
 from sollol_agents.cli.settings import of_commands
@@ -108,7 +108,7 @@ async def _start_nodes(floor: AsyncExitStack, stack: LocalStack, folder: Path) -
         kind = "ollama" if name == _EMULATED else "openai"
         where = ("--engine", kind, "--url", engine.served["engine"])
         nodes[name] = await start(name, "sollol_agents.cli", "node", "--nats", stack.nats_url, "--id", name, *where)
-    if await ollama_answers():
+    if await is_listening():
         nodes["ollama"] = await start(
             "ollama", "sollol_agents.cli", "node", "--nats", stack.nats_url, "--id", "ollama", "--engine", "ollama"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from contextlib import AsyncExitStack
@@ -15,6 +14,7 @@ from msgspec import Meta
 
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.lazy_dashboard import LazyDashboard
+from sollol_agents.cli.commands.local_ollama import LocalOllama
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings import of_commands
@@ -24,11 +24,10 @@ from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.metering.config import MetricsConfig
-from sollol_agents.node.config import OLLAMA_URL, NodeConfig
+from sollol_agents.node.config import NodeConfig
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.stack import LocalStack
-from sollol_bus.errors import SollolError
 from sollol_bus.observe.tracing import TracingConfig
 from sollol_bus.observe.tracing_setup import make_tracer
 from sollol_bus.server.config import EmbeddedServerConfig, default_store_dir
@@ -36,7 +35,6 @@ from sollol_bus.transport.connection import BusConfig
 
 log = logging.getLogger(__name__)
 
-_PROBE_TIMEOUT_S = 0.3
 _NATS_ENV = SECTIONS["nats"].envs["url"]
 
 PortNumber = Annotated[int, Meta(ge=0, le=65535)]
@@ -56,7 +54,8 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, Meta(description="Directory of everything that is kept; empty: the per-user state directory.")
     ] = ""
     local_node: Annotated[
-        bool, Meta(description="Start a node too when an Ollama runs here, or SOLLOL_NODE_URL names an engine.")
+        bool,
+        Meta(description="Start a node too as soon as an Ollama runs here, or SOLLOL_NODE_URL names one."),
     ] = True
 
 
@@ -150,16 +149,10 @@ async def _serve(
         if page is not None and page.listen(stack.bus_config):
             await floor.enter_async_context(page)
             say(f"dashboard {page.url}")
-        if config.local_node and (node.url or await ollama_answers()):
-            if stack.has_users:
-                log.warning(
-                    "the engine on this machine needs a node with credentials of its own: `sollol node --config FILE`",
-                    extra={"action": "local_node_skipped"},
-                )
-            else:
-                await _start_node(stack, node)
+        local = LocalOllama(stack, node)
+        is_settled = not config.local_node or await local.first_look()
         say("ready")
-        failure = await _first_failure(stack, signals)
+        failure = await _first_failure(stack, signals, None if is_settled else local)
         if failure is not None:
             log.error("stopping: %s", failure, extra={"action": "stack_failed"})
         else:
@@ -173,14 +166,18 @@ async def _serve(
     return exit_codes.OK if failure is None else exit_codes.FAILED
 
 
-async def _first_failure(stack: LocalStack, signals: asyncio.Queue[int]) -> BaseException | None:
-    """What went wrong first, or None when a signal came before anything did."""
+async def _first_failure(
+    stack: LocalStack, signals: asyncio.Queue[int], local: LocalOllama | None
+) -> BaseException | None:
+    """What went wrong first, or None when a signal came before anything did; `local` is looked for meanwhile."""
     loop = asyncio.get_running_loop()
     failed = loop.create_task(stack.wait_failed())
     signalled = loop.create_task(signals.get())
+    looking = [loop.create_task(local.run(), name="looks for an Ollama")] if local is not None else []
     await asyncio.wait((failed, signalled), return_when=asyncio.FIRST_COMPLETED)
-    for task in (failed, signalled):
+    for task in (failed, signalled, *looking):
         task.cancel()
+    await asyncio.gather(*looking, return_exceptions=True)
     return failed.result() if failed.done() and not failed.cancelled() else None
 
 
@@ -188,26 +185,3 @@ async def _hurry_on_signal(stack: LocalStack, signals: asyncio.Queue[int]) -> No
     await signals.get()
     log.warning("hurried by a second signal", extra={"action": "stack_hurried"})
     stack.hurry()
-
-
-async def _start_node(stack: LocalStack, config: NodeConfig) -> None:
-    try:
-        node = await stack.add_node(config)
-    except SollolError as error:
-        log.warning("no node beside the local Ollama: %s", error, extra={"action": "local_node_failed"})
-    else:
-        say(f"node {getattr(node, 'node_id', node.instance)}")
-
-
-async def ollama_answers() -> bool:
-    """Whether something listens at Ollama's usual address."""
-    host, _, port = OLLAMA_URL.removeprefix("http://").partition(":")
-    try:
-        async with asyncio.timeout(_PROBE_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host, int(port))
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return True

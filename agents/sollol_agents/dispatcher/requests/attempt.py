@@ -79,6 +79,8 @@ class Attempt:
         headers = {h.EXEC: encode(envelope(request, self.granted, deadline_s)).decode(), h.REPLY_TO: request.reply_to}
         if request.traceparent:
             headers[h.TRACEPARENT] = request.traceparent
+        if request.via:
+            headers[h.VIA] = request.via
         self.sent_mono_s = time.monotonic()
         self._bus.publish(subjects.NODE_EXEC.of(self.node_id), request.body, reply=subject, headers=headers)
 

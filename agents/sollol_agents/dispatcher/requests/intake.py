@@ -10,6 +10,7 @@ import msgspec
 
 from sollol_agents.requests.body import InvalidBody, field, read_fields, read_native, routing_fields, without_routing
 from sollol_agents.requests.detector import Detector
+from sollol_agents.requests.hops import header_of, marks_in
 from sollol_agents.requests.mode import resolve
 from sollol_agents.requests.paths import is_management
 from sollol_agents.requests.request import DEFAULT_DETECTOR, analyse
@@ -71,6 +72,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     secret: str
     control_inbox: str
     traceparent: str
+    via: str = ""
+    """Which gateways and nodes it came through."""
 
 
 def take_in(
@@ -126,6 +129,7 @@ def take_in(
         secret=head.get(h.CANCEL_SECRET, ""),
         control_inbox=control_inbox,
         traceparent=head.get(h.TRACEPARENT, "")[:_TRACEPARENT_MAX],
+        via=header_of(*marks_in(head.get(h.VIA, ""))),
     )
 
 

@@ -18,10 +18,16 @@ _OLLAMA_VERSION: Final = "0.33.0"
 
 
 class ModelPages:
-    """The handlers."""
+    """The handlers.
 
-    def __init__(self, fleet: Fleet) -> None:
+    Args:
+        fleet: What is known of the fleet.
+        instance: The gateway, which the pages that probes ask for name in a header.
+    """
+
+    def __init__(self, fleet: Fleet, instance: str) -> None:
         self._fleet = fleet
+        self._mark = {"Sollol-Gateway": instance}
 
     def routes(self) -> list[Route]:
         """The paths of lists of models."""
@@ -39,12 +45,14 @@ class ModelPages:
 
     async def root(self, _request: Request) -> Response:
         """What Ollama's command line looks for."""
-        return PlainTextResponse("Ollama is running")
+        return PlainTextResponse("Ollama is running", headers=self._mark)
 
     async def version(self, _request: Request) -> Response:
         """The version of the oldest Ollama in the fleet."""
         nodes = (await self._fleet.nodes()).nodes
-        return json_response({"version": model_lists.lowest_version(nodes, _OLLAMA_VERSION)}, JSON)
+        answer = json_response({"version": model_lists.lowest_version(nodes, _OLLAMA_VERSION)}, JSON)
+        answer.headers.update(self._mark)
+        return answer
 
     async def status(self, _request: Request) -> Response:
         """That nothing here goes to a vendor's cloud."""

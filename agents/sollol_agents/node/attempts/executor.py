@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from sollol_agents.node.attempts import admission
@@ -26,7 +26,9 @@ from sollol_agents.node.attempts.speeds import Speeds
 from sollol_agents.node.attempts.watchdog import limits_of
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engines.base import Engine
+from sollol_agents.node.engines.http.trace_context import VIA
 from sollol_agents.node.engines.view import EngineView
+from sollol_agents.requests.hops import header_of, marks_in
 from sollol_bus.errors import ActorStopped, BackendUnavailable, Cancelled, DecodeFailed, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.parts import Spawn
@@ -166,7 +168,7 @@ class Executor:
         if refused is not None:
             self._refuse(decision, refused)
             return
-        self._begin(exec_, msg.data, reply_to, headers.get(h.TRACEPARENT, ""))
+        self._begin(exec_, msg.data, reply_to, headers)
 
     def on_cancel(self, msg: Msg) -> None:
         """Stops an attempt."""
@@ -213,7 +215,7 @@ class Executor:
         swaps = self.view.kind is EngineKind.OPENAI and len(self.view.inventory.installed) > 1
         return swaps and self.patience.is_doubtful(model, time.monotonic())
 
-    def _begin(self, exec_: Exec, body: bytes, reply_to: str, traceparent: str) -> None:
+    def _begin(self, exec_: Exec, body: bytes, reply_to: str, headers: Mapping[str, str]) -> None:
         assert self.engine is not None
         stream, tracer = str(next(self._streams)), self.bus.tracer
         attempt = Attempt(
@@ -231,7 +233,7 @@ class Executor:
                 may_load=self._may_load(exec_.decision.model),
             ),
             stream=stream,
-            trace=AttemptTrace(tracer, exec_, traceparent) if tracer is not None else None,
+            trace=AttemptTrace(tracer, exec_, headers.get(h.TRACEPARENT, "")) if tracer is not None else None,
         )
         self._attempts[attempt.attempt_id] = self._by_stream[stream] = attempt
         self._concurrency.set_running(len(self._attempts), time.monotonic())
@@ -240,10 +242,12 @@ class Executor:
             attempt.permission.accept()
         except NotConnected as error:
             attempt.stop(error)
-        self._spawn(self._serve(attempt), name=f"attempt.{attempt.attempt_id}")
+        via = header_of(*marks_in(headers.get(h.VIA, "")))
+        self._spawn(self._serve(attempt, via), name=f"attempt.{attempt.attempt_id}")
         self._on_change()
 
-    async def _serve(self, attempt: Attempt) -> None:
+    async def _serve(self, attempt: Attempt, via: str) -> None:
+        VIA.set(via)
         try:
             await attempt.run(self.preparation.prepare)
         finally:

@@ -55,9 +55,9 @@ async def first_answering(engines: Sequence[Engine]) -> tuple[Engine, str]:
     raise failures[0]
 
 
-def engine_at(kind: EngineKind, url: str, config: NodeConfig) -> Engine:
-    """The adapter for one dialect at one address; connects to nothing yet."""
-    http = EngineHttp(url, api_key=config.engine_api_key)
+def engine_at(kind: EngineKind, url: str, config: NodeConfig, mark: str = "") -> Engine:
+    """The adapter for one dialect at one address, which is told `mark`; connects to nothing yet."""
+    http = EngineHttp(url, api_key=config.engine_api_key, mark=mark)
     if kind is EngineKind.OLLAMA:
         return OllamaEngine(http)
     return OpenAIEngine(http, config.model_alias)

@@ -24,6 +24,11 @@ _LOAD_WORDS: Final = (
 )
 
 
+_CAME_ROUND: Final = 508
+_NO_ENGINE: Final = "a gateway of this node's own fleet is no engine"
+_LEADS_BACK: Final = "leads_back"
+
+
 class _OpenAIError(msgspec.Struct):
     message: str = ""
     type: str = ""
@@ -61,6 +66,8 @@ def refusal(status: int, body: bytes, model: str = "") -> SollolError:
     or the engine is merely busy. 501 is what engines answer when a model cannot do what was asked.
     """
     text = error_text(body)
+    if status == _CAME_ROUND:
+        return engine_error(ErrorCode.ENGINE_FAILED, f"{_NO_ENGINE}: {text}", details={_LEADS_BACK: "true"})
     said = text or f"HTTP {status} without a message"
     details = {"engine_body": body[:_BODY_MAX].decode("utf-8", "replace")} if body else {}
     code = _code(status, text.lower(), body)
@@ -71,6 +78,11 @@ def refusal(status: int, body: bytes, model: str = "") -> SollolError:
     if status in (401, 403):
         said = f"the engine refused this node's credentials or Host header (HTTP {status})"
     return engine_error(code, said, details=details)
+
+
+def leads_back(error: SollolError) -> bool:
+    """Whether what answered in place of an engine leads back to the node that asked."""
+    return _LEADS_BACK in error.body.details
 
 
 def _code(status: int, text: str, body: bytes) -> ErrorCode:

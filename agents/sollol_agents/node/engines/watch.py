@@ -11,6 +11,7 @@ from typing import Final
 from sollol_agents.node.config import NodeConfig, engine_candidates
 from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.probing import engine_at, first_answering
+from sollol_agents.node.engines.refusals import leads_back
 from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import SollolError
 from sollol_bus.parts import Part
@@ -29,20 +30,23 @@ class EngineWatch(Part):
 
     Args:
         config: Settings.
+        mark: The node, as engines are told it.
         on_found: Called when the engine answered for the first time.
         on_change: Called when the loaded models or whether the engine answers changed.
     """
 
     def __init__(
-        self, config: NodeConfig, *, on_found: Callable[[Engine], None], on_change: Callable[[], None]
+        self, config: NodeConfig, *, mark: str, on_found: Callable[[Engine], None], on_change: Callable[[], None]
     ) -> None:
         self._config = config
         self._on_found = on_found
         self._on_change = on_change
-        self._candidates = [engine_at(kind, url, config) for kind, url in engine_candidates(config)]
+        self._candidates = [engine_at(kind, url, config, mark) for kind, url in engine_candidates(config)]
         self.engine: Engine = self._candidates[0]
         self.view = EngineView(kind=self.engine.kind, url=self.engine.url)
         self.is_found = False
+        self.leads_back = ""
+        """What a gateway of this node's fleet, or one that leads to it, said in place of an engine."""
         self._inventory_at = float("-inf")
         self._wake = asyncio.Event()
         self._warned = ""
@@ -84,6 +88,7 @@ class EngineWatch(Part):
             self.view.answered()
             self._warned = ""
         except SollolError as error:
+            self.leads_back = error.message if leads_back(error) else ""
             self.view.failed(error.message)
             self._inventory_at = float("-inf")
             if self.view.failures > 1 and self._warned != error.message:

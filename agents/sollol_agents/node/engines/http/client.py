@@ -14,9 +14,11 @@ import msgspec
 from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.http.connection import Connection
 from sollol_agents.node.engines.http.pool import HttpPool
-from sollol_agents.node.engines.http.trace_context import TRACEPARENT
+from sollol_agents.node.engines.http.trace_context import TRACEPARENT, VIA
 from sollol_agents.node.engines.refusals import engine_error, refusal
+from sollol_agents.requests.hops import header_of
 from sollol_bus.errors import ConfigError
+from sollol_schemas import headers as h
 from sollol_schemas.errors import ErrorCode
 
 T = TypeVar("T")
@@ -97,13 +99,14 @@ class EngineHttp:
     Args:
         url: Base URL, without a trailing slash.
         api_key: Bearer token, or `Basic` with a user and password in base 64; empty: none.
+        mark: What the engine is told of who asks, so that a gateway knows its own fleet's node.
         connect_timeout_s: How long to wait for a connection.
 
     Raises:
         ConfigError: The URL or the key cannot be used.
     """
 
-    def __init__(self, url: str, *, api_key: str = "", connect_timeout_s: float = 5.0) -> None:
+    def __init__(self, url: str, *, api_key: str = "", mark: str = "", connect_timeout_s: float = 5.0) -> None:
         shown = url.rpartition("@")[2]
         try:
             origin = httpx.URL(url)
@@ -112,6 +115,7 @@ class EngineHttp:
         if origin.scheme not in ("http", "https") or not origin.host:
             raise ConfigError(f"url={shown!r}: an engine's URL begins with http:// or https://")
         self.url = url
+        self._mark = mark
         self._pool = HttpPool(origin, connect_timeout_s=connect_timeout_s)
         self._prefix = origin.raw_path.rstrip(b"/")
         # Ollama on a loopback address answers 403 to host names that it does not take for its own.
@@ -133,6 +137,8 @@ class EngineHttp:
         head = b"%b %b%b%b" % (method.encode(), self._prefix, path.encode(), self._common)
         if trace := TRACEPARENT.get():
             head += b"traceparent: %b\r\n" % trace.encode()
+        if via := header_of(*filter(None, (VIA.get(), self._mark))):
+            head += b"%b: %b\r\n" % (h.VIA.encode(), via.encode())
         if body is None:
             return _Exchange(self._pool, head + b"\r\n", b"", model)
         length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)

@@ -1,4 +1,4 @@
-"""The trace that the present task works for, so that an engine that traces can join it."""
+"""What the present task works for, as an engine may know it: the trace, and the way that the request came."""
 
 from __future__ import annotations
 
@@ -7,3 +7,6 @@ from typing import Final
 
 TRACEPARENT: Final[ContextVar[str]] = ContextVar("traceparent", default="")
 """The context of a span of this very process (a caller's text would go into a head unchecked); empty without one."""
+
+VIA: Final[ContextVar[str]] = ContextVar("via", default="")
+"""The marks of those that the request came through, checked; empty without any."""
