@@ -103,7 +103,8 @@ async def test_the_head_says_where_and_why(tmp_path: Path) -> None:
     ("path", "body", "status", "text"),
     [
         ("/api/generate", b"", 400, "missing request body"),
-        ("/api/generate", b"{}", 400, "model is required"),
+        ("/api/generate", b"{}", 404, "model '' not found"),
+        ("/api/chat", b"{}", 400, "model is required"),
         ("/api/chat", b'{"model":"nope"}', 404, "model 'nope' not found"),
         ("/api/embed", b'{"model":"nope","input":"x"}', 404, 'model "nope" not found, try pulling it first'),
         ("/api/show", b'{"model":"nope"}', 404, "model 'nope:latest' not found"),
@@ -138,7 +139,7 @@ async def test_each_dialect_refuses_in_its_own_shape(tmp_path: Path) -> None:
         said = (await here.http.post(CHAT, json=chat(1) | {"model": "nope"})).json()["error"]
         assert said["type"] == "not_found_error"
         assert said["message"] == "model 'nope' not found"
-        said = (await here.http.post("/v1/messages", json={"model": "nope", "messages": []})).json()
+        said = (await here.http.post("/v1/messages", json=chat(1) | {"model": "nope", "max_tokens": 5})).json()
         assert said["type"] == "error"
         assert said["error"]["type"] == "not_found_error"
 

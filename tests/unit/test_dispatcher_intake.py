@@ -65,20 +65,20 @@ def test_a_request_sent_again_numbers_its_attempts_apart_and_keeps_its_age() -> 
     ("body", "part"),
     [
         (b"", "missing request body"),
-        (b"not json", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
-        (b"[1]", "must be a JSON object"),
-        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b"not json", "invalid character 'o' in literal null (expecting 'u')"),
+        (b"\xff\xfe", "invalid character 'ÿ' looking for beginning of value"),
+        (b"[1]", "cannot unmarshal array into Go value of type api.GenerateRequest"),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "exceeded max depth"),
         ({"prompt": "x"}, "model is required"),
-        ({"model": 3}, "'model'"),
+        ({"model": 3}, "cannot unmarshal number into Go struct field GenerateRequest.model of type string"),
         ({"model": "m" * 600}, "at most 512 characters"),
-        ({"model": "m", "prompt": 5}, "'prompt'"),
-        ({"model": "m", "prompt": "x", "stream": "yes"}, "'stream'"),
+        ({"model": "m", "prompt": 5}, "GenerateRequest.prompt of type string"),
+        ({"model": "m", "prompt": "x", "stream": "yes"}, "GenerateRequest.stream of type bool"),
         ({"model": "m", "prompt": "x", "priority": 11}, "priority"),
         ({"model": "m", "prompt": "x", "priority": "huge"}, "priority"),
         ({"model": "m", "prompt": "x", "deadline_s": -1}, "deadline_s"),
         ({"model": "m", "prompt": "x", "node_id": "a.b"}, "node_id"),
-        ({"model": "m", "prompt": "x", "options": {"num_predict": "many"}}, "'options'"),
+        ({"model": "m", "prompt": "x", "options": 5}, "GenerateRequest.options of type map"),
         ({"model": "m", "prompt": "x", "routing_mode": "warp"}, "routing_mode"),
     ],
 )
@@ -87,6 +87,25 @@ def test_bad_bodies_get_an_error_that_names_what_is_wrong(body: object, part: st
         take(body)
     assert caught.value.error.code is ErrorCode.BAD_REQUEST
     assert part in caught.value.error.message
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b'{"model":"m","prompt":"x"} and more', b'{"model": "m", "prompt": "x"}'),
+        (b'{"model":"m","prompt":"a\\ud83d"}', b'{"model": "m", "prompt": "a\\ufffd"}'),
+        (b'{"Model":"n","MODEL":"m","prompt":"x"}', b'{"model":"m","prompt":"x"}'),
+        (b'{"model":"m","prompt":"\xff"}', b'{"model": "m", "prompt": "\\ufffd"}'),
+    ],
+)
+def test_the_engine_gets_a_body_that_it_can_read(sent: bytes, kept: bytes) -> None:
+    request = take(sent)
+    assert (request.body, request.context.model) == (kept, "m")
+
+
+def test_an_option_of_the_wrong_type_is_for_the_engine_to_judge() -> None:
+    request = take({"model": "m", "prompt": "x", "options": {"num_predict": "many", "num_ctx": 2048.5}})
+    assert (request.context.max_output_tokens, request.context.num_ctx) == (None, 2048)
 
 
 @pytest.mark.parametrize("bad", ["", "a.b", "a b", "x" * 57, "*", "é"])

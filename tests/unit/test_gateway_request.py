@@ -6,12 +6,18 @@ from typing import Any
 
 import pytest
 
+from sollol_agents.gateway.inference.order import first_fault
 from sollol_agents.gateway.inference.request import HttpRequest, names_a_model, read_request
-from sollol_bus.errors import BadRequest
+from sollol_agents.requests.dialects import KIND_OF_PATH
+from sollol_bus.errors import BadRequest, SollolError, error_from
 from sollol_schemas.context import RequestKind
+from sollol_schemas.errors import ErrorBody, ErrorCode
 
 TOOL_CALL = b'{"function":{"name":"f","arguments":{"stream":true,"deadline_s":1,"priority":9}}}'
-CALLED = b'"messages":[{"role":"assistant","tool_calls":[' + TOOL_CALL + b"]}]"
+CALLED = b'"model":"m","messages":[{"role":"assistant","tool_calls":[' + TOOL_CALL + b"]}]"
+
+
+NAMED = b'{"model":"m"}'
 
 
 def request(
@@ -19,7 +25,8 @@ def request(
 ) -> HttpRequest:
     raw = [(name.encode(), value.encode("latin-1")) for name, value in (head or {}).items()]
     limits = {"max_priority": 10, "default_deadline_s": 600.0} | limits
-    return read_request(kind, "/api/chat", raw, body, label="/api/chat", **limits)
+    label = "other" if kind is RequestKind.PASSTHROUGH else "/api/chat"
+    return read_request(kind, "/api/chat", raw, body, label=label, **limits)
 
 
 @pytest.mark.parametrize(
@@ -42,16 +49,16 @@ def test_the_top_level_field_decides_whether_to_stream(body: bytes, kind: Reques
 
 
 def test_a_deadline_inside_a_tools_arguments_is_none_of_the_request() -> None:
-    assert request(b"{" + CALLED + b',"model":"m"}').deadline_s == 600.0
+    assert request(b"{" + CALLED + b"}").deadline_s == 600.0
     assert request(b"{" + CALLED + b',"deadline_s":5}').deadline_s == 5.0
     assert request(b'{"model":"m","deadline_s":5}', {"x-sollol-deadline-s": "7"}).deadline_s == 7.0
     assert request(b'{"model":"m","deadline_s":5}', kind=RequestKind.PASSTHROUGH).deadline_s == 600.0
 
 
 def test_the_gateways_deadline_goes_on_to_the_bus_unless_the_request_names_one() -> None:
-    assert request(b"{}", default_deadline_s=42.5).headers == {"x-sollol-deadline-s": "42.5"}
-    assert request(b'{"deadline_s":5}', default_deadline_s=42.5).headers == {}
-    named = request(b"{}", {"x-sollol-deadline-s": "7"}, default_deadline_s=42.5)
+    assert request(NAMED, default_deadline_s=42.5).headers == {"x-sollol-deadline-s": "42.5"}
+    assert request(b'{"model":"m","deadline_s":5}', default_deadline_s=42.5).headers == {}
+    named = request(NAMED, {"x-sollol-deadline-s": "7"}, default_deadline_s=42.5)
     assert named.headers == {"x-sollol-deadline-s": "7"}
 
 
@@ -83,7 +90,7 @@ def test_routing_is_found_among_other_headers() -> None:
 )
 def test_values_that_cannot_be_used_are_refused(name: str, value: str) -> None:
     with pytest.raises(BadRequest, match=r"(?i)x-sollol|routing field"):
-        request(b"{}", {name: value})
+        request(NAMED, {name: value})
 
 
 @pytest.mark.parametrize("body", [b"", b"no json", b"[]", b'{"stream":"yes"}', b'{"priority":11}'])
@@ -95,12 +102,12 @@ def test_bodies_that_cannot_be_used_are_refused(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("headers", "body", "expected"),
     [
-        ({}, b"{}", "3"),
-        ({"x-sollol-priority": "urgent"}, b"{}", "3"),
-        ({}, b'{"priority":9}', "3"),
-        ({}, b'{"PRIORITY":9}', "3"),
-        ({}, b'{"priority":"low"}', None),
-        ({"x-sollol-priority": "1"}, b'{"priority":9}', "1"),
+        ({}, NAMED, "3"),
+        ({"x-sollol-priority": "urgent"}, NAMED, "3"),
+        ({}, b'{"model":"m","priority":9}', "3"),
+        ({}, b'{"model":"m","PRIORITY":9}', "3"),
+        ({}, b'{"model":"m","priority":"low"}', None),
+        ({"x-sollol-priority": "1"}, b'{"model":"m","priority":9}', "1"),
     ],
 )
 def test_a_priority_is_lowered_to_the_keys_wherever_it_stands(
@@ -115,3 +122,35 @@ def test_a_priority_is_lowered_to_the_keys_wherever_it_stands(
 )
 def test_only_an_object_that_names_a_model_is_for_an_engine(body: bytes, *, does: bool) -> None:
     assert names_a_model(body) is does
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "said"),
+    [
+        ("/api/generate", b'{"prompt":"x"}', 404, "model '' not found"),
+        ("/api/chat", b"null", 400, "model is required"),
+        ("/api/embed", b'{"input":5}', 400, "invalid input type"),
+        ("/api/embed", b'{"input":"x"}', 404, "model '' not found"),
+        ("/v1/completions", b'{"prompt":"x"}', 404, "model '' not found"),
+        ("/v1/chat/completions", b"{}", 400, "[] is too short - 'messages'"),
+        ("/v1/chat/completions", b'{"messages":[{}]}', 400, "model is required"),
+        ("/v1/embeddings", b'{"input":[]}', 400, "invalid input"),
+        ("/v1/responses", b'{"input":"x"}', 400, "model is required"),
+        ("/v1/messages", b'{"model":"m","stream":1}', 400, "cannot unmarshal number into Go struct field"),
+        ("/v1/messages", b"", 400, "EOF"),
+        ("/api/chat", b"", 400, "missing request body"),
+    ],
+)
+def test_a_request_without_a_model_is_refused_as_its_path_does(path: str, body: bytes, status: int, said: str) -> None:
+    kind = KIND_OF_PATH[path]
+    with pytest.raises(SollolError) as caught:
+        read_request(kind, path, [], body, label=path, max_priority=10, default_deadline_s=1.0)
+    assert (caught.value.body.http_status, said in str(caught.value)) == (status, True), str(caught.value)
+
+
+def test_what_is_wrong_with_a_body_is_told_before_that_its_model_is_unknown() -> None:
+    unknown = error_from(ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message="model 'm' not found"))
+    assert "GenerateRequest.raw" in str(first_fault("/api/generate", b'{"model":"m","raw":5}', unknown))
+    assert "max_tokens" in str(first_fault("/v1/messages", b'{"model":"m","messages":[{}]}', unknown))
+    assert first_fault("/api/generate", b'{"model":"m"}', unknown) is unknown
+    assert first_fault("/tokenize", b'{"model":"m"}', unknown) is unknown

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http import routing_headers
 from sollol_agents.gateway.http.access import Ceiling, token_in
-from sollol_agents.gateway.http.errors import error_in_stream, refusal
+from sollol_agents.gateway.http.errors import JSON, PLAIN_JSON, error_in_stream, refusal
 from sollol_agents.gateway.http.hosts import allowed_hosts, is_allowed_host
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.inference import native
@@ -66,10 +66,20 @@ class TestErrors:
         assert json.loads(refusal(Dialect.OPENAI, error()).body) == {
             "error": {"message": "full", "type": "rate_limit_error", "param": None, "code": "queue_full"}
         }
-        assert json.loads(refusal(Dialect.ANTHROPIC, error()).body) == {
-            "type": "error",
-            "error": {"type": "rate_limit_error", "message": "full"},
-        }
+        said = json.loads(refusal(Dialect.ANTHROPIC, error()).body)
+        assert said.pop("request_id").startswith("req_")
+        assert said == {"type": "error", "error": {"type": "rate_limit_error", "message": "full"}}
+
+    def test_what_is_found_at_the_door_of_openais_paths_is_written_as_ollama_writes_it_there(self) -> None:
+        at_door = refusal(Dialect.OPENAI, error(ErrorCode.BAD_REQUEST), "/v1/completions")
+        behind = refusal(Dialect.OPENAI, error(ErrorCode.UNKNOWN_MODEL), "/v1/completions")
+        assert (dict(at_door.headers)[b"content-type"], at_door.body[-1:]) == (JSON, b"}")
+        assert (dict(behind.headers)[b"content-type"], behind.body[-1:]) == (PLAIN_JSON, b"\n")
+        assert json.loads(at_door.body)["error"]["code"] is json.loads(behind.body)["error"]["code"] is None
+
+    def test_errors_are_safe_inside_a_web_page(self) -> None:
+        unknown = error(ErrorCode.UNKNOWN_MODEL, model="<b>")
+        assert refusal(Dialect.OLLAMA, unknown).body == b'{"error":"model \'\\u003cb\\u003e\' not found"}'
 
     def test_waiting_helps_where_a_time_is_given_and_nowhere_else(self) -> None:
         assert dict(refusal(Dialect.OPENAI, error(retry_after_s=2.2)).headers)[b"retry-after"] == b"3"

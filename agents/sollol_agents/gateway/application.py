@@ -140,10 +140,6 @@ class Application:
         headers, path = scope["headers"], scope["path"]
         if self._is_draining():
             raise error_from(ErrorBody(code=ErrorCode.DRAINING, message="this gateway is shutting down"))
-        if _header(headers, b"content-encoding") not in (b"", b"identity"):
-            raise error_from(
-                ErrorBody(code=ErrorCode.BAD_REQUEST, status=415, message="compressed bodies are not taken")
-            )
         limit = min(self._config.max_body_bytes, self._bus.max_payload)
         body = await read_body(receive, _length(headers), limit, self._limits.body_timeout_s)
         is_known = path in KIND_OF_PATH

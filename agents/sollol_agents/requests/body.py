@@ -6,12 +6,18 @@ and never copied into Python objects; removing the routing fields puts the untou
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
+from sollol_agents.requests.ollama import gojson
+from sollol_agents.requests.ollama.bodies import OF_PATH, read_body
+from sollol_agents.requests.ollama.gojson import BodyError
 from sollol_schemas.routing import ROUTING_FIELDS
 
+T = TypeVar("T")
 Fields = dict[str, msgspec.Raw]
 
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -53,6 +59,43 @@ def read_native(body: bytes) -> tuple[Fields, bytes]:
     fields = read_fields(body)
     lowered = {name.lower(): raw for name, raw in fields.items()}
     return (fields, body) if lowered.keys() == fields.keys() else (lowered, _encoder.encode(lowered))
+
+
+def read_known(path: str, body: bytes, use: Callable[[Fields], T]) -> tuple[T, bytes]:
+    """What is made of a body as Ollama reads it, and the body as any engine can read it.
+
+    A body that is plain JSON is the very same. Of any other the first value counts; what Ollama mends is mended.
+
+    Args:
+        path: One of Ollama's, without a query; any other's body is taken as it is.
+        body: The body as it came.
+        use: Makes something of the fields, under their names in lower case.
+
+    Raises:
+        InvalidBody: It is no JSON, or a field has another type, in Ollama's words; or `use` refuses it.
+    """
+    if path not in OF_PATH:
+        return use(read_fields(body)), body
+    try:
+        fields, taken = read_native(body)
+        return use(fields), taken
+    except InvalidBody:
+        value = read_object(path, body)
+    fields, taken = read_native(json.dumps(value).encode())
+    return use(fields), taken
+
+
+def read_object(path: str, body: bytes) -> dict[str, Any]:
+    """A body of one of Ollama's paths, whatever it looks like.
+
+    Raises:
+        InvalidBody: Ollama does not take it.
+    """
+    try:
+        read_body(body, OF_PATH[path], is_openai=path.startswith("/v1/"))
+        return gojson.read(body) or {}
+    except BodyError as error:
+        raise InvalidBody(str(error)) from error
 
 
 def field(fields: Fields, name: str, kind: type[Any]) -> Any:  # noqa: ANN401 the type asked for

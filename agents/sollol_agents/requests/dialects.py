@@ -29,6 +29,10 @@ KIND_OF_PATH: Final[dict[str, RequestKind]] = {
     "/v1/messages/count_tokens": RequestKind.PASSTHROUGH,
 }
 """The paths of inference that are known, and what a request to each is on the bus."""
+NATIVE_PATH: Final[dict[RequestKind, str]] = {
+    kind: path for path, kind in KIND_OF_PATH.items() if kind is not RequestKind.PASSTHROUGH
+}
+"""The path of each kind of request of Ollama's own."""
 EMBEDDING_PATHS: Final = ("/v1/embeddings", "/api/embed", "/api/embeddings")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import msgspec
 
 from sollol_agents.requests.body import Fields, InvalidBody, field
@@ -18,13 +21,18 @@ _SIMPLE_BELOW_TOKENS = 500
 _COMPLEX_FROM_TOKENS = 2_000
 _COMPLEX_TURNS = 6
 _TEXT_BYTES = 500
+_TEXT_BEGINS = (b'"', b"n")
+"""Of a JSON text, and of null."""
+_NO_INPUT = (b"null", b'""', b"[]")
 MODEL_NAME_MAX = 512
 """Characters; a name goes into messages and headers that are no place for more."""
 
 
 class _Options(msgspec.Struct, frozen=True):
-    num_predict: int | None = None
-    num_ctx: int | None = None
+    """Of another type than a number, an option is the engine's to judge."""
+
+    num_predict: Any = None
+    num_ctx: Any = None
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -63,7 +71,7 @@ def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Dete
         complexity_class=_complexity(tokens, prompt.turns),
         prompt_tokens=tokens,
         max_output_tokens=_output_limit(options, fields),
-        num_ctx=options.num_ctx if options.num_ctx and options.num_ctx > 0 else None,
+        num_ctx=_tokens(options.num_ctx),
         is_load_only=_is_load_only(kind, fields),
         prefix_hashes=hashes,
         prefix_tokens=boundaries,
@@ -98,17 +106,17 @@ def _read_prompt(kind: RequestKind, fields: Fields) -> _Prompt:
     """The prompt, whatever the dialect calls it.
 
     Raises:
-        InvalidBody: A piece has the wrong type, or the input of an embedding is missing.
+        InvalidBody: A piece has the wrong type.
     """
     if kind is RequestKind.GENERATE:
         field(fields, "prompt", str)
-    if kind is RequestKind.EMBED and "input" not in fields:
-        raise InvalidBody("input is required")
     pieces = [bytes(fields[name]) for name in ("system", "instructions", "tools") if name in fields]
     images = len(field(fields, "images", list[msgspec.Raw]) or ())
-    messages = field(fields, "messages", list[_Message]) or []
+    messages = [message or _Message() for message in field(fields, "messages", list[_Message | None]) or ()]
     for message in messages:
         content = bytes(message.content)
+        if kind is RequestKind.CHAT and content[:1] not in _TEXT_BEGINS:
+            raise InvalidBody("a message's content must be a text")
         inline = content.count(b'"image_url"') // 2 if b'"image_url"' in content else 0
         images += len(message.images or ()) + inline
         pieces.append(content if not inline else content[:_TEXT_BYTES])
@@ -126,8 +134,15 @@ def _complexity(tokens: int, turns: int) -> ComplexityClass:
 
 def _output_limit(options: _Options, fields: Fields) -> int | None:
     limits = [options.num_predict]
-    limits += [field(fields, name, int) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")]
-    return min((limit for limit in limits if limit is not None and limit > 0), default=None)
+    limits += [field(fields, name, float) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")]
+    return min((tokens for tokens in map(_tokens, limits) if tokens is not None), default=None)
+
+
+def _tokens(value: object) -> int | None:
+    """A number of tokens, without its fraction; None for what is none, and for none at all."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value) if value >= 1 else None
 
 
 def _is_load_only(kind: RequestKind, fields: Fields) -> bool:
@@ -136,4 +151,4 @@ def _is_load_only(kind: RequestKind, fields: Fields) -> bool:
         return not field(fields, "prompt", str) and not field(fields, "images", list[msgspec.Raw])
     if kind is RequestKind.CHAT:
         return not field(fields, "messages", list[msgspec.Raw])
-    return False
+    return kind is RequestKind.EMBED and bytes(fields.get("input", b"null")) in _NO_INPUT

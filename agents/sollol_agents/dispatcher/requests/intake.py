@@ -8,8 +8,9 @@ from typing import Final
 
 import msgspec
 
-from sollol_agents.requests.body import InvalidBody, field, read_fields, read_native, routing_fields, without_routing
+from sollol_agents.requests.body import Fields, InvalidBody, field, read_known, routing_fields, without_routing
 from sollol_agents.requests.detector import Detector
+from sollol_agents.requests.dialects import NATIVE_PATH
 from sollol_agents.requests.hops import header_of, marks_in
 from sollol_agents.requests.mode import resolve
 from sollol_agents.requests.paths import is_management
@@ -91,18 +92,21 @@ def take_in(
         Rejected: The body, a routing field, a header or the path is not usable.
     """
     head = headers or {}
-    path = check_path(head.get(h.PATH, "")) if kind is RequestKind.PASSTHROUGH else ""
-    try:
-        if kind is RequestKind.PASSTHROUGH:
-            fields, body, in_body = read_fields(payload), payload, {}
-        else:
-            fields, body = read_native(payload)
-            in_body, body = routing_fields(fields), without_routing(body, fields)
-        routing = resolve(parse_routing(in_body, head))
+    is_native = kind is not RequestKind.PASSTHROUGH
+    path = "" if is_native else check_path(head.get(h.PATH, ""))
+
+    def read(fields: Fields) -> tuple[Fields, Routing, TaskContext, bool]:
+        routing = resolve(parse_routing(routing_fields(fields) if is_native else {}, head))
         context = analyse(kind, fields, path=path, detector=detector)
+        return fields, routing, context, h.STREAM in head or field(fields, "stream", bool) is True
+
+    try:
+        (fields, routing, context, wants_stream), body = read_known(
+            NATIVE_PATH.get(kind, path.partition("?")[0]), payload, read
+        )
+        body = without_routing(body, fields) if is_native else body
         if h.JOB in head:
             context = msgspec.structs.replace(context, job_id=_id(h.JOB, head[h.JOB]))
-        wants_stream = h.STREAM in head or field(fields, "stream", bool) is True
     except (InvalidBody, InvalidRouting) as error:
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))) from error
     resend = int(_number(head.get(h.RESEND), upper=100))

@@ -13,6 +13,8 @@ from starlette.responses import Response
 
 from sollol_agents.gateway.http.errors import PLAIN_JSON
 from sollol_agents.gateway.http.reply import Message, Receive
+from sollol_agents.requests.body import InvalidBody, read_object
+from sollol_agents.requests.ollama.bodies import OF_PATH
 from sollol_bus.errors import BadRequest, SollolError, error_from
 from sollol_bus.transport.messages import encode
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -26,16 +28,21 @@ _WITHIN_S: Final = 60.0
 
 
 async def body_of(request: Request, max_bytes: int = _MAX_BYTES, *, within_s: float = _WITHIN_S) -> dict[str, Any]:
-    """The JSON object in a request.
+    """The JSON object in a request; on a path of Ollama's read as Ollama does, with names in lower case.
 
     Raises:
         SollolError: It is too large, did not come in time, or is none.
     """
     body = await read_body(request.receive, None, max_bytes, within_s)
-    if not body:
-        raise BadRequest("missing request body")
+    path = request.url.path
     try:
+        if path in OF_PATH:
+            return {name.lower(): value for name, value in read_object(path, body).items()}
+        if not body:
+            raise BadRequest("missing request body")
         return msgspec.json.decode(body, type=dict[str, Any])
+    except InvalidBody as error:
+        raise BadRequest(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is not a JSON object: {error}") from error
 

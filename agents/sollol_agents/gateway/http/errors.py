@@ -1,14 +1,16 @@
-"""The three dialects of HTTP clients: how each says an error, before the answer and in the middle of it. Pure."""
+"""The three dialects of HTTP clients: how each says an error, before the answer and in the middle of it."""
 
 from __future__ import annotations
 
 import math
 import re
+import secrets
 from typing import Any, Final
 
 import msgspec
 
 from sollol_agents.requests.dialects import Dialect
+from sollol_agents.requests.ollama.gojson import write
 from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
@@ -25,7 +27,6 @@ EVENT_HEADERS: Final[tuple[Header, ...]] = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-_encode = msgspec.json.Encoder().encode
 
 
 _OPENAI_TYPES: Final = {
@@ -53,6 +54,11 @@ _RETRY_AFTER_S: Final[dict[ErrorCode, int]] = {
 """Where waiting is what helps, and how long, when the error does not say it itself."""
 
 _LIKE_OLLAMA_EMBED: Final = re.compile(r"/(api/embed|api/embeddings|v1/embeddings)$")
+_TYPE: Final = re.compile(r"(application/json|text/plain)(; ?charset=[\w-]+)?", re.IGNORECASE)
+"""Kinds that a browser makes nothing of."""
+_SAID_BEHIND_DOOR: Final = ("/v1/chat/completions", "model is required")
+_ENGINES_CODES: Final = (ErrorCode.BAD_REQUEST, ErrorCode.UNKNOWN_MODEL)
+"""Errors that Ollama itself has, and gives no code."""
 _SAYS_NOTHING: Final = (RejectionReason.MODEL_MISSING, RejectionReason.NOT_CHOSEN_NODE)
 """Reasons of nodes that tell nothing of what the model can do."""
 
@@ -70,12 +76,28 @@ def refusal(dialect: Dialect, error: ErrorBody, path: str = "") -> Refusal:
     error = while_nodes_vanish(unable(error, path))
     status = error.http_status
     said = _engines_own(dialect, error)
-    headers: list[Header] = []
-    body = said if said is not None else _encode(error_object(dialect, error, path))
-    json = JSON if dialect is Dialect.OLLAMA else PLAIN_JSON
-    headers.append((b"content-type", json if body[:1] == b"{" else TEXT))
-    headers += retry_headers(error)
-    return Refusal(status=status, headers=tuple(headers), body=body)
+    if said is not None:
+        body, kind = said, _type_of(dialect, error, said)
+    else:
+        body, kind = write(error_object(dialect, error, path)), JSON
+        if dialect is not Dialect.OLLAMA and not _is_at_door(error, path):
+            body, kind = body + b"\n", PLAIN_JSON
+    return Refusal(status=status, headers=((b"content-type", kind), *retry_headers(error)), body=body)
+
+
+def _type_of(dialect: Dialect, error: ErrorBody, body: bytes) -> bytes:
+    """The content type of an engine's own words: what the engine said, where that is known."""
+    told = error.details.get("engine_type")
+    if isinstance(told, str) and _TYPE.fullmatch(told):
+        return told.encode()
+    if body[:1] != b"{":
+        return TEXT
+    return JSON if dialect is Dialect.OLLAMA else PLAIN_JSON
+
+
+def _is_at_door(error: ErrorBody, path: str) -> bool:
+    """Whether Ollama says it before a path of `/v1` has its word, which writes its answers otherwise."""
+    return error.code is ErrorCode.BAD_REQUEST and (path, error.message) != _SAID_BEHIND_DOOR
 
 
 def unable(error: ErrorBody, path: str) -> ErrorBody:
@@ -125,15 +147,17 @@ def error_object(dialect: Dialect, error: ErrorBody, path: str = "") -> dict[str
         return {"error": text, **more}
     if dialect is Dialect.ANTHROPIC:
         kind = _ANTHROPIC_TYPES.get(error.http_status, "api_error")
-        return {"type": "error", "error": {"type": kind, "message": text, **more}}
+        said = {"type": kind, "message": text, **more}
+        return {"type": "error", "error": said, "request_id": f"req_{secrets.token_hex(12)}"}
     kind = _OPENAI_TYPES.get(error.http_status, "api_error")
-    return {"error": {"message": text, "type": kind, "param": error.details.get("field"), "code": error.code, **more}}
+    code = None if error.code in _ENGINES_CODES else error.code
+    return {"error": {"message": text, "type": kind, "param": error.details.get("field"), "code": code, **more}}
 
 
 def message_of(error: ErrorBody, path: str = "") -> str:
     """The text of an error; Ollama's own where clients compare it."""
     model = error.details.get("model")
-    if error.code is ErrorCode.UNKNOWN_MODEL and isinstance(model, str):
+    if error.code is ErrorCode.UNKNOWN_MODEL and isinstance(model, str) and model:
         if _LIKE_OLLAMA_EMBED.search(path):
             return f'model "{model}" not found, try pulling it first'
         return f"model '{model}' not found"
@@ -142,14 +166,14 @@ def message_of(error: ErrorBody, path: str = "") -> str:
 
 def error_in_stream(dialect: Dialect, error: ErrorBody, path: str = "") -> bytes:
     """The last words of an answer that broke off: a line, or an event."""
-    said = _encode(error_object(dialect, error, path))
+    said = write(error_object(dialect, error, path))
     if dialect is Dialect.OLLAMA:
         return said + b"\n"
     if dialect is Dialect.ANTHROPIC:
         return b"event: error\ndata: " + said + b"\n\n"
     if path.startswith("/v1/responses"):
         event = {"type": "error", "code": error.code, "message": error.message, "param": None, "sequence_number": 0}
-        return b"event: error\ndata: " + _encode(event) + b"\n\n"
+        return b"event: error\ndata: " + write(event) + b"\n\n"
     return b"data: " + said + b"\n\n"
 
 

@@ -18,6 +18,7 @@ from sollol_agents.gateway.http.reply import Reply
 from sollol_agents.gateway.inference import native, tracing
 from sollol_agents.gateway.inference.comments import Comments
 from sollol_agents.gateway.inference.event_relay import EventRelay
+from sollol_agents.gateway.inference.order import first_fault
 from sollol_agents.gateway.inference.request import HttpRequest
 from sollol_agents.requests.answers import joined
 from sollol_agents.requests.dialects import Dialect
@@ -183,8 +184,10 @@ class Exchange:
 
     async def fail(self, error: SollolError) -> None:
         """Tells the client what went wrong, before the answer or in it."""
-        self._error = error
         reply, request = self._reply, self._request
+        if error.body.code is ErrorCode.UNKNOWN_MODEL:
+            error = first_fault(request.label, request.body, error)
+        self._error = error
         try:
             if not reply.status:
                 refused = refusal(request.dialect, error.body, request.path)

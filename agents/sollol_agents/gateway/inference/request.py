@@ -8,12 +8,13 @@ import msgspec
 
 from sollol_agents.gateway.http.errors import Header
 from sollol_agents.gateway.http.routing_headers import routing_in
-from sollol_agents.requests.body import Fields, InvalidBody, field, read_fields, read_native, routing_fields
-from sollol_agents.requests.dialects import Dialect, dialect_of
+from sollol_agents.gateway.inference.order import nameless
+from sollol_agents.requests.body import Fields, InvalidBody, field, read_fields, read_known, routing_fields
+from sollol_agents.requests.dialects import KIND_OF_PATH, Dialect, dialect_of
 from sollol_bus.errors import BadRequest
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
-from sollol_schemas.routing import InvalidRouting, parse_routing
+from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 
 _PRIORITY = f"{h.ROUTING_PREFIX}Priority".lower()
 _DEADLINE = f"{h.ROUTING_PREFIX}Deadline-S".lower()
@@ -73,12 +74,17 @@ def read_request(
     """
     headers, request_id = routing_in(head)
     is_native = kind is not RequestKind.PASSTHROUGH
-    try:
-        fields = read_native(body)[0] if is_native else read_fields(body)
+
+    def read(fields: Fields) -> tuple[Routing, str, bool]:
         routing = parse_routing(routing_fields(fields) if is_native else {}, headers)
-        wants_stream = _wants_stream(fields, is_native=is_native)
+        return routing, field(fields, "model", str) or "", _wants_stream(fields, label, is_native=is_native)
+
+    try:
+        (routing, model, wants_stream), usable = read_known(label, body, read)
     except (InvalidBody, InvalidRouting) as error:
         raise BadRequest(str(error)) from error
+    if not model:
+        raise nameless(label, body)
     if routing.priority > max_priority:
         headers[_PRIORITY] = str(max_priority)
     if routing.deadline_s is None:
@@ -89,10 +95,10 @@ def read_request(
         kind=kind,
         path=path,
         label=label,
-        body=body,
+        body=usable,
         headers=headers,
         request_id=request_id,
-        model=_model(fields),
+        model=model,
         wants_stream=wants_stream,
         deadline_s=routing.deadline_s or default_deadline_s,
     )
@@ -106,15 +112,8 @@ def names_a_model(body: bytes) -> bool:
         return False
 
 
-def _wants_stream(fields: Fields, *, is_native: bool) -> bool:
+def _wants_stream(fields: Fields, label: str, *, is_native: bool) -> bool:
     """What the top-level field `stream` says: Ollama streams unless told not to, others only when told to."""
     if is_native:
         return field(fields, "stream", bool) is not False
-    return field(fields, "stream", object) is True
-
-
-def _model(fields: Fields) -> str:
-    try:
-        return field(fields, "model", str) or ""
-    except InvalidBody:
-        return ""  # the dispatcher says so
+    return field(fields, "stream", bool if label in KIND_OF_PATH else object) is True

@@ -276,6 +276,26 @@ CREATE: Final = Struct(
 )
 
 
+OF_PATH: Final[dict[str, Struct]] = {
+    "/api/generate": GENERATE,
+    "/api/chat": CHAT,
+    "/api/embed": EMBED,
+    "/api/embeddings": EMBEDDINGS,
+    "/v1/chat/completions": OPENAI_CHAT,
+    "/v1/completions": OPENAI_COMPLETION,
+    "/v1/embeddings": OPENAI_EMBED,
+    "/v1/responses": RESPONSES,
+    "/v1/messages": MESSAGES,
+    "/api/show": SHOW,
+    "/api/pull": PULL,
+    "/api/push": PUSH,
+    "/api/delete": DELETE,
+    "/api/copy": COPY,
+    "/api/create": CREATE,
+}
+"""The table of each path's body."""
+
+
 def read_body(content: bytes, shape: Struct, *, is_openai: bool = False) -> Body:
     """Returns the fields in a body.
 
@@ -301,6 +321,8 @@ def read_body(content: bytes, shape: Struct, *, is_openai: bool = False) -> Body
 
 def _told(content: bytes, shape: Struct, error: MismatchError) -> str:
     """Returns the text of a mismatch, with the number as it was written where that is what is told."""
+    if len(content) > gojson.SCANNED_BYTES:
+        return str(error)
     try:
         shape.read(gojson.read_as_written(content))
     except (MismatchError, BodyError) as again:

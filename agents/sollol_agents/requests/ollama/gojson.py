@@ -2,7 +2,8 @@
 
 Reading takes the first value of a body and ignores what follows, lets the last of equal keys win, and turns lone
 surrogates and bad UTF-8 into U+FFFD; a value that is none is refused with the words of Go's scanner. Writing escapes
-the characters that HTML knows. Bodies that are plain JSON are read by msgspec; only the others pay for the scanner.
+the characters that HTML knows. Bodies that are plain JSON, or nearly so, are read by msgspec; only short others pay for
+the scanner.
 """
 
 from __future__ import annotations
@@ -24,6 +25,16 @@ _LITERALS: Final = {0x74: (b"true", True), 0x66: (b"false", False), 0x6E: (b"nul
 _QUOTED: Final = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
 _MAX_DEPTH: Final = 500  # Go stops at 10,000; no request of anybody is half as deep
 _NUMBER: Final = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_NOT_PLAIN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_SURROGATE: Final = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\u[dD][c-fC-F][0-9a-fA-F]{2})?|\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+_ESCAPE_BYTES: Final = 6
+_TRAILING: Final = re.compile(r"trailing characters \(byte (\d+)\)")
+SCANNED_BYTES: Final = 1 << 16
+"""A longer body that is no plain JSON is not scanned byte by byte: that would keep everybody waiting."""
+_TOO_DEEP: Final = "exceeded max depth"
+_LONGEST_INTEGER: Final = 300
 _SINGLE: Final = struct.Struct("<f")
 
 
@@ -49,13 +60,44 @@ def read(body: bytes) -> Any:  # noqa: ANN401 - JSON of any shape
     """
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _Scanner(body, keeps_numbers=False).first()
+    except _NOT_PLAIN:
+        mended = _mended(body)
+    try:
+        return msgspec.json.decode(mended)
+    except _NOT_PLAIN as error:
+        if len(body) > SCANNED_BYTES:
+            is_deep = isinstance(error, RecursionError)
+            raise JsonSyntaxError(_TOO_DEEP if is_deep else str(error)) from error
+        return _scanned(body, keeps_numbers=False)
+
+
+def _scanned(body: bytes, *, keeps_numbers: bool) -> Any:  # noqa: ANN401 - JSON of any shape
+    try:
+        return _Scanner(body, keeps_numbers=keeps_numbers).first()
+    except RecursionError as error:
+        raise JsonSyntaxError(_TOO_DEEP) from error
+
+
+def _mended(body: bytes) -> bytes:
+    """Returns a body without lone surrogates and without what follows its first value."""
+    mended = _SURROGATE.sub(_replaced, body) if b"\\u" in body else body
+    try:
+        msgspec.json.decode(mended, type=msgspec.Raw)
+    except msgspec.DecodeError as error:
+        found = _TRAILING.search(str(error))
+        return mended[: int(found[1])] if found else mended
+    except RecursionError:
+        pass
+    return mended
+
+
+def _replaced(found: re.Match[bytes]) -> bytes:
+    return found[0] if found[0] == b"\\\\" or len(found[0]) > _ESCAPE_BYTES else b"\\ufffd"
 
 
 def read_as_written(body: bytes) -> Any:  # noqa: ANN401 - JSON of any shape
     """Returns the first value of a body with every number as a `Number`."""
-    return _Scanner(body, keeps_numbers=True).first()
+    return _scanned(body, keeps_numbers=True)
 
 
 def write(value: object) -> bytes:
@@ -128,7 +170,7 @@ class _Scanner:
         if byte in b"{[":
             self._depth += 1
             if self._depth > _MAX_DEPTH:
-                raise JsonSyntaxError("exceeded max depth")
+                raise JsonSyntaxError(_TOO_DEEP)
             value = self._object() if byte == 0x7B else self._array()
             self._depth -= 1
             return value
@@ -203,7 +245,7 @@ class _Scanner:
         text = found[0].decode()
         if self._keeps_numbers:
             return Number(text)
-        return int(text) if text.lstrip("-").isdigit() else float(text)
+        return int(text) if text.lstrip("-").isdigit() and len(text) < _LONGEST_INTEGER else float(text)
 
     def _string(self) -> str:
         self._at += 1

@@ -1,0 +1,61 @@
+"""What Ollama says of a request before it looks for the model, and of one that names none. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sollol_agents.requests.ollama.bodies import OF_PATH, Body, read_body
+from sollol_agents.requests.ollama.gojson import BodyError
+
+NAMELESS_IS_UNKNOWN: Final = ("/api/generate", "/api/embed", "/v1/completions", "/v1/embeddings")
+"""Paths on which a request without a model is for one that is unknown; others say that it is required."""
+NO_MODEL: Final = "model is required"
+_ENCODINGS: Final = ("float", "base64")
+
+
+def check_before_model(path: str, content: bytes) -> None:
+    """Returns when nothing is wrong but, perhaps, the model.
+
+    Args:
+        path: one of Ollama's, of which the body's table is known.
+        content: the body as it came.
+
+    Raises:
+        BodyError: with what Ollama says first.
+    """
+    body = read_body(content, OF_PATH[path], is_openai=path.startswith("/v1/"))
+    match path:
+        case "/api/embed":
+            _check_texts(body.get("input"))
+        case "/v1/chat/completions" if not body.get("messages"):
+            raise BodyError("[] is too short - 'messages'")
+        case "/v1/embeddings":
+            _check_embedding(body)
+        case "/v1/responses" if not body.get("model"):
+            raise BodyError(NO_MODEL)
+        case "/v1/messages":
+            _check_message(body)
+
+
+def _check_texts(given: object) -> None:
+    is_text = given is None or isinstance(given, str)
+    if not is_text and not (isinstance(given, list) and all(isinstance(one, str) for one in given)):
+        raise BodyError("invalid input type")
+
+
+def _check_embedding(body: Body) -> None:
+    encoding = body.get("encoding_format")
+    if encoding and encoding not in _ENCODINGS:
+        raise BodyError(f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64'].")
+    if body.get("input") in (None, "", []):
+        raise BodyError("invalid input")
+    _check_texts(body.get("input"))
+
+
+def _check_message(body: Body) -> None:
+    if not body.get("model"):
+        raise BodyError(NO_MODEL)
+    if body.get("max_tokens", 0) <= 0:
+        raise BodyError("max_tokens is required and must be positive")
+    if not body.get("messages"):
+        raise BodyError("messages is required")
