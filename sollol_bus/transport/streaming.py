@@ -29,15 +29,26 @@ from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import headers as h
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
+MAX_ANSWER_BYTES = 64 << 20
+"""The largest answer that anybody puts together: some 2,000 vectors of 1,024 numbers."""
 MAX_WAITING_BYTES = 64 << 20
 """How much a slow reader may leave unread before its stream is cut."""
+
+
+def too_large() -> SollolError:
+    """The error of an answer that exceeds `MAX_ANSWER_BYTES`: the request is at fault, on whatever node it runs."""
+    message = f"the answer exceeds {MAX_ANSWER_BYTES} bytes: ask for less at a time"
+    return error_from(
+        ErrorBody(code=ErrorCode.REPLY_TOO_LARGE, message=message, details={"limit_bytes": MAX_ANSWER_BYTES})
+    )
 
 
 class ReplyStream:
     """The replies to one request, in order; use as an async context manager and iterate.
 
     Iteration gives the chunks as messages; the empty message ends it and is kept as `last`. A chunk that was
-    split because of its size is put together again.
+    split because of its size is put together again. What a reader leaves unread is bounded; the chunk that it
+    gets next does not count, whatever its size.
 
     Args:
         bus: The connection to use.
@@ -68,6 +79,7 @@ class ReplyStream:
         self._arrived: asyncio.Future[None] | None = None
         self._subscription: Subscription | None = None
         self._parts: list[bytes] = []
+        self._parts_bytes = 0
         self._subject = ""
         self._forget_refusals: Callable[[], None] | None = None
         self._is_over = False
@@ -99,7 +111,7 @@ class ReplyStream:
         self.first = self.last = None
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._parts.clear()
+        self._forget_parts()
         self._subject = subject.lower()
         if self._forget_refusals is None:
             self._forget_refusals = self._bus.on_refused(self._on_refused)
@@ -221,6 +233,11 @@ class ReplyStream:
         if part is None:
             return False
         self._parts.append(msg.data)
+        self._parts_bytes += len(msg.data)
+        if self._parts_bytes > MAX_ANSWER_BYTES:
+            self._forget_parts()
+            self._cut(too_large())
+            return True
         number, _, total = part.partition("/")
         if number != total:
             self.messages += 1
@@ -228,8 +245,19 @@ class ReplyStream:
                 self.first = msg
             return True
         msg.data = b"".join(self._parts)
-        self._parts.clear()
+        self._forget_parts()
         return False
+
+    def _forget_parts(self) -> None:
+        self._parts.clear()
+        self._parts_bytes = 0
+
+    def _cut(self, error: SollolError) -> None:
+        """Ends the stream with an error in place of what is unread; the publisher notices, and stops."""
+        self._waiting.clear()
+        if self._subscription is not None:
+            self._subscription.unsubscribe()
+        self._put(error)
 
     def _put(self, item: Msg | SollolError) -> None:
         if not isinstance(item, SollolError):
@@ -238,14 +266,17 @@ class ReplyStream:
             if item.data:
                 self.messages += 1
             self._waiting_bytes += len(item.data)
-            if self._waiting_bytes > self._max_unread_bytes:
-                self._waiting.clear()
-                if self._subscription is not None:
-                    self._subscription.unsubscribe()  # the publisher notices, and stops
-                item = ConnectionLost(f"cut: the reader left more than {self._max_unread_bytes} bytes unread")
+            if self._waiting and self._waiting_bytes - self._next_bytes() > self._max_unread_bytes:
+                self._cut(ConnectionLost(f"cut: the reader left more than {self._max_unread_bytes} bytes unread"))
+                return
         self._waiting.append(item)
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
+
+    def _next_bytes(self) -> int:
+        """Size of the chunk that the reader gets next."""
+        item = self._waiting[0]
+        return 0 if isinstance(item, SollolError) else len(item.data)
 
     def _on_refused(self, subject: str) -> None:
         if subject == self._subject:

@@ -163,9 +163,15 @@ class TestEvents:
     def test_it_knows_whether_an_event_is_open(self) -> None:
         relay = EventRelay("/v1/messages", "r1")
         relay.feed(b"event: x\nda")
-        assert relay.is_inside_event
+        assert relay.gap == b"\n"
         relay.feed(b"ta: {}\n\n")
-        assert not relay.is_inside_event
+        assert relay.gap == b""
+
+    def test_a_long_line_does_not_wait_for_its_end(self) -> None:
+        relay = EventRelay("/v1/responses", "r1")
+        text = b"event: x\ndata: " + b"y" * 100_000
+        assert relay.feed(text) == text
+        assert relay.gap == b"\n\n"
 
 
 class TestHeaders:

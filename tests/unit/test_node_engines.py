@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sollol_agents.node.engines.base import EngineRequest
 from sollol_agents.node.engines.decoding import as_seconds, as_tokens
+from sollol_agents.node.engines.ends import Ends, figures_in, is_complete
 from sollol_agents.node.engines.http.client import is_loopback
 from sollol_agents.node.engines.lines import LineSplitter
 from sollol_agents.node.engines.ollama_wire import (
@@ -29,7 +30,6 @@ from sollol_agents.node.engines.ollama_wire import (
     loaded_model,
     streamed,
 )
-from sollol_agents.node.engines.passthrough import figures_in, is_complete
 from sollol_agents.node.engines.refusals import refusal
 from sollol_bus.errors import BackendBrokeProtocol, SollolError
 from sollol_schemas.context import RequestKind
@@ -223,6 +223,50 @@ def test_the_figures_of_a_passed_through_answer_are_found() -> None:
     assert (figures.prompt_s, figures.decode_s) == (0.0005, 0.0025)
     assert figures_in(b"nothing here").output_tokens is None
     assert figures_in(b'{"usage":{"completion_tokens":"many"}}').output_tokens is None
+
+
+def fed(body: bytes, cuts: int) -> Ends:
+    ends = Ends()
+    for start in range(0, len(body), cuts):
+        ends.feed(body[start : start + cuts])
+    return ends
+
+
+@pytest.mark.parametrize("cuts", [7, 1000, 1 << 20])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_a_stream_whose_last_event_is_large_is_whole_and_keeps_its_figures(cuts: int, line_end: str) -> None:
+    usage = {"input_tokens": 8, "output_tokens": 1000, "input_tokens_details": {"cached_tokens": 7}}
+    output = [{"content": [{"type": "output_text", "text": '"usage":{} ' * 10_000}]}]
+    completed = {"type": "response.completed", "response": {"output": output, "usage": usage}}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created"},
+        {"type": "response.output_text.delta", "delta": "x"},
+        completed,
+    ]
+    text = "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events).replace("\n", line_end)
+    ends = fed(text.encode(), cuts)
+    assert ends.is_complete("/v1/responses")
+    figures = ends.figures()
+    assert (figures.prompt_tokens, figures.output_tokens, figures.cached_tokens) == (8, 1000, 7)
+    cut = text[: text.index("event: response.completed")]
+    assert not fed(cut.encode(), cuts).is_complete("/v1/responses")
+
+
+@pytest.mark.parametrize("cuts", [1000, 1 << 20])
+@pytest.mark.parametrize("is_first", [True, False], ids=["before the rest", "behind it"])
+def test_a_large_body_keeps_its_figures_wherever_they_stand(cuts: int, is_first: bool) -> None:
+    usage = {"usage": {"prompt_tokens": 900, "total_tokens": 900, "prompt_tokens_details": None}}
+    data = {"data": [{"embedding": [0.5] * 5000}], "tools": [{"usage": {"type": "string"}}]}
+    body = json.dumps(usage | data if is_first else data | usage).encode()
+    assert fed(body, cuts).figures().prompt_tokens == 900
+
+
+def test_figures_that_come_at_both_ends_of_a_message_add_up() -> None:
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 1, "cache_read_input_tokens": 7}}}
+    delta = {"type": "message_delta", "usage": {"output_tokens": 49}}
+    text = f"data: {json.dumps(start)}\n\n" + ": x\n" * 9000 + f"data: {json.dumps(delta)}\n\n"
+    figures = fed(text.encode(), 4096).figures()
+    assert (figures.prompt_tokens, figures.cached_tokens, figures.output_tokens) == (8, 7, 49)
 
 
 @pytest.mark.parametrize("value", [None, True, "5", -1, float("nan"), float("inf"), 10**30])

@@ -10,18 +10,18 @@ from typing import NamedTuple, Self
 from sollol_agents.dispatcher.jobs.intake import Accepted
 from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, UNLIMITED_S
 from sollol_agents.requests.answers import joined
-from sollol_bus.errors import BusError, NoResponders, NotConnected, RequestTimedOut, SollolError, error_from
+from sollol_bus.errors import BusError, NoResponders, NotConnected, RequestTimedOut, SollolError
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.results import decision_of, figures_of
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decoded, encode
+from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState, ControlAttempt, ControlReply
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures, RequestGranted, RequestNews, RequestWaiting
 
-MAX_ANSWER_BYTES = 256 << 20
 _MAX_RESENDS = 99
 """The job's own limit: a request that nobody has begun is as good as new, however often its dispatcher died."""
 _SILENCE_S = 5.0
@@ -159,8 +159,7 @@ class Try:
         self.tokens += 1
         self._bytes += len(msg.data)
         if self._bytes > MAX_ANSWER_BYTES:
-            message = f"the answer exceeds {MAX_ANSWER_BYTES} bytes"
-            raise error_from(ErrorBody(code=ErrorCode.REPLY_TOO_LARGE, message=message))
+            raise too_large()
         self._chunks.append(msg.data)
 
     def _on_node_answer(self, reply: Msg | BusError) -> None:

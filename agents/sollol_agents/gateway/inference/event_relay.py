@@ -9,6 +9,8 @@ import re
 from typing import Final
 
 _REPEATED_ID: Final = re.compile(rb'"id":\s?"(chatcmpl|cmpl)-\d{1,4}"')
+_WAITING_BYTES: Final = 65_536
+"""Of a line: what is larger has its id in what has gone on already."""
 _PREFIXES: Final = {"/v1/chat/completions": b"chatcmpl", "/v1/completions": b"cmpl"}
 
 
@@ -20,7 +22,7 @@ class EventRelay:
         request_id: What makes the id unique.
     """
 
-    __slots__ = ("_carry", "_looks", "_new", "_old", "_prefix", "is_inside_event")
+    __slots__ = ("_carry", "_looks", "_new", "_old", "_prefix", "gap")
 
     def __init__(self, path: str, request_id: str) -> None:
         self._prefix = _PREFIXES.get(path)
@@ -28,20 +30,23 @@ class EventRelay:
         self._old = b""
         self._looks = self._prefix is not None
         self._carry = b""
-        self.is_inside_event = False
-        """Whether what was passed on ends inside an event."""
+        self.gap = b""
+        """What ends the event, or the line of it, in which what was passed on ends."""
 
     def feed(self, data: bytes) -> bytes:
-        """What may go on now; a line that is not complete waits for the rest of it."""
+        """What may go on now; a line that is not complete waits for the rest of it, unless it is long."""
         if self._carry:
             data = self._carry + data
             self._carry = b""
         if not data.endswith(b"\n"):
             whole, newline, self._carry = data.rpartition(b"\n")
             data = whole + newline
+            if len(self._carry) > _WAITING_BYTES:
+                data, self._carry = data + self._carry, b""
             if not data:
                 return b""
-        self.is_inside_event = not data.endswith((b"\n\n", b"\r\n\r\n"))
+        is_between = data.endswith((b"\n\n", b"\r\n\r\n"))
+        self.gap = b"" if is_between else b"\n" if data.endswith(b"\n") else b"\n\n"
         return self._unique(data)
 
     def rest(self) -> bytes:

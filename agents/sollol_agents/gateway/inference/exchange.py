@@ -27,6 +27,7 @@ from sollol_bus.observe.tracing import Span
 from sollol_bus.parts import Spawn
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.results import decision_of, figures_of
+from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Decision
@@ -73,6 +74,7 @@ class Exchange:
         self._error: SollolError | None = None
         self._events: EventRelay | None = None
         self._held = b""
+        self._kept = 0
         self.call: Call | None = None
         self.decision: Decision | None = None
         self.span: Span | None = None
@@ -89,6 +91,7 @@ class Exchange:
         """
         request, self.call, self._first_at, self.decision = self._request, call, None, None
         self._held = self._rest = b""
+        self._kept = 0
         if not request.is_native:
             told = routing_headers.told(None, call.request_id)
             after_s = self._keep_alive_s
@@ -129,13 +132,24 @@ class Exchange:
 
     async def _collected(self) -> list[bytes]:
         call = self._require_call()
-        pieces = []
+        pieces: list[bytes] = []
         async for msg in call:
             if self._first_at is None:
                 self._note_first()
-            pieces.append(msg.data)  # the call must be iterated in its context
-            pieces += [one.data for one in call.take_ready()]
+            for one in (msg, *call.take_ready()):
+                self._keep(pieces, one.data)
         return pieces
+
+    def _keep(self, pieces: list[bytes], data: bytes) -> None:
+        """Collects a piece of an answer that leaves as one.
+
+        Raises:
+            SollolError: It grew too large.
+        """
+        pieces.append(data)
+        self._kept += len(data)
+        if self._kept > MAX_ANSWER_BYTES:
+            raise too_large()
 
     # -- any other path -------------------------------------------------------------------------------------
 
@@ -159,7 +173,7 @@ class Exchange:
             if events is not None:
                 data = events.feed(data)
             if not reply.status:
-                pieces.append(data)
+                self._keep(pieces, data)
             elif call.is_complete:
                 self._rest = data  # leaves together with the end
             elif data:
@@ -199,8 +213,8 @@ class Exchange:
             said = error_in_stream(dialect, error.body, request.path)
             if self._held:
                 said = self._held + b"\n" + said
-            is_inside = self._events is not None and self._events.is_inside_event
-            await reply.end(self._rest + (b"\n" if is_inside else b"") + said)
+            gap = self._events.gap if self._events is not None else b""
+            await reply.end(self._rest + gap + said)
         except SollolError as cut:
             log.info("the client was cut: %s", cut, extra={"action": "reader_cut"})
 

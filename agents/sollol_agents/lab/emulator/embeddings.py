@@ -110,9 +110,14 @@ def _texts(given: object) -> list[str]:
 
 
 def vectors(call: EmbedCall) -> list[list[float]]:
-    """Returns the vector of each input, of length 1 also when it is cut to fewer numbers."""
-    found = (codes.embedding(tokens, call.model.width)[: call.width] for tokens in call.inputs)
-    return [[gojson.single(value) for value in codes.normalised(vector)] for vector in found]
+    """Returns the vector of each input, of length 1 also when it is cut to fewer numbers; equal texts are read once."""
+    found = {tokens: _vector(call, tokens) for tokens in set(map(tuple, call.inputs))}
+    return [found[tuple(tokens)] for tokens in call.inputs]
+
+
+def _vector(call: EmbedCall, tokens: tuple[str, ...]) -> list[float]:
+    whole = codes.embedding(tokens, call.model.width)
+    return [gojson.single(value) for value in codes.normalised(whole[: call.width])]
 
 
 def answer(call: EmbedCall, figures: Figures) -> bytes:

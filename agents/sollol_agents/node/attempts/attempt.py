@@ -15,13 +15,14 @@ from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
 from sollol_agents.node.attempts.outcome import figures_of
 from sollol_agents.node.attempts.permission import Permission
 from sollol_agents.node.attempts.spans import AttemptTrace
-from sollol_agents.node.attempts.speaker import Speaker
+from sollol_agents.node.attempts.speaker import Piece, Speaker
 from sollol_agents.node.attempts.watchdog import Limits, Phase, Watchdog
 from sollol_agents.node.engines.base import Engine, EngineAnswer, EngineRequest
 from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import Cancelled, SollolError, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
+from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -184,11 +185,15 @@ class Attempt:
             self._trace.call(self.engine)
         answer = self._answer = self.engine.run(self.request)
         collected: list[bytes] = []
+        size = 0
         async with aclosing(answer.chunks()) as chunks:
             async for batch in chunks:
                 self._heard()
                 if not self._wants_stream:
                     collected += batch
+                    size += sum(map(len, batch))
+                    if size > MAX_ANSWER_BYTES:
+                        raise too_large()
                 elif self.has_spoken:
                     await self._speak(batch)
                 elif batch:
@@ -215,14 +220,19 @@ class Attempt:
         self._bus.publish(subjects.ATTEMPT.of(self.decision.node_id, self.attempt_id), encode(report))
         self._tell_content_type(answer)
         self.permission.fence.spoke()
-        await self._until_heard(lambda: self._speaker.say(batch[0]))
+        first, *more = self._speaker.pieces(batch[0])
+        await self._until_heard(lambda: self._speaker.say(first))
+        await self._say(more)
         await self._speak(batch[1:])
 
     async def _speak(self, batch: list[bytes]) -> None:
-        say = self._speaker.say
         for chunk in batch:
-            say(chunk)
-        await self._bus.make_room()
+            await self._say(self._speaker.pieces(chunk))
+
+    async def _say(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            self._speaker.say(piece)
+            await self._bus.make_room()
 
     async def _reply(self, answer: EngineAnswer, collected: list[bytes]) -> None:
         body = answer.join(collected)

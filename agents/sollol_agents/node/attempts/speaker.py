@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from sollol_bus.errors import error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode, error_headers
+from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
+
+PART_BYTES: Final = 1 << 20
+
+
+class Piece(NamedTuple):
+    """One message of an answer."""
+
+    data: bytes
+    part: str = ""
+    """Which part of a chunk it is, and of how many; empty for a whole one."""
 
 
 class Speaker:
@@ -33,16 +46,26 @@ class Speaker:
         """The engine's Content-Type, told with the first message when it is set."""
         self.messages = 0
 
-    def say(self, chunk: bytes) -> None:
-        """Publishes one chunk, in parts when it exceeds the payload limit."""
-        limit = self._bus.max_payload
-        if len(chunk) <= limit:
-            self._publish(chunk, None if self.messages else self._first_headers())
-            return
-        parts = [chunk[i : i + limit] for i in range(0, len(chunk), limit)]
-        for number, part in enumerate(parts, 1):
-            headers = {} if self.messages else self._first_headers()
-            self._publish(part, headers | {h.PART: f"{number}/{len(parts)}"})
+    def pieces(self, chunk: bytes) -> list[Piece]:
+        """A chunk as messages: itself, or parts of a large one, so that others on this connection get their turn.
+
+        Raises:
+            SollolError: It exceeds what anybody puts together.
+        """
+        size = min(PART_BYTES, self._bus.max_payload)
+        if len(chunk) <= size:
+            return [Piece(chunk)]
+        if len(chunk) > MAX_ANSWER_BYTES:
+            raise too_large()
+        starts = range(0, len(chunk), size)
+        return [Piece(chunk[start : start + size], f"{number}/{len(starts)}") for number, start in enumerate(starts, 1)]
+
+    def say(self, piece: Piece) -> None:
+        """Publishes one message."""
+        headers = None if self.messages else self._first_headers()
+        if piece.part:
+            headers = (headers or {}) | {h.PART: piece.part}
+        self._publish(piece.data, headers)
 
     def end(self, figures: Figures) -> None:
         """Publishes the last, empty message."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from sollol_agents.node.engines.refusals import engine_error
+from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas.errors import ErrorCode
 
-MAX_LINE_BYTES: Final = 64 << 20
+MAX_LINE_BYTES: Final = MAX_ANSWER_BYTES
 
 
 class LineTooLong(ValueError):
@@ -61,12 +62,12 @@ def split(splitter: LineSplitter, data: bytes) -> list[bytes]:
     """The lines that are complete now, for an adapter.
 
     Raises:
-        BackendBrokeProtocol: The engine sends a line without end.
+        SollolError: A line exceeds what anybody puts together, which is the fault of nobody but the request.
     """
     try:
         return splitter.feed(data)
     except LineTooLong as error:
-        raise engine_error(ErrorCode.ENGINE_PROTOCOL, str(error)) from error
+        raise too_large() from error
 
 
 def event_data(line: bytes) -> bytes | None:

@@ -18,12 +18,12 @@ from sollol_agents.node.engines.http.trace_context import TRACEPARENT, VIA
 from sollol_agents.node.engines.refusals import engine_error, refusal
 from sollol_agents.requests.hops import header_of
 from sollol_bus.errors import ConfigError
+from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import headers as h
 from sollol_schemas.errors import ErrorCode
 
 T = TypeVar("T")
-MAX_REPLY_BYTES: Final = 256 << 20
-_MAX_ERROR_BYTES: Final = 64 * 1024
+_MAX_ERROR_BYTES: Final = 16 << 20  # some quote the whole request
 _PATH: Final = re.compile(r"/[!-~]*")
 """Printable ASCII without spaces: nothing in a path may become a header or a second request."""
 
@@ -51,18 +51,18 @@ class HttpAnswer:
             raise StopAsyncIteration
         return data
 
-    async def read(self, limit: int = MAX_REPLY_BYTES) -> bytes:
+    async def read(self, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """The whole body.
 
         Raises:
-            BackendBrokeProtocol: It exceeds `limit` bytes.
+            SollolError: It exceeds `limit` bytes, which is the fault of nobody but the request.
         """
         parts, size = [], 0
         async for data in self:
             parts.append(data)
             size += len(data)
             if size > limit:
-                raise engine_error(ErrorCode.ENGINE_PROTOCOL, f"the engine's answer exceeds {limit} bytes")
+                raise too_large()
         return b"".join(parts)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from sollol_agents.node.engines.decoding import decoded
-from sollol_agents.node.engines.passthrough import Tail
+from sollol_agents.node.engines.ends import Tail
 from sollol_agents.node.engines.refusals import engine_error, failure_code
 from sollol_agents.node.engines.translation.calls import Calls, ToolDelta
 from sollol_schemas.errors import ErrorCode

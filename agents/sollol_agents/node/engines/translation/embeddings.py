@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.decoding import decoded
-from sollol_agents.node.engines.passthrough import Tail
+from sollol_agents.node.engines.ends import Tail
 from sollol_agents.node.engines.translation import options
 from sollol_agents.node.engines.translation.bodies import Fields, malformed, whole
 from sollol_schemas.execution import Figures
