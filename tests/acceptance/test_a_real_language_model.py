@@ -112,7 +112,6 @@ def _dot(one: list[float], other: list[float]) -> float:
 async def _is_told_true(http: httpx.AsyncClient) -> None:
     (row,) = (await http.get("/api/tags")).raise_for_status().json()["models"]
     assert row["name"].startswith(MODEL)
-    assert len(row["digest"]) >= 12, "the command line of Ollama cuts twelve characters off it"
     shown = (await http.post("/api/show", json={"model": MODEL})).raise_for_status().json()
     assert "completion" in shown["capabilities"]
 

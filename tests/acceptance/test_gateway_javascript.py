@@ -33,13 +33,13 @@ def javascript() -> str:
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
     if int(version.lstrip("v").partition(".")[0]) < OLDEST_NODE:
         pytest.skip(f"node {OLDEST_NODE} or newer is needed, not {version.strip()}")
-    if not (FOLDER / "node_modules" / "openai").is_dir():
+    if not (FOLDER / "node_modules" / "ai").is_dir():
         pytest.skip("the JavaScript clients are not installed: make install")
     return node
 
 
 @pytest.mark.parametrize("engine", ["emulated", "real"])
-@pytest.mark.parametrize("client", ["ollama", "openai"])
+@pytest.mark.parametrize("client", ["ollama", "openai", "vercel", "langchain"])
 def test_every_call_of_a_javascript_client_works(
     fleet_behind_gateway: Fleet, figure: Callable[[str], None], client: str, engine: str
 ) -> None:
@@ -59,7 +59,7 @@ def test_every_call_of_a_javascript_client_works(
     counts = {
         name: int(count) for name, count in re.findall(r"^# (tests|pass|skipped) (\d+)$", done.stdout, re.MULTILINE)
     }
-    assert counts["pass"] + counts["skipped"] == counts["tests"] > 10
+    assert counts["pass"] + counts["skipped"] == counts["tests"] >= 10
     figure(f"{counts['pass']} calls passed, {counts['skipped']} not offered by this engine")
 
 
