@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import resource
 import socket
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, ClassVar, Final
 
+import httptools
 import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -26,6 +28,10 @@ from sollol_bus.parts import Part
 log = logging.getLogger(__name__)
 
 _CLOSE_WITHIN_S = 2.0
+_UNKNOWN_METHOD: Final = re.compile(rb"([A-Za-z]{1,20}) /\S* HTTP/1\.[01]\r\n")
+_SERVED_NOWHERE: Final = b"TRACE"
+"""Stands for every method that the parser does not know: no path has it."""
+_NO_HOST: Final = "400 Bad Request: missing required Host header"
 
 
 class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +63,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.on_gone: Callable[[], None] | None = None
         """Called once when the client leaves; set while a request is served."""
+        self._latest = b""
         self._head_bytes = 0
         self._is_in_head = True
         self._has_only_head = True
@@ -87,6 +94,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Some bytes of a request."""
         self._has_only_head = self._is_in_head
+        self._latest = data
         super().data_received(data)
         if not self._has_only_head:
             return  # bodies do not count; a head that began behind one is measured when it is complete
@@ -109,7 +117,22 @@ class Connection(HttpToolsProtocol):
         if size > self.limits.head_bytes:
             self._refuse(431, "the request's head is too large")
             return
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
+            self._refuse(400, "400 Bad Request: too many Host headers" if hosts else _NO_HOST)
+            return
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what the parser does not take: a method that it does not know, or no HTTP at all."""
+        del msg
+        line = _UNKNOWN_METHOD.match(self._latest)
+        is_first = self.cycle is None or self.cycle.response_complete
+        if line is None or not is_first or line[1] == _SERVED_NOWHERE:
+            self._refuse(400, "400 Bad Request")
+            return
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(_SERVED_NOWHERE + self._latest[line.end(1) :])
 
     def on_body(self, body: bytes) -> None:
         """Some bytes of a request's body."""
@@ -141,7 +164,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int, text: str) -> None:
         if self.transport.is_closing():
             return
-        head = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(text)
+        head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(text)
         self.transport.write(STATUS_LINE[status] + head + text.encode())
         self.transport.close()
 

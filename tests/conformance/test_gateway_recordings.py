@@ -21,14 +21,14 @@ from sollol_agents.scorer.config import ScorerConfig
 FOLDER: Final = Path(os.environ.get("SOLLOL_TEST_RECORDINGS") or Path(__file__).parent / "recordings")
 CASES: Final = load_cases(FOLDER / "ollama-0.33.jsonl")
 AT_LEAST: Final = {
-    "BODY": 30,
-    "METHODS": 10,
+    "BODY": 69,
+    "METHODS": 18,
     "MGMT_ERR": 10,
-    "ORIGIN": 2,
-    "PATHS": 28,
+    "ORIGIN": 33,
+    "PATHS": 47,
     "READ": 19,
     "SHOW": 2,
-    "UNICODE": 12,
+    "UNICODE": 33,
     "MANAGE": 7,
     "CLOUD": 0,
     "NAMES": 3,

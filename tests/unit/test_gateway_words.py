@@ -15,7 +15,7 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http import routing_headers
 from sollol_agents.gateway.http.access import Ceiling, token_in
 from sollol_agents.gateway.http.errors import JSON, PLAIN_JSON, error_in_stream, refusal
-from sollol_agents.gateway.http.hosts import allowed_hosts, is_allowed_host
+from sollol_agents.gateway.http.hosts import Hosts
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.inference import native
 from sollol_agents.gateway.inference.event_relay import EventRelay
@@ -203,13 +203,14 @@ class TestDoors:
         ],
     )
     def test_only_names_of_this_machine_are_served_on_loopback(self, host: bytes, *, is_allowed: bool) -> None:
-        allowed = allowed_hosts(self.LOCAL)
-        assert allowed is not None
-        assert is_allowed_host(host, allowed) is is_allowed
+        assert Hosts(self.LOCAL).allow(host) is is_allowed
 
-    def test_other_addresses_serve_every_name(self) -> None:
-        assert allowed_hosts(GatewayConfig(host="0.0.0.0")) is None
-        assert allowed_hosts(GatewayConfig(hosts=("*",))) is None
+    def test_where_no_key_is_asked_for_no_page_can_take_a_name_that_is_served(self) -> None:
+        lan = Hosts(GatewayConfig(host="0.0.0.0", hosts=("ai.example",)))
+        assert not lan.allow(b"evil.example:8000")
+        assert all(lan.allow(name) for name in (b"gateway:8000", b"8.8.8.8", b"ai.example", b"box.local", b"[fe80::1]"))
+        assert Hosts(GatewayConfig(host="0.0.0.0", require_key=True)).allow(b"evil.example")
+        assert Hosts(GatewayConfig(hosts=("*",))).allow(b"evil.example")
 
     @pytest.mark.parametrize(
         ("path", "is_ours"),

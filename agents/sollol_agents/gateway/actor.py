@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
-from starlette.middleware.cors import CORSMiddleware
 
 from sollol_agents.gateway.application import Application
 from sollol_agents.gateway.batches.pages import BatchPages
@@ -27,19 +26,6 @@ from sollol_agents.http_server import USUAL_LIMITS, ClientLimits, HttpServer
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
-
-
-def with_cors(app: Application, config: GatewayConfig) -> Any:  # noqa: ANN401 an ASGI application
-    """The application, callable from the web pages of the configured origins."""
-    if not config.cors_origins:
-        return app
-    return CORSMiddleware(
-        app,
-        allow_origins=config.cors_origins,
-        allow_methods=["GET", "POST", "DELETE", "HEAD"],
-        allow_headers=["*"],
-        expose_headers=["*"],
-    )
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +90,7 @@ class Gateway(Actor[GatewayConfig]):
         )
         self._server = await self.own(
             HttpServer(
-                with_cors(application, config),
+                application,
                 config.host,
                 config.port,
                 remedy="Choose another with --port (`sollol up`: --http-port)",

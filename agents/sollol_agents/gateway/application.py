@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -17,12 +18,15 @@ from sollol_agents.gateway.http.access import Access, Guest
 from sollol_agents.gateway.http.bodies import read_body
 from sollol_agents.gateway.http.errors import NOT_FOUND, TEXT, Header, refusal
 from sollol_agents.gateway.http.hops import Hops
-from sollol_agents.gateway.http.hosts import allowed_hosts, is_allowed_host
+from sollol_agents.gateway.http.hosts import Hosts
 from sollol_agents.gateway.http.metrics import Metrics
+from sollol_agents.gateway.http.origins import Origins
 from sollol_agents.gateway.http.reply import Receive, Reply, Send
+from sollol_agents.gateway.http.sending import in_one_piece, with_headers
+from sollol_agents.gateway.http.spelling import redirect, respelled
 from sollol_agents.gateway.inference.request import HttpRequest, names_a_model, read_request
 from sollol_agents.gateway.inference.serving import Inference
-from sollol_agents.gateway.pages.application import has_page
+from sollol_agents.gateway.pages.application import has_page, methods_at
 from sollol_agents.http_server import ClientLimits
 from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_agents.requests.paths import is_closed
@@ -36,6 +40,11 @@ log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 
+_FORBIDDEN: Final = 403
+_NOT_FROM_THERE: Final = (
+    b"this Host or Origin is not served here; name it with --hosts or --cors-origins, or in SOLLOL_GATEWAY_HOSTS or "
+    b"SOLLOL_GATEWAY_CORS_ORIGINS"
+)
 OTHER: Final = "other"
 """What metrics call paths that only an engine knows."""
 
@@ -76,15 +85,29 @@ class Application:
         self._metrics = metrics
         self._hops = hops
         self._pages = pages
-        self._hosts = allowed_hosts(config)
+        self._hosts = Hosts(config)
+        self._origins = Origins(config.cors_origins)
         self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
+        if scope["http_version"] == "1.0":
+            send = in_one_piece(send)
+        said = self._said_to_page(scope)
+        if said:
+            send = with_headers(send, said)
         reply = Reply(send, scope["state"]["connection"], self._limits.reader_timeout_s)
         path = scope["path"]
+        if said is None:
+            self._metrics.refused(OTHER, _FORBIDDEN)
+            allow = [] if scope["method"] in methods_at(self._pages, path) else self._allow(path)
+            await reply.whole(_FORBIDDEN, [(b"x-sollol-reason", _NOT_FROM_THERE), *allow], b"")
+            return
+        if scope["method"] == "OPTIONS" and (said or path == "*"):
+            await self._tell_what_may_be_asked(reply, path)
+            return
         try:
-            guest = self._admit(scope)
+            guest = self._access.guest(scope["headers"], path)
             guest.enter()
         except SollolError as error:
             await self._refuse(reply, path, error)
@@ -98,10 +121,16 @@ class Application:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, reply: Reply, guest: Guest) -> None:
         path, via = scope["path"], await self._hops.passed_on(scope["headers"])
-        kind = KIND_OF_PATH.get(path)
-        if kind is None and scope["method"] == "POST" and self._is_engines(path):
+        kind, method = KIND_OF_PATH.get(path), scope["method"]
+        if kind is None:
+            found = respelled(path, partial(has_page, self._pages))
+            if found is not None:
+                right, is_slash = found
+                await reply.whole(*redirect(method, right, scope["query_string"], is_slash=is_slash))
+                return
+        if kind is None and method == "POST" and self._is_engines(path):
             kind = RequestKind.PASSTHROUGH
-        if kind is None or scope["method"] != "POST":
+        if kind is None or method != "POST":
             scope["state"]["guest"] = guest
             await self._pages(scope, receive, send)
             return
@@ -116,20 +145,26 @@ class Application:
         """Whether an engine may serve a path: it is none of ours, and not closed."""
         return not has_page(self._pages, path) and not is_closed(path, self._config.open_paths)
 
-    def _admit(self, scope: Scope) -> Guest:
-        """Who makes the request, when it may come in at all.
+    def _said_to_page(self, scope: Scope) -> list[Header] | None:
+        """What a web page's browser is told beside the answer; None: who calls by such a name may not come in."""
+        headers = scope["headers"]
+        host = _header(headers, b"host")
+        if not self._hosts.allow(host):
+            return None
+        origin = _header(headers, b"origin")
+        return self._origins.headers(origin, host, is_preflight=scope["method"] == "OPTIONS") if origin else []
 
-        Raises:
-            SollolError: It may not.
-        """
-        if self._hosts is not None and not is_allowed_host(_header(scope["headers"], b"host"), self._hosts):
-            raise error_from(
-                ErrorBody(
-                    code=ErrorCode.FORBIDDEN,
-                    message="this Host is not served here; name it with --hosts or SOLLOL_GATEWAY_HOSTS",
-                )
-            )
-        return self._access.guest(scope["headers"], scope["path"])
+    async def _tell_what_may_be_asked(self, reply: Reply, path: str) -> None:
+        """Answers a browser that asks whether it may, and a question about the server itself."""
+        if path == "*":
+            await reply.whole(200, [], b"")
+            return
+        reply.start(204, self._allow(path))
+        await reply.end()
+
+    def _allow(self, path: str) -> list[Header]:
+        methods = ", ".join(methods_at(self._pages, path)).encode()
+        return [(b"allow", methods)] if methods else []
 
     async def _read(self, scope: Scope, receive: Receive, kind: RequestKind, guest: Guest) -> HttpRequest | None:
         """The request with its body; None for a path that nobody knows without a model to send it to.

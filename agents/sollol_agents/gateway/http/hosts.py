@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import ipaddress
 import socket
+from typing import Final
 
 from sollol_agents.gateway.config import GatewayConfig
+
+_LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal")
 
 
 def is_local(config: GatewayConfig) -> bool:
@@ -17,29 +20,44 @@ def is_local(config: GatewayConfig) -> bool:
         return False
 
 
-def allowed_hosts(config: GatewayConfig) -> frozenset[str] | None:
-    """The names by which requests may call us, or None for all.
+class Hosts:
+    """The names by which requests may call.
 
-    On a loopback address only names of this machine are served: a web page could otherwise give its own name our
-    address and read every answer.
+    A web page could otherwise give its own name our address and read every answer. On a loopback address only names
+    of this machine are served, as Ollama does. On others, where no key keeps a page out, a name without a dot is served
+    as well: it is one of the own network, which no page can take.
     """
-    if "*" in config.hosts or not is_local(config):
-        return None
-    return frozenset({"", "localhost", socket.gethostname().lower(), *(host.lower() for host in config.hosts)})
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._is_local = is_local(config)
+        self._is_open = "*" in config.hosts or (config.require_key and not self._is_local)
+        self._names = {"", "localhost", socket.gethostname().lower(), *(host.lower() for host in config.hosts)}
+
+    def allow(self, header: bytes) -> bool:
+        """Whether a Host header is one of these names."""
+        if self._is_open:
+            return True
+        name = _name_in(header)
+        if name in self._names or name.endswith(_LOCAL_SUFFIXES):
+            return True
+        address = _address(name)
+        if address is None:
+            return not self._is_local and "." not in name
+        return not self._is_local or address.is_loopback or address.is_private
 
 
 @functools.lru_cache(maxsize=256)
-def is_allowed_host(header: bytes, allowed: frozenset[str]) -> bool:
-    """Whether a Host header names this machine."""
+def _name_in(header: bytes) -> str:
+    """The name or address in a Host header, without its port."""
     name = header.decode("latin-1").lower()
     if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
-    if name in allowed or name.endswith((".localhost", ".local", ".internal")):
-        return True
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0] if name.count(":") == 1 else name
+
+
+@functools.lru_cache(maxsize=256)
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        address = ipaddress.ip_address(name)
+        return ipaddress.ip_address(name)
     except ValueError:
-        return False
-    return address.is_loopback or address.is_private
+        return None

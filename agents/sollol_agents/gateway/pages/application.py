@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from starlette.applications import Starlette
@@ -16,20 +16,37 @@ from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_bus.errors import SollolError
 
 _NOT_ALLOWED: Final = b"405 method not allowed"
+_ORDER: Final = ("HEAD", "GET", "POST", "PUT", "DELETE")
 
 
 def pages(routes: Iterable[Route]) -> Starlette:
     """The application of these routes."""
     inference = [Route(path, _never, methods=["POST"]) for path in KIND_OF_PATH]
-    return Starlette(
+    application = Starlette(
         routes=[*routes, *inference],
         exception_handlers={HTTPException: _plain, SollolError: _refuse, ClientDisconnect: _gone},
     )
+    application.router.redirect_slashes = False  # `spelling` knows which path is meant
+    return application
 
 
 def has_page(application: Starlette, path: str) -> bool:
     """Whether a path is one of the application's, whatever the method."""
     return any(isinstance(route, Route) and route.path_regex.match(path) for route in application.routes)
+
+
+def methods_at(application: Starlette, path: str) -> list[str]:
+    """What may be asked of a path, in the order in which it is told; Starlette itself names those of one route."""
+    matching = [r for r in application.routes if isinstance(r, Route) and r.path_regex.match(path)]
+    found = {method for route in matching if route.path == matching[0].path for method in route.methods or ()}
+    return sorted(found, key=_ORDER.index)
+
+
+def only_get(path: str, page: Callable[[Request], Awaitable[Response]]) -> Route:
+    """A page for GET alone: Starlette adds HEAD, which Ollama has on few paths."""
+    route = Route(path, page, methods=["GET"])
+    route.methods = {"GET"}
+    return route
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -44,14 +61,8 @@ async def _plain(request: Request, error: Exception) -> Response:
     text = {404: NOT_FOUND, 405: _NOT_ALLOWED}.get(error.status_code, str(error.detail).encode())
     headers = {**(error.headers or {}), "content-type": "text/plain"}
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(sorted(_methods_at(request)))
+        headers["Allow"] = ", ".join(methods_at(request.app, request.url.path))
     return Response(text, error.status_code, headers=headers)
-
-
-def _methods_at(request: Request) -> set[str]:
-    """What may be asked of a path: Starlette itself names the methods of one route alone."""
-    matching = [r for r in request.app.routes if isinstance(r, Route) and r.path_regex.match(request.url.path)]
-    return {method for route in matching if route.path == matching[0].path for method in route.methods or ()}
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:

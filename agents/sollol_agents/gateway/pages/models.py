@@ -12,6 +12,7 @@ from sollol_agents.gateway.http.bodies import body_of, json_response, model_in
 from sollol_agents.gateway.http.errors import JSON
 from sollol_agents.gateway.management import model_lists
 from sollol_agents.gateway.management.fleet import Fleet
+from sollol_agents.gateway.pages.application import only_get
 
 _OLLAMA_VERSION: Final = "0.33.0"
 """Told when no Ollama is in the fleet: the API that is spoken here."""
@@ -34,13 +35,16 @@ class ModelPages:
         reads = {
             "/": self.root,
             "/api/version": self.version,
-            "/api/status": self.status,
             "/api/tags": self.tags,
+        }
+        gets = {
+            "/api/status": self.status,
             "/api/ps": self.running,
             "/v1/models": self.openai_models,
             "/v1/models/{model:path}": self.openai_model,
         }
         routes = [Route(path, page, methods=["GET", "HEAD"]) for path, page in reads.items()]
+        routes += [only_get(path, page) for path, page in gets.items()]
         return [*routes, Route("/api/show", self.show, methods=["POST"])]
 
     async def root(self, _request: Request) -> Response:
