@@ -128,7 +128,7 @@ class RequestWaiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class RequestGranted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="request.granted.v1"):
-    """The request got a slot; told again when a later attempt gets another one."""
+    """The request got a slot, first or again; told of a job, and to a caller who was told that the request waits."""
 
     request_id: BusId
     node_id: BusId

@@ -73,8 +73,8 @@ class Call:
         waited_s: Its age.
         max_resends: So often it is sent at most after the first time, earlier sendings under this id included.
         rng: Spreads the resends of many callers.
-        on_news: Called with what is told about it on the way: who took it, its place in the queue, its node. Quick
-            requests have no news.
+        on_news: Called with what is told about it on the way: who took it, its place in the queue, and when its wait
+            is over, its node. Quick requests have no news.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ from sollol_bus.observe.tracing import Tracer
 from sollol_bus.transport.config import BusConfig
 from sollol_bus.transport.messages import Msg, encode, error_headers, size_of_headers
 from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox
-from sollol_bus.transport.subscription import Leaving, Subscription, run_at_once
+from sollol_bus.transport.subscription import Delivery, Leaving, Subscription, run_at_once
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 __all__ = ["INBOX_ROOT", "PAYLOAD_MARGIN_BYTES", "SETTLING_S", "Bus", "BusConfig"]
@@ -218,21 +218,9 @@ class Bus:
         Raises:
             NotConnected: The connection is closed.
         """
-
-        async def deliver(msg: Msg) -> None:
-            try:
-                handler(msg)
-            except NotConnected as error:
-                log.info(
-                    "lost the connection while handling %s: %s", msg.subject, error, extra={"action": "handler_cut"}
-                )
-            except Exception:
-                log.exception("handling a message on %s failed", msg.subject, extra={"action": "handler_failed"})
-
         try:
-            inner = run_at_once(
-                self._nc.subscribe(subject, queue, cb=deliver, pending_msgs_limit=0, pending_bytes_limit=0)
-            )
+            delivery: Any = Delivery(handler)  # in a future's place
+            inner = run_at_once(self._nc.subscribe(subject, queue, future=delivery))
         except nats.errors.Error as error:
             raise NotConnected(f"cannot subscribe to {subject}: {error}") from error
         return Subscription(inner, subject, self._leaving)

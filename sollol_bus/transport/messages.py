@@ -71,7 +71,9 @@ def error_headers(body: ErrorBody) -> dict[str, str]:
 
 def size_of_headers(headers: dict[str, str]) -> int:
     """Bytes of the headers on the wire."""
-    return _HEADER_FRAME_BYTES + sum(len(name) + len(text.encode()) + _HEADER_SIGNS for name, text in headers.items())
+    texts = "".join(headers.values())
+    size = len(texts) if texts.isascii() else len(texts.encode())
+    return _HEADER_FRAME_BYTES + len(headers) * _HEADER_SIGNS + sum(map(len, headers)) + size
 
 
 def error_of(msg: Msg) -> ErrorBody | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import nats.errors
 from nats.aio.subscription import Subscription as NatsSubscription
+
+from sollol_bus.errors import NotConnected
+from sollol_bus.transport.messages import Msg
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,35 @@ class Subscription:
         inner, self._inner = self._inner, None
         if inner is not None:
             self._leaving.add(inner)
+
+
+class Delivery:
+    """Hands each message of a subscription to its handler as soon as it is parsed.
+
+    It stands where the client library takes a future for a single answer. Given a callback instead, the library keeps
+    a queue and a task for each subscription and wakes that task for each message: a fifth of all processor time.
+
+    Args:
+        handler: Takes the messages; what it raises is logged and ends nothing.
+    """
+
+    __slots__ = ("_handler",)
+
+    def __init__(self, handler: Callable[[Msg], None]) -> None:
+        self._handler = handler
+
+    def cancelled(self) -> bool:
+        """Whether messages are no longer wanted: never, a subscription is ended instead."""
+        return False
+
+    def set_result(self, msg: Msg) -> None:
+        """Takes one message."""
+        try:
+            self._handler(msg)
+        except NotConnected as error:
+            log.info("lost the connection while handling %s: %s", msg.subject, error, extra={"action": "handler_cut"})
+        except Exception:
+            log.exception("handling a message on %s failed", msg.subject, extra={"action": "handler_failed"})
 
 
 class Leaving:

@@ -64,6 +64,26 @@ async def test_a_withdrawn_question_is_never_answered(bus: Bus, other: Bus) -> N
     assert heard == []
 
 
+async def test_messages_are_handled_in_the_order_in_which_they_came_whatever_they_were_subscribed_by(
+    bus: Bus, other: Bus
+) -> None:
+    heard: list[bytes] = []
+    for subject in ("left", "right"):
+        other.subscribe(subject, lambda msg: heard.append(msg.data))
+    await other.flush()
+    for number in range(6):
+        bus.publish(("left", "right")[number % 2], b"%d" % number)
+    await bus.flush()
+    await other.flush()
+    assert heard == [b"0", b"1", b"2", b"3", b"4", b"5"]
+
+
+async def test_a_subscription_costs_no_task(bus: Bus) -> None:
+    before = asyncio.all_tasks()
+    bus.subscribe("x", lambda _: None)
+    assert asyncio.all_tasks() == before
+
+
 async def test_a_failing_handler_is_logged_and_hears_the_next_message(
     bus: Bus, other: Bus, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,7 @@ from sollol_schemas.execution import (
     CancelRequest,
     Exec,
     Figures,
+    RequestGranted,
     RequestNews,
     RequestWaiting,
     StartAnswer,
@@ -76,6 +77,11 @@ class ScriptedScorer:
     def repeat(self) -> None:
         """Says again that what was asked for last has to wait."""
         self.bus.respond(self._last, GrantQueued(request_id=self.asked[-1].request_id, position=1))
+
+    def let_go(self) -> None:
+        """Grants what was held back last."""
+        self.holds_back = False
+        self._on_grant(self._last)
 
     def _on_grant(self, msg: Msg) -> None:
         asked = decode(msg.data, GrantRequest)
@@ -473,8 +479,43 @@ async def test_a_caller_that_died_is_missed_while_its_request_waits(
         await mortal.nats.close()  # without a word, as a killed process
         scorer.repeat()
         await eventually(lambda: dispatcher.statistics().in_flight == 0)
-    assert len(scorer.released) == 1
+    await eventually(lambda: len(scorer.released) == 1)
     await mortal.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"), [({}, [Taken]), ({h.JOB: "j1"}, [Taken, RequestGranted])], ids=["any", "job"]
+)
+async def test_of_a_request_that_never_waited_only_the_runner_of_a_job_hears_where_it_runs(
+    headers: dict[str, str], told: list[type], dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    ScriptedScorer(actors_bus, ["n1"])
+    node = ScriptedNode(actors_bus, "n1", lambda n, a: n.accept(a))
+    await actors_bus.flush()
+    heard: list[type] = []
+    async with Call(
+        bus, subjects.GENERATE, BODY, headers=headers, on_news=lambda news: heard.append(type(news))
+    ) as call:
+        await eventually(lambda: Taken in heard)
+        node.first(f"{call.request_id}-1")
+        node.finish(f"{call.request_id}-1")
+        assert [msg.data async for msg in call] == [b'{"response":"a"}']
+    assert heard == told
+
+
+async def test_a_caller_who_heard_that_its_request_waits_hears_when_it_runs(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    scorer = ScriptedScorer(actors_bus, ["n1"])
+    scorer.holds_back = True
+    ScriptedNode(actors_bus, "n1", serve)
+    await actors_bus.flush()
+    heard: list[type] = []
+    async with Call(bus, subjects.GENERATE, BODY, on_news=lambda news: heard.append(type(news))) as call:
+        await eventually(lambda: RequestWaiting in heard)
+        scorer.let_go()
+        assert [msg.data async for msg in call] == [b'{"response":"a"}']
+    assert heard == [Taken, RequestWaiting, RequestGranted]
 
 
 async def test_nobody_cancels_without_the_secret(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:

@@ -27,7 +27,7 @@ from sollol_bus.transport.mux import ReplyInbox
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode
-from sollol_schemas.execution import AttemptDone, AttemptFailed, AttemptReport, RequestGranted, RequestWaiting
+from sollol_schemas.execution import AttemptDone, AttemptFailed, AttemptReport, RequestWaiting
 from sollol_schemas.grant import Birth, Granted, GrantQueued, GrantRefused, GrantRelease, GrantReply, GrantRequest
 from sollol_schemas.headers import TRACEPARENT
 from sollol_schemas.instants import instant
@@ -167,7 +167,7 @@ class ActiveRequest:
             self._finish_with_error(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=str(error)))
             return
         self.attempt = attempt
-        self._caller.tell(RequestGranted(request_id=self.request.request_id, node_id=attempt.node_id))
+        self._caller.tell_granted(attempt.node_id)
         if self._span is not None:
             tell_granted(self._span, granted)
         self._tools.nodes.watch(attempt.node_id)

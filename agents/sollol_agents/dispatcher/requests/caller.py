@@ -12,7 +12,7 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode, is_no_responders
 from sollol_bus.transport.mux import ReplyInbox
 from sollol_schemas.errors import ErrorBody
-from sollol_schemas.execution import RequestNews, Taken
+from sollol_schemas.execution import RequestGranted, RequestNews, Taken
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,14 @@ class Caller:
         self._news = news
         if self._refusals is not None:
             self._publish(news, self._refusals)
+
+    def tell_granted(self, node_id: str) -> None:
+        """Tells that it runs now, and where: whoever heard that it waits, and the runner of a job, who tells others."""
+        has_heard = self._refusals is not None and self._news is not None
+        if has_heard or self._request.context.job_id:
+            self.tell(RequestGranted(request_id=self._request.request_id, node_id=node_id))
+        else:
+            self._news = None  # that it waited is no news any more
 
     def refuse(self, error: ErrorBody) -> None:
         """Tells what went wrong, as the end of the answer."""
