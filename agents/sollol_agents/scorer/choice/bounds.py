@@ -6,11 +6,12 @@ asks for them, the reloads that a load causes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from operator import itemgetter
 
-from sollol_agents.scorer.choice.cost import TASK_PREFERENCE_SHARE, CostRules, estimate
-from sollol_agents.scorer.choice.horizon import Horizon
+from sollol_agents.scorer.choice.cost import TASK_PREFERENCE_SHARE, CostRules, estimate, is_free_for
+from sollol_agents.scorer.choice.horizon import Horizon, LoadPlan
 from sollol_agents.scorer.choice.profiles import Profile
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.knowledge.demand import HIGHEST_BUCKET, bucket_of
@@ -18,6 +19,7 @@ from sollol_schemas.routing import RoutingMode
 
 _FAST = RoutingMode.FAST
 _by_seconds = itemgetter(0)
+_EXACT = 1.0 - 1e-9  # sums in another order differ by less
 
 
 Bound = tuple[float, float, float, Profile, bool, bool]
@@ -36,9 +38,11 @@ class Pool:
     __slots__ = (
         "_bounds",
         "_bucket",
+        "_changed",
         "_now",
         "_place",
         "_rules",
+        "_seen",
         "held",
         "hit_tokens",
         "left",
@@ -55,6 +59,8 @@ class Pool:
         planned: dict[str, Horizon],
         now: float,
         rules: CostRules,
+        *,
+        changed: Sequence[str] = (),
     ) -> None:
         self.held = 0
         """Requests that wait although a node could start them at once."""
@@ -64,6 +70,8 @@ class Pool:
         """Prompts of those that are planned, and what of them lies in caches where they go."""
         self.profiles = profiles
         self.planned = planned
+        self._changed = changed  # nodes that plans changed, in order; bounds know of the first `_seen` of them
+        self._seen = len(changed)
         self._now = now
         self._rules = rules
         is_ranked = waiting.priority > 0  # the others are not in order of rank
@@ -77,11 +85,39 @@ class Pool:
         places = self._places()
         return any(self.model in self.planned[i].ready for i in open_ids if i in places)
 
-    def replan(self, node_id: str) -> None:
-        """Takes note of a plan that changed a node."""
-        place = self._places().get(node_id)
-        if place is not None:
-            self._bounds[place] = self._bounds_of((self._bounds[place][3],))[0]
+    def free_now(self, open_ids: set[str]) -> list[Profile]:
+        """The candidates on which a request of the class could start at once, in their order."""
+        now, model, planned = self._now, self.model, self.planned
+        found = []
+        for profile in self.profiles:
+            node_id = profile.node.node_id
+            if node_id in open_ids and is_free_for(model, profile, planned[node_id], now):
+                found.append(profile)
+        return found
+
+    def soonest_end(self, waiting: Waiting, free: Sequence[Profile]) -> float:
+        """An instant before which the request ends on none of these candidates, on which it could start at once."""
+        context = waiting.request.context
+        if context.prefix_hashes or waiting.request.routing.session_id is not None:
+            return self._now
+        prompt, output, model = context.prompt_tokens, waiting.output_mean, self.model
+        least_s = math.inf
+        for profile in free:
+            horizon = self.planned[profile.node.node_id]
+            seconds = (prompt / profile.prompt_tps + output / profile.decode_tps) / horizon.pace
+            if model not in horizon.ready:
+                seconds += profile.load_s
+            if seconds < least_s:  # noqa: PLR1730 a call costs more
+                least_s = seconds
+        return self._now + least_s * _EXACT
+
+    def _catch_up(self) -> None:
+        """Takes note of the nodes that plans have changed."""
+        for node_id in set(self._changed[self._seen :]):
+            place = self._places().get(node_id)
+            if place is not None:
+                self._bounds[place] = self._bounds_of((self._bounds[place][3],))[0]
+        self._seen = len(self._changed)
 
     def _places(self) -> dict[str, int]:
         """Where each node stands among the candidates; not needed by a request that is alone."""
@@ -89,12 +125,14 @@ class Pool:
             self._place = {b[3].node.node_id: i for i, b in enumerate(self._bounds)}
         return self._place
 
-    def evict_s(self, profile: Profile) -> float:
-        """Seconds of the reloads that loading the model on this candidate causes."""
-        return self.planned[profile.node.node_id].load_plan(self.model, profile.need_bytes).evict_s
+    def load_plan(self, profile: Profile) -> LoadPlan:
+        """What loading the model on this candidate takes."""
+        return self.planned[profile.node.node_id].load_plan(profile.need_bytes)
 
     def bounded(self, waiting: Waiting) -> list[tuple[float, Bound]]:
         """Every candidate with the seconds that its cost cannot fall below, cheapest first."""
+        if self._seen < len(self._changed):
+            self._catch_up()
         context = waiting.request.context
         if context.prefix_hashes or waiting.request.routing.session_id is not None or waiting.mode is not _FAST:
             bounded = [(self._with_prefix(waiting, b), b) for b in self._bounds]
@@ -128,11 +166,12 @@ class Pool:
             if ready_at is None:
                 seconds = profile.load_s
                 ready_at = horizon.load_ends_at
-                load = horizon.plans.get(model)
+                load = horizon.plans.get(profile.need_bytes)
                 if load is None:
                     is_tight = False
                 else:
                     seconds += load.evict_s
+                    ready_at = load.begins_at
             if ready_at > start:  # noqa: PLR1730 a call costs more
                 start = ready_at
             if start > now:

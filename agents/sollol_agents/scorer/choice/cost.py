@@ -21,6 +21,7 @@ from sollol_schemas.decision import CandidateCost
 from sollol_schemas.routing import RoutingMode
 
 _SOON_S = 0.02
+_new_tuple = tuple.__new__  # what calling a named tuple comes to, without a call in between
 _RELIABLE_RISK_FACTOR = 5.0
 _DISPERSION_WEIGHT = 0.5
 _UPTIME_WEIGHT_S = 0.05
@@ -107,8 +108,8 @@ class Cost(NamedTuple):
 def estimate(waiting: Waiting, profile: Profile, rules: CostRules, *, has_cpu_rival: bool = False) -> Estimate:
     """The moment-independent part of a request's cost on a node; kept until the node's figures change."""
     node_id = profile.node.node_id
-    known = waiting.estimates.get(node_id)
-    if isinstance(known, Estimate) and known.profile is profile:
+    known: Estimate | None = waiting.estimates.get(node_id)
+    if known is not None and known.profile is profile:
         return known
     fresh = waiting.estimates[node_id] = Estimate(waiting, profile, rules, has_cpu_rival=has_cpu_rival)
     return fresh
@@ -140,7 +141,7 @@ def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, bucket: int)
     load: LoadPlan | None = None
     ready_at = h.ready.get(model)
     if ready_at is None:
-        load = h.load_plan(model, profile.need_bytes)
+        load = h.load_plan(profile.need_bytes)
         load_s, evict_s = profile.load_s, load.evict_s
         if load.begins_at > start:
             start, is_free = load.begins_at, False
@@ -164,7 +165,16 @@ def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, bucket: int)
     if not is_free:
         overtaking = h.node.work.overtaking_factor(bucket, now)
     total = (start - now) * overtaking + load_s + work_s + 2.0 * slowdown_s + evict_s + e.fixed_s
-    return Cost(total, start, is_free, load, slowdown_s, overtaking, h, e)
+    return _new_tuple(Cost, (total, start, is_free, load, slowdown_s, overtaking, h, e))
+
+
+def is_free_for(model: str, profile: Profile, h: Horizon, now: float) -> bool:
+    """Whether `evaluate` would find a request of this model free to start now, on a node that has a free slot."""
+    if profile.model_slots < h.slots and sum(m == model for _, m in h.finishes) >= profile.model_slots:
+        return False
+    ready_at = h.ready.get(model)
+    begins_at = h.load_plan(profile.need_bytes).begins_at if ready_at is None else ready_at
+    return begins_at <= now
 
 
 def end_of(cost: Cost) -> float:

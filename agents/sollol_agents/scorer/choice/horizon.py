@@ -79,8 +79,8 @@ class Horizon:
         self.pace = max(node.pace.value, 0.05)
         self._demand = demand
         self._holders = holders
-        self.plans: dict[str, LoadPlan] = {}
-        """What loading each model takes, as far as somebody asked; see `load_plan`."""
+        self.plans: dict[float, LoadPlan] = {}
+        """What loading a model that needs so many bytes takes, as far as somebody asked; see `load_plan`."""
         self._memory: tuple[float, list[Evictable]] | None = None
         self.load_ends_at = 0.0
         self.ready: dict[str, float] = {}
@@ -141,11 +141,11 @@ class Horizon:
         busy = self.finishes[-self.slots :]
         return now + sum(max(0.0, end - now) for end, _ in busy) / max(1, self.slots)
 
-    def load_plan(self, name: str, need_bytes: float) -> LoadPlan:
-        """What loading `name` here takes; remembered until the horizon changes."""
-        plan = self.plans.get(name)
+    def load_plan(self, need_bytes: float) -> LoadPlan:
+        """What loading a model that is not in memory takes; remembered until the horizon changes."""
+        plan = self.plans.get(need_bytes)
         if plan is None:
-            plan = self.plans[name] = self._plan_load(need_bytes)
+            plan = self.plans[need_bytes] = self._plan_load(need_bytes)
         return plan
 
     def _plan_load(self, need_bytes: float) -> LoadPlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.knowledge.lognormal import MEAN_FACTOR
@@ -82,7 +82,7 @@ class Waiting:
         """Requests to be expected for each that is answered, 0 to 1; set by the plan."""
         self.best_work_s = 0.0
         """Predicted work alone on the fastest eligible node; 0 when not known."""
-        self.estimates: dict[str, object] = {}
+        self.estimates: dict[str, Any] = {}
         self.is_cpu_only = False
         """Whether CPU nodes are mandatory: it prefers them, and one can do it before the deadline."""
         self.class_key = class_key_of(request, self.model, self.excluded)

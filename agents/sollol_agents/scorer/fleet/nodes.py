@@ -83,11 +83,6 @@ class Node:
     def __repr__(self) -> str:
         return f"<Node {self.node_id} {self.state} {len(self.attempts)}/{self.slots}>"
 
-    @property
-    def figures_version(self) -> int:
-        """Changes whenever a predicted time of any of its models may have."""
-        return self.shape_version + self.speed_version + self.speeds.version + self.residents.version
-
     def reshape(self) -> None:
         """Notes that the node's eligibility for some request may have changed."""
         self.shape_version += 1

@@ -117,7 +117,7 @@ class Admission:
     def refusal_by_deadline(self, waiting: Waiting, now: float) -> Refusal | None:
         """Why a request that must wait cannot be served in time, or None."""
         left_s = waiting.deadline_at - now
-        wait_s = self._predicted_wait_s(waiting, now)
+        wait_s = self._predicted_wait_s(waiting, now, enough_s=left_s)
         if wait_s <= left_s:
             return None
         return Refusal(refusals.unreachable(wait_s, left_s), min(_RETRY_AFTER_MAX_S, wait_s - left_s))
@@ -142,13 +142,17 @@ class Admission:
         quiet_since = max([self._fleet.patient_until, *(node.joined_at for node in self._fleet.nodes.values())])
         return now >= quiet_since + _QUIET_WARM_UPS * self._config.warm_up_s and not verdict.is_transient
 
-    def _predicted_wait_s(self, waiting: Waiting, now: float) -> float:
-        """Seconds until a slot: the soonest start, and the work ahead spread over the class's nodes."""
-        nodes = self._verdicts.of(waiting, now).nodes
-        if not nodes:
-            return 0.0
-        soonest_s = min(c.start for c in self._planner.costs(waiting, nodes, now)) - now
+    def _predicted_wait_s(self, waiting: Waiting, now: float, *, enough_s: float = -math.inf) -> float:
+        """Seconds until a slot: the soonest start, and the work ahead spread over the class's nodes.
+
+        With `enough_s`, some upper bound that is no greater, where the first nodes prove one.
+        """
         ahead_s = self._queue.work_ahead_s(waiting)
-        if ahead_s <= 0:
-            return soonest_s
-        return soonest_s + ahead_s / self._planner.parallelism(waiting, nodes)
+        soonest, parallel, wait_s = math.inf, 0.0, 0.0
+        for start, share in self._planner.prospects(waiting, self._verdicts.of(waiting, now).nodes, now):
+            soonest = min(soonest, start)
+            parallel += share
+            wait_s = soonest - now + max(0.0, ahead_s) / max(parallel, 1e-6)
+            if wait_s <= enough_s:
+                break
+        return wait_s

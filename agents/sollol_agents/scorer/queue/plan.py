@@ -94,71 +94,71 @@ class Planner:
             now: The present instant.
             newcomers_ratio: Requests to be expected for each that is answered, 0 to 1.
         """
-        ahead = [(waiting, nodes_for(waiting)) for waiting in merged(lines, window)]
-        walk = Walk(self._near_future([nodes for _, nodes in ahead], now), now)
+        nodes_of = _nodes_of_classes(lines, window, nodes_for)
+        walk = Walk(self._near_future(nodes_of.values(), now), now)
+        if not walk.open_ids:
+            return
+        line_of = {line.first.class_key: line for line in lines}
+        ahead = merged(lines, window)
         later = [(line, line.beyond(window, _TRIED_BEYOND)) for line in lines if len(line) > window]
-        pools = self._pools(lines, ahead, walk)
-        for waiting, nodes in ahead:
+        pools: dict[ClassKey, Pool] = {}
+        for waiting in ahead:
             if not walk.open_ids:
                 return
+            key = waiting.class_key
+            nodes = nodes_of[key]
             if not nodes:
                 continue
-            pool = pools[waiting.class_key]
+            pool = pools.get(key)
+            if pool is None:
+                pool = pools[key] = self._pool(waiting, nodes, line_of.get(key), walk)
             pool.left -= 1.0
             waiting.held_ahead = min(_MOST_HELD, pool.held)
             waiting.newcomers_ratio = newcomers_ratio
             choice = self._best(waiting, pool, nodes, walk.open_ids, now)
             yield waiting, choice
-            if waiting is ahead[-1][0] and not later:
+            if waiting is ahead[-1] and not later:
                 return
             if not choice.cost.is_free and pool.could_start(walk.open_ids):
                 pool.held += 1
             pool.prompt_tokens += waiting.request.context.prompt_tokens
             pool.hit_tokens += choice.cost.estimate.hit_tokens
-            walk.commit(choice.cost, waiting.model, pools.values())
+            walk.commit(choice.cost, waiting.model)
         for line, candidates in later:
-            yield from self._beyond(line, candidates, pools, walk)
-
-    def _pools(
-        self, lines: Sequence[Line], ahead: Sequence[tuple[Waiting, Sequence[Node]]], walk: Walk
-    ) -> dict[ClassKey, Pool]:
-        """The candidates of every class, with how much waits for them."""
-        pools: dict[ClassKey, Pool] = {}
-        for waiting, nodes in ahead:
-            if nodes and waiting.class_key not in pools:
-                profiles = self._profiles(waiting, nodes)
-                pools[waiting.class_key] = Pool(waiting, profiles, walk.planned, walk.now, self._rules)
-        for line in lines:
-            pool = pools.get(next(iter(line)).class_key)
+            pool = pools.get(candidates[0].class_key)
             if pool is not None:
-                pool.left = len(line) + line.behind
-        return pools
+                yield from self._beyond(line, candidates, pool, walk)
+
+    def _pool(self, waiting: Waiting, nodes: Sequence[Node], line: Line | None, walk: Walk) -> Pool:
+        """The candidates of a class, with how much waits for them."""
+        profiles = self._profiles(waiting, nodes)
+        pool = Pool(waiting, profiles, walk.planned, walk.now, self._rules, changed=walk.changed)
+        if line is not None:
+            pool.left = len(line) + line.behind
+        return pool
 
     def _beyond(
-        self, line: Line, candidates: Sequence[Waiting], pools: dict[ClassKey, Pool], walk: Walk
+        self, line: Line, candidates: Sequence[Waiting], pool: Pool, walk: Walk
     ) -> Iterator[tuple[Waiting, Choice]]:
         """Starts more of a long line on nodes that are left open, where they end before the whole line would."""
-        pool = pools.get(candidates[0].class_key)
-        if pool is None:
-            return
+        free = pool.free_now(walk.open_ids)
+        drained_at = walk.drained_at(line, pool) if free else 0.0
         for waiting in candidates:
-            free = self._open_costs(waiting, pool, walk)
             if not free:
                 return
-            drained_at = walk.drained_at(line, pool)
-            cost = min(free, key=end_of)
+            if pool.soonest_end(waiting, free) >= drained_at:
+                continue
+            bucket = self._bucket(waiting, walk.now)
+            costs = [self._cost(waiting, profile, pool, walk.now, bucket) for profile in free]
+            cost = min(costs, key=end_of)
             if _latest_end(cost) >= drained_at:
                 continue
             pool.left -= 1.0
             reason = f"starts at once: {pool.left:.0f} more would take {drained_at - walk.now:.1f} s"
-            yield waiting, Choice(cost, reason, free)
-            walk.commit(cost, waiting.model, pools.values())
-
-    def _open_costs(self, waiting: Waiting, pool: Pool, walk: Walk) -> list[Cost]:
-        bucket = self._bucket(waiting, walk.now)
-        profiles = [p for p in pool.profiles if p.node.node_id in walk.open_ids]
-        costs = [self._cost(waiting, p, pool, walk.now, bucket) for p in profiles]
-        return [c for c in costs if c.is_free]
+            yield waiting, Choice(cost, reason, costs)
+            walk.commit(cost, waiting.model)
+            free = pool.free_now(walk.open_ids)
+            drained_at = walk.drained_at(line, pool)
 
     def _near_future(self, candidates: Iterable[Sequence[Node]], now: float) -> dict[str, Horizon]:
         """The horizons of all candidates, by node id."""
@@ -178,7 +178,7 @@ class Planner:
         ratio = self.strategy.prune_ratio
         if ratio is None or waiting.mode is RoutingMode.ASYNC:
             return self.choose(waiting, nodes, now, pool)
-        bucket = self._bucket(waiting, now)
+        bucket, rules, planned = self._bucket(waiting, now), self._rules, pool.planned
         order = pool.bounded(waiting)
         best = best_free = limit = math.inf
         costs = []
@@ -196,10 +196,14 @@ class Planner:
             if least_s > limit or least_s > best_free + TIE_S + TIE_RATIO * least_s or least_s > ratio * best:
                 break
             seen += 1
-            total_s = least_s if is_tight else least_s + pool.evict_s(profile)
+            total_s = least_s
+            if not is_tight:
+                load = pool.load_plan(profile)
+                total_s += load.evict_s
+                may_be_free &= load.begins_at <= now  # noqa: PLW2901
             if total_s > best_free + TIE_S + TIE_RATIO * total_s or total_s > (ratio if may_be_free else 1.0) * best:
                 continue
-            cost = self._cost(waiting, profile, pool, now, bucket)
+            cost = evaluate(waiting, estimate(waiting, profile, rules), planned[profile.node.node_id], now, bucket)
             costs.append(cost)
             best = min(best, cost.total_s)
             if cost.is_free:
@@ -250,13 +254,15 @@ class Planner:
         """Predicted work of a request alone on a node."""
         return estimate(waiting, self._profile(waiting, node), self._rules).work_s
 
-    def parallelism(self, waiting: Waiting, nodes: Sequence[Node]) -> float:
-        """How many requests like this one the nodes work off in the time the fastest needs for one; > 0."""
-        total = 0.0
-        for node in nodes:
-            work_s = max(1e-6, self.work_s(waiting, node))
-            total += max(1e-6, waiting.best_work_s) / work_s * speed_up(node.slots, node.speeds.beta)
-        return max(total, 1e-6)
+    def prospects(self, waiting: Waiting, nodes: Sequence[Node], now: float) -> Iterator[tuple[float, float]]:
+        """For each node, when a request could start, and how many such it works off while the fastest does one."""
+        bucket = self._bucket(waiting, now)
+        has_cpu_rival = waiting.mode is RoutingMode.ASYNC and self._has_cpu_rival(waiting, nodes, now)
+        for profile in self._profiles(waiting, nodes):
+            node, e = profile.node, estimate(waiting, profile, self._rules, has_cpu_rival=has_cpu_rival)
+            cost = evaluate(waiting, e, self.horizon(node, now), now, bucket)
+            share = max(1e-6, waiting.best_work_s) / max(1e-6, e.work_s)
+            yield cost.start, share * speed_up(node.slots, node.speeds.beta)
 
     @staticmethod
     def node_seconds(cost: Cost) -> float:
@@ -273,6 +279,18 @@ class Planner:
                 if e.profile.load_s + e.work_s < left_s:
                     return True
         return False
+
+
+def _nodes_of_classes(
+    lines: Sequence[Line], window: int, nodes_for: Callable[[Waiting], Sequence[Node]]
+) -> dict[ClassKey, Sequence[Node]]:
+    """The candidates of every class that is planned; only the line of priority 0 holds several."""
+    found: dict[ClassKey, Sequence[Node]] = {}
+    for line in lines:
+        for _, waiting in line.head(1 if line.first.priority else window):
+            if waiting.class_key not in found:
+                found[waiting.class_key] = nodes_for(waiting)
+    return found
 
 
 def _latest_end(cost: Cost) -> float:

@@ -42,6 +42,11 @@ class Line:
     def __iter__(self) -> Iterator[Waiting]:
         return (w for _, w in self._row)
 
+    @property
+    def first(self) -> Waiting:
+        """The one whose turn is next; there must be one."""
+        return self._row[0][1]
+
     def head(self, count: int) -> list[tuple[Key, Waiting]]:
         """The first so many, with what they are ordered by."""
         return self._row[:count]
@@ -125,7 +130,7 @@ class Queue:
 
     def one_of_each_class(self) -> list[Waiting]:
         """The first request of every class in which something waits."""
-        firsts = {key: next(iter(line)) for key, line in self._lines.items()}
+        firsts = {key: line.first for key, line in self._lines.items()}
         for waiting in self._idle:
             firsts.setdefault(waiting.class_key, waiting)
         return list(firsts.values())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from sollol_agents.scorer.choice.bounds import Pool
 from sollol_agents.scorer.choice.cost import Cost, end_of
 from sollol_agents.scorer.choice.horizon import Horizon
@@ -14,15 +12,17 @@ from sollol_agents.scorer.queue.queue import Line
 class Walk:
     """Horizons that a plan may change, and which of them could take one more request now."""
 
-    __slots__ = ("_private", "now", "open_ids", "planned")
+    __slots__ = ("_private", "changed", "now", "open_ids", "planned")
 
     def __init__(self, planned: dict[str, Horizon], now: float) -> None:
         self.planned = planned
         self.now = now
         self.open_ids = {node_id for node_id, h in planned.items() if h.free_at == 0.0}
+        self.changed: list[str] = []
+        """Nodes on which something was planned, in order."""
         self._private: set[str] = set()
 
-    def commit(self, cost: Cost, model: str, pools: Iterable[Pool]) -> None:
+    def commit(self, cost: Cost, model: str) -> None:
         """Plans one more attempt."""
         node_id = cost.horizon.node.node_id
         if node_id not in self._private:
@@ -31,8 +31,7 @@ class Walk:
         horizon = self.planned[node_id]
         ready_at = cost.start + cost.estimate.profile.load_s
         horizon.commit(model, end_of(cost), load=cost.load, ready_at=ready_at)
-        for pool in pools:
-            pool.replan(node_id)
+        self.changed.append(node_id)
         if not horizon.has_free_slot():
             self.open_ids.discard(node_id)
 
