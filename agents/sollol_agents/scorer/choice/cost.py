@@ -30,6 +30,8 @@ TASK_PREFERENCE_SHARE = 0.1
 """Share of the work by which a node is cheaper for a type of task that it prefers; see `TASK_PREFERENCE_MOST_S`."""
 TASK_PREFERENCE_MOST_S = 1.0
 """Seconds that such a preference is worth at most: it settles what is nearly equal, and never fills a slow node."""
+LATE = 2.0
+"""Nine answers of ten are shorter than so many times their mean."""
 LOCAL_RTT_SHARE = 0.5
 """How much of the round trip counts, unless the caller prefers nearby nodes."""
 
@@ -181,6 +183,14 @@ def end_of(cost: Cost) -> float:
     """When the request would be complete."""
     load_s = cost.estimate.profile.load_s if cost.load is not None else 0.0
     return cost.start + load_s + cost.estimate.work_s / cost.horizon.pace + cost.slowdown_s
+
+
+def latest_end(cost: Cost) -> float:
+    """When a request would end if its answer became long, the reloads that it causes included."""
+    evict_s = cost.load.evict_s if cost.load is not None else 0.0
+    work_s = cost.estimate.work_s
+    late_s = (LATE - 1.0) * cost.estimate.decode_s / cost.horizon.pace
+    return end_of(cost) + evict_s + late_s * (1.0 + cost.slowdown_s * cost.horizon.pace / max(work_s, 1e-6))
 
 
 def first_token_s(cost: Cost) -> float:

@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from sollol_agents.scorer.choice.bounds import Pool
-from sollol_agents.scorer.choice.cost import Cost, CostRules, end_of, estimate, evaluate
+from sollol_agents.scorer.choice.cost import Cost, CostRules, end_of, estimate, evaluate, latest_end
 from sollol_agents.scorer.choice.horizon import Horizon, LeftSeconds
 from sollol_agents.scorer.choice.profiles import Profile, Profiles, speed_up
 from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
@@ -32,7 +32,6 @@ from sollol_schemas.routing import RoutingMode
 _EXPLAINED = 8  # candidates that a decision's explanation shows
 _FEW_FREE = 8  # free nodes that are worked out first, whatever their bounds
 _TRIED_BEYOND = 8  # requests behind the window that may start on nodes which the plan leaves open
-_LATE = 2.0  # nine answers of ten are shorter than so many times their mean
 _MOST_HELD = 3  # requests held ahead that count; by more, slow nodes would take what they only delay
 
 
@@ -111,7 +110,7 @@ class Planner:
                 continue
             pool = pools.get(key)
             if pool is None:
-                pool = pools[key] = self._pool(waiting, nodes, line_of.get(key), walk)
+                pool = pools[key] = self._pool(waiting, nodes, line_of.get(key), window, walk)
             pool.left -= 1.0
             waiting.held_ahead = min(_MOST_HELD, pool.held)
             waiting.newcomers_ratio = newcomers_ratio
@@ -129,10 +128,12 @@ class Planner:
             if pool is not None:
                 yield from self._beyond(line, candidates, pool, walk)
 
-    def _pool(self, waiting: Waiting, nodes: Sequence[Node], line: Line | None, walk: Walk) -> Pool:
+    def _pool(self, waiting: Waiting, nodes: Sequence[Node], line: Line | None, window: int, walk: Walk) -> Pool:
         """The candidates of a class, with how much waits for them."""
+        ahead = [w for _, w in line.head(window)] if line is not None else [waiting]
+        largest = max(w.request.context.prompt_tokens for w in ahead), max(w.output_mean for w in ahead)
         profiles = self._profiles(waiting, nodes)
-        pool = Pool(waiting, profiles, walk.planned, walk.now, self._rules, changed=walk.changed)
+        pool = Pool(waiting, profiles, walk.planned, walk.now, self._rules, changed=walk.changed, largest=largest)
         if line is not None:
             pool.left = len(line) + line.behind
         return pool
@@ -143,15 +144,15 @@ class Planner:
         """Starts more of a long line on nodes that are left open, where they end before the whole line would."""
         free = pool.free_now(walk.open_ids)
         drained_at = walk.drained_at(line, pool) if free else 0.0
-        for waiting in candidates:
-            if not free:
+        for place, waiting in enumerate(candidates):
+            if not free or pool.soonest_late_end(candidates[place:], free) >= drained_at:
                 return
-            if pool.soonest_end(waiting, free) >= drained_at:
+            if pool.soonest_late_end((waiting,), free) >= drained_at:
                 continue
             bucket = self._bucket(waiting, walk.now)
             costs = [self._cost(waiting, profile, pool, walk.now, bucket) for profile in free]
             cost = min(costs, key=end_of)
-            if _latest_end(cost) >= drained_at:
+            if latest_end(cost) >= drained_at:
                 continue
             pool.left -= 1.0
             reason = f"starts at once: {pool.left:.0f} more would take {drained_at - walk.now:.1f} s"
@@ -291,11 +292,3 @@ def _nodes_of_classes(
             if waiting.class_key not in found:
                 found[waiting.class_key] = nodes_for(waiting)
     return found
-
-
-def _latest_end(cost: Cost) -> float:
-    """When a request would end if its answer became long, the reloads that it causes included."""
-    evict_s = cost.load.evict_s if cost.load is not None else 0.0
-    work_s = cost.estimate.work_s
-    late_s = (_LATE - 1.0) * cost.estimate.decode_s / cost.horizon.pace
-    return end_of(cost) + evict_s + late_s * (1.0 + cost.slowdown_s * cost.horizon.pace / max(work_s, 1e-6))
