@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +14,10 @@ from sollol_schemas.units import BusId, Count, Weight
 BlobDigest = Annotated[
     str, Meta(pattern=r"^sha256[:-][0-9a-f]{64}$(?!\n)", description="`sha256:` and the hexadecimal digest of a file.")
 ]
+
+
+STILL_AT_IT: Final = b"{}"
+"""Sent between the objects of an operation that takes long: it tells nothing but that the node is still at it."""
 
 
 class ControlPing(msgspec.Struct, frozen=True, kw_only=True, tag="control.ping.v1"):
@@ -52,9 +56,11 @@ class EngineOperation(StrEnum):
     PS = "ps"  # the models in its memory
     SHOW = "show"  # one model's details
     CREATE = "create"  # a model from another, or from blobs; answers with progress
+    PULL = "pull"  # download a model; answers with progress
     PUSH = "push"  # upload a model to a registry; answers with progress
     COPY = "copy"
     DELETE = "delete"
+    RECOMMENDATIONS = "recommendations"  # models that the engine's vendor recommends
     BLOB = "blob"  # whether a blob exists; `digest` in the body
 
 

@@ -8,6 +8,7 @@ async with Client("nats://127.0.0.1:4222") as client:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from sollol_bus.transport.messages import decode, encode
 from sollol_bus.transport.streaming import request_many
 from sollol_bus.transport.watching import watch
 from sollol_schemas import subjects
-from sollol_schemas.control import AdminRequest, ControlReply
+from sollol_schemas.control import STILL_AT_IT, AdminRequest, ControlReply
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.headers import TRACEPARENT
@@ -345,8 +346,11 @@ class Client(Part):
     async def pull(self, node_id: str, model: str) -> AsyncIterator[dict[str, Any]]:
         """Downloads a model to a node; gives the engine's progress objects."""
         asked = encode(AdminRequest(node_id=node_id, model=model))
-        async for msg in request_many(self.bus, subjects.ADMIN_NODE.of("pull"), asked, gap_s=600, total_s=86_400):
-            yield decode(msg.data, dict[str, Any])
+        answers = request_many(self.bus, subjects.ADMIN_NODE.of("pull"), asked, gap_s=600, total_s=86_400)
+        async with aclosing(answers):
+            async for msg in answers:
+                if msg.data != STILL_AT_IT:
+                    yield decode(msg.data, dict[str, Any])
 
     async def _admin(self, operation: str, asked: AdminRequest) -> ControlReply:
         reply = await self._ask(subjects.ADMIN_NODE.of(operation), asked, ControlReply, timeout_s=600.0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
@@ -296,7 +296,7 @@ async def request_many(
     first_s: float = 30.0,
     gap_s: float = 30.0,
     total_s: float = 600.0,
-) -> AsyncIterator[Msg]:
+) -> AsyncGenerator[Msg, None]:
     """Every reply to a request until the empty message; see `ReplyStream` for the errors."""
     async with ReplyStream(bus, first_s=first_s, gap_s=gap_s, total_s=total_s) as stream:
         stream.send(subject, payload, headers)

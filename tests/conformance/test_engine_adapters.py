@@ -20,6 +20,7 @@ from sollol_agents.node.engines.ollama import OllamaEngine
 from sollol_agents.node.engines.openai import OpenAIEngine
 from sollol_bus.errors import SollolError
 from sollol_schemas.context import RequestKind
+from sollol_schemas.control import EngineOperation
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import Figures
 
@@ -333,7 +334,7 @@ async def test_models_are_loaded_shown_and_unloaded() -> None:
 
 async def test_a_pull_tells_its_progress() -> None:
     async with emulated("ollama", model=["countdown"], time_scale=1000.0) as (_, adapter):
-        reports = [json.loads(line) async for line in adapter.pull("llama3.2:3b")]
+        reports = [json.loads(line) async for line in adapter.operate(EngineOperation.PULL, {"model": "llama3.2:3b"})]
         assert reports[-1] == {"status": "success"}
         assert "llama3.2:3b" in {model.name for model in (await adapter.inventory()).installed}
 

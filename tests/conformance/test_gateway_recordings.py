@@ -23,17 +23,20 @@ CASES: Final = load_cases(FOLDER / "ollama-0.33.jsonl")
 AT_LEAST: Final = {
     "BODY": 69,
     "METHODS": 18,
-    "MGMT_ERR": 10,
+    "MGMT_ERR": 17,
     "ORIGIN": 33,
     "PATHS": 47,
-    "READ": 19,
-    "SHOW": 2,
+    "READ": 25,
+    "SHOW": 5,
     "UNICODE": 33,
-    "MANAGE": 7,
-    "CLOUD": 0,
-    "NAMES": 3,
+    "MANAGE": 45,
+    "CLOUD": 6,
+    "NAMES": 29,
 }
 """Cases of each group that are answered as recorded; what improves raises its number."""
+MODELS: Final = ("READ", "MGMT_ERR", "NAMES", "MANAGE", "CLOUD", "SHOW")
+PLAYED_TOGETHER: Final = [MODELS, *((group,) for group in AT_LEAST if group not in MODELS)]
+"""Groups on one system, in the order in which they were recorded: what models there are depends on those before."""
 GATEWAY: Final = GatewayConfig(port=0)
 ENGINE: Final = {
     "preset": "recorded",
@@ -48,11 +51,13 @@ ENGINE: Final = {
 NO_BREAKER: Final = ScorerConfig(failures_to_open=1000, breaker_open_s=0.001, breaker_trials=100, successes_to_close=1)
 
 
-@pytest.mark.parametrize("group", AT_LEAST)
-async def test_as_many_cases_as_before_are_answered_as_recorded(group: str, tmp_path: Path) -> None:
-    cases = [case for case in CASES if case.group == group and case.server is None]
+@pytest.mark.parametrize("groups", PLAYED_TOGETHER, ids="+".join)
+async def test_as_many_cases_as_before_are_answered_as_recorded(groups: tuple[str, ...], tmp_path: Path) -> None:
+    cases = [case for case in CASES if case.group in groups and case.server is None]
     async with EmulatedSystem(tmp_path, slots=1, engine=ENGINE, gateway=GATEWAY, scorer=NO_BREAKER) as system:
         outcomes = await play_cases(system.gateway.url, cases, ADDED_BY_GATEWAY)
     print(table(outcomes))
     told = [f"{one.name}: {difference}" for one in outcomes for difference in one.differences]
-    assert sum(not one.differences for one in outcomes) >= AT_LEAST[group], "\n".join(told)
+    for group in groups:
+        answered = sum(one.group == group and not one.differences for one in outcomes)
+        assert answered >= AT_LEAST[group], "\n".join([group, *told])

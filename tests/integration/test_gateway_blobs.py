@@ -88,9 +88,20 @@ async def test_a_named_node_gets_the_file_and_makes_the_model(tmp_path: Path) ->
         assert await has_made(here, "small")
         missing = {"model": "mine", "files": {"m.gguf": digest_of(b"other")}}
         refused = await here.http.post("/api/create", json=missing)
-        assert (refused.status_code, "file does not exist" in refused.json()["error"]) == (400, True)
+        assert "no such file" in refused.text.splitlines()[-1]  # the engine's own words
         everywhere = await here.http.post(f"/api/blobs/{digest}", content=GGUF, headers={"X-Sollol-Node-Id": "*"})
         assert everywhere.status_code == 400
+
+
+async def test_files_of_one_model_on_two_nodes_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        parts = {name: f"GGUF for {name}".encode() for name in ("small", "big")}
+        for name, content in parts.items():
+            path = f"/api/blobs/{digest_of(content)}"
+            assert (await here.http.post(path, content=content, headers={"X-Sollol-Node-Id": name})).status_code == 201
+        files = {f"{name}.gguf": digest_of(content) for name, content in parts.items()}
+        refused = await here.http.post("/api/create", json={"model": "mine", "files": files})
+        assert (refused.status_code, "upload every file" in refused.json()["error"]) == (400, True)
 
 
 async def test_a_file_with_another_digest_never_gets_to_the_engine_whole(tmp_path: Path) -> None:

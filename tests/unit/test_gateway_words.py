@@ -21,7 +21,8 @@ from sollol_agents.gateway.inference import native
 from sollol_agents.gateway.inference.event_relay import EventRelay
 from sollol_agents.gateway.management import model_lists
 from sollol_agents.gateway.management.fleet import Fleet
-from sollol_agents.gateway.management.operations import roomiest, with_node
+from sollol_agents.gateway.management.progress import with_node
+from sollol_agents.gateway.management.targets import roomiest
 from sollol_agents.gateway.pages.application import has_page, pages
 from sollol_agents.gateway.pages.models import ModelPages
 from sollol_agents.gateway.pages.openapi import document

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from sollol_agents.dispatcher.intents import KeptIntents
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of, is_no_responders
-from sollol_bus.transport.mux import ReplyInbox
+from sollol_bus.transport.mux import OnReply
 from sollol_schemas import subjects
 from sollol_schemas.control import (
     AdminRequest,
@@ -71,7 +72,7 @@ class Administration(Part):
         self._spawn = spawn
         self._intents = KeptIntents(bus)
         self._loop = asyncio.get_running_loop()
-        self._open: dict[ReplyInbox, asyncio.TimerHandle] = {}
+        self._open: dict[Forwarded, asyncio.TimerHandle] = {}
 
     @property
     def in_flight(self) -> int:
@@ -80,8 +81,8 @@ class Administration(Part):
 
     async def close(self) -> None:
         """Forgets what is still open."""
-        for inbox in list(self._open):
-            self._close(inbox)
+        for one in list(self._open):
+            self._close(one)
 
     def on_request(self, msg: Msg) -> None:
         """Takes one operator's request."""
@@ -122,37 +123,61 @@ class Administration(Part):
     def _forward(self, reply: str, node_id: str, control: ControlRequest, *, is_kept: bool = False) -> None:
         is_stream = isinstance(control, ControlPull)
 
-        def on_reply(answer: Msg | BusError) -> None:
-            if isinstance(answer, BusError):
-                self._close(inbox)  # the connection broke: nobody can be told
-                return
+        def on_answer(answer: Msg) -> None:
             if is_kept and is_no_responders(answer):
-                self._close(inbox)
+                self._close(forwarded)
                 self._bus.publish(reply, encode(_away(node_id, control)))
                 return
             error = _error_in(answer, node_id)
             if error is not None or not is_stream or not answer.data:
-                self._close(inbox)
+                self._close(forwarded)
             if error is None:
-                self._bus.publish(reply, answer.data)
+                self._bus.publish(reply, answer.data, reply=forwarded.refusals.subject if answer.data else "")
                 return
             self._bus.respond_error(reply, error)
             if is_stream:
                 self._bus.publish(reply, b"")
 
-        inbox = self._bus.reply_inbox(on_reply)
-        timeout_s = _PULL_TIMEOUT_S if is_stream else _TIMEOUT_S
-        self._open[inbox] = self._loop.call_later(timeout_s, self._close, inbox)
-        try:
-            self._bus.publish(subjects.NODE_CONTROL.of(node_id), encode(control), reply=inbox.subject)
-        except NotConnected:
-            self._close(inbox)
+        def on_refusal(refused: Msg | BusError) -> None:
+            is_unheard = isinstance(refused, Msg) and is_no_responders(refused) and not self._bus.is_settling
+            if is_unheard or isinstance(refused, BusError):  # whoever asked is gone, or the connection broke:
+                self._close(forwarded)  # the node notices that nobody listens
 
-    def _close(self, inbox: ReplyInbox) -> None:
-        timer = self._open.pop(inbox, None)
+        try:
+            forwarded = Forwarded(self._bus, on_answer, on_refusal)
+            timeout_s = _PULL_TIMEOUT_S if is_stream else _TIMEOUT_S
+            self._open[forwarded] = self._loop.call_later(timeout_s, self._close, forwarded)
+            self._bus.publish(subjects.NODE_CONTROL.of(node_id), encode(control), reply=forwarded.inbox)
+        except NotConnected:
+            log.info("%s: not forwarded, no connection", node_id, extra={"action": "admin_unforwarded"})
+
+    def _close(self, forwarded: Forwarded) -> None:
+        timer = self._open.pop(forwarded, None)
         if timer is not None:
             timer.cancel()
-        inbox.close()
+        forwarded.close()
+
+
+class Forwarded:
+    """One request at a node: an inbox for its answers, and one to hear that nobody waits for them any more.
+
+    The first is a subscription of its own, so that leaving it is visible to the node.
+
+    Args:
+        bus: The connection.
+        on_answer: Called with each answer of the node.
+        on_refusal: Called when what was passed on reached nobody.
+    """
+
+    def __init__(self, bus: Bus, on_answer: Callable[[Msg], None], on_refusal: OnReply) -> None:
+        self.inbox = bus.new_inbox()
+        self._subscription = bus.subscribe(self.inbox, on_answer)
+        self.refusals = bus.reply_inbox(on_refusal)
+
+    def close(self) -> None:
+        """Listens no more; safe to call twice."""
+        self._subscription.unsubscribe()
+        self.refusals.close()
 
 
 def _away(node_id: str, control: ControlRequest) -> ControlReply:

@@ -18,6 +18,7 @@ from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.inference.serving import Inference
 from sollol_agents.gateway.management.fleet import Fleet
 from sollol_agents.gateway.management.operations import Management
+from sollol_agents.gateway.pages.account import AccountPages
 from sollol_agents.gateway.pages.application import pages
 from sollol_agents.gateway.pages.jobs import JobPages
 from sollol_agents.gateway.pages.models import ModelPages
@@ -72,6 +73,7 @@ class Gateway(Actor[GatewayConfig]):
         )
         rooms = (
             ModelPages(fleet, self.instance),
+            AccountPages(fleet),
             Management(config, self.bus, fleet),
             self._operations,
             JobPages(client.jobs),

@@ -159,10 +159,15 @@ class NodeMonitor(Actor[NodeConfig]):
         log.info("draining: %s", is_draining, extra={"action": "node_draining"})
         self._on_load_changed()
 
-    def tell_soon(self, *, inventory: bool = False) -> None:
+    def tell_soon(self) -> None:
         """Looks at the engine and publishes the full state without waiting for the next beat."""
-        self._watch.refresh_soon(inventory=inventory)
+        self._watch.refresh_soon()
         self._beat_now.set()
+
+    async def look_and_tell(self) -> None:
+        """Looks at all that the engine has and publishes the full state."""
+        await self._watch.look(inventory=True)
+        self._send(subjects.TELEMETRY.of(self.node_id), self.telemetry())
 
     # -- telling ------------------------------------------------------------------------------------------
 

@@ -47,16 +47,9 @@ async def body_of(request: Request, max_bytes: int = _MAX_BYTES, *, within_s: fl
         raise BadRequest(f"the body is not a JSON object: {error}") from error
 
 
-def model_in(body: dict[str, Any]) -> str:
-    """The model that a body names.
-
-    Raises:
-        BadRequest: It names none.
-    """
-    model = body.get("model") or body.get("name")
-    if not isinstance(model, str) or not model:
-        raise BadRequest("model is required")
-    return model
+def text_in(body: dict[str, Any], *names: str) -> str:
+    """The first text that a body has under one of these names; empty without any."""
+    return next((value for name in names if isinstance(value := body.get(name), str) and value), "")
 
 
 def json_response(

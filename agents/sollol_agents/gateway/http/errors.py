@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sollol_agents.gateway.http.names import FROM_THE_DOOR, INVALID_NAME, with_names_told
 from sollol_agents.requests.dialects import Dialect
 from sollol_agents.requests.ollama.gojson import write
 from sollol_schemas.decision import RejectionReason
@@ -53,7 +54,6 @@ _RETRY_AFTER_S: Final[dict[ErrorCode, int]] = {
 }
 """Where waiting is what helps, and how long, when the error does not say it itself."""
 
-_LIKE_OLLAMA_EMBED: Final = re.compile(r"/(api/embed|api/embeddings|v1/embeddings)$")
 _TYPE: Final = re.compile(r"(application/json|text/plain)(; ?charset=[\w-]+)?", re.IGNORECASE)
 """Kinds that a browser makes nothing of."""
 _SAID_BEHIND_DOOR: Final = ("/v1/chat/completions", "model is required")
@@ -73,7 +73,9 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 def refusal(dialect: Dialect, error: ErrorBody, path: str = "") -> Refusal:
     """The answer to a request that failed before a byte of it was sent."""
-    error = while_nodes_vanish(unable(error, path))
+    error = while_nodes_vanish(unable(with_names_told(error, path), path))
+    if FROM_THE_DOOR in error.details:
+        dialect = Dialect.OLLAMA
     status = error.http_status
     said = _engines_own(dialect, error)
     if said is not None:
@@ -97,7 +99,8 @@ def _type_of(dialect: Dialect, error: ErrorBody, body: bytes) -> bytes:
 
 def _is_at_door(error: ErrorBody, path: str) -> bool:
     """Whether Ollama says it before a path of `/v1` has its word, which writes its answers otherwise."""
-    return error.code is ErrorCode.BAD_REQUEST and (path, error.message) != _SAID_BEHIND_DOOR
+    is_behind = (path, error.message) == _SAID_BEHIND_DOOR or error.message == INVALID_NAME
+    return error.code is ErrorCode.BAD_REQUEST and not is_behind
 
 
 def unable(error: ErrorBody, path: str) -> ErrorBody:
@@ -141,7 +144,8 @@ def retry_headers(error: ErrorBody) -> list[Header]:
 
 def error_object(dialect: Dialect, error: ErrorBody, path: str = "") -> dict[str, Any]:
     """The body of an error in a dialect's own form; known models and reasons of nodes stand beside the text."""
-    text = message_of(error, path)
+    error = with_names_told(error, path)
+    text = error.message
     more = {name: error.details[name] for name in ("models", "nodes") if error.details.get(name)}
     if dialect is Dialect.OLLAMA:
         return {"error": text, **more}
@@ -152,16 +156,6 @@ def error_object(dialect: Dialect, error: ErrorBody, path: str = "") -> dict[str
     kind = _OPENAI_TYPES.get(error.http_status, "api_error")
     code = None if error.code in _ENGINES_CODES else error.code
     return {"error": {"message": text, "type": kind, "param": error.details.get("field"), "code": code, **more}}
-
-
-def message_of(error: ErrorBody, path: str = "") -> str:
-    """The text of an error; Ollama's own where clients compare it."""
-    model = error.details.get("model")
-    if error.code is ErrorCode.UNKNOWN_MODEL and isinstance(model, str) and model:
-        if _LIKE_OLLAMA_EMBED.search(path):
-            return f'model "{model}" not found, try pulling it first'
-        return f"model '{model}' not found"
-    return error.message
 
 
 def error_in_stream(dialect: Dialect, error: ErrorBody, path: str = "") -> bytes:

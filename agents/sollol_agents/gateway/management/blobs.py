@@ -16,7 +16,7 @@ import msgspec
 from starlette.requests import ClientDisconnect
 
 from sollol_agents.gateway.management.fleet import Fleet
-from sollol_bus.errors import BadRequest, BusError, SollolError, error_from
+from sollol_bus.errors import BusError, SollolError, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg
 from sollol_schemas.control import ControlBlob, ControlEngine, EngineOperation
@@ -135,15 +135,9 @@ def _reason(failed: BaseExceptionGroup[BaseException]) -> BaseException:
     return errors[0]
 
 
-def checked_digest(digest: str) -> str:
-    """A digest that a file may have.
-
-    Raises:
-        BadRequest: It is none.
-    """
-    if not _DIGEST.fullmatch(digest):
-        raise BadRequest("invalid digest format")
-    return digest
+def is_digest(digest: str) -> bool:
+    """Whether a file may have this digest."""
+    return _DIGEST.fullmatch(digest) is not None
 
 
 async def has(fleet: Fleet, node_id: str, digest: str) -> bool:

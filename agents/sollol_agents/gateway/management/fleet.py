@@ -6,20 +6,22 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing, suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from sollol_agents.gateway.http.names import unknown_name
 from sollol_agents.gateway.management import model_lists
 from sollol_agents.gateway.management.model_lists import Row
-from sollol_agents.requests.names import canonical
-from sollol_bus.errors import NoEligibleNode, NoResponders, SollolError, error_from
+from sollol_agents.requests.names import canonical, tagged
+from sollol_bus.errors import NoResponders, SollolError, error_from
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.messages import encode
 from sollol_bus.transport.streaming import request_many
 from sollol_schemas import subjects
-from sollol_schemas.control import ControlBlob, ControlEngine, ControlPull, EngineOperation
+from sollol_schemas.control import STILL_AT_IT, ControlBlob, ControlEngine, EngineOperation
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.queries import NodesReply, NodeView
 from sollol_schemas.telemetry import EngineKind
@@ -31,7 +33,10 @@ T = TypeVar("T")
 _FRESH_S: Final = 0.5
 _QUICK_S: Final = 2.0
 _LONG_S: Final = 86_400.0
-_GAP_S: Final = 600.0
+_GAP_S: Final = 15.0
+"""Several times as long as a node at work is silent."""
+_SETTLED_WITHIN_S: Final = 2.0
+_LOOK_AGAIN_S: Final = 0.02
 _MODELS_LISTED: Final = 50
 
 
@@ -73,13 +78,27 @@ class Fleet:
             raise _unknown(model, sorted(str(row["name"]) for row in rows.values()))
         return row
 
-    async def holders(self, model: str) -> list[str]:
-        """The nodes that have a model on disk.
+    async def is_spelled(self, model: str) -> bool:
+        """Whether an engine gives one of its models just this name, but for case and tag."""
+        spelled = {str(row["name"]).lower() for row in await self.tags()}
+        return not spelled.isdisjoint((model.lower(), tagged(model.lower())))
 
-        Raises:
-            SollolError: No node has it; the error lists what exists.
-        """
-        return list((await self.tag(model))["nodes"])
+    async def holders(self, model: str) -> list[str]:
+        """The nodes that have a model on disk by their engines' own word; empty: none has."""
+        wanted = canonical(model)
+        rows = (row for row in await self.tags() if canonical(str(row["name"])) == wanted)
+        return [node_id for row in rows for node_id in row["nodes"]] if model else []
+
+    async def settled(self, node_ids: Iterable[str], model: str, *, is_there: bool) -> None:
+        """Returns when the scorer knows that these nodes have a model, or have it no more; within two seconds."""
+        wanted, deadline = frozenset(node_ids), time.monotonic() + _SETTLED_WITHIN_S
+        while time.monotonic() < deadline:
+            self._nodes_at = -1e9
+            views = [view for view in model_lists.present((await self.nodes()).nodes) if view.node_id in wanted]
+            if all(bool(model_lists.having([view], model)) is is_there for view in views):
+                return
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        log.info("%s: the scorer has not seen what changed", model, extra={"action": "change_unseen"})
 
     async def running(self) -> list[Row]:
         """The models in all memories."""
@@ -92,23 +111,33 @@ class Fleet:
         Raises:
             SollolError: No node has it, or none answers.
         """
-        nodes = (await self.nodes()).nodes
+        nodes = model_lists.present((await self.nodes()).nodes)
         found = model_lists.having(nodes, model)
         if not found:  # perhaps it is new, and telemetry a moment behind
-            holders = await self.holders(model_lists.tagged(model))
+            holders = await self.holders(model)
             found = [view for view in nodes if view.node_id in holders]
-        ollama = [view for view in found if view.telemetry.engine.kind is EngineKind.OLLAMA]
-        if not ollama:
+        if found and not any(map(_is_ollama, found)):
             return encode(model_lists.show_of(found[0], model))
-        failure: SollolError | None = None
-        for view in ollama:
+        if not found and model:
+            raise _unknown(model, model_lists.known_names(nodes))
+        failure = error_from(unknown_name("/api/show", model))
+        asked = [view for view in found or nodes if _is_ollama(view)]
+        for view in asked if found else asked[:1]:  # a body without a name is refused by any Ollama in its own words
             try:
                 return await self.whole(view.node_id, ControlEngine(operation=EngineOperation.SHOW, body=body))
             except SollolError as error:
                 failure = error
-        raise failure or NoEligibleNode()
+        raise failure
 
-    async def operate(self, node_id: str, request: ControlEngine | ControlPull | ControlBlob) -> AsyncIterator[bytes]:
+    async def recommendations(self) -> bytes:
+        """The models that an Ollama recommends; none where no Ollama is."""
+        asked = ControlEngine(operation=EngineOperation.RECOMMENDATIONS)
+        for view in filter(_is_ollama, model_lists.present((await self.nodes()).nodes)):
+            with suppress(SollolError):
+                return await self.whole(view.node_id, asked)
+        return b'{"recommendations":[]}'
+
+    async def operate(self, node_id: str, request: ControlEngine | ControlBlob) -> AsyncGenerator[bytes, None]:
         """The objects with which a node answers an operation that may take long.
 
         Raises:
@@ -116,10 +145,13 @@ class Fleet:
         """
         subject = subjects.NODE_CONTROL.of(node_id)
         try:
-            async for msg in request_many(
+            answers = request_many(
                 self._client.bus, subject, encode(request), first_s=_GAP_S, gap_s=_GAP_S, total_s=_LONG_S
-            ):
-                yield msg.data
+            )
+            async with aclosing(answers):
+                async for msg in answers:
+                    if msg.data != STILL_AT_IT:
+                        yield msg.data
         except NoResponders as error:
             raise _no_node(node_id) from error
 
@@ -129,16 +161,8 @@ class Fleet:
         Raises:
             SollolError: The node or its engine refused, or did not answer.
         """
-        subject = subjects.NODE_CONTROL.of(node_id)
-        parts = []
-        try:
-            async for msg in request_many(
-                self._client.bus, subject, encode(request), first_s=_QUICK_S * 5, total_s=_GAP_S
-            ):
-                parts.append(msg.data)  # noqa: PERF401 a comprehension would not let the generator end in order
-        except NoResponders as error:
-            raise _no_node(node_id) from error
-        return b"".join(parts)
+        async with aclosing(self.operate(node_id, request)) as objects:
+            return b"".join([one async for one in objects])
 
     async def _said(self, nodes: Iterable[NodeView], operation: EngineOperation) -> dict[str, list[Row]]:
         """What every Ollama says of its models; those that do not answer soon are left out."""
@@ -155,6 +179,10 @@ class Fleet:
             log.info("%s of %s: %s", operation.value, node_id, error, extra={"action": "list_failed"})
             return None
         return rows
+
+
+def _is_ollama(view: NodeView) -> bool:
+    return view.telemetry.engine.kind is EngineKind.OLLAMA
 
 
 class _Listed(msgspec.Struct):

@@ -19,11 +19,6 @@ _BILLION: Final = 1_000_000_000
 _GONE: Final = (NodeState.DOWN,)
 
 
-def tagged(name: str) -> str:
-    """A model's name with its tag, otherwise as it is spelled."""
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-
-
 def present(nodes: Iterable[NodeView]) -> list[NodeView]:
     """The nodes that are there."""
     return [view for view in nodes if view.state not in _GONE]
@@ -34,6 +29,11 @@ def having(nodes: Iterable[NodeView], model: str) -> list[NodeView]:
     wanted = canonical(model)
     found = [v for v in present(nodes) if any(canonical(m.name) == wanted for m in v.telemetry.installed)]
     return sorted(found, key=lambda v: not any(canonical(m.name) == wanted for m in v.telemetry.loaded))
+
+
+def known_names(nodes: Iterable[NodeView]) -> list[str]:
+    """The names of all models."""
+    return sorted({model.name for view in present(nodes) for model in view.telemetry.installed})
 
 
 def tags(nodes: Iterable[NodeView], said: Mapping[str, list[Row]]) -> list[Row]:

@@ -8,11 +8,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from sollol_agents.gateway.http.bodies import body_of, json_response, model_in
-from sollol_agents.gateway.http.errors import JSON
+from sollol_agents.gateway.http.bodies import body_of, json_response, text_in
+from sollol_agents.gateway.http.errors import JSON, NOT_FOUND, PLAIN_JSON, TEXT
 from sollol_agents.gateway.management import model_lists
 from sollol_agents.gateway.management.fleet import Fleet
 from sollol_agents.gateway.pages.application import only_get
+from sollol_bus.transport.messages import encode
 
 _OLLAMA_VERSION: Final = "0.33.0"
 """Told when no Ollama is in the fleet: the API that is spoken here."""
@@ -73,14 +74,22 @@ class ModelPages:
     async def show(self, request: Request) -> Response:
         """One model's details."""
         body = await body_of(request)
-        return Response(await self._fleet.show(model_in(body), body), media_type=JSON.decode())
+        return Response(await self._fleet.show(text_in(body, "model", "name"), body), media_type=JSON.decode())
 
     async def openai_models(self, _request: Request) -> Response:
         """The models of the fleet."""
         rows = [model_lists.openai_model(row) for row in await self._fleet.tags()]
-        return json_response({"object": "list", "data": rows})
+        return _openai_response({"object": "list", "data": rows})
 
     async def openai_model(self, request: Request) -> Response:
-        """One model of the fleet."""
-        row = await self._fleet.tag(model_lists.tagged(request.path_params["model"]))
-        return json_response(model_lists.openai_model(row))
+        """One model of the fleet; a name with a slash is a path that Ollama does not know, but other engines do."""
+        model = request.path_params["model"]
+        if "/" in model and not await self._fleet.is_spelled(model):
+            return Response(NOT_FOUND, 404, {"content-type": TEXT.decode()})
+        row = await self._fleet.tag(model)
+        return _openai_response(model_lists.openai_model(row))
+
+
+def _openai_response(value: object) -> Response:
+    """An answer that ends with a line, as those of Ollama's other dialect do."""
+    return Response(encode(value) + b"\n", media_type=PLAIN_JSON.decode())

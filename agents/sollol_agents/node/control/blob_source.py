@@ -22,7 +22,7 @@ class BlobSource:
     Args:
         bus: The node's connection.
         source: The inbox on which pieces are asked for.
-        digest: `sha256:` and the digest that the file must have.
+        digest: `sha256:` or `sha256-` and the digest that the file must have.
 
     Raises:
         SollolError: The source is no inbox of a client's.
@@ -33,7 +33,7 @@ class BlobSource:
             raise _refused("the source of a file must be an inbox")
         self._bus = bus
         self._source = source
-        self._wanted = digest[len("sha256:") :]
+        self._digest = digest
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The file; one piece is asked for ahead.
@@ -52,8 +52,8 @@ class BlobSource:
                 yield data
         finally:
             withdraw()
-        if sha.hexdigest() != self._wanted:
-            raise _refused(f"digest mismatch, expected sha256:{self._wanted}, got sha256:{sha.hexdigest()}")
+        if sha.hexdigest() != self._digest[len("sha256:") :]:
+            raise _refused(f'digest mismatch, expected "{self._digest}", got "sha256:{sha.hexdigest()}"')
 
     def _ask(self, number: int) -> tuple[asyncio.Future[Msg | BusError], Callable[[], None]]:
         future: asyncio.Future[Msg | BusError] = asyncio.get_running_loop().create_future()

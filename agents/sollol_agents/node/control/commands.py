@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
 from sollol_agents.node.attempts.executor import Executor
+from sollol_agents.node.control.asker import Asker
 from sollol_agents.node.control.blob_source import BlobSource
 from sollol_agents.node.control.telemetry import Standing
 from sollol_agents.node.engines.base import LoadRequest
@@ -38,9 +40,20 @@ log = logging.getLogger(__name__)
 
 _MAX_OPERATIONS = 16
 _SILENCE_S = 300.0
+_SILENCE_OF_A_WHOLE_ANSWER_S = 3_600.0
+_LOOK_S = 10.0
+_SUCCESS = b'"status":"success"'
 _PROGRESS_EVERY_S = 0.5
 _PING = encode(ControlPing())
-_READING = frozenset({EngineOperation.TAGS, EngineOperation.PS, EngineOperation.SHOW, EngineOperation.BLOB})
+_READING = frozenset(
+    {
+        EngineOperation.TAGS,
+        EngineOperation.PS,
+        EngineOperation.SHOW,
+        EngineOperation.BLOB,
+        EngineOperation.RECOMMENDATIONS,
+    }
+)
 _Operation = ControlLoad | ControlUnload | ControlPull | ControlEngine | ControlBlob
 
 
@@ -50,8 +63,11 @@ class NodeHost(Protocol):
     def set_draining(self, *, is_draining: bool) -> None:
         """Takes no new work, or takes it again."""
 
-    def tell_soon(self, *, inventory: bool = False) -> None:
-        """Publishes the node's state soon, after a fresh look at the engine."""
+    def tell_soon(self) -> None:
+        """Publishes the node's state soon."""
+
+    async def look_and_tell(self) -> None:
+        """Looks at all that the engine has, and publishes the node's state."""
 
 
 class Controls:
@@ -130,23 +146,41 @@ class Controls:
         self._spawn(self._operate(request, reply), name=f"control.{type(request).__name__}")
 
     async def _operate(self, request: _Operation, reply: str) -> None:
+        """Does it; the fleet knows what changed before whoever asked hears that it is done."""
         is_stream = isinstance(request, (ControlPull, ControlEngine, ControlBlob))
+        asker = Asker(self._bus, reply, is_stream=is_stream)
         try:
-            await self._perform(request, reply)
-            answer = b"" if is_stream else encode(self._reply())
-            if reply:
-                self._bus.publish(reply, answer)
+            last_words, failure = await self._outcome(request, asker)
+            if not _is_reading(request):
+                await self._look_and_tell()
+            if failure is not None:
+                raise failure
+            if last_words:
+                asker.tell(last_words)
+            asker.tell(b"" if is_stream else encode(self._reply()))
         except NotConnected as error:
             name = type(request).__name__
             log.info("%s: nobody can be told how it ended: %s", name, error, extra={"action": "control_untold"})
         except SollolError as error:
             self._tell_failure(reply, error.body, is_stream=is_stream)
         finally:
+            asker.close()
             self._operations -= 1
-            if not (isinstance(request, ControlEngine) and request.operation in _READING):
-                self._host.tell_soon(inventory=True)
 
-    async def _perform(self, request: _Operation, reply: str) -> None:
+    async def _outcome(self, request: _Operation, asker: Asker) -> tuple[bytes, SollolError | None]:
+        """What is to be said at the very end, or what went wrong."""
+        try:
+            return await self._perform(request, asker), None
+        except SollolError as error:
+            return b"", error
+
+    async def _look_and_tell(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_S):
+                await self._host.look_and_tell()
+
+    async def _perform(self, request: _Operation, asker: Asker) -> bytes:
+        """Does it and returns what is to be said at its very end."""
         engine = self._executor.engine
         if engine is None:
             raise _refused(ErrorCode.ENGINE_UNAVAILABLE, "the node has not found its engine yet")
@@ -160,29 +194,45 @@ class Controls:
                 await engine.unload(model)
                 self._executor.view.note_unloaded(model)
             case ControlPull(model=model):
-                await self._progress(engine.pull(model), reply)
+                objects = engine.operate(EngineOperation.PULL, {"model": model})
+                return await self._progress(objects, asker, _SILENCE_S)
             case ControlBlob(digest=digest, source=source):
                 async with aclosing(BlobSource(self._bus, source, digest).pieces()) as pieces:
                     status = await engine.upload(digest.replace("-", ":", 1), pieces)
-                if reply:
-                    self._bus.publish(reply, b'{"status":%d}' % status)
+                return b'{"status":%d}' % status
             case ControlEngine(operation=operation, body=body):
-                await self._progress(engine.operate(operation, body), reply)
+                silence_s = _SILENCE_OF_A_WHOLE_ANSWER_S if body.get("stream") is False else _SILENCE_S
+                return await self._progress(engine.operate(operation, body), asker, silence_s)
+        return b""
 
-    async def _progress(self, objects: AsyncGenerator[bytes, None], reply: str) -> None:
-        """Publishes the progress: every object that differs in more than its counters, others twice a second."""
+    async def _progress(self, objects: AsyncGenerator[bytes, None], asker: Asker, silence_s: float) -> bytes:
+        """Tells the progress: every object that differs in more than its counters, others twice a second.
+
+        Returns the word of success, which is for the end. The engine is left when whoever asked is gone.
+        """
         loop = asyncio.get_running_loop()
         last_status, last_at = b"", 0.0
         try:
-            async with aclosing(objects), asyncio.timeout(_SILENCE_S) as limit:
+            async with aclosing(objects), asyncio.timeout(silence_s) as limit:
+                asker.on_left = lambda: limit.reschedule(loop.time())
                 async for progress in objects:
-                    limit.reschedule(loop.time() + _SILENCE_S)
+                    if asker.has_left:
+                        break
+                    limit.reschedule(loop.time() + silence_s)
+                    if _SUCCESS in progress:
+                        return progress
                     status = progress.partition(b',"completed"')[0]
-                    if reply and (status != last_status or loop.time() - last_at >= _PROGRESS_EVERY_S):
+                    if status != last_status or loop.time() - last_at >= _PROGRESS_EVERY_S:
                         last_status, last_at = status, loop.time()
-                        self._bus.publish(reply, progress)
+                        asker.tell(progress)
         except TimeoutError as error:
-            raise _refused(ErrorCode.STALLED, f"the engine was silent for {_SILENCE_S:g} s") from error
+            if not asker.has_left:
+                raise _refused(ErrorCode.STALLED, f"the engine was silent for {silence_s:g} s") from error
+        finally:
+            asker.on_left = None
+        if asker.has_left:
+            log.info("whoever asked for it is gone: stopped", extra={"action": "control_left"})
+        return b""
 
     def _tell_failure(self, reply: str, error: ErrorBody, *, is_stream: bool) -> None:
         try:
@@ -192,6 +242,11 @@ class Controls:
         except NotConnected:
             extra = {"action": "control_untold"}
             log.info("a control request failed, and nobody can be told: %s", error.message, extra=extra)
+
+
+def _is_reading(request: _Operation) -> bool:
+    """Whether the engine has the same models after it as before."""
+    return isinstance(request, ControlBlob) or (isinstance(request, ControlEngine) and request.operation in _READING)
 
 
 def _refused(code: ErrorCode, message: str) -> SollolError:

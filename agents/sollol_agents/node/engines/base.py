@@ -108,11 +108,8 @@ class Engine(Protocol):
     async def unload(self, model: str) -> None:
         """Takes a model out of memory."""
 
-    def pull(self, model: str) -> AsyncGenerator[bytes, None]:
-        """Downloads a model; gives JSON objects that tell the progress."""
-
     def operate(self, operation: EngineOperation, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
-        """Asks about its models, or changes them; gives the engine's own JSON objects."""
+        """Asks about its models, or changes them; gives the engine's own JSON objects, and raises its own words."""
 
     async def upload(self, digest: str, pieces: AsyncIterator[bytes]) -> int:
         """Takes a file of a model; returns 201, or 200 when it has it already and took nothing."""

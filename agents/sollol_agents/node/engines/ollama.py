@@ -24,7 +24,7 @@ from sollol_agents.node.engines.ollama_wire import (
     streamed,
 )
 from sollol_agents.node.engines.passthrough import PassthroughAnswer
-from sollol_agents.node.engines.refusals import engine_error
+from sollol_agents.node.engines.refusals import engine_error, said_of_models
 from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
 from sollol_agents.requests.answers import joined
 from sollol_bus.errors import BackendRefused, SollolError
@@ -39,10 +39,12 @@ _OPERATIONS: Final = {
     EngineOperation.TAGS: ("GET", "/api/tags"),
     EngineOperation.PS: ("GET", "/api/ps"),
     EngineOperation.SHOW: ("POST", "/api/show"),
+    EngineOperation.PULL: ("POST", "/api/pull"),
     EngineOperation.CREATE: ("POST", "/api/create"),
     EngineOperation.PUSH: ("POST", "/api/push"),
     EngineOperation.COPY: ("POST", "/api/copy"),
     EngineOperation.DELETE: ("DELETE", "/api/delete"),
+    EngineOperation.RECOMMENDATIONS: ("GET", "/api/experimental/model-recommendations"),
     EngineOperation.BLOB: ("HEAD", "/api/blobs"),
 }
 
@@ -216,26 +218,18 @@ class OllamaEngine:
         """Unloads by a request that keeps the model for no time."""
         await self._empty_request(model, {"model": model, "keep_alive": 0}, timeout_s=30.0)
 
-    async def pull(self, model: str) -> AsyncGenerator[bytes, None]:
-        """Ollama's own progress objects; an error in the stream is raised."""
-        splitter = LineSplitter()
-        body = msgspec.json.encode({"model": model, "stream": True})
-        async with self._http.open("POST", "/api/pull", body, model=model) as answer:
-            async for data in answer:
-                for line in split(splitter, data):
-                    check_line(line)
-                    yield line
-
     async def operate(self, operation: EngineOperation, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
-        """Ollama's own answer, line by line; nothing where it answers with an empty body."""
+        """Ollama's own answer, line by line; nothing where it answers with an empty body. An error line is raised."""
         method, path = _OPERATIONS[operation]
         if operation is EngineOperation.BLOB:
             path = f"{path}/{body.get('digest', '')}"
         sent = msgspec.json.encode(body) if method in ("POST", "DELETE") else None
         splitter = LineSplitter()
-        async with self._http.open(method, path, sent, model=str(body.get("model") or "")) as answer:
+        async with self._http.open(method, path, sent, refuse=said_of_models) as answer:
             async for data in answer:
                 for line in split(splitter, data):
+                    if line.startswith(b'{"error"'):
+                        raise said_of_models(500, line, "application/json")
                     check_line(line)
                     yield line
         if rest := splitter.rest.strip():

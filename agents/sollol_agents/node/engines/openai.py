@@ -258,11 +258,6 @@ class OpenAIEngine:
         """Refuses: there is no such operation."""
         raise _cannot("unload", model)
 
-    async def pull(self, model: str) -> AsyncGenerator[bytes, None]:
-        """Refuses: there is no such operation."""
-        raise _cannot("pull", model)
-        yield b""  # makes this a generator
-
     async def operate(self, operation: EngineOperation, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         """Refuses: there are no such operations."""
         raise _cannot(operation.value, str(body.get("model") or "models"))

@@ -59,7 +59,18 @@ def error_text(body: bytes) -> str:
     return text[:_TEXT_MAX]
 
 
-def refusal(status: int, body: bytes, model: str = "") -> SollolError:
+def said_of_models(status: int, body: bytes, content_type: str) -> SollolError:
+    """The error for a refused question about an engine's models: its own words with its own status.
+
+    Nothing is decided here about the engine's health, so that its 500 for a wrong body stays a 500.
+    """
+    if not body or status == 401:
+        return refusal(status, body)
+    text = error_text(body) or f"HTTP {status} without a message"
+    return engine_error(ErrorCode.ENGINE_REJECTED, text, status=status, details=_own_words(body, content_type))
+
+
+def refusal(status: int, body: bytes, model: str = "", content_type: str = "") -> SollolError:
     """The error for an answer with a status other than 2xx.
 
     4xx is the request's fault and keeps the engine's own status, except where the node is at fault (credentials)
@@ -69,7 +80,7 @@ def refusal(status: int, body: bytes, model: str = "") -> SollolError:
     if status == _CAME_ROUND:
         return engine_error(ErrorCode.ENGINE_FAILED, f"{_NO_ENGINE}: {text}", details={_LEADS_BACK: "true"})
     said = text or f"HTTP {status} without a message"
-    details = {"engine_body": body[:_BODY_MAX].decode("utf-8", "replace")} if body else {}
+    details = _own_words(body, content_type) if body else {}
     code = _code(status, text.lower(), body)
     if code is ErrorCode.UNKNOWN_MODEL:
         return engine_error(code, text or f"model {model!r} not found", details=details)
@@ -83,6 +94,10 @@ def refusal(status: int, body: bytes, model: str = "") -> SollolError:
 def leads_back(error: SollolError) -> bool:
     """Whether what answered in place of an engine leads back to the node that asked."""
     return _LEADS_BACK in error.body.details
+
+
+def _own_words(body: bytes, content_type: str) -> dict[str, str]:
+    return {"engine_body": body[:_BODY_MAX].decode("utf-8", "replace"), "engine_type": content_type}
 
 
 def _code(status: int, text: str, body: bytes) -> ErrorCode:

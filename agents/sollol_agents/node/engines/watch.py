@@ -49,6 +49,8 @@ class EngineWatch(Part):
         """What a gateway of this node's fleet, or one that leads to it, said in place of an engine."""
         self._inventory_at = float("-inf")
         self._wake = asyncio.Event()
+        self._looking = asyncio.Lock()
+        """One look at a time, so that an older one never overwrites what a newer one saw."""
         self._warned = ""
 
     @property
@@ -56,10 +58,8 @@ class EngineWatch(Part):
         """How many attempts run at a time: as configured, else what the engine says, else 1."""
         return self._config.slots or self.view.inventory.slots or _SLOTS_OF_OLLAMA
 
-    def refresh_soon(self, *, inventory: bool = False) -> None:
+    def refresh_soon(self) -> None:
         """Looks at the engine at once instead of at the next beat."""
-        if inventory:
-            self._inventory_at = float("-inf")
         self._wake.set()
 
     async def run(self) -> None:
@@ -70,8 +70,18 @@ class EngineWatch(Part):
             await happens(self._wake, self._config.heartbeat_s)
             self._wake.clear()
 
-    async def look(self) -> None:
-        """Looks once; an engine that does not answer is told in the view."""
+    async def look(self, *, inventory: bool = False) -> None:
+        """Looks once; an engine that does not answer is told in the view.
+
+        Args:
+            inventory: Look at the models on disk as well, however lately that was done.
+        """
+        async with self._looking:
+            if inventory:
+                self._inventory_at = float("-inf")
+            await self._look()
+
+    async def _look(self) -> None:
         was = (self.view.failures == 0, _names(self.view.loaded))
         try:
             if not self.is_found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Self, TypeVar
 
 import httpx
@@ -17,7 +17,7 @@ from sollol_agents.node.engines.http.pool import HttpPool
 from sollol_agents.node.engines.http.trace_context import TRACEPARENT, VIA
 from sollol_agents.node.engines.refusals import engine_error, refusal
 from sollol_agents.requests.hops import header_of
-from sollol_bus.errors import ConfigError
+from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import headers as h
 from sollol_schemas.errors import ErrorCode
@@ -66,16 +66,20 @@ class HttpAnswer:
         return b"".join(parts)
 
 
+Refuse = Callable[[int, bytes, str], SollolError]
+"""The error for a status, a body and its Content-Type."""
+
+
 class _Exchange:
     """One request, as a context: left early or cancelled, it closes its connection."""
 
-    __slots__ = ("_body", "_connection", "_head", "_model", "_pool")
+    __slots__ = ("_body", "_connection", "_head", "_pool", "_refuse")
 
-    def __init__(self, pool: HttpPool, head: bytes, body: bytes, model: str) -> None:
+    def __init__(self, pool: HttpPool, head: bytes, body: bytes, refuse: Refuse) -> None:
         self._pool = pool
         self._head = head
         self._body = body
-        self._model = model
+        self._refuse = refuse
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> HttpAnswer:
@@ -84,7 +88,7 @@ class _Exchange:
         if 200 <= connection.status < 300:
             return answer
         try:
-            raise refusal(connection.status, await answer.read(_MAX_ERROR_BYTES), self._model)
+            raise self._refuse(connection.status, await answer.read(_MAX_ERROR_BYTES), answer.content_type)
         finally:
             self._pool.give_back(connection)
 
@@ -126,8 +130,17 @@ class EngineHttp:
         key = b"Authorization: %b\r\n" % credentials.encode() if api_key else b""
         self._common = b" HTTP/1.1\r\nHost: %b\r\nUser-Agent: sollol-node\r\nAccept: */*\r\n%b" % (host, key)
 
-    def open(self, method: str, path: str, body: bytes | None = None, *, model: str = "") -> _Exchange:
+    def open(
+        self, method: str, path: str, body: bytes | None = None, *, model: str = "", refuse: Refuse | None = None
+    ) -> _Exchange:
         """The answer to a request, as an async context; a body is JSON.
+
+        Args:
+            method: HTTP's.
+            path: In origin form.
+            body: Sent as it is.
+            model: Named where the engine says only that it has no such model.
+            refuse: The error for an answer other than 2xx, in place of the usual one.
 
         Raises:
             SollolError: On entering: the engine cannot be reached, refused, or broke its protocol.
@@ -139,10 +152,11 @@ class EngineHttp:
             head += b"traceparent: %b\r\n" % trace.encode()
         if via := header_of(*filter(None, (VIA.get(), self._mark))):
             head += b"%b: %b\r\n" % (h.VIA.encode(), via.encode())
+        usual: Refuse = lambda status, text, kind: refusal(status, text, model, kind)  # noqa: E731 one expression
         if body is None:
-            return _Exchange(self._pool, head + b"\r\n", b"", model)
+            return _Exchange(self._pool, head + b"\r\n", b"", refuse or usual)
         length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-        return _Exchange(self._pool, head + length, body, model)
+        return _Exchange(self._pool, head + length, body, refuse or usual)
 
     async def call(
         self, method: str, path: str, body: bytes | None = None, *, timeout_s: float | None, model: str = ""
