@@ -13,7 +13,16 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.office.preload import Preload, Preloader
 from sollol_schemas.events import BreakerState
-from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, InFlight, InstalledModel, LoadedModel, Telemetry
+from sollol_schemas.telemetry import (
+    EngineInfo,
+    EngineKind,
+    Gpu,
+    InFlight,
+    InstalledModel,
+    LoadedModel,
+    NodeState,
+    Telemetry,
+)
 
 MODEL, OTHER = "llama3:8b", "qwen3:14b"
 GB = 1_000_000_000
@@ -199,3 +208,27 @@ def test_never_a_busy_node_never_an_eviction_never_too_many(
         assert not is_busy
         assert wanted.model not in loaded
         assert sum(SIZES[m] for m in (*loaded, wanted.model)) <= vram_gb * GB
+
+
+def test_a_model_that_was_unloaded_is_not_loaded_again_until_somebody_asks_for_it() -> None:
+    fleet = Fleet()
+    fleet.demand(1.0)
+    fleet.node("a", loaded=(MODEL,))
+    assert fleet.decide() == []
+    fleet.now += 1.0
+    fleet.node("a")
+    assert fleet.decide() == []
+    fleet.now += 5.0
+    assert fleet.decide() == []
+    fleet.core.demand.count(MODEL, fleet.now)
+    assert [one.model for one in fleet.decide()] == [MODEL]
+
+
+def test_a_node_that_went_down_with_a_model_is_no_reason_to_do_without_it() -> None:
+    fleet = Fleet()
+    fleet.demand(1.0)
+    fleet.node("a", loaded=(MODEL,))
+    fleet.node("b")
+    fleet.decide()
+    fleet.core.fleet.nodes["a"].state = NodeState.DOWN
+    assert [one.node_id for one in fleet.decide()] == ["b"]

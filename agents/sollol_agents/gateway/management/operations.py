@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.access import guest_of, require_admin
-from sollol_agents.gateway.http.bodies import body_of, pieces_of, text_in
+from sollol_agents.gateway.http.bodies import body_of, json_response, pieces_of, text_in
 from sollol_agents.gateway.http.errors import JSON, PLAIN_JSON
 from sollol_agents.gateway.management import blobs
 from sollol_agents.gateway.management.fleet import Fleet
@@ -92,10 +92,10 @@ class Management:
         require_admin(guest_of(request))
         digest = request.path_params["digest"]
         if not blobs.is_digest(digest):
-            return Response(status_code=400, media_type=JSON.decode())
+            return json_response({}, JSON, 400)
         node_id = (await self._targets.named(request) or [await self._targets.home()])[0]
         is_there = await blobs.has(self._fleet, node_id, digest)
-        return Response(status_code=200) if is_there else Response(status_code=404, media_type=JSON.decode())
+        return Response(status_code=200) if is_there else json_response({}, JSON, 404)
 
     async def put_blob(self, request: Request) -> Response:
         """Gives a file to one node, the biggest unless a header names it."""

@@ -51,6 +51,10 @@ class Demand:
         if rate > self.rate(model, now) and (model in self._rates or len(self._rates) < _MODELS_LIMIT):
             self._rates[model] = (rate, now)
 
+    def last_at(self, model: str) -> float:
+        """When the model was last asked for, as far as its rate tells; minus infinity: never."""
+        return self._rates.get(model, (0.0, -math.inf))[1]
+
     def rate(self, model: str, now: float) -> float:
         """Requests per second; 0 for a model never asked for."""
         return _faded(self._rates.get(model, (0.0, now)), now)

@@ -2,7 +2,9 @@
 
 A request that finds every copy busy waits, or waits for a load. When the copies have no free slot left and two
 requests are expected before a load could end, an idle node with room loads the model now. Nothing is ever evicted for
-it, and a node that would be much slower than the present copies is no help.
+it, and a node that would be much slower than the present copies is no help. What left a node's memory otherwise than
+to make room (an operator unloaded it, a caller's `keep_alive` said so, it expired) is loaded again only when somebody
+asks for it.
 """
 
 from __future__ import annotations
@@ -42,21 +44,39 @@ class Preloader:
 
     def __init__(self) -> None:
         self._asked: dict[tuple[str, str], float] = {}
+        self._held: set[tuple[str, str]] = set()
+        self._gone_at: dict[str, float] = {}
 
     def decide(self, core: SchedulerCore, now: float) -> list[Preload]:
         """What to load now; each answer is remembered as under way."""
         if not core.config.preload:
             return []
+        self._note_departures(core, now)
         self._asked = {key: until for key, until in self._asked.items() if until > now}
         wanted: list[Preload] = []
         for model in sorted(_busy_models(core, now)):
             loading = {name for _, name in self._asked}
-            if model in loading or len(self._asked) >= _AT_A_TIME:
+            if model in loading or len(self._asked) >= _AT_A_TIME or self._is_unwanted(core, model):
                 continue
             found = self._further_copy(core, model, now)
             if found is not None:
                 wanted.append(found)
         return wanted
+
+    def _note_departures(self, core: SchedulerCore, now: float) -> None:
+        """Notes which models left a memory since the last look, though nothing took their place."""
+        nodes = {n.node_id: n for n in core.fleet.nodes.values() if n.state is not NodeState.DOWN}
+        held = {(node_id, name) for node_id, node in nodes.items() for name in node.residents.by_name}
+        for node_id, name in self._held - held:
+            node = nodes.get(node_id)
+            if node is not None and not any(name in r.evicts for r in node.residents.by_name.values()):
+                self._gone_at[name] = now
+        self._held = held
+        self._gone_at = {name: at for name, at in self._gone_at.items() if core.demand.last_at(name) <= at}
+
+    def _is_unwanted(self, core: SchedulerCore, model: str) -> bool:
+        """Whether nobody has asked for a model since it left a memory."""
+        return model in self._gone_at and not any(w.model == model for w in core.waiting)
 
     def _further_copy(self, core: SchedulerCore, model: str, now: float) -> Preload | None:
         nodes = [n for n in core.fleet.nodes.values() if model in n.installed]
