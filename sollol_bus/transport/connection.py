@@ -31,6 +31,7 @@ from sollol_bus.observe.tracing import Tracer
 from sollol_bus.transport.config import BusConfig
 from sollol_bus.transport.messages import Msg, encode, error_headers, size_of_headers
 from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox
+from sollol_bus.transport.reading import SturdyClient
 from sollol_bus.transport.subscription import Delivery, Leaving, Subscription, run_at_once
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
@@ -61,7 +62,7 @@ class Bus:
         """Who counts what this actor does; nobody, unless metrics are on."""
         self.tracer: Tracer | None = None
         """Who traces requests; nobody, unless tracing is on."""
-        self._nc = NatsClient()
+        self._nc = SturdyClient()
         self._loop = asyncio.get_running_loop()
         self._settled_at = 0.0
         self._on_disconnect: list[Callable[[], None]] = []

@@ -1,0 +1,47 @@
+"""The client library's connection, made so that nothing that arrives ends its reading.
+
+nats-py 2.16 parses the headers of a message inside its read loop, and leaves the loop without a word when that raises:
+a block `NATS/1.0` and nothing more (IndexError), or a status line with bytes above 0x7f (UnicodeDecodeError), which the
+server forwards from anybody. The connection is then deaf until its pings fail, and a stored message of this kind comes
+again and again. Here such a message is dropped with a line in the log, ended for good where it was stored, and a read
+loop that ends for whatever reason begins anew at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+import nats.errors
+from nats.aio.client import Client as NatsClient
+
+log = logging.getLogger(__name__)
+
+_ACK_ROOT: Final = b"$JS.ACK."
+_TERMINATE: Final = b"+TERM"
+_SUBJECT_MAX: Final = 200
+
+
+class SturdyClient(NatsClient):
+    """A connection of the client library that survives whatever it reads."""
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        except Exception as error:  # noqa: BLE001 the library raises whatever a stranger's bytes make it
+            log.warning(
+                "dropped a message on %s that cannot be read: %r",
+                subject[:_SUBJECT_MAX].decode("utf-8", "replace"),
+                error,
+                extra={"action": "unreadable_message"},
+            )
+            if reply.startswith(_ACK_ROOT):
+                await self.publish(reply.decode("ascii", "replace"), _TERMINATE)
+
+    async def _read_loop(self) -> None:
+        await super()._read_loop()
+        task = asyncio.current_task()
+        if self.is_connected and task is not None and not task.cancelling():
+            log.warning("reading from the server ended; connecting anew", extra={"action": "reading_ended"})
+            await self._process_op_err(nats.errors.UnexpectedEOF())

@@ -1,0 +1,86 @@
+"""What strangers put on the wire past every client library: nothing of it deafens anybody."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
+from sollol_agents.lab.testing.waiting import eventually
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg
+from sollol_schemas import subjects
+
+HEADERS = [
+    pytest.param(b"NATS/1.0", id="nothing after the version"),
+    pytest.param(b"NATS/1.0 \xff\xfe\xfd\r\n\r\n", id="a status that is no text"),
+    pytest.param(b"NATS/1.0 404 \xff\r\n\r\n", id="a description that is no text"),
+    pytest.param(b"NATS/1.0\r\n\xff\xff: \xfe\r\n\r\n", id="a name that is no text"),
+    pytest.param(b"NATS/1.0\r\nno colon\r\n\r\n", id="a line without a colon"),
+    pytest.param(b"\x00\x00\x00\x00\x00\x00\x00\x00\x00", id="no version at all"),
+]
+
+
+async def publish_raw(url: str, subject: str, headers: bytes, *, reply: str = "") -> None:
+    """Publishes a message whose block of headers is whatever it is, and returns when the server has it."""
+    where = urlsplit(url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    try:
+        await reader.readline()
+        writer.write(b'CONNECT {"headers":true,"no_responders":true,"verbose":false}\r\n')
+        told = b"HPUB %s %s %d %d\r\n" % (subject.encode(), reply.encode(), len(headers), len(headers))
+        writer.write(told + headers + b"\r\nPING\r\n")
+        while (line := await reader.readline()) != b"PONG\r\n":
+            assert line, "the server closed the connection"
+            assert not line.startswith(b"-ERR"), line
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("headers", HEADERS)
+async def test_a_message_with_broken_headers_ends_no_reading(
+    nats_server: EmbeddedServer, bus: Bus, headers: bytes
+) -> None:
+    heard: list[Msg] = []
+    bus.subscribe("strange", heard.append)
+    await bus.flush()
+    await publish_raw(nats_server.url, "strange", headers)
+    bus.publish("strange", b"after it")
+    await eventually(lambda: any(msg.data == b"after it" for msg in heard))
+    assert bus.reconnects == 0
+
+
+@pytest.mark.parametrize("headers", HEADERS[:3])
+async def test_no_actor_is_deafened_and_no_queue_chokes_on_a_message_with_broken_headers(
+    tmp_path: Path, headers: bytes
+) -> None:
+    async with EmulatedSystem(tmp_path) as system:
+        url = system.client.bus.config.url
+        for subject in ("$SRV.PING", subjects.CHAT, subjects.TELEMETRY.of("n1"), subjects.JOB_SUBMIT.of(5, "strange")):
+            await publish_raw(url, subject, headers)
+        job_id = await system.client.generate_async(MODEL, "count down from 3")
+        assert (await system.client.wait_for_task(job_id, timeout_s=20)).text.split() == ["2", "1", "0"]
+        assert (await system.client.generate(MODEL, "count down from 2")).text.split() == ["1", "0"]
+
+
+async def test_a_connection_whose_reading_ends_is_made_anew_at_once(bus: Bus) -> None:
+    heard: list[Msg] = []
+    bus.subscribe("news", heard.append)
+    await bus.flush()
+    parser = bus.nats._ps
+    parse = parser.parse
+
+    async def fails_once(data: bytes = b"") -> None:
+        parser.parse = parse  # type: ignore[method-assign]
+        raise LookupError("a defect of the library")
+
+    parser.parse = fails_once  # type: ignore[method-assign]
+    bus.publish("news")
+    await eventually(lambda: bus.reconnects == 1)
+    bus.publish("news", b"again")
+    await eventually(lambda: any(msg.data == b"again" for msg in heard))
