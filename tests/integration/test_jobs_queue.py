@@ -13,6 +13,7 @@ from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, SollolError
 from sollol_bus.jetstream.api import JetStreamRefused, api, publish_acked
+from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
@@ -127,6 +128,23 @@ async def test_a_message_that_the_server_gave_up_delivering_is_buried_with_a_let
             return not (await s.client.jobs.latest()).waiting
 
         await eventually(is_empty)
+
+
+async def test_a_job_whose_state_cannot_be_read_ends_with_an_event_and_a_letter_and_lists_say_how_many_there_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with EmulatedSystem(tmp_path) as s:
+        states = Bucket(s.client.bus, stores.JOBS_BUCKET)
+        for key in ("job.spoilt", "job.other"):
+            await states.put(key, b"no state")
+        await s.client.jobs.latest()
+        assert "2 states of jobs cannot be read" in caplog.text
+        await publish_acked(s.client.bus, subjects.JOB_SUBMIT.of(5, "spoilt"), payload_of("x"))
+        await eventually(lambda: JobNews.FAILED in s.news_of("spoilt"))
+        ended = await s.client.jobs.get("spoilt")
+        assert ended.error is not None
+        assert "cannot be read" in ended.error.message
+        assert [letter.job_id for letter in (await s.client.jobs.dead()).jobs] == ["spoilt"]
 
 
 async def test_a_job_that_is_run_again_waits_and_can_be_cancelled_before_anybody_takes_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -16,6 +17,8 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
 from sollol_schemas import stores, subjects
 from sollol_schemas.jobs import JobListReply, JobListRequest, JobState, JobStatus
+
+log = logging.getLogger(__name__)
 
 _STATES_STREAM = f"KV_{stores.JOBS_BUCKET}"
 _STATE_SUBJECTS = f"$KV.{stores.JOBS_BUCKET}.job.*"
@@ -63,15 +66,19 @@ class Listing:
         return await self._with_counts(found[: asked.limit])
 
     async def every(self) -> AsyncIterator[JobStatus]:
-        """Every job that somebody has worked on, the newest first."""
+        """Every job that somebody has worked on, the newest first; how many states cannot be read is logged."""
         state = (await stream_info(self._bus, _STATES_STREAM)).state
-        async for batch in self._backwards(_STATES_STREAM, _STATE_SUBJECTS, state):
-            for msg in reversed(batch):
-                try:
-                    if msg.data:
-                        yield decode(msg.data, JobStatus)
-                except DecodeFailed:
-                    continue
+        unreadable = 0
+        try:
+            async for batch in self._backwards(_STATES_STREAM, _STATE_SUBJECTS, state):
+                for msg in reversed(batch):
+                    status = _state_in(msg)
+                    unreadable += bool(msg.data) and status is None
+                    if status is not None:
+                        yield status
+        finally:
+            if unreadable:
+                log.warning("%d states of jobs cannot be read", unreadable, extra={"action": "bad_job_states"})
 
     async def _backwards(self, stream: str, subject: str, state: StreamState) -> AsyncIterator[list[Stored]]:
         """A stream's messages from its end to its beginning, in batches that are each in order."""
@@ -120,6 +127,14 @@ class Listing:
         except BusError:
             return 0
         return info.num_pending + info.num_ack_pending
+
+
+def _state_in(msg: Stored) -> JobStatus | None:
+    """The state in a message of the bucket; None of a marker, and of what cannot be read."""
+    try:
+        return decode(msg.data, JobStatus) if msg.data else None
+    except DecodeFailed:
+        return None
 
 
 def _waiting(stored: Stored) -> JobStatus:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from nats.errors import Error as ClientError
 
-from sollol_bus.errors import BusError, PayloadTooLarge
+from sollol_bus.errors import BusError, DecodeFailed, PayloadTooLarge
 from sollol_bus.jetstream.api import JetStreamRefused
 from sollol_bus.waiting import delays
 
@@ -30,11 +30,12 @@ async def persistently(act: Callable[[], Awaitable[T]], what: str) -> T:
 
     Raises:
         PayloadTooLarge: It can never be taken.
+        DecodeFailed: What is stored is not what it should be, and stays so.
     """
     for delay_s in delays(_FIRST_RETRY_S, _LAST_RETRY_S):
         try:
             return await act()
-        except PayloadTooLarge:
+        except (PayloadTooLarge, DecodeFailed):
             raise
         except (BusError, ClientError, TimeoutError) as error:
             level = logging.WARNING if isinstance(error, JetStreamRefused) else logging.DEBUG

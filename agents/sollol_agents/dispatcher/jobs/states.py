@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from sollol_agents.dispatcher.jobs.persistence import ANSWER_S, persistently
-from sollol_bus.errors import NotConnected
+from sollol_bus.errors import DecodeFailed, NotConnected
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
@@ -20,6 +20,14 @@ class Overtaken(Exception):
     """Somebody else wrote the job's state first."""
 
 
+class Unreadable(DecodeFailed):
+    """What lies under the job's key is no state; whoever ends the job may write over `revision`."""
+
+    def __init__(self, job_id: str, revision: int, why: DecodeFailed) -> None:
+        super().__init__(f"the state of job {job_id} cannot be read: {why.message}")
+        self.revision = revision
+
+
 class States:
     """The state of every job, under `job.<id>`."""
 
@@ -29,9 +37,16 @@ class States:
         self._keep_s = max(1, round(keep_s))
 
     async def read(self, job_id: str) -> tuple[JobStatus | None, int]:
-        """What is known about a job, and the revision to be passed to `write`."""
+        """What is known about a job, and the revision to be passed to `write`.
+
+        Raises:
+            Unreadable: Something is written there that is no state.
+        """
         entry = await self._bucket.get(_key(job_id))
-        return entry.decode(JobStatus), entry.revision
+        try:
+            return entry.decode(JobStatus), entry.revision
+        except DecodeFailed as error:
+            raise Unreadable(job_id, entry.revision, error) from error
 
     async def write(self, status: JobStatus, last: int) -> int:
         """Writes a state over revision `last`; returns the new revision. Goes on through outages.

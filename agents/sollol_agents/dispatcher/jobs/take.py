@@ -14,7 +14,7 @@ from sollol_agents.dispatcher.jobs.events import now
 from sollol_agents.dispatcher.jobs.intake import Accepted, headers_for, read_job
 from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_agents.dispatcher.jobs.records import fresh_status, result_of
-from sollol_agents.dispatcher.jobs.states import Overtaken
+from sollol_agents.dispatcher.jobs.states import Overtaken, Unreadable
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_agents.dispatcher.jobs.tries import Answered, Try
 from sollol_agents.dispatcher.requests.intake import Rejected
@@ -92,6 +92,8 @@ class Take:
             await self._run()
         except Overtaken:
             await self._after_overtaken()
+        except Unreadable as error:
+            await self._end_unreadable(error)
 
     async def _run(self) -> None:
         accepted: Accepted | None = None
@@ -324,6 +326,17 @@ class Take:
         else:
             self.delivery.forget()
 
+    async def _end_unreadable(self, error: Unreadable) -> None:
+        """Ends a job whose state says nothing: whether it ever ran is not known, so that it runs by request alone."""
+        problem = ErrorBody(code=ErrorCode.INTERNAL, message=error.message)
+        self._status, self._revision = self._ended_by(problem), error.revision
+        await self._end(self._status)
+
+    def _ended_by(self, error: ErrorBody) -> JobStatus:
+        """The state of a job that cannot run as it was stored."""
+        fresh = fresh_status(self.delivery, None, owner="")
+        return msgspec.structs.replace(fresh, state=JobState.FAILED, error=error)
+
     def _drop(self, *, is_conflict: bool) -> None:
         self.delivery.ack()
         if is_conflict:
@@ -333,8 +346,7 @@ class Take:
                 extra={"action": "job_conflict", "job_id": self.job_id},
             )
             error = ErrorBody(code=ErrorCode.CONFLICT, message="this id stands for a job with another body")
-            status = JobStatus(job_id=self.job_id, state=JobState.FAILED, priority=self.priority, error=error)
-            self._tools.events.tell(status, JobNews.CONFLICT)
+            self._tools.events.tell(self._ended_by(error), JobNews.CONFLICT)
 
     def _has_left(self) -> bool:
         """Whether this take has nothing more to do; settles what a cancelled job leaves."""

@@ -9,8 +9,8 @@ import msgspec
 
 from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.events import now
-from sollol_agents.dispatcher.jobs.records import result_of, stored_status
-from sollol_agents.dispatcher.jobs.states import Overtaken
+from sollol_agents.dispatcher.jobs.records import fresh_status, result_of, stored_status
+from sollol_agents.dispatcher.jobs.states import Overtaken, Unreadable
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
@@ -59,7 +59,11 @@ class Undeliverable:
         tools = self._tools
         found = await stored_message(tools.bus, stores.JOBS_STREAM, seq=advisory.stream_seq)
         if found is not None:
-            known, revision = await tools.states.read(subjects.last_token(found.subject))
+            known: JobStatus | None = None
+            try:
+                known, revision = await tools.states.read(subjects.last_token(found.subject))
+            except Unreadable as error:
+                revision = error.revision
             if known is None or known.state not in TERMINAL:
                 stored = stored_status(found.subject, found.data, found.headers, submitted_at=found.time, seq=found.seq)
                 status = life.undeliverable(known or stored, advisory.deliveries)
@@ -89,10 +93,10 @@ class Undeliverable:
         job_id = "invalid-" + hashlib.sha256(delivery.data).hexdigest()[:_ID_CHARACTERS]
         name = subjects.last_token(delivery.subject)
         message = f"{name[:80]!r} cannot be a job's id: 1 to 56 of A-Z a-z 0-9 _ - are allowed"
-        status = JobStatus(
+        status = msgspec.structs.replace(
+            fresh_status(delivery, None, owner=""),
             job_id=job_id,
             state=JobState.FAILED,
-            priority=int(delivery.subject.split(".")[-2]),
             error=ErrorBody(code=ErrorCode.BAD_REQUEST, message=message),
             finished_at=now(),
         )
