@@ -9,6 +9,7 @@ from typing import Any, Self
 import msgspec
 
 from sollol_bus.errors import BackendBrokeProtocol, DecodeFailed
+from sollol_bus.sdk.answers import so_far
 from sollol_bus.sdk.call import Call
 from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas import headers as h
@@ -37,7 +38,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision | None = None
     figures: Figures | None = None
     final: dict[str, Any] = {}
-    """The engine's last object, with its own counts and durations."""
+    """The engine's last object, with its own counts and durations, and the log probabilities of every chunk."""
 
 
 class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +64,9 @@ class NativeChunk(msgspec.Struct, frozen=True):
     response: str = ""
     thinking: str = ""
     message: _Message = _Message()
+    tool_calls: list[dict[str, Any]] | None = None
+    """Of a generate."""
+    logprobs: list[Any] | None = None
     embeddings: list[list[float]] = []
     done: bool = False
     done_reason: str = ""
@@ -88,12 +92,8 @@ class AnswerStream:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._texts: list[str] = []
-        self._thoughts: list[str] = []
-        self._tool_calls: list[dict[str, Any]] = []
-        self._model = ""
+        self._chunks: list[bytes] = []
         self._final: bytes = b""
-        self._done_reason = ""
 
     @property
     def request_id(self) -> str:
@@ -108,16 +108,18 @@ class AnswerStream:
     @property
     def answer(self) -> Answer:
         """What has arrived so far as one answer; complete once the iteration has ended."""
+        native = decode(so_far(self._chunks), NativeChunk)
+        final = msgspec.json.decode(self._final) if self._final else {}
         return Answer(
-            text="".join(self._texts),
-            thinking="".join(self._thoughts),
-            tool_calls=self._tool_calls,
-            model=self._model,
+            text=native.response or native.message.content,
+            thinking=native.thinking or native.message.thinking,
+            tool_calls=native.tool_calls or native.message.tool_calls,
+            model=native.model,
             request_id=self.request_id,
-            done_reason=self._done_reason,
+            done_reason=native.done_reason,
             decision=self.decision,
             figures=figures_of(self._call.last),
-            final=msgspec.json.decode(self._final) if self._final else {},
+            final=final | {"logprobs": native.logprobs} if native.logprobs and final else final,
         )
 
     async def whole(self) -> Answer:
@@ -155,15 +157,11 @@ class AnswerStream:
             native = decode(msg.data, NativeChunk)
         except DecodeFailed as error:
             raise BackendBrokeProtocol(f"not an engine's chunk: {error}") from error
-        text = native.response or native.message.content
-        thinking = native.thinking or native.message.thinking
-        self._model = native.model or self._model
-        if text:
-            self._texts.append(text)
-        if thinking:
-            self._thoughts.append(thinking)
-        self._tool_calls.extend(native.message.tool_calls)
+        self._chunks.append(msg.data)
         if native.done:
             self._final = msg.data
-            self._done_reason = native.done_reason
-        return Chunk(text=text, thinking=thinking, raw=msg.data)
+        return Chunk(
+            text=native.response or native.message.content,
+            thinking=native.thinking or native.message.thinking,
+            raw=msg.data,
+        )

@@ -11,6 +11,7 @@ import pytest
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import Cancelled, ConnectionLost, NoResponders
 from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode
@@ -114,6 +115,26 @@ async def test_other_news_of_a_request_leave_its_watch_alone(bus: Bus, other: Bu
         dispatcher.answer()
         assert [m.data async for m in call] == [b"chunk"]
         assert call.dispatcher == "d1"
+
+
+async def test_an_answer_keeps_the_tool_calls_of_a_generate_and_the_log_probabilities_of_every_chunk(
+    bus: Bus, other: Bus
+) -> None:
+    chunks = (
+        b'{"response":"a","logprobs":[{"token":"a"}],"tool_calls":[{"f":1}],"done":false}',
+        b'{"response":"b","logprobs":[{"token":"b"}],"done":true,"eval_count":2}',
+    )
+
+    def serve(msg: Msg) -> None:
+        for chunk in (*chunks, b""):
+            other.publish(msg.reply, chunk)
+
+    other.subscribe(subjects.GENERATE, serve)
+    await other.flush()
+    answer = await Client(bus).generate("m", "hi")
+    assert (answer.text, answer.tool_calls) == ("ab", [{"f": 1}])
+    assert answer.final["logprobs"] == [{"token": "a"}, {"token": "b"}]
+    assert answer.final["eval_count"] == 2
 
 
 async def test_a_living_dispatcher_keeps_its_request(bus: Bus, other: Bus) -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.requests.answers import joined
 from sollol_agents.requests.names import canonical
 from sollol_agents.requests.paths import CLOSED_PATHS, MANAGEMENT_PATHS, is_closed
 from sollol_bus.errors import BackendBrokeProtocol
+from sollol_bus.sdk.answers import joined
 from sollol_schemas.context import RequestKind
 
 

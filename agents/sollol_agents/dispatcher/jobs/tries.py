@@ -9,8 +9,8 @@ from typing import NamedTuple, Self
 
 from sollol_agents.dispatcher.jobs.intake import Accepted
 from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, UNLIMITED_S
-from sollol_agents.requests.answers import joined
 from sollol_bus.errors import BusError, NoResponders, NotConnected, RequestTimedOut, SollolError
+from sollol_bus.sdk.answers import joined
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.results import decision_of, figures_of
 from sollol_bus.transport.connection import Bus

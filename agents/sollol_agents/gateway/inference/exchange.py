@@ -20,11 +20,11 @@ from sollol_agents.gateway.inference.comments import Comments
 from sollol_agents.gateway.inference.event_relay import EventRelay
 from sollol_agents.gateway.inference.order import first_fault
 from sollol_agents.gateway.inference.request import HttpRequest
-from sollol_agents.requests.answers import joined
 from sollol_agents.requests.dialects import Dialect
 from sollol_bus.errors import SollolError
 from sollol_bus.observe.tracing import Span
 from sollol_bus.parts import Spawn
+from sollol_bus.sdk.answers import joined
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.results import decision_of, figures_of
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large

@@ -26,8 +26,8 @@ from sollol_agents.node.engines.ollama_wire import (
 from sollol_agents.node.engines.passthrough import PassthroughAnswer
 from sollol_agents.node.engines.refusals import engine_error, said_of_models
 from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
-from sollol_agents.requests.answers import joined
 from sollol_bus.errors import BackendRefused, SollolError
+from sollol_bus.sdk.answers import joined
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation
 from sollol_schemas.errors import ErrorCode

@@ -29,8 +29,8 @@ from sollol_agents.node.engines.translation.embeddings import (
 )
 from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
 from sollol_agents.node.engines.translation.options import Flavour
-from sollol_agents.requests.answers import joined
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
+from sollol_bus.sdk.answers import joined
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation
 from sollol_schemas.errors import ErrorCode

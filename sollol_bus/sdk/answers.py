@@ -42,13 +42,22 @@ def joined(kind: RequestKind, chunks: list[bytes]) -> bytes:
             raise BackendBrokeProtocol("the engine's last object is missing")
         if len(objects) == 1:
             return chunks[0]
-        whole = _together(objects)
-        if kind is RequestKind.CHAT:
-            messages = [_fields.decode(one["message"]) for one in objects if "message" in one]
-            whole["message"] = {"role": "assistant", **_together(messages)}
+        return _encode(_whole(objects))
     except _INVALID as error:
         raise BackendBrokeProtocol(f"not an engine's answer: {error}") from error
-    return _encode(whole)
+
+
+def so_far(chunks: list[bytes]) -> bytes:
+    """The native objects that have come until now as one, whether or not the engine's last is among them."""
+    return chunks[0] if len(chunks) == 1 else _encode(_whole([_fields.decode(chunk) for chunk in chunks]))
+
+
+def _whole(objects: list[dict[str, msgspec.Raw]]) -> dict[str, Any]:
+    whole = _together(objects)
+    if "message" in whole:
+        messages = [_fields.decode(one["message"]) for one in objects if "message" in one]
+        whole["message"] = {"role": "assistant", **_together(messages)}
+    return whole
 
 
 def _together(objects: list[dict[str, msgspec.Raw]]) -> dict[str, Any]:
