@@ -31,7 +31,7 @@ from sollol_bus.observe.tracing import Tracer
 from sollol_bus.transport.config import BusConfig
 from sollol_bus.transport.messages import Msg, encode, error_headers, size_of_headers
 from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox
-from sollol_bus.transport.reading import SturdyClient
+from sollol_bus.transport.reading import NO_TLS, SturdyClient
 from sollol_bus.transport.subscription import Delivery, Leaving, Subscription, run_at_once
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
@@ -62,7 +62,8 @@ class Bus:
         """Who counts what this actor does; nobody, unless metrics are on."""
         self.tracer: Tracer | None = None
         """Who traces requests; nobody, unless tracing is on."""
-        self._nc = SturdyClient()
+        needs_tls = config.tls_ca_file is not None or "tls://" in config.url
+        self._nc = SturdyClient(needs_tls=needs_tls)
         self._loop = asyncio.get_running_loop()
         self._settled_at = 0.0
         self._on_disconnect: list[Callable[[], None]] = []
@@ -353,6 +354,8 @@ def _advice(why: str) -> str:
     """What to do about a connection that could not be made."""
     if "CERTIFICATE_VERIFY_FAILED" in why:
         return "Name the CA that signed the server's certificate with --nats-tls-ca-file."
+    if NO_TLS in why:
+        return "Switch TLS on there; without tls:// and a CA in the settings everything would be sent in clear."
     if "authorization" in why.lower():
         return "Give credentials: --config with a file of `sollol credentials`, or --nats-user and --nats-password."
     return "Start one with `sollol up` (without --nats and SOLLOL_NATS), or name another with --nats."

@@ -1,10 +1,13 @@
-"""The client library's connection, made so that nothing that arrives ends its reading.
+"""The client library's connection, made so that nothing that arrives ends its reading or strips it of TLS.
 
 nats-py 2.16 parses the headers of a message inside its read loop, and leaves the loop without a word when that raises:
 a block `NATS/1.0` and nothing more (IndexError), or a status line with bytes above 0x7f (UnicodeDecodeError), which the
 server forwards from anybody. The connection is then deaf until its pings fail, and a stored message of this kind comes
 again and again. Here such a message is dropped with a line in the log, ended for good where it was stored, and a read
 loop that ends for whatever reason begins anew at once.
+
+The library speaks TLS when the server's first line asks for it, and sends credentials in clear when it does not: a
+line that anybody on the way may change. Where TLS was asked for here, nothing is sent without it.
 """
 
 from __future__ import annotations
@@ -18,13 +21,27 @@ from nats.aio.client import Client as NatsClient
 
 log = logging.getLogger(__name__)
 
+NO_TLS: Final = "the server offers no TLS, which the settings ask for"
 _ACK_ROOT: Final = b"$JS.ACK."
 _TERMINATE: Final = b"+TERM"
 _SUBJECT_MAX: Final = 200
 
 
 class SturdyClient(NatsClient):
-    """A connection of the client library that survives whatever it reads."""
+    """A connection of the client library that survives whatever it reads.
+
+    Args:
+        needs_tls: Whether nothing may be sent but over TLS.
+    """
+
+    def __init__(self, *, needs_tls: bool = False) -> None:
+        super().__init__()
+        self._needs_tls = needs_tls
+
+    def _connect_command(self) -> bytes:
+        if self._needs_tls and not self._server_info.get("tls_required"):
+            raise nats.errors.Error(NO_TLS)
+        return super()._connect_command()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:

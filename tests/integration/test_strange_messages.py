@@ -6,12 +6,14 @@ import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import certifi
 import pytest
 
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
+from sollol_bus.errors import ConfigError
 from sollol_bus.server.server import EmbeddedServer
-from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg
 from sollol_schemas import subjects
 
@@ -84,3 +86,26 @@ async def test_a_connection_whose_reading_ends_is_made_anew_at_once(bus: Bus) ->
     await eventually(lambda: bus.reconnects == 1)
     bus.publish("news", b"again")
     await eventually(lambda: any(msg.data == b"again" for msg in heard))
+
+
+@pytest.mark.parametrize("scheme", ["tls", "nats"])
+async def test_where_tls_is_asked_for_nothing_is_sent_to_a_server_that_offers_none(scheme: str) -> None:
+    sent = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.15.1","headers":true,"max_payload":1048576}\r\n')
+        sent.extend(await reader.read(4096))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        config = BusConfig(
+            url=f"{scheme}://127.0.0.1:{port}",
+            user="u",
+            password="secret",
+            tls_ca_file=certifi.where() if scheme == "nats" else None,
+            connect_timeout_s=1.0,
+        )
+        with pytest.raises(ConfigError, match="offers no TLS"):
+            await Bus.connect(config)
+    assert not sent
