@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 _IN_OFFICE_WITHIN_S = 10.0
 _RETRY_S = 0.01
+_STREAMS: Final = 4
+"""Each stream of bounded size gets this part of the store: there are two, beside those that only hold what waits."""
 _ACTORS: Final = {
     "gateway": ("sollol_agents.gateway.actor", "Gateway"),
     "node": ("sollol_agents.node.actor", "NodeMonitor"),
@@ -208,7 +210,9 @@ class LocalStack(Part):
         kinds = asyncio.to_thread(self._import_actors)
         if self._bus_config is None or not self._bus_config.url:
             _, server = await asyncio.gather(kinds, self._start_server())
-            self._bus_config = msgspec.structs.replace(self._bus_config or BusConfig(), url=server.url)
+            self._bus_config = msgspec.structs.replace(
+                self._bus_config or BusConfig(), url=server.url, stream_bytes=max(1, server.store_bytes // _STREAMS)
+            )
         else:
             await kinds
         started = await asyncio.gather(

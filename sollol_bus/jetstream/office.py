@@ -10,6 +10,10 @@ Liveness: the server reachable, a vacant office is taken within 0.5 s of its exp
 within the time to live, or within about 0.1 s where holders answer a probe: nobody on the probe's subject means that
 the holder has no connection, and a holder without connection is out of office. Leaving hands over at once.
 
+A store that takes no writes (its disk is full, or it is switched off) takes them from nobody: then the holder stays,
+as long as it finds nobody else's name there, so that requests go on without the store. On a cluster that fell apart
+each part may so have a holder; `term` orders them once it is whole.
+
 Window: what a holder sent just before it lost the office may arrive after its successor began. Receivers therefore
 compare `term`, the revision at acquisition: it rises with every change of office, also over restarts of the server.
 """
@@ -37,6 +41,8 @@ _PROBES_PER_LOOK = 5
 _LOOK_EVERY_S = 0.5
 _RETRY_S = 0.05
 _ANSWER_S = 1.0
+_NEVER = 1 << 62
+"""A revision that no key will ever have."""
 
 
 class Candidate(Part):
@@ -80,6 +86,10 @@ class Candidate(Part):
         self._on_lost = on_lost
         self._clock = clock
         self._term = 0
+        self._held_term = 0
+        """The term of the last office, until somebody else may have had one."""
+        self._is_store_off = False
+        """Whether the store was found to take no writes from anybody."""
         self._revision = 0
         self._valid_until = 0.0
         self._renew_at = 0.0
@@ -140,7 +150,13 @@ class Candidate(Part):
 
     async def _stand_by(self) -> None:
         """One look at the office, and a few probes of its holder."""
-        entry = await self._bucket.get(self.key)
+        try:
+            entry = await self._bucket.get(self.key)
+        except (NoResponders, RequestTimedOut):
+            if self._held_term and await self._takes_no_writes():
+                self._resume()
+                return
+            raise
         self.owner = entry.value.decode(errors="replace") if entry.value else ""
         if entry.value is None or self.owner == self.instance:  # our own from before a disconnect is a new term
             await self._acquire(entry.revision)
@@ -148,6 +164,13 @@ class Candidate(Part):
             await self._pause(_LOOK_EVERY_S)
         else:
             await self._watch_owner(self._probe(self.owner), entry.revision)
+
+    def _resume(self) -> None:
+        """Takes office again, under its term: it was ours when the store went, and nobody can have taken it since."""
+        if self._extend(self._clock(), self._revision):
+            self._term = self._held_term
+            log.info("in office %s again, term %d", self.key, self._term, extra={"action": "office_resumed"})
+            self._on_acquired(self._term)
 
     async def _watch_owner(self, probe_subject: str, revision: int) -> None:
         for _ in range(_PROBES_PER_LOOK):
@@ -174,7 +197,7 @@ class Candidate(Part):
         elif self._is_leaving:
             await self._bucket.delete(self.key, revision)
         elif self._extend(sent_at, revision):
-            self._term = revision
+            self._term = self._held_term = revision
             self.owner = self.instance
             log.info("took office %s, term %d", self.key, revision, extra={"action": "office_taken"})
             self._on_acquired(revision)
@@ -188,15 +211,44 @@ class Candidate(Part):
             self._lose("was not running when it had to renew")
             return
         term, sent_at = self._term, self._clock()
-        revision = await self._bucket.update(
-            self.key, self.instance.encode(), self._revision, ttl_s=self._ttl_s, timeout_s=self._ttl_s / 3
-        )
+        if self._is_store_off and await self._takes_no_writes():
+            if self._term == term:
+                self._extend(sent_at, self._revision)
+            return
+        try:
+            revision = await self._bucket.update(
+                self.key, self.instance.encode(), self._revision, ttl_s=self._ttl_s, timeout_s=self._ttl_s / 3
+            )
+        except (NoResponders, RequestTimedOut):
+            failed_at = self._clock()
+            if self._term == term and await self._is_nobody_elses() and self._term == term:
+                self._extend(failed_at, self._revision)
+                return
+            raise
         if self._term != term:
             return
         if revision is None:
             await self._on_beaten(term)
         elif not self._extend(sent_at, revision):
             self._lose("the renewal took too long")
+
+    async def _is_nobody_elses(self) -> bool:
+        """Whether the office stays ours although it was not renewed: nobody else's name is there, or can get there."""
+        if await self._takes_no_writes():
+            return True
+        entry = await self._bucket.get(self.key)
+        return entry.value in (None, self.instance.encode())
+
+    async def _takes_no_writes(self) -> bool:
+        """Whether the store is away for everybody."""
+        try:
+            # a write that can only be refused, on a key that no candidate overhears: then nobody is there for it
+            await self._bucket.update(f"{self.key}.store", b"", _NEVER)
+        except NoResponders:
+            self._is_store_off = True
+        else:
+            self._is_store_off = False
+        return self._is_store_off
 
     async def _on_beaten(self, term: int) -> None:
         """The revision is not ours: somebody took the office, or a renewal was stored whose ack was lost."""
@@ -208,6 +260,7 @@ class Candidate(Part):
             self._renew_at = self._clock()
         else:
             self.owner = entry.value.decode(errors="replace") if entry.value else ""
+            self._held_term = 0
             self._lose(f"taken by {self.owner or 'nobody'}")
 
     def _extend(self, sent_at: float, revision: int) -> bool:
@@ -234,6 +287,7 @@ class Candidate(Part):
         self._on_lost(reason)
 
     def _on_disconnect(self) -> None:
+        self._held_term = 0
         self._lose("disconnected")
 
     def _on_overheard(self, msg: Msg) -> None:

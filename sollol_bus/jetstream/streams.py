@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 EVENTS_MAX_AGE_S = 24 * 3600.0
 EVENTS_MAX_BYTES = 1 << 30
+LEAST_STREAM_BYTES = 8 << 20
 DUPLICATE_WINDOW_S = 120.0
 OFFICE_MARKER_TTL_S = 1.0
 
@@ -165,22 +166,53 @@ def _as_config_error(error: Exception, spec: StreamSpec, *, is_late: bool) -> Co
 
 
 async def ensure_stream(bus: Bus, spec: StreamSpec) -> None:
-    """Makes one stream, or brings an old one up to what the software depends on."""
+    """Makes one stream, or brings an old one up to what the software depends on.
+
+    One that is there is used as it is: making it again would ask for its room a second time. A new one asks for less
+    where there is less: half, and half again, down to `LEAST_STREAM_BYTES`.
+    """
     try:
-        await api(bus, f"STREAM.CREATE.{spec.name}", spec.structure() | spec.limits(bus.config.stream_replicas))
-    except JetStreamRefused as error:
-        if error.err_code != _EXISTS:
-            raise
         await _update_stream(bus, spec)
+    except JetStreamRefused as error:
+        if not error.is_not_found:
+            raise
+        await _make_stream(bus, spec)
+
+
+async def _make_stream(bus: Bus, spec: StreamSpec) -> None:
+    limits = spec.limits(bus.config.stream_replicas)
+    limits["max_bytes"] = min(spec.max_bytes, bus.config.stream_bytes)
+    while True:
+        try:
+            await api(bus, f"STREAM.CREATE.{spec.name}", spec.structure() | limits)
+        except JetStreamRefused as error:
+            if error.err_code == _EXISTS:
+                await _update_stream(bus, spec)
+                return
+            if error.err_code not in _NO_ROOM or limits["max_bytes"] < 2 * LEAST_STREAM_BYTES:
+                raise
+            limits["max_bytes"] //= 2
+        else:
+            break
+    if limits["max_bytes"] < spec.max_bytes:
+        kept = limits["max_bytes"] >> 20
+        extra = {"action": "stream_small", "kept_mib": kept}
+        log.warning("%s keeps %d MiB at most: the server has little room", spec.name, kept, extra=extra)
 
 
 async def _update_stream(bus: Bus, spec: StreamSpec) -> None:
     info = msgspec.json.decode(await api(bus, f"STREAM.INFO.{spec.name}"))
     current: dict[str, Any] = info["config"]
     wanted = current | spec.structure()
-    if wanted != current:
-        log.info("updating the stream %s", spec.name, extra={"action": "stream_update"})
+    if wanted == current:
+        return
+    log.info("updating the stream %s", spec.name, extra={"action": "stream_update"})
+    try:
         await api(bus, f"STREAM.UPDATE.{spec.name}", wanted)
+    except JetStreamRefused as error:
+        if error.err_code not in _NO_ROOM:
+            raise
+        log.warning("%s stays as it is: %s", spec.name, error, extra={"action": "stream_update_refused"})
 
 
 def _ns(seconds: float) -> int:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from sollol_bus.errors import ConfigError
+from sollol_bus.server.room import STORE_LINE
 
 BINARY_NAME = "nats-server"
 LOG_NAME = "nats-server.log"
@@ -84,7 +85,9 @@ def _is_executable(path: Path) -> bool:
     return path.is_file() and os.access(path, os.X_OK)
 
 
-def render(config: EmbeddedServerConfig, store_dir: Path, *, port: int, monitor_port: int | None) -> str:
+def render(
+    config: EmbeddedServerConfig, store_dir: Path, *, port: int, monitor_port: int | None, store_bytes: int
+) -> str:
     """The text of the configuration file; a port of 0 becomes the server's own "any free port"."""
     lines = [
         f"listen: {_quote(f'{config.host}:{port or -1}')}",
@@ -98,7 +101,7 @@ def render(config: EmbeddedServerConfig, store_dir: Path, *, port: int, monitor_
         f"logfile_max_num: {_LOG_FILES}",
         f"pid_file: {_quote(str(store_dir / PID_NAME))}",
         f"ports_file_dir: {_quote(str(store_dir))}",
-        f"jetstream {{ store_dir: {_quote(str(store_dir))} }}",
+        f" {STORE_LINE} store_dir: {_quote(str(store_dir))}, max_file_store: {store_bytes} }}",
     ]
     if monitor_port is not None:
         lines.append(f"http: {_quote(f'{config.host}:{monitor_port or -1}')}")

@@ -28,6 +28,7 @@ from sollol_bus.server.config import (
     render,
 )
 from sollol_bus.server.guard import guarded
+from sollol_bus.server.room import FreeBytes, Room, free_bytes, store_bytes
 from sollol_bus.server.store import StoreClaim, taken, try_claim
 
 __all__ = ["EmbeddedServer", "EmbeddedServerConfig"]
@@ -61,6 +62,7 @@ class EmbeddedServer(Part):
         platform: How the child is bound to our life; see `guard`.
         claim_within_s: How long a predecessor may take to let go of the store directory.
         max_restarts: Deaths in a row after which the server is given up.
+        free: Tells how many bytes are free on the disk of a folder.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class EmbeddedServer(Part):
         platform: str = sys.platform,
         claim_within_s: float = 3.0,
         max_restarts: int = 8,
+        free: FreeBytes = free_bytes,
     ) -> None:
         self.config = config or EmbeddedServerConfig()
         self.store_dir = Path(self.config.store_dir or default_store_dir()).absolute()
@@ -85,6 +88,13 @@ class EmbeddedServer(Part):
         self._supervisor: asyncio.Task[None] | None = None
         self._given_up = asyncio.Event()
         self._log_start = 0
+        self._free = free
+        self._watcher: asyncio.Task[None] | None = None
+        self.store_bytes = 0
+        """How much JetStream may keep on this disk."""
+        folder = self.store_dir
+        self.room = Room(folder / CONFIG_NAME, folder / LOG_NAME, self._send_reload, free)
+        """Whether there is room for that."""
         self.restarts = 0
         """How often the server was started again after an unexpected death."""
 
@@ -134,6 +144,7 @@ class EmbeddedServer(Part):
         loop = asyncio.get_running_loop()
         # The supervisor belongs to this object: `close` and `kill` cancel and await it.
         self._supervisor = loop.create_task(self._supervise(), name="nats-server supervisor")
+        self._watcher = loop.create_task(self.room.watch(), name="nats-server room")
         log.info("nats-server listens on %s", self.url, extra={"action": "server_start", "pid": self.pid})
 
     async def close(self) -> None:
@@ -152,6 +163,9 @@ class EmbeddedServer(Part):
         """Makes the running server read a new `extra_config`: users that are gone are cut, others stay."""
         self._extra_config = extra_config
         await asyncio.to_thread(self._write_config)
+        self._send_reload()
+
+    def _send_reload(self) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGHUP)
 
@@ -187,7 +201,13 @@ class EmbeddedServer(Part):
 
     def _write_config(self) -> None:
         config = msgspec.structs.replace(self.config, extra_config=self._extra_config)
-        text = render(config, self.store_dir, port=self._port, monitor_port=self._monitor_port)
+        text = render(
+            config,
+            self.store_dir,
+            port=self._port,
+            monitor_port=self._monitor_port,
+            store_bytes=self.store_bytes,
+        )
         path = self.store_dir / CONFIG_NAME
         # Credentials may be in there: never readable by others, not even while it is written.
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -224,6 +244,8 @@ class EmbeddedServer(Part):
     def _prepare_files(self) -> int:
         assert self._claim is not None
         self._claim.remove_leftovers()
+        self.room.is_on = True
+        self.store_bytes = store_bytes(self.store_dir, self._free(self.store_dir))
         self._write_config()
         log_file = self.store_dir / LOG_NAME
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
@@ -316,10 +338,11 @@ class EmbeddedServer(Part):
         return True
 
     async def _end(self, signal_number: signal.Signals) -> None:
-        supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None:
-            supervisor.cancel()
-            await asyncio.wait([supervisor])
+        tasks = [task for task in (self._watcher, self._supervisor) if task is not None]
+        self._watcher = self._supervisor = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._end_process(signal_number)
         self._release()
 

@@ -31,6 +31,10 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         int, Meta(ge=1, le=5, description="Copies of each stream that an actor makes: 1 on one server, 3 on a cluster.")
     ] = 1
 
+    stream_bytes: Annotated[
+        int, Meta(ge=1, description="Bytes that a stream of bounded size may have at most where it is made.")
+    ] = 1 << 30
+
     def __post_init__(self) -> None:
         """Takes the user out of the address, so that nobody who shows that shows a password."""
         if not self.url:

@@ -35,7 +35,7 @@ from sollol_bus.transport.reading import NO_TLS, SturdyClient
 from sollol_bus.transport.subscription import Delivery, Leaving, Subscription, run_at_once
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
-__all__ = ["INBOX_ROOT", "PAYLOAD_MARGIN_BYTES", "SETTLING_S", "Bus", "BusConfig"]
+__all__ = ["INBOX_ROOT", "PAYLOAD_MARGIN_BYTES", "SETTLING_S", "Bus", "BusConfig", "NoServer"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,10 @@ SETTLING_S = 3.0
 """After its own reconnect an actor believes no 503 for so long: others are still coming back."""
 _HIGH_WATER_BYTES = 1 << 20
 _PUBLISH_REFUSED = "permissions violation for publish to "
+
+
+class NoServer(ConfigError):
+    """No NATS server answers at the address, as far as that is known: it may only not have started yet."""
 
 
 class Bus:
@@ -81,7 +85,8 @@ class Bus:
         """A connected bus.
 
         Raises:
-            ConfigError: No server answers at the address within `connect_timeout_s`, or it refuses us.
+            NoServer: No server answers at the address within `connect_timeout_s`.
+            ConfigError: It refuses us, or is not what it should be.
         """
         if not config.url:
             raise ConfigError("the address of the NATS server is empty; name one with --nats or SOLLOL_NATS")
@@ -92,7 +97,8 @@ class Bus:
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await bus._abandon()
             why = bus.close_reason or str(error) or "no answer"
-            raise ConfigError(f"cannot connect to NATS at {config.url}: {why}. {_advice(why)}") from error
+            kind = NoServer if _is_absence(why) else ConfigError
+            raise kind(f"cannot connect to NATS at {config.url}: {why}. {_advice(why)}") from error
         return bus
 
     async def _connect(self) -> None:
@@ -348,6 +354,11 @@ class Bus:
             log.error("the bus connection is closed for good: %s", self.close_reason, extra={"action": "bus_closed"})
         self.closed.set()
         _call_all(self._on_closed_for_good)
+
+
+def _is_absence(why: str) -> bool:
+    """Whether a connection may succeed later although nobody changes anything here."""
+    return "CERTIFICATE" not in why and "authorization" not in why.lower() and "ssl" not in why.lower()
 
 
 def _advice(why: str) -> str:

@@ -17,7 +17,6 @@ import pytest_asyncio
 from sollol_agents.lab.testing import processes
 from sollol_agents.lab.testing.processes import Done, ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_bus.errors import ConfigError
 
 MODEL = "llama3.2:3b"
 EMBEDDER = "nomic-embed-text"
@@ -233,12 +232,6 @@ async def test_up_joins_a_running_server_and_stands_by(system: ProcessFleet, tmp
         assert child.served["nats"] == system.nats_url
         assert (await sollol(system, "generate", MODEL, "count down from 2")).out.split() == ["1", "0"]
     assert (await sollol(system, "generate", MODEL, "count down from 2")).out.split() == ["1", "0"]
-
-
-async def test_a_node_without_a_server_says_how_to_start_one(tmp_path: Path) -> None:
-    async with ProcessFleet(tmp_path) as fleet:
-        with pytest.raises(ConfigError, match="sollol up"):
-            await fleet.sollol("node", "--nats", "nats://127.0.0.1:9", "--url", "http://127.0.0.1:9")
 
 
 async def test_the_demo_kills_a_node_and_answers_everything(tmp_path: Path, figure: Callable[[str], None]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import socket
+import sys
 from pathlib import Path
 
 import httpx
@@ -10,6 +13,7 @@ import pytest
 
 from sollol_agents.lab.testing import processes
 from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 
 SECRET = "geheim"
@@ -73,10 +77,39 @@ async def test_a_gateway_on_ollamas_own_port_is_no_node_of_its_fleet(fleet: Proc
     up = await fleet.sollol("up", *ports)
     assert "node" not in up.served
     done = await processes.sollol(up.served["nats"], "node", "--id", "loop", "--url", up.served["http"])
-    assert (done.code, len(done.err.splitlines())) == (2, 1)
-    assert "gateway of this node's own fleet is no engine" in done.err
+    assert done.code == 2
+    assert "gateway of this node's own fleet is no engine" in done.err.splitlines()[-1]
     async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
         assert (await http.get(f"{up.served['http']}/api/tags")).json() == {"models": []}
+
+
+async def test_a_node_that_starts_before_its_server_says_so_and_joins_when_there_is_one(
+    fleet: ProcessFleet, tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    flags = ("--nats", f"nats://127.0.0.1:{port}", "--id", "early", "--url", "http://127.0.0.1:9")
+    starting = asyncio.create_task(fleet.sollol("node", *flags))  # noqa: TID251 a test's own task
+    await eventually(lambda: says(tmp_path / "node.log", "Tried again until there is one"))
+    async with EmbeddedServer(EmbeddedServerConfig(port=port, store_dir=str(tmp_path / "nats"))):
+        node = await starting
+        assert node.exit_code is None
+        await node.close()
+
+
+async def test_an_actor_that_waits_for_its_server_ends_at_once_when_it_is_told_to(tmp_path: Path) -> None:
+    log_file = tmp_path / "gateway.log"
+    argv = (sys.executable, "-m", "sollol_agents.cli", "gateway", "--port", "0", "--nats", "nats://127.0.0.1:9")
+    with log_file.open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(*argv, stderr=errors, env=processes.clean_environ())
+    await eventually(lambda: says(log_file, "start one with `sollol up`"))
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(process.wait(), 5) == 0
+
+
+def says(log_file: Path, words: str) -> bool:
+    return log_file.exists() and words.lower() in log_file.read_text().lower()
 
 
 async def test_an_address_without_a_server_is_told_without_its_password() -> None:

@@ -25,6 +25,7 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("discover", "discover:discover", _START, "Look for engines at addresses that you name."),
     ("demo", "demo:demo", _START, "Show a fleet at work, and a node killed while it works."),
     ("init", "init:init", _START, "Write a settings file with every setting."),
+    ("service", "service:service", _START, "Keep a node, or the whole system, running as a service."),
     ("credentials", "credentials:credentials", _START, "Write users and permissions for every member of a fleet."),
     ("doctor", "doctor:doctor", _START, "Check this machine and the fleet, and say what to do."),
     ("version", "version:version", _START, "Show versions."),

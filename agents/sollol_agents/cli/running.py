@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -14,9 +15,15 @@ import msgspec
 from sollol_agents.cli import exit_codes
 from sollol_bus.errors import ConfigError, NotConnected
 from sollol_bus.sdk.client import Client
-from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.connection import Bus, BusConfig, NoServer
+from sollol_bus.waiting import delays
+
+log = logging.getLogger(__name__)
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_FIRST_RETRY_S = 0.5
+_LAST_RETRY_S = 5.0
+_TELL_EVERY_S = 30.0
 
 
 def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
@@ -58,6 +65,42 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop  # noqa: PLC0415 not on every platform
 
     return uvloop.new_event_loop
+
+
+async def server_there(bus: BusConfig, signals: asyncio.Queue[int]) -> bool:
+    """Waits until a NATS server answers, for ever; False when a signal came before that.
+
+    Raises:
+        ConfigError: It refuses us, or the address cannot be one.
+    """
+    loop = asyncio.get_running_loop()
+    waiting = loop.create_task(_wait_for_server(bus), name="waits for a NATS server")
+    signalled = loop.create_task(signals.get(), name="waits for a signal")
+    try:
+        await asyncio.wait((waiting, signalled), return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            waiting.result()
+        return waiting.done()
+    finally:
+        for task in (waiting, signalled):
+            task.cancel()
+        await asyncio.gather(waiting, signalled, return_exceptions=True)
+
+
+async def _wait_for_server(bus: BusConfig) -> None:
+    loop = asyncio.get_running_loop()
+    told_at = float("-inf")
+    for delay_s in delays(_FIRST_RETRY_S, _LAST_RETRY_S):
+        try:
+            connection = await Bus.connect(bus)
+        except NoServer as error:
+            if loop.time() - told_at >= _TELL_EVERY_S:
+                told_at = loop.time()
+                log.warning("%s Tried again until there is one.", error, extra={"action": "server_awaited"})
+            await asyncio.sleep(delay_s)
+        else:
+            await connection.close()
+            return
 
 
 @contextlib.asynccontextmanager

@@ -117,6 +117,8 @@ def _run(path: str, config: msgspec.Struct, bus: BusConfig, title: str, seen: _S
     kind: type[Actor[Any]] = getattr(importlib.import_module(module), name)
 
     async def main(signals: asyncio.Queue[int]) -> int:
+        if not await running.server_there(bus, signals):
+            return exit_codes.OK
         actor = kind(config, bus)
         actor.tracer = tracer
         async with _metered(metrics, actor) as url:

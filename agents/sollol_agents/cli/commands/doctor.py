@@ -25,8 +25,9 @@ from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL, NodeConfig
 from sollol_agents.node.engines.probing import probe
 from sollol_agents.node.machine.gpu import find_gpus, with_shared_memory
 from sollol_agents.node.machine.host import sample_host
-from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted
+from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted, RequestTimedOut
 from sollol_bus.server.config import default_store_dir, find_binary
+from sollol_bus.server.room import OFF_BELOW_BYTES
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode
 from sollol_bus.version import VERSION
@@ -63,8 +64,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
+class _StreamLimits(msgspec.Struct, frozen=True):
+    max_bytes: int = -1
+
+
 class _StreamInfo(msgspec.Struct):
     ts: str = ""
+    config: _StreamLimits = _StreamLimits()
     error: dict[str, Any] | None = None
 
 
@@ -132,6 +138,9 @@ def check_disk() -> Finding:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     found = f"{free / (1 << 30):.1f} GiB free under {folder}"
+    if free < OFF_BELOW_BYTES:
+        remedy = "make room there: `sollol up` keeps nothing meanwhile, and refuses jobs"
+        return Finding(check="disk", level=Level.PROBLEM, found=found, remedy=remedy)
     if free < _LEAST_FREE_BYTES:
         remedy = "make room, or choose another place with --store-dir; events alone may take 1 GiB"
         return Finding(check="disk", level=Level.WARNING, found=found, remedy=remedy)
@@ -240,11 +249,12 @@ async def _check_jetstream(bus: Bus) -> list[Finding]:
         await bus.request("$JS.API.INFO", timeout_s=2.0)
     except NotPermitted:
         return [Finding(check="jetstream", level=Level.OK, found="not looked at: only the control role may")]
-    except NoResponders:
-        remedy = "switch it on: `jetstream {}` in the server's configuration"
-        return [Finding(check="jetstream", level=Level.PROBLEM, found="JetStream is off", remedy=remedy)]
+    except (NoResponders, RequestTimedOut):
+        remedy = "make room on the server's disk, or switch it on: `jetstream {}` in the server's configuration"
+        found = "JetStream does not answer: it is off, or rests on a full disk; requests go on, jobs are refused"
+        return [Finding(check="jetstream", level=Level.PROBLEM, found=found, remedy=remedy)]
     findings = []
-    names = (stores.EVENTS_STREAM, f"KV_{stores.NODES_BUCKET}", f"KV_{stores.OFFICES_BUCKET}")
+    names = (stores.EVENTS_STREAM, stores.RESULTS_STREAM, f"KV_{stores.NODES_BUCKET}", f"KV_{stores.OFFICES_BUCKET}")
     for name in names:
         msg = await bus.request(f"$JS.API.STREAM.INFO.{name}", timeout_s=2.0)
         now = time.time()  # noqa: TID251 compared with the server's wall clock
@@ -253,7 +263,8 @@ async def _check_jetstream(bus: Bus) -> list[Finding]:
             remedy = "the actors make it when they start: `sollol up`"
             findings.append(Finding(check="stream", level=Level.WARNING, found=f"{name} is missing", remedy=remedy))
             continue
-        findings.append(Finding(check="stream", level=Level.OK, found=name))
+        size = f", {info.config.max_bytes >> 20} MiB at most" if info.config.max_bytes > 0 else ""
+        findings.append(Finding(check="stream", level=Level.OK, found=f"{name}{size}"))
         if name == names[0] and info.ts:
             findings.append(_clock(now - datetime.fromisoformat(info.ts).timestamp()))
     return findings

@@ -117,8 +117,14 @@ def up(
     )
     dashboard = msgspec.structs.replace(dashboard, port=up.dashboard_port)
     page = LazyDashboard(dashboard, base / "dashboard.log") if up.dashboard else None
+
+    async def main(signals: asyncio.Queue[int]) -> int:
+        if bus.url and not await running.server_there(bus, signals):
+            return exit_codes.OK
+        return await _serve(stack, page, up, node, signals)
+
     try:
-        return running.run_until_signalled(lambda signals: _serve(stack, page, up, node, signals))
+        return running.run_until_signalled(main)
     finally:
         if tracer is not None:
             tracer.close()

@@ -35,7 +35,7 @@ SECTIONS: Mapping[str, Names] = {
         title="The connection to NATS, for every command",
         flags={"url": "--nats"},
         envs={"url": "SOLLOL_NATS"},
-        hidden=("name", "inbox_prefix", "connect_timeout_s"),
+        hidden=("name", "inbox_prefix", "connect_timeout_s", "stream_bytes"),
         flag_prefix="nats-",
     ),
     "log": Names(kind="sollol_agents.cli.log_lines:LogConfig", title="Logging, for every command", flag_prefix="log-"),

@@ -113,7 +113,8 @@ class Submission:
                 raise Refused(ErrorCode.QUEUE_FULL, f"the queue of jobs is full: {error}", retry_after_s=30) from error
             raise
         except NoResponders as error:
-            raise Refused(ErrorCode.ACTOR_STOPPED, "the queue of jobs is not there (yet); try again") from error
+            text = "the queue of jobs is not there (yet), or its disk is full; try again"
+            raise Refused(ErrorCode.ACTOR_STOPPED, text) from error
         return 0 if ack.duplicate else ack.seq
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,10 +13,14 @@ from sollol_agents.gateway.http.bodies import json_response
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.management.fleet import Fleet
 from sollol_agents.gateway.pages.openapi import document
-from sollol_bus.errors import BadRequest, SollolError
+from sollol_bus.errors import BadRequest, BusError, SollolError
+from sollol_bus.jetstream.api import api
 from sollol_bus.sdk.client import Client
 from sollol_bus.version import VERSION
 from sollol_schemas.telemetry import NodeState
+
+_STORE_ANSWER_S: Final = 1.0
+_NO_STORE: Final = "JetStream is off or its disk is full: requests go on, jobs are refused"
 
 
 class OperationPages:
@@ -64,7 +69,17 @@ class OperationPages:
         """Whether requests can be served: connected, a scorer in office, a node up."""
         problem = await self._problem()
         ready = {"status": "ready"} if problem is None else {"status": "not ready", "reason": problem}
+        if problem is None and not await self._has_store():
+            ready["store"] = _NO_STORE
         return json_response(ready, status=200 if problem is None else 503)
+
+    async def _has_store(self) -> bool:
+        """Whether JetStream works; requests need it no more than a moment at the start."""
+        try:
+            await api(self._client.bus, "INFO", timeout_s=_STORE_ANSWER_S)
+        except BusError:
+            return False
+        return True
 
     async def _problem(self) -> str | None:
         if self._is_draining():

@@ -99,7 +99,8 @@ class ProcessFleet:
     async def up(self, *flags: str, **environ: str) -> Child:
         """`sollol up` on a free port."""
         ports = ("--nats-port", "0", "--http-port", "0", "--dashboard-port", "0")
-        argv = (*ports, "--store-dir", str(self.folder / "store"), "--no-local-node", *flags)
+        where = () if "--store-dir" in flags else ("--store-dir", str(self.folder / "store"))
+        argv = (*ports, *where, "--no-local-node", *flags)
         child = await self.sollol("up", *argv, **environ)
         self.nats_url = child.served["nats"]
         return child
