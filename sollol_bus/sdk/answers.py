@@ -15,9 +15,12 @@ from sollol_schemas.context import RequestKind
 
 _TEXTS: Final = ("content", "response", "thinking")
 _LISTS: Final = ("tool_calls", "logprobs")
+_LAST: Final = ("tool_calls", "logprobs")
+"""What Ollama writes behind the figures of a whole answer."""
+_RENDERED: Final = "_debug_info"
+"""Set where nothing but the prompt was asked for: that answer never streams."""
 _INVALID: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_text = msgspec.json.Decoder(str | None)
 _list = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _encode = msgspec.json.Encoder().encode
 
@@ -38,6 +41,8 @@ def joined(kind: RequestKind, chunks: list[bytes]) -> bytes:
         return _json_or_text(b"".join(chunks), is_text_allowed=kind is RequestKind.PASSTHROUGH)
     try:
         objects = [_fields.decode(chunk) for chunk in chunks]
+        if len(objects) == 1 and _RENDERED in objects[0]:
+            return chunks[0]
         if bytes(objects[-1].get("done", b"")) != b"true":
             raise BackendBrokeProtocol("the engine's last object is missing")
         if len(objects) == 1:
@@ -54,6 +59,7 @@ def so_far(chunks: list[bytes]) -> bytes:
 
 def _whole(objects: list[dict[str, msgspec.Raw]]) -> dict[str, Any]:
     whole = _together(objects)
+    whole |= {name: whole.pop(name) for name in _LAST if name in whole}
     if "message" in whole:
         messages = [_fields.decode(one["message"]) for one in objects if "message" in one]
         whole["message"] = {"role": "assistant", **_together(messages)}
@@ -65,10 +71,18 @@ def _together(objects: list[dict[str, msgspec.Raw]]) -> dict[str, Any]:
     for one in objects:
         whole |= one
     for name in whole.keys() & set(_TEXTS):
-        whole[name] = "".join([_text.decode(one[name]) or "" for one in objects if name in one])
+        whole[name] = _text_of([bytes(one[name]) for one in objects if name in one])
     for name in whole.keys() & set(_LISTS):
         whole[name] = [item for one in objects if name in one for item in _list.decode(one[name]) or ()]
     return whole
+
+
+def _text_of(pieces: list[bytes]) -> msgspec.Raw:
+    """One JSON text of several, in the engine's own escapes; a null is no text."""
+    texts = [piece for piece in pieces if piece != b"null"]
+    if not all(piece.startswith(b'"') for piece in texts):
+        raise BackendBrokeProtocol("not an engine's answer: a piece of text is none")
+    return msgspec.Raw(b'"%b"' % b"".join([piece[1:-1] for piece in texts]))
 
 
 def _json_or_text(data: bytes, *, is_text_allowed: bool) -> bytes:

@@ -28,7 +28,7 @@ AT_LEAST: Final = {
     "PATHS": 47,
     "READ": 25,
     "SHOW": 5,
-    "UNICODE": 33,
+    "UNICODE": 40,
     "MANAGE": 45,
     "CLOUD": 6,
     "NAMES": 29,

@@ -78,6 +78,22 @@ def test_thoughts_stand_where_the_engine_has_them_and_numbers_stay_as_they_are()
     assert joined(RequestKind.GENERATE, chunks) == b'{"response":"a","thinking":"t","done":true,"n":1.50}'
 
 
+def test_an_answer_put_together_has_the_engines_escapes_and_order() -> None:
+    chunks = [
+        b'{"model":"m","response":"\\u003ca","done":false,"logprobs":[1]}',
+        b'{"model":"m","response":"\\u00e9\\"","done":false,"logprobs":[2]}',
+        b'{"model":"m","response":"","done":true,"eval_count":2}',
+    ]
+    assert joined(RequestKind.GENERATE, chunks) == (
+        b'{"model":"m","response":"\\u003ca\\u00e9\\"","done":true,"eval_count":2,"logprobs":[1,2]}'
+    )
+
+
+def test_a_rendered_prompt_is_whole_although_nothing_is_done() -> None:
+    rendered = b'{"model":"m","done":false,"_debug_info":{"rendered_template":"x"}}'
+    assert joined(RequestKind.CHAT, [rendered]) == rendered
+
+
 @given(st.lists(st.text(), min_size=1, max_size=5))
 def test_any_text_survives_the_joining(texts: list[str]) -> None:
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
@@ -97,6 +113,7 @@ def test_an_event_stream_becomes_a_json_string() -> None:
         (RequestKind.GENERATE, [b'{"response":"a","done":false}']),
         (RequestKind.GENERATE, [b"{", b'{"done":true}']),
         (RequestKind.CHAT, [b'{"message":7}', b'{"done":true}']),
+        (RequestKind.GENERATE, [b'{"response":7}', b'{"done":true}']),
         (RequestKind.EMBED, [b'{"embeddings":[[1']),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 from sollol_agents.gateway.http.errors import Header
 from sollol_agents.http_server import Connection
@@ -14,6 +14,9 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+_WHOLE_BYTES: Final = 2048
 
 
 class Reply:
@@ -52,9 +55,10 @@ class Reply:
         """Sends the last piece of the body."""
         await self._pass({"type": "http.response.body", "body": data, "more_body": False})
 
-    async def whole(self, status: int, headers: list[Header], body: bytes) -> None:
-        """Sends a whole answer."""
-        self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+    async def whole(self, status: int, headers: list[Header], body: bytes, *, as_go: bool = False) -> None:
+        """Sends a whole answer, with its length; as Go's server does, in chunks where it is long."""
+        is_chunked = as_go and len(body) > _WHOLE_BYTES
+        self.start(status, headers if is_chunked else [*headers, (b"content-length", b"%d" % len(body))])
         await self.end(body)
 
     async def _pass(self, message: Message) -> None:

@@ -12,7 +12,16 @@ import time
 from typing import Final
 
 from sollol_agents.gateway.http import routing_headers
-from sollol_agents.gateway.http.errors import EVENT_HEADERS, EVENTS, JSON, NDJSON, Header, error_in_stream, refusal
+from sollol_agents.gateway.http.errors import (
+    EVENT_HEADERS,
+    EVENTS,
+    JSON,
+    NDJSON,
+    PLAIN_JSON,
+    Header,
+    error_in_stream,
+    refusal,
+)
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.http.reply import Reply
 from sollol_agents.gateway.inference import native, tracing
@@ -114,7 +123,7 @@ class Exchange:
             if self._held:
                 lines.insert(0, self._held)
             self._held = lines.pop() if native.may_be_last(lines[-1]) else b""
-            if not reply.status and not (self._held and not lines and native.is_only_loaded(self._held)):
+            if not reply.status and not (self._held and not lines and native.is_alone(self._held)):
                 reply.start(200, [(b"content-type", NDJSON), *self._told()])
             if lines:
                 lines.append(b"")
@@ -122,13 +131,13 @@ class Exchange:
         last, self._held = self._held, b""
         if not reply.status:
             body = native.with_routing(last, self._routing())
-            await reply.whole(200, [(b"content-type", JSON), *self._told(is_over=True)], body)
+            await reply.whole(200, [(b"content-type", JSON), *self._told(is_over=True)], body, as_go=True)
             return
         await reply.end(native.with_routing(last, self._routing()) + b"\n" if last else b"")
 
     async def _object(self) -> None:
         body = native.with_routing(joined(self._request.kind, await self._collected()), self._routing())
-        await self._reply.whole(200, [(b"content-type", JSON), *self._told(is_over=True)], body)
+        await self._reply.whole(200, [(b"content-type", JSON), *self._told(is_over=True)], body, as_go=True)
 
     async def _collected(self) -> list[bytes]:
         call = self._require_call()
@@ -180,7 +189,8 @@ class Exchange:
                 await reply.write(data)
         if not reply.status:
             body = self._unique(b"".join(pieces))
-            await reply.whole(200, [(b"content-type", content_type or JSON), *self._told(is_over=True)], body)
+            headers = [(b"content-type", content_type or JSON), *self._told(is_over=True)]
+            await reply.whole(200, headers, body, as_go=_is_ollamas(self._request.path, content_type))
         else:
             rest, self._rest = self._rest, b""
             await reply.end(rest + events.rest() if events is not None else rest)
@@ -259,6 +269,11 @@ class Exchange:
     def _require_call(self) -> Call:
         assert self.call is not None
         return self.call
+
+
+def _is_ollamas(path: str, content_type: bytes) -> bool:
+    """Whether an answer looks like Ollama's: llama.cpp names the character set everywhere, Ollama not below `/v1`."""
+    return path.startswith("/api/") or content_type == PLAIN_JSON
 
 
 def _content_type(call: Call) -> bytes:

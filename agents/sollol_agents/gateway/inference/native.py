@@ -15,18 +15,19 @@ from sollol_schemas.execution import Figures
 
 ROUTING_FIELD: Final = "_sollol_routing"
 _DONE: Final = b'"done":true'
-_LOADED: Final = (b'"done_reason":"load"', b'"done_reason":"unload"')
+_RENDERED: Final = b',"_debug_info":{'
+_ALONE: Final = (b'"done_reason":"load"', b'"done_reason":"unload"', _RENDERED)
 _encode = msgspec.json.Encoder().encode
 
 
 def may_be_last(line: bytes) -> bool:
     """Whether a line may be the last object of a stream; an argument of a tool may be called `done` too."""
-    return _DONE in line
+    return _DONE in line or _RENDERED in line
 
 
-def is_only_loaded(line: bytes) -> bool:
-    """Whether an answer says that a model was loaded or unloaded: one object, even to a client that streams."""
-    return any(said in line for said in _LOADED)
+def is_alone(line: bytes) -> bool:
+    """Whether an answer is one object even to a client that streams: a model was loaded, or a prompt rendered."""
+    return any(said in line for said in _ALONE)
 
 
 def with_routing(line: bytes, routing: bytes) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 
 from sollol_agents.node.engines.base import EngineAnswer, EngineInventory, EngineRequest, LoadRequest, PretendedMachine
 from sollol_agents.node.engines.decoding import decoded
-from sollol_agents.node.engines.http.client import EngineHttp
+from sollol_agents.node.engines.http.client import EngineHttp, HttpAnswer
 from sollol_agents.node.engines.lines import LineSplitter, split
 from sollol_agents.node.engines.ollama_wire import (
     FinalLine,
@@ -34,6 +34,7 @@ from sollol_schemas.errors import ErrorCode
 from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
 
 _PATHS: Final = {RequestKind.GENERATE: "/api/generate", RequestKind.CHAT: "/api/chat"}
+_ONE_OBJECT: Final = "application/json"
 _EMBED: Final = "/api/embed"
 _OPERATIONS: Final = {
     EngineOperation.TAGS: ("GET", "/api/tags"),
@@ -97,6 +98,9 @@ class OllamaAnswer(EngineAnswer):
         final: FinalLine | None = None
         async with self._http.open("POST", _PATHS[request.kind], streamed(request.body), model=request.model) as answer:
             self.content_type = answer.content_type
+            if self.content_type.startswith(_ONE_OBJECT):
+                yield [await self._whole(answer)]
+                return
             async for data in answer:
                 lines = split(splitter, data)
                 failure: SollolError | None = None
@@ -118,6 +122,13 @@ class OllamaAnswer(EngineAnswer):
         if final is None:
             raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's stream ended without its final message")
         self.figures = final.figures()
+
+    async def _whole(self, answer: HttpAnswer) -> bytes:
+        """What Ollama does not stream: that a model is loaded or unloaded, or how a prompt is rendered."""
+        reply = (await answer.read()).strip()
+        self.output_chunks = 1
+        self.figures = decoded(reply, FinalLine, "a request").figures()
+        return reply
 
     def join(self, chunks: list[bytes]) -> bytes:
         """Ollama's single reply."""
