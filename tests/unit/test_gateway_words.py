@@ -259,6 +259,30 @@ class TestModels:
         assert row["details"]["format"] == "gguf"
         assert model_lists.openai_model(row)["id"] == "m"
 
+    @pytest.mark.parametrize("version", ["llama.cpp b1", "vLLM 0.9"])
+    def test_models_of_engines_without_digests_have_made_up_ones_that_stay(self, version: str) -> None:
+        loaded = (LoadedModel(name="m", size_bytes=5), LoadedModel(name="new"))
+        one = view("b", "m", kind=EngineKind.OPENAI, version=version, loaded=loaded)
+        (tag,) = model_lists.tags([one], {})
+        rows = model_lists.running([one], {}, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+        assert [len(row["digest"]) for row in (tag, *rows)] == [64, 64, 64]
+        assert all(row["details"]["families"] is not None or row["details"]["family"] == "" for row in (tag, *rows))
+        assert {row["digest"] for row in rows if row["name"] == "m"} == {tag["digest"]}
+        assert all(dt.datetime.fromisoformat(row["expires_at"]) for row in rows)
+
+    def test_the_context_that_is_told_is_that_of_a_slot(self) -> None:
+        loaded = (LoadedModel(name="m", size_bytes=5, context_length=2048),)
+        shown = model_lists.show_of(view("b", "m", kind=EngineKind.OPENAI, loaded=loaded), "m")
+        assert shown["model_info"]["unknown.context_length"] == shown["details"]["context_length"] == 2048
+
+    def test_the_newest_model_comes_first_whatever_the_zone_of_its_host(self) -> None:
+        rows = [
+            {"name": "old", "modified_at": "2026-01-01T10:00:00.123456789+09:00"},
+            {"name": "new", "modified_at": "2026-01-01T02:00:00.5Z"},
+        ]
+        found = model_lists.tags([view("a", "x")], {"a": rows})
+        assert [row["name"] for row in found] == ["new", "old"]
+
     def test_memories_are_told_for_each_node(self) -> None:
         loaded = (LoadedModel(name="m", size_bytes=5, expires_in_s=60.0),)
         now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

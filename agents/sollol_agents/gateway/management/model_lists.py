@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import calendar
 import datetime as dt
+import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -49,7 +51,7 @@ def tags(nodes: Iterable[NodeView], said: Mapping[str, list[Row]]) -> list[Row]:
         for row in own if own is not None else [tag_of(view, m) for m in view.telemetry.installed]:
             known = rows.setdefault(canonical(str(row.get("name", ""))), {**row, "nodes": []})
             known["nodes"].append(view.node_id)
-    return sorted(rows.values(), key=lambda row: str(row.get("modified_at", "")), reverse=True)
+    return sorted(rows.values(), key=lambda row: _instant(row.get("modified_at")), reverse=True)
 
 
 def running(nodes: Iterable[NodeView], said: Mapping[str, list[Row]], now: dt.datetime) -> list[Row]:
@@ -59,7 +61,7 @@ def running(nodes: Iterable[NodeView], said: Mapping[str, list[Row]], now: dt.da
         for view in present(nodes)
         for row in (said[view.node_id] if view.node_id in said else _loaded_rows(view, now))
     ]
-    return sorted(rows, key=lambda row: str(row.get("expires_at", "")), reverse=True)
+    return sorted(rows, key=lambda row: _instant(row.get("expires_at")), reverse=True)
 
 
 def tag_of(view: NodeView, model: InstalledModel) -> Row:
@@ -69,9 +71,18 @@ def tag_of(view: NodeView, model: InstalledModel) -> Row:
         "model": model.name,
         "modified_at": _EPOCH,
         "size": model.size_bytes,
-        "digest": model.digest,
+        "digest": digest_of(view, model),
         "details": _details(view, model),
     } | ({"capabilities": list(model.capabilities)} if model.capabilities else {})
+
+
+def digest_of(view: NodeView, model: InstalledModel) -> str:
+    """The engine's own digest; for one that has none a made-up one, the same as long as the model is.
+
+    Ollama's command line shows the first twelve digits without looking whether there are any.
+    """
+    known = f"{view.telemetry.engine.kind} {canonical(model.name)} {model.size_bytes}"
+    return model.digest or hashlib.sha256(known.encode()).hexdigest()
 
 
 def show_of(view: NodeView, name: str) -> Row:
@@ -82,8 +93,8 @@ def show_of(view: NodeView, name: str) -> Row:
     info: Row = {"general.architecture": architecture}
     if model.parameter_count:
         info["general.parameter_count"] = model.parameter_count
-    if model.context_length:
-        info[f"{architecture}.context_length"] = model.context_length
+    if context_length := _context_length(view, model):
+        info[f"{architecture}.context_length"] = context_length
     return {
         "modelfile": "",
         "parameters": "",
@@ -131,8 +142,15 @@ def _details(view: NodeView, model: InstalledModel) -> Row:
         "families": [model.family] if model.family else None,
         "parameter_size": _parameter_size(model.parameter_count),
         "quantization_level": model.quantization,
-        "context_length": model.context_length,
+        "context_length": _context_length(view, model),
     }
+
+
+def _context_length(view: NodeView, model: InstalledModel) -> int:
+    """What a request may use: the context that the model is loaded with, which may be less than it was trained for."""
+    wanted = canonical(model.name)
+    loaded = (one.context_length for one in view.telemetry.loaded if canonical(one.name) == wanted)
+    return next((length for length in loaded if length), model.context_length)
 
 
 def _parameter_size(count: int) -> str:
@@ -143,21 +161,33 @@ def _parameter_size(count: int) -> str:
 
 def _loaded_rows(view: NodeView, now: dt.datetime) -> list[Row]:
     installed = {canonical(m.name): m for m in view.telemetry.installed}
-    return [_loaded_row(view, m, installed.get(canonical(m.name)), now) for m in view.telemetry.loaded]
+    rows = [(m, installed.get(canonical(m.name))) for m in view.telemetry.loaded]
+    bare = [(m, known or InstalledModel(name=m.name, size_bytes=m.size_bytes)) for m, known in rows]
+    return [_loaded_row(view, m, known, now) for m, known in bare]
 
 
-def _loaded_row(view: NodeView, loaded: LoadedModel, model: InstalledModel | None, now: dt.datetime) -> Row:
+def _loaded_row(view: NodeView, loaded: LoadedModel, model: InstalledModel, now: dt.datetime) -> Row:
     left_s = loaded.expires_in_s if loaded.expires_in_s is not None else 300 * 365.25 * 86_400
     return {
         "name": loaded.name,
         "model": loaded.name,
         "size": loaded.size_bytes,
-        "digest": model.digest if model else "",
-        "details": _details(view, model) if model else {},
+        "digest": digest_of(view, model),
+        "details": _details(view, model),
         "expires_at": instant(now + dt.timedelta(seconds=left_s)),
         "size_vram": loaded.vram_bytes,
         "context_length": loaded.context_length,
     }
+
+
+def _instant(text: object) -> float:
+    """An RFC 3339 instant, of whatever zone, to compare by; minus infinity for what is none."""
+    try:
+        # nanoseconds, which Python 3.11 reads as far as microseconds
+        instant_at = dt.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", str(text)))
+        return (instant_at - dt.datetime.fromtimestamp(0, instant_at.tzinfo or dt.UTC)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return float("-inf")
 
 
 def _seconds(text: str) -> int:

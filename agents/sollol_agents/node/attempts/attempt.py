@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
+from sollol_agents.node.attempts.loading import with_load
 from sollol_agents.node.attempts.outcome import figures_of
 from sollol_agents.node.attempts.permission import Permission
 from sollol_agents.node.attempts.spans import AttemptTrace
@@ -189,6 +190,8 @@ class Attempt:
         async with aclosing(answer.chunks()) as chunks:
             async for batch in chunks:
                 self._heard()
+                if self.load_s and batch and self.decision.kind is not RequestKind.PASSTHROUGH:
+                    batch[-1] = with_load(batch[-1], self.load_s)
                 if not self._wants_stream:
                     collected += batch
                     size += sum(map(len, batch))

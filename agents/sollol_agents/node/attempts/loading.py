@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -25,6 +26,8 @@ _LONGEST_S: Final = 86_400.0
 _RECENT_S: Final = 60.0
 """A model that answered so lately is in memory; after it, an engine that swaps models may have dropped it."""
 _MODELS_MAX: Final = 512
+_DURATION: Final = re.compile(rb'("(?:total|load)_duration":)(\d+)(?=[,}][^{]*$)')
+"""At the end of the last object of an answer; what a model says stands before it."""
 
 
 class LoadPatience:
@@ -56,6 +59,12 @@ class LoadPatience:
     def cut(self, model: str, after_s: float) -> None:
         """A load, or what may have been one, was given up after so long."""
         _note(self._cut_s, model, after_s)
+
+
+def with_load(line: bytes, load_s: float) -> bytes:
+    """An object of Ollama's whose durations, where it has any, include a load that the node did before the request."""
+    load_ns = round(load_s * 1e9)
+    return _DURATION.sub(lambda found: b"%b%d" % (found[1], int(found[2]) + load_ns), line)
 
 
 def _note(values: dict[str, float], model: str, value: float) -> None:

@@ -35,10 +35,12 @@ def _node_view(node: Node, now: float, *, has_left: bool) -> NodeView:
 
 
 def models_reply(core: SchedulerCore) -> ModelsReply:
-    """Every model that some node has, by name."""
+    """Every model that some node has, by name; nodes that left have none."""
     views: dict[str, ModelView] = {}
     holders: dict[str, tuple[list[str], list[str]]] = {}
     for node in sorted(core.fleet.nodes.values(), key=lambda n: n.node_id):
+        if core.fleet.has_left(node):
+            continue
         for key, model in node.installed.items():
             installed, loaded = holders.setdefault(key, ([], []))
             installed.append(node.node_id)
