@@ -146,6 +146,27 @@ async def test_a_tool_is_called(adapter: Engine, engine: UnderTest) -> None:
     assert isinstance(message["tool_calls"][0]["function"]["arguments"]["city"], str)
 
 
+@pytest.mark.parametrize("limit", [1, 6, 20, 40])
+async def test_a_call_that_the_limit_cut_is_absent_and_the_end_says_so(
+    adapter: Engine, engine: UnderTest, limit: int
+) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+    run = adapter.run(chat(engine.model, "please call", tools=tools, options={"num_predict": limit}))
+    reply = json.loads(run.join(await messages(run)))
+    if reply["done_reason"] == "length":
+        assert "tool_calls" not in reply["message"]
+    else:  # the engine writes a call in fewer tokens
+        assert [call["function"]["name"] for call in reply["message"]["tool_calls"]] == ["weather"]
+
+
+async def test_what_ollama_ignores_or_mends_is_taken(adapter: Engine, engine: UnderTest) -> None:
+    options = {"num_predict": 40.0, "num_ctx": 2048, "weather": "fine", "mirostat": 2, "low_vram": True}
+    request = chat(engine.model, "half of a pair: _ count 9", options=options, metadata={}, tool_choice="auto")
+    run = adapter.run(msgspec.structs.replace(request, body=request.body.replace(b"_", rb"\ud83d")))
+    assert said(await messages(run)) == countdown(9)
+
+
 async def test_reasoning_is_kept_apart(adapter: Engine, engine: UnderTest) -> None:
     run = adapter.run(chat(engine.model, "please think"))
     message = json.loads(run.join(await messages(run)))["message"]

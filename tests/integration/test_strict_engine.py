@@ -31,13 +31,13 @@ NATIVE: dict[str, tuple[str, dict[str, Any]]] = {
     "options": ("/api/chat", {"messages": HELLO, "options": OPTIONS, "keep_alive": -1, "think": False}),
     "tools": ("/api/chat", {"messages": CALLED, "tools": [TOOL], "tool_choice": "auto", "temperature": 0.1}),
     "effort": ("/api/chat", {"messages": HELLO, "think": "max", "format": {"type": "object"}, "user": "u"}),
-    "prompt": ("/api/generate", {"prompt": "hello", "options": {"num_predict": 3}, "metadata": {}}),
+    "prompt": ("/api/generate", {"prompt": "hello", "options": {"num_predict": 3.0}, "metadata": {}}),
     "raw": ("/api/generate", {"prompt": "hello", "raw": True, "format": "json"}),
     "texts": ("/api/embed", {"input": ["a", "b"], "options": OPTIONS, "truncate": True}),
     "text": ("/api/embeddings", {"prompt": "a", "options": OPTIONS}),
 }
 CLAUDE: dict[str, Any] = {
-    "max_tokens": 100,
+    "max_tokens": 100.0,
     "system": [{"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}}],
     "thinking": {"type": "adaptive"},
     "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},

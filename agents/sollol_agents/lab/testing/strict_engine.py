@@ -120,7 +120,7 @@ class StrictEngine(Part):
         """Path and body of each request that it understood, in order."""
         self.refused: list[str] = []
         """Why it refused others."""
-        self._vector = vector
+        self._vector = vector.encode()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -171,9 +171,9 @@ class StrictEngine(Part):
         return 200, "text/event-stream", _spoken(is_chat=isinstance(asked, _Chat))
 
     def _vectors(self, count: int) -> bytes:
-        data = ",".join(f'{{"index":{number},"embedding":{self._vector}}}' for number in range(count))
-        usage = {"prompt_tokens": count, "total_tokens": count}
-        return f'{{"object":"list","model":"{MODEL}","data":[{data}],"usage":{json.dumps(usage)}}}'.encode()
+        data = b",".join([b'{"index":%d,"embedding":%b}' % (number, self._vector) for number in range(count)])
+        usage = b'{"prompt_tokens":%d,"total_tokens":%d}' % (count, count)
+        return b'{"object":"list","model":"%b","data":[%b],"usage":%b}' % (MODEL.encode(), data, usage)
 
 
 def _spoken(*, is_chat: bool) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -45,13 +45,19 @@ def embed_request(fields: Fields) -> EmbedRequest:
 
 
 class _Embedding(msgspec.Struct):
-    embedding: list[float]
+    embedding: msgspec.Raw
     index: int = 0
 
+    def numbers(self, dimensions: int | None) -> bytes:
+        """The vector as JSON: as the engine wrote it, since a million numbers are not read in passing; or shortened."""
+        raw = bytes(self.embedding)
+        if dimensions is None and raw[:1] == b"[":
+            return raw
+        return msgspec.json.encode(shortened(decoded(raw, list[float], "embeddings"), dimensions))
 
-class _Embeddings(msgspec.Struct):
+
+class _Embeddings(Tail, kw_only=True):
     data: list[_Embedding]
-    usage: Any = None
 
 
 def embed_reply(reply: bytes, model: str, dimensions: int | None, total_s: float) -> tuple[bytes, Figures]:
@@ -60,11 +66,12 @@ def embed_reply(reply: bytes, model: str, dimensions: int | None, total_s: float
     Raises:
         BackendBrokeProtocol: The engine's answer is no list of embeddings.
     """
-    embeddings = sorted(decoded(reply, _Embeddings, "embeddings").data, key=lambda one: one.index)
-    figures = msgspec.structs.replace(decoded(reply, Tail, "embeddings").figures(), output_tokens=0)
+    found = decoded(reply, _Embeddings, "embeddings")
+    embeddings = sorted(found.data, key=lambda one: one.index)
+    figures = msgspec.structs.replace(found.figures(), output_tokens=0)
     body = {
         "model": model,
-        "embeddings": [shortened(one.embedding, dimensions) for one in embeddings],
+        "embeddings": [msgspec.Raw(one.numbers(dimensions)) for one in embeddings],
         "total_duration": round(total_s * 1e9),
         "load_duration": 0,
         "prompt_eval_count": figures.prompt_tokens or 0,
