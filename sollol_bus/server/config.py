@@ -25,6 +25,7 @@ CONFIG_NAME = "nats-server.conf"
 _LOG_BYTES = 16 * 1024 * 1024
 _LOG_FILES = 3
 _PING_INTERVAL_S = 5  # two unanswered cut a client
+_PENDING_BYTES = 256 << 20  # several large answers on their way to one gateway, which puts them together
 _WRITE_DEADLINE_S = 5  # a client that does not read is cut then
 
 PortNumber = Annotated[int, Meta(ge=0, le=65535)]
@@ -93,6 +94,7 @@ def render(
         f"listen: {_quote(f'{config.host}:{port or -1}')}",
         "server_name: sollol",
         f"max_payload: {config.max_payload_bytes}",
+        f"max_pending: {_PENDING_BYTES}",
         f'ping_interval: "{_PING_INTERVAL_S}s"',
         "ping_max: 2",
         f'write_deadline: "{_WRITE_DEADLINE_S}s"',

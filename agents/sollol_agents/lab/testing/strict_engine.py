@@ -140,23 +140,24 @@ class StrictEngine(Part):
             body = await reader.readexactly(int(lengths[0])) if lengths else b""
             status, content_type, answer = self._answer(head.split(" ")[1], body)
             writer.write(
-                f"HTTP/1.1 {status} x\r\nContent-Type: {content_type}\r\nContent-Length: {len(answer)}\r\n"
+                f"HTTP/1.1 {status} x\r\nContent-Type: {content_type}\r\nContent-Length: {sum(map(len, answer))}\r\n"
                 "Connection: close\r\n\r\n".encode()
             )
-            writer.write(answer)
-            await writer.drain()
+            for piece in answer:
+                writer.write(piece)
+                await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client left
         finally:
             writer.close()
 
-    def _answer(self, path: str, body: bytes) -> tuple[int, str, bytes]:
-        """Status, type and body."""
+    def _answer(self, path: str, body: bytes) -> tuple[int, str, list[bytes]]:
+        """Status, type and the pieces of the body."""
         if path in _PAGES:
-            return 200, "application/json", _PAGES[path]
+            return 200, "application/json", [_PAGES[path]]
         kind = _BODIES.get(path)
         if kind is None:
-            return 404, "application/json", b'{"detail":"Not Found"}'
+            return 404, "application/json", [b'{"detail":"Not Found"}']
         try:
             asked = msgspec.json.decode(body, type=kind)
             if getattr(asked, "tool_choice", None) not in (None, "none") and not asked.tools:
@@ -164,16 +165,17 @@ class StrictEngine(Part):
         except msgspec.DecodeError as error:
             self.refused.append(str(error))
             told = {"error": {"message": str(error), "type": "BadRequestError", "param": None, "code": 400}}
-            return 400, "application/json", json.dumps(told).encode()
+            return 400, "application/json", [json.dumps(told).encode()]
         self.taken.append((path, json.loads(body)))
         if isinstance(asked, _Embedding):
             return 200, "application/json", self._vectors(1 if isinstance(asked.input, str) else len(asked.input))
-        return 200, "text/event-stream", _spoken(is_chat=isinstance(asked, _Chat))
+        return 200, "text/event-stream", [_spoken(is_chat=isinstance(asked, _Chat))]
 
-    def _vectors(self, count: int) -> bytes:
-        data = b",".join([b'{"index":%d,"embedding":%b}' % (number, self._vector) for number in range(count)])
-        usage = b'{"prompt_tokens":%d,"total_tokens":%d}' % (count, count)
-        return b'{"object":"list","model":"%b","data":[%b],"usage":%b}' % (MODEL.encode(), data, usage)
+    def _vectors(self, count: int) -> list[bytes]:
+        begins = [b'%b{"index":%d,"embedding":' % (b"},"[: 2 * bool(n)], n) for n in range(count)]
+        usage = b'}],"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (count, count)
+        vectors = [piece for begin in begins for piece in (begin, self._vector)]
+        return [b'{"object":"list","model":"%b","data":[' % MODEL.encode(), *vectors, usage]
 
 
 def _spoken(*, is_chat: bool) -> bytes:
