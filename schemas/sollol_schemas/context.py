@@ -18,6 +18,18 @@ class RequestKind(StrEnum):
     PASSTHROUGH = "passthrough"
 
 
+class Ability(StrEnum):
+    """What a model can do, in the words of Ollama's lists."""
+
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    THINKING = "thinking"
+    TOOLS = "tools"
+    INSERT = "insert"  # text between a prompt and a suffix
+    VISION = "vision"
+    AUDIO = "audio"
+
+
 class ComplexityClass(StrEnum):
     """How heavy a request is, by its prompt's size and turns."""
 
@@ -47,6 +59,8 @@ class TaskContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Hashes of the growing prefixes of the prompt's blocks, shortest first."""
     prefix_tokens: tuple[int, ...] = ()
     """Estimated tokens up to the end of each hashed prefix."""
+    needs: tuple[Ability, ...] = ()
+    """What the model must be able to do, in the order in which an engine looks."""
     has_images: bool = False
     has_tools: bool = False
     job_id: str = ""

@@ -22,6 +22,7 @@ class RejectionReason(StrEnum):
     BREAKER_OPEN = "breaker_open"  # too many failures; waiting to be tried again
     MODEL_MISSING = "model_missing"  # the model is not on its disk
     WRONG_CAPABILITY = "wrong_capability"  # the model there cannot do this kind of request
+    CONTEXT_TOO_SMALL = "context_too_small"  # another node has more room for the prompt
     DOES_NOT_FIT = "does_not_fit"  # weights and cache exceed its memory
     TOO_LITTLE_VRAM = "too_little_vram"  # less free video memory than asked for
     NOT_RELIABLE_ENOUGH = "not_reliable_enough"  # proven success below the floor

@@ -81,6 +81,8 @@ class InstalledModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     quantization: str = ""
     context_length: Tokens = 0
     """The longest context it was trained for; 0 when unknown."""
+    usual_context_length: Tokens = 0
+    """The context that it is loaded with when nobody asks for one; 0 when unknown."""
     kv_bytes_per_token: Bytes = 0
     """Bytes of key-value cache for one token of one slot; 0 when unknown."""
     capabilities: tuple[str, ...] = ()

@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from sollol_agents.lab.emulator import EmulatedNode
 from sollol_agents.lab.testing.stack import EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.config import ScorerConfig
+from sollol_bus.errors import SollolError
+from sollol_schemas.errors import ErrorCode
 
 MODEL = "countdown:latest"
 LONG = "hello " * 5000 + "count 3"
@@ -155,3 +158,58 @@ async def test_a_model_loaded_by_somebody_else_is_used_as_it_is(fleet: EmulatedS
     await eventually(is_loaded)
     assert await tokens_of(fleet, options={"num_ctx": 6144}) == WHOLE
     assert loads(engine) == []
+
+
+async def test_of_two_contexts_long_prompts_go_to_the_larger_and_none_is_refused(fleet: EmulatedSystem) -> None:
+    for node_id, tokens in (("small", 2048), ("large", 8192)):
+        await fleet.node(node_id, slots=8, engine={"preload": (MODEL,), "ctx_tokens": tokens, "parallel": 8})
+
+    async def are_known() -> bool:
+        return all(view.telemetry.loaded for view in (await fleet.client.nodes()).nodes)
+
+    await eventually(are_known)
+    long = [{"role": "user", "content": "hello " * 4000 + "count 2"}]
+    short = [{"role": "user", "content": "count 2"}]
+    answers = await asyncio.gather(
+        *(fleet.client.chat(MODEL, long) for _ in range(50)), *(fleet.client.chat(MODEL, short) for _ in range(50))
+    )
+    places = [answer.decision.node_id for answer in answers if answer.decision]
+    assert set(places[:50]) == {"large"}
+    assert set(places[50:]) == {"small", "large"}
+    assert all(answer.figures and (answer.figures.prompt_tokens or 0) > 4000 for answer in answers[:50])
+
+
+async def test_what_no_model_can_do_is_refused_at_once_in_the_engines_words_and_loads_nothing(
+    fleet: EmulatedSystem,
+) -> None:
+    engine = await fleet.node("a")
+    picture = [{"role": "user", "content": "what is it?", "images": ["iVBORw0KGgo="]}]
+    with pytest.raises(SollolError, match="image input is not supported") as caught:
+        await fleet.client.chat(MODEL, picture)
+    assert (caught.value.body.code, caught.value.body.http_status) == (ErrorCode.ENGINE_REJECTED, 400)
+    with pytest.raises(SollolError, match="does not support embeddings"):
+        await fleet.client.embed(MODEL, "hello")
+    assert loads(engine) == []
+
+
+async def test_a_name_of_the_same_weights_is_in_memory_too_and_its_load_teaches_nothing(fleet: EmulatedSystem) -> None:
+    engine = await fleet.node("a")
+    await fleet.client.generate(MODEL, "count 2")
+    async with httpx.AsyncClient(base_url=engine.url, trust_env=False) as http:
+        await http.post("/api/copy", json={"source": MODEL, "destination": "twin"})
+    await fleet.client.load("a", MODEL)  # the node looks again at what there is
+
+    async def is_known() -> bool:
+        return any(one.name == "twin:latest" for one in (await fleet.client.nodes()).nodes[0].telemetry.installed)
+
+    await eventually(is_known)
+    answer = await fleet.client.generate("twin", "count 2")
+    assert answer.decision is not None
+    assert not answer.decision.forecast.needs_load
+    assert len(loads(engine)) == 1
+
+    async def learned() -> set[str]:
+        told = (await fleet.client.nodes()).nodes[0].telemetry.speeds
+        return {one.model for one in told if one.load_s}
+
+    assert await learned() == {MODEL}

@@ -59,6 +59,7 @@ class ScriptedEngine:
     def __init__(self, answers: dict[str, bytes | Script]) -> None:
         self._answers = answers
         self.requests: list[str] = []
+        self.bodies: list[bytes] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.url = ""
@@ -83,7 +84,7 @@ class ScriptedEngine:
             while True:
                 lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
                 length = next((int(x.split(":")[1]) for x in lines if x.lower().startswith("content-length")), 0)
-                await reader.readexactly(length)
+                self.bodies.append(await reader.readexactly(length))
                 path = lines[0].split()[1]
                 self.requests.append(path)
                 answer = self._answers.get(path, whole(b"404 page not found", "text/plain", "404 Not Found"))
@@ -315,6 +316,50 @@ async def test_slots_that_cannot_be_are_not_believed(total: str, slots: int | No
         await engine.aclose()
     assert inventory.slots == slots
     assert [one.name for one in inventory.installed] == ["offered"]
+
+
+PROPS = {
+    "total_slots": 4,
+    "default_generation_settings": {"n_ctx": 2048},
+    "modalities": {"vision": True, "video": False, "audio": False},
+    "chat_template": "{{ enable_thinking }}",
+    "chat_template_caps": {"supports_tools": True},
+}
+
+
+async def test_a_llama_server_tells_what_its_model_can_do_and_how_long_a_prompt_a_slot_takes() -> None:
+    answers: dict[str, bytes | Script] = {
+        "/v1/models": whole(b'{"data":[{"id":"m","meta":{"n_ctx_train":32768,"n_ctx":2048}}]}'),
+        "/props": whole(json.dumps(PROPS).encode()),
+    }
+    async with ScriptedEngine(answers) as scripted:
+        engine = OpenAIEngine(EngineHttp(scripted.url), {})
+        inventory, loaded = await engine.inventory(), await engine.loaded()
+        await engine.aclose()
+    assert inventory.installed[0].capabilities == ("completion", "tools", "thinking", "vision")
+    assert (inventory.installed[0].context_length, loaded[0].context_length) == (32768, 2048)
+
+
+@pytest.mark.parametrize("props", [b"{}", b'{"total_slots":1}', b'{"total_slots":1,"modalities":{}}'])
+async def test_what_a_server_does_not_tell_of_its_model_is_not_known(props: bytes) -> None:
+    answers: dict[str, bytes | Script] = {"/v1/models": whole(b'{"data":[{"id":"m"}]}'), "/props": whole(props)}
+    async with ScriptedEngine(answers) as scripted:
+        engine = OpenAIEngine(EngineHttp(scripted.url), {})
+        inventory = await engine.inventory()
+        await engine.aclose()
+    assert inventory.installed[0].capabilities == ()
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/x"])
+async def test_a_strict_engine_is_asked_by_its_own_name_for_the_model(path: str) -> None:
+    async with ScriptedEngine({path: whole(b'{"id":1}')}) as scripted:
+        engine = OpenAIEngine(EngineHttp(scripted.url), {})
+        for spelling in ("library/Meta-Llama", "meta-llama:latest", "Meta-Llama"):
+            body = b'{"prompt":"a \\u00e9","model":"%s","x":1.50}' % spelling.encode()
+            request = EngineRequest(kind=RequestKind.PASSTHROUGH, model="Meta-Llama", body=body, path=path)
+            await chunks_of(engine, request)
+        await engine.aclose()
+    assert scripted.bodies == [b'{"prompt":"a \\u00e9","model":"Meta-Llama","x":1.50}'] * 3
 
 
 async def test_something_else_behind_the_url_is_no_engine() -> None:

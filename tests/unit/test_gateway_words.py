@@ -119,15 +119,6 @@ class TestErrors:
         text = json.loads(refusal(Dialect.OLLAMA, body, "/api/embed").body)["error"]
         assert text == 'model "x" not found, try pulling it first'
 
-    def test_a_model_that_cannot_do_it_anywhere_is_the_clients_mistake(self) -> None:
-        nodes = {"a": "wrong_capability: embedding", "b": "model_missing"}
-        body = error(ErrorCode.NO_ELIGIBLE_NODE, "?", model="m", nodes=nodes)
-        answer = refusal(Dialect.OLLAMA, body, "/api/chat")
-        assert (answer.status, json.loads(answer.body)["error"]) == (400, '"m" does not support chat')
-        assert refusal(Dialect.OLLAMA, body, "/api/embed").status == 501
-        down = error(ErrorCode.NO_ELIGIBLE_NODE, "?", model="m", nodes=nodes | {"c": "down"})
-        assert refusal(Dialect.OLLAMA, down, "/api/chat").status == 503
-
     def test_errors_in_streams_are_lines_or_events(self) -> None:
         assert error_in_stream(Dialect.OLLAMA, error()) == b'{"error":"full"}\n'
         assert error_in_stream(Dialect.OPENAI, error()).startswith(b'data: {"error":{')

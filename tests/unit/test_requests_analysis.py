@@ -68,7 +68,9 @@ def test_images_count_as_images_and_not_as_text() -> None:
     native = context({"messages": [{"role": "user", "content": "what?", "images": ["A" * 100_000]}]}, RequestKind.CHAT)
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
     openai = context({"messages": [{"role": "user", "content": [part]}]}, RequestKind.PASSTHROUGH)
-    for found in (native, openai):
+    source = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 100_000}}
+    anthropic = context({"messages": [{"role": "user", "content": [source]}]}, RequestKind.PASSTHROUGH)
+    for found in (native, openai, anthropic):
         assert found.has_images
         assert IMAGE_TOKENS <= found.prompt_tokens < 2 * IMAGE_TOKENS
 
@@ -78,6 +80,56 @@ def test_the_callers_limit_is_read_in_every_dialect(field: str) -> None:
     assert context({field: 7, "messages": []}, RequestKind.PASSTHROUGH, "/v1/chat/completions").max_output_tokens == 7
     assert context({"prompt": "x", "options": {"num_predict": 9}}).max_output_tokens == 9
     assert context({"prompt": "x", "options": {"num_predict": -1}}).max_output_tokens is None
+
+
+CHATS = "/v1/chat/completions"
+PART = {"type": "text", "text": 'say "type": "image"'}
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "body", "needs"),
+    [
+        ("chat", "", {"messages": [{"content": "hi"}], "tools": [{}], "think": "high"}, "completion thinking tools"),
+        ("chat", "", {"messages": [{"content": "hi"}], "tools": None, "think": False}, "completion"),
+        ("chat", "", {"messages": [{"content": "hi"}], "tools": []}, "completion"),
+        ("chat", "", {"messages": [{"content": "hi", "images": ["AA"]}, {"content": "x"}]}, "completion vision"),
+        ("generate", "", {"prompt": "a", "suffix": "b", "tools": [{}]}, "completion insert"),
+        ("generate", "", {"prompt": "a", "suffix": "", "images": ["AA"]}, "completion vision"),
+        ("embed", "", {"input": "x", "think": True}, "embedding"),
+        ("passthrough", "/v1/embeddings", {"input": "x"}, "embedding"),
+        ("passthrough", "/api/embeddings", {"prompt": "x"}, "embedding"),
+        ("passthrough", CHATS, {"messages": [{"content": [PART]}], "reasoning_effort": "none"}, "completion"),
+        ("passthrough", CHATS, {"messages": [{"content": "x"}], "reasoning_effort": "low"}, "completion thinking"),
+        ("passthrough", CHATS, {"messages": [{"content": [{"type": "input_audio"}]}]}, "completion audio"),
+        ("passthrough", "/v1/messages", {"messages": [{"content": [{"type": "image"}]}]}, "completion vision"),
+        ("passthrough", "/v1/messages?beta=true", {"messages": [], "tools": [{}]}, "completion tools"),
+        ("passthrough", "/v1/responses", {"input": [{"content": [{"type": "input_image"}]}]}, "completion vision"),
+        ("passthrough", "/v1/responses", {"input": "x", "tools": [{"type": "web_search"}]}, "completion"),
+        ("passthrough", "/v1/responses", {"input": "x", "tools": [{"type": "function"}]}, "completion tools"),
+        ("passthrough", "/v1/completions", {"prompt": "a", "suffix": "b"}, "completion insert"),
+        ("passthrough", "/v1/audio/speech", {"input": "x", "tools": [{}]}, ""),
+        ("passthrough", "/tokenize", {"content": "x"}, ""),
+    ],
+)
+def test_what_a_model_must_be_able_to_do_is_read_in_every_dialect(
+    kind: str, path: str, body: dict[str, object], needs: str
+) -> None:
+    assert " ".join(context(body, RequestKind(kind), path).needs) == needs
+
+
+@pytest.mark.parametrize(("value", "read"), [(3.0, 3), (3.7, 3), ("3", None), (True, None), (1e300, None), (-1, None)])
+def test_options_are_read_as_engines_read_them_and_never_refused_here(value: object, read: int | None) -> None:
+    found = context({"prompt": "x", "options": {"num_predict": value, "num_ctx": value}})
+    assert (found.max_output_tokens, found.num_ctx) == (read, read)
+
+
+def test_options_that_no_engine_reads_decide_nothing() -> None:
+    body: dict[str, object] = {"messages": [], "options": {"num_ctx": 99, "num_predict": 9}}
+    read = context(body, RequestKind.PASSTHROUGH, CHATS)
+    assert (read.num_ctx, read.max_output_tokens) == (None, None)
+    assert (
+        context({"prompt": "x", "options": {"num_ctx": 99}}, RequestKind.PASSTHROUGH, "/api/embeddings").num_ctx == 99
+    )
 
 
 def test_embeddings_make_no_tokens_whatever_path_they_take() -> None:

@@ -67,7 +67,7 @@ def test_a_model_is_taken_to_fit_on_a_machine_of_which_nothing_is_known() -> Non
 
 def test_fit_counts_the_cache_of_every_slot() -> None:
     fleet = Fleet()
-    heavy = model(size_gb=4.9, kv_bytes_per_token=131_072, context_length=8192)
+    heavy = model(size_gb=4.9, kv_bytes_per_token=131_072, context_length=131_072)
     context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=10, num_ctx=131_072)
     fleet.node(installed=(heavy,), loaded=(), slots=8, ram_total_mib=0.0, ram_available_mib=0.0)
     error = refused(fleet.ask("r1", context=context))["r1"]

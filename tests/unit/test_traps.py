@@ -236,7 +236,7 @@ def test_trap_21_a_fallback_never_changes_the_model_or_what_it_can_do() -> None:
     assert refused(stage.effects)["r1"].code is ErrorCode.NO_ELIGIBLE_NODE
     assert refused(stage.effects)["r1"].details["nodes"]["b"].startswith("model_missing")
     assert stage.place("r2", name="embedder") == ""
-    assert refused(stage.effects)["r2"].details["nodes"]["a"].startswith("wrong_capability")
+    assert refused(stage.effects)["r2"].message == '"embedder" does not support chat'
 
 
 def test_trap_23_nothing_is_evicted_that_generates_or_still_loads() -> None:

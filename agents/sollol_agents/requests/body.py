@@ -47,6 +47,21 @@ def read_fields(body: bytes) -> Fields:
     return fields
 
 
+class _Model(msgspec.Struct):
+    model: str = ""
+
+
+_model_decoder = msgspec.json.Decoder(_Model)
+
+
+def model_in(body: bytes) -> str:
+    """The model that a body names at its top level; empty when it names none, or cannot be read."""
+    try:
+        return _model_decoder.decode(body).model
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
 def read_native(body: bytes) -> tuple[Fields, bytes]:
     """The top-level fields of a body in Ollama's dialect under their names in lower case, and the body with these.
 

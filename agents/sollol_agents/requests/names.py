@@ -44,3 +44,10 @@ def is_of_cloud(name: str) -> bool:
     """Whether a name means a model that Ollama's vendor runs: its tag is `cloud`, or ends in `-cloud`."""
     tag = name.strip().lower().rpartition("/")[2].partition(":")[2]
     return tag == _CLOUD or tag.endswith(f"-{_CLOUD}")
+
+
+def in_full(name: str) -> str:
+    """A name with everything that need not be said."""
+    short = canonical(name)
+    missing = {0: f"{_REGISTRY}/{_NAMESPACE}/", 1: f"{_REGISTRY}/"}
+    return missing.get(short.count("/"), "") + short

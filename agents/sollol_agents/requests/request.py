@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from sollol_agents.requests.body import Fields, InvalidBody, field
 from sollol_agents.requests.detector import Detector, Task, WordDetector
 from sollol_agents.requests.dialects import EMBEDDING_PATHS
+from sollol_agents.requests.media import media_in
+from sollol_agents.requests.needs import has_tools, needs_of
 from sollol_agents.requests.prefixes import prefix_hashes
-from sollol_schemas.context import ComplexityClass, RequestKind, TaskContext
+from sollol_schemas.context import Ability, ComplexityClass, RequestKind, TaskContext
 
 CHARACTERS_PER_TOKEN = 4
 DEFAULT_DETECTOR = WordDetector()
@@ -24,6 +26,9 @@ _TEXT_BYTES = 500
 _TEXT_BEGINS = (b'"', b"n")
 """Of a JSON text, and of null."""
 _NO_INPUT = (b"null", b'""', b"[]")
+OLD_EMBED_PATH: Final = "/api/embeddings"
+_MOST_TOKENS: Final = 2**53
+"""What is more is no number of anything, and no message carries it."""
 MODEL_NAME_MAX = 512
 """Characters; a name goes into messages and headers that are no place for more."""
 
@@ -58,6 +63,8 @@ def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Dete
     if len(model) > MODEL_NAME_MAX:
         raise InvalidBody(f"model: a name has at most {MODEL_NAME_MAX} characters")
     options = field(fields, "options", _Options) or _Options()
+    if kind is RequestKind.PASSTHROUGH and path != OLD_EMBED_PATH:
+        options = _Options()  # no engine reads them in another dialect
     prompt = _read_prompt(kind, fields)
     tokens = max(1, prompt.characters // CHARACTERS_PER_TOKEN) + prompt.images * IMAGE_TOKENS
     is_embedding = kind is RequestKind.EMBED or path in EMBEDDING_PATHS
@@ -75,20 +82,23 @@ def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Dete
         is_load_only=_is_load_only(kind, fields),
         prefix_hashes=hashes,
         prefix_tokens=boundaries,
+        needs=needs_of(kind, path.partition("?")[0], fields, prompt.senses),
         has_images=prompt.images > 0,
-        has_tools=len(fields.get("tools", b"")) > len(b"[]"),
+        has_tools=has_tools(fields),
     )
 
 
 class _Prompt:
     """A prompt's pieces as raw JSON, in the order in which an engine reads them."""
 
-    __slots__ = ("images", "pieces", "turns")
+    __slots__ = ("images", "pieces", "senses", "turns")
 
-    def __init__(self, pieces: list[bytes], turns: int, images: int) -> None:
+    def __init__(self, pieces: list[bytes], turns: int, images: int, senses: frozenset[Ability]) -> None:
         self.pieces = pieces
         self.turns = turns
         self.images = images
+        self.senses = senses
+        """What its contents other than text need."""
 
     @property
     def characters(self) -> int:
@@ -117,11 +127,15 @@ def _read_prompt(kind: RequestKind, fields: Fields) -> _Prompt:
         content = bytes(message.content)
         if kind is RequestKind.CHAT and content[:1] not in _TEXT_BEGINS:
             raise InvalidBody("a message's content must be a text")
-        inline = content.count(b'"image_url"') // 2 if b'"image_url"' in content else 0
-        images += len(message.images or ()) + inline
-        pieces.append(content if not inline else content[:_TEXT_BYTES])
+        images += len(message.images or ())
+        pieces.append(content)
     pieces += [bytes(fields[name]) for name in ("prompt", "suffix", "input") if name in fields]
-    return _Prompt(pieces, len(messages), images)
+    media = [media_in(piece) for piece in pieces]
+    pictures = images + sum(one.pictures for one in media)
+    senses = {Ability.VISION} if pictures else set()
+    if any(one.sounds for one in media):
+        senses.add(Ability.AUDIO)
+    return _Prompt([one.text for one in media], len(messages), pictures, frozenset(senses))
 
 
 def _complexity(tokens: int, turns: int) -> ComplexityClass:
@@ -142,7 +156,7 @@ def _tokens(value: object) -> int | None:
     """A number of tokens, without its fraction; None for what is none, and for none at all."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return int(value) if value >= 1 else None
+    return int(value) if 1 <= value < _MOST_TOKENS else None
 
 
 def _is_load_only(kind: RequestKind, fields: Fields) -> bool:

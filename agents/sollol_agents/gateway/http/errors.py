@@ -12,7 +12,6 @@ import msgspec
 from sollol_agents.gateway.http.names import FROM_THE_DOOR, INVALID_NAME, with_names_told
 from sollol_agents.requests.dialects import Dialect
 from sollol_agents.requests.ollama.gojson import write
-from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 JSON: Final = b"application/json; charset=utf-8"
@@ -59,8 +58,6 @@ _TYPE: Final = re.compile(r"(application/json|text/plain)(; ?charset=[\w-]+)?", 
 _SAID_BEHIND_DOOR: Final = ("/v1/chat/completions", "model is required")
 _ENGINES_CODES: Final = (ErrorCode.BAD_REQUEST, ErrorCode.UNKNOWN_MODEL)
 """Errors that Ollama itself has, and gives no code."""
-_SAYS_NOTHING: Final = (RejectionReason.MODEL_MISSING, RejectionReason.NOT_CHOSEN_NODE)
-"""Reasons of nodes that tell nothing of what the model can do."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +70,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 def refusal(dialect: Dialect, error: ErrorBody, path: str = "") -> Refusal:
     """The answer to a request that failed before a byte of it was sent."""
-    error = while_nodes_vanish(unable(with_names_told(error, path), path))
+    error = while_nodes_vanish(with_names_told(error, path))
     if FROM_THE_DOOR in error.details:
         dialect = Dialect.OLLAMA
     status = error.http_status
@@ -101,22 +98,6 @@ def _is_at_door(error: ErrorBody, path: str) -> bool:
     """Whether Ollama says it before a path of `/v1` has its word, which writes its answers otherwise."""
     is_behind = (path, error.message) == _SAID_BEHIND_DOOR or error.message == INVALID_NAME
     return error.code is ErrorCode.BAD_REQUEST and not is_behind
-
-
-def unable(error: ErrorBody, path: str) -> ErrorBody:
-    """A client's mistake in place of a missing node, when every node that has the model says that it cannot do this."""
-    nodes = error.details.get("nodes")
-    if error.code is not ErrorCode.NO_ELIGIBLE_NODE or not isinstance(nodes, dict):
-        return error
-    reasons = [str(reason) for reason in nodes.values() if not str(reason).startswith(_SAYS_NOTHING)]
-    if not reasons or not all(reason.startswith(RejectionReason.WRONG_CAPABILITY) for reason in reasons):
-        return error
-    model = error.details.get("model", "")
-    if "embed" in path:
-        message = "This server does not support embeddings. Start it with `--embeddings`"
-        return ErrorBody(code=ErrorCode.ENGINE_REJECTED, status=501, message=message)
-    what = "generate" if path == "/api/generate" else "chat"
-    return ErrorBody(code=ErrorCode.ENGINE_REJECTED, status=400, message=f'"{model}" does not support {what}')
 
 
 def while_nodes_vanish(error: ErrorBody) -> ErrorBody:

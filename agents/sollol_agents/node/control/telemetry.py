@@ -121,7 +121,7 @@ def telemetry_of(
         cpu_load_ratio=host.cpu_load_ratio,
         ram_total_mib=ram_total_mib,
         ram_available_mib=ram_available_mib,
-        installed=view.inventory.installed,
+        installed=view.installed,
         loaded=loaded_of(view, machine_gpus),
         speeds=speeds,
         bus_rtt_s=bus_rtt_s,

@@ -197,7 +197,7 @@ def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
         context_length=_whole(info.get(f"{architecture}.context_length")),
         kv_bytes_per_token=kv_bytes_per_token(info),
         capabilities=capabilities,
-        slots=1 if capabilities == ("embedding",) else 0,
+        slots=1 if capabilities and "completion" not in capabilities else 0,
     )
 
 

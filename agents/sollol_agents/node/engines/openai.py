@@ -16,6 +16,7 @@ from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, event_data, split
 from sollol_agents.node.engines.ollama_wire import is_load_only
 from sollol_agents.node.engines.passthrough import PassthroughAnswer
+from sollol_agents.node.engines.props import Props
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_agents.node.engines.translation.bodies import fields_of, with_model
 from sollol_agents.node.engines.translation.chat import translate
@@ -29,6 +30,7 @@ from sollol_agents.node.engines.translation.embeddings import (
 )
 from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
 from sollol_agents.node.engines.translation.options import Flavour
+from sollol_agents.requests.body import model_in
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
 from sollol_bus.sdk.answers import joined
 from sollol_schemas.context import RequestKind
@@ -45,6 +47,7 @@ _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 
 
 class _Meta(msgspec.Struct):
+    n_ctx: Any = None
     n_ctx_train: Any = None
     n_params: Any = None
     size: Any = None
@@ -69,16 +72,6 @@ class _Model(msgspec.Struct):
 
 class _Models(msgspec.Struct):
     data: list[_Model]
-
-
-class _Settings(msgspec.Struct):
-    n_ctx: Any = None
-
-
-class _Props(msgspec.Struct):
-    total_slots: Any = None
-    default_generation_settings: _Settings = msgspec.field(default_factory=_Settings)
-    build_info: str = ""
 
 
 class _Version(msgspec.Struct):
@@ -192,6 +185,8 @@ class OpenAIEngine:
         self._own_name = dict(model_alias)
         self._flavour = Flavour.OTHER
         self._context_length = 0
+        self._capabilities: tuple[str, ...] = ()
+        """Of its model, when it has one alone and says so."""
         self._support = Support()
 
     async def probe(self) -> str:
@@ -209,6 +204,7 @@ class OpenAIEngine:
                 size_bytes=_whole(model.meta.size) if model.meta else 0,
                 parameter_count=_whole(model.meta.n_params) if model.meta else 0,
                 context_length=_whole(model.max_model_len) or (_whole(model.meta.n_ctx_train) if model.meta else 0),
+                capabilities=self._capabilities if len(models) == 1 else (),
             )
             for model in models
             for name in self._offered(model.id)
@@ -221,7 +217,9 @@ class OpenAIEngine:
             LoadedModel(
                 name=name,
                 size_bytes=_whole(model.meta.size) if model.meta else 0,
-                context_length=self._context_length or _whole(model.max_model_len),
+                context_length=_whole(model.meta.n_ctx if model.meta else 0)
+                or self._context_length
+                or _whole(model.max_model_len),
             )
             for model in await self._models()
             if model.is_loaded
@@ -245,7 +243,7 @@ class OpenAIEngine:
     def _passthrough(self, request: EngineRequest, model: str) -> EngineAnswer:
         if request.path == OLD_EMBED_PATH:
             return OpenAIEmbedAnswer(self._http, request, model)
-        if model != request.model:
+        if model_in(request.body) not in ("", model):
             request = msgspec.structs.replace(request, body=with_model(request.body, model))
         if request.path.partition("?")[0] in (MESSAGES_PATH, COUNT_PATH):
             return MessagesAnswer(self._http, request, model=model, support=self._support)
@@ -281,10 +279,11 @@ class OpenAIEngine:
 
     async def _describe(self) -> EngineInventory:
         """Version and slots, by the ways that the known servers offer."""
-        props = await self._maybe("/props", _Props)
+        props = await self._maybe("/props", Props)
         if props is not None and props.total_slots is not None:
             self._flavour = Flavour.LLAMA_CPP
             self._context_length = _whole(props.default_generation_settings.n_ctx)
+            self._capabilities = props.capabilities()
             return EngineInventory(version=f"llama.cpp {props.build_info}".strip(), slots=_slots(props.total_slots))
         version = await self._maybe("/version", _Version)
         if version is None or not version.version:

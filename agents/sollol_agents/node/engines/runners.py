@@ -60,6 +60,10 @@ class Runners:
             floor_s=runner.floor_s,
         )
 
+    def automatic_tokens(self, model: str) -> int:
+        """The context that a model gets when nobody asks for one; 0 when not known."""
+        return self._automatic.get(model, 0)
+
     def loaded(self, blob: str, model: str, options: Mapping[str, Any], context_tokens: int) -> None:
         """The node loaded a model with these options, and the engine tells this context."""
         asked = options.get("num_ctx")

@@ -80,6 +80,16 @@ class EngineView(msgspec.Struct, kw_only=True):
         model = self.installed_model(name)
         return (model.blob or model.digest if model is not None else "") or canonical(name)
 
+    @property
+    def installed(self) -> tuple[InstalledModel, ...]:
+        """The models on disk, with the contexts that they get by themselves as far as loads have shown them."""
+        return tuple(
+            one
+            if not (usual := self.runners.automatic_tokens(canonical(one.name)))
+            else msgspec.structs.replace(one, usual_context_length=usual)
+            for one in self.inventory.installed
+        )
+
     def in_force(self, name: str) -> InForce:
         """How a model is loaded."""
         installed, loaded = self.installed_model(name), self.loaded_model(name)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from sollol_agents.scorer.choice.abilities import lacking
+from sollol_agents.scorer.choice.contexts import room_tokens, with_room
 from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
 from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.fleet.residency import SAFETY_BYTES, need_bytes
-from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Rejection, RejectionReason
 from sollol_schemas.routing import RoutingMode
 from sollol_schemas.telemetry import InstalledModel, NodeState
@@ -71,6 +72,7 @@ class EligibilityClass:
             if nodes:
                 self.fallback = "no node satisfies the constraints; taken because the request is soft"
         nodes = _prefer_up(nodes, rejections)
+        nodes = self._prefer_room(nodes, rejections)
         nodes = self._prefer_chosen(nodes, rejections)
         nodes = self._prefer_reliable(nodes, rejections)
         if nodes:
@@ -80,6 +82,18 @@ class EligibilityClass:
         self.is_transient = not nodes and any(
             r is not None and r.reason in TRANSIENT and _may_have(n, self.model) for n, r in judged
         )
+
+    def _prefer_room(self, nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
+        """Nodes where the prompt fits, or else those with most room for it: its length is an estimate."""
+        needs, context = self._pattern.needs_tokens, self._pattern.request.context
+        if not needs or not nodes:
+            return nodes
+        rooms = with_room(nodes, self.model, context, needs)
+        for node in nodes:
+            if node.node_id not in rooms:
+                detail = f"{room_tokens(node, self.model, context)} tokens of context, up to {needs[0]} asked for"
+                rejections.append(Rejection(node_id=node.node_id, reason=Reason.CONTEXT_TOO_SMALL, detail=detail))
+        return [node for node in nodes if node.node_id in rooms]
 
     def _prefer_chosen(self, nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
         wanted = self._pattern.request.routing.node_id
@@ -202,21 +216,12 @@ def _judge_model(node: Node, waiting: Waiting) -> Rejection | None:
     model = node.installed.get(waiting.model)
     if model is None:
         return _reject(node, Reason.MODEL_MISSING)
-    if not _is_capable(model, waiting.request.context.kind):
-        return _reject(node, Reason.WRONG_CAPABILITY, ", ".join(model.capabilities)[:80])
+    ability = lacking(model, node.telemetry.engine.kind, waiting.request.context)
+    if ability is not None:
+        return _reject(node, Reason.WRONG_CAPABILITY, f"no {ability.value}: {', '.join(model.capabilities)[:80]}")
     if node.model_slots(model) < 1:
         return _reject(node, Reason.NO_SLOTS)
     return _judge_fit(node, waiting, model)
-
-
-def _is_capable(model: InstalledModel, kind: RequestKind) -> bool:
-    """Unknown capabilities are no reason to refuse. Ollama answers 501 when a completion model is to embed."""
-    known = set(model.capabilities)
-    if not known or kind is RequestKind.PASSTHROUGH:
-        return True
-    if kind is RequestKind.EMBED:
-        return "embedding" in known
-    return known != {"embedding"}
 
 
 def _judge_fit(node: Node, waiting: Waiting, model: InstalledModel) -> Rejection | None:

@@ -87,9 +87,29 @@ class Horizon:
         for name, resident in node.residents.by_name.items():
             self.ready[name] = max(resident.ready_at, now + _SOON_S) if resident.is_loading else 0.0
             self.load_ends_at = max(self.load_ends_at, self.ready[name])
+        self._add_twins()
         self.finishes = self._finishes(now, left_s)
         self.free_at = self._slot_free_at()
         """When the next slot is free; 0: now."""
+
+    def _add_twins(self) -> None:
+        """What is in memory is there under every name of its weights."""
+        for name in self.node.twins.keys() & self.ready.keys():
+            for twin in self.node.twins[name]:
+                self.ready.setdefault(twin, self.ready[name])
+
+    def _places(self) -> list[str]:
+        """One name for each place in memory that is taken or will be."""
+        twins = self.node.twins
+        if not twins:
+            return list(self.ready)
+        loaded = self.node.residents.by_name
+        names = sorted(self.ready, key=lambda name: name not in loaded)
+        taken: dict[str, None] = {}
+        for name in names:
+            if not any(twin in taken for twin in twins.get(name, ())):
+                taken[name] = None
+        return list(taken)
 
     def _finishes(self, now: float, left_s: LeftSeconds) -> list[tuple[float, str]]:
         """Predicted end of every attempt with its model, soonest first."""
@@ -166,7 +186,7 @@ class Horizon:
             self._memory = self._evictable()
         used_bytes, evictable = self._memory
         room = node.budget.device_bytes - used_bytes if node.budget.is_known else need_bytes
-        count = len(self.ready)
+        count = len(self._places())
         victims: list[str] = []
         evict_s = 0.0
         for victim in evictable:
@@ -183,7 +203,8 @@ class Horizon:
         node, now = self.node, self.built_at
         used_bytes = 0.0
         found: list[Evictable] = []
-        for name, ready_at in self.ready.items():
+        for name in self._places():
+            ready_at = self.ready[name]
             size = self._size(name)
             used_bytes += size
             if ready_at <= now:
@@ -207,8 +228,10 @@ class Horizon:
         self.free_at = self._slot_free_at()
         if load is not None:
             for victim in load.victims:
-                self.ready.pop(victim, None)
+                for name in (victim, *self.node.twins.get(victim, ())):
+                    self.ready.pop(name, None)
             self.ready[model] = ready_at
+            self._add_twins()
             self.load_ends_at = max(self.load_ends_at, ready_at)
             self._memory = None
         self.plans.clear()

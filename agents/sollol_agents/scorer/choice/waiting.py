@@ -56,6 +56,7 @@ class Waiting:
         "key",
         "kind_key",
         "model",
+        "needs_tokens",
         "newcomers_ratio",
         "output_mean",
         "output_median",
@@ -85,6 +86,8 @@ class Waiting:
         self.estimates: dict[str, Any] = {}
         self.is_cpu_only = False
         """Whether CPU nodes are mandatory: it prefers them, and one can do it before the deadline."""
+        self.needs_tokens: tuple[int, ...] = ()
+        """Room for its prompt that it would like, where some node has less; the largest first."""
         self.class_key = class_key_of(request, self.model, self.excluded)
         self.kind_key = self._kind_key()
         self.key: Key = (0.0, 0.0, 0)
@@ -107,6 +110,13 @@ class Waiting:
         self.is_cpu_only = True
         self.class_key = (*self.class_key, "cpu")
         self.kind_key = self._kind_key()
+
+    def look_for_room(self, needs_tokens: tuple[int, ...]) -> None:
+        """Makes nodes with so much room for its prompt go first."""
+        if needs_tokens:
+            self.needs_tokens = needs_tokens
+            self.class_key = (*self.class_key, needs_tokens)
+            self.kind_key = self._kind_key()
 
     def _kind_key(self) -> tuple[object, ...]:
         context = self.request.context
@@ -152,6 +162,7 @@ def class_key_of(request: GrantRequest, model: str, excluded: frozenset[str]) ->
         context.kind,
         context.is_embedding,
         context.num_ctx,
+        context.needs,
         routing.node_id,
         routing.strict,
         routing.min_vram_gb,

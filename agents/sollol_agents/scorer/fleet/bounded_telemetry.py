@@ -39,11 +39,18 @@ def _bounded_gpu(gpu: Gpu) -> Gpu:
 
 
 def _bounded_installed(model: InstalledModel) -> InstalledModel:
-    figures = (model.size_bytes, model.kv_bytes_per_token, model.context_length, model.parameter_count, model.slots)
+    figures = (
+        model.size_bytes,
+        model.kv_bytes_per_token,
+        model.context_length,
+        model.parameter_count,
+        model.slots,
+        model.usual_context_length,
+    )
     bounded = tuple(_whole(f, _BYTES_MAX) for f in figures)
     if figures == bounded:
         return model
-    size_bytes, kv_bytes_per_token, context_length, parameter_count, slots = bounded
+    size_bytes, kv_bytes_per_token, context_length, parameter_count, slots, usual = bounded
     return msgspec.structs.replace(
         model,
         size_bytes=size_bytes,
@@ -51,15 +58,17 @@ def _bounded_installed(model: InstalledModel) -> InstalledModel:
         context_length=context_length,
         parameter_count=parameter_count,
         slots=slots,
+        usual_context_length=usual,
     )
 
 
 def bounded_loaded(model: LoadedModel) -> LoadedModel:
     """A loaded model with its sizes inside reasonable bounds."""
     size, vram = _whole(model.size_bytes, _BYTES_MAX), _whole(model.vram_bytes, _BYTES_MAX)
-    if (size, vram) == (model.size_bytes, model.vram_bytes):
+    context = _whole(model.context_length, _BYTES_MAX)
+    if (size, vram, context) == (model.size_bytes, model.vram_bytes, model.context_length):
         return model
-    return msgspec.structs.replace(model, size_bytes=size, vram_bytes=vram)
+    return msgspec.structs.replace(model, size_bytes=size, vram_bytes=vram, context_length=context)
 
 
 def _whole(value: int, high: int) -> int:

@@ -224,7 +224,7 @@ class Fleet:
 
     def holders(self, model: str) -> int:
         """How many nodes have the model in memory or are loading it."""
-        return sum(1 for n in self.nodes.values() if model in n.residents.by_name)
+        return sum(1 for n in self.nodes.values() if n.resident(model) is not None)
 
     def note_busy(self, node_ids: Iterable[str]) -> None:
         """These nodes answered `busy`: they are full until their next message."""

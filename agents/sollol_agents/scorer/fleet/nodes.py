@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.attempts import Attempt
-from sollol_agents.scorer.fleet.residency import Budget, Resident, Residents, budget_of, max_models
+from sollol_agents.scorer.fleet.residency import Budget, Resident, Residents, budget_of, max_models, twins_of
 from sollol_agents.scorer.knowledge import priors
 from sollol_agents.scorer.knowledge.breaker import Breakers
 from sollol_agents.scorer.knowledge.concurrency import Concurrency
@@ -60,7 +60,10 @@ class Node:
         """An operator wants no new work there, whatever its present process knows of it."""
         self.slots = 0
         self.installed: dict[str, InstalledModel] = {}
+        self.twins: dict[str, tuple[str, ...]] = {}
+        """The other names of a model's weights, which are in memory when it is."""
         self.loaded_told: tuple[LoadedModel, ...] = ()
+        self._contexts: dict[str, int] = {}
         self.residents = Residents()
         self.budget = Budget(0.0, 0.0)
         self.max_models = 1
@@ -129,6 +132,7 @@ class Node:
         self.installed = {}
         for model in installed:
             self.installed.setdefault(canonical(model.name), model)
+        self.twins = twins_of(self.installed)
         self.max_models = max_models(telemetry)
         self.speeds.set_machine(_machine(telemetry))
         self.speeds.adopt(telemetry.speeds, {m.name: key for key, m in self.installed.items()})
@@ -188,6 +192,10 @@ class Node:
         if not told and self.is_router_free:
             told = {key: LoadedModel(name=m.name, size_bytes=m.size_bytes) for key, m in self.installed.items()}
         before = set(self.residents.by_name)
+        contexts = {model: one.context_length for model, one in told.items()}
+        if contexts != self._contexts:
+            self._contexts = contexts
+            self.reshape()
         if self.residents.report(told, set(self.attempts)):
             self.load_version += 1
             for model in before - set(self.residents.by_name):
@@ -276,9 +284,17 @@ class Node:
                 self.model_records[model] = record
         return record
 
+    def loaded_context_tokens(self, model: str) -> int:
+        """The context with which a model is loaded; 0 when it is not, or the engine does not tell."""
+        names = (model, *self.twins.get(model, ()))
+        return next((context for name in names if (context := self._contexts.get(name, 0))), 0)
+
     def resident(self, model: str) -> Resident | None:
-        """The model's place in memory, or None."""
-        return self.residents.by_name.get(model)
+        """The model's place in memory, under whatever name it was loaded, or None."""
+        by_name = self.residents.by_name
+        if model in by_name or model not in self.twins:
+            return by_name.get(model)
+        return next((by_name[twin] for twin in self.twins[model] if twin in by_name), None)
 
     def model_slots(self, model: InstalledModel) -> int:
         """How many attempts of this model the node runs at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from sollol_agents.scorer.knowledge.priors import weight_bytes
@@ -77,8 +78,19 @@ def _free_mib(total: float, used: float, free: float) -> float:
 
 def need_bytes(model: InstalledModel, slots: int, num_ctx: int | None) -> float:
     """Memory a model needs: weights, and the key-value cache of every slot."""
-    context = num_ctx or min(model.context_length or _DEFAULT_CONTEXT, _DEFAULT_CONTEXT)
+    usual = model.usual_context_length or _DEFAULT_CONTEXT
+    context = min(num_ctx or usual, model.context_length or num_ctx or usual)
     return weight_bytes(model) + float(model.kv_bytes_per_token) * context * max(1, slots)
+
+
+def twins_of(installed: Mapping[str, InstalledModel]) -> dict[str, tuple[str, ...]]:
+    """The other names of the same weights, for each model that has any: whichever is loaded, all of them are."""
+    by_weights: dict[str, list[str]] = {}
+    for name, model in installed.items():
+        if weights := model.blob or model.digest:
+            by_weights.setdefault(weights, []).append(name)
+    shared = [names for names in by_weights.values() if len(names) > 1]
+    return {name: tuple(other for other in names if other != name) for names in shared for name in names}
 
 
 def max_models(telemetry: Telemetry) -> int:

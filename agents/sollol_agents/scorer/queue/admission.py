@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from sollol_agents.scorer.choice.contexts import Rooms
 from sollol_agents.scorer.choice.eligibility import EligibilityClass, Verdicts
 from sollol_agents.scorer.choice.waiting import Belief, Waiting
 from sollol_agents.scorer.config import ScorerConfig
@@ -44,11 +45,13 @@ class Admission:
         self._planner = planner
         self._expected_output = expected_output
         self._births = births
+        self._rooms = Rooms(fleet)
 
     def admitted(self, request: GrantRequest, now: float) -> Waiting:
         """The request with everything that its place in the queue depends on."""
         told = request.birth.number if request.birth is not None else 0
         waiting = Waiting(request, now, told or self._queue.next_number(), born_at=self._births.of(request, now))
+        waiting.look_for_room(self._rooms.needs_of(waiting.model, request.context))
         waiting.expect(self._expected_output(waiting))
         if request.routing.prefer_cpu:
             self._insist_on_cpu(waiting, now)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from sollol_agents.scorer.choice.abilities import lacking, words_of
 from sollol_agents.scorer.choice.eligibility import EligibilityClass
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.nodes import Node
@@ -14,6 +15,8 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 
 _MODELS_LISTED = 50
 _NODES_LISTED = 50
+_SAYS_NOTHING = (RejectionReason.MODEL_MISSING, RejectionReason.NOT_CHOSEN_NODE)
+"""Reasons of nodes that tell nothing of what the model can do."""
 
 
 class Refusal(NamedTuple):
@@ -44,6 +47,9 @@ def no_place(
                 "is_settled": is_settled,
             },
         )
+    unable = _unable(waiting, verdict, nodes)
+    if unable is not None:
+        return unable
     reasons = {
         r.node_id: f"{r.reason.value}: {r.detail}" if r.detail else r.reason.value
         for r in verdict.rejections[:_NODES_LISTED]
@@ -53,6 +59,21 @@ def no_place(
         message=f"no node can serve '{waiting.request.context.model}': {_summary(verdict)}",
         details={"model": waiting.request.context.model, "nodes": reasons, "is_settled": is_settled},
     )
+
+
+def _unable(waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node]) -> ErrorBody | None:
+    """The client's mistake, in an engine's words, when every node that has the model says that it cannot do this."""
+    context = waiting.request.context
+    telling = {r.node_id: r.reason for r in verdict.rejections if r.reason not in _SAYS_NOTHING}
+    if not telling or any(reason is not RejectionReason.WRONG_CAPABILITY for reason in telling.values()):
+        return None
+    models = ((n.installed[waiting.model], n.telemetry.engine.kind) for n in nodes if n.node_id in telling)
+    ability = next((ability for m, kind in models if (ability := lacking(m, kind, context)) is not None), None)
+    if ability is None:
+        return None
+    status, message = words_of(ability, context)
+    details = {"model": context.model, "lacks": ability.value}
+    return ErrorBody(code=ErrorCode.ENGINE_REJECTED, message=message, status=status, details=details)
 
 
 def _summary(verdict: EligibilityClass) -> str:
