@@ -11,6 +11,8 @@ import logging
 import time
 from typing import Final
 
+import msgspec
+
 from sollol_agents.gateway.http import routing_headers
 from sollol_agents.gateway.http.errors import (
     EVENT_HEADERS,
@@ -40,7 +42,7 @@ from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Decision
-from sollol_schemas.errors import ErrorCode
+from sollol_schemas.errors import ErrorBody, ErrorCode
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +216,7 @@ class Exchange:
         self._error = error
         try:
             if not reply.status:
-                refused = refusal(request.dialect, error.body, request.path)
+                refused = refusal(request.dialect, _as_asked(request, error.body), request.path)
                 request_id = self.call.request_id if self.call is not None else request.request_id or "-"
                 headers = [*refused.headers, *routing_headers.told(None, request_id)]
                 await reply.whole(refused.status, headers, refused.body)
@@ -269,6 +271,14 @@ class Exchange:
     def _require_call(self) -> Call:
         assert self.call is not None
         return self.call
+
+
+def _as_asked(request: HttpRequest, error: ErrorBody) -> ErrorBody:
+    """An engine's refusal as a client gets it who does not stream: the engine was asked to, and chose its head so."""
+    if not request.is_native or request.wants_stream or "engine_type" not in error.details:
+        return error
+    details = {name: value for name, value in error.details.items() if name != "engine_type"}
+    return msgspec.structs.replace(error, details=details)
 
 
 def _is_ollamas(path: str, content_type: bytes) -> bool:
