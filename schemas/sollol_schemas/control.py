@@ -128,6 +128,8 @@ class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     in_flight: Count = 0
     is_away: bool = False
     """The node is not on the bus: what was asked is kept, and holds when it comes."""
+    host: str = ""
+    """The machine on which the node runs, in the answer to `ControlPing`."""
     attempt_state: AttemptState | None = None
     """The answer to `ControlAttempt`."""
     error: ErrorBody | None = None

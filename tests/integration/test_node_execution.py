@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -401,7 +402,7 @@ async def test_a_pull_streams_its_progress(nats_server: EmbeddedServer, bus: Bus
 
 async def test_a_second_process_with_the_same_id_refuses_to_start(stage: Stage) -> None:
     config = NodeConfig(node_id=NODE, engine="ollama", url=stage.engine.url)
-    with pytest.raises(ConfigError, match="taken"):
+    with pytest.raises(ConfigError, match=f"taken: a living process on {socket.gethostname()}"):
         async with NodeMonitor(config, BusConfig(url=stage.server.url)):
             pass
 

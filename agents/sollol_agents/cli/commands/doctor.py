@@ -318,7 +318,9 @@ async def _check_nodes(bus: Bus) -> list[Finding]:
         told = view.telemetry
         found = f"{view.node_id} is {view.state.value}, {told.engine.kind} {told.engine.version} at {told.engine.url}"
         level, remedy = Level.OK, ""
-        if not told.engine.is_reachable:
+        if view.has_left:
+            found = f"{view.node_id} left {seconds(view.heartbeat_age_s)} ago, in order"
+        elif not told.engine.is_reachable:
             level, remedy = Level.WARNING, f"its engine does not answer: {told.engine.detail}"
         elif view.state is not NodeState.UP:
             level, remedy = Level.WARNING, f"last heard of {seconds(view.heartbeat_age_s)} ago; look at its log"

@@ -45,7 +45,7 @@ async def require_free(bus: Bus, node_id: str) -> None:
             extra={"action": "node_taken_over", "node_id": node_id},
         )
         return
-    raise ConfigError(_taken(node_id, _instance_in(reply)))
+    raise ConfigError(_taken(node_id, _told_in(reply)))
 
 
 class Claim:
@@ -85,7 +85,7 @@ class Claim:
         if present == self._owner and self.revision:
             return True
         if present is not None and present.instance != self._owner.instance and await self._answers(present.instance):
-            raise ConfigError(_taken(self._owner.node_id, present.instance))
+            raise ConfigError(_taken(self._owner.node_id, present))
         revision = await self._bucket.update(self._key, encode(self._owner), entry.revision)
         if revision is None:
             return False
@@ -96,7 +96,7 @@ class Claim:
     async def _answers(self, instance: str) -> bool:
         """Whether that instance answers on the node's control subject; ours may answer there too."""
         seen: set[str] = set()
-        inbox = self._bus.reply_inbox(lambda reply: seen.add(_instance_in(reply)))
+        inbox = self._bus.reply_inbox(lambda reply: seen.add(_told_in(reply).instance))
         try:
             self._bus.publish(subjects.NODE_CONTROL.of(self._owner.node_id), _PING, reply=inbox.subject)
             await asyncio.sleep(_GATHER_S)
@@ -114,17 +114,21 @@ class Claim:
             return None  # of another version; the claim replaces it
 
 
-def _instance_in(reply: Msg | BusError) -> str:
+def _told_in(reply: Msg | BusError) -> NodeClaim:
+    """Who answered, as far as it told."""
+    nobody = NodeClaim(node_id="unknown", instance="unknown", host="")
     if isinstance(reply, BusError):
-        return ""
+        return nobody
     try:
-        return decode(reply.data, ControlReply).instance
+        told = decode(reply.data, ControlReply)
     except DecodeFailed:
-        return ""
+        return nobody
+    return NodeClaim(node_id=told.node_id, instance=told.instance, host=told.host)
 
 
-def _taken(node_id: str, instance: str) -> str:
+def _taken(node_id: str, other: NodeClaim) -> str:
+    where = f" on {other.host}" if other.host else ""
     return (
-        f"node_id={node_id!r} is taken: a living process (instance {instance or 'unknown'}) answers under it. "
+        f"node_id={node_id!r} is taken: a living process{where} (instance {other.instance}) answers under it. "
         "Give this node another id with --id, or stop the other process."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
@@ -99,7 +100,7 @@ class Controls:
         self._spawn = spawn
         self._operations = 0
         self._node_id = node_id
-        self._pong = encode(ControlReply(node_id=node_id, instance=executor.instance))
+        self._pong = encode(ControlReply(node_id=node_id, instance=executor.instance, host=socket.gethostname()))
 
     def on_message(self, msg: Msg) -> None:
         """Answers a request; probes, which come four times a second, with a constant."""
