@@ -48,6 +48,8 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     family: str = ""
     quantization: str = ""
     context_length: Count = 0
+    variants: dict[str, tuple[str, ...]] = {}
+    """Nodes by what they have under this name (quantization and digest); empty where all have the same."""
 
 
 class ModelsReply(msgspec.Struct, frozen=True, kw_only=True, tag="models.v1"):

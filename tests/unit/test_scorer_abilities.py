@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from sollol_agents.cli.commands.listings import variants_of
 from sollol_agents.lab.testing.messages import MODEL, loaded, model
 from sollol_agents.lab.testing.scorer_stage import Fleet, granted, reasons, refused
+from sollol_agents.scorer.office.views import models_reply
 from sollol_schemas.context import Ability, RequestKind, TaskContext
 from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorCode
@@ -165,3 +167,14 @@ def test_names_of_the_same_weights_take_one_place_when_another_model_comes() -> 
     granted_ = granted(fleet.ask("r", context=TaskContext(kind=RequestKind.CHAT, model="big")))
     assert granted_["r"].decision.node_id == "a"
     assert fleet.core.fleet.nodes["a"].attempts["r-1"].evicts == ()
+
+
+def test_it_is_said_where_nodes_have_something_else_under_one_name() -> None:
+    fleet = Fleet()
+    for node_id, digest, bits in (("a", "1" * 64, "Q4_K_M"), ("b", "1" * 64, "Q4_K_M"), ("c", "2" * 64, "Q8_0")):
+        fleet.node(node_id, installed=(model(digest=digest, quantization=bits), model("same", digest="3" * 64)))
+    reply = models_reply(fleet.core)
+    assert [bool(one.variants) for one in reply.models] == [True, False]
+    assert variants_of(reply) == [
+        f"{MODEL} is not the same everywhere: Q4_K_M 111111111111 on a, b; Q8_0 222222222222 on c"
+    ]

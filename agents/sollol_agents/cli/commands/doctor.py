@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.commands.listings import variants_of
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_json, show_table
 from sollol_agents.cli.settings import of_commands
@@ -33,7 +34,7 @@ from sollol_bus.transport.messages import decode
 from sollol_bus.version import VERSION
 from sollol_schemas import stores, subjects
 from sollol_schemas.inboxes import client_inbox_prefix
-from sollol_schemas.queries import NodesReply
+from sollol_schemas.queries import ModelsReply, NodesReply
 from sollol_schemas.telemetry import NodeState
 
 _OLDEST_PYTHON: Final = (3, 11)
@@ -204,6 +205,7 @@ async def check_bus(config: BusConfig) -> list[Finding]:
         _check_jetstream,
         _check_actors,
         _check_nodes,
+        _check_models,
     )
     findings: list[Finding] = []
     try:
@@ -333,6 +335,18 @@ async def _check_nodes(bus: Bus) -> list[Finding]:
             level, remedy = Level.WARNING, f"{view.node_id} has {told.slots} slots but runs {real} at a time: --slots"
         findings.append(Finding(check="node", level=level, found=found, remedy=remedy))
     return findings
+
+
+async def _check_models(bus: Bus) -> list[Finding]:
+    try:
+        msg = await bus.request(subjects.MODELS, timeout_s=2.0)
+    except NoResponders:
+        return []
+    remedy = "pull it again where it is old, or give one of them another name and ask for that"
+    return [
+        Finding(check="model", level=Level.WARNING, found=text, remedy=remedy)
+        for text in variants_of(decode(msg.data, ModelsReply))
+    ]
 
 
 def _show(findings: list[Finding]) -> None:

@@ -151,6 +151,18 @@ def _show_models(reply: ModelsReply) -> None:
     ]
     headings = ("MODEL", "SIZE", "FAMILY", "QUANT", "CONTEXT", "INSTALLED ON", "LOADED ON")
     show_table(headings, rows, numbers=("SIZE", "CONTEXT"))
+    for text in variants_of(reply):
+        say(text)
+
+
+def variants_of(reply: ModelsReply) -> list[str]:
+    """What nodes have under one name that is not the same, in a line for each name."""
+    return [
+        f"{m.name} is not the same everywhere: "
+        + "; ".join(f"{what} on {', '.join(nodes)}" for what, nodes in sorted(m.variants.items()))
+        for m in reply.models
+        if m.variants
+    ]
 
 
 def show_stats(reply: StatsReply) -> None:

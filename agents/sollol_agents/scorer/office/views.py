@@ -7,6 +7,8 @@ from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.queries import ModelsReply, ModelView, NodesReply, NodeView
 from sollol_schemas.telemetry import NodeState
 
+_DIGEST_SHOWN = 12
+
 
 def nodes_reply(core: SchedulerCore, now: float, scorer: str) -> NodesReply:
     """The fleet with its states, by node id."""
@@ -38,12 +40,17 @@ def models_reply(core: SchedulerCore) -> ModelsReply:
     """Every model that some node has, by name; nodes that left have none."""
     views: dict[str, ModelView] = {}
     holders: dict[str, tuple[list[str], list[str]]] = {}
+    variants: dict[str, dict[str, tuple[str, ...]]] = {}
     for node in sorted(core.fleet.nodes.values(), key=lambda n: n.node_id):
         if core.fleet.has_left(node):
             continue
         for key, model in node.installed.items():
             installed, loaded = holders.setdefault(key, ([], []))
             installed.append(node.node_id)
+            if model.digest:
+                nodes = variants.setdefault(key, {})
+                what = f"{model.quantization} {model.digest.removeprefix('sha256:')[:_DIGEST_SHOWN]}".strip()
+                nodes[what] = (*nodes.get(what, ()), node.node_id)
             resident = node.resident(key)
             if resident is not None and not resident.is_loading:
                 loaded.append(node.node_id)
@@ -58,10 +65,14 @@ def models_reply(core: SchedulerCore) -> ModelsReply:
                     context_length=model.context_length,
                 ),
             )
-    return ModelsReply(models=tuple(_with_holders(views[key], *holders[key]) for key in sorted(views)))
+    return ModelsReply(
+        models=tuple(_with_holders(views[key], *holders[key], variants.get(key, {})) for key in sorted(views))
+    )
 
 
-def _with_holders(view: ModelView, installed: list[str], loaded: list[str]) -> ModelView:
+def _with_holders(
+    view: ModelView, installed: list[str], loaded: list[str], variants: dict[str, tuple[str, ...]]
+) -> ModelView:
     return ModelView(
         name=view.name,
         size_bytes=view.size_bytes,
@@ -71,4 +82,5 @@ def _with_holders(view: ModelView, installed: list[str], loaded: list[str]) -> M
         family=view.family,
         quantization=view.quantization,
         context_length=view.context_length,
+        variants=variants if len(variants) > 1 else {},
     )
