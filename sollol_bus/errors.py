@@ -55,10 +55,7 @@ class SollolError(Exception):
     @property
     def retry_after_s(self) -> float | None:
         """Seconds after which asking again may succeed, where the answer says so."""
-        wanted = self.body.details.get("retry_after_s")
-        if isinstance(wanted, bool) or not isinstance(wanted, int | float) or wanted <= 0:
-            return None
-        return float(wanted)
+        return self.body.retry_after_s or None
 
     @property
     def is_retryable(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from tools import decisions_list, log_table, metrics_table, numbers_table, settings_table
+from tools import decisions_list, faults_table, log_table, metrics_table, numbers_table, settings_table
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -27,6 +27,7 @@ class Part(msgspec.Struct, frozen=True):
 PARTS: Final[Mapping[str, tuple[Part, ...]]] = {
     "README.md": (Part("numbers", numbers_table.markdown), Part("settings", settings_table.most_used)),
     "docs/settings.md": (Part("settings", settings_table.markdown),),
+    "docs/faults.md": (Part("engines", faults_table.engines), Part("codes", faults_table.codes)),
     "docs/logs.md": (Part("log lines", log_table.markdown),),
     "docs/metrics.md": (Part("metrics", metrics_table.markdown),),
     "docs/decisions/README.md": (Part("decisions", decisions_list.markdown),),

@@ -1,4 +1,4 @@
-"""The closed list of error codes that travel on the bus, each with its HTTP-like status.
+"""The closed list of error codes that travel on the bus, each with its HTTP-like status and whose fault it is.
 
 `Nats-Service-Error-Code` carries the status, the JSON body `ErrorBody` carries the code.
 """
@@ -25,7 +25,7 @@ class ErrorCode(StrEnum):
     CONFLICT = "conflict"  # the id is taken by something else
     REQUEST_TOO_LARGE = "request_too_large"  # the body exceeds the bus's payload limit
     REPLY_TOO_LARGE = "reply_too_large"  # the answer exceeds the payload limit; stream it or ask for less
-    ENGINE_REJECTED = "engine_rejected"  # the engine answered 4xx: the request is at fault
+    ENGINE_REJECTED = "engine_rejected"  # the engine refused the request, whatever its status: the request is at fault
     CANCELLED = "cancelled"  # the caller cancelled or left
     QUEUE_FULL = "queue_full"  # a bounded queue is full; retry later
     DEADLINE_UNREACHABLE = "deadline_unreachable"  # the predicted wait already exceeds the deadline
@@ -45,6 +45,28 @@ class ErrorCode(StrEnum):
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # every permitted attempt failed
     ACTOR_STOPPED = "actor_stopped"  # the actor ended before it could answer
     INTERNAL = "internal"  # a bug of ours
+
+
+class Owner(StrEnum):
+    """Whose fault a failure is. Only an engine and a node are ever charged for one."""
+
+    REQUEST = "request"  # what was asked is wrong, or cannot be done there: so it would be on any node like it
+    OUTPUT = "output"  # what the model made cannot be told as it was asked for
+    ENGINE = "engine"  # the program that runs models broke, hangs, or cannot load a model
+    NODE = "node"  # the machine or its agent is gone, or is not set up to use its engine
+    PATH = "path"  # what lies between: the bus, our own parts, a full queue, a caller that left
+    UNCLEAR = "unclear"  # request or engine: another node, or a question of the agent's own, tells
+
+
+class Lack(StrEnum):
+    """What a node has not, for which it refused a request that another one may serve."""
+
+    MODEL = "model"  # it has not (any more) the model
+    CONTEXT = "context"  # its context is too short
+    CAPABILITY = "capability"  # the model there cannot do this: images, tools, thinking, embeddings
+    FIELD = "field"  # its kind of engine cannot honour a field
+    PATH = "path"  # its engine has no such path
+    MEMORY = "memory"  # the model as it was asked for does not fit into its memory
 
 
 STATUS: dict[ErrorCode, int] = {
@@ -81,6 +103,41 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.INTERNAL: 500,
 }
 
+OWNER: dict[ErrorCode, Owner] = {
+    ErrorCode.BAD_REQUEST: Owner.REQUEST,
+    ErrorCode.UNSUPPORTED_FIELD: Owner.REQUEST,
+    ErrorCode.UNAUTHORIZED: Owner.REQUEST,
+    ErrorCode.FORBIDDEN: Owner.REQUEST,
+    ErrorCode.UNKNOWN_MODEL: Owner.REQUEST,
+    ErrorCode.UNKNOWN_REQUEST: Owner.REQUEST,
+    ErrorCode.UNKNOWN_NODE: Owner.REQUEST,
+    ErrorCode.UNKNOWN_JOB: Owner.REQUEST,
+    ErrorCode.CONFLICT: Owner.REQUEST,
+    ErrorCode.REQUEST_TOO_LARGE: Owner.REQUEST,
+    ErrorCode.REPLY_TOO_LARGE: Owner.REQUEST,
+    ErrorCode.ENGINE_REJECTED: Owner.REQUEST,
+    ErrorCode.CANCELLED: Owner.PATH,
+    ErrorCode.QUEUE_FULL: Owner.PATH,
+    ErrorCode.DEADLINE_UNREACHABLE: Owner.PATH,
+    ErrorCode.DEADLINE_EXCEEDED: Owner.PATH,
+    ErrorCode.NO_ELIGIBLE_NODE: Owner.PATH,
+    ErrorCode.NO_NODES: Owner.PATH,
+    ErrorCode.BUSY: Owner.PATH,
+    ErrorCode.DRAINING: Owner.PATH,
+    ErrorCode.STALE_TERM: Owner.PATH,
+    ErrorCode.NODE_LOST: Owner.NODE,
+    ErrorCode.ENGINE_UNAVAILABLE: Owner.ENGINE,
+    ErrorCode.ENGINE_FAILED: Owner.UNCLEAR,
+    ErrorCode.ENGINE_PROTOCOL: Owner.UNCLEAR,
+    ErrorCode.STALLED: Owner.ENGINE,
+    ErrorCode.LOAD_FAILED: Owner.UNCLEAR,
+    ErrorCode.CONNECTION_LOST: Owner.PATH,
+    ErrorCode.ATTEMPTS_EXHAUSTED: Owner.UNCLEAR,
+    ErrorCode.ACTOR_STOPPED: Owner.PATH,
+    ErrorCode.INTERNAL: Owner.PATH,
+}
+"""Whose fault each code is, unless the error says more."""
+
 #: Failures of an attempt that another node may heal, as long as nothing reached the caller.
 RETRYABLE: frozenset[ErrorCode] = frozenset(
     {
@@ -101,6 +158,12 @@ RETRYABLE: frozenset[ErrorCode] = frozenset(
 FREE_OF_CHARGE: frozenset[ErrorCode] = frozenset({ErrorCode.BUSY, ErrorCode.DRAINING, ErrorCode.STALE_TERM})
 
 
+QUOTES_NOBODY: frozenset[ErrorCode] = frozenset(
+    code for code, owner in OWNER.items() if owner in (Owner.NODE, Owner.PATH)
+) | {ErrorCode.STALLED}
+"""Codes whose message is in our own words: every other one may quote an engine, which may quote the prompt."""
+
+
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The JSON body of every error message."""
 
@@ -108,9 +171,43 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: str
     details: dict[str, Any] = {}
     status: int = 0
-    """HTTP-like status where it differs from the code's usual one (an engine's own 4xx); 0: the usual one."""
+    """HTTP-like status where it differs from the code's usual one (an engine's own); 0: the usual one."""
+    owner: Owner | None = None
+    """Whose fault it is, where that differs from the code's usual one."""
+    lack: Lack | None = None
+    """What the node that refused has not, and another one may have."""
 
     @property
     def http_status(self) -> int:
         """The status to answer with: the body's own, else the code's usual one."""
         return self.status or STATUS[self.code]
+
+    @property
+    def blamed(self) -> Owner:
+        """Whose fault it is: the body's own word, else the code's usual one."""
+        return self.owner or OWNER[self.code]
+
+    @property
+    def retry_after_s(self) -> float:
+        """Seconds after which asking again may succeed; 0 where the error does not say so."""
+        wanted = self.details.get("retry_after_s")
+        if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not wanted > 0:
+            return 0.0
+        return float(wanted)
+
+    def without_quotes(self) -> ErrorBody:
+        """The error as others than its caller may see it."""
+        return ErrorBody(code=self.code, message=self.own_words, status=self.status, owner=self.owner, lack=self.lack)
+
+    @property
+    def engine_status(self) -> int:
+        """The status with which an engine refused; 0 where none did."""
+        told = self.details.get("engine_status")
+        return told if isinstance(told, int) and 100 <= told < 1000 else 0
+
+    @property
+    def own_words(self) -> str:
+        """What may be kept of the message, and shown to others than the caller."""
+        if self.code in QUOTES_NOBODY:
+            return self.message
+        return f"the engine answered {self.engine_status}" if self.engine_status else ""

@@ -7,10 +7,10 @@ from enum import StrEnum
 import msgspec
 
 from sollol_schemas.decision import Decision
-from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.execution import Figures
+from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode, Lack, Owner
+from sollol_schemas.execution import Evidence, Figures
 from sollol_schemas.telemetry import NodeState
-from sollol_schemas.units import BusId, Instant, Seconds, Term
+from sollol_schemas.units import BusId, Count, Instant, Seconds, Term
 
 MESSAGE_MAX = 500
 """An outcome keeps so many characters of an error's message."""
@@ -20,7 +20,7 @@ class OutcomeStatus(StrEnum):
     """How an attempt, or a request that never reached a node, ended."""
 
     SUCCESS = "success"
-    FAILED = "failed"  # charged to the node
+    FAILED = "failed"  # something broke; `owner` says whose fault it is
     CANCELLED = "cancelled"  # the caller cancelled or left; charged to nobody
     CLIENT_ERROR = "client_error"  # the request was at fault; charged to nobody
     PRESUMED_LOST = "presumed_lost"  # no node answered; replaced by the node's own figures if they come
@@ -42,7 +42,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     status: OutcomeStatus
     reported_by: ReportedBy
     code: ErrorCode | None = None
+    owner: Owner | None = None
+    """Whose fault it is; without it, `status` alone says whether the node is charged."""
+    lack: Lack | None = None
+    """What the node has not, for which it refused."""
+    http_status: Count = 0
+    """The engine's own status, where it refused with one."""
+    evidence: Evidence | None = None
+    """What a failure proves; without it, it proves all that it says."""
     message: str = ""
+    """In our own words alone: what an engine says may quote the prompt."""
     figures: Figures | None = None
     finished_at: Instant = ""
 
@@ -54,6 +63,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
         reported_by: ReportedBy,
         *,
         error: ErrorBody | None = None,
+        evidence: Evidence | None = None,
         figures: Figures | None = None,
         finished_at: str = "",
     ) -> Outcome:
@@ -63,10 +73,27 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
             status=status,
             reported_by=reported_by,
             code=None if error is None else error.code,
-            message="" if error is None else error.message[:MESSAGE_MAX],
+            owner=None if error is None else error.blamed,
+            lack=None if error is None else error.lack,
+            http_status=0 if error is None else error.engine_status,
+            evidence=evidence,
+            message="" if error is None else error.own_words[:MESSAGE_MAX],
             figures=figures,
             finished_at=finished_at,
         )
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether it counts against its node: an engine's or a node's fault, and a doubtful one when it is proven."""
+        if self.status not in _BROKEN or self.code in FREE_OF_CHARGE:
+            return False
+        match self.owner:
+            case None | Owner.ENGINE | Owner.NODE:
+                return True
+            case Owner.UNCLEAR:
+                return self.evidence is not None and self.evidence.is_confirmed
+            case Owner.REQUEST | Owner.OUTPUT | Owner.PATH:
+                return False
 
     @property
     def request_id(self) -> str:
@@ -82,6 +109,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     def node_id(self) -> str:
         """Where it ran; `_none` for a request that never reached a node."""
         return self.decision.node_id
+
+
+_BROKEN = (OutcomeStatus.FAILED, OutcomeStatus.PRESUMED_LOST)
 
 
 class NodeEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="node.event.v1"):

@@ -12,6 +12,17 @@ GO_S = 2.0
 """How long a node may begin to speak to the caller on the strength of one `go`."""
 
 
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a failure proves of the place where it happened."""
+
+    caller: str = ""
+    """Whose request it was, as an opaque word; all whose name is not known count as one."""
+    body: str = ""
+    """What was asked, as an opaque word: the same for the same body."""
+    is_confirmed: bool = False
+    """Whether the engine failed a question of the agent's own, too."""
+
+
 class Exec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="exec.v1"):
     """The metadata of one exec message, in the `Sollol-Exec` header; the body is the caller's own."""
 
@@ -24,6 +35,8 @@ class Exec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="e
     deadline_s: Seconds = 600.0
     keep_alive_s: float | None = None
     has_tools: bool = False
+    caller: str = ""
+    """Who asked, as an opaque word."""
 
     @property
     def attempt_id(self) -> str:
@@ -91,6 +104,8 @@ class AttemptFailed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     is_streaming: bool = False
     """Whether a chunk had reached the caller: then the node has told the caller, and nobody retries."""
     figures: Figures | None = None
+    evidence: Evidence | None = None
+    """What the failure would prove of the node, if it is the node's."""
 
 
 AttemptReport = AttemptAccepted | AttemptStart | AttemptFirstToken | AttemptDone | AttemptFailed

@@ -8,6 +8,8 @@ from typing import Final
 REQUEST_ID: Final = "Sollol-Request-Id"
 CANCEL_SECRET: Final = "Sollol-Cancel-Secret"  # noqa: S105 the name of a header, not a secret
 """A secret of the caller's choice, without which its request cannot be cancelled."""
+CALLER: Final = "Sollol-Caller"
+"""Who asks, as a word that a gateway chose for the key: failures of one caller's requests alone prove little."""
 CONTROL_INBOX: Final = "Sollol-Control"
 """Where the dispatcher tells `execution.RequestNews`: who took the request, its place in the queue, its node."""
 RESEND: Final = "Sollol-Resend"

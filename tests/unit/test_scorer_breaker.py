@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.scorer.knowledge.breaker import Breaker, BreakerRules, Breakers
+from sollol_agents.scorer.knowledge.breaker import Breaker, BreakerRules, Breakers, weight
 from sollol_schemas.events import BreakerState
+from sollol_schemas.execution import Evidence
 
 RULES = BreakerRules()
 
@@ -125,3 +126,59 @@ def test_made_up_names_do_not_close_an_open_breaker() -> None:
         breakers.count(f"made-up-{number}", is_success=True, is_trial=False, now=0.0)
     assert len(breakers.by_model) <= 513
     assert not breakers.of("broken").allows(1.0)
+
+
+def asked(caller: str, body: str, *, is_confirmed: bool = False) -> Evidence:
+    return Evidence(caller=caller, body=body, is_confirmed=is_confirmed)
+
+
+def failing(*evidence: Evidence) -> Breaker:
+    breaker = Breaker(RULES)
+    for one in evidence:
+        breaker.count(is_success=False, is_trial=False, now=0.0, evidence=one)
+    return breaker
+
+
+def test_one_caller_opens_no_breaker_however_many_bodies_it_sends() -> None:
+    assert failing(*(asked("one", str(n)) for n in range(100))).is_closed
+
+
+def test_one_body_opens_no_breaker_however_many_callers_send_it() -> None:
+    assert failing(*(asked(str(n), "same") for n in range(100))).is_closed
+
+
+def test_different_bodies_of_different_callers_open_it() -> None:
+    breaker = failing(*(asked(str(n % 2), str(n)) for n in range(5)))
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_what_the_agents_own_question_confirms_opens_it_as_fast_as_ever() -> None:
+    row = [asked("one", "same", is_confirmed=True)] * RULES.failures
+    assert failing(*row[1:]).is_closed
+    assert failing(*row).state is BreakerState.OPEN
+
+
+def test_one_caller_does_not_open_it_again_while_it_is_tried() -> None:
+    breaker = opened()
+    assert breaker.start(30.0)
+    breaker.count(is_success=False, is_trial=True, now=31.0, evidence=asked("one", "a"))
+    assert breaker.allows(31.0)
+    assert breaker.start(31.0)
+    breaker.count(is_success=False, is_trial=True, now=32.0, evidence=asked("one", "a", is_confirmed=True))
+    assert not breaker.allows(32.0)
+
+
+def test_a_model_that_cannot_be_loaded_closes_itself_and_not_its_node() -> None:
+    breakers = Breakers(RULES)
+    for _ in range(RULES.failures):
+        breakers.count("big", is_success=False, is_trial=False, now=0.0, is_models=True)
+    assert breakers.refusing("big", 0.0) is breakers.of("big")
+    assert breakers.refusing("small", 0.0) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), max_size=30), st.integers(2, 10))
+def test_no_caller_and_no_body_weighs_enough_alone(pairs: list[tuple[str, str]], needed: int) -> None:
+    for caller in "abc":
+        assert weight([asked(c, b) for c, b in pairs if c == caller], needed) < needed
+    for body in "xyz":
+        assert weight([asked(c, b) for c, b in pairs if b == body], needed) < needed

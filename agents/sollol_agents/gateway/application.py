@@ -189,6 +189,7 @@ class Application:
             label=path if is_known else OTHER,
             max_priority=guest.max_priority,
             default_deadline_s=self._config.deadline_s,
+            caller=guest.key_id,
         )
 
     async def _refuse(self, reply: Reply, path: str, error: SollolError) -> None:

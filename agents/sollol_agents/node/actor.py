@@ -70,6 +70,8 @@ class NodeMonitor(Actor[NodeConfig]):
             mark=f"{self.node_id}.{self.instance}",
             on_found=self._on_engine_found,
             on_change=self._on_load_changed,
+            on_models=self._beat_soon,
+            on_lost=self._on_engine_lost,
         )
         self._load_interval = LoadInterval()
         self._told_loaded: tuple[LoadedModel, ...] | None = None
@@ -255,6 +257,13 @@ class NodeMonitor(Actor[NodeConfig]):
         executor = self._require_executor()
         executor.engine = engine
         executor.view = self._watch.view
+
+    def _on_engine_lost(self, since_mono_s: float) -> None:
+        if self._executor is not None:
+            self._executor.on_engine_lost(since_mono_s)
+
+    def _beat_soon(self) -> None:
+        self._beat_now.set()
 
     def _apply_slots(self) -> None:
         self._require_executor().slots.limit = self._watch.slots

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sollol_schemas.decision import DecisionEvent
-from sollol_schemas.errors import FREE_OF_CHARGE
+from sollol_schemas.errors import Owner
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
 
@@ -19,8 +19,8 @@ class Verdict(StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"  # charged to the node, presumed losses included
     CANCELLED = "cancelled"
-    CLIENT_ERROR = "client_error"
-    REFUSED = "refused"  # busy, draining, stale term: counts as nothing
+    CLIENT_ERROR = "client_error"  # the request's fault, or not proven to be anybody else's
+    REFUSED = "refused"  # busy, draining, stale term, a fault of our own: counts as nothing
 
 
 class Rank(IntEnum):
@@ -60,8 +60,10 @@ def verdict_of(outcome: Outcome) -> Verdict:
             return Verdict.CANCELLED
         case OutcomeStatus.CLIENT_ERROR:
             return Verdict.CLIENT_ERROR
+        case OutcomeStatus.FAILED | OutcomeStatus.PRESUMED_LOST if outcome.is_charged:
+            return Verdict.FAILURE
         case OutcomeStatus.FAILED | OutcomeStatus.PRESUMED_LOST:
-            return Verdict.REFUSED if outcome.code in FREE_OF_CHARGE else Verdict.FAILURE
+            return Verdict.CLIENT_ERROR if outcome.owner is Owner.UNCLEAR else Verdict.REFUSED
 
 
 def rank_of(outcome: Outcome) -> Rank:

@@ -31,7 +31,7 @@ class JobEvents:
             model=status.model,
             tries=status.tries,
             node_id=status.node_id,
-            error=status.error,
+            error=None if status.error is None else status.error.without_quotes(),
             at=now(),
         )
         try:

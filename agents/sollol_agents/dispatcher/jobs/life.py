@@ -1,9 +1,9 @@
 """The life of a job: who may take it up, what follows a failed try, and when it is over. Pure.
 
-Failures are of four kinds. A fault of the job itself ends it at once (`failed`). A fault of an engine costs a try;
-after the last one it is `dead`. A process that died or a connection that broke is a loss: it costs no try, but too
-many of them end the job too, because it might be what kills them. Everything else (no node, a full queue, a
-shutdown) costs nothing and is waited out.
+Failures are of four kinds. A fault of the job itself ends it at once (`failed`). A fault of an engine, or of what the
+model made, costs a try; after the last one it is `dead`. A process that died or a connection that broke is a loss: it
+costs no try, but too many of them end the job too, because it might be what kills them. Everything else (no node, a
+full queue, a shutdown) costs nothing and is waited out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import msgspec
 
 from sollol_schemas.decision import RejectionReason
-from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
 from sollol_schemas.jobs import TERMINAL, JobResult, JobState, JobStatus
 
 MAX_LOSSES = 10
@@ -167,20 +167,21 @@ def after_failure(status: JobStatus, error: ErrorBody, rules: RetryRules, rng: r
     """What follows a failed try."""
     code = _cause(error)
     status = msgspec.structs.replace(status, state=JobState.QUEUED, error=error, node_id="", owner="", tokens=0)
-    if code in FINAL:
+    if code in FINAL or (error.owner is Owner.REQUEST and code is not ErrorCode.UNKNOWN_MODEL):
         return End(status=msgspec.structs.replace(status, state=JobState.FAILED))
     if code is ErrorCode.UNKNOWN_MODEL:
         return _doubt(status, error)
     if code in PATIENT:
-        return Again(status=status, delay_s=_WAIT_S * _spread(rng), is_patient=True)
-    return _loss(status, rules, rng) if code in LOSSES else _fault(status, rules, rng)
+        wait_s = min(rules.max_s, max(_WAIT_S, error.retry_after_s))
+        return Again(status=status, delay_s=wait_s * _spread(rng), is_patient=True)
+    return _loss(status, rules, rng) if code in LOSSES else _fault(status, error, rules, rng)
 
 
-def _fault(status: JobStatus, rules: RetryRules, rng: random.Random) -> Again | End:
+def _fault(status: JobStatus, error: ErrorBody, rules: RetryRules, rng: random.Random) -> Again | End:
     status = msgspec.structs.replace(status, tries=status.tries + 1)
     if status.tries >= rules.max_tries:
         return End(status=_dead(status))
-    delay_s = min(rules.max_s, rules.first_s * 2.0 ** min(30, status.tries - 1))
+    delay_s = min(rules.max_s, max(rules.first_s * 2.0 ** min(30, status.tries - 1), error.retry_after_s))
     return Again(status=status, delay_s=delay_s * _spread(rng))
 
 

@@ -189,7 +189,7 @@ class Take:
             "job %s: %s: %s",
             self.job_id,
             result.code,
-            result.message,
+            result.own_words,
             extra={"action": "job_try_failed", "job_id": self.job_id, "code": result.code.value},
         )
         rules = self._tools.rules

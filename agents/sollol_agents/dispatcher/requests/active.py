@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 
 from sollol_agents.dispatcher.requests.attempt import Attempt
 from sollol_agents.dispatcher.requests.caller import Caller
-from sollol_agents.dispatcher.requests.failover import GiveUp, Tries, after_failure, after_refusal
+from sollol_agents.dispatcher.requests.failover import GiveUp, Tries, after_failure, after_refusal, is_doubt
 from sollol_agents.dispatcher.requests.fence import Phase
 from sollol_agents.dispatcher.requests.intake import Request
-from sollol_agents.dispatcher.requests.outcomes import presumed_lost, unserved
+from sollol_agents.dispatcher.requests.outcomes import presumed_lost, proven, unserved
 from sollol_agents.dispatcher.requests.tools import Tools
 from sollol_agents.dispatcher.requests.tracing import tell_failed, tell_granted, traced
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
@@ -26,6 +26,7 @@ from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_bus.transport.mux import ReplyInbox
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode
 from sollol_schemas.execution import AttemptDone, AttemptFailed, AttemptReport, RequestWaiting
 from sollol_schemas.grant import Birth, Granted, GrantQueued, GrantRefused, GrantRelease, GrantReply, GrantRequest
@@ -62,6 +63,7 @@ class ActiveRequest:
         now = time.monotonic()
         self._began_mono_s = now - request.waited_s
         self._deadline_mono_s = self._began_mono_s + request.deadline_s
+        self._doubts: list[tuple[Decision, AttemptFailed]] = []
         self._tries = Tries(max_attempts=tools.max_attempts, number=request.first_attempt)
         self._caller = Caller(tools.bus, self.request, tools.instance, self._on_caller_gone)
         self._grants: ReplyInbox | None = None
@@ -186,10 +188,14 @@ class ActiveRequest:
                 self._tools.abandoned.forget(attempt)
             case AttemptDone():
                 self._close_attempt(attempt)
+                for decision, failed in self._doubts:  # what other nodes refused has been served
+                    self._tools.outcomes.publish(proven(decision, failed, finished_at=_now()))
                 self._finish()
             case AttemptFailed():
                 if report.error.code is ErrorCode.NODE_LOST and not attempt.is_accepted:
                     self._report_lost(attempt, report.error)
+                if is_doubt(report.error):
+                    self._doubts.append((attempt.granted.decision, report))
                 self._close_attempt(attempt)
                 self._after_failure(attempt, report.error, has_streamed=report.is_streaming)
             case _:
@@ -352,9 +358,7 @@ class ActiveRequest:
         self._caller.refuse(error)
         if not is_reported:
             waited_s = time.monotonic() - self._began_mono_s
-            self._tools.outcomes.publish(
-                unserved(self.request, error, waited_s=waited_s, finished_at=instant(datetime.now(UTC)))
-            )
+            self._tools.outcomes.publish(unserved(self.request, error, waited_s=waited_s, finished_at=_now()))
         self._end_span(error.code)
         self._finish()
 
@@ -387,6 +391,8 @@ class ActiveRequest:
             self._timer = None
 
     def _report_lost(self, attempt: Attempt, error: ErrorBody) -> None:
-        self._tools.outcomes.publish(
-            presumed_lost(attempt.granted.decision, error, finished_at=instant(datetime.now(UTC)))
-        )
+        self._tools.outcomes.publish(presumed_lost(attempt.granted.decision, error, finished_at=_now()))
+
+
+def _now() -> str:
+    return instant(datetime.now(UTC))

@@ -190,4 +190,5 @@ def envelope(request: Request, granted: Granted, deadline_s: float) -> Exec:
         deadline_s=deadline_s,
         keep_alive_s=granted.keep_alive_s,
         has_tools=request.context.has_tools,
+        caller=request.caller,
     )

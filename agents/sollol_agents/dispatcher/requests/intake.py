@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Mapping
 from typing import Final
@@ -75,6 +76,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str
     via: str = ""
     """Which gateways and nodes it came through."""
+    caller: str = ""
+    """Who asks, as an opaque word; empty: not known."""
 
 
 def take_in(
@@ -134,6 +137,7 @@ def take_in(
         control_inbox=control_inbox,
         traceparent=head.get(h.TRACEPARENT, "")[:_TRACEPARENT_MAX],
         via=header_of(*marks_in(head.get(h.VIA, ""))),
+        caller=_opaque(head.get(h.CALLER, "")),
     )
 
 
@@ -170,6 +174,11 @@ def _id(header: str, given: str) -> str:
         message = f"header {header} must be 1 to 56 of A-Z a-z 0-9 _ -"
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=message))
     return given
+
+
+def _opaque(name: str) -> str:
+    """A word for a caller that is the same in every dispatcher and tells nothing of the name."""
+    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest() if name else ""
 
 
 def _control_inbox(given: str) -> str:

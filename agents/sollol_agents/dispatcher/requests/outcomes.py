@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from sollol_agents.dispatcher.requests.intake import Request
 from sollol_schemas.decision import Decision
-from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
+from sollol_schemas.execution import AttemptFailed
 from sollol_schemas.ids import attempt_id
 from sollol_schemas.subjects import NO_NODE
-
-_STATUS = {
-    ErrorCode.CANCELLED: OutcomeStatus.CANCELLED,
-    ErrorCode.BAD_REQUEST: OutcomeStatus.CLIENT_ERROR,
-    ErrorCode.UNKNOWN_MODEL: OutcomeStatus.CLIENT_ERROR,
-    ErrorCode.REQUEST_TOO_LARGE: OutcomeStatus.CLIENT_ERROR,
-}
 
 
 def unserved(request: Request, error: ErrorBody, *, waited_s: float, finished_at: str) -> Outcome:
@@ -34,8 +30,22 @@ def unserved(request: Request, error: ErrorBody, *, waited_s: float, finished_at
         queue_s=waited_s,
         attempt=0,
     )
-    status = _STATUS.get(error.code, OutcomeStatus.FAILED)
+    status = OutcomeStatus.CANCELLED if error.code is ErrorCode.CANCELLED else OutcomeStatus.FAILED
+    if error.blamed in (Owner.REQUEST, Owner.OUTPUT):
+        status = OutcomeStatus.CLIENT_ERROR
     return Outcome.ended(known, status, ReportedBy.DISPATCHER, error=error, finished_at=finished_at)
+
+
+def proven(decision: Decision, failed: AttemptFailed, *, finished_at: str) -> Outcome:
+    """The outcome of an attempt that was in doubt, now that another node has served what its engine refused."""
+    return Outcome.ended(
+        decision,
+        OutcomeStatus.FAILED,
+        ReportedBy.DISPATCHER,
+        error=msgspec.structs.replace(failed.error, owner=Owner.ENGINE),
+        evidence=failed.evidence,
+        finished_at=finished_at,
+    )
 
 
 def presumed_lost(decision: Decision, error: ErrorBody, *, finished_at: str) -> Outcome:

@@ -75,9 +75,14 @@ class Guest:
         self.is_admin = is_admin
 
     @property
+    def key_id(self) -> str:
+        """The id of the key that it came with; empty without one."""
+        return self._ceiling.key.key_id if self._ceiling is not None else ""
+
+    @property
     def owner(self) -> str:
         """Whose its files and batches are: the key's id, one and the same for all who come without a key."""
-        return self._ceiling.key.key_id if self._ceiling is not None else NOBODY
+        return self.key_id or NOBODY
 
     @property
     def max_priority(self) -> int:

@@ -102,22 +102,22 @@ def _is_at_door(error: ErrorBody, path: str) -> bool:
 
 def while_nodes_vanish(error: ErrorBody) -> ErrorBody:
     """A plea to come back in place of a failure, when nodes are gone that the scorer still counted on."""
-    lost = error.code is ErrorCode.ATTEMPTS_EXHAUSTED and error.details.get("last_code") == ErrorCode.NODE_LOST
+    lost = error.code is ErrorCode.ATTEMPTS_EXHAUSTED and (
+        error.details.get("last_code") == ErrorCode.NODE_LOST or error.retry_after_s > 0
+    )
     tried = error.details.get("nodes")
     if not lost or not isinstance(tried, list):
         return error
     reasons = dict.fromkeys(map(str, tried), "failed this request")
-    details = error.details | {"nodes": reasons, "retry_after_s": _RETRY_AFTER_S[ErrorCode.NO_NODES]}
+    after_s = error.retry_after_s or _RETRY_AFTER_S[ErrorCode.NO_NODES]
+    details = error.details | {"nodes": reasons, "retry_after_s": after_s}
     return msgspec.structs.replace(error, status=503, details=details)
 
 
 def retry_headers(error: ErrorBody) -> list[Header]:
     """Whether and when to try again; false where other nodes have been tried already."""
-    wanted = error.details.get("retry_after_s")
-    if isinstance(wanted, (int, float)) and not isinstance(wanted, bool) and 0 < wanted < 86_400:
-        seconds = math.ceil(wanted)
-    else:
-        seconds = _RETRY_AFTER_S.get(error.code, 0)
+    wanted = error.retry_after_s
+    seconds = math.ceil(wanted) if 0 < wanted < 86_400 else _RETRY_AFTER_S.get(error.code, 0)
     if seconds:
         return [(b"retry-after", b"%d" % seconds), (b"x-should-retry", b"true")]
     return [(b"x-should-retry", b"false")] if error.http_status >= 400 else []
@@ -160,7 +160,8 @@ def waiting_event(dialect: Dialect) -> bytes:
 def _engines_own(dialect: Dialect, error: ErrorBody) -> bytes | None:
     """The body with which an engine refused, when it is in the client's dialect already."""
     text = error.details.get("engine_body")
-    if not isinstance(text, str) or error.code not in (ErrorCode.ENGINE_REJECTED, ErrorCode.UNKNOWN_MODEL):
+    is_engines = error.code in (ErrorCode.ENGINE_REJECTED, ErrorCode.UNKNOWN_MODEL) or error.status > 0
+    if not isinstance(text, str) or not is_engines:
         return None
     body = text.encode()
     try:

@@ -42,7 +42,7 @@ from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Decision
-from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,11 @@ class Exchange:
 
     def may_try_again(self, error: SollolError) -> bool:
         """Whether a request that broke off may begin anew: an engine or a node failed, and the client saw nothing."""
-        return not self._reply.status and error.body.code in _BROKEN_OFF and self._require_call().first is not None
+        body = error.body
+        is_broken = body.code in _BROKEN_OFF and body.owner not in (Owner.REQUEST, Owner.OUTPUT)
+        if not is_broken or body.engine_status:  # an engine that refuses has not begun
+            return False
+        return not self._reply.status and self._require_call().first is not None
 
     async def run(self, call: Call) -> None:
         """Relays the answer of a call; of a second one when the first may be tried again.

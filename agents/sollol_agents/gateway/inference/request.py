@@ -57,6 +57,7 @@ def read_request(
     label: str,
     max_priority: int,
     default_deadline_s: float,
+    caller: str = "",
 ) -> HttpRequest:
     """The request, with what routing needs to know of its body's top level; the rest is not looked at.
 
@@ -68,6 +69,7 @@ def read_request(
         label: What metrics call the path.
         max_priority: The highest priority that it may have; a higher one is lowered.
         default_deadline_s: The deadline of a request that names none.
+        caller: The id of the key that it came with.
 
     Raises:
         BadRequest: A header or the body cannot be used.
@@ -91,6 +93,8 @@ def read_request(
         headers[_DEADLINE] = f"{default_deadline_s:g}"
     if not is_native:
         headers[h.PATH] = path
+    if caller:
+        headers[h.CALLER] = caller
     return HttpRequest(
         kind=kind,
         path=path,

@@ -120,7 +120,7 @@ class Inference:
                 log.info(
                     "request %s begins anew: %s",
                     call.request_id,
-                    error,
+                    error.body.code,
                     extra={"action": "request_renewed", "request_id": call.request_id},
                 )
                 call = self.active[call.request_id] = self._call(request, call)

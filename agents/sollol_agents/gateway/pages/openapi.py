@@ -53,7 +53,7 @@ _REFUSALS: Final = {
     "413": "The body is too large.",
     "429": "A ceiling is reached; Retry-After says when to come back.",
     "499": "The request was cancelled.",
-    "500": "A bug of ours.",
+    "500": "The engine's own answer to a wrong request, or a bug of ours.",
     "501": "The engine cannot do this.",
     "502": "Every node that was tried failed.",
     "503": "No node can serve this now.",

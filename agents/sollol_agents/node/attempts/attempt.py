@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ import msgspec
 
 from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
 from sollol_agents.node.attempts.loading import with_load
-from sollol_agents.node.attempts.outcome import figures_of
+from sollol_agents.node.attempts.outcome import figures_of, outcome_of
 from sollol_agents.node.attempts.permission import Permission
 from sollol_agents.node.attempts.spans import AttemptTrace
 from sollol_agents.node.attempts.speaker import Piece, Speaker
@@ -27,7 +28,8 @@ from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.execution import AttemptFirstToken, Exec, Figures
+from sollol_schemas.events import Outcome
+from sollol_schemas.execution import AttemptFirstToken, Evidence, Exec, Figures
 from sollol_schemas.telemetry import InFlight
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,10 @@ class Attempt:
         """Complete when the attempt is over."""
         self.error: ErrorBody | None = None
         """Why it ended; None: it is whole, or not over."""
+        self.evidence: Evidence | None = None
+        """What its failure proves."""
+        self.asked = (exec_.caller, body)
+        """Who asked, and what, as it came."""
         self.permission = Permission(bus, decision, exec_.go_s, self._refused)
         self._bus = bus
         self._view = view
@@ -115,6 +121,11 @@ class Attempt:
         """Whether the caller got a chunk."""
         return self.permission.fence.has_spoken
 
+    @property
+    def heard_at(self) -> float:
+        """When the engine was heard last, or was asked, or the attempt began."""
+        return self.last_at or self._began_at or self._accepted_at
+
     def in_flight(self, now: float) -> InFlight:
         """The attempt as telemetry tells it."""
         return InFlight(
@@ -126,6 +137,11 @@ class Attempt:
             is_loading=self._watchdog.phase is Phase.LOADING,
             forecast=self.decision.forecast,
         )
+
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        now = dt.datetime.now(dt.UTC)
+        return outcome_of(self.decision, self.error, self.figures, now, evidence=self.evidence)
 
     def stop(self, error: SollolError) -> None:
         """Ends the attempt with an error; the engine's connection is closed at once. Later calls have no effect."""

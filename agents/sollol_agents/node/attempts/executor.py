@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import itertools
 import logging
 import math
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from typing import Final
+from typing import Final, Protocol
+
+import msgspec
 
 from sollol_agents.node.attempts import admission
 from sollol_agents.node.attempts.attempt import Attempt
 from sollol_agents.node.attempts.concurrency import Concurrency
 from sollol_agents.node.attempts.load_options import RunnerOptions
 from sollol_agents.node.attempts.loading import LoadPatience
-from sollol_agents.node.attempts.outcome import outcome_of
+from sollol_agents.node.attempts.outcome import evidence_of, is_doubtful
 from sollol_agents.node.attempts.preparation import Preparation
+from sollol_agents.node.attempts.question import Question
 from sollol_agents.node.attempts.slots import SlotTable
 from sollol_agents.node.attempts.spans import AttemptTrace
 from sollol_agents.node.attempts.speaker import Speaker
@@ -38,8 +41,8 @@ from sollol_schemas import headers as h
 from sollol_schemas import inboxes, subjects
 from sollol_schemas.control import AttemptState
 from sollol_schemas.decision import Decision
-from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.execution import AttemptDone, AttemptFailed, CancelAttempt, Exec
+from sollol_schemas.errors import ErrorBody, ErrorCode, Lack, Owner
+from sollol_schemas.execution import AttemptDone, AttemptFailed, CancelAttempt, Evidence, Exec
 from sollol_schemas.telemetry import EngineKind, InFlight
 
 log = logging.getLogger(__name__)
@@ -47,9 +50,13 @@ log = logging.getLogger(__name__)
 _REMEMBERED: Final = 1024
 _CALLER_FIRST_S: Final = 0.001
 """The caller's last message leaves so long before the report and the outcome wake everybody else."""
-_ENGINE_TROUBLE: Final = frozenset(
-    {ErrorCode.ENGINE_UNAVAILABLE, ErrorCode.ENGINE_PROTOCOL, ErrorCode.ENGINE_FAILED, ErrorCode.LOAD_FAILED}
-)
+
+
+class LookAgain(Protocol):
+    """Looks at the engine soon."""
+
+    def __call__(self, *, inventory: bool = False) -> None:
+        """At its models on disk too, when told so."""
 
 
 class Executor:
@@ -76,7 +83,7 @@ class Executor:
         view: EngineView,
         spawn: Spawn,
         on_change: Callable[[], None],
-        look_again: Callable[[], None],
+        look_again: LookAgain,
     ) -> None:
         self.bus = bus
         self.instance = instance
@@ -103,6 +110,8 @@ class Executor:
             spawn=spawn,
             look_again=look_again,
         )
+        self._question = Question()
+        self._secret = secrets.token_bytes(16)
         self._attempts: dict[str, Attempt] = {}
         self._ended: OrderedDict[str, AttemptState] = OrderedDict()
         self._concurrency = Concurrency(time.monotonic())
@@ -293,23 +302,40 @@ class Executor:
 
     def _settle(self, attempt: Attempt) -> None:
         """Reports an attempt that is over, learns from it, and publishes its outcome."""
-        self._tell(attempt)
         if attempt.last_at is not None:
             self.patience.answered(attempt.decision.model, attempt.last_at)
         elif attempt.error is not None and attempt.error.code is ErrorCode.STALLED:
             self.patience.cut(attempt.decision.model, attempt.limits.load_s)
-        if attempt.error is None:
+        error = attempt.error
+        if error is None:
             self.speeds.learn(attempt.decision.model, attempt.figures)
             if attempt.is_order:
                 self._look_again()
-        elif attempt.error.code in _ENGINE_TROUBLE:
+        elif error.blamed in (Owner.ENGINE, Owner.UNCLEAR) or error.lack is Lack.MODEL:
+            attempt.evidence = evidence_of(error, *attempt.asked, self._secret)
             self.view.runners.forget(self.view.blob(attempt.decision.model))
-            self._look_again()
+            self._look_again(inventory=error.lack is Lack.MODEL)
+        self._tell(attempt)
+        if error is not None and attempt.evidence is not None and is_doubtful(error):
+            self._spawn(self._weigh(attempt, attempt.evidence), name=f"question.{attempt.attempt_id}")
+        else:
+            self._publish(attempt)
+        self._on_change()
+
+    async def _weigh(self, attempt: Attempt, evidence: Evidence) -> None:
+        """Publishes an outcome with what the engine answers to a question of our own."""
+        model, is_busy = attempt.decision.model, bool(self._attempts)
+        try:
+            is_failed = await self._question.is_failed(attempt.engine, self.view, model, is_busy=is_busy)
+            attempt.evidence = msgspec.structs.replace(evidence, is_confirmed=is_failed)
+        finally:
+            self._publish(attempt)
+
+    def _publish(self, attempt: Attempt) -> None:
         self._unsettled -= 1
         if not self._attempts and not self._unsettled:
             self.idle.set()
-        self.outcomes.publish(outcome_of(attempt.decision, attempt.error, attempt.figures, dt.datetime.now(dt.UTC)))
-        self._on_change()
+        self.outcomes.publish(attempt.outcome())
 
     def _tell(self, attempt: Attempt) -> None:
         """Ends the caller's stream and reports to the dispatcher; kept for later while the bus is gone."""
@@ -317,7 +343,11 @@ class Executor:
         report: AttemptDone | AttemptFailed = AttemptDone(attempt_id=attempt_id, figures=attempt.figures)
         if error is not None:
             report = AttemptFailed(
-                attempt_id=attempt_id, error=error, is_streaming=attempt.has_spoken, figures=attempt.figures
+                attempt_id=attempt_id,
+                error=error,
+                is_streaming=attempt.has_spoken,
+                figures=attempt.figures,
+                evidence=attempt.evidence,
             )
         try:
             attempt.farewell()
@@ -331,6 +361,11 @@ class Executor:
         """This process did not run for a while: no permission that it got before is worth anything."""
         for attempt in self._attempts.values():
             attempt.permission.fence.void()
+
+    def on_engine_lost(self, since_mono_s: float) -> None:
+        """The engine answers no questions since then: what has heard nothing of it either need not wait longer."""
+        for attempt in [one for one in self._attempts.values() if one.heard_at < since_mono_s]:
+            attempt.stop(BackendUnavailable("the engine does not answer any more"))
 
     def forget_terms(self) -> None:
         """Takes decisions of any term again."""

@@ -3,6 +3,8 @@
 An engine aborts a load when the client that caused it leaves, so no caller's request may own one. Engines tell
 nothing of a load's progress; so its limit grows with the size of the model, and a load that was cut gets twice the
 time when it is tried again: no disk is too slow for good.
+
+A load that carries none of a caller's options is a question of the node's own: when it fails, so did the engine.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from sollol_agents.node.engines.base import Engine, LoadRequest
 from sollol_bus.errors import SollolError, error_from
 from sollol_bus.parts import Spawn
-from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
 
 Load = Callable[[Engine, LoadRequest], Awaitable[None]]
 
@@ -75,6 +79,16 @@ def _note(values: dict[str, float], model: str, value: float) -> None:
         del values[next(iter(values))]
 
 
+class _Loading:
+    """One load under way."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        """What the caller wanted of it that caused it: another caller's may succeed where this one fails."""
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended.add_done_callback(_look_at)
+
+
 class Loader:
     """Loads that are under way.
 
@@ -88,7 +102,7 @@ class Loader:
         self._patience = patience
         self._spawn = spawn
         self._load = load
-        self._loads: dict[str, asyncio.Future[None]] = {}
+        self._loads: dict[str, _Loading] = {}
 
     def is_loading(self, blob: str) -> bool:
         """Whether a load of a model with these weights is under way."""
@@ -102,12 +116,18 @@ class Loader:
         Raises:
             SollolError: The engine could not load it, or took longer than `limit_s` (`load_failed`).
         """
+        joined = self._loads.get(blob)
+        if joined is not None:
+            try:
+                return await asyncio.shield(joined.ended)
+            except SollolError:
+                if joined.options == wanted.options:
+                    raise
         load = self._loads.get(blob)
         if load is None:
-            load = self._loads[blob] = asyncio.get_running_loop().create_future()
-            load.add_done_callback(_look_at)
-            self._spawn(self._perform(blob, engine, wanted, limit_s, load), name=f"load.{wanted.model}")
-        await asyncio.shield(load)
+            load = self._loads[blob] = _Loading(wanted.options)
+            self._spawn(self._perform(blob, engine, wanted, limit_s, load.ended), name=f"load.{wanted.model}")
+        return await asyncio.shield(load.ended)
 
     async def _perform(
         self, blob: str, engine: Engine, wanted: LoadRequest, limit_s: float, load: asyncio.Future[None]
@@ -129,11 +149,12 @@ class Loader:
         except TimeoutError as error:
             self._patience.cut(wanted.model, limit_s)
             hint = f"the next try has {2 * limit_s:g} s; the node's setting load_floor_s gives every load more"
-            raise _failed(f"{wanted.model} was not loaded within {limit_s:g} s; {hint}") from error
+            message = f"{wanted.model} was not loaded within {limit_s:g} s; {hint}"
+            raise _failed(wanted, ErrorBody(code=ErrorCode.LOAD_FAILED, message=message)) from error
         except SollolError as error:
-            if error.body.code is ErrorCode.ENGINE_FAILED:
-                raise _failed(f"loading {wanted.model}: {error.message}") from error
-            raise
+            if error.body.blamed is not Owner.UNCLEAR:
+                raise
+            raise _failed(wanted, error.body) from error
 
 
 def _look_at(load: asyncio.Future[None]) -> None:
@@ -142,5 +163,6 @@ def _look_at(load: asyncio.Future[None]) -> None:
         load.exception()
 
 
-def _failed(message: str) -> SollolError:
-    return error_from(ErrorBody(code=ErrorCode.LOAD_FAILED, message=message))
+def _failed(wanted: LoadRequest, body: ErrorBody) -> SollolError:
+    owner = Owner.UNCLEAR if wanted.options else Owner.ENGINE
+    return error_from(msgspec.structs.replace(body, code=ErrorCode.LOAD_FAILED, owner=owner))

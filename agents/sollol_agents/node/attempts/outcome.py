@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from typing import Final
 
 import msgspec
 
 from sollol_schemas.decision import Decision
-from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
-from sollol_schemas.execution import Figures
+from sollol_schemas.execution import Evidence, Figures
 from sollol_schemas.instants import instant
 
-#: The request is at fault, on whatever node it runs.
-_CLIENT_ERRORS: Final = frozenset(
-    {
-        ErrorCode.BAD_REQUEST,
-        ErrorCode.UNSUPPORTED_FIELD,
-        ErrorCode.FORBIDDEN,
-        ErrorCode.UNKNOWN_MODEL,
-        ErrorCode.REQUEST_TOO_LARGE,
-        ErrorCode.REPLY_TOO_LARGE,
-        ErrorCode.ENGINE_REJECTED,
-    }
-)
 #: Nobody's fault. A broken bus strikes every node at once, so it may not count against any.
 _CANCELLED: Final = frozenset(
     {
@@ -88,18 +77,42 @@ def status_of(error: ErrorBody | None) -> OutcomeStatus:
     """How an attempt that ended with this error counts."""
     if error is None:
         return OutcomeStatus.SUCCESS
-    if error.code in _CLIENT_ERRORS:
+    if error.blamed in (Owner.REQUEST, Owner.OUTPUT):
         return OutcomeStatus.CLIENT_ERROR
     return OutcomeStatus.CANCELLED if error.code in _CANCELLED else OutcomeStatus.FAILED
 
 
-def outcome_of(decision: Decision, error: ErrorBody | None, figures: Figures, finished_at: dt.datetime) -> Outcome:
+def is_doubtful(error: ErrorBody) -> bool:
+    """Whether a question of our own may tell more of a failure than it tells itself."""
+    return error.blamed in (Owner.ENGINE, Owner.UNCLEAR) and not _is_own_load(error)
+
+
+def _is_own_load(error: ErrorBody) -> bool:
+    """Whether a load failed that had nothing to do with what a caller asked: that was a question of our own."""
+    return error.code is ErrorCode.LOAD_FAILED and error.blamed is Owner.ENGINE
+
+
+def evidence_of(error: ErrorBody, caller: str, body: bytes, key: bytes) -> Evidence:
+    """What a failure proves, as far as it tells itself; `key` keeps others from finding out what the body was."""
+    word = hashlib.blake2b(body, key=key, digest_size=8).hexdigest()
+    return Evidence(caller=caller, body=word, is_confirmed=_is_own_load(error))
+
+
+def outcome_of(
+    decision: Decision,
+    error: ErrorBody | None,
+    figures: Figures,
+    finished_at: dt.datetime,
+    *,
+    evidence: Evidence | None = None,
+) -> Outcome:
     """The outcome of an attempt, as the node reports it."""
     return Outcome.ended(
         decision,
         status_of(error),
         ReportedBy.NODE,
         error=error,
+        evidence=evidence,
         figures=figures,
         finished_at=instant(finished_at),
     )

@@ -105,6 +105,9 @@ class Engine(Protocol):
     async def load(self, wanted: LoadRequest) -> None:
         """Returns when a model is in memory, with these options."""
 
+    async def sample(self, loaded: LoadRequest) -> None:
+        """Returns when a model that is in memory with these options has made one token, or one vector."""
+
     async def unload(self, model: str) -> None:
         """Takes a model out of memory."""
 

@@ -36,6 +36,7 @@ from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
 _PATHS: Final = {RequestKind.GENERATE: "/api/generate", RequestKind.CHAT: "/api/chat"}
 _ONE_OBJECT: Final = "application/json"
 _EMBED: Final = "/api/embed"
+_SAMPLE: Final = "a"
 _OPERATIONS: Final = {
     EngineOperation.TAGS: ("GET", "/api/tags"),
     EngineOperation.PS: ("GET", "/api/ps"),
@@ -215,15 +216,17 @@ class OllamaEngine:
 
     async def load(self, wanted: LoadRequest) -> None:
         """Loads by a request of our own: a load is aborted when the client that caused it leaves."""
-        body: dict[str, Any] = {"model": wanted.model}
-        options = dict(wanted.options)
-        if "shift" in options:
-            body["shift"] = options.pop("shift")
-        if options:
-            body["options"] = options
-        if wanted.keep_alive_s is not None:
-            body["keep_alive"] = wanted.keep_alive_s
-        await self._empty_request(wanted.model, body, timeout_s=None)
+        await self._empty_request(wanted.model, _load_body(wanted), timeout_s=None)
+
+    async def sample(self, loaded: LoadRequest) -> None:
+        """Asks with the options that the model has: with others it would be loaded anew."""
+        body = _load_body(loaded)
+        body["options"] = body.get("options", {}) | {"num_predict": 1}
+        if self._only_embeds(loaded.model):
+            path, body = _EMBED, body | {"input": _SAMPLE}
+        else:
+            path, body = "/api/generate", body | {"prompt": _SAMPLE, "raw": True, "stream": False}
+        await self._http.call("POST", path, msgspec.json.encode(body), timeout_s=None, model=loaded.model)
 
     async def unload(self, model: str) -> None:
         """Unloads by a request that keeps the model for no time."""
@@ -263,12 +266,15 @@ class OllamaEngine:
 
     async def _empty_request(self, model: str, body: dict[str, Any], *, timeout_s: float | None) -> None:
         """Ollama's idiom to load or unload; models that only embed refuse it on the path for text."""
-        show = self._by_name.get(model) or self._by_name.get(f"{model}:latest")
-        if show is not None and "embedding" in (show.capabilities or ()):
+        if self._only_embeds(model):
             path, body = _EMBED, body | {"input": []}
         else:
             path, body = "/api/generate", body | {"stream": False}
         await self._http.call("POST", path, msgspec.json.encode(body), timeout_s=timeout_s, model=model)
+
+    def _only_embeds(self, model: str) -> bool:
+        show = self._by_name.get(model) or self._by_name.get(f"{model}:latest")
+        return show is not None and "embedding" in (show.capabilities or ())
 
     async def _show(self, name: str, digest: str) -> Show | None:
         if digest not in self._shown:
@@ -277,3 +283,16 @@ class OllamaEngine:
             except SollolError:
                 return None  # the list of models is worth having without it
         return self._shown[digest]
+
+
+def _load_body(wanted: LoadRequest) -> dict[str, Any]:
+    """A body without a prompt that names a model with its load options."""
+    body: dict[str, Any] = {"model": wanted.model}
+    options = dict(wanted.options)
+    if "shift" in options:
+        body["shift"] = options.pop("shift")
+    if options:
+        body["options"] = options
+    if wanted.keep_alive_s is not None:
+        body["keep_alive"] = wanted.keep_alive_s
+    return body

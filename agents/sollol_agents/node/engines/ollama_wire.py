@@ -10,7 +10,7 @@ import msgspec
 
 from sollol_agents.node.engines.base import EngineRequest
 from sollol_agents.node.engines.decoding import as_seconds, as_tokens, decoded, slot_wait_s
-from sollol_agents.node.engines.refusals import engine_error, failure_code
+from sollol_agents.node.engines.refusals import engine_error, failure
 from sollol_bus.errors import SollolError
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
@@ -86,7 +86,7 @@ def error_of_line(line: bytes) -> SollolError:
     """The error that a line reports."""
     said = decoded(line, _ErrorLine, "a stream").error
     text = str(said.get("message", said)) if isinstance(said, dict) else str(said)
-    return engine_error(failure_code(text), text)
+    return failure(text)
 
 
 def streamed(body: bytes) -> bytes:

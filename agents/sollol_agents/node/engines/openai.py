@@ -252,6 +252,17 @@ class OpenAIEngine:
     async def load(self, wanted: LoadRequest) -> None:
         """Does nothing: these servers hold their model, or load it with the request."""
 
+    async def sample(self, loaded: LoadRequest) -> None:
+        """One token, or one vector of a server that makes no text."""
+        asked = {"model": self._own_name.get(loaded.model, loaded.model)}
+        try:
+            await self._ask("/v1/completions", asked | {"prompt": "a", "max_tokens": 1})
+        except BackendRefused:
+            await self._ask("/v1/embeddings", asked | {"input": "a"})
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> None:
+        await self._http.call("POST", path, msgspec.json.encode(body), timeout_s=None)
+
     async def unload(self, model: str) -> None:
         """Refuses: there is no such operation."""
         raise _cannot("unload", model)

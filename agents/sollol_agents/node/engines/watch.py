@@ -16,7 +16,8 @@ from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import SollolError
 from sollol_bus.parts import Part
 from sollol_bus.waiting import happens
-from sollol_schemas.telemetry import LoadedModel
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.telemetry import InstalledModel, LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +34,26 @@ class EngineWatch(Part):
         mark: The node, as engines are told it.
         on_found: Called when the engine answered for the first time.
         on_change: Called when the loaded models or whether the engine answers changed.
+        on_models: Called when the models on disk changed.
+        on_lost: Called at each look after the first that gets no answer at all, with the instant (monotonic seconds) at
+            which the one before it began.
     """
 
     def __init__(
-        self, config: NodeConfig, *, mark: str, on_found: Callable[[Engine], None], on_change: Callable[[], None]
+        self,
+        config: NodeConfig,
+        *,
+        mark: str,
+        on_found: Callable[[Engine], None],
+        on_change: Callable[[], None],
+        on_models: Callable[[], None],
+        on_lost: Callable[[float], None],
     ) -> None:
         self._config = config
         self._on_found = on_found
         self._on_change = on_change
+        self._on_models = on_models
+        self._on_lost = on_lost
         self._candidates = [engine_at(kind, url, config, mark) for kind, url in engine_candidates(config)]
         self.engine: Engine = self._candidates[0]
         self.view = EngineView(kind=self.engine.kind, url=self.engine.url)
@@ -52,14 +65,18 @@ class EngineWatch(Part):
         self._looking = asyncio.Lock()
         """One look at a time, so that an older one never overwrites what a newer one saw."""
         self._warned = ""
+        self._lost_at: float | None = None
+        """When the last look began, if it got no answer at all."""
 
     @property
     def slots(self) -> int:
         """How many attempts run at a time: as configured, else what the engine says, else 1."""
         return self._config.slots or self.view.inventory.slots or _SLOTS_OF_OLLAMA
 
-    def refresh_soon(self) -> None:
-        """Looks at the engine at once instead of at the next beat."""
+    def refresh_soon(self, *, inventory: bool = False) -> None:
+        """Looks at the engine at once instead of at the next beat; at the models on disk too, when told so."""
+        if inventory:
+            self._inventory_at = float("-inf")
         self._wake.set()
 
     async def run(self) -> None:
@@ -82,7 +99,8 @@ class EngineWatch(Part):
             await self._look()
 
     async def _look(self) -> None:
-        was = (self.view.failures == 0, _names(self.view.loaded))
+        was, had = (self.view.failures == 0, _names(self.view.loaded)), _names(self.view.inventory.installed)
+        began = time.monotonic()
         try:
             if not self.is_found:
                 await self._find()
@@ -96,7 +114,7 @@ class EngineWatch(Part):
                 self.view.saw(loaded)
             self.view.pretended = await self.engine.pretended()
             self.view.answered()
-            self._warned = ""
+            self._warned, self._lost_at = "", None
         except SollolError as error:
             self.leads_back = error.message if leads_back(error) else ""
             self.view.failed(error.message)
@@ -104,8 +122,18 @@ class EngineWatch(Part):
             if self.view.failures > 1 and self._warned != error.message:
                 self._warned = error.message
                 log.warning("engine at %s: %s", self.view.url, error.message, extra={"action": "engine_unreachable"})
+            self._note_loss(error, began)
+        if had != _names(self.view.inventory.installed):
+            self._on_models()
         if was != (self.view.failures == 0, _names(self.view.loaded)):
             self._on_change()
+
+    def _note_loss(self, error: SollolError, began: float) -> None:
+        """Tells of an engine that left two looks in a row without any answer, even a refusal."""
+        before = self._lost_at
+        self._lost_at = began if error.body.code is ErrorCode.ENGINE_UNAVAILABLE else None
+        if before is not None and self._lost_at is not None:
+            self._on_lost(before)
 
     async def close(self) -> None:
         """Closes the connections to the engine."""
@@ -121,5 +149,5 @@ class EngineWatch(Part):
         self._on_found(engine)
 
 
-def _names(loaded: tuple[LoadedModel, ...]) -> frozenset[str]:
-    return frozenset(one.name for one in loaded)
+def _names(models: tuple[LoadedModel, ...] | tuple[InstalledModel, ...]) -> frozenset[str]:
+    return frozenset(one.name for one in models)

@@ -1,7 +1,8 @@
 """What outcomes teach: speeds, lengths, reliability, breakers and prefix caches.
 
 Each attempt is counted once: a presumed loss that the node's own report replaces is not charged twice, and
-what a former process of a node did is not charged to its successor.
+what a former process of a node did is not charged to its successor. Only the faults of engines and nodes count; one
+that a single caller can bring about again and again counts once.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.lengths import LengthTable
 from sollol_agents.scorer.knowledge.priors import weight_bytes
-from sollol_schemas.errors import FREE_OF_CHARGE, ErrorCode
+from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
-
-_CHARGED = (OutcomeStatus.FAILED, OutcomeStatus.PRESUMED_LOST)
 
 
 class Lesson(NamedTuple):
@@ -54,7 +53,7 @@ class Teacher:
         is_trial = attempt is not None and attempt.is_trial
         if outcome.code is ErrorCode.BUSY:
             node.is_full = True
-        is_charged = outcome.status in _CHARGED and outcome.code not in FREE_OF_CHARGE
+        is_charged = outcome.is_charged
         is_success = outcome.status is OutcomeStatus.SUCCESS
         if not (is_charged or is_success) or outcome.attempt_id in self._counted:
             node.breakers.cancel(model, is_trial=is_trial)
@@ -68,18 +67,24 @@ class Teacher:
         else:
             node.mirror.forget(model)
         node.speed_version += 1
-        return Lesson(attempt, changed, is_charged)
+        return Lesson(attempt, changed, is_charged and _is_proven(outcome))
 
     @staticmethod
     def _count(
         node: Node, model: str, outcome: Outcome, *, is_success: bool, is_trial: bool, now: float
     ) -> tuple[str, ...]:
         before = round(node.record.bound, 2)
-        for record in (node.record, node.model_record(model)):
-            record.count(is_success=is_success)
-            if outcome.figures is not None and is_success:
+        is_models = outcome.code is ErrorCode.LOAD_FAILED
+        records = (node.model_record(model),) if is_models else (node.record, node.model_record(model))
+        if is_success or node.breakers.of(model).is_news(outcome.evidence):
+            for record in records:
+                record.count(is_success=is_success)
+        if is_success and outcome.figures is not None:
+            for record in records:
                 record.compare(outcome.figures.actual_s, outcome.decision.forecast.total_s)
-        changed = node.breakers.count(model, is_success=is_success, is_trial=is_trial, now=now)
+        changed = node.breakers.count(
+            model, is_success=is_success, is_trial=is_trial, now=now, evidence=outcome.evidence, is_models=is_models
+        )
         if changed or is_trial or round(node.record.bound, 2) != before:
             node.reshape()
         return tuple(changed)
@@ -97,6 +102,10 @@ class Teacher:
             self._lengths.learn(model, outcome.decision.task_type or "generation", asked, output)
         if attempt is not None:
             _remember_prefix(node, attempt, prompt + output)
+
+
+def _is_proven(outcome: Outcome) -> bool:
+    return outcome.evidence is None or outcome.evidence.is_confirmed
 
 
 def _remember_prefix(node: Node, attempt: Attempt, tokens: int) -> None:

@@ -17,7 +17,6 @@ from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.priors import weight_bytes
 from sollol_agents.scorer.knowledge.reliability import Record
-from sollol_schemas.errors import FREE_OF_CHARGE
 from sollol_schemas.events import Outcome, OutcomeStatus
 from sollol_schemas.learned import LearnedNode, LearnedPrefix, LearnedRecord
 from sollol_schemas.telemetry import Telemetry
@@ -136,8 +135,7 @@ def learn_again(node: Node, outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         model = _model(outcome)
         is_success = outcome.status is OutcomeStatus.SUCCESS
-        is_failure = outcome.status in (OutcomeStatus.FAILED, OutcomeStatus.PRESUMED_LOST)
-        if model not in unknown or not (is_success or is_failure) or outcome.code in FREE_OF_CHARGE:
+        if model not in unknown or not (is_success or outcome.is_charged):
             continue
         records = [node.model_record(model)] if has_record else [node.model_record(model), node.record]
         for record in records:

@@ -3,17 +3,25 @@
 closed -> open after 5 failures in a row, or when half of the latest 20 attempts failed. Open -> half-open
 after 30 s. Half-open lets 2 trials run at a time and closes after 3 successes; a failure opens it again.
 A trial that was cancelled gives its place back and counts for nothing.
+
+A failure that is proven counts in full: a lost process, an engine that failed a question of its agent's own too. Any
+other one might be the doing of its request, so that each body counts once, and each caller for at most half of what
+opens a breaker, rounded up: nobody opens one alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sollol_schemas.events import BreakerState
+from sollol_schemas.execution import Evidence
 
 _WINDOW = 20  # latest attempts over which the share of failures counts
 _FAILURE_RATIO = 0.5
+_ROW_MAX = 256  # failures in a row that are looked at
 _MODELS_MAX = 512
 _TRIAL_LOST = 10.0  # a trial is given up after so many times the pause before trials
 
@@ -27,6 +35,24 @@ class BreakerRules(NamedTuple):
     successes: int = 3
 
 
+Failure = Evidence | None
+"""What a failure proves; None proves all that it says."""
+
+
+def weight(failures: Iterable[Failure], needed: int) -> int:
+    """How many failures these count for, of which `needed` open a breaker."""
+    count, callers = 0, dict[str, set[str]]()
+    bodies = set[str]()
+    for evidence in failures:
+        if evidence is None or evidence.is_confirmed:
+            count += 1
+        elif evidence.body not in bodies:
+            bodies.add(evidence.body)
+            callers.setdefault(evidence.caller, set()).add(evidence.body)
+    share = min(needed - 1, (needed + 1) // 2)
+    return count + sum(min(share, len(asked)) for asked in callers.values())
+
+
 class Breaker:
     """One circuit breaker. Every method takes `now`; asking changes nothing but the passage from open to half-open."""
 
@@ -35,8 +61,9 @@ class Breaker:
     def __init__(self, rules: BreakerRules) -> None:
         self._rules = rules
         self.state = BreakerState.CLOSED
-        self._row = 0
-        self._recent: deque[bool] = deque(maxlen=_WINDOW)
+        self._row: deque[Failure] = deque(maxlen=_ROW_MAX)
+        self._recent: deque[Failure | bool] = deque(maxlen=_WINDOW)
+        """Of the latest attempts: True for a success, else what the failure proves."""
         self._opened_at = 0.0
         self._trials = 0
         self._successes = 0
@@ -44,7 +71,7 @@ class Breaker:
     @property
     def failures(self) -> int:
         """Failures since the last success."""
-        return self._row
+        return len(self._row)
 
     @property
     def is_closed(self) -> bool:
@@ -62,7 +89,7 @@ class Breaker:
     @property
     def is_worth_telling(self) -> bool:
         """Whether it is not simply closed and without failures."""
-        return self.state is not BreakerState.CLOSED or self._row > 0
+        return self.state is not BreakerState.CLOSED or len(self._row) > 0
 
     def allows(self, now: float) -> bool:
         """Whether an attempt may go there now."""
@@ -106,32 +133,51 @@ class Breaker:
         if is_trial and self._trials > 0:
             self._trials -= 1
 
-    def count(self, *, is_success: bool, is_trial: bool, now: float) -> bool:
-        """Counts how an attempt ended; returns whether the state changed."""
+    def count(self, *, is_success: bool, is_trial: bool, now: float, evidence: Failure = None) -> bool:
+        """Counts how an attempt ended; returns whether the state changed.
+
+        Args:
+            is_success: How it ended.
+            is_trial: Whether it was started as one.
+            now: The current instant.
+            evidence: What a failure proves.
+        """
         before = self.state
         self.cancel(is_trial=is_trial)
-        self._recent.append(is_success)
-        self._row = 0 if is_success else self._row + 1
+        self._recent.append(True if is_success else evidence)
+        if is_success:
+            self._row.clear()
+        else:
+            self._row.append(evidence)
         if self.state is BreakerState.HALF_OPEN and is_trial:
-            self._judge_trial(is_success, now)
+            self._judge_trial(is_success, evidence, now)
         elif self.state is BreakerState.CLOSED and not is_success and self._should_open():
             self._open(now)
         return self.state is not before
 
-    def _judge_trial(self, is_success: bool, now: float) -> None:
+    def is_news(self, evidence: Failure) -> bool:
+        """Whether a failure says more of the place than those among the latest attempts did."""
+        known, needed = self._failed(), self._rules.failures
+        return weight([*known, evidence], needed) > weight(known, needed)
+
+    def _failed(self) -> list[Failure]:
+        return [ended for ended in self._recent if not isinstance(ended, bool)]
+
+    def _judge_trial(self, is_success: bool, evidence: Failure, now: float) -> None:
         if not is_success:
-            self._open(now)
+            if evidence is None or evidence.is_confirmed:
+                self._open(now)
             return
         self._successes += 1
         if self._successes >= self._rules.successes:
             self.close()
 
     def _should_open(self) -> bool:
-        if self._row >= self._rules.failures:
+        needed = self._rules.failures
+        if weight(self._row, needed) >= needed:
             return True
-        failed = len(self._recent) - sum(self._recent)
-        is_full = len(self._recent) == _WINDOW
-        return is_full and failed / _WINDOW >= _FAILURE_RATIO
+        half = math.ceil(_WINDOW * _FAILURE_RATIO)
+        return len(self._recent) == _WINDOW and weight(self._failed(), half) >= half
 
     def _open(self, now: float) -> None:
         self.state, self._opened_at = BreakerState.OPEN, now
@@ -140,7 +186,8 @@ class Breaker:
     def close(self) -> None:
         """Closes it and forgets what happened; nothing that ran as a trial counts as one any more."""
         self.state = BreakerState.CLOSED
-        self._row = self._trials = self._successes = 0
+        self._trials = self._successes = 0
+        self._row.clear()
         self._recent.clear()
 
 
@@ -175,6 +222,11 @@ class Breakers:
         breaker = self.by_model.get(model)
         return breaker if breaker is not None and not breaker.allows(now) else None
 
+    def opens_in_s(self, model: str, now: float) -> float:
+        """Seconds until an attempt of this model may be tried; 0 when it may be now."""
+        breaker = self.refusing(model, now)
+        return breaker.opens_in_s(now) if breaker is not None else 0.0
+
     def start(self, model: str, now: float) -> bool:
         """Notes an attempt; returns whether either breaker takes it as a trial."""
         own = self.by_model[""].start(now)
@@ -185,10 +237,24 @@ class Breakers:
         for breaker in (self.by_model[""], self.of(model)):
             breaker.cancel(is_trial=is_trial)
 
-    def count(self, model: str, *, is_success: bool, is_trial: bool, now: float) -> list[str]:
-        """Counts how an attempt ended; returns the names whose breaker changed its state."""
+    def count(
+        self,
+        model: str,
+        *,
+        is_success: bool,
+        is_trial: bool,
+        now: float,
+        evidence: Failure = None,
+        is_models: bool = False,
+    ) -> list[str]:
+        """Counts how an attempt ended; returns the names whose breaker changed its state.
+
+        A failure that is the model's alone (`is_models`) says nothing of the node.
+        """
         changed = []
         for name, breaker in (("", self.by_model[""]), (model, self.of(model))):
-            if breaker.count(is_success=is_success, is_trial=is_trial, now=now):
+            if is_models and not name:
+                breaker.cancel(is_trial=is_trial)
+            elif breaker.count(is_success=is_success, is_trial=is_trial, now=now, evidence=evidence):
                 changed.append(name)
         return changed

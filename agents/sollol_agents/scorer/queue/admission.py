@@ -16,6 +16,7 @@ from sollol_agents.scorer.queue.births import Births
 from sollol_agents.scorer.queue.plan import Planner
 from sollol_agents.scorer.queue.queue import Queue
 from sollol_agents.scorer.queue.refusals import Refusal
+from sollol_schemas.decision import RejectionReason
 from sollol_schemas.grant import GrantRequest
 from sollol_schemas.routing import RoutingMode
 
@@ -135,10 +136,18 @@ class Admission:
     def lack_of_nodes(self, waiting: Waiting, now: float) -> Refusal:
         """Why no node serves requests like this one."""
         verdict = self._verdicts.of(waiting, now)
-        error = refusals.no_place(
-            waiting, verdict, self._fleet.nodes.values(), is_settled=self._is_settled(verdict, now)
-        )
-        return Refusal(error, self._config.down_after_s if verdict.is_transient else 0.0)
+        nodes = self._fleet.nodes
+        opens_in_s = {
+            r.node_id: nodes[r.node_id].breakers.opens_in_s(waiting.model, now)
+            for r in verdict.rejections
+            if r.reason is RejectionReason.BREAKER_OPEN and r.node_id in nodes
+        }
+        is_settled = self._is_settled(verdict, now)
+        error = refusals.no_place(waiting, verdict, nodes.values(), opens_in_s, is_settled=is_settled)
+        if not verdict.is_transient:
+            return Refusal(error)
+        waits_s = [s for node_id, s in opens_in_s.items() if waiting.model in nodes[node_id].installed]
+        return Refusal(error, max(1.0, min(waits_s, default=self._config.down_after_s)))
 
     def _is_settled(self, verdict: EligibilityClass, now: float) -> bool:
         """Whether every node is known that can be expected: none joined lately, and none that counts is away."""

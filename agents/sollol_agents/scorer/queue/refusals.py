@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+import msgspec
 
 from sollol_agents.scorer.choice.abilities import lacking, words_of
 from sollol_agents.scorer.choice.eligibility import EligibilityClass
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.nodes import Node
-from sollol_schemas.decision import RejectionReason
+from sollol_schemas.decision import Rejection, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 _MODELS_LISTED = 50
@@ -27,11 +30,17 @@ class Refusal(NamedTuple):
 
 
 def no_place(
-    waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node], *, is_settled: bool = False
+    waiting: Waiting,
+    verdict: EligibilityClass,
+    nodes: Iterable[Node],
+    opens_in_s: Mapping[str, float] | None = None,
+    *,
+    is_settled: bool = False,
 ) -> ErrorBody:
     """Why no node is eligible: none has joined, none has the model, or each has its reason.
 
-    `is_settled` says that no node is expected which could change that; patient callers ask no more then.
+    `opens_in_s` says in how many seconds nodes whose breaker is open are tried again. `is_settled` says that no node is
+    expected which could change that; patient callers ask no more then.
     """
     nodes = list(nodes)
     if not nodes:
@@ -50,13 +59,13 @@ def no_place(
     unable = _unable(waiting, verdict, nodes)
     if unable is not None:
         return unable
+    rejections = [_timed(r, opens_in_s or {}) for r in verdict.rejections]
     reasons = {
-        r.node_id: f"{r.reason.value}: {r.detail}" if r.detail else r.reason.value
-        for r in verdict.rejections[:_NODES_LISTED]
+        r.node_id: f"{r.reason.value}: {r.detail}" if r.detail else r.reason.value for r in rejections[:_NODES_LISTED]
     }
     return ErrorBody(
         code=ErrorCode.NO_ELIGIBLE_NODE,
-        message=f"no node can serve '{waiting.request.context.model}': {_summary(verdict)}",
+        message=f"no node can serve '{waiting.request.context.model}': {_summary(rejections)}",
         details={"model": waiting.request.context.model, "nodes": reasons, "is_settled": is_settled},
     )
 
@@ -76,13 +85,21 @@ def _unable(waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node]) 
     return ErrorBody(code=ErrorCode.ENGINE_REJECTED, message=message, status=status, details=details)
 
 
-def _summary(verdict: EligibilityClass) -> str:
+def _timed(rejection: Rejection, opens_in_s: Mapping[str, float]) -> Rejection:
+    """The rejection with the time that is left of it; the verdict may have been given a while ago."""
+    left_s = opens_in_s.get(rejection.node_id)
+    if left_s is None:
+        return rejection
+    return msgspec.structs.replace(rejection, detail=f"tried again in {math.ceil(left_s)} s")
+
+
+def _summary(rejections: Sequence[Rejection]) -> str:
     """The reasons with their counts, that of the nodes which have the model in full."""
-    telling = [r for r in verdict.rejections if r.reason is not RejectionReason.MODEL_MISSING]
+    telling = [r for r in rejections if r.reason is not RejectionReason.MODEL_MISSING]
     if len(telling) == 1 and telling[0].detail:
         only = telling[0]
         return f"{only.node_id} {only.reason.value.replace('_', ' ')} ({only.detail})"
-    counts = Counter(r.reason.value.replace("_", " ") for r in verdict.rejections)
+    counts = Counter(r.reason.value.replace("_", " ") for r in rejections)
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
 
 

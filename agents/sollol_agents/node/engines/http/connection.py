@@ -11,7 +11,7 @@ import httptools
 
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_bus.errors import SollolError
-from sollol_schemas.errors import ErrorCode
+from sollol_schemas.errors import ErrorCode, Owner
 
 _HIGH_WATER_BYTES: Final = 1 << 20
 _MAX_HEAD_BYTES: Final = 256 * 1024
@@ -59,7 +59,8 @@ class Connection(asyncio.Protocol):
         if self.error is None:
             if self.status and not self._has_length and exc is None:
                 self.is_complete = True
-            self.error = _broken(f"the engine closed the connection{f': {exc}' if exc else ''}")
+            message = f"the engine closed the connection{f': {exc}' if exc else ''}"
+            self.error = engine_error(ErrorCode.ENGINE_PROTOCOL, message, owner=Owner.ENGINE)
         self._is_writable.set()
         self._wake()
 

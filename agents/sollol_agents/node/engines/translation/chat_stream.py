@@ -8,7 +8,7 @@ import msgspec
 
 from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.ends import Tail
-from sollol_agents.node.engines.refusals import engine_error, failure_code
+from sollol_agents.node.engines.refusals import engine_error, failure
 from sollol_agents.node.engines.translation.calls import Calls, ToolDelta
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import Figures
@@ -83,7 +83,7 @@ class ChatStream:
         event = decoded(data, _Event, "a stream")
         if event.error is not None:
             text = str(event.error.get("message", event.error)) if isinstance(event.error, dict) else str(event.error)
-            raise engine_error(failure_code(text), text)
+            raise failure(text)
         if event.usage is not None or event.timings is not None:
             self._tail = decoded(data, Tail, "a stream")
         if not event.choices:
