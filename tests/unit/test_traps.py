@@ -192,9 +192,9 @@ def test_trap_17_a_prefix_cache_draws_its_conversation_but_not_into_a_crowd() ->
         kind=RequestKind.CHAT, model=MODEL, prompt_tokens=2100, prefix_hashes=("system",), prefix_tokens=(2000,)
     )
     first = stage.place("first", context=context)
-    stage.end("first-1", first, figures=Figures(actual_s=1.0, prompt_tokens=2100, output_tokens=100))
+    stage.end("first-1", first, figures=Figures(prompt_tokens=2100, output_tokens=100))
     assert stage.place("second", context=context) == first
-    stage.end("second-1", first, figures=Figures(actual_s=1.0, prompt_tokens=2100, output_tokens=100))
+    stage.end("second-1", first, figures=Figures(prompt_tokens=2100, output_tokens=100))
     spread = Counter(stage.place(f"r{i}", context=context) for i in range(9))
     assert len(spread) == 3
     assert max(spread.values()) <= 4
