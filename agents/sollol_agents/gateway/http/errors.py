@@ -56,7 +56,7 @@ _RETRY_AFTER_S: Final[dict[ErrorCode, int]] = {
 _TYPE: Final = re.compile(r"(application/json|text/plain)(; ?charset=[\w-]+)?", re.IGNORECASE)
 """Kinds that a browser makes nothing of."""
 _SAID_BEHIND_DOOR: Final = ("/v1/chat/completions", "model is required")
-_ENGINES_CODES: Final = (ErrorCode.BAD_REQUEST, ErrorCode.UNKNOWN_MODEL)
+_ENGINES_CODES: Final = (ErrorCode.BAD_REQUEST, ErrorCode.UNKNOWN_MODEL, ErrorCode.ENGINE_REJECTED)
 """Errors that Ollama itself has, and gives no code."""
 
 
