@@ -7,7 +7,8 @@ import base64
 import msgspec
 import pytest
 
-from sollol_agents.node.config import NodeConfig, engine_candidates
+from sollol_agents.node.config import NodeConfig, engine_candidates, engine_url
+from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_bus.errors import ConfigError
 from sollol_bus.transport.connection import BusConfig
 
@@ -81,3 +82,11 @@ def test_an_engine_gets_a_key_or_a_user_but_not_both() -> None:
     with pytest.raises(ConfigError, match="give one of them"):
         NodeConfig(url="http://me:geheim@box:1", engine_api_key="key")
     assert NodeConfig(url="http://box:1/a@b", engine_api_key="key").url == "http://box:1/a@b"
+
+
+@pytest.mark.parametrize(
+    "text", ["http://box:99999", "http://box:0", "http://box:1?x=1", "http://box:1/a#b", "http://"]
+)
+def test_an_engines_address_that_leads_nowhere_is_refused_at_once(text: str) -> None:
+    with pytest.raises(ConfigError, match="engine's URL"):
+        EngineHttp(engine_url(text))

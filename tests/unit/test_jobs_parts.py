@@ -105,6 +105,12 @@ def test_a_bare_body_is_the_body_of_a_job_and_says_beside_it_what_a_job_may_say(
     assert (accepted.model, accepted.due_unix_s > 0) == ("m", True)
 
 
+@pytest.mark.parametrize("form", [b"%b and more", b'{"body": %b}'])
+def test_a_job_of_what_only_ollama_takes_for_json_is_read_as_ollama_reads_it(form: bytes) -> None:
+    body = form % rb'{"model": "m", "prompt": "\ud83d"}'
+    assert json.loads(bytes(read_job(body, {}, hosts=()).job.body)) == {"model": "m", "prompt": "\ufffd"}
+
+
 @pytest.mark.parametrize(
     ("payload", "words"),
     [

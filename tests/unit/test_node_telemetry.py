@@ -56,6 +56,7 @@ def test_auto_looks_for_ollama_first() -> None:
         (EngineKind.OPENAI, "http://gpu:8000"),
     )
     assert engine_url("https://x/v1") == "https://x"
+    assert engine_url("x:11434/api/") == "http://x:11434"
 
 
 def view(**fields: Any) -> EngineView:

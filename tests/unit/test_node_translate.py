@@ -132,6 +132,16 @@ def test_no_tokens_at_all_are_one_of_a_chat_and_no_limit_of_a_prompt() -> None:
     assert "max_tokens" not in sent(RequestKind.GENERATE, {"prompt": "p", "options": options})
 
 
+@pytest.mark.parametrize("limit", [2**31, 2**32, 2**40, 1e300])
+def test_a_limit_beyond_an_engines_whole_numbers_is_no_limit(limit: float) -> None:
+    assert "max_tokens" not in sent(RequestKind.CHAT, {"messages": [], "options": {"num_predict": limit}})
+
+
+def test_a_penalty_over_the_whole_context_names_its_tokens_to_llama_cpp() -> None:
+    out = sent(RequestKind.CHAT, {"messages": [], "options": {"repeat_last_n": -1}})
+    assert out["repeat_last_n"] > 0
+
+
 def test_penalties_over_a_window_are_refused_only_where_they_would_penalise() -> None:
     window = {"repeat_last_n": 64}
     assert "repeat_last_n" not in sent(RequestKind.CHAT, {"messages": [], "options": window}, Flavour.VLLM)

@@ -136,6 +136,6 @@ def engine_candidates(config: NodeConfig) -> tuple[tuple[EngineKind, str], ...]:
 
 
 def engine_url(text: str) -> str:
-    """An engine's base URL: with a scheme, without a trailing slash or `/v1`."""
-    url = text if "://" in text else f"http://{text}"
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+    """An engine's base URL: with a scheme, without a trailing slash, `/v1` or `/api`, which clients are often given."""
+    url = (text if "://" in text else f"http://{text}").rstrip("/")
+    return url.removesuffix("/v1").removesuffix("/api").rstrip("/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ import msgspec
 from sollol_agents.dispatcher.requests.intake import Rejected, check_path, take_in
 from sollol_agents.requests.body import Fields, InvalidBody, read_fields, read_native
 from sollol_agents.requests.detector import Detector
+from sollol_agents.requests.ollama import gojson
+from sollol_agents.requests.ollama.gojson import BodyError
 from sollol_agents.requests.request import MODEL_NAME_MAX
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.messages import decode, encode
@@ -64,16 +67,24 @@ def job_in(payload: bytes) -> Job:
     try:
         return decode(payload, Job)
     except DecodeFailed as error:
-        try:
-            fields = read_native(payload)[0]
-        except InvalidBody:
-            raise error from None
-        if "body" in fields:
-            raise
+        fields = _mended(payload, error)
+    if "body" in fields:
+        return decode(encode(fields), Job)
     if not fields.keys() & set(_WORK):
         raise DecodeFailed(f"it has no `body`, and is no bare one either: that has one of {', '.join(_WORK)}")
     beside = {name: fields.pop(name) for name in _BESIDE if name in fields}
     return decode(encode(beside | {"body": fields}), Job)
+
+
+def _mended(payload: bytes, error: DecodeFailed) -> Fields:
+    """The fields of what is no job as it stands, read as Ollama reads bodies: with half pairs, or bytes behind it."""
+    try:
+        return read_native(payload)[0]
+    except InvalidBody:
+        try:
+            return read_native(json.dumps(gojson.read(payload)).encode())[0]
+        except (BodyError, InvalidBody):
+            raise error from None
 
 
 def accept(job: Job, headers: Mapping[str, str], *, hosts: tuple[str, ...]) -> Accepted:

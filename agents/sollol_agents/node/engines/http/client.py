@@ -117,7 +117,9 @@ class EngineHttp:
         except httpx.InvalidURL as error:
             raise ConfigError(f"url={shown!r}: {error}") from error
         if origin.scheme not in ("http", "https") or not origin.host:
-            raise ConfigError(f"url={shown!r}: an engine's URL begins with http:// or https://")
+            raise ConfigError(f"url={shown!r}: an engine's URL is http:// or https:// and a host")
+        if origin.query or origin.fragment or not 0 < (80 if origin.port is None else origin.port) < 1 << 16:
+            raise ConfigError(f"url={shown!r}: an engine's URL has a port from 1 to 65535, and no ? or # behind it")
         self.url = url
         self._mark = mark
         self._pool = HttpPool(origin, connect_timeout_s=connect_timeout_s)

@@ -44,6 +44,7 @@ _WORDS: Final[dict[Flavour, dict[str, str]]] = {
 """An engine's own words for what changes the answer."""
 _NEUTRAL: Final[dict[str, float]] = {"min_p": 0, "typical_p": 1, "repeat_penalty": 1, "repeat_last_n": -1}
 """What these say without an engine that knows them: nothing. Other engines penalise the whole context."""
+_MOST: Final = 2**31 - 1
 
 
 class Options(NamedTuple):
@@ -75,7 +76,7 @@ def translated(options: Any, kind: RequestKind, flavour: Flavour, context_length
         elif name == "num_predict":
             fields |= _limit(kind, value)
         elif not _says_nothing(name, value, given, flavour):
-            fields[_word(name, flavour)] = _tuned(name, value, flavour)
+            fields[_word(name, flavour)] = _tuned(name, value, flavour, context_length)
     return Options(fields, tuple(left_out))
 
 
@@ -111,10 +112,13 @@ def _wrong(name: str, expected: str) -> Any:  # noqa: ANN401 never returns, and 
 
 
 def _limit(kind: RequestKind, tokens: int) -> Fields:
-    """Ollama's limit: negative is none; none at all is one token of a chat, and no limit of a prompt."""
+    """Ollama's limit: negative is none; none at all is one token of a chat, and no limit of a prompt.
+
+    What an engine's 32 bits cannot hold is none as well: cut to them, it would be a few tokens, or a refusal.
+    """
     if tokens == 0 and kind is RequestKind.CHAT:
         return {"max_tokens": 1}
-    return {"max_tokens": tokens} if tokens > 0 else {}
+    return {"max_tokens": tokens} if 0 < tokens <= _MOST else {}
 
 
 def _says_nothing(name: str, value: Any, given: Fields, flavour: Flavour) -> bool:  # noqa: ANN401 from the body
@@ -135,6 +139,8 @@ def _word(name: str, flavour: Flavour) -> str:
         raise unsupported(f"options.{name}") from None
 
 
-def _tuned(name: str, value: Any, flavour: Flavour) -> Any:  # noqa: ANN401 from the body
-    """A value as the engine spells it: vLLM's word for all candidates is -1."""
+def _tuned(name: str, value: Any, flavour: Flavour, context_length: int) -> Any:  # noqa: ANN401 from the body
+    """A value as the engine spells it: vLLM's word for all candidates is -1; llama.cpp has none for a whole context."""
+    if name == "repeat_last_n" and value < 0:
+        return context_length or _MOST
     return -1 if flavour is Flavour.VLLM and name == "top_k" and value <= 0 else value
