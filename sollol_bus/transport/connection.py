@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +28,7 @@ from sollol_bus.errors import BusError, ConfigError, NotConnected, PayloadTooLar
 from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
 from sollol_bus.transport.config import BusConfig
+from sollol_bus.transport.credentials import credentials_of
 from sollol_bus.transport.messages import Msg, encode, error_headers, size_of_headers
 from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox
 from sollol_bus.transport.reading import NO_TLS, SturdyClient
@@ -86,14 +86,17 @@ class Bus:
 
         Raises:
             NoServer: No server answers at the address within `connect_timeout_s`.
-            ConfigError: It refuses us, or is not what it should be.
+            ConfigError: It refuses us, or is not what it should be; or a file that the settings name cannot be read.
         """
         if not config.url:
             raise ConfigError("the address of the NATS server is empty; name one with --nats or SOLLOL_NATS")
+        credentials = credentials_of(config)
         bus = cls(config)
         try:
             async with asyncio.timeout(config.connect_timeout_s):
-                await bus._connect()
+                await bus._connect(credentials)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"creds_file needs a package that is not there: pip install {error.name}") from error
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await bus._abandon()
             why = bus.close_reason or str(error) or "no answer"
@@ -101,17 +104,8 @@ class Bus:
             raise kind(f"cannot connect to NATS at {config.url}: {why}. {_advice(why)}") from error
         return bus
 
-    async def _connect(self) -> None:
+    async def _connect(self, credentials: dict[str, Any]) -> None:
         config = self.config
-        options: dict[str, Any] = {}
-        if config.user is not None:
-            options |= {"user": config.user, "password": config.password or ""}
-        elif config.password is not None:
-            options["token"] = config.password
-        if config.creds_file is not None:
-            options["user_credentials"] = config.creds_file
-        if config.tls_ca_file is not None:
-            options["tls"] = ssl.create_default_context(cafile=config.tls_ca_file)
         await self._nc.connect(
             servers=config.url.split(","),
             name=config.name,
@@ -128,7 +122,7 @@ class Bus:
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_reconnected,
             closed_cb=self._on_closed,
-            **options,
+            **credentials,
         )
         self._mux = Mux(self._nc.new_inbox(), self.publish, self._loop)
         self.subscribe(self._mux.wildcard, self._mux.on_message)

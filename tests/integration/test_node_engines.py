@@ -340,6 +340,22 @@ async def test_a_llama_server_tells_what_its_model_can_do_and_how_long_a_prompt_
     assert (inventory.installed[0].context_length, loaded[0].context_length) == (32768, 2048)
 
 
+async def test_a_router_tells_of_each_model_in_memory_and_is_made_to_load_none() -> None:
+    rows = [{"id": "org/m", "status": {"value": "loaded"}}, {"id": "cold", "status": {"value": "unloaded"}}]
+    answers: dict[str, bytes | Script] = {
+        "/v1/models": whole(json.dumps({"data": rows}).encode()),
+        "/props": whole(b'{"role":"router","default_generation_settings":{"params":null,"n_ctx":0}}'),
+        "/props?model=org%2Fm&autoload=false": whole(json.dumps(PROPS).encode()),
+    }
+    async with ScriptedEngine(answers) as scripted:
+        engine = OpenAIEngine(EngineHttp(scripted.url), {})
+        inventory, loaded = await engine.inventory(), await engine.loaded()
+        await engine.aclose()
+    assert [one.capabilities for one in inventory.installed] == [("completion", "tools", "thinking", "vision"), ()]
+    assert [(one.name, one.context_length) for one in loaded] == [("org/m", 2048)]
+    assert not [path for path in scripted.requests if "cold" in path]
+
+
 @pytest.mark.parametrize("props", [b"{}", b'{"total_slots":1}', b'{"total_slots":1,"modalities":{}}'])
 async def test_what_a_server_does_not_tell_of_its_model_is_not_known(props: bytes) -> None:
     answers: dict[str, bytes | Script] = {"/v1/models": whole(b'{"data":[{"id":"m"}]}'), "/props": whole(props)}

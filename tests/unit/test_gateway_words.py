@@ -264,7 +264,8 @@ class TestModels:
     def test_the_context_that_is_told_is_that_of_a_slot(self) -> None:
         loaded = (LoadedModel(name="m", size_bytes=5, context_length=2048),)
         shown = model_lists.show_of(view("b", "m", kind=EngineKind.OPENAI, loaded=loaded), "m")
-        assert shown["model_info"]["unknown.context_length"] == shown["details"]["context_length"] == 2048
+        assert shown["model_info"]["general.context_length"] == shown["details"]["context_length"] == 2048
+        assert "general.architecture" not in shown["model_info"], "nobody told it"
 
     def test_the_newest_model_comes_first_whatever_the_zone_of_its_host(self) -> None:
         rows = [

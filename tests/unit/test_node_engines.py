@@ -31,6 +31,7 @@ from sollol_agents.node.engines.ollama_wire import (
     streamed,
 )
 from sollol_agents.node.engines.refusals import refusal
+from sollol_agents.node.engines.runners import Runners
 from sollol_bus.errors import BackendBrokeProtocol, SollolError
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
@@ -160,6 +161,17 @@ def test_an_embedding_model_has_one_slot() -> None:
     model = installed_model(Tag(name="e"), Show(capabilities=["embedding"]))
     assert model.slots == 1
     assert installed_model(Tag(name="c", size=-5), None).size_bytes == 0
+
+
+def test_the_context_that_a_modelfile_asks_for_is_the_one_that_the_model_gets_by_itself() -> None:
+    parameters = 'num_ctx                        8192\nstop                           "num_ctx 5"\n'
+    assert installed_model(Tag(name="long"), Show(parameters=parameters)).usual_context_length == 8192
+    assert installed_model(Tag(name="plain"), Show(parameters='stop  "num_ctx 5"')).usual_context_length == 0
+    runners = Runners()
+    known = {"context_tokens": 4096, "trained_tokens": 32768}
+    assert runners.in_force("blob", "long", own_tokens=8192, **known).automatic_tokens == 8192
+    runners.loaded("blob", "long", {}, 4096)
+    assert runners.in_force("blob", "long", own_tokens=8192, **known).automatic_tokens == 4096, "the engine knows best"
 
 
 def test_a_model_that_never_expires_says_so() -> None:

@@ -95,6 +95,49 @@ def test_after_a_start_requests_wait_for_nodes_to_show_themselves() -> None:
     assert refused(late.tick(2.1))["r1"].code is ErrorCode.NO_NODES
 
 
+ONLY = {"routing": Routing(node_id="b", strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"is_draining": True}, "b draining"),
+        ({"installed": (model("other"),), "loaded": ()}, "b model missing"),
+        (
+            {"engine": EngineInfo(kind=EngineKind.OLLAMA, url="u", is_reachable=False, detail="connection refused")},
+            "b engine unreachable (connection refused)",
+        ),
+    ],
+    ids=["draining", "no model", "no engine"],
+)
+def test_who_insists_on_a_node_is_told_its_own_reason_first(changes: dict[str, Any], words: str) -> None:
+    fleet = Fleet()
+    fleet.node("a")
+    fleet.node("b", **changes)
+    error = refused(fleet.ask("r1", **ONLY))["r1"]
+    assert error.message == f"no node can serve '{MODEL}': {words}"
+    assert next(iter(error.details["nodes"])) == "b"
+
+
+def test_who_insists_on_a_node_that_nobody_knows_is_told_who_is_known() -> None:
+    fleet = Fleet()
+    fleet.node("a")
+    fleet.node("c")
+    error = refused(fleet.ask("r1", **ONLY))["r1"]
+    assert (error.code, error.message) == (ErrorCode.UNKNOWN_NODE, "no node is known as 'b'; known are a, c")
+
+
+def test_a_node_that_left_is_told_from_one_that_fell_silent() -> None:
+    fleet = Fleet()
+    fleet.node("a")
+    fleet.node("b")
+    fleet.load("b", has_left=True)
+    assert "b down (it left in order)" in refused(fleet.ask("r1", **ONLY))["r1"].message
+    fleet.node("b", instance="b-again")
+    fleet.tick(31.0)
+    assert "b down (silent for 31 s)" in refused(fleet.ask("r2", **ONLY))["r2"].message
+
+
 def test_a_strict_node_is_the_only_one_and_a_wanted_node_falls_back() -> None:
     fleet = Fleet()
     fleet.node("a", slots=4)

@@ -188,7 +188,7 @@ class SchedulerCore:
         waiting = self._admission.admitted(asked, now)
         verdict = self._verdicts.of(waiting, now)
         if not verdict.nodes:
-            return refusals.no_place(waiting, verdict, self.fleet.nodes.values())
+            return self._admission.lack_of_nodes(waiting, now).error
         self.waiting.place(waiting)
         choice = self.planner.choose(waiting, verdict.nodes, now)
         return made_decision(waiting, choice, verdict, self._circumstances(now), is_dry_run=True)

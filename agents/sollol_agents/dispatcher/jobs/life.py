@@ -43,6 +43,7 @@ PATIENT: frozenset[ErrorCode] = frozenset(
     {
         ErrorCode.NO_NODES,
         ErrorCode.NO_ELIGIBLE_NODE,
+        ErrorCode.UNKNOWN_NODE,
         ErrorCode.QUEUE_FULL,
         ErrorCode.BUSY,
         ErrorCode.DRAINING,
@@ -167,7 +168,7 @@ def after_failure(status: JobStatus, error: ErrorBody, rules: RetryRules, rng: r
     """What follows a failed try."""
     code = _cause(error)
     status = msgspec.structs.replace(status, state=JobState.QUEUED, error=error, node_id="", owner="", tokens=0)
-    if code in FINAL or (error.owner is Owner.REQUEST and code is not ErrorCode.UNKNOWN_MODEL):
+    if code in FINAL or (error.owner is Owner.REQUEST and code not in (ErrorCode.UNKNOWN_MODEL, *PATIENT)):
         return End(status=msgspec.structs.replace(status, state=JobState.FAILED))
     if code is ErrorCode.UNKNOWN_MODEL:
         return _doubt(status, error)

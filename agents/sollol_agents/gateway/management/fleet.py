@@ -38,6 +38,7 @@ _GAP_S: Final = 15.0
 _SETTLED_WITHIN_S: Final = 2.0
 _LOOK_AGAIN_S: Final = 0.02
 _MODELS_LISTED: Final = 50
+_NODES_LISTED: Final = 50
 
 
 class Fleet:
@@ -153,7 +154,7 @@ class Fleet:
                     if msg.data != STILL_AT_IT:
                         yield msg.data
         except NoResponders as error:
-            raise _no_node(node_id) from error
+            raise _no_node(node_id, (await self.nodes()).nodes) from error
 
     async def whole(self, node_id: str, request: ControlEngine) -> bytes:
         """The one object with which a node answers at once.
@@ -194,5 +195,13 @@ def _unknown(model: str, known: list[str]) -> SollolError:
     return error_from(ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message=f"model '{model}' not found", details=details))
 
 
-def _no_node(node_id: str) -> SollolError:
-    return error_from(ErrorBody(code=ErrorCode.UNKNOWN_NODE, message=f"node {node_id} is not on the bus"))
+def _no_node(node_id: str, nodes: Iterable[NodeView]) -> SollolError:
+    """Why a node does not answer: it left, nothing is heard of it, or nobody ever heard of it."""
+    views = {view.node_id: view for view in nodes}
+    view = views.get(node_id)
+    if view is None:
+        why = f"no node is known as {node_id!r}; known are {', '.join(sorted(views)[:_NODES_LISTED]) or 'none'}"
+    else:
+        ago = f"{view.heartbeat_age_s:.0f} s ago"
+        why = f"node {node_id} left {ago}, in order" if view.has_left else f"node {node_id} was last heard of {ago}"
+    return error_from(ErrorBody(code=ErrorCode.UNKNOWN_NODE, message=why))

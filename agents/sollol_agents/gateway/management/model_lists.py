@@ -89,12 +89,11 @@ def show_of(view: NodeView, name: str) -> Row:
     """The answer of `/api/show` for a model of an engine that has no such path."""
     wanted = canonical(name)
     model = next(m for m in view.telemetry.installed if canonical(m.name) == wanted)
-    architecture = model.family or "unknown"
-    info: Row = {"general.architecture": architecture}
+    info: Row = {"general.architecture": model.family} if model.family else {}
     if model.parameter_count:
         info["general.parameter_count"] = model.parameter_count
-    if context_length := _context_length(view, model):
-        info[f"{architecture}.context_length"] = context_length
+    if context_length := _context_length(view, model):  # clients look for a key that ends so
+        info[f"{model.family or 'general'}.context_length"] = context_length
     return {
         "modelfile": "",
         "parameters": "",

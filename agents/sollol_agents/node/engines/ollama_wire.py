@@ -22,6 +22,7 @@ RUNNER_OPTIONS: Final = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mma
 _STREAM_FALSE: Final = re.compile(rb'"stream"\s*:\s*false')
 _NEW_LIMIT: Final = b'"max_completion_tokens"'
 _BLOB: Final = re.compile(r"^FROM \S*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_OWN_CONTEXT: Final = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 _DONE: Final = re.compile(rb'"done"\s*:\s*true')
 _LOAD_ONLY_MAX_BYTES: Final = 4096
 _KV_ELEMENT_BYTES: Final = 2  # f16 keys and values, the engine's default
@@ -179,6 +180,7 @@ class Show(msgspec.Struct):
     capabilities: list[str] | None = None
     details: Details = msgspec.field(default_factory=Details)
     modelfile: str = ""
+    parameters: str = ""
 
 
 def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
@@ -195,6 +197,7 @@ def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
         parameter_count=_whole(info.get("general.parameter_count")),
         quantization=tag.details.quantization_level,
         context_length=_whole(info.get(f"{architecture}.context_length")),
+        usual_context_length=own_context(show.parameters if show else ""),
         kv_bytes_per_token=kv_bytes_per_token(info),
         capabilities=capabilities,
         slots=1 if capabilities and "completion" not in capabilities else 0,
@@ -205,6 +208,12 @@ def blob_of(modelfile: str) -> str:
     """The digest of the weights that a Modelfile names; empty when it names none."""
     found = _BLOB.search(modelfile)
     return found.group(1) if found else ""
+
+
+def own_context(parameters: str) -> int:
+    """The context with which a model is loaded when nobody asks for one, by its Modelfile; 0 when that says none."""
+    found = _OWN_CONTEXT.search(parameters)
+    return int(found.group(1)) if found else 0
 
 
 def kv_bytes_per_token(info: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -18,6 +19,7 @@ from sollol_agents.node.engines.ollama_wire import is_load_only
 from sollol_agents.node.engines.passthrough import PassthroughAnswer
 from sollol_agents.node.engines.props import Props
 from sollol_agents.node.engines.refusals import engine_error
+from sollol_agents.node.engines.served import Models, Served, whole
 from sollol_agents.node.engines.translation.bodies import fields_of, with_model
 from sollol_agents.node.engines.translation.chat import translate
 from sollol_agents.node.engines.translation.chat_reply import NativeStream
@@ -36,42 +38,15 @@ from sollol_bus.sdk.answers import joined
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.telemetry import EngineKind, InstalledModel, LoadedModel
+from sollol_schemas.telemetry import EngineKind, LoadedModel
 
 OLD_EMBED_PATH: Final = "/api/embeddings"
 _MAX_SLOTS: Final = 1024
+_MODELS_ASKED: Final = 32
 _TYPICAL_CONTEXT_TOKENS: Final = 4096
 _VLLM_SEQUENCES: Final = 256  # vLLM's default bound on sequences that run at a time
 _CACHE_INFO: Final = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
-
-
-class _Meta(msgspec.Struct):
-    n_ctx: Any = None
-    n_ctx_train: Any = None
-    n_params: Any = None
-    size: Any = None
-
-
-class _Status(msgspec.Struct):
-    value: str = ""
-
-
-class _Model(msgspec.Struct):
-    id: str
-    owned_by: str = ""
-    meta: _Meta | None = None
-    max_model_len: Any = None
-    status: _Status | None = None
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether it is in memory: always, but for a server that loads on demand and says otherwise."""
-        return self.status is None or self.status.value in ("loaded", "sleeping")
-
-
-class _Models(msgspec.Struct):
-    data: list[_Model]
 
 
 class _Version(msgspec.Struct):
@@ -184,43 +159,27 @@ class OpenAIEngine:
         self._http = http
         self._own_name = dict(model_alias)
         self._flavour = Flavour.OTHER
-        self._context_length = 0
-        self._capabilities: tuple[str, ...] = ()
-        """Of its model, when it has one alone and says so."""
+        self._props: dict[str, Props] = {}
+        """What a llama.cpp says of each of its models, by its own name for it."""
         self._support = Support()
 
     async def probe(self) -> str:
         """The server's version, empty where it has none."""
-        await self._models()
-        return (await self._describe()).version
+        return (await self._describe(await self._models())).version
 
     async def inventory(self) -> EngineInventory:
         """Version, slots, and the models it serves."""
         models = await self._models()
-        described = await self._describe()
+        described = await self._describe(models)
         installed = tuple(
-            InstalledModel(
-                name=name,
-                size_bytes=_whole(model.meta.size) if model.meta else 0,
-                parameter_count=_whole(model.meta.n_params) if model.meta else 0,
-                context_length=_whole(model.max_model_len) or (_whole(model.meta.n_ctx_train) if model.meta else 0),
-                capabilities=self._capabilities if len(models) == 1 else (),
-            )
-            for model in models
-            for name in self._offered(model.id)
+            model.installed(name, self._props.get(model.id)) for model in models for name in self._offered(model.id)
         )
         return msgspec.structs.replace(described, installed=installed)
 
     async def loaded(self) -> tuple[LoadedModel, ...]:
         """The models in memory: all that it serves, but for a server that loads on demand."""
         return tuple(
-            LoadedModel(
-                name=name,
-                size_bytes=_whole(model.meta.size) if model.meta else 0,
-                context_length=_whole(model.meta.n_ctx if model.meta else 0)
-                or self._context_length
-                or _whole(model.max_model_len),
-            )
+            model.loaded(name, self._props.get(model.id))
             for model in await self._models()
             if model.is_loaded
             for name in self._offered(model.id)
@@ -237,7 +196,7 @@ class OpenAIEngine:
             return self._passthrough(request, model)
         if request.kind is RequestKind.EMBED:
             return OpenAIEmbedAnswer(self._http, request, model)
-        flavour, context_length = self._flavour, self._context_length
+        flavour, context_length = self._flavour, self._context_length(model)
         return OpenAIAnswer(self._http, request, model=model, flavour=flavour, context_length=context_length)
 
     def _passthrough(self, request: EngineRequest, model: str) -> EngineAnswer:
@@ -281,20 +240,28 @@ class OpenAIEngine:
         """Closes its connections."""
         await self._http.aclose()
 
-    async def _models(self) -> list[_Model]:
-        return (await self._http.get("/v1/models", _Models)).data
+    async def _models(self) -> list[Served]:
+        return (await self._http.get("/v1/models", Models)).rows()
+
+    def _context_length(self, model: str) -> int:
+        """Tokens of a slot, where the server tells them; that of its one model has many names."""
+        known = self._props.get(model) or (next(iter(self._props.values())) if len(self._props) == 1 else Props())
+        return whole(known.default_generation_settings.n_ctx)
 
     def _offered(self, own_name: str) -> list[str]:
         """The names under which a model is offered: its aliases, or its own."""
         return [offered for offered, own in self._own_name.items() if own == own_name] or [own_name]
 
-    async def _describe(self) -> EngineInventory:
+    async def _describe(self, models: list[Served]) -> EngineInventory:
         """Version and slots, by the ways that the known servers offer."""
         props = await self._maybe("/props", Props)
+        if props is not None and props.is_router:
+            self._flavour = Flavour.LLAMA_CPP
+            await self._ask_of_each([model.id for model in models if model.is_loaded])
+            return EngineInventory(version=f"llama.cpp {props.build_info}".strip())
         if props is not None and props.total_slots is not None:
             self._flavour = Flavour.LLAMA_CPP
-            self._context_length = _whole(props.default_generation_settings.n_ctx)
-            self._capabilities = props.capabilities()
+            self._props = {models[0].id: props} if len(models) == 1 else {}
             return EngineInventory(version=f"llama.cpp {props.build_info}".strip(), slots=_slots(props.total_slots))
         version = await self._maybe("/version", _Version)
         if version is None or not version.version:
@@ -304,6 +271,14 @@ class OpenAIEngine:
             self._flavour = Flavour.VLLM
             return EngineInventory(version=f"vLLM {version.version}", slots=vllm_slots(metrics))
         return EngineInventory(version=version.version)
+
+    async def _ask_of_each(self, loaded: list[str]) -> None:
+        """Asks a router of the models in its memory; asking of another would load it."""
+        self._props = {
+            name: props
+            for name in loaded[:_MODELS_ASKED]
+            if (props := await self._maybe(f"/props?model={quote(name, safe='')}&autoload=false", Props)) is not None
+        }
 
     async def _maybe(self, path: str, kind: type[Any]) -> Any:  # noqa: ANN401 the decoded answer
         try:
@@ -332,7 +307,7 @@ def vllm_slots(metrics: str) -> int | None:
 
 
 def _slots(total: Any) -> int | None:  # noqa: ANN401 whatever an engine put there
-    return min(_whole(total), _MAX_SLOTS) or None
+    return min(whole(total), _MAX_SLOTS) or None
 
 
 def _cannot(what: str, model: str) -> SollolError:
@@ -341,7 +316,3 @@ def _cannot(what: str, model: str) -> SollolError:
 
 def _created_at() -> str:
     return dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
-
-
-def _whole(value: Any) -> int:  # noqa: ANN401 whatever an engine put there
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -1,4 +1,4 @@
-"""What llama.cpp's server says of itself and of its one model. Pure."""
+"""What llama.cpp's server says of itself and of a model. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+_CALLS: Final = re.compile(r"\btools\b")
 _THINKS: Final = re.compile(r"enable_thinking|reasoning_content|<think>")
 
 
@@ -20,19 +21,26 @@ class Props(msgspec.Struct):
     total_slots: Any = None
     default_generation_settings: _Settings = msgspec.field(default_factory=_Settings)
     build_info: str = ""
+    role: Any = None
+    model_ftype: Any = None
     modalities: dict[str, Any] = {}
     chat_template: Any = None
     chat_template_caps: dict[str, Any] = {}
+
+    @property
+    def is_router(self) -> bool:
+        """Whether the server runs others, one for each model, which tell of themselves."""
+        return bool(self.role == "router")
 
     def capabilities(self) -> tuple[str, ...]:
         """What the model can do, in Ollama's words; nothing when the server is too old to tell what it sees."""
         if "vision" not in self.modalities:
             return ()
-        thinks = isinstance(self.chat_template, str) and _THINKS.search(self.chat_template) is not None
+        template, caps = self.chat_template if isinstance(self.chat_template, str) else "", self.chat_template_caps
         able = {
             "completion": True,
-            "tools": self.chat_template_caps.get("supports_tools"),
-            "thinking": thinks or self.chat_template_caps.get("supports_preserve_reasoning"),
+            "tools": caps.get("supports_tools", _CALLS.search(template) is not None),
+            "thinking": _THINKS.search(template) is not None or caps.get("supports_preserve_reasoning"),
             "vision": self.modalities.get("vision"),
             "audio": self.modalities.get("audio"),
         }

@@ -48,14 +48,19 @@ class Runners:
         self._automatic: dict[str, int] = {}
         self._usual_stay_s: float | None = None
 
-    def in_force(self, blob: str, model: str, *, context_tokens: int, trained_tokens: int) -> InForce:
-        """How a loaded model is loaded, by what the engine tells and what is remembered."""
+    def in_force(
+        self, blob: str, model: str, *, context_tokens: int, trained_tokens: int, own_tokens: int = 0
+    ) -> InForce:
+        """How a loaded model is loaded, by what the engine tells and what is remembered.
+
+        `own_tokens` is the context that the model's own settings ask for, 0 when they ask for none.
+        """
         runner = self._runners.get(blob) or _Runner()
         return InForce(
             is_loaded=True,
             context_tokens=context_tokens or runner.context_tokens,
             options=runner.options,
-            automatic_tokens=self._automatic.get(model, 0),
+            automatic_tokens=self._automatic.get(model, own_tokens),
             trained_tokens=trained_tokens,
             floor_s=runner.floor_s,
         )

@@ -101,6 +101,7 @@ class EngineView(msgspec.Struct, kw_only=True):
             canonical(name),
             context_tokens=loaded.context_length,
             trained_tokens=trained_tokens,
+            own_tokens=installed.usual_context_length if installed is not None else 0,
         )
 
     def saw(self, loaded: tuple[LoadedModel, ...]) -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.core import Effect, SchedulerCore
+from sollol_agents.scorer.queue.refusals import unknown_node
 from sollol_agents.scorer.strategies import available
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.steering import BreakerRequest, BreakersReply, BreakerView, StrategyReply, StrategyRequest
@@ -93,9 +94,7 @@ def breakers_reply(core: SchedulerCore, now: float) -> BreakersReply:
 def reset_breakers(asked: BreakerRequest, core: SchedulerCore, now: float) -> list[Effect] | ErrorBody:
     """Closes what was asked for; the effects are events and whatever may start now."""
     if asked.node_id and asked.node_id not in core.fleet.nodes:
-        known = ", ".join(sorted(core.fleet.nodes)) or "none"
-        message = f"no node is known as {asked.node_id!r}; known are {known}"
-        return ErrorBody(code=ErrorCode.UNKNOWN_NODE, message=message)
+        return unknown_node(asked.node_id, core.fleet.nodes)
     model = canonical(asked.model) if asked.model else ""
     effects: list[Effect] = []
     for node_id in [asked.node_id] if asked.node_id else list(core.fleet.nodes):

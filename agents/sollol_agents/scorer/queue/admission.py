@@ -143,11 +143,22 @@ class Admission:
             if r.reason is RejectionReason.BREAKER_OPEN and r.node_id in nodes
         }
         is_settled = self._is_settled(verdict, now)
-        error = refusals.no_place(waiting, verdict, nodes.values(), opens_in_s, is_settled=is_settled)
+        since = {node_id: f"tried again in {math.ceil(left_s)} s" for node_id, left_s in opens_in_s.items()}
+        since |= self._gone(verdict, now)
+        error = refusals.no_place(waiting, verdict, nodes.values(), since, is_settled=is_settled)
         if not verdict.is_transient:
             return Refusal(error)
         waits_s = [s for node_id, s in opens_in_s.items() if waiting.model in nodes[node_id].installed]
         return Refusal(error, max(1.0, min(waits_s, default=self._config.down_after_s)))
+
+    def _gone(self, verdict: EligibilityClass, now: float) -> dict[str, str]:
+        """Of nodes that are down: whether they left in order, or since when nothing is heard of them."""
+        down = [r.node_id for r in verdict.rejections if r.reason is RejectionReason.DOWN]
+        views = [self._fleet.nodes[node_id] for node_id in down if node_id in self._fleet.nodes]
+        return {
+            node.node_id: "it left in order" if self._fleet.has_left(node) else f"silent for {now - node.seen_at:.0f} s"
+            for node in views
+        }
 
     def _is_settled(self, verdict: EligibilityClass, now: float) -> bool:
         """Whether every node is known that can be expected: none joined lately, and none that counts is away."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -33,18 +32,22 @@ def no_place(
     waiting: Waiting,
     verdict: EligibilityClass,
     nodes: Iterable[Node],
-    opens_in_s: Mapping[str, float] | None = None,
+    since: Mapping[str, str] | None = None,
     *,
     is_settled: bool = False,
 ) -> ErrorBody:
     """Why no node is eligible: none has joined, none has the model, or each has its reason.
 
-    `opens_in_s` says in how many seconds nodes whose breaker is open are tried again. `is_settled` says that no node is
-    expected which could change that; patient callers ask no more then.
+    `since` says of nodes what changes with time: in how many seconds they are tried again, or for how long they are
+    gone. `is_settled` says that no node is expected which could change that; patient callers ask no more then.
     """
     nodes = list(nodes)
     if not nodes:
         return ErrorBody(code=ErrorCode.NO_NODES, message="no node has joined")
+    routing = waiting.request.routing
+    only = routing.node_id if routing.strict and not routing.soft else None
+    if only is not None and all(n.node_id != only for n in nodes):
+        return unknown_node(only, [n.node_id for n in nodes])
     known = sorted({m.name for n in nodes for m in n.installed.values()})
     if not any(waiting.model in n.installed for n in nodes):
         return ErrorBody(
@@ -59,13 +62,13 @@ def no_place(
     unable = _unable(waiting, verdict, nodes)
     if unable is not None:
         return unable
-    rejections = [_timed(r, opens_in_s or {}) for r in verdict.rejections]
+    rejections = sorted((_timed(r, since or {}) for r in verdict.rejections), key=lambda r: r.node_id != only)
     reasons = {
         r.node_id: f"{r.reason.value}: {r.detail}" if r.detail else r.reason.value for r in rejections[:_NODES_LISTED]
     }
     return ErrorBody(
         code=ErrorCode.NO_ELIGIBLE_NODE,
-        message=f"no node can serve '{waiting.request.context.model}': {_summary(rejections)}",
+        message=f"no node can serve '{waiting.request.context.model}': {_summary(rejections, only)}",
         details={"model": waiting.request.context.model, "nodes": reasons, "is_settled": is_settled},
     )
 
@@ -85,22 +88,36 @@ def _unable(waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node]) 
     return ErrorBody(code=ErrorCode.ENGINE_REJECTED, message=message, status=status, details=details)
 
 
-def _timed(rejection: Rejection, opens_in_s: Mapping[str, float]) -> Rejection:
-    """The rejection with the time that is left of it; the verdict may have been given a while ago."""
-    left_s = opens_in_s.get(rejection.node_id)
-    if left_s is None:
-        return rejection
-    return msgspec.structs.replace(rejection, detail=f"tried again in {math.ceil(left_s)} s")
+def unknown_node(node_id: str, known: Iterable[str]) -> ErrorBody:
+    """Nobody is known by this id: perhaps it is written wrongly."""
+    ids = sorted(known)
+    return ErrorBody(
+        code=ErrorCode.UNKNOWN_NODE,
+        message=f"no node is known as {node_id!r}; known are {', '.join(ids[:_NODES_LISTED]) or 'none'}",
+        details={"node": node_id, "known": ids[:_NODES_LISTED]},
+    )
 
 
-def _summary(rejections: Sequence[Rejection]) -> str:
-    """The reasons with their counts, that of the nodes which have the model in full."""
+def _timed(rejection: Rejection, since: Mapping[str, str]) -> Rejection:
+    """The rejection with what time has made of it; the verdict may have been given a while ago."""
+    detail = since.get(rejection.node_id)
+    return rejection if detail is None else msgspec.structs.replace(rejection, detail=detail)
+
+
+def _summary(rejections: Sequence[Rejection], only: str | None) -> str:
+    """The reasons with their counts; that of the one node which was asked for, or has the model, in full."""
+    if only is not None:
+        return next((_in_full(r) for r in rejections if r.node_id == only), f"{only} was asked for")
     telling = [r for r in rejections if r.reason is not RejectionReason.MODEL_MISSING]
     if len(telling) == 1 and telling[0].detail:
-        only = telling[0]
-        return f"{only.node_id} {only.reason.value.replace('_', ' ')} ({only.detail})"
+        return _in_full(telling[0])
     counts = Counter(r.reason.value.replace("_", " ") for r in rejections)
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+
+
+def _in_full(rejection: Rejection) -> str:
+    said = f"{rejection.node_id} {rejection.reason.value.replace('_', ' ')}"
+    return f"{said} ({rejection.detail})" if rejection.detail else said
 
 
 def queue_full(waiting: Waiting, limit: int) -> ErrorBody:
