@@ -33,7 +33,8 @@ NATIVE_PATH: Final[dict[RequestKind, str]] = {
     kind: path for path, kind in KIND_OF_PATH.items() if kind is not RequestKind.PASSTHROUGH
 }
 """The path of each kind of request of Ollama's own."""
-EMBEDDING_PATHS: Final = ("/v1/embeddings", "/api/embed", "/api/embeddings")
+OLD_EMBED_PATH: Final = "/api/embeddings"
+EMBEDDING_PATHS: Final = ("/v1/embeddings", "/api/embed", OLD_EMBED_PATH)
 
 
 def dialect_of(path: str) -> Dialect:

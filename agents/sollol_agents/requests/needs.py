@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from sollol_agents.requests.body import Fields
-from sollol_agents.requests.dialects import EMBEDDING_PATHS
+from sollol_agents.requests.dialects import EMBEDDING_PATHS, OLD_EMBED_PATH
 from sollol_schemas.context import Ability, RequestKind
 
 _CHATS: Final = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
@@ -35,7 +35,8 @@ def has_tools(fields: Fields) -> bool:
 
 def _needs_of(kind: RequestKind, path: str, fields: Fields, senses: Collection[Ability]) -> Iterator[Ability]:
     if kind is RequestKind.EMBED or path in EMBEDDING_PATHS:
-        yield Ability.EMBEDDING
+        if not _embeds_nothing(path, fields):
+            yield Ability.EMBEDDING
         return
     is_native = kind in (RequestKind.GENERATE, RequestKind.CHAT)
     if not is_native and path not in _TALKS:
@@ -48,6 +49,11 @@ def _needs_of(kind: RequestKind, path: str, fields: Fields, senses: Collection[A
     if (kind is RequestKind.GENERATE or path == "/v1/completions") and _is_given(fields, "suffix"):
         yield Ability.INSERT
     yield from sorted(senses, reverse=True)
+
+
+def _embeds_nothing(path: str, fields: Fields) -> bool:
+    """Whether Ollama answers with nothing, and any model can do that; OpenAI's dialect refuses it."""
+    return path != "/v1/embeddings" and not _is_given(fields, "prompt" if path == OLD_EMBED_PATH else "input")
 
 
 def _is_given(fields: Fields, name: str) -> bool:

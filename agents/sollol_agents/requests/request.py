@@ -9,7 +9,7 @@ import msgspec
 
 from sollol_agents.requests.body import Fields, InvalidBody, field
 from sollol_agents.requests.detector import Detector, Task, WordDetector
-from sollol_agents.requests.dialects import EMBEDDING_PATHS
+from sollol_agents.requests.dialects import EMBEDDING_PATHS, OLD_EMBED_PATH
 from sollol_agents.requests.media import media_in
 from sollol_agents.requests.needs import has_tools, needs_of
 from sollol_agents.requests.prefixes import prefix_hashes
@@ -26,7 +26,6 @@ _TEXT_BYTES = 500
 _TEXT_BEGINS = (b'"', b"n")
 """Of a JSON text, and of null."""
 _NO_INPUT = (b"null", b'""', b"[]")
-OLD_EMBED_PATH: Final = "/api/embeddings"
 _MOST_TOKENS: Final = 2**53
 """What is more is no number of anything, and no message carries it."""
 MODEL_NAME_MAX = 512

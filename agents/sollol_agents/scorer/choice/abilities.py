@@ -33,8 +33,8 @@ def lacking(model: InstalledModel, kind: EngineKind, context: TaskContext) -> Ab
 
 
 def _needed(context: TaskContext) -> tuple[Ability, ...]:
-    """Everything that the request needs: a kind that needs something always does."""
-    always = Ability.EMBEDDING if context.is_embedding else Ability.COMPLETION if context.kind in _TALKS else None
+    """Everything that the request needs: one that talks always needs a model that does."""
+    always = Ability.COMPLETION if context.kind in _TALKS else None
     return (always, *context.needs) if always is not None and always not in context.needs else context.needs
 
 
