@@ -131,7 +131,12 @@ class Bus:
         self._is_closing = True
         try:
             await asyncio.wait_for(self._nc.close(), 2)
-        except (TimeoutError, OSError, nats.errors.Error) as error:
+        except (
+            TimeoutError,
+            OSError,
+            RuntimeError,
+            nats.errors.Error,
+        ) as error:  # RuntimeError: uvloop's, closed twice
             log.debug("closing a failed connection: %s", error)
 
     async def close(self) -> None:

@@ -169,7 +169,7 @@ async def test_paths_and_methods_are_answered_as_ollama_does(
 
 async def test_reading_paths_answer_head_without_a_body(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
-        for path in ("/", "/api/version", "/api/tags", "/api/ps"):
+        for path in ("/", "/api/version", "/api/tags"):
             answer = await here.http.head(path)
             assert (answer.status_code, answer.content) == (200, b"")
 
@@ -258,8 +258,8 @@ async def test_a_failure_before_the_first_byte_is_healed_by_nobody_and_told_with
     async with world(tmp_path) as here:
         here.engines["n1"].inject(Fault(kind=FaultKind.RESET, times=0))
         answer = await here.http.post(CHAT, json=chat(3, stream=True))
-        assert answer.status_code == 502
-        assert answer.headers["x-should-retry"] == "false"
+        assert answer.status_code == 503, "its engine is gone, and may come back"
+        assert int(answer.headers["retry-after"]) >= 1
         assert answer.json()["error"]["code"] == "attempts_exhausted"
 
 

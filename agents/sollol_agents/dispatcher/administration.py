@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from sollol_agents.dispatcher.intents import KeptIntents
-from sollol_bus.errors import BusError, DecodeFailed, NotConnected
+from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of, is_no_responders
@@ -143,13 +143,13 @@ class Administration(Part):
             if is_unheard or isinstance(refused, BusError):  # whoever asked is gone, or the connection broke:
                 self._close(forwarded)  # the node notices that nobody listens
 
-        try:
-            forwarded = Forwarded(self._bus, on_answer, on_refusal)
-            timeout_s = _PULL_TIMEOUT_S if is_stream else _TIMEOUT_S
-            self._open[forwarded] = self._loop.call_later(timeout_s, self._close, forwarded)
-            self._bus.publish(subjects.NODE_CONTROL.of(node_id), encode(control), reply=forwarded.inbox)
-        except NotConnected:
+        if not self._bus.is_connected:
             log.info("%s: not forwarded, no connection", node_id, extra={"action": "admin_unforwarded"})
+            return
+        forwarded = Forwarded(self._bus, on_answer, on_refusal)
+        timeout_s = _PULL_TIMEOUT_S if is_stream else _TIMEOUT_S
+        self._open[forwarded] = self._loop.call_later(timeout_s, self._close, forwarded)
+        self._bus.publish(subjects.NODE_CONTROL.of(node_id), encode(control), reply=forwarded.inbox)
 
     def _close(self, forwarded: Forwarded) -> None:
         timer = self._open.pop(forwarded, None)

@@ -24,13 +24,12 @@ from sollol_agents.node.engines.ollama_wire import (
     streamed,
 )
 from sollol_agents.node.engines.passthrough import PassthroughAnswer
-from sollol_agents.node.engines.refusals import engine_error, said_of_models
+from sollol_agents.node.engines.refusals import broken_off, said_of_models
 from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
 from sollol_bus.errors import BackendRefused, SollolError
 from sollol_bus.sdk.answers import joined
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation
-from sollol_schemas.errors import ErrorCode
 from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
 
 _PATHS: Final = {RequestKind.GENERATE: "/api/generate", RequestKind.CHAT: "/api/chat"}
@@ -121,7 +120,7 @@ class OllamaAnswer(EngineAnswer):
             final = check_line(splitter.rest.strip())
             yield [splitter.rest.strip()]
         if final is None:
-            raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's stream ended without its final message")
+            raise broken_off("the engine's stream ended without its final message")
         self.figures = final.figures()
 
     async def _whole(self, answer: HttpAnswer) -> bytes:

@@ -18,7 +18,7 @@ from sollol_agents.node.engines.lines import LineSplitter, event_data, split
 from sollol_agents.node.engines.ollama_wire import is_load_only
 from sollol_agents.node.engines.passthrough import PassthroughAnswer
 from sollol_agents.node.engines.props import Props
-from sollol_agents.node.engines.refusals import engine_error
+from sollol_agents.node.engines.refusals import broken_off, engine_error
 from sollol_agents.node.engines.served import Models, Served, whole
 from sollol_agents.node.engines.translation.bodies import fields_of, with_model
 from sollol_agents.node.engines.translation.chat import translate
@@ -95,7 +95,7 @@ class OpenAIAnswer(EngineAnswer):
                     self.output_chunks += len(lines) or len(events)
                     yield lines
         if splitter.rest.strip():
-            raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's stream ended in the middle of a line")
+            raise broken_off("the engine's stream ended in the middle of a line")
         told = stream.figures()
         total_s = time.perf_counter() - began
         prompt_s = told.prompt_s if told.prompt_s is not None else first - began

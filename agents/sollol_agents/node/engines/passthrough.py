@@ -7,8 +7,7 @@ from collections.abc import AsyncGenerator
 from sollol_agents.node.engines.base import EngineAnswer, EngineRequest
 from sollol_agents.node.engines.ends import Ends
 from sollol_agents.node.engines.http.client import EngineHttp
-from sollol_agents.node.engines.refusals import engine_error
-from sollol_schemas.errors import ErrorCode
+from sollol_agents.node.engines.refusals import broken_off
 
 
 class PassthroughAnswer(EngineAnswer):
@@ -29,7 +28,7 @@ class PassthroughAnswer(EngineAnswer):
                 self.output_chunks += data.count(b"data: {") or 1
                 yield [data]
         if "event-stream" in self.content_type and not self._ends.is_complete(request.path):
-            raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's event stream ended without its final event")
+            raise broken_off("the engine's event stream ended without its final event")
         self.figures = self._ends.figures()
 
     def join(self, chunks: list[bytes]) -> bytes:

@@ -16,6 +16,11 @@ _COMES_BACK_S: Final = 2.0
 """After so long an engine whose process ended is worth another try."""
 
 
+def broken_off(message: str) -> SollolError:
+    """The error for an answer that ends before its end: the engine's doing, whatever was asked."""
+    return engine_error(ErrorCode.ENGINE_PROTOCOL, message, owner=Owner.ENGINE)
+
+
 def engine_error(
     code: ErrorCode,
     message: str,

@@ -8,9 +8,8 @@ import msgspec
 
 from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.ends import Tail
-from sollol_agents.node.engines.refusals import engine_error, failure
+from sollol_agents.node.engines.refusals import broken_off, failure
 from sollol_agents.node.engines.translation.calls import Calls, ToolDelta
-from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import Figures
 
 
@@ -109,5 +108,5 @@ class ChatStream:
             BackendBrokeProtocol: The engine never said it.
         """
         if self.finish_reason is None:
-            raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's stream ended without a finish_reason")
+            raise broken_off("the engine's stream ended without a finish_reason")
         return self.finish_reason

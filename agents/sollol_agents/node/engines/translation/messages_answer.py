@@ -13,7 +13,7 @@ from sollol_agents.node.engines.base import EngineAnswer, EngineRequest
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, event_data, split
 from sollol_agents.node.engines.passthrough import PassthroughAnswer
-from sollol_agents.node.engines.refusals import engine_error
+from sollol_agents.node.engines.refusals import broken_off, engine_error
 from sollol_agents.node.engines.translation.bodies import fields_of
 from sollol_agents.node.engines.translation.chat import CHAT_PATH
 from sollol_agents.node.engines.translation.messages import chat_of
@@ -120,7 +120,7 @@ class MessagesAnswer(EngineAnswer):
                 if said := b"".join([feed(event) for event in events]):
                     yield said
         if splitter.rest.strip():
-            raise engine_error(ErrorCode.ENGINE_PROTOCOL, "the engine's stream ended in the middle of a line")
+            raise broken_off("the engine's stream ended in the middle of a line")
 
 
 def is_missing_path(error: SollolError) -> bool:
