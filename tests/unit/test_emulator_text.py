@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -76,6 +77,11 @@ def test_a_call_names_the_first_tool_with_minimal_arguments() -> None:
     answer = text.answer(text.tokenize("please call"), text.Wanted(tools=(("get", wanted),), is_parsed=True))
     assert answer.tool_calls == (text.ToolCall("get", {"n": 31}),)
     assert all(piece.channel == "hidden" for piece in answer.pieces)
+
+
+@pytest.mark.parametrize("wanted", [{"type": "string", "minLength": 10**9}, {"type": "array", "minItems": 10**9}])
+def test_a_schema_of_enormous_length_does_not_stop_the_machine(wanted: dict[str, Any]) -> None:
+    assert len(schema.minimal_instance(wanted)) <= 2000
 
 
 def test_structured_output_satisfies_its_schema() -> None:

@@ -25,6 +25,7 @@ _TELLING: Final = (
     "prefixItems",
 )
 _FIRST_NUMBER: Final = 31  # the model says it after everything that is no number
+_MOST_TIMES: Final = 2000  # no more than grammars of llama.cpp repeat; a request must not stop the machine
 
 
 def read_format(given: object, *, is_conversation: bool, is_jinja: bool) -> Schema | None:
@@ -111,9 +112,13 @@ def minimal_instance(schema: Schema) -> Any:  # noqa: ANN401 - JSON of any shape
         properties = schema.get("properties") or {}
         return {name: minimal_instance(properties.get(name, {})) for name in schema.get("required") or ()}
     if kind == "array":
-        return [minimal_instance(schema.get("items") or {})] * int(schema.get("minItems", 0))
-    simple = {"boolean": False, "string": "x" * int(schema.get("minLength", 0)), "null": None}
+        return [minimal_instance(schema.get("items") or {})] * _times(schema.get("minItems", 0))
+    simple = {"boolean": False, "string": "x" * _times(schema.get("minLength", 0)), "null": None}
     return simple.get(kind, schema.get("minimum", _FIRST_NUMBER))
+
+
+def _times(wanted: float) -> int:
+    return min(int(wanted), _MOST_TIMES)
 
 
 def written(value: Any) -> str:  # noqa: ANN401 - JSON of any shape
