@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sollol_agents.node.engines.lines import event_data
+from sollol_agents.node.engines.translation.bodies import is_unload
 from sollol_agents.node.engines.translation.chat_reply import NativeStream
 from sollol_bus.errors import BackendBrokeProtocol, SollolError
 from sollol_schemas.context import RequestKind
@@ -121,3 +122,13 @@ def test_comments_and_the_end_mark_are_skipped() -> None:
     assert event_data(b'data:{"a":1}') == b'{"a":1}'
     with pytest.raises(BackendBrokeProtocol):
         event_data(b"<html>")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({}, "load"), ({"keep_alive": 0}, "unload"), ({"keep_alive": "0s"}, "unload"), ({"keep_alive": True}, "load")],
+    ids=["ping", "zero", "no seconds", "odd"],
+)
+def test_an_order_to_go_is_not_called_a_load(fields: dict[str, Any], reason: str) -> None:
+    stream = NativeStream(RequestKind.GENERATE, "m")
+    assert json.loads(stream.load_only(AT, is_unload=is_unload(fields)))["done_reason"] == reason

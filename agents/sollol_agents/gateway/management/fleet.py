@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Final, TypeVar
 
@@ -62,18 +62,30 @@ class Fleet:
                 self._nodes_at = time.monotonic()
             return self._nodes
 
-    async def tags(self) -> list[Row]:
-        """The models on all disks."""
+    async def _views(self, only: str) -> Sequence[NodeView]:
+        """The nodes, or the one that somebody insists on.
+
+        Raises:
+            SollolError: Nobody knows that one, or it is away.
+        """
         nodes = (await self.nodes()).nodes
+        found = [view for view in model_lists.present(nodes) if view.node_id == only]
+        if only and not found:
+            raise _no_node(only, nodes)
+        return found or nodes
+
+    async def tags(self, only: str = "") -> list[Row]:
+        """The models on all disks, or on that of one node."""
+        nodes = await self._views(only)
         return model_lists.tags(nodes, await self._said(nodes, EngineOperation.TAGS))
 
-    async def tag(self, model: str) -> Row:
+    async def tag(self, model: str, only: str = "") -> Row:
         """One model of those on all disks, with the nodes that have it by their engines' own word.
 
         Raises:
             SollolError: No node has it; the error lists what exists.
         """
-        rows = {canonical(str(row["name"])): row for row in await self.tags()}
+        rows = {canonical(str(row["name"])): row for row in await self.tags(only)}
         row = rows.get(canonical(model))
         if row is None:
             raise _unknown(model, sorted(str(row["name"]) for row in rows.values()))
@@ -101,18 +113,18 @@ class Fleet:
             await asyncio.sleep(_LOOK_AGAIN_S)
         log.info("%s: the scorer has not seen what changed", model, extra={"action": "change_unseen"})
 
-    async def running(self) -> list[Row]:
-        """The models in all memories."""
-        nodes = (await self.nodes()).nodes
+    async def running(self, only: str = "") -> list[Row]:
+        """The models in all memories, or in that of one node."""
+        nodes = await self._views(only)
         return model_lists.running(nodes, await self._said(nodes, EngineOperation.PS), dt.datetime.now(dt.UTC))
 
-    async def show(self, model: str, body: dict[str, Any]) -> bytes:
+    async def show(self, model: str, body: dict[str, Any], only: str = "") -> bytes:
         """One model's details, from a node that has it.
 
         Raises:
             SollolError: No node has it, or none answers.
         """
-        nodes = model_lists.present((await self.nodes()).nodes)
+        nodes = model_lists.present(await self._views(only))
         found = model_lists.having(nodes, model)
         if not found:  # perhaps it is new, and telemetry a moment behind
             holders = await self.holders(model)

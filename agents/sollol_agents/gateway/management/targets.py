@@ -13,10 +13,28 @@ from sollol_bus.errors import BadRequest, error_from
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.queries import NodeView
+from sollol_schemas.routing import InvalidRouting, parse_routing
 from sollol_schemas.telemetry import EngineKind
 
 EVERY_NODE: Final = "*"
 _NODE_HEADER: Final = "x-sollol-node-id"
+_STRICT_HEADER: Final = "x-sollol-strict"
+
+
+def insisted_on(request: Request) -> str:
+    """The one node that a request is about by its headers; empty when it is about the fleet.
+
+    Raises:
+        BadRequest: A header is unusable.
+    """
+    said = {name: request.headers[name] for name in (_NODE_HEADER, _STRICT_HEADER) if name in request.headers}
+    if said.get(_NODE_HEADER, "").strip() == EVERY_NODE:
+        return ""
+    try:
+        routing = parse_routing({}, said)
+    except InvalidRouting as error:
+        raise BadRequest(str(error)) from error
+    return (routing.node_id or "") if routing.strict else ""
 
 
 class Targets:

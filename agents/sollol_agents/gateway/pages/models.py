@@ -12,6 +12,7 @@ from sollol_agents.gateway.http.bodies import body_of, json_response, text_in
 from sollol_agents.gateway.http.errors import JSON, NOT_FOUND, PLAIN_JSON, TEXT
 from sollol_agents.gateway.management import model_lists
 from sollol_agents.gateway.management.fleet import Fleet
+from sollol_agents.gateway.management.targets import insisted_on
 from sollol_agents.gateway.pages.application import only_get
 from sollol_bus.transport.messages import encode
 
@@ -63,22 +64,23 @@ class ModelPages:
         """That nothing here goes to a vendor's cloud."""
         return json_response({"cloud": {"disabled": True, "source": "env"}}, JSON)
 
-    async def tags(self, _request: Request) -> Response:
+    async def tags(self, request: Request) -> Response:
         """The models on all disks."""
-        return json_response({"models": await self._fleet.tags()}, JSON)
+        return json_response({"models": await self._fleet.tags(insisted_on(request))}, JSON)
 
-    async def running(self, _request: Request) -> Response:
+    async def running(self, request: Request) -> Response:
         """The models in all memories."""
-        return json_response({"models": await self._fleet.running()}, JSON)
+        return json_response({"models": await self._fleet.running(insisted_on(request))}, JSON)
 
     async def show(self, request: Request) -> Response:
         """One model's details."""
         body = await body_of(request)
-        return Response(await self._fleet.show(text_in(body, "model", "name"), body), media_type=JSON.decode())
+        shown = await self._fleet.show(text_in(body, "model", "name"), body, insisted_on(request))
+        return Response(shown, media_type=JSON.decode())
 
-    async def openai_models(self, _request: Request) -> Response:
+    async def openai_models(self, request: Request) -> Response:
         """The models of the fleet."""
-        rows = [model_lists.openai_model(row) for row in await self._fleet.tags()]
+        rows = [model_lists.openai_model(row) for row in await self._fleet.tags(insisted_on(request))]
         return _openai_response({"object": "list", "data": rows})
 
     async def openai_model(self, request: Request) -> Response:
@@ -86,7 +88,7 @@ class ModelPages:
         model = request.path_params["model"]
         if "/" in model and not await self._fleet.is_spelled(model):
             return Response(NOT_FOUND, 404, {"content-type": TEXT.decode()})
-        row = await self._fleet.tag(model)
+        row = await self._fleet.tag(model, insisted_on(request))
         return _openai_response(model_lists.openai_model(row))
 
 

@@ -20,7 +20,7 @@ from sollol_agents.node.engines.passthrough import PassthroughAnswer
 from sollol_agents.node.engines.props import Props
 from sollol_agents.node.engines.refusals import broken_off, engine_error
 from sollol_agents.node.engines.served import Models, Served, whole
-from sollol_agents.node.engines.translation.bodies import fields_of, with_model
+from sollol_agents.node.engines.translation.bodies import fields_of, is_unload, with_model
 from sollol_agents.node.engines.translation.chat import translate
 from sollol_agents.node.engines.translation.chat_reply import NativeStream
 from sollol_agents.node.engines.translation.embeddings import (
@@ -71,12 +71,13 @@ class OpenAIAnswer(EngineAnswer):
         """Ollama's lines."""
         request = self._request
         stream = NativeStream(request.kind, request.model)
+        fields = fields_of(request.body)
         if is_load_only(request):
-            yield [stream.load_only(_created_at())]
+            yield [stream.load_only(_created_at(), is_unload=is_unload(fields))]
             return
         sent = translate(
             request.kind,
-            fields_of(request.body),
+            fields,
             self._model,
             flavour=self._flavour,
             context_length=self._context_length,

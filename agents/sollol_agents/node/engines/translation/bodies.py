@@ -9,6 +9,8 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from sollol_agents.node.engines.refusals import engine_error
+from sollol_agents.requests.ollama.fields import read_keep_alive
+from sollol_agents.requests.ollama.gojson import BodyError
 from sollol_bus.errors import SollolError
 from sollol_schemas.errors import ErrorCode
 
@@ -39,6 +41,14 @@ def fields_of(body: bytes) -> Fields:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         fields = _repaired(body, error)
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def is_unload(fields: Fields) -> bool:
+    """Whether a body without a prompt asks that the model go, by a `keep_alive` of nothing."""
+    try:
+        return "keep_alive" in fields and read_keep_alive(fields["keep_alive"]) == 0
+    except (BodyError, KeyError):  # an odd one asks for nothing
+        return False
 
 
 def _repaired(body: bytes, error: Exception) -> Fields:

@@ -89,9 +89,9 @@ class NativeStream:
         lines.append(self._final(created_at, figures, total_s, _DONE_REASONS.get(reason, reason)))
         return [msgspec.json.encode(line) for line in lines]
 
-    def load_only(self, created_at: str) -> bytes:
-        """The answer to a request without a prompt: the model is loaded already."""
-        return msgspec.json.encode(self._final(created_at, Figures(), 0.0, "load"))
+    def load_only(self, created_at: str, *, is_unload: bool = False) -> bytes:
+        """The answer to a request without a prompt: the model is loaded already, and stays although it may go."""
+        return msgspec.json.encode(self._final(created_at, Figures(), 0.0, "unload" if is_unload else "load"))
 
     def _calling(self, created_at: str, calls: list[Call]) -> _Line:
         line = self._line(created_at, "", "")
