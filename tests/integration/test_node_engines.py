@@ -211,6 +211,14 @@ async def test_a_post_whose_reused_connection_breaks_is_not_sent_twice() -> None
         assert engine.requests == ["/api/generate"] * 2
 
 
+async def test_a_model_that_a_fleet_behind_one_address_tells_twice_is_in_memory_once() -> None:
+    twice = whole(
+        b'{"models":[{"name":"m:latest","size":1},{"name":"n:latest","size":2},{"name":"m:latest","size":3}]}'
+    )
+    async with adapter({"/api/ps": twice}) as (_, made):
+        assert [one.name for one in await made.loaded()] == ["m:latest", "n:latest"]
+
+
 async def test_a_question_whose_reused_connection_breaks_is_asked_again() -> None:
     async with dropping("/api/ps") as (engine, http):
         await http.call("GET", "/api/ps", timeout_s=5.0)

@@ -190,7 +190,8 @@ class OllamaEngine:
         """The models in memory."""
         models = (await self._http.get("/api/ps", Processes)).models or []
         now = dt.datetime.now(dt.UTC)
-        return tuple(loaded_model(one, now) for one in models)
+        # A fleet tells a model once for each of its nodes; two fleets behind each other would without end.
+        return tuple({one.name: loaded_model(one, now) for one in models}.values())
 
     async def pretended(self) -> PretendedMachine | None:
         """What an emulated node says about its machine; a real Ollama is asked once."""
