@@ -13,6 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 import uvloop
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
+
+# how long an example takes says how busy the machine is
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_asyncio_loop_factories(
