@@ -244,6 +244,11 @@ class TestModels:
         rows = model_lists.tags(fleet, {"a": [{"name": "M:latest", "size": 9, "modified_at": "2026"}]})
         assert rows == [{"name": "M:latest", "size": 9, "modified_at": "2026", "nodes": ["a", "b"]}]
 
+    def test_a_fleet_that_tells_a_model_twice_as_a_node_has_it_in_memory_once(self) -> None:
+        twice: list[dict[str, Any]] = [{"name": "m:latest"}, {"name": "m:latest"}]
+        rows = model_lists.running([view("a", "m:latest")], {"a": twice}, dt.datetime.now(dt.UTC))
+        assert rows == [{"name": "m:latest", "node_id": "a"}]
+
     def test_a_single_model_server_tells_what_it_knows(self) -> None:
         (row,) = model_lists.tags([view("b", "m", kind=EngineKind.OPENAI, version="llama.cpp b1")], {})
         assert row["details"]["parameter_size"] == "8.0B"

@@ -55,13 +55,13 @@ def tags(nodes: Iterable[NodeView], said: Mapping[str, list[Row]]) -> list[Row]:
 
 
 def running(nodes: Iterable[NodeView], said: Mapping[str, list[Row]], now: dt.datetime) -> list[Row]:
-    """The models in all memories, one row for each node that holds one."""
-    rows = [
-        {**row, "node_id": view.node_id}
+    """The models in all memories, one row for each node that holds one, also where a node is a fleet itself."""
+    rows = {
+        (view.node_id, row.get("name")): {**row, "node_id": view.node_id}
         for view in present(nodes)
         for row in (said[view.node_id] if view.node_id in said else _loaded_rows(view, now))
-    ]
-    return sorted(rows, key=lambda row: _instant(row.get("expires_at")), reverse=True)
+    }
+    return sorted(rows.values(), key=lambda row: _instant(row.get("expires_at")), reverse=True)
 
 
 def tag_of(view: NodeView, model: InstalledModel) -> Row:
