@@ -44,6 +44,8 @@ class TaskContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     kind: RequestKind
     model: str
     """The model's name as the caller wrote it."""
+    path: str = ""
+    """Of what is passed through, the path, where it is a known one."""
     task_type: str = "generation"
     coding_category: str | None = None
     complexity_class: ComplexityClass = ComplexityClass.SIMPLE

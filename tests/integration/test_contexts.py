@@ -186,7 +186,7 @@ async def test_what_no_model_can_do_is_refused_at_once_in_the_engines_words_and_
     picture = [{"role": "user", "content": "what is it?", "images": ["iVBORw0KGgo="]}]
     with pytest.raises(SollolError, match="image input is not supported") as caught:
         await fleet.client.chat(MODEL, picture)
-    assert (caught.value.body.code, caught.value.body.http_status) == (ErrorCode.ENGINE_REJECTED, 400)
+    assert (caught.value.body.code, caught.value.body.http_status) == (ErrorCode.ENGINE_REJECTED, 500)
     with pytest.raises(SollolError, match="does not support embeddings"):
         await fleet.client.embed(MODEL, "hello")
     assert loads(engine) == []

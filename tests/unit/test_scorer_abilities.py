@@ -47,26 +47,61 @@ def test_a_request_goes_where_the_model_can_do_it(ability: Ability) -> None:
 
 
 @pytest.mark.parametrize(
-    ("needs", "kind", "status", "words"),
+    ("needs", "way", "status", "words"),
     [
         ((Ability.TOOLS,), RequestKind.CHAT, 400, "registry.ollama.ai/library/llama3:8b does not support tools"),
         ((Ability.THINKING, Ability.TOOLS), RequestKind.CHAT, 400, '"llama3:8b" does not support thinking'),
         ((Ability.INSERT,), RequestKind.GENERATE, 400, "registry.ollama.ai/library/llama3:8b does not support insert"),
-        ((Ability.VISION,), RequestKind.CHAT, 400, "image input is not supported"),
-        ((Ability.VISION,), RequestKind.GENERATE, 400, "Multimodal data provided"),
-        ((Ability.EMBEDDING,), RequestKind.PASSTHROUGH, 501, "This server does not support embeddings."),
+        ((Ability.VISION,), RequestKind.CHAT, 500, '{"error":{"code":500,"message":"image input is not supported'),
+        ((Ability.VISION,), RequestKind.GENERATE, 400, '{"error":{"code":400,"message":"Multimodal data provided'),
+        ((Ability.EMBEDDING,), RequestKind.EMBED, 501, "This server does not support embeddings."),
+        ((Ability.COMPLETION,), "/v1/completions", 400, '"llama3:8b" does not support generate'),
+        ((Ability.COMPLETION,), "/v1/messages", 400, '"llama3:8b" does not support chat'),
+        ((Ability.EMBEDDING,), "/api/embeddings", 500, "This server does not support embeddings."),
+        ((Ability.EMBEDDING,), "/v1/embeddings", 501, "This server does not support embeddings."),
     ],
 )
-def test_what_no_node_can_do_is_refused_at_once_in_an_engines_words(
-    needs: tuple[Ability, ...], kind: RequestKind, status: int, words: str
+def test_what_no_node_can_do_is_refused_in_an_engines_words_where_it_would_load_the_model(
+    needs: tuple[Ability, ...], way: RequestKind | str, status: int, words: str
 ) -> None:
     fleet = Fleet(warm_up_s=0.0)
-    fleet.node("a", installed=(model(capabilities=TALKS),))
+    abilities = ("embedding",) if needs == (Ability.COMPLETION,) else TALKS
+    fleet.node("a", installed=(model(capabilities=abilities),), loaded=())
     fleet.node("b", installed=(model("other"),))
-    error = refused(fleet.ask("r", **chat(needs=needs, kind=kind)))["r"]
+    kind, path = (way, "") if isinstance(way, RequestKind) else (RequestKind.PASSTHROUGH, way)
+    error = refused(fleet.ask("r", **chat(needs=needs, kind=kind, path=path)))["r"]
     assert (error.code, error.http_status) == (ErrorCode.ENGINE_REJECTED, status)
     assert error.message.startswith(words)
     assert error.details["lacks"] == needs[0].value
+
+
+def test_an_engine_that_has_the_model_in_memory_says_itself_what_no_node_can_do_and_no_other_is_asked() -> None:
+    fleet = Fleet(warm_up_s=0.0)
+    for node_id in ("cold", "warm", "also"):
+        there = () if node_id == "cold" else (loaded(context_length=4096),)
+        fleet.node(node_id, installed=(model(capabilities=TALKS),), loaded=there)
+    wish = chat(needs=(Ability.VISION,))
+    first = fleet.place("r", **wish)
+    assert first in {"warm", "also"}
+    fleet.end("r-1", first, code=ErrorCode.ENGINE_REJECTED)
+    assert fleet.place("r", number=2, excluded=(first,), **wish) == ""
+    fleet.node("able", installed=(model(capabilities=(*TALKS, "vision")),), loaded=())
+    assert fleet.place("r2", **wish) == "able"
+
+
+def test_no_engine_is_asked_for_its_words_with_a_context_that_it_would_load_anew() -> None:
+    fleet = Fleet(warm_up_s=0.0)
+    fleet.node("a", installed=(model(capabilities=TALKS),), loaded=(loaded(context_length=4096),))
+    assert fleet.place("larger", **chat(needs=(Ability.VISION,), num_ctx=8192)) == ""
+    assert fleet.place("same", **chat(needs=(Ability.VISION,), num_ctx=4096)) == "a"
+
+
+def test_a_node_that_is_away_and_could_not_do_it_either_changes_no_refusal() -> None:
+    fleet = Fleet(warm_up_s=0.0)
+    fleet.node("a", installed=(model(capabilities=TALKS),), loaded=())
+    fleet.node("away", installed=(model(capabilities=TALKS),), is_draining=True)
+    fleet.node("else", installed=(model("other"),), is_draining=True)
+    assert refused(fleet.ask("r", **chat(needs=(Ability.TOOLS,))))["r"].code is ErrorCode.ENGINE_REJECTED
 
 
 def test_what_a_node_that_is_away_may_be_able_to_do_is_no_mistake_of_the_clients() -> None:
@@ -82,7 +117,8 @@ def test_an_engine_of_another_dialect_is_refused_only_what_it_surely_cannot_do()
     for needs in ((Ability.TOOLS,), (Ability.THINKING,), (Ability.EMBEDDING,)):
         assert fleet.place(f"r-{needs[0].value}", **chat(needs=needs)) == "a"
         fleet.end(f"r-{needs[0].value}-1", "a")
-    assert refused(fleet.ask("r", **chat(needs=(Ability.VISION,))))["r"].http_status == 400
+    fleet.node("able", engine=LLAMA, installed=(model(capabilities=(*TALKS, "vision")),))
+    assert fleet.place("r", **chat(needs=(Ability.VISION,))) == "able"
 
 
 # -- how long a prompt fits -----------------------------------------------------------------------------------

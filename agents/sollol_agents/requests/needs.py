@@ -9,6 +9,8 @@ import msgspec
 
 from sollol_agents.requests.body import Fields
 from sollol_agents.requests.dialects import EMBEDDING_PATHS, OLD_EMBED_PATH
+from sollol_agents.requests.ollama.fields import read_keep_alive
+from sollol_agents.requests.ollama.gojson import BodyError
 from sollol_schemas.context import Ability, RequestKind
 
 _CHATS: Final = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
@@ -16,7 +18,9 @@ _TALKS: Final = (*_CHATS, "/v1/completions")
 _NOTHING: Final = (b"", b"null", b"[]", b'""', b"false", b'"none"')
 
 
-def needs_of(kind: RequestKind, path: str, fields: Fields, senses: Collection[Ability]) -> tuple[Ability, ...]:
+def needs_of(
+    kind: RequestKind, path: str, fields: Fields, senses: Collection[Ability], *, is_load_only: bool = False
+) -> tuple[Ability, ...]:
     """Everything that the request needs, in the order in which Ollama looks; nothing of a path that nobody knows.
 
     Args:
@@ -24,7 +28,10 @@ def needs_of(kind: RequestKind, path: str, fields: Fields, senses: Collection[Ab
         path: The engine's path without its query, for passthrough.
         fields: Its top-level fields.
         senses: What its contents other than text need.
+        is_load_only: It holds no prompt.
     """
+    if is_load_only and _unloads(fields):
+        return ()
     return tuple(_needs_of(kind, path, fields, senses))
 
 
@@ -54,6 +61,15 @@ def _needs_of(kind: RequestKind, path: str, fields: Fields, senses: Collection[A
 def _embeds_nothing(path: str, fields: Fields) -> bool:
     """Whether Ollama answers with nothing, and any model can do that; OpenAI's dialect refuses it."""
     return path != "/v1/embeddings" and not _is_given(fields, "prompt" if path == OLD_EMBED_PATH else "input")
+
+
+def _unloads(fields: Fields) -> bool:
+    """Whether an order without a prompt is one to unload, which any model can do."""
+    raw = bytes(fields.get("keep_alive", b"null"))
+    try:
+        return raw.strip() != b"null" and read_keep_alive(msgspec.json.decode(raw)) == 0
+    except (BodyError, msgspec.DecodeError):
+        return False
 
 
 def _is_given(fields: Fields, name: str) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 
 from sollol_agents.requests.body import Fields, InvalidBody, field
 from sollol_agents.requests.detector import Detector, Task, WordDetector
-from sollol_agents.requests.dialects import EMBEDDING_PATHS, OLD_EMBED_PATH
+from sollol_agents.requests.dialects import EMBEDDING_PATHS, KIND_OF_PATH, OLD_EMBED_PATH
 from sollol_agents.requests.media import media_in
 from sollol_agents.requests.needs import has_tools, needs_of
 from sollol_agents.requests.prefixes import prefix_hashes
@@ -56,6 +56,7 @@ def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Dete
     Raises:
         InvalidBody: A field that is needed is missing or of the wrong type.
     """
+    path = path.partition("?")[0]
     model = field(fields, "model", str)
     if not model:
         raise InvalidBody("model is required")
@@ -64,7 +65,7 @@ def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Dete
     options = field(fields, "options", _Options) or _Options()
     if kind is RequestKind.PASSTHROUGH and path != OLD_EMBED_PATH:
         options = _Options()  # no engine reads them in another dialect
-    prompt = _read_prompt(kind, fields)
+    prompt, is_load_only = _read_prompt(kind, fields), _is_load_only(kind, fields)
     tokens = max(1, prompt.characters // CHARACTERS_PER_TOKEN) + prompt.images * IMAGE_TOKENS
     is_embedding = kind is RequestKind.EMBED or path in EMBEDDING_PATHS
     task = Task(task_type="embedding") if is_embedding else detector.detect(prompt.text())
@@ -72,16 +73,17 @@ def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Dete
     return TaskContext(
         kind=kind,
         model=model,
+        path=path if kind is RequestKind.PASSTHROUGH and path in KIND_OF_PATH else "",
         task_type=task.task_type,
         coding_category=task.coding_category,
         complexity_class=_complexity(tokens, prompt.turns),
         prompt_tokens=tokens,
         max_output_tokens=_output_limit(options, fields),
         num_ctx=_tokens(options.num_ctx),
-        is_load_only=_is_load_only(kind, fields),
+        is_load_only=is_load_only,
         prefix_hashes=hashes,
         prefix_tokens=boundaries,
-        needs=needs_of(kind, path.partition("?")[0], fields, prompt.senses),
+        needs=needs_of(kind, path, fields, () if is_load_only else prompt.senses, is_load_only=is_load_only),
         has_images=prompt.images > 0,
         has_tools=has_tools(fields),
     )
@@ -161,7 +163,7 @@ def _tokens(value: object) -> int | None:
 def _is_load_only(kind: RequestKind, fields: Fields) -> bool:
     """Ollama's idiom: an empty prompt or an empty list of messages loads (or unloads) the model."""
     if kind is RequestKind.GENERATE:
-        return not field(fields, "prompt", str) and not field(fields, "images", list[msgspec.Raw])
+        return not field(fields, "prompt", str)
     if kind is RequestKind.CHAT:
         return not field(fields, "messages", list[msgspec.Raw])
     return kind is RequestKind.EMBED and bytes(fields.get("input", b"null")) in _NO_INPUT

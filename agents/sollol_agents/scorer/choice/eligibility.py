@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sollol_agents.scorer.choice.abilities import lacking
+from sollol_agents.scorer.choice.abilities import can_refuse, lacking, who_would_refuse
 from sollol_agents.scorer.choice.contexts import room_tokens, with_room
 from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
 from sollol_agents.scorer.fleet.fleet import Fleet
@@ -71,7 +71,7 @@ class EligibilityClass:
             nodes = [n for n, r in judged if r is not None and r.reason in CONSTRAINTS]
             if nodes:
                 self.fallback = "no node satisfies the constraints; taken because the request is soft"
-        nodes = _prefer_up(nodes, rejections)
+        nodes = _prefer_up(nodes or self._who_says_no(judged), rejections)
         nodes = self._prefer_room(nodes, rejections)
         nodes = self._prefer_chosen(nodes, rejections)
         nodes = self._prefer_reliable(nodes, rejections)
@@ -82,6 +82,15 @@ class EligibilityClass:
         self.is_transient = not nodes and any(
             r is not None and r.reason in TRANSIENT and _may_have(n, self.model) for n, r in judged
         )
+
+    def _who_says_no(self, judged: Sequence[tuple[Node, Rejection | None]]) -> list[Node]:
+        """Nodes whose engine tells at once why it cannot do what no node can do."""
+        context = self._pattern.request.context
+        unable = who_would_refuse(self.model, context, judged)
+        nodes = [node for node in unable if can_refuse(node, self.model, context)]
+        if nodes:
+            self.fallback = "no node can do this; the engine says so in its own words"
+        return nodes
 
     def _prefer_room(self, nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
         """Nodes where the prompt fits, or else those with most room for it: its length is an estimate."""

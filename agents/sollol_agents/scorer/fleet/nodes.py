@@ -289,6 +289,10 @@ class Node:
         names = (model, *self.twins.get(model, ()))
         return next((context for name in names if (context := self._contexts.get(name, 0))), 0)
 
+    def is_loaded(self, model: str) -> bool:
+        """Whether the engine said last that the model is in memory, under whatever name; then the shape follows it."""
+        return self.is_router_free or any(name in self._contexts for name in (model, *self.twins.get(model, ())))
+
     def resident(self, model: str) -> Resident | None:
         """The model's place in memory, under whatever name it was loaded, or None."""
         by_name = self.residents.by_name

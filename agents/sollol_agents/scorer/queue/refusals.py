@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sollol_agents.scorer.choice.abilities import lacking, words_of
+from sollol_agents.scorer.choice.abilities import lacking, who_would_refuse, words_of
 from sollol_agents.scorer.choice.eligibility import EligibilityClass
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.nodes import Node
@@ -17,8 +17,6 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 
 _MODELS_LISTED = 50
 _NODES_LISTED = 50
-_SAYS_NOTHING = (RejectionReason.MODEL_MISSING, RejectionReason.NOT_CHOSEN_NODE)
-"""Reasons of nodes that tell nothing of what the model can do."""
 
 
 class Refusal(NamedTuple):
@@ -76,10 +74,9 @@ def no_place(
 def _unable(waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node]) -> ErrorBody | None:
     """The client's mistake, in an engine's words, when every node that has the model says that it cannot do this."""
     context = waiting.request.context
-    telling = {r.node_id: r.reason for r in verdict.rejections if r.reason not in _SAYS_NOTHING}
-    if not telling or any(reason is not RejectionReason.WRONG_CAPABILITY for reason in telling.values()):
-        return None
-    models = ((n.installed[waiting.model], n.telemetry.engine.kind) for n in nodes if n.node_id in telling)
+    reasons = {r.node_id: r for r in verdict.rejections}
+    unable = who_would_refuse(waiting.model, context, ((n, reasons.get(n.node_id)) for n in nodes))
+    models = ((n.installed[waiting.model], n.telemetry.engine.kind) for n in unable)
     ability = next((ability for m, kind in models if (ability := lacking(m, kind, context)) is not None), None)
     if ability is None:
         return None
