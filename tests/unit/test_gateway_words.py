@@ -21,13 +21,14 @@ from sollol_agents.gateway.inference import native
 from sollol_agents.gateway.inference.event_relay import EventRelay
 from sollol_agents.gateway.management import model_lists
 from sollol_agents.gateway.management.fleet import Fleet
-from sollol_agents.gateway.management.progress import with_node
+from sollol_agents.gateway.management.progress import failure_of, with_node
 from sollol_agents.gateway.management.targets import roomiest
 from sollol_agents.gateway.pages.application import has_page, pages
 from sollol_agents.gateway.pages.models import ModelPages
 from sollol_agents.gateway.pages.openapi import document
 from sollol_agents.lab.testing.messages import engine, node_view
 from sollol_agents.requests.dialects import Dialect, dialect_of
+from sollol_bus.errors import error_from
 from sollol_bus.sdk.client import Client
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -332,3 +333,12 @@ def test_the_document_describes_every_path_of_inference() -> None:
     names = {parameter["name"] for parameter in described["paths"]["/api/chat"]["post"]["parameters"]}
     assert {"X-Sollol-Priority", "X-Sollol-Node-Id"} <= names
     json.dumps(described)
+
+
+def test_what_every_node_refuses_in_the_same_words_is_told_once() -> None:
+    refused = error_from(ErrorBody(code=ErrorCode.ENGINE_REJECTED, message='destination "a b" is invalid', status=400))
+    assert failure_of("copy", [], {"n1": refused, "n2": refused}) is refused
+    other = error_from(ErrorBody(code=ErrorCode.ENGINE_FAILED, message="disk full"))
+    told = failure_of("copy", [], {"n1": refused, "n2": other})
+    assert told is not None
+    assert "n2: disk full" in told.message

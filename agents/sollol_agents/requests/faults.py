@@ -58,6 +58,11 @@ RULES: Final = (
         fault=Fault(owner=Owner.PATH, code=ErrorCode.ENGINE_PROTOCOL, lack=Lack.PATH),
     ),
     Rule(
+        what="the request came round: the engine is a gateway that leads back to one where it was",
+        statuses=(508, 508),
+        fault=Fault(owner=Owner.PATH, code=ErrorCode.ENGINE_PROTOCOL, lack=Lack.PATH),
+    ),
+    Rule(
         what="the credentials or the Host header of the node are refused",
         statuses=(401, 401),
         fault=Fault(owner=Owner.NODE, code=ErrorCode.ENGINE_FAILED),

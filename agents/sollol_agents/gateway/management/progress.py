@@ -76,9 +76,9 @@ def failure_of(what: str, succeeded: list[str], failed: dict[str, SollolError]) 
     if not failed:
         return None
     first = next(iter(failed.values()))
-    if not succeeded and len(failed) == 1:
-        return first
     words = {node_id: error.message for node_id, error in failed.items()}
+    if not succeeded and len(set(words.values())) == 1:
+        return first  # all say the same: the request is at fault, in the engine's own words
     told = "; ".join(f"{node_id}: {text}" for node_id, text in words.items())
     done = f" (done on {', '.join(succeeded)})" if succeeded else ""
     return error_from(
