@@ -93,7 +93,7 @@ def test_what_another_node_may_have_is_said_to_be_lacking(status: int, body: byt
         (401, native("unauthorized"), Owner.NODE, ErrorCode.ENGINE_FAILED),
         (403, b"", Owner.NODE, ErrorCode.ENGINE_FAILED),
         (307, b"", Owner.PATH, ErrorCode.ENGINE_PROTOCOL),
-        (508, b'{"error": "this request came round"}', Owner.PATH, ErrorCode.ENGINE_PROTOCOL),
+        (508, b'{"error": "this request came round"}', Owner.NODE, ErrorCode.ENGINE_FAILED),
         (301, b'<a href="/v1/models">Moved Permanently</a>', Owner.PATH, ErrorCode.ENGINE_PROTOCOL),
     ],
 )

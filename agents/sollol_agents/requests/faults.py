@@ -58,9 +58,9 @@ RULES: Final = (
         fault=Fault(owner=Owner.PATH, code=ErrorCode.ENGINE_PROTOCOL, lack=Lack.PATH),
     ),
     Rule(
-        what="the request came round: the engine is a gateway that leads back to one where it was",
+        what="the request came round: what stands in place of an engine leads back to a gateway where it was",
         statuses=(508, 508),
-        fault=Fault(owner=Owner.PATH, code=ErrorCode.ENGINE_PROTOCOL, lack=Lack.PATH),
+        fault=Fault(owner=Owner.NODE, code=ErrorCode.ENGINE_FAILED),
     ),
     Rule(
         what="the credentials or the Host header of the node are refused",
