@@ -77,7 +77,7 @@ def body(**fields: object) -> bytes:
         (body(routing_mode="slow"), ErrorCode.BAD_REQUEST, "routing_mode"),
         (body(node_id="no.dots allowed"), ErrorCode.BAD_REQUEST, "node_id"),
         (body(node_id="sollol.v1.>", strict=True), ErrorCode.BAD_REQUEST, "node_id"),
-        (body(node_id="cellar", strict=True), ErrorCode.NO_ELIGIBLE_NODE, "cellar"),
+        (body(node_id="cellar", strict=True), ErrorCode.UNKNOWN_NODE, "cellar"),
         (body(deadline_s=0), ErrorCode.BAD_REQUEST, "deadline_s"),
         (body(min_vram_gb=1e9), ErrorCode.BAD_REQUEST, "min_vram_gb"),
         (body(min_success_rate=2), ErrorCode.BAD_REQUEST, "min_success_rate"),
