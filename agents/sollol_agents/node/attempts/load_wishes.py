@@ -61,7 +61,7 @@ def wish_of(body: bytes) -> Wish:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableWish from error
     given = {name: value for name, value in (given or {}).items() if value is not None}
-    asked = {name: _sound(name, given[name]) for name in RUNNER_OPTIONS if name in given}
+    asked: dict[str, Any] = {name: _sound(name, given[name]) for name in RUNNER_OPTIONS if name in given}
     if shift is not None:
         asked[SHIFT] = shift
     num_ctx = max(0, asked.pop(CONTEXT, 0))  # of none and less the engine makes four, which nobody means
