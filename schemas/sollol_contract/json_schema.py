@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import inspect
 from typing import Any
 
 import msgspec
@@ -20,6 +21,9 @@ def components(ref_template: str) -> dict[str, dict[str, Any]]:
     """
     structs = wire.structs()
     _, found = msgspec.json.schema_components(structs.values(), ref_template=ref_template)
+    for schema in found.values():
+        if "description" in schema:  # a docstring: msgspec before 0.23 leaves its indentation
+            schema["description"] = inspect.cleandoc(schema["description"])
     for module in wire.modules():
         for name, fields in descriptions.field_docs(module).items():
             for field, text in fields.items():
