@@ -16,7 +16,7 @@ from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.recorder.queries import MAX_QUERIES
-from sollol_bus.errors import ConfigError, NoResponders
+from sollol_bus.errors import ConfigError, NoResponders, SollolError, error_from
 from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -65,6 +65,8 @@ async def record(bus: Bus, *outcomes: Outcome) -> None:
 
 async def stats(bus: Bus, window_s: float = 0.0) -> StatsReply:
     msg = await bus.request(subjects.STATS, encode(StatsRequest(window_s=window_s)))
+    if (failure := error_of(msg)) is not None:
+        raise error_from(failure)
     return decode(msg.data, StatsReply)
 
 
@@ -76,7 +78,7 @@ def has_recorded(bus: Bus, count: int) -> Callable[[], Awaitable[bool]]:
     async def is_so() -> bool:
         try:
             return (await stats(bus)).total.requests == count
-        except NoResponders:
+        except SollolError:  # it is not in office yet, or its database is still locked
             return False
 
     return is_so

@@ -7,6 +7,7 @@ interpreter waits for it when it ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -33,7 +34,7 @@ def in_thread(call: Callable[[], T], *, name: str) -> asyncio.Future[T]:
             result = call()
         except Exception as caught:  # noqa: BLE001 it belongs to whoever waits
             error = caught
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, name=name, daemon=True).start()
