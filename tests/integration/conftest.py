@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sollol_agents.dispatcher.actor import Dispatcher
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.lab.testing.scripted import control, quick
+from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
 
@@ -25,3 +29,18 @@ async def bus(nats_server: EmbeddedServer) -> AsyncIterator[Bus]:
         yield connected
     finally:
         await connected.close()
+
+
+@pytest.fixture
+async def actors_bus(nats_server: EmbeddedServer) -> AsyncIterator[Bus]:
+    connected = await Bus.connect(BusConfig(url=nats_server.url, name="doubles"))
+    await provision(connected)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+async def dispatcher(nats_server: EmbeddedServer, actors_bus: Bus) -> AsyncIterator[Dispatcher]:
+    async with quick(Dispatcher(DispatcherConfig(drain_timeout_s=0.3), control(nats_server))) as actor:
+        yield actor
+    assert actor.statistics().in_flight == 0

@@ -1,0 +1,197 @@
+"""Requests that wait at a dispatcher: for a scorer, for their turn, and until their caller leaves."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import msgspec
+import pytest
+
+from sollol_agents.dispatcher.actor import Dispatcher
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.lab.testing.scripted import BODY, ScriptedNode, ScriptedScorer, ask, control, quick, serve
+from sollol_agents.lab.testing.waiting import eventually
+from sollol_bus.errors import Cancelled, Conflict, DeadlineExceeded, NoEligibleNode
+from sollol_bus.sdk.call import Call
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import Msg, encode
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.events import OfficeEvent
+from sollol_schemas.execution import CancelRequest, RequestGranted, RequestNews, RequestWaiting, Taken
+
+
+async def test_without_a_scorer_the_caller_is_told_what_to_start(dispatcher: Dispatcher, bus: Bus) -> None:
+    with pytest.raises(NoEligibleNode, match="sollol scorer"):
+        await ask(bus)
+
+
+async def test_an_absent_scorer_is_asked_by_one_request_for_all_and_then_by_each_once(
+    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus
+) -> None:
+    dispatcher = quick(Dispatcher(DispatcherConfig(), control(nats_server)))
+    dispatcher.pace = msgspec.structs.replace(dispatcher.pace, scorer_absence_s=60.0)
+    many = 200
+    async with dispatcher:
+        replies: list[Msg] = []
+        inbox = bus.new_inbox()
+        bus.subscribe(inbox, replies.append)
+        for _ in range(many):
+            bus.publish(subjects.GENERATE, BODY, reply=inbox)
+        await eventually(lambda: dispatcher.statistics().in_flight == many)
+        sent = dispatcher.bus.nats.stats["out_msgs"]
+        absent_until = time.monotonic() + 1.0
+        while time.monotonic() < absent_until:
+            await bus.request(subjects.DISPATCHER_PROBE.of(dispatcher.instance))
+            sent += 1  # the answer to this probe
+        assert dispatcher.bus.nats.stats["out_msgs"] - sent < many, "two thousand, if each asked ten times a second"
+        scorer = ScriptedScorer(actors_bus, ["n1"])
+        ScriptedNode(actors_bus, "n1", serve)
+        await actors_bus.flush()
+        actors_bus.publish(subjects.OFFICE_EVENT.of("s2"), encode(OfficeEvent(instance="s2", term=2, is_leader=True)))
+        await eventually(lambda: len(replies) == 2 * many)
+        assert set(Counter(asked.request_id for asked in scorer.asked).values()) <= {1, 2}, "the scout may ask twice"
+        assert len(scorer.asked) <= many + 1
+
+
+async def test_a_new_scorer_in_office_is_asked_at_once_with_the_age_kept(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    scorer = ScriptedScorer(actors_bus, ["n1"])
+    scorer.holds_back = True
+    ScriptedNode(actors_bus, "n1", serve)
+    await actors_bus.flush()
+    call = Call(bus, subjects.GENERATE, BODY)
+    async with call:
+        await eventually(lambda: len(scorer.asked) == 1)
+        scorer.holds_back = False
+        office = OfficeEvent(instance="s2", term=2, is_leader=True)
+        actors_bus.publish(subjects.OFFICE_EVENT.of("s2"), encode(office))
+        assert [m.data async for m in call] == [b'{"response":"a"}']
+    assert scorer.asked[1].waited_s > scorer.asked[0].waited_s
+
+
+async def test_a_waiting_request_can_be_cancelled(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    call = Call(bus, subjects.GENERATE, BODY)
+    async with call:
+        await eventually(lambda: len(scorer.asked) == 1)
+        call.cancel()
+        with pytest.raises(Cancelled):
+            await anext(aiter(call))
+    await eventually(lambda: scorer.released == [call.request_id])
+
+
+async def test_a_caller_that_leaves_frees_the_node(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    ScriptedScorer(actors_bus, ["n1"])
+    node = ScriptedNode(actors_bus, "n1", lambda n, a: n.accept(a))
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: node.answers == [True])
+    await eventually(lambda: node.cancelled == [f"{call.request_id}-1"])
+
+
+async def test_a_caller_that_died_is_missed_while_its_request_waits(
+    nats_server: EmbeddedServer, dispatcher: Dispatcher, actors_bus: Bus
+) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    mortal = await Bus.connect(BusConfig(url=nats_server.url, name="mortal"))
+    heard: list[RequestNews] = []
+    async with Call(mortal, subjects.GENERATE, BODY, on_news=heard.append):
+        await eventually(lambda: RequestWaiting in map(type, heard))
+        assert [type(news) for news in heard[:2]] == [Taken, RequestWaiting]
+        await mortal.nats.close()  # without a word, as a killed process
+        scorer.repeat()
+        await eventually(lambda: dispatcher.statistics().in_flight == 0)
+    await eventually(lambda: len(scorer.released) == 1)
+    await mortal.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"), [({}, [Taken]), ({h.JOB: "j1"}, [Taken, RequestGranted])], ids=["any", "job"]
+)
+async def test_of_a_request_that_never_waited_only_the_runner_of_a_job_hears_where_it_runs(
+    headers: dict[str, str], told: list[type], dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    ScriptedScorer(actors_bus, ["n1"])
+    node = ScriptedNode(actors_bus, "n1", lambda n, a: n.accept(a))
+    await actors_bus.flush()
+    heard: list[type] = []
+    async with Call(
+        bus, subjects.GENERATE, BODY, headers=headers, on_news=lambda news: heard.append(type(news))
+    ) as call:
+        await eventually(lambda: Taken in heard)
+        node.first(f"{call.request_id}-1")
+        node.finish(f"{call.request_id}-1")
+        assert [msg.data async for msg in call] == [b'{"response":"a"}']
+    assert heard == told
+
+
+async def test_a_caller_who_heard_that_its_request_waits_hears_when_it_runs(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    scorer = ScriptedScorer(actors_bus, ["n1"])
+    scorer.holds_back = True
+    ScriptedNode(actors_bus, "n1", serve)
+    await actors_bus.flush()
+    heard: list[type] = []
+    async with Call(bus, subjects.GENERATE, BODY, on_news=lambda news: heard.append(type(news))) as call:
+        await eventually(lambda: RequestWaiting in heard)
+        scorer.let_go()
+        assert [msg.data async for msg in call] == [b'{"response":"a"}']
+    assert heard == [Taken, RequestWaiting, RequestGranted]
+
+
+async def test_nobody_cancels_without_the_secret(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY, request_id="mine"):
+        await eventually(lambda: len(scorer.asked) == 1)
+        bus.publish(subjects.CANCEL, b'{"request_id":"mine","secret":"guess"}')
+        bus.publish(subjects.CANCEL, b'{"request_id":"mine","secret":""}')
+        await bus.flush()
+        await bus.request(subjects.DISPATCHER_PROBE.of(dispatcher.instance))
+        assert dispatcher.statistics().in_flight == 1
+
+
+async def test_the_cancel_of_an_earlier_sending_does_not_reach_a_later_one(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    """Subscriptions of one connection take turns: the cancel may be handled after the request sent behind it."""
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    headers = {h.REQUEST_ID: "mine", h.CANCEL_SECRET: "secret", h.RESEND: "2", h.STREAM: "1"}
+    bus.publish(subjects.GENERATE, BODY, reply=bus.new_inbox(), headers=headers)
+    await eventually(lambda: len(scorer.asked) == 1)
+    bus.publish(subjects.CANCEL, encode(CancelRequest(request_id="mine", secret="secret", resend=1)))
+    await bus.flush()
+    await bus.request(subjects.DISPATCHER_PROBE.of(dispatcher.instance))
+    assert dispatcher.statistics().in_flight == 1
+    bus.publish(subjects.CANCEL, encode(CancelRequest(request_id="mine", secret="secret", resend=2)))
+    await eventually(lambda: dispatcher.statistics().in_flight == 0)
+
+
+async def test_the_deadline_ends_a_waiting_request(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    with pytest.raises(DeadlineExceeded):
+        await ask(bus, b'{"model":"m","prompt":"hi","stream":true,"deadline_s":0.1}')
+
+
+async def test_a_request_id_in_use_is_a_conflict(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY, request_id="r1"):
+        await eventually(lambda: len(scorer.asked) == 1)
+        with pytest.raises(Conflict):
+            await ask(bus, Sollol_Request_Id="r1")
