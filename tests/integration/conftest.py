@@ -9,6 +9,7 @@ import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.lab.testing.node_stage import Stage, staged
 from sollol_agents.lab.testing.scripted import control, quick
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
@@ -44,3 +45,9 @@ async def dispatcher(nats_server: EmbeddedServer, actors_bus: Bus) -> AsyncItera
     async with quick(Dispatcher(DispatcherConfig(drain_timeout_s=0.3), control(nats_server))) as actor:
         yield actor
     assert actor.statistics().in_flight == 0
+
+
+@pytest.fixture
+async def stage(nats_server: EmbeddedServer, bus: Bus) -> AsyncIterator[Stage]:
+    async with staged(nats_server, bus) as made:
+        yield made
