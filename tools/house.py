@@ -20,6 +20,7 @@ _PACKAGES: Final = (
     "schemas/sollol_schemas",
     "schemas/sollol_contract",
     "bench",
+    "tests",
     "tools",
 )
 _UNFORMATTED: Final = "# fmt" + ":"

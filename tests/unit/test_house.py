@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("tools.house", reason="the check of the sources is in the checkout only")
@@ -22,6 +20,7 @@ def test_every_package_is_looked_at() -> None:
         "sollol_schemas",
         "sollol_contract",
         "bench",
+        "tests",
         "tools",
     }
 
@@ -71,11 +70,6 @@ def test_lines_that_the_formatter_must_not_touch_are_named() -> None:
     assert faults({"house.odd": "x = [1,\n     2]  # fmt" + ": skip\n"}) == [
         "house.odd has lines that are not formatted"
     ]
-
-
-def test_no_test_keeps_lines_from_the_formatter() -> None:
-    tests = Path(__file__).parents[1]
-    assert [str(path) for path in tests.rglob("*.py") if "# fmt" + ":" in path.read_text(encoding="utf-8")] == []
 
 
 def test_a_file_and_a_function_that_are_too_long_are_named() -> None:
