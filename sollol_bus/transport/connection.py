@@ -5,10 +5,9 @@ Every nats-py call and exception passes through here. With the settings used, th
 `Bus.subscribe` are therefore plain functions and may be called from callbacks.
 
 Guarded against (each seen in nats-py 2.16): a cancelled `flush` kills the read loop silently, so flushes are
-shielded; one `flush` is no barrier for what was published just before, so it is done twice; output buffered
-during an outage is delivered long after, so nothing is buffered (`pending_size=-1`) and publishing raises instead;
-an exception inside `error_cb` ends the read loop, so it never raises; a payload over the limit closes the client
-for good, so sizes are checked here, those of headers too: they count to the message's size.
+shielded; output buffered during an outage is delivered long after, so nothing is buffered (`pending_size=-1`) and
+publishing raises instead; an exception inside `error_cb` ends the read loop, so it never raises; a payload over the
+limit closes the client for good, so sizes are checked here, those of headers too: they count to the message's size.
 """
 
 from __future__ import annotations
@@ -46,6 +45,8 @@ INBOX_ROOT = "_INBOX"
 SETTLING_S = 3.0
 """After its own reconnect an actor believes no 503 for so long: others are still coming back."""
 _HIGH_WATER_BYTES = 1 << 20
+_PONG_WITHIN_S = 30
+"""Longer than it takes to notice that a server is gone: a pong that came after it would end the reading."""
 _PUBLISH_REFUSED = "permissions violation for publish to "
 
 
@@ -67,12 +68,13 @@ class Bus:
         self.tracer: Tracer | None = None
         """Who traces requests; nobody, unless tracing is on."""
         needs_tls = config.tls_ca_file is not None or "tls://" in config.url
-        self._nc = SturdyClient(needs_tls=needs_tls)
+        self._nc = SturdyClient(needs_tls=needs_tls, on_cluster_change=self._on_cluster_changed)
         self._loop = asyncio.get_running_loop()
         self._settled_at = 0.0
         self._on_disconnect: list[Callable[[], None]] = []
         self._on_reconnect: list[Callable[[], None]] = []
         self._on_closed_for_good: list[Callable[[], None]] = []
+        self._on_cluster_change: list[Callable[[], None]] = []
         self._on_refused: list[Callable[[str], None]] = []
         self._mux: Mux | None = None
         self._leaving = Leaving()
@@ -163,6 +165,11 @@ class Bus:
         return self._loop.time() < self._settled_at
 
     @property
+    def proven_mono_s(self) -> float:
+        """What was published before this moment has reached the server; what came later may have, or not."""
+        return self._nc.proven_mono_s
+
+    @property
     def max_payload(self) -> int:
         """Largest payload in bytes: the server's limit less a margin for headers."""
         return int(self._nc.max_payload) - PAYLOAD_MARGIN_BYTES
@@ -184,14 +191,18 @@ class Bus:
         """Calls `callback` when the connection is closed for good, on purpose or not."""
         self._on_closed_for_good.append(callback)
 
+    def on_cluster_change(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` when a server joined or left the cluster: what was sent there just before may be lost."""
+        self._on_cluster_change.append(callback)
+
     def on_refused(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Calls `callback` with each subject (in lower case) that the server refuses; returns how to undo it."""
         self._on_refused.append(callback)
         return lambda: self._on_refused.remove(callback) if callback in self._on_refused else None
 
     def forget_callbacks(self, *callbacks: Callable[[], None]) -> None:
-        """Undoes `on_disconnect`, `on_reconnect` and `on_closed`; harmless for what was not registered."""
-        for registered in (self._on_disconnect, self._on_reconnect, self._on_closed_for_good):
+        """Undoes what was asked for by `on_…`; harmless for what was not registered."""
+        for registered in (self._on_disconnect, self._on_reconnect, self._on_closed_for_good, self._on_cluster_change):
             registered[:] = [known for known in registered if known not in callbacks]
 
     # -- messages -----------------------------------------------------------------------------------------
@@ -289,20 +300,21 @@ class Bus:
         Raises:
             NotConnected: The connection is down or did not answer in time.
         """
-        try:
-            for _ in range(2):
-                await asyncio.wait_for(asyncio.shield(self._nc.flush(timeout=30)), timeout_s)
-        except (TimeoutError, OSError, nats.errors.Error) as error:
-            raise NotConnected(f"flush: {error or 'no answer in time'}") from error
+        await self._pong(timeout_s)
 
     async def measure_rtt(self, timeout_s: float = 2.0) -> float:
         """Seconds that a message to the server and back takes."""
         began = time.perf_counter()  # the loop's own clock is cached and coarse
-        try:
-            await asyncio.wait_for(asyncio.shield(self._nc.flush(timeout=30)), timeout_s)
-        except (TimeoutError, OSError, nats.errors.Error) as error:
-            raise NotConnected(f"round trip: {error or 'no answer in time'}") from error
+        await self._pong(timeout_s)
         return time.perf_counter() - began
+
+    async def _pong(self, timeout_s: float) -> None:
+        pong = self._loop.create_task(self._nc.flush(timeout=_PONG_WITHIN_S), name="bus pong")
+        pong.add_done_callback(_forget_failure)  # one that comes too late, or never, is nobody's any more
+        try:
+            await asyncio.wait_for(asyncio.shield(pong), timeout_s)
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            raise NotConnected(f"no answer of the server to a ping within {timeout_s:g} s {error}".rstrip()) from error
 
     def _require_mux(self) -> Mux:
         if self._mux is None:
@@ -348,6 +360,10 @@ class Bus:
         log.warning("reconnected to the bus", extra={"action": "bus_reconnected"})
         _call_all(self._on_reconnect)
 
+    def _on_cluster_changed(self) -> None:
+        log.info("servers of the cluster came or went", extra={"action": "bus_cluster_changed"})
+        _call_all(self._on_cluster_change)
+
     async def _on_closed(self) -> None:
         if not self._is_closing:
             log.error("the bus connection is closed for good: %s", self.close_reason, extra={"action": "bus_closed"})
@@ -369,6 +385,11 @@ def _advice(why: str) -> str:
     if "authorization" in why.lower():
         return "Give credentials: --config with a file of `sollol credentials`, or --nats-user and --nats-password."
     return "Start one with `sollol up` (without --nats and SOLLOL_NATS), or name another with --nats."
+
+
+def _forget_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _call_all(callbacks: list[Callable[[], None]]) -> None:

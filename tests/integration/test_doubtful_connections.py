@@ -1,0 +1,92 @@
+"""Connections whose server stops without a word: what is proven to have arrived, and leaving at once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator
+
+import nats.errors
+import pytest
+
+from sollol_agents.lab.testing.link import Link
+from sollol_agents.lab.testing.waiting import eventually
+from sollol_bus.errors import NotConnected
+from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import Msg
+
+
+@pytest.fixture
+async def link(nats_server: EmbeddedServer) -> AsyncIterator[Link]:
+    async with Link(nats_server.url) as made:
+        yield made
+
+
+@pytest.fixture
+async def far(link: Link) -> AsyncIterator[Bus]:
+    connected = await Bus.connect(BusConfig(url=link.url, name="far"))
+    try:
+        yield connected
+    finally:
+        link.thaw()
+        await connected.close()
+
+
+async def test_a_pong_proves_what_was_published_before_its_ping(link: Link, bus: Bus, far: Bus) -> None:
+    heard: list[Msg] = []
+    bus.subscribe("news", heard.append)
+    await bus.flush()
+    for number in range(20):
+        published = time.monotonic()
+        far.publish("news")
+        await far.flush()
+        assert far.proven_mono_s >= published
+        await bus.flush()
+        assert len(heard) == number + 1
+    link.freeze()
+    lost = time.monotonic()
+    far.publish("news")
+    with pytest.raises(NotConnected, match="no answer"):
+        await far.flush(timeout_s=0.05)
+    assert far.proven_mono_s <= lost
+    link.cut()
+    await eventually(lambda: far.reconnects == 1)
+    await bus.flush()
+    assert len(heard) == 20, "what was on its way is lost"
+
+
+async def test_a_server_that_takes_nothing_any_more_is_left_at_once(link: Link, far: Bus) -> None:
+    link.freeze()
+    for _ in range(40):
+        far.publish("news", bytes(1 << 20))
+        await asyncio.sleep(0)  # the library writes it out
+    left: list[float] = []
+    far.on_disconnect(lambda: left.append(time.monotonic()))
+    await far.nats._process_op_err(nats.errors.StaleConnectionError())
+    await eventually(lambda: bool(left))
+    assert not far.is_connected
+
+
+async def test_a_flush_that_is_answered_too_late_is_nobodys_trouble(
+    link: Link, far: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+    over = asyncio.Event()
+
+    async def flush(timeout: float) -> None:
+        try:
+            await asyncio.sleep(0.1)
+            raise nats.errors.FlushTimeoutError
+        finally:
+            over.set()
+
+    monkeypatch.setattr(far.nats, "flush", flush)
+    with pytest.raises(NotConnected):
+        await far.measure_rtt(timeout_s=0.01)
+    await over.wait()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert troubles == []
