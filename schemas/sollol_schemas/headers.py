@@ -57,6 +57,8 @@ JOB_STATUS: Final = "Sollol-Job-Status"
 """`jobs.JobStatus` as JSON, on a dead letter."""
 
 # NATS conventions.
+SCHEDULE: Final = "Nats-Schedule"
+"""`@at` and an instant: when the server publishes a delayed message."""
 SERVICE_ERROR: Final = "Nats-Service-Error"
 SERVICE_ERROR_CODE: Final = "Nats-Service-Error-Code"
 MSG_ID: Final = "Nats-Msg-Id"

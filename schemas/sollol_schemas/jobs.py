@@ -83,6 +83,7 @@ class EnqueueRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """None: one is made."""
     priority: Priority | None = None
     """None: the body's own, else 5."""
+    delay_s: Annotated[float, Meta(ge=0, le=1e9, description="Seconds from now before which it does not start.")] = 0.0
 
 
 class EnqueueReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="job.enqueued.v1"):

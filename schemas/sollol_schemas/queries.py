@@ -7,7 +7,7 @@ import msgspec
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
 from sollol_schemas.telemetry import NodeState, Telemetry
-from sollol_schemas.units import BusId, Bytes, Count, Ratio, Seconds, Term, TokensPerSecond
+from sollol_schemas.units import BusId, Bytes, Count, Ratio, Seconds, SignedSeconds, Term, TokensPerSecond
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -24,6 +24,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Models of which the engine runs fewer requests at a time than its slots promise, with how many."""
     has_left: bool = False
     """It is down because it ended in order, not because it is missing."""
+    clock_ahead_s: SignedSeconds = 0.0
+    """How far its machine's clock is ahead of the NATS server's; 0 while that is less than 2 s, or not known."""
 
 
 class NodesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="nodes.v1"):

@@ -158,6 +158,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     version: str = ""
     """Version of this software on the node."""
     host: str = ""
+    unix_s: Annotated[float, Meta(ge=0, le=1e12, description="The node's own clock, seconds since 1970.")] = 0.0
 
     @property
     def has_gpu(self) -> bool:

@@ -118,13 +118,13 @@ async def stored_block(bus: Bus, stream: str, subject: str, start: int, *, count
     return found
 
 
-async def stream_info(bus: Bus, stream: str) -> StreamInfo:
+async def stream_info(bus: Bus, stream: str, *, timeout_s: float = _ANSWER_S) -> StreamInfo:
     """What the server tells about a stream.
 
     Raises:
         BusError: There is no such stream, or the server does not answer.
     """
-    return decode(await api(bus, f"STREAM.INFO.{stream}"), StreamInfo)
+    return decode(await api(bus, f"STREAM.INFO.{stream}", timeout_s=timeout_s), StreamInfo)
 
 
 async def delete_message(bus: Bus, stream: str, seq: int) -> None:

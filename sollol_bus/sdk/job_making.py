@@ -13,7 +13,7 @@ from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.ids import is_request_id
-from sollol_schemas.instants import instant
+from sollol_schemas.instants import instant, parse_instant
 from sollol_schemas.jobs import Job
 from sollol_schemas.routing import PRIORITY_NAMES, Routing
 
@@ -54,6 +54,12 @@ def make_job(
         callback_subject=callback_subject,
         callback_url=callback_url,
     )
+
+
+def delayed(job: Job, due_unix_s: float) -> Job:
+    """The job, to start at this instant or at its own, if that is later."""
+    own = parse_instant(job.not_before) if job.not_before else 0.0
+    return job if own >= due_unix_s else msgspec.structs.replace(job, not_before=instant(due_unix_s))
 
 
 def priority_of(priority: int | str) -> int:

@@ -27,7 +27,7 @@ from sollol_bus.errors import (
     SollolError,
 )
 from sollol_bus.sdk.job_answer import JobAnswer
-from sollol_bus.sdk.job_making import checked_id, make_job, priority_of
+from sollol_bus.sdk.job_making import checked_id, delayed, make_job, priority_of
 from sollol_bus.sdk.job_storing import Storing
 from sollol_bus.sdk.questions import ask
 from sollol_bus.transport.connection import Bus
@@ -93,6 +93,7 @@ class Jobs:
         *,
         job_id: str | None = None,
         priority: int | str | None = None,
+        delay_s: float = 0.0,
         on_done: Callable[[JobAnswer], None] | None = None,
     ) -> str:
         """The id of a job that is stored from now on.
@@ -101,6 +102,7 @@ class Jobs:
             job: What to do; see `make_job`.
             job_id: An id of your choice, so that submitting it again is harmless; None: one is made.
             priority: 0 to 10 or a name; None: the body's own, else 5.
+            delay_s: Seconds from now before which it does not start, up to 1e9; `not_before` counts if it is later.
             on_done: Called once with the answer, as long as this client stays connected.
 
         Raises:
@@ -109,13 +111,15 @@ class Jobs:
             QueueFull: The queue takes no more.
             NoResponders: Nobody serves jobs: neither a dispatcher nor the queue is there.
         """
-        asked = EnqueueRequest(job=job, job_id=job_id, priority=None if priority is None else priority_of(priority))
+        wanted = None if priority is None else priority_of(priority)
+        asked = EnqueueRequest(job=job, job_id=job_id, priority=wanted, delay_s=delay_s)
         if job_id is not None:
             checked_id(job_id)
         try:
             job_id = (await self._ask_job(subjects.JOB_ENQUEUE, asked, EnqueueReply)).job_id
         except NoResponders:  # no dispatcher now: the queue itself is durable, and whoever comes checks the job
             number = DEFAULT_PRIORITY if asked.priority is None else asked.priority
+            job = delayed(job, self.bus.clock.now_unix() + delay_s) if delay_s > 0 else job
             job_id = (await self.submit_many([(job_id, job)], priority=number))[0]
         if on_done is not None:
             self._follow(job_id, on_done)

@@ -26,6 +26,7 @@ from nats.aio.client import Client as NatsClient
 from sollol_bus.errors import BusError, ConfigError, NotConnected, PayloadTooLarge
 from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
+from sollol_bus.transport.clock import Clock
 from sollol_bus.transport.config import BusConfig
 from sollol_bus.transport.credentials import credentials_of
 from sollol_bus.transport.messages import Msg, encode, error_headers, size_of_headers
@@ -59,6 +60,8 @@ class Bus:
 
     def __init__(self, config: BusConfig) -> None:
         self.config = config
+        self.clock = Clock()
+        """What time it is by the server, once somebody asked it; see `ServerTime`."""
         self.closed: asyncio.Event = asyncio.Event()
         """Set when the connection is closed for good, on purpose or not."""
         self.close_reason: str = ""
@@ -133,12 +136,7 @@ class Bus:
         self._is_closing = True
         try:
             await asyncio.wait_for(self._nc.close(), 2)
-        except (
-            TimeoutError,
-            OSError,
-            RuntimeError,
-            nats.errors.Error,
-        ) as error:  # RuntimeError: uvloop's, closed twice
+        except (TimeoutError, OSError, RuntimeError, nats.errors.Error) as error:  # uvloop: closed twice
             log.debug("closing a failed connection: %s", error)
 
     async def close(self) -> None:

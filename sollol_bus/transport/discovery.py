@@ -7,7 +7,6 @@ running work when stopped, and echo a request's headers (secrets included) back 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -16,11 +15,12 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.version import VERSION
-from sollol_schemas.instants import instant
 
 PING_TYPE = "io.nats.micro.v1.ping_response"
 INFO_TYPE = "io.nats.micro.v1.info_response"
 STATS_TYPE = "io.nats.micro.v1.stats_response"
+CLOCK_AHEAD_S = "clock_ahead_s"
+"""Metadata of an actor whose machine's clock is wrong: by how many seconds it is ahead of the server's."""
 
 
 class EndpointCounters(msgspec.Struct, kw_only=True):
@@ -41,7 +41,7 @@ class Discovery(Part):
         description: One sentence for people.
         endpoints: Subject by name of endpoint.
         queue_group: Queue group of the endpoints; empty when they have none.
-        metadata: What else others may want to know, as text.
+        metadata: What else others may want to know, as text; a clock that is wrong is told beside it.
     """
 
     def __init__(
@@ -56,11 +56,12 @@ class Discovery(Part):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._bus = bus
-        self._identity = {"name": name, "id": instance, "version": VERSION, "metadata": dict(metadata or {})}
+        self._identity = {"name": name, "id": instance, "version": VERSION}
+        self._metadata = dict(metadata or {})
         self._description = description
         self._endpoints = dict(endpoints)
         self._queue_group = queue_group
-        self._started = instant(datetime.now(UTC))
+        self._started = bus.clock.instant()
         self.counters = {endpoint: EndpointCounters() for endpoint in endpoints}
         self._subscriptions: list[Subscription] = []
 
@@ -114,4 +115,6 @@ class Discovery(Part):
         self._answer(msg, {"type": STATS_TYPE, **self._identity, "started": self._started, "endpoints": endpoints})
 
     def _answer(self, msg: Msg, reply: dict[str, object]) -> None:
-        self._bus.respond(msg, reply)
+        clock = self._bus.clock
+        wrong = {CLOCK_AHEAD_S: f"{clock.ahead_s:.3f}"} if clock.is_off else {}
+        self._bus.respond(msg, {**reply, "metadata": self._metadata | wrong})

@@ -29,6 +29,7 @@ from sollol_bus.errors import (
 )
 from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.sdk.jobs import make_job
+from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import stores, subjects
@@ -208,7 +209,9 @@ async def test_a_job_is_cancelled_delayed_queued_and_running_but_not_when_it_is_
         await eventually(lambda: JobNews.RUNNING in s.news_of(running))
         queued = await s.count(2)
         delayed = await s.client.jobs.submit(
-            make_job({"model": MODEL, "prompt": "x"}, not_before=datetime.now(UTC) + timedelta(hours=1))
+            make_job(
+                {"model": MODEL, "prompt": "x"}, not_before=datetime.fromtimestamp(wall_s(), UTC) + timedelta(hours=1)
+            )
         )
         assert (await s.client.jobs.get(delayed)).state is JobState.QUEUED
         for job_id in (delayed, queued, running):
@@ -245,7 +248,7 @@ async def test_progress_is_told_in_tokens_and_at_most_once_a_second(tmp_path: Pa
 
 async def test_a_delayed_job_starts_when_it_is_due_however_it_was_submitted(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
-        due = datetime.now(UTC) + timedelta(seconds=1.5)
+        due = datetime.fromtimestamp(wall_s(), UTC) + timedelta(seconds=1.5)
         job = make_job({"model": MODEL, "prompt": "count down from 2"}, not_before=due)
         await s.client.jobs.submit(job, job_id="by-request")
         await s.client.jobs.submit_many([("by-publish", job)])

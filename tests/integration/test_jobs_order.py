@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.sdk.jobs import make_job
+from sollol_bus.transport.clock import wall_s
 from sollol_schemas.jobs import JobNews
 
 pytestmark = pytest.mark.timeout(90)
@@ -35,7 +36,7 @@ async def test_jobs_begin_in_order_of_priority_and_age_and_deferred_ones_last(tm
             await s.count(1, priority=priority, job_id=name)
         oldest = await stored_at(s, "old-low")
 
-        await eventually(lambda: datetime.now(UTC).timestamp() > oldest + 2.4 * level_s)
+        await eventually(lambda: wall_s() > oldest + 2.4 * level_s)
         fresh = {"p3": 3, "p5": 5, "p9": 9, "p4": 4}
         for name, priority in fresh.items():
             await s.count(1, priority=priority, job_id=name)

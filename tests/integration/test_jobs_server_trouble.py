@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sollol_agents.dispatcher.jobs.clock import ServerClock
 from sollol_agents.dispatcher.jobs.listing import Listing
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import BusError, NotConnected
+from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg
 from sollol_schemas import stores
 
 _WITHOUT_JETSTREAM = "jetstream: disabled"
+
+
+def no_task(coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+    raise AssertionError(f"{name} is not wanted here")
 
 
 @pytest.fixture
@@ -51,7 +56,7 @@ async def test_a_server_that_does_not_tell_its_time_is_an_error_that_is_waited_o
     jetstream.subscribe(f"$JS.API.STREAM.INFO.{stores.JOBS_STREAM}", lambda m: jetstream.respond(m, info))
     await jetstream.flush()
     with pytest.raises(BusError, match="time"):
-        await ServerClock(bus, stores.JOBS_STREAM).compare()
+        await ServerTime(bus, no_task, stores.JOBS_STREAM).compare()
 
 
 async def test_a_list_that_the_connection_cuts_off_is_an_error_and_no_shorter_list(

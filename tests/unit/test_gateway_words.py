@@ -247,7 +247,7 @@ class TestModels:
 
     def test_a_fleet_that_tells_a_model_twice_as_a_node_has_it_in_memory_once(self) -> None:
         twice: list[dict[str, Any]] = [{"name": "m:latest"}, {"name": "m:latest"}]
-        rows = model_lists.running([view("a", "m:latest")], {"a": twice}, dt.datetime.now(dt.UTC))
+        rows = model_lists.running([view("a", "m:latest")], {"a": twice}, dt.datetime.fromtimestamp(1e9, dt.UTC))
         assert rows == [{"name": "m:latest", "node_id": "a"}]
 
     def test_a_single_model_server_tells_what_it_knows(self) -> None:

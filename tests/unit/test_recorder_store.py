@@ -53,6 +53,7 @@ def node_row(state: NodeState, at: int) -> Row:
     return row
 
 
+NOW = 1.8e9
 LOST = {"status": OutcomeStatus.PRESUMED_LOST, "by": ReportedBy.DISPATCHER}
 
 
@@ -113,13 +114,13 @@ async def test_reliability_is_told_per_node_and_per_model_with_the_last_hundred_
     rows += [outcome_row("c-1", at=300, node_id="n2", model="a")]
     rows += [outcome_row("d-1", at=301, node_id=subjects.NO_NODE, model="a", status=OutcomeStatus.CLIENT_ERROR)]
     await store.write(rows)
-    entries = {(e.node_id, e.model): e for e in (await archive.reliability()).entries}
+    entries = {(e.node_id, e.model): e for e in (await archive.reliability(now=NOW)).entries}
     assert set(entries) == {("n1", ""), ("n1", "a"), ("n1", "b"), ("n2", ""), ("n2", "a")}
     assert entries["n1", "a"].recent_s == tuple(float(n) for n in range(21, 121))
     assert entries["n1", ""].attempts == 123
     assert entries["n1", "b"].success_ratio == 0.0
     assert entries["n1", ""].last_seen_at == "1970-01-01T00:03:22.000Z"
-    only = await archive.reliability("n2", "a")
+    only = await archive.reliability("n2", "a", now=NOW)
     assert [(e.node_id, e.model) for e in only.entries] == [("n2", "a")]
 
 
@@ -132,11 +133,11 @@ async def test_forgetting_takes_what_was_named(store: Store, archive: Archive) -
         ]
     )
     await store.forget("n1", "a")
-    assert [e.model for e in (await archive.reliability("n1")).entries] == ["", "b"]
+    assert [e.model for e in (await archive.reliability("n1", now=NOW)).entries] == ["", "b"]
     await store.forget(model="a")
-    assert (await archive.reliability("n2")).entries == ()
+    assert (await archive.reliability("n2", now=NOW)).entries == ()
     await store.forget()
-    assert (await archive.reliability()).entries == ()
+    assert (await archive.reliability(now=NOW)).entries == ()
 
 
 async def test_recent_comes_newest_first(store: Store, archive: Archive) -> None:
@@ -232,15 +233,15 @@ async def test_a_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 async def test_a_node_is_listed_with_its_presence_whatever_it_did(store: Store, archive: Archive) -> None:
     await store.write([node_row(NodeState.UP, 100), node_row(NodeState.DOWN, 200), node_row(NodeState.UP, 300)])
-    (entry,) = (await archive.reliability()).entries
+    (entry,) = (await archive.reliability(now=NOW)).entries
     assert (entry.node_id, entry.model, entry.attempts) == ("n1", "", 0)
     assert entry.up_for_s is not None
     assert entry.up_for_s > 1_000_000
     assert entry.uptime_ratio is not None
     assert 0.9 < entry.uptime_ratio < 1.0
-    assert (await archive.reliability("n2")).entries == ()
+    assert (await archive.reliability("n2", now=NOW)).entries == ()
     await store.write([outcome_row("r1-1", at=310)])
-    assert [e.uptime_ratio is None for e in (await archive.reliability("n1")).entries] == [False, True]
+    assert [e.uptime_ratio is None for e in (await archive.reliability("n1", now=NOW)).entries] == [False, True]
 
 
 async def test_the_latest_of_each_model_are_told_without_the_busy_ones_crowding_out_the_rest(

@@ -14,13 +14,14 @@ from sollol_agents.dashboard.access import Sessions, follow_keys, is_local
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dashboard.operations import OperationContext
 from sollol_agents.dashboard.pages import Pages
-from sollol_agents.fleet_view.feed import Feed, wall_s
+from sollol_agents.fleet_view.feed import Feed
 from sollol_agents.fleet_view.questions import Questions
 from sollol_agents.fleet_view.view import FleetView
 from sollol_agents.http_server import HttpServer
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import ConfigError
 from sollol_bus.sdk.client import Client
+from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
 
 log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.errors import DecodeFailed
+from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas import subjects
@@ -23,11 +24,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LOG_EVERY_S: Final = 10.0
-
-
-def wall_s() -> float:
-    """Seconds since 1970, for axes and lists; nothing is decided by it."""
-    return time.time()  # noqa: TID251 shown to people, decides nothing
 
 
 class Feed:

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from sollol_agents.fleet_view.feed import wall_s
 from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.errors import NotPermitted, SollolError
 from sollol_bus.sdk.client import Client
+from sollol_bus.transport.clock import wall_s
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from sollol_agents.gateway.pages.models import ModelPages
 from sollol_agents.gateway.pages.operations import OperationPages
 from sollol_agents.http_server import USUAL_LIMITS, ClientLimits, HttpServer
 from sollol_bus.actor import Actor, ActorState
+from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 
@@ -63,6 +64,7 @@ class Gateway(Actor[GatewayConfig]):
 
     async def on_start(self) -> None:
         """Listens."""
+        await self.own(ServerTime(self.bus, self.spawn))
         config, client = self.config, await self.own(Client(self.bus))
         metrics, resources, fleet = Metrics(), resources_of(client, config), Fleet(client)
         self._inference = Inference(

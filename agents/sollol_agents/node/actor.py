@@ -22,6 +22,7 @@ from sollol_agents.node.engines.watch import EngineWatch
 from sollol_agents.node.machine.sampler import Machine
 from sollol_bus.actor import Actor
 from sollol_bus.errors import BusError, ConfigError, NotConnected
+from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import encode
 from sollol_bus.waiting import happens
@@ -192,6 +193,7 @@ class NodeMonitor(Actor[NodeConfig]):
             bus_rtt_s=self._bus_rtt_s,
             uptime_s=now - self._began_mono_s,
             engine_silent_s=executor.silent_s(now),
+            unix_s=wall_s(),
         )
 
     async def _heartbeat(self) -> None:

@@ -13,6 +13,7 @@ from sollol_agents.recorder.office import Office
 from sollol_agents.recorder.queries import ENDPOINTS
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.jetstream.office import Candidate
+from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas import stores, subjects
@@ -50,6 +51,7 @@ class Recorder(Actor[RecorderConfig]):
     async def on_start(self) -> None:
         """Stands for office; returns when in it, or when another is."""
         await provision(self.bus)
+        await self.own(ServerTime(self.bus, self.spawn))
         self._discovery = await self.register(
             "Records outcomes and decisions, and answers questions about them.",
             endpoints=ENDPOINTS,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +74,8 @@ class Archive:
             window_s=window_s,
         )
 
-    async def reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
-        """The record of every node and of every model on it, or of those that were asked for."""
+    async def reliability(self, node_id: str = "", model: str = "", *, now: float) -> ReliabilityReply:
+        """The record of every node and of every model on it, or of those that were asked for; `now` is Unix time."""
         rows = await self._connection.execute_fetchall(
             "SELECT node_id, model, verdict, code, count(*), max(recorded_at) FROM outcomes "
             "WHERE (? = '' OR node_id = ?) AND (? = '' OR model = ?) AND node_id != ? "
@@ -88,7 +87,7 @@ class Archive:
             groups[row.node_id, row.model].append(row)
             if not model and row.model:
                 groups[row.node_id, ""].append(row)
-        presence = await self._uptimes(node_id) if not model else {}
+        presence = await self._uptimes(node_id, now) if not model else {}
         for name in presence:
             groups.setdefault((name, ""), [])  # it was there and did nothing
         return ReliabilityReply(
@@ -154,7 +153,7 @@ class Archive:
             outcomes=tuple(_outcomes.decode(row[0]) for row in outcomes),
         )
 
-    async def _uptimes(self, node_id: str) -> dict[str, Uptime]:
+    async def _uptimes(self, node_id: str, now: float) -> dict[str, Uptime]:
         """How long each node has been there."""
         rows = await self._connection.execute_fetchall(
             "SELECT node_id, stored_at_ns / 1e9, json_extract(CAST(body AS TEXT), '$.state') FROM events "
@@ -164,7 +163,6 @@ class Archive:
         passages: dict[str, list[Passage]] = defaultdict(list)
         for name, at, state in rows:
             passages[name].append(Passage(at, state))
-        now = datetime.now(UTC).timestamp()
         return {name: uptime_of(told, now) for name, told in passages.items()}
 
     async def _view(self, node_id: str, model: str, rows: list[VerdictRow], uptime: Uptime | None) -> ReliabilityView:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +13,11 @@ from sollol_agents.recorder.archive import open_archive
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.recorder.ingest import BATCH_MAX, Ingest
 from sollol_agents.recorder.queries import Queries
+from sollol_agents.recorder.retention import Line
 from sollol_agents.recorder.store import Store, StoreBroken, StoreReplaced, open_store, set_aside
 from sollol_bus.jetstream.pull import ConsumerSpec, PullConsumer
 from sollol_bus.parts import Spawn
+from sollol_bus.steady import steady_s
 from sollol_bus.transport.connection import Bus
 from sollol_bus.waiting import happens
 from sollol_schemas import stores, subjects
@@ -156,20 +157,44 @@ class Office:
 
     async def _prune(self, store: Store) -> None:
         """Deletes old records, now and then."""
-        config = self._config
+        line: Line | None = None
+        looked_at = 0.0
         while True:
-            before = datetime.now(UTC).timestamp() - config.retention_days * _DAY_S
+            steady_at, now = steady_s(), self._bus.clock.now_unix()
             try:
-                deleted = await store.prune(
-                    before=before,
-                    max_outcomes=config.max_outcomes,
-                    max_decisions=_MAX_DECISIONS,
-                    max_events=_MAX_EVENTS,
-                )
-                log.info("deleted %d old records", deleted, extra={"action": "recorder_prune"})
+                newest = await store.newest()
+                if line is None:
+                    line, looked_at = Line(await store.line() or newest or now), steady_at
+                was_behind, line = line.is_behind, line.moved(now, steady_at - looked_at)
+                looked_at = steady_at
+                _tell_behind(line, was_behind=was_behind)
+                await self._prune_once(store, line.oldest_kept(newest, self._config.retention_days * _DAY_S))
+                await store.keep_line(line.at_unix_s)
             except sqlite3.OperationalError as error:
                 log.warning("old records were not deleted: %s", error, extra={"action": "recorder_prune_failed"})
             await asyncio.sleep(_PRUNE_EVERY_S)
+
+    async def _prune_once(self, store: Store, before: float) -> None:
+        deleted = await store.prune(
+            before=before,
+            max_outcomes=self._config.max_outcomes,
+            max_decisions=_MAX_DECISIONS,
+            max_events=_MAX_EVENTS,
+        )
+        log.info("deleted %d old records", deleted, extra={"action": "recorder_prune"})
+
+
+def _tell_behind(line: Line, *, was_behind: bool) -> None:
+    """Says that records are kept longer than set, and when that is over."""
+    if line.is_behind and not was_behind:
+        log.warning(
+            "the clock went on by %.1f h more than time passed here: it was set, or no recorder ran; old records are "
+            "deleted later by up to so much, until that has passed too",
+            line.lag_s / 3600,
+            extra={"action": "recorder_clock_ahead", "ahead_s": round(line.lag_s)},
+        )
+    elif was_behind and not line.is_behind:
+        log.info("old records are deleted when they are due again", extra={"action": "recorder_clock_right"})
 
 
 def _tell_lost(errors: BaseExceptionGroup[Exception]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
@@ -21,7 +20,6 @@ from sollol_bus.waiting import happens
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
-from sollol_schemas.instants import instant
 from sollol_schemas.queries import (
     FleetStats,
     NodesReply,
@@ -167,12 +165,12 @@ class Queries:
 
     async def _stats(self, archive: Archive, _store: Store, msg: Msg) -> StatsReply:
         request = _read(msg, StatsRequest, StatsRequest())
-        since = datetime.now(UTC).timestamp() - request.window_s if request.window_s > 0 else 0.0
+        since = self._bus.clock.now_unix() - request.window_s if request.window_s > 0 else 0.0
         return await archive.stats(since, fleet=await self._ask_fleet(), window_s=request.window_s)
 
     async def _reliability(self, archive: Archive, _store: Store, msg: Msg) -> ReliabilityReply:
         request = _read(msg, ReliabilityRequest, ReliabilityRequest())
-        return await archive.reliability(request.node_id, request.model)
+        return await archive.reliability(request.node_id, request.model, now=self._bus.clock.now_unix())
 
     async def _recent(self, archive: Archive, _store: Store, msg: Msg) -> RecentReply:
         request = _read(msg, RecentRequest, RecentRequest())
@@ -198,10 +196,10 @@ class Queries:
             request.model,
             extra={"action": "recorder_reset"},
         )
-        at = instant(datetime.now(UTC))
+        at = self._bus.clock.instant()
         event = ResetEvent(kind=ResetKind.RELIABILITY, node_id=request.node_id, model=request.model, at=at)
         self._bus.publish(subjects.RESET_EVENT, encode(event))
-        return await archive.reliability(request.node_id, request.model)
+        return await archive.reliability(request.node_id, request.model, now=self._bus.clock.now_unix())
 
     async def _ask_fleet(self) -> FleetStats | None:
         try:

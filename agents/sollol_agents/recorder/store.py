@@ -38,6 +38,12 @@ _WRITE: Final = {
     Table.EVENTS: "INSERT OR IGNORE INTO events VALUES (:stored_at_ns, :stream_seq, :kind, :node_id, :body)",
 }
 _FORGET = "DELETE FROM outcomes WHERE (:node_id IN ('', node_id)) AND (:model IN ('', model))"
+_NEWEST = (
+    "SELECT max(coalesce((SELECT max(recorded_at) FROM outcomes), 0), "
+    "coalesce((SELECT max(stored_at_ns) FROM decisions), 0) / 1e9, "
+    "coalesce((SELECT max(stored_at_ns) FROM events), 0) / 1e9)"
+)
+_KEEP_LINE = "INSERT OR REPLACE INTO meta VALUES ('line', :value)"
 
 
 class _Pruning(NamedTuple):
@@ -123,6 +129,19 @@ class Store:
         if deleted:
             await self._connection.execute_fetchall(f"PRAGMA incremental_vacuum({_FREE_PAGES})")
         return deleted
+
+    async def newest(self) -> float:
+        """When the latest record was stored, in seconds of Unix time; 0 when there is none."""
+        return float(await _scalar(self._connection, _NEWEST))
+
+    async def line(self) -> float | None:
+        """Up to when time was believed to have gone, in seconds of Unix time; None in a new database."""
+        rows = list(await self._connection.execute_fetchall("SELECT value FROM meta WHERE key = 'line'"))
+        return float(rows[0][0]) if rows else None
+
+    async def keep_line(self, at_unix_s: float) -> None:
+        """Keeps the line over a restart."""
+        await self._transact((_KEEP_LINE, [{"value": repr(at_unix_s)}]))
 
     async def close(self) -> None:
         """Closes the file; safe to call twice."""

@@ -14,7 +14,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterable
-from datetime import UTC, datetime
 from typing import ClassVar, TypeVar
 
 import msgspec
@@ -35,7 +34,9 @@ from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import DecodeFailed, NotConnected
 from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.outcomes import OutcomePublisher
+from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.jetstream.streams import provision
+from sollol_bus.transport.clock import far
 from sollol_bus.transport.connection import SETTLING_S, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.transport.subscription import Subscription
@@ -45,7 +46,6 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.headers import TRACEPARENT
-from sollol_schemas.instants import instant
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
 log = logging.getLogger(__name__)
@@ -95,12 +95,13 @@ class Scorer(Actor[ScorerConfig]):
     async def on_start(self) -> None:
         """Listens to the fleet and stands for office."""
         await provision(self.bus)
+        await self.own(ServerTime(self.bus, self.spawn))
         self._outcomes = await self.own(OutcomePublisher(self.bus))
         self._told = DecisionEvents(self.bus)
         self._preloading = Preloading(self.bus, self.core, self.spawn)
         self._spans = QuestionSpans(self.bus.tracer) if self.bus.tracer is not None else None
         self._watch = Watch(self.bus, on_dispatcher_gone=self._on_dispatcher_gone, on_orphan=self._on_orphan)
-        self._hear(subjects.TELEMETRY.all, Telemetry, self.core.on_telemetry)
+        self._hear(subjects.TELEMETRY.all, Telemetry, self._on_telemetry)
         self._hear(subjects.LOAD.all, LoadUpdate, self.core.on_load)
         self._hear(subjects.OUTCOME_EVENT.all, Outcome, self.core.on_outcome)
         self.bus.on_reconnect(self._on_reconnect)
@@ -200,7 +201,7 @@ class Scorer(Actor[ScorerConfig]):
 
     def _publish_office(self, term: int, *, is_leader: bool, reason: str) -> None:
         event = OfficeEvent(
-            instance=self.instance, term=term, is_leader=is_leader, reason=reason, at=instant(datetime.now(UTC))
+            instance=self.instance, term=term, is_leader=is_leader, reason=reason, at=self.bus.clock.instant()
         )
         self.bus.publish(subjects.OFFICE_EVENT.of(self.instance), encode(event))
 
@@ -274,13 +275,28 @@ class Scorer(Actor[ScorerConfig]):
         if isinstance(answer, ErrorBody):
             self.bus.respond_error(msg.reply, answer)
         else:
-            self.bus.respond(msg, msgspec.structs.replace(answer, decided_at=instant(datetime.now(UTC))))
+            self.bus.respond(msg, msgspec.structs.replace(answer, decided_at=self.bus.clock.instant()))
 
     def _on_nodes(self, msg: Msg) -> None:
         self.bus.respond(msg, nodes_reply(self.core, time.monotonic(), self.instance))
 
     def _on_models(self, msg: Msg) -> None:
         self.bus.respond(msg, models_reply(self.core))
+
+    def _on_telemetry(self, told: Telemetry, now: float) -> list[Effect]:
+        effects = self.core.on_telemetry(told, now)
+        node = self.core.fleet.nodes.get(told.node_id)
+        clock = self.bus.clock
+        if node is not None and clock.is_compared and node.clock.hear(told.unix_s, clock.now_unix()):
+            ahead_s = node.clock.ahead_s
+            log.log(
+                logging.WARNING if ahead_s else logging.INFO,
+                "the clock of node %s is %s",
+                told.node_id,
+                f"{far(ahead_s)} the NATS server's; synchronise it (NTP)" if ahead_s else "right again",
+                extra={"action": "node_clock", "node_id": told.node_id, "ahead_s": round(ahead_s, 3)},
+            )
+        return effects
 
     # -- time ---------------------------------------------------------------------------------------------
 
@@ -313,7 +329,7 @@ class Scorer(Actor[ScorerConfig]):
 
     def _on_orphan(self, attempt: Attempt) -> None:
         outcome = presumed_lost(attempt)
-        self._outcomes.publish(msgspec.structs.replace(outcome, finished_at=instant(datetime.now(UTC))))
+        self._outcomes.publish(msgspec.structs.replace(outcome, finished_at=self.bus.clock.instant()))
         self._carry_out(self.core.on_outcome(outcome, time.monotonic()))
 
     # -- effects ------------------------------------------------------------------------------------------
@@ -348,7 +364,7 @@ class Scorer(Actor[ScorerConfig]):
                     effect.reason,
                     extra={"action": "node_state", "node_id": effect.node_id},
                 )
-                event = msgspec.structs.replace(effect, at=instant(datetime.now(UTC)))
+                event = msgspec.structs.replace(effect, at=self.bus.clock.instant())
                 self.bus.publish(subjects.NODE_EVENT.of(effect.node_id, effect.state), encode(event))
             case BreakerEvent():
                 log.warning(
@@ -358,7 +374,7 @@ class Scorer(Actor[ScorerConfig]):
                     effect.state,
                     extra={"action": "breaker", "node_id": effect.node_id},
                 )
-                breaker = msgspec.structs.replace(effect, at=instant(datetime.now(UTC)))
+                breaker = msgspec.structs.replace(effect, at=self.bus.clock.instant())
                 self.bus.publish(subjects.BREAKER_EVENT.of(effect.node_id, effect.state), encode(breaker))
 
     def _reply(self, request_id: str, answer: Granted | GrantQueued | GrantRefused, *, is_last: bool = True) -> None:

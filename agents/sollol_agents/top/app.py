@@ -13,12 +13,12 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Sparkline, Static, TabbedContent, TabPane
 
 from sollol_agents.fleet_view.decisions import DecisionRow
-from sollol_agents.fleet_view.feed import wall_s
 from sollol_agents.fleet_view.node_rows import NodeRow
 from sollol_agents.fleet_view.view import FleetView
 from sollol_agents.top import tables
 from sollol_agents.top.screens import Confirm, Explanation
 from sollol_bus.errors import SollolError
+from sollol_bus.transport.clock import wall_s
 from sollol_schemas.queries import WhyReply
 
 T = TypeVar("T")

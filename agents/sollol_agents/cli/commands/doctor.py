@@ -9,9 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterable
-from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -29,18 +27,20 @@ from sollol_agents.node.machine.host import sample_host
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted, RequestTimedOut
 from sollol_bus.server.config import default_store_dir, find_binary
 from sollol_bus.server.room import OFF_BELOW_BYTES
+from sollol_bus.transport.clock import OFF_S, wall_s
 from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.discovery import CLOCK_AHEAD_S
 from sollol_bus.transport.messages import decode
 from sollol_bus.version import VERSION
 from sollol_schemas import stores, subjects
 from sollol_schemas.inboxes import client_inbox_prefix
+from sollol_schemas.instants import parse_instant
 from sollol_schemas.queries import ModelsReply, NodesReply
 from sollol_schemas.telemetry import NodeState
 
 _OLDEST_PYTHON: Final = (3, 11)
 _LEAST_FREE_BYTES: Final = 2 << 30
 _LEAST_PAYLOAD_BYTES: Final = 8 << 20
-_CLOCK_LIMIT_S: Final = 2.0
 _COLLECT_S: Final = 0.4
 _ENGINE_TIMEOUT_S: Final = 1.0
 _PORTS: Final = ((4222, "--nats-port"), (8000, "--http-port"))
@@ -78,6 +78,8 @@ class _StreamInfo(msgspec.Struct):
 class _Service(msgspec.Struct):
     name: str = ""
     version: str = ""
+    id: str = ""
+    metadata: dict[str, str] = {}
 
 
 @of_commands.for_clients()
@@ -259,7 +261,7 @@ async def _check_jetstream(bus: Bus) -> list[Finding]:
     names = (stores.EVENTS_STREAM, stores.RESULTS_STREAM, f"KV_{stores.NODES_BUCKET}", f"KV_{stores.OFFICES_BUCKET}")
     for name in names:
         msg = await bus.request(f"$JS.API.STREAM.INFO.{name}", timeout_s=2.0)
-        now = time.time()  # noqa: TID251 compared with the server's wall clock
+        now = wall_s()
         info = decode(msg.data, _StreamInfo)
         if info.error:
             remedy = "the actors make it when they start: `sollol up`"
@@ -268,14 +270,15 @@ async def _check_jetstream(bus: Bus) -> list[Finding]:
         size = f", {info.config.max_bytes >> 20} MiB at most" if info.config.max_bytes > 0 else ""
         findings.append(Finding(check="stream", level=Level.OK, found=f"{name}{size}"))
         if name == names[0] and info.ts:
-            findings.append(_clock(now - datetime.fromisoformat(info.ts).timestamp()))
+            findings.append(clock_finding("this machine", now - parse_instant(info.ts)))
     return findings
 
 
-def _clock(ahead_s: float) -> Finding:
-    found = f"{abs(ahead_s):.3f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's"
-    if abs(ahead_s) > _CLOCK_LIMIT_S:
-        remedy = "synchronise it (NTP); routing does not depend on it, but recorded times will not match"
+def clock_finding(whose: str, ahead_s: float) -> Finding:
+    """How a machine's clock stands to the server's."""
+    found = f"{whose}: {abs(ahead_s):.3f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's"
+    if abs(ahead_s) > OFF_S:
+        remedy = "synchronise it (NTP); what machines compare goes by the server's, but instants shown there are wrong"
         return Finding(check="clock", level=Level.WARNING, found=found, remedy=remedy)
     return Finding(check="clock", level=Level.OK, found=found)
 
@@ -303,7 +306,12 @@ async def _check_actors(bus: Bus) -> list[Finding]:
         level = Level.OK if set(versions) == {VERSION} else Level.WARNING
         remedy = "" if level is Level.OK else f"this program is {VERSION}: bring all to one version"
         findings.append(Finding(check="actor", level=level, found=found, remedy=remedy))
-    return findings
+    return findings + [clock_finding(f"{s.name} {s.id}", float(s.metadata[CLOCK_AHEAD_S])) for s in _wrong(seen)]
+
+
+def _wrong(services: Iterable[_Service]) -> list[_Service]:
+    """Actors that say that their clock is wrong."""
+    return [service for service in services if CLOCK_AHEAD_S in service.metadata]
 
 
 async def _check_nodes(bus: Bus) -> list[Finding]:
@@ -334,6 +342,8 @@ async def _check_nodes(bus: Bus) -> list[Finding]:
             real = ", ".join(f"{count} of {model}" for model, count in sorted(view.serialised.items()))
             level, remedy = Level.WARNING, f"{view.node_id} has {told.slots} slots but runs {real} at a time: --slots"
         findings.append(Finding(check="node", level=level, found=found, remedy=remedy))
+        if view.clock_ahead_s:
+            findings.append(clock_finding(f"node {view.node_id}", view.clock_ahead_s))
     return findings
 
 

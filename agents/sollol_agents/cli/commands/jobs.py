@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -73,7 +72,7 @@ def submit(
     job = make_job(
         body,
         kind=RequestKind.EMBED if embed else RequestKind.GENERATE,
-        not_before=datetime.now(UTC) + timedelta(seconds=delay_s) if delay_s > 0 else not_before,
+        not_before=not_before,
         deadline_s=routing.deadline_s,
         max_tries=max_tries,
         callback_subject=callback_subject,
@@ -83,7 +82,7 @@ def submit(
 
     async def main() -> int:
         async with running.connected(bus) as client:
-            job_id = await client.jobs.submit(job, job_id=id_, priority=routing.priority)
+            job_id = await client.jobs.submit(job, job_id=id_, priority=routing.priority, delay_s=delay_s)
             if not wait:
                 show_json({"job_id": job_id}) if json_ else say(job_id)
                 if is_terminal() and not json_:

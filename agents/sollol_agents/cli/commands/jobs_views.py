@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import msgspec
 
 from sollol_agents.cli.output import note, say, seconds, show_table
 from sollol_bus.sdk.jobs import JobAnswer
+from sollol_bus.transport.clock import wall_s
+from sollol_schemas.instants import InvalidInstant, parse_instant
 from sollol_schemas.jobs import JobListReply, JobState, JobStatus
 
 _ERROR_WIDTH = 60
@@ -72,13 +72,10 @@ def show_answer(answer: JobAnswer) -> None:
 
 def age(submitted_at: str) -> str:
     """Time since an instant."""
-    whole, dot, rest = submitted_at.partition(".")
-    text = f"{whole}{dot}{rest.rstrip('Z')[:6].ljust(6, '0')}+00:00" if dot else submitted_at
     try:
-        since = datetime.now(UTC) - datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        return seconds(max(0.0, wall_s() - parse_instant(submitted_at)))
+    except InvalidInstant:
         return "-"
-    return seconds(max(0.0, since.total_seconds()))
 
 
 def _error(job: JobStatus) -> str:

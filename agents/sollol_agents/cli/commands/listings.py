@@ -12,6 +12,7 @@ from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import gib, gigabytes, percent, say, seconds, show_json, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_bus.sdk.client import Client
+from sollol_bus.transport.clock import far
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.queries import GroupStats, ModelsReply, NodesReply, NodeView, ReliabilityReply, StatsReply
 from sollol_schemas.subjects import NO_NODE
@@ -109,10 +110,11 @@ def show_nodes(reply: NodesReply) -> None:
 
 
 def _notes(view: NodeView) -> str:
-    """What an operator has set on a node; empty when all is as it comes."""
+    """What an operator has set on a node, and a clock that is wrong; empty when all is as it comes."""
     told = view.telemetry
     weight = [f"weight {told.weight:g}"] if told.weight != 1 else []
-    return ", ".join([*weight, *(f"{name}={value}" for name, value in sorted(told.labels.items()))])
+    clock = [f"clock {far(view.clock_ahead_s)} the server's"] if view.clock_ahead_s else []
+    return ", ".join([*clock, *weight, *(f"{name}={value}" for name, value in sorted(told.labels.items()))])
 
 
 def _node_row(view: NodeView) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import note, say, show_json_line
 from sollol_agents.cli.settings import of_commands
 from sollol_bus.sdk.client import Client
+from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
 
 
@@ -59,7 +60,7 @@ def watch(
             if json_:
                 show_json_line(event)
             else:
-                say(line_of_event(event, datetime.now().astimezone()))
+                say(line_of_event(event, datetime.fromtimestamp(wall_s()).astimezone()))
 
     async def main() -> int:
         async with running.connected(bus, name="sollol-watch") as client, asyncio.TaskGroup() as group:

@@ -59,7 +59,7 @@ class Callbacks:
         self._hosts = config.job_callback_hosts
         self._results = results
         self._spawn = spawn
-        self._poster = Poster(config)
+        self._poster = Poster(config, bus.clock)
         spec = ConsumerSpec(stream=stores.CALLBACKS_STREAM, durable="callbacks", ack_wait_s=_ACK_WAIT_S)
         self.consumer = PullConsumer(bus, spec, self._on_order, window=_WINDOW)
 

@@ -17,7 +17,6 @@ from sollol_schemas.routing import routing_headers
 
 log = logging.getLogger(__name__)
 
-_SCHEDULE = "Nats-Schedule"
 _TARGET = "Nats-Schedule-Target"
 _WINDOW = 64
 _RETRY_S = 2.0
@@ -56,7 +55,7 @@ class Delays:
     ) -> bool:
         """Stores a job until it is due; False when one with this id and priority waits already."""
         head = headers | {
-            _SCHEDULE: f"@at {instant(not_before_unix_s)}",
+            h.SCHEDULE: f"@at {instant(not_before_unix_s)}",
             _TARGET: subjects.JOB_DUE.of(priority, job_id),
             h.EXPECTED_LAST_SUBJECT_SEQUENCE: "0",
         }

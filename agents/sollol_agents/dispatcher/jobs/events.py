@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 
 from sollol_bus.errors import NotConnected
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
-from sollol_schemas.instants import instant
 from sollol_schemas.jobs import JobEvent, JobNews, JobStatus
 
 log = logging.getLogger(__name__)
@@ -32,14 +30,9 @@ class JobEvents:
             tries=status.tries,
             node_id=status.node_id,
             error=None if status.error is None else status.error.without_quotes(),
-            at=now(),
+            at=self._bus.clock.instant(),
         )
         try:
             self._bus.publish(subjects.JOB_EVENT.of(status.job_id, news.value), encode(event))
         except NotConnected:
             log.debug("job %s: nobody hears that it is %s", status.job_id, news)
-
-
-def now() -> str:
-    """The present instant, as it stands in events, states and results."""
-    return instant(datetime.now(UTC))

@@ -13,12 +13,12 @@ import hashlib
 import hmac
 import ipaddress
 import socket
-from datetime import UTC, datetime
 
 import httpx
 
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.jobs.intake import is_permitted_url
+from sollol_bus.transport.clock import Clock
 
 SIGNATURE = "Sollol-Signature"
 _TIMEOUT_S = 10.0
@@ -35,10 +35,12 @@ class Poster:
 
     Args:
         config: The hosts, the key of the signature, and whether names may lead to private addresses.
+        clock: What time a signature names: receivers refuse an old one.
     """
 
-    def __init__(self, config: DispatcherConfig) -> None:
+    def __init__(self, config: DispatcherConfig, clock: Clock) -> None:
         self._config = config
+        self._clock = clock
         self._http: httpx.AsyncClient | None = None
 
     async def post(self, url: str, body: bytes) -> None:
@@ -64,7 +66,7 @@ class Poster:
         address = await self._address(url)
         headers = {"Content-Type": "application/json", "Host": url.netloc.decode()}
         if self._config.job_callback_secret:
-            headers[SIGNATURE] = signature(self._config.job_callback_secret, body, int(datetime.now(UTC).timestamp()))
+            headers[SIGNATURE] = signature(self._config.job_callback_secret, body, int(self._clock.now_unix()))
         target = url.copy_with(host=str(address))
         named = {"sni_hostname": url.host}  # the certificate is the name's, not the address's
         async with self._client().stream("POST", target, content=body, headers=headers, extensions=named) as reply:

@@ -40,7 +40,7 @@ def stored_status(
         state=JobState.QUEUED,
         priority=int(priority),
         submitted_at=submitted_at,
-        not_before=_not_before(data),
+        not_before=headers.get(h.SCHEDULE, "").removeprefix("@at ") or _not_before(data),
         run=run_of(headers),
         body_hash=body_hash(data),
         stream_seq=seq,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from sollol_agents.dispatcher.jobs import life
-from sollol_agents.dispatcher.jobs.events import now
 from sollol_agents.dispatcher.jobs.listing import Listing
 from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused
 from sollol_agents.dispatcher.jobs.records import result_of
@@ -53,7 +52,7 @@ class Removal:
                 status = await self._lookup.status(job_id)
             if status.state in TERMINAL:
                 raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {status.state} already", state=status.state.value)
-            ended = msgspec.structs.replace(life.cancelled(status), finished_at=now())
+            ended = msgspec.structs.replace(life.cancelled(status), finished_at=self._bus.clock.instant())
             try:
                 revision = await self._tools.states.write(ended, revision)
             except Overtaken:

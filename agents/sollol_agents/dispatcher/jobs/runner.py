@@ -15,7 +15,6 @@ import msgspec
 
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.jobs.callbacks import Callbacks
-from sollol_agents.dispatcher.jobs.clock import ServerClock
 from sollol_agents.dispatcher.jobs.delays import Delays
 from sollol_agents.dispatcher.jobs.events import JobEvents
 from sollol_agents.dispatcher.jobs.letters import Letters
@@ -32,6 +31,7 @@ from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import BusError, ConfigError
 from sollol_bus.jetstream.job_streams import job_streams
 from sollol_bus.jetstream.pull import Delivery
+from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -83,6 +83,7 @@ class JobRunner(Part):
         self._detector = detector
         self._spawn = spawn
         self._on_settled = on_settled
+        self._server_time = ServerTime(bus, spawn, stores.JOBS_STREAM)
         self._takes: dict[str, Take] = {}
         self._is_stopping = False
         self._tools: JobTools
@@ -148,7 +149,6 @@ class JobRunner(Part):
                 max_tries=config.job_max_tries, first_s=pace.job_retry_first_s, max_s=pace.job_retry_max_s
             ),
             rng=random.Random(self._instance),
-            clock=ServerClock(bus, stores.JOBS_STREAM),
             states=States(bus, config.job_keep_s),
             results=results,
             letters=Letters(bus),
@@ -164,7 +164,7 @@ class JobRunner(Part):
         while True:
             try:
                 await provision(self._bus, streams=job_streams(self._config.job_keep_s))
-                await tools.clock.compare()
+                await self._server_time.compare()
             except (BusError, ConfigError) as error:
                 log.warning("no jobs can be taken yet: %s", error, extra={"action": "jobs_wait"})
                 await asyncio.sleep(_PROVISION_RETRY_S)
@@ -173,7 +173,7 @@ class JobRunner(Part):
         tools.is_provisioned.set()
         if self._is_stopping:
             return
-        self._spawn(tools.clock.run(), name="jobs.clock")
+        self._spawn(self._server_time.run(), name="jobs.clock")
         self._spawn(self._beat(), name="jobs.heartbeat")
         self._spawn(tools.delays.consumer.run(), name="jobs.due")
         self._spawn(tools.callbacks.consumer.run(), name="jobs.callbacks")

@@ -6,7 +6,6 @@ import secrets
 
 import msgspec
 
-from sollol_agents.dispatcher.jobs.events import now
 from sollol_agents.dispatcher.jobs.intake import accept, check
 from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused, unknown
 from sollol_agents.dispatcher.jobs.records import stored_status
@@ -53,8 +52,10 @@ class Submission:
         if asked.job_id is not None and (known := await self._lookup.known(job_id)) is not None:
             self._bus.respond(msg, _duplicate(known, payload))
             return
-        if accepted.due_unix_s > self._tools.clock.now_unix():
-            is_new = await self._tools.delays.store(payload, headers, job_id, priority, accepted.due_unix_s)
+        now = self._bus.clock.now_unix()
+        due = max(accepted.due_unix_s, now + asked.delay_s)
+        if due > now:
+            is_new = await self._tools.delays.store(payload, headers, job_id, priority, due)
         else:
             is_new = await self._store(payload, headers, job_id, priority) > 0
         if is_new:
@@ -77,7 +78,9 @@ class Submission:
         seq = await self._store(letter.data, routing_headers(letter.headers), job_id, ended.priority, run)
         if seq:
             subject = subjects.JOB_SUBMIT.of(ended.priority, job_id)
-            stored = stored_status(subject, letter.data, letter.headers, submitted_at=now(), seq=seq)
+            stored = stored_status(
+                subject, letter.data, letter.headers, submitted_at=self._bus.clock.instant(), seq=seq
+            )
             fresh = msgspec.structs.replace(
                 stored,
                 kind=ended.kind,

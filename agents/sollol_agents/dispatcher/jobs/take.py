@@ -10,7 +10,6 @@ from functools import partial
 import msgspec
 
 from sollol_agents.dispatcher.jobs import life
-from sollol_agents.dispatcher.jobs.events import now
 from sollol_agents.dispatcher.jobs.intake import Accepted, headers_for, read_job
 from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_agents.dispatcher.jobs.records import fresh_status, result_of
@@ -103,7 +102,7 @@ class Take:
             accepted = read_job(self.delivery.data, self.delivery.headers, hosts=hosts)
         except Rejected as rejected:
             problem = rejected.error
-        if accepted is not None and accepted.due_unix_s > self._tools.clock.now_unix():
+        if accepted is not None and accepted.due_unix_s > self._tools.bus.clock.now_unix():
             await self._tools.delays.postpone(self.delivery, self.job_id, self.priority, accepted.due_unix_s)
             return
         if not await self._take_up(accepted):
@@ -248,7 +247,7 @@ class Take:
             state=JobState.RUNNING,
             node_id=asking.node_id,
             tokens=asking.tokens,
-            started_at=self._status.started_at or now(),
+            started_at=self._status.started_at or self._tools.bus.clock.instant(),
             doubts=0,
         )
 
@@ -280,7 +279,7 @@ class Take:
             tokens=(figures.output_tokens if figures is not None else None) or self._status.tokens,
             error=None,
             owner="",
-            finished_at=now(),
+            finished_at=self._tools.bus.clock.instant(),
         )
         result = msgspec.structs.replace(
             result_of(status, total_s=self._age_s()), decision=answered.decision, figures=figures
@@ -289,7 +288,7 @@ class Take:
 
     async def _end(self, status: JobStatus, accepted: Accepted | None = None) -> None:
         """Ends the job without an answer; its letter is kept, so that it can be run again."""
-        status = msgspec.structs.replace(status, owner="", finished_at=now())
+        status = msgspec.structs.replace(status, owner="", finished_at=self._tools.bus.clock.instant())
         await self._tools.letters.keep(status, self.delivery.data, self.delivery.headers)
         await self._finish(status, result_of(status, total_s=self._age_s()), accepted)
 
@@ -358,7 +357,7 @@ class Take:
 
     def _age_s(self) -> float:
         """Seconds since it was stored, by the server's clock: its age for the queue."""
-        return max(0.0, self._tools.clock.now_unix() - self.delivery.stored_at_ns / 1e9)
+        return max(0.0, self._tools.bus.clock.now_unix() - self.delivery.stored_at_ns / 1e9)
 
     async def _write(self, last: int) -> None:
         self._revision = await self._tools.states.write(self._status, last)

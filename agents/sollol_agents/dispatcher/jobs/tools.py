@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.jobs.callbacks import Callbacks
-from sollol_agents.dispatcher.jobs.clock import ServerClock
 from sollol_agents.dispatcher.jobs.delays import Delays
 from sollol_agents.dispatcher.jobs.events import JobEvents
 from sollol_agents.dispatcher.jobs.letters import Letters
@@ -32,7 +31,6 @@ class JobTools(NamedTuple):
     instance: str
     rules: RetryRules
     rng: random.Random
-    clock: ServerClock
     states: States
     results: Results
     letters: Letters

@@ -8,7 +8,6 @@ import logging
 import msgspec
 
 from sollol_agents.dispatcher.jobs import life
-from sollol_agents.dispatcher.jobs.events import now
 from sollol_agents.dispatcher.jobs.records import fresh_status, result_of, stored_status
 from sollol_agents.dispatcher.jobs.states import Overtaken, Unreadable
 from sollol_agents.dispatcher.jobs.tools import JobTools
@@ -67,7 +66,7 @@ class Undeliverable:
             if known is None or known.state not in TERMINAL:
                 stored = stored_status(found.subject, found.data, found.headers, submitted_at=found.time, seq=found.seq)
                 status = life.undeliverable(known or stored, advisory.deliveries)
-                status = msgspec.structs.replace(status, finished_at=now())
+                status = msgspec.structs.replace(status, finished_at=tools.bus.clock.instant())
                 await tools.letters.keep(status, found.data, found.headers)
                 await self._publish(status, revision, found.data)
             await delete_message(tools.bus, stores.JOBS_STREAM, found.seq)
@@ -98,7 +97,7 @@ class Undeliverable:
             job_id=job_id,
             state=JobState.FAILED,
             error=ErrorBody(code=ErrorCode.BAD_REQUEST, message=message),
-            finished_at=now(),
+            finished_at=self._tools.bus.clock.instant(),
         )
         await self._tools.letters.keep(status, delivery.data, delivery.headers)
         log.warning("a job was dropped: %s", message, extra={"action": "job_nameless", "job_id": job_id})

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from sollol_agents.dispatcher.requests.attempt import Attempt
 from sollol_agents.dispatcher.requests.caller import Caller
@@ -31,7 +30,6 @@ from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode
 from sollol_schemas.execution import AttemptDone, AttemptFailed, AttemptReport, RequestWaiting
 from sollol_schemas.grant import Birth, Granted, GrantQueued, GrantRefused, GrantRelease, GrantReply, GrantRequest
 from sollol_schemas.headers import TRACEPARENT
-from sollol_schemas.instants import instant
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +187,7 @@ class ActiveRequest:
             case AttemptDone():
                 self._close_attempt(attempt)
                 for decision, failed in self._doubts:  # what other nodes refused has been served
-                    self._tools.outcomes.publish(proven(decision, failed, finished_at=_now()))
+                    self._tools.outcomes.publish(proven(decision, failed, finished_at=self._tools.bus.clock.instant()))
                 self._finish()
             case AttemptFailed():
                 if report.error.code is ErrorCode.NODE_LOST and not attempt.is_accepted:
@@ -358,7 +356,9 @@ class ActiveRequest:
         self._caller.refuse(error)
         if not is_reported:
             waited_s = time.monotonic() - self._began_mono_s
-            self._tools.outcomes.publish(unserved(self.request, error, waited_s=waited_s, finished_at=_now()))
+            self._tools.outcomes.publish(
+                unserved(self.request, error, waited_s=waited_s, finished_at=self._tools.bus.clock.instant())
+            )
         self._end_span(error.code)
         self._finish()
 
@@ -391,8 +391,6 @@ class ActiveRequest:
             self._timer = None
 
     def _report_lost(self, attempt: Attempt, error: ErrorBody) -> None:
-        self._tools.outcomes.publish(presumed_lost(attempt.granted.decision, error, finished_at=_now()))
-
-
-def _now() -> str:
-    return instant(datetime.now(UTC))
+        self._tools.outcomes.publish(
+            presumed_lost(attempt.granted.decision, error, finished_at=self._tools.bus.clock.instant())
+        )

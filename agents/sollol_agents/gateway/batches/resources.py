@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -111,6 +110,6 @@ def resources_of(client: Client, config: GatewayConfig) -> BatchResources:
             line_bytes=bus.max_payload // 2,
             keep_s=config.files_keep_s,
         ),
-        now_s=lambda: int(time.time()),  # noqa: TID251 OpenAI's API speaks of wall-clock time
+        now_s=lambda: int(bus.clock.now_unix()),
         new_id=lambda prefix: f"{prefix}-{secrets.token_hex(12)}",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +15,6 @@ from sollol_bus.jetstream.streams import bucket_spec, provision
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import stores
-from sollol_schemas.instants import instant
 from sollol_schemas.keys import ApiKey, KeyRing
 
 _PREFIX: Final = "sk-sollol-"
@@ -71,7 +69,7 @@ class KeyStore:
             "key_id": digest[:12],
             "name": name,
             "secret_sha256": digest,
-            "created_at": instant(dt.datetime.now(dt.UTC)),
+            "created_at": self._bus.clock.instant(),
             "is_admin": is_admin,
             "max_priority": max_priority,
             "requests_per_minute": requests_per_minute,

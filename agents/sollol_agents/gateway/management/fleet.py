@@ -116,7 +116,9 @@ class Fleet:
     async def running(self, only: str = "") -> list[Row]:
         """The models in all memories, or in that of one node."""
         nodes = await self._views(only)
-        return model_lists.running(nodes, await self._said(nodes, EngineOperation.PS), dt.datetime.now(dt.UTC))
+        said = await self._said(nodes, EngineOperation.PS)
+        now = dt.datetime.fromtimestamp(self._client.bus.clock.now_unix(), dt.UTC)
+        return model_lists.running(nodes, said, now)
 
     async def show(self, model: str, body: dict[str, Any], only: str = "") -> bytes:
         """One model's details, from a node that has it.

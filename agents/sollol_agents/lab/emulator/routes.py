@@ -66,7 +66,7 @@ class Routes:
         self._inference = Inference(residency, faults)
         self._management = Management(config, store, is_offline=preset.is_recorded)
         self._version = _encode({"version": _RECORDED_VERSION if preset.is_recorded else _OLLAMA_VERSION})
-        self._started_at = dt.datetime.now(dt.UTC)
+        self._started_at = dt.datetime.now(dt.UTC)  # noqa: TID251 the engine's own clock
         self._frozen_ps: tuple[bytes, float] = (b"", float("-inf"))
         self._table = self._build_table()
 
@@ -200,7 +200,7 @@ class Routes:
         responder.send(200, body if self._residency.now() < until else self._ps_body())
 
     def _ps_body(self) -> bytes:
-        wall = dt.datetime.now(dt.UTC)
+        wall = dt.datetime.now(dt.UTC)  # noqa: TID251 the engine's own clock
         return _encode(views.ps(self._residency.loaded(), now=self._residency.now(), wall=wall))
 
     def _show(self, request: Request, responder: Responder) -> None:

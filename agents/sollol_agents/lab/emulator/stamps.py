@@ -11,7 +11,7 @@ _numbers = itertools.count()
 
 def timestamp() -> str:
     """Returns the present instant as Ollama writes it: RFC 3339 in UTC with nanoseconds."""
-    return rfc3339(dt.datetime.now(dt.UTC))
+    return rfc3339(dt.datetime.now(dt.UTC))  # noqa: TID251 the engine's own clock
 
 
 def rfc3339(instant: dt.datetime) -> str:

@@ -140,7 +140,7 @@ class Attempt:
 
     def outcome(self) -> Outcome:
         """How it ended."""
-        now = dt.datetime.now(dt.UTC)
+        now = dt.datetime.fromtimestamp(self._bus.clock.now_unix(), dt.UTC)
         return outcome_of(self.decision, self.error, self.figures, now, evidence=self.evidence)
 
     def stop(self, error: SollolError) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 from sollol_agents.node.attempts.fence import Fence, Verdict
-from sollol_agents.node.attempts.fence_clock import fence_clock
 from sollol_bus.errors import BusError, Cancelled, DecodeFailed, NoResponders
+from sollol_bus.steady import steady_s
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import subjects
@@ -46,12 +46,12 @@ class Permission:
     @property
     def is_given(self) -> bool:
         """Whether the first chunk may leave now."""
-        return self.fence.verdict(fence_clock()) is Verdict.SPEAK
+        return self.fence.verdict(steady_s()) is Verdict.SPEAK
 
     def accept(self) -> None:
         """Tells the dispatcher that the attempt has a slot, and asks for its first `go`."""
         message = AttemptAccepted(attempt_id=self._decision.attempt_id, instance=self._decision.instance)
-        self.fence.accepted_sent(fence_clock())
+        self.fence.accepted_sent(steady_s())
         self._withdraw = self._bus.ask(self._subject, encode(message), self._on_accepted, timeout_s=self._go_s)
 
     async def wait(self) -> None:
@@ -62,7 +62,7 @@ class Permission:
         """
         while True:
             self._changed.clear()
-            match self.fence.verdict(fence_clock()):
+            match self.fence.verdict(steady_s()):
                 case Verdict.SPEAK:
                     return
                 case Verdict.STOP:
@@ -112,5 +112,5 @@ class Permission:
 
     def _tell_change(self) -> None:
         self._changed.set()
-        if self.fence.verdict(fence_clock()) is Verdict.STOP:
+        if self.fence.verdict(steady_s()) is Verdict.STOP:
             self._on_refused()

@@ -103,6 +103,7 @@ def telemetry_of(
     bus_rtt_s: float,
     uptime_s: float,
     engine_silent_s: float,
+    unix_s: float,
 ) -> Telemetry:
     """The full heartbeat."""
     ram_total_mib, ram_available_mib = ram_of(view, host, machine_gpus)
@@ -132,4 +133,5 @@ def telemetry_of(
         host_priority=config.host_priority,
         version=VERSION,
         host=host.name,
+        unix_s=unix_s,
     )

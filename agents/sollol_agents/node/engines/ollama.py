@@ -28,6 +28,7 @@ from sollol_agents.node.engines.refusals import broken_off, said_of_models
 from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
 from sollol_bus.errors import BackendRefused, SollolError
 from sollol_bus.sdk.answers import joined
+from sollol_bus.transport.clock import wall_s
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation
 from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
@@ -35,10 +36,12 @@ from sollol_schemas.telemetry import EngineKind, Gpu, LoadedModel
 _PATHS: Final = {RequestKind.GENERATE: "/api/generate", RequestKind.CHAT: "/api/chat"}
 _ONE_OBJECT: Final = "application/json"
 _EMBED: Final = "/api/embed"
+_PS: Final = "/api/ps"
+_PS_WITHIN_S: Final = 5.0
 _SAMPLE: Final = "a"
 _OPERATIONS: Final = {
     EngineOperation.TAGS: ("GET", "/api/tags"),
-    EngineOperation.PS: ("GET", "/api/ps"),
+    EngineOperation.PS: ("GET", _PS),
     EngineOperation.SHOW: ("POST", "/api/show"),
     EngineOperation.PULL: ("POST", "/api/pull"),
     EngineOperation.CREATE: ("POST", "/api/create"),
@@ -188,8 +191,12 @@ class OllamaEngine:
 
     async def loaded(self) -> tuple[LoadedModel, ...]:
         """The models in memory."""
-        models = (await self._http.get("/api/ps", Processes)).models or []
-        now = dt.datetime.now(dt.UTC)
+        read_at_s: list[float] = []
+        told = await self._http.call(
+            "GET", _PS, timeout_s=_PS_WITHIN_S, on_head=lambda head: read_at_s.append(head.unix_s(wall_s()))
+        )
+        models = decoded(told, Processes, _PS).models or []
+        now = dt.datetime.fromtimestamp(read_at_s[0], dt.UTC)  # the engine's clock told when they expire
         # A fleet tells a model once for each of its nodes; two fleets behind each other would without end.
         return tuple({one.name: loaded_model(one, now) for one in models}.values())
 

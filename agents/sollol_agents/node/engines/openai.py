@@ -35,6 +35,7 @@ from sollol_agents.node.engines.translation.options import Flavour
 from sollol_agents.requests.body import model_in
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
 from sollol_bus.sdk.answers import joined
+from sollol_bus.transport.clock import wall_s
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation
 from sollol_schemas.errors import ErrorCode
@@ -316,4 +317,4 @@ def _cannot(what: str, model: str) -> SollolError:
 
 
 def _created_at() -> str:
-    return dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
+    return dt.datetime.fromtimestamp(wall_s(), dt.UTC).isoformat().replace("+00:00", "Z")

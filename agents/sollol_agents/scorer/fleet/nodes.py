@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.fleet.node_clock import NodeClock
 from sollol_agents.scorer.fleet.residency import Budget, Resident, Residents, budget_of, max_models, twins_of
 from sollol_agents.scorer.knowledge import priors
 from sollol_agents.scorer.knowledge.breaker import Breakers
@@ -51,6 +52,7 @@ class Node:
         self.telemetry = telemetry
         self.joined_at = now
         self.seen_at = now
+        self.clock = NodeClock()
         self.state = NodeState.UP
         self.is_failing = False
         self.is_full = False

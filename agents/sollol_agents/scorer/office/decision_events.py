@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -14,7 +13,6 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.decision import DecisionEvent
-from sollol_schemas.instants import instant
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ class DecisionEvents:
         """Tells of this decision soon."""
         if not self._untold:
             asyncio.get_running_loop().call_later(_TELL_AFTER_S, self.tell)
-        self._untold.append((event, instant(datetime.now(UTC))))
+        self._untold.append((event, self._bus.clock.instant()))
 
     def tell(self) -> None:
         """Tells of everything that is not told yet."""

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -27,7 +26,6 @@ from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.instants import instant
 from sollol_schemas.steering import BreakerRequest, ResetEvent, ResetKind, StrategyEvent, StrategyRequest
 
 log = logging.getLogger(__name__)
@@ -141,7 +139,7 @@ class Operators:
                 strategy=self._core.strategy,
                 previous=previous,
                 settings=steering.settings_of(self._core),
-                at=instant(datetime.now(UTC)),
+                at=self._bus.clock.instant(),
             )
             self._bus.publish(subjects.STRATEGY_EVENT, encode(event))
             self._bus.respond(msg, steering.strategy_reply(self._core))
@@ -165,7 +163,7 @@ class Operators:
                 return
             self._carry_out(effects)
             event = ResetEvent(
-                kind=ResetKind.BREAKERS, node_id=asked.node_id, model=asked.model, at=instant(datetime.now(UTC))
+                kind=ResetKind.BREAKERS, node_id=asked.node_id, model=asked.model, at=self._bus.clock.instant()
             )
             self._bus.publish(subjects.RESET_EVENT, encode(event))
         self._bus.respond(msg, steering.breakers_reply(self._core, now))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import UTC, datetime
 
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.office.preload import Preload, Preloader
@@ -15,7 +14,6 @@ from sollol_bus.transport.messages import encode, error_of
 from sollol_schemas import subjects
 from sollol_schemas.control import ControlLoad
 from sollol_schemas.events import PreloadEvent
-from sollol_schemas.instants import instant
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ class Preloading:
             reason=wanted.reason,
             error=error,
             took_s=round(time.monotonic() - began, 3),
-            at=instant(datetime.now(UTC)),
+            at=self._bus.clock.instant(),
         )
         if self._bus.is_connected:
             self._bus.publish(subjects.PRELOAD_EVENT.of(wanted.node_id), encode(event))

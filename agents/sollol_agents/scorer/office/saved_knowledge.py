@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -94,7 +93,7 @@ class SavedKnowledge(Part):
         """Writes what was learnt, when this scorer is in office and there is news."""
         if not self._is_leader() or self._every_s <= 0:
             return
-        learned = everything_learned(self._core, time.monotonic(), _unix_s())
+        learned = everything_learned(self._core, time.monotonic(), self._bus.clock.now_unix())
         content = msgspec.structs.replace(learned, saved_at_unix_s=0.0, term=0)
         if content == self._saved:
             return
@@ -142,7 +141,7 @@ class SavedKnowledge(Part):
         if learned is None:
             return False
         self._revision = entry.revision
-        age_s = max(0.0, _unix_s() - learned.saved_at_unix_s)
+        age_s = max(0.0, self._bus.clock.now_unix() - learned.saved_at_unix_s)
         take_up(self._core, learned, time.monotonic(), age_s)
         log.info(
             "took up what was learnt of %d nodes %.0f s ago",
@@ -192,7 +191,3 @@ def _read_or_none(data: bytes | None) -> Learned | None:
     except msgspec.DecodeError as error:
         log.warning("what was learnt cannot be read and is ignored: %s", error, extra={"action": "learned_restore"})
         return None
-
-
-def _unix_s() -> float:
-    return datetime.now(UTC).timestamp()

@@ -16,7 +16,7 @@ _SMALLEST_RATE = 1e-4
 
 
 def everything_learned(core: SchedulerCore, now: float, unix_s: float) -> Learned:
-    """What is worth keeping, with the instant on the wall, from which a later process tells its age."""
+    """What is worth keeping, with the instant by the server's clock, from which a later process tells its age."""
     nodes = core.fleet.memory.nodes(now)
     for node in core.fleet.nodes.values():
         learned = learned_of_node(node, now)

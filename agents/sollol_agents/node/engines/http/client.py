@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import re
 from collections.abc import AsyncIterator, Callable
+from email.utils import parsedate_to_datetime
 from typing import Final, Self, TypeVar
 
 import httpx
@@ -18,6 +19,7 @@ from sollol_agents.node.engines.http.trace_context import TRACEPARENT, VIA
 from sollol_agents.node.engines.refusals import engine_error, refusal
 from sollol_agents.requests.hops import header_of
 from sollol_bus.errors import ConfigError, SollolError
+from sollol_bus.transport.clock import OFF_S
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import headers as h
 from sollol_schemas.errors import ErrorCode
@@ -40,6 +42,14 @@ class HttpAnswer:
     def content_type(self) -> str:
         """The Content-Type header, empty without one."""
         return self._connection.content_type.decode("latin-1")
+
+    def unix_s(self, wall_s: float) -> float:
+        """Seconds since 1970 by the engine's clock: `wall_s`, ours, unless its Date header says something else."""
+        try:
+            told_s = parsedate_to_datetime(self._connection.date.decode("latin-1")).timestamp()
+        except (ValueError, OverflowError):
+            return wall_s
+        return told_s if abs(told_s - wall_s) > OFF_S else wall_s  # the header has whole seconds
 
     def __aiter__(self) -> Self:
         return self
@@ -161,15 +171,24 @@ class EngineHttp:
         return _Exchange(self._pool, head + length, body, refuse or usual)
 
     async def call(
-        self, method: str, path: str, body: bytes | None = None, *, timeout_s: float | None, model: str = ""
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        timeout_s: float | None,
+        model: str = "",
+        on_head: Callable[[HttpAnswer], None] | None = None,
     ) -> bytes:
-        """The whole body of the answer to a request.
+        """The whole body of the answer to a request, whose headers go to `on_head`.
 
         Raises:
             SollolError: As `open`; also when the answer took longer than `timeout_s`.
         """
         try:
             async with asyncio.timeout(timeout_s), self.open(method, path, body, model=model) as answer:
+                if on_head is not None:
+                    on_head(answer)
                 return await answer.read()
         except TimeoutError as error:
             raise engine_error(

@@ -42,6 +42,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.content_type = b""
+        self.date = b""
         self.is_complete = False
         self._head_bytes = 0
         self._has_length = False
@@ -94,6 +95,8 @@ class Connection(asyncio.Protocol):
         lowered = name.lower()
         if lowered == b"content-type":
             self.content_type = value
+        elif lowered == b"date":
+            self.date = value
         elif lowered in _FRAMING:
             self._has_length = True
 

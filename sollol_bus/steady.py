@@ -1,4 +1,4 @@
-"""The clock of the fence: monotonic, and running on while the machine is suspended."""
+"""Seconds that no step of the machine's clock moves, and that run on while the machine is suspended."""
 
 from __future__ import annotations
 
@@ -14,5 +14,6 @@ def _boot_time() -> float:
 
 
 #: Seconds. Linux's CLOCK_MONOTONIC stands still while the machine sleeps, so a lease would outlive its giver's
-#: promise; CLOCK_BOOTTIME does not. Other systems' monotonic clocks run on by themselves.
-fence_clock: Callable[[], float] = time.monotonic if _BOOT_TIME is None else _boot_time
+#: promise, and an instant would be told too early; CLOCK_BOOTTIME does not. Other systems' monotonic clocks run on by
+#: themselves.
+steady_s: Callable[[], float] = time.monotonic if _BOOT_TIME is None else _boot_time

@@ -1,0 +1,103 @@
+"""Machines whose clocks somebody sets while they work: no job fails or runs early, and no history is lost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sollol_agents.lab.testing.messages import outcome
+from sollol_agents.lab.testing.processes import ProcessFleet, sollol
+from sollol_agents.lab.testing.waiting import eventually
+from sollol_agents.recorder.rows import row_of
+from sollol_agents.recorder.store import open_store
+from sollol_bus.errors import SollolError
+from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.jobs import make_job
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.clock import wall_s
+from sollol_bus.transport.messages import encode
+from sollol_schemas import subjects
+from sollol_schemas.jobs import JobState
+
+MODEL, NODE = "llama3.2:3b", "attic"
+FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL, "--decode-tps", "1000")
+FAKE_CLOCKS = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+HOUR, MONTH = "+3600s", "+31d"
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(not FAKE_CLOCKS, reason="no libfaketime (Debian: apt-get install libfaketime)"),
+]
+
+
+def wall_clock(step: str) -> dict[str, str]:
+    """The environment of a process whose wall clock alone is off."""
+    return {"LD_PRELOAD": str(FAKE_CLOCKS[0]), "FAKETIME": step, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def set_by(file: Path) -> dict[str, str]:
+    """The same, off by what stands in a file."""
+    file.write_text("+0s")
+    named = {"FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1"}
+    return {name: text for name, text in wall_clock("").items() if text} | named
+
+
+async def keep_history(path: Path) -> None:
+    """A database with an answer of yesterday."""
+    store = await open_store(path)
+    data = encode(outcome("yesterday-1", NODE, model=MODEL))
+    at_ns = int((wall_s() - 86_400) * 1e9)
+    row = row_of(subjects.OUTCOME_EVENT.of(NODE), data, stored_at_ns=at_ns, stream_seq=1)
+    assert row is not None
+    await store.write([row])
+    await store.close()
+
+
+async def answers(client: Client) -> bool:
+    """Whether the recorder does."""
+    try:
+        await client.stats()
+    except SollolError:
+        return False
+    return True
+
+
+@pytest.fixture
+async def server(fleet: ProcessFleet, tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """A server whose clock is right; what the fleet runs on it ends first."""
+    async with EmbeddedServer(EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"))) as running:
+        fleet.nats_url = running.url
+        yield running
+        for child in reversed(fleet.children):
+            await child.close()
+
+
+async def test_wrong_clocks_cost_no_job_and_no_history(
+    fleet: ProcessFleet, server: EmbeddedServer, tmp_path: Path
+) -> None:
+    database, dial = tmp_path / "history.sqlite3", tmp_path / "dispatcher-clock"
+    await keep_history(database)
+    where = ("--nats", server.url)
+    await fleet.actor("scorer")
+    await fleet.sollol("recorder", *where, "--database", str(database), **wall_clock(MONTH))
+    await fleet.sollol("dispatcher", *where, **set_by(dial))
+    engine = await fleet.emulator(NODE, *FLAGS)
+    await fleet.node(NODE, engine.url)
+    async with fleet.client() as client:
+        dial.write_text(HOUR)
+        job = make_job({"model": MODEL, "prompt": "count down from 3"}, deadline_s=600)
+        late = await client.jobs.submit(job, delay_s=1800)
+        assert (await client.wait_for_task(await client.jobs.submit(job), timeout_s=30)).state is JobState.DONE
+        await eventually(answers, client)
+
+        async def is_recorded() -> bool:
+            return (await client.stats(60.0)).total.requests == 1
+
+        await eventually(is_recorded, complaint="the job of just now is within the last minute")
+        assert (await client.stats()).total.requests == 2, "yesterday's is kept"
+        assert (await client.jobs.get(late)).state is JobState.QUEUED
+    told = (await sollol(server.url, "doctor")).out
+    assert re.search(r"sollol-recorder \w+: 26784\d\d\.\d+ s ahead of the server's", told), told
