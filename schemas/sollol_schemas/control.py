@@ -91,7 +91,7 @@ class ControlSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
 
 class ControlAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.attempt.v1"):
-    """What became of an attempt? Asked by a dispatcher whose connection was interrupted."""
+    """What became of an attempt? The end of one is told again to its caller and its dispatcher, while it is kept."""
 
     attempt_id: BusId
 
@@ -132,6 +132,8 @@ class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """The machine on which the node runs, in the answer to `ControlPing`."""
     attempt_state: AttemptState | None = None
     """The answer to `ControlAttempt`."""
+    chunks: Count | None = None
+    """Of a stream that has ended: how many messages came before the last, empty one."""
     error: ErrorBody | None = None
     """Why it was not done; None: it was."""
 

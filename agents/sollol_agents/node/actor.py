@@ -100,6 +100,7 @@ class NodeMonitor(Actor[NodeConfig]):
             look_again=self._watch.refresh_soon,
         )
         await self.own(executor.outcomes)
+        await self.own(executor.farewells)
         await self.own(self._watch)
         await self.own(self._machine)
         self._claim = Claim(bus, NodeClaim(node_id=self.node_id, instance=self.instance, host=socket.gethostname()))

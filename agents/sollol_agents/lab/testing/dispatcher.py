@@ -21,6 +21,7 @@ from sollol_schemas.execution import (
     AttemptFailed,
     AttemptReport,
     AttemptStart,
+    CancelAttempt,
     Exec,
     StartAnswer,
 )
@@ -90,6 +91,11 @@ class PlayedDispatcher:
         subject, reply = subjects.NODE_EXEC.of(self._node_id), subjects.ATTEMPT.of(self._node_id, attempt_id)
         self._bus.publish(subject, msgspec.json.encode(body), reply=reply, headers=headers)
         return attempt_id
+
+    def give_up(self, attempt_id: str, reason: str = "enough") -> None:
+        """Takes an attempt back."""
+        cancel = CancelAttempt(attempt_id=attempt_id, reason=reason)
+        self._bus.publish(subjects.NODE_CANCEL.of(self._node_id), encode(cancel))
 
     def ends(self) -> list[AttemptDone | AttemptFailed]:
         """How attempts ended, in order."""

@@ -57,9 +57,17 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    server: EmbeddedServer, bus: Bus, *, node: dict[str, Any] | None = None, **engine: Any
+    server: EmbeddedServer, bus: Bus, *, url: str = "", node: dict[str, Any] | None = None, **engine: Any
 ) -> AsyncIterator[Stage]:
-    """A stage whose node runs; `node` and `engine` are settings that differ from those of a test."""
+    """A stage whose node runs.
+
+    Args:
+        server: Where everybody meets.
+        bus: The test's own connection.
+        url: Where the node connects; empty: to the server.
+        node: Settings of the node that differ from those of a test.
+        engine: Those of the engine.
+    """
     settings = {
         "preset": "steady",
         "time_scale": 20.0,
@@ -72,7 +80,7 @@ async def staged(
     async with EmulatedNode(config) as emulated:
         own = {"node_id": NODE, "engine": "ollama", "url": emulated.url, "slots": 4, "drain_timeout_s": 5.0}
         node_config = msgspec.convert(own | (node or {}), NodeConfig)
-        async with NodeMonitor(node_config, BusConfig(url=server.url)) as monitor:
+        async with NodeMonitor(node_config, BusConfig(url=url or server.url)) as monitor:
             stage = Stage(bus, monitor, emulated, server)
             await bus.flush()
             yield stage

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
+from sollol_agents.node.attempts.farewells import End
 from sollol_agents.node.attempts.loading import with_load
 from sollol_agents.node.attempts.outcome import figures_of, outcome_of
 from sollol_agents.node.attempts.permission import Permission
@@ -111,8 +112,8 @@ class Attempt:
         self._stop: SollolError | None = None
         self._answer: EngineAnswer | None = None
         self._is_missed = False
-        self._is_over = False
-        self._is_farewell_said = False
+        self._is_over = self._has_caller_left = False
+        self.is_given_up = False  # whether its dispatcher took it back
 
     # -- from outside -------------------------------------------------------------------------------------
 
@@ -125,6 +126,11 @@ class Attempt:
     def heard_at(self) -> float:
         """When the engine was heard last, or was asked, or the attempt began."""
         return self.last_at or self._began_at or self._accepted_at
+
+    @property
+    def has_streamed(self) -> bool:
+        """Whether the caller got a chunk of a stream, whose end it waits for."""
+        return self._wants_stream and self.has_spoken
 
     def in_flight(self, now: float) -> InFlight:
         """The attempt as telemetry tells it."""
@@ -156,12 +162,18 @@ class Attempt:
         if self._bus.is_settling:
             self._is_missed = True  # the caller may still be coming back
         else:
+            self._has_caller_left = True
             self.stop(Cancelled("the caller left"))
 
     def disconnected(self) -> None:
         """The bus is gone: what has not begun to stream is dropped, a stream is broken."""
         self.permission.fence.disconnected()
         self.stop(_error(ErrorCode.CONNECTION_LOST, "the node lost its connection to the bus"))
+
+    def give_up(self, reason: str) -> None:
+        """Its dispatcher takes it back."""
+        self.is_given_up = True
+        self.stop(Cancelled(reason or "cancelled"))
 
     def _refused(self) -> None:
         self.stop(Cancelled("the dispatcher gave the attempt up"))
@@ -300,19 +312,14 @@ class Attempt:
         if self._trace is not None:
             self._trace.end(self.figures, self.error)
 
-    def farewell(self) -> None:
-        """Ends the caller's stream, if one has begun; once, however often it is called.
-
-        Raises:
-            NotConnected: The bus is gone; call it again when it is back.
-        """
-        if self._is_farewell_said or not (self._wants_stream and self.has_spoken):
-            return
-        if self.error is None:
-            self._speaker.end(self.figures)
-        else:
-            self._speaker.fail(self.error, self.figures)
-        self._is_farewell_said = True
+    def end(self) -> End:
+        """How it ended, for its caller (nothing: the dispatcher tells it) and for its dispatcher."""
+        speaker, error = self._speaker, self.error
+        if self._has_caller_left and error is not None:  # should it hear this, then it only was out of reach
+            error = ErrorBody(code=ErrorCode.CONNECTION_LOST, message="the caller could not be reached for a while")
+        words = speaker.last_words(error, self.figures) if self.has_spoken else ()
+        subject = subjects.ATTEMPT.of(self.decision.node_id, self.attempt_id)
+        return End(speaker.inbox, words, f"{speaker.probe}.end", subject)
 
     def _finish_figures(self) -> None:
         now, answer = time.monotonic(), self._answer

@@ -10,13 +10,14 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from sollol_agents.node.attempts import admission
 from sollol_agents.node.attempts.attempt import Attempt
 from sollol_agents.node.attempts.concurrency import Concurrency
+from sollol_agents.node.attempts.farewells import End, Farewells
 from sollol_agents.node.attempts.load_options import RunnerOptions
 from sollol_agents.node.attempts.loading import LoadPatience
 from sollol_agents.node.attempts.outcome import evidence_of, is_doubtful
@@ -32,7 +33,7 @@ from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.http.trace_context import VIA
 from sollol_agents.node.engines.view import EngineView
 from sollol_agents.requests.hops import header_of, marks_in
-from sollol_bus.errors import ActorStopped, BackendUnavailable, Cancelled, DecodeFailed, NotConnected
+from sollol_bus.errors import ActorStopped, BackendUnavailable, DecodeFailed, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
@@ -94,6 +95,7 @@ class Executor:
         self.slots = SlotTable(max(1, config.slots))
         self.speeds = Speeds()
         self.outcomes = OutcomePublisher(bus)
+        self.farewells = Farewells(bus)
         self._config = config
         self._spawn = spawn
         self._on_change = on_change
@@ -113,17 +115,14 @@ class Executor:
         self._question = Question()
         self._secret = secrets.token_bytes(16)
         self._attempts: dict[str, Attempt] = {}
-        self._ended: OrderedDict[str, AttemptState] = OrderedDict()
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()
         self._concurrency = Concurrency(time.monotonic())
         self._highest_term = 0
         self._probe = f"{inboxes.node_inbox_prefix(node_id)}.t{instance}"
         self._streams = itertools.count(1)
         self._by_stream: dict[str, Attempt] = {}
         self._unsettled = 0
-        self._untold: list[Attempt] = []
-        """Those that ended while the bus was gone."""
         bus.on_disconnect(self._on_disconnect)
-        bus.on_reconnect(self._on_reconnect)
 
     def start(self) -> None:
         """Listens for callers that have gone, and for cancellations."""
@@ -148,8 +147,21 @@ class Executor:
         """What became of an attempt."""
         attempt = self._attempts.get(attempt_id)
         if attempt is None:
-            return self._ended.get(attempt_id, AttemptState.UNKNOWN)
+            ended = self._ended.get(attempt_id)
+            return ended.state if ended is not None else AttemptState.UNKNOWN
         return AttemptState.STREAMING if attempt.has_spoken else AttemptState.RUNNING
+
+    def told_again(self, attempt_id: str) -> int | None:
+        """Somebody may have missed the end of an attempt: tells it again, as far as it is kept.
+
+        Returns:
+            How many messages came before the empty one that ended its stream; None: it has not ended, or is not known.
+        """
+        ended = self._ended.get(attempt_id)
+        if ended is None:
+            return None
+        self.farewells.say_again(ended.stream)
+        return ended.chunks
 
     # -- from the bus -------------------------------------------------------------------------------------
 
@@ -188,22 +200,20 @@ class Executor:
             return
         attempt = self._attempts.get(asked.attempt_id)
         if attempt is not None:
-            attempt.stop(Cancelled(asked.reason or "cancelled"))
+            attempt.give_up(asked.reason)
 
     def _on_probe(self, msg: Msg) -> None:
         if is_no_responders(msg):
-            attempt = self._by_stream.get(msg.subject.split(".", 3)[2])
+            stream = msg.subject.split(".", 3)[2]
+            attempt = self._by_stream.get(stream)
             if attempt is not None:
                 attempt.caller_gone()
+            else:
+                self.farewells.refused(stream)
 
     def _on_disconnect(self) -> None:
         for attempt in list(self._attempts.values()):
             attempt.disconnected()
-
-    def _on_reconnect(self) -> None:
-        untold, self._untold = self._untold, []
-        for attempt in untold:
-            self._tell(attempt)
 
     # -- attempts -----------------------------------------------------------------------------------------
 
@@ -283,24 +293,19 @@ class Executor:
         self._by_stream.pop(attempt.stream, None)
         self.slots.release(attempt.attempt_id)
         self._concurrency.set_running(len(self._attempts), time.monotonic())
-        self._ended[attempt.attempt_id] = AttemptState.ENDED_SPOKEN if attempt.has_spoken else AttemptState.ENDED_SILENT
+        state = AttemptState.ENDED_SPOKEN if attempt.has_spoken else AttemptState.ENDED_SILENT
+        end = attempt.end()
+        self._ended[attempt.attempt_id] = _Ended(state, attempt.stream, end.chunks)
         if len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
         self._unsettled += 1
-        if attempt.error is None and self._says_farewell(attempt):
-            asyncio.get_running_loop().call_later(_CALLER_FIRST_S, self._settle, attempt)
+        self.farewells.begin(attempt.stream, end, is_said=not attempt.has_streamed, is_wanted=not attempt.is_given_up)
+        if attempt.error is None and attempt.has_streamed:
+            asyncio.get_running_loop().call_later(_CALLER_FIRST_S, self._settle, attempt, end)
         else:
-            self._settle(attempt)
+            self._settle(attempt, end)
 
-    def _says_farewell(self, attempt: Attempt) -> bool:
-        """Ends the caller's stream; False when the bus is gone and it has to be done again."""
-        try:
-            attempt.farewell()
-        except NotConnected:
-            return False
-        return True
-
-    def _settle(self, attempt: Attempt) -> None:
+    def _settle(self, attempt: Attempt, end: End) -> None:
         """Reports an attempt that is over, learns from it, and publishes its outcome."""
         if attempt.last_at is not None:
             self.patience.answered(attempt.decision.model, attempt.last_at)
@@ -315,7 +320,7 @@ class Executor:
             attempt.evidence = evidence_of(error, *attempt.asked, self._secret)
             self.view.runners.forget(self.view.blob(attempt.decision.model))
             self._look_again(inventory=error.lack is Lack.MODEL)
-        self._tell(attempt)
+        self.farewells.report(attempt.stream, end, encode(_report_of(attempt)))
         if error is not None and attempt.evidence is not None and is_doubtful(error):
             self._spawn(self._weigh(attempt, attempt.evidence), name=f"question.{attempt.attempt_id}")
         else:
@@ -336,24 +341,6 @@ class Executor:
         if not self._attempts and not self._unsettled:
             self.idle.set()
         self.outcomes.publish(attempt.outcome())
-
-    def _tell(self, attempt: Attempt) -> None:
-        """Ends the caller's stream and reports to the dispatcher; kept for later while the bus is gone."""
-        attempt_id, error = attempt.attempt_id, attempt.error
-        report: AttemptDone | AttemptFailed = AttemptDone(attempt_id=attempt_id, figures=attempt.figures)
-        if error is not None:
-            report = AttemptFailed(
-                attempt_id=attempt_id,
-                error=error,
-                is_streaming=attempt.has_spoken,
-                figures=attempt.figures,
-                evidence=attempt.evidence,
-            )
-        try:
-            attempt.farewell()
-            self.bus.publish(subjects.ATTEMPT.of(self.node_id, attempt_id), encode(report))
-        except NotConnected:
-            self._untold.append(attempt)
 
     # -- the end ------------------------------------------------------------------------------------------
 
@@ -378,3 +365,24 @@ class Executor:
                 attempt.stop(ActorStopped(reason))
             else:
                 attempt.stop(BackendUnavailable(body=ErrorBody(code=ErrorCode.DRAINING, message=reason)))
+
+
+class _Ended(NamedTuple):
+    """What is remembered of an attempt that is over."""
+
+    state: AttemptState
+    stream: str
+    chunks: int | None
+    """Of a stream, how many messages came before the empty one."""
+
+
+def _report_of(attempt: Attempt) -> AttemptDone | AttemptFailed:
+    if attempt.error is None:
+        return AttemptDone(attempt_id=attempt.attempt_id, figures=attempt.figures)
+    return AttemptFailed(
+        attempt_id=attempt.attempt_id,
+        error=attempt.error,
+        is_streaming=attempt.has_spoken,
+        figures=attempt.figures,
+        evidence=attempt.evidence,
+    )

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from sollol_bus.errors import error_from
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import encode, error_headers
+from sollol_bus.transport.messages import encode, error_headers, size_of_headers
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
@@ -14,6 +14,8 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
 
 PART_BYTES: Final = 1 << 20
+_REPLY_KEPT_BYTES: Final = 1 << 20
+"""A longer reply is not said again when it was lost: then its caller is told so."""
 
 
 class Piece(NamedTuple):
@@ -22,6 +24,18 @@ class Piece(NamedTuple):
     data: bytes
     part: str = ""
     """Which part of a chunk it is, and of how many; empty for a whole one."""
+
+
+class Words(NamedTuple):
+    """One message at the end of an answer, which may have to be said again."""
+
+    data: bytes
+    headers: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self.data) + size_of_headers(self.headers)
 
 
 class Speaker:
@@ -35,13 +49,14 @@ class Speaker:
         decision: Told with the first message.
     """
 
-    __slots__ = ("_bus", "_decision", "_inbox", "_probe", "content_type", "messages")
+    __slots__ = ("_bus", "_decision", "_reply", "content_type", "inbox", "messages", "probe")
 
     def __init__(self, bus: Bus, inbox: str, probe: str, decision: Decision) -> None:
         self._bus = bus
-        self._inbox = inbox
-        self._probe = probe
+        self.inbox = inbox
+        self.probe = probe
         self._decision = decision
+        self._reply: Words | None = None
         self.content_type = ""
         """The engine's Content-Type, told with the first message when it is set."""
         self.messages = 0
@@ -67,16 +82,13 @@ class Speaker:
             headers = (headers or {}) | {h.PART: piece.part}
         self._publish(piece.data, headers)
 
-    def end(self, figures: Figures) -> None:
-        """Publishes the last, empty message."""
-        headers = {h.CHUNKS: str(self.messages), h.FIGURES: encode(figures).decode()}
-        self._bus.publish(self._inbox, b"", headers=headers)
-
-    def fail(self, error: ErrorBody, figures: Figures) -> None:
-        """Publishes an error in the stream, then the last, empty message."""
-        self._bus.publish(self._inbox, encode(error), headers=error_headers(error))
-        self.messages += 1
-        self.end(figures)
+    def last_words(self, error: ErrorBody | None, figures: Figures) -> tuple[Words, ...]:
+        """What ends a stream: the error if there is one, then the empty message; of one reply, that reply."""
+        if self._reply is not None:
+            return (self._reply,)
+        said = () if error is None else (Words(encode(error), error_headers(error)),)
+        headers = {h.CHUNKS: str(self.messages + len(said)), h.FIGURES: encode(figures).decode()}
+        return (*said, Words(b"", headers))
 
     def reply(self, body: bytes, figures: Figures) -> None:
         """Publishes the one reply of a caller who did not ask for a stream.
@@ -94,11 +106,13 @@ class Speaker:
                 )
             )
         self.messages = 0
-        self._publish(body, self._first_headers() | {h.FIGURES: encode(figures).decode()})
+        headers = self._first_headers() | {h.FIGURES: encode(figures).decode()}
+        self._publish(body, headers)
+        self._reply = Words(body, headers) if len(body) <= _REPLY_KEPT_BYTES else _lost_reply()
 
     def _publish(self, data: bytes, headers: dict[str, str] | None) -> None:
         number = self.messages + 1
-        self._bus.publish(self._inbox, data, reply=f"{self._probe}.{number}", headers=headers)
+        self._bus.publish(self.inbox, data, reply=f"{self.probe}.{number}", headers=headers)
         self.messages = number
 
     def _first_headers(self) -> dict[str, str]:
@@ -106,3 +120,8 @@ class Speaker:
         if self.content_type:
             headers[h.CONTENT_TYPE] = self.content_type
         return headers
+
+
+def _lost_reply() -> Words:
+    error = ErrorBody(code=ErrorCode.CONNECTION_LOST, message="the answer was lost on the way")
+    return Words(encode(error), error_headers(error))

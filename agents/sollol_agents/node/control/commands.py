@@ -116,7 +116,8 @@ class Controls:
             case ControlPing():
                 self._bus.respond(msg, self._reply())
             case ControlAttempt(attempt_id=attempt_id):
-                self._bus.respond(msg, self._reply(self._executor.state_of(attempt_id)))
+                chunks = self._executor.told_again(attempt_id)
+                self._bus.respond(msg, self._reply(self._executor.state_of(attempt_id), chunks=chunks))
             case ControlDrain(is_draining=is_draining):
                 self._host.set_draining(is_draining=is_draining)
                 self._bus.respond(msg, self._reply())
@@ -127,13 +128,16 @@ class Controls:
             case ControlLoad() | ControlUnload() | ControlPull() | ControlEngine() | ControlBlob():
                 self._begin(request, msg.reply)
 
-    def _reply(self, state: AttemptState | None = None, error: ErrorBody | None = None) -> ControlReply:
+    def _reply(
+        self, state: AttemptState | None = None, error: ErrorBody | None = None, *, chunks: int | None = None
+    ) -> ControlReply:
         return ControlReply(
             node_id=self._node_id,
             instance=self._executor.instance,
             is_draining=self._executor.is_draining,
             in_flight=len(self._executor.attempts),
             attempt_state=state,
+            chunks=chunks,
             error=error,
         )
 

@@ -1,0 +1,189 @@
+"""Says how attempts ended, to their callers and to their dispatchers, and says it again where it may have been lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from sollol_agents.node.attempts.kept_ends import PROVEN_KEPT_S, KeptEnds
+from sollol_agents.node.attempts.speaker import Words
+from sollol_bus.errors import NotConnected
+from sollol_bus.parts import Part
+from sollol_bus.transport.connection import Bus
+from sollol_schemas.headers import CHUNKS
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S: Final = PROVEN_KEPT_S / 3
+
+
+class End:
+    """How one attempt ended.
+
+    Args:
+        inbox: The caller's.
+        words: What the caller is told, in order; nothing: the dispatcher tells the caller.
+        probe: Where the server says that nobody listens there.
+        subject: Where the dispatcher is told.
+    """
+
+    __slots__ = ("_inbox", "_probe", "_subject", "_words", "report")
+
+    def __init__(self, inbox: str, words: tuple[Words, ...], probe: str, subject: str) -> None:
+        self._inbox = inbox
+        self._words = words
+        self._probe = probe
+        self._subject = subject
+        self.report = b""
+        """What the dispatcher is told, once it is known."""
+
+    def is_enough(self) -> None:
+        """The caller is told nothing more: whoever gave the attempt up has told it, or it asked for that."""
+        self._words = ()
+
+    @property
+    def chunks(self) -> int | None:
+        """Of a stream, how many messages came before the empty one that ends it."""
+        return int(self._words[-1].headers[CHUNKS]) if self._words and not self._words[-1].data else None
+
+    @property
+    def size(self) -> int:
+        """Its bytes, about."""
+        return sum(words.size for words in self._words) + len(self._inbox) + len(self._subject)
+
+    def tell_caller(self, bus: Bus) -> None:
+        """Ends the caller's answer.
+
+        Raises:
+            NotConnected: The connection is down.
+        """
+        for number, words in enumerate(self._words, 1):
+            reply = self._probe if number == len(self._words) else ""
+            bus.publish(self._inbox, words.data, reply=reply, headers=dict(words.headers))
+
+    def tell_dispatcher(self, bus: Bus) -> None:
+        """Reports to the dispatcher.
+
+        Raises:
+            NotConnected: The connection is down.
+        """
+        if self.report:
+            bus.publish(self._subject, self.report)
+
+
+class Farewells(Part):
+    """The ends of one node's attempts, each known by the token of its stream.
+
+    Args:
+        bus: The connection.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._kept: KeptEnds[End] = KeptEnds()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    async def start(self) -> None:
+        """Follows what becomes of the connection."""
+        self._bus.on_disconnect(self._on_disconnect)
+        self._bus.on_reconnect(self._on_reconnect)
+        self._bus.on_cluster_change(self._on_cluster_change)
+
+    async def close(self) -> None:
+        """Says nothing again any more."""
+        self._bus.forget_callbacks(self._on_disconnect, self._on_reconnect, self._on_cluster_change)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def begin(self, stream: str, end: End, *, is_said: bool, is_wanted: bool) -> None:
+        """An attempt ended: its caller is told first.
+
+        Args:
+            stream: Its token.
+            end: What is to be said.
+            is_said: Whether the caller was told already.
+            is_wanted: Whether the caller still waits for it, as far as is known.
+        """
+        try:
+            if not is_said:
+                end.tell_caller(self._bus)
+            is_said = self._bus.is_connected
+        except NotConnected:
+            is_said = False
+        if not is_wanted:
+            end.is_enough()
+        now = time.monotonic()
+        self._kept.keep(stream, end, end.size, now, is_said=is_said)
+        self._look_at(now + _LOOK_EVERY_S)
+
+    def report(self, stream: str, end: End, report: bytes) -> None:
+        """And then its dispatcher."""
+        end.report = report
+        try:
+            end.tell_dispatcher(self._bus)
+        except NotConnected:
+            self._kept.unsaid(stream)
+
+    def refused(self, stream: str) -> None:
+        """The server says that nobody got the end of this attempt's answer."""
+        self._kept.refused(stream, time.monotonic())
+        self._plan()
+
+    def say_again(self, stream: str) -> None:
+        """Somebody asks how this attempt ended."""
+        end = self._kept.get(stream)
+        if end is not None:
+            self._say(stream, end)
+
+    def _on_disconnect(self) -> None:
+        self._kept.lost(self._bus.proven_mono_s)
+
+    def _on_reconnect(self) -> None:
+        self._kept.connected(time.monotonic())
+        self._say_due()
+
+    def _on_cluster_change(self) -> None:
+        self._kept.expire(time.monotonic(), self._bus.proven_mono_s)
+        self._kept.doubted(time.monotonic())
+        self._say_due()
+
+    def _say_due(self) -> None:
+        due = self._kept.due(time.monotonic())
+        for stream, end in due:
+            self._say(stream, end)
+        if due:
+            log.info("said again how %d attempts ended", len(due), extra={"action": "ends_said_again"})
+        self._plan()
+
+    def _say(self, stream: str, end: End) -> None:
+        try:
+            end.tell_caller(self._bus)
+            end.tell_dispatcher(self._bus)
+        except NotConnected:
+            self._kept.unsaid(stream)
+        else:
+            self._kept.said(stream, time.monotonic())
+
+    def _plan(self) -> None:
+        next_at = self._kept.next_at()
+        if next_at is not None:
+            self._look_at(next_at)
+
+    def _look_at(self, at: float) -> None:
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - time.monotonic()), self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        self._kept.expire(now, self._bus.proven_mono_s)
+        if len(self._kept):
+            self._look_at(now + _LOOK_EVERY_S)
+        self._say_due()
