@@ -93,17 +93,16 @@ class Actor(Part, Generic[Config]):
     def announce_draining(self) -> None:
         """Tells the others that this actor takes no new work."""
 
-    def stop_intake(self) -> None:
-        """Ends the subscriptions that were made with `take`."""
-        for subscription in self._intake:
-            subscription.unsubscribe()
-        self._intake.clear()
+    async def stop_intake(self) -> None:
+        """Ends the subscriptions that were made with `take`, once all that was on its way to them is handled."""
+        intake, self._intake = self._intake, []
+        await asyncio.gather(*(subscription.drain() for subscription in intake))
 
     def in_flight(self) -> Collection[str]:
         """Names of the work that is still running; call `drain_progress` whenever one ends."""
         return ()
 
-    def hand_back(self, reason: str) -> None:
+    async def hand_back(self, reason: str) -> None:
         """Cancels and gives back what did not finish in time, and answers every ask that is left."""
 
     async def on_stop(self) -> None:
@@ -243,7 +242,7 @@ class Actor(Part, Generic[Config]):
 
     async def _drain(self) -> None:
         self._attempt_step(self.announce_draining, "announce")
-        self._attempt_step(self.stop_intake, "stop intake")
+        await self._attempt_closing(self.stop_intake(), "stop intake")
         began = time.monotonic()
         deadline = began + self.drain_timeout_s
         while (
@@ -262,7 +261,7 @@ class Actor(Part, Generic[Config]):
                     ", ".join(list(pending)[:5]),
                     extra={"action": "drain_wait"},
                 )
-        self._attempt_step(lambda: self.hand_back(f"{self.name} is shutting down"), "hand back")
+        await self._attempt_closing(self.hand_back(f"{self.name} is shutting down"), "hand back")
 
     def _attempt_step(self, step: Callable[[], None], what: str) -> None:
         try:

@@ -189,6 +189,7 @@ _HEADER_SCHEMAS: Final = {
             headers.CONTROL_INBOX: "Inbox that is told Taken, RequestWaiting and RequestGranted, as they happen.",
             headers.RESEND: "How often the request was sent again after its dispatcher died.",
             headers.WAITED: "Seconds that it has waited already, when it is sent again or is a try of a job.",
+            headers.NUMBER: "Number of its next attempt; set by a dispatcher that hands it to another.",
             headers.JOB: "The job that the request is a try of; set by the runner of jobs.",
             headers.PATH: "The engine's path, on passthrough.",
             headers.TRACEPARENT: "W3C trace context.",

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from sollol_bus.errors import (
+    ActorStopped,
     BusError,
     ConnectionLost,
     DecodeFailed,
@@ -44,6 +45,9 @@ _DEADLINE_GRACE_S = 5.0
 _TAKEN_WITHIN_S = 2.0
 _TAKEN_WITHIN_MAX_S = 60.0
 _AGE_TOLD_S = 0.001
+_RESTART_S = 10.0
+"""A dispatcher that ended may be back within so long."""
+_GONE_WITHIN_MAX_S = 3600.0
 
 
 _RNG = random.Random()
@@ -58,6 +62,12 @@ def taken_within_s(unconfirmed: int, rng: random.Random) -> float:
     return min(_TAKEN_WITHIN_MAX_S, _TAKEN_WITHIN_S * 2.0**unconfirmed * rng.uniform(1.0, 1.5))
 
 
+def gone_within_s(error: ActorStopped) -> float:
+    """Within how many seconds whoever shuts down is gone, as far as it says so; at most an hour is believed."""
+    told = error.details.get("gone_within_s")
+    return min(float(told), _GONE_WITHIN_MAX_S) if isinstance(told, (int, float)) and told > 0 else 0.0
+
+
 class Call:
     """A request in flight; use as an async context manager and iterate over its chunks.
 
@@ -67,7 +77,8 @@ class Call:
         body: The engine's body, JSON.
         headers: Routing and other headers; copied.
         deadline_s: When the dispatcher gives up; the call itself waits a little longer.
-        absence_s: How long to wait for a dispatcher when none is on the bus.
+        absence_s: How long to wait for a dispatcher when none is on the bus; one that had the request and went is
+            waited for longer, as it may be restarting.
         max_unread_bytes: How much of the answer may wait for a slow reader before it is cut.
         resends: How often the request was sent before, under this id; its attempts are numbered behind those.
         waited_s: Its age.
@@ -171,6 +182,9 @@ class Call:
             except NoResponders as error:
                 await self._wait_for_dispatcher(error)
                 continue
+            except ActorStopped as error:
+                self._follow(error)
+                continue
             except SollolError:
                 self._is_over = True
                 raise
@@ -255,6 +269,23 @@ class Call:
         except NotConnected:
             log.debug("request %s waits for the connection", self.request_id)
 
+    def _follow(self, error: ActorStopped) -> None:
+        """Its dispatcher left, and nobody took it over: sends it to the next one that starts.
+
+        Raises:
+            ActorStopped: Its user left, or the answer has begun.
+        """
+        if self._left is not None or self._stream.has_begun:
+            self._is_over = True
+            raise error
+        self._expect_restart(gone_within_s(error))
+        self._stream.reopen()
+        self._send_again("its dispatcher left")
+
+    def _expect_restart(self, gone_within_s: float = 0.0) -> None:
+        """A dispatcher that had the request ends within so many seconds: then another one may start in its place."""
+        self._absence_until = max(self._absence_until, time.monotonic() + gone_within_s + _RESTART_S)
+
     # -- watching over the dispatcher ---------------------------------------------------------------------
 
     def _on_control(self, msg: Msg | BusError) -> None:
@@ -295,6 +326,7 @@ class Call:
 
     def _on_probe_answer(self, instance: str, reply: Msg | BusError) -> None:
         if instance == self.dispatcher and isinstance(reply, NoResponders) and not self._bus.is_settling:
+            self._expect_restart()
             self._send_again("its dispatcher is gone")
 
     def _on_disconnect(self) -> None:

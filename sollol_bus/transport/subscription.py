@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 LEAVE_WITHIN_S = 0.05
 """How long `unsubscribe_soon` collects subscriptions to end."""
+_DRAIN_S = 2.0
 
 
 class Subscription:
@@ -33,6 +34,18 @@ class Subscription:
         """Ends the interest; messages already received are dropped. Safe to call twice and when disconnected."""
         inner, self._inner = self._inner, None
         if inner is not None:
+            _end(inner)
+
+    async def drain(self) -> None:
+        """Ends the interest; what the server sent before it heard of that is still handled when this returns."""
+        inner, self._inner = self._inner, None
+        if inner is None:
+            return
+        # never cancelled: the library would read no more
+        draining = asyncio.get_running_loop().create_task(inner.drain(), name=f"drains {self.subject}")  # type: ignore[no-untyped-call]
+        draining.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait((draining,), timeout=_DRAIN_S)
+        if not draining.done() or draining.exception() is not None:
             _end(inner)
 
     def unsubscribe_soon(self) -> None:

@@ -39,14 +39,14 @@ class Recording(Actor[None]):
     def announce_draining(self) -> None:
         self._step("announce")
 
-    def stop_intake(self) -> None:
+    async def stop_intake(self) -> None:
         self._step("stop intake")
-        super().stop_intake()
+        await super().stop_intake()
 
     def in_flight(self) -> Collection[str]:
         return self.work
 
-    def hand_back(self, reason: str) -> None:
+    async def hand_back(self, reason: str) -> None:
         self._step(f"hand back {len(self.work)}")
         self.work.clear()
 
@@ -127,7 +127,7 @@ async def test_a_hurried_drain_hands_back_at_once(config: BusConfig) -> None:
 @pytest.mark.shutdown
 async def test_a_draining_actor_takes_no_new_work(config: BusConfig) -> None:
     async with Recording(config) as actor, Recording(config) as other:
-        actor.stop_intake()
+        await actor.stop_intake()
         other.bus.publish("work", b"late")
         await other.bus.flush()
         await actor.bus.flush()

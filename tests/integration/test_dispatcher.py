@@ -9,17 +9,14 @@ import pytest
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.administration import Administration
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.lab.testing.scripted import BODY, ScriptedNode, ScriptedScorer, ask, control, serve
+from sollol_agents.lab.testing.scripted import ScriptedNode, ScriptedScorer, ask, serve
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_bus.errors import ActorStopped, BadRequest, ConfigError, SollolError
-from sollol_bus.sdk.call import Call
+from sollol_bus.errors import BadRequest, ConfigError
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_bus.transport.messages import Msg, encode, error_of
-from sollol_schemas import headers as h
+from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import subjects
 from sollol_schemas.control import AdminRequest
-from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import AttemptDone, Figures
 
 
@@ -97,50 +94,3 @@ async def test_an_operators_request_ends_with_the_connection_that_it_went_over(
     await eventually(lambda: administration.in_flight == 0)
     administration.on_request(Msg(bus.nats, subject=subjects.ADMIN_NODE.of("load"), reply=bus.new_inbox(), data=asked))
     assert administration.in_flight == 0, "what cannot be sent is not waited for"
-
-
-@pytest.mark.shutdown
-async def test_a_waiting_try_of_a_job_goes_elsewhere_at_once_when_its_dispatcher_drains(
-    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
-) -> None:
-    scorer = ScriptedScorer(actors_bus, ["n1"])
-    ScriptedNode(actors_bus, "n1", lambda n, a: n.accept(a))
-    await actors_bus.flush()
-    of_job = {h.JOB: "mine"}
-    async with Call(bus, subjects.GENERATE, BODY, request_id="running", headers=of_job) as running:
-        await eventually(lambda: len(scorer.asked) == 1)
-        scorer.holds_back = True
-        async with (
-            Call(bus, subjects.GENERATE, BODY, request_id="patient", headers=of_job) as patient,
-            Call(bus, subjects.GENERATE, BODY, request_id="plain"),
-        ):
-            await eventually(lambda: {asked.request_id for asked in scorer.asked} >= {"patient", "plain"})
-            assert next(a for a in scorer.asked if a.request_id == "patient").context.job_id == "mine"
-            dispatcher.stop_intake()
-            with pytest.raises(ActorStopped):
-                await anext(aiter(patient))
-            assert set(dispatcher.in_flight()) == {"running", "plain"}, "what runs goes on, others have no runner"
-        running.cancel()
-
-
-@pytest.mark.shutdown
-async def test_what_cannot_finish_in_time_is_answered_at_shutdown(
-    nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus
-) -> None:
-    scorer = ScriptedScorer(actors_bus, [])
-    scorer.holds_back = True
-    await actors_bus.flush()
-    replies: list[Msg] = []
-    inbox = bus.new_inbox()
-    bus.subscribe(inbox, replies.append)
-    config = DispatcherConfig(drain_timeout_s=0.1)
-    async with Dispatcher(config, control(nats_server)):
-        bus.publish(subjects.GENERATE, BODY, reply=inbox)
-        await eventually(lambda: len(scorer.asked) == 1)
-    await eventually(lambda: len(replies) == 2)
-    error = error_of(replies[0])
-    assert error is not None
-    assert error.code is ErrorCode.ACTOR_STOPPED
-    assert replies[1].data == b""
-    with pytest.raises(SollolError):
-        await ask(bus)

@@ -336,11 +336,11 @@ async def test_a_dispatcher_that_shuts_down_gives_its_jobs_to_the_others_at_once
         second = Dispatcher(DispatcherConfig(), BusConfig(url=s.stack.nats_url, inbox_prefix="_INBOX_ctl"))
         async with second:
             leaving = asyncio.get_running_loop().time()
-            first.stop_intake()
+            await first.stop_intake()
             await eventually(lambda: set(waiting) <= set(second.in_flight()), within_s=10)
             assert asyncio.get_running_loop().time() - leaving < DispatcherConfig().job_ack_wait_s / 2
             assert running in first.in_flight()
-            first.hand_back("shutting down")
+            await first.hand_back("shutting down")
             await eventually(lambda: running in second.in_flight(), within_s=10)
             assert (await s.client.jobs.get(running)).losses == 0, "nobody died"
             await s.client.jobs.cancel(running)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import random
 
-from sollol_bus.sdk.call import MAX_RESENDS, taken_within_s
+import pytest
+
+from sollol_bus.errors import ActorStopped
+from sollol_bus.sdk.call import MAX_RESENDS, gone_within_s, taken_within_s
+from sollol_schemas.errors import ErrorBody, ErrorCode
 
 
 def test_each_sending_waits_twice_as_long_and_none_longer_than_a_minute() -> None:
@@ -25,3 +29,12 @@ def test_callers_whose_requests_were_lost_together_do_not_come_back_together() -
 
 def test_the_same_seed_waits_the_same_time() -> None:
     assert taken_within_s(3, random.Random(7)) == taken_within_s(3, random.Random(7))
+
+
+@pytest.mark.parametrize(
+    ("told", "believed"),
+    [(30, 30.0), (0.5, 0.5), (None, 0.0), (-1, 0.0), ("9", 0.0), (1e9, 3600.0), (float("nan"), 0.0)],
+)
+def test_how_long_a_dispatcher_stays_is_believed_within_reason(told: object, believed: float) -> None:
+    body = ErrorBody(code=ErrorCode.ACTOR_STOPPED, message="", details={"gone_within_s": told})
+    assert gone_within_s(ActorStopped(body=body)) == believed

@@ -66,5 +66,8 @@ def test_no_attempt_may_speak_after_it_was_given_up(events: list[str], gaps: lis
         elif event == "abandon":
             may_at = fence.may_abandon_at(now)
             if may_at is not None and may_at <= now:
+                assert fence.may_move(now)
                 fence.abandon()
                 assert node_may_speak_until <= now
+            else:
+                assert not fence.may_move(now)

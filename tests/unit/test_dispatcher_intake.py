@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sollol_agents.dispatcher.requests.handing_on import handed_on
 from sollol_agents.dispatcher.requests.intake import Rejected, Request, check_path, take_in
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
@@ -59,6 +61,26 @@ def test_a_request_sent_again_numbers_its_attempts_apart_and_keeps_its_age() -> 
     request = take({"model": "m", "prompt": "hi"}, {h.REQUEST_ID: "r1", h.RESEND: "2", h.WAITED: "4.5"})
     assert request.first_attempt == 21
     assert request.waited_s == 4.5
+
+
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        [h.REQUEST_ID, h.RESEND, h.WAITED, h.NUMBER, h.STREAM, h.CANCEL_SECRET, h.JOB, "X-Sollol-Priority"]
+    ),
+    st.sampled_from(["1", "2", "7"]),
+)
+
+
+@given(HEADERS, st.integers(1, 99), st.floats(0.0, 500.0))
+def test_a_request_that_is_handed_on_is_the_same_but_for_its_age_and_its_next_attempt(
+    headers: dict[str, str], number: int, waited_s: float
+) -> None:
+    first = take({"model": "m", "prompt": "hi", "priority": 3, "deadline_s": 500.0}, headers)
+    second = take(first.payload, handed_on(first, number=first.first_attempt + number, waited_s=waited_s))
+    assert second.first_attempt == first.first_attempt + number
+    assert second.waited_s == pytest.approx(waited_s, abs=0.001)
+    told = {"number": second.number, "waited_s": second.waited_s, "headers": second.headers}
+    assert msgspec.structs.replace(first, **told) == second
 
 
 @pytest.mark.parametrize(

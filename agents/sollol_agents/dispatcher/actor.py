@@ -60,6 +60,7 @@ class Dispatcher(Actor[DispatcherConfig]):
             instance=self.instance,
             detector=detector,
             outcomes=outcomes,
+            spawn=self.spawn,
             on_over=self.drain_progress,
         )
         await self.own(self._requests)
@@ -92,20 +93,22 @@ class Dispatcher(Actor[DispatcherConfig]):
         except UnknownDetector as error:
             raise ConfigError(f"setting `detector`: {error}") from error
 
-    def stop_intake(self) -> None:
-        """Takes no more jobs and requests; jobs that no node works on go back at once, whoever runs them."""
+    async def stop_intake(self) -> None:
+        """Takes no more jobs and requests; those that no node works on go to other dispatchers at once."""
+        ours = frozenset(self._jobs.in_flight())
         self._jobs.stop_intake()
-        super().stop_intake()
-        self._requests.stop_intake(f"{self.name} is shutting down")
+        await super().stop_intake()
+        await self._requests.leave(ours)
 
     def in_flight(self) -> Collection[str]:
         """Ids of the requests and jobs that are not answered yet."""
         return {*self._requests.in_flight(), *self._jobs.in_flight()}
 
-    def hand_back(self, reason: str) -> None:
-        """Answers what could not finish in time, and gives its jobs back."""
+    async def hand_back(self, reason: str) -> None:  # noqa: ARG002 nobody is given one
+        """Leaves what could not finish in time to its nodes and to other dispatchers, and gives its jobs back."""
+        ours = frozenset(self._jobs.in_flight())
         self._jobs.hand_back()
-        self._requests.hand_back(reason)
+        await self._requests.hand_back(ours)
 
     def statistics(self) -> DispatcherStatistics:
         """Requests held, taken and refused since the start."""

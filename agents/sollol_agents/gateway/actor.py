@@ -110,9 +110,9 @@ class Gateway(Actor[GatewayConfig]):
     def _is_draining(self) -> bool:
         return self.state is ActorState.DRAINING
 
-    def stop_intake(self) -> None:
+    async def stop_intake(self) -> None:
         """Takes no new connections."""
-        super().stop_intake()
+        await super().stop_intake()
         self._workers.stop()
         self._server.stop_accepting()
 
@@ -120,7 +120,7 @@ class Gateway(Actor[GatewayConfig]):
         """Ids of the requests that are not answered yet."""
         return self._inference.active.keys()
 
-    def hand_back(self, reason: str) -> None:
+    async def hand_back(self, reason: str) -> None:
         """Ends the answers that could not finish in time."""
         self._inference.hand_back(reason)
 

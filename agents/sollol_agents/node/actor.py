@@ -140,7 +140,7 @@ class NodeMonitor(Actor[NodeConfig]):
         """The attempts in slots."""
         return self._require_executor().attempts
 
-    def hand_back(self, reason: str) -> None:
+    async def hand_back(self, reason: str) -> None:
         """Stops what still runs."""
         self._require_executor().hand_back(reason)
 

@@ -10,17 +10,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 from sollol_agents.dispatcher.requests.attempt import Attempt
 from sollol_agents.dispatcher.requests.caller import Caller
 from sollol_agents.dispatcher.requests.failover import GiveUp, Tries, after_failure, after_refusal, is_doubt
 from sollol_agents.dispatcher.requests.fence import Phase
+from sollol_agents.dispatcher.requests.handing_on import hand_on, nobody_left
 from sollol_agents.dispatcher.requests.intake import Request
 from sollol_agents.dispatcher.requests.outcomes import presumed_lost, proven, unserved
 from sollol_agents.dispatcher.requests.tools import Tools
 from sollol_agents.dispatcher.requests.tracing import tell_failed, tell_granted, traced
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
-from sollol_bus.transport.connection import SETTLING_S
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_bus.transport.mux import ReplyInbox
 from sollol_schemas import subjects
@@ -35,7 +37,6 @@ log = logging.getLogger(__name__)
 
 _STALE_GRANT_S = 0.1
 """After a grant that answers an earlier question, the next question waits so long."""
-_NODE_RETRY_S = 0.1
 _STREAM_GRACE_S = 5.0
 """The node ends a stream at its deadline itself; the dispatcher only when the node does not."""
 
@@ -104,10 +105,9 @@ class ActiveRequest:
         trace = {TRACEPARENT: self.request.traceparent} if self.request.traceparent else None
         try:
             self._bus.publish(subjects.GRANT, encode(request), reply=self._grants.subject, headers=trace)
+            self._ask_again_in(self._tools.pace.grant_silence_s)
         except NotConnected:
             self._cancel_timer()  # the reconnect goes on from here
-        else:
-            self._ask_again_in(self._tools.pace.grant_silence_s)
 
     def _ask_again_in(self, delay_s: float) -> None:
         self._cancel_timer()
@@ -122,21 +122,19 @@ class ActiveRequest:
                 self._tools.scorer.park(self)
             return
         self._tools.scorer.heard()
+        request_id = self.request.request_id
         try:
             answer: GrantReply = decode(reply.data, GrantReply)  # type: ignore[arg-type]  # a union decodes too
         except DecodeFailed as error:
-            extra = {"action": "bad_grant_reply", "request_id": self.request.request_id}
-            log.warning("request %s: %s", self.request.request_id, error, extra=extra)
+            extra = {"action": "bad_grant_reply", "request_id": request_id}
+            log.warning("request %s: %s", request_id, error, extra=extra)
             return
         if not self.is_waiting:
             return  # a second grant for the same question expires at the scorer by itself
         match answer:
             case GrantQueued():
-                self._caller.tell(
-                    RequestWaiting(
-                        request_id=self.request.request_id, position=answer.position, is_blocked=answer.is_blocked
-                    )
-                )
+                position, is_blocked = answer.position, answer.is_blocked
+                self._caller.tell(RequestWaiting(request_id=request_id, position=position, is_blocked=is_blocked))
                 self._ask_again_in(self._tools.pace.grant_silence_s)
             case GrantRefused():
                 self._finish_with_error(after_refusal(self._tries, answer))
@@ -164,7 +162,7 @@ class ActiveRequest:
         except PayloadTooLarge as error:
             attempt.close()
             self._release()  # the slot that was granted
-            self._finish_with_error(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=str(error)))
+            self._finish_with_error(error.body)
             return
         self.attempt = attempt
         self._caller.tell_granted(attempt.node_id)
@@ -203,15 +201,9 @@ class ActiveRequest:
         if self._span is not None:
             tell_failed(self._span, attempt.granted, error)
         action = after_failure(self._tries, attempt.node_id, error, has_streamed=has_streamed)
-        request_id, attempt_id, node_id = self.request.request_id, attempt.attempt_id, attempt.node_id
-        extra = {
-            "action": "attempt_failed",
-            "request_id": request_id,
-            "attempt_id": attempt_id,
-            "node_id": node_id,
-            "code": error.code.value,
-        }
-        log.info("request %s: attempt %s on %s failed: %s", request_id, attempt_id, node_id, error.code, extra=extra)
+        ids = {"request_id": self.request.request_id, "attempt_id": attempt.attempt_id, "node_id": attempt.node_id}
+        extra = {"action": "attempt_failed", **ids, "code": error.code.value}
+        log.info("request %s: attempt %s on %s failed: %s", *ids.values(), error.code, extra=extra)
         match action:
             case GiveUp() if has_streamed:
                 self._end_span(error.code)
@@ -229,10 +221,8 @@ class ActiveRequest:
 
     def on_node_silent(self) -> None:
         """The node answers no probes: what may not be given up for that stays, a lease until it has run out."""
-        if self.attempt is not None:
-            may_at = self.attempt.fence.may_abandon_at(time.monotonic())
-            if may_at is not None and may_at <= time.monotonic():
-                self._lose("the node does not answer")
+        if self.attempt is not None and self.attempt.fence.may_move(time.monotonic()):
+            self._lose("the node does not answer")
 
     def on_node_down(self) -> None:
         """The node's heartbeats have stopped too: it hangs, and ends no stream by itself."""
@@ -278,26 +268,14 @@ class ActiveRequest:
     def on_reconnect(self) -> None:
         """The connection is back: a report about what runs may have been lost, so the node is asked."""
         if self.attempt is not None:
-            self._ask_node(self.attempt, time.monotonic() + SETTLING_S)
+            self.attempt.find_out(partial(self._reconcile, self.attempt))
 
-    def _ask_node(self, attempt: Attempt, until_mono_s: float) -> None:
-        """Asks the node what became of the attempt; it may itself still be coming back."""
-
-        def on_answer(state: AttemptState | None) -> None:
-            if attempt is not self.attempt:
-                return
-            if state is not None:
-                self._reconcile(attempt, state)
-            elif time.monotonic() < until_mono_s:
-                self._loop.call_later(_NODE_RETRY_S, self._ask_node, attempt, until_mono_s)
-            else:
-                self._lose("the node did not come back to the bus")
-
-        if attempt is self.attempt:
-            attempt.ask_node(on_answer)
-
-    def _reconcile(self, attempt: Attempt, state: AttemptState) -> None:
+    def _reconcile(self, attempt: Attempt, state: AttemptState | None) -> None:
+        if attempt is not self.attempt:
+            return
         match state:
+            case None:
+                self._lose("the node did not come back to the bus")
             case AttemptState.RUNNING:
                 return
             case AttemptState.STREAMING:
@@ -308,57 +286,77 @@ class ActiveRequest:
             case _:
                 self._lose("the connection broke before the first token")
 
+    # -- its dispatcher leaves ----------------------------------------------------------------------------
+
+    def move(self, gone_within_s: float, *, has_others: bool) -> None:
+        """Lets another dispatcher go on with what waits; without any its caller is told. Raises `NotConnected`."""
+        self._release()
+        try:
+            if has_others:
+                hand_on(self._bus, self.request, number=self._tries.number + 1, waited_s=self._age_s())
+                self._finish()
+            else:
+                self._finish_with_error(nobody_left(gone_within_s))
+        except PayloadTooLarge as error:
+            self._finish_with_error(error.body)
+
+    def part(self, *, has_others: bool) -> None:
+        """The dispatcher leaves now: another goes on, or the node alone, which needs none. Raises `NotConnected`."""
+        attempt = self.attempt
+        if attempt is not None and has_others and attempt.fence.may_move(time.monotonic()):
+            self._abandon(attempt, "abandoned")
+            attempt = None
+        if attempt is None:
+            self.move(0.0, has_others=has_others)
+        else:
+            attempt.leave()
+            self._close_attempt(attempt)
+            self._finish()
+
     # -- the end ------------------------------------------------------------------------------------------
 
     def cancel(self, code: ErrorCode, why: str) -> None:
         """Stops the request wherever it is, and tells the caller if nothing was streamed yet."""
         if self._is_over:
             return
-        attempt, has_streamed = self.attempt, self.has_streamed
-        if attempt is None:
-            self._release()
-        else:
-            self._abandon(attempt, code.value)
+        is_reported, has_streamed = self.attempt is not None, self.has_streamed
+        self._stop(code.value)
         if has_streamed:
             self._end_span(code)
             self._finish()
         else:
-            self._finish_with_error(ErrorBody(code=code, message=why), is_reported=attempt is not None)
+            self._finish_with_error(ErrorBody(code=code, message=why), is_reported=is_reported)
 
     def drop(self) -> None:
         """Forgets the request without a word: its caller has sent it again."""
-        if self._is_over:
-            return
+        if not self._is_over:
+            self._stop("abandoned")
+            self._finish()
+
+    def _stop(self, reason: str) -> None:
         if self.attempt is None:
             self._release()
         else:
-            self._abandon(self.attempt, "abandoned")
-        self._finish()
+            self._abandon(self.attempt, reason)
 
     def _on_deadline(self) -> None:
         if self.has_streamed:
-            self._deadline_timer = self._loop.call_later(_STREAM_GRACE_S, self._on_stream_overdue)
+            overdue = partial(self._lose, "the node did not end the stream at its deadline")
+            self._deadline_timer = self._loop.call_later(_STREAM_GRACE_S, overdue)
             return
         self.cancel(ErrorCode.DEADLINE_EXCEEDED, f"the deadline of {self.request.deadline_s:g} s passed")
 
-    def _on_stream_overdue(self) -> None:
-        self._lose("the node did not end the stream at its deadline")
-
     def _release(self) -> None:
-        try:
-            release = GrantRelease(request_id=self.request.request_id, number=self._tries.number)
+        release = GrantRelease(request_id=self.request.request_id, number=self._tries.number)
+        with suppress(NotConnected):  # the scorer forgets it by its deadline
             self._bus.publish(subjects.RELEASE, encode(release))
-        except NotConnected:
-            log.debug("request %s: not released, the scorer forgets it by its deadline", self.request.request_id)
 
     def _finish_with_error(self, error: ErrorBody, *, is_reported: bool = False) -> None:
         """Tells the caller; `is_reported` means that an outcome of an attempt exists already."""
         self._caller.refuse(error)
         if not is_reported:
-            waited_s = time.monotonic() - self._began_mono_s
-            self._tools.outcomes.publish(
-                unserved(self.request, error, waited_s=waited_s, finished_at=self._tools.bus.clock.instant())
-            )
+            at = self._tools.bus.clock.instant()
+            self._tools.outcomes.publish(unserved(self.request, error, waited_s=self._age_s(), finished_at=at))
         self._end_span(error.code)
         self._finish()
 
@@ -384,6 +382,9 @@ class ActiveRequest:
     def _end_span(self, error: str = "") -> None:
         if self._span is not None:
             self._span.end(error)
+
+    def _age_s(self) -> float:
+        return time.monotonic() - self._began_mono_s
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

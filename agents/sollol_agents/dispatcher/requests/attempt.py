@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
 from sollol_agents.dispatcher.requests.intake import Request
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected
-from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.connection import SETTLING_S, Bus
 from sollol_bus.transport.messages import Msg, decode, decoded, encode, is_no_responders
 from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import headers as h
@@ -34,6 +34,7 @@ from sollol_schemas.grant import Granted
 log = logging.getLogger(__name__)
 
 _NODE_ANSWER_S = 1.0
+_NODE_RETRY_S = 0.1
 _KEPT_MAX = 4096
 _KEEP_S = 600.0
 _GO = encode(StartAnswer(go=True))
@@ -92,8 +93,29 @@ class Attempt:
         except NotConnected:
             log.debug("attempt %s: the node will find out by itself", self.attempt_id)
 
-    def ask_node(self, on_answer: Callable[[AttemptState | None], None]) -> None:
-        """Asks the node what became of it; None: no answer. While the bus is down nothing is asked."""
+    def find_out(self, on_state: Callable[[AttemptState | None], None]) -> None:
+        """Asks the node what became of it, also while the node itself is coming back; None: it did not.
+
+        Nothing is told of an attempt that is closed meanwhile.
+        """
+        loop, until_mono_s = asyncio.get_running_loop(), time.monotonic() + SETTLING_S
+
+        def on_answer(state: AttemptState | None) -> None:
+            if self._subscription is None:
+                return
+            if state is not None or time.monotonic() >= until_mono_s:
+                on_state(state)
+            else:
+                loop.call_later(_NODE_RETRY_S, ask)
+
+        def ask() -> None:
+            if self._subscription is not None:
+                self._ask_node(on_answer)
+
+        ask()
+
+    def _ask_node(self, on_answer: Callable[[AttemptState | None], None]) -> None:
+        """Asks the node; None: no answer. While the bus is down nothing is asked."""
 
         def on_reply(reply: Msg | BusError) -> None:
             told = None if isinstance(reply, BusError) else decoded(reply, ControlReply)
@@ -104,6 +126,12 @@ class Attempt:
             self._bus.ask(subjects.NODE_CONTROL.of(self.node_id), question, on_reply, timeout_s=_NODE_ANSWER_S)
         except NotConnected:
             log.debug("attempt %s: asked about after the next reconnect", self.attempt_id)
+
+    def leave(self) -> None:
+        """Stops listening at once: the node that asks whether it may speak learns that it may, nobody else can."""
+        if self._subscription is not None:
+            self._subscription.unsubscribe()
+            self._subscription = None
 
     def close(self) -> None:
         """Stops listening to its reports; from now on the node is told that nobody is there."""

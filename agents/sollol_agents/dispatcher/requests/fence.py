@@ -66,6 +66,11 @@ class AttemptFence:
             case _:
                 return None
 
+    def may_move(self, now: float) -> bool:
+        """Whether the request may begin elsewhere now: this attempt has not spoken, and holds no lease to do so."""
+        may_at = self.may_abandon_at(now)
+        return may_at is not None and may_at <= now
+
     def abandon(self) -> None:
         """Gives the attempt up; it is told `no` from now on."""
         if self.phase is not Phase.ENDED:

@@ -35,6 +35,7 @@ SUBJECT_OF: Final = {
 UNLIMITED_S: Final = 366 * 86_400.0
 """The deadline of a job's try that names none: patient work may wait without limit."""
 ATTEMPTS_PER_RESEND = 10
+_NUMBER_MAX = 10_000
 _PATH_MAX = 512
 _TRACEPARENT_MAX = 128  # more than twice as long as one can be
 _JOBS_CLOCK = "jobs"  # the server's, which stores jobs
@@ -57,6 +58,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     kind: RequestKind
     body: bytes
     """What the engine gets."""
+    payload: bytes
+    """What came."""
+    headers: Mapping[str, str]
+    """What came with it."""
     path: str
     reply_to: str
     wants_stream: bool
@@ -68,8 +73,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """When a job was stored; None for any other request, which is as old as its receipt here."""
     behind: int
     """Jobs of its priority that wait in the stream behind a job."""
-    first_attempt: int
-    """Number of the first attempt: a request that was sent again counts from 11, 21, …"""
+    number: int
+    """Of its next attempt, as another dispatcher told; 0: none did."""
     resend: int
     secret: str
     control_inbox: str
@@ -78,6 +83,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Which gateways and nodes it came through."""
     caller: str = ""
     """Who asks, as an opaque word; empty: not known."""
+
+    @property
+    def first_attempt(self) -> int:
+        """Number of its first attempt here: a request that was sent again counts from 11, 21 and so on."""
+        return max(1 + self.resend * ATTEMPTS_PER_RESEND, self.number)
 
 
 def take_in(
@@ -112,7 +122,6 @@ def take_in(
             context = msgspec.structs.replace(context, job_id=_id(h.JOB, head[h.JOB]))
     except (InvalidBody, InvalidRouting) as error:
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))) from error
-    resend = int(_number(head.get(h.RESEND), upper=100))
     control_inbox = _control_inbox(head.get(h.CONTROL_INBOX, ""))
     # a job may wait for ever: nothing else would tell that its runner is gone than news that it does not hear
     is_limited = not context.job_id or not control_inbox
@@ -122,6 +131,8 @@ def take_in(
         request_id=_id(h.REQUEST_ID, head[h.REQUEST_ID]) if h.REQUEST_ID in head else secrets.token_hex(8),
         kind=kind,
         body=body,
+        payload=payload,
+        headers=head,
         path=path,
         reply_to=reply_to,
         wants_stream=wants_stream,
@@ -131,8 +142,8 @@ def take_in(
         waited_s=_number(head.get(h.WAITED), upper=limit_s),
         birth=birth,
         behind=behind,
-        first_attempt=1 + resend * ATTEMPTS_PER_RESEND,
-        resend=resend,
+        number=int(_number(head.get(h.NUMBER), upper=_NUMBER_MAX)),
+        resend=int(_number(head.get(h.RESEND), upper=100)),
         secret=head.get(h.CANCEL_SECRET, ""),
         control_inbox=control_inbox,
         traceparent=head.get(h.TRACEPARENT, "")[:_TRACEPARENT_MAX],

@@ -8,7 +8,7 @@ absence nor its end floods the bus.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Protocol
 
@@ -44,22 +44,32 @@ class ScorerWatch:
         self._patience_s = patience_s
         self._parked: dict[Waiter, float] = {}
         self._due: dict[Waiter, None] = {}
+        self._instead: Callable[[], object] | None = None
         self._pause_s = _FIRST_PAUSE_S
         self._probe_timer: asyncio.TimerHandle | None = None
         self._due_timer: asyncio.TimerHandle | None = None
 
     def ask(self, waiter: Waiter) -> None:
         """Lets a request ask now, or as soon as a scorer is there."""
-        if self._parked:
+        if self._instead is not None:
+            self._instead()
+        elif self._parked:
             self.park(waiter)
         else:
             waiter.ask_for_slot()
 
     def ask_all(self, waiters: Iterable[Waiter]) -> None:
         """Lets requests ask, some at a time."""
+        if self._instead is not None:
+            self._instead()
+            return
         self._due |= dict.fromkeys(waiters)
         if self._due_timer is None:
             self._ask_some()
+
+    def divert(self, instead: Callable[[], object]) -> None:
+        """Lets nobody ask from now on; `instead` is called whenever somebody would."""
+        self._instead = instead
 
     def park(self, waiter: Waiter) -> None:
         """Keeps a request that met no scorer until there is one."""

@@ -12,6 +12,7 @@ from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.requests.active import ActiveRequest
 from sollol_agents.dispatcher.requests.attempt import AbandonedAttempts
 from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, Rejected, Request, take_in
+from sollol_agents.dispatcher.requests.leaving import Leaving
 from sollol_agents.dispatcher.requests.node_probes import NodeProbes
 from sollol_agents.dispatcher.requests.scorer_watch import ScorerWatch
 from sollol_agents.dispatcher.requests.tools import Tools
@@ -19,7 +20,7 @@ from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import BusError, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.observe.request_log import log_prompt
-from sollol_bus.parts import Part
+from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decoded, encode
 from sollol_schemas import subjects
@@ -46,7 +47,8 @@ class RequestTable(Part):
         instance: Who holds the requests.
         detector: Finds the task in a prompt.
         outcomes: Takes the outcomes that no node will publish.
-        on_over: Called whenever a request is answered.
+        spawn: Runs a coroutine as a task of the dispatcher.
+        on_over: Called whenever a request is answered, or left.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class RequestTable(Part):
         instance: str,
         detector: Detector,
         outcomes: OutcomePublisher,
+        spawn: Spawn,
         on_over: Callable[[], None],
     ) -> None:
         self.taken = 0
@@ -85,6 +88,7 @@ class RequestTable(Part):
             abandoned=AbandonedAttempts(),
             outcomes=outcomes,
         )
+        self._leaving = Leaving(bus, self._active, self.tools.scorer, gone_within_s=config.drain_timeout_s, spawn=spawn)
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -106,16 +110,13 @@ class RequestTable(Part):
         """Ids of the requests that are not answered yet."""
         return self._active.keys()
 
-    def stop_intake(self, reason: str) -> None:
-        """Lets the tries of jobs that no node works on go elsewhere; their runners wait as long as it takes."""
-        for request in list(self._active.values()):
-            if request.request.context.job_id and request.is_waiting:
-                request.cancel(ErrorCode.ACTOR_STOPPED, reason)
+    async def leave(self, ours: Collection[str]) -> None:
+        """Gives what no node works on to other dispatchers, now and whenever something comes to wait; see `Leaving`."""
+        await self._leaving.begin(ours)
 
-    def hand_back(self, reason: str) -> None:
-        """Answers what could not finish in time."""
-        for request in list(self._active.values()):
-            request.cancel(ErrorCode.ACTOR_STOPPED, reason)
+    async def hand_back(self, ours: Collection[str]) -> None:
+        """Leaves what could not finish in time to other dispatchers, or to the nodes that work on it."""
+        await self._leaving.end(ours)
 
     async def close(self) -> None:
         """Ends all asking and answering."""
