@@ -17,10 +17,11 @@ from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg
 from sollol_schemas import subjects
 
+CANARY = "crown-jewels"
 HEADERS = [
     pytest.param(b"NATS/1.0", id="nothing after the version"),
     pytest.param(b"NATS/1.0 \xff\xfe\xfd\r\n\r\n", id="a status that is no text"),
-    pytest.param(b"NATS/1.0 404 \xff\r\n\r\n", id="a description that is no text"),
+    pytest.param(b"NATS/1.0 404 \xff crown-jewels\r\n\r\n", id="a description that is no text"),
     pytest.param(b"NATS/1.0\r\n\xff\xff: \xfe\r\n\r\n", id="a name that is no text"),
     pytest.param(b"NATS/1.0\r\nno colon\r\n\r\n", id="a line without a colon"),
     pytest.param(b"\x00\x00\x00\x00\x00\x00\x00\x00\x00", id="no version at all"),
@@ -45,8 +46,8 @@ async def publish_raw(url: str, subject: str, headers: bytes, *, reply: str = ""
 
 
 @pytest.mark.parametrize("headers", HEADERS)
-async def test_a_message_with_broken_headers_ends_no_reading(
-    nats_server: EmbeddedServer, bus: Bus, headers: bytes
+async def test_a_message_with_broken_headers_ends_no_reading_and_is_not_quoted(
+    nats_server: EmbeddedServer, bus: Bus, headers: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[Msg] = []
     bus.subscribe("strange", heard.append)
@@ -55,6 +56,7 @@ async def test_a_message_with_broken_headers_ends_no_reading(
     bus.publish("strange", b"after it")
     await eventually(lambda: any(msg.data == b"after it" for msg in heard))
     assert bus.reconnects == 0
+    assert CANARY not in caplog.text
 
 
 @pytest.mark.parametrize("headers", HEADERS[:3])

@@ -15,7 +15,7 @@ from tools.log_table import LogLine, log_lines
 from tools.settings_table import most_used
 
 PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TOLD = frozenset({"at", "level", "logger", "message", "exception", "action"})
+TOLD = frozenset({"at", "level", "logger", "message", "exception", "action", "repeated"})
 """Fields that the formatter itself writes."""
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sollol_agents.cli import log_lines
+from sollol_agents.cli import log_lines, repeats
 from sollol_agents.lab.testing.messages import decision, outcome
 from sollol_bus.observe import request_log
 from sollol_schemas.decision import DecisionEvent
@@ -82,6 +86,71 @@ def test_lines_about_requests_can_be_silenced_alone(capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().err
     assert "still here" in shown
     assert shown.count("\n") == 1
+
+
+class Virtual:
+    """A handler in virtual time, and what it wrote."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.stream = io.StringIO()
+        self.handler = log_lines.SparingHandler(self.stream, lambda: self.now)
+        self.handler.setFormatter(log_lines.JsonLines())
+
+    def log(self, text: str, *words: object, name: str = "sollol_bus.x", level: int = logging.INFO) -> None:
+        self.handler.handle(logging.makeLogRecord({"name": name, "msg": text, "args": words, "levelno": level}))
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stream.getvalue().splitlines()]
+
+    @property
+    def told(self) -> int:
+        """Lines that were written, with those that they stand for."""
+        return sum(line.get("repeated", 1) for line in self.lines)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.007, 0.5, 30.0, 90.0]), st.integers(0, 2)), max_size=300))
+def test_no_line_is_lost_without_being_counted(steps: list[tuple[float, int]]) -> None:
+    out = Virtual()
+    for pause_s, which in steps:
+        out.now += pause_s
+        out.log(f"event {which}: %s", out.now)
+    out.handler.close()
+    assert out.told == len(steps)
+    events = len({which for _, which in steps})
+    assert len(out.lines) <= events * (repeats.FIRST + 1) * (1 + out.now // repeats.EVERY_S)
+
+
+def test_an_outage_of_a_day_costs_a_line_a_minute() -> None:
+    out = Virtual()
+    while out.now < 86_400:
+        out.now += 1.0
+        out.log("consumer %s: the server is away", int(out.now) % 12)
+    out.handler.close()
+    assert out.told == 86_400
+    assert len(out.lines) <= repeats.FIRST + 86_400 / repeats.EVERY_S + 1
+    assert out.lines[repeats.FIRST]["message"].endswith("the server is away")
+
+
+def test_what_stopped_coming_is_shown_at_once_when_it_comes_again() -> None:
+    out = Virtual()
+    for _ in range(100):
+        out.log("again")
+    out.now += 61
+    out.log("something else")
+    out.now += 61
+    out.log("again")
+    assert [line.get("repeated", 1) for line in out.lines][-3:] == [80, 1, 1]
+    assert out.lines[-1]["message"] == "again"
+
+
+def test_lines_of_requests_and_those_for_debugging_are_all_written() -> None:
+    out = Virtual()
+    for n in range(100):
+        out.log("request %s", n, name=request_log.REQUESTS)
+        out.log("seen", level=logging.DEBUG)
+    assert len(out.lines) == 200
 
 
 @pytest.mark.parametrize(("is_on", "times"), [(False, 0), (True, 1)], ids=["off", "on"])

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import msgspec
 from msgspec import Meta
 
+from sollol_agents.cli.repeats import Count, Repeats
 from sollol_bus.observe import request_log
 from sollol_schemas.instants import instant
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+REPEATED = "repeated"
+"""The field of a line that stands for so many of its kind."""
+_EACH = (request_log.REQUESTS, request_log.PROMPTS)
 _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
 
@@ -57,8 +63,41 @@ class PlainLines(logging.Formatter):
         at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
         name = record.name.removeprefix("sollol_agents.").removeprefix("sollol_")
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        text = f"{at} {name:<22} {level}{record.getMessage()}"
+        times = record.__dict__.get(REPEATED)
+        again = f" ({times} times within a minute)" if times else ""
+        text = f"{at} {name:<22} {level}{record.getMessage()}{again}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class SparingHandler(logging.StreamHandler[TextIO]):
+    """Writes lines, of those that come again and again the first and then how often they came.
+
+    Lines about requests have a switch of their own and are all written; so is everything below `info`.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream)
+        self._clock = clock
+        self._repeats: Repeats[logging.LogRecord] = Repeats()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the record, unless it is one of many."""
+        now = self._clock()
+        for count in self._repeats.ended(now):
+            self._tell(count)
+        event = (record.name, getattr(record, "action", record.msg))
+        if record.levelno < logging.INFO or record.name in _EACH or self._repeats.is_shown(event, record, now):
+            super().emit(record)
+
+    def close(self) -> None:
+        """Writes what was only counted."""
+        for count in self._repeats.rest():
+            self._tell(count)
+        super().close()
+
+    def _tell(self, count: Count[logging.LogRecord]) -> None:
+        count.line.__dict__[REPEATED] = count.times
+        super().emit(count.line)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -69,7 +108,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 def set_up(config: LogConfig) -> None:
     """Sends all logging to stderr in the form that was chosen."""
     is_text = config.format == "text" or (config.format == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    handler = SparingHandler(sys.stderr)
     handler.setFormatter(PlainLines() if is_text else JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]

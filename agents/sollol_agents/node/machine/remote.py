@@ -46,7 +46,7 @@ async def is_remote(url: str) -> bool:
         async with asyncio.timeout(_RESOLVE_S):
             found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, TimeoutError, UnicodeError) as error:
-        log.warning("the engine's host %r cannot be resolved: %r", host, error, extra={"action": "engine_unresolved"})
+        log.warning("the engine's host %r cannot be resolved: %s", host, error, extra={"action": "engine_unresolved"})
         return True
     own = await asyncio.to_thread(local_addresses)
     return not any(is_here(str(address[0]), own) for *_, address in found)
