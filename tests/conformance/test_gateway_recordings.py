@@ -15,7 +15,7 @@ import pytest
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.testing.recordings.form import load_cases
 from sollol_agents.lab.testing.recordings.playing import ADDED_BY_GATEWAY, play_cases, table
-from sollol_agents.lab.testing.stack import EmulatedSystem
+from sollol_agents.lab.testing.stack import QUICK_WARM_UP_S, EmulatedSystem
 from sollol_agents.scorer.config import ScorerConfig
 
 FOLDER: Final = Path(os.environ.get("SOLLOL_TEST_RECORDINGS") or Path(__file__).parent / "recordings")
@@ -65,7 +65,13 @@ ENGINE: Final = {
 }
 
 # one caller's wrong requests must not decide about the next case
-NO_BREAKER: Final = ScorerConfig(failures_to_open=1000, breaker_open_s=0.001, breaker_trials=100, successes_to_close=1)
+NO_BREAKER: Final = ScorerConfig(
+    failures_to_open=1000,
+    breaker_open_s=0.001,
+    breaker_trials=100,
+    successes_to_close=1,
+    warm_up_s=QUICK_WARM_UP_S,
+)
 
 
 @pytest.mark.parametrize("groups", PLAYED_TOGETHER, ids="+".join)

@@ -154,3 +154,32 @@ def test_what_is_wrong_with_a_body_is_told_before_that_its_model_is_unknown() ->
     assert "max_tokens" in str(first_fault("/v1/messages", b'{"model":"m","messages":[{}]}', unknown))
     assert first_fault("/api/generate", b'{"model":"m"}', unknown) is unknown
     assert first_fault("/tokenize", b'{"model":"m"}', unknown) is unknown
+
+
+@pytest.mark.parametrize(
+    ("path", "turns", "told"),
+    [
+        ("/api/chat", '[{"role":"user","content":"x","images":["@@@"]}]', "illegal base64 data at input byte 0"),
+        (
+            "/v1/chat/completions",
+            '[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,@@@"}}]}]',
+            "invalid image input",
+        ),
+        (
+            "/v1/chat/completions",
+            '[{"role":"user","content":[{"type":"image_url","image_url":"https://x/y.png"}]}]',
+            "image URLs are not currently supported",
+        ),
+        (
+            "/v1/messages",
+            '[{"role":"user","content":[{"type":"image","source":{"type":"url","url":"https://x/y.png"}}]}]',
+            "invalid image source type: url",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_told_before_that_no_model_can_do_it(path: str, turns: str, told: str) -> None:
+    body = f'{{"model":"m","max_tokens":9,"messages":{turns}}}'.encode()
+    lacking = ErrorBody(code=ErrorCode.ENGINE_REJECTED, message="no sight", details={"lacks": "vision"})
+    assert told in str(first_fault(path, body, error_from(lacking)))
+    by_engine = error_from(ErrorBody(code=ErrorCode.ENGINE_REJECTED, message="the engine read it"))
+    assert first_fault("/api/chat", body, by_engine) is by_engine

@@ -215,9 +215,7 @@ class Exchange:
     async def fail(self, error: SollolError) -> None:
         """Tells the client what went wrong, before the answer or in it."""
         reply, request = self._reply, self._request
-        if error.body.code is ErrorCode.UNKNOWN_MODEL:
-            error = first_fault(request.label, request.body, error)
-        self._error = error
+        self._error = error = first_fault(request.label, request.body, error)
         try:
             if not reply.status:
                 refused = refusal(request.dialect, _as_asked(request, error.body), request.path)

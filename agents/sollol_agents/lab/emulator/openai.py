@@ -11,9 +11,9 @@ from sollol_agents.lab.emulator.reading import read_body, read_effort
 from sollol_agents.lab.emulator.refusals import RefusalError
 from sollol_agents.requests.ollama import gojson
 from sollol_agents.requests.ollama.bodies import OPENAI_CHAT, OPENAI_COMPLETION, Body
-from sollol_agents.requests.ollama.fields import first_wrong_base64
+from sollol_agents.requests.ollama.fields import read_image_url
+from sollol_agents.requests.ollama.gojson import BodyError
 
-_IMAGE_KINDS: Final = ("jpeg", "jpg", "png", "webp")
 _GO_TYPES: Final = {
     bool: "bool",
     int: "float64",
@@ -21,7 +21,6 @@ _GO_TYPES: Final = {
     dict: "map[string]interface {}",
     type(None): "<nil>",
 }
-NO_REMOTE_IMAGES: Final = "image URLs are not currently supported, please use base64 encoded data instead"
 
 
 def chat_call(body: bytes, machine: Machine) -> Call:
@@ -70,13 +69,10 @@ def decoded_image(url: str) -> str:
     Raises:
         RefusalError: it is the address of an image elsewhere, of another kind, or no base64.
     """
-    if url.startswith(("http://", "https://")):
-        raise RefusalError(NO_REMOTE_IMAGES, is_at_door=True)
-    for kind in _IMAGE_KINDS:
-        prefix = f"data:image/{kind};base64,"
-        if url.startswith(prefix) and first_wrong_base64(url.removeprefix(prefix)) is None:
-            return url.removeprefix(prefix)
-    raise RefusalError("invalid image input", is_at_door=True)
+    try:
+        return read_image_url(url)
+    except BodyError as error:
+        raise RefusalError(str(error), is_at_door=True) from error
 
 
 def _turns(message: Body) -> list[Body]:

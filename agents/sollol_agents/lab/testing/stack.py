@@ -37,6 +37,8 @@ from sollol_schemas.telemetry import NodeState
 
 MODEL: Final = "m:latest"
 """The model that every engine has loaded, if no other is named; so is `nomic-embed-text`; `other` lies on its disk."""
+QUICK_WARM_UP_S: Final = 0.3
+"""Enough for nodes of this process to show themselves; what is refused for want of a node waits three times as long."""
 
 
 class EmulatedSystem(Part):
@@ -95,7 +97,7 @@ class EmulatedSystem(Part):
         }
         self._gateway = gateway
         self._limits = limits
-        self._stack = {"scorer": scorer, **(stack or {})}
+        self._stack = {"scorer": scorer or ScorerConfig(warm_up_s=QUICK_WARM_UP_S), **(stack or {})}
         self._dispatcher = msgspec.convert({"drain_timeout_s": 2.0, **dispatcher}, DispatcherConfig)
         self._pace = pace or Pace(job_retry_first_s=0.1)
         self._floor = AsyncExitStack()

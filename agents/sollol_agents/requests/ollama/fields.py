@@ -18,6 +18,8 @@ _UNIT: Final = re.compile(r"[^\d.]*")
 _UNITS_S: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_S: Final = float(1 << 63) / 1e9  # what 64 bits of nanoseconds hold
 _ALPHABET: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+_IMAGE_KINDS: Final = ("jpeg", "jpg", "png", "webp")
+_NO_REMOTE_IMAGES: Final = "image URLs are not currently supported, please use base64 encoded data instead"
 _GO_TYPES: Final = {bool: "bool", list: "[]interface {}", dict: "map[string]interface {}"}
 
 
@@ -96,6 +98,21 @@ def read_image(value: Json) -> str:
     if wrong is not None:
         raise BodyError(f"illegal base64 data at input byte {wrong}")
     return value
+
+
+def read_image_url(url: str) -> str:
+    """Returns the base64 in a data: URI, as the dialects of others have images.
+
+    Raises:
+        BodyError: it is the address of an image elsewhere, of another kind, or no base64.
+    """
+    if url.startswith(("http://", "https://")):
+        raise BodyError(_NO_REMOTE_IMAGES)
+    for kind in _IMAGE_KINDS:
+        prefix = f"data:image/{kind};base64,"
+        if url.startswith(prefix) and first_wrong_base64(url.removeprefix(prefix)) is None:
+            return url.removeprefix(prefix)
+    raise BodyError("invalid image input")
 
 
 def first_wrong_base64(text: str) -> int | None:
