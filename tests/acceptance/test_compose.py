@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +13,14 @@ import pytest
 import yaml
 
 from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.lab.testing.servers import NatsServer, free_port
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.jetstream.api import api
-from sollol_bus.server.config import find_binary
 from sollol_bus.transport.connection import Bus, BusConfig
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose.yaml"
-BINARY = str(find_binary())
 MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
 
@@ -84,7 +80,7 @@ def test_the_image_holds_what_the_services_call() -> None:
 async def test_its_commands_make_a_working_system(fleet: ProcessFleet, tmp_path: Path) -> None:
     port = free_port()
     config = (ROOT / "deploy" / "nats.conf").read_text(encoding="utf-8")
-    async with server(tmp_path, "nats", config.replace("4222", str(port)).replace("8222", str(free_port()))):
+    async with NatsServer(tmp_path, "nats", config.replace("4222", str(port)).replace("8222", str(free_port()))):
         fleet.nats_url = f"nats://127.0.0.1:{port}"
         engine = await fleet.emulator("ollama", *FLAGS)
         for number, command in enumerate(commands()):
@@ -111,7 +107,7 @@ async def test_three_servers_outlive_the_death_of_one(
         for name, (client_port, route) in ports.items():
             own = config.replace("port: 4222", f"port: {client_port}").replace("port: 6222", f"port: {route}")
             own = own.replace("http: 8222", f"http: {free_port()}")
-            servers.append(await floor.enter_async_context(server(tmp_path, name, own)))
+            servers.append(await floor.enter_async_context(NatsServer(tmp_path, name, own)))
         fleet.nats_url = urls
         engine = await fleet.emulator("ollama", *FLAGS)
         for number, command in enumerate(commands()):
@@ -157,26 +153,3 @@ async def replicas(urls: str) -> int:
         return int(info["config"]["num_replicas"])
     finally:
         await bus.close()
-
-
-@asynccontextmanager
-async def server(folder: Path, name: str, config: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A nats-server that runs a configuration as a container would."""
-    path = folder / f"{name}.conf"
-    path.write_text(config, encoding="utf-8")
-    environ = os.environ | {"NATS_NAME": name, "NATS_STORE_DIR": str(folder / name)}
-    with (folder / f"{name}.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            BINARY, "-a", "127.0.0.1", "-c", str(path), env=environ, stderr=log
-        )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await asyncio.wait_for(process.wait(), 20)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])

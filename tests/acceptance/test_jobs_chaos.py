@@ -38,10 +38,10 @@ from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 
 MODEL = "llama3.2:3b"
 SEED = int(os.environ.get("SOLLOL_CHAOS_SEED", "20"))
-CHAOS_S = float(os.environ.get("SOLLOL_CHAOS_S", "40"))
-JOBS = int(os.environ.get("SOLLOL_CHAOS_JOBS", "500"))
+CHAOS_S = float(os.environ.get("SOLLOL_CHAOS_S", "15"))
+JOBS = int(os.environ.get("SOLLOL_CHAOS_JOBS", "250"))
 QUIET_S = 60.0
-PAUSE_S = 4.0
+PAUSE_S = 2.5
 CALM_S = 3.0
 """An order is judged only so long after a kill or a return."""
 BLUR_S = 0.5

@@ -4,6 +4,7 @@ async with Link(nats_server.url) as link:
 bus = await Bus.connect(BusConfig(url=link.url))
 link.freeze()   # both sides believe that they are connected, and nothing arrives
 link.cut()      # what was on its way is lost, both sides are told, and new connections pass again
+link.bar()      # the same, and no new connection passes until `thaw`
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Link(Part):
         self._goal = read_address(url).url.removeprefix("nats://").rpartition(":")
         self._flows = asyncio.Event()
         self._flows.set()
+        self._is_barred = False
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -56,7 +58,8 @@ class Link(Part):
         self._flows.clear()
 
     def thaw(self) -> None:
-        """Lets what waits go on."""
+        """Lets what waits go on, and new connections pass."""
+        self._is_barred = False
         self._flows.set()
 
     def cut(self) -> None:
@@ -68,9 +71,20 @@ class Link(Part):
             task.cancel()
         self._flows.set()
 
+    def bar(self) -> None:
+        """Breaks every connection, and each new one at once."""
+        self._is_barred = True
+        self.cut()
+
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = self._goal
-        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        try:
+            if self._is_barred:
+                raise ConnectionRefusedError
+            far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        except OSError:  # nobody listens there now
+            writer.transport.abort()
+            return
         self._ends |= {writer, far_writer}
         for source, goal in ((reader, far_writer), (far_reader, writer)):
             task = asyncio.get_running_loop().create_task(self._carry(source, goal), name="link")

@@ -113,9 +113,9 @@ class ProcessFleet:
         """`sollol scorer`, `dispatcher` or `recorder` on this fleet's server."""
         return await self.sollol(role, "--nats", self.nats_url, *flags, name=name)
 
-    async def emulator(self, name: str, *flags: str) -> Emulator:
+    async def emulator(self, name: str, *flags: str, module: str = "sollol_agents.lab.emulator") -> Emulator:
         """An emulated engine; it says nothing of itself to the fleet until a node fronts it."""
-        child = await self.start(f"{name}-engine", "sollol_agents.lab.emulator", "--name", name, *flags)
+        child = await self.start(f"{name}-engine", module, "--name", name, *flags)
         emulator = Emulator(child)
         self._floor.push_async_callback(emulator.aclose)
         return emulator

@@ -1,0 +1,79 @@
+"""nats-servers from configuration files, as containers and machines run them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from pathlib import Path
+
+from sollol_bus.parts import Part
+from sollol_bus.server.config import find_binary
+from sollol_bus.server.guard import guarded
+
+_STOP_WITHIN_S = 20.0
+
+
+class NatsServer(Part):
+    """One nats-server that runs a configuration; it may end and start again, on the same files.
+
+    Args:
+        folder: Where its configuration, its log and its store lie.
+        name: Its name among the servers.
+        config: Text of the configuration; `$NATS_NAME` and `$NATS_STORE_DIR` are set for it.
+    """
+
+    def __init__(self, folder: Path, name: str, config: str) -> None:
+        self.name = name
+        self._folder = folder
+        self._config = config
+        self._process: asyncio.subprocess.Process | None = None
+
+    def __repr__(self) -> str:
+        return f"<NatsServer {self.name}>"
+
+    async def start(self) -> None:
+        """Starts it; returns before it serves."""
+        path = self._folder / f"{self.name}.conf"
+        await asyncio.to_thread(path.write_text, self._config, encoding="utf-8")
+        environ = os.environ | {"NATS_NAME": self.name, "NATS_STORE_DIR": str(self._folder / self.name)}
+        binary = await asyncio.to_thread(find_binary)
+        command = guarded([str(binary), "-a", "127.0.0.1", "-c", str(path)], parent_pid=os.getpid())
+        with await asyncio.to_thread((self._folder / f"{self.name}.log").open, "ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *command, env=environ, stdin=asyncio.subprocess.PIPE, stderr=log
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal; one that has ended gets none."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        self.signal(signal.SIGKILL)
+
+    async def wait(self) -> None:
+        """Returns once it has ended."""
+        if self._process is not None:
+            await self._process.wait()
+
+    async def close(self) -> None:
+        """Asks it to end and waits; kills it when that takes too long. Safe to call twice."""
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_STOP_WITHIN_S):
+                await self.wait()
+        except TimeoutError:
+            self.kill()
+            await self.wait()
+
+
+def free_port() -> int:
+    """A port of the loopback on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
