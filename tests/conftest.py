@@ -7,6 +7,7 @@ Async tests run on uvloop, as the actors do; `SOLLOL_TEST_LOOP=asyncio` runs the
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 
@@ -28,9 +29,15 @@ def pytest_asyncio_loop_factories(
     return {"uvloop": uvloop.new_event_loop}
 
 
-@pytest.fixture(autouse=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Thousands of tests and what they import stay: no collection of garbage needs to look at them again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def nothing_blocks_the_loop() -> Iterator[None]:
-    """Fails a test in which our code makes a blocking call on the event loop."""
+    """Fails a test in which our code makes a blocking call on the event loop; watches once for all, which is dear."""
     ours = ["sollol_bus", "sollol_agents"]
     with blockbuster_ctx(scanned_modules=ours, excluded_modules=["sollol_agents.lab.testing"]):
         yield

@@ -1,4 +1,4 @@
-"""The plan of the house is kept, and what breaks it is seen."""
+"""What breaks the plan of the house is seen; that it is kept, `make check` says."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import pytest
 
 pytest.importorskip("tools.house", reason="the check of the sources is in the checkout only")
 
-from tools.house import circles, faults, main, sources
-
-
-def test_the_house_has_no_circles_and_nothing_too_long(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main() == 0, capsys.readouterr().out
+from tools.house import circles, faults, sources
 
 
 def test_every_package_is_looked_at() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from types import ModuleType
+from typing import cast
 
 import msgspec
 import pytest
@@ -216,8 +218,13 @@ def view() -> FleetView:
     return made
 
 
-async def test_keys_drain_the_chosen_node_once_it_is_confirmed(view: FleetView) -> None:
-    textual = pytest.importorskip("sollol_agents.top.app")
+@pytest.fixture
+def textual() -> ModuleType:
+    """The terminal, which needs the extra `top`; imported here, where no loop waits for the files."""
+    return cast("ModuleType", pytest.importorskip("sollol_agents.top.app"))
+
+
+async def test_keys_drain_the_chosen_node_once_it_is_confirmed(textual: ModuleType, view: FleetView) -> None:
     operator = Recorded()
     app = textual.TopApp(operator, view)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -232,8 +239,7 @@ async def test_keys_drain_the_chosen_node_once_it_is_confirmed(view: FleetView) 
     assert operator.asked == [("drain", "b"), ("undrain", "a"), ("breaker", "a")]
 
 
-async def test_a_refusal_is_shown_and_ends_nothing(view: FleetView) -> None:
-    textual = pytest.importorskip("sollol_agents.top.app")
+async def test_a_refusal_is_shown_and_ends_nothing(textual: ModuleType, view: FleetView) -> None:
     operator = Recorded()
     operator.error = error_from(ErrorBody(code=ErrorCode.FORBIDDEN, message="these credentials may not"))
     app = textual.TopApp(operator, view)
@@ -245,8 +251,7 @@ async def test_a_refusal_is_shown_and_ends_nothing(view: FleetView) -> None:
         assert app.is_running
 
 
-async def test_enter_explains_a_decision_and_escape_goes_back(view: FleetView) -> None:
-    textual = pytest.importorskip("sollol_agents.top.app")
+async def test_enter_explains_a_decision_and_escape_goes_back(textual: ModuleType, view: FleetView) -> None:
     operator = Recorded()
     app = textual.TopApp(operator, view)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -261,8 +266,7 @@ async def test_enter_explains_a_decision_and_escape_goes_back(view: FleetView) -
     assert operator.asked == [("why", "r")]
 
 
-async def test_a_screen_that_is_not_composed_is_not_drawn_on(view: FleetView) -> None:
-    textual = pytest.importorskip("sollol_agents.top.app")
+async def test_a_screen_that_is_not_composed_is_not_drawn_on(textual: ModuleType, view: FleetView) -> None:
     app = textual.TopApp(Recorded(), view)
     async with app.run_test(size=(80, 24)) as pilot:
         await app.query_one("#head").remove()
@@ -271,8 +275,9 @@ async def test_a_screen_that_is_not_composed_is_not_drawn_on(view: FleetView) ->
         assert app.is_running
 
 
-async def test_the_cursor_stays_on_its_node_while_others_come_and_the_width_changes(view: FleetView) -> None:
-    textual = pytest.importorskip("sollol_agents.top.app")
+async def test_the_cursor_stays_on_its_node_while_others_come_and_the_width_changes(
+    textual: ModuleType, view: FleetView
+) -> None:
     from textual.widgets import DataTable
 
     app = textual.TopApp(Recorded(), view)

@@ -14,7 +14,7 @@ import pytest
 from sollol_agents.lab.testing.messages import MODEL, gpu, loaded, model
 from sollol_agents.lab.testing.scorer_stage import Fleet, granted, refused
 from sollol_agents.scorer.core import Effect
-from sollol_agents.scorer.knowledge.lengths import LengthTable
+from sollol_agents.scorer.knowledge import lengths
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import Figures
@@ -256,7 +256,8 @@ def test_trap_23_nothing_is_evicted_that_generates_or_still_loads() -> None:
     assert granted(stage.effects)["rival"].decision.forecast.needs_load
 
 
-def test_trap_24_nothing_that_callers_choose_makes_memory_grow_without_bound() -> None:
+def test_trap_24_nothing_that_callers_choose_makes_memory_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lengths, "_LIMIT", 512)  # full as soon as the smaller tables
     stage = Stage(queue_limit=64)
     for name in ("a", "b"):
         stage.node(name, slots=2)
@@ -280,24 +281,25 @@ def test_trap_24_nothing_that_callers_choose_makes_memory_grow_without_bound() -
                 stage.end(f"r{i}-1", node_id, figures=figures, task_type=f"task-{i}", predicted_s=0.5)
             stage.now += 0.01
             if i % 50 == 0:
+                stage.effects.clear()
                 stage.node("a")
                 stage.node("b")
                 stage.note(stage.core.tick(stage.now))
-            if i % 900 == 899:
+            if i % 400 == 399:
                 most = max(most, weight_of(stage.core))
         return most
 
-    settled = flood(range(4500))
-    assert flood(range(4500, 9500)) <= 1.1 * settled
+    settled = flood(range(1600))
+    assert flood(range(1600, 3600)) <= 1.1 * settled
 
 
 def test_trap_24_a_flood_of_made_up_task_types_does_not_stop_the_table_of_lengths_from_learning() -> None:
-    lengths = LengthTable()
+    table = lengths.LengthTable()
     for i in range(6000):
-        lengths.learn(MODEL, f"made-up-{i}", 100, 20)
+        table.learn(MODEL, f"made-up-{i}", 100, 20)
     for _ in range(30):
-        lengths.learn(MODEL, "coding", 100, 900)
-    assert lengths.median_tokens(MODEL, "coding", 100) > 800
+        table.learn(MODEL, "coding", 100, 900)
+    assert table.median_tokens(MODEL, "coding", 100) > 800
 
 
 def weight_of(root: object) -> int:

@@ -201,9 +201,9 @@ class ActiveRequest:
         if self._span is not None:
             tell_failed(self._span, attempt.granted, error)
         action = after_failure(self._tries, attempt.node_id, error, has_streamed=has_streamed)
-        ids = {"request_id": self.request.request_id, "attempt_id": attempt.attempt_id, "node_id": attempt.node_id}
-        extra = {"action": "attempt_failed", **ids, "code": error.code.value}
-        log.info("request %s: attempt %s on %s failed: %s", *ids.values(), error.code, extra=extra)
+        r, a, n = self.request.request_id, attempt.attempt_id, attempt.node_id
+        extra = {"action": "attempt_failed", "request_id": r, "attempt_id": a, "node_id": n, "code": error.code.value}
+        log.info("request %s: attempt %s on %s failed: %s", r, a, n, error.code, extra=extra)
         match action:
             case GiveUp() if has_streamed:
                 self._end_span(error.code)
