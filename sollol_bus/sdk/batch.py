@@ -163,9 +163,8 @@ class Batch:
             await self._until_ended(index)
 
     def _never_run(self, index: int) -> JobAnswer:
-        job_id, state = self.job_id(index), JobState.CANCELLED
-        status = JobStatus(job_id=job_id, state=state, priority=self._priority)
-        return JobAnswer(job_id=job_id, state=state, status=status, result=None)
+        status = JobStatus(job_id=self.job_id(index), state=JobState.CANCELLED, priority=self._priority)
+        return JobAnswer(status=status, result=None)
 
     async def _now(self, index: int) -> JobAnswer:
         """What is known about a job, which is cancelled first when the batch is stopped."""

@@ -15,11 +15,19 @@ from sollol_schemas.jobs import JobResult, JobState, JobStatus
 class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """How a job ended, and its answer when it is done."""
 
-    job_id: str
-    state: JobState
     status: JobStatus
     result: JobResult | None
     """None while it has not ended, and once the result has expired."""
+
+    @property
+    def job_id(self) -> str:
+        """Its id."""
+        return self.status.job_id
+
+    @property
+    def state(self) -> JobState:
+        """Where it is."""
+        return self.status.state
 
     @property
     def body(self) -> Any:  # noqa: ANN401 whatever the engine answered

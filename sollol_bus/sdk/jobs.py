@@ -188,7 +188,7 @@ class Jobs:
         result = reply.result
         if result is not None and parts:
             result = msgspec.structs.replace(result, body=msgspec.Raw(b"".join(parts)))
-        return JobAnswer(job_id=job_id, state=reply.status.state, status=reply.status, result=result)
+        return JobAnswer(status=reply.status, result=result)
 
     async def wait(self, job_id: str, *, timeout_s: float | None = None) -> JobAnswer:
         """The answer of a job, once it is done; outages of the bus are waited out.

@@ -130,7 +130,7 @@ class _Jobs:
         body = msgspec.Raw(b"{}")
         result = JobResult(job_id=job_id, state=JobState.DONE, body=body) if self.state is JobState.DONE else None
         status = JobStatus(job_id=job_id, state=self.state)
-        return JobAnswer(job_id=job_id, state=self.state, status=status, result=result)
+        return JobAnswer(status=status, result=result)
 
     async def cancel(self, _job_id: str) -> None:
         if self.state is not JobState.RUNNING:

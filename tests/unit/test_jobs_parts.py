@@ -323,9 +323,7 @@ class TestBatchFiles:
 def _answer(job_id: str, state: JobState) -> JobAnswer:
     error = None if state is JobState.DONE else ErrorBody(code=ErrorCode.ENGINE_FAILED, message="x")
     result = JobResult(job_id=job_id, state=state, body=msgspec.Raw(b'{"response":"a"}'))
-    return JobAnswer(
-        job_id=job_id, state=state, status=JobStatus(job_id=job_id, state=state, error=error), result=result
-    )
+    return JobAnswer(status=JobStatus(job_id=job_id, state=state, error=error), result=result)
 
 
 def test_a_job_is_made_from_a_body_and_routing_fields() -> None:

@@ -17,7 +17,8 @@ from prometheus_client.exposition import generate_latest
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.lab.testing.messages import outcome
 from sollol_agents.metering.catalog import Listed, counted_by, of_actors
-from sollol_agents.metering.requests import MAX_NODES, RequestMeter
+from sollol_agents.metering.labels import MAX_NODES
+from sollol_agents.metering.requests import RequestMeter
 from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome

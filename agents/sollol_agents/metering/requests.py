@@ -6,11 +6,10 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
+from sollol_agents.metering.labels import OTHER, NodeLabels
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import Outcome
 
-MAX_NODES: Final = 256
-_OTHER: Final = "other"
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _THINKING_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1)
 _RATIOS: Final = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.33, 2, 4, 10)
@@ -25,7 +24,7 @@ class RequestMeter:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use here
-        self._nodes: set[str] = set()
+        self._nodes = NodeLabels()
         self._considered = Histogram(
             "sollol_scorer_decision_seconds",
             "Time that the scorer took over one question for a slot.",
@@ -91,10 +90,10 @@ class RequestMeter:
 
     def ended(self, outcome: Outcome) -> None:
         """An attempt ended."""
-        node, mode, status = self._bounded(outcome.node_id), outcome.decision.mode.value, outcome.status.value
+        node, mode, status = self._nodes.of(outcome.node_id), outcome.decision.mode.value, outcome.status.value
         self._attempts.labels(node, mode, status).inc()
         if status in ("failed", "presumed_lost"):
-            self._failures.labels(node, outcome.code.value if outcome.code is not None else _OTHER).inc()
+            self._failures.labels(node, outcome.code.value if outcome.code is not None else OTHER).inc()
         figures = outcome.figures
         if figures is None:
             return
@@ -108,10 +107,3 @@ class RequestMeter:
         predicted_s = outcome.decision.forecast.total_s
         if predicted_s > 0:
             self._error.labels(node).observe(figures.actual_s / predicted_s)
-
-    def _bounded(self, node_id: str) -> str:
-        if node_id not in self._nodes:
-            if len(self._nodes) >= MAX_NODES:
-                return _OTHER
-            self._nodes.add(node_id)
-        return node_id

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote
 
+_LENGTH_MAX: Final = 512
 MANAGEMENT_PATHS: Final = (
     "/api/pull",
     "/api/push",
@@ -46,6 +47,20 @@ CLOSED_PATHS: Final = (
     # an emulated node's own
     "/emulator",
 )
+
+
+def is_plain(path: str) -> bool:
+    """Whether a path is in origin form and says where it leads: no host, no `..` or `//`, nothing spelled in code."""
+    plain = path.partition("?")[0]
+    return (
+        path.startswith("/")
+        and len(path) <= _LENGTH_MAX
+        and path.isascii()
+        and path.isprintable()
+        and " " not in path
+        and "#" not in path
+        and not any(odd in plain.lower() for odd in ("//", "..", "\\", "%2f", "%5c", "%2e"))
+    )
 
 
 def is_management(path: str) -> bool:

@@ -52,7 +52,7 @@ class Attempt:
         on_report: Called for each report, once the fence has taken note of it and the node has its answer.
     """
 
-    __slots__ = ("_bus", "_on_report", "_subscription", "fence", "granted", "is_accepted", "sent_mono_s")
+    __slots__ = ("_bus", "_on_report", "_subscription", "fence", "granted", "is_accepted")
 
     def __init__(self, bus: Bus, granted: Granted, on_report: OnReport) -> None:
         self._bus = bus
@@ -61,7 +61,6 @@ class Attempt:
         self._subscription: Subscription | None = None
         self.fence = AttemptFence(GO_S)
         self.is_accepted = False
-        self.sent_mono_s = 0.0
 
     @property
     def attempt_id(self) -> str:
@@ -82,7 +81,6 @@ class Attempt:
             headers[h.TRACEPARENT] = request.traceparent
         if request.via:
             headers[h.VIA] = request.via
-        self.sent_mono_s = time.monotonic()
         self._bus.publish(subjects.NODE_EXEC.of(self.node_id), request.body, reply=subject, headers=headers)
 
     def cancel(self, reason: str) -> None:

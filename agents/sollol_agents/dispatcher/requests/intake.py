@@ -14,7 +14,7 @@ from sollol_agents.requests.detector import Detector
 from sollol_agents.requests.dialects import NATIVE_PATH
 from sollol_agents.requests.hops import header_of, marks_in
 from sollol_agents.requests.mode import resolve
-from sollol_agents.requests.paths import is_management
+from sollol_agents.requests.paths import is_management, is_plain
 from sollol_agents.requests.request import DEFAULT_DETECTOR, analyse
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
@@ -36,7 +36,6 @@ UNLIMITED_S: Final = 366 * 86_400.0
 """The deadline of a job's try that names none: patient work may wait without limit."""
 ATTEMPTS_PER_RESEND = 10
 _NUMBER_MAX = 10_000
-_PATH_MAX = 512
 _TRACEPARENT_MAX = 128  # more than twice as long as one can be
 _JOBS_CLOCK = "jobs"  # the server's, which stores jobs
 _JOB_PLACE_PARTS = 3
@@ -158,24 +157,11 @@ def check_path(path: str) -> str:
     Raises:
         Rejected: It is not a plain path, or it belongs to model management.
     """
-    plain = path.partition("?")[0]
-    is_plain = (
-        path.startswith("/")
-        and len(path) <= _PATH_MAX
-        and path.isascii()
-        and path.isprintable()
-        and " " not in path
-        and "#" not in path
-        and "//" not in plain
-        and ".." not in plain
-        and "\\" not in plain
-        and not any(code in plain.lower() for code in ("%2f", "%5c", "%2e"))
-    )
-    if not is_plain:
+    if not is_plain(path):
         message = f"header {h.PATH} must be an absolute path without host, '..' or '//': {path[:80]!r}"
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=message))
     if is_management(path):
-        message = f"{plain} manages models; use `sollol pull`, `load` or `unload`"
+        message = f"{path.partition('?')[0]} manages models; use `sollol pull`, `load` or `unload`"
         raise Rejected(ErrorBody(code=ErrorCode.FORBIDDEN, message=message))
     return path
 

@@ -12,14 +12,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import generate_latest
 
 from sollol_agents.gateway.http.routing_headers import attempts_of
+from sollol_agents.metering.labels import MAX_NODES, NodeLabels
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import Figures
 from sollol_schemas.queries import NodesReply, NodeView
 from sollol_schemas.telemetry import NodeState
 
-_MAX_NODES: Final = 256
-_OTHER: Final = "other"
 _MIB: Final = 1 << 20
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -74,7 +73,7 @@ class Metrics:
             name: Gauge(f"sollol_fleet_node_{name}", help_text, ["node"], registry=registry)
             for name, (help_text, _) in _OF_NODE.items()
         }
-        self._nodes: set[str] = set()
+        self._nodes = NodeLabels()
 
     def _histogram(self, name: str, help_text: str, label: str) -> Histogram:
         return Histogram(f"sollol_gateway_{name}", help_text, [label], buckets=_SECONDS, registry=self._registry)
@@ -105,7 +104,7 @@ class Metrics:
             self._errors.labels(code.value).inc()
         if decision is None:
             return
-        mode, node = decision.mode.value, self._bounded(decision.node_id)
+        mode, node = decision.mode.value, self._nodes.of(decision.node_id)
         self._seconds.labels(mode).observe(seconds)
         if first_s is not None:
             self._first.labels(mode).observe(first_s)
@@ -124,7 +123,7 @@ class Metrics:
         for gauge in self._node_gauges.values():
             gauge.clear()
         if fleet is not None:
-            for view in fleet.nodes[:_MAX_NODES]:
+            for view in fleet.nodes[:MAX_NODES]:
                 for name, (_, read) in _OF_NODE.items():
                     self._node_gauges[name].labels(view.node_id).set(read(view))
             for view in fleet.nodes:
@@ -133,10 +132,3 @@ class Metrics:
             self._fleet_flight.set(fleet.in_flight)
             self._fleet_slots.set(sum(v.telemetry.slots for v in fleet.nodes if v.state.value == "up"))
         return generate_latest(self._registry)
-
-    def _bounded(self, node_id: str) -> str:
-        if node_id not in self._nodes:
-            if len(self._nodes) >= _MAX_NODES:
-                return _OTHER
-            self._nodes.add(node_id)
-        return node_id

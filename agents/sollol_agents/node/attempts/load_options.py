@@ -25,12 +25,12 @@ from sollol_agents.node.attempts.load_wishes import CONTEXT, SHIFT, UnreadableWi
 from sollol_agents.node.engines.base import EngineRequest
 from sollol_agents.node.engines.ollama_wire import is_load_only
 from sollol_agents.node.engines.runners import InForce
+from sollol_agents.requests.dialects import OLD_EMBED_PATH
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 _KINDS: Final = frozenset({RequestKind.GENERATE, RequestKind.CHAT, RequestKind.EMBED})
-_OLD_EMBED_PATH: Final = "/api/embeddings"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -103,7 +103,7 @@ def settled(
 
 def is_native(request: EngineRequest) -> bool:
     """Whether the body can carry options."""
-    return (request.kind in _KINDS or request.path == _OLD_EMBED_PATH) and request.body[:1] == b"{"
+    return (request.kind in _KINDS or request.path == OLD_EMBED_PATH) and request.body[:1] == b"{"
 
 
 def _load_for_plain(in_force: InForce) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ from sollol_agents.node.engines.translation.embeddings import (
 from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
 from sollol_agents.node.engines.translation.options import Flavour
 from sollol_agents.requests.body import model_in
+from sollol_agents.requests.dialects import OLD_EMBED_PATH
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
 from sollol_bus.sdk.answers import joined
 from sollol_bus.transport.clock import wall_s
@@ -41,7 +42,6 @@ from sollol_schemas.control import EngineOperation
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.telemetry import EngineKind, LoadedModel
 
-OLD_EMBED_PATH: Final = "/api/embeddings"
 _MAX_SLOTS: Final = 1024
 _MODELS_ASKED: Final = 32
 _TYPICAL_CONTEXT_TOKENS: Final = 4096
