@@ -15,7 +15,7 @@ from bench.faults.load import MODEL
 from sollol_agents.children import Child
 from sollol_agents.lab.testing.link import Link
 from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
-from sollol_agents.lab.testing.servers import NatsServer, free_port
+from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.jetstream.api import api
@@ -176,9 +176,9 @@ async def three_servers(folder: Path) -> AsyncIterator[Stage]:
         clients, routes = ({name: free_port() for name in names} for _ in range(2))
         for one, other in itertools.permutations(names, 2):
             stage.links[one, other] = await floor.enter_async_context(Link(f"nats://127.0.0.1:{routes[other]}"))
-        text = await read_config("nats-cluster.conf")
         for name in names:
-            own = with_ports(text, {"port: 4222": clients[name], "port: 6222": routes[name], "http: 8222": free_port()})
+            listens = {"port: 4222": clients[name], "port: 6222": routes[name], "http: 8222": free_port()}
+            own = await deployed(DEPLOY, "nats-cluster.conf", listens)
             for other in names:
                 url = stage.links[name, other].url if other != name else f"nats://127.0.0.1:{routes[name]}"
                 own = own.replace(f"nats://{other}:6222", url)
@@ -200,10 +200,9 @@ async def hub_and_leaf(folder: Path) -> AsyncIterator[Stage]:
         stage = Stage(fleet)
         hub, leaf, door = free_port(), free_port(), free_port()
         link = stage.links["leaf", "hub"] = await floor.enter_async_context(Link(f"nats://127.0.0.1:{door}"))
-        at_hub = with_ports(
-            await read_config("hub.conf"), {"port: 4222": hub, "http: 8222": free_port(), "port: 7422": door}
-        )
-        at_leaf = with_ports(await read_config("leaf.conf"), {"port: 4222": leaf, "http: 8222": free_port()})
+        listens = {"port: 4222": hub, "http: 8222": free_port(), "port: 7422": door}
+        at_hub = await deployed(DEPLOY, "hub.conf", listens)
+        at_leaf = await deployed(DEPLOY, "leaf.conf", {"port: 4222": leaf, "http: 8222": free_port()})
         at_leaf = at_leaf.replace("nats-leaf://hub:7422", link.url.replace("nats:", "nats-leaf:"))
         stage.servers["hub"] = await floor.enter_async_context(NatsServer(folder, "hub", at_hub))
         stage.servers["leaf"] = await floor.enter_async_context(NatsServer(folder, "leaf", at_leaf))
@@ -230,7 +229,7 @@ async def fake_clocks(folder: Path) -> AsyncIterator[Stage]:
         fleet = await floor.enter_async_context(ProcessFleet(folder))
         stage = Stage(fleet)
         port = free_port()
-        text = with_ports(await read_config("nats.conf"), {"port: 4222": port, "http: 8222": free_port()})
+        text = await deployed(DEPLOY, "nats.conf", {"port: 4222": port, "http: 8222": free_port()})
         stage.servers["nats-1"] = await floor.enter_async_context(NatsServer(folder, "nats-1", text))
         url = f"nats://127.0.0.1:{port}"
         control = _control(stage, url, folder, has_clock=True)
@@ -247,20 +246,6 @@ def _control(
         database = str(folder / f"recorder-{number}.sqlite3")
         for role, flags in (("recorder", ("--database", database)), ("scorer", ()), ("dispatcher", ())):
             yield stage.add(f"{role}-{number}", url, *flags, has_clock=has_clock, **environ)
-
-
-async def read_config(name: str) -> str:
-    """One of the configurations that are deployed, with what it includes."""
-    text = await asyncio.to_thread((DEPLOY / name).read_text, encoding="utf-8")
-    included = await asyncio.to_thread((DEPLOY / "nats.conf").read_text, encoding="utf-8")
-    return text.replace("include ./nats.conf", included)
-
-
-def with_ports(text: str, ports: dict[str, int]) -> str:
-    """The configuration with ports of the loopback in place of its own."""
-    for line, port in ports.items():
-        text = text.replace(line, f'listen: "127.0.0.1:{port}"' if line.startswith("port") else f"http: {port}")
-    return text
 
 
 STAGES = {"three": three_servers, "sites": hub_and_leaf, "clocks": fake_clocks}

@@ -12,7 +12,6 @@ from sollol_bus.errors import BusError
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 
-API = "$JS.API"
 TEMPORARY = frozenset({10004, 10005, 10008, 10009, 10023})
 """Codes of a server that is still coming up, or has no leader or room now."""
 
@@ -78,7 +77,7 @@ async def api(bus: Bus, what: str, request: object = None, *, timeout_s: float =
         RequestTimedOut, NotConnected: The server did not answer.
     """
     payload = b"" if request is None else encode(request)
-    msg = await bus.request(f"{API}.{what}", payload, timeout_s=timeout_s)
+    msg = await bus.request(f"{bus.config.jetstream_api}.{what}", payload, timeout_s=timeout_s)
     _raise_refusal(msg.data)
     return bytes(msg.data)
 

@@ -22,6 +22,7 @@ from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
 from sollol_bus.jetstream.stored import Stored, purge_subject, stored_block, stored_message
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
+from sollol_bus.waiting import happens
 from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ _OPERATION = "KV-Operation"
 _MARKERS = (_OPERATION, "Nats-Marker-Reason")
 _TTL = "Nats-TTL"
 _LOOK_AGAIN_S = 0.5
+_LOOK_ANYWAY_S = 10.0  # a write at another site is not overheard while the link to it is cut
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +67,10 @@ class Bucket:
     def subject(self, key: str) -> str:
         """The subject on which writes to `key` can be overheard, refused ones included."""
         return f"$KV.{self.name}.{key}"
+
+    def writes(self, key: str) -> str:
+        """The subject to which a write to `key` is published."""
+        return self._bus.config.kept_under(self.subject(key))
 
     async def get(self, key: str, *, timeout_s: float | None = None) -> Entry:
         """The last entry of a key."""
@@ -105,9 +111,8 @@ class Bucket:
                     looks -= 1
                     await asyncio.sleep(_LOOK_AGAIN_S)
                 else:
-                    await changed.wait()
+                    looks = 1 if await happens(changed, _LOOK_ANYWAY_S) else 0
                     changed.clear()
-                    looks = 1
         finally:
             subscription.unsubscribe()
             self._bus.forget_callbacks(changed.set)
@@ -115,7 +120,7 @@ class Bucket:
     async def put(self, key: str, value: bytes, *, ttl_s: int = 0) -> int:
         """Writes whatever was there before; returns the new revision."""
         ack = await publish_acked(
-            self._bus, self.subject(key), value, headers=_headers(None, ttl_s), timeout_s=self._timeout_s
+            self._bus, self.writes(key), value, headers=_headers(None, ttl_s), timeout_s=self._timeout_s
         )
         return ack.seq
 
@@ -161,7 +166,7 @@ class Bucket:
     async def _write(self, key: str, value: bytes, headers: dict[str, str], timeout_s: float | None) -> int | None:
         try:
             ack = await publish_acked(
-                self._bus, self.subject(key), value, headers=headers, timeout_s=timeout_s or self._timeout_s
+                self._bus, self.writes(key), value, headers=headers, timeout_s=timeout_s or self._timeout_s
             )
         except JetStreamRefused as error:
             if error.is_lost_race:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import msgspec
 
 from sollol_bus.errors import BusError, NotConnected
-from sollol_bus.jetstream.api import API, JetStreamRefused, api
+from sollol_bus.jetstream.api import JetStreamRefused, api
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
 from sollol_bus.transport.subscription import Subscription
@@ -190,7 +190,7 @@ class PullConsumer:
         self._lent = 0
         self._heartbeat_s = heartbeat_s
         self._loop = asyncio.get_running_loop()
-        self._next = f"{API}.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"
+        self._next = f"{bus.config.jetstream_api}.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"
         self._inbox = ""
         self._subscription: Subscription | None = None
         self._outstanding = 0

@@ -13,7 +13,7 @@ import logging
 import msgspec
 
 from sollol_bus.errors import BusError, NoResponders, RequestTimedOut
-from sollol_bus.jetstream.api import API, JetStreamRefused, api
+from sollol_bus.jetstream.api import JetStreamRefused, api
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.waiting import happens
@@ -108,7 +108,7 @@ async def stored_block(bus: Bus, stream: str, subject: str, start: int, *, count
     inbox = bus.reply_inbox(on_message)
     question = {"seq": max(1, start), "next_by_subj": subject, "batch": count, "max_bytes": _BLOCK_BYTES}
     try:
-        bus.publish(f"{API}.DIRECT.GET.{stream}", encode(question), reply=inbox.subject)
+        bus.publish(f"{bus.config.jetstream_api}.DIRECT.GET.{stream}", encode(question), reply=inbox.subject)
         if not await happens(is_over, _ANSWER_S):
             raise RequestTimedOut(f"stream {stream} does not answer")
     finally:

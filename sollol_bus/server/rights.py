@@ -125,14 +125,16 @@ def permissions(role: Role, node_id: str = "", *, all_node_ids: Sequence[str] = 
             own_inbox = f"{inboxes.node_inbox_prefix(node_id)}.>"
             claim = f"$KV.{stores.NODES_BUCKET}.node.{node_id}"
             publish += [*caller_inboxes, f"{CONTROL_INBOX_PREFIX}.>", f"{OBSERVER_INBOX_PREFIX}.>", own_inbox]
-            publish += [claim, f"$JS.API.STREAM.MSG.GET.KV_{stores.NODES_BUCKET}"]
+            read = f"STREAM.MSG.GET.KV_{stores.NODES_BUCKET}"
+            publish += [claim, f"$JS.API.{read}", f"$JS.*.API.{claim}", f"$JS.*.API.{read}"]
             subscribe += [own_inbox, "$SRV.>"]
         case Role.CONTROL:
             node_inboxes = [f"{inboxes.node_inbox_prefix(n)}.>" for n in all_node_ids]
             control_inboxes = [f"{CONTROL_INBOX_PREFIX}.>", *caller_inboxes]
             publish += [*control_inboxes, f"{OBSERVER_INBOX_PREFIX}.>", *node_inboxes]
             publish += [f"{inboxes.JOB_CALLBACK_ROOT}>", f"$O.{stores.JOB_BLOBS}.>", f"$O.{stores.FILES_STORE}.>"]
-            publish += ["$SRV.>", "$JS.API.>", "$JS.ACK.>", *(f"$KV.{bucket}.>" for bucket in stores.BUCKETS)]
+            publish += ["$SRV.>", "$JS.API.>", "$JS.*.API.>", "$JS.ACK.>"]
+            publish += [f"$KV.{bucket}.>" for bucket in stores.BUCKETS]
             subscribe += [*control_inboxes, "$SRV.>", *(f"$KV.{bucket}.>" for bucket in stores.BUCKETS)]
         case Role.OBSERVER:
             publish += _DISCOVERY

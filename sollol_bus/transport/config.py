@@ -27,6 +27,13 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     creds_file: Annotated[str | None, Meta(description="File with NATS credentials.")] = None
     tls_ca_file: Annotated[str | None, Meta(description="CA certificate that signed the server's.")] = None
     connect_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to wait for the first connection.")] = 5.0
+    jetstream_domain: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]*$(?!\n)",
+            description="Domain of the JetStream that keeps everything; empty: the server's own.",
+        ),
+    ] = ""
     stream_replicas: Annotated[
         int, Meta(ge=1, le=5, description="Copies of each stream that an actor makes: 1 on one server, 3 on a cluster.")
     ] = 1
@@ -44,6 +51,15 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if self.password is None and self.user in (None, found.user):
             msgspec.structs.force_setattr(self, "user", found.user)
             msgspec.structs.force_setattr(self, "password", found.password)
+
+    @property
+    def jetstream_api(self) -> str:
+        """What every request to JetStream begins with."""
+        return f"$JS.{self.jetstream_domain}.API" if self.jetstream_domain else "$JS.API"
+
+    def kept_under(self, subject: str) -> str:
+        """Where to publish a write to a bucket, so that it reaches the bucket of that domain."""
+        return f"{self.jetstream_api}.{subject}" if self.jetstream_domain else subject
 
     def __repr__(self) -> str:
         """The settings without the password."""

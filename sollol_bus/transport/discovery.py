@@ -6,21 +6,55 @@ running work when stopped, and echo a request's headers (secrets included) back 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 
 import msgspec
 
+from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.version import VERSION
 
+COLLECT_S = 0.4
+"""How long answers are collected: nobody knows how many will come."""
 PING_TYPE = "io.nats.micro.v1.ping_response"
 INFO_TYPE = "io.nats.micro.v1.info_response"
 STATS_TYPE = "io.nats.micro.v1.stats_response"
+OFFICE_TERM = "office_term"
+"""Metadata of an actor that is in office: under which term."""
 CLOCK_AHEAD_S = "clock_ahead_s"
 """Metadata of an actor whose machine's clock is wrong: by how many seconds it is ahead of the server's."""
+
+
+class Service(msgspec.Struct, frozen=True):
+    """An actor that answered."""
+
+    name: str = ""
+    id: str = ""
+    version: str = ""
+    metadata: dict[str, str] = {}
+
+
+async def find_services(bus: Bus, name: str = "", *, within_s: float = COLLECT_S) -> list[Service]:
+    """The services, of one name or all, that answer within a while; what is no service is passed over."""
+    found: list[Service] = []
+
+    def on_answer(msg: Msg | BusError) -> None:
+        if not isinstance(msg, BusError):
+            with contextlib.suppress(DecodeFailed):
+                found.append(decode(msg.data, Service))
+
+    inbox = bus.reply_inbox(on_answer)
+    try:
+        bus.publish(f"$SRV.PING.{name}" if name else "$SRV.PING", reply=inbox.subject)
+        await asyncio.sleep(within_s)
+    finally:
+        inbox.close()
+    return found
 
 
 class EndpointCounters(msgspec.Struct, kw_only=True):
@@ -41,7 +75,8 @@ class Discovery(Part):
         description: One sentence for people.
         endpoints: Subject by name of endpoint.
         queue_group: Queue group of the endpoints; empty when they have none.
-        metadata: What else others may want to know, as text; a clock that is wrong is told beside it.
+        metadata: What else others may want to know, as text, and as it is when they ask; a clock that is wrong is
+            told beside it.
     """
 
     def __init__(
@@ -57,7 +92,7 @@ class Discovery(Part):
     ) -> None:
         self._bus = bus
         self._identity = {"name": name, "id": instance, "version": VERSION}
-        self._metadata = dict(metadata or {})
+        self._metadata = {} if metadata is None else metadata
         self._description = description
         self._endpoints = dict(endpoints)
         self._queue_group = queue_group
@@ -117,4 +152,4 @@ class Discovery(Part):
     def _answer(self, msg: Msg, reply: dict[str, object]) -> None:
         clock = self._bus.clock
         wrong = {CLOCK_AHEAD_S: f"{clock.ahead_s:.3f}"} if clock.is_off else {}
-        self._bus.respond(msg, {**reply, "metadata": self._metadata | wrong})
+        self._bus.respond(msg, {**reply, "metadata": {**self._metadata, **wrong}})

@@ -25,6 +25,7 @@ from sollol_agents.scorer.office.decision_events import DecisionEvents
 from sollol_agents.scorer.office.intents import OperatorsIntents
 from sollol_agents.scorer.office.operators import Operators
 from sollol_agents.scorer.office.preloading import Preloading
+from sollol_agents.scorer.office.rivals import Rivals
 from sollol_agents.scorer.office.saved_knowledge import SavedKnowledge
 from sollol_agents.scorer.office.steering import breakers_reply
 from sollol_agents.scorer.office.tracing import QuestionSpans
@@ -38,6 +39,7 @@ from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.clock import far
 from sollol_bus.transport.connection import SETTLING_S, BusConfig
+from sollol_bus.transport.discovery import OFFICE_TERM
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import stores, subjects
@@ -85,6 +87,7 @@ class Scorer(Actor[ScorerConfig]):
         self._tick_s = tick_s
         self.core = SchedulerCore(config, random.Random(config.seed or None), time.monotonic())
         self._office: list[Subscription] = []
+        self._shown: dict[str, str] = {}
         self._replies: dict[str, str] = {}
         self._granted = self._refused = self._decisions = 0
         self._deciding_s = 0.0
@@ -135,12 +138,14 @@ class Scorer(Actor[ScorerConfig]):
                 "nodes": subjects.NODES,
                 "models": subjects.MODELS,
             },
+            metadata=self._shown,
         )
         await self._operators.follow()
         self.spawn(self._candidate.run(), name="candidate")
         self.spawn(self._saved.run(), name="save what is learnt")
         self.spawn(self._saved.consult_recorder(), name="consult recorder")
         self.spawn(self._tick_forever(), name="tick")
+        self.spawn(Rivals(self.bus, self.instance, lambda: self.is_leader).run(), name="rivals")
 
     def in_flight(self) -> Collection[str]:
         """Nothing holds the scorer back: its successor takes the queue over at once."""
@@ -177,6 +182,7 @@ class Scorer(Actor[ScorerConfig]):
 
     def _on_acquired(self, term: int) -> None:
         self.core.term = term
+        self._shown[OFFICE_TERM] = str(term)
         self._office = [
             self.bus.subscribe(subjects.GRANT, self._on_grant),
             self.bus.subscribe(subjects.RELEASE, self._on_release),
@@ -189,6 +195,7 @@ class Scorer(Actor[ScorerConfig]):
 
     def _on_lost(self, reason: str) -> None:
         term, self.core.term = self.core.term, 0
+        self._shown.pop(OFFICE_TERM, None)
         for subscription in self._office:
             subscription.unsubscribe()
         self._office.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import platform
 import shutil
@@ -29,7 +28,7 @@ from sollol_bus.server.config import default_store_dir, find_binary
 from sollol_bus.server.room import OFF_BELOW_BYTES
 from sollol_bus.transport.clock import OFF_S, wall_s
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_bus.transport.discovery import CLOCK_AHEAD_S
+from sollol_bus.transport.discovery import CLOCK_AHEAD_S, OFFICE_TERM, Service, find_services
 from sollol_bus.transport.messages import decode
 from sollol_bus.version import VERSION
 from sollol_schemas import stores, subjects
@@ -41,7 +40,6 @@ from sollol_schemas.telemetry import NodeState
 _OLDEST_PYTHON: Final = (3, 11)
 _LEAST_FREE_BYTES: Final = 2 << 30
 _LEAST_PAYLOAD_BYTES: Final = 8 << 20
-_COLLECT_S: Final = 0.4
 _ENGINE_TIMEOUT_S: Final = 1.0
 _PORTS: Final = ((4222, "--nats-port"), (8000, "--http-port"))
 """Where `sollol up` listens, and the flags that choose others."""
@@ -73,13 +71,6 @@ class _StreamInfo(msgspec.Struct):
     ts: str = ""
     config: _StreamLimits = _StreamLimits()
     error: dict[str, Any] | None = None
-
-
-class _Service(msgspec.Struct):
-    name: str = ""
-    version: str = ""
-    id: str = ""
-    metadata: dict[str, str] = {}
 
 
 @of_commands.for_clients()
@@ -250,7 +241,7 @@ async def _check_server(bus: Bus) -> list[Finding]:
 
 async def _check_jetstream(bus: Bus) -> list[Finding]:
     try:
-        await bus.request("$JS.API.INFO", timeout_s=2.0)
+        await bus.request(f"{bus.config.jetstream_api}.INFO", timeout_s=2.0)
     except NotPermitted:
         return [Finding(check="jetstream", level=Level.OK, found="not looked at: only the control role may")]
     except (NoResponders, RequestTimedOut):
@@ -260,7 +251,7 @@ async def _check_jetstream(bus: Bus) -> list[Finding]:
     findings = []
     names = (stores.EVENTS_STREAM, stores.RESULTS_STREAM, f"KV_{stores.NODES_BUCKET}", f"KV_{stores.OFFICES_BUCKET}")
     for name in names:
-        msg = await bus.request(f"$JS.API.STREAM.INFO.{name}", timeout_s=2.0)
+        msg = await bus.request(f"{bus.config.jetstream_api}.STREAM.INFO.{name}", timeout_s=2.0)
         now = wall_s()
         info = decode(msg.data, _StreamInfo)
         if info.error:
@@ -284,12 +275,8 @@ def clock_finding(whose: str, ahead_s: float) -> Finding:
 
 
 async def _check_actors(bus: Bus) -> list[Finding]:
-    seen: list[_Service] = []
-    inbox = bus.reply_inbox(lambda msg: None if isinstance(msg, BusError) else seen.append(decode(msg.data, _Service)))
-    bus.publish("$SRV.PING", reply=inbox.subject)
-    await asyncio.sleep(_COLLECT_S)
-    inbox.close()
-    findings = []
+    seen = await find_services(bus)
+    findings = [*check_offices(seen)]
     for role in _ROLES:
         versions = [s.version for s in seen if s.name == f"sollol-{role}"]
         if not versions:
@@ -309,7 +296,19 @@ async def _check_actors(bus: Bus) -> list[Finding]:
     return findings + [clock_finding(f"{s.name} {s.id}", float(s.metadata[CLOCK_AHEAD_S])) for s in _wrong(seen)]
 
 
-def _wrong(services: Iterable[_Service]) -> list[_Service]:
+def check_offices(services: Iterable[Service]) -> Iterable[Finding]:
+    """Offices that more than one holds."""
+    remedy = "all actors must use one JetStream: name its domain to those at the other site, --nats-jetstream-domain"
+    holders = [s for s in services if OFFICE_TERM in s.metadata]
+    for name in sorted({s.name for s in holders}):
+        ids = sorted(s.id for s in holders if s.name == name)
+        if len(ids) > 1:
+            role = name.removeprefix("sollol-")
+            found = f"{len(ids)} are in office as {role}: {', '.join(ids)}; each answers every request"
+            yield Finding(check="office", level=Level.PROBLEM, found=found, remedy=remedy)
+
+
+def _wrong(services: Iterable[Service]) -> list[Service]:
     """Actors that say that their clock is wrong."""
     return [service for service in services if CLOCK_AHEAD_S in service.metadata]
 

@@ -74,7 +74,7 @@ class States:
         """Writes a state over revision `last` without waiting for it; when it fails, or is lost, nothing is written."""
         headers = {h.EXPECTED_LAST_SUBJECT_SEQUENCE: str(last)}
         try:
-            self._bus.publish(f"$KV.{stores.JOBS_BUCKET}.{_key(status.job_id)}", encode(status), headers=headers)
+            self._bus.publish(self._bucket.writes(_key(status.job_id)), encode(status), headers=headers)
         except NotConnected:
             log.debug("job %s: its state could not be sent", status.job_id)
 

@@ -143,7 +143,7 @@ class ActiveRequest:
 
     def on_no_scorer(self, absent_s: float) -> None:
         """No scorer came into office for too long."""
-        message = f"no scorer is in office since {absent_s:.0f} s; start `sollol scorer`"
+        message = f"no scorer is in office since {absent_s:.0f} s; start `sollol scorer`, or mend the link to it"
         self._finish_with_error(ErrorBody(code=ErrorCode.NO_NODES, message=message))
 
     # -- running ------------------------------------------------------------------------------------------

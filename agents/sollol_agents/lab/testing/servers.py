@@ -73,6 +73,23 @@ class NatsServer(Part):
             await self.wait()
 
 
+async def deployed(folder: Path, name: str, listens: dict[str, int]) -> str:
+    """A configuration that is deployed, on the loopback.
+
+    Args:
+        folder: Where such configurations lie.
+        name: The file.
+        listens: Ports in place of its own, by the line that names one, such as `port: 4222`.
+    """
+    text = await asyncio.to_thread((folder / name).read_text, encoding="utf-8")
+    included = await asyncio.to_thread((folder / "nats.conf").read_text, encoding="utf-8")
+    text = text.replace("include ./nats.conf", included)
+    for line, port in listens.items():
+        word = "http" if line.startswith("http") else "listen"
+        text = text.replace(line, f'{word}: "127.0.0.1:{port}"')
+    return text
+
+
 def free_port() -> int:
     """A port of the loopback on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
