@@ -13,8 +13,10 @@ INSTALLED := $(VENV)/.installed
 WHEEL_DIR := build/wheel-test
 JS_CLIENTS := tests/acceptance/javascript
 ACCEPTANCE ?= tests/acceptance
-# Most of these tests wait for real processes and clocks: two at a time halve the run. A file stays on one worker.
-SIDE_BY_SIDE ?= -n 2 --dist loadfile
+# Unit tests work, the others mostly wait for real processes and clocks: more of them than cores run side by side.
+# A file stays on one worker.
+UNIT_WORKERS ?= -n 2 --dist loadfile
+SIDE_BY_SIDE ?= -n 4 --dist loadfile
 
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
@@ -56,7 +58,7 @@ check: $(INSTALLED) ## Style, types, layers, circles of files and lengths.
 
 .PHONY: unit
 unit: $(INSTALLED) ## Fast tests without a network.
-	$(PY) -m pytest -q tests/unit
+	$(PY) -m pytest -q $(UNIT_WORKERS) tests/unit
 
 .PHONY: integration
 integration: $(INSTALLED) ## Tests against a real nats-server and real engines.

@@ -8,6 +8,7 @@ import sys
 
 from cyclopts import App, CycloptsError, Group
 
+import sollol_agents.cli.lean_start  # noqa: F401  first of all that is ours
 from sollol_agents.cli import exit_codes
 from sollol_bus.errors import SollolError
 from sollol_bus.version import VERSION
