@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import psutil
 import pytest
 
+from sollol_agents.lab.testing.gateway_fleet import GatewayFleet
 from sollol_agents.lab.testing.processes import ProcessFleet
 
 _FIGURE = "figure"
@@ -64,20 +64,6 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 # -- one fleet behind a gateway, for the tests that change nothing in it -----------------------------------------
-
-
-class GatewayFleet(NamedTuple):
-    """A gateway with two nodes: `emulated` before an emulated Ollama (a fake) and `real` before a llama.cpp server."""
-
-    url: str
-    engines: dict[str, str]
-    """Where each engine itself listens, by node id."""
-
-    def need(self, engine: str) -> str:
-        """Where an engine listens; skips the test when it is not there."""
-        if engine not in self.engines:
-            pytest.skip("xllamacpp is not installed: pip install 'sollol-bus[engine]'")
-        return self.engines[engine]
 
 
 @pytest.fixture(scope="session", autouse=True)

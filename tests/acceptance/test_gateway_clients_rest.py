@@ -7,10 +7,12 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import pytest
 from pydantic import BaseModel
+
+from sollol_agents.lab.testing.gateway_fleet import GatewayFleet
 
 anthropic = pytest.importorskip("anthropic")
 ollama = pytest.importorskip("ollama")
@@ -41,12 +43,6 @@ class Answer(BaseModel):
     ok: bool
 
 
-class Fleet(Protocol):
-    @property
-    def url(self) -> str: ...
-    def need(self, engine: str) -> str: ...
-
-
 class Clients(NamedTuple):
     """Async clients that ask one node through the gateway; they are closed after the test."""
 
@@ -61,7 +57,7 @@ class Clients(NamedTuple):
 
 
 @pytest.fixture(params=["emulated", "real"])
-async def clients(request: pytest.FixtureRequest, fleet_behind_gateway: Fleet) -> AsyncIterator[Clients]:
+async def clients(request: pytest.FixtureRequest, fleet_behind_gateway: GatewayFleet) -> AsyncIterator[Clients]:
     fleet_behind_gateway.need(request.param)
     url, headers = fleet_behind_gateway.url, {"X-Sollol-Node-Id": request.param, "X-Sollol-Strict": "true"}
     settings = {"api_key": "none", "default_headers": headers}
@@ -273,7 +269,9 @@ class TestAnthropic:
             )
 
 
-def test_keys_travel_as_each_client_sends_them(fleet_behind_gateway: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_travel_as_each_client_sends_them(
+    fleet_behind_gateway: GatewayFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OLLAMA_API_KEY", "unneeded")  # without keys in use any key is let in
     client = ollama.Client(fleet_behind_gateway.url)
     try:

@@ -10,10 +10,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
+
+from sollol_agents.lab.testing.gateway_fleet import GatewayFleet
 
 ollama = pytest.importorskip("ollama")
 
@@ -23,12 +25,6 @@ LAYERS = re.compile(r"sha256:[0-9a-f]{64}")
 FIGURES = ("total_duration", "prompt_eval_count", "eval_count")
 USER = [{"role": "user", "content": "count 2"}]
 Row = dict[str, Any]
-
-
-class Fleet(Protocol):
-    @property
-    def url(self) -> str: ...
-    def need(self, engine: str) -> str: ...
 
 
 class Seen(NamedTuple):
@@ -56,7 +52,7 @@ class Seen(NamedTuple):
 
 
 @pytest.fixture(params=["fleet", "emulated", "real"])
-def seen(request: pytest.FixtureRequest, fleet_behind_gateway: Fleet) -> Iterator[Seen]:
+def seen(request: pytest.FixtureRequest, fleet_behind_gateway: GatewayFleet) -> Iterator[Seen]:
     node = "" if request.param == "fleet" else request.param
     fleet_behind_gateway.need(node or "real")
     headers = {"X-Sollol-Node-Id": node, "X-Sollol-Strict": "true"} if node else {}
@@ -110,7 +106,7 @@ def test_show_describes_every_model_that_is_listed(seen: Seen) -> None:
         assert isinstance(shown["details"]["quantization_level"], str)
 
 
-def test_show_tells_of_a_llama_cpp_what_its_server_says(fleet_behind_gateway: Fleet) -> None:
+def test_show_tells_of_a_llama_cpp_what_its_server_says(fleet_behind_gateway: GatewayFleet) -> None:
     engine = fleet_behind_gateway.need("real")
     props = httpx.get(f"{engine}/props").json()
     headers = {"X-Sollol-Node-Id": "real", "X-Sollol-Strict": "true"}

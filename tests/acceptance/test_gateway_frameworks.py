@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import pytest
+
+from sollol_agents.lab.testing.gateway_fleet import GatewayFleet, Target
 
 litellm = pytest.importorskip("litellm", reason="make install puts LiteLLM's client here")
 llama_llms = pytest.importorskip("llama_index.llms.ollama", reason="make install puts LlamaIndex's classes here")
@@ -31,25 +33,8 @@ pytestmark = [
 ]
 
 
-class Fleet(Protocol):
-    @property
-    def url(self) -> str: ...
-    def need(self, engine: str) -> str: ...
-
-
-class Target(NamedTuple):
-    """A gateway, and the node behind it that is to answer."""
-
-    url: str
-    node: str
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"X-Sollol-Node-Id": self.node, "X-Sollol-Strict": "true"}
-
-    @property
-    def embedder(self) -> str:
-        return "nomic-embed-text" if self.node == "emulated" else MODEL
+class Clients(Target):
+    """Clients of a gateway that ask one node behind it."""
 
     def llama_index(self, **more: Any) -> Any:
         """Its class asks for the model's context by `/api/show` and sends it back with every request."""
@@ -70,23 +55,22 @@ class Target(NamedTuple):
 
 
 @pytest.fixture(params=["emulated", "real"])
-def target(request: pytest.FixtureRequest, fleet_behind_gateway: Fleet) -> Target:
-    fleet_behind_gateway.need(request.param)
-    return Target(fleet_behind_gateway.url, request.param)
+def target(request: pytest.FixtureRequest, fleet_behind_gateway: GatewayFleet) -> Clients:
+    return Clients(fleet_behind_gateway, request.param)
 
 
 class TestLlamaIndex:
-    def test_chats_whole_and_streaming(self, target: Target) -> None:
+    def test_chats_whole_and_streaming(self, target: Clients) -> None:
         messages = [llama_core.ChatMessage(role="user", content="count 4")]
         assert target.llama_index().chat(messages).message.content.split() == ["3", "2", "1", "0"]
         parts = [part.delta or "" for part in target.llama_index().stream_chat(messages)]
         assert "".join(parts).split() == ["3", "2", "1", "0"]
         assert len(parts) > 1
 
-    def test_completes(self, target: Target) -> None:
+    def test_completes(self, target: Clients) -> None:
         assert target.llama_index(temperature=0).complete("count 4").text.split() == ["3", "2", "1", "0"]
 
-    def test_calls_a_tool(self, target: Target) -> None:
+    def test_calls_a_tool(self, target: Clients) -> None:
         def get_weather(city: str) -> str:
             """The weather of a city."""
             return f"rain in {city}"
@@ -96,7 +80,7 @@ class TestLlamaIndex:
         calls = target.llama_index().get_tool_calls_from_response(answer, error_on_no_tool_call=False)
         assert [call.tool_name for call in calls] == ["get_weather"]
 
-    def test_embeds(self, target: Target) -> None:
+    def test_embeds(self, target: Clients) -> None:
         kwargs = {"headers": target.headers}
         embedder = llama_embeddings.OllamaEmbedding(target.embedder, base_url=target.url, client_kwargs=kwargs)
         one, two = embedder.get_text_embedding_batch(["a cat", "a dog"])
@@ -105,7 +89,7 @@ class TestLlamaIndex:
 
 class TestLiteLLM:
     @pytest.mark.parametrize("provider", ["ollama_chat", "ollama", "openai", "anthropic"])
-    def test_completes_whole_and_streaming(self, target: Target, provider: str) -> None:
+    def test_completes_whole_and_streaming(self, target: Clients, provider: str) -> None:
         whole = target.litellm(provider, "count 4", temperature=0, max_tokens=40)
         assert whole.choices[0].message.content.split()[-4:] == ["3", "2", "1", "0"]
         assert whole.usage.completion_tokens >= 4
@@ -113,12 +97,12 @@ class TestLiteLLM:
         assert "".join(parts).split()[-4:] == ["3", "2", "1", "0"]
 
     @pytest.mark.parametrize("provider", ["ollama_chat", "openai", "anthropic"])
-    def test_calls_a_tool(self, target: Target, provider: str) -> None:
+    def test_calls_a_tool(self, target: Clients, provider: str) -> None:
         message = target.litellm(provider, "please call", tools=[WEATHER], max_tokens=200).choices[0].message
         assert [call.function.name for call in message.tool_calls] == ["get_weather"]
 
     @pytest.mark.parametrize("provider", ["ollama", "openai"])
-    def test_embeds(self, target: Target, provider: str) -> None:
+    def test_embeds(self, target: Clients, provider: str) -> None:
         base = target.url if provider == "ollama" else f"{target.url}/v1"
         model, more = f"{provider}/{target.embedder}", {"extra_headers": target.headers} if provider == "openai" else {}
         reply = litellm.embedding(model, ["a cat", "a dog"], api_base=base, api_key="none", timeout=60, **more)

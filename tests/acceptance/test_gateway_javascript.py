@@ -11,18 +11,13 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
+from sollol_agents.lab.testing.gateway_fleet import GatewayFleet
+
 FOLDER = Path(__file__).parent / "javascript"
 OLDEST_NODE = 20
-
-
-class Fleet(Protocol):
-    @property
-    def url(self) -> str: ...
-    def need(self, engine: str) -> str: ...
 
 
 def javascript() -> str:
@@ -41,7 +36,7 @@ def javascript() -> str:
 @pytest.mark.parametrize("engine", ["emulated", "real"])
 @pytest.mark.parametrize("client", ["ollama", "openai", "vercel", "langchain"])
 def test_every_call_of_a_javascript_client_works(
-    fleet_behind_gateway: Fleet, figure: Callable[[str], None], client: str, engine: str
+    fleet_behind_gateway: GatewayFleet, figure: Callable[[str], None], client: str, engine: str
 ) -> None:
     node = javascript()
     fleet_behind_gateway.need(engine)

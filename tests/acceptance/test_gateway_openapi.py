@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 import msgspec
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from sollol_agents.gateway.pages.openapi import document
+from sollol_agents.lab.testing.gateway_fleet import GatewayFleet
 
 schemathesis = pytest.importorskip("schemathesis", reason="make install puts schemathesis here")
 from schemathesis import checks  # noqa: E402
@@ -25,11 +26,6 @@ LEFT_OUT = [
 EXAMPLES = 5
 
 
-class Fleet(Protocol):
-    @property
-    def url(self) -> str: ...
-
-
 api = schemathesis.openapi.from_dict(document())
 
 
@@ -43,18 +39,18 @@ api = schemathesis.openapi.from_dict(document())
     suppress_health_check=list(HealthCheck),
 )
 @pytest.mark.timeout(120)
-def test_every_answer_is_one_that_the_document_names(case: Any, fleet_behind_gateway: Fleet) -> None:
+def test_every_answer_is_one_that_the_document_names(case: Any, fleet_behind_gateway: GatewayFleet) -> None:
     case.headers["X-Sollol-Deadline-S"] = "5"
     answer = case.call(base_url=fleet_behind_gateway.url, timeout=20)
     case.validate_response(answer, excluded_checks=LEFT_OUT)
 
 
-def test_the_document_is_the_one_that_is_served(fleet_behind_gateway: Fleet) -> None:
+def test_the_document_is_the_one_that_is_served(fleet_behind_gateway: GatewayFleet) -> None:
     served = httpx.get(f"{fleet_behind_gateway.url}/openapi.json", trust_env=False)
     assert served.json() == msgspec.json.decode(msgspec.json.encode(document()))
 
 
-def test_nothing_is_left_open_afterwards(fleet_behind_gateway: Fleet) -> None:
+def test_nothing_is_left_open_afterwards(fleet_behind_gateway: GatewayFleet) -> None:
     with httpx.Client(base_url=fleet_behind_gateway.url, trust_env=False, timeout=20) as http:
         for _ in range(400):
             views = http.get("/api/dashboard").json()["nodes"]["nodes"]

@@ -11,16 +11,12 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
-
-class Fleet(Protocol):
-    @property
-    def url(self) -> str: ...
-    def need(self, engine: str) -> str: ...
+from sollol_agents.lab.testing.gateway_fleet import GatewayFleet
 
 
 class Call(NamedTuple):
@@ -44,7 +40,7 @@ class Pair(NamedTuple):
         return first, self.gateway.request(call.method, call.path, content=sent)
 
 
-def pair_before(fleet: Fleet, node: str, stack: ExitStack) -> Pair:
+def pair_before(fleet: GatewayFleet, node: str, stack: ExitStack) -> Pair:
     wish = {"X-Sollol-Node-Id": node, "X-Sollol-Strict": "true"}
     direct = httpx.Client(base_url=fleet.need(node), timeout=30, trust_env=False)
     gateway = httpx.Client(base_url=fleet.url, timeout=30, trust_env=False, headers=wish)
@@ -52,13 +48,13 @@ def pair_before(fleet: Fleet, node: str, stack: ExitStack) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def emulated(fleet_behind_gateway: Fleet) -> Iterator[Pair]:
+def emulated(fleet_behind_gateway: GatewayFleet) -> Iterator[Pair]:
     with ExitStack() as stack:
         yield pair_before(fleet_behind_gateway, "emulated", stack)
 
 
 @pytest.fixture(scope="module")
-def real(fleet_behind_gateway: Fleet) -> Iterator[Pair]:
+def real(fleet_behind_gateway: GatewayFleet) -> Iterator[Pair]:
     with ExitStack() as stack:
         yield pair_before(fleet_behind_gateway, "real", stack)
 
