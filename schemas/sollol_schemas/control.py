@@ -106,6 +106,34 @@ class AttemptState(StrEnum):
     ENDED_SILENT = "ended_silent"  # over; nothing ever reached the caller
 
 
+class StateQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an attempt? Asked by a caller whose stream has been silent for a while; any dispatcher answers."""
+
+    node_id: BusId
+    attempt_id: BusId
+
+
+class StateAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.state.v1"):
+    """What its node says of an attempt; when it has ended, the node has just told its end again."""
+
+    state: AttemptState
+    chunks: Count | None = None
+    """Of a stream that has ended: how many messages came before the last, empty one."""
+
+
+class DispatcherPing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Does the dispatcher live, and does it still hold a request?"""
+
+    request_id: BusId | None = None
+
+
+class DispatcherPong(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The dispatcher lives."""
+
+    is_held: bool = True
+    """Whether it holds the request that was asked about; false: it was answered, or given up."""
+
+
 ControlRequest = (
     ControlAttempt
     | ControlPing

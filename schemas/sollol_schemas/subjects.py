@@ -116,6 +116,10 @@ ROUTE: Final = Subject("route", by=CALLERS, to=CONTROL, payload=ENGINE, reply="D
 """Where would this run, and why? Takes the body of generate, chat or embed; never grants."""
 CANCEL: Final = Subject("cancel", by=CALLERS, to=CONTROL, payload="CancelRequest", reply="CancelReply").all
 """Cancel a request, with the secret its caller chose."""
+STATE: Final = Subject(
+    "state", by=CALLERS, to=CONTROL, payload="StateQuestion", reply="StateAnswer", queue=DISPATCHERS
+).all
+"""What became of an attempt? Its node is asked, and tells the end again of one that has ended."""
 
 # Queries.
 NODES: Final = Subject("nodes", by=READERS, to=CONTROL, reply="NodesReply").all
@@ -167,8 +171,10 @@ SCORER_ROUTE: Final = Subject("scorer.route", by=CONTROL, to=CONTROL, payload="R
 """A decision without a grant."""
 SCORER_PROBE: Final = Subject("scorer.probe.{instance}", by=CONTROL, to=CONTROL)
 """Answers while this scorer lives."""
-DISPATCHER_PROBE: Final = Subject("dispatcher.probe.{instance}", by=CALLERS, to=CONTROL)
-"""Answers while this dispatcher lives."""
+DISPATCHER_PROBE: Final = Subject(
+    "dispatcher.probe.{instance}", by=CALLERS, to=CONTROL, payload="DispatcherPing", reply="DispatcherPong"
+)
+"""Answers while this dispatcher lives, and whether it holds a request."""
 
 # Between dispatchers and nodes.
 NODE_EXEC: Final = Subject("node.{node_id}.exec", by=CONTROL, to=NODE, payload=ENGINE, reply="AttemptReport")

@@ -1,10 +1,11 @@
 """One request from the caller's side, watched until its answer is complete.
 
 A plain NATS caller publishes and waits. `Call` does more: it knows which dispatcher took the request and probes it
-every 500 ms, so that a request that has not begun is sent again, under the same id, when that dispatcher dies or the
-connection breaks; and it cancels when its user leaves. Every sending has inboxes of its own: whatever an earlier
-attempt, or its dispatcher, might still say goes nowhere. Dispatchers that do not confirm a request may only be
-overloaded: each further sending waits twice as long for it, so that callers do not add to the load.
+every 500 ms, so that a request that has not begun is sent again, under the same id, when that dispatcher dies, no
+longer holds it, or the connection breaks; it asks about an answer that has begun and is silent for seconds, so that
+one whose end was lost on the way ends; and it cancels when its user leaves. Every sending has inboxes of its own:
+whatever an earlier attempt, or its dispatcher, might still say goes nowhere. Dispatchers that do not confirm a request
+may only be overloaded: each further sending waits twice as long for it, so that callers do not add to the load.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ from sollol_bus.errors import (
     NotConnected,
     SollolError,
 )
+from sollol_bus.sdk.listener import LAST_WORDS_S, Listener
+from sollol_bus.sdk.silence import is_held
 from sollol_bus.transport.connection import SETTLING_S, Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.transport.mux import ReplyInbox
 from sollol_bus.transport.streaming import MAX_WAITING_BYTES, ReplyStream
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
+from sollol_schemas.control import DispatcherPing
 from sollol_schemas.execution import CancelRequest, RequestNews, Taken
 
 log = logging.getLogger(__name__)
@@ -126,8 +130,10 @@ class Call:
         self._stream = ReplyStream(
             bus, first_s=total_s, total_s=total_s, breaks_on_disconnect=False, max_unread_bytes=max_unread_bytes
         )
+        self._listener = Listener(bus, self._stream)
         self._control: ReplyInbox | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._is_sent = False
         self._is_over = False
         self._left: SollolError | None = None
         """Why its user left."""
@@ -155,8 +161,9 @@ class Call:
     async def __aenter__(self) -> Self:
         self._bus.on_disconnect(self._on_disconnect)
         self._bus.on_reconnect(self._on_reconnect)
+        self._bus.on_closed(self._on_closed)
         try:
-            self._send()
+            self._send_soon()
         except BaseException:
             self._end()
             raise
@@ -249,9 +256,16 @@ class Call:
             extra={"action": "request_resent", "request_id": self.request_id},
         )
         self._publish_cancel(superseded)
+        self._send_soon()
+
+    def _send_soon(self) -> None:
+        """Sends the request, now or once the connection is back."""
         try:
             self._send()
+            self._is_sent = True
         except NotConnected:
+            if self._bus.closed.is_set():
+                self._on_closed()
             log.debug("request %s waits for the connection", self.request_id)
 
     async def _wait_for_dispatcher(self, error: SollolError) -> None:
@@ -264,10 +278,7 @@ class Call:
             self._is_over = True
             raise self._left
         self._stream.reopen()
-        try:
-            self._send()
-        except NotConnected:
-            log.debug("request %s waits for the connection", self.request_id)
+        self._send_soon()
 
     def _follow(self, error: ActorStopped) -> None:
         """Its dispatcher left, and nobody took it over: sends it to the next one that starts.
@@ -309,7 +320,12 @@ class Call:
 
     def _watch(self) -> None:
         self._timer = None
-        if self._is_over or self._stream.has_begun:
+        if self._is_over:
+            return
+        if self._stream.has_begun:
+            again_in_s = self._listener.look()
+            if again_in_s is not None:
+                self._watch_again_in(again_in_s)
             return
         if not self._bus.is_connected:
             return  # the reconnect goes on from here
@@ -319,15 +335,25 @@ class Call:
         self._watch_again_in(PROBE_INTERVAL_S)
         self._bus.ask(
             subjects.DISPATCHER_PROBE.of(self.dispatcher),
-            b"",
+            encode(DispatcherPing(request_id=self.request_id)),
             partial(self._on_probe_answer, self.dispatcher),
             timeout_s=10 * PROBE_INTERVAL_S,
         )
 
     def _on_probe_answer(self, instance: str, reply: Msg | BusError) -> None:
-        if instance == self.dispatcher and isinstance(reply, NoResponders) and not self._bus.is_settling:
-            self._expect_restart()
-            self._send_again("its dispatcher is gone")
+        if instance != self.dispatcher:
+            return
+        if isinstance(reply, NoResponders):
+            if not self._bus.is_settling:
+                self._expect_restart()
+                self._send_again("its dispatcher is gone")
+        elif not isinstance(reply, BusError) and not is_held(reply):
+            self._loop.call_later(LAST_WORDS_S, self._on_answer_lost, instance)
+
+    def _on_answer_lost(self, instance: str) -> None:
+        """Its dispatcher is done with it, and nothing of the answer has come."""
+        if instance == self.dispatcher:
+            self._send_again("its answer was lost on the way")
 
     def _on_disconnect(self) -> None:
         if self._stream.has_begun and not self._is_over:
@@ -336,8 +362,16 @@ class Call:
     def _on_reconnect(self) -> None:
         """A request that had not begun may be lost with the server: say so and send it again."""
         self._absence_until = max(self._absence_until, time.monotonic() + SETTLING_S)
-        if not self._is_over:
+        if self._is_over:
+            return
+        if self._is_sent:
             self._send_again("the connection broke before the answer began")
+        else:
+            self._send_soon()
+
+    def _on_closed(self) -> None:
+        if not self._is_over:
+            self._stream.fail(NotConnected(f"the connection to the bus is closed: {self._bus.close_reason}"))
 
     def _end(self) -> None:
         self._is_over = True
@@ -345,5 +379,5 @@ class Call:
             self._timer.cancel()
         if self._control is not None:
             self._control.close()
-        self._bus.forget_callbacks(self._on_disconnect, self._on_reconnect)
+        self._bus.forget_callbacks(self._on_disconnect, self._on_reconnect, self._on_closed)
         self._stream.close()

@@ -98,6 +98,12 @@ class ReplyStream:
         return self.messages > 0 or self.last is not None
 
     @property
+    def has_ended(self) -> bool:
+        """Whether its end or an error has arrived, read or not: nothing more is waited for."""
+        last = self._waiting[-1] if self._waiting else self.last
+        return last is not None and (isinstance(last, SollolError) or not last.data)
+
+    @property
     def is_complete(self) -> bool:
         """Whether the next thing to come out of it is its end."""
         waiting = self._waiting
@@ -126,6 +132,10 @@ class ReplyStream:
     def fail(self, error: SollolError) -> None:
         """Ends the stream with an error, after what has arrived already."""
         self._put(error)
+
+    def conclude(self, messages: int) -> None:
+        """Ends the stream without its last message, which was lost: with an error unless so many messages came."""
+        self._put(Msg(self._bus.nats, headers={h.CHUNKS: str(messages)}))
 
     def close(self) -> None:
         """Stops listening; the publisher notices at its next message."""
@@ -232,13 +242,16 @@ class ReplyStream:
         part = (msg.headers or {}).get(h.PART)
         if part is None:
             return False
+        number, _, total = part.partition("/")
+        if number != str(len(self._parts) + 1):
+            self._cut(ConnectionLost(f"part {len(self._parts) + 1} of {total} of a chunk was lost on the way"))
+            return True
         self._parts.append(msg.data)
         self._parts_bytes += len(msg.data)
         if self._parts_bytes > MAX_ANSWER_BYTES:
             self._forget_parts()
             self._cut(too_large())
             return True
-        number, _, total = part.partition("/")
         if number != total:
             self.messages += 1
             if self.first is None:

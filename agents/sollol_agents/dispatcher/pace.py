@@ -14,6 +14,10 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Without any scorer in office for so long, a waiting request is refused."""
     accept_s: float = 2.0
     """Within this time a node must accept an attempt."""
+    attempt_check_s: float = 10.0
+    """Between two questions to a node about an attempt that runs: a report of its end may have been lost."""
+    last_words_s: float = 1.0
+    """So long after a node said that an attempt has ended, its report and its last words to the caller may come."""
     probe_interval_s: float = 0.25
     """Between two probes of a node that has open attempts."""
     node_silence_s: float = 2.5

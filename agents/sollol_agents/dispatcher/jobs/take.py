@@ -202,7 +202,7 @@ class Take:
         headers = headers_for(accepted, self.job_id, self.priority)
         stored = self.delivery
         headers[h.JOB_PLACE] = f"{stored.stored_at_ns} {stored.stream_seq} {stored.pending}"
-        asking = Try(tools.bus, tools.calls, accepted, headers=headers, age_s=self._age_s())
+        asking = Try(tools.calls, accepted, headers=headers, age_s=self._age_s())
         try:
             async with asking as self._try:
                 while not await happens(asking.has_news, pace.job_hold_s):
@@ -214,7 +214,6 @@ class Take:
                     await happens(asking.has_news, wait_s)
                     if not asking.is_over:
                         await self._note_running(asking)
-                        asking.check_on_node()
                     wait_s = pace.job_progress_s
                 if isinstance(asking.result, Answered) and not self.is_running:
                     self._status = self._running(asking)

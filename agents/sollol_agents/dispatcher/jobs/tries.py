@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from sollol_agents.dispatcher.jobs.intake import Accepted
 from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, UNLIMITED_S
-from sollol_bus.errors import BusError, NoResponders, NotConnected, RequestTimedOut, SollolError
+from sollol_bus.errors import NotConnected, RequestTimedOut, SollolError
 from sollol_bus.sdk.answers import joined
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.results import decision_of, figures_of
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, decoded, encode
+from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
-from sollol_schemas import subjects
-from sollol_schemas.control import AttemptState, ControlAttempt, ControlReply
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures, RequestGranted, RequestNews, RequestWaiting
 
 _MAX_RESENDS = 99
 """The job's own limit: a request that nobody has begun is as good as new, however often its dispatcher died."""
-_SILENCE_S = 5.0
-"""A node that has said nothing for so long in the middle of an answer is asked about it."""
-_NODE_ANSWER_S = 2.0
-_LAST_WORDS_S = 1.0
-"""The node answers on another subject than it speaks: its last words may be read a moment later."""
-_NODE_GONE = ErrorBody(code=ErrorCode.NODE_LOST, message="the node is gone")
-_END_LOST = ErrorBody(code=ErrorCode.CONNECTION_LOST, message="the end of the answer was lost on the way")
 
 
 class Answered(NamedTuple):
@@ -47,14 +37,13 @@ class Try:
     Use as an async context manager: it is asked for inside, and given up at the end unless it was over.
 
     Args:
-        bus: The control connection, over which the node is asked.
         calls: The connection of the requests, with a client's inboxes.
         accepted: The job.
         headers: What goes with its request.
         age_s: Seconds since it was due.
     """
 
-    def __init__(self, bus: Bus, calls: Bus, accepted: Accepted, *, headers: dict[str, str], age_s: float) -> None:
+    def __init__(self, calls: Bus, accepted: Accepted, *, headers: dict[str, str], age_s: float) -> None:
         self.node_id = ""
         """Where it runs, or ran last."""
         self.tokens = 0
@@ -64,7 +53,6 @@ class Try:
         self.has_news = asyncio.Event()
         """Set when it got a slot, and when it is over."""
         self.result: Answered | ErrorBody | None = None
-        self._bus = bus
         self._loop = asyncio.get_running_loop()
         self._kind = accepted.kind
         deadline_s = accepted.job.deadline_s
@@ -80,7 +68,6 @@ class Try:
         )
         self._chunks: list[bytes] = []
         self._bytes = 0
-        self._heard_mono_s = 0.0
         self._task: asyncio.Task[None]
 
     async def __aenter__(self) -> Self:
@@ -120,24 +107,6 @@ class Try:
             self._chunks.clear()
             self.has_news.set()
 
-    def check_on_node(self) -> None:
-        """Asks the node about an answer that stopped in its middle: its end may have been lost, its dispatcher too.
-
-        The request of another caller has a deadline that ends such a wait; a job may have none.
-        """
-        decision = decision_of(self._call.first)
-        now = time.monotonic()
-        if decision is None or self.result is not None or now - self._heard_mono_s < _SILENCE_S:
-            return
-        self._heard_mono_s = now
-        question = encode(ControlAttempt(attempt_id=decision.attempt_id))
-        try:
-            self._bus.ask(
-                subjects.NODE_CONTROL.of(decision.node_id), question, self._on_node_answer, timeout_s=_NODE_ANSWER_S
-            )
-        except NotConnected:
-            return  # asked again after the next silence
-
     def _on_news(self, news: RequestNews) -> None:
         match news:
             case RequestWaiting():
@@ -152,7 +121,6 @@ class Try:
             self.has_news.set()
 
     def _collect(self, msg: Msg) -> None:
-        self._heard_mono_s = time.monotonic()
         if not self.tokens:
             decision = decision_of(self._call.first)
             self._note_node(decision.node_id if decision is not None else "")
@@ -161,13 +129,6 @@ class Try:
         if self._bytes > MAX_ANSWER_BYTES:
             raise too_large()
         self._chunks.append(msg.data)
-
-    def _on_node_answer(self, reply: Msg | BusError) -> None:
-        if isinstance(reply, NoResponders):
-            if not self._bus.is_settling:
-                self._loop.call_later(_LAST_WORDS_S, self.give_up, _NODE_GONE)
-        elif not isinstance(reply, BusError) and _is_over(decoded(reply, ControlReply)):
-            self._loop.call_later(_LAST_WORDS_S, self.give_up, _END_LOST)
 
 
 def cause_of(error: SollolError) -> ErrorBody:
@@ -178,8 +139,3 @@ def cause_of(error: SollolError) -> ErrorBody:
         case RequestTimedOut():
             return ErrorBody(code=ErrorCode.CONNECTION_LOST, message=error.message)
     return error.body
-
-
-def _is_over(reply: ControlReply | None) -> bool:
-    state = reply.attempt_state if reply is not None else None
-    return state in (AttemptState.UNKNOWN, AttemptState.ENDED_SPOKEN, AttemptState.ENDED_SILENT)

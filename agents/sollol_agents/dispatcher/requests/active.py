@@ -15,7 +15,7 @@ from functools import partial
 
 from sollol_agents.dispatcher.requests.attempt import Attempt
 from sollol_agents.dispatcher.requests.caller import Caller
-from sollol_agents.dispatcher.requests.failover import GiveUp, Tries, after_failure, after_refusal, is_doubt
+from sollol_agents.dispatcher.requests.failover import END_LOST, GiveUp, Tries, after_failure, after_refusal, is_doubt
 from sollol_agents.dispatcher.requests.fence import Phase
 from sollol_agents.dispatcher.requests.handing_on import hand_on, nobody_left
 from sollol_agents.dispatcher.requests.intake import Request
@@ -153,7 +153,7 @@ class ActiveRequest:
         if granted.decision.node_id in self._tries.excluded or granted.decision.attempt != self._tries.number:
             self._ask_again_in(_STALE_GRANT_S)  # the answer to an earlier question
             return
-        attempt = Attempt(self._bus, granted, self._on_report)
+        attempt = Attempt(self._bus, granted, self._tools.pace, self._on_report, self._reconcile)
         try:
             attempt.start(self.request, max(0.0, self._deadline_mono_s - time.monotonic()))
         except NotConnected:
@@ -268,7 +268,7 @@ class ActiveRequest:
     def on_reconnect(self) -> None:
         """The connection is back: a report about what runs may have been lost, so the node is asked."""
         if self.attempt is not None:
-            self.attempt.find_out(partial(self._reconcile, self.attempt))
+            self.attempt.find_out()
 
     def _reconcile(self, attempt: Attempt, state: AttemptState | None) -> None:
         if attempt is not self.attempt:
@@ -280,11 +280,11 @@ class ActiveRequest:
                 return
             case AttemptState.STREAMING:
                 attempt.fence.on_first_token()
-            case AttemptState.ENDED_SPOKEN:
+            case AttemptState.ENDED_SPOKEN:  # its last words to the caller may be lost as its report was
                 self._close_attempt(attempt)
-                self._finish()
+                self._finish_with_error(END_LOST, is_reported=True)
             case _:
-                self._lose("the connection broke before the first token")
+                self._lose("the end of the attempt was lost on the way, or the node has forgotten it")
 
     # -- its dispatcher leaves ----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
 from sollol_agents.dispatcher.requests.intake import Request
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected
@@ -41,6 +42,7 @@ _GO = encode(StartAnswer(go=True))
 _NO = encode(StartAnswer(go=False))
 
 OnReport = Callable[["Attempt", AttemptReport], None]
+OnState = Callable[["Attempt", AttemptState | None], None]
 
 
 class Attempt:
@@ -49,15 +51,30 @@ class Attempt:
     Args:
         bus: The connection.
         granted: The slot.
+        pace: When the node is asked what became of it.
         on_report: Called for each report, once the fence has taken note of it and the node has its answer.
+        on_state: Called with what the node says of it when it is asked; with None when it did not come back to the bus.
     """
 
-    __slots__ = ("_bus", "_on_report", "_subscription", "fence", "granted", "is_accepted")
+    __slots__ = (
+        "_bus",
+        "_on_report",
+        "_on_state",
+        "_pace",
+        "_subscription",
+        "_timer",
+        "fence",
+        "granted",
+        "is_accepted",
+    )
 
-    def __init__(self, bus: Bus, granted: Granted, on_report: OnReport) -> None:
+    def __init__(self, bus: Bus, granted: Granted, pace: Pace, on_report: OnReport, on_state: OnState) -> None:
         self._bus = bus
         self.granted = granted
+        self._pace = pace
         self._on_report = on_report
+        self._on_state = on_state
+        self._timer: asyncio.TimerHandle | None = None
         self._subscription: Subscription | None = None
         self.fence = AttemptFence(GO_S)
         self.is_accepted = False
@@ -82,6 +99,7 @@ class Attempt:
         if request.via:
             headers[h.VIA] = request.via
         self._bus.publish(subjects.NODE_EXEC.of(self.node_id), request.body, reply=subject, headers=headers)
+        self._check_again()
 
     def cancel(self, reason: str) -> None:
         """Tells the node to stop it."""
@@ -91,51 +109,68 @@ class Attempt:
         except NotConnected:
             log.debug("attempt %s: the node will find out by itself", self.attempt_id)
 
-    def find_out(self, on_state: Callable[[AttemptState | None], None]) -> None:
-        """Asks the node what became of it, also while the node itself is coming back; None: it did not.
+    def find_out(self) -> None:
+        """Asks the node what became of it, also while the node itself is coming back, and tells `on_state`."""
+        self._ask_node(time.monotonic() + SETTLING_S)
 
-        Nothing is told of an attempt that is closed meanwhile.
+    def _check(self) -> None:
+        """The report of its end may have been lost: asks, now and then."""
+        if self.fence.is_open:
+            self._check_again()
+            if self.is_accepted:
+                self._ask_node(None)
+
+    def _check_again(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._pace.attempt_check_s, self._check)
+
+    def _ask_node(self, until_mono_s: float | None) -> None:
+        """Asks the node, which tells the end again of an attempt that is over. While the bus is down nothing is asked.
+
+        Args:
+            until_mono_s: Until then it is asked again; None: once, and its silence tells nothing.
         """
-        loop, until_mono_s = asyncio.get_running_loop(), time.monotonic() + SETTLING_S
-
-        def on_answer(state: AttemptState | None) -> None:
-            if self._subscription is None:
-                return
-            if state is not None or time.monotonic() >= until_mono_s:
-                on_state(state)
-            else:
-                loop.call_later(_NODE_RETRY_S, ask)
-
-        def ask() -> None:
-            if self._subscription is not None:
-                self._ask_node(on_answer)
-
-        ask()
-
-    def _ask_node(self, on_answer: Callable[[AttemptState | None], None]) -> None:
-        """Asks the node; None: no answer. While the bus is down nothing is asked."""
 
         def on_reply(reply: Msg | BusError) -> None:
             told = None if isinstance(reply, BusError) else decoded(reply, ControlReply)
-            on_answer(told.attempt_state if told is not None else None)
+            state = told.attempt_state if told is not None else None
+            if state in (AttemptState.ENDED_SPOKEN, AttemptState.ENDED_SILENT):
+                loop.call_later(self._pace.last_words_s, self._tell, state)  # its report may follow
+            elif state is not None:
+                self._tell(state)
+            elif until_mono_s is not None and time.monotonic() < until_mono_s:
+                loop.call_later(_NODE_RETRY_S, self._ask_node, until_mono_s)
+            elif until_mono_s is not None:
+                self._tell(None)
 
+        if self._subscription is None:
+            return
+        loop = asyncio.get_running_loop()
         question = encode(ControlAttempt(attempt_id=self.attempt_id))
         try:
             self._bus.ask(subjects.NODE_CONTROL.of(self.node_id), question, on_reply, timeout_s=_NODE_ANSWER_S)
         except NotConnected:
             log.debug("attempt %s: asked about after the next reconnect", self.attempt_id)
 
+    def _tell(self, state: AttemptState | None) -> None:
+        if self._subscription is not None:
+            self._on_state(self, state)
+
     def leave(self) -> None:
         """Stops listening at once: the node that asks whether it may speak learns that it may, nobody else can."""
         if self._subscription is not None:
             self._subscription.unsubscribe()
-            self._subscription = None
+            self._forget()
 
     def close(self) -> None:
         """Stops listening to its reports; from now on the node is told that nobody is there."""
         if self._subscription is not None:
             self._subscription.unsubscribe_soon()
-            self._subscription = None
+            self._forget()
+
+    def _forget(self) -> None:
+        self._subscription = None
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _on_message(self, msg: Msg) -> None:
         if self._subscription is None:

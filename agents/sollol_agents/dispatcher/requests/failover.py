@@ -23,6 +23,10 @@ from sollol_schemas.grant import GrantRefused
 
 MOVES_MAX: Final = 8
 """A request is moved on so often from nodes that lack something."""
+END_LOST: Final = ErrorBody(
+    code=ErrorCode.CONNECTION_LOST, message="the end of the answer may have been lost on the way"
+)
+"""What a caller is told of an attempt that has ended unheard."""
 _GONE: Final = (ErrorCode.NODE_LOST, ErrorCode.ENGINE_UNAVAILABLE)
 _COMES_BACK_S: Final = 2.0
 _ABILITY: Final = (Lack.MODEL, Lack.PATH, Lack.FIELD, Lack.CAPABILITY, Lack.MEMORY, Lack.CONTEXT)

@@ -17,7 +17,7 @@ from sollol_agents.dispatcher.requests.node_probes import NodeProbes
 from sollol_agents.dispatcher.requests.scorer_watch import ScorerWatch
 from sollol_agents.dispatcher.requests.tools import Tools
 from sollol_agents.requests.detector import Detector
-from sollol_bus.errors import BusError, NotConnected
+from sollol_bus.errors import BusError, NoResponders, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.observe.request_log import log_prompt
 from sollol_bus.parts import Part, Spawn
@@ -25,6 +25,14 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decoded, encode
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
+from sollol_schemas.control import (
+    ControlAttempt,
+    ControlReply,
+    DispatcherPing,
+    DispatcherPong,
+    StateAnswer,
+    StateQuestion,
+)
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import NodeEvent, OfficeEvent
 from sollol_schemas.execution import CancelReply, CancelRequest
@@ -35,6 +43,9 @@ from sollol_schemas.telemetry import NodeState
 log = logging.getLogger(__name__)
 
 _ROUTE_TIMEOUT_S = 5.0
+_STATE_TIMEOUT_S = 2.0
+_PONG = encode(DispatcherPong())
+_NOT_HELD = encode(DispatcherPong(is_held=False))
 
 
 class RequestTable(Part):
@@ -96,14 +107,14 @@ class RequestTable(Part):
     def subjects(self) -> dict[str, Callable[[Msg], None]]:
         """Where requests come in, and who takes them."""
         taking = {subject: partial(self._on_request, kind) for kind, subject in SUBJECT_OF.items()}
-        return {**taking, subjects.ROUTE: self._on_route}
+        return {**taking, subjects.ROUTE: self._on_route, subjects.STATE: self._on_state}
 
     async def start(self) -> None:
         """Listens to what moves requests."""
         self._bus.on_reconnect(self._on_reconnect)
         self._bus.subscribe(subjects.OFFICE_EVENT.all, self._on_office)
         self._bus.subscribe(subjects.NODE_EVENT.all, self._on_node_event)
-        self._bus.subscribe(subjects.DISPATCHER_PROBE.of(self.tools.instance), lambda msg: self._bus.answer(msg, b"ok"))
+        self._bus.subscribe(subjects.DISPATCHER_PROBE.of(self.tools.instance), self._on_ping)
         self._bus.subscribe(subjects.CANCEL, self._on_cancel)
 
     def in_flight(self) -> Collection[str]:
@@ -216,6 +227,28 @@ class RequestTable(Part):
                 self._bus.publish(msg.reply, reply.data, headers=dict(reply.headers) if reply.headers else None)
 
         self._bus.ask(subjects.SCORER_ROUTE, encode(question), on_answer, timeout_s=_ROUTE_TIMEOUT_S)
+
+    def _on_ping(self, msg: Msg) -> None:
+        asked = decoded(msg, DispatcherPing) if msg.data else None
+        is_held = asked is None or asked.request_id is None or asked.request_id in self._active
+        self._bus.answer(msg, _PONG if is_held else _NOT_HELD)
+
+    def _on_state(self, msg: Msg) -> None:
+        """A caller asks about an attempt that any dispatcher may have sent: its node knows."""
+        asked = decoded(msg, StateQuestion) if is_client_inbox(msg.reply) else None
+        if asked is None:
+            return
+
+        def on_answer(reply: Msg | BusError) -> None:
+            told = None if isinstance(reply, BusError) else decoded(reply, ControlReply)
+            if told is not None and told.attempt_state is not None:
+                self._bus.respond(msg, StateAnswer(state=told.attempt_state, chunks=told.chunks))
+            elif isinstance(reply, NoResponders) and not self._bus.is_settling:
+                error = ErrorBody(code=ErrorCode.NODE_LOST, message=f"the node {asked.node_id} is gone")
+                self._bus.respond_error(msg.reply, error)
+
+        question = encode(ControlAttempt(attempt_id=asked.attempt_id))
+        self._bus.ask(subjects.NODE_CONTROL.of(asked.node_id), question, on_answer, timeout_s=_STATE_TIMEOUT_S)
 
     # -- what moves requests ------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.transport.streaming import request_many
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
-from sollol_schemas.control import ControlReply
+from sollol_schemas.control import AttemptState, ControlReply
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import (
@@ -89,6 +89,10 @@ class ScriptedNode:
         self.probes = 0
         self.is_mute = False
         """Whether it leaves probes unanswered."""
+        self.says: AttemptState | None = None
+        """What it says of any attempt that it is asked about."""
+        self.chunks: int | None = None
+        """And how many messages it says there were."""
         self._subscriptions = [
             bus.subscribe(subjects.NODE_EXEC.of(node_id), self._on_exec),
             bus.subscribe(subjects.NODE_CONTROL.of(node_id), self._on_control),
@@ -103,7 +107,8 @@ class ScriptedNode:
     def _on_control(self, msg: Msg) -> None:
         self.probes += 1
         if not self.is_mute:
-            self.bus.respond(msg, ControlReply(node_id=self.node_id, instance="i1"))
+            told = ControlReply(node_id=self.node_id, instance="i1", attempt_state=self.says, chunks=self.chunks)
+            self.bus.respond(msg, told)
 
     def _on_answer(self, msg: Msg) -> None:
         if msg.data:
@@ -170,7 +175,13 @@ def control(server: EmbeddedServer) -> BusConfig:
 def quick(dispatcher: Dispatcher) -> Dispatcher:
     """The same dispatcher, which waits for nobody as long as usual."""
     dispatcher.pace = Pace(
-        accept_s=0.8, probe_interval_s=0.05, node_silence_s=0.3, scorer_absence_s=0.3, grant_silence_s=0.3
+        accept_s=0.8,
+        attempt_check_s=0.1,
+        last_words_s=0.1,
+        probe_interval_s=0.05,
+        node_silence_s=0.3,
+        scorer_absence_s=0.3,
+        grant_silence_s=0.3,
     )
     return dispatcher
 
