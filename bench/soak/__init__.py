@@ -1,0 +1,1 @@
+"""What grows while the system works for a long time: memory, descriptors, threads, processor time, and what is kept."""
