@@ -69,8 +69,8 @@ acceptance: install ## Real processes, started as a user would and killed while 
 	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m "not chaos" $(ACCEPTANCE)
 
 .PHONY: chaos
-chaos: $(INSTALLED) ## 500 jobs while every kind of process is killed at random, a minute; SOLLOL_CHAOS_S sets how long.
-	$(PY) -m pytest -q -m chaos tests/acceptance
+chaos: $(INSTALLED) ## Jobs, streams and calls while processes are killed and stopped and links cut, a minute; SOLLOL_CHAOS_S.
+	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m chaos tests/acceptance
 
 .PHONY: test
 test: check unit integration acceptance chaos ## All checks and tests, the fastest first.
@@ -96,6 +96,8 @@ bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.
 	$(PY) -m bench.jobs --quick
 	$(PY) -m bench.observing --quick
 	$(PY) -m bench.recovery --quick
+	$(PY) -m bench.faults --quick
+	$(PY) -m bench.soak --quick
 
 .PHONY: bench-overhead
 bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against a direct call.
@@ -104,6 +106,14 @@ bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against
 .PHONY: bench-recovery
 bench-recovery: $(INSTALLED) ## Measures how soon the system starts, takes a node in, and serves again after a kill.
 	$(PY) -m bench.recovery --out bench/results/recovery.json
+
+.PHONY: bench-faults
+bench-faults: $(INSTALLED) ## Measures what callers notice of faults: on three servers, on two sites, of clocks; half an hour.
+	$(PY) -m bench.faults --out bench/results/faults.json
+
+.PHONY: bench-soak
+bench-soak: $(INSTALLED) ## Measures what grows in half an hour of work: every process and every store, with a picture.
+	$(PY) -m bench.soak --minutes 30 --out bench/results/soak.json
 
 .PHONY: bench-jobs
 bench-jobs: $(INSTALLED) ## Measures durable jobs: storing, completing, a backlog of 100,000 and a restart with it.
