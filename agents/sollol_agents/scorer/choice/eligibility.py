@@ -7,7 +7,7 @@ the caller (memory, reliability, chosen node, CPU) that `soft: true` lifts when 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sollol_agents.scorer.choice.abilities import can_refuse, lacking, who_would_refuse
 from sollol_agents.scorer.choice.contexts import room_tokens, with_room
@@ -29,6 +29,9 @@ TRANSIENT = frozenset({Reason.DOWN, Reason.SUSPECT, Reason.ENGINE_UNREACHABLE, R
 _GIB = 1024.0**3
 _CLASSES_LIMIT = 512
 
+_Known = tuple[Node, int, Rejection | None, NodeState]
+"""A node as it was judged: its shape and state at that time, and why it may not serve."""
+
 
 class EligibilityClass:
     """The verdict on every node for one kind of request."""
@@ -38,7 +41,7 @@ class EligibilityClass:
     def __init__(self, pattern: Waiting, soft_floor: float) -> None:
         self._pattern = pattern
         self._floor = soft_floor
-        self._verdicts: dict[str, tuple[int, Rejection | None]] = {}
+        self._verdicts: dict[str, _Known] = {}
         self.model = pattern.model
         self.nodes: tuple[Node, ...] = ()
         """Eligible nodes."""
@@ -52,15 +55,33 @@ class EligibilityClass:
         """Judges every node again whose shape changed, and settles who is eligible."""
         judged: list[tuple[Node, Rejection | None]] = []
         verdicts = self._verdicts
-        fresh: dict[str, tuple[int, Rejection | None]] = {}
+        fresh: dict[str, _Known] = {}
         for node in nodes:
             known = verdicts.get(node.node_id)
-            if known is None or known[0] != node.shape_version:
-                known = (node.shape_version, judge(node, self._pattern, now))
+            if known is None or known[0] is not node or known[1] != node.shape_version:
+                known = (node, node.shape_version, judge(node, self._pattern, now), node.state)
             fresh[node.node_id] = known
-            judged.append((node, known[1]))
+            judged.append((node, known[2]))
         self._verdicts = fresh
         self._settle(judged)
+
+    def stands(self, reshaped: Iterable[str], nodes: Mapping[str, Node], now: float) -> bool:
+        """Whether the verdict is the same although the shape of these nodes changed: each is judged as before.
+
+        What relaxes constraints or compares nodes looks at more than that; such a verdict never stands.
+        """
+        is_plain = not self._pattern.needs_tokens and self._pattern.mode is not RoutingMode.RELIABLE
+        if not is_plain or not self.nodes or self.fallback:
+            return False
+        for node_id in reshaped:
+            node, known = nodes.get(node_id), self._verdicts.get(node_id)
+            if node is None or known is None or known[0] is not node:
+                return False
+            fresh = (node, node.shape_version, judge(node, self._pattern, now), node.state)
+            if fresh[2:] != known[2:]:
+                return False
+            self._verdicts[node_id] = fresh
+        return True
 
     def _settle(self, judged: Sequence[tuple[Node, Rejection | None]]) -> None:
         routing = self._pattern.request.routing
@@ -150,7 +171,9 @@ class Verdicts:
         if known is not None and known[0] == version:
             return known[1]
         verdict = known[1] if known is not None else EligibilityClass(waiting, self._floor)
-        verdict.refresh(self._fleet.nodes.values(), now)
+        reshaped = self._fleet.reshaped_since(known[0]) if known is not None else None
+        if reshaped is None or not verdict.stands(reshaped, self._fleet.nodes, now):
+            verdict.refresh(self._fleet.nodes.values(), now)
         self._known[waiting.class_key] = (version, verdict)
         return verdict
 

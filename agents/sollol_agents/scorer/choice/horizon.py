@@ -15,7 +15,8 @@ from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.demand import Demand
 
 _SOON_S = 0.05  # what should have happened already is taken to happen this soon
-_MAX_AGE_S = 0.25
+MAX_AGE_S = 0.25
+"""So old a horizon of a node gets on which something runs or loads."""
 _FAR_S = 86_400.0
 
 
@@ -53,6 +54,7 @@ class Horizon:
         "beta",
         "beta_other",
         "built_at",
+        "figures_version",
         "finishes",
         "free_at",
         "is_full",
@@ -72,6 +74,7 @@ class Horizon:
         self.node = node
         self.built_at = now
         self.load_version, self.speed_version = node.load_version, node.speed_version
+        self.figures_version = node.figures_version
         self.slots = node.slots
         self.is_full = node.is_full
         self.beta = node.speeds.beta
@@ -131,7 +134,7 @@ class Horizon:
             return False
         if not self.finishes and not self.load_ends_at:
             return True
-        return now - self.built_at < _MAX_AGE_S and (not self.finishes or self.finishes[0][0] > now)
+        return now - self.built_at < MAX_AGE_S and (not self.finishes or self.finishes[0][0] > now)
 
     def copy(self) -> Horizon:
         """A horizon that a plan may change."""

@@ -58,10 +58,7 @@ class Profiles:
         return self.of_all((node,), model, num_ctx)[0]
 
     def of_all(self, nodes: Sequence[Node], model: str, num_ctx: int | None) -> list[Profile]:
-        """The profiles of a model on every node, in their order; every decision asks for it.
-
-        The versions add up to one that changes whenever a predicted time of any of the node's models may have.
-        """
+        """The profiles of a model on every node, in their order."""
         row = self._rows.get((model, num_ctx))
         if row is None:
             if len(self._rows) >= _ROWS_MAX:
@@ -70,7 +67,7 @@ class Profiles:
         found = []
         for node in nodes:
             known = row.get(node.node_id)
-            version = node.shape_version + node.speed_version + node.speeds.version + node.residents.version
+            version = node.figures_version
             if known is None or known.version != version or known.node is not node:
                 known = row[node.node_id] = Profile(node, model, num_ctx, version)
             found.append(known)

@@ -8,6 +8,7 @@ a slot may seem taken that is free; never the reverse, unless a node starts work
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -83,6 +84,12 @@ class Fleet:
     def shape_version(self) -> int:
         """Changes whenever a node joins, leaves, or may have become eligible or ineligible for something."""
         return self._versions.shape
+
+    def reshaped_since(self, version: int) -> set[str] | None:
+        """The nodes whose shape changed after a version; None when that is too long ago to tell."""
+        count = self._versions.shape - version
+        latest = self._versions.reshaped
+        return set(itertools.islice(reversed(latest), count)) if count <= len(latest) else None
 
     @property
     def in_flight(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.node_clock import NodeClock
@@ -23,16 +25,19 @@ from sollol_schemas.telemetry import (
 )
 
 _IN_FLIGHT_LIMIT = 1024
+_RESHAPED_MAX = 256
 _BUDGET_STEP_BYTES = 256.0 * 1024 * 1024
 
 
 class Versions:
     """What all nodes of a fleet share: how often the shape of any of them changed, and what loads took."""
 
-    __slots__ = ("loads", "shape")
+    __slots__ = ("loads", "reshaped", "shape")
 
     def __init__(self) -> None:
         self.shape = 0
+        self.reshaped: deque[str] = deque(maxlen=_RESHAPED_MAX)
+        """The nodes whose shape changed last, the latest at the end."""
         self.loads = LoadRatio()
 
 
@@ -92,6 +97,12 @@ class Node:
         """Notes that the node's eligibility for some request may have changed."""
         self.shape_version += 1
         self._versions.shape += 1
+        self._versions.reshaped.append(self.node_id)
+
+    @property
+    def figures_version(self) -> int:
+        """Changes whenever a predicted time of any of its models may have; it never takes a former value again."""
+        return self.shape_version + self.speed_version + self.speeds.version + self.residents.version
 
     @property
     def has_gpu(self) -> bool:

@@ -15,11 +15,11 @@ import math
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from sollol_agents.scorer.choice.bounds import Pool
+from sollol_agents.scorer.choice.bounds import PROFILE, START, TIGHT, Pool, Standing
 from sollol_agents.scorer.choice.cost import Cost, CostRules, end_of, estimate, evaluate, latest_end
 from sollol_agents.scorer.choice.horizon import Horizon, LeftSeconds
 from sollol_agents.scorer.choice.profiles import Profile, Profiles, speed_up
-from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
+from sollol_agents.scorer.choice.waiting import ClassKey, Key, Waiting
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.demand import Demand, bucket_of
@@ -30,6 +30,8 @@ from sollol_agents.scorer.strategies.least_cost import TIE_RATIO, TIE_S
 from sollol_schemas.routing import RoutingMode
 
 _EXPLAINED = 8  # candidates that a decision's explanation shows
+_CHANGES_MAX = 4096  # changes of nodes that are remembered for standings
+_STANDINGS_MAX = 128  # eligibility classes whose bounds are kept
 _FEW_FREE = 8  # free nodes that are worked out first, whatever their bounds
 _TRIED_BEYOND = 8  # requests behind the window that may start on nodes which the plan leaves open
 _MOST_HELD = 3  # requests held ahead that count; by more, slow nodes would take what they only delay
@@ -56,12 +58,19 @@ class Planner:
         self._holders = holders
         self._rng = rng
         self._horizons: dict[str, Horizon] = {}
+        self._standings: dict[ClassKey, Standing] = {}
+        self._changed: list[str] = []  # nodes whose horizon or figures were made anew, in order; standings follow
 
     def horizon(self, node: Node, now: float) -> Horizon:
         """The node's near future as it stands, without plans."""
         known = self._horizons.get(node.node_id)
         if known is None or known.node is not node or not known.is_fresh(now):
             known = self._horizons[node.node_id] = Horizon(node, now, self._demand, self._holders, self._left_s)
+        elif known.figures_version != node.figures_version:
+            known.figures_version = node.figures_version
+        else:
+            return known
+        self._changed.append(node.node_id)
         return known
 
     def keep(self, node_ids: Collection[str]) -> bool:
@@ -71,7 +80,17 @@ class Planner:
             del self._horizons[node_id]
         if gone:
             self.profiles.keep(node_ids)
+            self._standings.clear()
+            self._changed.clear()
         return bool(gone)
+
+    def _forget_old_changes(self) -> None:
+        """Keeps the latest changes of nodes, and the standings that know of all others."""
+        cut = len(self._changed) // 2
+        del self._changed[:cut]
+        self._standings = {key: known for key, known in self._standings.items() if known.seen >= cut}
+        for known in self._standings.values():
+            known.seen -= cut
 
     def walk(
         self,
@@ -93,6 +112,8 @@ class Planner:
             now: The present instant.
             newcomers_ratio: Requests to be expected for each that is answered, 0 to 1.
         """
+        if len(self._changed) > _CHANGES_MAX:
+            self._forget_old_changes()
         nodes_of = _nodes_of_classes(lines, window, nodes_for)
         walk = Walk(self._near_future(nodes_of.values(), now), now)
         if not walk.open_ids:
@@ -110,7 +131,10 @@ class Planner:
                 continue
             pool = pools.get(key)
             if pool is None:
-                pool = pools[key] = self._pool(waiting, nodes, line_of.get(key), window, walk)
+                line = line_of.get(key)
+                pool = pools[key] = self._pool(waiting, nodes, (line or lines[0]).head(window + _TRIED_BEYOND), walk)
+                if line is not None:
+                    pool.left = len(line) + line.behind
             pool.left -= 1.0
             waiting.held_ahead = min(_MOST_HELD, pool.held)
             waiting.newcomers_ratio = newcomers_ratio
@@ -128,38 +152,65 @@ class Planner:
             if pool is not None:
                 yield from self._beyond(line, candidates, pool, walk)
 
-    def _pool(self, waiting: Waiting, nodes: Sequence[Node], line: Line | None, window: int, walk: Walk) -> Pool:
-        """The candidates of a class, with how much waits for them."""
-        ahead = [w for _, w in line.head(window)] if line is not None else [waiting]
-        largest = max(w.request.context.prompt_tokens for w in ahead), max(w.output_mean for w in ahead)
-        profiles = self._profiles(waiting, nodes)
-        pool = Pool(waiting, profiles, walk.planned, walk.now, self._rules, changed=walk.changed, largest=largest)
-        if line is not None:
-            pool.left = len(line) + line.behind
-        return pool
+    def _pool(self, waiting: Waiting, nodes: Sequence[Node], ahead: Sequence[tuple[Key, Waiting]], walk: Walk) -> Pool:
+        """The candidates of a class, for it and what of its line is looked at."""
+        largest = max(w.request.context.prompt_tokens for _, w in ahead), max(w.output_mean for _, w in ahead)
+        standing = self.standing(waiting, nodes, largest)
+        return Pool(waiting, standing, walk.planned, walk.now, self._rules, changed=walk.changed)
+
+    def standing(self, waiting: Waiting, nodes: Sequence[Node], largest: tuple[float, float]) -> Standing:
+        """The bounds of a class, as they follow from horizons and figures now."""
+        known = self._standings.get(waiting.class_key)
+        if known is None or not known.suits(nodes, largest):
+            self._standings.pop(waiting.class_key, None)
+            if len(self._standings) >= _STANDINGS_MAX:
+                del self._standings[next(iter(self._standings))]
+            profiles = self._profiles(waiting, nodes)
+            known = Standing(waiting.model, nodes, profiles, self._horizons, largest)
+            self._standings[waiting.class_key] = known
+        elif known.seen < len(self._changed):
+            places = known.places
+            changed = [nodes[places[i]] for i in set(self._changed[known.seen :]) if i in places]
+            known.renew(self._profiles(waiting, changed), self._horizons)
+        known.seen = len(self._changed)
+        return known
 
     def _beyond(
         self, line: Line, candidates: Sequence[Waiting], pool: Pool, walk: Walk
     ) -> Iterator[tuple[Waiting, Choice]]:
         """Starts more of a long line on nodes that are left open, where they end before the whole line would."""
+        drained_at = walk.drained_at(line, pool)
+        if pool.soonest_late_end(candidates) >= drained_at:
+            return
         free = pool.free_now(walk.open_ids)
-        drained_at = walk.drained_at(line, pool) if free else 0.0
-        for place, waiting in enumerate(candidates):
-            if not free or pool.soonest_late_end(candidates[place:], free) >= drained_at:
-                return
-            if pool.soonest_late_end((waiting,), free) >= drained_at:
+        for waiting in candidates:
+            if not free or pool.soonest_late_end((waiting,)) >= drained_at:
                 continue
-            bucket = self._bucket(waiting, walk.now)
-            costs = [self._cost(waiting, profile, pool, walk.now, bucket) for profile in free]
-            cost = min(costs, key=end_of)
+            cost = self._first_to_end(waiting, free, pool, walk.now)
             if latest_end(cost) >= drained_at:
                 continue
             pool.left -= 1.0
             reason = f"starts at once: {pool.left:.0f} more would take {drained_at - walk.now:.1f} s"
+            bucket = self._bucket(waiting, walk.now)
+            costs = [self._cost(waiting, pool.rows[place][PROFILE], pool, walk.now, bucket) for place in free]
             yield waiting, Choice(cost, reason, costs)
             walk.commit(cost, waiting.model)
             free = pool.free_now(walk.open_ids)
             drained_at = walk.drained_at(line, pool)
+
+    def _first_to_end(self, waiting: Waiting, free: Sequence[int], pool: Pool, now: float) -> Cost:
+        """The candidate that ends a request soonest, out of at least one; of equal ones, the first by place."""
+        bucket = self._bucket(waiting, now)
+        first: tuple[float, int, Cost] | None = None
+        for ends_after, place in pool.by_end(waiting, free):
+            if first is not None and ends_after > first[0]:
+                break
+            cost = self._cost(waiting, pool.rows[place][PROFILE], pool, now, bucket)
+            ends_at = end_of(cost)
+            if first is None or (ends_at, place) < first[:2]:
+                first = (ends_at, place, cost)
+        assert first is not None
+        return first[2]
 
     def _near_future(self, candidates: Iterable[Sequence[Node]], now: float) -> dict[str, Horizon]:
         """The horizons of all candidates, by node id."""
@@ -179,29 +230,32 @@ class Planner:
         ratio = self.strategy.prune_ratio
         if ratio is None or waiting.mode is RoutingMode.ASYNC:
             return self.choose(waiting, nodes, now, pool)
-        bucket, rules, planned = self._bucket(waiting, now), self._rules, pool.planned
-        order = pool.bounded(waiting)
+        bucket, rules, planned, rows = self._bucket(waiting, now), self._rules, pool.planned, pool.rows
+        least = pool.least_s(waiting)
+        order = sorted(range(len(rows)), key=least.__getitem__)
         best = best_free = limit = math.inf
         costs = []
         if len(open_ids) <= _FEW_FREE:
-            free = [bound[3] for _, bound in order if bound[3].node.node_id in open_ids]
-            costs = [self._cost(waiting, profile, pool, now, bucket) for profile in free]
+            free = [place for place in order if rows[place][PROFILE].node.node_id in open_ids]
+            costs = [self._cost(waiting, rows[place][PROFILE], pool, now, bucket) for place in free]
             best = min((c.total_s for c in costs), default=math.inf)
             best_free = min((c.total_s for c in costs if c.is_free), default=math.inf)
-            order = [x for x in order if x[1][3].node.node_id not in open_ids]
+            order = [place for place in order if place not in free]
             limit, ratio = best_free, 1.0
         else:
             ratio **= 1 + waiting.held_ahead
         seen = 0
-        for least_s, (_, _, _, profile, may_be_free, is_tight) in order:
+        for place in order:
+            least_s = least[place]
             if least_s > limit or least_s > best_free + TIE_S + TIE_RATIO * least_s or least_s > ratio * best:
                 break
             seen += 1
-            total_s = least_s
-            if not is_tight:
+            row = rows[place]
+            profile, total_s, may_be_free = row[PROFILE], least_s, row[START] <= now
+            if not row[TIGHT]:
                 load = pool.load_plan(profile)
                 total_s += load.evict_s
-                may_be_free &= load.begins_at <= now  # noqa: PLW2901
+                may_be_free &= load.begins_at <= now
             if total_s > best_free + TIE_S + TIE_RATIO * total_s or total_s > (ratio if may_be_free else 1.0) * best:
                 continue
             cost = evaluate(waiting, estimate(waiting, profile, rules), planned[profile.node.node_id], now, bucket)
@@ -212,7 +266,7 @@ class Planner:
         choice = self.strategy.choose(waiting, costs, now, self._rng)
         if choice.cost.is_free:
             missing = order[seen : seen + max(0, _EXPLAINED - len(costs))]
-            costs += [self._cost(waiting, bound[3], pool, now, bucket) for _, bound in missing]
+            costs += [self._cost(waiting, rows[place][PROFILE], pool, now, bucket) for place in missing]
         return choice._replace(costs=costs)
 
     def _bucket(self, waiting: Waiting, now: float) -> int:

@@ -18,8 +18,8 @@ class Walk:
         self.planned = planned
         self.now = now
         self.open_ids = {node_id for node_id, h in planned.items() if h.free_at == 0.0}
-        self.changed: list[str] = []
-        """Nodes on which something was planned, in order."""
+        self.changed: list[tuple[str, str]] = []
+        """Nodes on which something was planned, in order, each with the model; empty when it was a load."""
         self._private: set[str] = set()
 
     def commit(self, cost: Cost, model: str) -> None:
@@ -31,7 +31,7 @@ class Walk:
         horizon = self.planned[node_id]
         ready_at = cost.start + cost.estimate.profile.load_s
         horizon.commit(model, end_of(cost), load=cost.load, ready_at=ready_at)
-        self.changed.append(node_id)
+        self.changed.append((node_id, model if cost.load is None else ""))
         if not horizon.has_free_slot():
             self.open_ids.discard(node_id)
 
@@ -41,11 +41,9 @@ class Walk:
         prompt = (1.0 - cached_share) * line.prompt_tokens / len(line)
         output = line.output_tokens / len(line)
         rates = []
-        for profile in pool.profiles:
+        for profile in pool.in_use():
             horizon = self.planned[profile.node.node_id]
-            ready_at = horizon.ready.get(pool.model)
-            if ready_at is None or not horizon.finishes:
-                continue
+            ready_at = horizon.ready[pool.model]
             work_s = (prompt / profile.prompt_tps + output / profile.decode_tps) / horizon.pace
             rate = speed_up(min(horizon.slots, profile.model_slots), horizon.beta) / max(work_s, 1e-6)
             rates.append((max(ready_at, horizon.mean_free_at(self.now)), rate))
