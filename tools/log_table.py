@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -28,15 +29,17 @@ class LogLine(msgspec.Struct, frozen=True, order=True):
     where: str
 
 
-def log_lines() -> list[LogLine]:
+@cache
+def log_lines() -> tuple[LogLine, ...]:
     """Every log line of the two packages, sorted by action."""
     roots = [Path(package.__path__[0]) for package in (sollol_agents, sollol_bus)]
-    return sorted(
+    lines = (
         line
         for root in roots
         for path in sorted(root.rglob("*.py"))
         for line in _lines_of(ast.parse(path.read_text(encoding="utf-8")), str(path.relative_to(root.parent)))
     )
+    return tuple(sorted(lines))
 
 
 def markdown() -> str:

@@ -20,7 +20,7 @@ TOLD = frozenset({"at", "level", "logger", "message", "exception", "action", "re
 
 
 @pytest.fixture(scope="module")
-def lines() -> list[LogLine]:
+def lines() -> tuple[LogLine, ...]:
     return log_lines()
 
 
@@ -40,27 +40,27 @@ def test_the_readme_is_short_and_names_eight_settings() -> None:
     assert most_used().count("\n") == 9
 
 
-def test_the_fields_of_log_lines_are_those_in_the_document(lines: list[LogLine]) -> None:
+def test_the_fields_of_log_lines_are_those_in_the_document(lines: tuple[LogLine, ...]) -> None:
     _, _, table = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8").partition("| field |")
     documented = set(re.findall(r"^\| `([^`]+)` \|", table.partition("\n\n")[0], re.MULTILINE))
     assert documented == {field for line in lines for field in line.fields} | TOLD
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_an_action_that_a_document_names_is_one(page: Path, lines: list[LogLine]) -> None:
+def test_an_action_that_a_document_names_is_one(page: Path, lines: tuple[LogLine, ...]) -> None:
     named = re.findall(r"\bactions? `([\w.]+)`", page.read_text(encoding="utf-8"))
     assert set(named) <= {line.action for line in lines}
 
 
-def test_every_line_from_info_up_has_an_action(lines: list[LogLine]) -> None:
+def test_every_line_from_info_up_has_an_action(lines: tuple[LogLine, ...]) -> None:
     assert [line.where for line in lines if not line.action and line.level != "debug"] == []
 
 
-def test_every_action_is_words_with_underscores(lines: list[LogLine]) -> None:
+def test_every_action_is_words_with_underscores(lines: tuple[LogLine, ...]) -> None:
     assert [line.where for line in lines if line.action and not re.fullmatch(r"[a-z]+(_[a-z]+)*", line.action)] == []
 
 
-def test_every_line_about_a_request_carries_its_id(lines: list[LogLine]) -> None:
+def test_every_line_about_a_request_carries_its_id(lines: tuple[LogLine, ...]) -> None:
     about = [line for line in lines if line.level != "debug" and re.match(r"(request|attempt) %s", line.text)]
     assert len(about) >= 6
     assert [line.where for line in about if "request_id" not in line.fields] == []

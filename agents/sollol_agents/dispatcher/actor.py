@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from functools import partial
 from typing import ClassVar
 
 import msgspec
@@ -12,6 +13,7 @@ from sollol_agents.dispatcher.administration import Administration
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.jobs.runner import JobRunner
 from sollol_agents.dispatcher.pace import Pace
+from sollol_agents.dispatcher.questions import ask_state, ask_where
 from sollol_agents.dispatcher.requests.intake import SUBJECT_OF
 from sollol_agents.dispatcher.requests.table import RequestTable
 from sollol_agents.requests.detector import Detector, UnknownDetector, detector_named
@@ -79,6 +81,8 @@ class Dispatcher(Actor[DispatcherConfig]):
         self._administration = await self.own(Administration(self.bus, self.spawn))
         taking = {**self._requests.subjects, **self._jobs.subjects}
         taking[subjects.ADMIN_NODE.all] = self._administration.on_request
+        taking[subjects.ROUTE] = partial(ask_where, self.bus, self._requests.taken_in)
+        taking[subjects.STATE] = partial(ask_state, self.bus)
         for subject, handler in taking.items():
             self.take(subject, handler, queue=subjects.DISPATCHERS)
         await self.register(

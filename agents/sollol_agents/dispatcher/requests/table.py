@@ -17,7 +17,6 @@ from sollol_agents.dispatcher.requests.node_probes import NodeProbes
 from sollol_agents.dispatcher.requests.scorer_watch import ScorerWatch
 from sollol_agents.dispatcher.requests.tools import Tools
 from sollol_agents.requests.detector import Detector
-from sollol_bus.errors import BusError, NoResponders, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.observe.request_log import log_prompt
 from sollol_bus.parts import Part, Spawn
@@ -25,25 +24,15 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decoded, encode
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
-from sollol_schemas.control import (
-    ControlAttempt,
-    ControlReply,
-    DispatcherPing,
-    DispatcherPong,
-    StateAnswer,
-    StateQuestion,
-)
+from sollol_schemas.control import DispatcherPing, DispatcherPong
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import NodeEvent, OfficeEvent
 from sollol_schemas.execution import CancelReply, CancelRequest
-from sollol_schemas.grant import RouteRequest
 from sollol_schemas.inboxes import is_client_inbox
 from sollol_schemas.telemetry import NodeState
 
 log = logging.getLogger(__name__)
 
-_ROUTE_TIMEOUT_S = 5.0
-_STATE_TIMEOUT_S = 2.0
 _PONG = encode(DispatcherPong())
 _NOT_HELD = encode(DispatcherPong(is_held=False))
 
@@ -106,8 +95,7 @@ class RequestTable(Part):
     @property
     def subjects(self) -> dict[str, Callable[[Msg], None]]:
         """Where requests come in, and who takes them."""
-        taking = {subject: partial(self._on_request, kind) for kind, subject in SUBJECT_OF.items()}
-        return {**taking, subjects.ROUTE: self._on_route, subjects.STATE: self._on_state}
+        return {subject: partial(self._on_request, kind) for kind, subject in SUBJECT_OF.items()}
 
     async def start(self) -> None:
         """Listens to what moves requests."""
@@ -146,7 +134,7 @@ class RequestTable(Part):
             )
             return
         try:
-            request = self._taken_in(kind, msg)
+            request = self.taken_in(kind, msg)
             self._check_room(request)
         except Rejected as rejected:
             self.rejected += 1
@@ -156,7 +144,12 @@ class RequestTable(Part):
         self.taken += 1
         self._hold(request)
 
-    def _taken_in(self, kind: RequestKind, msg: Msg) -> Request:
+    def taken_in(self, kind: RequestKind, msg: Msg) -> Request:
+        """The request in a message; it is not held yet.
+
+        Raises:
+            Rejected: It is not usable, or too large.
+        """
         if len(msg.data) > self._bus.max_payload:
             message = f"the body's {len(msg.data)} bytes exceed the limit of {self._bus.max_payload} bytes"
             raise Rejected(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
@@ -207,48 +200,10 @@ class RequestTable(Part):
         active.cancel(ErrorCode.CANCELLED, "cancelled by its caller")
         self._bus.respond(msg, CancelReply(request_id=asked.request_id, is_cancelled=True))
 
-    def _on_route(self, msg: Msg) -> None:
-        if not is_client_inbox(msg.reply):
-            return
-        try:
-            request = self._taken_in(_kind_of_route(msg.data), msg)
-        except Rejected as rejected:
-            self._bus.respond_error(msg.reply, rejected.error)
-            return
-        question = RouteRequest(request_id=request.request_id, context=request.context, routing=request.routing)
-
-        def on_answer(reply: Msg | BusError) -> None:
-            if isinstance(reply, NotConnected):
-                return  # nobody can be told
-            if isinstance(reply, BusError):
-                error = ErrorBody(code=ErrorCode.NO_NODES, message="no scorer is in office; start `sollol scorer`")
-                self._bus.respond_error(msg.reply, error)
-            else:
-                self._bus.publish(msg.reply, reply.data, headers=dict(reply.headers) if reply.headers else None)
-
-        self._bus.ask(subjects.SCORER_ROUTE, encode(question), on_answer, timeout_s=_ROUTE_TIMEOUT_S)
-
     def _on_ping(self, msg: Msg) -> None:
         asked = decoded(msg, DispatcherPing) if msg.data else None
         is_held = asked is None or asked.request_id is None or asked.request_id in self._active
         self._bus.answer(msg, _PONG if is_held else _NOT_HELD)
-
-    def _on_state(self, msg: Msg) -> None:
-        """A caller asks about an attempt that any dispatcher may have sent: its node knows."""
-        asked = decoded(msg, StateQuestion) if is_client_inbox(msg.reply) else None
-        if asked is None:
-            return
-
-        def on_answer(reply: Msg | BusError) -> None:
-            told = None if isinstance(reply, BusError) else decoded(reply, ControlReply)
-            if told is not None and told.attempt_state is not None:
-                self._bus.respond(msg, StateAnswer(state=told.attempt_state, chunks=told.chunks))
-            elif isinstance(reply, NoResponders) and not self._bus.is_settling:
-                error = ErrorBody(code=ErrorCode.NODE_LOST, message=f"the node {asked.node_id} is gone")
-                self._bus.respond_error(msg.reply, error)
-
-        question = encode(ControlAttempt(attempt_id=asked.attempt_id))
-        self._bus.ask(subjects.NODE_CONTROL.of(asked.node_id), question, on_answer, timeout_s=_STATE_TIMEOUT_S)
 
     # -- what moves requests ------------------------------------------------------------------------------
 
@@ -275,15 +230,6 @@ class RequestTable(Part):
         for request in list(self._active.values()):
             if request.attempt is not None and request.attempt.node_id == node_id:
                 act(request)
-
-
-def _kind_of_route(body: bytes) -> RequestKind:
-    """Which kind a body without a subject is; what is not clear is taken as `generate`."""
-    if b'"messages"' in body:
-        return RequestKind.CHAT
-    if b'"input"' in body and b'"prompt"' not in body:
-        return RequestKind.EMBED
-    return RequestKind.GENERATE
 
 
 def _is_secret_of(active: ActiveRequest, secret: str) -> bool:

@@ -1,0 +1,75 @@
+"""Questions of callers that are passed on: where a request would go, and how an attempt stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sollol_agents.dispatcher.requests.intake import Rejected, Request
+from sollol_bus.errors import BusError, NoResponders, NotConnected
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decoded, encode
+from sollol_schemas import subjects
+from sollol_schemas.context import RequestKind
+from sollol_schemas.control import ControlAttempt, ControlReply, StateAnswer, StateQuestion
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.grant import RouteRequest
+from sollol_schemas.inboxes import is_client_inbox
+
+_ROUTE_TIMEOUT_S = 5.0
+_STATE_TIMEOUT_S = 2.0
+
+
+def ask_where(bus: Bus, taken_in: Callable[[RequestKind, Msg], Request], msg: Msg) -> None:
+    """Answers a dry run with what the scorer says.
+
+    Args:
+        bus: The dispatcher's connection.
+        taken_in: The request in a message.
+        msg: The body of a request, with its headers.
+    """
+    if not is_client_inbox(msg.reply):
+        return
+    try:
+        request = taken_in(_kind_of(msg.data), msg)
+    except Rejected as rejected:
+        bus.respond_error(msg.reply, rejected.error)
+        return
+    question = RouteRequest(request_id=request.request_id, context=request.context, routing=request.routing)
+
+    def on_answer(reply: Msg | BusError) -> None:
+        if isinstance(reply, NotConnected):
+            return  # nobody can be told
+        if isinstance(reply, BusError):
+            error = ErrorBody(code=ErrorCode.NO_NODES, message="no scorer is in office; start `sollol scorer`")
+            bus.respond_error(msg.reply, error)
+        else:
+            bus.publish(msg.reply, reply.data, headers=dict(reply.headers) if reply.headers else None)
+
+    bus.ask(subjects.SCORER_ROUTE, encode(question), on_answer, timeout_s=_ROUTE_TIMEOUT_S)
+
+
+def ask_state(bus: Bus, msg: Msg) -> None:
+    """A caller asks about an attempt that any dispatcher may have sent: its node knows."""
+    asked = decoded(msg, StateQuestion) if is_client_inbox(msg.reply) else None
+    if asked is None:
+        return
+
+    def on_answer(reply: Msg | BusError) -> None:
+        told = None if isinstance(reply, BusError) else decoded(reply, ControlReply)
+        if told is not None and told.attempt_state is not None:
+            bus.respond(msg, StateAnswer(state=told.attempt_state, chunks=told.chunks))
+        elif isinstance(reply, NoResponders) and not bus.is_settling:
+            error = ErrorBody(code=ErrorCode.NODE_LOST, message=f"the node {asked.node_id} is gone")
+            bus.respond_error(msg.reply, error)
+
+    question = encode(ControlAttempt(attempt_id=asked.attempt_id))
+    bus.ask(subjects.NODE_CONTROL.of(asked.node_id), question, on_answer, timeout_s=_STATE_TIMEOUT_S)
+
+
+def _kind_of(body: bytes) -> RequestKind:
+    """Which kind a body without a subject is; what is not clear is taken as `generate`."""
+    if b'"messages"' in body:
+        return RequestKind.CHAT
+    if b'"input"' in body and b'"prompt"' not in body:
+        return RequestKind.EMBED
+    return RequestKind.GENERATE
