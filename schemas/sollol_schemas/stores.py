@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from sollol_schemas.units import BusId
 
@@ -43,6 +44,19 @@ class NodeClaim(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
 
 
+Tenure = Annotated[int, Meta(ge=1, le=60, description="How long a holder is in office without renewing, in seconds.")]
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who holds an office."""
+
+    instance: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}$(?!\n)")]
+    """Empty: it was left, and whoever comes first may take it."""
+    tenure_s: Tenure
+    is_lone: bool = False
+    """Whether the holder is connected to a server that is no part of a cluster and has the store itself."""
+
+
 class Kept(NamedTuple):
     """The values of one kind in a bucket."""
 
@@ -50,12 +64,12 @@ class Kept(NamedTuple):
     key: str
     """With its parameters in braces."""
     value: str
-    """Name of the Struct; empty: plain text."""
+    """Name of the Struct."""
 
 
 KEPT: Final = (
     Kept(NODES_BUCKET, "node.{node_id}", "NodeClaim"),
-    Kept(OFFICES_BUCKET, "{office}", ""),  # the instance that is in office
+    Kept(OFFICES_BUCKET, "{office}", "Holder"),
     Kept(SETTINGS_BUCKET, API_KEYS, "KeyRing"),
     Kept(SETTINGS_BUCKET, OPERATORS_CHOICE, "StrategyRequest"),
     Kept(SETTINGS_BUCKET, INTENTS, "Intents"),

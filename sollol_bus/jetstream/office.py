@@ -1,18 +1,12 @@
-"""An office that one actor holds at a time: an entry with a time to live in a key-value bucket.
+"""An office that one actor holds at a time: an entry in a key-value bucket, written by compare-and-set.
 
-Safety: the holder's name lies under one key with a time to live, and every write is a compare-and-set on the key's
-revision, so of several that reach for it one wins. The holder counts from the moment it *sent* its last good write
-and steps down after 0.8 of the time to live, before the server can let the entry expire; a lost connection or a
-lost compare-and-set ends the office at once. `is_held` reads the clock itself, so that a process that was
-suspended does not act in the first instant after it wakes.
+Safety: `tenure` has the rules, and why no two are in office. What it needs is here: `is_held` reads the clock itself,
+so that a process that was suspended does not act in the first instant after it wakes, and is false while the
+connection is down.
 
-Liveness: the server reachable, a vacant office is taken within 0.5 s of its expiry. A holder that dies is succeeded
-within the time to live, or within about 0.1 s where holders answer a probe: nobody on the probe's subject means that
-the holder has no connection, and a holder without connection is out of office. Leaving hands over at once.
-
-A store that takes no writes (its disk is full, or it is switched off) takes them from nobody: then the holder stays,
-as long as it finds nobody else's name there, so that requests go on without the store. On a cluster that fell apart
-each part may so have a holder; `term` orders them once it is whole.
+Liveness: an office that was left is taken at once; where one server serves everybody, so is that of a holder whose
+process died, within about 0.1 s; everywhere else an office is taken one tenure after its last renewal, 3 s on a lone
+server and 12 s in a cluster. Whatever is written there that names no holder counts as nobody's.
 
 Window: what a holder sent just before it lost the office may arrive after its successor began. Receivers therefore
 compare `term`, the revision at acquisition: it rises with every change of office, also over restarts of the server.
@@ -24,24 +18,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
-from sollol_bus.errors import BusError, NoResponders, RequestTimedOut
-from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.errors import BusError, DecodeFailed, NoResponders
+from sollol_bus.jetstream.buckets import Bucket, Entry
+from sollol_bus.jetstream.tenure import Found, Look, Probe, Tenure, TryStore, Wait, Write
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import INBOX_ROOT, Bus
-from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import stores
-from sollol_schemas.ids import is_bus_id
+from sollol_schemas.stores import Holder
 
 log = logging.getLogger(__name__)
 
-_SHARE_IN_OFFICE = 0.8
-_PROBE_EVERY_S = 0.1
-_PROBES_PER_LOOK = 5
-_LOOK_EVERY_S = 0.5
-_RETRY_S = 0.05
-_ANSWER_S = 1.0
-_NEVER = 1 << 62
+_ANSWER_S: Final = 1.0
+_PROBE_S: Final = 0.5
+_NEVER: Final = 1 << 62
 """A revision that no key will ever have."""
 
 
@@ -52,7 +44,7 @@ class Candidate(Part):
         bus: The candidate's connection.
         key: The office, a key of the offices' bucket.
         instance: The candidate's name, new at each start of a process.
-        ttl_s: Whole seconds after which an office that is not renewed is vacant.
+        ttl_s: Whole seconds after which an office that is not renewed is vacant, on a lone server.
         probe: Builds the subject on which an instance answers while it lives.
         answers_probe: whether the candidate itself answers there; False when something else of the instance does.
         on_acquired: Called with the term when this candidate takes office.
@@ -75,37 +67,33 @@ class Candidate(Part):
     ) -> None:
         self.key = key
         self.instance = instance
-        self.owner = ""
-        """Who was last seen in office, possibly this candidate."""
         self._bus = bus
         self._bucket = Bucket(bus, stores.OFFICES_BUCKET, timeout_s=_ANSWER_S)
-        self._ttl_s = ttl_s
+        self._tenure = Tenure(instance, tenure_s=ttl_s, has_probe=probe is not None)
         self._probe = probe
         self._answers_probe = answers_probe
         self._on_acquired = on_acquired
         self._on_lost = on_lost
         self._clock = clock
-        self._term = 0
-        self._held_term = 0
-        """The term of the last office, until somebody else may have had one."""
-        self._is_store_off = False
-        """Whether the store was found to take no writes from anybody."""
-        self._revision = 0
-        self._valid_until = 0.0
-        self._renew_at = 0.0
+        self._told_term = 0
         self._expiry: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._is_leaving = False
 
     @property
+    def owner(self) -> str:
+        """Who was last seen in office, possibly this candidate."""
+        return self._tenure.owner
+
+    @property
     def is_held(self) -> bool:
         """Whether this candidate may act as the holder right now."""
-        return self._term > 0 and self._clock() < self._valid_until and self._bus.is_connected
+        return self._tenure.is_held(self._clock()) and self._bus.is_connected
 
     @property
     def term(self) -> int:
         """The fencing token of the present office; 0 when not in office."""
-        return self._term if self.is_held else 0
+        return self._tenure.term if self.is_held else 0
 
     def __repr__(self) -> str:
         return f"<Candidate {self.key} {self.instance} term={self.term} owner={self.owner!r}>"
@@ -118,196 +106,151 @@ class Candidate(Part):
         self._bus.on_disconnect(self._on_disconnect)
         try:
             while not self._is_leaving:
-                try:
-                    await (self._hold() if self._term else self._stand_by())
-                except BusError as error:
-                    log.debug("office %s: %s", self.key, error)
-                    await self._pause(_RETRY_S)
+                await self._act()
         finally:
             for subscription in subscriptions:
                 subscription.unsubscribe()
-            self._lose("stopped")
+            self._tenure.leave()
+            self._tell("stopped")
 
     async def close(self) -> None:
         """Gives up the office, so that another takes it at once; `run` returns. Safe when not in office."""
         self._is_leaving = True
         self._wake.set()
-        if not self._term:
+        left = self._tenure.leave()
+        self._tell()
+        if left is None:
             return
-        revision = self._revision
-        self._lose("left")
         try:
-            if not await self._bucket.delete(self.key, revision):
-                await self._release_renewed()
+            if not await self._hand_over(*left):  # a renewal was under way: its revision is the one to write over
+                entry = await self._bucket.get(self.key)
+                holder = found_in(entry).holder
+                if holder is not None and holder.instance == self.instance:
+                    await self._hand_over(entry.revision, left[1])
         except BusError as error:
             log.info("office %s: not handed over: %s", self.key, error, extra={"action": "office_left"})
 
-    async def _release_renewed(self) -> None:
-        """A renewal was under way when we left: its revision is the one to delete."""
-        entry = await self._bucket.get(self.key)
-        if entry.value == self.instance.encode():
-            await self._bucket.delete(self.key, entry.revision)
+    async def _hand_over(self, last: int, nobody: Holder) -> bool:
+        return await self._bucket.update(self.key, encode(nobody), last) is not None
 
-    async def _stand_by(self) -> None:
-        """One look at the office, and a few probes of its holder."""
+    async def _act(self) -> None:
+        """One step, and what follows from it."""
+        action = self._tenure.next(self._clock(), is_lone=self._bus.is_lone)
+        self._tell()
+        match action:
+            case Look():
+                await self._look()
+            case Probe():
+                await self._ask_for(action.instance)
+            case Write():
+                await self._write(action)
+            case TryStore():
+                await self._try_store()
+            case Wait():
+                await self._pause(action.seconds)
+        self._tell()
+
+    async def _look(self) -> None:
         try:
             entry = await self._bucket.get(self.key)
-        except (NoResponders, RequestTimedOut):
-            if self._held_term and await self._takes_no_writes():
-                self._resume()
-                return
-            raise
-        self.owner = entry.value.decode(errors="replace") if entry.value else ""
-        if entry.value is None or self.owner == self.instance:  # our own from before a disconnect is a new term
-            await self._acquire(entry.revision)
-        elif self._probe is None or not is_bus_id(self.owner):
-            await self._pause(_LOOK_EVERY_S)
+        except BusError as error:
+            log.debug("office %s: %s", self.key, error)
+            self._tenure.looked_in_vain(self._clock())
         else:
-            await self._watch_owner(self._probe(self.owner), entry.revision)
+            self._tenure.looked(found_in(entry), self._clock(), is_lone=self._bus.is_lone)
 
-    def _resume(self) -> None:
-        """Takes office again, under its term: it was ours when the store went, and nobody can have taken it since."""
-        if self._extend(self._clock(), self._revision):
-            self._term = self._held_term
-            log.info("in office %s again, term %d", self.key, self._term, extra={"action": "office_resumed"})
-            self._on_acquired(self._term)
-
-    async def _watch_owner(self, probe_subject: str, revision: int) -> None:
-        for _ in range(_PROBES_PER_LOOK):
-            if await self._is_gone(probe_subject):
-                await self._acquire(revision)
-                return
-            if await self._pause(_PROBE_EVERY_S):
-                return
-
-    async def _is_gone(self, probe_subject: str) -> bool:
+    async def _ask_for(self, instance: str) -> None:
+        assert self._probe is not None
+        is_gone = is_slow = False
         try:
-            await self._bus.request(probe_subject, timeout_s=_ANSWER_S)
+            await self._bus.request(self._probe(instance), timeout_s=_PROBE_S)
         except NoResponders:
-            return not self._bus.is_settling  # after an outage the holder may only be slower to return
-        except RequestTimedOut:
-            return False  # it hangs, or lost the question: the time to live decides
-        return False
+            # after an outage the holder may only be slower to return
+            is_gone = self._bus.is_lone and not self._bus.is_settling
+        except BusError:
+            is_slow = True  # it hangs, or lost the question: its tenure decides
+        self._tenure.probed(is_gone=is_gone, is_slow=is_slow, now=self._clock())
 
-    async def _acquire(self, last: int) -> None:
+    async def _write(self, write: Write) -> None:
         sent_at = self._clock()
-        revision = await self._bucket.update(self.key, self.instance.encode(), last, ttl_s=self._ttl_s)
-        if revision is None:
-            await self._pause(_RETRY_S)
-        elif self._is_leaving:
-            await self._bucket.delete(self.key, revision)
-        elif self._extend(sent_at, revision):
-            self._term = self._held_term = revision
-            self.owner = self.instance
-            log.info("took office %s, term %d", self.key, revision, extra={"action": "office_taken"})
-            self._on_acquired(revision)
-
-    async def _hold(self) -> None:
-        """Waits until the next renewal is due, and renews."""
-        await self._pause(self._renew_at - self._clock())
-        if not self._term or self._is_leaving:
-            return
-        if not self.is_held:
-            self._lose("was not running when it had to renew")
-            return
-        term, sent_at = self._term, self._clock()
-        if self._is_store_off and await self._takes_no_writes():
-            if self._term == term:
-                self._extend(sent_at, self._revision)
-            return
         try:
-            revision = await self._bucket.update(
-                self.key, self.instance.encode(), self._revision, ttl_s=self._ttl_s, timeout_s=self._ttl_s / 3
-            )
-        except (NoResponders, RequestTimedOut):
-            failed_at = self._clock()
-            if self._term == term and await self._is_nobody_elses() and self._term == term:
-                self._extend(failed_at, self._revision)
-                return
-            raise
-        if self._term != term:
+            revision = await self._bucket.update(self.key, encode(write.holder), write.last)
+        except BusError as error:
+            log.debug("office %s: %s", self.key, error)
+            self._tenure.wrote_in_vain(self._clock(), is_lone=self._bus.is_lone)
             return
-        if revision is None:
-            await self._on_beaten(term)
-        elif not self._extend(sent_at, revision):
-            self._lose("the renewal took too long")
+        if self._is_leaving:
+            if revision is not None:
+                await self._hand_over(revision, Holder(instance="", tenure_s=write.holder.tenure_s))
+            return
+        self._tenure.wrote(write, revision, sent_at, self._clock())
 
-    async def _is_nobody_elses(self) -> bool:
-        """Whether the office stays ours although it was not renewed: nobody else's name is there, or can get there."""
-        if await self._takes_no_writes():
-            return True
-        entry = await self._bucket.get(self.key)
-        return entry.value in (None, self.instance.encode())
-
-    async def _takes_no_writes(self) -> bool:
-        """Whether the store is away for everybody."""
+    async def _try_store(self) -> None:
+        sent_at, is_off = self._clock(), False
         try:
             # a write that can only be refused, on a key that no candidate overhears: then nobody is there for it
             await self._bucket.update(f"{self.key}.store", b"", _NEVER)
         except NoResponders:
-            self._is_store_off = True
-        else:
-            self._is_store_off = False
-        return self._is_store_off
+            is_off = True
+        except BusError as error:
+            log.debug("office %s: %s", self.key, error)
+        self._tenure.tried_store(is_off=is_off, sent_at=sent_at, now=self._clock())
 
-    async def _on_beaten(self, term: int) -> None:
-        """The revision is not ours: somebody took the office, or a renewal was stored whose ack was lost."""
-        entry = await self._bucket.get(self.key)
-        if self._term != term:
-            return
-        if entry.value == self.instance.encode():
-            self._revision = entry.revision
-            self._renew_at = self._clock()
-        else:
-            self.owner = entry.value.decode(errors="replace") if entry.value else ""
-            self._held_term = 0
-            self._lose(f"taken by {self.owner or 'nobody'}")
-
-    def _extend(self, sent_at: float, revision: int) -> bool:
-        """Counts the office from `sent_at`; False when that is over already."""
-        valid_until = sent_at + _SHARE_IN_OFFICE * self._ttl_s
-        left_s = valid_until - self._clock()
-        if left_s <= 0:
-            return False
-        self._revision, self._valid_until, self._renew_at = revision, valid_until, sent_at + self._ttl_s / 3
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = asyncio.get_running_loop().call_later(left_s, self._lose, "not renewed in time")
-        return True
-
-    def _lose(self, reason: str) -> None:
+    def _tell(self, reason: str = "") -> None:
+        """Says what has changed, and sets the alarm for the end of the tenure."""
+        term = self._tenure.term
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        if not self._term:
-            return
-        self._term = 0
-        self._wake.set()
-        log.warning("out of office %s: %s", self.key, reason, extra={"action": "office_lost"})
-        self._on_lost(reason)
+        if self._told_term not in (0, term):
+            self._told_term = 0
+            reason = reason or self._tenure.lost_because
+            self._wake.set()
+            log.warning("out of office %s: %s", self.key, reason, extra={"action": "office_lost"})
+            self._on_lost(reason)
+        if term and not self._told_term:
+            self._told_term = term
+            log.info("took office %s, term %d", self.key, term, extra={"action": "office_taken"})
+            self._on_acquired(term)
+        if term:
+            left_s = max(0.0, self._tenure.valid_until - self._clock())
+            self._expiry = asyncio.get_running_loop().call_later(left_s, self._on_lapse)
+
+    def _on_lapse(self) -> None:
+        self._tenure.lapse(self._clock())
+        self._tell()
 
     def _on_disconnect(self) -> None:
-        self._held_term = 0
-        self._lose("disconnected")
+        self._tenure.disconnected(self._clock())
+        self._tell()
 
     def _on_overheard(self, msg: Msg) -> None:
-        if msg.headers and "KV-Operation" in msg.headers:
+        holder = _holder_in(msg.data)
+        if holder is None or not holder.instance:
+            self._tenure.hurry(self._clock())
             self._wake.set()
 
     def _answer_probe(self, msg: Msg) -> None:
         if msg.reply.startswith(INBOX_ROOT):
             self._bus.publish(msg.reply)
 
-    async def _pause(self, seconds: float) -> bool:
-        """Waits; True when something happened meanwhile."""
-        if seconds <= 0:
-            return False
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + seconds
-        timer = loop.call_at(ends_at, self._wake.set)
+    async def _pause(self, seconds: float) -> None:
+        """Waits, or until something happens."""
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
         try:
             await self._wake.wait()
         finally:
             timer.cancel()
             self._wake.clear()
-        return loop.time() < ends_at
+
+
+def found_in(entry: Entry) -> Found:
+    """What an entry says of its office."""
+    return Found(revision=entry.revision, holder=_holder_in(entry.value or b""))
+
+
+def _holder_in(data: bytes) -> Holder | None:
+    try:
+        return decode(data, Holder)
+    except DecodeFailed:
+        return None

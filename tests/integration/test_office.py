@@ -16,7 +16,9 @@ from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.messages import encode
 from sollol_schemas import stores, subjects
+from sollol_schemas.stores import Holder
 
 
 class Stander:
@@ -151,7 +153,7 @@ async def test_a_holder_whose_server_stops_answering_steps_down_before_the_lease
 async def test_a_process_that_was_suspended_is_out_of_office_when_it_wakes(join: Join) -> None:
     a = await join("a", ttl_s=3)
     await eventually(lambda: a.office.is_held)
-    a.now_shift_s = 2.5
+    a.now_shift_s = 2.8
     assert not a.office.is_held
     assert a.office.term == 0
     await eventually(lambda: a.office.is_held)
@@ -162,7 +164,7 @@ async def test_a_process_that_was_suspended_is_out_of_office_when_it_wakes(join:
 async def test_a_holder_that_is_overwritten_is_out_of_office(join: Join, bus: Bus) -> None:
     a = await join("a", ttl_s=1)
     await eventually(lambda: a.office.is_held)
-    await Bucket(bus, stores.OFFICES_BUCKET).put("office", b"usurper", ttl_s=60)
+    await Bucket(bus, stores.OFFICES_BUCKET).put("office", encode(Holder(instance="usurper", tenure_s=60)), ttl_s=60)
     await eventually(lambda: bool(a.losses))
     assert a.losses[0] in {"taken by usurper", "not renewed in time"}
 
@@ -171,7 +173,7 @@ async def test_a_renewal_whose_ack_was_lost_does_not_end_the_office(join: Join, 
     a = await join("a", ttl_s=3)
     await eventually(lambda: a.office.is_held)
     bucket = Bucket(bus, stores.OFFICES_BUCKET)
-    stored = await bucket.put("office", b"a", ttl_s=3)
+    stored = await bucket.put("office", encode(Holder(instance="a", tenure_s=3, is_lone=True)), ttl_s=3)
 
     async def was_renewed() -> bool:
         return (await bucket.get("office")).revision > stored
@@ -195,3 +197,32 @@ async def test_terms_rise_and_offices_never_overlap_while_candidates_come_and_go
         terms.append(newcomer.office.term)
         assert sum(c.office.is_held for c in held) == 1
     assert terms == sorted(set(terms))
+
+
+GARBAGE = (
+    b"",
+    b"\xff\xfe",
+    b"an old name",
+    b"null",
+    b'{"instance": "a b", "tenure_s": 3}',
+    b'{"instance": "x", "tenure_s": 1e9}',
+    encode(Holder(instance="nobody_alive", tenure_s=1)),
+)
+"""What may lie there instead of a holder, and a holder without a time to live who is not there."""
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+async def test_what_names_no_living_holder_counts_as_vacant(join: Join, bus: Bus, garbage: bytes) -> None:
+    await provision(bus)
+    bucket = Bucket(bus, stores.OFFICES_BUCKET)
+    await bucket.put("office", garbage)
+    a = await join("a", ttl_s=1)
+    await eventually(lambda: a.office.is_held)
+    term = a.office.term
+    await bucket.put("office", garbage)  # over a living holder, too: it writes over it
+
+    async def is_mended() -> bool:
+        return b'"instance":"a"' in ((await bucket.get("office")).value or b"")
+
+    await eventually(is_mended)
+    assert (a.office.term, a.losses) == (term, []) or b"nobody_alive" in garbage

@@ -17,7 +17,8 @@ class RecorderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     retention_days: Annotated[float, Meta(gt=0, description="Days after which records are deleted.")] = 30.0
     max_outcomes: Annotated[int, Meta(ge=1, description="Outcomes kept; the oldest go first.")] = 500_000
     office_ttl_s: Annotated[
-        int, Meta(ge=1, description="Seconds after which a dead recorder is succeeded by a standby.")
+        int,
+        Meta(ge=1, le=60, description="Seconds after which a hung recorder is succeeded; in a cluster at least 12."),
     ] = 3
     drain_timeout_s: Annotated[float, Meta(ge=0, description="Seconds to write what is in hand when stopping.")] = 10.0
 
