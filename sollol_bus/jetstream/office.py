@@ -26,6 +26,7 @@ from sollol_bus.jetstream.tenure import Found, Look, Probe, Tenure, TryStore, Wa
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import INBOX_ROOT, Bus
 from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_bus.transport.topology import is_lone
 from sollol_schemas import stores
 from sollol_schemas.stores import Holder
 
@@ -135,7 +136,7 @@ class Candidate(Part):
 
     async def _act(self) -> None:
         """One step, and what follows from it."""
-        action = self._tenure.next(self._clock(), is_lone=self._bus.is_lone)
+        action = self._tenure.next(self._clock(), is_lone=is_lone(self._bus))
         self._tell()
         match action:
             case Look():
@@ -157,7 +158,7 @@ class Candidate(Part):
             log.debug("office %s: %s", self.key, error)
             self._tenure.looked_in_vain(self._clock())
         else:
-            self._tenure.looked(found_in(entry), self._clock(), is_lone=self._bus.is_lone)
+            self._tenure.looked(found_in(entry), self._clock(), is_lone=is_lone(self._bus))
 
     async def _ask_for(self, instance: str) -> None:
         assert self._probe is not None
@@ -166,7 +167,7 @@ class Candidate(Part):
             await self._bus.request(self._probe(instance), timeout_s=_PROBE_S)
         except NoResponders:
             # after an outage the holder may only be slower to return
-            is_gone = self._bus.is_lone and not self._bus.is_settling
+            is_gone = is_lone(self._bus) and not self._bus.is_settling
         except BusError:
             is_slow = True  # it hangs, or lost the question: its tenure decides
         self._tenure.probed(is_gone=is_gone, is_slow=is_slow, now=self._clock())
@@ -177,7 +178,7 @@ class Candidate(Part):
             revision = await self._bucket.update(self.key, encode(write.holder), write.last)
         except BusError as error:
             log.debug("office %s: %s", self.key, error)
-            self._tenure.wrote_in_vain(self._clock(), is_lone=self._bus.is_lone)
+            self._tenure.wrote_in_vain(self._clock(), is_lone=is_lone(self._bus))
             return
         if self._is_leaving:
             if revision is not None:

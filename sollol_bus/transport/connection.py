@@ -168,17 +168,6 @@ class Bus:
         return self._nc.proven_mono_s
 
     @property
-    def is_lone(self) -> bool:
-        """Whether the server is in no cluster and no domain and has a store of its own: it alone serves everybody."""
-        told = self._nc._server_info  # noqa: SLF001 the client library tells it nowhere else
-        return bool(told.get("jetstream")) and not told.get("cluster") and not told.get("domain")
-
-    @property
-    def is_clustered(self) -> bool:
-        """Whether the server is one of a cluster."""
-        return bool(self._nc._server_info.get("cluster"))  # noqa: SLF001
-
-    @property
     def max_payload(self) -> int:
         """Largest payload in bytes: the server's limit less a margin for headers."""
         return int(self._nc.max_payload) - PAYLOAD_MARGIN_BYTES

@@ -15,6 +15,7 @@ from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.streams import bucket_spec, provision
 from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.topology import is_clustered, is_lone
 from sollol_schemas import stores, subjects
 
 pytestmark = pytest.mark.timeout(90)
@@ -63,7 +64,7 @@ async def test_a_holder_that_is_cut_off_from_who_asks_for_it_has_no_successor_be
         far, near = await connected(cluster.url("x")), await connected(cluster.url("a"))
         try:
             await made(near)
-            assert (near.is_clustered, near.is_lone) == (True, False)
+            assert (is_clustered(near), is_lone(near)) == (True, False)
             was_held: list[bool] = []
             losses: list[str] = []
             first = Candidate(far, "office", "first", probe=subjects.SCORER_PROBE.of, on_lost=losses.append)
