@@ -28,6 +28,7 @@ from sollol_bus.parts import Part
 log = logging.getLogger(__name__)
 
 _CLOSE_WITHIN_S = 2.0
+_LAST_WORD_S = 0.5
 _UNKNOWN_METHOD: Final = re.compile(rb"([A-Za-z]{1,20}) /\S* HTTP/1\.[01]\r\n")
 _SERVED_NOWHERE: Final = b"TRACE"
 """Stands for every method that the parser does not know: no path has it."""
@@ -68,6 +69,12 @@ class Connection(HttpToolsProtocol):
         self._is_in_head = True
         self._has_only_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._last_word: asyncio.Future[None] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is served."""
+        return self.cycle is None or self.cycle.response_complete
 
     @property
     def is_full(self) -> bool:
@@ -86,6 +93,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._cancel_head_timer()
+        self._note_last_word()
         super().connection_lost(exc)
         on_gone, self.on_gone = self.on_gone, None
         if on_gone is not None:
@@ -122,6 +130,25 @@ class Connection(HttpToolsProtocol):
             self._refuse(400, "400 Bad Request: too many Host headers" if hosts else _NO_HOST)
             return
         super().on_headers_complete()
+        if self._last_word is not None and self.cycle is not None:
+            self.cycle.keep_alive = False
+            self._note_last_word()
+
+    def shutdown(self) -> asyncio.Future[None] | None:  # type: ignore[override]  # as uvicorn has it
+        """Serves one request more at most, and closes after the answer.
+
+        Returns:
+            Done when the last request of an idle connection has come, or its client has gone; None: it serves one.
+        """
+        if not self.is_idle:
+            self.cycle.keep_alive = False
+            return None
+        self._last_word = self._last_word or self.loop.create_future()
+        return self._last_word
+
+    def _note_last_word(self) -> None:
+        if self._last_word is not None and not self._last_word.done():
+            self._last_word.set_result(None)
 
     def send_400_response(self, msg: str) -> None:
         """Answers what the parser does not take: a method that it does not know, or no HTTP at all."""
@@ -255,16 +282,36 @@ class HttpServer(Part):
         self._server.server_state.default_headers = [(b"date", date)]
         self._clock = asyncio.get_running_loop().call_later(1.0, self._tick)
 
-    def stop_accepting(self) -> None:
-        """Takes no new connections; those that are idle are closed, the others after their answer."""
+    async def stop_accepting(self) -> None:
+        """Takes no new connections; each of the open ones may bring one request more, which is on its way already.
+
+        Those that serve one are closed after its answer, and those that stay idle after half a second, when this
+        returns.
+        """
+        await asyncio.sleep(0)  # what the system accepted for us comes in
+        self._stop_listening()
+        words = [word for connection in self._connections() if (word := connection.shutdown()) is not None]
+        if words:
+            await asyncio.wait(words, timeout=_LAST_WORD_S)
+        self._close_idle()
+
+    def _stop_listening(self) -> None:
         for server in getattr(self._server, "servers", ()):
             server.close()
-        for connection in list(self._server.server_state.connections):
+
+    def _close_idle(self) -> None:
+        for connection in self._connections():
             connection.shutdown()
+            if connection.is_idle:
+                connection.transport.close()
+
+    def _connections(self) -> list[Connection]:
+        return [one for one in self._server.server_state.connections if isinstance(one, Connection)]
 
     async def close(self) -> None:
         """Closes every connection, after a moment for what is on its way."""
-        self.stop_accepting()
+        self._stop_listening()
+        self._close_idle()
         if self._clock is not None:
             self._clock.cancel()
         state = self._server.server_state

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sollol_agents.http_server import HttpServer
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.listening import listen
 from sollol_bus.errors import ConfigError
 
@@ -68,3 +69,48 @@ async def test_a_request_has_one_host_and_any_method(request_: bytes, begins: by
     finally:
         await server.close()
     assert (answer.startswith(begins), answer.endswith(ends)) == (True, True), answer
+
+
+@pytest.mark.shutdown
+async def test_a_server_that_stops_serves_what_its_connections_were_about_to_ask_and_closes_them() -> None:
+    async def application(scope: Any, receive: object, send: Any) -> None:
+        if scope["path"] == "/slow":
+            await may_answer.wait()
+        await tell_method(scope, receive, send)
+
+    may_answer = asyncio.Event()
+    server = HttpServer(application, "127.0.0.1", 0, remedy="")
+    await server.start()
+    port = int(server.url.rpartition(":")[2])
+    opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+    (fresh, says), (kept, says_again), (slow, asks_slowly), (silent, _) = opened
+    says_again.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await kept.readuntil(b"\r\n\r\nGET")
+    asks_slowly.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    await eventually(lambda: server.connections == 4)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.stop_accepting())
+        await eventually(lambda: _is_refused(port))
+        says.write(b"GET / HTTP/1.1\r\nHost: x\r\n")  # a head in two pieces
+        says_again.write(b"POST / HTTP/1.1\r\nHost: x\r\ncontent-length: 0\r\n\r\n")
+        says.write(b"\r\n")
+        for reader, method in ((fresh, b"GET"), (kept, b"POST")):
+            answer = await asyncio.wait_for(reader.read(), 5)
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" in answer
+            assert answer.endswith(method)
+        assert await asyncio.wait_for(silent.read(), 5) == b"", "nothing was asked there"
+    may_answer.set()
+    assert (await asyncio.wait_for(slow.read(), 5)).endswith(b"GET")
+    await server.close()
+    for _, writer in opened:
+        writer.close()
+
+
+async def _is_refused(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False

@@ -52,10 +52,22 @@ def run_until_signalled(main: Callable[[asyncio.Queue[int]], Coroutine[Any, Any,
         loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, signals.put_nowait, int(number))
-        return await main(signals)
+        try:
+            return await main(signals)
+        finally:
+            _hear_no_more(loop)
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(guarded())
+
+
+def _hear_no_more(loop: asyncio.AbstractEventLoop) -> None:
+    """Lets signals that ask for the end do nothing: it has come, and is not to look like a death by them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    for number in _STOP_SIGNALS:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -90,7 +90,6 @@ class Gateway(Actor[GatewayConfig]):
             metrics=metrics,
             hops=Hops(self.bus, self.instance),
             pages=pages(route for room in rooms for route in room.routes()),
-            is_draining=self._is_draining,
         )
         self._server = await self.own(
             HttpServer(
@@ -111,10 +110,10 @@ class Gateway(Actor[GatewayConfig]):
         return self.state is ActorState.DRAINING
 
     async def stop_intake(self) -> None:
-        """Takes no new connections."""
+        """Takes no new connections, and of those that are open one request more."""
         await super().stop_intake()
         self._workers.stop()
-        self._server.stop_accepting()
+        await self._server.stop_accepting()
 
     def in_flight(self) -> Collection[str]:
         """Ids of the requests that are not answered yet."""

@@ -7,7 +7,7 @@ for a request; the paths that carry the load are therefore looked up here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from functools import partial
 from typing import Any, Final
 
@@ -30,11 +30,11 @@ from sollol_agents.gateway.pages.application import has_page, methods_at
 from sollol_agents.http_server import ClientLimits
 from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_agents.requests.paths import is_closed
-from sollol_bus.errors import SollolError, error_from
+from sollol_bus.errors import SollolError
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
-from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.errors import ErrorCode
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,6 @@ class Application:
         metrics: Counts what is refused here.
         hops: Knows what has been here before.
         pages: Serves every other path.
-        is_draining: Whether no new inference is taken.
     """
 
     def __init__(
@@ -75,7 +74,6 @@ class Application:
         metrics: Metrics,
         hops: Hops,
         pages: Starlette,
-        is_draining: Callable[[], bool],
     ) -> None:
         self._access = access
         self._limits = limits
@@ -87,7 +85,6 @@ class Application:
         self._pages = pages
         self._hosts = Hosts(config)
         self._origins = Origins(config.cors_origins)
-        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -173,8 +170,6 @@ class Application:
             SollolError: It cannot be used.
         """
         headers, path = scope["headers"], scope["path"]
-        if self._is_draining():
-            raise error_from(ErrorBody(code=ErrorCode.DRAINING, message="this gateway is shutting down"))
         limit = min(self._config.max_body_bytes, self._bus.max_payload)
         body = await read_body(receive, _length(headers), limit, self._limits.body_timeout_s)
         is_known = path in KIND_OF_PATH

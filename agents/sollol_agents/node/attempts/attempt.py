@@ -195,7 +195,8 @@ class Attempt:
                 await self._converse()
         except asyncio.CancelledError:
             if self._stop is None:
-                self._conclude(_error(ErrorCode.ACTOR_STOPPED, "the node stopped"))
+                code = ErrorCode.ACTOR_STOPPED if self.has_spoken else ErrorCode.DRAINING  # another node may serve it
+                self._conclude(_error(code, "the node stopped"))
                 raise
             error = self._stop
         except SollolError as failure:
