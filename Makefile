@@ -114,6 +114,7 @@ bench-faults: $(INSTALLED) ## Measures what callers notice of faults: on three s
 .PHONY: bench-soak
 bench-soak: $(INSTALLED) ## Measures what grows in half an hour of work: every process and every store, with a picture.
 	$(PY) -m bench.soak --minutes 30 --out bench/results/soak.json
+
 .PHONY: bench-restarts
 bench-restarts: $(INSTALLED) ## Restarts every actor under load in ten orders, and counts what callers notice.
 	$(PY) -m bench.restarts --out bench/results/restarts.json

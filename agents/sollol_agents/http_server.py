@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 import resource
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -283,17 +284,18 @@ class HttpServer(Part):
         self._clock = asyncio.get_running_loop().call_later(1.0, self._tick)
 
     async def stop_accepting(self) -> None:
-        """Takes no new connections; each of the open ones may bring one request more, which is on its way already.
+        """Takes no new connections; each of the open ones may bring one request more, and is closed after its answer.
 
-        Those that serve one are closed after its answer, and those that stay idle after half a second, when this
-        returns.
+        Returns when all have brought it, or after half a second: what was on its way has come by then.
         """
-        await asyncio.sleep(0)  # what the system accepted for us comes in
+        until = time.monotonic() + _LAST_WORD_S
+        # the loop takes one by one what the system has accepted for us, and resets when the port is closed
+        while self._socket is not None and _is_readable(self._socket) and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0)
         self._stop_listening()
         words = [word for connection in self._connections() if (word := connection.shutdown()) is not None]
         if words:
             await asyncio.wait(words, timeout=_LAST_WORD_S)
-        self._close_idle()
 
     def _stop_listening(self) -> None:
         for server in getattr(self._server, "servers", ()):
@@ -311,6 +313,7 @@ class HttpServer(Part):
     async def close(self) -> None:
         """Closes every connection, after a moment for what is on its way."""
         self._stop_listening()
+        await asyncio.sleep(0)  # what came while this process had no time is read first
         self._close_idle()
         if self._clock is not None:
             self._clock.cancel()
@@ -327,6 +330,13 @@ class HttpServer(Part):
         await self._server.lifespan.shutdown()
         if self._socket is not None:
             self._socket.close()
+
+
+def _is_readable(listening: socket.socket) -> bool:
+    """Whether a connection waits there to be taken."""
+    waiting = select.poll()
+    waiting.register(listening, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _allow_many_files() -> None:

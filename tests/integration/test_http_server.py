@@ -99,10 +99,10 @@ async def test_a_server_that_stops_serves_what_its_connections_were_about_to_ask
             assert answer.startswith(b"HTTP/1.1 200")
             assert b"connection: close" in answer
             assert answer.endswith(method)
-        assert await asyncio.wait_for(silent.read(), 5) == b"", "nothing was asked there"
     may_answer.set()
     assert (await asyncio.wait_for(slow.read(), 5)).endswith(b"GET")
     await server.close()
+    assert await asyncio.wait_for(silent.read(), 5) == b"", "nothing was asked there"
     for _, writer in opened:
         writer.close()
 
@@ -114,3 +114,20 @@ async def _is_refused(port: int) -> bool:
         return True
     writer.close()
     return False
+
+
+@pytest.mark.shutdown
+async def test_connections_that_the_system_took_before_the_server_stopped_are_served() -> None:
+    server = HttpServer(tell_method, "127.0.0.1", 0, remedy="")
+    await server.start()
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    early = [socket.create_connection(address) for _ in range(20)]  # the loop has had no time to take them
+    for one in early:
+        one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        one.setblocking(False)
+    await server.stop_accepting()
+    for one in early:
+        answer = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(one, 1000), 5)
+        assert answer.startswith(b"HTTP/1.1 200")
+        one.close()
+    await server.close()
