@@ -23,7 +23,7 @@ WARM, COLD = "batch-async-all-warm-1-short", "batch-fast-one-warm-1-short"
 TWO_MODELS = "batch-async-none-warm-2-mixed"
 
 
-def played(scenario: str, policy: str, count: int = 60) -> Cell:
+def played(scenario: str, policy: str, count: int = 40) -> Cell:
     return play(Run(scenario, "desk", count, policy, 1, 0))
 
 
@@ -63,7 +63,7 @@ def test_nobody_beats_the_bound_and_everything_is_answered(scenario: str, policy
     cell = played(scenario, policy)
     assert cell.batch is not None
     assert cell.batch.makespan_s >= cell.batch.bound_s
-    assert cell.requests == 60
+    assert cell.requests == 40
     assert cell.success_ratio == 1.0
 
 

@@ -16,7 +16,7 @@ from sollol_agents.requests.ollama import bodies, fields, gojson
 from sollol_agents.requests.ollama.gojson import BodyError
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(), st.lists))
+@given(st.recursive(st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(), st.lists, max_leaves=20))
 def test_the_scanner_reads_what_any_reader_reads(value: object) -> None:
     content = msgspec.json.encode(value)
     assert gojson.read(content + b" and more") == value

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sollol_agents.node.engines.translation.calls import MAX_BYTES, MAX_CALLS, Calls, ToolDelta
@@ -41,11 +41,13 @@ def fragments(data: st.DataObject, calls: list[tuple[str, Any]]) -> list[list[di
     return made
 
 
+@settings(max_examples=40)  # an example draws every call and every cut
 @given(CALLS, st.data())
 def test_calls_in_pieces_are_the_calls_in_one_piece(calls: list[tuple[str, Any]], data: st.DataObject) -> None:
     assert joined(*(piece for call in fragments(data, calls) for piece in call)) == calls
 
 
+@settings(max_examples=40)  # an example draws every call and every cut
 @given(CALLS, st.data())
 def test_pieces_of_calls_that_come_mixed_find_their_call(calls: list[tuple[str, Any]], data: st.DataObject) -> None:
     left = fragments(data, calls)
@@ -55,6 +57,7 @@ def test_pieces_of_calls_that_come_mixed_find_their_call(calls: list[tuple[str, 
     assert joined(*mixed) == calls
 
 
+@settings(max_examples=40)  # an example draws every call and every cut
 @given(CALLS, st.data())
 def test_calls_that_share_an_index_are_told_apart_by_their_ids(
     calls: list[tuple[str, Any]], data: st.DataObject
@@ -63,6 +66,7 @@ def test_calls_that_share_an_index_are_told_apart_by_their_ids(
     assert joined(*told) == calls
 
 
+@settings(max_examples=40)  # an example draws every call and every cut
 @given(CALLS, st.data())
 def test_calls_without_an_index_are_told_apart_by_their_ids(calls: list[tuple[str, Any]], data: st.DataObject) -> None:
     told = [piece | {"index": None} for call in fragments(data, calls) for piece in call]
@@ -74,6 +78,7 @@ def test_whole_calls_with_neither_index_nor_id_are_told_apart(calls: list[tuple[
     assert joined(*({"function": {"name": name, "arguments": arguments}} for name, arguments in calls)) == calls
 
 
+@settings(max_examples=40)  # an example draws every call and every cut
 @given(CALLS, st.data())
 def test_a_call_that_the_limit_cut_is_absent(calls: list[tuple[str, Any]], data: st.DataObject) -> None:
     told = [piece for call in fragments(data, calls) for piece in call]
