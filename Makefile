@@ -70,7 +70,7 @@ acceptance: install ## Real processes, started as a user would and killed while 
 
 .PHONY: chaos
 chaos: $(INSTALLED) ## Jobs, streams and calls while processes are killed and stopped and links cut, a minute; SOLLOL_CHAOS_S.
-	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m chaos tests/acceptance
+	$(PY) -m pytest -q -n 3 -m chaos tests/acceptance
 
 .PHONY: test
 test: check unit integration acceptance chaos ## All checks and tests, the fastest first.

@@ -217,4 +217,4 @@ FEW = (
     Case(stage="sites", fault="cut", target="leaf~hub", hold_s=4.0),
 )
 """One of each kind, short."""
-SMALL = Size(streams=20, jobs=200, warm_s=1.5, watch_s=5.5)
+SMALL = Size(streams=10, jobs=100, warm_s=1.5, watch_s=5.5)

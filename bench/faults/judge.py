@@ -69,6 +69,8 @@ class Jobs(msgspec.Struct, frozen=True, kw_only=True):
     """Acked, and without a result when the case ended."""
     wrong: tuple[str, ...]
     """With a result that is not their answer."""
+    answered: int
+    """Jobs that have a result, those included whose caller never heard that they were stored."""
     written: int
     """Results that were ever stored."""
     settled_s: float
@@ -112,7 +114,7 @@ def judge(samples: Iterable[Sample], jobs: Jobs, finished: Mapping[str, int], sp
         "jobs": jobs.acked,
         "jobs_lost": len(jobs.lost),
         "jobs_wrong": len(jobs.wrong),
-        "results_doubled": jobs.written - (jobs.acked - len(jobs.lost)),
+        "results_doubled": jobs.written - jobs.answered,
         "jobs_settled_s": _rounded(jobs.settled_s),
         "work_doubled": sum(count - 1 for count in finished.values() if count > 1),
     }

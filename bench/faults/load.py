@@ -24,6 +24,7 @@ SHORT, LONG, JOB = 3, 100, 10
 """Answers have so many tokens."""
 PAUSE_S = 0.25
 _RETRY_S = 0.2
+_PING_EVERY_S = 2  # a server that stops is left after two pings without an answer, as a careful client does
 _RESULTS = "SOLLOL_RESULTS"
 
 
@@ -54,7 +55,7 @@ class Caller:
     async def connect(self) -> None:
         """Connects the plain client."""
         options: dict[str, Any] = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.1, "error_cb": _ignore}
-        options["disconnected_cb"] = self._on_disconnect
+        options |= {"ping_interval": _PING_EVERY_S, "max_outstanding_pings": 2, "disconnected_cb": self._on_disconnect}
         await self.nats.connect(self._nats_url.split(","), **options)
 
     async def close(self) -> None:
@@ -218,7 +219,7 @@ class Load:
             await asyncio.sleep(_RETRY_S)
         wrong = tuple(sorted(job for job, is_right in found.items() if not is_right))
         lost = tuple(sorted(acked - found.keys()))
-        return Jobs(acked=len(acked), lost=lost, wrong=wrong, written=written, settled_s=settled_s)
+        return Jobs(acked=len(acked), lost=lost, wrong=wrong, answered=len(found), written=written, settled_s=settled_s)
 
     async def close(self) -> None:
         """Leaves."""

@@ -9,7 +9,18 @@ Series = Mapping[str, Sequence[float]]
 """Values by name, one for each instant."""
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 420, 190, 64, 28, 56
-_COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
+_COLOURS = (
+    "#1f77b4",
+    "#ff7f0e",
+    "#2ca02c",
+    "#d62728",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#7f7f7f",
+    "#bcbd22",
+    "#17becf",
+)
 _LEGEND = 130
 
 

@@ -160,7 +160,7 @@ async def _torment(
         spread = itertools.islice(numbers, JOBS * 2 // 3)
         submitting = group.create_task(_submit(js, spread, acked, pause_s=0.8 * CHAOS_S / JOBS))
         targets = itertools.cycle(rng.sample(TARGETS, len(TARGETS)))
-        while time.monotonic() - began < CHAOS_S:
+        while time.monotonic() - began < CHAOS_S or victims.kills.keys() != set(TARGETS):
             await victims.strike(next(targets))
             await asyncio.sleep(rng.uniform(0.5, PAUSE_S))
         await submitting

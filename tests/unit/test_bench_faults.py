@@ -53,7 +53,7 @@ def test_service_is_back_with_the_first_answer_to_a_call_that_began_after_the_fa
 
 def test_errors_wrong_answers_losses_and_doubled_work_are_counted() -> None:
     calls = [call(11.0, 11.2, 11.4, ended_s=11.5), call(12.0, 12.2, ended_s=12.5), call(13.0, ended_s=13.1, error="x")]
-    jobs = Jobs(acked=3, lost=("a",), wrong=("b",), written=4, settled_s=1.0)
+    jobs = Jobs(acked=3, lost=("a",), wrong=("b",), answered=2, written=4, settled_s=1.0)
     told = judge(calls, jobs, {"p": 1, "q": 3, "r": 2}, SPAN)
     assert told["errors"] == {"nats: x": 1}
     assert (told["wrong"], told["jobs_lost"], told["jobs_wrong"]) == (1, 1, 1)
