@@ -13,6 +13,7 @@ from sollol_agents.dispatcher.requests.failover import (
     after_refusal,
     is_doubt,
 )
+from sollol_agents.node.attempts.admission import TERM_KEPT_S
 from sollol_bus.errors import SollolError
 from sollol_schemas.errors import FREE_OF_CHARGE, RETRYABLE, ErrorBody, ErrorCode, Lack, Owner
 from sollol_schemas.grant import GrantRefused
@@ -178,3 +179,15 @@ def test_only_what_is_not_clear_is_proven_by_another_nodes_success() -> None:
     assert is_doubt(unclear())
     assert not is_doubt(error(ErrorCode.STALLED))
     assert not is_doubt(lacking(Lack.CONTEXT))
+
+
+def test_nodes_that_know_a_later_scorer_are_asked_for_a_while_and_then_the_caller_is_told() -> None:
+    tries = Tries(max_attempts=3, number=1)
+    stale = ErrorBody(code=ErrorCode.STALE_TERM, message="the decision is of term 5; term 9 has begun")
+    waited_s, asked = 0.0, 0
+    while isinstance(action := after_failure(tries, "n", stale, has_streamed=False), Retry):
+        waited_s, asked = waited_s + action.delay_s, asked + 1
+        assert asked < 100
+    assert action.error is stale
+    assert TERM_KEPT_S < waited_s < 60  # by then a node has forgotten a scorer that lives no more
+    assert tries.charged == 0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.node.attempts.admission import busy, refusal_of
+from sollol_agents.node.attempts.admission import TERM_KEPT_S, Terms, busy, refusal_of
 from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
 from sollol_agents.node.attempts.slots import SlotTable
 from sollol_agents.node.control.load_interval import LEAST_INTERVAL_S, LoadInterval
@@ -151,3 +151,16 @@ def test_paths_that_change_an_engine_are_closed_unless_opened(
     assert (refused is not None) == is_refused
     if refused is not None:
         assert refused.code is ErrorCode.FORBIDDEN
+
+
+@given(st.lists(st.tuples(st.floats(0, 40), st.integers(1, 5)), min_size=1))
+def test_a_term_is_known_until_it_was_not_heard_of_for_so_long(heard: list[tuple[float, int]]) -> None:
+    terms, now, last = Terms(), 100.0, {0: 0.0}
+    for after_s, term in heard:
+        now += after_s
+        expected = max(t for t, at in last.items() if t == 0 or now - at < TERM_KEPT_S)
+        assert terms.highest(now) == expected
+        terms.heard(term, now)
+        if term >= expected:
+            last = {0: 0.0, term: now}
+    assert terms.highest(now + TERM_KEPT_S) == 0

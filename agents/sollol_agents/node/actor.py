@@ -295,7 +295,7 @@ class NodeMonitor(Actor[NodeConfig]):
                 self.fail(error)
                 return
             if self._claim.revision < self._identity.revision:
-                self._require_executor().forget_terms()  # the server's store is new, and terms begin again
+                self._require_executor().terms.forget()  # the server's store is new, and terms begin again
             if self._identity.revision != self._claim.revision:
                 self._identity.revision = self._claim.revision
                 self._beat_now.set()

@@ -2,8 +2,9 @@
 
 Before the first chunk reached the caller another node is tried at once, with the failed one excluded and the
 request's age kept, for up to three attempts within the deadline. After the first chunk nothing is ever restarted.
-Refusals (`busy`, `draining`, `stale_term`) cost no attempt. What is the request's fault on every node is told at once;
-what only that node lacks is asked of another, and costs no attempt either.
+Refusals (`busy`, `draining`, `stale_term`) cost no attempt; after `STALE_MAX` of `stale_term` the caller is told. What
+is the request's fault on every node is told at once; what only that node lacks is asked of another, and costs no
+attempt either.
 
 A failure that may be the request's or the engine's is a doubt about the two of them. Another node settles it: when it
 refuses in the same way the request is at fault, and is answered in the engine's own words; when it serves the request
@@ -27,6 +28,8 @@ END_LOST: Final = ErrorBody(
     code=ErrorCode.CONNECTION_LOST, message="the end of the answer may have been lost on the way"
 )
 """What a caller is told of an attempt that has ended unheard."""
+STALE_MAX: Final = 24
+"""For so long, about 20 s, the scorer in office and the nodes may differ on who that is; a node forgets in 15 s."""
 _GONE: Final = (ErrorCode.NODE_LOST, ErrorCode.ENGINE_UNAVAILABLE)
 _COMES_BACK_S: Final = 2.0
 _ABILITY: Final = (Lack.MODEL, Lack.PATH, Lack.FIELD, Lack.CAPABILITY, Lack.MEMORY, Lack.CONTEXT)
@@ -52,6 +55,8 @@ class Tries(msgspec.Struct, kw_only=True):
     charged: int = 0
     """Attempts that count against the limit."""
     refusals: int = 0
+    stale: int = 0
+    """Refusals of nodes that know a later scorer than the one that decided."""
     excluded: tuple[str, ...] = ()
     """Nodes that failed this request, or cannot serve it."""
     busy: tuple[str, ...] = ()
@@ -82,7 +87,8 @@ REFUSAL_DELAY_MAX_S = 1.0
 def after_failure(tries: Tries, node_id: str, error: ErrorBody, *, has_streamed: bool) -> Retry | GiveUp:
     """What to do after an attempt on `node_id` failed with `error`; records it in `tries`."""
     tries.number += 1
-    if has_streamed:
+    tries.stale += error.code is ErrorCode.STALE_TERM
+    if has_streamed or tries.stale > STALE_MAX:
         return GiveUp(error=error)
     if error.code in FREE_OF_CHARGE:
         tries.refusals += 1

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from sollol_agents.requests.paths import is_closed
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Exec
 from sollol_schemas.inboxes import is_client_inbox
+
+TERM_KEPT_S: Final = 15.0
+"""Longer than a scorer is in office without renewing: whose term is refused for so long is out of office for sure."""
+
+
+class Terms:
+    """The highest term of office that a node has heard of, while a scorer of it may live."""
+
+    def __init__(self) -> None:
+        self._highest = 0
+        self._heard_at = 0.0
+
+    def highest(self, now: float) -> int:
+        """Decisions of a lower term are refused; 0 when that term was not heard of for `TERM_KEPT_S`."""
+        return self._highest if now - self._heard_at < TERM_KEPT_S else 0
+
+    def heard(self, term: int, now: float) -> None:
+        """A decision of this term arrived."""
+        if term >= self.highest(now):
+            self._highest, self._heard_at = term, now
+
+    def forget(self) -> None:
+        """Takes decisions of any term again."""
+        self._highest = 0
 
 
 def refusal_of(

@@ -117,7 +117,7 @@ class Executor:
         self._attempts: dict[str, Attempt] = {}
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
         self._concurrency = Concurrency(time.monotonic())
-        self._highest_term = 0
+        self.terms = admission.Terms()
         self._probe = f"{inboxes.node_inbox_prefix(node_id)}.t{instance}"
         self._streams = itertools.count(1)
         self._by_stream: dict[str, Attempt] = {}
@@ -176,15 +176,16 @@ class Executor:
         decision, reply_to = exec_.decision, headers.get(h.REPLY_TO, "")
         if decision.instance != self.instance or self.state_of(exec_.attempt_id) is not AttemptState.UNKNOWN:
             return
+        now = time.monotonic()
         refused = admission.refusal_of(
             exec_,
             reply_to,
-            highest_term=self._highest_term,
+            highest_term=self.terms.highest(now),
             is_draining=self.is_draining,
             has_engine=self.engine is not None,
             open_paths=self._config.open_paths,
         )
-        self._highest_term = max(self._highest_term, decision.term)
+        self.terms.heard(decision.term, now)
         refused = refused or self._take_slot(decision)
         if refused is not None:
             self._refuse(decision, refused)
@@ -353,10 +354,6 @@ class Executor:
         """The engine answers no questions since then: what has heard nothing of it either need not wait longer."""
         for attempt in [one for one in self._attempts.values() if one.heard_at < since_mono_s]:
             attempt.stop(BackendUnavailable("the engine does not answer any more"))
-
-    def forget_terms(self) -> None:
-        """Takes decisions of any term again."""
-        self._highest_term = 0
 
     def hand_back(self, reason: str) -> None:
         """Stops what still runs: other nodes may take what has not begun to stream."""
