@@ -126,7 +126,8 @@ class Caller:
             elif msg.data:
                 sample.hear(time.monotonic(), json.loads(msg.data)["response"])
                 return
-            sample.end(time.monotonic())
+            is_whole = headers.get("Sollol-Chunks", "0") == str(len(sample.heard))
+            sample.end(time.monotonic(), "" if is_whole else "pieces missing")
             ended.set()
 
         inbox = self.nats.new_inbox()
