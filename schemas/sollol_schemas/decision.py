@@ -8,7 +8,14 @@ import msgspec
 
 from sollol_schemas.context import RequestKind
 from sollol_schemas.routing import RoutingMode
+from sollol_schemas.slim import slim
 from sollol_schemas.units import BusId, Count, Instant, Priority, Seconds, SignedSeconds, Term, Tokens
+
+_CANDIDATES_TOLD = 3
+_TERMS_TOLD_OF = 2
+_REJECTIONS_TOLD = 4
+_MINOR = 0.01
+_DIGITS = 4
 
 
 class RejectionReason(StrEnum):
@@ -56,9 +63,7 @@ class CandidateCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     prefill_s: Seconds = 0.0
     decode_s: Seconds = 0.0
     slowdown_s: Seconds = 0.0
-    """What running beside others costs this request."""
-    externality_s: Seconds = 0.0
-    """What this request costs those that run beside it."""
+    """What running beside others costs this request, and once more as much for what it costs them."""
     evict_s: Seconds = 0.0
     """Expected reloads of what it pushes out of memory."""
     prefix_evict_s: Seconds = 0.0
@@ -68,7 +73,26 @@ class CandidateCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Mode, weight, locality and label preferences, as seconds."""
     rtt_s: Seconds = 0.0
     prefix_hit_tokens: Tokens = 0
-    is_free_now: bool = False
+    is_busy: bool = False
+    """Whether no slot is free there now."""
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether more is told than what it would cost in all."""
+        return self.completion_s > 0
+
+    def as_event(self, *, with_terms: bool) -> CandidateCost:
+        """What is published of it: the cost, with the terms that make up a hundredth of it or more, or without any."""
+        if not with_terms:
+            return CandidateCost(node_id=self.node_id, total_s=self.total_s)
+        least = _MINOR * abs(self.total_s)
+        minor = {name: 0.0 for name in _TERMS if abs(getattr(self, name)) < least}
+        return msgspec.structs.replace(self, **minor)
+
+
+_TERMS = tuple(
+    name for name in CandidateCost.__struct_fields__ if name.endswith("_s") and name not in ("total_s", "completion_s")
+)
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,15 +148,49 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     term: Term = 0
     forecast: Forecast = Forecast()
 
+    def as_outcomes(self) -> Decision:
+        """What the outcome of the attempt says of it; the rest is in the decision's event."""
+        forecast = Forecast(total_s=self.forecast.total_s)
+        return msgspec.structs.replace(self, node_url="", reason="", rejected={}, term=0, forecast=forecast)
+
+    def with_rest_of(self, other: Decision) -> Decision:
+        """The decision with what only another telling of it has."""
+        blank = (field.name for field in msgspec.structs.fields(self) if getattr(self, field.name) == field.default)
+        return msgspec.structs.replace(self, **{name: getattr(other, name) for name in blank})
+
 
 class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="decision.event.v1"):
-    """The event of one decision, at most 4 KiB: the decision and the best candidates with every term."""
+    """One decision with what explains it: the best candidates with every term, and who was refused.
+
+    Its event is at most 4 KiB: the chosen candidate and the best other one with the terms that matter, a third one with
+    its cost alone, and some of those refused.
+    """
 
     decision: Decision
-    dispatcher: str = ""
     candidates: tuple[CandidateCost, ...] = ()
     rejections: tuple[Rejection, ...] = ()
     queued: Count = 0
     """Requests still waiting after this decision."""
     decided_at: Instant = ""
+    """Told by answers; the event itself is as old as its message."""
     is_dry_run: bool = False
+
+    def as_event(self) -> DecisionEvent:
+        """What is published of it: what nobody but the node needs is left out."""
+        made = self.decision
+        forecast = msgspec.structs.replace(made.forecast, load_s=0.0, gap_s=0.0, co_runner_prefill_s=0.0)
+        told = msgspec.structs.replace(
+            self,
+            decision=msgspec.structs.replace(made, node_url="", instance="", task_type="", term=0, forecast=forecast),
+            candidates=tuple(
+                cost.as_event(with_terms=place < _TERMS_TOLD_OF) for place, cost in enumerate(self._chosen_and_best())
+            ),
+            rejections=self.rejections[:_REJECTIONS_TOLD],
+            decided_at="",
+        )
+        return slim(told, _DIGITS)
+
+    def _chosen_and_best(self) -> tuple[CandidateCost, ...]:
+        """The chosen candidate, then the cheapest others."""
+        chosen = self.decision.node_id
+        return tuple(sorted(self.candidates, key=lambda c: (c.node_id != chosen, c.total_s)))[:_CANDIDATES_TOLD]

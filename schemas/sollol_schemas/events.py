@@ -9,9 +9,11 @@ import msgspec
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode, Lack, Owner
 from sollol_schemas.execution import Evidence, Figures
+from sollol_schemas.slim import slim
 from sollol_schemas.telemetry import NodeState
 from sollol_schemas.units import BusId, Count, Instant, Seconds, Term
 
+_DIGITS = 5
 MESSAGE_MAX = 500
 """An outcome keeps so many characters of an error's message."""
 
@@ -40,7 +42,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     decision: Decision
     """What was decided of it; of a request that never reached a node, what is known of the request."""
     status: OutcomeStatus
-    reported_by: ReportedBy
+    reported_by: ReportedBy = ReportedBy.NODE
     code: ErrorCode | None = None
     owner: Owner | None = None
     """Whose fault it is; without it, `status` alone says whether the node is charged."""
@@ -54,6 +56,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """In our own words alone: what an engine says may quote the prompt."""
     figures: Figures | None = None
     finished_at: Instant = ""
+    """Told by the recorder: when the event was stored, on one clock for all nodes."""
 
     @classmethod
     def ended(
@@ -65,7 +68,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
         error: ErrorBody | None = None,
         evidence: Evidence | None = None,
         figures: Figures | None = None,
-        finished_at: str = "",
     ) -> Outcome:
         """The outcome of what ended with `error`, or well when there is none."""
         return cls(
@@ -79,8 +81,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
             evidence=evidence,
             message="" if error is None else error.own_words[:MESSAGE_MAX],
             figures=figures,
-            finished_at=finished_at,
         )
+
+    def as_event(self) -> Outcome:
+        """What is published of it: of the decision only what readers of outcomes need."""
+        figures = self.figures and msgspec.structs.replace(self.figures, chunks=0)
+        return slim(msgspec.structs.replace(self, decision=self.decision.as_outcomes(), figures=figures), _DIGITS)
 
     @property
     def is_charged(self) -> bool:

@@ -237,7 +237,6 @@ JOB_CALLBACK: Final = Subject("jobs.callback.{job_id}", by=CONTROL, to=CONTROL, 
 """A result that waits until it was delivered."""
 
 # Events.
-EVENTS_ALL: Final = f"{V1}.events.>"
 ROUTING_EVENT: Final = Subject("events.routing.{mode}", by=CONTROL, to=READERS, payload="DecisionEvent")
 """Every routing decision."""
 OUTCOME_EVENT: Final = Subject("events.outcome.{node_id}", by=FLEET, to=WATCHERS, payload="Outcome")
@@ -255,7 +254,13 @@ STRATEGY_EVENT: Final = Subject("events.strategy", by=CONTROL, to=READERS, paylo
 RESET_EVENT: Final = Subject("events.reset", by=CONTROL, to=WATCHERS, payload="ResetEvent").all
 """An operator had breakers closed or reliability forgotten."""
 JOB_EVENT: Final = Subject("events.job.{job_id}.{news}", by=CONTROL, to=READERS, payload="JobEvent")
-"""Something happened to a job."""
+"""Something happened to a job; not stored, the job's state tells as much."""
+STORED_EVENTS: Final = (
+    *(event.all for event in (ROUTING_EVENT, OUTCOME_EVENT, NODE_EVENT, PRELOAD_EVENT, OFFICE_EVENT, BREAKER_EVENT)),
+    STRATEGY_EVENT,
+    RESET_EVENT,
+)
+"""What the stream of events keeps."""
 
 SUBJECTS: Final = tuple(Subject.table)
 """Every row, in this order."""

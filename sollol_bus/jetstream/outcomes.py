@@ -106,7 +106,8 @@ class OutcomePublisher(Part):
         log_outcome(outcome)
         if self._bus.meter is not None:
             self._bus.meter.ended(outcome)
-        self._waiting.append(_Pending(subjects.OUTCOME_EVENT.of(outcome.node_id), message_id(outcome), encode(outcome)))
+        subject, payload = subjects.OUTCOME_EVENT.of(outcome.node_id), encode(outcome.as_event())
+        self._waiting.append(_Pending(subject, message_id(outcome), payload))
         self._is_empty.clear()
         self._drop_surplus()
         if self._retry is None:

@@ -45,6 +45,7 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
     deny_delete: bool = False
     allow_msg_ttl: bool = False
     allow_msg_schedules: bool = False
+    compression: Literal["none", "s2"] = "none"
     delete_marker_ttl_s: float = 0.0
     """How long a marker tells that a value expired; 0: no markers."""
 
@@ -78,6 +79,7 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
             "deny_delete": self.deny_delete,
             "duplicate_window": _ns(window_s),
             "num_replicas": replicas,
+            "compression": self.compression,
         }
 
 
@@ -95,14 +97,15 @@ def bucket_spec(bucket: str, *, marker_ttl_s: float = 0.0, history: int = 1) -> 
     )
 
 
-#: The events of the fleet, for replay; and the buckets. All lie on disk: the revisions of offices and node claims
+#: The events of the fleet, compressed there; and the buckets. All lie on disk: the revisions of offices and node claims
 #: are fencing tokens, and a bucket in memory would begin again at 1 after a restart of the server.
 STREAMS: tuple[StreamSpec, ...] = (
     StreamSpec(
         name=stores.EVENTS_STREAM,
-        subjects=(subjects.EVENTS_ALL,),
+        subjects=subjects.STORED_EVENTS,
         max_age_s=EVENTS_MAX_AGE_S,
         max_bytes=EVENTS_MAX_BYTES,
+        compression="s2",
     ),
     bucket_spec(stores.NODES_BUCKET),
     bucket_spec(stores.OFFICES_BUCKET, marker_ttl_s=OFFICE_MARKER_TTL_S),

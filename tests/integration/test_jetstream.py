@@ -44,7 +44,7 @@ def told_url(ports_dir: Path) -> str:
 async def test_actors_that_provision_at_once_agree(bus: Bus) -> None:
     await asyncio.gather(*(provision(bus) for _ in range(4)))
     events = await config_of(bus, stores.EVENTS_STREAM)
-    assert events["subjects"] == [subjects.EVENTS_ALL]
+    assert events["subjects"] == list(subjects.STORED_EVENTS)
     assert events["max_age"] == 24 * 3600 * 10**9
     assert events["max_bytes"] == 1 << 30
     assert events["duplicate_window"] == 120 * 10**9

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from sollol_agents.lab.testing import messages
@@ -19,6 +20,7 @@ from sollol_agents.recorder.queries import MAX_QUERIES
 from sollol_bus.errors import ConfigError, NoResponders, SollolError, error_from
 from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_schemas import subjects
@@ -26,6 +28,7 @@ from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
+from sollol_schemas.instants import parse_instant
 from sollol_schemas.queries import (
     NodesReply,
     RecentReply,
@@ -102,7 +105,9 @@ async def test_outcomes_and_decisions_are_recorded_and_why_shows_both(start: Sta
     await publish_acked(bus, subjects.ROUTING_EVENT.of("fast"), encode(event))
     await record(bus, outcome("r"))
     reply = await why(bus, "r")
-    assert reply.decisions == (event,)
+    (told,) = reply.decisions
+    assert told == msgspec.structs.replace(event, decided_at=told.decided_at)
+    assert abs(parse_instant(told.decided_at) - wall_s()) < 60, "when it was stored"
     assert [o.attempt_id for o in reply.outcomes] in ([], ["r-1"])
 
 

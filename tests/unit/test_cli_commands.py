@@ -226,8 +226,8 @@ def test_a_decision_shows_the_terms_that_matter_and_what_each_alternative_costs_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     candidates = (
-        CandidateCost(node_id="cellar", total_s=9.25, load_s=8.0, decode_s=1.25, completion_s=9.25),
-        CandidateCost(node_id="attic", total_s=1.5, decode_s=1.5, completion_s=1.5, is_free_now=True),
+        CandidateCost(node_id="cellar", total_s=9.25, load_s=8.0, decode_s=1.25, completion_s=9.25, is_busy=True),
+        CandidateCost(node_id="attic", total_s=1.5, decode_s=1.5, completion_s=1.5),
     )
     show_decision(msgspec.structs.replace(DECISION, candidates=candidates, rejections=(), is_dry_run=True))
     shown = capsys.readouterr().out
@@ -241,7 +241,7 @@ def test_a_decision_shows_the_terms_that_matter_and_what_each_alternative_costs_
 
 
 def test_every_term_of_a_cost_has_a_column() -> None:
-    others = {"node_id", "total_s", "completion_s", "prefix_hit_tokens", "is_free_now"}
+    others = {"node_id", "total_s", "completion_s", "prefix_hit_tokens", "is_busy"}
     assert set(TERMS) == set(CandidateCost.__struct_fields__) - others
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import msgspec
@@ -214,6 +213,6 @@ def test_an_end_is_charged_to_whom_it_belongs(code: ErrorCode | None, status: Ou
 
 def test_an_outcome_names_request_attempt_and_node() -> None:
     decision = Decision(request_id="r", attempt_id="r-2", node_id="n", kind=RequestKind.EMBED, attempt=2)
-    outcome = outcome_of(decision, None, Figures(), dt.datetime.fromtimestamp(1e9, dt.UTC))
+    outcome = outcome_of(decision, None, Figures())
     assert (outcome.request_id, outcome.attempt_id, outcome.node_id, outcome.decision.attempt) == ("r", "r-2", "n", 2)
     assert outcome.decision.kind is RequestKind.EMBED

@@ -47,7 +47,7 @@ def test_a_free_node_is_granted_with_the_reason_and_every_term() -> None:
     assert "least predicted cost" in grant.decision.reason
     decision = next(e for e in effects if isinstance(e, DecisionEvent))
     cost = decision.candidates[0]
-    assert cost.is_free_now
+    assert not cost.is_busy
     assert cost.prefill_s > 0
     assert cost.decode_s > 0
     assert cost.load_s == 0

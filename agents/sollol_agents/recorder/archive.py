@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sollol_agents.recorder.statistics import (
 )
 from sollol_agents.recorder.store import connect
 from sollol_agents.recorder.uptime import Passage, Uptime, uptime_of
-from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
 from sollol_schemas.instants import instant
 from sollol_schemas.queries import FleetStats, RecentReply, ReliabilityReply, ReliabilityView, StatsReply, WhyReply
@@ -35,6 +35,10 @@ _LATENCY_SAMPLES = 20_000  # the latest successes, from which percentiles are ta
 _RECENT_LIMIT = 1000
 _WHY_LIMIT = 100
 _ASKED = "(request_id = ? OR (job_id = ? AND job_id <> ''))"
+_DECISIONS_OF_RECENT = (
+    "SELECT stored_at_ns, body FROM decisions WHERE request_id IN "
+    "(SELECT request_id FROM outcomes ORDER BY recorded_at DESC LIMIT ?)"
+)
 _outcomes = msgspec.json.Decoder(Outcome)
 _decisions = msgspec.json.Decoder(DecisionEvent)
 _node_events = msgspec.json.Decoder(NodeEvent)
@@ -102,17 +106,19 @@ class Archive:
             per_model: Outcomes of each model on each node at most; 0: no such limit.
         """
         limit = min(limit, _RECENT_LIMIT)
+        made: dict[str, Decision] = {}
         if per_model:
             outcomes = await self._recent_of_each_model(limit, per_model)
         else:
+            made = _by_attempt(await self._connection.execute_fetchall(_DECISIONS_OF_RECENT, (limit,)))
             outcomes = await self._connection.execute_fetchall(
-                "SELECT body FROM outcomes ORDER BY recorded_at DESC LIMIT ?", (limit,)
+                "SELECT recorded_at, body FROM outcomes ORDER BY recorded_at DESC LIMIT ?", (limit,)
             )
         events = await self._connection.execute_fetchall(
             "SELECT body FROM events WHERE kind = 'node' ORDER BY stored_at_ns DESC, stream_seq DESC LIMIT ?", (limit,)
         )
         return RecentReply(
-            outcomes=tuple(_outcomes.decode(row[0]) for row in outcomes),
+            outcomes=tuple(_explained(_outcome_of(*row), made) for row in outcomes),
             node_events=tuple(_node_events.decode(row[0]) for row in events),
         )
 
@@ -135,22 +141,24 @@ class Archive:
                 latest += [(at, body) for at, body in rows]
             found += sorted(latest)[-share:]
         found.sort(reverse=True)
-        return [(body,) for _, body in found]
+        return found
 
     async def why(self, asked_id: str) -> WhyReply:
         """Decisions and outcomes of a request, or of every try of a job, oldest first; empty when nothing is known."""
         decisions = await self._connection.execute_fetchall(
-            f"SELECT body FROM decisions WHERE {_ASKED} ORDER BY stored_at_ns, stream_seq LIMIT ?",  # noqa: S608 ours
+            "SELECT stored_at_ns, body FROM decisions "  # noqa: S608 both texts are ours
+            f"WHERE {_ASKED} ORDER BY stored_at_ns, stream_seq LIMIT ?",
             (asked_id, asked_id, _WHY_LIMIT),
         )
         outcomes = await self._connection.execute_fetchall(
-            f"SELECT body FROM outcomes WHERE {_ASKED} ORDER BY recorded_at LIMIT ?",  # noqa: S608 ours
+            f"SELECT recorded_at, body FROM outcomes WHERE {_ASKED} ORDER BY recorded_at LIMIT ?",  # noqa: S608 ours
             (asked_id, asked_id, _WHY_LIMIT),
         )
+        made = _by_attempt(decisions)
         return WhyReply(
             request_id=asked_id,
-            decisions=tuple(_decisions.decode(row[0]) for row in decisions),
-            outcomes=tuple(_outcomes.decode(row[0]) for row in outcomes),
+            decisions=tuple(_decision_of(*row) for row in decisions),
+            outcomes=tuple(_explained(_outcome_of(*row), made) for row in outcomes),
         )
 
     async def _uptimes(self, node_id: str, now: float) -> dict[str, Uptime]:
@@ -184,6 +192,28 @@ class Archive:
             last_seen_at=instant(max(row.last_at for row in rows)) if rows else "",
             uptime=None if model else uptime,
         )
+
+
+def _outcome_of(recorded_at: float, body: bytes) -> Outcome:
+    """An outcome with the instant at which the bus stored it."""
+    return msgspec.structs.replace(_outcomes.decode(body), finished_at=instant(recorded_at))
+
+
+def _decision_of(stored_at_ns: int, body: bytes) -> DecisionEvent:
+    """A decision with the instant at which the bus stored it."""
+    return msgspec.structs.replace(_decisions.decode(body), decided_at=instant(stored_at_ns / 1e9))
+
+
+def _by_attempt(rows: Iterable[Any]) -> dict[str, Decision]:
+    return {event.decision.attempt_id: event.decision for event in (_decision_of(*row) for row in rows)}
+
+
+def _explained(outcome: Outcome, made: Mapping[str, Decision]) -> Outcome:
+    """An outcome with all that was decided of its attempt, where that was heard."""
+    decision = made.get(outcome.attempt_id)
+    if decision is None:
+        return outcome
+    return msgspec.structs.replace(outcome, decision=decision.with_rest_of(outcome.decision))
 
 
 async def open_archive(path: Path, *, latency_samples: int = _LATENCY_SAMPLES) -> Archive:

@@ -2,7 +2,7 @@
 
 Safety: an event is acked only after the transaction that holds it is on disk; what was written and not acked comes
 again and changes nothing. Liveness: a database that is locked or full is tried again for as long as it takes, while
-the stream keeps what is not written (24 hours of it).
+the stream keeps what is not written (24 hours of it, as far as its size permits).
 """
 
 from __future__ import annotations

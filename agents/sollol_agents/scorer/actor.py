@@ -336,7 +336,7 @@ class Scorer(Actor[ScorerConfig]):
 
     def _on_orphan(self, attempt: Attempt) -> None:
         outcome = presumed_lost(attempt)
-        self._outcomes.publish(msgspec.structs.replace(outcome, finished_at=self.bus.clock.instant()))
+        self._outcomes.publish(outcome)
         self._carry_out(self.core.on_outcome(outcome, time.monotonic()))
 
     # -- effects ------------------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ def _explained(event: DecisionEvent) -> list[str]:
     for cost in sorted(event.candidates, key=lambda c: c.total_s):
         terms = (("wait", cost.wait_s), ("load", cost.load_s), ("read", cost.prefill_s), ("write", cost.decode_s))
         told = ", ".join(f"{name} {seconds(value)}" for name, value in terms if value >= 0.0005)
-        lines.append(f"  {cost.node_id:<14} costs {cost.total_s:8.3f} s: {told}")
+        lines.append(f"  {cost.node_id:<14} costs {cost.total_s:8.3f} s{told and f': {told}'}")
     lines += [
         f"  {refused.node_id:<14} {refused.reason.value} {refused.detail}".rstrip() for refused in event.rejections
     ]

@@ -8,8 +8,7 @@ const TERMS = [
   ["load_s", "loading the model"],
   ["prefill_s", "reading the prompt"],
   ["decode_s", "writing"],
-  ["slowdown_s", "slowed by others"],
-  ["externality_s", "slowing others"],
+  ["slowdown_s", "slowed by others, and slowing them"],
   ["evict_s", "evicting models"],
   ["prefix_evict_s", "evicting prefixes"],
   ["risk_s", "risk of failure"],
@@ -33,14 +32,14 @@ const Candidate = {
   },
   methods: { seconds, signedSeconds, count },
   template: `<details class="candidate" :class="{ chosen }" :open="chosen"><summary>
-      <span class="row gap"><b>{{ cost.node_id }}</b><span v-if="chosen" class="state good"><Icon name="up" :size="13"/>chosen</span><span v-if="cost.is_free_now" class="muted small">free now</span></span>
+      <span class="row gap"><b>{{ cost.node_id }}</b><span v-if="chosen" class="state good"><Icon name="up" :size="13"/>chosen</span><span v-if="cost.completion_s && !cost.is_busy" class="muted small">free now</span></span>
       <b class="num">{{ signedSeconds(cost.total_s) }}</b>
       <span class="stackbar" aria-hidden="true"><i v-for="part in parts" :key="part.key" :class="part.key" :style="{ left: part.left * 100 + '%', width: 'max(2px, ' + part.width * 100 + '%)' }"></i></span>
     </summary>
     <dl class="terms"><template v-for="[key, label, value] in terms" :key="key"><dt><i class="swatch" :class="key"></i>{{ label }}</dt><dd class="num">{{ signedSeconds(value) }}</dd></template>
       <template v-if="cost.prefix_hit_tokens"><dt>prompt tokens known there</dt><dd class="num">{{ count(cost.prefix_hit_tokens) }}</dd></template>
       <dt><b>cost, which is compared</b></dt><dd class="num"><b>{{ signedSeconds(cost.total_s) }}</b></dd>
-      <dt>complete after</dt><dd class="num">{{ seconds(cost.completion_s) }}</dd></dl>
+      <template v-if="cost.completion_s"><dt>complete after</dt><dd class="num">{{ seconds(cost.completion_s) }}</dd></template></dl>
   </details>`,
 };
 

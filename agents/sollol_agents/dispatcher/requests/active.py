@@ -185,7 +185,7 @@ class ActiveRequest:
             case AttemptDone():
                 self._close_attempt(attempt)
                 for decision, failed in self._doubts:  # what other nodes refused has been served
-                    self._tools.outcomes.publish(proven(decision, failed, finished_at=self._tools.bus.clock.instant()))
+                    self._tools.outcomes.publish(proven(decision, failed))
                 self._finish()
             case AttemptFailed():
                 if report.error.code is ErrorCode.NODE_LOST and not attempt.is_accepted:
@@ -355,8 +355,7 @@ class ActiveRequest:
         """Tells the caller; `is_reported` means that an outcome of an attempt exists already."""
         self._caller.refuse(error)
         if not is_reported:
-            at = self._tools.bus.clock.instant()
-            self._tools.outcomes.publish(unserved(self.request, error, waited_s=self._age_s(), finished_at=at))
+            self._tools.outcomes.publish(unserved(self.request, error, waited_s=self._age_s()))
         self._end_span(error.code)
         self._finish()
 
@@ -392,6 +391,4 @@ class ActiveRequest:
             self._timer = None
 
     def _report_lost(self, attempt: Attempt, error: ErrorBody) -> None:
-        self._tools.outcomes.publish(
-            presumed_lost(attempt.granted.decision, error, finished_at=self._tools.bus.clock.instant())
-        )
+        self._tools.outcomes.publish(presumed_lost(attempt.granted.decision, error))

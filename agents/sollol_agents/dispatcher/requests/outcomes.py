@@ -13,7 +13,7 @@ from sollol_schemas.ids import attempt_id
 from sollol_schemas.subjects import NO_NODE
 
 
-def unserved(request: Request, error: ErrorBody, *, waited_s: float, finished_at: str) -> Outcome:
+def unserved(request: Request, error: ErrorBody, *, waited_s: float) -> Outcome:
     """The outcome of a request that ended without an attempt of its own to report."""
     context, routing = request.context, request.routing
     known = Decision(
@@ -33,10 +33,10 @@ def unserved(request: Request, error: ErrorBody, *, waited_s: float, finished_at
     status = OutcomeStatus.CANCELLED if error.code is ErrorCode.CANCELLED else OutcomeStatus.FAILED
     if error.blamed in (Owner.REQUEST, Owner.OUTPUT):
         status = OutcomeStatus.CLIENT_ERROR
-    return Outcome.ended(known, status, ReportedBy.DISPATCHER, error=error, finished_at=finished_at)
+    return Outcome.ended(known, status, ReportedBy.DISPATCHER, error=error)
 
 
-def proven(decision: Decision, failed: AttemptFailed, *, finished_at: str) -> Outcome:
+def proven(decision: Decision, failed: AttemptFailed) -> Outcome:
     """The outcome of an attempt that was in doubt, now that another node has served what its engine refused."""
     return Outcome.ended(
         decision,
@@ -44,12 +44,9 @@ def proven(decision: Decision, failed: AttemptFailed, *, finished_at: str) -> Ou
         ReportedBy.DISPATCHER,
         error=msgspec.structs.replace(failed.error, owner=Owner.ENGINE),
         evidence=failed.evidence,
-        finished_at=finished_at,
     )
 
 
-def presumed_lost(decision: Decision, error: ErrorBody, *, finished_at: str) -> Outcome:
+def presumed_lost(decision: Decision, error: ErrorBody) -> Outcome:
     """The outcome of an attempt whose node does not answer; its own report replaces this, should it come."""
-    return Outcome.ended(
-        decision, OutcomeStatus.PRESUMED_LOST, ReportedBy.DISPATCHER, error=error, finished_at=finished_at
-    )
+    return Outcome.ended(decision, OutcomeStatus.PRESUMED_LOST, ReportedBy.DISPATCHER, error=error)

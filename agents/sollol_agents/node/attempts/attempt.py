@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -146,8 +145,7 @@ class Attempt:
 
     def outcome(self) -> Outcome:
         """How it ended."""
-        now = dt.datetime.fromtimestamp(self._bus.clock.now_unix(), dt.UTC)
-        return outcome_of(self.decision, self.error, self.figures, now, evidence=self.evidence)
+        return outcome_of(self.decision, self.error, self.figures, evidence=self.evidence)
 
     def stop(self, error: SollolError) -> None:
         """Ends the attempt with an error; the engine's connection is closed at once. Later calls have no effect."""

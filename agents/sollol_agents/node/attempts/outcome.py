@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 from typing import Final
 
@@ -12,7 +11,6 @@ from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Evidence, Figures
-from sollol_schemas.instants import instant
 
 #: Nobody's fault. A broken bus strikes every node at once, so it may not count against any.
 _CANCELLED: Final = frozenset(
@@ -102,7 +100,6 @@ def outcome_of(
     decision: Decision,
     error: ErrorBody | None,
     figures: Figures,
-    finished_at: dt.datetime,
     *,
     evidence: Evidence | None = None,
 ) -> Outcome:
@@ -114,5 +111,4 @@ def outcome_of(
         error=error,
         evidence=evidence,
         figures=figures,
-        finished_at=instant(finished_at),
     )

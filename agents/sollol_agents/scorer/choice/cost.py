@@ -220,15 +220,14 @@ def explain(cost: Cost, now: float) -> CandidateCost:
         load_s=round(e.profile.load_s, 4) if cost.load is not None else 0.0,
         prefill_s=round(e.prefill_s / h.pace, 4),
         decode_s=round(e.decode_s / h.pace, 4),
-        slowdown_s=round(cost.slowdown_s, 4),
-        externality_s=round(cost.slowdown_s, 4),
+        slowdown_s=round(2.0 * cost.slowdown_s, 4),
         evict_s=round(cost.load.evict_s, 4) if cost.load is not None else 0.0,
         prefix_evict_s=round(e.prefix_evict_s, 4),
         risk_s=round(e.risk_s, 4),
         preference_s=round(e.preference_s, 4),
         rtt_s=round(e.rtt_s, 5),
         prefix_hit_tokens=e.hit_tokens,
-        is_free_now=cost.is_free,
+        is_busy=not cost.is_free,
     )
 
 

@@ -25,30 +25,30 @@ class DecisionEvents:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._untold: list[tuple[DecisionEvent, str]] = []
+        self._untold: list[DecisionEvent] = []
 
     def add(self, event: DecisionEvent) -> None:
         """Tells of this decision soon."""
         if not self._untold:
             asyncio.get_running_loop().call_later(_TELL_AFTER_S, self.tell)
-        self._untold.append((event, self._bus.clock.instant()))
+        self._untold.append(event)
 
     def tell(self) -> None:
         """Tells of everything that is not told yet."""
         untold, self._untold = self._untold, []
         try:
-            for event, at in untold:
+            for event in untold:
                 log_decision(event)
                 if self._bus.meter is not None:
                     self._bus.meter.decided(event)
-                self._bus.publish(subjects.ROUTING_EVENT.of(event.decision.mode), decision_bytes(event, at))
+                self._bus.publish(subjects.ROUTING_EVENT.of(event.decision.mode), decision_bytes(event))
         except NotConnected as error:
             log.info("decisions not told: %s", error, extra={"action": "effect_lost"})
 
 
-def decision_bytes(event: DecisionEvent, decided_at: str) -> bytes:
+def decision_bytes(event: DecisionEvent) -> bytes:
     """The decision event as JSON, with as many candidates and refusals as fit into 4 KiB."""
-    event = msgspec.structs.replace(event, decided_at=decided_at)
+    event = event.as_event()
     data = encode(event)
     while len(data) > _BYTES_MAX and (event.rejections or len(event.candidates) > 1):
         event = msgspec.structs.replace(

@@ -31,13 +31,12 @@ def made_decision(
     waiting: Waiting, choice: Choice, verdict: EligibilityClass, facts: Circumstances, *, is_dry_run: bool = False
 ) -> DecisionEvent:
     """The decision as it is published: the choice, the best candidates term by term, the refused nodes."""
-    request, cost, now = waiting.request, choice.cost, facts.now
+    cost, now = choice.cost, facts.now
     best = sorted(choice.costs, key=lambda c: c.total_s)[:_CANDIDATES]
     if cost not in best:
         best[-1] = cost
     return DecisionEvent(
         decision=_decision(waiting, cost, _reason(choice.reason, verdict), verdict, facts),
-        dispatcher=request.dispatcher,
         candidates=tuple(explain(c, now) for c in best),
         rejections=verdict.rejections[:_REJECTIONS],
         queued=facts.queued,
