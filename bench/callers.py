@@ -7,7 +7,8 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final
 
 import httpx
@@ -25,6 +26,10 @@ WAYS: Final = ("sdk", "nats", "http")
 _AGAIN_S: Final = 0.2
 _STOPPED: Final = "is shutting down"
 _PATIENCE_S: Final = 60.0
+
+
+Ask = Callable[[str, str], AsyncIterator[str]]
+"""The pieces of the answer to a prompt, asked under an id."""
 
 
 class ComeBack(Exception):
@@ -61,12 +66,12 @@ class Callers:
 
     Args:
         bus: The connection of those that use the SDK and of the plain ones.
-        http: A client of the gateways.
+        url: Where the gateways serve.
         model: What they ask.
         rng: Spreads them over the ways.
     """
 
-    def __init__(self, bus: Bus, http: httpx.AsyncClient, model: str, rng: random.Random) -> None:
+    def __init__(self, bus: Bus, url: str, model: str, rng: random.Random) -> None:
         self.tally = Tally()
         self.begun = 0
         """Streams that are in their middle."""
@@ -75,7 +80,7 @@ class Callers:
         self.words = 0
         """How often anything came."""
         self._bus = bus
-        self._http = http
+        self._url = url
         self._model = model
         self._rng = rng
         self._is_over = False
@@ -87,23 +92,33 @@ class Callers:
     async def work(self, way: str, tokens: int) -> None:
         """Asks one thing after another, each with an answer of so many words."""
         await asyncio.sleep(self._rng.random())
-        while not self._is_over:
-            self.open += 1
-            try:
-                await self._until_answered(way, tokens + self._rng.randrange(tokens // 4 + 1))
-            except Broken as error:
-                if _STOPPED in str(error):
-                    self.tally.cut += 1
-                else:
-                    self.tally.errors[str(error)] += 1
-            finally:
-                self.open -= 1
+        async with httpx.AsyncClient(base_url=self._url, timeout=_PATIENCE_S, trust_env=False) as http:
+            # a connection of its own: a shared pool is slower than what is measured
+            ways: dict[str, Ask] = {
+                "sdk": self._by_sdk,
+                "nats": self._by_nats,
+                "http": partial(self._by_http, http),
+            }
+            while not self._is_over:
+                self.open += 1
+                try:
+                    await self._until_answered(ways[way], way, tokens + self._rng.randrange(tokens // 4 + 1))
+                except Broken as error:
+                    self._note_break(str(error))
+                finally:
+                    self.open -= 1
 
-    async def _until_answered(self, way: str, tokens: int) -> None:
+    def _note_break(self, why: str) -> None:
+        if _STOPPED in why:
+            self.tally.cut += 1
+        else:
+            self.tally.errors[why] += 1
+
+    async def _until_answered(self, ask: Ask, way: str, tokens: int) -> None:
         began = time.monotonic()
         while True:
             try:
-                await self._ask(way, tokens, began)
+                await self._ask(ask, way, tokens, began)
             except ComeBack as told:
                 self.tally.told_to_come_back += 1
                 if time.monotonic() - began > _PATIENCE_S:
@@ -112,9 +127,8 @@ class Callers:
             else:
                 return
 
-    async def _ask(self, way: str, tokens: int, began: float) -> None:
+    async def _ask(self, ask: Ask, way: str, tokens: int, began: float) -> None:
         text, last = "", began
-        ask = {"sdk": self._by_sdk, "nats": self._by_nats, "http": self._by_http}[way]
         request_id = f"{way}-{self._rng.getrandbits(64):016x}"
         try:
             async for piece in ask(f"count down from {tokens}", request_id):
@@ -177,10 +191,10 @@ class Callers:
                 raise ComeBack(f"{error.body.code}: {error}") from error
             raise Broken(f"{error.body.code}: {error}") from error
 
-    async def _by_http(self, prompt: str, request_id: str) -> AsyncIterator[str]:
-        headers, body = {h.REQUEST_ID: request_id}, self._body(prompt)
+    async def _by_http(self, http: httpx.AsyncClient, prompt: str, request_id: str) -> AsyncIterator[str]:
+        headers, body = {"X-Sollol-Request-Id": request_id}, self._body(prompt)
         try:
-            async with self._http.stream("POST", "/api/generate", content=body, headers=headers) as reply:
+            async with http.stream("POST", "/api/generate", content=body, headers=headers) as reply:
                 if reply.headers.get("x-should-retry") == "true":
                     raise ComeBack(f"{reply.status_code}: {(await reply.aread())[:200]!r}")
                 async for line in reply.aiter_lines():

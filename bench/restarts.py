@@ -23,7 +23,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, Self
 
-import httpx
 import msgspec
 
 from bench.callers import Callers, spread
@@ -156,10 +155,7 @@ async def run(stage: Stage, steps: Sequence[Step], rng: random.Random, load: Loa
     async with AsyncExitStack() as floor:
         bus = await Bus.connect(stage.fleet.bus_config("caller"))
         floor.push_async_callback(bus.close)
-        limits = httpx.Limits(max_connections=None)
-        http = httpx.AsyncClient(base_url=stage.url, timeout=120.0, limits=limits, trust_env=False)
-        await floor.enter_async_context(http)
-        callers = Callers(bus, http, MODEL, rng)
+        callers = Callers(bus, stage.url, MODEL, rng)
         group = await floor.enter_async_context(asyncio.TaskGroup())
         work = [group.create_task(callers.work(way, load.stream_words)) for way in spread(load.streams)]
         work += [group.create_task(callers.work(way, load.short_words)) for way in spread(load.short)]

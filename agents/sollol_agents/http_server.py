@@ -71,6 +71,8 @@ class Connection(HttpToolsProtocol):
         self._has_only_head = True
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_word: asyncio.Future[None] | None = None
+        self.lost: asyncio.Future[None] = self.loop.create_future()
+        """Done when the client has gone, or has got all that was written."""
 
     @property
     def is_idle(self) -> bool:
@@ -95,6 +97,8 @@ class Connection(HttpToolsProtocol):
         """The client has gone."""
         self._cancel_head_timer()
         self._note_last_word()
+        if not self.lost.done():
+            self.lost.set_result(None)
         super().connection_lost(exc)
         on_gone, self.on_gone = self.on_gone, None
         if on_gone is not None:
@@ -321,6 +325,9 @@ class HttpServer(Part):
         deadline = time.monotonic() + _CLOSE_WITHIN_S
         while state.tasks and time.monotonic() < deadline:
             await asyncio.wait(list(state.tasks), timeout=deadline - time.monotonic())
+        self._close_idle()
+        if lost := [connection.lost for connection in self._connections()]:
+            await asyncio.wait(lost, timeout=max(0.1, deadline - time.monotonic()))  # what was written leaves first
         for connection in list(state.connections):
             connection.transport.abort()
         if state.tasks:

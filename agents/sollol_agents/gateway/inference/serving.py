@@ -71,11 +71,13 @@ class Inference:
         self._metrics = metrics
         self._spawn = spawn
         self._on_end = on_end
+        self._left = ""
         self.active: dict[str, Call] = {}
         """Calls that are not answered yet, by request id."""
 
     def hand_back(self, reason: str) -> None:
-        """Ends what is still running."""
+        """Ends what is still running, and takes nothing more."""
+        self._left = reason
         for call in list(self.active.values()):
             call.leave(ActorStopped(reason))
 
@@ -131,8 +133,10 @@ class Inference:
         """The call for a request.
 
         Raises:
-            SollolError: Too many are open already, or the client chose an id that is in use.
+            SollolError: The gateway leaves, too many are open already, or the client chose an id that is in use.
         """
+        if self._left:
+            raise ActorStopped(self._left)
         if len(self.active) >= self._config.max_active:
             raise QueueFull(f"this gateway serves {len(self.active)} requests already; try again later")
         if request.request_id is not None and request.request_id in self.active:
