@@ -27,4 +27,4 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
     """Every key, as it is stored."""
 
-    keys: tuple[ApiKey, ...] = ()
+    keys: tuple[ApiKey, ...]

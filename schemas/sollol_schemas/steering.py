@@ -40,7 +40,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Intents(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What operators want of the nodes, also of those that are down."""
 
-    nodes: dict[str, Intent] = {}
+    nodes: dict[str, Intent]
 
 
 class BreakerRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 from sollol_bus.errors import NoResponders, SollolError, error_from
+from sollol_bus.jetstream.vacancy import why_vacant
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode, error_of
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 T = TypeVar("T")
@@ -38,12 +39,14 @@ async def ask_actor(bus: Bus, subject: str, asked: object, kind: type[T], *, tim
     try:
         return await ask(bus, subject, asked, kind, timeout_s=timeout_s)
     except NoResponders as error:
-        raise _nobody_on(subject) from error
+        raise await _nobody_on(bus, subject) from error
 
 
-def _nobody_on(subject: str) -> SollolError:
-    actor = "scorer" if subject in _OF_SCORER else "dispatcher"
-    if subject in _OF_RECORDER or subject.startswith(f"{subjects.V1}.why."):
-        actor = "recorder"
-    message = f"no {actor} is on the bus; start `sollol up` or `sollol {actor}`"
+async def _nobody_on(bus: Bus, subject: str) -> SollolError:
+    if subject in _OF_SCORER:
+        message = await why_vacant(bus, stores.SCORER_LEASE)
+    elif subject in _OF_RECORDER or subject.startswith(f"{subjects.V1}.why."):
+        message = await why_vacant(bus, stores.RECORDER_LEASE)
+    else:
+        message = "no dispatcher is on the bus; start `sollol up` or `sollol dispatcher`"
     return error_from(ErrorBody(code=ErrorCode.NO_NODES, message=message))

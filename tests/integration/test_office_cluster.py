@@ -14,6 +14,7 @@ from sollol_bus.jetstream import tenure
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.streams import bucket_spec, provision
+from sollol_bus.jetstream.vacancy import why_vacant
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.topology import is_clustered, is_lone
 from sollol_schemas import stores, subjects
@@ -56,6 +57,10 @@ async def nobody_answers(bus: Bus, subject: str) -> bool:
     return False
 
 
+async def has_no_quorum(bus: Bus) -> bool:
+    return "no quorum" in await why_vacant(bus, "office")
+
+
 async def test_a_holder_that_is_cut_off_from_who_asks_for_it_has_no_successor_before_it_is_out_of_office(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +90,8 @@ async def test_a_holder_that_is_cut_off_from_who_asks_for_it_has_no_successor_be
                 assert (first.is_held, standby.is_held) == (True, False)
                 await eventually(lambda: standby.is_held, within_s=30)
                 assert (was_held, losses) == ([False], ["not renewed in time"])
+                await eventually(has_no_quorum, far, within_s=30)
+                assert "is in office; start" in await why_vacant(near, "other")
                 await Bucket(near, stores.OFFICES_BUCKET).put("office", b"no holder")  # and it stays in office
                 await eventually(lambda: standby.is_held and standby.owner == "standby")
                 for task in running:

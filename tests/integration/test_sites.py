@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.cli.commands.doctor import Level, check_offices
+from sollol_agents.cli.commands.doctor import check_offices
+from sollol_agents.cli.commands.findings import Level
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sollol_agents.cli.commands.batch import PlainDisplay
-from sollol_agents.cli.commands.doctor import Finding, Level, without_need
+from sollol_agents.cli.commands.doctor import without_need
+from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_agents.cli.commands.jobs_views import show_jobs, show_status
 from sollol_agents.cli.commands.listings import show_nodes, show_stats
 from sollol_agents.lab.testing.messages import engine, node_view

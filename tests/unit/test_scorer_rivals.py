@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.cli.commands.doctor import Level, check_offices
+from sollol_agents.cli.commands.doctor import check_offices
+from sollol_agents.cli.commands.findings import Level
 from sollol_agents.scorer.office.rivals import Rivals, in_office
 from sollol_bus.transport.discovery import OFFICE_TERM, Service
 

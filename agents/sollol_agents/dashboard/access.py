@@ -132,4 +132,4 @@ class Sessions:
 async def follow_keys(bus: Bus, sessions: Sessions) -> None:
     """Lets the sessions know the API keys, now and whenever they have changed, until it is cancelled."""
     async for ring in Bucket(bus, stores.SETTINGS_BUCKET).follow(stores.API_KEYS, KeyRing):
-        sessions.know((ring or KeyRing()).keys)
+        sessions.know((ring or KeyRing(keys=())).keys)

@@ -40,7 +40,7 @@ class KeptIntents:
         """Keeps one more request; of other writers at the same time none is lost."""
         while True:
             entry = await self._settings.get(stores.INTENTS)
-            nodes = dict((entry.decode(Intents) or Intents()).nodes)
+            nodes = dict((entry.decode(Intents) or Intents(nodes={})).nodes)
             after = wanted(nodes.pop(node_id, Intent()), asked)
             if after != Intent():
                 nodes[node_id] = after

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from sollol_agents.dispatcher.requests.intake import Rejected, Request
 from sollol_bus.errors import BusError, NoResponders, NotConnected
+from sollol_bus.jetstream.vacancy import nobody
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decoded, encode
-from sollol_schemas import subjects
+from sollol_schemas import stores, subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import ControlAttempt, ControlReply, StateAnswer, StateQuestion
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -40,7 +41,7 @@ def ask_where(bus: Bus, taken_in: Callable[[RequestKind, Msg], Request], msg: Ms
         if isinstance(reply, NotConnected):
             return  # nobody can be told
         if isinstance(reply, BusError):
-            error = ErrorBody(code=ErrorCode.NO_NODES, message="no scorer is in office; start `sollol scorer`")
+            error = ErrorBody(code=ErrorCode.NO_NODES, message=nobody(stores.SCORER_LEASE))
             bus.respond_error(msg.reply, error)
         else:
             bus.publish(msg.reply, reply.data, headers=dict(reply.headers) if reply.headers else None)

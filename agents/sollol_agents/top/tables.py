@@ -181,7 +181,7 @@ def head_line(head: Head, width: int) -> Cell:
     if not head.is_connected:
         return Cell("no connection to the bus; what is shown is old", "red")
     if not head.scorer:
-        return Cell("no scorer in office: no request gets a node; start `sollol scorer`", "red")
+        return Cell("no scorer in office: no request gets a node; `sollol doctor` says why", "red")
     parts = [
         f"{head.nodes_up}/{head.nodes} nodes up",
         f"{head.busy}/{head.slots} slots",

@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterable
-from enum import StrEnum
-from typing import Any, Final
+from functools import partial
+from typing import Annotated, Any, Final
 
 import msgspec
+from cyclopts import Parameter
 
 from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.commands.doctor_kept import check_answers, check_kept
+from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_agents.cli.commands.listings import variants_of
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_json, show_table
@@ -24,12 +27,14 @@ from sollol_agents.node.engines.probing import probe
 from sollol_agents.node.machine.gpu import find_gpus, with_shared_memory
 from sollol_agents.node.machine.host import sample_host
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotPermitted, RequestTimedOut
+from sollol_bus.jetstream.vacancy import NO_QUORUM
 from sollol_bus.server.config import default_store_dir, find_binary
 from sollol_bus.server.room import OFF_BELOW_BYTES
 from sollol_bus.transport.clock import OFF_S, wall_s
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.discovery import CLOCK_AHEAD_S, OFFICE_TERM, Service, find_services
 from sollol_bus.transport.messages import decode
+from sollol_bus.transport.topology import is_clustered
 from sollol_bus.version import VERSION
 from sollol_schemas import stores, subjects
 from sollol_schemas.inboxes import client_inbox_prefix
@@ -46,23 +51,6 @@ _PORTS: Final = ((4222, "--nats-port"), (8000, "--http-port"))
 _ROLES: Final = ("scorer", "dispatcher", "recorder")
 
 
-class Level(StrEnum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    WARNING = "warning"  # works, but something is missing or unusual
-    PROBLEM = "problem"  # does not work until somebody acts
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What one check found, and what to do."""
-
-    check: str
-    level: Level
-    found: str
-    remedy: str = ""
-
-
 class _StreamLimits(msgspec.Struct, frozen=True):
     max_bytes: int = -1
 
@@ -74,8 +62,17 @@ class _StreamInfo(msgspec.Struct):
 
 
 @of_commands.for_clients()
-def doctor(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
-    """Checks Python, disk, GPU, engine, ports, NATS with JetStream, actors, nodes, versions and clock.
+def doctor(
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    json_: of_commands.JsonFlag = False,
+    repair: Annotated[
+        bool,
+        Parameter(negative=(), help="Remove what is kept and cannot be read; needs a user of the control role."),
+    ] = False,
+) -> int:
+    """Checks Python, disk, GPU, engine, ports, NATS with JetStream, what is kept, actors, nodes, versions and clock.
 
     Ends with 1 when something does not work.
     """
@@ -84,7 +81,7 @@ def doctor(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = Fals
 
     async def main() -> int:
         findings.extend([check_python(), check_server_binary(), check_disk(), *check_gpus()])
-        of_bus = await check_bus(bus)
+        of_bus = await check_bus(bus, repair=repair)
         findings.extend([without_need(await check_engine(), of_bus), *of_bus])
         return exit_codes.FAILED if any(f.level is Level.PROBLEM for f in findings) else exit_codes.OK
 
@@ -183,7 +180,7 @@ def without_need(engine: Finding, of_bus: list[Finding]) -> Finding:
     return Finding(check=engine.check, level=Level.OK, found=f"{engine.found}; the fleet's nodes have theirs")
 
 
-async def check_bus(config: BusConfig) -> list[Finding]:
+async def check_bus(config: BusConfig, *, repair: bool = False) -> list[Finding]:
     """NATS, JetStream, streams, clock, actors and nodes."""
     try:
         own_inbox = client_inbox_prefix(config.user)
@@ -196,7 +193,9 @@ async def check_bus(config: BusConfig) -> list[Finding]:
     checks: tuple[Callable[[Bus], Coroutine[Any, Any, list[Finding]]], ...] = (
         _check_server,
         _check_jetstream,
+        partial(check_kept, repair=repair),
         _check_actors,
+        check_answers,
         _check_nodes,
         _check_models,
     )
@@ -206,7 +205,7 @@ async def check_bus(config: BusConfig) -> list[Finding]:
             try:
                 findings.extend(await check(bus))
             except BusError as error:
-                name = check.__name__.removeprefix("_check_")
+                name = getattr(check, "__name__", "check_kept").removeprefix("_").removeprefix("check_")
                 findings.append(
                     Finding(check=name, level=Level.PROBLEM, found=str(error), remedy="see the server's log")
                 )
@@ -247,6 +246,8 @@ async def _check_jetstream(bus: Bus) -> list[Finding]:
     except (NoResponders, RequestTimedOut):
         remedy = "make room on the server's disk, or switch it on: `jetstream {}` in the server's configuration"
         found = "JetStream does not answer: it is off, or rests on a full disk; requests go on, jobs are refused"
+        if is_clustered(bus):
+            found, remedy = f"JetStream does not answer: {NO_QUORUM}", ""
         return [Finding(check="jetstream", level=Level.PROBLEM, found=found, remedy=remedy)]
     findings = []
     names = (stores.EVENTS_STREAM, stores.RESULTS_STREAM, f"KV_{stores.NODES_BUCKET}", f"KV_{stores.OFFICES_BUCKET}")

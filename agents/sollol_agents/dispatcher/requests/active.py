@@ -141,10 +141,9 @@ class ActiveRequest:
             case Granted():
                 self._run(answer)
 
-    def on_no_scorer(self, absent_s: float) -> None:
+    def on_no_scorer(self, why: str) -> None:
         """No scorer came into office for too long."""
-        message = f"no scorer is in office since {absent_s:.0f} s; start `sollol scorer`, or mend the link to it"
-        self._finish_with_error(ErrorBody(code=ErrorCode.NO_NODES, message=message))
+        self._finish_with_error(ErrorBody(code=ErrorCode.NO_NODES, message=why))
 
     # -- running ------------------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Protocol
 
+from sollol_bus.jetstream.vacancy import nobody, why_vacant
 from sollol_bus.transport.connection import Bus
+from sollol_schemas import stores
 
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 1.0
@@ -26,7 +28,7 @@ class Waiter(Protocol):
     def ask_for_slot(self) -> None:
         """Asks the scorer."""
 
-    def on_no_scorer(self, absent_s: float) -> None:
+    def on_no_scorer(self, why: str) -> None:
         """No scorer was in office for longer than a request waits for one."""
 
 
@@ -46,6 +48,9 @@ class ScorerWatch:
         self._due: dict[Waiter, None] = {}
         self._instead: Callable[[], object] | None = None
         self._pause_s = _FIRST_PAUSE_S
+        self.why = nobody(stores.SCORER_LEASE)
+        """Why no scorer answers, as far as was found out."""
+        self._asking: asyncio.Task[None] | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._due_timer: asyncio.TimerHandle | None = None
 
@@ -96,6 +101,9 @@ class ScorerWatch:
         for timer in (self._probe_timer, self._due_timer):
             if timer is not None:
                 timer.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
 
     def _probe(self) -> None:
         self._probe_timer = None
@@ -105,11 +113,16 @@ class ScorerWatch:
         for waiter, since in list(self._parked.items()):
             if now - since > self._patience_s:
                 del self._parked[waiter]
-                waiter.on_no_scorer(now - since)
+                waiter.on_no_scorer(f"{self.why}; so since {now - since:.0f} s")
         if self._parked:
+            if self._asking is None or self._asking.done():
+                self._asking = self._loop.create_task(self._find_out(), name="why no scorer")  # `close` ends it
             self._pause_s = min(_LAST_PAUSE_S, 2 * self._pause_s)
             self._probe_timer = self._loop.call_later(self._pause_s, self._probe)
             next(iter(self._parked)).ask_for_slot()
+
+    async def _find_out(self) -> None:
+        self.why = await why_vacant(self._bus, stores.SCORER_LEASE)
 
     def _ask_some(self) -> None:
         for waiter in list(islice(self._due, _AT_ONCE)):

@@ -14,14 +14,14 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from sollol_bus.errors import BusError, SollolError, error_from
+from sollol_bus.errors import BusError, DecodeFailed, SollolError, error_from
 from sollol_bus.jetstream.api import JetStreamRefused, ack_of
 from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.job_streams import blob_spec
 from sollol_bus.jetstream.stored import purge_subject, stored_block
 from sollol_bus.jetstream.streams import StreamSpec, bucket_spec
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_bus.transport.messages import Msg, encode
 from sollol_bus.waiting import Window
 from sollol_schemas import stores
 from sollol_schemas.batches import BatchRecord, FileRecord
@@ -169,7 +169,7 @@ class Records(Generic[R]):
     async def find(self, record_id: str, owner: str) -> tuple[R | None, int]:
         """A record and its revision; `owner` may be `ANYBODY`."""
         entry: Entry = await self._bucket.get(f"{self._kind}.{owner}.{record_id}")
-        return entry.decode(self._type), entry.revision
+        return self._read(entry), entry.revision
 
     async def write(self, record: R, record_id: str, last: int, *, ttl_s: int = 0) -> int | None:
         """Writes over revision `last`; the new revision, or None when somebody else wrote first."""
@@ -183,7 +183,16 @@ class Records(Generic[R]):
     async def every(self, owner: str) -> list[tuple[R, int]]:
         """All records of an owner with their revisions, in the order of their last writing."""
         entries = await self._bucket.every(f"{self._kind}.{owner}.*")
-        return [(decode(entry.value, self._type), entry.revision) for entry in entries if entry.value is not None]
+        found = ((self._read(entry), entry.revision) for entry in entries)
+        return [(record, revision) for record, revision in found if record is not None]
+
+    def _read(self, entry: Entry) -> R | None:
+        """The record; what is none is said in the log, and is not there for anybody."""
+        try:
+            return entry.decode(self._type)
+        except DecodeFailed as error:
+            log.warning("%s is ignored: %s", entry.key, error, extra={"action": "bad_entry"})
+            return None
 
 
 def _stream() -> str:

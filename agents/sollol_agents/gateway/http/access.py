@@ -14,7 +14,7 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.errors import Header
 from sollol_agents.gateway.http.hosts import is_local
 from sollol_agents.gateway.http.keys import KeyStore
-from sollol_bus.errors import QueueFull, Unauthorized, error_from
+from sollol_bus.errors import DecodeFailed, QueueFull, Unauthorized, error_from
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -131,7 +131,10 @@ class Access(Part):
             SollolError: The bucket cannot be reached.
         """
         await self._store.prepare()
-        self._know(await self._store.load())
+        try:
+            self._know(await self._store.load())
+        except DecodeFailed as error:
+            log.error("no API key is known: %s; see `sollol doctor`", error, extra={"action": "keys_unreadable"})  # noqa: TRY400
         self._spawn(self._follow(), name="keys")
         if not is_local(self._config) and not self._config.require_key:
             log.warning(
@@ -142,7 +145,7 @@ class Access(Part):
 
     async def _follow(self) -> None:
         async for ring in self._store.follow():
-            self._know(ring or KeyRing())
+            self._know(ring or KeyRing(keys=()))
 
     def _know(self, ring: KeyRing) -> None:
         known, now = self._ceilings, time.monotonic()

@@ -41,7 +41,7 @@ class KeyStore:
 
     async def load(self) -> KeyRing:
         """Every key."""
-        return (await self._bucket.get(stores.API_KEYS)).decode(KeyRing) or KeyRing()
+        return (await self._bucket.get(stores.API_KEYS)).decode(KeyRing) or KeyRing(keys=())
 
     def follow(self) -> AsyncIterator[KeyRing | None]:
         """Every key, now and whenever they changed."""
@@ -103,7 +103,7 @@ class KeyStore:
         await self.prepare()
         for _ in range(_WRITES):
             entry = await self._bucket.get(stores.API_KEYS)
-            ring = change(entry.decode(KeyRing) or KeyRing())
+            ring = change(entry.decode(KeyRing) or KeyRing(keys=()))
             if len(ring.keys) > _KEYS_MAX:
                 raise BadRequest(f"there are {_KEYS_MAX} keys already; revoke some")
             if await self._bucket.update(stores.API_KEYS, encode(ring), entry.revision) is not None:

@@ -59,4 +59,4 @@ class OperatorsIntents:
 
     async def _follow(self) -> None:
         async for kept in self._bucket.follow(stores.INTENTS, Intents):
-            self._core.fleet.adopt_intents((kept or Intents()).nodes)
+            self._core.fleet.adopt_intents((kept or Intents(nodes={})).nodes)
