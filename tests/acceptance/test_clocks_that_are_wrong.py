@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from sollol_agents.cli.commands.doctor import check_bus
 from sollol_agents.lab.testing.messages import outcome
-from sollol_agents.lab.testing.processes import ProcessFleet, sollol
+from sollol_agents.lab.testing.processes import ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.recorder.rows import row_of
 from sollol_agents.recorder.store import open_store
@@ -18,6 +20,7 @@ from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.clock import wall_s
+from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.jobs import JobState
@@ -41,7 +44,7 @@ def wall_clock(step: str) -> dict[str, str]:
 def set_by(file: Path) -> dict[str, str]:
     """The same, off by what stands in a file."""
     file.write_text("+0s")
-    named = {"FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1"}
+    named = {"FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_CACHE_DURATION": "1"}
     return {name: text for name, text in wall_clock("").items() if text} | named
 
 
@@ -81,13 +84,15 @@ async def test_wrong_clocks_cost_no_job_and_no_history(
     database, dial = tmp_path / "history.sqlite3", tmp_path / "dispatcher-clock"
     await keep_history(database)
     where = ("--nats", server.url)
-    await fleet.actor("scorer")
-    await fleet.sollol("recorder", *where, "--database", str(database), **wall_clock(MONTH))
-    await fleet.sollol("dispatcher", *where, **set_by(dial))
-    engine = await fleet.emulator(NODE, *FLAGS)
+    _, _, engine, _ = await asyncio.gather(
+        fleet.actor("scorer"),
+        fleet.sollol("recorder", *where, "--database", str(database), **wall_clock(MONTH)),
+        fleet.emulator(NODE, *FLAGS),
+        fleet.sollol("dispatcher", *where, **set_by(dial)),
+    )
+    dial.write_text(HOUR)  # it is looked at once a second
     await fleet.node(NODE, engine.url)
     async with fleet.client() as client:
-        dial.write_text(HOUR)
         job = make_job({"model": MODEL, "prompt": "count down from 3"}, deadline_s=600)
         late = await client.jobs.submit(job, delay_s=1800)
         assert (await client.wait_for_task(await client.jobs.submit(job), timeout_s=30)).state is JobState.DONE
@@ -99,5 +104,10 @@ async def test_wrong_clocks_cost_no_job_and_no_history(
         await eventually(is_recorded, complaint="the job of just now is within the last minute")
         assert (await client.stats()).total.requests == 2, "yesterday's is kept"
         assert (await client.jobs.get(late)).state is JobState.QUEUED
-    told = (await sollol(server.url, "doctor")).out
-    assert re.search(r"sollol-recorder \w+: 26784\d\d\.\d+ s ahead of the server's", told), told
+    findings = await check_bus(BusConfig(url=server.url))
+    wrong = (f.found for f in findings if f.check == "clock" and f.remedy)
+    told = [re.fullmatch(r"(\S+) \w{12}: (\S+) s ahead of the server's", found) for found in wrong]
+    assert {t[1]: round(float(t[2]), -1) for t in told if t} == {
+        "sollol-dispatcher": 3600.0,
+        "sollol-recorder": 31 * 86_400.0,
+    }
