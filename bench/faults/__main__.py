@@ -9,12 +9,13 @@ During each fault 20 streams go at a time, short calls come by HTTP and by plain
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.command import parser_of, started
+from bench.command import in_json, parser_of, started
 from bench.faults.cases import FEW, SMALL, Size, every_case, play
 from bench.faults.stage import FAKE_CLOCKS
 
@@ -32,6 +33,8 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             async for row in play(stage_name, waiting, SMALL if options.quick else Size(), place):
                 print(as_row(row), file=sys.stderr, flush=True)
                 rows.append(row)
+                if options.out is not None:  # what is known so far, should a later case break off
+                    await asyncio.to_thread(options.out.write_text, in_json({"cases": rows}))
     return {"cases": rows, "left_out": left_out}
 
 
