@@ -18,6 +18,7 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 
 from bench.faults.judge import CUT_OFF, Jobs, Sample
+from sollol_agents.lab.testing.waiting import eventually
 
 MODEL = "countdown"
 SHORT, LONG, JOB = 3, 100, 10
@@ -240,12 +241,21 @@ class Load:
 
 
 async def results_written(nats_url: str) -> int:
-    """How many results were ever stored."""
+    """How many results were ever stored, as soon as there is a place for them."""
     nc = await nats.connect(nats_url.split(","))
+    last = -1
+
+    async def is_known() -> bool:
+        nonlocal last
+        with contextlib.suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError):
+            last = (await nc.jetstream(timeout=2).stream_info(_RESULTS)).state.last_seq
+        return last >= 0
+
     try:
-        return int((await nc.jetstream(timeout=5).stream_info(_RESULTS)).state.last_seq)
+        await eventually(is_known, within_s=60.0, complaint="the stream of results")
     finally:
         await nc.close()
+    return last
 
 
 def _is_right(result: dict[str, Any]) -> bool:
