@@ -71,6 +71,7 @@ class Connection(HttpToolsProtocol):
         self._has_only_head = True
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_word: asyncio.Future[None] | None = None
+        self._idle_since = 0.0
         self.lost: asyncio.Future[None] = self.loop.create_future()
         """Done when the client has gone, or has got all that was written."""
 
@@ -145,11 +146,22 @@ class Connection(HttpToolsProtocol):
         Returns:
             Done when the last request of an idle connection has come, or its client has gone; None: it serves one.
         """
-        if not self.is_idle:
+        if not self.is_idle and not self.cycle.response_started:
             self.cycle.keep_alive = False
             return None
         self._last_word = self._last_word or self.loop.create_future()
-        return self._last_word
+        return self._last_word if self.is_idle else None
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether a connection that shuts down got an answer just now whose head did not say that it is the last."""
+        is_open = self._last_word is not None and not self._last_word.done()
+        return is_open and self.is_idle and self.loop.time() - self._idle_since < _LAST_WORD_S
+
+    def on_response_complete(self) -> None:
+        """The end of an answer."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
 
     def _note_last_word(self) -> None:
         if self._last_word is not None and not self._last_word.done():
@@ -259,6 +271,11 @@ class HttpServer(Part):
     def connections(self) -> int:
         """Open connections."""
         return len(self._server.server_state.connections)
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether a request may be on its way although the server stops; see `Connection.may_ask`."""
+        return any(connection.may_ask for connection in self._connections())
 
     async def start(self) -> None:
         """Listens.

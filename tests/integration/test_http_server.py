@@ -74,9 +74,13 @@ async def test_a_request_has_one_host_and_any_method(request_: bytes, begins: by
 @pytest.mark.shutdown
 async def test_a_server_that_stops_serves_what_its_connections_were_about_to_ask_and_closes_them() -> None:
     async def application(scope: Any, receive: object, send: Any) -> None:
-        if scope["path"] == "/slow":
-            await may_answer.wait()
-        await tell_method(scope, receive, send)
+        if scope["path"] != "/slow":
+            await tell_method(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+        await send({"type": "http.response.body", "body": b"G", "more_body": True})
+        await may_answer.wait()
+        await send({"type": "http.response.body", "body": b"ET"})
 
     may_answer = asyncio.Event()
     server = HttpServer(application, "127.0.0.1", 0, remedy="")
@@ -87,7 +91,7 @@ async def test_a_server_that_stops_serves_what_its_connections_were_about_to_ask
     says_again.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     await kept.readuntil(b"\r\n\r\nGET")
     asks_slowly.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-    await eventually(lambda: server.connections == 4)
+    await slow.readuntil(b"content-length: 3")
     async with asyncio.TaskGroup() as group:
         group.create_task(server.stop_accepting())
         await eventually(lambda: _is_refused(port))
@@ -100,7 +104,11 @@ async def test_a_server_that_stops_serves_what_its_connections_were_about_to_ask
             assert b"connection: close" in answer
             assert answer.endswith(method)
     may_answer.set()
-    assert (await asyncio.wait_for(slow.read(), 5)).endswith(b"GET")
+    await asyncio.wait_for(slow.readuntil(b"\r\n\r\nGET"), 5)
+    assert server.may_be_asked, "the head of that answer did not say that it is the last"
+    asks_slowly.write(b"PUT / HTTP/1.1\r\nHost: x\r\ncontent-length: 0\r\n\r\n")
+    assert (await asyncio.wait_for(slow.read(), 5)).endswith(b"PUT")
+    assert not server.may_be_asked
     await server.close()
     assert await asyncio.wait_for(silent.read(), 5) == b"", "nothing was asked there"
     for _, writer in opened:

@@ -116,8 +116,9 @@ class Gateway(Actor[GatewayConfig]):
         await self._server.stop_accepting()
 
     def in_flight(self) -> Collection[str]:
-        """Ids of the requests that are not answered yet."""
-        return self._inference.active.keys()
+        """Ids of the requests that are not answered yet, and a word for those that may be on their way."""
+        coming = ("the next request",) if self._server.may_be_asked else ()
+        return (*self._inference.active.keys(), *coming)
 
     async def hand_back(self, reason: str) -> None:
         """Ends the answers that could not finish in time."""
