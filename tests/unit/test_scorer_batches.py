@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -36,7 +37,20 @@ def test_a_cold_node_joins_in_when_the_queue_lasts_longer_than_its_load(routing:
     fleet = mixed_fleet()
     for number in range(400):
         fleet.ask(f"r{number}", context=SHORT, routing=routing)
+    fleet.tick(0.25)
     assert "cold" in nodes_of(fleet)
+
+
+def test_a_newcomer_behind_those_that_a_walk_looks_at_causes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, walks = mixed_fleet(), Mock()
+    walks.side_effect = fleet.core.planner.walk
+    monkeypatch.setattr(fleet.core.planner, "walk", walks)
+    for number in range(400):
+        before = len(fleet.core.waiting), walks.call_count
+        fleet.ask(f"r{number}", context=SHORT)
+        assert (walks.call_count > before[1]) is (before[0] < 28)
+    fleet.ask("urgent", context=SHORT, routing=Routing(priority=10))
+    assert walks.call_count == before[1] + 1
 
 
 @pytest.mark.parametrize("routing", [PATIENT, Routing()], ids=["async", "fast"])
@@ -65,6 +79,7 @@ def test_the_reason_says_how_long_the_queue_would_take() -> None:
     fleet = mixed_fleet()
     for number in range(400):
         fleet.ask(f"r{number}", context=SHORT, routing=PATIENT)
+    fleet.tick(0.25)
     cold = [g for g in granted(fleet.effects).values() if g.decision.node_id == "cold"]
     assert any("starts at once" in g.decision.reason for g in cold)
 

@@ -30,7 +30,7 @@ from sollol_agents.scorer.queue.admission import Admission
 from sollol_agents.scorer.queue.births import Births
 from sollol_agents.scorer.queue.grants import Circumstances, made_decision, made_grant, occupy
 from sollol_agents.scorer.queue.ledger import GrantLedger
-from sollol_agents.scorer.queue.plan import Planner
+from sollol_agents.scorer.queue.plan import TRIED_BEYOND, Planner
 from sollol_agents.scorer.queue.queue import Queue
 from sollol_agents.scorer.queue.refusals import Refusal
 from sollol_agents.scorer.strategies import Strategy, strategy_named
@@ -154,7 +154,7 @@ class SchedulerCore:
             self.demand.count(waiting.model, now)
             self._flow.came(now)
         self.waiting.add(waiting)
-        effects = self._plan(now)
+        effects = self._plan(now) if self._is_in_sight(waiting) else []
         if request.request_id not in self.waiting:
             return effects
         refusal = self._admission.refusal_by_deadline(waiting, now)
@@ -293,6 +293,10 @@ class SchedulerCore:
             if choice.cost.is_free:
                 effects += self._grant(waiting, choice, now)
         return effects
+
+    def _is_in_sight(self, waiting: Waiting) -> bool:
+        """Whether a walk would look at this request; those in front of it were looked at when something changed."""
+        return self.waiting.is_among_first(waiting, self._window(len(self.waiting.lines())) + TRIED_BEYOND)
 
     def _window(self, classes: int) -> int:
         """Requests planned per class: fewer where nodes and classes are many, so that a walk stays short."""

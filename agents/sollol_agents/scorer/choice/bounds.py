@@ -1,8 +1,8 @@
 """Lower bounds of costs, so that of many candidates only those that can be chosen are worked out.
 
-A bound leaves out what takes long to find out and can only add to a cost: slow-down by company and, of nodes without a
-free slot, the reloads that a load causes. Bounds follow from a node's horizon and figures alone, so that they are kept
-from walk to walk until one of these is made anew; waits, which shrink as time passes, are added by each walk.
+A bound leaves out what takes long to find out and can only add to a cost: slow-down by company and, until somebody
+asks for them, the reloads that a load causes. Bounds follow from a node's horizon and figures alone, so that they are
+kept from walk to walk until one of these is made anew; waits, which shrink as time passes, are added by each walk.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def row_of(profile: Profile, horizon: Horizon, model: str, largest: tuple[float,
     is_held = ready_at is not None
     if ready_at is None:
         load_s, ready_at = profile.load_s, horizon.load_ends_at
-        load = horizon.load_plan(profile.need_bytes) if start == 0.0 else horizon.plans.get(profile.need_bytes)
+        load = horizon.plans.get(profile.need_bytes)
         if load is None:
             is_tight = False
         else:
@@ -193,20 +193,30 @@ class Pool:
 
     def _catch_up(self) -> None:
         """Takes note of what was planned."""
-        now, standing = self._now, self._standing
         for node_id, model in set(self._changed[self._seen :]):
-            place = standing.places.get(node_id)
-            if place is None:
-                continue
-            row = self.rows[place]
-            if not row[_SLOWED] and model not in ("", self.model):
-                continue
-            profile = row[PROFILE]
-            row = self.rows[place] = row_of(profile, self.planned[node_id], self.model, standing.largest)
-            wait_s = row[START] - now
-            factor = profile.node.work.overtaking_factor(self._bucket, now) if wait_s > 0.0 else 0.0
-            self._fixed[place] = row[2] + max(0.0, wait_s) * factor
+            place = self._standing.places.get(node_id)
+            if place is not None and (self.rows[place][_SLOWED] or model in ("", self.model)):
+                self._renew(place)
         self._seen = len(self._changed)
+
+    def _renew(self, place: int) -> None:
+        """Makes a row anew."""
+        now, profile = self._now, self.rows[place][PROFILE]
+        node = profile.node
+        row = self.rows[place] = row_of(profile, self.planned[node.node_id], self.model, self._standing.largest)
+        wait_s = row[START] - now
+        factor = node.work.overtaking_factor(self._bucket, now) if wait_s > 0.0 else 0.0
+        self._fixed[place] = row[2] + max(0.0, wait_s) * factor
+
+    def count_reloads(self) -> None:
+        """Finds out what loads would push out where a request of the class could start at once."""
+        changed = {node_id for node_id, _ in self._changed}
+        for place, row in enumerate(self.rows):
+            if row[START] <= self._now and not row[TIGHT]:
+                self.load_plan(row[PROFILE])
+                self._renew(place)
+                if row[PROFILE].node.node_id not in changed:  # no plan of this walk: it holds for the next ones too
+                    self._standing.rows[place] = self.rows[place]
 
     def could_start(self, open_ids: set[str]) -> bool:
         """Whether a free node has the model in memory, or is loading it."""

@@ -33,7 +33,8 @@ _EXPLAINED = 8  # candidates that a decision's explanation shows
 _CHANGES_MAX = 4096  # changes of nodes that are remembered for standings
 _STANDINGS_MAX = 128  # eligibility classes whose bounds are kept
 _FEW_FREE = 8  # free nodes that are worked out first, whatever their bounds
-_TRIED_BEYOND = 8  # requests behind the window that may start on nodes which the plan leaves open
+TRIED_BEYOND = 8
+"""Requests of a class behind the window that may start on nodes which the plan leaves open."""
 _MOST_HELD = 3  # requests held ahead that count; by more, slow nodes would take what they only delay
 
 
@@ -120,7 +121,7 @@ class Planner:
             return
         line_of = {line.first.class_key: line for line in lines}
         ahead = merged(lines, window)
-        later = [(line, line.beyond(window, _TRIED_BEYOND)) for line in lines if len(line) > window]
+        later = [(line, line.beyond(window, TRIED_BEYOND)) for line in lines if len(line) > window]
         pools: dict[ClassKey, Pool] = {}
         for waiting in ahead:
             if not walk.open_ids:
@@ -132,7 +133,7 @@ class Planner:
             pool = pools.get(key)
             if pool is None:
                 line = line_of.get(key)
-                pool = pools[key] = self._pool(waiting, nodes, (line or lines[0]).head(window + _TRIED_BEYOND), walk)
+                pool = pools[key] = self._pool(waiting, nodes, (line or lines[0]).head(window + TRIED_BEYOND), walk)
                 if line is not None:
                     pool.left = len(line) + line.behind
             pool.left -= 1.0
@@ -180,6 +181,7 @@ class Planner:
     ) -> Iterator[tuple[Waiting, Choice]]:
         """Starts more of a long line on nodes that are left open, where they end before the whole line would."""
         drained_at = walk.drained_at(line, pool)
+        pool.count_reloads()
         if pool.soonest_late_end(candidates) >= drained_at:
             return
         free = pool.free_now(walk.open_ids)

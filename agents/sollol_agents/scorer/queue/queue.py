@@ -185,6 +185,10 @@ class Queue:
             return self._idle.place_of(waiting) + sum(len(line) for line in self._lines.values())
         return sum(line.place_of(waiting) for line in self._lines.values())
 
+    def is_among_first(self, waiting: Waiting, count: int) -> bool:
+        """Whether fewer than `count` requests of its line come before this one."""
+        return self._line(waiting).place_of(waiting) < count
+
     def work_ahead_s(self, waiting: Waiting) -> float:
         """Work of the requests of the same class that come before this one, at the mean of its class."""
         line = self._line(waiting)
