@@ -335,13 +335,18 @@ class HttpServer(Part):
         """Closes every connection, after a moment for what is on its way."""
         self._stop_listening()
         await asyncio.sleep(0)  # what came while this process had no time is read first
-        self._close_idle()
+        for one in self._connections():
+            one.shutdown()
         if self._clock is not None:
             self._clock.cancel()
         state = self._server.server_state
         deadline = time.monotonic() + _CLOSE_WITHIN_S
         while state.tasks and time.monotonic() < deadline:
             await asyncio.wait(list(state.tasks), timeout=deadline - time.monotonic())
+        if words := [word for one in self._connections() if one.may_ask and (word := one.shutdown()) is not None]:
+            await asyncio.wait(words, timeout=_LAST_WORD_S)
+            if state.tasks:
+                await asyncio.wait(list(state.tasks), timeout=_LAST_WORD_S)
         self._close_idle()
         if lost := [connection.lost for connection in self._connections()]:
             await asyncio.wait(lost, timeout=max(0.1, deadline - time.monotonic()))  # what was written leaves first
