@@ -29,7 +29,7 @@ from sollol_schemas.stores import Holder
 
 SHARE_IN_OFFICE: Final = 0.9
 CLUSTER_TENURE_S: Final = 12
-"""In a cluster at least: an election of the store's leader takes up to 8 s."""
+"""In a cluster at least: an election of the store's leader takes up to 9 s."""
 TENURE_MAX_S: Final = 60
 RENEW_EVERY_S: Final = 1.0
 LOOK_EVERY_S: Final = 0.5
