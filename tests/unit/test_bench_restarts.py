@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytest.importorskip("bench.restarts", reason="the benchmarks are not part of the wheel")
+
 from bench.callers import WAYS, spread
 from bench.restarts import ACTORS, as_text, order_of
 
