@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import msgspec
 
 T = TypeVar("T", bound=msgspec.Struct)
+_PLAIN = frozenset({bool, int, str, type(None)})
+"""Values of these kinds are the very default where they equal it, as far as that is a small one, and are not cut."""
 
 
 def slim(message: T, digits: int) -> T:
@@ -19,7 +21,7 @@ def slim(message: T, digits: int) -> T:
     changes: dict[str, Any] = {}
     for name, default in _defaults(type(message)):
         value = getattr(message, name)
-        if value is default:
+        if value is default or type(value) in _PLAIN:
             continue
         kept = _slim(value, digits)
         if kept == default and type(kept) is type(default):

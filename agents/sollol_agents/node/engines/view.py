@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -34,6 +35,8 @@ class EngineView(msgspec.Struct, kw_only=True):
     detail: str = "not asked yet"
     failures: int = FAILURES_UNTIL_UNREACHABLE
     """How many times in a row it did not answer."""
+    by_name: tuple[tuple[InstalledModel, ...], Mapping[str, InstalledModel]] = ((), MappingProxyType({}))
+    """The models on disk, and the first of each name among them; made anew for another inventory."""
 
     def answered(self) -> None:
         """The engine answered a question."""
@@ -67,8 +70,10 @@ class EngineView(msgspec.Struct, kw_only=True):
 
     def installed_model(self, name: str) -> InstalledModel | None:
         """What is known of a model on disk."""
-        wanted = canonical(name)
-        return next((one for one in self.inventory.installed if canonical(one.name) == wanted), None)
+        models = self.inventory.installed
+        if self.by_name[0] is not models:
+            self.by_name = models, {canonical(one.name): one for one in reversed(models)}
+        return self.by_name[1].get(canonical(name))
 
     def loaded_model(self, name: str) -> LoadedModel | None:
         """What is known of a model in memory."""
