@@ -161,6 +161,14 @@ def test_what_is_kept_is_bounded_in_number_and_the_oldest_give_way() -> None:
     assert kept.get("10") == 10
 
 
+def test_an_end_that_reaches_nobody_is_due_again_later_and_later_and_not_for_ever() -> None:
+    ends: KeptEnds[str] = KeptEnds()
+    ends.keep("a", "end", 3, 100.0, is_said=True)
+    due = [ends.refused("a", 100.0) for _ in range(len(AGAIN_AFTER_S) + 1)]
+    assert due == [*(100.0 + after_s for after_s in AGAIN_AFTER_S), None]
+    assert ends.refused("b", 100.0) is None
+
+
 def test_what_the_server_has_taken_is_not_said_again_on_the_next_connection() -> None:
     kept: KeptEnds[str] = KeptEnds()
     kept.keep("early", "early", 1, 10.0, is_said=True)

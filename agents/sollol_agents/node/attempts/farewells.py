@@ -129,8 +129,9 @@ class Farewells(Part):
 
     def refused(self, stream: str) -> None:
         """The server says that nobody got the end of this attempt's answer."""
-        self._kept.refused(stream, time.monotonic())
-        self._plan()
+        due_at = self._kept.refused(stream, time.monotonic())
+        if due_at is not None:
+            self._look_at(due_at)
 
     def say_again(self, stream: str) -> None:
         """Somebody asks how this attempt ended."""
@@ -156,7 +157,9 @@ class Farewells(Part):
             self._say(stream, end)
         if due:
             log.info("said again how %d attempts ended", len(due), extra={"action": "ends_said_again"})
-        self._plan()
+        next_at = self._kept.next_at()
+        if next_at is not None:
+            self._look_at(next_at)
 
     def _say(self, stream: str, end: End) -> None:
         try:
@@ -166,11 +169,6 @@ class Farewells(Part):
             self._kept.unsaid(stream)
         else:
             self._kept.said(stream, time.monotonic())
-
-    def _plan(self) -> None:
-        next_at = self._kept.next_at()
-        if next_at is not None:
-            self._look_at(next_at)
 
     def _look_at(self, at: float) -> None:
         if self._timer is not None:

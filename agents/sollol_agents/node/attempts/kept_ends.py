@@ -86,12 +86,14 @@ class KeptEnds(Generic[EndT]):
         if (kept := self._kept.get(key)) is not None:
             kept.said_at, kept.is_proven = None, False
 
-    def refused(self, key: str, now: float) -> None:
-        """It reached nobody."""
+    def refused(self, key: str, now: float) -> float | None:
+        """It reached nobody; returns when it is said again, None when it is not."""
         kept = self._kept.get(key)
-        if kept is not None and kept.refusals < len(AGAIN_AFTER_S):
-            self._due[key] = now + AGAIN_AFTER_S[kept.refusals]
-            kept.refusals += 1
+        if kept is None or kept.refusals == len(AGAIN_AFTER_S):
+            return None
+        self._due[key] = due_at = now + AGAIN_AFTER_S[kept.refusals]
+        kept.refusals += 1
+        return due_at
 
     def lost(self, proven_until: float) -> None:
         """The connection broke; what was said on it before `proven_until` had reached its server."""
