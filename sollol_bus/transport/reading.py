@@ -13,12 +13,18 @@ A server that stops without a word is noticed seconds later, and what was publis
 ping proves that the server had everything published before that ping: the library sends a ping before what waits to
 leave, here it goes behind it. Leaving such a server, the library waits until all that waits is sent, which is never;
 here it is dropped. The server's news of which servers its cluster has is passed on.
+
+A process that did not run for a while finds its connection closed, and what came before that in its socket: requests
+that nobody else has. Its first write fails, and with that asyncio drops what is unread. A second descriptor of the
+socket keeps that until it has been read. What comes over TLS only the library's transport can read: it is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -33,6 +39,7 @@ NO_TLS: Final = "the server offers no TLS, which the settings ask for"
 _ACK_ROOT: Final = b"$JS.ACK."
 _TERMINATE: Final = b"+TERM"
 _SUBJECT_MAX: Final = 200
+_READ_BYTES: Final = 1 << 18
 
 
 class SturdyClient(NatsClient):
@@ -49,6 +56,8 @@ class SturdyClient(NatsClient):
         self._on_cluster_change = on_cluster_change
         self._cluster: frozenset[str] = frozenset()
         self._pings_sent_at: deque[float] = deque()
+        self._unread = -1
+        """Another descriptor of the socket, where it can be read; else -1."""
         self.proven_mono_s = 0.0
         """What was published before this moment has reached the server."""
 
@@ -60,6 +69,7 @@ class SturdyClient(NatsClient):
     async def _process_connect_init(self) -> None:
         self._pings_sent_at.clear()
         await super()._process_connect_init()
+        self._keep_unread()
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
         if self._pending and self._transport is not None:
@@ -81,10 +91,49 @@ class SturdyClient(NatsClient):
             self._on_cluster_change()
 
     async def _attempt_reconnect(self) -> None:
+        self._forget_unread()
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
         await super()._attempt_reconnect()
+
+    async def _process_op_err(self, e: Exception) -> None:
+        is_parsing = asyncio.current_task() is self._reading_task and not isinstance(e, OSError)
+        if self.is_connected and not is_parsing:
+            await self._read_rest()
+        await super()._process_op_err(e)
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        self._forget_unread()
+        await super()._close(status, do_cbs)
+
+    def _keep_unread(self) -> None:
+        self._forget_unread()
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None and writer.get_extra_info("sslcontext") is None:
+            self._unread = os.dup(writer.get_extra_info("socket").fileno())
+
+    def _forget_unread(self) -> None:
+        if self._unread >= 0:
+            os.close(self._unread)
+            self._unread = -1
+
+    async def _read_rest(self) -> None:
+        """Hands out what had come before the connection broke; whoever wants to publish finds it broken."""
+        reader = getattr(self._transport, "_io_reader", None)
+        rest = bytearray(getattr(reader, "_buffer", b""))
+        with contextlib.suppress(OSError):  # nothing more, or the connection was reset
+            while self._unread >= 0 and (more := os.read(self._unread, _READ_BYTES)):
+                rest += more
+        self._forget_unread()
+        if not rest:
+            return
+        log.info("read %d bytes that came before the connection broke", len(rest), extra={"action": "rest_read"})
+        self._status = NatsClient.RECONNECTING
+        try:
+            await self._ps.parse(bytes(rest))
+        finally:
+            self._status = NatsClient.CONNECTED
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
+import struct
+import termios
 import time
 from collections.abc import AsyncIterator
 
@@ -67,6 +70,40 @@ async def test_a_server_that_takes_nothing_any_more_is_left_at_once(link: Link, 
     await far.nats._process_op_err(nats.errors.StaleConnectionError())
     await eventually(lambda: bool(left))
     assert not far.is_connected
+
+
+async def test_what_came_before_a_write_failed_is_heard_although_nothing_can_be_answered(bus: Bus, far: Bus) -> None:
+    heard: list[bytes] = []
+    refused: list[NotConnected] = []
+
+    def take(msg: Msg) -> None:
+        heard.append(msg.data)
+        try:
+            far.publish("answer")
+        except NotConnected as error:
+            refused.append(error)
+
+    far.subscribe("work", take)
+    await far.flush()
+    transport = far.nats._transport._io_writer.transport  # type: ignore[union-attr]
+    transport.pause_reading()  # a process that does not run reads nothing
+    work = [b"1" * 1000, b"2" * 1000]
+    for body in work:
+        bus.publish("work", body)
+    descriptor = transport.get_extra_info("socket").fileno()
+    await eventually(lambda: _bytes_in(descriptor) > 2000)
+    transport.abort()
+    await far.nats._process_op_err(BrokenPipeError())
+    assert heard == work
+    assert len(refused) == 2
+    await eventually(lambda: far.reconnects == 1)
+    bus.publish("work", b"3")
+    await eventually(lambda: heard == [*work, b"3"])
+
+
+def _bytes_in(descriptor: int) -> int:
+    """How much lies in a socket unread."""
+    return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"1234"))[0])
 
 
 async def test_a_flush_that_is_answered_too_late_is_nobodys_trouble(
