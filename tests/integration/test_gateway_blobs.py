@@ -62,10 +62,10 @@ async def in_pieces(content: bytes, size: int) -> AsyncIterator[bytes]:
 
 
 async def test_a_file_goes_to_one_node_and_a_model_is_made_there(tmp_path: Path) -> None:
+    content = b"GGUF" + bytes(range(256)) * (40 * MIB // 256) + b"odd"
+    digest = digest_of(content)  # before anybody in this process has a clock to keep
+    path = f"/api/blobs/{digest}"
     async with world(tmp_path) as here:
-        content = b"GGUF" + bytes(range(256)) * (40 * MIB // 256) + b"odd"
-        digest = digest_of(content)
-        path = f"/api/blobs/{digest}"
         assert (await here.http.head(path)).status_code == 404
         sent = await here.http.post(path, content=in_pieces(content, 100_000))
         assert (sent.status_code, sent.headers["x-sollol-node"]) == (201, "big")
