@@ -13,6 +13,7 @@ from sollol_bus.errors import BusError, ConfigError
 from sollol_bus.parts import Part
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import BusConfig
+from sollol_bus.waiting import happens
 
 
 class Recording(Actor[None]):
@@ -221,6 +222,19 @@ async def test_side_tasks_end_with_the_actor(config: BusConfig) -> None:
     async with Recording(config) as actor:
         task = actor.spawn(asyncio.Event().wait(), name="forever")
     assert task.cancelled()
+
+
+async def test_side_tasks_end_at_whatever_moment_their_deadlines_run_out(config: BusConfig) -> None:
+    async def wait_on() -> None:
+        while True:
+            await happens(asyncio.Event(), 0)
+
+    async with Recording(config) as actor:
+        tasks = []
+        for number in range(8):  # some are between a deadline and its end whenever the actor stops
+            tasks.append(actor.spawn(wait_on(), name=f"waits-{number}"))
+            await asyncio.sleep(0)
+    assert all(task.cancelled() for task in tasks)
 
 
 async def test_statistics_say_what_the_actor_does(config: BusConfig) -> None:
