@@ -134,8 +134,8 @@ def test_a_node_that_left_is_told_from_one_that_fell_silent() -> None:
     fleet.load("b", has_left=True)
     assert "b down (it left in order)" in refused(fleet.ask("r1", **ONLY))["r1"].message
     fleet.node("b", instance="b-again")
-    fleet.tick(31.0)
-    assert "b down (silent for 31 s)" in refused(fleet.ask("r2", **ONLY))["r2"].message
+    fleet.tick(61.0)
+    assert "b down (silent for 61 s)" in refused(fleet.ask("r2", **ONLY))["r2"].message
 
 
 def test_a_strict_node_is_the_only_one_and_a_wanted_node_falls_back() -> None:
@@ -253,10 +253,24 @@ def test_a_floor_that_can_never_be_proven_is_a_bad_request() -> None:
 def test_patient_work_waits_while_its_node_is_down_and_others_are_refused() -> None:
     fleet = Fleet()
     fleet.node()
-    fleet.tick(6.0)
+    fleet.tick(61.0)
     assert refused(fleet.ask("fast"))["fast"].code is ErrorCode.NO_ELIGIBLE_NODE
     assert queued(fleet.ask("job", routing=Routing(routing_mode=RoutingMode.ASYNC), deadline_s=3600.0)) == ["job"]
     assert "job" in granted(fleet.node())
+
+
+def test_a_node_that_fell_silent_lately_is_waited_for_as_long_as_it_takes_to_be_heard_again() -> None:
+    fleet = Fleet()
+    fleet.node()
+    fleet.tick(18.0)
+    assert queued(fleet.ask("early")) == ["early"]
+    fleet.tick(1.9)
+    assert queued(fleet.ask("late")) == ["late"]
+    fleet.effects.clear()
+    fleet.tick(0.2)
+    assert set(refused(fleet.effects)) == {"early", "late"}
+    assert queued(fleet.ask("in time")) == ["in time"]
+    assert "in time" in granted(fleet.node())
 
 
 def test_patient_work_does_not_wait_for_a_node_that_is_away_and_never_had_the_model() -> None:

@@ -46,6 +46,7 @@ class Waiting:
     __slots__ = (
         "belief",
         "best_work_s",
+        "came_at",
         "class_key",
         "deadline_at",
         "enqueued_at",
@@ -70,6 +71,8 @@ class Waiting:
         self.sequence = sequence
         self.model = canonical(request.context.model)
         self.enqueued_at = now - request.waited_s if born_at is None else born_at
+        self.came_at = now
+        """When this scorer heard of it."""
         self.deadline_at = now + request.deadline_s
         self.excluded = frozenset(request.excluded)
         self.belief = UNKNOWN
@@ -125,6 +128,7 @@ class Waiting:
     def inherit(self, before: Waiting) -> None:
         """A request that asks again keeps its greater age and its place among equals."""
         self.enqueued_at = min(self.enqueued_at, before.enqueued_at)
+        self.came_at = before.came_at
         self.sequence = before.sequence
 
     @property

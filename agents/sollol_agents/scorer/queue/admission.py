@@ -23,6 +23,8 @@ from sollol_schemas.routing import RoutingMode
 _SIZE_PIVOT_S = 4.0  # work that neither gains nor loses rank
 _QUIET_WARM_UPS = 3.0  # so long without a new node, and none more is on its way
 _RETRY_AFTER_MAX_S = 120.0
+_BACK_WITHIN_S = 2.0  # a link that is whole again brings requests at once, and heartbeats within a second
+_MISSED_S = 60.0  # so long a node that fell silent is waited for
 
 
 class Admission:
@@ -131,7 +133,14 @@ class Admission:
         verdict = self._verdicts.of(waiting, now)
         if verdict.nodes or now < self._fleet.patient_until:
             return False
+        if now < waiting.came_at + _BACK_WITHIN_S and verdict.is_transient and self._is_missed(verdict, now):
+            return False
         return not (waiting.mode is RoutingMode.ASYNC and verdict.is_transient)
+
+    def _is_missed(self, verdict: EligibilityClass, now: float) -> bool:
+        """Whether a node fell silent lately, and not in order."""
+        down = [self._fleet.nodes.get(r.node_id) for r in verdict.rejections if r.reason is RejectionReason.DOWN]
+        return any(n is not None and now - n.seen_at < _MISSED_S and not self._fleet.has_left(n) for n in down)
 
     def lack_of_nodes(self, waiting: Waiting, now: float) -> Refusal:
         """Why no node serves requests like this one."""
