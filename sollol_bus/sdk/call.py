@@ -162,6 +162,7 @@ class Call:
         self._bus.on_disconnect(self._on_disconnect)
         self._bus.on_reconnect(self._on_reconnect)
         self._bus.on_closed(self._on_closed)
+        self._bus.on_cluster_change(self._on_cluster_change)
         try:
             self._send_soon()
         except BaseException:
@@ -369,6 +370,13 @@ class Call:
         else:
             self._send_soon()
 
+    def _on_cluster_change(self) -> None:
+        """Servers that had lost each other may be together again: what nobody confirmed was lost between them."""
+        delay_s = self._rng.uniform(0.5, 1.0) * _TAKEN_WITHIN_S
+        is_late = self._timer is not None and self._timer.when() > self._loop.time() + delay_s
+        if is_late and self.dispatcher is None and not self._stream.has_begun:
+            self._watch_again_in(delay_s)
+
     def _on_closed(self) -> None:
         if not self._is_over:
             self._stream.fail(NotConnected(f"the connection to the bus is closed: {self._bus.close_reason}"))
@@ -379,5 +387,5 @@ class Call:
             self._timer.cancel()
         if self._control is not None:
             self._control.close()
-        self._bus.forget_callbacks(self._on_disconnect, self._on_reconnect, self._on_closed)
+        self._bus.forget_callbacks(self._on_disconnect, self._on_reconnect, self._on_closed, self._on_cluster_change)
         self._stream.close()

@@ -242,6 +242,32 @@ async def test_a_caller_chooses_how_often_its_request_is_sent_again(bus: Bus, ot
             await anext(aiter(call))
 
 
+class _Patient(random.Random):
+    """Waits long for a dispatcher to confirm, and not at all once servers came together."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return 100.0 if a >= 1.0 else 0.01
+
+
+async def test_what_nobody_confirmed_is_sent_again_soon_after_servers_came_together(bus: Bus, other: Bus) -> None:
+    lost: list[Msg] = []
+    other.subscribe(subjects.GENERATE, lost.append)
+    await other.flush()
+    async with Call(bus, subjects.GENERATE, BODY, rng=_Patient()) as call:
+        await eventually(lambda: len(lost) == 1)
+        bus._on_cluster_changed()
+        await eventually(lambda: len(lost) == 2)
+        assert call.resends == 1
+        dispatcher = ScriptedDispatcher(other, "d1")
+        await other.flush()
+        bus._on_cluster_changed()
+        await eventually(lambda: call.dispatcher == "d1")
+        bus._on_cluster_changed()
+        dispatcher.answer()
+        assert [msg.data async for msg in call] == [b"chunk"]
+        assert call.resends == 2
+
+
 async def test_a_stream_that_has_begun_is_never_restarted(nats_server: EmbeddedServer, bus: Bus, other: Bus) -> None:
     dispatcher = ScriptedDispatcher(other, "d1")
     await other.flush()
