@@ -80,12 +80,16 @@ class Bucket:
 
     async def every(self, keys: str) -> list[Entry]:
         """The entries that have a value, in the order of their last writing; `keys` may have wildcards."""
-        found: list[Entry] = []
+        return [entry async for entry in self.each(keys)]
+
+    async def each(self, keys: str) -> AsyncIterator[Entry]:
+        """The same one by one, however many there are."""
         start = 1
         while block := await stored_block(self._bus, self._stream, self.subject(keys), start):
-            found += [entry for entry in map(self._entry, block) if entry.value is not None]
+            for entry in map(self._entry, block):
+                if entry.value is not None:
+                    yield entry
             start = block[-1].seq + 1
-        return found
 
     async def follow(self, key: str, kind: type[T]) -> AsyncIterator[T | None]:
         """What lies under a key, now and whenever that has changed; outages are waited out, for ever.

@@ -19,7 +19,6 @@ EVENTS_MAX_AGE_S = 24 * 3600.0
 EVENTS_MAX_BYTES = 1 << 30
 LEAST_STREAM_BYTES = 8 << 20
 DUPLICATE_WINDOW_S = 120.0
-OFFICE_MARKER_TTL_S = 1.0
 
 _EXISTS = 10058
 _OFF = frozenset({10035, 10039, 10076})
@@ -46,8 +45,6 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
     allow_msg_ttl: bool = False
     allow_msg_schedules: bool = False
     compression: Literal["none", "s2"] = "none"
-    delete_marker_ttl_s: float = 0.0
-    """How long a marker tells that a value expired; 0: no markers."""
 
     def structure(self) -> dict[str, Any]:
         """The settings that the software depends on, as the server names them; enforced on an old stream too."""
@@ -62,8 +59,6 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
             wanted["allow_msg_ttl"] = True
         if self.allow_msg_schedules:
             wanted["allow_msg_schedules"] = True
-        if self.delete_marker_ttl_s:
-            wanted["subject_delete_marker_ttl"] = _ns(self.delete_marker_ttl_s)
         return wanted
 
     def limits(self, replicas: int) -> dict[str, Any]:
@@ -83,7 +78,7 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def bucket_spec(bucket: str, *, marker_ttl_s: float = 0.0, history: int = 1) -> StreamSpec:
+def bucket_spec(bucket: str, *, history: int = 1) -> StreamSpec:
     """The stream behind a key-value bucket, laid out as every NATS client expects it."""
     return StreamSpec(
         name=f"KV_{bucket}",
@@ -93,7 +88,6 @@ def bucket_spec(bucket: str, *, marker_ttl_s: float = 0.0, history: int = 1) -> 
         allow_rollup_hdrs=True,
         deny_delete=True,
         allow_msg_ttl=True,
-        delete_marker_ttl_s=marker_ttl_s,
     )
 
 
@@ -108,7 +102,7 @@ STREAMS: tuple[StreamSpec, ...] = (
         compression="s2",
     ),
     bucket_spec(stores.NODES_BUCKET),
-    bucket_spec(stores.OFFICES_BUCKET, marker_ttl_s=OFFICE_MARKER_TTL_S),
+    bucket_spec(stores.OFFICES_BUCKET),
     bucket_spec(stores.SETTINGS_BUCKET),
     bucket_spec(stores.LEARNED_BUCKET),
 )

@@ -147,6 +147,22 @@ async def test_a_job_whose_state_cannot_be_read_ends_with_an_event_and_a_letter_
         assert [letter.job_id for letter in (await s.client.jobs.dead()).jobs] == ["spoilt"]
 
 
+async def test_a_result_that_cannot_be_read_ends_its_job_once_and_gives_way_to_the_next_one(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path) as s:
+        bus = s.client.bus
+        known = JobStatus(job_id="spoilt", state=JobState.QUEUED, owner="dead")
+        await publish_acked(bus, f"$KV.{stores.JOBS_BUCKET}.job.spoilt", encode(known))
+        for job_id in ("spoilt", "new"):
+            await publish_acked(bus, subjects.JOB_RESULT.of(job_id), b"no result")
+            await publish_acked(bus, subjects.JOB_SUBMIT.of(5, job_id), payload_of("count down from 2"))
+        with pytest.raises(SollolError, match="result of job spoilt cannot be read"):
+            await s.client.wait_for_task("spoilt", timeout_s=20)
+        assert (await s.client.wait_for_task("new", timeout_s=20)).text.split() == ["1", "0"]
+        await eventually(lambda: JobNews.FAILED in s.news_of("spoilt"))
+        assert [letter.job_id for letter in (await s.client.jobs.dead()).jobs] == ["spoilt"]
+        assert len(s.began()) == 1
+
+
 async def test_a_job_that_is_run_again_waits_and_can_be_cancelled_before_anybody_takes_it(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, pace=Pace(job_window=1), job_max_tries=1, max_attempts=1) as s:
         bad = await s.client.jobs.submit(make_job({"model": MODEL, "prompt": "x"}, path="/v1/no-such-path"))

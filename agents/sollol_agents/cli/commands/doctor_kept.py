@@ -9,10 +9,11 @@ from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders, NotPermitted
 from sollol_bus.jetstream.api import JetStreamRefused
 from sollol_bus.jetstream.buckets import Bucket, Entry
+from sollol_bus.jetstream.stored import stored_message
 from sollol_bus.jetstream.vacancy import why_vacant
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
-from sollol_schemas import batches, keys, learned, steering, stores, subjects
+from sollol_schemas import batches, jobs, keys, learned, steering, stores, subjects
 from sollol_schemas.stores import KEPT, Kept
 
 _KINDS: Final[dict[str, type[Any]]] = {
@@ -26,9 +27,9 @@ _KINDS: Final[dict[str, type[Any]]] = {
         learned.Learned,
         batches.FileRecord,
         batches.BatchRecord,
+        jobs.JobStatus,
     )
 }
-"""What is looked at; states of jobs, of which there may be many, are not."""
 _OFFICES: Final = ((stores.SCORER_LEASE, subjects.NODES), (stores.RECORDER_LEASE, subjects.STATS))
 _ANSWER_S: Final = 2.0
 
@@ -64,16 +65,26 @@ async def check_kept(bus: Bus, *, repair: bool) -> list[Finding]:
 async def _check(bus: Bus, row: Kept, *, repair: bool) -> list[Finding]:
     bucket = Bucket(bus, row.bucket)
     pattern = re.sub(r"\{\w+\}", "*", row.key)
+    findings: list[Finding] = []
     try:
-        entries = await bucket.every(pattern)
+        async for entry in bucket.each(pattern):
+            why = _fault(entry, _KINDS[row.value])
+            if why and await _is_waiting_job(bus, row, entry):
+                found = f"{entry.key} in {bucket.name}: {why}; a dispatcher that takes the job ends it"
+                findings.append(Finding(check="kept", level=Level.OK, found=found))
+            elif why:
+                findings.append(await _mended(bucket, entry, why) if repair else _ignored(bucket, entry, why))
     except (JetStreamRefused, NoResponders):
-        return []  # a bucket that nobody has made yet
-    findings = []
-    for entry in entries:
-        why = _fault(entry, _KINDS[row.value])
-        if why:
-            findings.append(await _mended(bucket, entry, why) if repair else _ignored(bucket, entry, why))
+        return findings  # a bucket that nobody has made yet
     return findings
+
+
+async def _is_waiting_job(bus: Bus, row: Kept, entry: Entry) -> bool:
+    """Whether this is the state of a job that waits: without a state it would run, perhaps once more."""
+    if row.bucket != stores.JOBS_BUCKET:
+        return False
+    submitted = subjects.JOB_SUBMIT.of("*", subjects.last_token(entry.key))
+    return await stored_message(bus, stores.JOBS_STREAM, subject=submitted) is not None
 
 
 def _fault(entry: Entry, kind: type[Any]) -> str:

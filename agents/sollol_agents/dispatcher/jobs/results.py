@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import msgspec
 from nats.errors import Error as ClientError
@@ -10,7 +11,7 @@ from nats.js.errors import NotFoundError
 from nats.js.object_store import ObjectStore
 
 from sollol_agents.dispatcher.jobs.persistence import ANSWER_S, persistently
-from sollol_bus.errors import BusError, RequestTimedOut
+from sollol_bus.errors import BusError, DecodeFailed, RequestTimedOut
 from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
 from sollol_bus.jetstream.stored import purge_subject, stored_message
 from sollol_bus.transport.connection import Bus
@@ -26,6 +27,14 @@ class Expired(Exception):
     """A job's answer is not kept any more."""
 
 
+class UnreadableResult(DecodeFailed):
+    """What lies in a result's place is none; a result may be stored where `seq` is the latest."""
+
+    def __init__(self, job_id: str, seq: int, why: DecodeFailed) -> None:
+        super().__init__(f"the result of job {job_id} cannot be read: {why.message}")
+        self.seq = seq
+
+
 class Results:
     """The result of every job that has ended; bodies above a limit lie in the object store."""
 
@@ -35,9 +44,18 @@ class Results:
         self._blobs: ObjectStore | None = None
 
     async def read(self, job_id: str) -> tuple[JobResult | None, int]:
-        """The stored result and its number; None and 0 when there is none."""
+        """The stored result and its number; None and 0 when there is none.
+
+        Raises:
+            UnreadableResult: Something is stored there that is no result.
+        """
         found = await stored_message(self._bus, stores.RESULTS_STREAM, subject=subjects.JOB_RESULT.of(job_id))
-        return (None, 0) if found is None else (decode(found.data, JobResult), found.seq)
+        if found is None:
+            return None, 0
+        try:
+            return decode(found.data, JobResult), found.seq
+        except DecodeFailed as error:
+            raise UnreadableResult(job_id, found.seq, error) from error
 
     async def body(self, result: JobResult) -> bytes:
         """A result's answer, from wherever it lies.
@@ -91,7 +109,10 @@ class Results:
             except JetStreamRefused as error:
                 if not error.is_lost_race:
                     raise
-                standing, seq = await self.read(result.job_id)
+                try:
+                    standing, seq = await self.read(result.job_id)
+                except UnreadableResult as stranger:
+                    return await self.publish(result, stranger.seq)
                 if standing is None or standing.run < result.run:  # the earlier one has expired, or may be replaced
                     return await self.publish(result, seq)
                 return standing, seq
@@ -101,7 +122,9 @@ class Results:
 
     async def discard(self, job_id: str) -> None:
         """Removes a job's result, and its answer wherever it lies."""
-        result, _ = await self.read(job_id)
+        result: JobResult | None = None
+        with suppress(UnreadableResult):
+            result, _ = await self.read(job_id)
         if result is not None and result.object_name:
             try:
                 await (await self._store()).delete(result.object_name)

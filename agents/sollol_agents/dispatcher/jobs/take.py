@@ -13,6 +13,7 @@ from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.intake import Accepted, headers_for, read_job
 from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_agents.dispatcher.jobs.records import fresh_status, result_of
+from sollol_agents.dispatcher.jobs.results import UnreadableResult
 from sollol_agents.dispatcher.jobs.states import Overtaken, Unreadable
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_agents.dispatcher.jobs.tries import Answered, Try
@@ -93,6 +94,9 @@ class Take:
             await self._after_overtaken()
         except Unreadable as error:
             await self._end_unreadable(error)
+        except UnreadableResult as error:  # it has run; whether it shall run again is for whoever wants it
+            problem = ErrorBody(code=ErrorCode.INTERNAL, message=error.message)
+            await self._end(msgspec.structs.replace(self._status, state=JobState.FAILED, error=problem))
 
     async def _run(self) -> None:
         accepted: Accepted | None = None
