@@ -48,7 +48,8 @@ def test_a_newcomer_behind_those_that_a_walk_looks_at_causes_none(monkeypatch: p
     for number in range(400):
         before = len(fleet.core.waiting), walks.call_count
         fleet.ask(f"r{number}", context=SHORT)
-        assert (walks.call_count > before[1]) is (before[0] < 28)
+        if before[0]:  # while nothing waits, a grant needs no walk
+            assert (walks.call_count > before[1]) is (before[0] < 28)
     fleet.ask("urgent", context=SHORT, routing=Routing(priority=10))
     assert walks.call_count == before[1] + 1
 

@@ -18,8 +18,10 @@ from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.demand import Demand
 from sollol_agents.scorer.queue.plan import Planner
+from sollol_agents.scorer.queue.queue import Line
 from sollol_agents.scorer.queue.walk import Walk
 from sollol_agents.scorer.strategies import strategy_named
+from sollol_agents.scorer.strategies.least_cost import TIE_RATIO, TIE_S
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
@@ -138,6 +140,33 @@ def test_no_candidate_costs_less_than_its_bound(seed: int) -> None:
     assert {costs[place].is_free for place in free} <= {True}
     for ends_after, place in pool.by_end(waiting, free):
         assert ends_after <= end_of(costs[place])
+
+
+@given(st.integers(0, 2**32))
+def test_a_request_that_comes_while_nothing_waits_gets_what_a_walk_would_give_it(seed: int) -> None:
+    rng = random.Random(seed)
+    now = 1.5
+    fleet, demand = Fleet(ScorerConfig()), Demand()
+    for number in range(rng.randrange(1, 9)):
+        fleet.on_telemetry(_telemetry(number, rng), 1.0)
+    _occupied(fleet, rng)
+    planner = Planner(
+        rules=CostRules(0.0, 1.1, 60.0),
+        demand=demand,
+        holders=lambda _: 1,
+        rng=rng,
+        strategy=strategy_named("plan", hold=0.3),
+    )
+    waiting, line, nodes = _waiting(rng, 1), Line(), list(fleet.nodes.values())
+    line.insert(waiting)
+    alone = planner.choose_alone(waiting, nodes, now)
+    walked = [choice for _, choice in planner.walk([line], 20, lambda _: nodes, now, 1.0)]
+    assert (alone is None) is (not walked)
+    if alone is not None:
+        assert alone.cost.is_free is walked[0].cost.is_free
+        tie = TIE_S + TIE_RATIO * abs(alone.cost.total_s)
+        assert abs(alone.cost.total_s - walked[0].cost.total_s) <= tie
+        assert alone.reason.split(",")[0] == walked[0].reason.split(",")[0]
 
 
 @given(st.integers(0, 2**32))

@@ -153,6 +153,9 @@ class SchedulerCore:
         if before is None and request.number == 1:
             self.demand.count(waiting.model, now)
             self._flow.came(now)
+        at_once = self._start_at_once(waiting, now) if not len(self.waiting) else None
+        if at_once is not None:
+            return at_once
         self.waiting.add(waiting)
         effects = self._plan(now) if self._is_in_sight(waiting) else []
         if request.request_id not in self.waiting:
@@ -293,6 +296,13 @@ class SchedulerCore:
             if choice.cost.is_free:
                 effects += self._grant(waiting, choice, now)
         return effects
+
+    def _start_at_once(self, waiting: Waiting, now: float) -> list[Effect] | None:
+        """Grants a request while nothing else waits, without the queue; None where it may have to wait."""
+        self.waiting.place(waiting)
+        waiting.newcomers_ratio = self._flow.newcomers_ratio(1 + self.fleet.in_flight, now)
+        choice = self.planner.choose_alone(waiting, self._verdicts.of(waiting, now).nodes, now)
+        return self._grant(waiting, choice, now) if choice is not None and choice.cost.is_free else None
 
     def _is_in_sight(self, waiting: Waiting) -> bool:
         """Whether a walk would look at this request; those in front of it were looked at when something changed."""

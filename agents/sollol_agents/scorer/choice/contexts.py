@@ -79,8 +79,9 @@ class Rooms:
 
     def needs_of(self, model: str, context: TaskContext) -> Needs:
         """What a request brings, where some node has less room than that."""
-        needs = wanted_room(context)
-        return needs if needs and 0 < self._smallest_of(model, context) < needs[0] else ()
+        smallest = self._smallest_of(model, context)
+        needs = wanted_room(context) if smallest else ()
+        return needs if needs and smallest < needs[0] else ()
 
     def _smallest_of(self, model: str, context: TaskContext) -> int:
         if self._version != self._fleet.shape_version or len(self._smallest) > _KNOWN_MAX:

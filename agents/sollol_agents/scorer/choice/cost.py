@@ -15,7 +15,6 @@ from typing import NamedTuple
 from sollol_agents.scorer.choice.horizon import Horizon, LoadPlan
 from sollol_agents.scorer.choice.profiles import Profile
 from sollol_agents.scorer.choice.waiting import Waiting
-from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.decision import CandidateCost
 from sollol_schemas.routing import RoutingMode
@@ -231,8 +230,12 @@ def explain(cost: Cost, now: float) -> CandidateCost:
     )
 
 
-def prefill_left_s(attempt: Attempt, now: float, pace: float) -> float:
-    """Seconds for which an attempt's prefill may still hold others' tokens back."""
-    if attempt.has_first_token:
-        return 0.0
-    return max(0.0, attempt.prefill_s / pace - max(0.0, now - attempt.granted_at - attempt.load_s))
+def longest_prefill_s(horizon: Horizon, now: float) -> float:
+    """Seconds for which some prefill that runs there may still hold others' tokens back."""
+    longest, pace = 0.0, horizon.pace
+    for attempt in horizon.node.attempts.values():
+        if not attempt.has_first_token:
+            left = attempt.prefill_s / pace
+            if left > longest:
+                longest = max(longest, left - max(0.0, now - attempt.granted_at - attempt.load_s))
+    return longest

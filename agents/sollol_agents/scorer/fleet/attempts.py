@@ -16,6 +16,7 @@ class Attempt:
     """One attempt in one slot. Seconds are base seconds: as if it ran alone at the node's usual speed."""
 
     __slots__ = (
+        "_decode_s",
         "arrival_rank",
         "attempt_id",
         "decode_tps",
@@ -77,6 +78,8 @@ class Attempt:
         self.prompt_tokens = 0
         self.max_output_tokens: int | None = None
         self.evicts: tuple[str, ...] = ()
+        self._decode_s = -1.0
+        """What its answer takes, once somebody asked: a decision asks it of every attempt on its node."""
         self.is_confirmed = False
         self.is_trial = False
         self.has_first_token = False
@@ -105,13 +108,15 @@ class Attempt:
             now: The instant asked about.
             speed_ratio: Share of its full speed at which the attempt has run since it was last observed.
         """
-        decode_s = self._mean_output() / self.decode_tps if self.decode_tps > 0 else 0.0
+        decode_s = self._decode_s
+        if decode_s < 0.0:
+            decode_s = self._decode_s = self._mean_output() / self.decode_tps if self.decode_tps > 0 else 0.0
         if not self.has_first_token:
             head = self.load_s + self.prefill_s
             if decode_s == 0.0:
                 head = max(head, 0.01)
-            done = (now - self.granted_at) * speed_ratio
-            return max(head - done, head * _OVERDUE_SHARE) + decode_s
+            left, least = head - (now - self.granted_at) * speed_ratio, head * _OVERDUE_SHARE
+            return (left if left > least else least) + decode_s  # noqa: FURB136 a call costs more than the rest
         if decode_s == 0.0:
             return 0.01
         made = self.tokens + max(0.0, now - self.observed_at) * self.decode_tps * speed_ratio

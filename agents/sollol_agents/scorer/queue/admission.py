@@ -58,7 +58,7 @@ class Admission:
         waiting.expect(self._expected_output(waiting))
         if request.routing.prefer_cpu:
             self._insist_on_cpu(waiting, now)
-        fresh = self._fresh(waiting, now)
+        fresh = self._fresh(waiting, waiting.output_median, now)
         held = self._queue.beliefs.of(waiting)
         if held is not None and held.has_moved(fresh, waiting):
             self._judge_anew(waiting, fresh)
@@ -69,7 +69,7 @@ class Admission:
     def judge_anew(self, now: float) -> None:
         """Ranks again what waits, where so much was learnt since, or nodes have come."""
         for example, held in self._queue.beliefs.examples():
-            fresh = self._fresh(example, now)
+            fresh = self._fresh(example, self._expected_output(example), now)
             if held.has_moved(fresh, example):
                 self._judge_anew(example, fresh)
 
@@ -80,9 +80,8 @@ class Admission:
             self._rank_by(waiting, fresh)
             self._queue.put_in(waiting)
 
-    def _fresh(self, waiting: Waiting, now: float) -> Belief:
-        """What would be believed of the request now."""
-        median = self._expected_output(waiting)
+    def _fresh(self, waiting: Waiting, median: float, now: float) -> Belief:
+        """What would be believed of the request now, with such a median of its output."""
         nodes = self._verdicts.of(waiting, now).nodes
         if not nodes:
             return Belief(median, 0.0, 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from sollol_agents.scorer.choice.cost import Cost, end_of, explain, first_token_s, gap_s, prefill_left_s
+from sollol_agents.scorer.choice.cost import Cost, end_of, explain, first_token_s, gap_s, longest_prefill_s
 from sollol_agents.scorer.choice.eligibility import EligibilityClass
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.attempts import Attempt
@@ -66,21 +66,20 @@ def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityCla
         queue_s=round(max(0.0, facts.now - waiting.enqueued_at), 4),
         attempt=request.number,
         reason=reason,
-        rejected=dict(Counter(r.reason.value for r in verdict.rejections)),
+        rejected=dict(Counter(r.reason.value for r in verdict.rejections)) if verdict.rejections else {},
         term=facts.term,
         forecast=_forecast(waiting, cost, facts.now),
     )
 
 
 def _forecast(waiting: Waiting, cost: Cost, now: float) -> Forecast:
-    running, pace = cost.horizon.node.attempts.values(), cost.horizon.pace
     return Forecast(
         total_s=round(max(0.0, end_of(cost) - now) + cost.estimate.rtt_s, 4),
         first_token_s=round(max(0.0, cost.start - now) + first_token_s(cost), 4),
         needs_load=cost.load is not None,
         load_s=round(cost.estimate.profile.load_s, 4) if cost.load is not None else 0.0,
         gap_s=round(gap_s(cost), 6),
-        co_runner_prefill_s=round(max((prefill_left_s(a, now, pace) for a in running), default=0.0), 4),
+        co_runner_prefill_s=round(longest_prefill_s(cost.horizon, now), 4),
         prompt_tokens=waiting.request.context.prompt_tokens,
         output_tokens=round(waiting.output_mean, 1),
     )
