@@ -197,6 +197,7 @@ class PullConsumer:
         self._heard_at = 0.0
         self._is_stopped = False
         self._broken = asyncio.Event()
+        """Set by a reconnect too."""
         bus.on_reconnect(self._broken.set)
 
     def __repr__(self) -> str:
@@ -223,6 +224,9 @@ class PullConsumer:
                 except BusError as error:
                     log.info("consumer %s: %s", self.spec.durable, error, extra={"action": "pull_retry"})
                 await asyncio.sleep(_RETRY_S)
+                if not self.bus.is_connected:
+                    self._broken.clear()
+                    await self._broken.wait()
         finally:
             self._end_generation()
 

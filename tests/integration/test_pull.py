@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -158,6 +159,32 @@ async def test_nothing_is_lost_and_nothing_waits_for_long_when_the_server_is_kil
         await eventually(lambda: bus.is_connected)
         await store(bus, 100, start=200)
         await eventually(lambda: len(seen) == 300)
+
+
+async def test_it_waits_for_a_connection_that_is_down_and_asks_nobody_meanwhile(
+    nats_server: EmbeddedServer, bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tried() -> int:
+        return sum(getattr(record, "action", "") == "pull_retry" for record in caplog.records)
+
+    caplog.set_level(logging.INFO)
+    seen: list[bytes] = []
+
+    def handle(delivery: Delivery) -> None:
+        seen.append(delivery.data)
+        delivery.ack()
+
+    consumer = PullConsumer(bus, SPEC, handle, heartbeat_s=0.1)
+    await nats_server.kill()
+    await eventually(lambda: not bus.is_connected)
+    async with running(consumer):
+        await eventually(lambda: tried() == 1)
+        await asyncio.sleep(0.5)  # five times as long as it waits otherwise
+        assert tried() == 1
+        await nats_server.start()
+        await eventually(lambda: bus.is_connected)
+        await store(bus, 1)
+        await eventually(lambda: seen == [b"0"])
 
 
 async def test_a_durable_that_was_deleted_is_made_again(bus: Bus) -> None:
