@@ -44,7 +44,7 @@ PAYLOAD_MARGIN_BYTES = 65_536
 INBOX_ROOT = "_INBOX"
 """Every inbox begins so. Whoever asks chooses the reply subject: elsewhere nobody may make us speak."""
 SETTLING_S = 3.0
-"""After its own reconnect an actor believes no 503 for so long: others are still coming back."""
+"""After its own reconnect, or a change of the cluster, an actor believes no 503 for so long: others come back too."""
 _HIGH_WATER_BYTES = 1 << 20
 _PONG_WITHIN_S = 30
 """Longer than it takes to notice that a server is gone: a pong that came after it would end the reading."""
@@ -159,7 +159,7 @@ class Bus:
 
     @property
     def is_settling(self) -> bool:
-        """Whether the connection came back less than 3 s ago, so that a 503 proves nothing yet."""
+        """Whether the connection came back, or servers came or went, less than 3 s ago: a 503 proves nothing yet."""
         return self._loop.time() < self._settled_at
 
     @property
@@ -360,6 +360,7 @@ class Bus:
 
     def _on_cluster_changed(self) -> None:
         log.info("servers of the cluster came or went", extra={"action": "bus_cluster_changed"})
+        self._settled_at = self._loop.time() + SETTLING_S
         _call_all(self._on_cluster_change)
 
     async def _on_closed(self) -> None:

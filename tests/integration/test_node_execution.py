@@ -163,6 +163,18 @@ async def test_a_caller_that_leaves_frees_the_slot_at_the_next_token(nats_server
         await eventually(lambda: stage.engine.in_flight == 0)
 
 
+async def test_a_piece_that_reaches_nobody_while_servers_come_and_go_is_lost_and_proves_no_leaving(
+    nats_server: EmbeddedServer, bus: Bus
+) -> None:
+    async with staged(nats_server, bus, decode_tps=30.0, time_scale=1.0) as stage:
+        stage.chat("count down from 100")
+        await eventually(lambda: len(stage.dispatcher.heard) > 2)
+        stage.node.bus._on_cluster_changed()
+        stage.dispatcher.inbox.unsubscribe()
+        await eventually(lambda: bool(stage.outcomes))
+        assert stage.outcomes[0].code is ErrorCode.CONNECTION_LOST
+
+
 async def test_without_permission_nothing_reaches_the_caller(stage: Stage) -> None:
     stage.dispatcher.go = False
     stage.chat("count 3")

@@ -109,5 +109,5 @@ class NodeProbes:
             self._loop.call_later(_CONFIRM_S, self._report_dead, node_id)
 
     def _report_dead(self, node_id: str) -> None:
-        if node_id in self._open:
+        if node_id in self._open and not self._bus.is_settling:  # a 503 may come before the news of its cause
             self._on_dead(node_id)

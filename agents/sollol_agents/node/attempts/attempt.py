@@ -159,6 +159,8 @@ class Attempt:
         """The server says that nobody listens on the caller's inbox."""
         if self._bus.is_settling:
             self._is_missed = True  # the caller may still be coming back
+            if self._speaker.messages > 1:
+                self.stop(_error(ErrorCode.CONNECTION_LOST, "a piece of the answer was lost on the way to the caller"))
         else:
             self._has_caller_left = True
             self.stop(Cancelled("the caller left"))
