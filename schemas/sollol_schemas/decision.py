@@ -86,8 +86,14 @@ class CandidateCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         if not with_terms:
             return CandidateCost(node_id=self.node_id, total_s=self.total_s)
         least = _MINOR * abs(self.total_s)
-        minor = {name: 0.0 for name in _TERMS if abs(getattr(self, name)) < least}
-        return msgspec.structs.replace(self, **minor)
+        return CandidateCost(
+            node_id=self.node_id,
+            total_s=self.total_s,
+            completion_s=self.completion_s,
+            prefix_hit_tokens=self.prefix_hit_tokens,
+            is_busy=self.is_busy,
+            **{name: value for name in _TERMS if abs(value := getattr(self, name)) >= least},
+        )
 
 
 _TERMS = tuple(

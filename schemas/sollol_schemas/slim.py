@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from functools import cache
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 
 T = TypeVar("T", bound=msgspec.Struct)
-_PLAIN = frozenset({bool, int, str, type(None)})
+_PLAIN = (bool, int, str, NoneType, Enum)
 """Values of these kinds are the very default where they equal it, as far as that is a small one, and are not cut."""
+
+_SCALES = tuple(10.0**digits for digits in range(8))
+_LARGE = 1e9
 
 
 def slim(message: T, digits: int) -> T:
@@ -19,11 +24,11 @@ def slim(message: T, digits: int) -> T:
     default, so that a time of 0.0 that was worked out is written.
     """
     changes: dict[str, Any] = {}
-    for name, default in _defaults(type(message)):
+    for name, default in _looked_at(type(message)):
         value = getattr(message, name)
-        if value is default or type(value) in _PLAIN:
+        if value is default:
             continue
-        kept = _slim(value, digits)
+        kept = rounded(value, digits) if type(value) is float else _slim(value, digits)
         if kept == default and type(kept) is type(default):
             kept = default
         if kept is not value:
@@ -31,9 +36,13 @@ def slim(message: T, digits: int) -> T:
     return msgspec.structs.replace(message, **changes) if changes else message
 
 
+def rounded(value: float, digits: int) -> float:
+    """As `round` would, except halves of the last digit, and three times as fast; each decision has dozens."""
+    scale = _SCALES[digits]
+    return round(value * scale) / scale if -_LARGE < value < _LARGE else value
+
+
 def _slim(value: Any, digits: int) -> Any:  # noqa: ANN401 whatever a field holds
-    if isinstance(value, float):
-        return round(value, digits)
     if isinstance(value, msgspec.Struct):
         return slim(value, digits)
     if isinstance(value, tuple) and value and isinstance(value[0], msgspec.Struct):
@@ -42,6 +51,14 @@ def _slim(value: Any, digits: int) -> Any:  # noqa: ANN401 whatever a field hold
 
 
 @cache
-def _defaults(kind: type[msgspec.Struct]) -> tuple[tuple[str, Any], ...]:
-    """Every field with the very object that is its default; one that must be given has none."""
-    return tuple((field.name, field.default) for field in msgspec.structs.fields(kind))
+def _looked_at(kind: type[msgspec.Struct]) -> tuple[tuple[str, Any], ...]:
+    """Every field that may hold more than a plain value, with the very object that is its default, if it has one."""
+    return tuple((field.name, field.default) for field in msgspec.structs.fields(kind) if not _is_plain(field.type))
+
+
+def _is_plain(kind: Any) -> bool:  # noqa: ANN401 any type form
+    if get_origin(kind) is Annotated:
+        return _is_plain(get_args(kind)[0])
+    if isinstance(kind, type):
+        return issubclass(kind, _PLAIN)
+    return bool(get_args(kind)) and all(map(_is_plain, get_args(kind)))  # a union

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from sollol_schemas import subjects
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
-from sollol_schemas.slim import slim
+from sollol_schemas.slim import rounded, slim
 
 BUDGET_BYTES = 1200
 FRAME_BYTES = 30
@@ -141,3 +142,19 @@ def test_a_slim_message_says_the_same_to_the_digits_that_are_kept(forecast: Fore
         assert abs(getattr(told.forecast, name) - getattr(forecast, name)) <= 0.5e-4 + 1e-9
     assert b":0.0," not in data
     assert b":0.0}" not in data
+
+
+@given(st.floats())
+def test_a_rounded_number_is_within_half_a_digit_of_it(value: float) -> None:
+    kept = rounded(value, 4)
+    if math.isfinite(value):
+        assert abs(kept - value) <= 0.5e-4 + 1e-12 * abs(value)
+        assert len(repr(kept).partition(".")[2]) <= 4 or abs(value) >= 1e9
+    else:
+        assert repr(kept) == repr(value)
+
+
+def test_candidates_are_cut_when_they_are_told_not_when_they_are_worked_out() -> None:
+    candidate = CandidateCost(node_id="gpu-node-3", total_s=4.20681234, completion_s=0.123456789, decode_s=4.000000001)
+    told = decode(decision_bytes(DecisionEvent(decision=MADE, candidates=(candidate,))), DecisionEvent).candidates[0]
+    assert (told.total_s, told.completion_s, told.decode_s) == (4.2068, 0.1235, 4.0)

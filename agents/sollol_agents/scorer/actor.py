@@ -48,6 +48,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.headers import TRACEPARENT
+from sollol_schemas.slim import slim
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
 _QUEUED_REPEAT_S = 2.0  # how often a waiting request's dispatcher is told so
 _LEASE_TTL_S = 3  # how long an office outlives its holder
+_DIGITS = 6  # of seconds, in what is answered
 _GAP_S = 1.5  # a turn of the tick that comes so late means that this process was suspended
 
 T = TypeVar("T")
@@ -282,7 +284,7 @@ class Scorer(Actor[ScorerConfig]):
         if isinstance(answer, ErrorBody):
             self.bus.respond_error(msg.reply, answer)
         else:
-            self.bus.respond(msg, msgspec.structs.replace(answer, decided_at=self.bus.clock.instant()))
+            self.bus.respond(msg, slim(msgspec.structs.replace(answer, decided_at=self.bus.clock.instant()), _DIGITS))
 
     def _on_nodes(self, msg: Msg) -> None:
         self.bus.respond(msg, nodes_reply(self.core, time.monotonic(), self.instance))

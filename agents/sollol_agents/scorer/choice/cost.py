@@ -207,24 +207,24 @@ def gap_s(cost: Cost) -> float:
 
 
 def explain(cost: Cost, now: float) -> CandidateCost:
-    """The cost term by term, as it is published."""
+    """The cost term by term; whoever publishes it cuts the digits."""
     e, h = cost.estimate, cost.horizon
     wait_s = max(0.0, cost.start - now)
     return CandidateCost(
         node_id=h.node.node_id,
-        total_s=round(cost.total_s, 4),
-        completion_s=round(end_of(cost) - now + e.rtt_s, 4),
-        wait_s=round(wait_s, 4),
-        overtaking_s=round(wait_s * (cost.overtaking - 1.0), 4),
-        load_s=round(e.profile.load_s, 4) if cost.load is not None else 0.0,
-        prefill_s=round(e.prefill_s / h.pace, 4),
-        decode_s=round(e.decode_s / h.pace, 4),
-        slowdown_s=round(2.0 * cost.slowdown_s, 4),
-        evict_s=round(cost.load.evict_s, 4) if cost.load is not None else 0.0,
-        prefix_evict_s=round(e.prefix_evict_s, 4),
-        risk_s=round(e.risk_s, 4),
-        preference_s=round(e.preference_s, 4),
-        rtt_s=round(e.rtt_s, 5),
+        total_s=cost.total_s,
+        completion_s=end_of(cost) - now + e.rtt_s,
+        wait_s=wait_s,
+        overtaking_s=wait_s * (cost.overtaking - 1.0),
+        load_s=e.profile.load_s if cost.load is not None else 0.0,
+        prefill_s=e.prefill_s / h.pace,
+        decode_s=e.decode_s / h.pace,
+        slowdown_s=2.0 * cost.slowdown_s,
+        evict_s=cost.load.evict_s if cost.load is not None else 0.0,
+        prefix_evict_s=e.prefix_evict_s,
+        risk_s=e.risk_s,
+        preference_s=e.preference_s,
+        rtt_s=e.rtt_s,
         prefix_hit_tokens=e.hit_tokens,
         is_busy=not cost.is_free,
     )
@@ -235,7 +235,9 @@ def longest_prefill_s(horizon: Horizon, now: float) -> float:
     longest, pace = 0.0, horizon.pace
     for attempt in horizon.node.attempts.values():
         if not attempt.has_first_token:
-            left = attempt.prefill_s / pace
-            if left > longest:
-                longest = max(longest, left - max(0.0, now - attempt.granted_at - attempt.load_s))
+            left, done = attempt.prefill_s / pace, now - attempt.granted_at - attempt.load_s
+            if done > 0.0:
+                left -= done
+            if left > longest:  # noqa: PLR1730 a call costs more than the rest
+                longest = left
     return longest

@@ -13,6 +13,7 @@ from sollol_agents.scorer.strategies.base import Choice
 from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.grant import Granted
 from sollol_schemas.ids import attempt_id
+from sollol_schemas.slim import rounded
 
 _CANDIDATES = 8
 _REJECTIONS = 8
@@ -63,7 +64,7 @@ def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityCla
         mode=waiting.mode,
         strategy=facts.strategy,
         priority=waiting.priority,
-        queue_s=round(max(0.0, facts.now - waiting.enqueued_at), 4),
+        queue_s=rounded(max(0.0, facts.now - waiting.enqueued_at), 4),
         attempt=request.number,
         reason=reason,
         rejected=dict(Counter(r.reason.value for r in verdict.rejections)) if verdict.rejections else {},
@@ -74,14 +75,14 @@ def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityCla
 
 def _forecast(waiting: Waiting, cost: Cost, now: float) -> Forecast:
     return Forecast(
-        total_s=round(max(0.0, end_of(cost) - now) + cost.estimate.rtt_s, 4),
-        first_token_s=round(max(0.0, cost.start - now) + first_token_s(cost), 4),
+        total_s=rounded(max(0.0, end_of(cost) - now) + cost.estimate.rtt_s, 4),
+        first_token_s=rounded(max(0.0, cost.start - now) + first_token_s(cost), 4),
         needs_load=cost.load is not None,
-        load_s=round(cost.estimate.profile.load_s, 4) if cost.load is not None else 0.0,
-        gap_s=round(gap_s(cost), 6),
-        co_runner_prefill_s=round(longest_prefill_s(cost.horizon, now), 4),
+        load_s=rounded(cost.estimate.profile.load_s, 4) if cost.load is not None else 0.0,
+        gap_s=rounded(gap_s(cost), 6),
+        co_runner_prefill_s=rounded(longest_prefill_s(cost.horizon, now), 4),
         prompt_tokens=waiting.request.context.prompt_tokens,
-        output_tokens=round(waiting.output_mean, 1),
+        output_tokens=rounded(waiting.output_mean, 1),
     )
 
 
