@@ -263,3 +263,31 @@ def test_a_presumed_loss_and_the_nodes_own_report_count_once() -> None:
     fleet.end("r1-1", "gpu1", OutcomeStatus.PRESUMED_LOST, by=ReportedBy.DISPATCHER)
     fleet.end("r1-1", "gpu1", OutcomeStatus.FAILED, code=ErrorCode.ENGINE_FAILED)
     assert fleet.core.fleet.nodes["gpu1"].record.attempts == 1.0
+
+
+def test_all_that_one_pause_of_a_node_loses_is_one_failure_to_its_breaker() -> None:
+    def lose(*names: str) -> None:
+        for name in names:
+            fleet.end(f"{name}-1", "gpu1", OutcomeStatus.PRESUMED_LOST, by=by, code=ErrorCode.NODE_LOST)
+
+    by = ReportedBy.DISPATCHER
+    fleet = Fleet()
+    fleet.node(slots=40)
+    together = [f"r{n}" for n in range(20)]
+    for name in together:
+        fleet.ask(name)
+    fleet.tick(1.0)
+    fleet.load("gpu1", *(f"{name}-1" for name in together[10:]))
+    fleet.tick(3.0)
+    lose(*together)
+    node = fleet.core.fleet.nodes["gpu1"]
+    assert node.breakers.of("").failures == 1
+    assert node.record.attempts > 10.0, "each of them failed its caller"
+    for number in range(4):
+        fleet.node(slots=40)
+        fleet.tick(0.1)
+        fleet.ask(f"later{number}")
+        fleet.load("gpu1", f"later{number}-1")
+        assert node.breakers.of("").is_closed
+        lose(f"later{number}")
+    assert not node.breakers.of("").is_closed

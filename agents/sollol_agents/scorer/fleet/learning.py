@@ -18,6 +18,8 @@ from sollol_agents.scorer.knowledge.priors import weight_bytes
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 
+_UNTAKEN_S = 5.0  # a grant that no node took is forgotten here before its dispatcher tells that it was lost
+
 
 class Lesson(NamedTuple):
     """What an outcome changed."""
@@ -61,7 +63,8 @@ class Teacher:
                 node.reshape()
             return Lesson(attempt)
         self._counted.add(outcome.attempt_id, now)
-        changed = self._count(node, model, outcome, is_success=is_success, is_trial=is_trial, now=now)
+        is_echo = not is_trial and _is_echo(node, attempt, outcome, now)
+        changed = self._count(node, model, outcome, is_success=is_success, is_trial=is_trial, is_echo=is_echo, now=now)
         if is_success:
             self._learn_success(node, model, outcome, attempt)
         else:
@@ -71,7 +74,7 @@ class Teacher:
 
     @staticmethod
     def _count(
-        node: Node, model: str, outcome: Outcome, *, is_success: bool, is_trial: bool, now: float
+        node: Node, model: str, outcome: Outcome, *, is_success: bool, is_trial: bool, is_echo: bool, now: float
     ) -> tuple[str, ...]:
         before = round(node.record.bound, 2)
         is_models = outcome.code is ErrorCode.LOAD_FAILED
@@ -82,9 +85,11 @@ class Teacher:
         if is_success and outcome.figures is not None:
             for record in records:
                 record.compare(outcome.figures.actual_s, outcome.decision.forecast.total_s)
-        changed = node.breakers.count(
-            model, is_success=is_success, is_trial=is_trial, now=now, evidence=outcome.evidence, is_models=is_models
-        )
+        changed: list[str] = []
+        if not is_echo:
+            changed = node.breakers.count(
+                model, is_success=is_success, is_trial=is_trial, now=now, evidence=outcome.evidence, is_models=is_models
+            )
         if changed or is_trial or round(node.record.bound, 2) != before:
             node.reshape()
         return tuple(changed)
@@ -102,6 +107,17 @@ class Teacher:
             self._lengths.learn(model, outcome.decision.task_type or "generation", asked, output)
         if attempt is not None:
             _remember_prefix(node, attempt, prompt + output)
+
+
+def _is_echo(node: Node, attempt: Attempt | None, outcome: Outcome, now: float) -> bool:
+    """Whether an attempt was lost with others: a pause of a node loses all that it works on, and is one failure."""
+    if outcome.code is not ErrorCode.NODE_LOST:
+        return False
+    began_at = now - _UNTAKEN_S if attempt is None else attempt.granted_at
+    if began_at <= node.lost_at:
+        return True
+    node.lost_at = now
+    return False
 
 
 def _is_proven(outcome: Outcome) -> bool:

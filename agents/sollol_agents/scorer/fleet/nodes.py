@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from sollol_agents.requests.names import canonical
@@ -60,6 +61,8 @@ class Node:
         self.clock = NodeClock()
         self.state = NodeState.UP
         self.is_failing = False
+        self.lost_at = -math.inf
+        """When an attempt on it was found lost that began after the one before was."""
         self.is_full = False
         """It answered `busy`: full until its next message, whatever our ledger says."""
         self.is_draining = telemetry.is_draining
