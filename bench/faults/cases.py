@@ -189,11 +189,13 @@ FAULTS: dict[str, Callable[[Stage, Case, str], Awaitable[None]]] = {
 def every_case() -> list[Case]:
     """All cases, those of one stage together."""
     everybody = ("leader", "office", "dispatcher-1", "node-attic", "gateway-1", "recorder-1")
-    three = [Case(stage="three", fault="stop", target=t, hold_s=s) for t in everybody[:5] for s in (8.0, 15.0, 30.0)]
-    three += [Case(stage="three", fault="kill", target=t) for t in everybody]
-    three += [
+    three = [  # first, while clients are spread over all servers: what dies loses its clients to the others
         Case(stage="three", fault="cut", target="nats-1~nats-2", hold_s=10.0),
         Case(stage="three", fault="partition", target="leader", hold_s=15.0),
+    ]
+    three += [Case(stage="three", fault="stop", target=t, hold_s=s) for t in everybody[:5] for s in (8.0, 15.0, 30.0)]
+    three += [Case(stage="three", fault="kill", target=t) for t in everybody]
+    three += [
         Case(stage="three", fault="restart"),
         Case(stage="three", fault="restart_servers"),
     ]

@@ -92,7 +92,7 @@ class Link(Part):
             task.add_done_callback(self._tasks.discard)
 
     async def _carry(self, source: asyncio.StreamReader, goal: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: uvloop's, of an end that was aborted
             while data := await source.read(_BLOCK_BYTES):
                 await self._flows.wait()
                 goal.write(data)
