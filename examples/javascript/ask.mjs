@@ -23,7 +23,7 @@ console.log("whole   :", whole.json().response.trim());
 console.log("where   :", JSON.parse(whole.headers.get("Sollol-Decision")).node_id);
 
 const inbox = createInbox();
-const chunks = nc.subscribe(inbox);
+const chunks = nc.subscribe(inbox, { timeout: 60_000 }); // a request may be lost with a server that stops
 nc.publish("sollol.v1.generate", JSON.stringify({ ...body, stream: true, priority: 8 }), { reply: inbox });
 process.stdout.write("stream  :");
 for await (const msg of chunks) {

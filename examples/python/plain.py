@@ -35,14 +35,18 @@ async def main(model: str, prompt: str) -> None:
     chunks = await nc.subscribe(inbox)
     await nc.publish("sollol.v1.generate", json.dumps({**body, "stream": True, "priority": 8}).encode(), reply=inbox)
     print("stream  :", end="", flush=True)
+    count = 0
     while True:
-        msg = await chunks.next_msg(timeout=60)
+        msg = await chunks.next_msg(timeout=60)  # a request may be lost with a server that stops
         check(msg)
         if not msg.data:  # the empty message ends the stream
             break
         print(json.loads(msg.data)["response"], end="", flush=True)
+        count += 1
     await chunks.unsubscribe()
     print()
+    if msg.headers["Sollol-Chunks"] != str(count):
+        sys.exit("pieces of the answer were lost on the way")
 
     for _ in range(2):
         made = json.loads((await decisions.next_msg(timeout=10)).data)["decision"]

@@ -2,11 +2,12 @@
 //!
 //! cargo run --release -- MODEL PROMPT
 
-use std::{env, error::Error, io::Write, process};
+use std::{env, error::Error, io::Write, process, time::Duration};
 
 use async_nats::Message;
 use futures_util::StreamExt;
 use serde_json::{json, Value};
+use tokio::time::timeout;
 
 fn check(message: &Message) {
     let Some(headers) = &message.headers else { return };
@@ -36,7 +37,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut chunks = client.subscribe(inbox.clone()).await?;
     client.publish_with_reply("sollol.v1.generate", inbox, body.to_string().into()).await?;
     print!("stream  :");
-    while let Some(message) = chunks.next().await {
+    // a request may be lost with a server that stops
+    while let Some(message) = timeout(Duration::from_secs(60), chunks.next()).await? {
         check(&message);
         if message.payload.is_empty() {
             break; // the empty message ends the stream
