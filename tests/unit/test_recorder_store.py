@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -163,6 +164,15 @@ async def test_pruning_many_lines_takes_several_small_transactions(store: Store,
     await store.write([outcome_row(f"r{n}-1", at=n) for n in range(1, 2501)])
     assert await store.prune(before=0, max_outcomes=10, max_decisions=1, max_events=1) == 2490
     assert (await archive.stats(0, fleet=None, window_s=0)).total.requests == 10
+
+
+async def test_a_page_takes_several_lines_before_it_is_written_to_the_file(store: Store) -> None:
+    before = store.path.stat().st_size
+    for at in range(1, 9):
+        await store.write([outcome_row(f"{hashlib.sha1(b'%d' % n).hexdigest()}-{at}") for n in range(300)])
+    log = store.path.with_name(store.path.name + "-wal")
+    assert log.stat().st_size > 1000 * 4096  # more than SQLite lets a log grow by itself
+    assert store.path.stat().st_size == before
 
 
 async def test_a_database_keeps_its_name_and_its_lines_over_reopening(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 BATCH_MAX: Final = 500
 """Events in one transaction, at most."""
-_BATCH_WAIT_S: Final = 0.05  # for a transaction to fill
+_BATCH_WAIT_S: Final = 0.2  # for a transaction to fill: one takes a millisecond, however little it holds
 _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 2.0
 _REMIND_EVERY_S = 30.0
