@@ -143,7 +143,13 @@ async def test_a_stream_goes_on_although_its_node_answers_no_probes_until_its_he
         node.say(f"{call.request_id}-1", b'{"response":"b"}')
         assert (await anext(chunks)).data == b'{"response":"b"}'
         down = NodeEvent(node_id="n1", state=NodeState.DOWN)
+        node.is_mute = False
+        await eventually(lambda: not dispatcher._requests.tools.nodes.is_silent("n1"))
         actors_bus.publish(subjects.NODE_EVENT.of("n1", "down"), encode(down))
+        await actors_bus.flush()
+        node.say(f"{call.request_id}-1", b'{"response":"c"}')
+        assert (await anext(chunks)).data == b'{"response":"c"}', "whom the scorer alone does not hear is not lost"
+        node.is_mute = True
         with pytest.raises(BackendUnavailable, match="heartbeats"):
             await anext(chunks)
 

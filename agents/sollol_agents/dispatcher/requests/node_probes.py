@@ -7,6 +7,7 @@ does. While the own connection is settling neither is believed.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -75,6 +76,10 @@ class NodeProbes:
         if node_id in self._heard:
             self._heard[node_id] = time.monotonic()
 
+    def is_silent(self, node_id: str) -> bool:
+        """Whether a node with open attempts answers no probes, and reports nothing either."""
+        return time.monotonic() - self._heard.get(node_id, math.inf) > self._silence_limit_s
+
     async def close(self) -> None:
         """Ends all probing."""
         for timer in self._timers.values():
@@ -91,7 +96,7 @@ class NodeProbes:
         if not self._bus.is_connected or self._bus.is_settling:
             self.heard(node_id)
             return
-        if time.monotonic() - self._heard[node_id] > self._silence_limit_s:
+        if self.is_silent(node_id):
             self._on_silent(node_id)
         if node_id not in self._open:
             return

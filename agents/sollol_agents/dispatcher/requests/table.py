@@ -72,6 +72,8 @@ class RequestTable(Part):
         self._detector = detector
         self._on_over = on_over
         self._active: dict[str, ActiveRequest] = {}
+        self._down: set[str] = set()
+        """Nodes that the scorer does not hear."""
         self.tools = Tools(
             bus=bus,
             instance=instance,
@@ -83,7 +85,7 @@ class RequestTable(Part):
                 interval_s=pace.probe_interval_s,
                 silence_limit_s=pace.node_silence_s,
                 on_dead=lambda node_id: self._each_on(node_id, ActiveRequest.on_node_dead),
-                on_silent=lambda node_id: self._each_on(node_id, ActiveRequest.on_node_silent),
+                on_silent=self._on_silent,
             ),
             abandoned=AbandonedAttempts(),
             outcomes=outcomes,
@@ -223,8 +225,16 @@ class RequestTable(Part):
 
     def _on_node_event(self, msg: Msg) -> None:
         event = decoded(msg, NodeEvent)
-        if event is not None and event.state is NodeState.DOWN and not self._bus.is_settling:
-            self._each_on(event.node_id, ActiveRequest.on_node_down)
+        if event is not None and event.state is NodeState.DOWN:
+            self._down.add(event.node_id)  # to the scorer: here it may be heard, over another way
+        elif event is not None:
+            self._down.discard(event.node_id)
+        if event is not None and self.tools.nodes.is_silent(event.node_id):
+            self._on_silent(event.node_id)
+
+    def _on_silent(self, node_id: str) -> None:
+        is_down = node_id in self._down
+        self._each_on(node_id, ActiveRequest.on_node_down if is_down else ActiveRequest.on_node_silent)
 
     def _each_on(self, node_id: str, act: Callable[[ActiveRequest], None]) -> None:
         for request in list(self._active.values()):
