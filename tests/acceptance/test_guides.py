@@ -13,6 +13,7 @@ Ports are replaced by free ones, by the settings that the first guide names and 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import re
@@ -31,18 +32,21 @@ from typing import NamedTuple
 
 import pytest
 
+from sollol_agents.lab.testing.servers import deployed
+
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 PRACTICE = "practice-fleet.md"
 ON_THE_PRACTICE_FLEET = ("modes.md", "jobs-and-batches.md", "migrating.md", "troubleshooting.md", "other-languages.md")
 WITH_THEIR_OWN = ("first-node.md", "many-nodes.md", "keeping-it-running.md")
 TOOLS = {"many-nodes.md": ("openssl",), "keeping-it-running.md": ("sqlite3", "tar")}
 ADDRESS_IN_FILES = ("many-nodes.md",)
-OF_TWO_SITES = "sites.md"
-"""Read only: its servers and actors stand on two sites. `tests/integration/test_sites.py` joins such."""
 """Guides whose commands take the server's address from the files that they make."""
+OF_TWO_SITES = "sites.md"
+DEPLOY = GUIDES.parents[1] / "deploy"
 
 PATIENCE_S = 30.0
 COMMAND_S = 60.0
+ASKED = """curl -sS http://127.0.0.1:%s/api/generate -d '{"model": "countdown", "prompt": "count 2"}'"""
 MARK = "newcomer-has-seen-it"
 
 _STEP = re.compile(
@@ -219,6 +223,32 @@ def read_until(process: subprocess.Popen[bytes], words: list[str], limit_s: floa
     return said
 
 
+class Site(Newcomer):
+    """Somebody at one of two sites: what listens there does so on ports of its own."""
+
+    def __init__(self, home: Path, door: int, engine_url: str) -> None:
+        (home / "deploy").mkdir(parents=True)
+        super().__init__(home, free_ports())
+        self.for_commands |= {
+            "SOLLOL_GATEWAY_PORT": self.ports["8000"],
+            "SOLLOL_UP_LOCAL_NODE": "false",
+            "SOLLOL_NODE_URL": engine_url,
+            "SOLLOL_NODE_ID": home.name,
+        }
+        self.for_terminals = self.for_commands
+        listens = {"port: 4222": int(self.ports["4222"]), "http: 8222": int(self.ports["11501"]), "port: 7422": door}
+        text = asyncio.run(deployed(DEPLOY, f"{home.name}.conf", listens))
+        text = text.replace("nats-leaf://hub:7422", f"nats-leaf://127.0.0.1:{door}")
+        (home / "deploy" / f"{home.name}.conf").write_text(text, encoding="utf-8")
+
+    def set_up(self, section: str) -> None:
+        """Gives each command of a section a terminal of its own."""
+        for number, command in enumerate(commands_of(section)):
+            with_ports = _PORT.sub(lambda match: self.ports[match[0]], command).replace("/var/lib/nats", "nats")
+            words = ["Server is ready"] if "nats-server" in command else ["ready"]
+            self.open_terminal(f"{self.home.name}-{number}", f"env {with_ports}", words)
+
+
 def free_ports() -> dict[str, str]:
     """A free port for each that the guides name, of those that no system gives to outgoing connections."""
     free: dict[str, str] = {}
@@ -264,3 +294,19 @@ def test_every_command_works_from_nothing(tmp_path: Path, name: str) -> None:
 def test_every_guide_is_walked() -> None:
     walked = {PRACTICE, *ON_THE_PRACTICE_FLEET, *WITH_THEIR_OWN}
     assert {path.name for path in GUIDES.glob("*.md")} == walked | {OF_TWO_SITES}
+
+
+def test_two_sites_are_joined_as_the_guide_says(tmp_path: Path) -> None:
+    text = (GUIDES / OF_TWO_SITES).read_text(encoding="utf-8")
+    door = int(free_ports()["4222"])
+    with ExitStack() as open_sites:
+        engine = Newcomer(tmp_path, free_ports())
+        open_sites.callback(engine.leave)
+        engine.open_terminal("engine", f"sollol emulate --preset instant --port {engine.ports['11501']}", ["ready"])
+        for name in ("hub", "leaf"):
+            site = Site(tmp_path / name, door, f"http://127.0.0.1:{engine.ports['11501']}")
+            open_sites.callback(site.leave)
+            site.set_up(text.partition(f"## The {name}\n")[2].partition("\n## ")[0])
+        both = Step("run", ["until"], ["hub", "leaf", "up"], [])
+        site.run(both, ["sollol nodes"])
+        site.run(Step("run", [], ["response"], []), [ASKED % site.ports["8000"]])
