@@ -169,7 +169,9 @@ class Client(Part):
         fields = {**fields, "stream": True, **msgspec.to_builtins(chosen)}
         trace = present_traceparent()
         headers = {TRACEPARENT: trace} if trace else None
-        return self.call(subject, encode(fields), headers=headers, deadline_s=chosen.deadline_s or DEFAULT_DEADLINE_S)
+        told = fields.get("deadline_s")
+        deadline_s = float(told) if isinstance(told, (int, float)) and told > 0 else DEFAULT_DEADLINE_S
+        return self.call(subject, encode(fields), headers=headers, deadline_s=deadline_s)
 
     async def generate_async(
         self,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_bus.errors import Cancelled, ConnectionLost, NoResponders
+from sollol_bus.errors import Cancelled, ConnectionLost, DeadlineExceeded, NoResponders
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer
@@ -226,6 +226,16 @@ async def test_a_request_lost_with_the_server_is_sent_again(nats_server: Embedde
         dispatcher.answer()
         assert [m.data async for m in call] == [b"chunk"]
         assert call.resends >= 1
+
+
+async def test_a_deadline_among_the_fields_holds_for_the_caller_too(
+    nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sollol_bus.sdk.call._DEADLINE_GRACE_S", 0.1)
+    async with Client(BusConfig(url=nats_server.url)) as client:
+        client.bus.subscribe(subjects.GENERATE, lambda _: None)  # a dispatcher that hangs
+        with pytest.raises(DeadlineExceeded):
+            await client.generate("m", "hi", deadline_s=0.1)
 
 
 async def test_a_caller_chooses_how_often_its_request_is_sent_again(bus: Bus, other: Bus) -> None:
