@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from sollol_schemas.ids import is_bus_id
 
 CLIENT_INBOX_PREFIXES: Final = ("_INBOX.", "_INBOX_cli.")
 """Only inboxes below these may receive tokens."""
+_UNFIT: Final = re.compile(r"[*> \t\r\n]|\.\.|\.\Z")
 CONTROL_INBOX_PREFIX: Final = "_INBOX_ctl"
 CLIENT_INBOX_PREFIX: Final = "_INBOX_cli"
 """Also a gateway's and a dashboard's: they are of the control role, but take tokens as a client does."""
@@ -32,9 +34,7 @@ def is_client_inbox(subject: str) -> bool:
         subject.startswith(CLIENT_INBOX_PREFIXES)
         and subject.isascii()
         and len(subject) <= 256
-        and not any(c in "*> \t\r\n" for c in subject)
-        and ".." not in subject
-        and not subject.endswith(".")
+        and _UNFIT.search(subject) is None
     )
 
 

@@ -16,6 +16,7 @@ from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.grant import Birth
+from sollol_schemas.inboxes import is_client_inbox
 from sollol_schemas.routing import RoutingMode
 
 INBOX = "_INBOX.abc"
@@ -217,3 +218,14 @@ def test_a_job_is_as_old_as_its_storing_and_says_how_many_wait_behind_it(
     request = take({"model": "m", "prompt": "hi"}, {h.JOB: "j", h.JOB_PLACE: place})
     assert (request.birth, request.behind) == (birth, behind)
     assert take({"model": "m", "prompt": "hi"}, {h.JOB_PLACE: place}).birth is None
+
+
+@pytest.mark.parametrize("end", ["a", "a.b", "a_b.c-d", "a" * 249])
+def test_a_concrete_subject_among_callers_inboxes_is_one(end: str) -> None:
+    assert is_client_inbox(f"_INBOX.{end}")
+    assert not is_client_inbox(f"_INBOX_ctl.{end}")
+
+
+@pytest.mark.parametrize("end", ["a..b", "a.", "*", "a.>", "a b", "a\tb", "a\n", "a\r\nb", "ä", "", "a" * 250])
+def test_a_subject_that_is_none_is_no_inbox(end: str) -> None:
+    assert not is_client_inbox(f"_INBOX.{end}")

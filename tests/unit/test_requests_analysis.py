@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sollol_agents.requests.body import read_fields
-from sollol_agents.requests.detector import UnknownDetector, WordDetector, detector_named
+from sollol_agents.requests.detector import CODING_WORDS, TASK_WORDS, UnknownDetector, WordDetector, detector_named
 from sollol_agents.requests.mode import mode_for_complexity, resolve
 from sollol_agents.requests.prefixes import MAX_BOUNDARIES, prefix_hashes
 from sollol_agents.requests.request import IMAGE_TOKENS, analyse
@@ -45,6 +45,21 @@ def test_tasks_are_found_by_their_words(text: str, task: str, coding: str | None
 
 def test_the_words_must_stand_alone() -> None:
     assert WordDetector().detect("a summaryless classifying-free text about testimony").coding_category is None
+
+
+_LISTED = [
+    (category, entry)
+    for table in (TASK_WORDS, CODING_WORDS)
+    for category, (strong, _) in table.items()
+    for entry in (*strong.split(",")[0].split(), *(phrase.strip() for phrase in strong.split(",")[1:]))
+]
+
+
+@pytest.mark.parametrize(("category", "entry"), _LISTED, ids=[entry for _, entry in _LISTED])
+def test_every_word_and_phrase_votes_wherever_it_stands(category: str, entry: str) -> None:
+    for text in (entry, f"please {entry}", f"{entry} now", f"the one {entry} of them"):
+        found = WordDetector().detect(text)
+        assert category in (found.task_type, found.coding_category)
 
 
 def test_an_unknown_detector_names_those_there_are() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -113,6 +114,11 @@ def read_object(path: str, body: bytes) -> dict[str, Any]:
         raise InvalidBody(str(error)) from error
 
 
+@lru_cache(maxsize=64)
+def _decoder_of(kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 any type form
+    return msgspec.json.Decoder(kind)
+
+
 def field(fields: Fields, name: str, kind: type[Any]) -> Any:  # noqa: ANN401 the type asked for
     """The field as `kind`, or None when it is absent or null.
 
@@ -123,7 +129,7 @@ def field(fields: Fields, name: str, kind: type[Any]) -> Any:  # noqa: ANN401 th
     if raw is None or bytes(raw) == b"null":
         return None
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return _decoder_of(kind).decode(raw)  # type: ignore[arg-type]  # types are hashable; the stub forgets it
     except msgspec.ValidationError as error:
         raise InvalidBody(f"field '{name}': {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

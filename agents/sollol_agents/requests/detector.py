@@ -9,7 +9,6 @@ entry point of the group `sollol_bus.detectors` and chosen by name.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Final, Protocol
@@ -112,6 +111,7 @@ def _votes_of(table: dict[str, tuple[str, str]]) -> dict[str, tuple[str, int]]:
 
 _TASKS: Final = _votes_of(TASK_WORDS)
 _CODING: Final = _votes_of(CODING_WORDS)
+_FIRST_WORDS: Final = frozenset(entry.partition(" ")[0] for entry in (*_TASKS, *_CODING))
 
 
 class WordDetector:
@@ -121,28 +121,24 @@ class WordDetector:
         """The task with the most votes; `generation` when nothing votes."""
         seen = text if len(text) <= 2 * _WINDOW else f"{text[:_WINDOW]}\n{text[-_WINDOW:]}"
         words = _WORD.findall(seen.lower())
-        tasks: Counter[str] = Counter()
-        coding: Counter[str] = Counter()
-        for length in range(1, _PHRASE_WORDS + 1):
-            for phrase in _runs(words, length):
-                if phrase in _TASKS:
-                    tasks[_TASKS[phrase][0]] += _TASKS[phrase][1]
-                if phrase in _CODING:
-                    coding[_CODING[phrase][0]] += _CODING[phrase][1]
+        tasks: dict[str, int] = {}
+        coding: dict[str, int] = {}
+        for place, word in enumerate(words):
+            if word not in _FIRST_WORDS:
+                continue
+            for end in range(place + 1, min(place + _PHRASE_WORDS, len(words)) + 1):
+                phrase = " ".join(words[place:end])
+                for table, votes in ((_TASKS, tasks), (_CODING, coding)):
+                    if phrase in table:
+                        name, weight = table[phrase]
+                        votes[name] = votes.get(name, 0) + weight
         category = _winner(coding)
         if category is not None and coding[category] < _CODING_FLOOR and CODE_MARKS.search(seen) is None:
             category = None
         return Task(task_type=_winner(tasks) or "generation", coding_category=category)
 
 
-def _runs(words: list[str], length: int) -> list[str]:
-    """Every run of `length` words, joined by spaces."""
-    if length == 1:
-        return words
-    return [" ".join(run) for run in zip(*(words[i:] for i in range(length)), strict=False)]
-
-
-def _winner(votes: Counter[str]) -> str | None:
+def _winner(votes: dict[str, int]) -> str | None:
     """The name with the most votes; the earlier in `PRECEDENCE` among equals."""
     return min(votes, key=lambda name: (-votes[name], PRECEDENCE.index(name)), default=None)
 

@@ -15,6 +15,8 @@ MOST_HOPS: Final = 16
 
 def marks_in(text: str) -> tuple[str, ...]:
     """The marks in a header, one more than `MOST_HOPS` at most; what is none is left out."""
+    if not text:
+        return ()
     marks = (mark.strip() for mark in text.split(",", 4 * MOST_HOPS))
     return tuple(mark for mark in marks if all(map(is_bus_id, mark.split(".", 1))))[: MOST_HOPS + 1]
 

@@ -15,7 +15,7 @@ from sollol_schemas.context import Ability, RequestKind
 
 _CHATS: Final = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
 _TALKS: Final = (*_CHATS, "/v1/completions")
-_NOTHING: Final = (b"", b"null", b"[]", b'""', b"false", b'"none"')
+_NOTHING: Final = (b"null", b"[]", b'""', b"false", b'"none"')
 
 
 def needs_of(
@@ -73,7 +73,7 @@ def _unloads(fields: Fields) -> bool:
 
 
 def _is_given(fields: Fields, name: str) -> bool:
-    return bytes(fields.get(name, msgspec.Raw(b""))).strip() not in _NOTHING
+    return name in fields and bytes(fields[name]).strip() not in _NOTHING
 
 
 def _are_functions(path: str, fields: Fields) -> bool:

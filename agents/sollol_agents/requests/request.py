@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +26,10 @@ _COMPLEX_TURNS = 6
 _TEXT_BYTES = 500
 _TEXT_BEGINS = (b'"', b"n")
 """Of a JSON text, and of null."""
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_INPUT_OF = {RequestKind.GENERATE: "prompt", RequestKind.EMBED: "input"}
 _NO_INPUT = (b"null", b'""', b"[]")
+_NUMBERS = (int, float)
 _MOST_TOKENS: Final = 2**53
 """What is more is no number of anything, and no message carries it."""
 MODEL_NAME_MAX = 512
@@ -65,7 +69,8 @@ def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Dete
     options = field(fields, "options", _Options) or _Options()
     if kind is RequestKind.PASSTHROUGH and path != OLD_EMBED_PATH:
         options = _Options()  # no engine reads them in another dialect
-    prompt, is_load_only = _read_prompt(kind, fields), _is_load_only(kind, fields)
+    prompt = _read_prompt(kind, fields)
+    is_load_only = _is_load_only(kind, fields, prompt)
     tokens = max(1, prompt.characters // CHARACTERS_PER_TOKEN) + prompt.images * IMAGE_TOKENS
     is_embedding = kind is RequestKind.EMBED or path in EMBEDDING_PATHS
     task = Task(task_type="embedding") if is_embedding else detector.detect(prompt.text())
@@ -89,12 +94,16 @@ def analyse(kind: RequestKind, fields: Fields, *, path: str = "", detector: Dete
     )
 
 
+_RAWS: Any = list[msgspec.Raw]
+_MESSAGES: Any = list[_Message | None]
+
+
 class _Prompt:
     """A prompt's pieces as raw JSON, in the order in which an engine reads them."""
 
     __slots__ = ("images", "pieces", "senses", "turns")
 
-    def __init__(self, pieces: list[bytes], turns: int, images: int, senses: frozenset[Ability]) -> None:
+    def __init__(self, pieces: list[bytes], turns: int, images: int, senses: Sequence[Ability]) -> None:
         self.pieces = pieces
         self.turns = turns
         self.images = images
@@ -122,8 +131,8 @@ def _read_prompt(kind: RequestKind, fields: Fields) -> _Prompt:
     if kind is RequestKind.GENERATE:
         field(fields, "prompt", str)
     pieces = [bytes(fields[name]) for name in ("system", "instructions", "tools") if name in fields]
-    images = len(field(fields, "images", list[msgspec.Raw]) or ())
-    messages = [message or _Message() for message in field(fields, "messages", list[_Message | None]) or ()]
+    images = len(field(fields, "images", _RAWS) or ())
+    messages = [message or _Message() for message in field(fields, "messages", _MESSAGES) or ()]
     for message in messages:
         content = bytes(message.content)
         if kind is RequestKind.CHAT and content[:1] not in _TEXT_BEGINS:
@@ -131,12 +140,13 @@ def _read_prompt(kind: RequestKind, fields: Fields) -> _Prompt:
         images += len(message.images or ())
         pieces.append(content)
     pieces += [bytes(fields[name]) for name in ("prompt", "suffix", "input") if name in fields]
-    media = [media_in(piece) for piece in pieces]
-    pictures = images + sum(one.pictures for one in media)
-    senses = {Ability.VISION} if pictures else set()
-    if any(one.sounds for one in media):
-        senses.add(Ability.AUDIO)
-    return _Prompt([one.text for one in media], len(messages), pictures, frozenset(senses))
+    sounds = 0
+    for place, piece in enumerate(pieces):
+        pieces[place], more_images, more_sounds = media_in(piece)
+        images += more_images
+        sounds += more_sounds
+    senses = [ability for ability, count in ((Ability.VISION, images), (Ability.AUDIO, sounds)) if count]
+    return _Prompt(pieces, len(messages), images, senses)
 
 
 def _complexity(tokens: int, turns: int) -> ComplexityClass:
@@ -149,21 +159,20 @@ def _complexity(tokens: int, turns: int) -> ComplexityClass:
 
 def _output_limit(options: _Options, fields: Fields) -> int | None:
     limits = [options.num_predict]
-    limits += [field(fields, name, float) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")]
+    limits += [field(fields, name, float) for name in _LIMITS if name in fields]
     return min((tokens for tokens in map(_tokens, limits) if tokens is not None), default=None)
 
 
-def _tokens(value: object) -> int | None:
+def _tokens(value: Any) -> int | None:  # noqa: ANN401 whatever stood in a body
     """A number of tokens, without its fraction; None for what is none, and for none at all."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if type(value) not in _NUMBERS or not math.isfinite(value):
         return None
     return int(value) if 1 <= value < _MOST_TOKENS else None
 
 
-def _is_load_only(kind: RequestKind, fields: Fields) -> bool:
+def _is_load_only(kind: RequestKind, fields: Fields, prompt: _Prompt) -> bool:
     """Ollama's idiom: an empty prompt or an empty list of messages loads (or unloads) the model."""
-    if kind is RequestKind.GENERATE:
-        return not field(fields, "prompt", str)
     if kind is RequestKind.CHAT:
-        return not field(fields, "messages", list[msgspec.Raw])
-    return kind is RequestKind.EMBED and bytes(fields.get("input", b"null")) in _NO_INPUT
+        return not prompt.turns
+    name = _INPUT_OF.get(kind)
+    return name is not None and bytes(fields.get(name, b"null")) in _NO_INPUT
