@@ -27,6 +27,7 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.recorder.config import RecorderConfig
+from sollol_agents.registrar.config import NODE_CREDENTIALS, RegistrarConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import BusError, NoResponders, RequestTimedOut
@@ -52,6 +53,7 @@ _ACTORS: Final = {
     "dispatcher": ("sollol_agents.dispatcher.actor", "Dispatcher"),
     "scorer": ("sollol_agents.scorer.actor", "Scorer"),
     "recorder": ("sollol_agents.recorder.actor", "Recorder"),
+    "registrar": ("sollol_agents.registrar.actor", "Registrar"),
 }
 """In the order of stopping. Imported beside the server's own start, which takes as long."""
 
@@ -69,6 +71,7 @@ class LocalStack(Part):
         dispatcher: Settings of the dispatcher.
         recorder: Settings of the recorder.
         gateway: Settings of an HTTP gateway; None: no gateway.
+        registrar: Who belongs to the fleet; without a folder, whoever reaches the server.
         nodes: Settings of the nodes to start with.
         metrics: Whether and where to serve metrics of everything in here.
         tracer: Who traces requests; it is not closed with the stack. None: nobody.
@@ -86,6 +89,7 @@ class LocalStack(Part):
         dispatcher: DispatcherConfig | None = None,
         recorder: RecorderConfig | None = None,
         gateway: GatewayConfig | None = None,
+        registrar: RegistrarConfig | None = None,
         nodes: tuple[NodeConfig, ...] = (),
         metrics: MetricsConfig | None = None,
         tracer: Tracer | None = None,
@@ -99,6 +103,7 @@ class LocalStack(Part):
         self._dispatcher_config = dispatcher or DispatcherConfig()
         self._recorder_config = recorder or RecorderConfig()
         self._gateway_config = gateway
+        self._registrar_config = registrar or RegistrarConfig()
         self._node_configs = nodes
         self._metrics_config = metrics or MetricsConfig()
         self._metrics: MetricsServer | None = None
@@ -127,9 +132,9 @@ class LocalStack(Part):
         return self._metrics.url if self._metrics is not None else ""
 
     @property
-    def has_users(self) -> bool:
-        """Whether the NATS server tells roles apart: then a node needs credentials of its own."""
-        return self._require_bus().user is not None
+    def takes_nodes(self) -> bool:
+        """Whether a node may run in here: where the NATS server tells roles apart it needs credentials of its own."""
+        return self._require_bus().user is None or self._registrar_config.folder != ""
 
     @property
     def bus_config(self) -> BusConfig:
@@ -220,6 +225,7 @@ class LocalStack(Part):
             self._start("scorer", self._scorer_config),
             self._start("dispatcher", self._dispatcher_config),
             *(self._start("gateway", config) for config in (self._gateway_config,) if config is not None),
+            *(self._start("registrar", config) for config in (self._registrar_config,) if config.folder),
             *(self._start("node", config) for config in self._node_configs),
             return_exceptions=True,
         )
@@ -254,16 +260,21 @@ class LocalStack(Part):
 
     def _import_actors(self) -> None:
         for name, (module, _) in _ACTORS.items():
-            wanted = {"node": bool(self._node_configs), "gateway": self._gateway_config is not None}
+            wanted = {
+                "node": bool(self._node_configs),
+                "gateway": self._gateway_config is not None,
+                "registrar": self._registrar_config.folder != "",
+            }
             if wanted.get(name, True):
                 importlib.import_module(module)
 
     async def _start(self, name: str, config: msgspec.Struct) -> Actor[Any]:
         module, kind = _ACTORS[name]
         prefix = inboxes.CLIENT_INBOX_PREFIX if name == "gateway" else inboxes.CONTROL_INBOX_PREFIX
+        bus = self._named(name, prefix)
         if isinstance(config, NodeConfig):
-            prefix = inboxes.node_inbox_prefix(node_id_of(config))
-        actor: Actor[Any] = getattr(importlib.import_module(module), kind)(config, self._named(name, prefix))
+            bus = self._of_node(node_id_of(config))
+        actor: Actor[Any] = getattr(importlib.import_module(module), kind)(config, bus)
         actor.meter = self._metrics.meter if self._metrics is not None else None
         actor.tracer = self._tracer
         self._before_start(actor)
@@ -273,6 +284,13 @@ class LocalStack(Part):
 
     def _named(self, name: str, inbox_prefix: str) -> BusConfig:
         return msgspec.structs.replace(self._require_bus(), name=name, inbox_prefix=inbox_prefix)
+
+    def _of_node(self, node_id: str) -> BusConfig:
+        bus = self._named("node", inboxes.node_inbox_prefix(node_id))
+        if not self._registrar_config.folder:
+            return bus
+        creds = str(self._registrar_config.file(NODE_CREDENTIALS))
+        return msgspec.structs.replace(bus, user=node_id, creds_file=creds)
 
     def _require_bus(self) -> BusConfig:
         if self._bus_config is None:

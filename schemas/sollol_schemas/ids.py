@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 
 _BUS_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-RESERVED_NODE_IDS = frozenset({"cli", "ctl", "obs"})
-"""A node of this id would share its inboxes with a role."""
 _REQUEST_ID_MAX = 56  # leaves room for the attempt's number
 
 

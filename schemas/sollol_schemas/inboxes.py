@@ -14,6 +14,8 @@ CONTROL_INBOX_PREFIX: Final = "_INBOX_ctl"
 CLIENT_INBOX_PREFIX: Final = "_INBOX_cli"
 """Also a gateway's and a dashboard's: they are of the control role, but take tokens as a client does."""
 OBSERVER_INBOX_PREFIX: Final = "_INBOX_obs"
+NODE_INBOX_PREFIX: Final = "_INBOX_node"
+NEWCOMER_INBOX_PREFIX: Final = "_INBOX_new"
 JOB_CALLBACK_ROOT: Final = "callbacks."
 """Results are delivered to subjects below this one, or into callers' inboxes, and nowhere else."""
 
@@ -25,7 +27,7 @@ def client_inbox_prefix(user: str | None) -> str:
 
 def node_inbox_prefix(node_id: str) -> str:
     """A node's own inbox space."""
-    return f"_INBOX_{node_id}"
+    return f"{NODE_INBOX_PREFIX}.{node_id}"
 
 
 def is_client_inbox(subject: str) -> bool:

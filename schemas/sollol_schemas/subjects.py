@@ -16,6 +16,7 @@ ENGINE: Final = "engine"
 """Stands for a body in the engine's own dialect; as a reply, for chunks of it and an empty message."""
 DISPATCHERS: Final = "dispatchers"
 RECORDERS: Final = "recorders"
+REGISTRARS: Final = "registrars"
 NO_NODE: Final = "_none"
 """Stands for the node in the outcome of a request that never reached one."""
 JOB_PRIORITIES: Final = range(11)
@@ -28,6 +29,7 @@ class Role(StrEnum):
     NODE = "node"  # one node monitor, under its own id only
     CONTROL = "control"  # scorer, dispatcher, recorder, gateway
     OBSERVER = "observer"  # dashboards: read only
+    NEWCOMER = "newcomer"  # who has a token and no credentials yet: may ask to be admitted
 
 
 NOBODY: Final = ()
@@ -161,6 +163,17 @@ ADMIN_BREAKER: Final = Subject(
     "admin.breaker", by=CONTROL, to=CONTROL, payload="BreakerRequest", reply="BreakersReply"
 ).all
 """The circuit breakers: ask, or close some by force."""
+
+ADMIN_FLEET: Final = Subject(
+    "admin.fleet", by=CONTROL, to=CONTROL, payload="FleetRequest", reply="FleetReply", queue=REGISTRARS
+).all
+"""Who belongs to the fleet: list, invite, give new credentials, revoke."""
+
+# Of those who are no member yet.
+JOIN: Final = Subject(
+    "join", by=(Role.NEWCOMER,), to=CONTROL, payload="JoinRequest", reply="JoinReply", queue=REGISTRARS
+).all
+"""Ask to be admitted, with the secret of an invitation; without one, what the fleet's certificate is."""
 
 # Between dispatchers and the scorer.
 GRANT: Final = Subject("scorer.grant", by=CONTROL, to=CONTROL, payload="GrantRequest", reply="GrantReply").all

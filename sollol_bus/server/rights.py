@@ -17,8 +17,13 @@ import msgspec
 from sollol_bus.errors import ConfigError
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas import inboxes, stores
-from sollol_schemas.ids import RESERVED_NODE_IDS, is_bus_id
-from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX, OBSERVER_INBOX_PREFIX, client_inbox_prefix
+from sollol_schemas.ids import is_bus_id
+from sollol_schemas.inboxes import (
+    CLIENT_INBOX_PREFIX,
+    CONTROL_INBOX_PREFIX,
+    OBSERVER_INBOX_PREFIX,
+    client_inbox_prefix,
+)
 from sollol_schemas.subjects import SUBJECTS, Role, Subject
 
 ACCOUNT = "SOLLOL"
@@ -51,6 +56,8 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 return CONTROL_INBOX_PREFIX
             case Role.OBSERVER:
                 return OBSERVER_INBOX_PREFIX
+            case Role.NEWCOMER:
+                return inboxes.NEWCOMER_INBOX_PREFIX
 
     def bus_config(self, url: str, *, name: str = "") -> BusConfig:
         """How this user connects."""
@@ -91,7 +98,7 @@ def make_credentials(
     A node's user name is `node-` and its id.
 
     Raises:
-        ConfigError: A name is not an id, is reserved, or comes twice.
+        ConfigError: A name is not an id, or comes twice.
     """
     named = [(user, Role.CONTROL, "") for user in controls]
     named += [(f"node-{node_id}", Role.NODE, node_id) for node_id in node_ids]
@@ -99,28 +106,29 @@ def make_credentials(
     named += [(user, Role.OBSERVER, "") for user in observers]
     made: dict[str, Credential] = {}
     for user, role, node_id in named:
-        _check_names(user, node_id)
+        if not is_bus_id(user):
+            raise ConfigError(f"user {user!r}: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
         if user in made:
             raise ConfigError(f"user {user!r} is named twice")
         made[user] = Credential(user=user, password=secrets.token_urlsafe(24), role=role, node_id=node_id)
     return tuple(made.values())
 
 
-def permissions(role: Role, node_id: str = "", *, all_node_ids: Sequence[str] = ()) -> Permissions:
+def permissions(role: Role, name: str) -> Permissions:
     """What a user of this role may say and hear.
 
     Args:
         role: The role.
-        node_id: The node's id, for the node role.
-        all_node_ids: Nodes whose inboxes the control role answers to.
+        name: The user's; a node's id. It may be a template that the NATS server fills in.
     """
+    node_id = name if role is Role.NODE else ""
     publish = [_narrowed(c, node_id) for c in SUBJECTS if role in c.by]
     subscribe = [_narrowed(c, node_id) for c in SUBJECTS if role in c.to]
     caller_inboxes = [f"{prefix}>" for prefix in inboxes.CLIENT_INBOX_PREFIXES]
     match role:
         case Role.CLIENT:
-            publish += _DISCOVERY  # its inboxes depend on its name: see `_for_credential`
-            subscribe.append(f"{inboxes.JOB_CALLBACK_ROOT}>")
+            publish += _DISCOVERY
+            subscribe += [f"{inboxes.JOB_CALLBACK_ROOT}>", f"{CLIENT_INBOX_PREFIX}.{name}.>"]
         case Role.NODE:
             own_inbox = f"{inboxes.node_inbox_prefix(node_id)}.>"
             claim = f"$KV.{stores.NODES_BUCKET}.node.{node_id}"
@@ -129,16 +137,19 @@ def permissions(role: Role, node_id: str = "", *, all_node_ids: Sequence[str] = 
             publish += [claim, f"$JS.API.{read}", f"$JS.*.API.{claim}", f"$JS.*.API.{read}"]
             subscribe += [own_inbox, "$SRV.>"]
         case Role.CONTROL:
-            node_inboxes = [f"{inboxes.node_inbox_prefix(n)}.>" for n in all_node_ids]
             control_inboxes = [f"{CONTROL_INBOX_PREFIX}.>", *caller_inboxes]
-            publish += [*control_inboxes, f"{OBSERVER_INBOX_PREFIX}.>", *node_inboxes]
+            others = (OBSERVER_INBOX_PREFIX, inboxes.NODE_INBOX_PREFIX, inboxes.NEWCOMER_INBOX_PREFIX)
+            publish += [*control_inboxes, *(f"{prefix}.>" for prefix in others)]
             publish += [f"{inboxes.JOB_CALLBACK_ROOT}>", f"$O.{stores.JOB_BLOBS}.>", f"$O.{stores.FILES_STORE}.>"]
             publish += ["$SRV.>", "$JS.API.>", "$JS.*.API.>", "$JS.ACK.>"]
             publish += [f"$KV.{bucket}.>" for bucket in stores.BUCKETS]
             subscribe += [*control_inboxes, "$SRV.>", *(f"$KV.{bucket}.>" for bucket in stores.BUCKETS)]
         case Role.OBSERVER:
             publish += _DISCOVERY
-            subscribe.append(f"{OBSERVER_INBOX_PREFIX}.>")
+            # the command line and the SDK choose the inbox by the user's name and know no roles
+            subscribe += [f"{OBSERVER_INBOX_PREFIX}.>", f"{CLIENT_INBOX_PREFIX}.{name}.>"]
+        case Role.NEWCOMER:
+            subscribe.append(f"{inboxes.NEWCOMER_INBOX_PREFIX}.>")
     return Permissions(publish=_unique(publish), subscribe=_unique(subscribe))
 
 
@@ -148,17 +159,9 @@ def server_config(credentials: Sequence[Credential], *, tls: TlsFiles | None = N
     Goes into a configuration file of your own, or into `EmbeddedServerConfig.extra_config`. It contains the
     passwords: keep it unreadable for others.
     """
-    node_ids = [c.node_id for c in credentials if c.role is Role.NODE]
-    users = "\n".join(_user(c, node_ids) for c in credentials)
+    users = "\n".join(map(_user, credentials))
     text = f"accounts {{\n  {ACCOUNT} {{\n    jetstream: enabled\n    users: [\n{users}\n    ]\n  }}\n}}\n"
     return text if tls is None else text + _tls(tls)
-
-
-def _check_names(user: str, node_id: str) -> None:
-    if not is_bus_id(user):
-        raise ConfigError(f"user {user!r}: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
-    if node_id in RESERVED_NODE_IDS:
-        raise ConfigError(f"node id {node_id!r} is reserved: its inboxes would be those of a role")
 
 
 def _narrowed(subject: Subject, node_id: str) -> str:
@@ -167,17 +170,8 @@ def _narrowed(subject: Subject, node_id: str) -> str:
     return ".".join(node_id if node_id and name == "{node_id}" else token for name, token in tokens)
 
 
-def _for_credential(credential: Credential, node_ids: Sequence[str]) -> Permissions:
-    allowed = permissions(credential.role, credential.node_id, all_node_ids=node_ids)
-    if credential.role not in (Role.CLIENT, Role.OBSERVER):
-        return allowed
-    # the command line and the SDK choose the inbox by the user's name and know no roles
-    own = f"{client_inbox_prefix(credential.user)}.>"
-    return Permissions(publish=allowed.publish, subscribe=(*allowed.subscribe, own))
-
-
-def _user(credential: Credential, node_ids: Sequence[str]) -> str:
-    allowed = _for_credential(credential, node_ids)
+def _user(credential: Credential) -> str:
+    allowed = permissions(credential.role, credential.node_id or credential.user)
     return (
         f"      {{ user: {json.dumps(credential.user)}, password: {json.dumps(credential.password)}\n"
         f"        permissions: {{\n"

@@ -42,6 +42,7 @@ _STOP_WITHIN_S = 10.0  # for its flush
 _BACK_OFF_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STABLE_S = 30.0  # a server that lived this long is not in a crash loop
 _TAIL_BYTES = 8192
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 where it listens, and who is meant by that here
 
 
 class _Ports(msgspec.Struct):
@@ -108,8 +109,9 @@ class EmbeddedServer(Part):
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
-        return f"nats://{self.config.host}:{self._port}"
+        """Where clients of this machine connect."""
+        host = _EVERYWHERE.get(self.config.host, self.config.host)
+        return f"nats://[{host}]:{self._port}" if ":" in host else f"nats://{host}:{self._port}"
 
     @property
     def monitor_url(self) -> str | None:

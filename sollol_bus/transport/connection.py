@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -86,8 +87,12 @@ class Bus:
     # -- life ---------------------------------------------------------------------------------------------
 
     @classmethod
-    async def connect(cls, config: BusConfig) -> Bus:
+    async def connect(cls, config: BusConfig, *, tls: ssl.SSLContext | None = None) -> Bus:
         """A connected bus.
+
+        Args:
+            config: Where, and as whom.
+            tls: How to encrypt, in place of what the settings say.
 
         Raises:
             NoServer: No server answers at the address within `connect_timeout_s`.
@@ -95,7 +100,7 @@ class Bus:
         """
         if not config.url:
             raise ConfigError("the address of the NATS server is empty; name one with --nats or SOLLOL_NATS")
-        credentials = credentials_of(config)
+        credentials = credentials_of(config) | ({} if tls is None else {"tls": tls})
         bus = cls(config)
         try:
             async with asyncio.timeout(config.connect_timeout_s):

@@ -17,13 +17,13 @@ def credentials_of(config: BusConfig) -> dict[str, Any]:
         ConfigError: A file cannot be read, or is not what it should be.
     """
     shown: dict[str, Any] = {}
-    if config.user is not None:
-        shown |= {"user": config.user, "password": config.password or ""}
-    elif config.password is not None:
-        shown["token"] = config.password
     if config.creds_file is not None:
         _check("creds_file", config.creds_file)
         shown["user_credentials"] = config.creds_file
+    elif config.user is not None:
+        shown |= {"user": config.user, "password": config.password or ""}
+    elif config.password is not None:
+        shown["token"] = config.password
     if config.tls_ca_file is not None:
         _check("tls_ca_file", config.tls_ca_file)
         try:

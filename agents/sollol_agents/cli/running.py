@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -113,6 +115,12 @@ async def _wait_for_server(bus: BusConfig) -> None:
         else:
             await connection.close()
             return
+
+
+def become(command: str) -> NoReturn:
+    """Goes on as another command, which reads its settings where this one has written them."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "sollol_agents.cli", command])  # noqa: S606 ourselves
 
 
 @contextlib.asynccontextmanager

@@ -27,7 +27,6 @@ from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import encode
 from sollol_bus.waiting import happens
 from sollol_schemas import inboxes, subjects
-from sollol_schemas.ids import RESERVED_NODE_IDS
 from sollol_schemas.stores import NodeClaim
 from sollol_schemas.telemetry import LoadedModel, LoadUpdate, Telemetry
 
@@ -56,8 +55,6 @@ class NodeMonitor(Actor[NodeConfig]):
 
     def __init__(self, config: NodeConfig, bus_config: BusConfig) -> None:
         self.node_id = node_id_of(config)
-        if self.node_id in RESERVED_NODE_IDS:
-            raise ConfigError(f"node id {self.node_id!r} is reserved; choose another with --id")
         own = msgspec.structs.replace(
             bus_config, name=f"node {self.node_id}", inbox_prefix=inboxes.node_inbox_prefix(self.node_id)
         )

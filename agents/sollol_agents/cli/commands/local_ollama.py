@@ -76,7 +76,7 @@ class LocalOllama:
         return any(told.engine.url == self._url for told in mine)
 
     async def _join(self) -> bool:
-        if self._stack.has_users:
+        if not self._stack.takes_nodes:
             self._tell("the engine on this machine needs a node with credentials: `sollol node --config FILE`")
             return True
         try:

@@ -26,6 +26,7 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.recorder.config import RecorderConfig
+from sollol_agents.registrar.config import RegistrarConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.stack import LocalStack
 from sollol_bus.observe.tracing import TracingConfig
@@ -71,6 +72,7 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     scorer=section("scorer", ScorerConfig, is_flagged=False),
     dispatcher=section("dispatcher", DispatcherConfig, is_flagged=False),
     recorder=section("recorder", RecorderConfig, is_flagged=False),
+    fleet=section("fleet", RegistrarConfig, is_flagged=False),
     gateway=section("gateway", GatewayConfig, is_flagged=False),
     dashboard=section("dashboard", DashboardConfig, is_flagged=False),
     node=section("node", NodeConfig, is_flagged=False),
@@ -86,6 +88,7 @@ def up(
     scorer: ScorerConfig,
     dispatcher: DispatcherConfig,
     recorder: RecorderConfig,
+    fleet: RegistrarConfig,
     gateway: GatewayConfig,
     dashboard: DashboardConfig,
     node: NodeConfig,
@@ -100,6 +103,8 @@ def up(
     and the settings file.
     """
     log_lines.set_up(log)
+    if fleet.folder:  # its address is for the others; here it is this very server
+        bus = msgspec.structs.replace(bus, url="")
     _say_which_server(bus)
     base = Path(up.store_dir).expanduser() if up.store_dir else default_store_dir().parent
     tracer = make_tracer(tracing, service="sollol-up")
@@ -112,6 +117,7 @@ def up(
         dispatcher=dispatcher,
         recorder=recorder,
         gateway=msgspec.structs.replace(gateway, port=up.http_port) if up.gateway else None,
+        registrar=fleet,
         metrics=metrics,
         tracer=tracer,
     )

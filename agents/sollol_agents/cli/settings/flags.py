@@ -56,7 +56,7 @@ def with_settings(
         @functools.wraps(function)
         def command(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 whatever the function takes
             path = kwargs.pop("config", None) or os.environ.get(CONFIG_ENV)
-            file = ConfigFile(Path(path)) if path else None
+            file = ConfigFile(Path(path)) if path else ConfigFile.of_this_machine()
             if file is not None and known:
                 file.refuse_unknown_sections(known)
             given: dict[str, dict[str, object]] = {name: {} for name in sections}

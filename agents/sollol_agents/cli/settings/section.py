@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import tomllib
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -194,6 +195,11 @@ class Section(Generic[T]):
         )
 
 
+def config_home() -> Path:
+    """The per-user directory of settings."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sollol"
+
+
 class ConfigFile:
     """The settings file: TOML, one table a section.
 
@@ -209,6 +215,12 @@ class ConfigFile:
             raise ConfigError(f"--config {path}: {error.strerror or error}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"--config {path} is not TOML: {error}") from error
+
+    @classmethod
+    def of_this_machine(cls) -> ConfigFile | None:
+        """What `sollol fleet init` or `sollol join` wrote here, if it is there."""
+        path = config_home() / "sollol.toml"
+        return cls(path) if path.exists() else None
 
     def table(self, name: str) -> dict[str, Any]:
         """The table of one section; empty when the file has none."""

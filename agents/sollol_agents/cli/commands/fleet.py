@@ -1,0 +1,228 @@
+"""`sollol fleet`: makes a fleet that knows its members, lists them, renews and revokes them; `sollol invite`."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+import psutil
+from cyclopts import App, Parameter
+
+from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.log_lines import LogConfig
+from sollol_agents.cli.output import say, show_json, show_table
+from sollol_agents.cli.settings import of_commands
+from sollol_agents.cli.settings.section import config_home
+from sollol_agents.node.config import NodeConfig, node_id_of
+from sollol_agents.registrar import config as files
+from sollol_agents.registrar.config import write_secret
+from sollol_bus.errors import ConfigError, NoResponders, SollolError, error_from
+from sollol_bus.transport.clock import wall_s
+from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_schemas import subjects
+from sollol_schemas.members import FleetReply, FleetRequest, Invite, ListMembers, Revoke
+from sollol_schemas.subjects import Role
+
+fleet: Final = App(
+    name="fleet", help="Make a fleet that knows its members; list them, renew or revoke their credentials."
+)
+
+What = Literal["node", "client", "observer", "operator"]
+_ROLES: Final = {"node": Role.NODE, "client": Role.CLIENT, "observer": Role.OBSERVER, "operator": Role.CONTROL}
+_PORT: Final = 4222
+
+
+@fleet.command
+def init(
+    *,
+    host: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Name or address under which members reach this machine; repeat it for several."),
+    ] = None,
+    port: Annotated[int, Parameter(help="Port of the NATS server.")] = _PORT,
+    start: Annotated[bool, Parameter(help="Start the system afterwards, as `sollol up` does.")] = True,
+) -> int:
+    """Makes this machine the first of a fleet that knows its members, and starts the system there.
+
+    It makes a certificate authority, a certificate of the server and the keys that sign credentials, all readable for
+    you alone, and a settings file that `sollol` reads by itself from then on. Everything is encrypted, and nobody may
+    do anything without credentials: `sollol invite node desk` prints what to paste on the next machine.
+
+    Example:
+        sollol fleet init --host gaming-pc.local
+    """
+    settings = config_home() / "sollol.toml"
+    folder = config_home() / "fleet"
+    for path in (settings, folder):
+        if path.exists():
+            raise ConfigError(f"{path} exists: this machine belongs to a fleet; move it away to begin a new one")
+    hosts = host or _own_hosts()
+    node_id = node_id_of(NodeConfig())
+    from sollol_agents.registrar.founding import found  # noqa: PLC0415 nobody else needs what signs
+
+    folder.mkdir(mode=0o700, parents=True)
+    server = found(folder, hosts, node_id, now=wall_s())
+    write_secret(settings, _settings(server, folder, hosts, port, node_id))
+    say(f"made a fleet in {folder}; members reach it at {', '.join(hosts)}, port {port}")
+    say("invite the next machine with: sollol invite node NAME")
+    if not start:
+        say("start it with: sollol up")
+        return exit_codes.OK
+    return running.become("up")
+
+
+def _settings(server: str, folder: Path, hosts: list[str], port: int, node_id: str) -> str:
+    addresses = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
+    return (
+        "# This machine made a fleet: its keys are named here. Keep this file to yourself.\n"
+        f'[nats]\nurl = "tls://127.0.0.1:{port}"\nuser = {_text(files.CONTROL)}\n'
+        f"creds_file = {_text(folder / files.CONTROL_CREDENTIALS)}\ntls_ca_file = {_text(folder / files.CA)}\n"
+        f"\n[up]\nnats_port = {port}\n"
+        f"\n[fleet]\nfolder = {_text(folder)}\naddresses = {json.dumps(addresses)}\n"
+        f"\n[node]\nnode_id = {_text(node_id)}\n"
+        f'\n[server]\nhost = "0.0.0.0"\nextra_config = """\n{server}"""\n'
+    )
+
+
+@fleet.command(name="list")
+@of_commands.for_clients()
+def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
+    """Lists the members, and who was invited and has not come yet."""
+
+    def tell(reply: FleetReply) -> None:
+        if json_:
+            show_json(msgspec.to_builtins(reply))
+            return
+        rows = [[one.name, _word(one.role), one.machine or "-", _day(one.since)] for one in reply.members]
+        rows += [[one.name, _word(one.role), "-", f"invited until {_day(one.ends_at)}"] for one in reply.invited]
+        show_table(["NAME", "ROLE", "MACHINE", "SINCE"], rows)
+
+    return _ask(bus, log, ListMembers(), tell)
+
+
+@fleet.command
+@of_commands.for_clients()
+def rotate(
+    name: Annotated[str, Parameter(help="The member, as `sollol fleet list` shows it.")],
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    json_: of_commands.JsonFlag = False,
+) -> int:
+    """Prints a token with which a member fetches new credentials; its old ones count until then, and no longer."""
+
+    def request(members: FleetReply) -> FleetRequest:
+        found = next((one for one in members.members if one.name == name), None)
+        if found is None:
+            names = ", ".join(sorted(one.name for one in members.members))
+            raise ConfigError(f"{name} is no member; there are: {names}")
+        return Invite(name=name, role=found.role, is_again=True)
+
+    return _ask(bus, log, request, lambda reply: _tell_token(reply, json_=json_))
+
+
+@fleet.command
+@of_commands.for_clients()
+def revoke(
+    name: Annotated[str, Parameter(help="The member, as `sollol fleet list` shows it.")],
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    json_: of_commands.JsonFlag = False,
+) -> int:
+    """Cuts a member at once and admits it no more; the others stay connected."""
+
+    def tell(reply: FleetReply) -> None:
+        if json_:
+            show_json(msgspec.to_builtins(reply))
+        else:
+            say(f"{name} is revoked")
+
+    return _ask(bus, log, Revoke(name=name), tell)
+
+
+@of_commands.for_clients()
+def invite(
+    role: Annotated[What, Parameter(help="What it may do: node, client, observer or operator.")],
+    name: Annotated[str, Parameter(help="Its name in the fleet; a node's id.")],
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    json_: of_commands.JsonFlag = False,
+) -> int:
+    """Prints the one command with which a machine joins; it is valid for an hour, and once.
+
+    Example:
+        sollol invite node desk
+    """
+    return _ask(bus, log, Invite(name=name, role=_ROLES[role]), lambda reply: _tell_token(reply, json_=json_))
+
+
+def _tell_token(reply: FleetReply, *, json_: bool) -> None:
+    if json_:
+        show_json({"token": reply.token})
+        return
+    say("on that machine, within the hour:")
+    say("")
+    say(f"  sollol join {reply.token}")
+
+
+def _ask(
+    bus: BusConfig,
+    log: LogConfig,
+    request: FleetRequest | Callable[[FleetReply], FleetRequest],
+    tell: Callable[[FleetReply], None],
+) -> int:
+    log_lines.set_up(log)
+
+    async def main() -> int:
+        async with running.connected(bus) as client:
+
+            async def asked(one: FleetRequest) -> FleetReply:
+                try:
+                    reply = await client.bus.request(subjects.ADMIN_FLEET, encode(one), timeout_s=10.0)
+                except NoResponders as error:
+                    raise SollolError(
+                        "no fleet that knows its members runs there: `sollol fleet init` makes one"
+                    ) from error
+                body = error_of(reply)
+                if body is not None:
+                    raise error_from(body)
+                return decode(reply.data, FleetReply)
+
+            tell(await asked(request(await asked(ListMembers())) if callable(request) else request))
+        return exit_codes.OK
+
+    return running.run(main)
+
+
+def _own_hosts() -> list[str]:
+    """This machine's name and the addresses by which others may reach it."""
+    found = [socket.gethostname()]
+    for addresses in psutil.net_if_addrs().values():
+        for one in addresses:
+            if one.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            address = ipaddress.ip_address(one.address.partition("%")[0])
+            if not (address.is_loopback or address.is_link_local):
+                found.append(str(address))
+    return found
+
+
+def _word(role: Role) -> str:
+    return "operator" if role is Role.CONTROL else role.value
+
+
+def _day(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _text(value: object) -> str:
+    return json.dumps(str(value))

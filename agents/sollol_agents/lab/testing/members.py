@@ -1,0 +1,63 @@
+"""A fleet that knows its members, for tests: keys for each of them without anybody who was invited."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import nkeys
+
+from sollol_bus.server.rights import Credential
+from sollol_bus.transport.clock import wall_s
+from sollol_bus.transport.connection import BusConfig
+from sollol_bus.trust.authority import Authority, claims_of_member, enrolled, new_authority, server_config
+from sollol_bus.trust.claims import Kind, creds_text, new_seed, public_key
+from sollol_schemas.members import Member
+from sollol_schemas.subjects import Role
+
+
+class Members:
+    """Members of a new fleet and what each of them shows.
+
+    Args:
+        folder: For their credentials and what is pushed to the server.
+        roles: Of each name; a node's name is its id.
+    """
+
+    def __init__(self, folder: Path, roles: dict[str, Role]) -> None:
+        self._folder = folder
+        self.authority: Authority = new_authority()
+        self._seeds: dict[str, str] = {}
+        self._claims: dict[str, str] = {}
+        now = wall_s()
+        for name, role in roles.items():
+            seed = self._seeds[name] = new_seed(Kind.USER)
+            member = Member(name=name, role=role, key=public_key(seed), since=int(now))
+            self.authority = enrolled(self.authority, member)
+            self._claims[name] = claims_of_member(self.authority, member, now=now)
+            (folder / f"{name}.creds").write_text(creds_text(self._claims[name], seed))
+
+    @property
+    def server_config(self) -> str:
+        """For a server that knows them, without encryption."""
+        return server_config(self.authority, folder=str(self._folder / "pushed"))
+
+    def bus_config(self, name: str, url: str) -> BusConfig:
+        """How one of them connects."""
+        role = self.authority.members[name].role
+        prefix = Credential(user=name, password="", role=role, node_id=name).inbox_prefix
+        return BusConfig(url=url, name=name, user=name, creds_file=self.creds_file(name), inbox_prefix=prefix)
+
+    def creds_file(self, name: str) -> str:
+        """The file with the credentials of one of them."""
+        return str(self._folder / f"{name}.creds")
+
+    def options(self, name: str, info: bytes) -> dict[str, Any]:
+        """What one of them says in CONNECT after the server's first line; nobody's is that of a newcomer."""
+        if not name:
+            return {}
+        nonce = msgspec.json.decode(info.removeprefix(b"INFO "))["nonce"].encode()
+        signed = nkeys.from_seed(bytearray(self._seeds[name].encode())).sign(nonce)
+        return {"jwt": self._claims[name], "sig": base64.urlsafe_b64encode(signed).decode().rstrip("=")}

@@ -1,0 +1,1 @@
+"""Who belongs to a fleet: its authority, the credentials that it signs, and how somebody is invited."""
