@@ -88,11 +88,7 @@ class Bus:
 
     @classmethod
     async def connect(cls, config: BusConfig, *, tls: ssl.SSLContext | None = None) -> Bus:
-        """A connected bus.
-
-        Args:
-            config: Where, and as whom.
-            tls: How to encrypt, in place of what the settings say.
+        """A connected bus; `tls` stands in place of what the settings say of encryption.
 
         Raises:
             NoServer: No server answers at the address within `connect_timeout_s`.
@@ -105,8 +101,6 @@ class Bus:
         try:
             async with asyncio.timeout(config.connect_timeout_s):
                 await bus._connect(credentials)
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"creds_file needs a package that is not there: pip install {error.name}") from error
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await bus._abandon()
             why = bus.close_reason or str(error) or "no answer"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -54,6 +55,8 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Authority(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of a fleet, its members, and whom it invited."""
 
+    addresses: tuple[str, ...]
+    """Hosts and ports under which members reach the server."""
     operator_seed: str
     system_seed: str
     account_seed: str
@@ -70,9 +73,10 @@ class Authority(msgspec.Struct, frozen=True, kw_only=True):
         return f"Authority({len(self.members)} members)"
 
 
-def new_authority() -> Authority:
-    """An authority with fresh keys and no member."""
+def new_authority(addresses: Sequence[str] = ()) -> Authority:
+    """An authority with fresh keys and no member, whose server is reached at these hosts and ports."""
     return Authority(
+        addresses=tuple(addresses),
         operator_seed=new_seed(Kind.OPERATOR),
         system_seed=new_seed(Kind.ACCOUNT),
         account_seed=new_seed(Kind.ACCOUNT),

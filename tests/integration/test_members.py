@@ -105,7 +105,7 @@ class Here:
         return self.config("control", CONTROL_INBOX_PREFIX, files.CONTROL_CREDENTIALS)
 
     def registrar(self) -> Registrar:
-        config = RegistrarConfig(folder=str(self.folder), addresses=(f"127.0.0.1:{self.server.port}",))
+        config = RegistrarConfig(folder=str(self.folder))
         return Registrar(config, self.control)
 
     async def ask(self, bus: Bus, request: Invite | Revoke | ListMembers) -> FleetReply:
@@ -139,7 +139,7 @@ class Here:
 async def here(tmp_path: Path) -> AsyncIterator[Here]:
     folder = tmp_path / "fleet"
     folder.mkdir()
-    text = await asyncio.to_thread(found, folder, ["127.0.0.1"], "n1", now=wall_s())
+    text = await asyncio.to_thread(found, folder, ["127.0.0.1"], 4222, "n1", now=wall_s())
     config = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"), extra_config=text)
     async with EmbeddedServer(config) as server:
         yield Here(folder, server)
@@ -157,7 +157,7 @@ async def test_an_invitation_admits_once_under_its_name_and_role(here: Here, con
     invited = await here.ask(control, Invite(name="alice", role=Role.CLIENT))
     assert [one.name for one in invited.invited] == ["alice"]
     token = tokens.read(invited.token)
-    assert token.addresses == (f"127.0.0.1:{here.server.port}",)
+    assert token.addresses == ("127.0.0.1:4222",)
     assert token.fingerprint == fingerprint((here.folder / files.CA).read_text())
     seed = new_seed(Kind.USER)
     joined = await here.join(token.secret, seed)

@@ -130,7 +130,7 @@ class Registrar(Actor[RegistrarConfig]):
             case Invite(name=name, role=role, is_again=again):
                 secret = new_secret()
                 await self._keep(invited(self.authority, name, role, secret, now=now, again=again))
-                token = tokens.written(tokens.Token(self.config.addresses, fingerprint(self._ca), secret))
+                token = tokens.written(tokens.Token(self.authority.addresses, fingerprint(self._ca), secret))
                 log.info("%s was invited as a %s", name, role, extra={"action": "member_invited"})
             case Revoke(name=name):
                 changed = without(self.authority, name, now=now)

@@ -11,18 +11,21 @@ from msgspec import Meta
 
 
 class RegistrarConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the fleet's authority is kept, and where members reach its server."""
+    """Where the fleet's authority is kept."""
 
     folder: Annotated[
         str, Meta(description="Folder that `sollol fleet init` made; empty: this fleet knows no members.")
     ] = ""
-    addresses: Annotated[
-        tuple[str, ...], Meta(description="Hosts and ports under which members reach the NATS server.")
-    ] = ()
+
+    @classmethod
+    def beside(cls, creds_file: str | None) -> RegistrarConfig:
+        """The authority that lies beside the credentials of the first machine, if it does."""
+        folder = Path(creds_file).expanduser().parent if creds_file else None
+        return cls(folder=str(folder)) if folder is not None and (folder / AUTHORITY).exists() else cls()
 
     def file(self, name: str) -> Path:
         """A file of the fleet."""
-        return Path(self.folder).expanduser() / name
+        return Path(self.folder) / name
 
 
 CONTROL = "control"

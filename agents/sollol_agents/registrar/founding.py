@@ -18,12 +18,13 @@ from sollol_schemas.members import Member
 from sollol_schemas.subjects import Role
 
 
-def found(folder: Path, hosts: Sequence[str], node_id: str, *, now: float) -> str:
+def found(folder: Path, hosts: Sequence[str], port: int, node_id: str, *, now: float) -> str:
     """Writes the files of a new fleet, each readable for its owner alone.
 
     Args:
         folder: For them; it is there and empty.
         hosts: Names and addresses under which members reach the server, beside those of this machine itself.
+        port: Of the server.
         node_id: Of the node beside the server.
         now: Unix seconds.
 
@@ -32,7 +33,7 @@ def found(folder: Path, hosts: Sequence[str], node_id: str, *, now: float) -> st
     """
     ca = new_ca(now=now)
     own = new_server(ca, list(dict.fromkeys([*hosts, "localhost", "127.0.0.1", "::1"])), now=now)
-    authority = new_authority()
+    authority = new_authority([f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts])
     for name, role, file in (
         (files.CONTROL, Role.CONTROL, files.CONTROL_CREDENTIALS),
         (node_id, Role.NODE, files.NODE_CREDENTIALS),

@@ -68,8 +68,8 @@ def init(
     from sollol_agents.registrar.founding import found  # noqa: PLC0415 nobody else needs what signs
 
     folder.mkdir(mode=0o700, parents=True)
-    server = found(folder, hosts, node_id, now=wall_s())
-    write_secret(settings, _settings(server, folder, hosts, port, node_id))
+    server = found(folder, hosts, port, node_id, now=wall_s())
+    write_secret(settings, _settings(server, folder, port, node_id))
     say(f"made a fleet in {folder}; members reach it at {', '.join(hosts)}, port {port}")
     say("invite the next machine with: sollol invite node NAME")
     if not start:
@@ -78,14 +78,12 @@ def init(
     return running.become("up")
 
 
-def _settings(server: str, folder: Path, hosts: list[str], port: int, node_id: str) -> str:
-    addresses = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
+def _settings(server: str, folder: Path, port: int, node_id: str) -> str:
     return (
         "# This machine made a fleet: its keys are named here. Keep this file to yourself.\n"
         f'[nats]\nurl = "tls://127.0.0.1:{port}"\nuser = {_text(files.CONTROL)}\n'
         f"creds_file = {_text(folder / files.CONTROL_CREDENTIALS)}\ntls_ca_file = {_text(folder / files.CA)}\n"
         f"\n[up]\nnats_port = {port}\n"
-        f"\n[fleet]\nfolder = {_text(folder)}\naddresses = {json.dumps(addresses)}\n"
         f"\n[node]\nnode_id = {_text(node_id)}\n"
         f'\n[server]\nhost = "0.0.0.0"\nextra_config = """\n{server}"""\n'
     )

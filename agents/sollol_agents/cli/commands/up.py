@@ -72,7 +72,6 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     scorer=section("scorer", ScorerConfig, is_flagged=False),
     dispatcher=section("dispatcher", DispatcherConfig, is_flagged=False),
     recorder=section("recorder", RecorderConfig, is_flagged=False),
-    fleet=section("fleet", RegistrarConfig, is_flagged=False),
     gateway=section("gateway", GatewayConfig, is_flagged=False),
     dashboard=section("dashboard", DashboardConfig, is_flagged=False),
     node=section("node", NodeConfig, is_flagged=False),
@@ -88,7 +87,6 @@ def up(
     scorer: ScorerConfig,
     dispatcher: DispatcherConfig,
     recorder: RecorderConfig,
-    fleet: RegistrarConfig,
     gateway: GatewayConfig,
     dashboard: DashboardConfig,
     node: NodeConfig,
@@ -103,7 +101,8 @@ def up(
     and the settings file.
     """
     log_lines.set_up(log)
-    if fleet.folder:  # its address is for the others; here it is this very server
+    registrar = RegistrarConfig.beside(bus.creds_file)
+    if registrar.folder:  # the address is for other commands; here it is this very server
         bus = msgspec.structs.replace(bus, url="")
     _say_which_server(bus)
     base = Path(up.store_dir).expanduser() if up.store_dir else default_store_dir().parent
@@ -117,7 +116,7 @@ def up(
         dispatcher=dispatcher,
         recorder=recorder,
         gateway=msgspec.structs.replace(gateway, port=up.http_port) if up.gateway else None,
-        registrar=fleet,
+        registrar=registrar,
         metrics=metrics,
         tracer=tracer,
     )

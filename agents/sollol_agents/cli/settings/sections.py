@@ -81,11 +81,6 @@ SECTIONS: Mapping[str, Names] = {
         hidden=("job_ack_wait_s", "job_inline_bytes"),
     ),
     "recorder": Names(kind="sollol_agents.recorder.config:RecorderConfig", title="`sollol recorder`"),
-    "fleet": Names(
-        kind="sollol_agents.registrar.config:RegistrarConfig",
-        title="The members of a fleet that `sollol fleet init` made",
-        is_flagged=False,
-    ),
     "gateway": Names(
         kind="sollol_agents.gateway.config:GatewayConfig", title="`sollol gateway`", hidden=("max_batch_requests",)
     ),

@@ -1,0 +1,128 @@
+"""A fleet that knows its members, as people make it: three machines, each a folder of its own, and a command each."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from sollol_agents.lab.testing.processes import Done, ProcessFleet, sollol
+from sollol_agents.lab.testing.servers import free_port
+from sollol_agents.lab.testing.waiting import eventually
+
+MODEL = "llama3.2:3b"
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class Machine:
+    """A folder that stands for a machine: what its `sollol` finds there and nowhere else."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.environ = {"HOME": str(folder), "XDG_CONFIG_HOME": "", "XDG_STATE_HOME": ""}
+        self.settings = folder / ".config" / "sollol" / "sollol.toml"
+
+    async def run(self, *argv: str) -> Done:
+        return await sollol("", *argv, stdin=b"", **self.environ)
+
+    async def told(self, *argv: str) -> str:
+        """What a command printed that succeeded."""
+        done = await self.run(*argv)
+        assert done.code == 0, done.err
+        return done.out
+
+
+@asynccontextmanager
+async def first_machine(fleet: ProcessFleet, tmp_path: Path) -> AsyncIterator[Machine]:
+    first = Machine(tmp_path / "first")
+    port = free_port()
+    await first.told("fleet", "init", "--host", "127.0.0.1", "--port", str(port), "--no-start")
+    ports = ("--http-port", "0", "--dashboard-port", "0", "--no-local-node")
+    up = await fleet.sollol("up", *ports, **first.environ)
+    assert up.served["nats"].endswith(f":{port}")
+    yield first
+
+
+async def token_of(first: Machine, *what: str) -> str:
+    lines = (await first.told(*what)).split()
+    return next(word for word in lines if word.startswith("sollol-"))
+
+
+async def test_two_machines_join_with_a_line_each_and_what_is_revoked_is_out(
+    fleet: ProcessFleet, tmp_path: Path
+) -> None:
+    async with first_machine(fleet, tmp_path) as first:
+        desk, app = Machine(tmp_path / "desk"), Machine(tmp_path / "app")
+        engine = await fleet.emulator("desk", "--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
+        token = await token_of(first, "invite", "node", "desk")
+        node = await fleet.sollol("join", token, name="desk", **desk.environ, SOLLOL_NODE_URL=engine.url)
+        for machine in (first, desk):
+            kept = [path for path in machine.settings.parent.rglob("*") if path.is_file()]
+            assert kept
+            assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in kept), kept
+        said = await app.told("join", await token_of(first, "invite", "client", "app"))
+        assert "app is a member" in said
+
+        async def is_answered() -> bool:
+            return "2 1 0" in (await app.run("generate", MODEL, "count down from 3")).out
+
+        await eventually(is_answered, within_s=30)
+        assert "desk" in await app.told("nodes")
+        refused = await app.run("drain", "desk")
+        assert refused.code != 0
+        assert "may not publish" in refused.err
+        members = await first.told("fleet", "list")
+        assert [name in members for name in ("control", "desk", "app")] == [True] * 3
+
+        assert "is revoked" in await first.told("fleet", "revoke", "desk")
+        await asyncio.wait_for(node.wait(), 15)
+        again = await desk.run("nodes")
+        assert again.code != 0
+        assert "desk" not in await first.told("fleet", "list")
+        assert (await app.run("nodes")).code == 0
+
+
+async def test_a_token_that_cannot_be_used_says_why(fleet: ProcessFleet, tmp_path: Path) -> None:
+    async with first_machine(fleet, tmp_path) as first:
+        app, other = Machine(tmp_path / "app"), Machine(tmp_path / "other")
+        token = await token_of(first, "invite", "client", "app")
+        cut = await app.run("join", token[:-12])
+        assert "token" in cut.err
+        await app.told("join", token)
+        used = await other.run("join", token)
+        assert (used.code != 0, "used already" in used.err) == (True, True)
+        assert not other.settings.exists()
+        member = await app.run("join", token)
+        assert "belongs to a fleet" in member.err
+        twice = await first.run("invite", "client", "app")
+        assert "sollol fleet rotate app" in twice.err
+        await app.told("join", "--force", await token_of(first, "fleet", "rotate", "app"))
+        assert (await app.run("nodes")).code == 0
+
+
+async def test_another_fleet_in_between_gets_no_secret(fleet: ProcessFleet, tmp_path: Path) -> None:
+    """Whoever answers at the address without the authority's key sees that somebody came, and no more."""
+    async with first_machine(fleet, tmp_path) as first:
+        app = Machine(tmp_path / "app")
+        token = await token_of(first, "invite", "client", "app")
+        await fleet.children[-1].close()
+        port = token_port(token)
+        stranger = Machine(tmp_path / "stranger")
+        await stranger.told("fleet", "init", "--host", "127.0.0.1", "--port", str(port), "--no-start")
+        ports = ("--http-port", "0", "--dashboard-port", "0", "--no-local-node")
+        await fleet.sollol("up", *ports, name="stranger", **stranger.environ)
+        refused = await app.run("join", token)
+        assert refused.code != 0
+        assert "is not the one of the fleet that invited you" in refused.err
+        assert not app.settings.exists()
+
+
+def token_port(token: str) -> int:
+    from sollol_bus.trust.tokens import read
+
+    return int(read(token).addresses[0].rpartition(":")[2])
