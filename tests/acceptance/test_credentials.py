@@ -65,7 +65,7 @@ def test_no_password_is_overwritten(tmp_path: Path) -> None:
     assert "not empty" in again.stderr
 
 
-def test_a_reserved_node_id_is_refused(tmp_path: Path) -> None:
-    refused = sollol("credentials", str(tmp_path / "c"), "--node", "ctl")
+def test_a_name_that_is_no_id_is_refused(tmp_path: Path) -> None:
+    refused = sollol("credentials", str(tmp_path / "c"), "--node", "a.b")
     assert refused.returncode == 2
-    assert "reserved" in refused.stderr
+    assert "are allowed" in refused.stderr
