@@ -41,7 +41,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     stage: str
     fault: str
     target: str = ""
-    """An actor's name, `office` for the scorer that holds it, `leader` for the server that leads."""
+    """An actor's name, `office` for the scorer that holds it, `leader` for the server that leads, `nodes` for all."""
     hold_s: float = 0.0
     step: str = ""
     """How far a clock jumps, such as `+1h`."""
@@ -107,11 +107,14 @@ def _send(stage: Stage, target: str, number: signal.Signals) -> None:
 
 async def stop(stage: Stage, case: Case, target: str) -> None:
     """A process does not run for a while, and then goes on as though nothing had been."""
-    _send(stage, target, signal.SIGSTOP)
+    targets = [name for name in stage.actors if name.startswith("node-")] if target == "nodes" else [target]
+    for name in targets:
+        _send(stage, name, signal.SIGSTOP)
     try:
         await asyncio.sleep(case.hold_s)
     finally:
-        _send(stage, target, signal.SIGCONT)
+        for name in targets:
+            _send(stage, name, signal.SIGCONT)
 
 
 async def kill(stage: Stage, _case: Case, target: str) -> None:
@@ -194,6 +197,7 @@ def every_case() -> list[Case]:
         Case(stage="three", fault="partition", target="leader", hold_s=15.0),
     ]
     three += [Case(stage="three", fault="stop", target=t, hold_s=s) for t in everybody[:5] for s in (8.0, 15.0, 30.0)]
+    three += [Case(stage="three", fault="stop", target="nodes", hold_s=4.0)]
     three += [Case(stage="three", fault="kill", target=t) for t in everybody]
     three += [
         Case(stage="three", fault="restart"),
