@@ -1,6 +1,6 @@
 """What callers notice while processes stop, die and restart, links break, and clocks jump.
 
-    python -m bench.faults [--only TEXT] [--quick] [--json] [--out FILE]
+    python -m bench.faults [--only TEXT] [--keep] [--quick] [--json] [--out FILE]
 
 Three servers with two of each control actor; a hub and a leaf; and one server with actors whose clocks can be moved.
 During each fault 20 streams go at a time, short calls come by HTTP and by plain NATS, and 200 jobs are stored.
@@ -15,6 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench.command import in_json, parser_of, started
 from bench.faults.cases import FEW, SMALL, Size, every_case, play
 from bench.faults.stage import FAKE_CLOCKS
@@ -24,7 +26,12 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of every case; a stage that did not heal is made anew."""
     cases = [case for case in (FEW if options.quick else every_case()) if options.only in case.name]
     left_out = [case.name for case in cases if case.stage == "clocks" and not FAKE_CLOCKS]
-    rows: list[dict[str, Any]] = []
+    played = {case.name for case in cases}
+    rows = (
+        [row for row in await asyncio.to_thread(_rows_in, options.out) if row["case"] not in played]
+        if options.keep
+        else []
+    )
     for stage_name, group in groupby([case for case in cases if case.name not in left_out], lambda case: case.stage):
         waiting = list(group)
         while waiting:
@@ -36,6 +43,12 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 if options.out is not None:  # what is known so far, should a later case break off
                     await asyncio.to_thread(options.out.write_text, in_json({"cases": rows}))
     return {"cases": rows, "left_out": left_out}
+
+
+def _rows_in(file: Path | None) -> list[dict[str, Any]]:
+    """The cases that a file has already."""
+    found = msgspec.json.decode(file.read_bytes())["cases"] if file is not None and file.exists() else []
+    return list(found)
 
 
 HEAD = (
@@ -65,4 +78,5 @@ def as_text(figures: dict[str, Any]) -> str:
 if __name__ == "__main__":
     parser = parser_of("bench.faults", __doc__)
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--keep", action="store_true", help="keep the other cases in the file of --out")
     sys.exit(started(parser, measure, as_text))
