@@ -15,6 +15,7 @@ import msgspec
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.lazy_dashboard import LISTEN_FD
 from sollol_agents.cli.log_lines import LogConfig
+from sollol_agents.cli.open_doors import KEYS, OpenFlag, refuse_open
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.sections import section
@@ -88,10 +89,18 @@ def recorder(
 
 @of_commands.for_actors(config=section("gateway", GatewayConfig))
 def gateway(
-    *, config: GatewayConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
+    *,
+    open_: OpenFlag = False,
+    config: GatewayConfig,
+    bus: BusConfig,
+    log: LogConfig,
+    metrics: MetricsConfig,
+    tracing: TracingConfig,
 ) -> int:
     """Serves Ollama's, OpenAI's and Anthropic's HTTP clients; start as many as you like."""
     log_lines.set_up(log)
+    if not config.require_key:
+        refuse_open("the gateway", config.host, KEYS, is_open=open_)
     bus = msgspec.structs.replace(bus, name="gateway", inbox_prefix=CLIENT_INBOX_PREFIX)
     return _run("sollol_agents.gateway.actor:Gateway", config, bus, "gateway", (metrics, tracing))
 

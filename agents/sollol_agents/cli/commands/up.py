@@ -16,6 +16,7 @@ from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.lazy_dashboard import LazyDashboard
 from sollol_agents.cli.commands.local_ollama import LocalOllama
 from sollol_agents.cli.log_lines import LogConfig
+from sollol_agents.cli.open_doors import KEYS, OpenFlag, refuse_open
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
@@ -78,6 +79,7 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 )
 def up(
     *,
+    open_: OpenFlag = False,
     up: UpConfig,
     bus: BusConfig,
     log: LogConfig,
@@ -104,6 +106,7 @@ def up(
     registrar = RegistrarConfig.beside(bus.creds_file)
     if registrar.folder:  # the address is for other commands; here it is this very server
         bus = msgspec.structs.replace(bus, url="")
+    _refuse_open(bus, server, gateway if up.gateway else None, is_open=open_)
     _say_which_server(bus)
     base = Path(up.store_dir).expanduser() if up.store_dir else default_store_dir().parent
     tracer = make_tracer(tracing, service="sollol-up")
@@ -133,6 +136,14 @@ def up(
     finally:
         if tracer is not None:
             tracer.close()
+
+
+def _refuse_open(bus: BusConfig, server: EmbeddedServerConfig, gateway: GatewayConfig | None, *, is_open: bool) -> None:
+    if not bus.url and bus.user is None:
+        remedy = "make a fleet that knows its members with `sollol fleet init`"
+        refuse_open("the NATS server", server.host, remedy, is_open=is_open)
+    if gateway is not None and not gateway.require_key:
+        refuse_open("the gateway", gateway.host, KEYS, is_open=is_open)
 
 
 def _say_which_server(bus: BusConfig) -> None:
