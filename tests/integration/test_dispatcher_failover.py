@@ -154,6 +154,27 @@ async def test_a_stream_goes_on_although_its_node_answers_no_probes_until_its_he
             await anext(chunks)
 
 
+async def test_where_every_node_is_silent_the_second_attempt_has_its_time_and_is_not_given_up_at_once(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    scorer = ScriptedScorer(actors_bus, ["n2"])
+    n2 = ScriptedNode(actors_bus, "n2", begin)
+    n1 = ScriptedNode(actors_bus, "n1")
+    n1.is_mute = n2.is_mute = True
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as other:
+        assert (await anext(aiter(other))).data == b'{"response":"a"}'
+        await eventually(lambda: dispatcher._requests.tools.nodes.is_silent("n2"))
+        n2.script, scorer.nodes = None, ["n1", "n2"]
+        async with Call(bus, subjects.GENERATE, BODY) as call:
+            await eventually(lambda: len(n2.execs) == 2)
+            probes = n2.probes
+            await eventually(lambda: n2.probes >= probes + 3)
+            serve(n2, n2.execs[1].attempt_id)
+            assert [m.data async for m in call] == [b'{"response":"a"}']
+            assert n1.cancelled == [f"{call.request_id}-1"]
+
+
 async def test_a_node_that_reports_lives_although_it_answers_no_probes(
     nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus
 ) -> None:

@@ -280,6 +280,10 @@ def test_all_that_one_pause_of_a_node_loses_is_one_failure_to_its_breaker() -> N
     fleet.load("gpu1", *(f"{name}-1" for name in together[10:]))
     fleet.tick(3.0)
     lose(*together)
+    for number in range(6):  # nobody else is there, and nothing is heard of it yet
+        fleet.ask(f"again{number}")
+        fleet.tick(0.1)
+        lose(f"again{number}")
     node = fleet.core.fleet.nodes["gpu1"]
     assert node.breakers.of("").failures == 1
     assert node.record.attempts > 10.0, "each of them failed its caller"

@@ -220,7 +220,9 @@ class ActiveRequest:
 
     def on_node_silent(self) -> None:
         """The node answers no probes: what may not be given up for that stays, a lease until it has run out."""
-        if self.attempt is not None and self.attempt.fence.may_move(time.monotonic()):
+        if self.attempt is None or not self.attempt.fence.may_move(time.monotonic()):
+            return
+        if self.attempt.is_accepted or not self._tries.charged:  # else others are silent too: all it can do is wait
             self._lose("the node does not answer")
 
     def on_node_down(self) -> None:

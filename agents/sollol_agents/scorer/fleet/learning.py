@@ -110,11 +110,11 @@ class Teacher:
 
 
 def _is_echo(node: Node, attempt: Attempt | None, outcome: Outcome, now: float) -> bool:
-    """Whether an attempt was lost with others: a pause of a node loses all that it works on, and is one failure."""
+    """Whether an attempt was lost with others: a pause of a node loses all that it gets, and is one failure."""
     if outcome.code is not ErrorCode.NODE_LOST:
         return False
     began_at = now - _UNTAKEN_S if attempt is None else attempt.granted_at
-    if began_at <= node.lost_at:
+    if began_at <= node.lost_at or node.seen_at <= node.lost_at:
         return True
     node.lost_at = now
     return False

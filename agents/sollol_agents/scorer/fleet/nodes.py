@@ -62,7 +62,7 @@ class Node:
         self.state = NodeState.UP
         self.is_failing = False
         self.lost_at = -math.inf
-        """When an attempt on it was found lost that began after the one before was."""
+        """When an attempt on it was found lost that began, as the node was heard again, after the one before was."""
         self.is_full = False
         """It answered `busy`: full until its next message, whatever our ledger says."""
         self.is_draining = telemetry.is_draining
