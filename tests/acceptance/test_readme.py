@@ -41,6 +41,7 @@ async def test_everything_in_the_readme_runs(tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")} | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "XDG_STATE_HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path),
     }
     ran = 0
     background: list[asyncio.subprocess.Process] = []
