@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,6 +115,11 @@ def test_an_outcome_becomes_a_line_with_its_latency_from_arrival() -> None:
     assert tuple(row.columns) == OUTCOME_COLUMNS
     times = ("latency_s", "actual_s", "predicted_s", "recorded_at")
     assert [row.columns[name] for name in times] == [2.0, 1.5, 2.0, 2.0]
+
+
+def test_an_outcome_under_another_nodes_subject_is_nobodys() -> None:
+    with pytest.raises(msgspec.ValidationError, match="speaks for n1"):
+        row_of(subjects.OUTCOME_EVENT.of("n2"), encode(outcome()), stored_at_ns=0, stream_seq=1)
 
 
 def test_a_failure_has_no_latency() -> None:

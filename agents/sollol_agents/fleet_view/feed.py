@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LOG_EVERY_S: Final = 10.0
+_OF_NODES: Final = (subjects.TELEMETRY.all, subjects.LOAD.all, subjects.OUTCOME_EVENT.all)
 
 
 class Feed:
@@ -63,9 +64,12 @@ class Feed:
             try:
                 told = decode(msg.data, kind)
             except DecodeFailed as error:
-                self._complain(msg.subject, error)
-            else:
-                tell(told)
+                self._complain(msg.subject, error.message)
+                return
+            if subject in _OF_NODES and getattr(told, "node_id", "") != subjects.last_token(msg.subject):
+                self._complain(msg.subject, "it speaks for another node")
+                return
+            tell(told)
 
         self._bus.subscribe(subject, on_message)
 
@@ -84,8 +88,8 @@ class Feed:
         self._view.is_connected = True
         self._on_change_of_rule()
 
-    def _complain(self, subject: str, error: DecodeFailed) -> None:
+    def _complain(self, subject: str, why: str) -> None:
         now = time.monotonic()
         if now - self._complained_at >= _LOG_EVERY_S:
             self._complained_at = now
-            log.warning("%s: not understood: %s", subject, error, extra={"action": "event_not_understood"})
+            log.warning("%s: not understood: %s", subject, why, extra={"action": "event_not_understood"})

@@ -11,6 +11,7 @@ from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import Owner
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
+from sollol_schemas.subjects import last_token
 
 
 class Verdict(StrEnum):
@@ -81,7 +82,10 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
     """
     area = subject.split(".")[3]
     if area == "outcome":
-        return _outcome_row(_outcomes.decode(data), data, stored_at_ns / 1e9)
+        outcome = _outcomes.decode(data)
+        if outcome.node_id != last_token(subject):
+            raise msgspec.ValidationError(f"it speaks for {outcome.node_id}")
+        return _outcome_row(outcome, data, stored_at_ns / 1e9)
     if area == "routing":
         decision = _decisions.decode(data).decision
         columns = {"request_id": decision.request_id, "job_id": decision.job_id, "body": data}
