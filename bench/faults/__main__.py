@@ -1,6 +1,6 @@
 """What callers notice while processes stop, die and restart, links break, and clocks jump.
 
-    python -m bench.faults [--only TEXT] [--keep] [--quick] [--json] [--out FILE]
+    python -m bench.faults [--only TEXTS] [--keep] [--quick] [--json] [--out FILE]
 
 Three servers with two of each control actor; a hub and a leaf; and one server with actors whose clocks can be moved.
 During each fault 20 streams go at a time, short calls come by HTTP and by plain NATS, and 200 jobs are stored.
@@ -24,7 +24,11 @@ from bench.faults.stage import FAKE_CLOCKS
 
 async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of every case; a stage that did not heal is made anew."""
-    cases = [case for case in (FEW if options.quick else every_case()) if options.only in case.name]
+    cases = [
+        case
+        for case in (FEW if options.quick else every_case())
+        if any(part in case.name for part in options.only.split(","))
+    ]
     left_out = [case.name for case in cases if case.stage == "clocks" and not FAKE_CLOCKS]
     played = {case.name for case in cases}
     rows = (
@@ -77,6 +81,6 @@ def as_text(figures: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = parser_of("bench.faults", __doc__)
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", default="", help="cases whose name contains one of these, separated by commas")
     parser.add_argument("--keep", action="store_true", help="keep the other cases in the file of --out")
     sys.exit(started(parser, measure, as_text))
