@@ -122,8 +122,9 @@ class SturdyClient(NatsClient):
 
     async def _read_rest(self) -> None:
         """Hands out what had come before the connection broke; whoever wants to publish finds it broken."""
-        reader = getattr(self._transport, "_io_reader", None)
-        rest = bytearray(getattr(reader, "_buffer", b""))
+        buffer: bytearray = getattr(getattr(self._transport, "_io_reader", None), "_buffer", bytearray())
+        rest = buffer[:]
+        buffer.clear()  # the reading may be about to take that
         with contextlib.suppress(OSError):  # nothing more, or the connection was reset
             while self._unread >= 0 and (more := os.read(self._unread, _READ_BYTES)):
                 rest += more
