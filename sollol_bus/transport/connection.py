@@ -1,8 +1,7 @@
 """The connection of one actor to the bus.
 
-Every nats-py call and exception passes through here. With the settings used, the client library's `publish` and
-`subscribe` never suspend: they append to a buffer that leaves at the next turn of the loop. `Bus.publish` and
-`Bus.subscribe` are therefore plain functions and may be called from callbacks.
+Every nats-py call and exception passes through here. `Bus.publish` and `Bus.subscribe` are plain functions and may be
+called from callbacks: they append to a buffer that leaves at the end of the loop's turn.
 
 Guarded against (each seen in nats-py 2.16): a cancelled `flush` kills the read loop silently, so flushes are
 shielded; output buffered during an outage is delivered long after, so nothing is buffered (`pending_size=-1`) and
@@ -30,10 +29,11 @@ from sollol_bus.observe.tracing import Tracer
 from sollol_bus.transport.clock import Clock
 from sollol_bus.transport.config import BusConfig
 from sollol_bus.transport.credentials import credentials_of
-from sollol_bus.transport.messages import Msg, encode, error_headers, size_of_headers
+from sollol_bus.transport.messages import Msg, encode, error_headers
 from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox
 from sollol_bus.transport.reading import NO_TLS, SturdyClient
-from sollol_bus.transport.subscription import Delivery, Leaving, Subscription, run_at_once
+from sollol_bus.transport.subscription import Subscription
+from sollol_bus.transport.wire import block_of
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 __all__ = ["INBOX_ROOT", "PAYLOAD_MARGIN_BYTES", "SETTLING_S", "Bus", "BusConfig", "NoServer"]
@@ -81,7 +81,6 @@ class Bus:
         self._on_cluster_change: list[Callable[[], None]] = []
         self._on_refused: list[Callable[[str], None]] = []
         self._mux: Mux | None = None
-        self._leaving = Leaving()
         self._is_closing = False
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -213,12 +212,14 @@ class Bus:
             NotConnected: The connection is down; nothing is buffered for later.
             PayloadTooLarge: The payload exceeds `max_payload`, or the headers what is kept free for them.
         """
-        if len(payload) > self.max_payload:
+        nc = self._nc
+        if len(payload) + PAYLOAD_MARGIN_BYTES > nc.max_payload:
             raise PayloadTooLarge(f"{len(payload)} bytes exceed the limit of {self.max_payload} bytes")
-        if headers and (size := size_of_headers(headers)) > PAYLOAD_MARGIN_BYTES:
-            raise PayloadTooLarge(f"{size} bytes of headers exceed the limit of {PAYLOAD_MARGIN_BYTES} bytes")
         try:
-            run_at_once(self._nc.publish(subject, payload, reply, headers))
+            block = block_of(headers) if headers else b""
+            if len(block) > PAYLOAD_MARGIN_BYTES:
+                raise PayloadTooLarge(f"{len(block)} bytes of headers exceed the limit of {PAYLOAD_MARGIN_BYTES} bytes")
+            nc.send(subject, reply, payload, block)
         except nats.errors.Error as error:
             raise NotConnected(f"cannot publish to {subject}: {error}") from error
 
@@ -234,11 +235,9 @@ class Bus:
             NotConnected: The connection is closed.
         """
         try:
-            delivery: Any = Delivery(handler)  # in a future's place
-            inner = run_at_once(self._nc.subscribe(subject, queue, future=delivery))
+            return self._nc.listen(subject, queue, handler)
         except nats.errors.Error as error:
             raise NotConnected(f"cannot subscribe to {subject}: {error}") from error
-        return Subscription(inner, subject, self._leaving)
 
     def new_inbox(self) -> str:
         """A fresh inbox subject of this connection, to subscribe to."""

@@ -33,6 +33,8 @@ from typing import Any, Final
 import nats.errors
 from nats.aio.client import Client as NatsClient
 
+from sollol_bus.transport.direct import DirectClient
+
 log = logging.getLogger(__name__)
 # the library's protocol asks for half-closed connections, which TLS has none of: said at each end of one
 logging.getLogger("asyncio").addFilter(lambda record: "eof_received() has no effect" not in str(record.msg))
@@ -44,7 +46,7 @@ _SUBJECT_MAX: Final = 200
 _READ_BYTES: Final = 1 << 18
 
 
-class SturdyClient(NatsClient):
+class SturdyClient(DirectClient):
     """A connection of the client library that survives whatever it reads.
 
     Args:

@@ -20,6 +20,8 @@ from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg
 
+MANY = 40
+
 
 @pytest.fixture
 async def link(nats_server: EmbeddedServer) -> AsyncIterator[Link]:
@@ -35,6 +37,15 @@ async def far(link: Link) -> AsyncIterator[Bus]:
     finally:
         link.thaw()
         await connected.close()
+
+
+async def fill(link: Link, far: Bus) -> None:
+    """Publishes until the socket of a frozen line is full, and more waits."""
+    link.freeze()
+    for number in range(MANY):
+        far.publish("news", b"%08d" % number + bytes(1 << 20))
+        await asyncio.sleep(0)
+    await eventually(lambda: far.nats.pending_data_size > 1 << 20)
 
 
 async def test_a_pong_proves_what_was_published_before_its_ping(link: Link, bus: Bus, far: Bus) -> None:
@@ -129,3 +140,30 @@ async def test_a_flush_that_is_answered_too_late_is_nobodys_trouble(
     await asyncio.sleep(0)
     gc.collect()
     assert troubles == []
+
+
+async def test_what_a_full_socket_does_not_take_waits_and_leaves_in_order(link: Link, bus: Bus, far: Bus) -> None:
+    heard: list[int] = []
+    bus.subscribe("news", lambda msg: heard.append(int(msg.data[:8])))
+    await bus.flush()
+    await fill(link, far)
+    making_room = asyncio.get_running_loop().create_task(far.make_room())
+    await asyncio.sleep(0.01)
+    assert not making_room.done()
+    link.thaw()
+    await making_room
+    await eventually(lambda: len(heard) == MANY)
+    assert heard == list(range(MANY))
+
+
+async def test_what_did_not_leave_before_an_outage_does_not_leave_after_it(link: Link, bus: Bus, far: Bus) -> None:
+    heard: list[bytes] = []
+    bus.subscribe("news", lambda msg: heard.append(msg.data[:8]))
+    await bus.flush()
+    await fill(link, far)
+    link.cut()
+    await eventually(lambda: far.reconnects == 1)
+    far.publish("news", b"later")
+    await far.flush()
+    await bus.flush()
+    assert heard == [b"later"]

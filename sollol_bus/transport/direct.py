@@ -1,0 +1,148 @@
+"""The client library's connection with a short way in and out for each message: plain functions, no queue, no task.
+
+What is published in one turn of the loop leaves in one write at its end. Only when the socket takes no more is there a
+task, which waits until it does; meanwhile what is published waits here, and `Bus.make_room` for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import nats.errors
+from nats.aio.client import Client as NatsClient
+from nats.protocol.command import sub_cmd, unsub_cmd
+
+from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.subscription import Subscription
+from sollol_bus.transport.wire import MessageParser, plain_headers, publication
+
+_LEAVE_WITHIN_S: Final = 0.05
+"""How long `forget_soon` collects subscriptions to end."""
+
+
+class DirectClient(NatsClient):
+    """A connection that sends at the end of the turn, and hands over what comes at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ps = MessageParser(self)
+        self._loop = asyncio.get_running_loop()
+        self._is_write_due = False
+        self._is_full = asyncio.Event()
+        """Set while the socket takes no more."""
+        self._leaving: list[int] = []
+
+    # -- out ----------------------------------------------------------------------------------------------
+
+    def send(self, subject: str, reply: str, payload: bytes, block: bytes) -> None:
+        """Publishes at the end of this turn of the loop; `block` holds the headers.
+
+        Raises:
+            nats.errors.Error: The connection is down.
+        """
+        if self._status != NatsClient.CONNECTED:
+            raise nats.errors.ConnectionClosedError if self.is_closed else nats.errors.OutboundBufferLimitError
+        self.stats["out_msgs"] += 1
+        self._write_soon(publication(subject, reply, payload, block))
+
+    def _write_soon(self, command: bytes) -> None:
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if not self._is_write_due:
+            self._is_write_due = True
+            self._loop.call_soon(self._write)
+
+    async def _flush_pending(self, force_flush: bool = False) -> None:  # noqa: ARG002 the library's own signature
+        if not self._is_write_due:
+            self._is_write_due = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._is_write_due = False
+        if not self.is_connected or self._is_full.is_set() or self._transport is None:
+            return
+        pending, self._pending, self._pending_data_size = self._pending, [], 0
+        if not pending:
+            return
+        try:
+            self._transport.write(b"".join(pending))
+        except RuntimeError:  # uvloop: it is closed, which its reader notices
+            return
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is None or writer.transport.get_write_buffer_size():  # a web socket sends only when it is waited for
+            self._is_full.set()
+
+    async def _flusher(self) -> None:
+        """Waits for a socket that takes no more; without this task the library takes the connection for broken."""
+        assert self._transport is not None
+        while True:
+            await self._is_full.wait()
+            try:
+                await self._transport.drain()  # type: ignore[no-untyped-call]
+            except OSError as error:
+                await self._error_cb(error)
+                await self._process_op_err(error)
+                return
+            self._is_full.clear()
+            self._write()
+
+    async def _process_connect_init(self) -> None:
+        self._is_full.clear()
+        self._pending.clear()  # publications of the last connection are lost with it; subscriptions are made anew
+        self._pending_data_size = 0
+        await super()._process_connect_init()
+
+    # -- in -----------------------------------------------------------------------------------------------
+
+    def deliver(self, sid: int, subject: bytes, reply: bytes, data: bytes, block: bytes) -> bool:
+        """Hands a message to its subscription; False when it is odd, and the library's to read."""
+        subscription: Any = self._subs.get(sid)
+        if subscription is None:
+            return True
+        headers = plain_headers(block) if block else None
+        if (block and headers is None) or not isinstance(subscription, Subscription):
+            return False
+        try:
+            msg = Msg(self, subject.decode(), reply.decode(), data, headers, None, False, sid)
+        except UnicodeDecodeError:
+            return False
+        self.stats["in_msgs"] += 1
+        subscription.set_result(msg)
+        return True
+
+    def listen(self, subject: str, queue: str, handler: Callable[[Msg], None]) -> Subscription:
+        """Subscribes.
+
+        Raises:
+            nats.errors.Error: The connection is closed.
+        """
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        self._sid += 1
+        subscription = Subscription(self, self._sid, subject, queue, handler)
+        self._subs[self._sid] = subscription  # type: ignore[assignment]  # in place of the library's own kind
+        self._write_soon(sub_cmd(subject, queue, self._sid))
+        return subscription
+
+    def announce_leaving(self, sid: int) -> None:
+        """Tells the server that a subscription ends; what it sent before that is still handed over."""
+        if self.is_connected:
+            self._write_soon(unsub_cmd(sid, 0))
+
+    def forget(self, sid: int) -> None:
+        """Ends a subscription."""
+        if self._subs.pop(sid, None) is not None:
+            self.announce_leaving(sid)
+
+    def forget_soon(self, sid: int) -> None:
+        """Ends a subscription a moment later, together with others."""
+        if not self._leaving:
+            self._loop.call_later(_LEAVE_WITHIN_S, self._forget_leaving)
+        self._leaving.append(sid)
+
+    def _forget_leaving(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        for sid in leaving:
+            self.forget(sid)
