@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 from sollol_bus.errors import BusError, NoResponders, NotConnected, NotPermitted, RequestTimedOut
 from sollol_bus.transport.messages import Msg, is_no_responders
@@ -16,6 +18,14 @@ from sollol_bus.transport.messages import Msg, is_no_responders
 Publish = Callable[..., None]
 """`Bus.publish`."""
 OnReply = Callable[[Msg | BusError], None]
+
+
+class _Question(NamedTuple):
+    """One that waits for its reply."""
+
+    subject: str
+    on_reply: OnReply
+    timer: asyncio.TimerHandle
 
 
 class Mux:
@@ -28,28 +38,30 @@ class Mux:
         self._publish = publish
         self._loop = loop
         self._numbers = itertools.count(1)
-        self._waiting: dict[str, OnReply] = {}
-        self._asked: dict[str, str] = {}
+        self._open: dict[str, OnReply] = {}
+        self._asked: dict[str, _Question] = {}
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._open) + len(self._asked)
 
     def on_message(self, msg: Msg) -> None:
         """Takes every message under the wildcard; a reply nobody waits for is dropped."""
-        on_reply = self._waiting.get(msg.subject[self._start :])
-        if on_reply is not None:
+        key = msg.subject[self._start :]
+        question = self._asked.get(key)
+        if question is not None:
+            self._settle(key, NoResponders(f"nobody listens on {question.subject}") if is_no_responders(msg) else msg)
+        elif (on_reply := self._open.get(key)) is not None:
             on_reply(msg)
 
     def open(self, on_reply: OnReply) -> tuple[str, str]:
         """A new inbox: (its subject, its key for `close`). Stays open until closed."""
         key = str(next(self._numbers))
-        self._waiting[key] = on_reply
+        self._open[key] = on_reply
         return f"{self._prefix}.{key}", key
 
     def close(self, key: str) -> None:
         """Forgets an inbox; closing twice is harmless."""
-        self._waiting.pop(key, None)
-        self._asked.pop(key, None)
+        self._open.pop(key, None)
 
     def ask(
         self,
@@ -68,30 +80,26 @@ class Mux:
         Raises:
             NotConnected: Nothing was sent; `on_reply` will not be called.
         """
+        key = str(next(self._numbers))
+        self._publish(subject, payload, reply=f"{self._prefix}.{key}", headers=headers)
+        timer = self._loop.call_later(timeout_s, self._expire, key, timeout_s)
+        self._asked[key] = _Question(subject, on_reply, timer)
+        return partial(self._withdraw, key)
 
-        def settle(result: Msg | BusError) -> None:
-            if key not in self._waiting:
-                return
-            withdraw()
-            if not isinstance(result, BusError) and is_no_responders(result):
-                result = NoResponders(f"nobody listens on {subject}")
-            on_reply(result)
+    def _withdraw(self, key: str) -> None:
+        question = self._asked.pop(key, None)
+        if question is not None:
+            question.timer.cancel()
 
-        def withdraw() -> None:
-            timer.cancel()
-            self.close(key)
+    def _settle(self, key: str, result: Msg | BusError) -> None:
+        question = self._asked.pop(key, None)
+        if question is not None:
+            question.timer.cancel()
+            question.on_reply(result)
 
-        inbox, key = self.open(settle)
-        self._asked[key] = subject.lower()
-        timer = self._loop.call_later(
-            timeout_s, lambda: settle(RequestTimedOut(f"no answer on {subject} within {timeout_s:g} s"))
-        )
-        try:
-            self._publish(subject, payload, reply=inbox, headers=headers)
-        except BaseException:
-            withdraw()
-            raise
-        return withdraw
+    def _expire(self, key: str, timeout_s: float) -> None:
+        subject = self._asked[key].subject
+        self._settle(key, RequestTimedOut(f"no answer on {subject} within {timeout_s:g} s"))
 
     async def request(
         self, subject: str, payload: bytes, *, timeout_s: float, headers: dict[str, str] | None = None
@@ -121,14 +129,20 @@ class Mux:
 
     def refuse(self, subject: str) -> None:
         """Fails every question on a subject (in lower case, as the server names it) that may not be published to."""
-        for key, asked in list(self._asked.items()):
-            if asked == subject:
-                self._waiting[key](NotPermitted(f"these credentials may not publish to {subject}"))
+        for key, question in list(self._asked.items()):
+            if question.subject.lower() == subject:
+                self._settle(key, NotPermitted(f"these credentials may not publish to {subject}"))
 
     def fail_all(self) -> None:
         """Tells everybody who waits that the connection went down; multi-reply inboxes stay open."""
-        for on_reply in list(self._waiting.values()):
-            on_reply(NotConnected("the connection to the bus went down while waiting for a reply"))
+        for key in list(self._asked):
+            self._settle(key, _went_down())
+        for on_reply in list(self._open.values()):
+            on_reply(_went_down())
+
+
+def _went_down() -> NotConnected:
+    return NotConnected("the connection to the bus went down while waiting for a reply")
 
 
 class ReplyInbox:
