@@ -84,9 +84,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
         )
 
     def as_event(self) -> Outcome:
-        """What is published of it: of the decision only what readers of outcomes need."""
-        figures = self.figures and msgspec.structs.replace(self.figures, chunks=0)
-        return slim(msgspec.structs.replace(self, decision=self.decision.as_outcomes(), figures=figures), _DIGITS)
+        """What is published of it: of the decision, whose digits were cut when it was made, what readers need."""
+        figures = self.figures and slim(msgspec.structs.replace(self.figures, chunks=0), _DIGITS)
+        return msgspec.structs.replace(self, decision=self.decision.as_outcomes(), figures=figures)
 
     @property
     def is_charged(self) -> bool:

@@ -10,6 +10,7 @@ Safety: an end may be said more than once, but only the same end. Bounds: in num
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Final, Generic, TypeVar
 
 EndT = TypeVar("EndT")
@@ -119,11 +120,14 @@ class KeptEnds(Generic[EndT]):
 
     def due(self, now: float) -> list[tuple[str, EndT]]:
         """What is to be said again now, the oldest first; tell with `said` or `unsaid` what became of it."""
+        if not self._due:
+            return []
         return [(key, kept.end) for key, kept in self._kept.items() if self._due.get(key, now + 1.0) <= now]
 
     def expire(self, now: float, proven_until: float) -> None:
         """Forgets what nobody can be waiting for any more."""
-        self._drop_all([key for key, kept in self._kept.items() if _is_over(kept, now, proven_until)])
+        oldest = takewhile(lambda item: now - item[1].kept_at >= PROVEN_KEPT_S, self._kept.items())
+        self._drop_all([key for key, kept in oldest if _is_over(kept, now, proven_until)])
 
     def next_at(self) -> float | None:
         """When the next one is due to be said again."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -16,8 +15,48 @@ from sollol_schemas.telemetry import EngineInfo, EngineKind, InstalledModel, Loa
 
 FAILURES_UNTIL_UNREACHABLE: Final = 2
 _RECENT_S: Final = 2.0
+_NAMES_MAX: Final = 1024
 _DETAIL_MAX: Final = 200
 """An engine's own words may be a whole page."""
+
+
+class Place(NamedTuple):
+    """A model by its name: on disk, in memory, and where that is."""
+
+    installed: InstalledModel | None
+    loaded: LoadedModel | None
+    blob: str
+
+
+class Places:
+    """The models on disk and in memory by any of their names; every attempt looks at them ten times.
+
+    Args:
+        installed: Those on disk; of one name, the first counts.
+        loaded: Those in memory.
+    """
+
+    def __init__(self, installed: tuple[InstalledModel, ...], loaded: tuple[LoadedModel, ...]) -> None:
+        self.installed = installed
+        self.loaded = loaded
+        self._on_disk = {canonical(one.name): one for one in reversed(installed)}
+        self._in_memory = {self._blob(canonical(one.name)): one for one in reversed(loaded)}
+        self._found: dict[str, Place] = {}
+
+    def of(self, name: str) -> Place:
+        """What is known of a name."""
+        place = self._found.get(name)
+        if place is None:
+            if len(self._found) >= _NAMES_MAX:
+                self._found.clear()
+            known = canonical(name)
+            blob = self._blob(known)
+            place = self._found[name] = Place(self._on_disk.get(known), self._in_memory.get(blob), blob)
+        return place
+
+    def _blob(self, known: str) -> str:
+        model = self._on_disk.get(known)
+        return (model.blob or model.digest if model is not None else "") or known
 
 
 class EngineView(msgspec.Struct, kw_only=True):
@@ -35,8 +74,8 @@ class EngineView(msgspec.Struct, kw_only=True):
     detail: str = "not asked yet"
     failures: int = FAILURES_UNTIL_UNREACHABLE
     """How many times in a row it did not answer."""
-    by_name: tuple[tuple[InstalledModel, ...], Mapping[str, InstalledModel]] = ((), MappingProxyType({}))
-    """The models on disk, and the first of each name among them; made anew for another inventory."""
+    places: Places | None = None
+    """What was found of each name; made anew when the models on disk or in memory are others."""
 
     def answered(self) -> None:
         """The engine answered a question."""
@@ -70,20 +109,21 @@ class EngineView(msgspec.Struct, kw_only=True):
 
     def installed_model(self, name: str) -> InstalledModel | None:
         """What is known of a model on disk."""
-        models = self.inventory.installed
-        if self.by_name[0] is not models:
-            self.by_name = models, {canonical(one.name): one for one in reversed(models)}
-        return self.by_name[1].get(canonical(name))
+        return self._place(name).installed
 
     def loaded_model(self, name: str) -> LoadedModel | None:
         """What is known of a model in memory."""
-        wanted = self.blob(name)
-        return next((one for one in self.loaded if self.blob(one.name) == wanted), None)
+        return self._place(name).loaded
 
     def blob(self, name: str) -> str:
         """What names that share a place in memory have in common: their weights, as far as these are known."""
-        model = self.installed_model(name)
-        return (model.blob or model.digest if model is not None else "") or canonical(name)
+        return self._place(name).blob
+
+    def _place(self, name: str) -> Place:
+        places = self.places
+        if places is None or places.installed is not self.inventory.installed or places.loaded is not self.loaded:
+            places = self.places = Places(self.inventory.installed, self.loaded)
+        return places.of(name)
 
     @property
     def installed(self) -> tuple[InstalledModel, ...]:
@@ -97,12 +137,12 @@ class EngineView(msgspec.Struct, kw_only=True):
 
     def in_force(self, name: str) -> InForce:
         """How a model is loaded."""
-        installed, loaded = self.installed_model(name), self.loaded_model(name)
+        installed, loaded, blob = self._place(name)
         trained_tokens = installed.context_length if installed is not None else 0
         if loaded is None:
             return InForce(trained_tokens=trained_tokens)
         return self.runners.in_force(
-            self.blob(name),
+            blob,
             canonical(name),
             context_tokens=loaded.context_length,
             trained_tokens=trained_tokens,

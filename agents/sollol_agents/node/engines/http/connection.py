@@ -30,6 +30,7 @@ class Connection(asyncio.Protocol):
         self.is_used = False
         """Whether it carried an exchange before the present one."""
         self._transport: asyncio.Transport | None = None
+        self._poll = select.poll()
         self._waiter: asyncio.Future[None] | None = None
         self._chunks: deque[bytes] = deque()
         self._size = 0
@@ -54,6 +55,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps the transport."""
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports do not derive from asyncio's
+        self._poll.register(transport.get_extra_info("socket"), select.POLLIN)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends what is being read: a body without a length is complete now, any other is broken."""
@@ -133,10 +135,7 @@ class Connection(asyncio.Protocol):
     @property
     def has_news(self) -> bool:
         """Whether something lies in the socket that the event loop has not handed over: of an idle one, its end."""
-        assert self._transport is not None
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(self._poll.poll(0))
 
     async def send(self, head: bytes, body: bytes) -> None:
         """Writes a request."""
