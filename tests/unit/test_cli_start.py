@@ -13,3 +13,14 @@ def test_a_command_starts_without_aiohttp_and_may_load_it_later() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_an_actor_spares_what_it_loaded_and_looks_for_garbage_seldom() -> None:
+    code = (
+        "import asyncio, gc; from sollol_agents.cli.running import run_until_signalled\n"
+        "async def main(signals):\n"
+        "    print(gc.get_freeze_count() > 10_000, gc.get_threshold()[0], gc.isenabled()); return 0\n"
+        "run_until_signalled(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "True 10000 True\n"), done.stderr
