@@ -205,7 +205,7 @@ class Executor:
 
     def _on_probe(self, msg: Msg) -> None:
         if is_no_responders(msg):
-            stream = msg.subject.split(".", 3)[2]
+            stream = msg.subject[len(self._probe) + 1 :].partition(".")[0]
             attempt = self._by_stream.get(stream)
             if attempt is not None:
                 attempt.caller_gone()
