@@ -363,6 +363,7 @@ class Bus:
 
     async def _on_closed(self) -> None:
         if not self._is_closing:
+            self.close_reason = str(self._nc.last_error or self.close_reason)  # the callback of errors is not told all
             log.error("the bus connection is closed for good: %s", self.close_reason, extra={"action": "bus_closed"})
         self.closed.set()
         _call_all(self._on_closed_for_good)

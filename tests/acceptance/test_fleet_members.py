@@ -103,6 +103,10 @@ async def test_a_token_that_cannot_be_used_says_why(fleet: ProcessFleet, tmp_pat
         assert "sollol fleet rotate app" in twice.err
         await app.told("join", "--force", await token_of(first, "fleet", "rotate", "app"))
         assert (await app.run("nodes")).code == 0
+        attic = Machine(tmp_path / "attic")
+        said = await attic.told("join", "--service", await token_of(first, "invite", "node", "attic"))
+        units = [path for path in attic.settings.parents[1].rglob("*") if "sollol-node" in path.name]
+        assert [str(path) in said for path in units] == [True]
 
 
 async def test_another_fleet_in_between_gets_no_secret(fleet: ProcessFleet, tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ async def test_who_is_revoked_is_cut_at_once_and_nobody_else_is(here: Here, cont
     assert "alice" not in [one.name for one in reply.members]
     async with asyncio.timeout(5):
         await alice.closed.wait()
+    assert "revoked" in alice.close_reason
     assert (bob.is_connected, bob.reconnects, control.reconnects) == (True, 0, 0)
     with pytest.raises(ConfigError):
         await Bus.connect(here.config("alice", client_inbox_prefix("alice"), "alice-False.creds"))

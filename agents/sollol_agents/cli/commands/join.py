@@ -11,6 +11,7 @@ from typing import Annotated, Final, NamedTuple
 from cyclopts import Parameter
 
 from sollol_agents.cli import exit_codes, running
+from sollol_agents.cli.commands.service import install
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings.section import config_home
 from sollol_agents.registrar.config import write_secret
@@ -43,6 +44,9 @@ def join(
     token: Annotated[str, Parameter(help="What `sollol invite` printed.")],
     *,
     start: Annotated[bool, Parameter(help="As a node: begin to work at once, as `sollol node` does.")] = True,
+    service: Annotated[
+        bool, Parameter(negative="", show_default=False, help="As a node: write a service of this machine for it.")
+    ] = False,
     force: Annotated[
         bool, Parameter(negative="", show_default=False, help="Leave the fleet to which this machine belongs.")
     ] = False,
@@ -52,8 +56,9 @@ def join(
     It dials the fleet's server, checks that it is the one that invited, fetches credentials and writes them, readable
     for you alone, where every `sollol` command finds them. A node then begins to work with the engine on this machine.
 
-    Example:
+    Examples:
         sollol join sollol-k5GxMTky...
+        sollol join sollol-k5GxMTky... --service
     """
     settings = config_home() / "sollol.toml"
     if settings.exists() and not force:
@@ -74,6 +79,8 @@ def join(
     if member.role is not Role.NODE:
         say("try: sollol nodes")
         return exit_codes.OK
+    if service:
+        return install("node")
     if not start:
         say("start it with: sollol node")
         return exit_codes.OK
