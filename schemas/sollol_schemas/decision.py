@@ -185,18 +185,21 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         """What is published of it: what nobody but the node needs is left out."""
         made = self.decision
         forecast = msgspec.structs.replace(made.forecast, load_s=0.0, gap_s=0.0, co_runner_prefill_s=0.0)
-        told = msgspec.structs.replace(
-            self,
-            decision=msgspec.structs.replace(made, node_url="", instance="", task_type="", term=0, forecast=forecast),
+        decision = msgspec.structs.replace(made, node_url="", instance="", task_type="", term=0, forecast=forecast)
+        return DecisionEvent(
+            decision=slim(decision, _DIGITS),
             candidates=tuple(
-                cost.as_event(with_terms=place < _TERMS_TOLD_OF) for place, cost in enumerate(self._chosen_and_best())
+                slim(cost.as_event(with_terms=place < _TERMS_TOLD_OF), _DIGITS)
+                for place, cost in enumerate(self._chosen_and_best())
             ),
             rejections=self.rejections[:_REJECTIONS_TOLD],
-            decided_at="",
+            queued=self.queued,
+            is_dry_run=self.is_dry_run,
         )
-        return slim(told, _DIGITS)
 
     def _chosen_and_best(self) -> tuple[CandidateCost, ...]:
         """The chosen candidate, then the cheapest others."""
+        if len(self.candidates) == 1:
+            return self.candidates
         chosen = self.decision.node_id
         return tuple(sorted(self.candidates, key=lambda c: (c.node_id != chosen, c.total_s)))[:_CANDIDATES_TOLD]

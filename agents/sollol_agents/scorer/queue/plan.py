@@ -292,7 +292,8 @@ class Planner:
     def choose(self, waiting: Waiting, nodes: Sequence[Node], now: float, pool: Pool | None = None) -> Choice:
         """The strategy's choice among all candidates, against the planned state if one is given."""
         costs = self.costs(waiting, nodes, now, pool)
-        return self.strategy.choose(waiting, costs, now, self._rng)._replace(costs=costs)
+        choice = self.strategy.choose(waiting, costs, now, self._rng)
+        return Choice(choice.cost, choice.reason, costs)
 
     def costs(self, waiting: Waiting, nodes: Sequence[Node], now: float, pool: Pool | None = None) -> list[Cost]:
         """The cost of every candidate, against the planned state if one is given."""
