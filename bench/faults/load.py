@@ -25,6 +25,7 @@ SHORT, LONG, JOB = 3, 100, 10
 """Answers have so many tokens."""
 PAUSE_S = 0.25
 _RETRY_S = 0.2
+_SIGN_WITHIN_S = 5.0  # after its connection came back, a plain caller waits so long for a sign before it asks anew
 _PING_EVERY_S = 2  # a server that stops is left after two pings without an answer, as a careful client does
 _RESULTS = "SOLLOL_RESULTS"
 
@@ -52,11 +53,14 @@ class Caller:
         self._nats_url = nats_url
         self._case = case
         self._numbers = iter(numbers)
+        self._open: dict[str, asyncio.Event] = {}
+        """Set when a plain call is over; by prompt."""
 
     async def connect(self) -> None:
         """Connects the plain client."""
         options: dict[str, Any] = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.1, "error_cb": _ignore}
         options |= {"ping_interval": _PING_EVERY_S, "max_outstanding_pings": 2, "disconnected_cb": self._on_disconnect}
+        options["reconnected_cb"] = self._on_reconnect
         await self.nats.connect(self._nats_url.split(","), **options)
 
     async def close(self) -> None:
@@ -96,6 +100,16 @@ class Caller:
             if sample.ended_s is None and sample.way.startswith("nats"):
                 sample.is_cut_off = True
 
+    async def _on_reconnect(self) -> None:
+        for sample in self.samples:
+            if sample.is_cut_off and sample.ended_s is None:
+                asyncio.get_running_loop().call_later(_SIGN_WITHIN_S, self._give_up, sample, len(sample.heard))
+
+    def _give_up(self, sample: Sample, heard: int) -> None:
+        if sample.ended_s is None and len(sample.heard) == heard:
+            sample.end(time.monotonic(), CUT_OFF)
+            self._open[sample.prompt].set()
+
     async def _by_http(self, sample: Sample, body: dict[str, Any]) -> None:
         try:
             async with self._http.stream("POST", "/api/generate", json=body) as answer:
@@ -116,7 +130,7 @@ class Caller:
             sample.end(time.monotonic(), type(error).__name__)
 
     async def _by_nats(self, sample: Sample, body: dict[str, Any]) -> None:
-        ended = asyncio.Event()
+        ended = self._open[sample.prompt] = asyncio.Event()
 
         async def hear(msg: Msg) -> None:
             headers = msg.headers or {}
