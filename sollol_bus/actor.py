@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from enum import StrEnum
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -26,10 +26,9 @@ from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.discovery import Discovery
 from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.subscription import Subscription
-from sollol_bus.waiting import happens
+from sollol_bus.waiting import end, happens
 
 log = logging.getLogger(__name__)
-_LOOK_AGAIN_S: Final = 0.05
 
 Config = TypeVar("Config")
 PartT = TypeVar("PartT", bound=Part)
@@ -283,27 +282,13 @@ class Actor(Part, Generic[Config]):
         try:
             await self._parts.aclose()
         finally:
-            await self._end_tasks()
+            await end([task for task in self._tasks if task is not asyncio.current_task()], f"{self.name} stopped")
             if self._bus is not None:
                 await self._bus.close()
             self.state = ActorState.STOPPED
             self._stop_asked.set()
             if self._bus is not None:  # one that never reached the bus has nothing to say beyond its error
                 log.info("%s %s stopped", self.name, self.instance, extra={"action": "actor_stopped"})
-
-    async def _end_tasks(self) -> None:
-        """Cancels every side task and waits for it.
-
-        One that is being cancelled may be ending in peace because a part asked it to, and a second time would tear
-        it from that; or it has a deadline that ran out at this moment, survives that, and goes on. So whoever still
-        runs is looked at again.
-        """
-        pending = {t for t in self._tasks if t is not asyncio.current_task()}
-        while pending:
-            for task in pending:
-                if not task.cancelling():
-                    task.cancel(f"{self.name} stopped")
-            _, pending = await asyncio.wait(pending, timeout=_LOOK_AGAIN_S)
 
     async def _watch_connection(self) -> None:
         await self.bus.closed.wait()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 from sollol_bus.errors import SollolError
+
+_LOOK_AGAIN_S: Final = 0.05
 
 
 async def happens(event: asyncio.Event, within_s: float) -> bool:
@@ -17,6 +21,28 @@ async def happens(event: asyncio.Event, within_s: float) -> bool:
     except TimeoutError:
         return event.is_set()
     return True
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]], why: str = "", *, in_peace_s: float = 5.0) -> None:
+    """Cancels tasks and returns when they have ended, however they did.
+
+    One that is being cancelled may be ending in peace because somebody asked it to, and a second time would tear it
+    from that; or it has a deadline that ran out at this moment, survives that, and goes on. So whoever still runs is
+    looked at again. After a while it is cancelled once more in any case: before Python 3.12 `asyncio.wait_for` loses a
+    cancellation that comes as its future ends.
+
+    Args:
+        tasks: To be ended.
+        why: Told to them.
+        in_peace_s: How long one that was asked to end may take before it is torn from whatever it does.
+    """
+    pending = set(tasks)
+    patient_until = time.monotonic() + in_peace_s
+    while pending:
+        for task in pending:
+            if not task.cancelling() or time.monotonic() >= patient_until:
+                task.cancel(why)
+        _, pending = await asyncio.wait(pending, timeout=_LOOK_AGAIN_S)
 
 
 def delays(first_s: float, last_s: float, *, rng: random.Random | None = None) -> Iterator[float]:

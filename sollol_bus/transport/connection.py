@@ -28,10 +28,11 @@ from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
 from sollol_bus.transport.clock import Clock
 from sollol_bus.transport.config import BusConfig
+from sollol_bus.transport.connecting import advice, is_absence, within
 from sollol_bus.transport.credentials import credentials_of
 from sollol_bus.transport.messages import Msg, encode, error_headers
-from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox
-from sollol_bus.transport.reading import NO_TLS, SturdyClient
+from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox, unguessable
+from sollol_bus.transport.reading import SturdyClient
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.transport.wire import block_of
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -82,6 +83,7 @@ class Bus:
         self._on_refused: list[Callable[[str], None]] = []
         self._mux: Mux | None = None
         self._is_closing = False
+        self._inboxes = unguessable()
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -98,13 +100,12 @@ class Bus:
         credentials = credentials_of(config) | ({} if tls is None else {"tls": tls})
         bus = cls(config)
         try:
-            async with asyncio.timeout(config.connect_timeout_s):
-                await bus._connect(credentials)
+            await within(config.connect_timeout_s, bus._connect(credentials))
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await bus._abandon()
             why = bus.close_reason or str(error) or "no answer"
-            kind = NoServer if _is_absence(why) else ConfigError
-            raise kind(f"cannot connect to NATS at {config.url}: {why}. {_advice(why)}") from error
+            kind = NoServer if is_absence(why) else ConfigError
+            raise kind(f"cannot connect to NATS at {config.url}: {why}. {advice(why)}") from error
         return bus
 
     async def _connect(self, credentials: dict[str, Any]) -> None:
@@ -127,7 +128,7 @@ class Bus:
             closed_cb=self._on_closed,
             **credentials,
         )
-        self._mux = Mux(self._nc.new_inbox(), self.publish, self._loop)
+        self._mux = Mux(self.new_inbox(), self.publish, self._loop)
         self.subscribe(self._mux.wildcard, self._mux.on_message)
 
     async def _abandon(self) -> None:
@@ -240,8 +241,8 @@ class Bus:
             raise NotConnected(f"cannot subscribe to {subject}: {error}") from error
 
     def new_inbox(self) -> str:
-        """A fresh inbox subject of this connection, to subscribe to."""
-        return str(self._nc.new_inbox())
+        """A fresh inbox subject of this connection, to subscribe to; nobody can guess it."""
+        return f"{self.config.inbox_prefix}.{next(self._inboxes)}"
 
     def reply_inbox(self, on_reply: OnReply) -> ReplyInbox:
         """An inbox whose replies all go to `on_reply` until it is closed."""
@@ -367,22 +368,6 @@ class Bus:
             log.error("the bus connection is closed for good: %s", self.close_reason, extra={"action": "bus_closed"})
         self.closed.set()
         _call_all(self._on_closed_for_good)
-
-
-def _is_absence(why: str) -> bool:
-    """Whether a connection may succeed later although nobody changes anything here."""
-    return "CERTIFICATE" not in why and "authorization" not in why.lower() and "ssl" not in why.lower()
-
-
-def _advice(why: str) -> str:
-    """What to do about a connection that could not be made."""
-    if "CERTIFICATE_VERIFY_FAILED" in why:
-        return "Name the CA that signed the server's certificate with --nats-tls-ca-file."
-    if NO_TLS in why:
-        return "Switch TLS on there; without tls:// and a CA in the settings everything would be sent in clear."
-    if "authorization" in why.lower():
-        return "Give credentials: --config with a file of `sollol credentials`, or --nats-user and --nats-password."
-    return "Start one with `sollol up` (without --nats and SOLLOL_NATS), or name another with --nats."
 
 
 def _forget_failure(task: asyncio.Task[None]) -> None:

@@ -1,14 +1,15 @@
 """Many conversations over one wildcard inbox: requests, callbacks and multi-reply inboxes without a subscription each.
 
-It costs half the processor time of the client library's own `request`, because it needs no random token, no
-`wait_for` task and no second validation of the subject for each call.
+It costs half the processor time of the client library's own `request`, because it needs no `wait_for` task and no
+second validation of the subject for each call. Nobody can guess where a reply is awaited: whoever may publish to
+inboxes could otherwise answer in another's place.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -28,6 +29,14 @@ class _Question(NamedTuple):
     timer: asyncio.TimerHandle
 
 
+def unguessable() -> Iterator[str]:
+    """Tokens of 128 random bits each; the system is asked for many at a time."""
+    while True:
+        drawn = os.urandom(16 * 256).hex()
+        for start in range(0, len(drawn), 32):
+            yield drawn[start : start + 32]
+
+
 class Mux:
     """Hands the replies that arrive under one inbox prefix to whoever asked."""
 
@@ -37,7 +46,7 @@ class Mux:
         self._prefix = prefix
         self._publish = publish
         self._loop = loop
-        self._numbers = itertools.count(1)
+        self._keys = unguessable()
         self._open: dict[str, OnReply] = {}
         self._asked: dict[str, _Question] = {}
 
@@ -55,7 +64,7 @@ class Mux:
 
     def open(self, on_reply: OnReply) -> tuple[str, str]:
         """A new inbox: (its subject, its key for `close`). Stays open until closed."""
-        key = str(next(self._numbers))
+        key = next(self._keys)
         self._open[key] = on_reply
         return f"{self._prefix}.{key}", key
 
@@ -80,7 +89,7 @@ class Mux:
         Raises:
             NotConnected: Nothing was sent; `on_reply` will not be called.
         """
-        key = str(next(self._numbers))
+        key = next(self._keys)
         self._publish(subject, payload, reply=f"{self._prefix}.{key}", headers=headers)
         timer = self._loop.call_later(timeout_s, self._expire, key, timeout_s)
         self._asked[key] = _Question(subject, on_reply, timer)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from itertools import islice
 
 import pytest
 
 from sollol_bus.errors import BusError, NotConnected
-from sollol_bus.waiting import Window, delays, happens
+from sollol_bus.waiting import Window, delays, end, happens
 
 
 async def test_an_event_that_comes_in_time_happens_and_one_that_does_not_does_not() -> None:
@@ -50,3 +51,45 @@ async def test_the_first_error_of_any_ends_the_sending() -> None:
         await window.finish()
     with pytest.raises(BusError, match="first"):
         await window.enter()
+
+
+async def test_a_task_ends_at_whatever_moment_its_waits_run_out() -> None:
+    async def wait_on() -> None:
+        while True:
+            await happens(asyncio.Event(), 0)
+
+    tasks = []
+    for _ in range(8):  # some are between a deadline and its end at any moment
+        tasks.append(asyncio.get_running_loop().create_task(wait_on()))
+        await asyncio.sleep(0)
+    await end(tasks)
+    assert all(task.cancelled() for task in tasks)
+
+
+async def test_a_task_that_lost_its_cancellation_is_cancelled_again() -> None:
+    async def stubborn() -> None:
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    task = asyncio.get_running_loop().create_task(stubborn())
+    await asyncio.sleep(0)
+    await end((task,), in_peace_s=0.0)
+    assert task.done()
+
+
+async def test_a_task_that_ends_in_peace_is_not_torn_from_it() -> None:
+    ended = []
+
+    async def peaceful() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.12)  # longer than it takes to look at it again
+            ended.append(True)
+
+    task = asyncio.get_running_loop().create_task(peaceful())
+    await asyncio.sleep(0)
+    task.cancel()
+    await end((task,))
+    assert ended == [True]
