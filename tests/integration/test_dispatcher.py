@@ -15,6 +15,7 @@ from sollol_bus.errors import BadRequest, ConfigError
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, encode
+from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.control import AdminRequest
 from sollol_schemas.execution import AttemptDone, Figures
@@ -76,6 +77,20 @@ async def test_what_cannot_be_read_is_ignored_with_a_line_in_the_log(
         bus.publish(subject, b"nonsense")
     await eventually(lambda: sum("ignored a message on" in line for line in caplog.messages) == len(strange))
     assert not any("failed" in line for line in caplog.messages), "no handler broke over them"
+
+
+async def test_what_is_read_only_once_the_connection_broke_is_kept_for_those_alone_who_do_not_send_it_again(
+    nats_server: EmbeddedServer, dispatcher: Dispatcher, bus: Bus
+) -> None:
+    await nats_server.kill()
+    await eventually(lambda: not dispatcher.bus.is_connected)
+    take = dispatcher._requests.subjects[subjects.GENERATE]
+    body = b'{"model":"m","prompt":"hi"}'
+    for name, more in (("plain", {}), ("watched", {h.CONTROL_INBOX: "_INBOX.control"})):
+        take(Msg(bus.nats, reply="_INBOX.answer", data=body, headers={h.REQUEST_ID: name, **more}))
+    assert list(dispatcher._requests.in_flight()) == ["plain"]
+    await nats_server.start()
+    await eventually(lambda: dispatcher.bus.is_connected)
 
 
 async def test_an_operators_request_ends_with_the_connection_that_it_went_over(

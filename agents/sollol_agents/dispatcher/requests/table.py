@@ -143,6 +143,8 @@ class RequestTable(Part):
             self._bus.respond_error(msg.reply, rejected.error)
             self._bus.publish(msg.reply, b"")
             return
+        if request.control_inbox and not self._bus.is_connected:
+            return  # it lay here until the connection had broken: who watches over it has sent it again
         self.taken += 1
         self._hold(request)
 
