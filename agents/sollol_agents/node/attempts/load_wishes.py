@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -18,6 +20,7 @@ Fields = dict[str, msgspec.Raw]
 _TOUCHY: Final = re.compile(rb'"(?:keep_alive|options|shift)"\s*:')
 _IMAGES: Final = re.compile(rb'"images"\s*:')
 _BOOLEANS: Final = frozenset({"use_mmap", SHIFT})
+_SHORT_BYTES: Final = 512
 _ANSWER_TOKENS: Final = 512  # room for an answer whose length nobody limited
 _TEMPLATE_TOKENS: Final = 256  # room for what a template adds, at least
 
@@ -56,16 +59,31 @@ def wish_of(body: bytes) -> Wish:
         return Wish({})
     try:
         fields = msgspec.json.decode(body, type=Fields)
-        given = msgspec.json.decode(fields["options"], type=dict[str, Any] | None) if "options" in fields else None
-        shift = msgspec.json.decode(fields[SHIFT], type=bool | None) if SHIFT in fields else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableWish from error
-    given = {name: value for name, value in (given or {}).items() if value is not None}
+    options, shift = (bytes(fields[name]) if name in fields else b"null" for name in ("options", SHIFT))
+    read = _read_often if len(options) < _SHORT_BYTES else _read
+    given, num_ctx, others, room_tokens = read(options, shift)
+    return Wish(fields, given, num_ctx, others, room_tokens)
+
+
+def _read(options: bytes, shift: bytes) -> tuple[Mapping[str, Any], int, Mapping[str, Any], int]:
+    """Of the options: all, the context, the other load options, and the room for the answer."""
+    try:
+        told = msgspec.json.decode(options, type=dict[str, Any] | None) or {}
+        shifts = msgspec.json.decode(shift, type=bool | None)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnreadableWish from error
+    given = {name: value for name, value in told.items() if value is not None}
     asked: dict[str, Any] = {name: _sound(name, given[name]) for name in RUNNER_OPTIONS if name in given}
-    if shift is not None:
-        asked[SHIFT] = shift
+    if shifts is not None:
+        asked[SHIFT] = shifts
     num_ctx = max(0, asked.pop(CONTEXT, 0))  # of none and less the engine makes four, which nobody means
-    return Wish(fields, given, num_ctx, asked, _room(given.get("num_predict")))
+    return MappingProxyType(given), num_ctx, MappingProxyType(asked), _room(given.get("num_predict"))
+
+
+_read_often = lru_cache(maxsize=256)(_read)
+"""Callers send the same few options again and again."""
 
 
 def most_tokens(body: bytes, prompt_tokens: int) -> int:

@@ -29,7 +29,7 @@ def decoded(data: bytes, kind: type[T], what: str) -> T:
 
 def as_seconds(value: Any, per_second: float = 1e9) -> float | None:  # noqa: ANN401 whatever an engine put there
     """A duration of an engine in seconds, from nanoseconds or another unit; None for what is no sane duration."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if type(value) is not int and type(value) is not float:
         return None
     seconds = value / per_second
     return seconds if 0 <= seconds < 1e6 else None
@@ -47,6 +47,4 @@ def slot_wait_s(total_s: float | None, *, load_s: float, prompt_s: float | None,
 
 def as_tokens(count: Any) -> int | None:  # noqa: ANN401 whatever an engine put there
     """A count of tokens of an engine; None for what is no sane count."""
-    if isinstance(count, bool) or not isinstance(count, int):
-        return None
-    return count if 0 <= count < 100_000_000 else None
+    return count if type(count) is int and 0 <= count < 100_000_000 else None

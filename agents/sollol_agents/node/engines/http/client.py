@@ -7,6 +7,7 @@ import ipaddress
 import re
 from collections.abc import AsyncIterator, Callable
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final, Self, TypeVar
 
 import httpx
@@ -141,6 +142,7 @@ class EngineHttp:
         credentials = api_key if api_key.startswith("Basic ") else f"Bearer {api_key}"
         key = b"Authorization: %b\r\n" % credentials.encode() if api_key else b""
         self._common = b" HTTP/1.1\r\nHost: %b\r\nUser-Agent: sollol-node\r\nAccept: */*\r\n%b" % (host, key)
+        self._head = lru_cache(maxsize=64)(self._make_head)
 
     def open(
         self, method: str, path: str, body: bytes | None = None, *, model: str = "", refuse: Refuse | None = None
@@ -157,9 +159,7 @@ class EngineHttp:
         Raises:
             SollolError: On entering: the engine cannot be reached, refused, or broke its protocol.
         """
-        if not _PATH.fullmatch(path):
-            raise engine_error(ErrorCode.BAD_REQUEST, f"{path[:80]!r} is not a path")
-        head = b"%b %b%b%b" % (method.encode(), self._prefix, path.encode(), self._common)
+        head = self._head(method, path)
         if trace := TRACEPARENT.get():
             head += b"traceparent: %b\r\n" % trace.encode()
         if via := header_of(*filter(None, (VIA.get(), self._mark))):
@@ -201,11 +201,8 @@ class EngineHttp:
         Raises:
             SollolError: As `open`.
         """
-        if not _PATH.fullmatch(path):
-            raise engine_error(ErrorCode.BAD_REQUEST, f"{path[:80]!r} is not a path")
         kind = b"Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-        head = b"POST %b%b%b%b" % (self._prefix, path.encode(), self._common, kind)
-        connection = await self._pool.upload(head, pieces)
+        connection = await self._pool.upload(self._head("POST", path) + kind, pieces)
         try:
             text = await HttpAnswer(connection).read(_MAX_ERROR_BYTES)
             if 200 <= connection.status < 300:
@@ -222,6 +219,11 @@ class EngineHttp:
         """The answer to a POST of JSON, decoded."""
         body = msgspec.json.encode(value)
         return decoded(await self.call("POST", path, body, timeout_s=timeout_s, model=model), kind, path)
+
+    def _make_head(self, method: str, path: str) -> bytes:
+        if not _PATH.fullmatch(path):
+            raise engine_error(ErrorCode.BAD_REQUEST, f"{path[:80]!r} is not a path")
+        return b"%b %b%b%b" % (method.encode(), self._prefix, path.encode(), self._common)
 
     async def aclose(self) -> None:
         """Closes every connection."""
