@@ -24,15 +24,16 @@ def slim(message: T, digits: int) -> T:
     default, so that a time of 0.0 that was worked out is written.
     """
     changes: dict[str, Any] = {}
+    scale = _SCALES[digits]
     for name, default in _looked_at(type(message)):
         value = getattr(message, name)
         if value is default:
             continue
-        kept = rounded(value, digits) if type(value) is float else _slim(value, digits)
-        if kept == default and type(kept) is type(default):
-            kept = default
-        if kept is not value:
-            changes[name] = kept
+        if type(value) is float:
+            kept = round(value * scale) / scale if -_LARGE < value < _LARGE else value  # as `rounded`
+            changes[name] = default if kept == default else kept
+        elif (kept := _slim(value, digits)) is not value or kept == default:
+            changes[name] = default if kept == default else kept
     return msgspec.structs.replace(message, **changes) if changes else message
 
 
