@@ -34,7 +34,7 @@ from sollol_bus.transport.messages import Msg, encode, error_headers
 from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox, unguessable
 from sollol_bus.transport.reading import SturdyClient
 from sollol_bus.transport.subscription import Subscription
-from sollol_bus.transport.wire import block_of
+from sollol_bus.transport.wire import block_of, publication
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 __all__ = ["INBOX_ROOT", "PAYLOAD_MARGIN_BYTES", "SETTLING_S", "Bus", "BusConfig", "NoServer"]
@@ -213,16 +213,15 @@ class Bus:
             NotConnected: The connection is down; nothing is buffered for later.
             PayloadTooLarge: The payload exceeds `max_payload`, or the headers what is kept free for them.
         """
-        nc = self._nc
+        nc, block = self._nc, b""
         if len(payload) + PAYLOAD_MARGIN_BYTES > nc.max_payload:
             raise PayloadTooLarge(f"{len(payload)} bytes exceed the limit of {self.max_payload} bytes")
-        try:
-            block = block_of(headers) if headers else b""
+        if headers:
+            block = block_of(headers)
             if len(block) > PAYLOAD_MARGIN_BYTES:
                 raise PayloadTooLarge(f"{len(block)} bytes of headers exceed the limit of {PAYLOAD_MARGIN_BYTES} bytes")
-            nc.send(subject, reply, payload, block)
-        except nats.errors.Error as error:
-            raise NotConnected(f"cannot publish to {subject}: {error}") from error
+        if not nc.send(publication(subject, reply, payload, block)):
+            raise NotConnected(f"cannot publish to {subject}: the connection is {'closed' if nc.is_closed else 'down'}")
 
     async def make_room(self) -> None:
         """Waits until less than 1 MiB is waiting to leave; call it in loops that publish without a pause."""

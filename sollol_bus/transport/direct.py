@@ -16,7 +16,7 @@ from nats.protocol.command import sub_cmd, unsub_cmd
 
 from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.subscription import Subscription
-from sollol_bus.transport.wire import MessageParser, plain_headers, publication
+from sollol_bus.transport.wire import MessageParser, plain_headers
 
 _LEAVE_WITHIN_S: Final = 0.05
 """How long `forget_soon` collects subscriptions to end."""
@@ -36,28 +36,30 @@ class DirectClient(NatsClient):
 
     # -- out ----------------------------------------------------------------------------------------------
 
-    def send(self, subject: str, reply: str, payload: bytes, block: bytes) -> None:
-        """Publishes at the end of this turn of the loop; `block` holds the headers.
-
-        Raises:
-            nats.errors.Error: The connection is down.
-        """
+    def send(self, command: bytes) -> bool:
+        """Sends a publication at the end of this turn of the loop; False when the connection is down."""
         if self._status != NatsClient.CONNECTED:
-            raise nats.errors.ConnectionClosedError if self.is_closed else nats.errors.OutboundBufferLimitError
+            return False
         self.stats["out_msgs"] += 1
-        self._write_soon(publication(subject, reply, payload, block))
-
-    def _write_soon(self, command: bytes) -> None:
         self._pending.append(command)
         self._pending_data_size += len(command)
         if not self._is_write_due:
-            self._is_write_due = True
-            self._loop.call_soon(self._write)
+            self._write_soon()
+        return True
+
+    def _write_soon(self) -> None:
+        self._is_write_due = True
+        self._loop.call_soon(self._write)
 
     async def _flush_pending(self, force_flush: bool = False) -> None:  # noqa: ARG002 the library's own signature
         if not self._is_write_due:
-            self._is_write_due = True
-            self._loop.call_soon(self._write)
+            self._write_soon()
+
+    def _command(self, command: bytes) -> None:
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if not self._is_write_due:
+            self._write_soon()
 
     def _write(self) -> None:
         self._is_write_due = False
@@ -108,7 +110,6 @@ class DirectClient(NatsClient):
             msg = Msg(self, subject.decode(), reply.decode(), data, headers, None, False, sid)
         except UnicodeDecodeError:
             return False
-        self.stats["in_msgs"] += 1
         subscription.set_result(msg)
         return True
 
@@ -123,13 +124,13 @@ class DirectClient(NatsClient):
         self._sid += 1
         subscription = Subscription(self, self._sid, subject, queue, handler)
         self._subs[self._sid] = subscription  # type: ignore[assignment]  # in place of the library's own kind
-        self._write_soon(sub_cmd(subject, queue, self._sid))
+        self._command(sub_cmd(subject, queue, self._sid))
         return subscription
 
     def announce_leaving(self, sid: int) -> None:
         """Tells the server that a subscription ends; what it sent before that is still handed over."""
         if self.is_connected:
-            self._write_soon(unsub_cmd(sid, 0))
+            self._command(unsub_cmd(sid, 0))
 
     def forget(self, sid: int) -> None:
         """Ends a subscription."""

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from nats.errors import BadHeaderError, ProtocolError
+from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
 _BREAK: Final = b"\r\n"
@@ -29,12 +29,12 @@ def block_of(headers: dict[str, str]) -> bytes:
     """Headers as they stand in a message; no value can end its line.
 
     Raises:
-        BadHeaderError: The name of one cannot be one.
+        ValueError: The name of one cannot be one.
     """
     block = _FIRST_LINE
     for name, value in headers.items():
         if not _is_name(name):
-            raise BadHeaderError(name)
+            raise ValueError(f"{name!r} cannot be the name of a header")
         if "\n" in value or "\r" in value:
             value = value.translate(_ON_ONE_LINE)  # noqa: PLW2901 the same value, on one line
         block += f"{name}: {value.strip(_SPACE)}\r\n"

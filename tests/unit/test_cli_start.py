@@ -23,4 +23,4 @@ def test_an_actor_spares_what_it_loaded_and_looks_for_garbage_seldom() -> None:
         "run_until_signalled(main)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout) == (0, "True 10000 True\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "True 25000 True\n"), done.stderr

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
-from nats.errors import BadHeaderError, ProtocolError
+from nats.errors import ProtocolError
 
 from sollol_bus.transport.wire import MessageParser, block_of, plain_headers, publication
 
@@ -84,13 +84,13 @@ def test_no_value_of_a_header_ends_its_line(value: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a\r\nb", "é"])
 def test_a_name_that_is_none_is_refused_and_left_to_the_library_when_it_comes(name: str) -> None:
-    with pytest.raises(BadHeaderError):
+    with pytest.raises(ValueError, match="name of a header"):
         block_of({name: "v"})
     assert plain_headers(f"NATS/1.0\r\n{name}: v\r\n\r\n".encode()) is None
 
 
 def test_a_name_with_a_colon_is_refused() -> None:
-    with pytest.raises(BadHeaderError):
+    with pytest.raises(ValueError, match="name of a header"):
         block_of({"a:b": "v"})
 
 

@@ -27,7 +27,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 5.0
 _TELL_EVERY_S = 30.0
-_GARBAGE_OBJECTS = 10_000
+_GARBAGE_OBJECTS = 25_000
 """So many more objects than before make Python look for garbage: each request in flight holds dozens, and is none."""
 
 
