@@ -67,7 +67,7 @@ class ActiveRequest:
         self._caller = Caller(tools.bus, self.request, tools.instance, self._on_caller_gone)
         self._grants: ReplyInbox | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._accept_timer: asyncio.TimerHandle | None = None
+        """Until it asks again, while it waits; until its node must have accepted it, while it runs."""
         self._deadline_timer = self._loop.call_later(max(0.0, self._deadline_mono_s - now), self._on_deadline)
 
     @property
@@ -168,7 +168,7 @@ class ActiveRequest:
         if self._span is not None:
             tell_granted(self._span, granted)
         self._tools.nodes.watch(attempt.node_id)
-        self._accept_timer = self._loop.call_later(self._tools.pace.accept_s, self._on_accept_timeout)
+        self._timer = self._loop.call_later(self._tools.pace.accept_s, self._on_accept_timeout)
 
     def _on_accept_timeout(self) -> None:
         """The node did not take the attempt in time; without a lease it cannot have spoken."""
@@ -262,8 +262,7 @@ class ActiveRequest:
 
     def _forget_attempt(self, attempt: Attempt) -> None:
         self.attempt = None
-        if self._accept_timer is not None:
-            self._accept_timer.cancel()
+        self._cancel_timer()
         self._tools.nodes.unwatch(attempt.node_id)
 
     def on_reconnect(self) -> None:

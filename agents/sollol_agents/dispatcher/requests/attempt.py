@@ -177,7 +177,7 @@ class Attempt:
             return
         if is_no_responders(msg):
             if self.fence.phase is Phase.SENT:
-                self._on_report(self, self._returning() if self._bus.is_settling else self._lost())
+                self._on_report(self, self._unheard())
             return
         try:
             report: AttemptReport = decode(msg.data, AttemptReport)  # type: ignore[arg-type]  # a union decodes too
@@ -201,14 +201,11 @@ class Attempt:
     def _answer(self, msg: Msg, go: bool) -> None:
         self._bus.answer(msg, _GO if go else _NO)
 
-    def _lost(self) -> AttemptFailed:
-        return self._failed(ErrorCode.NODE_LOST, "the node is not on the bus")
-
-    def _returning(self) -> AttemptFailed:
-        """Nobody got the exec, but everybody is just coming back to the bus: asking again soon costs no attempt."""
-        return self._failed(ErrorCode.BUSY, "the node is on its way back to the bus")
-
-    def _failed(self, code: ErrorCode, why: str) -> AttemptFailed:
+    def _unheard(self) -> AttemptFailed:
+        """Nobody got the exec. While everybody is just coming back to the bus, asking again soon costs no attempt."""
+        code, why = ErrorCode.NODE_LOST, "the node is not on the bus"
+        if self._bus.is_settling:
+            code, why = ErrorCode.BUSY, "the node is on its way back to the bus"
         error = ErrorBody(code=code, message=why, details={"node_id": self.node_id})
         return AttemptFailed(attempt_id=self.attempt_id, error=error)
 
