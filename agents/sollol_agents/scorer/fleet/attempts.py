@@ -17,6 +17,7 @@ class Attempt:
 
     __slots__ = (
         "_decode_s",
+        "_head_s",
         "arrival_rank",
         "attempt_id",
         "decode_tps",
@@ -78,8 +79,9 @@ class Attempt:
         self.prompt_tokens = 0
         self.max_output_tokens: int | None = None
         self.evicts: tuple[str, ...] = ()
-        self._decode_s = -1.0
-        """What its answer takes, once somebody asked: a decision asks it of every attempt on its node."""
+        self._head_s = self._decode_s = -1.0
+        """What it takes until its first token, and from then on, once somebody asked: every decision asks that of every
+        attempt on a node."""
         self.is_confirmed = False
         self.is_trial = False
         self.has_first_token = False
@@ -108,16 +110,14 @@ class Attempt:
             now: The instant asked about.
             speed_ratio: Share of its full speed at which the attempt has run since it was last observed.
         """
-        decode_s = self._decode_s
-        if decode_s < 0.0:
-            decode_s = self._decode_s = self._mean_output() / self.decode_tps if self.decode_tps > 0 else 0.0
+        head = self._head_s
+        if head < 0.0:
+            self._decode_s = self._mean_output() / self.decode_tps if self.decode_tps > 0 else 0.0
+            head = self._head_s = max(self.load_s + self.prefill_s, 0.0 if self._decode_s else 0.01)
         if not self.has_first_token:
-            head = self.load_s + self.prefill_s
-            if decode_s == 0.0:
-                head = max(head, 0.01)
             left, least = head - (now - self.granted_at) * speed_ratio, head * _OVERDUE_SHARE
-            return (left if left > least else least) + decode_s  # noqa: FURB136 a call costs more than the rest
-        if decode_s == 0.0:
+            return (left if left > least else least) + self._decode_s  # noqa: FURB136 a call costs more than the rest
+        if self._decode_s == 0.0:
             return 0.01
         made = self.tokens + max(0.0, now - self.observed_at) * self.decode_tps * speed_ratio
         left = self.output_median * mean_residual(made / self.output_median)

@@ -76,7 +76,7 @@ class Teacher:
     def _count(
         node: Node, model: str, outcome: Outcome, *, is_success: bool, is_trial: bool, is_echo: bool, now: float
     ) -> tuple[str, ...]:
-        before = round(node.record.bound, 2)
+        before = round(100 * node.record.bound)
         is_models = outcome.code is ErrorCode.LOAD_FAILED
         records = (node.model_record(model),) if is_models else (node.record, node.model_record(model))
         if is_success or node.breakers.of(model).is_news(outcome.evidence):
@@ -90,7 +90,7 @@ class Teacher:
             changed = node.breakers.count(
                 model, is_success=is_success, is_trial=is_trial, now=now, evidence=outcome.evidence, is_models=is_models
             )
-        if changed or is_trial or round(node.record.bound, 2) != before:
+        if changed or is_trial or round(100 * node.record.bound) != before:
             node.reshape()
         return tuple(changed)
 
