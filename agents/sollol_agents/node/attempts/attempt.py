@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -258,10 +259,9 @@ class Attempt:
         await self._speak(batch[1:])
 
     async def _speak(self, batch: list[bytes]) -> None:
-        for chunk in batch:
-            await self._say(self._speaker.pieces(chunk))
+        await self._say(chain.from_iterable(map(self._speaker.pieces, batch)))
 
-    async def _say(self, pieces: list[Piece]) -> None:
+    async def _say(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
             self._speaker.say(piece)
             await self._bus.make_room()

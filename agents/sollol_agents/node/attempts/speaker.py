@@ -18,12 +18,8 @@ _REPLY_KEPT_BYTES: Final = 1 << 20
 """A longer reply is not said again when it was lost: then its caller is told so."""
 
 
-class Piece(NamedTuple):
-    """One message of an answer."""
-
-    data: bytes
-    part: str = ""
-    """Which part of a chunk it is, and of how many; empty for a whole one."""
+Piece = tuple[bytes, str]
+"""One message of an answer, and which part of a chunk it is, and of how many; empty for a whole one."""
 
 
 class Words(NamedTuple):
@@ -69,18 +65,19 @@ class Speaker:
         """
         size = min(PART_BYTES, self._bus.max_payload)
         if len(chunk) <= size:
-            return [Piece(chunk)]
+            return [(chunk, "")]
         if len(chunk) > MAX_ANSWER_BYTES:
             raise too_large()
         starts = range(0, len(chunk), size)
-        return [Piece(chunk[start : start + size], f"{number}/{len(starts)}") for number, start in enumerate(starts, 1)]
+        return [(chunk[start : start + size], f"{number}/{len(starts)}") for number, start in enumerate(starts, 1)]
 
     def say(self, piece: Piece) -> None:
         """Publishes one message."""
+        data, part = piece
         headers = None if self.messages else self._first_headers()
-        if piece.part:
-            headers = (headers or {}) | {h.PART: piece.part}
-        self._publish(piece.data, headers)
+        if part:
+            headers = (headers or {}) | {h.PART: part}
+        self._publish(data, headers)
 
     def last_words(self, error: ErrorBody | None, figures: Figures) -> tuple[Words, ...]:
         """What ends a stream: the error if there is one, then the empty message; of one reply, that reply."""
