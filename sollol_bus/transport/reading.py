@@ -70,11 +70,6 @@ class SturdyClient(DirectClient):
             raise nats.errors.Error(NO_TLS)
         return super()._connect_command()
 
-    async def _select_next_server(self) -> None:
-        _heed_cancellation()
-        await super()._select_next_server()
-        _heed_cancellation()
-
     async def _process_connect_init(self) -> None:
         self._pings_sent_at.clear()
         await super()._process_connect_init()
@@ -164,10 +159,3 @@ class SturdyClient(DirectClient):
         if self.is_connected and task is not None and not task.cancelling():
             log.warning("reading from the server ended; connecting anew", extra={"action": "reading_ended"})
             await self._process_op_err(nats.errors.UnexpectedEOF())
-
-
-def _heed_cancellation() -> None:
-    """Ends an attempt to connect that is to end: `wait_for` of Python 3.11 may lose that when its own wait ends."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

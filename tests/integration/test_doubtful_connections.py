@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import gc
 import struct
@@ -20,7 +19,6 @@ from sollol_bus.errors import NotConnected
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg
-from sollol_bus.transport.reading import SturdyClient
 
 MANY = 40
 
@@ -169,21 +167,3 @@ async def test_what_did_not_leave_before_an_outage_does_not_leave_after_it(link:
     await far.flush()
     await bus.flush()
     assert heard == [b"later"]
-
-
-async def test_an_attempt_to_connect_that_is_to_end_ends_where_the_library_did_not_hear_of_it(
-    nats_server: EmbeddedServer,
-) -> None:
-    async def connect() -> None:
-        client = SturdyClient()
-        client._setup_server_pool([nats_server.url])
-        client.options |= {"max_reconnect_attempts": -1, "connect_timeout": 2}
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(30)
-        await client._select_next_server()
-
-    connecting = asyncio.get_running_loop().create_task(connect())
-    await asyncio.sleep(0)
-    connecting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await connecting
