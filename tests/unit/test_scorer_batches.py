@@ -7,10 +7,12 @@ from unittest.mock import Mock
 
 import pytest
 
-from sollol_agents.lab.testing.messages import MODEL, gpu, model
+from sollol_agents.lab.testing.messages import MODEL, gpu, loaded, model
 from sollol_agents.lab.testing.scorer_stage import Fleet, granted
 from sollol_agents.scorer.knowledge.demand import Flow
 from sollol_schemas.context import RequestKind, TaskContext
+from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.grant import RouteRequest
 from sollol_schemas.routing import Routing, RoutingMode
 from sollol_schemas.telemetry import InstalledModel
 
@@ -83,6 +85,33 @@ def test_the_reason_says_how_long_the_queue_would_take() -> None:
     fleet.tick(0.25)
     cold = [g for g in granted(fleet.effects).values() if g.decision.node_id == "cold"]
     assert any("starts at once" in g.decision.reason for g in cold)
+
+
+def test_while_nobody_else_is_expected_a_cost_counts_how_long_an_answer_may_become() -> None:
+    fleet = mixed_fleet()
+    usual = fleet.core.route(RouteRequest(request_id="dry", context=SHORT, routing=Routing()), fleet.now)
+    assert isinstance(usual, DecisionEvent)
+    fleet.ask("first", context=SHORT)
+    first = next(e for e in fleet.effects if isinstance(e, DecisionEvent))
+    before, now = usual.candidates[0], first.candidates[0]
+    assert (now.node_id, now.decode_s) == (before.node_id, before.decode_s)
+    assert now.risk_s - before.risk_s == pytest.approx(0.5 * now.decode_s, abs=1e-3)
+    assert now.total_s - before.total_s == pytest.approx(0.5 * now.decode_s, abs=1e-3)
+
+
+def test_while_nobody_else_is_expected_slots_of_another_model_make_a_request_dearer() -> None:
+    def burst_s(first: str) -> float:
+        fleet = Fleet()
+        both = (model(), model("other"))
+        fleet.node("both", slots=4, installed=both, loaded=(loaded(), loaded("other")))
+        fleet.ask("before", context=TaskContext(kind=RequestKind.CHAT, model=first, prompt_tokens=60))
+        usual = fleet.core.route(RouteRequest(request_id="dry", context=SHORT, routing=Routing()), fleet.now)
+        assert isinstance(usual, DecisionEvent)
+        fleet.ask("then", context=SHORT)
+        then = next(e for e in fleet.effects if isinstance(e, DecisionEvent) and e.decision.request_id == "then")
+        return then.candidates[0].risk_s - usual.candidates[0].risk_s
+
+    assert burst_s("other") > 1.2 * burst_s(MODEL) > 0
 
 
 def test_a_burst_is_not_taken_for_a_stream() -> None:

@@ -96,6 +96,7 @@ def _waiting(rng: random.Random, sequence: int, *, model: str = _MODELS[0]) -> W
     waiting = Waiting(request, 1.5, sequence)
     waiting.expect(rng.uniform(1.0, 1000.0))
     waiting.key = (1.5 - 300.0, 1.5, sequence)
+    waiting.newcomers_ratio = rng.choice([0.0, 0.5, 1.0])
     return waiting
 
 
@@ -160,7 +161,7 @@ def test_a_request_that_comes_while_nothing_waits_gets_what_a_walk_would_give_it
     waiting, line, nodes = _waiting(rng, 1), Line(), list(fleet.nodes.values())
     line.insert(waiting)
     alone = planner.choose_alone(waiting, nodes, now)
-    walked = [choice for _, choice in planner.walk([line], 20, lambda _: nodes, now, 1.0)]
+    walked = [choice for _, choice in planner.walk([line], 20, lambda _: nodes, now, waiting.newcomers_ratio)]
     assert (alone is None) is (not walked)
     if alone is not None:
         assert alone.cost.is_free is walked[0].cost.is_free

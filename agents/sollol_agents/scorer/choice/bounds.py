@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sollol_agents.scorer.choice.cost import LATE, TASK_PREFERENCE_SHARE, CostRules, estimate, is_free_for
+from sollol_agents.scorer.choice.cost import LATE, TASK_PREFERENCE_SHARE, CostRules, estimate, is_free_for, late_share
 from sollol_agents.scorer.choice.horizon import MAX_AGE_S, Horizon, LoadPlan
 from sollol_agents.scorer.choice.profiles import Profile
 from sollol_agents.scorer.choice.waiting import Waiting
@@ -25,16 +25,18 @@ _EXACT = 1.0 - 1e-9  # sums in another order differ by less
 _MOST_ROOM = 2.0  # bounds for requests that are so much larger are too low
 
 
-Row = tuple[float, float, float, float, float, float, bool, bool, bool, Profile]
+Row = tuple[float, float, float, float, float, float, float, bool, bool, bool, Profile]
 """One candidate: the seconds per prompt token, per output token, and at any rate, that a request costs at least; the
-instant at which it could start at the soonest; the first two again for the time until an answer ends; whether the model
-is in memory or on its way; whether the reloads that its load causes are counted, and a slow-down by company; the
-candidate. A plain tuple, because every decision runs through many of them."""
+instant at which it could start at the soonest; the first two again for the time until an answer ends; the seconds per
+output token alone, of which `late_share` adds a part; whether the model is in memory or on its way; whether the reloads
+that its load causes are counted, and a slow-down by company; the candidate. A plain tuple, because every decision runs
+through many of them."""
 START: Final = 3
-_HELD: Final = 6
-TIGHT: Final = 7
-_SLOWED: Final = 8
-PROFILE: Final = 9
+_LATE: Final = 6
+_HELD: Final = 7
+TIGHT: Final = 8
+_SLOWED: Final = 9
+PROFILE: Final = 10
 
 
 class Standing:
@@ -118,7 +120,8 @@ def row_of(profile: Profile, horizon: Horizon, model: str, largest: tuple[float,
     if profile.node.telemetry.preferred_task_types:
         share -= TASK_PREFERENCE_SHARE
     prompt_tps, decode_tps, load_s = profile.prompt_tps, profile.decode_tps, load_s + evict_s
-    seconds = (share / prompt_tps, share / decode_tps, load_s, start, late / prompt_tps, late / decode_tps)
+    alone = 1.0 / (horizon.pace * decode_tps)
+    seconds = (share / prompt_tps, share / decode_tps, load_s, start, late / prompt_tps, late / decode_tps, alone)
     return (*seconds, is_held, is_tight, slowness > 0.0, profile)
 
 
@@ -280,10 +283,14 @@ class Pool:
             self._catch_up()
         if context.prefix_hashes or waiting.request.routing.session_id is not None or waiting.mode is not _FAST:
             return [self._with_prefix(waiting, row, fixed) for row, fixed in zip(self.rows, self._fixed, strict=True)]
-        prompt, output = context.prompt_tokens, waiting.output_mean
-        return [prompt * row[0] + output * row[1] + fixed for row, fixed in zip(self.rows, self._fixed, strict=True)]
+        prompt, output, late = context.prompt_tokens, waiting.output_mean, waiting.output_mean * late_share(waiting)
+        return [
+            prompt * row[0] + output * row[1] + late * row[_LATE] + fixed
+            for row, fixed in zip(self.rows, self._fixed, strict=True)
+        ]
 
     def _with_prefix(self, waiting: Waiting, row: Row, fixed_s: float) -> float:
         profile = row[PROFILE]
         e = estimate(waiting, profile, self._rules)
-        return e.work_s * row[0] * profile.prompt_tps + e.fixed_s + fixed_s
+        late_s = late_share(waiting) * waiting.output_mean * row[_LATE]
+        return e.work_s * row[0] * profile.prompt_tps + late_s + e.fixed_s + fixed_s

@@ -1,11 +1,13 @@
 """The cost of running one request on one node, in predicted seconds.
 
-    cost = wait * A + load + b + 2 * beta * e + evict + prefix + risk + preference
+    cost = wait * A + load + b + 2 * beta * e + evict + prefix + risk + burst + preference
 
 `b` is the work alone at the node's pace (prefill and expected decode), `A` stretches a wait by the work that
 will overtake, `beta * e` is the slow-down suffered beside running attempts and once more the one caused to
-them. Estimates that depend only on the request and the node's speeds are kept with the waiting request;
-what depends on the moment comes from the node's horizon.
+them. `burst` counts while no newcomers are expected. An answer may become long: a batch waits for its last, and a
+slow node makes a long answer much later than a fast one. And slots that work for another model will go on to do so,
+and lose more beside this request than beside one of their own. Estimates that depend only on the request and the
+node's speeds are kept with the waiting request; what depends on the moment comes from the node's horizon.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ TASK_PREFERENCE_MOST_S = 1.0
 """Seconds that such a preference is worth at most: it settles what is nearly equal, and never fills a slow node."""
 LATE = 2.0
 """Nine answers of ten are shorter than so many times their mean."""
+_STREAM_RATIO = 0.4  # so many newcomers for each answer, and it is a stream
+_LATE_SHARE = 0.5  # how much of what an answer may last beyond its mean counts when no newcomers are expected
 LOCAL_RTT_SHARE = 0.5
 """How much of the round trip counts, unless the caller prefers nearby nodes."""
 
@@ -104,6 +108,7 @@ class Cost(NamedTuple):
     overtaking: float
     horizon: Horizon
     estimate: Estimate
+    burst_s: float = 0.0
 
 
 def estimate(waiting: Waiting, profile: Profile, rules: CostRules, *, has_cpu_rival: bool = False) -> Estimate:
@@ -165,8 +170,26 @@ def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, bucket: int)
     overtaking = 1.0
     if not is_free:
         overtaking = h.node.work.overtaking_factor(bucket, now)
-    total = (start - now) * overtaking + load_s + work_s + 2.0 * slowdown_s + evict_s + e.fixed_s
-    return _new_tuple(Cost, (total, start, is_free, load, slowdown_s, overtaking, h, e))
+    burst_s = _burst_s(waiting, e, h) if waiting.newcomers_ratio < _STREAM_RATIO else 0.0
+    total = (start - now) * overtaking + load_s + work_s + 2.0 * slowdown_s + evict_s + burst_s + e.fixed_s
+    return _new_tuple(Cost, (total, start, is_free, load, slowdown_s, overtaking, h, e, burst_s))
+
+
+def _burst_s(waiting: Waiting, e: Estimate, h: Horizon) -> float:
+    """What counts in a burst alone: how long the answer may become, and slots that will work for other models."""
+    strangers = sum(other != waiting.model for _, other in h.finishes[-h.slots :])
+    mixing_s = strangers * max(0.0, h.beta_other - h.beta) * e.work_s
+    return (late_share(waiting) * e.decode_s + _burst_share(waiting) * mixing_s) / h.pace
+
+
+def _burst_share(waiting: Waiting) -> float:
+    """1 when no newcomers are expected, 0 in a stream."""
+    return max(0.0, 1.0 - waiting.newcomers_ratio / _STREAM_RATIO)
+
+
+def late_share(waiting: Waiting) -> float:
+    """How much of its mean answer a request is charged because the answer may become long; 0 in a stream."""
+    return _LATE_SHARE * (LATE - 1.0) * _burst_share(waiting)
 
 
 def is_free_for(model: str, profile: Profile, h: Horizon, now: float) -> bool:
@@ -222,7 +245,7 @@ def explain(cost: Cost, now: float) -> CandidateCost:
         slowdown_s=2.0 * cost.slowdown_s,
         evict_s=cost.load.evict_s if cost.load is not None else 0.0,
         prefix_evict_s=e.prefix_evict_s,
-        risk_s=e.risk_s,
+        risk_s=e.risk_s + cost.burst_s,
         preference_s=e.preference_s,
         rtt_s=e.rtt_s,
         prefix_hit_tokens=e.hit_tokens,
