@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from tools import decisions_list, faults_table, log_table, metrics_table, numbers_table, settings_table
+from tools import decisions_list, faults_table, log_table, metrics_table, numbers_table, rights_table, settings_table
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -30,6 +30,7 @@ PARTS: Final[Mapping[str, tuple[Part, ...]]] = {
     "docs/faults.md": (Part("engines", faults_table.engines), Part("codes", faults_table.codes)),
     "docs/logs.md": (Part("log lines", log_table.markdown),),
     "docs/metrics.md": (Part("metrics", metrics_table.markdown),),
+    "docs/security.md": (Part("rights", rights_table.markdown),),
     "docs/decisions/README.md": (Part("decisions", decisions_list.markdown),),
 }
 """The generated parts of each document that has any."""

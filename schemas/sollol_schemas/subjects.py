@@ -216,7 +216,7 @@ JOB_ENQUEUE: Final = Subject(
     "jobs.enqueue", by=CALLERS, to=CONTROL, payload="EnqueueRequest", reply="EnqueueReply", queue=DISPATCHERS
 ).all
 """Submit a durable job by request: it is checked first, then stored."""
-JOB_GET: Final = Subject("jobs.get", by=READERS, to=CONTROL, payload="JobGet", reply="JobReply", queue=DISPATCHERS).all
+JOB_GET: Final = Subject("jobs.get", by=CALLERS, to=CONTROL, payload="JobGet", reply="JobReply", queue=DISPATCHERS).all
 """What is known about one job, and its answer in further messages up to an empty one."""
 JOB_LIST: Final = Subject(
     "jobs.list", by=READERS, to=CONTROL, payload="JobListRequest", reply="JobListReply", queue=DISPATCHERS
@@ -242,7 +242,7 @@ JOB_DELAYED: Final = Subject("jobs.delayed.{priority}.{job_id}", by=CONTROL, to=
 """A job that is not due yet; the server moves it when it is."""
 JOB_DUE: Final = Subject("jobs.due.{priority}.{job_id}", by=NOBODY, to=CONTROL, payload="Job")
 """A delayed job whose time has come; dispatchers move it to the others."""
-JOB_RESULT: Final = Subject("jobs.result.{job_id}", by=CONTROL, to=READERS, payload="JobResult")
+JOB_RESULT: Final = Subject("jobs.result.{job_id}", by=CONTROL, to=CALLERS, payload="JobResult")
 """How a job ended; stored, and never twice for the same run."""
 JOB_LETTER: Final = Subject("jobs.letter.{job_id}", by=CONTROL, to=CONTROL, payload="Job")
 """The dead letter of a job: the job as it was submitted, and in a header how it ended."""

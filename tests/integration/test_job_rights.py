@@ -88,10 +88,11 @@ async def test_a_client_submits_follows_fetches_cancels_and_is_called_back(guard
 async def test_an_observer_looks_on_and_neither_submits_nor_steers(guarded: Guarded) -> None:
     alice, observer = await guarded.client("alice"), await guarded.client("observer")
     done = await alice.generate_async(MODEL, "count down from 2")
-    assert (await observer.wait_for_task(done, timeout_s=30)).text.split() == ["1", "0"]
+    assert (await alice.wait_for_task(done, timeout_s=30)).text.split() == ["1", "0"]
     assert [job.job_id for job in (await observer.jobs.latest()).jobs] == [done]
     assert (await observer.jobs.dead()).jobs == ()
     for steering in (
+        observer.jobs.get(done),
         observer.generate_async(MODEL, "x"),
         observer.jobs.submit_many([make_job({"model": MODEL, "prompt": "x"})]),
         observer.jobs.cancel(done),
