@@ -75,15 +75,16 @@ chaos: $(INSTALLED) ## Jobs, streams and calls while processes are killed and st
 .PHONY: test
 test: check unit integration acceptance chaos ## All checks and tests, the fastest first.
 
+# What the wheel depends on is taken from .venv: a path in a .pth file brings no editable sources along.
 .PHONY: wheel-test
 wheel-test: $(INSTALLED) ## Unit and conformance tests on the built wheel, away from the sources: what the wheel forgot shows there.
 	rm -rf $(WHEEL_DIR)
 	mkdir -p $(WHEEL_DIR)
 	$(PY) -m build --wheel --outdir $(WHEEL_DIR)/dist . > $(WHEEL_DIR)/build.log || { cat $(WHEEL_DIR)/build.log; exit 1; }
 	$(PYTHON) -m venv $(WHEEL_DIR)/venv
-	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check \
-		"$$(echo $(WHEEL_DIR)/dist/*.whl)[dashboard,engine,otel,top]" --group dev
+	echo "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > \
+		"$$($(WHEEL_DIR)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
+	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WHEEL_DIR)/dist/*.whl
 	mkdir -p $(WHEEL_DIR)/away
 	cp -R tests pyproject.toml $(WHEEL_DIR)/away/
 	cd $(WHEEL_DIR)/away && ../venv/bin/python -P -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/conformance

@@ -15,7 +15,7 @@ from bench.faults.load import MODEL
 from sollol_agents.children import Child
 from sollol_agents.lab.testing.link import Link
 from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
-from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port
+from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port, routes_of
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.jetstream.api import api
@@ -179,12 +179,13 @@ async def three_servers(folder: Path) -> AsyncIterator[Stage]:
         for name in names:
             listens = {"port: 4222": clients[name], "port: 6222": routes[name], "http: 8222": free_port()}
             own = await deployed(DEPLOY, "nats-cluster.conf", listens)
-            for other in names:
-                url = stage.links[name, other].url if other != name else f"nats://127.0.0.1:{routes[name]}"
-                own = own.replace(f"nats://{other}:6222", url)
+            ways = [
+                stage.links[name, other].url if other != name else f"nats://127.0.0.1:{routes[name]}" for other in names
+            ]
             # what a server tells others of its routes must lead nowhere, or they would go round the lines
             own = own.replace("name: sollol\n", 'name: sollol\n  cluster_advertise: "127.0.0.1:1"\n', 1)
-            stage.servers[name] = await floor.enter_async_context(NatsServer(folder, name, own))
+            server = NatsServer(folder, name, own, routes_of(ways, "of-the-bench"))
+            stage.servers[name] = await floor.enter_async_context(server)
         url = ",".join(f"nats://127.0.0.1:{port}" for port in clients.values())
         control = _control(stage, url, folder, SOLLOL_NATS_STREAM_REPLICAS="3")
         nodes = [stage.node(node_id, url) for node_id in ("attic", "cellar", "desk")]

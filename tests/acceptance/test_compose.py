@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from sollol_agents.lab.testing.processes import ProcessFleet
-from sollol_agents.lab.testing.servers import NatsServer, free_port
+from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port, routes_of
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.jetstream.api import api
@@ -99,15 +99,14 @@ async def test_three_servers_outlive_the_death_of_one(
     config = (ROOT / "deploy" / "nats-cluster.conf").read_text(encoding="utf-8")
     config = config.replace("include ./nats.conf", (ROOT / "deploy" / "nats.conf").read_text(encoding="utf-8"))
     ports = {name: (free_port(), free_port()) for name in ("nats-1", "nats-2", "nats-3")}
-    for name, (_, route) in ports.items():
-        config = config.replace(f"{name}:6222", f"127.0.0.1:{route}")
+    routes = routes_of((f"nats://127.0.0.1:{route}" for _, route in ports.values()), "of-the-test")
     urls = ",".join(f"nats://127.0.0.1:{client}" for client, _ in ports.values())
     async with contextlib.AsyncExitStack() as floor:
         servers = []
         for name, (client_port, route) in ports.items():
             own = config.replace("port: 4222", f"port: {client_port}").replace("port: 6222", f"port: {route}")
             own = own.replace("http: 8222", f"http: {free_port()}")
-            servers.append(await floor.enter_async_context(NatsServer(tmp_path, name, own)))
+            servers.append(await floor.enter_async_context(NatsServer(tmp_path, name, own, routes)))
         fleet.nats_url = urls
         engine = await fleet.emulator("ollama", *FLAGS)
         for number, command in enumerate(commands()):
@@ -130,6 +129,47 @@ async def test_three_servers_outlive_the_death_of_one(
         figure(f"an answer {loop.time() - killed_at:.1f} s after kill -9 of one of three servers")
         for child in reversed(fleet.children):
             await child.close()
+
+
+async def test_a_server_without_the_password_of_the_routes_hears_nothing(tmp_path: Path) -> None:
+    async def started(name: str, ways: list[int], password: str) -> str:
+        client, route = free_port(), free_port()
+        listens = {"port: 4222": client, "port: 6222": route, "http: 8222": free_port()}
+        own = await deployed(ROOT / "deploy", "nats-cluster.conf", listens)
+        routes = routes_of([f"nats://127.0.0.1:{way}" for way in (route, *ways)], password)
+        await floor.enter_async_context(NatsServer(tmp_path, name, own, routes))
+        doors.append(route)
+        return f"nats://127.0.0.1:{client}"
+
+    async def connected(url: str) -> Bus:
+        buses: list[Bus] = []
+
+        async def is_there() -> bool:
+            try:
+                buses.append(await Bus.connect(BusConfig(url=url)))
+            except ConfigError:
+                return False
+            return True
+
+        await eventually(is_there, within_s=20)
+        floor.push_async_callback(buses[0].close)
+        return buses[0]
+
+    doors: list[int] = []
+    heard: dict[str, list[bytes]] = {"friend": [], "stranger": []}
+    async with contextlib.AsyncExitStack() as floor:
+        first = await connected(await started("first", [], "right"))
+        for name, password in (("friend", "right"), ("stranger", "wrong")):
+            bus = await connected(await started(name, doors[:1], password))
+            bus.subscribe("sollol.v1.generate", lambda msg, name=name: heard[name].append(msg.data))  # type: ignore[misc]
+            await bus.flush()
+
+        def is_heard() -> bool:
+            first.publish("sollol.v1.generate", b"a prompt")
+            return heard["friend"] != []
+
+        await eventually(is_heard, within_s=20)
+    assert heard["stranger"] == []
 
 
 async def start_patiently(fleet: ProcessFleet, argv: list[str], name: str, folder: Path, **environ: str) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sollol_bus.parts import Part
@@ -23,12 +24,14 @@ class NatsServer(Part):
         folder: Where its configuration, its log and its store lie.
         name: Its name among the servers.
         config: Text of the configuration; `$NATS_NAME` and `$NATS_STORE_DIR` are set for it.
+        environ: What else is set for it.
     """
 
-    def __init__(self, folder: Path, name: str, config: str) -> None:
+    def __init__(self, folder: Path, name: str, config: str, environ: Mapping[str, str] | None = None) -> None:
         self.name = name
         self._folder = folder
         self._config = config
+        self._environ = environ or {}
         self._process: asyncio.subprocess.Process | None = None
 
     def __repr__(self) -> str:
@@ -38,7 +41,8 @@ class NatsServer(Part):
         """Starts it; returns before it serves."""
         path = self._folder / f"{self.name}.conf"
         await asyncio.to_thread(path.write_text, self._config, encoding="utf-8")
-        environ = os.environ | {"NATS_NAME": self.name, "NATS_STORE_DIR": str(self._folder / self.name)}
+        own = {"NATS_NAME": self.name, "NATS_STORE_DIR": str(self._folder / self.name)}
+        environ = os.environ | own | dict(self._environ)
         binary = await asyncio.to_thread(find_binary)
         command = guarded([str(binary), "-a", "127.0.0.1", "-c", str(path)], parent_pid=os.getpid())
         with await asyncio.to_thread((self._folder / f"{self.name}.log").open, "ab") as log:
@@ -71,6 +75,17 @@ class NatsServer(Part):
         except TimeoutError:
             self.kill()
             await self.wait()
+
+
+def routes_of(urls: Iterable[str], password: str) -> dict[str, str]:
+    """What a deployed server of a cluster finds in its environment.
+
+    Args:
+        urls: Where its routes lead.
+        password: What they show.
+    """
+    routes = ", ".join(f"'{url.replace('nats://', f'nats://route:{password}@')}'" for url in urls)
+    return {"NATS_ROUTE_PASSWORD": password, "NATS_ROUTES": f"[{routes}]"}
 
 
 async def deployed(folder: Path, name: str, listens: dict[str, int]) -> str:
