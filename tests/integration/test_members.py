@@ -25,7 +25,12 @@ from sollol_bus.trust import tokens
 from sollol_bus.trust.certificates import fingerprint
 from sollol_bus.trust.claims import Kind, creds_text, new_seed, public_key
 from sollol_schemas import subjects
-from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX, NEWCOMER_INBOX_PREFIX, client_inbox_prefix
+from sollol_schemas.inboxes import (
+    CONTROL_INBOX_PREFIX,
+    NEWCOMER_INBOX_PREFIX,
+    client_inbox_prefix,
+    node_inbox_prefix,
+)
 from sollol_schemas.members import FleetReply, Invite, JoinReply, JoinRequest, ListMembers, Revoke
 from sollol_schemas.subjects import SUBJECTS, Role, Subject
 
@@ -191,6 +196,43 @@ async def test_who_is_revoked_is_cut_at_once_and_nobody_else_is(here: Here, cont
     assert (bob.is_connected, bob.reconnects, control.reconnects) == (True, 0, 0)
     with pytest.raises(ConfigError):
         await Bus.connect(here.config("alice", client_inbox_prefix("alice"), "alice-False.creds"))
+    await bob.close()
+
+
+async def test_fifty_streams_run_on_while_members_come_and_go(here: Here, control: Bus) -> None:
+    bob = await here.member(control, "bob")
+    node = await Bus.connect(here.config("n1", node_inbox_prefix("n1"), files.NODE_CREDENTIALS))
+    heard: dict[str, list[int]] = {bob.new_inbox(): [] for _ in range(50)}
+    for inbox, numbers in heard.items():
+        bob.subscribe(inbox, lambda msg, numbers=numbers: numbers.append(int(msg.data)))  # type: ignore[misc]
+    await bob.flush()
+    is_over = asyncio.Event()
+
+    async def stream() -> int:
+        number = 0
+        while not is_over.is_set():
+            for inbox in heard:
+                node.publish(inbox, str(number).encode())
+            number += 1
+            await asyncio.sleep(0.01)
+        await node.flush()
+        return number
+
+    streaming = asyncio.get_running_loop().create_task(stream())
+    for name in ("alice", "carol"):
+        leaves = await here.member(control, name)
+        fresh = await here.member(control, name, again=True)
+        async with asyncio.timeout(5):
+            await leaves.closed.wait()
+        await here.ask(control, Revoke(name=name))
+        async with asyncio.timeout(5):
+            await fresh.closed.wait()
+    is_over.set()
+    told = await streaming
+    await eventually(lambda: all(len(numbers) == told for numbers in heard.values()))
+    assert all(numbers == list(range(told)) for numbers in heard.values())
+    assert (bob.reconnects, node.reconnects, control.reconnects) == (0, 0, 0)
+    await node.close()
     await bob.close()
 
 
