@@ -10,21 +10,33 @@ from sollol_bus.transport.reading import NO_TLS
 from sollol_bus.waiting import end
 
 
-async def within(timeout_s: float, connecting: Coroutine[Any, Any, None]) -> None:
-    """Connects, or gives up in time: the client library may lose the one cancellation that a timeout is."""
-    task = asyncio.get_running_loop().create_task(connecting, name="connect")
+async def within(timeout_s: float, connecting: Coroutine[Any, Any, None], refused: asyncio.Event) -> None:
+    """Connects, or gives up in time: the client library may lose the one cancellation that a timeout is.
+
+    Args:
+        timeout_s: How long it may take.
+        connecting: Connects; it would try again and again.
+        refused: Set when the server refuses us, which it would again and again.
+
+    Raises:
+        TimeoutError: It did not connect.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(connecting, name="connect")
+    refusal = loop.create_task(refused.wait(), name="connect refused")
     try:
-        done, _ = await asyncio.wait((task,), timeout=timeout_s)
+        await asyncio.wait((task, refusal), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        is_connected = task.done()
     finally:
-        await end((task,), in_peace_s=0.0)
-    if not done:
+        await end((task, refusal), in_peace_s=0.0)
+    if not is_connected:
         raise TimeoutError
     task.result()
 
 
 def is_absence(why: str) -> bool:
     """Whether a connection may succeed later although nobody changes anything here."""
-    return "CERTIFICATE" not in why and "authorization" not in why.lower() and "ssl" not in why.lower()
+    return "CERTIFICATE" not in why and not any(word in why.lower() for word in ("authorization", "revoked", "ssl"))
 
 
 def advice(why: str) -> str:
@@ -33,6 +45,8 @@ def advice(why: str) -> str:
         return "Name the CA that signed the server's certificate with --nats-tls-ca-file."
     if NO_TLS in why:
         return "Switch TLS on there; without tls:// and a CA in the settings everything would be sent in clear."
+    if "revoked" in why.lower():
+        return "These credentials count no more; `sollol fleet rotate NAME` where the fleet was made gives new ones."
     if "authorization" in why.lower():
-        return "Give credentials: --config with a file of `sollol credentials`, or --nats-user and --nats-password."
+        return "Join with the line that `sollol invite` prints, or give credentials: --nats-creds-file or --nats-user."
     return "Start one with `sollol up` (without --nats and SOLLOL_NATS), or name another with --nats."

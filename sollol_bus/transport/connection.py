@@ -83,6 +83,7 @@ class Bus:
         self._on_refused: list[Callable[[str], None]] = []
         self._mux: Mux | None = None
         self._is_closing = False
+        self._refused = asyncio.Event()
         self._inboxes = unguessable()
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ class Bus:
         credentials = credentials_of(config) | ({} if tls is None else {"tls": tls})
         bus = cls(config)
         try:
-            await within(config.connect_timeout_s, bus._connect(credentials))
+            await within(config.connect_timeout_s, bus._connect(credentials), bus._refused)
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await bus._abandon()
             why = bus.close_reason or str(error) or "no answer"
@@ -323,6 +324,8 @@ class Bus:
         try:
             self.close_reason = str(error) or type(error).__name__
             self._heed_refusal(self.close_reason)
+            if not is_absence(self.close_reason) and "," not in self.config.url:  # another server may take us
+                self._refused.set()
             log.log(
                 logging.DEBUG if self._is_closing or not self._nc.is_connected else logging.WARNING,
                 "bus: %s",

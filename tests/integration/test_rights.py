@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sollol_agents.lab.testing.messages import outcome
@@ -158,8 +159,10 @@ async def test_what_is_not_meant_for_a_role_is_not_heard(guarded: EmbeddedServer
 
 
 async def test_a_stranger_is_not_let_in(guarded: EmbeddedServer) -> None:
-    with pytest.raises(ConfigError, match="cannot connect"):
-        await Bus.connect(Credential(user="mallory", password="x", role=Role.CLIENT).bus_config(guarded.url))
+    config = Credential(user="mallory", password="x", role=Role.CLIENT).bus_config(guarded.url)
+    async with asyncio.timeout(30):  # at its first word, not when all the patience is used up
+        with pytest.raises(ConfigError, match="cannot connect"):
+            await Bus.connect(msgspec.structs.replace(config, connect_timeout_s=300.0))
 
 
 async def test_a_node_claims_its_id_and_stores_its_outcomes(connect: Connect) -> None:
