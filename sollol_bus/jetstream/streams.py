@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sollol_bus.errors import BusError, ConfigError, NoResponders
+from sollol_bus.errors import BusError, ConfigError, NoResponders, RequestTimedOut
 from sollol_bus.jetstream.api import TEMPORARY, JetStreamRefused, api
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import stores, subjects
@@ -24,6 +24,7 @@ _EXISTS = 10058
 _OFF = frozenset({10035, 10039, 10076})
 _NO_ROOM = frozenset({10023, 10028, 10047})
 _RETRY_S = 0.1
+_SLOW_DISK_S = 15.0
 
 
 class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +117,8 @@ async def provision(bus: Bus, *, streams: tuple[StreamSpec, ...] = STREAMS, time
     Args:
         bus: A connection with the control role; its settings say how many copies a new stream has.
         streams: What to make.
-        timeout_s: How long a server that is still coming up is waited for.
+        timeout_s: How long a server that is still coming up is waited for; one that is there and does not answer,
+            because its disk stands still, is waited for some seconds more.
 
     Raises:
         ConfigError: JetStream is off, or has no room.
@@ -136,7 +138,8 @@ async def _ensure_patiently(bus: Bus, spec: StreamSpec, deadline: float) -> None
             fatal = _as_config_error(error, spec, is_late=loop.time() >= deadline)
             if fatal is not None:
                 raise fatal from error
-            if loop.time() >= deadline or not _is_temporary(error):
+            patience_s = _SLOW_DISK_S if isinstance(error, RequestTimedOut) else 0.0
+            if loop.time() >= deadline + patience_s or not _is_temporary(error):
                 raise
             await asyncio.sleep(_RETRY_S)
         else:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_bus.errors import ConfigError, NoResponders
+from sollol_bus.errors import ConfigError, NoResponders, RequestTimedOut
 from sollol_bus.jetstream.api import JetStreamRefused, api, publish_acked
 from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.stored import delete_message, purge_subject, stored_block, stored_message, stream_info
@@ -60,6 +60,19 @@ async def test_an_old_stream_gets_new_subjects_and_keeps_the_limits_its_operator
     config = await config_of(bus, "S")
     assert config["subjects"] == ["old", "new"]
     assert config["max_bytes"] == 1000
+
+
+async def test_a_server_whose_disk_stands_still_is_waited_for_longer(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = iter([True])
+
+    async def slow_api(bus: Bus, what: str, request: object = None) -> bytes:
+        if next(silent, False):
+            raise RequestTimedOut("no answer within its time, which was all that is waited for")
+        return await api(bus, what, request)
+
+    monkeypatch.setattr("sollol_bus.jetstream.streams.api", slow_api)
+    await provision(bus, timeout_s=0.0)
+    assert next(silent, None) is None
 
 
 async def test_provisioning_waits_for_a_server_that_is_coming_up(nats_server: EmbeddedServer, bus: Bus) -> None:
