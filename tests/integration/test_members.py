@@ -199,6 +199,21 @@ async def test_who_is_revoked_is_cut_at_once_and_nobody_else_is(here: Here, cont
     await bob.close()
 
 
+async def test_a_newcomer_cannot_have_the_registrar_speak_elsewhere(here: Here, control: Bus) -> None:
+    heard: list[bytes] = []
+    control.subscribe(subjects.ADMIN_STRATEGY, lambda msg: heard.append(msg.data))
+    await control.flush()
+    newcomer = await Bus.connect(here.config("newcomer", NEWCOMER_INBOX_PREFIX))
+    for reply in (subjects.ADMIN_STRATEGY, "", "$KV.SOLLOL_SETTINGS.api_keys", "_INBOX_new.*", "_INBOX_cli.alice.x"):
+        newcomer.publish(subjects.JOIN, encode(JoinRequest()), reply=reply)
+        newcomer.publish(subjects.JOIN, b"garbage", reply=reply)
+    told = await newcomer.request(subjects.JOIN, encode(JoinRequest()))  # behind them all on one connection
+    assert decode(told.data, JoinReply).ca
+    await control.flush()
+    assert heard == []
+    await newcomer.close()
+
+
 async def test_fifty_streams_run_on_while_members_come_and_go(here: Here, control: Bus) -> None:
     bob = await here.member(control, "bob")
     node = await Bus.connect(here.config("n1", node_inbox_prefix("n1"), files.NODE_CREDENTIALS))

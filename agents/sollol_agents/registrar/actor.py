@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import ClassVar, Final
@@ -11,7 +12,7 @@ import msgspec
 
 from sollol_agents.registrar.config import AUTHORITY, CA, SYSTEM_CREDENTIALS, RegistrarConfig, write_secret
 from sollol_bus.actor import Actor
-from sollol_bus.errors import BusError, ConfigError, SollolError
+from sollol_bus.errors import BusError, ConfigError, NotConnected, SollolError
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.trust import tokens
@@ -28,6 +29,7 @@ from sollol_bus.trust.certificates import fingerprint
 from sollol_bus.trust.claims import public_key
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.inboxes import NEWCOMER_INBOX_PREFIX
 from sollol_schemas.members import (
     FleetReply,
     FleetRequest,
@@ -41,6 +43,8 @@ from sollol_schemas.members import (
 log = logging.getLogger(__name__)
 
 _PUSH: Final = "$SYS.REQ.CLAIMS.UPDATE"
+_NEWCOMERS: Final = f"{NEWCOMER_INBOX_PREFIX}."
+_OPERATORS: Final = "_INBOX"
 _MOST_AT_ONCE: Final = 32
 """Questions in hand: strangers may ask too."""
 
@@ -73,8 +77,10 @@ class Registrar(Actor[RegistrarConfig]):
         self._authority = kept
         await self._push(kept)
         self.bus.on_reconnect(self._on_reconnect)
-        self.take(subjects.JOIN, lambda msg: self._answer(msg, self._join), queue=subjects.REGISTRARS)
-        self.take(subjects.ADMIN_FLEET, lambda msg: self._answer(msg, self._administer), queue=subjects.REGISTRARS)
+        self.take(subjects.JOIN, lambda msg: self._answer(msg, self._join, _NEWCOMERS), queue=subjects.REGISTRARS)
+        self.take(
+            subjects.ADMIN_FLEET, lambda msg: self._answer(msg, self._administer, _OPERATORS), queue=subjects.REGISTRARS
+        )
 
     @property
     def authority(self) -> Authority:
@@ -86,7 +92,9 @@ class Registrar(Actor[RegistrarConfig]):
         ca = self.config.file(CA).read_text(encoding="ascii")
         return ca, msgspec.json.decode(self.config.file(AUTHORITY).read_bytes(), type=Authority)
 
-    def _answer(self, msg: Msg, handle: Callable[[Msg], Awaitable[msgspec.Struct]]) -> None:
+    def _answer(self, msg: Msg, handle: Callable[[Msg], Awaitable[msgspec.Struct]], inboxes: str) -> None:
+        if not msg.reply.startswith(inboxes) or not msg.reply.isascii() or any(c in msg.reply for c in "*> "):
+            return  # whoever asks would have us speak elsewhere, with our rights
         if self._in_hand >= _MOST_AT_ONCE:
             busy = ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many want to join at once; try again in a moment")
             self.bus.respond_error(msg.reply, busy)
@@ -98,10 +106,12 @@ class Registrar(Actor[RegistrarConfig]):
         try:
             async with self._changing:
                 reply = await handle(msg)
-        except SollolError as error:
-            self.bus.respond_error(msg.reply, error.body)
-        else:
             self.bus.publish(msg.reply, encode(reply))
+        except NotConnected:
+            log.info("nobody can be told while the bus is away", extra={"action": "answer_lost"})
+        except SollolError as error:
+            with contextlib.suppress(NotConnected):
+                self.bus.respond_error(msg.reply, error.body)
         finally:
             self._in_hand -= 1
 
@@ -118,7 +128,7 @@ class Registrar(Actor[RegistrarConfig]):
         is_renewed = changed.revoked != self.authority.revoked
         await self._keep(changed)
         if is_renewed:
-            await self._push(changed)
+            await self._push_or_say(changed)  # the new credentials hold in any case
         log.info("%s joined as a %s", member.name, member.role, extra={"action": "member_joined"})
         return JoinReply(ca=self._ca, member=member, claims=claims_of_member(changed, member, now=now))
 
@@ -161,9 +171,12 @@ class Registrar(Actor[RegistrarConfig]):
 
     async def _push_again(self) -> None:
         """A server that started anew may have lost what was pushed to it."""
+        async with self._changing:
+            await self._push_or_say(self.authority)
+
+    async def _push_or_say(self, authority: Authority) -> None:
         try:
-            async with self._changing:
-                await self._push(self.authority)
+            await self._push(authority)
         except SollolError as error:
             log.warning("the server was not told whom the fleet revoked: %s", error, extra={"action": "push_failed"})
 
