@@ -27,6 +27,7 @@ from sollol_bus.transport.discovery import Discovery
 from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.waiting import end, happens
+from sollol_schemas.subjects import ASKED_BY_MEMBERS
 
 log = logging.getLogger(__name__)
 
@@ -144,11 +145,12 @@ class Actor(Part, Generic[Config]):
             )
         )
 
-    def take(self, subject: str, handler: Callable[[Msg], None], *, queue: str = "") -> Subscription:
+    def take(self, subject: str, handler: Callable[[Msg], None], *, queue: str = "") -> None:
         """Subscribes to a subject that brings new work; ends first when the actor drains."""
-        subscription = self.bus.subscribe(subject, handler, queue=queue)
-        self._intake.append(subscription)
-        return subscription
+        if subject in ASKED_BY_MEMBERS:
+            self._intake += self.bus.serve(subject, handler, queue=queue)
+        else:
+            self._intake.append(self.bus.subscribe(subject, handler, queue=queue))
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Runs a side task that lives no longer than the actor; if it fails, the actor stops."""

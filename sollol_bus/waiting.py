@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from sollol_bus.errors import SollolError
 
+log = logging.getLogger(__name__)
+
 _LOOK_AGAIN_S: Final = 0.05
+
+
+def call_all(callbacks: Iterable[Callable[[], None]]) -> None:
+    """Calls each; what one raises is logged and keeps none of the others from being called."""
+    for callback in list(callbacks):
+        try:
+            callback()
+        except Exception:
+            log.exception("a callback failed", extra={"action": "callback_failed"})
+
+
+def forget_failure(task: asyncio.Task[None]) -> None:
+    """Takes the error of a task for which nobody waits any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def happens(event: asyncio.Event, within_s: float) -> bool:

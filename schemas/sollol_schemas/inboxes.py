@@ -13,7 +13,6 @@ _UNFIT: Final = re.compile(r"[*> \t\r\n]|\.\.|\.\Z")
 CONTROL_INBOX_PREFIX: Final = "_INBOX_ctl"
 CLIENT_INBOX_PREFIX: Final = "_INBOX_cli"
 """Also a gateway's and a dashboard's: they are of the control role, but take tokens as a client does."""
-OBSERVER_INBOX_PREFIX: Final = "_INBOX_obs"
 NODE_INBOX_PREFIX: Final = "_INBOX_node"
 NEWCOMER_INBOX_PREFIX: Final = "_INBOX_new"
 JOB_CALLBACK_ROOT: Final = "callbacks."

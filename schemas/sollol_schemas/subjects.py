@@ -12,6 +12,8 @@ from enum import StrEnum
 from typing import Final
 
 V1: Final = "sollol.v1"
+AS: Final = f"{V1}.as."
+"""Where members ask under their own name: `sollol.v1.as.<user>.chat` is what `sollol.v1.chat` is on an open bus."""
 ENGINE: Final = "engine"
 """Stands for a body in the engine's own dialect; as a reply, for chunks of it and an empty message."""
 DISPATCHERS: Final = "dispatchers"
@@ -32,6 +34,8 @@ class Role(StrEnum):
     NEWCOMER = "newcomer"  # who has a token and no credentials yet: may ask to be admitted
 
 
+MEMBERS: Final = (Role.CLIENT, Role.OBSERVER)
+"""Who asks under its own name where the server knows names."""
 NOBODY: Final = ()
 """The server itself."""
 CONTROL: Final = (Role.CONTROL,)
@@ -98,6 +102,11 @@ def _builder(parts: list[str]) -> Callable[..., str]:
             return lambda first, second: f"{head}{first}{middle}{second}{tail}"
         case _:
             raise ValueError(f"at most two parameters: {'*'.join(parts)}")
+
+
+def by_members(subject: str) -> str:
+    """The subject, or pattern, under which members ask what a plain one asks; `*` stands for their names."""
+    return f"{AS}*{subject.removeprefix(V1)}"
 
 
 def last_token(subject: str) -> str:
@@ -277,3 +286,5 @@ STORED_EVENTS: Final = (
 
 SUBJECTS: Final = tuple(Subject.table)
 """Every row, in this order."""
+ASKED_BY_MEMBERS: Final = frozenset(row.all for row in SUBJECTS if set(MEMBERS) & set(row.by))
+"""What clients or observers may ask."""

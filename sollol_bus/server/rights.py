@@ -1,9 +1,9 @@
 """Who may say what: users of the NATS server with the permissions of one role each, made from the subject table.
 
 A role publishes what the table lets it send and subscribes to what the table lets it receive; a node's rows are
-narrowed to its own id. Added by hand are inboxes, discovery and JetStream. Nobody but the control role gets requests
-of JetStream that answer with stored bytes (direct get, consumers): the server sends such an answer to any reply
-subject it is given, so that right would be the right to speak everywhere.
+narrowed to its own id, and clients and observers ask under their own names. Added by hand are inboxes, discovery and
+JetStream. Nobody but the control role gets requests that the server itself answers (of JetStream, of `$SYS`): it sends
+such an answer to any reply subject it is given, so that right would be the right to speak everywhere.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from sollol_schemas.ids import is_bus_id
 from sollol_schemas.inboxes import (
     CLIENT_INBOX_PREFIX,
     CONTROL_INBOX_PREFIX,
-    OBSERVER_INBOX_PREFIX,
     client_inbox_prefix,
 )
-from sollol_schemas.subjects import SUBJECTS, Role, Subject
+from sollol_schemas.subjects import AS, JOB_SUBMIT, MEMBERS, SUBJECTS, V1, Role, Subject
 
 ACCOUNT = "SOLLOL"
 
@@ -48,14 +47,12 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def inbox_prefix(self) -> str:
         """The only inboxes this user may listen on; one client never sees another's answers."""
         match self.role:
-            case Role.CLIENT:
+            case Role.CLIENT | Role.OBSERVER:
                 return client_inbox_prefix(self.user)
             case Role.NODE:
                 return inboxes.node_inbox_prefix(self.node_id)
             case Role.CONTROL:
                 return CONTROL_INBOX_PREFIX
-            case Role.OBSERVER:
-                return OBSERVER_INBOX_PREFIX
             case Role.NEWCOMER:
                 return inboxes.NEWCOMER_INBOX_PREFIX
 
@@ -67,6 +64,7 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             user=self.user,
             password=self.password,
             inbox_prefix=self.inbox_prefix,
+            caller=self.user if self.role in MEMBERS else "",
         )
 
 
@@ -122,7 +120,10 @@ def permissions(role: Role, name: str) -> Permissions:
         name: The user's; a node's id. It may be a template that the NATS server fills in.
     """
     node_id = name if role is Role.NODE else ""
-    publish = [_narrowed(c, node_id) for c in SUBJECTS if role in c.by]
+    asked = [_narrowed(c, node_id) for c in SUBJECTS if role in c.by]
+    publish = [f"{AS}{name}{one.removeprefix(V1)}" for one in asked] if role in MEMBERS else asked
+    if role is Role.CLIENT:
+        publish.append(JOB_SUBMIT.all)  # JetStream takes these itself, until dispatchers do
     subscribe = [_narrowed(c, node_id) for c in SUBJECTS if role in c.to]
     caller_inboxes = [f"{prefix}>" for prefix in inboxes.CLIENT_INBOX_PREFIXES]
     match role:
@@ -132,22 +133,21 @@ def permissions(role: Role, name: str) -> Permissions:
         case Role.NODE:
             own_inbox = f"{inboxes.node_inbox_prefix(node_id)}.>"
             claim = f"$KV.{stores.NODES_BUCKET}.node.{node_id}"
-            publish += [*caller_inboxes, f"{CONTROL_INBOX_PREFIX}.>", f"{OBSERVER_INBOX_PREFIX}.>", own_inbox]
+            publish += [*caller_inboxes, f"{CONTROL_INBOX_PREFIX}.>", own_inbox]
             read = f"STREAM.MSG.GET.KV_{stores.NODES_BUCKET}"
             publish += [claim, f"$JS.API.{read}", f"$JS.*.API.{claim}", f"$JS.*.API.{read}"]
             subscribe += [own_inbox, "$SRV.>"]
         case Role.CONTROL:
             control_inboxes = [f"{CONTROL_INBOX_PREFIX}.>", *caller_inboxes]
-            others = (OBSERVER_INBOX_PREFIX, inboxes.NODE_INBOX_PREFIX, inboxes.NEWCOMER_INBOX_PREFIX)
+            others = (inboxes.NODE_INBOX_PREFIX, inboxes.NEWCOMER_INBOX_PREFIX)
             publish += [*control_inboxes, *(f"{prefix}.>" for prefix in others)]
             publish += [f"{inboxes.JOB_CALLBACK_ROOT}>", f"$O.{stores.JOB_BLOBS}.>", f"$O.{stores.FILES_STORE}.>"]
             publish += ["$SRV.>", "$JS.API.>", "$JS.*.API.>", "$JS.ACK.>"]
             publish += [f"$KV.{bucket}.>" for bucket in stores.BUCKETS]
-            subscribe += [*control_inboxes, "$SRV.>", *(f"$KV.{bucket}.>" for bucket in stores.BUCKETS)]
+            subscribe += [f"{AS}>", *control_inboxes, "$SRV.>", *(f"$KV.{bucket}.>" for bucket in stores.BUCKETS)]
         case Role.OBSERVER:
             publish += _DISCOVERY
-            # the command line and the SDK choose the inbox by the user's name and know no roles
-            subscribe += [f"{OBSERVER_INBOX_PREFIX}.>", f"{CLIENT_INBOX_PREFIX}.{name}.>"]
+            subscribe.append(f"{CLIENT_INBOX_PREFIX}.{name}.>")
         case Role.NEWCOMER:
             subscribe.append(f"{inboxes.NEWCOMER_INBOX_PREFIX}.>")
     return Permissions(publish=_unique(publish), subscribe=_unique(subscribe))

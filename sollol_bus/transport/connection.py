@@ -32,10 +32,13 @@ from sollol_bus.transport.connecting import advice, is_absence, within
 from sollol_bus.transport.credentials import credentials_of
 from sollol_bus.transport.messages import Msg, encode, error_headers
 from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox, unguessable
+from sollol_bus.transport.naming import named, of_members, own_subjects
 from sollol_bus.transport.reading import SturdyClient
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.transport.wire import block_of, publication
+from sollol_bus.waiting import call_all, forget_failure
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.subjects import V1, by_members
 
 __all__ = ["INBOX_ROOT", "PAYLOAD_MARGIN_BYTES", "SETTLING_S", "Bus", "BusConfig", "NoServer"]
 
@@ -50,6 +53,8 @@ SETTLING_S = 3.0
 _HIGH_WATER_BYTES = 1 << 20
 _PONG_WITHIN_S = 30
 """Longer than it takes to notice that a server is gone: a pong that came after it would end the reading."""
+_PLAIN = f"{V1}."
+_STORED = f"{V1}.jobs.submit."  # JetStream takes these itself, until dispatchers do
 _PUBLISH_REFUSED = "permissions violation for publish to "
 
 
@@ -85,6 +90,7 @@ class Bus:
         self._is_closing = False
         self._refused = asyncio.Event()
         self._inboxes = unguessable()
+        self._own_subjects = own_subjects(config.caller)
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -99,7 +105,7 @@ class Bus:
         if not config.url:
             raise ConfigError("the address of the NATS server is empty; name one with --nats or SOLLOL_NATS")
         credentials = credentials_of(config) | ({} if tls is None else {"tls": tls})
-        bus = cls(config)
+        bus = cls(await asyncio.to_thread(named, config))  # reads a file
         try:
             await within(config.connect_timeout_s, bus._connect(credentials), bus._refused)
         except (TimeoutError, OSError, nats.errors.Error) as error:
@@ -215,6 +221,8 @@ class Bus:
             PayloadTooLarge: The payload exceeds `max_payload`, or the headers what is kept free for them.
         """
         nc, block = self._nc, b""
+        if self._own_subjects and subject.startswith(_PLAIN) and not subject.startswith(_STORED):
+            subject = self._own_subjects + subject[len(_PLAIN) :]
         if len(payload) + PAYLOAD_MARGIN_BYTES > nc.max_payload:
             raise PayloadTooLarge(f"{len(payload)} bytes exceed the limit of {self.max_payload} bytes")
         if headers:
@@ -239,6 +247,14 @@ class Bus:
             return self._nc.listen(subject, queue, handler)
         except nats.errors.Error as error:
             raise NotConnected(f"cannot subscribe to {subject}: {error}") from error
+
+    def serve(self, subject: str, handler: Callable[[Msg], None], *, queue: str = "") -> tuple[Subscription, ...]:
+        """Like `subscribe`, for what clients or observers ask: also where members ask it under their names.
+
+        Of those the handler gets the plain subject, and the header `Sollol-Caller`, which then is true.
+        """
+        of_all = self.subscribe(subject, handler, queue=queue)
+        return of_all, self.subscribe(by_members(subject), of_members(handler), queue=queue)
 
     def new_inbox(self) -> str:
         """A fresh inbox subject of this connection, to subscribe to; nobody can guess it."""
@@ -307,7 +323,7 @@ class Bus:
 
     async def _pong(self, timeout_s: float) -> None:
         pong = self._loop.create_task(self._nc.flush(timeout=_PONG_WITHIN_S), name="bus pong")
-        pong.add_done_callback(_forget_failure)  # one that comes too late, or never, is nobody's any more
+        pong.add_done_callback(forget_failure)  # one that comes too late, or never, is nobody's any more
         try:
             await asyncio.wait_for(asyncio.shield(pong), timeout_s)
         except (TimeoutError, OSError, nats.errors.Error) as error:
@@ -340,6 +356,8 @@ class Bus:
         _, is_refusal, subject = text.partition(_PUBLISH_REFUSED)
         if is_refusal:
             refused = subject.strip().strip('"')
+            if self._own_subjects and refused.startswith(self._own_subjects.lower()):
+                refused = _PLAIN + refused[len(self._own_subjects) :]
             if self._mux is not None:
                 self._mux.refuse(refused)
             for callback in list(self._on_refused):
@@ -351,35 +369,22 @@ class Bus:
         log.warning("disconnected from the bus", extra={"action": "bus_disconnected"})
         if self._mux is not None:
             self._mux.fail_all()
-        _call_all(self._on_disconnect)
+        call_all(self._on_disconnect)
 
     async def _on_reconnected(self) -> None:
         self.reconnects += 1
         self._settled_at = self._loop.time() + SETTLING_S
         log.warning("reconnected to the bus", extra={"action": "bus_reconnected"})
-        _call_all(self._on_reconnect)
+        call_all(self._on_reconnect)
 
     def _on_cluster_changed(self) -> None:
         log.info("servers of the cluster came or went", extra={"action": "bus_cluster_changed"})
         self._settled_at = self._loop.time() + SETTLING_S
-        _call_all(self._on_cluster_change)
+        call_all(self._on_cluster_change)
 
     async def _on_closed(self) -> None:
         if not self._is_closing:
             self.close_reason = str(self._nc.last_error or self.close_reason)  # the callback of errors is not told all
             log.error("the bus connection is closed for good: %s", self.close_reason, extra={"action": "bus_closed"})
         self.closed.set()
-        _call_all(self._on_closed_for_good)
-
-
-def _forget_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()
-
-
-def _call_all(callbacks: list[Callable[[], None]]) -> None:
-    for callback in list(callbacks):
-        try:
-            callback()
-        except Exception:
-            log.exception("a connection callback failed", extra={"action": "callback_failed"})
+        call_all(self._on_closed_for_good)

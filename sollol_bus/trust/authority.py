@@ -15,6 +15,7 @@ import msgspec
 
 from sollol_bus.errors import SollolError, error_from
 from sollol_bus.server.rights import permissions
+from sollol_bus.transport.naming import role_tag
 from sollol_bus.trust.claims import (
     Kind,
     Scope,
@@ -183,7 +184,8 @@ def without(authority: Authority, name: str, *, now: float) -> Authority:
 def claims_of_member(authority: Authority, member: Member, *, now: float) -> str:
     """Who a member is; what it may do follows from who signs."""
     account = public_key(authority.account_seed)
-    return user_claims(authority.signing_seeds[member.role], member.key, member.name, now=now, account=account)
+    signer, tags = authority.signing_seeds[member.role], (role_tag(member.role),)
+    return user_claims(signer, member.key, member.name, now=now, account=account, tags=tags)
 
 
 def claims_of_fleet(authority: Authority, *, now: float) -> str:

@@ -121,7 +121,9 @@ def account_claims(
     return _signed(operator_seed, account, name, claims, now=now)
 
 
-def user_claims(signer_seed: str, user: str, name: str, *, now: float, account: str = "") -> str:
+def user_claims(
+    signer_seed: str, user: str, name: str, *, now: float, account: str = "", tags: Sequence[str] = ()
+) -> str:
     """Who a user is.
 
     Args:
@@ -130,8 +132,11 @@ def user_claims(signer_seed: str, user: str, name: str, *, now: float, account: 
         name: Its name.
         now: Unix seconds.
         account: Public key of the account, where the signer has a scope; without, the user may say and hear everything.
+        tags: Words about it for whoever reads its credentials.
     """
     claims: dict[str, Any] = {"type": "user", "version": 2}
+    if tags:
+        claims["tags"] = list(tags)
     claims |= {"issuer_account": account} if account else _UNLIMITED
     return _signed(signer_seed, user, name, claims, now=now)
 

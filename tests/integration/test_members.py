@@ -32,7 +32,7 @@ from sollol_schemas.inboxes import (
     node_inbox_prefix,
 )
 from sollol_schemas.members import FleetReply, Invite, JoinReply, JoinRequest, ListMembers, Revoke
-from sollol_schemas.subjects import SUBJECTS, Role, Subject
+from sollol_schemas.subjects import AS, MEMBERS, SUBJECTS, V1, Role, Subject
 
 NAMES = {
     Role.CLIENT: "alice",
@@ -71,8 +71,13 @@ async def test_claims_give_a_role_exactly_what_the_subject_table_gives_it(
     raw = await Raw.open(server, lambda info: members.options(NAMES[role], info))
     wrong = []
     for row in SUBJECTS:
-        if await raw.may_publish(of_n1(row)) != (role in row.by):
-            wrong.append(f"publish {row.address}")
+        asks = of_n1(row).replace(V1, f"{AS}{NAMES[role]}") if role in MEMBERS else of_n1(row)
+        if await raw.may_publish(asks) != (role in row.by):
+            wrong.append(f"publish {asks}")
+        foreign = {of_n1(row), of_n1(row).replace(V1, f"{AS}bob"), row.all.replace(V1, f"{AS}*")} - {asks}
+        is_stored = row is subjects.JOB_SUBMIT
+        if role in MEMBERS and not is_stored and any([await raw.may_publish(one) for one in foreign]):
+            wrong.append(f"publish {row.address} under no or another name")
         if await raw.may_subscribe(of_n1(row)) != (role in row.to):
             wrong.append(f"subscribe {row.address}")
         if role is Role.NODE and "{node_id}" in row.address:

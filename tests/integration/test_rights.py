@@ -30,7 +30,7 @@ from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import inboxes, stores, subjects
 from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.queries import StatsReply
-from sollol_schemas.subjects import SUBJECTS, Role, Subject
+from sollol_schemas.subjects import AS, MEMBERS, SUBJECTS, V1, Role, Subject
 
 Connect = Callable[[str], Awaitable[Bus]]
 
@@ -77,7 +77,8 @@ async def test_a_role_says_and_hears_exactly_what_the_subject_table_gives_it(
     raw = await opened(guarded, USER_OF[role])
     for row in SUBJECTS:
         subject = concrete(row, "n1")
-        assert await raw.may_publish(subject) == (role in row.by), f"publish {subject}"
+        asks = subject.replace(V1, f"{AS}{USER_OF[role]}") if role in MEMBERS else subject
+        assert await raw.may_publish(asks) == (role in row.by), f"publish {asks}"
         assert await raw.may_subscribe(subject) == (role in row.to), f"subscribe {subject}"
     await raw.close()
 

@@ -79,7 +79,7 @@ def is_subject(name: str) -> bool:
         pairs = zip(told, row, strict=False)
         return len(told) <= len(row) and all(r.startswith("{") or t == r or t[0] in "<{*" for t, r in pairs)
 
-    told = name.removesuffix(".>").split(".")
+    told = re.sub(r"^sollol\.v1\.as\.[^.]+", subjects.V1, name).removesuffix(".>").split(".")
     return any(fits(told, subject.address.split(".")) for subject in subjects.Subject.table)
 
 

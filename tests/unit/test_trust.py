@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.server.rights import permissions
+from sollol_bus.transport.naming import caller_in
 from sollol_bus.trust import tokens
 from sollol_bus.trust.authority import (
     INVITED_S,
@@ -28,7 +29,8 @@ from sollol_bus.trust.authority import (
     without,
 )
 from sollol_bus.trust.certificates import fingerprint, new_ca, new_server
-from sollol_bus.trust.claims import Kind, is_user_key, new_seed, public_key
+from sollol_bus.trust.claims import Kind, creds_text, is_user_key, new_seed, public_key
+from sollol_schemas.members import Member
 from sollol_schemas.subjects import Role
 
 NOW = 1_790_000_000.0
@@ -103,7 +105,7 @@ def test_claims_of_a_member_are_short_and_say_nothing_of_its_rights() -> None:
         assert len(claims) < 1024
         told = body_of(claims)
         assert told["iss"] == public_key(authority.signing_seeds[role])
-        assert set(msgspec.convert(told["nats"], dict[str, object])) == {"type", "version", "issuer_account"}
+        assert set(msgspec.convert(told["nats"], dict[str, object])) == {"type", "version", "issuer_account", "tags"}
 
 
 def test_no_private_key_is_in_what_the_server_gets_or_in_a_text_about_the_authority() -> None:
@@ -231,3 +233,24 @@ def _handshake(folder: Path, ca: str, name: str) -> bool:
             except ssl.SSLCertVerificationError:
                 return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("role", "asks_as"), [(Role.CLIENT, "n1"), (Role.OBSERVER, "n1"), (Role.NODE, ""), (Role.CONTROL, "")]
+)
+def test_a_credentials_file_tells_under_which_name_its_owner_asks(role: Role, asks_as: str, tmp_path: Path) -> None:
+    member = Member(name="n1", role=role, key=KEYS[0], since=int(NOW))
+    path = tmp_path / "member.creds"
+    path.write_text(creds_text(claims_of_member(AUTHORITY, member, now=NOW), new_seed(Kind.USER)))
+    assert caller_in(str(path)) == asks_as
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "BEGIN NATS USER JWT", "-----BEGIN NATS USER JWT-----\na.b.c", "\xff", "BEGIN NATS USER JWT\na.e30.c"],
+)
+def test_a_credentials_file_that_cannot_be_read_names_nobody(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "member.creds"
+    path.write_text(text, encoding="latin-1")
+    assert caller_in(str(path)) == ""
+    assert caller_in(str(tmp_path / "absent")) == ""

@@ -98,9 +98,8 @@ class Queries:
             return
         for endpoint, subject in ENDPOINTS.items():
             answer = getattr(self, f"_{endpoint}")
-            self._subscriptions.append(
-                self._bus.subscribe(subject, partial(self._on_question, endpoint, answer), queue=subjects.RECORDERS)
-            )
+            take = partial(self._on_question, endpoint, answer)
+            self._subscriptions += self._bus.serve(subject, take, queue=subjects.RECORDERS)
 
     def close(self) -> None:
         """Takes no more questions; safe to call twice."""

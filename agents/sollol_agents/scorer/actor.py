@@ -189,8 +189,8 @@ class Scorer(Actor[ScorerConfig]):
             self.bus.subscribe(subjects.GRANT, self._on_grant),
             self.bus.subscribe(subjects.RELEASE, self._on_release),
             self.bus.subscribe(subjects.SCORER_ROUTE, self._on_route),
-            self.bus.subscribe(subjects.NODES, self._on_nodes),
-            self.bus.subscribe(subjects.MODELS, self._on_models),
+            *self.bus.serve(subjects.NODES, self._on_nodes),
+            *self.bus.serve(subjects.MODELS, self._on_models),
             *self._operators.open(),
         ]
         self._publish_office(term, is_leader=True, reason="took office")

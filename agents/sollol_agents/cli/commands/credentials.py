@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from sollol_agents.cli.output import say
 from sollol_bus.errors import ConfigError
 from sollol_bus.server.rights import Credential, TlsFiles, make_credentials, server_config
-from sollol_schemas.subjects import Role
+from sollol_schemas.subjects import MEMBERS, Role
 
 Names = Annotated[list[str] | None, Parameter(negative="", help="Repeat it for several.")]
 
@@ -63,6 +63,8 @@ def _settings(credential: Credential, url: str, host: str, accounts: str, tls_ca
         yield f"url = {json.dumps(url)}"
     yield f"user = {json.dumps(credential.user)}"
     yield f"password = {json.dumps(credential.password)}"
+    if credential.role in MEMBERS:
+        yield f"caller = {json.dumps(credential.user)}"
     if tls_ca:
         yield f"tls_ca_file = {json.dumps(tls_ca)}"
     match credential.role:

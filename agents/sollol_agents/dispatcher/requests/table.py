@@ -104,8 +104,8 @@ class RequestTable(Part):
         self._bus.on_reconnect(self._on_reconnect)
         self._bus.subscribe(subjects.OFFICE_EVENT.all, self._on_office)
         self._bus.subscribe(subjects.NODE_EVENT.all, self._on_node_event)
-        self._bus.subscribe(subjects.DISPATCHER_PROBE.of(self.tools.instance), self._on_ping)
-        self._bus.subscribe(subjects.CANCEL, self._on_cancel)
+        self._bus.serve(subjects.DISPATCHER_PROBE.of(self.tools.instance), self._on_ping)
+        self._bus.serve(subjects.CANCEL, self._on_cancel)
 
     def in_flight(self) -> Collection[str]:
         """Ids of the requests that are not answered yet."""

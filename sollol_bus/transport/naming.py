@@ -1,0 +1,106 @@
+"""Who asks: on a fleet that knows its members each asks under its own name, which stands in the subject.
+
+`sollol.v1.as.<user>.chat` is `sollol.v1.chat` of one user. The NATS server lets nobody but that user publish there, so
+what is handed on names the caller truly, whatever the caller had written into its headers.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from sollol_bus.errors import ConfigError
+from sollol_bus.transport.config import BusConfig
+from sollol_bus.transport.messages import Msg
+from sollol_schemas import headers as h
+from sollol_schemas.ids import is_bus_id
+from sollol_schemas.inboxes import client_inbox_prefix
+from sollol_schemas.subjects import AS, MEMBERS, V1, Role
+
+log = logging.getLogger(__name__)
+
+_PARTS: Final = 4  # sollol, v1, as, the user; the rest is what is asked
+_TOLD_ELSEWHERE: Final = frozenset({h.JOB, h.JOB_PLACE, h.NUMBER})
+"""What dispatchers tell each other; of a member it would be a way to the head of the queue."""
+
+
+class _Nats(msgspec.Struct, frozen=True):
+    tags: tuple[str, ...] = ()
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    name: str = ""
+    nats: _Nats = _Nats()
+
+
+def named(config: BusConfig) -> BusConfig:
+    """The settings with the name that stands in the credentials file, and that user's own inboxes."""
+    caller = config.caller or caller_in(config.creds_file)
+    if caller == config.caller and not caller:
+        return config
+    is_open = config.inbox_prefix == BusConfig().inbox_prefix
+    prefix = client_inbox_prefix(caller) if is_open else config.inbox_prefix
+    return msgspec.structs.replace(config, caller=caller, inbox_prefix=prefix)
+
+
+def own_subjects(caller: str) -> str:
+    """What each subject begins with on which a caller asks; empty without a name.
+
+    Raises:
+        ConfigError: The name cannot be one.
+    """
+    if not caller:
+        return ""
+    if not is_bus_id(caller):
+        raise ConfigError(f"caller={caller!r}: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
+    return f"{AS}{caller}."
+
+
+def caller_in(creds_file: str | None) -> str:
+    """Under whose name the owner of a credentials file asks: a member's that is a client or observer, else empty."""
+    if creds_file is None:
+        return ""
+    try:
+        text = Path(creds_file).read_text(encoding="utf-8")
+        body = text.partition("BEGIN NATS USER JWT")[2].splitlines()[1].split(".")[1]
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=_Claims)
+    except (OSError, UnicodeDecodeError, ValueError, IndexError):
+        return ""  # whoever connects with it says what is wrong
+    is_member = any(role_tag(role) in claims.nats.tags for role in MEMBERS)
+    return claims.name if is_member and is_bus_id(claims.name) else ""
+
+
+def role_tag(role: Role) -> str:
+    """What a member's claims say about its role; lower-case, as the NATS server keeps tags."""
+    return f"role:{role.value}"
+
+
+def of_members(handler: Callable[[Msg], None]) -> Callable[[Msg], None]:
+    """A handler for what members ask under their names: it gets each message as if it had come without one.
+
+    The subject is the plain one and the header `Sollol-Caller` is the user. What would have answers go elsewhere than
+    to that user's own inboxes is dropped: the one who could read them did not ask.
+    """
+
+    def handle(msg: Msg) -> None:
+        *_, user, asked = msg.subject.split(".", _PARTS)
+        given = msg.headers or {}
+        own = f"{client_inbox_prefix(user)}."
+        if not all(to.startswith(own) for to in (msg.reply, given.get(h.CONTROL_INBOX, "")) if to):
+            log.info(
+                "dropped a message of %s on %s: its answer would go to another's inbox",
+                user,
+                asked,
+                extra={"action": "foreign_inbox"},
+            )
+            return
+        msg.subject = f"{V1}.{asked}"
+        msg.headers = {name: text for name, text in given.items() if name not in _TOLD_ELSEWHERE} | {h.CALLER: user}
+        handler(msg)
+
+    return handle
