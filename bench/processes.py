@@ -96,9 +96,11 @@ async def launch(
 
 
 @asynccontextmanager
-async def running(name: str, arguments: list[str], *, log_dir: Path) -> AsyncIterator[Process]:
+async def running(
+    name: str, arguments: list[str], *, log_dir: Path, environment: dict[str, str] | None = None
+) -> AsyncIterator[Process]:
     """A process that ends with the context."""
-    process = await launch(name, arguments, log_dir=log_dir)
+    process = await launch(name, arguments, log_dir=log_dir, environment=environment)
     try:
         yield process
     finally:
@@ -111,22 +113,26 @@ def instant_engine(model: str, *more: str) -> list[str]:
 
 
 @asynccontextmanager
-async def control(nats_url: str, *, log_dir: Path) -> AsyncIterator[dict[str, Process]]:
+async def control(nats_url: str, *, log_dir: Path, creds_file: str = "") -> AsyncIterator[dict[str, Process]]:
     """Scorer, recorder and dispatcher, each a process of its own."""
     async with AsyncExitStack() as stack:
         recorder = ["recorder", "--database", str(log_dir / "bench.sqlite")]
         processes = {}
         for arguments in (["scorer"], recorder, ["dispatcher"]):
             name = arguments[0]
-            processes[name] = await stack.enter_async_context(actor(arguments, nats_url, log_dir))
+            processes[name] = await stack.enter_async_context(
+                actor(arguments, nats_url, log_dir, creds_file=creds_file)
+            )
         yield processes
 
 
 @asynccontextmanager
-async def node(nats_url: str, engine_url: str, *, slots: int, log_dir: Path) -> AsyncIterator[Process]:
+async def node(
+    nats_url: str, engine_url: str, *, slots: int, log_dir: Path, creds_file: str = ""
+) -> AsyncIterator[Process]:
     """One node in front of an engine."""
     arguments = ["node", "--id", "bench", "--url", engine_url, "--engine", "ollama", "--slots", str(slots)]
-    async with actor(arguments, nats_url, log_dir) as process:
+    async with actor(arguments, nats_url, log_dir, creds_file=creds_file) as process:
         yield process
 
 
@@ -141,8 +147,9 @@ async def fleet(nats_url: str, engine_url: str, *, slots: int, log_dir: Path) ->
 
 
 @asynccontextmanager
-async def actor(arguments: list[str], nats_url: str, log_dir: Path) -> AsyncIterator[Process]:
+async def actor(arguments: list[str], nats_url: str, log_dir: Path, *, creds_file: str = "") -> AsyncIterator[Process]:
     """One `sollol` command on a server."""
     command = ["sollol_agents.cli", *arguments, "--nats", nats_url, "--log-level", "error"]
-    async with running(arguments[0], command, log_dir=log_dir) as process:
+    shown = {"SOLLOL_NATS_CREDS_FILE": creds_file} if creds_file else None
+    async with running(arguments[0], command, log_dir=log_dir, environment=shown) as process:
         yield process
