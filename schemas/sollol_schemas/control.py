@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from sollol_schemas.errors import ErrorBody
+from sollol_schemas.stores import NodeClaim
 from sollol_schemas.units import BusId, Count, Weight
 
 BlobDigest = Annotated[
@@ -164,6 +165,23 @@ class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Of a stream that has ended: how many messages came before the last, empty one."""
     error: ErrorBody | None = None
     """Why it was not done; None: it was."""
+
+
+class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A node's process claims the id of the node, or makes sure that it still owns it."""
+
+    claim: NodeClaim
+    is_starting: bool = False
+    """Whether this process does not listen under the id yet: then whoever answers there is another one."""
+
+
+class ClaimReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a claim."""
+
+    revision: Count = 0
+    """Of the entry that says so; 0: it is not kept, because another process owns the id, or the store is away."""
+    owner: NodeClaim | None = None
+    """The living process that owns the id, when it is another one."""
 
 
 class AdminRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -29,14 +29,18 @@ def node_inbox_prefix(node_id: str) -> str:
     return f"{NODE_INBOX_PREFIX}.{node_id}"
 
 
+def is_node_inbox(subject: str, node_id: str) -> bool:
+    """Whether `subject` is an inbox of this node's."""
+    return subject.startswith(f"{NODE_INBOX_PREFIX}.{node_id}.") and _is_concrete(subject)
+
+
 def is_client_inbox(subject: str) -> bool:
     """Whether tokens may be published to `subject`: a concrete subject inside the callers' inbox space."""
-    return (
-        subject.startswith(CLIENT_INBOX_PREFIXES)
-        and subject.isascii()
-        and len(subject) <= 256
-        and _UNFIT.search(subject) is None
-    )
+    return subject.startswith(CLIENT_INBOX_PREFIXES) and _is_concrete(subject)
+
+
+def _is_concrete(subject: str) -> bool:
+    return subject.isascii() and len(subject) <= 256 and _UNFIT.search(subject) is None
 
 
 def is_callback_subject(subject: str) -> bool:

@@ -40,7 +40,6 @@ NOBODY: Final = ()
 """The server itself."""
 CONTROL: Final = (Role.CONTROL,)
 NODE: Final = (Role.NODE,)
-FLEET: Final = (Role.CONTROL, Role.NODE)
 CALLERS: Final = (Role.CLIENT, Role.CONTROL)
 WATCHERS: Final = (Role.CONTROL, Role.OBSERVER)
 READERS: Final = (Role.CLIENT, Role.CONTROL, Role.OBSERVER)
@@ -204,13 +203,19 @@ NODE_EXEC: Final = Subject("node.{node_id}.exec", by=CONTROL, to=NODE, payload=E
 NODE_CANCEL: Final = Subject("node.{node_id}.cancel", by=CONTROL, to=NODE, payload="CancelAttempt")
 """Stop an attempt."""
 NODE_CONTROL: Final = Subject(
-    "node.{node_id}.control", by=FLEET, to=NODE, payload="ControlRequest", reply="ControlReply"
+    "node.{node_id}.control", by=CONTROL, to=NODE, payload="ControlRequest", reply="ControlReply"
 )
 """Probe, drain, load, unload, pull, weight and labels."""
 ATTEMPT: Final = Subject(
     "attempt.{node_id}.{attempt_id}", by=NODE, to=CONTROL, payload="AttemptReport", reply="StartAnswer"
 )
 """A node's reports on one attempt."""
+NODE_CLAIM: Final = Subject(
+    "claim.{node_id}", by=NODE, to=CONTROL, payload="ClaimRequest", reply="ClaimReply", queue=DISPATCHERS
+)
+"""A node claims its id; a dispatcher keeps the claim."""
+NODE_OUTCOME: Final = Subject("outcome.{node_id}", by=NODE, to=CONTROL, payload="Outcome", queue=DISPATCHERS)
+"""How an attempt ended, by its node: a dispatcher publishes it as an event, and JetStream acks that to the node."""
 
 # What nodes say about themselves.
 TELEMETRY: Final = Subject("telemetry.{node_id}", by=NODE, to=WATCHERS, payload="Telemetry")
@@ -261,7 +266,7 @@ JOB_CALLBACK: Final = Subject("jobs.callback.{job_id}", by=CONTROL, to=CONTROL, 
 # Events.
 ROUTING_EVENT: Final = Subject("events.routing.{mode}", by=CONTROL, to=READERS, payload="DecisionEvent")
 """Every routing decision."""
-OUTCOME_EVENT: Final = Subject("events.outcome.{node_id}", by=FLEET, to=WATCHERS, payload="Outcome")
+OUTCOME_EVENT: Final = Subject("events.outcome.{node_id}", by=CONTROL, to=WATCHERS, payload="Outcome")
 """How each attempt ended."""
 NODE_EVENT: Final = Subject("events.node.{node_id}.{state}", by=CONTROL, to=READERS, payload="NodeEvent")
 """A node changed its state."""

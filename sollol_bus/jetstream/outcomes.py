@@ -22,12 +22,15 @@ from sollol_bus.waiting import delays, happens
 from sollol_schemas import subjects
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.headers import MSG_ID
+from sollol_schemas.subjects import Subject
 
 log = logging.getLogger(__name__)
 
 LAST_FLUSH_S = 3.0
 """How long a publisher that is closed goes on trying: a restart of the server takes no longer."""
 _ACK_WAIT_S = 5.0
+_RELAYED_ACK_WAIT_S = 1.5
+"""Where another one publishes what we hand it, and no stream is there, the server tells neither."""
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
 _AFTER_RECONNECT_S = 0.5
@@ -65,10 +68,15 @@ class OutcomePublisher(Part):
         bus: The connection of whoever reports.
         capacity: Outcomes kept while JetStream is away; beyond it the oldest are dropped, counted and logged.
         window: Outcomes sent and not yet acked at one time.
+        to: Where: a node may not publish events itself.
     """
 
-    def __init__(self, bus: Bus, *, capacity: int = 10_000, window: int = 256) -> None:
+    def __init__(
+        self, bus: Bus, *, capacity: int = 10_000, window: int = 256, to: Subject = subjects.OUTCOME_EVENT
+    ) -> None:
         self._bus = bus
+        self._to = to
+        self._ack_wait_s = _ACK_WAIT_S if to is subjects.OUTCOME_EVENT else _RELAYED_ACK_WAIT_S
         self._capacity = capacity
         self._window = window
         self._loop = asyncio.get_running_loop()
@@ -106,7 +114,7 @@ class OutcomePublisher(Part):
         log_outcome(outcome)
         if self._bus.meter is not None:
             self._bus.meter.ended(outcome)
-        subject, payload = subjects.OUTCOME_EVENT.of(outcome.node_id), encode(outcome.as_event())
+        subject, payload = self._to.of(outcome.node_id), encode(outcome.as_event())
         self._waiting.append(_Pending(subject, message_id(outcome), payload))
         self._is_empty.clear()
         self._drop_surplus()
@@ -151,7 +159,7 @@ class OutcomePublisher(Part):
             item.subject,
             item.payload,
             lambda reply: self._settle(item, reply),
-            timeout_s=_ACK_WAIT_S,
+            timeout_s=self._ack_wait_s,
             headers={MSG_ID: item.message_id},
         )
 

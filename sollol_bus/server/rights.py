@@ -132,11 +132,8 @@ def permissions(role: Role, name: str) -> Permissions:
             subscribe += [f"{inboxes.JOB_CALLBACK_ROOT}>", f"{CLIENT_INBOX_PREFIX}.{name}.>"]
         case Role.NODE:
             own_inbox = f"{inboxes.node_inbox_prefix(node_id)}.>"
-            claim = f"$KV.{stores.NODES_BUCKET}.node.{node_id}"
-            publish += [*caller_inboxes, f"{CONTROL_INBOX_PREFIX}.>", own_inbox]
-            read = f"STREAM.MSG.GET.KV_{stores.NODES_BUCKET}"
-            publish += [claim, f"$JS.API.{read}", f"$JS.*.API.{claim}", f"$JS.*.API.{read}"]
-            subscribe += [own_inbox, "$SRV.>"]
+            publish += [*caller_inboxes, f"{CONTROL_INBOX_PREFIX}.>"]
+            subscribe.append(own_inbox)
         case Role.CONTROL:
             control_inboxes = [f"{CONTROL_INBOX_PREFIX}.>", *caller_inboxes]
             others = (inboxes.NODE_INBOX_PREFIX, inboxes.NEWCOMER_INBOX_PREFIX)

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from sollol_agents.dispatcher.keeping import Keeping
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 from sollol_agents.lab.testing.dispatcher import PlayedDispatcher
 from sollol_agents.lab.testing.node_stage import EMBEDDER, MODEL, NODE, Stage, staged
@@ -179,7 +180,11 @@ async def test_a_stopping_node_waits_until_its_last_outcome_is_stored(nats_serve
     loads: list[LoadUpdate] = []
     bus.subscribe(subjects.LOAD.all, lambda msg: loads.append(decode(msg.data, LoadUpdate)))
     dispatcher = PlayedDispatcher(bus, NODE)  # a stage would hear outcomes, so that a publish would meet a responder
-    async with asyncio.TaskGroup() as group, EmulatedNode(EmulatorConfig(preset="instant", model=(MODEL,))) as engine:
+    async with (
+        asyncio.TaskGroup() as group,
+        Keeping(bus),
+        EmulatedNode(EmulatorConfig(preset="instant", model=(MODEL,))) as engine,
+    ):
         config = NodeConfig(node_id=NODE, engine="ollama", url=engine.url)
         async with NodeMonitor(config, BusConfig(url=nats_server.url)) as node:
             dispatcher.send(node.instance, {"model": MODEL, "messages": []})

@@ -9,9 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sollol_agents.dispatcher.keeping import Keeping
 from sollol_agents.lab.testing.messages import outcome
 from sollol_agents.lab.testing.raw import Raw
 from sollol_agents.lab.testing.waiting import eventually
+from sollol_agents.node.control.claim import Claim
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_bus.errors import ConfigError
@@ -30,6 +32,7 @@ from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import inboxes, stores, subjects
 from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.queries import StatsReply
+from sollol_schemas.stores import NodeClaim
 from sollol_schemas.subjects import AS, MEMBERS, SUBJECTS, V1, Role, Subject
 
 Connect = Callable[[str], Awaitable[Bus]]
@@ -100,7 +103,15 @@ async def test_a_node_speaks_and_listens_under_its_own_id_alone(guarded: Embedde
         ("node-n1", "sollol.v1.attempt.n2.r-1"),
         ("node-n1", "sollol.v1.node.n2.exec"),
         ("node-n1", "sollol.v1.scorer.grant"),
-        ("node-n1", "sollol.v1.events.outcome.n2"),
+        ("node-n1", "sollol.v1.events.outcome.n1"),
+        ("node-n1", "sollol.v1.outcome.n2"),
+        ("node-n1", "sollol.v1.claim.n2"),
+        ("node-n1", "sollol.v1.node.n1.control"),
+        ("node-n1", "_INBOX_node.n1.x"),
+        ("node-n1", "$KV.SOLLOL_NODES.node.n1"),
+        ("node-n1", "$JS.hub.API.$KV.SOLLOL_NODES.node.n1"),
+        ("node-n1", "$JS.API.STREAM.MSG.GET.KV_SOLLOL_NODES"),
+        ("node-n1", "$JS.hub.API.STREAM.MSG.GET.KV_SOLLOL_NODES"),
         ("node-n1", "sollol.v1.events.routing.fast"),
         ("node-n1", "sollol.v1.jobs.result.j"),
         ("node-n1", "$KV.SOLLOL_NODES.node.n2"),
@@ -148,6 +159,7 @@ async def test_what_would_break_trust_is_refused(guarded: EmbeddedServer, user: 
         ("node-n1", "_INBOX_node.n2.>"),
         ("node-n1", "sollol.v1.chat"),
         ("node-n1", "sollol.v1.events.>"),
+        ("node-n1", "$SRV.PING"),
         ("observer", "_INBOX_cli.>"),
         ("observer", "sollol.v1.chat"),
         ("observer", "sollol.v1.node.n1.exec"),
@@ -166,16 +178,17 @@ async def test_a_stranger_is_not_let_in(guarded: EmbeddedServer) -> None:
             await Bus.connect(msgspec.structs.replace(config, connect_timeout_s=300.0))
 
 
-async def test_a_node_claims_its_id_and_stores_its_outcomes(connect: Connect) -> None:
+async def test_a_node_claims_its_id_and_has_its_outcomes_stored(connect: Connect) -> None:
     control, node = await connect("control"), await connect("node-n1")
     await provision(control)
-    bucket = Bucket(node, stores.NODES_BUCKET)
-    first = await bucket.create("node.n1", b"instance")
-    assert first is not None
-    assert (await bucket.get("node.n1")).value == b"instance"
-    publisher = OutcomePublisher(node)
-    publisher.publish(outcome())
-    assert await publisher.flush() == 0
+    async with Keeping(control):
+        await control.flush()
+        claim = Claim(node, NodeClaim(node_id="n1", instance="i1"))
+        assert await claim.make(is_starting=True)
+        publisher = OutcomePublisher(node, to=subjects.NODE_OUTCOME)
+        publisher.publish(outcome())
+        assert await publisher.flush() == 0
+    assert (await Bucket(control, stores.NODES_BUCKET).get("node.n1")).revision == claim.revision
 
 
 async def test_tokens_reach_their_client_and_nobody_else(connect: Connect) -> None:

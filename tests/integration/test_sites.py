@@ -14,12 +14,13 @@ from sollol_agents.cli.commands.doctor import check_offices
 from sollol_agents.cli.commands.findings import Level
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.dispatcher.keeping import Keeping
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.lab.testing.link import Link
 from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node import NodeConfig, NodeMonitor
-from sollol_agents.node.control.claim import Claim, require_free
+from sollol_agents.node.control.claim import Claim
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.errors import BusError, ConfigError
@@ -34,6 +35,7 @@ from sollol_bus.transport.discovery import find_services
 from sollol_bus.transport.messages import encode
 from sollol_schemas import stores, subjects
 from sollol_schemas.control import ControlReply
+from sollol_schemas.inboxes import node_inbox_prefix
 from sollol_schemas.stores import NodeClaim
 from sollol_schemas.telemetry import NodeState
 
@@ -144,17 +146,25 @@ async def test_one_node_id_cannot_live_at_both_sites(sites: Sites) -> None:
     await sites.start()
     hub, leaf = await sites.bus("hub"), await sites.bus("leaf")
     await provision(hub)
+    at_hub = await sites.bus("hub", inbox_prefix=node_inbox_prefix("twin"))
+    at_leaf = await sites.bus("leaf", inbox_prefix=node_inbox_prefix("twin"))
+    async with Keeping(hub), Keeping(leaf):
+        await asyncio.gather(hub.flush(), leaf.flush())
+        await one_id_at_one_site(sites, hub, leaf, at_hub, at_leaf)
+
+
+async def one_id_at_one_site(sites: Sites, hub: Bus, leaf: Bus, at_hub: Bus, at_leaf: Bus) -> None:
     first = NodeClaim(node_id="twin", instance="first", host="hub-1")
-    assert await Claim(hub, first).make()
+    assert await Claim(at_hub, first).make()
     pong = encode(ControlReply(node_id="twin", instance="first", host="hub-1"))
     hub.subscribe(subjects.NODE_CONTROL.of("twin"), lambda msg: hub.publish(msg.reply, pong))
     await hub.flush()
     await eventually(lambda: answers(leaf, subjects.NODE_CONTROL.of("twin")))
     with pytest.raises(ConfigError, match="hub-1"):
-        await require_free(leaf, "twin")
+        await Claim(at_leaf, NodeClaim(node_id="twin", instance="second")).make(is_starting=True)
 
     sites.link.bar()
-    second = Claim(leaf, NodeClaim(node_id="twin", instance="second"))
+    second = Claim(at_leaf, NodeClaim(node_id="twin", instance="second"))
     await eventually(lambda: not_answering(leaf, subjects.NODE_CONTROL.of("twin")))
     assert not await second.make(), "while the link is cut no id can be claimed"
     sites.link.thaw()

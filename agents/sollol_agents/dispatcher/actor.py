@@ -12,6 +12,7 @@ import msgspec
 from sollol_agents.dispatcher.administration import Administration
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.jobs.runner import JobRunner
+from sollol_agents.dispatcher.keeping import Keeping
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.questions import ask_state, ask_where
 from sollol_agents.dispatcher.requests.intake import SUBJECT_OF
@@ -54,6 +55,7 @@ class Dispatcher(Actor[DispatcherConfig]):
     async def on_start(self) -> None:
         """Subscribes to requests and to the events that move them."""
         detector = await asyncio.to_thread(self._load_detector)  # reads what is installed
+        await self.own(Keeping(self.bus))
         outcomes = await self.own(OutcomePublisher(self.bus))
         self._requests = RequestTable(
             self.bus,

@@ -13,7 +13,7 @@ import msgspec
 
 from sollol_agents.node.attempts.executor import Executor
 from sollol_agents.node.config import NodeConfig, node_id_of
-from sollol_agents.node.control.claim import Claim, require_free
+from sollol_agents.node.control.claim import Claim
 from sollol_agents.node.control.commands import Controls
 from sollol_agents.node.control.load_interval import LoadInterval
 from sollol_agents.node.control.telemetry import Identity, Standing, loaded_of, telemetry_of
@@ -85,7 +85,8 @@ class NodeMonitor(Actor[NodeConfig]):
     async def on_start(self) -> None:
         """Makes sure that the id is free, claims it, and begins to listen and to tell."""
         bus = self.bus
-        await require_free(bus, self.node_id)
+        self._claim = Claim(bus, NodeClaim(node_id=self.node_id, instance=self.instance, host=socket.gethostname()))
+        await self._claim.make(is_starting=True)
         self._executor = executor = Executor(
             bus,
             self.config,
@@ -100,8 +101,6 @@ class NodeMonitor(Actor[NodeConfig]):
         await self.own(executor.farewells)
         await self.own(self._watch)
         await self.own(self._machine)
-        self._claim = Claim(bus, NodeClaim(node_id=self.node_id, instance=self.instance, host=socket.gethostname()))
-        await self._claim.make()
         self._identity.revision = self._claim.revision
         controls = Controls(
             bus,

@@ -94,7 +94,7 @@ class Executor:
         self.view = view
         self.slots = SlotTable(max(1, config.slots))
         self.speeds = Speeds()
-        self.outcomes = OutcomePublisher(bus)
+        self.outcomes = OutcomePublisher(bus, to=subjects.NODE_OUTCOME)
         self.farewells = Farewells(bus)
         self._config = config
         self._spawn = spawn
