@@ -66,6 +66,13 @@ class Kept(NamedTuple):
     value: str
     """Name of the Struct."""
 
+    def is_about(self, key: str, value: object) -> bool:
+        """Whether a value lies under its own key, as far as it names what it is about."""
+        return all(
+            mine.strip("{}") == theirs or getattr(value, mine.strip("{}"), theirs) == theirs
+            for mine, theirs in zip(self.key.split("."), key.split("."), strict=False)
+        )
+
 
 KEPT: Final = (
     Kept(NODES_BUCKET, "node.{node_id}", "NodeClaim"),

@@ -11,18 +11,21 @@ from msgspec import Meta
 
 Seconds = Annotated[float, Meta(ge=0, description="A duration in seconds.")]
 SignedSeconds = Annotated[float, Meta(description="A duration in seconds that may be negative.")]
-Bytes = Annotated[int, Meta(ge=0, description="A size in bytes.")]
+WHOLE_MAX = 2**53
+"""Whole numbers beyond this are not the same in every language; nothing that is counted here comes near."""
+
+Bytes = Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="A size in bytes.")]
 Mib = Annotated[float, Meta(ge=0, description="A size in MiB (1,048,576 bytes).")]
 Ratio = Annotated[float, Meta(ge=0, le=1, description="A share between 0 and 1.")]
-Count = Annotated[int, Meta(ge=0, description="A count.")]
-Tokens = Annotated[int, Meta(ge=0, description="A number of tokens.")]
+Count = Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="A count.")]
+Tokens = Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="A number of tokens.")]
 TokensPerSecond = Annotated[float, Meta(ge=0, description="A speed in tokens per second.")]
 Watts = Annotated[float, Meta(ge=0, description="Power in watts.")]
 Celsius = Annotated[float, Meta(ge=-100, le=300, description="A temperature in degrees Celsius.")]
 Priority = Annotated[int, Meta(ge=0, le=10, description="0 (only when idle) to 10 (critical); 5 is normal.")]
 Complexity = Annotated[float, Meta(ge=0, le=10, description="Declared difficulty of a request, 0 to 10.")]
 Weight = Annotated[float, Meta(gt=0, le=100, description="Operator's factor on a node's share of work; 1 is neutral.")]
-Term = Annotated[int, Meta(ge=0, description="Revision of the scorer's lease; a higher term supersedes.")]
+Term = Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="Revision of the scorer's lease; a higher term supersedes.")]
 BusId = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)", description="An id that is one token of a subject.")
 ]

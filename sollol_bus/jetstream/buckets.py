@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
@@ -24,14 +25,18 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
 from sollol_bus.waiting import happens
 from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE
+from sollol_schemas.stores import KEPT
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_ROWS = {row.value: row for row in KEPT}
 _OPERATION = "KV-Operation"
 _MARKERS = (_OPERATION, "Nats-Marker-Reason")
 _TTL = "Nats-TTL"
+_IGNORED_MAX = 1024
+_KEY_SHOWN = 120
 _LOOK_AGAIN_S = 0.5
 _LOOK_ANYWAY_S = 10.0  # a write at another site is not overheard while the link to it is cut
 
@@ -46,8 +51,18 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """To be passed to `update` or `delete`; 0 for a key without a trace."""
 
     def decode(self, kind: type[T]) -> T | None:
-        """The value as a Struct, or None when there is no value."""
-        return None if self.value is None else decode(self.value, kind)
+        """The value as a Struct, or None when there is no value.
+
+        Raises:
+            DecodeFailed: It is no such Struct, or one that belongs under another key.
+        """
+        if self.value is None:
+            return None
+        value = decode(self.value, kind)
+        row = _ROWS.get(kind.__name__)
+        if row is not None and not row.is_about(self.key, value):
+            raise DecodeFailed(f"a {row.value} of another key")
+        return value
 
 
 class Bucket:
@@ -63,6 +78,7 @@ class Bucket:
         self._bus = bus
         self._timeout_s = timeout_s
         self._stream = f"KV_{name}"
+        self._ignored: OrderedDict[str, int] = OrderedDict()
 
     def subject(self, key: str) -> str:
         """The subject on which writes to `key` can be overheard, refused ones included."""
@@ -107,7 +123,7 @@ class Bucket:
                         seen, looks = entry.revision, 0
                         yield entry.decode(kind)
                 except DecodeFailed as error:
-                    log.warning("%s in %s cannot be read: %s", key, self.name, error, extra={"action": "bad_entry"})
+                    self.ignored(entry, error)
                 except BusError as error:
                     log.info("%s in %s cannot be read now: %s", key, self.name, error, extra={"action": "bucket_away"})
                     looks = 1
@@ -161,6 +177,17 @@ class Bucket:
     async def forget(self, key: str) -> None:
         """Removes a key and every trace of it, whatever its revision."""
         await purge_subject(self._bus, self._stream, self.subject(key))
+
+    def ignored(self, entry: Entry, why: DecodeFailed) -> None:
+        """Says in the log that an entry cannot be read, once for each that was written, however often it is read."""
+        if self._ignored.get(entry.key) == entry.revision:
+            return
+        self._ignored[entry.key] = entry.revision
+        self._ignored.move_to_end(entry.key)
+        if len(self._ignored) > _IGNORED_MAX:
+            self._ignored.popitem(last=False)
+        extra = {"action": "bad_entry"}
+        log.warning("%s in %s is ignored: %s; see `sollol doctor`", entry.key[:_KEY_SHOWN], self.name, why, extra=extra)
 
     def _entry(self, stored: Stored) -> Entry:
         key = stored.subject.removeprefix(self.subject(""))

@@ -158,6 +158,11 @@ class Candidate(Part):
             log.debug("office %s: %s", self.key, error)
             self._tenure.looked_in_vain(self._clock())
         else:
+            if entry.value is not None:
+                try:
+                    entry.decode(Holder)
+                except DecodeFailed as error:
+                    self._bucket.ignored(entry, error)
             self._tenure.looked(found_in(entry), self._clock(), is_lone=is_lone(self._bus))
 
     async def _ask_for(self, instance: str) -> None:

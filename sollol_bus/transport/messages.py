@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
 _HEADER_TEXT_MAX = 256
+_QUOTED = re.compile(r"^(Invalid (?:enum )?value) .*?( - at `\$[^`]*`)?$", re.DOTALL)
+_REASON_MAX = 200
 _HEADER_FRAME_BYTES = len("NATS/1.0\r\n\r\n")
 _HEADER_SIGNS = len(": \r\n")
 
@@ -38,15 +41,20 @@ def decode(data: bytes, kind: type[T]) -> T:
     """The Struct of type `kind` (a class or a union of tagged classes) in `data`.
 
     Raises:
-        DecodeFailed: The bytes are not such a message; the text names the field.
+        DecodeFailed: The bytes are not such a message; the text names the field and quotes nothing of them.
     """
     decoder = _decoder(kind)  # type: ignore[arg-type]  # types are hashable; the stub forgets it
     try:
         value: T = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         name = getattr(kind, "__name__", str(kind))
-        raise DecodeFailed(f"not a {name}: {error}") from error
+        raise DecodeFailed(f"not a {name}: {_unquoted(str(error))}") from error
     return value
+
+
+def _unquoted(reason: str) -> str:
+    """Why bytes could not be decoded, without what stood there: that may be long, and somebody's secret."""
+    return _QUOTED.sub(r"\1\2", reason)[:_REASON_MAX]
 
 
 def decoded(msg: Msg, kind: type[T]) -> T | None:

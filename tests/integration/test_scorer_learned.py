@@ -15,7 +15,6 @@ from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.knowledge.learned import learned_of
 from sollol_agents.scorer.office.saved_knowledge import SavedKnowledge
 from sollol_bus.jetstream.api import api
 from sollol_bus.jetstream.buckets import Bucket
@@ -53,7 +52,7 @@ class Candidate:
 async def written(bucket: Bucket) -> Learned:
     value = (await bucket.get(stores.LEARNED)).value
     assert value is not None
-    return learned_of(value)
+    return decode(value, Learned)
 
 
 @pytest.fixture
@@ -192,7 +191,7 @@ async def test_forgotten_reliability_is_forgotten_by_every_scorer_and_stays_so(s
 
     async def kept_attempts() -> float:
         value = (await bucket.get(stores.LEARNED)).value
-        node = learned_of(value).nodes.get("gpu1") if value else None
+        node = decode(value, Learned).nodes.get("gpu1") if value else None
         return node.record.attempts if node is not None else -1.0
 
     async def has_saved() -> bool:

@@ -6,7 +6,6 @@ import contextlib
 import random
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +14,7 @@ from sollol_agents.lab.testing.messages import MODEL, gpu, loaded, model, outcom
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.knowledge.breaker import BreakerRules
-from sollol_agents.scorer.knowledge.learned import bytes_of, learned_of
+from sollol_agents.scorer.knowledge.learned import bytes_of
 from sollol_agents.scorer.office.takeover import (
     everything_learned,
     forget_reliability,
@@ -23,6 +22,8 @@ from sollol_agents.scorer.office.takeover import (
     overhear,
     take_up,
 )
+from sollol_bus.errors import DecodeFailed
+from sollol_bus.transport.messages import decode
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus
@@ -82,7 +83,7 @@ class Scorer:
         return self.core.fleet.nodes["gpu1"]
 
     def learned(self) -> Learned:
-        return learned_of(bytes_of(everything_learned(self.core, self.now, 1_700_000_000.0), 1 << 20))
+        return decode(bytes_of(everything_learned(self.core, self.now, 1_700_000_000.0), 1 << 20), Learned)
 
 
 def outcome_of(attempt_id: str, decode_tps: float, tokens: int, status: OutcomeStatus) -> Outcome:
@@ -267,14 +268,14 @@ def test_reliability_is_forgotten_on_demand_for_nodes_here_and_away(experienced:
     ],
 )
 def test_a_document_that_no_scorer_writes_is_refused_as_a_whole(broken: bytes) -> None:
-    with pytest.raises(msgspec.DecodeError):
-        learned_of(broken)
+    with pytest.raises(DecodeFailed):
+        decode(broken, Learned)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_document_or_refused(data: bytes) -> None:
-    with contextlib.suppress(msgspec.DecodeError):
-        assert isinstance(learned_of(data), Learned)
+    with contextlib.suppress(DecodeFailed):
+        assert isinstance(decode(data, Learned), Learned)
 
 
 def test_the_document_is_canonical_and_bounded(experienced: Scorer) -> None:
@@ -283,10 +284,10 @@ def test_the_document_is_canonical_and_bounded(experienced: Scorer) -> None:
     learned = everything_learned(experienced.core, experienced.now, 0.0)
     whole = bytes_of(learned, 1 << 20)
     assert whole == bytes_of(everything_learned(experienced.core, experienced.now, 0.0), 1 << 20)
-    assert bytes_of(learned_of(whole), 1 << 20) == whole
+    assert bytes_of(decode(whole, Learned), 1 << 20) == whole
     small = bytes_of(learned, 20_000)
     assert len(small) <= 20_000
-    assert learned_of(small).lengths[-1].key[0] == "m499", "what was learnt last is kept"
+    assert decode(small, Learned).lengths[-1].key[0] == "m499", "what was learnt last is kept"
     assert len(bytes_of(learned, 200)) <= 200
 
 
@@ -298,4 +299,4 @@ def test_a_model_with_an_absurd_name_does_not_make_the_document_unreadable() -> 
     scorer.core.enqueue(asked, scorer.now)
     assert max(len(model) for model, _, _ in scorer.core.demand.rates()) >= 2000
     learned = everything_learned(scorer.core, scorer.now, 0.0)
-    assert learned_of(bytes_of(learned, 10**6)) == learned
+    assert decode(bytes_of(learned, 10**6), Learned) == learned

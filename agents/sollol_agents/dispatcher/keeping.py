@@ -18,10 +18,10 @@ import msgspec
 
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders, RequestTimedOut
 from sollol_bus.jetstream.api import JetStreamRefused
-from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, decode, decoded, encode
+from sollol_bus.transport.messages import Msg, decoded, encode
 from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import stores, subjects
 from sollol_schemas.control import ClaimReply, ClaimRequest, ControlPing, ControlReply
@@ -130,7 +130,7 @@ class Keeping(Part):
         """One look and, where needed, one write; None when somebody else wrote in between."""
         key = f"node.{owner.node_id}"
         entry = await self._claims.get(key)
-        present = _claim_in(entry.value)
+        present = self._claim_in(entry)
         if present == owner:
             return ClaimReply(revision=entry.revision)
         if present is not None and present.instance != owner.instance and await self._answers(present):
@@ -161,14 +161,12 @@ class Keeping(Part):
             inbox.close()
         return owner.instance in seen
 
-
-def _claim_in(value: bytes | None) -> NodeClaim | None:
-    if value is None:
-        return None
-    try:
-        return decode(value, NodeClaim)
-    except DecodeFailed:
-        return None  # of another version; the claim replaces it
+    def _claim_in(self, entry: Entry) -> NodeClaim | None:
+        try:
+            return entry.decode(NodeClaim)
+        except DecodeFailed as error:
+            self._claims.ignored(entry, error)
+            return None  # the claim replaces it
 
 
 def _told_in(reply: Msg | BusError) -> NodeClaim:

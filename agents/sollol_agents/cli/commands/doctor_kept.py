@@ -12,7 +12,6 @@ from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.stored import stored_message
 from sollol_bus.jetstream.vacancy import why_vacant
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import decode
 from sollol_schemas import batches, jobs, keys, learned, steering, stores, subjects
 from sollol_schemas.stores import KEPT, Kept
 
@@ -68,7 +67,7 @@ async def _check(bus: Bus, row: Kept, *, repair: bool) -> list[Finding]:
     findings: list[Finding] = []
     try:
         async for entry in bucket.each(pattern):
-            why = _fault(entry, _KINDS[row.value])
+            why = _fault(entry, row)
             if why and await _is_waiting_job(bus, row, entry):
                 found = f"{entry.key} in {bucket.name}: {why}; a dispatcher that takes the job ends it"
                 findings.append(Finding(check="kept", level=Level.OK, found=found))
@@ -87,9 +86,10 @@ async def _is_waiting_job(bus: Bus, row: Kept, entry: Entry) -> bool:
     return await stored_message(bus, stores.JOBS_STREAM, subject=submitted) is not None
 
 
-def _fault(entry: Entry, kind: type[Any]) -> str:
+def _fault(entry: Entry, row: Kept) -> str:
+    """Why nobody reads a value; empty for one that is what it must be."""
     try:
-        decode(entry.value or b"", kind)
+        entry.decode(_KINDS[row.value])
     except DecodeFailed as error:
         return error.message
     return ""

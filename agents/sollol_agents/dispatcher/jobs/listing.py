@@ -37,6 +37,8 @@ class Listing:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._unreadable: list[str] = []
+        """The jobs whose states could not be read at the last look."""
 
     async def latest(self, asked: JobListRequest) -> JobListReply:
         """The jobs whose state changed last, then those that nobody has worked on, and how many wait."""
@@ -68,17 +70,20 @@ class Listing:
     async def every(self) -> AsyncIterator[JobStatus]:
         """Every job that somebody has worked on, the newest first; how many states cannot be read is logged."""
         state = (await stream_info(self._bus, _STATES_STREAM)).state
-        unreadable = 0
+        unreadable: list[str] = []
         try:
             async for batch in self._backwards(_STATES_STREAM, _STATE_SUBJECTS, state):
                 for msg in reversed(batch):
                     status = _state_in(msg)
-                    unreadable += bool(msg.data) and status is None
+                    if msg.data and status is None:
+                        unreadable.append(subjects.last_token(msg.subject))
                     if status is not None:
                         yield status
         finally:
-            if unreadable:
-                log.warning("%d states of jobs cannot be read", unreadable, extra={"action": "bad_job_states"})
+            if unreadable and unreadable != self._unreadable:
+                extra = {"action": "bad_job_states", "job_id": unreadable[0]}
+                log.warning("states of jobs cannot be read, %d; see `sollol doctor`", len(unreadable), extra=extra)
+            self._unreadable = unreadable
 
     async def _backwards(self, stream: str, subject: str, state: StreamState) -> AsyncIterator[list[Stored]]:
         """A stream's messages from its end to its beginning, in batches that are each in order."""
@@ -132,9 +137,10 @@ class Listing:
 def _state_in(msg: Stored) -> JobStatus | None:
     """The state in a message of the bucket; None of a marker, and of what cannot be read."""
     try:
-        return decode(msg.data, JobStatus) if msg.data else None
+        status = decode(msg.data, JobStatus) if msg.data else None
     except DecodeFailed:
         return None
+    return status if status is not None and status.job_id == subjects.last_token(msg.subject) else None
 
 
 def _waiting(stored: Stored) -> JobStatus:

@@ -187,11 +187,11 @@ class Records(Generic[R]):
         return [(record, revision) for record, revision in found if record is not None]
 
     def _read(self, entry: Entry) -> R | None:
-        """The record; what is none is said in the log, and is not there for anybody."""
+        """The record; what is none, or another's, is said in the log, and is not there for anybody."""
         try:
             return entry.decode(self._type)
         except DecodeFailed as error:
-            log.warning("%s is ignored: %s", entry.key, error, extra={"action": "bad_entry"})
+            self._bucket.ignored(entry, error)
             return None
 
 

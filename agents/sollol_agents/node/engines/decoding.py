@@ -8,6 +8,7 @@ import msgspec
 
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.units import WHOLE_MAX
 
 T = TypeVar("T")
 
@@ -48,3 +49,8 @@ def slot_wait_s(total_s: float | None, *, load_s: float, prompt_s: float | None,
 def as_tokens(count: Any) -> int | None:  # noqa: ANN401 whatever an engine put there
     """A count of tokens of an engine; None for what is no sane count."""
     return count if type(count) is int and 0 <= count < 100_000_000 else None
+
+
+def whole(value: Any) -> int:  # noqa: ANN401 whatever an engine put there
+    """A size or a number of an engine; 0 for what is none, and for what no message may carry."""
+    return value if type(value) is int and 0 < value <= WHOLE_MAX else 0

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.base import EngineRequest
-from sollol_agents.node.engines.decoding import as_seconds, as_tokens, decoded, slot_wait_s
+from sollol_agents.node.engines.decoding import as_seconds, as_tokens, decoded, slot_wait_s, whole
 from sollol_agents.node.engines.refusals import engine_error, failure
 from sollol_bus.errors import SollolError
 from sollol_schemas.context import RequestKind
@@ -190,13 +190,13 @@ def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
     capabilities = tuple((show.capabilities if show else None) or ())
     return InstalledModel(
         name=tag.name,
-        size_bytes=max(0, tag.size),
+        size_bytes=whole(tag.size),
         digest=tag.digest,
         blob=blob_of(show.modelfile if show else ""),
         family=tag.details.family or architecture,
-        parameter_count=_whole(info.get("general.parameter_count")),
+        parameter_count=whole(info.get("general.parameter_count")),
         quantization=tag.details.quantization_level,
-        context_length=_whole(info.get(f"{architecture}.context_length")),
+        context_length=whole(info.get(f"{architecture}.context_length")),
         usual_context_length=own_context(show.parameters if show else ""),
         kv_bytes_per_token=kv_bytes_per_token(info),
         capabilities=capabilities,
@@ -222,28 +222,28 @@ def kv_bytes_per_token(info: dict[str, Any]) -> int:
     layers x key-value heads x (key length + value length) x 2 bytes; heads may be given per layer.
     """
     prefix = str(info.get("general.architecture") or "")
-    layers = _whole(info.get(f"{prefix}.block_count"))
-    heads = _whole(info.get(f"{prefix}.attention.head_count"))
-    embedding = _whole(info.get(f"{prefix}.embedding_length"))
+    layers = whole(info.get(f"{prefix}.block_count"))
+    heads = whole(info.get(f"{prefix}.attention.head_count"))
+    embedding = whole(info.get(f"{prefix}.embedding_length"))
     per_layer = info.get(f"{prefix}.attention.head_count_kv")
     head_size = embedding // heads if heads else 0
-    key = _whole(info.get(f"{prefix}.attention.key_length")) or head_size
-    value = _whole(info.get(f"{prefix}.attention.value_length")) or head_size
+    key = whole(info.get(f"{prefix}.attention.key_length")) or head_size
+    value = whole(info.get(f"{prefix}.attention.value_length")) or head_size
     if isinstance(per_layer, list):
-        total_heads = sum(_whole(count) for count in per_layer)
+        total_heads = sum(whole(count) for count in per_layer)
     else:
-        total_heads = layers * (_whole(per_layer) or heads)
+        total_heads = layers * (whole(per_layer) or heads)
     return total_heads * (key + value) * _KV_ELEMENT_BYTES
 
 
 def loaded_model(process: Process, now: dt.datetime) -> LoadedModel:
     """A model in memory."""
-    size = max(0, process.size)
+    size = whole(process.size)
     return LoadedModel(
         name=process.name,
         size_bytes=size,
-        vram_bytes=min(max(0, process.size_vram), size),
-        context_length=max(0, process.context_length),
+        vram_bytes=min(whole(process.size_vram), size),
+        context_length=whole(process.context_length),
         expires_in_s=_expires_in_s(process.expires_at, now),
     )
 
@@ -257,7 +257,3 @@ def _expires_in_s(text: str, now: dt.datetime) -> float | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return None if left > 10 * 365 * 86_400 else max(0.0, left)
-
-
-def _whole(value: Any) -> int:  # noqa: ANN401 whatever stands in the header
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -12,14 +12,14 @@ from urllib.parse import quote
 import msgspec
 
 from sollol_agents.node.engines.base import EngineAnswer, EngineInventory, EngineRequest, LoadRequest, PretendedMachine
-from sollol_agents.node.engines.decoding import slot_wait_s
+from sollol_agents.node.engines.decoding import slot_wait_s, whole
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, event_data, split
 from sollol_agents.node.engines.ollama_wire import is_load_only
 from sollol_agents.node.engines.passthrough import PassthroughAnswer
 from sollol_agents.node.engines.props import Props
 from sollol_agents.node.engines.refusals import broken_off, engine_error
-from sollol_agents.node.engines.served import Models, Served, whole
+from sollol_agents.node.engines.served import Models, Served
 from sollol_agents.node.engines.translation.bodies import fields_of, is_unload, with_model
 from sollol_agents.node.engines.translation.chat import translate
 from sollol_agents.node.engines.translation.chat_reply import NativeStream

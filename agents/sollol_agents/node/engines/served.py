@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sollol_agents.node.engines.decoding import whole
 from sollol_agents.node.engines.props import Props
 from sollol_schemas.telemetry import InstalledModel, LoadedModel
 
@@ -128,11 +129,6 @@ class Models(msgspec.Struct):
                 continue
             others[str(row.name)] = row
         return [msgspec.structs.replace(one, row=others.get(one.id)) for one in self.data]
-
-
-def whole(value: Any) -> int:  # noqa: ANN401 whatever an engine put there
-    """A count, or 0."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _texts(value: Any, but: str = "") -> Iterator[str]:  # noqa: ANN401 whatever an engine put there

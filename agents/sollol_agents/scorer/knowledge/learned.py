@@ -1,19 +1,10 @@
-"""Reading and writing what the scorer has learnt."""
+"""Writing what the scorer has learnt."""
 
 from __future__ import annotations
 
 import msgspec
 
 from sollol_schemas.learned import Learned
-
-
-def learned_of(data: bytes) -> Learned:
-    """Reads a document.
-
-    Raises:
-        msgspec.DecodeError: It is no document of this version, or a figure is absurd.
-    """
-    return msgspec.json.decode(data, type=Learned)
 
 
 def bytes_of(learned: Learned, limit: int) -> bytes:

@@ -16,15 +16,15 @@ from collections.abc import Callable
 import msgspec
 
 from sollol_agents.scorer.core import SchedulerCore
-from sollol_agents.scorer.knowledge.learned import bytes_of, learned_of
+from sollol_agents.scorer.knowledge.learned import bytes_of
 from sollol_agents.scorer.office.takeover import everything_learned, learn_from_record, overhear, take_up
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders, PayloadTooLarge
 from sollol_bus.jetstream.api import JetStreamRefused
-from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.messages import Msg, decode, decoded, encode, error_of
 from sollol_bus.waiting import happens
 from sollol_schemas import stores, subjects
 from sollol_schemas.learned import Learned
@@ -113,7 +113,7 @@ class SavedKnowledge(Part):
         revision = await self._bucket.update(stores.LEARNED, data, self._revision)
         if revision is None:
             entry = await self._bucket.get(stores.LEARNED)
-            written = _read_or_none(entry.value)
+            written = self._learned_in(entry)
             if written is not None and written.term > learned.term:
                 log.info("a scorer of term %d saves now", written.term, extra={"action": "learned_save"})
                 return False
@@ -137,7 +137,7 @@ class SavedKnowledge(Part):
         except BusError as error:
             log.warning("what was learnt is not known: %s", error, extra={"action": "learned_restore"})
             return False
-        learned = _read_or_none(entry.value)
+        learned = self._learned_in(entry)
         if learned is None:
             return False
         self._revision = entry.revision
@@ -175,19 +175,16 @@ class SavedKnowledge(Part):
         log.info("learnt from %d recorded outcomes", count, extra={"action": "learned_record"})
 
     def _on_overheard(self, msg: Msg) -> None:
-        if self._is_leader():
+        if self._is_leader() or not msg.data:
             return
-        learned = _read_or_none(msg.data)
+        learned = decoded(msg, Learned)
         if learned is not None:
             overhear(self._core, learned, time.monotonic())
 
-
-def _read_or_none(data: bytes | None) -> Learned | None:
-    """The document, or None when there is none or it cannot be used."""
-    if not data:
-        return None
-    try:
-        return learned_of(data)
-    except msgspec.DecodeError as error:
-        log.warning("what was learnt cannot be read and is ignored: %s", error, extra={"action": "learned_restore"})
-        return None
+    def _learned_in(self, entry: Entry) -> Learned | None:
+        """The document, or None when there is none or it cannot be used."""
+        try:
+            return entry.decode(Learned)
+        except DecodeFailed as error:
+            self._bucket.ignored(entry, error)
+            return None

@@ -32,6 +32,9 @@ _MAKERS: dict[str, Callable[[], Strategy]] = {
 BUILT_IN = ("plan", *_MAKERS)
 
 
+_NAME_SHOWN = 80
+
+
 class UnknownStrategy(ValueError):
     """No strategy has this name, or it cannot be imported; the message lists those that exist."""
 
@@ -64,7 +67,7 @@ def _maker(name: str) -> Callable[[], Strategy]:
     try:
         maker: Callable[[], Strategy] = _installed()[name].load()
     except Exception as error:  # a program of others: whatever it raises, the scorer goes on as it was
-        raise UnknownStrategy(f"strategy '{name}' cannot be imported: {error!r}") from error
+        raise UnknownStrategy(f"strategy {name[:_NAME_SHOWN]!r} cannot be imported: {error!r}") from error
     return maker
 
 
@@ -84,4 +87,4 @@ def strategy_named(name: str, *, hold: float = 0.3) -> Strategy:
         return _MAKERS[name]()
     if name in _installed():
         return _maker(name)()
-    raise UnknownStrategy(f"strategy '{name}' is unknown; known are {', '.join(available())}")
+    raise UnknownStrategy(f"strategy {name[:_NAME_SHOWN]!r} is unknown; known are {', '.join(available())}")
