@@ -45,6 +45,10 @@ class GrantRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     busy: tuple[BusId, ...] = ()
     """Nodes that just answered `busy`: full until their next load message."""
     dispatcher: BusId = "unknown"
+    caller: str = ""
+    """Who asked, as an opaque word; empty: nobody whose ceilings count."""
+    is_admitted: bool = False
+    """Whether a scorer let it in before, so that its caller's ceilings count no more for it."""
 
 
 class GrantQueued(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.queued.v1"):

@@ -20,6 +20,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     is_admin: bool = False
     """May pull, create, copy, push and delete models."""
     max_priority: Priority = 10
+    """This and what follows is where older versions kept ceilings; `callers.Standing` has them now."""
     requests_per_minute: Annotated[float, Meta(ge=0, description="0: no ceiling.")] = 0.0
     max_concurrent: Annotated[int, Meta(ge=0, description="Requests open at a time; 0: no ceiling.")] = 0
 

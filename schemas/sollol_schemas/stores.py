@@ -31,6 +31,7 @@ FILES_STORE: Final = "SOLLOL_FILES"
 SCORER_LEASE: Final = "scorer"
 RECORDER_LEASE: Final = "recorder"
 API_KEYS: Final = "api_keys"
+CALLERS: Final = "callers"
 OPERATORS_CHOICE: Final = "scorer"
 INTENTS: Final = "intents"
 LEARNED: Final = "scorer"
@@ -78,6 +79,7 @@ KEPT: Final = (
     Kept(NODES_BUCKET, "node.{node_id}", "NodeClaim"),
     Kept(OFFICES_BUCKET, "{office}", "Holder"),
     Kept(SETTINGS_BUCKET, API_KEYS, "KeyRing"),
+    Kept(SETTINGS_BUCKET, CALLERS, "Standings"),
     Kept(SETTINGS_BUCKET, OPERATORS_CHOICE, "StrategyRequest"),
     Kept(SETTINGS_BUCKET, INTENTS, "Intents"),
     Kept(LEARNED_BUCKET, LEARNED, "Learned"),

@@ -16,6 +16,7 @@ import msgspec
 from sollol_bus.errors import SollolError, error_from
 from sollol_bus.server.rights import permissions
 from sollol_bus.transport.naming import role_tag
+from sollol_bus.trust.callers import refusal_of_name
 from sollol_bus.trust.claims import (
     Kind,
     Scope,
@@ -27,7 +28,6 @@ from sollol_bus.trust.claims import (
     user_claims,
 )
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.ids import is_bus_id
 from sollol_schemas.members import Member
 from sollol_schemas.subjects import Role
 
@@ -99,8 +99,9 @@ def invited(authority: Authority, name: str, role: Role, secret: str, *, now: fl
     Raises:
         SollolError: `bad_request`: the name cannot be one, or is (not) taken.
     """
-    if not is_bus_id(name):
-        raise _refused(ErrorCode.BAD_REQUEST, f"{name!r} cannot be a name: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
+    why = refusal_of_name(name)
+    if why:
+        raise _refused(ErrorCode.BAD_REQUEST, why)
     if role is Role.NEWCOMER:
         raise _refused(ErrorCode.BAD_REQUEST, "a newcomer is nobody yet; invite a node, client, observer or operator")
     if again and name not in authority.members:

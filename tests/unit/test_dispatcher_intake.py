@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from sollol_agents.dispatcher.requests.handing_on import handed_on
 from sollol_agents.dispatcher.requests.intake import Rejected, Request, check_path, take_in
+from sollol_bus.trust.callers import Roster
 from sollol_schemas import headers as h
+from sollol_schemas.callers import Standing, Standings
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.grant import Birth
@@ -49,6 +51,41 @@ def test_names_of_a_native_body_hold_in_any_case_and_the_last_one_counts() -> No
 def test_headers_win_over_the_body() -> None:
     request = take({"model": "m", "prompt": "hi", "priority": 2}, {"X-Sollol-Priority": "9"})
     assert request.routing.priority == 9
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "priority"),
+    [
+        ({}, {}, 3),
+        ({"X-Sollol-Priority": "urgent"}, {}, 3),
+        ({}, {"priority": 9}, 3),
+        ({}, {"PRIORITY": 9}, 3),
+        ({"X-Sollol-Reasoning-Style": "fast"}, {}, 3),
+        ({}, {"priority": "low"}, 2),
+        ({"X-Sollol-Priority": "1"}, {"priority": 9}, 1),
+    ],
+)
+def test_a_priority_is_lowered_to_its_callers_wherever_it_stands(
+    headers: dict[str, str], body: dict[str, object], priority: int
+) -> None:
+    roster = Roster(Standings(callers={"laptop": Standing(max_priority=3)}))
+    payload = json.dumps({"model": "m", "prompt": "hi", **body}).encode()
+
+    def asked_by(caller: str) -> Request:
+        head = headers | {h.CALLER: caller}
+        return take_in(RequestKind.GENERATE, payload, head, INBOX, default_deadline_s=600.0, roster=roster)
+
+    assert asked_by("laptop").routing.priority == priority
+    assert asked_by("stranger").routing.priority >= priority
+
+
+def test_a_member_cannot_say_that_its_request_is_a_job_or_was_tried_before() -> None:
+    head = {h.CALLER: "laptop", h.JOB: "j1", h.NUMBER: "7", h.JOB_PLACE: "1 2 3"}
+    body = b'{"model":"m","prompt":"hi"}'
+    own = take_in(RequestKind.GENERATE, body, head, "_INBOX_cli.laptop.x", default_deadline_s=600.0)
+    assert (own.context.job_id, own.first_attempt, own.birth) == ("", 1, None)
+    runners = take_in(RequestKind.GENERATE, body, head, "_INBOX_cli.control.x", default_deadline_s=600.0)
+    assert (runners.context.job_id, runners.first_attempt) == ("j1", 7)
 
 
 def test_a_passthrough_body_keeps_its_own_priority_field() -> None:

@@ -24,7 +24,7 @@ def request(
     body: bytes, head: dict[str, str] | None = None, kind: RequestKind = RequestKind.CHAT, **limits: Any
 ) -> HttpRequest:
     raw = [(name.encode(), value.encode("latin-1")) for name, value in (head or {}).items()]
-    limits = {"max_priority": 10, "default_deadline_s": 600.0} | limits
+    limits = {"default_deadline_s": 600.0} | limits
     label = "other" if kind is RequestKind.PASSTHROUGH else "/api/chat"
     return read_request(kind, "/api/chat", raw, body, label=label, **limits)
 
@@ -100,23 +100,6 @@ def test_bodies_that_cannot_be_used_are_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "body", "expected"),
-    [
-        ({}, NAMED, "3"),
-        ({"x-sollol-priority": "urgent"}, NAMED, "3"),
-        ({}, b'{"model":"m","priority":9}', "3"),
-        ({}, b'{"model":"m","PRIORITY":9}', "3"),
-        ({}, b'{"model":"m","priority":"low"}', None),
-        ({"x-sollol-priority": "1"}, b'{"model":"m","priority":9}', "1"),
-    ],
-)
-def test_a_priority_is_lowered_to_the_keys_wherever_it_stands(
-    headers: dict[str, str], body: bytes, expected: str | None
-) -> None:
-    assert request(body, headers, max_priority=3).headers.get("x-sollol-priority") == expected
-
-
-@pytest.mark.parametrize(
     ("body", "does"),
     [(b'{"model":"m"}', True), (b'{"x":{"model":"m"}}', False), (b'"model"', False), (b"", False)],
 )
@@ -144,7 +127,7 @@ def test_only_an_object_that_names_a_model_is_for_an_engine(body: bytes, *, does
 def test_a_request_without_a_model_is_refused_as_its_path_does(path: str, body: bytes, status: int, said: str) -> None:
     kind = KIND_OF_PATH[path]
     with pytest.raises(SollolError) as caught:
-        read_request(kind, path, [], body, label=path, max_priority=10, default_deadline_s=1.0)
+        read_request(kind, path, [], body, label=path, default_deadline_s=1.0)
     assert (caught.value.body.http_status, said in str(caught.value)) == (status, True), str(caught.value)
 
 

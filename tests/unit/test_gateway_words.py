@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http import routing_headers
-from sollol_agents.gateway.http.access import Ceiling, token_in
+from sollol_agents.gateway.http.access import token_in
 from sollol_agents.gateway.http.errors import JSON, PLAIN_JSON, error_in_stream, refusal
 from sollol_agents.gateway.http.hosts import Hosts
 from sollol_agents.gateway.http.metrics import Metrics
@@ -33,7 +33,6 @@ from sollol_bus.sdk.client import Client
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
-from sollol_schemas.keys import ApiKey
 from sollol_schemas.queries import NodeView
 from sollol_schemas.telemetry import EngineKind, Gpu, InstalledModel, LoadedModel, NodeState
 
@@ -217,22 +216,6 @@ class TestDoors:
         assert token_in([(b"authorization", b"bearer abc ")]) == b"abc"
         assert token_in([(b"x-api-key", b"abc")]) == b"abc"
         assert token_in([(b"authorization", b"Basic abc")]) == b""
-
-    def test_a_ceiling_of_requests_refills_with_time(self) -> None:
-        key = ApiKey(key_id="k", name="n", secret_sha256="", created_at="", requests_per_minute=2)
-        ceiling = Ceiling(key, now=0.0)
-        assert [ceiling.take(0.0) is None for _ in range(3)] == [True, True, False]
-        refused = ceiling.take(15.0)
-        assert refused is not None
-        assert refused.details["retry_after_s"] == pytest.approx(15.0)
-        assert ceiling.take(31.0) is None
-
-    def test_a_ceiling_of_open_requests_is_given_back(self) -> None:
-        ceiling = Ceiling(ApiKey(key_id="k", name="n", secret_sha256="", created_at="", max_concurrent=1), now=0.0)
-        assert ceiling.take(0.0) is None
-        assert ceiling.take(0.0) is not None
-        ceiling.give_back()
-        assert ceiling.take(0.0) is None
 
 
 class TestModels:

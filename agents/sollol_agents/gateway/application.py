@@ -105,16 +105,9 @@ class Application:
             return
         try:
             guest = self._access.guest(scope["headers"], path)
-            guest.enter()
-        except SollolError as error:
-            await self._refuse(reply, path, error)
-            return
-        try:
             await self._serve(scope, receive, send, reply, guest)
         except SollolError as error:
             await self._refuse(reply, path, error)
-        finally:
-            guest.leave()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, reply: Reply, guest: Guest) -> None:
         path, via = scope["path"], await self._hops.passed_on(scope["headers"])
@@ -182,9 +175,8 @@ class Application:
             headers,
             body,
             label=path if is_known else OTHER,
-            max_priority=guest.max_priority,
             default_deadline_s=self._config.deadline_s,
-            caller=guest.key_id,
+            caller=guest.caller,
         )
 
     async def _refuse(self, reply: Reply, path: str, error: SollolError) -> None:

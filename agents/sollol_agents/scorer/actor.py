@@ -42,6 +42,8 @@ from sollol_bus.transport.connection import SETTLING_S, BusConfig
 from sollol_bus.transport.discovery import OFFICE_TERM
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.transport.subscription import Subscription
+from sollol_bus.trust.callers import Roster
+from sollol_bus.trust.standings import StandingStore, follow_roster
 from sollol_schemas import stores, subjects
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -143,6 +145,8 @@ class Scorer(Actor[ScorerConfig]):
             metadata=self._shown,
         )
         await self._operators.follow()
+        self.core.ceilings.know(Roster(await StandingStore(self.bus).load_if_readable()))
+        self.spawn(follow_roster(self.bus, self.core.ceilings.know), name="callers")
         self.spawn(self._candidate.run(), name="candidate")
         self.spawn(self._saved.run(), name="save what is learnt")
         self.spawn(self._saved.consult_recorder(), name="consult recorder")

@@ -28,6 +28,7 @@ from sollol_agents.scorer.knowledge.lengths import LengthTable
 from sollol_agents.scorer.queue import refusals
 from sollol_agents.scorer.queue.admission import Admission
 from sollol_agents.scorer.queue.births import Births
+from sollol_agents.scorer.queue.ceilings import Ceilings
 from sollol_agents.scorer.queue.grants import Circumstances, made_decision, made_grant, occupy
 from sollol_agents.scorer.queue.ledger import GrantLedger
 from sollol_agents.scorer.queue.plan import TRIED_BEYOND, Planner
@@ -73,6 +74,7 @@ class SchedulerCore:
         self._teacher = Teacher(self.fleet, self.lengths)
         self._births = Births()
         self._ledger = GrantLedger(self.fleet)
+        self.ceilings = Ceilings(lambda request_id: request_id in self.waiting or request_id in self._ledger)
         self._equip(config, strategy_named(config.strategy, hold=config.hold))
 
     def _equip(self, config: ScorerConfig, strategy: Strategy) -> None:
@@ -143,13 +145,14 @@ class SchedulerCore:
         if held is not None:
             return [held]
         before = self.waiting.remove(request.request_id)
+        over = self.ceilings.refusal(request, now, is_again=before is not None)
         self.fleet.note_busy(request.busy)
         waiting = self._admission.admitted(request, now)
         if before is not None:
             waiting.inherit(before)
-        refusal = self._admission.refusal_at_once(waiting, now)
+        refusal = over or self._admission.refusal_at_once(waiting, now)
         if refusal is not None:
-            return [self._refused(waiting, refusal)]
+            return [self._refused(waiting.request_id, refusal)]
         if before is None and request.number == 1:
             self.demand.count(waiting.model, now)
             self._flow.came(now)
@@ -163,7 +166,7 @@ class SchedulerCore:
         refusal = self._admission.refusal_by_deadline(waiting, now)
         if refusal is not None:
             self.waiting.remove(request.request_id)
-            return [*effects, self._refused(waiting, refusal)]
+            return [*effects, self._refused(waiting.request_id, refusal)]
         return [*effects, self._queued(waiting)]
 
     def expected_output(self, waiting: Waiting) -> float:
@@ -181,7 +184,8 @@ class SchedulerCore:
         waiting = self.waiting.get(request_id)
         if waiting is not None and number is not None and waiting.request.number > number:
             return []
-        self.waiting.remove(request_id)
+        if self.waiting.remove(request_id) is not None:
+            self.ceilings.left(request_id, now)
         self._ledger.release(request_id, number, now)
         return self._plan(now)
 
@@ -205,6 +209,7 @@ class SchedulerCore:
         for waiting in self.waiting:
             if waiting.request.dispatcher == dispatcher:
                 self.waiting.remove(waiting.request_id)
+                self.ceilings.left(waiting.request_id, now)
         self._ledger.release_all_of(dispatcher, now)
         return self._plan(now)
 
@@ -213,6 +218,7 @@ class SchedulerCore:
         for waiting in self.waiting:
             self.waiting.remove(waiting.request_id)
         self._ledger.clear()
+        self.ceilings.clear()
 
     # What nodes tell.
 
@@ -249,7 +255,7 @@ class SchedulerCore:
                     effects.append(self._breaker_event(node.node_id, model))
         for waiting in self.waiting.overdue(now):
             self.waiting.remove(waiting.request_id)
-            effects.append(self._refused(waiting, Refusal(refusals.expired(waiting, now))))
+            effects.append(self._refused(waiting.request_id, Refusal(refusals.expired(waiting, now))))
         change.has_room = change.has_room or len(self.waiting) > 0
         self._verdicts.trim(is_stale=self.planner.keep(self.fleet.nodes.keys()))
         return [*effects, *self._after(change, now)]
@@ -317,7 +323,7 @@ class SchedulerCore:
         members = self.waiting.of_class(key)
         for waiting in members:
             self.waiting.remove(waiting.request_id)
-        return [self._refused(w, self._admission.lack_of_nodes(w, now)) for w in members]
+        return [self._refused(w.request_id, self._admission.lack_of_nodes(w, now)) for w in members]
 
     def _grant(self, waiting: Waiting, choice: Choice, now: float) -> list[Effect]:
         self.waiting.remove(waiting.request_id)
@@ -339,9 +345,9 @@ class SchedulerCore:
         is_resident = self.demand.is_steady(model, now)
         return self.config.resident_keep_alive_s if is_resident else self.config.one_off_keep_alive_s
 
-    def _refused(self, waiting: Waiting, refusal: Refusal) -> GrantRefused:
+    def _refused(self, request_id: str, refusal: Refusal) -> GrantRefused:
         return GrantRefused(
-            request_id=waiting.request_id,
+            request_id=request_id,
             error=refusal.error,
             retry_after_s=refusal.retry_after_s,
             term=self.term,

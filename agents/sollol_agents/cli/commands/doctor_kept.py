@@ -12,7 +12,7 @@ from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.stored import stored_message
 from sollol_bus.jetstream.vacancy import why_vacant
 from sollol_bus.transport.connection import Bus
-from sollol_schemas import batches, jobs, keys, learned, steering, stores, subjects
+from sollol_schemas import batches, callers, jobs, keys, learned, steering, stores, subjects
 from sollol_schemas.stores import KEPT, Kept
 
 _KINDS: Final[dict[str, type[Any]]] = {
@@ -21,6 +21,7 @@ _KINDS: Final[dict[str, type[Any]]] = {
         stores.NodeClaim,
         stores.Holder,
         keys.KeyRing,
+        callers.Standings,
         steering.StrategyRequest,
         steering.Intents,
         learned.Learned,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -15,6 +15,16 @@ import psutil
 from cyclopts import App, Parameter
 
 from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.commands.ceilings import (
+    HEADINGS,
+    ConcurrentFlag,
+    JobsFlag,
+    PerMinuteFlag,
+    PriorityFlag,
+    TeamFlag,
+    columns,
+    given,
+)
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, show_json, show_table
 from sollol_agents.cli.settings import of_commands
@@ -23,10 +33,15 @@ from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.registrar import config as files
 from sollol_agents.registrar.config import write_secret
 from sollol_bus.errors import ConfigError, NoResponders, SollolError, error_from
+from sollol_bus.sdk.client import Client
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_bus.trust.callers import Roster, gone, named
+from sollol_bus.trust.standings import StandingStore
 from sollol_schemas import subjects
+from sollol_schemas.callers import Standings
+from sollol_schemas.ids import is_bus_id
 from sollol_schemas.members import FleetReply, FleetRequest, Invite, ListMembers, Revoke
 from sollol_schemas.subjects import Role
 
@@ -93,16 +108,66 @@ def _settings(server: str, folder: Path, port: int, node_id: str) -> str:
 @of_commands.for_clients()
 def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the members, and who was invited and has not come yet."""
+    roster = Roster()
+
+    async def load(client: Client) -> None:
+        nonlocal roster
+        roster = Roster(await StandingStore(client.bus).load())
 
     def tell(reply: FleetReply) -> None:
+        asking = (Role.CLIENT, Role.OBSERVER)
         if json_:
-            show_json(msgspec.to_builtins(reply))
+            teams = {one.name: roster.team_of(one.name) for one in reply.members if one.role in asking}
+            show_json({**msgspec.to_builtins(reply), "teams": teams})
             return
-        rows = [[one.name, _word(one.role), one.machine or "-", _day(one.since)] for one in reply.members]
-        rows += [[one.name, _word(one.role), "-", f"invited until {_day(one.ends_at)}"] for one in reply.invited]
-        show_table(["NAME", "ROLE", "MACHINE", "SINCE"], rows)
 
-    return _ask(bus, log, ListMembers(), tell)
+        def row(name: str, role: Role, machine: str, since: str) -> list[str]:
+            has_team = role in asking
+            shown = columns(roster.team_of(name), roster.of(name)) if has_team else ("-",) * len(HEADINGS)
+            return [name, _word(role), *shown, machine, since]
+
+        rows = [row(one.name, one.role, one.machine or "-", _day(one.since)) for one in reply.members]
+        rows += [row(one.name, one.role, "-", f"invited until {_day(one.ends_at)}") for one in reply.invited]
+        show_table(["NAME", "ROLE", *HEADINGS, "MACHINE", "SINCE"], rows)
+
+    return _ask(bus, log, ListMembers(), tell, then=load)
+
+
+@fleet.command
+@of_commands.for_clients()
+def limit(
+    name: Annotated[str, Parameter(help="A member, or an API key as `key-ID`.")],
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    team: TeamFlag = None,
+    max_priority: PriorityFlag = None,
+    per_minute: PerMinuteFlag = None,
+    concurrent: ConcurrentFlag = None,
+    jobs: JobsFlag = None,
+    json_: of_commands.JsonFlag = False,
+) -> int:
+    """Changes the team and the ceilings of a caller, and shows them; they hold within a moment.
+
+    Example:
+        sollol fleet limit laptop --team research --per-minute 60 --concurrent 4
+    """
+    log_lines.set_up(log)
+    if not is_bus_id(name):
+        raise ConfigError(f"{name!r} is no name of a caller")
+    changes = given(team, max_priority, per_minute, concurrent, jobs)
+
+    async def main() -> int:
+        async with running.connected(bus) as client:
+            store = StandingStore(client.bus)
+            roster = Roster(await (store.change(named(name, **changes)) if changes else store.load()))
+        if json_:
+            show_json({**msgspec.structs.asdict(roster.of(name)), "name": name, "team": roster.team_of(name)})
+        else:
+            show_table(["NAME", *HEADINGS], [[name, *columns(roster.team_of(name), roster.of(name))]])
+        return exit_codes.OK
+
+    return running.run(main)
 
 
 @fleet.command
@@ -143,7 +208,10 @@ def revoke(
         else:
             say(f"{name} is revoked")
 
-    return _ask(bus, log, Revoke(name=name), tell)
+    async def note(client: Client) -> None:
+        await StandingStore(client.bus).change(gone(name))
+
+    return _ask(bus, log, Revoke(name=name), tell, then=note)
 
 
 @of_commands.for_clients()
@@ -153,14 +221,34 @@ def invite(
     *,
     bus: BusConfig,
     log: LogConfig,
+    team: TeamFlag = None,
+    max_priority: PriorityFlag = None,
+    per_minute: PerMinuteFlag = None,
+    concurrent: ConcurrentFlag = None,
+    jobs: JobsFlag = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:
     """Prints the one command with which a machine joins; it is valid for an hour, and once.
 
+    Team and ceilings are for those who ask: clients and observers. `sollol fleet limit` changes them later.
+
     Example:
         sollol invite node desk
     """
-    return _ask(bus, log, Invite(name=name, role=_ROLES[role]), lambda reply: _tell_token(reply, json_=json_))
+    standing = given(team, max_priority, per_minute, concurrent, jobs)
+    is_asking = role in ("client", "observer")
+    if standing and not is_asking:
+        raise ConfigError(f"a {role} has no team and no ceilings: it asks for nothing, or is an operator")
+    change = named(name, **standing)
+    change(Standings(callers={}))  # refuses what is out of range before anybody is invited
+
+    async def note(client: Client) -> None:
+        if is_asking:
+            await StandingStore(client.bus).change(change)
+
+    return _ask(
+        bus, log, Invite(name=name, role=_ROLES[role]), lambda reply: _tell_token(reply, json_=json_), then=note
+    )
 
 
 def _tell_token(reply: FleetReply, *, json_: bool) -> None:
@@ -177,6 +265,8 @@ def _ask(
     log: LogConfig,
     request: FleetRequest | Callable[[FleetReply], FleetRequest],
     tell: Callable[[FleetReply], None],
+    *,
+    then: Callable[[Client], Awaitable[None]] | None = None,
 ) -> int:
     log_lines.set_up(log)
 
@@ -195,7 +285,10 @@ def _ask(
                     raise error_from(body)
                 return decode(reply.data, FleetReply)
 
-            tell(await asked(request(await asked(ListMembers())) if callable(request) else request))
+            reply = await asked(request(await asked(ListMembers())) if callable(request) else request)
+            if then is not None:
+                await then(client)
+            tell(reply)
         return exit_codes.OK
 
     return running.run(main)

@@ -9,14 +9,27 @@ import msgspec
 from cyclopts import App, Parameter
 
 from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.commands.ceilings import (
+    HEADINGS,
+    ConcurrentFlag,
+    JobsFlag,
+    PerMinuteFlag,
+    PriorityFlag,
+    TeamFlag,
+    columns,
+    given,
+)
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, show_json, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_bus.transport.connection import BusConfig
+from sollol_bus.trust.callers import Roster
+from sollol_schemas.callers import name_of_key
 from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX
 from sollol_schemas.keys import ApiKey
-from sollol_schemas.routing import PRIORITY_NAMES
+
+_OF_STANDING: Final = ("max_priority", "requests_per_minute", "max_concurrent", "max_jobs")
 
 keys: Final = App(name="keys", help="Make, list or revoke API keys of the gateways.")
 
@@ -31,27 +44,23 @@ def create(
     admin: Annotated[
         bool, Parameter(negative="", show_default=False, help="May pull, create, copy, push and delete models.")
     ] = False,
-    max_priority: Annotated[str, Parameter(help="Highest priority of its requests, 0 to 10 or a name.")] = "10",
-    per_minute: Annotated[float, Parameter(help="Requests per minute; 0: no ceiling.")] = 0.0,
-    concurrent: Annotated[int, Parameter(help="Requests open at a time; 0: no ceiling.")] = 0,
+    team: TeamFlag = None,
+    max_priority: PriorityFlag = None,
+    per_minute: PerMinuteFlag = None,
+    concurrent: ConcurrentFlag = None,
+    jobs: JobsFlag = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:
     """Makes a key and prints it; it is kept nowhere, so that it cannot be shown again."""
-    highest = PRIORITY_NAMES.get(max_priority.lower(), max_priority)
+    standing = given(team, max_priority, per_minute, concurrent, jobs)
 
     async def make(store: KeyStore) -> tuple[ApiKey, str]:
-        return await store.create(
-            name,
-            is_admin=admin,
-            max_priority=int(highest) if str(highest).isdigit() else -1,
-            requests_per_minute=per_minute,
-            max_concurrent=concurrent,
-        )
+        return await store.create(name, is_admin=admin, **standing)
 
     def tell(made: tuple[ApiKey, str]) -> None:
         key, secret = made
         if json_:
-            show_json({**_shown(key), "key": secret})
+            show_json({**_shown(key, Roster()), **standing, "key": secret})
         else:
             say(secret)
 
@@ -63,15 +72,15 @@ def create(
 def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the keys, without their secrets."""
 
-    async def load(store: KeyStore) -> tuple[ApiKey, ...]:
-        await store.prepare()
-        return (await store.load()).keys
+    async def load(store: KeyStore) -> tuple[tuple[ApiKey, ...], Roster]:
+        return (await store.load()).keys, Roster(await store.standings.load())
 
-    def tell(found: tuple[ApiKey, ...]) -> None:
+    def tell(found: tuple[tuple[ApiKey, ...], Roster]) -> None:
+        ring, roster = found
         if json_:
-            show_json([_shown(key) for key in found])
+            show_json([_shown(key, roster) for key in ring])
         else:
-            _show_table(found)
+            _show_table(ring, roster)
 
     return _with_store(bus, log, load, tell)
 
@@ -89,7 +98,7 @@ def revoke(
 
     def tell(gone: ApiKey) -> None:
         if json_:
-            show_json(_shown(gone))
+            show_json(_shown(gone, Roster()))
         else:
             say(f"{gone.name} ({gone.key_id}) is revoked")
 
@@ -111,23 +120,18 @@ def _with_store(
     return running.run(main)
 
 
-def _shown(key: ApiKey) -> dict[str, Any]:
+def _shown(key: ApiKey, roster: Roster) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(key)
+    caller = name_of_key(key.key_id)
+    standing = {name: getattr(roster.of(caller), name) for name in _OF_STANDING}
     del fields["secret_sha256"]
-    return fields
+    return {**fields, "caller": caller, **standing, "team": roster.team_of(caller)}
 
 
-def _show_table(found: tuple[ApiKey, ...]) -> None:
-    rows = [
-        (
-            key.key_id,
-            key.name,
-            "yes" if key.is_admin else "-",
-            str(key.max_priority),
-            f"{key.requests_per_minute:g}" if key.requests_per_minute else "-",
-            str(key.max_concurrent or "-"),
-            key.created_at,
-        )
-        for key in found
-    ]
-    show_table(("KEY", "NAME", "ADMIN", "MAX PRIORITY", "PER MINUTE", "CONCURRENT", "CREATED"), rows)
+def _show_table(ring: tuple[ApiKey, ...], roster: Roster) -> None:
+    rows = []
+    for key in ring:
+        caller = name_of_key(key.key_id)
+        standing = columns(roster.team_of(caller), roster.of(caller))
+        rows.append((key.key_id, key.name, "yes" if key.is_admin else "-", *standing, key.created_at))
+    show_table(("KEY", "NAME", "ADMIN", *HEADINGS, "CREATED"), rows)

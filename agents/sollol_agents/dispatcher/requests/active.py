@@ -58,7 +58,7 @@ class ActiveRequest:
         self.request, self._span = traced(tools.bus.tracer, request)
         self.attempt: Attempt | None = None
         """The one that runs on a node; None while it waits for a slot."""
-        self._is_over = False
+        self._is_over = self._is_admitted = False
         now = time.monotonic()
         self._began_mono_s = now - request.waited_s
         self._deadline_mono_s = self._began_mono_s + request.deadline_s
@@ -101,6 +101,8 @@ class ActiveRequest:
             excluded=self._tries.excluded,
             busy=self._tries.busy,
             dispatcher=self._tools.instance,
+            caller=self.request.caller,
+            is_admitted=self._is_admitted,
         )
         trace = {TRACEPARENT: self.request.traceparent} if self.request.traceparent else None
         try:
@@ -133,6 +135,7 @@ class ActiveRequest:
             return  # a second grant for the same question expires at the scorer by itself
         match answer:
             case GrantQueued():
+                self._is_admitted = True
                 position, is_blocked = answer.position, answer.is_blocked
                 self._caller.tell(RequestWaiting(request_id=request_id, position=position, is_blocked=is_blocked))
                 self._ask_again_in(self._tools.pace.grant_silence_s)
@@ -149,6 +152,7 @@ class ActiveRequest:
 
     def _run(self, granted: Granted) -> None:
         self._cancel_timer()
+        self._is_admitted = True
         if granted.decision.node_id in self._tries.excluded or granted.decision.attempt != self._tries.number:
             self._ask_again_in(_STALE_GRANT_S)  # the answer to an earlier question
             return

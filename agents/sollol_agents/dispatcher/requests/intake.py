@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Mapping
 from typing import Final
@@ -16,13 +15,15 @@ from sollol_agents.requests.hops import header_of, marks_in
 from sollol_agents.requests.mode import resolve
 from sollol_agents.requests.paths import is_management, is_plain
 from sollol_agents.requests.request import DEFAULT_DETECTOR, analyse
+from sollol_bus.trust.callers import Roster
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
+from sollol_schemas.callers import word_of
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.grant import Birth
 from sollol_schemas.ids import is_request_id
-from sollol_schemas.inboxes import is_client_inbox
+from sollol_schemas.inboxes import client_inbox_prefix, is_client_inbox
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 
 SUBJECT_OF: Final = {
@@ -40,6 +41,9 @@ _TRACEPARENT_MAX = 128  # more than twice as long as one can be
 _JOBS_CLOCK = "jobs"  # the server's, which stores jobs
 _JOB_PLACE_PARTS = 3
 _DIGITS = 20
+_EVERYBODY: Final = Roster()
+_OF_CONTROL: Final = frozenset({h.JOB, h.JOB_PLACE, h.NUMBER})
+"""Nobody is believed who says this for itself: it spares a request from ceilings."""
 
 
 class Rejected(Exception):
@@ -97,35 +101,23 @@ def take_in(
     *,
     default_deadline_s: float,
     detector: Detector = DEFAULT_DETECTOR,
+    roster: Roster = _EVERYBODY,
 ) -> Request:
-    """The request in a message.
+    """The request in a message; a priority above its caller's ceiling is lowered to that.
 
     Raises:
         Rejected: The body, a routing field, a header or the path is not usable.
     """
-    head = headers or {}
-    is_native = kind is not RequestKind.PASSTHROUGH
-    path = "" if is_native else check_path(head.get(h.PATH, ""))
-
-    def read(fields: Fields) -> tuple[Fields, Routing, TaskContext, bool]:
-        routing = resolve(parse_routing(routing_fields(fields) if is_native else {}, head))
-        context = analyse(kind, fields, path=path, detector=detector)
-        return fields, routing, context, h.STREAM in head or field(fields, "stream", bool) is True
-
-    try:
-        (fields, routing, context, wants_stream), body = read_known(
-            NATIVE_PATH.get(kind, path.partition("?")[0]), payload, read
-        )
-        body = without_routing(body, fields) if is_native else body
-        if h.JOB in head:
-            context = msgspec.structs.replace(context, job_id=_id(h.JOB, head[h.JOB]))
-    except (InvalidBody, InvalidRouting) as error:
-        raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))) from error
+    head = _believed(headers or {}, reply_to)
+    caller = head.get(h.CALLER, "")
+    path = check_path(head.get(h.PATH, "")) if kind is RequestKind.PASSTHROUGH else ""
+    routing, context, wants_stream, body = _read(kind, path, payload, head, detector)
+    routing = _lowered(routing, roster.priority_for(caller, routing.priority))
     control_inbox = _control_inbox(head.get(h.CONTROL_INBOX, ""))
     # a job may wait for ever: nothing else would tell that its runner is gone than news that it does not hear
-    is_limited = not context.job_id or not control_inbox
+    else_s = UNLIMITED_S if context.job_id and control_inbox else default_deadline_s
     birth, behind = _job_place(head.get(h.JOB_PLACE, "")) if context.job_id else (None, 0)
-    limit_s = routing.deadline_s or (default_deadline_s if is_limited else UNLIMITED_S)
+    limit_s = routing.deadline_s or else_s
     return Request(
         request_id=_id(h.REQUEST_ID, head[h.REQUEST_ID]) if h.REQUEST_ID in head else secrets.token_hex(8),
         kind=kind,
@@ -147,7 +139,7 @@ def take_in(
         control_inbox=control_inbox,
         traceparent=head.get(h.TRACEPARENT, "")[:_TRACEPARENT_MAX],
         via=header_of(*marks_in(head.get(h.VIA, ""))),
-        caller=_opaque(head.get(h.CALLER, "")),
+        caller=word_of(caller),
     )
 
 
@@ -173,9 +165,39 @@ def _id(header: str, given: str) -> str:
     return given
 
 
-def _opaque(name: str) -> str:
-    """A word for a caller that is the same in every dispatcher and tells nothing of the name."""
-    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest() if name else ""
+def _read(
+    kind: RequestKind, path: str, payload: bytes, head: Mapping[str, str], detector: Detector
+) -> tuple[Routing, TaskContext, bool, bytes]:
+    """What a message asks for, whether as a stream, and the engine's part of it."""
+    is_native = kind is not RequestKind.PASSTHROUGH
+
+    def read(fields: Fields) -> tuple[Fields, Routing, TaskContext, bool]:
+        routing = resolve(parse_routing(routing_fields(fields) if is_native else {}, head))
+        context = analyse(kind, fields, path=path, detector=detector)
+        return fields, routing, context, h.STREAM in head or field(fields, "stream", bool) is True
+
+    try:
+        (fields, routing, context, wants_stream), body = read_known(
+            NATIVE_PATH.get(kind, path.partition("?")[0]), payload, read
+        )
+        body = without_routing(body, fields) if is_native else body
+        if h.JOB in head:
+            context = msgspec.structs.replace(context, job_id=_id(h.JOB, head[h.JOB]))
+    except (InvalidBody, InvalidRouting) as error:
+        raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))) from error
+    return routing, context, wants_stream, body
+
+
+def _believed(head: Mapping[str, str], reply_to: str) -> Mapping[str, str]:
+    """The headers without what a member may not say for itself; gateways and jobs have inboxes of their own."""
+    caller = head.get(h.CALLER, "")
+    if not caller or not reply_to.startswith(f"{client_inbox_prefix(caller)}."):
+        return head
+    return {name: value for name, value in head.items() if name not in _OF_CONTROL}
+
+
+def _lowered(routing: Routing, priority: int) -> Routing:
+    return routing if routing.priority == priority else msgspec.structs.replace(routing, priority=priority)
 
 
 def _control_inbox(given: str) -> str:

@@ -22,6 +22,8 @@ from sollol_bus.observe.request_log import log_prompt
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decoded, encode
+from sollol_bus.trust.callers import Roster
+from sollol_bus.trust.standings import follow_roster
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import DispatcherPing, DispatcherPong
@@ -72,6 +74,8 @@ class RequestTable(Part):
         self._detector = detector
         self._on_over = on_over
         self._active: dict[str, ActiveRequest] = {}
+        self._roster = Roster()
+        self._spawn = spawn
         self._down: set[str] = set()
         """Nodes that the scorer does not hear."""
         self.tools = Tools(
@@ -101,6 +105,7 @@ class RequestTable(Part):
 
     async def start(self) -> None:
         """Listens to what moves requests."""
+        self._spawn(follow_roster(self._bus, self._know), name="callers")
         self._bus.on_reconnect(self._on_reconnect)
         self._bus.subscribe(subjects.OFFICE_EVENT.all, self._on_office)
         self._bus.subscribe(subjects.NODE_EVENT.all, self._on_node_event)
@@ -123,6 +128,9 @@ class RequestTable(Part):
         """Ends all asking and answering."""
         for part in (self.tools.scorer, self.tools.nodes, self.tools.abandoned):
             await part.close()
+
+    def _know(self, roster: Roster) -> None:
+        self._roster = roster
 
     # -- taking requests ----------------------------------------------------------------------------------
 
@@ -164,6 +172,7 @@ class RequestTable(Part):
             msg.reply,
             default_deadline_s=self._config.default_deadline_s,
             detector=self._detector,
+            roster=self._roster,
         )
 
     def _check_room(self, request: Request) -> None:

@@ -7,14 +7,15 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-import msgspec
-
 from sollol_bus.errors import BadRequest, Conflict
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import bucket_spec, provision
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
+from sollol_bus.trust.callers import gone, named
+from sollol_bus.trust.standings import StandingStore
 from sollol_schemas import stores
+from sollol_schemas.callers import name_of_key
 from sollol_schemas.keys import ApiKey, KeyRing
 
 _PREFIX: Final = "sk-sollol-"
@@ -34,6 +35,8 @@ class KeyStore:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._bucket = Bucket(bus, stores.SETTINGS_BUCKET)
+        self.standings = StandingStore(bus)
+        """Teams and ceilings of the keys, and of everybody else."""
 
     async def prepare(self) -> None:
         """Makes the bucket when it is not there."""
@@ -52,33 +55,20 @@ class KeyStore:
         name: str,
         *,
         is_admin: bool = False,
-        max_priority: int = 10,
-        requests_per_minute: float = 0.0,
-        max_concurrent: int = 0,
+        **standing: object,
     ) -> tuple[ApiKey, str]:
-        """A new key and its secret, which is kept nowhere.
+        """A new key and its secret, which is kept nowhere; `standing` are fields of `Standing`: team and ceilings.
 
         Raises:
-            BadRequest: The name is empty or too long, or there are too many keys.
+            BadRequest: The name is empty or too long, there are too many keys, or a ceiling is out of its range.
         """
         if not name or len(name) > _NAME_MAX or not name.isprintable():
             raise BadRequest(f"a key's name has 1 to {_NAME_MAX} printable characters, not {name[:80]!r}")
         secret = _PREFIX + secrets.token_urlsafe(32)
         digest = hashed(secret)
-        fields = {
-            "key_id": digest[:12],
-            "name": name,
-            "secret_sha256": digest,
-            "created_at": self._bus.clock.instant(),
-            "is_admin": is_admin,
-            "max_priority": max_priority,
-            "requests_per_minute": requests_per_minute,
-            "max_concurrent": max_concurrent,
-        }
-        try:
-            key = msgspec.convert(fields, ApiKey)
-        except msgspec.ValidationError as error:
-            raise BadRequest(str(error)) from error
+        created_at = self._bus.clock.instant()
+        key = ApiKey(key_id=digest[:12], name=name, secret_sha256=digest, created_at=created_at, is_admin=is_admin)
+        await self.standings.change(named(name_of_key(key.key_id), title=name, **standing))
         await self._change(lambda ring: KeyRing(keys=(*ring.keys, key)))
         return key, secret
 
@@ -97,6 +87,7 @@ class KeyStore:
             return KeyRing(keys=tuple(key for key in ring.keys if key is not found[0]))
 
         await self._change(without)
+        await self.standings.change(gone(name_of_key(found[0].key_id)))
         return found[0]
 
     async def _change(self, change: Callable[[KeyRing], KeyRing]) -> None:

@@ -16,7 +16,6 @@ from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 
-_PRIORITY = f"{h.ROUTING_PREFIX}Priority".lower()
 _DEADLINE = f"{h.ROUTING_PREFIX}Deadline-S".lower()
 
 
@@ -55,7 +54,6 @@ def read_request(
     body: bytes,
     *,
     label: str,
-    max_priority: int,
     default_deadline_s: float,
     caller: str = "",
 ) -> HttpRequest:
@@ -67,9 +65,8 @@ def read_request(
         head: Its headers.
         body: Its body.
         label: What metrics call the path.
-        max_priority: The highest priority that it may have; a higher one is lowered.
         default_deadline_s: The deadline of a request that names none.
-        caller: The id of the key that it came with.
+        caller: What the key that it came with is called on the bus.
 
     Raises:
         BadRequest: A header or the body cannot be used.
@@ -87,8 +84,6 @@ def read_request(
         raise BadRequest(str(error)) from error
     if not model:
         raise nameless(label, body)
-    if routing.priority > max_priority:
-        headers[_PRIORITY] = str(max_priority)
     if routing.deadline_s is None:
         headers[_DEADLINE] = f"{default_deadline_s:g}"
     if not is_native:

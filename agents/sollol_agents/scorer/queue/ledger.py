@@ -15,6 +15,10 @@ class GrantLedger:
         self._fleet = fleet
         self._attempt_of: dict[str, str] = {}
 
+    def __contains__(self, request_id: str) -> bool:
+        """Whether a request holds a grant."""
+        return request_id in self._attempt_of
+
     def note(self, attempt: Attempt) -> None:
         """A request was granted a slot."""
         self._attempt_of[attempt.request_id] = attempt.attempt_id
