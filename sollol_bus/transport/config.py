@@ -24,9 +24,6 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     inbox_prefix: Annotated[str, Meta(description="First token of this connection's inboxes.")] = "_INBOX"
     user: Annotated[str | None, Meta(description="User name on the NATS server.")] = None
     password: Annotated[str | None, Meta(description="Password on the NATS server; without a user, its token.")] = None
-    caller: Annotated[
-        str, Meta(description="Name under which a client asks on a fleet that lists its users; else in creds_file.")
-    ] = ""
     creds_file: Annotated[str | None, Meta(description="File with NATS credentials.")] = None
     tls_ca_file: Annotated[str | None, Meta(description="CA certificate that signed the server's.")] = None
     connect_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to wait for the first connection.")] = 5.0

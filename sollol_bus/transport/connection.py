@@ -65,7 +65,7 @@ class NoServer(ConfigError):
 class Bus:
     """A connection to the bus; make one with `Bus.connect`."""
 
-    def __init__(self, config: BusConfig) -> None:
+    def __init__(self, config: BusConfig, caller: str = "") -> None:
         self.config = config
         self.clock = Clock()
         """What time it is by the server, once somebody asked it; see `ServerTime`."""
@@ -90,7 +90,7 @@ class Bus:
         self._is_closing = False
         self._refused = asyncio.Event()
         self._inboxes = unguessable()
-        self._own_subjects = own_subjects(config.caller)
+        self._own_subjects = own_subjects(caller)
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class Bus:
         if not config.url:
             raise ConfigError("the address of the NATS server is empty; name one with --nats or SOLLOL_NATS")
         credentials = credentials_of(config) | ({} if tls is None else {"tls": tls})
-        bus = cls(await asyncio.to_thread(named, config))  # reads a file
+        bus = cls(*await asyncio.to_thread(named, config))  # reads a file
         try:
             await within(config.connect_timeout_s, bus._connect(credentials), bus._refused)
         except (TimeoutError, OSError, nats.errors.Error) as error:

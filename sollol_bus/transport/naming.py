@@ -14,7 +14,6 @@ from typing import Final
 
 import msgspec
 
-from sollol_bus.errors import ConfigError
 from sollol_bus.transport.config import BusConfig
 from sollol_bus.transport.messages import Msg
 from sollol_schemas import headers as h
@@ -38,27 +37,17 @@ class _Claims(msgspec.Struct, frozen=True):
     nats: _Nats = _Nats()
 
 
-def named(config: BusConfig) -> BusConfig:
-    """The settings with the name that stands in the credentials file, and that user's own inboxes."""
-    caller = config.caller or caller_in(config.creds_file)
-    if caller == config.caller and not caller:
-        return config
-    is_open = config.inbox_prefix == BusConfig().inbox_prefix
-    prefix = client_inbox_prefix(caller) if is_open else config.inbox_prefix
-    return msgspec.structs.replace(config, caller=caller, inbox_prefix=prefix)
+def named(config: BusConfig) -> tuple[BusConfig, str]:
+    """The settings with the inboxes of a caller of its own name, and that name: empty where nobody has one."""
+    caller = caller_in(config.creds_file)
+    if caller and config.inbox_prefix == BusConfig().inbox_prefix:
+        config = msgspec.structs.replace(config, inbox_prefix=client_inbox_prefix(caller))
+    return config, caller
 
 
 def own_subjects(caller: str) -> str:
-    """What each subject begins with on which a caller asks; empty without a name.
-
-    Raises:
-        ConfigError: The name cannot be one.
-    """
-    if not caller:
-        return ""
-    if not is_bus_id(caller):
-        raise ConfigError(f"caller={caller!r}: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
-    return f"{AS}{caller}."
+    """What each subject begins with on which a caller asks; empty without a name."""
+    return f"{AS}{caller}." if caller else ""
 
 
 def caller_in(creds_file: str | None) -> str:

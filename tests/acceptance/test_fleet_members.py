@@ -13,6 +13,7 @@ import pytest
 from sollol_agents.lab.testing.processes import Done, ProcessFleet, sollol
 from sollol_agents.lab.testing.servers import free_port
 from sollol_agents.lab.testing.waiting import eventually
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 
 MODEL = "llama3.2:3b"
 
@@ -130,3 +131,24 @@ def token_port(token: str) -> int:
     from sollol_bus.trust.tokens import read
 
     return int(read(token).addresses[0].rpartition(":")[2])
+
+
+async def test_a_server_of_ones_own_knows_the_fleet_too(fleet: ProcessFleet, tmp_path: Path) -> None:
+    """It includes a file; the actors and the registrar are processes of their own on the same machine."""
+    first, app = Machine(tmp_path / "first"), Machine(tmp_path / "app")
+    port, included = free_port(), tmp_path / "fleet.conf"
+    told = await first.told(
+        "fleet", "init", "--host", "127.0.0.1", "--port", str(port), "--server-config", str(included)
+    )
+    assert str(included) in told
+    assert stat.S_IMODE(included.stat().st_mode) == 0o600
+    config = EmbeddedServerConfig(port=port, store_dir=str(tmp_path / "nats"), extra_config="include ../fleet.conf")
+    async with EmbeddedServer(config):
+        for actor in ("registrar", "scorer", "dispatcher"):
+            await fleet.sollol(actor, **first.environ)
+        await app.told("join", await token_of(first, "invite", "client", "app"))
+        assert (await app.run("nodes")).code == 0
+        assert (await app.run("drain", "x")).code != 0
+    elsewhere = Machine(tmp_path / "elsewhere")
+    refused = await elsewhere.run("registrar")
+    assert "sollol fleet init" in refused.err

@@ -38,7 +38,7 @@ GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 PRACTICE = "practice-fleet.md"
 ON_THE_PRACTICE_FLEET = ("modes.md", "jobs-and-batches.md", "migrating.md", "troubleshooting.md", "other-languages.md")
 WITH_THEIR_OWN = ("first-node.md", "many-nodes.md", "keeping-it-running.md")
-TOOLS = {"many-nodes.md": ("openssl",), "keeping-it-running.md": ("sqlite3", "tar")}
+TOOLS = {"keeping-it-running.md": ("sqlite3", "tar")}
 ADDRESS_IN_FILES = ("many-nodes.md",)
 """Guides whose commands take the server's address from the files that they make."""
 OF_TWO_SITES = "sites.md"
@@ -168,7 +168,7 @@ class Newcomer:
     def open_terminal(self, name: str, command: str, words: list[str]) -> None:
         """Starts a command that stays, and waits for its words."""
         environ = self.for_terminals if command.startswith("sollol up") else self.for_commands
-        process = self._start(command.split(), environ)
+        process = self._start(["bash", "-c", f"exec env {command}"], environ)
         try:
             read_until(process, words, COMMAND_S, command)
         except BaseException:
@@ -202,7 +202,6 @@ class Newcomer:
         assert not failed
 
     def _start(self, argv: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
-        argv = [re.sub(r"\$PWD", str(self.home), part) for part in argv]
         return subprocess.Popen(
             argv, cwd=self.home, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )

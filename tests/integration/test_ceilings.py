@@ -12,6 +12,7 @@ import pytest
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_agents.lab.testing.gateway_questions import generate
+from sollol_agents.lab.testing.members import Members
 from sollol_agents.lab.testing.stack import EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import QueueFull
@@ -24,6 +25,7 @@ from sollol_bus.trust.standings import StandingStore
 from sollol_schemas import stores
 from sollol_schemas.callers import Standing, name_of_key
 from sollol_schemas.keys import ApiKey, KeyRing
+from sollol_schemas.subjects import Role
 
 WITH_KEYS = GatewayConfig(port=0, require_key=True)
 
@@ -67,7 +69,8 @@ async def test_a_client_of_the_bus_has_ceilings_as_a_key_has(tmp_path: Path) -> 
     async with EmulatedSystem(tmp_path) as here:
         await StandingStore(here.client.bus).change(named("laptop", max_priority=3, requests_per_minute=1))
         await is_known(here, "laptop", max_priority=3, requests_per_minute=1)
-        config = BusConfig(url=here.stack.nats_url, inbox_prefix="_INBOX_cli.laptop", caller="laptop")
+        shown = Members(tmp_path, {"laptop": Role.CLIENT}).creds_file("laptop")  # whoever is open reads only the name
+        config = BusConfig(url=here.stack.nats_url, creds_file=shown)
         bus = await Bus.connect(config)
         try:
             async with Client(bus) as laptop:

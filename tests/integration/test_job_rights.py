@@ -12,6 +12,7 @@ import pytest
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.testing.members import Members
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
@@ -21,15 +22,20 @@ from sollol_bus.errors import Cancelled, NotPermitted, SollolError
 from sollol_bus.jetstream.api import api, publish_acked
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import make_job
-from sollol_bus.server.rights import make_credentials, server_config
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import stores, subjects
 from sollol_schemas.jobs import JobRef, JobResult, JobState
 from sollol_schemas.routing import Routing
+from sollol_schemas.subjects import Role
 
-CREDENTIALS = make_credentials(["n1"], clients=["alice", "bob"])
-USERS = {c.user: c for c in CREDENTIALS}
+ROLES = {
+    "alice": Role.CLIENT,
+    "bob": Role.CLIENT,
+    "n1": Role.NODE,
+    "control": Role.CONTROL,
+    "observer": Role.OBSERVER,
+}
 MODEL = "m:latest"
 NOWHERE = Routing(node_id="absent", strict=True)
 
@@ -39,27 +45,29 @@ pytestmark = pytest.mark.timeout(60)
 class Guarded:
     """A fleet whose every part has the rights of its role and no more."""
 
-    def __init__(self, floor: AsyncExitStack, url: str) -> None:
+    def __init__(self, floor: AsyncExitStack, url: str, members: Members) -> None:
         self._floor = floor
+        self._members = members
         self._url = url
 
     async def client(self, user: str) -> Client:
-        return await self._floor.enter_async_context(Client(USERS[user].bus_config(self._url)))
+        return await self._floor.enter_async_context(Client(self._members.bus_config(user, self._url)))
 
 
 @pytest.fixture
 async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
-    server = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"), extra_config=server_config(CREDENTIALS))
+    members = Members(tmp_path, ROLES)
+    server = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"), extra_config=members.server_config)
     engine_config = EmulatorConfig(model=("m=1",), preload=("m",), parallel=4, decode_tps=2000)
     async with AsyncExitStack() as floor:
         url = (await floor.enter_async_context(EmbeddedServer(server))).url
         engine = await floor.enter_async_context(EmulatedNode(engine_config))
-        control = USERS["control"].bus_config(url)
+        control = members.bus_config("control", url)
         await floor.enter_async_context(Scorer(ScorerConfig(), control))
         await floor.enter_async_context(Dispatcher(DispatcherConfig(job_inline_bytes=1024), control))
         node = NodeConfig(node_id="n1", url=engine.url, engine="ollama", slots=4)
-        await floor.enter_async_context(NodeMonitor(node, USERS["node-n1"].bus_config(url)))
-        yield Guarded(floor, url)
+        await floor.enter_async_context(NodeMonitor(node, members.bus_config("n1", url)))
+        yield Guarded(floor, url, members)
 
 
 async def test_a_client_submits_follows_fetches_cancels_and_is_called_back(guarded: Guarded) -> None:
@@ -112,7 +120,7 @@ async def test_only_the_control_role_forgets_jobs(guarded: Guarded) -> None:
     assert await control.jobs.purge(job_id=done) == 1
 
 
-@pytest.mark.parametrize("user", ["alice", "node-n1", "observer"])
+@pytest.mark.parametrize("user", ["alice", "n1", "observer"])
 async def test_nobody_but_the_control_role_writes_what_stands_for_the_end_of_a_job(guarded: Guarded, user: str) -> None:
     control, forger = await guarded.client("control"), await guarded.client(user)
     stuck = await control.jobs.submit(make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE))
@@ -137,7 +145,7 @@ async def test_nobody_but_the_control_role_writes_what_stands_for_the_end_of_a_j
 
 
 async def test_a_node_neither_submits_nor_asks_about_jobs(guarded: Guarded) -> None:
-    node = await guarded.client("node-n1")
+    node = await guarded.client("n1")
     payload = encode(make_job({"model": MODEL, "prompt": "x"}))
     with pytest.raises(NotPermitted):
         await publish_acked(node.bus, subjects.JOB_SUBMIT.of(10, "mine"), payload)

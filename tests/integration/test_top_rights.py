@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sollol_agents.cli.commands.top import followed
 from sollol_agents.fleet_view.view import FleetView
+from sollol_agents.lab.testing.members import Members
 from sollol_agents.lab.testing.messages import telemetry
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.recorder.actor import Recorder
@@ -13,25 +14,24 @@ from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.sdk.client import Client
-from sollol_bus.server.rights import make_credentials, server_config
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
+from sollol_schemas.subjects import Role
 
 
 async def test_an_observer_sees_nodes_and_the_scorer_though_not_its_settings(tmp_path: Path) -> None:
-    credentials = make_credentials(["n1"], clients=["alice"])
-    users = {credential.user: credential for credential in credentials}
-    config = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"), extra_config=server_config(credentials))
+    members = Members(tmp_path, {"n1": Role.NODE, "control": Role.CONTROL, "observer": Role.OBSERVER})
+    config = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"), extra_config=members.server_config)
     async with EmbeddedServer(config) as server:
-        control = users["control"].bus_config(server.url)
+        control = members.bus_config("control", server.url)
         recorder = Recorder(RecorderConfig(database=str(tmp_path / "r.sqlite3")), control)
         async with recorder, Scorer(ScorerConfig(), control) as scorer:
             await eventually(lambda: scorer.is_leader)
-            node = await Bus.connect(users["node-n1"].bus_config(server.url))
+            node = await Bus.connect(members.bus_config("n1", server.url))
             view = FleetView()
-            async with Client(users["observer"].bus_config(server.url)) as client, followed(client, view):
+            async with Client(members.bus_config("observer", server.url)) as client, followed(client, view):
                 await client.bus.flush()
                 for seq in range(1, 3):
                     node.publish(subjects.TELEMETRY.of("n1"), encode(telemetry("n1", seq=seq)))

@@ -1,4 +1,4 @@
-"""`sollol node`, `scorer`, `dispatcher`, `recorder`, `gateway` and `dashboard`: one actor in one process."""
+"""`sollol node`, `scorer`, `dispatcher`, `recorder`, `registrar`, `gateway`, `dashboard`: one actor in one process."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.recorder.config import RecorderConfig
+from sollol_agents.registrar.config import RegistrarConfig
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.actor import Actor
-from sollol_bus.errors import SollolError
+from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.observe.tracing import TracingConfig
 from sollol_bus.observe.tracing_setup import make_tracer
 from sollol_bus.transport.connection import BusConfig
@@ -85,6 +86,20 @@ def recorder(
     return _run(
         "sollol_agents.recorder.actor:Recorder", config, _control(bus, "recorder"), "recorder", (metrics, tracing)
     )
+
+
+@of_commands.for_actors()
+def registrar(*, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig) -> int:
+    """Admits, renews and revokes members, on the machine where `sollol fleet init` made the fleet.
+
+    `sollol up` does it by itself; this is for a fleet of single actors.
+    """
+    log_lines.set_up(log)
+    config = RegistrarConfig.beside(bus.creds_file)
+    if not config.folder:
+        raise ConfigError("no fleet was made on this machine: `sollol fleet init` makes one")
+    bus = _control(bus, "registrar")
+    return _run("sollol_agents.registrar.actor:Registrar", config, bus, "registrar", (metrics, tracing))
 
 
 @of_commands.for_actors(config=section("gateway", GatewayConfig))

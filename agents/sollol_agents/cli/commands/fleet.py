@@ -62,6 +62,9 @@ def init(
         Parameter(negative="", help="Name or address under which members reach this machine; repeat it for several."),
     ] = None,
     port: Annotated[int, Parameter(help="Port of the NATS server.")] = _PORT,
+    server_config: Annotated[
+        Path | None, Parameter(help="For a NATS server of your own: write here what its configuration has to include.")
+    ] = None,
     start: Annotated[bool, Parameter(help="Start the system afterwards, as `sollol up` does.")] = True,
 ) -> int:
     """Makes this machine the first of a fleet that knows its members, and starts the system there.
@@ -70,22 +73,32 @@ def init(
     you alone, and a settings file that `sollol` reads by itself from then on. Everything is encrypted, and nobody may
     do anything without credentials: `sollol invite node desk` prints what to paste on the next machine.
 
-    Example:
+    With `--server-config` the NATS server is one of your own, on this machine; nothing is started.
+
+    Examples:
         sollol fleet init --host gaming-pc.local
+        sollol fleet init --host hub.example --server-config /etc/nats/fleet.conf
     """
     settings = config_home() / "sollol.toml"
     folder = config_home() / "fleet"
     for path in (settings, folder):
         if path.exists():
             raise ConfigError(f"{path} exists: this machine belongs to a fleet; move it away to begin a new one")
+    if server_config is not None and server_config.exists():
+        raise ConfigError(f"{server_config} exists; name a file that does not")
     hosts = host or _own_hosts()
     node_id = node_id_of(NodeConfig())
     from sollol_agents.registrar.founding import found  # noqa: PLC0415 nobody else needs what signs
 
     folder.mkdir(mode=0o700, parents=True)
     server = found(folder, hosts, port, node_id, now=wall_s())
-    write_secret(settings, _settings(server, folder, port, node_id))
+    if server_config is not None:
+        write_secret(server_config.absolute(), server)
+    write_secret(settings, _settings("" if server_config else server, folder, port, node_id))
     say(f"made a fleet in {folder}; members reach it at {', '.join(hosts)}, port {port}")
+    if server_config is not None:
+        say(f"let the NATS server's configuration include {server_config}, start it on port {port}, then: sollol up")
+        return exit_codes.OK
     say("invite the next machine with: sollol invite node NAME")
     if not start:
         say("start it with: sollol up")
@@ -94,13 +107,14 @@ def init(
 
 
 def _settings(server: str, folder: Path, port: int, node_id: str) -> str:
+    """The settings of the first machine; `server` configures a NATS server that `sollol up` starts, if it does."""
+    own = f'\n[server]\nhost = "0.0.0.0"\nextra_config = """\n{server}"""\n' if server else ""
     return (
         "# This machine made a fleet: its keys are named here. Keep this file to yourself.\n"
         f'[nats]\nurl = "tls://127.0.0.1:{port}"\nuser = {_text(files.CONTROL)}\n'
         f"creds_file = {_text(folder / files.CONTROL_CREDENTIALS)}\ntls_ca_file = {_text(folder / files.CA)}\n"
         f"\n[up]\nnats_port = {port}\n"
-        f"\n[node]\nnode_id = {_text(node_id)}\n"
-        f'\n[server]\nhost = "0.0.0.0"\nextra_config = """\n{server}"""\n'
+        f"\n[node]\nnode_id = {_text(node_id)}\n{own}"
     )
 
 

@@ -104,7 +104,7 @@ def up(
     """
     log_lines.set_up(log)
     registrar = RegistrarConfig.beside(bus.creds_file)
-    if registrar.folder:  # the address is for other commands; here it is this very server
+    if registrar.folder and server.extra_config:  # the address is for other commands; here it is this very server
         bus = msgspec.structs.replace(bus, url="")
     _refuse_open(bus, server, gateway if up.gateway else None, is_open=open_)
     _say_which_server(bus)

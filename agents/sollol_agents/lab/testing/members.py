@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import nkeys
 
-from sollol_bus.server.rights import Credential
+from sollol_bus.server.rights import inbox_prefix
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.trust.authority import Authority, claims_of_member, enrolled, new_authority, server_config
@@ -47,7 +47,7 @@ class Members:
     def bus_config(self, name: str, url: str) -> BusConfig:
         """How one of them connects."""
         role = self.authority.members[name].role
-        prefix = Credential(user=name, password="", role=role, node_id=name).inbox_prefix
+        prefix = inbox_prefix(role, name)
         return BusConfig(url=url, name=name, user=name, creds_file=self.creds_file(name), inbox_prefix=prefix)
 
     def creds_file(self, name: str) -> str:
