@@ -19,7 +19,13 @@ from sollol_schemas.execution import Figures
 from sollol_schemas.routing import DeadlineSeconds
 from sollol_schemas.units import Bytes, Count, Instant, Priority, Seconds, Tokens
 
-JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,56}$(?!\n)", description="A job's id: one token of a subject.")]
+JobId = Annotated[
+    str,
+    Meta(
+        pattern=r"^([A-Za-z0-9_-]{1,64}=)?[A-Za-z0-9_-]{1,56}$(?!\n)",
+        description="A job's id; to whoever is not its owner, with the owner and `=` in front.",
+    ),
+]
 Url = Annotated[str, Meta(max_length=2048)]
 SubjectText = Annotated[str, Meta(max_length=256)]
 
@@ -133,6 +139,8 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     """How a job ended. One is stored for each job and never a second for the same run."""
 
     job_id: JobId
+    user: str = ""
+    """Whose job it is; empty: nobody's."""
     state: JobState
     run: Count = 1
     kind: RequestKind | None = None
@@ -155,6 +163,8 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     """Something happened to a job."""
 
     job_id: JobId
+    user: str = ""
+    """Whose job it is; empty: nobody's."""
     news: JobNews
     state: JobState
     priority: Priority = 5

@@ -99,8 +99,10 @@ def _builder(parts: list[str]) -> Callable[..., str]:
             return lambda token: f"{head}{token}{tail}"
         case [head, middle, tail]:
             return lambda first, second: f"{head}{first}{middle}{second}{tail}"
+        case [head, near, far, tail]:
+            return lambda first, second, third: f"{head}{first}{near}{second}{far}{third}{tail}"
         case _:
-            raise ValueError(f"at most two parameters: {'*'.join(parts)}")
+            raise ValueError(f"at most three parameters: {'*'.join(parts)}")
 
 
 def by_members(subject: str) -> str:
@@ -257,7 +259,9 @@ JOB_DELAYED: Final = Subject("jobs.delayed.{priority}.{job_id}", by=CONTROL, to=
 JOB_DUE: Final = Subject("jobs.due.{priority}.{job_id}", by=NOBODY, to=CONTROL, payload="Job")
 """A delayed job whose time has come; dispatchers move it to the others."""
 JOB_RESULT: Final = Subject("jobs.result.{job_id}", by=CONTROL, to=CALLERS, payload="JobResult")
-"""How a job ended; stored, and never twice for the same run."""
+"""How a job ended that nobody owns; stored, and never twice for the same run."""
+OWN_JOB_RESULT: Final = Subject("jobs.result.{user}.{job_id}", by=CONTROL, to=CALLERS, payload="JobResult")
+"""How a user's job ended; stored, and never twice for the same run."""
 JOB_LETTER: Final = Subject("jobs.letter.{job_id}", by=CONTROL, to=CONTROL, payload="Job")
 """The dead letter of a job: the job as it was submitted, and in a header how it ended."""
 JOB_CALLBACK: Final = Subject("jobs.callback.{job_id}", by=CONTROL, to=CONTROL, payload="JobCallback")
@@ -280,8 +284,13 @@ STRATEGY_EVENT: Final = Subject("events.strategy", by=CONTROL, to=READERS, paylo
 """The strategy or one of its settings changed."""
 RESET_EVENT: Final = Subject("events.reset", by=CONTROL, to=WATCHERS, payload="ResetEvent").all
 """An operator had breakers closed or reliability forgotten."""
+JOB_EVENTS_ROOT: Final = f"{V1}.events.job"
+JOB_EVENTS: Final = f"{JOB_EVENTS_ROOT}.>"
+"""Everything that happens to jobs, whoever owns them."""
 JOB_EVENT: Final = Subject("events.job.{job_id}.{news}", by=CONTROL, to=READERS, payload="JobEvent")
-"""Something happened to a job; not stored, the job's state tells as much."""
+"""Something happened to a job that nobody owns; not stored, the job's state tells as much."""
+OWN_JOB_EVENT: Final = Subject("events.job.{user}.{job_id}.{news}", by=CONTROL, to=READERS, payload="JobEvent")
+"""Something happened to a user's job; not stored, the job's state tells as much."""
 STORED_EVENTS: Final = (
     *(event.all for event in (ROUTING_EVENT, OUTCOME_EVENT, NODE_EVENT, PRELOAD_EVENT, OFFICE_EVENT, BREAKER_EVENT)),
     STRATEGY_EVENT,

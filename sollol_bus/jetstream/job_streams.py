@@ -50,7 +50,7 @@ def job_streams(keep_s: float = KEEP_S) -> tuple[StreamSpec, ...]:
         ),
         StreamSpec(
             name=stores.RESULTS_STREAM,
-            subjects=(subjects.JOB_RESULT.all,),
+            subjects=(subjects.JOB_RESULT.all, subjects.OWN_JOB_RESULT.all),
             max_age_s=keep_s,
             max_bytes=MAX_RESULTS_BYTES,
             max_msgs_per_subject=1,

@@ -20,7 +20,7 @@ from sollol_bus.errors import BadRequest, Conflict, SollolError
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_bus.transport.messages import Msg
 from sollol_bus.waiting import delays, happens
-from sollol_schemas import subjects
+from sollol_schemas import owners, subjects
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.ids import is_request_id
 from sollol_schemas.jobs import TERMINAL, Job, JobState, JobStatus
@@ -114,7 +114,7 @@ class Batch:
             SollolError: A job is refused, or what is needed has been away for minutes.
         """
         waiting: deque[tuple[int, Job]] = deque()
-        subscription = self._jobs.bus.subscribe(subjects.JOB_EVENT.all, self._on_event)
+        subscription = self._jobs.bus.subscribe(self._jobs.events(), self._on_event)
         try:
             async for block in _blocks(jobs, self._block):
                 await self._submit(block)
@@ -203,9 +203,14 @@ class Batch:
             return
 
     def _on_event(self, msg: Msg) -> None:
-        *_, job_id, news = msg.subject.split(".")
-        batch_id, _, number = job_id.rpartition("-")
-        if batch_id == self.batch_id and news in _ENDS and number.isdigit():
+        ref, news = owners.job_of_event(msg.subject), subjects.last_token(msg.subject)
+        batch_id, _, number = owners.id_of(ref).rpartition("-")
+        if (
+            batch_id == self.batch_id
+            and owners.owner_of(ref) == self._jobs.owner
+            and news in _ENDS
+            and number.isdigit()
+        ):
             self._ended[int(number)] = news == JobState.DONE.value
             self._fresh.add(int(number))
             self._news.set()

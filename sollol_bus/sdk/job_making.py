@@ -12,9 +12,9 @@ from sollol_bus.errors import BadRequest
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
-from sollol_schemas.ids import is_request_id
 from sollol_schemas.instants import instant, parse_instant
 from sollol_schemas.jobs import Job
+from sollol_schemas.owners import is_reference
 from sollol_schemas.routing import PRIORITY_NAMES, Routing
 
 _HASH_CHARACTERS = 32
@@ -77,12 +77,12 @@ def priority_of(priority: int | str) -> int:
 
 
 def checked_id(job_id: str) -> str:
-    """The id, if a job may have it.
+    """The id, if a job may have it; whoever is not its owner puts the owner and `=` in front.
 
     Raises:
         BadRequest: It may not.
     """
-    if not is_request_id(job_id):
+    if not is_reference(job_id):
         raise BadRequest(f"not a job id: {job_id[:80]!r}; 1 to 56 of A-Z a-z 0-9 _ - are allowed")
     return job_id
 

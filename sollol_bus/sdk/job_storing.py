@@ -12,6 +12,7 @@ from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, MSG_ID
 from sollol_schemas.jobs import Job, JobGet, JobReply
+from sollol_schemas.owners import reference
 
 AT_ONCE = 512
 _ANSWER_S = 10.0
@@ -21,10 +22,15 @@ class Storing:
     """Stores jobs, up to `AT_ONCE` of them unacked.
 
     A job that is there already under its id is compared: the very same one is fine, another one is a conflict.
+
+    Args:
+        bus: The connection.
+        owner: For whom the control role stores them; empty: for whoever is connected.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, owner: str) -> None:
         self._bus = bus
+        self._owner = owner
         self._window = Window(AT_ONCE)
 
     async def store(self, priority: int, job_id: str, job: Job) -> None:
@@ -39,11 +45,10 @@ class Storing:
         def on_ack(reply: Msg | BusError) -> None:
             self._on_ack(reply, job_id, payload)
 
-        headers = {MSG_ID: job_id, EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
+        ref = reference(self._owner, job_id)
+        headers = {MSG_ID: ref, EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
         try:
-            self._bus.ask(
-                subjects.JOB_SUBMIT.of(priority, job_id), payload, on_ack, timeout_s=_ANSWER_S, headers=headers
-            )
+            self._bus.ask(subjects.JOB_SUBMIT.of(priority, ref), payload, on_ack, timeout_s=_ANSWER_S, headers=headers)
         except SollolError:
             self._window.leave()
             raise
@@ -74,7 +79,8 @@ class Storing:
             self._window.leave(_conflict(job_id, payload, reply))
 
         try:
-            self._bus.ask(subjects.JOB_GET, encode(JobGet(job_id=job_id)), on_answer, timeout_s=_ANSWER_S)
+            asked = encode(JobGet(job_id=reference(self._owner, job_id)))
+            self._bus.ask(subjects.JOB_GET, asked, on_answer, timeout_s=_ANSWER_S)
         except BusError as error:
             self._window.leave(error)
 

@@ -35,8 +35,9 @@ from sollol_bus.transport.messages import decode, encode
 from sollol_bus.transport.streaming import request_many
 from sollol_bus.transport.watching import watch
 from sollol_bus.waiting import happens
-from sollol_schemas import subjects
+from sollol_schemas import owners, subjects
 from sollol_schemas.context import RequestKind
+from sollol_schemas.headers import CALLER
 from sollol_schemas.jobs import (
     TERMINAL,
     EnqueueReply,
@@ -73,10 +74,14 @@ class Jobs:
 
     Args:
         bus: The client's connection.
+        owner: On whose behalf the control role asks; empty: on its own.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, owner: str = "") -> None:
         self.bus = bus
+        self.owner = owner
+        """Whose jobs these are; empty: nobody's in particular."""
+        self._headers = {CALLER: owner} if owner else None
         self._followers: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -84,6 +89,16 @@ class Jobs:
         for task in self._followers:
             task.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
+
+    def of(self, owner: str) -> Jobs:
+        """The jobs of somebody else, for whom the control role asks; of nobody in particular without a name."""
+        return Jobs(self.bus, owner)
+
+    def events(self, job_id: str = "*") -> str:
+        """Where news of one job are told, or of all that may be seen."""
+        if self.owner:
+            return owners.event_subject(owners.reference(self.owner, job_id), "*")
+        return subjects.JOB_EVENTS if job_id == "*" else owners.event_subject(job_id, "*")
 
     # -- submitting ---------------------------------------------------------------------------------------
 
@@ -139,7 +154,7 @@ class Jobs:
             BusError: The queue does not answer; submitting the same ids again is harmless.
         """
         number = priority_of(priority)
-        storing = Storing(self.bus)
+        storing = Storing(self.bus, self.owner)
         ids: list[str] = []
         for item in jobs:
             given, job = item if isinstance(item, tuple) else (None, item)
@@ -178,7 +193,9 @@ class Jobs:
         asked = encode(JobGet(job_id=checked_id(job_id), with_result=True))
         reply: JobReply | None = None
         parts: list[bytes] = []
-        async for msg in request_many(self.bus, subjects.JOB_GET, asked, first_s=_ASK_S, gap_s=_ASK_S):
+        async for msg in request_many(
+            self.bus, subjects.JOB_GET, asked, headers=self._headers, first_s=_ASK_S, gap_s=_ASK_S
+        ):
             if reply is None:
                 reply = decode(msg.data, JobReply)
             else:
@@ -210,7 +227,7 @@ class Jobs:
             RequestTimedOut: It did not end within `timeout_s`.
         """
         news = asyncio.Event()
-        subscription = self.bus.subscribe(subjects.JOB_EVENT.of(checked_id(job_id), "*"), lambda _: news.set())
+        subscription = self.bus.subscribe(self.events(checked_id(job_id)), lambda _: news.set())
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -244,7 +261,7 @@ class Jobs:
 
     def watch(self, job_id: str = "*") -> AsyncIterator[JobEvent]:
         """Everything that happens to one job, or to all, from now on."""
-        return watch(self.bus, subjects.JOB_EVENT.of(job_id, "*"), JobEvent)
+        return watch(self.bus, self.events(job_id), JobEvent)
 
     # -- steering -----------------------------------------------------------------------------------------
 
@@ -285,7 +302,7 @@ class Jobs:
         task.add_done_callback(self._followers.discard)
 
     async def _ask_job(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = _ASK_S) -> T:
-        return await ask(self.bus, subject, asked, kind, timeout_s=timeout_s)
+        return await ask(self.bus, subject, asked, kind, timeout_s=timeout_s, headers=self._headers)
 
 
 def _listing(states: Sequence[JobState | str], limit: int) -> JobListRequest:

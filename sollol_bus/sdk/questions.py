@@ -17,13 +17,16 @@ _OF_SCORER = (subjects.NODES, subjects.MODELS, subjects.ADMIN_STRATEGY, subjects
 _OF_RECORDER = (subjects.STATS, subjects.RELIABILITY, subjects.RECENT)
 
 
-async def ask(bus: Bus, subject: str, asked: object, kind: type[T], *, timeout_s: float) -> T:
+async def ask(
+    bus: Bus, subject: str, asked: object, kind: type[T], *, timeout_s: float, headers: dict[str, str] | None = None
+) -> T:
     """The answer to a question; None asks without a body.
 
     Raises:
         SollolError: What the other side reported, or a `BusError`.
     """
-    msg = await bus.request(subject, b"" if asked is None else encode(asked), timeout_s=timeout_s)
+    payload = b"" if asked is None else encode(asked)
+    msg = await bus.request(subject, payload, timeout_s=timeout_s, headers=headers)
     failure = error_of(msg)
     if failure is not None:
         raise error_from(failure)

@@ -106,7 +106,7 @@ async def test_a_key_sees_its_own_jobs_and_keeps_to_its_priority(tmp_path: Path)
             while (await here.http.get("/api/jobs", headers=admin)).status_code == 401:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)  # the gateway hears of the keys a moment later
         stored = (await here.http.post("/api/jobs", json=job(1, id="mine", priority=9), headers=one)).json()
-        assert stored["job_id"] == f"{key.key_id}-mine"
+        assert stored["job_id"] == "mine"
         status = (await here.http.get("/api/jobs/mine/wait", headers=one)).json()
         assert (status["state"], status["priority"]) == ("done", 3)
         assert (await here.http.get(f"/api/jobs/{stored['job_id']}", headers=two)).status_code == 404
@@ -114,8 +114,15 @@ async def test_a_key_sees_its_own_jobs_and_keeps_to_its_priority(tmp_path: Path)
         assert [j["job_id"] for j in (await here.http.get("/api/jobs", headers=one)).json()["jobs"]] == [
             stored["job_id"]
         ]
-        assert [j["job_id"] for j in (await here.http.get("/api/jobs", headers=admin)).json()["jobs"]] == [
-            stored["job_id"]
-        ]
+        full = f"key-{key.key_id}=mine"
+        assert [j["job_id"] for j in (await here.http.get("/api/jobs", headers=admin)).json()["jobs"]] == [full]
+        assert (await here.http.get(f"/api/jobs/{full}/result", headers=admin)).json()["response"].split() == ["0"]
+        for foreign in (full, "mine"):
+            assert (await here.http.get(f"/api/jobs/{foreign}", headers=two)).status_code in (400, 404)
+        theirs = (await here.http.post("/api/jobs", json=job(2, id="mine"), headers=two)).json()
+        assert theirs["job_id"] == "mine", "two keys may call two jobs by one name"
+        assert (await here.http.get("/api/jobs/mine/wait", headers=two)).json()["state"] == "done"
+        assert (await here.http.get("/api/jobs/mine/result", headers=two)).json()["response"].split() == ["1", "0"]
+        assert (await here.http.get("/api/jobs/mine/result", headers=one)).json()["response"].split() == ["0"]
         spoken = job(1, callback_subject="callbacks.mine")
         assert (await here.http.post("/api/jobs", json=spoken, headers=one)).status_code == 403

@@ -116,7 +116,11 @@ class _Jobs:
 
     def __init__(self) -> None:
         self.bus = _Bus()
+        self.owner = ""
         self.state = JobState.RUNNING
+
+    def events(self) -> str:
+        return subjects.JOB_EVENTS
 
     def end(self, state: JobState = JobState.DONE) -> None:
         self.state = state

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode
-from sollol_schemas import subjects
+from sollol_schemas import owners, subjects
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.jobs import JobEvent
@@ -25,6 +27,11 @@ T = TypeVar("T")
 
 _LOG_EVERY_S: Final = 10.0
 _OF_NODES: Final = (subjects.TELEMETRY.all, subjects.LOAD.all, subjects.OUTCOME_EVENT.all)
+
+
+def _of_owner(event: JobEvent) -> JobEvent:
+    """The event with what the job is called where everybody's are seen."""
+    return msgspec.structs.replace(event, job_id=owners.reference(event.user, event.job_id))
 
 
 class Feed:
@@ -55,7 +62,7 @@ class Feed:
         self._listen(subjects.BREAKER_EVENT.all, BreakerEvent, self._on_breaker)
         self._listen(subjects.OFFICE_EVENT.all, OfficeEvent, self._on_office)
         self._listen(subjects.STRATEGY_EVENT, StrategyEvent, lambda e: view.on_strategy_event(e, wall_s()))
-        self._listen(subjects.JOB_EVENT.all, JobEvent, view.on_job)
+        self._listen(subjects.JOB_EVENTS, JobEvent, lambda e: view.on_job(_of_owner(e)))
         self._bus.on_disconnect(self._on_disconnect)
         self._bus.on_reconnect(self._on_reconnect)
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import assert_never
 
 from sollol_agents.cli.output import seconds
+from sollol_schemas import owners
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.jobs import JobEvent
@@ -83,7 +84,7 @@ def _outcome(event: Outcome) -> str:
 
 
 def _job(event: JobEvent) -> str:
-    line = f"job {event.job_id} {event.news.value}, priority {event.priority}"
+    line = f"job {owners.reference(event.user, event.job_id)} {event.news.value}, priority {event.priority}"
     if event.node_id:
         line += f", on {event.node_id}"
     if event.tries > 1:

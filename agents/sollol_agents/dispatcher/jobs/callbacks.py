@@ -17,6 +17,7 @@ from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.jobs.intake import check_callback, job_in
 from sollol_agents.dispatcher.jobs.persistence import persistently
 from sollol_agents.dispatcher.jobs.posting import NotPosted, Poster
+from sollol_agents.dispatcher.jobs.records import as_told
 from sollol_agents.dispatcher.jobs.results import Expired, Results
 from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
@@ -27,7 +28,7 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_bus.waiting import happens
 from sollol_schemas import headers as h
-from sollol_schemas import stores, subjects
+from sollol_schemas import owners, stores, subjects
 from sollol_schemas.jobs import Job, JobCallback, JobResult
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Callbacks:
         """The same for a job as it was submitted; one that is malformed or wants what is forbidden is passed over."""
         try:
             job = job_in(payload)
-            check_callback(job, self._hosts)
+            check_callback(job, self._hosts, owners.owner_of(result.job_id))
         except (DecodeFailed, Rejected):
             return
         await self.order(job, result)
@@ -128,7 +129,7 @@ class Callbacks:
                 )
             else:
                 result = msgspec.structs.replace(result, body=body, object_name="")
-        return encode(result)
+        return encode(as_told(result))
 
     async def _publish(self, callback: JobCallback) -> None:
         """Publishes the result to its subject.

@@ -7,7 +7,7 @@ import logging
 from sollol_bus.errors import NotConnected
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
-from sollol_schemas import subjects
+from sollol_schemas import owners
 from sollol_schemas.jobs import JobEvent, JobNews, JobStatus
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,8 @@ class JobEvents:
     def tell(self, status: JobStatus, news: JobNews) -> None:
         """Publishes one."""
         event = JobEvent(
-            job_id=status.job_id,
+            job_id=owners.id_of(status.job_id),
+            user=owners.owner_of(status.job_id),
             news=news,
             state=status.state,
             priority=status.priority,
@@ -33,6 +34,6 @@ class JobEvents:
             at=self._bus.clock.instant(),
         )
         try:
-            self._bus.publish(subjects.JOB_EVENT.of(status.job_id, news.value), encode(event))
+            self._bus.publish(owners.event_subject(status.job_id, news.value), encode(event))
         except NotConnected:
             log.debug("job %s: nobody hears that it is %s", status.job_id, news)

@@ -17,9 +17,9 @@ from sollol_agents.requests.request import MODEL_NAME_MAX
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h
+from sollol_schemas import owners
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.inboxes import is_callback_subject
 from sollol_schemas.instants import InvalidInstant, parse_instant
 from sollol_schemas.jobs import Job
 from sollol_schemas.routing import DEFAULT_DEADLINE_S, RoutingMode, routing_headers
@@ -43,7 +43,7 @@ class Accepted(NamedTuple):
     """What goes with each of its requests, beside what the runner knows better: mode, priority, deadline."""
 
 
-def read_job(payload: bytes, headers: Mapping[str, str], *, hosts: tuple[str, ...]) -> Accepted:
+def read_job(payload: bytes, headers: Mapping[str, str], *, hosts: tuple[str, ...], owner: str = "") -> Accepted:
     """The job in a message. Its routing and the rest of its body are judged by the dispatcher that takes its request.
 
     Raises:
@@ -53,7 +53,7 @@ def read_job(payload: bytes, headers: Mapping[str, str], *, hosts: tuple[str, ..
         job = job_in(payload)
     except DecodeFailed as error:
         raise _bad_request(f"the job is malformed: {error}") from error
-    return accept(job, headers, hosts=hosts)
+    return accept(job, headers, hosts=hosts, owner=owner)
 
 
 def job_in(payload: bytes) -> Job:
@@ -87,13 +87,13 @@ def _mended(payload: bytes, error: DecodeFailed) -> Fields:
             raise error from None
 
 
-def accept(job: Job, headers: Mapping[str, str], *, hosts: tuple[str, ...]) -> Accepted:
+def accept(job: Job, headers: Mapping[str, str], *, hosts: tuple[str, ...], owner: str = "") -> Accepted:
     """The job, as it was submitted.
 
     Raises:
         Rejected: Its body is no object, its time no instant, or its path or callback is not permitted.
     """
-    check_callback(job, hosts)
+    check_callback(job, hosts, owner)
     try:
         due = parse_instant(job.not_before) if job.not_before else 0.0
         fields = read_fields(bytes(job.body))
@@ -131,20 +131,24 @@ def headers_for(accepted: Accepted, job_id: str, priority: int) -> dict[str, str
         known["deadline-s"] = str(accepted.job.deadline_s)
     forced = {h.ROUTING_PREFIX + name: text for name, text in known.items()}
     hidden = {name.lower() for name in forced}
-    return {name: text for name, text in accepted.headers.items() if name.lower() not in hidden} | {
-        **forced,
-        h.JOB: job_id,
-    }
+    owner = owners.owner_of(job_id)
+    kept = {name: text for name, text in accepted.headers.items() if name.lower() not in hidden}
+    return kept | forced | ({h.CALLER: owner} if owner else {}) | {h.JOB: job_id}
 
 
-def check_callback(job: Job, hosts: tuple[str, ...]) -> None:
-    """Passes a job whose result may be delivered where it says.
+def check_callback(job: Job, hosts: tuple[str, ...], owner: str) -> None:
+    """Passes a job whose result may be delivered where it says, for its owner.
 
     Raises:
         Rejected: The subject or the host is not permitted.
     """
-    if job.callback_subject and not is_callback_subject(job.callback_subject):
-        message = f"callback_subject {job.callback_subject[:80]!r} must be an inbox or begin with 'callbacks.'"
+    if job.callback_subject and not owners.may_be_called_back(owner, job.callback_subject):
+        where = (
+            f"one of your own inboxes, or begin with 'callbacks.{owner}.'"
+            if owner
+            else "an inbox or begin with 'callbacks.'"
+        )
+        message = f"callback_subject {job.callback_subject[:80]!r} must be {where}"
         raise Rejected(ErrorBody(code=ErrorCode.FORBIDDEN, message=message))
     if job.callback_url and not is_permitted_url(job.callback_url, hosts):
         message = (

@@ -15,7 +15,7 @@ from sollol_bus.jetstream.api import api
 from sollol_bus.jetstream.stored import Stored, StreamState, stored_block, stream_info
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
-from sollol_schemas import stores, subjects
+from sollol_schemas import owners, stores, subjects
 from sollol_schemas.jobs import JobListReply, JobListRequest, JobState, JobStatus
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ _STATE_SUBJECTS = f"$KV.{stores.JOBS_BUCKET}.job.*"
 _BATCH = 256
 _LOOKED_AT_MAX = 50_000
 """States read for one list: about a second's work."""
+_BODIES_LOOKED_AT_MAX = 4096
+"""Jobs read with their bodies for the list of one owner, in the queue and among the letters."""
 
 
 class _ConsumerInfo(msgspec.Struct):
@@ -40,30 +42,33 @@ class Listing:
         self._unreadable: list[str] = []
         """The jobs whose states could not be read at the last look."""
 
-    async def latest(self, asked: JobListRequest) -> JobListReply:
-        """The jobs whose state changed last, then those that nobody has worked on, and how many wait."""
+    async def latest(self, asked: JobListRequest, caller: str) -> JobListReply:
+        """A caller's jobs whose state changed last, then those that nobody has worked on, and how many wait in all."""
         wanted = frozenset(asked.states)
         jobs: list[JobStatus] = []
         seen = 0
         async for status in self.every():
             seen += 1
-            if not wanted or status.state in wanted:
+            if owners.is_mine(caller, status.job_id) and (not wanted or status.state in wanted):
                 jobs.append(status)
             if len(jobs) >= asked.limit or seen >= _LOOKED_AT_MAX:
                 break
         if len(jobs) < asked.limit and (not wanted or JobState.QUEUED in wanted):
-            jobs += await self._untouched(asked.limit - len(jobs), {job.job_id for job in jobs})
+            jobs += await self._untouched(asked.limit - len(jobs), {job.job_id for job in jobs}, caller)
         return await self._with_counts(jobs)
 
-    async def dead(self, asked: JobListRequest) -> JobListReply:
-        """The jobs of which a letter is kept, the latest first."""
+    async def dead(self, asked: JobListRequest, caller: str) -> JobListReply:
+        """A caller's jobs of which a letter is kept, the latest first."""
         wanted = frozenset(asked.states)
         found: list[JobStatus] = []
+        looked_at = 0
         last = (await stream_info(self._bus, stores.LETTERS_STREAM)).state
         async for batch in self._backwards(stores.LETTERS_STREAM, subjects.JOB_LETTER.all, last):
-            statuses = [status_of(msg.headers) for msg in reversed(batch)]
+            mine = [msg for msg in reversed(batch) if owners.is_mine(caller, subjects.last_token(msg.subject))]
+            statuses = [status_of(msg.headers) for msg in mine]
             found += [s for s in statuses if s is not None and (not wanted or s.state in wanted)]
-            if len(found) >= asked.limit:
+            looked_at += len(batch)
+            if len(found) >= asked.limit or (caller and looked_at >= _BODIES_LOOKED_AT_MAX):
                 break
         return await self._with_counts(found[: asked.limit])
 
@@ -105,17 +110,20 @@ class Listing:
             upper = lower - 1
             step = _BATCH if batch else step * 8  # over gaps in long strides
 
-    async def _untouched(self, limit: int, known: set[str]) -> list[JobStatus]:
-        """Jobs that wait in the queue or for their time, the oldest first."""
+    async def _untouched(self, limit: int, known: set[str], caller: str) -> list[JobStatus]:
+        """A caller's jobs that wait in the queue or for their time, the oldest first."""
         jobs: list[JobStatus] = []
         for stream in (stores.JOBS_STREAM, stores.DELAYED_STREAM):
             state = (await stream_info(self._bus, stream)).state
             start = state.first_seq
+            looked_at = 0
             while state.messages and start <= state.last_seq and len(jobs) < limit:
                 part = await stored_block(self._bus, stream, f"{subjects.V1}.jobs.*.*.*", start)
-                if not part:
+                looked_at += len(part)
+                if not part or (caller and looked_at > _BODIES_LOOKED_AT_MAX):
                     break
-                jobs += [s for s in map(_waiting, part) if s.job_id not in known]
+                mine = [msg for msg in part if owners.is_mine(caller, subjects.last_token(msg.subject))]
+                jobs += [s for s in map(_waiting, mine) if s.job_id not in known]
                 start = part[-1].seq + 1
         return jobs[:limit]
 

@@ -6,7 +6,8 @@ from sollol_agents.dispatcher.jobs.records import stored_status
 from sollol_agents.dispatcher.jobs.states import States
 from sollol_bus.jetstream.stored import Stored, stored_message
 from sollol_bus.transport.connection import Bus
-from sollol_schemas import stores, subjects
+from sollol_bus.transport.messages import Msg
+from sollol_schemas import owners, stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobStatus
 
@@ -31,15 +32,15 @@ class Lookup:
         self._bus = bus
         self._states = states
 
-    async def status(self, job_id: str) -> JobStatus:
-        """What is known about a job.
+    async def status(self, job_id: str, *, called: str) -> JobStatus:
+        """What is known about a job, which whoever asks called so.
 
         Raises:
             Refused: Nothing is.
         """
         known = await self.known(job_id)
         if known is None:
-            raise unknown(job_id)
+            raise unknown(called)
         return known
 
     async def known(self, job_id: str) -> JobStatus | None:
@@ -66,6 +67,18 @@ class Lookup:
             if found is not None:
                 return stream, found
         return None
+
+
+def meant_by(msg: Msg, said: str) -> str:
+    """The job that whoever asks means.
+
+    Raises:
+        Refused: It is another's, of which nothing is said.
+    """
+    job_id = owners.meant(owners.caller_of(msg.headers), said)
+    if job_id is None:
+        raise unknown(said)
+    return job_id
 
 
 def unknown(job_id: str) -> Refused:

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from sollol_agents.dispatcher.jobs.listing import Listing
-from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused
+from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused, meant_by
+from sollol_agents.dispatcher.jobs.records import told
 from sollol_agents.dispatcher.jobs.removal import Removal
 from sollol_agents.dispatcher.jobs.results import Expired
 from sollol_agents.dispatcher.jobs.states import Overtaken
@@ -23,9 +24,9 @@ from sollol_bus.transport.connection import INBOX_ROOT
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.waiting import happens
 from sollol_schemas import headers as h
-from sollol_schemas import subjects
+from sollol_schemas import owners, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.jobs import TERMINAL, JobGet, JobListRequest, JobReply, JobResult, JobState
+from sollol_schemas.jobs import TERMINAL, JobGet, JobListReply, JobListRequest, JobReply, JobResult, JobState
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,8 @@ class JobQuestions:
 
     async def _get(self, msg: Msg) -> None:
         asked = decode(msg.data, JobGet)
-        status = await self._lookup.status(asked.job_id)
+        job_id, caller = meant_by(msg, asked.job_id), owners.caller_of(msg.headers)
+        status = told(caller, await self._lookup.status(job_id, called=asked.job_id))
         if not asked.with_result:
             self._bus.respond(msg, JobReply(status=status))
             return
@@ -112,13 +114,15 @@ class JobQuestions:
         result: JobResult | None = None
         body = b""
         if status.state in TERMINAL:
-            result, _ = await self._tools.results.read(asked.job_id)
+            result, _ = await self._tools.results.read(job_id)
         if result is not None and result.state is JobState.DONE:
             try:
                 body = await self._tools.results.body(result)
                 result = msgspec.structs.replace(result, body=msgspec.Raw(b"null"))
             except Expired:
                 result = None
+        if result is not None:
+            result = msgspec.structs.replace(result, job_id=status.job_id)
         self._bus.publish(msg.reply, encode(JobReply(status=status, result=result)))
         parts = range(0, len(body), _PART_BYTES)
         for start in parts:
@@ -128,8 +132,14 @@ class JobQuestions:
 
     async def _list(self, msg: Msg) -> None:
         asked = decode(msg.data, JobListRequest)
-        self._bus.respond(msg, await self._listing.latest(asked))
+        self._bus.respond(msg, _listed(msg, await self._listing.latest(asked, owners.caller_of(msg.headers))))
 
     async def _dead(self, msg: Msg) -> None:
         asked = decode(msg.data, JobListRequest)
-        self._bus.respond(msg, await self._listing.dead(asked))
+        self._bus.respond(msg, _listed(msg, await self._listing.dead(asked, owners.caller_of(msg.headers))))
+
+
+def _listed(msg: Msg, reply: JobListReply) -> JobListReply:
+    """The list as it is told to whoever asks."""
+    caller = owners.caller_of(msg.headers)
+    return msgspec.structs.replace(reply, jobs=tuple(told(caller, job) for job in reply.jobs))

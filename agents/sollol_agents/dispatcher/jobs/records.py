@@ -11,6 +11,7 @@ from sollol_bus.errors import DecodeFailed
 from sollol_bus.jetstream.pull import Delivery
 from sollol_bus.sdk.job_making import body_hash
 from sollol_schemas import headers as h
+from sollol_schemas import owners
 from sollol_schemas.instants import instant
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
 
@@ -58,6 +59,7 @@ def result_of(status: JobStatus, *, total_s: float = 0.0) -> JobResult:
     """The result of a job that ended as its state says, without an answer yet."""
     return JobResult(
         job_id=status.job_id,
+        user=owners.owner_of(status.job_id),
         state=status.state,
         run=status.run,
         kind=status.kind,
@@ -67,6 +69,16 @@ def result_of(status: JobStatus, *, total_s: float = 0.0) -> JobResult:
         total_s=total_s,
         finished_at=status.finished_at,
     )
+
+
+def told(caller: str, status: JobStatus) -> JobStatus:
+    """The state as it is told to a caller: of its own job with the id alone."""
+    return msgspec.structs.replace(status, job_id=owners.told(caller, status.job_id))
+
+
+def as_told(result: JobResult) -> JobResult:
+    """The result as it is stored and delivered: with the job's id alone."""
+    return msgspec.structs.replace(result, job_id=owners.id_of(result.job_id))
 
 
 def run_of(headers: Mapping[str, str]) -> int:

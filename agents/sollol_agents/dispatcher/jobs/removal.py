@@ -6,13 +6,13 @@ import msgspec
 
 from sollol_agents.dispatcher.jobs import life
 from sollol_agents.dispatcher.jobs.listing import Listing
-from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused
-from sollol_agents.dispatcher.jobs.records import result_of
+from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused, meant_by
+from sollol_agents.dispatcher.jobs.records import result_of, told
 from sollol_agents.dispatcher.jobs.states import Overtaken
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_bus.jetstream.stored import delete_message, purge_subject
 from sollol_bus.transport.messages import Msg, decode
-from sollol_schemas import stores
+from sollol_schemas import owners, stores
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.jobs import (
     TERMINAL,
@@ -44,14 +44,15 @@ class Removal:
 
     async def cancel(self, msg: Msg) -> None:
         """Answers a request to cancel a job: its state first, then its message, then what runs."""
-        job_id = decode(msg.data, JobRef).job_id
+        said = decode(msg.data, JobRef).job_id
+        job_id = meant_by(msg, said)
         stored = await self._lookup.find(job_id)
         while True:
             status, revision = await self._tools.states.read(job_id)
             if status is None:
-                status = await self._lookup.status(job_id)
+                status = await self._lookup.status(job_id, called=said)
             if status.state in TERMINAL:
-                raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {status.state} already", state=status.state.value)
+                raise Refused(ErrorCode.CONFLICT, f"job {said} is {status.state} already", state=status.state.value)
             ended = msgspec.structs.replace(life.cancelled(status), finished_at=self._bus.clock.instant())
             try:
                 revision = await self._tools.states.write(ended, revision)
@@ -66,10 +67,10 @@ class Removal:
         standing, seq = await self._tools.results.publish(result_of(ended), ended.result_seq)
         if standing.state is not JobState.CANCELLED:
             await self._let_stand(ended, revision, standing, seq)
-            raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {standing.state} already", state=standing.state.value)
+            raise Refused(ErrorCode.CONFLICT, f"job {said} is {standing.state} already", state=standing.state.value)
         if stored is not None:
             await self._tools.callbacks.order_for(stored[1].data, standing)
-        self._bus.respond(msg, JobReply(status=ended))
+        self._bus.respond(msg, JobReply(status=told(owners.caller_of(msg.headers), ended)))
 
     async def _let_stand(self, ended: JobStatus, revision: int, standing: JobResult, seq: int) -> None:
         """A result came just before: it has been seen, so that the state follows it."""
@@ -87,13 +88,15 @@ class Removal:
         if not states <= TERMINAL:
             raise Refused(ErrorCode.BAD_REQUEST, "only jobs that have ended can be purged; cancel the others")
         if asked.job_id is not None:
-            status = await self._lookup.status(asked.job_id)
+            job_id = meant_by(msg, asked.job_id)
+            status = await self._lookup.status(job_id, called=asked.job_id)
             if status.state not in states:
                 message = f"job {asked.job_id} is {status.state}; only jobs that have ended can be purged"
                 raise Refused(ErrorCode.CONFLICT, message, state=status.state.value)
-            doomed = [asked.job_id]
+            doomed = [job_id]
         else:
-            doomed = [status.job_id async for status in self._listing.every() if status.state in states]
+            caller, every = owners.caller_of(msg.headers), self._listing.every()
+            doomed = [one.job_id async for one in every if one.state in states and owners.is_mine(caller, one.job_id)]
         for job_id in doomed:
             await self._tools.results.discard(job_id)
             await self._tools.letters.discard(job_id)

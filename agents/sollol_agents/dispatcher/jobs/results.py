@@ -11,13 +11,14 @@ from nats.js.errors import NotFoundError
 from nats.js.object_store import ObjectStore
 
 from sollol_agents.dispatcher.jobs.persistence import ANSWER_S, persistently
+from sollol_agents.dispatcher.jobs.records import as_told
 from sollol_bus.errors import BusError, DecodeFailed, RequestTimedOut
 from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
 from sollol_bus.jetstream.stored import purge_subject, stored_message
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h
-from sollol_schemas import stores, subjects
+from sollol_schemas import owners, stores
 from sollol_schemas.jobs import JobResult
 
 log = logging.getLogger(__name__)
@@ -49,11 +50,11 @@ class Results:
         Raises:
             UnreadableResult: Something is stored there that is no result.
         """
-        found = await stored_message(self._bus, stores.RESULTS_STREAM, subject=subjects.JOB_RESULT.of(job_id))
+        found = await stored_message(self._bus, stores.RESULTS_STREAM, subject=owners.result_subject(job_id))
         if found is None:
             return None, 0
         try:
-            return decode(found.data, JobResult), found.seq
+            return msgspec.structs.replace(decode(found.data, JobResult), job_id=job_id), found.seq
         except DecodeFailed as error:
             raise UnreadableResult(job_id, found.seq, error) from error
 
@@ -95,13 +96,13 @@ class Results:
         Returns:
             The result that stands, and its number: another one of the same run, when somebody was first.
         """
-        payload = encode(result)
+        payload = encode(as_told(result))
 
         async def act() -> tuple[JobResult, int]:
             try:
                 ack = await publish_acked(
                     self._bus,
-                    subjects.JOB_RESULT.of(result.job_id),
+                    owners.result_subject(result.job_id),
                     payload,
                     headers={h.EXPECTED_LAST_SUBJECT_SEQUENCE: str(last)},
                     timeout_s=ANSWER_S,
@@ -132,7 +133,7 @@ class Results:
                 log.debug("job %s: its answer is gone already", job_id)
             except ClientError as error:
                 raise BusError(f"the answer of job {job_id} cannot be removed: {error}") from error
-        await purge_subject(self._bus, stores.RESULTS_STREAM, subjects.JOB_RESULT.of(job_id))
+        await purge_subject(self._bus, stores.RESULTS_STREAM, owners.result_subject(job_id))
 
     async def _store(self) -> ObjectStore:
         if self._blobs is None:

@@ -36,8 +36,7 @@ from sollol_bus.jetstream.streams import provision
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg
-from sollol_schemas import inboxes, stores, subjects
-from sollol_schemas.ids import is_request_id
+from sollol_schemas import inboxes, owners, stores, subjects
 from sollol_schemas.jobs import JobNews
 
 log = logging.getLogger(__name__)
@@ -45,6 +44,7 @@ log = logging.getLogger(__name__)
 _BEATS_PER_WAIT = 4
 _PROVISION_RETRY_S = 2.0
 _AFTER_FAILURE_S = 5.0
+_CANCELLED = JobNews.CANCELLED.value
 
 
 class JobRunner(Part):
@@ -102,7 +102,8 @@ class JobRunner(Part):
         )
         self._tools = self._make_tools(calls)
         self._undeliverable = Undeliverable(self._tools, self._spawn_guarded)
-        self._bus.subscribe(subjects.JOB_EVENT.of("*", JobNews.CANCELLED.value), self._on_cancelled)
+        for pattern in (subjects.JOB_EVENT.of("*", _CANCELLED), subjects.OWN_JOB_EVENT.of("*", "*", _CANCELLED)):
+            self._bus.subscribe(pattern, self._on_cancelled)
         self._spawn(self._begin(), name="jobs.start")
         self._spawn(self._watch(calls), name="jobs.connection")
 
@@ -190,7 +191,7 @@ class JobRunner(Part):
 
     def _on_job(self, priority: int, delivery: Delivery) -> None:
         job_id = subjects.last_token(delivery.subject)
-        if not is_request_id(job_id):
+        if not owners.is_reference(job_id):
             self._spawn_guarded(self._undeliverable.bury_nameless(delivery), name="nameless")
             return
         before = self._takes.get(job_id)
@@ -226,7 +227,7 @@ class JobRunner(Part):
                 take.delivery.in_progress()
 
     def _on_cancelled(self, msg: Msg) -> None:
-        take = self._takes.get(msg.subject.split(".")[-2])
+        take = self._takes.get(owners.job_of_event(msg.subject))
         if take is not None:
             take.cancel()
 

@@ -7,7 +7,7 @@ import secrets
 import msgspec
 
 from sollol_agents.dispatcher.jobs.intake import accept, check
-from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused, unknown
+from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused, meant_by, unknown
 from sollol_agents.dispatcher.jobs.records import stored_status
 from sollol_agents.dispatcher.jobs.states import Overtaken
 from sollol_agents.dispatcher.jobs.tools import JobTools
@@ -17,7 +17,7 @@ from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
 from sollol_bus.sdk.job_making import body_hash
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
-from sollol_schemas import subjects
+from sollol_schemas import owners, subjects
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.jobs import EnqueueReply, EnqueueRequest, JobNews, JobRef, JobStatus
 from sollol_schemas.routing import routing_headers
@@ -43,14 +43,16 @@ class Submission:
     async def enqueue(self, msg: Msg) -> None:
         """Answers a request to store a job."""
         asked = decode(msg.data, EnqueueRequest)
-        accepted = accept(asked.job, msg.headers or {}, hosts=self._tools.config.job_callback_hosts)
+        said = asked.job_id or secrets.token_hex(_ID_BYTES)
+        job_id = meant_by(msg, said)
+        hosts, owner = self._tools.config.job_callback_hosts, owners.owner_of(job_id)
+        accepted = accept(asked.job, msg.headers or {}, hosts=hosts, owner=owner)
         wanted = check(accepted, self._detector)
         priority = wanted if asked.priority is None else asked.priority
         payload = encode(asked.job)
         headers = routing_headers(msg.headers or {})
-        job_id = asked.job_id or secrets.token_hex(_ID_BYTES)
         if asked.job_id is not None and (known := await self._lookup.known(job_id)) is not None:
-            self._bus.respond(msg, _duplicate(known, payload))
+            self._bus.respond(msg, _duplicate(said, known, payload))
             return
         now = self._bus.clock.now_unix()
         due = max(accepted.due_unix_s, now + asked.delay_s)
@@ -59,20 +61,23 @@ class Submission:
         else:
             is_new = await self._store(payload, headers, job_id, priority) > 0
         if is_new:
-            self._bus.respond(msg, EnqueueReply(job_id=job_id))
+            self._bus.respond(msg, EnqueueReply(job_id=said))
             return
         known = await self._lookup.known(job_id)
-        self._bus.respond(msg, _duplicate(known, payload) if known else EnqueueReply(job_id=job_id, is_duplicate=True))
+        self._bus.respond(
+            msg, _duplicate(said, known, payload) if known else EnqueueReply(job_id=said, is_duplicate=True)
+        )
 
     async def retry(self, msg: Msg) -> None:
         """Answers a request to run a job again that has ended without an answer."""
-        job_id = decode(msg.data, JobRef).job_id
+        said = decode(msg.data, JobRef).job_id
+        job_id = meant_by(msg, said)
         found = await self._tools.letters.find(job_id)
         status, revision = await self._tools.states.read(job_id)
         if found is None:
             if status is None:
-                raise unknown(job_id)
-            raise Refused(ErrorCode.CONFLICT, f"job {job_id} is {status.state}; only dead or failed jobs run again")
+                raise unknown(said)
+            raise Refused(ErrorCode.CONFLICT, f"job {said} is {status.state}; only dead or failed jobs run again")
         letter, ended = found
         run = max(ended.run, status.run if status is not None else 0) + 1
         seq = await self._store(letter.data, routing_headers(letter.headers), job_id, ended.priority, run)
@@ -89,7 +94,7 @@ class Submission:
                 result_seq=status.result_seq if status is not None else 0,
             )
             await self._tell_queued(fresh, revision)
-        self._bus.respond(msg, EnqueueReply(job_id=job_id, is_duplicate=not seq))
+        self._bus.respond(msg, EnqueueReply(job_id=said, is_duplicate=not seq))
 
     async def _tell_queued(self, fresh: JobStatus, revision: int) -> None:
         """From now on it waits, whatever it was; a dispatcher that took it up already has said so."""
@@ -121,12 +126,12 @@ class Submission:
         return 0 if ack.duplicate else ack.seq
 
 
-def _duplicate(known: JobStatus, payload: bytes) -> EnqueueReply:
-    """The answer to a job that is known already.
+def _duplicate(said: str, known: JobStatus, payload: bytes) -> EnqueueReply:
+    """The answer to a job that is known already, called as it was said.
 
     Raises:
         Refused: It is known with another body.
     """
     if known.body_hash and known.body_hash != body_hash(payload):
-        raise Refused(ErrorCode.CONFLICT, f"job {known.job_id} exists with another body", state=known.state.value)
-    return EnqueueReply(job_id=known.job_id, state=known.state, is_duplicate=True)
+        raise Refused(ErrorCode.CONFLICT, f"job {said} exists with another body", state=known.state.value)
+    return EnqueueReply(job_id=said, state=known.state, is_duplicate=True)

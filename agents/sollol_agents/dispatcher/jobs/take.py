@@ -22,7 +22,7 @@ from sollol_bus.jetstream.pull import Delivery
 from sollol_bus.jetstream.stored import stored_message
 from sollol_bus.waiting import happens
 from sollol_schemas import headers as h
-from sollol_schemas import stores, subjects
+from sollol_schemas import owners, stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobNews, JobResult, JobState, JobStatus
 
@@ -103,7 +103,8 @@ class Take:
         problem: ErrorBody | None = None
         try:
             hosts = self._tools.config.job_callback_hosts
-            accepted = read_job(self.delivery.data, self.delivery.headers, hosts=hosts)
+            owner = owners.owner_of(self.job_id)
+            accepted = read_job(self.delivery.data, self.delivery.headers, hosts=hosts, owner=owner)
         except Rejected as rejected:
             problem = rejected.error
         if accepted is not None and accepted.due_unix_s > self._tools.bus.clock.now_unix():

@@ -24,6 +24,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.grant import Birth
 from sollol_schemas.ids import is_request_id
 from sollol_schemas.inboxes import client_inbox_prefix, is_client_inbox
+from sollol_schemas.owners import is_reference
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 
 SUBJECT_OF: Final = {
@@ -198,6 +199,7 @@ def _believed(head: Mapping[str, str], reply_to: str) -> Mapping[str, str]:
 
 def _lowered(routing: Routing, priority: int) -> Routing:
     return routing if routing.priority == priority else msgspec.structs.replace(routing, priority=priority)
+from sollol_schemas.owners import is_reference
 
 
 def _control_inbox(given: str) -> str:

@@ -1,11 +1,10 @@
 """Durable jobs over HTTP, under `/api/jobs`.
 
-Whoever has a key sees its own jobs alone: their ids begin with the key's. An administrator sees all.
+Whoever has a key sees the jobs alone that belong to it. An administrator sees all, with their owners in front.
 """
 
 from __future__ import annotations
 
-import secrets
 from typing import Any, Final
 
 import msgspec
@@ -17,12 +16,13 @@ from sollol_agents.gateway.http.access import Guest, guest_of
 from sollol_agents.gateway.http.bodies import body_of, json_response, number_in
 from sollol_agents.gateway.http.errors import PLAIN_JSON
 from sollol_agents.requests.paths import is_closed
-from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, error_from
+from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, SollolError, error_from
 from sollol_bus.sdk.job_making import checked_id, make_job, priority_of
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.jobs import TERMINAL, Job, JobListReply, JobState, JobStatus
+from sollol_schemas.ids import is_request_id
+from sollol_schemas.jobs import TERMINAL, Job, JobState, JobStatus
 from sollol_schemas.routing import DEFAULT_PRIORITY
 
 PREFIX: Final = "/api/jobs"
@@ -31,7 +31,6 @@ _WAIT_MAX_S: Final = 300
 _WAITS_MAX: Final = 512
 _LIST: Final = 100
 _LIST_MAX: Final = 1000
-_ID_BYTES: Final = 8
 _BODY_BYTES: Final = 4 << 20
 
 
@@ -83,88 +82,97 @@ class JobPages:
         except msgspec.ValidationError as error:
             raise BadRequest(str(error)) from error
         job = _job(asked, guest)
-        job_id = await self._jobs.submit(
-            job,
-            job_id=_own_id(guest, asked.id) if asked.id is not None else _fresh_id(guest),
-            priority=_priority(asked, guest),
-        )
+        job_id = None if asked.id is None else _checked(guest, asked.id)
+        job_id = await self._of(guest).submit(job, job_id=job_id, priority=_priority(asked, guest))
         where = {"location": f"{PREFIX}/{job_id}"}
         return json_response({"job_id": job_id, "state": JobState.QUEUED}, status=202, headers=where)
 
     async def list_jobs(self, request: Request) -> Response:
         """The caller's latest jobs, and how many wait in the whole queue."""
         states = request.query_params.getlist("state")
-        limit = _limit(request)
-        guest = guest_of(request)
-        reply = await self._jobs.latest(*states, limit=limit if guest.is_admin else _LIST_MAX)
-        return json_response(_of(guest, reply, limit))
+        return json_response(await self._of(guest_of(request)).latest(*states, limit=_limit(request)))
 
     async def dead(self, request: Request) -> Response:
         """The caller's jobs that ended dead or failed and can run again."""
-        limit = _limit(request)
-        guest = guest_of(request)
-        return json_response(_of(guest, await self._jobs.dead(limit if guest.is_admin else _LIST_MAX), limit))
+        return json_response(await self._of(guest_of(request)).dead(_limit(request)))
 
     async def status(self, request: Request) -> Response:
         """What is known about a job."""
-        return json_response(await self._jobs.get(_asked_id(request)))
+        jobs, job_id = await self._asked(request)
+        return json_response(await jobs.get(job_id))
 
     async def wait(self, request: Request) -> Response:
         """What is known about a job once it has ended; 202 when it has not within `timeout_s`."""
-        job_id = _asked_id(request)
         timeout_s = number_in(request, "timeout_s", _WAIT_S)
         if timeout_s > _WAIT_MAX_S:
             raise BadRequest(f"timeout_s must be at most {_WAIT_MAX_S}, not {timeout_s}")
         if self._waits >= _WAITS_MAX:
             raise QueueFull(f"{self._waits} requests wait for jobs already; ask for the state now and then")
+        jobs, job_id = await self._asked(request)
         self._waits += 1
         try:
-            answer = await self._jobs.end(job_id, timeout_s=timeout_s)
+            answer = await jobs.end(job_id, timeout_s=timeout_s)
         except RequestTimedOut:
-            return json_response(await self._jobs.get(job_id), status=202)
+            return json_response(await jobs.get(job_id), status=202)
         finally:
             self._waits -= 1
         return json_response(answer.status)
 
     async def result(self, request: Request) -> Response:
         """A job's answer as the engine gave it; the error that ended it with that error's status."""
-        job_id = _asked_id(request)
-        answer = await self._jobs.answer(job_id)
+        jobs, job_id = await self._asked(request)
+        answer = await jobs.answer(job_id)
         return Response(_body_of(answer), media_type=PLAIN_JSON.decode(), headers=_headers(answer))
 
     async def cancel(self, request: Request) -> Response:
         """Cancels a job."""
-        return json_response(await self._jobs.cancel(_asked_id(request)))
+        jobs, job_id = await self._asked(request)
+        return json_response(await jobs.cancel(job_id))
 
     async def retry(self, request: Request) -> Response:
         """Runs a dead or failed job again, under its id."""
-        job_id = await self._jobs.retry(_asked_id(request))
+        jobs, job_id = await self._asked(request)
+        await jobs.retry(job_id)
         return json_response({"job_id": job_id, "state": JobState.QUEUED}, status=202)
 
     async def forget(self, request: Request) -> Response:
         """Forgets a job that has ended, with its result."""
-        job_id = _asked_id(request)
-        await self._jobs.purge(job_id=job_id)
+        jobs, job_id = await self._asked(request)
+        await jobs.purge(job_id=job_id)
         return json_response({"job_id": job_id, "purged": True})
 
+    def _of(self, guest: Guest) -> Jobs:
+        """The jobs that a guest may see."""
+        return self._jobs if guest.is_admin else self._jobs.of(f"key-{guest.owner}")
 
-def _prefix(guest: Guest) -> str:
-    """What the ids of a guest's jobs begin with; nothing for those who see all jobs."""
-    return "" if guest.is_admin else f"{guest.owner}-"
+    async def _asked(self, request: Request) -> tuple[Jobs, str]:
+        """The job that a guest asks about, and among whose jobs it is.
+
+        Those of older versions have no owner: their ids begin with the key's.
+        """
+        guest = guest_of(request)
+        jobs, job_id = self._of(guest), _checked(guest, request.path_params["job_id"])
+        if guest.is_admin or not job_id.startswith(f"{guest.owner}-"):
+            return jobs, job_id
+        try:
+            await jobs.get(job_id)
+        except SollolError as error:
+            if error.body.code is not ErrorCode.UNKNOWN_JOB:
+                raise
+            return self._jobs, job_id
+        return jobs, job_id
 
 
-def _own_id(guest: Guest, job_id: str) -> str:
-    """The id on the bus of a job that a guest names with or without the prefix of its own."""
-    prefix = _prefix(guest)
-    return checked_id(job_id if job_id.startswith(prefix) else prefix + job_id)
+def _checked(guest: Guest, job_id: str) -> str:
+    """The id, if a guest may say it: only administrators name a job's owner.
 
-
-def _fresh_id(guest: Guest) -> str | None:
-    return None if guest.is_admin else _prefix(guest) + secrets.token_hex(_ID_BYTES)
-
-
-def _asked_id(request: Request) -> str:
-    return _own_id(guest_of(request), request.path_params["job_id"])
+    Raises:
+        SollolError: It may not.
+    """
+    if guest.is_admin or is_request_id(job_id):
+        return checked_id(job_id)
+    message = f"not a job id: {job_id[:80]!r}; 1 to 56 of A-Z a-z 0-9 _ - are allowed"
+    raise BadRequest(message)
 
 
 def _job(asked: JobRequest, guest: Guest) -> Job:
@@ -207,13 +215,6 @@ def _limit(request: Request) -> int:
     if not 1 <= limit <= _LIST_MAX:
         raise BadRequest(f"limit must be 1 to {_LIST_MAX}, not {limit}")
     return limit
-
-
-def _of(guest: Guest, reply: JobListReply, limit: int) -> JobListReply:
-    """The part of a list that a guest may see."""
-    prefix = _prefix(guest)
-    mine = [job for job in reply.jobs if job.job_id.startswith(prefix)]
-    return msgspec.structs.replace(reply, jobs=tuple(mine[:limit]))
 
 
 def _body_of(answer: JobAnswer) -> bytes:

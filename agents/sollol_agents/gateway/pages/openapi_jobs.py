@@ -31,7 +31,7 @@ def paths(schemas: tuple[Schema, ...], operation: Callable[..., Schema]) -> dict
 
 def _jobs(request: Schema, status: Schema, listed: Schema, operation: Callable[..., Schema]) -> dict[str, Any]:
     one = f"{PREFIX}/{{job_id}}"
-    job_id = _parameter("job_id", "path", {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,56}$"})
+    job_id = _parameter("job_id", "path", {"type": "string", "pattern": "^([A-Za-z0-9_-]{1,64}=)?[A-Za-z0-9_-]{1,56}$"})
     limit = _parameter("limit", "query", _WHOLE | {"maximum": 1000})
     states = _parameter("state", "query", {"type": "array", "items": {"type": "string"}})
     timeout = _parameter("timeout_s", "query", {"type": "integer", "minimum": 0, "maximum": 300})

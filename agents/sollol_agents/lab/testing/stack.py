@@ -129,7 +129,7 @@ class EmulatedSystem(Part):
             await self._begin_engine(f"n{number}", {})
         await self._floor.enter_async_context(self.stack)
         self.client = await self._floor.enter_async_context(self.stack.client())
-        self.client.bus.subscribe(subjects.JOB_EVENT.all, lambda m: self.news.append(decode(m.data, JobEvent)))
+        self.client.bus.subscribe(subjects.JOB_EVENTS, lambda m: self.news.append(decode(m.data, JobEvent)))
         self.client.bus.subscribe(subjects.OUTCOME_EVENT.all, lambda m: self.outcomes.append(decode(m.data, Outcome)))
         for node_id in self.engines:
             await self._begin_node(node_id, {})
