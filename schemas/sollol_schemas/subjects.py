@@ -227,7 +227,7 @@ LOAD: Final = Subject("load.{node_id}", by=NODE, to=WATCHERS, payload="LoadUpdat
 
 # Durable jobs.
 JOB_SUBMIT: Final = Subject("jobs.submit.{priority}.{job_id}", by=CALLERS, to=CONTROL, payload="Job")
-"""Submit a durable job with one JetStream publish; its priority is 0 to 10."""
+"""Submit a durable job with one JetStream publish; its priority is 0 to 10. Dispatchers take what members publish."""
 JOB_ENQUEUE: Final = Subject(
     "jobs.enqueue", by=CALLERS, to=CONTROL, payload="EnqueueRequest", reply="EnqueueReply", queue=DISPATCHERS
 ).all
@@ -258,7 +258,7 @@ JOB_DELAYED: Final = Subject("jobs.delayed.{priority}.{job_id}", by=CONTROL, to=
 """A job that is not due yet; the server moves it when it is."""
 JOB_DUE: Final = Subject("jobs.due.{priority}.{job_id}", by=NOBODY, to=CONTROL, payload="Job")
 """A delayed job whose time has come; dispatchers move it to the others."""
-JOB_RESULT: Final = Subject("jobs.result.{job_id}", by=CONTROL, to=CALLERS, payload="JobResult")
+JOB_RESULT: Final = Subject("jobs.result.{job_id}", by=CONTROL, to=CONTROL, payload="JobResult")
 """How a job ended that nobody owns; stored, and never twice for the same run."""
 OWN_JOB_RESULT: Final = Subject("jobs.result.{user}.{job_id}", by=CONTROL, to=CALLERS, payload="JobResult")
 """How a user's job ended; stored, and never twice for the same run."""
@@ -287,7 +287,7 @@ RESET_EVENT: Final = Subject("events.reset", by=CONTROL, to=WATCHERS, payload="R
 JOB_EVENTS_ROOT: Final = f"{V1}.events.job"
 JOB_EVENTS: Final = f"{JOB_EVENTS_ROOT}.>"
 """Everything that happens to jobs, whoever owns them."""
-JOB_EVENT: Final = Subject("events.job.{job_id}.{news}", by=CONTROL, to=READERS, payload="JobEvent")
+JOB_EVENT: Final = Subject("events.job.{job_id}.{news}", by=CONTROL, to=CONTROL, payload="JobEvent")
 """Something happened to a job that nobody owns; not stored, the job's state tells as much."""
 OWN_JOB_EVENT: Final = Subject("events.job.{user}.{job_id}.{news}", by=CONTROL, to=READERS, payload="JobEvent")
 """Something happened to a user's job; not stored, the job's state tells as much."""

@@ -108,6 +108,12 @@ def ack_of(reply: Msg | BusError) -> PubAck:
     return decode(reply.data, PubAck)
 
 
+def refusal(err_code: int, description: str) -> bytes:
+    """What JetStream would answer to a publish that it refuses."""
+    error = {"code": 400, "err_code": err_code, "description": description}
+    return encode({"type": "io.nats.jetstream.api.v1.pub_ack_response", "error": error, "stream": "", "seq": 0})
+
+
 def _raise_refusal(data: bytes) -> None:
     error = decode(data, _Answer).error
     if error is not None:

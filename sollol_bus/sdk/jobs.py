@@ -79,9 +79,10 @@ class Jobs:
 
     def __init__(self, bus: Bus, owner: str = "") -> None:
         self.bus = bus
-        self.owner = owner
+        self.owner = owner or bus.caller
         """Whose jobs these are; empty: nobody's in particular."""
         self._headers = {CALLER: owner} if owner else None
+        self._behalf = owner
         self._followers: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -97,7 +98,7 @@ class Jobs:
     def events(self, job_id: str = "*") -> str:
         """Where news of one job are told, or of all that may be seen."""
         if self.owner:
-            return owners.event_subject(owners.reference(self.owner, job_id), "*")
+            return owners.event_subject(owners.reference(self.owner, owners.id_of(job_id)), "*")
         return subjects.JOB_EVENTS if job_id == "*" else owners.event_subject(job_id, "*")
 
     # -- submitting ---------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ class Jobs:
             BusError: The queue does not answer; submitting the same ids again is harmless.
         """
         number = priority_of(priority)
-        storing = Storing(self.bus, self.owner)
+        storing = Storing(self.bus, self._behalf)
         ids: list[str] = []
         for item in jobs:
             given, job = item if isinstance(item, tuple) else (None, item)

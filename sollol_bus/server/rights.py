@@ -1,9 +1,10 @@
 """Who may say what: the permissions of each role on the NATS server, made from the subject table.
 
 A role publishes what the table lets it send and subscribes to what the table lets it receive; a node's rows are
-narrowed to its own id, and clients and observers ask under their own names. Added by hand are inboxes, discovery and
-JetStream. Nobody but the control role gets requests that the server itself answers (of JetStream, of `$SYS`): it sends
-such an answer to any reply subject it is given, so that right would be the right to speak everywhere.
+narrowed to its own id, a user's to its own name, and clients and observers ask under their own names. Added by hand
+are inboxes, discovery and JetStream. Nobody but the control role gets requests that the server itself answers (of
+JetStream, of `$SYS`): it sends such an answer to any reply subject it is given, so that right would be the right to
+speak everywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sollol_schemas.inboxes import (
     CONTROL_INBOX_PREFIX,
     client_inbox_prefix,
 )
-from sollol_schemas.subjects import AS, JOB_SUBMIT, MEMBERS, SUBJECTS, V1, Role, Subject
+from sollol_schemas.subjects import AS, JOB_EVENTS, MEMBERS, SUBJECTS, V1, Role, Subject
 
 _DISCOVERY = ("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>")
 
@@ -51,16 +52,16 @@ def permissions(role: Role, name: str) -> Permissions:
         name: The user's; a node's id. It may be a template that the NATS server fills in.
     """
     node_id = name if role is Role.NODE else ""
-    asked = [_narrowed(c, node_id) for c in SUBJECTS if role in c.by]
+    own = {"{node_id}": node_id, "{user}": name if role in MEMBERS else ""}
+    asked = [_narrowed(c, own) for c in SUBJECTS if role in c.by]
     publish = [f"{AS}{name}{one.removeprefix(V1)}" for one in asked] if role in MEMBERS else asked
-    if role is Role.CLIENT:
-        publish.append(JOB_SUBMIT.all)  # JetStream takes these itself, until dispatchers do
-    subscribe = [_narrowed(c, node_id) for c in SUBJECTS if role in c.to]
+    subscribe = [_narrowed(c, own) for c in SUBJECTS if role in c.to]
     caller_inboxes = [f"{prefix}>" for prefix in inboxes.CLIENT_INBOX_PREFIXES]
     match role:
         case Role.CLIENT:
             publish += _DISCOVERY
-            subscribe += [f"{inboxes.JOB_CALLBACK_ROOT}>", f"{CLIENT_INBOX_PREFIX}.{name}.>"]
+            called_back = f"{inboxes.JOB_CALLBACK_ROOT}{name}"
+            subscribe += [called_back, f"{called_back}.>", f"{CLIENT_INBOX_PREFIX}.{name}.>"]
         case Role.NODE:
             own_inbox = f"{inboxes.node_inbox_prefix(node_id)}.>"
             publish += [*caller_inboxes, f"{CONTROL_INBOX_PREFIX}.>"]
@@ -72,7 +73,13 @@ def permissions(role: Role, name: str) -> Permissions:
             publish += [f"{inboxes.JOB_CALLBACK_ROOT}>", f"$O.{stores.JOB_BLOBS}.>", f"$O.{stores.FILES_STORE}.>"]
             publish += ["$SRV.>", "$JS.API.>", "$JS.*.API.>", "$JS.ACK.>"]
             publish += [f"$KV.{bucket}.>" for bucket in stores.BUCKETS]
-            subscribe += [f"{AS}>", *control_inboxes, "$SRV.>", *(f"$KV.{bucket}.>" for bucket in stores.BUCKETS)]
+            subscribe += [
+                f"{AS}>",
+                JOB_EVENTS,
+                *control_inboxes,
+                "$SRV.>",
+                *(f"$KV.{bucket}.>" for bucket in stores.BUCKETS),
+            ]
         case Role.OBSERVER:
             publish += _DISCOVERY
             subscribe.append(f"{CLIENT_INBOX_PREFIX}.{name}.>")
@@ -81,10 +88,10 @@ def permissions(role: Role, name: str) -> Permissions:
     return Permissions(publish=_unique(publish), subscribe=_unique(subscribe))
 
 
-def _narrowed(subject: Subject, node_id: str) -> str:
-    """The subject with wildcards, for a node with its own id in place of any node's."""
+def _narrowed(subject: Subject, own: dict[str, str]) -> str:
+    """The subject with wildcards, but with a role's own names for the parameters of which it has one."""
     tokens = zip(subject.address.split("."), subject.all.split("."), strict=True)
-    return ".".join(node_id if node_id and name == "{node_id}" else token for name, token in tokens)
+    return ".".join(own.get(name) or token for name, token in tokens)
 
 
 def _unique(items: Iterable[str]) -> tuple[str, ...]:

@@ -54,7 +54,6 @@ _HIGH_WATER_BYTES = 1 << 20
 _PONG_WITHIN_S = 30
 """Longer than it takes to notice that a server is gone: a pong that came after it would end the reading."""
 _PLAIN = f"{V1}."
-_STORED = f"{V1}.jobs.submit."  # JetStream takes these itself, until dispatchers do
 _PUBLISH_REFUSED = "permissions violation for publish to "
 
 
@@ -90,6 +89,8 @@ class Bus:
         self._is_closing = False
         self._refused = asyncio.Event()
         self._inboxes = unguessable()
+        self.caller = caller
+        """Under whose name this connection asks; empty: nobody's in particular."""
         self._own_subjects = own_subjects(caller)
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ class Bus:
             PayloadTooLarge: The payload exceeds `max_payload`, or the headers what is kept free for them.
         """
         nc, block = self._nc, b""
-        if self._own_subjects and subject.startswith(_PLAIN) and not subject.startswith(_STORED):
+        if self._own_subjects and subject.startswith(_PLAIN):
             subject = self._own_subjects + subject[len(_PLAIN) :]
         if len(payload) + PAYLOAD_MARGIN_BYTES > nc.max_payload:
             raise PayloadTooLarge(f"{len(payload)} bytes exceed the limit of {self.max_payload} bytes")

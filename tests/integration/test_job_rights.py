@@ -97,7 +97,7 @@ async def test_an_observer_looks_on_and_neither_submits_nor_steers(guarded: Guar
     alice, observer = await guarded.client("alice"), await guarded.client("observer")
     done = await alice.generate_async(MODEL, "count down from 2")
     assert (await alice.wait_for_task(done, timeout_s=30)).text.split() == ["1", "0"]
-    assert [job.job_id for job in (await observer.jobs.latest()).jobs] == [done]
+    assert (await observer.jobs.latest()).jobs == (), "an observer sees how many wait"
     assert (await observer.jobs.dead()).jobs == ()
     for steering in (
         observer.jobs.get(done),
@@ -117,7 +117,7 @@ async def test_only_the_control_role_forgets_jobs(guarded: Guarded) -> None:
     await alice.wait_for_task(done, timeout_s=30)
     with pytest.raises(NotPermitted):
         await alice.jobs.purge(job_id=done)
-    assert await control.jobs.purge(job_id=done) == 1
+    assert await control.jobs.purge(job_id=f"alice={done}") == 1
 
 
 @pytest.mark.parametrize("user", ["alice", "n1", "observer"])

@@ -256,11 +256,13 @@ def test_a_priority_that_does_not_exist_is_refused(given: int | str) -> None:
 
 
 def test_clients_submit_and_read_jobs_and_only_the_control_role_ends_them() -> None:
-    client, control, node = (
-        permissions(role, "attic" if role is Role.NODE else "") for role in (Role.CLIENT, Role.CONTROL, Role.NODE)
-    )
-    assert {"sollol.v1.jobs.submit.*.*", "sollol.v1.jobs.enqueue", "sollol.v1.jobs.cancel"} <= set(client.publish)
-    assert {"sollol.v1.jobs.result.*", "sollol.v1.events.job.*.*"} <= set(client.subscribe)
+    client, control, node = (permissions(role, "attic") for role in (Role.CLIENT, Role.CONTROL, Role.NODE))
+    asked = {"jobs.submit.*.*", "jobs.enqueue", "jobs.cancel"}
+    assert {f"sollol.v1.as.attic.{subject}" for subject in asked} <= set(client.publish)
+    own = {"sollol.v1.jobs.result.attic.*", "sollol.v1.events.job.attic.*.*", "callbacks.attic", "callbacks.attic.>"}
+    assert own <= set(client.subscribe)
+    others = {"sollol.v1.jobs.result.*", "sollol.v1.jobs.result.*.*", "sollol.v1.events.job.>", "callbacks.>"}
+    assert not others & set(client.subscribe)
     mine = {"sollol.v1.jobs.result.*", "sollol.v1.jobs.purge", "sollol.v1.jobs.delayed.*.*", "$KV.SOLLOL_JOB.>"}
     assert mine <= set(control.publish)
     assert not mine & set(client.publish)

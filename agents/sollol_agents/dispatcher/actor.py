@@ -22,6 +22,7 @@ from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import ConfigError
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.naming import of_members
 from sollol_schemas import subjects
 
 
@@ -87,6 +88,8 @@ class Dispatcher(Actor[DispatcherConfig]):
         taking[subjects.STATE] = partial(ask_state, self.bus)
         for subject, handler in taking.items():
             self.take(subject, handler, queue=subjects.DISPATCHERS)
+        on_job = of_members(self._jobs.reception.on_job)  # others publish to JetStream themselves
+        self.take(subjects.by_members(subjects.JOB_SUBMIT.all), on_job, queue=subjects.DISPATCHERS)
         await self.register(
             "Takes requests and hands them to nodes.",
             queue_group=subjects.DISPATCHERS,

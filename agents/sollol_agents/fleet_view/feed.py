@@ -29,9 +29,10 @@ _LOG_EVERY_S: Final = 10.0
 _OF_NODES: Final = (subjects.TELEMETRY.all, subjects.LOAD.all, subjects.OUTCOME_EVENT.all)
 
 
-def _of_owner(event: JobEvent) -> JobEvent:
-    """The event with what the job is called where everybody's are seen."""
-    return msgspec.structs.replace(event, job_id=owners.reference(event.user, event.job_id))
+def _as_called(event: JobEvent, caller: str) -> JobEvent:
+    """The event with what the job is called to whoever looks on."""
+    ref = owners.reference(event.user, event.job_id)
+    return msgspec.structs.replace(event, job_id=owners.told(caller, ref))
 
 
 class Feed:
@@ -62,7 +63,9 @@ class Feed:
         self._listen(subjects.BREAKER_EVENT.all, BreakerEvent, self._on_breaker)
         self._listen(subjects.OFFICE_EVENT.all, OfficeEvent, self._on_office)
         self._listen(subjects.STRATEGY_EVENT, StrategyEvent, lambda e: view.on_strategy_event(e, wall_s()))
-        self._listen(subjects.JOB_EVENTS, JobEvent, lambda e: view.on_job(_of_owner(e)))
+        caller = self._bus.caller
+        events = subjects.OWN_JOB_EVENT.of(caller, "*", "*") if caller else subjects.JOB_EVENTS
+        self._listen(events, JobEvent, lambda e: view.on_job(_as_called(e, caller)))
         self._bus.on_disconnect(self._on_disconnect)
         self._bus.on_reconnect(self._on_reconnect)
 

@@ -20,6 +20,7 @@ from sollol_agents.dispatcher.jobs.events import JobEvents
 from sollol_agents.dispatcher.jobs.letters import Letters
 from sollol_agents.dispatcher.jobs.life import RetryRules
 from sollol_agents.dispatcher.jobs.questions import JobQuestions
+from sollol_agents.dispatcher.jobs.reception import Reception
 from sollol_agents.dispatcher.jobs.results import Results
 from sollol_agents.dispatcher.jobs.states import States
 from sollol_agents.dispatcher.jobs.take import Take
@@ -73,6 +74,8 @@ class JobRunner(Part):
         spawn: Spawn,
         on_settled: Callable[[], None],
     ) -> None:
+        self.reception = Reception(bus)
+        """Stores what members publish."""
         self.settled = 0
         """Jobs that were settled here since the start."""
         self._bus = bus

@@ -183,10 +183,16 @@ def _read(
         )
         body = without_routing(body, fields) if is_native else body
         if h.JOB in head:
-            context = msgspec.structs.replace(context, job_id=_id(h.JOB, head[h.JOB]))
+            context = msgspec.structs.replace(context, job_id=_job(head[h.JOB]))
     except (InvalidBody, InvalidRouting) as error:
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))) from error
     return routing, context, wants_stream, body
+
+
+def _job(given: str) -> str:
+    if not is_reference(given):
+        raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=f"header {h.JOB} must name a job"))
+    return given
 
 
 def _believed(head: Mapping[str, str], reply_to: str) -> Mapping[str, str]:
@@ -199,7 +205,6 @@ def _believed(head: Mapping[str, str], reply_to: str) -> Mapping[str, str]:
 
 def _lowered(routing: Routing, priority: int) -> Routing:
     return routing if routing.priority == priority else msgspec.structs.replace(routing, priority=priority)
-from sollol_schemas.owners import is_reference
 
 
 def _control_inbox(given: str) -> str:

@@ -19,6 +19,7 @@ from sollol_agents.requests.paths import is_closed
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, SollolError, error_from
 from sollol_bus.sdk.job_making import checked_id, make_job, priority_of
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
+from sollol_schemas.callers import name_of_key
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_request_id
@@ -143,7 +144,7 @@ class JobPages:
 
     def _of(self, guest: Guest) -> Jobs:
         """The jobs that a guest may see."""
-        return self._jobs if guest.is_admin else self._jobs.of(f"key-{guest.owner}")
+        return self._jobs if guest.is_admin else self._jobs.of(name_of_key(guest.owner))
 
     async def _asked(self, request: Request) -> tuple[Jobs, str]:
         """The job that a guest asks about, and among whose jobs it is.
