@@ -68,6 +68,8 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     output_file_id: str = ""
     error_file_id: str = ""
     problems: tuple[BatchProblem, ...] = ()
+    jobs_owner: str = ""
+    """Whom its jobs belong to; empty: nobody, as those of batches that were made before jobs had owners."""
     worker: str = ""
     """Instance of the gateway that works on it; it writes the record once a second."""
 

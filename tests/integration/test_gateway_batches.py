@@ -56,11 +56,11 @@ async def begun(http: httpx.AsyncClient, file_id: str, endpoint: str = CHAT, **h
     return str(answer.json()["id"])
 
 
-async def ended(http: httpx.AsyncClient, batch_id: str) -> dict[str, Any]:
+async def ended(http: httpx.AsyncClient, batch_id: str, **headers: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     async def is_over() -> bool:
-        found.update((await http.get(f"/v1/batches/{batch_id}")).json())
+        found.update((await http.get(f"/v1/batches/{batch_id}", headers=headers)).json())
         return found["status"] in ("completed", "failed", "cancelled", "expired")
 
     await eventually(is_over, within_s=40)
@@ -244,9 +244,10 @@ async def test_a_worker_that_was_replaced_stops(tmp_path: Path) -> None:
 async def test_files_and_batches_belong_to_the_key_that_made_them(tmp_path: Path) -> None:
     async with world(tmp_path, require_key=True, max_stored_bytes=2048) as here:
         store = KeyStore(here.gateway.bus)
-        secrets = {}
+        secrets, ids = {}, {}
         for name in ("one", "two", "boss"):
-            _, secrets[name] = await store.create(name, is_admin=name == "boss")
+            key, secrets[name] = await store.create(name, is_admin=name == "boss")
+            ids[name] = key.key_id
         bearer = {name: {"Authorization": f"Bearer {secret}"} for name, secret in secrets.items()}
         async with asyncio.timeout(10):
             while (await here.http.get("/v1/files", headers=bearer["boss"])).status_code == 401:  # noqa: ASYNC110
@@ -260,6 +261,11 @@ async def test_files_and_batches_belong_to_the_key_that_made_them(tmp_path: Path
         asked = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
         assert (await here.http.post("/v1/batches", json=asked, headers=bearer["two"])).status_code == 404
         assert (await here.http.get("/v1/batches", headers=bearer["two"])).json()["data"] == []
+        assert (await ended(here.http, batch_id, **bearer["one"]))["status"] == "completed"
+        of_batch = {"one": [f"{batch_id}-0"], "two": [], "boss": [f"key-{ids['one']}={batch_id}-0"]}
+        for name, expected in of_batch.items():
+            listed = (await here.http.get("/api/jobs", headers=bearer[name])).json()
+            assert [job["job_id"] for job in listed.get("jobs", [])] == expected
         too_much = {"file": ("in.jsonl", chat_lines([1] * 20))}
         refused = await here.http.post("/v1/files", data={"purpose": "batch"}, files=too_much, headers=bearer["one"])
         assert refused.status_code == 413

@@ -119,6 +119,10 @@ class _Jobs:
         self.owner = ""
         self.state = JobState.RUNNING
 
+    def of(self, owner: str) -> _Jobs:
+        self.owner = owner
+        return self
+
     def events(self) -> str:
         return subjects.JOB_EVENTS
 

@@ -123,6 +123,7 @@ class BatchPages:
         record = BatchRecord(
             batch_id=self._resources.new_id("batch").replace("-", "_"),
             owner=guest.owner,
+            jobs_owner=guest.caller,
             endpoint=asked.endpoint,
             input_file_id=asked.input_file_id,
             created_at_s=now_s,

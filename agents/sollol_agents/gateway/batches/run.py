@@ -41,7 +41,8 @@ class BatchRun:
 
     def __init__(self, resources: BatchResources, record: BatchRecord, revision: int) -> None:
         self._resources = resources
-        self._jobs = Batch(resources.jobs, record.batch_id, priority=record.priority, ahead=_AHEAD)
+        jobs = resources.jobs.of(record.jobs_owner)
+        self._jobs = Batch(jobs, record.batch_id, priority=record.priority, ahead=_AHEAD)
         self._held = HeldRecord(resources, record, revision, self._jobs.stop)
         if self._held.is_cancelled:
             self._jobs.stop()
