@@ -90,18 +90,18 @@ class Window:
         self._error: SollolError | None = None
         self._news = asyncio.Event()
 
-    async def enter(self) -> None:
-        """Takes a place, once there is one; give it back with `leave`.
+    async def enter(self, places: int = 1) -> None:
+        """Takes a place, or several for something large, once they are free; give them back with `leave`.
 
         Raises:
             SollolError: What went wrong with an earlier one.
         """
-        await self._until_open_below(self._places)
-        self._open += 1
+        await self._until_open_below(max(1, self._places - places + 1))
+        self._open += places
 
-    def leave(self, error: SollolError | None = None) -> None:
-        """Gives a place back: its thing arrived, or met an error."""
-        self._open -= 1
+    def leave(self, error: SollolError | None = None, places: int = 1) -> None:
+        """Gives back what was taken: its thing arrived, or met an error."""
+        self._open -= places
         self._error = self._error or error
         self._news.set()
 

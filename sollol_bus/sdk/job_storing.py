@@ -15,6 +15,8 @@ from sollol_schemas.jobs import Job, JobGet, JobReply
 from sollol_schemas.owners import reference
 
 AT_ONCE = 512
+_PLACE_BYTES = 32 << 10
+"""A job takes a place for each of these that it has: 16 MiB are on their way at a time, and acked soon."""
 _ANSWER_S = 10.0
 
 
@@ -39,8 +41,8 @@ class Storing:
         Raises:
             SollolError: What went wrong with this one or an earlier one.
         """
-        await self._window.enter()
         payload = encode(job)
+        await self._window.enter(_places(payload))
 
         def on_ack(reply: Msg | BusError) -> None:
             self._on_ack(reply, job_id, payload)
@@ -50,7 +52,7 @@ class Storing:
         try:
             self._bus.ask(subjects.JOB_SUBMIT.of(priority, ref), payload, on_ack, timeout_s=_ANSWER_S, headers=headers)
         except SollolError:
-            self._window.leave()
+            self._window.leave(places=_places(payload))
             raise
 
     async def finish(self) -> None:
@@ -65,24 +67,28 @@ class Storing:
         try:
             is_there_already = not is_stored(reply)
         except SollolError as error:
-            self._window.leave(error)
+            self._window.leave(error, _places(payload))
             return
         if is_there_already:
             self._compare(job_id, payload)
         else:
-            self._window.leave()
+            self._window.leave(places=_places(payload))
 
     def _compare(self, job_id: str, payload: bytes) -> None:
         """Asks which job has the id; when nobody can say it passes, as a plain publish would."""
 
         def on_answer(reply: Msg | BusError) -> None:
-            self._window.leave(_conflict(job_id, payload, reply))
+            self._window.leave(_conflict(job_id, payload, reply), _places(payload))
 
         try:
             asked = encode(JobGet(job_id=reference(self._owner, job_id)))
             self._bus.ask(subjects.JOB_GET, asked, on_answer, timeout_s=_ANSWER_S)
         except BusError as error:
-            self._window.leave(error)
+            self._window.leave(error, _places(payload))
+
+
+def _places(payload: bytes) -> int:
+    return 1 + len(payload) // _PLACE_BYTES
 
 
 def is_stored(reply: Msg | BusError) -> bool:

@@ -42,6 +42,22 @@ async def test_a_full_window_is_waited_for_until_a_place_is_given_back() -> None
     await asyncio.wait_for(third, 5)
 
 
+async def test_something_large_takes_several_places_and_goes_alone_when_it_is_larger_than_the_window() -> None:
+    window = Window(4)
+    await window.enter(3)
+    large = asyncio.gather(window.enter(9))
+    await asyncio.sleep(0)
+    assert not large.done()
+    await window.enter()
+    window.leave(places=3)
+    await asyncio.sleep(0)
+    assert not large.done(), "one is still on its way"
+    window.leave()
+    await asyncio.wait_for(large, 5)
+    window.leave(places=9)
+    await asyncio.wait_for(window.finish(), 5)
+
+
 async def test_the_first_error_of_any_ends_the_sending() -> None:
     window = Window(3)
     for error in (None, BusError("first"), NotConnected("second")):
