@@ -160,6 +160,8 @@ class CancelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     secret: str
     resend: Count | None = None
     """Ends only what was sent up to this resend; without it, every sending."""
+    comes_again: bool = False
+    """Ends it only while it waits for a slot: a job that is given back, for which another dispatcher will ask soon."""
 
 
 class CancelReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -12,6 +12,9 @@ from sollol_schemas.errors import ErrorBody
 from sollol_schemas.routing import Routing
 from sollol_schemas.units import BusId, Count, Seconds, Term
 
+JOBS_CLOCK: Final = "jobs"
+"""The clock of the server that stores jobs."""
+
 
 class Birth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When a request came into being, on a clock that everybody who speaks of it shares."""
@@ -19,7 +22,7 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at_s: float
     """Seconds of that clock; only the order and the distances on it count."""
     clock: Annotated[str, msgspec.Meta(max_length=64)]
-    """`jobs` for the instant at which the server stored a job, otherwise the dispatcher whose clock it is."""
+    """`JOBS_CLOCK` for the instant at which the server stored a job, otherwise the dispatcher whose clock it is."""
     number: Count = 0
     """Settles which of two with the same instant came first: a job's number in its stream."""
 
@@ -82,11 +85,13 @@ GrantReply = GrantQueued | Granted | GrantRefused
 
 
 class GrantRelease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="grant.release.v1"):
-    """The dispatcher no longer wants a slot for this request (cancelled, deadline, caller gone)."""
+    """The dispatcher no longer wants a slot for this request (cancelled, deadline, caller gone, handed on)."""
 
     request_id: BusId
     number: Count | None = None
     """Number of the attempt that is no longer wanted; a question for a later one stands."""
+    comes_again: bool = False
+    """Whether another dispatcher will ask for it soon: its place in the queue is kept for a moment."""
 
 
 class RouteRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="route.request.v1"):

@@ -229,6 +229,12 @@ class JobPurgeReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     purged: Count = 0
 
 
+class JobsReturned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="jobs.returned.v1"):
+    """Jobs of one priority that were given back to the queue."""
+
+    count: Count
+
+
 class JobCallback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="job.callback.v1"):
     """A result that is to be delivered; kept until it was, or was given up."""
 

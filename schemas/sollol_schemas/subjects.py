@@ -254,6 +254,8 @@ JOB_PURGE: Final = Subject(
     "jobs.purge", by=CONTROL, to=CONTROL, payload="JobPurgeRequest", reply="JobPurgeReply", queue=DISPATCHERS
 ).all
 """Forget jobs that have ended, with their results."""
+JOB_RETURNED: Final = Subject("jobs.returned.{priority}", by=CONTROL, to=CONTROL, payload="JobsReturned")
+"""A dispatcher that leaves gave jobs back: the others take them ahead of what they have."""
 JOB_DELAYED: Final = Subject("jobs.delayed.{priority}.{job_id}", by=CONTROL, to=CONTROL, payload="Job")
 """A job that is not due yet; the server moves it when it is."""
 JOB_DUE: Final = Subject("jobs.due.{priority}.{job_id}", by=NOBODY, to=CONTROL, payload="Job")

@@ -42,9 +42,11 @@ class Delivery:
     server delivers the message again.
     """
 
-    __slots__ = ("_consumer", "_is_settled", "_msg", "_tokens")
+    __slots__ = ("_consumer", "_is_settled", "_msg", "_tokens", "is_beyond")
 
     def __init__(self, consumer: PullConsumer, msg: Msg) -> None:
+        self.is_beyond = False
+        """Whether it takes no place in the window; for the consumer."""
         self._consumer = consumer
         self._msg = msg
         self._is_settled = False
@@ -101,6 +103,14 @@ class Delivery:
         """It was not done; it comes again after `delay_s`."""
         self._settle(b"-NAK" if delay_s <= 0 else b'-NAK {"delay": %d}' % round(delay_s * _NS))
 
+    async def confirmed(self, timeout_s: float) -> None:
+        """Returns when the server has read what it was told about this message, and about others before.
+
+        Raises:
+            BusError: It did not say so in time.
+        """
+        await self._consumer.bus.request(self._msg.reply, b"+WPI", timeout_s=timeout_s)
+
     def term(self, reason: str = "") -> None:
         """It can never be done; it does not come again, and the server publishes the reason."""
         self._settle(b"+TERM " + reason.encode() if reason else b"+TERM")
@@ -109,7 +119,7 @@ class Delivery:
         """Somebody else has it by now: frees its place and tells the server nothing."""
         if not self._is_settled:
             self._is_settled = True
-            self._consumer.on_settled()
+            self._consumer.on_settled(self)
 
     def in_progress(self) -> None:
         """It is being worked on: the time until it comes again begins anew."""
@@ -120,7 +130,7 @@ class Delivery:
         if not self._is_settled:
             self._is_settled = True
             self._send(how)
-            self._consumer.on_settled()
+            self._consumer.on_settled(self)
 
     def _send(self, what: bytes) -> None:
         try:
@@ -169,6 +179,8 @@ class PullConsumer:
         spec: The durable; it is made when missing, also when it vanishes later.
         handler: Called in order of arrival; must settle each delivery, then or later.
         window: Messages asked for or delivered and not settled.
+        beyond: Messages that were delivered before, to whomever, and may be in hand beside the window: the server
+            delivers them first, and what fills the window is younger.
         heartbeat_s: How often the server says that it still has nothing.
     """
 
@@ -179,12 +191,15 @@ class PullConsumer:
         handler: Callable[[Delivery], None],
         *,
         window: int = 500,
+        beyond: int = 0,
         heartbeat_s: float = 2.0,
     ) -> None:
         self.bus = bus
         self.spec = spec
         self.in_hand = 0
         """Messages delivered and not settled."""
+        self._in_hand_beyond = 0
+        self._beyond = beyond
         self._handler = handler
         self._window = window
         self._lent = 0
@@ -206,12 +221,18 @@ class PullConsumer:
     @property
     def is_full(self) -> bool:
         """Whether no more messages are asked for until one is settled."""
-        return self.in_hand >= self._window + self._lent
+        return self.in_hand - self._in_hand_beyond >= self._window + self._lent
 
     def lend(self, places: int) -> None:
         """Makes room for more messages than the window has (or, negative, takes that back): some are nearly done."""
         self._lent += places
         self._pull()
+
+    def expect(self, messages: int) -> None:
+        """Asks for so many messages beyond the window, two windows at most: others gave them back."""
+        messages = min(messages, 2 * self._window - self._outstanding)
+        if messages > 0 and self._subscription is not None:
+            self._ask_for(messages)
 
     async def run(self) -> None:
         """Makes the durable and pulls from it until cancelled; outages are waited out."""
@@ -233,6 +254,12 @@ class PullConsumer:
     def stop(self) -> None:
         """Takes nothing more; what still arrives is given back at once. Deliveries in hand may be settled."""
         self._is_stopped = True
+
+    async def drain(self) -> None:
+        """Takes nothing more, and returns when whatever was on its way here has been given back."""
+        self._is_stopped = True
+        if self._subscription is not None:
+            await self._subscription.drain()
 
     async def _ensure_consumer(self) -> None:
         what = f"CONSUMER.DURABLE.CREATE.{self.spec.stream}.{self.spec.durable}"
@@ -268,11 +295,16 @@ class PullConsumer:
         """Asks for as many messages as there is room for, when that is worth a request."""
         if self._is_stopped or self._subscription is None:
             return
-        room = self._window + self._lent - self.in_hand - self._outstanding
+        room = self._window + self._lent - (self.in_hand - self._in_hand_beyond) - self._outstanding
         if room <= 0 or (self._outstanding and room < self._window // 4):
             return
+        self._ask_for(room)
+
+    def _ask_for(self, messages: int) -> None:
+        if self._is_stopped:
+            return
         request = {
-            "batch": room,
+            "batch": messages,
             "expires": round(_EXPIRES_S * _NS),
             "idle_heartbeat": round(self._heartbeat_s * _NS),
         }
@@ -282,7 +314,7 @@ class PullConsumer:
             return  # everything is asked for again after the reconnect
         if not self._outstanding:
             self._heard_at = self._loop.time()
-        self._outstanding += room
+        self._outstanding += messages
 
     def _on_message(self, msg: Msg) -> None:
         self._heard_at = self._loop.time()
@@ -296,6 +328,10 @@ class PullConsumer:
         if self._is_stopped:
             delivery.nak()
             return
+        if delivery.deliveries > 1 and self._in_hand_beyond < self._beyond:
+            self._in_hand_beyond += 1
+            delivery.is_beyond = True
+            self._pull()  # there may be more
         try:
             self._handler(delivery)
         except Exception:
@@ -323,7 +359,8 @@ class PullConsumer:
         else:
             self._pull()
 
-    def on_settled(self) -> None:
+    def on_settled(self, delivery: Delivery) -> None:
         """Called by each delivery when it is settled."""
         self.in_hand -= 1
+        self._in_hand_beyond -= delivery.is_beyond
         self._pull()

@@ -113,6 +113,8 @@ class Call:
         self.resends = resends
         self.dispatcher: str | None = None
         """Instance of the dispatcher that took the request, once it said so."""
+        self.comes_again = False
+        """Whether somebody else will ask for it: a cancel ends it only while it waits, and it is not sent again."""
         self._bus = bus
         self._loop = asyncio.get_running_loop()
         self._subject = subject
@@ -212,7 +214,9 @@ class Call:
 
     def cancel(self) -> None:
         """Tells the dispatchers that the answer is no longer wanted."""
-        self._publish_cancel(CancelRequest(request_id=self.request_id, secret=self._secret))
+        self._publish_cancel(
+            CancelRequest(request_id=self.request_id, secret=self._secret, comes_again=self.comes_again)
+        )
 
     def _publish_cancel(self, message: CancelRequest) -> None:
         try:
@@ -287,7 +291,7 @@ class Call:
         Raises:
             ActorStopped: Its user left, or the answer has begun.
         """
-        if self._left is not None or self._stream.has_begun:
+        if self._left is not None or self.comes_again or self._stream.has_begun:
             self._is_over = True
             raise error
         self._expect_restart(gone_within_s(error))

@@ -16,11 +16,12 @@ from sollol_bus.errors import Cancelled, Conflict, DeadlineExceeded, NoEligibleN
 from sollol_bus.sdk.call import Call
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_bus.transport.messages import Msg, encode
+from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.events import OfficeEvent
 from sollol_schemas.execution import CancelRequest, RequestGranted, RequestNews, RequestWaiting, Taken
+from sollol_schemas.grant import GrantRelease
 
 
 async def test_without_a_scorer_the_caller_is_told_what_to_start(dispatcher: Dispatcher, bus: Bus) -> None:
@@ -159,6 +160,41 @@ async def test_nobody_cancels_without_the_secret(dispatcher: Dispatcher, actors_
         await bus.flush()
         await bus.request(subjects.DISPATCHER_PROBE.of(dispatcher.instance))
         assert dispatcher.statistics().in_flight == 1
+
+
+async def test_a_job_that_is_given_back_ends_while_it_waits_and_its_place_is_kept(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    told: list[GrantRelease] = []
+    actors_bus.subscribe(subjects.RELEASE, lambda msg: told.append(decode(msg.data, GrantRelease)))
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: len(scorer.asked) == 1)
+        call.comes_again = True
+        call.cancel()
+        with pytest.raises(Cancelled):
+            await anext(aiter(call))
+        await eventually(lambda: [release.comes_again for release in told] == [True])
+
+
+async def test_a_job_that_is_given_back_goes_on_where_a_node_works_on_it(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    ScriptedScorer(actors_bus, ["n1"])
+    node = ScriptedNode(actors_bus, "n1", ScriptedNode.accept)
+    await actors_bus.flush()
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: len(node.execs) == 1)
+        attempt = node.execs[0].attempt_id
+        call.comes_again = True
+        call.cancel()
+        await bus.flush()
+        await bus.request(subjects.DISPATCHER_PROBE.of(dispatcher.instance))
+        node.first(attempt)
+        node.finish(attempt)
+        assert [m.data async for m in call] == [b'{"response":"a"}']
 
 
 async def test_the_cancel_of_an_earlier_sending_does_not_reach_a_later_one(

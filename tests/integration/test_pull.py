@@ -221,6 +221,44 @@ async def test_two_that_share_a_durable_share_the_work(bus: Bus) -> None:
     assert sorted(seen[0] + seen[1]) == sorted(b"%d" % n for n in range(200))
 
 
+async def test_what_others_gave_back_is_taken_beside_a_full_window_as_soon_as_one_place_is_free(bus: Bus) -> None:
+    theirs: list[Delivery] = []
+    ours: list[Delivery] = []
+    slow = ConsumerSpec(stream="S", durable="d", ack_wait_s=60)
+    for n in range(20):
+        await store(bus, 1, start=n)
+    other = PullConsumer(bus, slow, theirs.append, window=6)
+    async with running(other):
+        await eventually(lambda: len(theirs) == 6)
+        async with running(PullConsumer(bus, slow, ours.append, window=4, beyond=8)) as consumer:
+            await eventually(lambda: consumer.is_full)
+            await other.drain()
+            for delivery in theirs:
+                delivery.nak()
+            await theirs[-1].confirmed(5.0)
+            ours[0].ack()
+            await eventually(lambda: len(ours) == 11)
+            assert [d.stream_seq for d in ours] == [7, 8, 9, 10, 1, 2, 3, 4, 5, 6, 11]
+            for delivery in ours[1:5]:
+                delivery.ack()
+            await eventually(lambda: len(ours) == 14)
+            assert consumer.in_hand == 9, "five that others had, and a window of four"
+
+
+async def test_who_hears_that_others_gave_messages_back_asks_for_them_beyond_its_window(bus: Bus) -> None:
+    held: list[Delivery] = []
+    slow = ConsumerSpec(stream="S", durable="d", ack_wait_s=60)
+    await store(bus, 20)
+    async with running(PullConsumer(bus, slow, held.append, window=4)) as consumer:
+        await eventually(lambda: consumer.is_full)
+        consumer.expect(3)
+        await eventually(lambda: len(held) == 7)
+        consumer.expect(1000)
+        await eventually(lambda: len(held) == 15)
+        await bus.flush()
+        assert len(held) == 15, "two windows at most"
+
+
 @pytest.mark.shutdown
 async def test_after_stop_new_messages_are_given_back_at_once_and_those_in_hand_may_be_settled(bus: Bus) -> None:
     held: list[Delivery] = []

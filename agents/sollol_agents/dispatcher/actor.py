@@ -105,7 +105,7 @@ class Dispatcher(Actor[DispatcherConfig]):
     async def stop_intake(self) -> None:
         """Takes no more jobs and requests; those that no node works on go to other dispatchers at once."""
         ours = frozenset(self._jobs.in_flight())
-        self._jobs.stop_intake()
+        await self._jobs.stop_intake()
         await super().stop_intake()
         await self._requests.leave(ours)
 

@@ -273,9 +273,11 @@ class Scorer(Actor[ScorerConfig]):
         except DecodeFailed as error:
             log.warning("ignored a release: %s", error, extra={"action": "bad_message"})
             return
-        effects = self.core.release(release.request_id, time.monotonic(), number=release.number)
-        if release.request_id not in self.core.waiting:
-            self._replies.pop(release.request_id, None)
+        request_id, number, comes_again = release.request_id, release.number, release.comes_again
+        effects = self.core.release(request_id, time.monotonic(), number=number, comes_again=comes_again)
+        waiting = self.core.waiting.get(request_id)
+        if waiting is None or waiting.is_away:
+            self._replies.pop(request_id, None)
         self._carry_out(effects)
 
     def _on_route(self, msg: Msg) -> None:

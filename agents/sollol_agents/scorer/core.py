@@ -27,6 +27,7 @@ from sollol_agents.scorer.knowledge.demand import Demand, Flow
 from sollol_agents.scorer.knowledge.lengths import LengthTable
 from sollol_agents.scorer.queue import refusals
 from sollol_agents.scorer.queue.admission import Admission
+from sollol_agents.scorer.queue.away import Away
 from sollol_agents.scorer.queue.births import Births
 from sollol_agents.scorer.queue.ceilings import Ceilings
 from sollol_agents.scorer.queue.grants import Circumstances, made_decision, made_grant, occupy
@@ -73,6 +74,7 @@ class SchedulerCore:
         self._left_s = left_s
         self._teacher = Teacher(self.fleet, self.lengths)
         self._births = Births()
+        self._away = Away(self.waiting)
         self._ledger = GrantLedger(self.fleet)
         self.ceilings = Ceilings(lambda request_id: request_id in self.waiting or request_id in self._ledger)
         self._equip(config, strategy_named(config.strategy, hold=config.hold))
@@ -144,7 +146,7 @@ class SchedulerCore:
         held = self._ledger.held(request, now)
         if held is not None:
             return [held]
-        before = self.waiting.remove(request.request_id)
+        before = self.waiting.remove(request.request_id) or self._away.back(request)
         over = self.ceilings.refusal(request, now, is_again=before is not None)
         self.fleet.note_busy(request.busy)
         waiting = self._admission.admitted(request, now)
@@ -175,18 +177,24 @@ class SchedulerCore:
         task = "embedding" if context.is_embedding else context.task_type
         return self.lengths.median_tokens(waiting.model, task, context.prompt_tokens)
 
-    def release(self, request_id: str, now: float, *, number: int | None = None) -> list[Effect]:
+    def release(
+        self, request_id: str, now: float, *, number: int | None = None, comes_again: bool = False
+    ) -> list[Effect]:
         """The dispatcher wants no slot for this request any more; a grant that no node took is void.
 
         With `number`, a question for a later attempt stands, and so does its grant: the release may be handled
-        after them.
+        after them. What `comes_again` keeps its place for a moment.
         """
         waiting = self.waiting.get(request_id)
         if waiting is not None and number is not None and waiting.request.number > number:
             return []
-        if self.waiting.remove(request_id) is not None:
+        if waiting is not None:
             self.ceilings.left(request_id, now)
-        self._ledger.release(request_id, number, now)
+        waiting = self._ledger.release(request_id, number, now) or waiting
+        if comes_again and waiting is not None:
+            self._away.keep(waiting, now)
+        else:
+            self.waiting.remove(request_id)
         return self._plan(now)
 
     def route(self, request: RouteRequest, now: float) -> DecisionEvent | ErrorBody:
@@ -207,7 +215,7 @@ class SchedulerCore:
     def forget_dispatcher(self, dispatcher: str, now: float) -> list[Effect]:
         """A dispatcher died: nobody waits for its requests any more."""
         for waiting in self.waiting:
-            if waiting.request.dispatcher == dispatcher:
+            if waiting.request.dispatcher == dispatcher and not waiting.is_away:
                 self.waiting.remove(waiting.request_id)
                 self.ceilings.left(waiting.request_id, now)
         self._ledger.release_all_of(dispatcher, now)
@@ -298,9 +306,14 @@ class SchedulerCore:
 
         lines = self.waiting.lines()
         ratio = self._flow.newcomers_ratio(len(self.waiting) + self.fleet.in_flight, now)
+        is_withheld = False
         for waiting, choice in self.planner.walk(lines, self._window(len(lines)), nodes_for, now, ratio):
-            if choice.cost.is_free:
+            if choice.cost.is_free and waiting.is_away:
+                is_withheld = True
+            elif choice.cost.is_free:
                 effects += self._grant(waiting, choice, now)
+        if self._away.lose(now, is_withheld=is_withheld):
+            effects += self._plan(now)
         return effects
 
     def _start_at_once(self, waiting: Waiting, now: float) -> list[Effect] | None:
@@ -337,7 +350,7 @@ class SchedulerCore:
         self.fleet.take(node, attempt)
         occupy(attempt, cost, now)
         node.work.count(attempt.arrival_rank, self.planner.node_seconds(cost), now)
-        self._ledger.note(attempt)
+        self._ledger.note(attempt, waiting)
         return [granted, event]
 
     def keep_alive_s(self, model: str, now: float) -> float:

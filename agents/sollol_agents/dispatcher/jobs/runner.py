@@ -36,9 +36,9 @@ from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.messages import Msg, decoded, encode
 from sollol_schemas import inboxes, owners, stores, subjects
-from sollol_schemas.jobs import JobNews
+from sollol_schemas.jobs import JobNews, JobsReturned
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ _BEATS_PER_WAIT = 4
 _PROVISION_RETRY_S = 2.0
 _AFTER_FAILURE_S = 5.0
 _CANCELLED = JobNews.CANCELLED.value
+_RETURNED_WITHIN_S = 1.0
 
 
 class JobRunner(Part):
@@ -107,6 +108,7 @@ class JobRunner(Part):
         self._undeliverable = Undeliverable(self._tools, self._spawn_guarded)
         for pattern in (subjects.JOB_EVENT.of("*", _CANCELLED), subjects.OWN_JOB_EVENT.of("*", "*", _CANCELLED)):
             self._bus.subscribe(pattern, self._on_cancelled)
+        self._bus.subscribe(subjects.JOB_RETURNED.all, self._on_returned)
         self._spawn(self._begin(), name="jobs.start")
         self._spawn(self._watch(calls), name="jobs.connection")
 
@@ -115,15 +117,26 @@ class JobRunner(Part):
         """Where questions about jobs come in, and who answers them."""
         return JobQuestions(self._tools, self._detector, self._spawn_guarded).subjects
 
-    def stop_intake(self) -> None:
-        """Takes no more jobs, and gives back those that no node works on yet."""
+    async def stop_intake(self) -> None:
+        """Takes no more jobs, gives back those that no node works on yet, and tells the other dispatchers so."""
         self._is_stopping = True
-        self._tools.windows.stop()
         self._tools.delays.consumer.stop()
         self._tools.callbacks.consumer.stop()
-        for take in list(self._takes.values()):
-            if not take.is_running:
-                take.give_back()
+        await self._tools.windows.drain()
+        takes = list(self._takes.values())
+        have_gone = await asyncio.gather(*(take.let_go() for take in takes))
+        returned: dict[int, list[Delivery]] = {}
+        for take, has_gone in zip(takes, have_gone, strict=True):
+            if has_gone:
+                returned.setdefault(take.priority, []).append(take.delivery)
+        await asyncio.gather(*(self._tell_returned(priority, jobs) for priority, jobs in returned.items()))
+
+    async def _tell_returned(self, priority: int, jobs: list[Delivery]) -> None:
+        try:
+            await jobs[-1].confirmed(_RETURNED_WITHIN_S)
+            self._bus.publish(subjects.JOB_RETURNED.of(priority), encode(JobsReturned(count=len(jobs))))
+        except BusError as error:
+            log.info("jobs of priority %d come again later: %s", priority, error, extra={"action": "jobs_return"})
 
     def hand_back(self) -> None:
         """Gives back what did not finish in time."""
@@ -228,6 +241,11 @@ class JobRunner(Part):
             await asyncio.sleep(self._config.job_ack_wait_s / _BEATS_PER_WAIT)
             for take in self._takes.values():
                 take.delivery.in_progress()
+
+    def _on_returned(self, msg: Msg) -> None:
+        told, priority = decoded(msg, JobsReturned), subjects.last_token(msg.subject)
+        if told is not None and priority in map(str, self._tools.windows.consumers):
+            self._tools.windows.expect(int(priority), told.count)
 
     def _on_cancelled(self, msg: Msg) -> None:
         take = self._takes.get(owners.job_of_event(msg.subject))

@@ -33,6 +33,9 @@ _RECHECK_S = 1.0
 _QUICK_S = 0.05
 """That a node works on it is written down only of a job that takes longer."""
 _LEFT = ErrorBody(code=ErrorCode.ACTOR_STOPPED, message="the job has left this dispatcher")
+_LET_GO_S = 0.5
+_LET_GO = (ErrorCode.CANCELLED, ErrorCode.ACTOR_STOPPED)
+"""What is heard of a request that was withdrawn."""
 _STRANGE_DELIVERIES = 50
 """So many deliveries, and nobody came as far as writing a state: the message itself brings dispatchers down."""
 
@@ -57,6 +60,8 @@ class Take:
         self._try: Try | None = None
         self._is_cancelled = False
         self._is_given_back = False
+        self._is_leaving = False
+        """Whether it is given back instead of waiting for a slot."""
         self._wake = asyncio.Event()
         self._status: JobStatus
         self._revision = 0
@@ -68,6 +73,14 @@ class Take:
         """Somebody cancelled the job, and has written so already."""
         self._is_cancelled = True
         self._leave_try()
+
+    async def let_go(self) -> bool:
+        """Hands the job to whoever takes it next, unless it has got a slot; returns whether it was handed over."""
+        self._is_leaving = True
+        if self._try is not None and (self._try.node_id or not await self._try.withdraw(_LET_GO_S)):
+            return False
+        self.give_back()
+        return True
 
     def give_back(self, delay_s: float = 0.0) -> None:
         """Hands the job to whoever takes it next; what runs is stopped."""
@@ -185,6 +198,8 @@ class Take:
         if self._has_left():
             return None
         result = await self._ask(accepted)
+        if self._is_leaving and isinstance(result, ErrorBody) and result.code in _LET_GO:
+            self.give_back()
         if self._has_left() or result is None:
             return None
         if isinstance(result, Answered):

@@ -15,6 +15,7 @@ from sollol_bus.sdk.results import decision_of, figures_of
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
+from sollol_bus.waiting import happens
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures, RequestGranted, RequestNews, RequestWaiting
@@ -86,6 +87,18 @@ class Try:
     def is_over(self) -> bool:
         """Whether nothing more comes; `result` tells how it ended."""
         return self.result is not None or self._task.done()
+
+    async def withdraw(self, within_s: float) -> bool:
+        """Ends it unless it has a slot; somebody else will ask for its job, whose place in the queue is kept.
+
+        Returns:
+            Whether it has none, as far as was heard in time.
+        """
+        self._call.comes_again = True
+        self._call.cancel()
+        await happens(self.has_news, within_s)
+        self._call.comes_again = False
+        return self.node_id == ""
 
     def give_up(self, why: ErrorBody) -> None:
         """Ends it; whoever works on it is told so. Safe at any time, and twice."""

@@ -6,6 +6,7 @@ a small window keeps a large fleet busy.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 
@@ -17,6 +18,8 @@ from sollol_schemas import stores, subjects
 
 _MAX_ACK_PENDING = 20_000
 """Jobs that wait for another try count as delivered: they must not use up what may be delivered."""
+_BEYOND = 3
+"""Windows of jobs that others gave back, taken beside the own one."""
 _SHORTEST_ROTATION_S = 30.0
 _LONGEST_ROTATION_S = 300.0
 
@@ -38,10 +41,13 @@ class Windows:
         self.consumers = {priority: self._consumer(priority, on_job) for priority in subjects.JOB_PRIORITIES}
         """To be run by their owner, by priority."""
 
-    def stop(self) -> None:
-        """Takes no more jobs."""
-        for consumer in self.consumers.values():
-            consumer.stop()
+    async def drain(self) -> None:
+        """Takes no more jobs, and gives back what was on its way here."""
+        await asyncio.gather(*(consumer.drain() for consumer in self.consumers.values()))
+
+    def expect(self, priority: int, jobs: int) -> None:
+        """Makes room for jobs that were given back: they are older than what fills the window."""
+        self.consumers[priority].expect(jobs)
 
     def lend(self, priority: int, places: int) -> None:
         """Widens a window, or takes that back."""
@@ -65,4 +71,5 @@ class Windows:
             max_ack_pending=_MAX_ACK_PENDING,
             max_deliver=MAX_DELIVERIES,
         )
-        return PullConsumer(self._bus, spec, partial(on_job, priority), window=self._pace.job_window)
+        window = self._pace.job_window
+        return PullConsumer(self._bus, spec, partial(on_job, priority), window=window, beyond=_BEYOND * window)

@@ -294,7 +294,7 @@ class ActiveRequest:
 
     def move(self, gone_within_s: float, *, has_others: bool) -> None:
         """Lets another dispatcher go on with what waits; without any its caller is told. Raises `NotConnected`."""
-        self._release()
+        self._release(comes_again=True)
         try:
             if has_others:
                 hand_on(self._bus, self.request, number=self._tries.number + 1, waited_s=self._age_s())
@@ -319,12 +319,12 @@ class ActiveRequest:
 
     # -- the end ------------------------------------------------------------------------------------------
 
-    def cancel(self, code: ErrorCode, why: str) -> None:
-        """Stops the request wherever it is, and tells the caller if nothing was streamed yet."""
+    def cancel(self, code: ErrorCode, why: str, *, comes_again: bool = False) -> None:
+        """Stops it wherever it is, and tells the caller if nothing was streamed; a job given back `comes_again`."""
         if self._is_over:
             return
         is_reported, has_streamed = self.attempt is not None, self.has_streamed
-        self._stop(code.value)
+        self._stop(code.value, comes_again=comes_again)
         if has_streamed:
             self._end_span(code)
             self._finish()
@@ -337,9 +337,9 @@ class ActiveRequest:
             self._stop("abandoned")
             self._finish()
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str, *, comes_again: bool = False) -> None:
         if self.attempt is None:
-            self._release()
+            self._release(comes_again=comes_again)
         else:
             self._abandon(self.attempt, reason)
 
@@ -350,8 +350,9 @@ class ActiveRequest:
             return
         self.cancel(ErrorCode.DEADLINE_EXCEEDED, f"the deadline of {self.request.deadline_s:g} s passed")
 
-    def _release(self) -> None:
-        release = GrantRelease(request_id=self.request.request_id, number=self._tries.number)
+    def _release(self, *, comes_again: bool = False) -> None:
+        request_id, number = self.request.request_id, self._tries.number
+        release = GrantRelease(request_id=request_id, number=number, comes_again=comes_again)
         with suppress(NotConnected):  # the scorer forgets it by its deadline
             self._bus.publish(subjects.RELEASE, encode(release))
 

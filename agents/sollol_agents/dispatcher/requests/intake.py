@@ -21,7 +21,7 @@ from sollol_schemas import subjects
 from sollol_schemas.callers import word_of
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.grant import Birth
+from sollol_schemas.grant import JOBS_CLOCK, Birth
 from sollol_schemas.ids import is_request_id
 from sollol_schemas.inboxes import client_inbox_prefix, is_client_inbox
 from sollol_schemas.owners import is_reference
@@ -39,7 +39,6 @@ UNLIMITED_S: Final = 366 * 86_400.0
 ATTEMPTS_PER_RESEND = 10
 _NUMBER_MAX = 10_000
 _TRACEPARENT_MAX = 128  # more than twice as long as one can be
-_JOBS_CLOCK = "jobs"  # the server's, which stores jobs
 _JOB_PLACE_PARTS = 3
 _DIGITS = 20
 _EVERYBODY: Final = Roster()
@@ -219,7 +218,7 @@ def _job_place(text: str) -> tuple[Birth | None, int]:
     if len(numbers) != _JOB_PLACE_PARTS or not all(n.isascii() and n.isdigit() and len(n) < _DIGITS for n in numbers):
         return None, 0
     stored_at_ns, number, behind = map(int, numbers)
-    return Birth(at_s=stored_at_ns / 1e9, clock=_JOBS_CLOCK, number=number), behind
+    return Birth(at_s=stored_at_ns / 1e9, clock=JOBS_CLOCK, number=number), behind
 
 
 def _number(text: str | None, *, upper: float) -> float:

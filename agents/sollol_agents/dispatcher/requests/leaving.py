@@ -73,7 +73,7 @@ class Leaving:
         has_others = await self._has_others()
         for request in list(self._active.values()):
             if request.request.context.job_id in ours:
-                request.cancel(ErrorCode.ACTOR_STOPPED, _WHY)
+                request.cancel(ErrorCode.ACTOR_STOPPED, _WHY, comes_again=True)
             else:
                 request.part(has_others=has_others)
 
@@ -88,7 +88,7 @@ class Leaving:
                 has_others = await self._has_others()
                 for request in [one for one in self._active.values() if one.is_waiting]:
                     if request.request.context.job_id in self._ours:
-                        request.cancel(ErrorCode.ACTOR_STOPPED, _WHY)
+                        request.cancel(ErrorCode.ACTOR_STOPPED, _WHY, comes_again=True)
                     else:
                         request.move(self._gone_within_s, has_others=has_others)
         except NotConnected as error:

@@ -210,7 +210,9 @@ class RequestTable(Part):
             return
         if asked.resend is not None and active.request.resend > asked.resend:
             return  # its caller has sent it again since
-        active.cancel(ErrorCode.CANCELLED, "cancelled by its caller")
+        if asked.comes_again and not active.is_waiting:
+            return  # it goes on
+        active.cancel(ErrorCode.CANCELLED, "cancelled by its caller", comes_again=asked.comes_again)
         self._bus.respond(msg, CancelReply(request_id=asked.request_id, is_cancelled=True))
 
     def _on_ping(self, msg: Msg) -> None:

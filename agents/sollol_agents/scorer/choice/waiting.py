@@ -53,6 +53,7 @@ class Waiting:
         "estimates",
         "excluded",
         "held_ahead",
+        "is_away",
         "is_cpu_only",
         "key",
         "kind_key",
@@ -87,6 +88,8 @@ class Waiting:
         self.best_work_s = 0.0
         """Predicted work alone on the fastest eligible node; 0 when not known."""
         self.estimates: dict[str, Any] = {}
+        self.is_away = False
+        """Whether its dispatcher left: another one will ask for it, and until then it starts nowhere."""
         self.is_cpu_only = False
         """Whether CPU nodes are mandatory: it prefers them, and one can do it before the deadline."""
         self.needs_tokens: tuple[int, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_schemas.grant import Granted, GrantRequest
@@ -14,14 +15,16 @@ class GrantLedger:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._attempt_of: dict[str, str] = {}
+        self._waited: dict[str, Waiting] = {}
 
     def __contains__(self, request_id: str) -> bool:
         """Whether a request holds a grant."""
         return request_id in self._attempt_of
 
-    def note(self, attempt: Attempt) -> None:
+    def note(self, attempt: Attempt, waiting: Waiting) -> None:
         """A request was granted a slot."""
         self._attempt_of[attempt.request_id] = attempt.attempt_id
+        self._waited[attempt.request_id] = waiting
 
     def held(self, request: GrantRequest, now: float) -> Granted | None:
         """The grant that this request holds already; one that cannot be used any more is void."""
@@ -36,12 +39,18 @@ class GrantLedger:
             self.void(attempt, now)
         return None
 
-    def release(self, request_id: str, number: int | None, now: float) -> None:
-        """The request wants no slot: a grant that no node took is void, unless it is for an attempt after `number`."""
+    def release(self, request_id: str, number: int | None, now: float) -> Waiting | None:
+        """The request wants no slot: a grant that no node took is void, unless it is for an attempt after `number`.
+
+        Returns:
+            The request as it waited, when its grant is void now.
+        """
         attempt = self._attempt(request_id)
         if attempt is None or attempt.is_confirmed or (number is not None and attempt.number > number):
-            return
+            return None
+        waiting = self._waited.get(request_id)
         self.void(attempt, now)
+        return waiting
 
     def release_all_of(self, dispatcher: str, now: float) -> None:
         """A dispatcher died: what it was granted and no node took is void."""
@@ -72,10 +81,12 @@ class GrantLedger:
         """The attempt ended."""
         if self._attempt_of.get(attempt.request_id) == attempt.attempt_id:
             del self._attempt_of[attempt.request_id]
+            self._waited.pop(attempt.request_id, None)
 
     def clear(self) -> None:
         """Out of office: dispatchers ask the successor."""
         self._attempt_of.clear()
+        self._waited.clear()
 
     def _attempt(self, request_id: str) -> Attempt | None:
         return self._fleet.attempt(self._attempt_of.get(request_id, ""))
