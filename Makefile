@@ -12,6 +12,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 WHEEL_DIR := build/wheel-test
 JS_CLIENTS := tests/acceptance/javascript
+JS_GENERATORS := tests/acceptance/generators
 ACCEPTANCE ?= tests/acceptance
 # Unit tests work, the others mostly wait for real processes and clocks: more of them than cores run side by side.
 # A file stays on one worker.
@@ -26,10 +27,13 @@ $(INSTALLED): pyproject.toml
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dashboard,engine,otel,top]' --group dev --group acceptance
 	@touch $@
 
-# The JavaScript clients that tests put before the gateway; without npm those tests skip.
-$(JS_CLIENTS)/node_modules/.installed: $(JS_CLIENTS)/package-lock.json
-	@if command -v npm >/dev/null; then echo "installing into $(JS_CLIENTS)"; \
-		npm ci --silent --no-audit --no-fund --prefix $(JS_CLIENTS); else echo "npm is missing: no JavaScript clients"; \
+# The JavaScript clients that tests put before the gateway, and the generators that read the wire contract; without npm
+# those tests skip.
+JS_INSTALLED := $(JS_CLIENTS)/node_modules/.installed $(JS_GENERATORS)/node_modules/.installed
+
+$(JS_INSTALLED): %/node_modules/.installed: %/package-lock.json
+	@if command -v npm >/dev/null; then echo "installing into $*"; \
+		npm ci --silent --no-audit --no-fund --prefix $*; else echo "npm is missing: nothing in $*"; \
 		mkdir -p $(@D); fi
 	@touch $@
 
@@ -38,7 +42,7 @@ help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: $(INSTALLED) $(JS_CLIENTS)/node_modules/.installed ## Makes .venv with everything in it.
+install: $(INSTALLED) $(JS_INSTALLED) ## Makes .venv with everything in it.
 
 .PHONY: demo
 demo: $(INSTALLED) ## Runs a whole fleet on this machine, kills a node while it works, and shows what happened.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final
 
-from sollol_contract import descriptions, wire
+from sollol_contract import beside, descriptions, wire
+from sollol_contract.examples import Examples
 from sollol_contract.json_schema import components
-from sollol_schemas import errors, headers, subjects
+from sollol_schemas import errors, subjects
 from sollol_schemas.stores import KEPT, Kept
-from sollol_schemas.subjects import SUBJECTS, Role, Subject
+from sollol_schemas.subjects import AS, MEMBERS, SUBJECTS, V1, Role, Subject
 
 _TEXT: Final = {"type": "string"}
 _DESCRIPTION: Final = """\
@@ -18,11 +19,17 @@ Independent actors on NATS that send each LLM request to the node that will fini
 A request is a NATS message with a reply subject inside the caller's inbox space. A streamed reply is one message
 per chunk of the engine's answer and then one message with an empty body, whose headers carry the figures. An error
 is one message with the headers Nats-Service-Error and Nats-Service-Error-Code and the body ErrorBody; in a stream
-it is followed by the empty message. Unknown fields are ignored by every reader."""
+it is followed by the empty message. Unknown fields are ignored by every reader. Instants are RFC 3339 in UTC, with Z
+and milliseconds.
+
+On a fleet that knows its members, clients and observers ask under their own name, on sollol.v1.as.{user}.… in place of
+sollol.v1.…, and listen for answers below _INBOX_cli.{user}. only; the server refuses anything else. On an open bus, and
+for the control role, the plain addresses hold."""
+_USER: Final = "The name of the member that asks: its own, as its credentials say."
 
 
-def document(version: str) -> dict[str, Any]:
-    """The whole document as plain data."""
+def document(version: str, examples: Examples) -> dict[str, Any]:
+    """The whole document as plain data, with an example of each message."""
     schemas = components("#/components/schemas/{name}")
     return {
         "asyncapi": "3.0.0",
@@ -35,12 +42,20 @@ def document(version: str) -> dict[str, Any]:
             "x-kept": [_kept(row) for row in KEPT],
         },
         "defaultContentType": "application/json",
-        "servers": {"nats": {"host": "127.0.0.1:4222", "protocol": "nats"}},
+        "servers": {
+            "nats": {
+                "host": "127.0.0.1:4222",
+                "protocol": "nats",
+                "description": "Any NATS server with JetStream. An open bus asks for no credentials.",
+                "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in beside.SECURITY],
+            }
+        },
         "channels": {k: v for subject in SUBJECTS for k, v in _channels(subject).items()},
         "operations": {k: v for subject in SUBJECTS for k, v in _operations(subject).items()},
         "components": {
-            "messages": _messages(),
-            "schemas": {**_HEADER_SCHEMAS, **schemas},
+            "messages": _messages(examples),
+            "schemas": {**beside.SCHEMAS, **schemas},
+            "securitySchemes": beside.SECURITY,
         },
     }
 
@@ -79,147 +94,123 @@ def _summary(subject: Subject) -> str:
     return _summaries()[subject.all]
 
 
+def _is_asked_by_members(subject: Subject) -> bool:
+    return bool(set(MEMBERS) & set(subject.by))
+
+
 def _channels(subject: Subject) -> dict[str, Any]:
     key = _key(subject)
+    made = {key: _channel(subject, subject.address)}
+    if _is_asked_by_members(subject):
+        made[f"as.user.{key}"] = _channel(subject, _by_members(subject))
+    replies = _reply_messages(subject)
+    if replies:
+        made[f"{key}.reply"] = {
+            "address": None,
+            "summary": f"Replies to {subject.address}, at the reply subject of the request.",
+            "messages": _references(replies),
+        }
+    return made
+
+
+def _by_members(subject: Subject) -> str:
+    return f"{AS}{{user}}{subject.address.removeprefix(V1)}"
+
+
+def _channel(subject: Subject, address: str) -> dict[str, Any]:
     made: dict[str, Any] = {
-        "address": subject.address,
+        "address": address,
         "summary": _summary(subject),
         "messages": _references(_payload_messages(subject)),
     }
-    parameters = [t.strip("{}") for t in subject.address.split(".") if t.startswith("{")]
+    if _is_asked_by_members(subject):
+        other = _by_members(subject) if address == subject.address else subject.address
+        made["description"] = (
+            f"Members of a fleet ask on {other}, each under its own name."
+            if address == subject.address
+            else f"What {other} is on an open bus."
+        )
+    parameters = [token.strip("{}") for token in address.split(".") if token.startswith("{")]
     if parameters:
-        made["parameters"] = {name: {"description": f"One token: {name}."} for name in parameters}
+        made["parameters"] = {
+            name: {"description": _USER if name == "user" else f"One token: {name}."} for name in parameters
+        }
     if subject.queue:
         made["bindings"] = {"nats": {"queue": subject.queue, "bindingVersion": "0.1.0"}}
         made["x-queue-group"] = subject.queue
-    if not subject.reply:
-        return {key: made}
-    reply = {
-        "address": None,
-        "summary": f"Replies to {subject.address}, at the reply subject of the request.",
-        "messages": _references(_reply_messages(subject)),
-    }
-    return {key: made, f"{key}.reply": reply}
+    return made
 
 
 def _operations(subject: Subject) -> dict[str, Any]:
     made = {}
     for action, roles in (("send", subject.by), ("receive", subject.to)):
         for role in roles:
-            made[f"{role.value}.{action}.{_key(subject)}"] = _operation(subject, action, role)
+            key = _key(subject)
+            made[f"{role.value}.{action}.{key}"] = _operation(subject, action, role, key)
+            under_a_name = f"as.user.{key}"
+            if _is_asked_by_members(subject) and (action == "receive" or role in MEMBERS):
+                made[f"{role.value}.{action}.{under_a_name}"] = _operation(subject, action, role, under_a_name)
     return made
 
 
-def _operation(subject: Subject, action: str, role: Role) -> dict[str, Any]:
-    key = _key(subject)
+def _operation(subject: Subject, action: str, role: Role, channel: str) -> dict[str, Any]:
     made: dict[str, Any] = {
         "action": action,
-        "channel": {"$ref": f"#/channels/{key}"},
+        "channel": {"$ref": f"#/channels/{channel}"},
         "summary": _summary(subject),
         "tags": [{"name": role.value}],
     }
-    if subject.reply:
+    if _reply_messages(subject):
         made["reply"] = {
             "address": {"location": "$message.header#/reply", "description": "The reply subject of the message."},
-            "channel": {"$ref": f"#/channels/{key}.reply"},
+            "channel": {"$ref": f"#/channels/{_key(subject)}.reply"},
         }
     return made
 
 
 def _payload_messages(subject: Subject) -> tuple[str, ...]:
+    if subject.all in beside.PAYLOADS:
+        return beside.PAYLOADS[subject.all]
     if subject.payload == subjects.ENGINE:
-        return ("Exec",) if subject.address.endswith(".exec") else ("EngineRequest",)
+        return ("ForwardedBody",) if subject.address.endswith(".exec") else ("EngineRequest",)
     return wire.members(subject.payload) if subject.payload else ("Empty",)
 
 
 def _reply_messages(subject: Subject) -> tuple[str, ...]:
+    if subject.all in beside.REPLIES:
+        return beside.REPLIES[subject.all]
     if subject.reply == subjects.ENGINE:
         return ("EngineChunk", "StreamEnd", "Error")
-    return (*wire.members(subject.reply), "Error")
+    return (*wire.members(subject.reply), "Error") if subject.reply else ()
 
 
 def _references(names: tuple[str, ...]) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/messages/{name}"} for name in names}
 
 
-def _messages() -> dict[str, Any]:
+def _messages(examples: Examples) -> dict[str, Any]:
     structs = wire.structs()
-    beside = (*wire.IN_HEADERS, "ErrorBody", "Routing")
-    made: dict[str, Any] = {
-        name: {
-            "name": name,
-            "summary": (structs[name].__doc__ or "").partition("\n")[0],
-            "payload": {"$ref": f"#/components/schemas/{name}"},
-        }
+    inside = (*wire.IN_HEADERS, "ErrorBody", "Routing")
+    described = {
+        name: beside.Fixed(
+            (structs[name].__doc__ or "").partition("\n")[0],
+            {"$ref": f"#/components/schemas/{name}"},
+            beside.HEADERS_OF.get(name, ""),
+        )
         for name in wire.messages()
-        if name not in beside
+        if name not in inside
+    } | beside.FIXED
+    return {name: _message(name, one, examples) for name, one in described.items()}
+
+
+def _message(name: str, described: beside.Fixed, examples: Examples) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "name": name,
+        "title": name,
+        "summary": described.summary,
+        "payload": described.payload,
+        "examples": [examples.of(name)],
     }
-    return made | {name: _fixed(name, *row) for name, row in _FIXED.items()}
-
-
-def _fixed(name: str, summary: str, payload: dict[str, Any], header_schema: str) -> dict[str, Any]:
-    made: dict[str, Any] = {"name": name, "summary": summary, "payload": payload}
-    if header_schema:
-        made["headers"] = {"$ref": f"#/components/schemas/{header_schema}"}
+    if described.headers:
+        made["headers"] = {"$ref": f"#/components/schemas/{described.headers}"}
     return made
-
-
-def _headers(described: dict[str, str]) -> dict[str, Any]:
-    return {"type": "object", "properties": {n: {**_TEXT, "description": d} for n, d in described.items()}}
-
-
-_JSON_OF = "JSON of {}."
-_ROUTED: Final = {
-    "description": "The engine's own body. Native calls may carry the routing fields at its top level.",
-    "allOf": [{"type": "object"}, {"$ref": "#/components/schemas/Routing"}],
-}
-_FIXED: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
-    "Empty": ("A message whose body is not read.", {}, ""),
-    "EngineRequest": ("A request in the engine's own dialect.", _ROUTED, "RequestHeaders"),
-    "Exec": ("Work for a node: the caller's body as it came.", {"type": "object"}, "ExecHeaders"),
-    "EngineChunk": ("One chunk of the engine's answer, or the whole answer.", {}, "ChunkHeaders"),
-    "StreamEnd": ("The end of a stream: an empty body.", {"type": "string", "maxLength": 0}, "EndHeaders"),
-    "Error": ("An error.", {"$ref": "#/components/schemas/ErrorBody"}, "ErrorHeaders"),
-}
-_HEADER_SCHEMAS: Final = {
-    "RequestHeaders": _headers(
-        {
-            headers.REQUEST_ID: "The request's id, chosen by the caller; the same on every retry.",
-            headers.CANCEL_SECRET: "A secret without which the request cannot be cancelled.",
-            headers.CONTROL_INBOX: "Inbox that is told Taken, RequestWaiting and RequestGranted, as they happen.",
-            headers.RESEND: "How often the request was sent again after its dispatcher died.",
-            headers.WAITED: "Seconds that it has waited already, when it is sent again or is a try of a job.",
-            headers.NUMBER: "Number of its next attempt; set by a dispatcher that hands it to another.",
-            headers.JOB: "The job that the request is a try of; set by the runner of jobs.",
-            headers.PATH: "The engine's path, on passthrough.",
-            headers.TRACEPARENT: "W3C trace context.",
-            f"{headers.ROUTING_PREFIX}*": "Any routing field, e.g. X-Sollol-Priority; wins over the body.",
-        }
-    ),
-    "ExecHeaders": _headers(
-        {
-            headers.EXEC: _JSON_OF.format("Exec"),
-            headers.REPLY_TO: "The caller's inbox, the only place where the node may publish tokens.",
-        }
-    ),
-    "ChunkHeaders": _headers(
-        {
-            headers.DECISION: _JSON_OF.format("Decision") + " On the first message.",
-            headers.FIGURES: _JSON_OF.format("Figures") + " On a reply of one message.",
-            headers.PART: "i/n: this message is part i of n of one chunk.",
-            headers.CONTENT_TYPE: "The engine's content type, on passthrough.",
-        }
-    ),
-    "EndHeaders": _headers(
-        {
-            headers.CHUNKS: "How many messages came before this one.",
-            headers.FIGURES: _JSON_OF.format("Figures"),
-        }
-    ),
-    "ErrorHeaders": _headers(
-        {
-            headers.SERVICE_ERROR: "The error in words.",
-            headers.SERVICE_ERROR_CODE: "An HTTP-like status.",
-        }
-    ),
-}

@@ -32,3 +32,11 @@ def parse_instant(text: str) -> float:
     if at.tzinfo is None:
         raise InvalidInstant(f"{text[:40]!r} needs a time zone, for example Z")
     return at.timestamp()
+
+
+def retold(text: str) -> str:
+    """An instant that somebody else wrote, in the form of messages; empty for what is none."""
+    try:
+        return instant(parse_instant(text))
+    except (ValueError, OverflowError):
+        return ""

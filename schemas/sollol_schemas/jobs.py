@@ -17,7 +17,7 @@ from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.execution import Figures
 from sollol_schemas.routing import DeadlineSeconds
-from sollol_schemas.units import Bytes, Count, Instant, Priority, Seconds, Tokens
+from sollol_schemas.units import DATE_TIME, Bytes, Count, Instant, Priority, Seconds, Tokens
 
 JobId = Annotated[
     str,
@@ -70,7 +70,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: RequestKind | None = None
     """What the body is; left out, it follows from `messages`, `input` or `prompt` in it."""
     path: Annotated[str, Meta(max_length=512, description="The engine's path, for `passthrough`.")] = ""
-    not_before: Annotated[str, Meta(description="Instant before which it does not start, RFC 3339.")] = ""
+    not_before: Annotated[
+        str,
+        Meta(description="Instant before which it does not start, RFC 3339 in any zone.", extra_json_schema=DATE_TIME),
+    ] = ""
     deadline_s: Annotated[
         DeadlineSeconds | None, Meta(description="Seconds from when it is due until it fails instead of starting.")
     ] = None

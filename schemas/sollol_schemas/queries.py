@@ -7,7 +7,17 @@ import msgspec
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
 from sollol_schemas.telemetry import NodeState, Telemetry
-from sollol_schemas.units import BusId, Bytes, Count, Ratio, Seconds, SignedSeconds, Term, TokensPerSecond
+from sollol_schemas.units import (
+    BusId,
+    Bytes,
+    Count,
+    Instant,
+    Ratio,
+    Seconds,
+    SignedSeconds,
+    Term,
+    TokensPerSecond,
+)
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -144,7 +154,7 @@ class ReliabilityView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """How long the node has been there without being down, as far back as events are kept; 0 while it is down."""
     uptime_ratio: Ratio | None = None
     """Share of the time since the node was first seen in which it was not down. None for a model."""
-    last_seen_at: str = ""
+    last_seen_at: Instant = ""
 
 
 class ReliabilityReply(msgspec.Struct, frozen=True, kw_only=True, tag="reliability.v1"):

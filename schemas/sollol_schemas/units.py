@@ -5,7 +5,7 @@ The descriptions feed the JSON Schema. msgspec checks ranges when it decodes or 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
@@ -30,4 +30,9 @@ BusId = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)", description="An id that is one token of a subject.")
 ]
 """Its pattern, and every other that ends so, forbids a line break at the end, before which Python's `$` matches too."""
-Instant = Annotated[str, Meta(description="An instant, RFC 3339 in UTC with Z and milliseconds.")]
+DATE_TIME: Final = {"format": "date-time"}
+"""What the JSON Schema says of texts that are instants."""
+Instant = Annotated[
+    str, Meta(description="An instant, RFC 3339 in UTC with Z and milliseconds.", extra_json_schema=DATE_TIME)
+]
+"""Empty, and so left out, while it is not known."""

@@ -335,7 +335,9 @@ def test_a_job_is_made_from_a_body_and_routing_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "not_before"), [(b'{"body":{},"not_before":"2026-01-31T18:00:00Z"}', "2026-01-31T18:00:00Z"), (b"no", "")]
+    ("body", "not_before"),
+    [(b'{"body":{},"not_before":"2026-01-31T19:00:00+01:00"}', "2026-01-31T18:00:00.000Z"), (b"no", "")],
+    ids=["a job", "none"],
 )
 def test_a_stored_message_tells_what_is_known_of_a_job_that_nobody_took_up(body: bytes, not_before: str) -> None:
     status = stored_status("sollol.v1.jobs.delayed.7.j", body, {h.JOB_RUN: "2"}, submitted_at="2026", seq=4)

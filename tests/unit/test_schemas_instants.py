@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from sollol_schemas.instants import InvalidInstant, instant, parse_instant
+from sollol_schemas.instants import InvalidInstant, instant, parse_instant, retold
 
 AT = datetime(2026, 1, 31, 18, 0, 0, 125_999, tzinfo=UTC)
 
@@ -24,3 +24,20 @@ def test_instants_survive_the_wire() -> None:
     assert parse_instant(instant(1_700_000_000.125)) == 1_700_000_000.125
     with pytest.raises(InvalidInstant):
         parse_instant("soon")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("2026-11-29T20:53:38.843516452Z", "2026-11-29T20:53:38.843Z"),
+        ("2026-01-31T18:00:00+05:00", "2026-01-31T13:00:00.000Z"),
+        ("2026-01-31T18:00:00Z", "2026-01-31T18:00:00.000Z"),
+        ("2026-01-31T18:00:00", ""),
+        ("0001-01-01T00:00:00+23:00", ""),
+        ("soon", ""),
+        ("", ""),
+    ],
+    ids=["nanoseconds", "another zone", "no fraction", "no zone", "too early", "words", "nothing"],
+)
+def test_an_instant_of_others_is_told_in_the_form_of_messages(text: str, told: str) -> None:
+    assert retold(text) == told

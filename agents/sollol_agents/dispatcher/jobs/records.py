@@ -12,7 +12,7 @@ from sollol_bus.jetstream.pull import Delivery
 from sollol_bus.sdk.job_making import body_hash
 from sollol_schemas import headers as h
 from sollol_schemas import owners
-from sollol_schemas.instants import instant
+from sollol_schemas.instants import instant, retold
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
 
 _RUNS_MAX = 1_000_000
@@ -40,8 +40,8 @@ def stored_status(
         job_id=job_id,
         state=JobState.QUEUED,
         priority=int(priority),
-        submitted_at=submitted_at,
-        not_before=headers.get(h.SCHEDULE, "").removeprefix("@at ") or _not_before(data),
+        submitted_at=retold(submitted_at),
+        not_before=retold(headers.get(h.SCHEDULE, "").removeprefix("@at ") or _not_before(data)),
         run=run_of(headers),
         body_hash=body_hash(data),
         stream_seq=seq,

@@ -1,0 +1,206 @@
+"""What the AsyncAPI document says beside the Structs: other messages, headers, and how it is known who asks."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.routing import ROUTING_FIELDS, Routing
+
+Schema = dict[str, Any]
+
+_TEXT: Final = {"type": "string"}
+_JSON_OF = "JSON of {}."
+
+
+class Fixed(NamedTuple):
+    """A message that is described by hand."""
+
+    summary: str
+    payload: Schema
+    headers: str = ""
+    """Name of the schema of its headers."""
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _headers(name: str, described: dict[str, str]) -> Schema:
+    properties = {header: {**_TEXT, "description": text} for header, text in described.items()}
+    return {"title": name, "type": "object", "properties": properties}
+
+
+def routing_header(field: str) -> str:
+    """The header in which a routing field may stand."""
+    return h.ROUTING_PREFIX + "-".join(word.capitalize() for word in field.split("_"))
+
+
+_ROUTING: Final = {
+    routing_header(field): f"The routing field `{field}`; wins over the body."
+    for field in Routing.__struct_fields__
+    if field in ROUTING_FIELDS
+}
+_TRACE: Final = {h.TRACEPARENT: "W3C trace context."}
+_STORED_ONCE: Final = "What the server drops a second message by, when it comes within two minutes: {}."
+
+FIXED: Final[dict[str, Fixed]] = {
+    "Empty": Fixed(
+        "A message whose body is not read; an empty one means the defaults where there is something to say.",
+        {"title": "NotRead"},
+    ),
+    "EngineRequest": Fixed(
+        "A request in the engine's own dialect.",
+        {
+            "title": "EngineBody",
+            "description": "The engine's own body. Native calls may carry the routing fields at its top level.",
+            "allOf": [{"type": "object"}, _ref("Routing")],
+        },
+        "RequestHeaders",
+    ),
+    "ForwardedBody": Fixed(
+        "Work for a node: the caller's body as it came.", {"title": "CallersBody", "type": "object"}, "ExecHeaders"
+    ),
+    "EngineChunk": Fixed(
+        "One chunk of the engine's answer, or the whole answer.", {"title": "EngineChunkBody"}, "ChunkHeaders"
+    ),
+    "StreamEnd": Fixed(
+        "The end of a stream: an empty body.", {"title": "Nothing", "type": "string", "maxLength": 0}, "EndHeaders"
+    ),
+    "AnswerPart": Fixed(
+        "A piece of a job's answer, at most 512 KiB of JSON; put together they are the `body` of its result.",
+        {"title": "AnswerText"},
+    ),
+    "PullProgress": Fixed(
+        "How far the download of a model is, in the engine's own words.", {"title": "EngineProgress", "type": "object"}
+    ),
+    "SubmittedJob": Fixed("A job as it is submitted.", _ref("Job"), "SubmitHeaders"),
+    "BareJob": Fixed(
+        "A job as an engine's bare body: its kind follows from `messages`, `input` or `prompt`.",
+        {"title": "BareBody", "type": "object"},
+        "SubmitHeaders",
+    ),
+    "DeadLetter": Fixed("The job as it was submitted, and how it ended.", _ref("Job"), "LetterHeaders"),
+    "PubAck": Fixed("JetStream's answer: the message is stored, or why it is not.", _ref("PubAck")),
+    "Error": Fixed("An error.", _ref("ErrorBody"), "ErrorHeaders"),
+}
+"""Messages that are no Struct by themselves."""
+
+HEADERS_OF: Final = {"Outcome": "OutcomeHeaders", "JobCallback": "CallbackHeaders"}
+"""Schema of the headers of messages whose body is a Struct."""
+
+PAYLOADS: Final = {
+    subjects.JOB_SUBMIT.all: ("SubmittedJob", "BareJob"),
+    subjects.JOB_DELAYED.all: ("SubmittedJob", "BareJob"),
+    subjects.JOB_DUE.all: ("SubmittedJob", "BareJob"),
+    subjects.JOB_LETTER.all: ("DeadLetter",),
+}
+"""Messages on a subject, where they are more than the Struct that the table names."""
+_CONTROLLED: Final = ("ControlReply", "PullProgress", "StreamEnd", "Error")
+REPLIES: Final = {
+    subjects.ADMIN_NODE.all: _CONTROLLED,
+    subjects.NODE_CONTROL.all: _CONTROLLED,
+    subjects.JOB_SUBMIT.all: ("PubAck",),
+    subjects.JOB_GET: ("JobReply", "AnswerPart", "StreamEnd", "Error"),
+}
+"""Replies, where they are more than the Struct that the table names."""
+
+SCHEMAS: Final[dict[str, Schema]] = {
+    "RequestHeaders": _headers(
+        "RequestHeaders",
+        {
+            h.REQUEST_ID: "The request's id, chosen by the caller; the same on every retry.",
+            h.CANCEL_SECRET: "A secret without which the request cannot be cancelled.",
+            h.CONTROL_INBOX: "Inbox that is told Taken, RequestWaiting and RequestGranted, as they happen.",
+            h.RESEND: "How often the request was sent again after its dispatcher died.",
+            h.WAITED: "Seconds that it has waited already, when it is sent again or is a try of a job.",
+            h.STREAM: "`1`: chunks and an empty message, whatever the body's own `stream` says.",
+            h.PATH: "The engine's path, on passthrough.",
+            h.CALLER: "Who asks; of a member it is the name in the subject, whatever was written here.",
+            h.NUMBER: "Number of its next attempt; set by a dispatcher that hands it to another.",
+            h.JOB: "The job that the request is a try of; set by the runner of jobs.",
+            h.JOB_PLACE: "Of a try of a job: when it was stored (ns), its number, and how many waited behind it.",
+            h.VIA: "Which gateways and nodes it came through, with commas between.",
+            **_TRACE,
+            **_ROUTING,
+        },
+    ),
+    "ExecHeaders": _headers(
+        "ExecHeaders",
+        {
+            h.EXEC: _JSON_OF.format("Exec"),
+            h.REPLY_TO: "The caller's inbox, the only place where the node may publish tokens.",
+        },
+    ),
+    "ChunkHeaders": _headers(
+        "ChunkHeaders",
+        {
+            h.DECISION: _JSON_OF.format("Decision") + " On the first message.",
+            h.FIGURES: _JSON_OF.format("Figures") + " On a reply of one message.",
+            h.PART: "i/n: this message is part i of n of one chunk.",
+            h.CONTENT_TYPE: "The engine's content type, on passthrough.",
+        },
+    ),
+    "EndHeaders": _headers(
+        "EndHeaders",
+        {h.CHUNKS: "How many messages came before this one.", h.FIGURES: _JSON_OF.format("Figures")},
+    ),
+    "ErrorHeaders": _headers(
+        "ErrorHeaders",
+        {h.SERVICE_ERROR: "The error in words.", h.SERVICE_ERROR_CODE: "An HTTP-like status."},
+    ),
+    "SubmitHeaders": _headers(
+        "SubmitHeaders",
+        {
+            h.MSG_ID: _STORED_ONCE.format("the job's id"),
+            h.EXPECTED_LAST_SUBJECT_SEQUENCE: "`0`: refuse the job when one waits under its subject.",
+            h.JOB_RUN: "How often the job is run by request, on a message that runs it again; absent means 1.",
+            h.SCHEDULE: "`@at` and an instant: when the server publishes a delayed job.",
+            **_TRACE,
+            **_ROUTING,
+        },
+    ),
+    "LetterHeaders": _headers("LetterHeaders", {h.JOB_STATUS: _JSON_OF.format("JobStatus") + " How the job ended."}),
+    "OutcomeHeaders": _headers("OutcomeHeaders", {h.MSG_ID: _STORED_ONCE.format("the attempt's id")}),
+    "CallbackHeaders": _headers("CallbackHeaders", {h.MSG_ID: _STORED_ONCE.format("the job's id and its run")}),
+    "PubAck": {
+        "title": "PubAck",
+        "description": "What JetStream answers to a message that it is asked to store.",
+        "type": "object",
+        "properties": {
+            "stream": {**_TEXT, "description": "The stream that has it; empty when it was refused."},
+            "seq": {"type": "integer", "minimum": 0, "description": "Its number there."},
+            "duplicate": {"type": "boolean", "description": "It was stored already; nothing was stored now."},
+            "domain": {**_TEXT, "description": "The JetStream domain, where there are several."},
+            "error": {
+                "title": "PubAckError",
+                "type": "object",
+                "description": "Why it is not stored.",
+                "properties": {
+                    "code": {"type": "integer", "description": "An HTTP-like status."},
+                    "err_code": {"type": "integer", "description": "Which error, in NATS' own numbers."},
+                    "description": {**_TEXT, "description": "It in words."},
+                },
+            },
+        },
+    },
+}
+"""Schemas of headers, and of what NATS itself answers."""
+
+SECURITY: Final[dict[str, Schema]] = {
+    "credentialsFile": {
+        "type": "asymmetricEncryption",
+        "description": "A credentials file of NATS: claims that the fleet signed, and a key that signs the server's "
+        "challenge. The claims name the member and its role.",
+    },
+    "userPassword": {
+        "type": "userPassword",
+        "description": "User and password, where the server has a list of users.",
+    },
+    "clientCertificate": {
+        "type": "X509",
+        "description": "A certificate, where the server asks for one; it stands beside one of the others.",
+    },
+}
+"""How a member shows who it is; an open bus asks for nothing."""

@@ -1,0 +1,286 @@
+"""Messages as a running fleet sends them: `python -m tools.recorded_messages` writes one of each kind that it sees.
+
+They are the examples in the contract, and tests decode them with types that others' generators made. What no run of a
+few seconds brings about has no record; its example is the sample of the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.lab.emulator import FaultKind
+from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
+from sollol_bus.errors import SollolError
+from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.job_making import make_job
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, encode
+from sollol_contract import wire
+from sollol_schemas import headers as h
+from sollol_schemas import subjects
+from sollol_schemas.control import StateQuestion
+from sollol_schemas.execution import CancelRequest
+from sollol_schemas.jobs import Job
+from sollol_schemas.stores import KEPT
+from sollol_schemas.subjects import ENGINE, SUBJECTS, Subject
+
+ROOT: Final = Path(__file__).parents[1]
+FILE: Final = ROOT / "tests" / "unit" / "golden" / "recorded" / "messages.json"
+_HEARD: Final = ("sollol.v1.>", "_INBOX.>", "_INBOX_cli.>", "_INBOX_ctl.>", "_INBOX_node.>", "$KV.>")
+_IN_HEADERS: Final = {h.EXEC: "Exec", h.DECISION: "Decision", h.FIGURES: "Figures", h.JOB_STATUS: "JobStatus"}
+_STORED: Final = "PubAck"
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """Matches subjects that are `text` with one token in the place of each parameter."""
+    return re.compile(r"[^.]+".join(map(re.escape, re.split(r"\{\w+\}", text))) + r"\Z")
+
+
+_MEMBERS: Final = {
+    union: {wire.structs()[name].__struct_config__.tag: name for name in names}
+    for union, names in wire.unions().items()
+}
+"""Of each union: its Structs by their tags."""
+_ADDRESSES: Final = [(_pattern(row.address), row) for row in SUBJECTS]
+_KEYS: Final = [(_pattern(f"$KV.{row.bucket}.{row.key}"), row.value) for row in KEPT]
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One message as it came."""
+
+    message: str
+    """Which it is, by its name in the contract."""
+    subject: str
+    headers: dict[str, str] = {}
+    payload: msgspec.Raw = msgspec.Raw(b'""')
+    """The JSON that it was, or other text as a JSON string."""
+
+
+class Ear:
+    """Hears everything on an open bus, and knows what each message is.
+
+    Args:
+        bus: A connection that may listen everywhere.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self.heard: list[Recorded] = []
+        self._asked: dict[str, Subject] = {}
+        self._news: set[str] = set()
+        for subject in _HEARD:
+            bus.subscribe(subject, self._on_message)
+
+    def _on_message(self, msg: Msg) -> None:
+        headers = dict(msg.headers or {})
+        for name, struct in _IN_HEADERS.items():
+            if name in headers:
+                self.heard.append(Recorded(message=struct, subject=msg.subject, payload=msgspec.Raw(headers[name])))
+        if h.CONTROL_INBOX in headers:
+            self._news.add(headers[h.CONTROL_INBOX])
+        kind, row = self._kind(msg.subject)
+        if row is not None and msg.reply:
+            self._asked[msg.reply] = row
+        if kind is None or h.STATUS in headers:  # the server's own
+            return
+        text = msg.data.decode(errors="replace")
+        told = Recorded(
+            message=name_of(kind, msg.subject, headers, text),
+            subject=msg.subject,
+            headers=headers,
+            payload=_json_of(text),
+        )
+        self.heard.append(told)
+
+    def _kind(self, subject: str) -> tuple[str | None, Subject | None]:
+        """What the subject table calls the body, and the row of one that may be answered."""
+        if subject in self._news:
+            return "RequestNews", None
+        for key, value in _KEYS:
+            if key.match(subject):
+                return value or None, None
+        for address, row in _ADDRESSES:
+            if address.match(subject):
+                return row.payload, row
+        asked = self._asked.get(subject)
+        return (None if asked is None else asked.reply or _STORED), None
+
+
+def _json_of(text: str) -> msgspec.Raw:
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return msgspec.Raw(encode(text))
+    return msgspec.Raw(text)
+
+
+def name_of(kind: str, subject: str, headers: dict[str, str], data: str) -> str:
+    """The contract's name of a message, of which the subject table says `kind`."""
+    is_reply = not subject.startswith("sollol.")
+    if h.SERVICE_ERROR_CODE in headers:
+        return "Error"
+    if is_reply and kind in (ENGINE, "JobReply", "ControlReply") and not data:
+        return "StreamEnd"
+    match kind:
+        case _ if not kind or not data:
+            name = "Empty"
+        case "engine" if is_reply:
+            name = "EngineChunk"
+        case "engine":
+            name = "ForwardedBody" if subject.endswith(".exec") else "EngineRequest"
+        case "JobReply" if '"type":"job.reply.v1"' not in data:
+            name = "AnswerPart"
+        case "ControlReply" if '"type":"control.reply.v1"' not in data:
+            name = "PullProgress"
+        case "Job" if ".letter." in subject:
+            name = "DeadLetter"
+        case "Job":
+            name = "SubmittedJob" if '"body":' in data else "BareJob"
+        case _ if kind in _MEMBERS:
+            name = _MEMBERS[kind][msgspec.json.decode(data)["type"]]
+        case _:
+            name = kind
+    return name
+
+
+async def record(folder: Path) -> list[Recorded]:
+    """Everything that is heard while a small fleet serves, fails, is steered and works on jobs; takes some seconds."""
+    system = EmulatedSystem(folder, nodes=2, slots=1, decode_tps=200.0, gateway=GatewayConfig(port=0))
+    async with system:
+        bus = await Bus.connect(system.stack.bus_config)
+        try:
+            ear = Ear(bus)
+            await bus.flush()
+            for part in (_ask, _work, _steer, _fail):
+                await part(system)
+            await bus.flush()
+        finally:
+            await bus.close()
+    return ear.heard
+
+
+async def _ask(system: EmulatedSystem) -> None:
+    client = system.client
+    said = [{"role": "user", "content": "count down from 3"}]
+    await client.chat(MODEL, said, options={"num_predict": 5})
+    answer = await client.generate(MODEL, "count down from 3")
+    await client.embed("nomic-embed-text", ["one", "two"])
+    await system.http.post(
+        "/v1/chat/completions", json={"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+    )
+    with contextlib.suppress(SollolError):
+        await client.generate("no-such-model", "hello")
+    await client.route(MODEL, "hello")
+    await client.nodes()
+    await client.models()
+    await client.stats()
+    await client.reliability()
+    await client.recent()
+    await client.why(answer.request_id)
+    decision = answer.decision
+    assert decision is not None
+    asked = StateQuestion(node_id=decision.node_id, attempt_id=decision.attempt_id)
+    await client.bus.request(subjects.STATE, encode(asked))
+    async with asyncio.TaskGroup() as group:  # more than there are slots: some wait, and one is given up
+        calls = [client.call(subjects.GENERATE, _body(200)) for _ in range(4)]
+        running = [group.create_task(_run(call)) for call in calls]
+        await asyncio.sleep(0.7)  # until it is asked whether the dispatcher is still there
+        running[-1].cancel()
+        secret = {h.REQUEST_ID: "given-up", h.CANCEL_SECRET: "chosen by the caller"}
+        client.bus.publish(subjects.GENERATE, _body(200), reply=client.bus.new_inbox(), headers=secret)
+        given_up = CancelRequest(request_id="given-up", secret=secret[h.CANCEL_SECRET])
+        await client.bus.request(subjects.CANCEL, encode(given_up))
+
+
+def _body(number: int) -> bytes:
+    return encode({"model": MODEL, "prompt": f"count down from {number}", "stream": True})
+
+
+def _job(prompt: str, **fields: Any) -> Job:  # noqa: ANN401 whatever a job may have
+    return make_job({"model": MODEL, "prompt": prompt}, **fields)
+
+
+async def _run(call: Call) -> None:
+    async with call:
+        async for _ in call:
+            pass
+
+
+async def _work(system: EmulatedSystem) -> None:
+    client, jobs = system.client, system.client.jobs
+    bare = encode({"model": MODEL, "prompt": "count down from 3"})
+    await client.bus.request(subjects.JOB_SUBMIT.of(5, "bare-1"), bare)
+    first = await jobs.submit(_job("count down from 5", callback_subject="callbacks.told"))
+    await jobs.wait(first, timeout_s=20)
+    await jobs.submit_many([("many-1", _job("count down from 3"))], priority=2)
+    await jobs.end("many-1", timeout_s=20)
+    await jobs.get(first)
+    later = await jobs.submit(_job("count down from 3"), delay_s=600)
+    soon = await jobs.submit(_job("count down from 4"), delay_s=1)
+    await jobs.cancel(later)
+    await jobs.latest()
+    await jobs.wait(soon, timeout_s=20)
+    system.fault(FaultKind.ERROR_LINE, times=0)
+    ill = await jobs.submit(msgspec.structs.replace(_job("count down from 6"), max_tries=1))
+    await jobs.end(ill, timeout_s=20)
+    system.clear_faults()
+    await jobs.dead()
+    await jobs.retry(ill)
+    with contextlib.suppress(SollolError):
+        await jobs.get("no-such-job")
+    await jobs.purge()
+
+
+async def _steer(system: EmulatedSystem) -> None:
+    client = system.client
+    await client.drain("n2")
+    await client.undrain("n2")
+    await client.load("n1", "other")
+    await client.unload("n1", "other")
+    await client.set_node("n1", weight=2.0, labels={"room": "attic"})
+    with contextlib.suppress(SollolError):  # the engine knows no such model
+        async for _ in client.pull("n1", "pulled"):
+            pass
+    await client.strategy()
+    await client.set_strategy("round_robin")
+    await client.breakers()
+    await client.reset_breakers()
+    await client.forget_reliability(model="nothing")
+
+
+async def _fail(system: EmulatedSystem) -> None:
+    client = system.client
+    system.fault(FaultKind.OUT_OF_MEMORY, times=0)
+    for _ in range(6):
+        with contextlib.suppress(SollolError):
+            await client.generate(MODEL, "count down from 3")
+    system.clear_faults()
+    for actor in system.stack.actors:
+        if actor.name == "scorer":
+            await actor.close()
+
+
+def main() -> int:
+    """Writes one message of each kind."""
+    with tempfile.TemporaryDirectory() as folder:
+        heard = asyncio.run(record(Path(folder)))
+    first: dict[str, Recorded] = {}
+    for told in heard:
+        first.setdefault(told.message, told)
+    FILE.parent.mkdir(exist_ok=True)
+    text = msgspec.json.format(msgspec.json.encode([first[name] for name in sorted(first)]), indent=2)
+    FILE.write_bytes(text + b"\n")
+    print(f"{len(heard)} messages of {len(first)} kinds")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
