@@ -103,6 +103,7 @@ bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.
 	$(PY) -m bench.recovery --quick
 	$(PY) -m bench.faults --quick
 	$(PY) -m bench.soak --quick
+	$(PY) -m bench.frames --quick
 
 .PHONY: bench-overhead
 bench-overhead: $(INSTALLED) ## Measures what the bus adds to a request, against a direct call.
@@ -115,6 +116,10 @@ bench-recovery: $(INSTALLED) ## Measures how soon the system starts, takes a nod
 .PHONY: bench-faults
 bench-faults: $(INSTALLED) ## Measures what callers notice of faults: on three servers, on two sites, of clocks; half an hour.
 	$(PY) -m bench.faults --out bench/results/faults.json
+
+.PHONY: bench-frames
+bench-frames: $(INSTALLED) ## Sends 10,000 broken messages on every subject; ends with 1 when an actor goes deaf or a queue chokes.
+	$(PY) -m bench.frames --out bench/results/frames.json
 
 .PHONY: bench-soak
 bench-soak: $(INSTALLED) ## Measures what grows in half an hour of work: every process and every store, with a picture.

@@ -9,18 +9,22 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-Seconds = Annotated[float, Meta(ge=0, description="A duration in seconds.")]
-SignedSeconds = Annotated[float, Meta(description="A duration in seconds that may be negative.")]
 WHOLE_MAX = 2**53
 """Whole numbers beyond this are not the same in every language; nothing that is counted here comes near."""
+SECONDS_MAX = 1e12
+"""Thirty thousand years: sums of such figures stay finite, and JSON has no others."""
 
+Seconds = Annotated[float, Meta(ge=0, le=SECONDS_MAX, description="A duration in seconds.")]
+SignedSeconds = Annotated[
+    float, Meta(ge=-SECONDS_MAX, le=SECONDS_MAX, description="A duration in seconds that may be negative.")
+]
 Bytes = Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="A size in bytes.")]
-Mib = Annotated[float, Meta(ge=0, description="A size in MiB (1,048,576 bytes).")]
+Mib = Annotated[float, Meta(ge=0, le=WHOLE_MAX, description="A size in MiB (1,048,576 bytes).")]
 Ratio = Annotated[float, Meta(ge=0, le=1, description="A share between 0 and 1.")]
 Count = Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="A count.")]
 Tokens = Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="A number of tokens.")]
-TokensPerSecond = Annotated[float, Meta(ge=0, description="A speed in tokens per second.")]
-Watts = Annotated[float, Meta(ge=0, description="Power in watts.")]
+TokensPerSecond = Annotated[float, Meta(ge=0, le=SECONDS_MAX, description="A speed in tokens per second.")]
+Watts = Annotated[float, Meta(ge=0, le=1e9, description="Power in watts.")]
 Celsius = Annotated[float, Meta(ge=-100, le=300, description="A temperature in degrees Celsius.")]
 Priority = Annotated[int, Meta(ge=0, le=10, description="0 (only when idle) to 10 (critical); 5 is normal.")]
 Complexity = Annotated[float, Meta(ge=0, le=10, description="Declared difficulty of a request, 0 to 10.")]

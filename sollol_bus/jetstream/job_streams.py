@@ -33,6 +33,7 @@ def job_streams(keep_s: float = KEEP_S) -> tuple[StreamSpec, ...]:
         keep_s: How long results are kept.
     """
     submits = tuple(subjects.JOB_SUBMIT.of(priority, "*") for priority in subjects.JOB_PRIORITIES)
+    waiting = (subjects.JOB_DELAYED, subjects.JOB_DUE)
     return (
         StreamSpec(
             name=stores.JOBS_STREAM,
@@ -43,7 +44,7 @@ def job_streams(keep_s: float = KEEP_S) -> tuple[StreamSpec, ...]:
         ),
         StreamSpec(
             name=stores.DELAYED_STREAM,
-            subjects=(subjects.JOB_DELAYED.all, subjects.JOB_DUE.all),
+            subjects=tuple(row.of(priority, "*") for row in waiting for priority in subjects.JOB_PRIORITIES),
             retention="workqueue",
             max_msgs=MAX_JOBS,
             allow_msg_schedules=True,

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _NS = 1_000_000_000
 _EXPIRES_S = 30.0
 _SILENT_BEATS = 2.5
+_FAILURES_MAX = 5
+"""A message at which its taker fails so often comes no more, where nothing else ends that."""
 _RETRY_S = 0.1
 _PENDING_MESSAGES = "Nats-Pending-Messages"
 
@@ -335,7 +337,10 @@ class PullConsumer:
         try:
             self._handler(delivery)
         except Exception:
-            delivery.nak(self.spec.ack_wait_s)
+            if self.spec.max_deliver < 0 and delivery.deliveries >= _FAILURES_MAX:
+                delivery.term("whoever takes it fails at it")
+            else:
+                delivery.nak(self.spec.ack_wait_s)
             raise
 
     def _on_status(self, headers: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Group
 import sollol_agents.cli.lean_start  # noqa: F401  first of all that is ours
 from sollol_agents.cli import exit_codes
 from sollol_bus.errors import SollolError
+from sollol_bus.observe.harmless import in_text
 from sollol_bus.version import VERSION
 
 _START = Group("Start", sort_key=1)
@@ -93,7 +94,7 @@ def run(argv: list[str]) -> int:
         print(f"sollol: {error} `sollol {argv[0]} --help` shows what there is", file=sys.stderr)
         return exit_codes.USAGE
     except SollolError as error:
-        print(exit_codes.line_of(error), file=sys.stderr)
+        print(in_text(exit_codes.line_of(error)), file=sys.stderr)
         return exit_codes.code_of(error)
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED

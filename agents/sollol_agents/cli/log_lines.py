@@ -14,11 +14,14 @@ from msgspec import Meta
 
 from sollol_agents.cli.repeats import Count, Repeats
 from sollol_bus.observe import request_log
+from sollol_bus.observe.harmless import in_line, in_text
 from sollol_schemas.instants import instant
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 REPEATED = "repeated"
 """The field of a line that stands for so many of its kind."""
+_TEXT_MAX = 4000
+"""Characters of one text in a line: what strangers chose is no longer."""
 _EACH = (request_log.REQUESTS, request_log.PROMPTS)
 _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
@@ -43,13 +46,13 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
-        line = {
+        line: dict[str, object] = {
             "at": instant(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": in_line(record.getMessage(), limit=_TEXT_MAX),
         }
-        line |= {k: v for k, v in record.__dict__.items() if k not in _STANDARD}
+        line |= {k: _bounded(v) for k, v in record.__dict__.items() if k not in _STANDARD}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return _ENCODER.encode(line).decode()
@@ -65,8 +68,12 @@ class PlainLines(logging.Formatter):
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         times = record.__dict__.get(REPEATED)
         again = f" ({times} times within a minute)" if times else ""
-        text = f"{at} {name:<22} {level}{record.getMessage()}{again}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        text = f"{at} {name:<22} {level}{in_line(record.getMessage(), limit=_TEXT_MAX)}{again}"
+        return f"{text}\n{in_text(self.formatException(record.exc_info))}" if record.exc_info else text
+
+
+def _bounded(value: object) -> object:
+    return in_line(value, limit=_TEXT_MAX) if isinstance(value, str) else value
 
 
 class SparingHandler(logging.StreamHandler[TextIO]):

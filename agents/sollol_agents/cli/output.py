@@ -8,6 +8,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from sollol_bus.observe.harmless import in_line, in_text
+
 _GAP: Final = "  "
 _MIB_PER_GIB: Final = 1024
 _BYTES_PER_GB: Final = 1e9
@@ -41,23 +43,23 @@ def is_terminal() -> bool:
 
 
 def say(text: str = "") -> None:
-    """One line on stdout, at once."""
-    print(text, flush=True)
+    """A text on stdout, at once; nothing in it steers a terminal."""
+    print(in_text(text), flush=True)
 
 
 def note(text: str) -> None:
     """One line on stderr: for people, never part of the result."""
-    print(text, file=sys.stderr, flush=True)
+    print(in_text(text), file=sys.stderr, flush=True)
 
 
 def show_json(value: object) -> None:
     """A value as one readable JSON document."""
-    say(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode(), flush=True)
 
 
 def show_json_line(value: object) -> None:
     """A value as one line of JSON."""
-    say(msgspec.json.encode(value).decode())
+    print(msgspec.json.encode(value).decode(), flush=True)
 
 
 def show_table(headings: Row, rows: Iterable[Row], *, numbers: Iterable[str] = ()) -> None:
@@ -69,7 +71,7 @@ def show_table(headings: Row, rows: Iterable[Row], *, numbers: Iterable[str] = (
         numbers: Headings of the columns that are set to the right.
     """
     right = {headings.index(name) for name in numbers}
-    listed = [tuple(row) for row in rows]
+    listed = [tuple(map(in_line, row)) for row in rows]
     if is_terminal():
         _show_rich(headings, listed, right)
     else:

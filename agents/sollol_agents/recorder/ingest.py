@@ -52,7 +52,7 @@ class Ingest:
             row = row_of(
                 delivery.subject, delivery.data, stored_at_ns=delivery.stored_at_ns, stream_seq=delivery.stream_seq
             )
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             log.warning(
                 "an event on %s is not what its contract says: %s",
                 delivery.subject,

@@ -49,7 +49,12 @@ class Row(NamedTuple):
 
 _outcomes = msgspec.json.Decoder(Outcome)
 _decisions = msgspec.json.Decoder(DecisionEvent)
-_events = msgspec.json.Decoder(NodeEvent | BreakerEvent | OfficeEvent)
+_Event = NodeEvent | BreakerEvent | OfficeEvent
+_events: dict[str, msgspec.json.Decoder[Any]] = {
+    "node": msgspec.json.Decoder(NodeEvent),
+    "breaker": msgspec.json.Decoder(BreakerEvent),
+    "scorer": msgspec.json.Decoder(OfficeEvent),
+}
 
 
 def verdict_of(outcome: Outcome) -> Verdict:
@@ -78,7 +83,7 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
     """The line for one event, by the area its subject names; None for an area that is not recorded.
 
     Raises:
-        msgspec.DecodeError: The body does not follow its contract.
+        msgspec.DecodeError, RecursionError, UnicodeDecodeError: The body does not follow its contract.
     """
     area = subject.split(".")[3]
     if area == "outcome":
@@ -90,8 +95,8 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
         decision = _decisions.decode(data).decision
         columns = {"request_id": decision.request_id, "job_id": decision.job_id, "body": data}
         return Row(Table.DECISIONS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
-    if area in ("node", "breaker", "scorer"):
-        event = _events.decode(data)
+    if area in _events:
+        event: _Event = _events[area].decode(data)
         node_id = "" if isinstance(event, OfficeEvent) else event.node_id
         columns = {"kind": area, "node_id": node_id, "body": data}
         return Row(Table.EVENTS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)

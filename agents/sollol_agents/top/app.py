@@ -18,6 +18,7 @@ from sollol_agents.fleet_view.view import FleetView
 from sollol_agents.top import tables
 from sollol_agents.top.screens import Confirm, Explanation
 from sollol_bus.errors import SollolError
+from sollol_bus.observe.harmless import in_line
 from sollol_bus.transport.clock import wall_s
 from sollol_schemas.queries import WhyReply
 
@@ -125,7 +126,7 @@ class TopApp(App[None]):
         view.tick(now, at)
         self._learn()
         head = tables.head_line(view.head(now, at), self.size.width - 2)
-        self.query_one("#head", Static).update(Text(head.text, style=head.colour))
+        self.query_one("#head", Static).update(Text(in_line(head.text), style=head.colour))
         self._draw_table("#nodes", tables.FLEET, sorted(self._machines.items()), tables.fleet_row)
         latest = sorted(self._attempts.items(), key=lambda item: item[1].at, reverse=True)[:_DECISIONS_SHOWN]
         self._draw_table("#attempts", tables.DECISIONS, latest, tables.decision_row)
@@ -134,7 +135,7 @@ class TopApp(App[None]):
         if notices:
             last = notices[-1]
             self.query_one("#notice", Static).update(
-                f"{time.strftime('%H:%M:%S', time.localtime(last.at))} {last.text}"
+                f"{time.strftime('%H:%M:%S', time.localtime(last.at))} {in_line(last.text)}"
             )
 
     def _learn(self) -> None:
@@ -178,7 +179,7 @@ class TopApp(App[None]):
             heading = column.name.rjust(column.width) if column.is_right else column.name
             table.add_column(heading, width=column.width)
         for key, cells in content:
-            table.add_row(*(Text(cell.text, style=cell.colour) for cell in cells), key=key)
+            table.add_row(*(Text(in_line(cell.text), style=cell.colour) for cell in cells), key=key)
         keys = [key for key, _ in content]
         if chosen in keys and table.cursor_type == "row":
             table.move_cursor(row=keys.index(chosen), scroll=False)

@@ -10,6 +10,8 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from sollol_bus.observe.harmless import in_line
+
 
 class Confirm(ModalScreen[bool]):
     """Asks before something is done to the fleet."""
@@ -27,7 +29,7 @@ class Confirm(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         """The question."""
         with Vertical(classes="box"):
-            yield Static(self._question, markup=False)
+            yield Static(in_line(self._question), markup=False)
             yield Static("y yes, n no", classes="keys")
 
     def action_answer(self, answer: bool) -> None:
@@ -52,8 +54,8 @@ class Explanation(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         """The text."""
         with VerticalScroll(classes="box wide"):
-            yield Static(self._title, classes="title", markup=False)
-            yield Static("\n".join(self._lines), markup=False)
+            yield Static(in_line(self._title), classes="title", markup=False)
+            yield Static("\n".join(map(in_line, self._lines)), markup=False)
             yield Static("Escape goes back", classes="keys")
 
     def action_leave(self) -> None:

@@ -12,10 +12,11 @@ from cyclopts import Parameter
 from sollol_agents.cli import log_lines, running
 from sollol_agents.cli.exit_codes import line_of
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import is_terminal, note, say, seconds, show_json, show_table
+from sollol_agents.cli.output import is_terminal, note, say, seconds, show_json, show_json_line, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.errors import ConfigError, SollolError
+from sollol_bus.observe.harmless import in_text
 from sollol_bus.sdk.results import Answer, AnswerStream
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.inboxes import client_inbox_prefix
@@ -207,7 +208,7 @@ async def _answer(stream: AnswerStream, *, json_: bool, verbose: bool) -> int:
         async with stream:
             async for chunk in stream:
                 if not json_ and chunk.text:
-                    sys.stdout.write(chunk.text)
+                    sys.stdout.write(in_text(chunk.text) if is_terminal() else chunk.text)
                     sys.stdout.flush()
     except SollolError:
         if verbose or is_terminal():
@@ -220,7 +221,7 @@ async def _answer(stream: AnswerStream, *, json_: bool, verbose: bool) -> int:
     if not answer.text.endswith("\n"):
         say()
     for call in answer.tool_calls:
-        say(msgspec.json.encode(call).decode())
+        show_json_line(call)
     if verbose or is_terminal():
         note(f"— {provenance(answer)} · request {answer.request_id}")
     return 0

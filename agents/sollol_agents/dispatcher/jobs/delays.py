@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from sollol_agents.dispatcher.jobs.persistence import persistently
+from sollol_agents.dispatcher.jobs.records import is_job
 from sollol_bus.errors import BusError
 from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
@@ -68,6 +69,10 @@ class Delays:
         return True
 
     def _on_due(self, delivery: Delivery) -> None:
+        if not is_job(delivery.subject):
+            log.warning("dropped what is no job's and was due", extra={"action": "job_due"})
+            delivery.term("its subject is no job's")
+            return
         self._spawn(self._move(delivery), name="due")
 
     async def _move(self, delivery: Delivery) -> None:

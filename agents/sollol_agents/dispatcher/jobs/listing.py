@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from sollol_agents.dispatcher.jobs.letters import status_of
-from sollol_agents.dispatcher.jobs.records import stored_status
+from sollol_agents.dispatcher.jobs.records import is_job, stored_status
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.jetstream.api import api
 from sollol_bus.jetstream.stored import Stored, StreamState, stored_block, stream_info
@@ -123,7 +123,7 @@ class Listing:
                 if not part or (caller and looked_at > _BODIES_LOOKED_AT_MAX):
                     break
                 mine = [msg for msg in part if owners.is_mine(caller, subjects.last_token(msg.subject))]
-                jobs += [s for s in map(_waiting, mine) if s.job_id not in known]
+                jobs += [s for s in map(_waiting, filter(_is_job, mine)) if s.job_id not in known]
                 start = part[-1].seq + 1
         return jobs[:limit]
 
@@ -149,6 +149,10 @@ def _state_in(msg: Stored) -> JobStatus | None:
     except DecodeFailed:
         return None
     return status if status is not None and status.job_id == subjects.last_token(msg.subject) else None
+
+
+def _is_job(stored: Stored) -> bool:
+    return is_job(stored.subject)
 
 
 def _waiting(stored: Stored) -> JobStatus:

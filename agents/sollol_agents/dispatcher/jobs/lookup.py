@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sollol_agents.dispatcher.jobs.records import stored_status
+from sollol_agents.dispatcher.jobs.records import is_job, stored_status
 from sollol_agents.dispatcher.jobs.states import States
 from sollol_bus.jetstream.stored import Stored, stored_message
 from sollol_bus.transport.connection import Bus
@@ -64,7 +64,7 @@ class Lookup:
         )
         for stream, subject in places:
             found = await stored_message(self._bus, stream, subject=subject)
-            if found is not None:
+            if found is not None and is_job(found.subject):
                 return stream, found
         return None
 

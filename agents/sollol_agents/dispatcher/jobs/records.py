@@ -14,8 +14,10 @@ from sollol_schemas import headers as h
 from sollol_schemas import owners
 from sollol_schemas.instants import instant, retold
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
+from sollol_schemas.subjects import JOB_PRIORITIES
 
 _RUNS_MAX = 1_000_000
+_PRIORITIES = frozenset(map(str, JOB_PRIORITIES))
 
 
 def fresh_status(delivery: Delivery, accepted: Accepted | None, *, owner: str) -> JobStatus:
@@ -29,6 +31,12 @@ def fresh_status(delivery: Delivery, accepted: Accepted | None, *, owner: str) -
     )
     known = (None, "") if accepted is None else (accepted.kind, accepted.model)
     return msgspec.structs.replace(stored, kind=known[0], model=known[1], owner=owner)
+
+
+def is_job(subject: str) -> bool:
+    """Whether a subject ends in a priority and a job's reference; streams of an older version take others too."""
+    priority, job_id = subject.split(".")[-2:]
+    return priority in _PRIORITIES and owners.is_reference(job_id)
 
 
 def stored_status(

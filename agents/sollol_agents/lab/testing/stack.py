@@ -28,7 +28,7 @@ from sollol_bus.actor import Actor
 from sollol_bus.parts import Part
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
-from sollol_bus.transport.messages import decode
+from sollol_bus.transport.messages import Msg, decoded
 from sollol_schemas import subjects
 from sollol_schemas.events import Outcome
 from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX
@@ -129,8 +129,8 @@ class EmulatedSystem(Part):
             await self._begin_engine(f"n{number}", {})
         await self._floor.enter_async_context(self.stack)
         self.client = await self._floor.enter_async_context(self.stack.client())
-        self.client.bus.subscribe(subjects.JOB_EVENTS, lambda m: self.news.append(decode(m.data, JobEvent)))
-        self.client.bus.subscribe(subjects.OUTCOME_EVENT.all, lambda m: self.outcomes.append(decode(m.data, Outcome)))
+        self.client.bus.subscribe(subjects.JOB_EVENTS, self._on_news)
+        self.client.bus.subscribe(subjects.OUTCOME_EVENT.all, self._on_outcome)
         for node_id in self.engines:
             await self._begin_node(node_id, {})
         if self._gateway is not None:
@@ -145,6 +145,16 @@ class EmulatedSystem(Part):
         self.http = await self._floor.enter_async_context(http)
         if self.engines:
             await eventually(self._is_ready, complaint="the gateway is ready")
+
+    def _on_news(self, msg: Msg) -> None:
+        news = decoded(msg, JobEvent)
+        if news is not None:
+            self.news.append(news)
+
+    def _on_outcome(self, msg: Msg) -> None:
+        outcome = decoded(msg, Outcome)
+        if outcome is not None:
+            self.outcomes.append(outcome)
 
     def _set_pace(self, actor: Actor[Any]) -> None:
         if isinstance(actor, Dispatcher):
