@@ -14,6 +14,7 @@ import msgspec.inspect as mi
 from sollol_contract import wire
 
 _TEXTS = {
+    "leave_secret": "0123456789abcdef" * 4,
     "request_id": "req-1",
     "attempt_id": "req-1-1",
     "node_id": "attic",

@@ -184,6 +184,20 @@ class ClaimReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The living process that owns the id, when it is another one."""
 
 
+class LeaveRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A node wants to speak into an inbox again."""
+
+    inbox: str
+    ticket: str
+    """Of the exec whose answer goes there."""
+
+
+class LeaveReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether it may, from now on."""
+
+    is_given: bool
+
+
 class AdminRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An operator's request about one node, on `sollol.v1.admin.node.<operation>`."""
 

@@ -37,6 +37,8 @@ class Exec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="e
     has_tools: bool = False
     caller: str = ""
     """Who asked, as an opaque word."""
+    ticket: str = ""
+    """What gets the node leave to speak to the caller again."""
 
     @property
     def attempt_id(self) -> str:

@@ -15,6 +15,9 @@ CLIENT_INBOX_PREFIX: Final = "_INBOX_cli"
 """Also a gateway's and a dashboard's: they are of the control role, but take tokens as a client does."""
 NODE_INBOX_PREFIX: Final = "_INBOX_node"
 NEWCOMER_INBOX_PREFIX: Final = "_INBOX_new"
+LEAVE_S: Final = 900.0
+"""How long a node may speak into an inbox that a message to it named as its reply subject: longer than any request has
+whose caller says nothing of it, and ends are said again."""
 JOB_CALLBACK_ROOT: Final = "callbacks."
 """Results are delivered to subjects below this one, or into callers' inboxes, and nowhere else."""
 

@@ -34,6 +34,7 @@ API_KEYS: Final = "api_keys"
 CALLERS: Final = "callers"
 OPERATORS_CHOICE: Final = "scorer"
 INTENTS: Final = "intents"
+LEAVES: Final = "leaves"
 LEARNED: Final = "scorer"
 
 
@@ -56,6 +57,12 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenure_s: Tenure
     is_lone: bool = False
     """Whether the holder is connected to a server that is no part of a cluster and has the store itself."""
+
+
+class LeaveSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """With what dispatchers make the tickets of nodes."""
+
+    leave_secret: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 
 class Kept(NamedTuple):
@@ -82,6 +89,7 @@ KEPT: Final = (
     Kept(SETTINGS_BUCKET, CALLERS, "Standings"),
     Kept(SETTINGS_BUCKET, OPERATORS_CHOICE, "StrategyRequest"),
     Kept(SETTINGS_BUCKET, INTENTS, "Intents"),
+    Kept(SETTINGS_BUCKET, LEAVES, "LeaveSecret"),
     Kept(LEARNED_BUCKET, LEARNED, "Learned"),
     Kept(JOBS_BUCKET, "job.{job_id}", "JobStatus"),
     Kept(BATCHES_BUCKET, "file.{owner}.{file_id}", "FileRecord"),

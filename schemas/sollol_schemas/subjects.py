@@ -204,6 +204,8 @@ NODE_EXEC: Final = Subject("node.{node_id}.exec", by=CONTROL, to=NODE, payload=E
 """Work for a node: envelope in the Sollol-Exec header, the caller's body as it is."""
 NODE_CANCEL: Final = Subject("node.{node_id}.cancel", by=CONTROL, to=NODE, payload="CancelAttempt")
 """Stop an attempt."""
+NODE_LEAVE: Final = Subject("node.{node_id}.leave", by=CONTROL, to=NODE)
+"""Empty, and its reply subject is an inbox: the server lets the node speak there from now on, for a while."""
 NODE_CONTROL: Final = Subject(
     "node.{node_id}.control", by=CONTROL, to=NODE, payload="ControlRequest", reply="ControlReply"
 )
@@ -212,6 +214,10 @@ ATTEMPT: Final = Subject(
     "attempt.{node_id}.{attempt_id}", by=NODE, to=CONTROL, payload="AttemptReport", reply="StartAnswer"
 )
 """A node's reports on one attempt."""
+LEAVE_WANTED: Final = Subject(
+    "leave.{node_id}", by=NODE, to=CONTROL, payload="LeaveRequest", reply="LeaveReply", queue=DISPATCHERS
+)
+"""A node may not speak (any more) where it was to answer, and shows the ticket that came with the exec."""
 NODE_CLAIM: Final = Subject(
     "claim.{node_id}", by=NODE, to=CONTROL, payload="ClaimRequest", reply="ClaimReply", queue=DISPATCHERS
 )

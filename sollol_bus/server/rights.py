@@ -29,6 +29,8 @@ class Permissions(msgspec.Struct, frozen=True, kw_only=True):
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    answers_s: float = 0.0
+    """How long a user may publish to the reply subject of a message that it received, besides; 0: not at all."""
 
 
 def inbox_prefix(role: Role, name: str) -> str:
@@ -56,6 +58,7 @@ def permissions(role: Role, name: str) -> Permissions:
     asked = [_narrowed(c, own) for c in SUBJECTS if role in c.by]
     publish = [f"{AS}{name}{one.removeprefix(V1)}" for one in asked] if role in MEMBERS else asked
     subscribe = [_narrowed(c, own) for c in SUBJECTS if role in c.to]
+    answers_s = 0.0
     caller_inboxes = [f"{prefix}>" for prefix in inboxes.CLIENT_INBOX_PREFIXES]
     match role:
         case Role.CLIENT:
@@ -64,8 +67,8 @@ def permissions(role: Role, name: str) -> Permissions:
             subscribe += [called_back, f"{called_back}.>", f"{CLIENT_INBOX_PREFIX}.{name}.>"]
         case Role.NODE:
             own_inbox = f"{inboxes.node_inbox_prefix(node_id)}.>"
-            publish += [*caller_inboxes, f"{CONTROL_INBOX_PREFIX}.>"]
             subscribe.append(own_inbox)
+            answers_s = inboxes.LEAVE_S
         case Role.CONTROL:
             control_inboxes = [f"{CONTROL_INBOX_PREFIX}.>", *caller_inboxes]
             others = (inboxes.NODE_INBOX_PREFIX, inboxes.NEWCOMER_INBOX_PREFIX)
@@ -85,7 +88,7 @@ def permissions(role: Role, name: str) -> Permissions:
             subscribe.append(f"{CLIENT_INBOX_PREFIX}.{name}.>")
         case Role.NEWCOMER:
             subscribe.append(f"{inboxes.NEWCOMER_INBOX_PREFIX}.>")
-    return Permissions(publish=_unique(publish), subscribe=_unique(subscribe))
+    return Permissions(publish=_unique(publish), subscribe=_unique(subscribe), answers_s=answers_s)
 
 
 def _narrowed(subject: Subject, own: dict[str, str]) -> str:

@@ -80,7 +80,7 @@ class ReplyStream:
         self._subscription: Subscription | None = None
         self._parts: list[bytes] = []
         self._parts_bytes = 0
-        self._subject = ""
+        self._subject = self.inbox = ""
         self._forget_refusals: Callable[[], None] | None = None
         self._is_over = False
         self.messages = 0
@@ -121,9 +121,9 @@ class ReplyStream:
         self._subject = subject.lower()
         if self._forget_refusals is None:
             self._forget_refusals = self._bus.on_refused(self._on_refused)
-        inbox = self._bus.new_inbox()
-        self._subscription = self._bus.subscribe(inbox, self._on_message)
-        self._bus.publish(subject, payload, reply=inbox, headers=headers)
+        self.inbox = self._bus.new_inbox()
+        self._subscription = self._bus.subscribe(self.inbox, self._on_message)
+        self._bus.publish(subject, payload, reply=self.inbox, headers=headers)
 
     def reopen(self) -> None:
         """Makes a stream that ended with an error usable for another `send`."""

@@ -201,6 +201,7 @@ def claims_of_fleet(authority: Authority, *, now: float) -> str:
                 key=public_key(authority.signing_seeds[role]),
                 publish=allowed.publish,
                 subscribe=allowed.subscribe,
+                answers_s=allowed.answers_s,
                 admits_all=is_newcomer,
                 payload_bytes=_NEWCOMERS_BYTES if is_newcomer else -1,
             )

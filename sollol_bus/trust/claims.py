@@ -73,6 +73,8 @@ class Scope(NamedTuple):
     subscribe: Sequence[str]
     admits_all: bool = False
     """Whether claims alone admit, without a proof of the user's key: for those who have none yet."""
+    answers_s: float = 0.0
+    """How long they may publish to the reply subject of a message that they received; 0: not at all."""
     payload_bytes: int = -1
     """The largest message that they may send."""
 
@@ -112,6 +114,7 @@ def account_claims(
                     "pub": {"allow": list(scope.publish)},
                     "sub": {"allow": list(scope.subscribe)},
                     "bearer_token": scope.admits_all,
+                    **_answers(scope.answers_s),
                 },
             }
             for scope in scopes
@@ -147,6 +150,10 @@ def creds_text(claims: str, seed: str) -> str:
         f"-----BEGIN NATS USER JWT-----\n{claims}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
     )
+
+
+def _answers(answers_s: float) -> dict[str, Any]:
+    return {"resp": {"max": -1, "ttl": int(answers_s * 1e9)}} if answers_s else {}
 
 
 def _pair(seed: str) -> nkeys.KeyPair:

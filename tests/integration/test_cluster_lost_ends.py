@@ -13,6 +13,7 @@ from sollol_agents.lab.testing.link import Link
 from sollol_agents.lab.testing.servers import NatsServer, free_port
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.attempts.farewells import End, Farewells
+from sollol_agents.node.attempts.leave import Leave
 from sollol_agents.node.attempts.speaker import Words
 from sollol_bus.errors import ConfigError
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -82,8 +83,8 @@ async def test_an_end_that_was_lost_between_two_servers_is_said_again(cluster: C
     async with Farewells(node) as farewells:
         node.subscribe("probe.end", lambda msg: farewells.refused("s") if is_no_responders(msg) else None)
         link.freeze()
-        words = (Words(b"", {CHUNKS: "1"}),)
-        farewells.begin("s", End(inbox, words, "probe.end", "reports"), is_said=False, is_wanted=True)
+        end = End(Leave(node, "n1", inbox, ""), (Words(b"", {CHUNKS: "1"}),), "probe.end", "reports")
+        farewells.begin("s", end, is_said=False, is_wanted=True)
         await node.flush()  # its own server has it, and proves nothing of the other
         link.cut()
         await eventually(lambda: any(not msg.data for msg in heard))

@@ -20,6 +20,7 @@ from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_bus.transport.leave import give
 from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_bus.trust import tokens
 from sollol_bus.trust.certificates import fingerprint
@@ -226,7 +227,12 @@ async def test_fifty_streams_run_on_while_members_come_and_go(here: Here, contro
     heard: dict[str, list[int]] = {bob.new_inbox(): [] for _ in range(50)}
     for inbox, numbers in heard.items():
         bob.subscribe(inbox, lambda msg, numbers=numbers: numbers.append(int(msg.data)))  # type: ignore[misc]
-    await bob.flush()
+    asked: list[str] = []
+    node.subscribe(subjects.NODE_LEAVE.of("n1"), lambda msg: asked.append(msg.reply))
+    await asyncio.gather(bob.flush(), node.flush())
+    for inbox in heard:
+        give(control, "n1", inbox)
+    await eventually(lambda: asked == list(heard))
     is_over = asyncio.Event()
 
     async def stream() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import zip_longest
 from pathlib import Path
 
 import msgspec
@@ -22,8 +23,10 @@ from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.jetstream.streams import provision
+from sollol_bus.server.rights import permissions
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.leave import give
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import inboxes, stores, subjects
 from sollol_schemas.inboxes import client_inbox_prefix
@@ -106,6 +109,10 @@ async def test_a_node_speaks_and_listens_under_its_own_id_alone(opened: Opened) 
         ("n1", "sollol.v1.claim.n2"),
         ("n1", "sollol.v1.node.n1.control"),
         ("n1", "_INBOX_node.n1.x"),
+        ("n1", "_INBOX.x"),
+        ("n1", "_INBOX_cli.x"),
+        ("n1", "_INBOX_cli.alice.x"),
+        ("n1", "_INBOX_ctl.x"),
         ("n1", "$KV.SOLLOL_NODES.node.n1"),
         ("n1", "$JS.hub.API.$KV.SOLLOL_NODES.node.n1"),
         ("n1", "$JS.API.STREAM.MSG.GET.KV_SOLLOL_NODES"),
@@ -191,8 +198,57 @@ async def test_a_node_claims_its_id_and_has_its_outcomes_stored(connect: Connect
     assert (await Bucket(control, stores.NODES_BUCKET).get("node.n1")).revision == claim.revision
 
 
+def test_a_node_speaks_nowhere_where_it_listens() -> None:
+    """Else it could give itself leave to speak everywhere: by a message to itself with that reply subject."""
+    node = permissions(Role.NODE, "n1")
+    assert node.answers_s > 0
+    both = [(said, heard) for said in node.publish for heard in node.subscribe if _meet(said, heard)]
+    assert both == []
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether a subject may match both patterns."""
+    for a, b in zip_longest(one.split("."), other.split("."), fillvalue=""):
+        if ">" in (a, b):
+            return True
+        if a != b and "*" not in (a, b):
+            return False
+    return True
+
+
+async def let_speak(control: Bus, node: Bus, inbox: str, node_id: str = "n1") -> None:
+    """Returns when the node was asked from that inbox."""
+    asked = asyncio.Event()
+    subscription = node.subscribe(subjects.NODE_LEAVE.of(node_id), lambda _: asked.set())
+    await node.flush()
+    give(control, node_id, inbox)
+    await asked.wait()
+    subscription.unsubscribe()
+
+
+async def test_a_node_answers_whom_it_was_asked_from_and_nobody_else(connect: Connect) -> None:
+    control, node, alice = await connect("control"), await connect("n1"), await connect("alice")
+    refused: list[str] = []
+    node.on_refused(refused.append)
+    heard: list[bytes] = []
+    asked, other = alice.new_inbox(), alice.new_inbox()
+    for inbox in (asked, other):
+        alice.subscribe(inbox, lambda msg: heard.append(msg.data))
+    await alice.flush()
+    await let_speak(control, node, asked)
+    for number in range(3000):
+        node.publish(asked, b"%d" % number)
+        await node.make_room()
+    node.publish(other, b"forged")
+    node.publish(asked, b"end")
+    await eventually(lambda: heard[-1:] == [b"end"])
+    assert heard == [*(b"%d" % number for number in range(3000)), b"end"]
+    assert refused == [other.lower()]
+
+
 async def test_tokens_reach_their_client_and_nobody_else(connect: Connect) -> None:
-    node, alice, bob = await connect("n1"), await connect("alice"), await connect("bob")
+    control, node = await connect("control"), await connect("n1")
+    alice, bob = await connect("alice"), await connect("bob")
     heard: list[bytes] = []
     inbox = alice.new_inbox()
     assert inboxes.is_client_inbox(inbox)
@@ -201,6 +257,7 @@ async def test_tokens_reach_their_client_and_nobody_else(connect: Connect) -> No
     overheard: list[bytes] = []
     bob.subscribe(inbox, lambda m: overheard.append(m.data))
     await bob.flush()
+    await let_speak(control, node, inbox)
     node.publish(inbox, b"token")
     await eventually(lambda: heard == [b"token"])
     await bob.flush()

@@ -13,6 +13,7 @@ from sollol_agents.dispatcher.administration import Administration
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.jobs.runner import JobRunner
 from sollol_agents.dispatcher.keeping import Keeping
+from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.questions import ask_state, ask_where
 from sollol_agents.dispatcher.requests.intake import SUBJECT_OF
@@ -64,6 +65,7 @@ class Dispatcher(Actor[DispatcherConfig]):
             self.pace,
             instance=self.instance,
             detector=detector,
+            leaves=await self.own(Leaves(self.bus, self.spawn)),
             outcomes=outcomes,
             spawn=self.spawn,
             on_over=self.drain_progress,

@@ -13,6 +13,7 @@ from sollol_agents.dispatcher.intents import KeptIntents
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.leave import LeaveOnSilence
 from sollol_bus.transport.messages import Msg, decode, encode, error_of, is_no_responders
 from sollol_bus.transport.mux import OnReply
 from sollol_schemas import subjects
@@ -128,6 +129,7 @@ class Administration(Part):
                 self._close(forwarded)
                 self._bus.publish(reply, encode(_away(node_id, control)))
                 return
+            forwarded.heard()
             error = _error_in(answer, node_id)
             if error is not None or not is_stream or not answer.data:
                 self._close(forwarded)
@@ -146,7 +148,7 @@ class Administration(Part):
         if not self._bus.is_connected:
             log.info("%s: not forwarded, no connection", node_id, extra={"action": "admin_unforwarded"})
             return
-        forwarded = Forwarded(self._bus, on_answer, on_refusal)
+        forwarded = Forwarded(self._bus, on_answer, on_refusal, teller=node_id if is_stream else "")
         timeout_s = _PULL_TIMEOUT_S if is_stream else _TIMEOUT_S
         self._open[forwarded] = self._loop.call_later(timeout_s, self._close, forwarded)
         self._bus.publish(subjects.NODE_CONTROL.of(node_id), encode(control), reply=forwarded.inbox)
@@ -167,15 +169,24 @@ class Forwarded:
         bus: The connection.
         on_answer: Called with each answer of the node.
         on_refusal: Called when what was passed on reached nobody.
+        teller: The node, if it answers for so long that its leave to do that may end meanwhile.
     """
 
-    def __init__(self, bus: Bus, on_answer: Callable[[Msg], None], on_refusal: OnReply) -> None:
+    def __init__(self, bus: Bus, on_answer: Callable[[Msg], None], on_refusal: OnReply, *, teller: str = "") -> None:
         self.inbox = bus.new_inbox()
         self._subscription = bus.subscribe(self.inbox, on_answer)
         self.refusals = bus.reply_inbox(on_refusal)
+        self._leave = LeaveOnSilence(bus, teller, self.inbox) if teller else None
+
+    def heard(self) -> None:
+        """The node said something."""
+        if self._leave is not None:
+            self._leave.heard()
 
     def close(self) -> None:
         """Listens no more; safe to call twice."""
+        if self._leave is not None:
+            self._leave.close()
         self._subscription.unsubscribe()
         self.refusals.close()
 

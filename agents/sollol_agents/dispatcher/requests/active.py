@@ -158,7 +158,7 @@ class ActiveRequest:
             return
         attempt = Attempt(self._bus, granted, self._tools.pace, self._on_report, self._reconcile)
         try:
-            attempt.start(self.request, max(0.0, self._deadline_mono_s - time.monotonic()))
+            attempt.start(self.request, max(0.0, self._deadline_mono_s - time.monotonic()), self._tools.leaves)
         except NotConnected:
             attempt.close()
             return  # the reconnect goes on from here

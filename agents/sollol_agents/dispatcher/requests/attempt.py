@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
 from sollol_agents.dispatcher.requests.intake import Request
@@ -31,6 +32,7 @@ from sollol_schemas.execution import (
     StartAnswer,
 )
 from sollol_schemas.grant import Granted
+from sollol_schemas.inboxes import is_node_inbox
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +91,13 @@ class Attempt:
         """The node it runs on."""
         return self.granted.decision.node_id
 
-    def start(self, request: Request, deadline_s: float) -> None:
-        """Subscribes to its reports and sends the exec, in this order on one connection."""
+    def start(self, request: Request, deadline_s: float, leaves: Leaves) -> None:
+        """Subscribes to its reports, lets the node speak to the caller, and sends the exec, in this order."""
         subject = subjects.ATTEMPT.of(self.node_id, self.attempt_id)
         self._subscription = self._bus.subscribe(subject, self._on_message)
-        headers = {h.EXEC: encode(envelope(request, self.granted, deadline_s)).decode(), h.REPLY_TO: request.reply_to}
+        ticket = leaves.give(self.node_id, request.reply_to, deadline_s)
+        exec_ = envelope(request, self.granted, deadline_s, ticket)
+        headers = {h.EXEC: encode(exec_).decode(), h.REPLY_TO: request.reply_to}
         if request.traceparent:
             headers[h.TRACEPARENT] = request.traceparent
         if request.via:
@@ -199,7 +203,8 @@ class Attempt:
         self._on_report(self, report)
 
     def _answer(self, msg: Msg, go: bool) -> None:
-        self._bus.answer(msg, _GO if go else _NO)
+        if is_node_inbox(msg.reply, self.node_id):
+            self._bus.publish(msg.reply, _GO if go else _NO)
 
     def _unheard(self) -> AttemptFailed:
         """Nobody got the exec. While everybody is just coming back to the bus, asking again soon costs no attempt."""
@@ -239,7 +244,7 @@ class AbandonedAttempts:
             self.forget(attempt)
 
 
-def envelope(request: Request, granted: Granted, deadline_s: float) -> Exec:
+def envelope(request: Request, granted: Granted, deadline_s: float, ticket: str = "") -> Exec:
     """The metadata that goes with the body."""
     return Exec(
         decision=granted.decision,
@@ -249,4 +254,5 @@ def envelope(request: Request, granted: Granted, deadline_s: float) -> Exec:
         keep_alive_s=granted.keep_alive_s,
         has_tools=request.context.has_tools,
         caller=request.caller,
+        ticket=ticket,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.requests.active import ActiveRequest
 from sollol_agents.dispatcher.requests.attempt import AbandonedAttempts
@@ -48,6 +49,7 @@ class RequestTable(Part):
         pace: How long it waits for what.
         instance: Who holds the requests.
         detector: Finds the task in a prompt.
+        leaves: Lets nodes speak to callers.
         outcomes: Takes the outcomes that no node will publish.
         spawn: Runs a coroutine as a task of the dispatcher.
         on_over: Called whenever a request is answered, or left.
@@ -61,6 +63,7 @@ class RequestTable(Part):
         *,
         instance: str,
         detector: Detector,
+        leaves: Leaves,
         outcomes: OutcomePublisher,
         spawn: Spawn,
         on_over: Callable[[], None],
@@ -92,6 +95,7 @@ class RequestTable(Part):
                 on_silent=self._on_silent,
             ),
             abandoned=AbandonedAttempts(),
+            leaves=leaves,
             outcomes=outcomes,
         )
         self._leaving = Leaving(bus, self._active, self.tools.scorer, gone_within_s=config.drain_timeout_s, spawn=spawn)

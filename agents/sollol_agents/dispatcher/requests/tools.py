@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.requests.attempt import AbandonedAttempts
 from sollol_agents.dispatcher.requests.node_probes import NodeProbes
@@ -24,5 +25,6 @@ class Tools(NamedTuple):
     scorer: ScorerWatch
     nodes: NodeProbes
     abandoned: AbandonedAttempts
+    leaves: Leaves
     outcomes: OutcomePublisher
     """Takes the outcomes that no node will publish."""

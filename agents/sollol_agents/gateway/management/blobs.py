@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect
 from sollol_agents.gateway.management.fleet import Fleet
 from sollol_bus.errors import BusError, SollolError, error_from
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.leave import LeaveOnSilence, give
+from sollol_bus.transport.messages import Msg, is_no_responders
 from sollol_schemas.control import ControlBlob, ControlEngine, EngineOperation
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.queries import NodeView
@@ -35,11 +36,12 @@ class Sender:
 
     Args:
         bus: The gateway's connection.
+        node_id: Who asks.
         pieces: The file, as it arrives.
         limit_bytes: The largest file taken.
     """
 
-    def __init__(self, bus: Bus, pieces: AsyncGenerator[bytes, None], limit_bytes: int) -> None:
+    def __init__(self, bus: Bus, node_id: str, pieces: AsyncGenerator[bytes, None], limit_bytes: int) -> None:
         self._bus = bus
         self._pieces = pieces
         self._limit_bytes = limit_bytes
@@ -48,6 +50,8 @@ class Sender:
         self._is_over = False
         self._asked: asyncio.Queue[Msg] = asyncio.Queue()
         self._inbox = bus.reply_inbox(self._on_request)
+        give(bus, node_id, self.source)
+        self._leave = LeaveOnSilence(bus, node_id, self.source)
 
     @property
     def source(self) -> str:
@@ -75,6 +79,7 @@ class Sender:
 
     def close(self) -> None:
         """Answers nobody any more."""
+        self._leave.close()
         self._inbox.close()
 
     async def _next_request(self) -> Msg:
@@ -102,7 +107,8 @@ class Sender:
         return piece
 
     def _on_request(self, msg: Msg | BusError) -> None:
-        if not isinstance(msg, BusError):
+        if not isinstance(msg, BusError) and not is_no_responders(msg):
+            self._leave.heard()
             self._asked.put_nowait(msg)  # one at a time comes: the node waits for each answer
 
 

@@ -7,7 +7,7 @@ import datetime as dt
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -18,8 +18,9 @@ from sollol_agents.gateway.management.model_lists import Row
 from sollol_agents.requests.names import canonical, tagged
 from sollol_bus.errors import NoResponders, SollolError, error_from
 from sollol_bus.sdk.client import Client
+from sollol_bus.transport.leave import LeaveOnSilence
 from sollol_bus.transport.messages import encode
-from sollol_bus.transport.streaming import request_many
+from sollol_bus.transport.streaming import ReplyStream
 from sollol_schemas import subjects
 from sollol_schemas.control import STILL_AT_IT, ControlBlob, ControlEngine, EngineOperation
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -160,13 +161,14 @@ class Fleet:
         """
         subject = subjects.NODE_CONTROL.of(node_id)
         try:
-            answers = request_many(
-                self._client.bus, subject, encode(request), first_s=_GAP_S, gap_s=_GAP_S, total_s=_LONG_S
-            )
-            async with aclosing(answers):
-                async for msg in answers:
-                    if msg.data != STILL_AT_IT:
-                        yield msg.data
+            async with ReplyStream(self._client.bus, first_s=_GAP_S, gap_s=_GAP_S, total_s=_LONG_S) as answers:
+                answers.send(subject, encode(request))
+                leave = LeaveOnSilence(self._client.bus, node_id, answers.inbox)
+                with closing(leave):
+                    async for msg in answers:
+                        leave.heard()
+                        if msg.data != STILL_AT_IT:
+                            yield msg.data
         except NoResponders as error:
             raise _no_node(node_id, (await self.nodes()).nodes) from error
 

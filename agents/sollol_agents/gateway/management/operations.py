@@ -107,7 +107,7 @@ class Management:
         if len(nodes) > 1:
             raise BadRequest("a file goes to one node at a time: name it, or leave the choice to the gateway")
         pieces = pieces_of(request)
-        sender = blobs.Sender(self._bus, pieces, self._config.max_blob_bytes)
+        sender = blobs.Sender(self._bus, nodes[0], pieces, self._config.max_blob_bytes)
         try:
             status = await blobs.upload(self._fleet, nodes[0], digest, sender)
         finally:

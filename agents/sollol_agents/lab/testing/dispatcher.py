@@ -89,6 +89,7 @@ class PlayedDispatcher:
         )
         headers = {h.EXEC: encode(Exec(decision=decided, stream=stream, **more)).decode(), h.REPLY_TO: reply_to}
         subject, reply = subjects.NODE_EXEC.of(self._node_id), subjects.ATTEMPT.of(self._node_id, attempt_id)
+        self._bus.publish(subjects.NODE_LEAVE.of(self._node_id), reply=reply_to)
         self._bus.publish(subject, msgspec.json.encode(body), reply=reply, headers=headers)
         return attempt_id
 

@@ -27,6 +27,7 @@ from sollol_schemas.execution import (
     StartAnswer,
 )
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest
+from sollol_schemas.inboxes import node_inbox_prefix
 
 BODY: Final = b'{"model":"m","prompt":"hi","stream":true}'
 
@@ -101,7 +102,7 @@ class ScriptedNode:
                 lambda m: self.cancelled.append(decode(m.data, CancelAttempt).attempt_id),
             ),
         ]
-        self._answers = bus.new_inbox()
+        self._answers = f"{node_inbox_prefix(node_id)}.{bus.new_inbox().rpartition('.')[2]}"
         bus.subscribe(self._answers, self._on_answer)
 
     def _on_control(self, msg: Msg) -> None:

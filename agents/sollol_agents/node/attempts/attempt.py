@@ -14,6 +14,7 @@ import msgspec
 
 from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
 from sollol_agents.node.attempts.farewells import End
+from sollol_agents.node.attempts.leave import Leave
 from sollol_agents.node.attempts.loading import with_load
 from sollol_agents.node.attempts.outcome import figures_of, outcome_of
 from sollol_agents.node.attempts.permission import Permission
@@ -115,12 +116,20 @@ class Attempt:
         self._is_over = self._has_caller_left = False
         self.is_given_up = False  # whether its dispatcher took it back
 
+    has_lost_leave = False
+    """Whether the server let nothing through to the caller."""
+
     # -- from outside -------------------------------------------------------------------------------------
 
     @property
     def has_spoken(self) -> bool:
         """Whether the caller got a chunk."""
         return self.permission.fence.has_spoken
+
+    @property
+    def leave(self) -> Leave:
+        """To speak to the caller."""
+        return self._speaker.leave
 
     @property
     def heard_at(self) -> float:
@@ -165,6 +174,12 @@ class Attempt:
         else:
             self._has_caller_left = True
             self.stop(Cancelled("the caller left"))
+
+    def leave_lost(self) -> None:
+        """The server lets nothing through to the caller."""
+        self.has_lost_leave = True
+        if self.has_streamed:
+            self.stop(_error(ErrorCode.CONNECTION_LOST, "a piece of the answer was lost on the way to the caller"))
 
     def disconnected(self) -> None:
         """The bus is gone: what has not begun to stream is dropped, a stream is broken."""
@@ -259,6 +274,7 @@ class Attempt:
         await self._speak(batch[1:])
 
     async def _speak(self, batch: list[bytes]) -> None:
+        await self._on_leave()
         await self._say(chain.from_iterable(map(self._speaker.pieces, batch)))
 
     async def _say(self, pieces: Iterable[Piece]) -> None:
@@ -274,7 +290,15 @@ class Attempt:
         await self._until_heard(lambda: self._speaker.reply(body, self.figures))
         self.permission.fence.spoke()
 
+    async def _on_leave(self) -> None:
+        """Returns when the server lets something through to the caller."""
+        if self.leave.is_ending(time.monotonic()):
+            self._enter(Phase.PERMISSION)
+            await self.leave.renew()
+            self._enter(Phase.BETWEEN_TOKENS)
+
     async def _permitted(self) -> None:
+        await self._on_leave()
         if self.permission.is_given:
             return
         self._enter(Phase.PERMISSION)
@@ -320,7 +344,7 @@ class Attempt:
             error = ErrorBody(code=ErrorCode.CONNECTION_LOST, message="the caller could not be reached for a while")
         words = speaker.last_words(error, self.figures) if self.has_spoken else ()
         subject = subjects.ATTEMPT.of(self.decision.node_id, self.attempt_id)
-        return End(speaker.inbox, words, f"{speaker.probe}.end", subject)
+        return End(self.leave, words, f"{speaker.probe}.end", subject)
 
     def _finish_figures(self) -> None:
         now, answer = time.monotonic(), self._answer

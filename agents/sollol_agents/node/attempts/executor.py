@@ -18,6 +18,7 @@ from sollol_agents.node.attempts import admission
 from sollol_agents.node.attempts.attempt import Attempt
 from sollol_agents.node.attempts.concurrency import Concurrency
 from sollol_agents.node.attempts.farewells import End, Farewells
+from sollol_agents.node.attempts.leave import Leave
 from sollol_agents.node.attempts.load_options import RunnerOptions
 from sollol_agents.node.attempts.loading import LoadPatience
 from sollol_agents.node.attempts.outcome import evidence_of, is_doubtful
@@ -128,6 +129,8 @@ class Executor:
         """Listens for callers that have gone, and for cancellations."""
         self.bus.subscribe(f"{self._probe}.*.*", self._on_probe)
         self.bus.subscribe(subjects.NODE_CANCEL.of(self.node_id), self.on_cancel)
+        self.bus.subscribe(subjects.NODE_LEAVE.of(self.node_id), lambda _: None)  # the server has heeded it
+        self.bus.on_refused(self._on_refused)
 
     @property
     def attempts(self) -> Collection[str]:
@@ -212,6 +215,11 @@ class Executor:
             else:
                 self.farewells.refused(stream)
 
+    def _on_refused(self, subject: str) -> None:
+        for attempt in self._attempts.values():
+            if attempt.leave.inbox.lower() == subject:
+                attempt.leave_lost()
+
     def _on_disconnect(self) -> None:
         for attempt in list(self._attempts.values()):
             attempt.disconnected()
@@ -245,7 +253,12 @@ class Executor:
             engine=self.engine,
             view=self.view,
             concurrency=self._concurrency,
-            speaker=Speaker(self.bus, reply_to, f"{self._probe}.{stream}", exec_.decision),
+            speaker=Speaker(
+                self.bus,
+                Leave(self.bus, self.node_id, reply_to, exec_.ticket),
+                f"{self._probe}.{stream}",
+                exec_.decision,
+            ),
             limits=limits_of(
                 exec_,
                 self._config,
@@ -301,6 +314,8 @@ class Executor:
             self._ended.popitem(last=False)
         self._unsettled += 1
         self.farewells.begin(attempt.stream, end, is_said=not attempt.has_streamed, is_wanted=not attempt.is_given_up)
+        if attempt.has_lost_leave:
+            self.farewells.leave_lost(attempt.stream)
         if attempt.error is None and attempt.has_streamed:
             asyncio.get_running_loop().call_later(_CALLER_FIRST_S, self._settle, attempt, end)
         else:

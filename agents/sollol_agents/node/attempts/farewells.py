@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from sollol_agents.node.attempts.kept_ends import PROVEN_KEPT_S, KeptEnds
+from sollol_agents.node.attempts.leave import Leave
 from sollol_agents.node.attempts.speaker import Words
 from sollol_bus.errors import NotConnected
 from sollol_bus.parts import Part
@@ -23,16 +25,16 @@ class End:
     """How one attempt ended.
 
     Args:
-        inbox: The caller's.
+        leave: To speak to the caller.
         words: What the caller is told, in order; nothing: the dispatcher tells the caller.
         probe: Where the server says that nobody listens there.
         subject: Where the dispatcher is told.
     """
 
-    __slots__ = ("_inbox", "_probe", "_subject", "_words", "report")
+    __slots__ = ("_probe", "_subject", "_words", "leave", "report")
 
-    def __init__(self, inbox: str, words: tuple[Words, ...], probe: str, subject: str) -> None:
-        self._inbox = inbox
+    def __init__(self, leave: Leave, words: tuple[Words, ...], probe: str, subject: str) -> None:
+        self.leave = leave
         self._words = words
         self._probe = probe
         self._subject = subject
@@ -51,7 +53,7 @@ class End:
     @property
     def size(self) -> int:
         """Its bytes, about."""
-        return sum(words.size for words in self._words) + len(self._inbox) + len(self._subject)
+        return sum(words.size for words in self._words) + len(self.leave.inbox) + len(self._subject)
 
     def tell_caller(self, bus: Bus) -> None:
         """Ends the caller's answer.
@@ -61,7 +63,7 @@ class End:
         """
         for number, words in enumerate(self._words, 1):
             reply = self._probe if number == len(self._words) else ""
-            bus.publish(self._inbox, words.data, reply=reply, headers=dict(words.headers))
+            bus.publish(self.leave.inbox, words.data, reply=reply, headers=dict(words.headers))
 
     def tell_dispatcher(self, bus: Bus) -> None:
         """Reports to the dispatcher.
@@ -85,16 +87,20 @@ class Farewells(Part):
         self._kept: KeptEnds[End] = KeptEnds()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._forget_refusals: Callable[[], None] | None = None
 
     async def start(self) -> None:
         """Follows what becomes of the connection."""
         self._bus.on_disconnect(self._on_disconnect)
         self._bus.on_reconnect(self._on_reconnect)
         self._bus.on_cluster_change(self._on_cluster_change)
+        self._forget_refusals = self._bus.on_refused(self._on_refused)
 
     async def close(self) -> None:
         """Says nothing again any more."""
         self._bus.forget_callbacks(self._on_disconnect, self._on_reconnect, self._on_cluster_change)
+        if self._forget_refusals is not None:
+            self._forget_refusals()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -133,11 +139,22 @@ class Farewells(Part):
         if due_at is not None:
             self._look_at(due_at)
 
+    def leave_lost(self, stream: str) -> None:
+        """The server did not let the end of this attempt's answer through: asks for leave, and says it again."""
+        end = self._kept.get(stream)
+        if end is not None and not end.leave.is_asked:
+            self.refused(stream)  # later too, should nobody give leave now
+            end.leave.ask(lambda: self.say_again(stream))
+
     def say_again(self, stream: str) -> None:
         """Somebody asks how this attempt ended."""
         end = self._kept.get(stream)
         if end is not None:
             self._say(stream, end)
+
+    def _on_refused(self, subject: str) -> None:
+        for stream in [key for key, end in self._kept.items() if end.leave.inbox.lower() == subject]:
+            self.leave_lost(stream)
 
     def _on_disconnect(self) -> None:
         self._kept.lost(self._bus.proven_mono_s)

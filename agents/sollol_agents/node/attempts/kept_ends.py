@@ -57,6 +57,10 @@ class KeptEnds(Generic[EndT]):
         kept = self._kept.get(key)
         return kept.end if kept is not None else None
 
+    def items(self) -> list[tuple[str, EndT]]:
+        """All that are kept, with their keys."""
+        return [(key, kept.end) for key, kept in self._kept.items()]
+
     def keep(self, key: str, end: EndT, size: int, now: float, *, is_said: bool) -> None:
         """Keeps an end; the oldest ones give way to it.
 

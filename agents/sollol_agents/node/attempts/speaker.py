@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from sollol_agents.node.attempts.leave import Leave
 from sollol_bus.errors import error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode, error_headers, size_of_headers
@@ -39,17 +40,18 @@ class Speaker:
 
     Args:
         bus: The connection.
-        inbox: The caller's inbox.
+        leave: To speak into the caller's inbox.
         probe: Prefix of the reply subjects of chunks. The server answers there with 503 when nobody listens on
             the inbox any more; the last token counts the messages from 1.
         decision: Told with the first message.
     """
 
-    __slots__ = ("_bus", "_decision", "_reply", "content_type", "inbox", "messages", "probe")
+    __slots__ = ("_bus", "_decision", "_inbox", "_reply", "content_type", "leave", "messages", "probe")
 
-    def __init__(self, bus: Bus, inbox: str, probe: str, decision: Decision) -> None:
+    def __init__(self, bus: Bus, leave: Leave, probe: str, decision: Decision) -> None:
         self._bus = bus
-        self.inbox = inbox
+        self.leave = leave
+        self._inbox = leave.inbox
         self.probe = probe
         self._decision = decision
         self._reply: Words | None = None
@@ -109,7 +111,7 @@ class Speaker:
 
     def _publish(self, data: bytes, headers: dict[str, str] | None) -> None:
         number = self.messages + 1
-        self._bus.publish(self.inbox, data, reply=f"{self.probe}.{number}", headers=headers)
+        self._bus.publish(self._inbox, data, reply=f"{self.probe}.{number}", headers=headers)
         self.messages = number
 
     def _first_headers(self) -> dict[str, str]:

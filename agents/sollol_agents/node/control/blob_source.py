@@ -7,13 +7,16 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
-from sollol_bus.errors import BusError, SollolError, error_from
+from sollol_bus.errors import BusError, NotPermitted, SollolError, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, error_of
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.inboxes import is_client_inbox
 
 _PIECE_S: Final = 60.0
+_LEAVE_EVERY_S: Final = 0.5
+_LEAVE_TIMES: Final = 30
+"""Whoever has the file gives leave to ask anew when nothing was asked for some seconds."""
 
 
 class BlobSource:
@@ -34,6 +37,8 @@ class BlobSource:
         self._bus = bus
         self._source = source
         self._digest = digest
+        self._coming: asyncio.Future[Msg | BusError]
+        self._withdraw: Callable[[], None]
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The file; one piece is asked for ahead.
@@ -43,26 +48,37 @@ class BlobSource:
         """
         sha = hashlib.sha256()
         number = 0
-        coming, withdraw = self._ask(number)
+        self._ask(number)
         try:
-            while data := await _data_of(coming):
+            while data := await self._piece(number):
                 number += 1
-                coming, withdraw = self._ask(number)
+                self._ask(number)
                 sha.update(data)
                 yield data
         finally:
-            withdraw()
+            self._withdraw()
         if sha.hexdigest() != self._digest[len("sha256:") :]:
             raise _refused(f'digest mismatch, expected "{self._digest}", got "sha256:{sha.hexdigest()}"')
 
-    def _ask(self, number: int) -> tuple[asyncio.Future[Msg | BusError], Callable[[], None]]:
+    async def _piece(self, number: int) -> bytes:
+        """The piece that was asked for; asked again while the server lets nothing through to whoever has it."""
+        for _ in range(_LEAVE_TIMES):
+            try:
+                return await _data_of(self._coming)
+            except NotPermitted:
+                await asyncio.sleep(_LEAVE_EVERY_S)
+                self._ask(number)
+        return await _data_of(self._coming)
+
+    def _ask(self, number: int) -> None:
         future: asyncio.Future[Msg | BusError] = asyncio.get_running_loop().create_future()
 
         def settle(reply: Msg | BusError) -> None:
             if not future.done():
                 future.set_result(reply)
 
-        return future, self._bus.ask(self._source, b"%d" % number, settle, timeout_s=_PIECE_S)
+        self._coming = future
+        self._withdraw = self._bus.ask(self._source, b"%d" % number, settle, timeout_s=_PIECE_S)
 
 
 async def _data_of(coming: asyncio.Future[Msg | BusError]) -> bytes:

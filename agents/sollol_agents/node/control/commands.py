@@ -160,14 +160,13 @@ class Controls:
                 await self._look_and_tell()
             if failure is not None:
                 raise failure
-            if last_words:
-                asker.tell(last_words)
-            asker.tell(b"" if is_stream else encode(self._reply()))
+            end = b"" if is_stream else encode(self._reply())
+            await asker.tell_end(*((last_words, end) if last_words else (end,)))
         except NotConnected as error:
             name = type(request).__name__
             log.info("%s: nobody can be told how it ended: %s", name, error, extra={"action": "control_untold"})
         except SollolError as error:
-            self._tell_failure(reply, error.body, is_stream=is_stream)
+            await self._tell_failure(asker, error.body)
         finally:
             asker.close()
             self._operations -= 1
@@ -239,11 +238,9 @@ class Controls:
             log.info("whoever asked for it is gone: stopped", extra={"action": "control_left"})
         return b""
 
-    def _tell_failure(self, reply: str, error: ErrorBody, *, is_stream: bool) -> None:
+    async def _tell_failure(self, asker: Asker, error: ErrorBody) -> None:
         try:
-            self._bus.respond_error(reply, error)
-            if is_stream and reply:
-                self._bus.publish(reply, b"")
+            await asker.tell_failure(error)
         except NotConnected:
             extra = {"action": "control_untold"}
             log.info("a control request failed, and nobody can be told: %s", error.message, extra=extra)

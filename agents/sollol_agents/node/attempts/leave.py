@@ -1,0 +1,90 @@
+"""The right of one attempt to speak into its caller's inbox, as the node knows it.
+
+The server gives it with a message whose reply subject that inbox is, and lets nothing through without it: after
+`LEAVE_S`, or on another connection. Given again before it has ended it ends no later, so a long answer pauses: it stops
+a few seconds before the end, for the server began to count earlier than the node, and goes on behind it.
+Where the server gives and takes no such right, all of this does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from sollol_bus.errors import BusError, NotConnected
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg, decoded, encode
+from sollol_schemas import subjects
+from sollol_schemas.control import LeaveReply, LeaveRequest
+from sollol_schemas.inboxes import LEAVE_S
+
+log = logging.getLogger(__name__)
+
+_EARLY_S: Final = 5.0
+_LATE_S: Final = 0.5
+_ANSWER_S: Final = 2.0
+_RETRY_S: Final = 0.25
+_RETRIED_S: Final = 30.0
+
+
+class Leave:
+    """Leave to speak into one inbox; it counts from its making.
+
+    Args:
+        bus: The node's connection.
+        node_id: The node.
+        inbox: Where.
+        ticket: What gets it again; empty: nothing does.
+        lasts_s: How long it lasts.
+    """
+
+    __slots__ = ("_bus", "_lasts_s", "_question", "_subject", "_until", "inbox", "is_asked")
+
+    def __init__(self, bus: Bus, node_id: str, inbox: str, ticket: str, lasts_s: float = LEAVE_S) -> None:
+        self._bus = bus
+        self.inbox = inbox
+        self._subject = subjects.LEAVE_WANTED.of(node_id)
+        self._question = encode(LeaveRequest(inbox=inbox, ticket=ticket)) if ticket else b""
+        self._lasts_s = lasts_s
+        self._until = time.monotonic() + lasts_s
+        self.is_asked = False
+        """Whether a question for it is open."""
+
+    def is_ending(self, now: float) -> bool:
+        """Whether nothing should be said any more before `renew`."""
+        return now > self._until - _EARLY_S
+
+    def ask(self, on_given: Callable[[], None]) -> None:
+        """Asks for it anew, unless it is asked already; `on_given` is called when it was given."""
+        if not self._question or self.is_asked:
+            return
+
+        def on_answer(answer: Msg | BusError) -> None:
+            self.is_asked = False
+            told = None if isinstance(answer, BusError) else decoded(answer, LeaveReply)
+            if told is not None and told.is_given:
+                self._until = time.monotonic() + self._lasts_s
+                on_given()
+
+        try:
+            self._bus.ask(self._subject, self._question, on_answer, timeout_s=_ANSWER_S)
+            self.is_asked = True
+        except NotConnected:
+            log.debug("no leave asked for: no connection")
+
+    async def renew(self) -> None:
+        """Waits until it has ended, and returns when it was given anew; or when nobody gives it, and all goes on."""
+        await asyncio.sleep(self._until + _LATE_S - time.monotonic())
+        given = asyncio.Event()
+        until = time.monotonic() + _RETRIED_S
+        while self._question and not given.is_set() and time.monotonic() < until:
+            self.ask(given.set)
+            try:
+                async with asyncio.timeout(_RETRY_S):
+                    await given.wait()
+            except TimeoutError:
+                continue
+        self._until = time.monotonic() + self._lasts_s
