@@ -38,7 +38,9 @@ def components(ref_template: str) -> dict[str, dict[str, Any]]:
             _make_tag_constant(schema, structs[name].__struct_config__)
     for module in wire.modules():
         for name, fields in descriptions.field_docs(module).items():
-            for field, text in fields.items():
+            on_wire = _names_on_wire(getattr(module, name))
+            for own, text in fields.items():
+                field = on_wire.get(own, own)
                 if name in found and field in found[name].get("properties", {}):
                     found[name]["properties"][field]["description"] = text
         for name, members in descriptions.member_docs(module).items():
@@ -49,6 +51,11 @@ def components(ref_template: str) -> dict[str, dict[str, Any]]:
     for schema in _schemas_in(found):
         _make_portable(schema)
     return dict(sorted(found.items()))
+
+
+def _names_on_wire(kind: type) -> dict[str, str]:
+    """What each field of a Struct is called in messages; empty of any other class."""
+    return {f.name: f.encode_name for f in msgspec.structs.fields(kind)} if issubclass(kind, msgspec.Struct) else {}
 
 
 def documents() -> dict[str, str]:

@@ -127,8 +127,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     tokens: Tokens = 0
     """Progress: chunks of output so far, about one token each."""
     node_id: str = ""
-    owner: str = ""
-    """Instance of the dispatcher that works on it."""
+    worker: str = msgspec.field(default="", name="owner")
+    """Instance of the dispatcher that works on it; whose it is stands in its id."""
     error: ErrorBody | None = None
     """Why it ended without a result, or why its last try failed."""
     body_hash: str = ""

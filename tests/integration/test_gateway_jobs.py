@@ -9,6 +9,7 @@ from typing import Any
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_agents.lab.testing.stack import EmulatedSystem
+from sollol_bus.sdk.jobs import make_job
 
 MODEL = "m"
 
@@ -124,5 +125,11 @@ async def test_a_key_sees_its_own_jobs_and_keeps_to_its_priority(tmp_path: Path)
         assert (await here.http.get("/api/jobs/mine/wait", headers=two)).json()["state"] == "done"
         assert (await here.http.get("/api/jobs/mine/result", headers=two)).json()["response"].split() == ["1", "0"]
         assert (await here.http.get("/api/jobs/mine/result", headers=one)).json()["response"].split() == ["0"]
+        old = f"{key.key_id}-old"  # as older versions called them
+        await here.client.jobs.submit(make_job({"model": MODEL, "prompt": "count 1"}), job_id=old)
+        await here.client.jobs.end(old, timeout_s=20)
+        assert (await here.http.get(f"/api/jobs/{old}/result", headers=one)).json()["response"].split() == ["0"]
+        assert (await here.http.get(f"/api/jobs/{old}", headers=two)).status_code == 404
+        assert (await here.http.get(f"/api/jobs/{old}=x", headers=one)).status_code == 400
         spoken = job(1, callback_subject="callbacks.mine")
         assert (await here.http.post("/api/jobs", json=spoken, headers=one)).status_code == 403

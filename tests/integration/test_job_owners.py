@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nats
 import pytest
 from nats.aio.client import Client as NatsClient
@@ -24,8 +25,11 @@ from sollol_agents.node.config import NodeConfig
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.errors import BadRequest, Cancelled, NoResponders, SollolError
+from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.jetstream.buckets import Bucket
+from sollol_bus.jetstream.job_streams import job_streams
 from sollol_bus.jetstream.stored import stored_message
+from sollol_bus.jetstream.streams import provision
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
@@ -286,6 +290,26 @@ async def test_a_delayed_job_keeps_its_owner(fleet: Fleet) -> None:
     assert status.job_id == "later"
     assert not await _is_there(bob, "later")
     assert await text_of(alice, "later") == ["1", "0"]
+
+
+async def test_a_store_from_before_jobs_had_owners_goes_on(empty: Fleet) -> None:
+    control, alice = await empty.client("control"), await empty.client("alice")
+    older = (
+        msgspec.structs.replace(spec, subjects=(subjects.JOB_RESULT.all,))
+        if spec.name == stores.RESULTS_STREAM
+        else spec
+        for spec in job_streams()
+    )
+    await provision(control.bus, streams=tuple(older))
+    await publish_acked(control.bus, subjects.JOB_SUBMIT.of(5, "old"), body("count down from 3"))
+    engine_config = EmulatorConfig(model=("m=1",), preload=("m",), parallel=4, decode_tps=2000)
+    async with EmulatedNode(engine_config) as engine:
+        await empty.begin(engine.url)
+        assert await text_of(control, "old") == ["2", "1", "0"]
+        new = await alice.jobs.submit(make_job({"model": MODEL, "prompt": "count down from 2"}))
+        assert await text_of(alice, new) == ["1", "0"]
+        with pytest.raises(BadRequest, match="no job is known"):
+            await alice.jobs.get("old")
 
 
 async def test_without_a_dispatcher_a_submit_fails_visibly(empty: Fleet) -> None:

@@ -101,7 +101,7 @@ async def test_an_answer_that_is_not_kept_any_more_is_an_error_and_no_endless_wa
 async def test_a_job_whose_dispatcher_died_after_storing_its_result_is_not_run_again(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         bus = s.client.bus
-        known = JobStatus(job_id="mine", state=JobState.QUEUED, owner="dead")  # it ran too briefly to be written down
+        known = JobStatus(job_id="mine", state=JobState.QUEUED, worker="dead")  # it ran too briefly to be written down
         stored = JobResult(job_id="mine", state=JobState.DONE, body=msgspec.Raw(b'{"response":"stored","done":true}'))
         await publish_acked(bus, f"$KV.{stores.JOBS_BUCKET}.job.mine", encode(known))
         await publish_acked(bus, subjects.JOB_RESULT.of("mine"), encode(stored))
@@ -150,7 +150,7 @@ async def test_a_job_whose_state_cannot_be_read_ends_with_an_event_and_a_letter_
 async def test_a_result_that_cannot_be_read_ends_its_job_once_and_gives_way_to_the_next_one(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as s:
         bus = s.client.bus
-        known = JobStatus(job_id="spoilt", state=JobState.QUEUED, owner="dead")
+        known = JobStatus(job_id="spoilt", state=JobState.QUEUED, worker="dead")
         await publish_acked(bus, f"$KV.{stores.JOBS_BUCKET}.job.spoilt", encode(known))
         for job_id in ("spoilt", "new"):
             await publish_acked(bus, subjects.JOB_RESULT.of(job_id), b"no result")

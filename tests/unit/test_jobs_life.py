@@ -13,11 +13,11 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import TERMINAL, JobState, JobStatus
 
 RULES = RetryRules(max_tries=3, first_s=2.0, max_s=20.0)
-FRESH = JobStatus(job_id="j", state=JobState.QUEUED, priority=5, owner="me", body_hash="a", stream_seq=7)
+FRESH = JobStatus(job_id="j", state=JobState.QUEUED, priority=5, worker="me", body_hash="a", stream_seq=7)
 
 
 def known(state: JobState, **fields: object) -> JobStatus:
-    return msgspec.structs.replace(FRESH, state=state, owner="other", **fields)
+    return msgspec.structs.replace(FRESH, state=state, worker="other", **fields)
 
 
 def failure(code: ErrorCode, **details: object) -> ErrorBody:
@@ -50,7 +50,7 @@ def test_a_job_whose_worker_died_is_taken_over_and_counts_a_loss() -> None:
     assert isinstance(verdict, TakeUp)
     assert verdict.was_taken
     status = verdict.status
-    assert (status.state, status.owner, status.losses, status.tries) == (JobState.QUEUED, "me", 1, 1)
+    assert (status.state, status.worker, status.losses, status.tries) == (JobState.QUEUED, "me", 1, 1)
 
 
 def test_a_job_that_only_waited_elsewhere_is_taken_over_without_a_loss() -> None:

@@ -124,7 +124,7 @@ def take_up(known: JobStatus | None, fresh: JobStatus, *, is_other_gone: bool = 
     status = msgspec.structs.replace(
         known,
         state=JobState.QUEUED,
-        owner=fresh.owner,
+        worker=fresh.worker,
         priority=fresh.priority,
         stream_seq=fresh.stream_seq,
         body_hash=fresh.body_hash,
@@ -154,20 +154,20 @@ def concluded(status: JobStatus, standing: JobResult, seq: int) -> JobStatus:
         state=standing.state,
         result_seq=seq,
         error=standing.error,
-        owner="",
+        worker="",
         finished_at=standing.finished_at,
     )
 
 
 def handed_back(status: JobStatus) -> JobStatus:
     """The state of a job that leaves this dispatcher in an orderly way while a node worked on it."""
-    return msgspec.structs.replace(status, state=JobState.QUEUED, node_id="", owner="", tokens=0)
+    return msgspec.structs.replace(status, state=JobState.QUEUED, node_id="", worker="", tokens=0)
 
 
 def after_failure(status: JobStatus, error: ErrorBody, rules: RetryRules, rng: random.Random) -> Again | End:
     """What follows a failed try."""
     code = _cause(error)
-    status = msgspec.structs.replace(status, state=JobState.QUEUED, error=error, node_id="", owner="", tokens=0)
+    status = msgspec.structs.replace(status, state=JobState.QUEUED, error=error, node_id="", worker="", tokens=0)
     if code in FINAL or (error.owner is Owner.REQUEST and code not in (ErrorCode.UNKNOWN_MODEL, *PATIENT)):
         return End(status=msgspec.structs.replace(status, state=JobState.FAILED))
     if code is ErrorCode.UNKNOWN_MODEL:
@@ -223,7 +223,7 @@ def is_settled(known: JobStatus, final: JobStatus) -> bool:
 def cancelled(status: JobStatus) -> JobStatus:
     """The end of a job that somebody cancelled."""
     error = ErrorBody(code=ErrorCode.CANCELLED, message="cancelled by request")
-    return msgspec.structs.replace(status, state=JobState.CANCELLED, error=error, node_id="", owner="")
+    return msgspec.structs.replace(status, state=JobState.CANCELLED, error=error, node_id="", worker="")
 
 
 def _doubt(status: JobStatus, error: ErrorBody) -> Again | End:
@@ -246,7 +246,7 @@ def _with_models(error: ErrorBody) -> ErrorBody:
 
 
 def _dead(status: JobStatus) -> JobStatus:
-    return msgspec.structs.replace(status, state=JobState.DEAD, owner="", node_id="")
+    return msgspec.structs.replace(status, state=JobState.DEAD, worker="", node_id="")
 
 
 def _cause(error: ErrorBody) -> ErrorCode:

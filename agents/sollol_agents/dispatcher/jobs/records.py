@@ -20,7 +20,7 @@ _RUNS_MAX = 1_000_000
 _PRIORITIES = frozenset(map(str, JOB_PRIORITIES))
 
 
-def fresh_status(delivery: Delivery, accepted: Accepted | None, *, owner: str) -> JobStatus:
+def fresh_status(delivery: Delivery, accepted: Accepted | None, *, worker: str) -> JobStatus:
     """The state of a job that nobody has worked on yet; a malformed one has no kind and no model."""
     stored = stored_status(
         delivery.subject,
@@ -30,7 +30,7 @@ def fresh_status(delivery: Delivery, accepted: Accepted | None, *, owner: str) -
         seq=delivery.stream_seq,
     )
     known = (None, "") if accepted is None else (accepted.kind, accepted.model)
-    return msgspec.structs.replace(stored, kind=known[0], model=known[1], owner=owner)
+    return msgspec.structs.replace(stored, kind=known[0], model=known[1], worker=worker)
 
 
 def is_job(subject: str) -> bool:

@@ -142,7 +142,7 @@ class Take:
 
     async def _take_up(self, accepted: Accepted | None) -> bool:
         """Makes the job this dispatcher's, in the state bucket; False when there is nothing to do."""
-        fresh = fresh_status(self.delivery, accepted, owner=self._tools.instance)
+        fresh = fresh_status(self.delivery, accepted, worker=self._tools.instance)
         known: JobStatus | None = None
         revision = 0
         is_other_gone = False
@@ -272,7 +272,7 @@ class Take:
 
     async def _again(self, step: life.Again) -> bool:
         """Waits for the next try, here or in the queue; False when it left this dispatcher."""
-        self._status, before = msgspec.structs.replace(step.status, owner=self._tools.instance), self._status.error
+        self._status, before = msgspec.structs.replace(step.status, worker=self._tools.instance), self._status.error
         if life.is_news(before, step):
             await self._write(self._revision)
             self._tools.events.tell(self._status, JobNews.RETRYING)
@@ -297,7 +297,7 @@ class Take:
             tries=self._status.tries + 1,
             tokens=(figures.output_tokens if figures is not None else None) or self._status.tokens,
             error=None,
-            owner="",
+            worker="",
             finished_at=self._tools.bus.clock.instant(),
         )
         result = msgspec.structs.replace(
@@ -307,7 +307,7 @@ class Take:
 
     async def _end(self, status: JobStatus, accepted: Accepted | None = None) -> None:
         """Ends the job without an answer; its letter is kept, so that it can be run again."""
-        status = msgspec.structs.replace(status, owner="", finished_at=self._tools.bus.clock.instant())
+        status = msgspec.structs.replace(status, worker="", finished_at=self._tools.bus.clock.instant())
         await self._tools.letters.keep(status, self.delivery.data, self.delivery.headers)
         await self._finish(status, result_of(status, total_s=self._age_s()), accepted)
 
@@ -352,7 +352,7 @@ class Take:
 
     def _ended_by(self, error: ErrorBody) -> JobStatus:
         """The state of a job that cannot run as it was stored."""
-        fresh = fresh_status(self.delivery, None, owner="")
+        fresh = fresh_status(self.delivery, None, worker="")
         return msgspec.structs.replace(fresh, state=JobState.FAILED, error=error)
 
     def _drop(self, *, is_conflict: bool) -> None:

@@ -93,7 +93,7 @@ class Undeliverable:
         name = subjects.last_token(delivery.subject)
         message = f"{name[:80]!r} cannot be a job's id: 1 to 56 of A-Z a-z 0-9 _ - are allowed"
         status = msgspec.structs.replace(
-            fresh_status(delivery, None, owner=""),
+            fresh_status(delivery, None, worker=""),
             job_id=job_id,
             state=JobState.FAILED,
             error=ErrorBody(code=ErrorCode.BAD_REQUEST, message=message),
