@@ -1,86 +1,78 @@
 // Asks, streams and watches with the NATS client of Go.
 //
-//	go run . MODEL PROMPT
+//	go run . MODEL PROMPT [SECONDS]
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"log"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
+	"sollol.example/ask/fleet"
 )
 
 type request struct {
-	Model    string `json:"model"`
-	Prompt   string `json:"prompt"`
-	Stream   bool   `json:"stream,omitempty"`
-	Priority int    `json:"priority,omitempty"`
+	Model     string  `json:"model"`
+	Prompt    string  `json:"prompt"`
+	DeadlineS float64 `json:"deadline_s"` // the fleet stops working on it when we stop waiting
+	Stream    bool    `json:"stream,omitempty"`
+	Priority  int     `json:"priority,omitempty"`
 }
 
 type chunk struct {
 	Response string `json:"response"`
 }
 
+type decision struct {
+	RequestID string `json:"request_id"`
+	NodeID    string `json:"node_id"`
+	Reason    string `json:"reason"`
+}
+
 type event struct {
-	Decision struct {
-		RequestID string `json:"request_id"`
-		NodeID    string `json:"node_id"`
-		Reason    string `json:"reason"`
-	} `json:"decision"`
-}
-
-func check(msg *nats.Msg) *nats.Msg {
-	if code := msg.Header.Get("Nats-Service-Error-Code"); code != "" {
-		log.Fatalf("%s: %s", code, msg.Header.Get("Nats-Service-Error"))
-	}
-	return msg
-}
-
-func must[T any](value T, err error) T {
-	if err != nil {
-		log.Fatal(err)
-	}
-	return value
+	Decision decision `json:"decision"`
 }
 
 func main() {
-	log.SetFlags(0)
-	url := os.Getenv("SOLLOL_NATS")
-	if url == "" {
-		url = "nats://127.0.0.1:4222"
+	ask := request{Model: os.Args[1], Prompt: os.Args[2], DeadlineS: 60}
+	if len(os.Args) > 3 {
+		ask.DeadlineS = fleet.Must(strconv.ParseFloat(os.Args[3], 64))
 	}
-	nc := must(nats.Connect(url))
+	timeout := time.Duration(ask.DeadlineS*float64(time.Second)) + fleet.Patience
+	nc := fleet.Connect()
 	defer nc.Close()
-	decisions := must(nc.SubscribeSync("sollol.v1.events.routing.*"))
+	decisions := fleet.Must(nc.SubscribeSync("sollol.v1.events.routing.*"))
 
-	ask := request{Model: os.Args[1], Prompt: os.Args[2]}
-	whole := check(must(nc.Request("sollol.v1.generate", must(json.Marshal(ask)), time.Minute)))
-	var answer chunk
-	must(0, json.Unmarshal(whole.Data, &answer))
-	fmt.Println("whole   :", strings.TrimSpace(answer.Response))
+	whole := fleet.Check(nc.Request(fleet.On("generate"), fleet.JSON(ask), timeout))
+	where := fleet.Read[decision]([]byte(whole.Header.Get("Sollol-Decision")))
+	fmt.Println("whole   :", strings.TrimSpace(fleet.Read[chunk](whole.Data).Response))
+	fmt.Println("where   :", where.NodeID)
+	asked := map[string]bool{where.RequestID: true}
 
 	ask.Stream, ask.Priority = true, 8
-	inbox := nats.NewInbox()
-	chunks := must(nc.SubscribeSync(inbox))
-	must(0, nc.PublishRequest("sollol.v1.generate", inbox, must(json.Marshal(ask))))
+	inbox := nc.NewInbox()
+	chunks := fleet.Must(nc.SubscribeSync(inbox))
+	fleet.Must(0, nc.PublishRequest(fleet.On("generate"), inbox, fleet.JSON(ask)))
 	fmt.Print("stream  :")
-	for {
-		msg := check(must(chunks.NextMsg(time.Minute)))
-		if len(msg.Data) == 0 { // the empty message ends the stream
+	for count := 0; ; count++ {
+		msg := fleet.Check(chunks.NextMsg(timeout))
+		if fleet.IsEnd(msg, count) {
 			break
 		}
-		must(0, json.Unmarshal(msg.Data, &answer))
-		fmt.Print(answer.Response)
+		if count == 0 {
+			asked[fleet.Read[decision]([]byte(msg.Header.Get("Sollol-Decision"))).RequestID] = true
+		}
+		fmt.Print(fleet.Read[chunk](msg.Data).Response)
 	}
 	fmt.Println()
 
-	for range 2 {
-		var made event
-		must(0, json.Unmarshal(must(decisions.NextMsg(10*time.Second)).Data, &made))
-		fmt.Println("decision:", made.Decision.RequestID, "on", made.Decision.NodeID, "because", made.Decision.Reason)
+	for len(asked) > 0 {
+		made := fleet.Read[event](fleet.Must(decisions.NextMsg(10 * time.Second)).Data).Decision
+		if asked[made.RequestID] {
+			delete(asked, made.RequestID)
+			fmt.Println("decision:", made.RequestID, "on", made.NodeID, "because", made.Reason)
+		}
 	}
 }

@@ -1,40 +1,41 @@
 // Asks, streams and watches with the NATS client of JavaScript.
 //
-// npm ci && node ask.mjs MODEL PROMPT
+// npm ci && node ask.mjs MODEL PROMPT [SECONDS]
 
-import { connect, createInbox } from "@nats-io/transport-node";
+import { PATIENCE_MS, ask, check, connect, fail, inbox, isEnd, on } from "./fleet.mjs";
 
-const [model, prompt] = process.argv.slice(2);
-const nc = await connect({ servers: process.env.SOLLOL_NATS ?? "nats://127.0.0.1:4222" });
-const decisions = nc.subscribe("sollol.v1.events.routing.*", { max: 2 });
+const [model, prompt, limit = "60"] = process.argv.slice(2);
+const nc = await connect();
+const decisions = nc.subscribe("sollol.v1.events.routing.*");
 
-function check(msg) {
-  const code = msg.headers?.get("Nats-Service-Error-Code");
-  if (code) {
-    console.error(`${code}: ${msg.headers.get("Nats-Service-Error")}`);
-    process.exit(1);
-  }
-  return msg;
-}
-
-const body = { model, prompt };
-const whole = check(await nc.request("sollol.v1.generate", JSON.stringify(body), { timeout: 60_000 }));
+// The fleet stops working on it when we stop waiting.
+const body = { model, prompt, deadline_s: Number(limit) };
+const timeout = body.deadline_s * 1000 + PATIENCE_MS;
+const whole = await ask(nc, "generate", body, timeout);
+const where = JSON.parse(whole.headers.get("Sollol-Decision"));
 console.log("whole   :", whole.json().response.trim());
-console.log("where   :", JSON.parse(whole.headers.get("Sollol-Decision")).node_id);
+console.log("where   :", where.node_id);
+const asked = new Set([where.request_id]);
 
-const inbox = createInbox();
-const chunks = nc.subscribe(inbox, { timeout: 60_000 }); // a request may be lost with a server that stops
-nc.publish("sollol.v1.generate", JSON.stringify({ ...body, stream: true, priority: 8 }), { reply: inbox });
+const reply = inbox();
+const chunks = nc.subscribe(reply, { timeout });
+nc.publish(on("generate"), JSON.stringify({ ...body, stream: true, priority: 8 }), { reply });
 process.stdout.write("stream  :");
+let count = 0;
 for await (const msg of chunks) {
-  check(msg);
-  if (msg.data.length === 0) break; // the empty message ends the stream
+  if (isEnd(check(msg), count)) break;
+  if (count === 0) asked.add(JSON.parse(msg.headers.get("Sollol-Decision")).request_id);
   process.stdout.write(msg.json().response);
+  count += 1;
 }
 console.log();
 
+const late = setTimeout(() => fail("the decisions did not come"), 10_000);
 for await (const msg of decisions) {
   const { decision } = msg.json();
+  if (!asked.delete(decision.request_id)) continue;
   console.log("decision:", decision.request_id, "on", decision.node_id, "because", decision.reason);
+  if (asked.size === 0) break;
 }
+clearTimeout(late);
 await nc.close();

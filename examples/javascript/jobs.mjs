@@ -1,41 +1,50 @@
-// Submits a durable job, follows it and fetches its answer with the NATS client of JavaScript.
+// Stores durable jobs and collects their answers with the NATS client of JavaScript.
 //
-// npm ci && node jobs.mjs MODEL PROMPT
+// npm ci && node jobs.mjs MODEL PROMPT [COUNT]
 
-import { connect, createInbox, headers } from "@nats-io/transport-node";
+import { ask, check, connect, fail, inbox, isEnd, newsOfJobs, on } from "./fleet.mjs";
 
-const [model, prompt] = process.argv.slice(2);
-const nc = await connect({ servers: process.env.SOLLOL_NATS ?? "nats://127.0.0.1:4222" });
-const id = `example-${crypto.randomUUID().slice(0, 8)}`; // an id of your own: submitting it again is harmless
-const events = nc.subscribe(`sollol.v1.events.job.${id}.*`);
+const [model, prompt, count = "3"] = process.argv.slice(2);
+const ENDS = ["done", "failed", "dead", "cancelled"];
+const LOOK_MS = 2_000;
+const timeout = 10_000;
+const nc = await connect();
 
-const own = headers();
-own.set("Nats-Msg-Id", id);
-const job = { body: { model, prompt } };
-const ack = (await nc.request(`sollol.v1.jobs.submit.5.${id}`, JSON.stringify(job), { headers: own })).json();
-if (ack.error) throw new Error(ack.error.description);
-console.log("stored  :", id, "in", ack.stream); // from here on it survives everything
+/** What is known about a job, and its answer once it has one; also long after it ended. */
+async function answerOf(job_id) {
+  const reply = inbox();
+  const parts = nc.subscribe(reply, { timeout });
+  nc.publish(on("jobs.get"), JSON.stringify({ job_id, with_result: true }), { reply });
+  const heard = [];
+  for await (const msg of parts) {
+    if (isEnd(check(msg), heard.length)) break;
+    heard.push(msg);
+  }
+  const [first, ...rest] = heard;
+  return { status: first.json().status, answer: Buffer.concat(rest.map((msg) => msg.data)).toString() };
+}
 
-let news;
+const events = nc.subscribe(newsOfJobs);
+const batch = `example-${crypto.randomUUID().slice(0, 8)}`; // ids of your own: storing a job again is harmless
+const waiting = new Set(Array.from({ length: Number(count) }, (_, number) => `${batch}-${number}`));
+for (const job_id of waiting) await ask(nc, "jobs.enqueue", { job_id, job: { body: { model, prompt } } }, timeout);
+console.log("stored  :", waiting.size); // from here on they survive everything
+
+async function collect(ids) {
+  for (const id of ids) {
+    if (!waiting.has(id)) continue;
+    const { status, answer } = await answerOf(id);
+    if (ENDS.slice(1).includes(status.state)) fail(`${status.error?.code}: ${status.error?.message}`);
+    if (status.state !== "done" || !waiting.delete(id)) continue;
+    console.log("answer  :", JSON.parse(answer).response.trim());
+    if (waiting.size === 0) events.unsubscribe();
+  }
+}
+
+const look = setInterval(() => collect([...waiting]), LOOK_MS); // what was said while we were away is still known
 for await (const msg of events) {
-  ({ news } = msg.json());
-  console.log("news    :", news);
-  if (["done", "failed", "dead", "cancelled"].includes(news)) break;
+  const [id, news] = msg.subject.split(".").slice(-2);
+  if (ENDS.includes(news)) await collect([id]);
 }
-
-const inbox = createInbox();
-const parts = nc.subscribe(inbox);
-nc.publish("sollol.v1.jobs.get", JSON.stringify({ job_id: id, with_result: true }), { reply: inbox });
-let status;
-const answer = [];
-for await (const msg of parts) {
-  if (msg.data.length === 0) break; // the empty message is the end
-  if (status === undefined) ({ status } = msg.json());
-  else answer.push(msg.data);
-}
+clearInterval(look);
 await nc.close();
-if (news !== "done") {
-  console.error(`${status.error.code}: ${status.error.message}`);
-  process.exit(1);
-}
-console.log("answer  :", JSON.parse(Buffer.concat(answer).toString()).response.trim());

@@ -1,26 +1,28 @@
 #!/bin/sh
 # Asks, streams and watches with the NATS command line: https://github.com/nats-io/natscli
 #
-# sh ask.sh MODEL PROMPT
+# sh ask.sh MODEL PROMPT [SECONDS]
 set -eu
+. "$(dirname "$0")/fleet.sh"
 
-server="${SOLLOL_NATS:-nats://127.0.0.1:4222}"
-quote() { printf '%s' "$1" | sed 's/[\\"]/\\&/g'; }
-model=$(quote "$1")
-prompt=$(quote "$2")
+limit_s="${3:-60}"
+# The fleet stops working on it when we stop waiting.
+body="\"model\": \"$(quote "$1")\", \"prompt\": \"$(quote "$2")\", \"deadline_s\": $limit_s"
+made="${TMPDIR:-/tmp}/decisions.$$"
 
-nats --server "$server" sub --count 2 --raw 'sollol.v1.events.routing.*' > "${TMPDIR:-/tmp}/decisions.$$" 2> /dev/null &
+fleet sub 'sollol.v1.events.routing.*' > "$made" 2>&1 &
 watching=$!
+trap 'kill $watching 2> /dev/null || true; rm -f "$made"' EXIT
+until grep -q Subscribing "$made"; do sleep 0.1; done
 
-echo "whole:"
-nats --server "$server" req --raw --timeout 60s sollol.v1.generate \
-    "{\"model\": \"$model\", \"prompt\": \"$prompt\"}"
+echo "whole   :"
+ask generate "{$body}" "$limit_s"
 
-echo "stream, one message per chunk and an empty one at the end:"
-nats --server "$server" req --raw --timeout 60s --wait-for-empty sollol.v1.generate \
-    "{\"model\": \"$model\", \"prompt\": \"$prompt\", \"stream\": true, \"priority\": 8}"
+echo "stream  :"
+ask generate "{$body, \"stream\": true, \"priority\": 8}" "$limit_s" --wait-for-empty
 
-wait "$watching"
-echo "decisions:"
-cat "${TMPDIR:-/tmp}/decisions.$$"
-rm -f "${TMPDIR:-/tmp}/decisions.$$"
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    [ "$(grep -c '^{' "$made")" -ge 2 ] && break
+    sleep 0.5
+done
+grep '^{' "$made" | sed 's/^/decision: /'

@@ -1,26 +1,28 @@
 #!/bin/sh
-# Submits a durable job, waits for it and fetches its answer with the NATS command line: https://github.com/nats-io/natscli
+# Stores durable jobs and collects their answers with the NATS command line: https://github.com/nats-io/natscli
 #
-# sh jobs.sh MODEL PROMPT
+# sh jobs.sh MODEL PROMPT [COUNT]
 set -eu
+. "$(dirname "$0")/fleet.sh"
 
-server="${SOLLOL_NATS:-nats://127.0.0.1:4222}"
-quote() { printf '%s' "$1" | sed 's/[\\"]/\\&/g'; }
-model=$(quote "$1")
-prompt=$(quote "$2")
-id="example-$$-$(date +%s)" # an id of your own: submitting it again is harmless
+count="${3:-3}"
+body="{\"model\": \"$(quote "$1")\", \"prompt\": \"$(quote "$2")\"}"
+batch="example-$$-$(date +%s)" # ids of your own: storing a job again is harmless
 
-nats --server "$server" req --raw -H "Nats-Msg-Id:$id" "sollol.v1.jobs.submit.5.$id" \
-    "{\"body\": {\"model\": \"$model\", \"prompt\": \"$prompt\"}}"
-echo "stored  : $id" # from here on it survives everything
-
-news=queued
-while [ "$news" = queued ] || [ "$news" = running ]; do
-    news=$(nats --server "$server" req --raw sollol.v1.jobs.get "{\"job_id\": \"$id\"}" |
-        sed -n 's/.*"state":"\([a-z]*\)".*/\1/p')
-    echo "news    : $news"
-    sleep 0.5
+number=0
+while [ "$number" -lt "$count" ]; do
+    ask jobs.enqueue "{\"job_id\": \"$batch-$number\", \"job\": {\"body\": $body}}" 10 > /dev/null
+    number=$((number + 1))
 done
+echo "stored  : $count" # from here on they survive everything
 
-echo "answer, after one message about the job, and an empty message at the end:"
-nats --server "$server" req --raw --wait-for-empty sollol.v1.jobs.get "{\"job_id\": \"$id\", \"with_result\": true}"
+while [ "$number" -gt 0 ]; do
+    id="$batch-$((number - 1))"
+    # one message about the job, its answer once it has one, and an empty message
+    known=$(ask jobs.get "{\"job_id\": \"$id\", \"with_result\": true}" 10 --wait-for-empty)
+    case $known in
+        *'"state":"done"'*) printf '%s\n' "$known" | sed -n '2s/^/answer  : /p'; number=$((number - 1)) ;;
+        *'"state":"queued"'* | *'"state":"running"'*) sleep 0.2 ;;
+        *) printf '%s\n' "$known" | sed 's/.*"error":{"code":"\([a-z_]*\)".*/\1/' >&2; exit 1 ;;
+    esac
+done

@@ -18,6 +18,8 @@ import msgspec
 import nkeys
 
 from sollol_bus.errors import ConfigError
+from sollol_bus.transport.naming import caller_said_in, own_subjects
+from sollol_schemas.inboxes import client_inbox_prefix
 
 _HEAD: Final = b'{"typ":"JWT","alg":"ed25519-nkey"}'
 _UNLIMITED: Final = {"subs": -1, "data": -1, "payload": -1}
@@ -145,11 +147,13 @@ def user_claims(
 
 
 def creds_text(claims: str, seed: str) -> str:
-    """A credentials file as every client of NATS reads it."""
-    return (
-        f"-----BEGIN NATS USER JWT-----\n{claims}\n------END NATS USER JWT------\n\n"
-        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
-    )
+    """A credentials file as every client of NATS reads it; a caller's says how its owner has to ask and listen."""
+    shown = f"-----BEGIN NATS USER JWT-----\n{claims}\n------END NATS USER JWT------\n\n"
+    caller = caller_said_in(shown)
+    if caller:  # between the two, where every client expects to find words
+        prefix = client_inbox_prefix(caller)
+        shown += f"Asks on subjects below {own_subjects(caller)[:-1]} with the inbox prefix {prefix}\n\n"
+    return f"{shown}-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
 
 
 def _answers(answers_s: float) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The example programs run against a real system; a language whose tools are absent is skipped by its name.
+"""The example programs, language by language, in every situation that a caller of the bus may get into.
 
-In each language there are two: one asks, streams and sees decisions, the other stores a job, follows it and fetches
-its answer.
+Each cell of the table in `docs/guides/other-languages.md` is a test. The programs run side by side as soon as the
+first cell is looked at, each language one after another; one whose tools are absent is skipped by its name.
 """
 
 from __future__ import annotations
@@ -13,137 +13,320 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
 
-from sollol_agents.lab.testing.processes import ProcessFleet
+from sollol_agents.dispatcher.actor import Dispatcher
+from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.lab.testing.members import Members
+from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, clean_environ
+from sollol_agents.node.actor import NodeMonitor
+from sollol_agents.node.config import NodeConfig
+from sollol_agents.scorer.actor import Scorer
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus, BusConfig
+from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.subjects import Role
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-MODEL = "llama3.2:3b"
-FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL, "--decode-tps", "100")
-BUILD_S = 240
-ASKING = (r"^whole +: 4 3 2 1 0$", r"stream +:", r"decision: \S+ on \"?attic")
-STORING = (r"^stored +: \S+", r"^answer +: 4 3 2 1 0$")
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+GUIDE = ROOT / "docs" / "guides" / "other-languages.md"
+MODEL, SLOW = "llama3.2:3b", "slow"
+PROMPT, ENDLESS = "count down from 5", "count down from 300"
+BUILD_S, RUN_S = 240, 60
+JOBS = 50
+LANGUAGES = ("sdk", "python", "javascript", "go", "rust", "java", "shell")
+TOOLS = {"javascript": "node", "go": "go", "rust": "cargo", "java": "javac", "shell": "nats"}
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are in the checkout only"),
 ]
 
 
+class Places(NamedTuple):
+    """Where programs are run."""
+
+    fleet: str
+    nothing: str
+    """A server with nobody behind it."""
+    crowded: str
+    """A dispatcher that is full."""
+    members: str
+    creds_file: str
+
+
+class Case(NamedTuple):
+    """A run of one program, and what it must say."""
+
+    program: str
+    arguments: tuple[str, ...]
+    says: str
+    """A pattern; of the shell only that it is there."""
+    is_failure: bool = False
+    times: int = 1
+    at: Callable[[Places], dict[str, str]] = lambda places: {"SOLLOL_NATS": places.fleet}
+
+
+def nowhere(places: Places) -> dict[str, str]:
+    return {"SOLLOL_NATS": places.nothing}
+
+
+def where_it_is_full(places: Places) -> dict[str, str]:
+    return {"SOLLOL_NATS": places.crowded}
+
+
+def as_member(places: Places) -> dict[str, str]:
+    return {"SOLLOL_NATS": places.members, "SOLLOL_NATS_CREDS_FILE": places.creds_file}
+
+
+_ANSWER = r'(?:^answer  : 4 3 2 1 0$|^answer  : \{.*"response":" 4 3 2 1 0")'
+_WHOLE = r'(?:^whole   : 4 3 2 1 0$|^whole   :\n\{.*"response":" 4 3 2 1 0")'
+_STREAM = r'(?:^stream  :.*\n?.* 4 3 2 1 0$|^stream  :\n(?:\{.*"response":" \d".*\n){5})'
+CASES = {
+    "stream": Case("ask", (MODEL, PROMPT), f"{_WHOLE}(?s:.*){_STREAM}"),
+    "decisions": Case("ask", (MODEL, PROMPT), r"decision: .*attic", times=2),
+    "404": Case("ask", ("no-such-model", PROMPT), "^404: model 'no-such-model' not found", is_failure=True),
+    "400": Case("ask", ("", PROMPT), "^400: model is required", is_failure=True),
+    "429": Case("ask", (MODEL, PROMPT), "^429: it is full", is_failure=True, at=where_it_is_full),
+    "no fleet": Case("ask", (MODEL, PROMPT), "^503: ", is_failure=True, at=nowhere),
+    "deadline": Case("ask", (SLOW, ENDLESS, "1"), "^504: ", is_failure=True),
+    "leave": Case("leave", (MODEL, ENDLESS), "^left    : after "),
+    "cancel": Case("leave", (MODEL, ENDLESS), "^cancel  : 499$"),
+    "50 jobs": Case("jobs", (MODEL, PROMPT, str(JOBS)), _ANSWER, times=JOBS),
+    "a job that fails": Case("jobs", ("no-such-model", PROMPT, "1"), "404|unknown_model", is_failure=True),
+    "jobs without a fleet": Case("jobs", (MODEL, PROMPT, "1"), "503|no_nodes", is_failure=True, at=nowhere),
+    "credentials": Case("ask", (MODEL, PROMPT), _WHOLE, at=as_member),
+    "jobs with credentials": Case("jobs", (MODEL, PROMPT, "2"), _ANSWER, times=2, at=as_member),
+    "slow model": Case("ask", (SLOW, PROMPT), f"{_WHOLE}(?s:.*){_STREAM}"),
+}
+HEADINGS = [name for name in CASES if "job" not in name or name == "50 jobs"]
+"""The columns of the table."""
+
+
+class Ended(NamedTuple):
+    """How a program ended."""
+
+    code: int
+    said: str
+
+
+class Runs:
+    """Every program of every language, in each of its cases; started together, awaited one by one."""
+
+    def __init__(self, places: Places, folder: Path) -> None:
+        self._places = places
+        self._folder = folder
+        self._turns = asyncio.Semaphore(3)
+        self._ready: dict[str, asyncio.Task[Callable[[str], list[str]]]] = {}
+        self._runs: dict[tuple[str, str], asyncio.Task[Ended]] = {}
+
+    def begin(self, language: str) -> None:
+        """Builds a language's programs and then runs them all."""
+        loop = asyncio.get_running_loop()
+        self._ready[language] = loop.create_task(BUILDERS[language](self._folder))
+        made: dict[tuple[object, ...], asyncio.Task[Ended]] = {}
+        for name, case in CASES.items():
+            same = (case.program, case.arguments, case.at)
+            if same not in made:
+                made[same] = loop.create_task(self._run(language, case))
+            self._runs[language, name] = made[same]
+
+    async def of(self, language: str, name: str) -> Ended:
+        return await self._runs[language, name]
+
+    async def _run(self, language: str, case: Case) -> Ended:
+        argv = (await asyncio.shield(self._ready[language]))(case.program)
+        async with self._turns:
+            return await run([*argv, *case.arguments], environ=case.at(self._places))
+
+    async def aclose(self) -> None:
+        tasks = [*self._ready.values(), *self._runs.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ProcessFleet]:
-    async with ProcessFleet(tmp_path_factory.mktemp("fleet")) as fleet:
+async def places(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Places]:
+    folder = tmp_path_factory.mktemp("fleets")
+    members = Members(folder, {"control": Role.CONTROL, "attic": Role.NODE, "laptop": Role.CLIENT})
+    config = EmbeddedServerConfig(port=0, store_dir=str(folder / "members"), extra_config=members.server_config)
+    async with (
+        EmbeddedServer(EmbeddedServerConfig(port=0, store_dir=str(folder / "nothing"))) as nothing,
+        EmbeddedServer(EmbeddedServerConfig(port=0, store_dir=str(folder / "full"))) as full,
+        refusing(full.url),
+        EmbeddedServer(config) as known,
+        ProcessFleet(folder) as fleet,
+    ):
         await fleet.up()
-        engine = await fleet.emulator("attic", *FLAGS)
-        await fleet.node("attic", engine.url)
-        yield fleet
+        for name, model, tps in (("attic", MODEL, "50"), ("cellar", SLOW, "1.5")):
+            engine = await emulated(fleet, name, model, tps)
+            await fleet.node(name, engine.url, "--slots", "8")
+        attic = NodeConfig(node_id="attic", engine="ollama", url=(await emulated(fleet, "known", MODEL, "50")).url)
+        control = members.bus_config("control", known.url)
+        async with (
+            Scorer(ScorerConfig(), control),
+            Dispatcher(DispatcherConfig(), control),
+            NodeMonitor(attic, members.bus_config("attic", known.url)),
+        ):
+            yield Places(fleet.nats_url, nothing.url, full.url, known.url, members.creds_file("laptop"))
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [("sdk.py", ASKING), ("plain.py", ASKING), ("jobs_sdk.py", STORING), ("jobs_plain.py", STORING)],
-    ids=["sdk", "plain", "jobs_sdk", "jobs_plain"],
-)
-async def test_python(system: ProcessFleet, name: str, says: tuple[str, ...]) -> None:
-    await judge(system, [sys.executable, str(EXAMPLES / "python" / name)], says)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def runs(
+    places: Places, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Runs]:
+    made = Runs(places, tmp_path_factory.mktemp("programs"))
+    for language in LANGUAGES:
+        if any(f"[{language}-" in item.name for item in request.session.items) and missing(language) is None:
+            made.begin(language)
+    yield made
+    await made.aclose()
 
 
-@pytest.mark.parametrize(("name", "says"), [("ask.mjs", ASKING), ("jobs.mjs", STORING)], ids=["ask", "jobs"])
-async def test_javascript(system: ProcessFleet, name: str, says: tuple[str, ...]) -> None:
-    node, npm = tool("node"), tool("npm")
+@pytest.mark.parametrize("name", CASES, ids=[name.replace(" ", "_") for name in CASES])
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_program(runs: Runs, language: str, name: str) -> None:
+    absent = missing(language)
+    if absent is not None:
+        pytest.skip(f"{absent} is not installed")
+    case, ended = CASES[name], await runs.of(language, name)
+    assert (ended.code != 0) == case.is_failure, ended.said
+    assert len(re.findall(case.says, ended.said, re.MULTILINE)) >= case.times, ended.said
+    assert re.search("Traceback|(?i:permissions violation)", ended.said) is None, ended.said
+
+
+async def test_the_table_of_the_guide_has_these_cells() -> None:
+    rows = [
+        line.strip("|").split("|") for line in GUIDE.read_text(encoding="utf-8").splitlines() if line.startswith("|")
+    ]
+    table = [[cell.strip() for cell in row] for row in rows if len(row) == len(HEADINGS) + 1]
+    assert table[0][1:] == HEADINGS
+    assert [row[1:] for row in table[2:]] == [["✓"] * len(HEADINGS)] * len(LANGUAGES)
+
+
+@asynccontextmanager
+async def refusing(url: str) -> AsyncIterator[None]:
+    """Stands for a dispatcher that is full; to have a real one so, for each language, would take minutes."""
+    bus = await Bus.connect(BusConfig(url=url))
+    full = ErrorBody(code=ErrorCode.QUEUE_FULL, message="it is full", details={"retry_after_s": 1})
+    bus.subscribe(subjects.GENERATE, lambda msg: bus.respond_error(msg.reply, full))
+    await bus.flush()
+    yield
+    await bus.close()
+
+
+async def emulated(fleet: ProcessFleet, name: str, model: str, tps: str) -> Emulator:
+    flags = ("--preset", "steady", "--model", f"{model}=3.2", "--preload", model, "--decode-tps", tps)
+    return await fleet.emulator(name, *flags, "--parallel", "8")
+
+
+# -- building -----------------------------------------------------------------------------------------------------
+
+
+def missing(language: str) -> str | None:
+    """The tool without which a language's programs cannot run; None when it is there."""
+    tool = TOOLS.get(language)
+    return tool if tool is not None and shutil.which(tool) is None else None
+
+
+Argv = Callable[[str], list[str]]
+
+
+async def python_of(kind: str) -> Argv:
+    return lambda program: [sys.executable, str(EXAMPLES / "python" / f"{program}_{kind}.py")]
+
+
+async def javascript(_: Path) -> Argv:
     folder = EXAMPLES / "javascript"
     if not (folder / "node_modules").is_dir():
-        await build([npm, "ci", "--silent", "--no-audit", "--no-fund"], folder)
-    await judge(system, [node, str(folder / name)], says)
+        await build(["npm", "ci", "--silent", "--no-audit", "--no-fund"], folder)
+    return lambda program: ["node", str(folder / f"{program}.mjs")]
 
 
-@pytest.mark.parametrize(("package", "says"), [(".", ASKING), ("./jobs", STORING)], ids=["ask", "jobs"])
-async def test_go(system: ProcessFleet, tmp_path: Path, package: str, says: tuple[str, ...]) -> None:
-    program = tmp_path / "program"
-    await build([tool("go"), "build", "-o", str(program), package], EXAMPLES / "go")
-    await judge(system, [str(program)], says)
+async def go(folder: Path) -> Argv:
+    (folder / "go").mkdir()
+    await build(["go", "build", "-o", f"{folder / 'go'}/", "./..."], EXAMPLES / "go")
+    return lambda program: [str(folder / "go" / program)]
 
 
-@pytest.mark.parametrize(("name", "says"), [("sollol-example", ASKING), ("jobs", STORING)], ids=["ask", "jobs"])
-async def test_rust(system: ProcessFleet, name: str, says: tuple[str, ...]) -> None:
-    # the first build takes a minute; cargo keeps it in examples/rust/target
-    await build([tool("cargo"), "build", "--quiet", "--config", "profile.dev.debug=false"], EXAMPLES / "rust")
-    await judge(system, [str(EXAMPLES / "rust" / "target" / "debug" / name)], says)
+async def rust(_: Path) -> Argv:
+    # the first build takes minutes; cargo keeps it in examples/rust/target
+    await build(["cargo", "build", "--quiet", "--config", "profile.dev.debug=false"], EXAMPLES / "rust")
+    target = EXAMPLES / "rust" / "target" / "debug"
+    return lambda program: [str(target / ("sollol-example" if program == "ask" else program))]
 
 
-async def test_shell(system: ProcessFleet) -> None:
-    tool("nats")
-    code, output = await run(system, [tool("sh"), str(EXAMPLES / "shell" / "ask.sh"), MODEL, "count down from 5"])
-    assert code == 0, output
-    assert output.count('"response"') >= 6
+async def java(_: Path) -> Argv:
+    folder = EXAMPLES / "java"
+    if not any((folder / "target").glob("*.jar")):
+        if shutil.which("mvn") is None:
+            pytest.skip("mvn is not installed")
+        await build(["mvn", "-q", "dependency:copy-dependencies", "-DoutputDirectory=target"], folder)
+    sources = [str(path) for path in folder.glob("*.java")]
+    await build(["javac", "-cp", "target/*", "-d", "target/classes", *sources], folder)
+    return lambda program: ["java", "-cp", f"{folder}/target/classes:{folder}/target/*", program.capitalize()]
 
 
-async def test_shell_with_jobs(system: ProcessFleet) -> None:
-    tool("nats")
-    code, output = await run(system, [tool("sh"), str(EXAMPLES / "shell" / "jobs.sh"), MODEL, "count down from 5"])
-    assert code == 0, output
-    assert "news    : done" in output
-    assert '"response"' in output
+async def shell(_: Path) -> Argv:
+    return lambda program: ["sh", str(EXAMPLES / "shell" / f"{program}.sh")]
 
 
-async def judge(system: ProcessFleet, argv: list[str], says: tuple[str, ...]) -> None:
-    """A program says what it should; for an unknown model it says the code and fails."""
-    code, output = await run(system, [*argv, MODEL, "count down from 5"])
-    assert code == 0, output
-    for pattern in says:
-        assert re.search(pattern, output, re.MULTILINE), output
-    code, output = await run(system, [*argv, "no-such-model", "count down from 5"])
-    assert code != 0
-    assert "404" in output or "unknown_model" in output
-
-
-async def run(system: ProcessFleet, argv: list[str]) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        env=os.environ | {"SOLLOL_NATS": system.nats_url},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, output.decode()
-
-
-_TOO_SLOW: set[str] = set()
-"""Tools that did not build in time; they are not asked again."""
+BUILDERS = {
+    "sdk": lambda _: python_of("sdk"),
+    "python": lambda _: python_of("plain"),
+    "javascript": javascript,
+    "go": go,
+    "rust": rust,
+    "java": java,
+    "shell": shell,
+}
 
 
 async def build(argv: list[str], folder: Path) -> None:
     """Builds in a time limit; what cannot be fetched or takes too long is skipped by name."""
-    name = Path(argv[0]).name
-    if name in _TOO_SLOW:
+    name = argv[0]
+    ended = await run(argv, folder, limit_s=BUILD_S)
+    if ended is TOO_LATE:
         pytest.skip(f"{name}: not built within {BUILD_S} s")
+    if ended.code != 0 and re.search(r"network|ENOTFOUND|ECONNREFUSED|dial tcp|resolve|download|transfer", ended.said):
+        pytest.skip(f"{name}: the dependencies cannot be fetched here")
+    assert ended.code == 0, ended.said
+
+
+async def run(
+    argv: list[str], folder: Path | None = None, *, limit_s: float = RUN_S, environ: Mapping[str, str] | None = None
+) -> Ended:
+    """How a program ended, or `TOO_LATE`; whatever it started ends with it."""
     with tempfile.TemporaryFile() as told:
-        # a group of its own, so that what the tool started ends with it
         process = await asyncio.create_subprocess_exec(
-            *argv, cwd=folder, stdout=told, stderr=told, start_new_session=True
+            *argv,
+            cwd=folder,
+            env=clean_environ() | dict(environ or {}),
+            stdout=told,
+            stderr=told,
+            start_new_session=True,
         )
         try:
-            await asyncio.wait_for(process.wait(), BUILD_S)
+            await asyncio.wait_for(process.wait(), limit_s)
         except TimeoutError:
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            _TOO_SLOW.add(name)
-            pytest.skip(f"{name}: not built within {BUILD_S} s")
+            return TOO_LATE
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
         told.seek(0)
-        output = told.read()
-    if process.returncode != 0 and re.search(rb"network|ENOTFOUND|ECONNREFUSED|dial tcp|resolve host|download", output):
-        pytest.skip(f"{name}: the dependencies cannot be fetched here")
-    assert process.returncode == 0, output.decode()
+        assert process.returncode is not None
+        return Ended(process.returncode, told.read().decode())
 
 
-def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
+TOO_LATE = Ended(-1, "it did not end in time")

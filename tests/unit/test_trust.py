@@ -243,6 +243,8 @@ def test_a_credentials_file_tells_under_which_name_its_owner_asks(role: Role, as
     path = tmp_path / "member.creds"
     path.write_text(creds_text(claims_of_member(AUTHORITY, member, now=NOW), new_seed(Kind.USER)))
     assert caller_in(str(path)) == asks_as
+    told = "Asks on subjects below sollol.v1.as.n1 with the inbox prefix _INBOX_cli.n1"
+    assert (told in path.read_text()) == bool(asks_as)
 
 
 @pytest.mark.parametrize(

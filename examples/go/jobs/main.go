@@ -1,29 +1,52 @@
-// Submits a durable job, follows it and fetches its answer with the NATS client of Go.
+// Stores durable jobs and collects their answers with the NATS client of Go.
 //
-//	go run ./jobs MODEL PROMPT
+//	go run ./jobs MODEL PROMPT [COUNT]
 package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"log"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+	"sollol.example/ask/fleet"
 )
 
+const (
+	limit = 10 * time.Second
+	look  = 2 * time.Second
+)
+
+var ends = []string{"done", "failed", "dead", "cancelled"}
+
+type body struct {
+	Model  string `json:"model"`
+	Prompt string `json:"prompt"`
+}
+
 type job struct {
-	Body struct {
-		Model  string `json:"model"`
-		Prompt string `json:"prompt"`
-	} `json:"body"`
+	Body body `json:"body"`
+}
+
+type enqueue struct {
+	JobID string `json:"job_id"`
+	Job   job    `json:"job"`
+}
+
+type question struct {
+	JobID      string `json:"job_id"`
+	WithResult bool   `json:"with_result"`
 }
 
 type reply struct {
 	Status struct {
+		State string `json:"state"`
 		Error struct {
 			Code    string `json:"code"`
 			Message string `json:"message"`
@@ -31,58 +54,68 @@ type reply struct {
 	} `json:"status"`
 }
 
-func must[T any](value T, err error) T {
-	if err != nil {
-		log.Fatal(err)
-	}
-	return value
+type whole struct {
+	Response string `json:"response"`
 }
 
-func main() {
-	log.SetFlags(0)
-	url := os.Getenv("SOLLOL_NATS")
-	if url == "" {
-		url = "nats://127.0.0.1:4222"
-	}
-	nc := must(nats.Connect(url))
-	defer nc.Close()
-	id := fmt.Sprintf("example-%x", time.Now().UnixNano()) // an id of your own: submitting it again is harmless
-	events := must(nc.SubscribeSync("sollol.v1.events.job." + id + ".*"))
-
-	var asked job
-	asked.Body.Model, asked.Body.Prompt = os.Args[1], os.Args[2]
-	js := must(nc.JetStream())
-	ack := must(js.Publish("sollol.v1.jobs.submit.5."+id, must(json.Marshal(asked)), nats.MsgId(id)))
-	fmt.Println("stored  :", id, "in", ack.Stream) // from here on it survives everything
-
-	var event struct {
-		News string `json:"news"`
-	}
-	for !strings.Contains("done failed dead cancelled", event.News) || event.News == "" {
-		must(0, json.Unmarshal(must(events.NextMsg(time.Minute)).Data, &event))
-		fmt.Println("news    :", event.News)
-	}
-
-	inbox := nats.NewInbox()
-	parts := must(nc.SubscribeSync(inbox))
-	question := fmt.Sprintf(`{"job_id": %q, "with_result": true}`, id)
-	must(0, nc.PublishRequest("sollol.v1.jobs.get", inbox, []byte(question)))
-	var known reply
-	must(0, json.Unmarshal(must(parts.NextMsg(10*time.Second)).Data, &known))
+// answerOf is what is known about a job, and its answer once it has one; also long after it ended.
+func answerOf(nc *nats.Conn, id string) (reply, []byte) {
+	inbox := nc.NewInbox()
+	parts := fleet.Must(nc.SubscribeSync(inbox))
+	defer parts.Unsubscribe()
+	fleet.Must(0, nc.PublishRequest(fleet.On("jobs.get"), inbox, fleet.JSON(question{id, true})))
+	known := fleet.Read[reply](fleet.Check(parts.NextMsg(limit)).Data)
 	var answer bytes.Buffer
-	for {
-		part := must(parts.NextMsg(10 * time.Second))
-		if len(part.Data) == 0 { // the empty message is the end
-			break
+	for count := 1; ; count++ {
+		part := fleet.Check(parts.NextMsg(limit))
+		if fleet.IsEnd(part, count) {
+			return known, answer.Bytes()
 		}
 		answer.Write(part.Data)
 	}
-	if event.News != "done" {
-		log.Fatalf("%s: %s", known.Status.Error.Code, known.Status.Error.Message)
+}
+
+func main() {
+	count := 3
+	if len(os.Args) > 3 {
+		count = fleet.Must(strconv.Atoi(os.Args[3]))
 	}
-	var whole struct {
-		Response string `json:"response"`
+	nc := fleet.Connect()
+	defer nc.Close()
+	events := fleet.Must(nc.SubscribeSync(fleet.NewsOfJobs()))
+
+	batch := "example-" + nuid.Next() // ids of your own: storing a job again is harmless
+	waiting := map[string]bool{}
+	for number := range count {
+		id := fmt.Sprintf("%s-%d", batch, number)
+		asked := enqueue{id, job{body{os.Args[1], os.Args[2]}}}
+		fleet.Check(nc.Request(fleet.On("jobs.enqueue"), fleet.JSON(asked), limit))
+		waiting[id] = true
 	}
-	must(0, json.Unmarshal(answer.Bytes(), &whole))
-	fmt.Println("answer  :", strings.TrimSpace(whole.Response))
+	fmt.Println("stored  :", count) // from here on they survive everything
+
+	for len(waiting) > 0 {
+		var ended []string
+		if msg, err := events.NextMsg(look); err == nil {
+			tokens := strings.Split(msg.Subject, ".")
+			id, news := tokens[len(tokens)-2], tokens[len(tokens)-1]
+			if waiting[id] && slices.Contains(ends, news) {
+				ended = append(ended, id)
+			}
+		} else { // what was said while we were away is still known
+			for id := range waiting {
+				ended = append(ended, id)
+			}
+		}
+		for _, id := range ended {
+			known, answer := answerOf(nc, id)
+			if slices.Contains(ends[1:], known.Status.State) {
+				log.Fatalf("%s: %s", known.Status.Error.Code, known.Status.Error.Message)
+			}
+			if known.Status.State == ends[0] {
+				delete(waiting, id)
+				fmt.Println("answer  :", strings.TrimSpace(fleet.Read[whole](answer).Response))
+			}
+		}
+	}
 }

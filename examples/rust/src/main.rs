@@ -1,47 +1,42 @@
 //! Asks, streams and watches with the NATS client of Rust.
 //!
-//! cargo run --release -- MODEL PROMPT
+//! cargo run --release -- MODEL PROMPT [SECONDS]
 
-use std::{env, error::Error, io::Write, process, time::Duration};
+use std::{collections::HashSet, env, io::Write, time::Duration};
 
-use async_nats::Message;
-use futures_util::StreamExt;
+use async_nats::HeaderMap;
 use serde_json::{json, Value};
-use tokio::time::timeout;
-
-fn check(message: &Message) {
-    let Some(headers) = &message.headers else { return };
-    if let Some(code) = headers.get("Nats-Service-Error-Code") {
-        let text = headers.get("Nats-Service-Error").map(|v| v.as_str()).unwrap_or_default();
-        eprintln!("{code}: {text}");
-        process::exit(1);
-    }
-}
+use sollol_example::{ask, check, connect, header, is_end, next, stream, Outcome, PATIENCE};
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Outcome {
     let arguments: Vec<String> = env::args().collect();
-    let url = env::var("SOLLOL_NATS").unwrap_or_else(|_| "nats://127.0.0.1:4222".into());
-    let client = async_nats::connect(url).await?;
+    let limit_s: f64 = arguments.get(3).map_or(Ok(60.0), |text| text.parse())?;
+    let limit = Duration::from_secs_f64(limit_s) + PATIENCE;
+    let client = connect().await?;
     let mut decisions = client.subscribe("sollol.v1.events.routing.*").await?;
 
-    let mut body = json!({"model": arguments[1], "prompt": arguments[2]});
-    let whole = client.request("sollol.v1.generate", body.to_string().into()).await?;
-    check(&whole);
+    // The fleet stops working on it when we stop waiting.
+    let mut body = json!({"model": arguments[1], "prompt": arguments[2], "deadline_s": limit_s});
+    let whole = ask(&client, "generate", &body, limit).await?;
     let answer: Value = serde_json::from_slice(&whole.payload)?;
+    let place: Value = serde_json::from_str(header(&whole, "Sollol-Decision"))?;
     println!("whole   : {}", answer["response"].as_str().unwrap_or_default().trim());
+    println!("where   : {}", place["node_id"].as_str().unwrap_or_default());
+    let mut asked = HashSet::from([place["request_id"].to_string()]);
 
     body["stream"] = json!(true);
     body["priority"] = json!(8);
-    let inbox = client.new_inbox();
-    let mut chunks = client.subscribe(inbox.clone()).await?;
-    client.publish_with_reply("sollol.v1.generate", inbox, body.to_string().into()).await?;
+    let mut chunks = stream(&client, "generate", &body, HeaderMap::new()).await?;
     print!("stream  :");
-    // a request may be lost with a server that stops
-    while let Some(message) = timeout(Duration::from_secs(60), chunks.next()).await? {
-        check(&message);
-        if message.payload.is_empty() {
-            break; // the empty message ends the stream
+    for count in 0.. {
+        let message = check(next(&mut chunks, limit).await?);
+        if is_end(&message, count) {
+            break;
+        }
+        if count == 0 {
+            let place: Value = serde_json::from_str(header(&message, "Sollol-Decision"))?;
+            asked.insert(place["request_id"].to_string());
         }
         let chunk: Value = serde_json::from_slice(&message.payload)?;
         print!("{}", chunk["response"].as_str().unwrap_or_default());
@@ -49,11 +44,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     println!();
 
-    for _ in 0..2 {
-        let message = decisions.next().await.ok_or("the subscription ended")?;
+    while !asked.is_empty() {
+        let message = next(&mut decisions, Duration::from_secs(10)).await?;
         let event: Value = serde_json::from_slice(&message.payload)?;
         let made = &event["decision"];
-        println!("decision: {} on {} because {}", made["request_id"], made["node_id"], made["reason"]);
+        if asked.remove(&made["request_id"].to_string()) {
+            println!("decision: {} on {} because {}", made["request_id"], made["node_id"], made["reason"]);
+        }
     }
     Ok(())
 }
