@@ -138,7 +138,7 @@ async def test_a_job_whose_state_cannot_be_read_ends_with_an_event_and_a_letter_
         for key in ("job.spoilt", "job.other"):
             await states.put(key, b"no state")
         await s.client.jobs.latest()
-        assert "2 states of jobs cannot be read" in caplog.text
+        assert "states of jobs cannot be read, 2" in caplog.text
         await publish_acked(s.client.bus, subjects.JOB_SUBMIT.of(5, "spoilt"), payload_of("x"))
         await eventually(lambda: JobNews.FAILED in s.news_of("spoilt"))
         ended = await s.client.jobs.get("spoilt")
