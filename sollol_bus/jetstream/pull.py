@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 _NS = 1_000_000_000
 _EXPIRES_S = 30.0
 _SILENT_BEATS = 2.5
+_BESIDE_BYTES = 64 << 10
+"""What the server counts of a message beside its payload, at most: its subjects."""
+_BYTES_ARE_OUT = "MaxBytes"
+"""In the server's word that the next message does not fit into what a request may still bring."""
 _FAILURES_MAX = 5
 """A message at which its taker fails so often comes no more, where nothing else ends that."""
 _RETRY_S = 0.1
@@ -66,6 +70,11 @@ class Delivery:
     def data(self) -> bytes:
         """The message's body."""
         return bytes(self._msg.data)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the message's body."""
+        return len(self._msg.data)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -183,6 +192,7 @@ class PullConsumer:
         window: Messages asked for or delivered and not settled.
         beyond: Messages that were delivered before, to whomever, and may be in hand beside the window: the server
             delivers them first, and what fills the window is younger.
+        window_bytes: As `window`, in bytes, which each request that is out may bring; 0: however many.
         heartbeat_s: How often the server says that it still has nothing.
     """
 
@@ -194,6 +204,7 @@ class PullConsumer:
         *,
         window: int = 500,
         beyond: int = 0,
+        window_bytes: int = 0,
         heartbeat_s: float = 2.0,
     ) -> None:
         self.bus = bus
@@ -205,6 +216,9 @@ class PullConsumer:
         self._handler = handler
         self._window = window
         self._lent = 0
+        self._largest_bytes = bus.max_payload + _BESIDE_BYTES
+        self._window_bytes = max(window_bytes, 2 * self._largest_bytes) if window_bytes else 0
+        self._in_hand_bytes = self._lent_bytes = 0
         self._heartbeat_s = heartbeat_s
         self._loop = asyncio.get_running_loop()
         self._next = f"{bus.config.jetstream_api}.CONSUMER.MSG.NEXT.{spec.stream}.{spec.durable}"
@@ -223,11 +237,20 @@ class PullConsumer:
     @property
     def is_full(self) -> bool:
         """Whether no more messages are asked for until one is settled."""
-        return self.in_hand - self._in_hand_beyond >= self._window + self._lent
+        return self.in_hand - self._in_hand_beyond >= self._window + self._lent or not self._has_room_for_largest
 
-    def lend(self, places: int) -> None:
+    @property
+    def _room_bytes(self) -> int:
+        return self._window_bytes + self._lent_bytes - self._in_hand_bytes
+
+    @property
+    def _has_room_for_largest(self) -> bool:
+        return not self._window_bytes or self._room_bytes >= self._largest_bytes
+
+    def lend(self, places: int, size_bytes: int = 0) -> None:
         """Makes room for more messages than the window has (or, negative, takes that back): some are nearly done."""
         self._lent += places
+        self._lent_bytes += size_bytes
         self._pull()
 
     def expect(self, messages: int) -> None:
@@ -303,13 +326,15 @@ class PullConsumer:
         self._ask_for(room)
 
     def _ask_for(self, messages: int) -> None:
-        if self._is_stopped:
+        if self._is_stopped or not self._has_room_for_largest:
             return
         request = {
             "batch": messages,
             "expires": round(_EXPIRES_S * _NS),
             "idle_heartbeat": round(self._heartbeat_s * _NS),
         }
+        if self._window_bytes:
+            request["max_bytes"] = self._room_bytes
         try:
             self.bus.publish(self._next, encode(request), reply=self._inbox)
         except NotConnected:
@@ -327,6 +352,7 @@ class PullConsumer:
         self._outstanding = max(0, self._outstanding - 1)
         self.in_hand += 1
         delivery = Delivery(self, msg)
+        self._in_hand_bytes += delivery.size_bytes
         if self._is_stopped:
             delivery.nak()
             return
@@ -359,7 +385,9 @@ class PullConsumer:
             self._broken.set()
             return
         self._outstanding = max(0, self._outstanding - int(left or self._outstanding))
-        if status == "409":  # leadership change, shutdown: pulling at once would only be refused again
+        if status == "409" and _BYTES_ARE_OUT not in headers.get(
+            "Description", ""
+        ):  # leadership change, shutdown: pulling at once would only be refused again
             self._broken.set()
         else:
             self._pull()
@@ -367,5 +395,6 @@ class PullConsumer:
     def on_settled(self, delivery: Delivery) -> None:
         """Called by each delivery when it is settled."""
         self.in_hand -= 1
+        self._in_hand_bytes -= delivery.size_bytes
         self._in_hand_beyond -= delivery.is_beyond
         self._pull()

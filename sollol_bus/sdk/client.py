@@ -24,7 +24,7 @@ from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, NativeChunk
 from sollol_bus.sdk.spread import spread
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode
-from sollol_bus.transport.streaming import request_many
+from sollol_bus.transport.streaming import grown, request_many
 from sollol_bus.transport.watching import watch
 from sollol_schemas import subjects
 from sollol_schemas.control import STILL_AT_IT, AdminRequest, ControlReply
@@ -138,9 +138,11 @@ class Client(Part):
         inputs = texts if isinstance(texts, str) else list(texts)
         call = self._native(subjects.EMBED, {"model": model, "input": inputs, **fields}, routing)
         data: list[bytes] = []
+        size = 0
         async with call:
             async for msg in call:
-                data.append(msg.data)  # noqa: PERF401 the call must be iterated inside its context
+                size = grown(size, msg.data)
+                data.append(msg.data)
         if not data:
             raise BackendBrokeProtocol("no embeddings came")
         native = decode(b"".join(data), NativeChunk)

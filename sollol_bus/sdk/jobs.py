@@ -32,7 +32,7 @@ from sollol_bus.sdk.job_storing import Storing
 from sollol_bus.sdk.questions import ask
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode, encode
-from sollol_bus.transport.streaming import request_many
+from sollol_bus.transport.streaming import grown, request_many
 from sollol_bus.transport.watching import watch
 from sollol_bus.waiting import happens
 from sollol_schemas import owners, subjects
@@ -194,12 +194,14 @@ class Jobs:
         asked = encode(JobGet(job_id=checked_id(job_id), with_result=True))
         reply: JobReply | None = None
         parts: list[bytes] = []
+        size = 0
         async for msg in request_many(
             self.bus, subjects.JOB_GET, asked, headers=self._headers, first_s=_ASK_S, gap_s=_ASK_S
         ):
             if reply is None:
                 reply = decode(msg.data, JobReply)
             else:
+                size = grown(size, msg.data)
                 parts.append(msg.data)
         if reply is None:
             raise ConnectionLost("the answer about the job was lost")

@@ -12,6 +12,7 @@ from sollol_bus.errors import BackendBrokeProtocol, DecodeFailed
 from sollol_bus.sdk.answers import so_far
 from sollol_bus.sdk.call import Call
 from sollol_bus.transport.messages import Msg, decode
+from sollol_bus.transport.streaming import grown
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
@@ -93,6 +94,7 @@ class AnswerStream:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._chunks: list[bytes] = []
+        self._size_bytes = 0
         self._final: bytes = b""
 
     @property
@@ -157,6 +159,7 @@ class AnswerStream:
             native = decode(msg.data, NativeChunk)
         except DecodeFailed as error:
             raise BackendBrokeProtocol(f"not an engine's chunk: {error}") from error
+        self._size_bytes = grown(self._size_bytes, msg.data)
         self._chunks.append(msg.data)
         if native.done:
             self._final = msg.data

@@ -43,6 +43,17 @@ def too_large() -> SollolError:
     )
 
 
+def grown(size_bytes: int, data: bytes) -> int:
+    """The size of what is collected of an answer, with one more piece of it.
+
+    Raises:
+        SollolError: It exceeds `MAX_ANSWER_BYTES`.
+    """
+    if size_bytes + len(data) > MAX_ANSWER_BYTES:
+        raise too_large()
+    return size_bytes + len(data)
+
+
 class ReplyStream:
     """The replies to one request, in order; use as an async context manager and iterate.
 

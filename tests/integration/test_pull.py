@@ -187,6 +187,27 @@ async def test_it_waits_for_a_connection_that_is_down_and_asks_nobody_meanwhile(
         await eventually(lambda: seen == [b"0"])
 
 
+async def test_no_more_bytes_are_in_hand_than_the_window_has(bus: Bus) -> None:
+    largest, count = bus.max_payload, 10
+    held: list[Delivery] = []
+    taken: list[str] = []
+
+    def handle(delivery: Delivery) -> None:
+        held.append(delivery)
+        taken.append(delivery.subject)
+
+    for n in range(count):
+        await publish_acked(bus, f"s.{n}", bytes(largest // 2))
+    async with running(PullConsumer(bus, SPEC, handle, window=64, window_bytes=1)) as consumer:
+        for _ in range(count):
+            await eventually(lambda: bool(held), complaint="the next one comes")
+            await bus.flush()
+            assert sum(one.size_bytes for one in held) <= 2 * largest + (1 << 20)
+            held.pop(0).ack()
+        assert consumer.in_hand == 0
+    assert taken == [f"s.{n}" for n in range(count)]
+
+
 async def test_a_durable_that_was_deleted_is_made_again(bus: Bus) -> None:
     seen: list[bytes] = []
 

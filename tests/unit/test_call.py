@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from sollol_bus.errors import ActorStopped
+from sollol_bus.errors import ActorStopped, SollolError
 from sollol_bus.sdk.call import MAX_RESENDS, gone_within_s, taken_within_s
+from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, grown
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 
@@ -38,3 +39,10 @@ def test_the_same_seed_waits_the_same_time() -> None:
 def test_how_long_a_dispatcher_stays_is_believed_within_reason(told: object, believed: float) -> None:
     body = ErrorBody(code=ErrorCode.ACTOR_STOPPED, message="", details={"gone_within_s": told})
     assert gone_within_s(ActorStopped(body=body)) == believed
+
+
+def test_what_is_collected_of_an_answer_has_a_bound() -> None:
+    assert grown(MAX_ANSWER_BYTES - 1, b"x") == MAX_ANSWER_BYTES
+    with pytest.raises(SollolError) as refused:
+        grown(MAX_ANSWER_BYTES, b"x")
+    assert refused.value.body.code is ErrorCode.REPLY_TOO_LARGE

@@ -247,7 +247,8 @@ class Take:
         """Notes whether a node works on it: such jobs do not use up the window of those that wait."""
         if is_running != self.is_running:
             self.is_running = is_running
-            self._tools.windows.lend(self.priority, 1 if is_running else -1)
+            sign = 1 if is_running else -1
+            self._tools.windows.lend(self.priority, sign, sign * self.delivery.size_bytes)
 
     async def _note_running(self, asking: Try) -> None:
         """Writes where it runs and how far it is, when that is news."""

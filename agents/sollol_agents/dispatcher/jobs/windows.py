@@ -20,6 +20,8 @@ _MAX_ACK_PENDING = 20_000
 """Jobs that wait for another try count as delivered: they must not use up what may be delivered."""
 _BEYOND = 3
 """Windows of jobs that others gave back, taken beside the own one."""
+_WINDOW_BYTES = 16 << 20
+"""Of all priorities together less than the server lets wait for one connection."""
 _SHORTEST_ROTATION_S = 30.0
 _LONGEST_ROTATION_S = 300.0
 
@@ -49,9 +51,9 @@ class Windows:
         """Makes room for jobs that were given back: they are older than what fills the window."""
         self.consumers[priority].expect(jobs)
 
-    def lend(self, priority: int, places: int) -> None:
+    def lend(self, priority: int, places: int, size_bytes: int) -> None:
         """Widens a window, or takes that back."""
-        self.consumers[priority].lend(places)
+        self.consumers[priority].lend(places, size_bytes)
 
     def is_crowded(self, priority: int) -> bool:
         """Whether a window is full, so that others may be waiting behind what is in it."""
@@ -72,4 +74,6 @@ class Windows:
             max_deliver=MAX_DELIVERIES,
         )
         window = self._pace.job_window
-        return PullConsumer(self._bus, spec, partial(on_job, priority), window=window, beyond=_BEYOND * window)
+        handler = partial(on_job, priority)
+        beyond = _BEYOND * window
+        return PullConsumer(self._bus, spec, handler, window=window, beyond=beyond, window_bytes=_WINDOW_BYTES)
