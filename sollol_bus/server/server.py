@@ -29,7 +29,7 @@ from sollol_bus.server.config import (
 )
 from sollol_bus.server.guard import guarded
 from sollol_bus.server.room import FreeBytes, Room, free_bytes, store_bytes
-from sollol_bus.server.store import StoreClaim, taken, try_claim
+from sollol_bus.server.store import StoreClaim, adopt_streams, taken, try_claim
 
 __all__ = ["EmbeddedServer", "EmbeddedServerConfig"]
 
@@ -246,6 +246,10 @@ class EmbeddedServer(Part):
     def _prepare_files(self) -> int:
         assert self._claim is not None
         self._claim.remove_leftovers()
+        before = adopt_streams(self.store_dir, self._extra_config)
+        if before:
+            extra = {"action": "store_adopted"}
+            log.info("what account %s had stored is this fleet's from now on: jobs, keys, results", before, extra=extra)
         self.room.is_on = True
         self.store_bytes = store_bytes(self.store_dir, self._free(self.store_dir))
         self._write_config()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import shutil
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,10 @@ from sollol_bus.errors import ConfigError
 from sollol_bus.server.config import BINARY_NAME, PID_NAME
 
 _LOCK_NAME = ".lock"
+
+
+_PRELOADED = re.compile(r"^\s*(A[A-Z2-7]{55}):", re.MULTILINE)
+_SYSTEM = re.compile(r"^system_account: (\S+)", re.MULTILINE)
 
 
 class StoreClaim:
@@ -96,3 +102,37 @@ def _works_in(process: psutil.Process, store_dir: Path) -> bool:
         return any(f.path.startswith(f"{root}/jetstream") for f in process.open_files())
     except (psutil.Error, OSError):
         return False
+
+
+def adopt_streams(store_dir: Path, config: str) -> str:
+    """Lets the account that a configuration names find what was stored before there was one: jobs, keys, results.
+
+    The server keeps each account's streams in a folder of its own, and whoever makes a fleet of a machine that has
+    worked openly would find none of them. Nothing is moved where the account has streams already.
+
+    Args:
+        store_dir: The claimed store; its server does not run.
+        config: The part of the server's configuration that names accounts.
+
+    Returns:
+        The account whose streams were taken over; empty: none.
+
+    Raises:
+        ConfigError: There are streams of several accounts: only a person can say whose count.
+    """
+    accounts = set(_PRELOADED.findall(config)) - set(_SYSTEM.findall(config))
+    if len(accounts) != 1:
+        return ""
+    account = accounts.pop()
+    root = store_dir / "jetstream"
+    others = sorted(p.name for p in root.glob("*") if p.name != account and any(p.glob("streams/*")))
+    if not others or any((root / account).glob("streams/*")):
+        return ""
+    if len(others) > 1:
+        raise ConfigError(
+            f"{root} has streams of {len(others)} accounts, {', '.join(others)}: rename the folder of the one whose "
+            f"jobs and keys this fleet goes on with to {account}, or move them all away to begin with none"
+        )
+    shutil.rmtree(root / account, ignore_errors=True)
+    (root / others[0]).rename(root / account)
+    return others[0]
