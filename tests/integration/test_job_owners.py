@@ -30,6 +30,7 @@ from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.job_streams import job_streams
 from sollol_bus.jetstream.stored import stored_message
 from sollol_bus.jetstream.streams import provision
+from sollol_bus.sdk.batch import Batch
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
@@ -186,7 +187,7 @@ async def test_nobody_finds_ends_or_runs_again_the_job_of_another(fleet: Fleet) 
     alice, bob, control = await fleet.client("alice"), await fleet.client("bob"), await fleet.client("control")
     stuck = make_job({"model": MODEL, "prompt": "secret"}, routing=NOWHERE)
     await alice.jobs.submit(stuck, job_id="waits")
-    failed = make_job({"model": "nobody-has-it", "prompt": "secret"}, max_tries=1)
+    failed = make_job({"model": MODEL, "prompt": "secret"}, path="/api/nothing")
     await alice.jobs.submit(failed, job_id="fails")
     await eventually(lambda: _has_letter(alice, "fails"))
     for name in ("waits", "fails", "alice=waits", "alice=fails"):
@@ -290,6 +291,15 @@ async def test_a_delayed_job_keeps_its_owner(fleet: Fleet) -> None:
     assert status.job_id == "later"
     assert not await _is_there(bob, "later")
     assert await text_of(alice, "later") == ["1", "0"]
+
+
+async def test_a_member_runs_a_batch_and_hears_when_its_jobs_end(fleet: Fleet) -> None:
+    alice, bob = await fleet.client("alice"), await fleet.client("bob")
+    job = make_job({"model": MODEL, "prompt": "count down from 2"})
+    await bob.jobs.submit(make_job({"model": MODEL, "prompt": "x"}, routing=NOWHERE), job_id="many-0")
+    answers = [answer async for _, answer in Batch(alice.jobs, "many").answers(enumerate([job] * 5))]
+    assert [answer.text.split() for answer in answers] == [["1", "0"]] * 5
+    assert [answer.job_id for answer in answers] == [f"many-{number}" for number in range(5)]
 
 
 async def test_a_store_from_before_jobs_had_owners_goes_on(empty: Fleet) -> None:
