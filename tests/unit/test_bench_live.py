@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("bench.live", reason="the benchmarks are not part of the wheel")
 
+from bench.live.batch import BatchRun, verdicts
 from bench.live.figures import order, row_of
 from bench.live.machines import MODEL, compressed, preset_of
 from bench.live.replay import Sample
@@ -89,3 +90,35 @@ def test_rows_compare_both_sides_in_uncompressed_time_and_count_failures_as_time
     assert row.overhead_ratio == pytest.approx(0.1 / 1.2)
     assert row.by_node == {"a": 8}
     assert order([row], "live") == ["plan"]
+
+
+def batch_run(strategy: str, makespan_s: float, *, way: str = "jobs", failed: int = 0) -> BatchRun:
+    return BatchRun(
+        way=way,
+        strategy=strategy,
+        makespan_s=makespan_s,
+        ratio=makespan_s / 10.0,
+        mean_s=makespan_s / 2,
+        longest_s=makespan_s,
+        failed=failed,
+        by_node={},
+        load_average=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "rival", "failed", "is_met"),
+    [
+        pytest.param((10.4, 10.6), (10.6, 10.7), 0, True, id="within the bar"),
+        pytest.param((10.4, 10.7), (10.8, 10.9), 0, False, id="one run above the bar"),
+        pytest.param((10.4, 10.5), (10.2, 10.3), 0, False, id="behind least_loaded"),
+        pytest.param((10.4, 10.5), (10.8, 10.9), 1, False, id="one failed"),
+    ],
+)
+def test_a_batch_is_judged_by_its_worst_run_and_by_the_simple_rule(
+    plan: tuple[float, ...], rival: tuple[float, ...], failed: int, is_met: bool
+) -> None:
+    runs = [batch_run("plan", s, failed=failed) for s in plan] + [batch_run("least_loaded", s) for s in rival]
+    (verdict,) = verdicts([*runs, batch_run("least_loaded", 1.0, way="http")])
+    assert (verdict.way, verdict.is_met) == ("jobs", is_met)
+    assert verdict.worst_ratio == max(plan) / 10.0
