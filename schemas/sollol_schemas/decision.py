@@ -153,6 +153,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How many nodes were refused for each `RejectionReason`; the full list comes with `why`."""
     term: Term = 0
     forecast: Forecast = Forecast()
+    caller: str = ""
+    """Who asked, as an opaque word; empty: nobody whose name is known."""
 
     def as_outcomes(self) -> Decision:
         """What the outcome of the attempt says of it; the rest is in the decision's event."""

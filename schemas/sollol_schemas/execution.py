@@ -36,7 +36,7 @@ class Exec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="e
     keep_alive_s: float | None = None
     has_tools: bool = False
     caller: str = ""
-    """Who asked, as an opaque word."""
+    """What older dispatchers said of who asked; the decision says it now."""
     ticket: str = ""
     """What gets the node leave to speak to the caller again."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from sollol_schemas.decision import DecisionEvent
@@ -169,6 +171,48 @@ class WhyReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     request_id: str
     decisions: tuple[DecisionEvent, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
+
+
+class UsageBy(StrEnum):
+    """What usage is told by."""
+
+    TEAM = "team"
+    CALLER = "caller"  # and its team
+    MODEL = "model"
+    DAY = "day"  # in UTC
+
+
+class UsageRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How much was used, since when, and what it is told by."""
+
+    since_s: Seconds = 0.0
+    """Only what ended within so many seconds; 0: everything kept."""
+    by: tuple[UsageBy, ...] = (UsageBy.CALLER,)
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was used. Tries of a job count as one request, and so do attempts of one."""
+
+    team: str = ""
+    caller: str = ""
+    """Its name, or its opaque word where nobody knows the name; empty: whoever asked without one, or all of them."""
+    title: str = ""
+    """What people call the caller: the name of its API key."""
+    model: str = ""
+    day: str = ""
+    requests: Count = 0
+    failed: Count = 0
+    """Requests that nothing served, and that nobody cancelled."""
+    prompt_tokens: Count = 0
+    output_tokens: Count = 0
+    slot_s: Seconds = 0.0
+    """Seconds in which a slot of a node was taken."""
+
+
+class UsageReply(msgspec.Struct, frozen=True, kw_only=True, tag="usage.v1"):
+    """What was used, as far as outcomes are kept."""
+
+    entries: tuple[Usage, ...]
 
 
 class RecentRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

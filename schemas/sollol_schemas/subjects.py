@@ -148,6 +148,8 @@ RECENT: Final = Subject(
     "recent", by=READERS, to=CONTROL, payload="RecentRequest", reply="RecentReply", queue=RECORDERS
 ).all
 """The latest outcomes and node events."""
+USAGE: Final = Subject("usage", by=READERS, to=CONTROL, payload="UsageRequest", reply="UsageReply", queue=RECORDERS).all
+"""Requests, tokens and seconds of slots, by team, caller, model or day; a caller is told of its own team."""
 WHY: Final = Subject("why.{request_id}", by=READERS, to=CONTROL, reply="WhyReply", queue=RECORDERS)
 """Everything recorded about one request."""
 
@@ -276,8 +278,8 @@ JOB_CALLBACK: Final = Subject("jobs.callback.{job_id}", by=CONTROL, to=CONTROL, 
 """A result that waits until it was delivered."""
 
 # Events.
-ROUTING_EVENT: Final = Subject("events.routing.{mode}", by=CONTROL, to=READERS, payload="DecisionEvent")
-"""Every routing decision."""
+ROUTING_EVENT: Final = Subject("events.routing.{mode}", by=CONTROL, to=WATCHERS, payload="DecisionEvent")
+"""Every routing decision; a client asks `why` of its own."""
 OUTCOME_EVENT: Final = Subject("events.outcome.{node_id}", by=CONTROL, to=WATCHERS, payload="Outcome")
 """How each attempt ended."""
 NODE_EVENT: Final = Subject("events.node.{node_id}.{state}", by=CONTROL, to=READERS, payload="NodeEvent")

@@ -31,8 +31,8 @@ from sollol_schemas.control import STILL_AT_IT, AdminRequest, ControlReply
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.headers import TRACEPARENT
-from sollol_schemas.ids import is_bus_id
 from sollol_schemas.inboxes import client_inbox_prefix
+from sollol_schemas.owners import is_reference
 from sollol_schemas.queries import (
     ModelsReply,
     NodesReply,
@@ -42,6 +42,8 @@ from sollol_schemas.queries import (
     ReliabilityRequest,
     StatsReply,
     StatsRequest,
+    UsageReply,
+    UsageRequest,
     WhyReply,
 )
 from sollol_schemas.routing import DEFAULT_DEADLINE_S, Routing
@@ -222,13 +224,17 @@ class Client(Part):
         """The latest outcomes and node events."""
         return await self._ask(subjects.RECENT, RecentRequest(limit=limit), RecentReply)
 
+    async def usage(self, asked: UsageRequest | None = None) -> UsageReply:
+        """Requests, tokens and seconds of slots: by caller where nothing else is asked for."""
+        return await self._ask(subjects.USAGE, asked, UsageReply)
+
     async def why(self, request_id: str) -> WhyReply:
         """Every decision about a request with all candidates, and what became of each attempt.
 
         Raises:
             BadRequest: The id is not one, or nothing is known under it.
         """
-        if not is_bus_id(request_id):
+        if not is_reference(request_id):
             raise BadRequest(f"not a request id: {request_id[:80]!r}")
         return await self._ask(subjects.WHY.of(request_id), None, WhyReply)
 
@@ -274,9 +280,8 @@ class Client(Part):
             per_request = per_request or max(1, min(_TEXTS_MAX, -(-len(texts) // (_PIECES_PER_NODE * nodes))))
             at_once = at_once or max(_PIECES_AT_ONCE, 2 * nodes)
         pieces = [texts[start : start + per_request] for start in range(0, len(texts), per_request)]
-        found = await spread(
-            (partial(self.embed, model, piece, routing=routing, **fields) for piece in pieces), at_once=at_once
-        )
+        embedding = (partial(self.embed, model, piece, routing=routing, **fields) for piece in pieces)
+        found = await spread(embedding, at_once=at_once)
         vectors: list[list[float]] = []
         for piece in found:
             if isinstance(piece, SollolError):
@@ -325,9 +330,8 @@ class Client(Part):
 
     async def set_strategy(self, name: str | None = None, **settings: float) -> StrategyReply:
         """Chooses a strategy or changes settings at run time; what waits, waits on."""
-        return await self._ask(
-            subjects.ADMIN_STRATEGY, StrategyRequest(strategy=name, settings=settings), StrategyReply
-        )
+        asked = StrategyRequest(strategy=name, settings=settings)
+        return await self._ask(subjects.ADMIN_STRATEGY, asked, StrategyReply)
 
     async def breakers(self) -> BreakersReply:
         """The circuit breakers that are open, on trial, or have seen failures."""

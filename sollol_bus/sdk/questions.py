@@ -14,7 +14,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 T = TypeVar("T")
 
 _OF_SCORER = (subjects.NODES, subjects.MODELS, subjects.ADMIN_STRATEGY, subjects.ADMIN_BREAKER)
-_OF_RECORDER = (subjects.STATS, subjects.RELIABILITY, subjects.RECENT)
+_OF_RECORDER = (subjects.STATS, subjects.RELIABILITY, subjects.RECENT, subjects.USAGE)
 
 
 async def ask(

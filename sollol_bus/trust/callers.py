@@ -52,6 +52,10 @@ class Roster:
         """The opaque words of everybody in a caller's team, itself included; in order."""
         return tuple(sorted({word_of(one) for one in (name, *self._teams.get(self.team_of(name), ()))}))
 
+    def seen_by(self, name: str) -> tuple[str, ...] | None:
+        """The opaque words of those whose requests a caller may know of; None: everybody's, as nobody's name says."""
+        return None if not name or self.of(name).sees_all else self.words_beside(name)
+
     def priority_for(self, name: str, priority: int) -> int:
         """The priority that a caller's request has which asks for `priority`."""
         return min(priority, self.of(name).max_priority) if name else priority

@@ -23,11 +23,14 @@ from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_bus.trust.standings import StandingStore
 from sollol_schemas import subjects
+from sollol_schemas.callers import Standing, Standings, word_of
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
+from sollol_schemas.headers import CALLER
 from sollol_schemas.instants import parse_instant
 from sollol_schemas.queries import (
     NodesReply,
@@ -37,6 +40,7 @@ from sollol_schemas.queries import (
     ReliabilityRequest,
     StatsReply,
     StatsRequest,
+    UsageReply,
     WhyReply,
 )
 from sollol_schemas.telemetry import NodeState
@@ -301,3 +305,42 @@ async def test_it_can_be_discovered_with_its_counters(start: Start, bus: Bus) ->
     told = {e["name"]: e for e in decode(msg.data, dict[str, Any])["endpoints"]}
     assert told["stats"]["num_requests"] == 1
     assert (told["why"]["num_errors"], told["why"]["last_error"]) == (1, "unknown_request")
+
+
+async def test_a_caller_is_told_of_its_teams_requests_and_of_others_that_there_are_none(start: Start, bus: Bus) -> None:
+    recorder = await start()
+    table = Standings(callers={"a": Standing(team="t"), "b": Standing(team="t"), "eye": Standing(sees_all=True)})
+    await StandingStore(bus).change(lambda _: table)
+    await eventually(lambda: recorder._roster.standings == table)
+    of_a = outcome("of-a")
+    of_a = msgspec.structs.replace(of_a, decision=msgspec.structs.replace(of_a.decision, caller=word_of("a")))
+    of_a = msgspec.structs.replace(of_a, decision=msgspec.structs.replace(of_a.decision, job_id="a=story"))
+    await publish_acked(bus, subjects.OUTCOME_EVENT.of("n1"), encode(of_a))
+    await publish_acked(bus, subjects.OUTCOME_EVENT.of("n1"), encode(outcome("of-nobody")))
+
+    async def ask(name: str, subject: str, kind: type[Any], asked: object = None) -> Any:
+        body = b"" if asked is None else encode(asked)
+        reply = await bus.request(subject, body, headers={CALLER: name} if name else None, timeout_s=5.0)
+        error = error_of(reply)
+        if error is not None:
+            raise error_from(error)
+        return decode(reply.data, kind)
+
+    async def requests_of(name: str) -> set[str]:
+        return {one.request_id for one in (await ask(name, subjects.RECENT, RecentReply)).outcomes}
+
+    async def is_written() -> bool:
+        return await requests_of("") == {"of-a", "of-nobody"}
+
+    await eventually(is_written)
+    assert await requests_of("b") == {"of-a"}
+    assert await requests_of("stranger") == set()
+    assert await requests_of("eye") == {"of-a", "of-nobody"}
+    assert len((await ask("b", subjects.WHY.of("of-a"), WhyReply)).outcomes) == 1
+    for name, job in (("a", "story"), ("b", "a=story"), ("", "a=story")):
+        assert len((await ask(name, subjects.WHY.of(job), WhyReply)).outcomes) == 1
+    with pytest.raises(SollolError, match="nothing is recorded about request of-a"):
+        await ask("stranger", subjects.WHY.of("of-a"), WhyReply)
+    used = (await ask("", subjects.USAGE, UsageReply)).entries
+    assert [(one.team, one.caller, one.requests) for one in used] == [("", "", 1), ("t", "a", 1)]
+    assert [one.caller for one in (await ask("b", subjects.USAGE, UsageReply)).entries] == ["a"]

@@ -16,6 +16,8 @@ from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.connection import BusConfig
+from sollol_bus.trust.callers import Roster
+from sollol_bus.trust.standings import StandingStore, follow_roster
 from sollol_schemas import stores, subjects
 
 _FIRST_OFFICE_S = 5.0
@@ -47,6 +49,7 @@ class Recorder(Actor[RecorderConfig]):
         self.drain_timeout_s = config.drain_timeout_s
         self._office: Office | None = None
         self._office_task: asyncio.Task[Any] | None = None
+        self._roster = Roster()
 
     async def on_start(self) -> None:
         """Stands for office; returns when in it, or when another is."""
@@ -68,6 +71,8 @@ class Recorder(Actor[RecorderConfig]):
             on_lost=self._leave_office,
         )
         await self.own(self._candidate)
+        self._know(Roster(await StandingStore(self.bus).load_if_readable()))
+        self.spawn(follow_roster(self.bus, self._know), name="callers")
         self.spawn(self._candidate.run(), name="candidate")
         await self._first_office()
 
@@ -97,9 +102,14 @@ class Recorder(Actor[RecorderConfig]):
             waiting=self._office.waiting if self._office is not None else 0,
         )
 
+    def _know(self, roster: Roster) -> None:
+        self._roster = roster
+
     def _take_office(self, _term: int) -> None:
         predecessor = self._office_task
-        self._office = Office(self.bus, self.config, self.spawn, on_answered=self._discovery.count)
+        self._office = Office(
+            self.bus, self.config, self.spawn, roster=lambda: self._roster, on_answered=self._discovery.count
+        )
         self._office_task = self.spawn(self._hold_office(self._office, predecessor), name="office")
 
     async def _hold_office(self, office: Office, predecessor: asyncio.Task[Any] | None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,42 @@ from sollol_agents.recorder.statistics import (
 )
 from sollol_agents.recorder.store import connect
 from sollol_agents.recorder.uptime import Passage, Uptime, uptime_of
+from sollol_agents.recorder.usage import UsageRow, usage_sql
 from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
 from sollol_schemas.instants import instant
-from sollol_schemas.queries import FleetStats, RecentReply, ReliabilityReply, ReliabilityView, StatsReply, WhyReply
+from sollol_schemas.queries import (
+    FleetStats,
+    RecentReply,
+    ReliabilityReply,
+    ReliabilityView,
+    StatsReply,
+    UsageBy,
+    WhyReply,
+)
 from sollol_schemas.subjects import NO_NODE
 
 _LATENCY_SAMPLES = 20_000  # the latest successes, from which percentiles are taken
 _RECENT_LIMIT = 1000
 _WHY_LIMIT = 100
-_ASKED = "(request_id = ? OR (job_id = ? AND job_id <> ''))"
+_ASKED = (
+    "(request_id = ? OR (job_id = ? AND job_id <> '')) AND (? IS NULL OR caller IN (SELECT value FROM json_each(?)))"
+)
 _DECISIONS_OF_RECENT = (
     "SELECT stored_at_ns, body FROM decisions WHERE request_id IN "
     "(SELECT request_id FROM outcomes ORDER BY recorded_at DESC LIMIT ?)"
 )
+_RECENT_OF_CALLER = (
+    "SELECT recorded_at, body, request_id FROM outcomes WHERE caller = ? AND caller <> '' "
+    "ORDER BY recorded_at DESC LIMIT ?"
+)
+_DECISIONS_OF = "SELECT stored_at_ns, body FROM decisions WHERE request_id IN (SELECT value FROM json_each(?))"
 _outcomes = msgspec.json.Decoder(Outcome)
 _decisions = msgspec.json.Decoder(DecisionEvent)
 _node_events = msgspec.json.Decoder(NodeEvent)
+
+
+Callers = Sequence[str] | None
 
 
 class Archive:
@@ -98,16 +117,19 @@ class Archive:
             entries=tuple([await self._view(*key, groups[key], presence.get(key[0])) for key in sorted(groups)])
         )
 
-    async def recent(self, limit: int, *, per_model: int = 0) -> RecentReply:
+    async def recent(self, limit: int, *, per_model: int = 0, callers: Callers = None) -> RecentReply:
         """The latest outcomes and node events, newest first.
 
         Args:
             limit: Outcomes and node events at most.
-            per_model: Outcomes of each model on each node at most; 0: no such limit.
+            per_model: Outcomes of each model on each node at most; 0: no such limit. It counts where all is told.
+            callers: Only outcomes of their requests; None: everybody's.
         """
         limit = min(limit, _RECENT_LIMIT)
         made: dict[str, Decision] = {}
-        if per_model:
+        if callers is not None:
+            outcomes, made = await self._recent_of(callers, limit)
+        elif per_model:
             outcomes = await self._recent_of_each_model(limit, per_model)
         else:
             made = _by_attempt(await self._connection.execute_fetchall(_DECISIONS_OF_RECENT, (limit,)))
@@ -121,6 +143,16 @@ class Archive:
             outcomes=tuple(_explained(_outcome_of(*row), made) for row in outcomes),
             node_events=tuple(_node_events.decode(row[0]) for row in events),
         )
+
+    async def _recent_of(self, callers: Sequence[str], limit: int) -> tuple[Iterable[Any], dict[str, Decision]]:
+        """The latest outcomes of some callers' requests, and what was decided of these."""
+        found: list[tuple[float, bytes, str]] = []
+        for caller in callers:
+            found += [(*row,) for row in await self._connection.execute_fetchall(_RECENT_OF_CALLER, (caller, limit))]
+        found = sorted(found, reverse=True)[:limit]
+        ids = msgspec.json.encode(sorted({request_id for _, _, request_id in found})).decode()
+        made = _by_attempt(await self._connection.execute_fetchall(_DECISIONS_OF, (ids,)))
+        return [(at, body) for at, body, _ in found], made
 
     async def _recent_of_each_model(self, limit: int, per_model: int) -> Iterable[Any]:
         """Outcomes that tell something about a model on a node; the same share for each pair."""
@@ -143,16 +175,23 @@ class Archive:
         found.sort(reverse=True)
         return found
 
-    async def why(self, asked_id: str) -> WhyReply:
-        """Decisions and outcomes of a request, or of every try of a job, oldest first; empty when nothing is known."""
+    async def why(self, asked_id: str, *, job: str = "", callers: Callers = None) -> WhyReply:
+        """Decisions and outcomes of a request, or of every try of a job, oldest first; empty when nothing is known.
+
+        Args:
+            asked_id: Of the request, or of the job.
+            job: The job's reference where it differs: with its owner in front.
+            callers: Whose request it must be; None: anybody's.
+        """
+        words = None if callers is None else msgspec.json.encode(callers).decode()
         decisions = await self._connection.execute_fetchall(
             "SELECT stored_at_ns, body FROM decisions "  # noqa: S608 both texts are ours
             f"WHERE {_ASKED} ORDER BY stored_at_ns, stream_seq LIMIT ?",
-            (asked_id, asked_id, _WHY_LIMIT),
+            (asked_id, job or asked_id, words, words, _WHY_LIMIT),
         )
         outcomes = await self._connection.execute_fetchall(
             f"SELECT recorded_at, body FROM outcomes WHERE {_ASKED} ORDER BY recorded_at LIMIT ?",  # noqa: S608 ours
-            (asked_id, asked_id, _WHY_LIMIT),
+            (asked_id, job or asked_id, words, words, _WHY_LIMIT),
         )
         made = _by_attempt(decisions)
         return WhyReply(
@@ -160,6 +199,17 @@ class Archive:
             decisions=tuple(_decision_of(*row) for row in decisions),
             outcomes=tuple(_explained(_outcome_of(*row), made) for row in outcomes),
         )
+
+    async def usage(self, since: float, *, by: Collection[UsageBy], callers: Callers = None) -> list[UsageRow]:
+        """What was used at or after `since` (seconds of Unix time), by caller and by what is asked for besides.
+
+        Tries of a job, and attempts of a request, count as one. With `callers`, only their requests.
+        """
+        words = None if callers is None else msgspec.json.encode(callers).decode()
+        rows = await self._connection.execute_fetchall(
+            usage_sql(with_model=UsageBy.MODEL in by, with_day=UsageBy.DAY in by), (since, words, words)
+        )
+        return [UsageRow(*row) for row in rows]
 
     async def _uptimes(self, node_id: str, now: float) -> dict[str, Uptime]:
         """How long each node has been there."""

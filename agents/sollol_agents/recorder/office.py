@@ -19,6 +19,7 @@ from sollol_bus.jetstream.pull import ConsumerSpec, PullConsumer
 from sollol_bus.parts import Spawn
 from sollol_bus.steady import steady_s
 from sollol_bus.transport.connection import Bus
+from sollol_bus.trust.callers import Roster
 from sollol_bus.waiting import happens
 from sollol_schemas import stores, subjects
 
@@ -49,14 +50,20 @@ class Office:
     """
 
     def __init__(
-        self, bus: Bus, config: RecorderConfig, spawn: Spawn, *, on_answered: Callable[[str, str], None]
+        self,
+        bus: Bus,
+        config: RecorderConfig,
+        spawn: Spawn,
+        *,
+        roster: Callable[[], Roster],
+        on_answered: Callable[[str, str], None],
     ) -> None:
         self.is_open = asyncio.Event()
         """Set while questions are answered."""
         self._bus = bus
         self._config = config
         self._path: Path = config.database_path()
-        self._queries = Queries(bus, spawn, on_answered=on_answered)
+        self._queries = Queries(bus, spawn, roster=roster, on_answered=on_answered)
         self._consumer: PullConsumer | None = None
         self._ingest: Ingest | None = None
         self._ingest_ended = asyncio.Event()

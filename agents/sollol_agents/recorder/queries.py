@@ -11,13 +11,15 @@ from typing import TypeVar
 from sollol_agents.recorder.archive import Archive
 from sollol_agents.recorder.statistics import fleet_stats
 from sollol_agents.recorder.store import Store
+from sollol_agents.recorder.usage import usage_of
 from sollol_bus.errors import ActorStopped, BusError, NotConnected, PayloadTooLarge, SollolError
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import INBOX_ROOT, Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_bus.transport.subscription import Subscription
+from sollol_bus.trust.callers import Roster
 from sollol_bus.waiting import happens
-from sollol_schemas import subjects
+from sollol_schemas import owners, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.queries import (
@@ -29,6 +31,8 @@ from sollol_schemas.queries import (
     ReliabilityRequest,
     StatsReply,
     StatsRequest,
+    UsageReply,
+    UsageRequest,
     WhyReply,
 )
 from sollol_schemas.steering import ResetEvent, ResetKind
@@ -56,6 +60,7 @@ class Queries:
     Args:
         bus: The recorder's connection.
         spawn: Starts a task that lives no longer than the actor.
+        roster: The callers as they are now.
         on_answered: Called with the question's name and the error's code, empty when there was none.
     """
 
@@ -64,10 +69,12 @@ class Queries:
         bus: Bus,
         spawn: Spawn,
         *,
+        roster: Callable[[], Roster] = Roster,
         on_answered: Callable[[str, str], None] = lambda _endpoint, _error: None,
     ) -> None:
         self._bus = bus
         self._spawn = spawn
+        self._roster = roster
         self._on_answered = on_answered
         self._archive: Archive | None = None
         self._store: Store | None = None
@@ -173,18 +180,30 @@ class Queries:
 
     async def _recent(self, archive: Archive, _store: Store, msg: Msg) -> RecentReply:
         request = _read(msg, RecentRequest, RecentRequest())
-        return await archive.recent(request.limit, per_model=request.per_model)
+        return await archive.recent(request.limit, per_model=request.per_model, callers=self._seen_by(msg))
 
     async def _why(self, archive: Archive, _store: Store, msg: Msg) -> WhyReply:
-        request_id = subjects.last_token(msg.subject)
+        request_id, caller = subjects.last_token(msg.subject), owners.caller_of(msg.headers)
+        job = owners.reference(caller, request_id) if is_bus_id(request_id) else request_id
         for look in range(_LOOKS):
             if look:
                 await asyncio.sleep(_LOOK_EVERY_S)  # a request that just ended may still be on its way here
-            reply = await archive.why(request_id)
+            reply = await archive.why(request_id, job=job, callers=self._seen_by(msg))
             if reply.decisions or reply.outcomes:
                 return reply
-        message = f"nothing is recorded about request {request_id}" if is_bus_id(request_id) else "not a request id"
+        is_id = is_bus_id(request_id) or owners.is_reference(request_id)
+        message = f"nothing is recorded about request {request_id}" if is_id else "not a request id"
         raise SollolError(body=ErrorBody(code=ErrorCode.UNKNOWN_REQUEST, message=message))
+
+    async def _usage(self, archive: Archive, _store: Store, msg: Msg) -> UsageReply:
+        request = _read(msg, UsageRequest, UsageRequest())
+        since = self._bus.clock.now_unix() - request.since_s if request.since_s > 0 else 0.0
+        rows = await archive.usage(since, by=request.by, callers=self._seen_by(msg))
+        return UsageReply(entries=usage_of(rows, self._roster(), request.by))
+
+    def _seen_by(self, msg: Msg) -> tuple[str, ...] | None:
+        """Of whose requests whoever asks may know; None: of everybody's."""
+        return self._roster().seen_by(owners.caller_of(msg.headers))
 
     async def _reset(self, archive: Archive, store: Store, msg: Msg) -> ReliabilityReply:
         request = _read(msg, ReliabilityRequest, ReliabilityRequest())
@@ -215,6 +234,7 @@ ENDPOINTS: dict[str, str] = {
     "reliability": subjects.RELIABILITY,
     "recent": subjects.RECENT,
     "why": subjects.WHY.all,
+    "usage": subjects.USAGE,
     "reset": subjects.ADMIN_METRICS_RESET,
 }
 

@@ -94,6 +94,7 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
     if area == "routing":
         decision = _decisions.decode(data).decision
         columns = {"request_id": decision.request_id, "job_id": decision.job_id, "body": data}
+        columns["caller"] = decision.caller
         return Row(Table.DECISIONS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
     if area in _events:
         event: _Event = _events[area].decode(data)
@@ -126,5 +127,8 @@ def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> Row:
             "output_tokens": figures.output_tokens or 0,
             "decode_s": figures.decode_s or 0.0,
             "body": body,
+            "caller": decision.caller,
+            "prompt_tokens": figures.prompt_tokens or 0,
+            "slot_s": figures.actual_s,
         },
     )

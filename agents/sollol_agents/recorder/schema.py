@@ -24,6 +24,9 @@ OUTCOME_COLUMNS: Final = (
     "output_tokens",
     "decode_s",
     "body",
+    "caller",
+    "prompt_tokens",
+    "slot_s",
 )
 
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -73,6 +76,20 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         kind          TEXT NOT NULL,     -- node, breaker or scorer
         node_id       TEXT NOT NULL,
         body          BLOB NOT NULL,
+        PRIMARY KEY (stored_at_ns, stream_seq)
+    ) WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE outcomes ADD COLUMN caller TEXT NOT NULL DEFAULT '';  -- opaque; empty: not known
+    ALTER TABLE outcomes ADD COLUMN prompt_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE outcomes ADD COLUMN slot_s REAL NOT NULL DEFAULT 0;
+    ALTER TABLE decisions ADD COLUMN caller TEXT NOT NULL DEFAULT '';
+    CREATE INDEX outcomes_by_caller ON outcomes (caller, recorded_at) WHERE caller <> '';
+
+    CREATE TABLE acts (
+        stored_at_ns  INTEGER NOT NULL,
+        stream_seq    INTEGER NOT NULL,
+        body          BLOB NOT NULL,     -- who did what, when and from where
         PRIMARY KEY (stored_at_ns, stream_seq)
     ) WITHOUT ROWID;
     """,

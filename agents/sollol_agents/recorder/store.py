@@ -36,7 +36,9 @@ _WRITE: Final = {
         f"ON CONFLICT (attempt_id) DO UPDATE SET {_CHANGES} "
         "WHERE (excluded.rank, excluded.recorded_at) >= (outcomes.rank, outcomes.recorded_at)"
     ),
-    Table.DECISIONS: "INSERT OR IGNORE INTO decisions VALUES (:stored_at_ns, :stream_seq, :request_id, :job_id, :body)",
+    Table.DECISIONS: (
+        "INSERT OR IGNORE INTO decisions VALUES (:stored_at_ns, :stream_seq, :request_id, :job_id, :body, :caller)"
+    ),
     Table.EVENTS: "INSERT OR IGNORE INTO events VALUES (:stored_at_ns, :stream_seq, :kind, :node_id, :body)",
 }
 _FORGET = "DELETE FROM outcomes WHERE (:node_id IN ('', node_id)) AND (:model IN ('', model))"

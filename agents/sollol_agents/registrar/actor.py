@@ -25,8 +25,10 @@ from sollol_bus.trust.authority import (
     new_secret,
     without,
 )
+from sollol_bus.trust.callers import named
 from sollol_bus.trust.certificates import fingerprint
 from sollol_bus.trust.claims import public_key
+from sollol_bus.trust.standings import StandingStore
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.inboxes import NEWCOMER_INBOX_PREFIX
@@ -39,6 +41,7 @@ from sollol_schemas.members import (
     JoinRequest,
     Revoke,
 )
+from sollol_schemas.subjects import Role
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ class Registrar(Actor[RegistrarConfig]):
             raise ConfigError(f"{self.config.file(AUTHORITY)} cannot be read: {error}") from error
         self._authority = kept
         await self._push(kept)
+        self.spawn(self._let_observers_see(), name="observers")
         self.bus.on_reconnect(self._on_reconnect)
         self.take(subjects.JOIN, lambda msg: self._answer(msg, self._join, _NEWCOMERS), queue=subjects.REGISTRARS)
         self.take(
@@ -127,10 +131,22 @@ class Registrar(Actor[RegistrarConfig]):
             raise
         is_renewed = changed.revoked != self.authority.revoked
         await self._keep(changed)
+        if member.role is Role.OBSERVER:
+            self.spawn(self._let_observers_see(), name="observers")
         if is_renewed:
             await self._push_or_say(changed)  # the new credentials hold in any case
         log.info("%s joined as a %s", member.name, member.role, extra={"action": "member_joined"})
         return JoinReply(ca=self._ca, member=member, claims=claims_of_member(changed, member, now=now))
+
+    async def _let_observers_see(self) -> None:
+        """Notes of observers of whom nothing is noted yet that they are told of everybody's requests."""
+        store = StandingStore(self.bus)
+        try:
+            for member in self.authority.members.values():
+                if member.role is Role.OBSERVER and member.name not in (await store.load()).callers:
+                    await store.change(named(member.name, sees_all=True))
+        except SollolError as error:
+            log.warning("observers are not noted: %s", error, extra={"action": "observers_unnoted"})
 
     async def _administer(self, msg: Msg) -> FleetReply:
         request: FleetRequest = decode(msg.data, FleetRequest)  # type: ignore[arg-type]  # a union decodes too

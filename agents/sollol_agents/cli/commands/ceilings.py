@@ -13,6 +13,7 @@ TeamFlag = Annotated[str | None, Parameter(help="Its team; who is in none is a t
 PriorityFlag = Annotated[str | None, Parameter(help="Highest priority of its requests, 0 to 10 or a name.")]
 PerMinuteFlag = Annotated[float | None, Parameter(help="Requests per minute; 0: no ceiling.")]
 ConcurrentFlag = Annotated[int | None, Parameter(help="Requests open at a time; 0: no ceiling.")]
+SeesAllFlag = Annotated[bool | None, Parameter(help="Told of everybody's requests by `why`, `recent` and `usage`.")]
 JobsFlag = Annotated[int | None, Parameter(help="Jobs that have not ended; 0: no ceiling.")]
 
 HEADINGS: Final = ("TEAM", "MAX PRIORITY", "PER MINUTE", "CONCURRENT", "JOBS")
@@ -24,6 +25,8 @@ def given(
     per_minute: float | None,
     concurrent: int | None,
     jobs: int | None,
+    *,
+    sees_all: bool | None = None,
 ) -> dict[str, object]:
     """What was said of a caller, by field of `Standing`."""
     highest = None if max_priority is None else PRIORITY_NAMES.get(max_priority.lower(), max_priority)
@@ -33,6 +36,7 @@ def given(
         "requests_per_minute": per_minute,
         "max_concurrent": concurrent,
         "max_jobs": jobs,
+        "sees_all": sees_all,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

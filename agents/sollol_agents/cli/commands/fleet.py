@@ -21,6 +21,7 @@ from sollol_agents.cli.commands.ceilings import (
     JobsFlag,
     PerMinuteFlag,
     PriorityFlag,
+    SeesAllFlag,
     TeamFlag,
     columns,
     given,
@@ -159,6 +160,7 @@ def limit(
     per_minute: PerMinuteFlag = None,
     concurrent: ConcurrentFlag = None,
     jobs: JobsFlag = None,
+    sees_all: SeesAllFlag = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:
     """Changes the team and the ceilings of a caller, and shows them; they hold within a moment.
@@ -169,7 +171,7 @@ def limit(
     log_lines.set_up(log)
     if not is_bus_id(name):
         raise ConfigError(f"{name!r} is no name of a caller")
-    changes = given(team, max_priority, per_minute, concurrent, jobs)
+    changes = given(team, max_priority, per_minute, concurrent, jobs, sees_all=sees_all)
 
     async def main() -> int:
         async with running.connected(bus) as client:
@@ -253,7 +255,7 @@ def invite(
     is_asking = role in ("client", "observer")
     if standing and not is_asking:
         raise ConfigError(f"a {role} has no team and no ceilings: it asks for nothing, or is an operator")
-    change = named(name, **standing)
+    change = named(name, sees_all=role == "observer", **standing)
     change(Standings(callers={}))  # refuses what is out of range before anybody is invited
 
     async def note(client: Client) -> None:

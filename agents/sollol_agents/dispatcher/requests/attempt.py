@@ -253,6 +253,5 @@ def envelope(request: Request, granted: Granted, deadline_s: float, ticket: str 
         deadline_s=deadline_s,
         keep_alive_s=granted.keep_alive_s,
         has_tools=request.context.has_tools,
-        caller=request.caller,
         ticket=ticket,
     )

@@ -29,6 +29,7 @@ def unserved(request: Request, error: ErrorBody, *, waited_s: float) -> Outcome:
         priority=routing.priority,
         queue_s=waited_s,
         attempt=0,
+        caller=request.caller,
     )
     status = OutcomeStatus.CANCELLED if error.code is ErrorCode.CANCELLED else OutcomeStatus.FAILED
     if error.blamed in (Owner.REQUEST, Owner.OUTPUT):

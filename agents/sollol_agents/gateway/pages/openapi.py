@@ -73,6 +73,7 @@ def document() -> dict[str, Any]:
     paths["/api/show"] = {"post": _operation("One model's details.", ("model",))}
     paths["/v1/models/{model}"] = {"get": _operation("One model.") | {"parameters": [_in_path("model")]}}
     paths["/api/stats"] = {"get": _window("Statistics of the cluster.", stats)}
+    paths["/api/usage"] = {"get": _window("Who has used how much; for administrators.", {"type": "object"})}
     both = {"type": "object", "properties": {"nodes": nodes, "stats": stats}}
     paths["/api/dashboard"] = {"get": _window("Nodes and statistics at once.", both)}
     paths |= {path: {method: _operation(text, needs)} for path, (method, text, needs) in _MANAGEMENT.items()}

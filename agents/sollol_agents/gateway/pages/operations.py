@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sollol_agents.gateway.http.access import guest_of
 from sollol_agents.gateway.http.bodies import json_response
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.management.fleet import Fleet
 from sollol_agents.gateway.pages.openapi import document
-from sollol_bus.errors import BadRequest, BusError, SollolError
+from sollol_bus.errors import BadRequest, BusError, SollolError, error_from
 from sollol_bus.jetstream.api import api
 from sollol_bus.sdk.client import Client
 from sollol_bus.version import VERSION
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.queries import UsageBy, UsageRequest
 from sollol_schemas.telemetry import NodeState
 
 _STORE_ANSWER_S: Final = 1.0
@@ -53,6 +57,7 @@ class OperationPages:
         """The paths of operations."""
         reads = {
             "/api/stats": self.stats,
+            "/api/usage": self.usage,
             "/api/dashboard": self.dashboard,
             "/healthz": self.healthz,
             "/readyz": self.readyz,
@@ -111,6 +116,17 @@ class OperationPages:
     async def stats(self, request: Request) -> Response:
         """Statistics of the cluster."""
         return json_response(await self._client.stats(_window(request)))
+
+    async def usage(self, request: Request) -> Response:
+        """Who has used how much; for administrators."""
+        if not guest_of(request).is_admin:
+            message = "usage is told to administrators: `sollol keys create NAME --admin`"
+            raise error_from(ErrorBody(code=ErrorCode.FORBIDDEN, message=message))
+        asked = {"since_s": _window(request), "by": request.query_params.getlist("by") or ["caller"]}
+        try:
+            return json_response(await self._client.usage(msgspec.convert(asked, UsageRequest)))
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"by must be one or more of {', '.join(UsageBy)}") from error
 
     async def dashboard(self, request: Request) -> Response:
         """Everything that a page about the fleet shows, at once."""

@@ -93,7 +93,7 @@ class Attempt:
         """Why it ended; None: it is whole, or not over."""
         self.evidence: Evidence | None = None
         """What its failure proves."""
-        self.asked = (exec_.caller, body)
+        self.asked = (decision.caller or exec_.caller, body)
         """Who asked, and what, as it came."""
         self.permission = Permission(bus, decision, exec_.go_s, self._refused)
         self._bus = bus

@@ -70,6 +70,7 @@ def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityCla
         rejected=dict(Counter(r.reason.value for r in verdict.rejections)) if verdict.rejections else {},
         term=facts.term,
         forecast=_forecast(waiting, cost, facts.now),
+        caller=request.caller,
     )
 
 
