@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Any
 
@@ -158,6 +159,20 @@ RETRYABLE: frozenset[ErrorCode] = frozenset(
 FREE_OF_CHARGE: frozenset[ErrorCode] = frozenset({ErrorCode.BUSY, ErrorCode.DRAINING, ErrorCode.STALE_TERM})
 
 
+_DAY_S = 86_400
+COME_AGAIN_S: dict[ErrorCode, int] = {
+    ErrorCode.QUEUE_FULL: 1,
+    ErrorCode.BUSY: 1,
+    ErrorCode.DEADLINE_UNREACHABLE: 5,
+    ErrorCode.NO_ELIGIBLE_NODE: 5,
+    ErrorCode.NO_NODES: 2,
+    ErrorCode.DRAINING: 1,
+    ErrorCode.STALE_TERM: 1,
+    ErrorCode.ACTOR_STOPPED: 1,
+}
+"""Where waiting is what helps, and how long, when the error does not say it itself."""
+
+
 QUOTES_NOBODY: frozenset[ErrorCode] = frozenset(
     code for code, owner in OWNER.items() if owner in (Owner.NODE, Owner.PATH)
 ) | {ErrorCode.STALLED}
@@ -194,6 +209,12 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not wanted > 0:
             return 0.0
         return float(wanted)
+
+    @property
+    def retry_after(self) -> int:
+        """Whole seconds for the header `Retry-After`; 0: it is not set."""
+        wanted_s = self.retry_after_s
+        return math.ceil(wanted_s) if 0 < wanted_s < _DAY_S else COME_AGAIN_S.get(self.code, 0)
 
     def without_quotes(self) -> ErrorBody:
         """The error as others than its caller may see it."""

@@ -51,6 +51,8 @@ CHUNKS: Final = "Sollol-Chunks"
 PART: Final = "Sollol-Part"
 """`i/n`: this message is part i of n of one chunk that was too large for one message."""
 CONTENT_TYPE: Final = "Content-Type"
+RETRY_AFTER: Final = "Retry-After"
+"""On an error: whole seconds after which asking again may succeed, where waiting is what helps."""
 
 # Jobs.
 JOB_RUN: Final = "Sollol-Job-Run"

@@ -8,7 +8,7 @@ from typing import Final
 from sollol_schemas.ids import is_bus_id
 
 CLIENT_INBOX_PREFIXES: Final = ("_INBOX.", "_INBOX_cli.")
-"""Only inboxes below these may receive tokens."""
+"""What callers' inboxes begin with; where nobody is known by name, also with a prefix of their own, `_INBOX_mine`."""
 _UNFIT: Final = re.compile(r"[*> \t\r\n]|\.\.|\.\Z")
 CONTROL_INBOX_PREFIX: Final = "_INBOX_ctl"
 CLIENT_INBOX_PREFIX: Final = "_INBOX_cli"
@@ -18,6 +18,8 @@ NEWCOMER_INBOX_PREFIX: Final = "_INBOX_new"
 LEAVE_S: Final = 900.0
 """How long a node may speak into an inbox that a message to it named as its reply subject: longer than any request has
 whose caller says nothing of it, and ends are said again."""
+_ROOT: Final = "_INBOX"
+_OURS: Final = frozenset({CONTROL_INBOX_PREFIX, NODE_INBOX_PREFIX, NEWCOMER_INBOX_PREFIX})
 JOB_CALLBACK_ROOT: Final = "callbacks."
 """Results are delivered to subjects below this one, or into callers' inboxes, and nowhere else."""
 
@@ -39,7 +41,9 @@ def is_node_inbox(subject: str, node_id: str) -> bool:
 
 def is_client_inbox(subject: str) -> bool:
     """Whether tokens may be published to `subject`: a concrete subject inside the callers' inbox space."""
-    return subject.startswith(CLIENT_INBOX_PREFIXES) and _is_concrete(subject)
+    root = subject.partition(".")[0]
+    is_callers = root == _ROOT or (root.startswith(f"{_ROOT}_") and root not in _OURS)
+    return is_callers and root != subject and _is_concrete(subject)
 
 
 def _is_concrete(subject: str) -> bool:

@@ -38,6 +38,7 @@ from sollol_bus.transport.subscription import Subscription
 from sollol_bus.transport.wire import block_of, publication
 from sollol_bus.waiting import call_all, forget_failure
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.headers import CHUNKS
 from sollol_schemas.subjects import V1, by_members
 
 __all__ = ["INBOX_ROOT", "PAYLOAD_MARGIN_BYTES", "SETTLING_S", "Bus", "BusConfig", "NoServer"]
@@ -303,10 +304,12 @@ class Bus:
         sizes = {"size_bytes": len(payload), "limit_bytes": self.max_payload}
         self.respond_error(msg.reply, ErrorBody(code=ErrorCode.REPLY_TOO_LARGE, message=text, details=sizes))
 
-    def respond_error(self, reply: str, error: ErrorBody) -> None:
-        """Answers with an error, into an inbox only."""
+    def respond_error(self, reply: str, error: ErrorBody, *, is_stream: bool = False) -> None:
+        """Answers with an error, into an inbox only; whoever waits for a stream gets its end behind it."""
         if reply.startswith(INBOX_ROOT):
             self.publish(reply, encode(error), headers=error_headers(error))
+            if is_stream:
+                self.publish(reply, headers={CHUNKS: "1"})
 
     async def flush(self, timeout_s: float = 5.0) -> None:
         """Returns when the server has processed everything published so far.

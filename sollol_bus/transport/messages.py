@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from sollol_bus.errors import DecodeFailed
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.headers import NO_RESPONDERS, SERVICE_ERROR, SERVICE_ERROR_CODE, STATUS
+from sollol_schemas.headers import NO_RESPONDERS, RETRY_AFTER, SERVICE_ERROR, SERVICE_ERROR_CODE, STATUS
 
 __all__ = ["Msg", "decode", "decoded", "encode", "error_headers", "error_of", "is_no_responders", "size_of_headers"]
 
@@ -74,7 +74,10 @@ def is_no_responders(msg: Msg) -> bool:
 def error_headers(body: ErrorBody) -> dict[str, str]:
     """The headers that mark a message as an error, fresh for each message."""
     text = body.message.replace("\r", " ").replace("\n", " ")[:_HEADER_TEXT_MAX]
-    return {SERVICE_ERROR: text or body.code.value, SERVICE_ERROR_CODE: str(body.http_status)}
+    headers = {SERVICE_ERROR: text or body.code.value, SERVICE_ERROR_CODE: str(body.http_status)}
+    if body.retry_after:
+        headers[RETRY_AFTER] = str(body.retry_after)
+    return headers
 
 
 def size_of_headers(headers: dict[str, str]) -> int:

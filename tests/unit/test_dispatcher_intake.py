@@ -260,7 +260,9 @@ def test_a_job_is_as_old_as_its_storing_and_says_how_many_wait_behind_it(
 @pytest.mark.parametrize("end", ["a", "a.b", "a_b.c-d", "a" * 249])
 def test_a_concrete_subject_among_callers_inboxes_is_one(end: str) -> None:
     assert is_client_inbox(f"_INBOX.{end}")
-    assert not is_client_inbox(f"_INBOX_ctl.{end}")
+    assert is_client_inbox(f"_INBOX_mine.{end[:240]}")
+    for root in ("_INBOX_ctl", "_INBOX_node", "_INBOX_new", "_INBOXES", "my.inbox", "sollol.v1"):
+        assert not is_client_inbox(f"{root}.{end}")
 
 
 @pytest.mark.parametrize("end", ["a..b", "a.", "*", "a.>", "a b", "a\tb", "a\n", "a\r\nb", "ä", "", "a" * 250])

@@ -8,6 +8,7 @@ import pytest
 
 from sollol_agents.node.engines.refusals import failure, refusal
 from sollol_agents.requests.faults import RULES, fault_of, is_alike, is_gone, said
+from sollol_bus.transport.messages import error_headers
 from sollol_schemas.errors import OWNER, QUOTES_NOBODY, ErrorBody, ErrorCode, Lack, Owner
 
 NO_IMAGES = "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj"
@@ -145,3 +146,22 @@ def test_only_messages_of_our_own_are_kept() -> None:
     assert not QUOTES_NOBODY & {
         code for code in ErrorCode if code.name.startswith("ENGINE") or code.name == "LOAD_FAILED"
     }
+
+
+@pytest.mark.parametrize(
+    ("code", "told_s", "header"),
+    [
+        (ErrorCode.QUEUE_FULL, 2.4, "3"),
+        (ErrorCode.QUEUE_FULL, None, "1"),
+        (ErrorCode.ATTEMPTS_EXHAUSTED, 2.0, "2"),
+        (ErrorCode.ATTEMPTS_EXHAUSTED, None, None),
+        (ErrorCode.NO_NODES, None, "2"),
+        (ErrorCode.NO_ELIGIBLE_NODE, 1e9, "5"),
+        (ErrorCode.BAD_REQUEST, None, None),
+    ],
+)
+def test_an_error_says_when_to_come_again_where_waiting_helps(
+    code: ErrorCode, told_s: float | None, header: str | None
+) -> None:
+    details = {} if told_s is None else {"retry_after_s": told_s}
+    assert error_headers(ErrorBody(code=code, message="no", details=details)).get("Retry-After") == header

@@ -87,22 +87,27 @@ class Administration(Part):
 
     def on_request(self, msg: Msg) -> None:
         """Takes one operator's request."""
+        operation = subjects.last_token(msg.subject)
         try:
-            asked = decode(msg.data, AdminRequest)
-            control = control_request(subjects.last_token(msg.subject), asked)
+            asked = decode(msg.data or b"{}", AdminRequest)
+            control = control_request(operation, asked)
+            refused = self._refusal_of(asked)
         except (DecodeFailed, UnknownOperation) as error:
-            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
-            return
-        if not is_bus_id(asked.node_id):
-            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message="invalid node id"))
-            return
-        if len(self._open) >= _MAX_OPEN:
-            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many at once"))
+            refused = ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))
+        if refused is not None:
+            self._bus.respond_error(msg.reply, refused, is_stream=operation == "pull")
             return
         if isinstance(control, ControlDrain | ControlSet):
             self._spawn(self._keep(msg.reply, asked.node_id, control), name=f"intent.{asked.node_id}")
         else:
             self._forward(msg.reply, asked.node_id, control)
+
+    def _refusal_of(self, asked: AdminRequest) -> ErrorBody | None:
+        if not is_bus_id(asked.node_id):
+            return ErrorBody(code=ErrorCode.BAD_REQUEST, message="invalid node id")
+        if len(self._open) >= _MAX_OPEN:
+            return ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many at once", details={"retry_after_s": 1})
+        return None
 
     async def _keep(self, reply: str, node_id: str, control: ControlDrain | ControlSet) -> None:
         """Keeps what is wanted of the node and tells it; where it cannot be kept, the node alone knows."""
@@ -136,9 +141,7 @@ class Administration(Part):
             if error is None:
                 self._bus.publish(reply, answer.data, reply=forwarded.refusals.subject if answer.data else "")
                 return
-            self._bus.respond_error(reply, error)
-            if is_stream:
-                self._bus.publish(reply, b"")
+            self._bus.respond_error(reply, error, is_stream=is_stream)
 
         def on_refusal(refused: Msg | BusError) -> None:
             is_unheard = isinstance(refused, Msg) and is_no_responders(refused) and not self._bus.is_settling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -35,6 +36,7 @@ Handler = Callable[[Msg], Coroutine[Any, Any, None]]
 MAX_OPEN = 512
 _PROVISIONED_WITHIN_S = 5.0
 _PART_BYTES = 512 << 10
+_WITH_RESULT = re.compile(rb'"with_result"\s*:\s*true')
 
 
 class JobQuestions:
@@ -73,8 +75,12 @@ class JobQuestions:
     def _taking(self, handler: Handler) -> Callable[[Msg], None]:
         def take(msg: Msg) -> None:
             if self._open >= MAX_OPEN:
-                full = ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many requests at once; try again")
-                self._bus.respond_error(msg.reply, full)
+                full = ErrorBody(
+                    code=ErrorCode.QUEUE_FULL,
+                    message="too many requests at once; try again",
+                    details={"retry_after_s": 1},
+                )
+                self._refuse(msg, full)
                 return
             self._open += 1
             self._spawn(self._answer(handler, msg), name="question")
@@ -86,24 +92,28 @@ class JobQuestions:
             await self._check_provisioned()
             await handler(msg)
         except Refused as refused:
-            self._bus.respond_error(msg.reply, refused.error)
+            self._refuse(msg, refused.error)
         except Rejected as rejected:
-            self._bus.respond_error(msg.reply, rejected.error)
+            self._refuse(msg, rejected.error)
         except DecodeFailed as error:
-            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
+            self._refuse(msg, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
         except (BusError, Overtaken) as error:
             log.info("a request about jobs failed: %s", error, extra={"action": "job_request_failed"})
             message = f"the queue of jobs does not answer: {error}"
-            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.ACTOR_STOPPED, message=message))
+            self._refuse(msg, ErrorBody(code=ErrorCode.ACTOR_STOPPED, message=message))
         finally:
             self._open -= 1
+
+    def _refuse(self, msg: Msg, error: ErrorBody) -> None:
+        is_stream = msg.subject == subjects.JOB_GET and _WITH_RESULT.search(msg.data) is not None
+        self._bus.respond_error(msg.reply, error, is_stream=is_stream)
 
     async def _check_provisioned(self) -> None:
         if not await happens(self._tools.is_provisioned, _PROVISIONED_WITHIN_S):
             raise Refused(ErrorCode.ACTOR_STOPPED, "the queue of jobs is not there (yet); try again")
 
     async def _get(self, msg: Msg) -> None:
-        asked = decode(msg.data, JobGet)
+        asked = decode(msg.data or b"{}", JobGet)
         job_id, caller = meant_by(msg, asked.job_id), owners.caller_of(msg.headers)
         status = told(caller, await self._lookup.status(job_id, called=asked.job_id))
         if not asked.with_result:
@@ -131,11 +141,11 @@ class JobQuestions:
         self._bus.publish(msg.reply, b"", headers={h.CHUNKS: str(1 + len(parts))})
 
     async def _list(self, msg: Msg) -> None:
-        asked = decode(msg.data, JobListRequest)
+        asked = decode(msg.data or b"{}", JobListRequest)
         self._bus.respond(msg, _listed(msg, await self._listing.latest(asked, owners.caller_of(msg.headers))))
 
     async def _dead(self, msg: Msg) -> None:
-        asked = decode(msg.data, JobListRequest)
+        asked = decode(msg.data or b"{}", JobListRequest)
         self._bus.respond(msg, _listed(msg, await self._listing.dead(asked, owners.caller_of(msg.headers))))
 
 

@@ -44,7 +44,7 @@ class Removal:
 
     async def cancel(self, msg: Msg) -> None:
         """Answers a request to cancel a job: its state first, then its message, then what runs."""
-        said = decode(msg.data, JobRef).job_id
+        said = decode(msg.data or b"{}", JobRef).job_id
         job_id = meant_by(msg, said)
         stored = await self._lookup.find(job_id)
         while True:
@@ -83,7 +83,7 @@ class Removal:
 
     async def purge(self, msg: Msg) -> None:
         """Answers a request to forget jobs that have ended."""
-        asked = decode(msg.data, JobPurgeRequest)
+        asked = decode(msg.data or b"{}", JobPurgeRequest)
         states = frozenset(asked.states) or TERMINAL
         if not states <= TERMINAL:
             raise Refused(ErrorCode.BAD_REQUEST, "only jobs that have ended can be purged; cancel the others")

@@ -42,7 +42,7 @@ class Submission:
 
     async def enqueue(self, msg: Msg) -> None:
         """Answers a request to store a job."""
-        asked = decode(msg.data, EnqueueRequest)
+        asked = decode(msg.data or b"{}", EnqueueRequest)
         said = asked.job_id or secrets.token_hex(_ID_BYTES)
         job_id = meant_by(msg, said)
         hosts, owner = self._tools.config.job_callback_hosts, owners.owner_of(job_id)
@@ -70,7 +70,7 @@ class Submission:
 
     async def retry(self, msg: Msg) -> None:
         """Answers a request to run a job again that has ended without an answer."""
-        said = decode(msg.data, JobRef).job_id
+        said = decode(msg.data or b"{}", JobRef).job_id
         job_id = meant_by(msg, said)
         found = await self._tools.letters.find(job_id)
         status, revision = await self._tools.states.read(job_id)

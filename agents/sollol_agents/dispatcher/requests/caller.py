@@ -58,9 +58,7 @@ class Caller:
     def refuse(self, error: ErrorBody) -> None:
         """Tells what went wrong, as the end of the answer."""
         try:
-            self._bus.respond_error(self._request.reply_to, error)
-            if self._request.wants_stream:
-                self._bus.publish(self._request.reply_to, b"")
+            self._bus.respond_error(self._request.reply_to, error, is_stream=self._request.wants_stream)
         except NotConnected:
             log.info(
                 "request %s: the caller could not be told: %s",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Final
@@ -41,6 +42,7 @@ _NUMBER_MAX = 10_000
 _TRACEPARENT_MAX = 128  # more than twice as long as one can be
 _JOB_PLACE_PARTS = 3
 _DIGITS = 20
+_STREAMS = re.compile(rb'"stream"\s*:\s*true')
 _EVERYBODY: Final = Roster()
 _OF_CONTROL: Final = frozenset({h.JOB, h.JOB_PLACE, h.NUMBER})
 """Nobody is believed who says this for itself: it spares a request from ceilings."""
@@ -141,6 +143,11 @@ def take_in(
         via=header_of(*marks_in(head.get(h.VIA, ""))),
         caller=word_of(caller),
     )
+
+
+def seems_to_stream(payload: bytes, headers: Mapping[str, str]) -> bool:
+    """Whether the caller waits for a stream, as far as a request says that cannot be used."""
+    return h.STREAM in headers or _STREAMS.search(payload) is not None
 
 
 def check_path(path: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 
 from sollol_agents.dispatcher.config import DispatcherConfig
@@ -12,17 +14,18 @@ from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.requests.active import ActiveRequest
 from sollol_agents.dispatcher.requests.attempt import AbandonedAttempts
-from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, Rejected, Request, take_in
+from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, Rejected, Request, seems_to_stream, take_in
 from sollol_agents.dispatcher.requests.leaving import Leaving
 from sollol_agents.dispatcher.requests.node_probes import NodeProbes
 from sollol_agents.dispatcher.requests.scorer_watch import ScorerWatch
 from sollol_agents.dispatcher.requests.tools import Tools
 from sollol_agents.requests.detector import Detector
+from sollol_bus.errors import DecodeFailed, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.observe.request_log import log_prompt
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, decoded, encode
+from sollol_bus.transport.messages import Msg, decode, decoded, encode
 from sollol_bus.trust.callers import Roster
 from sollol_bus.trust.standings import follow_roster
 from sollol_schemas import subjects
@@ -37,6 +40,8 @@ from sollol_schemas.telemetry import NodeState
 log = logging.getLogger(__name__)
 
 _PONG = encode(DispatcherPong())
+_HELD_NOWHERE_S = 0.5
+"""Whoever holds a request that is cancelled says so within this time."""
 _NOT_HELD = encode(DispatcherPong(is_held=False))
 
 
@@ -115,6 +120,7 @@ class RequestTable(Part):
         self._bus.subscribe(subjects.NODE_EVENT.all, self._on_node_event)
         self._bus.serve(subjects.DISPATCHER_PROBE.of(self.tools.instance), self._on_ping)
         self._bus.serve(subjects.CANCEL, self._on_cancel)
+        self._bus.serve(subjects.CANCEL, self._on_any_cancel, queue=subjects.DISPATCHERS)
 
     def in_flight(self) -> Collection[str]:
         """Ids of the requests that are not answered yet."""
@@ -152,8 +158,7 @@ class RequestTable(Part):
             self._check_room(request)
         except Rejected as rejected:
             self.rejected += 1
-            self._bus.respond_error(msg.reply, rejected.error)
-            self._bus.publish(msg.reply, b"")
+            self._bus.respond_error(msg.reply, rejected.error, is_stream=seems_to_stream(msg.data, msg.headers or {}))
             return
         if request.control_inbox and not self._bus.is_connected:
             return  # it lay here until the connection had broken: who watches over it has sent it again
@@ -218,6 +223,22 @@ class RequestTable(Part):
             return  # it goes on
         active.cancel(ErrorCode.CANCELLED, "cancelled by its caller", comes_again=asked.comes_again)
         self._bus.respond(msg, CancelReply(request_id=asked.request_id, is_cancelled=True))
+
+    def _on_any_cancel(self, msg: Msg) -> None:
+        """One dispatcher answers for all when none says that it holds such a request."""
+        if not msg.reply:
+            return
+        try:
+            asked = decode(msg.data or b"{}", CancelRequest)
+        except DecodeFailed as error:
+            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
+            return
+        unknown = CancelReply(request_id=asked.request_id, is_cancelled=False)
+        asyncio.get_running_loop().call_later(_HELD_NOWHERE_S, self._tell_unknown, msg, unknown)
+
+    def _tell_unknown(self, msg: Msg, unknown: CancelReply) -> None:
+        with suppress(NotConnected):
+            self._bus.respond(msg, unknown)
 
     def _on_ping(self, msg: Msg) -> None:
         asked = decoded(msg, DispatcherPing) if msg.data else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 from typing import Any, Final
@@ -12,7 +11,7 @@ import msgspec
 from sollol_agents.gateway.http.names import FROM_THE_DOOR, INVALID_NAME, with_names_told
 from sollol_agents.requests.dialects import Dialect
 from sollol_agents.requests.ollama.gojson import write
-from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.errors import COME_AGAIN_S, ErrorBody, ErrorCode
 
 JSON: Final = b"application/json; charset=utf-8"
 PLAIN_JSON: Final = b"application/json"
@@ -40,18 +39,6 @@ _OPENAI_TYPES: Final = {
     429: "rate_limit_error",
 }
 _ANTHROPIC_TYPES: Final = _OPENAI_TYPES | {413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
-
-_RETRY_AFTER_S: Final[dict[ErrorCode, int]] = {
-    ErrorCode.QUEUE_FULL: 1,
-    ErrorCode.BUSY: 1,
-    ErrorCode.DEADLINE_UNREACHABLE: 5,
-    ErrorCode.NO_ELIGIBLE_NODE: 5,
-    ErrorCode.NO_NODES: 2,
-    ErrorCode.DRAINING: 1,
-    ErrorCode.STALE_TERM: 1,
-    ErrorCode.ACTOR_STOPPED: 1,
-}
-"""Where waiting is what helps, and how long, when the error does not say it itself."""
 
 _TYPE: Final = re.compile(r"(application/json|text/plain)(; ?charset=[\w-]+)?", re.IGNORECASE)
 """Kinds that a browser makes nothing of."""
@@ -109,17 +96,15 @@ def while_nodes_vanish(error: ErrorBody) -> ErrorBody:
     if not lost or not isinstance(tried, list):
         return error
     reasons = dict.fromkeys(map(str, tried), "failed this request")
-    after_s = error.retry_after_s or _RETRY_AFTER_S[ErrorCode.NO_NODES]
+    after_s = error.retry_after_s or COME_AGAIN_S[ErrorCode.NO_NODES]
     details = error.details | {"nodes": reasons, "retry_after_s": after_s}
     return msgspec.structs.replace(error, status=503, details=details)
 
 
 def retry_headers(error: ErrorBody) -> list[Header]:
     """Whether and when to try again; false where other nodes have been tried already."""
-    wanted = error.retry_after_s
-    seconds = math.ceil(wanted) if 0 < wanted < 86_400 else _RETRY_AFTER_S.get(error.code, 0)
-    if seconds:
-        return [(b"retry-after", b"%d" % seconds), (b"x-should-retry", b"true")]
+    if error.retry_after:
+        return [(b"retry-after", b"%d" % error.retry_after), (b"x-should-retry", b"true")]
     return [(b"x-should-retry", b"false")] if error.http_status >= 400 else []
 
 
