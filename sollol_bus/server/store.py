@@ -51,7 +51,7 @@ def try_claim(store_dir: Path) -> StoreClaim | None:
         ConfigError: The directory cannot be used, or a server that was started otherwise works in it.
     """
     try:
-        store_dir.mkdir(parents=True, exist_ok=True)
+        store_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(store_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"store_dir={str(store_dir)!r} cannot be used: {error.strerror}") from error

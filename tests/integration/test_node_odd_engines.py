@@ -60,6 +60,12 @@ async def test_a_chunk_over_the_payload_limit_comes_in_parts(nats_server: Embedd
         assert [len(line["message"]["content"]) for line in lines] == [size, 0]
 
 
+async def test_a_real_ollama_is_not_asked_what_it_pretends(nats_server: EmbeddedServer, bus: Bus) -> None:
+    async with ScriptedEngine(OLLAMA) as engine, noded(nats_server, bus, url=engine.url):
+        await eventually(lambda: "/api/ps" in engine.requests)
+        assert not [path for path in engine.requests if not path.startswith("/api/")]
+
+
 async def test_a_single_reply_over_the_payload_limit_names_the_remedy(nats_server: EmbeddedServer, bus: Bus) -> None:
     engine_answers = big_chat(bus.max_payload + 1000)
     async with ScriptedEngine(engine_answers) as engine, noded(nats_server, bus, url=engine.url) as node:

@@ -165,7 +165,11 @@ def test_trouble_on_the_way_to_a_dispatcher_ends_no_job(error: SollolError, code
     ("url", "is_permitted"),
     [
         ("https://hooks.example/x", True),
-        ("http://hooks.example:8080/x?y", True),
+        ("http://hooks.example:80/x?y", True),
+        ("http://hooks.example:6379/", False),
+        ("https://hooks.example:80/", False),
+        ("http://any.example:6379/", True),
+        ("http://any.example/", True),
         ("http://other.example:9000/", True),
         ("http://other.example:9001/", False),
         ("http://hooks.example.evil/x", False),
@@ -178,7 +182,7 @@ def test_trouble_on_the_way_to_a_dispatcher_ends_no_job(error: SollolError, code
     ],
 )
 def test_results_are_posted_to_listed_hosts_only(url: str, is_permitted: bool) -> None:
-    assert is_permitted_url(url, ("hooks.example", "other.example:9000")) is is_permitted
+    assert is_permitted_url(url, ("hooks.example", "other.example:9000", "any.example:*")) is is_permitted
 
 
 @pytest.mark.parametrize(
@@ -210,6 +214,15 @@ def test_results_are_published_to_callback_subjects_and_callers_inboxes_only(sub
         ("::ffff:127.0.0.1", False, True),
         ("::ffff:169.254.169.254", False, False),
         ("2002:7f00:1::1", False, True),
+        ("::127.0.0.1", False, True),
+        ("::169.254.169.254", False, False),
+        ("64:ff9b::7f00:1", False, True),
+        ("64:ff9b::a9fe:a9fe", False, False),
+        ("64:ff9b::5db8:d822", True, True),
+        ("64:ff9b:1::a00:7", False, True),
+        ("::ffff:0:7f00:1", False, True),
+        ("2001:0:1:2:3:4:80ff:fffe", False, True),
+        ("fec0::7", False, True),
         ("169.254.169.254", False, False),
         ("fe80::1", False, False),
         ("0.0.0.0", False, False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sqlite3
 from collections.abc import AsyncIterator
@@ -38,6 +39,18 @@ def outcome_row(
     row = row_of(subjects.OUTCOME_EVENT.of(node_id), encode(ended), stored_at_ns=at * 10**9, stream_seq=at)
     assert row is not None
     return row
+
+
+async def test_the_history_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "kept" / "recorder.sqlite3"
+    store = await open_store(path)
+    try:
+        await store.write([outcome_row("a-1")])
+        files = await asyncio.to_thread(lambda: [*path.parent.iterdir(), path.parent])
+        assert len(files) > 1
+        assert [file.name for file in files if file.stat().st_mode & 0o077] == []
+    finally:
+        await store.close()
 
 
 def decision_row(request_id: str, at: int) -> Row:

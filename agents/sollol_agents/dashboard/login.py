@@ -15,7 +15,8 @@ from starlette.websockets import WebSocketClose
 
 from sollol_agents.dashboard.access import COOKIE, Sessions, is_host_allowed, is_same_origin
 
-_OPEN: Final = ("/login", "/assets/", "/healthz")
+_OPEN: Final = frozenset({"/login", "/healthz"})
+_ASSETS: Final = "/assets/"
 _FORM_MAX: Final = 4096
 _POLICY: Final = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -79,7 +80,8 @@ class GuardedApp:
             return PlainTextResponse("this host name is not allowed; see the setting dashboard.hosts", 421)
         if not is_same_origin(headers.get(b"origin", ""), authority):
             return PlainTextResponse("requests from other sites are not allowed", 403)
-        if path.startswith(_OPEN) or self._sessions.person(session_id(headers.get(b"cookie", "")), time.monotonic()):
+        is_open = path in _OPEN or path.startswith(_ASSETS)
+        if is_open or self._sessions.person(session_id(headers.get(b"cookie", "")), time.monotonic()):
             return None
         if path == "/":
             return RedirectResponse("/login", 303)

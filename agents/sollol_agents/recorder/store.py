@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -183,7 +184,7 @@ async def open_store(path: Path) -> Store:
         sqlite3.OperationalError: The database is locked; try again.
     """
     try:
-        await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
         try:
             return await _open(path)
         except StoreBroken as error:
@@ -199,7 +200,16 @@ async def open_store(path: Path) -> Store:
         raise ConfigError(f"database={str(path)!r} cannot be used: {error.strerror or error}") from error
 
 
+def _make_private(path: Path) -> None:
+    """The database's file, made where it is missing: who asked for which model is for its owner to read alone."""
+    if str(path) != ":memory:":
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if os.name == "posix":
+            path.chmod(0o600)
+
+
 async def _open(path: Path) -> Store:
+    await asyncio.to_thread(_make_private, path)
     try:
         connection = await connect(path)
     except sqlite3.OperationalError as error:

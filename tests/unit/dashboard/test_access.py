@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from sollol_agents.dashboard.access import Person, Sessions, is_host_allowed, is_local, is_same_origin
-from sollol_agents.dashboard.login import session_id
+from sollol_agents.dashboard.login import GuardedApp, session_id
 from sollol_agents.dashboard.operations import OPERATIONS, Drain, operation
 from sollol_bus.errors import BadRequest
 from sollol_schemas.keys import ApiKey
@@ -100,3 +102,26 @@ def test_an_operation_is_checked_before_it_runs() -> None:
 
 def test_whoever_may_only_look_can_change_nothing_and_read_no_answers() -> None:
     assert {name for name, kind in OPERATIONS.items() if not kind.needs_admin} == {"node", "why"}
+
+
+@pytest.mark.parametrize(
+    ("path", "is_open"),
+    [("/login", True), ("/healthz", True), ("/assets/page.js", True), ("/loginx", False), ("/healthz/../api", False)],
+)
+async def test_nothing_but_the_login_is_open_without_one(path: str, *, is_open: bool) -> None:
+    served: list[str] = []
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        served.append(scope["path"])
+        await Response()(scope, _receive, send)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(_: Message) -> None:
+        return
+
+    guarded = GuardedApp(app, Sessions(require_key=True, is_local=True), ())
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"localhost")]}
+    await guarded(scope, receive, send)
+    assert bool(served) is is_open

@@ -157,8 +157,14 @@ def check_callback(job: Job, hosts: tuple[str, ...], owner: str) -> None:
         raise Rejected(ErrorBody(code=ErrorCode.FORBIDDEN, message=message))
 
 
+_USUAL_PORTS = {"http": "80", "https": "443"}
+
+
 def is_permitted_url(url: str, hosts: tuple[str, ...]) -> bool:
-    """Whether results may be posted to this address: plain http or https to a listed host, without credentials."""
+    """Whether results may be posted to this address: plain http or https to a listed host, without credentials.
+
+    A host that is listed without a port is meant at 80 and 443; `host:*` is meant at every port.
+    """
     scheme, _, rest = url.partition("://")
     if scheme not in ("http", "https") or not url.isascii() or not url.isprintable() or " " in url:
         return False
@@ -166,8 +172,9 @@ def is_permitted_url(url: str, hosts: tuple[str, ...]) -> bool:
     if not authority or "@" in authority or "\\" in authority:
         return False
     host = authority.lower()
-    bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    return any(known.lower() in (host, bare) for known in hosts)
+    bare, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
+    is_usual = port in ("", _USUAL_PORTS[scheme])
+    return any(known.lower() in (host, f"{bare}:*") or (is_usual and known.lower() == bare) for known in hosts)
 
 
 def _kind(job: Job, fields: Fields) -> RequestKind:

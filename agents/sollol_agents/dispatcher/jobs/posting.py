@@ -30,6 +30,10 @@ class NotPosted(Exception):
     """The result was not taken; the message says why."""
 
 
+_CARRIERS = tuple(map(ipaddress.IPv6Network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")))
+"""IPv4-compatible addresses, NAT64 and SIIT: the last 32 bits are an IPv4 address."""
+
+
 class Poster:
     """Posts to permitted hosts.
 
@@ -98,12 +102,22 @@ class Poster:
 
 def is_permitted_address(address: Address, *, is_private_permitted: bool) -> bool:
     """Whether a listed name may lead there: a public address, or one of the operator's own network if permitted."""
-    inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
+    inner = _carried(address)
     if inner is not None:
         return is_permitted_address(inner, is_private_permitted=is_private_permitted)
     if address.is_multicast or address.is_unspecified or address.is_link_local:
         return False
-    return address.is_global or (is_private_permitted and address.is_private)
+    is_private = address.is_private or getattr(address, "is_site_local", False)
+    return is_private_permitted if is_private else address.is_global
+
+
+def _carried(address: Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a translator or tunnel takes from an IPv6 address, for what it leads to."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if any(address in net for net in _CARRIERS) and int(address) > 1:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
 def signature(secret: str, body: bytes, unix_s: int) -> str:

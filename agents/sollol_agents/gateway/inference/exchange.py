@@ -46,6 +46,8 @@ from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
 
 log = logging.getLogger(__name__)
 
+NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
+"""Beside a type that an engine chose."""
 _BROKEN_OFF: Final = frozenset(
     {
         ErrorCode.NODE_LOST,
@@ -184,7 +186,7 @@ class Exchange:
                     events = self._events = EventRelay(self._request.label, call.request_id)
                     self._begin_events()
                 elif NDJSON in content_type:
-                    reply.start(200, [(b"content-type", content_type), *self._told()])
+                    reply.start(200, [(b"content-type", content_type), NO_SNIFFING, *self._told()])
             if events is not None:
                 data = events.feed(data)
             if not reply.status:
@@ -195,7 +197,7 @@ class Exchange:
                 await reply.write(data)
         if not reply.status:
             body = self._unique(b"".join(pieces))
-            headers = [(b"content-type", content_type or JSON), *self._told(is_over=True)]
+            headers = [(b"content-type", content_type or JSON), NO_SNIFFING, *self._told(is_over=True)]
             await reply.whole(200, headers, body, as_go=_is_ollamas(self._request.path, content_type))
         else:
             rest, self._rest = self._rest, b""

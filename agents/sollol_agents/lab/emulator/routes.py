@@ -65,7 +65,8 @@ class Routes:
         self._machine = Machine(store, residency.ctx_tokens)
         self._inference = Inference(residency, faults)
         self._management = Management(config, store, is_offline=preset.is_recorded)
-        self._version = _encode({"version": _RECORDED_VERSION if preset.is_recorded else _OLLAMA_VERSION})
+        told = {"version": _RECORDED_VERSION} if preset.is_recorded else {"emulated": True, "version": _OLLAMA_VERSION}
+        self._version = _encode(told)
         self._started_at = dt.datetime.now(dt.UTC)  # noqa: TID251 the engine's own clock
         self._frozen_ps: tuple[bytes, float] = (b"", float("-inf"))
         self._table = self._build_table()

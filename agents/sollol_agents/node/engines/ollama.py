@@ -55,6 +55,8 @@ _OPERATIONS: Final = {
 
 class _Version(msgspec.Struct):
     version: str
+    emulated: bool = False
+    """Told by this software's emulator alone."""
 
 
 class _EmulatedGpu(msgspec.Struct):
@@ -171,12 +173,14 @@ class OllamaEngine:
         self._shown: dict[str, Show] = {}
         """By digest: a model's header never changes."""
         self._by_name: dict[str, Show] = {}
-        self._is_real = False
+        self._is_real = True
         self._support = Support()
 
     async def probe(self) -> str:
         """Ollama's version."""
-        return (await self._http.get("/api/version", _Version)).version
+        told = await self._http.get("/api/version", _Version)
+        self._is_real = not told.emulated
+        return told.version
 
     async def inventory(self) -> EngineInventory:
         """The models on disk; their headers are read once per digest."""
@@ -201,7 +205,7 @@ class OllamaEngine:
         return tuple({one.name: loaded_model(one, now) for one in models}.values())
 
     async def pretended(self) -> PretendedMachine | None:
-        """What an emulated node says about its machine; a real Ollama is asked once."""
+        """What an emulated node says about its machine; a real Ollama is not asked."""
         if self._is_real:
             return None
         try:
