@@ -27,7 +27,6 @@ from sollol_bus.transport.discovery import Discovery
 from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.waiting import end, happens
-from sollol_schemas.subjects import ASKED_BY_MEMBERS
 
 log = logging.getLogger(__name__)
 
@@ -124,33 +123,21 @@ class Actor(Part, Generic[Config]):
         self._parts.push_async_callback(self._close_part, part)
         return part
 
-    async def register(
-        self,
-        description: str,
-        *,
-        endpoints: Mapping[str, str] | None = None,
-        queue_group: str = "",
-        metadata: Mapping[str, str] | None = None,
-    ) -> Discovery:
-        """Shows the actor as a NATS service; see `Discovery`."""
+    async def register(self, description: str, *, metadata: Mapping[str, str] | None = None) -> Discovery:
+        """Shows the actor, with all that it serves, as a NATS service; see `Discovery`."""
         return await self.own(
             Discovery(
                 self.bus,
                 name=f"sollol-{self.name}",
                 instance=self.instance,
                 description=description,
-                endpoints=endpoints or {},
-                queue_group=queue_group,
                 metadata=metadata,
             )
         )
 
     def take(self, subject: str, handler: Callable[[Msg], None], *, queue: str = "") -> None:
         """Subscribes to a subject that brings new work; ends first when the actor drains."""
-        if subject in ASKED_BY_MEMBERS:
-            self._intake += self.bus.serve(subject, handler, queue=queue)
-        else:
-            self._intake.append(self.bus.subscribe(subject, handler, queue=queue))
+        self._intake += self.bus.serve(subject, handler, queue=queue)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Runs a side task that lives no longer than the actor; if it fails, the actor stops."""

@@ -30,14 +30,15 @@ from sollol_bus.transport.clock import Clock
 from sollol_bus.transport.config import BusConfig
 from sollol_bus.transport.connecting import advice, is_absence, within
 from sollol_bus.transport.credentials import credentials_of
-from sollol_bus.transport.messages import Msg, encode, error_headers
+from sollol_bus.transport.endpoints import Endpoints
+from sollol_bus.transport.messages import Msg, encode, error_headers, reply_too_large
 from sollol_bus.transport.mux import Mux, OnReply, ReplyInbox, unguessable
 from sollol_bus.transport.naming import named, of_members, own_subjects
 from sollol_bus.transport.reading import SturdyClient
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.transport.wire import block_of, publication
 from sollol_bus.waiting import call_all, forget_failure
-from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.errors import ErrorBody
 from sollol_schemas.headers import CHUNKS
 from sollol_schemas.subjects import V1, by_members
 
@@ -77,6 +78,7 @@ class Bus:
         """Who counts what this actor does; nobody, unless metrics are on."""
         self.tracer: Tracer | None = None
         """Who traces requests; nobody, unless tracing is on."""
+        self.endpoints = Endpoints()
         needs_tls = config.tls_ca_file is not None or "tls://" in config.url
         self._nc = SturdyClient(needs_tls=needs_tls, on_cluster_change=self._on_cluster_changed)
         self._loop = asyncio.get_running_loop()
@@ -223,6 +225,8 @@ class Bus:
             PayloadTooLarge: The payload exceeds `max_payload`, or the headers what is kept free for them.
         """
         nc, block = self._nc, b""
+        if subject in self.endpoints.open:
+            self.endpoints.answered(subject, headers)
         if self._own_subjects and subject.startswith(_PLAIN):
             subject = self._own_subjects + subject[len(_PLAIN) :]
         if len(payload) + PAYLOAD_MARGIN_BYTES > nc.max_payload:
@@ -251,12 +255,15 @@ class Bus:
             raise NotConnected(f"cannot subscribe to {subject}: {error}") from error
 
     def serve(self, subject: str, handler: Callable[[Msg], None], *, queue: str = "") -> tuple[Subscription, ...]:
-        """Like `subscribe`, for what clients or observers ask: also where members ask it under their names.
+        """Like `subscribe`, for requests: they are counted, and what members ask is taken under their names too.
 
         Of those the handler gets the plain subject, and the header `Sollol-Caller`, which then is true.
         """
-        of_all = self.subscribe(subject, handler, queue=queue)
-        return of_all, self.subscribe(by_members(subject), of_members(handler), queue=queue)
+        endpoint, take = self.endpoints.counting(subject, queue, handler)
+        endpoint.taken_by = (self.subscribe(subject, take, queue=queue),)
+        if endpoint.is_for_members:
+            endpoint.taken_by += (self.subscribe(by_members(subject), of_members(take), queue=queue),)
+        return endpoint.taken_by
 
     def new_inbox(self) -> str:
         """A fresh inbox subject of this connection, to subscribe to; nobody can guess it."""
@@ -299,13 +306,12 @@ class Bus:
         payload = encode(value)
         if len(payload) <= self.max_payload:
             self.answer(msg, payload)
-            return
-        text = f"the reply has {len(payload)} bytes, more than the {self.max_payload} of one message: raise max_payload"
-        sizes = {"size_bytes": len(payload), "limit_bytes": self.max_payload}
-        self.respond_error(msg.reply, ErrorBody(code=ErrorCode.REPLY_TOO_LARGE, message=text, details=sizes))
+        else:
+            self.respond_error(msg.reply, reply_too_large(len(payload), self.max_payload))
 
     def respond_error(self, reply: str, error: ErrorBody, *, is_stream: bool = False) -> None:
         """Answers with an error, into an inbox only; whoever waits for a stream gets its end behind it."""
+        self.endpoints.over(reply, error.code.value)
         if reply.startswith(INBOX_ROOT):
             self.publish(reply, encode(error), headers=error_headers(error))
             if is_stream:

@@ -26,6 +26,9 @@ INFO_TYPE = "io.nats.micro.v1.info_response"
 STATS_TYPE = "io.nats.micro.v1.stats_response"
 OFFICE_TERM = "office_term"
 """Metadata of an actor that is in office: under which term."""
+OFFICE = "office"
+"""Metadata of an actor that stands for an office: `held` by it, or `stands by`."""
+HELD, STANDS_BY = "held", "stands by"
 CLOCK_AHEAD_S = "clock_ahead_s"
 """Metadata of an actor whose machine's clock is wrong: by how many seconds it is ahead of the server's."""
 
@@ -57,24 +60,14 @@ async def find_services(bus: Bus, name: str = "", *, within_s: float = COLLECT_S
     return found
 
 
-class EndpointCounters(msgspec.Struct, kw_only=True):
-    """What one endpoint counted since the start."""
-
-    requests: int = 0
-    errors: int = 0
-    last_error: str = ""
-
-
 class Discovery(Part):
-    """Answers the three verbs of one service instance.
+    """Answers the three verbs of one service instance, whose endpoints are those of its connection.
 
     Args:
         bus: The actor's connection.
         name: Name of the service: `sollol-` and the actor's name.
         instance: The actor's instance id.
         description: One sentence for people.
-        endpoints: Subject by name of endpoint.
-        queue_group: Queue group of the endpoints; empty when they have none.
         metadata: What else others may want to know, as text, and as it is when they ask; a clock that is wrong is
             told beside it.
     """
@@ -86,18 +79,13 @@ class Discovery(Part):
         name: str,
         instance: str,
         description: str,
-        endpoints: Mapping[str, str],
-        queue_group: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._bus = bus
         self._identity = {"name": name, "id": instance, "version": VERSION}
         self._metadata = {} if metadata is None else metadata
         self._description = description
-        self._endpoints = dict(endpoints)
-        self._queue_group = queue_group
         self._started = bus.clock.instant()
-        self.counters = {endpoint: EndpointCounters() for endpoint in endpoints}
         self._subscriptions: list[Subscription] = []
 
     async def start(self) -> None:
@@ -113,21 +101,13 @@ class Discovery(Part):
             subscription.unsubscribe()
         self._subscriptions.clear()
 
-    def count(self, endpoint: str, error: str = "") -> None:
-        """Counts one request at an endpoint, and its error when it ended with one."""
-        counters = self.counters[endpoint]
-        counters.requests += 1
-        if error:
-            counters.errors += 1
-            counters.last_error = error
-
     def _on_ping(self, msg: Msg) -> None:
         self._answer(msg, {"type": PING_TYPE, **self._identity})
 
     def _on_info(self, msg: Msg) -> None:
         endpoints = [
-            {"name": name, "subject": subject, "queue_group": self._queue_group, "metadata": {}}
-            for name, subject in self._endpoints.items()
+            {"name": one.name, "subject": one.subject, "queue_group": one.queue, "metadata": one.metadata()}
+            for one in self._bus.endpoints
         ]
         self._answer(
             msg, {"type": INFO_TYPE, **self._identity, "description": self._description, "endpoints": endpoints}
@@ -136,16 +116,16 @@ class Discovery(Part):
     def _on_stats(self, msg: Msg) -> None:
         endpoints = [
             {
-                "name": name,
-                "subject": subject,
-                "queue_group": self._queue_group,
-                "num_requests": self.counters[name].requests,
-                "num_errors": self.counters[name].errors,
-                "last_error": self.counters[name].last_error,
-                "processing_time": 0,
-                "average_processing_time": 0,
+                "name": one.name,
+                "subject": one.subject,
+                "queue_group": one.queue,
+                "num_requests": one.requests,
+                "num_errors": one.errors,
+                "last_error": one.last_error,
+                "processing_time": one.processing_ns,
+                "average_processing_time": one.processing_ns // max(1, one.requests),
             }
-            for name, subject in self._endpoints.items()
+            for one in self._bus.endpoints
         ]
         self._answer(msg, {"type": STATS_TYPE, **self._identity, "started": self._started, "endpoints": endpoints})
 

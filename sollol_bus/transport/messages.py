@@ -14,7 +14,17 @@ from sollol_bus.errors import DecodeFailed
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.headers import NO_RESPONDERS, RETRY_AFTER, SERVICE_ERROR, SERVICE_ERROR_CODE, STATUS
 
-__all__ = ["Msg", "decode", "decoded", "encode", "error_headers", "error_of", "is_no_responders", "size_of_headers"]
+__all__ = [
+    "Msg",
+    "decode",
+    "decoded",
+    "encode",
+    "error_headers",
+    "error_of",
+    "is_no_responders",
+    "reply_too_large",
+    "size_of_headers",
+]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +88,13 @@ def error_headers(body: ErrorBody) -> dict[str, str]:
     if body.retry_after:
         headers[RETRY_AFTER] = str(body.retry_after)
     return headers
+
+
+def reply_too_large(size_bytes: int, limit_bytes: int) -> ErrorBody:
+    """The error in the place of a reply that no message can hold."""
+    text = f"the reply has {size_bytes} bytes, more than the {limit_bytes} of one message: raise max_payload"
+    sizes = {"size_bytes": size_bytes, "limit_bytes": limit_bytes}
+    return ErrorBody(code=ErrorCode.REPLY_TOO_LARGE, message=text, details=sizes)
 
 
 def size_of_headers(headers: dict[str, str]) -> int:

@@ -12,20 +12,14 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.discovery import Discovery
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.version import VERSION
+from sollol_schemas import subjects
 
 
 @pytest.fixture
 async def services(bus: Bus) -> AsyncIterator[list[Discovery]]:
+    bus.serve(subjects.JOB_GET, lambda msg: bus.respond(msg, {}), queue=subjects.DISPATCHERS)
     made = [
-        Discovery(
-            bus,
-            name="sollol-test",
-            instance=instance,
-            description="Tests.",
-            endpoints={"ask": "test.ask"},
-            queue_group="group",
-            metadata={"role": "test"},
-        )
+        Discovery(bus, name="sollol-test", instance=instance, description="Tests.", metadata={"role": "test"})
         for instance in ("one", "two")
     ]
     for service in made:
@@ -61,17 +55,30 @@ async def test_an_instance_tells_its_endpoints(bus: Bus, services: list[Discover
     info = await asked(bus, "$SRV.INFO.sollol-test.two")
     assert info["type"] == "io.nats.micro.v1.info_response"
     assert (info["name"], info["id"], info["version"]) == ("sollol-test", "two", VERSION)
-    assert info["endpoints"] == [{"name": "ask", "subject": "test.ask", "queue_group": "group", "metadata": {}}]
+    assert info["endpoints"] == [
+        {
+            "name": "jobs-get",
+            "subject": "sollol.v1.jobs.get",
+            "queue_group": "dispatchers",
+            "metadata": {
+                "request_schema": "JobGet",
+                "response_schema": "JobReply",
+                "roles": "client control",
+                "members_subject": "sollol.v1.as.*.jobs.get",
+            },
+        }
+    ]
     assert info["metadata"] == {"role": "test"}
 
 
 async def test_statistics_count_requests_and_errors(bus: Bus, services: list[Discovery]) -> None:
-    services[0].count("ask")
-    services[0].count("ask", "bad_request")
+    for _ in range(100):
+        await bus.request(subjects.JOB_GET)
     stats = await asked(bus, "$SRV.STATS.sollol-test.one")
     endpoint = stats["endpoints"][0]
     assert stats["type"] == "io.nats.micro.v1.stats_response"
-    assert (endpoint["num_requests"], endpoint["num_errors"], endpoint["last_error"]) == (2, 1, "bad_request")
+    assert (endpoint["num_requests"], endpoint["num_errors"], endpoint["last_error"]) == (100, 0, "")
+    assert 0 < endpoint["average_processing_time"] == endpoint["processing_time"] // 100
     assert stats["started"].endswith("Z")
 
 

@@ -16,7 +16,6 @@ from sollol_agents.dispatcher.keeping import Keeping
 from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.questions import ask_state, ask_where
-from sollol_agents.dispatcher.requests.intake import SUBJECT_OF
 from sollol_agents.dispatcher.requests.table import RequestTable
 from sollol_agents.requests.detector import Detector, UnknownDetector, detector_named
 from sollol_bus.actor import Actor, ActorState
@@ -92,11 +91,7 @@ class Dispatcher(Actor[DispatcherConfig]):
             self.take(subject, handler, queue=subjects.DISPATCHERS)
         on_job = of_members(self._jobs.reception.on_job)  # others publish to JetStream themselves
         self.take(subjects.by_members(subjects.JOB_SUBMIT.all), on_job, queue=subjects.DISPATCHERS)
-        await self.register(
-            "Takes requests and hands them to nodes.",
-            queue_group=subjects.DISPATCHERS,
-            endpoints={kind.value: subject for kind, subject in SUBJECT_OF.items()},
-        )
+        await self.register("Takes requests and jobs, and hands them to nodes.")
 
     def _load_detector(self) -> Detector:
         try:

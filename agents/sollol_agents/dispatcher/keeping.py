@@ -65,7 +65,7 @@ class Keeping(Part):
     async def start(self) -> None:
         """Takes what nodes want kept."""
         for subject, handler in ((subjects.NODE_OUTCOME, self._on_outcome), (subjects.NODE_CLAIM, self._on_claim)):
-            self._subscriptions.append(self._bus.subscribe(subject.all, handler, queue=subjects.DISPATCHERS))
+            self._subscriptions += self._bus.serve(subject.all, handler, queue=subjects.DISPATCHERS)
 
     async def close(self) -> None:
         """Takes no more; a node that was not answered asks again."""
@@ -90,6 +90,7 @@ class Keeping(Part):
         word = (msg.headers or {}).get(MSG_ID, "")
         headers = {MSG_ID: f"node.{node_id}.{word}"} if word else None  # nobody else's is like that
         self._bus.publish(subjects.OUTCOME_EVENT.of(node_id), msg.data, reply=msg.reply, headers=headers)
+        self._bus.endpoints.over(msg.reply)
 
     # -- claims -------------------------------------------------------------------------------------------
 

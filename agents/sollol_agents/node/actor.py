@@ -110,13 +110,14 @@ class NodeMonitor(Actor[NodeConfig]):
             spawn=self.spawn,
             node_id=self.node_id,
         )
-        bus.subscribe(subjects.NODE_CONTROL.of(self.node_id), controls.on_message)
+        bus.serve(subjects.NODE_CONTROL.of(self.node_id), controls.on_message)
         await bus.flush()  # a gateway in place of the engine asks there whether this node is its own fleet's
         await self._watch.look()
         if self._watch.leads_back:
             raise ConfigError(f"{self._watch.view.url}: {self._watch.leads_back}")
         executor.start()
-        bus.subscribe(subjects.NODE_EXEC.of(self.node_id), executor.on_exec)
+        bus.serve(subjects.NODE_EXEC.of(self.node_id), executor.on_exec)
+        await self.register("Runs requests on the engine beside it.", metadata={"node_id": self.node_id})
         bus.on_reconnect(self._on_reconnect)
         self.spawn(self._watch.run(), name="engine")
         self.spawn(self._machine.run(), name="machine")

@@ -10,15 +10,15 @@ import msgspec
 
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.recorder.office import Office
-from sollol_agents.recorder.queries import ENDPOINTS
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.discovery import HELD, OFFICE, STANDS_BY
 from sollol_bus.trust.callers import Roster
 from sollol_bus.trust.standings import StandingStore, follow_roster
-from sollol_schemas import stores, subjects
+from sollol_schemas import stores
 
 _FIRST_OFFICE_S = 5.0
 _CLOSE_S = 2.0
@@ -47,6 +47,7 @@ class Recorder(Actor[RecorderConfig]):
     def __init__(self, config: RecorderConfig, bus_config: BusConfig) -> None:
         super().__init__(config, bus_config)
         self.drain_timeout_s = config.drain_timeout_s
+        self._shown = {OFFICE: STANDS_BY}
         self._office: Office | None = None
         self._office_task: asyncio.Task[Any] | None = None
         self._roster = Roster()
@@ -55,11 +56,7 @@ class Recorder(Actor[RecorderConfig]):
         """Stands for office; returns when in it, or when another is."""
         await provision(self.bus)
         await self.own(ServerTime(self.bus, self.spawn))
-        self._discovery = await self.register(
-            "Records outcomes and decisions, and answers questions about them.",
-            endpoints=ENDPOINTS,
-            queue_group=subjects.RECORDERS,
-        )
+        await self.register("Records outcomes and decisions, and answers questions about them.", metadata=self._shown)
         self._candidate = Candidate(
             self.bus,
             stores.RECORDER_LEASE,
@@ -106,10 +103,9 @@ class Recorder(Actor[RecorderConfig]):
         self._roster = roster
 
     def _take_office(self, _term: int) -> None:
+        self._shown[OFFICE] = HELD
         predecessor = self._office_task
-        self._office = Office(
-            self.bus, self.config, self.spawn, roster=lambda: self._roster, on_answered=self._discovery.count
-        )
+        self._office = Office(self.bus, self.config, self.spawn, roster=lambda: self._roster)
         self._office_task = self.spawn(self._hold_office(self._office, predecessor), name="office")
 
     async def _hold_office(self, office: Office, predecessor: asyncio.Task[Any] | None) -> None:
@@ -118,6 +114,7 @@ class Recorder(Actor[RecorderConfig]):
         await office.run()
 
     def _leave_office(self, _reason: str) -> None:
+        self._shown[OFFICE] = STANDS_BY
         if self._office_task is not None:
             self._office_task.cancel("out of office")
         self._office = None

@@ -49,21 +49,13 @@ class Office:
     it misses, as far back as the stream reaches, and a standby on another machine catches up by itself.
     """
 
-    def __init__(
-        self,
-        bus: Bus,
-        config: RecorderConfig,
-        spawn: Spawn,
-        *,
-        roster: Callable[[], Roster],
-        on_answered: Callable[[str, str], None],
-    ) -> None:
+    def __init__(self, bus: Bus, config: RecorderConfig, spawn: Spawn, *, roster: Callable[[], Roster]) -> None:
         self.is_open = asyncio.Event()
         """Set while questions are answered."""
         self._bus = bus
         self._config = config
         self._path: Path = config.database_path()
-        self._queries = Queries(bus, spawn, roster=roster, on_answered=on_answered)
+        self._queries = Queries(bus, spawn, roster=roster)
         self._consumer: PullConsumer | None = None
         self._ingest: Ingest | None = None
         self._ingest_ended = asyncio.Event()

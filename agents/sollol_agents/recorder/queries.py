@@ -61,21 +61,12 @@ class Queries:
         bus: The recorder's connection.
         spawn: Starts a task that lives no longer than the actor.
         roster: The callers as they are now.
-        on_answered: Called with the question's name and the error's code, empty when there was none.
     """
 
-    def __init__(
-        self,
-        bus: Bus,
-        spawn: Spawn,
-        *,
-        roster: Callable[[], Roster] = Roster,
-        on_answered: Callable[[str, str], None] = lambda _endpoint, _error: None,
-    ) -> None:
+    def __init__(self, bus: Bus, spawn: Spawn, *, roster: Callable[[], Roster] = Roster) -> None:
         self._bus = bus
         self._spawn = spawn
         self._roster = roster
-        self._on_answered = on_answered
         self._archive: Archive | None = None
         self._store: Store | None = None
         self._has_database = asyncio.Event()
@@ -127,7 +118,6 @@ class Queries:
     async def _answer(self, endpoint: str, answer: Question, msg: Msg) -> None:
         try:
             self._bus.respond(msg, await self._consult(answer, msg))
-            self._on_answered(endpoint, "")
         except NotConnected:
             log.info("an answer about %s was not sent: the bus is down", endpoint, extra={"action": "answer_lost"})
         except asyncio.CancelledError:
@@ -161,7 +151,6 @@ class Queries:
                 self._is_unused.set()
 
     def _refuse(self, endpoint: str, reply: str, body: ErrorBody) -> None:
-        self._on_answered(endpoint, body.code)
         try:
             self._bus.respond_error(reply, body)
         except NotConnected:

@@ -85,6 +85,7 @@ class Registrar(Actor[RegistrarConfig]):
         self.take(
             subjects.ADMIN_FLEET, lambda msg: self._answer(msg, self._administer, _OPERATORS), queue=subjects.REGISTRARS
         )
+        await self.register("Admits members to the fleet, and revokes them.")
 
     @property
     def authority(self) -> Authority:

@@ -39,7 +39,7 @@ from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.transport.clock import far
 from sollol_bus.transport.connection import SETTLING_S, BusConfig
-from sollol_bus.transport.discovery import OFFICE_TERM
+from sollol_bus.transport.discovery import HELD, OFFICE, OFFICE_TERM, STANDS_BY
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.trust.callers import Roster
@@ -91,7 +91,7 @@ class Scorer(Actor[ScorerConfig]):
         self._tick_s = tick_s
         self.core = SchedulerCore(config, random.Random(config.seed or None), time.monotonic())
         self._office: list[Subscription] = []
-        self._shown: dict[str, str] = {}
+        self._shown: dict[str, str] = {OFFICE: STANDS_BY}
         self._replies: dict[str, str] = {}
         self._granted = self._refused = self._decisions = 0
         self._deciding_s = 0.0
@@ -134,16 +134,7 @@ class Scorer(Actor[ScorerConfig]):
         )
         await self.own(self._candidate)
         await self.own(self._saved)
-        await self.register(
-            "Decides which request starts where and when; one is in office.",
-            endpoints={
-                "grant": subjects.GRANT,
-                "route": subjects.SCORER_ROUTE,
-                "nodes": subjects.NODES,
-                "models": subjects.MODELS,
-            },
-            metadata=self._shown,
-        )
+        await self.register("Decides which request starts where and when; one is in office.", metadata=self._shown)
         await self._operators.follow()
         self.core.ceilings.know(Roster(await StandingStore(self.bus).load_if_readable()))
         self.spawn(follow_roster(self.bus, self.core.ceilings.know), name="callers")
@@ -188,11 +179,11 @@ class Scorer(Actor[ScorerConfig]):
 
     def _on_acquired(self, term: int) -> None:
         self.core.term = term
-        self._shown[OFFICE_TERM] = str(term)
+        self._shown |= {OFFICE: HELD, OFFICE_TERM: str(term)}
         self._office = [
-            self.bus.subscribe(subjects.GRANT, self._on_grant),
-            self.bus.subscribe(subjects.RELEASE, self._on_release),
-            self.bus.subscribe(subjects.SCORER_ROUTE, self._on_route),
+            *self.bus.serve(subjects.GRANT, self._on_grant),
+            *self.bus.serve(subjects.RELEASE, self._on_release),
+            *self.bus.serve(subjects.SCORER_ROUTE, self._on_route),
             *self.bus.serve(subjects.NODES, self._on_nodes),
             *self.bus.serve(subjects.MODELS, self._on_models),
             *self._operators.open(),
@@ -202,6 +193,7 @@ class Scorer(Actor[ScorerConfig]):
     def _on_lost(self, reason: str) -> None:
         term, self.core.term = self.core.term, 0
         self._shown.pop(OFFICE_TERM, None)
+        self._shown[OFFICE] = STANDS_BY
         for subscription in self._office:
             subscription.unsubscribe()
         self._office.clear()

@@ -64,6 +64,7 @@ class Reception:
             job = to_store(msg.subject, msg.headers or {})
             if msg.reply:
                 self._bus.publish(job.subject, msg.data, reply=msg.reply, headers=job.headers)
+                self._bus.endpoints.over(msg.reply)
             else:
                 self._bus.ask(job.subject, msg.data, _note_ack, timeout_s=_ACK_S, headers=job.headers)
         except Unfit as error:

@@ -209,8 +209,7 @@ class ActiveRequest:
         log.info("request %s: attempt %s on %s failed: %s", r, a, n, error.code, extra=extra)
         match action:
             case GiveUp() if has_streamed:
-                self._end_span(error.code)
-                self._finish()  # the node has told the caller
+                self._finish(error.code)  # the node has told the caller
             case GiveUp():
                 self._finish_with_error(action.error, is_reported=error.code not in FREE_OF_CHARGE)
             case _ if action.delay_s > 0:
@@ -326,8 +325,7 @@ class ActiveRequest:
         is_reported, has_streamed = self.attempt is not None, self.has_streamed
         self._stop(code.value, comes_again=comes_again)
         if has_streamed:
-            self._end_span(code)
-            self._finish()
+            self._finish(code)
         else:
             self._finish_with_error(ErrorBody(code=code, message=why), is_reported=is_reported)
 
@@ -361,8 +359,7 @@ class ActiveRequest:
         self._caller.refuse(error)
         if not is_reported:
             self._tools.outcomes.publish(unserved(self.request, error, waited_s=self._age_s()))
-        self._end_span(error.code)
-        self._finish()
+        self._finish(error.code)
 
     def _on_caller_gone(self) -> None:
         if not self.has_streamed:  # a stream's node notices by itself
@@ -370,11 +367,13 @@ class ActiveRequest:
             log.info("request %s: its caller is gone", self.request.request_id, extra=extra)
             self.cancel(ErrorCode.CANCELLED, "its caller is gone")
 
-    def _finish(self) -> None:
+    def _finish(self, error: str = "") -> None:
         if self._is_over:
             return
         self._is_over = True
-        self._end_span()
+        self._bus.endpoints.over(self.request.reply_to, error)
+        if self._span is not None:
+            self._span.end(error)
         self._cancel_timer()
         self._deadline_timer.cancel()
         self._caller.close()
@@ -382,10 +381,6 @@ class ActiveRequest:
         if self._grants is not None:
             self._grants.close()
         self._on_over(self)
-
-    def _end_span(self, error: str = "") -> None:
-        if self._span is not None:
-            self._span.end(error)
 
     def _age_s(self) -> float:
         return time.monotonic() - self._began_mono_s

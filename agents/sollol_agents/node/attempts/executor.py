@@ -128,7 +128,7 @@ class Executor:
     def start(self) -> None:
         """Listens for callers that have gone, and for cancellations."""
         self.bus.subscribe(f"{self._probe}.*.*", self._on_probe)
-        self.bus.subscribe(subjects.NODE_CANCEL.of(self.node_id), self.on_cancel)
+        self.bus.serve(subjects.NODE_CANCEL.of(self.node_id), self.on_cancel)
         self.bus.subscribe(subjects.NODE_LEAVE.of(self.node_id), lambda _: None)  # the server has heeded it
         self.bus.on_refused(self._on_refused)
 

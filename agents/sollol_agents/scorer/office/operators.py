@@ -73,8 +73,8 @@ class Operators:
     def open(self) -> list[Subscription]:
         """Takes operators' requests; for the scorer in office."""
         return [
-            self._bus.subscribe(subjects.ADMIN_STRATEGY, self._on_strategy),
-            self._bus.subscribe(subjects.ADMIN_BREAKER, self._on_breaker),
+            *self._bus.serve(subjects.ADMIN_STRATEGY, self._on_strategy),
+            *self._bus.serve(subjects.ADMIN_BREAKER, self._on_breaker),
         ]
 
     async def _keep_up(self) -> None:
