@@ -23,7 +23,7 @@ from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_bus.transport.discovery import Discovery
+from sollol_bus.transport.discovery import Discovery, own_card
 from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.waiting import end, happens
@@ -124,16 +124,10 @@ class Actor(Part, Generic[Config]):
         return part
 
     async def register(self, description: str, *, metadata: Mapping[str, str] | None = None) -> Discovery:
-        """Shows the actor, with all that it serves, as a NATS service; see `Discovery`."""
-        return await self.own(
-            Discovery(
-                self.bus,
-                name=f"sollol-{self.name}",
-                instance=self.instance,
-                description=description,
-                metadata=metadata,
-            )
-        )
+        """Shows the actor, with all that it serves, as a NATS service; see `own_card`."""
+        name = f"sollol-{self.name}"
+        cards = own_card(self.bus, name, self.instance, description, metadata)
+        return await self.own(Discovery(self.bus, name, cards, instance=self.instance))
 
     def take(self, subject: str, handler: Callable[[Msg], None], *, queue: str = "") -> None:
         """Subscribes to a subject that brings new work; ends first when the actor drains."""

@@ -123,6 +123,17 @@ class LearnedSpeed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     samples: Count = 0
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How often the node was asked for something since its start."""
+
+    what: Annotated[str, Meta(max_length=64, description="Which of its subjects, as services name it.")]
+    requests: Count = 0
+    errors: Count = 0
+    last_error: Annotated[str, Meta(max_length=64)] = ""
+    processing_s: Seconds = 0.0
+    """Until the first answer, of all requests together."""
+
+
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="node.telemetry.v1"):
     """The full heartbeat of a node, once a second."""
 
@@ -159,6 +170,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     """Version of this software on the node."""
     host: str = ""
     unix_s: Annotated[float, Meta(ge=0, le=1e12, description="The node's own clock, seconds since 1970.")] = 0.0
+    asked: Annotated[tuple[Asked, ...], Meta(max_length=16)] = ()
 
     @property
     def has_gpu(self) -> bool:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import msgspec
 
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.endpoints import Endpoint
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.version import VERSION
@@ -24,6 +26,7 @@ COLLECT_S = 0.4
 PING_TYPE = "io.nats.micro.v1.ping_response"
 INFO_TYPE = "io.nats.micro.v1.info_response"
 STATS_TYPE = "io.nats.micro.v1.stats_response"
+_BEFORE_ID = 3  # $SRV, the verb, the name
 OFFICE_TERM = "office_term"
 """Metadata of an actor that is in office: under which term."""
 OFFICE = "office"
@@ -60,8 +63,67 @@ async def find_services(bus: Bus, name: str = "", *, within_s: float = COLLECT_S
     return found
 
 
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """What one service says of itself."""
+
+    name: str
+    id: str
+    version: str
+    description: str
+    started: str
+    metadata: Mapping[str, str]
+    endpoints: tuple[Endpoint, ...]
+
+
 class Discovery(Part):
-    """Answers the three verbs of one service instance, whose endpoints are those of its connection.
+    """Answers the three verbs of services of one name, each with what stands on its card then.
+
+    Args:
+        bus: A connection.
+        name: Name of the services.
+        cards: Those that there are, asked for at each question.
+        instance: The id of the only one; `*` when there may be several.
+    """
+
+    def __init__(self, bus: Bus, name: str, cards: Callable[[], Iterable[Card]], *, instance: str = "*") -> None:
+        self._bus = bus
+        self._name = name
+        self._cards = cards
+        self._instance = instance
+        self._subscriptions: list[Subscription] = []
+
+    async def start(self) -> None:
+        """Begins to answer."""
+        self.open()
+
+    def open(self) -> None:
+        """Subscribes to the verbs, for everybody, for this name, and for each instance."""
+        for verb, told in (("PING", _ping), ("INFO", _info), ("STATS", _stats)):
+            for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{self._name}", f"$SRV.{verb}.{self._name}.{self._instance}"):
+                self._subscriptions.append(self._bus.subscribe(subject, partial(self._answer, told)))
+
+    async def close(self) -> None:
+        """Leaves."""
+        self.leave()
+
+    def leave(self) -> None:
+        """Answers no more."""
+        for subscription in self._subscriptions:
+            subscription.unsubscribe()
+        self._subscriptions.clear()
+
+    def _answer(self, told: Callable[[Card], dict[str, object]], msg: Msg) -> None:
+        wanted = msg.subject.split(".", _BEFORE_ID)[_BEFORE_ID:]
+        for card in self._cards():
+            if wanted in ([], [card.id]):
+                identity = {"name": card.name, "id": card.id, "version": card.version, "metadata": card.metadata}
+                self._bus.respond(msg, told(card) | identity)
+
+
+def own_card(
+    bus: Bus, name: str, instance: str, description: str, metadata: Mapping[str, str] | None = None
+) -> Callable[[], tuple[Card]]:
+    """What an actor says of itself: its endpoints are those of its connection.
 
     Args:
         bus: The actor's connection.
@@ -71,65 +133,48 @@ class Discovery(Part):
         metadata: What else others may want to know, as text, and as it is when they ask; a clock that is wrong is
             told beside it.
     """
+    started = bus.clock.instant()
 
-    def __init__(
-        self,
-        bus: Bus,
-        *,
-        name: str,
-        instance: str,
-        description: str,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        self._bus = bus
-        self._identity = {"name": name, "id": instance, "version": VERSION}
-        self._metadata = {} if metadata is None else metadata
-        self._description = description
-        self._started = bus.clock.instant()
-        self._subscriptions: list[Subscription] = []
-
-    async def start(self) -> None:
-        """Subscribes to the verbs, for everybody, for this service, and for this instance."""
-        name, instance = self._identity["name"], self._identity["id"]
-        for verb, answer in (("PING", self._on_ping), ("INFO", self._on_info), ("STATS", self._on_stats)):
-            for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{instance}"):
-                self._subscriptions.append(self._bus.subscribe(subject, answer))
-
-    async def close(self) -> None:
-        """Leaves."""
-        for subscription in self._subscriptions:
-            subscription.unsubscribe()
-        self._subscriptions.clear()
-
-    def _on_ping(self, msg: Msg) -> None:
-        self._answer(msg, {"type": PING_TYPE, **self._identity})
-
-    def _on_info(self, msg: Msg) -> None:
-        endpoints = [
-            {"name": one.name, "subject": one.subject, "queue_group": one.queue, "metadata": one.metadata()}
-            for one in self._bus.endpoints
-        ]
-        self._answer(
-            msg, {"type": INFO_TYPE, **self._identity, "description": self._description, "endpoints": endpoints}
+    def card() -> tuple[Card]:
+        wrong = {CLOCK_AHEAD_S: f"{bus.clock.ahead_s:.3f}"} if bus.clock.is_off else {}
+        told = Card(
+            name=name,
+            id=instance,
+            version=VERSION,
+            description=description,
+            started=started,
+            metadata={**(metadata or {}), **wrong},
+            endpoints=tuple(bus.endpoints),
         )
+        return (told,)
 
-    def _on_stats(self, msg: Msg) -> None:
-        endpoints = [
-            {
-                "name": one.name,
-                "subject": one.subject,
-                "queue_group": one.queue,
-                "num_requests": one.requests,
-                "num_errors": one.errors,
-                "last_error": one.last_error,
-                "processing_time": one.processing_ns,
-                "average_processing_time": one.processing_ns // max(1, one.requests),
-            }
-            for one in self._bus.endpoints
-        ]
-        self._answer(msg, {"type": STATS_TYPE, **self._identity, "started": self._started, "endpoints": endpoints})
+    return card
 
-    def _answer(self, msg: Msg, reply: dict[str, object]) -> None:
-        clock = self._bus.clock
-        wrong = {CLOCK_AHEAD_S: f"{clock.ahead_s:.3f}"} if clock.is_off else {}
-        self._bus.respond(msg, {**reply, "metadata": {**self._metadata, **wrong}})
+
+def _ping(_card: Card) -> dict[str, object]:
+    return {"type": PING_TYPE}
+
+
+def _info(card: Card) -> dict[str, object]:
+    endpoints = [
+        {"name": one.name, "subject": one.subject, "queue_group": one.queue, "metadata": one.metadata()}
+        for one in card.endpoints
+    ]
+    return {"type": INFO_TYPE, "description": card.description, "endpoints": endpoints}
+
+
+def _stats(card: Card) -> dict[str, object]:
+    endpoints = [
+        {
+            "name": one.name,
+            "subject": one.subject,
+            "queue_group": one.queue,
+            "num_requests": one.requests,
+            "num_errors": one.errors,
+            "last_error": one.last_error,
+            "processing_time": one.processing_ns,
+            "average_processing_time": one.processing_ns // max(1, one.requests),
+        }
+        for one in card.endpoints
+    ]
+    return {"type": STATS_TYPE, "started": card.started, "endpoints": endpoints}

@@ -9,7 +9,7 @@ import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.discovery import Discovery
+from sollol_bus.transport.discovery import Discovery, own_card
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.version import VERSION
 from sollol_schemas import subjects
@@ -19,7 +19,12 @@ from sollol_schemas import subjects
 async def services(bus: Bus) -> AsyncIterator[list[Discovery]]:
     bus.serve(subjects.JOB_GET, lambda msg: bus.respond(msg, {}), queue=subjects.DISPATCHERS)
     made = [
-        Discovery(bus, name="sollol-test", instance=instance, description="Tests.", metadata={"role": "test"})
+        Discovery(
+            bus,
+            "sollol-test",
+            own_card(bus, "sollol-test", instance, "Tests.", {"role": "test"}),
+            instance=instance,
+        )
         for instance in ("one", "two")
     ]
     for service in made:

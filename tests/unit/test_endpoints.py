@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sollol_agents.scorer.office.node_services import card_of
 from sollol_bus.transport.endpoints import Endpoints, row_of
 from sollol_bus.transport.messages import Msg
 from sollol_schemas import subjects
 from sollol_schemas.headers import SERVICE_ERROR, SERVICE_ERROR_CODE
+from sollol_schemas.telemetry import Asked, EngineInfo, EngineKind, NodeState, Telemetry
 
 
 def message(reply: str) -> Msg:
@@ -114,3 +116,20 @@ def test_an_endpoint_is_called_after_its_row(subject: str, name: str, is_for_mem
 def test_every_subject_has_its_own_row(row: subjects.Subject) -> None:
     assert row_of(row.all) is row
     assert row_of(subjects.by_members(row.all)) is row
+
+
+def test_a_node_is_told_of_with_what_its_heartbeat_counts() -> None:
+    asked = (
+        Asked(what="node-exec", requests=7, errors=2, last_error="busy", processing_s=0.5),
+        Asked(what="something-new", requests=9, processing_s=1e300),
+    )
+    engine = EngineInfo(kind=EngineKind.OLLAMA, url="")
+    told = Telemetry(
+        node_id="attic", instance="i1", revision=1, seq=1, engine=engine, slots=1, uptime_s=60, asked=asked
+    )
+    card = card_of(told, NodeState.UP, 1_800_000_060.0)
+    assert (card.name, card.id, card.started) == ("sollol-node", "i1", "2027-01-15T08:00:00.000Z")
+    assert card.metadata["node_id"] == "attic"
+    counted = {one.subject: (one.requests, one.errors, one.processing_ns) for one in card.endpoints}
+    assert counted[subjects.NODE_EXEC.of("attic")] == (7, 2, 500_000_000)
+    assert counted[subjects.NODE_CANCEL.of("attic")] == (0, 0, 0)

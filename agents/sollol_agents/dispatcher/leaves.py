@@ -52,7 +52,7 @@ class Leaves(Part):
 
     async def start(self) -> None:
         """Answers nodes, and shares a secret with the other dispatchers."""
-        self._bus.subscribe(subjects.LEAVE_WANTED.all, self._on_wanted, queue=subjects.DISPATCHERS)
+        self._bus.serve(subjects.LEAVE_WANTED.all, self._on_wanted, queue=subjects.DISPATCHERS)
         self._following = self._spawn(self._follow(), name="leaves")
 
     async def close(self) -> None:

@@ -117,7 +117,6 @@ class NodeMonitor(Actor[NodeConfig]):
             raise ConfigError(f"{self._watch.view.url}: {self._watch.leads_back}")
         executor.start()
         bus.serve(subjects.NODE_EXEC.of(self.node_id), executor.on_exec)
-        await self.register("Runs requests on the engine beside it.", metadata={"node_id": self.node_id})
         bus.on_reconnect(self._on_reconnect)
         self.spawn(self._watch.run(), name="engine")
         self.spawn(self._machine.run(), name="machine")
@@ -192,6 +191,7 @@ class NodeMonitor(Actor[NodeConfig]):
             uptime_s=now - self._began_mono_s,
             engine_silent_s=executor.silent_s(now),
             unix_s=wall_s(),
+            endpoints=self.bus.endpoints,
         )
 
     async def _heartbeat(self) -> None:

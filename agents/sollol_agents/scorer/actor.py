@@ -23,6 +23,7 @@ from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.office.decision_events import DecisionEvents
 from sollol_agents.scorer.office.intents import OperatorsIntents
+from sollol_agents.scorer.office.node_services import node_services
 from sollol_agents.scorer.office.operators import Operators
 from sollol_agents.scorer.office.preloading import Preloading
 from sollol_agents.scorer.office.rivals import Rivals
@@ -123,6 +124,7 @@ class Scorer(Actor[ScorerConfig]):
             on_forgotten=self._saved.save_soon,
         )
         self._intents = OperatorsIntents(self.bus, self.core, self.spawn)
+        self._nodes = node_services(self.bus, self.core.fleet)
         self._candidate = Candidate(
             self.bus,
             stores.SCORER_LEASE,
@@ -188,6 +190,7 @@ class Scorer(Actor[ScorerConfig]):
             *self.bus.serve(subjects.MODELS, self._on_models),
             *self._operators.open(),
         ]
+        self._nodes.open()
         self._publish_office(term, is_leader=True, reason="took office")
 
     def _on_lost(self, reason: str) -> None:
@@ -197,6 +200,7 @@ class Scorer(Actor[ScorerConfig]):
         for subscription in self._office:
             subscription.unsubscribe()
         self._office.clear()
+        self._nodes.leave()
         self._replies.clear()
         if self._spans is not None:
             self._spans.keep(())

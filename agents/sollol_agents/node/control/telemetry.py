@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -10,8 +11,9 @@ from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engines.view import EngineView
 from sollol_agents.node.machine.host import HostSample
 from sollol_agents.node.machine.remote import STATED
+from sollol_bus.transport.endpoints import Endpoint
 from sollol_bus.version import VERSION
-from sollol_schemas.telemetry import EngineKind, Gpu, InFlight, LearnedSpeed, LoadedModel, Telemetry
+from sollol_schemas.telemetry import Asked, EngineKind, Gpu, InFlight, LearnedSpeed, LoadedModel, Telemetry
 
 _MIB: Final = 1024 * 1024
 
@@ -104,6 +106,7 @@ def telemetry_of(
     uptime_s: float,
     engine_silent_s: float,
     unix_s: float,
+    endpoints: Iterable[Endpoint],
 ) -> Telemetry:
     """The full heartbeat."""
     ram_total_mib, ram_available_mib = ram_of(view, host, machine_gpus)
@@ -134,4 +137,15 @@ def telemetry_of(
         version=VERSION,
         host=host.name,
         unix_s=unix_s,
+        asked=tuple(map(_asked, endpoints)),
+    )
+
+
+def _asked(one: Endpoint) -> Asked:
+    return Asked(
+        what=one.name,
+        requests=one.requests,
+        errors=one.errors,
+        last_error=one.last_error[:64],
+        processing_s=one.processing_ns / 1e9,
     )
