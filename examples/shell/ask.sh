@@ -10,7 +10,7 @@ limit_s="${3:-60}"
 body="\"model\": \"$(quote "$1")\", \"prompt\": \"$(quote "$2")\", \"deadline_s\": $limit_s"
 made="${TMPDIR:-/tmp}/decisions.$$"
 
-fleet sub 'sollol.v1.events.routing.*' > "$made" 2>&1 &
+{ as=exec; fleet sub 'sollol.v1.events.routing.*'; } > "$made" 2>&1 &
 watching=$!
 trap 'kill $watching 2> /dev/null || true; rm -f "$made"' EXIT
 until grep -q Subscribing "$made"; do sleep 0.1; done

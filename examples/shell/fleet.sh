@@ -4,9 +4,10 @@
 caller=$([ -z "${SOLLOL_NATS_CREDS_FILE:-}" ] || sed -n 's/.*_INBOX_cli\.\([A-Za-z0-9_-]*\).*/\1/p' "$SOLLOL_NATS_CREDS_FILE")
 on() { printf 'sollol.v1.%s%s' "${caller:+as.$caller.}" "$1"; }
 
-# The command with what the environment says: a user and password, or a file of credentials.
+# The command with what the environment says: a user and password, or a file of credentials. With `as=exec` it takes the
+# place of its shell, so that whoever ends that shell ends it.
 fleet() {
-    nats --server "${SOLLOL_NATS:-nats://127.0.0.1:4222}" ${caller:+--inbox-prefix "_INBOX_cli.$caller"} \
+    ${as:-} nats --server "${SOLLOL_NATS:-nats://127.0.0.1:4222}" ${caller:+--inbox-prefix "_INBOX_cli.$caller"} \
         ${SOLLOL_NATS_USER:+--user "$SOLLOL_NATS_USER" --password "$SOLLOL_NATS_PASSWORD"} \
         ${SOLLOL_NATS_CREDS_FILE:+--creds "$SOLLOL_NATS_CREDS_FILE"} \
         ${SOLLOL_NATS_TLS_CA_FILE:+--tlsca "$SOLLOL_NATS_TLS_CA_FILE"} "$@"
