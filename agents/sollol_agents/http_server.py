@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import resource
 import select
 import socket
 import time
@@ -370,6 +369,10 @@ def _is_readable(listening: socket.socket) -> bool:
 
 def _allow_many_files() -> None:
     """Raises the soft limit of open files to the hard one: every client is a file."""
+    try:
+        import resource  # noqa: PLC0415 Windows has none, and no such limit
+    except ImportError:
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return

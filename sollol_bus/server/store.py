@@ -7,7 +7,6 @@ of both processes lives, however they end.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -56,6 +55,8 @@ def try_claim(store_dir: Path) -> StoreClaim | None:
     except OSError as error:
         raise ConfigError(f"store_dir={str(store_dir)!r} cannot be used: {error.strerror}") from error
     try:
+        import fcntl  # noqa: PLC0415 Windows has none; a node, which runs there, has no store
+
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)

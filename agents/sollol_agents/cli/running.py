@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -39,7 +40,7 @@ def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         assert task is not None
         loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
-            loop.add_signal_handler(number, task.cancel)
+            _hear(loop, number, task.cancel)
         try:
             return await main()
         except asyncio.CancelledError:
@@ -56,7 +57,7 @@ def run_until_signalled(main: Callable[[asyncio.Queue[int]], Coroutine[Any, Any,
         signals: asyncio.Queue[int] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
-            loop.add_signal_handler(number, signals.put_nowait, int(number))
+            _hear(loop, number, partial(signals.put_nowait, int(number)))
         try:
             return await main(signals)
         finally:
@@ -65,6 +66,14 @@ def run_until_signalled(main: Callable[[asyncio.Queue[int]], Coroutine[Any, Any,
     look_for_garbage_seldom()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(guarded())
+
+
+def _hear(loop: asyncio.AbstractEventLoop, number: signal.Signals, act: Callable[[], object]) -> None:
+    """Acts on a signal; where the loop has no handlers (Windows), Python's own wakes it."""
+    try:
+        loop.add_signal_handler(number, act)
+    except NotImplementedError:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))
 
 
 def look_for_garbage_seldom() -> None:
@@ -78,11 +87,15 @@ def look_for_garbage_seldom() -> None:
 
 def _hear_no_more(loop: asyncio.AbstractEventLoop) -> None:
     """Lets signals that ask for the end do nothing: it has come, and is not to look like a death by them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    masks = hasattr(signal, "pthread_sigmask")
+    if masks:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     for number in _STOP_SIGNALS:
-        loop.remove_signal_handler(number)
+        with contextlib.suppress(NotImplementedError):
+            loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    if masks:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
