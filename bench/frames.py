@@ -151,6 +151,8 @@ async def _answers(fleet: ProcessFleet) -> dict[str, bool]:
     async with fleet.client() as client:
         told = {}
         try:
+            await client.undrain("n1")  # some frames are requests of operators as they should be
+            await fleet.joined("n1")
             told["request"] = bool((await client.generate(MODEL, "hello")).text)
             job_id = await client.generate_async(MODEL, "hello")
             told["job"] = bool((await client.wait_for_task(job_id, timeout_s=SETTLED_WITHIN_S)).text)
