@@ -28,6 +28,25 @@ BUCKETS: Final = (NODES_BUCKET, OFFICES_BUCKET, SETTINGS_BUCKET, LEARNED_BUCKET,
 JOB_BLOBS: Final = "SOLLOL_JOB_BLOBS"
 FILES_STORE: Final = "SOLLOL_FILES"
 
+ABOUT: Final = {
+    EVENTS_STREAM: "Events of the last 24 hours: decisions, outcomes, changes of nodes, breakers, offices, settings.",
+    JOBS_STREAM: "Jobs that wait or run, by priority; one leaves when it has ended.",
+    DELAYED_STREAM: "Jobs that are not due yet.",
+    RESULTS_STREAM: "How jobs ended, with their answers.",
+    LETTERS_STREAM: "Dead letters: jobs of which every try failed.",
+    CALLBACKS_STREAM: "Results that wait until they are delivered.",
+    ADVISORIES_STREAM: "Jobs that the server delivers no more, until a dispatcher has buried them.",
+    NODES_BUCKET: "Which process owns the id of which node.",
+    OFFICES_BUCKET: "Which scorer and which recorder is in office.",
+    SETTINGS_BUCKET: "What operators chose: strategy, nodes that are drained, keys and callers.",
+    LEARNED_BUCKET: "What the scorer has learnt of nodes and models.",
+    JOBS_BUCKET: "The state of each job.",
+    BATCHES_BUCKET: "Files and batches, without their contents.",
+    JOB_BLOBS: "Answers of jobs that are too large for a message.",
+    FILES_STORE: "Contents of files.",
+}
+"""What each of them is for; NATS' own tools show it."""
+
 SCORER_LEASE: Final = "scorer"
 RECORDER_LEASE: Final = "recorder"
 API_KEYS: Final = "api_keys"

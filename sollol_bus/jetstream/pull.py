@@ -151,32 +151,32 @@ class Delivery:
 
 
 class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A durable consumer as the server should keep it."""
+    """A durable consumer as the server should keep it; NATS' own tools show what it is `about`."""
 
     stream: str
     durable: str
-    filter_subjects: tuple[str, ...] = ()
-    """Empty: everything in the stream."""
+    filter_subjects: tuple[str, ...] = ()  # none: everything in the stream
     ack_wait_s: float = 30.0
     max_ack_pending: int = 1000
     """Messages delivered and not settled, over all who share the durable."""
     max_deliver: int = -1
     inactive_s: float = 0.0
     """The server forgets a durable that nobody pulls from for so long; 0: never."""
+    about: str = ""
 
     def as_request(self) -> dict[str, object]:
         """The request that makes it, or brings it up to date."""
         config: dict[str, object] = {
             "durable_name": self.durable,
+            "description": self.about,
             "deliver_policy": "all",
             "ack_policy": "explicit",
             "ack_wait": round(self.ack_wait_s * _NS),
             "max_deliver": self.max_deliver,
             "max_ack_pending": self.max_ack_pending,
             "replay_policy": "instant",
+            "inactive_threshold": round(self.inactive_s * _NS),
         }
-        if self.inactive_s:
-            config["inactive_threshold"] = round(self.inactive_s * _NS)
         if self.filter_subjects:
             config["filter_subjects"] = list(self.filter_subjects)
         return {"stream_name": self.stream, "config": config}

@@ -56,6 +56,9 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
             "allow_direct": self.allow_direct,
             "allow_rollup_hdrs": self.allow_rollup_hdrs,
         }
+        about = stores.ABOUT.get(self.name.removeprefix("KV_").removeprefix("OBJ_"), "")
+        if about:
+            wanted["description"] = about
         if self.allow_msg_ttl:
             wanted["allow_msg_ttl"] = True
         if self.allow_msg_schedules:

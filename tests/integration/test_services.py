@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import UnknownModel
@@ -87,3 +88,16 @@ async def counts(system: EmulatedSystem) -> dict[str, list[int]]:
 def matches(pattern: str, subject: str) -> bool:
     ours, theirs = pattern.split("."), subject.split(".")
     return len(ours) == len(theirs) and all(a in ("*", b) for a, b in zip(ours, theirs, strict=True))
+
+
+async def test_streams_buckets_and_consumers_say_what_they_are_for(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, gateway=GatewayConfig(port=0)) as system:
+        await system.client.jobs.end(await system.count(1), timeout_s=20)  # makes what jobs need
+        js = system.client.bus.nats.jetstream()
+        consumers = 0
+        for stream in await js.streams_info():
+            assert stream.config.description, stream.config.name
+            for consumer in await js.consumers_info(str(stream.config.name)):
+                assert consumer.config.description, consumer.name
+                consumers += 1
+        assert consumers >= len(subjects.JOB_PRIORITIES)

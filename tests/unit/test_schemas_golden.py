@@ -11,7 +11,7 @@ import pytest
 
 import sollol_schemas
 import sollol_schemas.subjects as subject_table
-from sollol_schemas import telemetry
+from sollol_schemas import stores, telemetry
 from sollol_schemas.execution import CancelAttempt, RequestGranted
 from sollol_schemas.jobs import JobGet, JobRef
 from sollol_schemas.stores import BUCKETS, KEPT
@@ -63,6 +63,11 @@ def test_every_payload_of_the_subject_table_is_a_message_of_the_contract() -> No
 def test_everything_kept_under_a_key_is_a_message_of_the_contract() -> None:
     assert {row.value for row in KEPT} - {""} <= set(STRUCTS)
     assert {row.bucket for row in KEPT} == set(BUCKETS)
+
+
+def test_everything_that_jetstream_keeps_says_what_it_is_for() -> None:
+    names = {text for name, text in vars(stores).items() if name.endswith(("_STREAM", "_BUCKET", "_STORE", "_BLOBS"))}
+    assert set(stores.ABOUT) == names
 
 
 @pytest.mark.parametrize(

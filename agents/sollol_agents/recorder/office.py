@@ -127,6 +127,7 @@ class Office:
         spec = ConsumerSpec(
             stream=stores.EVENTS_STREAM,
             durable=f"recorder-{store.name}",
+            about="The recorder writes events to its database; each database has its own.",
             filter_subjects=_RECORDED,
             ack_wait_s=_ACK_WAIT_S,
             max_ack_pending=4 * BATCH_MAX,

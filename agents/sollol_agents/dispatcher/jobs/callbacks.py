@@ -61,7 +61,12 @@ class Callbacks:
         self._results = results
         self._spawn = spawn
         self._poster = Poster(config, bus.clock)
-        spec = ConsumerSpec(stream=stores.CALLBACKS_STREAM, durable="callbacks", ack_wait_s=_ACK_WAIT_S)
+        spec = ConsumerSpec(
+            stream=stores.CALLBACKS_STREAM,
+            durable="callbacks",
+            about="Dispatchers deliver results to whoever asked to be called back.",
+            ack_wait_s=_ACK_WAIT_S,
+        )
         self.consumer = PullConsumer(bus, spec, self._on_order, window=_WINDOW)
 
     async def order(self, job: Job, result: JobResult) -> None:

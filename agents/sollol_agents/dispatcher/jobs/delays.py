@@ -38,6 +38,7 @@ class Delays:
         spec = ConsumerSpec(
             stream=stores.DELAYED_STREAM,
             durable="due",
+            about="Dispatchers move jobs that have come due to the others.",
             filter_subjects=(subjects.JOB_DUE.all,),
             ack_wait_s=ack_wait_s,
         )

@@ -42,7 +42,11 @@ class Undeliverable:
     def __init__(self, tools: JobTools, spawn: Spawn) -> None:
         self._tools = tools
         self._spawn = spawn
-        spec = ConsumerSpec(stream=stores.ADVISORIES_STREAM, durable="undeliverable")
+        spec = ConsumerSpec(
+            stream=stores.ADVISORIES_STREAM,
+            durable="undeliverable",
+            about="Dispatchers bury jobs that the server delivers no more.",
+        )
         self.consumer = PullConsumer(tools.bus, spec, self._on_advisory, window=_WINDOW)
 
     def _on_advisory(self, delivery: Delivery) -> None:

@@ -68,6 +68,7 @@ class Windows:
         spec = ConsumerSpec(
             stream=stores.JOBS_STREAM,
             durable=f"p{priority}",
+            about=f"Dispatchers take the jobs of priority {priority}.",
             filter_subjects=(subjects.JOB_SUBMIT.of(priority, "*"),),
             ack_wait_s=self._ack_wait_s,
             max_ack_pending=_MAX_ACK_PENDING,
