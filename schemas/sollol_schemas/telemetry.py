@@ -29,6 +29,7 @@ class EngineKind(StrEnum):
 
     OLLAMA = "ollama"  # Ollama's native API
     OPENAI = "openai"  # any server that speaks OpenAI's API: llama.cpp, vLLM, SGLang, LM Studio
+    OTHER = "other"  # whatever an agent of somebody else's drives; it serves all its models without loading them
 
 
 class NodeState(StrEnum):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sollol_agents.lab.testing.messages import MODEL, gpu
+from sollol_agents.lab.testing.messages import MODEL, engine, gpu
 from sollol_agents.lab.testing.scorer_stage import Fleet
 from sollol_agents.scorer.knowledge import priors
 from sollol_agents.scorer.knowledge.concurrency import Concurrency
 from sollol_agents.scorer.knowledge.speeds import LoadRatio, NodeSpeeds
 from sollol_agents.scorer.office.views import nodes_reply
 from sollol_schemas.execution import Figures
-from sollol_schemas.telemetry import InFlight
+from sollol_schemas.telemetry import EngineKind, InFlight
 
 
 def serve(fleet: Fleet, real_slots: int, rounds: int) -> None:
@@ -81,3 +81,11 @@ def test_a_load_teaches_the_other_machines_what_their_disks_may_do() -> None:
 def test_a_slow_machine_is_expected_to_load_longer() -> None:
     fast, slow = (priors.gpu_machine((gpu(name),)) for name in ("RTX 4090", "Apple M4"))
     assert priors.load_s(slow, 5e9) > 2.0 * priors.load_s(fast, 5e9)
+
+
+def test_an_engine_of_another_kind_serves_all_its_models_without_loading_them() -> None:
+    fleet = Fleet()
+    fleet.node(engine=engine(EngineKind.OTHER), loaded=(), gpus=())
+    fleet.ask("r1")
+    (attempt,) = fleet.core.fleet.nodes["gpu1"].attempts.values()
+    assert attempt.load_s == 0

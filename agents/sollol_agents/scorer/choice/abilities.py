@@ -36,7 +36,7 @@ def lacking(model: InstalledModel, kind: EngineKind, context: TaskContext) -> Ab
     if not known:
         return None
     needed = _needed(context)
-    if kind is EngineKind.OPENAI:
+    if kind is not EngineKind.OLLAMA:
         needed = tuple(ability for ability in needed if ability in _SENSES)
     elif Ability.EMBEDDING.value not in known:  # what makes pictures, say, may talk as well
         known.add(Ability.COMPLETION.value)

@@ -50,7 +50,7 @@ def room_tokens(node: Node, model: str, context: TaskContext) -> int:
     installed, loaded = node.installed.get(model), node.loaded_context_tokens(model)
     if installed is None:
         return 0
-    if node.telemetry.engine.kind is EngineKind.OPENAI:
+    if node.telemetry.engine.kind is not EngineKind.OLLAMA:
         return loaded or installed.context_length
     if context.num_ctx:
         return installed.context_length

@@ -115,7 +115,7 @@ class Node:
     @property
     def is_router_free(self) -> bool:
         """Whether the engine serves its models without loading and evicting."""
-        return self.telemetry.engine.kind is EngineKind.OPENAI
+        return self.telemetry.engine.kind is not EngineKind.OLLAMA
 
     def free_vram_mib(self) -> float:
         """Video memory not in use, in MiB."""

@@ -95,7 +95,7 @@ def twins_of(installed: Mapping[str, InstalledModel]) -> dict[str, tuple[str, ..
 
 def max_models(telemetry: Telemetry) -> int:
     """How many models the engine keeps in memory at a time."""
-    if telemetry.engine.kind is EngineKind.OPENAI:
+    if telemetry.engine.kind is not EngineKind.OLLAMA:
         return max(1, len(telemetry.installed))
     return _MODELS_PER_GPU * max(1, len(telemetry.gpus))
 
