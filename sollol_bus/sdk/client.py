@@ -30,7 +30,7 @@ from sollol_schemas import subjects
 from sollol_schemas.control import STILL_AT_IT, AdminRequest, ControlReply
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
-from sollol_schemas.headers import TRACEPARENT
+from sollol_schemas.headers import ROUTING_PREFIX, TRACEPARENT
 from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.owners import is_reference
 from sollol_schemas.queries import (
@@ -166,13 +166,14 @@ class Client(Part):
         request_id: str | None = None,
     ) -> Call:
         """A request with a body of your own, for what the other methods do not cover."""
+        if deadline_s != DEFAULT_DEADLINE_S:  # the fleet stops when this caller does
+            headers = {f"{ROUTING_PREFIX}Deadline-S": str(deadline_s), **(headers or {})}
         return Call(self.bus, subject, body, headers=headers, deadline_s=deadline_s, request_id=request_id)
 
     def _native(self, subject: str, fields: dict[str, object], routing: Routing | None) -> Call:
         chosen = routing or self._routing or Routing()
         fields = {**fields, "stream": True, **msgspec.to_builtins(chosen)}
-        trace = present_traceparent()
-        headers = {TRACEPARENT: trace} if trace else None
+        headers = {TRACEPARENT: trace} if (trace := present_traceparent()) else None
         told = fields.get("deadline_s")
         deadline_s = float(told) if isinstance(told, (int, float)) and told > 0 else DEFAULT_DEADLINE_S
         return self.call(subject, encode(fields), headers=headers, deadline_s=deadline_s)
@@ -297,8 +298,7 @@ class Client(Part):
             return 1
         return max([1, *(len(view.installed_on) for view in views if view.name in (model, f"{model}:latest"))])
 
-    get_node_resources = nodes
-    get_cluster_stats = stats
+    get_node_resources, get_cluster_stats = nodes, stats
 
     # -- operations ---------------------------------------------------------------------------------------
 

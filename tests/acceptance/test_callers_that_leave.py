@@ -93,6 +93,27 @@ async def test_a_plain_caller_that_vanishes_frees_the_engine_at_the_next_token(
     figure(f"vanished to a free slot: {took_s * 1000:.0f} ms with a token every {TOKEN_S * 1000:.0f} ms")
 
 
+async def test_callers_of_single_replies_that_give_up_free_a_node_of_one_slot(
+    fleet: ProcessFleet, engine: Emulator, figure: Callable[[str], None]
+) -> None:
+    bus = await Bus.connect(fleet.bus_config())
+    body = encode({"model": MODEL, "prompt": "count down from 300"})  # a minute each
+    subscriptions = []
+    for _ in range(3):
+        inbox = bus.new_inbox()
+        subscriptions.append(bus.subscribe(inbox, lambda _: None))
+        bus.publish(subjects.GENERATE, body, reply=inbox)
+    await eventually(lambda: _is_busy(engine))
+    began = time.monotonic()
+    for subscription in subscriptions:
+        subscription.unsubscribe()
+    async with fleet.client() as client:
+        answer = await client.generate(MODEL, "count down from 2")
+    assert answer.text.split() == ["1", "0"]
+    figure(f"three given up, one slot: the next answer after {time.monotonic() - began:.1f} s")
+    await bus.close()
+
+
 async def test_ctrl_c_at_the_terminal_cancels_the_request_on_the_fleet(
     fleet: ProcessFleet, engine: Emulator, tmp_path: Path
 ) -> None:

@@ -61,6 +61,15 @@ async def other(nats_server: EmbeddedServer) -> AsyncIterator[Bus]:
     await bus.close()
 
 
+async def test_a_request_tells_the_fleet_for_how_long_its_caller_waits(bus: Bus, other: Bus) -> None:
+    dispatcher = ScriptedDispatcher(other, "one", answers_at_once=True)
+    await other.flush()
+    for deadline_s, told in ((2.5, "2.5"), (600.0, None)):
+        async with Client(bus) as client, client.call(subjects.GENERATE, BODY, deadline_s=deadline_s) as call:
+            assert [msg.data async for msg in call] == [b"chunk"]
+        assert (dispatcher.requests[-1].headers or {}).get("X-Sollol-Deadline-S") == told
+
+
 async def test_an_unstarted_request_is_sent_again_when_its_dispatcher_dies(bus: Bus, other: Bus) -> None:
     first = ScriptedDispatcher(other, "d1")
     await other.flush()

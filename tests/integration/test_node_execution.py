@@ -12,7 +12,7 @@ from sollol_agents.lab.testing.node_stage import EMBEDDER, MODEL, NODE, Stage, s
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
@@ -161,6 +161,32 @@ async def test_a_caller_that_leaves_frees_the_slot_at_the_next_token(nats_server
         assert stage.outcomes[0].status is OutcomeStatus.CANCELLED
         assert stage.outcomes[0].code is ErrorCode.CANCELLED
         await eventually(lambda: stage.engine.in_flight == 0)
+
+
+async def test_a_caller_of_one_reply_that_leaves_frees_the_slot_while_the_engine_works(
+    nats_server: EmbeddedServer, bus: Bus
+) -> None:
+    async with staged(nats_server, bus, time_scale=1.0, decode_tps=1.0) as stage:
+        stage.chat("count 900", stream=False)
+        await eventually(lambda: stage.engine.in_flight == 1)
+        stage.dispatcher.inbox.unsubscribe()
+        await eventually(lambda: bool(stage.outcomes))
+        assert stage.outcomes[0].code is ErrorCode.CANCELLED
+        await eventually(lambda: stage.engine.in_flight == 0)
+
+
+async def test_a_caller_that_waits_hears_its_reply_alone_however_often_it_was_looked_for(
+    nats_server: EmbeddedServer, bus: Bus
+) -> None:
+    async with staged(nats_server, bus, time_scale=1.0, decode_tps=10.0) as stage:
+        looks: list[Msg] = []
+        bus.subscribe(subjects.ATTEMPT.of(NODE, "traced"), looks.append)
+        stage.chat("count 12", stream=False)
+        await eventually(lambda: bool(stage.outcomes))
+        assert stage.outcomes[0].status is OutcomeStatus.SUCCESS
+        assert len(looks) > 0
+        assert [error_of(msg) for msg in stage.dispatcher.heard] == [None]
+        assert stage.dispatcher.heard[0].data
 
 
 async def test_a_piece_that_reaches_nobody_while_servers_come_and_go_is_lost_and_proves_no_leaving(

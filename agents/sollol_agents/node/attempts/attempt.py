@@ -14,6 +14,7 @@ import msgspec
 
 from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
 from sollol_agents.node.attempts.farewells import End
+from sollol_agents.node.attempts.interest import LOOK, Interest
 from sollol_agents.node.attempts.leave import Leave
 from sollol_agents.node.attempts.loading import with_load
 from sollol_agents.node.attempts.outcome import figures_of, outcome_of
@@ -101,6 +102,7 @@ class Attempt:
         self._concurrency = concurrency
         self._area_before = concurrency.area(now)
         self._speaker = speaker
+        self._interest = Interest(bus, speaker, decision.node_id)
         self._trace = trace
         self._wants_stream = exec_.stream
         self._watchdog = Watchdog(limits, now)
@@ -114,8 +116,8 @@ class Attempt:
         self._answer: EngineAnswer | None = None
         self._is_missed = False
         self._is_over = self._has_caller_left = False
-        self.is_given_up = False  # whether its dispatcher took it back
 
+    is_given_up = False  # whether its dispatcher took it back
     has_lost_leave = False
     """Whether the server let nothing through to the caller."""
 
@@ -165,8 +167,10 @@ class Attempt:
         if self._task is not None:  # else it ends as soon as it starts
             self._task.cancel()
 
-    def caller_gone(self) -> None:
-        """The server says that nobody listens on the caller's inbox."""
+    def caller_gone(self, told: str) -> None:
+        """The server says that nobody listens on the caller's inbox; `told`: the number of what was said, or a look."""
+        if self._bus.is_settling and told == LOOK:
+            return
         if self._bus.is_settling:
             self._is_missed = True  # the caller may still be coming back
             if self._speaker.messages > 1:
@@ -204,6 +208,7 @@ class Attempt:
         """
         self._task = asyncio.current_task()
         self._check_time()
+        self._interest.watch()
         error: SollolError | None = self._stop
         try:
             if error is None:
@@ -332,6 +337,7 @@ class Attempt:
         if self._timer is not None:
             self._timer.cancel()
         self.permission.close()
+        self._interest.close()
         self._finish_figures()
         self.error = None if error is None else error.body
         if self._trace is not None:

@@ -208,10 +208,10 @@ class Executor:
 
     def _on_probe(self, msg: Msg) -> None:
         if is_no_responders(msg):
-            stream = msg.subject[len(self._probe) + 1 :].partition(".")[0]
+            stream, _, last = msg.subject[len(self._probe) + 1 :].partition(".")
             attempt = self._by_stream.get(stream)
             if attempt is not None:
-                attempt.caller_gone()
+                attempt.caller_gone(last)
             else:
                 self.farewells.refused(stream)
 
