@@ -33,8 +33,8 @@ _EXPIRES_S = 30.0
 _SILENT_BEATS = 2.5
 _BESIDE_BYTES = 64 << 10
 """What the server counts of a message beside its payload, at most: its subjects."""
-_BYTES_ARE_OUT = "MaxBytes"
-"""In the server's word that the next message does not fit into what a request may still bring."""
+_IS_DONE = ("Batch Completed", "MaxBytes")
+"""In the server's word that a request brought all it was to bring, or that the next message does not fit into it."""
 _FAILURES_MAX = 5
 """A message at which its taker fails so often comes no more, where nothing else ends that."""
 _RETRY_S = 0.1
@@ -385,10 +385,9 @@ class PullConsumer:
             self._broken.set()
             return
         self._outstanding = max(0, self._outstanding - int(left or self._outstanding))
-        if status == "409" and _BYTES_ARE_OUT not in headers.get(
-            "Description", ""
-        ):  # leadership change, shutdown: pulling at once would only be refused again
-            self._broken.set()
+        description = headers.get("Description", "")
+        if status == "409" and not any(word in description for word in _IS_DONE):
+            self._broken.set()  # leadership change, shutdown: pulling at once would only be refused again
         else:
             self._pull()
 

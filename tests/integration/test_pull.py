@@ -15,6 +15,7 @@ from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
 from sollol_bus.jetstream.streams import StreamSpec, ensure_stream
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import Msg
 
 SPEC = ConsumerSpec(stream="S", durable="d", ack_wait_s=1.0)
 
@@ -278,6 +279,24 @@ async def test_who_hears_that_others_gave_messages_back_asks_for_them_beyond_its
         await eventually(lambda: len(held) == 15)
         await bus.flush()
         assert len(held) == 15, "two windows at most"
+
+
+async def test_a_request_that_brought_all_it_was_to_bring_is_no_trouble(bus: Bus) -> None:
+    """The server says so where bytes are counted; beginning anew would lose what is on its way."""
+    begun: list[Msg] = []
+    seen: list[int] = []
+    bus.subscribe("$JS.API.CONSUMER.DURABLE.CREATE.S.d", begun.append)
+
+    def handle(delivery: Delivery) -> None:
+        seen.append(delivery.stream_seq)
+        delivery.ack()
+
+    async with running(PullConsumer(bus, SPEC, handle, window=2, window_bytes=100_000)):
+        for n in range(600):
+            await publish_acked(bus, f"s.{n}", b"")
+        await eventually(lambda: len(seen) == 600)
+    assert seen == list(range(1, 601))
+    assert len(begun) == 1
 
 
 @pytest.mark.shutdown
