@@ -35,6 +35,10 @@ VIA: Final = "Sollol-Via"
 # Routing fields as headers: `X-Sollol-Priority` and so on; see `routing.Routing`.
 ROUTING_PREFIX: Final = "X-Sollol-"
 
+# Requests of operators.
+OPERATOR: Final = "Sollol-Operator"
+"""`acts.Operator` as JSON: who asks for what only operators may, for the trail."""
+
 # Exec, set by the dispatcher (control role only).
 REPLY_TO: Final = "Sollol-Reply-To"
 """The caller's inbox: the only place where the node may publish tokens."""

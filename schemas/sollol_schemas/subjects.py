@@ -181,6 +181,11 @@ ADMIN_FLEET: Final = Subject(
 ).all
 """Who belongs to the fleet: list, invite, give new credentials, revoke."""
 
+ADMIN_ACTS: Final = Subject(
+    "admin.acts", by=CONTROL, to=CONTROL, payload="ActsRequest", reply="ActsReply", queue=RECORDERS
+).all
+"""What operators did."""
+
 # Of those who are no member yet.
 JOIN: Final = Subject(
     "join", by=(Role.NEWCOMER,), to=CONTROL, payload="JoinRequest", reply="JoinReply", queue=REGISTRARS
@@ -297,6 +302,8 @@ RESET_EVENT: Final = Subject("events.reset", by=CONTROL, to=WATCHERS, payload="R
 JOB_EVENTS_ROOT: Final = f"{V1}.events.job"
 JOB_EVENTS: Final = f"{JOB_EVENTS_ROOT}.>"
 """Everything that happens to jobs, whoever owns them."""
+AUDIT_EVENT: Final = Subject("events.audit", by=CONTROL, to=CONTROL, payload="Act").all
+"""An operator did something."""
 JOB_EVENT: Final = Subject("events.job.{job_id}.{news}", by=CONTROL, to=CONTROL, payload="JobEvent")
 """Something happened to a job that nobody owns; not stored, the job's state tells as much."""
 OWN_JOB_EVENT: Final = Subject("events.job.{user}.{job_id}.{news}", by=CONTROL, to=READERS, payload="JobEvent")
@@ -305,6 +312,7 @@ STORED_EVENTS: Final = (
     *(event.all for event in (ROUTING_EVENT, OUTCOME_EVENT, NODE_EVENT, PRELOAD_EVENT, OFFICE_EVENT, BREAKER_EVENT)),
     STRATEGY_EVENT,
     RESET_EVENT,
+    AUDIT_EVENT,
 )
 """What the stream of events keeps."""
 

@@ -19,12 +19,12 @@ from sollol_bus.observe.tracing_setup import present_traceparent
 from sollol_bus.parts import Part
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
-from sollol_bus.sdk.questions import ask_actor
+from sollol_bus.sdk.questions import ask_actor, ask_many
 from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
 from sollol_bus.sdk.spread import spread
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode
-from sollol_bus.transport.streaming import grown, request_many
+from sollol_bus.transport.streaming import grown
 from sollol_bus.transport.watching import watch
 from sollol_schemas import subjects
 from sollol_schemas.control import STILL_AT_IT, AdminRequest, ControlReply
@@ -353,8 +353,7 @@ class Client(Part):
 
     async def pull(self, node_id: str, model: str) -> AsyncIterator[dict[str, Any]]:
         """Downloads a model to a node; gives the engine's progress objects."""
-        asked = encode(AdminRequest(node_id=node_id, model=model))
-        answers = request_many(self.bus, subjects.ADMIN_NODE.of("pull"), asked, gap_s=600, total_s=86_400)
+        answers = ask_many(self.bus, subjects.ADMIN_NODE.of("pull"), AdminRequest(node_id=node_id, model=model))
         async with aclosing(answers):
             async for msg in answers:
                 if msg.data != STILL_AT_IT:

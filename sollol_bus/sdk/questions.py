@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import AsyncGenerator
+from typing import Final, TypeVar
 
 from sollol_bus.errors import NoResponders, SollolError, error_from
 from sollol_bus.jetstream.vacancy import why_vacant
+from sollol_bus.transport.acting import signed
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.streaming import request_many
 from sollol_schemas import stores, subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 T = TypeVar("T")
 
+_GAP_S: Final = 600.0
+_TOTAL_S: Final = 86_400.0
 _OF_SCORER = (subjects.NODES, subjects.MODELS, subjects.ADMIN_STRATEGY, subjects.ADMIN_BREAKER)
-_OF_RECORDER = (subjects.STATS, subjects.RELIABILITY, subjects.RECENT, subjects.USAGE)
+_OF_RECORDER = (subjects.STATS, subjects.RELIABILITY, subjects.RECENT, subjects.USAGE, subjects.ADMIN_ACTS)
 
 
 async def ask(
@@ -26,11 +31,17 @@ async def ask(
         SollolError: What the other side reported, or a `BusError`.
     """
     payload = b"" if asked is None else encode(asked)
-    msg = await bus.request(subject, payload, timeout_s=timeout_s, headers=headers)
+    head = {**(headers or {}), **(signed(bus, subject) or {})}
+    msg = await bus.request(subject, payload, timeout_s=timeout_s, headers=head or None)
     failure = error_of(msg)
     if failure is not None:
         raise error_from(failure)
     return decode(msg.data, kind)
+
+
+def ask_many(bus: Bus, subject: str, asked: object) -> AsyncGenerator[Msg, None]:
+    """Every answer to an operator's request that takes long; see `ReplyStream` for the errors."""
+    return request_many(bus, subject, encode(asked), headers=signed(bus, subject), gap_s=_GAP_S, total_s=_TOTAL_S)
 
 
 async def ask_actor(bus: Bus, subject: str, asked: object, kind: type[T], *, timeout_s: float = 5.0) -> T:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from sollol_bus.errors import BadRequest
-from sollol_schemas.callers import HIGHEST, KEY_PREFIX, Standing, Standings, name_of_key, word_of
+from sollol_schemas.callers import KEY_PREFIX, Standing, Standings, name_of_key, word_of
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.keys import ApiKey
 
@@ -144,13 +144,3 @@ def _bounded(callers: dict[str, Standing]) -> Standings:
     if len(callers) > CALLERS_MAX:
         raise BadRequest(f"{CALLERS_MAX} callers have a team or ceilings already; revoke some")
     return Standings(callers=callers)
-
-
-def is_unlimited(standing: Standing) -> bool:
-    """Whether a caller has no ceiling at all."""
-    return (standing.max_priority, standing.requests_per_minute, standing.max_concurrent, standing.max_jobs) == (
-        HIGHEST,
-        0,
-        0,
-        0,
-    )

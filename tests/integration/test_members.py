@@ -17,15 +17,20 @@ from sollol_agents.registrar.actor import Registrar
 from sollol_agents.registrar.config import RegistrarConfig
 from sollol_agents.registrar.founding import found
 from sollol_bus.errors import ConfigError, SollolError
+from sollol_bus.jetstream.streams import provision
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.acting import ACTING, signed
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.leave import give
 from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_bus.trust import tokens
+from sollol_bus.trust.callers import Roster
 from sollol_bus.trust.certificates import fingerprint
 from sollol_bus.trust.claims import Kind, creds_text, new_seed, public_key
+from sollol_bus.trust.standings import StandingStore
 from sollol_schemas import subjects
+from sollol_schemas.acts import Act, Operator
 from sollol_schemas.inboxes import (
     CONTROL_INBOX_PREFIX,
     NEWCOMER_INBOX_PREFIX,
@@ -138,8 +143,8 @@ class Here:
             raise SollolError(body=body)
         return decode(reply.data, JoinReply)
 
-    async def member(self, control: Bus, name: str, *, again: bool = False) -> Bus:
-        invited = await self.ask(control, Invite(name=name, role=Role.CLIENT, is_again=again))
+    async def member(self, control: Bus, name: str, *, again: bool = False, role: Role = Role.CLIENT) -> Bus:
+        invited = await self.ask(control, Invite(name=name, role=role, is_again=again))
         seed = new_seed(Kind.USER)
         joined = await self.join(tokens.read(invited.token).secret, seed)
         file = f"{name}-{again}.creds"
@@ -261,6 +266,29 @@ async def test_fifty_streams_run_on_while_members_come_and_go(here: Here, contro
     assert (bob.reconnects, node.reconnects, control.reconnects) == (0, 0, 0)
     await node.close()
     await bob.close()
+
+
+async def test_invitations_and_revocations_are_told_for_the_trail_without_a_token(here: Here, control: Bus) -> None:
+    heard: list[Act] = []
+    control.subscribe(subjects.AUDIT_EVENT, lambda msg: heard.append(decode(msg.data, Act)))
+    await (await here.member(control, "alice")).close()
+    ACTING.set(Operator(who="olga", host="desk"))
+    sign = signed(control, subjects.ADMIN_FLEET)
+    await control.request(subjects.ADMIN_FLEET, encode(Revoke(name="alice")), headers=sign)
+    await eventually(lambda: len(heard) == 2)
+    assert [(one.act, one.target) for one in heard] == [("fleet.invite", "alice"), ("fleet.revoke", "alice")]
+    assert heard[0].details == {"role": "client"}
+    assert heard[1].by == Operator(who="olga", host="desk")
+
+
+async def test_observers_are_told_of_everybodys_requests_without_being_asked(here: Here, control: Bus) -> None:
+    await provision(control)
+    await (await here.member(control, "eye", role=Role.OBSERVER)).close()
+
+    async def sees_all() -> bool:
+        return Roster(await StandingStore(control).load()).seen_by("eye") is None
+
+    await eventually(sees_all)
 
 
 async def test_who_is_revoked_stays_so_when_server_and_registrar_start_again(here: Here) -> None:

@@ -79,15 +79,6 @@ def test_a_priority_is_lowered_to_its_callers_wherever_it_stands(
     assert asked_by("stranger").routing.priority >= priority
 
 
-def test_a_member_cannot_say_that_its_request_is_a_job_or_was_tried_before() -> None:
-    head = {h.CALLER: "laptop", h.JOB: "j1", h.NUMBER: "7", h.JOB_PLACE: "1 2 3"}
-    body = b'{"model":"m","prompt":"hi"}'
-    own = take_in(RequestKind.GENERATE, body, head, "_INBOX_cli.laptop.x", default_deadline_s=600.0)
-    assert (own.context.job_id, own.first_attempt, own.birth) == ("", 1, None)
-    runners = take_in(RequestKind.GENERATE, body, head, "_INBOX_cli.control.x", default_deadline_s=600.0)
-    assert (runners.context.job_id, runners.first_attempt) == ("j1", 7)
-
-
 def test_a_passthrough_body_keeps_its_own_priority_field() -> None:
     body = b'{"model":"m","messages":[],"priority":"not ours"}'
     request = take(body, {h.PATH: "/v1/chat/completions"}, RequestKind.PASSTHROUGH)

@@ -43,6 +43,7 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("stats", "listings:stats", _LOOK, "Show requests, latency and speed."),
     ("reliability", "listings:reliability", _LOOK, "Show how reliable each node is."),
     ("usage", "accounts:usage", _LOOK, "Show who has used how much."),
+    ("audit", "accounts:audit", _LOOK, "Show what operators did."),
     ("why", "explaining:why", _LOOK, "Explain one request."),
     ("route", "explaining:route", _LOOK, "Say where a request would run, and why."),
     ("watch", "watch:watch", _LOOK, "Print decisions and node events as they happen."),

@@ -6,6 +6,7 @@ NiceGUI keeps its application in module globals, so a process has one dashboard.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ from sollol_agents.dashboard.operations import OperationContext
 from sollol_agents.dashboard.pages import Page, Pages
 from sollol_bus.parts import Spawn
 from sollol_bus.version import VERSION
+from sollol_schemas.acts import Operator
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +122,13 @@ class Site:
                 client.run_javascript("location.reload()")
 
         page = Page(lambda text: send("apply", text), lambda: person_now() is not None, leave)
-        runner = OperationRunner(self._context, lambda text: send("told", text), may_operate, self._spawn)
+        runner = OperationRunner(
+            self._context,
+            lambda text: send("told", text),
+            may_operate,
+            self._spawn,
+            operator=_operator(person, request),
+        )
 
         def on_ask(event: GenericEventArguments) -> None:
             try:
@@ -141,6 +149,12 @@ class Site:
             runner.close()
 
         client.on_delete(close)
+
+
+def _operator(person: Person, request: Request) -> Operator:
+    return Operator(
+        who=person.name, host=socket.gethostname(), address=request.client.host if request.client is not None else ""
+    )
 
 
 async def _healthy(_: Request) -> Response:

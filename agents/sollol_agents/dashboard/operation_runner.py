@@ -12,12 +12,15 @@ import msgspec
 from sollol_agents.dashboard.operations import Operation, OperationContext, operation
 from sollol_bus.errors import BadRequest, SollolError
 from sollol_bus.parts import Spawn
+from sollol_bus.transport.acting import ACTING
+from sollol_schemas.acts import Operator
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 16
 _TELL_EVERY_S: Final = 0.06
+_NOBODY: Final = Operator()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -37,6 +40,7 @@ class OperationRunner:
         send: Sends one text to the page's `told`.
         may_operate: Whether the person at the page is (still) an administrator.
         spawn: Starts a task that the actor owns.
+        operator: For whom the page acts.
     """
 
     def __init__(
@@ -45,11 +49,14 @@ class OperationRunner:
         send: Callable[[str], None],
         may_operate: Callable[[], bool],
         spawn: Spawn,
+        *,
+        operator: Operator = _NOBODY,
     ) -> None:
         self._context = context
         self._send = send
         self._may_operate = may_operate
         self._spawn = spawn
+        self._operator = operator
         self._running: dict[int, asyncio.Task[None]] = {}
 
     def ask(self, call: OperationCall) -> None:
@@ -73,6 +80,7 @@ class OperationRunner:
             task.cancel("the page was closed")
 
     async def _run(self, call: OperationCall) -> None:
+        ACTING.set(self._operator)
         told: list[Any] = []
         flusher: asyncio.TimerHandle | None = None
 

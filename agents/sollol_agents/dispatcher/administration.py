@@ -12,6 +12,7 @@ from collections.abc import Callable
 from sollol_agents.dispatcher.intents import KeptIntents
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.parts import Part, Spawn
+from sollol_bus.transport.acting import tell_act
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.leave import LeaveOnSilence
 from sollol_bus.transport.messages import Msg, decode, encode, error_of, is_no_responders
@@ -97,6 +98,8 @@ class Administration(Part):
         if refused is not None:
             self._bus.respond_error(msg.reply, refused, is_stream=operation == "pull")
             return
+        told = {"model": asked.model, "weight": asked.weight, "labels": asked.labels}
+        tell_act(self._bus, f"node.{subjects.last_token(msg.subject)}", asked.node_id, told, asked=msg.headers or {})
         if isinstance(control, ControlDrain | ControlSet):
             self._spawn(self._keep(msg.reply, asked.node_id, control), name=f"intent.{asked.node_id}")
         else:

@@ -7,6 +7,7 @@ for a request; the paths that carry the load are therefore looked up here.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import MutableMapping
 from functools import partial
 from typing import Any, Final
@@ -31,8 +32,10 @@ from sollol_agents.http_server import ClientLimits
 from sollol_agents.requests.dialects import KIND_OF_PATH, dialect_of
 from sollol_agents.requests.paths import is_closed
 from sollol_bus.errors import SollolError
+from sollol_bus.transport.acting import ACTING
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import headers as h
+from sollol_schemas.acts import Operator
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
 
@@ -122,6 +125,7 @@ class Application:
             kind = RequestKind.PASSTHROUGH
         if kind is None or method != "POST":
             scope["state"]["guest"] = guest
+            ACTING.set(_operator(guest, scope))
             await self._pages(scope, receive, send)
             return
         request = await self._read(scope, receive, kind, guest)
@@ -191,6 +195,11 @@ class Application:
             await reply.whole(refused.status, headers, refused.body)
         except SollolError as cut:
             log.info("the client was cut: %s", cut, extra={"action": "reader_cut"})
+
+
+def _operator(guest: Guest, scope: Scope) -> Operator:
+    client = scope.get("client")
+    return Operator(who=guest.caller, host=socket.gethostname(), address=str(client[0]) if client else "")
 
 
 def _origin_form(raw_path: bytes, query: bytes) -> str:

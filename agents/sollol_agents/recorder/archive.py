@@ -26,6 +26,7 @@ from sollol_agents.recorder.statistics import (
 from sollol_agents.recorder.store import connect
 from sollol_agents.recorder.uptime import Passage, Uptime, uptime_of
 from sollol_agents.recorder.usage import UsageRow, usage_sql
+from sollol_schemas.acts import Act
 from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
 from sollol_schemas.instants import instant
@@ -43,6 +44,7 @@ from sollol_schemas.subjects import NO_NODE
 _LATENCY_SAMPLES = 20_000  # the latest successes, from which percentiles are taken
 _RECENT_LIMIT = 1000
 _WHY_LIMIT = 100
+_ACTS_LIMIT = 10_000
 _ASKED = (
     "(request_id = ? OR (job_id = ? AND job_id <> '')) AND (? IS NULL OR caller IN (SELECT value FROM json_each(?)))"
 )
@@ -57,6 +59,7 @@ _RECENT_OF_CALLER = (
 _DECISIONS_OF = "SELECT stored_at_ns, body FROM decisions WHERE request_id IN (SELECT value FROM json_each(?))"
 _outcomes = msgspec.json.Decoder(Outcome)
 _decisions = msgspec.json.Decoder(DecisionEvent)
+_acts = msgspec.json.Decoder(Act)
 _node_events = msgspec.json.Decoder(NodeEvent)
 
 
@@ -210,6 +213,15 @@ class Archive:
             usage_sql(with_model=UsageBy.MODEL in by, with_day=UsageBy.DAY in by), (since, words, words)
         )
         return [UsageRow(*row) for row in rows]
+
+    async def acts(self, since: float, limit: int) -> tuple[Act, ...]:
+        """What operators did at or after `since` (seconds of Unix time), newest first."""
+        rows = await self._connection.execute_fetchall(
+            "SELECT stored_at_ns, body FROM acts WHERE stored_at_ns >= ? "
+            "ORDER BY stored_at_ns DESC, stream_seq DESC LIMIT ?",
+            (int(since * 1e9), min(limit, _ACTS_LIMIT)),
+        )
+        return tuple(msgspec.structs.replace(_acts.decode(body), at=instant(at / 1e9)) for at, body in rows)
 
     async def _uptimes(self, node_id: str, now: float) -> dict[str, Uptime]:
         """How long each node has been there."""

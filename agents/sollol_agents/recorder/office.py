@@ -31,6 +31,7 @@ _RECORDED = (
     subjects.NODE_EVENT.all,
     subjects.BREAKER_EVENT.all,
     subjects.OFFICE_EVENT.all,
+    subjects.AUDIT_EVENT,
 )
 _REOPEN_S: Final = 0.5
 _ACK_WAIT_S: Final = 5.0

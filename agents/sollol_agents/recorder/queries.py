@@ -14,12 +14,14 @@ from sollol_agents.recorder.store import Store
 from sollol_agents.recorder.usage import usage_of
 from sollol_bus.errors import ActorStopped, BusError, NotConnected, PayloadTooLarge, SollolError
 from sollol_bus.parts import Spawn
+from sollol_bus.transport.acting import tell_act
 from sollol_bus.transport.connection import INBOX_ROOT, Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.trust.callers import Roster
 from sollol_bus.waiting import happens
 from sollol_schemas import owners, subjects
+from sollol_schemas.acts import ActsReply, ActsRequest
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.queries import (
@@ -190,6 +192,11 @@ class Queries:
         rows = await archive.usage(since, by=request.by, callers=self._seen_by(msg))
         return UsageReply(entries=usage_of(rows, self._roster(), request.by))
 
+    async def _acts(self, archive: Archive, _store: Store, msg: Msg) -> ActsReply:
+        request = _read(msg, ActsRequest, ActsRequest())
+        since = self._bus.clock.now_unix() - request.since_s if request.since_s > 0 else 0.0
+        return ActsReply(acts=await archive.acts(since, request.limit))
+
     def _seen_by(self, msg: Msg) -> tuple[str, ...] | None:
         """Of whose requests whoever asks may know; None: of everybody's."""
         return self._roster().seen_by(owners.caller_of(msg.headers))
@@ -206,6 +213,7 @@ class Queries:
         at = self._bus.clock.instant()
         event = ResetEvent(kind=ResetKind.RELIABILITY, node_id=request.node_id, model=request.model, at=at)
         self._bus.publish(subjects.RESET_EVENT, encode(event))
+        tell_act(self._bus, "metrics.reset", request.node_id, {"model": request.model}, asked=msg.headers or {})
         return await archive.reliability(request.node_id, request.model, now=self._bus.clock.now_unix())
 
     async def _ask_fleet(self) -> FleetStats | None:
@@ -225,6 +233,7 @@ ENDPOINTS: dict[str, str] = {
     "why": subjects.WHY.all,
     "usage": subjects.USAGE,
     "reset": subjects.ADMIN_METRICS_RESET,
+    "acts": subjects.ADMIN_ACTS,
 }
 
 

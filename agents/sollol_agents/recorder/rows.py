@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from sollol_schemas.acts import Act
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import Owner
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
@@ -38,6 +39,7 @@ class Table(StrEnum):
     OUTCOMES = "outcomes"
     DECISIONS = "decisions"
     EVENTS = "events"
+    ACTS = "acts"
 
 
 class Row(NamedTuple):
@@ -48,6 +50,7 @@ class Row(NamedTuple):
 
 
 _outcomes = msgspec.json.Decoder(Outcome)
+_acts = msgspec.json.Decoder(Act)
 _decisions = msgspec.json.Decoder(DecisionEvent)
 _Event = NodeEvent | BreakerEvent | OfficeEvent
 _events: dict[str, msgspec.json.Decoder[Any]] = {
@@ -96,6 +99,9 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
         columns = {"request_id": decision.request_id, "job_id": decision.job_id, "body": data}
         columns["caller"] = decision.caller
         return Row(Table.DECISIONS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
+    if area == "audit":
+        _acts.decode(data)
+        return Row(Table.ACTS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq, "body": data})
     if area in _events:
         event: _Event = _events[area].decode(data)
         node_id = "" if isinstance(event, OfficeEvent) else event.node_id

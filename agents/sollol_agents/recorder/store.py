@@ -40,6 +40,7 @@ _WRITE: Final = {
     Table.DECISIONS: (
         "INSERT OR IGNORE INTO decisions VALUES (:stored_at_ns, :stream_seq, :request_id, :job_id, :body, :caller)"
     ),
+    Table.ACTS: "INSERT OR IGNORE INTO acts VALUES (:stored_at_ns, :stream_seq, :body)",
     Table.EVENTS: "INSERT OR IGNORE INTO events VALUES (:stored_at_ns, :stream_seq, :kind, :node_id, :body)",
 }
 _FORGET = "DELETE FROM outcomes WHERE (:node_id IN ('', node_id)) AND (:model IN ('', model))"
@@ -77,6 +78,14 @@ _PRUNE_EVENTS = _Pruning(
     "(SELECT stored_at_ns, stream_seq FROM events WHERE stored_at_ns <= ? ORDER BY stored_at_ns LIMIT ?)",
     1e9,
 )
+
+_PRUNE_ACTS = _Pruning(
+    "SELECT stored_at_ns FROM acts ORDER BY stored_at_ns DESC LIMIT 1 OFFSET ?",
+    "DELETE FROM acts WHERE (stored_at_ns, stream_seq) IN "
+    "(SELECT stored_at_ns, stream_seq FROM acts WHERE stored_at_ns <= ? ORDER BY stored_at_ns LIMIT ?)",
+    1e9,
+)
+_MAX_ACTS = 100_000  # however old: operators do little
 
 
 class StoreReplaced(Exception):
@@ -131,6 +140,7 @@ class Store:
         deleted = await self._prune_table(_PRUNE_OUTCOMES, before, max_outcomes)
         deleted += await self._prune_table(_PRUNE_DECISIONS, before, max_decisions)
         deleted += await self._prune_table(_PRUNE_EVENTS, before, max_events)
+        deleted += await self._prune_table(_PRUNE_ACTS, 0.0, _MAX_ACTS)
         if deleted:
             await self._connection.execute_fetchall(f"PRAGMA incremental_vacuum({_FREE_PAGES})")
         return deleted

@@ -13,6 +13,7 @@ import msgspec
 from sollol_agents.registrar.config import AUTHORITY, CA, SYSTEM_CREDENTIALS, RegistrarConfig, write_secret
 from sollol_bus.actor import Actor
 from sollol_bus.errors import BusError, ConfigError, NotConnected, SollolError
+from sollol_bus.transport.acting import tell_act
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.trust import tokens
@@ -159,11 +160,14 @@ class Registrar(Actor[RegistrarConfig]):
                 await self._keep(invited(self.authority, name, role, secret, now=now, again=again))
                 token = tokens.written(tokens.Token(self.authority.addresses, fingerprint(self._ca), secret))
                 log.info("%s was invited as a %s", name, role, extra={"action": "member_invited"})
+                act = "fleet.rotate" if again else "fleet.invite"
+                tell_act(self.bus, act, name, {"role": role.value}, asked=msg.headers or {})
             case Revoke(name=name):
                 changed = without(self.authority, name, now=now)
                 await self._keep(changed)
                 await self._push(changed)
                 log.info("%s was revoked", name, extra={"action": "member_revoked"})
+                tell_act(self.bus, "fleet.revoke", name, asked=msg.headers or {})
             case _:
                 pass
         waiting = (one for one in self.authority.invitations.values() if not one.is_used and one.ends_at > now)

@@ -1,4 +1,4 @@
-"""`sollol usage`: who has used how much."""
+"""`sollol usage` and `sollol audit`: who has used how much, and what operators did."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import show_json, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_bus.errors import ConfigError
+from sollol_bus.sdk.questions import ask_actor
 from sollol_bus.transport.connection import BusConfig
+from sollol_schemas import subjects
+from sollol_schemas.acts import ActsReply, ActsRequest
 from sollol_schemas.queries import Usage, UsageBy, UsageRequest
 
 Output = Annotated[
@@ -64,6 +67,33 @@ def usage(
     return running.run(main)
 
 
+@of_commands.for_clients()
+def audit(*, bus: BusConfig, log: LogConfig, since: Since = "", output: Output = "table") -> int:
+    """Shows what operators did: who, what, when and from where, the latest first; for operators."""
+    asked = ActsRequest(since_s=seconds_in(since))
+    log_lines.set_up(log)
+
+    async def main() -> int:
+        async with running.connected(bus) as client:
+            reply = await ask_actor(client.bus, subjects.ADMIN_ACTS, asked, ActsReply)
+        rows = [
+            {
+                "at": one.at,
+                "who": one.by.who,
+                "act": one.act,
+                "target": one.target,
+                "host": one.by.host,
+                "address": one.by.address,
+                "details": ", ".join(f"{name}={value}" for name, value in one.details.items()),
+            }
+            for one in reply.acts
+        ]
+        _print(rows, ["at", "who", "act", "target", "host", "address", "details"], output)
+        return 0
+
+    return running.run(main)
+
+
 def seconds_in(text: str) -> float:
     """The seconds that a text like `7d` means; 0 for an empty one.
 
@@ -81,7 +111,10 @@ def _columns(by: Sequence[UsageBy]) -> list[str]:
 
 
 def _show(entries: Sequence[Usage], columns: Sequence[str], output: str) -> None:
-    rows: list[dict[str, Any]] = [{name: getattr(one, name) for name in columns} for one in entries]
+    _print([{name: getattr(one, name) for name in columns} for one in entries], columns, output)
+
+
+def _print(rows: Sequence[dict[str, Any]], columns: Sequence[str], output: str) -> None:
     match output:
         case "json":
             show_json(msgspec.to_builtins(rows))

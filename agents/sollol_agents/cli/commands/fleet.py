@@ -18,7 +18,6 @@ from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.ceilings import (
     HEADINGS,
     ConcurrentFlag,
-    JobsFlag,
     PerMinuteFlag,
     PriorityFlag,
     SeesAllFlag,
@@ -35,6 +34,7 @@ from sollol_agents.registrar import config as files
 from sollol_agents.registrar.config import write_secret
 from sollol_bus.errors import ConfigError, NoResponders, SollolError, error_from
 from sollol_bus.sdk.client import Client
+from sollol_bus.transport.acting import signed, tell_act
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import decode, encode, error_of
@@ -159,7 +159,6 @@ def limit(
     max_priority: PriorityFlag = None,
     per_minute: PerMinuteFlag = None,
     concurrent: ConcurrentFlag = None,
-    jobs: JobsFlag = None,
     sees_all: SeesAllFlag = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:
@@ -171,12 +170,14 @@ def limit(
     log_lines.set_up(log)
     if not is_bus_id(name):
         raise ConfigError(f"{name!r} is no name of a caller")
-    changes = given(team, max_priority, per_minute, concurrent, jobs, sees_all=sees_all)
+    changes = given(team, max_priority, per_minute, concurrent, sees_all=sees_all)
 
     async def main() -> int:
         async with running.connected(bus) as client:
             store = StandingStore(client.bus)
             roster = Roster(await (store.change(named(name, **changes)) if changes else store.load()))
+            if changes:
+                tell_act(client.bus, "fleet.limit", name, changes)
         if json_:
             show_json({**msgspec.structs.asdict(roster.of(name)), "name": name, "team": roster.team_of(name)})
         else:
@@ -241,7 +242,6 @@ def invite(
     max_priority: PriorityFlag = None,
     per_minute: PerMinuteFlag = None,
     concurrent: ConcurrentFlag = None,
-    jobs: JobsFlag = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:
     """Prints the one command with which a machine joins; it is valid for an hour, and once.
@@ -251,7 +251,7 @@ def invite(
     Example:
         sollol invite node desk
     """
-    standing = given(team, max_priority, per_minute, concurrent, jobs)
+    standing = given(team, max_priority, per_minute, concurrent)
     is_asking = role in ("client", "observer")
     if standing and not is_asking:
         raise ConfigError(f"a {role} has no team and no ceilings: it asks for nothing, or is an operator")
@@ -291,7 +291,8 @@ def _ask(
 
             async def asked(one: FleetRequest) -> FleetReply:
                 try:
-                    reply = await client.bus.request(subjects.ADMIN_FLEET, encode(one), timeout_s=10.0)
+                    sign = signed(client.bus, subjects.ADMIN_FLEET)
+                    reply = await client.bus.request(subjects.ADMIN_FLEET, encode(one), timeout_s=10.0, headers=sign)
                 except NoResponders as error:
                     raise SollolError(
                         "no fleet that knows its members runs there: `sollol fleet init` makes one"

@@ -11,6 +11,7 @@ from sollol_agents.dispatcher.jobs.records import result_of, told
 from sollol_agents.dispatcher.jobs.states import Overtaken
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_bus.jetstream.stored import delete_message, purge_subject
+from sollol_bus.transport.acting import tell_act
 from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas import owners, stores
 from sollol_schemas.errors import ErrorCode
@@ -101,4 +102,6 @@ class Removal:
             await self._tools.results.discard(job_id)
             await self._tools.letters.discard(job_id)
             await purge_subject(self._bus, f"KV_{stores.JOBS_BUCKET}", f"$KV.{stores.JOBS_BUCKET}.job.{job_id}")
+        which = {"jobs": len(doomed), "states": ", ".join(sorted(states)) if asked.job_id is None else ""}
+        tell_act(self._bus, "jobs.purge", asked.job_id or "", which, asked=msg.headers or {})
         self._bus.respond(msg, JobPurgeReply(purged=len(doomed)))

@@ -24,7 +24,7 @@ from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.grant import JOBS_CLOCK, Birth
 from sollol_schemas.ids import is_request_id
-from sollol_schemas.inboxes import client_inbox_prefix, is_client_inbox
+from sollol_schemas.inboxes import is_client_inbox
 from sollol_schemas.owners import is_reference
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 
@@ -44,8 +44,6 @@ _JOB_PLACE_PARTS = 3
 _DIGITS = 20
 _STREAMS = re.compile(rb'"stream"\s*:\s*true')
 _EVERYBODY: Final = Roster()
-_OF_CONTROL: Final = frozenset({h.JOB, h.JOB_PLACE, h.NUMBER})
-"""Nobody is believed who says this for itself: it spares a request from ceilings."""
 
 
 class Rejected(Exception):
@@ -110,7 +108,7 @@ def take_in(
     Raises:
         Rejected: The body, a routing field, a header or the path is not usable.
     """
-    head = _believed(headers or {}, reply_to)
+    head = headers or {}
     caller = head.get(h.CALLER, "")
     path = check_path(head.get(h.PATH, "")) if kind is RequestKind.PASSTHROUGH else ""
     routing, context, wants_stream, body = _read(kind, path, payload, head, detector)
@@ -199,14 +197,6 @@ def _job(given: str) -> str:
     if not is_reference(given):
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=f"header {h.JOB} must name a job"))
     return given
-
-
-def _believed(head: Mapping[str, str], reply_to: str) -> Mapping[str, str]:
-    """The headers without what a member may not say for itself; gateways and jobs have inboxes of their own."""
-    caller = head.get(h.CALLER, "")
-    if not caller or not reply_to.startswith(f"{client_inbox_prefix(caller)}."):
-        return head
-    return {name: value for name, value in head.items() if name not in _OF_CONTROL}
 
 
 def _lowered(routing: Routing, priority: int) -> Routing:

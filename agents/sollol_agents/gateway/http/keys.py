@@ -10,6 +10,7 @@ from typing import Final
 from sollol_bus.errors import BadRequest, Conflict
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.streams import bucket_spec, provision
+from sollol_bus.transport.acting import tell_act
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_bus.trust.callers import gone, named
@@ -70,6 +71,8 @@ class KeyStore:
         key = ApiKey(key_id=digest[:12], name=name, secret_sha256=digest, created_at=created_at, is_admin=is_admin)
         await self.standings.change(named(name_of_key(key.key_id), title=name, **standing))
         await self._change(lambda ring: KeyRing(keys=(*ring.keys, key)))
+        details = {"name": name, "admin": "yes" if is_admin else "", **standing}
+        tell_act(self._bus, "keys.create", name_of_key(key.key_id), details)
         return key, secret
 
     async def revoke(self, key_id: str) -> ApiKey:
@@ -88,6 +91,7 @@ class KeyStore:
 
         await self._change(without)
         await self.standings.change(gone(name_of_key(found[0].key_id)))
+        tell_act(self._bus, "keys.revoke", name_of_key(found[0].key_id), {"name": found[0].name})
         return found[0]
 
     async def _change(self, change: Callable[[KeyRing], KeyRing]) -> None:

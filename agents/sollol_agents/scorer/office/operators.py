@@ -21,6 +21,7 @@ from sollol_agents.scorer.strategies import UnknownStrategy, available, prepare
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.parts import Spawn
+from sollol_bus.transport.acting import tell_act
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_bus.transport.subscription import Subscription
@@ -142,6 +143,7 @@ class Operators:
                 at=self._bus.clock.instant(),
             )
             self._bus.publish(subjects.STRATEGY_EVENT, encode(event))
+            tell_act(self._bus, "strategy.set", asked.strategy or "", asked.settings, asked=msg.headers or {})
             self._bus.respond(msg, steering.strategy_reply(self._core))
         except _CANNOT_FOLLOW as error:
             log.warning("strategy not changed: %s", error, extra={"action": "strategy"})
@@ -166,4 +168,5 @@ class Operators:
                 kind=ResetKind.BREAKERS, node_id=asked.node_id, model=asked.model, at=self._bus.clock.instant()
             )
             self._bus.publish(subjects.RESET_EVENT, encode(event))
+            tell_act(self._bus, "breakers.reset", asked.node_id, {"model": asked.model}, asked=msg.headers or {})
         self._bus.respond(msg, steering.breakers_reply(self._core, now))

@@ -2,7 +2,7 @@
 
 Every request passes here, whichever gateway and dispatcher it came by, so what is counted here holds over all of them.
 A request that was let in is never refused later: asking again, failing over and going to another dispatcher are free.
-Jobs are not counted; what limits them is how many of a caller's may wait. Callers without ceilings are not counted.
+Jobs are not counted, and neither are callers without ceilings.
 
 What is open is asked of the queue and the grants, never counted up and down: nothing can be lost on the way. A scorer
 that takes office begins without counts. It learns what waits when dispatchers ask again; what runs already is not
