@@ -1,48 +1,34 @@
-"""`sollol service install`: a unit of systemd or launchd that keeps `sollol node` or `sollol up` running."""
+"""`sollol service`: a unit of systemd or launchd that keeps `sollol node` or `sollol up` running."""
 
 from __future__ import annotations
 
-import os
-import plistlib
-import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal
 
 from cyclopts import App, Parameter
 
-from sollol_agents.cli.output import say
+from sollol_agents.cli.commands.service_manager import State, remove, state_of
+from sollol_agents.cli.commands.service_units import Unit, installed, title_of, unit_of
+from sollol_agents.cli.output import note, say, show_table
 from sollol_bus.errors import ConfigError
 from sollol_schemas.ids import is_bus_id
 
 service: Final = App(name="service", help="Keep a node, or the whole system, running as a service of this machine.")
 
 What = Literal["node", "up"]
+_System = Annotated[bool, Parameter(negative="", show_default=False, help="For the machine instead of for this user.")]
+_Name = Annotated[str, Parameter(help="Tells several of one machine apart.")]
 _FILE_FLAGS: Final = ("--config", "--store-dir")
 _SECRET_FLAGS: Final = ("--nats-password", "--engine-api-key", "--job-callback-secret")
-_STOP_S: Final = 60
-"""Longer than the drain of a node or a dispatcher."""
-
-
-class Unit(NamedTuple):
-    """A service, before it is written."""
-
-    path: Path
-    text: str
-    start: str
-    """The command that starts it now and whenever the machine starts."""
-    undo: str
-    """The command that undoes all of it."""
 
 
 @service.command
 def install(
     what: Annotated[What, Parameter(help="What runs: node or up.")],
     *args: Annotated[str, Parameter(help="Its flags, after `--`.", allow_leading_hyphen=True)],
-    system: Annotated[
-        bool, Parameter(negative="", show_default=False, help="For the machine instead of for this user.")
-    ] = False,
-    name: Annotated[str, Parameter(help="Tells several of one machine apart.")] = "",
+    system: _System = False,
+    name: _Name = "",
     print_: Annotated[
         bool, Parameter(name="--print", negative="", show_default=False, help="Show it and write nothing.")
     ] = False,
@@ -52,11 +38,8 @@ def install(
     Flags of the command follow after `--`: `sollol service install node -- --nats nats://hub:4222`. Secrets belong
     into a file that `--config` names. Installing again renews the unit.
     """
-    if name and not is_bus_id(name):
-        raise ConfigError(f"--name {name!r}: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
     argv = [sys.executable, "-m", "sollol_agents.cli", what, *checked(args)]
-    title = f"sollol-{what}-{name}" if name else f"sollol-{what}"
-    unit = (launchd if sys.platform == "darwin" else systemd)(title, argv, is_system=system)
+    unit = unit_of(_title(what, name), argv, is_system=system)
     if print_:
         say(f"# {unit.path}")
         say(unit.text.rstrip())
@@ -65,6 +48,43 @@ def install(
     say(f"start it: {unit.start}")
     say(f"undo it: {unit.undo}")
     return 0
+
+
+@service.command
+def uninstall(
+    what: Annotated[What, Parameter(help="What runs: node or up.")], *, system: _System = False, name: _Name = ""
+) -> int:
+    """Stops a service, in order and with its drain, and removes its unit; what it kept and its settings stay."""
+    unit = unit_of(_title(what, name), [], is_system=system)
+    say(f"stopped and removed: {unit.path}" if remove(unit) else f"not installed: {unit.path}")
+    return 0
+
+
+@service.command
+def status(
+    what: Annotated[What | None, Parameter(help="What runs: node or up; without it, every service here.")] = None,
+    *,
+    system: _System = False,
+    name: _Name = "",
+) -> int:
+    """Shows which services are installed and what they do; ends with 1 unless each of them runs."""
+    units = installed() if what is None else [unit_of(_title(what, name), [], is_system=system)]
+    if not units:
+        note("no service is installed: sollol service install node")
+        return 1
+    told = [(unit, state_of(unit), unit.path.exists()) for unit in units]
+    rows = [
+        (unit.title, "machine" if unit.is_system else "user", "yes" if is_there else "no", state.value, str(unit.path))
+        for unit, state, is_there in told
+    ]
+    show_table(("service", "of", "installed", "state", "unit"), rows)
+    return 0 if all(is_there and state is State.RUNS for _, state, is_there in told) else 1
+
+
+def _title(what: What, name: str) -> str:
+    if name and not is_bus_id(name):
+        raise ConfigError(f"--name {name!r}: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
+    return title_of(what, name)
 
 
 def checked(args: tuple[str, ...]) -> list[str]:
@@ -96,61 +116,6 @@ def _full(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def systemd(title: str, argv: list[str], *, is_system: bool) -> Unit:
-    """The unit for systemd; it starts again whatever ends it but an operator."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    folder = Path("/etc/systemd/system") if is_system else config / "systemd" / "user"
-    control = "sudo systemctl" if is_system else "systemctl --user"
-    path = folder / f"{title}.service"
-    text = "\n".join(
-        (
-            "[Unit]",
-            f"Description=SOLLOL Bus ({title})",
-            "Wants=network-online.target",
-            "After=network-online.target",
-            "",
-            "[Service]",
-            f"ExecStart={' '.join(map(_quoted, argv))}",
-            "Restart=on-failure",
-            "RestartPreventExitStatus=2",
-            "RestartSec=2",
-            f"TimeoutStopSec={_STOP_S}",
-            "",
-            "[Install]",
-            f"WantedBy={'multi-user.target' if is_system else 'default.target'}",
-            "",
-        )
-    )
-    start = f"{control} daemon-reload && {control} enable --now {title}"
-    remove = f"{'sudo ' if is_system else ''}rm {_shell(path)}"
-    return Unit(path, text, start, f"{control} disable --now {title} && {remove} && {control} daemon-reload")
-
-
-def launchd(title: str, argv: list[str], *, is_system: bool) -> Unit:
-    """The property list for launchd; its log lies below the user's, or the machine's, logs."""
-    root = Path("/Library") if is_system else Path.home() / "Library"
-    path = root / ("LaunchDaemons" if is_system else "LaunchAgents") / f"{title}.plist"
-    log = str(root / "Logs" / f"{title}.log")
-    values = {
-        "Label": title,
-        "ProgramArguments": argv,
-        "RunAtLoad": True,
-        "KeepAlive": {"SuccessfulExit": False},
-        "ExitTimeOut": _STOP_S,
-        "StandardOutPath": log,
-        "StandardErrorPath": log,
-    }
-    control = "sudo launchctl" if is_system else "launchctl"
-    domain = "system" if is_system else f"gui/{os.getuid()}"
-    remove = f"{'sudo ' if is_system else ''}rm {_shell(path)}"
-    return Unit(
-        path,
-        plistlib.dumps(values, sort_keys=False).decode(),
-        f"{control} bootstrap {domain} {_shell(path)}",
-        f"{control} bootout {domain}/{title} && {remove}",
-    )
-
-
 def _write(unit: Unit) -> str:
     """Writes a unit where it differs; says what was done."""
     try:
@@ -162,13 +127,3 @@ def _write(unit: Unit) -> str:
     except OSError as error:
         raise ConfigError(f"cannot write {unit.path}: {error.strerror or error}") from error
     return "wrote" if known is None else "renewed"
-
-
-def _quoted(word: str) -> str:
-    """A word of a command line as systemd reads it."""
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    return f'"{escaped}"'
-
-
-def _shell(path: Path) -> str:
-    return shlex.quote(str(path))
