@@ -174,6 +174,7 @@ def _stats(card: Card) -> dict[str, object]:
             "last_error": one.last_error,
             "processing_time": one.processing_ns,
             "average_processing_time": one.processing_ns // max(1, one.requests),
+            "data": None,  # the Python client looks for it
         }
         for one in card.endpoints
     ]

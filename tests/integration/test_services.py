@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.micro.service import ServiceInfo, ServiceStats
 
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
@@ -45,6 +46,10 @@ async def test_services_list_every_subject_with_its_messages_and_count_what_come
         assert listed[subjects.JOB_GET]["queue_group"] == "dispatchers"
         assert listed[subjects.JOB_GET]["metadata"]["response_schema"] == "JobReply"
         assert listed[subjects.CHAT]["metadata"]["request_schema"] == "EngineRequest"
+        for info in infos:
+            assert ServiceInfo.from_dict(info).endpoints is not None
+        for stats in await told_by_all(system, "STATS"):
+            assert ServiceStats.from_dict(stats).started.year > 2000
         offices = {info["name"]: info["metadata"].get("office") for info in infos}
         assert (offices["sollol-scorer"], offices["sollol-recorder"]) == ("held", "held")
         assert {info["metadata"]["node_id"] for info in infos if info["name"] == "sollol-node"} == {"n1", "n2"}
