@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _PARTS: Final = 4  # sollol, v1, as, the user; the rest is what is asked
 _TOLD_ELSEWHERE: Final = frozenset({h.JOB, h.JOB_PLACE, h.NUMBER})
 """What dispatchers tell each other; of a member it would be a way to the head of the queue."""
+_WAITED_MAX_S: Final = 60.0
+"""A member that sends a request again is believed to have waited so long: more would pass its ceiling of priority."""
 
 
 class _Nats(msgspec.Struct, frozen=True):
@@ -97,6 +99,15 @@ def of_members(handler: Callable[[Msg], None]) -> Callable[[Msg], None]:
             return
         msg.subject = f"{V1}.{asked}"
         msg.headers = {name: text for name, text in given.items() if name not in _TOLD_ELSEWHERE} | {h.CALLER: user}
+        if h.WAITED in given:
+            msg.headers[h.WAITED] = _believed_age(given[h.WAITED])
         handler(msg)
 
     return handle
+
+
+def _believed_age(told: str) -> str:
+    try:
+        return told if float(told) <= _WAITED_MAX_S else f"{_WAITED_MAX_S:g}"
+    except ValueError:
+        return "0"

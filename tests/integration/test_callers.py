@@ -70,6 +70,13 @@ async def test_who_asks_is_who_the_server_says(fleet: Fleet) -> None:
     assert (why.subject, why.headers) == (subjects.WHY.of("r1"), {h.CALLER: "eye"})
 
 
+async def test_nobody_passes_its_ceiling_by_saying_that_it_waited_for_days(fleet: Fleet) -> None:
+    alice = await fleet.connect("alice")
+    for told in ("2592000", "7.5", "inf", "nan", "soon"):
+        await alice.request(subjects.CHAT, headers={h.WAITED: told})
+    assert [(msg.headers or {})[h.WAITED] for msg in fleet.heard] == ["60", "7.5", "60", "60", "0"]
+
+
 async def test_nobody_asks_in_anothers_name_or_in_none(fleet: Fleet) -> None:
     eve = await fleet.connect("eve")
     refused: list[str] = []

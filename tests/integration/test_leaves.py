@@ -36,11 +36,12 @@ from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.control import LeaveReply, LeaveRequest
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.execution import CancelReply, CancelRequest
 from sollol_schemas.inboxes import CLIENT_INBOX_PREFIX, node_inbox_prefix
 from sollol_schemas.subjects import Role
 
 MODEL = "m:latest"
-NAMES = {"control": Role.CONTROL, "alice": Role.CLIENT, "n1": Role.NODE, "n2": Role.NODE}
+NAMES = {"control": Role.CONTROL, "alice": Role.CLIENT, "eve": Role.CLIENT, "n1": Role.NODE, "n2": Role.NODE}
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -83,13 +84,13 @@ class Fleet:
         control = self.members.bus_config("control", self.server.url)
         await self._floor.enter_async_context(Dispatcher(DispatcherConfig(drain_timeout_s=1.0), control))
 
-    async def plain_stream(self, numbers: int) -> list[Msg]:
+    async def plain_stream(self, numbers: int, headers: dict[str, str] | None = None) -> list[Msg]:
         """What comes to a caller that asks nothing after its request, once it has begun."""
         heard: list[Msg] = []
         inbox = self.bus.new_inbox()
         self.bus.subscribe(inbox, heard.append)
         body = {"model": MODEL, "messages": [{"role": "user", "content": f"count down from {numbers}"}], "stream": True}
-        self.bus.publish(subjects.CHAT, json.dumps(body).encode(), reply=inbox)
+        self.bus.publish(subjects.CHAT, json.dumps(body).encode(), reply=inbox, headers=headers)
         await eventually(lambda: len(heard) > 2, complaint="it streams")
         return heard
 
@@ -136,6 +137,25 @@ async def test_every_way_to_ask_is_answered(fleet: Fleet) -> None:
     )
     await eventually(lambda: bool(heard) and not heard[-1].data)
     assert code_of(heard) is None
+
+
+async def test_nobody_ends_anothers_request_by_sending_it_again(fleet: Fleet) -> None:
+    eve = await fleet.connect("eve")
+    heard = await fleet.plain_stream(60, {h.REQUEST_ID: "story"})
+    body = json.dumps({"model": MODEL, "messages": []}).encode()
+    refused = error_of(await eve.request(subjects.CHAT, body, headers={h.REQUEST_ID: "story", h.RESEND: "1"}))
+    assert refused is not None
+    assert refused.code is ErrorCode.CONFLICT
+    await eventually(lambda: not heard[-1].data)
+    assert code_of(heard) is None
+    assert b"0" in heard[-2].data + heard[-3].data
+
+
+async def test_no_client_keeps_a_slot_free_for_what_it_cancels(fleet: Fleet) -> None:
+    await fleet.plain_stream(900, {h.REQUEST_ID: "story", h.CANCEL_SECRET: "s"})
+    asked = CancelRequest(request_id="story", secret="s", comes_again=True)
+    told = decode((await fleet.bus.request(subjects.CANCEL, encode(asked))).data, CancelReply)
+    assert told.is_cancelled
 
 
 async def test_a_stream_that_the_nodes_new_connection_strikes_ends_with_an_error(fleet: Fleet) -> None:

@@ -313,6 +313,24 @@ async def test_new_credentials_end_the_old_ones_when_they_are_fetched(here: Here
     await new.close()
 
 
+async def test_newcomers_in_a_crowd_keep_no_operator_from_revoking(here: Here) -> None:
+    async with here.registrar() as registrar:
+        control = await Bus.connect(here.control)
+        newcomer = await Bus.connect(here.config("newcomer", NEWCOMER_INBOX_PREFIX))
+        refused: list[bool] = []
+        newcomer.subscribe(inbox := newcomer.new_inbox(), lambda msg: refused.append(error_of(msg) is not None))
+        async with registrar._changing:  # it is slow with what it has in hand
+            for _ in range(40):
+                newcomer.publish(subjects.JOIN, encode(JoinRequest()), reply=inbox)
+            await newcomer.flush()
+            await eventually(lambda: any(refused))
+            asked = asyncio.get_running_loop().create_task(here.ask(control, ListMembers()))
+            await control.flush()
+        assert (await asked).members
+        await newcomer.close()
+        await control.close()
+
+
 async def test_the_registrar_answers_whatever_strangers_send(here: Here, control: Bus) -> None:
     newcomer = await Bus.connect(here.config("newcomer", NEWCOMER_INBOX_PREFIX))
     for body in (b"", b"x", b'{"secret":1}', b'{"secret":"' + b"x" * 2000 + b'"}', msgspec.json.encode({"key": "U"})):

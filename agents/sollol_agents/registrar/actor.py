@@ -50,7 +50,7 @@ _PUSH: Final = "$SYS.REQ.CLAIMS.UPDATE"
 _NEWCOMERS: Final = f"{NEWCOMER_INBOX_PREFIX}."
 _OPERATORS: Final = "_INBOX"
 _MOST_AT_ONCE: Final = 32
-"""Questions in hand: strangers may ask too."""
+"""Questions in hand, of newcomers and of operators each: strangers keep no operator from revoking."""
 
 
 class Registrar(Actor[RegistrarConfig]):
@@ -66,7 +66,7 @@ class Registrar(Actor[RegistrarConfig]):
     def __init__(self, config: RegistrarConfig, bus_config: BusConfig) -> None:
         super().__init__(config, bus_config)
         self._changing = asyncio.Lock()
-        self._in_hand = 0
+        self._in_hand = {_NEWCOMERS: 0, _OPERATORS: 0}
         self._ca = ""
         self._authority: Authority | None = None
 
@@ -101,14 +101,14 @@ class Registrar(Actor[RegistrarConfig]):
     def _answer(self, msg: Msg, handle: Callable[[Msg], Awaitable[msgspec.Struct]], inboxes: str) -> None:
         if not msg.reply.startswith(inboxes) or not msg.reply.isascii() or any(c in msg.reply for c in "*> "):
             return  # whoever asks would have us speak elsewhere, with our rights
-        if self._in_hand >= _MOST_AT_ONCE:
-            busy = ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many want to join at once; try again in a moment")
+        if self._in_hand[inboxes] >= _MOST_AT_ONCE:
+            busy = ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many ask at once; try again in a moment")
             self.bus.respond_error(msg.reply, busy)
             return
-        self._in_hand += 1
-        self.spawn(self._answer_in_turn(msg, handle), name="question")
+        self._in_hand[inboxes] += 1
+        self.spawn(self._answer_in_turn(msg, handle, inboxes), name="question")
 
-    async def _answer_in_turn(self, msg: Msg, handle: Callable[[Msg], Awaitable[msgspec.Struct]]) -> None:
+    async def _answer_in_turn(self, msg: Msg, handle: Callable[[Msg], Awaitable[msgspec.Struct]], inboxes: str) -> None:
         try:
             async with self._changing:
                 reply = await handle(msg)
@@ -119,7 +119,7 @@ class Registrar(Actor[RegistrarConfig]):
             with contextlib.suppress(NotConnected):
                 self.bus.respond_error(msg.reply, error.body)
         finally:
-            self._in_hand -= 1
+            self._in_hand[inboxes] -= 1
 
     async def _join(self, msg: Msg) -> JoinReply:
         request = decode(msg.data, JoinRequest)

@@ -35,6 +35,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import NodeEvent, OfficeEvent
 from sollol_schemas.execution import CancelReply, CancelRequest
 from sollol_schemas.inboxes import is_client_inbox
+from sollol_schemas.owners import caller_of
 from sollol_schemas.telemetry import NodeState
 
 log = logging.getLogger(__name__)
@@ -192,7 +193,8 @@ class RequestTable(Part):
         """
         held = self._active.get(request.request_id)
         if held is not None:
-            if request.resend <= held.request.resend or not _is_secret_of(held, request.secret):
+            is_its_callers = held.request.caller == request.caller and _is_secret_of(held, request.secret)
+            if request.resend <= held.request.resend or not is_its_callers:
                 message = f"request id {request.request_id} is in use"
                 raise Rejected(ErrorBody(code=ErrorCode.CONFLICT, message=message))
             held.drop()
@@ -219,9 +221,10 @@ class RequestTable(Part):
             return
         if asked.resend is not None and active.request.resend > asked.resend:
             return  # its caller has sent it again since
-        if asked.comes_again and not active.is_waiting:
+        comes_again = asked.comes_again and not caller_of(msg.headers)  # a slot stays free for it: dispatchers say so
+        if comes_again and not active.is_waiting:
             return  # it goes on
-        active.cancel(ErrorCode.CANCELLED, "cancelled by its caller", comes_again=asked.comes_again)
+        active.cancel(ErrorCode.CANCELLED, "cancelled by its caller", comes_again=comes_again)
         self._bus.respond(msg, CancelReply(request_id=asked.request_id, is_cancelled=True))
 
     def _on_any_cancel(self, msg: Msg) -> None:
