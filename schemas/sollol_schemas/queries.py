@@ -50,6 +50,15 @@ class NodesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     scorer: str = ""
     strategy: str = "plan"
 
+    def without_addresses(self) -> NodesReply:
+        """The same, but for where engines listen."""
+        nodes = []
+        for node in self.nodes:
+            engine = msgspec.structs.replace(node.telemetry.engine, url="")
+            telemetry = msgspec.structs.replace(node.telemetry, engine=engine)
+            nodes.append(msgspec.structs.replace(node, telemetry=telemetry))
+        return msgspec.structs.replace(self, nodes=tuple(nodes))
+
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model of the fleet."""

@@ -181,6 +181,7 @@ class Application:
             label=path if is_known else OTHER,
             default_deadline_s=self._config.deadline_s,
             caller=guest.caller,
+            sees_addresses=guest.is_admin,
         )
 
     async def _refuse(self, reply: Reply, path: str, error: SollolError) -> None:

@@ -301,9 +301,10 @@ class Take:
             worker="",
             finished_at=self._tools.bus.clock.instant(),
         )
-        result = msgspec.structs.replace(
-            result_of(status, total_s=self._age_s()), decision=answered.decision, figures=figures
-        )
+        decision = answered.decision
+        if decision is not None:  # results are called back to wherever their owners say
+            decision = msgspec.structs.replace(decision, node_url="")
+        result = msgspec.structs.replace(result_of(status, total_s=self._age_s()), decision=decision, figures=figures)
         await self._finish(status, await self._tools.results.place(result, answered.body), accepted)
 
     async def _end(self, status: JobStatus, accepted: Accepted | None = None) -> None:

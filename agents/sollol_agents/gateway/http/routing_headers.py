@@ -56,7 +56,6 @@ def told(decision: Decision | None, request_id: str, figures: Figures | None = N
     if decision is not None:
         headers += [
             (b"x-sollol-node", decision.node_id.encode()),
-            (b"x-sollol-node-url", _value(decision.node_url)),
             (b"x-sollol-mode", decision.mode.value.encode()),
             (b"x-sollol-strategy", _value(decision.strategy)),
             (b"x-sollol-predicted-s", b"%.4g" % decision.forecast.total_s),
@@ -64,6 +63,8 @@ def told(decision: Decision | None, request_id: str, figures: Figures | None = N
             (b"x-sollol-attempts", b"%d" % attempts_of(decision)),
             (b"x-sollol-reason", _value(decision.reason)),
         ]
+        if decision.node_url:
+            headers.append((b"x-sollol-node-url", _value(decision.node_url)))
         if decision.rejected:
             refused = ", ".join(f"{reason}={count}" for reason, count in decision.rejected.items())
             headers.append((b"x-sollol-rejected", _value(refused)))

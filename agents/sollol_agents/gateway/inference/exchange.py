@@ -260,7 +260,10 @@ class Exchange:
 
     def _note_first(self) -> None:
         self._first_at = time.perf_counter()
-        self.decision = decision_of(self._require_call().first)
+        decision = decision_of(self._require_call().first)
+        if decision is not None and not self._request.sees_addresses:
+            decision = msgspec.structs.replace(decision, node_url="")
+        self.decision = decision
 
     def _told(self, *, is_over: bool = False) -> list[Header]:
         call = self._require_call()

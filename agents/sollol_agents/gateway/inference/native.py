@@ -43,7 +43,7 @@ def routing_of(decision: Decision | None, figures: Figures | None, request_id: s
     if decision is not None:
         told |= {
             "node_id": decision.node_id,
-            "node_url": decision.node_url,
+            **({"node_url": decision.node_url} if decision.node_url else {}),
             "mode": decision.mode,
             "strategy": decision.strategy,
             "priority": decision.priority,

@@ -35,6 +35,8 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     wants_stream: bool
     deadline_s: float
+    sees_addresses: bool = False
+    """Whether its client is told where engines listen."""
 
     @property
     def dialect(self) -> Dialect:
@@ -56,6 +58,7 @@ def read_request(
     label: str,
     default_deadline_s: float,
     caller: str = "",
+    sees_addresses: bool = False,
 ) -> HttpRequest:
     """The request, with what routing needs to know of its body's top level; the rest is not looked at.
 
@@ -67,6 +70,7 @@ def read_request(
         label: What metrics call the path.
         default_deadline_s: The deadline of a request that names none.
         caller: What the key that it came with is called on the bus.
+        sees_addresses: Whether its client is told where engines listen.
 
     Raises:
         BadRequest: A header or the body cannot be used.
@@ -100,6 +104,7 @@ def read_request(
         model=model,
         wants_stream=wants_stream,
         deadline_s=routing.deadline_s or default_deadline_s,
+        sees_addresses=sees_addresses,
     )
 
 

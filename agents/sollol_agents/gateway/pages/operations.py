@@ -131,6 +131,8 @@ class OperationPages:
     async def dashboard(self, request: Request) -> Response:
         """Everything that a page about the fleet shows, at once."""
         nodes = await self._fleet.nodes()
+        if not guest_of(request).is_admin:
+            nodes = nodes.without_addresses()
         return json_response({"nodes": nodes, "stats": await self._client.stats(_window(request))})
 
 
