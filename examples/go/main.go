@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"sollol.example/ask/fleet"
 )
 
@@ -43,13 +44,16 @@ func main() {
 	timeout := time.Duration(ask.DeadlineS*float64(time.Second)) + fleet.Patience
 	nc := fleet.Connect()
 	defer nc.Close()
-	decisions := fleet.Must(nc.SubscribeSync("sollol.v1.events.routing.*"))
+	var decisions *nats.Subscription
+	if fleet.HearsDecisions() {
+		decisions = fleet.Must(nc.SubscribeSync("sollol.v1.events.routing.*"))
+	}
 
 	whole := fleet.Check(nc.Request(fleet.On("generate"), fleet.JSON(ask), timeout))
 	where := fleet.Read[decision]([]byte(whole.Header.Get("Sollol-Decision")))
 	fmt.Println("whole   :", strings.TrimSpace(fleet.Read[chunk](whole.Data).Response))
 	fmt.Println("where   :", where.NodeID)
-	asked := map[string]bool{where.RequestID: true}
+	asked := map[string]decision{where.RequestID: where}
 
 	ask.Stream, ask.Priority = true, 8
 	inbox := nc.NewInbox()
@@ -62,17 +66,25 @@ func main() {
 			break
 		}
 		if count == 0 {
-			asked[fleet.Read[decision]([]byte(msg.Header.Get("Sollol-Decision"))).RequestID] = true
+			made := fleet.Read[decision]([]byte(msg.Header.Get("Sollol-Decision")))
+			asked[made.RequestID] = made
 		}
 		fmt.Print(fleet.Read[chunk](msg.Data).Response)
 	}
 	fmt.Println()
 
-	for len(asked) > 0 {
-		made := fleet.Read[event](fleet.Must(decisions.NextMsg(10 * time.Second)).Data).Decision
-		if asked[made.RequestID] {
+	tell := func(made decision) {
+		if _, isOurs := asked[made.RequestID]; isOurs {
 			delete(asked, made.RequestID)
 			fmt.Println("decision:", made.RequestID, "on", made.NodeID, "because", made.Reason)
 		}
+	}
+	for _, made := range asked {
+		if !fleet.HearsDecisions() {
+			tell(made)
+		}
+	}
+	for len(asked) > 0 {
+		tell(fleet.Read[event](fleet.Must(decisions.NextMsg(10 * time.Second)).Data).Decision)
 	}
 }

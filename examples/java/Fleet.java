@@ -52,6 +52,11 @@ final class Fleet {
         return NAME.isEmpty() ? "sollol.v1." + what : "sollol.v1.as." + NAME + "." + what;
     }
 
+    /** A client among members hears nobody's decisions; those about its own requests come with the answers. */
+    static boolean hearsDecisions() {
+        return NAME.isEmpty();
+    }
+
     /** The subject on which the caller's jobs are told of; the last two tokens are a job's id and its state. */
     static String newsOfJobs() {
         return "sollol.v1.events.job." + (NAME.isEmpty() ? "" : NAME + ".") + "*.*";

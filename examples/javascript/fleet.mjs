@@ -8,6 +8,9 @@ const env = process.env;
 const creds = env.SOLLOL_NATS_CREDS_FILE && readFileSync(env.SOLLOL_NATS_CREDS_FILE);
 const [inboxPrefix, name] = creds?.toString().match(/_INBOX_cli\.([\w-]+)/) ?? ["_INBOX"];
 
+/** A client among members hears nobody's decisions; those about its own requests come with the answers. */
+export const hearsDecisions = !name;
+
 /** An answer to a deadline that has passed may come so much later. */
 export const PATIENCE_MS = 5_000;
 

@@ -11,7 +11,7 @@ from fleet_sdk import settings
 from sollol_bus import Client, Routing, SollolError
 
 
-async def watch(client: Client, made: asyncio.Queue) -> None:
+async def watch(client: Client, made: asyncio.Queue) -> None:  # not for a client among members
     async for event in client.watch_decisions():
         made.put_nowait(event.decision)
 
@@ -19,7 +19,7 @@ async def watch(client: Client, made: asyncio.Queue) -> None:
 async def main(model: str, prompt: str, limit_s: float = 60) -> None:
     async with Client(settings()) as client, asyncio.TaskGroup() as group:
         made = asyncio.Queue()
-        watching = group.create_task(watch(client, made))
+        watching = None if settings().creds_file else group.create_task(watch(client, made))
 
         answer = await client.generate(model, prompt, routing=Routing(deadline_s=limit_s))
         print("whole   :", answer.text.strip())
@@ -31,13 +31,13 @@ async def main(model: str, prompt: str, limit_s: float = 60) -> None:
                 print(chunk.text, end="", flush=True)
         print()
 
-        asked = {answer.request_id, stream.request_id}
+        asked = {one.request_id: one.decision for one in (answer, stream.answer)}
         while asked:
-            decision = await asyncio.wait_for(made.get(), 10)
-            if decision.request_id in asked:
-                asked.remove(decision.request_id)
+            decision = await asyncio.wait_for(made.get(), 10) if watching else next(iter(asked.values()))
+            if asked.pop(decision.request_id, None):
                 print("decision:", decision.request_id, "on", decision.node_id, "because", decision.reason)
-        watching.cancel()
+        if watching:
+            watching.cancel()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import nats.errors
 CREDS_FILE = os.environ.get("SOLLOL_NATS_CREDS_FILE")
 INBOXES = re.search(r"_INBOX_cli\.([\w-]+)", Path(CREDS_FILE).read_text()) if CREDS_FILE else None
 """Whoever has a file of credentials asks under the name in it, and listens for answers below that."""
+HEARS_DECISIONS = INBOXES is None
+"""A client among members hears nobody's decisions; those about its own requests come with the answers."""
 PATIENCE_S = 5
 """An answer to a deadline that has passed may come so much later."""
 NOBODY = "503: nobody answers there: is `sollol up` running?"

@@ -10,10 +10,15 @@ limit_s="${3:-60}"
 body="\"model\": \"$(quote "$1")\", \"prompt\": \"$(quote "$2")\", \"deadline_s\": $limit_s"
 made="${TMPDIR:-/tmp}/decisions.$$"
 
-{ as=exec; fleet sub 'sollol.v1.events.routing.*'; } > "$made" 2>&1 &
-watching=$!
+watching=
 trap 'kill $watching 2> /dev/null || true; rm -f "$made"' EXIT
-until grep -q Subscribing "$made"; do sleep 0.1; done
+if [ -z "$caller" ]; then
+    { as=exec; fleet sub 'sollol.v1.events.routing.*'; } > "$made" 2>&1 &
+    watching=$!
+    until grep -q Subscribing "$made"; do sleep 0.1; done
+else
+    told=$made # a client among members hears nobody's decisions; those about its own requests come with the answers
+fi
 
 echo "whole   :"
 ask generate "{$body}" "$limit_s"

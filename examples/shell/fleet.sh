@@ -21,11 +21,12 @@ ask() {
     asked_on=$(on "$1") asked=$2 patience_s=$(($3 + 5)) # the answer to a deadline that has passed comes a little later
     shift 3
     fleet req --no-templates "$asked_on" "$asked" --timeout "${patience_s}s" --reply-timeout "${patience_s}s" "$@" 2>&1 |
-        awk -v streams="$*" '
+        awk -v streams="$*" -v told="${told:-/dev/null}" '
             /No responders are available/ { print "503: nobody answers there: is `sollol up` running?" > "/dev/stderr"; bad = 1 }
             $2 == "Nats-Service-Error-Code:" { code = $3 }
             $2 == "Nats-Service-Error:" { text = $0; sub(/.*Nats-Service-Error: /, "", text) }
             $2 == "Sollol-Chunks:" { ended = 1 }
+            $2 == "Sollol-Decision:" { sub(/.*Sollol-Decision: /, ""); print >> told; close(told); next }
             /^[{]/ && code { print code ": " text > "/dev/stderr"; bad = 1 }
             /^[{]/ && !code { print; fflush(); ended = ended || streams !~ /wait-for-empty/ }
             END { if (!bad && !ended) print "no whole answer came in time" > "/dev/stderr"; exit bad || !ended }'

@@ -104,7 +104,7 @@ CASES = {
     "50 jobs": Case("jobs", (MODEL, PROMPT, str(JOBS)), _ANSWER, times=JOBS),
     "a job that fails": Case("jobs", ("no-such-model", PROMPT, "1"), "404|unknown_model", is_failure=True),
     "jobs without a fleet": Case("jobs", (MODEL, PROMPT, "1"), "503|no_nodes", is_failure=True, at=nowhere),
-    "credentials": Case("ask", (MODEL, PROMPT), _WHOLE, at=as_member),
+    "credentials": Case("ask", (MODEL, PROMPT), f"{_WHOLE}(?s:.*)decision: .*attic.*\n.*decision: ", at=as_member),
     "jobs with credentials": Case("jobs", (MODEL, PROMPT, "2"), _ANSWER, times=2, at=as_member),
     "slow model": Case("ask", (SLOW, PROMPT), f"{_WHOLE}(?s:.*){_STREAM}"),
 }

@@ -66,6 +66,7 @@ async def test_a_plain_publish_of_an_ollama_body_is_a_job_and_one_that_is_none_i
         message = {"role": "user", "content": "count down from 3"}
         bodies = {
             "said": {"model": MODEL, "prompt": "count down from 3", "stream": True},
+            "embedded": {"model": "nomic-embed-text", "input": ["hi", "there"]},
             "chatted": {"model": MODEL, "messages": [message], "stream": False, "keep_alive": "5m", "priority": 0},
         }
         for name, body in bodies.items():
@@ -74,6 +75,8 @@ async def test_a_plain_publish_of_an_ollama_body_is_a_job_and_one_that_is_none_i
         for name, kind in (("said", "generate"), ("chatted", "chat")):
             answer = await s.client.wait_for_task(name, timeout_s=20)
             assert (answer.text.split(), answer.status.kind, answer.status.priority) == (["2", "1", "0"], kind, 5)
+        answer = await s.client.wait_for_task("embedded", timeout_s=20)
+        assert (answer.status.state, answer.status.kind) == (JobState.DONE, "embed")
         with pytest.raises(BadRequest, match="is no bare one either"):
             await s.client.wait_for_task("lost", timeout_s=20)
         assert [status.job_id for status in (await s.client.jobs.dead()).jobs] == ["lost"]
@@ -119,6 +122,8 @@ async def test_another_body_under_a_known_id_is_told_as_a_conflict_and_dropped(t
         assert ack.duplicate, "inside the window the ack itself tells"
         await publish_acked(s.client.bus, subjects.JOB_SUBMIT.of(5, "mine"), payload)
         await eventually(lambda: JobNews.CONFLICT in s.news_of("mine"))
+        told = next(event for event in s.news if event.news is JobNews.CONFLICT)
+        assert (told.state, told.tries, told.node_id) == (JobState.DONE, 1, "n1"), "the state of the job that stands"
         assert (await s.client.wait_for_task("mine")).text.split() == ["2", "1", "0"]
         assert (await s.client.jobs.latest()).waiting == {}
 

@@ -27,6 +27,10 @@ var inboxes = func() []string {
 	return regexp.MustCompile(`_INBOX_cli\.([\w-]+)`).FindStringSubmatch(string(Must(os.ReadFile(file))))
 }()
 
+// HearsDecisions is false for a client among members, which hears nobody's; those about its own requests come with the
+// answers.
+func HearsDecisions() bool { return inboxes == nil }
+
 // On is the subject for a question.
 func On(what string) string {
 	if inboxes == nil {

@@ -32,6 +32,11 @@ pub fn on(what: &str) -> String {
     }
 }
 
+/// A client among members hears nobody's decisions; those about its own requests come with the answers.
+pub fn hears_decisions() -> bool {
+    own_name().is_none()
+}
+
 /// The subject on which the caller's jobs are told of; the last two tokens are a job's id and its state.
 pub fn news_of_jobs() -> String {
     match own_name() {

@@ -155,10 +155,10 @@ class Take:
                     look = partial(self._is_stored, verdict.stream_seq)
                     is_other_gone = not await persistently(look, f"message of job {self.job_id}")
                     if not is_other_gone:
-                        self._drop(is_conflict=known is not None and known.body_hash != fresh.body_hash)
+                        self._drop(known, is_conflict=known is not None and known.body_hash != fresh.body_hash)
                         return False
                 case life.Drop():
-                    self._drop(is_conflict=verdict.is_conflict)
+                    self._drop(known, is_conflict=verdict.is_conflict)
                     return False
                 case life.TakeUp():
                     self._status = verdict.status
@@ -357,16 +357,16 @@ class Take:
         fresh = fresh_status(self.delivery, None, worker="")
         return msgspec.structs.replace(fresh, state=JobState.FAILED, error=error)
 
-    def _drop(self, *, is_conflict: bool) -> None:
+    def _drop(self, known: JobStatus | None, *, is_conflict: bool) -> None:
         self.delivery.ack()
-        if is_conflict:
+        if known is not None and is_conflict:
             log.warning(
                 "job %s: another body came under this id; it is dropped",
                 self.job_id,
                 extra={"action": "job_conflict", "job_id": self.job_id},
             )
             error = ErrorBody(code=ErrorCode.CONFLICT, message="this id stands for a job with another body")
-            self._tools.events.tell(self._ended_by(error), JobNews.CONFLICT)
+            self._tools.events.tell(msgspec.structs.replace(known, error=error), JobNews.CONFLICT)
 
     def _has_left(self) -> bool:
         """Whether this take has nothing more to do; settles what a cancelled job leaves."""
