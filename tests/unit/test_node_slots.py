@@ -106,7 +106,7 @@ def envelope(term: int = 5) -> Exec:
         ("_INBOX_cli.abc", 0, False, True, None),
         ("_INBOX.abc", 6, False, True, ErrorCode.STALE_TERM),
         ("_INBOX_ctl.abc", 5, False, True, ErrorCode.FORBIDDEN),
-        ("_INBOX_n.abc", 5, False, True, ErrorCode.FORBIDDEN),
+        ("_INBOX_node.n.abc", 5, False, True, ErrorCode.FORBIDDEN),
         ("", 5, False, True, ErrorCode.FORBIDDEN),
         ("_INBOX.>", 5, False, True, ErrorCode.FORBIDDEN),
         ("_INBOX.abc", 5, True, True, ErrorCode.DRAINING),
