@@ -19,11 +19,13 @@ ACCEPTANCE ?= tests/acceptance
 UNIT_WORKERS ?= -n 2 --dist loadfile
 SIDE_BY_SIDE ?= -n 4 --dist loadfile
 
-$(INSTALLED): pyproject.toml
+# LOCKED=yes takes what is shipped from requirements.lock, in its versions and with its hashes, as the image does.
+$(INSTALLED): pyproject.toml $(if $(LOCKED),requirements.lock)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
 	@test -x $(PY) || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(if $(LOCKED),$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock,true)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dashboard,engine,otel,top]' --group dev --group acceptance
 	@touch $@
 
@@ -92,6 +94,19 @@ wheel-test: $(INSTALLED) ## Unit and conformance tests on the built wheel, away 
 	mkdir -p $(WHEEL_DIR)/away
 	cp -R tests pyproject.toml $(WHEEL_DIR)/away/
 	cd $(WHEEL_DIR)/away && ../venv/bin/python -P -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/conformance
+
+# What .venv has was tested; so an upgrade is: rm -rf .venv; make test lock.
+.PHONY: lock
+lock: $(INSTALLED) ## Renews requirements.lock: what the image holds, in the versions that .venv has, with hashes.
+	mkdir -p build/lock
+	$(PY) -m pip list --format=freeze --exclude-editable --disable-pip-version-check > build/lock/versions.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade --target build/lock/uv uv
+	$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		> build/lock/building.in
+	build/lock/uv/bin/uv pip compile pyproject.toml build/lock/building.in --extra dashboard --extra otel --extra top \
+		--universal --python-version 3.11 --constraint build/lock/versions.txt --generate-hashes --no-annotate \
+		--no-header --no-emit-index-url --no-emit-find-links --quiet --output-file build/lock/requirements.lock
+	cp build/lock/requirements.lock requirements.lock
 
 .PHONY: bench
 bench: $(INSTALLED) ## Every benchmark with few samples, to see that they work.
