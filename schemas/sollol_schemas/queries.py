@@ -32,6 +32,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     in_flight: Count = 0
     """Attempts granted or running, by the scorer's own count."""
     success_ratio: Ratio = 1.0
+    attempts: Count = 0
+    """Attempts that the ratio rests on, old ones counted for less; 0: it is a guess."""
     serialised: dict[str, Count] = {}
     """Models of which the engine runs fewer requests at a time than its slots promise, with how many."""
     has_left: bool = False
@@ -82,7 +84,7 @@ class ModelsReply(msgspec.Struct, frozen=True, kw_only=True, tag="models.v1"):
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Percentiles of the time from arrival to the complete answer, in seconds."""
+    """Percentiles of a time from arrival on, in seconds: to the complete answer unless it is said otherwise."""
 
     count: Count = 0
     mean_s: Seconds = 0.0
@@ -95,12 +97,17 @@ class GroupStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Statistics of one group of attempts (a mode, a node, or everything)."""
 
     requests: Count = 0
+    """Attempts that counted for something: those of one request count each."""
+    first_attempts: Count = 0
+    """Requests, however many attempts each took: those whose first attempt is in this group."""
     successes: Count = 0
     failures: Count = 0
     cancelled: Count = 0
     client_errors: Count = 0
     success_ratio: Ratio = 1.0
     latency: Latency = Latency()
+    first_token: Latency = Latency()
+    """The same of the time from arrival to the first token, where it is known."""
     output_tokens: Count = 0
     tokens_per_second: TokensPerSecond = 0.0
 

@@ -114,7 +114,7 @@ async def test_why_explains_a_request_by_its_id(system: ProcessFleet) -> None:
     request_id = (await sollol(system, "generate", MODEL, "count down from 2", "--json")).json["request_id"]
     await eventually(lambda: _shows(system, ["why", request_id], "success"))
     done = await sollol(system, "why", request_id)
-    assert "CANDIDATE" in done.out
+    assert "SECONDS ON" in done.out
     unknown = await sollol(system, "why", "no-such-request")
     assert unknown.code == 1
     assert "no-such-request" in unknown.err

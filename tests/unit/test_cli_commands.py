@@ -13,7 +13,7 @@ from sollol_agents.cli import exit_codes, log_lines
 from sollol_agents.cli.commands.explaining import TERMS, show_decision, show_why
 from sollol_agents.cli.commands.listings import show_stats
 from sollol_agents.cli.commands.requesting import body_fields, provenance, read_prompt
-from sollol_agents.cli.output import plain_table, seconds, show_table
+from sollol_agents.cli.output import seconds, show_table
 from sollol_agents.cli.settings.section import ConfigFile
 from sollol_agents.cli.settings.sections import SECTIONS, all_sections
 from sollol_agents.lab.testing.messages import outcome
@@ -196,13 +196,9 @@ def test_durations_are_readable_at_any_size(value: float | None, text: str) -> N
     assert seconds(value) == text
 
 
-def test_a_plain_table_is_aligned_and_has_no_frame() -> None:
-    assert plain_table(("NODE", "N"), [("attic", "7"), ("b", "12")], {1}) == ["NODE    N", "attic   7", "b      12"]
-
-
 def test_a_table_outside_a_terminal_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
-    show_table(("NODE",), [("attic",)])
-    assert capsys.readouterr().out == "NODE\nattic\n"
+    show_table(("NODE", "N"), [("attic", "7"), ("b", "12")], numbers=("N",))
+    assert capsys.readouterr().out == "NODE    N\nattic   7\nb      12\n"
 
 
 def test_statistics_show_modes_and_nodes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,9 +228,9 @@ def test_a_decision_shows_the_terms_that_matter_and_what_each_alternative_costs_
     show_decision(msgspec.structs.replace(DECISION, candidates=candidates, rejections=(), is_dry_run=True))
     shown = capsys.readouterr().out
     assert "would run on attic" in shown
-    table = [line.split() for line in shown.splitlines() if line.startswith(("CANDIDATE", "attic", "cellar"))]
+    table = [line.split() for line in shown.splitlines() if line.startswith(("SECONDS", "attic", "cellar"))]
     assert table == [
-        ["CANDIDATE,", "SECONDS", "COST", "MORE", "LOAD", "DECODE", "DONE", "IN", "CACHED", "FREE"],
+        ["SECONDS", "ON", "COST", "MORE", "LOAD", "DECODE", "DONE", "IN", "CACHED", "FREE"],
         ["attic", "(chosen)", "1.500", "-", "0.000", "1.500", "1.500", "0", "yes"],
         ["cellar", "9.250", "+7.750", "8.000", "1.250", "9.250", "0", "no"],
     ]

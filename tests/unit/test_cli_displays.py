@@ -11,6 +11,7 @@ from sollol_agents.cli.commands.doctor import without_need
 from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_agents.cli.commands.jobs_views import show_jobs, show_status
 from sollol_agents.cli.commands.listings import show_nodes, show_stats
+from sollol_agents.cli.output import on_screen
 from sollol_agents.lab.testing.messages import engine, node_view
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobListReply, JobState, JobStatus
@@ -41,7 +42,12 @@ def test_nodes_show_weight_and_labels_where_an_operator_set_some(
 def test_what_is_not_known_of_a_machine_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     show_nodes(NodesReply(nodes=(view(cpu_count=0),)))
     cells = capsys.readouterr().out.splitlines()[1].split()
-    assert cells == ["desk", "up", "ollama", "0.33.0", "0/1", "-", "-", "-", "-", "-", "100.0", "%", "100", "ms"]
+    assert cells == ["desk", "up", "0/1", "-", "-", "-", "-", "ollama", "0.33.0", "-", "-", "100", "ms"]
+
+
+def test_a_node_without_its_engine_is_not_up(capsys: pytest.CaptureFixture[str]) -> None:
+    show_nodes(NodesReply(nodes=(node_view("desk", engine=engine(is_reachable=False)),)))
+    assert "no engine" in capsys.readouterr().out
 
 
 def test_requests_that_reached_no_node_are_called_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,8 +70,9 @@ def test_a_status_tells_the_usual_priority_too(capsys: pytest.CaptureFixture[str
 
 def test_a_long_error_is_seen_to_be_cut(capsys: pytest.CaptureFixture[str]) -> None:
     error = ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message="x" * 100)
-    show_jobs(JobListReply(jobs=(JobStatus(job_id="a", state=JobState.FAILED, error=error),)))
-    assert capsys.readouterr().out.rstrip().endswith("x…")
+    with on_screen(width=80):
+        show_jobs(JobListReply(jobs=(JobStatus(job_id="a", state=JobState.FAILED, error=error),)))
+    assert "unknown_model…" in capsys.readouterr().out
 
 
 def test_a_batch_ends_with_one_line_however_fast_it_was(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import sqlite3
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from sollol_bus.errors import ConfigError
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import NodeEvent, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
 from sollol_schemas.telemetry import NodeState
@@ -118,6 +120,39 @@ async def test_statistics_are_those_of_the_window(store: Store, archive: Archive
     assert recent.requests == 5
     assert recent.latency.mean_s == 8.0
     assert (await archive.stats(0, fleet=None, window_s=0)).by_node["n1"].requests == 10
+
+
+async def test_a_request_that_took_two_attempts_is_one_request(store: Store, archive: Archive) -> None:
+    for number, node_id, status in ((1, "n1", OutcomeStatus.FAILED), (2, "n2", OutcomeStatus.SUCCESS)):
+        figures = Figures(actual_s=2.0, ttft_s=0.5) if status is OutcomeStatus.SUCCESS else None
+        code = None if figures else ErrorCode.STALLED
+        ended = outcome(f"r-{number}", node_id, status=status, code=code, figures=figures, attempt=number, queue_s=0.25)
+        row = row_of(subjects.OUTCOME_EVENT.of(node_id), encode(ended), stored_at_ns=number * 10**9, stream_seq=number)
+        assert row is not None
+        await store.write([row])
+    stats = await archive.stats(0, fleet=None, window_s=0)
+    assert (stats.total.first_attempts, stats.total.requests) == (1, 2)
+    assert {name: group.first_attempts for name, group in stats.by_node.items()} == {"n1": 1, "n2": 0}
+    assert (stats.total.first_token.count, stats.total.first_token.p50_s) == (1, 0.75)
+
+
+async def test_a_database_of_the_first_version_learns_which_attempt_each_was(tmp_path: Path) -> None:
+    path = tmp_path / "recorder.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(MIGRATIONS[0])
+        old = [name for _, name, *_ in connection.execute("PRAGMA table_info(outcomes)")]
+        for attempt_id in ("r-1", "r-2", "q-1"):
+            row = outcome_row(attempt_id).columns
+            values = {name: row[name] for name in old}
+            marks = ", ".join(f":{name}" for name in old)
+            connection.execute(f"INSERT INTO outcomes ({', '.join(old)}) VALUES ({marks})", values)
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    await (await open_store(path)).close()
+    archive = await open_archive(path)
+    total = (await archive.stats(0, fleet=None, window_s=0)).total
+    await archive.close()
+    assert (total.first_attempts, total.requests) == (2, 3)
 
 
 async def test_reliability_is_told_per_node_and_per_model_with_the_last_hundred_times(

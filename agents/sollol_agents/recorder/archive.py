@@ -83,18 +83,18 @@ class Archive:
         Counts are exact; percentiles are taken from the latest successes, a configured number of them.
         """
         counts = await self._connection.execute_fetchall(
-            "SELECT mode, node_id, verdict, count(*), total(output_tokens), total(decode_s) FROM outcomes "
-            "WHERE recorded_at >= ? GROUP BY mode, node_id, verdict",
+            "SELECT mode, node_id, verdict, count(*), total(output_tokens), total(decode_s), sum(number = 1) "
+            "FROM outcomes WHERE recorded_at >= ? GROUP BY mode, node_id, verdict",
             (since,),
         )
         latencies = await self._connection.execute_fetchall(
-            "SELECT mode, node_id, latency_s FROM outcomes INDEXED BY outcomes_by_time "
+            "SELECT mode, node_id, latency_s, first_token_s FROM outcomes INDEXED BY outcomes_by_time "
             "WHERE recorded_at >= ? AND latency_s IS NOT NULL ORDER BY recorded_at DESC LIMIT ?",
             (since, self._latency_samples),
         )
         return await asyncio.to_thread(
             stats_reply,
-            [CountRow(m, n, v, c, int(t), d) for m, n, v, c, t, d in counts],
+            [CountRow(m, n, v, c, int(t), d, int(f)) for m, n, v, c, t, d, f in counts],
             [LatencyRow(*row) for row in latencies],
             fleet=fleet,
             window_s=window_s,

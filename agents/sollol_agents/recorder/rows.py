@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sollol_schemas.acts import Act
-from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.errors import Owner
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -132,9 +132,16 @@ def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> Row:
             "predicted_s": decision.forecast.total_s if is_timed else None,
             "output_tokens": figures.output_tokens or 0,
             "decode_s": figures.decode_s or 0.0,
+            "number": decision.attempt,
+            "first_token_s": _first_token_s(decision, figures) if is_timed else None,
             "body": body,
             "caller": decision.caller,
             "prompt_tokens": figures.prompt_tokens or 0,
             "slot_s": figures.actual_s,
         },
     )
+
+
+def _first_token_s(decision: Decision, figures: Figures) -> float | None:
+    """From the request's arrival to its first token."""
+    return None if figures.ttft_s is None else decision.queue_s + figures.ttft_s

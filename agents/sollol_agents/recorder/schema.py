@@ -23,6 +23,8 @@ OUTCOME_COLUMNS: Final = (
     "predicted_s",
     "output_tokens",
     "decode_s",
+    "number",
+    "first_token_s",
     "body",
     "caller",
     "prompt_tokens",
@@ -92,5 +94,14 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         body          BLOB NOT NULL,     -- who did what, when and from where
         PRIMARY KEY (stored_at_ns, stream_seq)
     ) WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE outcomes ADD COLUMN number INTEGER NOT NULL DEFAULT 1;  -- which attempt of its request it was
+    ALTER TABLE outcomes ADD COLUMN first_token_s REAL;  -- from arrival to the first token, successes only
+    UPDATE outcomes SET number = max(1, CAST(substr(attempt_id, length(request_id) + 2) AS INTEGER));
+    DROP INDEX outcomes_by_time;
+    CREATE INDEX outcomes_by_time ON outcomes (
+        recorded_at, mode, node_id, verdict, number, output_tokens, decode_s, latency_s, first_token_s
+    );
     """,
 )

@@ -32,14 +32,17 @@ class CountRow(NamedTuple):
     outcomes: int
     output_tokens: int
     decode_s: float
+    firsts: int = 0
+    """Those that were the first attempt of their request."""
 
 
 class LatencyRow(NamedTuple):
-    """How long one success took from arrival to the complete answer."""
+    """How long one success took from arrival to the complete answer, and to its first token where that is known."""
 
     mode: str
     node_id: str
     latency_s: float
+    first_token_s: float | None = None
 
 
 class VerdictRow(NamedTuple):
@@ -112,16 +115,16 @@ def stats_reply(
     """Statistics of everything, of each mode and of each node."""
     by_mode: dict[str, list[CountRow]] = defaultdict(list)
     by_node: dict[str, list[CountRow]] = defaultdict(list)
-    mode_times: dict[str, list[float]] = defaultdict(list)
-    node_times: dict[str, list[float]] = defaultdict(list)
+    mode_times: dict[str, list[LatencyRow]] = defaultdict(list)
+    node_times: dict[str, list[LatencyRow]] = defaultdict(list)
     for row in counts:
         by_mode[row.mode].append(row)
         by_node[row.node_id].append(row)
-    for mode, node_id, latency_s in latencies:
-        mode_times[mode].append(latency_s)
-        node_times[node_id].append(latency_s)
+    for time in latencies:
+        mode_times[time.mode].append(time)
+        node_times[time.node_id].append(time)
     return StatsReply(
-        total=group_stats(counts, [row.latency_s for row in latencies]),
+        total=group_stats(counts, latencies),
         by_mode={mode: group_stats(rows, mode_times[mode]) for mode, rows in by_mode.items()},
         by_node={node_id: group_stats(rows, node_times[node_id]) for node_id, rows in by_node.items()},
         fleet=fleet,
@@ -129,24 +132,27 @@ def stats_reply(
     )
 
 
-def group_stats(counts: Iterable[CountRow], latencies_s: Iterable[float]) -> GroupStats:
+def group_stats(counts: Iterable[CountRow], latencies: Sequence[LatencyRow]) -> GroupStats:
     """Statistics of one group of attempts; refusals that cost nobody anything are left out."""
     by_verdict: dict[str, int] = defaultdict(int)
-    output_tokens, decode_s = 0, 0.0
+    output_tokens, decode_s, firsts = 0, 0.0, 0
     for row in counts:
+        firsts += row.firsts
         by_verdict[row.verdict] += row.outcomes
         output_tokens += row.output_tokens
         decode_s += row.decode_s
     successes, failures = by_verdict[Verdict.SUCCESS], by_verdict[Verdict.FAILURE]
     cancelled, client_errors = by_verdict[Verdict.CANCELLED], by_verdict[Verdict.CLIENT_ERROR]
     return GroupStats(
+        first_attempts=firsts,
         requests=successes + failures + cancelled + client_errors,
         successes=successes,
         failures=failures,
         cancelled=cancelled,
         client_errors=client_errors,
         success_ratio=_ratio(successes, successes + failures),
-        latency=latency_of(latencies_s),
+        latency=latency_of(row.latency_s for row in latencies),
+        first_token=latency_of(row.first_token_s for row in latencies if row.first_token_s is not None),
         output_tokens=output_tokens,
         tokens_per_second=output_tokens / decode_s if decode_s > 0 else 0.0,
     )

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import note, show_json, show_table
+from sollol_agents.cli.output import note, say, show_json, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.node.config import NodeConfig, bus_id_from, node_id_of
@@ -47,6 +47,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses without an engine, with the reason."""
 
 
+@of_commands.with_output
 @with_settings(of_commands.KNOWN, log=of_commands.QUIET_LOG)
 def discover(
     addresses: Annotated[
@@ -164,7 +165,11 @@ def show(report: Report, asked: int) -> None:
     """A table of the engines on stdout, a line for everything else on stderr."""
     if report.engines:
         rows = [_row(one) for one in report.engines]
-        show_table(("ENGINE", "ADDRESS", "MODELS", "LOADED", "JOIN WITH"), rows, numbers=("MODELS",))
+        show_table(("ADDRESS", "ENGINE", "MODELS", "LOADED"), rows, numbers=("MODELS",))
+        say()
+        say("to join, run:")
+        for engine in report.engines:
+            say(f"  {engine.command}")
     heard = {host_of(one.engine.url) for one in report.engines}
     for one in report.others:
         # the usual ports of a host with an engine at another of them need no remark
@@ -177,11 +182,10 @@ def show(report: Report, asked: int) -> None:
 def _row(one: Engine) -> tuple[str, ...]:
     found = one.engine
     return (
-        f"{found.kind} {found.version}".strip(),
         found.url,
+        f"{found.kind} {found.version}".strip(),
         "-" if found.models is None else str(found.models),
         ", ".join(found.loaded) or "-",
-        one.command,
     )
 
 

@@ -20,7 +20,7 @@ from sollol_agents.cli.commands.doctor_kept import check_answers, check_kept
 from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_agents.cli.commands.listings import variants_of
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import say, seconds, show_json, show_table
+from sollol_agents.cli.output import say, seconds, show_json, show_table, tell
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL, NodeConfig
 from sollol_agents.node.engines.probing import probe
@@ -89,7 +89,7 @@ def doctor(
     if json_:
         show_json(findings)
     else:
-        _show(findings)
+        show_findings(findings)
     return code
 
 
@@ -359,10 +359,11 @@ async def _check_models(bus: Bus) -> list[Finding]:
     ]
 
 
-def _show(findings: list[Finding]) -> None:
-    show_table(("CHECK", "STATE", "FOUND"), ((f.check, f.level.value, f.found) for f in findings))
+def show_findings(findings: list[Finding]) -> None:
+    """What was found, and a line for each thing that needs somebody."""
+    show_table(("CHECK", "STATE", "FOUND"), ((f.check, f.level.value, f.found) for f in findings), is_last_wrapped=True)
     remedies = [f for f in findings if f.remedy]
     for finding in remedies:
-        say(f"{finding.check}: {finding.remedy}")
+        tell(f"{finding.check}: {finding.remedy}", indent="  ")
     if not remedies:
         say("everything is in order")

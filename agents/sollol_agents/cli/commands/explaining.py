@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -9,9 +10,10 @@ from cyclopts import Parameter
 
 from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import say, seconds, show_table
+from sollol_agents.cli.output import say, seconds, show_table, tell
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.sections import routing_section
+from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.decision import CandidateCost, DecisionEvent
@@ -34,14 +36,38 @@ TERMS: Final = {
     "rtt_s": "DISTANCE",
 }
 """The heading of each term of a cost; a column is shown when the term matters for some candidate."""
+LEGEND: Final = (
+    "cost: predicted seconds that the request takes on a node, those included that it takes from others; "
+    "the least wins. "
+    "predicted: from the start on the node to the end of the answer. actual: the same, as the node measured it."
+)
 _MATTERS_S: Final = 0.0005
 _SHORT_PROMPT: Final = "Hello"
 
 
 @of_commands.for_clients()
-def why(request_id: str, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
+def why(
+    request_id: Annotated[
+        str | None, Parameter(help="A request's or a job's id; without it, the latest that ended.")
+    ] = None,
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    json_: of_commands.JsonFlag = False,
+) -> int:
     """Explains one request: candidates with every cost, refused nodes with reasons, and what became of it."""
-    return listing(bus, log, lambda client: client.why(request_id), show_why, json_=json_)
+
+    async def ask(client: Client) -> WhyReply:
+        return await client.why(request_id if request_id is not None else await _latest(client))
+
+    return listing(bus, log, ask, show_why, json_=json_)
+
+
+async def _latest(client: Client) -> str:
+    recent = await client.recent(1)
+    if not recent.outcomes:
+        raise BadRequest("no request has ended yet; ask something with `sollol generate`, or name a request's id")
+    return recent.outcomes[0].request_id
 
 
 @of_commands.for_clients(routing=routing_section())
@@ -64,26 +90,39 @@ def route(
 
 def show_why(reply: WhyReply) -> None:
     """Every decision about a request and every outcome, for people."""
+    tell(f"request {reply.request_id}")
     for decision in reply.decisions:
         show_decision(decision)
         say()
     if reply.outcomes:
-        headings = ("ATTEMPT", "NODE", "OUTCOME", "CODE", "WAITED", "PREDICTED", "ACTUAL", "MESSAGE")
-        show_table(headings, map(_outcome_row, reply.outcomes), numbers=("WAITED", "PREDICTED", "ACTUAL"))
+        _show_outcomes(reply.outcomes)
     else:
         say("no attempt has ended yet")
+    if reply.decisions:
+        say()
+        tell(LEGEND, indent="  ")
+
+
+def _show_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """A line for each attempt; by its number where all are of one request, by its id where a job was tried again."""
+    is_one = len({outcome.request_id for outcome in outcomes}) == 1
+    names = [str(outcome.decision.attempt) if is_one else outcome.attempt_id for outcome in outcomes]
+    headings = ("ATTEMPT", "NODE", "OUTCOME", "WAITED", "PREDICTED", "ACTUAL", "CODE")
+    rows = [(name, *_outcome_row(outcome)) for name, outcome in zip(names, outcomes, strict=True)]
+    show_table(headings, rows, numbers=("WAITED", "PREDICTED", "ACTUAL"), first_to_go=("WAITED", "PREDICTED", "CODE"))
+    for name, outcome in zip(names, outcomes, strict=True):
+        if outcome.message:
+            tell(f"attempt {name}: {outcome.message}", indent="  ")
 
 
 def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
     return (
-        outcome.attempt_id,
         outcome.node_id if outcome.node_id != NO_NODE else "-",
         outcome.status.value,
-        outcome.code.value if outcome.code else "-",
         seconds(outcome.decision.queue_s),
-        seconds(outcome.decision.forecast.total_s),
+        seconds(outcome.decision.forecast.total_s) if outcome.node_id != NO_NODE else "-",
         seconds(outcome.figures.actual_s if outcome.figures else None),
-        outcome.message or "-",
+        outcome.code.value if outcome.code else "-",
     )
 
 
@@ -91,23 +130,26 @@ def show_decision(event: DecisionEvent) -> None:
     """One decision: what was chosen and why, what each candidate would have cost, and who was refused."""
     made, forecast = event.decision, event.decision.forecast
     verb = "would run" if event.is_dry_run else "runs"
-    say(
+    tell(
         f"attempt {made.attempt}: {made.model} {verb} on {made.node_id} "
-        f"({made.mode}, priority {made.priority}, strategy {made.strategy})"
+        f"({made.mode}, priority {made.priority}, strategy {made.strategy})",
+        indent="  ",
     )
-    say(f"  because: {made.reason}")
-    say(
+    tell(f"  because: {made.reason}", indent="    ")
+    tell(
         f"  predicted: first token {seconds(forecast.first_token_s)}, answer {seconds(forecast.total_s)}; "
         f"{forecast.prompt_tokens} prompt tokens, about {forecast.output_tokens:.0f} to come"
-        f"{'; the model must be loaded' if forecast.needs_load else ''}"
+        f"{'; the model must be loaded' if forecast.needs_load else ''}",
+        indent="    ",
     )
     if not event.is_dry_run:
-        say(f"  waited: {seconds(made.queue_s)}; still waiting after it: {event.queued}")
+        tell(f"  waited: {seconds(made.queue_s)}; still waiting after it: {event.queued}")
     if event.candidates:
         _show_candidates(event)
     if event.rejections:
-        rows = [(r.node_id, r.reason.value, r.detail or "-") for r in event.rejections]
-        show_table(("NOT ELIGIBLE", "REASON", "DETAIL"), rows)
+        say()
+        rows = [(r.node_id, r.reason.value.replace("_", " "), r.detail or "-") for r in event.rejections]
+        show_table(("NOT ELIGIBLE", "REASON", "DETAIL"), rows, is_last_wrapped=True)
 
 
 def _show_candidates(event: DecisionEvent) -> None:
@@ -116,9 +158,11 @@ def _show_candidates(event: DecisionEvent) -> None:
     ordered = sorted(event.candidates, key=lambda c: (c.node_id != chosen, c.total_s))
     shown = [term for term in TERMS if any(abs(getattr(c, term)) >= _MATTERS_S for c in ordered)]
     best = ordered[0].total_s
-    headings = ("CANDIDATE, SECONDS", "COST", "MORE", *(TERMS[term] for term in shown), "DONE IN", "CACHED", "FREE")
+    headings = ("SECONDS ON", "COST", "MORE", *(TERMS[term] for term in shown), "DONE IN", "CACHED", "FREE")
     rows = [_candidate_row(c, shown, best, is_chosen=c.node_id == chosen) for c in ordered]
-    show_table(headings, rows, numbers=headings[1:])
+    largest = sorted(shown, key=lambda term: max(abs(getattr(c, term)) for c in ordered))
+    first_to_go = ("CACHED", "FREE", "DONE IN", *(TERMS[term] for term in largest))
+    show_table(headings, rows, numbers=headings[1:], first_to_go=first_to_go)
 
 
 def _candidate_row(cost: CandidateCost, terms: list[str], best: float, *, is_chosen: bool) -> tuple[str, ...]:

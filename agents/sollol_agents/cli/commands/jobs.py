@@ -14,7 +14,7 @@ from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.commands.requesting import Model, Options, Prompt, body_fields, read_prompt
 from sollol_agents.cli.exit_codes import FAILED, OK
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import is_terminal, note, say, show_json
+from sollol_agents.cli.output import counted, is_terminal, note, say, show_json
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.errors import ConfigError, Conflict, RequestTimedOut
@@ -22,7 +22,7 @@ from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import JobAnswer, make_job
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.context import RequestKind
-from sollol_schemas.jobs import TERMINAL, JobState
+from sollol_schemas.jobs import TERMINAL, JobListReply, JobState
 from sollol_schemas.routing import Routing
 
 jobs = App(name="jobs", help="Submit, follow and steer durable jobs.")
@@ -97,10 +97,20 @@ def submit(
 @jobs.command(name="list")
 @of_commands.for_clients()
 def list_jobs(
-    *, bus: BusConfig, log: LogConfig, state: States = None, limit: Limit = 50, json_: of_commands.JsonFlag = False
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    state: States = None,
+    limit: Limit = 50,
+    watch: of_commands.WatchFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Lists the latest jobs, and how many wait."""
-    return listing(bus, log, lambda c: c.jobs.latest(*(state or ()), limit=limit), show_jobs, json_=json_)
+
+    async def ask(client: Client) -> JobListReply:
+        return await client.jobs.latest(*(state or ()), limit=limit)
+
+    return listing(bus, log, ask, show_jobs, json_=json_, is_watched=watch)
 
 
 @jobs.command
@@ -186,7 +196,7 @@ def purge(
     async def ask(client: Client) -> dict[str, Any]:
         return {"purged": await client.jobs.purge(*(state or ()), job_id=job)}
 
-    return listing(bus, log, ask, lambda reply: say(f"{reply['purged']} jobs forgotten"), json_=json_)
+    return listing(bus, log, ask, lambda reply: say(f"{counted(reply['purged'], 'job')} forgotten"), json_=json_)
 
 
 def _answer(

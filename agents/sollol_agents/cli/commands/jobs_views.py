@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from sollol_agents.cli.output import note, say, seconds, show_table
+from sollol_agents.cli.output import note, say, seconds, show_table, tell
 from sollol_bus.sdk.jobs import JobAnswer
 from sollol_bus.transport.clock import wall_s
 from sollol_schemas.instants import InvalidInstant, parse_instant
 from sollol_schemas.jobs import JobListReply, JobState, JobStatus
 
-_ERROR_WIDTH = 60
 _WORDS = {
     "losses": "interrupted",
     "doubts": "model missing",
@@ -26,18 +25,19 @@ def show_jobs(reply: JobListReply) -> None:
         (
             job.job_id,
             job.state.value,
-            str(job.priority),
+            age(job.submitted_at),
             job.model or "-",
             job.node_id or "-",
-            str(job.tries),
-            str(job.tokens),
-            age(job.submitted_at),
             _error(job),
+            str(job.priority),
+            str(job.tries) if job.tries else "-",
+            str(job.tokens) if job.tokens else "-",
         )
         for job in reply.jobs
     ]
-    headings = ("JOB", "STATE", "PRIORITY", "MODEL", "NODE", "TRIES", "TOKENS", "AGE", "ERROR")
-    show_table(headings, rows, numbers=("PRIORITY", "TRIES", "TOKENS", "AGE"))
+    headings = ("JOB", "STATE", "AGE", "MODEL", "NODE", "ERROR", "PRIORITY", "TRIES", "TOKENS")
+    first_to_go = ("TOKENS", "TRIES", "PRIORITY", "MODEL", "NODE", "ERROR")
+    show_table(headings, rows, numbers=("PRIORITY", "TRIES", "TOKENS", "AGE"), first_to_go=first_to_go)
     waiting = ", ".join(f"{n} of priority {p}" for p, n in reply.waiting.items()) or "none"
     note(f"in the queue: {waiting}; delayed: {reply.delayed}; dead letters: {reply.dead}")
 
@@ -50,9 +50,9 @@ def show_status(job: JobStatus) -> None:
         facts.pop(name, None)
     error = facts.pop("error", None)
     for name, value in facts.items():
-        say(f"{_WORDS.get(name, name.replace('_', ' ')):<14}{value}")
+        tell(f"{_WORDS.get(name, name.replace('_', ' ')):<14}{value}", indent=" " * 14)
     if error is not None:
-        say(f"{'error':<14}{error['code']}: {error['message']}")
+        tell(f"{'error':<14}{error['code']}: {error['message']}", indent=" " * 14)
 
 
 def show_answer(answer: JobAnswer) -> None:
@@ -80,6 +80,5 @@ def age(submitted_at: str) -> str:
 
 def _error(job: JobStatus) -> str:
     if job.error is None or job.state in (JobState.DONE, JobState.CANCELLED):
-        return ""
-    text = f"{job.error.code}: {job.error.message}"
-    return text if len(text) <= _ERROR_WIDTH else f"{text[: _ERROR_WIDTH - 1]}…"
+        return "-"
+    return f"{job.error.code}: {job.error.message}"

@@ -30,7 +30,7 @@ def list_strategies(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFl
 @of_commands.for_clients()
 def get_strategy(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Shows the strategy in use and the settings that may change while the scorer runs."""
-    return listing(bus, log, Client.strategy, _show_strategy, json_=json_)
+    return listing(bus, log, Client.strategy, show_strategy, json_=json_)
 
 
 @strategy.command(name="set")
@@ -50,14 +50,14 @@ def set_strategy(
     settings = dict(_number(text) for text in setting or ())
     if name is None and not settings:
         raise ConfigError("nothing to change: name a strategy, or give --setting NAME=NUMBER")
-    return listing(bus, log, lambda client: client.set_strategy(name, **settings), _show_strategy, json_=json_)
+    return listing(bus, log, lambda client: client.set_strategy(name, **settings), show_strategy, json_=json_)
 
 
 @breaker.command(name="list")
 @of_commands.for_clients()
 def list_breakers(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the circuit breakers that are open, on trial, or have seen failures."""
-    return listing(bus, log, Client.breakers, _show_breakers, json_=json_)
+    return listing(bus, log, Client.breakers, show_breakers, json_=json_)
 
 
 @breaker.command(name="reset")
@@ -71,7 +71,7 @@ def reset_breakers(
     json_: of_commands.JsonFlag = False,
 ) -> int:
     """Closes circuit breakers by force; shows those that are left."""
-    return listing(bus, log, lambda client: client.reset_breakers(node, model), _show_breakers, json_=json_)
+    return listing(bus, log, lambda client: client.reset_breakers(node, model), show_breakers, json_=json_)
 
 
 def _number(text: str) -> tuple[str, float]:
@@ -90,13 +90,15 @@ def _show_names(reply: StrategyReply) -> None:
     show_table(("STRATEGY", "STATE"), rows)
 
 
-def _show_strategy(reply: StrategyReply) -> None:
+def show_strategy(reply: StrategyReply) -> None:
+    """The strategy in use, and its settings."""
     say(f"strategy {reply.strategy}")
     rows = [(name, f"{value:g}") for name, value in sorted(reply.settings.items())]
     show_table(("SETTING", "VALUE"), rows, numbers=("VALUE",))
 
 
-def _show_breakers(reply: BreakersReply) -> None:
+def show_breakers(reply: BreakersReply) -> None:
+    """The breakers that are not simply closed."""
     if not reply.breakers:
         say("every circuit breaker is closed and has seen no failure since its last success")
         return
@@ -110,4 +112,9 @@ def _show_breakers(reply: BreakersReply) -> None:
         )
         for b in reply.breakers
     ]
-    show_table(("NODE", "MODEL", "STATE", "FAILURES", "TRIED IN"), rows, numbers=("FAILURES", "TRIED IN"))
+    show_table(
+        ("NODE", "MODEL", "STATE", "FAILURES", "TRIED IN"),
+        rows,
+        numbers=("FAILURES", "TRIED IN"),
+        first_to_go=("FAILURES",),
+    )

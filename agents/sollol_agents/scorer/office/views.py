@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.queries import ModelsReply, ModelView, NodesReply, NodeView
@@ -34,6 +36,7 @@ def _node_view(node: Node, now: float, *, has_left: bool) -> NodeView:
         clock_ahead_s=round(node.clock.ahead_s, 3),
         serialised={node.installed[m].name: n for m, n in node.serialised().items() if m in node.installed},
         success_ratio=min(1.0, round(node.record.expected, 4)),
+        attempts=math.ceil(node.record.attempts),
     )
 
 
