@@ -10,12 +10,13 @@ import pytest
 
 from sollol_agents.cli import __main__ as program
 from sollol_agents.cli import exit_codes, log_lines
-from sollol_agents.cli.commands.explaining import TERMS, show_decision, show_why
+from sollol_agents.cli.commands.explaining import show_decision, show_why
 from sollol_agents.cli.commands.listings import show_stats
 from sollol_agents.cli.commands.requesting import body_fields, provenance, read_prompt
 from sollol_agents.cli.output import seconds, show_table
 from sollol_agents.cli.settings.section import ConfigFile
 from sollol_agents.cli.settings.sections import SECTIONS, all_sections
+from sollol_agents.fleet_view.terms import TERMS
 from sollol_agents.lab.testing.messages import outcome
 from sollol_bus.errors import BadRequest, ConfigError, NoEligibleNode, NoResponders, NotConnected, SollolError
 from sollol_bus.sdk.results import Answer

@@ -90,7 +90,7 @@ def test_a_node_is_one_row_with_its_troubles_in_red() -> None:
     row = {c.name: cell for c, cell in zip(columns, tables.fleet_row(NODE, columns), strict=True)}
     texts = {name: cell.text.strip() for name, cell in row.items()}
     assert texts["SLOTS"] == "●○○○"
-    assert texts["MEMORY GB"] == "6.0/24.0"
+    assert texts["MEMORY GIB"] == "6.0/24.0"
     assert (texts["TOK/S"], texts["OK"], texts["TEMP"], texts["BUS"]) == ("42", "50%", "71°C", "0.4ms")
     assert row["OK"].colour == "red"
     broken = tables.fleet_row(NodeRow(id="b", state="up", slots=16, busy=12, breaker="open"), columns)

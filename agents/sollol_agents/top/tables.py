@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from sollol_agents.fleet_view.decisions import DecisionRow
 from sollol_agents.fleet_view.jobs import JobsView
 from sollol_agents.fleet_view.node_rows import NodeRow
+from sollol_agents.fleet_view.terms import LEGEND, MATTERS_S, TERMS
 from sollol_agents.fleet_view.timeline import Wait
 from sollol_agents.fleet_view.view import Head
 from sollol_schemas.decision import DecisionEvent
@@ -55,7 +56,7 @@ FLEET: Final = (
     Column("NODE", 14),
     Column("STATE", 10),
     Column("SLOTS", 7),
-    Column("MEMORY GB", 11, is_right=True),
+    Column("MEMORY GIB", 11, is_right=True),
     Column("TOK/S", 6, is_right=True),
     Column("OK", 5, is_right=True),
     Column("GPU", 4, from_width=96, is_right=True),
@@ -113,7 +114,7 @@ def fleet_row(node: NodeRow, columns: Iterable[Column]) -> list[Cell]:
         "NODE": Cell(node.id),
         "STATE": Cell(state, "red" if is_broken or not node.is_reachable else _COLOURS.get(node.state, "")),
         "SLOTS": Cell(_slots(node.busy, node.slots)),
-        "MEMORY GB": Cell(f"{used_mib / _MIB_PER_GIB:.1f}/{total_mib / _MIB_PER_GIB:.1f}"),
+        "MEMORY GIB": Cell(f"{used_mib / _MIB_PER_GIB:.1f}/{total_mib / _MIB_PER_GIB:.1f}"),
         "TOK/S": Cell(f"{node.tps:.0f}" if node.tps else "-"),
         "OK": Cell(
             "-" if success is None else f"{success * 100:.0f}%",
@@ -208,7 +209,7 @@ def explanation(reply: WhyReply) -> list[str]:
         took = seconds(outcome.figures.actual_s if outcome.figures else None)
         code = f": {outcome.code.value} {outcome.message}" if outcome.code else ""
         lines.append(f"attempt {outcome.decision.attempt}: {outcome.status.value} after {took}{code}")
-    return lines or ["nothing is recorded yet"]
+    return [*lines, "", LEGEND] if lines else ["nothing is recorded yet"]
 
 
 def seconds(value: float | None) -> str:
@@ -230,13 +231,17 @@ def _explained(event: DecisionEvent) -> list[str]:
         f"  waited {seconds(made.queue_s)}, predicted {seconds(made.forecast.total_s)}",
     ]
     for cost in sorted(event.candidates, key=lambda c: c.total_s):
-        terms = (("wait", cost.wait_s), ("load", cost.load_s), ("read", cost.prefill_s), ("write", cost.decode_s))
-        told = ", ".join(f"{name} {seconds(value)}" for name, value in terms if value >= 0.0005)
+        terms = ((name.lower(), getattr(cost, term)) for term, name in TERMS.items())
+        told = ", ".join(f"{name} {_signed(value)}" for name, value in terms if abs(value) >= MATTERS_S)
         lines.append(f"  {cost.node_id:<14} costs {cost.total_s:8.3f} s{told and f': {told}'}")
     lines += [
         f"  {refused.node_id:<14} {refused.reason.value} {refused.detail}".rstrip() for refused in event.rejections
     ]
     return lines
+
+
+def _signed(value: float) -> str:
+    return seconds(value) if value >= 0 else f"-{seconds(-value)}"
 
 
 def _slots(busy: int, slots: int) -> str:

@@ -13,6 +13,7 @@ from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_table, tell
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.sections import routing_section
+from sollol_agents.fleet_view.terms import LEGEND, MATTERS_S, TERMS
 from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
@@ -22,26 +23,6 @@ from sollol_schemas.queries import WhyReply
 from sollol_schemas.routing import Routing
 from sollol_schemas.subjects import NO_NODE
 
-TERMS: Final = {
-    "wait_s": "WAIT",
-    "overtaking_s": "OVERTAKEN",
-    "load_s": "LOAD",
-    "prefill_s": "PREFILL",
-    "decode_s": "DECODE",
-    "slowdown_s": "SLOWED",
-    "evict_s": "EVICTS",
-    "prefix_evict_s": "PREFIXES",
-    "risk_s": "RISK",
-    "preference_s": "PREFERENCE",
-    "rtt_s": "DISTANCE",
-}
-"""The heading of each term of a cost; a column is shown when the term matters for some candidate."""
-LEGEND: Final = (
-    "cost: predicted seconds that the request takes on a node, those included that it takes from others; "
-    "the least wins. "
-    "predicted: from the start on the node to the end of the answer. actual: the same, as the node measured it."
-)
-_MATTERS_S: Final = 0.0005
 _SHORT_PROMPT: Final = "Hello"
 
 
@@ -156,7 +137,7 @@ def _show_candidates(event: DecisionEvent) -> None:
     """The chosen candidate first, then the alternatives, cheapest first; all in seconds."""
     chosen = event.decision.node_id
     ordered = sorted(event.candidates, key=lambda c: (c.node_id != chosen, c.total_s))
-    shown = [term for term in TERMS if any(abs(getattr(c, term)) >= _MATTERS_S for c in ordered)]
+    shown = [term for term in TERMS if any(abs(getattr(c, term)) >= MATTERS_S for c in ordered)]
     best = ordered[0].total_s
     headings = ("SECONDS ON", "COST", "MORE", *(TERMS[term] for term in shown), "DONE IN", "CACHED", "FREE")
     rows = [_candidate_row(c, shown, best, is_chosen=c.node_id == chosen) for c in ordered]

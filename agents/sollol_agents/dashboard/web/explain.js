@@ -62,7 +62,7 @@ export const Explanation = {
   template: `<div class="stack">
     <section v-for="event in decisions" :key="event.decision.attempt_id" class="stack">
       <div class="row gap wrap"><Mode :mode="event.decision.mode ?? 'fast'"/><State v-if="outcomeOf(event)" :state="outcomeOf(event).status"/><span class="muted small">attempt {{ event.decision.attempt ?? 1 }} · {{ when(event.decided_at) }}</span></div>
-      <p class="verdict"><b>{{ event.decision.node_id }}</b> {{ event.decision.reason ? 'because ' + event.decision.reason : '' }}</p>
+      <p class="verdict"><b>{{ event.decision.node_id }}</b>{{ event.decision.reason ? ': ' + event.decision.reason : '' }}</p>
       <dl class="facts"><dt>Model</dt><dd>{{ event.decision.model }}</dd><dt>Task</dt><dd>{{ words(event.decision.task_type || 'unknown') }}</dd>
         <dt>Strategy</dt><dd>{{ event.decision.strategy ?? 'plan' }}</dd><dt>Priority</dt><dd>{{ priorityName(event.decision.priority ?? 5) }}</dd>
         <dt>Prompt</dt><dd class="num">{{ count(event.decision.forecast?.prompt_tokens ?? 0) }} tokens</dd><dt>Expected answer</dt><dd class="num">{{ count(event.decision.forecast?.output_tokens ?? 0) }} tokens</dd>
@@ -77,6 +77,7 @@ export const Explanation = {
     <section v-if="outcomes.length" class="stack"><h3>Attempts</h3>
       <ul class="lines"><li v-for="outcome in outcomes" :key="outcome.decision.attempt_id + outcome.status"><span class="row gap"><State :state="outcome.status"/><b>{{ outcome.decision.node_id === '_none' ? 'no node' : outcome.decision.node_id }}</b></span>
         <span class="muted num">{{ outcome.message || '' }}<template v-if="outcome.figures"> {{ seconds(outcome.figures.actual_s) }}, {{ count(outcome.figures.output_tokens ?? 0) }} tokens</template></span></li></ul></section>
+    <p v-if="decisions.length" class="muted small">Cost: predicted seconds that the request takes on a node, those included that it takes from others; the least wins. Predicted: from the start on the node to the end of the answer. Actual: the same, as the node measured it.</p>
     <Empty v-if="!decisions.length && !outcomes.length" title="Nothing recorded">The recorder knows nothing of this request (yet).</Empty>
   </div>`,
 };

@@ -59,7 +59,7 @@ export const PlaygroundView = {
         <p v-if="figures" class="muted num small">{{ seconds(figures.actual_s) }} in all, first token after {{ seconds(figures.ttft_s) }}, {{ count(figures.output_tokens) }} tokens<template v-if="speed">, {{ number(speed) }} tok/s</template></p>
       </section>
       <section class="panel stack" v-if="decision" aria-label="Decision"><div class="row between"><h2>Decision</h2><Mode :mode="decision.mode ?? 'fast'"/></div>
-        <p class="verdict"><b>{{ decision.node_id }}</b> {{ decision.reason ? 'because ' + decision.reason : '' }}</p>
+        <p class="verdict"><b>{{ decision.node_id }}</b>{{ decision.reason ? ': ' + decision.reason : '' }}</p>
         <dl class="facts"><dt>Predicted</dt><dd class="num">{{ seconds(decision.forecast?.total_s ?? 0) }}</dd><dt>Actual</dt><dd class="num">{{ seconds(figures?.actual_s) }}</dd><dt>Waited</dt><dd class="num">{{ seconds(decision.queue_s ?? 0) }}</dd><dt>Strategy</dt><dd>{{ decision.strategy ?? 'plan' }}</dd></dl>
         <div><button class="button" @click="isExplained = true">Why this node?</button></div></section>
     </div>

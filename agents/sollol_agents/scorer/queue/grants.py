@@ -10,6 +10,7 @@ from sollol_agents.scorer.choice.eligibility import EligibilityClass
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.strategies.base import Choice
+from sollol_schemas.contrasts import contrast
 from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.grant import Granted
 from sollol_schemas.ids import attempt_id
@@ -36,9 +37,17 @@ def made_decision(
     best = sorted(choice.costs, key=lambda c: c.total_s)[:_CANDIDATES]
     if cost not in best:
         best[-1] = cost
+    candidates = tuple(explain(c, now) for c in best)
+    reason = choice.reason or contrast(
+        candidates[best.index(cost)],
+        candidates,
+        verdict.rejections,
+        eligible=len(verdict.nodes),
+        min_vram_gib=waiting.request.routing.min_vram_gb,
+    )
     return DecisionEvent(
-        decision=_decision(waiting, cost, _reason(choice.reason, verdict), verdict, facts),
-        candidates=tuple(explain(c, now) for c in best),
+        decision=_decision(waiting, cost, _reason(reason, verdict), verdict, facts),
+        candidates=candidates,
         rejections=verdict.rejections[:_REJECTIONS],
         queued=facts.queued,
         is_dry_run=is_dry_run,

@@ -16,6 +16,7 @@ class Choice(NamedTuple):
 
     cost: Cost
     reason: str
+    """Why, where that is another than the costs; empty: they say it."""
     costs: Sequence[Cost] = ()
     """Every candidate that was worked out; the planner fills it in."""
 

@@ -37,7 +37,7 @@ class LeastCost:
         self._hold = hold
         self.prune_ratio: float | None = 1.0 / (1.0 - hold)
 
-    def choose(self, waiting: Waiting, costs: Sequence[Cost], now: float, rng: random.Random) -> Choice:
+    def choose(self, waiting: Waiting, costs: Sequence[Cost], now: float, rng: random.Random) -> Choice:  # noqa: ARG002 the costs are as of now
         """The cheapest candidate under the hold rule."""
         best = costs[0]
         best_free: Cost | None = None
@@ -47,15 +47,14 @@ class LeastCost:
             if cost.is_free and (best_free is None or cost.total_s < best_free.total_s):
                 best_free = cost
         if best_free is None:
-            return Choice(best, f"waits for {best.horizon.node.node_id}, free in {best.start - now:.1f} s")
+            return Choice(best, "")
         if best_free is not best:
             hold = 0.0 if waiting.mode is RoutingMode.ASYNC else self._hold
             hold *= _LEAST_HOLD + (1.0 - _LEAST_HOLD) * waiting.newcomers_ratio
             held = 0.0 if _spares_work(best, best_free) else waiting.newcomers_ratio * waiting.held_ahead
             if best.total_s < (1.0 - hold) ** (1 + held) * best_free.total_s:
-                saved = best_free.total_s - best.total_s
-                return Choice(best, f"waits for {best.horizon.node.node_id}, which saves {saved:.1f} s")
-        return Choice(*_break_tie(costs, best_free, rng))
+                return Choice(best, "")
+        return Choice(_break_tie(costs, best_free, rng), "")
 
     def learn(self, outcome: Outcome) -> None:
         """Learns nothing of its own: costs rest on what the fleet learnt."""
@@ -67,11 +66,10 @@ def _spares_work(busy: Cost, free: Cost) -> bool:
     return is_load_spared or busy.estimate.hit_tokens > free.estimate.hit_tokens
 
 
-def _break_tie(costs: Sequence[Cost], best: Cost, rng: random.Random) -> tuple[Cost, str]:
+def _break_tie(costs: Sequence[Cost], best: Cost, rng: random.Random) -> Cost:
     limit = best.total_s + max(TIE_S, TIE_RATIO * abs(best.total_s))
     equal = [c for c in costs if c.is_free and c.total_s <= limit]
     if len(equal) > 1:
         fewest = min(len(c.horizon.finishes) for c in equal)
-        best = rng.choice([c for c in equal if len(c.horizon.finishes) == fewest])
-        return best, f"least predicted cost, {best.total_s:.2f} s, shared by {len(equal)} nodes"
-    return best, f"least predicted cost, {best.total_s:.2f} s"
+        return rng.choice([c for c in equal if len(c.horizon.finishes) == fewest])
+    return best
