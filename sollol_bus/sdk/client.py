@@ -18,10 +18,12 @@ from sollol_bus.errors import BackendBrokeProtocol, BadRequest, SollolError, err
 from sollol_bus.observe.tracing_setup import present_traceparent
 from sollol_bus.parts import Part
 from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.engine_options import with_options
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_bus.sdk.questions import ask_actor, ask_many
 from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
 from sollol_bus.sdk.spread import spread
+from sollol_bus.sdk.surroundings import bus_config_here
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode
 from sollol_bus.transport.streaming import grown
@@ -51,6 +53,7 @@ from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyEvent
 
 T = TypeVar("T")
 
+_NAME = "sollol-client"
 _TEXTS_MAX = 32
 _PIECES_PER_NODE = 4
 """So many pieces for each node even out that some nodes are faster."""
@@ -61,12 +64,15 @@ class Client(Part):
     """A connection for programs that use the fleet.
 
     Args:
-        bus: Address of the NATS server, all settings of the connection, or a connected bus, which stays open.
+        bus: Address of the NATS server, all settings of the connection, or a connected bus, which stays open; None:
+            what the environment (`SOLLOL_NATS`, `SOLLOL_NATS_*`) and the settings file of this machine say.
         routing: Routing fields for every request that brings none of its own.
     """
 
-    def __init__(self, bus: str | BusConfig | Bus = "nats://127.0.0.1:4222", *, routing: Routing | None = None) -> None:
-        given = BusConfig(url=bus, name="sollol-client") if isinstance(bus, str) else bus
+    def __init__(self, bus: str | BusConfig | Bus | None = None, *, routing: Routing | None = None) -> None:
+        if bus is None:
+            bus = bus_config_here(_NAME)
+        given = BusConfig(url=bus, name=_NAME) if isinstance(bus, str) else bus
         if isinstance(given, BusConfig) and given.user and given.inbox_prefix == BusConfig().inbox_prefix:
             given = msgspec.structs.replace(given, inbox_prefix=client_inbox_prefix(given.user))
         self._given = given
@@ -78,7 +84,8 @@ class Client(Part):
         """Connects, unless it was given a connected bus.
 
         Raises:
-            ConfigError: No server answers there, or it refuses us.
+            NotConnected: No server answers there.
+            ConfigError: It refuses us, or a setting cannot be used.
         """
         if not isinstance(self._given, Bus):
             self._bus = await Bus.connect(self._given)
@@ -104,12 +111,25 @@ class Client(Part):
             self._jobs = Jobs(self.bus)
         return self._jobs
 
+    def __repr__(self) -> str:
+        """Where it is connected to, on one line."""
+        config = self._given.config if isinstance(self._given, Bus) else self._given
+        return f"Client({config.url!r}, {'connected' if self._bus is not None else 'not connected'})"
+
     # -- requests -----------------------------------------------------------------------------------------
 
     def generate_stream(
         self, model: str, prompt: str, *, routing: Routing | None = None, **fields: object
     ) -> AnswerStream:
-        """An answer to a prompt as it streams in; `fields` are further fields of Ollama's body (options, format…)."""
+        """An answer to a prompt as it streams in.
+
+        Args:
+            model: Name of the model.
+            prompt: The prompt.
+            routing: Where, when and how it runs; None: the client's own.
+            fields: Options of the engine (`temperature=0.2`, `max_tokens=100`), which go into `options`, and further
+                fields of Ollama's body (`system`, `format`, `keep_alive`).
+        """
         return AnswerStream(self._native(subjects.GENERATE, {"model": model, "prompt": prompt, **fields}, routing))
 
     def chat_stream(
@@ -172,7 +192,7 @@ class Client(Part):
 
     def _native(self, subject: str, fields: dict[str, object], routing: Routing | None) -> Call:
         chosen = routing or self._routing or Routing()
-        fields = {**fields, "stream": True, **msgspec.to_builtins(chosen)}
+        fields = {**with_options(fields), "stream": True, **msgspec.to_builtins(chosen)}
         headers = {TRACEPARENT: trace} if (trace := present_traceparent()) else None
         told = fields.get("deadline_s")
         deadline_s = float(told) if isinstance(told, (int, float)) and told > 0 else DEFAULT_DEADLINE_S

@@ -26,6 +26,7 @@ from sollol_bus.errors import (
     RequestTimedOut,
     SollolError,
 )
+from sollol_bus.sdk.engine_options import with_options
 from sollol_bus.sdk.job_answer import JobAnswer
 from sollol_bus.sdk.job_making import checked_id, delayed, make_job, priority_of
 from sollol_bus.sdk.job_storing import Storing
@@ -176,7 +177,9 @@ class Jobs:
         **fields: object,
     ) -> str:
         """The id of a durable job that answers a prompt; `fields` are further fields of Ollama's body."""
-        job = make_job({"model": model, "prompt": prompt, **fields}, kind=RequestKind.GENERATE, routing=routing)
+        job = make_job(
+            {"model": model, "prompt": prompt, **with_options(fields)}, kind=RequestKind.GENERATE, routing=routing
+        )
         return await self.submit(job, job_id=job_id, priority=priority, on_done=on_done)
 
     # -- asking -------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -16,6 +16,8 @@ from sollol_bus.transport.streaming import grown
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
+
+_SHOWN: Final = 60
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     final: dict[str, Any] = {}
     """The engine's last object, with its own counts and durations, and the log probabilities of every chunk."""
 
+    def __repr__(self) -> str:
+        """The beginning of the text, and where it was made."""
+        node = self.decision.node_id if self.decision is not None else "?"
+        return f"Answer({_beginning(self.text)!r}, model={self.model!r}, node={node!r}, request_id={self.request_id!r})"
+
 
 class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
     """Embedded texts: one vector per input, in order."""
@@ -50,6 +57,12 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     decision: Decision | None = None
     figures: Figures | None = None
+
+    def __repr__(self) -> str:
+        """How many vectors of which size, and where they were made."""
+        node = self.decision.node_id if self.decision is not None else "?"
+        size = len(self.embeddings[0]) if self.embeddings else 0
+        return f"Embeddings({len(self.embeddings)} x {size}, model={self.model!r}, node={node!r})"
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -71,6 +84,10 @@ class NativeChunk(msgspec.Struct, frozen=True):
     embeddings: list[list[float]] = []
     done: bool = False
     done_reason: str = ""
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def decision_of(msg: Msg | None) -> Decision | None:
@@ -96,6 +113,11 @@ class AnswerStream:
         self._chunks: list[bytes] = []
         self._size_bytes = 0
         self._final: bytes = b""
+
+    def __repr__(self) -> str:
+        """Its id and how far it is."""
+        state = "complete" if self._final else f"{len(self._chunks)} chunks so far"
+        return f"AnswerStream({self.request_id!r}, {state})"
 
     @property
     def request_id(self) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from sollol_bus.transport.address import read_address
+
+DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+"""Where `sollol up` listens unless it is told otherwise."""
 
 
 class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,9 +20,7 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         ConfigError: The address cannot be one.
     """
 
-    url: Annotated[str, Meta(description="Address of the NATS server, or several separated by commas.")] = (
-        "nats://127.0.0.1:4222"
-    )
+    url: Annotated[str, Meta(description="Address of the NATS server, or several separated by commas.")] = DEFAULT_URL
     name: Annotated[str, Meta(description="Name of the connection, as the server shows it.")] = "sollol"
     inbox_prefix: Annotated[str, Meta(description="First token of this connection's inboxes.")] = "_INBOX"
     user: Annotated[str | None, Meta(description="User name on the NATS server.")] = None

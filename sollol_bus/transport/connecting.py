@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from sollol_bus.transport.config import DEFAULT_URL
 from sollol_bus.transport.reading import NO_TLS
 from sollol_bus.waiting import end
 
@@ -39,8 +40,8 @@ def is_absence(why: str) -> bool:
     return "CERTIFICATE" not in why and not any(word in why.lower() for word in ("authorization", "revoked", "ssl"))
 
 
-def advice(why: str) -> str:
-    """What to do about a connection that could not be made."""
+def advice(why: str, url: str) -> str:
+    """What to do about a connection that could not be made to this address."""
     if "CERTIFICATE_VERIFY_FAILED" in why:
         return "Name the CA that signed the server's certificate with --nats-tls-ca-file."
     if NO_TLS in why:
@@ -49,4 +50,9 @@ def advice(why: str) -> str:
         return "These credentials count no more; `sollol fleet rotate NAME` where the fleet was made gives new ones."
     if "authorization" in why.lower():
         return "Join with the line that `sollol invite` prints, or give credentials: --nats-creds-file or --nats-user."
-    return "Start one with `sollol up` (without --nats and SOLLOL_NATS), or name another with --nats."
+    if url != DEFAULT_URL:
+        return (
+            "Does `sollol up` run there, and does that machine let others in? Another address is given with --nats or "
+            "SOLLOL_NATS, in Python with Client(address)."
+        )
+    return "Start one with `sollol up`, or name another with --nats or SOLLOL_NATS, in Python with Client(address)."

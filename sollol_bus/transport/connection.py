@@ -59,7 +59,7 @@ _PLAIN = f"{V1}."
 _PUBLISH_REFUSED = "permissions violation for publish to "
 
 
-class NoServer(ConfigError):
+class NoServer(ConfigError, NotConnected):
     """No NATS server answers at the address, as far as that is known: it may only not have started yet."""
 
 
@@ -116,7 +116,7 @@ class Bus:
             await bus._abandon()
             why = bus.close_reason or str(error) or "no answer"
             kind = NoServer if is_absence(why) else ConfigError
-            raise kind(f"cannot connect to NATS at {config.url}: {why}. {advice(why)}") from error
+            raise kind(f"cannot connect to NATS at {config.url}: {why}. {advice(why, config.url)}") from error
         return bus
 
     async def _connect(self, credentials: dict[str, Any]) -> None:

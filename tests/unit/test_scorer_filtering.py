@@ -101,11 +101,11 @@ ONLY = {"routing": Routing(node_id="b", strict=True)}
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"is_draining": True}, "b draining"),
-        ({"installed": (model("other"),), "loaded": ()}, "b model missing"),
+        ({"is_draining": True}, "draining on b"),
+        ({"installed": (model("other"),), "loaded": ()}, "not installed on b"),
         (
             {"engine": EngineInfo(kind=EngineKind.OLLAMA, url="u", is_reachable=False, detail="connection refused")},
-            "b engine unreachable (connection refused)",
+            "no engine on b (connection refused)",
         ),
     ],
     ids=["draining", "no model", "no engine"],
@@ -132,10 +132,10 @@ def test_a_node_that_left_is_told_from_one_that_fell_silent() -> None:
     fleet.node("a")
     fleet.node("b")
     fleet.load("b", has_left=True)
-    assert "b down (it left in order)" in refused(fleet.ask("r1", **ONLY))["r1"].message
+    assert "down: b (it left in order)" in refused(fleet.ask("r1", **ONLY))["r1"].message
     fleet.node("b", instance="b-again")
     fleet.tick(61.0)
-    assert "b down (silent for 61 s)" in refused(fleet.ask("r2", **ONLY))["r2"].message
+    assert "down: b (silent for 61 s)" in refused(fleet.ask("r2", **ONLY))["r2"].message
 
 
 def test_a_strict_node_is_the_only_one_and_a_wanted_node_falls_back() -> None:

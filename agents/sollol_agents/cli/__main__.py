@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 
-from cyclopts import App, CycloptsError, Group
+from cyclopts import App, CycloptsError, Group, UnknownOptionError
 
 import sollol_agents.cli.lean_start  # noqa: F401  first of all that is ours
 from sollol_agents.cli import exit_codes
 from sollol_bus.errors import SollolError
 from sollol_bus.observe.harmless import in_text
 from sollol_bus.version import VERSION
+from sollol_schemas.nearest import nearest
 
 _START = Group("Start", sort_key=1)
 _USE = Group("Use", sort_key=2)
@@ -86,14 +86,14 @@ def build_app() -> App:
 def run(argv: list[str]) -> int:
     """Runs one command line; returns its exit code."""
     if argv and not argv[0].startswith("-") and argv[0] not in {name for name, *_ in _COMMANDS}:
-        close = difflib.get_close_matches(argv[0], [name for name, *_ in _COMMANDS], 1)
-        hint = f"did you mean `sollol {close[0]}`?" if close else "`sollol --help` lists the commands"
+        close = nearest(argv[0], (name for name, *_ in _COMMANDS))
+        hint = f"did you mean `sollol {close}`?" if close else "`sollol --help` lists the commands"
         print(f"sollol: there is no command {argv[0]!r}; {hint}", file=sys.stderr)
         return exit_codes.USAGE
     try:
         code = build_app()(argv, result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        print(f"sollol: {error} `sollol {argv[0]} --help` shows what there is", file=sys.stderr)
+        print(f"sollol: {_told(error)}; `sollol {argv[0]} --help` shows what there is", file=sys.stderr)
         return exit_codes.USAGE
     except SollolError as error:
         print(in_text(exit_codes.line_of(error)), file=sys.stderr)
@@ -105,6 +105,17 @@ def run(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.OK
     return code if isinstance(code, int) else exit_codes.OK
+
+
+def _told(error: CycloptsError) -> str:
+    """What is wrong with a command line, in one sentence without its full stop."""
+    if not isinstance(error, UnknownOptionError):
+        return str(error).rstrip(".")
+    word = (error.token.keyword or error.token.value).partition("=")[0]
+    flags = [name for argument in error.argument_collection for name in argument.names if argument.parse]
+    longer = [flag for flag in flags if flag.endswith(f"-{word.lstrip('-')}")]  # --mode: --routing-mode
+    meant = longer[0] if longer else nearest(word, flags)
+    return f"there is no flag {word}" + (f"; did you mean {meant}?" if meant else "")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import Final
 from sollol_bus.errors import BusError, ConfigError, NoResponders, NotConnected, RequestTimedOut, SollolError
 from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.nearest import did_you_mean
 
 OK: Final = 0
 FAILED: Final = 1  # the request, or the actor, failed
@@ -39,7 +40,6 @@ _LIFTED_BY_SOFT: Final = frozenset(
         RejectionReason.NOT_CHOSEN_NODE,
     }
 )
-_NODES_NAMED: Final = 6
 _NOBODY: Final = frozenset({ErrorCode.NO_NODES, ErrorCode.ACTOR_STOPPED})
 
 
@@ -58,18 +58,24 @@ def line_of(error: SollolError) -> str:
     hint = _HINTS.get(error.body.code, "") if not isinstance(error, (ConfigError, BusError)) else ""
     if isinstance(error, (NoResponders, RequestTimedOut)):
         hint = "is `sollol up` running there? `sollol doctor` looks"
-    if error.body.code is ErrorCode.NO_ELIGIBLE_NODE:
-        named, is_liftable = _refusals(error.body)
-        text += f"; {named}" if named else ""
-        hint = _SOFT_HINT if is_liftable else hint
+    if error.body.code is ErrorCode.NO_ELIGIBLE_NODE and _is_liftable(error.body):
+        hint = _SOFT_HINT
+    if "did you mean" not in text:
+        text += _meant(error.body)
     return f"sollol: {text}" + (f" ({hint})" if hint and "`" not in text else "")
 
 
-def _refusals(body: ErrorBody) -> tuple[str, bool]:
-    """Each node with its reason, and whether `--soft` would lift one of them."""
+def _is_liftable(body: ErrorBody) -> bool:
+    """Whether `--soft` would lift the reason of some node."""
     told = body.details.get("nodes")
-    reasons = {str(node): str(why) for node, why in told.items()} if isinstance(told, dict) else {}
-    named = [f"{node}: {why.replace('_', ' ')}" for node, why in reasons.items()]
-    more = f", and {len(named) - _NODES_NAMED} more" if len(named) > _NODES_NAMED else ""
-    is_liftable = any(why.partition(":")[0] in _LIFTED_BY_SOFT for why in reasons.values())
-    return ", ".join(named[:_NODES_NAMED]) + more, is_liftable
+    reasons = told.values() if isinstance(told, dict) else ()
+    return any(str(why).partition(":")[0] in _LIFTED_BY_SOFT for why in reasons)
+
+
+def _meant(body: ErrorBody) -> str:
+    """A name like the one that nobody knows."""
+    for asked, known in (("model", "models"), ("node", "known")):
+        word, names = body.details.get(asked), body.details.get(known)
+        if isinstance(word, str) and isinstance(names, list):
+            return did_you_mean(word, [str(name) for name in names])
+    return ""

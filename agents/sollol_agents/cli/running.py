@@ -9,21 +9,25 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit
 
 import msgspec
 
 from sollol_agents.cli import exit_codes
 from sollol_bus.errors import ConfigError, NotConnected
 from sollol_bus.sdk.client import Client
+from sollol_bus.transport.connecting import advice
 from sollol_bus.transport.connection import Bus, BusConfig, NoServer
 from sollol_bus.waiting import delays
 
 log = logging.getLogger(__name__)
 
+_PORT: Final = 4222
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 5.0
@@ -158,6 +162,7 @@ async def connected(bus: BusConfig, name: str = "sollol-cli") -> AsyncIterator[C
     """
     client = Client(msgspec.structs.replace(bus, name=name))
     try:
+        await _expect_listener(bus)
         await client.start()
     except ConfigError as error:
         raise NotConnected(error.message) from error
@@ -165,3 +170,25 @@ async def connected(bus: BusConfig, name: str = "sollol-cli") -> AsyncIterator[C
         yield client
     finally:
         await client.close()
+
+
+async def _expect_listener(bus: BusConfig) -> None:
+    """Returns unless it is certain that nobody listens: a person is told at once, an actor waits for its server.
+
+    Raises:
+        NotConnected: Every address refuses connections, or its host has no such name.
+    """
+    why = ""
+    for url in bus.url.split(","):
+        found = urlsplit(url if "://" in url else f"nats://{url}")
+        try:
+            connecting = asyncio.open_connection(found.hostname, found.port or _PORT)
+            _, writer = await asyncio.wait_for(connecting, bus.connect_timeout_s)
+        except (ConnectionRefusedError, socket.gaierror) as error:
+            why = error.strerror or str(error)
+        except (OSError, TimeoutError, ValueError):
+            return  # whatever it is, connecting tells
+        else:
+            writer.close()
+            return
+    raise NotConnected(f"nobody listens at {bus.url}: {why}. {advice(why, bus.url)}")

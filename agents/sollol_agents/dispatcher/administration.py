@@ -205,5 +205,6 @@ def _away(node_id: str, control: ControlRequest) -> ControlReply:
 
 def _error_in(answer: Msg, node_id: str) -> ErrorBody | None:
     if is_no_responders(answer):
-        return ErrorBody(code=ErrorCode.UNKNOWN_NODE, message=f"node {node_id} is not on the bus")
+        said = f"node {node_id} is not on the bus"
+        return ErrorBody(code=ErrorCode.UNKNOWN_NODE, message=said, details={"node": node_id})
     return error_of(answer)

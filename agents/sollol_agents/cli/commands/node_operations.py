@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
+import msgspec
 from cyclopts import Parameter
 
 from sollol_agents.cli import log_lines, running
@@ -12,10 +13,12 @@ from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, say, show_json_line
 from sollol_agents.cli.settings import of_commands
-from sollol_bus.errors import ConfigError
+from sollol_bus.errors import ConfigError, SollolError, UnknownModel, error_from
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.control import ControlReply
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.queries import ModelView
 
 Node = Annotated[str, Parameter(help="The node's id, as `sollol nodes` lists it.")]
 
@@ -45,7 +48,14 @@ def load(
 ) -> int:
     """Loads a model into a node's memory."""
     said = f"{model} is loaded on {{node}}"
-    return _operate(bus, log, lambda client: client.load(node, model, keep_alive_s), said, json_=json_)
+
+    async def ask(client: Client) -> ControlReply:
+        try:
+            return await client.load(node, model, keep_alive_s)
+        except UnknownModel as error:
+            raise not_there(error, node, model, (await client.models()).models) from error
+
+    return _operate(bus, log, ask, said, json_=json_)
 
 
 @of_commands.for_clients()
@@ -100,6 +110,30 @@ def pull(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_co
     return running.run(main)
 
 
+def not_there(error: UnknownModel, node: str, model: str, there: Sequence[ModelView]) -> UnknownModel:
+    """The refusal to load a model that the node has not, with who has it, or what it is called."""
+    named = {view.name: view for view in there}
+    holders = (named.get(model) or named.get(f"{model}:latest") or ModelView(name=model)).installed_on
+    text = f"{node} has not {model!r}"
+    if holders:
+        text += f"; {', '.join(holders)} {'has' if len(holders) == 1 else 'have'} it: `sollol pull {node} {model}`"
+    details = {"model": model, "models": [] if holders else list(named)}
+    return UnknownModel(body=msgspec.structs.replace(error.body, message=text, details=details))
+
+
+async def _with_known(client: Client, asking: Awaitable[ControlReply]) -> ControlReply:
+    """The answer; a refusal because nobody knows the node says which nodes there are."""
+    try:
+        return await asking
+    except SollolError as error:
+        if error.body.code is not ErrorCode.UNKNOWN_NODE or error.details.get("known"):
+            raise
+        known = [view.node_id for view in (await client.nodes()).nodes]
+        node_id = str(error.details.get("node", ""))
+        details = {**error.details, "node": node_id, "known": known}
+        raise error_from(msgspec.structs.replace(error.body, details=details)) from error
+
+
 def _operate(
     bus: BusConfig, log: LogConfig, ask: Callable[[Client], Awaitable[ControlReply]], said: str, *, json_: bool
 ) -> int:
@@ -109,7 +143,7 @@ def _operate(
         else:
             say(said.format(node=reply.node_id, in_flight=reply.in_flight))
 
-    return listing(bus, log, ask, show, json_=json_)
+    return listing(bus, log, lambda client: _with_known(client, ask(client)), show, json_=json_)
 
 
 async def _show_steps(progress: AsyncIterator[dict[str, Any]]) -> None:

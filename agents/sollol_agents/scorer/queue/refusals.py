@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,8 +11,10 @@ from sollol_agents.scorer.choice.abilities import lacking, who_would_refuse, wor
 from sollol_agents.scorer.choice.eligibility import EligibilityClass
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.nodes import Node
-from sollol_schemas.decision import Rejection, RejectionReason
+from sollol_schemas.decision import Rejection
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.nearest import did_you_mean
+from sollol_schemas.refused import grouped
 
 _MODELS_LISTED = 50
 _NODES_LISTED = 50
@@ -90,9 +91,13 @@ def unknown_node(node_id: str, known: Iterable[str]) -> ErrorBody:
     ids = sorted(known)
     return ErrorBody(
         code=ErrorCode.UNKNOWN_NODE,
-        message=f"no node is known as {node_id!r}; known are {', '.join(ids[:_NODES_LISTED]) or 'none'}",
+        message=f"no node is known as {node_id!r}{did_you_mean(node_id, ids) or _known(ids)}",
         details={"node": node_id, "known": ids[:_NODES_LISTED]},
     )
+
+
+def _known(ids: Sequence[str]) -> str:
+    return f"; known are {', '.join(ids[:_NODES_LISTED]) or 'none'}"
 
 
 def _timed(rejection: Rejection, since: Mapping[str, str]) -> Rejection:
@@ -102,19 +107,9 @@ def _timed(rejection: Rejection, since: Mapping[str, str]) -> Rejection:
 
 
 def _summary(rejections: Sequence[Rejection], only: str | None) -> str:
-    """The reasons with their counts; that of the one node which was asked for, or has the model, in full."""
-    if only is not None:
-        return next((_in_full(r) for r in rejections if r.node_id == only), f"{only} was asked for")
-    telling = [r for r in rejections if r.reason is not RejectionReason.MODEL_MISSING]
-    if len(telling) == 1 and telling[0].detail:
-        return _in_full(telling[0])
-    counts = Counter(r.reason.value.replace("_", " ") for r in rejections)
-    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-
-
-def _in_full(rejection: Rejection) -> str:
-    said = f"{rejection.node_id} {rejection.reason.value.replace('_', ' ')}"
-    return f"{said} ({rejection.detail})" if rejection.detail else said
+    """The nodes grouped by their reasons; of a node that was insisted on, its own alone."""
+    own = [r for r in rejections if r.node_id == only]
+    return grouped(own or rejections)
 
 
 def queue_full(waiting: Waiting, limit: int) -> ErrorBody:

@@ -1,0 +1,91 @@
+"""Refusals that a person can act on: one sentence, nodes grouped by reason, what was meant, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sollol_agents.cli import exit_codes
+from sollol_agents.cli.commands.node_operations import not_there
+from sollol_bus.errors import NotConnected, RequestTimedOut, SollolError, UnknownModel, error_from
+from sollol_bus.transport.connecting import advice
+from sollol_schemas.decision import Rejection, RejectionReason
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.nearest import did_you_mean, nearest
+from sollol_schemas.queries import ModelView
+from sollol_schemas.refused import grouped
+
+R = RejectionReason
+MODELS = ("llama3.1:8b", "qwen2.5-coder:32b-instruct-q4_K_M", "nomic-embed-text:latest")
+THERE = tuple(ModelView(name=name, installed_on=("den",)) for name in MODELS)
+
+
+def body(code: ErrorCode, message: str, **details: Any) -> SollolError:
+    return error_from(ErrorBody(code=code, message=message, details=details))
+
+
+def refused(reason: R, *names: str, detail: str = "") -> list[Rejection]:
+    return [Rejection(node_id=name, reason=reason, detail=detail) for name in names]
+
+
+MISSING = refused(R.MODEL_MISSING, *(f"node-{n}" for n in range(1, 10)))
+SMALL = refused(R.DOES_NOT_FIT, "laptop", detail="needs 21.3 GiB, has 7.8 GiB")
+LITTLE = refused(R.TOO_LITTLE_VRAM, "desk", detail="17.3 GiB free") + refused(
+    R.TOO_LITTLE_VRAM, "den", detail="0 GiB free"
+)
+
+
+def no_place(rejections: list[Rejection]) -> SollolError:
+    reasons = {r.node_id: f"{r.reason.value}: {r.detail}" for r in rejections}
+    return body(ErrorCode.NO_ELIGIBLE_NODE, f"no node can serve 'llama3.3:70b': {grouped(rejections)}", nodes=reasons)
+
+
+REFUSALS: dict[str, SollolError] = {
+    "a model with a slip": body(
+        ErrorCode.UNKNOWN_MODEL, "model 'lama3.1' not found", model="lama3.1", models=list(MODELS)
+    ),
+    "a model nobody has": body(
+        ErrorCode.UNKNOWN_MODEL, "model 'zephyr' not found", model="zephyr", models=list(MODELS)
+    ),
+    "a node with a slip": body(
+        ErrorCode.UNKNOWN_NODE, "node dsek is not on the bus", node="dsek", known=["desk", "laptop"]
+    ),
+    "too small and not installed": no_place(SMALL + MISSING),
+    "too little free": no_place(LITTLE),
+    "draining": no_place(refused(R.DRAINING, "desk", "laptop")),
+    "every reason": no_place([r for n, reason in enumerate(RejectionReason) for r in refused(reason, f"n{n}")]),
+    "nobody there": body(ErrorCode.NO_NODES, "no node has joined"),
+    "a full queue": body(ErrorCode.QUEUE_FULL, "200 requests of priority 5 are waiting already"),
+    "load where it is not": not_there(UnknownModel("x"), "laptop", "llama3.1:8b", THERE),
+    "load with a slip": not_there(UnknownModel("x"), "laptop", "llama3.1-8b", THERE),
+    "nobody listens here": NotConnected(f"nobody listens: {advice('refused', 'nats://127.0.0.1:4222')}"),
+    "nobody listens there": NotConnected(f"nobody listens: {advice('refused', 'nats://den:4222')}"),
+    "no answer": RequestTimedOut("no answer on sollol.v1.nodes within 5 s"),
+}
+
+
+def test_refusals_read_as_they_were_kept(assert_kept: Callable[[str, str], None]) -> None:
+    assert_kept("refusals", "".join(f"# {name}\n{exit_codes.line_of(error)}\n\n" for name, error in REFUSALS.items()))
+
+
+def test_every_reason_has_its_words() -> None:
+    for reason in RejectionReason:
+        assert "den" in grouped(refused(reason, "den"))
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("lama3.1", "llama3.1:8b"),
+        ("LLAMA3.1:8B", "llama3.1:8b"),
+        ("llama3.1:70b", "llama3.1:8b"),
+        ("nomic-embed", "nomic-embed-text:latest"),
+        ("zephyr", ""),
+        ("", ""),
+    ],
+)
+def test_a_name_that_nobody_knows_is_compared_with_those_there_are(word: str, meant: str) -> None:
+    assert nearest(word, MODELS) == meant
+    assert did_you_mean(word, MODELS) == (f"; did you mean {meant!r}?" if meant else "")
