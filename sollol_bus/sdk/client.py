@@ -14,19 +14,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sollol_bus.errors import BackendBrokeProtocol, BadRequest, SollolError, error_from
+from sollol_bus.errors import BadRequest, SollolError, error_from
 from sollol_bus.observe.tracing_setup import present_traceparent
 from sollol_bus.parts import Part
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.engine_options import with_options
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_bus.sdk.questions import ask_actor, ask_many
-from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, NativeChunk, decision_of, figures_of
+from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, embedded
 from sollol_bus.sdk.spread import spread
 from sollol_bus.sdk.surroundings import bus_config_here
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode
-from sollol_bus.transport.streaming import grown
 from sollol_bus.transport.watching import watch
 from sollol_schemas import subjects
 from sollol_schemas.control import STILL_AT_IT, AdminRequest, ControlReply
@@ -158,23 +157,7 @@ class Client(Part):
     ) -> Embeddings:
         """One vector per text, in order."""
         inputs = texts if isinstance(texts, str) else list(texts)
-        call = self._native(subjects.EMBED, {"model": model, "input": inputs, **fields}, routing)
-        data: list[bytes] = []
-        size = 0
-        async with call:
-            async for msg in call:
-                size = grown(size, msg.data)
-                data.append(msg.data)
-        if not data:
-            raise BackendBrokeProtocol("no embeddings came")
-        native = decode(b"".join(data), NativeChunk)
-        return Embeddings(
-            embeddings=native.embeddings,
-            model=native.model,
-            request_id=call.request_id,
-            decision=decision_of(call.first),
-            figures=figures_of(call.last),
-        )
+        return await embedded(self._native(subjects.EMBED, {"model": model, "input": inputs, **fields}, routing))
 
     def call(
         self,

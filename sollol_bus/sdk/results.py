@@ -102,6 +102,30 @@ def figures_of(msg: Msg | None) -> Figures | None:
     return decode(text.encode(), Figures) if text else None
 
 
+async def embedded(call: Call) -> Embeddings:
+    """The vectors that a call brings.
+
+    Raises:
+        SollolError: What ended the request; see `sollol_bus.errors`.
+    """
+    data: list[bytes] = []
+    size = 0
+    async with call:
+        async for msg in call:
+            size = grown(size, msg.data)
+            data.append(msg.data)
+    if not data:
+        raise BackendBrokeProtocol("no embeddings came")
+    native = decode(b"".join(data), NativeChunk)
+    return Embeddings(
+        embeddings=native.embeddings,
+        model=native.model,
+        request_id=call.request_id,
+        decision=decision_of(call.first),
+        figures=figures_of(call.last),
+    )
+
+
 class AnswerStream:
     """An answer as it streams in: iterate for its chunks, then read `answer`.
 
