@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 
 from cyclopts import App, CycloptsError, Group, UnknownOptionError
 
 import sollol_agents.cli.lean_start  # noqa: F401  first of all that is ours
-from sollol_agents.cli import exit_codes
+from sollol_agents.cli import exit_codes, help_text
 from sollol_bus.errors import SollolError
 from sollol_bus.observe.harmless import in_text
 from sollol_bus.version import VERSION
@@ -18,7 +19,8 @@ _START = Group("Start", sort_key=1)
 _USE = Group("Use", sort_key=2)
 _LOOK = Group("Look", sort_key=3)
 _OPERATE = Group("Operate", sort_key=4)
-_ACTORS = Group("Single actors", sort_key=5)
+_EXPERTS = Group("For experts", sort_key=5)
+_ACTORS = Group("Single actors", sort_key=6)
 
 _HERE = "sollol_agents.cli.commands"
 _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
@@ -45,7 +47,7 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("usage", "accounts:usage", _LOOK, "Show who has used how much."),
     ("audit", "accounts:audit", _LOOK, "Show what operators did."),
     ("why", "explaining:why", _LOOK, "Explain one request."),
-    ("route", "explaining:route", _LOOK, "Say where a request would run, and why."),
+    ("route", "explaining:route", _EXPERTS, "Say where a request would run, and why."),
     ("watch", "watch:watch", _LOOK, "Print decisions and node events as they happen."),
     ("top", "top:top", _LOOK, "Show fleet, queue and decisions in the terminal, live."),
     ("drain", "node_operations:drain", _OPERATE, "Take a node out of service."),
@@ -54,8 +56,8 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("unload", "node_operations:unload", _OPERATE, "Unload a model from a node."),
     ("pull", "node_operations:pull", _OPERATE, "Download a model to a node."),
     ("keys", "keys:keys", _OPERATE, "Make, list or revoke API keys of the gateways."),
-    ("strategy", "steering:strategy", _OPERATE, "Show or change how nodes are picked."),
-    ("breaker", "steering:breaker", _OPERATE, "List or close circuit breakers."),
+    ("strategy", "steering:strategy", _EXPERTS, "Show or change how nodes are picked."),
+    ("breaker", "steering:breaker", _EXPERTS, "List or close circuit breakers."),
     ("set", "node_operations:set_node", _OPERATE, "Change a node's weight or labels."),
     ("scorer", "actors:scorer", _ACTORS, "Run a scorer."),
     ("dispatcher", "actors:dispatcher", _ACTORS, "Run a dispatcher."),
@@ -63,8 +65,8 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("registrar", "actors:registrar", _ACTORS, "Admit members to the fleet that was made on this machine."),
     ("gateway", "actors:gateway", _ACTORS, "Run an HTTP gateway."),
     ("dashboard", "actors:dashboard", _ACTORS, "Show the fleet in a browser."),
-    ("engine", "engines:engine", _ACTORS, "Run a real llama.cpp with a tiny generated model."),
-    ("emulate", "engines:emulate", _ACTORS, "Run an emulated Ollama, for tests and benchmarks."),
+    ("engine", "engines:engine", _EXPERTS, "Run a real llama.cpp with a tiny generated model."),
+    ("emulate", "engines:emulate", _EXPERTS, "Run an emulated Ollama, for tests and benchmarks."),
 )
 """Name, place, group and summary of each command; a command's module is imported when it runs."""
 
@@ -83,15 +85,21 @@ def build_app() -> App:
     return app
 
 
-def run(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:  # noqa: PLR0911 one for each way in which a command line ends
     """Runs one command line; returns its exit code."""
     if argv and not argv[0].startswith("-") and argv[0] not in {name for name, *_ in _COMMANDS}:
         close = nearest(argv[0], (name for name, *_ in _COMMANDS))
         hint = f"did you mean `sollol {close}`?" if close else "`sollol --help` lists the commands"
         print(f"sollol: there is no command {argv[0]!r}; {hint}", file=sys.stderr)
         return exit_codes.USAGE
+    if not argv:
+        print(help_text.FIRST_COMMANDS, end="")
+        return exit_codes.OK
+    is_all = "--help-all" in argv
+    argv = ["--help" if word == "--help-all" else word for word in argv]
     try:
-        code = build_app()(argv, result_action="return_value", exit_on_error=False, print_error=False)
+        app = build_app()
+        code = app(argv, result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
         print(f"sollol: {_told(error)}; `sollol {argv[0]} --help` shows what there is", file=sys.stderr)
         return exit_codes.USAGE
@@ -104,7 +112,28 @@ def run(argv: list[str]) -> int:
         # the reader, such as `head`, has seen enough; Python must not complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.OK
+    if {"--help", "-h"} & set(argv):
+        _show_more(app, argv, is_all=is_all)
     return code if isinstance(code, int) else exit_codes.OK
+
+
+def _show_more(app: App, argv: list[str], *, is_all: bool) -> None:
+    """The examples of a command, and the flags that its help leaves out."""
+    names: list[str] = []
+    for word in itertools.takewhile(lambda word: not word.startswith("-"), argv):
+        try:
+            app = app[word]
+        except KeyError:
+            break
+        names.append(word)
+    command = app.default_command
+    help_text.show_examples(names)
+    if command is None or not names:
+        return
+    if is_all:
+        help_text.show_further_flags(command)
+    elif help_text.has_hidden_flags(command):
+        print(f"\n`sollol {' '.join(names)} --help-all` shows the flags of connection, logging and all others too.")
 
 
 def _told(error: CycloptsError) -> str:

@@ -52,14 +52,20 @@ def submit(
     id_: Annotated[
         str | None, Parameter(name="--id", help="An id of your choice: submitting it again is harmless.")
     ] = None,
-    embed: Annotated[bool, Parameter(negative="", show_default=False, help="Embed the text, not answer it.")] = False,
+    embed: Annotated[
+        bool, Parameter(negative="", show_default=False, show=False, help="Embed the text, not answer it.")
+    ] = False,
     delay_s: Annotated[float, Parameter(help="Seconds before which it does not start.")] = 0.0,
     not_before: Annotated[
-        str | None, Parameter(help="Instant before which it does not start: 2026-01-31T18:00:00Z.")
+        str | None, Parameter(show=False, help="Instant before which it does not start: 2026-01-31T18:00:00Z.")
     ] = None,
-    max_tries: Annotated[int | None, Parameter(help="Tries before it is dead.")] = None,
-    callback_subject: Annotated[str, Parameter(help="Subject that gets the result; below `callbacks.`.")] = "",
-    callback_url: Annotated[str, Parameter(help="Address that gets the result by POST, on a permitted host.")] = "",
+    max_tries: Annotated[int | None, Parameter(show=False, help="Tries before it is dead.")] = None,
+    callback_subject: Annotated[
+        str, Parameter(show=False, help="Subject that gets the result; below `callbacks.`.")
+    ] = "",
+    callback_url: Annotated[
+        str, Parameter(show=False, help="Address that gets the result by POST, on a permitted host.")
+    ] = "",
     option: Options = None,
     wait: Annotated[bool, Parameter(negative="", show_default=False, help="Wait for the answer and print it.")] = False,
     json_: of_commands.JsonFlag = False,

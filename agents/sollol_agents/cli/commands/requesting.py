@@ -29,8 +29,12 @@ Options = Annotated[
     list[str] | None,
     Parameter(name="--option", negative_iterable=(), help="Engine option KEY=VALUE, repeatable: temperature=0."),
 ]
-KeepAlive = Annotated[str | None, Parameter(help="How long the engine keeps the model: 10m, 3600, -1 for ever.")]
-Format = Annotated[str | None, Parameter(name="--format", help="`json`, or a JSON Schema that the answer must follow.")]
+KeepAlive = Annotated[
+    str | None, Parameter(show=False, help="How long the engine keeps the model: 10m, 3600, -1 for ever.")
+]
+Format = Annotated[
+    str | None, Parameter(name="--format", show=False, help="`json`, or a JSON Schema that the answer must follow.")
+]
 Verbose = Annotated[
     bool, Parameter(negative="", show_default=False, help="Say on stderr where the answer was made and why.")
 ]

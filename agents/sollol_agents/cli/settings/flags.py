@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Group, Parameter
 
@@ -23,6 +23,13 @@ from sollol_bus.errors import ConfigError
 
 _CONFIG_HELP = "TOML file with settings, a table for each section."
 CONFIG_ENV = "SOLLOL_CONFIG"
+_FLAGS_SHOWN: Final = 9
+OFTEN: Final[Mapping[str, tuple[str, ...]]] = {
+    "routing": ("routing_mode", "priority", "node_id", "strict", "deadline_s", "soft"),
+    "node": ("node_id", "engine", "url", "slots", "labels", "weight", "vram_gb", "ram_gb", "engine_api_key"),
+    "gateway": ("host", "port", "cors_origins", "hosts", "require_key", "deadline_s", "max_body_bytes"),
+}
+"""Settings that `--help` shows of sections where it does not show the first ones."""
 _LAST = ("nats", "log", "metrics", "tracing")
 """Sections that every command has: shown below its own."""
 
@@ -51,7 +58,11 @@ def with_settings(
             if section.is_flagged
             for s in section.settings
         }
-        flags = [_parameter(slot, setting, sections[name].name) for slot, (name, setting) in made.items()]
+        shown = {name: _shown(section) for name, section in sections.items()}
+        flags = [
+            _parameter(slot, setting, sections[name].name, is_shown=setting.key in shown[name])
+            for slot, (name, setting) in made.items()
+        ]
 
         @functools.wraps(function)
         def command(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 whatever the function takes
@@ -72,9 +83,9 @@ def with_settings(
             "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_config_annotation()
         )
         # cyclopts reads the signature, and the wrapped function's own must not shine through
-        shown = [*own, *flags, config]
-        command.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in shown}
+        parameters = [*own, *flags, config]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
         del command.__wrapped__
         return command
 
@@ -106,6 +117,14 @@ def _environ() -> Mapping[str, str]:
     return os.environ
 
 
+def _shown(section: Section[Any]) -> set[str]:
+    """The settings of a section that `--help` shows; the others come with `--help-all`."""
+    if section.name in _LAST:
+        return set()
+    often = OFTEN.get(section.name)
+    return {s.key for s in section.settings[:_FLAGS_SHOWN]} if often is None else set(often)
+
+
 def _slot(name: str, setting: Setting) -> str:
     return f"{name}__{'__'.join(setting.path)}"
 
@@ -115,7 +134,7 @@ def _group(section: str) -> Group:
     return Group(f"Settings of {section}", sort_key=_LAST.index(section) + 2 if section in _LAST else 1)
 
 
-def _parameter(slot: str, setting: Setting, section: str) -> inspect.Parameter:
+def _parameter(slot: str, setting: Setting, section: str, *, is_shown: bool) -> inspect.Parameter:
     kind: Any = str | None
     if setting.shape is Shape.SWITCH:
         kind = bool | None
@@ -126,6 +145,7 @@ def _parameter(slot: str, setting: Setting, section: str) -> inspect.Parameter:
         help=_help(setting),
         negative_iterable=(),
         show_default=False,
+        show=is_shown,
         group=_group(section),
         allow_leading_hyphen=setting.shape is Shape.SCALAR,
     )
@@ -142,4 +162,4 @@ def _help(setting: Setting) -> str:
 
 
 def _config_annotation() -> Any:  # noqa: ANN401 a type form
-    return Annotated[str | None, Parameter(name="--config", help=f"{_CONFIG_HELP} (env {CONFIG_ENV})")]
+    return Annotated[str | None, Parameter(name="--config", show=False, help=f"{_CONFIG_HELP} (env {CONFIG_ENV})")]

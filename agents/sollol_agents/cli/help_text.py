@@ -1,0 +1,65 @@
+"""What `sollol`, `--help` and `--help-all` print beside what the command line's library knows."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from cyclopts import Parameter
+
+from sollol_agents.cli.examples import EXAMPLES
+from sollol_agents.cli.output import room, say, tell
+
+_LEAST_TEXT: Final = 30
+
+FIRST_COMMANDS: Final = """\
+sollol makes a fleet of LLM machines behave like one.
+
+  sollol up                     start everything on this machine
+  sollol join TOKEN             make this machine a member of a fleet
+  sollol nodes                  see which machines there are, and what they do
+  sollol generate MODEL PROMPT  ask something, wherever it is answered soonest
+  sollol doctor                 find out what is wrong, and what to do
+
+`sollol --help` lists every command, `sollol COMMAND --help` explains one.
+"""
+"""What somebody needs first."""
+
+
+def show_examples(path: Sequence[str]) -> None:
+    """The examples of a command: `["jobs", "list"]`."""
+    for number, example in enumerate(EXAMPLES.get(" ".join(path), ())):
+        if not number:
+            say("\nExamples:")
+        say(f"  {example}")
+
+
+def show_further_flags(command: Callable[..., Any]) -> None:
+    """Every flag that `--help` leaves out: connection, logging, and what is seldom turned."""
+    rows = list(_hidden(command))
+    if not rows:
+        return
+    say("\nFurther flags:")
+    width = room()
+    column = max(len(name) for name, _ in rows) + 4
+    for name, text in rows:
+        if width is not None and width - column < _LEAST_TEXT:
+            say(f"  {name}")
+            tell(f"      {text}", indent="      ")
+        else:
+            tell(f"  {name:<{column - 2}}{text}", indent=" " * column)
+
+
+def has_hidden_flags(command: Callable[..., Any]) -> bool:
+    """Whether `--help` leaves some out."""
+    return any(True for _ in _hidden(command))
+
+
+def _hidden(command: Callable[..., Any]) -> typing.Iterator[tuple[str, str]]:
+    for parameter in inspect.signature(command).parameters.values():
+        for told in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(told, Parameter) and told.show is False:
+                name = told.name[0] if told.name else f"--{parameter.name.strip('_').replace('_', '-')}"
+                yield name, str(told.help or "")

@@ -1,0 +1,88 @@
+"""Help is short: what is often needed, two examples, and a way to the rest."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Iterator
+
+import pytest
+from cyclopts import App, Parameter
+
+from sollol_agents.cli import __main__ as program
+from sollol_agents.cli import exit_codes
+from sollol_agents.cli.examples import EXAMPLES
+
+FLAGS_MOST = 12
+
+
+def commands(app: App, path: tuple[str, ...]) -> Iterator[tuple[str, App]]:
+    """Every command below a path, with its words."""
+    app = app[path[-1]]
+    names = [name for name in app if not name.startswith("-")]
+    if app.default_command is not None:
+        yield " ".join(path), app
+    for name in names:
+        yield from commands(app, (*path, name))
+
+
+def flags(app: App) -> dict[str, bool]:
+    """The flags of a command, and whether its help shows them."""
+    assert app.default_command is not None
+    found = {}
+    hints = typing.get_type_hints(app.default_command, include_extras=True)
+    for parameter in inspect.signature(app.default_command).parameters.values():
+        told = [m for m in getattr(hints.get(parameter.name), "__metadata__", ()) if isinstance(m, Parameter)]
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            name = told[0].name[0] if told and told[0].name else f"--{parameter.name.replace('_', '-')}"
+            found[name] = not told or told[0].show is not False
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in program._COMMANDS])
+def test_a_command_shows_few_flags_and_two_examples(name: str) -> None:
+    for path, app in commands(program.build_app(), (name,)):
+        shown = [flag for flag, is_shown in flags(app).items() if is_shown]
+        assert len(shown) <= FLAGS_MOST, f"{path} shows {shown}"
+        assert len(EXAMPLES.get(path, ())) == 2, path
+
+
+def test_every_example_is_of_a_command_and_its_flags() -> None:
+    app = program.build_app()
+    known = dict(pair for name, *_ in program._COMMANDS for pair in commands(app, (name,)))
+    assert set(EXAMPLES) <= set(known)
+    for path, examples in EXAMPLES.items():
+        there = {*flags(known[path]), "--help-all", "-o", "<", "-1"}
+        for example in examples:
+            assert example.startswith(f"sollol {path}")
+            given = {word for word in example.split() if word.startswith("-")}
+            assert {word.replace("--no-", "--") for word in given} <= there, example
+
+
+def test_all_flags_come_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["nodes", "--help"]) == exit_codes.OK
+    short = capsys.readouterr().out
+    assert "--nats-creds-file" not in short
+    assert "sollol nodes --help-all" in short
+    assert program.run(["nodes", "--help-all"]) == exit_codes.OK
+    whole = capsys.readouterr().out
+    for flag in ("--nats-creds-file", "--log-level", "--config", "--watch"):
+        assert flag in whole
+
+
+def test_without_a_command_the_first_five_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run([]) == exit_codes.OK
+    said = capsys.readouterr().out
+    assert [name for name in ("up", "join", "nodes", "generate", "doctor") if f"  sollol {name}" not in said] == []
+    assert said.count("\n  sollol ") == 5
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_experts_and_single_actors_stand_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["--help"]) == exit_codes.OK
+    said = capsys.readouterr().out
+    places = [
+        said.index(title)
+        for title in ("─ Start ", "─ Use ", "─ Look ", "─ Operate ", "─ For experts ", "─ Single actors ")
+    ]
+    assert places == sorted(places)
