@@ -34,7 +34,7 @@ def flags(app: App) -> dict[str, bool]:
     for parameter in inspect.signature(app.default_command).parameters.values():
         told = [m for m in getattr(hints.get(parameter.name), "__metadata__", ()) if isinstance(m, Parameter)]
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            name = told[0].name[0] if told and told[0].name else f"--{parameter.name.replace('_', '-')}"
+            name = next(iter(told[0].name)) if told and told[0].name else f"--{parameter.name.replace('_', '-')}"
             found[name] = not told or told[0].show is not False
     return found
 

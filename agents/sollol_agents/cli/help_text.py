@@ -61,5 +61,5 @@ def _hidden(command: Callable[..., Any]) -> typing.Iterator[tuple[str, str]]:
     for parameter in inspect.signature(command).parameters.values():
         for told in getattr(parameter.annotation, "__metadata__", ()):
             if isinstance(told, Parameter) and told.show is False:
-                name = told.name[0] if told.name else f"--{parameter.name.strip('_').replace('_', '-')}"
+                name = next(iter(told.name)) if told.name else f"--{parameter.name.strip('_').replace('_', '-')}"
                 yield name, str(told.help or "")

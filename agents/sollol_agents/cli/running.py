@@ -191,4 +191,4 @@ async def _expect_listener(bus: BusConfig) -> None:
         else:
             writer.close()
             return
-    raise NotConnected(f"nobody listens at {bus.url}: {why}. {advice(why, bus.url)}")
+    raise NotConnected(f"cannot connect to NATS at {bus.url}: {why}. {advice(why, bus.url)}")
