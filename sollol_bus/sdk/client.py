@@ -122,12 +122,7 @@ class Client(Part):
     ) -> AnswerStream:
         """An answer to a prompt as it streams in.
 
-        Args:
-            model: Name of the model.
-            prompt: The prompt.
-            routing: Where, when and how it runs; None: the client's own.
-            fields: Options of the engine (`temperature=0.2`, `max_tokens=100`), which go into `options`, and further
-                fields of Ollama's body (`system`, `format`, `keep_alive`).
+        `fields` are options of the engine (`temperature=0.2`, `max_tokens=100`), and further fields of Ollama's body.
         """
         return AnswerStream(self._native(subjects.GENERATE, {"model": model, "prompt": prompt, **fields}, routing))
 

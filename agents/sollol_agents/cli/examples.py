@@ -41,6 +41,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "jobs purge": ("sollol jobs purge night-1", "sollol jobs purge --state done"),
     "batch run": ("sollol batch run questions.jsonl answers.jsonl", "sollol batch run --help-all"),
     "nodes": ("sollol nodes --watch", "sollol nodes -o wide"),
+    "usage": ("sollol usage --since 7d", "sollol usage --by team --by day -o csv"),
     "models": ("sollol models", "sollol models -o json"),
     "stats": ("sollol stats --window-s 3600", "sollol stats --watch"),
     "reliability": ("sollol reliability", "sollol reliability desk llama3.1:8b"),
