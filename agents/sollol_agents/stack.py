@@ -220,12 +220,13 @@ class LocalStack(Part):
             )
         else:
             await kinds
+        if self._registrar_config.folder:  # whoever is connected is cut when it tells the server of changed rights
+            await self._start("registrar", self._registrar_config)
         started = await asyncio.gather(
             self._start("recorder", self._place_database(self._recorder_config)),
             self._start("scorer", self._scorer_config),
             self._start("dispatcher", self._dispatcher_config),
             *(self._start("gateway", config) for config in (self._gateway_config,) if config is not None),
-            *(self._start("registrar", config) for config in (self._registrar_config,) if config.folder),
             *(self._start("node", config) for config in self._node_configs),
             return_exceptions=True,
         )

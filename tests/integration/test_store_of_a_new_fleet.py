@@ -1,21 +1,28 @@
-"""A machine that worked openly becomes the first of a fleet: jobs, results and keys are still there."""
+"""A machine that worked openly becomes the first of a fleet, or an older version did: what it has is still there."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_agents.lab.testing.members import Members
+from sollol_agents.registrar import config as files
+from sollol_agents.registrar.config import RegistrarConfig
+from sollol_agents.registrar.founding import found
+from sollol_agents.stack import LocalStack
 from sollol_bus.errors import ConfigError
 from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.jetstream.job_streams import job_streams
 from sollol_bus.jetstream.stored import stored_message
 from sollol_bus.jetstream.streams import STREAMS, provision
+from sollol_bus.server.rights import Permissions, permissions
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.server.store import adopt_streams
+from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_schemas import stores, subjects
 from sollol_schemas.subjects import Role
@@ -63,3 +70,29 @@ async def test_where_several_accounts_have_stored_a_person_is_asked(tmp_path: Pa
     with pytest.raises(ConfigError, match="2 accounts"):
         async with server_of(tmp_path, members):
             pass
+
+
+async def test_the_first_start_after_rights_changed_cuts_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server cuts whoever is connected when it is told that the rights of their role are others now."""
+    folder = tmp_path / "fleet"
+    folder.mkdir()
+
+    def earlier(role: Role, name: str) -> Permissions:
+        now = permissions(role, name)
+        return msgspec.structs.replace(now, publish=now.publish[:-1])
+
+    with monkeypatch.context() as older:
+        older.setattr("sollol_bus.trust.authority.permissions", earlier)
+        text = await asyncio.to_thread(found, folder, ["127.0.0.1"], 4222, "n1", now=wall_s())
+    creds, ca = str(folder / files.CONTROL_CREDENTIALS), str(folder / files.CA)
+    stack = LocalStack(
+        store_dir=tmp_path,
+        bus=BusConfig(url="", creds_file=creds, tls_ca_file=ca),
+        server=EmbeddedServerConfig(extra_config=text),
+        registrar=RegistrarConfig(folder=str(folder)),
+    )
+    async with stack:
+        cut = [actor.name for actor in stack.actors if actor.bus.reconnects]
+    assert cut in ([], ["registrar"])
