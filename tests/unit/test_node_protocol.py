@@ -9,12 +9,13 @@ from typing import get_args
 import msgspec
 import pytest
 
+from sollol_agents.lab.conformance.check import RULES
 from sollol_schemas import control, errors, events, execution, telemetry
 from sollol_schemas.subjects import SUBJECTS, Role
 
 PAGE = Path(__file__).parents[2] / "docs" / "node-protocol.md"
 TEXT = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
-EXAMPLES = re.findall(r"^```json (\w+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+EXAMPLES = re.findall(r"^`(\w+)`:\n\n```json\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 KINDS = {name: kind for one in (control, errors, events, execution, telemetry) for name, kind in vars(one).items()}
 
 pytestmark = pytest.mark.skipif(not TEXT, reason="the documents are in the checkout only")
@@ -45,3 +46,8 @@ def test_every_subject_of_a_node_is_named() -> None:
     own = [row for row in SUBJECTS if Role.NODE in (*row.by, *row.to)]
     told = [row.address.replace("{node_id}", "attic").replace("{attempt_id}", "<attempt>") for row in own]
     assert [subject for subject in told if f"`{subject}`" not in TEXT] == []
+
+
+def test_every_rule_that_agents_are_held_to_is_in_the_document() -> None:
+    told = re.findall(r"^\| `([a-z.]+)` \| (.*) \|$", TEXT.partition("| rule |")[2], re.MULTILINE)
+    assert told == [(rule.name, rule.says) for rule in RULES]

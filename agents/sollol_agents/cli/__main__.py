@@ -34,6 +34,7 @@ _COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("invite", "fleet:invite", _START, "Print the one command with which a machine joins."),
     ("join", "join:join", _START, "Become a member of the fleet that invited you."),
     ("doctor", "doctor:doctor", _START, "Check this machine and the fleet, and say what to do."),
+    ("node-check", "node_check:node_check", _START, "Hold an agent of a node to the protocol of nodes."),
     ("version", "version:version", _START, "Show versions."),
     ("generate", "requesting:generate", _USE, "Stream an answer to a prompt."),
     ("chat", "requesting:chat", _USE, "Answer a message or hold a conversation."),

@@ -1,0 +1,36 @@
+"""The run: every rule in order, and what was seen of each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from sollol_agents.lab.conformance import answering, controlling, ending, joining
+from sollol_agents.lab.conformance.findings import BrokenRule, Finding, Kept, NotTried
+from sollol_agents.lab.conformance.fleet import PlayedFleet
+from sollol_agents.lab.conformance.rule import Rule
+
+RULES: Final[tuple[Rule, ...]] = (
+    *joining.FIRST,
+    *answering.RULES,
+    *ending.RULES,
+    *controlling.RULES,
+    *joining.LAST,
+    *controlling.LAST,
+)
+"""In the order in which they are tried: each leaves the node as the next one needs it."""
+
+
+async def held_to(fleet: PlayedFleet) -> AsyncIterator[Finding]:
+    """What is seen of each rule; the node joins meanwhile, in `join_s` at most."""
+    await fleet.until(lambda: fleet.beats, fleet.pace.join_s)
+    for rule in RULES:
+        kept, seen = Kept.OK, ""
+        try:
+            await rule.check(fleet)
+        except BrokenRule as broken:
+            kept, seen = Kept.FAILED, str(broken)
+        except NotTried as why:
+            kept, seen = Kept.NOT_TRIED, str(why)
+        yield Finding(rule=rule.name, says=rule.says, kept=kept, seen=seen)
+        await fleet.settle()
