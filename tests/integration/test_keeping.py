@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
 
-from sollol_agents.dispatcher.keeping import Keeping
+from sollol_agents.lab.testing.keeping import Owner, kept_by
 from sollol_agents.lab.testing.messages import outcome
 from sollol_agents.lab.testing.waiting import eventually
+from sollol_agents.node.control.claim import Claim
 from sollol_bus.jetstream.api import api
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.jetstream.streams import provision
@@ -21,6 +21,7 @@ from sollol_schemas import stores, subjects
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.headers import MSG_ID
 from sollol_schemas.inboxes import node_inbox_prefix
+from sollol_schemas.stores import NodeClaim
 
 MINE = outcome("r1-1")  # of n1
 
@@ -30,14 +31,6 @@ async def node(nats_server: EmbeddedServer) -> AsyncIterator[Bus]:
     connected = await Bus.connect(BusConfig(url=nats_server.url, inbox_prefix=node_inbox_prefix("n1")))
     yield connected
     await connected.close()
-
-
-@asynccontextmanager
-async def kept_by(bus: Bus) -> AsyncIterator[None]:
-    """A dispatcher, as far as it keeps what nodes send."""
-    async with Keeping(bus):
-        await bus.flush()
-        yield
 
 
 async def stored(bus: Bus) -> int:
@@ -124,3 +117,11 @@ async def test_a_node_suppresses_nobody_elses_outcomes_and_says_nothing_to_jetst
         publisher.publish(lost)
         assert await publisher.flush() == 0
     assert await stored(bus) == 3
+
+
+async def test_claims_are_tasks_of_the_dispatcher_so_that_one_that_breaks_stops_it(bus: Bus, node: Bus) -> None:
+    await provision(bus)
+    owner = Owner()
+    async with kept_by(bus, owner):
+        assert await Claim(node, NodeClaim(node_id="n1", instance="i1")).make(is_starting=True)
+    assert owner.names == ["claim of n1"]

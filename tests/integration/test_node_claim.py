@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from sollol_agents.dispatcher.keeping import Keeping
+from sollol_agents.lab.testing.keeping import kept_by
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node import NodeConfig, NodeMonitor
 from sollol_agents.node.control.claim import Claim
@@ -35,8 +36,7 @@ async def store(bus: Bus) -> Bucket:
 @pytest.fixture
 async def keeping(bus: Bus) -> AsyncIterator[Keeping]:
     """What a dispatcher keeps for nodes."""
-    async with Keeping(bus) as part:
-        await bus.flush()
+    async with kept_by(bus) as part:
         yield part
 
 
@@ -118,7 +118,7 @@ async def test_without_dispatchers_the_node_starts_and_claims_later(
 ) -> None:
     async with NodeMonitor(CONFIG, BusConfig(url=nats_server.url)):
         assert (await store.get(f"node.{NODE}")).value is None
-        async with Keeping(bus):
+        async with kept_by(bus):
 
             async def is_claimed() -> bool:
                 return (await store.get(f"node.{NODE}")).value is not None

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from sollol_agents.dispatcher.keeping import Keeping
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 from sollol_agents.lab.testing.dispatcher import PlayedDispatcher
+from sollol_agents.lab.testing.keeping import kept_by
 from sollol_agents.lab.testing.node_stage import EMBEDDER, MODEL, NODE, Stage, staged
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.actor import NodeMonitor
@@ -182,7 +182,7 @@ async def test_a_stopping_node_waits_until_its_last_outcome_is_stored(nats_serve
     dispatcher = PlayedDispatcher(bus, NODE)  # a stage would hear outcomes, so that a publish would meet a responder
     async with (
         asyncio.TaskGroup() as group,
-        Keeping(bus),
+        kept_by(bus),
         EmulatedNode(EmulatorConfig(preset="instant", model=(MODEL,))) as engine,
     ):
         config = NodeConfig(node_id=NODE, engine="ollama", url=engine.url)

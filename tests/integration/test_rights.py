@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sollol_agents.dispatcher.keeping import Keeping
+from sollol_agents.lab.testing.keeping import kept_by
 from sollol_agents.lab.testing.members import Members
 from sollol_agents.lab.testing.messages import outcome
 from sollol_agents.lab.testing.raw import Raw
@@ -188,7 +188,7 @@ async def test_a_stranger_is_not_let_in(guarded: EmbeddedServer, tmp_path: Path)
 async def test_a_node_claims_its_id_and_has_its_outcomes_stored(connect: Connect) -> None:
     control, node = await connect("control"), await connect("n1")
     await provision(control)
-    async with Keeping(control):
+    async with kept_by(control):
         await control.flush()
         claim = Claim(node, NodeClaim(node_id="n1", instance="i1"))
         assert await claim.make(is_starting=True)

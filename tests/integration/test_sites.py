@@ -14,8 +14,8 @@ from sollol_agents.cli.commands.doctor import check_offices
 from sollol_agents.cli.commands.findings import Level
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.keeping import Keeping
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.testing.keeping import kept_by
 from sollol_agents.lab.testing.link import Link
 from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port
 from sollol_agents.lab.testing.waiting import eventually
@@ -148,7 +148,7 @@ async def test_one_node_id_cannot_live_at_both_sites(sites: Sites) -> None:
     await provision(hub)
     at_hub = await sites.bus("hub", inbox_prefix=node_inbox_prefix("twin"))
     at_leaf = await sites.bus("leaf", inbox_prefix=node_inbox_prefix("twin"))
-    async with Keeping(hub), Keeping(leaf):
+    async with kept_by(hub), kept_by(leaf):
         await asyncio.gather(hub.flush(), leaf.flush())
         await one_id_at_one_site(sites, hub, leaf, at_hub, at_leaf)
 

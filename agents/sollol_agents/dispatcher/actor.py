@@ -56,7 +56,7 @@ class Dispatcher(Actor[DispatcherConfig]):
     async def on_start(self) -> None:
         """Subscribes to requests and to the events that move them."""
         detector = await asyncio.to_thread(self._load_detector)  # reads what is installed
-        await self.own(Keeping(self.bus))
+        await self.own(Keeping(self.bus, self.spawn))
         outcomes = await self.own(OutcomePublisher(self.bus))
         self._requests = RequestTable(
             self.bus,

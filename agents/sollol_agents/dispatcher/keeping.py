@@ -19,7 +19,7 @@ import msgspec
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders, RequestTimedOut
 from sollol_bus.jetstream.api import JetStreamRefused
 from sollol_bus.jetstream.buckets import Bucket, Entry
-from sollol_bus.parts import Part
+from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decoded, encode
 from sollol_bus.transport.subscription import Subscription
@@ -54,10 +54,12 @@ class Keeping(Part):
 
     Args:
         bus: The dispatcher's connection.
+        spawn: Runs a coroutine as a task of the dispatcher.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, spawn: Spawn) -> None:
         self._bus = bus
+        self._spawn = spawn
         self._claims = Bucket(bus, stores.NODES_BUCKET)
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,7 +107,7 @@ class Keeping(Part):
             return
         if len(self._tasks) >= _CLAIMS_MAX:
             return  # it asks again
-        task = asyncio.get_running_loop().create_task(self._keep_claim(msg, asked), name=f"claim of {node_id}")
+        task = self._spawn(self._keep_claim(msg, asked), name=f"claim of {node_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

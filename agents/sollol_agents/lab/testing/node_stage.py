@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.dispatcher.keeping import Keeping
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.lab.testing.dispatcher import PlayedDispatcher
+from sollol_agents.lab.testing.keeping import kept_by
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
 from sollol_bus.jetstream.streams import provision
@@ -78,7 +78,7 @@ async def staged(
     }
     config = msgspec.convert(settings | engine, EmulatorConfig)
     await provision(bus)
-    async with EmulatedNode(config) as emulated, Keeping(bus):
+    async with EmulatedNode(config) as emulated, kept_by(bus):
         own = {"node_id": NODE, "engine": "ollama", "url": emulated.url, "slots": 4, "drain_timeout_s": 5.0}
         node_config = msgspec.convert(own | (node or {}), NodeConfig)
         async with NodeMonitor(node_config, BusConfig(url=url or server.url)) as monitor:
