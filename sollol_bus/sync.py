@@ -1,0 +1,167 @@
+"""The client for programs without `async`: the same words, each call returning when it is done.
+
+from sollol_bus import sync
+
+with sync.Client() as client:
+    print(client.generate("llama3.2", "Why is the sky blue?", temperature=0).text)
+    for text in client.stream("llama3.2", "Count to ten"):
+        print(text, end="")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from sollol_bus.sdk.client import Client as AsyncClient
+from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
+from sollol_bus.transport.connection import BusConfig
+from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.queries import ModelsReply, NodesReply, StatsReply, WhyReply
+from sollol_schemas.routing import Routing
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection for programs that use the fleet, with a loop of its own in a thread of its own.
+
+    It may be used from several threads. Ctrl-C while a call waits cancels the request. For use as `with`.
+
+    Args:
+        bus: Address of the NATS server, or all settings of the connection; None: what this machine says.
+        routing: Routing fields for every request that brings none of its own.
+    """
+
+    def __init__(self, bus: str | BusConfig | None = None, *, routing: Routing | None = None) -> None:
+        self._client = AsyncClient(bus, routing=routing)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        """Connects.
+
+        Raises:
+            NotConnected: No server answers there.
+            ConfigError: It refuses us, or a setting cannot be used.
+        """
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="sollol-client", daemon=True)
+        self._thread.start()
+        try:
+            self._run(self._client.start())
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the connection."""
+        try:
+            self._run(self._client.close())
+        finally:
+            self._stop()
+
+    def __repr__(self) -> str:
+        """Where it is connected to, on one line."""
+        return f"sync.{self._client!r}"
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    def generate(self, model: str, prompt: str, *, routing: Routing | None = None, **fields: object) -> Answer:
+        """The whole answer to a prompt; see `sollol_bus.Client.generate`.
+
+        Raises:
+            SollolError: What ended the request; see `sollol_bus.errors`.
+        """
+        return self._run(self._client.generate(model, prompt, routing=routing, **fields))
+
+    def chat(
+        self, model: str, messages: Sequence[Mapping[str, object]], *, routing: Routing | None = None, **fields: object
+    ) -> Answer:
+        """The whole next message of a conversation."""
+        return self._run(self._client.chat(model, messages, routing=routing, **fields))
+
+    def stream(self, model: str, prompt: str, *, routing: Routing | None = None, **fields: object) -> Iterator[str]:
+        """The texts of an answer as they come; leaving the loop early cancels the request."""
+        return self._texts(lambda: self._client.generate_stream(model, prompt, routing=routing, **fields))
+
+    def chat_stream(
+        self, model: str, messages: Sequence[Mapping[str, object]], *, routing: Routing | None = None, **fields: object
+    ) -> Iterator[str]:
+        """The texts of the next message of a conversation as they come."""
+        return self._texts(lambda: self._client.chat_stream(model, messages, routing=routing, **fields))
+
+    def embed(
+        self, model: str, texts: str | Sequence[str], *, routing: Routing | None = None, **fields: object
+    ) -> Embeddings:
+        """One vector per text, in order."""
+        return self._run(self._client.embed(model, texts, routing=routing, **fields))
+
+    # -- questions ----------------------------------------------------------------------------------------
+
+    def route(self, model: str, prompt: str = "", *, routing: Routing | None = None) -> DecisionEvent:
+        """Where a request would run now, and why; nothing is reserved."""
+        return self._run(self._client.route(model, prompt, routing=routing))
+
+    def nodes(self) -> NodesReply:
+        """The fleet as the scorer in office sees it."""
+        return self._run(self._client.nodes())
+
+    def models(self) -> ModelsReply:
+        """Every model that a node has."""
+        return self._run(self._client.models())
+
+    def stats(self, window_s: float = 0.0) -> StatsReply:
+        """Statistics of the cluster; `window_s` 0 means everything that is kept."""
+        return self._run(self._client.stats(window_s))
+
+    def why(self, request_id: str) -> WhyReply:
+        """Every decision about a request with all candidates, and what became of each attempt."""
+        return self._run(self._client.why(request_id))
+
+    # -- the loop -----------------------------------------------------------------------------------------
+
+    def _texts(self, begin: Callable[[], AnswerStream]) -> Iterator[str]:
+        chunks = _chunks(begin)
+        try:
+            while (chunk := self._run(_next(chunks))) is not None:
+                if chunk.text:
+                    yield chunk.text
+        finally:
+            self._run(chunks.aclose())
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work` on the loop; whatever ends the waiting ends the work."""
+        if self._loop is None:
+            work.close()
+            raise RuntimeError("the client is not connected: use `with sync.Client(...)`")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _stop(self) -> None:
+        assert self._loop is not None
+        assert self._thread is not None
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = None
+
+
+async def _chunks(begin: Callable[[], AnswerStream]) -> AsyncGenerator[Chunk, None]:
+    async with begin() as stream:
+        async for chunk in stream:
+            yield chunk
+
+
+async def _next(chunks: AsyncIterator[Chunk]) -> Chunk | None:
+    return await anext(chunks, None)
