@@ -10,13 +10,14 @@ import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.dispatcher.requests import table
 from sollol_agents.lab.testing.scripted import BODY, ScriptedNode, ScriptedScorer, ask, control, quick, serve
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import Cancelled, Conflict, DeadlineExceeded, NoEligibleNode
 from sollol_bus.sdk.call import Call
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.events import OfficeEvent
@@ -231,3 +232,31 @@ async def test_a_request_id_in_use_is_a_conflict(dispatcher: Dispatcher, actors_
         await eventually(lambda: len(scorer.asked) == 1)
         with pytest.raises(Conflict):
             await ask(bus, Sollol_Request_Id="r1")
+
+
+async def test_nobody_fills_a_dispatcher_with_large_requests(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "_CALLERS_BYTES_MAX", 2 * len(BODY))
+    monkeypatch.setattr(table, "_HELD_BYTES_MAX", 3 * len(BODY))
+    scorer = ScriptedScorer(actors_bus, ["n1"])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    refused: list[str] = []
+
+    async def publish(caller: str) -> None:
+        inbox = bus.new_inbox()
+        bus.subscribe(inbox, lambda msg: refused.append(caller) if error_of(msg) is not None else None)
+        own = {h.CALLER: caller} if caller else {}
+        bob = {h.REQUEST_ID: "of-bob", h.CANCEL_SECRET: "s"} if caller == "bob" else {}
+        bus.publish(subjects.GENERATE, BODY, reply=inbox, headers=own | bob)
+        await bus.flush()
+
+    for caller in ("alice", "alice", "alice", "bob", ""):
+        await publish(caller)
+    await eventually(lambda: refused == ["alice", ""])
+    cancelled = CancelRequest(request_id="of-bob", secret="s")
+    await bus.request(subjects.CANCEL, encode(cancelled))
+    await publish("")
+    await eventually(lambda: dispatcher.statistics().in_flight == 3, complaint="what is over leaves its room")
+    assert refused == ["alice", "", "bob"]

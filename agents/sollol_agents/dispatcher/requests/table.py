@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
@@ -43,6 +44,10 @@ log = logging.getLogger(__name__)
 _PONG = encode(DispatcherPong())
 _HELD_NOWHERE_S = 0.5
 """Whoever holds a request that is cancelled says so within this time."""
+_HELD_BYTES_MAX = 512 << 20
+"""Bodies that one dispatcher holds."""
+_CALLERS_BYTES_MAX = _HELD_BYTES_MAX // 4
+"""Those of one caller, where callers are known: none crowds out the others."""
 _NOT_HELD = encode(DispatcherPong(is_held=False))
 
 
@@ -83,6 +88,8 @@ class RequestTable(Part):
         self._detector = detector
         self._on_over = on_over
         self._active: dict[str, ActiveRequest] = {}
+        self._held_bytes: Counter[str] = Counter()
+        """Of the bodies of each caller's requests."""
         self._roster = Roster()
         self._spawn = spawn
         self._down: set[str] = set()
@@ -201,15 +208,30 @@ class RequestTable(Part):
         if len(self._active) >= self._config.max_active:
             message = f"this dispatcher holds {len(self._active)} requests already; try again later"
             raise Rejected(ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": 1}))
+        if not request.context.job_id:  # of jobs only so many are taken
+            self._check_bytes(request)
+
+    def _check_bytes(self, request: Request) -> None:
+        size, held = len(request.payload), self._held_bytes
+        callers_max = _CALLERS_BYTES_MAX if request.caller else _HELD_BYTES_MAX
+        if held[request.caller] + size <= callers_max and held.total() + size <= _HELD_BYTES_MAX:
+            return
+        message = f"this dispatcher holds {held.total() >> 20} MiB of requests already; try again later"
+        raise Rejected(ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": 1}))
 
     def _hold(self, request: Request) -> None:
         log_prompt(request.request_id, request.context.model, request.body)
         active = self._active[request.request_id] = ActiveRequest(self.tools, request, self._forget)
+        self._held_bytes[request.caller] += len(request.payload)
         self.tools.scorer.ask(active)
 
     def _forget(self, active: ActiveRequest) -> None:
-        if self._active.get(active.request.request_id) is active:
-            del self._active[active.request.request_id]
+        request = active.request
+        if self._active.get(request.request_id) is active:
+            del self._active[request.request_id]
+        self._held_bytes[request.caller] -= len(request.payload)
+        if not self._held_bytes[request.caller]:
+            del self._held_bytes[request.caller]
         self._on_over()
 
     def _on_cancel(self, msg: Msg) -> None:
