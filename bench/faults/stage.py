@@ -177,7 +177,7 @@ async def three_servers(folder: Path) -> AsyncIterator[Stage]:
         for one, other in itertools.permutations(names, 2):
             stage.links[one, other] = await floor.enter_async_context(Link(f"nats://127.0.0.1:{routes[other]}"))
         for name in names:
-            listens = {"port: 4222": clients[name], "port: 6222": routes[name], "http: 8222": free_port()}
+            listens = {"port: 4222": clients[name], "port: 6222": routes[name]}
             own = await deployed(DEPLOY, "nats-cluster.conf", listens)
             ways = [
                 stage.links[name, other].url if other != name else f"nats://127.0.0.1:{routes[name]}" for other in names
@@ -201,9 +201,9 @@ async def hub_and_leaf(folder: Path) -> AsyncIterator[Stage]:
         stage = Stage(fleet)
         hub, leaf, door = free_port(), free_port(), free_port()
         link = stage.links["leaf", "hub"] = await floor.enter_async_context(Link(f"nats://127.0.0.1:{door}"))
-        listens = {"port: 4222": hub, "http: 8222": free_port(), "port: 7422": door}
+        listens = {"port: 4222": hub, "port: 7422": door}
         at_hub = await deployed(DEPLOY, "hub.conf", listens)
-        at_leaf = await deployed(DEPLOY, "leaf.conf", {"port: 4222": leaf, "http: 8222": free_port()})
+        at_leaf = await deployed(DEPLOY, "leaf.conf", {"port: 4222": leaf})
         at_leaf = at_leaf.replace("nats-leaf://hub:7422", link.url.replace("nats:", "nats-leaf:"))
         stage.servers["hub"] = await floor.enter_async_context(NatsServer(folder, "hub", at_hub))
         stage.servers["leaf"] = await floor.enter_async_context(NatsServer(folder, "leaf", at_leaf))
@@ -230,7 +230,7 @@ async def fake_clocks(folder: Path) -> AsyncIterator[Stage]:
         fleet = await floor.enter_async_context(ProcessFleet(folder))
         stage = Stage(fleet)
         port = free_port()
-        text = await deployed(DEPLOY, "nats.conf", {"port: 4222": port, "http: 8222": free_port()})
+        text = await deployed(DEPLOY, "nats.conf", {"port: 4222": port})
         stage.servers["nats-1"] = await floor.enter_async_context(NatsServer(folder, "nats-1", text))
         url = f"nats://127.0.0.1:{port}"
         control = _control(stage, url, folder, has_clock=True)

@@ -77,10 +77,16 @@ def test_the_image_holds_what_the_services_call() -> None:
     assert "USER sollol" in text
 
 
+@pytest.mark.parametrize("name", ["nats.conf", "nats-cluster.conf", "hub.conf", "leaf.conf"])
+def test_a_server_shows_nobody_who_uses_it(name: str) -> None:
+    text = (ROOT / "deploy" / name).read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith(("http", "monitor_port"))] == []
+
+
 async def test_its_commands_make_a_working_system(fleet: ProcessFleet, tmp_path: Path) -> None:
     port = free_port()
     config = (ROOT / "deploy" / "nats.conf").read_text(encoding="utf-8")
-    async with NatsServer(tmp_path, "nats", config.replace("4222", str(port)).replace("8222", str(free_port()))):
+    async with NatsServer(tmp_path, "nats", config.replace("4222", str(port))):
         fleet.nats_url = f"nats://127.0.0.1:{port}"
         engine = await fleet.emulator("ollama", *FLAGS)
         for number, command in enumerate(commands()):
@@ -105,7 +111,6 @@ async def test_three_servers_outlive_the_death_of_one(
         servers = []
         for name, (client_port, route) in ports.items():
             own = config.replace("port: 4222", f"port: {client_port}").replace("port: 6222", f"port: {route}")
-            own = own.replace("http: 8222", f"http: {free_port()}")
             servers.append(await floor.enter_async_context(NatsServer(tmp_path, name, own, routes)))
         fleet.nats_url = urls
         engine = await fleet.emulator("ollama", *FLAGS)
@@ -134,7 +139,7 @@ async def test_three_servers_outlive_the_death_of_one(
 async def test_a_server_without_the_password_of_the_routes_hears_nothing(tmp_path: Path) -> None:
     async def started(name: str, ways: list[int], password: str) -> str:
         client, route = free_port(), free_port()
-        listens = {"port: 4222": client, "port: 6222": route, "http: 8222": free_port()}
+        listens = {"port: 4222": client, "port: 6222": route}
         own = await deployed(ROOT / "deploy", "nats-cluster.conf", listens)
         routes = routes_of([f"nats://127.0.0.1:{way}" for way in (route, *ways)], password)
         await floor.enter_async_context(NatsServer(tmp_path, name, own, routes))

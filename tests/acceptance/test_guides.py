@@ -236,7 +236,7 @@ class Site(Newcomer):
             "SOLLOL_NODE_ID": home.name,
         }
         self.for_terminals = self.for_commands
-        listens = {"port: 4222": int(self.ports["4222"]), "http: 8222": int(self.ports["11501"]), "port: 7422": door}
+        listens = {"port: 4222": int(self.ports["4222"]), "port: 7422": door}
         text = asyncio.run(deployed(DEPLOY, f"{home.name}.conf", listens))
         text = text.replace("nats-leaf://hub:7422", f"nats-leaf://127.0.0.1:{door}")
         (home / "deploy" / f"{home.name}.conf").write_text(text, encoding="utf-8")

@@ -59,8 +59,8 @@ class Sites:
         """Starts both servers; `leaf_keeps`: the leaf's has a JetStream of its own."""
         hub, leaf, door = free_port(), free_port(), free_port()
         self.link = await self._floor.enter_async_context(Link(f"nats://127.0.0.1:{door}"))
-        at_hub = await deployed(DEPLOY, "hub.conf", {"port: 4222": hub, "http: 8222": free_port(), "port: 7422": door})
-        at_leaf = await deployed(DEPLOY, "leaf.conf", {"port: 4222": leaf, "http: 8222": free_port()})
+        at_hub = await deployed(DEPLOY, "hub.conf", {"port: 4222": hub, "port: 7422": door})
+        at_leaf = await deployed(DEPLOY, "leaf.conf", {"port: 4222": leaf})
         at_leaf = at_leaf.replace("nats-leaf://hub:7422", self.link.url.replace("nats:", "nats-leaf:"))
         if leaf_keeps:
             at_leaf = at_leaf.replace('default_js_domain: { "$G": hub }', OWN_JETSTREAM)

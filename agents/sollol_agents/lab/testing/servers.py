@@ -100,8 +100,7 @@ async def deployed(folder: Path, name: str, listens: dict[str, int]) -> str:
     included = await asyncio.to_thread((folder / "nats.conf").read_text, encoding="utf-8")
     text = text.replace("include ./nats.conf", included)
     for line, port in listens.items():
-        word = "http" if line.startswith("http") else "listen"
-        text = text.replace(line, f'{word}: "127.0.0.1:{port}"')
+        text = text.replace(line, f'listen: "127.0.0.1:{port}"')
     return text
 
 
