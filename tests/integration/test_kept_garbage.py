@@ -133,9 +133,11 @@ async def test_keys_that_cannot_be_read_let_nobody_in_and_are_not_written_over(b
     value = KINDS[kind]("KeyRing")
     await Bucket(bus, stores.SETTINGS_BUCKET).put(stores.API_KEYS, value)
     async with asyncio.TaskGroup() as group:
+        following: list[asyncio.Task[Any]] = []
 
         def spawn(coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-            return group.create_task(coroutine, name=name)
+            following.append(group.create_task(coroutine, name=name))
+            return following[-1]
 
         access = Access(bus, GatewayConfig(require_key=True), spawn)
         await access.start()
@@ -146,11 +148,8 @@ async def test_keys_that_cannot_be_read_let_nobody_in_and_are_not_written_over(b
             with pytest.raises(DecodeFailed):
                 await KeyStore(bus).create("laptop")
             assert (await Bucket(bus, stores.SETTINGS_BUCKET).get(stores.API_KEYS)).value == value
-        _keys_task().cancel()
-
-
-def _keys_task() -> asyncio.Task[Any]:
-    return next(task for task in asyncio.all_tasks() if task.get_name() == "keys")
+        for task in following:
+            task.cancel()
 
 
 async def test_the_doctor_leaves_the_state_of_a_job_that_waits_to_its_dispatcher(bus: Bus) -> None:
