@@ -22,6 +22,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "invite": ("sollol invite node desk", "sollol invite client laptop --team research"),
     "join": ("sollol join TOKEN", "sollol join TOKEN --help-all"),
     "doctor": ("sollol doctor", "sollol doctor --json"),
+    "node-check": ("sollol node-check --run './node'", "sollol node-check --nats nats://127.0.0.1:4222 --json"),
     "version": ("sollol version", "sollol version --json"),
     "generate": (
         'sollol generate llama3.1:8b "Why is the sky blue?" --verbose',

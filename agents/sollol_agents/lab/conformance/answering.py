@@ -87,6 +87,8 @@ def _figures_in(text: str) -> None:
 
 async def _reports(fleet: PlayedFleet) -> None:
     attempt = await fleet.whole_stream()
+    if fleet.bad_reports:
+        raise BrokenRule(fleet.bad_reports[0])
     kinds = [type(one) for one in attempt.reports]
     if AttemptFirstToken not in kinds:
         raise BrokenRule(f"no `attempt.first_token.v1`: {attempt.how}")
@@ -117,8 +119,8 @@ async def _runs_once(fleet: PlayedFleet) -> None:
 
 async def _is_busy(fleet: PlayedFleet) -> None:
     slots = fleet.state.slots
-    if slots > _SLOTS_MAX:
-        raise NotTried(f"it has {slots} slots, which is many to fill")
+    if not 0 < slots <= _SLOTS_MAX:
+        raise NotTried(f"it has {slots} slots, which cannot be filled here")
     running = [fleet.long() for _ in range(slots)]
     await fleet.must(
         lambda: all(one.accepted for one in running), lambda: f"it does not fill its {slots} slots: {running[-1].how}"

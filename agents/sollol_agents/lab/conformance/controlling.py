@@ -63,7 +63,7 @@ async def _drains(fleet: PlayedFleet) -> None:
 async def _comes_back(fleet: PlayedFleet) -> None:
     await fleet.control(ControlDrain())
     await fleet.control(ControlDrain(is_draining=False))
-    await fleet.until(lambda: not fleet.told[-1].is_draining)
+    await fleet.until(lambda: fleet.told and not fleet.told[-1].is_draining)
     attempt = fleet.chat()
     await fleet.must(lambda: attempt.accepted, lambda: f"it does not take work again: {attempt.how}")
 

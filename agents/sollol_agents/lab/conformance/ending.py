@@ -16,7 +16,6 @@ from sollol_schemas.events import Outcome, OutcomeStatus
 from sollol_schemas.execution import AttemptDone, AttemptFailed
 from sollol_schemas.inboxes import is_node_inbox
 
-_GO_S = 0.3
 _AT_ONCE_S = 0.05
 _SOME = 5
 _BEGUN = 2
@@ -31,13 +30,13 @@ async def _obeys_no(fleet: PlayedFleet) -> None:
 
 async def _late(fleet: PlayedFleet) -> PlayedAttempt:
     """An attempt whose first permission came when it was worth nothing any more, and whose next question is open."""
-    attempt = fleet.chat(go=Go(accepted=None, start=None), go_s=_GO_S)
+    attempt = fleet.chat(go=Go(accepted=None, start=None), go_s=fleet.pace.go_s)
     await fleet.must(lambda: attempt.accepted, lambda: f"no question `attempt.accepted.v1`: {attempt.how}")
-    await fleet.quiet(_GO_S + _AT_ONCE_S)
+    await fleet.quiet(fleet.pace.go_s + _AT_ONCE_S)
     attempt.answer(attempt.accepted[0], go=True)
     await fleet.until(lambda: attempt.starts or attempt.heard or attempt.is_over)
     await fleet.quiet()
-    _silent(attempt, f"it spoke on a `go` that came after {_GO_S} s, and asked for none")
+    _silent(attempt, f"it spoke on a `go` that came after {fleet.pace.go_s} s, and asked for none")
     if not attempt.starts:
         raise BrokenRule(f"it did not ask `attempt.start.v1` after its `go` ran out: {attempt.how}")
     return attempt
@@ -53,7 +52,10 @@ async def _obeys_the_clock(fleet: PlayedFleet) -> None:
 
 
 async def _speaks_when_it_may(fleet: PlayedFleet) -> None:
-    attempt = await _late(fleet)
+    try:
+        attempt = await _late(fleet)
+    except BrokenRule as broken:
+        raise NotTried(str(broken)) from broken
     attempt.go = Go()
     attempt.answer(attempt.starts[-1], go=True)
     await fleet.must(

@@ -45,5 +45,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """For what must not come."""
     beat_s: float = 2.5
     """Between two heartbeats, at most: a node is suspect after 3 s."""
+    go_s: float = 0.3
+    """For which a permission that comes too late would have been good."""
     long: int = 300
     """From where a long answer counts down."""

@@ -60,7 +60,8 @@ class PlayedFleet:
         self.told: list[Telemetry | LoadUpdate] = []
         """Both, as they came."""
         self.troubles: list[str] = []
-        """What was no message as the contract has it."""
+        """What was no claim, telemetry or load as the contract has it."""
+        self.bad_reports: list[str] = []
         self.term = 5
         self.whole: PlayedAttempt | None = None
         """A stream that was left alone, at which several rules look."""
@@ -260,10 +261,13 @@ class PlayedFleet:
                 attempt.told_by_load.append(attempt.attempt_id in self.running)
 
     def _on_report(self, msg: Msg) -> None:
-        report = self._read(msg, AttemptReport)
         attempt = self._attempts.get(subjects.last_token(msg.subject))
-        if report is not None and attempt is not None:
-            attempt.on_report(msg, report)
+        if attempt is None:
+            return  # nobody listens there
+        try:
+            attempt.on_report(msg, decode(msg.data, AttemptReport))  # type: ignore[arg-type]  # a union decodes too
+        except DecodeFailed as error:
+            self.bad_reports.append(f"{msg.subject}: {error}")
         self._changed.set()
 
     def _on_outcome(self, msg: Msg) -> None:

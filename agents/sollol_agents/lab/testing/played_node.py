@@ -61,7 +61,7 @@ class PlayedNode:
         self.revision = 0
         self.seq = 0
         self.term = 0
-        self.is_draining = False
+        self.is_draining = self.has_left = False
         self.runs: dict[str, PlayedRun] = {}
         self.ended: dict[str, PlayedRun] = {}
         self.group = asyncio.TaskGroup()
@@ -73,11 +73,11 @@ class PlayedNode:
         own = f"{subjects.V1}.node.{self.node_id}"
         async with self.group:
             self.bus.subscribe(f"{own}.control", self.on_control)
-            self.bus.subscribe(f"{own}.cancel", lambda msg: self.on_cancel(msgspec.json.decode(msg.data)["attempt_id"]))
+            self.bus.subscribe(f"{own}.cancel", self.on_cancel)
             self.bus.subscribe(f"{own}.leave", lambda _: None)
             self.bus.subscribe(f"{own}.exec", self.on_exec)
             self.bus.subscribe(f"{self.probe}.>", self.on_probe)
-            while True:
+            while not self.has_left:
                 self.tell_all()
                 await asyncio.sleep(self.beat_s)
 
@@ -105,6 +105,11 @@ class PlayedNode:
         own = {"node_id": self.node_id, "instance": self.instance, "seq": self.seq, "slots": self.slots}
         standing = {"in_flight": running, "is_draining": self.is_draining}
         self.bus.publish(f"{subjects.V1}.{subject}.{self.node_id}", encode(own | standing | fields))
+
+    async def leave(self) -> None:
+        """Its last word."""
+        self.has_left = True
+        self.tell_load(has_left=True)
 
     # -- attempts -------------------------------------------------------------------------------------------
 
@@ -286,7 +291,11 @@ class PlayedNode:
 
     # -- what else comes ------------------------------------------------------------------------------------
 
-    def on_cancel(self, attempt_id: str) -> None:
+    def on_cancel(self, msg: Msg) -> None:
+        """The dispatcher takes an attempt back."""
+        self.end(msgspec.json.decode(msg.data)["attempt_id"])
+
+    def end(self, attempt_id: str) -> None:
         """Stops an attempt."""
         run = self.runs.get(attempt_id)
         if run is not None and run.task is not None:
@@ -295,7 +304,7 @@ class PlayedNode:
     def on_probe(self, msg: Msg) -> None:
         """The server says that a caller left."""
         if is_no_responders(msg):
-            self.on_cancel(subjects.last_token(msg.subject))
+            self.end(subjects.last_token(msg.subject))
 
     def on_control(self, msg: Msg) -> None:
         """Answers a request."""
