@@ -49,7 +49,10 @@ def advice(why: str, url: str) -> str:
     if "revoked" in why.lower():
         return "These credentials count no more; `sollol fleet rotate NAME` where the fleet was made gives new ones."
     if "authorization" in why.lower():
-        return "Join with the line that `sollol invite` prints, or give credentials: --nats-creds-file or --nats-user."
+        return (
+            "Join with the line that `sollol invite` prints, or give credentials: --nats-creds-file or --nats-user; "
+            "those of a member that was revoked count no more."
+        )
     if url != DEFAULT_URL:
         return (
             "Does `sollol up` run there, and does that machine let others in? Another address is given with --nats or "

@@ -46,6 +46,27 @@ _SUBJECT_MAX: Final = 200
 _READ_BYTES: Final = 1 << 18
 
 
+class _Greeting:
+    """A transport that sends the first two things it is given as one.
+
+    A server that refuses credentials says so and closes: what comes after them would make it a reset, which may take
+    the reason along.
+    """
+
+    def __init__(self, transport: Any) -> None:  # noqa: ANN401 any of the library's transports
+        self.transport = transport
+        self._first = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._first:
+            self._first = data
+        else:
+            self.transport.write(self._first + data)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 whatever the transport has
+        return getattr(self.transport, name)
+
+
 class SturdyClient(DirectClient):
     """A connection of the client library that survives whatever it reads.
 
@@ -68,11 +89,16 @@ class SturdyClient(DirectClient):
     def _connect_command(self) -> bytes:
         if self._needs_tls and not self._server_info.get("tls_required"):
             raise nats.errors.Error(NO_TLS)
+        self._transport = _Greeting(self._transport)  # type: ignore[assignment]  # it does what a transport does
         return super()._connect_command()
 
     async def _process_connect_init(self) -> None:
         self._pings_sent_at.clear()
-        await super()._process_connect_init()
+        try:
+            await super()._process_connect_init()
+        finally:
+            if isinstance(self._transport, _Greeting):
+                self._transport = self._transport.transport
         self._keep_unread()
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
