@@ -47,12 +47,12 @@ async def nodes_bus(nats_server: EmbeddedServer) -> Any:
 
 async def test_our_own_node_keeps_every_rule(nats_server: EmbeddedServer, bus: Bus) -> None:
     config = EmulatorConfig(
-        time_scale=10.0, model=("countdown=1", "nomic-embed-text"), preload=("countdown:latest",), parallel=4
+        time_scale=20.0, model=("countdown=1", "nomic-embed-text"), preload=("countdown:latest",), parallel=4
     )
     async with EmulatedNode(config) as engine:
-        settings = NodeConfig(node_id="ours", engine="ollama", url=engine.url, slots=2)
+        settings = NodeConfig(node_id="ours", engine="ollama", url=engine.url, slots=2, heartbeat_s=0.2)
         monitor = NodeMonitor(settings, BusConfig(url=nats_server.url))
-        pace = Pace(quiet_s=0.1, long=150)
+        pace = Pace(quiet_s=0.05, go_s=0.1, long=150)
         fleet = PlayedFleet(bus, pace, stop=monitor.close)
         await fleet.listen()
         async with monitor:
