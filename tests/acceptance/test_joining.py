@@ -103,7 +103,7 @@ async def test_an_actor_that_waits_for_its_server_ends_at_once_when_it_is_told_t
     argv = (sys.executable, "-m", "sollol_agents.cli", "gateway", "--port", "0", "--nats", "nats://127.0.0.1:9")
     with log_file.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(*argv, stderr=errors, env=processes.clean_environ())
-    await eventually(lambda: says(log_file, "start one with `sollol up`"))
+    await eventually(lambda: says(log_file, "does `sollol up` run there"))
     process.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(process.wait(), 5) == 0
 

@@ -16,7 +16,7 @@ from sollol_agents.fleet_view.jobs import JobsView
 from sollol_agents.fleet_view.node_rows import Loaded, NodeRow
 from sollol_agents.fleet_view.timeline import Wait
 from sollol_agents.fleet_view.view import FleetView, Head
-from sollol_agents.lab.testing.messages import gpu, node_view, outcome, telemetry
+from sollol_agents.lab.testing.messages import gpu, node_view, outcome, running, telemetry
 from sollol_agents.top import tables
 from sollol_bus.errors import SollolError, error_from
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast, Rejection, RejectionReason
@@ -264,6 +264,44 @@ async def test_enter_explains_a_decision_and_escape_goes_back(textual: ModuleTyp
         await pilot.press("1", "enter")
         assert type(app.screen).__name__ == "Explanation"
     assert operator.asked == [("why", "r")]
+
+
+@pytest.mark.parametrize(
+    ("order", "names"),
+    [("name", "abc"), ("state", "bac"), ("load", "cab"), ("memory", "acb"), ("speed", "bca")],
+)
+def test_the_fleet_is_sorted_by_what_matters(order: str, names: str) -> None:
+    machines = {
+        "a": NodeRow(id="a", state="up", slots=4, busy=1, vram_used_mib=9, vram_total_mib=10, tps=1.0),
+        "b": NodeRow(id="b", state="down", slots=4, busy=0, tps=9.0),
+        "c": NodeRow(id="c", state="up", slots=2, busy=2, vram_used_mib=1, vram_total_mib=10, tps=5.0),
+    }
+    assert "".join(name for name, _ in tables.sorted_fleet(machines, order)) == names
+
+
+async def test_keys_sort_the_fleet_and_explain_themselves(textual: ModuleType, view: FleetView) -> None:
+    from textual.widgets import DataTable
+
+    app = textual.TopApp(Recorded(), view)
+    async with app.run_test(size=(80, 24)) as pilot:
+        view.on_telemetry(telemetry("b", slots=2, in_flight=running("x"), seq=9), time.monotonic())
+        await pilot.press("s", "s")
+        assert [key.value for key in app.query_one("#nodes", DataTable).rows] == ["b", "a"]
+        await pilot.press("question_mark")
+        assert type(app.screen).__name__ == "Explanation"
+        await pilot.press("escape")
+        assert type(app.screen).__name__ == "Screen"
+
+
+async def test_a_table_that_is_not_seen_is_not_drawn(textual: ModuleType, view: FleetView) -> None:
+    from textual.widgets import DataTable
+
+    app = textual.TopApp(Recorded(), view)
+    async with app.run_test(size=(80, 24)) as pilot:
+        assert app.query_one("#attempts", DataTable).row_count == 0
+        await pilot.press("3")
+        await pilot.pause()
+        assert app.query_one("#attempts", DataTable).row_count == 1
 
 
 async def test_a_screen_that_is_not_composed_is_not_drawn_on(textual: ModuleType, view: FleetView) -> None:

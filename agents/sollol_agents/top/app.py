@@ -25,6 +25,8 @@ from sollol_schemas.queries import WhyReply
 T = TypeVar("T")
 
 DRAW_EVERY_S: Final = 0.5
+DECISIONS_EVERY_S: Final = 0.9
+"""Each new decision moves all the others: a whole screen to draw."""
 _DECISIONS_SHOWN: Final = 100
 
 
@@ -78,6 +80,8 @@ class TopApp(App[None]):
         Binding("u", "undrain", "Undrain"),
         Binding("b", "breaker", "Reset breaker"),
         Binding("enter", "explain", "Why", priority=False),
+        Binding("s", "sort", "Sort"),
+        Binding("question_mark", "help", "Help", key_display="?"),
         Binding("q", "quit", "Quit"),
         Binding("ctrl+c", "quit", "Quit", show=False, priority=True),
     ]
@@ -89,6 +93,8 @@ class TopApp(App[None]):
         self._machines: dict[str, NodeRow] = {}
         self._attempts: dict[str, DecisionRow] = {}
         self._drawn_version = 0
+        self._decisions_at = 0.0
+        self._order = 0
         self._shown: dict[str, object] = {}
 
     def compose(self) -> ComposeResult:
@@ -127,16 +133,32 @@ class TopApp(App[None]):
         self._learn()
         head = tables.head_line(view.head(now, at), self.size.width - 2)
         self.query_one("#head", Static).update(Text(in_line(head.text), style=head.colour))
-        self._draw_table("#nodes", tables.FLEET, sorted(self._machines.items()), tables.fleet_row)
-        latest = sorted(self._attempts.items(), key=lambda item: item[1].at, reverse=True)[:_DECISIONS_SHOWN]
-        self._draw_table("#attempts", tables.DECISIONS, latest, tables.decision_row)
-        self._draw_queue(at)
+        self._draw_active(at)
         notices = view.notices.changes(0)
         if notices:
             last = notices[-1]
             self.query_one("#notice", Static).update(
                 f"{time.strftime('%H:%M:%S', time.localtime(last.at))} {in_line(last.text)}"
             )
+
+    def _draw_active(self, at: float) -> None:
+        """Fills the table that is seen; the others cost nothing until they are."""
+        match self._active:
+            case "fleet":
+                rows = tables.sorted_fleet(self._machines, tables.ORDERS[self._order])
+                self._draw_table("#nodes", tables.FLEET, rows, tables.fleet_row)
+            case "queue":
+                self._draw_queue(at)
+            case _ if time.monotonic() - self._decisions_at >= DECISIONS_EVERY_S or "#attempts" not in self._shown:
+                self._decisions_at = time.monotonic()
+                latest = sorted(self._attempts.items(), key=lambda item: item[1].at, reverse=True)
+                self._draw_table("#attempts", tables.DECISIONS, latest[: self._decisions_seen()], tables.decision_row)
+
+    def _decisions_seen(self) -> int:
+        """As many rows as the terminal has, until somebody scrolls: the others are not worth their cost."""
+        table = self.query_one("#attempts", DataTable)
+        is_at_top = table.scroll_y == 0 and table.cursor_row < self.size.height // 2
+        return min(self.size.height, _DECISIONS_SHOWN) if is_at_top else _DECISIONS_SHOWN
 
     def _learn(self) -> None:
         """Takes over what changed since the last time."""
@@ -199,6 +221,7 @@ class TopApp(App[None]):
         self.query_one(TabbedContent).active = name
         table = {"fleet": "#nodes", "queue": "#priorities", "decisions": "#attempts"}[name]
         self.query_one(table).focus()
+        self.call_after_refresh(self._draw)
 
     def on_data_table_row_selected(self, _event: DataTable.RowSelected) -> None:
         """Enter on a row explains it."""
@@ -212,6 +235,16 @@ class TopApp(App[None]):
                 self._explain_request(row.request_id)
         elif (node := self._node()) is not None:
             self.push_screen(Explanation(f"Node {node.id}", _about(node)))
+
+    def action_sort(self) -> None:
+        """Sorts the fleet by the next of the orders."""
+        self._order = (self._order + 1) % len(tables.ORDERS)
+        self.notify(f"the fleet is sorted by {tables.ORDERS[self._order]}", timeout=2)
+        self._draw()
+
+    def action_help(self) -> None:
+        """Says what the keys do and what the columns mean."""
+        self.push_screen(Explanation("sollol top", tables.help_lines()))
 
     def action_drain(self) -> None:
         """Takes the node under the cursor out of service."""

@@ -101,6 +101,45 @@ def fitting(columns: tuple[Column, ...], width: int) -> list[Column]:
     return [*shown[:-1], last._replace(width=max(last.width, left))]
 
 
+ORDERS: Final = ("name", "state", "load", "memory", "speed")
+"""By what the fleet is sorted, in the order in which the key goes through them."""
+
+
+def sorted_fleet(machines: Mapping[str, NodeRow], order: str) -> list[tuple[str, NodeRow]]:
+    """The nodes by name; by state, trouble first; or by load, memory in use or speed, the most first."""
+
+    def rank(item: tuple[str, NodeRow]) -> tuple[float, str]:
+        name, node = item
+        used = node.vram_used_mib / node.vram_total_mib if node.vram_total_mib else 0.0
+        ranks = {
+            "state": float(node.state == "up" and node.breaker == "closed" and node.is_reachable),
+            "load": -node.busy / max(1, node.slots),
+            "memory": -used,
+            "speed": -node.tps,
+        }
+        return ranks.get(order, 0.0), name
+
+    return sorted(machines.items(), key=rank)
+
+
+def help_lines() -> list[str]:
+    """What the keys do and what the columns mean."""
+    return [
+        "1 2 3    fleet, queue, decisions",
+        "enter    everything about a node, or why a request went where it went",
+        f"s        sorts the fleet by {', '.join(ORDERS)}",
+        "d u      drains a node, puts it back into service",
+        "b        closes a node's circuit breakers",
+        "q        leaves",
+        "",
+        "SLOTS    ● runs a request, ○ is free",
+        "OK       share of the attempts that succeeded while this was open",
+        "BUS      round trip between the node and the NATS server",
+        "",
+        LEGEND,
+    ]
+
+
 def fleet_row(node: NodeRow, columns: Iterable[Column]) -> list[Cell]:
     """One node."""
     is_broken = node.breaker != "closed"
