@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
 
+from sollol_agents.cli import exit_codes
 from sollol_agents.lab.conformance.check import RULES, held_to
 from sollol_agents.lab.conformance.findings import Kept, Pace
 from sollol_agents.lab.conformance.fleet import PlayedFleet
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.lab.testing.played_node import PlayedNode, PlayedRun
+from sollol_agents.lab.testing.processes import sollol
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
 from sollol_bus.server.server import EmbeddedServer
@@ -19,7 +22,7 @@ from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas.errors import ErrorCode
 
-QUICK = Pace(join_s=3.0, answer_s=0.5, quiet_s=0.05, beat_s=0.6, go_s=0.1, long=60)
+QUICK = Pace(join_s=10.0, answer_s=1.5, quiet_s=0.06, beat_s=1.5, go_s=0.1, long=60)
 
 
 async def seen(fleet: PlayedFleet) -> dict[str, tuple[Kept, str]]:
@@ -63,6 +66,20 @@ async def test_our_own_node_keeps_every_rule(nats_server: EmbeddedServer, bus: B
 async def test_a_node_written_after_the_document_keeps_every_rule(nodes_bus: Bus, bus: Bus) -> None:
     found = await seen_of(PlayedNode(nodes_bus), bus)
     assert {rule: what for rule, (kept, what) in found.items() if kept is not Kept.OK} == {}
+
+
+async def test_an_agent_that_ends_at_once_is_told_of_at_once() -> None:
+    done = await sollol("", "node-check", "--run", f"{sys.executable} -c pass", "--json")
+    found = {one["rule"]: one["kept"] for one in done.json}
+    assert done.code == exit_codes.NO_ANSWER
+    assert [rule for rule, kept in found.items() if kept == "failed"] == ["claim.asked", "telemetry.form"]
+    assert set(found) == {rule.name for rule in RULES}
+
+
+async def test_a_command_that_cannot_be_started_is_wrong_usage() -> None:
+    done = await sollol("", "node-check", "--run", "/nowhere/agent")
+    assert done.code == exit_codes.USAGE
+    assert "/nowhere/agent" in done.err
 
 
 # -- nodes that break one rule each ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shlex
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Final
 
 import msgspec
@@ -52,7 +52,7 @@ def node_check(
             fleet = PlayedFleet(bus, Pace(), node_id=node, model=model)
             await fleet.listen()
             if run:
-                agent = await floor.enter_async_context(_started(run, url))
+                agent = await floor.enter_async_context(_started(run, url, fleet.gone))
                 fleet.stop = agent.end
             else:
                 note(f"start the node now: SOLLOL_NATS={url}")
@@ -103,7 +103,7 @@ class _Agent(msgspec.Struct):
 
 
 @contextlib.asynccontextmanager
-async def _started(command: str, url: str) -> AsyncIterator[_Agent]:
+async def _started(command: str, url: str, on_end: Callable[[], None]) -> AsyncIterator[_Agent]:
     argv = shlex.split(command)
     environ = os.environ | {"SOLLOL_NATS": url}
     try:
@@ -111,7 +111,10 @@ async def _started(command: str, url: str) -> AsyncIterator[_Agent]:
     except (OSError, ValueError, IndexError) as error:
         raise ConfigError(f"--run {command!r}: {error}") from error
     agent = _Agent(process)
+    watching = asyncio.get_running_loop().create_task(process.wait(), name="the agent's process")
+    watching.add_done_callback(lambda _: on_end())
     try:
         yield agent
     finally:
         await agent.end()
+        await watching

@@ -20,13 +20,18 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 """In the order in which they are tried: each leaves the node as the next one needs it."""
 
+_TELL_WHY: Final = ("claim.asked", "telemetry.form")
+"""They may say why a node did not join."""
+
 
 async def held_to(fleet: PlayedFleet) -> AsyncIterator[Finding]:
     """What is seen of each rule; the node joins meanwhile, in `join_s` at most."""
-    await fleet.until(lambda: fleet.beats, fleet.pace.join_s)
+    await fleet.until(lambda: fleet.beats or fleet.is_gone, fleet.pace.join_s)
     for rule in RULES:
         kept, seen = Kept.OK, ""
         try:
+            if not fleet.beats and rule.name not in _TELL_WHY:
+                raise NotTried("no heartbeat came")  # noqa: TRY301 as a rule would
             await rule.check(fleet)
         except BrokenRule as broken:
             kept, seen = Kept.FAILED, str(broken)

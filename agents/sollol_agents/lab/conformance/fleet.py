@@ -62,6 +62,8 @@ class PlayedFleet:
         self.troubles: list[str] = []
         """What was no claim, telemetry or load as the contract has it."""
         self.bad_reports: list[str] = []
+        self.is_gone = False
+        """Whether the node's process is known to have ended."""
         self.term = 5
         self.whole: PlayedAttempt | None = None
         """A stream that was left alone, at which several rules look."""
@@ -70,6 +72,11 @@ class PlayedFleet:
         self._numbers = itertools.count(1)
         self._run = secrets.token_hex(3)
         self._changed = asyncio.Event()
+
+    def gone(self) -> None:
+        """The node's process has ended."""
+        self.is_gone = True
+        self._changed.set()
 
     async def listen(self) -> None:
         """Plays from now on."""
