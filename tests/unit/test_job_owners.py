@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sollol_agents.dispatcher.jobs.reception import Unfit, to_store
+from sollol_bus.trust.callers import Roster
 from sollol_schemas import headers as h
 from sollol_schemas import owners, subjects
+from sollol_schemas.callers import Standing, Standings
 from sollol_schemas.ids import is_bus_id, is_request_id
 
 _ALPHABET = "abcXYZ019_-"
@@ -105,6 +107,13 @@ def test_a_published_job_is_stored_under_its_publishers_name(
     assert stored.headers.keys() <= {h.MSG_ID, h.EXPECTED_STREAM, h.TRACEPARENT, "X-Sollol-Node-Id"}
     assert (h.MSG_ID in stored.headers) == (h.MSG_ID in given_headers)
     assert stored.headers.get(h.MSG_ID, f"{owner}=").startswith(f"{owner}=")
+
+
+def test_a_job_passes_no_ceiling_of_its_owners_priority() -> None:
+    roster = Roster(Standings(callers={"alice": Standing(max_priority=2)}))
+    for owner, stored in (("alice", "2"), ("bob", "9")):
+        job = to_store("sollol.v1.jobs.submit.9.j", {h.CALLER: owner}, roster)
+        assert job.subject == f"sollol.v1.jobs.submit.{stored}.{owner}=j"
 
 
 @pytest.mark.parametrize("priority", ["11", "-1", "05", "x", "*"])

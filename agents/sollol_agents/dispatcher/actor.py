@@ -78,6 +78,7 @@ class Dispatcher(Actor[DispatcherConfig]):
                 self.pace,
                 instance=self.instance,
                 detector=detector,
+                roster=lambda: self._requests.roster,
                 spawn=self.spawn,
                 on_settled=self.drain_progress,
             )

@@ -9,13 +9,14 @@ ack that does not come is missed by the publisher, who publishes again under the
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from sollol_bus.errors import BusError, NotConnected, PayloadTooLarge
 from sollol_bus.jetstream.api import ack_of, refusal
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg
+from sollol_bus.trust.callers import Roster
 from sollol_schemas import headers as h
 from sollol_schemas import owners, subjects
 from sollol_schemas.ids import is_request_id
@@ -24,6 +25,7 @@ from sollol_schemas.routing import routing_headers
 
 log = logging.getLogger(__name__)
 
+_EVERYBODY: Final = Roster()
 _PRIORITIES: Final = frozenset(map(str, subjects.JOB_PRIORITIES))
 _CONDITIONS: Final = frozenset(
     {h.EXPECTED_STREAM, h.EXPECTED_LAST_SEQUENCE, h.EXPECTED_LAST_SUBJECT_SEQUENCE, h.TRACEPARENT}
@@ -51,17 +53,19 @@ class Reception:
 
     Args:
         bus: The dispatcher's connection.
+        roster: Tells the callers, as they are known now.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, roster: Callable[[], Roster]) -> None:
         self._bus = bus
+        self._roster = roster
 
     def on_job(self, msg: Msg) -> None:
         """Stores a job; its ack goes to whoever published it, who has proved that the inbox is its own."""
         if msg.reply and not is_client_inbox(msg.reply):
             return
         try:
-            job = to_store(msg.subject, msg.headers or {})
+            job = to_store(msg.subject, msg.headers or {}, self._roster())
             if msg.reply:
                 self._bus.publish(job.subject, msg.data, reply=msg.reply, headers=job.headers)
                 self._bus.endpoints.over(msg.reply)
@@ -81,12 +85,13 @@ class Reception:
         self._bus.answer(msg, refusal(code, why))
 
 
-def to_store(subject: str, headers: Mapping[str, str]) -> ToStore:
+def to_store(subject: str, headers: Mapping[str, str], roster: Roster = _EVERYBODY) -> ToStore:
     """The subject and headers under which a published job is stored.
 
     Args:
         subject: The plain one.
         headers: As they were published, with the caller whom the transport has established.
+        roster: The callers; a priority above the ceiling of this one is lowered to that.
 
     Raises:
         Unfit: It has no job's priority or id, or an order to JetStream that is not for jobs.
@@ -105,7 +110,8 @@ def to_store(subject: str, headers: Mapping[str, str]) -> ToStore:
             kept[name] = owners.reference(owner, text)
         elif name.lower().startswith(_TO_JETSTREAM):
             raise Unfit(f"the header {name[:80]} is not for jobs")
-    return ToStore(subjects.JOB_SUBMIT.of(priority, owners.reference(owner, job_id)), kept)
+    lowered = roster.priority_for(owner, int(priority))
+    return ToStore(subjects.JOB_SUBMIT.of(lowered, owners.reference(owner, job_id)), kept)
 
 
 def _note_ack(reply: Msg | BusError) -> None:

@@ -37,6 +37,7 @@ from sollol_bus.jetstream.streams import provision
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decoded, encode
+from sollol_bus.trust.callers import Roster
 from sollol_schemas import inboxes, owners, stores, subjects
 from sollol_schemas.jobs import JobNews, JobsReturned
 
@@ -59,6 +60,7 @@ class JobRunner(Part):
         pace: How long it waits for what.
         instance: Who works on the jobs.
         detector: Finds the task in a prompt.
+        roster: Tells the callers, as they are known now.
         spawn: Runs a coroutine as a task of the dispatcher.
         on_settled: Called whenever a job has left.
     """
@@ -72,10 +74,11 @@ class JobRunner(Part):
         *,
         instance: str,
         detector: Detector,
+        roster: Callable[[], Roster],
         spawn: Spawn,
         on_settled: Callable[[], None],
     ) -> None:
-        self.reception = Reception(bus)
+        self.reception = Reception(bus, roster)
         """Stores what members publish."""
         self.settled = 0
         """Jobs that were settled here since the start."""
@@ -85,6 +88,7 @@ class JobRunner(Part):
         self._pace = pace
         self._instance = instance
         self._detector = detector
+        self._roster = roster
         self._spawn = spawn
         self._on_settled = on_settled
         self._server_time = ServerTime(bus, spawn, stores.JOBS_STREAM)
@@ -162,6 +166,7 @@ class JobRunner(Part):
             config=config,
             pace=pace,
             instance=self._instance,
+            roster=self._roster,
             rules=RetryRules(
                 max_tries=config.job_max_tries, first_s=pace.job_retry_first_s, max_s=pace.job_retry_max_s
             ),

@@ -48,7 +48,7 @@ class Submission:
         hosts, owner = self._tools.config.job_callback_hosts, owners.owner_of(job_id)
         accepted = accept(asked.job, msg.headers or {}, hosts=hosts, owner=owner)
         wanted = check(accepted, self._detector)
-        priority = wanted if asked.priority is None else asked.priority
+        priority = self._tools.roster().priority_for(owner, wanted if asked.priority is None else asked.priority)
         payload = encode(asked.job)
         headers = routing_headers(msg.headers or {})
         if asked.job_id is not None and (known := await self._lookup.known(job_id)) is not None:

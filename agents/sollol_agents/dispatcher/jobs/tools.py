@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sollol_agents.dispatcher.config import DispatcherConfig
@@ -17,6 +18,7 @@ from sollol_agents.dispatcher.jobs.states import States
 from sollol_agents.dispatcher.jobs.windows import Windows
 from sollol_agents.dispatcher.pace import Pace
 from sollol_bus.transport.connection import Bus
+from sollol_bus.trust.callers import Roster
 
 
 class JobTools(NamedTuple):
@@ -29,6 +31,8 @@ class JobTools(NamedTuple):
     config: DispatcherConfig
     pace: Pace
     instance: str
+    roster: Callable[[], Roster]
+    """Tells the callers, as they are known now."""
     rules: RetryRules
     rng: random.Random
     states: States

@@ -130,6 +130,11 @@ class RequestTable(Part):
         self._bus.serve(subjects.CANCEL, self._on_cancel)
         self._bus.serve(subjects.CANCEL, self._on_any_cancel, queue=subjects.DISPATCHERS)
 
+    @property
+    def roster(self) -> Roster:
+        """The callers, as they are known now."""
+        return self._roster
+
     def in_flight(self) -> Collection[str]:
         """Ids of the requests that are not answered yet."""
         return self._active.keys()
