@@ -155,6 +155,54 @@ async def test_a_database_of_the_first_version_learns_which_attempt_each_was(tmp
     assert (total.first_attempts, total.requests) == (2, 3)
 
 
+async def test_a_node_hides_no_outcome_of_another_by_speaking_of_its_attempt(store: Store, archive: Archive) -> None:
+    await store.write([decision_row("r", 1)])
+    true = outcome_row("r-1", at=2, status=OutcomeStatus.FAILED)
+    forged = outcome_row("r-1", at=3, node_id="n2", model="")
+    for order in ((true, forged), (forged, true)):
+        await store.write(order)
+        told = (await archive.why("r")).outcomes
+        assert [(one.node_id, one.status) for one in told] == [
+            ("n1", OutcomeStatus.FAILED),
+            ("n2", OutcomeStatus.SUCCESS),
+        ]
+        assert told[1].decision.model == "", "what was decided of the attempt of n1 explains nothing of another's"
+    assert await store.prune(before=2.5, max_outcomes=10, max_decisions=10, max_events=10) == 2
+    assert [one.node_id for one in (await archive.why("r")).outcomes] == ["n2"]
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+async def test_a_database_of_an_older_version_keeps_its_outcomes_one_for_each_node(
+    tmp_path: Path, version: int
+) -> None:
+    path = tmp_path / "recorder.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for script in MIGRATIONS[:version]:
+            connection.executescript(script)
+        row = outcome_row("r-1").columns
+        names = [name for _, name, *_ in connection.execute("PRAGMA table_info(outcomes)")]
+        values = {name: row[name] for name in names}
+        marks = ", ".join(f":{name}" for name in names)
+        connection.execute(f"INSERT INTO outcomes ({', '.join(names)}) VALUES ({marks})", values)
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.commit()
+    made = await open_store(path)
+    await made.write([outcome_row("r-1"), outcome_row("r-1", at=2, node_id="n2")])
+    await made.close()
+    archive = await open_archive(path)
+    told = (await archive.why("r")).outcomes
+    await archive.close()
+    assert [one.node_id for one in told] == ["n1", "n2"]
+    fresh = await open_store(tmp_path / "fresh.sqlite3")
+    await fresh.close()
+    assert schema_of(path) == schema_of(tmp_path / "fresh.sqlite3")
+
+
+def schema_of(path: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return [text for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql <> '' ORDER BY name")]
+
+
 async def test_reliability_is_told_per_node_and_per_model_with_the_last_hundred_times(
     store: Store, archive: Archive
 ) -> None:

@@ -168,8 +168,8 @@ class Archive:
             latest: list[tuple[float, bytes]] = []
             for which in ("verdict = 'success' AND code = ''", "verdict = 'failure'"):
                 rows = await self._connection.execute_fetchall(
-                    "SELECT recorded_at, body FROM outcomes WHERE attempt_id IN ("  # noqa: S608 both texts are ours
-                    "SELECT attempt_id FROM outcomes INDEXED BY outcomes_by_model "
+                    "SELECT recorded_at, body FROM outcomes WHERE (attempt_id, node_id) IN ("  # noqa: S608 both texts are ours
+                    "SELECT attempt_id, node_id FROM outcomes INDEXED BY outcomes_by_model "
                     f"WHERE node_id = ? AND model = ? AND {which} ORDER BY recorded_at DESC LIMIT ?)",
                     (node_id, model, share),
                 )
@@ -273,7 +273,7 @@ def _by_attempt(rows: Iterable[Any]) -> dict[str, Decision]:
 def _explained(outcome: Outcome, made: Mapping[str, Decision]) -> Outcome:
     """An outcome with all that was decided of its attempt, where that was heard."""
     decision = made.get(outcome.attempt_id)
-    if decision is None:
+    if decision is None or decision.node_id != outcome.node_id:
         return outcome
     return msgspec.structs.replace(outcome, decision=decision.with_rest_of(outcome.decision))
 

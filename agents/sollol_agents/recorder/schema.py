@@ -104,4 +104,43 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         recorded_at, mode, node_id, verdict, number, output_tokens, decode_s, latency_s, first_token_s
     );
     """,
+    """
+    CREATE TABLE outcomes_of_nodes (
+        attempt_id    TEXT NOT NULL,
+        rank          INTEGER NOT NULL,
+        recorded_at   REAL NOT NULL,
+        request_id    TEXT NOT NULL,
+        job_id        TEXT NOT NULL,
+        node_id       TEXT NOT NULL,
+        model         TEXT NOT NULL,
+        mode          TEXT NOT NULL,
+        verdict       TEXT NOT NULL,
+        code          TEXT NOT NULL,
+        latency_s     REAL,
+        actual_s      REAL,
+        predicted_s   REAL,
+        output_tokens INTEGER NOT NULL,
+        decode_s      REAL NOT NULL,
+        body          BLOB NOT NULL,
+        caller        TEXT NOT NULL DEFAULT '',
+        prompt_tokens INTEGER NOT NULL DEFAULT 0,
+        slot_s        REAL NOT NULL DEFAULT 0,
+        number        INTEGER NOT NULL DEFAULT 1,
+        first_token_s REAL,
+        PRIMARY KEY (attempt_id, node_id)  -- what one node says of an attempt never hides what another says
+    ) WITHOUT ROWID;
+    INSERT INTO outcomes_of_nodes SELECT
+        attempt_id, rank, recorded_at, request_id, job_id, node_id, model, mode, verdict, code, latency_s, actual_s,
+        predicted_s, output_tokens, decode_s, body, caller, prompt_tokens, slot_s, number, first_token_s
+    FROM outcomes;
+    DROP TABLE outcomes;
+    ALTER TABLE outcomes_of_nodes RENAME TO outcomes;
+    CREATE INDEX outcomes_by_time ON outcomes (
+        recorded_at, mode, node_id, verdict, number, output_tokens, decode_s, latency_s, first_token_s
+    );
+    CREATE INDEX outcomes_by_request ON outcomes (request_id);
+    CREATE INDEX outcomes_by_job ON outcomes (job_id) WHERE job_id <> '';
+    CREATE INDEX outcomes_by_model ON outcomes (node_id, model, verdict, code, recorded_at, actual_s, predicted_s);
+    CREATE INDEX outcomes_by_caller ON outcomes (caller, recorded_at) WHERE caller <> '';
+    """,
 )

@@ -29,12 +29,12 @@ _FREE_PAGES = 2000
 _LOG_PAGES = 8000  # 32 MiB: keys are random, so that a page is written to the file once for several lines,
 _CACHE_KIB = 32_000  # and many pages are wanted again and again; without both, a line takes a third more time
 
-_CHANGES = ", ".join(f"{name} = excluded.{name}" for name in OUTCOME_COLUMNS[1:])
+_CHANGES = ", ".join(f"{name} = excluded.{name}" for name in OUTCOME_COLUMNS if name not in ("attempt_id", "node_id"))
 _WRITE: Final = {
     Table.OUTCOMES: (
         f"INSERT INTO outcomes ({', '.join(OUTCOME_COLUMNS)}) "  # noqa: S608 names of our own columns
         f"VALUES ({', '.join(f':{name}' for name in OUTCOME_COLUMNS)}) "
-        f"ON CONFLICT (attempt_id) DO UPDATE SET {_CHANGES} "
+        f"ON CONFLICT (attempt_id, node_id) DO UPDATE SET {_CHANGES} "
         "WHERE (excluded.rank, excluded.recorded_at) >= (outcomes.rank, outcomes.recorded_at)"
     ),
     Table.DECISIONS: (
@@ -62,8 +62,8 @@ class _Pruning(NamedTuple):
 
 _PRUNE_OUTCOMES = _Pruning(
     "SELECT recorded_at FROM outcomes ORDER BY recorded_at DESC LIMIT 1 OFFSET ?",
-    "DELETE FROM outcomes WHERE attempt_id IN "
-    "(SELECT attempt_id FROM outcomes WHERE recorded_at <= ? ORDER BY recorded_at LIMIT ?)",
+    "DELETE FROM outcomes WHERE (attempt_id, node_id) IN "
+    "(SELECT attempt_id, node_id FROM outcomes WHERE recorded_at <= ? ORDER BY recorded_at LIMIT ?)",
     1,
 )
 _PRUNE_DECISIONS = _Pruning(
