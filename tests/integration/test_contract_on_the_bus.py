@@ -16,8 +16,8 @@ from tools.recorded_messages import record
 
 BUNDLE = Path(__file__).parents[2] / "schemas" / "json" / "sollol.json"
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-FOREIGN = {"EngineChunk", "AnswerPart", "JobResult", "JobReply", "JobCallback"}
-"""Messages with an engine's own words in them, which tell instants in its own form."""
+FOREIGN = {"EngineChunk", "AnswerPart", "JobResult", "JobReply", "JobCallback", "PubAck"}
+"""Messages with words of an engine or of the NATS server in them, which tell instants in their own form."""
 
 
 def instants(value: Any) -> Iterator[str]:
