@@ -40,6 +40,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A request with a higher priority gets this one."""
     requests_per_minute: Annotated[float, Meta(ge=0, description="0: no ceiling.")] = 0.0
     max_concurrent: Annotated[int, Meta(ge=0, description="Requests open at a time; 0: no ceiling.")] = 0
+    max_jobs: Annotated[int, Meta(ge=0, description="Jobs that wait or run; 0: no ceiling.")] = 0
     sees_all: bool = False
     """It is told of everybody's requests: an observer."""
     is_gone: bool = False

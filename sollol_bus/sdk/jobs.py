@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -62,6 +62,7 @@ __all__ = ["JobAnswer", "Jobs", "make_job", "priority_of"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Enter = Callable[[], Awaitable[None]]
 
 _ASK_S = 10.0
 _POLL_S = 2.0
@@ -76,10 +77,12 @@ class Jobs:
     Args:
         bus: The client's connection.
         owner: On whose behalf the control role asks; empty: on its own.
+        enter: Awaited before it stores a job itself, for want of a dispatcher; raises when the owner may have no more.
     """
 
-    def __init__(self, bus: Bus, owner: str = "") -> None:
+    def __init__(self, bus: Bus, owner: str = "", enter: Enter | None = None) -> None:
         self.bus = bus
+        self._enter = enter
         self.owner = owner or bus.caller
         """Whose jobs these are; empty: nobody's in particular."""
         self._headers = {CALLER: owner} if owner else None
@@ -92,9 +95,9 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
 
-    def of(self, owner: str) -> Jobs:
+    def of(self, owner: str, enter: Enter | None = None) -> Jobs:
         """The jobs of somebody else, for whom the control role asks; of nobody in particular without a name."""
-        return Jobs(self.bus, owner)
+        return Jobs(self.bus, owner, enter)
 
     def events(self, job_id: str = "*") -> str:
         """Where news of one job are told, or of all that may be seen."""
@@ -135,6 +138,8 @@ class Jobs:
         try:
             job_id = (await self._ask_job(subjects.JOB_ENQUEUE, asked, EnqueueReply)).job_id
         except NoResponders:  # no dispatcher now: the queue itself is durable, and whoever comes checks the job
+            if self._enter is not None:
+                await self._enter()
             number = DEFAULT_PRIORITY if asked.priority is None else asked.priority
             job = delayed(job, self.bus.clock.now_unix() + delay_s) if delay_s > 0 else job
             job_id = (await self.submit_many([(job_id, job)], priority=number))[0]

@@ -65,6 +65,22 @@ async def test_what_a_key_has_open_is_counted_over_all_gateways(tmp_path: Path) 
                 assert "scripts" in refused.json()["error"]
 
 
+async def test_a_key_may_have_so_many_jobs_that_wait_or_run(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, gateway=WITH_KEYS, nodes=0) as here:
+        key, secret = await KeyStore(here.gateway.bus).create("scripts", max_jobs=1)
+        await is_known(here, name_of_key(key.key_id), title="scripts", max_jobs=1)
+        theirs, job = {"x-api-key": secret}, {"body": {"model": "m", "prompt": "x"}}
+
+        async def is_served() -> bool:
+            return (await here.http.get("/api/version", headers=theirs)).status_code == 200
+
+        await eventually(is_served)
+        assert (await here.http.post("/api/jobs", json=job, headers=theirs)).status_code == 202
+        refused = await here.http.post("/api/jobs", json=job, headers=theirs)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
+        assert "(scripts) may have 1 jobs" in refused.text
+
+
 async def test_a_client_of_the_bus_has_ceilings_as_a_key_has(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path) as here:
         await StandingStore(here.client.bus).change(named("laptop", max_priority=3, requests_per_minute=1))

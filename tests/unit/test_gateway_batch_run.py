@@ -160,7 +160,16 @@ def resources_with(batches: _Batches, jobs: _Jobs, contents: _Contents) -> Batch
         limits=Limits(requests=10, line_bytes=1000, keep_s=100.0),
         now_s=lambda: 100,
         new_id=lambda prefix: f"{prefix}-x",
+        most_jobs=lambda _: 0,
     )
+
+
+@pytest.mark.parametrize(("most", "ahead"), [(0, 512), (3, 3), (10_000, 512)])
+def test_a_batch_keeps_no_more_jobs_ahead_than_its_owner_may_have(most: int, ahead: int) -> None:
+    batches = _Batches(batch(), BatchState.IN_PROGRESS)
+    resources = resources_with(batches, _Jobs(), _Contents())
+    resources.most_jobs = lambda _: most
+    assert BatchRun(resources, batches.standing, batches.revision)._jobs._ahead == ahead
 
 
 def at_work(batches: _Batches, jobs: _Jobs) -> BatchRun:

@@ -28,6 +28,7 @@ from sollol_bus.actor import Actor, ActorState
 from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
+from sollol_bus.trust.job_room import JobRoom
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +67,9 @@ class Gateway(Actor[GatewayConfig]):
         """Listens."""
         await self.own(ServerTime(self.bus, self.spawn))
         config, client = self.config, await self.own(Client(self.bus))
-        metrics, resources, fleet = Metrics(), resources_of(client, config), Fleet(client)
+        access = await self.own(Access(self.bus, config, self.spawn))
+        room = JobRoom(self.bus, lambda: access.roster)
+        metrics, resources, fleet = Metrics(), resources_of(client, config, room.most), Fleet(client)
         self._inference = Inference(
             self.bus, config, self._limits, metrics, spawn=self.spawn, on_end=self.drain_progress
         )
@@ -78,14 +81,14 @@ class Gateway(Actor[GatewayConfig]):
             AccountPages(fleet),
             Management(config, self.bus, fleet),
             self._operations,
-            JobPages(client.jobs),
+            JobPages(client.jobs, room),
             BatchPages(config, resources),
         )
         application = Application(
             config,
             self.bus,
             limits=self._limits,
-            access=await self.own(Access(self.bus, config, self.spawn)),
+            access=access,
             inference=self._inference,
             metrics=metrics,
             hops=Hops(self.bus, self.instance),

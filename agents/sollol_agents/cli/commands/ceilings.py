@@ -13,9 +13,10 @@ TeamFlag = Annotated[str | None, Parameter(help="Its team; who is in none is a t
 PriorityFlag = Annotated[str | None, Parameter(help="Highest priority of its requests, 0 to 10 or a name.")]
 PerMinuteFlag = Annotated[float | None, Parameter(help="Requests per minute; 0: no ceiling.")]
 ConcurrentFlag = Annotated[int | None, Parameter(help="Requests open at a time; 0: no ceiling.")]
+JobsFlag = Annotated[int | None, Parameter(help="Jobs that wait or run; 0: no ceiling.")]
 SeesAllFlag = Annotated[bool | None, Parameter(help="Told of everybody's requests by `why`, `recent` and `usage`.")]
 
-HEADINGS: Final = ("TEAM", "MAX PRIORITY", "PER MINUTE", "CONCURRENT")
+HEADINGS: Final = ("TEAM", "MAX PRIORITY", "PER MINUTE", "CONCURRENT", "JOBS")
 
 
 def given(
@@ -23,6 +24,7 @@ def given(
     max_priority: str | None,
     per_minute: float | None,
     concurrent: int | None,
+    jobs: int | None,
     *,
     sees_all: bool | None = None,
 ) -> dict[str, object]:
@@ -33,6 +35,7 @@ def given(
         "max_priority": None if highest is None else int(highest) if str(highest).isdigit() else -1,
         "requests_per_minute": per_minute,
         "max_concurrent": concurrent,
+        "max_jobs": jobs,
         "sees_all": sees_all,
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -45,4 +48,5 @@ def columns(team: str, standing: Standing) -> tuple[str, ...]:
         str(standing.max_priority),
         f"{standing.requests_per_minute:g}" if standing.requests_per_minute else "-",
         str(standing.max_concurrent or "-"),
+        str(standing.max_jobs or "-"),
     )

@@ -18,6 +18,7 @@ from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.ceilings import (
     HEADINGS,
     ConcurrentFlag,
+    JobsFlag,
     PerMinuteFlag,
     PriorityFlag,
     SeesAllFlag,
@@ -159,6 +160,7 @@ def limit(
     max_priority: PriorityFlag = None,
     per_minute: PerMinuteFlag = None,
     concurrent: ConcurrentFlag = None,
+    jobs: JobsFlag = None,
     sees_all: SeesAllFlag = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:
@@ -170,7 +172,7 @@ def limit(
     log_lines.set_up(log)
     if not is_bus_id(name):
         raise ConfigError(f"{name!r} is no name of a caller")
-    changes = given(team, max_priority, per_minute, concurrent, sees_all=sees_all)
+    changes = given(team, max_priority, per_minute, concurrent, jobs, sees_all=sees_all)
 
     async def main() -> int:
         async with running.connected(bus) as client:
@@ -242,6 +244,7 @@ def invite(
     max_priority: PriorityFlag = None,
     per_minute: PerMinuteFlag = None,
     concurrent: ConcurrentFlag = None,
+    jobs: JobsFlag = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:
     """Prints the one command with which a machine joins; it is valid for an hour, and once.
@@ -251,7 +254,7 @@ def invite(
     Example:
         sollol invite node desk
     """
-    standing = given(team, max_priority, per_minute, concurrent)
+    standing = given(team, max_priority, per_minute, concurrent, jobs)
     is_asking = role in ("client", "observer")
     if standing and not is_asking:
         raise ConfigError(f"a {role} has no team and no ceilings: it asks for nothing, or is an operator")

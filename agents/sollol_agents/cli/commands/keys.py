@@ -12,6 +12,7 @@ from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.ceilings import (
     HEADINGS,
     ConcurrentFlag,
+    JobsFlag,
     PerMinuteFlag,
     PriorityFlag,
     TeamFlag,
@@ -28,7 +29,7 @@ from sollol_schemas.callers import name_of_key
 from sollol_schemas.inboxes import CONTROL_INBOX_PREFIX
 from sollol_schemas.keys import ApiKey
 
-_OF_STANDING: Final = ("max_priority", "requests_per_minute", "max_concurrent")
+_OF_STANDING: Final = ("max_priority", "requests_per_minute", "max_concurrent", "max_jobs")
 
 keys: Final = App(name="keys", help="Make, list or revoke API keys of the gateways.")
 
@@ -47,10 +48,11 @@ def create(
     max_priority: PriorityFlag = None,
     per_minute: PerMinuteFlag = None,
     concurrent: ConcurrentFlag = None,
+    jobs: JobsFlag = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:
     """Makes a key and prints it; it is kept nowhere, so that it cannot be shown again."""
-    standing = given(team, max_priority, per_minute, concurrent)
+    standing = given(team, max_priority, per_minute, concurrent, jobs)
 
     async def make(store: KeyStore) -> tuple[ApiKey, str]:
         return await store.create(name, is_admin=admin, **standing)

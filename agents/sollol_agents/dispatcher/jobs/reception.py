@@ -12,11 +12,13 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from sollol_bus.errors import BusError, NotConnected, PayloadTooLarge
+from sollol_bus.errors import BusError, NotConnected, PayloadTooLarge, QueueFull
 from sollol_bus.jetstream.api import ack_of, refusal
+from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg
 from sollol_bus.trust.callers import Roster
+from sollol_bus.trust.job_room import JobRoom
 from sollol_schemas import headers as h
 from sollol_schemas import owners, subjects
 from sollol_schemas.ids import is_request_id
@@ -34,6 +36,7 @@ _CONDITIONS: Final = frozenset(
 _TO_JETSTREAM: Final = "nats-"
 _BAD_REQUEST: Final = 10003
 _TOO_LARGE: Final = 10054
+_TOO_MANY: Final = 10077
 _ACK_S: Final = 10.0
 
 
@@ -54,16 +57,38 @@ class Reception:
     Args:
         bus: The dispatcher's connection.
         roster: Tells the callers, as they are known now.
+        room: How many jobs each may have.
+        spawn: Runs a coroutine as a task of the dispatcher.
     """
 
-    def __init__(self, bus: Bus, roster: Callable[[], Roster]) -> None:
+    def __init__(self, bus: Bus, roster: Callable[[], Roster], room: JobRoom, spawn: Spawn) -> None:
         self._bus = bus
         self._roster = roster
+        self._room = room
+        self._spawn = spawn
 
     def on_job(self, msg: Msg) -> None:
         """Stores a job; its ack goes to whoever published it, who has proved that the inbox is its own."""
         if msg.reply and not is_client_inbox(msg.reply):
             return
+        owner = owners.caller_of(msg.headers)
+        if self._room.most(owner):
+            self._spawn(self._store_if_room(msg, owner), name="job.enter")
+        else:
+            self._store(msg)
+
+    async def _store_if_room(self, msg: Msg, owner: str) -> None:
+        """A repeat is refused like any other: the ceiling is looked at before the job is."""
+        try:
+            await self._room.enter(owner)
+        except QueueFull as error:
+            self._refuse(msg, _TOO_MANY, error.message)
+        except BusError as error:
+            log.info("a job was not stored: %s", error, extra={"action": "job_uncounted", "caller": owner})
+        else:
+            self._store(msg)
+
+    def _store(self, msg: Msg) -> None:
         try:
             job = to_store(msg.subject, msg.headers or {}, self._roster())
             if msg.reply:

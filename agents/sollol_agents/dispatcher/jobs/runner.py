@@ -38,6 +38,7 @@ from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decoded, encode
 from sollol_bus.trust.callers import Roster
+from sollol_bus.trust.job_room import JobRoom
 from sollol_schemas import inboxes, owners, stores, subjects
 from sollol_schemas.jobs import JobNews, JobsReturned
 
@@ -78,7 +79,8 @@ class JobRunner(Part):
         spawn: Spawn,
         on_settled: Callable[[], None],
     ) -> None:
-        self.reception = Reception(bus, roster)
+        self._room = JobRoom(bus, roster)
+        self.reception = Reception(bus, roster, self._room, self._spawn_guarded)
         """Stores what members publish."""
         self.settled = 0
         """Jobs that were settled here since the start."""
@@ -167,6 +169,7 @@ class JobRunner(Part):
             pace=pace,
             instance=self._instance,
             roster=self._roster,
+            room=self._room,
             rules=RetryRules(
                 max_tries=config.job_max_tries, first_s=pace.job_retry_first_s, max_s=pace.job_retry_max_s
             ),

@@ -12,7 +12,7 @@ from sollol_agents.dispatcher.jobs.records import stored_status
 from sollol_agents.dispatcher.jobs.states import Overtaken
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_agents.requests.detector import Detector
-from sollol_bus.errors import NoResponders
+from sollol_bus.errors import NoResponders, QueueFull
 from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
 from sollol_bus.sdk.job_making import body_hash
 from sollol_bus.transport.messages import Msg, decode, encode
@@ -54,6 +54,7 @@ class Submission:
         if asked.job_id is not None and (known := await self._lookup.known(job_id)) is not None:
             self._bus.respond(msg, _duplicate(said, known, payload))
             return
+        await self._enter(msg)
         now = self._bus.clock.now_unix()
         due = max(accepted.due_unix_s, now + asked.delay_s)
         if due > now:
@@ -78,6 +79,7 @@ class Submission:
             if status is None:
                 raise unknown(said)
             raise Refused(ErrorCode.CONFLICT, f"job {said} is {status.state}; only dead or failed jobs run again")
+        await self._enter(msg)
         letter, ended = found
         run = max(ended.run, status.run if status is not None else 0) + 1
         seq = await self._store(letter.data, routing_headers(letter.headers), job_id, ended.priority, run)
@@ -95,6 +97,17 @@ class Submission:
             )
             await self._tell_queued(fresh, revision)
         self._bus.respond(msg, EnqueueReply(job_id=said, is_duplicate=not seq))
+
+    async def _enter(self, msg: Msg) -> None:
+        """Counts a job in for whoever submits it.
+
+        Raises:
+            Refused: It may have no more now.
+        """
+        try:
+            await self._tools.room.enter(owners.caller_of(msg.headers))
+        except QueueFull as error:
+            raise Refused(error.body.code, error.message, **error.body.details) from error
 
     async def _tell_queued(self, fresh: JobStatus, revision: int) -> None:
         """From now on it waits, whatever it was; a dispatcher that took it up already has said so."""

@@ -19,6 +19,7 @@ from sollol_agents.dispatcher.jobs.windows import Windows
 from sollol_agents.dispatcher.pace import Pace
 from sollol_bus.transport.connection import Bus
 from sollol_bus.trust.callers import Roster
+from sollol_bus.trust.job_room import JobRoom
 
 
 class JobTools(NamedTuple):
@@ -33,6 +34,8 @@ class JobTools(NamedTuple):
     instance: str
     roster: Callable[[], Roster]
     """Tells the callers, as they are known now."""
+    room: JobRoom
+    """How many jobs each of them may have."""
     rules: RetryRules
     rng: random.Random
     states: States

@@ -38,6 +38,7 @@ class BatchResources:
         limits: What a batch may be.
         now_s: Seconds since 1970.
         new_id: A new id with a prefix.
+        most_jobs: How many jobs of a caller may wait or run; 0: no ceiling.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class BatchResources:
         limits: Limits,
         now_s: Callable[[], int],
         new_id: Callable[[str], str],
+        most_jobs: Callable[[str], int],
     ) -> None:
         self._bus = bus
         self._preparing = asyncio.Lock()
@@ -62,6 +64,7 @@ class BatchResources:
         self.limits = limits
         self.now_s = now_s
         self.new_id = new_id
+        self.most_jobs = most_jobs
 
     async def prepare(self) -> None:
         """Makes the streams that are missing; once.
@@ -96,8 +99,8 @@ class BatchResources:
         return record
 
 
-def resources_of(client: Client, config: GatewayConfig) -> BatchResources:
-    """The resources of a gateway."""
+def resources_of(client: Client, config: GatewayConfig, most_jobs: Callable[[str], int]) -> BatchResources:
+    """The resources of a gateway, which knows how many jobs of a caller may wait or run."""
     bus = client.bus
     return BatchResources(
         bus,
@@ -112,4 +115,5 @@ def resources_of(client: Client, config: GatewayConfig) -> BatchResources:
         ),
         now_s=lambda: int(bus.clock.now_unix()),
         new_id=lambda prefix: f"{prefix}-{secrets.token_hex(12)}",
+        most_jobs=most_jobs,
     )

@@ -42,7 +42,8 @@ class BatchRun:
     def __init__(self, resources: BatchResources, record: BatchRecord, revision: int) -> None:
         self._resources = resources
         jobs = resources.jobs.of(record.jobs_owner)
-        self._jobs = Batch(jobs, record.batch_id, priority=record.priority, ahead=_AHEAD)
+        ahead = min(_AHEAD, resources.most_jobs(record.jobs_owner) or _AHEAD)
+        self._jobs = Batch(jobs, record.batch_id, priority=record.priority, ahead=ahead)
         self._held = HeldRecord(resources, record, revision, self._jobs.stop)
         if self._held.is_cancelled:
             self._jobs.stop()

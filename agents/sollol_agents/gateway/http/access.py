@@ -77,6 +77,11 @@ class Access(Part):
         """By the digest of their secrets."""
         self._roster = Roster()
 
+    @property
+    def roster(self) -> Roster:
+        """The callers, as they are known now."""
+        return self._roster
+
     async def start(self) -> None:
         """Reads the keys and listens for changes.
 

@@ -5,6 +5,7 @@ Whoever has a key sees the jobs alone that belong to it. An administrator sees a
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ from sollol_agents.requests.paths import is_closed
 from sollol_bus.errors import BadRequest, Conflict, QueueFull, RequestTimedOut, SollolError, error_from
 from sollol_bus.sdk.job_making import checked_id, make_job, priority_of
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
+from sollol_bus.trust.job_room import JobRoom
 from sollol_schemas.callers import name_of_key
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -54,10 +56,16 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class JobPages:
-    """The handlers."""
+    """The handlers.
 
-    def __init__(self, jobs: Jobs) -> None:
+    Args:
+        jobs: Durable jobs.
+        room: How many each key may have.
+    """
+
+    def __init__(self, jobs: Jobs, room: JobRoom) -> None:
         self._jobs = jobs
+        self._room = room
         self._waits = 0
 
     def routes(self) -> list[Route]:
@@ -144,7 +152,10 @@ class JobPages:
 
     def _of(self, guest: Guest) -> Jobs:
         """The jobs that a guest may see."""
-        return self._jobs if guest.is_admin else self._jobs.of(name_of_key(guest.owner))
+        if guest.is_admin:
+            return self._jobs
+        name = name_of_key(guest.owner)
+        return self._jobs.of(name, partial(self._room.enter, name))
 
     async def _asked(self, request: Request) -> tuple[Jobs, str]:
         """The job that a guest asks about, and among whose jobs it is.
