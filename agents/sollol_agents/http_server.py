@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import httptools
@@ -224,6 +225,7 @@ class HttpServer(Part):
         limits: What a client may do.
         connections_max: Connections beyond which requests get 503; None: as many as there can be files.
         listening: A socket that listens already; it is taken over.
+        certificate: Files of a certificate and its key, with which it speaks HTTPS; None: it speaks HTTP.
         is_whole: Whether the application has a life of its own and sockets beside requests.
     """
 
@@ -238,6 +240,7 @@ class HttpServer(Part):
         limits: ClientLimits = USUAL_LIMITS,
         connections_max: int | None = None,
         listening: socket.socket | None = None,
+        certificate: tuple[Path, Path] | None = None,
         is_whole: bool = False,
     ) -> None:
         self._address = host, port
@@ -257,8 +260,14 @@ class HttpServer(Part):
             server_header=False,
             timeout_keep_alive=int(max(1, limits.idle_timeout_s)),
             limit_concurrency=connections_max,
+            ssl_certfile=certificate and str(certificate[0]),
+            ssl_keyfile=certificate and str(certificate[1]),
         )
-        config.load()
+        try:
+            config.load()
+        except OSError as error:  # ssl.SSLError among them
+            raise ConfigError(f"the certificate or its key cannot be used: {error}") from error
+        self._is_encrypted = certificate is not None
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
         self._socket = listening
@@ -295,7 +304,7 @@ class HttpServer(Part):
             await self._server.startup(sockets=[self._socket])
         except SystemExit as error:  # uvicorn's way to say that the application's own start failed
             raise ConfigError("what is to be served does not start; the log says why") from error
-        self.url = url_of(self._socket)
+        self.url = url_of(self._socket, is_encrypted=self._is_encrypted)
 
     def _tick(self) -> None:
         """Renews the Date header once a second."""

@@ -29,7 +29,8 @@ def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     return made
 
 
-def url_of(listening: socket.socket) -> str:
+def url_of(listening: socket.socket, *, is_encrypted: bool = False) -> str:
     """The address that a client uses."""
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if is_encrypted else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

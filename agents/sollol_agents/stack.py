@@ -76,6 +76,7 @@ class LocalStack(Part):
         metrics: Whether and where to serve metrics of everything in here.
         tracer: Who traces requests; it is not closed with the stack. None: nobody.
         before_start: Called with each actor before it starts.
+        certificate: Files of a certificate and its key, with which the gateway speaks HTTPS.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class LocalStack(Part):
         metrics: MetricsConfig | None = None,
         tracer: Tracer | None = None,
         before_start: Callable[[Actor[Any]], None] = lambda _: None,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
         self._port = port
         self._store_dir = Path(store_dir) if store_dir is not None else None
@@ -109,6 +111,7 @@ class LocalStack(Part):
         self._metrics: MetricsServer | None = None
         self._tracer = tracer
         self._before_start = before_start
+        self._certificate = certificate
         self._actors: list[Actor[Any]] = []
         self._floor = AsyncExitStack()
         self._failure: asyncio.Future[BaseException] | None = None
@@ -275,7 +278,8 @@ class LocalStack(Part):
         bus = self._named(name, prefix)
         if isinstance(config, NodeConfig):
             bus = self._of_node(node_id_of(config))
-        actor: Actor[Any] = getattr(importlib.import_module(module), kind)(config, bus)
+        more = {"certificate": self._certificate} if name == "gateway" else {}
+        actor: Actor[Any] = getattr(importlib.import_module(module), kind)(config, bus, **more)
         actor.meter = self._metrics.meter if self._metrics is not None else None
         actor.tracer = self._tracer
         self._before_start(actor)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from sollol_agents.lab.testing.processes import Done, ProcessFleet, sollol
@@ -131,6 +133,30 @@ def token_port(token: str) -> int:
     from sollol_bus.trust.tokens import read
 
     return int(read(token).addresses[0].rpartition(":")[2])
+
+
+async def test_a_gateway_that_others_reach_speaks_https_with_the_fleets_certificate(
+    fleet: ProcessFleet, tmp_path: Path
+) -> None:
+    first, port = Machine(tmp_path / "first"), free_port()
+    await first.told("fleet", "init", "--host", "127.0.0.1", "--port", str(port), "--no-start")
+    reached = {"SOLLOL_GATEWAY_HOST": "0.0.0.0", "SOLLOL_GATEWAY_REQUIRE_KEY": "true"}
+    up = await fleet.sollol("up", "--http-port", "0", "--no-dashboard", "--no-local-node", **first.environ, **reached)
+    scheme, _, address = up.served["http"].partition("://")
+    assert scheme == "https"
+    url = f"https://localhost:{address.rpartition(':')[2]}"
+    ca = ssl.create_default_context(cafile=str(first.settings.parent / "fleet" / "ca.pem"))
+    key = (await first.told("keys", "create", "laptop")).split()
+    secret = next(word for word in key if word.startswith("sk-sollol-"))
+    async with httpx.AsyncClient(base_url=url, verify=ca) as http:
+        assert (await http.get("/api/tags")).status_code == 401
+        told = await http.get("/api/tags", headers={"authorization": f"Bearer {secret}"})
+        assert told.json() == {"models": []}
+    async with httpx.AsyncClient() as stranger:
+        with pytest.raises(httpx.ConnectError):
+            await stranger.get(f"{url}/api/tags")
+        with pytest.raises(httpx.RemoteProtocolError):
+            await stranger.get(f"{url.replace('https', 'http')}/api/tags")
 
 
 async def test_a_server_of_ones_own_knows_the_fleet_too(fleet: ProcessFleet, tmp_path: Path) -> None:

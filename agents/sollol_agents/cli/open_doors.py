@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import Parameter
@@ -39,6 +40,11 @@ def refuse_open(what: str, host: str, remedy: str, *, is_open: bool) -> None:
         f"{what} would listen on {host} and let whoever reaches this machine in: "
         f"{remedy}, or say --open if that is meant"
     )
+
+
+def certificate_for(host: str, certificate: tuple[Path, Path] | None, *, is_open: bool) -> tuple[Path, Path] | None:
+    """What a gateway encrypts with: the fleet's certificate wherever others than this machine reach it."""
+    return None if is_open or is_loopback(host) else certificate
 
 
 def is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import ClassVar
 
 import msgspec
@@ -49,14 +50,23 @@ class Gateway(Actor[GatewayConfig]):
         config: Settings.
         bus_config: How to reach the bus.
         limits: What clients may do.
+        certificate: Files of a certificate and its key, with which it speaks HTTPS; None: it speaks HTTP.
     """
 
     name: ClassVar[str] = "gateway"
 
-    def __init__(self, config: GatewayConfig, bus_config: BusConfig, limits: ClientLimits = USUAL_LIMITS) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        bus_config: BusConfig,
+        limits: ClientLimits = USUAL_LIMITS,
+        *,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
         super().__init__(config, bus_config)
         self._limits = limits
         self.drain_timeout_s = config.drain_timeout_s
+        self._certificate = certificate
 
     @property
     def url(self) -> str:
@@ -102,6 +112,7 @@ class Gateway(Actor[GatewayConfig]):
                 remedy="Choose another with --port (`sollol up`: --http-port)",
                 reuse_port=config.reuse_port,
                 limits=self._limits,
+                certificate=self._certificate,
             )
         )
         self._workers = await self.own(

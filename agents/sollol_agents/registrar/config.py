@@ -23,6 +23,11 @@ class RegistrarConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         folder = Path(creds_file).expanduser().parent if creds_file else None
         return cls(folder=str(folder)) if folder is not None and (folder / AUTHORITY).exists() else cls()
 
+    @property
+    def certificate(self) -> tuple[Path, Path] | None:
+        """The server's certificate and its key, on the machine where the fleet was made."""
+        return (self.file(SERVER_CERTIFICATE), self.file(SERVER_KEY)) if self.folder else None
+
     def file(self, name: str) -> Path:
         """A file of the fleet."""
         return Path(self.folder) / name

@@ -15,7 +15,7 @@ import msgspec
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.lazy_dashboard import LISTEN_FD
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.open_doors import KEYS, OpenFlag, refuse_open
+from sollol_agents.cli.open_doors import KEYS, OpenFlag, certificate_for, refuse_open
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.sections import section
@@ -117,7 +117,9 @@ def gateway(
     if not config.require_key:
         refuse_open("the gateway", config.host, KEYS, is_open=open_)
     bus = msgspec.structs.replace(bus, name="gateway", inbox_prefix=CLIENT_INBOX_PREFIX)
-    return _run("sollol_agents.gateway.actor:Gateway", config, bus, "gateway", (metrics, tracing))
+    fleets = RegistrarConfig.beside(bus.creds_file).certificate
+    more = {"certificate": certificate_for(config.host, fleets, is_open=open_)}
+    return _run("sollol_agents.gateway.actor:Gateway", config, bus, "gateway", (metrics, tracing), more=more)
 
 
 @of_commands.for_actors(config=section("dashboard", DashboardConfig))
@@ -135,7 +137,9 @@ def _control(bus: BusConfig, name: str) -> BusConfig:
     return msgspec.structs.replace(bus, name=name, inbox_prefix=CONTROL_INBOX_PREFIX)
 
 
-def _run(path: str, config: msgspec.Struct, bus: BusConfig, title: str, seen: _Seen) -> int:
+def _run(
+    path: str, config: msgspec.Struct, bus: BusConfig, title: str, seen: _Seen, *, more: dict[str, Any] | None = None
+) -> int:
     metrics, tracing = seen
     module, _, name = path.partition(":")
     kind: type[Actor[Any]] = getattr(importlib.import_module(module), name)
@@ -143,7 +147,7 @@ def _run(path: str, config: msgspec.Struct, bus: BusConfig, title: str, seen: _S
     async def main(signals: asyncio.Queue[int]) -> int:
         if not await running.server_there(bus, signals):
             return exit_codes.OK
-        actor = kind(config, bus)
+        actor = kind(config, bus, **(more or {}))
         actor.tracer = tracer
         async with _metered(metrics, actor) as url:
             return await run_actor(actor, title, signals, metrics_url=url)

@@ -16,7 +16,7 @@ from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.lazy_dashboard import LazyDashboard
 from sollol_agents.cli.commands.local_ollama import LocalOllama
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.open_doors import KEYS, OpenFlag, refuse_open
+from sollol_agents.cli.open_doors import KEYS, OpenFlag, certificate_for, refuse_open
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
@@ -122,6 +122,7 @@ def up(
         registrar=registrar,
         metrics=metrics,
         tracer=tracer,
+        certificate=certificate_for(gateway.host, registrar.certificate, is_open=open_),
     )
     dashboard = msgspec.structs.replace(dashboard, port=up.dashboard_port)
     page = LazyDashboard(dashboard, base / "dashboard.log") if up.dashboard else None
