@@ -120,7 +120,7 @@ async def test_a_body_just_under_the_servers_limit_is_answered_one_way_or_the_ot
 
 
 @pytest.mark.parametrize(
-    "reply", ["sollol.v1.cancel", "_INBOX_ctl.x", "$JS.API.STREAM.DELETE.SOLLOL_EVENTS", "_INBOX_attic.1"]
+    "reply", ["sollol.v1.cancel", "_INBOX_ctl.x", "$JS.API.STREAM.DELETE.SOLLOL_EVENTS", "_INBOX_node.attic.1"]
 )
 async def test_a_reply_subject_outside_the_callers_space_is_not_used(bus: Bus, reply: str) -> None:
     heard: list[Msg] = []

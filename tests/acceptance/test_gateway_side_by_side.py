@@ -127,7 +127,7 @@ def streamed_and_whole(path: str, **body: Any) -> list[Call]:
 
 
 EXACT = [
-    *(Call(method, path) for path in ("/", "/api/version", "/api/status") for method in ("GET", "HEAD")),
+    *(Call(method, path) for path in ("/", "/api/status") for method in ("GET", "HEAD")),
     Call("GET", "/api/nothing"),
     Call("POST", "/api/nothing", {}),
     Call("POST", "/v1/systemone", {"model": MODEL, "input": "x"}),
@@ -185,6 +185,12 @@ def test_an_ollama_and_the_gateway_say_the_same(emulated: Pair, call: Call) -> N
     assert masked(ours.content) == masked(own.content)
     if own.headers.get("content-length") and call.method == "HEAD":
         assert ours.headers["content-length"] == own.headers["content-length"]
+
+
+def test_the_version_differs_by_what_an_emulated_engine_says_of_itself_alone(emulated: Pair) -> None:
+    own, ours = emulated.both(Call("GET", "/api/version"))
+    assert_same_head(ours, own)
+    assert json.loads(own.content) == {"emulated": True, **json.loads(ours.content)}
 
 
 @pytest.mark.parametrize("path", ["/api/tags", "/api/ps", "/v1/models", "/v1/models/countdown:latest"])
