@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final
 
-from sollol_agents.lab.conformance import answering, controlling, ending, joining
+from sollol_agents.lab.conformance import answering, controlling, joining, speaking
 from sollol_agents.lab.conformance.findings import BrokenRule, Finding, Kept, NotTried
 from sollol_agents.lab.conformance.fleet import PlayedFleet
 from sollol_agents.lab.conformance.rule import Rule
@@ -13,7 +13,7 @@ from sollol_agents.lab.conformance.rule import Rule
 RULES: Final[tuple[Rule, ...]] = (
     *joining.FIRST,
     *answering.RULES,
-    *ending.RULES,
+    *speaking.RULES,
     *controlling.RULES,
     *joining.LAST,
     *controlling.LAST,
