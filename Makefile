@@ -93,7 +93,7 @@ wheel-test: $(INSTALLED) ## Unit and conformance tests on the built wheel, away 
 	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WHEEL_DIR)/dist/*.whl
 	mkdir -p $(WHEEL_DIR)/away
 	cp -R tests pyproject.toml $(WHEEL_DIR)/away/
-	cd $(WHEEL_DIR)/away && ../venv/bin/python -P -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/conformance
+	cd $(WHEEL_DIR)/away && SOLLOL_TEST_PROFILE=glance ../venv/bin/python -P -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/conformance
 
 # What .venv has was tested; so an upgrade is: rm -rf .venv; make test lock.
 .PHONY: lock

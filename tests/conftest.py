@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, settings
 
 # how long an example takes says how busy the machine is
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")
+settings.register_profile("glance", settings.get_profile("busy"), max_examples=10)  # where all was tried before
+settings.load_profile(os.environ.get("SOLLOL_TEST_PROFILE", "busy"))
 
 
 def pytest_asyncio_loop_factories(
