@@ -10,6 +10,8 @@ PYTHON ?= $(shell for name in python3.12 python3.13 python3.11 python3 python; d
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+# Whatever fails beside other tests has a second try alone, and is named.
+PYTEST := $(PY) -m tools.second_try $(PY) -m pytest -q
 WHEEL_DIR := build/wheel-test
 JS_CLIENTS := tests/acceptance/javascript
 JS_GENERATORS := tests/acceptance/generators
@@ -64,15 +66,15 @@ check: $(INSTALLED) ## Style, types, layers, circles of files and lengths.
 
 .PHONY: unit
 unit: $(INSTALLED) ## Fast tests without a network.
-	$(PY) -m pytest -q $(UNIT_WORKERS) tests/unit
+	$(PYTEST) $(UNIT_WORKERS) tests/unit
 
 .PHONY: integration
 integration: $(INSTALLED) ## Tests against a real nats-server and real engines.
-	$(PY) -m pytest -q $(SIDE_BY_SIDE) tests/integration tests/conformance
+	$(PYTEST) $(SIDE_BY_SIDE) tests/integration tests/conformance
 
 .PHONY: acceptance
 acceptance: install ## Real processes, started as a user would and killed while they work.
-	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m "not chaos" $(ACCEPTANCE)
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not chaos" $(ACCEPTANCE)
 
 .PHONY: chaos
 chaos: $(INSTALLED) ## Jobs, streams and calls while processes are killed and stopped and links cut, a minute; SOLLOL_CHAOS_S.

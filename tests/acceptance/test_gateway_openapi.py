@@ -26,6 +26,7 @@ LEFT_OUT = [
 EXAMPLES = 5
 
 
+pytest_plugins = ["schemathesis.pytest.plugin"]  # for these tests alone: its import is slow
 api = schemathesis.openapi.from_dict(document())
 
 

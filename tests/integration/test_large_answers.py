@@ -78,7 +78,8 @@ async def test_an_answer_that_nobody_could_put_together_is_the_requests_fault_an
         assert (answer.status_code, "ask for less" in answer.text) == (413, True)
         await eventually(lambda: bool(system.outcomes))
         (outcome,) = system.outcomes
-        assert outcome.status in {OutcomeStatus.CLIENT_ERROR, OutcomeStatus.CANCELLED}
+        # Success, too: a node may have said everything before it hears that nobody can use it.
+        assert outcome.status not in {OutcomeStatus.FAILED, OutcomeStatus.PRESUMED_LOST}
         if path == "/api/embed":
             with pytest.raises(SollolError) as caught:
                 await system.client.embed(MODEL, body["input"])
