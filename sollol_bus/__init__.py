@@ -34,6 +34,7 @@ from sollol_bus.errors import (
 )
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.sdk.batch import Batch, BatchProgress
+from sollol_bus.sdk.batches import Batches
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import JobAnswer, Jobs, make_job
@@ -44,6 +45,7 @@ from sollol_bus.transport.mux import ReplyInbox
 from sollol_bus.transport.streaming import ReplyStream, request_many
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.version import VERSION
+from sollol_schemas.batch_progress import BatchStage, BatchView
 from sollol_schemas.jobs import Job, JobState
 from sollol_schemas.routing import Routing, RoutingMode
 
@@ -62,6 +64,9 @@ __all__ = [
     "BadRequest",
     "Batch",
     "BatchProgress",
+    "BatchStage",
+    "BatchView",
+    "Batches",
     "Bus",
     "BusConfig",
     "BusError",

@@ -20,6 +20,7 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import FaultKind
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_bus.errors import SollolError
+from sollol_bus.sdk.batches import Batches
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.job_making import make_job
 from sollol_bus.transport.connection import Bus
@@ -27,6 +28,7 @@ from sollol_bus.transport.messages import Msg, encode
 from sollol_contract import wire
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
+from sollol_schemas.batch_progress import BatchTell
 from sollol_schemas.control import StateQuestion
 from sollol_schemas.execution import CancelRequest
 from sollol_schemas.jobs import Job
@@ -222,6 +224,10 @@ async def _work(system: EmulatedSystem) -> None:
     await jobs.wait(first, timeout_s=20)
     await jobs.submit_many([("many-1", _job("count down from 3"))], priority=2)
     await jobs.end("many-1", timeout_s=20)
+    batches = Batches(jobs)
+    await batches.tell(BatchTell(batch_id="many", total=2, submitted=2, begins=True, requests="two.jsonl"))
+    await batches.latest()
+    await batches.cancel("many")
     await jobs.get(first)
     later = await jobs.submit(_job("count down from 3"), delay_s=600)
     soon = await jobs.submit(_job("count down from 4"), delay_s=1)

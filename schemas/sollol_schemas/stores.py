@@ -40,7 +40,7 @@ ABOUT: Final = {
     OFFICES_BUCKET: "Which scorer and which recorder is in office.",
     SETTINGS_BUCKET: "What operators chose: strategy, nodes that are drained, keys and callers.",
     LEARNED_BUCKET: "What the scorer has learnt of nodes and models.",
-    JOBS_BUCKET: "The state of each job.",
+    JOBS_BUCKET: "The state of each job, and what a batch of them is.",
     BATCHES_BUCKET: "Files and batches, without their contents.",
     JOB_BLOBS: "Answers of jobs that are too large for a message.",
     FILES_STORE: "Contents of files.",
@@ -111,6 +111,7 @@ KEPT: Final = (
     Kept(SETTINGS_BUCKET, LEAVES, "LeaveSecret"),
     Kept(LEARNED_BUCKET, LEARNED, "Learned"),
     Kept(JOBS_BUCKET, "job.{job_id}", "JobStatus"),
+    Kept(JOBS_BUCKET, "batch.{batch_id}", "BatchPlan"),
     Kept(BATCHES_BUCKET, "file.{owner}.{file_id}", "FileRecord"),
     Kept(BATCHES_BUCKET, "batch.{owner}.{batch_id}", "BatchRecord"),
 )

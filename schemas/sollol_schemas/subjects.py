@@ -267,6 +267,22 @@ JOB_PURGE: Final = Subject(
     "jobs.purge", by=CONTROL, to=CONTROL, payload="JobPurgeRequest", reply="JobPurgeReply", queue=DISPATCHERS
 ).all
 """Forget jobs that have ended, with their results."""
+BATCH_TELL: Final = Subject(
+    "batches.tell", by=CALLERS, to=CONTROL, payload="BatchTell", reply="BatchView", queue=DISPATCHERS
+).all
+"""A batch of jobs is being handed over, so far; the answer is how far its jobs are."""
+BATCH_GET: Final = Subject(
+    "batches.get", by=READERS, to=CONTROL, payload="BatchRef", reply="BatchView", queue=DISPATCHERS
+).all
+"""How far one batch is."""
+BATCH_LIST: Final = Subject(
+    "batches.list", by=READERS, to=CONTROL, payload="BatchListRequest", reply="BatchListReply", queue=DISPATCHERS
+).all
+"""How far the latest batches are."""
+BATCH_CANCEL: Final = Subject(
+    "batches.cancel", by=CALLERS, to=CONTROL, payload="BatchRef", reply="BatchView", queue=DISPATCHERS
+).all
+"""No more of a batch is handed over; its jobs are cancelled one by one by whoever asks."""
 JOB_RETURNED: Final = Subject("jobs.returned.{priority}", by=CONTROL, to=CONTROL, payload="JobsReturned")
 """A dispatcher that leaves gave jobs back: the others take them ahead of what they have."""
 JOB_DELAYED: Final = Subject("jobs.delayed.{priority}.{job_id}", by=CONTROL, to=CONTROL, payload="Job")

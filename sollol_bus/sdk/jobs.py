@@ -136,7 +136,7 @@ class Jobs:
         if job_id is not None:
             checked_id(job_id)
         try:
-            job_id = (await self._ask_job(subjects.JOB_ENQUEUE, asked, EnqueueReply)).job_id
+            job_id = (await self.asked(subjects.JOB_ENQUEUE, asked, EnqueueReply)).job_id
         except NoResponders:  # no dispatcher now: the queue itself is durable, and whoever comes checks the job
             if self._enter is not None:
                 await self._enter()
@@ -195,7 +195,7 @@ class Jobs:
         Raises:
             BadRequest: No job is known under this id.
         """
-        return (await self._ask_job(subjects.JOB_GET, JobGet(job_id=checked_id(job_id)), JobReply)).status
+        return (await self.asked(subjects.JOB_GET, JobGet(job_id=checked_id(job_id)), JobReply)).status
 
     async def answer(self, job_id: str) -> JobAnswer:
         """What is known about a job, with its answer when it has one."""
@@ -264,11 +264,11 @@ class Jobs:
 
     async def latest(self, *states: JobState | str, limit: int = 100) -> JobListReply:
         """The latest jobs, in any or in these states, and how many wait."""
-        return await self._ask_job(subjects.JOB_LIST, _listing(states, limit), JobListReply)
+        return await self.asked(subjects.JOB_LIST, _listing(states, limit), JobListReply)
 
     async def dead(self, limit: int = 100) -> JobListReply:
         """The jobs that ended dead or failed and can be run again."""
-        return await self._ask_job(subjects.JOB_DEAD, _listing((), limit), JobListReply)
+        return await self.asked(subjects.JOB_DEAD, _listing((), limit), JobListReply)
 
     def watch(self, job_id: str = "*") -> AsyncIterator[JobEvent]:
         """Everything that happens to one job, or to all, from now on."""
@@ -283,7 +283,7 @@ class Jobs:
             Conflict: It has ended already.
             BadRequest: No job is known under this id.
         """
-        return (await self._ask_job(subjects.JOB_CANCEL, JobRef(job_id=checked_id(job_id)), JobReply)).status
+        return (await self.asked(subjects.JOB_CANCEL, JobRef(job_id=checked_id(job_id)), JobReply)).status
 
     async def retry(self, job_id: str) -> str:
         """Runs a dead or failed job again, under its id.
@@ -291,12 +291,16 @@ class Jobs:
         Raises:
             Conflict: It is in another state.
         """
-        return (await self._ask_job(subjects.JOB_RETRY, JobRef(job_id=checked_id(job_id)), EnqueueReply)).job_id
+        return (await self.asked(subjects.JOB_RETRY, JobRef(job_id=checked_id(job_id)), EnqueueReply)).job_id
 
     async def purge(self, *states: JobState | str, job_id: str | None = None) -> int:
         """Forgets jobs that have ended, with their results; returns how many."""
         asked = JobPurgeRequest(states=_states(states), job_id=job_id)
-        return (await self._ask_job(subjects.JOB_PURGE, asked, JobPurgeReply, timeout_s=_PURGE_S)).purged
+        return (await self.asked(subjects.JOB_PURGE, asked, JobPurgeReply, timeout_s=_PURGE_S)).purged
+
+    async def asked(self, subject: str, question: object, kind: type[T], *, timeout_s: float = _ASK_S) -> T:
+        """The answer to a question about jobs or batches, on the owner's behalf."""
+        return await ask(self.bus, subject, question, kind, timeout_s=timeout_s, headers=self._headers)
 
     # -- inside -------------------------------------------------------------------------------------------
 
@@ -311,9 +315,6 @@ class Jobs:
         task = asyncio.get_running_loop().create_task(follow(), name=f"follow job {job_id}")
         self._followers.add(task)
         task.add_done_callback(self._followers.discard)
-
-    async def _ask_job(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = _ASK_S) -> T:
-        return await ask(self.bus, subject, asked, kind, timeout_s=timeout_s, headers=self._headers)
 
 
 def _listing(states: Sequence[JobState | str], limit: int) -> JobListRequest:

@@ -31,11 +31,13 @@ from sollol_bus.jetstream.job_streams import job_streams
 from sollol_bus.jetstream.stored import stored_message
 from sollol_bus.jetstream.streams import provision
 from sollol_bus.sdk.batch import Batch
+from sollol_bus.sdk.batches import Batches
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.messages import decode
 from sollol_schemas import stores, subjects
+from sollol_schemas.batch_progress import BatchStage, BatchTell
 from sollol_schemas.jobs import JobEvent, JobResult, JobState, JobStatus
 from sollol_schemas.routing import Routing
 from sollol_schemas.subjects import Role
@@ -300,6 +302,15 @@ async def test_a_member_runs_a_batch_and_hears_when_its_jobs_end(fleet: Fleet) -
     answers = [answer async for _, answer in Batch(alice.jobs, "many").answers(enumerate([job] * 5))]
     assert [answer.text.split() for answer in answers] == [["1", "0"]] * 5
     assert [answer.job_id for answer in answers] == [f"many-{number}" for number in range(5)]
+    told = await Batches(alice.jobs).tell(BatchTell(batch_id="many", total=5, submitted=5, begins=True))
+    assert (told.batch_id, told.done, told.stage) == ("many", 5, BatchStage.DONE)
+    seen = {
+        user: await Batches((await fleet.client(user)).jobs).latest() for user in ("alice", "bob", "eye", "control")
+    }
+    names = {user: [batch.batch_id for batch in reply.batches] for user, reply in seen.items()}
+    assert names == {"alice": ["many"], "bob": [], "eye": [], "control": ["alice=many"]}
+    with pytest.raises(BadRequest, match="no batch is known"):
+        await Batches(bob.jobs).get("alice=many")
 
 
 async def test_a_store_from_before_jobs_had_owners_goes_on(empty: Fleet) -> None:

@@ -12,7 +12,7 @@ from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.stored import stored_message
 from sollol_bus.jetstream.vacancy import why_vacant
 from sollol_bus.transport.connection import Bus
-from sollol_schemas import batches, callers, jobs, keys, learned, steering, stores, subjects
+from sollol_schemas import batch_progress, batches, callers, jobs, keys, learned, steering, stores, subjects
 from sollol_schemas.stores import KEPT, Kept
 
 _KINDS: Final[dict[str, type[Any]]] = {
@@ -28,6 +28,7 @@ _KINDS: Final[dict[str, type[Any]]] = {
         batches.FileRecord,
         batches.BatchRecord,
         jobs.JobStatus,
+        batch_progress.BatchPlan,
     )
 }
 _OFFICES: Final = ((stores.SCORER_LEASE, subjects.NODES), (stores.RECORDER_LEASE, subjects.STATS))
@@ -81,7 +82,7 @@ async def _check(bus: Bus, row: Kept, *, repair: bool) -> list[Finding]:
 
 async def _is_waiting_job(bus: Bus, row: Kept, entry: Entry) -> bool:
     """Whether this is the state of a job that waits: without a state it would run, perhaps once more."""
-    if row.bucket != stores.JOBS_BUCKET:
+    if row.value != jobs.JobStatus.__name__:
         return False
     submitted = subjects.JOB_SUBMIT.of("*", subjects.last_token(entry.key))
     return await stored_message(bus, stores.JOBS_STREAM, subject=submitted) is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from sollol_agents.dispatcher.jobs.batches import Batches
 from sollol_agents.dispatcher.jobs.listing import Listing
 from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused, meant_by
 from sollol_agents.dispatcher.jobs.records import told
@@ -54,8 +55,9 @@ class JobQuestions:
         self._spawn = spawn
         self._listing = Listing(tools.bus)
         self._lookup = Lookup(tools.bus, tools.states)
-        self._submission = Submission(tools, self._lookup, detector)
-        self._removal = Removal(tools, self._lookup, self._listing)
+        self._batches = Batches(tools)
+        self._submission = Submission(tools, self._lookup, detector, self._batches.recount)
+        self._removal = Removal(tools, self._lookup, self._listing, self._batches)
         self._open = 0
 
     @property
@@ -69,6 +71,7 @@ class JobQuestions:
             subjects.JOB_CANCEL: self._removal.cancel,
             subjects.JOB_RETRY: self._submission.retry,
             subjects.JOB_PURGE: self._removal.purge,
+            **self._batches.handlers,
         }
         return {subject: self._taking(handler) for subject, handler in handlers.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from sollol_agents.dispatcher.jobs import life
+from sollol_agents.dispatcher.jobs.batches import Batches
 from sollol_agents.dispatcher.jobs.listing import Listing
 from sollol_agents.dispatcher.jobs.lookup import Lookup, Refused, meant_by
 from sollol_agents.dispatcher.jobs.records import result_of, told
@@ -35,13 +36,15 @@ class Removal:
         tools: The jobs' states, results and letters.
         lookup: Finds them.
         listing: Lists them.
+        batches: Those that they are of.
     """
 
-    def __init__(self, tools: JobTools, lookup: Lookup, listing: Listing) -> None:
+    def __init__(self, tools: JobTools, lookup: Lookup, listing: Listing, batches: Batches) -> None:
         self._tools = tools
         self._bus = tools.bus
         self._lookup = lookup
         self._listing = listing
+        self._batches = batches
 
     async def cancel(self, msg: Msg) -> None:
         """Answers a request to cancel a job: its state first, then its message, then what runs."""
@@ -97,6 +100,7 @@ class Removal:
             doomed = [job_id]
         else:
             caller, every = owners.caller_of(msg.headers), self._listing.every()
+            await self._batches.forget_ended(caller)
             doomed = [one.job_id async for one in every if one.state in states and owners.is_mine(caller, one.job_id)]
         for job_id in doomed:
             await self._tools.results.discard(job_id)

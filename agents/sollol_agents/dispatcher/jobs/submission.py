@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -23,6 +24,7 @@ from sollol_schemas.jobs import EnqueueReply, EnqueueRequest, JobNews, JobRef, J
 from sollol_schemas.routing import routing_headers
 
 _ID_BYTES = 8
+Recount = Callable[[str], Awaitable[None]]
 
 
 class Submission:
@@ -32,13 +34,15 @@ class Submission:
         tools: The jobs' states and letters.
         lookup: Finds them.
         detector: Finds the task in a prompt.
+        recount: Told of a job that runs again, which may be one of a batch.
     """
 
-    def __init__(self, tools: JobTools, lookup: Lookup, detector: Detector) -> None:
+    def __init__(self, tools: JobTools, lookup: Lookup, detector: Detector, recount: Recount) -> None:
         self._tools = tools
         self._bus = tools.bus
         self._lookup = lookup
         self._detector = detector
+        self._recount = recount
 
     async def enqueue(self, msg: Msg) -> None:
         """Answers a request to store a job."""
@@ -96,6 +100,7 @@ class Submission:
                 result_seq=status.result_seq if status is not None else 0,
             )
             await self._tell_queued(fresh, revision)
+            await self._recount(job_id)
         self._bus.respond(msg, EnqueueReply(job_id=said, is_duplicate=not seq))
 
     async def _enter(self, msg: Msg) -> None:
