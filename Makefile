@@ -48,8 +48,18 @@ help: ## Lists the targets.
 .PHONY: install
 install: $(INSTALLED) $(JS_INSTALLED) ## Makes .venv with everything in it.
 
+# Only what the demo needs: the development environment is four times as large.
+DEMO := $(VENV)/.demo
+
+$(DEMO): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(PY) || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing what the demo needs into $(VENV)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[engine]'
+	@touch $@
+
 .PHONY: demo
-demo: $(INSTALLED) ## Runs a whole fleet on this machine, kills a node while it works, and shows what happened.
+demo: $(if $(wildcard $(INSTALLED)),$(INSTALLED),$(DEMO)) ## Runs a whole fleet on this machine, kills a node while it works, and shows what happened.
 	@$(VENV)/bin/sollol demo
 
 .PHONY: up

@@ -23,6 +23,7 @@ from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
+from sollol_agents.fleet_view.gpus import short_gpu
 from sollol_agents.stack import LocalStack
 from sollol_bus.errors import BackendError, ConfigError, SollolError
 from sollol_bus.sdk.client import Client
@@ -45,6 +46,12 @@ _REASKS: Final = 3
 _LENGTH: Final = 40
 _LONG: Final = "please " * 700
 """Reading it takes an engine long enough that some requests have not begun to stream when their node dies."""
+
+_NEXT: Final = """Next, with your own machines:
+  sollol up             starts it here to stay; an Ollama on this machine joins by itself
+  sollol fleet init     in its place, where other machines are to join: sollol invite node NAME
+  sollol chat MODEL     asks it; any program for Ollama or OpenAI does at http://127.0.0.1:8000
+  sollol why            tells why the last answer came from where it did"""
 
 
 class _Result(msgspec.Struct, kw_only=True):
@@ -86,7 +93,7 @@ async def _main() -> int:
         # what the victim finished in its last instant may have died with it unrecorded
         await _show_recorded(client, at_least=sum(not r.error and r.node_id != _VICTIM for r in results))
         say("\nstopping: nodes, dispatcher, scorer, recorder, server")
-    say(f"done in {time.monotonic() - began:.0f} s")
+    say(f"done in {time.monotonic() - began:.0f} s\n\n{_NEXT}")
     return exit_codes.FAILED if any(r.error for r in results) else exit_codes.OK
 
 
@@ -122,7 +129,7 @@ async def _up(client: Client, wanted: set[str]) -> bool:
 def _show_fleet(reply: NodesReply) -> None:
     for view in sorted(reply.nodes, key=lambda v: v.node_id):
         told = view.telemetry
-        what = "emulated " + told.gpus[0].name if told.gpus and view.node_id == _EMULATED else "real engine"
+        what = f"emulated {short_gpu(told.gpus[0].name)}" if told.gpus and view.node_id == _EMULATED else "real engine"
         slots = "1 slot" if told.slots == 1 else f"{told.slots} slots"
         models = ", ".join(m.name for m in told.installed[:3])
         say(f"  node      {view.node_id:<8} {what}, {told.engine.kind} {told.engine.version}, {slots}: {models}")

@@ -260,11 +260,11 @@ class OpenAIEngine:
         if props is not None and props.is_router:
             self._flavour = Flavour.LLAMA_CPP
             await self._ask_of_each([model.id for model in models if model.is_loaded])
-            return EngineInventory(version=f"llama.cpp {props.build_info}".strip())
+            return EngineInventory(version=props.version)
         if props is not None and props.total_slots is not None:
             self._flavour = Flavour.LLAMA_CPP
             self._props = {models[0].id: props} if len(models) == 1 else {}
-            return EngineInventory(version=f"llama.cpp {props.build_info}".strip(), slots=_slots(props.total_slots))
+            return EngineInventory(version=props.version, slots=_slots(props.total_slots))
         version = await self._maybe("/version", _Version)
         if version is None or not version.version:
             return EngineInventory()

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 _CALLS: Final = re.compile(r"\btools\b")
+_NO_BUILD: Final = "b0-unknown"
 _THINKS: Final = re.compile(r"enable_thinking|reasoning_content|<think>")
 
 
@@ -26,6 +27,11 @@ class Props(msgspec.Struct):
     modalities: dict[str, Any] = {}
     chat_template: Any = None
     chat_template_caps: dict[str, Any] = {}
+
+    @property
+    def version(self) -> str:
+        """Which llama.cpp it is; without a number where it was built without one, which it tells as `b0-unknown`."""
+        return f"llama.cpp {'' if self.build_info == _NO_BUILD else self.build_info}".strip()
 
     @property
     def is_router(self) -> bool:
