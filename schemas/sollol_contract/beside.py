@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
-from sollol_schemas.routing import ROUTING_FIELDS, Routing
+from sollol_schemas.routing import ROUTING_FIELDS, Routing, routing_header
 
 Schema = dict[str, Any]
 
@@ -30,11 +30,6 @@ def _ref(name: str) -> Schema:
 def _headers(name: str, described: dict[str, str]) -> Schema:
     properties = {header: {**_TEXT, "description": text} for header, text in described.items()}
     return {"title": name, "type": "object", "properties": properties}
-
-
-def routing_header(field: str) -> str:
-    """The header in which a routing field may stand."""
-    return h.ROUTING_PREFIX + "-".join(word.capitalize() for word in field.split("_"))
 
 
 _ROUTING: Final = {
@@ -87,7 +82,13 @@ FIXED: Final[dict[str, Fixed]] = {
 }
 """Messages that are no Struct by themselves."""
 
-HEADERS_OF: Final = {"Outcome": "OutcomeHeaders", "JobCallback": "CallbackHeaders"}
+HEADERS_OF: Final = {
+    "Outcome": "OutcomeHeaders",
+    "JobCallback": "CallbackHeaders",
+    **dict.fromkeys(
+        ("AdminRequest", "StrategyRequest", "BreakerRequest", "FleetRequest", "JobPurgeRequest"), "OperatorHeaders"
+    ),
+}
 """Schema of the headers of messages whose body is a Struct."""
 
 PAYLOADS: Final = {
@@ -148,7 +149,11 @@ SCHEMAS: Final[dict[str, Schema]] = {
     ),
     "ErrorHeaders": _headers(
         "ErrorHeaders",
-        {h.SERVICE_ERROR: "The error in words.", h.SERVICE_ERROR_CODE: "An HTTP-like status."},
+        {
+            h.SERVICE_ERROR: "The error in words.",
+            h.SERVICE_ERROR_CODE: "An HTTP-like status.",
+            h.RETRY_AFTER: "Whole seconds after which asking again may succeed, where waiting is what helps.",
+        },
     ),
     "SubmitHeaders": _headers(
         "SubmitHeaders",
@@ -163,6 +168,9 @@ SCHEMAS: Final[dict[str, Schema]] = {
     ),
     "LetterHeaders": _headers("LetterHeaders", {h.JOB_STATUS: _JSON_OF.format("JobStatus") + " How the job ended."}),
     "OutcomeHeaders": _headers("OutcomeHeaders", {h.MSG_ID: _STORED_ONCE.format("the attempt's id")}),
+    "OperatorHeaders": _headers(
+        "OperatorHeaders", {h.OPERATOR: _JSON_OF.format("Operator") + " Who asks, for the trail of what operators did."}
+    ),
     "CallbackHeaders": _headers("CallbackHeaders", {h.MSG_ID: _STORED_ONCE.format("the job's id and its run")}),
     "PubAck": {
         "title": "PubAck",

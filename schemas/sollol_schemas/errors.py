@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -169,8 +169,14 @@ COME_AGAIN_S: dict[ErrorCode, int] = {
     ErrorCode.DRAINING: 1,
     ErrorCode.STALE_TERM: 1,
     ErrorCode.ACTOR_STOPPED: 1,
+    ErrorCode.NODE_LOST: 1,
+    ErrorCode.CONNECTION_LOST: 1,
+    ErrorCode.ENGINE_UNAVAILABLE: 2,
 }
 """Where waiting is what helps, and how long, when the error does not say it itself."""
+_ENGINE_IS_FULL: Final = frozenset({429, 503})
+_ENGINE_FULL_S: Final = 5
+"""After how long to ask again an engine that itself said that it has too much to do."""
 
 
 QUOTES_NOBODY: frozenset[ErrorCode] = frozenset(
@@ -214,7 +220,9 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def retry_after(self) -> int:
         """Whole seconds for the header `Retry-After`; 0: it is not set."""
         wanted_s = self.retry_after_s
-        return math.ceil(wanted_s) if 0 < wanted_s < _DAY_S else COME_AGAIN_S.get(self.code, 0)
+        if 0 < wanted_s < _DAY_S:
+            return math.ceil(wanted_s)
+        return COME_AGAIN_S.get(self.code, _ENGINE_FULL_S if self.http_status in _ENGINE_IS_FULL else 0)
 
     def without_quotes(self) -> ErrorBody:
         """The error as others than its caller may see it."""

@@ -83,8 +83,15 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 ROUTING_FIELDS: frozenset[str] = frozenset(Routing.__struct_fields__)
-_FIELD_OF_HEADER = {ROUTING_PREFIX.lower() + name.replace("_", "-"): name for name in ROUTING_FIELDS}
 _HEADER_MAX = 512
+
+
+def routing_header(field: str) -> str:
+    """The header in which a routing field may stand."""
+    return ROUTING_PREFIX + "-".join(word.capitalize() for word in field.split("_"))
+
+
+_FIELD_OF_HEADER = {routing_header(field).lower(): field for field in ROUTING_FIELDS}
 
 
 class InvalidRouting(ValueError):

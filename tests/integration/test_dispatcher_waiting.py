@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,7 +22,7 @@ from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.events import OfficeEvent
-from sollol_schemas.execution import CancelRequest, RequestGranted, RequestNews, RequestWaiting, Taken
+from sollol_schemas.execution import CancelReply, CancelRequest, RequestGranted, RequestNews, RequestWaiting, Taken
 from sollol_schemas.grant import GrantRelease
 
 
@@ -232,6 +233,24 @@ async def test_a_request_id_in_use_is_a_conflict(dispatcher: Dispatcher, actors_
         await eventually(lambda: len(scorer.asked) == 1)
         with pytest.raises(Conflict):
             await ask(bus, Sollol_Request_Id="r1")
+
+
+async def test_whoever_cancels_is_told_once_and_counted_once(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:
+    scorer = ScriptedScorer(actors_bus, [])
+    scorer.holds_back = True
+    await actors_bus.flush()
+    told: list[bool] = []
+    inbox = bus.new_inbox()
+    bus.subscribe(inbox, lambda msg: told.append(decode(msg.data, CancelReply).is_cancelled))
+    bus.publish(subjects.GENERATE, BODY, reply=bus.new_inbox(), headers={h.REQUEST_ID: "r1", h.CANCEL_SECRET: "s"})
+    await eventually(lambda: len(scorer.asked) == 1)
+    bus.publish(subjects.CANCEL, encode(CancelRequest(request_id="r1", secret="s")), reply=inbox)
+    await eventually(lambda: bool(told))
+    behind = encode(CancelRequest(request_id="nobody-s", secret="s"))
+    assert not decode((await bus.request(subjects.CANCEL, behind)).data, CancelReply).is_cancelled
+    assert told == [True]
+    stats = decode((await bus.request("$SRV.STATS.sollol-dispatcher")).data, dict[str, Any])
+    assert [one["num_requests"] for one in stats["endpoints"] if one["name"] == "cancel"] == [2]
 
 
 async def test_nobody_fills_a_dispatcher_with_large_requests(

@@ -26,6 +26,7 @@ CASES = [
     (subjects.PASSTHROUGH, b'{"model": "m", "stream" :true}', {}, 400, True),
     (subjects.PASSTHROUGH, b"{}", {h.PATH: "/api/delete"}, 403, False),
     (subjects.ROUTE, b"{", {}, 400, False),
+    (subjects.STATE, b"", {}, 400, False),
     (subjects.JOB_GET, b'{"job_id": "nobody-s"}', {}, 404, False),
     (subjects.JOB_GET, b'{"job_id": "nobody-s", "with_result": true}', {}, 404, True),
     (subjects.JOB_GET, b"", {}, 400, False),

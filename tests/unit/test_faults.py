@@ -156,6 +156,9 @@ def test_only_messages_of_our_own_are_kept() -> None:
         (ErrorCode.ATTEMPTS_EXHAUSTED, 2.0, "2"),
         (ErrorCode.ATTEMPTS_EXHAUSTED, None, None),
         (ErrorCode.NO_NODES, None, "2"),
+        (ErrorCode.NODE_LOST, None, "1"),
+        (ErrorCode.CONNECTION_LOST, None, "1"),
+        (ErrorCode.ENGINE_UNAVAILABLE, None, "2"),
         (ErrorCode.NO_ELIGIBLE_NODE, 1e9, "5"),
         (ErrorCode.BAD_REQUEST, None, None),
     ],
@@ -165,3 +168,9 @@ def test_an_error_says_when_to_come_again_where_waiting_helps(
 ) -> None:
     details = {} if told_s is None else {"retry_after_s": told_s}
     assert error_headers(ErrorBody(code=code, message="no", details=details)).get("Retry-After") == header
+
+
+@pytest.mark.parametrize(("status", "header"), [(429, "5"), (503, "5"), (500, None), (0, None)])
+def test_an_engine_that_has_too_much_to_do_is_asked_again_later(status: int, header: str | None) -> None:
+    refused = ErrorBody(code=ErrorCode.ENGINE_FAILED, message="overloaded", status=status)
+    assert error_headers(refused).get("Retry-After") == header

@@ -47,6 +47,12 @@ def read(job: object, headers: dict[str, str] | None = None, hosts: tuple[str, .
     return read_job(json.dumps(job).encode(), headers or {}, hosts=hosts)
 
 
+def test_the_request_of_a_job_says_its_routing_in_the_headers_of_the_contract() -> None:
+    told = headers_for(read({"body": BODY, "deadline_s": 60}), "j", 7)
+    routing = {name: text for name, text in told.items() if name.startswith(h.ROUTING_PREFIX)}
+    assert routing == {"X-Sollol-Routing-Mode": "async", "X-Sollol-Priority": "7", "X-Sollol-Deadline-S": "60.0"}
+
+
 def request_of(accepted: Accepted, *, age_s: float = 0.0) -> Request:
     """What a dispatcher makes of a job's request."""
     told = headers_for(accepted, "j", 7) | {h.WAITED: str(age_s), h.CONTROL_INBOX: "_INBOX.ctl"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sollol_agents.dispatcher.requests.intake import Rejected, Request
-from sollol_bus.errors import BusError, NoResponders, NotConnected
+from sollol_bus.errors import BusError, DecodeFailed, NoResponders, NotConnected
 from sollol_bus.jetstream.vacancy import nobody
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, decoded, encode
+from sollol_bus.transport.messages import Msg, decode, decoded, encode
 from sollol_schemas import stores, subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import ControlAttempt, ControlReply, StateAnswer, StateQuestion
@@ -51,8 +51,12 @@ def ask_where(bus: Bus, taken_in: Callable[[RequestKind, Msg], Request], msg: Ms
 
 def ask_state(bus: Bus, msg: Msg) -> None:
     """A caller asks about an attempt that any dispatcher may have sent: its node knows."""
-    asked = decoded(msg, StateQuestion) if is_client_inbox(msg.reply) else None
-    if asked is None:
+    if not is_client_inbox(msg.reply):
+        return
+    try:
+        asked = decode(msg.data or b"{}", StateQuestion)
+    except DecodeFailed as error:
+        bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
         return
 
     def on_answer(reply: Msg | BusError) -> None:

@@ -22,7 +22,7 @@ from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.instants import InvalidInstant, parse_instant
 from sollol_schemas.jobs import Job
-from sollol_schemas.routing import DEFAULT_DEADLINE_S, RoutingMode, routing_headers
+from sollol_schemas.routing import DEFAULT_DEADLINE_S, RoutingMode, routing_header, routing_headers
 
 _NO_INBOX = "_INBOX.job"
 _WORK = ("messages", "prompt", "input")
@@ -126,10 +126,10 @@ def check(accepted: Accepted, detector: Detector) -> int:
 
 def headers_for(accepted: Accepted, job_id: str, priority: int) -> dict[str, str]:
     """The headers of one request of a job: patient work under the subject's priority."""
-    known = {"routing-mode": RoutingMode.ASYNC.value, "priority": str(priority)}
+    known = {"routing_mode": RoutingMode.ASYNC.value, "priority": str(priority)}
     if accepted.job.deadline_s is not None:
-        known["deadline-s"] = str(accepted.job.deadline_s)
-    forced = {h.ROUTING_PREFIX + name: text for name, text in known.items()}
+        known["deadline_s"] = str(accepted.job.deadline_s)
+    forced = {routing_header(field): text for field, text in known.items()}
     hidden = {name.lower() for name in forced}
     owner = owners.owner_of(job_id)
     kept = {name: text for name, text in accepted.headers.items() if name.lower() not in hidden}

@@ -90,6 +90,8 @@ class RequestTable(Part):
         self._active: dict[str, ActiveRequest] = {}
         self._held_bytes: Counter[str] = Counter()
         """Of the bodies of each caller's requests."""
+        self._told: set[str] = set()
+        """Who has been told of late that its request is cancelled; none is there that was not held here before."""
         self._roster = Roster()
         self._spawn = spawn
         self._down: set[str] = set()
@@ -128,7 +130,8 @@ class RequestTable(Part):
         self._bus.subscribe(subjects.NODE_EVENT.all, self._on_node_event)
         self._bus.serve(subjects.DISPATCHER_PROBE.of(self.tools.instance), self._on_ping)
         self._bus.serve(subjects.CANCEL, self._on_cancel)
-        self._bus.serve(subjects.CANCEL, self._on_any_cancel, queue=subjects.DISPATCHERS)
+        for subject in (subjects.CANCEL, subjects.by_members(subjects.CANCEL)):  # not served: it has been counted
+            self._bus.subscribe(subject, self._on_any_cancel, queue=subjects.DISPATCHERS)
 
     @property
     def roster(self) -> Roster:
@@ -253,6 +256,9 @@ class RequestTable(Part):
             return  # it goes on
         active.cancel(ErrorCode.CANCELLED, "cancelled by its caller", comes_again=comes_again)
         self._bus.respond(msg, CancelReply(request_id=asked.request_id, is_cancelled=True))
+        if msg.reply:
+            self._told.add(msg.reply)
+            asyncio.get_running_loop().call_later(2 * _HELD_NOWHERE_S, self._told.discard, msg.reply)
 
     def _on_any_cancel(self, msg: Msg) -> None:
         """One dispatcher answers for all when none says that it holds such a request."""
@@ -267,6 +273,8 @@ class RequestTable(Part):
         asyncio.get_running_loop().call_later(_HELD_NOWHERE_S, self._tell_unknown, msg, unknown)
 
     def _tell_unknown(self, msg: Msg, unknown: CancelReply) -> None:
+        if msg.reply in self._told:
+            return
         with suppress(NotConnected):
             self._bus.respond(msg, unknown)
 

@@ -387,7 +387,7 @@ class Attempt:
         watchdog = self._watchdog
         left_s = self._accepted_at + self._deadline_s - now
         if left_s <= 0:
-            self.stop(_error(ErrorCode.DEADLINE_EXCEEDED, f"no answer within {self._deadline_s:g} s"))
+            self.stop(_error(ErrorCode.DEADLINE_EXCEEDED, f"no whole answer within {self._deadline_s:.3g} s"))
         elif watchdog.left_s(now) <= 0:
             waited = f"{watchdog.limit_s:g} s without {watchdog.phase.value} (setting {watchdog.phase.setting})"
             self.stop(_error(ErrorCode.STALLED, f"the engine stalled: {waited}"))
