@@ -6,6 +6,8 @@ import socket
 from typing import Final
 
 _BACKLOG: Final = 2048
+_ELSEWHERE: Final = "192.0.2.1"
+"""An address that is nobody's (RFC 5737)."""
 
 
 def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
@@ -34,3 +36,22 @@ def url_of(listening: socket.socket, *, is_encrypted: bool = False) -> str:
     host, port = listening.getsockname()[:2]
     scheme = "https" if is_encrypted else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether the port can be had at this moment."""
+    try:
+        listen(host, port).close()
+    except OSError:
+        return False
+    return True
+
+
+def own_address() -> str:
+    """The address of this machine on its network, as a packet outwards would bear it; its name where it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((_ELSEWHERE, 9))  # sends nothing
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])

@@ -140,6 +140,11 @@ class LocalStack(Part):
         return self._require_bus().user is None or self._registrar_config.folder != ""
 
     @property
+    def is_one_member(self) -> bool:
+        """Whether the credentials of this machine are those of one node."""
+        return self._registrar_config.folder != ""
+
+    @property
     def bus_config(self) -> BusConfig:
         """How a further actor of this machine connects."""
         return self._require_bus()

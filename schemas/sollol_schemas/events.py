@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -120,6 +121,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
 _BROKEN = (OutcomeStatus.FAILED, OutcomeStatus.PRESUMED_LOST)
 
 
+LEFT: Final = "left"
+"""The reason of a node that is down because it ended in order."""
+
+
 class NodeEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="node.event.v1"):
     """A node changed its state."""
 
@@ -129,6 +134,11 @@ class NodeEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     instance: str = ""
     reason: str = ""
     at: Instant = ""
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it ended in order, which is no trouble."""
+        return self.state is NodeState.DOWN and self.reason == LEFT
 
 
 class PreloadEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="preload.event.v1"):

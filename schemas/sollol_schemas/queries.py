@@ -41,6 +41,15 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     clock_ahead_s: SignedSeconds = 0.0
     """How far its machine's clock is ahead of the NATS server's; 0 while that is less than 2 s, or not known."""
 
+    @property
+    def condition(self) -> str:
+        """What a person would call its state: a node without its engine is of no use, however well it is."""
+        if self.has_left:
+            return "left"
+        if self.state is NodeState.UP and not self.telemetry.engine.is_reachable:
+            return "no engine"
+        return self.state.value
+
 
 class NodesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="nodes.v1"):
     """The fleet as the scorer in office sees it."""

@@ -22,7 +22,7 @@ from typing import Final
 
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
 from sollol_bus.jetstream.buckets import Bucket, Entry
-from sollol_bus.jetstream.tenure import Found, Look, Probe, Tenure, TryStore, Wait, Write
+from sollol_bus.jetstream.tenure import LEFT, Found, Look, Probe, Tenure, TryStore, Wait, Write
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import INBOX_ROOT, Bus
 from sollol_bus.transport.messages import Msg, decode, encode
@@ -212,7 +212,14 @@ class Candidate(Part):
             self._told_term = 0
             reason = reason or self._tenure.lost_because
             self._wake.set()
-            log.warning("out of office %s: %s", self.key, reason, extra={"action": "office_lost"})
+            is_meant = reason == LEFT
+            log.log(
+                logging.INFO if is_meant else logging.WARNING,
+                "out of office %s: %s",
+                self.key,
+                reason,
+                extra={"action": "office_lost"},
+            )
             self._on_lost(reason)
         if term and not self._told_term:
             self._told_term = term

@@ -31,6 +31,8 @@ SHARE_IN_OFFICE: Final = 0.9
 CLUSTER_TENURE_S: Final = 12
 """In a cluster at least: an election of the store's leader takes up to 9 s."""
 TENURE_MAX_S: Final = 60
+LEFT: Final = "left"
+"""Why somebody is out of office who gave it back."""
 RENEW_EVERY_S: Final = 1.0
 LOOK_EVERY_S: Final = 0.5
 REST_S: Final = 1.5
@@ -268,7 +270,7 @@ class Tenure:
             return None
         last = self._last
         self._resting = None
-        self._lose("left")
+        self._lose(LEFT)
         return last, msgspec.structs.replace(self._mine, instance="")
 
     def _lose(self, reason: str) -> None:

@@ -68,7 +68,12 @@ def _unquoted(reason: str) -> str:
 
 
 def decoded(msg: Msg, kind: type[T]) -> T | None:
-    """The Struct in a message that anybody may have sent; one that is none is logged, and ignored by the caller."""
+    """The Struct in a message that anybody may have sent; one that is none is logged, and ignored by the caller.
+
+    The server's word that nobody listens where a request went is None as well, and nothing to log.
+    """
+    if is_no_responders(msg):
+        return None
     try:
         return decode(msg.data, kind)
     except DecodeFailed as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Annotated, Literal, TextIO
 
@@ -23,6 +26,36 @@ REPEATED = "repeated"
 _TEXT_MAX = 4000
 """Characters of one text in a line: what strangers chose is no longer."""
 _EACH = (request_log.REQUESTS, request_log.PROMPTS)
+_LEAST_WIDTH = 40
+_INNER = frozenset(
+    {
+        "actor_running",
+        "actor_stopped",
+        "bucket_away",
+        "bus_cluster_changed",
+        "effect_lost",
+        "ends_said_again",
+        "learned_record",
+        "learned_restore",
+        "learned_save",
+        "node_claimed",
+        "node_draining",
+        "office_left",
+        "office_lost",
+        "office_taken",
+        "port_moved",
+        "pull_retry",
+        "pull_silent",
+        "pull_status",
+        "question_unanswered",
+        "recorder_migrated",
+        "recorder_prune",
+        "rest_read",
+        "server_start",
+        "stream_update",
+    }
+)
+"""Actions of the machinery, or told otherwise: for programs that read the log, and at `debug`, not for onlookers."""
 _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
 
@@ -59,17 +92,36 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(logging.Formatter):
-    """Time, level when it matters, logger's last name, message."""
+    """Time, level when it matters, message; for whoever looks for a fault, milliseconds and the logger too.
+
+    Args:
+        is_exact: Whether somebody looks for a fault.
+        width: Tells how many columns there are; None: any number, and each record is one line.
+    """
+
+    def __init__(self, *, is_exact: bool = True, width: Callable[[], int] | None = None) -> None:
+        super().__init__()
+        self.is_exact = is_exact
+        self._width = width
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one readable line, with the traceback below when there is one."""
-        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")
         name = record.name.removeprefix("sollol_agents.").removeprefix("sollol_")
+        head = f"{at[:-3]} {name:<22} " if self.is_exact else f"{at[:-7]}  "
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         times = record.__dict__.get(REPEATED)
         again = f" ({times} times within a minute)" if times else ""
-        text = f"{at} {name:<22} {level}{in_line(record.getMessage(), limit=_TEXT_MAX)}{again}"
+        text = f"{head}{level}{in_line(record.getMessage(), limit=_TEXT_MAX)}{again}"
+        if self._width is not None:
+            text = self._folded(text, max(_LEAST_WIDTH, self._width()), " " * len(head))
         return f"{text}\n{in_text(self.formatException(record.exc_info))}" if record.exc_info else text
+
+    @staticmethod
+    def _folded(text: str, width: int, indent: str) -> str:
+        """The text in lines that end between two words."""
+        lines = textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        return "\n".join(lines)
 
 
 def _bounded(value: object) -> object:
@@ -112,11 +164,36 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("returning true from eof_received()")
 
 
+def is_for_people(record: logging.LogRecord) -> bool:
+    """Whether somebody who looks on understands a line: what warns, and what happened to nodes, requests, members."""
+    return record.levelno > logging.INFO or getattr(record, "action", "") not in _INNER
+
+
+@contextlib.contextmanager
+def only_trouble() -> Iterator[None]:
+    """Lets nothing but warnings through where a person is about to be told the rest in one piece."""
+    handlers = logging.getLogger().handlers
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        if isinstance(handler.formatter, PlainLines) and not handler.formatter.is_exact:
+            handler.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
+
+
 def set_up(config: LogConfig) -> None:
     """Sends all logging to stderr in the form that was chosen."""
-    is_text = config.format == "text" or (config.format == "auto" and sys.stderr.isatty())
+    is_seen = sys.stderr.isatty()
+    is_text = config.format == "text" or (config.format == "auto" and is_seen)
+    is_exact = config.level == "debug"
     handler = SparingHandler(sys.stderr)
-    handler.setFormatter(PlainLines() if is_text else JsonLines())
+    width = (lambda: shutil.get_terminal_size().columns) if is_seen and not is_exact else None
+    handler.setFormatter(PlainLines(is_exact=is_exact, width=width) if is_text else JsonLines())
+    if is_text and not is_exact:
+        handler.addFilter(is_for_people)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.level.upper())

@@ -123,6 +123,11 @@ class Node:
         """How many it runs."""
         return len(self._busy)
 
+    @property
+    def has_engine(self) -> bool:
+        """Whether its engine answers: without, it is of no use, however well it is."""
+        return self.told is None or self.told.engine.is_reachable
+
     def shown_state(self, now: float) -> str:
         """The state that people should see: the scorer's, or `left`."""
         if self.has_left:

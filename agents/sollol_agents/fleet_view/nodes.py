@@ -120,7 +120,7 @@ class Nodes:
     def fleet(self, now: float) -> Fleet:
         """The fleet in a few numbers."""
         usable = [n for n in self._nodes.values() if n.shown_state(now) in (NodeState.UP, NodeState.DRAINING)]
-        up = [n for n in usable if n.shown_state(now) == NodeState.UP]
+        up = [n for n in usable if n.shown_state(now) == NodeState.UP and n.has_engine]
         return Fleet(
             total=sum(1 for n in self._nodes.values() if not n.has_left),
             up=len(up),

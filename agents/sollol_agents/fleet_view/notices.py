@@ -45,6 +45,9 @@ class Notices:
 
     def on_node(self, event: NodeEvent, at: float, version: int) -> None:
         """A node changed its state."""
+        if event.has_left:
+            self._add("node", "left", f"{event.node_id} left", at, version)
+            return
         was = f" (was {event.previous.value})" if event.previous else ""
         why = f": {event.reason}" if event.reason else ""
         self._add("node", event.state.value, f"{event.node_id} is {event.state.value}{was}{why}", at, version)

@@ -16,6 +16,8 @@ from sollol_schemas.telemetry import EngineKind
 
 OLLAMA_URL = "http://127.0.0.1:11434"
 OPENAI_URL = "http://127.0.0.1:8080"
+USUAL_PORTS = (11434, 8080, 1234, 8000)
+"""Of Ollama, of llama.cpp, of LM Studio, of vLLM."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -200,7 +200,7 @@ def fleet_stats(nodes: NodesReply) -> FleetStats:
     live = [view for view in nodes.nodes if view.state is not NodeState.DOWN]
     return FleetStats(
         nodes_total=sum(not view.has_left for view in nodes.nodes),
-        nodes_up=sum(view.state is NodeState.UP for view in live),
+        nodes_up=sum(view.condition == "up" for view in live),
         nodes_gpu=sum(view.telemetry.has_gpu for view in live),
         nodes_cpu=sum(not view.telemetry.has_gpu for view in live),
         slots=sum(view.telemetry.slots for view in live),

@@ -48,7 +48,7 @@ from sollol_bus.trust.standings import StandingStore, follow_roster
 from sollol_schemas import stores, subjects
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
+from sollol_schemas.events import LEFT, BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.headers import TRACEPARENT
 from sollol_schemas.slim import slim
@@ -369,10 +369,9 @@ class Scorer(Actor[ScorerConfig]):
                 self._told.add(effect)
             case NodeEvent():
                 log.info(
-                    "node %s is %s: %s",
+                    "node %s %s",
                     effect.node_id,
-                    effect.state,
-                    effect.reason,
+                    LEFT if effect.has_left else f"is {effect.state}: {effect.reason}",
                     extra={"action": "node_state", "node_id": effect.node_id},
                 )
                 event = msgspec.structs.replace(effect, at=self.bus.clock.instant())

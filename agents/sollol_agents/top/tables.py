@@ -143,7 +143,8 @@ def help_lines() -> list[str]:
 def fleet_row(node: NodeRow, columns: Iterable[Column]) -> list[Cell]:
     """One node."""
     is_broken = node.breaker != "closed"
-    state = f"{node.state}!" if is_broken else node.state
+    shown = "no engine" if node.state == "up" and not node.is_reachable else node.state
+    state = f"{shown}!" if is_broken else shown
     used_mib, total_mib = node.ram_used_mib, node.ram_total_mib
     if node.vram_total_mib:
         used_mib, total_mib = node.vram_used_mib, node.vram_total_mib

@@ -19,14 +19,12 @@ from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import note, say, show_json, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
-from sollol_agents.node.config import NodeConfig, bus_id_from, node_id_of
+from sollol_agents.node.config import USUAL_PORTS, NodeConfig, bus_id_from, node_id_of
 from sollol_agents.node.engines.probing import Probed, probe
 from sollol_agents.node.machine.remote import host_of
 from sollol_bus.errors import ConfigError
 from sollol_schemas.telemetry import EngineKind
 
-USUAL_PORTS: Final = (11434, 8080, 8000)
-"""Of Ollama, of llama.cpp and others, of vLLM."""
 _MOST_ADDRESSES: Final = 1024
 _AT_ONCE: Final = 32
 _HERE: Final = ("localhost", "127.0.0.1", "::1")
@@ -51,7 +49,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 @with_settings(of_commands.KNOWN, log=of_commands.QUIET_LOG)
 def discover(
     addresses: Annotated[
-        list[str], Parameter(name="ADDRESS", help="Host, host:port or URL; a host alone: ports 11434, 8080 and 8000.")
+        list[str],
+        Parameter(name="ADDRESS", help="Host, host:port or URL; a host alone: ports 11434, 8080, 1234 and 8000."),
     ],
     *,
     log: LogConfig,

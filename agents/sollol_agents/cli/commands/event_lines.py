@@ -43,6 +43,8 @@ def _told(event: Event) -> str:
 
 def _about_fleet(event: NodeEvent | PreloadEvent | BreakerEvent | OfficeEvent | StrategyEvent) -> str:
     match event:
+        case NodeEvent() if event.has_left:
+            return f"node {event.node_id} left"
         case NodeEvent():
             was = f" (was {event.previous.value})" if event.previous else ""
             return f"node {event.node_id} is {event.state.value}{was} {event.reason}".rstrip()

@@ -42,7 +42,6 @@ from sollol_schemas.queries import (
     StatsReply,
 )
 from sollol_schemas.subjects import NO_NODE
-from sollol_schemas.telemetry import NodeState
 
 T = TypeVar("T")
 
@@ -159,10 +158,19 @@ def show_nodes(reply: NodesReply) -> None:
         headings = (*headings, "NOTES")
         rows = [(*row, _notes(view)) for row, view in zip(rows, reply.nodes, strict=True)]
     show_table(headings, rows, numbers=numbers, first_to_go=("CPU", "RAM GIB", "SEEN", "ENGINE", "SUCCESS", "NOTES"))
+    here = sum(not view.has_left for view in reply.nodes)
     tell(
-        f"{counted(len(reply.nodes), 'node')}, {reply.in_flight} in flight, {reply.queued} waiting, "
+        f"{counted(here, 'node')}{_remark(reply)}, {reply.in_flight} in flight, {reply.queued} waiting, "
         f"strategy {reply.strategy}"
     )
+
+
+def _remark(reply: NodesReply) -> str:
+    """How many of the listed are no nodes of use, and why."""
+    kinds = [view.condition for view in reply.nodes]
+    told = [(kinds.count("no engine"), "without an engine"), (kinds.count("left"), "left")]
+    words = ", ".join(f"{count} {word}" for count, word in told if count)
+    return f" ({words})" if words else ""
 
 
 def _notes(view: NodeView) -> str:
@@ -181,7 +189,7 @@ def _node_row(view: NodeView) -> tuple[str, ...]:
     free_mib, total_mib = sum(g.memory_free_mib for g in told.gpus), sum(g.memory_total_mib for g in told.gpus)
     return (
         view.node_id,
-        _state(view),
+        view.condition,
         f"{view.in_flight}/{told.slots}" + (f" (runs {min(view.serialised.values())})" if view.serialised else ""),
         short_gpus(g.name for g in told.gpus) or "-",
         f"{gib(free_mib)}/{gib(total_mib)}" if told.gpus else "-",
@@ -192,15 +200,6 @@ def _node_row(view: NodeView) -> tuple[str, ...]:
         f"{gib(told.ram_available_mib)}/{gib(told.ram_total_mib)}" if told.ram_total_mib else "-",
         seconds(view.heartbeat_age_s),
     )
-
-
-def _state(view: NodeView) -> str:
-    """What a person would call its state: a node without its engine is of no use, however well it is."""
-    if view.has_left:
-        return "left"
-    if view.state is NodeState.UP and not view.telemetry.engine.is_reachable:
-        return "no engine"
-    return view.state.value
 
 
 def show_models(reply: ModelsReply) -> None:

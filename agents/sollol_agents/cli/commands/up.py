@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from contextlib import AsyncExitStack
@@ -13,19 +14,24 @@ import msgspec
 from msgspec import Meta
 
 from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.commands import up_story
 from sollol_agents.cli.commands.lazy_dashboard import LazyDashboard
-from sollol_agents.cli.commands.local_ollama import LocalOllama
+from sollol_agents.cli.commands.local_engines import LocalEngines, port_of, usual_urls
+from sollol_agents.cli.commands.up_ports import Place, settled
+from sollol_agents.cli.commands.up_story import EngineHere, Story
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.open_doors import KEYS, OpenFlag, certificate_for, refuse_open
-from sollol_agents.cli.output import say
+from sollol_agents.cli.output import is_terminal, room, say
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.sections import SECTIONS, section
 from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.listening import own_address
 from sollol_agents.metering.config import MetricsConfig
 from sollol_agents.node.config import NodeConfig
+from sollol_agents.node.engines.probing import Probed
 from sollol_agents.recorder.config import RecorderConfig
 from sollol_agents.registrar.config import RegistrarConfig
 from sollol_agents.scorer.config import ScorerConfig
@@ -34,6 +40,7 @@ from sollol_bus.observe.tracing import TracingConfig
 from sollol_bus.observe.tracing_setup import make_tracer
 from sollol_bus.server.config import EmbeddedServerConfig, default_store_dir
 from sollol_bus.transport.connection import BusConfig
+from sollol_schemas.telemetry import EngineKind
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +64,10 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ""
     local_node: Annotated[
         bool,
-        Meta(description="Start a node too as soon as an Ollama runs here, or SOLLOL_NODE_URL names one."),
+        Meta(
+            description="Start a node beside each engine that runs here, whenever it starts, or beside the one that "
+            "SOLLOL_NODE_URL names."
+        ),
     ] = True
 
 
@@ -93,14 +103,14 @@ def up(
     dashboard: DashboardConfig,
     node: NodeConfig,
 ) -> int:
-    """Starts NATS, scorer, dispatcher, recorder and HTTP gateway in one process, and a node when an Ollama runs here.
+    """Starts NATS, scorer, dispatcher, recorder and HTTP gateway in one process, and a node beside each engine here.
 
     The dashboard listens too and starts, as a process of its own, when somebody opens it.
 
-    With `--nats` or SOLLOL_NATS it uses a running server; `--nats-port` starts one all the same. Prints one line for
-    each address it serves and then `ready`. SIGTERM and Ctrl-C drain: dashboard and gateway first, then nodes,
-    dispatcher, scorer, recorder, server; a second signal hurries. The actors take their settings from the environment
-    and the settings file.
+    With `--nats` or SOLLOL_NATS it uses a running server; `--nats-port` starts one all the same. On a terminal it
+    tells what runs where; elsewhere it prints one line for each address it serves and then `ready`. SIGTERM and Ctrl-C
+    drain: dashboard and gateway first, then nodes, dispatcher, scorer, recorder, server; a second signal hurries. The
+    actors take their settings from the environment and the settings file.
     """
     log_lines.set_up(log)
     registrar = RegistrarConfig.beside(bus.creds_file)
@@ -110,33 +120,51 @@ def up(
     _say_which_server(bus)
     base = Path(up.store_dir).expanduser() if up.store_dir else default_store_dir().parent
     tracer = make_tracer(tracing, service="sollol-up")
-    stack = LocalStack(
-        port=up.nats_port,
-        store_dir=base,
-        bus=bus if bus.url or bus.user else None,
-        server=server,
-        scorer=scorer,
-        dispatcher=dispatcher,
-        recorder=recorder,
-        gateway=msgspec.structs.replace(gateway, port=up.http_port) if up.gateway else None,
-        registrar=registrar,
-        metrics=metrics,
-        tracer=tracer,
-        certificate=certificate_for(gateway.host, registrar.certificate, is_open=open_),
-    )
-    dashboard = msgspec.structs.replace(dashboard, port=up.dashboard_port)
-    page = LazyDashboard(dashboard, base / "dashboard.log") if up.dashboard else None
 
     async def main(signals: asyncio.Queue[int]) -> int:
         if bus.url and not await running.server_there(bus, signals):
             return exit_codes.OK
-        return await _serve(stack, page, up, node, signals)
+        http, page = await _settle_ports(up, gateway, dashboard)
+        stack = LocalStack(
+            port=up.nats_port,
+            store_dir=base,
+            bus=bus if bus.url or bus.user else None,
+            server=server,
+            scorer=scorer,
+            dispatcher=dispatcher,
+            recorder=recorder,
+            gateway=msgspec.structs.replace(gateway, port=http.port) if up.gateway else None,
+            registrar=registrar,
+            metrics=metrics,
+            tracer=tracer,
+            certificate=certificate_for(gateway.host, registrar.certificate, is_open=open_),
+        )
+        lazy = LazyDashboard(msgspec.structs.replace(dashboard, port=page.port), base / "dashboard.log")
+        remarks = [place.remark for place in (http, page) if place.remark]
+        house = _House(stack, lazy if up.dashboard else None, up, node, remarks, needs_key=gateway.require_key)
+        return await house.serve(signals)
 
     try:
         return running.run_until_signalled(main)
     finally:
         if tracer is not None:
             tracer.close()
+
+
+async def _settle_ports(up: UpConfig, gateway: GatewayConfig, dashboard: DashboardConfig) -> tuple[Place, Place]:
+    """Where gateway and dashboard listen."""
+    usual = UpConfig()
+    http = await settled("gateway", "--http-port", gateway.host, up.http_port, usual.http_port, is_wanted=up.gateway)
+    page = await settled(
+        "dashboard",
+        "--dashboard-port",
+        dashboard.host,
+        up.dashboard_port,
+        usual.dashboard_port,
+        is_wanted=up.dashboard,
+        but=http.port,
+    )
+    return http, page
 
 
 def _refuse_open(bus: BusConfig, server: EmbeddedServerConfig, gateway: GatewayConfig | None, *, is_open: bool) -> None:
@@ -159,44 +187,112 @@ def _say_which_server(bus: BusConfig) -> None:
         )
 
 
-async def _serve(
-    stack: LocalStack, page: LazyDashboard | None, config: UpConfig, node: NodeConfig, signals: asyncio.Queue[int]
-) -> int:
-    async with AsyncExitStack() as floor:
+class _House:
+    """Everything that `sollol up` runs, from its start to its end."""
+
+    def __init__(
+        self,
+        stack: LocalStack,
+        page: LazyDashboard | None,
+        config: UpConfig,
+        node: NodeConfig,
+        remarks: list[str],
+        *,
+        needs_key: bool,
+    ) -> None:
+        self._stack = stack
+        self._page = page
+        self._config = config
+        self._node = node
+        self._remarks = remarks
+        self._needs_key = needs_key
+
+    async def serve(self, signals: asyncio.Queue[int]) -> int:
+        """Runs until a signal comes or something fails; the exit code."""
+        stack, page = self._stack, self._page
+        async with AsyncExitStack() as floor:
+            with log_lines.only_trouble() if is_terminal() else contextlib.nullcontext():
+                engines = await self._start(floor)
+            say(up_story.told(self._story(engines), room() or 80) if is_terminal() else "ready")
+            failure = await _first_failure(stack, signals, engines if self._config.local_node else None)
+            if failure is not None:
+                log.error("stopping: %s", failure, extra={"action": "stack_failed"})
+            else:
+                log.info(
+                    "stopping: what runs is finished first; a second signal hurries",
+                    extra={"action": "stack_draining"},
+                )
+            async with asyncio.TaskGroup() as group:
+                hurry = group.create_task(_hurry_on_signal(stack, signals))
+                if page is not None:
+                    await page.close()
+                await stack.close()
+                hurry.cancel()
+        if is_terminal():
+            say("SOLLOL has stopped.")
+        return exit_codes.OK if failure is None else exit_codes.FAILED
+
+    async def _start(self, floor: AsyncExitStack) -> LocalEngines:
+        """Starts everything, and says where it listens; the engines that joined."""
+        stack, page = self._stack, self._page
         await floor.enter_async_context(stack)
-        say(f"nats {stack.nats_url}")
-        if stack.http_url:
-            say(f"http {stack.http_url}")
-        if stack.metrics_url:
-            say(f"metrics {stack.metrics_url}")
+        self._say("nats", stack.nats_url)
+        self._say("http", stack.http_url)
+        self._say("metrics", stack.metrics_url)
         if page is not None and page.listen(stack.bus_config):
             await floor.enter_async_context(page)
-            say(f"dashboard {page.url}")
-        local = LocalOllama(stack, node)
-        is_settled = not config.local_node or await local.first_look()
-        say("ready")
-        failure = await _first_failure(stack, signals, None if is_settled else local)
-        if failure is not None:
-            log.error("stopping: %s", failure, extra={"action": "stack_failed"})
-        else:
-            log.info("draining; a second signal hurries", extra={"action": "stack_draining"})
-        async with asyncio.TaskGroup() as group:
-            hurry = group.create_task(_hurry_on_signal(stack, signals))
-            if page is not None:
-                await page.close()
-            await stack.close()
-            hurry.cancel()
-    return exit_codes.OK if failure is None else exit_codes.FAILED
+            self._say("dashboard", page.url)
+        own = [port_of(page.url)] if page is not None else []
+        engines = LocalEngines(stack, self._node, usual_urls(os.environ), own)
+        if self._config.local_node:
+            await engines.first_look()
+        return engines
+
+    @staticmethod
+    def _say(what: str, url: str) -> None:
+        """An address for a program that started this one; a person is told all of them later."""
+        if url and not is_terminal():
+            say(f"{what} {url}")
+
+    def _story(self, engines: LocalEngines) -> Story:
+        stack = self._stack
+        found = [
+            EngineHere(node_id=node_id, url=url)
+            if there is None
+            else EngineHere(node_id=node_id, url=url, what=_engine(there), models=there.models)
+            for url, (node_id, there) in engines.found.items()
+        ]
+        looks = self._config.local_node and not self._node.url
+        return Story(
+            nats_url=stack.nats_url,
+            is_own_server=stack.server is not None,
+            http_url=stack.http_url,
+            dashboard_url=self._page.url if self._page is not None else "",
+            metrics_url=stack.metrics_url,
+            engines=found,
+            looks_at=engines.ports if looks else (),
+            knows_members=stack.is_one_member,
+            needs_key=self._needs_key,
+            own_address=own_address(),
+            remarks=self._remarks,
+        )
+
+
+def _engine(there: Probed) -> str:
+    """An engine as its owner would call it."""
+    if there.kind is EngineKind.OPENAI:
+        return "an OpenAI-compatible engine"
+    return f"Ollama {there.version}".strip()
 
 
 async def _first_failure(
-    stack: LocalStack, signals: asyncio.Queue[int], local: LocalOllama | None
+    stack: LocalStack, signals: asyncio.Queue[int], local: LocalEngines | None
 ) -> BaseException | None:
     """What went wrong first, or None when a signal came before anything did; `local` is looked for meanwhile."""
     loop = asyncio.get_running_loop()
     failed = loop.create_task(stack.wait_failed())
     signalled = loop.create_task(signals.get())
-    looking = [loop.create_task(local.run(), name="looks for an Ollama")] if local is not None else []
+    looking = [loop.create_task(local.run(), name="looks for engines")] if local is not None else []
     await asyncio.wait((failed, signalled), return_when=asyncio.FIRST_COMPLETED)
     for task in (failed, signalled, *looking):
         task.cancel()

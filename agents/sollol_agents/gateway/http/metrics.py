@@ -127,8 +127,8 @@ class Metrics:
                 for name, (_, read) in _OF_NODE.items():
                     self._node_gauges[name].labels(view.node_id).set(read(view))
             for view in fleet.nodes:
-                self._fleet_nodes.labels(view.state.value).inc()
+                self._fleet_nodes.labels(view.condition.replace(" ", "_")).inc()
             self._fleet_queue.set(fleet.queued)
             self._fleet_flight.set(fleet.in_flight)
-            self._fleet_slots.set(sum(v.telemetry.slots for v in fleet.nodes if v.state.value == "up"))
+            self._fleet_slots.set(sum(v.telemetry.slots for v in fleet.nodes if v.condition == "up"))
         return generate_latest(self._registry)

@@ -36,6 +36,10 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Names of the models in memory."""
     is_silent: bool = False
     """Nothing answers there at all."""
+    is_ours: bool = False
+    """It is a gateway or a dashboard, of whichever fleet."""
+    wants_key: bool = False
+    """It may be an engine, and tells nothing without a key."""
     detail: str = ""
     """Why it is no engine, in words."""
 
@@ -79,7 +83,7 @@ async def probe(config: NodeConfig, *, timeout_s: float) -> Probed:
         engines = [engine_at(kind, where, config) for kind, where in candidates]
         async with asyncio.timeout(timeout_s):
             if await _is_ours(http):
-                return Probed(url=url, detail="a gateway or dashboard of SOLLOL, not an engine")
+                return Probed(url=url, is_ours=True, detail="a gateway or dashboard of SOLLOL, not an engine")
         async with asyncio.timeout(timeout_s):
             engine, version = await first_answering(engines)
         return await _described(Probed(url=url, kind=engine.kind, version=version), engine, timeout_s)
@@ -89,7 +93,7 @@ async def probe(config: NodeConfig, *, timeout_s: float) -> Probed:
         return Probed(url=url, detail=error.message[:_SHOWN])
     except SollolError as error:
         is_silent = error.body.code is ErrorCode.ENGINE_UNAVAILABLE
-        return Probed(url=url, is_silent=is_silent, detail=_words(error))
+        return Probed(url=url, is_silent=is_silent, wants_key=_wants_key(error), detail=_words(error))
     finally:
         for engine in engines:
             await engine.aclose()
@@ -126,9 +130,13 @@ async def _is_ours(http: EngineHttp) -> bool:
     return False
 
 
+def _wants_key(error: SollolError) -> bool:
+    return "credentials" in error.message
+
+
 def _words(error: SollolError) -> str:
     if error.body.code is ErrorCode.ENGINE_UNAVAILABLE:
         return error.message[:_SHOWN]
-    if "credentials" in error.message:
+    if _wants_key(error):
         return "wants a key: try `sollol node --engine-api-key`"
     return "answers, but neither like Ollama nor like an OpenAI-compatible engine"

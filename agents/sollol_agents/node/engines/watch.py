@@ -114,6 +114,8 @@ class EngineWatch(Part):
                 self.view.saw(loaded)
             self.view.pretended = await self.engine.pretended()
             self.view.answered()
+            if self._warned:
+                log.info("the engine at %s answers again", self.view.url, extra={"action": "engine_found"})
             self._warned, self._lost_at = "", None
         except SollolError as error:
             self.leads_back = error.message if leads_back(error) else ""
@@ -121,7 +123,7 @@ class EngineWatch(Part):
             self._inventory_at = float("-inf")
             if self.view.failures > 1 and self._warned != error.message:
                 self._warned = error.message
-                log.warning("engine at %s: %s", self.view.url, error.message, extra={"action": "engine_unreachable"})
+                log.warning("no engine at %s: %s", self.view.url, error.message, extra={"action": "engine_unreachable"})
             self._note_loss(error, began)
         if had != _names(self.view.inventory.installed):
             self._on_models()

@@ -22,7 +22,7 @@ from sollol_agents.scorer.fleet.nodes import Node, Versions
 from sollol_agents.scorer.knowledge.breaker import BreakerRules, Breakers
 from sollol_agents.scorer.knowledge.clamp import clamped
 from sollol_agents.scorer.knowledge.priors import weight_bytes
-from sollol_schemas.events import NodeEvent
+from sollol_schemas.events import LEFT, NodeEvent
 from sollol_schemas.ids import request_id_of
 from sollol_schemas.steering import Intent
 from sollol_schemas.telemetry import InFlight, LoadUpdate, NodeState, Telemetry
@@ -367,12 +367,14 @@ def _size_of(node: Node, model: str) -> float:
 
 def _reason(node: Node, state: NodeState, now: float, *, has_left: bool) -> str:
     match state:
+        case NodeState.UP if not node.telemetry.engine.is_reachable:
+            return "its engine does not answer"
         case NodeState.UP:
             return "heartbeats arrive"
         case NodeState.DRAINING:
             return "takes no new work"
         case NodeState.DOWN if has_left:
-            return "left"
+            return LEFT
         case NodeState.SUSPECT if node.is_failing:
             return "an attempt failed"
         case _:

@@ -10,6 +10,7 @@ redirects, compression, or HTTP/2.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator
 from typing import Final
@@ -130,9 +131,15 @@ class HttpPool:
         except TimeoutError as error:
             raise _unreachable(f"no connection within {self._connect_timeout_s:g} s") from error
         except OSError as error:  # refused, unreachable, unknown host, and TLS errors
-            raise _unreachable(f"no connection: {error}") from error
+            raise _unreachable(f"no connection: {_why(error)}") from error
         self._open.add(connection)
         return connection
+
+
+def _why(error: OSError) -> str:
+    """The system's words, without its number."""
+    is_systems = error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError)
+    return os.strerror(error.errno) if is_systems and error.errno else error.strerror or str(error)
 
 
 def _unreachable(message: str) -> SollolError:
