@@ -17,10 +17,10 @@ from sollol_schemas.telemetry import EngineKind
 @pytest.mark.parametrize(
     ("address", "urls"),
     [
-        ("gpu", ["http://gpu:11434", "http://gpu:8080", "http://gpu:8000"]),
+        ("gpu", ["http://gpu:11434", "http://gpu:8080", "http://gpu:1234", "http://gpu:8000"]),
         ("gpu:9", ["http://gpu:9"]),
         ("https://gpu/llm", ["https://gpu/llm"]),
-        ("::1", ["http://[::1]:11434", "http://[::1]:8080", "http://[::1]:8000"]),
+        ("::1", ["http://[::1]:11434", "http://[::1]:8080", "http://[::1]:1234", "http://[::1]:8000"]),
         ("[::1]:9", ["http://[::1]:9"]),
     ],
 )
