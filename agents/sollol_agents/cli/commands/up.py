@@ -108,9 +108,8 @@ def up(
     The dashboard listens too and starts, as a process of its own, when somebody opens it.
 
     With `--nats` or SOLLOL_NATS it uses a running server; `--nats-port` starts one all the same. On a terminal it
-    tells what runs where; elsewhere it prints one line for each address it serves and then `ready`. SIGTERM and Ctrl-C
-    drain: dashboard and gateway first, then nodes, dispatcher, scorer, recorder, server; a second signal hurries. The
-    actors take their settings from the environment and the settings file.
+    tells what runs where; elsewhere it prints one line for each address and then `ready`. SIGTERM and Ctrl-C drain:
+    dashboard and gateway first, then nodes, dispatcher, scorer, recorder, server; a second signal hurries.
     """
     log_lines.set_up(log)
     registrar = RegistrarConfig.beside(bus.creds_file)
@@ -140,8 +139,7 @@ def up(
             certificate=certificate_for(gateway.host, registrar.certificate, is_open=open_),
         )
         lazy = LazyDashboard(msgspec.structs.replace(dashboard, port=page.port), base / "dashboard.log")
-        remarks = [place.remark for place in (http, page) if place.remark]
-        house = _House(stack, lazy if up.dashboard else None, up, node, remarks, needs_key=gateway.require_key)
+        house = _House(stack, lazy if up.dashboard else None, up, node, (http, page), needs_key=gateway.require_key)
         return await house.serve(signals)
 
     try:
@@ -196,7 +194,7 @@ class _House:
         page: LazyDashboard | None,
         config: UpConfig,
         node: NodeConfig,
-        remarks: list[str],
+        places: tuple[Place, ...],
         *,
         needs_key: bool,
     ) -> None:
@@ -204,7 +202,7 @@ class _House:
         self._page = page
         self._config = config
         self._node = node
-        self._remarks = remarks
+        self._remarks = [place.remark for place in places if place.remark]
         self._needs_key = needs_key
 
     async def serve(self, signals: asyncio.Queue[int]) -> int:
