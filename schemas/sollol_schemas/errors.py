@@ -181,7 +181,7 @@ _ENGINE_FULL_S: Final = 5
 
 QUOTES_NOBODY: frozenset[ErrorCode] = frozenset(
     code for code, owner in OWNER.items() if owner in (Owner.NODE, Owner.PATH)
-) | {ErrorCode.STALLED}
+) | {ErrorCode.STALLED, ErrorCode.CONFLICT}
 """Codes whose message is in our own words: every other one may quote an engine, which may quote the prompt."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sollol_bus.errors import BusError, NotPermitted
+from sollol_bus.jetstream.api import JetStreamRefused
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.office import found_in
 from sollol_bus.transport.connection import Bus
@@ -38,7 +39,9 @@ async def why_vacant(bus: Bus, office: str) -> str:
         entry = await Bucket(bus, stores.OFFICES_BUCKET, timeout_s=_ANSWER_S).get(office)
     except NotPermitted:
         return f"{nobody(office)}, or to most servers of the NATS cluster" if is_clustered(bus) else nobody(office)
-    except BusError:
+    except BusError as error:
+        if isinstance(error, JetStreamRefused) and error.is_not_found:
+            return nobody(office)  # nobody has ever held one here
         return f"no {office} can come into office: {NO_QUORUM if is_clustered(bus) else _NO_STORE}"
     holder = found_in(entry).holder
     if holder is None or not holder.instance:

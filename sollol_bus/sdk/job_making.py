@@ -87,6 +87,19 @@ def checked_id(job_id: str) -> str:
     return job_id
 
 
-def body_hash(payload: bytes) -> str:
-    """What tells two jobs under one id apart: a hash of the whole message."""
+def body_hash(job: Job) -> str:
+    """What tells two jobs under one id apart: a hash of all that they ask for.
+
+    However that is written: neither the order of fields counts, nor white space between them, nor whether the kind is
+    said or follows from the body.
+    """
+    try:
+        body = msgspec.json.encode(msgspec.json.decode(job.body), order="sorted")
+    except (msgspec.MsgspecError, OverflowError, RecursionError, UnicodeError):
+        body = bytes(job.body)
+    return hash_of(encode(msgspec.structs.replace(job, body=msgspec.Raw(body), kind=None)))
+
+
+def hash_of(payload: bytes) -> str:
+    """The same of a message that is no job."""
     return hashlib.sha256(payload).hexdigest()[:_HASH_CHARACTERS]

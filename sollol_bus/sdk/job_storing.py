@@ -120,7 +120,7 @@ def _conflict(job_id: str, payload: bytes, reply: Msg | BusError) -> Conflict | 
         known = decode(reply.data, JobReply).status
     except DecodeFailed:
         return None
-    if known.body_hash in ("", body_hash(payload)):
+    if known.body_hash in ("", body_hash(decode(payload, Job))):
         return None
     message = f"job {job_id} exists with another body"
     return Conflict(body=ErrorBody(code=ErrorCode.CONFLICT, message=message, details={"state": known.state.value}))

@@ -227,8 +227,10 @@ async def test_a_job_is_cancelled_delayed_queued_and_running_but_not_when_it_is_
                 await s.client.jobs.cancel(job_id)
         done = await s.count(1)
         await s.client.wait_for_task(done, timeout_s=20)
-        with pytest.raises(Conflict, match="done already"):
-            await s.client.jobs.cancel(done)
+        for ask, said in ((s.client.jobs.cancel, "done already"), (s.client.jobs.retry, "only dead or failed")):
+            with pytest.raises(Conflict, match=said) as refused:
+                await ask(done)
+            assert refused.value.body.details == {"state": "done"}
         listed = await s.client.jobs.latest()
         assert (listed.waiting, listed.delayed) == ({}, 0)
 

@@ -60,8 +60,11 @@ async def test_the_same_publish_beyond_the_duplicate_window_runs_nothing_again(t
     async with EmulatedSystem(tmp_path) as s:
         results: list[Msg] = []
         s.client.bus.subscribe(subjects.JOB_RESULT.of("mine"), results.append)
-        for _ in range(3):  # without a message id, as if the window were over
-            ack = await publish_acked(s.client.bus, subjects.JOB_SUBMIT.of(5, "mine"), payload_of("count down from 2"))
+        job = {"prompt": "count down from 2", "model": MODEL}
+        bare = json.dumps(job, indent=1).encode()
+        for written in (payload_of(job["prompt"]), payload_of(job["prompt"]), bare):
+            # without a message id, as if the window were over
+            ack = await publish_acked(s.client.bus, subjects.JOB_SUBMIT.of(5, "mine"), written)
             assert not ack.duplicate
             await s.client.wait_for_task("mine", timeout_s=20)
 
@@ -72,6 +75,7 @@ async def test_the_same_publish_beyond_the_duplicate_window_runs_nothing_again(t
         assert s.news_of("mine").count(JobNews.RUNNING) == 1
         assert JobNews.CONFLICT not in s.news_of("mine")
         assert len(results) == 1
+        assert await s.client.jobs.submit(make_job(job, kind="generate"), job_id="mine") == "mine"
 
 
 async def test_many_jobs_at_once_tell_an_id_that_stands_for_another_job(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.streams import provision
+from sollol_bus.jetstream.vacancy import nobody, why_vacant
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import encode
@@ -226,3 +227,14 @@ async def test_what_names_no_living_holder_counts_as_vacant(join: Join, bus: Bus
 
     await eventually(is_mended)
     assert (a.office.term, a.losses) == (term, []) or b"nobody_alive" in garbage
+
+
+async def test_an_office_that_nobody_has_ever_held_is_vacant_and_its_store_not_blamed(
+    nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "OFFICES_BUCKET", "SOLLOL_NEVER_MADE")
+    bus = await Bus.connect(BusConfig(url=nats_server.url))
+    try:
+        assert await why_vacant(bus, stores.SCORER_LEASE) == nobody(stores.SCORER_LEASE)
+    finally:
+        await bus.close()

@@ -143,6 +143,7 @@ def test_only_messages_of_our_own_are_kept() -> None:
     assert secret.own_words == "the engine answered 500"
     assert secret.without_quotes().details == {}
     assert ErrorBody(code=ErrorCode.NODE_LOST, message="gone").own_words == "gone"
+    assert ErrorBody(code=ErrorCode.CONFLICT, message="another body").own_words == "another body"
     assert not QUOTES_NOBODY & {
         code for code in ErrorCode if code.name.startswith("ENGINE") or code.name == "LOAD_FAILED"
     }

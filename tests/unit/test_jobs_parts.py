@@ -53,6 +53,26 @@ def test_the_request_of_a_job_says_its_routing_in_the_headers_of_the_contract() 
     assert routing == {"X-Sollol-Routing-Mode": "async", "X-Sollol-Priority": "7", "X-Sollol-Deadline-S": "60.0"}
 
 
+@pytest.mark.parametrize(
+    ("written", "is_same"),
+    [
+        (b'{"body": {"model": "m", "prompt": "hi"}}', True),
+        (b'{"body":{"prompt":"hi","model":"m"},"kind":"generate"}', True),
+        (b'{"prompt": "hi", "model": "m"}', True),
+        (b'{"body":{"model":"m","prompt":"hi"},"deadline_s":60}', False),
+        (b'{"body":{"model":"m","prompt":"ho"}}', False),
+        (b'{"body":{"model":"m","prompt":"hi","seed":1e999}}', False),
+        (b"nonsense", False),
+    ],
+)
+def test_a_job_is_the_same_however_it_is_written(written: bytes, is_same: bool) -> None:
+    def hash_of(data: bytes) -> str:
+        return stored_status("jobs.5.j", data, {}, submitted_at="2026-01-01T00:00:00Z").body_hash
+
+    assert (hash_of(written) == hash_of(b'{"body":{"model":"m","prompt":"hi"}}')) is is_same
+    assert hash_of(written) == hash_of(written)
+
+
 def request_of(accepted: Accepted, *, age_s: float = 0.0) -> Request:
     """What a dispatcher makes of a job's request."""
     told = headers_for(accepted, "j", 7) | {h.WAITED: str(age_s), h.CONTROL_INBOX: "_INBOX.ctl"}

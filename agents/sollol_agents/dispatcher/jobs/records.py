@@ -9,7 +9,7 @@ import msgspec
 from sollol_agents.dispatcher.jobs.intake import Accepted, job_in
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.jetstream.pull import Delivery
-from sollol_bus.sdk.job_making import body_hash
+from sollol_bus.sdk.job_making import body_hash, hash_of
 from sollol_schemas import headers as h
 from sollol_schemas import owners
 from sollol_schemas.instants import instant, retold
@@ -44,23 +44,26 @@ def stored_status(
 ) -> JobStatus:
     """The state of a job whose stored message is all that is known of it."""
     priority, job_id = subject.split(".")[-2:]
+    not_before, told = _told(data)
     return JobStatus(
         job_id=job_id,
         state=JobState.QUEUED,
         priority=int(priority),
         submitted_at=retold(submitted_at),
-        not_before=retold(headers.get(h.SCHEDULE, "").removeprefix("@at ") or _not_before(data)),
+        not_before=retold(headers.get(h.SCHEDULE, "").removeprefix("@at ") or not_before),
         run=run_of(headers),
-        body_hash=body_hash(data),
+        body_hash=told,
         stream_seq=seq,
     )
 
 
-def _not_before(data: bytes) -> str:
+def _told(data: bytes) -> tuple[str, str]:
+    """When a job may start at the earliest, as far as it says so, and the hash of what it asks for."""
     try:
-        return job_in(data).not_before
+        job = job_in(data)
     except DecodeFailed:
-        return ""
+        return "", hash_of(data)
+    return job.not_before, body_hash(job)
 
 
 def result_of(status: JobStatus, *, total_s: float = 0.0) -> JobResult:

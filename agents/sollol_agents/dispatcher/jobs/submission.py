@@ -20,7 +20,7 @@ from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import owners, subjects
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.jobs import EnqueueReply, EnqueueRequest, JobNews, JobRef, JobStatus
+from sollol_schemas.jobs import EnqueueReply, EnqueueRequest, Job, JobNews, JobRef, JobStatus
 from sollol_schemas.routing import routing_headers
 
 _ID_BYTES = 8
@@ -56,7 +56,7 @@ class Submission:
         payload = encode(asked.job)
         headers = routing_headers(msg.headers or {})
         if asked.job_id is not None and (known := await self._lookup.known(job_id)) is not None:
-            self._bus.respond(msg, _duplicate(said, known, payload))
+            self._bus.respond(msg, _duplicate(said, known, asked.job))
             return
         await self._enter(msg)
         now = self._bus.clock.now_unix()
@@ -70,7 +70,7 @@ class Submission:
             return
         known = await self._lookup.known(job_id)
         self._bus.respond(
-            msg, _duplicate(said, known, payload) if known else EnqueueReply(job_id=said, is_duplicate=True)
+            msg, _duplicate(said, known, asked.job) if known else EnqueueReply(job_id=said, is_duplicate=True)
         )
 
     async def retry(self, msg: Msg) -> None:
@@ -82,7 +82,8 @@ class Submission:
         if found is None:
             if status is None:
                 raise unknown(said)
-            raise Refused(ErrorCode.CONFLICT, f"job {said} is {status.state}; only dead or failed jobs run again")
+            text = f"job {said} is {status.state}; only dead or failed jobs run again"
+            raise Refused(ErrorCode.CONFLICT, text, state=status.state.value)
         await self._enter(msg)
         letter, ended = found
         run = max(ended.run, status.run if status is not None else 0) + 1
@@ -144,12 +145,12 @@ class Submission:
         return 0 if ack.duplicate else ack.seq
 
 
-def _duplicate(said: str, known: JobStatus, payload: bytes) -> EnqueueReply:
+def _duplicate(said: str, known: JobStatus, job: Job) -> EnqueueReply:
     """The answer to a job that is known already, called as it was said.
 
     Raises:
         Refused: It is known with another body.
     """
-    if known.body_hash and known.body_hash != body_hash(payload):
+    if known.body_hash and known.body_hash != body_hash(job):
         raise Refused(ErrorCode.CONFLICT, f"job {said} exists with another body", state=known.state.value)
     return EnqueueReply(job_id=said, state=known.state, is_duplicate=True)
