@@ -84,6 +84,8 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 ROUTING_FIELDS: frozenset[str] = frozenset(Routing.__struct_fields__)
 _HEADER_MAX = 512
+_SHOWN_MAX = 64
+_MODES = tuple(mode.value for mode in RoutingMode)
 
 
 def routing_header(field: str) -> str:
@@ -125,7 +127,7 @@ def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] 
     if isinstance(fields.get("priority"), str):
         fields["priority"] = _priority(str(fields["priority"]))
     if isinstance(fields.get("routing_mode"), str):
-        fields["routing_mode"] = str(fields["routing_mode"]).lower()
+        fields["routing_mode"] = _mode(str(fields["routing_mode"]))
     try:
         return msgspec.convert(fields, Routing, strict=False)
     except msgspec.ValidationError as error:
@@ -133,7 +135,18 @@ def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] 
 
 
 def _priority(text: str) -> object:
-    return PRIORITY_NAMES.get(text.lower(), text)
+    number = PRIORITY_NAMES.get(text.lower(), text)
+    if isinstance(number, str) and not number.strip().lstrip("+-").isdigit():
+        allowed = ", ".join(PRIORITY_NAMES)
+        raise InvalidRouting(f"routing field priority: {text[:_SHOWN_MAX]!r} is neither 0 to 10 nor one of {allowed}")
+    return number
+
+
+def _mode(text: str) -> str:
+    if text.lower() not in _MODES:
+        allowed = ", ".join(_MODES)
+        raise InvalidRouting(f"routing field routing_mode: {text[:_SHOWN_MAX]!r} is none of {allowed}")
+    return text.lower()
 
 
 _DEFAULT = Routing()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from nats.aio.msg import Msg
@@ -57,9 +57,12 @@ def decode(data: bytes, kind: type[T]) -> T:
     try:
         value: T = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        name = getattr(kind, "__name__", str(kind))
-        raise DecodeFailed(f"not a {name}: {_unquoted(str(error))}") from error
+        raise DecodeFailed(f"not a {_name_of(kind)}: {_unquoted(str(error))}") from error
     return value
+
+
+def _name_of(kind: object) -> str:
+    return getattr(kind, "__name__", "") or " or ".join(map(_name_of, get_args(kind))) or str(kind)
 
 
 def _unquoted(reason: str) -> str:

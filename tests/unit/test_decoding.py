@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.messages import decode
+from sollol_schemas.control import ControlDrain, ControlPing
 from sollol_schemas.jobs import JobStatus
 from sollol_schemas.stores import KEPT, NodeClaim
 
@@ -37,6 +38,11 @@ def test_a_whole_number_that_nothing_reaches_is_refused(number: int) -> None:
     fields = {"type": "job.status.v1", "job_id": "j", "state": "queued", "tries": number}
     with pytest.raises(DecodeFailed):
         decode(msgspec.json.encode(fields), JobStatus)
+
+
+def test_a_refusal_names_each_message_that_it_might_have_been_as_the_contract_does() -> None:
+    with pytest.raises(DecodeFailed, match=r"^not a ControlPing or ControlDrain: "):
+        decode(b"{}", ControlPing | ControlDrain)  # type: ignore[arg-type]  # a union is no class
 
 
 def test_a_value_under_the_key_of_another_is_not_about_it() -> None:

@@ -269,6 +269,15 @@ def test_a_signature_depends_on_key_time_and_body() -> None:
     assert len(made) == 8
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [("priority", "frob", "neither 0 to 10 nor one of critical, "), ("routing_mode", "x", "none of fast, reliable")],
+)
+def test_a_routing_field_that_is_none_says_what_it_may_be(field: str, value: str, allowed: str) -> None:
+    with pytest.raises(InvalidRouting, match=f"{field}: '{value}' is {allowed}"):
+        parse_routing({field: value})
+
+
 def test_headers_that_say_nothing_about_routing_or_too_much_do_not_stay_with_a_job() -> None:
     told = {"x-sollol-PRIORITY": "3", "X-Sollol-Session-Id": "s" * 60_000, "X-Sollol-Foo": "f", "Sollol-Job-Place": "0"}
     kept = routing_headers(told)
