@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from itertools import islice
 
 import msgspec
@@ -37,6 +37,8 @@ _DIGITS = 8
 _ENDS = frozenset(state.value for state in TERMINAL)
 _RNG = random.Random()
 
+Announce = Callable[[int], Awaitable[None]]
+
 
 class BatchProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a batch is."""
@@ -57,6 +59,7 @@ class Batch:
         priority: Of every job; `batch` by default.
         ahead: Jobs submitted beyond the last answer that was taken.
         rng: Spreads the tries of many batches.
+        announce: Awaited before jobs are handed over, with how many from the first on there will be then.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Batch:
         priority: int = PRIORITY_NAMES["batch"],
         ahead: int = 2000,
         rng: random.Random = _RNG,
+        announce: Announce | None = None,
     ) -> None:
         if not is_request_id(f"{batch_id}-{'0' * _DIGITS}"):
             raise BadRequest(f"not a batch id: {batch_id[:80]!r}")
@@ -76,6 +80,7 @@ class Batch:
         self._ahead = ahead
         self._block = max(1, min(_BLOCK, ahead // 2))
         self._rng = rng
+        self._announce = announce
         self._submitted = 0
         self._ended: dict[int, bool] = {}
         self._fresh: set[int] = set()
@@ -117,6 +122,8 @@ class Batch:
         subscription = self._jobs.bus.subscribe(self._jobs.events(), self._on_event)
         try:
             async for block in _blocks(jobs, self._block):
+                if self._announce is not None:
+                    await self._announce(block[-1][0] + 1)
                 await self._submit(block)
                 waiting += block
                 while len(waiting) > self._ahead - self._block:

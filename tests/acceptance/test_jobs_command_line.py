@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ async def test_a_dead_job_is_listed_with_its_reason_and_run_again(fleet: Process
     assert (json.loads(said)["state"], json.loads(said)["run"]) == ("failed", 2)
 
 
-async def test_a_batch_that_is_killed_goes_on_where_it_was(fleet: ProcessFleet, tmp_path: Path) -> None:
+async def test_a_batch_that_is_killed_goes_on_where_it_was_and_is_found_from_anywhere(
+    fleet: ProcessFleet, tmp_path: Path
+) -> None:
     await _with_a_node(fleet, "60")
     asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     lines: list[dict[str, Any]] = [{"model": MODEL, "prompt": f"count down from {10 + n % 5}"} for n in range(120)]
@@ -106,10 +109,20 @@ async def test_a_batch_that_is_killed_goes_on_where_it_was(fleet: ProcessFleet, 
         first.kill()
         await first.communicate()
     assert answers_in(answered) < len(lines)
-    code, said, noted = await sollol(fleet, "batch", "run", str(asked), str(answered), "--json")
+    code, said, _ = await sollol(fleet, "batch", "list")
+    name = said.splitlines()[1].split()[0]
+    assert (code, len(name)) == (0, 8)
+    code, said, noted = await sollol(fleet, "batch", "resume", name, "--json")
     assert code == 1, "one request has no answer"
-    assert json.loads(said)["failed"] == 1
     assert "are there already" in noted
+    told = json.loads(said)
+    assert (told["done"], told["failed"], told["by_node"]) == (121, 1, {"attic": 121})
+    assert told["in_file_before"] + told["earlier"] >= 20
+    assert [one["code"] for one in told["reasons"]] == ["unknown_model"]
+    code, said, _ = await sollol(fleet, "batch", "status", name, "-o", "json")
+    assert (json.loads(said)["stage"], json.loads(said)["done"]) == ("done", 121)
+    code, _, noted = await sollol(fleet, "batch", "cancel", name)
+    assert (code, "has ended already" in noted) == (1, True)
     found = [json.loads(line) for line in answered.read_text().splitlines()]
     assert [one["custom_id"] for one in found] == [*(str(n) for n in range(1, 121)), "last", "unknown"]
     for number, one in enumerate(found[:120]):
@@ -123,6 +136,55 @@ async def test_a_batch_that_is_killed_goes_on_where_it_was(fleet: ProcessFleet, 
     assert all(job.tries == 1 for job in done), "nothing was done twice"
 
 
+async def test_answers_of_an_earlier_run_are_named_as_such_and_a_cancelled_batch_stays_so(
+    fleet: ProcessFleet, tmp_path: Path
+) -> None:
+    await _with_a_node(fleet, "400")
+    asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    asked.write_text("".join(f'{{"model": "{MODEL}", "prompt": "count down from {n}"}}\n' for n in (1, 2, 3)))
+    code, said, noted = await sollol(fleet, "batch", "run", str(asked), str(answered))
+    assert (code, "done      3 of 3" in said, "earlier results" in said) == (0, True, False)
+    assert noted.splitlines()[-1].startswith("3 of 3 ended"), "no terminal, and so a line of a log"
+    code, said, _ = await sollol(fleet, "batch", "run", str(asked), str(tmp_path / "second.jsonl"))
+    assert (code, "3 answers taken from earlier results" in said) == (0, True)
+    nowhere = {"model": MODEL, "prompt": "x", "node_id": "absent", "strict": True}
+    asked.write_text(f"{json.dumps(nowhere)}\n" * 3)
+    name = await _a_person_leaves_it(fleet, asked, tmp_path / "third.jsonl")
+    running = await start(fleet, "batch", "resume", name)
+    assert running.stderr is not None
+    assert name in (await running.stderr.readline()).decode(), "it has begun"
+    code, said, _ = await sollol(fleet, "batch", "cancel", name)
+    assert (code, said) == (0, f"batch {name} is cancelled: 0 done, 0 failed, 3 cancelled\n")
+    said_there, _ = await asyncio.wait_for(running.communicate(), 60)
+    assert (running.returncode, b"cancelled 3" in said_there) == (1, True), "who follows it is told, and ends"
+    code, _, noted = await sollol(fleet, "batch", "resume", name)
+    assert (code, "was cancelled" in noted, "--again" in noted) == (2, True, True)
+
+
+async def _a_person_leaves_it(fleet: ProcessFleet, asked: Path, answered: Path) -> str:
+    """Starts a batch of three on a terminal, presses Ctrl-C while they wait; its id, as the last words have it."""
+    controller, terminal = os.openpty()
+    running = await start(fleet, "batch", "run", str(asked), str(answered), stderr=terminal)
+    os.close(terminal)
+    seen = b""
+    try:
+        while b"3 waiting" not in seen:
+            seen += await asyncio.to_thread(os.read, controller, 4096)
+        running.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(running.wait(), 30) == 130
+        while b"cancel  sollol" not in seen:
+            seen += await asyncio.to_thread(os.read, controller, 4096)
+    finally:
+        os.close(controller)
+        if running.returncode is None:
+            running.kill()
+        await running.communicate()
+    told = seen.decode()
+    assert "─  0/3" in told, "a bar, for it was a terminal"
+    assert "3 go on without you" in told
+    return told.partition("resume  sollol batch resume ")[2].split()[0]
+
+
 def answers_in(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
@@ -133,7 +195,7 @@ async def _with_a_node(fleet: ProcessFleet, decode_tps: str) -> None:
     await fleet.node("attic", engine.url, "--slots", "8")
 
 
-async def start(fleet: ProcessFleet, *argv: str) -> asyncio.subprocess.Process:
+async def start(fleet: ProcessFleet, *argv: str, stderr: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -141,7 +203,7 @@ async def start(fleet: ProcessFleet, *argv: str) -> asyncio.subprocess.Process:
         *argv,
         env=os.environ | {"SOLLOL_NATS": fleet.nats_url},
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )
 
 

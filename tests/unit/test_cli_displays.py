@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.cli.commands.batch import PlainDisplay
 from sollol_agents.cli.commands.doctor import without_need
 from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_agents.cli.commands.jobs_views import show_jobs, show_status
@@ -73,10 +72,3 @@ def test_a_long_error_is_seen_to_be_cut(capsys: pytest.CaptureFixture[str]) -> N
     with on_screen(width=80):
         show_jobs(JobListReply(jobs=(JobStatus(job_id="a", state=JobState.FAILED, error=error),)))
     assert "unknown_model…" in capsys.readouterr().out
-
-
-def test_a_batch_ends_with_one_line_however_fast_it_was(capsys: pytest.CaptureFixture[str]) -> None:
-    with PlainDisplay(3) as display:
-        for _ in range(3):
-            display.update(3, 0)
-    assert capsys.readouterr().err.count("3 of 3, 0 failed") == 1

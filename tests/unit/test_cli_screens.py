@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.cli.commands import discover, doctor, explaining, jobs_views, listings, steering
+from sollol_agents.cli.commands import batch_views, discover, doctor, explaining, jobs_views, listings, steering
 from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_agents.cli.output import Form, on_screen
 from sollol_agents.cli.table import width_of
 from sollol_agents.lab.testing.messages import engine, gpu, loaded, outcome, telemetry
 from sollol_agents.node.engines.probing import Probed
+from sollol_schemas.batch_progress import BatchListReply, BatchReason, BatchStage, BatchView
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast, Rejection, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerState
@@ -213,6 +214,38 @@ REPORT = discover.Report(
     ),
     others=(),
 )
+BATCH = BatchView(
+    batch_id="3f2a91bc0d4e5f60718293a4",
+    stage=BatchStage.RUNNING,
+    total=200,
+    submitted=180,
+    done=96,
+    failed=4,
+    running=8,
+    waiting=72,
+    tokens=25_410,
+    work_s=612.4,
+    by_node={"den": 36, "gaming-pc": 60},
+    reasons=(
+        BatchReason(code="engine_rejected", message="the prompt is longer than the context of 4096 tokens", count=3),
+        BatchReason(code="unknown_model", message="no node has nonesuch", count=1),
+    ),
+    requests="/home/ada/work/questions-of-november.jsonl",
+    answers="/home/ada/work/answers-of-november.jsonl",
+    host="den",
+    rate_per_s=4.1,
+    left_s=24.4,
+)
+BATCHES = BatchListReply(
+    batches=(
+        BATCH,
+        BatchView(batch_id="batch_5d1e0a77c2", stage=BatchStage.DONE, total=31_000, done=31_000, is_of_gateway=True),
+        BatchView(
+            batch_id="alice=a7b2-3f2a91bc0d4e5f60718293a4", stage=BatchStage.STOPPED, total=9, submitted=2, done=2
+        ),
+    )
+)
+ENDING = batch_views.Ending(view=BATCH, answers="answers.jsonl", written=12, earlier=13, earlier_at="", took_s=62.0)
 SCREENS: dict[str, Callable[[], None]] = {
     "nodes": partial(listings.show_nodes, NODES),
     "nodes_one": partial(listings.show_nodes, ONE_NODE),
@@ -222,6 +255,9 @@ SCREENS: dict[str, Callable[[], None]] = {
     "why": partial(explaining.show_why, WHY),
     "jobs": partial(jobs_views.show_jobs, JOBS),
     "job": partial(jobs_views.show_status, JOBS.jobs[2]),
+    "batches": partial(batch_views.show_batches, BATCHES),
+    "batch": partial(batch_views.show_batch, BATCH, "laptop"),
+    "batch_summary": partial(batch_views.show_summary, ENDING),
     "breakers": partial(steering.show_breakers, BREAKERS),
     "strategy": partial(
         steering.show_strategy, StrategyReply(strategy="plan", settings={"hold": 0.3}, available=("plan",))
