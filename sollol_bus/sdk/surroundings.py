@@ -7,7 +7,6 @@ They are those of the command line: `SOLLOL_NATS` and `SOLLOL_NATS_*`, and the t
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -51,6 +50,8 @@ def bus_config_here(name: str, environ: Mapping[str, str] | None = None) -> BusC
 
 
 def _table(path: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 most machines have no such file
+
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8")).get("nats", {})
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

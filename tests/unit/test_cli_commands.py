@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from sollol_agents.cli import __main__ as program
-from sollol_agents.cli import exit_codes, log_lines
+from sollol_agents.cli import catalogue, exit_codes, log_lines
 from sollol_agents.cli.commands.explaining import show_decision, show_why
 from sollol_agents.cli.commands.listings import show_stats
 from sollol_agents.cli.commands.requesting import body_fields, provenance, read_prompt
@@ -26,7 +26,7 @@ from sollol_schemas.execution import Figures
 from sollol_schemas.queries import GroupStats, StatsReply, WhyReply
 from sollol_schemas.routing import RoutingMode
 
-COMMANDS = [name for name, *_ in program._COMMANDS]
+COMMANDS = list(catalogue.COMMANDS)
 SUMMARY = Decision(
     request_id="req-1",
     attempt_id="req-1-1",

@@ -4,52 +4,51 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from cyclopts import App, Parameter
 
 from sollol_agents.cli import __main__ as program
 from sollol_agents.cli import exit_codes
+from sollol_agents.cli.catalogue import COMMANDS, GROUPS
+from sollol_agents.cli.declared import Commands, Parameter
 from sollol_agents.cli.examples import EXAMPLES
 
 FLAGS_MOST = 12
 
 
-def commands(app: App, path: tuple[str, ...]) -> Iterator[tuple[str, App]]:
-    """Every command below a path, with its words."""
-    app = app[path[-1]]
-    names = [name for name in app if not name.startswith("-")]
-    if app.default_command is not None:
-        yield " ".join(path), app
-    for name in names:
-        yield from commands(app, (*path, name))
+def commands(name: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Every command at a word and below it, with its words."""
+    there = COMMANDS[name].load()
+    if isinstance(there, Commands):
+        yield from ((f"{name} {below}", run) for below, run in there)
+    else:
+        yield name, there
 
 
-def flags(app: App) -> dict[str, bool]:
+def flags(command: Callable[..., Any]) -> dict[str, bool]:
     """The flags of a command, and whether its help shows them."""
-    assert app.default_command is not None
     found = {}
-    hints = typing.get_type_hints(app.default_command, include_extras=True)
-    for parameter in inspect.signature(app.default_command).parameters.values():
+    hints = typing.get_type_hints(command, include_extras=True)
+    for parameter in inspect.signature(command).parameters.values():
         told = [m for m in getattr(hints.get(parameter.name), "__metadata__", ()) if isinstance(m, Parameter)]
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            name = next(iter(told[0].name)) if told and told[0].name else f"--{parameter.name.replace('_', '-')}"
-            found[name] = not told or told[0].show is not False
+            name = told[0].names[0] if told and told[0].names else f"--{parameter.name.replace('_', '-')}"
+            found[name] = not told or told[0].show
     return found
 
 
-@pytest.mark.parametrize("name", [name for name, *_ in program._COMMANDS])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_shows_few_flags_and_two_examples(name: str) -> None:
-    for path, app in commands(program.build_app(), (name,)):
-        shown = [flag for flag, is_shown in flags(app).items() if is_shown]
+    for path, command in commands(name):
+        shown = [flag for flag, is_shown in flags(command).items() if is_shown]
         assert len(shown) <= FLAGS_MOST, f"{path} shows {shown}"
         assert len(EXAMPLES.get(path, ())) == 2, path
 
 
 def test_every_example_is_of_a_command_and_its_flags() -> None:
-    app = program.build_app()
-    known = dict(pair for name, *_ in program._COMMANDS for pair in commands(app, (name,)))
+    known = dict(pair for name in COMMANDS for pair in commands(name))
     assert set(EXAMPLES) <= set(known)
     for path, examples in EXAMPLES.items():
         there = {*flags(known[path]), "--help-all", "-o", "<", "-1"}
@@ -81,8 +80,6 @@ def test_without_a_command_the_first_five_are_named(capsys: pytest.CaptureFixtur
 def test_experts_and_single_actors_stand_apart(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["--help"]) == exit_codes.OK
     said = capsys.readouterr().out
-    places = [
-        said.index(title)
-        for title in ("─ Start ", "─ Use ", "─ Look ", "─ Operate ", "─ For experts ", "─ Single actors ")
-    ]
+    places = [said.index(f"\n{title}:\n") for title in GROUPS]
     assert places == sorted(places)
+    assert max(map(len, said.splitlines())) <= 80

@@ -4,14 +4,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import cyclopts
 import msgspec
 import pytest
 from msgspec import Meta
 
+from sollol_agents.cli.declared import Commands
 from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.section import ConfigFile, Section
 from sollol_agents.cli.settings.sections import all_sections, section
+from sollol_agents.cli.with_cyclopts import for_cyclopts
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatorConfig
 from sollol_agents.node.config import NodeConfig
@@ -133,15 +134,15 @@ def test_an_unknown_environment_name_is_ignored_with_a_warning(caplog: pytest.Lo
 
 
 def run(*argv: str) -> Any:
-    app = cyclopts.App()
+    toys = Commands("toys", "What tests run.")
 
-    @app.command(name="toy")
+    @toys.command("toy")
     @with_settings(toy=SECTION)
     def toy(word: str, *, toy: Toy, count: int = 1) -> tuple[str, int, Toy]:
         """Shows what it got."""
         return word, count, toy
 
-    return app(argv, result_action="return_value", exit_on_error=False, print_error=False)
+    return for_cyclopts(toys)(argv, result_action="return_value", exit_on_error=False, print_error=False)
 
 
 def test_a_command_gets_the_struct_its_flags_fill() -> None:
@@ -193,8 +194,9 @@ def test_a_flag_may_displace_another_setting_but_not_another_flag(tmp_path: Path
     def command(*, toy: Toy, other: Toy) -> None:
         seen.append(toy)
 
-    app = cyclopts.App()
-    app.command(command)
+    toys = Commands("toys", "What tests run.")
+    toys.command("command")(command)
+    app = for_cyclopts(toys)
     file = tmp_path / "sollol.toml"
     file.write_text("[scorer]\nname = 'file'")
     for flags in (["--other-pause-s", "3"], ["--other-slots", "3"]):

@@ -2,17 +2,133 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
+import pytest
 
-def test_a_command_starts_without_aiohttp_and_may_load_it_later() -> None:
+from sollol_agents.cli import quick, with_cyclopts
+from sollol_agents.cli.catalogue import COMMANDS
+from sollol_agents.cli.examples import EXAMPLES
+
+HEAVY = frozenset(
+    {
+        "aiohttp",
+        "aiosqlite",
+        "attr",
+        "cryptography",
+        "cyclopts",
+        "httpx",
+        "langdetect",
+        "nats.js.api",
+        "nicegui",
+        "opentelemetry",
+        "prometheus_client",
+        "psutil",
+        "pynvml",
+        "rich",
+        "sqlite3",
+        "starlette",
+        "textual",
+        "tokenizers",
+        "uvicorn",
+        "uvloop",
+    }
+)
+"""Libraries that no question to the fleet needs."""
+MODULES_MOST = 380
+"""Most of them Python's own; a library that comes back shows here, too, whatever its name."""
+EVERYDAY = (
+    "nodes",
+    "models -o wide",
+    "stats --window-s 60",
+    "reliability",
+    "why",
+    "usage",
+    "audit",
+    "route llama3.1:8b",
+    "jobs list",
+    "strategy get",
+    "generate llama3.1:8b Hi",
+)
+LOADED = """
+import importlib.util, json, sys
+from sollol_agents.cli.__main__ import run
+for words in json.loads(sys.argv[1]):
+    run(words)
+lazy = importlib.util._LazyModule
+print("\\n" + " ".join(name for name, module in sys.modules.items() if type(module) is not lazy))
+"""
+
+
+def loaded(*command_lines: str) -> set[str]:
+    """The modules that are loaded when these have run, where nobody listens."""
+    nobody = ["--nats", "nats://127.0.0.1:1"]
+    lines = [[*shlex.split(line), *(nobody if line and not line.startswith("-") else [])] for line in command_lines]
+    told = str(lines).replace("'", '"')
+    done = subprocess.run([sys.executable, "-c", LOADED, told], capture_output=True, text=True, timeout=120, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_commands_of_every_day_load_no_library_that_they_do_not_use() -> None:
+    there = loaded(*EVERYDAY)
+    assert sorted(HEAVY & there) == []
+    assert len(there) <= MODULES_MOST
+
+
+def test_who_only_looks_at_the_commands_waits_for_none_of_them() -> None:
+    there = loaded("", "--help")
+    assert [name for name in there if name.startswith(("sollol_bus", "sollol_schemas", "msgspec", "asyncio"))] == []
+
+
+def test_what_is_put_off_is_loaded_when_it_is_used() -> None:
     code = (
-        "import sys, sollol_agents.cli.__main__; assert 'aiohttp' not in sys.modules, 'loaded';"
-        "import importlib.util; print(importlib.util.find_spec('aiohttp') is not None)"
+        "import sys, sollol_agents.cli.__main__, nats.aio.transport as t; from importlib.util import _LazyModule\n"
+        "assert type(sys.modules['aiohttp']) is _LazyModule, 'loaded'\n"
+        "print(t.aiohttp.WSMsgType.BINARY.name, t.multidict.CIMultiDict, __import__('nats.js').js.JetStreamContext)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+    assert (done.returncode, done.stdout[:6]) == (0, "BINARY"), done.stderr
+
+
+@pytest.mark.parametrize("path", EXAMPLES)
+def test_a_line_that_is_read_quickly_is_read_as_the_library_reads_it(path: str) -> None:
+    for line in EXAMPLES[path]:
+        words = shlex.split(line.partition(" < ")[0])[1:]
+        command, rest = quick.found(COMMANDS[words[0]].load(), words[1:])
+        assert command is not None
+        bound = quick.bound(command, rest)
+        assert bound is not None or "--help-all" in words, line
+        if bound is not None:
+            _, theirs, _ = with_cyclopts.build_app().parse_args(words, exit_on_error=False, print_error=False)
+            assert [*bound.args] == [*theirs.args]
+            assert bound.kwargs == theirs.kwargs
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nodes --help",
+        "nodes --jsn",
+        "nodes extra",
+        "nodes --watch --watch",
+        "nodes --json=yes",
+        "nodes --nats",
+        "nodes --nats --watch",
+        "nodes --output tables",
+        "stats --window-s many",
+        "generate",
+        "generate m Hi --option",
+        "generate m Hi -- --json",
+        "jobs",
+        "jobs lst",
+    ],
+)
+def test_what_is_not_certain_is_left_to_the_library(line: str) -> None:
+    name, *words = line.split()
+    command, rest = quick.found(COMMANDS[name].load(), words)
+    assert command is None or quick.bound(command, rest) is None
 
 
 def test_an_actor_spares_what_it_loaded_and_looks_for_garbage_seldom() -> None:

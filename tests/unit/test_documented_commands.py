@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cyclopts import App
+from cyclopts import App  # noqa: TID251 the flags as they are read
 
-from sollol_agents.cli.__main__ import build_app
+from sollol_agents.cli.with_cyclopts import build_app
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

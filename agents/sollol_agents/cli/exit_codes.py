@@ -15,10 +15,6 @@ USAGE: Final = 2  # a flag, a setting or the environment must be changed
 NO_ANSWER: Final = 3  # nobody answers: no NATS server, no actor, no node
 INTERRUPTED: Final = 130  # Ctrl-C or SIGTERM
 
-HELP: Final = (
-    "Exit codes: 0 done; 1 the request failed; 2 wrong usage or setting; 3 no answer from the fleet; 130 interrupted."
-)
-
 _HINTS: Final[dict[ErrorCode, str]] = {
     ErrorCode.UNKNOWN_MODEL: "`sollol models` lists what there is, `sollol pull NODE MODEL` fetches one",
     ErrorCode.NO_NODES: "start one with `sollol node`, or look with `sollol doctor`",

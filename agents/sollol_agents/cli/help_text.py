@@ -1,4 +1,4 @@
-"""What `sollol`, `--help` and `--help-all` print beside what the command line's library knows."""
+"""What `--help` and `--help-all` print beside what the command line's library knows."""
 
 from __future__ import annotations
 
@@ -7,25 +7,11 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from cyclopts import Parameter
-
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.examples import EXAMPLES
 from sollol_agents.cli.output import room, say, tell
 
 _LEAST_TEXT: Final = 30
-
-FIRST_COMMANDS: Final = """\
-sollol makes a fleet of LLM machines behave like one.
-
-  sollol up                     start everything on this machine
-  sollol join TOKEN             make this machine a member of a fleet
-  sollol nodes                  see which machines there are, and what they do
-  sollol generate MODEL PROMPT  ask something, wherever it is answered soonest
-  sollol doctor                 find out what is wrong, and what to do
-
-`sollol --help` lists every command, `sollol COMMAND --help` explains one.
-"""
-"""What somebody needs first."""
 
 
 def show_examples(path: Sequence[str]) -> None:
@@ -61,5 +47,5 @@ def _hidden(command: Callable[..., Any]) -> typing.Iterator[tuple[str, str]]:
     for parameter in inspect.signature(command).parameters.values():
         for told in getattr(parameter.annotation, "__metadata__", ()):
             if isinstance(told, Parameter) and told.show is False:
-                name = next(iter(told.name)) if told.name else f"--{parameter.name.strip('_').replace('_', '-')}"
+                name = told.names[0] if told.names else f"--{parameter.name.strip('_').replace('_', '-')}"
                 yield name, str(told.help or "")

@@ -6,8 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Final
 
-from cyclopts import Parameter
-
+from sollol_agents.cli.declared import Parameter
 from sollol_bus.errors import ConfigError
 
 KEYS: Final = "set SOLLOL_GATEWAY_REQUIRE_KEY=true and make keys with `sollol keys create`"

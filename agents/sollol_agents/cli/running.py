@@ -1,9 +1,10 @@
-"""Runs a command's coroutine: on uvloop where there is one, ended by Ctrl-C and SIGTERM."""
+"""Runs a command's coroutine, ended by Ctrl-C and SIGTERM; what runs for long runs on uvloop where there is one."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import importlib.util
 import logging
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from sollol_agents.cli import exit_codes
+from sollol_agents.cli import exit_codes, lean_start
 from sollol_bus.errors import ConfigError, NotConnected
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connecting import advice
@@ -36,8 +37,13 @@ _GARBAGE_OBJECTS = 25_000
 """So many more objects than before make Python look for garbage: each request in flight holds dozens, and is none."""
 
 
-def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """The exit code of `main`; a signal cancels it, so that whatever it asked of the fleet is cancelled too."""
+def run(main: Callable[[], Coroutine[Any, Any, int]], *, is_long: bool = False) -> int:
+    """The exit code of `main`; a signal cancels it, so that whatever it asked of the fleet is cancelled too.
+
+    Args:
+        main: What the command does.
+        is_long: Whether a faster loop is worth the time that loading it takes: not for a question and its answer.
+    """
 
     async def guarded() -> int:
         task = asyncio.current_task()
@@ -50,7 +56,7 @@ def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         except asyncio.CancelledError:
             return exit_codes.INTERRUPTED
 
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory() if is_long else None) as runner:
         return runner.run(guarded())
 
 
@@ -161,6 +167,8 @@ async def connected(bus: BusConfig, name: str = "sollol-cli") -> AsyncIterator[C
         NotConnected: No NATS server answers there.
     """
     client = Client(msgspec.structs.replace(bus, name=name))
+    if any(url.startswith(("ws://", "wss://")) for url in bus.url.split(",")):
+        lean_start.load_websockets()
     try:
         await _expect_listener(bus)
         await client.start()
@@ -185,7 +193,8 @@ async def _expect_listener(bus: BusConfig) -> None:
             connecting = asyncio.open_connection(found.hostname, found.port or _PORT)
             _, writer = await asyncio.wait_for(connecting, bus.connect_timeout_s)
         except (ConnectionRefusedError, socket.gaierror) as error:
-            why = error.strerror or str(error)
+            # what a loop makes of it differs; the system's words are the same everywhere
+            why = os.strerror(errno.ECONNREFUSED) if isinstance(error, ConnectionRefusedError) else str(error.strerror)
         except (OSError, TimeoutError, ValueError):
             return  # whatever it is, connecting tells
         else:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from cyclopts import Parameter
 
 from sollol_agents.cli import log_lines, running
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import show_json, show_table
 from sollol_agents.cli.settings import of_commands

@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
-
 from sollol_agents.cli import log_lines, running
 from sollol_agents.cli.commands.batch_files import AnswerFile, Item, batch_id_of, output_line, read_items
 from sollol_agents.cli.commands.batch_following import Following
@@ -26,6 +24,7 @@ from sollol_agents.cli.commands.batch_views import (
     show_summary,
 )
 from sollol_agents.cli.commands.listings import listing
+from sollol_agents.cli.declared import Commands, Parameter
 from sollol_agents.cli.exit_codes import FAILED, OK
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import clear, counted, is_terminal, note, show_json, show_json_line
@@ -38,7 +37,7 @@ from sollol_bus.sdk.jobs import priority_of
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.batch_progress import BatchStage, BatchTell, BatchView
 
-batch = App(name="batch", help="Run a file of requests as durable jobs, follow it, and find it again.")
+batch = Commands(name="batch", help="Run a file of requests as durable jobs, follow it, and find it again.")
 
 _FULL_ID = 24
 _LISTED = 1000
@@ -49,7 +48,7 @@ BatchName = Annotated[str, Parameter(help="The batch's id, or how it begins.")]
 Ahead = Annotated[int, Parameter(help="Requests submitted ahead of the last answer.")]
 
 
-@batch.command
+@batch.command("run")
 @of_commands.for_clients()
 def run(
     requests: Annotated[
@@ -81,10 +80,10 @@ def run(
         async with running.connected(bus) as client:
             return await Run(client, batch_id, items, requests, answers, priority=number).run(ahead, json_=json_)
 
-    return running.run(main)
+    return running.run(main, is_long=True)
 
 
-@batch.command
+@batch.command("resume")
 @of_commands.for_clients()
 def resume(
     name: BatchName,
@@ -109,7 +108,7 @@ def resume(
     return running.run(main)
 
 
-@batch.command(name="list")
+@batch.command("list")
 @of_commands.for_clients()
 def list_batches(
     *,
@@ -123,7 +122,7 @@ def list_batches(
     return listing(bus, log, lambda c: Batches(c.jobs).latest(limit), show_batches, json_=json_, is_watched=watch)
 
 
-@batch.command
+@batch.command("status")
 @of_commands.for_clients()
 def status(
     name: BatchName,
@@ -154,7 +153,7 @@ def status(
     return running.run(main)
 
 
-@batch.command
+@batch.command("cancel")
 @of_commands.for_clients()
 def cancel(name: BatchName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Cancels a batch: what waits, what runs, and what was not handed over yet."""

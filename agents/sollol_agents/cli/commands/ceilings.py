@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from cyclopts import Parameter
-
+from sollol_agents.cli.declared import Parameter
 from sollol_schemas.callers import Standing
 from sollol_schemas.routing import PRIORITY_NAMES
 

@@ -73,7 +73,7 @@ def demo(*, log: LogConfig) -> int:
     """
     # killing a node is part of the show: its echo in the logs is not news
     log_lines.set_up(msgspec.structs.replace(log, level="error") if log.level == "warning" else log)
-    return running.run(_main)
+    return running.run(_main, is_long=True)
 
 
 async def _main() -> int:

@@ -12,9 +12,9 @@ from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
-from cyclopts import Parameter
 
 from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import note, say, show_json, show_table
 from sollol_agents.cli.settings import of_commands

@@ -13,12 +13,12 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
-from cyclopts import Parameter
 
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.doctor_kept import check_answers, check_kept
 from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_agents.cli.commands.listings import variants_of
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_json, show_table, tell
 from sollol_agents.cli.settings import of_commands

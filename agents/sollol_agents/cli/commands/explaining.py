@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
-from cyclopts import Parameter
 
 from sollol_agents.cli.commands.listings import listing
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_table, tell
 from sollol_agents.cli.settings import of_commands

@@ -12,7 +12,6 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 import psutil
-from cyclopts import App, Parameter
 
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.ceilings import (
@@ -26,6 +25,7 @@ from sollol_agents.cli.commands.ceilings import (
     columns,
     given,
 )
+from sollol_agents.cli.declared import Commands, Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, show_json, show_table
 from sollol_agents.cli.settings import of_commands
@@ -47,7 +47,7 @@ from sollol_schemas.ids import is_bus_id
 from sollol_schemas.members import FleetReply, FleetRequest, Invite, ListMembers, Revoke
 from sollol_schemas.subjects import Role
 
-fleet: Final = App(
+fleet: Final = Commands(
     name="fleet", help="Make a fleet that knows its members; list them, renew or revoke their credentials."
 )
 
@@ -56,7 +56,7 @@ _ROLES: Final = {"node": Role.NODE, "client": Role.CLIENT, "observer": Role.OBSE
 _PORT: Final = 4222
 
 
-@fleet.command
+@fleet.command("init")
 def init(
     *,
     host: Annotated[
@@ -120,7 +120,7 @@ def _settings(server: str, folder: Path, port: int, node_id: str) -> str:
     )
 
 
-@fleet.command(name="list")
+@fleet.command("list")
 @of_commands.for_clients()
 def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the members, and who was invited and has not come yet."""
@@ -149,7 +149,7 @@ def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False
     return _ask(bus, log, ListMembers(), tell, then=load)
 
 
-@fleet.command
+@fleet.command("limit")
 @of_commands.for_clients()
 def limit(
     name: Annotated[str, Parameter(help="A member, or an API key as `key-ID`.")],
@@ -189,7 +189,7 @@ def limit(
     return running.run(main)
 
 
-@fleet.command
+@fleet.command("rotate")
 @of_commands.for_clients()
 def rotate(
     name: Annotated[str, Parameter(help="The member, as `sollol fleet list` shows it.")],
@@ -210,7 +210,7 @@ def rotate(
     return _ask(bus, log, request, lambda reply: _tell_token(reply, json_=json_))
 
 
-@fleet.command
+@fleet.command("revoke")
 @of_commands.for_clients()
 def revoke(
     name: Annotated[str, Parameter(help="The member, as `sollol fleet list` shows it.")],

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from cyclopts import Parameter
 
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings.annotations import Shape
 from sollol_agents.cli.settings.section import Section, Setting

@@ -6,12 +6,12 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
-from cyclopts import App, Parameter
 
 from sollol_agents.cli import log_lines, running
 from sollol_agents.cli.commands.jobs_views import show_answer, show_jobs, show_status
 from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.commands.requesting import Model, Options, Prompt, body_fields, read_prompt
+from sollol_agents.cli.declared import Commands, Parameter
 from sollol_agents.cli.exit_codes import FAILED, OK
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import counted, is_terminal, note, say, show_json
@@ -25,7 +25,7 @@ from sollol_schemas.context import RequestKind
 from sollol_schemas.jobs import TERMINAL, JobListReply, JobState
 from sollol_schemas.routing import Routing
 
-jobs = App(name="jobs", help="Submit, follow and steer durable jobs.")
+jobs = Commands(name="jobs", help="Submit, follow and steer durable jobs.")
 
 _LETTERS_MAX = 1000
 
@@ -40,7 +40,7 @@ States = Annotated[
 Timeout = Annotated[float | None, Parameter(help="Seconds to wait; without it as long as it takes.")]
 
 
-@jobs.command
+@jobs.command("submit")
 @of_commands.for_clients(routing=routing_section())
 def submit(
     model: Model,
@@ -100,7 +100,7 @@ def submit(
     return running.run(main)
 
 
-@jobs.command(name="list")
+@jobs.command("list")
 @of_commands.for_clients()
 def list_jobs(
     *,
@@ -119,14 +119,14 @@ def list_jobs(
     return listing(bus, log, ask, show_jobs, json_=json_, is_watched=watch)
 
 
-@jobs.command
+@jobs.command("status")
 @of_commands.for_clients()
 def status(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Shows what is known about a job."""
     return listing(bus, log, lambda c: c.jobs.get(job), show_status, json_=json_)
 
 
-@jobs.command
+@jobs.command("wait")
 @of_commands.for_clients()
 def wait(
     job: JobName, *, bus: BusConfig, log: LogConfig, timeout_s: Timeout = None, json_: of_commands.JsonFlag = False
@@ -135,28 +135,28 @@ def wait(
     return _answer(bus, log, job, json_=json_, is_waiting=True, timeout_s=timeout_s)
 
 
-@jobs.command
+@jobs.command("result")
 @of_commands.for_clients()
 def result(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Prints the answer of a job that is done."""
     return _answer(bus, log, job, json_=json_, is_waiting=False)
 
 
-@jobs.command
+@jobs.command("cancel")
 @of_commands.for_clients()
 def cancel(job: JobName, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Cancels a job, whether it waits or runs."""
     return listing(bus, log, lambda c: c.jobs.cancel(job), show_status, json_=json_)
 
 
-@jobs.command
+@jobs.command("dead")
 @of_commands.for_clients()
 def dead(*, bus: BusConfig, log: LogConfig, limit: Limit = 50, json_: of_commands.JsonFlag = False) -> int:
     """Lists the jobs that ended without an answer, and why."""
     return listing(bus, log, lambda c: c.jobs.dead(limit), show_jobs, json_=json_)
 
 
-@jobs.command
+@jobs.command("retry")
 @of_commands.for_clients()
 def retry(
     *job_ids: Annotated[str, Parameter(help="Ids of dead or failed jobs.")],
@@ -187,7 +187,7 @@ def retry(
     return listing(bus, log, again, show, json_=json_)
 
 
-@jobs.command
+@jobs.command("purge")
 @of_commands.for_clients()
 def purge(
     job: Annotated[str | None, Parameter(help="Only this job.")] = None,

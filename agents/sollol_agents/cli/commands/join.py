@@ -8,10 +8,9 @@ import ssl
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
-from cyclopts import Parameter
-
 from sollol_agents.cli import exit_codes, running
 from sollol_agents.cli.commands.service import install
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings.section import config_home
 from sollol_agents.registrar.config import write_secret

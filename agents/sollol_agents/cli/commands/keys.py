@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
 import msgspec
-from cyclopts import App, Parameter
 
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.ceilings import (
@@ -19,6 +18,7 @@ from sollol_agents.cli.commands.ceilings import (
     columns,
     given,
 )
+from sollol_agents.cli.declared import Commands, Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, show_json, show_table
 from sollol_agents.cli.settings import of_commands
@@ -31,10 +31,10 @@ from sollol_schemas.keys import ApiKey
 
 _OF_STANDING: Final = ("max_priority", "requests_per_minute", "max_concurrent", "max_jobs")
 
-keys: Final = App(name="keys", help="Make, list or revoke API keys of the gateways.")
+keys: Final = Commands(name="keys", help="Make, list or revoke API keys of the gateways.")
 
 
-@keys.command
+@keys.command("create")
 @of_commands.for_clients()
 def create(
     name: Annotated[str, Parameter(help="What the key is for; told in refusals and listings.")],
@@ -67,7 +67,7 @@ def create(
     return _with_store(bus, log, make, tell)
 
 
-@keys.command(name="list")
+@keys.command("list")
 @of_commands.for_clients()
 def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the keys, without their secrets."""
@@ -85,7 +85,7 @@ def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False
     return _with_store(bus, log, load, tell)
 
 
-@keys.command
+@keys.command("revoke")
 @of_commands.for_clients()
 def revoke(
     key: Annotated[str, Parameter(help="The key's id or name, as `sollol keys list` shows it.")],

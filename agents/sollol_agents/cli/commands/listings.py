@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, NoReturn, TypeVar
 
-from cyclopts import Parameter
-
 from sollol_agents.cli import log_lines, running
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.exit_codes import line_of
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import (

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Final
 
 import msgspec
-from cyclopts import Parameter
 
 from sollol_agents.cli import exit_codes, log_lines, running
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import note, say, show_json
 from sollol_agents.cli.settings import of_commands

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
-from cyclopts import Parameter
 
 from sollol_agents.cli import log_lines, running
 from sollol_agents.cli.commands.listings import listing
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, say, show_json_line
 from sollol_agents.cli.settings import of_commands

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
-from cyclopts import Parameter
 
 from sollol_agents.cli import log_lines, running
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.exit_codes import line_of
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, note, say, seconds, show_json, show_json_line, show_table

@@ -6,15 +6,16 @@ import sys
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from cyclopts import App, Parameter
-
 from sollol_agents.cli.commands.service_manager import State, remove, state_of
 from sollol_agents.cli.commands.service_units import Unit, installed, title_of, unit_of
+from sollol_agents.cli.declared import Commands, Parameter
 from sollol_agents.cli.output import note, say, show_table
 from sollol_bus.errors import ConfigError
 from sollol_schemas.ids import is_bus_id
 
-service: Final = App(name="service", help="Keep a node, or the whole system, running as a service of this machine.")
+service: Final = Commands(
+    name="service", help="Keep a node, or the whole system, running as a service of this machine."
+)
 
 What = Literal["node", "up"]
 _System = Annotated[bool, Parameter(negative="", show_default=False, help="For the machine instead of for this user.")]
@@ -23,7 +24,7 @@ _FILE_FLAGS: Final = ("--config", "--store-dir")
 _SECRET_FLAGS: Final = ("--nats-password", "--engine-api-key", "--job-callback-secret")
 
 
-@service.command
+@service.command("install")
 def install(
     what: Annotated[What, Parameter(help="What runs: node or up.")],
     *args: Annotated[str, Parameter(help="Its flags, after `--`.", allow_leading_hyphen=True)],
@@ -50,7 +51,7 @@ def install(
     return 0
 
 
-@service.command
+@service.command("uninstall")
 def uninstall(
     what: Annotated[What, Parameter(help="What runs: node or up.")], *, system: _System = False, name: _Name = ""
 ) -> int:
@@ -60,7 +61,7 @@ def uninstall(
     return 0
 
 
-@service.command
+@service.command("status")
 def status(
     what: Annotated[What | None, Parameter(help="What runs: node or up; without it, every service here.")] = None,
     *,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import App, Parameter
-
 from sollol_agents.cli.commands.listings import listing
+from sollol_agents.cli.declared import Commands, Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import say, seconds, show_table
 from sollol_agents.cli.settings import of_commands
@@ -15,25 +14,25 @@ from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.steering import BreakersReply, StrategyReply
 
-strategy = App(name="strategy", help="Show or change how nodes are picked.")
-breaker = App(name="breaker", help="List or close circuit breakers.")
+strategy = Commands(name="strategy", help="Show or change how nodes are picked.")
+breaker = Commands(name="breaker", help="List or close circuit breakers.")
 
 
-@strategy.command(name="list")
+@strategy.command("list")
 @of_commands.for_clients()
 def list_strategies(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the strategies that can be chosen."""
     return listing(bus, log, Client.strategy, _show_names, json_=json_)
 
 
-@strategy.command(name="get")
+@strategy.command("get")
 @of_commands.for_clients()
 def get_strategy(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Shows the strategy in use and the settings that may change while the scorer runs."""
     return listing(bus, log, Client.strategy, show_strategy, json_=json_)
 
 
-@strategy.command(name="set")
+@strategy.command("set")
 @of_commands.for_clients()
 def set_strategy(
     name: Annotated[str | None, Parameter(help="The strategy, as `sollol strategy list` names it.")] = None,
@@ -53,14 +52,14 @@ def set_strategy(
     return listing(bus, log, lambda client: client.set_strategy(name, **settings), show_strategy, json_=json_)
 
 
-@breaker.command(name="list")
+@breaker.command("list")
 @of_commands.for_clients()
 def list_breakers(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Lists the circuit breakers that are open, on trial, or have seen failures."""
     return listing(bus, log, Client.breakers, show_breakers, json_=json_)
 
 
-@breaker.command(name="reset")
+@breaker.command("reset")
 @of_commands.for_clients()
 def reset_breakers(
     node: Annotated[str, Parameter(help="Only this node's.")] = "",

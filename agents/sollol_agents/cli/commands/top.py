@@ -45,7 +45,7 @@ def top(*, bus: BusConfig, log: LogConfig) -> int:
                 await TopApp(client, view).run_async()
         return 0
 
-    return running.run(main)
+    return running.run(main, is_long=True)
 
 
 @contextlib.asynccontextmanager

@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from sollol_agents.cli import log_lines, running
 from sollol_agents.cli.commands.event_lines import Event, concerns, line_of_event
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import note, say, show_json_line
 from sollol_agents.cli.settings import of_commands
@@ -69,7 +68,7 @@ def watch(
             group.create_task(_say_ready(client))
         return 0
 
-    return running.run(main)
+    return running.run(main, is_long=True)
 
 
 def _sources(client: Client, wanted: dict[str, bool]) -> list[AsyncIterator[Event]]:

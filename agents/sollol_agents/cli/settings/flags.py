@@ -15,8 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
-from cyclopts import Group, Parameter
-
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.settings.annotations import Shape
 from sollol_agents.cli.settings.section import ConfigFile, Section, Setting
 from sollol_bus.errors import ConfigError
@@ -58,10 +57,8 @@ def with_settings(
             if section.is_flagged
             for s in section.settings
         }
-        shown = {name: _shown(section) for name, section in sections.items()}
         flags = [
-            _parameter(slot, setting, sections[name].name, is_shown=setting.key in shown[name])
-            for slot, (name, setting) in made.items()
+            flag for name, section in sections.items() if section.is_flagged for flag in _parameters(name, section)
         ]
 
         @functools.wraps(function)
@@ -129,9 +126,15 @@ def _slot(name: str, setting: Setting) -> str:
     return f"{name}__{'__'.join(setting.path)}"
 
 
+def _group(section: str) -> tuple[str, int]:
+    return f"Settings of {section}", _LAST.index(section) + 2 if section in _LAST else 1
+
+
 @functools.cache
-def _group(section: str) -> Group:
-    return Group(f"Settings of {section}", sort_key=_LAST.index(section) + 2 if section in _LAST else 1)
+def _parameters(name: str, section: Section[Any]) -> tuple[inspect.Parameter, ...]:
+    """The flags of a section that fills the parameter `name`; made once for all commands of a module."""
+    shown = _shown(section)
+    return tuple(_parameter(_slot(name, s), s, section.name, is_shown=s.key in shown) for s in section.settings)
 
 
 def _parameter(slot: str, setting: Setting, section: str, *, is_shown: bool) -> inspect.Parameter:

@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
-from cyclopts import Parameter
-
+from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import Form, on_screen
 from sollol_agents.cli.settings.flags import with_settings

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import tomllib
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -103,7 +102,11 @@ class Section(Generic[T]):
         self._envs = envs or {}
         self._hidden = hidden
         self._flag_prefix = flag_prefix
-        self.settings: tuple[Setting, ...] = tuple(self._describe(kind, ()))
+
+    @functools.cached_property
+    def settings(self) -> tuple[Setting, ...]:
+        """Every setting; described when somebody asks, since most commands ask for few of the sections there are."""
+        return tuple(self._describe(self.kind, ()))
 
     def load(
         self,
@@ -209,6 +212,8 @@ class ConfigFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        import tomllib  # noqa: PLC0415 most machines have no such file
+
         try:
             self._tables = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:

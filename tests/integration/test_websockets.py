@@ -1,0 +1,36 @@
+"""Commands reach a fleet through the websockets of a nats-server, although they start without what speaks them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+
+from sollol_agents.lab.testing.scripted import control
+from sollol_agents.lab.testing.servers import free_port
+from sollol_agents.scorer.actor import Scorer
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_bus.jetstream.streams import provision
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
+from sollol_bus.transport.connection import Bus
+from sollol_schemas.queries import NodesReply
+
+
+async def test_a_command_asks_the_fleet_over_a_websocket(tmp_path: Path) -> None:
+    port = free_port()
+    websockets = f'websocket {{ host: "127.0.0.1", port: {port}, no_tls: true }}'
+    config = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"), extra_config=websockets)
+    async with EmbeddedServer(config) as server:
+        bus = await Bus.connect(control(server))
+        await provision(bus)
+        await bus.close()
+        async with Scorer(ScorerConfig(), control(server)):
+            command = (sys.executable, "-m", "sollol_agents.cli", "nodes", "--json", "--nats", f"ws://127.0.0.1:{port}")
+            asking = await asyncio.create_subprocess_exec(
+                *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+            said, complained = await asyncio.wait_for(asking.communicate(), timeout=60.0)
+    assert (asking.returncode, complained.decode()) == (0, "")
+    assert msgspec.json.decode(said, type=NodesReply).nodes == ()
