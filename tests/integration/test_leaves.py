@@ -151,6 +151,27 @@ async def test_nobody_ends_anothers_request_by_sending_it_again(fleet: Fleet) ->
     assert b"0" in heard[-2].data + heard[-3].data
 
 
+async def test_nobody_cancels_anothers_request_though_it_knows_the_secret(fleet: Fleet) -> None:
+    eve = await fleet.connect("eve")
+    await fleet.plain_stream(900, {h.REQUEST_ID: "story", h.CANCEL_SECRET: "s"})
+    asked = encode(CancelRequest(request_id="story", secret="s"))
+    for bus, is_cancelled in ((eve, False), (fleet.bus, True)):
+        told = decode((await bus.request(subjects.CANCEL, asked)).data, CancelReply)
+        assert told.is_cancelled is is_cancelled
+
+
+async def test_no_answer_to_a_cancel_goes_to_anothers_inbox(fleet: Fleet) -> None:
+    eve = await fleet.connect("eve")
+    heard: list[Msg] = []
+    inbox = fleet.bus.new_inbox()
+    fleet.bus.subscribe(inbox, heard.append)
+    await fleet.bus.flush()
+    for asked in (b"", encode(CancelRequest(request_id="nobody-s", secret="s"))):
+        eve.publish(subjects.CANCEL, asked, reply=inbox)
+        await eve.request(subjects.CANCEL, encode(CancelRequest(request_id="behind", secret="s")))
+    assert heard == []
+
+
 async def test_no_client_keeps_a_slot_free_for_what_it_cancels(fleet: Fleet) -> None:
     await fleet.plain_stream(900, {h.REQUEST_ID: "story", h.CANCEL_SECRET: "s"})
     asked = CancelRequest(request_id="story", secret="s", comes_again=True)

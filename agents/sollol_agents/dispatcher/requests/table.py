@@ -27,9 +27,11 @@ from sollol_bus.observe.request_log import log_prompt
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, decoded, encode
+from sollol_bus.transport.naming import of_members
 from sollol_bus.trust.callers import Roster
 from sollol_bus.trust.standings import follow_roster
 from sollol_schemas import subjects
+from sollol_schemas.callers import word_of
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import DispatcherPing, DispatcherPong
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -130,8 +132,9 @@ class RequestTable(Part):
         self._bus.subscribe(subjects.NODE_EVENT.all, self._on_node_event)
         self._bus.serve(subjects.DISPATCHER_PROBE.of(self.tools.instance), self._on_ping)
         self._bus.serve(subjects.CANCEL, self._on_cancel)
-        for subject in (subjects.CANCEL, subjects.by_members(subjects.CANCEL)):  # not served: it has been counted
-            self._bus.subscribe(subject, self._on_any_cancel, queue=subjects.DISPATCHERS)
+        own, members = self._on_any_cancel, subjects.by_members(subjects.CANCEL)  # not served: it has been counted
+        self._bus.subscribe(subjects.CANCEL, own, queue=subjects.DISPATCHERS)
+        self._bus.subscribe(members, of_members(own), queue=subjects.DISPATCHERS)
 
     @property
     def roster(self) -> Roster:
@@ -249,6 +252,8 @@ class RequestTable(Part):
             return  # another dispatcher may hold it
         if not active.request.secret or not _is_secret_of(active, asked.secret):
             return
+        if word_of(caller_of(msg.headers)) not in ("", active.request.caller):
+            return  # another member's, which knows or guessed the secret
         if asked.resend is not None and active.request.resend > asked.resend:
             return  # its caller has sent it again since
         comes_again = asked.comes_again and not caller_of(msg.headers)  # a slot stays free for it: dispatchers say so
