@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from contextlib import suppress
 
@@ -67,15 +68,16 @@ class Results:
         """
         if not result.object_name:
             return bytes(result.body)
+        body = io.BytesIO()  # nats-py itself would copy all that came before for every part
         try:
-            found = await (await self._store()).get(result.object_name)
+            await (await self._store()).get(result.object_name, writeinto=body)
         except NotFoundError as error:
             raise Expired(result.job_id) from error
         except ClientError as error:
             raise BusError(f"the object store does not give the answer of job {result.job_id}: {error}") from error
         except TimeoutError as error:
             raise RequestTimedOut(f"the object store does not answer: {error}") from error
-        return bytes(found.data or b"")
+        return body.getvalue()
 
     async def place(self, result: JobResult, body: bytes) -> JobResult:
         """The result with its answer, or with the name under which the object store has it."""
