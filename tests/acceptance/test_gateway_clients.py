@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.lab.testing.gateway_fleet import GatewayFleet, Target
+from sollol_agents.lab.testing.gateway_fleet import ClientPackage, GatewayFleet, Target
 
-anthropic = pytest.importorskip("anthropic")
-ollama = pytest.importorskip("ollama")
-openai = pytest.importorskip("openai")
+anthropic = ClientPackage("anthropic")
+ollama = ClientPackage("ollama")
+openai = ClientPackage("openai")
 
 WEATHER = {
     "type": "function",

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import pytest
 from pydantic import BaseModel
 
-from sollol_agents.lab.testing.gateway_fleet import GatewayFleet
+from sollol_agents.lab.testing.gateway_fleet import ClientPackage, GatewayFleet
 
-anthropic = pytest.importorskip("anthropic")
-ollama = pytest.importorskip("ollama")
-openai = pytest.importorskip("openai")
+anthropic = ClientPackage("anthropic")
+ollama = ClientPackage("ollama")
+openai = ClientPackage("openai")
 
 MODEL = "countdown"
 USER = [{"role": "user", "content": "count 3"}]

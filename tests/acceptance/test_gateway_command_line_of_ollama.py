@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from sollol_agents.lab.testing.gateway_fleet import GatewayFleet
+from sollol_agents.lab.testing.gateway_fleet import ClientPackage, GatewayFleet
 
-ollama = pytest.importorskip("ollama")
+ollama = ClientPackage("ollama")
 
 MODEL = "countdown"
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.lab.testing.gateway_fleet import GatewayFleet, Target
+from sollol_agents.lab.testing.gateway_fleet import ClientPackage, GatewayFleet, Target
 
-litellm = pytest.importorskip("litellm", reason="make install puts LiteLLM's client here")
-llama_llms = pytest.importorskip("llama_index.llms.ollama", reason="make install puts LlamaIndex's classes here")
-llama_embeddings = pytest.importorskip("llama_index.embeddings.ollama")
-llama_core = pytest.importorskip("llama_index.core.llms")
-llama_tools = pytest.importorskip("llama_index.core.tools")
+litellm = ClientPackage("litellm")
+llama_llms = ClientPackage("llama_index.llms.ollama")
+llama_embeddings = ClientPackage("llama_index.embeddings.ollama")
+llama_core = ClientPackage("llama_index.core.llms")
+llama_tools = ClientPackage("llama_index.core.tools")
 
 MODEL = "countdown"
 WEATHER = {
@@ -25,6 +25,7 @@ WEATHER = {
 }
 
 pytestmark = [
+    pytest.mark.timeout(120),  # their import counts
     # sockets of clients that offer no way to be closed
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from sollol_agents.lab.testing.gateway_fleet import GatewayFleet, Target
+from sollol_agents.lab.testing.gateway_fleet import ClientPackage, GatewayFleet, Target
 
-langchain_ollama = pytest.importorskip("langchain_ollama", reason="make install puts LangChain's classes here")
-langchain_openai = pytest.importorskip("langchain_openai", reason="make install puts LangChain's classes here")
-messages = pytest.importorskip("langchain_core.messages")
-prompts = pytest.importorskip("langchain_core.prompts")
+langchain_ollama = ClientPackage("langchain_ollama")
+langchain_openai = ClientPackage("langchain_openai")
+messages = ClientPackage("langchain_core.messages")
+prompts = ClientPackage("langchain_core.prompts")
 
 MODEL = "countdown"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
