@@ -10,9 +10,15 @@ PYTHON ?= $(shell for name in python3.12 python3.13 python3.11 python3 python; d
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+# Tests start hundreds of processes, and files are compiled once for all of them.
+unexport PYTHONDONTWRITEBYTECODE
 # Whatever fails beside other tests has a second try alone, and is named.
 PYTEST := $(PY) -m tools.second_try $(PY) -m pytest -q
 WHEEL_DIR := build/wheel-test
+# What a wheel can break: a file that it forgot, a command that it does not make, a path that leads back to the sources.
+# Its files are those of the sources, byte for byte, says tools.wheel: so they decide alike, which is tested there.
+ON_WHEEL := tests/conformance $(addprefix tests/unit/,dashboard screens test_every_module.py test_bus_api.py \
+	test_cli_*.py test_schemas_*.py test_top.py test_logs.py test_uvicorn.py test_words_and_ways.py)
 JS_CLIENTS := tests/acceptance/javascript
 JS_GENERATORS := tests/acceptance/generators
 ACCEPTANCE ?= tests/acceptance
@@ -95,17 +101,18 @@ test: check unit integration acceptance chaos ## All checks and tests, the faste
 
 # What the wheel depends on is taken from .venv: a path in a .pth file brings no editable sources along.
 .PHONY: wheel-test
-wheel-test: $(INSTALLED) ## Unit and conformance tests on the built wheel, away from the sources: what the wheel forgot shows there.
+wheel-test: $(INSTALLED) ## What a wheel can break, tested on the built one, away from the sources.
 	rm -rf $(WHEEL_DIR)
 	mkdir -p $(WHEEL_DIR)
 	$(PY) -m build --wheel --outdir $(WHEEL_DIR)/dist . > $(WHEEL_DIR)/build.log || { cat $(WHEEL_DIR)/build.log; exit 1; }
+	$(PY) -m tools.wheel $(WHEEL_DIR)/dist/*.whl
 	$(PYTHON) -m venv $(WHEEL_DIR)/venv
 	echo "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > \
 		"$$($(WHEEL_DIR)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
 	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WHEEL_DIR)/dist/*.whl
 	mkdir -p $(WHEEL_DIR)/away
-	cp -R tests pyproject.toml $(WHEEL_DIR)/away/
-	cd $(WHEEL_DIR)/away && SOLLOL_TEST_PROFILE=glance ../venv/bin/python -P -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/conformance
+	cp -Rp tests pyproject.toml $(WHEEL_DIR)/away/
+	cd $(WHEEL_DIR)/away && SOLLOL_TEST_PROFILE=glance ../venv/bin/python -P -m pytest -q $(SIDE_BY_SIDE) $(ON_WHEEL)
 
 # What .venv has was tested; so an upgrade is: rm -rf .venv; make test lock.
 .PHONY: lock
