@@ -7,6 +7,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -87,7 +88,7 @@ def fleet_behind_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
     """One for all tests of a worker: starting it takes seconds."""
     folder: Path = tmp_path_factory.mktemp("gateway")
     with ExitStack() as stack:
-        up = start_module(
+        starting = Starting(
             stack,
             *("sollol_agents.cli", "up", "--nats-port", "0", "--http-port", "0", "--no-dashboard"),
             "--no-local-node",
@@ -95,52 +96,72 @@ def fleet_behind_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
         )
         flags = ["--preset", "rtx4090-24", "--time-scale", "20", "--parallel", "4", "--preload", "countdown"]
         flags += [word for model in MODELS for word in ("--model", model)]
-        engines = {"emulated": (start_module(stack, "sollol_agents.lab.emulator", *flags)["engine"], "ollama")}
+        engines = {"emulated": (Starting(stack, "sollol_agents.lab.emulator", *flags), "ollama")}
         if importlib.util.find_spec("xllamacpp") is not None:
-            real = start_module(stack, "sollol_agents.lab.engine", "--slots", "4", "--cache-dir", str(folder))
-            engines["real"] = (real["engine"], "openai")
-        for name, (url, kind) in engines.items():
-            start_module(
+            real = Starting(stack, "sollol_agents.lab.engine", "--slots", "4", "--cache-dir", str(folder))
+            engines["real"] = (real, "openai")
+        up = starting.said_until_ready()
+        urls = {name: engine.said_until_ready()["engine"] for name, (engine, _) in engines.items()}
+        nodes = [
+            Starting(
                 stack,
                 *("sollol_agents.cli", "node", "--nats", up["nats"], "--log-level", "warning"),
-                *("--id", name, "--engine", kind, "--url", url),
+                *("--id", name, "--engine", kind, "--url", urls[name]),
             )
+            for name, (_, kind) in engines.items()
+        ]
+        for node in nodes:
+            node.said_until_ready()
         wait_for_nodes(up["http"], set(engines))
-        yield GatewayFleet(up["http"], {name: url for name, (url, _) in engines.items()})
+        yield GatewayFleet(up["http"], urls)
 
 
 def start_module(stack: ExitStack, *argv: str) -> dict[str, str]:
     """Starts a module, which ends with the stack; what it said before `ready`, by the first word, and its `pid`."""
-    complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed when the process has ended
-    process = subprocess.Popen([sys.executable, "-m", *argv], stdout=subprocess.PIPE, stderr=complaints, text=True)
+    return Starting(stack, *argv).said_until_ready()
 
-    def stop() -> None:
-        process.terminate()
-        code = process.wait(timeout=30)
-        complaints.seek(0)
-        said_wrong = complaints.read()
-        complaints.close()
-        assert code == 0, f"{' '.join(argv)} ended with {code}: {said_wrong}"
-        assert process.stdout is not None
-        process.stdout.close()
 
-    stack.callback(stop)
-    said: dict[str, str] = {"pid": str(process.pid)}
-    assert process.stdout is not None
-    for line in process.stdout:
-        word, _, rest = line.strip().partition(" ")
-        if word == "ready":
-            return said
-        said[word] = rest
-    raise AssertionError(f"{argv} ended before it was ready: {said}")
+class Starting:
+    """A module that starts, beside others, and ends with the stack."""
+
+    def __init__(self, stack: ExitStack, *argv: str) -> None:
+        self._argv = argv
+        self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed when the process has ended
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *argv], stdout=subprocess.PIPE, stderr=self._complaints, text=True
+        )
+        stack.callback(self._stop)
+
+    def said_until_ready(self) -> dict[str, str]:
+        """What it said before `ready`, by the first word, and its `pid`."""
+        said: dict[str, str] = {"pid": str(self._process.pid)}
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            word, _, rest = line.strip().partition(" ")
+            if word == "ready":
+                return said
+            said[word] = rest
+        raise AssertionError(f"{self._argv} ended before it was ready: {said}")
+
+    def _stop(self) -> None:
+        self._process.terminate()
+        code = self._process.wait(timeout=30)
+        self._complaints.seek(0)
+        said_wrong = self._complaints.read()
+        self._complaints.close()
+        assert code == 0, f"{' '.join(self._argv)} ended with {code}: {said_wrong}"
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 def wait_for_nodes(url: str, wanted: set[str]) -> None:
     """Returns once the models of all these nodes are listed."""
     transport = httpx.HTTPTransport(retries=3)
     with httpx.Client(transport=transport, timeout=20) as http:
-        for _ in range(200):
+        until_mono_s = time.monotonic() + 60
+        while time.monotonic() < until_mono_s:
             rows = http.get(f"{url}/api/tags").json().get("models", [])
             if wanted <= {node for row in rows for node in row["nodes"]}:
                 return
+            time.sleep(0.02)
         raise AssertionError(f"nodes {wanted} did not join: {rows}")

@@ -25,7 +25,7 @@ from sollol_schemas.ids import attempt_id
 MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -24,8 +24,6 @@ MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
 TOKEN_S = 0.2
 
-pytestmark = pytest.mark.timeout(90)
-
 
 @pytest.fixture
 async def engine(fleet: ProcessFleet) -> Emulator:

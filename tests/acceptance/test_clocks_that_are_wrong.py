@@ -31,7 +31,6 @@ FAKE_CLOCKS = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 HOUR, MONTH = "+3600s", "+31d"
 
 pytestmark = [
-    pytest.mark.timeout(120),
     pytest.mark.skipif(not FAKE_CLOCKS, reason="no libfaketime (Debian: apt-get install libfaketime)"),
 ]
 

@@ -24,7 +24,6 @@ BODIES = {"SubmittedJob": "Job", "DeadLetter": "Job", "Error": "ErrorBody"}
 """The Struct in messages that are called otherwise."""
 
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.skipif(not SCHEMAS.is_dir(), reason="the contract is in the checkout only"),
 ]
 

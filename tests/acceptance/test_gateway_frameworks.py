@@ -25,7 +25,6 @@ WEATHER = {
 }
 
 pytestmark = [
-    pytest.mark.timeout(120),  # their import counts
     # sockets of clients that offer no way to be closed
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

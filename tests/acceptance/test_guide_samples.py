@@ -19,7 +19,6 @@ GUIDE = ROOT / "docs" / "guides" / "other-languages.md"
 EXAMPLES = ROOT / "examples"
 
 pytestmark = [
-    pytest.mark.timeout(90),
     pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are in the checkout only"),
 ]
 

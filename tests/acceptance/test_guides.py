@@ -57,7 +57,6 @@ _STEP = re.compile(
 _PORT = re.compile(r"\b(4222|8000|11501|11502)\b")
 
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.skipif(not GUIDES.is_dir(), reason="the documents are in the checkout only"),
 ]
 

@@ -10,15 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from sollol_agents.lab.testing.processes import ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
 
 MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL, "--parallel", "8")
-
-pytestmark = pytest.mark.timeout(120)
 
 
 async def test_a_job_is_submitted_listed_shown_waited_for_and_forgotten(fleet: ProcessFleet) -> None:

@@ -18,7 +18,6 @@ from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 
 SECRET = "geheim"
 
-pytestmark = pytest.mark.timeout(90)
 
 COMMANDS = (("nodes",), ("generate", "m", "hi"), ("doctor",), ("node",), ("gateway",), ("up",))
 

@@ -22,8 +22,6 @@ from sollol_schemas.decision import CandidateCost
 MODEL = "llama3.2:3b"
 REQUESTS = 8
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 async def spread(fleet: ProcessFleet, tmp_path: Path) -> AsyncIterator[ProcessFleet]:

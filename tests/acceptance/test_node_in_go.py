@@ -63,7 +63,6 @@ async def killing(process: asyncio.subprocess.Process, stream: AnswerStream) -> 
                 await process.wait()
 
 
-@pytest.mark.timeout(180)
 async def test_it_keeps_the_protocol_of_nodes(agent: str) -> None:
     done = await sollol("", "node-check", "--run", f"{agent} go1", "--json")
     findings = msgspec.json.decode(done.out)
@@ -72,7 +71,6 @@ async def test_it_keeps_the_protocol_of_nodes(agent: str) -> None:
     assert done.code == 0
 
 
-@pytest.mark.timeout(180)
 async def test_it_serves_a_fleet_and_what_it_had_begun_ends_when_it_is_killed(agent: str, tmp_path: Path) -> None:
     async with ProcessFleet(tmp_path) as fleet:
         await fleet.up()

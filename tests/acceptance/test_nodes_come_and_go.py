@@ -22,8 +22,6 @@ from sollol_schemas.routing import Routing
 MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
 
-pytestmark = pytest.mark.timeout(90)
-
 
 async def test_a_node_that_joins_a_running_system_gets_work(fleet: ProcessFleet, figure: Callable[[str], None]) -> None:
     await fleet.up()

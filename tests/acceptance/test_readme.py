@@ -29,7 +29,6 @@ PIECE = re.compile(r'"(?:response|content|text)": ?"([^"]*)"')
 """A piece of an answer, in any dialect."""
 
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.skipif(not README.is_file(), reason="the documents are in the checkout only"),
 ]
 
@@ -54,7 +53,7 @@ async def test_everything_in_the_readme_runs(tmp_path: Path) -> None:
             else:
                 ran += await run_lines(text, environ, background)
                 if background:
-                    await eventually(lambda: has_node(free["14222"]), within_s=30, complaint="the README's node is up")
+                    await eventually(lambda: has_node(free["14222"]), complaint="the README's node is up")
     finally:
         for process in reversed(background):
             if process.returncode is None:

@@ -18,7 +18,7 @@ STEPS = (
 )
 LOAD = Load(streams=6, short=24, stream_words=40, short_words=20)
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.shutdown]
+pytestmark = [pytest.mark.shutdown]
 
 
 async def test_a_rolling_restart_costs_no_caller_an_answer(tmp_path: Path, figure: Callable[[str], None]) -> None:

@@ -22,7 +22,7 @@ from sollol_schemas.telemetry import NodeState
 MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.shutdown]
+pytestmark = [pytest.mark.shutdown]
 
 
 async def actions(child: Child) -> list[str]:

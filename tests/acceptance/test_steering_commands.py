@@ -14,7 +14,7 @@ from sollol_agents.lab.testing.waiting import eventually
 
 MODEL = "llama3.2:3b"
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 
 import psutil
-import pytest
 
 from sollol_agents.lab.emulator import Fault, FaultKind
 from sollol_agents.lab.testing.processes import ProcessFleet
@@ -24,8 +23,6 @@ from sollol_schemas import subjects
 
 MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL, "--parallel", "16")
-
-pytestmark = pytest.mark.timeout(90)
 
 
 def server_pid(up_pid: int) -> int:

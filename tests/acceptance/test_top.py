@@ -22,7 +22,6 @@ MODEL = "llama3.2:3b"
 FLAGS = ("--preset", "steady", "--model", f"{MODEL}=3.2", "--preload", MODEL)
 
 pytestmark = [
-    pytest.mark.timeout(120),
     pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
     pytest.mark.skipif(importlib.util.find_spec("textual") is None, reason="pip install 'sollol-bus[top]'"),
 ]
@@ -69,7 +68,7 @@ class Terminal:
             return all(text in whole for text in texts) and not any(text in whole for text in gone)
 
         try:
-            await eventually(is_shown, within_s=30)
+            await eventually(is_shown)
         except AssertionError as error:
             raise AssertionError(f"{texts} without {gone} on\n" + "\n".join(seen)) from error
         return seen

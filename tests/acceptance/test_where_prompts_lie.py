@@ -15,8 +15,6 @@ from sollol_schemas.queries import StatsReply
 MODEL = "llama3.2:3b"
 PROMPT = "what is a pomegranate?"
 
-pytestmark = pytest.mark.timeout(90)
-
 
 def files_with(folder: Path, text: str) -> list[str]:
     """Every file below a folder that holds a text, as it is or in the words of a log."""
@@ -41,12 +39,12 @@ async def test_a_direct_prompt_lies_nowhere_and_a_job_is_kept_until_it_is_done(
             stats: StatsReply = await client.stats()
             return stats.total.requests >= 2
 
-        await eventually(is_recorded, within_s=20)
+        await eventually(is_recorded)
         assert files_with(tmp_path, "pomegranate") == []
 
         await engine.add_fault(Fault(kind=FaultKind.HANG))
         job = await client.generate_async(MODEL, PROMPT)
-        await eventually(lambda: files_with(tmp_path, "pomegranate") != [], within_s=20)
+        await eventually(lambda: files_with(tmp_path, "pomegranate") != [])
         kept = files_with(tmp_path, "pomegranate")
         assert all("/jetstream/" in path for path in kept), kept
         await client.jobs.cancel(job)

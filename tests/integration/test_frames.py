@@ -26,7 +26,6 @@ from sollol_schemas.jobs import JobListReply, JobListRequest
 from sollol_schemas.queries import RecentReply, RecentRequest
 
 COUNT = 400
-pytestmark = pytest.mark.timeout(60)
 
 
 def test_the_same_seed_makes_the_same_frames_on_every_subject() -> None:
@@ -58,7 +57,7 @@ async def test_no_actor_is_deaf_and_nothing_comes_again_for_ever(
         async def is_settled() -> bool:
             return not await unsettled(bus)
 
-        await eventually(is_settled, within_s=15, complaint="nothing comes again")
+        await eventually(is_settled, complaint="nothing comes again")
         assert {"sollol-scorer", "sollol-dispatcher", "sollol-recorder", "sollol-gateway"} <= set(hearing.longest_s)
         assert bus.reconnects == 0
     assert not [r for r in caplog.records if r.exc_info], "nothing was an accident"

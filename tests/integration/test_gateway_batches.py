@@ -63,7 +63,7 @@ async def ended(http: httpx.AsyncClient, batch_id: str, **headers: str) -> dict[
         found.update((await http.get(f"/v1/batches/{batch_id}", headers=headers)).json())
         return found["status"] in ("completed", "failed", "cancelled", "expired")
 
-    await eventually(is_over, within_s=40)
+    await eventually(is_over)
     return found
 
 

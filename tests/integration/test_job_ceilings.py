@@ -36,8 +36,6 @@ from sollol_schemas.subjects import Role
 
 ROLES = {"alice": Role.CLIENT, "bob": Role.CLIENT, "control": Role.CONTROL}
 
-pytestmark = pytest.mark.timeout(60)
-
 
 class Desk:
     """A fleet of no nodes, so that all jobs wait; alice may have three."""

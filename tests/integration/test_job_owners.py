@@ -47,8 +47,6 @@ NOWHERE = Routing(node_id="absent", strict=True)
 """A job that waits for a node which never comes."""
 ROLES = {"alice": Role.CLIENT, "bob": Role.CLIENT, "eye": Role.OBSERVER, "control": Role.CONTROL, "n1": Role.NODE}
 
-pytestmark = pytest.mark.timeout(60)
-
 
 class Fleet:
     """A fleet that knows its members, and has one dispatcher unless it is told otherwise."""

@@ -39,8 +39,6 @@ ROLES = {
 MODEL = "m:latest"
 NOWHERE = Routing(node_id="absent", strict=True)
 
-pytestmark = pytest.mark.timeout(60)
-
 
 class Guarded:
     """A fleet whose every part has the rights of its role and no more."""

@@ -19,8 +19,6 @@ from sollol_bus.sdk.jobs import JobAnswer, make_job
 from sollol_bus.transport.messages import Msg, decode
 from sollol_schemas.jobs import JobNews, JobResult, JobState
 
-pytestmark = pytest.mark.timeout(90)
-
 
 class Hook:
     """A receiver of posted results that answers as told, and well from then on."""

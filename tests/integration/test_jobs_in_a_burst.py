@@ -15,8 +15,6 @@ from sollol_schemas import subjects
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.jobs import JobNews
 
-pytestmark = pytest.mark.timeout(180)
-
 WINDOW = 64
 
 

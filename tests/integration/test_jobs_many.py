@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_bus.errors import SollolError, UnknownModel
@@ -17,8 +15,6 @@ from sollol_schemas import subjects
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.jobs import JobNews, JobState
 from sollol_schemas.routing import Routing
-
-pytestmark = pytest.mark.timeout(90)
 
 
 async def test_a_batch_answers_in_order_and_does_nothing_twice_when_it_is_resumed(tmp_path: Path) -> None:

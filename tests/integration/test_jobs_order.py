@@ -5,16 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-import pytest
-
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.transport.clock import wall_s
 from sollol_schemas.jobs import JobNews
-
-pytestmark = pytest.mark.timeout(90)
 
 URGENT, LOW = 9, 2
 CLOCK_S = 0.05
@@ -77,7 +73,7 @@ async def test_a_low_priority_is_never_overtaken_by_what_came_later_than_the_age
             sent += len(names)
             return False
 
-        await eventually(is_its_turn, within_s=40)
+        await eventually(is_its_turn)
         bound_s = (URGENT - LOW) * level_s
         low = await stored_at(s, "low")
         before_it = s.began()[1 : s.began().index("low")]

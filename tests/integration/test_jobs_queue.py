@@ -21,8 +21,6 @@ from sollol_schemas import stores, subjects
 from sollol_schemas.jobs import JobNews, JobResult, JobState, JobStatus
 from sollol_schemas.routing import Routing
 
-pytestmark = pytest.mark.timeout(90)
-
 NOWHERE = Routing(node_id="absent", strict=True)
 """A job that waits for a node which never comes."""
 

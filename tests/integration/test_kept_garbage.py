@@ -85,8 +85,6 @@ KINDS: dict[str, Callable[[str], bytes]] = {
     "long texts": lambda name: _json_with(name, text=f"{CANARY}'\n\x1b[2J` - at `$.x`" * 1000),
 }
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_system_comes_up_over_garbage_in_every_bucket_says_so_and_the_doctor_removes_it(

@@ -43,8 +43,6 @@ from sollol_schemas.subjects import Role
 MODEL = "m:latest"
 NAMES = {"control": Role.CONTROL, "alice": Role.CLIENT, "eve": Role.CLIENT, "n1": Role.NODE, "n2": Role.NODE}
 
-pytestmark = pytest.mark.timeout(60)
-
 
 class Fleet:
     """A scorer, a dispatcher and a node, each with the rights of its role and no more."""

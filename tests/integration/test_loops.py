@@ -15,8 +15,6 @@ from sollol_bus.errors import ConfigError, SollolError
 GATEWAY = GatewayConfig(port=0)
 ASK = {"model": MODEL, "prompt": "count down from 2", "stream": False}
 
-pytestmark = pytest.mark.timeout(60)
-
 
 async def test_a_node_refuses_every_gateway_of_its_own_fleet_as_an_engine(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, gateway=GATEWAY) as s, s.beside(GATEWAY) as other:

@@ -6,8 +6,6 @@ import asyncio
 import signal
 import sys
 
-import pytest
-
 from sollol_agents.lab.testing.processes import clean_environ
 from sollol_bus.server.server import EmbeddedServer
 
@@ -30,7 +28,6 @@ main()
 """
 
 
-@pytest.mark.timeout(60)
 async def test_a_node_starts_and_stops_without_posix(nats_server: EmbeddedServer) -> None:
     argv = ("node", "--nats", nats_server.url, "--id", "desk", "--engine", "ollama", "--url", "http://127.0.0.1:9")
     pipe = asyncio.subprocess.PIPE

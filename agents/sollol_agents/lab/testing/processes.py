@@ -33,8 +33,9 @@ from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.telemetry import NodeState
 
 _CLI: Final = "sollol_agents.cli"
-_JOIN_WITHIN_S: Final = 15.0
-_COMMAND_S: Final = 60.0
+_COMMAND_S: Final = 120.0
+_READY_WITHIN_S: Final = 100.0
+"""Machines that test are busy."""
 
 
 class Emulator:
@@ -139,12 +140,18 @@ class ProcessFleet:
                     return False  # no scorer is in office just now
                 return set(node_ids) <= {v.node_id for v in views if v.state is NodeState.UP}
 
-            await eventually(are_up, within_s=_JOIN_WITHIN_S, complaint=f"{node_ids} are up")
+            await eventually(are_up, complaint=f"{node_ids} are up")
 
     async def start(self, name: str, *argv: str, **environ: str) -> Child:
         """Any module of Python that says `ready`."""
         log_file = self.folder / f"{name}.log"
-        child = Child(name, *argv, log_file=log_file, environ=clean_environ() | environ)
+        child = Child(
+            name,
+            *argv,
+            start_timeout_s=_READY_WITHIN_S,
+            log_file=log_file,
+            environ=clean_environ() | environ,
+        )
         await self._floor.enter_async_context(child)
         self.children.append(child)
         return child
@@ -172,7 +179,7 @@ class Done(NamedTuple):
 
 
 async def sollol(nats_url: str, *argv: str, stdin: bytes = b"", **environ: str) -> Done:
-    """Runs one `sollol` command to its end, within a minute.
+    """Runs one `sollol` command to its end, within two minutes.
 
     Args:
         nats_url: The fleet's server; empty: none is named.

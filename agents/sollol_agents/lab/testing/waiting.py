@@ -10,7 +10,7 @@ _POLL_S: Final = 0.01
 
 
 async def eventually(
-    condition: Callable[..., bool | Awaitable[bool]], *args: object, within_s: float = 20.0, complaint: str = ""
+    condition: Callable[..., bool | Awaitable[bool]], *args: object, within_s: float = 60.0, complaint: str = ""
 ) -> None:
     """Returns once a condition, plain or async, holds; it is called with `args`.
 
