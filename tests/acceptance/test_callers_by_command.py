@@ -26,7 +26,7 @@ async def test_an_operator_gives_a_caller_a_team_and_ceilings_and_reads_what_was
             return bool((await here.client.usage()).entries)
 
         await eventually(is_recorded)
-        used = await sollol(url, "usage", "--since", "1h", "--by", "team", "--by", "model", "-o", "csv")
+        used = await sollol(url, "usage", "--since", "1h", "--by", "team", "--by", "model", "--csv")
         (row,) = csv.DictReader(io.StringIO(used.out))
         assert (row["team"], row["model"], row["requests"], row["failed"]) == ("", "m:latest", "1", "0")
         acts = json.loads((await sollol(url, "audit", "-o", "json")).out)

@@ -8,18 +8,31 @@ from typing import Any
 
 import pytest
 
-from sollol_agents.cli.commands import batch_views, discover, doctor, explaining, jobs_views, listings, steering
+from sollol_agents.cli.commands import (
+    accounts,
+    batch_views,
+    discover,
+    doctor,
+    explaining,
+    jobs_views,
+    keys,
+    listings,
+    steering,
+)
 from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_agents.cli.output import Form, on_screen
 from sollol_agents.cli.table import width_of
 from sollol_agents.lab.testing.messages import engine, gpu, loaded, outcome, telemetry
 from sollol_agents.node.engines.probing import Probed
+from sollol_bus.trust.callers import Roster
+from sollol_schemas.acts import Act, Operator
 from sollol_schemas.batch_progress import BatchListReply, BatchReason, BatchStage, BatchView
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast, Rejection, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerState
 from sollol_schemas.execution import Figures
 from sollol_schemas.jobs import JobListReply, JobState, JobStatus
+from sollol_schemas.keys import ApiKey
 from sollol_schemas.queries import (
     FleetStats,
     GroupStats,
@@ -31,6 +44,8 @@ from sollol_schemas.queries import (
     ReliabilityReply,
     ReliabilityView,
     StatsReply,
+    Usage,
+    UsageBy,
     WhyReply,
 )
 from sollol_schemas.steering import BreakersReply, BreakerView, StrategyReply
@@ -246,6 +261,38 @@ BATCHES = BatchListReply(
     )
 )
 ENDING = batch_views.Ending(view=BATCH, answers="answers.jsonl", written=12, earlier=13, earlier_at="", took_s=62.0)
+USED = (
+    Usage(
+        team="research",
+        caller="laptop",
+        day="2026-11-29",
+        requests=1042,
+        failed=12,
+        prompt_tokens=1_250_331,
+        output_tokens=512_345,
+        slot_s=12_345.6,
+    ),
+    Usage(team="everybody-else-in-the-house", caller="key-3f9a77c1", title="home automation", requests=1, slot_s=0.4),
+)
+ACTS = (
+    Act(
+        act="fleet.limit",
+        by=Operator(who="control", host="gaming-pc", address="192.168.1.20"),
+        target="laptop",
+        details={"per_minute": "60", "team": "research"},
+        at="2026-11-29T23:05:12.123456Z",
+    ),
+    Act(
+        act="node.drain",
+        by=Operator(who="control"),
+        target="attic-server-behind-the-chimney",
+        at="2026-11-29T09:00:00Z",
+    ),
+)
+KEYS = (
+    ApiKey(key_id="3f9a77c1", name="home automation", secret_sha256="0" * 64, created_at="2026-11-29T23:05:12Z"),
+    ApiKey(key_id="77c13f9a", name="me", secret_sha256="1" * 64, created_at="2026-11-29T23:05:12Z", is_admin=True),
+)
 SCREENS: dict[str, Callable[[], None]] = {
     "nodes": partial(listings.show_nodes, NODES),
     "nodes_one": partial(listings.show_nodes, ONE_NODE),
@@ -258,6 +305,10 @@ SCREENS: dict[str, Callable[[], None]] = {
     "batches": partial(batch_views.show_batches, BATCHES),
     "batch": partial(batch_views.show_batch, BATCH, "laptop"),
     "batch_summary": partial(batch_views.show_summary, ENDING),
+    "usage": partial(accounts.show_usage, accounts.usage_rows(USED, (UsageBy.CALLER,))),
+    "usage_by_day": partial(accounts.show_usage, accounts.usage_rows(USED[:1], (UsageBy.TEAM, UsageBy.DAY))),
+    "audit": partial(accounts.show_acts, accounts.act_rows(ACTS)),
+    "keys": partial(keys.show_keys, KEYS, Roster()),
     "breakers": partial(steering.show_breakers, BREAKERS),
     "strategy": partial(
         steering.show_strategy, StrategyReply(strategy="plan", settings={"hold": 0.3}, available=("plan",))

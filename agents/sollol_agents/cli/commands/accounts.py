@@ -8,24 +8,22 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
-
-from sollol_agents.cli import log_lines, running
+from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import show_json, show_table
+from sollol_agents.cli.output import say, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_bus.errors import ConfigError
+from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.questions import ask_actor
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas import subjects
-from sollol_schemas.acts import ActsReply, ActsRequest
+from sollol_schemas.acts import Act, ActsReply, ActsRequest
 from sollol_schemas.queries import Usage, UsageBy, UsageRequest
 
-Output = Annotated[
-    Literal["table", "json", "csv"], Parameter(name=("--output", "-o"), help="How it is printed: table, json or csv.")
-]
+CsvFlag = Annotated[bool, Parameter(name="--csv", negative="", show_default=False, help="Print CSV, for spreadsheets.")]
 Since = Annotated[str, Parameter(help="Only the last so long: 90m, 12h, 7d; empty: all that is kept.")]
+Row = dict[str, Any]
 _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _FIGURES: Final = ("requests", "failed", "prompt_tokens", "output_tokens", "slot_s")
 _COLUMNS: Final = {
@@ -46,52 +44,108 @@ def usage(
         list[Literal["team", "caller", "model", "day"]] | None,
         Parameter(negative_iterable=(), help="What it is told by; repeat it for several. Days are those of UTC."),
     ] = None,
-    output: Output = "table",
+    watch: of_commands.WatchFlag = False,
+    csv_: CsvFlag = False,
+    json_: of_commands.JsonFlag = False,
 ) -> int:
     """Shows requests, tokens and seconds of slots, by team, caller, model or day.
 
     A client is told of its own team. Tries of a job count as one request.
 
     Example:
-        sollol usage --since 30d --by team --by day -o csv
+        sollol usage --since 30d --by team --by day --csv
     """
     asked = UsageRequest(since_s=seconds_in(since), by=tuple(UsageBy(one) for one in by or ("caller",)))
-    log_lines.set_up(log)
 
-    async def main() -> int:
-        async with running.connected(bus) as client:
-            reply = await client.usage(asked)
-        _show(reply.entries, _columns(asked.by), output)
-        return 0
+    async def ask(client: Client) -> list[Row]:
+        return usage_rows((await client.usage(asked)).entries, asked.by)
 
-    return running.run(main)
+    return listing(bus, log, ask, show_csv if csv_ else show_usage, json_=json_, is_watched=watch)
 
 
 @of_commands.for_clients()
-def audit(*, bus: BusConfig, log: LogConfig, since: Since = "", output: Output = "table") -> int:
+def audit(
+    *,
+    bus: BusConfig,
+    log: LogConfig,
+    since: Since = "",
+    watch: of_commands.WatchFlag = False,
+    csv_: CsvFlag = False,
+    json_: of_commands.JsonFlag = False,
+) -> int:
     """Shows what operators did: who, what, when and from where, the latest first; for operators."""
     asked = ActsRequest(since_s=seconds_in(since))
-    log_lines.set_up(log)
 
-    async def main() -> int:
-        async with running.connected(bus) as client:
-            reply = await ask_actor(client.bus, subjects.ADMIN_ACTS, asked, ActsReply)
-        rows = [
-            {
-                "at": one.at,
-                "who": one.by.who,
-                "act": one.act,
-                "target": one.target,
-                "host": one.by.host,
-                "address": one.by.address,
-                "details": ", ".join(f"{name}={value}" for name, value in one.details.items()),
-            }
-            for one in reply.acts
-        ]
-        _print(rows, ["at", "who", "act", "target", "host", "address", "details"], output)
-        return 0
+    async def ask(client: Client) -> list[Row]:
+        return act_rows((await ask_actor(client.bus, subjects.ADMIN_ACTS, asked, ActsReply)).acts)
 
-    return running.run(main)
+    return listing(bus, log, ask, show_csv if csv_ else show_acts, json_=json_, is_watched=watch)
+
+
+def usage_rows(entries: Sequence[Usage], by: Sequence[UsageBy]) -> list[Row]:
+    """What is told of each entry: by what it was asked for, and the figures."""
+    columns = [*dict.fromkeys(name for one in UsageBy if one in by for name in _COLUMNS[one]), *_FIGURES]
+    return [{name: getattr(one, name) for name in columns} for one in entries]
+
+
+def act_rows(acts: Sequence[Act]) -> list[Row]:
+    """What is told of each act."""
+    return [
+        {
+            "at": one.at,
+            "who": one.by.who,
+            "act": one.act,
+            "target": one.target,
+            "details": ", ".join(f"{name}={value}" for name, value in one.details.items()),
+            "host": one.by.host,
+            "address": one.by.address,
+        }
+        for one in acts
+    ]
+
+
+def show_usage(rows: Sequence[Row]) -> None:
+    """Who has used how much, as a table."""
+    if not rows:
+        say("nothing was used in that time")
+        return
+    headings = [_heading(name) for name in rows[0]]
+    show_table(
+        headings,
+        [[_cell(value) for value in row.values()] for row in rows],
+        numbers=[_heading(name) for name in _FIGURES],
+        first_to_go=[_heading(name) for name in ("title", "failed", "prompt_tokens", "team", "slot_s")],
+    )
+
+
+def show_acts(rows: Sequence[Row]) -> None:
+    """What operators did, as a table; times are those of UTC."""
+    if not rows:
+        say("operators did nothing in that time")
+        return
+    headings = ["AT (UTC)", *(_heading(name) for name in rows[0] if name != "at")]
+    show_table(
+        headings,
+        [[_second(row["at"]), *(_cell(value) for name, value in row.items() if name != "at")] for row in rows],
+        numbers=["AT (UTC)"],
+        first_to_go=["ADDRESS", "HOST", "DETAILS"],
+    )
+
+
+def show_csv(rows: Sequence[Row]) -> None:
+    """The same for spreadsheets: instants whole, numbers without separators."""
+    if rows:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", " ").upper()
+
+
+def _second(instant: str) -> str:
+    return instant[:19].replace("T", " ")
 
 
 def seconds_in(text: str) -> float:
@@ -104,28 +158,6 @@ def seconds_in(text: str) -> float:
     if text and found is None:
         raise ConfigError(f"{text!r} is no time: say 90s, 30m, 12h or 7d")
     return float(found[1]) * _SECONDS[found[2]] if found else 0.0
-
-
-def _columns(by: Sequence[UsageBy]) -> list[str]:
-    return [*dict.fromkeys(name for one in UsageBy if one in by for name in _COLUMNS[one]), *_FIGURES]
-
-
-def _show(entries: Sequence[Usage], columns: Sequence[str], output: str) -> None:
-    _print([{name: getattr(one, name) for name in columns} for one in entries], columns, output)
-
-
-def _print(rows: Sequence[dict[str, Any]], columns: Sequence[str], output: str) -> None:
-    match output:
-        case "json":
-            show_json(msgspec.to_builtins(rows))
-        case "csv":
-            writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        case _:
-            headings = [name.replace("_", " ").upper() for name in columns]
-            numbers = [heading for heading, name in zip(headings, columns, strict=True) if name in _FIGURES]
-            show_table(headings, [[_cell(value) for value in row.values()] for row in rows], numbers=numbers)
 
 
 def _cell(value: object) -> str:

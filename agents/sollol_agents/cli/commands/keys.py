@@ -80,7 +80,7 @@ def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False
         if json_:
             show_json([_shown(key, roster) for key in ring])
         else:
-            _show_table(ring, roster)
+            show_keys(ring, roster)
 
     return _with_store(bus, log, load, tell)
 
@@ -128,10 +128,16 @@ def _shown(key: ApiKey, roster: Roster) -> dict[str, Any]:
     return {**fields, "caller": caller, **standing, "team": roster.team_of(caller)}
 
 
-def _show_table(ring: tuple[ApiKey, ...], roster: Roster) -> None:
+def show_keys(ring: tuple[ApiKey, ...], roster: Roster) -> None:
+    """The keys as a table, each with its caller's ceilings."""
     rows = []
     for key in ring:
         caller = name_of_key(key.key_id)
         standing = columns(roster.team_of(caller), roster.of(caller))
         rows.append((key.key_id, key.name, "yes" if key.is_admin else "-", *standing, key.created_at))
-    show_table(("KEY", "NAME", "ADMIN", *HEADINGS, "CREATED"), rows)
+    show_table(
+        ("KEY", "NAME", "ADMIN", *HEADINGS, "CREATED"),
+        rows,
+        numbers=HEADINGS[1:],
+        first_to_go=("CREATED", *reversed(HEADINGS)),
+    )
