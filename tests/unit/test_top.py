@@ -304,6 +304,24 @@ async def test_a_table_that_is_not_seen_is_not_drawn(textual: ModuleType, view: 
         assert app.query_one("#attempts", DataTable).row_count == 1
 
 
+async def test_only_what_changed_in_a_row_is_drawn_anew(
+    textual: ModuleType, view: FleetView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from textual.widgets import DataTable
+
+    app = textual.TopApp(Recorded(), view)
+    async with app.run_test(size=(80, 24)) as pilot:
+        table = app.query_one("#nodes", DataTable)
+        drawn = [str(cell) for cell in table.get_row("b")]
+        monkeypatch.setattr(DataTable, "clear", None)  # the whole table must not be made anew
+        view.on_telemetry(telemetry("b", slots=2, gpus=(gpu(),), in_flight=running("x"), seq=9), time.monotonic())
+        app._draw()
+        await pilot.pause()
+        renewed = [str(cell) for cell in table.get_row("b")]
+    assert renewed != drawn
+    assert renewed[0] == drawn[0]
+
+
 async def test_a_screen_that_is_not_composed_is_not_drawn_on(textual: ModuleType, view: FleetView) -> None:
     app = textual.TopApp(Recorded(), view)
     async with app.run_test(size=(80, 24)) as pilot:

@@ -10,6 +10,7 @@ from rich.text import Text
 from textual import events, work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.coordinate import Coordinate
 from textual.widgets import DataTable, Footer, Sparkline, Static, TabbedContent, TabPane
 
 from sollol_agents.fleet_view.decisions import DecisionRow
@@ -23,6 +24,8 @@ from sollol_bus.transport.clock import wall_s
 from sollol_schemas.queries import WhyReply
 
 T = TypeVar("T")
+Content = list[tuple[str, list[tables.Cell]]]
+"""Rows with their keys."""
 
 DRAW_EVERY_S: Final = 0.5
 DECISIONS_EVERY_S: Final = 0.9
@@ -95,7 +98,7 @@ class TopApp(App[None]):
         self._drawn_version = 0
         self._decisions_at = 0.0
         self._order = 0
-        self._shown: dict[str, object] = {}
+        self._shown: dict[str, tuple[list[tables.Column], Content]] = {}
 
     def compose(self) -> ComposeResult:
         """One line about the fleet, the three views, what happened last, the keys."""
@@ -191,17 +194,21 @@ class TopApp(App[None]):
         """Fills a table anew when something in it changed; the cursor stays on its row."""
         shown = tables.fitting(columns, self.size.width)
         content = [(key, cells_of(row, shown)) for key, row in rows]
-        if self._shown.get(name) == (shown, content):
+        before = self._shown.get(name)
+        if before == (shown, content):
             return
         self._shown[name] = (shown, content)
         table = self.query_one(name, DataTable)
+        if before is not None and before[0] == shown and [k for k, _ in before[1]] == [k for k, _ in content]:
+            _renew(table, before[1], content)
+            return
         chosen, top = self._chosen(table), table.scroll_y
         table.clear(columns=True)
         for column in shown:
             heading = column.name.rjust(column.width) if column.is_right else column.name
             table.add_column(heading, width=column.width)
         for key, cells in content:
-            table.add_row(*(Text(in_line(cell.text), style=cell.colour) for cell in cells), key=key)
+            table.add_row(*map(_drawn, cells), key=key)
         keys = [key for key, _ in content]
         if chosen in keys and table.cursor_type == "row":
             table.move_cursor(row=keys.index(chosen), scroll=False)
@@ -293,6 +300,18 @@ class TopApp(App[None]):
             self.notify(error.message, severity="error", timeout=10)
         else:
             self.push_screen(Explanation(f"Request {request_id}", lines))
+
+
+def _drawn(cell: tables.Cell) -> Text:
+    return Text(in_line(cell.text), style=cell.colour)
+
+
+def _renew(table: DataTable[Text], before: Content, content: Content) -> None:
+    """Draws the cells that changed, where the rows are the same: a whole table costs many times as much."""
+    for row, ((_, old), (_, new)) in enumerate(zip(before, content, strict=True)):
+        for column, (was, cell) in enumerate(zip(old, new, strict=True)):
+            if was != cell:
+                table.update_cell_at(Coordinate(row, column), _drawn(cell))
 
 
 def _about(node: NodeRow) -> list[str]:
