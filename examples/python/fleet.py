@@ -1,5 +1,6 @@
 """What every program here needs: a connection as the caller, its subjects, and how to read an answer."""
 
+import asyncio
 import json
 import os
 import re
@@ -17,6 +18,7 @@ INBOXES = re.search(r"_INBOX_cli\.([\w-]+)", Path(CREDS_FILE).read_text()) if CR
 """Whoever has a file of credentials asks under the name in it, and listens for answers below that."""
 HEARS_DECISIONS = INBOXES is None
 """A client among members hears nobody's decisions; those about its own requests come with the answers."""
+CONNECT_S = 5
 PATIENCE_S = 5
 """An answer to a deadline that has passed may come so much later."""
 NOBODY = "503: nobody answers there: is `sollol up` running?"
@@ -41,11 +43,24 @@ async def connect() -> nats.aio.client.Client:
     }
     if ca_file := os.environ.get("SOLLOL_NATS_TLS_CA_FILE"):
         given["tls"] = ssl.create_default_context(cafile=ca_file)
-    return await nats.connect(
-        os.environ.get("SOLLOL_NATS", "nats://127.0.0.1:4222"),
-        inbox_prefix=INBOXES[0] if INBOXES else "_INBOX",
-        **{name: value for name, value in given.items() if value},
-    )
+    url = os.environ.get("SOLLOL_NATS", "nats://127.0.0.1:4222")
+    try:
+        return await asyncio.wait_for(  # by itself it tries for two minutes
+            nats.connect(
+                url,
+                inbox_prefix=INBOXES[0] if INBOXES else "_INBOX",
+                error_cb=tell,
+                **{name: value for name, value in given.items() if value},
+            ),
+            CONNECT_S,
+        )
+    except (OSError, TimeoutError, nats.errors.Error):
+        sys.exit(f"cannot connect to {url}: is `sollol up` running?")
+
+
+async def tell(error: Exception) -> None:
+    """One line about what goes wrong with the connection."""
+    print(f"nats: {error}", file=sys.stderr)
 
 
 def check(msg: nats.aio.msg.Msg) -> nats.aio.msg.Msg:

@@ -80,6 +80,10 @@ def nowhere(places: Places) -> dict[str, str]:
     return {"SOLLOL_NATS": places.nothing}
 
 
+def without_a_server(_: Places) -> dict[str, str]:
+    return {"SOLLOL_NATS": "nats://127.0.0.1:1"}
+
+
 def where_it_is_full(places: Places) -> dict[str, str]:
     return {"SOLLOL_NATS": places.crowded}
 
@@ -104,6 +108,9 @@ CASES = {
     "50 jobs": Case("jobs", (MODEL, PROMPT, str(JOBS)), _ANSWER, times=JOBS),
     "a job that fails": Case("jobs", ("no-such-model", PROMPT, "1"), "404|unknown_model", is_failure=True),
     "jobs without a fleet": Case("jobs", (MODEL, PROMPT, "1"), "503|no_nodes", is_failure=True, at=nowhere),
+    "jobs without a server": Case(
+        "jobs", (MODEL, PROMPT, "1"), "(?i)connect|no servers", is_failure=True, at=without_a_server
+    ),
     "credentials": Case("ask", (MODEL, PROMPT), f"{_WHOLE}(?s:.*)decision: .*attic.*\n.*decision: ", at=as_member),
     "jobs with credentials": Case("jobs", (MODEL, PROMPT, "2"), _ANSWER, times=2, at=as_member),
     "slow model": Case("ask", (SLOW, PROMPT), f"{_WHOLE}(?s:.*){_STREAM}"),
