@@ -18,8 +18,6 @@ from sollol_schemas.batch_progress import BatchStage, BatchTell
 from sollol_schemas.jobs import Job
 from sollol_schemas.routing import Routing
 
-pytestmark = pytest.mark.timeout(90)
-
 NOWHERE = Routing(node_id="absent", strict=True)
 """A job that waits for a node which never comes."""
 

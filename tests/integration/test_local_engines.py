@@ -18,8 +18,6 @@ from sollol_agents.stack import LocalStack
 
 EMULATED = EmulatorConfig(preset="instant", model=("m",), preload=("m",))
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def free_url() -> str:
     with socket.socket() as probe:
