@@ -181,7 +181,7 @@ async def test_a_body_has_a_limit_that_is_told(limits: Limits, http: httpx.Async
 
 
 async def test_a_body_that_is_announced_too_large_is_refused_before_it_comes(limits: Limits) -> None:
-    async with connection(limits.url) as (reader, writer), asyncio.timeout(5):
+    async with connection(limits.url) as (reader, writer), asyncio.timeout(60):
         writer.write(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n")
         assert await first_line(reader) == "413"
 
@@ -201,7 +201,7 @@ async def test_clients_that_dribble_are_given_up_while_others_are_served(
     limits: Limits, http: httpx.AsyncClient, figure: Callable[[str], None]
 ) -> None:
     async def dribble(start_with: bytes) -> str:
-        async with connection(limits.tight) as (reader, writer), asyncio.timeout(15):
+        async with connection(limits.tight) as (reader, writer), asyncio.timeout(60):
             writer.write(start_with)
             answer = asyncio.get_running_loop().create_task(first_line(reader))
             while not answer.done():

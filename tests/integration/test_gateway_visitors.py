@@ -117,9 +117,9 @@ async def test_foreign_names_of_this_machine_are_refused(tmp_path: Path) -> None
 
 async def test_an_event_stream_that_waits_is_kept_alive_by_comments(tmp_path: Path) -> None:
     async with world(tmp_path, gateway=GatewayConfig(port=0, keep_alive_s=0.1), slots=1, decode_tps=20.0) as here:
-        first = asyncio.get_running_loop().create_task(here.http.post("/api/generate", json=generate(30, stream=False)))
+        first = asyncio.get_running_loop().create_task(here.http.post("/api/generate", json=generate(50, stream=False)))
         try:
-            await asyncio.sleep(0.2)  # the first takes the only slot for more than a second
+            await eventually(lambda: here.slots_in_use() == 1)  # for more than two seconds
             answer = await here.http.post(CHAT, json=chat(2, stream=True))
             comments, _, rest = answer.text.partition("data: ")
             assert comments.replace(": waiting\n\n", "") == ""

@@ -202,7 +202,7 @@ async def test_who_is_revoked_is_cut_at_once_and_nobody_else_is(here: Here, cont
     alice, bob = await here.member(control, "alice"), await here.member(control, "bob")
     reply = await here.ask(control, Revoke(name="alice"))
     assert "alice" not in [one.name for one in reply.members]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await alice.closed.wait()
     assert "revoked" in alice.close_reason
     assert (bob.is_connected, bob.reconnects, control.reconnects) == (True, 0, 0)
@@ -255,10 +255,10 @@ async def test_fifty_streams_run_on_while_members_come_and_go(here: Here, contro
     for name in ("alice", "carol"):
         leaves = await here.member(control, name)
         fresh = await here.member(control, name, again=True)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await leaves.closed.wait()
         await here.ask(control, Revoke(name=name))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await fresh.closed.wait()
     is_over.set()
     told = await streaming
@@ -308,7 +308,7 @@ async def test_who_is_revoked_stays_so_when_server_and_registrar_start_again(her
 async def test_new_credentials_end_the_old_ones_when_they_are_fetched(here: Here, control: Bus) -> None:
     old = await here.member(control, "alice")
     new = await here.member(control, "alice", again=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await old.closed.wait()
     assert new.is_connected
     await new.close()
