@@ -45,7 +45,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "node-check": Command("node_check.node_check", "Start", "Hold an agent of a node to the protocol of nodes."),
     "version": Command("version.version", "Start", "Show versions."),
     "generate": Command("requesting.generate", "Use", "Stream an answer to a prompt."),
-    "chat": Command("requesting.chat", "Use", "Answer a message or hold a conversation."),
+    "chat": Command("chat.chat", "Use", "Answer a message or hold a conversation."),
     "embed": Command("requesting.embed", "Use", "Embed texts."),
     "jobs": Command("jobs.jobs", "Use", "Submit, follow and steer durable jobs."),
     "batch": Command("batch.batch", "Use", "Run a file of requests as durable jobs."),

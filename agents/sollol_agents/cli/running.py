@@ -56,8 +56,14 @@ def run(main: Callable[[], Coroutine[Any, Any, int]], *, is_long: bool = False) 
         except asyncio.CancelledError:
             return exit_codes.INTERRUPTED
 
-    with asyncio.Runner(loop_factory=loop_factory() if is_long else None) as runner:
-        return runner.run(guarded())
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    try:
+        with asyncio.Runner(loop_factory=loop_factory() if is_long else None) as runner:
+            return runner.run(guarded())
+    finally:
+        for number, handler in before.items():  # uvloop leaves them to a loop that is closed
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def run_until_signalled(main: Callable[[asyncio.Queue[int]], Coroutine[Any, Any, int]]) -> int:

@@ -1,16 +1,14 @@
-"""`sollol generate`, `chat` and `embed`: requests from the terminal."""
+"""`sollol generate` and `embed`: requests from the terminal, and what `chat` has of them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
 
 from sollol_agents.cli import log_lines, running
 from sollol_agents.cli.declared import Parameter
-from sollol_agents.cli.exit_codes import line_of
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import is_terminal, note, say, seconds, show_json, show_json_line, show_table
 from sollol_agents.cli.settings import of_commands
@@ -68,61 +66,14 @@ def generate(
     fields = body_fields(system=system, format_=format_, option=option, keep_alive=keep_alive)
 
     async def main() -> int:
-        async with running.connected(_named(bus)) as client:
+        async with running.connected(named(bus)) as client:
             if dry_run:
                 show_json(await client.route(model, text, routing=routing))
                 return 0
             stream = client.generate_stream(model, text, routing=routing, **fields)
-            return await _answer(stream, json_=json_, verbose=verbose)
+            return await show_answer(stream, json_=json_, verbose=verbose)
 
     return running.run(main)
-
-
-@of_commands.for_clients(routing=routing_section())
-def chat(
-    model: Model,
-    message: Annotated[
-        str | None, Parameter(help="One message; without it, all of stdin, or a conversation on a terminal.")
-    ] = None,
-    *,
-    routing: Routing,
-    bus: BusConfig,
-    log: LogConfig,
-    system: Annotated[str | None, Parameter(help="System message.")] = None,
-    format_: Format = None,
-    option: Options = None,
-    keep_alive: KeepAlive = None,
-    json_: of_commands.JsonFlag = False,
-    verbose: Verbose = False,
-) -> int:
-    """Answers one message, or holds a conversation on a terminal.
-
-    In a conversation, Ctrl-C cancels the current answer and Ctrl-D leaves.
-    """
-    log_lines.set_up(log)
-    fields = body_fields(system=None, format_=format_, option=option, keep_alive=keep_alive)
-    history: list[dict[str, object]] = [{"role": "system", "content": system}] if system else []
-
-    def turn(text: str) -> int:
-        history.append({"role": "user", "content": text})
-
-        async def main() -> int:
-            async with running.connected(_named(bus)) as client:
-                stream = client.chat_stream(model, history, routing=routing, **fields)
-                code = await _answer(stream, json_=json_, verbose=verbose)
-            history.append({"role": "assistant", "content": stream.answer.text})
-            return code
-
-        length = len(history)
-        try:
-            return running.run(main)
-        finally:
-            if len(history) == length:  # cancelled or failed: the question was never answered
-                history.pop()
-
-    if message is not None or not sys.stdin.isatty():
-        return turn(read_prompt(message))
-    return _converse(turn)
 
 
 @of_commands.for_clients(routing=routing_section())
@@ -143,7 +94,7 @@ def embed(
     fields = body_fields(system=None, format_=None, option=None, keep_alive=keep_alive)
 
     async def main() -> int:
-        async with running.connected(_named(bus)) as client:
+        async with running.connected(named(bus)) as client:
             result = await client.embed(model, inputs, routing=routing, **fields)
         if json_:
             show_json(result)
@@ -206,14 +157,19 @@ def provenance(answer: Answer) -> str:
     return " · ".join([*parts, decision.reason])
 
 
-async def _answer(stream: AnswerStream, *, json_: bool, verbose: bool) -> int:
+def write_text(text: str) -> None:
+    """A piece of an answer, at once; nothing in it steers a terminal."""
+    sys.stdout.write(in_text(text) if is_terminal() else text)
+    sys.stdout.flush()
+
+
+async def show_answer(stream: AnswerStream, *, json_: bool, verbose: bool) -> int:
     """Prints an answer as it comes."""
     try:
         async with stream:
             async for chunk in stream:
                 if not json_ and chunk.text:
-                    sys.stdout.write(in_text(chunk.text) if is_terminal() else chunk.text)
-                    sys.stdout.flush()
+                    write_text(chunk.text)
     except SollolError:
         if verbose or is_terminal():
             note(f"— failed · request {stream.request_id}")
@@ -231,22 +187,8 @@ async def _answer(stream: AnswerStream, *, json_: bool, verbose: bool) -> int:
     return 0
 
 
-def _converse(turn: Callable[[str], int]) -> int:
-    """Asks and answers until the input ends; a failed or cancelled answer does not end the conversation."""
-    while True:
-        try:
-            text = input(">>> ")
-        except (EOFError, KeyboardInterrupt):
-            say()
-            return 0
-        if text.strip():
-            try:
-                turn(text)
-            except SollolError as error:
-                note(line_of(error))
-
-
-def _named(bus: BusConfig) -> BusConfig:
+def named(bus: BusConfig) -> BusConfig:
+    """The settings of the connection, with inboxes as clients have them."""
     return msgspec.structs.replace(bus, inbox_prefix=client_inbox_prefix(bus.user))
 
 
