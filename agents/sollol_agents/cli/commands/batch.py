@@ -105,7 +105,7 @@ def resume(
             work = Run(client, view.batch_id, read_items(asked), asked, answered, priority=view.priority)
             return await work.run(ahead, json_=json_)
 
-    return running.run(main)
+    return running.run(main, is_long=True)
 
 
 @batch.command("list")
