@@ -29,7 +29,9 @@ def test_others_are_let_in_only_when_that_is_said(host: str) -> None:
     [
         (("up",), {"SOLLOL_SERVER_HOST": "0.0.0.0"}, "the NATS server"),
         (("up",), {"SOLLOL_GATEWAY_HOST": "0.0.0.0"}, "the gateway"),
+        (("up",), {"SOLLOL_DASHBOARD_HOST": "0.0.0.0"}, "the dashboard"),
         (("gateway", "--host", "0.0.0.0"), {}, "the gateway"),
+        (("dashboard", "--host", "0.0.0.0"), {}, "the dashboard"),
     ],
 )
 def test_commands_that_would_open_this_machine_end_at_once(

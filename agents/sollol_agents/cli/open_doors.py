@@ -10,6 +10,7 @@ from sollol_agents.cli.declared import Parameter
 from sollol_bus.errors import ConfigError
 
 KEYS: Final = "set SOLLOL_GATEWAY_REQUIRE_KEY=true and make keys with `sollol keys create`"
+DASHBOARD_KEYS: Final = "set SOLLOL_DASHBOARD_REQUIRE_KEY=true and make keys with `sollol keys create NAME --admin`"
 OpenFlag = Annotated[
     bool,
     Parameter(

@@ -15,7 +15,7 @@ import msgspec
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.lazy_dashboard import LISTEN_FD
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.open_doors import KEYS, OpenFlag, certificate_for, refuse_open
+from sollol_agents.cli.open_doors import DASHBOARD_KEYS, KEYS, OpenFlag, certificate_for, refuse_open
 from sollol_agents.cli.output import say
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.sections import section
@@ -124,10 +124,18 @@ def gateway(
 
 @of_commands.for_actors(config=section("dashboard", DashboardConfig))
 def dashboard(
-    *, config: DashboardConfig, bus: BusConfig, log: LogConfig, metrics: MetricsConfig, tracing: TracingConfig
+    *,
+    open_: OpenFlag = False,
+    config: DashboardConfig,
+    bus: BusConfig,
+    log: LogConfig,
+    metrics: MetricsConfig,
+    tracing: TracingConfig,
 ) -> int:
     """Shows the fleet in a browser, with the operations of an operator; needs the extra `dashboard`."""
     log_lines.set_up(log)
+    if not config.require_key:
+        refuse_open("the dashboard", config.host, DASHBOARD_KEYS, is_open=open_)
     config = msgspec.structs.replace(config, listen_fd=int(os.environ.get(LISTEN_FD, "-1")))
     bus = msgspec.structs.replace(bus, name="dashboard", inbox_prefix=CLIENT_INBOX_PREFIX)
     return _run("sollol_agents.dashboard.actor:Dashboard", config, bus, "dashboard", (metrics, tracing))

@@ -35,9 +35,11 @@ class LazyDashboard(Part):
     Args:
         config: Settings of the dashboard.
         log_file: Where its process writes its log.
+        is_open: Whether whoever reaches its address may look, as `--open` says.
     """
 
-    def __init__(self, config: DashboardConfig, log_file: Path) -> None:
+    def __init__(self, config: DashboardConfig, log_file: Path, *, is_open: bool = False) -> None:
+        self._flags = ("--open",) if is_open else ()
         self._config = config
         self._log_file = log_file
         self._bus = BusConfig()
@@ -99,7 +101,7 @@ class LazyDashboard(Part):
         settings |= section("dashboard", DashboardConfig).environ_of(self._config) | {LISTEN_FD: str(fd)}
         child = Child(
             "the dashboard",
-            *("sollol_agents.cli", "dashboard"),
+            *("sollol_agents.cli", "dashboard", *self._flags),
             log_file=self._log_file,
             environ={**os.environ, **settings},
             pass_fds=(fd,),

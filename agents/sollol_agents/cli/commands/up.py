@@ -20,7 +20,7 @@ from sollol_agents.cli.commands.local_engines import LocalEngines, port_of, usua
 from sollol_agents.cli.commands.up_ports import Place, settled
 from sollol_agents.cli.commands.up_story import EngineHere, Story
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.open_doors import KEYS, OpenFlag, certificate_for, refuse_open
+from sollol_agents.cli.open_doors import DASHBOARD_KEYS, KEYS, OpenFlag, certificate_for, refuse_open
 from sollol_agents.cli.output import is_terminal, room, say
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
@@ -115,7 +115,7 @@ def up(
     registrar = RegistrarConfig.beside(bus.creds_file)
     if registrar.folder and server.extra_config:  # the address is for other commands; here it is this very server
         bus = msgspec.structs.replace(bus, url="")
-    _refuse_open(bus, server, gateway if up.gateway else None, is_open=open_)
+    _refuse_open(bus, server, gateway if up.gateway else None, dashboard if up.dashboard else None, is_open=open_)
     _say_which_server(bus)
     base = Path(up.store_dir).expanduser() if up.store_dir else default_store_dir().parent
     tracer = make_tracer(tracing, service="sollol-up")
@@ -138,7 +138,8 @@ def up(
             tracer=tracer,
             certificate=certificate_for(gateway.host, registrar.certificate, is_open=open_),
         )
-        lazy = LazyDashboard(msgspec.structs.replace(dashboard, port=page.port), base / "dashboard.log")
+        config = msgspec.structs.replace(dashboard, port=page.port)
+        lazy = LazyDashboard(config, base / "dashboard.log", is_open=open_)
         house = _House(stack, lazy if up.dashboard else None, up, node, (http, page), needs_key=gateway.require_key)
         return await house.serve(signals)
 
@@ -165,12 +166,21 @@ async def _settle_ports(up: UpConfig, gateway: GatewayConfig, dashboard: Dashboa
     return http, page
 
 
-def _refuse_open(bus: BusConfig, server: EmbeddedServerConfig, gateway: GatewayConfig | None, *, is_open: bool) -> None:
+def _refuse_open(
+    bus: BusConfig,
+    server: EmbeddedServerConfig,
+    gateway: GatewayConfig | None,
+    dashboard: DashboardConfig | None,
+    *,
+    is_open: bool,
+) -> None:
     if not bus.url and bus.user is None:
         remedy = "make a fleet that knows its members with `sollol fleet init`"
         refuse_open("the NATS server", server.host, remedy, is_open=is_open)
     if gateway is not None and not gateway.require_key:
         refuse_open("the gateway", gateway.host, KEYS, is_open=is_open)
+    if dashboard is not None and not dashboard.require_key:
+        refuse_open("the dashboard", dashboard.host, DASHBOARD_KEYS, is_open=is_open)
 
 
 def _say_which_server(bus: BusConfig) -> None:
