@@ -65,26 +65,39 @@ class FakeFleet:
         self._number = 0
         self.sent = 0
         """Messages published."""
+        self.replies: dict[str, object] = {}
+        """What it answers, by the subject of the question."""
+        self.queued: int | None = None
+        """How many requests wait; None: a few, drawn anew for each decision."""
+        self.failing_ratio = 0.02
+        """Share of the attempts that fail."""
 
     def answer(self) -> None:
         """Answers the questions that a dashboard asks at its start, as scorer, recorder and dispatcher would."""
         strategy = StrategyReply(strategy="plan", available=("plan", "round_robin"), settings={"hold": 0.3})
-        for subject, reply in (
-            (subjects.NODES, NodesReply(nodes=(), scorer="fake", strategy="plan")),
-            (subjects.ADMIN_STRATEGY, strategy),
-            (subjects.ADMIN_BREAKER, BreakersReply(breakers=())),
-            (subjects.RECENT, RecentReply()),
-            (subjects.RELIABILITY, ReliabilityReply(entries=())),
-            (subjects.JOB_LIST, JobListReply(waiting={"5": 100})),
-            (subjects.JOB_DEAD, JobListReply()),
-        ):
-            self._answer(subject, encode(reply))
+        self.replies |= {
+            subjects.NODES: NodesReply(nodes=(), scorer="fake", strategy="plan"),
+            subjects.ADMIN_STRATEGY: strategy,
+            subjects.ADMIN_BREAKER: BreakersReply(breakers=()),
+            subjects.RECENT: RecentReply(),
+            subjects.RELIABILITY: ReliabilityReply(entries=()),
+            subjects.JOB_LIST: JobListReply(waiting={"5": 100}),
+            subjects.JOB_DEAD: JobListReply(),
+        }
+        for subject in self.replies:
+            self._answer(subject)
 
-    def _answer(self, subject: str, reply: bytes) -> None:
+    def _answer(self, subject: str) -> None:
         def on_question(msg: Msg) -> None:
-            self._bus.publish(msg.reply, reply)
+            self._bus.publish(msg.reply, encode(self.replies[subject]))
 
         self._bus.subscribe(subject, on_question)
+
+    def kill(self, node_id: str) -> None:
+        """A node tells nothing any more, and the scorer says that it is down."""
+        self._ids.remove(node_id)
+        down = NodeEvent(node_id=node_id, state=NodeState.DOWN, previous=NodeState.UP, reason="no heartbeat for 5 s")
+        self._send(subjects.NODE_EVENT.of(node_id, "down"), down)
 
     async def run(self) -> None:
         """Publishes until it is cancelled."""
@@ -141,7 +154,7 @@ class FakeFleet:
                 model=attempt.model,
                 forecast=Forecast(total_s=seconds * draw.uniform(0.7, 1.4)),
             ),
-            status=OutcomeStatus.SUCCESS if draw.random() > 0.02 else OutcomeStatus.FAILED,
+            status=OutcomeStatus.SUCCESS if draw.random() >= self.failing_ratio else OutcomeStatus.FAILED,
             reported_by=ReportedBy.NODE,
             figures=figures,
             finished_at=instant(datetime.now(UTC)),
@@ -159,7 +172,7 @@ class FakeFleet:
             mode=draw.choice((RoutingMode.FAST, RoutingMode.RELIABLE, RoutingMode.ASYNC)),
             priority=draw.choice((2, 5, 5, 8)),
             queue_s=draw.expovariate(2.0),
-            reason="least predicted cost, 1.52 s; the next best node would take 2.10 s",
+            reason="0.58 s before node-002, which would load 1.2 s",
             forecast=Forecast(total_s=draw.uniform(0.2, 6.0)),
         )
 
@@ -174,7 +187,7 @@ class FakeFleet:
             decision=decision,
             candidates=tuple(others),
             rejections=tuple(refused),
-            queued=draw.randint(0, 12),
+            queued=draw.randint(0, 12) if self.queued is None else self.queued,
             decided_at=instant(datetime.now(UTC)),
         )
 

@@ -184,6 +184,8 @@ class JobGet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     job_id: JobId
     with_result: bool = False
     """Also its answer, in further messages after the first, up to an empty one."""
+    with_prompt: bool = False
+    """Also the beginning of its prompt, while the job is stored."""
 
 
 class JobReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="job.reply.v1"):
@@ -191,6 +193,8 @@ class JobReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 
     status: JobStatus
     result: JobResult | None = None
+    prompt: str = ""
+    """At most 2,000 characters; empty when it was not asked for, or is not kept any more."""
 
 
 class JobListRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

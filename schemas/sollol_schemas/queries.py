@@ -14,6 +14,7 @@ from sollol_schemas.units import (
     Bytes,
     Count,
     Instant,
+    Priority,
     Ratio,
     Seconds,
     SignedSeconds,
@@ -51,11 +52,32 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.state.value
 
 
+class NodesRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Ask for the fleet, or for its queue alone."""
+
+    is_queue_only: bool = False
+    """Without the nodes, which makes a short answer in a large fleet."""
+
+
+class WaitingShare(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Requests of one model and priority that wait for a slot."""
+
+    model: str
+    priority: Priority
+    count: Count
+    oldest_s: Seconds
+    """How long the first of them has waited."""
+    is_jobs: bool = False
+    """Whether they are durable jobs."""
+
+
 class NodesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="nodes.v1"):
     """The fleet as the scorer in office sees it."""
 
     nodes: tuple[NodeView, ...]
     queued: Count = 0
+    waiting: tuple[WaitingShare, ...] = ()
+    """What waits, the most first; at most 32 kinds."""
     in_flight: Count = 0
     term: Term = 0
     scorer: str = ""

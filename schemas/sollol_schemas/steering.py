@@ -19,6 +19,19 @@ class StrategyRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """Weights and thresholds to change, by name of the scorer's setting."""
 
 
+class SettingLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a setting means and which values it takes."""
+
+    text: str
+    lowest: float
+    highest: float
+    default: float
+    excludes_lowest: bool = False
+    """Whether it must be above `lowest`."""
+    excludes_highest: bool = False
+    """Whether it must be below `highest`."""
+
+
 class StrategyReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="strategy.v1"):
     """The strategy in use and those that could be."""
 
@@ -26,6 +39,8 @@ class StrategyReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     available: tuple[str, ...]
     settings: dict[str, float] = {}
     """The settings that may change at run time, with their values."""
+    limits: dict[str, SettingLimits] = {}
+    """What each of them means and takes."""
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -134,7 +134,7 @@ STATE: Final = Subject(
 """What became of an attempt? Its node is asked, and tells the end again of one that has ended."""
 
 # Queries.
-NODES: Final = Subject("nodes", by=READERS, to=CONTROL, reply="NodesReply").all
+NODES: Final = Subject("nodes", by=READERS, to=CONTROL, payload="NodesRequest", reply="NodesReply").all
 """The fleet as the scorer sees it."""
 MODELS: Final = Subject("models", by=READERS, to=CONTROL, reply="ModelsReply").all
 """Every model of the fleet."""

@@ -37,6 +37,7 @@ from sollol_schemas.owners import is_reference
 from sollol_schemas.queries import (
     ModelsReply,
     NodesReply,
+    NodesRequest,
     RecentReply,
     RecentRequest,
     ReliabilityReply,
@@ -206,6 +207,10 @@ class Client(Part):
     async def nodes(self) -> NodesReply:
         """The fleet as the scorer in office sees it."""
         return await self._ask(subjects.NODES, None, NodesReply)
+
+    async def queue(self) -> NodesReply:
+        """What waits for a slot, as the scorer in office sees it: the same answer without the nodes."""
+        return await self._ask(subjects.NODES, NodesRequest(is_queue_only=True), NodesReply)
 
     async def models(self) -> ModelsReply:
         """Every model that a node has."""

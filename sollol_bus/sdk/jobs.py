@@ -197,6 +197,15 @@ class Jobs:
         """
         return (await self.asked(subjects.JOB_GET, JobGet(job_id=checked_id(job_id)), JobReply)).status
 
+    async def prompt(self, job_id: str) -> str:
+        """The beginning of a job's prompt; empty when it is not kept any more, which it is until the job has ended.
+
+        Raises:
+            BadRequest: No job is known under this id.
+        """
+        asked = JobGet(job_id=checked_id(job_id), with_prompt=True)
+        return (await self._ask_job(subjects.JOB_GET, asked, JobReply)).prompt
+
     async def answer(self, job_id: str) -> JobAnswer:
         """What is known about a job, with its answer when it has one."""
         asked = encode(JobGet(job_id=checked_id(job_id), with_result=True))

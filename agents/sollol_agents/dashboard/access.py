@@ -19,6 +19,7 @@ import msgspec
 from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import stores
+from sollol_schemas.callers import name_of_key
 from sollol_schemas.keys import ApiKey, KeyRing
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class Person(msgspec.Struct, frozen=True):
 
     name: str
     may_operate: bool
+    owner: str = ""
+    """Whose jobs are this person's; empty: nobody's."""
 
 
 def is_local(host: str) -> bool:
@@ -126,7 +129,7 @@ class Sessions:
         if key is None or now >= session.ends_at:
             del self._sessions[session_id]
             return None
-        return Person(key.name, may_operate=key.is_admin)
+        return Person(key.name, may_operate=key.is_admin, owner=name_of_key(key.key_id))
 
 
 async def follow_keys(bus: Bus, sessions: Sessions) -> None:

@@ -12,14 +12,14 @@ import msgspec
 
 from sollol_agents.dashboard.access import Sessions, follow_keys, is_local
 from sollol_agents.dashboard.config import DashboardConfig
-from sollol_agents.dashboard.operations import OperationContext
+from sollol_agents.dashboard.operations import OperationContext, WayIn
 from sollol_agents.dashboard.pages import Pages
 from sollol_agents.fleet_view.feed import Feed
 from sollol_agents.fleet_view.questions import Questions
 from sollol_agents.fleet_view.view import FleetView
 from sollol_agents.http_server import HttpServer
 from sollol_bus.actor import Actor, ActorState
-from sollol_bus.errors import ConfigError
+from sollol_bus.errors import ConfigError, NotConnected
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 _DRAW_EVERY_S: Final = 0.5
 """How often an open page is renewed at most."""
+_PING_EVERY_S: Final = 0.5
+_PONG_WITHIN_S: Final = 1.5
+"""With the two pauses above, a page says within 2.5 s that the server is silent."""
 
 
 class DashboardStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,12 +62,13 @@ class Dashboard(Actor[DashboardConfig]):
     async def on_start(self) -> None:
         """Listens to the bus, then to browsers."""
         client = await self.own(Client(self.bus))
-        questions = Questions(client, self.view, lambda: self._pages.shows("jobs"), lambda: len(self._pages) > 0)
+        questions = Questions(client, self.view, self._pages.shows, lambda: len(self._pages) > 0)
         Feed(self.bus, self.view, questions.ask_again).start()
         self.spawn(questions.run(), name="asks")
         self.spawn(questions.run_jobs(), name="asks for jobs")
         await self._serve(client)
         self.spawn(self._tick(), name="clock")
+        self.spawn(self._watch_bus(), name="watches the bus")
         await self.register("Shows the fleet in a browser.", metadata={"url": self.url})
 
     def statistics(self) -> DashboardStatistics:
@@ -89,7 +93,9 @@ class Dashboard(Actor[DashboardConfig]):
             from sollol_agents.dashboard.console import Site  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise ConfigError(f"{error}: the dashboard needs an extra, pip install 'sollol-bus[dashboard]'") from error
-        context = OperationContext(client=client, view=self.view)
+        bus = self.bus.config
+        way_in = WayIn(nats=bus.url, has_members=bus.creds_file is not None)
+        context = OperationContext(client=client, view=self.view, way_in=way_in)
         site = Site(self._pages, context, sessions, config.hosts, self.spawn)
         listening = socket.socket(fileno=config.listen_fd) if config.listen_fd >= 0 else None
         remedy = "Choose another with --port (`sollol up`: --dashboard-port)"
@@ -97,6 +103,19 @@ class Dashboard(Actor[DashboardConfig]):
             site.application(), config.host, config.port, remedy=remedy, listening=listening, is_whole=True
         )
         self._server = await self.own(server)
+
+    async def _watch_bus(self) -> None:
+        """Notices a server that says nothing although the connection stands."""
+        while True:
+            await asyncio.sleep(_PING_EVERY_S)
+            if not len(self._pages) or not self.view.is_connected:
+                self.view.is_bus_silent = False
+                continue
+            try:
+                await self.bus.measure_rtt(_PONG_WITHIN_S)
+                self.view.is_bus_silent = False
+            except NotConnected:
+                self.view.is_bus_silent = True
 
     async def _tick(self) -> None:
         while True:

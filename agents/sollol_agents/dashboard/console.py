@@ -123,7 +123,7 @@ class Site:
 
         page = Page(lambda text: send("apply", text), lambda: person_now() is not None, leave)
         runner = OperationRunner(
-            self._context,
+            msgspec.structs.replace(self._context, owner=person.owner),
             lambda text: send("told", text),
             may_operate,
             self._spawn,

@@ -6,6 +6,7 @@ Each operation is a Struct with its arguments, checked when it is decoded, and a
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
@@ -15,15 +16,30 @@ from msgspec import Meta
 from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.client import Client
+from sollol_bus.transport.discovery import find_services
+from sollol_schemas import owners
+from sollol_schemas.contrasts import contrast
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.routing import Routing, RoutingMode
 from sollol_schemas.units import BusId, Priority, Weight
 
 log = logging.getLogger(__name__)
 
 _TEXT_MAX: Final = 20_000
+GATEWAY: Final = "sollol-gateway"
+"""Name of the gateways' service."""
 Model = Annotated[str, Meta(min_length=1, max_length=256)]
 Tell: TypeAlias = Callable[[Any], None]
 """Sends an intermediate result to the page."""
+
+
+class WayIn(msgspec.Struct, frozen=True):
+    """How others reach this fleet."""
+
+    nats: str
+    """The bus's address as this process has it, without secrets."""
+    has_members: bool
+    """Whether the bus admits members alone, who join by an invitation."""
 
 
 class OperationContext(msgspec.Struct, frozen=True):
@@ -31,6 +47,10 @@ class OperationContext(msgspec.Struct, frozen=True):
 
     client: Client
     view: FleetView
+    owner: str = ""
+    """Whose jobs are those of the person at the page; empty: nobody's, as those of an open bus are."""
+    way_in: WayIn | None = None
+    """How others reach this fleet, as far as this process knows."""
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,7 +87,40 @@ class Why(Operation, frozen=True, kw_only=True):
     request_id: str
 
     async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
-        return await context.client.why(self.request_id)
+        found = await context.client.why(self.request_id)
+        return {
+            "decisions": found.decisions,
+            "outcomes": found.outcomes,
+            "contrasts": {event.decision.attempt_id: _contrasts(event) for event in found.decisions},
+        }
+
+
+def _contrasts(event: DecisionEvent) -> dict[str, str]:
+    """For each node that was not taken: what the one that was is better by."""
+    chosen = next((cost for cost in event.candidates if cost.node_id == event.decision.node_id), None)
+    if chosen is None:
+        return {}
+    return {
+        other.node_id: f"{chosen.node_id}: {contrast(chosen, [other])}"
+        for other in event.candidates
+        if other.node_id != chosen.node_id
+    }
+
+
+class Connect(Operation, frozen=True, kw_only=True):
+    """How programs and further machines reach this fleet."""
+
+    needs_admin: ClassVar[bool] = False
+    name: ClassVar[str] = "connect"
+
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        found = await find_services(context.client.bus, GATEWAY)
+        urls = sorted({service.metadata["url"] for service in found if service.metadata.get("url")})
+        return {"gateways": urls, "models": context.view.nodes.models(time.monotonic())[:1], **_told(context.way_in)}
+
+
+def _told(way_in: WayIn | None) -> dict[str, Any]:
+    return {} if way_in is None else msgspec.structs.asdict(way_in)
 
 
 class ShowJob(Operation, frozen=True, kw_only=True):
@@ -78,7 +131,9 @@ class ShowJob(Operation, frozen=True, kw_only=True):
 
     async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
         answer = await context.client.jobs.answer(self.job_id)
-        return {"status": answer.status, "text": answer.text[:_TEXT_MAX]}
+        is_own = owners.owner_of(self.job_id) == context.owner
+        prompt = await context.client.jobs.prompt(self.job_id) if is_own else ""
+        return {"status": answer.status, "text": answer.text[:_TEXT_MAX], "prompt": prompt, "is_own": is_own}
 
 
 class Drain(Operation, frozen=True, kw_only=True):

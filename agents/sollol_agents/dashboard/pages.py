@@ -19,8 +19,10 @@ log = logging.getLogger(__name__)
 _MAX_PAGES: Final = 50
 _LOST_S: Final = 10.0
 """A page that was not heard of for so long gets everything anew."""
-_TIDY_S: Final = 10.0
-"""How often what is over is forgotten while no page is open."""
+_TIDY_S: Final = 5.0
+"""How often, while no page is open, what is over is forgotten and the curves go on."""
+_BEAT_S: Final = 1.0
+"""After so long without a change a page is told that there is none, so that it can tell quiet from silence."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -33,7 +35,7 @@ class Page:
         leave: Sends the page away.
     """
 
-    __slots__ = ("_send", "_sent_at", "drawn", "head", "leave", "may_look", "sent", "topic")
+    __slots__ = ("_send", "drawn", "head", "leave", "may_look", "sent", "sent_at", "topic")
 
     def __init__(
         self,
@@ -50,7 +52,8 @@ class Page:
         self.sent = 0
         """Version that is on its way to it; 0: none."""
         self.head = b""
-        self._sent_at = 0.0
+        self.sent_at = 0.0
+        """When it was sent something last."""
 
     def show(self, topic: str) -> None:
         """The page turned to another view and has nothing of it."""
@@ -70,13 +73,13 @@ class Page:
 
     def is_ready(self, now: float) -> bool:
         """Whether something may be sent to it."""
-        if self.sent and now - self._sent_at > _LOST_S:
+        if self.sent and now - self.sent_at > _LOST_S:
             self.forget()
         return not self.sent
 
     def send(self, text: str, version: int, head: bytes, now: float) -> None:
         """Sends an update."""
-        self.sent, self.head, self._sent_at = version, head, now
+        self.sent, self.head, self.sent_at = version, head, now
         self._send(text)
 
 
@@ -120,7 +123,7 @@ class Pages:
         view.tick(now, at)
         version = view.version
         head = _encode(view.head(now, at))
-        made: dict[tuple[str, int, bool], str] = {}
+        made: dict[tuple[str, int, bool, bool], str] = {}
         for page in list(self._open):
             if not page.may_look():
                 self.remove(page)
@@ -128,20 +131,21 @@ class Pages:
                 continue
             if not page.is_ready(now):
                 continue
-            key = (page.topic, page.drawn, page.head == head)
+            is_due = now - page.sent_at >= _BEAT_S
+            key = (page.topic, page.drawn, page.head == head, is_due)
             text = made.get(key)
             if text is None:
-                text = made[key] = self._text(page, version, head, at)
+                text = made[key] = self._text(page, version, head, at, is_due=is_due)
             if text:
                 page.send(text, version, head, now)
         return len(made)
 
-    def _text(self, page: Page, version: int, head: bytes, at: float) -> str:
-        """The update for a page, or nothing when nothing changed."""
+    def _text(self, page: Page, version: int, head: bytes, at: float, *, is_due: bool) -> str:
+        """The update for a page, or nothing when nothing changed and nothing is due."""
         changes: dict[str, Any] = self._view.changes(page.topic, page.drawn, at)
         changes = {name: value for name, value in changes.items() if value or not page.drawn}
         if page.head != head:
             changes["head"] = msgspec.Raw(head)
-        if not changes:
+        if not changes and not is_due:
             return ""
         return _encode({"v": version, "topic": page.topic, "at": at, "full": not page.drawn, **changes}).decode()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
-from sollol_schemas.jobs import JobEvent, JobListReply, JobState, JobStatus
+from sollol_schemas.jobs import TERMINAL, JobEvent, JobListReply, JobState, JobStatus
 
+LISTED: Final = 400
+"""How many of the latest jobs are asked for."""
 KEPT: Final = 500
+_BATCH: Final = re.compile(r"(.+)-\d+$")
+_BATCH_FROM: Final = 5
+"""So many jobs whose ids differ in a number at the end are a batch."""
 
 
 class JobRow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -30,13 +37,32 @@ class JobRow(msgspec.Struct, frozen=True, omit_defaults=True):
     has_letter: bool = False
 
 
+class BatchRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Jobs that were submitted as one, as one row."""
+
+    id: str
+    total: int
+    by_state: dict[str, int]
+    nodes: tuple[str, ...] = ()
+    """Where they ran or run."""
+    model: str = ""
+    priority: int = 5
+    submitted_at: str = ""
+    finished_at: str = ""
+    """When the last one ended; empty while some have not."""
+
+
 class JobsView(msgspec.Struct, frozen=True):
     """The jobs page."""
 
     jobs: tuple[JobRow, ...]
     """Latest first."""
+    batches: tuple[BatchRow, ...]
+    """Latest first; their jobs stand in `jobs` too."""
     by_state: dict[str, int]
     """Of the jobs listed."""
+    is_whole: bool
+    """Whether the jobs listed are all that there are."""
     waiting: dict[str, int]
     """Stored jobs by priority, those that are being worked on included."""
     delayed: int
@@ -55,6 +81,7 @@ class Jobs:
         self._waiting: dict[str, int] = {}
         self._delayed = 0
         self._dead = 0
+        self._is_whole = True
 
     def on_listing(self, latest: JobListReply, dead: JobListReply, version: int) -> None:
         """What the dispatchers list."""
@@ -63,6 +90,7 @@ class Jobs:
         order = [job.job_id for job in latest.jobs]
         order += [job.job_id for job in dead.jobs if job.job_id not in set(order)]
         self._rows = {job_id: listed[job_id] for job_id in order[:KEPT]}
+        self._is_whole = len(latest.jobs) < LISTED
         self._waiting, self._delayed, self._dead = dict(latest.waiting), latest.delayed, max(latest.dead, len(letters))
         self.version = version
 
@@ -80,6 +108,7 @@ class Jobs:
             submitted_at=known.submitted_at or event.at,
         )
         self._rows = {changed.id: changed, **self._rows}
+        self._is_whole = self._is_whole and len(self._rows) <= KEPT
         while len(self._rows) > KEPT:
             del self._rows[next(reversed(self._rows))]
         self.version = version
@@ -90,11 +119,38 @@ class Jobs:
         counts = Counter(row.state for row in self._rows.values())
         return JobsView(
             jobs=tuple(self._rows.values()),
+            batches=batches_in(self._rows.values()),
             by_state={state.value: counts.get(state.value, 0) for state in JobState},
+            is_whole=self._is_whole,
             waiting=self._waiting,
             delayed=self._delayed,
             dead=self._dead,
         )
+
+
+def batches_in(rows: Iterable[JobRow]) -> tuple[BatchRow, ...]:
+    """The batches among jobs that are given latest first; `sollol batch` and `Batch` number their jobs."""
+    members: dict[str, list[JobRow]] = {}
+    for row in rows:
+        found = _BATCH.match(row.id)
+        if found is not None:
+            members.setdefault(found[1], []).append(row)
+    return tuple(_batch(name, jobs) for name, jobs in members.items() if len(jobs) >= _BATCH_FROM)
+
+
+def _batch(name: str, jobs: list[JobRow]) -> BatchRow:
+    counts = Counter(job.state for job in jobs)
+    has_ended = all(state in TERMINAL for state in map(JobState, counts))
+    return BatchRow(
+        id=name,
+        total=len(jobs),
+        by_state=dict(counts),
+        nodes=tuple(sorted({job.node_id for job in jobs if job.node_id})),
+        model=next((job.model for job in jobs if job.model), ""),
+        priority=jobs[0].priority,
+        submitted_at=min((job.submitted_at for job in jobs if job.submitted_at), default=""),
+        finished_at=max(job.finished_at for job in jobs) if has_ended else "",
+    )
 
 
 def _row(job: JobStatus, *, has_letter: bool) -> JobRow:

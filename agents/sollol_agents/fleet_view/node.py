@@ -11,6 +11,7 @@ from typing import Final
 
 from sollol_agents.fleet_view.node_rows import Loaded, NodeDetail, NodeRow, Running
 from sollol_agents.fleet_view.rates import Rate
+from sollol_agents.requests.names import canonical
 from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus
 from sollol_schemas.telemetry import InFlight, LoadedModel, LoadUpdate, NodeState, Telemetry
 
@@ -127,6 +128,10 @@ class Node:
     def has_engine(self) -> bool:
         """Whether its engine answers: without, it is of no use, however well it is."""
         return self.told is None or self.told.engine.is_reachable
+
+    def has(self, model: str) -> bool:
+        """Whether the model, by the name that the scorer calls it, is on its disk."""
+        return self.told is not None and any(canonical(m.name) == model for m in self.told.installed)
 
     def shown_state(self, now: float) -> str:
         """The state that people should see: the scorer's, or `left`."""

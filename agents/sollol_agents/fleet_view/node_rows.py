@@ -58,6 +58,9 @@ class NodeRow(msgspec.Struct, frozen=True, omit_defaults=True):
     breaker: str = "closed"
     broken_models: tuple[str, ...] = ()
     rtt_ms: float = 0.0
+    concern: int = 0
+    """How much it needs a person, 0 to 3."""
+    concern_text: str = ""
 
 
 class NodeDetail(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import msgspec
 
 from sollol_agents.fleet_view.node import Node
 from sollol_agents.fleet_view.node_rows import NodeDetail, NodeRow
+from sollol_agents.fleet_view.troubles import concern_of
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, Outcome
 from sollol_schemas.queries import NodesReply, ReliabilityReply
 from sollol_schemas.steering import BreakersReply
@@ -107,10 +108,14 @@ class Nodes:
                 continue
             is_quiet = now - node.heard_at > 2 or (node.row is not None and node.row.tps > 0)
             if node_id in self._dirty or is_quiet:
-                row = node.view(now)
+                row = _with_concern(node.view(now))
                 if row != node.row:
                     node.row, node.version = row, version
         self._dirty.clear()
+
+    def rows(self) -> list[NodeRow]:
+        """Every node, as it was at the last tick."""
+        return [node.row for node in self._nodes.values() if node.row is not None]
 
     def changes(self, since: int) -> tuple[list[NodeRow], list[str]]:
         """Rows that changed after `since`, and ids of nodes that went."""
@@ -135,6 +140,12 @@ class Nodes:
         up = (n.told for n in self._nodes.values() if n.told is not None and n.shown_state(now) == NodeState.UP)
         return tuple(sorted({model.name for told in up for model in told.installed}))
 
+    def holders(self, model: str) -> tuple[int, int, int]:
+        """How many nodes that are up have a model, and of their slots how many are free and how many there are."""
+        able = [n for n in self._nodes.values() if n.row is not None and n.row.state == NodeState.UP and n.has(model)]
+        slots = sum(n.slots for n in able)
+        return len(able), max(0, slots - sum(n.busy for n in able)), slots
+
     def detail(self, node_id: str) -> NodeDetail | None:
         """A node's own page."""
         node = self._nodes.get(node_id)
@@ -148,3 +159,8 @@ class Nodes:
             node = self._nodes[node_id] = Node(node_id, now)
             self._gone.pop(node_id, None)
         return node
+
+
+def _with_concern(row: NodeRow) -> NodeRow:
+    concern, text = concern_of(row)
+    return msgspec.structs.replace(row, concern=concern, concern_text=text) if concern else row

@@ -1,7 +1,7 @@
 """What must be asked for because no event tells it: the state of things at the start, and after a change of office.
 
-Nothing is asked in a loop but one thing: the length of the queue, while a page is open, no slot is free and nothing is
-decided.
+Nothing is asked in a loop but one thing: the queue, while a page shows it, or while one is open, no slot is free and
+nothing is decided.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from sollol_agents.fleet_view.jobs import LISTED
 from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.errors import NotPermitted, SollolError
 from sollol_bus.sdk.client import Client
@@ -21,11 +22,12 @@ from sollol_bus.transport.clock import wall_s
 log = logging.getLogger(__name__)
 
 _RECENT: Final = 500
-_JOBS: Final = 200
+_LETTERS: Final = 200
 _SETTLE_S: Final = 0.3
 _RETRY_S: Final = 2.0
 _STALE_S: Final = 3.0
 _JOBS_EVERY_S: Final = 1.0
+_QUEUE_EVERY_S: Final = 1.0
 
 
 def instant_s(text: str) -> float:
@@ -43,21 +45,22 @@ class Questions:
     Args:
         client: The dashboard's client.
         view: What is told.
-        wants_jobs: Whether a page shows the jobs.
+        shows: Whether a page shows a view.
         has_pages: Whether any page is open.
     """
 
     def __init__(
-        self, client: Client, view: FleetView, wants_jobs: Callable[[], bool], has_pages: Callable[[], bool]
+        self, client: Client, view: FleetView, shows: Callable[[str], bool], has_pages: Callable[[], bool]
     ) -> None:
         self._client = client
         self._view = view
-        self._wants_jobs = wants_jobs
+        self._shows = shows
         self._has_pages = has_pages
         self._changed = asyncio.Event()
         self._changed.set()
         self._knows_past = False
         self._jobs_at = -_JOBS_EVERY_S
+        self._queue_at = -_QUEUE_EVERY_S
 
     def ask_again(self) -> None:
         """Something changed that is known only by questions."""
@@ -78,12 +81,18 @@ class Questions:
         while True:
             await asyncio.sleep(_SETTLE_S)
             now = time.monotonic()
-            if self._wants_jobs() and self._view.jobs.is_stale and now - self._jobs_at >= _JOBS_EVERY_S:
+            if self._shows("jobs") and self._view.jobs.is_stale and now - self._jobs_at >= _JOBS_EVERY_S:
                 self._jobs_at = now
                 await self.jobs()
             if self._is_queue_untold(now):
                 self._view.last_decision_s = now
-                await self._attempt("the queue", self._nodes())
+                await self._attempt("the queue", self._queue())
+            elif self._shows("queue") and now - self._queue_at >= _QUEUE_EVERY_S:
+                await self._attempt("the queue", self._queue())
+
+    async def _queue(self) -> None:
+        self._queue_at = time.monotonic()
+        self._view.on_queue(await self._client.queue(), wall_s())
 
     def _is_queue_untold(self, now: float) -> bool:
         """Whether requests may wait without a decision that would tell how many."""
@@ -98,7 +107,7 @@ class Questions:
         self._view.jobs.is_stale = False
 
         async def ask() -> None:
-            latest, dead = await self._client.jobs.latest(limit=_JOBS), await self._client.jobs.dead(_JOBS)
+            latest, dead = await self._client.jobs.latest(limit=LISTED), await self._client.jobs.dead(_LETTERS)
             self._view.on_jobs(latest, dead)
 
         if not await self._attempt("the jobs", ask()):
@@ -130,9 +139,11 @@ class Questions:
     async def _attempt(self, whom: str, question: Coroutine[Any, Any, None]) -> bool:
         try:
             await question
+            self._view.has_asked = True
         except SollolError as error:
             if whom == "the scorer":
                 self._view.scorer = ""
+                self._view.has_asked = True
             log.info("%s did not answer: %s", whom, error, extra={"action": "question_unanswered"})
             return False
         return True

@@ -17,15 +17,17 @@ from sollol_agents.fleet_view.node_rows import NodeDetail
 from sollol_agents.fleet_view.nodes import Nodes
 from sollol_agents.fleet_view.notices import Notices
 from sollol_agents.fleet_view.rates import Rate
+from sollol_agents.fleet_view.sparks import History
 from sollol_agents.fleet_view.timeline import Timeline
+from sollol_agents.fleet_view.troubles import Load, Trouble, troubles
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.jobs import JobEvent, JobListReply
-from sollol_schemas.queries import NodesReply, RecentReply, ReliabilityReply
+from sollol_schemas.queries import NodesReply, RecentReply, ReliabilityReply, WaitingShare
 from sollol_schemas.steering import BreakersReply, StrategyEvent, StrategyReply
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
-TOPICS: Final = ("fleet", "decisions", "latency", "jobs", "settings", "playground")
+TOPICS: Final = ("fleet", "decisions", "queue", "latency", "jobs", "settings", "playground")
 """The pages' views; a page gets the changes of the one that it shows."""
 
 
@@ -48,6 +50,14 @@ class Head(msgspec.Struct, frozen=True):
     strategy: str
     scorer: str
     is_connected: bool
+    troubles: tuple[Trouble, ...] = ()
+    """The worst first."""
+
+
+_LOST: Final = (
+    "The connection to NATS is lost. What you see is what was known before; it is renewed when the server is back."
+)
+_SILENT: Final = "The NATS server does not answer. What you see is what was known before."
 
 
 class FleetView:
@@ -56,15 +66,22 @@ class FleetView:
     def __init__(self) -> None:
         self.version = 1
         self.is_connected = True
+        self.is_bus_silent = False
+        """Whether the server leaves a ping unanswered although the connection stands."""
         self.scorer = ""
         """Instance of the scorer in office, when it is known."""
+        self.has_asked = False
+        """Whether it was asked once who is in office, with or without an answer."""
         self.strategy: StrategyReply | None = None
         self.breakers: BreakersReply | None = None
         self.nodes = Nodes()
         self.decisions = Decisions()
         self.timeline = Timeline()
         self.jobs = Jobs()
+        self.waiting: tuple[WaitingShare, ...] = ()
+        """What waits for a slot, as last told."""
         self.notices = Notices()
+        self.history = History()
         self.last_decision_s = 0.0
         """Monotonic seconds of the latest decision."""
         self._settings_version = 1
@@ -137,7 +154,12 @@ class FleetView:
         """The fleet as the scorer in office sees it."""
         self.scorer = reply.scorer
         self.nodes.on_listing(reply, now)
+        self.on_queue(reply, at)
+
+    def on_queue(self, reply: NodesReply, at: float) -> None:
+        """What waits for a slot."""
         self.timeline.on_queue(reply.queued, at, self._next())
+        self.waiting = reply.waiting
 
     def on_reliability(self, reply: ReliabilityReply) -> None:
         """What the recorder knows about the nodes."""
@@ -179,6 +201,14 @@ class FleetView:
         models = self.nodes.models(now)
         if models != self._models:
             self._models, self._models_version = models, version
+        fleet = self.nodes.fleet(now)
+        figures = {
+            "tps": fleet.tps,
+            "busy": fleet.busy,
+            "queued": self.timeline.queued,
+            "decisions": self._decision_rate.per_s(now),
+        }
+        self.history.add(at, figures, self.nodes.rows(), version)
 
     def head(self, now: float, at: float) -> Head:
         """What stands above every view."""
@@ -197,18 +227,30 @@ class FleetView:
             failures=summary.failures,
             strategy=self.strategy.strategy if self.strategy is not None else "",
             scorer=self.scorer,
-            is_connected=self.is_connected,
+            is_connected=self.is_connected and not self.is_bus_silent,
+            troubles=troubles(
+                self.nodes.rows(),
+                Load(fleet.busy, fleet.slots, self.timeline.queued, summary.requests, summary.failures),
+                bus=_LOST if not self.is_connected else _SILENT if self.is_bus_silent else "",
+                has_scorer=bool(self.scorer) or not self.has_asked,
+            ),
         )
 
     def changes(self, topic: str, since: int, at: float) -> dict[str, Any]:
         """What a page that shows `topic` and has drawn version `since` (0: nothing yet) must draw."""
         found: dict[str, Any] = {}
+        if self.history.version > since:
+            found["sparks"] = self.history.view(has_nodes=topic == "fleet")
         match topic:
             case "fleet":
                 found["nodes"], found["gone"] = self.nodes.changes(since)
                 found["notices"] = self.notices.changes(since)
             case "decisions":
                 found["decisions"] = self.decisions.changes(since)
+            case "queue":
+                found["points"], found["waits"] = self.timeline.changes(since), self.timeline.summary(at).waits
+                found["waiting"] = self.waiting
+                found["holders"] = {share.model: self.nodes.holders(share.model) for share in self.waiting}
             case "latency":
                 found["points"] = self.timeline.changes(since)
                 found["summary"] = self.timeline.summary(at)

@@ -51,6 +51,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import LEFT, BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.headers import TRACEPARENT
+from sollol_schemas.queries import NodesRequest
 from sollol_schemas.slim import slim
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
@@ -289,7 +290,12 @@ class Scorer(Actor[ScorerConfig]):
             self.bus.respond(msg, slim(msgspec.structs.replace(answer, decided_at=self.bus.clock.instant()), _DIGITS))
 
     def _on_nodes(self, msg: Msg) -> None:
-        self.bus.respond(msg, nodes_reply(self.core, time.monotonic(), self.instance))
+        try:
+            asked = decode(msg.data, NodesRequest) if msg.data else NodesRequest()
+        except DecodeFailed:  # the question may be asked without fields, with any body
+            asked = NodesRequest()
+        now = time.monotonic()
+        self.bus.respond(msg, nodes_reply(self.core, now, self.instance, is_queue_only=asked.is_queue_only))
 
     def _on_models(self, msg: Msg) -> None:
         self.bus.respond(msg, models_reply(self.core))

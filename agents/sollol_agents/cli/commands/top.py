@@ -51,7 +51,7 @@ def top(*, bus: BusConfig, log: LogConfig) -> int:
 @contextlib.asynccontextmanager
 async def followed(client: Client, view: FleetView) -> AsyncIterator[None]:
     """Keeps a view current."""
-    questions = Questions(client, view, wants_jobs=lambda: True, has_pages=lambda: True)
+    questions = Questions(client, view, shows=lambda name: name == "jobs", has_pages=lambda: True)
     Feed(client.bus, view, questions.ask_again).start()
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(questions.run()), group.create_task(questions.run_jobs())]

@@ -1,4 +1,5 @@
-// A line chart of the last ten minutes: SVG, with an axis that fits, a legend in words and the values under the pointer.
+// A line chart of the last ten minutes: SVG, with round figures and round times on its axes, a legend in words and the
+// values under the pointer.
 import { clock } from "./format.js";
 
 const LONGEST_S = 600;
@@ -7,6 +8,23 @@ const LEFT = 52;
 const BOTTOM = 22;
 const TOP = 8;
 const RIGHT = 8;
+
+const SLOT_S = 5;
+const SLOTS = 120;
+const TICK_STEPS_S = [10, 15, 30, 60, 120, 300];
+const TICK_ROOM = 72;
+
+// One entry for every slot that is over, so that a pause is a gap and not a line.
+export function gridOf(state) {
+  const known = new Map(state.points.map((point) => [point.t, point]));
+  const last = (Math.floor(state.at / SLOT_S) - 1) * SLOT_S;
+  return Array.from({ length: SLOTS }, (_, i) => last - (SLOTS - 1 - i) * SLOT_S).map((t) => [t, known.get(t)]);
+}
+
+// A time on the axis, with seconds only where ticks are less than a minute apart.
+function timeLabel(t, step) {
+  return step < 60 ? clock(t) : clock(t).slice(0, 5);
+}
 
 function niceStep(max) {
   const rough = max / 4;
@@ -20,6 +38,7 @@ export const LineChart = {
     at: Number,
     series: Array, // {name, kind, values: [[t, value or null]]}
     format: Function,
+    leastStep: { type: Number, default: 0 },
     height: { type: Number, default: 220 },
   },
   data: () => ({ width: 640, hover: null }),
@@ -27,11 +46,11 @@ export const LineChart = {
     right: (it) => Math.ceil(it.at / 5) * 5,
     top: (it) => {
       const all = it.series.flatMap((line) => line.values.map(([, value]) => value ?? 0));
-      return Math.max(...all, 0) * 1.08 || 1; // nothing but zeros is drawn on the ground
+      return Math.max(Math.max(...all, 0) * 1.08, 4 * it.leastStep) || 1; // nothing but zeros is drawn on the ground
     },
     ticks() {
       if (this.isEmpty) return [];
-      const step = niceStep(this.top);
+      const step = Math.max(this.leastStep, niceStep(this.top));
       return Array.from({ length: Math.floor(this.top / step) + 1 }, (_, i) => i * step);
     },
     span() {
@@ -40,8 +59,13 @@ export const LineChart = {
       return Math.min(LONGEST_S, Math.max(SHORTEST_S, Math.ceil((this.right - first) / 60) * 60));
     },
     times() {
-      const parts = this.width < 460 ? 2 : 4;
-      return Array.from({ length: parts + 1 }, (_, i) => this.span * (1 - i / parts)).map((ago) => [ago, this.ago(ago)]);
+      const fit = Math.max(2, Math.floor((this.width - LEFT - RIGHT) / TICK_ROOM));
+      const step = TICK_STEPS_S.find((size) => this.span / size <= fit) ?? 300;
+      const first = Math.ceil((this.right - this.span) / step) * step;
+      const last = this.right - this.span * (30 / (this.width - LEFT - RIGHT)); // half a label must fit
+      const ticks = [];
+      for (let t = first; t <= last; t += step) if (this.x(t) > LEFT + 24 || t === this.right - this.span) ticks.push([t, timeLabel(t, step)]);
+      return ticks;
     },
     isEmpty: (it) => !it.series.some((line) => line.values.some(([, value]) => value != null)),
     paths() {
@@ -64,7 +88,6 @@ export const LineChart = {
     this.observer.disconnect();
   },
   methods: {
-    ago: (seconds) => (seconds === 0 ? "now" : seconds % 60 ? `−${seconds} s` : `−${seconds / 60} min`),
     x(t) {
       return LEFT + (1 - (this.right - t) / this.span) * (this.width - LEFT - RIGHT);
     },
@@ -105,8 +128,8 @@ export const LineChart = {
         <g class="grid"><template v-for="tick in ticks" :key="tick">
           <line :x1="${LEFT}" :x2="width - ${RIGHT}" :y1="y(tick)" :y2="y(tick)"/>
           <text :x="${LEFT - 8}" :y="y(tick) + 4" text-anchor="end">{{ format(tick) }}</text></template></g>
-        <g class="grid"><text v-for="[ago, label] in times" :key="ago" :x="x(right - ago)" :y="height - 4"
-          :text-anchor="ago === span ? 'start' : ago ? 'middle' : 'end'">{{ label }}</text></g>
+        <g class="grid"><template v-for="[t, label] in times" :key="t"><line class="upright" :x1="x(t)" :x2="x(t)" y1="${TOP}" :y2="height - ${BOTTOM}"/>
+          <text :x="x(t)" :y="height - 4" text-anchor="middle">{{ label }}</text></template></g>
         <g v-for="line in paths" :key="line.name"><path class="line" :class="line.kind" :d="line.d"/>
           <circle v-for="[cx, cy] in line.dots" class="dot" :class="line.kind" :cx="cx" :cy="cy" r="2.5"/></g>
         <line v-if="under" class="cursor" :x1="under.x" :x2="under.x" :y1="${TOP}" :y2="height - ${BOTTOM}"/>

@@ -18,7 +18,7 @@ const TERMS = [
 
 const Candidate = {
   components: { Icon },
-  props: { cost: Object, chosen: Boolean, longest: Number },
+  props: { cost: Object, chosen: Boolean, longest: Number, best: Number, contrast: String },
   computed: {
     terms: (it) => TERMS.map(([key, label]) => [key, label, it.cost[key] ?? 0]).filter(([, , value]) => Math.abs(value) >= 0.00005),
     parts() {
@@ -33,7 +33,8 @@ const Candidate = {
   methods: { seconds, signedSeconds, count },
   template: `<details class="candidate" :class="{ chosen }" :open="chosen"><summary>
       <span class="row gap"><b>{{ cost.node_id }}</b><span v-if="chosen" class="state good"><Icon name="up" :size="13"/>chosen</span><span v-if="cost.completion_s && !cost.is_busy" class="muted small">free now</span></span>
-      <b class="num">{{ signedSeconds(cost.total_s) }}</b>
+      <span class="num"><b>{{ signedSeconds(cost.total_s) }}</b><span v-if="!chosen" class="delta"> {{ cost.total_s >= best ? '+' : '−' }}{{ seconds(Math.abs(cost.total_s - best)) }}</span></span>
+      <span v-if="contrast" class="small muted wide">{{ contrast }}</span>
       <span class="stackbar" aria-hidden="true"><i v-for="part in parts" :key="part.key" :class="part.key" :style="{ left: part.left * 100 + '%', width: 'max(2px, ' + part.width * 100 + '%)' }"></i></span>
     </summary>
     <dl class="terms"><template v-for="[key, label, value] in terms" :key="key"><dt><i class="swatch" :class="key"></i>{{ label }}</dt><dd class="num">{{ signedSeconds(value) }}</dd></template>
@@ -55,6 +56,17 @@ export const Explanation = {
     clock, count, number, priorityName, seconds, when, words,
     longest: (event) =>
       Math.max(0.001, ...(event.candidates ?? []).map((cost) => TERMS.reduce((sum, [key]) => sum + Math.max(0, cost[key] ?? 0), 0))),
+    ordered: (event) => [...(event.candidates ?? [])].sort((a, b) => a.total_s - b.total_s),
+    best: (event) => (event.candidates ?? []).find((cost) => cost.node_id === event.decision.node_id)?.total_s ?? 0,
+    used: (event) => TERMS.filter(([key]) => (event.candidates ?? []).some((cost) => (cost[key] ?? 0) >= 0.00005)),
+    refusals(event) {
+      const kinds = new Map();
+      for (const { node_id, reason, detail } of event.rejections ?? []) {
+        const what = words(reason) + (detail ? `: ${detail}` : "");
+        kinds.set(what, [...(kinds.get(what) ?? []), node_id]);
+      }
+      return [...kinds].sort((a, b) => b[1].length - a[1].length);
+    },
     outcomeOf(event) {
       return this.outcomes.find((outcome) => outcome.decision.attempt_id === event.decision.attempt_id);
     },
@@ -62,17 +74,18 @@ export const Explanation = {
   template: `<div class="stack">
     <section v-for="event in decisions" :key="event.decision.attempt_id" class="stack">
       <div class="row gap wrap"><Mode :mode="event.decision.mode ?? 'fast'"/><State v-if="outcomeOf(event)" :state="outcomeOf(event).status"/><span class="muted small">attempt {{ event.decision.attempt ?? 1 }} · {{ when(event.decided_at) }}</span></div>
-      <p class="verdict"><b>{{ event.decision.node_id }}</b>{{ event.decision.reason ? ': ' + event.decision.reason : '' }}</p>
+      <p class="verdict"><b>{{ event.decision.node_id }}</b><span v-if="event.decision.reason">{{ event.decision.reason }}</span></p>
       <dl class="facts"><dt>Model</dt><dd>{{ event.decision.model }}</dd><dt>Task</dt><dd>{{ words(event.decision.task_type || 'unknown') }}</dd>
         <dt>Strategy</dt><dd>{{ event.decision.strategy ?? 'plan' }}</dd><dt>Priority</dt><dd>{{ priorityName(event.decision.priority ?? 5) }}</dd>
         <dt>Prompt</dt><dd class="num">{{ count(event.decision.forecast?.prompt_tokens ?? 0) }} tokens</dd><dt>Expected answer</dt><dd class="num">{{ count(event.decision.forecast?.output_tokens ?? 0) }} tokens</dd>
         <dt>Waited</dt><dd class="num">{{ seconds(event.decision.queue_s ?? 0) }}</dd><dt>Predicted</dt><dd class="num">{{ seconds(event.decision.forecast?.total_s ?? 0) }}</dd>
         <template v-if="outcomeOf(event)?.figures"><dt>Actual</dt><dd class="num">{{ seconds(outcomeOf(event).figures.actual_s) }}</dd><dt>First token</dt><dd class="num">{{ seconds(outcomeOf(event).figures.ttft_s) }}</dd></template></dl>
-      <h3>Candidates</h3>
-      <Candidate v-for="cost in event.candidates ?? []" :key="cost.node_id" :cost="cost" :chosen="cost.node_id === event.decision.node_id" :longest="longest(event)"/>
+      <h3>Candidates, the least cost first</h3>
+      <ul class="legend wrap" v-if="used(event).length"><li v-for="[key, label] in used(event)" :key="key"><i class="swatch" :class="key"></i>{{ label }}</li></ul>
+      <Candidate v-for="cost in ordered(event)" :key="cost.node_id" :cost="cost" :chosen="cost.node_id === event.decision.node_id" :longest="longest(event)" :best="best(event)" :contrast="why.contrasts?.[event.decision.attempt_id]?.[cost.node_id]"/>
       <p v-if="!event.candidates?.length" class="muted">This strategy compares no costs.</p>
       <template v-if="event.rejections?.length"><h3>Refused</h3>
-        <ul class="lines"><li v-for="refused in event.rejections" :key="refused.node_id"><b>{{ refused.node_id }}</b><span class="muted">{{ words(refused.reason) }}<template v-if="refused.detail">: {{ refused.detail }}</template></span></li></ul></template>
+        <ul class="lines"><li v-for="[what, nodes] in refusals(event)" :key="what"><span class="muted">{{ what }}</span><b class="clip">{{ nodes.slice(0, 6).join(', ') }}{{ nodes.length > 6 ? ' and ' + (nodes.length - 6) + ' more' : '' }}</b></li></ul></template>
     </section>
     <section v-if="outcomes.length" class="stack"><h3>Attempts</h3>
       <ul class="lines"><li v-for="outcome in outcomes" :key="outcome.decision.attempt_id + outcome.status"><span class="row gap"><State :state="outcome.status"/><b>{{ outcome.decision.node_id === '_none' ? 'no node' : outcome.decision.node_id }}</b></span>

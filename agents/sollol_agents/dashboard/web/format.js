@@ -20,12 +20,19 @@ export function number(value) {
 
 export function seconds(value) {
   if (value == null) return "–";
+  if (value === 0) return "0 s";
   if (value < 0.0005) return value < 0 ? "−" + seconds(-value) : "0 ms";
   if (value < 1) return `${value < 0.01 ? (value * 1000).toFixed(1) : Math.round(value * 1000)} ms`;
-  if (value < 10) return `${value.toFixed(2)} s`;
-  if (value < 100) return `${value.toFixed(1)} s`;
+  if (value < 100) return `${value.toFixed(value < 10 ? 2 : 1).replace(/\.?0+$/, "")} s`;
   if (value < 7200) return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
   return `${(value / 3600).toFixed(1)} h`;
+}
+
+// How long something took, or takes: until `now` while it has not ended.
+export function between(from, to, now) {
+  const start = Date.parse(from ?? "");
+  const end = to ? Date.parse(to) : now * 1000;
+  return Number.isNaN(start) || Number.isNaN(end) ? null : Math.max(0, (end - start) / 1000);
 }
 
 export function signedSeconds(value) {

@@ -1,6 +1,7 @@
 // How the scorer decides, and whom it does not trust: changed while it works.
-import { clock, plural, seconds, words } from "./format.js";
-import { Empty, Icon, State } from "./ui.js";
+import { number, plural, seconds, words } from "./format.js";
+import { Notices } from "./fleet.js";
+import { Empty, State } from "./ui.js";
 
 const MEANING = {
   plan: "Least predicted cost in seconds, from one queue; the default.",
@@ -13,8 +14,51 @@ const MEANING = {
   hybrid: "A mixture of speed, load and affinity.",
 };
 
+// Each setting in words, and what a larger and a smaller value do; a scorer may know others.
+const WORDS = {
+  hold: ["Wait for a better node", "requests take what is free sooner", "requests wait more often for the node that is best"],
+  theta: ["Short requests first", "short requests overtake long ones more", "closer to first come, first served"],
+  size_clamp: ["How far size may overtake", "size counts for more priority levels", "age and priority count for more"],
+  risk_overhead_s: ["Price of a failure, in seconds", "nodes that fail are avoided more", "speed counts for more than success"],
+  async_gpu_factor: ["Keep GPUs free of patient work", "patient work goes to CPU nodes sooner", "patient work uses GPUs as well"],
+  soft_success_floor: ["Success that RELIABLE asks for", "fewer nodes serve reliable requests", "more nodes serve reliable requests"],
+  resident_keep_alive_s: ["Keep models in demand for, in seconds", "fewer loads, less memory free", "memory is free sooner, more loads"],
+  one_off_keep_alive_s: ["Keep rare models for, in seconds", "fewer loads, less memory free", "memory is free sooner, more loads"],
+};
+
+const Setting = {
+  props: { name: String, value: Number, edit: String, limits: Object, disabled: Boolean },
+  emits: ["edit"],
+  computed: {
+    words: (it) => WORDS[it.name]?.[0] ?? words(it.name),
+    range: (it) => (it.limits ? `${it.limits.excludes_lowest ? "above " : ""}${it.limits.lowest} to ${it.limits.excludes_highest ? "below " : ""}${it.limits.highest}` : ""),
+    text: (it) => it.edit ?? String(it.value),
+    typed: (it) => Number(it.text),
+    isDefault: (it) => !it.limits || it.value === it.limits.default,
+    problem: (it) => (it.edit == null ? "" : problemOf(it.edit, it.limits)),
+    effect() {
+      const known = WORDS[this.name];
+      if (!known || this.edit == null || this.problem || this.typed === this.value) return "";
+      return this.typed > this.value ? known[1] : known[2];
+    },
+  },
+  template: `<li class="setting"><label class="field"><span><b>{{ words }}</b> <code>{{ name }}</code></span>
+      <input class="input num" type="number" step="any" :aria-label="words" :min="limits?.lowest" :max="limits?.highest" :value="text" :disabled="disabled" :aria-invalid="!!problem" @input="$emit('edit', $event.target.value)"></label>
+    <p class="small muted">{{ limits?.text ?? '' }} <span class="num" v-if="limits">Takes {{ range }}; {{ isDefault ? 'this is the default' : 'the default is ' + limits.default }}.</span></p>
+    <p class="small bad-text" role="status" v-if="problem">{{ problem }}</p><p class="small effect" role="status" v-else-if="effect">Then {{ effect }}.</p></li>`,
+};
+
+function problemOf(text, limits) {
+  const value = Number(text);
+  if (text.trim() === "" || Number.isNaN(value)) return "It must be a number.";
+  if (!limits) return "";
+  if (value < limits.lowest || (limits.excludes_lowest && value === limits.lowest)) return `It must be ${limits.excludes_lowest ? "above" : "at least"} ${limits.lowest}.`;
+  if (value > limits.highest || (limits.excludes_highest && value === limits.highest)) return `It must be ${limits.excludes_highest ? "below" : "at most"} ${limits.highest}.`;
+  return "";
+}
+
 export const SettingsView = {
-  components: { Empty, Icon, State },
+  components: { Empty, Notices, Setting, State },
   inject: ["store", "mayOperate"],
   data: () => ({ edits: {}, busy: false }),
   computed: {
@@ -26,10 +70,10 @@ export const SettingsView = {
       return Object.fromEntries(Object.entries(this.edits).filter(([name, text]) => text !== "" && Number(text) !== this.strategy.settings[name]).map(([name, text]) => [name, Number(text)]));
     },
     hasChanges: (it) => Object.keys(it.changed).length > 0,
+    isWrong: (it) => Object.entries(it.edits).some(([name, text]) => problemOf(text, it.strategy?.limits?.[name])),
   },
   methods: {
-    clock, plural, seconds, words,
-    label: (name) => (name.endsWith("_s") ? `${words(name.slice(0, -2))}, in seconds` : words(name)),
+    number, plural, seconds, words,
     meaning: (name) => MEANING[name] ?? "A strategy of your own.",
     async choose(name) {
       if (name === this.strategy.strategy) return;
@@ -56,9 +100,8 @@ export const SettingsView = {
             <input type="radio" name="strategy" :value="name" :checked="name === strategy.strategy" :disabled="!mayOperate || busy" @change="choose(name)">
             <span><b>{{ words(name) }}</b><span class="muted small">{{ meaning(name) }}</span></span></label></div></section>
       <section class="panel" aria-label="Thresholds"><h2>Weights and thresholds</h2>
-        <form @submit.prevent="apply"><div class="fields"><label v-for="[name, value] in settings" :key="name" class="field"><span>{{ label(name) }}</span>
-            <input class="input num" type="number" step="any" :value="edits[name] ?? value" @input="edits[name] = $event.target.value" :disabled="!mayOperate"></label></div>
-          <div class="row gap"><button class="button primary" :disabled="!mayOperate || busy || !hasChanges">Apply</button><button type="button" class="button ghost" :disabled="!hasChanges" @click="edits = {}">Undo</button></div></form></section>
+        <form novalidate @submit.prevent="apply"><ul class="settings"><Setting v-for="[name, value] in settings" :key="name" :name="name" :value="value" :edit="edits[name]" :limits="strategy.limits?.[name]" :disabled="!mayOperate" @edit="edits[name] = $event"/></ul>
+          <div class="row gap"><button class="button primary" :disabled="!mayOperate || busy || !hasChanges || isWrong">Apply</button><button type="button" class="button ghost" :disabled="!Object.keys(edits).length" @click="edits = {}">Undo</button></div></form></section>
     </template>
     <Empty v-else icon="settings" title="No scorer answers">Strategy and thresholds belong to the scorer in office. Start one: <code>sollol scorer</code>. They appear by themselves.</Empty>
     <section class="panel" aria-label="Circuit breakers"><div class="row between"><h2>Circuit breakers</h2>
@@ -68,7 +111,6 @@ export const SettingsView = {
         <span class="row gap"><span class="muted num small">{{ plural(breaker.failures ?? 0, 'failure') }}<template v-if="breaker.opens_for_s">, tried in {{ seconds(breaker.opens_for_s) }}</template></span>
           <button class="button small" :disabled="!mayOperate" @click="reset(breaker.node_id, breaker.model ?? '', breaker.node_id)">Reset</button></span></li></ul>
       <p v-else class="muted">Every breaker is closed and has seen no failure since its last success.</p></section>
-    <section class="panel" v-if="state.notices.length" aria-label="Events"><h2>What happened</h2>
-      <ol class="notices"><li v-for="notice in state.notices.slice(0, 12)" :key="notice.id"><time class="num muted">{{ clock(notice.at) }}</time><span class="mark" :class="notice.state"><Icon :name="{ good: 'up', bad: 'down', warn: 'suspect', info: 'info' }[notice.state]" :size="13"/></span><span>{{ notice.text }}</span></li></ol></section>
+    <Notices v-if="state.notices.length" :notices="state.notices"/>
   </section>`,
 };

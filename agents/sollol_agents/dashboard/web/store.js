@@ -4,6 +4,8 @@ import { markRaw, reactive } from "vue";
 const SHOWN_DECISIONS = 150;
 const SHOWN_NOTICES = 60;
 const TIMELINE_S = 600;
+const SILENT_S = 2.3;
+const LONGEST_LOOK_S = 0.5;
 
 export function makeStore(emit) {
   const state = reactive({
@@ -11,6 +13,11 @@ export function makeStore(emit) {
     topic: "",
     at: 0,
     head: null,
+    frozenForS: 0,
+    sparks: null,
+    waits: null,
+    waiting: [],
+    holders: {},
     nodes: {},
     notices: [],
     decisions: [],
@@ -25,6 +32,8 @@ export function makeStore(emit) {
   const waiting = new Map();
   let nextId = 1;
   let nextToast = 1;
+  let silentS = 0;
+  let watchedAt = performance.now();
 
   function merge(old, fresh, limit) {
     const byId = new Map(old.map((row) => [row.id, row]));
@@ -32,7 +41,17 @@ export function makeStore(emit) {
     return [...byId.values()].sort((a, b) => b.at - a.at || (a.id < b.id ? 1 : -1)).slice(0, limit);
   }
 
+  // The server says something at least once a second: silence means that it, or the way to it, stands still.
+  // It waits until the page has drawn, and a page that is hidden or busy itself hears nothing: that is no silence.
+  function watch(isDrawing) {
+    const now = performance.now();
+    silentS = isDrawing || document.hidden ? 0 : silentS + Math.min((now - watchedAt) / 1000, LONGEST_LOOK_S);
+    watchedAt = now;
+    state.frozenForS = silentS >= SILENT_S ? silentS : 0;
+  }
+
   function apply(update) {
+    heard();
     if (update.full) {
       state.nodes = {};
       state.notices = state.decisions = state.points = [];
@@ -51,9 +70,14 @@ export function makeStore(emit) {
       const first = update.at - TIMELINE_S;
       state.points = [...byTime.values()].filter((point) => point.t >= first).sort((a, b) => a.t - b.t);
     }
-    for (const name of ["summary", "jobs", "strategy", "breakers", "models"]) {
+    for (const name of ["summary", "jobs", "strategy", "breakers", "models", "sparks", "waits", "waiting", "holders"]) {
       if (update[name] != null) state[name] = markRaw(update[name]);
     }
+  }
+
+  function heard() {
+    silentS = 0;
+    state.frozenForS = 0;
   }
 
   function ask(op, args = {}, onTold = null) {
@@ -92,5 +116,5 @@ export function makeStore(emit) {
     }
   }
 
-  return { state, apply, ask, told, toast, operate };
+  return { state, apply, heard, watch, ask, told, toast, operate };
 }

@@ -6,6 +6,10 @@ const PATHS = {
   decisions: "M4 12h5l4-6h7M9 12l4 6h7M17 3l3 3-3 3M17 15l3 3-3 3",
   latency: "M4 19V5M4 19h16M7 15l4-5 3 3 5-7",
   jobs: "M5 6h14M5 12h14M5 18h9M3 6h.01",
+  queue: "M5 5h14M5 10h14M5 15h8M17 14v6M14.5 17.5L17 20l2.5-2.5",
+  copy: "M9 9h11v11H9zM5 15H4V4h11v1",
+  connect: "M9 8V4M15 8V4M6 8h12v4a6 6 0 0 1-12 0zM12 18v3",
+  more: "M5 12h.01M12 12h.01M19 12h.01",
   settings: "M4 7h9M17 7h3M4 17h3M11 17h9M15 5v4M9 15v4",
   playground: "M5 5h14v10H9l-4 4zM9 9h6M9 12h4",
   up: "M5 12.5l4.5 4.5L19 7.5",
@@ -57,6 +61,7 @@ export const State = {
   components: { Icon },
   props: { state: String, label: String },
   computed: {
+    // no state at all is drawn without a colour
     kind: (it) => KINDS[it.state]?.[0] ?? "quiet",
     icon: (it) => KINDS[it.state]?.[1] ?? "info",
     text: (it) => it.label ?? words(it.state),
@@ -71,14 +76,14 @@ export const Mode = {
 };
 
 export const Bar = {
-  props: { label: String, used: Number, total: Number, text: String, mayFill: Boolean },
+  props: { label: String, used: Number, total: Number, text: String, kind: { type: String, default: "" } },
   computed: {
     ratio: (it) => (it.total > 0 ? Math.min(1, it.used / it.total) : 0),
     spoken: (it) => `${it.label}: ${it.text}, ${percent(it.ratio)}`,
   },
   template: `<div class="bar" role="img" :aria-label="spoken">
     <span class="bar-label">{{ label }}</span><span class="bar-text num">{{ text }}</span>
-    <span class="bar-track"><span class="bar-fill" :class="{ high: !mayFill && ratio > 0.92 }" :style="{ transform: 'scaleX(' + ratio + ')' }"></span></span>
+    <span class="bar-track"><span class="bar-fill" :class="kind" :style="{ transform: 'scaleX(' + ratio + ')' }"></span></span>
   </div>`,
 };
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sollol_agents.dispatcher.jobs.records import is_job, stored_status
+from sollol_agents.dispatcher.jobs.records import is_job, prompt_in, stored_status
 from sollol_agents.dispatcher.jobs.states import States
 from sollol_bus.jetstream.stored import Stored, stored_message
 from sollol_bus.transport.connection import Bus
@@ -54,6 +54,14 @@ class Lookup:
         stream, message = found
         seq = message.seq if stream == stores.JOBS_STREAM else 0
         return stored_status(message.subject, message.data, message.headers, submitted_at=message.time, seq=seq)
+
+    async def prompt(self, job_id: str) -> str:
+        """The beginning of a job's prompt; empty once neither the job nor a letter of it is stored."""
+        found = await self.find(job_id)
+        if found is not None:
+            return prompt_in(found[1].data)
+        letter = await stored_message(self._bus, stores.LETTERS_STREAM, subject=subjects.JOB_LETTER.of(job_id))
+        return "" if letter is None else prompt_in(letter.data)
 
     async def find(self, job_id: str) -> tuple[str, Stored] | None:
         """The job's message and the stream that has it."""

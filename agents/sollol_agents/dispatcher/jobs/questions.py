@@ -120,7 +120,8 @@ class JobQuestions:
         job_id, caller = meant_by(msg, asked.job_id), owners.caller_of(msg.headers)
         status = told(caller, await self._lookup.status(job_id, called=asked.job_id))
         if not asked.with_result:
-            self._bus.respond(msg, JobReply(status=status))
+            prompt = await self._lookup.prompt(job_id) if asked.with_prompt else ""
+            self._bus.respond(msg, JobReply(status=status, prompt=prompt))
             return
         if not msg.reply.startswith(INBOX_ROOT):
             return

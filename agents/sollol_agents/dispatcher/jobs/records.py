@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
@@ -10,6 +11,7 @@ from sollol_agents.dispatcher.jobs.intake import Accepted, job_in
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.jetstream.pull import Delivery
 from sollol_bus.sdk.job_making import body_hash, hash_of
+from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import owners
 from sollol_schemas.instants import instant, retold
@@ -17,6 +19,7 @@ from sollol_schemas.jobs import JobResult, JobState, JobStatus
 from sollol_schemas.subjects import JOB_PRIORITIES
 
 _RUNS_MAX = 1_000_000
+_PROMPT_TOLD: Final = 2000
 _PRIORITIES = frozenset(map(str, JOB_PRIORITIES))
 
 
@@ -55,6 +58,28 @@ def stored_status(
         body_hash=told,
         stream_seq=seq,
     )
+
+
+class _Said(msgspec.Struct):
+    content: Any = ""
+
+
+class _Asked(msgspec.Struct):
+    """Where the bodies of the dialects have what a person wrote."""
+
+    prompt: Any = ""
+    messages: list[_Said] = []
+    input: Any = ""
+
+
+def prompt_in(data: bytes) -> str:
+    """The beginning of the prompt in a stored job; of a conversation, of what was said last. Empty without any."""
+    try:
+        asked = decode(job_in(data).body, _Asked)
+    except DecodeFailed:
+        return ""
+    said = asked.messages[-1].content if asked.messages else asked.prompt or asked.input
+    return (said if isinstance(said, str) else encode(said).decode() if said else "")[:_PROMPT_TOLD]
 
 
 def _told(data: bytes) -> tuple[str, str]:

@@ -140,3 +140,40 @@ CUT: Final = """() => [...document.querySelectorAll('.shell *')].filter(e => {
     return (hides || leaves) && e.textContent.trim() && !e.closest('svg');
 }).map(e => e.className + ': ' + e.textContent.trim().slice(0, 60))"""
 """Elements whose text is cut, or that stand outside the page."""
+PALE: Final = """() => {
+    const context = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+    const known = new Map();
+    const rgba = colour => {
+        if (!known.has(colour)) {
+            context.clearRect(0, 0, 1, 1);
+            context.fillStyle = colour;
+            context.fillRect(0, 0, 1, 1);
+            known.set(colour, [...context.getImageData(0, 0, 1, 1).data]);
+        }
+        return known.get(colour);
+    };
+    const behind = e => {
+        for (; e; e = e.parentElement) {
+            const colour = rgba(getComputedStyle(e).backgroundColor);
+            if (colour[3] === 255) return colour;
+        }
+        return [255, 255, 255, 255];
+    };
+    const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+        .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const isFaded = e => { for (; e; e = e.parentElement) if (getComputedStyle(e).opacity < 1) return true; };
+    const seen = new Map();
+    return [...document.querySelectorAll('.shell *')].filter(e => {
+        const alike = `${e.tagName} ${e.className} ${e.parentElement.className} ${e.parentElement.parentElement.className}`;
+        seen.set(alike, (seen.get(alike) ?? 0) + 1);
+        if (seen.get(alike) > 3) return false;
+        const says = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+        if (!says || e.closest('svg, :disabled') || !e.checkVisibility() || isFaded(e)) return false;
+        const style = getComputedStyle(e), size = parseFloat(style.fontSize);
+        const needed = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5;
+        const [one, two] = [light(rgba(style.color)), light(behind(e))];
+        return (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05) < needed;
+    }).map(e => e.className + ': ' + e.textContent.trim().slice(0, 60));
+}"""
+"""Elements whose text stands out too little from what is behind it: less than 4.5 to 1, or 3 to 1 of large text."""

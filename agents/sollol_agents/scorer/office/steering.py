@@ -6,14 +6,25 @@ scorer starts and which every standby overhears; it wins over the scorer's own s
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
+import msgspec.inspect
 
 from sollol_agents.requests.names import canonical
+from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.queue.refusals import unknown_node
 from sollol_agents.scorer.strategies import available
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.steering import BreakerRequest, BreakersReply, BreakerView, StrategyReply, StrategyRequest
+from sollol_schemas.steering import (
+    BreakerRequest,
+    BreakersReply,
+    BreakerView,
+    SettingLimits,
+    StrategyReply,
+    StrategyRequest,
+)
 
 STEERABLE = (
     "hold",
@@ -35,7 +46,36 @@ def settings_of(core: SchedulerCore) -> dict[str, float]:
 
 def strategy_reply(core: SchedulerCore) -> StrategyReply:
     """The strategy in use and those that could be."""
-    return StrategyReply(strategy=core.strategy, available=available(), settings=settings_of(core))
+    return StrategyReply(
+        strategy=core.strategy, available=available(), settings=settings_of(core), limits=limits_of_settings()
+    )
+
+
+@functools.cache
+def limits_of_settings() -> dict[str, SettingLimits]:
+    """What each setting that may change means and takes, as the configuration declares it."""
+    config = msgspec.inspect.type_info(ScorerConfig)
+    assert isinstance(config, msgspec.inspect.StructType)
+    return {field.name: _limits(field) for field in config.fields if field.name in STEERABLE}
+
+
+def _limits(field: msgspec.inspect.Field) -> SettingLimits:
+    declared = field.type
+    assert isinstance(declared, msgspec.inspect.Metadata), field.name
+    kind = declared.type
+    assert isinstance(kind, msgspec.inspect.FloatType), field.name
+    lowest = kind.gt if kind.ge is None else kind.ge
+    highest = kind.lt if kind.le is None else kind.le
+    assert lowest is not None, field.name
+    assert highest is not None, field.name
+    return SettingLimits(
+        text=(declared.extra_json_schema or {})["description"],
+        lowest=float(lowest),
+        highest=float(highest),
+        default=float(field.default),
+        excludes_lowest=kind.ge is None,
+        excludes_highest=kind.le is None,
+    )
 
 
 def refusal_of(asked: StrategyRequest, core: SchedulerCore) -> ErrorBody | None:

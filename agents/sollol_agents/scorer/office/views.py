@@ -6,23 +6,40 @@ import math
 
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.fleet.nodes import Node
-from sollol_schemas.queries import ModelsReply, ModelView, NodesReply, NodeView
+from sollol_schemas.queries import ModelsReply, ModelView, NodesReply, NodeView, WaitingShare
 from sollol_schemas.telemetry import NodeState
 
 _DIGEST_SHOWN = 12
+_KINDS_TOLD = 32
 
 
-def nodes_reply(core: SchedulerCore, now: float, scorer: str) -> NodesReply:
-    """The fleet with its states, by node id."""
-    nodes = sorted(core.fleet.nodes.values(), key=lambda n: n.node_id)
+def nodes_reply(core: SchedulerCore, now: float, scorer: str, *, is_queue_only: bool = False) -> NodesReply:
+    """The fleet with its states, by node id; or without the nodes."""
+    nodes = [] if is_queue_only else sorted(core.fleet.nodes.values(), key=lambda n: n.node_id)
     return NodesReply(
         nodes=tuple(_node_view(n, now, has_left=core.fleet.has_left(n)) for n in nodes),
         queued=len(core.waiting),
+        waiting=_shares(core, now),
         in_flight=core.fleet.in_flight,
         term=core.term,
         scorer=scorer,
         strategy=core.strategy,
     )
+
+
+def _shares(core: SchedulerCore, now: float) -> tuple[WaitingShare, ...]:
+    """What waits, by model, priority and whether it is a job; the most first."""
+    kinds: dict[tuple[str, int, bool], list[float]] = {}
+    for waiting in core.waiting:
+        kind = (waiting.model, waiting.priority, bool(waiting.request.context.job_id))
+        kinds.setdefault(kind, []).append(now - waiting.enqueued_at)
+    shares = [
+        WaitingShare(
+            model=model, priority=priority, is_jobs=is_jobs, count=len(ages), oldest_s=round(max(0.0, *ages), 1)
+        )
+        for (model, priority, is_jobs), ages in kinds.items()
+    ]
+    return tuple(sorted(shares, key=lambda share: (-share.count, -share.oldest_s, share.model))[:_KINDS_TOLD])
 
 
 def _node_view(node: Node, now: float, *, has_left: bool) -> NodeView:
