@@ -17,6 +17,7 @@ from sollol_bus.errors import NotConnected
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import subjects
+from sollol_schemas.batch_progress import BatchListReply
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast, Rejection, RejectionReason
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -83,6 +84,7 @@ class FakeFleet:
             subjects.RELIABILITY: ReliabilityReply(entries=()),
             subjects.JOB_LIST: JobListReply(waiting={"5": 100}),
             subjects.JOB_DEAD: JobListReply(),
+            subjects.BATCH_LIST: BatchListReply(),
         }
         for subject in self.replies:
             self._answer(subject)

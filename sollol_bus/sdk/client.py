@@ -204,13 +204,9 @@ class Client(Part):
         fields = {"model": model, "prompt": prompt, **msgspec.to_builtins(routing or self._routing or Routing())}
         return await self._ask(subjects.ROUTE, fields, DecisionEvent)
 
-    async def nodes(self) -> NodesReply:
-        """The fleet as the scorer in office sees it."""
-        return await self._ask(subjects.NODES, None, NodesReply)
-
-    async def queue(self) -> NodesReply:
-        """What waits for a slot, as the scorer in office sees it: the same answer without the nodes."""
-        return await self._ask(subjects.NODES, NodesRequest(is_queue_only=True), NodesReply)
+    async def nodes(self, *, is_queue_only: bool = False) -> NodesReply:
+        """The fleet as the scorer in office sees it, or what waits for a slot there without the nodes."""
+        return await self._ask(subjects.NODES, NodesRequest(is_queue_only=is_queue_only), NodesReply)
 
     async def models(self) -> ModelsReply:
         """Every model that a node has."""

@@ -204,7 +204,7 @@ class Jobs:
             BadRequest: No job is known under this id.
         """
         asked = JobGet(job_id=checked_id(job_id), with_prompt=True)
-        return (await self._ask_job(subjects.JOB_GET, asked, JobReply)).prompt
+        return (await self.asked(subjects.JOB_GET, asked, JobReply)).prompt
 
     async def answer(self, job_id: str) -> JobAnswer:
         """What is known about a job, with its answer when it has one."""

@@ -6,6 +6,7 @@ else is real. Screenshots of every view go to `build/screenshots`.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -120,6 +121,12 @@ async def test_every_view_shows_the_working_fleet(
     await turn_to(page, system, "jobs")
     await page.locator(".job", has_text="nightly-report").wait_for()
     await shoot("jobs")
+    await page.get_by_role("button", name="nightly-report").click()
+    await page.get_by_role("dialog").get_by_role("region", name="Prompt").get_by_text("x", exact=True).wait_for()
+    await page.keyboard.press("Escape")
+    await turn_to(page, system, "queue")
+    await page.locator(".chart path.line").wait_for(state="attached")
+    await shoot("queue")
     await turn_to(page, system, "settings")
     await page.get_by_role("radio", name="Plan").wait_for()
     await shoot("settings")
@@ -175,6 +182,7 @@ async def test_a_strategy_chosen_on_the_page_is_the_scorers(system: System, page
 async def test_a_threshold_changed_on_the_page_is_the_scorers(system: System, page: Page) -> None:
     await turn_to(page, system, "settings")
     await page.get_by_label("Wait for a better node", exact=True).fill("0.45")
+    await page.get_by_text("Then requests take what is free sooner.").wait_for()
     await page.get_by_role("button", name="Apply").click()
     await page.get_by_text("Settings changed: hold = 0.45").first.wait_for()
     assert (await system.client.strategy()).settings["hold"] == 0.45
@@ -183,6 +191,20 @@ async def test_a_threshold_changed_on_the_page_is_the_scorers(system: System, pa
     assert await page.get_by_role("button", name="Apply").is_disabled()
     assert (await system.client.strategy()).settings["hold"] == 0.45
     await system.client.set_strategy(hold=0.3)
+
+
+async def test_the_lines_that_the_page_offers_to_copy_reach_the_fleet(system: System, page: Page) -> None:
+    await turn_to(page, system, "fleet")
+    await page.get_by_role("button", name="Connect").click()
+    panel = page.get_by_role("dialog", name="Connect")
+    await panel.get_by_text("sollol fleet init").wait_for()
+    lines = await panel.locator("pre").all_text_contents()
+    assert all("\n" not in line for line in lines)
+    curl = next(line for line in lines if line.startswith("curl "))
+    process = await asyncio.create_subprocess_shell(curl, stdout=asyncio.subprocess.PIPE)
+    answer, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert b'"done":true' in answer.replace(b" ", b"")
+    assert any(f"OLLAMA_HOST={system.up.served['http']} ollama run" in line for line in lines)
 
 
 async def test_a_node_drained_on_the_page_is_drained(system: System, page: Page) -> None:
@@ -294,7 +316,7 @@ async def test_a_node_that_joins_appears_and_one_that_is_killed_is_down_within_s
     await page.locator(".node.up", has_text="shed").wait_for()
     node.kill()
     await page.locator(".node.down", has_text="shed").wait_for(timeout=6000)
-    await page.get_by_text("shed is down").wait_for()
+    await page.get_by_role("alert").get_by_text("shed is down").wait_for()
     assert await page.evaluate("window.wasNotReloaded")
 
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.errors import BadRequest
+from sollol_bus.sdk.batches import Batches
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.discovery import find_services
 from sollol_schemas import owners
@@ -96,15 +97,12 @@ class Why(Operation, frozen=True, kw_only=True):
 
 
 def _contrasts(event: DecisionEvent) -> dict[str, str]:
-    """For each node that was not taken: what the one that was is better by."""
+    """For each node that was not taken, but for the one that the decision's reason names: why not."""
     chosen = next((cost for cost in event.candidates if cost.node_id == event.decision.node_id), None)
     if chosen is None:
         return {}
-    return {
-        other.node_id: f"{chosen.node_id}: {contrast(chosen, [other])}"
-        for other in event.candidates
-        if other.node_id != chosen.node_id
-    }
+    said = {o.node_id: contrast(chosen, [o]) for o in event.candidates if o.node_id != chosen.node_id}
+    return {node_id: f"{chosen.node_id} {text}" for node_id, text in said.items() if text not in event.decision.reason}
 
 
 class Connect(Operation, frozen=True, kw_only=True):
@@ -195,6 +193,16 @@ class CancelJob(Operation, frozen=True, kw_only=True):
 
     async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
         return await context.client.jobs.cancel(self.job_id)
+
+
+class CancelBatch(Operation, frozen=True, kw_only=True):
+    """Cancels a batch with its jobs that have not ended."""
+
+    name: ClassVar[str] = "batch_cancel"
+    batch_id: str
+
+    async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, ARG002, D102
+        return await Batches(context.client.jobs).cancel(self.batch_id)
 
 
 class RetryJob(Operation, frozen=True, kw_only=True):

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
-from sollol_schemas.jobs import TERMINAL, JobEvent, JobListReply, JobState, JobStatus
+from sollol_schemas.batch_progress import BatchView
+from sollol_schemas.jobs import JobEvent, JobListReply, JobState, JobStatus
 
 LISTED: Final = 400
 """How many of the latest jobs are asked for."""
 KEPT: Final = 500
-_BATCH: Final = re.compile(r"(.+)-\d+$")
-_BATCH_FROM: Final = 5
-"""So many jobs whose ids differ in a number at the end are a batch."""
 
 
 class JobRow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,36 +33,21 @@ class JobRow(msgspec.Struct, frozen=True, omit_defaults=True):
     has_letter: bool = False
 
 
-class BatchRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Jobs that were submitted as one, as one row."""
-
-    id: str
-    total: int
-    by_state: dict[str, int]
-    nodes: tuple[str, ...] = ()
-    """Where they ran or run."""
-    model: str = ""
-    priority: int = 5
-    submitted_at: str = ""
-    finished_at: str = ""
-    """When the last one ended; empty while some have not."""
-
-
 class JobsView(msgspec.Struct, frozen=True):
     """The jobs page."""
 
     jobs: tuple[JobRow, ...]
     """Latest first."""
-    batches: tuple[BatchRow, ...]
-    """Latest first; their jobs stand in `jobs` too."""
     by_state: dict[str, int]
     """Of the jobs listed."""
-    is_whole: bool
-    """Whether the jobs listed are all that there are."""
     waiting: dict[str, int]
     """Stored jobs by priority, those that are being worked on included."""
     delayed: int
     dead: int
+    batches: tuple[BatchView, ...] = ()
+    """Latest first; of their jobs the latest stand in `jobs` too."""
+    is_whole: bool = True
+    """Whether the jobs listed are all that there are."""
 
 
 class Jobs:
@@ -82,9 +63,13 @@ class Jobs:
         self._delayed = 0
         self._dead = 0
         self._is_whole = True
+        self._batches: tuple[BatchView, ...] = ()
 
-    def on_listing(self, latest: JobListReply, dead: JobListReply, version: int) -> None:
+    def on_listing(
+        self, latest: JobListReply, dead: JobListReply, version: int, batches: tuple[BatchView, ...] = ()
+    ) -> None:
         """What the dispatchers list."""
+        self._batches = batches
         letters = {job.job_id for job in dead.jobs}
         listed = {job.job_id: _row(job, has_letter=job.job_id in letters) for job in (*dead.jobs, *latest.jobs)}
         order = [job.job_id for job in latest.jobs]
@@ -119,38 +104,13 @@ class Jobs:
         counts = Counter(row.state for row in self._rows.values())
         return JobsView(
             jobs=tuple(self._rows.values()),
-            batches=batches_in(self._rows.values()),
+            batches=self._batches,
             by_state={state.value: counts.get(state.value, 0) for state in JobState},
             is_whole=self._is_whole,
             waiting=self._waiting,
             delayed=self._delayed,
             dead=self._dead,
         )
-
-
-def batches_in(rows: Iterable[JobRow]) -> tuple[BatchRow, ...]:
-    """The batches among jobs that are given latest first; `sollol batch` and `Batch` number their jobs."""
-    members: dict[str, list[JobRow]] = {}
-    for row in rows:
-        found = _BATCH.match(row.id)
-        if found is not None:
-            members.setdefault(found[1], []).append(row)
-    return tuple(_batch(name, jobs) for name, jobs in members.items() if len(jobs) >= _BATCH_FROM)
-
-
-def _batch(name: str, jobs: list[JobRow]) -> BatchRow:
-    counts = Counter(job.state for job in jobs)
-    has_ended = all(state in TERMINAL for state in map(JobState, counts))
-    return BatchRow(
-        id=name,
-        total=len(jobs),
-        by_state=dict(counts),
-        nodes=tuple(sorted({job.node_id for job in jobs if job.node_id})),
-        model=next((job.model for job in jobs if job.model), ""),
-        priority=jobs[0].priority,
-        submitted_at=min((job.submitted_at for job in jobs if job.submitted_at), default=""),
-        finished_at=max(job.finished_at for job in jobs) if has_ended else "",
-    )
 
 
 def _row(job: JobStatus, *, has_letter: bool) -> JobRow:

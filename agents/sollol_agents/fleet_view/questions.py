@@ -15,14 +15,17 @@ from typing import Any, Final
 
 from sollol_agents.fleet_view.jobs import LISTED
 from sollol_agents.fleet_view.view import FleetView
-from sollol_bus.errors import NotPermitted, SollolError
+from sollol_bus.errors import NoResponders, NotPermitted, SollolError
+from sollol_bus.sdk.batches import Batches
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.clock import wall_s
+from sollol_schemas.batch_progress import BatchView
 
 log = logging.getLogger(__name__)
 
 _RECENT: Final = 500
 _LETTERS: Final = 200
+_BATCHES: Final = 20
 _SETTLE_S: Final = 0.3
 _RETRY_S: Final = 2.0
 _STALE_S: Final = 3.0
@@ -92,7 +95,7 @@ class Questions:
 
     async def _queue(self) -> None:
         self._queue_at = time.monotonic()
-        self._view.on_queue(await self._client.queue(), wall_s())
+        self._view.on_queue(await self._client.nodes(is_queue_only=True), wall_s())
 
     def _is_queue_untold(self, now: float) -> bool:
         """Whether requests may wait without a decision that would tell how many."""
@@ -108,10 +111,16 @@ class Questions:
 
         async def ask() -> None:
             latest, dead = await self._client.jobs.latest(limit=LISTED), await self._client.jobs.dead(_LETTERS)
-            self._view.on_jobs(latest, dead)
+            self._view.on_jobs(latest, dead, await self._batches())
 
         if not await self._attempt("the jobs", ask()):
             self._view.jobs.is_stale = True
+
+    async def _batches(self) -> tuple[BatchView, ...]:
+        try:
+            return (await Batches(self._client.jobs).latest(_BATCHES)).batches
+        except (NoResponders, NotPermitted):  # a dispatcher that knows no batches, or none that may be seen
+            return ()
 
     async def _ask(self) -> bool:
         scorer = await self._attempt("the scorer", self._ask_scorer())

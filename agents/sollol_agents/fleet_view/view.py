@@ -20,6 +20,7 @@ from sollol_agents.fleet_view.rates import Rate
 from sollol_agents.fleet_view.sparks import History
 from sollol_agents.fleet_view.timeline import Timeline
 from sollol_agents.fleet_view.troubles import Load, Trouble, troubles
+from sollol_schemas.batch_progress import BatchView
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.jobs import JobEvent, JobListReply
@@ -187,9 +188,9 @@ class FleetView:
         self.breakers = reply
         self._settings_version = self._next()
 
-    def on_jobs(self, latest: JobListReply, dead: JobListReply) -> None:
-        """The jobs as the dispatchers list them."""
-        self.jobs.on_listing(latest, dead, self._next())
+    def on_jobs(self, latest: JobListReply, dead: JobListReply, batches: tuple[BatchView, ...] = ()) -> None:
+        """The jobs and batches as the dispatchers list them."""
+        self.jobs.on_listing(latest, dead, self._next(), batches)
 
     # -- view ---------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from sollol_agents.scorer.office.rivals import Rivals
 from sollol_agents.scorer.office.saved_knowledge import SavedKnowledge
 from sollol_agents.scorer.office.steering import breakers_reply
 from sollol_agents.scorer.office.tracing import QuestionSpans
-from sollol_agents.scorer.office.views import models_reply, nodes_reply
+from sollol_agents.scorer.office.views import models_reply, nodes_reply, nodes_request
 from sollol_agents.scorer.office.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import DecodeFailed, NotConnected
@@ -51,7 +51,6 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import LEFT, BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.headers import TRACEPARENT
-from sollol_schemas.queries import NodesRequest
 from sollol_schemas.slim import slim
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
@@ -290,12 +289,7 @@ class Scorer(Actor[ScorerConfig]):
             self.bus.respond(msg, slim(msgspec.structs.replace(answer, decided_at=self.bus.clock.instant()), _DIGITS))
 
     def _on_nodes(self, msg: Msg) -> None:
-        try:
-            asked = decode(msg.data, NodesRequest) if msg.data else NodesRequest()
-        except DecodeFailed:  # the question may be asked without fields, with any body
-            asked = NodesRequest()
-        now = time.monotonic()
-        self.bus.respond(msg, nodes_reply(self.core, now, self.instance, is_queue_only=asked.is_queue_only))
+        self.bus.respond(msg, nodes_reply(self.core, time.monotonic(), self.instance, nodes_request(msg.data)))
 
     def _on_models(self, msg: Msg) -> None:
         self.bus.respond(msg, models_reply(self.core))

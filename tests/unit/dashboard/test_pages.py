@@ -121,3 +121,15 @@ def test_a_fifty_first_page_is_too_many(view: FleetView) -> None:
     assert not pages.is_full
     Browser(pages)
     assert pages.is_full
+
+
+def test_a_page_hears_a_beat_each_second_so_that_quiet_is_no_silence(view: FleetView) -> None:
+    pages = Pages(view)
+    browser = Browser(pages, "playground")
+    pages.tick(NOW, AT)
+    browser.draw()
+    pages.tick(NOW + 0.5, AT)
+    assert len(browser.got) == 1
+    pages.tick(NOW + 1.0, AT)
+    assert set(browser.got[1]) == {"v", "topic", "at", "full"}
+    assert not browser.got[1]["full"]

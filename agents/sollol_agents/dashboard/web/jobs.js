@@ -1,5 +1,5 @@
 // Durable jobs: how many wait, the batches with their progress, the latest ones, and what can be done about them.
-import { between, count, plural, priorityName, seconds, when } from "./format.js";
+import { between, count, plural, priorityName, seconds, when, words } from "./format.js";
 import { Drawer, Empty, Icon, Segmented, State } from "./ui.js";
 
 const OVER = new Set(["done", "failed", "cancelled", "dead"]);
@@ -49,35 +49,47 @@ const JobDrawer = {
 
 const Batch = {
   components: { State },
-  inject: ["store"],
+  inject: ["store", "mayOperate"],
   props: { batch: Object, isOpen: Boolean },
   emits: ["open"],
   computed: {
-    of: (it) => (state) => it.batch.by_state[state] ?? 0,
-    ended: (it) => it.of("done") + it.failed + it.of("cancelled"),
-    failed: (it) => it.of("failed") + it.of("dead"),
-    left: (it) => it.batch.total - it.ended,
-    state: (it) => (it.left ? (it.of("running") ? "running" : "queued") : it.failed ? "failed" : "done"),
-    took: (it) => between(it.batch.submitted_at, it.batch.finished_at, it.store.state.at),
-    rest: (it) => (it.left && it.ended >= 3 && it.took ? (it.took / it.ended) * it.left : null),
+    done: (it) => it.batch.done ?? 0,
+    failed: (it) => it.batch.failed ?? 0,
+    cancelled: (it) => it.batch.cancelled ?? 0,
+    running: (it) => it.batch.running ?? 0,
+    ended: (it) => it.done + it.failed + it.cancelled,
+    total: (it) => it.batch.total ?? 0,
+    isGoing: (it) => it.batch.stage === "running",
+    nodes: (it) => Object.keys(it.batch.by_node ?? {}).length,
+    took: (it) => between(it.batch.began_at, it.batch.ended_at, it.store.state.at),
+    time() {
+      if (this.isGoing) return this.batch.left_s == null ? "" : `about ${seconds(Math.round(this.batch.left_s))} left`;
+      return this.took == null || !this.batch.ended_at ? "" : `took ${seconds(Math.round(this.took))}`;
+    },
     words() {
-      const parts = [`${count(this.ended)} of ${count(this.batch.total)}`];
+      const parts = [`${count(this.ended)} of ${count(this.total)}`];
       if (this.failed) parts.push(`${count(this.failed)} failed`);
-      if (this.of("cancelled")) parts.push(`${count(this.of("cancelled"))} cancelled`);
-      if (this.of("running")) parts.push(`${count(this.of("running"))} running`);
+      if (this.cancelled) parts.push(`${count(this.cancelled)} cancelled`);
+      if (this.running) parts.push(`${count(this.running)} running`);
       return parts.join(", ");
     },
     parts() {
-      const share = (number) => `${(100 * number) / this.batch.total}%`;
-      return [["good", share(this.of("done"))], ["bad", share(this.failed)], ["quiet", share(this.of("cancelled"))], ["busy", share(this.of("running"))]];
+      const share = (number) => `${(100 * number) / Math.max(1, this.total)}%`;
+      return [["good", share(this.done)], ["bad", share(this.failed)], ["quiet", share(this.cancelled)], ["busy", share(this.running)]];
+    },
+    why: (it) => (it.batch.reasons ?? []).slice(0, 3).map((one) => `${count(one.count ?? 1)} × ${one.message || words(one.code)}`).join("; "),
+  },
+  methods: {
+    seconds, plural, priorityName,
+    cancel() {
+      this.store.operate("batch_cancel", { batch_id: this.batch.batch_id }, `Batch ${this.batch.batch_id} is cancelled`);
     },
   },
-  methods: { seconds, plural, priorityName },
-  template: `<li class="batch"><State :state="state"/><button class="link" :aria-expanded="isOpen" @click="$emit('open')"><b>{{ batch.id }}</b></button>
-    <span class="muted clip">{{ batch.model || 'model not told yet' }}<span class="num">, priority {{ priorityName(batch.priority ?? 5) }}</span><template v-if="batch.nodes?.length">, on {{ plural(batch.nodes.length, 'node') }}</template></span>
-    <span class="num when muted">{{ left ? (rest == null ? '' : 'about ' + seconds(Math.round(rest)) + ' left') : 'took ' + seconds(took) }}</span>
-    <span class="progress" role="progressbar" :aria-valuenow="ended" aria-valuemin="0" :aria-valuemax="batch.total" :aria-valuetext="words" :aria-label="'Batch ' + batch.id"><i v-for="[kind, width] in parts" :key="kind" :class="kind" :style="{ width }"></i></span>
-    <span class="num words">{{ words }}</span></li>`,
+  template: `<li class="batch"><State :state="batch.stage"/><button class="link" :aria-expanded="isOpen" @click="$emit('open')"><b>{{ batch.batch_id }}</b></button>
+    <span class="muted clip"><span class="num">priority {{ priorityName(batch.priority ?? 1) }}</span><template v-if="nodes">, on {{ plural(nodes, 'node') }}</template><template v-if="batch.rate_per_s >= 0.05">, <span class="num">{{ batch.rate_per_s.toFixed(1) }} a second</span></template></span>
+    <span class="num when muted">{{ time }} <button v-if="isGoing" class="button small" :disabled="!mayOperate" @click="cancel">Cancel</button></span>
+    <span class="progress" role="progressbar" :aria-valuenow="ended" aria-valuemin="0" :aria-valuemax="total" :aria-valuetext="words" :aria-label="'Batch ' + batch.batch_id"><i v-for="[kind, width] in parts" :key="kind" :class="kind" :style="{ width }"></i></span>
+    <span class="num words">{{ words }}</span><span v-if="why" class="bad-text small wide">{{ why }}</span></li>`,
 };
 
 export const JobsView = {
@@ -100,7 +112,7 @@ export const JobsView = {
     rows() {
       if (this.batch) return this.all.filter((job) => this.batchOf(job) === this.batch);
       if (this.wanted === "letters") return this.all.filter((job) => job.has_letter || job.state === "dead");
-      const known = new Set(this.batches.map((batch) => batch.id));
+      const known = new Set(this.batches.map((batch) => batch.batch_id));
       return this.all.filter((job) => (this.wanted === "all" || job.state === this.wanted) && !known.has(this.batchOf(job)));
     },
     options() {
@@ -117,7 +129,7 @@ export const JobsView = {
     time(job) {
       const took = between(job.started_at, job.finished_at, this.state.at);
       if (job.not_before && job.state === "queued") return `not before ${when(job.not_before)}`;
-      if (job.state === "queued" || took == null) return `since ${when(job.submitted_at)}`;
+      if (job.state === "queued" || took == null) return job.submitted_at ? `since ${when(job.submitted_at)}` : "–";
       return job.state === "running" ? `for ${seconds(Math.round(took))}` : seconds(took);
     },
     async act(op, job, done) {
@@ -130,8 +142,7 @@ export const JobsView = {
     <div class="tiles" v-if="jobs"><div class="tile" v-for="[icon, label, number] in tiles" :key="label"><State :state="number ? icon : ''" :label="label"/><b class="num">{{ count(number ?? 0) }}</b></div></div>
     <p class="muted small" v-if="jobs && !jobs.is_whole">Done, failed and cancelled are counted among the latest {{ count(all.length) }} jobs; the first three are exact.</p>
     <section v-if="batches.length" class="panel" aria-label="Batches"><h2>Batches</h2>
-      <ul class="batches"><Batch v-for="one in batches" :key="one.id" :batch="one" :is-open="batch === one.id" @open="batch = batch === one.id ? '' : one.id"/></ul>
-      <p v-if="!jobs.is_whole" class="muted small">Of a batch, only jobs among the latest {{ count(all.length) }} are counted here; <code>sollol batch status</code> knows all.</p></section>
+      <ul class="batches"><Batch v-for="one in batches" :key="one.batch_id" :batch="one" :is-open="batch === one.batch_id" @open="batch = batch === one.batch_id ? '' : one.batch_id"/></ul></section>
     <section class="panel" v-if="waiting.length > 1" aria-label="Waiting by priority"><h2>Stored, by priority</h2>
       <ul class="waits"><li v-for="[priority, number] in waiting" :key="priority"><span class="num">{{ priorityName(priority) }}</span>
         <span class="bar-track tall"><span class="bar-fill" :style="{ transform: 'scaleX(' + number / most + ')' }"></span></span><span class="num muted">{{ plural(number, 'job') }}</span></li></ul></section>

@@ -39,6 +39,8 @@ const KINDS = {
   up: ["good", "up"],
   success: ["good", "up"],
   done: ["good", "up"],
+  stopped: ["warn", "pause"],
+  expired: ["warn", "clock"],
   closed: ["good", "up"],
   draining: ["info", "draining"],
   queued: ["info", "clock"],

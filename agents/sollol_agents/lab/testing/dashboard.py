@@ -25,7 +25,7 @@ CHROMIUM: Final = next((p for p in map(shutil.which, ("chromium", "chromium-brow
 HAS_ALL: Final = bool(CHROMIUM) and all(importlib.util.find_spec(name) for name in ("playwright", "nicegui"))
 SMALL: Final = "llama3.2:3b"
 LARGE: Final = "llama3.1:8b"
-PATIENT_MS: Final = 15_000
+PATIENT_MS: Final = 30_000
 
 
 class System(NamedTuple):
@@ -165,7 +165,8 @@ PALE: Final = """() => {
     const isFaded = e => { for (; e; e = e.parentElement) if (getComputedStyle(e).opacity < 1) return true; };
     const seen = new Map();
     return [...document.querySelectorAll('.shell *')].filter(e => {
-        const alike = `${e.tagName} ${e.className} ${e.parentElement.className} ${e.parentElement.parentElement.className}`;
+        const above = e.parentElement;
+        const alike = `${e.tagName} ${e.className} ${above.className} ${above.parentElement.className}`;
         seen.set(alike, (seen.get(alike) ?? 0) + 1);
         if (seen.get(alike) > 3) return false;
         const says = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());

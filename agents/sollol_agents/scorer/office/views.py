@@ -6,16 +6,27 @@ import math
 
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.fleet.nodes import Node
-from sollol_schemas.queries import ModelsReply, ModelView, NodesReply, NodeView, WaitingShare
+from sollol_bus.errors import DecodeFailed
+from sollol_bus.transport.messages import decode
+from sollol_schemas.queries import ModelsReply, ModelView, NodesReply, NodesRequest, NodeView, WaitingShare
 from sollol_schemas.telemetry import NodeState
 
 _DIGEST_SHOWN = 12
 _KINDS_TOLD = 32
+_ALL = NodesRequest()
 
 
-def nodes_reply(core: SchedulerCore, now: float, scorer: str, *, is_queue_only: bool = False) -> NodesReply:
+def nodes_request(body: bytes) -> NodesRequest:
+    """What is asked for; the question may come without fields, with any body."""
+    try:
+        return decode(body, NodesRequest) if body else _ALL
+    except DecodeFailed:
+        return _ALL
+
+
+def nodes_reply(core: SchedulerCore, now: float, scorer: str, asked: NodesRequest = _ALL) -> NodesReply:
     """The fleet with its states, by node id; or without the nodes."""
-    nodes = [] if is_queue_only else sorted(core.fleet.nodes.values(), key=lambda n: n.node_id)
+    nodes = [] if asked.is_queue_only else sorted(core.fleet.nodes.values(), key=lambda n: n.node_id)
     return NodesReply(
         nodes=tuple(_node_view(n, now, has_left=core.fleet.has_left(n)) for n in nodes),
         queued=len(core.waiting),

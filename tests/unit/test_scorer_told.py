@@ -1,0 +1,49 @@
+"""What the scorer tells of its queue and of its settings."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from sollol_agents.lab.testing.messages import MODEL
+from sollol_agents.lab.testing.scorer_stage import Fleet
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.scorer.office.steering import STEERABLE, limits_of_settings
+from sollol_agents.scorer.office.views import nodes_reply, nodes_request
+from sollol_schemas.routing import Routing
+
+
+def test_what_waits_is_told_by_model_and_priority_the_most_first() -> None:
+    fleet = Fleet()
+    fleet.node()
+    fleet.load("gpu1", "other-1")
+    for number in range(3):
+        fleet.ask(f"r{number}")
+    fleet.ask("urgent", routing=Routing(priority=8))
+    told = nodes_reply(fleet.core, fleet.now + 4.0, "s", nodes_request(b'{"is_queue_only":true}'))
+    assert told.nodes == ()
+    assert [(s.model, s.priority, s.count) for s in told.waiting] == [(MODEL, 5, 3), (MODEL, 8, 1)]
+    assert {s.oldest_s for s in told.waiting} == {4.0}
+    assert told.queued == 4
+    assert [len(nodes_reply(fleet.core, 0.0, "s", nodes_request(body)).nodes) for body in (b"", b"{}", b"null")] == [
+        1
+    ] * 3
+
+
+@pytest.mark.parametrize("name", STEERABLE)
+def test_the_limits_that_are_told_are_those_that_hold(name: str) -> None:
+    told = limits_of_settings()[name]
+    assert told.text
+
+    def holds(value: float) -> bool:
+        try:
+            msgspec.convert({name: value}, ScorerConfig)
+        except msgspec.ValidationError:
+            return False
+        return True
+
+    assert holds(told.default)
+    assert holds(told.lowest) is not told.excludes_lowest
+    assert holds(told.highest) is not told.excludes_highest
+    assert not holds(told.lowest - 1)
+    assert not holds(told.highest + 1)
