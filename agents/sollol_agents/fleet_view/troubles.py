@@ -13,6 +13,7 @@ from sollol_schemas.telemetry import NodeState
 
 BAD: Final = "bad"
 WARN: Final = "warn"
+_SERVES_NOTHING: Final = 3
 _NAMED: Final = 3
 _HOT_C: Final = 85
 _VERY_HOT_C: Final = 92
@@ -51,11 +52,11 @@ class Load(msgspec.Struct, frozen=True):
 def concern_of(row: NodeRow) -> tuple[int, str]:
     """How much a node needs a person, from 0 (not at all) to 3 (it serves nothing), and why in a few words."""
     if row.state == NodeState.DOWN:
-        return 3, row.reason or "no heartbeat"
+        return _SERVES_NOTHING, row.reason or "no heartbeat"
     if row.state not in (NodeState.UP, NodeState.SUSPECT, NodeState.DRAINING):
         return 0, ""
     if not row.is_reachable:
-        return 3, f"the engine does not answer: {row.engine_detail}".removesuffix(": ")
+        return _SERVES_NOTHING, f"the engine does not answer: {row.engine_detail}".removesuffix(": ")
     if row.state == NodeState.SUSPECT:
         return 2, row.reason or "heartbeats are late"
     if row.breaker == BreakerState.OPEN:
@@ -102,8 +103,8 @@ def _of_nodes(rows: Sequence[NodeRow]) -> list[Trouble]:
         if row.concern:
             kinds.setdefault(_kind(row), []).append(row.id)
     found = [Trouble(level, _sentence(ids, what), "fleet", tuple(ids)) for (level, what), ids in kinds.items()]
-    serving = [row for row in rows if row.state in (NodeState.UP, NodeState.SUSPECT)]
-    if not serving and any(row.state == NodeState.DOWN for row in rows):
+    serving = [row for row in rows if row.state in (NodeState.UP, NodeState.SUSPECT) and row.is_reachable]
+    if not serving and any(row.concern == _SERVES_NOTHING for row in rows):
         found.insert(0, Trouble(BAD, "No node is up: nothing can be served.", "fleet"))
     return found
 
