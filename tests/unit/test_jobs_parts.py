@@ -15,7 +15,7 @@ from sollol_agents.dispatcher.jobs.intake import Accepted, check, headers_for, i
 from sollol_agents.dispatcher.jobs.letters import shortened
 from sollol_agents.dispatcher.jobs.life import Again, RetryRules, after_failure
 from sollol_agents.dispatcher.jobs.posting import is_permitted_address, signature
-from sollol_agents.dispatcher.jobs.records import prompt_in, stored_status
+from sollol_agents.dispatcher.jobs.records import stored_status
 from sollol_agents.dispatcher.jobs.tries import cause_of
 from sollol_agents.dispatcher.requests.intake import UNLIMITED_S, Rejected, Request, take_in
 from sollol_agents.requests.detector import WordDetector
@@ -391,19 +391,3 @@ def test_a_stored_message_tells_what_is_known_of_a_job_that_nobody_took_up(body:
     status = stored_status("sollol.v1.jobs.delayed.7.j", body, {h.JOB_RUN: "2"}, submitted_at="2026", seq=4)
     assert (status.job_id, status.priority, status.state) == ("j", 7, JobState.QUEUED)
     assert (status.not_before, status.run, status.stream_seq) == (not_before, 2, 4)
-
-
-@pytest.mark.parametrize(
-    ("job", "prompt"),
-    [
-        (b'{"body":{"prompt":"why?"}}', "why?"),
-        (b'{"body":{"messages":[{"content":"hi"},{"role":"user","content":"and then?"}]}}', "and then?"),
-        (b'{"body":{"input":["one","two"]}}', '["one","two"]'),
-        (b'{"body":{"prompt":"' + b"x" * 5000 + b'"}}', "x" * 2000),
-        (b'{"body":{"model":"m"}}', ""),
-        (b"no", ""),
-    ],
-    ids=["generate", "chat", "embed", "long", "none", "unreadable"],
-)
-def test_the_beginning_of_a_stored_jobs_prompt_is_told(job: bytes, prompt: str) -> None:
-    assert prompt_in(job) == prompt

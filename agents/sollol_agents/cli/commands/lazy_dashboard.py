@@ -14,6 +14,8 @@ import socket
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from sollol_agents.children import Child
 from sollol_agents.cli.settings.sections import section
 from sollol_agents.dashboard.config import DashboardConfig
@@ -34,13 +36,14 @@ class LazyDashboard(Part):
 
     Args:
         config: Settings of the dashboard.
+        port: Where it listens, in place of the settings' port.
         log_file: Where its process writes its log.
         is_open: Whether whoever reaches its address may look, as `--open` says.
     """
 
-    def __init__(self, config: DashboardConfig, log_file: Path, *, is_open: bool = False) -> None:
+    def __init__(self, config: DashboardConfig, port: int, log_file: Path, *, is_open: bool = False) -> None:
         self._flags = ("--open",) if is_open else ()
-        self._config = config
+        self._config = msgspec.structs.replace(config, port=port)
         self._log_file = log_file
         self._bus = BusConfig()
         self._socket: socket.socket | None = None

@@ -138,8 +138,7 @@ def up(
             tracer=tracer,
             certificate=certificate_for(gateway.host, registrar.certificate, is_open=open_),
         )
-        config = msgspec.structs.replace(dashboard, port=page.port)
-        lazy = LazyDashboard(config, base / "dashboard.log", is_open=open_)
+        lazy = LazyDashboard(dashboard, page.port, base / "dashboard.log", is_open=open_)
         house = _House(stack, lazy if up.dashboard else None, up, node, (http, page), needs_key=gateway.require_key)
         return await house.serve(signals)
 
