@@ -3,69 +3,136 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sollol_agents.cli import exit_codes
-from sollol_agents.lab.conformance.check import RULES, held_to
+from sollol_agents.lab.conformance.bus import PlayedBus, played_bus
+from sollol_agents.lab.conformance.check import PARTS, RULES, held_to
 from sollol_agents.lab.conformance.findings import Kept, Pace
 from sollol_agents.lab.conformance.fleet import PlayedFleet
+from sollol_agents.lab.conformance.rule import Rule
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.testing.played_member import TakenError
 from sollol_agents.lab.testing.played_node import PlayedNode, PlayedRun
 from sollol_agents.lab.testing.processes import sollol
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
-from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.errors import ConfigError
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas.errors import ErrorCode
 
-QUICK = Pace(join_s=10.0, answer_s=1.5, quiet_s=0.06, beat_s=1.5, go_s=0.1, long=60)
+QUICK = Pace(
+    join_s=10.0,
+    answer_s=1.5,
+    quiet_s=0.06,
+    beat_s=1.5,
+    go_s=0.1,
+    deadline_s=0.1,
+    unkept_s=0.5,
+    claim_s=1.0,
+    long=60,
+    last=10,
+)
 
 
-async def seen(fleet: PlayedFleet) -> dict[str, tuple[Kept, str]]:
-    return {one.rule: (one.kept, one.seen) async for one in held_to(fleet)}
+class Living:
+    """A node as a process would be: it lives, and can be started again.
+
+    Args:
+        live: One life, for a numbered instance.
+        leave: Asks it to end.
+    """
+
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self._make = make
+        self._lives = 0
+        self._node: Any = None
+        self._task: asyncio.Task[None] | None = None
+        self.on_end: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        self._lives += 1
+        self._node = self._make(self._lives)
+        self._task = asyncio.get_running_loop().create_task(self._node.live())
+        self._task.add_done_callback(lambda _: self.on_end())
+
+    async def end(self) -> None:
+        await self._node.leave()
+
+    async def kill(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def seen_of(node: PlayedNode, bus: Bus) -> dict[str, tuple[Kept, str]]:
+async def seen(
+    server: PlayedBus, process: Living, rules: tuple[Rule, ...] = RULES, pace: Pace = QUICK
+) -> dict[str, tuple[Kept, str]]:
     """What is seen of each rule."""
-    fleet = PlayedFleet(bus, QUICK, stop=node.leave)
+    fleet = PlayedFleet(server, pace, process=process)
+    process.on_end = fleet.gone
     await fleet.listen()
-    living = asyncio.get_running_loop().create_task(node.live())
+    await process.start()
     try:
-        return await seen(fleet)
+        return {one.rule: (one.kept, one.seen) async for one in held_to(fleet, rules)}
     finally:
-        living.cancel()
-        await asyncio.gather(living, return_exceptions=True)
+        await process.kill()
+
+
+def unkept(found: dict[str, tuple[Kept, str]]) -> dict[str, str]:
+    return {rule: what for rule, (kept, what) in found.items() if kept is not Kept.OK}
 
 
 @pytest.fixture
-async def nodes_bus(nats_server: EmbeddedServer) -> Any:
-    connected = await Bus.connect(BusConfig(url=nats_server.url, inbox_prefix="_INBOX_node.double"))
+async def server(tmp_path: Path) -> Any:
+    async with played_bus(tmp_path) as played:
+        yield played
+
+
+@pytest.fixture
+async def nodes_bus(server: PlayedBus) -> Any:
+    config = BusConfig(url=server.url, inbox_prefix="_INBOX_node.double")
+    connected = await Bus.connect(config)
     yield connected
     await connected.close()
 
 
-async def test_our_own_node_keeps_every_rule(nats_server: EmbeddedServer, bus: Bus) -> None:
+class OwnNode:
+    """Our own, in one process with whoever checks it."""
+
+    def __init__(self, url: str, engine_url: str) -> None:
+        settings = NodeConfig(node_id="ours", engine="ollama", url=engine_url, slots=2, heartbeat_s=0.2)
+        self._monitor = NodeMonitor(settings, BusConfig(url=url))
+
+    async def live(self) -> None:
+        with contextlib.suppress(ConfigError):
+            async with self._monitor:
+                await self._monitor.run_until_stopped()
+
+    async def leave(self) -> None:
+        await self._monitor.close()
+
+
+async def test_our_own_node_keeps_every_rule(server: PlayedBus) -> None:
     config = EmulatorConfig(
         time_scale=20.0, model=("countdown=1", "nomic-embed-text"), preload=("countdown:latest",), parallel=4
     )
     async with EmulatedNode(config) as engine:
-        settings = NodeConfig(node_id="ours", engine="ollama", url=engine.url, slots=2, heartbeat_s=0.2)
-        monitor = NodeMonitor(settings, BusConfig(url=nats_server.url))
-        pace = Pace(quiet_s=0.05, go_s=0.1, long=150)
-        fleet = PlayedFleet(bus, pace, stop=monitor.close)
-        await fleet.listen()
-        async with monitor:
-            found = await seen(fleet)
-    assert {rule: what for rule, (kept, what) in found.items() if kept is not Kept.OK} == {}
+        pace = Pace(quiet_s=0.05, go_s=0.1, deadline_s=0.1, long=150)
+        found = await seen(server, Living(lambda _: OwnNode(server.url, engine.url)), pace=pace)
+    assert unkept(found) == {}
 
 
-async def test_a_node_written_after_the_document_keeps_every_rule(nodes_bus: Bus, bus: Bus) -> None:
-    found = await seen_of(PlayedNode(nodes_bus), bus)
-    assert {rule: what for rule, (kept, what) in found.items() if kept is not Kept.OK} == {}
+async def test_a_node_written_after_the_document_keeps_every_rule(server: PlayedBus, nodes_bus: Bus) -> None:
+    found = await seen(server, Living(lambda life: PlayedNode(nodes_bus, f"i{life}")))
+    assert unkept(found) == {}
 
 
 async def test_an_agent_that_ends_at_once_is_told_of_at_once() -> None:
@@ -86,8 +153,23 @@ async def test_a_command_that_cannot_be_started_is_wrong_usage() -> None:
 
 
 class IsNotStarting(PlayedNode):
-    async def ask(self, subject: str, question: Any, *more: Any, **named: Any) -> Any:
-        return await super().ask(subject, {k: v for k, v in question.items() if k != "is_starting"}, *more, **named)
+    async def claim(self, *, is_starting: bool = False) -> None:
+        await super().claim()
+
+
+class PatientClaimer(PlayedNode):
+    claim_retry_s = 0.8
+
+
+class StartsAgain(PlayedNode):
+    async def claim(self, *, is_starting: bool = False) -> None:
+        await super().claim(is_starting=True)
+
+
+class TellsFirst(PlayedNode):
+    async def live(self) -> None:
+        self.tell_all()
+        await super().live()
 
 
 class OtherRevision(PlayedNode):
@@ -96,9 +178,12 @@ class OtherRevision(PlayedNode):
 
 
 class NoLoad(PlayedNode):
-    def tell_load(self, **more: Any) -> None:
-        if more:
-            super().tell_load(**more)
+    def load_changed(self) -> None:
+        pass
+
+
+class TellsEachChange(PlayedNode):
+    load_every_s = 0.0
 
 
 class ForeignInbox(PlayedNode):
@@ -135,6 +220,11 @@ class NoFirstToken(PlayedNode):
             super().report(run, report)
 
 
+class NeverDone(PlayedNode):
+    def chunk(self, run: PlayedRun, text: str, *, is_last: bool) -> bytes:
+        return super().chunk(run, text, is_last=is_last and not run.exec.get("stream"))
+
+
 class OneMore(PlayedNode):
     async def answer(self, run: PlayedRun) -> None:
         await super().answer(run)
@@ -150,6 +240,11 @@ class AnyInstance(PlayedNode):
 class Strict(PlayedNode):
     def is_meant(self, run: PlayedRun) -> bool:
         return super().is_meant(run) and "colour" not in run.exec
+
+
+class NoDefaults(PlayedNode):
+    def kind_of(self, run: PlayedRun) -> str:
+        return str(run.decision.get("kind", "chat"))
 
 
 class Forgetful(PlayedNode):
@@ -173,8 +268,16 @@ class AnyTerm(Lenient):
     lets = ErrorCode.STALE_TERM
 
 
-class AnyInbox(Lenient):
-    lets = ErrorCode.FORBIDDEN
+class AnyInbox(PlayedNode):
+    def refusal_of(self, run: PlayedRun) -> ErrorCode | None:
+        code = super().refusal_of(run)
+        return None if code is ErrorCode.FORBIDDEN and "path" not in run.exec else code
+
+
+class AnyPath(PlayedNode):
+    def refusal_of(self, run: PlayedRun) -> ErrorCode | None:
+        code = super().refusal_of(run)
+        return None if code is ErrorCode.FORBIDDEN and "path" in run.exec else code
 
 
 class NeverDraining(Lenient):
@@ -209,6 +312,10 @@ class NeverStarts(PlayedNode):
         return False if question["type"] == "attempt.start.v1" else answer
 
 
+class NeverAlone(PlayedNode):
+    may_speak_alone = False
+
+
 class TellsFailures(PlayedNode):
     def conclude(self, run: PlayedRun, code: ErrorCode | None) -> None:
         if code is ErrorCode.UNKNOWN_MODEL:
@@ -226,14 +333,33 @@ class NoProbe(PlayedNode):
         pass
 
 
+class TellsCancels(PlayedNode):
+    def conclude(self, run: PlayedRun, code: ErrorCode | None) -> None:
+        if code is ErrorCode.CANCELLED and run.state == "running" and not run.exec.get("stream"):
+            self.break_off(run, code)
+        super().conclude(run, code)
+
+
 class BreaksOffMutely(PlayedNode):
     def break_off(self, run: PlayedRun, code: ErrorCode) -> None:
-        pass
+        if code is not ErrorCode.CANCELLED:
+            super().break_off(run, code)
+
+
+class NoDeadline(PlayedNode):
+    async def serve(self, run: PlayedRun) -> None:
+        run.exec["deadline_s"] = 60.0
+        await super().serve(run)
 
 
 class NeverContent(PlayedNode):
-    async def tell_outcome(self, run: PlayedRun, code: ErrorCode | None) -> None:
-        await super().tell_outcome(run, ErrorCode.CANCELLED)
+    def status_of(self, code: ErrorCode | None) -> str:
+        return "cancelled" if code is None else super().status_of(code)
+
+
+class BlamesItself(PlayedNode):
+    def status_of(self, code: ErrorCode | None) -> str:
+        return "failed" if code is ErrorCode.UNKNOWN_MODEL else super().status_of(code)
 
 
 class TellsOnce(PlayedNode):
@@ -255,8 +381,20 @@ class SaysNothingAgain(PlayedNode):
 
 
 class Mute(PlayedNode):
-    def refuse_request(self, msg: Msg) -> None:
-        pass
+    def refuse_request(self, msg: Msg, code: ErrorCode) -> None:
+        if code is not ErrorCode.BAD_REQUEST:
+            super().refuse_request(msg, code)
+
+
+class KeepsLabels(PlayedNode):
+    def set(self, asked: Any) -> None:
+        self.weight = asked.get("weight", self.weight)
+        self.tell_all()
+
+
+class NeverEnds(PlayedNode):
+    def refuse_operation(self, msg: Msg) -> None:
+        self.refuse_request(msg, ErrorCode.FORBIDDEN)
 
 
 class DrainsForEver(PlayedNode):
@@ -278,46 +416,120 @@ class Slow(PlayedNode):
     beat_s = 5.0
 
 
+class StaysQuiet(PlayedNode):
+    def claim_soon(self) -> None:
+        pass
+
+    claim_s = 5.0
+
+
+class GoesOn(PlayedNode):
+    def on_disconnect(self) -> None:
+        self.is_back.clear()
+        for run in list(self.runs.values()):
+            self.end(run.attempt_id, ErrorCode.CANCELLED if run.state == "streaming" else ErrorCode.CONNECTION_LOST)
+
+
+class OtherTicket(PlayedNode):
+    def leave_question(self, run: PlayedRun) -> Any:
+        return {"inbox": run.inbox, "ticket": "another"}
+
+
+class SpeaksLater(PlayedNode):
+    def on_disconnect(self) -> None:
+        self.is_back.clear()
+        for run in list(self.runs.values()):
+            if run.state == "streaming":
+                self.end(run.attempt_id, ErrorCode.CONNECTION_LOST)
+
+
 class LeavesMutely(PlayedNode):
     async def leave(self) -> None:
         self.has_left = True
 
 
+class Stubborn(PlayedNode):
+    """Hears `owner` when it joins, or later, and goes on."""
+
+    at_start: bool
+
+    async def claim(self, *, is_starting: bool = False) -> None:
+        try:
+            await super().claim(is_starting=is_starting)
+        except TakenError:
+            if self.at_start is not is_starting:
+                raise
+
+
+class TakesIt(Stubborn):
+    at_start = True
+
+
+class KeepsIt(Stubborn):
+    at_start = False
+
+
+class Curious(PlayedNode):
+    async def live(self) -> None:
+        self.bus.subscribe("sollol.v1.node.>", lambda _: None)
+        await super().live()
+
+
 BREAKING: dict[str, type[PlayedNode]] = {
     "claim.asked": IsNotStarting,
+    "claim.unkept": PatientClaimer,
     "claim.revision": OtherRevision,
+    "join.listens": TellsFirst,
     "load.told": NoLoad,
     "exec.accepted": ForeignInbox,
     "stream.begin": NoDecision,
     "stream.end": NoFigures,
     "stream.reports": NoFirstToken,
+    "answer.form": NeverDone,
     "reply.single": OneMore,
     "exec.instance": AnyInstance,
     "exec.unknown": Strict,
+    "exec.defaults": NoDefaults,
     "exec.twice": Forgetful,
     "refuse.busy": NeverBusy,
     "refuse.stale": AnyTerm,
     "refuse.inbox": AnyInbox,
+    "refuse.path": AnyPath,
     "passthrough": NoContentType,
     "stream.parts": InOnePiece,
     "fence.no": HearsNoNo,
     "fence.clock": NoClock,
     "fence.start": NeverStarts,
+    "fence.alone": NeverAlone,
     "fail.silent": TellsFailures,
     "cancel": Deaf,
+    "cancel.silent": TellsCancels,
     "fail.told": BreaksOffMutely,
+    "deadline": NoDeadline,
     "caller.left": NoProbe,
     "outcome.told": NeverContent,
+    "outcome.status": BlamesItself,
     "outcome.again": TellsOnce,
     "control.ping": NoEmptyProbe,
     "control.attempt": SaysNothingAgain,
     "control.unknown": Mute,
+    "control.set": KeepsLabels,
+    "control.models": NeverEnds,
     "drain.refuses": NeverDraining,
     "drain.back": DrainsForEver,
+    "reconnect.claim": StaysQuiet,
+    "reconnect.stream": GoesOn,
+    "reconnect.leave": OtherTicket,
+    "reconnect.silent": SpeaksLater,
+    "claim.again": StartsAgain,
+    "load.pace": TellsEachChange,
     "telemetry.form": OtherName,
     "telemetry.seq": CountsApart,
     "telemetry.pace": Slow,
     "leave": LeavesMutely,
+    "claim.taken": TakesIt,
+    "claim.lost": KeepsIt,
+    "rights": Curious,
 }
 
 
@@ -326,6 +538,8 @@ def test_each_rule_has_a_node_that_breaks_it() -> None:
 
 
 @pytest.mark.parametrize("rule", BREAKING)
-async def test_a_node_that_breaks_a_rule_fails_that_one_alone(rule: str, nodes_bus: Bus, bus: Bus) -> None:
-    found = await seen_of(BREAKING[rule](nodes_bus), bus)
+async def test_a_node_that_breaks_a_rule_fails_that_one_alone(rule: str, server: PlayedBus, nodes_bus: Bus) -> None:
+    part = next(part for part in PARTS if rule in {one.name for one in part})
+    kind = BREAKING[rule]
+    found = await seen(server, Living(lambda life: kind(nodes_bus, f"i{life}")), part)
     assert {name: what for name, (kept, what) in found.items() if kept is Kept.FAILED}.keys() == {rule}, found

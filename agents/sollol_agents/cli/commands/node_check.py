@@ -7,10 +7,9 @@ import contextlib
 import os
 import shlex
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Final
-
-import msgspec
 
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.declared import Parameter
@@ -18,12 +17,11 @@ from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import note, say, show_json
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
+from sollol_agents.lab.conformance.bus import bus_of, played_bus
 from sollol_agents.lab.conformance.check import held_to
 from sollol_agents.lab.conformance.findings import Finding, Kept, Pace
 from sollol_agents.lab.conformance.fleet import PlayedFleet
 from sollol_bus.errors import ConfigError
-from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
-from sollol_bus.transport.connection import Bus, BusConfig
 
 _ENDS_WITHIN_S: Final = 40.0
 
@@ -46,19 +44,20 @@ def node_check(
 
     async def main() -> int:
         async with contextlib.AsyncExitStack() as floor:
-            url = nats or await floor.enter_async_context(_server())
-            bus = await Bus.connect(BusConfig(url=url, name="sollol-node-check"))
-            floor.push_async_callback(bus.close)
-            fleet = PlayedFleet(bus, Pace(), node_id=node, model=model)
+            server = await floor.enter_async_context(bus_of(nats) if nats else played_bus(folder))
+            fleet = PlayedFleet(server, Pace(), node_id=node, model=model)
             await fleet.listen()
             if run:
-                agent = await floor.enter_async_context(_started(run, url, fleet.gone))
-                fleet.stop = agent.end
+                fleet.process = agent = _Agent(shlex.split(run), server.url, fleet.gone)
+                floor.push_async_callback(agent.end)
+                await agent.start()
             else:
-                note(f"start the node now: SOLLOL_NATS={url}")
+                note(f"start the node now: SOLLOL_NATS={server.url}")
             return await _told(fleet, is_json=json_)
 
-    return running.run(main)
+    with tempfile.TemporaryDirectory(prefix="sollol-node-check-") as name:
+        folder = Path(name)
+        return running.run(main)
 
 
 async def _told(fleet: PlayedFleet, *, is_json: bool) -> int:
@@ -77,44 +76,50 @@ async def _told(fleet: PlayedFleet, *, is_json: bool) -> int:
     return exit_codes.FAILED if any(one.kept is Kept.FAILED for one in findings) else exit_codes.OK
 
 
-@contextlib.asynccontextmanager
-async def _server() -> AsyncIterator[str]:
-    with tempfile.TemporaryDirectory(prefix="sollol-node-check-") as folder:
-        async with EmbeddedServer(EmbeddedServerConfig(port=0, store_dir=folder)) as server:
-            yield server.url
+class _Agent:
+    """The agent under test as a process of ours.
 
+    Args:
+        argv: What starts it.
+        url: The server.
+        on_end: Called whenever it has ended.
+    """
 
-class _Agent(msgspec.Struct):
-    """The agent under test as a process of ours."""
+    def __init__(self, argv: list[str], url: str, on_end: Callable[[], None]) -> None:
+        self._argv = argv
+        self._environ = os.environ | {"SOLLOL_NATS": url}
+        self._on_end = on_end
+        self._process: asyncio.subprocess.Process | None = None
+        self._watching: asyncio.Task[int] | None = None
 
-    process: asyncio.subprocess.Process
+    async def start(self) -> None:
+        """Starts it, and ends the one before if that still runs.
+
+        Raises:
+            ConfigError: It cannot be started.
+        """
+        await self.end()
+        try:
+            self._process = process = await asyncio.create_subprocess_exec(
+                *self._argv, env=self._environ, stdin=asyncio.subprocess.DEVNULL, stdout=2
+            )
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"--run {shlex.join(self._argv)!r}: {error}") from error
+        self._watching = asyncio.get_running_loop().create_task(process.wait(), name="the agent's process")
+        self._watching.add_done_callback(lambda _: self._on_end())
 
     async def end(self) -> None:
         """Asks it to end, and waits; kills it when that takes too long."""
-        if self.process.returncode is None:
+        process = self._process
+        if process is None or self._watching is None:
+            return
+        if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self.process.terminate()
+                process.terminate()
         try:
             async with asyncio.timeout(_ENDS_WITHIN_S):
-                await self.process.wait()
+                await process.wait()
         except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
-
-
-@contextlib.asynccontextmanager
-async def _started(command: str, url: str, on_end: Callable[[], None]) -> AsyncIterator[_Agent]:
-    argv = shlex.split(command)
-    environ = os.environ | {"SOLLOL_NATS": url}
-    try:
-        process = await asyncio.create_subprocess_exec(*argv, env=environ, stdin=asyncio.subprocess.DEVNULL, stdout=2)
-    except (OSError, ValueError, IndexError) as error:
-        raise ConfigError(f"--run {command!r}: {error}") from error
-    agent = _Agent(process)
-    watching = asyncio.get_running_loop().create_task(process.wait(), name="the agent's process")
-    watching.add_done_callback(lambda _: on_end())
-    try:
-        yield agent
-    finally:
-        await agent.end()
-        await watching
+            process.kill()
+            await process.wait()
+        await self._watching

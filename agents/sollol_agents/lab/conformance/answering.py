@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from sollol_agents.lab.conformance.findings import BrokenRule, NotTried
@@ -19,6 +21,7 @@ from sollol_schemas.inboxes import is_node_inbox
 _PART_MAX = 1 << 20
 _MANY_TEXTS = 1500
 _SLOTS_MAX = 64
+_NO_CALLERS = ("_INBOX_node.other.x", "_INBOX_ctl.x", "_INBOX_new.x", "_INBOX.*.x", "sollol.v1.claim.other")
 
 
 async def _accepts(fleet: PlayedFleet) -> None:
@@ -96,6 +99,33 @@ async def _reports(fleet: PlayedFleet) -> None:
         raise BrokenRule(f"not one `attempt.done.v1` at the end: {attempt.how}")
 
 
+async def _speaks_ollama(fleet: PlayedFleet) -> None:
+    attempt = await fleet.whole_stream()
+    chunks = [_object_in(msg.data) for msg in attempt.heard if msg.data]
+    if not any(chunk.get("message", {}).get("content") for chunk in chunks):
+        raise BrokenRule("no chunk of a chat has a text in `message.content`")
+    if [chunk.get("done") for chunk in chunks[-1:]] != [True] or any(chunk.get("done") for chunk in chunks[:-1]):
+        raise BrokenRule("the last chunk, and it alone, should have `done`")
+
+
+def _object_in(data: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise BrokenRule(f"not a JSON object: {data[:60]!r}") from error
+
+
+async def _knows_defaults(fleet: PlayedFleet) -> None:
+    attempt = fleet.send(RequestKind.GENERATE, {"model": fleet.model, "prompt": "Count down from 5"}, stream=False)
+    await fleet.must(
+        lambda: attempt.is_over, lambda: f"an exec without `kind` and `stream` was not served: {attempt.how}"
+    )
+    await fleet.quiet()
+    told = _object_in(attempt.heard[0].data) if attempt.heard else {}
+    if len(attempt.heard) != 1 or not told.get("response"):
+        raise BrokenRule(f"without `kind` and `stream`, one reply with a text in `response` is meant: {attempt.how}")
+
+
 async def _replies_once(fleet: PlayedFleet) -> None:
     attempt = fleet.chat(stream=False)
     await fleet.must(lambda: attempt.is_over and attempt.heard, lambda: f"no reply: {attempt.how}")
@@ -147,10 +177,19 @@ async def _refuses_stale_terms(fleet: PlayedFleet) -> None:
 
 
 async def _speaks_to_callers_alone(fleet: PlayedFleet) -> None:
-    attempt = fleet.chat(reply_to=f"_INBOX_node.{fleet.node_id}-other.x")
-    await fleet.until(lambda: attempt.is_over or attempt.heard)
-    if attempt.heard or attempt.code is not ErrorCode.FORBIDDEN:
-        raise BrokenRule(f"an inbox of a node was not refused with `forbidden`: {attempt.how}")
+    attempts = [fleet.chat(reply_to=inbox) for inbox in _NO_CALLERS]
+    await fleet.until(lambda: all(one.is_over or one.heard for one in attempts))
+    for one in attempts:
+        if one.heard or one.code is not ErrorCode.FORBIDDEN:
+            raise BrokenRule(f"{one.reply_to!r} for a caller was not refused with `forbidden`: {one.how}")
+
+
+async def _closes_paths(fleet: PlayedFleet) -> None:
+    body = {"model": "a-model-that-is-not-there:1b"}
+    attempt = fleet.send(RequestKind.PASSTHROUGH, body, stream=False, path="/api/delete")
+    await fleet.must(lambda: attempt.is_over, lambda: f"`/api/delete` was not refused: {attempt.how}")
+    if attempt.accepted or attempt.heard or attempt.code is not ErrorCode.FORBIDDEN:
+        raise BrokenRule(f"`/api/delete` was not refused with `forbidden`: {attempt.how}")
 
 
 async def _passes_through(fleet: PlayedFleet) -> None:
@@ -187,13 +226,16 @@ RULES = (
     Rule("stream.begin", "The first message has the decision; each chunk is one JSON object.", _begins),
     Rule("stream.end", "An empty message ends a stream, with the number of messages and the figures.", _ends),
     Rule("stream.reports", "It reports the first token and the end.", _reports),
+    Rule("answer.form", "Answers are in Ollama's form, and the last chunk alone has `done`.", _speaks_ollama),
     Rule("reply.single", "Who asks for no stream gets one reply, and nothing behind it.", _replies_once),
     Rule("exec.instance", "It ignores an exec for another instance.", _ignores_others),
     Rule("exec.unknown", "It ignores unknown fields and headers, and what cannot be read.", _ignores_unknown),
+    Rule("exec.defaults", "It takes a field that is absent for its default.", _knows_defaults),
     Rule("exec.twice", "It runs an attempt once, however often the exec comes.", _runs_once),
     Rule("refuse.busy", "It refuses with `busy` when its slots are taken.", _is_busy),
     Rule("refuse.stale", "It refuses decisions of a term that is over.", _refuses_stale_terms),
     Rule("refuse.inbox", "It speaks into inboxes of callers alone.", _speaks_to_callers_alone),
+    Rule("refuse.path", "It refuses a path that changes the engine.", _closes_paths),
     Rule("passthrough", "It answers any other path with a content type, or refuses it in silence.", _passes_through),
     Rule("stream.parts", "A chunk above 1 MiB comes in parts.", _cuts_chunks),
 )

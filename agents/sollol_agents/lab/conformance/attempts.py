@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, encode
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import headers as h
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.events import Outcome
 from sollol_schemas.execution import (
     AttemptAccepted,
     AttemptDone,
@@ -18,6 +19,8 @@ from sollol_schemas.execution import (
     Exec,
     StartAnswer,
 )
+
+_LAST_WORDS = 2
 
 Ended = AttemptDone | AttemptFailed
 
@@ -88,6 +91,21 @@ class PlayedAttempt:
     def code(self) -> ErrorCode | None:
         """Why it failed, as reported; None: it did not, or is not over."""
         return next((one.error.code for one in self.ends if isinstance(one, AttemptFailed)), None)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended, as the node tells everybody.
+
+        Raises:
+            DecodeFailed: It is none.
+        """
+        return decode(self.outcomes[0].data, Outcome)
+
+    @property
+    def is_broken_off(self) -> bool:
+        """Whether its caller heard an error, and then the message that ends a stream."""
+        words = [msg for msg in self.heard if not msg.data]
+        return len(self.heard) >= _LAST_WORDS and words == self.heard[-1:] and error_of(self.heard[-2]) is not None
 
     @property
     def how(self) -> str:

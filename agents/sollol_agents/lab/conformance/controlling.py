@@ -1,4 +1,4 @@
-"""Rules: what a node answers on its control subject, and how it leaves."""
+"""Rules: what a node answers on its control subject."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ from sollol_agents.lab.conformance.findings import BrokenRule, NotTried
 from sollol_agents.lab.conformance.fleet import PlayedFleet
 from sollol_agents.lab.conformance.rule import Rule
 from sollol_bus.errors import BusError
-from sollol_bus.transport.messages import error_of
+from sollol_bus.transport.messages import encode, error_of
 from sollol_schemas import subjects
-from sollol_schemas.control import AttemptState, ControlAttempt, ControlDrain, ControlPing
+from sollol_schemas.control import (
+    AttemptState,
+    ControlAttempt,
+    ControlDrain,
+    ControlEngine,
+    ControlLoad,
+    ControlPing,
+    ControlPull,
+    ControlSet,
+    ControlUnload,
+    EngineOperation,
+)
 from sollol_schemas.errors import ErrorCode
 
 
@@ -20,6 +31,11 @@ async def _answers_probes(fleet: PlayedFleet) -> None:
 
 
 async def _remembers_attempts(fleet: PlayedFleet) -> None:
+    running = fleet.long()
+    await fleet.until(lambda: running.heard)
+    told = await fleet.control(ControlAttempt(attempt_id=running.attempt_id))
+    if told.attempt_state is not AttemptState.STREAMING and not running.is_over:
+        raise BrokenRule(f"of a stream that goes on it says {told.attempt_state}")
     attempt = await fleet.whole_stream()
     ends, heard = len(attempt.ends), len(attempt.heard)
     told = await fleet.control(ControlAttempt(attempt_id=attempt.attempt_id))
@@ -68,22 +84,47 @@ async def _comes_back(fleet: PlayedFleet) -> None:
     await fleet.must(lambda: attempt.accepted, lambda: f"it does not take work again: {attempt.how}")
 
 
-async def _leaves(fleet: PlayedFleet) -> None:
-    if fleet.stop is None:
-        raise NotTried("it was not started here: use --run")
-    await fleet.stop()
-    await fleet.until(lambda: fleet.loads and fleet.loads[-1].has_left)
-    if not fleet.loads or not fleet.loads[-1].has_left:
-        raise BrokenRule("its last load message does not say `has_left`")
-    if fleet.told[-1] is not fleet.loads[-1]:
-        raise BrokenRule("it went on telling after `has_left`")
+async def _obeys_settings(fleet: PlayedFleet) -> None:
+    before = fleet.state
+    told = await fleet.control(ControlSet(weight=before.weight / 2, labels={"check": "on"}))
+    if told.error is not None and told.error.code is ErrorCode.FORBIDDEN:
+        raise NotTried("it answers with `forbidden`")
+    if told.error is not None:
+        raise BrokenRule(f"it answers with {told.error.code}: {told.error.message}")
+    await fleet.must(
+        lambda: fleet.state.weight == before.weight / 2 and fleet.state.labels.get("check") == "on",
+        lambda: f"telemetry has weight {fleet.state.weight:g} and labels {fleet.state.labels}",
+    )
+    await fleet.control(ControlSet(weight=before.weight, labels={"check": ""}))
+    await fleet.must(
+        lambda: fleet.state.labels == before.labels, lambda: "a label that was set to the empty string is still there"
+    )
+
+
+async def _ends_operations(fleet: PlayedFleet) -> None:
+    unknown = "a-model-that-is-not-there:1b"
+    for request in (ControlLoad(model=fleet.model), ControlUnload(model=unknown)):
+        told = await fleet.control(request)
+        if told.error is not None and told.error.code is ErrorCode.BAD_REQUEST:
+            raise BrokenRule(
+                f"{type(request).__name__} is no unknown request: `forbidden` is meant for what it cannot do"
+            )
+    for asked in (ControlEngine(operation=EngineOperation.TAGS), ControlPull(model=unknown)):
+        heard = await fleet.objects(encode(asked))
+        errors = [error.code for msg in heard if (error := error_of(msg)) is not None]
+        if heard[-1].data or ErrorCode.BAD_REQUEST in errors:
+            words = ", ".join(errors) or f"{len(heard)} messages"
+            raise BrokenRule(
+                f"{type(asked).__name__}: {words}; objects or `forbidden` are meant, and then an empty message"
+            )
 
 
 RULES = (
     Rule("control.ping", "It answers a probe, and an empty message, with its id and instance.", _answers_probes),
     Rule("control.attempt", "It knows how attempts ended, and tells that again when asked.", _remembers_attempts),
     Rule("control.unknown", "It answers an unknown request with `bad_request`.", _refuses_nonsense),
+    Rule("control.set", "It tells the weight and the labels that it was given.", _obeys_settings),
+    Rule("control.models", "It ends what it is asked about models, or answers with `forbidden`.", _ends_operations),
     Rule("drain.refuses", "A draining node tells so, refuses new work, and finishes what it has.", _drains),
     Rule("drain.back", "It takes work again when draining is called off.", _comes_back),
 )
-LAST = (Rule("leave", "Asked to end, it says `has_left` as its last word.", _leaves),)

@@ -47,5 +47,13 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Between two heartbeats, at most: a node is suspect after 3 s."""
     go_s: float = 0.3
     """For which a permission that comes too late would have been good."""
+    deadline_s: float = 0.5
+    """By which a long answer has not ended."""
+    unkept_s: float = 2.5
+    """Between two claims while nobody keeps them, at most: half a second, and then the answer."""
+    claim_s: float = 8.0
+    """Between two claims, at most."""
     long: int = 300
     """From where a long answer counts down."""
+    last: int = 30
+    """From where the answer counts down that is on its way when the agent is asked to end."""

@@ -3,60 +3,85 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from sollol_agents.lab.conformance.attempts import Go, PlayedAttempt
+from sollol_agents.lab.conformance.bus import PlayedBus
 from sollol_agents.lab.conformance.findings import BrokenRule, NotTried, Pace
+from sollol_agents.lab.conformance.keeper import PlayedKeeper
 from sollol_bus.errors import BusError, DecodeFailed
-from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, decode, encode
+from sollol_bus.transport.messages import Msg, decode, encode, error_of, is_no_responders
 from sollol_bus.waiting import happens
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
-from sollol_schemas.control import ClaimReply, ClaimRequest, ControlReply, LeaveReply
+from sollol_schemas.control import ClaimRequest, ControlPing, ControlReply
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import AttemptReport, CancelAttempt, Exec
 from sollol_schemas.telemetry import InstalledModel, LoadUpdate, Telemetry
 
-REVISION: Final = 41
 _SHORT: Final = 5
+
+
+class Cut(NamedTuple):
+    """What ran when the node's connection was broken."""
+
+    streaming: PlayedAttempt
+    silent: PlayedAttempt
+    """It had not been allowed to speak."""
+    claims: int
+    """How many there had been."""
+    beats: int
+
+
+class Process(Protocol):
+    """The node's process, when it is ours."""
+
+    async def start(self) -> None:
+        """Starts it again after it has ended."""
+
+    async def end(self) -> None:
+        """Asks it to end, and returns when it has."""
 
 
 class PlayedFleet:
     """All that a node meets on the bus.
 
     Args:
-        bus: The connection; nobody else plays a fleet there.
+        server: The bus; nobody else plays a fleet there.
         pace: How patient it is.
         node_id: The node; empty: the first that claims its id or tells of itself.
         model: What is asked of; empty: the first one that talks.
-        stop: Asks the node's process to end, and returns when it has; None: nobody here started it.
+        process: The node's process; None: nobody here started it.
     """
 
     def __init__(
         self,
-        bus: Bus,
+        server: PlayedBus,
         pace: Pace,
         *,
         node_id: str = "",
         model: str = "",
-        stop: Callable[[], Awaitable[None]] | None = None,
+        process: Process | None = None,
     ) -> None:
-        self.bus = bus
+        self.server = server
+        self.bus = server.bus
         self.pace = pace
         self.node_id = node_id
-        self.stop = stop
-        self.claims: list[tuple[Msg, ClaimRequest | None]] = []
+        self.process = process
+        self.keeper = PlayedKeeper(server.bus, self._is_own, self.trouble)
         self.beats: list[tuple[float, Telemetry]] = []
         """Heartbeats, with when they came (monotonic seconds)."""
         self.loads: list[LoadUpdate] = []
+        self.unheard: list[str] = []
+        """Subjects of the node on which nobody listened when it told of itself first."""
         self.told: list[Telemetry | LoadUpdate] = []
         """Both, as they came."""
         self.troubles: list[str] = []
@@ -67,6 +92,8 @@ class PlayedFleet:
         self.term = 5
         self.whole: PlayedAttempt | None = None
         """A stream that was left alone, at which several rules look."""
+        self.cut: Cut | None = None
+        """What ran when the connection was broken."""
         self._model = model
         self._attempts: dict[str, PlayedAttempt] = {}
         self._numbers = itertools.count(1)
@@ -81,13 +108,20 @@ class PlayedFleet:
     async def listen(self) -> None:
         """Plays from now on."""
         bus = self.bus
-        bus.subscribe(subjects.NODE_CLAIM.all, self._on_claim)
         bus.subscribe(subjects.TELEMETRY.all, self._on_told)
         bus.subscribe(subjects.LOAD.all, self._on_told)
-        bus.subscribe(subjects.ATTEMPT.all, self._on_report)
+        self._reports = bus.subscribe(subjects.ATTEMPT.all, self._on_report)
         bus.subscribe(subjects.NODE_OUTCOME.all, self._on_outcome)
-        bus.subscribe(subjects.LEAVE_WANTED.all, lambda msg: bus.respond(msg, LeaveReply(is_given=True)))
         await bus.flush()
+
+    @contextlib.contextmanager
+    def no_dispatcher(self) -> Iterator[None]:
+        """Meanwhile nobody listens to what attempts ask and report."""
+        self._reports.unsubscribe()
+        try:
+            yield
+        finally:
+            self._reports = self.bus.subscribe(subjects.ATTEMPT.all, self._on_report)
 
     # -- what is known --------------------------------------------------------------------------------------
 
@@ -117,6 +151,11 @@ class PlayedFleet:
         return talkers[0]
 
     @property
+    def claims(self) -> list[tuple[Msg, ClaimRequest | None]]:
+        """Claims of the node's id, as they came."""
+        return self.keeper.claims
+
+    @property
     def running(self) -> set[str]:
         """The attempts in slots, as the node told last."""
         return {one.attempt_id for one in self.told[-1].in_flight} if self.told else set()
@@ -131,13 +170,15 @@ class PlayedFleet:
                 return bool(is_so())
         return True
 
-    async def must(self, is_so: Callable[[], object], complaint: Callable[[], str]) -> None:
+    async def must(
+        self, is_so: Callable[[], object], complaint: Callable[[], str], within_s: float | None = None
+    ) -> None:
         """Returns when something became so.
 
         Raises:
             BrokenRule: It did not in time.
         """
-        if not await self.until(is_so):
+        if not await self.until(is_so, within_s):
             raise BrokenRule(complaint())
 
     async def quiet(self, seconds: float | None = None) -> None:
@@ -179,7 +220,8 @@ class PlayedFleet:
             kind=kind,
             term=term or self.term,
         )
-        exec_ = Exec(decision=decision, stream=stream, **{"deadline_s": 120.0, **more})
+        ticket = f"ticket-{self._run}-{number}"
+        exec_ = Exec(decision=decision, stream=stream, ticket=ticket, **{"deadline_s": 120.0, **more})
         sent = {"stream": stream} | body
         attempt = PlayedAttempt(self.bus, exec_, encode(sent), reply_to or self.bus.new_inbox(), go)
         self._attempts[attempt.attempt_id] = attempt
@@ -195,7 +237,7 @@ class PlayedFleet:
 
     def exec(self, attempt: PlayedAttempt, headers: dict[str, str]) -> None:
         """Sends an exec, with leave to speak before it."""
-        self.bus.publish(subjects.NODE_LEAVE.of(self.node_id), reply=attempt.reply_to)
+        self.keeper.give(self.node_id, attempt.reply_to, attempt.exec_.ticket)
         subject = subjects.ATTEMPT.of(self.node_id, attempt.attempt_id)
         self.bus.publish(subjects.NODE_EXEC.of(self.node_id), attempt.body, reply=subject, headers=headers)
 
@@ -213,9 +255,37 @@ class PlayedFleet:
         try:
             payload = request if isinstance(request, bytes) else encode(request)
             msg = await self.bus.request(subjects.NODE_CONTROL.of(self.node_id), payload, timeout_s=self.pace.answer_s)
+            refused = error_of(msg)
+            if refused is not None:
+                return ControlReply(node_id=self.node_id, instance=self.state.instance, error=refused)
             return decode(msg.data, ControlReply)
         except BusError as error:
             raise BrokenRule(f"the control subject: {error}") from error
+
+    async def objects(self, request: bytes) -> list[Msg]:
+        """What the node answers to a request of which it tells the progress.
+
+        Raises:
+            BrokenRule: The last, empty message did not come.
+        """
+        heard: list[Msg] = []
+
+        def on_heard(msg: Msg) -> None:
+            heard.append(msg)
+            self._changed.set()
+
+        inbox = self.bus.new_inbox()
+        subscription = self.bus.subscribe(inbox, on_heard)
+        self.bus.publish(subjects.NODE_LEAVE.of(self.node_id), reply=inbox)
+        self.bus.publish(subjects.NODE_CONTROL.of(self.node_id), request, reply=inbox)
+        try:
+            await self.must(
+                lambda: any(not msg.data for msg in heard),
+                lambda: f"no empty message ends the answer to {request[:60]!r}: {[msg.data[:60] for msg in heard[:2]]}",
+            )
+        finally:
+            subscription.unsubscribe()
+        return heard
 
     async def whole_stream(self) -> PlayedAttempt:
         """A short stream that was left alone; the first one asks for it, the others look at the same."""
@@ -229,17 +299,18 @@ class PlayedFleet:
 
     async def settle(self) -> None:
         """Ends what a rule left behind, so that the next one finds the node free."""
-        for attempt in self._attempts.values():
+        kept = [one for one in (self.whole, *(self.cut or ())[:2]) if one is not None]
+        others = [one for one in self._attempts.values() if one not in kept]
+        for attempt in others:
             attempt.go, attempt.is_outcome_acked = Go(accepted=False, start=False), True
             if not attempt.is_over and attempt.reports:
                 self.cancel(attempt)
-        begun = [one for one in self._attempts.values() if one.reports]
-        await self.until(lambda: all(one.is_over for one in begun))
-        for attempt in self._attempts.values():
-            if attempt.inbox is not None and attempt is not self.whole:
+        await self.until(lambda: all(one.is_over for one in others if one.reports))
+        for attempt in others:
+            if attempt.inbox is not None:
                 attempt.inbox.unsubscribe()
                 attempt.inbox = None
-        self._attempts = {key: one for key, one in self._attempts.items() if one is self.whole or not one.outcomes}
+        self._attempts = {key: one for key, one in self._attempts.items() if one in kept or not one.outcomes}
 
     # -- what comes -----------------------------------------------------------------------------------------
 
@@ -248,10 +319,29 @@ class PlayedFleet:
         self._changed.set()
         return node_id == self.node_id
 
-    def _on_claim(self, msg: Msg) -> None:
-        if self._is_own(subjects.last_token(msg.subject)):
-            self.claims.append((msg, self._read(msg, ClaimRequest)))
-            self.bus.respond(msg, ClaimReply(revision=REVISION))
+    def trouble(self, text: str) -> None:
+        """Something is not as the contract has it."""
+        self.troubles.append(text)
+
+    def _try_subjects(self) -> None:
+        """Whether the node listens on all its subjects, on which nothing comes that it would heed."""
+        node_id = self.node_id
+        other = Exec(decision=Decision(request_id="check", attempt_id="check-0", node_id=node_id, instance="another"))
+        words = {
+            subjects.NODE_EXEC: (b"{}", {h.EXEC: encode(other).decode(), h.REPLY_TO: self.bus.new_inbox()}),
+            subjects.NODE_CANCEL: (encode(CancelAttempt(attempt_id="check-0")), None),
+            subjects.NODE_LEAVE: (b"", None),
+            subjects.NODE_CONTROL: (encode(ControlPing()), None),
+        }
+        for row, (data, headers) in words.items():
+
+            def on_answer(msg: Msg, subject: str = row.of(node_id)) -> None:
+                if is_no_responders(msg):
+                    self.unheard.append(subject)
+
+            inbox = self.bus.new_inbox()
+            self.bus.subscribe(inbox, on_answer)
+            self.bus.publish(row.of(node_id), data, reply=inbox, headers=headers)
 
     def _on_told(self, msg: Msg) -> None:
         if not self._is_own(subjects.last_token(msg.subject)):
@@ -260,6 +350,8 @@ class PlayedFleet:
         if told is None:
             return
         self.told.append(told)
+        if len(self.told) == 1:
+            self._try_subjects()
         if isinstance(told, Telemetry):
             self.beats.append((time.monotonic(), told))
         else:
@@ -289,7 +381,7 @@ class PlayedFleet:
         try:
             return decode(msg.data, kind)
         except DecodeFailed as error:
-            self.troubles.append(f"{msg.subject}: {error}")
+            self.trouble(f"{msg.subject}: {error}")
             return None
 
 

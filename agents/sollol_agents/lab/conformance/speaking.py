@@ -9,23 +9,42 @@ from sollol_agents.lab.conformance.findings import BrokenRule, NotTried
 from sollol_agents.lab.conformance.fleet import PlayedFleet
 from sollol_agents.lab.conformance.rule import Rule
 from sollol_bus.errors import DecodeFailed
-from sollol_bus.transport.messages import decode, error_of
 from sollol_schemas import headers as h
-from sollol_schemas.errors import ErrorCode
-from sollol_schemas.events import Outcome, OutcomeStatus
+from sollol_schemas.errors import ErrorCode, Owner
+from sollol_schemas.events import OutcomeStatus
 from sollol_schemas.execution import AttemptDone, AttemptFailed
 from sollol_schemas.inboxes import is_node_inbox
 
 _AT_ONCE_S = 0.05
 _SOME = 5
 _BEGUN = 2
+_NOBODYS = (
+    ErrorCode.CANCELLED,
+    ErrorCode.DEADLINE_EXCEEDED,
+    ErrorCode.CONNECTION_LOST,
+    ErrorCode.DRAINING,
+    ErrorCode.ACTOR_STOPPED,
+)
+"""Codes of failures that are nobody's fault."""
 
 
 async def _obeys_no(fleet: PlayedFleet) -> None:
-    attempt = fleet.chat(go=Go(accepted=False))
-    await fleet.must(lambda: attempt.is_over or attempt.heard, lambda: f"its end was not reported: {attempt.how}")
+    attempts = [fleet.chat(go=Go(accepted=False), stream=stream) for stream in (True, False)]
+    await fleet.must(
+        lambda: all(one.is_over or one.heard for one in attempts),
+        lambda: f"their ends were not reported: {'; '.join(one.how for one in attempts)}",
+    )
     await fleet.quiet()
-    _silent(attempt, "it spoke although it was told no")
+    for one in attempts:
+        _silent(one, "it spoke although it was told no")
+
+
+async def _speaks_alone(fleet: PlayedFleet) -> None:
+    with fleet.no_dispatcher():
+        attempt = fleet.chat()
+        await fleet.must(
+            lambda: attempt.has_end, lambda: f"nobody heard its questions, and no whole answer came: {attempt.how}"
+        )
 
 
 async def _late(fleet: PlayedFleet) -> PlayedAttempt:
@@ -107,7 +126,7 @@ async def _tells_broken_streams(fleet: PlayedFleet) -> None:
     if isinstance(attempt.ends[0] if attempt.ends else None, AttemptDone):
         raise NotTried("its answers are too short to be broken off")
     await fleet.quiet()
-    if not attempt.has_end or attempt.heard[-1].data or error_of(attempt.heard[-2]) is None:
+    if not attempt.is_broken_off:
         raise BrokenRule(f"the caller did not get an error and then an empty message: {attempt.how}")
     if attempt.header(-1, h.CHUNKS) != str(len(attempt.heard) - 1):
         raise BrokenRule(f"{h.CHUNKS} says {attempt.header(-1, h.CHUNKS)!r}, {len(attempt.heard) - 1} came before it")
@@ -129,13 +148,68 @@ async def _notices_leaving(fleet: PlayedFleet) -> None:
         raise BrokenRule(f"it worked on for a caller that had left: {attempt.how}")
 
 
+async def _cancels_in_silence(fleet: PlayedFleet) -> None:
+    attempt = fleet.long(stream=False)
+    await fleet.must(lambda: attempt.accepted, lambda: f"no question `attempt.accepted.v1`: {attempt.how}")
+    await fleet.quiet(fleet.pace.quiet_s / 2)
+    fleet.cancel(attempt)
+    await fleet.must(lambda: attempt.is_over, lambda: f"no end was reported after a cancel: {attempt.how}")
+    await fleet.quiet()
+    if attempt.code is None:
+        raise NotTried("its answers are too short to be cancelled")
+    _silent(attempt, "a cancel before the first word is the dispatcher's to tell")
+
+
+async def _heeds_deadlines(fleet: PlayedFleet) -> None:
+    attempt = fleet.long(deadline_s=fleet.pace.deadline_s)
+    await fleet.must(lambda: attempt.is_over, lambda: f"it went on after its deadline: {attempt.how}")
+    if attempt.code is None and attempt.told_by_load:
+        done = attempt.ends[0]
+        if isinstance(done, AttemptDone) and 0 < done.figures.actual_s < fleet.pace.deadline_s:
+            raise NotTried("its answers are too short for a deadline")
+    if attempt.code is not ErrorCode.DEADLINE_EXCEEDED:
+        raise BrokenRule(f"it did not end with `deadline_exceeded`: {attempt.how}")
+    await fleet.must(
+        lambda: not attempt.heard or attempt.is_broken_off, lambda: f"its caller was not told the end: {attempt.how}"
+    )
+
+
+async def _counts_outcomes(fleet: PlayedFleet) -> None:
+    failed, cancelled = fleet.chat(model="a-model-that-is-not-there:1b"), fleet.long()
+    await fleet.until(lambda: cancelled.heard)
+    fleet.cancel(cancelled)
+    await fleet.must(
+        lambda: failed.outcomes and cancelled.outcomes,
+        lambda: f"no outcome of one of these: {failed.how}; {cancelled.how}",
+    )
+    for one in (failed, cancelled):
+        _is_outcome_of(one)
+
+
+def _is_outcome_of(attempt: PlayedAttempt) -> None:
+    try:
+        outcome = attempt.outcome
+    except DecodeFailed as broken:
+        raise BrokenRule(str(broken)) from broken
+    error = next((one.error for one in attempt.ends if isinstance(one, AttemptFailed)), None)
+    if error is None:
+        raise NotTried(f"it did not fail: {attempt.how}")
+    status = OutcomeStatus.FAILED
+    if error.blamed in (Owner.REQUEST, Owner.OUTPUT):
+        status = OutcomeStatus.CLIENT_ERROR
+    elif error.code in _NOBODYS:
+        status = OutcomeStatus.CANCELLED
+    if (outcome.status, outcome.code) != (status, error.code):
+        raise BrokenRule(f"of {error.code} it says {outcome.status}, {outcome.code}; {status} is meant")
+
+
 async def _tells_the_outcome(fleet: PlayedFleet) -> None:
     attempt = await fleet.whole_stream()
     if not attempt.outcomes:
         raise BrokenRule(f"no outcome with {h.MSG_ID} {attempt.attempt_id} came on sollol.v1.outcome.{fleet.node_id}")
     msg = attempt.outcomes[0]
     try:
-        outcome = decode(msg.data, Outcome)
+        outcome = attempt.outcome
     except DecodeFailed as error:
         raise BrokenRule(str(error)) from error
     if outcome.attempt_id != attempt.attempt_id or outcome.node_id != fleet.node_id:
@@ -165,10 +239,14 @@ RULES = (
     Rule("fence.no", "It does not speak when `accepted` is answered with no.", _obeys_no),
     Rule("fence.clock", "It does not speak after its `go` ran out, before `start?` is answered.", _obeys_the_clock),
     Rule("fence.start", "It speaks once `start?` is answered with `go`.", _speaks_when_it_may),
+    Rule("fence.alone", "It speaks where no dispatcher is left to ask.", _speaks_alone),
     Rule("fail.silent", "A failure before the first chunk is reported, and not told to the caller.", _fails_in_silence),
     Rule("cancel", "A cancel ends an attempt and frees its slot.", _heeds_cancel),
+    Rule("cancel.silent", "A cancel before the first word is not told to the caller.", _cancels_in_silence),
     Rule("fail.told", "A stream that is broken off ends with an error and an empty message.", _tells_broken_streams),
+    Rule("deadline", "An attempt ends at its deadline.", _heeds_deadlines),
     Rule("caller.left", "An attempt whose caller left ends.", _notices_leaving),
     Rule("outcome.told", "It tells the outcome, under the attempt's id.", _tells_the_outcome),
+    Rule("outcome.status", "The outcome says whose fault a failure was.", _counts_outcomes),
     Rule("outcome.again", "It tells an outcome again until that is acknowledged.", _tells_it_until_acked),
 )

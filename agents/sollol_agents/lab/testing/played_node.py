@@ -1,26 +1,25 @@
 """A small node that keeps the protocol of nodes and counts down; those made of it break one rule each."""
 
-# ruff: noqa: ANN401 fields of messages are passed on by name
-
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from sollol_bus.errors import BusError
+from sollol_agents.lab.testing.played_member import Json, PlayedMember, TakenError
+from sollol_bus.errors import BusError, NoResponders
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode, error_headers, is_no_responders
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
-MODEL: Final = "countdown:latest"
 _TOKEN_S: Final = 0.004
 _FIRST_S: Final = 0.02
-Json = dict[str, Any]
+_CALLERS: Final = re.compile(r"_INBOX(?!_(?:node|ctl|new)\.)[^.*>]*(\.[^.*>]+)+$")
 
 
 class PlayedRun:
@@ -34,82 +33,70 @@ class PlayedRun:
         self.inbox = inbox
         self.sent = 0
         self.task: asyncio.Task[None] | None = None
+        self.stopped = ErrorCode.CANCELLED
         self.state = "running"
         self.end: list[tuple[bytes, dict[str, str]]] = []
         self.report: Json = {}
 
 
-class PlayedNode:
-    """A node, as somebody writes one who has read its protocol alone.
+class PlayedNode(PlayedMember):
+    """A node, as somebody writes one who has read its protocol alone."""
 
-    Args:
-        bus: Its connection.
-    """
-
-    node_id = "double"
-    instance = "i1"
-    slots = 2
-    beat_s = 0.1
     outcome_retry_s = 0.1
-    models: tuple[Json, ...] = (
-        {"name": MODEL, "capabilities": ["completion"]},
-        {"name": "e", "capabilities": ["embedding"]},
-    )
+    may_speak_alone: bool | None = True
 
-    def __init__(self, bus: Bus) -> None:
-        self.bus = bus
-        self.revision = 0
-        self.seq = 0
+    def __init__(self, bus: Bus, instance: str = "i1") -> None:
+        super().__init__(bus, instance)
         self.term = 0
-        self.is_draining = self.has_left = False
-        self.runs: dict[str, PlayedRun] = {}
+        self.runs: dict[str, PlayedRun] = self.running
         self.ended: dict[str, PlayedRun] = {}
-        self.group = asyncio.TaskGroup()
+        self.untold = 0
         self.probe = f"_INBOX_node.{self.node_id}.t"
 
     async def live(self) -> None:
-        """Joins, and works until it is cancelled."""
-        await self.claim()
-        own = f"{subjects.V1}.node.{self.node_id}"
-        async with self.group:
-            self.bus.subscribe(f"{own}.control", self.on_control)
-            self.bus.subscribe(f"{own}.cancel", self.on_cancel)
-            self.bus.subscribe(f"{own}.leave", lambda _: None)
-            self.bus.subscribe(f"{own}.exec", self.on_exec)
-            self.bus.subscribe(f"{self.probe}.>", self.on_probe)
-            while not self.has_left:
-                self.tell_all()
-                await asyncio.sleep(self.beat_s)
+        """Joins, and works until it is cancelled, has left, or another process has its id."""
+        with contextlib.suppress(TakenError):
+            await self.claim(is_starting=True)
+            own = f"{subjects.V1}.node.{self.node_id}"
+            heard = {"control": self.on_control, "cancel": self.on_cancel, "leave": self.on_leave, "exec": self.on_exec}
+            listening = [self.bus.subscribe(f"{own}.{what}", handle) for what, handle in heard.items()]
+            listening.append(self.bus.subscribe(f"{self.probe}.>", self.on_probe))
+            self.bus.on_disconnect(self.on_disconnect)
+            self.bus.on_reconnect(self.on_reconnect)
+            try:
+                await self._work()
+            finally:
+                self.bus.forget_callbacks(self.on_disconnect, self.on_reconnect)
+                for one in listening:
+                    one.unsubscribe()
 
-    # -- joining --------------------------------------------------------------------------------------------
-
-    async def claim(self) -> None:
-        """Claims its id."""
-        asked = {"claim": {"node_id": self.node_id, "instance": self.instance, "host": "here"}, "is_starting": True}
-        self.revision = (await self.ask("claim", asked))["revision"]
-
-    def tell_all(self, **more: Any) -> None:
-        """One heartbeat."""
-        engine = {"kind": "other", "url": "fake://"}
-        fields = {"revision": self.revision, "engine": engine, "installed": self.models}
-        self.tell("telemetry", {"type": "node.telemetry.v1"} | fields | more)
-
-    def tell_load(self, **more: Any) -> None:
-        """One change of load."""
-        self.tell("load", {"type": "node.load.v1"} | more)
-
-    def tell(self, subject: str, fields: Json) -> None:
-        """What both have in common."""
-        self.seq += 1
-        running = [{"attempt_id": one, "model": MODEL} for one in self.runs]
-        own = {"node_id": self.node_id, "instance": self.instance, "seq": self.seq, "slots": self.slots}
-        standing = {"in_flight": running, "is_draining": self.is_draining}
-        self.bus.publish(f"{subjects.V1}.{subject}.{self.node_id}", encode(own | standing | fields))
+    async def _work(self) -> None:
+        try:
+            async with self.group:
+                self.group.create_task(self.keep_claim())
+                while not self.has_left:
+                    self.tell_all()
+                    await asyncio.sleep(self.beat_s)
+        except* TakenError:
+            self.has_left = True
 
     async def leave(self) -> None:
-        """Its last word."""
+        """Finishes what runs, and says its last word."""
+        self.is_draining = True
+        self.tell_load()
+        while self.runs or self.untold:  # noqa: ASYNC110 it says its last word some milliseconds later
+            await asyncio.sleep(_TOKEN_S)
         self.has_left = True
         self.tell_load(has_left=True)
+
+    def on_leave(self, msg: Msg) -> None:
+        """The server has heeded it."""
+
+    def on_disconnect(self) -> None:
+        """What runs is over."""
+        self.is_back.clear()
+        for attempt_id in list(self.runs):
+            self.end(attempt_id, ErrorCode.CONNECTION_LOST)
 
     # -- attempts -------------------------------------------------------------------------------------------
 
@@ -130,7 +117,7 @@ class PlayedNode:
             return
         self.runs[run.attempt_id] = run
         run.task = self.group.create_task(self.serve(run))
-        self.tell_load()
+        self.load_changed()
 
     def is_meant(self, run: PlayedRun) -> bool:
         """Whether this process is."""
@@ -144,7 +131,7 @@ class PlayedNode:
         """Why it is not taken."""
         if run.decision.get("term", 0) < self.term:
             return ErrorCode.STALE_TERM
-        if run.inbox.startswith("_INBOX_node"):
+        if not _CALLERS.match(run.inbox) or run.exec.get("path", "").startswith("/api/delete"):
             return ErrorCode.FORBIDDEN
         if self.is_draining:
             return ErrorCode.DRAINING
@@ -158,6 +145,8 @@ class PlayedNode:
     async def serve(self, run: PlayedRun) -> None:
         """Runs an attempt to its end."""
         code: ErrorCode | None = None
+        deadline_s = run.exec.get("deadline_s", 600.0)
+        timer = asyncio.get_running_loop().call_later(deadline_s, self.end, run.attempt_id, ErrorCode.DEADLINE_EXCEEDED)
         try:
             await self.permitted(run)
             if run.decision["model"] not in {one["name"] for one in self.models}:
@@ -168,7 +157,8 @@ class PlayedNode:
         except asyncio.CancelledError:
             if run.attempt_id not in self.runs:
                 raise
-            code = ErrorCode.CANCELLED
+            code = run.stopped
+        timer.cancel()
         self.conclude(run, code)
 
     async def permitted(self, run: PlayedRun) -> None:
@@ -192,6 +182,8 @@ class PlayedNode:
             msg = await self.bus.request(
                 f"{subjects.V1}.{subject}", encode({"attempt_id": run.attempt_id} | question), timeout_s=within_s
             )
+        except NoResponders:
+            return self.may_speak_alone
         except BusError:
             return None
         return bool(msgspec.json.decode(msg.data)["go"])
@@ -200,7 +192,8 @@ class PlayedNode:
         """Speaks to the caller."""
         chunks = self.chunks(run)
         if not run.exec.get("stream"):
-            self.say(run, chunks[0], self.first(run) | self.last(1))
+            await asyncio.sleep(_TOKEN_S * len(chunks))
+            self.say(run, chunks[-1], self.first(run) | self.last(1))
             run.state = "ended_spoken"
             return
         self.report(run, {"type": "attempt.first_token.v1"})
@@ -217,8 +210,19 @@ class PlayedNode:
         """What the model says."""
         if "input" in run.body:
             return [encode({"embeddings": [[0.123456] * 100] * len(run.body["input"])})]
-        count = int(run.body["messages"][0]["content"].rsplit(None, 1)[1])
-        return [encode({"message": {"content": f"{number} "}}) for number in range(count, 0, -1)]
+        text = run.body["prompt"] if "prompt" in run.body else run.body["messages"][0]["content"]
+        count = int(text.rsplit(None, 1)[1])
+        return [self.chunk(run, f"{number} ", is_last=number == 1) for number in range(count, 0, -1)]
+
+    def chunk(self, run: PlayedRun, text: str, *, is_last: bool) -> bytes:
+        """One of them."""
+        if self.kind_of(run) == "generate":
+            return encode({"response": text, "done": is_last})
+        return encode({"message": {"role": "assistant", "content": text}, "done": is_last})
+
+    def kind_of(self, run: PlayedRun) -> str:
+        """What is asked for."""
+        return str(run.decision.get("kind", "generate"))
 
     def parts(self, chunk: bytes) -> list[bytes]:
         """A chunk as messages."""
@@ -226,7 +230,7 @@ class PlayedNode:
 
     def first(self, run: PlayedRun) -> dict[str, str]:
         """Headers of the first message."""
-        kind = {"Content-Type": "application/json"} if run.decision["kind"] == "passthrough" else {}
+        kind = {"Content-Type": "application/json"} if self.kind_of(run) == "passthrough" else {}
         return {"Sollol-Decision": encode(run.decision).decode()} | kind
 
     def last(self, chunks: int) -> dict[str, str]:
@@ -242,7 +246,7 @@ class PlayedNode:
         """What ends a stream."""
         run.state = "ended_spoken"
         for data, headers in run.end:
-            self.bus.publish(run.inbox, data, headers=headers)
+            self.publish(run.inbox, data, headers=headers)
 
     def break_off(self, run: PlayedRun, code: ErrorCode) -> None:
         """Tells the caller of a stream."""
@@ -264,30 +268,49 @@ class PlayedNode:
             failed = {"type": "attempt.failed.v1", "is_streaming": run.state == "ended_spoken"}
             run.report = failed | {"error": {"code": code.value, "message": "no"}}
         self.report(run, run.report)
-        self.tell_load()
+        self.load_changed()
+        self.untold += 1
         self.group.create_task(self.tell_outcome(run, code))
+        if code is ErrorCode.CONNECTION_LOST:
+            self.group.create_task(self.tell_end_later(run))
+
+    async def tell_end_later(self, run: PlayedRun) -> None:
+        """Tells how an attempt ended whose connection broke."""
+        await self.is_back.wait()
+        with contextlib.suppress(BusError):
+            if run.end:
+                await self.ask("leave", self.leave_question(run))
+        self.say_end(run)
+        self.report(run, run.report)
+
+    def leave_question(self, run: PlayedRun) -> Json:
+        """Asks to speak to a caller again."""
+        return {"inbox": run.inbox, "ticket": run.exec["ticket"]}
 
     def report(self, run: PlayedRun, report: Json) -> None:
         """Tells the dispatcher."""
         subject = f"{subjects.V1}.attempt.{self.node_id}.{run.attempt_id}"
-        self.bus.publish(subject, encode({"attempt_id": run.attempt_id} | report))
+        self.publish(subject, encode({"attempt_id": run.attempt_id} | report))
 
     async def tell_outcome(self, run: PlayedRun, code: ErrorCode | None) -> None:
         """Until it is stored."""
-        status = "success" if code is None else "cancelled" if code is ErrorCode.CANCELLED else "failed"
-        outcome: Json = {"type": "outcome.v1", "status": status, "decision": run.decision}
-        while True:
-            with contextlib.suppress(BusError):
-                await self.ask("outcome", outcome, {"Nats-Msg-Id": run.attempt_id}, self.outcome_retry_s)
-                return
+        outcome: Json = {"type": "outcome.v1", "status": self.status_of(code), "decision": run.decision}
+        if code is not None:
+            outcome["code"] = code.value
+        try:
+            while True:
+                with contextlib.suppress(BusError):
+                    await self.ask("outcome", outcome, {"Nats-Msg-Id": run.attempt_id}, self.outcome_retry_s)
+                    return
+                await asyncio.sleep(_TOKEN_S)
+        finally:
+            self.untold -= 1
 
-    async def ask(
-        self, subject: str, question: Json, headers: dict[str, str] | None = None, within_s: float = 5.0
-    ) -> Json:
-        """What dispatchers answer."""
-        whole = f"{subjects.V1}.{subject}.{self.node_id}"
-        msg = await self.bus.request(whole, encode(question), headers=headers, timeout_s=within_s)
-        return dict(msgspec.json.decode(msg.data))
+    def status_of(self, code: ErrorCode | None) -> str:
+        """Whose fault it was."""
+        if code is None:
+            return "success"
+        return "client_error" if code is ErrorCode.UNKNOWN_MODEL else "cancelled"
 
     # -- what else comes ------------------------------------------------------------------------------------
 
@@ -295,10 +318,11 @@ class PlayedNode:
         """The dispatcher takes an attempt back."""
         self.end(msgspec.json.decode(msg.data)["attempt_id"])
 
-    def end(self, attempt_id: str) -> None:
+    def end(self, attempt_id: str, code: ErrorCode = ErrorCode.CANCELLED) -> None:
         """Stops an attempt."""
         run = self.runs.get(attempt_id)
         if run is not None and run.task is not None:
+            run.stopped = code
             run.task.cancel()
 
     def on_probe(self, msg: Msg) -> None:
@@ -317,8 +341,16 @@ class PlayedNode:
                 self.drain(is_draining=asked.get("is_draining", True))
             case "control.attempt.v1":
                 more = self.remembered(asked["attempt_id"])
+            case "control.set.v1":
+                self.set(asked)
+            case "control.load.v1" | "control.unload.v1":
+                self.refuse_request(msg, ErrorCode.FORBIDDEN)
+                return
+            case "control.pull.v1" | "control.engine.v1" | "control.blob.v1":
+                self.refuse_operation(msg)
+                return
             case _:
-                self.refuse_request(msg)
+                self.refuse_request(msg, ErrorCode.BAD_REQUEST)
                 return
         own = {"node_id": self.node_id, "instance": self.instance, "is_draining": self.is_draining}
         self.bus.publish(msg.reply, encode({"type": "control.reply.v1"} | own | more))
@@ -326,7 +358,13 @@ class PlayedNode:
     def drain(self, *, is_draining: bool) -> None:
         """Takes no new work, or takes it again."""
         self.is_draining = is_draining
-        self.tell_load()
+        self.load_changed()
+
+    def set(self, asked: Json) -> None:
+        """Takes over its weight and labels."""
+        self.weight = asked.get("weight", self.weight)
+        self.labels = {name: value for name, value in (self.labels | asked.get("labels", {})).items() if value}
+        self.tell_all()
 
     def remembered(self, attempt_id: str) -> Json:
         """What is known of an attempt, whose end is told again."""
@@ -338,10 +376,15 @@ class PlayedNode:
             self.report(run, run.report)
         return {"attempt_state": run.state, "chunks": run.sent}
 
-    def refuse_request(self, msg: Msg) -> None:
-        """Says that it does not know this."""
-        error = ErrorBody(code=ErrorCode.BAD_REQUEST, message="unknown")
+    def refuse_request(self, msg: Msg, code: ErrorCode) -> None:
+        """Says that it does not know this, or cannot do it."""
+        error = ErrorBody(code=code, message="no")
         self.bus.publish(msg.reply, encode(error), headers=error_headers(error))
+
+    def refuse_operation(self, msg: Msg) -> None:
+        """Says so to whoever takes many messages."""
+        self.refuse_request(msg, ErrorCode.FORBIDDEN)
+        self.bus.publish(msg.reply, b"")
 
 
 class _FailedError(Exception):
