@@ -64,7 +64,10 @@ class Living:
         self._task.add_done_callback(lambda _: self.on_end())
 
     async def end(self) -> None:
-        await self._node.leave()
+        assert self._task is not None
+        leaving = asyncio.get_running_loop().create_task(self._node.leave())
+        await asyncio.wait({leaving, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
 
     async def kill(self) -> None:
         if self._task is not None:
@@ -189,7 +192,7 @@ class TellsEachChange(PlayedNode):
 class ForeignInbox(PlayedNode):
     async def asked(self, run: PlayedRun, question: Any, within_s: float) -> bool | None:
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        inbox = f"_INBOX.mine.{run.attempt_id}.{question['type']}"
+        inbox = f"_INBOX_node.mine.{run.attempt_id}.{question['type']}"
 
         def on_answer(msg: Msg) -> None:
             if not answer.done():

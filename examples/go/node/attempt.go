@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -10,245 +12,298 @@ import (
 	"sollol.example/ask/fleet"
 )
 
-// statuses of the errors that callers of a stream may be told.
-var statuses = map[string]int{"cancelled": 499, "actor_stopped": 503}
+// attempt is one start of a request here.
+type attempt struct {
+	ID, inbox, ticket, state, code string
+	stream                         bool
+	goS, deadline                  time.Duration
+	decision                       json.RawMessage
+	kind, model                    string
+	count, sent                    int
+	began                          time.Time
+	stop                           chan struct{} // closed when it is to end
+	end                            []*nats.Msg   // what its caller is told at last
+	report                         object
+}
+
+func (a *attempt) isRunning() bool { return a.state == "running" || a.state == "streaming" }
+
+var (
+	lastNumber = regexp.MustCompile(`(\d+)\D*$`)
+	callers    = regexp.MustCompile(`^_INBOX(_\w+)?\.[^*> ]+$`)
+	ours       = regexp.MustCompile(`^_INBOX_(node|ctl|new)\.`)
+	closed     = regexp.MustCompile(`^/api/(pull|push|create|copy|delete|blobs)\b`)
+)
 
 // lacks says what another node may have.
 var lacks = map[string]string{"unknown_model": "model", "engine_rejected": "path"}
 
-// end makes an attempt end soon.
-func (n *node) end(id string) {
+func (n *node) onExec(msg *nats.Msg) {
+	exec := struct {
+		Stream           bool
+		Go_S, Deadline_S float64
+		Path, Ticket     string
+		Decision         json.RawMessage
+	}{Go_S: 2, Deadline_S: 600}
+	decided := struct {
+		Attempt_ID, Instance, Model, Kind string
+		Term                              int
+	}{Kind: "generate"}
+	if json.Unmarshal([]byte(msg.Header.Get("Sollol-Exec")), &exec) != nil || json.Unmarshal(exec.Decision, &decided) != nil {
+		return
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if a := n.known[id]; a != nil {
-		n.endWith(a, "cancelled")
+	if decided.Instance != n.instance || n.known[decided.Attempt_ID] != nil {
+		return
+	}
+	a := &attempt{
+		ID: decided.Attempt_ID, inbox: msg.Header.Get("Sollol-Reply-To"), ticket: exec.Ticket, state: "running",
+		stream: exec.Stream, goS: seconds(exec.Go_S), deadline: seconds(exec.Deadline_S), decision: exec.Decision,
+		kind: decided.Kind, model: decided.Model, began: time.Now(), stop: make(chan struct{}),
+	}
+	if found := lastNumber.FindSubmatch(msg.Data); found != nil {
+		a.count = fleet.Must(strconv.Atoi(string(found[1])))
+	}
+	stale := decided.Term < n.term && time.Since(n.termAt) < 15*time.Second
+	if !stale {
+		n.term, n.termAt = decided.Term, time.Now()
+	}
+	switch {
+	case stale:
+		n.refuse(a, "stale_term")
+	case !callers.MatchString(a.inbox) || ours.MatchString(a.inbox) || closed.MatchString(exec.Path):
+		n.refuse(a, "forbidden")
+	case n.draining:
+		n.refuse(a, "draining")
+	case n.running >= slots:
+		n.refuse(a, "busy")
+	default:
+		n.known[a.ID] = a
+		n.running++
+		tick(n.changed)
+		go n.serve(a)
 	}
 }
 
-// endWith makes an attempt end with a code; the lock is held.
-func (n *node) endWith(a *attempt, code string) {
-	if a.code == "" && (a.state == "running" || a.state == "streaming") {
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// end makes an attempt end soon.
+func (n *node) end(id, code string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if a := n.known[id]; a != nil && a.code == "" && a.isRunning() {
 		a.code = code
 		close(a.stop)
 	}
 }
 
+// endAll makes all attempts end: with one code those that have not spoken, with another those that stream.
+func (n *node) endAll(silent, streaming string) {
+	codes := map[string]string{}
+	n.mu.Lock()
+	for id, a := range n.known {
+		codes[id] = map[bool]string{true: streaming, false: silent}[a.state == "streaming"]
+	}
+	n.mu.Unlock()
+	for id, code := range codes {
+		n.end(id, code)
+	}
+}
+
 // serve takes an attempt to its end.
 func (n *node) serve(a *attempt) {
-	began, code := time.Now(), ""
+	defer time.AfterFunc(a.deadline, func() { n.end(a.ID, "deadline_exceeded") }).Stop()
+	code := ""
 	switch {
-	case !n.permitted(a, began):
+	case !n.permitted(a):
 		code = "cancelled"
 	case a.kind != "chat" && a.kind != "generate":
 		code = "engine_rejected"
 	case a.model != model:
 		code = "unknown_model"
 	default:
-		code = n.answer(a, began)
+		n.answer(a)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	figures := object{"actual_s": time.Since(began).Seconds(), "output_tokens": a.sent}
-	spoken := a.state == "streaming"
 	if a.code != "" {
 		code = a.code
 	}
-	outcome := object{"type": "outcome.v1", "decision": a.decision, "figures": figures, "status": "success"}
-	a.report = object{"type": "attempt.done.v1", "figures": figures}
+	spoken := a.state == "streaming"
+	outcome := object{"type": "outcome.v1", "decision": a.decision, "figures": a.figures(), "status": "success"}
+	a.report = object{"type": "attempt.done.v1", "figures": a.figures()}
 	if code != "" {
 		a.report = object{"type": "attempt.failed.v1", "error": failure(code), "is_streaming": spoken}
 		outcome["code"], outcome["status"] = code, "cancelled"
-		if lack := lacks[code]; lack != "" {
-			outcome["status"], outcome["lack"] = "client_error", lack
+		if lacks[code] != "" {
+			outcome["status"] = "client_error"
 		}
 	}
 	if a.stream && spoken {
 		if code != "" {
-			a.end = append(a.end, n.message(a, fleet.JSON(failure(code)), nats.Header{
-				"Nats-Service-Error": {code}, "Nats-Service-Error-Code": {strconv.Itoa(statuses[code])},
-			}))
+			a.end = append(a.end, n.message(a, fleet.JSON(failure(code)), errorHeader(code)))
 		}
 		a.sent += len(a.end)
-		a.end = append(a.end, n.message(a, nil, nats.Header{
-			"Sollol-Chunks": {strconv.Itoa(a.sent)}, "Sollol-Figures": {string(fleet.JSON(figures))},
-		}))
+		header := nats.Header{"Sollol-Chunks": {strconv.Itoa(a.sent)}, "Sollol-Figures": {string(fleet.JSON(a.figures()))}}
+		a.end = append(a.end, n.message(a, nil, header))
 	}
 	a.state = map[bool]string{true: "ended_spoken", false: "ended_silent"}[spoken]
 	n.running--
-	n.tellEnd(a)
-	n.tell("load", object{})
+	if code == "connection_lost" {
+		go n.tellEndLater(a)
+	} else {
+		n.tellEnd(a)
+	}
+	tick(n.changed)
 	n.outcomes.Add(1)
 	go n.tellOutcome(a, fleet.JSON(outcome))
 }
 
+func (a *attempt) figures() object {
+	return object{"actual_s": time.Since(a.began).Seconds(), "output_tokens": a.sent}
+}
+
 // permitted asks the dispatcher whether an attempt may speak, and returns when that is settled.
-func (n *node) permitted(a *attempt, began time.Time) bool {
-	subject := "sollol.v1.attempt." + n.id + "." + a.ID
+func (n *node) permitted(a *attempt) bool {
 	question := object{"type": "attempt.accepted.v1", "attempt_id": a.ID, "instance": n.instance}
 	for within := a.goS; ; within = 2 * time.Second {
-		msg, err := n.nc.Request(subject, fleet.JSON(question), within)
-		if errors.Is(err, nats.ErrNoResponders) { // the dispatcher is gone: nobody else can answer the caller
-			return true
-		}
+		msg, err := n.nc.Request("sollol.v1.attempt."+n.id+"."+a.ID, fleet.JSON(question), within)
+		n.mu.Lock()
+		settled := time.Since(n.backAt) > 3*time.Second
+		n.mu.Unlock()
 		select {
 		case <-a.stop:
 			return false
 		default:
 		}
+		if errors.Is(err, nats.ErrNoResponders) && settled { // the dispatcher is gone: nobody else can answer the caller
+			return true
+		}
 		if err == nil {
 			isGo := fleet.Read[struct{ Go bool }](msg.Data).Go
 			// the engine would be asked meanwhile, and its first token may come late
-			if !isGo || question["type"] == "attempt.start.v1" || time.Since(began) < a.goS {
+			if !isGo || question["type"] == "attempt.start.v1" || time.Since(a.began) < a.goS {
 				return isGo
 			}
+		} else {
+			time.Sleep(10 * time.Millisecond)
 		}
 		question = object{"type": "attempt.start.v1", "attempt_id": a.ID}
 	}
 }
 
-// answer says what the model says, in Ollama's form; it returns why it broke off.
-func (n *node) answer(a *attempt, began time.Time) string {
+// answer says what the model says, in Ollama's form, until it is to end.
+func (n *node) answer(a *attempt) {
 	first := nats.Header{"Sollol-Decision": {string(a.decision)}}
 	if a.stream {
-		n.say(a, object{"type": "attempt.first_token.v1", "ttft_s": time.Since(began).Seconds()})
+		n.say(a, object{"type": "attempt.first_token.v1", "ttft_s": time.Since(a.began).Seconds()})
 	}
 	text := ""
 	for left := a.count; left >= 0; left-- {
 		piece := fmt.Sprint(left, " ")
 		text += piece
 		if a.stream {
-			n.speak(a, fleet.JSON(n.chunk(a, piece, left == 0)), first)
+			n.speak(a, a.chunk(piece, left == 0), first)
 			first = nats.Header{}
 		}
 		select {
 		case <-a.stop:
-			return "cancelled"
+			return
 		case <-time.After(token):
 		}
 	}
 	if !a.stream {
-		figures := object{"actual_s": time.Since(began).Seconds(), "output_tokens": a.count + 1}
-		first.Set("Sollol-Figures", string(fleet.JSON(figures)))
-		n.speak(a, fleet.JSON(n.chunk(a, text, true)), first)
+		first.Set("Sollol-Figures", string(fleet.JSON(a.figures())))
+		n.speak(a, a.chunk(text, true), first)
 	}
-	return ""
 }
 
-func (n *node) chunk(a *attempt, text string, done bool) object {
+func (a *attempt) chunk(text string, done bool) object {
 	if a.kind == "generate" {
 		return object{"model": a.model, "response": text, "done": done}
 	}
 	return object{"model": a.model, "message": object{"role": "assistant", "content": text}, "done": done}
 }
 
-func (n *node) message(a *attempt, data []byte, headers nats.Header) *nats.Msg {
-	return &nats.Msg{Subject: a.inbox, Reply: "_INBOX_node." + n.id + ".t." + a.ID, Data: data, Header: headers}
+func (n *node) message(a *attempt, data []byte, header nats.Header) *nats.Msg {
+	return &nats.Msg{Subject: a.inbox, Reply: "_INBOX_node." + n.id + ".t." + a.ID, Data: data, Header: header}
 }
 
-func (n *node) speak(a *attempt, data []byte, headers nats.Header) {
-	fleet.Must(0, n.nc.PublishMsg(n.message(a, data, headers)))
+func (n *node) speak(a *attempt, chunk object, header nats.Header) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	a.state = "streaming"
-	a.sent++
+	if a.code == "" && n.nc.PublishMsg(n.message(a, fleet.JSON(chunk), header)) == nil {
+		a.state = "streaming"
+		a.sent++
+	}
 }
 
 // tellEnd says how an attempt ended, first to its caller; the lock is held.
 func (n *node) tellEnd(a *attempt) {
 	for _, msg := range a.end {
-		fleet.Must(0, n.nc.PublishMsg(msg))
+		n.nc.PublishMsg(msg)
 	}
 	n.say(a, a.report)
+}
+
+// tellEndLater says it once the connection is back; among members, the server has to be asked for leave again.
+func (n *node) tellEndLater(a *attempt) {
+	n.within(time.Hour, n.nc.IsConnected)
+	for try := 0; len(a.end) > 0 && try < 100; try++ {
+		msg, err := n.ask("leave", object{"inbox": a.inbox, "ticket": a.ticket}, 2*time.Second)
+		if err == nil && fleet.Read[struct{ Is_Given bool }](msg.Data).Is_Given {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tellEnd(a)
 }
 
 // tellOutcome says it until it is stored.
 func (n *node) tellOutcome(a *attempt, outcome []byte) {
 	defer n.outcomes.Done()
-	for {
+	for ; ; time.Sleep(100 * time.Millisecond) {
 		msg := nats.NewMsg("sollol.v1.outcome." + n.id)
 		msg.Data = outcome
 		msg.Header.Set("Nats-Msg-Id", a.ID)
 		reply, err := n.nc.RequestMsg(msg, 1500*time.Millisecond)
-		if err == nil {
-			stored := fleet.Read[struct {
-				Stream string
-				Error  any
-			}](reply.Data)
-			if stored.Stream != "" && stored.Error == nil {
-				return
-			}
+		if err != nil {
+			continue
 		}
-		time.Sleep(100 * time.Millisecond)
+		stored := fleet.Read[struct {
+			Stream string
+			Error  any
+		}](reply.Data)
+		if stored.Stream != "" && stored.Error == nil {
+			return
+		}
 	}
 }
 
-func (n *node) onControl(msg *nats.Msg) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	asked := struct {
-		Type, Attempt_ID string
-		Is_Draining      *bool
-	}{Type: "control.ping.v1"}
-	if len(msg.Data) > 0 {
-		asked = fleet.Read[struct {
-			Type, Attempt_ID string
-			Is_Draining      *bool
-		}](msg.Data)
-	}
-	reply := object{"type": "control.reply.v1", "node_id": n.id, "instance": n.instance, "in_flight": n.running}
-	switch asked.Type {
-	case "control.ping.v1":
-	case "control.drain.v1":
-		n.draining = asked.Is_Draining == nil || *asked.Is_Draining
-		n.tell("load", object{})
-	case "control.attempt.v1":
-		reply["attempt_state"] = "unknown"
-		if a := n.known[asked.Attempt_ID]; a != nil {
-			reply["attempt_state"] = a.state
-			if a.report != nil {
-				n.tellEnd(a)
-			}
-			if len(a.end) > 0 {
-				reply["chunks"] = a.sent
-			}
-		}
-	default:
-		headers := nats.Header{"Nats-Service-Error": {"bad_request"}, "Nats-Service-Error-Code": {"400"}}
-		fleet.Must(0, msg.RespondMsg(&nats.Msg{Data: fleet.JSON(failure("bad_request")), Header: headers}))
-		return
-	}
-	reply["is_draining"] = n.draining
-	fleet.Must(0, msg.Respond(fleet.JSON(reply)))
+func (n *node) say(a *attempt, report object) {
+	report["attempt_id"] = a.ID
+	n.nc.Publish("sollol.v1.attempt."+n.id+"."+a.ID, fleet.JSON(report))
 }
 
-// leave finishes what runs, and says the last word.
-func (n *node) leave() {
-	n.mu.Lock()
-	n.draining = true
-	n.tell("load", object{})
-	n.mu.Unlock()
-	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
-		n.mu.Lock()
-		running := n.running
-		n.mu.Unlock()
-		if running == 0 {
-			break
-		}
+func (n *node) refuse(a *attempt, code string) {
+	n.say(a, object{"type": "attempt.failed.v1", "error": failure(code)})
+}
+
+func failure(code string) object {
+	told := object{"code": code, "message": "the node says " + code}
+	if lack := lacks[code]; lack != "" {
+		told["lack"] = lack
 	}
-	n.mu.Lock()
-	for _, a := range n.known {
-		n.endWith(a, map[bool]string{true: "actor_stopped", false: "draining"}[a.state == "streaming"])
+	return told
+}
+
+func errorHeader(code string) nats.Header {
+	status := map[string]string{"cancelled": "499", "bad_request": "400", "forbidden": "403", "deadline_exceeded": "504"}[code]
+	if status == "" {
+		status = "503"
 	}
-	n.mu.Unlock()
-	stored := make(chan struct{})
-	go func() { n.outcomes.Wait(); close(stored) }()
-	select {
-	case <-stored:
-	case <-time.After(3 * time.Second):
-	}
-	time.Sleep(200 * time.Millisecond) // what is on its way is refused
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.tell("load", object{"has_left": true})
-	fleet.Must(0, n.nc.Flush())
+	return nats.Header{"Nats-Service-Error": {code}, "Nats-Service-Error-Code": {status}}
 }

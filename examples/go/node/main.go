@@ -6,12 +6,9 @@ package main
 import (
 	"cmp"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,30 +26,18 @@ const (
 
 type object = map[string]any
 
-// attempt is one start of a request here.
-type attempt struct {
-	ID, inbox, state, code string
-	stream                 bool
-	goS                    time.Duration
-	decision               json.RawMessage
-	kind, model            string
-	count, sent            int
-	stop                   chan struct{} // closed when it is to end
-	end                    []*nats.Msg   // what its caller is told at last
-	report                 object
-}
-
 type node struct {
 	nc            *nats.Conn
 	id, instance  string
+	changed, back chan struct{} // its load changed; its connection came back
+	outcomes      sync.WaitGroup
 	mu            sync.Mutex // for everything below
 	revision, seq int
 	draining      bool
-	term          int
+	term, running int
 	termAt        time.Time
-	running       int
+	backAt        time.Time
 	known         map[string]*attempt // an agent that lives long forgets the oldest ones
-	outcomes      sync.WaitGroup
 }
 
 func main() {
@@ -61,7 +46,39 @@ func main() {
 		id = os.Args[1]
 	}
 	n := &node{id: id, instance: strings.ToLower(rand.Text()), known: map[string]*attempt{}}
-	options := []nats.Option{nats.CustomInboxPrefix("_INBOX_node." + id), nats.MaxReconnects(-1)}
+	n.changed, n.back = make(chan struct{}, 1), make(chan struct{}, 1)
+	n.connect()
+	n.claim(true)
+	for what, handle := range map[string]nats.MsgHandler{
+		"control": n.onControl,
+		"cancel":  func(msg *nats.Msg) { n.end(fleet.Read[struct{ Attempt_ID string }](msg.Data).Attempt_ID, "cancelled") },
+		"leave":   func(*nats.Msg) {}, // the server heeds it
+		"exec":    n.onExec,
+	} {
+		fleet.Must(n.nc.Subscribe("sollol.v1.node."+id+"."+what, handle))
+	}
+	fleet.Must(n.nc.Subscribe("_INBOX_node."+id+".t.*", func(msg *nats.Msg) {
+		if msg.Header.Get("Status") == "503" { // nobody listens for the answer any more
+			n.end(msg.Subject[strings.LastIndex(msg.Subject, ".")+1:], "cancelled")
+		}
+	}))
+	go n.keepClaim()
+	n.work()
+}
+
+// connect makes a connection that keeps nothing to say while it is broken.
+func (n *node) connect() {
+	options := []nats.Option{
+		nats.CustomInboxPrefix("_INBOX_node." + n.id), nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond),
+		nats.ReconnectBufSize(-1),
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { n.endAll("connection_lost", "connection_lost") }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			n.mu.Lock()
+			n.backAt = time.Now()
+			n.mu.Unlock()
+			tick(n.back)
+		}),
+	}
 	if file := os.Getenv("SOLLOL_NATS_CREDS_FILE"); file != "" {
 		options = append(options, nats.UserCredentials(file))
 	}
@@ -69,47 +86,21 @@ func main() {
 		options = append(options, nats.RootCAs(file))
 	}
 	n.nc = fleet.Must(nats.Connect(cmp.Or(os.Getenv("SOLLOL_NATS"), nats.DefaultURL), options...))
-	n.claim(true)
-	n.hear("node."+id+".control", n.onControl)
-	n.hear("node."+id+".cancel", func(msg *nats.Msg) { n.end(fleet.Read[struct{ Attempt_ID string }](msg.Data).Attempt_ID) })
-	n.hear("node."+id+".leave", func(*nats.Msg) {})
-	n.hear("node."+id+".exec", n.onExec)
-	fleet.Must(n.nc.Subscribe("_INBOX_node."+id+".t.*", func(msg *nats.Msg) {
-		if msg.Header.Get("Status") == "503" { // nobody listens for the answer any more
-			n.end(msg.Subject[strings.LastIndex(msg.Subject, ".")+1:])
-		}
-	}))
-	asked := make(chan os.Signal, 1)
-	signal.Notify(asked, syscall.SIGTERM, syscall.SIGINT)
-	for beats := 1; ; beats++ {
-		n.beat()
-		select {
-		case <-asked:
-			n.leave()
-			return
-		case <-time.After(time.Second):
-			if beats%5 == 0 {
-				go n.claim(false)
-			}
-		}
-	}
-}
-
-func (n *node) hear(what string, handle nats.MsgHandler) {
-	fleet.Must(n.nc.Subscribe("sollol.v1."+what, handle))
 }
 
 // claim asks for the node's id.
 func (n *node) claim(starting bool) {
 	owner := object{"node_id": n.id, "instance": n.instance, "host": fleet.Must(os.Hostname())}
-	msg, err := n.nc.Request("sollol.v1.claim."+n.id, fleet.JSON(object{"claim": owner, "is_starting": starting}), 7*time.Second)
-	if err != nil {
-		return // nobody keeps claims just now: asked again
-	}
-	reply := fleet.Read[struct {
+	var reply struct {
 		Revision int
 		Owner    object
-	}](msg.Data)
+	}
+	if msg, err := n.ask("claim", object{"claim": owner, "is_starting": starting}, 7*time.Second); err == nil {
+		reply = fleet.Read[struct {
+			Revision int
+			Owner    object
+		}](msg.Data)
+	}
 	if reply.Owner != nil {
 		fmt.Fprintln(os.Stderr, "the id is taken:", reply.Owner)
 		os.Exit(1)
@@ -119,98 +110,104 @@ func (n *node) claim(starting bool) {
 	n.mu.Unlock()
 }
 
+func (n *node) keepClaim() {
+	for {
+		n.mu.Lock()
+		wait := 5 * time.Second
+		if n.revision == 0 {
+			wait = time.Second / 2
+		}
+		n.mu.Unlock()
+		select {
+		case <-n.back:
+		case <-time.After(wait):
+		}
+		n.claim(false)
+	}
+}
+
+// work tells of the node until it is asked to end.
+func (n *node) work() {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGTERM, syscall.SIGINT)
+	beat := time.NewTicker(time.Second)
+	for {
+		n.mu.Lock()
+		n.tell("telemetry", object{
+			"revision": n.revision, "loaded": []object{{"name": model}},
+			"installed": []object{{"name": model, "capabilities": []string{"completion"}}},
+			"engine":    object{"kind": "other", "url": "fake://countdown", "version": "1.0"},
+		})
+		n.mu.Unlock()
+		for isBeat := false; !isBeat; {
+			select {
+			case <-asked:
+				n.leave()
+				return
+			case <-beat.C:
+				isBeat = true
+			case <-n.changed:
+				n.mu.Lock()
+				n.tell("load", object{})
+				n.mu.Unlock()
+				time.Sleep(50 * time.Millisecond) // no more than 20 a second
+			}
+		}
+	}
+}
+
 // tell says what telemetry and load have in common, and more; the lock is held.
 func (n *node) tell(what string, more object) {
 	n.seq++
 	running := []object{}
 	for _, a := range n.known {
-		if a.state == "running" || a.state == "streaming" {
+		if a.isRunning() {
 			running = append(running, object{"attempt_id": a.ID, "model": a.model, "has_first_token": a.state == "streaming"})
 		}
 	}
 	more["type"], more["node_id"], more["instance"], more["seq"] = "node."+what+".v1", n.id, n.instance, n.seq
 	more["slots"], more["in_flight"], more["is_draining"] = slots, running, n.draining
-	fleet.Must(0, n.nc.Publish("sollol.v1."+what+"."+n.id, fleet.JSON(more)))
+	n.nc.Publish("sollol.v1."+what+"."+n.id, fleet.JSON(more)) // lost while there is no connection
 }
 
-func (n *node) beat() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	models := []object{{"name": model, "capabilities": []string{"completion"}}}
-	n.tell("telemetry", object{
-		"revision": n.revision, "installed": models, "loaded": []object{{"name": model}},
-		"engine": object{"kind": "other", "url": "fake://countdown", "version": "1.0"},
-	})
+func (n *node) ask(what string, question object, within time.Duration) (*nats.Msg, error) {
+	return n.nc.Request("sollol.v1."+what+"."+n.id, fleet.JSON(question), within)
 }
 
-var (
-	lastNumber = regexp.MustCompile(`(\d+)\D*$`)
-	callers    = regexp.MustCompile(`^_INBOX(_\w+)?\.[^*> ]+$`)
-	ours       = regexp.MustCompile(`^_INBOX_(node|ctl|new)\.`)
-)
-
-func (n *node) onExec(msg *nats.Msg) {
-	var exec struct {
-		Stream   bool
-		Go_S     *float64
-		Decision json.RawMessage
+// leave finishes what runs, and says the last word.
+func (n *node) leave() {
+	n.mu.Lock()
+	n.draining = true
+	n.tell("load", object{})
+	n.mu.Unlock()
+	n.within(10*time.Second, func() bool { return n.running == 0 })
+	n.endAll("draining", "actor_stopped")
+	n.within(3*time.Second, func() bool { return n.running == 0 })
+	stored := make(chan struct{})
+	go func() { n.outcomes.Wait(); close(stored) }()
+	select {
+	case <-stored:
+	case <-time.After(3 * time.Second):
 	}
-	var decided struct {
-		Attempt_ID, Instance, Model, Kind string
-		Term                              int
-	}
-	if json.Unmarshal([]byte(msg.Header.Get("Sollol-Exec")), &exec) != nil || json.Unmarshal(exec.Decision, &decided) != nil {
-		return
-	}
+	time.Sleep(200 * time.Millisecond) // what is on its way is refused
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if decided.Instance != n.instance || n.known[decided.Attempt_ID] != nil {
-		return
+	n.tell("load", object{"has_left": true})
+	fleet.Must(0, n.nc.Flush())
+}
+
+func (n *node) within(limit time.Duration, is func() bool) {
+	for until, so := time.Now().Add(limit), false; !so && time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+		n.mu.Lock()
+		so = is()
+		n.mu.Unlock()
 	}
-	a := &attempt{
-		ID: decided.Attempt_ID, inbox: msg.Header.Get("Sollol-Reply-To"), state: "running", stream: exec.Stream,
-		goS: 2 * time.Second, decision: exec.Decision, kind: decided.Kind, model: decided.Model, stop: make(chan struct{}),
-	}
-	if exec.Go_S != nil {
-		a.goS = time.Duration(*exec.Go_S * float64(time.Second))
-	}
-	if found := lastNumber.FindSubmatch(msg.Data); found != nil {
-		a.count = fleet.Must(strconv.Atoi(string(found[1])))
-	}
-	stale := decided.Term < n.term && time.Since(n.termAt) < 15*time.Second
-	if !stale {
-		n.term, n.termAt = decided.Term, time.Now()
-	}
-	switch {
-	case stale:
-		n.tellFailure(a, "stale_term")
-	case !callers.MatchString(a.inbox) || ours.MatchString(a.inbox):
-		n.tellFailure(a, "forbidden")
-	case n.draining:
-		n.tellFailure(a, "draining")
-	case n.running >= slots:
-		n.tellFailure(a, "busy")
+}
+
+// tick notes that something happened, once until it is looked at.
+func tick(what chan struct{}) {
+	select {
+	case what <- struct{}{}:
 	default:
-		n.known[a.ID] = a
-		n.running++
-		n.tell("load", object{})
-		go n.serve(a)
 	}
-}
-
-func (n *node) say(a *attempt, report object) {
-	report["attempt_id"] = a.ID
-	fleet.Must(0, n.nc.Publish("sollol.v1.attempt."+n.id+"."+a.ID, fleet.JSON(report)))
-}
-
-func failure(code string) object {
-	error := object{"code": code, "message": "the node says " + code}
-	if lack := lacks[code]; lack != "" {
-		error["lack"] = lack
-	}
-	return error
-}
-
-func (n *node) tellFailure(a *attempt, code string) {
-	n.say(a, object{"type": "attempt.failed.v1", "error": failure(code)})
 }

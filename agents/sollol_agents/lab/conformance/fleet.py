@@ -24,7 +24,7 @@ from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import ClaimRequest, ControlPing, ControlReply
 from sollol_schemas.decision import Decision
-from sollol_schemas.execution import AttemptReport, CancelAttempt, Exec
+from sollol_schemas.execution import AttemptReport, CancelAttempt, Exec, StartAnswer
 from sollol_schemas.telemetry import InstalledModel, LoadUpdate, Telemetry
 
 _SHORT: Final = 5
@@ -326,7 +326,8 @@ class PlayedFleet:
     def _try_subjects(self) -> None:
         """Whether the node listens on all its subjects, on which nothing comes that it would heed."""
         node_id = self.node_id
-        other = Exec(decision=Decision(request_id="check", attempt_id="check-0", node_id=node_id, instance="another"))
+        decision = Decision(request_id="check", attempt_id="check-0", node_id=node_id, instance="another", model="none")
+        other = Exec(decision=decision)
         words = {
             subjects.NODE_EXEC: (b"{}", {h.EXEC: encode(other).decode(), h.REPLY_TO: self.bus.new_inbox()}),
             subjects.NODE_CANCEL: (encode(CancelAttempt(attempt_id="check-0")), None),
@@ -362,7 +363,9 @@ class PlayedFleet:
     def _on_report(self, msg: Msg) -> None:
         attempt = self._attempts.get(subjects.last_token(msg.subject))
         if attempt is None:
-            return  # nobody listens there
+            if msg.reply:
+                self.bus.answer(msg, encode(StartAnswer(go=False)))
+            return
         try:
             attempt.on_report(msg, decode(msg.data, AttemptReport))  # type: ignore[arg-type]  # a union decodes too
         except DecodeFailed as error:

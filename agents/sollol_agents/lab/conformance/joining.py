@@ -15,6 +15,7 @@ from sollol_schemas.inboxes import is_node_inbox
 _LOADS_PER_S = 20
 _LOADS_SPARE = 5
 _TURNS = 30
+_CLAIMS_AT_START = 2
 
 
 async def _claims(fleet: PlayedFleet) -> None:
@@ -41,10 +42,11 @@ async def _claims_soon(fleet: PlayedFleet) -> None:
 async def _claims_again(fleet: PlayedFleet) -> None:
     if not fleet.claims:
         raise NotTried("it did not claim its id")
-    seen = len(fleet.claims)
-    await fleet.must(
-        lambda: len(fleet.claims) > seen, lambda: f"no claim within {fleet.pace.answer_s:g} s", fleet.pace.claim_s
-    )
+    await fleet.until(lambda: len(fleet.claims) > _CLAIMS_AT_START, fleet.pace.claim_s)
+    times = [*fleet.keeper.claimed_at, time.monotonic()]
+    longest = max(later - one for one, later in pairwise(times))
+    if longest > fleet.pace.claim_s:
+        raise BrokenRule(f"{longest:.1f} s between two claims")
     if any(asked is not None and asked.is_starting for _, asked in fleet.claims[1:]):
         raise BrokenRule("a process that has joined claims its id with `is_starting`")
 

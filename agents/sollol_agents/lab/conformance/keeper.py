@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -26,6 +27,8 @@ class PlayedKeeper:
 
     def __init__(self, bus: Bus, is_own: Callable[[str], bool], on_trouble: Callable[[str], None]) -> None:
         self.claims: list[tuple[Msg, ClaimRequest | None]] = []
+        self.claimed_at: list[float] = []
+        """When they came (monotonic seconds)."""
         self.leaves: list[LeaveRequest] = []
         """What was asked for."""
         self.owner: NodeClaim | None = None
@@ -46,6 +49,7 @@ class PlayedKeeper:
         """The first one meets nobody who keeps it."""
         if not self._is_own(subjects.last_token(msg.subject)):
             return
+        self.claimed_at.append(time.monotonic())
         try:
             self.claims.append((msg, decode(msg.data, ClaimRequest)))
         except DecodeFailed as error:

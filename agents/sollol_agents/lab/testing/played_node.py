@@ -154,6 +154,8 @@ class PlayedNode(PlayedMember):
             await self.answer(run)
         except _FailedError as error:
             code = error.code
+        except BusError:
+            code = ErrorCode.CONNECTION_LOST
         except asyncio.CancelledError:
             if run.attempt_id not in self.runs:
                 raise
