@@ -9,6 +9,7 @@ import pytest
 
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
+from sollol_agents.lab.conformance.bus import PlayedBus, played_bus
 from sollol_agents.lab.testing.node_stage import Stage, staged
 from sollol_agents.lab.testing.scripted import control, quick
 from sollol_bus.jetstream.streams import provision
@@ -51,3 +52,17 @@ async def dispatcher(nats_server: EmbeddedServer, actors_bus: Bus) -> AsyncItera
 async def stage(nats_server: EmbeddedServer, bus: Bus) -> AsyncIterator[Stage]:
     async with staged(nats_server, bus) as made:
         yield made
+
+
+@pytest.fixture
+async def checked_bus(tmp_path: Path) -> AsyncIterator[PlayedBus]:
+    async with played_bus(tmp_path) as played:
+        yield played
+
+
+@pytest.fixture
+async def nodes_bus(checked_bus: PlayedBus) -> AsyncIterator[Bus]:
+    config = BusConfig(url=checked_bus.url, inbox_prefix="_INBOX_node.double")
+    connected = await Bus.connect(config)
+    yield connected
+    await connected.close()

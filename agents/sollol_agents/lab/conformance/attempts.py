@@ -83,6 +83,11 @@ class PlayedAttempt:
         return bool(self.ends)
 
     @property
+    def is_running(self) -> bool:
+        """Whether the node took it, and has not reported as many ends."""
+        return len(self.ends) < max(len(self.accepted), bool(self.reports))
+
+    @property
     def has_end(self) -> bool:
         """Whether the caller heard the message that ends its stream."""
         return any(not msg.data for msg in self.heard)

@@ -24,7 +24,7 @@ from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import ClaimRequest, ControlPing, ControlReply
 from sollol_schemas.decision import Decision
-from sollol_schemas.execution import AttemptReport, CancelAttempt, Exec, StartAnswer
+from sollol_schemas.execution import AttemptReport, CancelAttempt, Exec
 from sollol_schemas.telemetry import InstalledModel, LoadUpdate, Telemetry
 
 _SHORT: Final = 5
@@ -303,9 +303,9 @@ class PlayedFleet:
         others = [one for one in self._attempts.values() if one not in kept]
         for attempt in others:
             attempt.go, attempt.is_outcome_acked = Go(accepted=False, start=False), True
-            if not attempt.is_over and attempt.reports:
+            if attempt.is_running:
                 self.cancel(attempt)
-        await self.until(lambda: all(one.is_over for one in others if one.reports))
+        await self.until(lambda: not any(one.is_running for one in others))
         for attempt in others:
             if attempt.inbox is not None:
                 attempt.inbox.unsubscribe()
@@ -326,10 +326,8 @@ class PlayedFleet:
     def _try_subjects(self) -> None:
         """Whether the node listens on all its subjects, on which nothing comes that it would heed."""
         node_id = self.node_id
-        decision = Decision(request_id="check", attempt_id="check-0", node_id=node_id, instance="another", model="none")
-        other = Exec(decision=decision)
         words = {
-            subjects.NODE_EXEC: (b"{}", {h.EXEC: encode(other).decode(), h.REPLY_TO: self.bus.new_inbox()}),
+            subjects.NODE_EXEC: (b"{}", {h.EXEC: "{", h.REPLY_TO: self.bus.new_inbox()}),
             subjects.NODE_CANCEL: (encode(CancelAttempt(attempt_id="check-0")), None),
             subjects.NODE_LEAVE: (b"", None),
             subjects.NODE_CONTROL: (encode(ControlPing()), None),
@@ -363,9 +361,7 @@ class PlayedFleet:
     def _on_report(self, msg: Msg) -> None:
         attempt = self._attempts.get(subjects.last_token(msg.subject))
         if attempt is None:
-            if msg.reply:
-                self.bus.answer(msg, encode(StartAnswer(go=False)))
-            return
+            return  # nobody listens there
         try:
             attempt.on_report(msg, decode(msg.data, AttemptReport))  # type: ignore[arg-type]  # a union decodes too
         except DecodeFailed as error:

@@ -23,6 +23,7 @@ async def _cut(fleet: PlayedFleet) -> Cut:
         raise NotTried("its connection can be broken on a server that is started here alone: do without --nats")
     if fleet.state.slots < _BEGUN:
         raise NotTried("it has too few slots")
+    await fleet.until(lambda: fleet.state.revision)
     streaming, silent = fleet.long(), fleet.long(go=Go(accepted=None, start=None))
     await fleet.must(
         lambda: len(streaming.heard) >= _BEGUN and silent.accepted, lambda: f"no stream: {streaming.how}; {silent.how}"

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any, Final
 
 import msgspec
 
-from sollol_bus.errors import BusError
+from sollol_bus.errors import BusError, NotConnected
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
@@ -77,13 +78,12 @@ class PlayedMember:
     async def keep_claim(self) -> None:
         """Claims it again and again."""
         while not self.has_left:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.claim_s if self.revision else self.claim_retry_s):
                     await self._claim_now.wait()
-            except TimeoutError:
-                pass
             self._claim_now.clear()
-            await self.claim()
+            if not self.has_left:
+                await self.claim()
 
     def on_reconnect(self) -> None:
         """The connection is there again."""
@@ -130,7 +130,7 @@ class PlayedMember:
 
     def publish(self, subject: str, data: bytes, **more: Any) -> None:
         """Says something, or loses it while there is no connection."""
-        if self.bus.is_connected:
+        with contextlib.suppress(NotConnected):
             self.bus.publish(subject, data, **more)
 
     async def ask(

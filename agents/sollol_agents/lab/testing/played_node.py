@@ -76,7 +76,11 @@ class PlayedNode(PlayedMember):
                 self.group.create_task(self.keep_claim())
                 while not self.has_left:
                     self.tell_all()
-                    await asyncio.sleep(self.beat_s)
+                    try:
+                        await asyncio.sleep(self.beat_s)
+                    except asyncio.CancelledError:
+                        self.runs.clear()  # what runs ends without a word, as with a process
+                        raise
         except* TakenError:
             self.has_left = True
 
@@ -187,6 +191,7 @@ class PlayedNode(PlayedMember):
         except NoResponders:
             return self.may_speak_alone
         except BusError:
+            await asyncio.sleep(_TOKEN_S)
             return None
         return bool(msgspec.json.decode(msg.data)["go"])
 
