@@ -13,7 +13,7 @@ import msgspec
 
 from bench.faults.load import MODEL
 from sollol_agents.children import Child
-from sollol_agents.lab.testing.link import Link
+from sollol_agents.lab.link import Link
 from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
 from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port, routes_of
 from sollol_agents.lab.testing.waiting import eventually

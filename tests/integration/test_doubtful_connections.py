@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import nats.errors
 import pytest
 
-from sollol_agents.lab.testing.link import Link
+from sollol_agents.lab.link import Link
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import NotConnected
 from sollol_bus.server.server import EmbeddedServer

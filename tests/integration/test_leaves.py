@@ -17,7 +17,7 @@ from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.gateway.management.blobs import PIECE_BYTES, Sender
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
-from sollol_agents.lab.testing.link import Link
+from sollol_agents.lab.link import Link
 from sollol_agents.lab.testing.members import Members
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.actor import NodeMonitor

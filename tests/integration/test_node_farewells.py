@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sollol_agents.lab.emulator import Fault, FaultKind
-from sollol_agents.lab.testing.link import Link
+from sollol_agents.lab.link import Link
 from sollol_agents.lab.testing.node_stage import Stage, staged
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.server.server import EmbeddedServer

@@ -15,8 +15,8 @@ from sollol_agents.cli.commands.findings import Level
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.link import Link
 from sollol_agents.lab.testing.keeping import kept_by
-from sollol_agents.lab.testing.link import Link
 from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node import NodeConfig, NodeMonitor

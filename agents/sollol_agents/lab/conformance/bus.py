@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from sollol_agents.lab.testing.link import Link
+from sollol_agents.lab.link import Link
 from sollol_bus.server.config import LOG_NAME
 from sollol_bus.server.rights import permissions
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig

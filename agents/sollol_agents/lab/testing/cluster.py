@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
-from sollol_agents.lab.testing.link import Link
+from sollol_agents.lab.link import Link
 from sollol_agents.lab.testing.servers import NatsServer, free_port
 from sollol_bus.parts import Part
 
