@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BARS = {"cpu_per_page_ratio": 0.20, "frame_p95_ms": 50.0, "rss_growth_ratio": 0.05}
 NODES, DECISIONS_PER_S, HASTE = 200, 50.0, 10.0
-VIEWS = ("fleet", "decisions", "latency", "jobs", "settings", "playground")
+VIEWS = ("fleet", "decisions", "queue", "latency", "jobs", "settings", "playground")
 FRAMES = """seconds => new Promise(done => {
     const times = []; let last = performance.now(); const end = last + seconds * 1000;
     const step = now => { times.push(now - last); last = now; now < end ? requestAnimationFrame(step) : done(times); };

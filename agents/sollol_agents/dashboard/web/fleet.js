@@ -2,7 +2,7 @@
 import { clock, number, percent, seconds } from "./format.js";
 import { ConnectPanel } from "./connect.js";
 import { NodeDrawer } from "./node.js";
-import { NodeMap, NodeTable, dotsOf, heatOf, loadOf, machineOf, memoryOf } from "./nodes_table.js";
+import { NodeMap, NodeTable, dotsOf, heatOf, loadOf, loadText, machineOf, memoryOf } from "./nodes_table.js";
 import { Spark } from "./spark.js";
 import { Bar, Empty, Icon, Segmented, State } from "./ui.js";
 
@@ -31,7 +31,7 @@ const NodeCard = {
     spark: (it) => it.store.state.sparks?.nodes?.[it.row.id],
     heat: (it) => (it.row.temperature_c >= 92 ? "bad-text" : it.row.temperature_c >= 85 ? "warn-text" : ""),
   },
-  methods: { number, percent, seconds, machineOf, heatOf },
+  methods: { number, percent, seconds, machineOf, heatOf, loadText },
   template: `<article class="card node" :class="[row.state, row.concern ? 'concern-' + row.concern : '']">
     <header><span class="row gap"><State :state="row.state"/><State v-if="row.breaker && row.breaker !== 'closed'" :state="row.breaker" :label="'breaker ' + row.breaker.replaceAll('_', ' ')"/></span>
       <span class="badge" :class="{ cpu: !row.gpu }">{{ machineOf(row) }}</span></header>
@@ -43,7 +43,7 @@ const NodeCard = {
     </p>
     <div class="bars">
       <Bar v-if="memory.total" :label="memory.name" :used="memory.used" :total="memory.total" :text="memory.text" :kind="heatOf(memory.name, memory.ratio)"/>
-      <Bar :label="row.gpu && row.gpu_ratio != null ? 'GPU' : 'CPU load'" :used="load" :total="1" :text="percent(load)"/>
+      <Bar :label="row.gpu && row.gpu_ratio != null ? 'GPU' : 'CPU load'" :used="load" :total="1" :text="loadText(load)"/>
     </div>
     <div class="slots" role="img" :aria-label="(row.busy ?? 0) + ' of ' + (row.slots ?? 0) + ' slots busy'">
       <span class="dots"><i v-for="(phase, i) in dots" :key="i" class="slot" :class="phase"></i></span>
@@ -52,7 +52,7 @@ const NodeCard = {
     <div class="chips"><span v-for="model in chips" :key="model.name" class="chip">{{ model.name }}</span>
       <span v-if="more" class="chip">+{{ more }}</span><span v-if="!chips.length" class="muted small">no model in memory</span></div>
     <dl class="figures">
-      <div class="wide"><dt>speed</dt><dd class="num">{{ number(row.tps ?? 0) }}<small> tok/s</small><Spark :values="spark"/></dd></div>
+      <div class="wide"><dt>speed</dt><dd class="num"><span>{{ number(row.tps ?? 0) }}<small> tok/s</small></span><Spark :values="spark"/></dd></div>
       <div><dt>success</dt><dd class="num">{{ row.attempts ? percent(row.success_ratio) : '–' }}<small v-if="row.success_bound != null"> ≥ {{ percent(row.success_bound) }}</small></dd></div>
       <div><dt>round trip</dt><dd class="num">{{ number(row.rtt_ms ?? 0) }}<small> ms</small></dd></div>
     </dl>

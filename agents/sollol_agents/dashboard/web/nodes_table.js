@@ -14,6 +14,11 @@ export function loadOf(row) {
   return (row.gpu && row.gpu_ratio != null ? row.gpu_ratio : row.cpu_ratio) ?? 0;
 }
 
+// More runs or waits than there are cores: a share of a hundred would say nothing.
+export function loadText(load) {
+  return load > 1.005 ? `${number(load)} per core` : percent(load);
+}
+
 export function memoryOf(row) {
   const isVideo = row.vram_total_mib > 0;
   const used = (isVideo ? row.vram_used_mib : row.ram_used_mib) ?? 0;
@@ -47,7 +52,7 @@ const NodeLine = {
       return (loaded[0]?.name ?? "no model in memory") + (loaded.length > 1 ? ` +${loaded.length - 1}` : "");
     },
   },
-  methods: { number, percent, seconds, machineOf, heatOf },
+  methods: { number, percent, seconds, machineOf, heatOf, loadText },
   template: `<li class="node node-row" :class="[row.state, { compact: isCompact }, row.concern ? 'concern-' + row.concern : '']">
     <State :state="row.state"/>
     <span class="who"><button class="node-name" @click="$emit('open', row.id)" :aria-label="'Open ' + row.id"><h3>{{ row.id }}</h3></button>
@@ -57,7 +62,7 @@ const NodeLine = {
     <template v-if="!isGone">
       <span class="dots" role="img" :aria-label="(row.busy ?? 0) + ' of ' + (row.slots ?? 0) + ' slots busy'"><template v-if="dots.length <= ${DOTS}"><i v-for="(phase, i) in dots" :key="i" class="slot" :class="phase"></i></template><span class="num small muted">{{ row.busy ?? 0 }} / {{ row.slots ?? 0 }}</span></span>
       <span class="mini memory" role="img" :aria-label="memory.name + ': ' + memory.text"><span class="num small"><span class="muted">{{ memory.name }}</span> {{ memory.text }}</span><span class="bar-track"><span class="bar-fill" :class="heatOf(memory.name, memory.ratio)" :style="{ transform: 'scaleX(' + memory.ratio + ')' }"></span></span></span>
-      <span class="mini load" role="img" :aria-label="'load: ' + percent(load)"><span class="num small"><span class="muted">{{ row.gpu && row.gpu_ratio != null ? 'GPU' : 'CPU' }}</span> {{ percent(load) }}<span v-if="row.temperature_c != null" :class="row.temperature_c >= 92 ? 'bad-text' : row.temperature_c >= 85 ? 'warn-text' : 'muted'">{{ ' · ' + row.temperature_c }} °C</span></span><span class="bar-track"><span class="bar-fill" :style="{ transform: 'scaleX(' + load + ')' }"></span></span></span>
+      <span class="mini load" role="img" :aria-label="'load: ' + loadText(load)"><span class="num small"><span class="muted">{{ row.gpu && row.gpu_ratio != null ? 'GPU' : 'CPU' }}</span> {{ loadText(load) }}<span v-if="row.temperature_c != null" :class="row.temperature_c >= 92 ? 'bad-text' : row.temperature_c >= 85 ? 'warn-text' : 'muted'">{{ ' · ' + row.temperature_c }} °C</span></span><span class="bar-track"><span class="bar-fill" :style="{ transform: 'scaleX(' + Math.min(1, load) + ')' }"></span></span></span>
       <span class="speed num"><Spark :values="spark"/><span>{{ number(row.tps ?? 0) }}<small class="muted"> tok/s</small></span></span>
       <span class="num success" :class="{ 'warn-text': row.attempts >= 20 && row.success_ratio < 0.9 }">{{ row.attempts ? percent(row.success_ratio) : '–' }}</span>
     </template>
