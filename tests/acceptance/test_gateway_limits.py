@@ -277,7 +277,7 @@ async def test_ten_thousand_idle_connections_are_borne(
     try:
         assert idlers.stdout is not None
         assert idlers.stdin is not None
-        async with asyncio.timeout(50):
+        async with asyncio.timeout(120):
             assert await idlers.stdout.readline() == b"open %d\n" % CONNECTIONS
         opened_s = time.perf_counter() - began
         text = (await http.get(f"{limits.url}/metrics")).text
@@ -288,7 +288,7 @@ async def test_ten_thousand_idle_connections_are_borne(
         per_connection = (gateway.memory_info().rss - before) / CONNECTIONS
         figure(f"{CONNECTIONS} connections in {opened_s:.1f} s, {per_connection / 1024:.1f} KiB of memory for each")
         idlers.stdin.close()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await idlers.wait() == 0
     finally:
         if idlers.returncode is None:
@@ -321,7 +321,7 @@ async def test_hundreds_of_streams_run_side_by_side_without_a_stall(
 ) -> None:
     body = json.dumps(generate("wide", COUNT)).encode()
     open_at_once = 0.0
-    async with asyncio.timeout(50), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         running = [group.create_task(stream_of(limits.url, body)) for _ in range(STREAMS)]
         while not any(task.done() for task in running):
             figures = await gateway_figures(http, limits.url)
