@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from sollol_schemas.headers import ROUTING_PREFIX
+from sollol_schemas.plain_words import in_plain_words
 from sollol_schemas.units import BusId, Complexity, Mib, Priority, Ratio
 
 
@@ -131,7 +132,7 @@ def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] 
     try:
         return msgspec.convert(fields, Routing, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidRouting(f"routing field: {error}") from error
+        raise InvalidRouting(f"routing field {in_plain_words(str(error))}") from error
 
 
 def _priority(text: str) -> object:

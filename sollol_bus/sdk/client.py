@@ -17,6 +17,7 @@ import msgspec
 from sollol_bus.errors import BadRequest, SollolError, error_from
 from sollol_bus.observe.tracing_setup import present_traceparent
 from sollol_bus.parts import Part
+from sollol_bus.sdk.arguments import check_messages, check_texts
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.engine_options import with_options
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
@@ -131,8 +132,8 @@ class Client(Part):
         self, model: str, messages: Sequence[Mapping[str, object]], *, routing: Routing | None = None, **fields: object
     ) -> AnswerStream:
         """The next message of a conversation as it streams in."""
-        body = {"model": model, "messages": list(messages), **fields}
-        return AnswerStream(self._native(subjects.CHAT, body, routing))
+        check_messages(messages)
+        return AnswerStream(self._native(subjects.CHAT, fields | {"model": model, "messages": list(messages)}, routing))
 
     async def generate(self, model: str, prompt: str, *, routing: Routing | None = None, **fields: object) -> Answer:
         """The whole answer to a prompt.
@@ -152,8 +153,8 @@ class Client(Part):
         self, model: str, texts: str | Sequence[str], *, routing: Routing | None = None, **fields: object
     ) -> Embeddings:
         """One vector per text, in order."""
-        inputs = texts if isinstance(texts, str) else list(texts)
-        return await embedded(self._native(subjects.EMBED, {"model": model, "input": inputs, **fields}, routing))
+        fields |= {"model": model, "input": texts if isinstance(texts, str) else list(texts)}
+        return await embedded(self._native(subjects.EMBED, fields, routing))
 
     def call(
         self,
@@ -170,6 +171,7 @@ class Client(Part):
         return Call(self.bus, subject, body, headers=headers, deadline_s=deadline_s, request_id=request_id)
 
     def _native(self, subject: str, fields: dict[str, object], routing: Routing | None) -> Call:
+        check_texts(fields)
         chosen = routing or self._routing or Routing()
         fields = {**with_options(fields), "stream": True, **msgspec.to_builtins(chosen)}
         headers = {TRACEPARENT: trace} if (trace := present_traceparent()) else None

@@ -15,6 +15,7 @@ import msgspec
 
 from sollol_bus.errors import ConfigError
 from sollol_bus.transport.connection import BusConfig
+from sollol_schemas.plain_words import in_plain_words
 
 _OF_PROGRAMS: Final = frozenset({"name", "inbox_prefix", "connect_timeout_s", "stream_bytes"})
 """What a program says itself."""
@@ -46,7 +47,7 @@ def bus_config_here(name: str, environ: Mapping[str, str] | None = None) -> BusC
     try:
         return msgspec.convert({**given, "name": name}, BusConfig, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"SOLLOL_NATS_* or [nats] in {path}: {error}") from error
+        raise ConfigError(f"SOLLOL_NATS_* or [nats] in {path}: {in_plain_words(str(error))}") from error
 
 
 def _table(path: Path) -> dict[str, Any]:

@@ -58,4 +58,7 @@ def advice(why: str, url: str) -> str:
             "Does `sollol up` run there, and does that machine let others in? Another address is given with --nats or "
             "SOLLOL_NATS, in Python with Client(address)."
         )
-    return "Start one with `sollol up`, or name another with --nats or SOLLOL_NATS, in Python with Client(address)."
+    return (
+        "The first machine of a fleet runs `sollol up`; from any other one name it with --nats or SOLLOL_NATS, in "
+        "Python with Client(address)."
+    )

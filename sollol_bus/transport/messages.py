@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from sollol_bus.errors import DecodeFailed
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.headers import NO_RESPONDERS, RETRY_AFTER, SERVICE_ERROR, SERVICE_ERROR_CODE, STATUS
+from sollol_schemas.plain_words import in_plain_words
 
 __all__ = [
     "Msg",
@@ -57,7 +58,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     try:
         value: T = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeFailed(f"not a {_name_of(kind)}: {_unquoted(str(error))}") from error
+        raise DecodeFailed(f"not a {_name_of(kind)}: {in_plain_words(_unquoted(str(error)))}") from error
     return value
 
 

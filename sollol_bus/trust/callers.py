@@ -15,6 +15,7 @@ from sollol_bus.errors import BadRequest
 from sollol_schemas.callers import KEY_PREFIX, Standing, Standings, name_of_key, word_of
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.keys import ApiKey
+from sollol_schemas.plain_words import in_plain_words
 
 CALLERS_MAX: Final = 10_000
 """So many callers have a standing; beyond them those that are gone are forgotten."""
@@ -85,7 +86,7 @@ def standing_with(standing: Standing, **changes: object) -> Standing:
     try:
         return msgspec.convert(fields, Standing)
     except msgspec.ValidationError as error:
-        raise BadRequest(str(error)) from error
+        raise BadRequest(in_plain_words(str(error))) from error
 
 
 def named(name: str, **changes: object) -> Change:

@@ -11,13 +11,12 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import cyclopts  # noqa: TID251 here and nowhere else
-from cyclopts import App, CycloptsError, Group, UnknownOptionError  # noqa: TID251
+from cyclopts import App, CycloptsError, Group  # noqa: TID251
 
-from sollol_agents.cli import exit_codes, help_text
+from sollol_agents.cli import exit_codes, help_text, usage_errors
 from sollol_agents.cli.catalogue import ABOUT, COMMANDS, EXIT_CODES, GROUPS
 from sollol_agents.cli.declared import Commands, Parameter
 from sollol_bus.version import VERSION
-from sollol_schemas.nearest import nearest
 
 
 def build_app() -> App:
@@ -97,7 +96,7 @@ def run(argv: Sequence[str]) -> tuple[int, str]:
     try:
         code = app(words, result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return exit_codes.USAGE, f"sollol: {_wrong(error)}; `sollol {words[0]} --help` shows what there is"
+        return exit_codes.USAGE, usage_errors.line_of(error, words[0])
     if {"--help", "-h"} & set(words):
         _show_more(words, is_all=is_all)
     return (code if isinstance(code, int) else exit_codes.OK), ""
@@ -125,14 +124,3 @@ def _found(names: Sequence[str]) -> tuple[list[str], Callable[..., Any] | None]:
         return [names[0]], there
     below = there.find(names[1]) if len(names) > 1 else None
     return [*names[: 2 if below else 1]], below
-
-
-def _wrong(error: CycloptsError) -> str:
-    """What is wrong with a command line, in one sentence without its full stop."""
-    if not isinstance(error, UnknownOptionError):
-        return str(error).rstrip(".")
-    word = (error.token.keyword or error.token.value).partition("=")[0]
-    flags = [name for argument in error.argument_collection for name in argument.names if argument.parse]
-    longer = [flag for flag in flags if flag.endswith(f"-{word.lstrip('-')}")]  # --mode: --routing-mode
-    meant = longer[0] if longer else nearest(word, flags)
-    return f"there is no flag {word}" + (f"; did you mean {meant}?" if meant else "")

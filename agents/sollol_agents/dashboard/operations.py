@@ -21,6 +21,7 @@ from sollol_bus.transport.discovery import find_services
 from sollol_schemas import owners
 from sollol_schemas.contrasts import contrast
 from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.plain_words import in_plain_words
 from sollol_schemas.routing import Routing, RoutingMode
 from sollol_schemas.units import BusId, Priority, Weight
 
@@ -277,4 +278,4 @@ def operation(name: str, arguments: object) -> Operation:
     try:
         return msgspec.convert(arguments, kind)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{name}: {error}") from error
+        raise BadRequest(f"{name}: {in_plain_words(str(error))}") from error

@@ -16,6 +16,7 @@ import msgspec
 from sollol_agents.requests.ollama import gojson
 from sollol_agents.requests.ollama.bodies import OF_PATH, read_body
 from sollol_agents.requests.ollama.gojson import BodyError
+from sollol_schemas.plain_words import in_plain_words
 from sollol_schemas.routing import ROUTING_FIELDS
 
 T = TypeVar("T")
@@ -131,7 +132,7 @@ def field(fields: Fields, name: str, kind: type[Any]) -> Any:  # noqa: ANN401 th
     try:
         return _decoder_of(kind).decode(raw)  # type: ignore[arg-type]  # types are hashable; the stub forgets it
     except msgspec.ValidationError as error:
-        raise InvalidBody(f"field '{name}': {error}") from error
+        raise InvalidBody(f"field '{name}': {in_plain_words(str(error))}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidBody(f"field '{name}' is not JSON: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.control import ControlReply
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.queries import ModelView
+
+T = TypeVar("T")
 
 Node = Annotated[str, Parameter(help="The node's id, as `sollol nodes` lists it.")]
 
@@ -62,7 +64,14 @@ def load(
 def unload(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
     """Unloads a model from a node's memory; refused while it is busy."""
     said = f"{model} is unloaded from {{node}}"
-    return _operate(bus, log, lambda client: client.unload(node, model), said, json_=json_)
+
+    async def ask(client: Client) -> ControlReply:
+        try:
+            return await client.unload(node, model)
+        except UnknownModel as error:
+            raise not_there(error, node, model, (await client.models()).models, is_wanted=False) from error
+
+    return _operate(bus, log, ask, said, json_=json_)
 
 
 @of_commands.for_clients()
@@ -98,30 +107,38 @@ def pull(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_co
     async def main() -> int:
         async with running.connected(bus) as client:
             progress = client.pull(node, model)
-            if json_:
-                async for step in progress:
-                    show_json_line(step)
-            elif is_terminal():
-                await _show_bars(progress)
-            else:
-                await _show_steps(progress)
+            await _with_known(client, _show(progress, json_=json_))
         return 0
 
     return running.run(main)
 
 
-def not_there(error: UnknownModel, node: str, model: str, there: Sequence[ModelView]) -> UnknownModel:
-    """The refusal to load a model that the node has not, with who has it, or what it is called."""
+async def _show(progress: AsyncIterator[dict[str, Any]], *, json_: bool) -> None:
+    """A download as it goes on, in the form that is wanted."""
+    if json_:
+        async for step in progress:
+            show_json_line(step)
+    elif is_terminal():
+        await _show_bars(progress)
+    else:
+        await _show_steps(progress)
+
+
+def not_there(
+    error: UnknownModel, node: str, model: str, there: Sequence[ModelView], *, is_wanted: bool = True
+) -> UnknownModel:
+    """The refusal about a model that the node has not, with who has it and, if it is wanted there, what to do."""
     named = {view.name: view for view in there}
     holders = (named.get(model) or named.get(f"{model}:latest") or ModelView(name=model)).installed_on
     text = f"{node} has not {model!r}"
     if holders:
-        text += f"; {', '.join(holders)} {'has' if len(holders) == 1 else 'have'} it: `sollol pull {node} {model}`"
+        text += f"; {', '.join(holders)} {'has' if len(holders) == 1 else 'have'} it"
+        text += f": `sollol pull {node} {model}`" if is_wanted else " (`sollol models` lists who has what)"
     details = {"model": model, "models": [] if holders else list(named)}
     return UnknownModel(body=msgspec.structs.replace(error.body, message=text, details=details))
 
 
-async def _with_known(client: Client, asking: Awaitable[ControlReply]) -> ControlReply:
+async def _with_known(client: Client, asking: Awaitable[T]) -> T:
     """The answer; a refusal because nobody knows the node says which nodes there are."""
     try:
         return await asking

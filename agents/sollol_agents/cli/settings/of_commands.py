@@ -40,8 +40,8 @@ _OUTPUT: Final = inspect.Parameter(
 
 BUS: Final[Section[BusConfig]] = section("nats", BusConfig)
 LOG: Final[Section[LogConfig]] = section("log", LogConfig)
-QUIET_LOG: Final[Section[LogConfig]] = section("log", LogConfig, defaults={"level": "warning"})
-"""For commands whose output is for people: the client's own remarks would only get between it."""
+QUIET_LOG: Final[Section[LogConfig]] = section("log", LogConfig, defaults={"level": "warning", "format": "text"})
+"""For commands whose output is for people: the client's own remarks are few, and in words."""
 
 PATIENT_S: Final = 2.0
 """A person waits less long for a server than an actor, which may have been started before it."""

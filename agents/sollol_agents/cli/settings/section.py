@@ -21,6 +21,7 @@ import msgspec.inspect as mi
 
 from sollol_agents.cli.settings.annotations import Shape, allowed_by, as_text, bare, description_of, shape_of
 from sollol_bus.errors import ConfigError
+from sollol_schemas.plain_words import in_plain_words
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class Section(Generic[T]):
         try:
             return msgspec.convert(values, self.kind, strict=False)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"[{self.name}]: {error}") from error
+            raise ConfigError(f"[{self.name}]: {in_plain_words(str(error))}") from error
 
     def environ_of(self, value: T) -> dict[str, str]:
         """The environment from which another process loads the same Struct; settings without a value are left out."""

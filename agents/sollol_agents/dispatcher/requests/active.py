@@ -240,6 +240,7 @@ class ActiveRequest:
         attempt, has_streamed = self.attempt, self.has_streamed
         if attempt is None:
             return
+        why = why.replace("the node", f"node {attempt.node_id}", 1)
         error = ErrorBody(code=ErrorCode.NODE_LOST, message=why, details={"node_id": attempt.node_id})
         self._report_lost(attempt, error)
         self._abandon(attempt, "abandoned", is_dead=is_dead)

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from sollol_bus.errors import BadRequest
 from sollol_schemas.batches import BatchRecord, BatchState, FileRecord
+from sollol_schemas.plain_words import in_plain_words
 
 Fields = dict[str, Any]
 
@@ -83,7 +84,7 @@ def batch_request(fields: Fields) -> BatchRequest:
     try:
         asked = msgspec.convert(fields, BatchRequest)
     except msgspec.ValidationError as error:
-        raise BadRequest(str(error)) from error
+        raise BadRequest(in_plain_words(str(error))) from error
     if asked.endpoint not in ENDPOINTS:
         raise BadRequest(f"endpoint must be one of {', '.join(ENDPOINTS)}, not {asked.endpoint[:80]!r}")
     if asked.completion_window != WINDOW:

@@ -26,6 +26,7 @@ from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_request_id
 from sollol_schemas.jobs import TERMINAL, Job, JobState, JobStatus
+from sollol_schemas.plain_words import in_plain_words
 from sollol_schemas.routing import DEFAULT_PRIORITY
 
 PREFIX: Final = "/api/jobs"
@@ -89,7 +90,7 @@ class JobPages:
         try:
             asked = msgspec.convert(await body_of(request, _BODY_BYTES), JobRequest)
         except msgspec.ValidationError as error:
-            raise BadRequest(str(error)) from error
+            raise BadRequest(in_plain_words(str(error))) from error
         job = _job(asked, guest)
         job_id = None if asked.id is None else _checked(guest, asked.id)
         job_id = await self._of(guest).submit(job, job_id=job_id, priority=_priority(asked, guest))

@@ -11,6 +11,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode, Lack, Owner
 _BODY_MAX: Final = 8_192
 _CAME_ROUND: Final = 508
 _NO_ENGINE: Final = "a gateway of this node's own fleet is no engine"
+_NO_PAGE: Final = "page not found"
 _LEADS_BACK: Final = "leads_back"
 _COMES_BACK_S: Final = 2.0
 """After so long an engine whose process ended is worth another try."""
@@ -48,7 +49,7 @@ def said_of_models(status: int, body: bytes, content_type: str) -> SollolError:
     return engine_error(ErrorCode.ENGINE_REJECTED, text, status=status, details=_own_words(body, content_type))
 
 
-def refusal(status: int, body: bytes, model: str = "", content_type: str = "") -> SollolError:
+def refusal(status: int, body: bytes, model: str = "", content_type: str = "", path: str = "") -> SollolError:
     """The error for an answer with a status other than 2xx.
 
     What is the request's fault keeps the engine's own status; so does, in its details, what is not clear.
@@ -61,6 +62,8 @@ def refusal(status: int, body: bytes, model: str = "", content_type: str = "") -
     details: dict[str, Any] = {"engine_status": status}
     if body:
         details |= _own_words(body, content_type)
+    if path and _NO_PAGE in text:
+        text = f"{text}: the engine has no {path}"
     if fault.code is ErrorCode.ENGINE_REJECTED:
         return _error(fault, text or f"HTTP {status} without a message", details, status=status)
     return _error(fault, _message(fault, status, text, model), details | _return(text))

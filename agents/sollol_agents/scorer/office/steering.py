@@ -17,6 +17,7 @@ from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.queue.refusals import unknown_node
 from sollol_agents.scorer.strategies import available
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.plain_words import in_plain_words
 from sollol_schemas.steering import (
     BreakerRequest,
     BreakersReply,
@@ -89,7 +90,7 @@ def refusal_of(asked: StrategyRequest, core: SchedulerCore) -> ErrorBody | None:
     try:
         core.config_with(asked.settings)
     except msgspec.ValidationError as error:
-        return _bad(f"setting refused: {error}")
+        return _bad(f"setting refused: {in_plain_words(str(error))}")
     return None
 
 

@@ -164,7 +164,7 @@ class EngineHttp:
             head += b"traceparent: %b\r\n" % trace.encode()
         if via := header_of(*filter(None, (VIA.get(), self._mark))):
             head += b"%b: %b\r\n" % (h.VIA.encode(), via.encode())
-        usual: Refuse = lambda status, text, kind: refusal(status, text, model, kind)  # noqa: E731 one expression
+        usual: Refuse = lambda status, text, kind: refusal(status, text, model, kind, path)  # noqa: E731 one expression
         if body is None:
             return _Exchange(self._pool, head + b"\r\n", b"", refuse or usual)
         length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
