@@ -136,10 +136,12 @@ CUT: Final = """() => [...document.querySelectorAll('.shell *')].filter(e => {
     const style = getComputedStyle(e);
     const hides = ['hidden', 'clip'].includes(style.overflowX) && e.scrollWidth > e.clientWidth + 1;
     const box = e.getBoundingClientRect();
-    const leaves = box.width > 0 && box.right > innerWidth + 1 && !e.closest('.scroll') && !e.closest('.skip');
+    const frame = e.parentElement.closest('.panel, .card, .rows, .node-table');
+    const edge = Math.min(innerWidth, frame ? frame.getBoundingClientRect().right : innerWidth);
+    const leaves = box.width > 0 && box.right > edge + 1 && !e.closest('.scroll') && !e.closest('.skip');
     return (hides || leaves) && e.textContent.trim() && !e.closest('svg');
 }).map(e => e.className + ': ' + e.textContent.trim().slice(0, 60))"""
-"""Elements whose text is cut, or that stand outside the page."""
+"""Elements whose text is cut, or that stand outside the page or their panel."""
 PALE: Final = """() => {
     const context = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
     const known = new Map();
