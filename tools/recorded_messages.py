@@ -1,13 +1,14 @@
 """Messages as a running fleet sends them: `python -m tools.recorded_messages` writes one of each kind that it sees.
 
 They are the examples in the contract, and tests decode them with types that others' generators made. What no run of a
-few seconds brings about has no record; its example is the sample of the message.
+few seconds brings about has no record; its example is the sample of the message. `UNRECORDED` says what, and why.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import re
 import sys
 import tempfile
@@ -17,29 +18,49 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.gateway.config import GatewayConfig
+from sollol_agents.gateway.http.keys import KeyStore
 from sollol_agents.lab.emulator import FaultKind
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.batches import Batches
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.job_making import make_job
+from sollol_bus.sdk.questions import ask_actor
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
+from sollol_bus.trust.callers import named
+from sollol_bus.trust.standings import StandingStore
 from sollol_contract import wire
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
+from sollol_schemas.acts import ActsReply, ActsRequest
 from sollol_schemas.batch_progress import BatchTell
 from sollol_schemas.control import StateQuestion
-from sollol_schemas.execution import CancelRequest
+from sollol_schemas.execution import GO_S, CancelRequest
 from sollol_schemas.jobs import Job
+from sollol_schemas.queries import UsageReply, UsageRequest
 from sollol_schemas.stores import KEPT
 from sollol_schemas.subjects import ENGINE, SUBJECTS, Subject
+from tools.recorded_members import MembersFleet
 
 ROOT: Final = Path(__file__).parents[1]
 FILE: Final = ROOT / "tests" / "unit" / "golden" / "recorded" / "messages.json"
-_HEARD: Final = ("sollol.v1.>", "_INBOX.>", "_INBOX_cli.>", "_INBOX_ctl.>", "_INBOX_node.>", "$KV.>")
+_HEARD: Final = ("sollol.v1.>", "_INBOX.>", *(f"_INBOX_{who}.>" for who in ("cli", "ctl", "node", "new")), "$KV.>")
+_OF_SERVER: Final = ".traced"
+"""Where the NATS server tells a node whether a caller still listens, in words of its own."""
+_FILE: Final = b"GGUF of a model"
 _IN_HEADERS: Final = {h.EXEC: "Exec", h.DECISION: "Decision", h.FIGURES: "Figures", h.JOB_STATUS: "JobStatus"}
 _STORED: Final = "PubAck"
+UNRECORDED: Final = {
+    "Job": "it is recorded as SubmittedJob and DeadLetter",
+    "ErrorBody": "it is recorded as Error",
+    "Routing": "its fields stand in the bodies and headers of EngineRequest",
+}
+"""What has no record, and why."""
+_SECRETS: Final = frozenset({"secret", "token", "claims", "ticket", "ca", "leave_secret", h.CANCEL_SECRET})
+"""Fields and headers of which nothing but their form is kept."""
+_HIDDEN_MOST: Final = 64
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -85,20 +106,21 @@ class Ear:
         headers = dict(msg.headers or {})
         for name, struct in _IN_HEADERS.items():
             if name in headers:
+                headers[name] = bytes(_without_secrets(msgspec.Raw(headers[name].encode()))).decode()
                 self.heard.append(Recorded(message=struct, subject=msg.subject, payload=msgspec.Raw(headers[name])))
         if h.CONTROL_INBOX in headers:
             self._news.add(headers[h.CONTROL_INBOX])
         kind, row = self._kind(msg.subject)
-        if row is not None and msg.reply:
-            self._asked[msg.reply] = row
-        if kind is None or h.STATUS in headers:  # the server's own
+        if row is not None and msg.reply:  # whoever passes a request on to a node names its caller's inbox there again
+            self._asked.setdefault(msg.reply, row)
+        if kind is None or h.STATUS in headers or msg.subject.endswith(_OF_SERVER):
             return
         text = msg.data.decode(errors="replace")
         told = Recorded(
             message=name_of(kind, msg.subject, headers, text),
             subject=msg.subject,
-            headers=headers,
-            payload=_json_of(text),
+            headers={name: _hidden(name, value) for name, value in headers.items()},
+            payload=_without_secrets(_json_of(text)),
         )
         self.heard.append(told)
 
@@ -122,6 +144,25 @@ def _json_of(text: str) -> msgspec.Raw:
     except msgspec.DecodeError:
         return msgspec.Raw(encode(text))
     return msgspec.Raw(text)
+
+
+def _without_secrets(payload: msgspec.Raw) -> msgspec.Raw:
+    if not any(f'"{name}":'.encode() in bytes(payload) for name in _SECRETS):
+        return payload
+    return msgspec.Raw(encode(_hidden("", msgspec.json.decode(payload))))
+
+
+def _hidden(name: str, value: Any) -> Any:  # noqa: ANN401 any JSON
+    """The value of a field, with zeros for secrets in it."""
+    match value:
+        case dict():
+            return {key: _hidden(key, inner) for key, inner in value.items()}
+        case list():
+            return [_hidden(name, inner) for inner in value]
+        case str() if name in _SECRETS:
+            return "0" * len(value[:_HIDDEN_MOST])
+        case _:
+            return value
 
 
 def name_of(kind: str, subject: str, headers: dict[str, str], data: str) -> str:
@@ -156,17 +197,21 @@ def name_of(kind: str, subject: str, headers: dict[str, str], data: str) -> str:
 async def record(folder: Path) -> list[Recorded]:
     """Everything that is heard while a small fleet serves, fails, is steered and works on jobs; takes some seconds."""
     system = EmulatedSystem(folder, nodes=2, slots=1, decode_tps=200.0, gateway=GatewayConfig(port=0))
-    async with system:
+    ears: list[Ear] = []
+    members = folder / "members"
+    members.mkdir()
+    async with system, asyncio.TaskGroup() as group:
+        group.create_task(MembersFleet(members, lambda bus: ears.append(Ear(bus))).run())
         bus = await Bus.connect(system.stack.bus_config)
         try:
-            ear = Ear(bus)
+            ears.append(Ear(bus))
             await bus.flush()
-            for part in (_ask, _work, _steer, _fail):
+            for part in (_ask, _give_up, _work, _steer, _keep, _grow, _fail, _leave):
                 await part(system)
             await bus.flush()
         finally:
             await bus.close()
-    return ear.heard
+    return [told for ear in ears for told in ear.heard]
 
 
 async def _ask(system: EmulatedSystem) -> None:
@@ -200,6 +245,16 @@ async def _ask(system: EmulatedSystem) -> None:
         client.bus.publish(subjects.GENERATE, _body(200), reply=client.bus.new_inbox(), headers=secret)
         given_up = CancelRequest(request_id="given-up", secret=secret[h.CANCEL_SECRET])
         await client.bus.request(subjects.CANCEL, encode(given_up))
+
+
+async def _give_up(system: EmulatedSystem) -> None:
+    """A stream that is left in its middle, and an answer that takes longer than a node may speak without asking."""
+    async with system.client.call(subjects.GENERATE, _body(400)) as call:
+        async for _ in call:
+            break
+    system.fault(FaultKind.HANG, path="/api/embed", duration_s=GO_S + 0.2)
+    await system.client.embed("nomic-embed-text", ["late"])
+    system.clear_faults()
 
 
 def _body(number: int) -> bytes:
@@ -245,6 +300,36 @@ async def _work(system: EmulatedSystem) -> None:
     await jobs.purge()
 
 
+async def _keep(system: EmulatedSystem) -> None:
+    """What the gateway keeps of files, batches and keys, and has nodes do with their engines."""
+    http, bus = system.http, system.client.bus
+    digest = f"sha256:{hashlib.sha256(_FILE).hexdigest()}"
+    await http.post(f"/api/blobs/{digest}", content=_FILE)
+    await http.post("/api/show", json={"model": MODEL})
+    line = {"custom_id": "r1", "method": "POST", "url": "/v1/completions", "body": {"model": MODEL, "prompt": "2"}}
+    sent = await http.post(
+        "/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", msgspec.json.encode(line))}
+    )
+    asked = {"input_file_id": sent.json()["id"], "endpoint": line["url"], "completion_window": "24h"}
+    await http.post("/v1/batches", json=asked)
+    await KeyStore(bus).create("scripts")
+    await StandingStore(bus).change(named("alice", team="research", requests_per_minute=60.0))
+    await ask_actor(bus, subjects.USAGE, UsageRequest(since_s=3600.0), UsageReply)
+    await ask_actor(bus, subjects.ADMIN_ACTS, ActsRequest(), ActsReply)
+
+
+async def _grow(system: EmulatedSystem) -> None:
+    """A node that comes with a model that is asked for, and goes with it."""
+    client, loaded = system.client, asyncio.Event()
+    client.bus.subscribe(subjects.PRELOAD_EVENT.all, lambda _: loaded.set())
+    await system.node("n3", engine={"preload": ("other",)})
+    for _ in range(4):
+        await client.generate("other", "count down from 2", node_id="n3")
+    leaver = [actor for actor in system.stack.actors if actor.name == "node"][-1]
+    await leaver.close()
+    await eventually(loaded.is_set, complaint="another node loads the model")
+
+
 async def _steer(system: EmulatedSystem) -> None:
     client = system.client
     await client.drain("n2")
@@ -269,9 +354,19 @@ async def _fail(system: EmulatedSystem) -> None:
         with contextlib.suppress(SollolError):
             await client.generate(MODEL, "count down from 3")
     system.clear_faults()
-    for actor in system.stack.actors:
-        if actor.name == "scorer":
-            await actor.close()
+
+
+async def _leave(system: EmulatedSystem) -> None:
+    """A dispatcher with jobs that wait, and then the scorer."""
+    await system.client.reset_breakers()
+    before = len(system.began())
+    for number in range(8):
+        await system.client.jobs.submit(_job("count down from 300"), priority=number % 2 * 9)
+    await eventually(lambda: len(system.began()) > before, complaint="a job runs")
+    for name in ("dispatcher", "scorer"):
+        for actor in system.stack.actors:
+            if actor.name == name:
+                await actor.close()
 
 
 def main() -> int:

@@ -50,13 +50,34 @@ def document(version: str, examples: Examples) -> dict[str, Any]:
                 "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in beside.SECURITY],
             }
         },
-        "channels": {k: v for subject in SUBJECTS for k, v in _channels(subject).items()},
-        "operations": {k: v for subject in SUBJECTS for k, v in _operations(subject).items()},
+        "channels": {k: v for subject in SUBJECTS for k, v in _channels(subject).items()}
+        | {key: _callers_channel(key, row) for key, row in beside.CALLERS_OWN.items()},
+        "operations": {k: v for subject in SUBJECTS for k, v in _operations(subject).items()}
+        | {k: v for key, row in beside.CALLERS_OWN.items() for k, v in _callers_operations(key, row).items()},
         "components": {
             "messages": _messages(examples),
             "schemas": {**beside.SCHEMAS, **schemas},
             "securitySchemes": beside.SECURITY,
         },
+    }
+
+
+def _callers_channel(key: str, row: beside.CallersOwn) -> dict[str, Any]:
+    made = {"address": row.address, "summary": row.summary, "messages": _references(row.messages)}
+    if row.address is not None:
+        made["parameters"] = {key.rpartition(".")[2]: {"description": "What the caller chose, one token or more."}}
+    return made
+
+
+def _callers_operations(key: str, row: beside.CallersOwn) -> dict[str, Any]:
+    return {
+        f"{role.value}.{action}.{key}": {
+            "action": action,
+            "channel": {"$ref": f"#/channels/{key}"},
+            "summary": row.summary,
+            "tags": [{"name": role.value}],
+        }
+        for role, action in ((Role.CONTROL, "send"), (Role.CLIENT, "receive"))
     }
 
 
@@ -190,7 +211,7 @@ def _references(names: tuple[str, ...]) -> dict[str, Any]:
 
 def _messages(examples: Examples) -> dict[str, Any]:
     structs = wire.structs()
-    inside = (*wire.IN_HEADERS, "ErrorBody", "Routing")
+    inside = {*wire.IN_HEADERS, "ErrorBody", "Routing", "Job"}
     described = {
         name: beside.Fixed(
             (structs[name].__doc__ or "").partition("\n")[0],

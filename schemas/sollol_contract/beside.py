@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from sollol_contract import wire
 from sollol_schemas import headers as h
-from sollol_schemas import subjects
+from sollol_schemas import inboxes, subjects
 from sollol_schemas.routing import ROUTING_FIELDS, Routing, routing_header
+from sollol_schemas.stores import KEPT
 
 Schema = dict[str, Any]
 
@@ -21,6 +23,15 @@ class Fixed(NamedTuple):
     payload: Schema
     headers: str = ""
     """Name of the schema of its headers."""
+
+
+class CallersOwn(NamedTuple):
+    """A subject that a caller names, and where it is told something."""
+
+    address: str | None
+    """None: an inbox."""
+    summary: str
+    messages: tuple[str, ...]
 
 
 def _ref(name: str) -> Schema:
@@ -68,7 +79,8 @@ FIXED: Final[dict[str, Fixed]] = {
         {"title": "AnswerText"},
     ),
     "PullProgress": Fixed(
-        "How far the download of a model is, in the engine's own words.", {"title": "EngineProgress", "type": "object"}
+        "What an engine says about its models in its own words: how far a download is, or what a model is.",
+        {"title": "EngineProgress", "type": "object"},
     ),
     "SubmittedJob": Fixed("A job as it is submitted.", _ref("Job"), "SubmitHeaders"),
     "BareJob": Fixed(
@@ -85,9 +97,14 @@ FIXED: Final[dict[str, Fixed]] = {
 HEADERS_OF: Final = {
     "Outcome": "OutcomeHeaders",
     "JobCallback": "CallbackHeaders",
-    **dict.fromkeys(
-        ("AdminRequest", "StrategyRequest", "BreakerRequest", "FleetRequest", "JobPurgeRequest"), "OperatorHeaders"
-    ),
+    "JobResult": "ResultHeaders",
+    **dict.fromkeys({row.value for row in KEPT} - {"", "StrategyRequest", "JobStatus"}, "KeptHeaders"),
+    **{
+        name: "OperatorHeaders"
+        for row in subjects.SUBJECTS
+        if row.address.startswith(f"{subjects.V1}.admin.") or row.all == subjects.JOB_PURGE
+        for name in wire.members(row.payload)
+    },
 }
 """Schema of the headers of messages whose body is a Struct."""
 
@@ -106,6 +123,20 @@ REPLIES: Final = {
     subjects.JOB_GET: ("JobReply", "AnswerPart", "StreamEnd", "Error"),
 }
 """Replies, where they are more than the Struct that the table names."""
+
+CALLERS_OWN: Final = {
+    "control-inbox": CallersOwn(
+        None,
+        f"What becomes of a request meanwhile, in the inbox that its header {h.CONTROL_INBOX} named.",
+        wire.members("RequestNews"),
+    ),
+    "callbacks.subject": CallersOwn(
+        f"{inboxes.JOB_CALLBACK_ROOT}{{subject}}",
+        "How a job ended, at the subject that it named for it; an inbox of the caller's is as good.",
+        ("JobResult",),
+    ),
+}
+"""Where callers are told things beside replies."""
 
 SCHEMAS: Final[dict[str, Schema]] = {
     "RequestHeaders": _headers(
@@ -155,12 +186,25 @@ SCHEMAS: Final[dict[str, Schema]] = {
             h.RETRY_AFTER: "Whole seconds after which asking again may succeed, where waiting is what helps.",
         },
     ),
+    "KeptHeaders": _headers(
+        "KeptHeaders",
+        {
+            h.EXPECTED_LAST_SUBJECT_SEQUENCE: "Revision of the value that this one replaces; `0`: there is none.",
+            h.TTL: "Seconds after which the value is forgotten.",
+        },
+    ),
+    "ResultHeaders": _headers(
+        "ResultHeaders",
+        {h.EXPECTED_LAST_SUBJECT_SEQUENCE: "Number of the result of an earlier run; `0`: there is none."},
+    ),
     "SubmitHeaders": _headers(
         "SubmitHeaders",
         {
             h.MSG_ID: _STORED_ONCE.format("the job's id"),
             h.EXPECTED_LAST_SUBJECT_SEQUENCE: "`0`: refuse the job when one waits under its subject.",
             h.JOB_RUN: "How often the job is run by request, on a message that runs it again; absent means 1.",
+            h.EXPECTED_STREAM: "Refuse the job unless the stream with this name takes it.",
+            h.EXPECTED_LAST_SEQUENCE: "Refuse the job unless this is the number of the stream's last message.",
             h.SCHEDULE: "`@at` and an instant: when the server publishes a delayed job.",
             **_TRACE,
             **_ROUTING,
@@ -206,9 +250,6 @@ SECURITY: Final[dict[str, Schema]] = {
         "type": "userPassword",
         "description": "User and password, where the server has a list of users.",
     },
-    "clientCertificate": {
-        "type": "X509",
-        "description": "A certificate, where the server asks for one; it stands beside one of the others.",
-    },
+    "token": {"type": "apiKey", "in": "password", "description": "A token, where the server has one for everybody."},
 }
 """How a member shows who it is; an open bus asks for nothing."""

@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-from sollol_schemas.units import Bytes, Count, Priority
+from sollol_schemas.instants import instant, take_over
+from sollol_schemas.units import NOT_WRITTEN, Bytes, Count, FormerInstant, Instant, Priority
 
 
 class BatchState(StrEnum):
@@ -35,8 +36,15 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     purpose: str
     filename: str
     size_bytes: Bytes
-    created_at_s: Count
-    expires_at_s: Count
+    created_at: Instant = ""
+    expires_at: Instant = ""
+    created_at_s: FormerInstant = NOT_WRITTEN
+    expires_at_s: FormerInstant = NOT_WRITTEN
+
+    def __post_init__(self) -> None:
+        """Reads what older versions wrote."""
+        take_over(self, "created_at_s", "created_at")
+        take_over(self, "expires_at_s", "expires_at")
 
 
 class BatchProblem(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,13 +63,17 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     owner: str
     endpoint: str
     input_file_id: str
-    created_at_s: Count
-    expires_at_s: Count
+    created_at: Instant = ""
+    expires_at: Instant = ""
+    created_at_s: FormerInstant = NOT_WRITTEN
+    expires_at_s: FormerInstant = NOT_WRITTEN
     priority: Priority = 1
     state: BatchState = BatchState.VALIDATING
     metadata: dict[str, str] = {}
-    at_s: dict[str, Count] = {}
+    entered_at: dict[str, Instant] = {}
     """When it came into its states."""
+    at_s: dict[str, FormerInstant] = {}
+    """What `entered_at` is, as older versions wrote it: read, never written."""
     total: Count = 0
     completed: Count = 0
     failed: Count = 0
@@ -73,6 +85,16 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     worker: str = ""
     """Instance of the gateway that works on it; it writes the record once a second."""
 
-    def into(self, state: BatchState, now_s: int, **changes: object) -> BatchRecord:
-        """The record in another state."""
-        return msgspec.structs.replace(self, state=state, at_s={**self.at_s, state.value: now_s}, **changes)
+    def __post_init__(self) -> None:
+        """Reads what older versions wrote."""
+        take_over(self, "created_at_s", "created_at")
+        take_over(self, "expires_at_s", "expires_at")
+        if self.at_s:
+            former = {state: instant(at_s) for state, at_s in self.at_s.items()}
+            msgspec.structs.force_setattr(self, "entered_at", former | self.entered_at)
+            msgspec.structs.force_setattr(self, "at_s", {})
+
+    def into(self, state: BatchState, now_s: float, **changes: object) -> BatchRecord:
+        """The record in another state, into which it comes at `now_s` of Unix time."""
+        entered_at = {**self.entered_at, state.value: instant(now_s)}
+        return msgspec.structs.replace(self, state=state, entered_at=entered_at, **changes)

@@ -1,9 +1,18 @@
-"""Instants on the wire: RFC 3339 in UTC, with `Z` and milliseconds."""
+"""Instants on the wire and in what is kept: RFC 3339 in UTC, with `Z` and milliseconds.
+
+Every field that says when something happened is such a text, and its name is or ends in `at`, or in `before`. Numbers
+are durations, or readings of a clock that is no calendar's. Two things follow somebody else's form: an answer in the
+dialect of an engine, and what the NATS server reads.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Final
+
+import msgspec
+
+from sollol_schemas.units import NOT_WRITTEN
 
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -32,6 +41,23 @@ def parse_instant(text: str) -> float:
     if at.tzinfo is None:
         raise InvalidInstant(f"{text[:40]!r} needs a time zone, for example Z")
     return at.timestamp()
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of Unix time of an instant that was kept; 0 for what is none."""
+    try:
+        return parse_instant(text)
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def take_over(struct: msgspec.Struct, former: str, field: str) -> None:
+    """Moves an instant to its field from another one, where older versions wrote it as seconds of Unix time."""
+    seconds = getattr(struct, former)
+    if seconds:
+        if not getattr(struct, field):
+            msgspec.structs.force_setattr(struct, field, instant(seconds))
+        msgspec.structs.force_setattr(struct, former, NOT_WRITTEN)
 
 
 def retold(text: str) -> str:

@@ -11,6 +11,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from sollol_schemas.instants import take_over
+from sollol_schemas.units import NOT_WRITTEN, FormerInstant, Instant
+
 NAME_MAX = 512
 """Longer names are not kept: callers choose those of models that they ask for."""
 
@@ -91,8 +94,13 @@ class Learned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
 
     term: _Samples = 0
     """Of the scorer that wrote it: one out of office never overwrites its successor's."""
-    saved_at_unix_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    saved_at: Instant = ""
+    saved_at_unix_s: FormerInstant = NOT_WRITTEN
     nodes: dict[_Name, LearnedNode] = {}
     lengths: tuple[LearnedLength, ...] = ()
     demand: dict[_Name, _Speed] = {}
     """Requests per second of each model."""
+
+    def __post_init__(self) -> None:
+        """Reads what older versions wrote."""
+        take_over(self, "saved_at_unix_s", "saved_at")

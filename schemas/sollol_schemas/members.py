@@ -7,11 +7,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from sollol_schemas.instants import take_over
 from sollol_schemas.subjects import Role
-from sollol_schemas.units import BusId
+from sollol_schemas.units import NOT_WRITTEN, BusId, FormerInstant, Instant
 
 Secret = Annotated[str, Meta(max_length=128, description="What an invitation says to one person.")]
-UnixSeconds = Annotated[int, Meta(ge=0, description="Whole seconds since 1970.")]
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -20,9 +20,14 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: BusId
     role: Role
     key: Annotated[str, Meta(description="Public key of its NATS user.")]
-    since: UnixSeconds
+    joined_at: Instant = ""
+    since: FormerInstant = NOT_WRITTEN
     machine: Annotated[str, Meta(max_length=64)] = ""
     """Where it was when it joined, as it says."""
+
+    def __post_init__(self) -> None:
+        """Reads what older versions wrote."""
+        take_over(self, "since", "joined_at")
 
 
 class Invited(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +35,7 @@ class Invited(msgspec.Struct, frozen=True, kw_only=True):
 
     name: BusId
     role: Role
-    ends_at: UnixSeconds
+    expires_at: Instant
 
 
 class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,11 +9,15 @@ import msgspec
 from msgspec import Meta
 
 from sollol_schemas.decision import Forecast
+from sollol_schemas.instants import take_over
 from sollol_schemas.units import (
+    NOT_WRITTEN,
     BusId,
     Bytes,
     Celsius,
     Count,
+    FormerInstant,
+    Instant,
     Mib,
     Ratio,
     Seconds,
@@ -170,8 +174,14 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     version: str = ""
     """Version of this software on the node."""
     host: str = ""
-    unix_s: Annotated[float, Meta(ge=0, le=1e12, description="The node's own clock, seconds since 1970.")] = 0.0
+    sent_at: Instant = ""
+    """When it was sent, by the node's own clock."""
+    unix_s: FormerInstant = NOT_WRITTEN
     asked: Annotated[tuple[Asked, ...], Meta(max_length=16)] = ()
+
+    def __post_init__(self) -> None:
+        """Reads what older versions wrote."""
+        take_over(self, "unix_s", "sent_at")
 
     @property
     def has_gpu(self) -> bool:

@@ -40,3 +40,14 @@ Instant = Annotated[
     str, Meta(description="An instant, RFC 3339 in UTC with Z and milliseconds.", extra_json_schema=DATE_TIME)
 ]
 """Empty, and so left out, while it is not known."""
+FormerInstant = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=SECONDS_MAX,
+        description="Seconds of Unix time, as older versions wrote an instant: read, never written.",
+        extra_json_schema={"deprecated": True},
+    ),
+]
+NOT_WRITTEN: Final = 0.0
+"""Of a `FormerInstant`: this very object, because a default is left out by its identity."""

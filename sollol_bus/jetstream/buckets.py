@@ -24,7 +24,7 @@ from sollol_bus.jetstream.stored import Stored, purge_subject, stored_block, sto
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
 from sollol_bus.waiting import happens
-from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE
+from sollol_schemas.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, TTL
 from sollol_schemas.stores import KEPT
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ T = TypeVar("T")
 _ROWS = {row.value: row for row in KEPT}
 _OPERATION = "KV-Operation"
 _MARKERS = (_OPERATION, "Nats-Marker-Reason")
-_TTL = "Nats-TTL"
 _IGNORED_MAX = 1024
 _KEY_SHOWN = 120
 _LOOK_AGAIN_S = 0.5
@@ -209,5 +208,5 @@ class Bucket:
 def _headers(last: int | None, ttl_s: int) -> dict[str, str]:
     headers = {} if last is None else {EXPECTED_LAST_SUBJECT_SEQUENCE: str(last)}
     if ttl_s:
-        headers[_TTL] = str(ttl_s)
+        headers[TTL] = str(ttl_s)
     return headers

@@ -28,8 +28,10 @@ from sollol_bus.trust.claims import (
     user_claims,
 )
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.instants import instant, seconds_of, take_over
 from sollol_schemas.members import Member
 from sollol_schemas.subjects import Role
+from sollol_schemas.units import NOT_WRITTEN, FormerInstant, Instant
 
 INVITED_S: Final = 3600.0
 """How long an invitation is valid."""
@@ -48,9 +50,13 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str
     role: Role
-    ends_at: float
-    """Unix seconds."""
+    expires_at: Instant = ""
+    ends_at: FormerInstant = NOT_WRITTEN
     is_used: bool = False
+
+    def __post_init__(self) -> None:
+        """Reads what older versions wrote."""
+        take_over(self, "ends_at", "expires_at")
 
 
 class Authority(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +73,7 @@ class Authority(msgspec.Struct, frozen=True, kw_only=True):
     invitations: dict[str, Invitation] = {}
     """Under the digest of their secret."""
     revoked: dict[str, int] = {}
-    """Public keys that count no more, and since when in unix seconds."""
+    """Public keys that count no more, and since when in unix seconds, as the NATS server reads them."""
 
     def __repr__(self) -> str:
         """The authority without its keys."""
@@ -113,11 +119,11 @@ def invited(authority: Authority, name: str, role: Role, secret: str, *, now: fl
     known = {
         digest: one
         for digest, one in authority.invitations.items()
-        if now < one.ends_at + _REMEMBERED_S and (one.name != name or one.is_used)
+        if now < seconds_of(one.expires_at) + _REMEMBERED_S and (one.name != name or one.is_used)
     }
     if len(known) >= _MOST_INVITATIONS:
         raise _refused(ErrorCode.BAD_REQUEST, f"{len(known)} invitations are open; wait until some have ended")
-    known[digest_of(secret)] = Invitation(name=name, role=role, ends_at=now + INVITED_S)
+    known[digest_of(secret)] = Invitation(name=name, role=role, expires_at=instant(now + INVITED_S))
     return msgspec.structs.replace(authority, invitations=known)
 
 
@@ -144,9 +150,9 @@ def admitted(authority: Authority, secret: str, key: str, *, machine: str, now: 
         raise _refused(
             ErrorCode.FORBIDDEN, f"this token was used already; ask for a new one: {_again(authority, found)}"
         )
-    if now >= found.ends_at:
+    if now >= seconds_of(found.expires_at):
         raise _refused(ErrorCode.FORBIDDEN, f"this token is too old; ask for a new one: {_again(authority, found)}")
-    member = Member(name=found.name, role=found.role, key=key, machine=machine[:64], since=int(now))
+    member = Member(name=found.name, role=found.role, key=key, machine=machine[:64], joined_at=instant(now))
     before = authority.members.get(found.name)
     revoked = authority.revoked if before is None else authority.revoked | {before.key: int(now)}
     return (

@@ -24,6 +24,7 @@ from sollol_bus.transport.messages import Msg
 from sollol_schemas import subjects
 from sollol_schemas.batches import BatchRecord, BatchState, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.instants import instant
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
 
 LINE = b'{"custom_id":"a","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
@@ -57,7 +58,7 @@ class _Contents:
 class _Files:
     async def find(self, file_id: str, owner: str) -> tuple[FileRecord, int]:
         described: dict[str, Any] = {"purpose": "batch", "filename": "f", "size_bytes": len(LINE)}
-        return FileRecord(file_id=file_id, owner=owner, created_at_s=1, expires_at_s=2, **described), 1
+        return FileRecord(file_id=file_id, owner=owner, created_at=instant(1), expires_at=instant(2), **described), 1
 
     async def write(self, *_record: object, ttl_s: int = 0) -> int:
         del ttl_s
@@ -147,7 +148,7 @@ class _Jobs:
 
 def batch() -> BatchRecord:
     described: dict[str, Any] = {"endpoint": "/v1/embeddings", "input_file_id": "file-1", "worker": "w"}
-    return BatchRecord(batch_id="batch_1", owner="me", created_at_s=1, expires_at_s=10_000, **described)
+    return BatchRecord(batch_id="batch_1", owner="me", created_at=instant(1), expires_at=instant(10_000), **described)
 
 
 def resources_with(batches: _Batches, jobs: _Jobs, contents: _Contents) -> BatchResources:
@@ -213,7 +214,7 @@ async def test_a_batch_that_is_cancelled_stays_cancelling_until_it_is_cancelled(
         await work
         watch.cancel()
     assert {record.state for record in batches.written} == {BatchState.CANCELLING, BatchState.CANCELLED}
-    assert batches.standing.at_s[BatchState.CANCELLING] == 50
+    assert batches.standing.entered_at[BatchState.CANCELLING] == instant(50)
 
 
 async def test_a_batch_that_nobody_can_work_on_fails_and_stops_no_gateway() -> None:

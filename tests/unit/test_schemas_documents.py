@@ -15,7 +15,6 @@ import yaml
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from sollol_schemas import headers
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.routing import ROUTING_FIELDS, routing_headers
 from sollol_schemas.subjects import SUBJECTS, Role, Subject
@@ -73,15 +72,6 @@ def test_every_subject_is_a_channel(asyncapi: Any) -> None:
 def test_every_reference_leads_somewhere(asyncapi: Any) -> None:
     for reference in set(references(asyncapi)):
         assert resolve(asyncapi, reference) is not None
-
-
-def test_every_header_that_is_sent_is_described(asyncapi: Any) -> None:
-    schemas = asyncapi["components"]["schemas"]
-    described = {name for key, one in schemas.items() if key.endswith("Headers") for name in one["properties"]}
-    of_the_server = {headers.EXPECTED_STREAM, headers.EXPECTED_LAST_SEQUENCE, headers.TRACE_DEST, headers.TRACE_ONLY}
-    others = {headers.STATUS, headers.NO_RESPONDERS, headers.ROUTING_PREFIX}
-    ours = {value for name, value in vars(headers).items() if name.isupper()} - of_the_server - others
-    assert ours - described == set()
 
 
 def test_every_error_code_is_listed_with_status_and_meaning(asyncapi: Any) -> None:

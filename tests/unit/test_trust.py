@@ -30,6 +30,7 @@ from sollol_bus.trust.authority import (
 )
 from sollol_bus.trust.certificates import fingerprint, new_ca, new_server
 from sollol_bus.trust.claims import Kind, creds_text, is_user_key, new_seed, public_key
+from sollol_schemas.instants import instant
 from sollol_schemas.members import Member
 from sollol_schemas.subjects import Role
 
@@ -239,7 +240,7 @@ def _handshake(folder: Path, ca: str, name: str) -> bool:
     ("role", "asks_as"), [(Role.CLIENT, "n1"), (Role.OBSERVER, "n1"), (Role.NODE, ""), (Role.CONTROL, "")]
 )
 def test_a_credentials_file_tells_under_which_name_its_owner_asks(role: Role, asks_as: str, tmp_path: Path) -> None:
-    member = Member(name="n1", role=role, key=KEYS[0], since=int(NOW))
+    member = Member(name="n1", role=role, key=KEYS[0], joined_at=instant(NOW))
     path = tmp_path / "member.creds"
     path.write_text(creds_text(claims_of_member(AUTHORITY, member, now=NOW), new_seed(Kind.USER)))
     assert caller_in(str(path)) == asks_as

@@ -27,6 +27,7 @@ from sollol_bus.transport.connection import BusConfig
 from sollol_bus.transport.messages import encode
 from sollol_bus.waiting import happens
 from sollol_schemas import inboxes, subjects
+from sollol_schemas.instants import instant
 from sollol_schemas.stores import NodeClaim
 from sollol_schemas.telemetry import LoadedModel, LoadUpdate, Telemetry
 
@@ -190,7 +191,7 @@ class NodeMonitor(Actor[NodeConfig]):
             bus_rtt_s=self._bus_rtt_s,
             uptime_s=now - self._began_mono_s,
             engine_silent_s=executor.silent_s(now),
-            unix_s=wall_s(),
+            sent_at=instant(wall_s()),
             endpoints=self.bus.endpoints,
         )
 

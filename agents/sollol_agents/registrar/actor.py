@@ -33,6 +33,7 @@ from sollol_bus.trust.standings import StandingStore
 from sollol_schemas import subjects
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.inboxes import NEWCOMER_INBOX_PREFIX
+from sollol_schemas.instants import seconds_of
 from sollol_schemas.members import (
     FleetReply,
     FleetRequest,
@@ -170,10 +171,12 @@ class Registrar(Actor[RegistrarConfig]):
                 tell_act(self.bus, "fleet.revoke", name, asked=msg.headers or {})
             case _:
                 pass
-        waiting = (one for one in self.authority.invitations.values() if not one.is_used and one.ends_at > now)
+        waiting = (
+            one for one in self.authority.invitations.values() if not one.is_used and seconds_of(one.expires_at) > now
+        )
         return FleetReply(
             members=tuple(self.authority.members.values()),
-            invited=tuple(Invited(name=one.name, role=one.role, ends_at=int(one.ends_at)) for one in waiting),
+            invited=tuple(Invited(name=one.name, role=one.role, expires_at=one.expires_at) for one in waiting),
             token=token,
         )
 

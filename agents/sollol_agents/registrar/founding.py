@@ -14,6 +14,7 @@ from sollol_agents.registrar.config import write_secret
 from sollol_bus.trust.authority import claims_of_member, enrolled, new_authority, server_config
 from sollol_bus.trust.certificates import new_ca, new_server
 from sollol_bus.trust.claims import Kind, creds_text, new_seed, public_key, user_claims
+from sollol_schemas.instants import instant
 from sollol_schemas.members import Member
 from sollol_schemas.subjects import Role
 
@@ -39,7 +40,9 @@ def found(folder: Path, hosts: Sequence[str], port: int, node_id: str, *, now: f
         (node_id, Role.NODE, files.NODE_CREDENTIALS),
     ):
         seed = new_seed(Kind.USER)
-        member = Member(name=name, role=role, key=public_key(seed), machine=socket.gethostname()[:64], since=int(now))
+        member = Member(
+            name=name, role=role, key=public_key(seed), machine=socket.gethostname()[:64], joined_at=instant(now)
+        )
         authority = enrolled(authority, member)
         write_secret(folder / file, creds_text(claims_of_member(authority, member, now=now), seed))
     seed = new_seed(Kind.USER)

@@ -51,6 +51,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import LEFT, BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.headers import TRACEPARENT
+from sollol_schemas.instants import seconds_of
 from sollol_schemas.slim import slim
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
@@ -298,7 +299,7 @@ class Scorer(Actor[ScorerConfig]):
         effects = self.core.on_telemetry(told, now)
         node = self.core.fleet.nodes.get(told.node_id)
         clock = self.bus.clock
-        if node is not None and clock.is_compared and node.clock.hear(told.unix_s, clock.now_unix()):
+        if node is not None and clock.is_compared and node.clock.hear(seconds_of(told.sent_at), clock.now_unix()):
             ahead_s = node.clock.ahead_s
             log.log(
                 logging.WARNING if ahead_s else logging.INFO,

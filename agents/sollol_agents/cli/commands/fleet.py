@@ -44,6 +44,7 @@ from sollol_bus.trust.standings import StandingStore
 from sollol_schemas import subjects
 from sollol_schemas.callers import Standings
 from sollol_schemas.ids import is_bus_id
+from sollol_schemas.instants import seconds_of
 from sollol_schemas.members import FleetReply, FleetRequest, Invite, ListMembers, Revoke
 from sollol_schemas.subjects import Role
 
@@ -142,8 +143,8 @@ def list_(*, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False
             shown = columns(roster.team_of(name), roster.of(name)) if has_team else ("-",) * len(HEADINGS)
             return [name, _word(role), *shown, machine, since]
 
-        rows = [row(one.name, one.role, one.machine or "-", _day(one.since)) for one in reply.members]
-        rows += [row(one.name, one.role, "-", f"invited until {_day(one.ends_at)}") for one in reply.invited]
+        rows = [row(one.name, one.role, one.machine or "-", _day(one.joined_at)) for one in reply.members]
+        rows += [row(one.name, one.role, "-", f"invited until {_day(one.expires_at)}") for one in reply.invited]
         show_table(["NAME", "ROLE", *HEADINGS, "MACHINE", "SINCE"], rows)
 
     return _ask(bus, log, ListMembers(), tell, then=load)
@@ -331,8 +332,8 @@ def _word(role: Role) -> str:
     return "operator" if role is Role.CONTROL else role.value
 
 
-def _day(at: int) -> str:
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+def _day(at: str) -> str:
+    return datetime.fromtimestamp(seconds_of(at), UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _text(value: object) -> str:

@@ -148,7 +148,7 @@ def view_of(plan: BatchPlan, states: States, now_s: float) -> BatchView:
 
 def view_of_record(record: BatchRecord) -> BatchView:
     """How far a batch of a gateway is, as the gateway that works on it has written down."""
-    ended_at = max(record.at_s.values(), default=0) if record.state in _STAGES else 0
+    ended_at = max(record.entered_at.values(), default="") if record.state in _STAGES else ""
     problems = [BatchReason(code=one.code, message=one.message[:_MESSAGE_MAX]) for one in record.problems]
     stage = _STAGES.get(record.state, BatchStage.RUNNING)
     return BatchView(
@@ -163,8 +163,8 @@ def view_of_record(record: BatchRecord) -> BatchView:
         requests=record.input_file_id,
         answers=record.output_file_id,
         priority=record.priority,
-        began_at=instant(record.created_at_s),
-        ended_at=instant(ended_at) if ended_at else "",
+        began_at=record.created_at,
+        ended_at=ended_at,
         is_of_gateway=True,
     )
 

@@ -91,7 +91,7 @@ class HeldRecord:
             return record
         self.is_cancelled = True
         self._on_cancelled()
-        changes = {"at_s": {**record.at_s, **standing.at_s}}
+        changes = {"entered_at": {**record.entered_at, **standing.entered_at}}
         if record.state in ENDED:
             return msgspec.structs.replace(record, **changes)
         return msgspec.structs.replace(record, state=BatchState.CANCELLING, **changes)

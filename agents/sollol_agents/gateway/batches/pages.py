@@ -21,6 +21,7 @@ from sollol_bus.errors import BadRequest, Conflict, SollolError, error_from
 from sollol_schemas.batches import ENDED, BatchRecord, BatchState, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
+from sollol_schemas.instants import instant
 from sollol_schemas.routing import PRIORITY_NAMES
 
 _WRITES: Final = 20
@@ -126,8 +127,8 @@ class BatchPages:
             jobs_owner=guest.caller,
             endpoint=asked.endpoint,
             input_file_id=asked.input_file_id,
-            created_at_s=now_s,
-            expires_at_s=now_s + WINDOW_S,
+            created_at=instant(now_s),
+            expires_at=instant(now_s + WINDOW_S),
             priority=min(PRIORITY_NAMES["batch"], guest.max_priority),
             metadata=asked.metadata or {},
         )

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from sollol_bus.errors import BadRequest
 from sollol_schemas.batches import BatchRecord, BatchState, FileRecord
+from sollol_schemas.instants import seconds_of
 from sollol_schemas.plain_words import in_plain_words
 
 Fields = dict[str, Any]
@@ -22,6 +23,11 @@ WINDOW_S: Final = 86_400
 _PAGE_MAX: Final = 10_000
 
 
+def unix_s(at: str) -> int:
+    """An instant as OpenAI's clients read it."""
+    return int(seconds_of(at))
+
+
 def told(record: FileRecord | BatchRecord) -> Fields:
     """A record as OpenAI describes one."""
     return _file(record) if isinstance(record, FileRecord) else _batch(record)
@@ -32,8 +38,8 @@ def _file(record: FileRecord) -> Fields:
         "id": record.file_id,
         "object": "file",
         "bytes": record.size_bytes,
-        "created_at": record.created_at_s,
-        "expires_at": record.expires_at_s,
+        "created_at": unix_s(record.created_at),
+        "expires_at": unix_s(record.expires_at),
         "filename": record.filename,
         "purpose": record.purpose,
         "status": "processed",
@@ -53,12 +59,16 @@ def _batch(record: BatchRecord) -> Fields:
         "status": record.state,
         "output_file_id": record.output_file_id or None,
         "error_file_id": record.error_file_id or None,
-        "created_at": record.created_at_s,
-        "expires_at": record.expires_at_s,
-        **{f"{state}_at": record.at_s.get(state) for state in BatchState if state is not BatchState.VALIDATING},
+        "created_at": unix_s(record.created_at),
+        "expires_at": unix_s(record.expires_at),
+        **{f"{state}_at": _when(record, state) for state in BatchState if state is not BatchState.VALIDATING},
         "request_counts": {"total": record.total, "completed": record.completed, "failed": record.failed},
         "metadata": record.metadata or None,
     }
+
+
+def _when(record: BatchRecord, state: BatchState) -> int | None:
+    return unix_s(record.entered_at[state]) if state in record.entered_at else None
 
 
 _Metadata = Annotated[
@@ -103,7 +113,7 @@ def page_of(records: list[R], name: Callable[[R], str], *, limit: int, after: st
     """
     if not 1 <= limit <= _PAGE_MAX:
         raise BadRequest(f"limit must be 1 to {_PAGE_MAX}, not {limit}")
-    ordered = sorted(records, key=lambda one: (one.created_at_s, name(one)), reverse=not is_ascending)
+    ordered = sorted(records, key=lambda one: (one.created_at, name(one)), reverse=not is_ascending)
     names = [name(one) for one in ordered]
     start = names.index(after) + 1 if after in names else 0
     part = ordered[start : start + limit]

@@ -16,6 +16,7 @@ from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import Jobs
 from sollol_bus.transport.connection import Bus
 from sollol_schemas.batches import BatchRecord, FileRecord
+from sollol_schemas.instants import instant
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,8 +92,8 @@ class BatchResources:
             purpose=purpose,
             filename=filename,
             size_bytes=writer.size_bytes,
-            created_at_s=now_s,
-            expires_at_s=now_s + int(self.limits.keep_s),
+            created_at=instant(now_s),
+            expires_at=instant(now_s + self.limits.keep_s),
         )
         if await self.files.write(record, record.file_id, 0, ttl_s=int(self.limits.keep_s)) is None:
             raise Conflict(f"file {record.file_id} exists")

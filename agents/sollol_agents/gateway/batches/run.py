@@ -24,6 +24,7 @@ from sollol_bus.sdk.batch import Batch
 from sollol_bus.waiting import happens
 from sollol_schemas.batches import ENDED, BatchProblem, BatchRecord, BatchState, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.instants import seconds_of
 from sollol_schemas.jobs import Job
 
 BEAT_S: Final = 1.0
@@ -86,7 +87,7 @@ class BatchRun:
         while True:
             await happens(self._is_poked, BEAT_S)
             self._is_poked.clear()
-            if self._resources.now_s() >= self._held.now.expires_at_s:
+            if self._resources.now_s() >= seconds_of(self._held.now.expires_at):
                 self._jobs.stop()
             await self._held.write()
 

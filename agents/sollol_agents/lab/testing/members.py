@@ -14,6 +14,7 @@ from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.trust.authority import Authority, claims_of_member, enrolled, new_authority, server_config
 from sollol_bus.trust.claims import Kind, creds_text, new_seed, public_key
+from sollol_schemas.instants import instant
 from sollol_schemas.members import Member
 from sollol_schemas.subjects import Role
 
@@ -34,7 +35,7 @@ class Members:
         now = wall_s()
         for name, role in roles.items():
             seed = self._seeds[name] = new_seed(Kind.USER)
-            member = Member(name=name, role=role, key=public_key(seed), since=int(now))
+            member = Member(name=name, role=role, key=public_key(seed), joined_at=instant(now))
             self.authority = enrolled(self.authority, member)
             self._claims[name] = claims_of_member(self.authority, member, now=now)
             (folder / f"{name}.creds").write_text(creds_text(self._claims[name], seed))

@@ -105,7 +105,7 @@ def telemetry_of(
     bus_rtt_s: float,
     uptime_s: float,
     engine_silent_s: float,
-    unix_s: float,
+    sent_at: str,
     endpoints: Iterable[Endpoint],
 ) -> Telemetry:
     """The full heartbeat."""
@@ -136,7 +136,7 @@ def telemetry_of(
         host_priority=config.host_priority,
         version=VERSION,
         host=host.name,
-        unix_s=unix_s,
+        sent_at=sent_at,
         asked=tuple(map(_asked, endpoints)),
     )
 

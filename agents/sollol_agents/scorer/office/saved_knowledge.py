@@ -27,6 +27,7 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, decoded, encode, error_of
 from sollol_bus.waiting import happens
 from sollol_schemas import stores, subjects
+from sollol_schemas.instants import seconds_of
 from sollol_schemas.learned import Learned
 from sollol_schemas.queries import RecentReply, RecentRequest
 
@@ -94,7 +95,7 @@ class SavedKnowledge(Part):
         if not self._is_leader() or self._every_s <= 0:
             return
         learned = everything_learned(self._core, time.monotonic(), self._bus.clock.now_unix())
-        content = msgspec.structs.replace(learned, saved_at_unix_s=0.0, term=0)
+        content = msgspec.structs.replace(learned, saved_at="", term=0)
         if content == self._saved:
             return
         try:
@@ -141,7 +142,7 @@ class SavedKnowledge(Part):
         if learned is None:
             return False
         self._revision = entry.revision
-        age_s = max(0.0, self._bus.clock.now_unix() - learned.saved_at_unix_s)
+        age_s = max(0.0, self._bus.clock.now_unix() - seconds_of(learned.saved_at))
         take_up(self._core, learned, time.monotonic(), age_s)
         log.info(
             "took up what was learnt of %d nodes %.0f s ago",

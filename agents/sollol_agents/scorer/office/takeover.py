@@ -9,6 +9,7 @@ from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.fleet.memory import learn_again, learned_of_node
 from sollol_schemas.events import Outcome, OutcomeStatus
+from sollol_schemas.instants import instant
 from sollol_schemas.learned import NAME_MAX, Learned, LearnedLength
 
 _DEMAND_FADES_S = 120.0
@@ -25,7 +26,7 @@ def everything_learned(core: SchedulerCore, now: float, unix_s: float) -> Learne
     rates = {model: round(core.demand.rate(model, now), 4) for model, _, _ in core.demand.rates()}
     return Learned(
         term=core.term,
-        saved_at_unix_s=round(unix_s, 3),
+        saved_at=instant(unix_s),
         nodes=nodes,
         lengths=tuple(LearnedLength(key=key, samples=n, mean_log=round(mu, 5)) for key, n, mu in core.lengths.cells()),
         demand={m: rate for m, rate in rates.items() if rate >= _SMALLEST_RATE and len(m) <= NAME_MAX},
