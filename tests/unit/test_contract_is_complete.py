@@ -13,9 +13,9 @@ import yaml
 pytest.importorskip("tools.recorded_messages", reason="the contract and what makes it are in the checkout only")
 
 from sollol_bus.transport.connection import BusConfig
-from sollol_contract import beside, wire
+from sollol_contract import wire
 from sollol_schemas import headers
-from sollol_schemas.routing import ROUTING_FIELDS
+from sollol_schemas.routing import ROUTING_FIELDS, routing_header
 from sollol_schemas.stores import KEPT
 from tools.recorded_messages import FILE, UNRECORDED
 
@@ -66,7 +66,7 @@ def test_every_header_is_described(asyncapi: Any) -> None:
     assert all(len(one["description"]) > 10 for one in described.values())
     constants = {name: value for name, value in vars(headers).items() if name.isupper()}
     assert {value for name, value in constants.items() if name not in BARE_HEADERS} <= set(described)
-    assert set(described) - set(constants.values()) == {beside.routing_header(field) for field in ROUTING_FIELDS}
+    assert set(described) - set(constants.values()) == {routing_header(field) for field in ROUTING_FIELDS}
     messages = asyncapi["components"]["messages"].values()
     used = {reference for message in messages for reference in references(message.get("headers"))}
     assert used == set(schemas)
