@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -25,14 +26,18 @@ from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.lab.testing.members import Members
 from sollol_agents.lab.testing.processes import Emulator, ProcessFleet, clean_environ
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.actor import NodeMonitor
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
+from sollol_bus.errors import QueueFull
+from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_schemas import subjects
-from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_bus.trust.callers import named
+from sollol_bus.trust.standings import StandingStore
+from sollol_schemas.inboxes import node_inbox_prefix
 from sollol_schemas.subjects import Role
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +45,7 @@ EXAMPLES = ROOT / "examples"
 GUIDE = ROOT / "docs" / "guides" / "other-languages.md"
 MODEL, SLOW = "llama3.2:3b", "slow"
 PROMPT, ENDLESS = "count down from 5", "count down from 300"
+PASSWORD = "let me in"
 BUILD_S, RUN_S = 240, 60
 JOBS = 50
 LANGUAGES = ("sdk", "python", "javascript", "go", "rust", "java", "shell")
@@ -58,10 +64,14 @@ class Places(NamedTuple):
     fleet: str
     nothing: str
     """A server with nobody behind it."""
-    crowded: str
-    """A dispatcher that is full."""
+    listed: str
+    """A fleet whose server has a list of users."""
     members: str
+    """A fleet that knows its members, over TLS."""
+    ca_file: str
     creds_file: str
+    narrow_creds_file: str
+    """Of a member that has made all the requests that it may make."""
 
 
 class Case(NamedTuple):
@@ -84,12 +94,17 @@ def without_a_server(_: Places) -> dict[str, str]:
     return {"SOLLOL_NATS": "nats://127.0.0.1:1"}
 
 
-def where_it_is_full(places: Places) -> dict[str, str]:
-    return {"SOLLOL_NATS": places.crowded}
+def as_user(places: Places) -> dict[str, str]:
+    return {"SOLLOL_NATS": places.listed, "SOLLOL_NATS_USER": "alice", "SOLLOL_NATS_PASSWORD": PASSWORD}
 
 
 def as_member(places: Places) -> dict[str, str]:
-    return {"SOLLOL_NATS": places.members, "SOLLOL_NATS_CREDS_FILE": places.creds_file}
+    credentials = {"SOLLOL_NATS_CREDS_FILE": places.creds_file, "SOLLOL_NATS_TLS_CA_FILE": places.ca_file}
+    return {"SOLLOL_NATS": places.members, **credentials}
+
+
+def as_narrow_member(places: Places) -> dict[str, str]:
+    return as_member(places) | {"SOLLOL_NATS_CREDS_FILE": places.narrow_creds_file}
 
 
 _ANSWER = r'(?:^answer  : 4 3 2 1 0$|^answer  : \{.*"response":" 4 3 2 1 0")'
@@ -100,7 +115,9 @@ CASES = {
     "decisions": Case("ask", (MODEL, PROMPT), r"decision: .*attic", times=2),
     "404": Case("ask", ("no-such-model", PROMPT), "^404: model 'no-such-model' not found", is_failure=True),
     "400": Case("ask", ("", PROMPT), "^400: model is required", is_failure=True),
-    "429": Case("ask", (MODEL, PROMPT), "^429: it is full", is_failure=True, at=where_it_is_full),
+    "429": Case(
+        "ask", (MODEL, PROMPT), r"^429: narrow may make .* again in \d+ s", is_failure=True, at=as_narrow_member
+    ),
     "no fleet": Case("ask", (MODEL, PROMPT), "^503: ", is_failure=True, at=nowhere),
     "deadline": Case("ask", (SLOW, ENDLESS, "1"), "^504: ", is_failure=True),
     "leave": Case("leave", (MODEL, ENDLESS), "^left    : after "),
@@ -112,6 +129,8 @@ CASES = {
         "jobs", (MODEL, PROMPT, "1"), "(?i)connect|no servers", is_failure=True, at=without_a_server
     ),
     "credentials": Case("ask", (MODEL, PROMPT), f"{_WHOLE}(?s:.*)decision: .*attic.*\n.*decision: ", at=as_member),
+    "user and password": Case("ask", (MODEL, PROMPT), f"{_WHOLE}(?s:.*){_STREAM}", at=as_user),
+    "TLS": Case("ask", (MODEL, PROMPT), _WHOLE, at=as_member),
     "jobs with credentials": Case("jobs", (MODEL, PROMPT, "2"), _ANSWER, times=2, at=as_member),
     "slow model": Case("ask", (SLOW, PROMPT), f"{_WHOLE}(?s:.*){_STREAM}"),
 }
@@ -165,12 +184,15 @@ class Runs:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def places(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Places]:
     folder = tmp_path_factory.mktemp("fleets")
-    members = Members(folder, {"control": Role.CONTROL, "attic": Role.NODE, "laptop": Role.CLIENT})
-    config = EmbeddedServerConfig(port=0, store_dir=str(folder / "members"), extra_config=members.server_config)
+    roles = {"control": Role.CONTROL, "attic": Role.NODE, "laptop": Role.CLIENT, "narrow": Role.CLIENT}
+    members = Members(folder, roles)
+    config = EmbeddedServerConfig(
+        port=0, store_dir=str(folder / "members"), extra_config=members.encrypted_server_config
+    )
+    users = f'authorization {{ users: [{{ user: alice, password: "{PASSWORD}" }}] }}'
     async with (
         EmbeddedServer(EmbeddedServerConfig(port=0, store_dir=str(folder / "nothing"))) as nothing,
-        EmbeddedServer(EmbeddedServerConfig(port=0, store_dir=str(folder / "full"))) as full,
-        refusing(full.url),
+        EmbeddedServer(EmbeddedServerConfig(port=0, store_dir=str(folder / "listed"), extra_config=users)) as listed,
         EmbeddedServer(config) as known,
         ProcessFleet(folder) as fleet,
     ):
@@ -178,14 +200,25 @@ async def places(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Plac
         for name, model, tps in (("attic", MODEL, "50"), ("cellar", SLOW, "1.5")):
             engine = await emulated(fleet, name, model, tps)
             await fleet.node(name, engine.url, "--slots", "8")
-        attic = NodeConfig(node_id="attic", engine="ollama", url=(await emulated(fleet, "known", MODEL, "50")).url)
-        control = members.bus_config("control", known.url)
+        attic = NodeConfig(
+            node_id="attic", engine="ollama", url=(await emulated(fleet, "known", MODEL, "50")).url, slots=8
+        )
+        tls = known.url.replace("nats:", "tls:")
+        alice = BusConfig(url=listed.url, user="alice", password=PASSWORD)
         async with (
-            Scorer(ScorerConfig(), control),
-            Dispatcher(DispatcherConfig(), control),
-            NodeMonitor(attic, members.bus_config("attic", known.url)),
+            in_process(attic, members.bus_config("control", tls), members.bus_config("attic", tls)),
+            in_process(attic, alice, msgspec.structs.replace(alice, inbox_prefix=node_inbox_prefix("attic"))),
         ):
-            yield Places(fleet.nats_url, nothing.url, full.url, known.url, members.creds_file("laptop"))
+            await narrowed(members.bus_config("control", tls), members.bus_config("narrow", tls))
+            yield Places(
+                fleet.nats_url,
+                nothing.url,
+                listed.url,
+                tls,
+                members.ca_file or "",
+                members.creds_file("laptop"),
+                members.creds_file("narrow"),
+            )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -222,14 +255,30 @@ async def test_the_table_of_the_guide_has_these_cells() -> None:
 
 
 @asynccontextmanager
-async def refusing(url: str) -> AsyncIterator[None]:
-    """Stands for a dispatcher that is full; to have a real one so, for each language, would take minutes."""
-    bus = await Bus.connect(BusConfig(url=url))
-    full = ErrorBody(code=ErrorCode.QUEUE_FULL, message="it is full", details={"retry_after_s": 1})
-    bus.subscribe(subjects.GENERATE, lambda msg: bus.respond_error(msg.reply, full))
-    await bus.flush()
-    yield
+async def in_process(node: NodeConfig, control: BusConfig, own: BusConfig) -> AsyncIterator[None]:
+    async with (
+        Scorer(ScorerConfig(), control),
+        Dispatcher(DispatcherConfig(), control),
+        NodeMonitor(node, own),
+    ):
+        yield
+
+
+async def narrowed(control: BusConfig, narrow: BusConfig) -> None:
+    """Gives a member one request in hours, which it makes."""
+    bus = await Bus.connect(control)
+    await StandingStore(bus).change(named("narrow", requests_per_minute=0.01))
     await bus.close()
+    async with Client(narrow) as client:
+
+        async def is_refused() -> bool:
+            try:
+                await client.generate(MODEL, PROMPT)
+            except QueueFull:
+                return True
+            return False
+
+        await eventually(is_refused)
 
 
 async def emulated(fleet: ProcessFleet, name: str, model: str, tps: str) -> Emulator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sollol_bus.server.rights import inbox_prefix
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
 from sollol_bus.trust.authority import Authority, claims_of_member, enrolled, new_authority, server_config
+from sollol_bus.trust.certificates import new_ca, new_server
 from sollol_bus.trust.claims import Kind, creds_text, new_seed, public_key
 from sollol_schemas.instants import instant
 from sollol_schemas.members import Member
@@ -30,6 +32,8 @@ class Members:
     def __init__(self, folder: Path, roles: dict[str, Role]) -> None:
         self._folder = folder
         self.authority: Authority = new_authority()
+        self.ca_file: str | None = None
+        """Certificate of the authority that signed the server's; None: it has none."""
         self._seeds: dict[str, str] = {}
         self._claims: dict[str, str] = {}
         now = wall_s()
@@ -45,11 +49,29 @@ class Members:
         """For a server that knows them, without encryption."""
         return server_config(self.authority, folder=str(self._folder / "pushed"))
 
+    @property
+    def encrypted_server_config(self) -> str:
+        """For a server that knows them, with a certificate of an authority of its own; see `ca_file`."""
+        ca = new_ca(now=wall_s())
+        own = new_server(ca, ["127.0.0.1"], now=wall_s())
+        for name, text in (("ca.pem", ca.certificate), ("server.pem", own.certificate), ("server.key", own.key)):
+            (self._folder / name).write_text(text)
+        self.ca_file = str(self._folder / "ca.pem")
+        certificate, key = (json.dumps(str(self._folder / name)) for name in ("server.pem", "server.key"))
+        return f"{self.server_config}tls {{\n  cert_file: {certificate}\n  key_file: {key}\n}}\n"
+
     def bus_config(self, name: str, url: str) -> BusConfig:
         """How one of them connects."""
         role = self.authority.members[name].role
         prefix = inbox_prefix(role, name)
-        return BusConfig(url=url, name=name, user=name, creds_file=self.creds_file(name), inbox_prefix=prefix)
+        return BusConfig(
+            url=url,
+            name=name,
+            user=name,
+            creds_file=self.creds_file(name),
+            tls_ca_file=self.ca_file,
+            inbox_prefix=prefix,
+        )
 
     def creds_file(self, name: str) -> str:
         """The file with the credentials of one of them."""

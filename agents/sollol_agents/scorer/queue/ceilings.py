@@ -11,6 +11,7 @@ counted any more, and the minute begins anew.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -119,7 +120,8 @@ def _size(standing: Standing) -> float:
 
 
 def _refused(name: str, said: str, flag: str, limit: float, retry_after_s: float) -> Refusal:
-    message = f"{said}; `sollol fleet limit {name} --{flag} NUMBER` changes that"
+    again = f"ask again in {max(1, math.ceil(retry_after_s))} s"
+    message = f"{said}: {again}; `sollol fleet limit {name} --{flag} NUMBER` changes that"
     return Refusal(
         ErrorBody(
             code=ErrorCode.QUEUE_FULL, message=message, details={"caller": name, "ceiling": flag, "limit": limit}
