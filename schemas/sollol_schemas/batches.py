@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from sollol_schemas.instants import instant, take_over
-from sollol_schemas.units import NOT_WRITTEN, Bytes, Count, FormerInstant, Instant, Priority
+from sollol_schemas.instants import NOT_WRITTEN, instant, take_over
+from sollol_schemas.units import Bytes, Count, FormerInstant, Instant, Priority
 
 
 class BatchState(StrEnum):

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from sollol_schemas.units import NOT_WRITTEN
-
+NOT_WRITTEN: Final = 0.0
+"""Of a `units.FormerInstant`: this very object, because a default is left out by its identity."""
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 

@@ -11,8 +11,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from sollol_schemas.instants import take_over
-from sollol_schemas.units import NOT_WRITTEN, FormerInstant, Instant
+from sollol_schemas.instants import NOT_WRITTEN, take_over
+from sollol_schemas.units import FormerInstant, Instant
 
 NAME_MAX = 512
 """Longer names are not kept: callers choose those of models that they ask for."""

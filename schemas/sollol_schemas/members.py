@@ -7,9 +7,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from sollol_schemas.instants import take_over
+from sollol_schemas.instants import NOT_WRITTEN, take_over
 from sollol_schemas.subjects import Role
-from sollol_schemas.units import NOT_WRITTEN, BusId, FormerInstant, Instant
+from sollol_schemas.units import BusId, FormerInstant, Instant
 
 Secret = Annotated[str, Meta(max_length=128, description="What an invitation says to one person.")]
 

@@ -9,9 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from sollol_schemas.decision import Forecast
-from sollol_schemas.instants import take_over
+from sollol_schemas.instants import NOT_WRITTEN, take_over
 from sollol_schemas.units import (
-    NOT_WRITTEN,
     BusId,
     Bytes,
     Celsius,

@@ -49,5 +49,3 @@ FormerInstant = Annotated[
         extra_json_schema={"deprecated": True},
     ),
 ]
-NOT_WRITTEN: Final = 0.0
-"""Of a `FormerInstant`: this very object, because a default is left out by its identity."""

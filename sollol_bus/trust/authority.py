@@ -28,10 +28,10 @@ from sollol_bus.trust.claims import (
     user_claims,
 )
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.instants import instant, seconds_of, take_over
+from sollol_schemas.instants import NOT_WRITTEN, instant, seconds_of, take_over
 from sollol_schemas.members import Member
 from sollol_schemas.subjects import Role
-from sollol_schemas.units import NOT_WRITTEN, FormerInstant, Instant
+from sollol_schemas.units import FormerInstant, Instant
 
 INVITED_S: Final = 3600.0
 """How long an invitation is valid."""
