@@ -39,7 +39,7 @@ from sollol_schemas.batch_progress import BatchTell
 from sollol_schemas.control import StateQuestion
 from sollol_schemas.execution import GO_S, CancelRequest
 from sollol_schemas.jobs import Job
-from sollol_schemas.queries import UsageReply, UsageRequest
+from sollol_schemas.queries import NodesReply, NodesRequest, UsageReply, UsageRequest
 from sollol_schemas.stores import KEPT
 from sollol_schemas.subjects import ENGINE, SUBJECTS, Subject
 from tools.recorded_members import MembersFleet
@@ -314,6 +314,7 @@ async def _keep(system: EmulatedSystem) -> None:
     await http.post("/v1/batches", json=asked)
     await KeyStore(bus).create("scripts")
     await StandingStore(bus).change(named("alice", team="research", requests_per_minute=60.0))
+    await ask_actor(bus, subjects.NODES, NodesRequest(), NodesReply)
     await ask_actor(bus, subjects.USAGE, UsageRequest(since_s=3600.0), UsageReply)
     await ask_actor(bus, subjects.ADMIN_ACTS, ActsRequest(), ActsReply)
 
