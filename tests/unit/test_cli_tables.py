@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.cli.output import Form, counted, gib_of_bytes, on_screen, show_json, show_table, tell
+from sollol_agents.cli.output import Form, counted, gib_of_bytes, note, on_screen, show_json, show_table, tell
 from sollol_agents.cli.table import GAP, Place, cells, cut, places, width_of
 from sollol_agents.cli.yaml_text import yaml_of
 from sollol_agents.fleet_view.gpus import short_gpu, short_gpus
@@ -85,6 +85,12 @@ def test_a_sentence_is_broken_between_words(capsys: pytest.CaptureFixture[str]) 
     with on_screen(width=24):
         tell("one is up and the others are not", indent="  ")
     assert capsys.readouterr().out == "one is up and the others\n  are not\n"
+
+
+def test_what_is_wrong_is_broken_between_words_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with on_screen(width=24):
+        note("sollol: no node is known as 'attic'\ntry `sollol nodes`")
+    assert capsys.readouterr().err == "sollol: no node is known\n  as 'attic'\ntry `sollol nodes`\n"
 
 
 @given(JSON)

@@ -170,6 +170,9 @@ def test_free_video_memory_is_a_hard_constraint_unless_soft() -> None:
     assert error.details["nodes"]["gpu1"].startswith("too_little_vram")
     soft = granted(fleet.ask("r2", routing=Routing(min_vram_gb=20.0, soft=True)))["r2"]
     assert "soft" in soft.decision.reason
+    fleet.node("bare", installed=(), loaded=())  # what it lacks is no merit of the other, which lacks something too
+    alone = granted(fleet.ask("r4", routing=Routing(min_vram_gb=20.0, soft=True)))["r4"]
+    assert alone.decision.reason == "no node satisfies the constraints; taken because the request is soft"
     assert granted(fleet.ask("r3", routing=Routing(min_vram_gb=10.0)))["r3"]
 
 

@@ -35,7 +35,9 @@ def run(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code, complaint = exit_codes.OK, ""
     if complaint:
-        print(complaint, file=sys.stderr)
+        from sollol_agents.cli.output import note  # noqa: PLC0415 for those who erred
+
+        note(complaint)
     return code
 
 

@@ -10,17 +10,19 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from enum import StrEnum
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TextIO, TypeAlias
 
 import msgspec
 
-from sollol_agents.cli.table import GAP, cells, places
+from sollol_agents.cli.table import GAP, cells, places, width_of
 from sollol_agents.cli.yaml_text import yaml_of
 from sollol_bus.observe.harmless import in_line, in_text
 
 _MIB_PER_GIB: Final = 1024
 _BYTES_PER_GIB: Final = 1024**3
 _LEAST_WIDTH: Final = 20
+_USUAL_COLUMNS: Final = 80
+_NOTE_INDENT: Final = "  "
 _ESCAPE: Final = "\x1b["
 _BOLD: Final = 1
 _COLOURS: Final = {"red": 31, "green": 32, "yellow": 33, "cyan": 36}
@@ -106,15 +108,8 @@ def say(text: str = "") -> None:
 
 
 def tell(text: str, *, indent: str = "") -> None:
-    """A sentence on stdout; on a terminal in lines that end between two words, all but the first one indented."""
-    width = room()
-    if width is None:
-        say(text)
-        return
-    for line in textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=True) or [
-        ""
-    ]:
-        say(line)
+    """Sentences on stdout; on a terminal in lines that end between two words, all but the first of each indented."""
+    say(_folded(text, room(), indent))
 
 
 def clear() -> None:
@@ -123,8 +118,28 @@ def clear() -> None:
 
 
 def note(text: str) -> None:
-    """One line on stderr: for people, never part of the result."""
-    print(in_text(text), file=sys.stderr, flush=True)
+    """A text on stderr: for people, never part of the result; on a terminal in lines that end between two words."""
+    width = _SCREEN.get().width or _columns_of(sys.stderr)
+    print(_folded(in_text(text), width, _NOTE_INDENT), file=sys.stderr, flush=True)
+
+
+def _columns_of(stream: TextIO) -> int | None:
+    try:
+        return max(_LEAST_WIDTH, os.get_terminal_size(stream.fileno()).columns or _USUAL_COLUMNS)
+    except (OSError, ValueError):  # no terminal, or a stream that only looks like one
+        return None
+
+
+def _folded(text: str, width: int | None, indent: str) -> str:
+    """Lines as more of at most `width` columns, what one goes on in is indented."""
+    if width is None:
+        return text
+    return "\n".join(line if width_of(line) <= width else _broken(line, width, indent) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int, indent: str) -> str:
+    indent = indent if len(indent) <= width // 2 else _NOTE_INDENT
+    return "\n".join(textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def show_json(value: object) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import say, show_table
+from sollol_agents.cli.output import show_table, tell
 from sollol_agents.cli.settings import of_commands
 from sollol_bus.errors import ConfigError
 from sollol_bus.sdk.client import Client
@@ -107,7 +107,7 @@ def act_rows(acts: Sequence[Act]) -> list[Row]:
 def show_usage(rows: Sequence[Row]) -> None:
     """Who has used how much, as a table."""
     if not rows:
-        say("nothing was used in that time")
+        tell("nothing was used in that time")
         return
     headings = [_heading(name) for name in rows[0]]
     show_table(
@@ -121,7 +121,7 @@ def show_usage(rows: Sequence[Row]) -> None:
 def show_acts(rows: Sequence[Row]) -> None:
     """What operators did, as a table; times are those of UTC."""
     if not rows:
-        say("operators did nothing in that time")
+        tell("operators did nothing in that time")
         return
     headings = ["AT (UTC)", *(_heading(name) for name in rows[0] if name != "at")]
     show_table(

@@ -30,7 +30,7 @@ from sollol_agents.cli.commands.requesting import (
 from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.exit_codes import INTERRUPTED, line_of
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import note, say, seconds
+from sollol_agents.cli.output import counted, note, say, seconds, tell
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.errors import ConfigError, SollolError
@@ -169,14 +169,14 @@ class Conversation:
     def _obey(self, command: chat_lines.Command) -> None:
         match command.name:
             case "/help" | "/?":
-                say(chat_lines.help_text())
+                tell(chat_lines.help_text(), indent=" " * 25)
             case "/model":
                 self._change_model(command.rest)
             case "/why":
                 self._explain()
             case "/system":
                 self._system = command.rest or self._system
-                say(f"the model is told first: {self._system}" if self._system else "the model is told nothing first")
+                tell(f"the model is told first: {self._system}" if self._system else "the model is told nothing first")
             case "/clear":
                 self._said.clear()
                 say("the conversation begins anew")
@@ -196,7 +196,7 @@ class Conversation:
         say(f"{self._model} answers; there are:")
         for one in self.models:
             where = f"loaded on {', '.join(one.loaded_on)}" if one.loaded_on else "not loaded"
-            say(f"  {one.name} ({where}{', sees pictures' if _SEES in one.capabilities else ''})")
+            tell(f"  {one.name} ({where}{', sees pictures' if _SEES in one.capabilities else ''})")
 
     def _explain(self) -> None:
         if not self._last:
@@ -212,7 +212,7 @@ class Conversation:
             path.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
         except OSError as error:
             raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-        say(f"{len(self._said)} messages are in {path}")
+        tell(f"{counted(len(self._said), 'message is', 'messages are')} in {path}")
 
     # -- messages -------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import msgspec
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import note, say, show_json, show_table
+from sollol_agents.cli.output import counted, note, say, show_json, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.node.config import USUAL_PORTS, NodeConfig, bus_id_from, node_id_of
@@ -175,7 +175,7 @@ def show(report: Report, asked: int) -> None:
         if not one.is_silent or host_of(one.url) not in heard:
             note(f"{one.url}: {one.detail}")
     if not report.engines:
-        note(f"no engine at {asked} addresses; start one there, or name its port")
+        note(f"no engine at {counted(asked, 'address', 'addresses')}; start one there, or name its port")
 
 
 def _row(one: Engine) -> tuple[str, ...]:
@@ -211,7 +211,7 @@ async def _progress(total: int) -> AsyncIterator[Callable[[], None]]:
         nonlocal done
         done += 1
         if is_shown:
-            print(f"\r{done} of {total} addresses asked", end="", file=sys.stderr, flush=True)
+            print(f"\r{done} of {counted(total, 'address', 'addresses')} asked", end="", file=sys.stderr, flush=True)
 
     try:
         yield tell

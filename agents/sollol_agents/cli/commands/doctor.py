@@ -20,7 +20,7 @@ from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_agents.cli.commands.listings import variants_of
 from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import say, seconds, show_json, show_table, tell
+from sollol_agents.cli.output import counted, say, seconds, show_json, show_table, tell
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL, NodeConfig
 from sollol_agents.node.engines.probing import probe
@@ -162,7 +162,7 @@ async def check_engine() -> Finding:
     for url in (OLLAMA_URL, OPENAI_URL):
         found = await probe(NodeConfig(url=url), timeout_s=_ENGINE_TIMEOUT_S)
         if found.kind is not None:
-            models = "" if found.models is None else f", {found.models} models"
+            models = "" if found.models is None else f", {counted(found.models, 'model')}"
             return Finding(check="engine", level=Level.OK, found=f"{found.kind} {found.version} at {url}{models}")
     return Finding(
         check="engine",

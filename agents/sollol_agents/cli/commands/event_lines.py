@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import assert_never
 
-from sollol_agents.cli.output import seconds
+from sollol_agents.cli.output import counted, seconds
 from sollol_schemas import owners
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
@@ -79,7 +79,7 @@ def _outcome(event: Outcome) -> str:
     if event.figures is not None:
         line += f" after {seconds(event.figures.actual_s)}, predicted {seconds(made.forecast.total_s)}"
         if event.figures.output_tokens:
-            line += f", {event.figures.output_tokens} tokens"
+            line += f", {counted(event.figures.output_tokens, 'token')}"
     if event.code is not None:
         line += f": {event.code.value} {event.message}".rstrip()
     return line

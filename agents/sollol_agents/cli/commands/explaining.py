@@ -10,7 +10,7 @@ import msgspec
 from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import say, seconds, show_table, tell
+from sollol_agents.cli.output import counted, say, seconds, show_table, tell
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.sections import routing_section
 from sollol_agents.fleet_view.terms import LEGEND, MATTERS_S, TERMS
@@ -24,6 +24,8 @@ from sollol_schemas.routing import Routing
 from sollol_schemas.subjects import NO_NODE
 
 _SHORT_PROMPT: Final = "Hello"
+_WHOLE: Final = "request"
+"""What ended as a whole, when no attempt is named."""
 
 
 @of_commands.for_clients()
@@ -78,7 +80,7 @@ def show_why(reply: WhyReply) -> None:
     if reply.outcomes:
         _show_outcomes(reply.outcomes)
     else:
-        say("no attempt has ended yet")
+        tell("no attempt has ended yet")
     if reply.decisions:
         say()
         tell(LEGEND, indent="  ")
@@ -87,13 +89,17 @@ def show_why(reply: WhyReply) -> None:
 def _show_outcomes(outcomes: Sequence[Outcome]) -> None:
     """A line for each attempt; by its number where all are of one request, by its id where a job was tried again."""
     is_one = len({outcome.request_id for outcome in outcomes}) == 1
-    names = [str(outcome.decision.attempt) if is_one else outcome.attempt_id for outcome in outcomes]
+    names = [_attempt_name(outcome) if is_one else outcome.attempt_id for outcome in outcomes]
     headings = ("ATTEMPT", "NODE", "OUTCOME", "WAITED", "PREDICTED", "ACTUAL", "CODE")
     rows = [(name, *_outcome_row(outcome)) for name, outcome in zip(names, outcomes, strict=True)]
     show_table(headings, rows, numbers=("WAITED", "PREDICTED", "ACTUAL"), first_to_go=("WAITED", "PREDICTED", "CODE"))
     for name, outcome in zip(names, outcomes, strict=True):
         if outcome.message:
-            tell(f"attempt {name}: {outcome.message}", indent="  ")
+            tell(f"{name if name == _WHOLE else f'attempt {name}'}: {outcome.message}", indent="  ")
+
+
+def _attempt_name(outcome: Outcome) -> str:
+    return str(outcome.decision.attempt or _WHOLE)
 
 
 def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
@@ -119,7 +125,7 @@ def show_decision(event: DecisionEvent) -> None:
     tell(f"  because: {made.reason}", indent="    ")
     tell(
         f"  predicted: first token {seconds(forecast.first_token_s)}, answer {seconds(forecast.total_s)}; "
-        f"{forecast.prompt_tokens} prompt tokens, about {forecast.output_tokens:.0f} to come"
+        f"{counted(forecast.prompt_tokens, 'prompt token')}, about {forecast.output_tokens:.0f} to come"
         f"{'; the model must be loaded' if forecast.needs_load else ''}",
         indent="    ",
     )

@@ -10,7 +10,7 @@ import msgspec
 from sollol_agents.cli import log_lines, running
 from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import is_terminal, note, say, seconds, show_json, show_json_line, show_table
+from sollol_agents.cli.output import counted, is_terminal, note, say, seconds, show_json, show_json_line, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.sections import routing_section
 from sollol_bus.errors import ConfigError, SollolError
@@ -149,7 +149,9 @@ def provenance(answer: Answer) -> str:
     if figures is not None:
         parts.append(f"{seconds(figures.actual_s)}, predicted {seconds(decision.forecast.total_s)}")
         if figures.output_tokens and figures.decode_s:
-            parts.append(f"{figures.output_tokens} tokens at {figures.output_tokens / figures.decode_s:.0f}/s")
+            parts.append(
+                f"{counted(figures.output_tokens, 'token')} at {figures.output_tokens / figures.decode_s:.0f}/s"
+            )
     if decision.queue_s >= 0.01:
         parts.append(f"waited {seconds(decision.queue_s)}")
     if decision.attempt > 1:

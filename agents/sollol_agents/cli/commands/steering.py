@@ -7,7 +7,7 @@ from typing import Annotated
 from sollol_agents.cli.commands.listings import listing
 from sollol_agents.cli.declared import Commands, Parameter
 from sollol_agents.cli.log_lines import LogConfig
-from sollol_agents.cli.output import say, seconds, show_table
+from sollol_agents.cli.output import say, seconds, show_table, tell
 from sollol_agents.cli.settings import of_commands
 from sollol_bus.errors import ConfigError
 from sollol_bus.sdk.client import Client
@@ -99,7 +99,7 @@ def show_strategy(reply: StrategyReply) -> None:
 def show_breakers(reply: BreakersReply) -> None:
     """The breakers that are not simply closed."""
     if not reply.breakers:
-        say("every circuit breaker is closed and has seen no failure since its last success")
+        tell("every circuit breaker is closed and has seen no failure since its last success")
         return
     rows = [
         (

@@ -36,7 +36,17 @@ _Known = tuple[Node, int, Rejection | None, NodeState]
 class EligibilityClass:
     """The verdict on every node for one kind of request."""
 
-    __slots__ = ("_floor", "_pattern", "_verdicts", "fallback", "is_transient", "model", "nodes", "rejections")
+    __slots__ = (
+        "_floor",
+        "_pattern",
+        "_verdicts",
+        "fallback",
+        "is_stopgap",
+        "is_transient",
+        "model",
+        "nodes",
+        "rejections",
+    )
 
     def __init__(self, pattern: Waiting, soft_floor: float) -> None:
         self._pattern = pattern
@@ -48,6 +58,8 @@ class EligibilityClass:
         self.rejections: tuple[Rejection, ...] = ()
         self.fallback = ""
         """What was relaxed to find a node; empty when nothing was."""
+        self.is_stopgap = False
+        """Whether the eligible nodes lack what the others lack too."""
         self.is_transient = False
         """Whether no node is eligible now, but one that is away may become so by itself."""
 
@@ -85,12 +97,13 @@ class EligibilityClass:
 
     def _settle(self, judged: Sequence[tuple[Node, Rejection | None]]) -> None:
         routing = self._pattern.request.routing
-        self.fallback = ""
+        self.fallback, self.is_stopgap = "", False
         nodes = [n for n, r in judged if r is None]
         rejections = [r for _, r in judged if r is not None]
         if not nodes and routing.soft:
             nodes = [n for n, r in judged if r is not None and r.reason in CONSTRAINTS]
             if nodes:
+                self.is_stopgap = True
                 self.fallback = "no node satisfies the constraints; taken because the request is soft"
         nodes = _prefer_up(nodes or self._who_says_no(judged), rejections)
         nodes = self._prefer_room(nodes, rejections)
@@ -110,6 +123,7 @@ class EligibilityClass:
         unable = who_would_refuse(self.model, context, judged)
         nodes = [node for node in unable if can_refuse(node, self.model, context)]
         if nodes:
+            self.is_stopgap = True
             self.fallback = "no node can do this; the engine says so in its own words"
         return nodes
 

@@ -55,6 +55,8 @@ def made_decision(
 
 
 def _reason(reason: str, verdict: EligibilityClass) -> str:
+    if verdict.is_stopgap and len(verdict.nodes) == 1:
+        return verdict.fallback  # it lacks what is wanted as well as the others do
     return f"{reason}; {verdict.fallback}" if verdict.fallback else reason
 
 
