@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -80,6 +82,35 @@ def test_wrong_usage_ends_with_2_and_one_line(argv: list[str], said: str, capsys
     assert shown.count("\n") == 1
 
 
+def test_a_command_that_has_not_begun_is_interrupted_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str, *_: object) -> None:
+        raise KeyboardInterrupt(name)
+
+    monkeypatch.setattr(program.sys, "argv", ["sollol", "nodes"])
+    monkeypatch.setattr("builtins.__import__", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    monkeypatch.undo()
+    assert ended.value.code == exit_codes.INTERRUPTED
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_full_disk_is_told_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "sollol_agents.cli", "version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr.count("\n")) == (exit_codes.FAILED, 1)
+    assert "no room" in ended.stderr
+
+
 def test_without_a_server_a_question_ends_with_3(capsys: pytest.CaptureFixture[str]) -> None:
     # port 9 of the loopback is the discard service, which nobody runs
     assert program.run(["nodes", "--nats", "nats://127.0.0.1:9"]) == exit_codes.NO_ANSWER
@@ -131,6 +162,15 @@ def test_init_writes_a_file_that_is_valid_once_uncommented(tmp_path: Path) -> No
     file = ConfigFile(path)
     for section in all_sections():
         assert section.load(file=file) == section.load()
+
+
+def test_init_prints_what_it_would_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert program.run(["init", "-"]) == program.run(["init", "--stdout"]) == exit_codes.OK
+    assert capsys.readouterr().out.count("sollol up --config sollol.toml") == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_init_never_overwrites_a_file_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -9,6 +10,7 @@ import sollol_agents.cli.lean_start  # noqa: F401  before anything that it puts 
 from sollol_agents.cli.catalogue import COMMANDS, FIRST_COMMANDS, overview
 
 _WIDTH: int = 80
+_INTERRUPTED: int = 130
 
 
 def run(argv: list[str]) -> int:
@@ -31,14 +33,24 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         code, complaint = exit_codes.INTERRUPTED, ""
     except BrokenPipeError:
-        # the reader, such as `head`, has seen enough; Python must not complain again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the reader, such as `head`, has seen enough
+        _print_no_more()
         code, complaint = exit_codes.OK, ""
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _print_no_more()
+        code, complaint = exit_codes.FAILED, f"sollol: there is no room for what it writes: {error.strerror}"
     if complaint:
         from sollol_agents.cli.output import note  # noqa: PLC0415 for those who erred
 
         note(complaint)
     return code
+
+
+def _print_no_more() -> None:
+    """Python must not complain again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: list[str]) -> tuple[int, str]:
@@ -74,7 +86,11 @@ def _width() -> int:
 
 def main() -> None:
     """The entry point of the `sollol` command."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = _INTERRUPTED  # before the command has begun, or while it ends: nobody wants to see where
+    sys.exit(code)
 
 
 if __name__ == "__main__":

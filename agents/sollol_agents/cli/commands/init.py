@@ -15,6 +15,7 @@ from sollol_agents.cli.settings.section import Section, Setting
 from sollol_agents.cli.settings.sections import SECTIONS, all_sections
 from sollol_bus.errors import ConfigError
 
+_STDOUT = Path("-")
 DEFAULT_NAME = "sollol.toml"
 _HEAD = """\
 # Settings of SOLLOL Bus. Every line shows a default; remove the # to change it.
@@ -31,8 +32,8 @@ def init(
     force: Annotated[bool, Parameter(negative="", show_default=False, help="Overwrite a file that exists.")] = False,
 ) -> int:
     """Writes a settings file with every setting, its meaning, its range and its default."""
-    text = _HEAD.format(name=path) + "\n".join(_lines())
-    if stdout:
+    text = _HEAD.format(name=DEFAULT_NAME if path == _STDOUT else path) + "\n".join(_lines())
+    if stdout or path == _STDOUT:
         say(text)
         return 0
     if path.exists() and not force:
