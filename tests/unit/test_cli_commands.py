@@ -88,7 +88,7 @@ def test_a_command_that_has_not_begun_is_interrupted_in_silence(
     def interrupted(name: str, *_: object) -> None:
         raise KeyboardInterrupt(name)
 
-    monkeypatch.setattr(program.sys, "argv", ["sollol", "nodes"])
+    monkeypatch.setattr(sys, "argv", ["sollol", "nodes"])
     monkeypatch.setattr("builtins.__import__", interrupted)
     with pytest.raises(SystemExit) as ended:
         program.main()
