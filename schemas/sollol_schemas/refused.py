@@ -23,7 +23,7 @@ _WORDS: Final = {
     RejectionReason.ENGINE_UNREACHABLE: "no engine on {}",
     RejectionReason.DRAINING: "draining on {}",
     RejectionReason.SUSPECT: "no recent word from {}",
-    RejectionReason.DOWN: "down: {}",
+    RejectionReason.DOWN: "away: {}",
     RejectionReason.NOT_CHOSEN_NODE: "not asked for: {}",
     RejectionReason.MODEL_MISSING: "not installed on {}",
 }

@@ -22,6 +22,13 @@ _TEXT_MAX: Final = 2000
 _requests = logging.getLogger(REQUESTS)
 _prompts = logging.getLogger(PROMPTS)
 _prompts.setLevel(logging.CRITICAL + 1)
+_ENDED: Final = {
+    OutcomeStatus.SUCCESS: "was answered",
+    OutcomeStatus.FAILED: "failed",
+    OutcomeStatus.CANCELLED: "was cancelled",
+    OutcomeStatus.CLIENT_ERROR: "was refused",
+    OutcomeStatus.PRESUMED_LOST: "is presumed lost",
+}
 _LEVEL: Final = {OutcomeStatus.FAILED: logging.WARNING, OutcomeStatus.PRESUMED_LOST: logging.WARNING}
 
 
@@ -64,13 +71,9 @@ def log_outcome(outcome: Outcome) -> None:
         level,
         "request %s %s%s%s",
         made.request_id,
-        outcome.status.value,
+        _ENDED[outcome.status],
         "" if made.node_id == NO_NODE else f" on {made.node_id}",
-        f": {outcome.code.value}"
-        if outcome.code is not None
-        else f" after {figures.actual_s:.2f} s"
-        if figures
-        else "",
+        _how(outcome),
         extra={
             "action": "outcome",
             "request_id": made.request_id,
@@ -90,6 +93,13 @@ def log_outcome(outcome: Outcome) -> None:
             "output_tokens": figures.output_tokens if figures is not None else None,
         },
     )
+
+
+def _how(outcome: Outcome) -> str:
+    """The code in words, unless the status says it already, or how long it took."""
+    if outcome.code is not None:
+        return "" if outcome.code.value == outcome.status.value else f": {outcome.code.value.replace('_', ' ')}"
+    return f" after {outcome.figures.actual_s:.2f} s" if outcome.figures else ""
 
 
 def log_prompt(request_id: str, model: str, body: bytes) -> None:

@@ -53,12 +53,17 @@ def test_a_decision_is_one_line_with_its_request(caplog: pytest.LogCaptureFixtur
         (
             ended(figures=Figures(actual_s=2.0)),
             logging.INFO,
-            "request r success on attic after 2.00 s",
+            "request r was answered on attic after 2.00 s",
         ),
         (
             ended(ErrorCode.BAD_REQUEST, status=OutcomeStatus.CLIENT_ERROR),
             logging.INFO,
-            "request r client_error on attic: bad_request",
+            "request r was refused on attic: bad request",
+        ),
+        (
+            ended(ErrorCode.CANCELLED, status=OutcomeStatus.CANCELLED),
+            logging.INFO,
+            "request r was cancelled on attic",
         ),
         (
             ended(ErrorCode.STALLED),
@@ -66,7 +71,7 @@ def test_a_decision_is_one_line_with_its_request(caplog: pytest.LogCaptureFixtur
             "request r failed on attic: stalled",
         ),
     ],
-    ids=["success", "client error", "failed"],
+    ids=["success", "client error", "cancelled", "failed"],
 )
 def test_an_outcome_is_one_line_without_the_engines_words(
     told: Outcome, level: int, said: str, caplog: pytest.LogCaptureFixture

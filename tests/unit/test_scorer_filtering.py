@@ -132,10 +132,10 @@ def test_a_node_that_left_is_told_from_one_that_fell_silent() -> None:
     fleet.node("a")
     fleet.node("b")
     fleet.load("b", has_left=True)
-    assert "down: b (it left in order)" in refused(fleet.ask("r1", **ONLY))["r1"].message
+    assert "away: b (it left in order)" in refused(fleet.ask("r1", **ONLY))["r1"].message
     fleet.node("b", instance="b-again")
     fleet.tick(61.0)
-    assert "down: b (silent for 61 s)" in refused(fleet.ask("r2", **ONLY))["r2"].message
+    assert "away: b (silent for 61 s)" in refused(fleet.ask("r2", **ONLY))["r2"].message
 
 
 def test_a_strict_node_is_the_only_one_and_a_wanted_node_falls_back() -> None:
