@@ -55,8 +55,9 @@ async def test_an_absent_scorer_is_asked_by_one_request_for_all_and_then_by_each
         await actors_bus.flush()
         actors_bus.publish(subjects.OFFICE_EVENT.of("s2"), encode(OfficeEvent(instance="s2", term=2, is_leader=True)))
         await eventually(lambda: len(replies) == 2 * many)
-        assert set(Counter(asked.request_id for asked in scorer.asked).values()) <= {1, 2}, "the scout may ask twice"
-        assert len(scorer.asked) <= many + 1
+        times = Counter(asked.request_id for asked in scorer.asked).values()
+        assert max(times) <= 2, "the scout may ask twice, and others on a machine that stood still meanwhile"
+        assert list(times).count(1) > many // 2
 
 
 async def test_a_new_scorer_in_office_is_asked_at_once_with_the_age_kept(
