@@ -36,7 +36,7 @@ _WITH: Final = {
     RejectionReason.DOES_NOT_FIT: "with enough memory",
     RejectionReason.WRONG_CAPABILITY: "whose model can do this",
     RejectionReason.CONTEXT_TOO_SMALL: "with room for the prompt",
-    RejectionReason.NOT_RELIABLE_ENOUGH: "proven reliable enough",
+    RejectionReason.NOT_RELIABLE_ENOUGH: "proven so reliable",
     RejectionReason.NOT_CPU: "without a GPU",
     RejectionReason.NO_SLOTS: "with a slot for the model",
     RejectionReason.EXCLUDED: "that has not failed this request",

@@ -62,7 +62,7 @@ def tell_act(
     """
     by = operator_of(bus) if asked is None else _said(asked)
     told = {name: str(value) for name, value in (details or {}).items() if value not in (None, "", (), {})}
-    log.info("%s %s by %s", act, target, by.who or "?", extra={"action": "operator_acted"})
+    log.info("%s %s by %s", act, target, by.who or by.host or "?", extra={"action": "operator_acted"})
     try:
         bus.publish(subjects.AUDIT_EVENT, encode(Act(act=act, target=target, by=by, details=told)))
     except NotConnected:

@@ -89,6 +89,7 @@ sollol makes a fleet of LLM machines behave like one.
   sollol generate MODEL PROMPT  ask something, wherever it is answered soonest
   sollol doctor                 find out what is wrong, and what to do
 
+Nothing at hand yet? `sollol demo` shows a fleet at work, and a node killed.
 `sollol --help` lists every command, `sollol COMMAND --help` explains one.
 """
 """What somebody needs first."""

@@ -27,6 +27,9 @@ const Line = {
   components: { Icon },
   inject: ["store"],
   props: { name: String, text: String },
+  computed: {
+    parts: (it) => it.text.split(/(\s+)/), // a line breaks between words, not after the dashes of a flag
+  },
   methods: {
     async copy() {
       try {
@@ -37,7 +40,7 @@ const Line = {
       }
     },
   },
-  template: `<div class="snippet"><span class="small muted">{{ name }}</span><pre ref="text">{{ text }}</pre><button class="button small" :aria-label="'Copy ' + name" @click="copy"><Icon name="copy" :size="14"/>Copy</button></div>`,
+  template: `<div class="snippet"><span class="small muted">{{ name }}</span><pre ref="text"><template v-for="part in parts"><span v-if="part.trim()" class="word">{{ part }}</span><template v-else>{{ part }}</template></template></pre><button class="button small" :aria-label="'Copy ' + name" @click="copy"><Icon name="copy" :size="14"/>Copy</button></div>`,
 };
 
 export const ConnectPanel = {

@@ -205,10 +205,10 @@ class Take:
         if isinstance(result, Answered):
             return result
         log.info(
-            "job %s: %s: %s",
+            "job %s: %s%s",
             self.job_id,
             result.code,
-            result.own_words,
+            f": {result.own_words}" if result.own_words else "",
             extra={"action": "job_try_failed", "job_id": self.job_id, "code": result.code.value},
         )
         rules = self._tools.rules
