@@ -39,8 +39,7 @@ def grouped(rejections: Iterable[Rejection]) -> str:
 
 
 def _named(group: Sequence[Rejection]) -> str:
-    by_name = sorted(group, key=lambda r: r.node_id)
-    names = [f"{r.node_id} ({r.detail})" if r.detail and len(group) <= _DETAILED else r.node_id for r in by_name]
+    names = [f"{r.node_id} ({r.detail})" if r.detail and len(group) <= _DETAILED else r.node_id for r in group]
     if len(names) == 1:
         return names[0]
     more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""

@@ -100,7 +100,7 @@ class Preloader:
         self._asked[place.node.node_id, model] = now + max(_REST_S, _PATIENCE * place.load_s)
         expected = waiting + rate * place.load_s
         reason = (
-            f"no slot is free where it is loaded; {expected:.0f} requests wait or come within the "
+            f"no free slot where it is loaded; {expected:.0f} requests wait or come within the "
             f"{place.load_s:.0f} s of a load"
         )
         return Preload(
