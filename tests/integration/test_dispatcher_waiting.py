@@ -35,7 +35,8 @@ async def test_an_absent_scorer_is_asked_by_one_request_for_all_and_then_by_each
     nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus
 ) -> None:
     dispatcher = quick(Dispatcher(DispatcherConfig(), control(nats_server)))
-    dispatcher.pace = msgspec.structs.replace(dispatcher.pace, scorer_absence_s=60.0)
+    nobody_is_lost = {"accept_s": 60.0, "node_silence_s": 60.0, "last_words_s": 60.0}  # all share one busy loop
+    dispatcher.pace = msgspec.structs.replace(dispatcher.pace, scorer_absence_s=60.0, **nobody_is_lost)
     many = 200
     async with dispatcher:
         replies: list[Msg] = []
