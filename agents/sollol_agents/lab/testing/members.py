@@ -53,7 +53,7 @@ class Members:
     def encrypted_server_config(self) -> str:
         """For a server that knows them, with a certificate of an authority of its own; see `ca_file`."""
         ca = new_ca(now=wall_s())
-        own = new_server(ca, ["127.0.0.1"], now=wall_s())
+        own = new_server(ca, ["localhost", "127.0.0.1"], now=wall_s())  # as in every fleet
         for name, text in (("ca.pem", ca.certificate), ("server.pem", own.certificate), ("server.key", own.key)):
             (self._folder / name).write_text(text)
         self.ca_file = str(self._folder / "ca.pem")
