@@ -13,6 +13,8 @@ GAP: Final = "  "
 CUT: Final = "…"
 _COMFORT: Final = 14
 """A column of texts is not cut below so many characters; one less of the others goes rather."""
+_KEY: Final = 40
+"""The first column, which people type, is not cut below so many; a job's id has 36 and its number in a batch."""
 _LEAST: Final = 6
 """The last columns that are left may be cut to so many."""
 _FEW: Final = 2
@@ -73,7 +75,8 @@ def places(
     if width is None:
         return [Place(i, natural[i]) for i in shown]
     order = [*first_to_go, *(i for i in reversed(shown) if i not in first_to_go and i != 0)]
-    least = [n if i in whole else min(n, max(_COMFORT, len(headings[i]))) for i, n in enumerate(natural)]
+    comfort = [max(_COMFORT if i else _KEY, len(heading)) for i, heading in enumerate(headings)]
+    least = [n if i in whole else min(n, comfort[i]) for i, n in enumerate(natural)]
     for gone in order:
         if _total(least[i] for i in shown) <= width:
             break
