@@ -340,3 +340,23 @@ def test_no_line_is_longer_than_the_terminal(name: str, width: int, capsys: pyte
         for line in drawn(SCREENS[name], width, capsys).splitlines()
         if width_of(line) > width and not line.startswith(COMMAND)
     ] == []
+
+
+@pytest.mark.parametrize(
+    ("show", "command"),
+    [
+        pytest.param(partial(listings.show_nodes, NodesReply(nodes=())), "sollol node", id="nodes"),
+        pytest.param(partial(listings.show_models, ModelsReply(models=())), "sollol pull", id="models"),
+        pytest.param(
+            partial(listings.show_reliability, ReliabilityReply(entries=())), "sollol generate", id="reliability"
+        ),
+        pytest.param(partial(jobs_views.show_jobs, JobListReply(jobs=())), "sollol jobs submit", id="jobs"),
+        pytest.param(partial(batch_views.show_batches, BatchListReply()), "sollol batch run", id="batches"),
+        pytest.param(partial(keys.show_keys, (), Roster()), "sollol keys create", id="keys"),
+    ],
+)
+def test_a_table_without_rows_says_how_to_get_the_first(
+    show: Callable[[], None], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show()
+    assert f"`{command}" in capsys.readouterr().err

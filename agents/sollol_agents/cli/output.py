@@ -165,6 +165,7 @@ def show_table(
     numbers: Iterable[str] = (),
     first_to_go: Sequence[str] = (),
     is_last_wrapped: bool = False,
+    empty: str = "",
 ) -> None:
     """A table as wide as the terminal; states are coloured there.
 
@@ -175,6 +176,7 @@ def show_table(
         first_to_go: Headings of the columns that go where there is no room, in this order; then the others, from the
             right. The first column stays.
         is_last_wrapped: Whether a text in the last column goes on in the next line instead of being cut.
+        empty: A note below a table without rows: how to get the first.
     """
     right = {headings.index(name) for name in numbers if name in headings}
     listed = [tuple(map(in_line, row)) for row in rows]
@@ -193,6 +195,8 @@ def show_table(
         print(GAP.join(made).rstrip(), flush=True)
         for more in further:
             say(GAP.join(cells(more, shown, right)).rstrip())
+    if not listed and empty:
+        note(empty)
 
 
 def _wrapped(row: Row, width: int) -> list[Row]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from sollol_agents.cli.commands.jobs_views import age
-from sollol_agents.cli.output import counted, note, say, seconds, show_table, tell
+from sollol_agents.cli.output import counted, say, seconds, show_table, tell
 from sollol_agents.cli.table import width_of
 from sollol_schemas.batch_progress import BatchListReply, BatchStage, BatchView
 
@@ -193,9 +193,8 @@ def show_batches(reply: BatchListReply) -> None:
     headings = ("BATCH", "STATE", "DONE", "FAILED", "RUNNING", "WAITING", "LEFT", "AGE", "REQUESTS")
     numbers = ("DONE", "FAILED", "RUNNING", "WAITING", "LEFT", "AGE")
     first_to_go = ("WAITING", "RUNNING", "AGE", "REQUESTS", "LEFT", "FAILED")
-    show_table(headings, map(_row, reply.batches), numbers=numbers, first_to_go=first_to_go)
-    if not reply.batches:
-        note("no batches; `sollol batch run REQUESTS ANSWERS` runs one")
+    empty = "no batches; `sollol batch run REQUESTS ANSWERS` runs one"
+    show_table(headings, map(_row, reply.batches), numbers=numbers, first_to_go=first_to_go, empty=empty)
 
 
 def _row(view: BatchView) -> tuple[str, ...]:

@@ -37,7 +37,8 @@ def show_jobs(reply: JobListReply) -> None:
     ]
     headings = ("JOB", "STATE", "AGE", "MODEL", "NODE", "ERROR", "PRIORITY", "TRIES", "TOKENS")
     first_to_go = ("TOKENS", "TRIES", "PRIORITY", "MODEL", "NODE", "ERROR")
-    show_table(headings, rows, numbers=("PRIORITY", "TRIES", "TOKENS", "AGE"), first_to_go=first_to_go)
+    numbers, empty = ("PRIORITY", "TRIES", "TOKENS", "AGE"), "no jobs; `sollol jobs submit MODEL PROMPT` hands one over"
+    show_table(headings, rows, numbers=numbers, first_to_go=first_to_go, empty=empty)
     waiting = ", ".join(f"{n} of priority {p}" for p, n in reply.waiting.items()) or "none"
     note(f"in the queue: {waiting}; delayed: {reply.delayed}; dead letters: {reply.dead}")
 

@@ -140,4 +140,5 @@ def show_keys(ring: tuple[ApiKey, ...], roster: Roster) -> None:
         rows,
         numbers=HEADINGS[1:],
         first_to_go=("CREATED", *reversed(HEADINGS)),
+        empty="no keys; `sollol keys create NAME` makes one",
     )

@@ -147,16 +147,22 @@ def show_nodes(reply: NodesReply) -> None:
         "LOADED",
         "SUCCESS",
         "ENGINE",
-        "CPU",
+        "LOAD",
         "RAM GIB",
         "SEEN",
     )
-    numbers = ("BUSY", "GIB FREE", "CPU", "RAM GIB", "SUCCESS", "SEEN")
+    numbers = ("BUSY", "GIB FREE", "LOAD", "RAM GIB", "SUCCESS", "SEEN")
     rows = [_node_row(view) for view in reply.nodes]
     if any(_notes(view) for view in reply.nodes):
         headings = (*headings, "NOTES")
         rows = [(*row, _notes(view)) for row, view in zip(rows, reply.nodes, strict=True)]
-    show_table(headings, rows, numbers=numbers, first_to_go=("CPU", "RAM GIB", "SEEN", "ENGINE", "SUCCESS", "NOTES"))
+    show_table(
+        headings,
+        rows,
+        numbers=numbers,
+        first_to_go=("LOAD", "RAM GIB", "SEEN", "ENGINE", "SUCCESS", "NOTES"),
+        empty="no node has joined; `sollol node` starts one beside an engine here",
+    )
     here = sum(not view.has_left for view in reply.nodes)
     tell(
         f"{counted(here, 'node')}{_remark(reply)}, {reply.in_flight} in flight, {reply.queued} waiting, "
@@ -195,7 +201,7 @@ def _node_row(view: NodeView) -> tuple[str, ...]:
         ", ".join(m.name for m in told.loaded) or "-",
         percent(view.success_ratio) if view.attempts else "-",
         engine,
-        percent(told.cpu_load_ratio) if told.cpu_count else "-",
+        f"{told.cpu_load_ratio:.2f}" if told.cpu_count else "-",
         f"{gib(told.ram_available_mib)}/{gib(told.ram_total_mib)}" if told.ram_total_mib else "-",
         seconds(view.heartbeat_age_s),
     )
@@ -216,7 +222,8 @@ def show_models(reply: ModelsReply) -> None:
         for m in reply.models
     ]
     headings = ("MODEL", "SIZE", "QUANT", "INSTALLED ON", "LOADED ON", "FAMILY", "CONTEXT")
-    show_table(headings, rows, numbers=("SIZE", "CONTEXT"))
+    empty = "no models; `sollol pull NODE MODEL` fetches one to a node"
+    show_table(headings, rows, numbers=("SIZE", "CONTEXT"), empty=empty)
     for text in variants_of(reply):
         tell(text, indent="  ")
 
@@ -293,6 +300,7 @@ def show_reliability(reply: ReliabilityReply) -> None:
         map(_reliability_row, reply.entries),
         numbers=[h for h in headings if h not in ("NODE", "MODEL", "HOW")],
         first_to_go=("DISPERSION", "TIMEOUTS", "UPTIME", "HOW", "UP FOR", "MEDIAN", "FAILED"),
+        empty="nothing was asked yet; `sollol generate MODEL PROMPT` asks",
     )
 
 
