@@ -9,7 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sollol_agents.cli.commands.local_engines import LocalEngines, port_of
+from sollol_agents.cli.commands.doctor import check_engine
+from sollol_agents.cli.commands.engine_places import port_of
+from sollol_agents.cli.commands.findings import Level
+from sollol_agents.cli.commands.local_engines import LocalEngines
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.lab.testing.waiting import eventually
@@ -89,3 +92,10 @@ async def test_a_gateway_is_never_a_node_whichever_fleet_it_serves(tmp_path: Pat
         elsewhere = stack.http_url.replace("127.0.0.1", "localhost")
         await LocalEngines(stack, NodeConfig(url=elsewhere)).first_look()
         assert node_ids(stack) == []
+
+
+async def test_the_doctor_looks_where_the_fleet_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with EmulatedNode(EMULATED) as engine:
+        monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{port_of(engine.url)}")
+        finding = await check_engine()
+    assert (finding.level, engine.url in finding.found) == (Level.OK, True)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from sollol_agents.cli import log_lines
-from sollol_agents.cli.commands.local_engines import usual_urls
+from sollol_agents.cli.commands.engine_places import usual_urls
 from sollol_agents.cli.commands.up_ports import settled
 from sollol_agents.cli.commands.up_story import EngineHere, Story, told
 

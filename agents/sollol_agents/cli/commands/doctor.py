@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import socket
@@ -16,13 +17,14 @@ import msgspec
 
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands.doctor_kept import check_answers, check_kept
+from sollol_agents.cli.commands.engine_places import port_of, usual_urls
 from sollol_agents.cli.commands.findings import Finding, Level
 from sollol_agents.cli.commands.listings import variants_of
 from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import counted, say, seconds, show_json, show_table, tell
 from sollol_agents.cli.settings import of_commands
-from sollol_agents.node.config import OLLAMA_URL, OPENAI_URL, NodeConfig
+from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engines.probing import probe
 from sollol_agents.node.machine.gpu import find_gpus, with_shared_memory
 from sollol_agents.node.machine.host import sample_host
@@ -158,8 +160,9 @@ def check_gpus() -> Iterable[Finding]:
 
 
 async def check_engine() -> Finding:
-    """An engine at one of the usual addresses."""
-    for url in (OLLAMA_URL, OPENAI_URL):
+    """The first engine where `sollol up` looks for them, too."""
+    urls = usual_urls(os.environ)
+    for url in urls:
         found = await probe(NodeConfig(url=url), timeout_s=_ENGINE_TIMEOUT_S)
         if found.kind is not None:
             models = "" if found.models is None else f", {counted(found.models, 'model')}"
@@ -167,7 +170,7 @@ async def check_engine() -> Finding:
     return Finding(
         check="engine",
         level=Level.WARNING,
-        found=f"none at {OLLAMA_URL} or {OPENAI_URL}",
+        found=f"none on this machine at ports {', '.join(str(port_of(url)) for url in urls)}",
         remedy="start Ollama, name another with `sollol node --engine openai --url URL`, or try `sollol engine`",
     )
 

@@ -6,26 +6,21 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
+from sollol_agents.cli.commands.engine_places import port_of
 from sollol_agents.cli.open_doors import is_loopback
 from sollol_agents.cli.output import is_terminal, say
-from sollol_agents.node.config import OLLAMA_URL, USUAL_PORTS, NodeConfig, engine_url, node_id_of
+from sollol_agents.node.config import OLLAMA_URL, NodeConfig, engine_url, node_id_of
 from sollol_agents.node.engines.probing import Probed, probe
 from sollol_agents.stack import LocalStack
 from sollol_bus.errors import SollolError
 
 log = logging.getLogger(__name__)
-
-_OLLAMA_PORT: Final = 11434
-_NAMED: Final = ("OLLAMA_HOST", "OPENAI_BASE_URL", "OPENAI_API_BASE")
-"""Variables in which people keep an engine's address."""
-_LLAMA_PORT: Final = "LLAMA_ARG_PORT"
-_ANY: Final = ("0.0.0.0", "::", "")  # noqa: S104 what such an engine listens on is not dialled
 
 _CONNECT_S: Final = 0.3
 _LOOK_EVERY_S: Final = 2.0
@@ -150,24 +145,6 @@ class LocalEngines:
             log.warning("%s", why, extra={"action": "local_node_skipped"})
 
 
-def usual_urls(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Where engines of this machine may be: what the environment names, then the usual ports; Ollama's first."""
-    named = [urlsplit(_with_scheme(environ[name])) for name in _NAMED if environ.get(name)]
-    ports: list[int] = []
-    for url in named:
-        host = url.hostname or ""
-        with contextlib.suppress(ValueError):
-            if host in _ANY or is_loopback(host):
-                ports.append(url.port or _OLLAMA_PORT)
-    if environ.get(_LLAMA_PORT, "").isdigit():
-        ports.append(int(environ[_LLAMA_PORT]))
-    ollama = ports[:1] if environ.get("OLLAMA_HOST") else []
-    first = ollama or [port_of(OLLAMA_URL)]
-    return tuple(
-        f"http://127.0.0.1:{port}" for port in dict.fromkeys([*first, *USUAL_PORTS, *ports]) if 0 < port < 65536
-    )
-
-
 async def is_listening(url: str = OLLAMA_URL) -> bool:
     """Whether something on this machine accepts connections at the port of `url`."""
     try:
@@ -181,19 +158,8 @@ async def is_listening(url: str = OLLAMA_URL) -> bool:
     return True
 
 
-def port_of(url: str) -> int:
-    """The port that an address names; 0 for none."""
-    port = url.rpartition(":")[2]
-    return int(port) if port.isdigit() else 0
-
-
 def _place(url: str) -> str:
     """An engine's address on this machine, under whichever name it is dialled."""
     made = engine_url(url)
     host = urlsplit(made).hostname or ""
     return str(port_of(made)) if is_loopback(host) else made
-
-
-def _with_scheme(text: str) -> str:
-    """`:11434`, `gpu-box:1234` and whole URLs alike as a URL."""
-    return text if "://" in text else f"http://{text}"

@@ -15,8 +15,9 @@ from msgspec import Meta
 
 from sollol_agents.cli import exit_codes, log_lines, running
 from sollol_agents.cli.commands import up_story
+from sollol_agents.cli.commands.engine_places import port_of, usual_urls
 from sollol_agents.cli.commands.lazy_dashboard import LazyDashboard
-from sollol_agents.cli.commands.local_engines import LocalEngines, port_of, usual_urls
+from sollol_agents.cli.commands.local_engines import LocalEngines
 from sollol_agents.cli.commands.up_ports import Place, settled
 from sollol_agents.cli.commands.up_story import EngineHere, Story
 from sollol_agents.cli.log_lines import LogConfig
