@@ -148,8 +148,9 @@ async def _wait_for_server(bus: BusConfig) -> None:
     told_at = float("-inf")
     for delay_s in delays(_FIRST_RETRY_S, _LAST_RETRY_S):
         try:
+            await _expect_listener(bus)
             connection = await Bus.connect(bus)
-        except NoServer as error:
+        except (NoServer, NotConnected) as error:
             if loop.time() - told_at >= _TELL_EVERY_S:
                 told_at = loop.time()
                 log.warning("%s Tried again until there is one.", error, extra={"action": "server_awaited"})
