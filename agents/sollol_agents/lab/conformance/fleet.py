@@ -15,7 +15,7 @@ import msgspec
 from sollol_agents.lab.conformance.attempts import Go, PlayedAttempt
 from sollol_agents.lab.conformance.bus import PlayedBus
 from sollol_agents.lab.conformance.findings import BrokenRule, NotTried, Pace
-from sollol_agents.lab.conformance.keeper import PlayedKeeper
+from sollol_agents.lab.conformance.keeping import PlayedKeeping
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.transport.messages import Msg, decode, encode, error_of, is_no_responders
 from sollol_bus.waiting import happens
@@ -76,7 +76,7 @@ class PlayedFleet:
         self.pace = pace
         self.node_id = node_id
         self.process = process
-        self.keeper = PlayedKeeper(server.bus, self._is_own, self.trouble)
+        self.keeping = PlayedKeeping(server.bus, self._is_own, self.trouble)
         self.beats: list[tuple[float, Telemetry]] = []
         """Heartbeats, with when they came (monotonic seconds)."""
         self.loads: list[LoadUpdate] = []
@@ -153,7 +153,7 @@ class PlayedFleet:
     @property
     def claims(self) -> list[tuple[Msg, ClaimRequest | None]]:
         """Claims of the node's id, as they came."""
-        return self.keeper.claims
+        return self.keeping.claims
 
     @property
     def running(self) -> set[str]:
@@ -237,7 +237,7 @@ class PlayedFleet:
 
     def exec(self, attempt: PlayedAttempt, headers: dict[str, str]) -> None:
         """Sends an exec, with leave to speak before it."""
-        self.keeper.give(self.node_id, attempt.reply_to, attempt.exec_.ticket)
+        self.keeping.give(self.node_id, attempt.reply_to, attempt.exec_.ticket)
         subject = subjects.ATTEMPT.of(self.node_id, attempt.attempt_id)
         self.bus.publish(subjects.NODE_EXEC.of(self.node_id), attempt.body, reply=subject, headers=headers)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from sollol_agents.lab.conformance.findings import BrokenRule, NotTried
 from sollol_agents.lab.conformance.fleet import PlayedFleet
-from sollol_agents.lab.conformance.keeper import REVISION
+from sollol_agents.lab.conformance.keeping import REVISION
 from sollol_agents.lab.conformance.rule import Rule
 from sollol_schemas.control import ControlDrain
 from sollol_schemas.inboxes import is_node_inbox
@@ -43,7 +43,7 @@ async def _claims_again(fleet: PlayedFleet) -> None:
     if not fleet.claims:
         raise NotTried("it did not claim its id")
     await fleet.until(lambda: len(fleet.claims) > _CLAIMS_AT_START, fleet.pace.claim_s)
-    times = [*fleet.keeper.claimed_at, time.monotonic()]
+    times = [*fleet.keeping.claimed_at, time.monotonic()]
     longest = max(later - one for one, later in pairwise(times))
     if longest > fleet.pace.claim_s:
         raise BrokenRule(f"{longest:.1f} s between two claims")

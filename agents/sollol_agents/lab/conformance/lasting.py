@@ -58,7 +58,7 @@ async def _asks_for_leave(fleet: PlayedFleet) -> None:
     stream = (await _cut(fleet)).streaming
 
     def tickets() -> list[str]:
-        return [one.ticket for one in fleet.keeper.leaves if one.inbox == stream.reply_to]
+        return [one.ticket for one in fleet.keeping.leaves if one.inbox == stream.reply_to]
 
     await fleet.must(tickets, lambda: f"it did not ask on sollol.v1.leave.{fleet.node_id} to speak to a caller again")
     if stream.exec_.ticket not in tickets():
@@ -120,7 +120,7 @@ async def _started_again(fleet: PlayedFleet) -> int:
 
 
 async def _yields_at_start(fleet: PlayedFleet) -> None:
-    fleet.keeper.owner, told = _OTHER, len(fleet.told)
+    fleet.keeping.owner, told = _OTHER, len(fleet.told)
     await _started_again(fleet)
     await fleet.must(
         lambda: fleet.is_gone, lambda: "its claim was answered with the process that has the id: it goes on"
@@ -130,11 +130,11 @@ async def _yields_at_start(fleet: PlayedFleet) -> None:
 
 
 async def _yields_later(fleet: PlayedFleet) -> None:
-    fleet.keeper.owner, told = None, len(fleet.told)
+    fleet.keeping.owner, told = None, len(fleet.told)
     await _started_again(fleet)
     if not await fleet.until(lambda: len(fleet.told) > told, fleet.pace.join_s):
         raise NotTried("started again, it did not join")
-    fleet.keeper.owner = _OTHER
+    fleet.keeping.owner = _OTHER
     if fleet.server.cut is not None:
         fleet.server.cut()  # after which it claims its id at once
     await fleet.must(lambda: fleet.is_gone, lambda: "another process got its id, and it goes on")

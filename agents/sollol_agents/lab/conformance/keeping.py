@@ -16,7 +16,7 @@ from sollol_schemas.stores import NodeClaim
 REVISION: Final = 41
 
 
-class PlayedKeeper:
+class PlayedKeeping:
     """Answers claims and questions for leave.
 
     Args:
