@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +91,20 @@ def has_recorded(bus: Bus, count: int) -> Callable[[], Awaitable[bool]]:
     return is_so
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def locked(path: Path) -> AsyncIterator[None]:
     """Keeps the recorder from writing to its database meanwhile."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
+
+        def is_ours() -> bool:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:  # the recorder writes, and needs this loop to come to its end
+                return False
+            return True
+
+        await eventually(is_ours)
         yield
-    finally:
-        connection.close()
 
 
 async def test_outcomes_and_decisions_are_recorded_and_why_shows_both(start: Start, bus: Bus) -> None:
@@ -224,10 +229,10 @@ async def test_a_recorder_that_stops_writes_what_it_received_and_leaves_nothing_
 ) -> None:
     path = tmp_path / "r.sqlite3"
     config = RecorderConfig(database=str(path))
-    async with Recorder(config, BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")) as recorder:
-        with locked(path):
-            await record(bus, *(outcome(f"a{n}") for n in range(20)))
-            await eventually(lambda: recorder.statistics().waiting == 20)
+    control = BusConfig(url=nats_server.url, inbox_prefix="_INBOX_ctl")
+    async with Recorder(config, control) as recorder, locked(path):
+        await record(bus, *(outcome(f"a{n}") for n in range(20)))
+        await eventually(lambda: recorder.statistics().waiting == 20)
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (20,)
     connection.close()
@@ -239,7 +244,7 @@ async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
     nats_server: EmbeddedServer, start: Start, bus: Bus, tmp_path: Path
 ) -> None:
     recorder = await start()
-    with locked(tmp_path / "recorder.sqlite3"):
+    async with locked(tmp_path / "recorder.sqlite3"):
         await record(bus, *(outcome(f"a{n}") for n in range(100)))
         await eventually(lambda: recorder.statistics().waiting == 100)
         await nats_server.kill()
@@ -281,7 +286,7 @@ async def test_a_locked_database_delays_writing_and_loses_nothing_while_question
     recorder = await start()
     await record(bus, outcome("before"))
     await eventually(has_recorded(bus, 1))
-    with locked(tmp_path / "recorder.sqlite3"):
+    async with locked(tmp_path / "recorder.sqlite3"):
         await record(bus, *(outcome(f"a{n}") for n in range(10)))
         await eventually(lambda: recorder.statistics().waiting == 10)
         assert (await stats(bus)).total.requests == 1
