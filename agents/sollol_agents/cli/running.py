@@ -29,6 +29,7 @@ from sollol_bus.waiting import delays
 log = logging.getLogger(__name__)
 
 _PORT: Final = 4222
+_WEB_PORTS: Final = {"ws": 80, "wss": 443}
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 5.0
@@ -174,8 +175,6 @@ async def connected(bus: BusConfig, name: str = "sollol-cli") -> AsyncIterator[C
         NotConnected: No NATS server answers there.
     """
     client = Client(msgspec.structs.replace(bus, name=name))
-    if any(url.startswith(("ws://", "wss://")) for url in bus.url.split(",")):
-        lean_start.load_websockets()
     try:
         await _expect_listener(bus)
         await client.start()
@@ -196,8 +195,10 @@ async def _expect_listener(bus: BusConfig) -> None:
     why = ""
     for url in bus.url.split(","):
         found = urlsplit(url if "://" in url else f"nats://{url}")
+        if found.scheme in _WEB_PORTS:
+            lean_start.load_websockets()  # whoever connects passes here first
         try:
-            connecting = asyncio.open_connection(found.hostname, found.port or _PORT)
+            connecting = asyncio.open_connection(found.hostname, found.port or _WEB_PORTS.get(found.scheme, _PORT))
             _, writer = await asyncio.wait_for(connecting, bus.connect_timeout_s)
         except (ConnectionRefusedError, socket.gaierror) as error:
             # what a loop makes of it differs; the system's words are the same everywhere
