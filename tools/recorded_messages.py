@@ -56,6 +56,11 @@ UNRECORDED: Final = {
     "Job": "it is recorded as SubmittedJob and DeadLetter",
     "ErrorBody": "it is recorded as Error",
     "Routing": "its fields stand in the bodies and headers of EngineRequest",
+    **dict.fromkeys(
+        ("Groups", "GroupsRequest", "GroupsReply", "SetGroup", "RemoveGroup", "ForgetQuality", "CloseModelBreaker"),
+        "no scorer answers it yet",
+    ),
+    **dict.fromkeys(("FeedbackRequest", "FeedbackReply", "FeedbackEvent"), "no recorder answers it yet"),
 }
 """What has no record, and why."""
 _SECRETS: Final = frozenset({"secret", "token", "claims", "ticket", "ca", "leave_secret", h.CANCEL_SECRET})

@@ -102,7 +102,8 @@ HEADERS_OF: Final = {
     **{
         name: "OperatorHeaders"
         for row in subjects.SUBJECTS
-        if row.address.startswith(f"{subjects.V1}.admin.") or row.all == subjects.JOB_PURGE
+        if row.address.startswith(f"{subjects.V1}.admin.")
+        or row.all in (subjects.JOB_PURGE, subjects.SCORER_GROUPS_SET)
         for name in wire.members(row.payload)
     },
 }

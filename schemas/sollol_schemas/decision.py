@@ -9,11 +9,12 @@ import msgspec
 from sollol_schemas.context import RequestKind
 from sollol_schemas.routing import RoutingMode
 from sollol_schemas.slim import slim
-from sollol_schemas.units import BusId, Count, Instant, Priority, Seconds, SignedSeconds, Term, Tokens
+from sollol_schemas.units import BusId, Count, Instant, Priority, Ratio, Seconds, SignedSeconds, Term, Tokens
 
 _CANDIDATES_TOLD = 3
 _TERMS_TOLD_OF = 2
 _REJECTIONS_TOLD = 4
+_MODELS_TOLD = 4
 _MINOR = 0.01
 _DIGITS = 4
 
@@ -101,6 +102,22 @@ _TERMS = tuple(
 )
 
 
+class ModelCandidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One model of the group that a request named: its predicted cost on its best node, or why it fell out."""
+
+    model: str
+    total_s: SignedSeconds = 0.0
+    """What is compared: seconds until a good answer may be expected, for the weight of the model."""
+    completion_s: Seconds = 0.0
+    """Until the answer is complete on its best node, waiting included."""
+    quality: Ratio = 1.0
+    """Expected share of good answers at requests of this category."""
+    node_id: str = ""
+    """Its best node; empty for a model that fell out."""
+    reason: str = ""
+    """Why it fell out; empty: it could be chosen."""
+
+
 class Forecast(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the scorer expects of an attempt, counted from its grant."""
 
@@ -140,8 +157,12 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The node's instance that is meant; any other ignores the exec."""
     model: str = ""
     """The model's name on that node."""
+    group: str = ""
+    """The group that the request named, of which the model is one; empty: it named the model."""
     kind: RequestKind = RequestKind.GENERATE
     task_type: str = ""
+    coding_category: str = ""
+    """Of a request about code: coding, refactoring, testing, documentation, debugging or code_review."""
     mode: RoutingMode = RoutingMode.FAST
     strategy: str = "plan"
     priority: Priority = 5
@@ -155,6 +176,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     forecast: Forecast = Forecast()
     caller: str = ""
     """Who asked, as an opaque word; empty: nobody whose name is known."""
+
+    @property
+    def category(self) -> str:
+        """What kind of work it was, by which models are told apart."""
+        return self.coding_category or self.task_type
 
     def as_outcomes(self) -> Decision:
         """What the outcome of the attempt says of it; the rest is in the decision's event."""
@@ -179,6 +205,8 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     rejections: tuple[Rejection, ...] = ()
     queued: Count = 0
     """Requests still waiting after this decision."""
+    models: tuple[ModelCandidate, ...] = ()
+    """Of a request that named a group: its models, the chosen one first."""
     decided_at: Instant = ""
     """Told by answers; the event itself is as old as its message."""
     is_dry_run: bool = False
@@ -196,6 +224,7 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             ),
             rejections=self.rejections[:_REJECTIONS_TOLD],
             queued=self.queued,
+            models=tuple(slim(model, _DIGITS) for model in self.models[:_MODELS_TOLD]),
             is_dry_run=self.is_dry_run,
         )
 

@@ -101,6 +101,7 @@ class ResetKind(StrEnum):
 
     BREAKERS = "breakers"  # circuit breakers are closed
     RELIABILITY = "reliability"  # recorded outcomes and counts of success are gone
+    QUALITY = "quality"  # what feedback taught of models is gone
 
 
 class ResetEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="reset.event.v1"):

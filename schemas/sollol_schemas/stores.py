@@ -38,7 +38,7 @@ ABOUT: Final = {
     ADVISORIES_STREAM: "Jobs that the server delivers no more, until a dispatcher has buried them.",
     NODES_BUCKET: "Which process owns the id of which node.",
     OFFICES_BUCKET: "Which scorer and which recorder is in office.",
-    SETTINGS_BUCKET: "What operators chose: strategy, nodes that are drained, keys and callers.",
+    SETTINGS_BUCKET: "What operators chose: strategy, groups of models, nodes that are drained, keys and callers.",
     LEARNED_BUCKET: "What the scorer has learnt of nodes and models.",
     JOBS_BUCKET: "The state of each job, and what a batch of them is.",
     BATCHES_BUCKET: "Files and batches, without their contents.",
@@ -53,6 +53,7 @@ API_KEYS: Final = "api_keys"
 CALLERS: Final = "callers"
 OPERATORS_CHOICE: Final = "scorer"
 INTENTS: Final = "intents"
+GROUPS: Final = "groups"
 LEAVES: Final = "leaves"
 LEARNED: Final = "scorer"
 
@@ -108,6 +109,7 @@ KEPT: Final = (
     Kept(SETTINGS_BUCKET, CALLERS, "Standings"),
     Kept(SETTINGS_BUCKET, OPERATORS_CHOICE, "StrategyRequest"),
     Kept(SETTINGS_BUCKET, INTENTS, "Intents"),
+    Kept(SETTINGS_BUCKET, GROUPS, "Groups"),
     Kept(SETTINGS_BUCKET, LEAVES, "LeaveSecret"),
     Kept(LEARNED_BUCKET, LEARNED, "Learned"),
     Kept(JOBS_BUCKET, "job.{job_id}", "JobStatus"),

@@ -150,8 +150,16 @@ RECENT: Final = Subject(
 """The latest outcomes and node events."""
 USAGE: Final = Subject("usage", by=READERS, to=CONTROL, payload="UsageRequest", reply="UsageReply", queue=RECORDERS).all
 """Requests, tokens and seconds of slots, by team, caller, model or day; a caller is told of its own team."""
+SCORER_GROUPS: Final = Subject(
+    "scorer.groups", by=READERS, to=CONTROL, payload="GroupsRequest", reply="GroupsReply"
+).all
+"""Groups of models, with what was learnt of these."""
 WHY: Final = Subject("why.{request_id}", by=READERS, to=CONTROL, reply="WhyReply", queue=RECORDERS)
 """Everything recorded about one request."""
+FEEDBACK: Final = Subject(
+    "feedback", by=CALLERS, to=CONTROL, payload="FeedbackRequest", reply="FeedbackReply", queue=RECORDERS
+).all
+"""How good an answer was; a client may say so of its own requests."""
 
 # Requests of operators.
 ADMIN_NODE: Final = Subject(
@@ -175,6 +183,10 @@ ADMIN_BREAKER: Final = Subject(
     "admin.breaker", by=CONTROL, to=CONTROL, payload="BreakerRequest", reply="BreakersReply"
 ).all
 """The circuit breakers: ask, or close some by force."""
+SCORER_GROUPS_SET: Final = Subject(
+    "scorer.groups.set", by=CONTROL, to=CONTROL, payload="GroupChange", reply="GroupsReply"
+).all
+"""Make or remove a group of models, forget what was learnt of models, close the breaker of one."""
 
 ADMIN_FLEET: Final = Subject(
     "admin.fleet", by=CONTROL, to=CONTROL, payload="FleetRequest", reply="FleetReply", queue=REGISTRARS
@@ -313,6 +325,8 @@ BREAKER_EVENT: Final = Subject("events.breaker.{node_id}.{state}", by=CONTROL, t
 """A circuit breaker changed its state."""
 STRATEGY_EVENT: Final = Subject("events.strategy", by=CONTROL, to=READERS, payload="StrategyEvent").all
 """The strategy or one of its settings changed."""
+FEEDBACK_EVENT: Final = Subject("events.feedback", by=CONTROL, to=WATCHERS, payload="FeedbackEvent").all
+"""Feedback was kept; not stored, the recorder has it."""
 RESET_EVENT: Final = Subject("events.reset", by=CONTROL, to=WATCHERS, payload="ResetEvent").all
 """An operator had breakers closed or reliability forgotten."""
 JOB_EVENTS_ROOT: Final = f"{V1}.events.job"

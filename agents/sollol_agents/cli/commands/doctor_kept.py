@@ -12,7 +12,7 @@ from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.stored import stored_message
 from sollol_bus.jetstream.vacancy import why_vacant
 from sollol_bus.transport.connection import Bus
-from sollol_schemas import batch_progress, batches, callers, jobs, keys, learned, steering, stores, subjects
+from sollol_schemas import batch_progress, batches, callers, groups, jobs, keys, learned, steering, stores, subjects
 from sollol_schemas.stores import KEPT, Kept
 
 _KINDS: Final[dict[str, type[Any]]] = {
@@ -24,6 +24,7 @@ _KINDS: Final[dict[str, type[Any]]] = {
         callers.Standings,
         steering.StrategyRequest,
         steering.Intents,
+        groups.Groups,
         learned.Learned,
         batches.FileRecord,
         batches.BatchRecord,

@@ -1,0 +1,58 @@
+"""Feedback: what whoever read an answer thought of it, from which the choice among models learns."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from sollol_schemas.units import Instant, Ratio, Seconds
+
+_Name = Annotated[str, Meta(max_length=256)]
+
+
+class FeedbackRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Say how good an answer was: of a request, or of a model at a category of work. A later one replaces it."""
+
+    request_id: Annotated[str, Meta(max_length=64)] = ""
+    """The request that was answered; without it, `model` says what is meant."""
+    model: _Name = ""
+    category: Annotated[str, Meta(max_length=64)] = ""
+    """A coding category or a task type; empty: what is known of the request, or none."""
+    score: Ratio | None = None
+    """0 is useless, 1 is perfect; without it `success` counts."""
+    success: bool | None = None
+    """True is a score of 1, false one of 0."""
+    latency_s: Seconds | None = None
+    """How long the answer took, as its reader saw it."""
+    comment: Annotated[str, Meta(max_length=2000)] = ""
+
+
+class FeedbackReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="feedback.v1"):
+    """The feedback as it was kept."""
+
+    request_id: str = ""
+    model: str
+    group: str = ""
+    category: str = ""
+    score: Ratio
+    is_replacement: bool = False
+    """Whether there was feedback on the same request before."""
+
+
+class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="feedback.event.v1"):
+    """Feedback was kept; scorers learn from it. What its author wrote stays with the recorder."""
+
+    request_id: str = ""
+    model: str
+    group: str = ""
+    """The group that the request named; empty: it named the model."""
+    category: str = ""
+    score: Ratio
+    replaces: Ratio | None = None
+    """The score that counted for the same request before."""
+    latency_s: Seconds | None = None
+    caller: str = ""
+    """Who gave it, as an opaque word."""
+    at: Instant = ""
