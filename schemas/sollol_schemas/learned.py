@@ -17,6 +17,9 @@ from sollol_schemas.units import FormerInstant, Instant
 NAME_MAX = 512
 """Longer names are not kept: callers choose those of models that they ask for."""
 
+CATEGORY_MAX = 64
+"""Of the names of categories: those of coding tasks, and of task types."""
+
 _Speed = Annotated[float, Meta(ge=0, le=1e6)]
 _Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 _Samples = Annotated[int, Meta(ge=0, le=2**53)]
@@ -89,6 +92,24 @@ class LearnedLength(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     mean_log: _Log
 
 
+class LearnedQuality(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a model's answers were rated in one category."""
+
+    model: _Name
+    category: Annotated[str, Meta(max_length=CATEGORY_MAX)] = ""
+    """Empty: all of them together."""
+    good: _Weight = 0.0
+    """How much of the answers was good."""
+    answers: _Weight = 0.0
+    """Rated answers, old ones counting for less."""
+    idle_s: _Seconds = 0.0
+    """Seconds since the latest of them."""
+
+    def __post_init__(self) -> None:
+        if self.good > self.answers:
+            raise ValueError("more good answers than answers")
+
+
 class Learned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="scorer.learned.v1", tag_field="type"):
     """Everything worth keeping, least recently used first where there is an order."""
 
@@ -100,6 +121,8 @@ class Learned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     lengths: tuple[LearnedLength, ...] = ()
     demand: dict[_Name, _Speed] = {}
     """Requests per second of each model."""
+    qualities: tuple[LearnedQuality, ...] = ()
+    """How the models' answers were rated, the best known last."""
 
     def __post_init__(self) -> None:
         """Reads what older versions wrote."""

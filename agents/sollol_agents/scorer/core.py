@@ -25,6 +25,7 @@ from sollol_agents.scorer.fleet.learning import Teacher
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.demand import Demand, Flow
 from sollol_agents.scorer.knowledge.lengths import LengthTable
+from sollol_agents.scorer.knowledge.quality import Qualities
 from sollol_agents.scorer.queue import refusals
 from sollol_agents.scorer.queue.admission import Admission
 from sollol_agents.scorer.queue.away import Away
@@ -65,6 +66,7 @@ class SchedulerCore:
         self.fleet = Fleet(config, patient_until=now + config.warm_up_s)
         self.waiting = Queue(ageing_s=config.ageing_s, limit=config.queue_limit)
         self.lengths = LengthTable()
+        self.qualities = Qualities()
         self.demand = Demand()
         self._flow = Flow()
         self.term = 0

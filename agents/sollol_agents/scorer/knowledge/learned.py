@@ -10,7 +10,8 @@ from sollol_schemas.learned import Learned
 def bytes_of(learned: Learned, limit: int) -> bytes:
     """The document as canonical JSON of at most `limit` bytes; what matters least is left out first.
 
-    First go the prefix caches, then half of the answer lengths and of the nodes, the oldest ones, again and again.
+    First go the prefix caches, then half of the answer lengths, of the nodes and of the models' ratings, the oldest or
+    least known ones, again and again.
     """
     data = msgspec.json.encode(learned, order="sorted")
     if len(data) <= limit:
@@ -23,6 +24,7 @@ def bytes_of(learned: Learned, limit: int) -> bytes:
             learned,
             lengths=learned.lengths[(len(learned.lengths) + 1) // 2 :],
             nodes=dict(list(learned.nodes.items())[(len(learned.nodes) + 1) // 2 :]),
+            qualities=learned.qualities[(len(learned.qualities) + 1) // 2 :],
             demand={} if not learned.nodes else learned.demand,
         )
         data = msgspec.json.encode(learned, order="sorted")

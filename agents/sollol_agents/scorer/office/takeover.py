@@ -30,6 +30,7 @@ def everything_learned(core: SchedulerCore, now: float, unix_s: float) -> Learne
         nodes=nodes,
         lengths=tuple(LearnedLength(key=key, samples=n, mean_log=round(mu, 5)) for key, n, mu in core.lengths.cells()),
         demand={m: rate for m, rate in rates.items() if rate >= _SMALLEST_RATE and len(m) <= NAME_MAX},
+        qualities=core.qualities.snapshot(now),
     )
 
 
@@ -42,6 +43,7 @@ def take_up(core: SchedulerCore, learned: Learned, now: float, age_s: float) -> 
             core.fleet.memory.recall(node, node.telemetry, now)
     for cell in learned.lengths:
         core.lengths.restore(cell.key, cell.samples, cell.mean_log)
+    core.qualities.restore(learned.qualities, now - age_s)
     _take_up_demand(core, learned, now, age_s)
 
 
