@@ -140,3 +140,13 @@ def test_an_actor_spares_what_it_loaded_and_looks_for_garbage_seldom() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, "True 25000 True\n"), done.stderr
+
+
+def test_who_speaks_http_loads_no_command_line_of_the_library_that_does() -> None:
+    code = (
+        "import sys, sollol_agents.cli.__main__, sollol_agents.cli.commands.up\n"
+        "assert 'httpx' in sys.modules\n"
+        "print(sorted({'click', 'pygments', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "[]\n", done.stderr

@@ -34,8 +34,6 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 5.0
 _TELL_EVERY_S = 30.0
-_GARBAGE_OBJECTS = 25_000
-"""So many more objects than before make Python look for garbage: each request in flight holds dozens, and is none."""
 
 
 def run(main: Callable[[], Coroutine[Any, Any, int]], *, is_long: bool = False) -> int:
@@ -80,7 +78,7 @@ def run_until_signalled(main: Callable[[asyncio.Queue[int]], Coroutine[Any, Any,
         finally:
             _hear_no_more(loop)
 
-    look_for_garbage_seldom()
+    gc.freeze()  # what is there already stays
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(guarded())
 
@@ -91,15 +89,6 @@ def _hear(loop: asyncio.AbstractEventLoop, number: signal.Signals, act: Callable
         loop.add_signal_handler(number, act)
     except NotImplementedError:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))
-
-
-def look_for_garbage_seldom() -> None:
-    """Spares the objects that are there already, and collects garbage when many more are there.
-
-    Python's usual 700 are reached with every few requests, and the search took a tenth of a node's time.
-    """
-    gc.freeze()
-    gc.set_threshold(_GARBAGE_OBJECTS, *gc.get_threshold()[1:])
 
 
 def _hear_no_more(loop: asyncio.AbstractEventLoop) -> None:
