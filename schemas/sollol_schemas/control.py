@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.stores import NodeClaim
-from sollol_schemas.units import BusId, Count, Weight
+from sollol_schemas.units import BusId, Count, NodeName, Weight
 
 BlobDigest = Annotated[
     str, Meta(pattern=r"^sha256[:-][0-9a-f]{64}$(?!\n)", description="`sha256:` and the hexadecimal digest of a file.")
@@ -201,7 +201,7 @@ class LeaveReply(msgspec.Struct, frozen=True, kw_only=True):
 class AdminRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An operator's request about one node, on `sollol.v1.admin.node.<operation>`."""
 
-    node_id: BusId
+    node_id: NodeName
     model: str = ""
     keep_alive_s: float | None = None
     weight: Weight | None = None

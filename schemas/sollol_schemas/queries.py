@@ -14,6 +14,7 @@ from sollol_schemas.units import (
     Bytes,
     Count,
     Instant,
+    NodeName,
     Priority,
     Ratio,
     Seconds,
@@ -53,10 +54,12 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NodesRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Ask for the fleet, or for its queue alone."""
+    """Ask for the fleet, for its queue alone, or for one node."""
 
     is_queue_only: bool = False
     """Without the nodes, which makes a short answer in a large fleet."""
+    node: NodeName | None = None
+    """The one node that is called so; an error says when none is, or several are."""
 
 
 class WaitingShare(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -88,7 +91,7 @@ class NodesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         nodes = []
         for node in self.nodes:
             engine = msgspec.structs.replace(node.telemetry.engine, url="")
-            telemetry = msgspec.structs.replace(node.telemetry, engine=engine)
+            telemetry = msgspec.structs.replace(node.telemetry, engine=engine, addresses=())
             nodes.append(msgspec.structs.replace(node, telemetry=telemetry))
         return msgspec.structs.replace(self, nodes=tuple(nodes))
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from sollol_schemas.headers import ROUTING_PREFIX
 from sollol_schemas.plain_words import in_plain_words
-from sollol_schemas.units import BusId, Complexity, Mib, Priority, Ratio
+from sollol_schemas.units import Complexity, Mib, NodeName, Priority, Ratio
 
 
 class RoutingMode(StrEnum):
@@ -50,7 +50,11 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     routing_mode: Annotated[RoutingMode, Meta(description="What the request optimises for.")] = RoutingMode.FAST
     priority: Priority = DEFAULT_PRIORITY
     node_id: Annotated[
-        BusId | None, Meta(description="The wanted node; with `strict` the only one that may serve the request.")
+        NodeName | None,
+        Meta(
+            description="The wanted node, by id, host, address, `host:port`, URL or `localhost`; with `strict` the "
+            "only one that may serve the request."
+        ),
     ] = None
     strict: Annotated[bool, Meta(description="Fail rather than use another node than `node_id`.")] = False
     min_vram_gb: Annotated[

@@ -173,6 +173,9 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     version: str = ""
     """Version of this software on the node."""
     host: str = ""
+    """Name of the machine on which the engine runs."""
+    addresses: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=16)] = ()
+    """IP addresses of that machine, but for those that every machine has."""
     sent_at: Instant = ""
     """When it was sent, by the node's own clock."""
     unix_s: FormerInstant = NOT_WRITTEN

@@ -34,6 +34,14 @@ BusId = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)", description="An id that is one token of a subject.")
 ]
 """Its pattern, and every other that ends so, forbids a line break at the end, before which Python's `$` matches too."""
+NodeName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[!-~]{1,256}$(?!\n)",
+        description="A node's id, its host or address, either with `:port`, its engine's URL, or `localhost`.",
+    ),
+]
+"""Resolved to an id where the fleet is known; see `sollol_schemas.node_names`."""
 DATE_TIME: Final = {"format": "date-time"}
 """What the JSON Schema says of texts that are instants."""
 Instant = Annotated[

@@ -13,7 +13,7 @@ from sollol_agents.node.control.telemetry import Standing, gpus_of, ram_of, with
 from sollol_agents.node.engines.base import EngineInventory, PretendedMachine
 from sollol_agents.node.engines.view import EngineView
 from sollol_agents.node.machine.host import HostSample, local_addresses, sample_host
-from sollol_agents.node.machine.remote import host_of, is_here, is_remote, stated_gpus, unknown_host
+from sollol_agents.node.machine.remote import are_here, host_of, is_here, resolved, stated_gpus, unknown_host
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -145,7 +145,7 @@ def test_an_emulated_machine_has_its_own_memory() -> None:
     ],
 )
 async def test_an_engine_is_elsewhere_when_its_address_is_none_of_this_machine(url: str, elsewhere: bool) -> None:
-    assert await is_remote(url) is elsewhere
+    assert await are_here(await resolved(url)) is not elsewhere
 
 
 async def test_an_engine_at_any_own_address_is_here() -> None:

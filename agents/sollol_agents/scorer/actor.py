@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 import time
 from collections.abc import Callable, Collection, Iterable
 from typing import ClassVar, TypeVar
@@ -21,6 +22,7 @@ import msgspec
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.office import clocks
 from sollol_agents.scorer.office.decision_events import DecisionEvents
 from sollol_agents.scorer.office.intents import OperatorsIntents
 from sollol_agents.scorer.office.node_services import node_services
@@ -30,7 +32,7 @@ from sollol_agents.scorer.office.rivals import Rivals
 from sollol_agents.scorer.office.saved_knowledge import SavedKnowledge
 from sollol_agents.scorer.office.steering import breakers_reply
 from sollol_agents.scorer.office.tracing import QuestionSpans
-from sollol_agents.scorer.office.views import models_reply, nodes_reply, nodes_request
+from sollol_agents.scorer.office.views import models_reply, nodes_answer, nodes_request
 from sollol_agents.scorer.office.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import DecodeFailed, NotConnected
@@ -38,7 +40,6 @@ from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.jetstream.streams import provision
-from sollol_bus.transport.clock import far
 from sollol_bus.transport.connection import SETTLING_S, BusConfig
 from sollol_bus.transport.discovery import HELD, OFFICE, OFFICE_TERM, STANDS_BY
 from sollol_bus.transport.messages import Msg, decode, encode
@@ -51,7 +52,6 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import LEFT, BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.headers import TRACEPARENT
-from sollol_schemas.instants import seconds_of
 from sollol_schemas.slim import slim
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
@@ -91,7 +91,9 @@ class Scorer(Actor[ScorerConfig]):
         """`tick_s` is how often rules of time are checked."""
         super().__init__(config, bus_config)
         self._tick_s = tick_s
-        self.core = SchedulerCore(config, random.Random(config.seed or None), time.monotonic())
+        self.core = SchedulerCore(
+            config, random.Random(config.seed or None), time.monotonic(), here=socket.gethostname()
+        )
         self._office: list[Subscription] = []
         self._shown: dict[str, str] = {OFFICE: STANDS_BY}
         self._replies: dict[str, str] = {}
@@ -284,30 +286,27 @@ class Scorer(Actor[ScorerConfig]):
             self.bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
             return
         answer = self.core.route(request, time.monotonic())
-        if isinstance(answer, ErrorBody):
-            self.bus.respond_error(msg.reply, answer)
-        else:
-            self.bus.respond(msg, slim(msgspec.structs.replace(answer, decided_at=self.bus.clock.instant()), _DIGITS))
+        if not isinstance(answer, ErrorBody):
+            answer = slim(msgspec.structs.replace(answer, decided_at=self.bus.clock.instant()), _DIGITS)
+        self._respond(msg, answer)
 
     def _on_nodes(self, msg: Msg) -> None:
-        self.bus.respond(msg, nodes_reply(self.core, time.monotonic(), self.instance, nodes_request(msg.data)))
+        self._respond(msg, nodes_answer(self.core, time.monotonic(), self.instance, nodes_request(msg.data)))
 
     def _on_models(self, msg: Msg) -> None:
         self.bus.respond(msg, models_reply(self.core))
 
+    def _respond(self, msg: Msg, answer: object) -> None:
+        if isinstance(answer, ErrorBody):
+            self.bus.respond_error(msg.reply, answer)
+        else:
+            self.bus.respond(msg, answer)
+
     def _on_telemetry(self, told: Telemetry, now: float) -> list[Effect]:
         effects = self.core.on_telemetry(told, now)
         node = self.core.fleet.nodes.get(told.node_id)
-        clock = self.bus.clock
-        if node is not None and clock.is_compared and node.clock.hear(seconds_of(told.sent_at), clock.now_unix()):
-            ahead_s = node.clock.ahead_s
-            log.log(
-                logging.WARNING if ahead_s else logging.INFO,
-                "the clock of node %s is %s",
-                told.node_id,
-                f"{far(ahead_s)} the NATS server's; synchronise it (NTP)" if ahead_s else "right again",
-                extra={"action": "node_clock", "node_id": told.node_id, "ahead_s": round(ahead_s, 3)},
-            )
+        if node is not None:
+            clocks.compare(node, told, self.bus.clock)
         return effects
 
     # -- time ---------------------------------------------------------------------------------------------

@@ -62,7 +62,10 @@ class SchedulerCore:
         now: float,
         *,
         left_s: LeftSeconds = Attempt.base_left_s,
+        here: str = "",
     ) -> None:
+        """`here` is the host that `localhost` is where a caller does not tell its own."""
+        self.here = here
         self.fleet = Fleet(config, patient_until=now + config.warm_up_s)
         self.waiting = Queue(ageing_s=config.ageing_s, limit=config.queue_limit)
         self.lengths = LengthTable()
@@ -92,7 +95,7 @@ class SchedulerCore:
             strategy=strategy,
             left_s=self._left_s,
         )
-        self._verdicts = Verdicts(self.fleet, config.soft_success_floor)
+        self._verdicts = Verdicts(self.fleet, config.soft_success_floor, self.here)
         self._admission = Admission(
             config=config,
             fleet=self.fleet,
@@ -204,7 +207,7 @@ class SchedulerCore:
         asked = GrantRequest(request_id=request.request_id, number=1, context=request.context, routing=request.routing)
         waiting = self._admission.admitted(asked, now)
         verdict = self._verdicts.of(waiting, now)
-        if not verdict.nodes:
+        if not verdict.nodes or len(verdict.wanted) > 1:
             return self._admission.lack_of_nodes(waiting, now).error
         self.waiting.place(waiting)
         choice = self.planner.choose(waiting, verdict.nodes, now)

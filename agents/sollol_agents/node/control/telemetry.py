@@ -136,6 +136,7 @@ def telemetry_of(
         host_priority=config.host_priority,
         version=VERSION,
         host=host.name,
+        addresses=host.addresses,
         sent_at=sent_at,
         asked=tuple(map(_asked, endpoints)),
     )

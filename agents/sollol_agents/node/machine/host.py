@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 import psutil
 
 _MIB: Final = 1024 * 1024
+_ADDRESSES_MAX: Final = 16
 
 
 class HostSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,8 +24,23 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
     ram_total_mib: float
     ram_available_mib: float
     name: str
+    addresses: tuple[str, ...] = ()
+    """Of the machine, without those that every machine has."""
     is_remote: bool = False
     """Another machine than the agent's: nothing of it is measured, its memory may be stated."""
+
+
+def told_addresses(found: Iterable[str]) -> tuple[str, ...]:
+    """Those of the addresses by which a machine may be called: IPv4 first, 16 at most, none that every machine has."""
+    usable = set()
+    for text in found:
+        try:
+            address = ipaddress.ip_address(text.partition("%")[0])
+        except ValueError:  # of a network card
+            continue
+        if not (address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast):
+            usable.add(address)
+    return tuple(map(str, sorted(usable, key=lambda one: (one.version, int(one)))))[:_ADDRESSES_MAX]
 
 
 def local_addresses() -> frozenset[str]:
@@ -40,4 +58,5 @@ def sample_host() -> HostSample:
         ram_total_mib=memory.total / _MIB,
         ram_available_mib=memory.available / _MIB,
         name=socket.gethostname(),
+        addresses=told_addresses(local_addresses()),
     )

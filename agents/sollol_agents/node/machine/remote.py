@@ -6,10 +6,11 @@ import asyncio
 import ipaddress
 import logging
 import socket
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
-from sollol_agents.node.machine.host import HostSample, local_addresses
+from sollol_agents.node.machine.host import HostSample, local_addresses, told_addresses
 from sollol_schemas.telemetry import Gpu
 
 log = logging.getLogger(__name__)
@@ -39,24 +40,35 @@ def is_here(address: str, own: frozenset[str]) -> bool:
     return ip.is_loopback or ip.is_unspecified or str(ip) in own
 
 
-async def is_remote(url: str) -> bool:
-    """Whether the host of `url` has no address of this machine; a name that cannot be resolved is not here."""
+async def resolved(url: str) -> tuple[str, ...]:
+    """The addresses of the host of `url`; none for a name that cannot be resolved."""
     host = host_of(url)
     try:
         async with asyncio.timeout(_RESOLVE_S):
             found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, TimeoutError, UnicodeError) as error:
         log.warning("the engine's host %r cannot be resolved: %s", host, error, extra={"action": "engine_unresolved"})
-        return True
+        return ()
+    return tuple(str(address[0]) for *_, address in found)
+
+
+async def are_here(addresses: Iterable[str]) -> bool:
+    """Whether any of these addresses is one of this machine."""
     own = await asyncio.to_thread(local_addresses)
-    return not any(is_here(str(address[0]), own) for *_, address in found)
+    return any(is_here(address, own) for address in addresses)
 
 
-def unknown_host(name: str, ram_gb: float) -> HostSample:
+def unknown_host(name: str, ram_gb: float, addresses: Iterable[str] = ()) -> HostSample:
     """A machine of which nothing is known but, perhaps, its memory in GiB."""
     mib = ram_gb * _MIB_PER_GIB
     return HostSample(
-        cpu_count=0, cpu_load_ratio=0.0, ram_total_mib=mib, ram_available_mib=mib, name=name, is_remote=True
+        cpu_count=0,
+        cpu_load_ratio=0.0,
+        ram_total_mib=mib,
+        ram_available_mib=mib,
+        name=name,
+        addresses=told_addresses(addresses),
+        is_remote=True,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from sollol_agents.node.config import NodeConfig, engine_candidates
 from sollol_agents.node.machine.gpu import FixedGpus, GpuProbe, find_gpus, with_shared_memory
 from sollol_agents.node.machine.host import HostSample, sample_host
-from sollol_agents.node.machine.remote import host_of, is_remote, stated_gpus, unknown_host
+from sollol_agents.node.machine.remote import are_here, host_of, resolved, stated_gpus, unknown_host
 from sollol_agents.node.machine.threads import in_thread
 from sollol_bus.parts import Part
 from sollol_schemas.telemetry import Gpu, LoadedModel
@@ -46,8 +46,9 @@ class Machine(Part):
     async def start(self) -> None:
         """Finds out whose machine it is, finds the GPUs and takes the first sample."""
         config, url = self._config, engine_candidates(self._config)[0][1]
-        if config.machine == "remote" or (config.machine == "auto" and await is_remote(url)):
-            self.host = unknown_host(host_of(url), config.ram_gb)
+        addresses = () if config.machine == "local" else await resolved(url)
+        if config.machine == "remote" or (config.machine == "auto" and not await are_here(addresses)):
+            self.host = unknown_host(host_of(url), config.ram_gb, addresses)
             self.gpus = stated_gpus(config.vram_gb)
             log.info(
                 "the engine at %s is not on this machine: tells nothing of this machine's GPU, memory and load",

@@ -7,7 +7,7 @@ the caller (memory, reliability, chosen node, CPU) that `soft: true` lifts when 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sollol_agents.scorer.choice.abilities import can_refuse, lacking, who_would_refuse
 from sollol_agents.scorer.choice.contexts import room_tokens, with_room
@@ -16,6 +16,7 @@ from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.fleet.residency import SAFETY_BYTES, need_bytes
 from sollol_schemas.decision import Rejection, RejectionReason
+from sollol_schemas.node_names import bearers
 from sollol_schemas.routing import RoutingMode
 from sollol_schemas.telemetry import InstalledModel, NodeState
 
@@ -38,6 +39,7 @@ class EligibilityClass:
 
     __slots__ = (
         "_floor",
+        "_here",
         "_pattern",
         "_verdicts",
         "fallback",
@@ -46,11 +48,15 @@ class EligibilityClass:
         "model",
         "nodes",
         "rejections",
+        "wanted",
     )
 
-    def __init__(self, pattern: Waiting, soft_floor: float) -> None:
+    def __init__(self, pattern: Waiting, soft_floor: float, here: str = "") -> None:
         self._pattern = pattern
         self._floor = soft_floor
+        self._here = here
+        self.wanted: tuple[str, ...] = ()
+        """Ids of the nodes that bear the name of the wanted one: several when it does not tell which."""
         self._verdicts: dict[str, _Known] = {}
         self.model = pattern.model
         self.nodes: tuple[Node, ...] = ()
@@ -65,13 +71,15 @@ class EligibilityClass:
 
     def refresh(self, nodes: Iterable[Node], now: float) -> None:
         """Judges every node again whose shape changed, and settles who is eligible."""
+        nodes = list(nodes)
+        self.wanted = who_bears(self._pattern.wanted, nodes, self._here) if self._pattern.wanted else ()
         judged: list[tuple[Node, Rejection | None]] = []
         verdicts = self._verdicts
         fresh: dict[str, _Known] = {}
         for node in nodes:
             known = verdicts.get(node.node_id)
             if known is None or known[0] is not node or known[1] != node.shape_version:
-                known = (node, node.shape_version, judge(node, self._pattern, now), node.state)
+                known = (node, node.shape_version, self._judge(node, now), node.state)
             fresh[node.node_id] = known
             judged.append((node, known[2]))
         self._verdicts = fresh
@@ -83,17 +91,21 @@ class EligibilityClass:
         What relaxes constraints or compares nodes looks at more than that; such a verdict never stands.
         """
         is_plain = not self._pattern.needs_tokens and self._pattern.mode is not RoutingMode.RELIABLE
-        if not is_plain or not self.nodes or self.fallback:
+        is_by_id = self.wanted in ((), (self._pattern.wanted,))
+        if not (is_plain and is_by_id) or not self.nodes or self.fallback:
             return False
         for node_id in reshaped:
             node, known = nodes.get(node_id), self._verdicts.get(node_id)
             if node is None or known is None or known[0] is not node:
                 return False
-            fresh = (node, node.shape_version, judge(node, self._pattern, now), node.state)
+            fresh = (node, node.shape_version, self._judge(node, now), node.state)
             if fresh[2:] != known[2:]:
                 return False
             self._verdicts[node_id] = fresh
         return True
+
+    def _judge(self, node: Node, now: float) -> Rejection | None:
+        return judge(node, self._pattern, now, self.wanted)
 
     def _settle(self, judged: Sequence[tuple[Node, Rejection | None]]) -> None:
         routing = self._pattern.request.routing
@@ -143,15 +155,15 @@ class EligibilityClass:
         wanted = self._pattern.request.routing.node_id
         if wanted is None or not nodes:
             return nodes
-        chosen = [n for n in nodes if n.node_id == wanted]
+        chosen = [n for n in nodes if n.node_id in self.wanted]
         if not chosen:
-            why = next((r.reason.value for r in rejections if r.node_id == wanted), "not known")
+            why = next((r.reason.value for r in rejections if r.node_id in self.wanted), "not known")
             self.fallback = self.fallback or f"the wanted node {wanted} is not available ({why})"
             return nodes
         rejections += [
             Rejection(node_id=n.node_id, reason=Reason.NOT_CHOSEN_NODE, detail=f"{wanted} was asked for")
             for n in nodes
-            if n.node_id != wanted
+            if n not in chosen
         ]
         return chosen
 
@@ -173,9 +185,10 @@ class EligibilityClass:
 class Verdicts:
     """The verdict on every node for each class of requests, as long as the fleet keeps its shape. Bounded."""
 
-    def __init__(self, fleet: Fleet, soft_floor: float) -> None:
+    def __init__(self, fleet: Fleet, soft_floor: float, here: str = "") -> None:
         self._fleet = fleet
         self._floor = soft_floor
+        self._here = here
         self._known: dict[ClassKey, tuple[int, EligibilityClass]] = {}
 
     def of(self, waiting: Waiting, now: float) -> EligibilityClass:
@@ -184,7 +197,7 @@ class Verdicts:
         known = self._known.get(waiting.class_key)
         if known is not None and known[0] == version:
             return known[1]
-        verdict = known[1] if known is not None else EligibilityClass(waiting, self._floor)
+        verdict = known[1] if known is not None else EligibilityClass(waiting, self._floor, self._here)
         reshaped = self._fleet.reshaped_since(known[0]) if known is not None else None
         if reshaped is None or not verdict.stands(reshaped, self._fleet.nodes, now):
             verdict.refresh(self._fleet.nodes.values(), now)
@@ -216,12 +229,19 @@ def _prefer_up(nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
     return up
 
 
-def judge(node: Node, waiting: Waiting, now: float) -> Rejection | None:
+def who_bears(name: str, nodes: Collection[Node], here: str) -> tuple[str, ...]:
+    """Ids of the nodes that are called so; one that is down only where no other is."""
+    up = [node.telemetry for node in nodes if node.state is not NodeState.DOWN]
+    return bearers(name, up, here=here) or bearers(name, [node.telemetry for node in nodes], here=here)
+
+
+def judge(node: Node, waiting: Waiting, now: float, wanted: Sequence[str]) -> Rejection | None:
     """The first reason why this node may not serve the request, or None.
 
-    A wish for another node says it all, unless it may be lifted: then what nothing lifts must be known first.
+    A wish for another node than `wanted` says it all, unless it may be lifted: then what nothing lifts must be known
+    first.
     """
-    other = _judge_choice(node, waiting)
+    other = _judge_choice(node, waiting, wanted)
     if other is not None and not waiting.request.routing.soft:
         return other
     physical = _judge_node(node, waiting, now) or _judge_model(node, waiting)
@@ -232,9 +252,9 @@ def _reject(node: Node, reason: RejectionReason, detail: str = "") -> Rejection:
     return Rejection(node_id=node.node_id, reason=reason, detail=detail)
 
 
-def _judge_choice(node: Node, waiting: Waiting) -> Rejection | None:
+def _judge_choice(node: Node, waiting: Waiting, wanted: Sequence[str]) -> Rejection | None:
     routing = waiting.request.routing
-    if routing.strict and routing.node_id is not None and routing.node_id != node.node_id:
+    if routing.strict and routing.node_id is not None and node.node_id not in wanted:
         return _reject(node, Reason.NOT_CHOSEN_NODE, f"{routing.node_id} was asked for")
     return None
 

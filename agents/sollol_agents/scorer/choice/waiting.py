@@ -140,6 +140,11 @@ class Waiting:
         return self.request.request_id
 
     @property
+    def wanted(self) -> str:
+        """What the caller calls the node that it wants; empty: none in particular."""
+        return self.request.routing.node_id or ""
+
+    @property
     def priority(self) -> int:
         """The declared priority, 0 to 10."""
         return self.request.routing.priority

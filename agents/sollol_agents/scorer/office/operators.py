@@ -16,6 +16,7 @@ import msgspec
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.office import steering
+from sollol_agents.scorer.office.node_called import node_called
 from sollol_agents.scorer.office.takeover import forget_reliability
 from sollol_agents.scorer.strategies import UnknownStrategy, available, prepare
 from sollol_bus.errors import BusError, DecodeFailed
@@ -158,6 +159,12 @@ class Operators:
         except DecodeFailed as error:
             self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
             return
+        if asked.node_id:
+            node = node_called(self._core, asked.node_id)
+            if isinstance(node, ErrorBody):
+                self._bus.respond_error(msg.reply, node)
+                return
+            asked = msgspec.structs.replace(asked, node_id=node.node_id)
         if asked.reset:
             effects = steering.reset_breakers(asked, self._core, now)
             if isinstance(effects, ErrorBody):

@@ -6,8 +6,10 @@ import math
 
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.office.node_called import node_called
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.messages import decode
+from sollol_schemas.errors import ErrorBody
 from sollol_schemas.queries import ModelsReply, ModelView, NodesReply, NodesRequest, NodeView, WaitingShare
 from sollol_schemas.telemetry import NodeState
 
@@ -24,9 +26,20 @@ def nodes_request(body: bytes) -> NodesRequest:
         return _ALL
 
 
-def nodes_reply(core: SchedulerCore, now: float, scorer: str, asked: NodesRequest = _ALL) -> NodesReply:
-    """The fleet with its states, by node id; or without the nodes."""
+def nodes_answer(core: SchedulerCore, now: float, scorer: str, asked: NodesRequest) -> NodesReply | ErrorBody:
+    """The fleet, or the one node that was asked for by whatever it is called."""
+    if asked.node is None:
+        return nodes_reply(core, now, scorer, asked)
+    node = node_called(core, asked.node)
+    return node if isinstance(node, ErrorBody) else nodes_reply(core, now, scorer, only=node)
+
+
+def nodes_reply(
+    core: SchedulerCore, now: float, scorer: str, asked: NodesRequest = _ALL, *, only: Node | None = None
+) -> NodesReply:
+    """The fleet with its states, by node id; or without the nodes, or with one of them alone."""
     nodes = [] if asked.is_queue_only else sorted(core.fleet.nodes.values(), key=lambda n: n.node_id)
+    nodes = [only] if only is not None else nodes
     return NodesReply(
         nodes=tuple(_node_view(n, now, has_left=core.fleet.has_left(n)) for n in nodes),
         queued=len(core.waiting),

@@ -111,6 +111,8 @@ class Admission:
         floor = waiting.request.routing.min_success_rate
         if floor is not None and floor > CEILING and waiting.mode is RoutingMode.RELIABLE:
             return Refusal(refusals.unprovable(floor, CEILING))
+        if waiting.wanted and len(self._verdicts.of(waiting, now).wanted) > 1:
+            return self.lack_of_nodes(waiting, now)
         if self.is_hopeless(waiting, now):
             return self.lack_of_nodes(waiting, now)
         if waiting.request.number <= 1 and self._queue.is_full(waiting.priority):

@@ -14,7 +14,9 @@ from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.decision import Rejection
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.nearest import did_you_mean
+from sollol_schemas.node_names import ambiguous
 from sollol_schemas.refused import grouped
+from sollol_schemas.telemetry import Telemetry
 
 _MODELS_LISTED = 50
 _NODES_LISTED = 50
@@ -43,10 +45,13 @@ def no_place(
     nodes = list(nodes)
     if not nodes:
         return ErrorBody(code=ErrorCode.NO_NODES, message="no node has joined")
+    if len(verdict.wanted) > 1:
+        return ambiguous_node(waiting.wanted, verdict.wanted, [n.telemetry for n in nodes])
     routing = waiting.request.routing
     only = routing.node_id if routing.strict and not routing.soft else None
-    if only is not None and all(n.node_id != only for n in nodes):
+    if only is not None and not verdict.wanted:
         return unknown_node(only, [n.node_id for n in nodes])
+    only = only and verdict.wanted[0]
     known = sorted({m.name for n in nodes for m in n.installed.values()})
     if not any(waiting.model in n.installed for n in nodes):
         return ErrorBody(
@@ -93,6 +98,14 @@ def unknown_node(node_id: str, known: Iterable[str]) -> ErrorBody:
         code=ErrorCode.UNKNOWN_NODE,
         message=f"no node is known as {node_id!r}{did_you_mean(node_id, ids) or _known(ids)}",
         details={"node": node_id, "known": ids[:_NODES_LISTED]},
+    )
+
+
+def ambiguous_node(name: str, found: Sequence[str], nodes: Iterable[Telemetry]) -> ErrorBody:
+    """Several nodes are called so."""
+    message = ambiguous(name, found[:_NODES_LISTED], nodes)
+    return ErrorBody(
+        code=ErrorCode.BAD_REQUEST, message=message, details={"node": name, "candidates": list(found[:_NODES_LISTED])}
     )
 
 
