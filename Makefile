@@ -194,6 +194,12 @@ $(LITELLM)/.installed:
 	$(LITELLM)/bin/python -m pip install --quiet --disable-pip-version-check 'litellm[proxy]'
 	@touch $@
 
+.PHONY: bench-validation
+bench-validation: $(INSTALLED) ## Validates the real system against a real nginx, by scenario and number of machines; half an hour, best at rest.
+	$(PY) -m pip install --quiet --disable-pip-version-check --group bench
+	$(PY) -m bench.validation --out bench/results/validation.json
+	$(PY) -m bench.validation.plots bench/results/validation.json
+
 .PHONY: bench-gateway
 bench-gateway: $(INSTALLED) $(LITELLM)/.installed ## Measures what the HTTP gateway adds, against a direct call and LiteLLM's proxy.
 	$(PY) -m bench.gateway --litellm $(LITELLM)/bin/litellm --out bench/results/gateway.json

@@ -1,0 +1,1 @@
+"""The scenarios by which such systems are usually validated, played on the real one beside a real nginx."""
