@@ -10,12 +10,11 @@ with sync.Client() as client:
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from sollol_bus.loop_thread import LoopThread
 from sollol_bus.sdk.client import Client as AsyncClient
 from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
 from sollol_bus.transport.connection import BusConfig
@@ -38,8 +37,7 @@ class Client:
 
     def __init__(self, bus: str | BusConfig | None = None, *, routing: Routing | None = None) -> None:
         self._client = AsyncClient(bus, routing=routing)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread = LoopThread("sollol-client", "the client is not connected: use `with sync.Client(...)`")
 
     def __enter__(self) -> Self:
         """Connects.
@@ -48,13 +46,11 @@ class Client:
             NotConnected: No server answers there.
             ConfigError: It refuses us, or a setting cannot be used.
         """
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="sollol-client", daemon=True)
         self._thread.start()
         try:
             self._run(self._client.start())
         except BaseException:
-            self._stop()
+            self._thread.stop()
             raise
         return self
 
@@ -65,7 +61,7 @@ class Client:
         try:
             self._run(self._client.close())
         finally:
-            self._stop()
+            self._thread.stop()
 
     def __repr__(self) -> str:
         """Where it is connected to, on one line."""
@@ -137,24 +133,7 @@ class Client:
             self._run(chunks.aclose())
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work` on the loop; whatever ends the waiting ends the work."""
-        if self._loop is None:
-            work.close()
-            raise RuntimeError("the client is not connected: use `with sync.Client(...)`")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def _stop(self) -> None:
-        assert self._loop is not None
-        assert self._thread is not None
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._loop = None
+        return self._thread.run(work)
 
 
 async def _chunks(begin: Callable[[], AnswerStream]) -> AsyncGenerator[Chunk, None]:

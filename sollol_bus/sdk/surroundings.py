@@ -50,6 +50,16 @@ def bus_config_here(name: str, environ: Mapping[str, str] | None = None) -> BusC
         raise ConfigError(f"SOLLOL_NATS_* or [nats] in {path}: {in_plain_words(str(error))}") from error
 
 
+def is_fleet_named(environ: Mapping[str, str]) -> bool:
+    """Whether the environment or the settings file of this machine says where a fleet is.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    path = settings_file(environ)
+    return bool(environ.get("SOLLOL_NATS")) or (path is not None and bool(_table(path).get("url")))
+
+
 def _table(path: Path) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415 most machines have no such file
 

@@ -1,0 +1,41 @@
+"""The calls of SOLLOL, Hydra and the projects around them, on this system: change the import, and the program runs.
+
+    from sollol_bus.compat import SOLLOL, SOLLOLConfig
+
+    sollol = SOLLOL(SOLLOLConfig(hosts=["gpu-node-1:11434"])).start(blocking=False)
+
+Results are dictionaries whose items are attributes too. New programs use `sollol_bus.Client`, which says the same in
+types. What is exported here is public; `docs/guides/migrating.md` tells of each project what stays and what changes.
+"""
+
+from sollol_bus.compat.balancer import SOLLOL
+from sollol_bus.compat.config import SOLLOLConfig
+from sollol_bus.compat.integration import SOLLOLIntegration
+from sollol_bus.compat.orchestrator import (
+    ModelOrchestrator,
+    ReasoningEngine,
+    ReasoningMode,
+    routing_for_style,
+    routing_mode_for,
+)
+from sollol_bus.compat.priorities import TaskPriority
+from sollol_bus.compat.reliability import NodeReliabilityTracker
+from sollol_bus.compat.results import Result
+from sollol_bus.compat.streams import ChunkStream
+from sollol_schemas.routing import RoutingMode
+
+__all__ = [
+    "SOLLOL",
+    "ChunkStream",
+    "ModelOrchestrator",
+    "NodeReliabilityTracker",
+    "ReasoningEngine",
+    "ReasoningMode",
+    "Result",
+    "RoutingMode",
+    "SOLLOLConfig",
+    "SOLLOLIntegration",
+    "TaskPriority",
+    "routing_for_style",
+    "routing_mode_for",
+]
