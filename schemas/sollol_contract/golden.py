@@ -22,6 +22,8 @@ _TEXTS = {
     "dispatcher": "d1d2d3d4d5d6",
     "model": "llama3.2:3b",
     "url": "http://127.0.0.1:11434",
+    "where": "site=office",
+    "prefer": "gpu=a100,h100",
     "node_url": "http://127.0.0.1:11434",
 }
 _INSTANT = "2026-01-02T03:04:05.678Z"

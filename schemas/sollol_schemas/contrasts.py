@@ -6,7 +6,7 @@ It is ASCII, because a header is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from sollol_schemas.decision import CandidateCost, Rejection, RejectionReason
@@ -30,8 +30,9 @@ _CAUSES: Final = {
     "preference_s": "is preferred less",
     "rtt_s": "is farther away",
 }
-_WITH: Final = {
+_WITH: Final[dict[RejectionReason, str]] = {
     RejectionReason.MODEL_MISSING: "with the model",
+    RejectionReason.WRONG_LABELS: "with the labels asked for",
     RejectionReason.TOO_LITTLE_VRAM: "with enough video memory free",
     RejectionReason.DOES_NOT_FIT: "with enough memory",
     RejectionReason.WRONG_CAPABILITY: "whose model can do this",
@@ -56,6 +57,7 @@ def contrast(
     *,
     eligible: int = 1,
     min_vram_gib: float | None = None,
+    where: str | None = None,
 ) -> str:
     """Why `chosen` and none of the others.
 
@@ -65,14 +67,16 @@ def contrast(
         rejections: Nodes that were none, with the reason.
         eligible: How many nodes might have been taken: the costs of some are not worked out.
         min_vram_gib: The video memory that was asked for.
+        where: The labels that were asked for.
     """
+    wanted = _wanted(min_vram_gib, where)
     rivals = sorted((c for c in others if c.node_id != chosen.node_id), key=lambda c: c.total_s)
     if chosen.is_busy:
-        return _waiting(chosen, rivals, rejections, eligible, min_vram_gib)
+        return _waiting(chosen, rivals, rejections, eligible, wanted)
     if not rivals:
         if eligible > 1:
             return f"clearly before {eligible - 1} {'other' if eligible == 2 else 'others'}"
-        return _only(rejections, min_vram_gib)
+        return _only(rejections, wanted)
     best = rivals[0]
     equal = [c for c in rivals if not c.is_busy and abs(c.total_s - chosen.total_s) < _EQUAL_S]
     if equal:
@@ -90,11 +94,11 @@ def _waiting(
     rivals: Sequence[CandidateCost],
     rejections: Sequence[Rejection],
     eligible: int,
-    min_vram_gib: float | None,
+    wanted: Mapping[RejectionReason, str],
 ) -> str:
     said = f"waits {_seconds(chosen.wait_s)} for {chosen.node_id}"
     if not rivals:
-        return said if eligible > 1 else f"{said}, the {_only(rejections, min_vram_gib)}"
+        return said if eligible > 1 else f"{said}, the {_only(rejections, wanted)}"
     best = rivals[0]
     saved_s = best.total_s - chosen.total_s
     if saved_s < _EQUAL_S:
@@ -102,15 +106,23 @@ def _waiting(
     return f"{said}: {best.node_id} would take {_seconds(saved_s)} more"
 
 
-def _only(rejections: Sequence[Rejection], min_vram_gib: float | None) -> str:
+def _wanted(min_vram_gib: float | None, where: str | None) -> dict[RejectionReason, str]:
+    """What was asked for, in its own figures and words."""
+    words = {}
+    if min_vram_gib is not None:
+        words[RejectionReason.TOO_LITTLE_VRAM] = f"with {min_vram_gib:g} GiB free"
+    if where is not None:
+        words[RejectionReason.WRONG_LABELS] = f"with {where}".encode("ascii", "backslashreplace").decode()
+    return words
+
+
+def _only(rejections: Sequence[Rejection], wanted: Mapping[RejectionReason, str]) -> str:
     reasons = {rejection.reason for rejection in rejections}
     if not reasons:
         return "only node there is"
     if RejectionReason.NOT_CHOSEN_NODE in reasons:
         return "only node that was asked for"
-    words = dict(_WITH)
-    if min_vram_gib is not None:
-        words[RejectionReason.TOO_LITTLE_VRAM] = f"with {min_vram_gib:g} GiB free"
+    words = _WITH | dict(wanted)
     return f"only node {', '.join([words[reason] for reason in words if reason in reasons][:_ONLY_FOR])}"
 
 

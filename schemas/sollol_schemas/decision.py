@@ -35,6 +35,7 @@ class RejectionReason(StrEnum):
     TOO_LITTLE_VRAM = "too_little_vram"  # less free video memory than asked for
     NOT_RELIABLE_ENOUGH = "not_reliable_enough"  # proven success below the floor
     NOT_CPU = "not_cpu"  # the request insists on CPU nodes
+    WRONG_LABELS = "wrong_labels"  # it does not bear the labels that the request asks for
     NOT_CHOSEN_NODE = "not_chosen_node"  # the request insists on another node
     NO_SLOTS = "no_slots"  # it offers no slots for this model
 

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from sollol_schemas.headers import ROUTING_PREFIX
+from sollol_schemas.label_terms import InvalidLabelTerms, LabelTerms, label_terms
 from sollol_schemas.plain_words import in_plain_words
 from sollol_schemas.units import Complexity, Mib, NodeName, Priority, Ratio
 
@@ -66,6 +67,14 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     min_success_rate: Annotated[Ratio | None, Meta(description="Proven success, 0 to 1, that the node must have.")] = (
         None
     )
+    where: Annotated[
+        LabelTerms | None,
+        Meta(description="Labels that the node must bear: `site=office`, `site!=cloud`, `gpu=a100,h100`, `site=*`."),
+    ] = None
+    prefer: Annotated[
+        LabelTerms | None,
+        Meta(description="Labels that the node should bear, written like `where`; a node without counts as slower."),
+    ] = None
     task_type: Annotated[
         Annotated[str, Meta(max_length=64)] | None, Meta(description="What kind of work this is, when you know better.")
     ] = None
@@ -80,6 +89,17 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Annotated[str, Meta(max_length=64)] | None,
         Meta(description="deep_thinking, fast or extended; chooses mode and priority in mode auto."),
     ] = None
+
+    def __post_init__(self) -> None:
+        """Makes sure that conditions on labels can be read, wherever they come from.
+
+        Raises:
+            ValueError: They cannot.
+        """
+        if self.where is not None:
+            _read_labels("where", self.where)
+        if self.prefer is not None:
+            _read_labels("prefer", self.prefer)
 
     @property
     def min_vram_mib(self) -> Mib:
@@ -133,10 +153,20 @@ def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] 
         fields["priority"] = _priority(str(fields["priority"]))
     if isinstance(fields.get("routing_mode"), str):
         fields["routing_mode"] = _mode(str(fields["routing_mode"]))
+    for name in ("where", "prefer"):
+        if name in fields:
+            _read_labels(name, fields[name])
     try:
         return msgspec.convert(fields, Routing, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidRouting(f"routing field {in_plain_words(str(error))}") from error
+
+
+def _read_labels(name: str, value: object) -> None:
+    try:
+        label_terms(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+    except InvalidLabelTerms as error:
+        raise InvalidRouting(f"routing field {name}: {error}") from error
 
 
 def _priority(text: str) -> object:

@@ -30,6 +30,7 @@ _HINTS: Final[dict[ErrorCode, str]] = {
 _SOFT_HINT: Final = "--soft takes the best node there is"
 _LIFTED_BY_SOFT: Final = frozenset(
     {
+        RejectionReason.WRONG_LABELS,
         RejectionReason.TOO_LITTLE_VRAM,
         RejectionReason.NOT_RELIABLE_ENOUGH,
         RejectionReason.NOT_CPU,

@@ -43,6 +43,10 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     soft_success_floor: Annotated[
         float, Meta(ge=0, lt=1, description="Proven success that RELIABLE asks for without an explicit floor.")
     ] = 0.95
+    prefer_s: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="Seconds by which a node counts as slower for each preferred label it lacks."),
+    ] = 5.0
     async_gpu_factor: Annotated[
         float, Meta(ge=1, le=10, description="Cost of a GPU node to patient work, where a CPU node would do.")
     ] = 1.1

@@ -23,6 +23,7 @@ from sollol_schemas.decision import Rejection
 from sollol_schemas.decision import RejectionReason as Reason
 from sollol_schemas.telemetry import EngineKind, InstalledModel
 
+_UNWANTED: Final = (Reason.NOT_CHOSEN_NODE, Reason.WRONG_LABELS)
 _SENSES: Final = (Ability.VISION, Ability.AUDIO)
 _TALKS: Final = (RequestKind.GENERATE, RequestKind.CHAT)
 _NO_PICTURES: Final = "Multimodal data provided, but model does not support multimodal requests."
@@ -79,7 +80,7 @@ def who_would_refuse(model: str, context: TaskContext, judged: Iterable[tuple[No
     unable: list[Node] = []
     for node, rejection in judged:
         there = node.installed.get(model)
-        if rejection is None or (there is None and node.installed) or rejection.reason is Reason.NOT_CHOSEN_NODE:
+        if rejection is None or (there is None and node.installed) or rejection.reason in _UNWANTED:
             continue
         if rejection.reason is Reason.WRONG_CAPABILITY:
             unable.append(node)

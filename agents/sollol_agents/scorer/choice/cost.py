@@ -19,6 +19,7 @@ from sollol_agents.scorer.choice.profiles import Profile
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.decision import CandidateCost
+from sollol_schemas.label_terms import unmet
 from sollol_schemas.routing import RoutingMode
 
 _SOON_S = 0.02
@@ -72,6 +73,8 @@ class Estimate:
         self.preference_s = profile.weight_ratio * self.work_s
         if context.task_type in profile.node.telemetry.preferred_task_types:
             self.preference_s -= min(TASK_PREFERENCE_MOST_S, TASK_PREFERENCE_SHARE * self.work_s)
+        if routing.prefer is not None:
+            self.preference_s += rules.prefer_s * len(unmet(routing.prefer, profile.node.telemetry.labels))
         if waiting.mode is RoutingMode.RELIABLE:
             self.risk_s *= _RELIABLE_RISK_FACTOR
             self.preference_s += _unsteadiness_s(profile.node, self.work_s)
@@ -95,6 +98,7 @@ class CostRules(NamedTuple):
     risk_overhead_s: float
     async_gpu_factor: float
     ageing_s: float
+    prefer_s: float = 5.0
 
 
 class Cost(NamedTuple):

@@ -2,7 +2,7 @@
 
 Filtering happens once per eligibility class and node, and again only for nodes whose shape changed. Reasons
 are of two kinds: physical ones (down, model missing, does not fit) that nothing overrides, and constraints of
-the caller (memory, reliability, chosen node, CPU) that `soft: true` lifts when no node satisfies them.
+the caller (labels, memory, reliability, chosen node, CPU) that `soft: true` lifts when no node satisfies them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,23 @@ from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.fleet.residency import SAFETY_BYTES, need_bytes
 from sollol_schemas.decision import Rejection, RejectionReason
+from sollol_schemas.label_terms import unmet
 from sollol_schemas.node_names import bearers
 from sollol_schemas.routing import RoutingMode
 from sollol_schemas.telemetry import InstalledModel, NodeState
 
 Reason = RejectionReason
 
-CONSTRAINTS = frozenset({Reason.TOO_LITTLE_VRAM, Reason.NOT_RELIABLE_ENOUGH, Reason.NOT_CPU, Reason.NOT_CHOSEN_NODE})
+PLACE = frozenset({Reason.WRONG_LABELS, Reason.NOT_CHOSEN_NODE})
+"""Reasons that say it all of a node that the caller does not want, unless `soft` may lift them."""
+CONSTRAINTS = PLACE | {Reason.TOO_LITTLE_VRAM, Reason.NOT_RELIABLE_ENOUGH, Reason.NOT_CPU}
 """Reasons that the caller asked for; `soft` lifts them."""
 TRANSIENT = frozenset({Reason.DOWN, Reason.SUSPECT, Reason.ENGINE_UNREACHABLE, Reason.BREAKER_OPEN, Reason.DRAINING})
 """Reasons that may pass by themselves; patient work waits for it."""
 
 _GIB = 1024.0**3
+_LABEL_SHOWN = 40
+_DETAIL_MAX = 160
 _CLASSES_LIMIT = 512
 
 _Known = tuple[Node, int, Rejection | None, NodeState]
@@ -238,8 +243,8 @@ def who_bears(name: str, nodes: Collection[Node], here: str) -> tuple[str, ...]:
 def judge(node: Node, waiting: Waiting, now: float, wanted: Sequence[str]) -> Rejection | None:
     """The first reason why this node may not serve the request, or None.
 
-    A wish for another node than `wanted` says it all, unless it may be lifted: then what nothing lifts must be known
-    first.
+    A wish for another node than `wanted`, or for another place, says it all, unless it may be lifted: then what nothing
+    lifts must be known first.
     """
     other = _judge_choice(node, waiting, wanted)
     if other is not None and not waiting.request.routing.soft:
@@ -256,6 +261,13 @@ def _judge_choice(node: Node, waiting: Waiting, wanted: Sequence[str]) -> Reject
     routing = waiting.request.routing
     if routing.strict and routing.node_id is not None and node.node_id not in wanted:
         return _reject(node, Reason.NOT_CHOSEN_NODE, f"{routing.node_id} was asked for")
+    if routing.where is None:
+        return None
+    labels = node.telemetry.labels
+    for term in unmet(routing.where, labels):
+        borne = labels.get(term.name)
+        has = f"no {term.name}" if borne is None else f"{term.name}={borne[:_LABEL_SHOWN]}"
+        return _reject(node, Reason.WRONG_LABELS, f"{has}, asked for {term}"[:_DETAIL_MAX])
     return None
 
 

@@ -177,6 +177,7 @@ def class_key_of(request: GrantRequest, model: str, excluded: frozenset[str]) ->
         context.needs,
         routing.node_id,
         routing.strict,
+        routing.where,
         routing.min_vram_gb,
         routing.min_success_rate,
         routing.routing_mode,

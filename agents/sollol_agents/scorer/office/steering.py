@@ -29,6 +29,7 @@ from sollol_schemas.steering import (
 
 STEERABLE = (
     "hold",
+    "prefer_s",
     "theta",
     "size_clamp",
     "risk_overhead_s",

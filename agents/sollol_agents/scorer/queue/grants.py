@@ -44,6 +44,7 @@ def made_decision(
         verdict.rejections,
         eligible=len(verdict.nodes),
         min_vram_gib=waiting.request.routing.min_vram_gb,
+        where=waiting.request.routing.where,
     )
     return DecisionEvent(
         decision=_decision(waiting, cost, _reason(reason, verdict), verdict, facts),
