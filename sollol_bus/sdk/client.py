@@ -7,31 +7,28 @@ async with Client("nats://127.0.0.1:4222") as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from sollol_bus.errors import BadRequest, SollolError, error_from
+from sollol_bus.errors import BadRequest, SollolError
 from sollol_bus.observe.tracing_setup import present_traceparent
 from sollol_bus.parts import Part
 from sollol_bus.sdk.arguments import check_messages, check_texts
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.engine_options import with_options
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
-from sollol_bus.sdk.questions import ask_actor, ask_many
+from sollol_bus.sdk.operating import Operating
 from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, embedded
+from sollol_bus.sdk.routing_fields import called_here, fields_of
 from sollol_bus.sdk.spread import spread
 from sollol_bus.sdk.surroundings import bus_config_here
 from sollol_bus.transport.connection import Bus, BusConfig
-from sollol_bus.transport.messages import decode, encode
-from sollol_bus.transport.watching import watch
+from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
-from sollol_schemas.control import STILL_AT_IT, AdminRequest, ControlReply
 from sollol_schemas.decision import DecisionEvent
-from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.headers import ROUTING_PREFIX, TRACEPARENT
 from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.owners import is_reference
@@ -39,6 +36,7 @@ from sollol_schemas.queries import (
     ModelsReply,
     NodesReply,
     NodesRequest,
+    NodeView,
     RecentReply,
     RecentRequest,
     ReliabilityReply,
@@ -50,7 +48,6 @@ from sollol_schemas.queries import (
     WhyReply,
 )
 from sollol_schemas.routing import DEFAULT_DEADLINE_S, Routing
-from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyEvent, StrategyReply, StrategyRequest
 
 T = TypeVar("T")
 
@@ -61,7 +58,7 @@ _PIECES_PER_NODE = 4
 _PIECES_AT_ONCE = 16
 
 
-class Client(Part):
+class Client(Operating, Part):
     """A connection for programs that use the fleet.
 
     Args:
@@ -173,7 +170,7 @@ class Client(Part):
     def _native(self, subject: str, fields: dict[str, object], routing: Routing | None) -> Call:
         check_texts(fields)
         chosen = routing or self._routing or Routing()
-        fields = {**with_options(fields), "stream": True, **msgspec.to_builtins(chosen)}
+        fields = {**with_options(fields), "stream": True, **fields_of(chosen)}
         headers = {TRACEPARENT: trace} if (trace := present_traceparent()) else None
         told = fields.get("deadline_s")
         deadline_s = float(told) if isinstance(told, (int, float)) and told > 0 else DEFAULT_DEADLINE_S
@@ -203,12 +200,20 @@ class Client(Part):
 
     async def route(self, model: str, prompt: str = "", *, routing: Routing | None = None) -> DecisionEvent:
         """Where a request would run now, and why; nothing is reserved."""
-        fields = {"model": model, "prompt": prompt, **msgspec.to_builtins(routing or self._routing or Routing())}
+        fields = {"model": model, "prompt": prompt, **fields_of(routing or self._routing or Routing())}
         return await self._ask(subjects.ROUTE, fields, DecisionEvent)
 
     async def nodes(self, *, is_queue_only: bool = False) -> NodesReply:
         """The fleet as the scorer in office sees it, or what waits for a slot there without the nodes."""
         return await self._ask(subjects.NODES, NodesRequest(is_queue_only=is_queue_only), NodesReply)
+
+    async def node(self, name: str) -> NodeView:
+        """One node, by its id, host, address, `host:port`, URL or `localhost`.
+
+        Raises:
+            BadRequest: None is called so, or several are; the error lists them.
+        """
+        return (await self._ask(subjects.NODES, NodesRequest(node=called_here(name)), NodesReply)).nodes[0]
 
     async def models(self) -> ModelsReply:
         """Every model that a node has."""
@@ -220,7 +225,8 @@ class Client(Part):
 
     async def reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
         """Reliability per node and per (node, model)."""
-        return await self._ask(subjects.RELIABILITY, ReliabilityRequest(node_id=node_id, model=model), ReliabilityReply)
+        asked = ReliabilityRequest(node_id=called_here(node_id), model=model)
+        return await self._ask(subjects.RELIABILITY, asked, ReliabilityReply)
 
     async def recent(self, limit: int = 50) -> RecentReply:
         """The latest outcomes and node events."""
@@ -300,101 +306,3 @@ class Client(Part):
         return max([1, *(len(view.installed_on) for view in views if view.name in (model, f"{model}:latest"))])
 
     get_node_resources, get_cluster_stats = nodes, stats
-
-    # -- operations ---------------------------------------------------------------------------------------
-
-    async def drain(self, node_id: str) -> ControlReply:
-        """Takes a node out of service; what runs there finishes."""
-        return await self._admin("drain", AdminRequest(node_id=node_id))
-
-    async def undrain(self, node_id: str) -> ControlReply:
-        """Puts a drained node back into service."""
-        return await self._admin("undrain", AdminRequest(node_id=node_id))
-
-    async def load(self, node_id: str, model: str, keep_alive_s: float | None = None) -> ControlReply:
-        """Loads a model into a node's memory."""
-        return await self._admin("load", AdminRequest(node_id=node_id, model=model, keep_alive_s=keep_alive_s))
-
-    async def unload(self, node_id: str, model: str) -> ControlReply:
-        """Unloads a model from a node's memory; refused while it is busy."""
-        return await self._admin("unload", AdminRequest(node_id=node_id, model=model))
-
-    async def set_node(
-        self, node_id: str, *, weight: float | None = None, labels: dict[str, str] | None = None
-    ) -> ControlReply:
-        """Changes a node's weight or labels."""
-        return await self._admin("set", AdminRequest(node_id=node_id, weight=weight, labels=labels or {}))
-
-    async def strategy(self) -> StrategyReply:
-        """The scorer's strategy, those that could be chosen, and the settings that may change."""
-        return await self._ask(subjects.ADMIN_STRATEGY, StrategyRequest(), StrategyReply)
-
-    async def set_strategy(self, name: str | None = None, **settings: float) -> StrategyReply:
-        """Chooses a strategy or changes settings at run time; what waits, waits on."""
-        asked = StrategyRequest(strategy=name, settings=settings)
-        return await self._ask(subjects.ADMIN_STRATEGY, asked, StrategyReply)
-
-    async def breakers(self) -> BreakersReply:
-        """The circuit breakers that are open, on trial, or have seen failures."""
-        return await self._ask(subjects.ADMIN_BREAKER, BreakerRequest(), BreakersReply)
-
-    async def reset_breakers(self, node_id: str = "", model: str = "") -> BreakersReply:
-        """Closes circuit breakers by force: all, one node's, or one model's on it."""
-        asked = BreakerRequest(reset=True, node_id=node_id, model=model)
-        return await self._ask(subjects.ADMIN_BREAKER, asked, BreakersReply)
-
-    async def forget_reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
-        """Deletes recorded outcomes, and begins all counts of success anew: everybody's, one node's, one model's.
-
-        Returns:
-            What is left. Statistics and explanations of these requests are gone with them.
-        """
-        asked = ReliabilityRequest(node_id=node_id, model=model)
-        return await self._ask(subjects.ADMIN_METRICS_RESET, asked, ReliabilityReply)
-
-    async def pull(self, node_id: str, model: str) -> AsyncIterator[dict[str, Any]]:
-        """Downloads a model to a node; gives the engine's progress objects."""
-        answers = ask_many(self.bus, subjects.ADMIN_NODE.of("pull"), AdminRequest(node_id=node_id, model=model))
-        async with aclosing(answers):
-            async for msg in answers:
-                if msg.data != STILL_AT_IT:
-                    yield decode(msg.data, dict[str, Any])
-
-    async def _admin(self, operation: str, asked: AdminRequest) -> ControlReply:
-        reply = await self._ask(subjects.ADMIN_NODE.of(operation), asked, ControlReply, timeout_s=600.0)
-        if reply.error is not None:
-            raise error_from(reply.error)
-        return reply
-
-    # -- watching -----------------------------------------------------------------------------------------
-
-    def watch_decisions(self) -> AsyncIterator[DecisionEvent]:
-        """Every routing decision from now on."""
-        return watch(self.bus, subjects.ROUTING_EVENT.all, DecisionEvent)
-
-    def watch_outcomes(self) -> AsyncIterator[Outcome]:
-        """How every attempt ended, from now on; for control and observer credentials."""
-        return watch(self.bus, subjects.OUTCOME_EVENT.all, Outcome)
-
-    def watch_nodes(self) -> AsyncIterator[NodeEvent]:
-        """Every change of a node's state from now on."""
-        return watch(self.bus, subjects.NODE_EVENT.all, NodeEvent)
-
-    def watch_preloads(self) -> AsyncIterator[PreloadEvent]:
-        """Every model that the scorer had loaded ahead of need, from now on."""
-        return watch(self.bus, subjects.PRELOAD_EVENT.all, PreloadEvent)
-
-    def watch_breakers(self) -> AsyncIterator[BreakerEvent]:
-        """Every change of a circuit breaker from now on."""
-        return watch(self.bus, subjects.BREAKER_EVENT.all, BreakerEvent)
-
-    def watch_offices(self) -> AsyncIterator[OfficeEvent]:
-        """Which scorer took or left office, from now on; for control and observer credentials."""
-        return watch(self.bus, subjects.OFFICE_EVENT.all, OfficeEvent)
-
-    def watch_strategy(self) -> AsyncIterator[StrategyEvent]:
-        """Every change of the strategy or of its settings from now on."""
-        return watch(self.bus, subjects.STRATEGY_EVENT, StrategyEvent)
-
-    async def _ask(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = 5.0) -> T:
-        return await ask_actor(self.bus, subject, asked, kind, timeout_s=timeout_s)

@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 
 from sollol_bus.errors import BadRequest
+from sollol_bus.sdk.routing_fields import fields_of
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
@@ -41,9 +42,7 @@ def make_job(
         if not_before.tzinfo is None:
             raise BadRequest("not_before needs a time zone")
         not_before = instant(not_before)
-    fields = (
-        msgspec.to_builtins(routing) if routing is not None and kind != RequestKind.PASSTHROUGH and not path else {}
-    )
+    fields = fields_of(routing) if routing is not None and kind != RequestKind.PASSTHROUGH and not path else {}
     return Job(
         body=msgspec.Raw(encode({**body, **fields})),
         kind=RequestKind(kind) if kind is not None else None,

@@ -9,7 +9,8 @@ from sollol_agents.lab.testing.messages import MODEL
 from sollol_agents.lab.testing.scorer_stage import Fleet
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.office.steering import STEERABLE, limits_of_settings
-from sollol_agents.scorer.office.views import nodes_reply, nodes_request
+from sollol_agents.scorer.office.views import nodes_answer
+from sollol_schemas.queries import NodesReply
 from sollol_schemas.routing import Routing
 
 
@@ -20,14 +21,16 @@ def test_what_waits_is_told_by_model_and_priority_the_most_first() -> None:
     for number in range(3):
         fleet.ask(f"r{number}")
     fleet.ask("urgent", routing=Routing(priority=8))
-    told = nodes_reply(fleet.core, fleet.now + 4.0, "s", nodes_request(b'{"is_queue_only":true}'))
+    told = nodes_answer(fleet.core, fleet.now + 4.0, "s", b'{"is_queue_only":true}')
+    assert isinstance(told, NodesReply)
     assert told.nodes == ()
     assert [(s.model, s.priority, s.count) for s in told.waiting] == [(MODEL, 5, 3), (MODEL, 8, 1)]
     assert {s.oldest_s for s in told.waiting} == {4.0}
     assert told.queued == 4
-    assert [len(nodes_reply(fleet.core, 0.0, "s", nodes_request(body)).nodes) for body in (b"", b"{}", b"null")] == [
-        1
-    ] * 3
+    for body in (b"", b"{}", b"null"):
+        every = nodes_answer(fleet.core, 0.0, "s", body)
+        assert isinstance(every, NodesReply)
+        assert len(every.nodes) == 1
 
 
 @pytest.mark.parametrize("name", STEERABLE)

@@ -10,8 +10,9 @@ import logging
 from collections.abc import Callable
 
 from sollol_agents.dispatcher.intents import KeptIntents
-from sollol_bus.errors import BusError, DecodeFailed
+from sollol_bus.errors import BusError, DecodeFailed, SollolError
 from sollol_bus.parts import Part, Spawn
+from sollol_bus.sdk.questions import ask
 from sollol_bus.transport.acting import tell_act
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.leave import LeaveOnSilence
@@ -30,12 +31,14 @@ from sollol_schemas.control import (
 )
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
+from sollol_schemas.queries import NodesReply, NodesRequest
 
 log = logging.getLogger(__name__)
 
 _MAX_OPEN = 256
 _TIMEOUT_S = 600.0
 _PULL_TIMEOUT_S = 86_400.0
+_NAMED_WITHIN_S = 2.0
 
 
 class UnknownOperation(ValueError):
@@ -92,22 +95,44 @@ class Administration(Part):
         try:
             asked = decode(msg.data or b"{}", AdminRequest)
             control = control_request(operation, asked)
-            refused = self._refusal_of(asked)
+            refused = self._refusal()
         except (DecodeFailed, UnknownOperation) as error:
             refused = ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))
         if refused is not None:
             self._bus.respond_error(msg.reply, refused, is_stream=operation == "pull")
             return
-        told = {"model": asked.model, "weight": asked.weight, "labels": asked.labels}
-        tell_act(self._bus, f"node.{subjects.last_token(msg.subject)}", asked.node_id, told, asked=msg.headers or {})
-        if isinstance(control, ControlDrain | ControlSet):
-            self._spawn(self._keep(msg.reply, asked.node_id, control), name=f"intent.{asked.node_id}")
-        else:
-            self._forward(msg.reply, asked.node_id, control)
+        self._spawn(self._take(msg, asked, control), name=f"admin.{operation}")
 
-    def _refusal_of(self, asked: AdminRequest) -> ErrorBody | None:
-        if not is_bus_id(asked.node_id):
-            return ErrorBody(code=ErrorCode.BAD_REQUEST, message="invalid node id")
+    async def _take(self, msg: Msg, asked: AdminRequest, control: ControlRequest) -> None:
+        """Passes an order on to the node that is meant."""
+        try:
+            node_id = await self._id_of(asked.node_id)
+        except SollolError as error:
+            if self._bus.is_connected:
+                self._bus.respond_error(msg.reply, error.body, is_stream=isinstance(control, ControlPull))
+            return
+        told = {"model": asked.model, "weight": asked.weight, "labels": asked.labels}
+        tell_act(self._bus, f"node.{subjects.last_token(msg.subject)}", node_id, told, asked=msg.headers or {})
+        if isinstance(control, ControlDrain | ControlSet):
+            await self._keep(msg.reply, node_id, control)
+        else:
+            self._forward(msg.reply, node_id, control)
+
+    async def _id_of(self, name: str) -> str:
+        """The id of the node that is called so; an id that the scorer does not know stands for itself.
+
+        Raises:
+            SollolError: No node is called so, or several are.
+        """
+        try:
+            known = await ask(self._bus, subjects.NODES, NodesRequest(node=name), NodesReply, timeout_s=_NAMED_WITHIN_S)
+        except SollolError as error:
+            if is_bus_id(name) and error.body.code is not ErrorCode.BAD_REQUEST:
+                return name
+            raise
+        return known.nodes[0].node_id
+
+    def _refusal(self) -> ErrorBody | None:
         if len(self._open) >= _MAX_OPEN:
             return ErrorBody(code=ErrorCode.QUEUE_FULL, message="too many at once", details={"retry_after_s": 1})
         return None

@@ -8,12 +8,15 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
+import msgspec
+
 from sollol_agents.recorder.archive import Archive
 from sollol_agents.recorder.statistics import fleet_stats
 from sollol_agents.recorder.store import Store
 from sollol_agents.recorder.usage import usage_of
 from sollol_bus.errors import ActorStopped, BusError, NotConnected, PayloadTooLarge, SollolError
 from sollol_bus.parts import Spawn
+from sollol_bus.sdk.questions import ask
 from sollol_bus.transport.acting import tell_act
 from sollol_bus.transport.connection import INBOX_ROOT, Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
@@ -27,6 +30,7 @@ from sollol_schemas.ids import is_bus_id
 from sollol_schemas.queries import (
     FleetStats,
     NodesReply,
+    NodesRequest,
     RecentReply,
     RecentRequest,
     ReliabilityReply,
@@ -166,7 +170,7 @@ class Queries:
         return await archive.stats(since, fleet=await self._ask_fleet(), window_s=request.window_s)
 
     async def _reliability(self, archive: Archive, _store: Store, msg: Msg) -> ReliabilityReply:
-        request = _read(msg, ReliabilityRequest, ReliabilityRequest())
+        request = await self._with_id(_read(msg, ReliabilityRequest, ReliabilityRequest()))
         return await archive.reliability(request.node_id, request.model, now=self._bus.clock.now_unix())
 
     async def _recent(self, archive: Archive, _store: Store, msg: Msg) -> RecentReply:
@@ -202,7 +206,7 @@ class Queries:
         return self._roster().seen_by(owners.caller_of(msg.headers))
 
     async def _reset(self, archive: Archive, store: Store, msg: Msg) -> ReliabilityReply:
-        request = _read(msg, ReliabilityRequest, ReliabilityRequest())
+        request = await self._with_id(_read(msg, ReliabilityRequest, ReliabilityRequest()))
         await store.forget(request.node_id, request.model)
         log.warning(
             "forgot the outcomes of node %r, model %r (empty: all)",
@@ -215,6 +219,23 @@ class Queries:
         self._bus.publish(subjects.RESET_EVENT, encode(event))
         tell_act(self._bus, "metrics.reset", request.node_id, {"model": request.model}, asked=msg.headers or {})
         return await archive.reliability(request.node_id, request.model, now=self._bus.clock.now_unix())
+
+    async def _with_id(self, request: ReliabilityRequest) -> ReliabilityRequest:
+        """The request with the id of the node that is meant; one that the fleet does not know stands for itself.
+
+        Raises:
+            SollolError: Several nodes are called so.
+        """
+        if not request.node_id:
+            return request
+        try:
+            asked = NodesRequest(node=request.node_id)
+            known = await ask(self._bus, subjects.NODES, asked, NodesReply, timeout_s=_FLEET_WAIT_S)
+        except SollolError as error:
+            if error.body.code is ErrorCode.BAD_REQUEST:
+                raise
+            return request
+        return msgspec.structs.replace(request, node_id=known.nodes[0].node_id)
 
     async def _ask_fleet(self) -> FleetStats | None:
         try:

@@ -32,7 +32,7 @@ from sollol_agents.scorer.office.rivals import Rivals
 from sollol_agents.scorer.office.saved_knowledge import SavedKnowledge
 from sollol_agents.scorer.office.steering import breakers_reply
 from sollol_agents.scorer.office.tracing import QuestionSpans
-from sollol_agents.scorer.office.views import models_reply, nodes_answer, nodes_request
+from sollol_agents.scorer.office.views import models_reply, nodes_answer
 from sollol_agents.scorer.office.watch import Watch, presumed_lost
 from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import DecodeFailed, NotConnected
@@ -291,7 +291,7 @@ class Scorer(Actor[ScorerConfig]):
         self._respond(msg, answer)
 
     def _on_nodes(self, msg: Msg) -> None:
-        self._respond(msg, nodes_answer(self.core, time.monotonic(), self.instance, nodes_request(msg.data)))
+        self._respond(msg, nodes_answer(self.core, time.monotonic(), self.instance, msg.data))
 
     def _on_models(self, msg: Msg) -> None:
         self.bus.respond(msg, models_reply(self.core))

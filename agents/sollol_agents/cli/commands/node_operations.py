@@ -22,7 +22,7 @@ from sollol_schemas.queries import ModelView
 
 T = TypeVar("T")
 
-Node = Annotated[str, Parameter(help="The node's id, as `sollol nodes` lists it.")]
+Node = Annotated[str, Parameter(help="The node: its id, as `sollol nodes` lists it, its host, address or URL.")]
 
 
 @of_commands.for_clients()

@@ -13,9 +13,11 @@ from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import note, say, show_json_line
 from sollol_agents.cli.settings import of_commands
+from sollol_bus.errors import SollolError
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
+from sollol_schemas.errors import ErrorCode
 
 
 def _switch(text: str) -> Parameter:
@@ -52,9 +54,9 @@ def watch(
         "jobs": jobs or all_,
     }
 
-    async def show(events: AsyncIterator[Event]) -> None:
+    async def show(events: AsyncIterator[Event], node_id: str) -> None:
         async for event in events:
-            if not concerns(event, node_id=node, request_id=request):
+            if not concerns(event, node_id=node_id, request_id=request):
                 continue
             if json_:
                 show_json_line(event)
@@ -62,13 +64,25 @@ def watch(
                 say(line_of_event(event, datetime.fromtimestamp(wall_s()).astimezone()))
 
     async def main() -> int:
-        async with running.connected(bus, name="sollol-watch") as client, asyncio.TaskGroup() as group:
-            for source in _sources(client, wanted):
-                group.create_task(show(source))
-            group.create_task(_say_ready(client))
+        async with running.connected(bus, name="sollol-watch") as client:
+            node_id = await _id_of(client, node) if node else ""
+            async with asyncio.TaskGroup() as group:
+                for source in _sources(client, wanted):
+                    group.create_task(show(source, node_id))
+                group.create_task(_say_ready(client))
         return 0
 
     return running.run(main, is_long=True)
+
+
+async def _id_of(client: Client, name: str) -> str:
+    """The id of the node that is called so; one that is not here yet is taken by its word."""
+    try:
+        return (await client.node(name)).node_id
+    except SollolError as error:
+        if error.body.code is ErrorCode.BAD_REQUEST:
+            raise
+        return name
 
 
 def _sources(client: Client, wanted: dict[str, bool]) -> list[AsyncIterator[Event]]:

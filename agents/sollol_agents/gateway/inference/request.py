@@ -12,11 +12,13 @@ from sollol_agents.gateway.inference.order import nameless
 from sollol_agents.requests.body import Fields, InvalidBody, field, read_fields, read_known, routing_fields
 from sollol_agents.requests.dialects import KIND_OF_PATH, Dialect, dialect_of
 from sollol_bus.errors import BadRequest
+from sollol_bus.sdk.routing_fields import called_here
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 
 _DEADLINE = f"{h.ROUTING_PREFIX}Deadline-S".lower()
+_NODE = f"{h.ROUTING_PREFIX}Node-Id".lower()
 
 
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +90,8 @@ def read_request(
         raise BadRequest(str(error)) from error
     if not model:
         raise nameless(label, body)
+    if routing.node_id is not None and (node := called_here(routing.node_id)) != routing.node_id:
+        headers[_NODE] = node
     if routing.deadline_s is None:
         headers[_DEADLINE] = f"{default_deadline_s:g}"
     if not is_native:

@@ -16,14 +16,16 @@ from sollol_agents.gateway.http.names import unknown_name
 from sollol_agents.gateway.management import model_lists
 from sollol_agents.gateway.management.model_lists import Row
 from sollol_agents.requests.names import canonical, tagged
-from sollol_bus.errors import NoResponders, SollolError, error_from
+from sollol_bus.errors import BadRequest, NoResponders, SollolError, error_from
 from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.routing_fields import called_here
 from sollol_bus.transport.leave import LeaveOnSilence
 from sollol_bus.transport.messages import encode
 from sollol_bus.transport.streaming import ReplyStream
 from sollol_schemas import subjects
 from sollol_schemas.control import STILL_AT_IT, ControlBlob, ControlEngine, EngineOperation
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.node_names import ambiguous, bearers
 from sollol_schemas.queries import NodesReply, NodeView
 from sollol_schemas.telemetry import EngineKind
 
@@ -70,10 +72,28 @@ class Fleet:
             SollolError: Nobody knows that one, or it is away.
         """
         nodes = (await self.nodes()).nodes
-        found = [view for view in model_lists.present(nodes) if view.node_id == only]
-        if only and not found:
-            raise _no_node(only, nodes)
-        return found or nodes
+        if not only:
+            return nodes
+        node_id = await self.id_of(only)
+        found = [view for view in model_lists.present(nodes) if view.node_id == node_id]
+        if not found:
+            raise _no_node(node_id, nodes)
+        return found
+
+    async def id_of(self, name: str) -> str:
+        """The id of the node that is called so: by id, host, address, URL or `localhost`.
+
+        Raises:
+            SollolError: No node is, or several are.
+        """
+        nodes = (await self.nodes()).nodes
+        name, there = called_here(name), [view.telemetry for view in model_lists.present(nodes)]
+        found = bearers(name, there) or bearers(name, [view.telemetry for view in nodes])
+        if len(found) > 1:
+            raise BadRequest(ambiguous(name, found, there))
+        if not found:
+            raise _no_node(name, nodes)
+        return found[0]
 
     async def tags(self, only: str = "") -> list[Row]:
         """The models on all disks, or on that of one node."""

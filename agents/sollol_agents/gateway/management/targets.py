@@ -11,7 +11,6 @@ from sollol_agents.gateway.management import blobs, model_lists
 from sollol_agents.gateway.management.fleet import Fleet
 from sollol_bus.errors import BadRequest, error_from
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.ids import is_bus_id
 from sollol_schemas.queries import NodeView
 from sollol_schemas.routing import InvalidRouting, parse_routing
 from sollol_schemas.telemetry import EngineKind
@@ -52,9 +51,7 @@ class Targets:
         asked = request.headers.get(_NODE_HEADER, "").strip()
         if asked == EVERY_NODE:
             return [view.node_id for view in await self._manageable()]
-        if asked and not is_bus_id(asked):
-            raise BadRequest(f"header {_NODE_HEADER} must be a node's id or {EVERY_NODE}")
-        return [asked] if asked else []
+        return [await self._fleet.id_of(asked)] if asked else []
 
     async def home(self) -> str:
         """The node for files, and for what no node in particular can answer.

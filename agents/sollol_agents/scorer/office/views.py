@@ -9,7 +9,7 @@ from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.office.node_called import node_called
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.messages import decode
-from sollol_schemas.errors import ErrorBody
+from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.queries import ModelsReply, ModelView, NodesReply, NodesRequest, NodeView, WaitingShare
 from sollol_schemas.telemetry import NodeState
 
@@ -18,16 +18,14 @@ _KINDS_TOLD = 32
 _ALL = NodesRequest()
 
 
-def nodes_request(body: bytes) -> NodesRequest:
-    """What is asked for; the question may come without fields, with any body."""
+def nodes_answer(core: SchedulerCore, now: float, scorer: str, body: bytes) -> NodesReply | ErrorBody:
+    """The fleet, or the one node that was asked for by whatever it is called; a question may come with any body."""
     try:
-        return decode(body, NodesRequest) if body else _ALL
-    except DecodeFailed:
-        return _ALL
-
-
-def nodes_answer(core: SchedulerCore, now: float, scorer: str, asked: NodesRequest) -> NodesReply | ErrorBody:
-    """The fleet, or the one node that was asked for by whatever it is called."""
+        asked = decode(body, NodesRequest) if body else _ALL
+    except DecodeFailed as error:
+        if b'"node"' in body:
+            return ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))
+        asked = _ALL
     if asked.node is None:
         return nodes_reply(core, now, scorer, asked)
     node = node_called(core, asked.node)

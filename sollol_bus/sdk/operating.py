@@ -1,0 +1,136 @@
+"""What an operator asks of the fleet, and what anybody may watch; the client's other half."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from sollol_bus.errors import error_from
+from sollol_bus.sdk.questions import ask_actor, ask_many
+from sollol_bus.sdk.routing_fields import called_here
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import decode
+from sollol_bus.transport.watching import watch
+from sollol_schemas import subjects
+from sollol_schemas.control import STILL_AT_IT, AdminRequest, ControlReply
+from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
+from sollol_schemas.queries import ReliabilityReply, ReliabilityRequest
+from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyEvent, StrategyReply, StrategyRequest
+
+T = TypeVar("T")
+
+
+class Operating(ABC):
+    """Operators' requests and events, over the connection of whoever inherits this.
+
+    Nodes may be called by id, host, address, `host:port`, URL or `localhost`.
+    """
+
+    @property
+    @abstractmethod
+    def bus(self) -> Bus:
+        """The connection."""
+
+    async def _ask(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = 5.0) -> T:
+        return await ask_actor(self.bus, subject, asked, kind, timeout_s=timeout_s)
+
+    # -- operations ---------------------------------------------------------------------------------------
+
+    async def drain(self, node_id: str) -> ControlReply:
+        """Takes a node out of service; what runs there finishes."""
+        return await self._admin("drain", AdminRequest(node_id=called_here(node_id)))
+
+    async def undrain(self, node_id: str) -> ControlReply:
+        """Puts a drained node back into service."""
+        return await self._admin("undrain", AdminRequest(node_id=called_here(node_id)))
+
+    async def load(self, node_id: str, model: str, keep_alive_s: float | None = None) -> ControlReply:
+        """Loads a model into a node's memory."""
+        return await self._admin(
+            "load", AdminRequest(node_id=called_here(node_id), model=model, keep_alive_s=keep_alive_s)
+        )
+
+    async def unload(self, node_id: str, model: str) -> ControlReply:
+        """Unloads a model from a node's memory; refused while it is busy."""
+        return await self._admin("unload", AdminRequest(node_id=called_here(node_id), model=model))
+
+    async def set_node(
+        self, node_id: str, *, weight: float | None = None, labels: dict[str, str] | None = None
+    ) -> ControlReply:
+        """Changes a node's weight or labels."""
+        return await self._admin("set", AdminRequest(node_id=called_here(node_id), weight=weight, labels=labels or {}))
+
+    async def strategy(self) -> StrategyReply:
+        """The scorer's strategy, those that could be chosen, and the settings that may change."""
+        return await self._ask(subjects.ADMIN_STRATEGY, StrategyRequest(), StrategyReply)
+
+    async def set_strategy(self, name: str | None = None, **settings: float) -> StrategyReply:
+        """Chooses a strategy or changes settings at run time; what waits, waits on."""
+        asked = StrategyRequest(strategy=name, settings=settings)
+        return await self._ask(subjects.ADMIN_STRATEGY, asked, StrategyReply)
+
+    async def breakers(self) -> BreakersReply:
+        """The circuit breakers that are open, on trial, or have seen failures."""
+        return await self._ask(subjects.ADMIN_BREAKER, BreakerRequest(), BreakersReply)
+
+    async def reset_breakers(self, node_id: str = "", model: str = "") -> BreakersReply:
+        """Closes circuit breakers by force: all, one node's, or one model's on it."""
+        asked = BreakerRequest(reset=True, node_id=called_here(node_id), model=model)
+        return await self._ask(subjects.ADMIN_BREAKER, asked, BreakersReply)
+
+    async def forget_reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
+        """Deletes recorded outcomes, and begins all counts of success anew: everybody's, one node's, one model's.
+
+        Returns:
+            What is left. Statistics and explanations of these requests are gone with them.
+        """
+        asked = ReliabilityRequest(node_id=called_here(node_id), model=model)
+        return await self._ask(subjects.ADMIN_METRICS_RESET, asked, ReliabilityReply)
+
+    async def pull(self, node_id: str, model: str) -> AsyncIterator[dict[str, Any]]:
+        """Downloads a model to a node; gives the engine's progress objects."""
+        asked = AdminRequest(node_id=called_here(node_id), model=model)
+        answers = ask_many(self.bus, subjects.ADMIN_NODE.of("pull"), asked)
+        async with aclosing(answers):
+            async for msg in answers:
+                if msg.data != STILL_AT_IT:
+                    yield decode(msg.data, dict[str, Any])
+
+    async def _admin(self, operation: str, asked: AdminRequest) -> ControlReply:
+        reply = await self._ask(subjects.ADMIN_NODE.of(operation), asked, ControlReply, timeout_s=600.0)
+        if reply.error is not None:
+            raise error_from(reply.error)
+        return reply
+
+    # -- watching -----------------------------------------------------------------------------------------
+
+    def watch_decisions(self) -> AsyncIterator[DecisionEvent]:
+        """Every routing decision from now on."""
+        return watch(self.bus, subjects.ROUTING_EVENT.all, DecisionEvent)
+
+    def watch_outcomes(self) -> AsyncIterator[Outcome]:
+        """How every attempt ended, from now on; for control and observer credentials."""
+        return watch(self.bus, subjects.OUTCOME_EVENT.all, Outcome)
+
+    def watch_nodes(self) -> AsyncIterator[NodeEvent]:
+        """Every change of a node's state from now on."""
+        return watch(self.bus, subjects.NODE_EVENT.all, NodeEvent)
+
+    def watch_preloads(self) -> AsyncIterator[PreloadEvent]:
+        """Every model that the scorer had loaded ahead of need, from now on."""
+        return watch(self.bus, subjects.PRELOAD_EVENT.all, PreloadEvent)
+
+    def watch_breakers(self) -> AsyncIterator[BreakerEvent]:
+        """Every change of a circuit breaker from now on."""
+        return watch(self.bus, subjects.BREAKER_EVENT.all, BreakerEvent)
+
+    def watch_offices(self) -> AsyncIterator[OfficeEvent]:
+        """Which scorer took or left office, from now on; for control and observer credentials."""
+        return watch(self.bus, subjects.OFFICE_EVENT.all, OfficeEvent)
+
+    def watch_strategy(self) -> AsyncIterator[StrategyEvent]:
+        """Every change of the strategy or of its settings from now on."""
+        return watch(self.bus, subjects.STRATEGY_EVENT, StrategyEvent)
