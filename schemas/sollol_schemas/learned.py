@@ -6,7 +6,7 @@ scorer writes says nothing about the others beside it.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -110,6 +110,35 @@ class LearnedQuality(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             raise ValueError("more good answers than answers")
 
 
+class LearnedScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How many answers were rated, and the sum of their scores."""
+
+    count: _Samples = 0
+    sum: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+
+
+NOT_RATED: Final = LearnedScores()
+
+
+class LearnedTrial(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far the trial of a group's candidate is."""
+
+    group: _Name = ""
+    model: _Name
+    """The candidate's."""
+    candidate: LearnedScores = NOT_RATED
+    others: LearnedScores = NOT_RATED
+    candidate_unpaired: LearnedScores = NOT_RATED
+    """Rated since the last pair."""
+    others_unpaired: LearnedScores = NOT_RATED
+    pairs: _Samples = 0
+    difference_sum: Annotated[float, Meta(ge=-1e9, le=1e9)] = 0.0
+    square_sum: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    up: Annotated[float, Meta(ge=0, le=1e12)] = 1.0
+    """Wealth of whoever bets that the candidate is better; `down`: that it is worse."""
+    down: Annotated[float, Meta(ge=0, le=1e12)] = 1.0
+
+
 class Learned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="scorer.learned.v1", tag_field="type"):
     """Everything worth keeping, least recently used first where there is an order."""
 
@@ -123,6 +152,8 @@ class Learned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """Requests per second of each model."""
     qualities: tuple[LearnedQuality, ...] = ()
     """How the models' answers were rated, the best known last."""
+    trials: tuple[LearnedTrial, ...] = ()
+    """Of candidates, one for each group at most."""
 
     def __post_init__(self) -> None:
         """Reads what older versions wrote."""
