@@ -60,7 +60,9 @@ UNRECORDED: Final = {
         ("Groups", "GroupsRequest", "GroupsReply", "SetGroup", "RemoveGroup", "ForgetQuality", "CloseModelBreaker"),
         "no scorer answers it yet",
     ),
-    **dict.fromkeys(("FeedbackRequest", "FeedbackReply", "FeedbackEvent"), "no recorder answers it yet"),
+    **dict.fromkeys(
+        ("FeedbackRequest", "FeedbackReply", "FeedbackEvent", "FeedbackHistory"), "no recorder answers it yet"
+    ),
 }
 """What has no record, and why."""
 _SECRETS: Final = frozenset({"secret", "token", "claims", "ticket", "ca", "leave_secret", h.CANCEL_SECRET})

@@ -33,12 +33,15 @@ class FeedbackReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """The feedback as it was kept."""
 
     request_id: str = ""
-    model: str
+    model: str = ""
+    """Whose quality it tells of; empty while the request is not recorded yet."""
     group: str = ""
     category: str = ""
     score: Ratio
     is_replacement: bool = False
     """Whether there was feedback on the same request before."""
+    is_waiting: bool = False
+    """Whether it is kept for a request of which nothing is recorded yet; it counts as soon as that is."""
 
 
 class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="feedback.event.v1"):
@@ -56,3 +59,26 @@ class FeedbackEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     caller: str = ""
     """Who gave it, as an opaque word."""
     at: Instant = ""
+    """Told by the recorder: when the event was stored."""
+
+
+class FeedbackView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was said of the answer to one request."""
+
+    request_id: str
+    model: str
+    category: str = ""
+    score: Ratio
+    latency_s: Seconds | None = None
+    comment: str = ""
+    at: Instant = ""
+
+
+class FeedbackHistory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="feedback.history.v1"):
+    """What the recorder knows of former feedback, for a scorer to which nobody left what was learnt from it."""
+
+    events: tuple[FeedbackEvent, ...] = ()
+    """The latest, oldest first, without what operators had forgotten."""
+    stream_seq: Annotated[int, Meta(ge=0)] = 0
+    """Of the last of them, in the stream of events."""
+    stored_at: Instant = ""

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from sollol_schemas.instants import NOT_WRITTEN, take_over
+from sollol_schemas.instants import NOT_WRITTEN, seconds_of, take_over
 from sollol_schemas.units import FormerInstant, Instant
 
 NAME_MAX = 512
@@ -98,6 +98,8 @@ class LearnedQuality(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     model: _Name
     category: Annotated[str, Meta(max_length=CATEGORY_MAX)] = ""
     """Empty: all of them together."""
+    caller: _Name = ""
+    """Who said so, as an opaque word."""
     good: _Weight = 0.0
     """How much of the answers was good."""
     answers: _Weight = 0.0
@@ -108,6 +110,17 @@ class LearnedQuality(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def __post_init__(self) -> None:
         if self.good > self.answers:
             raise ValueError("more good answers than answers")
+
+
+class LearnedPosition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The last feedback that was learnt from, by its place in the stream of events."""
+
+    stream_seq: _Samples = 0
+    stored_at: Instant = ""
+
+    def is_before(self, stream_seq: int, stored_at: str) -> bool:
+        """Whether a message was stored later; numbers begin anew in a new stream, and clocks may be set back."""
+        return stream_seq > self.stream_seq or seconds_of(stored_at) > seconds_of(self.stored_at)
 
 
 class LearnedScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -154,6 +167,8 @@ class Learned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """How the models' answers were rated, the best known last."""
     trials: tuple[LearnedTrial, ...] = ()
     """Of candidates, one for each group at most."""
+    heard: LearnedPosition = LearnedPosition()
+    """How far feedback was learnt from."""
 
     def __post_init__(self) -> None:
         """Reads what older versions wrote."""

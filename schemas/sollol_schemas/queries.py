@@ -8,6 +8,7 @@ import msgspec
 
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
+from sollol_schemas.feedback import FeedbackView
 from sollol_schemas.telemetry import NodeState, Telemetry
 from sollol_schemas.units import (
     BusId,
@@ -221,6 +222,8 @@ class WhyReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     request_id: str
     decisions: tuple[DecisionEvent, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
+    feedback: tuple[FeedbackView, ...] = ()
+    """What was said of the answer: of a job's, of each try that was rated."""
 
 
 class UsageBy(StrEnum):

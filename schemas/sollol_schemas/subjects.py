@@ -160,6 +160,10 @@ FEEDBACK: Final = Subject(
     "feedback", by=CALLERS, to=CONTROL, payload="FeedbackRequest", reply="FeedbackReply", queue=RECORDERS
 ).all
 """How good an answer was; a client may say so of its own requests."""
+FEEDBACK_HISTORY: Final = Subject(
+    "feedback.history", by=CONTROL, to=CONTROL, reply="FeedbackHistory", queue=RECORDERS
+).all
+"""Former feedback, for a scorer to which nobody left what was learnt from it."""
 
 # Requests of operators.
 ADMIN_NODE: Final = Subject(
@@ -326,7 +330,7 @@ BREAKER_EVENT: Final = Subject("events.breaker.{node_id}.{state}", by=CONTROL, t
 STRATEGY_EVENT: Final = Subject("events.strategy", by=CONTROL, to=READERS, payload="StrategyEvent").all
 """The strategy or one of its settings changed."""
 FEEDBACK_EVENT: Final = Subject("events.feedback", by=CONTROL, to=WATCHERS, payload="FeedbackEvent").all
-"""Feedback was kept; not stored, the recorder has it."""
+"""Somebody told how good an answer was; scorers learn from it."""
 RESET_EVENT: Final = Subject("events.reset", by=CONTROL, to=WATCHERS, payload="ResetEvent").all
 """An operator had breakers closed or reliability forgotten."""
 JOB_EVENTS_ROOT: Final = f"{V1}.events.job"
@@ -341,6 +345,7 @@ OWN_JOB_EVENT: Final = Subject("events.job.{user}.{job_id}.{news}", by=CONTROL, 
 STORED_EVENTS: Final = (
     *(event.all for event in (ROUTING_EVENT, OUTCOME_EVENT, NODE_EVENT, PRELOAD_EVENT, OFFICE_EVENT, BREAKER_EVENT)),
     STRATEGY_EVENT,
+    FEEDBACK_EVENT,
     RESET_EVENT,
     AUDIT_EVENT,
 )

@@ -33,6 +33,7 @@ _EXPIRES_S = 30.0
 _SILENT_BEATS = 2.5
 _BESIDE_BYTES = 64 << 10
 """What the server counts of a message beside its payload, at most: its subjects."""
+_EVERYTHING: dict[str, object] = {"deliver_policy": "all"}
 _IS_DONE = ("Batch Completed", "MaxBytes")
 """In the server's word that a request brought all it was to bring, or that the next message does not fit into it."""
 _FAILURES_MAX = 5
@@ -157,19 +158,19 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     durable: str
     filter_subjects: tuple[str, ...] = ()  # none: everything in the stream
     ack_wait_s: float = 30.0
-    max_ack_pending: int = 1000
-    """Messages delivered and not settled, over all who share the durable."""
+    max_ack_pending: int = 1000  # messages delivered and not settled, over all who share the durable
     max_deliver: int = -1
     inactive_s: float = 0.0
     """The server forgets a durable that nobody pulls from for so long; 0: never."""
     about: str = ""
+    since: str = ""  # when what a new durable begins with was stored; empty: it begins with everything
 
     def as_request(self) -> dict[str, object]:
         """The request that makes it, or brings it up to date."""
         config: dict[str, object] = {
             "durable_name": self.durable,
             "description": self.about,
-            "deliver_policy": "all",
+            **({"deliver_policy": "by_start_time", "opt_start_time": self.since} if self.since else _EVERYTHING),
             "ack_policy": "explicit",
             "ack_wait": round(self.ack_wait_s * _NS),
             "max_deliver": self.max_deliver,

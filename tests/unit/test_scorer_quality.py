@@ -180,3 +180,36 @@ def test_what_a_scorer_learnt_itself_stays_when_it_takes_up_what_another_left() 
     own.restore(former.snapshot(0.0), 0.0)
     assert own.expected("m", "c") == before
     assert own.expected("m", "testing").answers > 4.0
+
+
+def test_nobody_decides_alone_where_others_speak_too() -> None:
+    qualities = Qualities()
+    for _ in range(30):
+        qualities.learn("m", "c", 1.0, 0.0, caller="a")
+        qualities.learn("m", "c", 1.0, 0.0, caller="b")
+    for _ in range(60):
+        qualities.learn("m", "c", 0.0, 0.0, caller="flood")
+    assert qualities.expected("m", "c").mean > 0.4
+    assert _rated(60, 0.0).expected("m", "c").mean < 0.1, "who is alone is believed"
+
+
+def test_many_callers_are_bounded_and_the_least_heard_goes_first() -> None:
+    qualities = _rated(20, 0.0)
+    for number in range(100):
+        qualities.learn("m", "c", 1.0, 0.0, caller=f"caller {number}")
+    assert len(qualities.snapshot(0.0)) == 2 * 16
+    assert qualities.expected("m", "c").answers < 60.0
+
+
+def test_a_later_score_of_the_same_answer_replaces_the_former() -> None:
+    qualities, straight = Qualities(), Qualities()
+    for each, first in ((qualities, 1.0), (straight, 0.2)):
+        each.learn("m", "c", 0.5, 0.0, caller="a")
+        each.learn("m", "c", first, 0.0, caller="a")
+    qualities.correct("m", "c", 1.0, 0.2, caller="a")
+    assert qualities.expected("m", "c") == pytest.approx(straight.expected("m", "c"))
+    assert qualities.expected("m") == pytest.approx(straight.expected("m"))
+    for _ in range(50):
+        qualities.correct("m", "c", 1.0, 0.0, caller="a")
+    assert qualities.expected("m", "c").mean > 0.0
+    qualities.correct("unheard of", "nothing", 1.0, 0.0)

@@ -24,6 +24,7 @@ from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.office import clocks
 from sollol_agents.scorer.office.decision_events import DecisionEvents
+from sollol_agents.scorer.office.feedback import HeardFeedback
 from sollol_agents.scorer.office.intents import OperatorsIntents
 from sollol_agents.scorer.office.node_services import node_services
 from sollol_agents.scorer.office.operators import Operators
@@ -146,6 +147,7 @@ class Scorer(Actor[ScorerConfig]):
         self.spawn(self._candidate.run(), name="candidate")
         self.spawn(self._saved.run(), name="save what is learnt")
         self.spawn(self._saved.consult_recorder(), name="consult recorder")
+        self.spawn(HeardFeedback(self.bus, self.core, self.instance).run(), name="feedback")
         self.spawn(self._tick_forever(), name="tick")
         self.spawn(Rivals(self.bus, self.instance, lambda: self.is_leader).run(), name="rivals")
 

@@ -24,8 +24,10 @@ from sollol_agents.scorer.fleet.fleet import Fleet, FleetChange
 from sollol_agents.scorer.fleet.learning import Teacher
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.demand import Demand, Flow
+from sollol_agents.scorer.knowledge.feedback import FeedbackLessons
 from sollol_agents.scorer.knowledge.lengths import LengthTable
 from sollol_agents.scorer.knowledge.quality import Qualities
+from sollol_agents.scorer.knowledge.trial import Trials
 from sollol_agents.scorer.queue import refusals
 from sollol_agents.scorer.queue.admission import Admission
 from sollol_agents.scorer.queue.away import Away
@@ -70,6 +72,8 @@ class SchedulerCore:
         self.waiting = Queue(ageing_s=config.ageing_s, limit=config.queue_limit)
         self.lengths = LengthTable()
         self.qualities = Qualities()
+        self.trials = Trials()
+        self.feedback = FeedbackLessons(self.qualities, self.trials)
         self.demand = Demand()
         self._flow = Flow()
         self.term = 0
@@ -77,7 +81,7 @@ class SchedulerCore:
         """Attempts of processes that are gone; the actor finds out who reports them, and empties the list."""
         self._rng = rng
         self._left_s = left_s
-        self._teacher = Teacher(self.fleet, self.lengths)
+        self._teacher = Teacher(self.fleet, self.lengths, self.feedback)
         self._births = Births()
         self._away = Away(self.waiting)
         self._ledger = GrantLedger(self.fleet)

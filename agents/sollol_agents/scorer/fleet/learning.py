@@ -13,9 +13,10 @@ from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.attempts import Attempt, Tombstones
 from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.knowledge.feedback import FeedbackLessons
 from sollol_agents.scorer.knowledge.lengths import LengthTable
 from sollol_agents.scorer.knowledge.priors import weight_bytes
-from sollol_schemas.errors import ErrorCode
+from sollol_schemas.errors import ErrorCode, Owner
 from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 
 _UNTAKEN_S = 5.0  # a grant that no node took is forgotten here before its dispatcher tells that it was lost
@@ -34,9 +35,10 @@ class Lesson(NamedTuple):
 class Teacher:
     """Frees slots and teaches the fleet and the length table from outcomes."""
 
-    def __init__(self, fleet: Fleet, lengths: LengthTable) -> None:
+    def __init__(self, fleet: Fleet, lengths: LengthTable, feedback: FeedbackLessons) -> None:
         self._fleet = fleet
         self._lengths = lengths
+        self._feedback = feedback
         self._counted = Tombstones(keep_s=900.0)
 
     def learn(self, outcome: Outcome, now: float) -> Lesson:
@@ -49,6 +51,9 @@ class Teacher:
             is_loaded=_came_to_life(outcome, self._fleet.attempt(outcome.attempt_id)),
         )
         attempt = released or self._fleet.departed(outcome.attempt_id)
+        if outcome.owner is Owner.OUTPUT and outcome.attempt_id not in self._counted:
+            self._feedback.learn_failure(outcome.decision, now)
+            self._counted.add(outcome.attempt_id, now)
         if node is None or (outcome.decision.instance and outcome.decision.instance != node.instance):
             return Lesson(attempt)
         model = attempt.model if attempt is not None else canonical(outcome.decision.model)

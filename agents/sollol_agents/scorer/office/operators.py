@@ -17,7 +17,7 @@ from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.office import steering
 from sollol_agents.scorer.office.node_called import node_called
-from sollol_agents.scorer.office.takeover import forget_reliability
+from sollol_agents.scorer.office.takeover import forget_quality, forget_reliability
 from sollol_agents.scorer.strategies import UnknownStrategy, available, prepare
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.jetstream.buckets import Bucket
@@ -109,6 +109,8 @@ class Operators:
             return
         if event.kind is ResetKind.RELIABILITY:
             forget_reliability(self._core, event.node_id, canonical(event.model) if event.model else "")
+        elif event.kind is ResetKind.QUALITY:
+            forget_quality(self._core, canonical(event.model) if event.model else "")
         else:
             asked = BreakerRequest(reset=True, node_id=event.node_id, model=event.model)
             effects = steering.reset_breakers(asked, self._core, time.monotonic())

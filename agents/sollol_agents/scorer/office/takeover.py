@@ -31,6 +31,8 @@ def everything_learned(core: SchedulerCore, now: float, unix_s: float) -> Learne
         lengths=tuple(LearnedLength(key=key, samples=n, mean_log=round(mu, 5)) for key, n, mu in core.lengths.cells()),
         demand={m: rate for m, rate in rates.items() if rate >= _SMALLEST_RATE and len(m) <= NAME_MAX},
         qualities=core.qualities.snapshot(now),
+        trials=core.trials.snapshot(),
+        heard=core.feedback.heard,
     )
 
 
@@ -44,6 +46,8 @@ def take_up(core: SchedulerCore, learned: Learned, now: float, age_s: float) -> 
     for cell in learned.lengths:
         core.lengths.restore(cell.key, cell.samples, cell.mean_log)
     core.qualities.restore(learned.qualities, now - age_s)
+    core.trials.restore(learned.trials)
+    core.feedback.heard = learned.heard
     _take_up_demand(core, learned, now, age_s)
 
 
@@ -97,6 +101,12 @@ def forget_reliability(core: SchedulerCore, node_id: str, model: str) -> None:
         node.speed_version += 1
         node.reshape()
     core.fleet.memory.forget_reliability(node_id, model)
+
+
+def forget_quality(core: SchedulerCore, model: str) -> None:
+    """Begins anew with what feedback taught of one model, or of every model (empty name)."""
+    core.qualities.reset(model or None)
+    core.trials.reset(model or None)
 
 
 def _take_up_demand(core: SchedulerCore, learned: Learned, now: float, age_s: float) -> None:
