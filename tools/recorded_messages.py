@@ -55,6 +55,9 @@ _STORED: Final = "PubAck"
 UNRECORDED: Final = {
     "Job": "it is recorded as SubmittedJob and DeadLetter",
     "ErrorBody": "it is recorded as Error",
+    **dict.fromkeys(("ControlSleep", "ControlWake", "KeptSleeper", "SleepEvent", "SleepReply"), "nobody sleeps"),
+    **dict.fromkeys(("SleepRequest", "SleepersReply", "SleepersRequest"), "nobody sleeps"),
+    **dict.fromkeys(("ScaleEvent", "ScaleReply"), "nobody asks"),
     "Routing": "its fields stand in the bodies and headers of EngineRequest",
     **dict.fromkeys(
         ("Groups", "GroupsRequest", "GroupsReply", "SetGroup", "RemoveGroup", "ForgetQuality", "CloseModelBreaker"),

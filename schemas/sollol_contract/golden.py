@@ -25,6 +25,7 @@ _TEXTS = {
     "where": "site=office",
     "prefer": "gpu=a100,h100",
     "node_url": "http://127.0.0.1:11434",
+    "mac": "00:00:5e:00:53:01",
 }
 _INSTANT = "2026-01-02T03:04:05.678Z"
 

@@ -91,6 +91,18 @@ class ControlSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     labels: dict[str, str] = {}
 
 
+class ControlSleep(msgspec.Struct, frozen=True, kw_only=True, tag="control.sleep.v1"):
+    """Go to sleep, if nothing runs; only a node that is configured to sleep does."""
+
+
+class ControlWake(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.wake.v1"):
+    """Wake another node, as it is configured here; or, without one, be awake yourself."""
+
+    node_id: str = ""
+    mac: str = ""
+    broadcast: str = ""
+
+
 class ControlAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.attempt.v1"):
     """What became of an attempt? The end of one is told again to its caller and its dispatcher, while it is kept."""
 
@@ -145,6 +157,8 @@ ControlRequest = (
     | ControlEngine
     | ControlBlob
     | ControlSet
+    | ControlSleep
+    | ControlWake
 )
 
 

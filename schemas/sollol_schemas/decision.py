@@ -22,6 +22,7 @@ _DIGITS = 4
 class RejectionReason(StrEnum):
     """Why a node cannot serve a request."""
 
+    ASLEEP = "asleep"  # it sleeps, and waking it failed lately
     EXCLUDED = "excluded"  # it already failed this request
     DOWN = "down"  # no heartbeat for too long
     SUSPECT = "suspect"  # heartbeats are late or an attempt just failed
@@ -61,6 +62,8 @@ class CandidateCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Until a slot is free and the model is ready to be loaded there."""
     overtaking_s: Seconds = 0.0
     """Extra wait expected because later requests of higher rank will overtake."""
+    wake_s: Seconds = 0.0
+    """Until a node that sleeps is there, and as much again by half for waking it."""
     load_s: Seconds = 0.0
     prefill_s: Seconds = 0.0
     decode_s: Seconds = 0.0

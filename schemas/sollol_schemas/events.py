@@ -125,6 +125,10 @@ LEFT: Final = "left"
 """The reason of a node that is down because it ended in order."""
 
 
+ASLEEP: Final = "asleep"
+"""The reason of a node that is down because it sleeps, and can be woken."""
+
+
 class NodeEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="node.event.v1"):
     """A node changed its state."""
 
@@ -139,6 +143,11 @@ class NodeEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     def has_left(self) -> bool:
         """Whether it ended in order, which is no trouble."""
         return self.state is NodeState.DOWN and self.reason == LEFT
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it sleeps, which is no trouble either."""
+        return self.state is NodeState.DOWN and self.reason == ASLEEP
 
 
 class PreloadEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="preload.event.v1"):

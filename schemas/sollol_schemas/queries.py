@@ -41,12 +41,20 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Models of which the engine runs fewer requests at a time than its slots promise, with how many."""
     has_left: bool = False
     """It is down because it ended in order, not because it is missing."""
+    is_asleep: bool = False
+    """It is down because it sleeps, and can be woken."""
+    wake_s: Seconds = 0.0
+    """How long waking it would take, or still takes; 0 while it is awake."""
+    is_waking: bool = False
+    """It is being woken."""
     clock_ahead_s: SignedSeconds = 0.0
     """How far its machine's clock is ahead of the NATS server's; 0 while that is less than 2 s, or not known."""
 
     @property
     def condition(self) -> str:
         """What a person would call its state: a node without its engine is of no use, however well it is."""
+        if self.is_asleep:
+            return "waking" if self.is_waking else "asleep"
         if self.has_left:
             return "left"
         if self.state is NodeState.UP and not self.telemetry.engine.is_reachable:

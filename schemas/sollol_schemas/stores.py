@@ -39,7 +39,7 @@ ABOUT: Final = {
     NODES_BUCKET: "Which process owns the id of which node.",
     OFFICES_BUCKET: "Which scorer and which recorder is in office.",
     SETTINGS_BUCKET: "What operators chose: strategy, groups of models, nodes that are drained, keys and callers.",
-    LEARNED_BUCKET: "What the scorer has learnt of nodes and models.",
+    LEARNED_BUCKET: "What the scorer has learnt of nodes and models, and which nodes sleep.",
     JOBS_BUCKET: "The state of each job, and what a batch of them is.",
     BATCHES_BUCKET: "Files and batches, without their contents.",
     JOB_BLOBS: "Answers of jobs that are too large for a message.",
@@ -56,6 +56,7 @@ INTENTS: Final = "intents"
 GROUPS: Final = "groups"
 LEAVES: Final = "leaves"
 LEARNED: Final = "scorer"
+SLEEPERS: Final = "sleeper.{}"
 
 
 class NodeClaim(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +113,7 @@ KEPT: Final = (
     Kept(SETTINGS_BUCKET, GROUPS, "Groups"),
     Kept(SETTINGS_BUCKET, LEAVES, "LeaveSecret"),
     Kept(LEARNED_BUCKET, LEARNED, "Learned"),
+    Kept(LEARNED_BUCKET, SLEEPERS.format("{node_id}"), "KeptSleeper"),
     Kept(JOBS_BUCKET, "job.{job_id}", "JobStatus"),
     Kept(JOBS_BUCKET, "batch.{batch_id}", "BatchPlan"),
     Kept(BATCHES_BUCKET, "file.{owner}.{file_id}", "FileRecord"),

@@ -138,6 +138,8 @@ NODES: Final = Subject("nodes", by=READERS, to=CONTROL, payload="NodesRequest", 
 """The fleet as the scorer sees it."""
 MODELS: Final = Subject("models", by=READERS, to=CONTROL, reply="ModelsReply").all
 """Every model of the fleet."""
+SCALE: Final = Subject("scale", by=READERS, to=CONTROL, reply="ScaleReply").all
+"""Whether each model has too few slots or too many."""
 STATS: Final = Subject("stats", by=READERS, to=CONTROL, payload="StatsRequest", reply="StatsReply", queue=RECORDERS).all
 """Statistics of the cluster."""
 RELIABILITY: Final = Subject(
@@ -191,6 +193,10 @@ SCORER_GROUPS_SET: Final = Subject(
     "scorer.groups.set", by=CONTROL, to=CONTROL, payload="GroupChange", reply="GroupsReply"
 ).all
 """Make or remove a group of models, forget what was learnt of models, close the breaker of one."""
+ADMIN_SLEEPERS: Final = Subject(
+    "admin.sleepers", by=CONTROL, to=CONTROL, payload="SleepersRequest", reply="SleepersReply"
+).all
+"""The nodes that may sleep: ask, wake one, or send one to sleep."""
 
 ADMIN_FLEET: Final = Subject(
     "admin.fleet", by=CONTROL, to=CONTROL, payload="FleetRequest", reply="FleetReply", queue=REGISTRARS
@@ -232,7 +238,7 @@ NODE_LEAVE: Final = Subject("node.{node_id}.leave", by=CONTROL, to=NODE)
 NODE_CONTROL: Final = Subject(
     "node.{node_id}.control", by=CONTROL, to=NODE, payload="ControlRequest", reply="ControlReply"
 )
-"""Probe, drain, load, unload, pull, weight and labels."""
+"""Probe, drain, load, unload, pull, weight and labels, sleep, wake others."""
 ATTEMPT: Final = Subject(
     "attempt.{node_id}.{attempt_id}", by=NODE, to=CONTROL, payload="AttemptReport", reply="StartAnswer"
 )
@@ -247,6 +253,8 @@ NODE_CLAIM: Final = Subject(
 """A node claims its id; a dispatcher keeps the claim."""
 NODE_OUTCOME: Final = Subject("outcome.{node_id}", by=NODE, to=CONTROL, payload="Outcome", queue=DISPATCHERS)
 """How an attempt ended, by its node: a dispatcher publishes it as an event, and JetStream acks that to the node."""
+SLEEP: Final = Subject("sleep.{node_id}", by=NODE, to=CONTROL, payload="SleepRequest", reply="SleepReply")
+"""A node asks whether it may go to sleep; the scorer in office answers."""
 
 # What nodes say about themselves.
 TELEMETRY: Final = Subject("telemetry.{node_id}", by=NODE, to=WATCHERS, payload="Telemetry")
@@ -323,6 +331,10 @@ NODE_EVENT: Final = Subject("events.node.{node_id}.{state}", by=CONTROL, to=READ
 """A node changed its state."""
 PRELOAD_EVENT: Final = Subject("events.preload.{node_id}", by=CONTROL, to=READERS, payload="PreloadEvent")
 """A node loaded a model before a request needed it there."""
+SCALE_EVENT: Final = Subject("events.scale", by=CONTROL, to=READERS, payload="ScaleEvent").all
+"""A model has too few slots, too many, or enough again."""
+SLEEP_EVENT: Final = Subject("events.sleep.{node_id}", by=CONTROL, to=READERS, payload="SleepEvent")
+"""A node went to sleep, is woken, is back, or did not come."""
 OFFICE_EVENT: Final = Subject("events.scorer.{instance}", by=CONTROL, to=WATCHERS, payload="OfficeEvent")
 """A scorer took or left office."""
 BREAKER_EVENT: Final = Subject("events.breaker.{node_id}.{state}", by=CONTROL, to=READERS, payload="BreakerEvent")
@@ -344,6 +356,8 @@ OWN_JOB_EVENT: Final = Subject("events.job.{user}.{job_id}.{news}", by=CONTROL, 
 """Something happened to a user's job; not stored, the job's state tells as much."""
 STORED_EVENTS: Final = (
     *(event.all for event in (ROUTING_EVENT, OUTCOME_EVENT, NODE_EVENT, PRELOAD_EVENT, OFFICE_EVENT, BREAKER_EVENT)),
+    SLEEP_EVENT.all,
+    SCALE_EVENT,
     STRATEGY_EVENT,
     FEEDBACK_EVENT,
     RESET_EVENT,

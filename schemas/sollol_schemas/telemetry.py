@@ -26,6 +26,9 @@ from sollol_schemas.units import (
     Weight,
 )
 
+MAC = r"^([0-9a-f]{2}(:[0-9a-f]{2}){5})?$(?!\n)"
+"""What a MAC address looks like; or nothing."""
+
 
 class EngineKind(StrEnum):
     """The dialects of engines that a node can drive."""
@@ -127,6 +130,18 @@ class LearnedSpeed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     samples: Count = 0
 
 
+class Sleeper(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """That a node sleeps while nobody needs it, and what wakes it, as it is configured there."""
+
+    mac: Annotated[str, Meta(pattern=MAC, description="MAC address of the network card that a magic packet wakes.")] = (
+        ""
+    )
+    """Empty: a command of whoever wakes it does that, which must be configured there."""
+    broadcast: Annotated[str, Meta(max_length=64, description="Where magic packets for it go.")] = ""
+    min_awake_s: Seconds = 0.0
+    """It is left awake for so long at least."""
+
+
 class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How often the node was asked for something since its start."""
 
@@ -180,6 +195,10 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     """When it was sent, by the node's own clock."""
     unix_s: FormerInstant = NOT_WRITTEN
     asked: Annotated[tuple[Asked, ...], Meta(max_length=16)] = ()
+    sleeper: Sleeper | None = None
+    """Set where the node sleeps while nobody needs it."""
+    is_waker: bool = False
+    """Whether it wakes others, with magic packets to its own network or with commands that are configured there."""
 
     def __post_init__(self) -> None:
         """Reads what older versions wrote."""
@@ -204,3 +223,5 @@ class LoadUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """The loaded models when they changed; None: as before."""
     has_left: bool = False
     """This instance's last word: it ended in order, and nothing of it is missing."""
+    is_asleep: bool = False
+    """It goes to sleep, and can be woken; its next heartbeat says that it is back."""
