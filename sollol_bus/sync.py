@@ -19,6 +19,7 @@ from sollol_bus.sdk.client import Client as AsyncClient
 from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.groups import GroupsReply, GroupView
 from sollol_schemas.queries import ModelsReply, NodesReply, StatsReply, WhyReply
 from sollol_schemas.routing import Routing
 
@@ -120,6 +121,40 @@ class Client:
     def why(self, request_id: str) -> WhyReply:
         """Every decision about a request with all candidates, and what became of each attempt."""
         return self._run(self._client.why(request_id))
+
+    # -- groups of models ---------------------------------------------------------------------------------
+
+    def groups(self) -> GroupsReply:
+        """Every group of models, with what was learnt of each model."""
+        return self._run(self._client.groups())
+
+    def group(self, name: str) -> GroupView:
+        """One group of models, with what was learnt of each."""
+        return self._run(self._client.group(name))
+
+    def set_group(
+        self,
+        name: str,
+        models: Sequence[str] | Mapping[str, float],
+        *,
+        strategy: str = "cost",
+        patience_s: float = 30.0,
+        candidate: str | None = None,
+        share: float = 0.1,
+    ) -> GroupView:
+        """Makes a group of models, or replaces the one of this name; see `sollol_bus.Client.set_group`."""
+        setting = self._client.set_group(
+            name, models, strategy=strategy, patience_s=patience_s, candidate=candidate, share=share
+        )
+        return self._run(setting)
+
+    def remove_group(self, name: str) -> GroupsReply:
+        """Removes a group; returns those that are left."""
+        return self._run(self._client.remove_group(name))
+
+    def reset_group(self, name: str = "", *, model: str = "") -> GroupsReply:
+        """Forgets what feedback taught of a group's models, of one model, or of every model."""
+        return self._run(self._client.reset_group(name, model=model))
 
     # -- the loop -----------------------------------------------------------------------------------------
 

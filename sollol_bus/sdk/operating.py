@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from sollol_bus.errors import error_from
+from sollol_bus.sdk.group_making import group_of, only
 from sollol_bus.sdk.questions import ask_actor, ask_many
 from sollol_bus.sdk.routing_fields import called_here
 from sollol_bus.transport.connection import Bus
@@ -17,6 +18,15 @@ from sollol_schemas import subjects
 from sollol_schemas.control import STILL_AT_IT, AdminRequest, ControlReply
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
+from sollol_schemas.groups import (
+    CloseModelBreaker,
+    ForgetQuality,
+    GroupsReply,
+    GroupsRequest,
+    GroupView,
+    RemoveGroup,
+    SetGroup,
+)
 from sollol_schemas.queries import ReliabilityReply, ReliabilityRequest
 from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyEvent, StrategyReply, StrategyRequest
 
@@ -104,6 +114,62 @@ class Operating(ABC):
         if reply.error is not None:
             raise error_from(reply.error)
         return reply
+
+    # -- groups of models ---------------------------------------------------------------------------------
+
+    async def groups(self) -> GroupsReply:
+        """Every group of models, `auto` among them, with what was learnt of each model."""
+        return await self._ask(subjects.SCORER_GROUPS, GroupsRequest(), GroupsReply)
+
+    async def group(self, name: str) -> GroupView:
+        """One group of models, with what was learnt of each.
+
+        Raises:
+            SollolError: There is none of this name.
+        """
+        return only(name, await self._ask(subjects.SCORER_GROUPS, GroupsRequest(name=name), GroupsReply))
+
+    async def set_group(
+        self,
+        name: str,
+        models: Sequence[str] | Mapping[str, float],
+        *,
+        strategy: str = "cost",
+        patience_s: float = 30.0,
+        candidate: str | None = None,
+        share: float = 0.1,
+    ) -> GroupView:
+        """Makes a group of models, or replaces the one of this name; a request may then name it like a model.
+
+        Args:
+            name: What requests name.
+            models: Its models; or by model its weight, 1 for one that is neither preferred nor avoided.
+            strategy: How it picks: see `sollol_schemas.groups.GroupStrategy`.
+            patience_s: What a bad answer costs its reader, in seconds, beside the time that it took.
+            candidate: A model on trial beside the others.
+            share: Which share of the group's requests the candidate gets.
+
+        Raises:
+            BadRequest: A value cannot be used.
+            Conflict: A model bears this name.
+        """
+        group = group_of(name, models, strategy=strategy, patience_s=patience_s, candidate=candidate, share=share)
+        return only(name, await self._ask(subjects.SCORER_GROUPS_SET, SetGroup(group=group), GroupsReply))
+
+    async def remove_group(self, name: str) -> GroupsReply:
+        """Removes a group; what was learnt of its models stays. Returns the groups that are left."""
+        await self._ask(subjects.SCORER_GROUPS_SET, RemoveGroup(name=name), GroupsReply)
+        return await self.groups()
+
+    async def reset_group(self, name: str = "", *, model: str = "") -> GroupsReply:
+        """Forgets what feedback taught of a group's models, of one model, or of every model; returns all groups."""
+        await self._ask(subjects.SCORER_GROUPS_SET, ForgetQuality(name=name, model=model), GroupsReply)
+        return await self.groups()
+
+    async def close_model_breaker(self, model: str) -> GroupsReply:
+        """Closes a model's circuit breaker by force, on every node too; returns all groups."""
+        await self._ask(subjects.SCORER_GROUPS_SET, CloseModelBreaker(model=model), GroupsReply)
+        return await self.groups()
 
     # -- watching -----------------------------------------------------------------------------------------
 

@@ -18,7 +18,14 @@ T = TypeVar("T")
 
 _GAP_S: Final = 600.0
 _TOTAL_S: Final = 86_400.0
-_OF_SCORER = (subjects.NODES, subjects.MODELS, subjects.ADMIN_STRATEGY, subjects.ADMIN_BREAKER)
+_OF_SCORER = (
+    subjects.NODES,
+    subjects.MODELS,
+    subjects.ADMIN_STRATEGY,
+    subjects.ADMIN_BREAKER,
+    subjects.SCORER_GROUPS,
+    subjects.SCORER_GROUPS_SET,
+)
 _OF_RECORDER = (subjects.STATS, subjects.RELIABILITY, subjects.RECENT, subjects.USAGE, subjects.ADMIN_ACTS)
 
 

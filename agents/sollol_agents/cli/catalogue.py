@@ -64,6 +64,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "load": Command("node_operations.load", "Operate", "Load a model on a node."),
     "unload": Command("node_operations.unload", "Operate", "Unload a model from a node."),
     "pull": Command("node_operations.pull", "Operate", "Download a model to a node."),
+    "group": Command("groups.group", "Operate", "Let requests name several models at once."),
     "keys": Command("keys.keys", "Operate", "Make, list or revoke API keys of the gateways."),
     "strategy": Command("steering.strategy", "For experts", "Show or change how nodes are picked."),
     "breaker": Command("steering.breaker", "For experts", "List or close circuit breakers."),
