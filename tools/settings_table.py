@@ -57,7 +57,8 @@ def _options(section: Section[Any]) -> str:
 
 def _whole_row(setting: Setting, *, is_flagged: bool) -> str:
     flag = _code(setting.flag) if is_flagged else ""
-    return _row(flag, _code(setting.env), setting.allowed, _code(setting.default_text), setting.description)
+    env = ", also ".join(_code(name) for name in (setting.env, setting.also_env) if name)
+    return _row(flag, env, setting.allowed, _code(setting.default_text), setting.description)
 
 
 def _row(*cells: str) -> str:

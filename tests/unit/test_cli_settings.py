@@ -8,14 +8,19 @@ import msgspec
 import pytest
 from msgspec import Meta
 
+from sollol_agents.cli.commands.discover import waits_s
+from sollol_agents.cli.commands.up import UpConfig, settle_ports
 from sollol_agents.cli.declared import Commands
 from sollol_agents.cli.settings.flags import with_settings
 from sollol_agents.cli.settings.section import ConfigFile, Section
 from sollol_agents.cli.settings.sections import all_sections, section
 from sollol_agents.cli.with_cyclopts import for_cyclopts
+from sollol_agents.dashboard.config import DashboardConfig
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatorConfig
 from sollol_agents.node.config import NodeConfig
+from sollol_agents.node.machine.gpu import FixedGpus
+from sollol_agents.node.machine.sampler import Machine
 from sollol_bus.errors import ConfigError
 
 
@@ -204,3 +209,55 @@ def test_a_flag_may_displace_another_setting_but_not_another_flag(tmp_path: Path
     assert [toy.name for toy in seen] == ["file", None]
     with pytest.raises(ConfigError, match="--name and --other-slots exclude each other"):
         app(["command", "--name", "x", "--other-slots", "3"], result_action="return_value", exit_on_error=False)
+
+
+FORMER = [
+    ("up", "dashboard", "SOLLOL_DASHBOARD_ENABLED", "false", False),
+    ("up", "local_node", "SOLLOL_DISCOVERY_ENABLED", "0", False),
+    ("up", "look_s", "SOLLOL_DISCOVERY_TIMEOUT", "10", 10.0),
+    ("node", "read_gpus", "SOLLOL_VRAM_MONITORING", "False", False),
+    ("dashboard", "port", "SOLLOL_DASHBOARD_PORT", "9090", 9090),
+]
+
+
+@pytest.mark.parametrize(("name", "field", "env", "text", "value"), FORMER)
+def test_names_of_the_environment_that_people_have_set_mean_something(
+    name: str, field: str, env: str, text: str, value: object, *, caplog: pytest.LogCaptureFixture
+) -> None:
+    sections = {one.name: one for one in all_sections()}
+    chosen = sections[name]
+    assert getattr(chosen.load({}, {env: text}), field) == value
+    setting = next(one for one in chosen.settings if one.key == field)
+    by_flag = chosen.load({field: str(getattr(chosen.load(), field))}, {env: text})
+    assert getattr(by_flag, field) == getattr(chosen.load(), field), "a flag wins"
+    if setting.env != env:
+        both = chosen.load({}, {env: text, setting.env: str(getattr(chosen.load(), field))})
+        assert getattr(both, field) == getattr(chosen.load(), field), "the setting's first name wins"
+    with pytest.raises(ConfigError, match=env):
+        chosen.load({}, {env: "perhaps"})
+    caplog.clear()
+    for one in sections.values():
+        one.load({}, {env: text})
+    assert not caplog.records, "nobody says that it is ignored"
+
+
+async def test_up_listens_where_gateway_and_dashboard_are_told_to_unless_it_is_told_itself() -> None:
+    gateway, dashboard = GatewayConfig(port=8123), DashboardConfig(port=9090)
+    assert [one.port for one in await settle_ports(UpConfig(), gateway, dashboard)] == [8123, 9090]
+    told = UpConfig(http_port=8124, dashboard_port=9091)
+    assert [one.port for one in await settle_ports(told, gateway, dashboard)] == [8124, 9091]
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "0", "601", "nan"])
+def test_discover_waits_as_long_as_the_environment_says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("SOLLOL_DISCOVERY_TIMEOUT", "7.5")
+    assert (waits_s(None), waits_s(3.0)) == (7.5, 3.0)
+    monkeypatch.setenv("SOLLOL_DISCOVERY_TIMEOUT", text)
+    with pytest.raises(ConfigError, match="SOLLOL_DISCOVERY_TIMEOUT must be above 0"):
+        waits_s(None)
+
+
+def test_a_node_reads_no_gpu_that_it_is_told_to_leave_alone() -> None:
+    machine = Machine(NodeConfig(read_gpus=False))
+    assert machine._find() == ()
+    assert isinstance(machine._probe, FixedGpus)

@@ -56,6 +56,12 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ram_gb: Annotated[
         float, Meta(ge=0, le=1e6, description="Main memory in GiB of a remote engine's machine; 0: not known.")
     ] = 0.0
+    read_gpus: Annotated[
+        bool,
+        Meta(
+            description="Read memory, load and power of the GPUs; without, only what the engine says of them is known."
+        ),
+    ] = True
     slots: Annotated[
         int, Meta(ge=0, le=1024, description="Attempts that run at a time; 0: what the engine says, 1 for Ollama.")
     ] = 0

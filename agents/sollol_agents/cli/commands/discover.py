@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import shlex
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -19,6 +20,7 @@ from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import counted, note, say, show_json, show_table
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.flags import with_settings
+from sollol_agents.cli.settings.sections import DISCOVERY_TIMEOUT
 from sollol_agents.node.config import USUAL_PORTS, NodeConfig, bus_id_from, node_id_of
 from sollol_agents.node.engines.probing import Probed, probe
 from sollol_agents.node.machine.remote import host_of
@@ -27,6 +29,8 @@ from sollol_schemas.telemetry import EngineKind
 
 _MOST_ADDRESSES: Final = 1024
 _AT_ONCE: Final = 32
+_TIMEOUT_S: Final = 2.0
+_TIMEOUT_MAX_S: Final = 600.0
 _HERE: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -54,7 +58,10 @@ def discover(
     ],
     *,
     log: LogConfig,
-    timeout_s: Annotated[float, Parameter(help="Seconds to wait for each answer.")] = 2.0,
+    timeout_s: Annotated[
+        float | None,
+        Parameter(help=f"Seconds to wait for each answer (default 2; env {DISCOVERY_TIMEOUT})."),
+    ] = None,
     json_: of_commands.JsonFlag = False,
 ) -> int:
     """Looks for engines at the addresses that you name, never elsewhere, and tells how each joins the fleet.
@@ -62,14 +69,13 @@ def discover(
     Ends with 1 when there is none.
     """
     log_lines.set_up(log)
-    if not 0 < timeout_s <= 600:
-        raise ConfigError("--timeout-s must be above 0 and at most 600")
+    within_s = waits_s(timeout_s)
     urls = urls_of(addresses)
     report: Report | None = None
 
     async def main() -> int:
         nonlocal report
-        report = report_of(await _probe_all(urls, timeout_s))
+        report = report_of(await _probe_all(urls, within_s))
         return exit_codes.OK if report.engines else exit_codes.FAILED
 
     code = running.run(main)
@@ -186,6 +192,22 @@ def _row(one: Engine) -> tuple[str, ...]:
         "-" if found.models is None else str(found.models),
         ", ".join(found.loaded) or "-",
     )
+
+
+def waits_s(asked: float | None) -> float:
+    """How long an answer is waited for.
+
+    Raises:
+        ConfigError: The flag or the environment says something else than 0 to 600 seconds.
+    """
+    source = "--timeout-s" if asked is not None else DISCOVERY_TIMEOUT
+    try:
+        within_s = asked if asked is not None else float(os.environ.get(DISCOVERY_TIMEOUT) or _TIMEOUT_S)
+    except ValueError:
+        within_s = 0.0
+    if not 0 < within_s <= _TIMEOUT_MAX_S:
+        raise ConfigError(f"{source} must be above 0 and at most {_TIMEOUT_MAX_S:g}")
+    return within_s
 
 
 async def _probe_all(urls: Sequence[str], timeout_s: float) -> list[Probed]:

@@ -26,7 +26,6 @@ _CONNECT_S: Final = 0.3
 _LOOK_EVERY_S: Final = 2.0
 _STRANGER_S: Final = 30.0
 """What answers there and is no engine is asked again only after so long."""
-_PROBE_S: Final = 2.0
 
 
 class LocalEngines:
@@ -39,11 +38,19 @@ class LocalEngines:
         config: Settings of the nodes; with a URL, its engine is the only one that is meant, here or not.
         urls: Where to look; the first engine's node has the machine's name, the others' one with their port.
         not_these: Further ports on which this program itself listens.
+        look_s: Within so many seconds an engine must answer.
     """
 
     def __init__(
-        self, stack: LocalStack, config: NodeConfig, urls: Collection[str] = (), not_these: Collection[int] = ()
+        self,
+        stack: LocalStack,
+        config: NodeConfig,
+        urls: Collection[str] = (),
+        not_these: Collection[int] = (),
+        *,
+        look_s: float = 2.0,
     ) -> None:
+        self._look_s = look_s
         self._stack = stack
         self._config = config
         self._urls = tuple(urls)
@@ -87,7 +94,7 @@ class LocalEngines:
         if not await is_listening(url):
             return
         try:
-            there = await probe(NodeConfig(url=url), timeout_s=_PROBE_S)
+            there = await probe(NodeConfig(url=url), timeout_s=self._look_s)
             if there.kind is not None and not await self._is_fronted(url) and await self._join(url, there):
                 return
         except SollolError as error:

@@ -54,12 +54,18 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What `sollol up` starts, and where."""
 
     nats_port: Annotated[PortNumber, Meta(description="Port of the embedded NATS server; 0 picks a free one.")] = 4222
-    http_port: Annotated[PortNumber, Meta(description="Port of the HTTP gateway; 0 picks a free one.")] = 8000
+    http_port: Annotated[
+        PortNumber | None,
+        Meta(description="Port of the HTTP gateway; 0 picks a free one; none: that of the gateway, 8000."),
+    ] = None
     gateway: Annotated[bool, Meta(description="Start an HTTP gateway too.")] = True
     dashboard: Annotated[
         bool, Meta(description="Serve the dashboard too, when its extra is installed; it starts when it is opened.")
     ] = True
-    dashboard_port: Annotated[PortNumber, Meta(description="Port of the dashboard; 0 picks a free one.")] = 8080
+    dashboard_port: Annotated[
+        PortNumber | None,
+        Meta(description="Port of the dashboard; 0 picks a free one; none: that of the dashboard, 8080."),
+    ] = None
     store_dir: Annotated[
         str, Meta(description="Directory of everything that is kept; empty: the per-user state directory.")
     ] = ""
@@ -70,6 +76,9 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "SOLLOL_NODE_URL names."
         ),
     ] = True
+    look_s: Annotated[
+        float, Meta(gt=0, le=600, description="Seconds in which an engine here must answer to be found.")
+    ] = 2.0
 
 
 @with_settings(
@@ -124,7 +133,7 @@ def up(
     async def main(signals: asyncio.Queue[int]) -> int:
         if bus.url and not await running.server_there(bus, signals):
             return exit_codes.OK
-        http, page = await _settle_ports(up, gateway, dashboard)
+        http, page = await settle_ports(up, gateway, dashboard)
         stack = LocalStack(
             port=up.nats_port,
             store_dir=base,
@@ -150,16 +159,22 @@ def up(
             tracer.close()
 
 
-async def _settle_ports(up: UpConfig, gateway: GatewayConfig, dashboard: DashboardConfig) -> tuple[Place, Place]:
+async def settle_ports(up: UpConfig, gateway: GatewayConfig, dashboard: DashboardConfig) -> tuple[Place, Place]:
     """Where gateway and dashboard listen."""
-    usual = UpConfig()
-    http = await settled("gateway", "--http-port", gateway.host, up.http_port, usual.http_port, is_wanted=up.gateway)
+    http = await settled(
+        "gateway",
+        "--http-port",
+        gateway.host,
+        gateway.port if up.http_port is None else up.http_port,
+        GatewayConfig().port,
+        is_wanted=up.gateway,
+    )
     page = await settled(
         "dashboard",
         "--dashboard-port",
         dashboard.host,
-        up.dashboard_port,
-        usual.dashboard_port,
+        dashboard.port if up.dashboard_port is None else up.dashboard_port,
+        DashboardConfig().port,
         is_wanted=up.dashboard,
         but=http.port,
     )
@@ -251,7 +266,7 @@ class _House:
             await floor.enter_async_context(page)
             self._say("dashboard", page.url)
         own = [port_of(page.url)] if page is not None else []
-        engines = LocalEngines(stack, self._node, usual_urls(os.environ), own)
+        engines = LocalEngines(stack, self._node, usual_urls(os.environ), own, look_s=self._config.look_s)
         if self._config.local_node:
             await engines.first_look()
         return engines

@@ -38,6 +38,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the fields that lead to it, outermost first; one unless Structs are nested."""
     flag: str
     env: str
+    also_env: str
+    """Another name in the environment, which programs of former days have set; empty for none."""
     shape: Shape
     annotation: Any
     description: str
@@ -71,11 +73,13 @@ class Section(Generic[T]):
         kind: The config Struct.
         flags: Flags that differ from the field's own name, by field.
         envs: Environment names that differ, by field.
+        also: Further environment names, by field: they count where the first is not set.
         hidden: Fields that the program sets itself.
         flag_prefix: Put before every flag, where several sections share one command.
         defaults: Defaults that differ from the Struct's own, by field.
         words: Words that stand for values, by field: `high` for 8.
         is_flagged: Whether a command that takes this section has flags for it.
+        elsewhere: Environment names that begin as this section's do, and are others' settings.
         is_kept: Whether environment and file have them too; False: they are options of one command.
     """
 
@@ -86,21 +90,25 @@ class Section(Generic[T]):
         *,
         flags: Mapping[str, str] | None = None,
         envs: Mapping[str, str] | None = None,
+        also: Mapping[str, str] | None = None,
         hidden: tuple[str, ...] = (),
         flag_prefix: str = "",
         defaults: Mapping[str, object] | None = None,
         words: Mapping[str, Mapping[str, object]] | None = None,
         is_flagged: bool = True,
+        elsewhere: Collection[str] = (),
         is_kept: bool = True,
     ) -> None:
         self.name = name
         self.kind = kind
         self.is_flagged = is_flagged
         self._is_kept = is_kept
+        self._elsewhere = frozenset(elsewhere)
         self._defaults = dict(defaults or {})
         self._words = words or {}
         self._flags = flags or {}
         self._envs = envs or {}
+        self._also = also or {}
         self._hidden = hidden
         self._flag_prefix = flag_prefix
 
@@ -163,7 +171,7 @@ class Section(Generic[T]):
         prefix = f"{_ENV_PREFIX}{self.name.upper()}_"
         known = {s.env for s in self.settings}
         for name in sorted(environ):
-            if name.startswith(prefix) and name not in known:
+            if name.startswith(prefix) and name not in known and name not in self._elsewhere:
                 log.warning("%s is not a setting and is ignored", name, extra={"action": "unknown_setting"})
 
     def _describe(self, kind: type[msgspec.Struct], outer: tuple[str, ...]) -> Iterator[Setting]:
@@ -190,6 +198,7 @@ class Section(Generic[T]):
             path=path,
             flag=self._flags.get(key, f"--{self._flag_prefix}{words.replace('_', '-')}"),
             env=self._envs.get(key, f"{_ENV_PREFIX}{self.name.upper()}_{words.upper()}") if self._is_kept else "",
+            also_env=self._also.get(key, "") if self._is_kept else "",
             shape=shape_of(annotation),
             annotation=annotation,
             description=description_of(field.type),
@@ -273,8 +282,9 @@ class _Sources(msgspec.Struct, frozen=True, kw_only=True):
         value = self.flags.get(setting.key)
         if value is not None and value != []:
             return value, setting.flag
-        if setting.env in self.environ:
-            return self.environ[setting.env], setting.env
+        for env in (setting.env, setting.also_env):
+            if env in self.environ:
+                return self.environ[env], env
         found: Any = self.table
         for name in setting.path:
             if not isinstance(found, dict) or name not in found:

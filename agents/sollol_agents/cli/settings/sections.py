@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -22,12 +22,17 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     flags: dict[str, str] = {}
     envs: dict[str, str] = {}
+    also: dict[str, str] = {}
+    """Names in the environment that count too, where the first is not set."""
     hidden: tuple[str, ...] = ()
     """Fields that commands set themselves, or that only a program which embeds the system may want to turn."""
     flag_prefix: str = ""
     is_flagged: bool = True
     """Whether any command has flags for it."""
 
+
+DISCOVERY_TIMEOUT: Final = "SOLLOL_DISCOVERY_TIMEOUT"
+"""How long an answer is waited for where engines are looked for."""
 
 SECTIONS: Mapping[str, Names] = {
     "nats": Names(
@@ -53,7 +58,15 @@ SECTIONS: Mapping[str, Names] = {
         title="Tracing, for every actor and `sollol up`",
         flag_prefix="tracing-",
     ),
-    "up": Names(kind="sollol_agents.cli.commands.up:UpConfig", title="`sollol up`"),
+    "up": Names(
+        kind="sollol_agents.cli.commands.up:UpConfig",
+        title="`sollol up`",
+        also={
+            "dashboard": "SOLLOL_DASHBOARD_ENABLED",
+            "local_node": "SOLLOL_DISCOVERY_ENABLED",
+            "look_s": DISCOVERY_TIMEOUT,
+        },
+    ),
     "server": Names(
         kind="sollol_bus.server.config:EmbeddedServerConfig",
         title="The embedded NATS server of `sollol up`",
@@ -65,6 +78,7 @@ SECTIONS: Mapping[str, Names] = {
         title="`sollol node`",
         flags={"node_id": "--id", "labels": "--label"},
         envs={"node_id": "SOLLOL_NODE_ID"},
+        also={"read_gpus": "SOLLOL_VRAM_MONITORING"},
         hidden=("heartbeat_s",),
     ),
     "scorer": Names(
@@ -88,6 +102,9 @@ SECTIONS: Mapping[str, Names] = {
         kind="sollol_agents.dashboard.config:DashboardConfig", title="`sollol dashboard`", hidden=("listen_fd",)
     ),
 }
+
+ALSO: Final = frozenset(env for names in SECTIONS.values() for env in names.also.values())
+"""Further names of settings in the environment; they need not begin as their section's do."""
 
 
 def section(
@@ -113,6 +130,8 @@ def section(
         kind,
         flags=names.flags,
         envs=names.envs,
+        also=names.also,
+        elsewhere=ALSO,
         hidden=names.hidden + hidden,
         flag_prefix=names.flag_prefix,
         defaults=defaults,
