@@ -14,6 +14,7 @@ import msgspec
 
 from sollol_agents.gateway.http.names import unknown_name
 from sollol_agents.gateway.management import model_lists
+from sollol_agents.gateway.management.group_rows import MARK, show_of, with_groups
 from sollol_agents.gateway.management.model_lists import Row
 from sollol_agents.requests.names import canonical, tagged
 from sollol_bus.errors import BadRequest, NoResponders, SollolError, error_from
@@ -25,6 +26,7 @@ from sollol_bus.transport.streaming import ReplyStream
 from sollol_schemas import subjects
 from sollol_schemas.control import STILL_AT_IT, ControlBlob, ControlEngine, EngineOperation
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.groups import GroupView
 from sollol_schemas.node_names import ambiguous, bearers
 from sollol_schemas.queries import NodesReply, NodeView
 from sollol_schemas.telemetry import EngineKind
@@ -52,6 +54,8 @@ class Fleet:
         self._nodes: NodesReply | None = None
         self._nodes_at = -1e9
         self._asking = asyncio.Lock()
+        self._groups: tuple[GroupView, ...] = ()
+        self._groups_at = -1e9
 
     async def nodes(self) -> NodesReply:
         """The fleet as the scorer in office sees it.
@@ -64,6 +68,21 @@ class Fleet:
                 self._nodes = await self._client.nodes()
                 self._nodes_at = time.monotonic()
             return self._nodes
+
+    async def groups(self) -> tuple[GroupView, ...]:
+        """The groups of models; none where no scorer tells of them."""
+        if time.monotonic() - self._groups_at > _FRESH_S:
+            try:
+                self._groups = (await self._client.groups()).groups
+            except SollolError as error:
+                log.info("groups are not told: %s", error, extra={"action": "list_failed"})
+                self._groups = ()
+            self._groups_at = time.monotonic()
+        return self._groups
+
+    def forget_groups(self) -> None:
+        """They have changed."""
+        self._groups_at = -1e9
 
     async def _views(self, only: str) -> Sequence[NodeView]:
         """The nodes, or the one that somebody insists on.
@@ -96,7 +115,10 @@ class Fleet:
         return found[0]
 
     async def tags(self, only: str = "") -> list[Row]:
-        """The models on all disks, or on that of one node."""
+        """The models on all disks, or on that of one node, and the groups of which one is there."""
+        return with_groups(await self._models(only), await self.groups())
+
+    async def _models(self, only: str = "") -> list[Row]:
         nodes = await self._views(only)
         return model_lists.tags(nodes, await self._said(nodes, EngineOperation.TAGS))
 
@@ -120,7 +142,7 @@ class Fleet:
     async def holders(self, model: str) -> list[str]:
         """The nodes that have a model on disk by their engines' own word; empty: none has."""
         wanted = canonical(model)
-        rows = (row for row in await self.tags() if canonical(str(row["name"])) == wanted)
+        rows = (row for row in await self._models() if canonical(str(row["name"])) == wanted)
         return [node_id for row in rows for node_id in row["nodes"]] if model else []
 
     async def settled(self, node_ids: Iterable[str], model: str, *, is_there: bool) -> None:
@@ -142,11 +164,14 @@ class Fleet:
         return model_lists.running(nodes, said, now)
 
     async def show(self, model: str, body: dict[str, Any], only: str = "") -> bytes:
-        """One model's details, from a node that has it.
+        """One model's details, from a node that has it; of a group, which models it stands for.
 
         Raises:
             SollolError: No node has it, or none answers.
         """
+        group = await self._group_row(model, only)
+        if group is not None:
+            return encode(show_of(group))
         nodes = model_lists.present(await self._views(only))
         found = model_lists.having(nodes, model)
         if not found:  # perhaps it is new, and telemetry a moment behind
@@ -164,6 +189,14 @@ class Fleet:
             except SollolError as error:
                 failure = error
         raise failure
+
+    async def _group_row(self, name: str, only: str) -> Row | None:
+        """The row of a group, or None when there is none of this name."""
+        wanted = canonical(name)
+        if all(canonical(view.group.name) != wanted for view in await self.groups()):
+            return None
+        rows = (row for row in await self.tags(only) if canonical(str(row["name"])) == wanted and MARK in row)
+        return next(rows, None)
 
     async def recommendations(self) -> bytes:
         """The models that an Ollama recommends; none where no Ollama is."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from sollol_agents.gateway.management.group_rows import MARK
 from sollol_agents.requests.names import canonical
 from sollol_schemas.instants import instant
 from sollol_schemas.queries import NodeView
@@ -108,12 +109,14 @@ def show_of(view: NodeView, name: str) -> Row:
 
 def openai_model(row: Row) -> Row:
     """A row of `/v1/models`, from one of `/api/tags`."""
+    group = {MARK: row[MARK]} if MARK in row else {}
     return {
         "id": row["name"],
         "object": "model",
         "created": _seconds(str(row.get("modified_at", ""))),
-        "owned_by": "library",
+        "owned_by": "sollol" if group else "library",
         "nodes": row["nodes"],
+        **group,
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.gateway.pages import openapi_jobs
+from sollol_agents.gateway.pages import openapi_groups, openapi_jobs
 from sollol_bus.version import VERSION
 from sollol_schemas.queries import NodesReply, StatsReply
 from sollol_schemas.routing import Routing
@@ -30,7 +30,7 @@ _READS: Final = {
     "/": "That an Ollama-compatible server is here.",
     "/api/version": "Version of the oldest Ollama of the fleet.",
     "/api/status": "Whether the vendor's cloud is used: never.",
-    "/api/tags": "The models on all disks, with the nodes that have them.",
+    "/api/tags": "The models on all disks and the groups of them, with the nodes that have them.",
     "/api/ps": "The models in all memories, a row for each node.",
     "/v1/models": "The models of the fleet, as OpenAI lists them.",
     "/healthz": "That the gateway lives.",
@@ -64,9 +64,10 @@ _REFUSALS: Final = {
 @functools.cache
 def document() -> dict[str, Any]:
     """The document."""
-    (stats, nodes, _, *about_jobs), schemas = msgspec.json.schema_components(
-        (StatsReply, NodesReply, Routing, *openapi_jobs.TYPES), ref_template=_REF
+    (stats, nodes, _, *more), schemas = msgspec.json.schema_components(
+        (StatsReply, NodesReply, Routing, *openapi_groups.TYPES, *openapi_jobs.TYPES), ref_template=_REF
     )
+    about_groups, about_jobs = more[: len(openapi_groups.TYPES)], more[len(openapi_groups.TYPES) :]
     paths: dict[str, Any] = {path: {"get": _operation(text)} for path, text in _READS.items()}
     paths["/readyz"]["get"]["responses"]["503"] = {"description": "Not now; the body says why."}
     paths |= {path: {"post": _operation(text, needs)} for path, (text, needs) in _INFERENCE.items()}
@@ -85,6 +86,7 @@ def document() -> dict[str, Any]:
         "post": _operation("Upload a file of a model; administrators only.") | {"parameters": [digest]},
     }
     paths["/api/blobs/{digest}"]["post"]["responses"]["201"] = {"description": "The engine has it now."}
+    paths |= openapi_groups.paths(tuple(about_groups), _operation)
     paths |= openapi_jobs.paths(tuple(about_jobs), _operation)
     return {
         "openapi": "3.1.0",
