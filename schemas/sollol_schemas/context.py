@@ -72,3 +72,8 @@ class TaskContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     def is_embedding(self) -> bool:
         """Whether the request makes no output tokens."""
         return self.task_type == "embedding"
+
+    @property
+    def category(self) -> str:
+        """What kind of work it is, by which models are told apart."""
+        return self.coding_category or self.task_type

@@ -45,6 +45,8 @@ class GrantRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Seconds that are left until the deadline."""
     excluded: tuple[BusId, ...] = ()
     """Nodes that failed this request before."""
+    failed_models: tuple[str, ...] = ()
+    """Models of the group that it named that failed it before."""
     busy: tuple[BusId, ...] = ()
     """Nodes that just answered `busy`: full until their next load message."""
     dispatcher: BusId = "unknown"

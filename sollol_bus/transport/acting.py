@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 ACTING: Final[ContextVar[Operator | None]] = ContextVar("acting", default=None)
 """For whom this task acts; None: for whoever is connected."""
 _SUBJECTS: Final = f"{subjects.V1}.admin."
+_BESIDE: Final = (subjects.JOB_PURGE, subjects.SCORER_GROUPS_SET)
 
 
 def operator_of(bus: Bus) -> Operator:
@@ -38,7 +39,7 @@ def operator_of(bus: Bus) -> Operator:
 
 def signed(bus: Bus, subject: str) -> dict[str, str] | None:
     """The headers with which something is asked on a subject; None where nobody wants to know who asks."""
-    if subject.startswith(_SUBJECTS) or subject == subjects.JOB_PURGE:
+    if subject.startswith(_SUBJECTS) or subject in _BESIDE:
         return {OPERATOR: encode(operator_of(bus)).decode()}
     return None
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from sollol_agents.node.engines.openai import vllm_slots
-from sollol_agents.node.engines.translation.bodies import fields_of, with_model
+from sollol_agents.node.engines.translation.bodies import fields_of
 from sollol_agents.node.engines.translation.chat import Translated, translate
 from sollol_agents.node.engines.translation.options import Flavour
+from sollol_agents.requests.body import with_model
 from sollol_bus.errors import BadRequest
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode

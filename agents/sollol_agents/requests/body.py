@@ -64,6 +64,15 @@ def model_in(body: bytes) -> str:
         return ""
 
 
+def with_model(body: bytes, model: str) -> bytes:
+    """The body with another model's name at its top level, and every other field as it is."""
+    try:
+        fields = _fields_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body  # whoever reads it says what is wrong with it
+    return _encoder.encode(fields | {"model": msgspec.Raw(_encoder.encode(model))})
+
+
 def read_native(body: bytes) -> tuple[Fields, bytes]:
     """The top-level fields of a body in Ollama's dialect under their names in lower case, and the body with these.
 

@@ -31,6 +31,7 @@ from sollol_agents.scorer.knowledge.trial import Trials
 from sollol_agents.scorer.queue import refusals
 from sollol_agents.scorer.queue.admission import Admission
 from sollol_agents.scorer.queue.away import Away
+from sollol_agents.scorer.queue.binding import Binder
 from sollol_agents.scorer.queue.births import Births
 from sollol_agents.scorer.queue.ceilings import Ceilings
 from sollol_agents.scorer.queue.grants import Circumstances, made_decision, made_grant, occupy
@@ -85,6 +86,7 @@ class SchedulerCore:
         self._births = Births()
         self._away = Away(self.waiting)
         self._ledger = GrantLedger(self.fleet)
+        self.binder = Binder(self.fleet, self.waiting, self.qualities, self.demand, rng)
         self.ceilings = Ceilings(lambda request_id: request_id in self.waiting or request_id in self._ledger)
         self._equip(config, strategy_named(config.strategy, hold=config.hold))
 
@@ -108,7 +110,9 @@ class SchedulerCore:
             planner=self.planner,
             expected_output=self.expected_output,
             births=self._births,
+            groups=self.binder.book,
         )
+        self.binder.equip(self._admission, self._verdicts, self.planner)
 
     @property
     def strategy(self) -> str:
@@ -158,9 +162,7 @@ class SchedulerCore:
         before = self.waiting.remove(request.request_id) or self._away.back(request)
         over = self.ceilings.refusal(request, now, is_again=before is not None)
         self.fleet.note_busy(request.busy)
-        waiting = self._admission.admitted(request, now)
-        if before is not None:
-            waiting.inherit(before)
+        waiting = self.binder.admitted(request, before, now)
         refusal = over or self._admission.refusal_at_once(waiting, now)
         if refusal is not None:
             return [self._refused(waiting.request_id, refusal)]
@@ -171,6 +173,7 @@ class SchedulerCore:
         if at_once is not None:
             return at_once
         self.waiting.add(waiting)
+        self.binder.watch(waiting)
         effects = self._plan(now) if self._is_in_sight(waiting) else []
         if request.request_id not in self.waiting:
             return effects
@@ -209,7 +212,7 @@ class SchedulerCore:
     def route(self, request: RouteRequest, now: float) -> DecisionEvent | ErrorBody:
         """Where the request would run if it came now, and why; grants nothing and changes nothing."""
         asked = GrantRequest(request_id=request.request_id, number=1, context=request.context, routing=request.routing)
-        waiting = self._admission.admitted(asked, now)
+        waiting = self.binder.admitted(asked, None, now, is_dry_run=True)
         verdict = self._verdicts.of(waiting, now)
         if not verdict.nodes or len(verdict.wanted) > 1:
             return self._admission.lack_of_nodes(waiting, now).error
@@ -251,6 +254,7 @@ class SchedulerCore:
         """Takes how an attempt ended: frees its slot, learns, and grants what may start now."""
         lesson = self._teacher.learn(outcome, now)
         self.planner.strategy.learn(outcome)
+        self.binder.breakers.take(outcome, now)
         effects: list[Effect] = [self._breaker_event(outcome.node_id, m) for m in lesson.breakers]
         if lesson.attempt is not None:
             self._ledger.forget(lesson.attempt)
@@ -273,6 +277,7 @@ class SchedulerCore:
         for waiting in self.waiting.overdue(now):
             self.waiting.remove(waiting.request_id)
             effects.append(self._refused(waiting.request_id, Refusal(refusals.expired(waiting, now))))
+        self.binder.look_again(now)
         change.has_room = change.has_room or len(self.waiting) > 0
         self._verdicts.trim(is_stale=self.planner.keep(self.fleet.nodes.keys()))
         return [*effects, *self._after(change, now)]
@@ -342,7 +347,7 @@ class SchedulerCore:
         return max(_SMALLEST_WINDOW, min(_WINDOW, _PAIRS_PER_WALK // pairs))
 
     def _refuse_class(self, key: ClassKey, now: float) -> list[Effect]:
-        members = self.waiting.of_class(key)
+        members = [w for w in self.waiting.of_class(key) if not self.binder.moved(w, now)]
         for waiting in members:
             self.waiting.remove(waiting.request_id)
         return [self._refused(w.request_id, self._admission.lack_of_nodes(w, now)) for w in members]
@@ -360,6 +365,7 @@ class SchedulerCore:
         occupy(attempt, cost, now)
         node.work.count(attempt.arrival_rank, self.planner.node_seconds(cost), now)
         self._ledger.note(attempt, waiting)
+        self.binder.count(waiting)
         return [granted, event]
 
     def keep_alive_s(self, model: str, now: float) -> float:

@@ -99,6 +99,7 @@ class ActiveRequest:
             behind=self.request.behind,
             deadline_s=max(0.0, self._deadline_mono_s - now),
             excluded=self._tries.excluded,
+            failed_models=self._tries.failed_models,
             busy=self._tries.busy,
             dispatcher=self._tools.instance,
             caller=self.request.caller,
@@ -203,7 +204,9 @@ class ActiveRequest:
     def _after_failure(self, attempt: Attempt, error: ErrorBody, *, has_streamed: bool) -> None:
         if self._span is not None:
             tell_failed(self._span, attempt.granted, error)
-        action = after_failure(self._tries, attempt.node_id, error, has_streamed=has_streamed)
+        decision = attempt.granted.decision
+        model = decision.model if decision.group else ""
+        action = after_failure(self._tries, attempt.node_id, error, model=model, has_streamed=has_streamed)
         r, a, n = self.request.request_id, attempt.attempt_id, attempt.node_id
         extra = {"action": "attempt_failed", "request_id": r, "attempt_id": a, "node_id": n, "code": error.code.value}
         log.info("request %s: attempt %s on %s failed: %s", r, a, n, error.code, extra=extra)

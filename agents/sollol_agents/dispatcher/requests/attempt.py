@@ -11,6 +11,7 @@ from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
 from sollol_agents.dispatcher.requests.intake import Request
+from sollol_agents.requests.body import with_model
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected
 from sollol_bus.transport.connection import SETTLING_S, Bus
 from sollol_bus.transport.messages import Msg, decode, decoded, encode, is_no_responders
@@ -102,7 +103,8 @@ class Attempt:
             headers[h.TRACEPARENT] = request.traceparent
         if request.via:
             headers[h.VIA] = request.via
-        self._bus.publish(subjects.NODE_EXEC.of(self.node_id), request.body, reply=subject, headers=headers)
+        body = with_model(request.body, exec_.decision.model) if exec_.decision.group else request.body
+        self._bus.publish(subjects.NODE_EXEC.of(self.node_id), body, reply=subject, headers=headers)
         self._check_again()
 
     def cancel(self, reason: str) -> None:

@@ -36,6 +36,8 @@ _ABILITY: Final = (Lack.MODEL, Lack.PATH, Lack.FIELD, Lack.CAPABILITY, Lack.MEMO
 """The further to the right, the nearer a node came to serving the request."""
 
 
+_OF_MODEL: Final = (Lack.MODEL, Lack.CAPABILITY, Lack.MEMORY, Lack.CONTEXT)
+"""What another model on the same node may have."""
 _LENGTH: Final = re.compile(r"(?:context (?:size|length)|batch size)\D{0,20}(\d{1,9})")
 
 
@@ -59,6 +61,8 @@ class Tries(msgspec.Struct, kw_only=True):
     """Refusals of nodes that know a later scorer than the one that decided."""
     excluded: tuple[str, ...] = ()
     """Nodes that failed this request, or cannot serve it."""
+    failed_models: tuple[str, ...] = ()
+    """Models of the group that it named that failed it, wherever they are."""
     busy: tuple[str, ...] = ()
     """Nodes that refused in the last round."""
     failed: tuple[Failed, ...] = ()
@@ -84,8 +88,14 @@ REFUSAL_DELAY_S = 0.02
 REFUSAL_DELAY_MAX_S = 1.0
 
 
-def after_failure(tries: Tries, node_id: str, error: ErrorBody, *, has_streamed: bool) -> Retry | GiveUp:
-    """What to do after an attempt on `node_id` failed with `error`; records it in `tries`."""
+def after_failure(
+    tries: Tries, node_id: str, error: ErrorBody, *, has_streamed: bool, model: str = ""
+) -> Retry | GiveUp:
+    """What to do after an attempt on `node_id` failed with `error`; records it in `tries`.
+
+    Where the scorer chose the `model` out of a group, what that model lacks is asked of another model, which the same
+    node may have.
+    """
     tries.number += 1
     tries.stale += error.code is ErrorCode.STALE_TERM
     if has_streamed or tries.stale > STALE_MAX:
@@ -95,32 +105,35 @@ def after_failure(tries: Tries, node_id: str, error: ErrorBody, *, has_streamed:
         tries.busy = (*tries.busy[-7:], node_id)
         return Retry(delay_s=min(REFUSAL_DELAY_MAX_S, REFUSAL_DELAY_S * 2 ** min(10, tries.refusals - 1)))
     if error.lack is not None and error.blamed is not Owner.UNCLEAR:
-        return _move_on(tries, node_id, error)
+        return _move_on(tries, node_id, error, model)
     if error.code not in RETRYABLE or error.blamed in (Owner.REQUEST, Owner.OUTPUT):
         return GiveUp(error=error)
-    return _try_elsewhere(tries, node_id, error)
+    return _try_elsewhere(tries, node_id, error, model)
 
 
-def _move_on(tries: Tries, node_id: str, error: ErrorBody) -> Retry | GiveUp:
+def _move_on(tries: Tries, node_id: str, error: ErrorBody, model: str) -> Retry | GiveUp:
     tries.lacking = (*tries.lacking, error)
     if len(tries.lacking) > MOVES_MAX:
         return GiveUp(error=_most_able(tries.lacking))
-    _exclude(tries, node_id)
+    _exclude(tries, node_id, error, model)
     return Retry()
 
 
-def _try_elsewhere(tries: Tries, node_id: str, error: ErrorBody) -> Retry | GiveUp:
+def _try_elsewhere(tries: Tries, node_id: str, error: ErrorBody, model: str) -> Retry | GiveUp:
     if error.blamed is Owner.UNCLEAR and any(is_alike(before.error, error) for before in tries.failed):
         return GiveUp(error=acquitting(error))
     tries.charged += 1
     tries.failed = (*tries.failed, Failed(node_id=node_id, error=error))
-    _exclude(tries, node_id)
+    _exclude(tries, node_id, error, model)
     return GiveUp(error=exhausted(tries)) if tries.charged >= tries.max_attempts else Retry()
 
 
-def _exclude(tries: Tries, node_id: str) -> None:
+def _exclude(tries: Tries, node_id: str, error: ErrorBody, model: str) -> None:
     tries.busy = ()
-    tries.excluded = (*tries.excluded, node_id)
+    if model and (error.code is ErrorCode.LOAD_FAILED or error.lack in _OF_MODEL):
+        tries.failed_models = (*tries.failed_models, model)
+    else:
+        tries.excluded = (*tries.excluded, node_id)
 
 
 def is_doubt(error: ErrorBody) -> bool:

@@ -63,6 +63,8 @@ def told(decision: Decision | None, request_id: str, figures: Figures | None = N
             (b"x-sollol-attempts", b"%d" % attempts_of(decision)),
             (b"x-sollol-reason", _value(decision.reason)),
         ]
+        if decision.group:
+            headers += [(b"x-sollol-group", _value(decision.group)), (b"x-sollol-model", _value(decision.model))]
         if decision.node_url:
             headers.append((b"x-sollol-node-url", _value(decision.node_url)))
         if decision.rejected:

@@ -43,6 +43,7 @@ def routing_of(decision: Decision | None, figures: Figures | None, request_id: s
     if decision is not None:
         told |= {
             "node_id": decision.node_id,
+            **({"group": decision.group, "model": decision.model} if decision.group else {}),
             **({"node_url": decision.node_url} if decision.node_url else {}),
             "mode": decision.mode,
             "strategy": decision.strategy,

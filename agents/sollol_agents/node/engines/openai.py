@@ -20,7 +20,7 @@ from sollol_agents.node.engines.passthrough import PassthroughAnswer
 from sollol_agents.node.engines.props import Props
 from sollol_agents.node.engines.refusals import broken_off, engine_error
 from sollol_agents.node.engines.served import Models, Served
-from sollol_agents.node.engines.translation.bodies import fields_of, is_unload, with_model
+from sollol_agents.node.engines.translation.bodies import fields_of, is_unload
 from sollol_agents.node.engines.translation.chat import translate
 from sollol_agents.node.engines.translation.chat_reply import NativeStream
 from sollol_agents.node.engines.translation.embeddings import (
@@ -32,7 +32,7 @@ from sollol_agents.node.engines.translation.embeddings import (
 )
 from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
 from sollol_agents.node.engines.translation.options import Flavour
-from sollol_agents.requests.body import model_in
+from sollol_agents.requests.body import model_in, with_model
 from sollol_agents.requests.dialects import OLD_EMBED_PATH
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
 from sollol_bus.sdk.answers import joined

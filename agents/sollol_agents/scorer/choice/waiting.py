@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sollol_agents.requests.names import canonical
+from sollol_agents.scorer.choice.groups import Binding
 from sollol_agents.scorer.knowledge.lognormal import MEAN_FACTOR
 from sollol_schemas.grant import GrantRequest
 from sollol_schemas.routing import RoutingMode
@@ -46,6 +47,7 @@ class Waiting:
     __slots__ = (
         "belief",
         "best_work_s",
+        "bound",
         "came_at",
         "class_key",
         "deadline_at",
@@ -90,6 +92,8 @@ class Waiting:
         self.estimates: dict[str, Any] = {}
         self.is_away = False
         """Whether its dispatcher left: another one will ask for it, and until then it starts nowhere."""
+        self.bound: Binding | None = None
+        """How it came to its model, when it named a group."""
         self.is_cpu_only = False
         """Whether CPU nodes are mandatory: it prefers them, and one can do it before the deadline."""
         self.needs_tokens: tuple[int, ...] = ()

@@ -58,7 +58,7 @@ class Fleet:
 
     def __init__(self, config: ScorerConfig, *, patient_until: float = 0.0) -> None:
         self._config = config
-        self._rules = BreakerRules(
+        self.breaker_rules = BreakerRules(
             failures=config.failures_to_open,
             open_s=config.breaker_open_s,
             trials=config.breaker_trials,
@@ -250,7 +250,7 @@ class Fleet:
             )
             return None
         node = self.nodes[telemetry.node_id] = Node(telemetry, now, self._versions)
-        node.breakers = Breakers(self._rules)
+        node.breakers = Breakers(self.breaker_rules)
         node.state = NodeState.DOWN
         self.memory.recall(node, telemetry, now)
         node.reshape()
@@ -267,7 +267,7 @@ class Fleet:
         for attempt in node.restart(telemetry, now):
             self._node_of.pop(attempt.attempt_id, None)
             change.lost.append(attempt)
-        node.breakers = Breakers(self._rules)
+        node.breakers = Breakers(self.breaker_rules)
         return True
 
     def _hear(self, node: Node, in_flight: Iterable[InFlight], now: float, change: FleetChange) -> None:

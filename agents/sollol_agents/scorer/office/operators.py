@@ -16,6 +16,7 @@ import msgspec
 from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.office import steering
+from sollol_agents.scorer.office.groups import GroupOffice
 from sollol_agents.scorer.office.node_called import node_called
 from sollol_agents.scorer.office.takeover import forget_quality, forget_reliability
 from sollol_agents.scorer.strategies import UnknownStrategy, available, prepare
@@ -36,7 +37,7 @@ _CANNOT_FOLLOW = (BusError, UnknownStrategy, msgspec.ValidationError)
 
 
 class Operators:
-    """Answers `admin.strategy` and `admin.breaker`, and follows the choice that is kept.
+    """Answers `admin.strategy`, `admin.breaker` and what is asked of groups, and follows the choices that are kept.
 
     Args:
         bus: A connection on which the settings bucket exists.
@@ -61,6 +62,7 @@ class Operators:
         self._carry_out = carry_out
         self._on_forgotten = on_forgotten
         self._bucket = Bucket(bus, stores.SETTINGS_BUCKET)
+        self._groups = GroupOffice(bus, core, spawn=spawn, carry_out=carry_out, on_forgotten=on_forgotten)
 
     async def follow(self) -> None:
         """Takes over what operators chose last, now and whenever they choose again."""
@@ -71,12 +73,14 @@ class Operators:
         except BusError as error:
             log.warning("the operators' choice is not known yet: %s", error, extra={"action": "strategy"})
         self._spawn(self._keep_up(), name="operators")
+        await self._groups.follow()
 
     def open(self) -> list[Subscription]:
         """Takes operators' requests; for the scorer in office."""
         return [
             *self._bus.serve(subjects.ADMIN_STRATEGY, self._on_strategy),
             *self._bus.serve(subjects.ADMIN_BREAKER, self._on_breaker),
+            *self._groups.open(),
         ]
 
     async def _keep_up(self) -> None:

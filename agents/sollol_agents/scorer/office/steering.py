@@ -139,6 +139,8 @@ def reset_breakers(asked: BreakerRequest, core: SchedulerCore, now: float) -> li
         return unknown_node(asked.node_id, core.fleet.nodes)
     model = canonical(asked.model) if asked.model else ""
     effects: list[Effect] = []
+    if not asked.node_id:
+        core.binder.breakers.close(model)
     for node_id in [asked.node_id] if asked.node_id else list(core.fleet.nodes):
         effects += core.reset_breaker(node_id, model, now)
     return effects

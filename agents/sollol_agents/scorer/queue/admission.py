@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from sollol_agents.scorer.choice.contexts import Rooms
 from sollol_agents.scorer.choice.eligibility import EligibilityClass, Verdicts
+from sollol_agents.scorer.choice.groups import GroupBook
 from sollol_agents.scorer.choice.waiting import Belief, Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.fleet import Fleet
@@ -40,6 +41,7 @@ class Admission:
         planner: Planner,
         expected_output: Callable[[Waiting], float],
         births: Births,
+        groups: GroupBook,
     ) -> None:
         self._config = config
         self._fleet = fleet
@@ -48,6 +50,7 @@ class Admission:
         self._planner = planner
         self._expected_output = expected_output
         self._births = births
+        self._groups = groups
         self._rooms = Rooms(fleet)
 
     def admitted(self, request: GrantRequest, now: float) -> Waiting:
@@ -155,7 +158,11 @@ class Admission:
         is_settled = self._is_settled(verdict, now)
         since = {node_id: f"tried again in {math.ceil(left_s)} s" for node_id, left_s in opens_in_s.items()}
         since |= self._gone(verdict, now)
-        error = refusals.no_place(waiting, verdict, nodes.values(), since, is_settled=is_settled)
+        if waiting.bound is not None and nodes:
+            error = refusals.no_model(waiting.bound, is_settled=is_settled)
+        else:
+            groups = self._groups.names()
+            error = refusals.no_place(waiting, verdict, nodes.values(), since, groups, is_settled=is_settled)
         if not verdict.is_transient:
             return Refusal(error)
         waits_s = [s for node_id, s in opens_in_s.items() if waiting.model in nodes[node_id].installed]

@@ -47,10 +47,11 @@ def made_decision(
         where=waiting.request.routing.where,
     )
     return DecisionEvent(
-        decision=_decision(waiting, cost, _reason(reason, verdict), verdict, facts),
+        decision=_decision(waiting, cost, _of_group(waiting, _reason(reason, verdict)), verdict, facts),
         candidates=candidates,
         rejections=verdict.rejections[:_REJECTIONS],
         queued=facts.queued,
+        models=waiting.bound.candidates() if waiting.bound is not None else (),
         is_dry_run=is_dry_run,
     )
 
@@ -59,6 +60,13 @@ def _reason(reason: str, verdict: EligibilityClass) -> str:
     if verdict.is_stopgap and len(verdict.nodes) == 1:
         return verdict.fallback  # it lacks what is wanted as well as the others do
     return f"{reason}; {verdict.fallback}" if verdict.fallback else reason
+
+
+def _of_group(waiting: Waiting, reason: str) -> str:
+    """Why this model of the group that was named, then why this node."""
+    if waiting.bound is None:
+        return reason
+    return f"{waiting.request.context.model} of {waiting.bound.group.name}: {waiting.bound.reason}; {reason}"
 
 
 def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityClass, facts: Circumstances) -> Decision:
@@ -71,8 +79,10 @@ def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityCla
         node_url=node.telemetry.engine.url,
         instance=node.instance,
         model=node.installed[waiting.model].name,
+        group=waiting.bound.group.name if waiting.bound is not None else "",
         kind=request.context.kind,
         task_type=request.context.task_type,
+        coding_category=request.context.coding_category or "",
         mode=waiting.mode,
         strategy=facts.strategy,
         priority=waiting.priority,

@@ -196,16 +196,16 @@ class Queue:
 
     def overdue(self, now: float) -> list[Waiting]:
         """Requests whose deadline has passed; they are still waiting."""
-        late = []
+        late: dict[str, Waiting] = {}
         while self._deadlines and self._deadlines[0][0] <= now:
             _, sequence, request_id = heapq.heappop(self._deadlines)
             waiting = self._by_id.get(request_id)
             if waiting is not None and waiting.sequence == sequence:
-                late.append(waiting)
+                late[request_id] = waiting  # one that was put in again has two entries
         if len(self._deadlines) > 64 + 4 * len(self._by_id):
             self._deadlines = [(w.deadline_at, w.sequence, w.request_id) for w in self._by_id.values()]
             heapq.heapify(self._deadlines)
-        return late
+        return list(late.values())
 
     def _line(self, waiting: Waiting) -> Line:
         return self._idle if waiting.priority == 0 else self._lines.get(waiting.class_key) or Line()

@@ -9,6 +9,7 @@ import msgspec
 
 from sollol_agents.scorer.choice.abilities import lacking, who_would_refuse, words_of
 from sollol_agents.scorer.choice.eligibility import EligibilityClass
+from sollol_agents.scorer.choice.groups import Binding
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.decision import Rejection
@@ -20,6 +21,7 @@ from sollol_schemas.telemetry import Telemetry
 
 _MODELS_LISTED = 50
 _NODES_LISTED = 50
+_MODELS_TOLD = 8
 
 
 class Refusal(NamedTuple):
@@ -34,13 +36,15 @@ def no_place(
     verdict: EligibilityClass,
     nodes: Iterable[Node],
     since: Mapping[str, str] | None = None,
+    groups: Sequence[str] = (),
     *,
     is_settled: bool = False,
 ) -> ErrorBody:
     """Why no node is eligible: none has joined, none has the model, or each has its reason.
 
     `since` says of nodes what changes with time: in how many seconds they are tried again, or for how long they are
-    gone. `is_settled` says that no node is expected which could change that; patient callers ask no more then.
+    gone. `groups` are names of groups, which could have been asked for as well. `is_settled` says that no node is
+    expected which could change that; patient callers ask no more then.
     """
     nodes = list(nodes)
     if not nodes:
@@ -60,6 +64,7 @@ def no_place(
             details={
                 "model": waiting.request.context.model,
                 "models": known[:_MODELS_LISTED],
+                "groups": list(groups),
                 "is_settled": is_settled,
             },
         )
@@ -75,6 +80,27 @@ def no_place(
         message=f"no node can serve '{waiting.request.context.model}': {_summary(rejections, only)}",
         details={"model": waiting.request.context.model, "nodes": reasons, "is_settled": is_settled},
     )
+
+
+def no_model(bound: Binding, *, is_settled: bool) -> ErrorBody:
+    """Why no model of the group that a request named can serve it."""
+    name, fallen = bound.group.name, bound.fallen
+    reasons = {model.name: model.why for model in fallen}
+    details: dict[str, object] = {"model": name, "group": name, "reasons": reasons, "is_settled": is_settled}
+    if all(model.is_missing for model in fallen):
+        models = ", ".join(reasons) or "any that does such work"
+        message = f"no node has a model of group '{name}': {models}"
+        return ErrorBody(code=ErrorCode.UNKNOWN_MODEL, message=message, details=details)
+    lacks = {model.lacks for model in fallen if not model.is_missing}
+    if None not in lacks:
+        message = f"no model of group '{name}' can do this: {_each(reasons)}"
+        return ErrorBody(code=ErrorCode.ENGINE_REJECTED, message=message, status=400, details=details)
+    message = f"no model of group '{name}' can serve this: {_each(reasons)}"
+    return ErrorBody(code=ErrorCode.NO_ELIGIBLE_NODE, message=message, details=details)
+
+
+def _each(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{model}: {why}" for model, why in list(reasons.items())[:_MODELS_TOLD])
 
 
 def _unable(waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node]) -> ErrorBody | None:

@@ -68,12 +68,3 @@ def _no_constant(name: str) -> NoReturn:
 def whole(value: Any) -> Any:  # noqa: ANN401 from the body
     """A whole float as the integer that it is; anything else as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def with_model(body: bytes, model: str) -> bytes:
-    """A body for passthrough, with the model's name on the engine in place of the offered one."""
-    try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return body  # the engine says what is wrong with it
-    return msgspec.json.encode(fields | {"model": msgspec.Raw(msgspec.json.encode(model))})
