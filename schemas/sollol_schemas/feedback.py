@@ -15,8 +15,8 @@ _Name = Annotated[str, Meta(max_length=256)]
 class FeedbackRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Say how good an answer was: of a request, or of a model at a category of work. A later one replaces it."""
 
-    request_id: Annotated[str, Meta(max_length=64)] = ""
-    """The request that was answered; without it, `model` says what is meant."""
+    request_id: Annotated[str, Meta(max_length=200)] = ""
+    """The request that was answered, or the job; without it, `model` says what is meant."""
     model: _Name = ""
     category: Annotated[str, Meta(max_length=64)] = ""
     """A coding category or a task type; empty: what is known of the request, or none."""
@@ -72,6 +72,19 @@ class FeedbackView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     latency_s: Seconds | None = None
     comment: str = ""
     at: Instant = ""
+
+
+def view_of(event: FeedbackEvent, comment: str = "") -> FeedbackView:
+    """What is shown of feedback to those who may know of its request."""
+    return FeedbackView(
+        request_id=event.request_id,
+        model=event.model,
+        category=event.category,
+        score=event.score,
+        latency_s=event.latency_s,
+        comment=comment,
+        at=event.at,
+    )
 
 
 class FeedbackHistory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="feedback.history.v1"):

@@ -21,21 +21,27 @@ from sollol_bus.compat.orchestrator import (
 from sollol_bus.compat.priorities import TaskPriority
 from sollol_bus.compat.reliability import NodeReliabilityTracker
 from sollol_bus.compat.results import Result
+from sollol_bus.compat.router_ledger import CircuitBreakerConfig, RoutingStrategy, TaskCategory
 from sollol_bus.compat.streams import ChunkStream
+from sollol_bus.compat.task_router import TaskRouter
 from sollol_schemas.routing import RoutingMode
 
 __all__ = [
     "SOLLOL",
     "ChunkStream",
+    "CircuitBreakerConfig",
     "ModelOrchestrator",
     "NodeReliabilityTracker",
     "ReasoningEngine",
     "ReasoningMode",
     "Result",
     "RoutingMode",
+    "RoutingStrategy",
     "SOLLOLConfig",
     "SOLLOLIntegration",
+    "TaskCategory",
     "TaskPriority",
+    "TaskRouter",
     "routing_for_style",
     "routing_mode_for",
 ]

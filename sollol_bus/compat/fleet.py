@@ -46,9 +46,14 @@ _AT_ONCE: Final = 64
 class Fleet(Part):
     """Requests in the documents' words, and the nodes as they were a second ago at most.
 
+    Made where files may be read: what this machine is set up for is looked up here.
+
     Args:
         config: Which fleet.
         has_gateway: Whether a fleet of its own serves HTTP too.
+
+    Raises:
+        ConfigError: The settings file of this machine cannot be used.
     """
 
     def __init__(self, config: SOLLOLConfig, *, has_gateway: bool) -> None:
@@ -59,6 +64,9 @@ class Fleet(Part):
         self.nodes = NodesReply(nodes=())
         """The nodes, as they were when they were looked at last."""
         self._has_gateway = has_gateway
+        is_open = not config.nats and not config.hosts and is_fleet_named(os.environ)
+        self._set_up = bus_config_here(config.app_name) if is_open else None
+        """The fleet that this machine is set up for, where the program names none."""
         self._client: Client | None = None
         self._looking: asyncio.Task[None] | None = None
 
@@ -116,8 +124,8 @@ class Fleet(Part):
             patience_s = min(BusConfig().connect_timeout_s, config.discovery_timeout)
             return await _connected(BusConfig(url=config.nats, name=config.app_name, connect_timeout_s=patience_s))
         if not config.hosts:
-            if is_fleet_named(os.environ):
-                return await _connected(bus_config_here(config.app_name))
+            if self._set_up is not None:
+                return await _connected(self._set_up)
             if config.discovery_enabled and (client := await self._fleet_of_this_machine()) is not None:
                 return client
         from sollol_bus.compat.own_fleet import OwnFleet  # noqa: PLC0415 clients of a fleet need no actors

@@ -292,7 +292,8 @@ def test_every_command_works_from_nothing(tmp_path: Path, name: str) -> None:
 
 def test_every_guide_is_walked() -> None:
     walked = {PRACTICE, *ON_THE_PRACTICE_FLEET, *WITH_THEIR_OWN}
-    assert {path.name for path in GUIDES.glob("*.md")} == walked | {OF_TWO_SITES, ON_WINDOWS}
+    read_as_programs = {path.name for path in GUIDES.glob("migrating-from-*.md")}  # by test_porting_guides
+    assert {path.name for path in GUIDES.glob("*.md")} == walked | read_as_programs | {OF_TWO_SITES, ON_WINDOWS}
 
 
 def test_two_sites_are_joined_as_the_guide_says(tmp_path: Path) -> None:

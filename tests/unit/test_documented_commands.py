@@ -40,7 +40,7 @@ def code_of(page: Path) -> Iterator[str]:
 def invocations(page: Path) -> Iterator[list[str]]:
     """The words behind each `sollol` of a page."""
     for code in code_of(page):
-        if code.startswith(("make ", "pip ", "docker ", "#")):
+        if code.startswith(("make ", "pip ", "docker ", "from ", "#")):
             continue
         for rest in _INVOCATION.findall(code):
             yield rest.split()

@@ -9,7 +9,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiosqlite
 import msgspec
@@ -29,6 +29,7 @@ from sollol_agents.recorder.usage import UsageRow, usage_sql
 from sollol_schemas.acts import Act
 from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
+from sollol_schemas.feedback import FeedbackEvent, FeedbackHistory, FeedbackView, view_of
 from sollol_schemas.instants import instant
 from sollol_schemas.queries import (
     FleetStats,
@@ -60,10 +61,19 @@ _DECISIONS_OF = "SELECT stored_at_ns, body FROM decisions WHERE request_id IN (S
 _outcomes = msgspec.json.Decoder(Outcome)
 _decisions = msgspec.json.Decoder(DecisionEvent)
 _acts = msgspec.json.Decoder(Act)
+_feedback = msgspec.json.Decoder(FeedbackEvent)
 _node_events = msgspec.json.Decoder(NodeEvent)
 
 
 Callers = Sequence[str] | None
+
+
+class WaitingFeedback(NamedTuple):
+    """Feedback on a request of which nothing was recorded when it came."""
+
+    request_id: str
+    caller: str
+    body: bytes
 
 
 class Archive:
@@ -223,6 +233,62 @@ class Archive:
         )
         return tuple(msgspec.structs.replace(_acts.decode(body), at=instant(at / 1e9)) for at, body in rows)
 
+    async def feedback_of(self, request_ids: Collection[str]) -> tuple[FeedbackView, ...]:
+        """What counts of what was said of the answers to requests, oldest first."""
+        ids = msgspec.json.encode(sorted(request_ids)).decode()
+        rows = await self._connection.execute_fetchall(
+            "SELECT f.stored_at_ns, f.body, coalesce(c.comment, '') FROM feedback f "
+            "LEFT JOIN feedback_comments c ON c.request_id = f.request_id WHERE f.request_id <> '' "
+            "AND f.request_id IN (SELECT value FROM json_each(?)) ORDER BY f.stored_at_ns, f.stream_seq",
+            (ids,),
+        )
+        latest = {view.request_id: view for view in (_rated(*row) for row in rows)}
+        return tuple(latest.values())
+
+    async def counted_feedback(self, request_id: str) -> FeedbackEvent | None:
+        """What was said last of the answer to a request, unless operators had it forgotten."""
+        rows = await self._connection.execute_fetchall(
+            "SELECT stored_at_ns, body FROM feedback WHERE request_id <> '' AND request_id = ? AND NOT is_forgotten "
+            "ORDER BY stored_at_ns DESC, stream_seq DESC LIMIT 1",
+            (request_id,),
+        )
+        return next((_given(*row) for row in rows), None)
+
+    async def waiting_feedback(self, limit: int) -> list[WaitingFeedback]:
+        """Feedback that came before its request was recorded, and of which something is recorded now."""
+        rows = await self._connection.execute_fetchall(
+            "SELECT request_id, caller, body FROM feedback_waiting w WHERE "
+            "EXISTS (SELECT 1 FROM decisions d WHERE d.request_id = w.request_id) OR "
+            "EXISTS (SELECT 1 FROM outcomes o WHERE o.request_id = w.request_id) OR "
+            "EXISTS (SELECT 1 FROM outcomes o WHERE o.job_id = w.job AND o.job_id <> '') LIMIT ?",
+            (limit,),
+        )
+        return [WaitingFeedback(*row) for row in rows]
+
+    async def count_waiting_feedback(self, caller: str) -> tuple[int, int]:
+        """How much feedback waits: of one caller, and in all."""
+        rows = await self._connection.execute_fetchall(
+            "SELECT total(caller = ?), count(*) FROM feedback_waiting", (caller,)
+        )
+        return next((int(own), int(every)) for own, every in rows)
+
+    async def feedback_history(self, limit: int) -> FeedbackHistory:
+        """The latest feedback, without what operators had forgotten."""
+        rows = list(
+            await self._connection.execute_fetchall(
+                "SELECT stored_at_ns, stream_seq, body FROM feedback WHERE NOT is_forgotten "
+                "ORDER BY stored_at_ns DESC, stream_seq DESC LIMIT ?",
+                (limit,),
+            )
+        )
+        if not rows:
+            return FeedbackHistory()
+        return FeedbackHistory(
+            events=tuple(_given(at, body) for at, _, body in reversed(rows)),
+            stream_seq=rows[0][1],
+            stored_at=instant(rows[0][0] / 1e9),
+        )
+
     async def _uptimes(self, node_id: str, now: float) -> dict[str, Uptime]:
         """How long each node has been there."""
         rows = await self._connection.execute_fetchall(
@@ -264,6 +330,15 @@ def _outcome_of(recorded_at: float, body: bytes) -> Outcome:
 def _decision_of(stored_at_ns: int, body: bytes) -> DecisionEvent:
     """A decision with the instant at which the bus stored it."""
     return msgspec.structs.replace(_decisions.decode(body), decided_at=instant(stored_at_ns / 1e9))
+
+
+def _given(stored_at_ns: int, body: bytes) -> FeedbackEvent:
+    """Feedback with the instant at which the bus stored it."""
+    return msgspec.structs.replace(_feedback.decode(body), at=instant(stored_at_ns / 1e9))
+
+
+def _rated(stored_at_ns: int, body: bytes, comment: str) -> FeedbackView:
+    return view_of(_given(stored_at_ns, body), comment)
 
 
 def _by_attempt(rows: Iterable[Any]) -> dict[str, Decision]:

@@ -11,6 +11,7 @@ from typing import Final
 
 from sollol_agents.recorder.archive import open_archive
 from sollol_agents.recorder.config import RecorderConfig
+from sollol_agents.recorder.feedback import FeedbackDesk
 from sollol_agents.recorder.ingest import BATCH_MAX, Ingest
 from sollol_agents.recorder.queries import Queries
 from sollol_agents.recorder.retention import Line
@@ -32,6 +33,8 @@ _RECORDED = (
     subjects.BREAKER_EVENT.all,
     subjects.OFFICE_EVENT.all,
     subjects.AUDIT_EVENT,
+    subjects.FEEDBACK_EVENT,
+    subjects.RESET_EVENT,
 )
 _REOPEN_S: Final = 0.5
 _ACK_WAIT_S: Final = 5.0
@@ -56,7 +59,8 @@ class Office:
         self._bus = bus
         self._config = config
         self._path: Path = config.database_path()
-        self._queries = Queries(bus, spawn, roster=roster)
+        self._feedback = FeedbackDesk(bus, config.feedback_per_minute)
+        self._queries = Queries(bus, spawn, roster=roster, feedback=self._feedback)
         self._consumer: PullConsumer | None = None
         self._ingest: Ingest | None = None
         self._ingest_ended = asyncio.Event()
@@ -141,6 +145,7 @@ class Office:
                 helpers = [
                     tasks.create_task(self._consumer.run(), name="recorder.consumer"),
                     tasks.create_task(self._prune(store), name="recorder.prune"),
+                    tasks.create_task(self._feedback.keep_up(archive, store), name="recorder.feedback"),
                 ]
                 self._queries.use(archive, store)
                 self._queries.open()

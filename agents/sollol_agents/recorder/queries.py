@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from sollol_agents.recorder.archive import Archive
+from sollol_agents.recorder.feedback import FeedbackDesk
 from sollol_agents.recorder.statistics import fleet_stats
 from sollol_agents.recorder.store import Store
 from sollol_agents.recorder.usage import usage_of
@@ -26,6 +27,7 @@ from sollol_bus.waiting import happens
 from sollol_schemas import owners, subjects
 from sollol_schemas.acts import ActsReply, ActsRequest
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.feedback import FeedbackHistory, FeedbackReply
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.queries import (
     FleetStats,
@@ -59,7 +61,7 @@ _STOPPED = "the recorder left office before it could answer; ask again"
 
 
 class Queries:
-    """Answers stats, reliability, recent, why and the reset of the metrics.
+    """Answers stats, reliability, recent, why, feedback and the reset of the metrics.
 
     Questions that come while the database is being exchanged wait a moment for the next one.
 
@@ -67,10 +69,14 @@ class Queries:
         bus: The recorder's connection.
         spawn: Starts a task that lives no longer than the actor.
         roster: The callers as they are now.
+        feedback: Who takes feedback.
     """
 
-    def __init__(self, bus: Bus, spawn: Spawn, *, roster: Callable[[], Roster] = Roster) -> None:
+    def __init__(
+        self, bus: Bus, spawn: Spawn, *, roster: Callable[[], Roster] = Roster, feedback: FeedbackDesk
+    ) -> None:
         self._bus = bus
+        self._feedback_desk = feedback
         self._spawn = spawn
         self._roster = roster
         self._archive: Archive | None = None
@@ -185,10 +191,16 @@ class Queries:
                 await asyncio.sleep(_LOOK_EVERY_S)  # a request that just ended may still be on its way here
             reply = await archive.why(request_id, job=job, callers=self._seen_by(msg))
             if reply.decisions or reply.outcomes:
-                return reply
+                return await self._feedback_desk.with_feedback(archive, reply)
         is_id = is_bus_id(request_id) or owners.is_reference(request_id)
         message = f"nothing is recorded about request {request_id}" if is_id else "not a request id"
         raise SollolError(body=ErrorBody(code=ErrorCode.UNKNOWN_REQUEST, message=message))
+
+    async def _feedback(self, archive: Archive, store: Store, msg: Msg) -> FeedbackReply:
+        return await self._feedback_desk.take(archive, store, msg)
+
+    async def _feedback_history(self, archive: Archive, _store: Store, _msg: Msg) -> FeedbackHistory:
+        return await self._feedback_desk.history(archive)
 
     async def _usage(self, archive: Archive, _store: Store, msg: Msg) -> UsageReply:
         request = _read(msg, UsageRequest, UsageRequest())
@@ -252,6 +264,8 @@ ENDPOINTS: dict[str, str] = {
     "reliability": subjects.RELIABILITY,
     "recent": subjects.RECENT,
     "why": subjects.WHY.all,
+    "feedback": subjects.FEEDBACK,
+    "feedback_history": subjects.FEEDBACK_HISTORY,
     "usage": subjects.USAGE,
     "reset": subjects.ADMIN_METRICS_RESET,
     "acts": subjects.ADMIN_ACTS,

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from sollol_agents.requests.names import canonical
 from sollol_schemas.acts import Act
 from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.errors import Owner
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
+from sollol_schemas.feedback import FeedbackEvent
+from sollol_schemas.steering import ResetEvent, ResetKind
 from sollol_schemas.subjects import last_token
 
 
@@ -40,6 +43,8 @@ class Table(StrEnum):
     DECISIONS = "decisions"
     EVENTS = "events"
     ACTS = "acts"
+    FEEDBACK = "feedback"
+    RESETS = "resets"  # no lines: those of others are marked
 
 
 class Row(NamedTuple):
@@ -51,6 +56,8 @@ class Row(NamedTuple):
 
 _outcomes = msgspec.json.Decoder(Outcome)
 _acts = msgspec.json.Decoder(Act)
+_feedback = msgspec.json.Decoder(FeedbackEvent)
+_resets = msgspec.json.Decoder(ResetEvent)
 _decisions = msgspec.json.Decoder(DecisionEvent)
 _Event = NodeEvent | BreakerEvent | OfficeEvent
 _events: dict[str, msgspec.json.Decoder[Any]] = {
@@ -82,7 +89,7 @@ def rank_of(outcome: Outcome) -> Rank:
     return Rank.BY_NODE if outcome.reported_by is ReportedBy.NODE else Rank.REPORTED
 
 
-def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> Row | None:
+def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> Row | None:  # noqa: PLR0911 a row for each kind
     """The line for one event, by the area its subject names; None for an area that is not recorded.
 
     Raises:
@@ -102,12 +109,25 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
     if area == "audit":
         _acts.decode(data)
         return Row(Table.ACTS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq, "body": data})
+    if area == "feedback":
+        told = _feedback.decode(data)
+        names = {"request_id": told.request_id, "model": canonical(told.model)}
+        return Row(Table.FEEDBACK, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq, "body": data} | names)
+    if area == "reset":
+        return _reset_row(_resets.decode(data), stored_at_ns)
     if area in _events:
         event: _Event = _events[area].decode(data)
         node_id = "" if isinstance(event, OfficeEvent) else event.node_id
         columns = {"kind": area, "node_id": node_id, "body": data}
         return Row(Table.EVENTS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
     return None
+
+
+def _reset_row(reset: ResetEvent, stored_at_ns: int) -> Row | None:
+    """What is forgotten of feedback; other resets change nothing here."""
+    model = canonical(reset.model) if reset.model else ""
+    row = Row(Table.RESETS, {"stored_at_ns": stored_at_ns, "model": model})
+    return row if reset.kind is ResetKind.QUALITY else None
 
 
 def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> Row:

@@ -143,4 +143,31 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     CREATE INDEX outcomes_by_model ON outcomes (node_id, model, verdict, code, recorded_at, actual_s, predicted_s);
     CREATE INDEX outcomes_by_caller ON outcomes (caller, recorded_at) WHERE caller <> '';
     """,
+    """
+    CREATE TABLE feedback (
+        stored_at_ns  INTEGER NOT NULL,
+        stream_seq    INTEGER NOT NULL,
+        request_id    TEXT NOT NULL,     -- empty: of a model, not of a request
+        model         TEXT NOT NULL,     -- as names of models compare
+        is_forgotten  INTEGER NOT NULL DEFAULT 0,
+        body          BLOB NOT NULL,
+        PRIMARY KEY (stored_at_ns, stream_seq)
+    ) WITHOUT ROWID;
+    CREATE INDEX feedback_by_request ON feedback (request_id) WHERE request_id <> '';
+
+    CREATE TABLE feedback_comments (
+        request_id    TEXT PRIMARY KEY,
+        given_at      REAL NOT NULL,     -- seconds of Unix time
+        comment       TEXT NOT NULL
+    ) WITHOUT ROWID;
+
+    CREATE TABLE feedback_waiting (      -- for requests of which nothing is recorded yet
+        request_id    TEXT NOT NULL,
+        caller        TEXT NOT NULL,     -- its name; empty: an operator, or an open bus
+        job           TEXT NOT NULL,     -- the reference that the job has if it is one's id
+        given_at      REAL NOT NULL,
+        body          BLOB NOT NULL,
+        PRIMARY KEY (request_id, caller)
+    ) WITHOUT ROWID;
+    """,
 )

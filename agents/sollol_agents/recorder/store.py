@@ -40,6 +40,13 @@ _WRITE: Final = {
     Table.DECISIONS: (
         "INSERT OR IGNORE INTO decisions VALUES (:stored_at_ns, :stream_seq, :request_id, :job_id, :body, :caller)"
     ),
+    Table.FEEDBACK: (
+        "INSERT OR IGNORE INTO feedback (stored_at_ns, stream_seq, request_id, model, body) "
+        "VALUES (:stored_at_ns, :stream_seq, :request_id, :model, :body)"
+    ),
+    Table.RESETS: (
+        "UPDATE feedback SET is_forgotten = 1 WHERE stored_at_ns <= :stored_at_ns AND :model IN ('', model)"
+    ),
     Table.ACTS: "INSERT OR IGNORE INTO acts VALUES (:stored_at_ns, :stream_seq, :body)",
     Table.EVENTS: "INSERT OR IGNORE INTO events VALUES (:stored_at_ns, :stream_seq, :kind, :node_id, :body)",
 }
@@ -85,6 +92,17 @@ _PRUNE_ACTS = _Pruning(
     "(SELECT stored_at_ns, stream_seq FROM acts WHERE stored_at_ns <= ? ORDER BY stored_at_ns LIMIT ?)",
     1e9,
 )
+_PRUNE_FEEDBACK = _Pruning(
+    "SELECT stored_at_ns FROM feedback ORDER BY stored_at_ns DESC LIMIT 1 OFFSET ?",
+    "DELETE FROM feedback WHERE (stored_at_ns, stream_seq) IN "
+    "(SELECT stored_at_ns, stream_seq FROM feedback WHERE stored_at_ns <= ? ORDER BY stored_at_ns LIMIT ?)",
+    1e9,
+)
+_PRUNE_COMMENTS = (
+    "DELETE FROM feedback_comments WHERE given_at + 60 < "
+    "coalesce((SELECT min(stored_at_ns) / 1e9 FROM feedback), :before)"
+)
+_MAX_FEEDBACK = 100_000
 _MAX_ACTS = 100_000  # however old: operators do little
 
 
@@ -120,7 +138,7 @@ class Store:
         if await asyncio.to_thread(_identity_of, self.path) != self._identity:
             raise StoreReplaced(f"{self.path} was deleted or exchanged")
         try:
-            await self._transact(
+            await self.transact(
                 *((sql, [row.columns for row in rows if row.table is table]) for table, sql in _WRITE.items())
             )
         except sqlite3.DatabaseError as error:
@@ -130,7 +148,7 @@ class Store:
 
     async def forget(self, node_id: str = "", model: str = "") -> None:
         """Deletes outcomes: of one node, of one model, of one model on one node, or all of them."""
-        await self._transact((_FORGET, [{"node_id": node_id, "model": model}]))
+        await self.transact((_FORGET, [{"node_id": node_id, "model": model}]))
 
     async def prune(self, *, before: float, max_outcomes: int, max_decisions: int, max_events: int) -> int:
         """Deletes what is older than `before` (seconds of Unix time) or too much; returns the lines deleted.
@@ -141,6 +159,8 @@ class Store:
         deleted += await self._prune_table(_PRUNE_DECISIONS, before, max_decisions)
         deleted += await self._prune_table(_PRUNE_EVENTS, before, max_events)
         deleted += await self._prune_table(_PRUNE_ACTS, 0.0, _MAX_ACTS)
+        deleted += await self._prune_table(_PRUNE_FEEDBACK, before, _MAX_FEEDBACK)
+        await self.transact((_PRUNE_COMMENTS, [{"before": before}]))
         if deleted:
             await self._connection.execute_fetchall(f"PRAGMA incremental_vacuum({_FREE_PAGES})")
         return deleted
@@ -156,7 +176,7 @@ class Store:
 
     async def keep_line(self, at_unix_s: float) -> None:
         """Keeps the line over a restart."""
-        await self._transact((_KEEP_LINE, [{"value": repr(at_unix_s)}]))
+        await self.transact((_KEEP_LINE, [{"value": repr(at_unix_s)}]))
 
     async def close(self) -> None:
         """Closes the file; safe to call twice."""
@@ -173,7 +193,8 @@ class Store:
             if cursor.rowcount < _PRUNE_CHUNK:
                 return deleted
 
-    async def _transact(self, *statements: tuple[str, Iterable[dict[str, Any]]]) -> None:
+    async def transact(self, *statements: tuple[str, Iterable[dict[str, Any]]]) -> None:
+        """Carries out statements, each once for every row given with it: all of them or none."""
         async with self._lock:
             await self._connection.execute("BEGIN IMMEDIATE")
             try:

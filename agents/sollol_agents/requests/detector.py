@@ -73,14 +73,17 @@ CODING_WORDS: Final[dict[str, tuple[str, str]]] = {
         ),
         "bug bugs crash crashes exception exceptions error errors, does not work, doesn't work",
     ),
-    "refactoring": ("refactor refactors refactored refactoring", "simplify restructure rename, clean up"),
+    "refactoring": (
+        "refactor refactors refactored refactoring",
+        "simplify restructure rename optimize optimise optimization optimisation, clean up",
+    ),
     "testing": (
         "pytest jest unittest unittests, unit test, unit tests, test case, test cases, integration tests",
         "test tests mock mocks mocking coverage assert",
     ),
     "documentation": (
         "docstring docstrings readme javadoc, api docs, api doc",
-        "document documents documentation comment",
+        "document documents documentation docs comment",
     ),
     "coding": (
         (
@@ -93,7 +96,6 @@ CODING_WORDS: Final[dict[str, tuple[str, str]]] = {
 CODE_MARKS: Final = re.compile(r"```|\bdef \w+\(|#include\s*<|\bfunction \w+\(|\bimport \w+|=>")
 PRECEDENCE: Final = (*TASK_WORDS, *CODING_WORDS)
 _CODING_FLOOR = 3
-"""Votes below which a prompt without code in it is not about code."""
 _PHRASE_WORDS = 3
 _WORD = re.compile(r"[a-z0-9_'+#]+")
 
@@ -115,7 +117,14 @@ _FIRST_WORDS: Final = frozenset(entry.partition(" ")[0] for entry in (*_TASKS, *
 
 
 class WordDetector:
-    """The built-in detector."""
+    """The built-in detector.
+
+    Args:
+        coding_floor: Votes below which a prompt without code in it is not about code; 0 where all of them are.
+    """
+
+    def __init__(self, coding_floor: int = _CODING_FLOOR) -> None:
+        self._coding_floor = coding_floor
 
     def detect(self, text: str) -> Task:
         """The task with the most votes; `generation` when nothing votes."""
@@ -133,7 +142,7 @@ class WordDetector:
                         name, weight = table[phrase]
                         votes[name] = votes.get(name, 0) + weight
         category = _winner(coding)
-        if category is not None and coding[category] < _CODING_FLOOR and CODE_MARKS.search(seen) is None:
+        if category is not None and coding[category] < self._coding_floor and CODE_MARKS.search(seen) is None:
             category = None
         return Task(task_type=_winner(tasks) or "generation", coding_category=category)
 
