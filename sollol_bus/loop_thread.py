@@ -47,11 +47,11 @@ class LoopThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops the loop, on which nothing may run any more; a second time does nothing."""
+        """Stops the loop; what still runs on it is cancelled. A second time does nothing."""
         loop, thread, self._loop = self._loop, self._thread, None
         if loop is None or thread is None:
             return
-        asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result()
+        asyncio.run_coroutine_threadsafe(_wind_up(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -80,3 +80,11 @@ class LoopThread:
         if self._loop is None:
             work.close()
         return self.loop
+
+
+async def _wind_up() -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self
 
 from sollol_bus.compat.callbacks import Callback, delivery
 from sollol_bus.compat.config import SOLLOLConfig
@@ -15,13 +15,11 @@ from sollol_bus.compat.fleet import Fleet
 from sollol_bus.compat.integration import Messages, as_messages
 from sollol_bus.compat.resources import health_of, stats_of
 from sollol_bus.compat.results import Result
-from sollol_bus.compat.shared import Shared, is_on_a_loop
+from sollol_bus.compat.shared import Shared
 from sollol_bus.compat.streams import ChunkStream
 from sollol_bus.errors import SollolError
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _NOT_RUNNING = "SOLLOL is not running"
 _AT_RUN_TIME = frozenset({"routing_strategy", "default_routing_mode", "health_check_interval"})
@@ -114,15 +112,15 @@ class SOLLOL(Shared):
 
     def generate(self, model: str, prompt: str, **said: Any) -> Result:  # noqa: ANN401 whatever the documents allow
         """The whole answer to a prompt; the keywords are those of `SOLLOLIntegration.generate`."""
-        return self._either(lambda fleet: fleet.generate(model, prompt, said))
+        return self._house.either(lambda fleet: fleet.generate(model, prompt, said))
 
     def chat(self, model: str, messages: Messages | str, **said: Any) -> Result:  # noqa: ANN401 as above
         """The whole next message of a conversation, in `message`; a text is a conversation of one message."""
-        return self._either(lambda fleet: fleet.chat(model, as_messages(messages), said))
+        return self._house.either(lambda fleet: fleet.chat(model, as_messages(messages), said))
 
     def embed(self, model: str, input: str | Sequence[str], **said: Any) -> Result:  # noqa: A002, ANN401 as above
         """One vector per text in `embeddings`; the first of them in `embedding`."""
-        return self._either(lambda fleet: fleet.embed(model, input, said))
+        return self._house.either(lambda fleet: fleet.embed(model, input, said))
 
     def generate_stream(self, model: str, prompt: str, **said: Any) -> ChunkStream:  # noqa: ANN401 as above
         """An answer to a prompt as it streams in, for `for` and `async for`."""
@@ -147,11 +145,11 @@ class SOLLOL(Shared):
         async def submit(fleet: Fleet) -> str:
             return await fleet.submit(model, prompt, said, fleet.told(tell))
 
-        return self._either(submit)
+        return self._house.either(submit)
 
     def wait_for_task(self, task_id: str, timeout: float | None = None) -> Result:
         """The answer of a durable job, once it is done; see `SOLLOLIntegration.wait_for_task`."""
-        return self._either(lambda fleet: fleet.wait(task_id, timeout))
+        return self._house.either(lambda fleet: fleet.wait(task_id, timeout))
 
     def distribute_task(
         self,
@@ -160,7 +158,7 @@ class SOLLOL(Shared):
         **said: Any,  # noqa: ANN401 as above
     ) -> list[Result]:
         """An answer to each prompt, in order; see `SOLLOLIntegration.distribute_task`."""
-        return self._either(lambda fleet: fleet.distribute(task, models, said))
+        return self._house.either(lambda fleet: fleet.distribute(task, models, said))
 
     # -- looking ------------------------------------------------------------------------------------------
 
@@ -199,13 +197,7 @@ class SOLLOL(Shared):
         """
         if not self._house.is_open:
             return Result(error=_NOT_RUNNING)
-        return self._either(_stats)
-
-    def _either(self, make: Callable[[Fleet], Coroutine[Any, Any, T]]) -> T:
-        """What the fleet gives; on a running loop, which must not wait here, the coroutine that gives it."""
-        if is_on_a_loop():
-            return cast("T", self._house.ask(make))
-        return self._house.run(make)
+        return self._house.either(_stats)
 
 
 async def _stats(fleet: Fleet) -> Result:

@@ -5,20 +5,27 @@ What is open when the program ends is closed then, before Python takes its threa
 
 from __future__ import annotations
 
+import asyncio
 import atexit
-import concurrent.futures.thread  # noqa: F401 what is registered last is called first: before work in threads is refused
+import concurrent.futures.thread  # what registers an exit handler after it is called before it: see `_close_all`
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar, cast
 
 from sollol_bus.compat.config import SOLLOLConfig
 from sollol_bus.compat.fleet import Fleet
 from sollol_bus.loop_thread import LoopThread
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _CLOSED: Final = "SOLLOL does not run: call start(), or `await initialize()`, first"
+_LAST_WORDS_S: Final = 2.0
+_BEGUN_MAX: Final = 1024
 _open: Final[set[House]] = set()
 _lock: Final = threading.Lock()
 
@@ -37,6 +44,7 @@ class House:
         self._thread = LoopThread("sollol", _CLOSED)
         self._changing = threading.Lock()
         self._fleet: Fleet | None = None
+        self._begun: set[Future[None]] = set()
 
     @property
     def fleet(self) -> Fleet:
@@ -86,6 +94,7 @@ class House:
             if fleet is None:
                 return
             try:
+                concurrent.futures.wait(list(self._begun), _LAST_WORDS_S)
                 self._thread.run(fleet.close())
             finally:
                 self._thread.stop()
@@ -99,6 +108,39 @@ class House:
     async def ask(self, make: Callable[[Fleet], Coroutine[Any, Any, T]]) -> T:
         """What the fleet's work gives; the caller's loop goes on meanwhile, and cancelling ends the work."""
         return await self._thread.ask(make(self.fleet))
+
+    def begin(self, make: Callable[[Fleet], Coroutine[Any, Any, None]]) -> None:
+        """Has the fleet do something for which nobody waits, but for `settled` and, for a moment, `close`."""
+        if len(self._begun) >= _BEGUN_MAX:
+            log.warning("left out, since too much is on its way already", extra={"action": "compat_left_out"})
+            return
+        made = asyncio.run_coroutine_threadsafe(make(self.fleet), self._thread.loop)
+        self._begun.add(made)
+        made.add_done_callback(self._ended)
+
+    async def settled(self) -> None:
+        """Returns when all that was begun has ended."""
+        await asyncio.gather(*map(asyncio.wrap_future, list(self._begun)), return_exceptions=True)
+
+    def _ended(self, made: Future[None]) -> None:
+        self._begun.discard(made)
+        if not made.cancelled() and (error := made.exception()) is not None:
+            log.warning("the fleet did not take it: %s", error, extra={"action": "compat_refused"})
+
+    def either(self, make: Callable[[Fleet], Coroutine[Any, Any, T]]) -> T:
+        """What the fleet's work gives; on a running loop, which must not wait here, the coroutine that gives it."""
+        if is_on_a_loop():
+            return cast("T", self.ask(make))
+        return self.run(make)
+
+
+def is_on_a_loop() -> bool:
+    """Whether the caller is a coroutine or a callback, so that waiting would hold up others."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _close_all() -> None:

@@ -10,7 +10,6 @@ import msgspec
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.job_answer import JobAnswer
 from sollol_bus.sdk.results import Answer, Embeddings
-from sollol_bus.sdk.routing_told import routing_told
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
 from sollol_schemas.routing import Routing
@@ -21,7 +20,8 @@ _AUTO: Final = "auto"
 class Result(dict[str, Any]):
     """A dictionary read in whichever way suits: `result["model"]`, `result.model`, `result.get("model")`.
 
-    Where a name is also a method of dictionaries (`items`, `keys`), the attribute is the method.
+    Where a name is also a method of dictionaries (`items`, `keys`), the attribute is the method. A coroutine may
+    `await` it, as it must where `SOLLOL` is asked on a running loop.
     """
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 as many kinds as there are items
@@ -33,10 +33,17 @@ class Result(dict[str, Any]):
     def __setattr__(self, name: str, value: object) -> None:
         self[name] = value
 
+    def __await__(self) -> Generator[Any, None, Result]:
+        return _itself(self).__await__()
+
     @classmethod
     def of(cls, mapping: Mapping[str, Any]) -> Self:
         """A copy in which mappings inside, also those in lists, are results as well."""
         return cls({name: _nested(value) for name, value in mapping.items()})
+
+
+async def _itself(result: Result) -> Result:
+    return result
 
 
 def _nested(value: Any) -> Any:  # noqa: ANN401 whatever JSON may hold
@@ -135,6 +142,7 @@ def where_and_why(
         "reason": decision.reason,
         "mode": decision.mode.value,
         "strategy": decision.strategy,
+        "group": decision.group,
         "priority": decision.priority,
         "attempts": decision.attempt,
         "queue_s": decision.queue_s,
@@ -147,10 +155,12 @@ def where_and_why(
         "node_url": url,
         "routing_decision": told,
         "_sollol_routing": {
+            "request_id": request_id,
+            "node_id": decision.node_id,
+            "host": host_of(url),
+            "task_type": decision.task_type or routing.task_type or _AUTO,
             **msgspec.to_builtins(told),
-            **routing_told(decision, figures, request_id),
-            "host": host_of(url) or decision.host,
-            "task_type": routing.task_type or decision.task_type or _AUTO,
+            **({"actual_duration_ms": figures.actual_s * 1000.0} if figures is not None else {}),
         },
     }
 

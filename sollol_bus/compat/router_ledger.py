@@ -144,22 +144,8 @@ class Ledger:
             tally.breaker.refresh(now)
         return [model for model, tally in self.tallies.items() if tally.breaker.allows(now)]
 
-    def choose(self, strategy: RoutingStrategy, category: str, now: float) -> str | None:
-        """The model that gets a task of this category; None where none may."""
-        models = self.healthy(now)
-        if not models:
-            return None
-        model = self._picked(strategy, category, models)
-        tally = self.tallies[model]
-        tally.breaker.start(now)
-        tally.pending += 1
-        return model
-
-    def reset(self) -> None:
-        """Forgets everything but the names."""
-        self.tallies = {model: Tally(self._rules) for model in self.tallies}
-
-    def _picked(self, strategy: RoutingStrategy, category: str, models: Sequence[str]) -> str:
+    def choose(self, strategy: RoutingStrategy, category: str, models: Sequence[str]) -> str:
+        """The one of these models that gets a task of this category; there must be some."""
         match strategy:
             case RoutingStrategy.ROUND_ROBIN:
                 self._turn += 1
@@ -174,6 +160,17 @@ class Ledger:
                 return self._best(models, lambda tally: tally.points.get(category, 0.0))
             case RoutingStrategy.HYBRID:
                 return self._hybrid(category, models)
+
+    def give(self, model: str, now: float, unix_s: float) -> None:
+        """Notes that a model got a task."""
+        tally = self.tallies[model]
+        tally.breaker.start(now)
+        tally.pending += 1
+        tally.last_used_unix_s = unix_s
+
+    def reset(self) -> None:
+        """Forgets everything but the names."""
+        self.tallies = {model: Tally(self._rules) for model in self.tallies}
 
     def _hybrid(self, category: str, models: Sequence[str]) -> str:
         if self._rng.random() < _EXPLORATION_SHARE:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 from sollol_bus.compat.config import SOLLOLConfig
 from sollol_bus.compat.fleet import Fleet
-from sollol_bus.compat.house import House
+from sollol_bus.compat.house import House, is_on_a_loop
 from sollol_bus.compat.reliability import NodeReliabilityTracker
 from sollol_bus.compat.resources import cluster_of, node_rows
 from sollol_bus.compat.results import Figured, Result, Rows
@@ -28,6 +27,11 @@ class Shared:
     ) -> None:
         self.config = SOLLOLConfig.of(config, settings)
         self._house = House(lambda: self.config, has_gateway=has_gateway)
+
+    @property
+    def house(self) -> House:
+        """Where its fleet is, for the other parts of this layer."""
+        return self._house
 
     # -- looking ------------------------------------------------------------------------------------------
 
@@ -97,12 +101,3 @@ class Shared:
         """Whether it runs, on one line."""
         state = "running" if self._house.is_open else "not running"
         return f"{type(self).__name__}({state}, hosts={self.hosts!r})"
-
-
-def is_on_a_loop() -> bool:
-    """Whether the caller is a coroutine or a callback, so that waiting would hold up others."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -11,10 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
 from sollol_agents.requests.detector import WordDetector
+from sollol_bus.compat.fleet import Fleet
 from sollol_bus.compat.results import Result
+from sollol_bus.compat.router_group import LEARNED, RouterGroup
 from sollol_bus.compat.router_ledger import CircuitBreakerConfig, Ledger, RoutingStrategy, Tally, TaskCategory
+from sollol_bus.compat.shared import Shared
 from sollol_bus.errors import BadRequest, Conflict, NoEligibleNode, UnknownModel
 from sollol_schemas.events import BreakerState
+from sollol_schemas.feedback import FeedbackRequest
 from sollol_schemas.nearest import did_you_mean
 
 _CATEGORY_MAX: Final = 64
@@ -53,8 +57,14 @@ class TaskRouter:
 
     Every method has its name in Go as well: `RouteTask`, `RecordTaskResult` and so on; errors are raised.
 
+    With a fleet the models are those of a group of it, `group`, which a request may name in place of a model: then
+    model and node are picked together. Results are feedback, from which the fleet learns for everybody;
+    performance, affinity and hybrid are the fleet's own there, and metrics are what this program reported.
+
     Args:
         strategy: A `RoutingStrategy`, or its name.
+        sollol: A fleet that has the models, started; None: names are all that is known of them.
+        group: Name of the router's group there.
         circuit_breaker: When a model is left out, and when it comes back.
         rng: Source of chance.
         clock: Monotonic seconds.
@@ -63,7 +73,9 @@ class TaskRouter:
     def __init__(
         self,
         strategy: RoutingStrategy | str = RoutingStrategy.ROUND_ROBIN,
+        sollol: Shared | None = None,
         *,
+        group: str = "task-router",
         circuit_breaker: CircuitBreakerConfig | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -74,6 +86,12 @@ class TaskRouter:
         self._instances: dict[str, object] = {}
         self._clock = clock
         self._lock = threading.Lock()
+        self._group = RouterGroup(sollol.house, group) if sollol is not None else None
+
+    @property
+    def group(self) -> str:
+        """The name that a request may bear in place of a model; empty without a fleet."""
+        return self._group.name if self._group is not None else ""
 
     @property
     def strategy(self) -> RoutingStrategy:
@@ -121,28 +139,32 @@ class TaskRouter:
     # -- tasks --------------------------------------------------------------------------------------------
 
     def route_task(self, prompt: str) -> str:
-        """The model for a prompt.
+        """The model for a prompt; with a fleet, on a running loop, a coroutine, to be awaited.
 
         Raises:
-            NoEligibleNode: No model is registered, or the breaker of each is open.
+            NoEligibleNode: No model is registered, or the breaker of each is open, or the fleet has none of them.
         """
+        group = self._group
+        if group is None:
+            return self._given(self._chosen(self.get_task_category(prompt), self._healthy()))
+        return group.house.either(lambda fleet: self._route_on(fleet, group, prompt))
+
+    async def _route_on(self, fleet: Fleet, group: RouterGroup, prompt: str) -> str:
+        """The model for a prompt, of those that a fleet has."""
+        await group.house.settled()
         category = self.get_task_category(prompt)
-        now = self._clock()
-        with self._lock:
-            if not self._ledger.tallies:
-                raise NoEligibleNode("no model is registered: call register_model() first")
-            model = self._ledger.choose(self._strategy, category, now)
-            if model is None:
-                raise NoEligibleNode(
-                    "no model is well: force_health_recovery() brings one back, or wait until it is tried again"
-                )
-            self._ledger.tallies[model].last_used_unix_s = time.time()  # noqa: TID251 it dates, and decides nothing
-            return model
+        healthy = self._healthy()
+        await group.keep(fleet, healthy, self._strategy)
+        if self._strategy in LEARNED:
+            return self._given(await group.learned(fleet, prompt, category, healthy))
+        return self._given(self._chosen(category, await group.able(fleet, healthy)))
 
     def record_task_result(
         self, model: str, success: bool, latency: float | timedelta, category: TaskCategory | str = ""
     ) -> None:
-        """Tells what became of a task, from which the strategies and the breaker learn.
+        """Tells what became of a task, from which the strategies, the breaker and the fleet learn.
+
+        With a fleet it is feedback, which is on its way when this returns on a running loop, else kept.
 
         Args:
             model: Who did it.
@@ -161,6 +183,9 @@ class TaskRouter:
         with self._lock:
             tally = self._of(model)
             tally.count(is_success=success, latency_s=latency_s, category=kind, now=self._clock())
+        if self._group is not None:
+            said = "" if kind == TaskCategory.UNKNOWN else kind
+            self._group.tell(FeedbackRequest(model=model, category=said, success=success, latency_s=latency_s))
 
     def get_task_category(self, prompt: str) -> TaskCategory | str:
         """What a prompt asks for: `coding`, `testing` and so on, `unknown` when its words do not tell."""
@@ -227,11 +252,41 @@ class TaskRouter:
         """Closes the breaker of a model."""
         with self._lock:
             self._of(model).breaker.close()
+        if self._group is not None:
+            self._group.close_breaker(model)
 
     def reset_metrics(self) -> None:
-        """Forgets all that was counted; the models stay."""
+        """Forgets all that was counted, and with a fleet what feedback taught it of these models; the models stay."""
         with self._lock:
             self._ledger.reset()
+        if self._group is not None:
+            self._group.forget()
+
+    def close(self) -> None:
+        """Removes its group from the fleet; without a fleet there is nothing to do."""
+        if self._group is not None:
+            self._group.remove()
+
+    def _healthy(self) -> list[str]:
+        with self._lock:
+            if not self._ledger.tallies:
+                raise NoEligibleNode("no model is registered: call register_model() first")
+            healthy = self._ledger.healthy(self._clock())
+        if not healthy:
+            raise NoEligibleNode(
+                "no model is well: force_health_recovery() brings one back, or wait until it is tried again"
+            )
+        return healthy
+
+    def _chosen(self, category: str, models: list[str]) -> str:
+        with self._lock:
+            return self._ledger.choose(self._strategy, category, models)
+
+    def _given(self, model: str) -> str:
+        with self._lock:
+            if model in self._ledger.tallies:
+                self._ledger.give(model, self._clock(), time.time())  # noqa: TID251 it dates, and decides nothing
+        return model
 
     def _of(self, model: str) -> Tally:
         tally = self._ledger.tallies.get(model)
