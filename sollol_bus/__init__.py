@@ -37,7 +37,7 @@ from sollol_bus.sdk.batch import Batch, BatchProgress
 from sollol_bus.sdk.batches import Batches
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.client import Client
-from sollol_bus.sdk.jobs import JobAnswer, Jobs, make_job
+from sollol_bus.sdk.jobs import JobAnswer, Jobs, make_job, priority_of
 from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg
@@ -47,9 +47,11 @@ from sollol_bus.transport.subscription import Subscription
 from sollol_bus.version import VERSION
 from sollol_schemas.batch_progress import BatchStage, BatchView
 from sollol_schemas.jobs import Job, JobState
-from sollol_schemas.routing import Routing, RoutingMode
+from sollol_schemas.modes import mode_for, mode_for_complexity, mode_for_style, mode_for_task
+from sollol_schemas.routing import PRIORITY_NAMES, Routing, RoutingMode
 
 __all__ = [
+    "PRIORITY_NAMES",
     "VERSION",
     "Actor",
     "ActorState",
@@ -106,5 +108,10 @@ __all__ = [
     "Unauthorized",
     "UnknownModel",
     "make_job",
+    "mode_for",
+    "mode_for_complexity",
+    "mode_for_style",
+    "mode_for_task",
+    "priority_of",
     "request_many",
 ]

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from sollol_schemas.context import RequestKind
+from sollol_schemas.context import ComplexityClass, RequestKind
 from sollol_schemas.routing import RoutingMode
 from sollol_schemas.slim import slim
 from sollol_schemas.units import BusId, Count, Instant, Priority, Ratio, Seconds, SignedSeconds, Term, Tokens
@@ -17,6 +17,7 @@ _REJECTIONS_TOLD = 4
 _MODELS_TOLD = 4
 _MINOR = 0.01
 _DIGITS = 4
+_SIMPLE = ComplexityClass.SIMPLE
 
 
 class RejectionReason(StrEnum):
@@ -157,6 +158,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     node_id: BusId
     """`_none` in the outcome of a request that never reached a node."""
     node_url: str = ""
+    host: str = ""
+    """The machine of the node's engine, with the engine's port."""
     instance: str = ""
     """The node's instance that is meant; any other ignores the exec."""
     model: str = ""
@@ -167,6 +170,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     task_type: str = ""
     coding_category: str = ""
     """Of a request about code: coding, refactoring, testing, documentation, debugging or code_review."""
+    complexity: ComplexityClass = ComplexityClass.SIMPLE
     mode: RoutingMode = RoutingMode.FAST
     strategy: str = "plan"
     priority: Priority = 5
@@ -186,10 +190,14 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """What kind of work it was, by which models are told apart."""
         return self.coding_category or self.task_type
 
+    def without_address(self) -> Decision:
+        """The same, but for where the engine listens."""
+        return msgspec.structs.replace(self, node_url="", host="")
+
     def as_outcomes(self) -> Decision:
         """What the outcome of the attempt says of it; the rest is in the decision's event."""
         forecast = Forecast(total_s=self.forecast.total_s)
-        return msgspec.structs.replace(self, node_url="", reason="", rejected={}, term=0, forecast=forecast)
+        return msgspec.structs.replace(self, node_url="", host="", reason="", rejected={}, term=0, forecast=forecast)
 
     def with_rest_of(self, other: Decision) -> Decision:
         """The decision with what only another telling of it has."""
@@ -219,7 +227,9 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         """What is published of it: what nobody but the node needs is left out."""
         made = self.decision
         forecast = msgspec.structs.replace(made.forecast, load_s=0.0, gap_s=0.0, co_runner_prefill_s=0.0)
-        decision = msgspec.structs.replace(made, node_url="", instance="", task_type="", term=0, forecast=forecast)
+        decision = msgspec.structs.replace(
+            made.without_address(), instance="", task_type="", complexity=_SIMPLE, term=0, forecast=forecast
+        )
         return DecisionEvent(
             decision=slim(decision, _DIGITS),
             candidates=tuple(

@@ -16,7 +16,7 @@ from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.execution import Figures
-from sollol_schemas.routing import DeadlineSeconds
+from sollol_schemas.routing import DeadlineSeconds, PriorityOrName
 from sollol_schemas.units import DATE_TIME, Bytes, Count, Instant, Priority, Seconds, Tokens
 
 JobId = Annotated[
@@ -90,7 +90,7 @@ class EnqueueRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     job: Job
     job_id: JobId | None = None
     """None: one is made."""
-    priority: Priority | None = None
+    priority: PriorityOrName | None = None
     """None: the body's own, else 5."""
     delay_s: Annotated[float, Meta(ge=0, le=1e9, description="Seconds from now before which it does not start.")] = 0.0
 

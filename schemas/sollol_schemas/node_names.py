@@ -84,6 +84,13 @@ def bearers(name: str, nodes: Collection[Telemetry], *, here: str = "") -> tuple
     return tuple(sorted(loopback))
 
 
+def host_and_port(node: Telemetry) -> str:
+    """The machine of a node's engine, with the engine's port where that is known; a name of the node."""
+    place = place_of(node.engine.url)
+    host = node.host or (place.host if place is not None else "")
+    return f"{host}:{place.port}" if host and place is not None and place.port is not None else host
+
+
 def ambiguous(name: str, found: Iterable[str], nodes: Iterable[Telemetry]) -> str:
     """What to say of a name that several nodes bear."""
     ports = {node.node_id: place.port for node in nodes if (place := place_of(node.engine.url)) is not None}

@@ -36,6 +36,8 @@ PRIORITY_NAMES: dict[str, int] = {
 DEFAULT_PRIORITY = PRIORITY_NAMES["normal"]
 DEFAULT_DEADLINE_S = 600.0
 
+PriorityOrName = Priority | Annotated[str, Meta(max_length=16, description=f"One of {', '.join(PRIORITY_NAMES)}.")]
+
 DeadlineSeconds = Annotated[
     float, Meta(gt=0, le=604_800, description="Seconds within which the answer must be complete.")
 ]

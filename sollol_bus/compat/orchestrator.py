@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
-from sollol_agents.requests.mode import MODE_OF_STYLE, mode_for_complexity, mode_for_task
 from sollol_bus.compat.priorities import TaskPriority
 from sollol_bus.compat.results import Result
+from sollol_schemas.modes import MODE_OF_STYLE, mode_for
 from sollol_schemas.routing import RoutingMode
 
 
@@ -40,10 +40,7 @@ def routing_mode_for(task_type: str, complexity: float | None = None) -> Routing
     chat and quick_question are FAST; production_code and security_review RELIABLE; documentation, test_generation and
     analysis ASYNC. Any other is RELIABLE above a complexity of 8, ASYNC below 3, else FAST.
     """
-    mode = mode_for_task(task_type)
-    if mode is not None:
-        return mode
-    return RoutingMode.FAST if complexity is None else mode_for_complexity(complexity)
+    return mode_for(task_type, complexity)
 
 
 def routing_for_style(style: ReasoningMode | str) -> ModeAndPriority:

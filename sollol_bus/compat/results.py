@@ -10,6 +10,7 @@ import msgspec
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.job_answer import JobAnswer
 from sollol_bus.sdk.results import Answer, Embeddings
+from sollol_bus.sdk.routing_told import routing_told
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
 from sollol_schemas.routing import Routing
@@ -155,12 +156,10 @@ def where_and_why(
         "node_url": url,
         "routing_decision": told,
         "_sollol_routing": {
-            "request_id": request_id,
-            "node_id": decision.node_id,
-            "host": host_of(url),
-            "task_type": decision.task_type or routing.task_type or _AUTO,
             **msgspec.to_builtins(told),
-            **({"actual_duration_ms": figures.actual_s * 1000.0} if figures is not None else {}),
+            **routing_told(decision, figures, request_id),
+            "host": host_of(url) or decision.host,
+            "task_type": routing.task_type or decision.task_type or _AUTO,
         },
     }
 

@@ -17,7 +17,7 @@ from itertools import islice
 import msgspec
 
 from sollol_bus.errors import BadRequest, Conflict, SollolError
-from sollol_bus.sdk.jobs import JobAnswer, Jobs
+from sollol_bus.sdk.jobs import JobAnswer, Jobs, priority_of
 from sollol_bus.transport.messages import Msg
 from sollol_bus.waiting import delays, happens
 from sollol_schemas import owners, subjects
@@ -56,7 +56,7 @@ class Batch:
     Args:
         jobs: The client's `jobs`.
         batch_id: 1 to 40 characters of a job's id; the same for a batch that is resumed.
-        priority: Of every job; `batch` by default.
+        priority: Of every job, 0 to 10 or a name; `batch` by default.
         ahead: Jobs submitted beyond the last answer that was taken.
         rng: Spreads the tries of many batches.
         announce: Awaited before jobs are handed over, with how many from the first on there will be then.
@@ -67,7 +67,7 @@ class Batch:
         jobs: Jobs,
         batch_id: str,
         *,
-        priority: int = PRIORITY_NAMES["batch"],
+        priority: int | str = PRIORITY_NAMES["batch"],
         ahead: int = 2000,
         rng: random.Random = _RNG,
         announce: Announce | None = None,
@@ -76,7 +76,7 @@ class Batch:
             raise BadRequest(f"not a batch id: {batch_id[:80]!r}")
         self.batch_id = batch_id
         self._jobs = jobs
-        self._priority = priority
+        self._priority = priority_of(priority)
         self._ahead = ahead
         self._block = max(1, min(_BLOCK, ahead // 2))
         self._rng = rng

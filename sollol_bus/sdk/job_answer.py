@@ -8,6 +8,7 @@ import msgspec
 
 from sollol_bus.errors import SollolError, error_from
 from sollol_bus.sdk.results import NativeChunk
+from sollol_bus.sdk.routing_told import routing_told
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
 
@@ -42,6 +43,14 @@ class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
             return ""
         native = msgspec.convert(body, NativeChunk, strict=False)
         return native.response or native.message.content
+
+    @property
+    def routing(self) -> dict[str, Any]:
+        """Where and why it was made; empty while that is not known."""
+        result = self.result
+        if result is None or result.decision is None:
+            return {}
+        return routing_told(result.decision, result.figures, result.decision.request_id)
 
     @property
     def error(self) -> SollolError | None:

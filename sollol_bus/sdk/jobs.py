@@ -140,7 +140,7 @@ class Jobs:
         except NoResponders:  # no dispatcher now: the queue itself is durable, and whoever comes checks the job
             if self._enter is not None:
                 await self._enter()
-            number = DEFAULT_PRIORITY if asked.priority is None else asked.priority
+            number = DEFAULT_PRIORITY if wanted is None else wanted
             job = delayed(job, self.bus.clock.now_unix() + delay_s) if delay_s > 0 else job
             job_id = (await self.submit_many([(job_id, job)], priority=number))[0]
         if on_done is not None:

@@ -11,6 +11,7 @@ import msgspec
 from sollol_bus.errors import BackendBrokeProtocol, DecodeFailed
 from sollol_bus.sdk.answers import so_far
 from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.routing_told import routing_told
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.transport.streaming import grown
 from sollol_schemas import headers as h
@@ -43,6 +44,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     final: dict[str, Any] = {}
     """The engine's last object, with its own counts and durations, and the log probabilities of every chunk."""
 
+    @property
+    def routing(self) -> dict[str, Any]:
+        """Where and why it was made, as it stands under `_sollol_routing` over HTTP."""
+        return routing_told(self.decision, self.figures, self.request_id)
+
     def __repr__(self) -> str:
         """The beginning of the text, and where it was made."""
         node = self.decision.node_id if self.decision is not None else "?"
@@ -57,6 +63,11 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     decision: Decision | None = None
     figures: Figures | None = None
+
+    @property
+    def routing(self) -> dict[str, Any]:
+        """Where and why they were made, as it stands under `_sollol_routing` over HTTP."""
+        return routing_told(self.decision, self.figures, self.request_id)
 
     def __repr__(self) -> str:
         """How many vectors of which size, and where they were made."""

@@ -85,9 +85,20 @@ async def test_openais_client_runs_a_batch_from_upload_to_answers(tmp_path: Path
         file = await client.files.create(file=("in.jsonl", chat_lines([3, 1, 2])), purpose="batch")
         assert (file.object, file.purpose, file.bytes, file.filename) == ("file", "batch", 440, "in.jsonl")
         batch = await client.batches.create(
-            input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={"for": "test"}
+            input_file_id=file.id,
+            endpoint=CHAT,
+            completion_window="24h",
+            metadata={"for": "test"},
+            extra_headers={"X-Sollol-Priority": "Low"},
         )
         assert batch.status == "validating"
+        with pytest.raises(openai.BadRequestError, match="priority 'hasty' is not allowed"):
+            await client.batches.create(
+                input_file_id=file.id,
+                endpoint=CHAT,
+                completion_window="24h",
+                extra_headers={"X-Sollol-Priority": "hasty"},
+            )
         async with asyncio.timeout(40):
             while batch.status not in ("completed", "failed"):
                 await asyncio.sleep(0.1)  # the client has no way to wait
@@ -96,6 +107,7 @@ async def test_openais_client_runs_a_batch_from_upload_to_answers(tmp_path: Path
         assert batch.metadata == {"for": "test"}
         counts = batch.request_counts
         assert (counts.total, counts.completed, counts.failed) == (3, 3, 0)
+        assert {news.priority for news in here.news} == {2}
         assert batch.created_at <= batch.in_progress_at <= batch.finalizing_at <= batch.completed_at
         assert batch.error_file_id is None
         answers = [json.loads(line) for line in (await client.files.content(batch.output_file_id)).text.splitlines()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ async def test_lines_are_the_engines_own_but_for_the_routing_in_the_last(tmp_pat
         assert told["node_id"] == "n1"
         assert told["attempts"] == 1
         assert told["actual_s"] > 0
+        assert told["actual_duration_ms"] == pytest.approx(told["actual_s"] * 1000, abs=0.001)
+        assert (told["task_type"], told["complexity"]) == ("generation", "simple")
+        assert told["host"] == f"{socket.gethostname()}:{here.engines['n1'].url.rpartition(':')[2]}"
+        assert 0 < told["decision_score"] <= 100
+        answer = await here.client.generate(MODEL, "count down from 2")
+        assert answer.routing.keys() == told.keys()
 
 
 async def test_the_arguments_of_a_tool_say_nothing_about_the_request(tmp_path: Path) -> None:

@@ -289,6 +289,8 @@ async def test_bad_input_gets_a_clear_error_and_harms_nobody(tmp_path: Path) -> 
         body = {"job": {"body": {"model": MODEL, "prompt": "x"}}}
         unusable: list[dict[str, object]] = [
             {**body, "priority": 11},
+            {**body, "priority": "hasty"},
+            {**body, "priority": [8]},
             {**body, "job_id": "not an id"},
             {**body, "job_id": "a-line\n"},
             {"job": {}},

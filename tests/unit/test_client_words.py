@@ -5,13 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from sollol_bus import Answer, BadRequest, Client, ConfigError, Embeddings, NotConnected
+from sollol_bus import (
+    PRIORITY_NAMES,
+    Answer,
+    BadRequest,
+    Client,
+    ConfigError,
+    Embeddings,
+    NotConnected,
+    priority_of,
+)
 from sollol_bus.sdk.engine_options import with_options
 from sollol_bus.sdk.surroundings import bus_config_here
 from sollol_bus.transport.connection import NoServer
-from sollol_schemas.decision import Decision
+from sollol_schemas.context import ComplexityClass
+from sollol_schemas.decision import Decision, Forecast
+from sollol_schemas.execution import Figures
+from sollol_schemas.jobs import EnqueueRequest
+from sollol_schemas.routing import parse_routing
 
 
 @pytest.mark.parametrize(
@@ -83,3 +97,34 @@ def test_results_show_themselves_on_one_short_line() -> None:
     assert repr(answer) == f"Answer('{'x' * 57}...', model='m', node='den', request_id='r')"
     vectors = Embeddings(embeddings=[[0.5] * 768] * 2, model="m", request_id="r")
     assert repr(vectors) == "Embeddings(2 x 768, model='m', node='?')"
+
+
+def test_where_and_why_an_answer_was_made_is_told_in_one_mapping() -> None:
+    decision = Decision(
+        request_id="r",
+        attempt_id="r-12",
+        node_id="attic",
+        node_url="http://127.0.0.1:11434",
+        host="attic.lan:11434",
+        task_type="analysis",
+        complexity=ComplexityClass.MEDIUM,
+        attempt=12,
+        forecast=Forecast(total_s=3.0),
+    )
+    answer = Answer(text="", model="m", request_id="r", decision=decision, figures=Figures(actual_s=1.25, ttft_s=0.5))
+    told = answer.routing
+    assert told["host"] == "attic.lan:11434"
+    assert (told["task_type"], told["complexity"], told["decision_score"]) == ("analysis", "medium", 25.0)
+    assert (told["actual_duration_ms"], told["attempts"]) == (1250.0, 3)
+    hidden = msgspec.structs.replace(answer, decision=decision.without_address())
+    assert (hidden.routing["host"], "node_url" in hidden.routing) == ("attic", False)
+    assert Embeddings(embeddings=[], model="m", request_id="r").routing == {"request_id": "r"}
+
+
+@pytest.mark.parametrize(("name", "number"), [*PRIORITY_NAMES.items(), ("URGENT", 10), ("7", 7), (0, 0)])
+def test_a_priority_may_be_said_by_its_name_wherever_one_is_asked_for(name: int | str, number: int) -> None:
+    assert priority_of(name) == number
+    assert parse_routing({"priority": name}).priority == number
+    assert parse_routing({}, {"X-Sollol-Priority": str(name)}).priority == number
+    asked = msgspec.json.decode(msgspec.json.encode({"job": {"body": {}}, "priority": name}), type=EnqueueRequest)
+    assert priority_of(asked.priority or 0) == number

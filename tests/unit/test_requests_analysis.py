@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from sollol_agents.requests.body import read_fields
 from sollol_agents.requests.detector import CODING_WORDS, TASK_WORDS, UnknownDetector, WordDetector, detector_named
-from sollol_agents.requests.mode import mode_for_complexity, resolve
 from sollol_agents.requests.prefixes import MAX_BOUNDARIES, prefix_hashes
 from sollol_agents.requests.request import IMAGE_TOKENS, analyse
 from sollol_schemas.context import ComplexityClass, RequestKind, TaskContext
+from sollol_schemas.modes import mode_for, mode_for_complexity, mode_for_style, mode_for_task, resolve
 from sollol_schemas.routing import Routing, RoutingMode
 
 
@@ -212,3 +212,34 @@ def test_auto_follows_what_the_caller_declares(routing: Routing, mode: str, prio
 @pytest.mark.parametrize(("complexity", "mode"), [(8.0, "fast"), (8.1, "reliable"), (3.0, "fast"), (2.9, "async")])
 def test_declared_complexity_has_exact_borders(complexity: float, mode: str) -> None:
     assert mode_for_complexity(complexity).value == mode
+
+
+@pytest.mark.parametrize(
+    ("task_type", "complexity", "style", "mode"),
+    [
+        ("", None, "", RoutingMode.FAST),
+        ("chat", 9.0, "", RoutingMode.FAST),
+        ("Production_Code", 1.0, "", RoutingMode.RELIABLE),
+        ("analysis", None, "", RoutingMode.ASYNC),
+        ("poetry", 9.0, "", RoutingMode.RELIABLE),
+        ("poetry", 2.0, "", RoutingMode.ASYNC),
+        ("chat", 2.0, "Deep_Thinking", RoutingMode.RELIABLE),
+        ("production_code", None, "fast", RoutingMode.FAST),
+        ("", None, "extended", RoutingMode.ASYNC),
+        ("analysis", None, "dreamy", RoutingMode.ASYNC),
+    ],
+)
+def test_the_mode_that_anybody_may_ask_for_is_the_one_that_auto_becomes(
+    task_type: str, complexity: float | None, style: str, mode: RoutingMode
+) -> None:
+    assert mode_for(task_type, complexity, style) is mode
+    asked = Routing(
+        routing_mode=RoutingMode.AUTO, task_type=task_type or None, complexity=complexity, reasoning_style=style or None
+    )
+    assert resolve(asked).routing_mode is mode
+
+
+def test_what_stands_for_no_mode_leaves_the_choice_to_the_caller() -> None:
+    assert mode_for_task("poetry") is None
+    assert mode_for_style("dreamy") is None
+    assert mode_for("poetry", default=RoutingMode.RELIABLE) is RoutingMode.RELIABLE

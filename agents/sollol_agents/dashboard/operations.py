@@ -17,13 +17,14 @@ from sollol_agents.fleet_view.view import FleetView
 from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.batches import Batches
 from sollol_bus.sdk.client import Client
+from sollol_bus.sdk.jobs import priority_of
 from sollol_bus.transport.discovery import find_services
 from sollol_schemas import owners
 from sollol_schemas.contrasts import contrast
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.plain_words import in_plain_words
-from sollol_schemas.routing import Routing, RoutingMode
-from sollol_schemas.units import BusId, Priority, Weight
+from sollol_schemas.routing import PriorityOrName, Routing, RoutingMode
+from sollol_schemas.units import BusId, Weight
 
 log = logging.getLogger(__name__)
 
@@ -247,10 +248,10 @@ class Generate(Operation, frozen=True, kw_only=True):
     model: Model
     prompt: Annotated[str, Meta(min_length=1, max_length=200_000)]
     mode: RoutingMode = RoutingMode.FAST
-    priority: Priority = 5
+    priority: PriorityOrName = 5
 
     async def run(self, context: OperationContext, tell: Tell) -> Any:  # noqa: ANN401, D102
-        routing = Routing(routing_mode=self.mode, priority=self.priority)
+        routing = Routing(routing_mode=self.mode, priority=priority_of(self.priority))
         async with context.client.generate_stream(self.model, self.prompt, routing=routing) as stream:
             tell({"request_id": stream.request_id})
             is_decided = False

@@ -20,7 +20,7 @@ from sollol_agents.dispatcher.jobs.submission import Submission
 from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_agents.dispatcher.requests.intake import Rejected
 from sollol_agents.requests.detector import Detector
-from sollol_bus.errors import BusError, DecodeFailed
+from sollol_bus.errors import BadRequest, BusError, DecodeFailed
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import INBOX_ROOT
 from sollol_bus.transport.messages import Msg, decode, encode
@@ -98,6 +98,8 @@ class JobQuestions:
             self._refuse(msg, refused.error)
         except Rejected as rejected:
             self._refuse(msg, rejected.error)
+        except BadRequest as error:
+            self._refuse(msg, error.body)
         except DecodeFailed as error:
             self._refuse(msg, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
         except (BusError, Overtaken) as error:

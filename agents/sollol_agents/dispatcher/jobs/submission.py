@@ -15,7 +15,7 @@ from sollol_agents.dispatcher.jobs.tools import JobTools
 from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import NoResponders, QueueFull
 from sollol_bus.jetstream.api import JetStreamRefused, publish_acked
-from sollol_bus.sdk.job_making import body_hash
+from sollol_bus.sdk.job_making import body_hash, priority_of
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import owners, subjects
@@ -52,7 +52,9 @@ class Submission:
         hosts, owner = self._tools.config.job_callback_hosts, owners.owner_of(job_id)
         accepted = accept(asked.job, msg.headers or {}, hosts=hosts, owner=owner)
         wanted = check(accepted, self._detector)
-        priority = self._tools.roster().priority_for(owner, wanted if asked.priority is None else asked.priority)
+        priority = self._tools.roster().priority_for(
+            owner, wanted if asked.priority is None else priority_of(asked.priority)
+        )
         payload = encode(asked.job)
         headers = routing_headers(msg.headers or {})
         if asked.job_id is not None and (known := await self._lookup.known(job_id)) is not None:

@@ -303,7 +303,7 @@ class Take:
         )
         decision = answered.decision
         if decision is not None:  # results are called back to wherever their owners say
-            decision = msgspec.structs.replace(decision, node_url="")
+            decision = decision.without_address()
         result = msgspec.structs.replace(result_of(status, total_s=self._age_s()), decision=decision, figures=figures)
         await self._finish(status, await self._tools.results.place(result, answered.body), accepted)
 

@@ -13,7 +13,6 @@ from sollol_agents.requests.body import Fields, InvalidBody, field, read_known, 
 from sollol_agents.requests.detector import Detector
 from sollol_agents.requests.dialects import NATIVE_PATH
 from sollol_agents.requests.hops import header_of, marks_in
-from sollol_agents.requests.mode import resolve
 from sollol_agents.requests.paths import is_management, is_plain
 from sollol_agents.requests.request import DEFAULT_DETECTOR, analyse
 from sollol_bus.trust.callers import Roster
@@ -25,6 +24,7 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.grant import JOBS_CLOCK, Birth
 from sollol_schemas.ids import is_request_id
 from sollol_schemas.inboxes import is_client_inbox
+from sollol_schemas.modes import resolve
 from sollol_schemas.owners import is_reference
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 

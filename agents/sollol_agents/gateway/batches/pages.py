@@ -18,11 +18,12 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.access import Guest, guest_of
 from sollol_agents.gateway.http.bodies import body_of, json_response, number_in, pieces_of
 from sollol_bus.errors import BadRequest, Conflict, SollolError, error_from
+from sollol_bus.sdk.job_making import priority_of
 from sollol_schemas.batches import ENDED, BatchRecord, BatchState, FileRecord
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.instants import instant
-from sollol_schemas.routing import PRIORITY_NAMES
+from sollol_schemas.routing import routing_header
 
 _WRITES: Final = 20
 _OPEN_MAX: Final = 100
@@ -115,6 +116,7 @@ class BatchPages:
         """Begins a batch; whichever gateway has room works on it."""
         guest = await self._enter(request)
         asked = batch_request(await body_of(request))
+        priority = _priority(request)
         await self._found_file(asked.input_file_id, guest)
         open_ = [one for one, _ in await self._resources.batches.every(guest.owner) if one.state not in ENDED]
         if len(open_) >= _OPEN_MAX:
@@ -129,7 +131,7 @@ class BatchPages:
             input_file_id=asked.input_file_id,
             created_at=instant(now_s),
             expires_at=instant(now_s + WINDOW_S),
-            priority=min(PRIORITY_NAMES["batch"], guest.max_priority),
+            priority=min(priority, guest.max_priority),
             metadata=asked.metadata or {},
         )
         if await self._resources.batches.write(record, record.batch_id, 0) is None:
@@ -200,6 +202,15 @@ class BatchPages:
 def _check_purpose(form: Form) -> None:
     if form.fields.get("purpose") != PURPOSE:
         raise BadRequest(f"purpose must be {PURPOSE!r}: files are kept for batches alone")
+
+
+def _priority(request: Request) -> int:
+    """What a header says about the priority of a batch; else that of batches.
+
+    Raises:
+        BadRequest: It is no priority.
+    """
+    return priority_of(request.headers.get(routing_header("priority"), "batch").strip())
 
 
 def _seen_by(guest: Guest) -> str:

@@ -11,8 +11,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
-from sollol_agents.gateway.http.routing_headers import attempts_of
 from sollol_agents.metering.labels import MAX_NODES, NodeLabels
+from sollol_bus.sdk.routing_told import attempts_of
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import Figures

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from sollol_bus.errors import BadRequest
+from sollol_bus.sdk.routing_told import attempts_of
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
@@ -18,7 +19,6 @@ _PREFIX: Final = h.ROUTING_PREFIX.lower().encode()
 _ROUTING: Final = {_PREFIX + name.replace("_", "-").encode(): name for name in ROUTING_FIELDS}
 _REQUEST_ID: Final = _PREFIX + b"request-id"
 _TRACEPARENT: Final = h.TRACEPARENT.encode()
-_NUMBERS_PER_SENDING: Final = 10
 _VALUE_MAX: Final = 512
 
 
@@ -73,12 +73,6 @@ def told(decision: Decision | None, request_id: str, figures: Figures | None = N
     if figures is not None:
         headers.append((b"x-sollol-actual-s", b"%.4g" % figures.actual_s))
     return headers
-
-
-def attempts_of(decision: Decision) -> int:
-    """How many attempts were made, as far as their numbers tell: each further sending counts from the next ten on."""
-    sendings, before = divmod(decision.attempt - 1, _NUMBERS_PER_SENDING)
-    return sendings + before + 1
 
 
 def _value(text: str) -> bytes:

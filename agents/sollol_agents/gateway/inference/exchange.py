@@ -262,7 +262,7 @@ class Exchange:
         self._first_at = time.perf_counter()
         decision = decision_of(self._require_call().first)
         if decision is not None and not self._request.sees_addresses:
-            decision = msgspec.structs.replace(decision, node_url="")
+            decision = decision.without_address()
         self.decision = decision
 
     def _told(self, *, is_over: bool = False) -> list[Header]:

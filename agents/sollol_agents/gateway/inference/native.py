@@ -5,11 +5,11 @@ Routing is told in the last object, under `_sollol_routing`; nothing else of an 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from sollol_agents.gateway.http.routing_headers import attempts_of
+from sollol_bus.sdk.routing_told import routing_told
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
 
@@ -39,22 +39,4 @@ def with_routing(line: bytes, routing: bytes) -> bytes:
 
 def routing_of(decision: Decision | None, figures: Figures | None, request_id: str) -> bytes:
     """Where and why a request ran, as JSON."""
-    told: dict[str, Any] = {"request_id": request_id}
-    if decision is not None:
-        told |= {
-            "node_id": decision.node_id,
-            **({"group": decision.group, "model": decision.model} if decision.group else {}),
-            **({"node_url": decision.node_url} if decision.node_url else {}),
-            "mode": decision.mode,
-            "strategy": decision.strategy,
-            "priority": decision.priority,
-            "predicted_s": decision.forecast.total_s,
-            "queue_s": decision.queue_s,
-            "attempts": attempts_of(decision),
-            "reason": decision.reason,
-            "rejected": decision.rejected,
-        }
-    if figures is not None:
-        told["actual_s"] = figures.actual_s
-        told["first_token_s"] = figures.ttft_s
-    return _encode(told)
+    return _encode(routing_told(decision, figures, request_id))

@@ -14,6 +14,7 @@ from sollol_schemas.contrasts import contrast
 from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.grant import Granted
 from sollol_schemas.ids import attempt_id
+from sollol_schemas.node_names import host_and_port
 from sollol_schemas.slim import rounded
 
 _CANDIDATES = 8
@@ -77,12 +78,14 @@ def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityCla
         job_id=request.context.job_id,
         node_id=node.node_id,
         node_url=node.telemetry.engine.url,
+        host=host_and_port(node.telemetry),
         instance=node.instance,
         model=node.installed[waiting.model].name,
         group=waiting.bound.group.name if waiting.bound is not None else "",
         kind=request.context.kind,
         task_type=request.context.task_type,
         coding_category=request.context.coding_category or "",
+        complexity=request.context.complexity_class,
         mode=waiting.mode,
         strategy=facts.strategy,
         priority=waiting.priority,
