@@ -76,6 +76,8 @@ class LearnedNode(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     instance: _Name
     """Of the node monitor; breakers and caches of another process are not used."""
     speeds: LearnedSpeeds
+    wake_s: _Seconds = 0.0
+    """How long waking it takes; 0: it was never measured."""
     pace: Annotated[float, Meta(ge=0.01, le=2)] = 1.0
     record: LearnedRecord = LearnedRecord()
     model_records: dict[_Name, LearnedRecord] = {}

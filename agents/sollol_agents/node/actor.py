@@ -16,11 +16,13 @@ from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.node.control.claim import Claim
 from sollol_agents.node.control.commands import Controls
 from sollol_agents.node.control.load_interval import LoadInterval
+from sollol_agents.node.control.sleeping import Sleeping
 from sollol_agents.node.control.telemetry import Identity, Standing, loaded_of, telemetry_of
+from sollol_agents.node.control.wakes import Wakes
 from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.watch import EngineWatch
 from sollol_agents.node.machine.sampler import Machine
-from sollol_bus.actor import Actor
+from sollol_bus.actor import Actor, ActorState
 from sollol_bus.errors import BusError, ConfigError, NotConnected
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
@@ -75,6 +77,8 @@ class NodeMonitor(Actor[NodeConfig]):
         self._load_interval = LoadInterval()
         self._told_loaded: tuple[LoadedModel, ...] | None = None
         self._has_left = False
+        self._sleeping: Sleeping | None = None
+        self._was_draining = False
         self._bus_rtt_s = 0.0
         self._executor: Executor | None = None
         self._claim: Claim | None = None
@@ -103,6 +107,7 @@ class NodeMonitor(Actor[NodeConfig]):
         await self.own(self._watch)
         await self.own(self._machine)
         self._identity.revision = self._claim.revision
+        self._sleeping = Sleeping(bus, self.config, node_id=self.node_id, instance=self.instance, host=self)
         controls = Controls(
             bus,
             executor,
@@ -110,6 +115,7 @@ class NodeMonitor(Actor[NodeConfig]):
             self,
             spawn=self.spawn,
             node_id=self.node_id,
+            wakes=Wakes(bus, self.config, self._sleeping, self.spawn, node_id=self.node_id, instance=self.instance),
         )
         bus.serve(subjects.NODE_CONTROL.of(self.node_id), controls.on_message)
         await bus.flush()  # a gateway in place of the engine asks there whether this node is its own fleet's
@@ -124,6 +130,7 @@ class NodeMonitor(Actor[NodeConfig]):
         self.spawn(self._heartbeat(), name="heartbeat")
         self.spawn(self._tick(), name="tick")
         self.spawn(self._keep_claim(), name="claim")
+        self.spawn(self._sleeping.run(), name="sleep")
 
     def announce_draining(self) -> None:
         """Tells the fleet that this node takes no new work.
@@ -131,7 +138,8 @@ class NodeMonitor(Actor[NodeConfig]):
         It goes on listening, to refuse what was granted before the fleet knew: silence would be taken for death.
         """
         self.set_draining(is_draining=True)
-        self._send_load()
+        if not self._is_asleep:
+            self._send_load()
 
     def in_flight(self) -> Collection[str]:
         """The attempts in slots."""
@@ -150,7 +158,8 @@ class NodeMonitor(Actor[NodeConfig]):
         if self.bus.is_connected:
             await asyncio.sleep(_LINGER_S)
         self._has_left = True
-        self._send_load()
+        if not self._is_asleep:  # the fleet knows, and expects it back
+            self._send_load()
 
     # -- what others may ask ------------------------------------------------------------------------------
 
@@ -159,6 +168,28 @@ class NodeMonitor(Actor[NodeConfig]):
         self._require_executor().is_draining = is_draining
         log.info("draining: %s", is_draining, extra={"action": "node_draining"})
         self._on_load_changed()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, and this node is in service."""
+        executor = self._require_executor()
+        return not executor.attempts and executor.idle.is_set() and self.state is ActorState.RUNNING
+
+    @property
+    def _is_asleep(self) -> bool:
+        return self._sleeping is not None and self._sleeping.is_asleep
+
+    def say_asleep(self) -> None:
+        """Takes no more work, and says that it goes to sleep; from then on it tells nothing."""
+        executor = self._require_executor()
+        self._was_draining, executor.is_draining = executor.is_draining, True
+        self._send_load(is_asleep=True)
+
+    def say_awake(self) -> None:
+        """Takes work again, and says so."""
+        self._require_executor().is_draining = self._was_draining
+        self._claim_now.set()
+        self.tell_soon()
 
     def tell_soon(self) -> None:
         """Looks at the engine and publishes the full state without waiting for the next beat."""
@@ -199,7 +230,8 @@ class NodeMonitor(Actor[NodeConfig]):
         beats = 0
         while not self._has_left:
             self._apply_slots()
-            self._send(subjects.TELEMETRY.of(self.node_id), self.telemetry())
+            if not self._is_asleep:
+                self._send(subjects.TELEMETRY.of(self.node_id), self.telemetry())
             if beats % _RTT_EVERY == 0:
                 await self._measure_rtt()
             beats += 1
@@ -217,7 +249,7 @@ class NodeMonitor(Actor[NodeConfig]):
         self._on_load_changed()
 
     def _on_load_changed(self) -> None:
-        if self._executor is None:
+        if self._executor is None or self._is_asleep:
             return
         delay_s = self._load_interval.changed(time.monotonic())
         if delay_s is None:
@@ -227,7 +259,9 @@ class NodeMonitor(Actor[NodeConfig]):
         else:
             asyncio.get_running_loop().call_later(delay_s, self._send_load)
 
-    def _send_load(self) -> None:
+    def _send_load(self, *, is_asleep: bool = False) -> None:
+        if self._is_asleep and not is_asleep:
+            return
         executor, now = self._require_executor(), time.monotonic()
         self._load_interval.sent(now)
         loaded = loaded_of(self._watch.view, self._machine.gpus)
@@ -243,6 +277,7 @@ class NodeMonitor(Actor[NodeConfig]):
             is_draining=executor.is_draining,
             loaded=loaded if has_changed else None,
             has_left=self._has_left,
+            is_asleep=is_asleep,
         )
         self._send(subjects.LOAD.of(self.node_id), update)
 

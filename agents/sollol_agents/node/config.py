@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from sollol_bus.errors import ConfigError
-from sollol_schemas.telemetry import EngineKind
+from sollol_schemas.telemetry import MAC, EngineKind
 
 OLLAMA_URL = "http://127.0.0.1:11434"
 OPENAI_URL = "http://127.0.0.1:8080"
@@ -104,6 +104,36 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         tuple[str, ...],
         Meta(description="Engine paths that requests may use although they change it or tell of its inside."),
     ] = ()
+    sleep_command: Annotated[
+        str,
+        Meta(
+            max_length=1000,
+            description="Command that sends this machine to sleep when nobody needs it, run without a shell; empty: "
+            "it never sleeps.",
+        ),
+    ] = ""
+    sleep_after_idle_s: Annotated[
+        float, Meta(ge=0, le=604_800, description="Idle time after which it asks to sleep; 0: only when told to.")
+    ] = 900.0
+    min_awake_s: Annotated[
+        float, Meta(ge=0, le=604_800, description="It is left awake for so long at least once it came.")
+    ] = 900.0
+    wake_mac: Annotated[
+        str,
+        Meta(
+            pattern=MAC,
+            description="MAC address of this machine, in small letters with colons: what a magic packet holds.",
+        ),
+    ] = ""
+    wake_broadcast: Annotated[
+        str, Meta(max_length=64, description="Where magic packets for it go: the broadcast address of its network.")
+    ] = "255.255.255.255"
+    waker: Annotated[
+        bool, Meta(description="Whether this node sends magic packets for others, to the network that it is in.")
+    ] = False
+    wake_commands: Annotated[
+        dict[str, str], Meta(description="Commands that wake other nodes, by node id; run here, without a shell.")
+    ] = {}
     drain_timeout_s: Annotated[
         float, Meta(ge=0, description="Seconds that running attempts get to finish when the node stops.")
     ] = 30.0

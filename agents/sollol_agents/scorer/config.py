@@ -62,6 +62,27 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 2
     successes_to_close: Annotated[int, Meta(ge=1, le=100, description="Successes that close a half-open breaker.")] = 3
 
+    min_awake: Annotated[int, Meta(ge=0, le=2048, description="So many nodes are never all asleep.")] = 1
+    wake_at_ratio: Annotated[
+        float, Meta(gt=0, le=10, description="Share of a model's slots that are awake; above it, a node is woken.")
+    ] = 0.6
+    sleep_at_ratio: Annotated[
+        float, Meta(gt=0, le=10, description="Share of the slots that stay awake; above it, no node goes to sleep.")
+    ] = 0.3
+
+    wake_packets: Annotated[
+        bool, Meta(description="Whether the scorer sends magic packets itself, beside the nodes that are wakers.")
+    ] = True
+    wake_commands: Annotated[
+        dict[str, str], Meta(description="Commands that wake nodes, by node id; run here, without a shell.")
+    ] = {}
+    scale_webhook: Annotated[
+        str, Meta(max_length=2000, description="http or https address to which scale signals are posted; empty: none.")
+    ] = ""
+    scale_webhook_secret: Annotated[
+        str, Meta(description="Key of the signature on posted scale signals; empty: they are not signed.")
+    ] = ""
+
     preload: Annotated[
         bool, Meta(description="Whether idle nodes load models in demand before a request has to wait for it.")
     ] = True

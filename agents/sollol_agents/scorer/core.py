@@ -39,15 +39,18 @@ from sollol_agents.scorer.queue.ledger import GrantLedger
 from sollol_agents.scorer.queue.plan import TRIED_BEYOND, Planner
 from sollol_agents.scorer.queue.queue import Queue
 from sollol_agents.scorer.queue.refusals import Refusal
+from sollol_agents.scorer.queue.scale import Scale
+from sollol_agents.scorer.queue.sleepers import Sleepers
 from sollol_agents.scorer.strategies import Strategy, strategy_named
 from sollol_agents.scorer.strategies.base import Choice
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRequest, RouteRequest
+from sollol_schemas.scaling import ScaleEvent, SleepEvent
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
-Effect = Granted | GrantQueued | GrantRefused | DecisionEvent | NodeEvent | BreakerEvent
+Effect = Granted | GrantQueued | GrantRefused | DecisionEvent | NodeEvent | BreakerEvent | SleepEvent | ScaleEvent
 """A reply to the dispatcher of its request, or an event to publish."""
 
 _WINDOW = 20  # waiting requests planned per eligibility class
@@ -87,6 +90,7 @@ class SchedulerCore:
         self._away = Away(self.waiting)
         self._ledger = GrantLedger(self.fleet)
         self.binder = Binder(self.fleet, self.waiting, self.qualities, self.demand, rng)
+        self.scale = Scale(self.fleet, self.waiting, self.demand)
         self.ceilings = Ceilings(lambda request_id: request_id in self.waiting or request_id in self._ledger)
         self._equip(config, strategy_named(config.strategy, hold=config.hold))
 
@@ -102,6 +106,15 @@ class SchedulerCore:
             left_s=self._left_s,
         )
         self._verdicts = Verdicts(self.fleet, config.soft_success_floor, self.here)
+        self.sleepers = Sleepers(
+            config=config,
+            fleet=self.fleet,
+            queue=self.waiting,
+            demand=self.demand,
+            scale=self.scale,
+            verdicts=self._verdicts,
+            planner=self.planner,
+        )
         self._admission = Admission(
             config=config,
             fleet=self.fleet,
@@ -282,6 +295,10 @@ class SchedulerCore:
         self._verdicts.trim(is_stale=self.planner.keep(self.fleet.nodes.keys()))
         return [*effects, *self._after(change, now)]
 
+    def look(self, now: float) -> list[Effect]:
+        """Tells who has too few slots or too many, and wakes what is needed; once a second, in office."""
+        return [*self.scale.look(self.planner, self._verdicts, now), *self.sleepers.look(now)]
+
     def reset_breaker(self, node_id: str, model: str, now: float) -> list[Effect]:
         """Closes a breaker by force; an empty `model` closes all of the node's."""
         node = self.fleet.nodes.get(node_id)
@@ -326,6 +343,8 @@ class SchedulerCore:
                 is_withheld = True
             elif choice.cost.is_free:
                 effects += self._grant(waiting, choice, now)
+            else:
+                self.sleepers.wish(choice.cost, waiting)
         if self._away.lose(now, is_withheld=is_withheld):
             effects += self._plan(now)
         return effects

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from bench.routing.engine import Job, Machine
 from bench.routing.fleets import MODELS
@@ -31,6 +32,9 @@ _BATCH_LIMIT = 10_000
 class PlannedPolicy:
     """A dispatcher for all requests, in front of the production core."""
 
+    reporter: ClassVar[type[Reporter]] = Reporter
+    """Who speaks for each machine."""
+
     def __init__(self, world: World, core: SchedulerCore) -> None:
         self.world = world
         self.core = core
@@ -38,7 +42,7 @@ class PlannedPolicy:
         self._excluded: dict[str, tuple[str, ...]] = {}
         self._numbers: dict[str, int] = {}
         self._jobs: dict[str, tuple[Job, Machine]] = {}
-        self.reporters = {m.name: Reporter(m, core, self.carry_out) for m in world.machines}
+        self.reporters = {m.name: self.reporter(m, core, self.carry_out) for m in world.machines}
         self._preloader = Preloader()
         self.preloads = 0
         """Loads that no request waited for."""

@@ -14,6 +14,7 @@ from sollol_agents.node.attempts.executor import Executor
 from sollol_agents.node.control.asker import Asker
 from sollol_agents.node.control.blob_source import BlobSource
 from sollol_agents.node.control.telemetry import Standing
+from sollol_agents.node.control.wakes import Wakes
 from sollol_agents.node.engines.base import LoadRequest
 from sollol_agents.requests.names import canonical
 from sollol_bus.errors import DecodeFailed, NotConnected, SollolError, error_from
@@ -32,7 +33,9 @@ from sollol_schemas.control import (
     ControlReply,
     ControlRequest,
     ControlSet,
+    ControlSleep,
     ControlUnload,
+    ControlWake,
     EngineOperation,
 )
 from sollol_schemas.errors import ErrorBody, ErrorCode
@@ -81,6 +84,7 @@ class Controls:
         host: The node.
         spawn: Runs a coroutine as a task of the actor.
         node_id: The node's id.
+        wakes: Sleeps, and wakes others.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Controls:
         *,
         spawn: Spawn,
         node_id: str,
+        wakes: Wakes,
     ) -> None:
         self._bus = bus
         self._executor = executor
@@ -100,6 +105,7 @@ class Controls:
         self._spawn = spawn
         self._operations = 0
         self._node_id = node_id
+        self._wakes = wakes
         self._pong = encode(ControlReply(node_id=node_id, instance=executor.instance, host=socket.gethostname()))
 
     def on_message(self, msg: Msg) -> None:
@@ -125,6 +131,8 @@ class Controls:
                 self._standing.change(weight, labels)
                 self._host.tell_soon()
                 self._bus.respond(msg, self._reply())
+            case ControlSleep() | ControlWake():
+                self._wakes.on_request(request, msg)
             case ControlLoad() | ControlUnload() | ControlPull() | ControlEngine() | ControlBlob():
                 self._begin(request, msg.reply)
 

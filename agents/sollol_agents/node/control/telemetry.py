@@ -13,7 +13,7 @@ from sollol_agents.node.machine.host import HostSample
 from sollol_agents.node.machine.remote import STATED
 from sollol_bus.transport.endpoints import Endpoint
 from sollol_bus.version import VERSION
-from sollol_schemas.telemetry import Asked, EngineKind, Gpu, InFlight, LearnedSpeed, LoadedModel, Telemetry
+from sollol_schemas.telemetry import Asked, EngineKind, Gpu, InFlight, LearnedSpeed, LoadedModel, Sleeper, Telemetry
 
 _MIB: Final = 1024 * 1024
 
@@ -139,7 +139,16 @@ def telemetry_of(
         addresses=host.addresses,
         sent_at=sent_at,
         asked=tuple(map(_asked, endpoints)),
+        sleeper=sleeper_of(config),
+        is_waker=config.waker or bool(config.wake_commands),
     )
+
+
+def sleeper_of(config: NodeConfig) -> Sleeper | None:
+    """What the fleet is told of how this machine sleeps; None: it does not."""
+    if not config.sleep_command:
+        return None
+    return Sleeper(mac=config.wake_mac, broadcast=config.wake_broadcast, min_awake_s=config.min_awake_s)
 
 
 def _asked(one: Endpoint) -> Asked:

@@ -1,10 +1,10 @@
 """The cost of running one request on one node, in predicted seconds.
 
-    cost = wait * A + load + b + 2 * beta * e + evict + prefix + risk + burst + preference
+    cost = wait * A + wake + load + b + 2 * beta * e + evict + prefix + risk + burst + preference
 
 `b` is the work alone at the node's pace (prefill and expected decode), `A` stretches a wait by the work that
 will overtake, `beta * e` is the slow-down suffered beside running attempts and once more the one caused to
-them. `burst` counts while no newcomers are expected. An answer may become long: a batch waits for its last, and a
+them. `wake` is until a node that sleeps is there, and half as much again for waking it. `burst` counts while no newcomers are expected. An answer may become long: a batch waits for its last, and a
 slow node makes a long answer much later than a fast one. And slots that work for another model will go on to do so,
 and lose more beside this request than beside one of their own. Estimates that depend only on the request and the
 node's speeds are kept with the waiting request; what depends on the moment comes from the node's horizon.
@@ -176,6 +176,7 @@ def evaluate(waiting: Waiting, e: Estimate, h: Horizon, now: float, bucket: int)
         overtaking = h.node.work.overtaking_factor(bucket, now)
     burst_s = _burst_s(waiting, e, h) if waiting.newcomers_ratio < _STREAM_RATIO else 0.0
     total = (start - now) * overtaking + load_s + work_s + 2.0 * slowdown_s + evict_s + burst_s + e.fixed_s
+    total += h.wake_price_s
     return _new_tuple(Cost, (total, start, is_free, load, slowdown_s, overtaking, h, e, burst_s))
 
 
@@ -237,12 +238,14 @@ def explain(cost: Cost, now: float) -> CandidateCost:
     """The cost term by term; whoever publishes it cuts the digits."""
     e, h = cost.estimate, cost.horizon
     wait_s = max(0.0, cost.start - now)
+    wake_s = max(0.0, min(wait_s, h.wakes_at - now))
     return CandidateCost(
         node_id=h.node.node_id,
         total_s=cost.total_s,
         completion_s=end_of(cost) - now + e.rtt_s,
-        wait_s=wait_s,
+        wait_s=wait_s - wake_s,
         overtaking_s=wait_s * (cost.overtaking - 1.0),
+        wake_s=wake_s + h.wake_price_s,
         load_s=e.profile.load_s if cost.load is not None else 0.0,
         prefill_s=e.prefill_s / h.pace,
         decode_s=e.decode_s / h.pace,

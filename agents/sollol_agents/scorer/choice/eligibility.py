@@ -15,6 +15,7 @@ from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
 from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.fleet.residency import SAFETY_BYTES, need_bytes
+from sollol_agents.scorer.knowledge.sleeper import Phase, Sleeper
 from sollol_schemas.decision import Rejection, RejectionReason
 from sollol_schemas.label_terms import unmet
 from sollol_schemas.node_names import bearers
@@ -27,7 +28,16 @@ PLACE = frozenset({Reason.WRONG_LABELS, Reason.NOT_CHOSEN_NODE})
 """Reasons that say it all of a node that the caller does not want, unless `soft` may lift them."""
 CONSTRAINTS = PLACE | {Reason.TOO_LITTLE_VRAM, Reason.NOT_RELIABLE_ENOUGH, Reason.NOT_CPU}
 """Reasons that the caller asked for; `soft` lifts them."""
-TRANSIENT = frozenset({Reason.DOWN, Reason.SUSPECT, Reason.ENGINE_UNREACHABLE, Reason.BREAKER_OPEN, Reason.DRAINING})
+TRANSIENT = frozenset(
+    {
+        Reason.DOWN,
+        Reason.SUSPECT,
+        Reason.ENGINE_UNREACHABLE,
+        Reason.BREAKER_OPEN,
+        Reason.DRAINING,
+        Reason.ASLEEP,
+    }
+)
 """Reasons that may pass by themselves; patient work waits for it."""
 
 _GIB = 1024.0**3
@@ -35,8 +45,10 @@ _LABEL_SHOWN = 40
 _DETAIL_MAX = 160
 _CLASSES_LIMIT = 512
 
-_Known = tuple[Node, int, Rejection | None, NodeState]
-"""A node as it was judged: its shape and state at that time, and why it may not serve."""
+_Standing = tuple[NodeState, bool, bool]
+"""A node's state, whether it sleeps, and whether it is late in waking."""
+_Known = tuple[Node, int, Rejection | None, _Standing]
+"""A node as it was judged: its shape and how it stood at that time, and why it may not serve."""
 
 
 class EligibilityClass:
@@ -84,7 +96,7 @@ class EligibilityClass:
         for node in nodes:
             known = verdicts.get(node.node_id)
             if known is None or known[0] is not node or known[1] != node.shape_version:
-                known = (node, node.shape_version, self._judge(node, now), node.state)
+                known = (node, node.shape_version, self._judge(node, now), _standing(node))
             fresh[node.node_id] = known
             judged.append((node, known[2]))
         self._verdicts = fresh
@@ -103,7 +115,7 @@ class EligibilityClass:
             node, known = nodes.get(node_id), self._verdicts.get(node_id)
             if node is None or known is None or known[0] is not node:
                 return False
-            fresh = (node, node.shape_version, self._judge(node, now), node.state)
+            fresh = (node, node.shape_version, self._judge(node, now), _standing(node))
             if fresh[2:] != known[2:]:
                 return False
             self._verdicts[node_id] = fresh
@@ -122,10 +134,14 @@ class EligibilityClass:
             if nodes:
                 self.is_stopgap = True
                 self.fallback = "no node satisfies the constraints; taken because the request is soft"
+        asleep = [n for n in nodes if n.is_asleep]
+        nodes = [n for n in nodes if not n.is_asleep] or asleep
         nodes = _prefer_up(nodes or self._who_says_no(judged), rejections)
         nodes = self._prefer_room(nodes, rejections)
         nodes = self._prefer_chosen(nodes, rejections)
         nodes = self._prefer_reliable(nodes, rejections)
+        if nodes and not nodes[0].is_asleep:
+            nodes += [n for n in asleep if self._is_worth_waking(n)]
         if nodes:
             names = {n.node_id for n in nodes}
             rejections = [r for r in rejections if r.node_id not in names]
@@ -143,6 +159,17 @@ class EligibilityClass:
             self.is_stopgap = True
             self.fallback = "no node can do this; the engine says so in its own words"
         return nodes
+
+    def _is_worth_waking(self, node: Node) -> bool:
+        """Whether a node that sleeps suits the request as well as one that is awake."""
+        context, routing = self._pattern.request.context, self._pattern.request.routing
+        if node.sleeper is None or node.sleeper.is_late or routing.node_id not in (None, node.node_id):
+            return False
+        needs = self._pattern.needs_tokens
+        if needs and 0 < room_tokens(node, self.model, context) < needs[0]:
+            return False
+        is_soft = routing.routing_mode is RoutingMode.RELIABLE and routing.min_success_rate is None
+        return not is_soft or node.record.bound >= self._floor
 
     def _prefer_room(self, nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
         """Nodes where the prompt fits, or else those with most room for it: its length is an estimate."""
@@ -220,6 +247,10 @@ class Verdicts:
             self._known.clear()
 
 
+def _standing(node: Node) -> _Standing:
+    return node.state, node.is_asleep, node.sleeper is not None and node.sleeper.is_late
+
+
 def _may_have(node: Node, model: str) -> bool:
     """Whether the node has the model, as far as it has told: before it has seen its engine it tells of none."""
     return model in node.installed or not node.installed
@@ -278,7 +309,11 @@ def _judge_node(node: Node, waiting: Waiting, now: float) -> Rejection | None:
 
 
 def _judge_health(node: Node, waiting: Waiting, now: float) -> Rejection | None:
-    if node.state is NodeState.DOWN:
+    if node.sleeper is not None and node.sleeper.phase is not Phase.AWAKE:
+        refused = _judge_sleep(node, node.sleeper, now)
+        if refused is not None:
+            return refused
+    elif node.state is NodeState.DOWN:
         return _reject(node, Reason.DOWN)
     if node.is_draining:
         return _reject(node, Reason.DRAINING)
@@ -288,6 +323,15 @@ def _judge_health(node: Node, waiting: Waiting, now: float) -> Rejection | None:
     if breaker is not None:
         return _reject(node, Reason.BREAKER_OPEN, f"tried again in {breaker.opens_in_s(now):.0f} s")
     return None
+
+
+def _judge_sleep(node: Node, sleeper: Sleeper, now: float) -> Rejection | None:
+    """A node that sleeps may be waited for; not so one that just goes, or that did not come when it was woken."""
+    if sleeper.phase is Phase.LEAVING:
+        return _reject(node, Reason.DRAINING, "it goes to sleep")
+    if sleeper.is_candidate(now):
+        return None
+    return _reject(node, Reason.ASLEEP, f"{sleeper.reason}; woken again in {sleeper.retry_in_s(now):.0f} s")
 
 
 def _judge_model(node: Node, waiting: Waiting) -> Rejection | None:

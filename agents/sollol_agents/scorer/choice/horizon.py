@@ -66,6 +66,8 @@ class Horizon:
         "ready",
         "slots",
         "speed_version",
+        "wake_price_s",
+        "wakes_at",
     )
 
     def __init__(
@@ -91,6 +93,11 @@ class Horizon:
             self.ready[name] = max(resident.ready_at, now + _SOON_S) if resident.is_loading else 0.0
             self.load_ends_at = max(self.load_ends_at, self.ready[name])
         self._add_twins()
+        sleeper = node.sleeper if node.is_asleep else None
+        self.wakes_at = sleeper.ready_at(now) if sleeper is not None else 0.0
+        """When a node that sleeps is there; 0: it is."""
+        self.wake_price_s = sleeper.price_s() if sleeper is not None else 0.0
+        """What waking it costs besides."""
         self.finishes = self._finishes(now, left_s)
         self.free_at = self._slot_free_at()
         """When the next slot is free; 0: now."""
@@ -135,7 +142,7 @@ class Horizon:
             return False
         if self.is_full != node.is_full:
             return False
-        if not self.finishes and not self.load_ends_at:
+        if not self.finishes and not self.load_ends_at and not self.wakes_at:
             return True
         return now - self.built_at < MAX_AGE_S and (not self.finishes or self.finishes[0][0] > now)
 
@@ -157,7 +164,7 @@ class Horizon:
         """When the next slot is free; 0 when one is."""
         running = len(self.finishes)
         if running < self.slots and not self.is_full:
-            return 0.0
+            return self.wakes_at
         if not running:
             return self.built_at + _SOON_S
         return self.finishes[min(running - 1, max(0, running - self.slots))][0]

@@ -19,11 +19,13 @@ from sollol_agents.scorer.fleet.attempts import Attempt, Tombstones
 from sollol_agents.scorer.fleet.bounded_telemetry import bounded, bounded_loaded
 from sollol_agents.scorer.fleet.memory import Memory, learned_of_node
 from sollol_agents.scorer.fleet.nodes import Node, Versions
+from sollol_agents.scorer.fleet.sleeping import fall_asleep, is_kept_for_long, look_at, take_back
 from sollol_agents.scorer.knowledge.breaker import BreakerRules, Breakers
 from sollol_agents.scorer.knowledge.clamp import clamped
 from sollol_agents.scorer.knowledge.priors import weight_bytes
-from sollol_schemas.events import LEFT, NodeEvent
+from sollol_schemas.events import ASLEEP, LEFT, NodeEvent
 from sollol_schemas.ids import request_id_of
+from sollol_schemas.scaling import SleepEvent
 from sollol_schemas.steering import Intent
 from sollol_schemas.telemetry import InFlight, LoadUpdate, NodeState, Telemetry
 
@@ -42,7 +44,7 @@ class FleetChange:
     __slots__ = ("events", "expired", "has_room", "lost", "vanished")
 
     def __init__(self) -> None:
-        self.events: list[NodeEvent] = []
+        self.events: list[NodeEvent | SleepEvent] = []
         self.lost: list[Attempt] = []
         """Attempts of a process that is gone, which nobody has reported yet."""
         self.vanished: list[Attempt] = []
@@ -127,6 +129,7 @@ class Fleet:
         node.seq = telemetry.seq
         node.is_kept_out = self.intents.get(node.node_id, Intent()).is_draining
         node.tell(telemetry, _SLOTS_MAX)
+        change.events += take_back(node, now)
         if is_new:
             self.memory.teach(node)
         node.is_failing = node.is_failing and not telemetry.engine.is_reachable
@@ -174,6 +177,8 @@ class Fleet:
             max_slots=_SLOTS_MAX,
         )
         self._judge(node, now, change)
+        if update.is_asleep:
+            change.events += fall_asleep(node, now)
         if update.has_left:
             self._left[update.instance] = node.node_id
             if len(self._left) > _DEPARTED_MAX:
@@ -218,9 +223,11 @@ class Fleet:
         """Applies what the passing of time changes: silence, expired grants, forgotten nodes."""
         change = FleetChange()
         for node in list(self.nodes.values()):
+            change.events += look_at(node, now)
             self._judge(node, now, change)
             self._expire(node, now, change)
-            if now - node.seen_at > _FORGET_AFTER_S and now >= self.frozen_until:
+            is_old = now - node.seen_at > _FORGET_AFTER_S and not is_kept_for_long(node, now)
+            if is_old and now >= self.frozen_until:
                 self._forget(node, now, change)
         return change
 
@@ -337,7 +344,7 @@ class Fleet:
         change.has_room = True
 
     def _state(self, node: Node, now: float) -> NodeState:
-        if self.has_left(node) and not node.attempts:
+        if (self.has_left(node) or node.is_asleep) and not node.attempts:
             return NodeState.DOWN
         silent_s = now - node.seen_at
         if now < self.frozen_until and node.state is not NodeState.DOWN:
@@ -373,8 +380,8 @@ def _reason(node: Node, state: NodeState, now: float, *, has_left: bool) -> str:
             return "heartbeats arrive"
         case NodeState.DRAINING:
             return "takes no new work"
-        case NodeState.DOWN if has_left:
-            return LEFT
+        case NodeState.DOWN if has_left or node.is_asleep:
+            return ASLEEP if node.is_asleep else LEFT
         case NodeState.SUSPECT if node.is_failing:
             return "an attempt failed"
         case _:

@@ -17,6 +17,7 @@ from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.priors import weight_bytes
 from sollol_agents.scorer.knowledge.reliability import Record
+from sollol_agents.scorer.knowledge.sleeper import Sleeper
 from sollol_schemas.events import Outcome, OutcomeStatus
 from sollol_schemas.learned import LearnedNode, LearnedPrefix, LearnedRecord
 from sollol_schemas.telemetry import Telemetry
@@ -94,6 +95,7 @@ def learned_of_node(node: Node, now: float) -> LearnedNode | None:
         return None
     return LearnedNode(
         instance=node.instance,
+        wake_s=round(node.sleeper.wake_s, 1) if node.sleeper is not None and node.sleeper.samples else 0.0,
         speeds=node.speeds.learned(),
         pace=round(node.pace.value, 3),
         record=node.record.learned(),
@@ -114,6 +116,9 @@ def restore_node(node: Node, learned: LearnedNode, telemetry: Telemetry, now: fl
     """Gives a node what a former process knew of it; what it knows by itself stays."""
     node.speeds.restore(learned.speeds)
     node.record.restore(learned.record)
+    if learned.wake_s and (node.sleeper is None or not node.sleeper.samples):
+        node.sleeper = node.sleeper or Sleeper(now)
+        node.sleeper.restore(learned.wake_s)
     for model, record in learned.model_records.items():
         node.model_records.setdefault(model, Record()).restore(record)
     if telemetry.instance == learned.instance:

@@ -15,6 +15,7 @@ from sollol_agents.scorer.knowledge.concurrency import Concurrency
 from sollol_agents.scorer.knowledge.demand import RankedWork
 from sollol_agents.scorer.knowledge.prefixes import PrefixMirror
 from sollol_agents.scorer.knowledge.reliability import Record
+from sollol_agents.scorer.knowledge.sleeper import Sleeper
 from sollol_agents.scorer.knowledge.speeds import LoadRatio, NodeSpeeds, Pace
 from sollol_schemas.telemetry import (
     EngineKind,
@@ -91,6 +92,8 @@ class Node:
         self.breakers = Breakers()
         self.work = RankedWork(now)
         self.mirror = PrefixMirror()
+        self.sleeper: Sleeper | None = None
+        """Set where it sleeps while nobody needs it."""
         self._signature: object = None
 
     def __repr__(self) -> str:
@@ -116,6 +119,11 @@ class Node:
     def is_router_free(self) -> bool:
         """Whether the engine serves its models without loading and evicting."""
         return self.telemetry.engine.kind is not EngineKind.OLLAMA
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it sleeps, or was woken and has not come yet."""
+        return self.sleeper is not None and self.sleeper.is_away
 
     def free_vram_mib(self) -> float:
         """Video memory not in use, in MiB."""

@@ -90,6 +90,11 @@ class Sleeper:
         """What waking it costs beside its time; 0 once it was woken."""
         return _PRICE_RATIO * self.wake_s if self.phase is Phase.ASLEEP else 0.0
 
+    def restore(self, wake_s: float) -> None:
+        """Goes on from what another process measured."""
+        self.wake_s = clamped(wake_s, 1.0, WAKE_MOST_S)
+        self.samples = max(1, self.samples)
+
     def leave(self, now: float) -> None:
         """It was told that it may sleep."""
         self._enter(Phase.LEAVING, now, "")
