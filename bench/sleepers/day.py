@@ -41,7 +41,8 @@ def requests_of_days(load: float, days: int, seed: int) -> list[Request]:
     peak = load * rate_at_load_one(SCENARIO, FLEETS[SCENARIO.fleet])
     factors = [math.exp(rng.gauss(0.0, _UNEVEN)) for _ in range(days * 144)]
     most = peak * max(factors)
-    at, found = 0.0, []
+    at = 0.0
+    found: list[Request] = []
     while True:
         at += rng.expovariate(most)
         if at >= days * DAY_S:

@@ -145,7 +145,7 @@ class Sleeping(PlannedPolicy):
 
     def _look_after(self) -> None:
         self.world.time.after(_LOOK_S, self._look_after)
-        self.carry_out(self.core.look(self.world.time.now))
+        self.carry_out(self.core.sleepers.look(self.world.time.now))
 
 
 def always_on(world: World) -> AlwaysOn:

@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from sollol_agents.cli.commands.batch_files import AnswerFile, batch_id_of, output_line, read_items
-from sollol_agents.dispatcher.jobs.intake import Accepted, check, headers_for, is_permitted_url, read_job
+from sollol_agents.dispatcher.jobs.intake import Accepted, check, headers_for, read_job
 from sollol_agents.dispatcher.jobs.letters import shortened
 from sollol_agents.dispatcher.jobs.life import Again, RetryRules, after_failure
-from sollol_agents.dispatcher.jobs.posting import is_permitted_address, signature
 from sollol_agents.dispatcher.jobs.records import stored_status
 from sollol_agents.dispatcher.jobs.tries import cause_of
 from sollol_agents.dispatcher.requests.intake import UNLIMITED_S, Rejected, Request, take_in
+from sollol_agents.posting import is_permitted_address, is_permitted_url, signature
 from sollol_agents.requests.detector import WordDetector
 from sollol_bus.errors import (
     BackendBrokeProtocol,

@@ -23,8 +23,10 @@ from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.office import clocks
+from sollol_agents.scorer.office.capacity import Capacity
 from sollol_agents.scorer.office.decision_events import DecisionEvents
 from sollol_agents.scorer.office.feedback import HeardFeedback
+from sollol_agents.scorer.office.fleet_events import tell_of_fleet
 from sollol_agents.scorer.office.intents import OperatorsIntents
 from sollol_agents.scorer.office.node_services import node_services
 from sollol_agents.scorer.office.operators import Operators
@@ -50,9 +52,10 @@ from sollol_bus.trust.standings import StandingStore, follow_roster
 from sollol_schemas import stores, subjects
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import LEFT, BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
+from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome
 from sollol_schemas.grant import Granted, GrantQueued, GrantRefused, GrantRelease, GrantRequest, RouteRequest
 from sollol_schemas.headers import TRACEPARENT
+from sollol_schemas.scaling import ScaleEvent, SleepEvent
 from sollol_schemas.slim import slim
 from sollol_schemas.telemetry import LoadUpdate, Telemetry
 
@@ -127,6 +130,7 @@ class Scorer(Actor[ScorerConfig]):
             carry_out=self._carry_out,
             on_forgotten=self._saved.save_soon,
         )
+        self._capacity = await self.own(Capacity(self.bus, self.core, self.config, self.spawn, self._carry_out))
         self._intents = OperatorsIntents(self.bus, self.core, self.spawn)
         self._nodes = node_services(self.bus, self.core.fleet)
         self._candidate = Candidate(
@@ -194,6 +198,7 @@ class Scorer(Actor[ScorerConfig]):
             *self.bus.serve(subjects.NODES, self._on_nodes),
             *self.bus.serve(subjects.MODELS, self._on_models),
             *self._operators.open(),
+            *self._capacity.open(),
         ]
         self._nodes.open()
         self._publish_office(term, is_leader=True, reason="took office")
@@ -328,6 +333,7 @@ class Scorer(Actor[ScorerConfig]):
                 looked = now
                 self._watch.look(self.core)
                 self._preloading.look(now)
+                self._capacity.look(now)
                 self._intents.look()
             if now - repeated >= _QUEUED_REPEAT_S:
                 repeated = now
@@ -369,25 +375,10 @@ class Scorer(Actor[ScorerConfig]):
                 self._reply(effect.request_id, effect)
             case DecisionEvent():
                 self._told.add(effect)
-            case NodeEvent():
-                log.info(
-                    "node %s %s",
-                    effect.node_id,
-                    LEFT if effect.has_left else f"is {effect.state}: {effect.reason}",
-                    extra={"action": "node_state", "node_id": effect.node_id},
-                )
-                event = msgspec.structs.replace(effect, at=self.bus.clock.instant())
-                self.bus.publish(subjects.NODE_EVENT.of(effect.node_id, effect.state), encode(event))
-            case BreakerEvent():
-                log.warning(
-                    "breaker of %s %s is %s",
-                    effect.node_id,
-                    effect.model,
-                    effect.state,
-                    extra={"action": "breaker", "node_id": effect.node_id},
-                )
-                breaker = msgspec.structs.replace(effect, at=self.bus.clock.instant())
-                self.bus.publish(subjects.BREAKER_EVENT.of(effect.node_id, effect.state), encode(breaker))
+            case NodeEvent() | BreakerEvent():
+                tell_of_fleet(self.bus, effect)
+            case SleepEvent() | ScaleEvent():
+                self._capacity.tell(effect)
 
     def _reply(self, request_id: str, answer: Granted | GrantQueued | GrantRefused, *, is_last: bool = True) -> None:
         reply = self._replies.pop(request_id, "") if is_last else self._replies.get(request_id, "")

@@ -106,15 +106,7 @@ class SchedulerCore:
             left_s=self._left_s,
         )
         self._verdicts = Verdicts(self.fleet, config.soft_success_floor, self.here)
-        self.sleepers = Sleepers(
-            config=config,
-            fleet=self.fleet,
-            queue=self.waiting,
-            demand=self.demand,
-            scale=self.scale,
-            verdicts=self._verdicts,
-            planner=self.planner,
-        )
+        self.sleepers = Sleepers(config, self.scale, self._verdicts, self.planner)
         self._admission = Admission(
             config=config,
             fleet=self.fleet,
@@ -294,10 +286,6 @@ class SchedulerCore:
         change.has_room = change.has_room or len(self.waiting) > 0
         self._verdicts.trim(is_stale=self.planner.keep(self.fleet.nodes.keys()))
         return [*effects, *self._after(change, now)]
-
-    def look(self, now: float) -> list[Effect]:
-        """Tells who has too few slots or too many, and wakes what is needed; once a second, in office."""
-        return [*self.scale.look(self.planner, self._verdicts, now), *self.sleepers.look(now)]
 
     def reset_breaker(self, node_id: str, model: str, now: float) -> list[Effect]:
         """Closes a breaker by force; an empty `model` closes all of the node's."""

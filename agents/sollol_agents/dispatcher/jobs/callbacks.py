@@ -16,10 +16,10 @@ import msgspec
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.jobs.intake import check_callback, job_in
 from sollol_agents.dispatcher.jobs.persistence import persistently
-from sollol_agents.dispatcher.jobs.posting import NotPosted, Poster
 from sollol_agents.dispatcher.jobs.records import as_told
 from sollol_agents.dispatcher.jobs.results import Expired, Results
 from sollol_agents.dispatcher.requests.intake import Rejected
+from sollol_agents.posting import NotPosted, Poster
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders
 from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.jetstream.pull import ConsumerSpec, Delivery, PullConsumer
@@ -60,7 +60,12 @@ class Callbacks:
         self._hosts = config.job_callback_hosts
         self._results = results
         self._spawn = spawn
-        self._poster = Poster(config, bus.clock)
+        self._poster = Poster(
+            bus.clock,
+            hosts=config.job_callback_hosts,
+            secret=config.job_callback_secret,
+            is_private_permitted=config.job_callback_private,
+        )
         spec = ConsumerSpec(
             stream=stores.CALLBACKS_STREAM,
             durable="callbacks",

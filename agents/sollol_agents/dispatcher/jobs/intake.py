@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from sollol_agents.dispatcher.requests.intake import Rejected, check_path, take_in
+from sollol_agents.posting import is_permitted_url
 from sollol_agents.requests.body import Fields, InvalidBody, read_fields, read_native
 from sollol_agents.requests.detector import Detector
 from sollol_agents.requests.ollama import gojson
@@ -155,26 +156,6 @@ def check_callback(job: Job, hosts: tuple[str, ...], owner: str) -> None:
             f"callback_url {job.callback_url[:80]!r} names no permitted host; the operator sets job_callback_hosts"
         )
         raise Rejected(ErrorBody(code=ErrorCode.FORBIDDEN, message=message))
-
-
-_USUAL_PORTS = {"http": "80", "https": "443"}
-
-
-def is_permitted_url(url: str, hosts: tuple[str, ...]) -> bool:
-    """Whether results may be posted to this address: plain http or https to a listed host, without credentials.
-
-    A host that is listed without a port is meant at 80 and 443; `host:*` is meant at every port.
-    """
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("http", "https") or not url.isascii() or not url.isprintable() or " " in url:
-        return False
-    authority = rest.partition("/")[0].partition("?")[0].partition("#")[0]
-    if not authority or "@" in authority or "\\" in authority:
-        return False
-    host = authority.lower()
-    bare, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
-    is_usual = port in ("", _USUAL_PORTS[scheme])
-    return any(known.lower() in (host, f"{bare}:*") or (is_usual and known.lower() == bare) for known in hosts)
 
 
 def _kind(job: Job, fields: Fields) -> RequestKind:

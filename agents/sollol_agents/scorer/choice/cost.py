@@ -4,10 +4,11 @@
 
 `b` is the work alone at the node's pace (prefill and expected decode), `A` stretches a wait by the work that
 will overtake, `beta * e` is the slow-down suffered beside running attempts and once more the one caused to
-them. `wake` is until a node that sleeps is there, and half as much again for waking it. `burst` counts while no newcomers are expected. An answer may become long: a batch waits for its last, and a
-slow node makes a long answer much later than a fast one. And slots that work for another model will go on to do so,
-and lose more beside this request than beside one of their own. Estimates that depend only on the request and the
-node's speeds are kept with the waiting request; what depends on the moment comes from the node's horizon.
+them. `wake` is until a node that sleeps is there, and half as much again for waking it. `burst` counts while no
+newcomers are expected. An answer may become long: a batch waits for its last, and a slow node makes a long answer
+much later than a fast one. And slots that work for another model will go on to do so, and lose more beside this
+request than beside one of their own. Estimates that depend only on the request and the node's speeds are kept with
+the waiting request; what depends on the moment comes from the node's horizon.
 """
 
 from __future__ import annotations

@@ -163,13 +163,16 @@ class EligibilityClass:
     def _is_worth_waking(self, node: Node) -> bool:
         """Whether a node that sleeps suits the request as well as one that is awake."""
         context, routing = self._pattern.request.context, self._pattern.request.routing
-        if node.sleeper is None or node.sleeper.is_late or routing.node_id not in (None, node.node_id):
+        if node.sleeper is None or node.sleeper.is_late or not self._is_wanted(node):
             return False
         needs = self._pattern.needs_tokens
         if needs and 0 < room_tokens(node, self.model, context) < needs[0]:
             return False
         is_soft = routing.routing_mode is RoutingMode.RELIABLE and routing.min_success_rate is None
         return not is_soft or node.record.bound >= self._floor
+
+    def _is_wanted(self, node: Node) -> bool:
+        return self._pattern.request.routing.node_id is None or node.node_id in self.wanted
 
     def _prefer_room(self, nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
         """Nodes where the prompt fits, or else those with most room for it: its length is an estimate."""
@@ -189,7 +192,7 @@ class EligibilityClass:
             return nodes
         chosen = [n for n in nodes if n.node_id in self.wanted]
         if not chosen:
-            why = next((r.reason.value for r in rejections if r.node_id in self.wanted), "not known")
+            why = next((r.reason.value for r in rejections if r.node_id in self.wanted), "asleep or not known")
             self.fallback = self.fallback or f"the wanted node {wanted} is not available ({why})"
             return nodes
         rejections += [

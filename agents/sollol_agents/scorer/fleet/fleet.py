@@ -23,6 +23,7 @@ from sollol_agents.scorer.fleet.sleeping import fall_asleep, is_kept_for_long, l
 from sollol_agents.scorer.knowledge.breaker import BreakerRules, Breakers
 from sollol_agents.scorer.knowledge.clamp import clamped
 from sollol_agents.scorer.knowledge.priors import weight_bytes
+from sollol_agents.scorer.knowledge.sleeper import Sleeper
 from sollol_schemas.events import ASLEEP, LEFT, NodeEvent
 from sollol_schemas.ids import request_id_of
 from sollol_schemas.scaling import SleepEvent
@@ -161,6 +162,15 @@ class Fleet:
                 loaded=None,
                 max_slots=_SLOTS_MAX,
             )
+
+    def know_sleeper(self, told: Telemetry, wake_s: float, now: float, age_s: float) -> None:
+        """Takes up a node that went to sleep `age_s` ago, unless something was heard of it since."""
+        node = None if told.node_id in self.nodes else self._join(bounded(told), now, FleetChange())
+        if node is not None:
+            node.tell(node.telemetry, _SLOTS_MAX)
+            node.seen_at -= age_s
+            node.sleeper = Sleeper(now, wake_s)
+            fall_asleep(node, now)
 
     def on_load(self, update: LoadUpdate, now: float) -> FleetChange:
         """Takes a load message of a known process; any other is ignored until its heartbeat comes."""

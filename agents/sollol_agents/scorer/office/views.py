@@ -6,6 +6,7 @@ import math
 
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.knowledge.sleeper import Phase
 from sollol_agents.scorer.office.node_called import node_called
 from sollol_bus.errors import DecodeFailed
 from sollol_bus.transport.messages import decode
@@ -69,6 +70,9 @@ def _node_view(node: Node, now: float, *, has_left: bool) -> NodeView:
         node_id=node.node_id,
         state=node.state,
         has_left=has_left and node.state is NodeState.DOWN,
+        is_asleep=node.is_asleep and node.state is NodeState.DOWN,
+        is_waking=node.sleeper is not None and node.sleeper.phase is Phase.WAKING,
+        wake_s=round(max(0.0, node.sleeper.ready_at(now) - now), 1) if node.sleeper and node.is_asleep else 0.0,
         heartbeat_age_s=round(max(0.0, now - node.seen_at), 3),
         telemetry=node.telemetry,
         in_flight=len(node.attempts),

@@ -19,14 +19,12 @@ from sollol_agents.scorer.choice.eligibility import Verdicts
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet import sleeping
-from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node
-from sollol_agents.scorer.knowledge.demand import Demand
 from sollol_agents.scorer.knowledge.sleeper import Phase, Sleeper
 from sollol_agents.scorer.queue.plan import Planner
-from sollol_agents.scorer.queue.queue import Line, Queue
+from sollol_agents.scorer.queue.queue import Line
 from sollol_agents.scorer.queue.scale import ModelScale, Scale
-from sollol_schemas.scaling import SleepEvent, SleepReply
+from sollol_schemas.scaling import ScaleEvent, SleepEvent, SleepReply
 from sollol_schemas.telemetry import NodeState
 
 _WAKES_AWAKE: Final = 2.0
@@ -36,22 +34,12 @@ _WAKES_AWAKE: Final = 2.0
 class Sleepers:
     """Decides about the nodes that may sleep."""
 
-    def __init__(
-        self,
-        *,
-        config: ScorerConfig,
-        fleet: Fleet,
-        queue: Queue,
-        demand: Demand,
-        scale: Scale,
-        verdicts: Verdicts,
-        planner: Planner,
-    ) -> None:
+    def __init__(self, config: ScorerConfig, scale: Scale, verdicts: Verdicts, planner: Planner) -> None:
         self._config = config
-        self._fleet = fleet
-        self._queue = queue
-        self._demand = demand
         self._scale = scale
+        self._fleet = scale.fleet
+        self._queue = scale.queue
+        self._demand = scale.demand
         self._verdicts = verdicts
         self._planner = planner
         self._wished: dict[str, str] = {}
@@ -62,14 +50,15 @@ class Sleepers:
         if node.is_asleep:
             self._wished[node.node_id] = f"a request for {waiting.model} costs less there, waking it included"
 
-    def look(self, now: float) -> list[SleepEvent]:
-        """Wakes what is needed; once a second, by the scorer in office."""
+    def look(self, now: float) -> list[ScaleEvent | SleepEvent]:
+        """Looks at the slots of every model, and wakes what is needed; once a second, by the scorer in office."""
+        told = self._scale.look(self._planner, self._verdicts, now)
         wished, self._wished = self._wished, {}
         woken = [self._wake(node_id, why, now) for node_id, why in wished.items()]
         if any(node.is_asleep for node in self._fleet.nodes.values()):
             woken += [self._for_line(line, now) for line in self._queue.lines()]
             woken += [self._for_load(scale, now) for scale in self._scale.models.values()]
-        return [event for event in woken if event is not None]
+        return [*told, *(event for event in woken if event is not None)]
 
     def wake_by_hand(self, node: Node, now: float) -> SleepEvent | None:
         """An operator wants it awake, whatever failed before; None when it is."""

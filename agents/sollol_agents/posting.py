@@ -1,4 +1,4 @@
-"""Posts results to addresses that the operator permitted, and to no other machine.
+"""Posts results and signals to addresses that the operator permitted, and to no other machine.
 
 A listed name could lead to a machine inside the operator's network, by mistake or by whoever rules its zone. The name
 is therefore resolved here, its addresses are judged, and the connection goes to one that was judged: what the name
@@ -16,8 +16,6 @@ import socket
 
 import httpx
 
-from sollol_agents.dispatcher.config import DispatcherConfig
-from sollol_agents.dispatcher.jobs.intake import is_permitted_url
 from sollol_bus.transport.clock import Clock
 
 SIGNATURE = "Sollol-Signature"
@@ -38,13 +36,17 @@ class Poster:
     """Posts to permitted hosts.
 
     Args:
-        config: The hosts, the key of the signature, and whether names may lead to private addresses.
         clock: What time a signature names: receivers refuse an old one.
+        hosts: The hosts.
+        secret: Key of the signature; empty: none.
+        is_private_permitted: Whether names may lead to private addresses.
     """
 
-    def __init__(self, config: DispatcherConfig, clock: Clock) -> None:
-        self._config = config
+    def __init__(self, clock: Clock, *, hosts: tuple[str, ...], secret: str, is_private_permitted: bool) -> None:
         self._clock = clock
+        self._hosts = hosts
+        self._secret = secret
+        self._is_private_permitted = is_private_permitted
         self._http: httpx.AsyncClient | None = None
 
     async def post(self, url: str, body: bytes) -> None:
@@ -53,7 +55,7 @@ class Poster:
         Raises:
             NotPosted: It did not, or may not be asked.
         """
-        if not is_permitted_url(url, self._config.job_callback_hosts):
+        if not is_permitted_url(url, self._hosts):
             raise NotPosted("the host is not permitted any more")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
@@ -69,8 +71,8 @@ class Poster:
     async def _send(self, url: httpx.URL, body: bytes) -> None:
         address = await self._address(url)
         headers = {"Content-Type": "application/json", "Host": url.netloc.decode()}
-        if self._config.job_callback_secret:
-            headers[SIGNATURE] = signature(self._config.job_callback_secret, body, int(self._clock.now_unix()))
+        if self._secret:
+            headers[SIGNATURE] = signature(self._secret, body, int(self._clock.now_unix()))
         target = url.copy_with(host=str(address))
         named = {"sni_hostname": url.host}  # the certificate is the name's, not the address's
         async with self._client().stream("POST", target, content=body, headers=headers, extensions=named) as reply:
@@ -94,10 +96,30 @@ class Poster:
         found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
         addresses = [ipaddress.ip_address(str(entry[4][0])) for entry in found]
         for address in addresses:
-            if is_permitted_address(address, is_private_permitted=self._config.job_callback_private):
+            if is_permitted_address(address, is_private_permitted=self._is_private_permitted):
                 return address
         where = ", ".join(sorted({str(address) for address in addresses}))
         raise NotPosted(f"{url.host} leads to {where}: list that address itself, or set job_callback_private")
+
+
+_USUAL_PORTS = {"http": "80", "https": "443"}
+
+
+def is_permitted_url(url: str, hosts: tuple[str, ...]) -> bool:
+    """Whether results may be posted to this address: plain http or https to a listed host, without credentials.
+
+    A host that is listed without a port is meant at 80 and 443; `host:*` is meant at every port.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("http", "https") or not url.isascii() or not url.isprintable() or " " in url:
+        return False
+    authority = rest.partition("/")[0].partition("?")[0].partition("#")[0]
+    if not authority or "@" in authority or "\\" in authority:
+        return False
+    host = authority.lower()
+    bare, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
+    is_usual = port in ("", _USUAL_PORTS[scheme])
+    return any(known.lower() in (host, f"{bare}:*") or (is_usual and known.lower() == bare) for known in hosts)
 
 
 def is_permitted_address(address: Address, *, is_private_permitted: bool) -> bool:
