@@ -28,6 +28,7 @@ from sollol_schemas.groups import (
     SetGroup,
 )
 from sollol_schemas.queries import ReliabilityReply, ReliabilityRequest
+from sollol_schemas.scaling import ScaleEvent, ScaleReply, SleepersReply, SleepersRequest, SleepEvent
 from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyEvent, StrategyReply, StrategyRequest
 
 T = TypeVar("T")
@@ -90,6 +91,23 @@ class Operating(ABC):
         """Closes circuit breakers by force: all, one node's, or one model's on it."""
         asked = BreakerRequest(reset=True, node_id=called_here(node_id), model=model)
         return await self._ask(subjects.ADMIN_BREAKER, asked, BreakersReply)
+
+    async def sleepers(self) -> SleepersReply:
+        """The nodes that may sleep, and what happened to them last."""
+        return await self._ask(subjects.ADMIN_SLEEPERS, SleepersRequest(), SleepersReply)
+
+    async def sleep_node(self, node_id: str) -> SleepersReply:
+        """Sends a node to sleep, if nothing runs there; returns once it has said that it goes."""
+        asked = SleepersRequest(sleep=called_here(node_id))
+        return await self._ask(subjects.ADMIN_SLEEPERS, asked, SleepersReply, timeout_s=10.0)
+
+    async def wake_node(self, node_id: str) -> SleepersReply:
+        """Has a node woken that sleeps; returns at once."""
+        return await self._ask(subjects.ADMIN_SLEEPERS, SleepersRequest(wake=called_here(node_id)), SleepersReply)
+
+    async def scale(self) -> ScaleReply:
+        """Whether each model that was asked for lately has too few slots or too many."""
+        return await self._ask(subjects.SCALE, None, ScaleReply)
 
     async def forget_reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
         """Deletes recorded outcomes, and begins all counts of success anew: everybody's, one node's, one model's.
@@ -188,6 +206,14 @@ class Operating(ABC):
     def watch_preloads(self) -> AsyncIterator[PreloadEvent]:
         """Every model that the scorer had loaded ahead of need, from now on."""
         return watch(self.bus, subjects.PRELOAD_EVENT.all, PreloadEvent)
+
+    def watch_sleepers(self) -> AsyncIterator[SleepEvent]:
+        """Every node that goes to sleep, is woken, is back or did not come, from now on."""
+        return watch(self.bus, subjects.SLEEP_EVENT.all, SleepEvent)
+
+    def watch_scale(self) -> AsyncIterator[ScaleEvent]:
+        """Every model that has too few slots, too many or enough again, from now on."""
+        return watch(self.bus, subjects.SCALE_EVENT, ScaleEvent)
 
     def watch_breakers(self) -> AsyncIterator[BreakerEvent]:
         """Every change of a circuit breaker from now on."""

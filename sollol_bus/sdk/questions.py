@@ -25,6 +25,8 @@ _OF_SCORER = (
     subjects.ADMIN_BREAKER,
     subjects.SCORER_GROUPS,
     subjects.SCORER_GROUPS_SET,
+    subjects.SCALE,
+    subjects.ADMIN_SLEEPERS,
 )
 _OF_RECORDER = (subjects.STATS, subjects.RELIABILITY, subjects.RECENT, subjects.USAGE, subjects.ADMIN_ACTS)
 

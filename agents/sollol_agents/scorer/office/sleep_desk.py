@@ -9,7 +9,7 @@ from typing import Final
 from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.sleeper import Phase
-from sollol_agents.scorer.queue.refusals import unknown_node
+from sollol_agents.scorer.office.node_called import node_called
 from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.acting import tell_act
@@ -91,11 +91,11 @@ class SleepDesk:
         if not node_id:
             self._bus.respond(msg, self._reply())
             return
-        node = self._core.fleet.nodes.get(node_id)
-        if node is None:
-            self._bus.respond_error(msg.reply, unknown_node(node_id, self._core.fleet.nodes))
+        node = node_called(self._core, node_id)
+        if isinstance(node, ErrorBody):
+            self._bus.respond_error(msg.reply, node)
         elif node.sleeper is None:
-            why = f"{node_id} is no sleeper: set sleep_command on it, the command that sends its machine to sleep"
+            why = f"{node.node_id} is no sleeper: set sleep_command on it, the command that sends its machine to sleep"
             self._refuse(msg, why)
         elif asked.wake:
             self._wake(node, msg)
