@@ -21,6 +21,7 @@ _NOTABLE_S: Final = 1.0
 """A load or a wait that is worth a word of its own."""
 _ONLY_FOR: Final = 2
 _CAUSES: Final = {
+    "wake_s": "sleeps",
     "prefill_s": "reads slower",
     "decode_s": "writes slower",
     "slowdown_s": "runs others beside it",
@@ -45,6 +46,7 @@ _WITH: Final[dict[RejectionReason, str]] = {
     RejectionReason.ENGINE_UNREACHABLE: "whose engine answers",
     RejectionReason.DRAINING: "that is not draining",
     RejectionReason.SUSPECT: "without doubts",
+    RejectionReason.ASLEEP: "that is awake",
     RejectionReason.DOWN: "that is up",
 }
 """What the others lack, the most telling first."""
@@ -96,7 +98,8 @@ def _waiting(
     eligible: int,
     wanted: Mapping[RejectionReason, str],
 ) -> str:
-    said = f"waits {_seconds(chosen.wait_s)} for {chosen.node_id}"
+    waited_s = chosen.wait_s + chosen.wake_s
+    said = f"waits {_seconds(waited_s)} for {chosen.node_id}" + (" to wake" if chosen.wake_s else "")
     if not rivals:
         return said if eligible > 1 else f"{said}, the {_only(rejections, wanted)}"
     best = rivals[0]
@@ -147,6 +150,8 @@ def _cause(chosen: CandidateCost, other: CandidateCost) -> str:
 def _also(rivals: Iterable[CandidateCost]) -> list[str]:
     """The first of the rest that a person may have thought of, and what keeps it back."""
     for other in rivals:
+        if other.wake_s:
+            return [f"{other.node_id} sleeps"]
         if other.load_s >= _NOTABLE_S and other.load_s >= other.wait_s:
             return [f"{other.node_id} would load {_seconds(other.load_s)}"]
         if other.wait_s >= _NOTABLE_S:

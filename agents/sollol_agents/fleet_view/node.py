@@ -18,6 +18,8 @@ from sollol_schemas.telemetry import InFlight, LoadedModel, LoadUpdate, NodeStat
 SILENT_S: Final = 5.5
 LEFT: Final = "left"
 """Shown instead of `down` for a node that ended in order."""
+ASLEEP: Final = "asleep"
+"""Shown instead of `down` for a node that sleeps, and can be woken."""
 _SHOWN_IN_FLIGHT: Final = 64
 _Z: Final = 1.96
 
@@ -31,7 +33,7 @@ class Node:
         self.heard_at = now
         self.state = NodeState.UP
         self.reason = ""
-        self.has_left = False
+        self.has_left = self.is_asleep = False
         self.row: NodeRow | None = None
         self.version = 0
         self.tps = Rate()
@@ -58,7 +60,7 @@ class Node:
                 return False
         if known is not None and told.instance != known.instance:
             self.has_left = False
-        self.told = told
+        self.told, self.is_asleep = told, False
         self._take(told.seq, told.slots, told.in_flight, is_draining=told.is_draining, now=now)
         self._loaded = told.loaded
         return True
@@ -70,7 +72,7 @@ class Node:
         self._take(told.seq, told.slots, told.in_flight, is_draining=told.is_draining, now=now)
         if told.loaded is not None:
             self._loaded = told.loaded
-        self.has_left = self.has_left or told.has_left
+        self.has_left, self.is_asleep = self.has_left or told.has_left, told.is_asleep
         return True
 
     def on_outcome(self, outcome: Outcome, now: float) -> None:
@@ -134,9 +136,11 @@ class Node:
         return self.told is not None and any(canonical(m.name) == model for m in self.told.installed)
 
     def shown_state(self, now: float) -> str:
-        """The state that people should see: the scorer's, or `left`."""
+        """The state that people should see: the scorer's, or `left`, or `asleep`."""
         if self.has_left:
             return LEFT
+        if self.is_asleep:
+            return ASLEEP
         if now - self.heard_at > SILENT_S:
             return NodeState.DOWN.value
         if self.state is NodeState.UP and self._is_draining:
@@ -150,7 +154,7 @@ class Node:
         silent_s = now - self.heard_at
         if told is None:
             return NodeRow(id=self.node_id, state=state, reason=self.reason, silent_s=int(silent_s))
-        is_down = state in (NodeState.DOWN, LEFT)
+        is_down = state in (NodeState.DOWN, LEFT, ASLEEP)
         running = () if is_down else tuple(_running(a) for a in self._busy[:_SHOWN_IN_FLIGHT])
         gpus = told.gpus
         bound = _wilson(self._successes, self._attempts)

@@ -86,7 +86,7 @@ class Nodes:
             if is_new or node.told is None:
                 node.on_telemetry(view.telemetry, now)
                 node.heard_at = now - view.heartbeat_age_s
-            node.state, node.has_left = view.state, view.has_left
+            node.state, node.has_left, node.is_asleep = view.state, view.has_left, view.is_asleep
             self._dirty.add(view.node_id)
 
     def on_reliability(self, reply: ReliabilityReply) -> None:

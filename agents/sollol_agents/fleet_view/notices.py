@@ -48,6 +48,9 @@ class Notices:
         if event.has_left:
             self._add("node", "left", f"{event.node_id} left", at, version)
             return
+        if event.is_asleep:
+            self._add("node", "asleep", f"{event.node_id} sleeps", at, version)
+            return
         was = f" (was {event.previous.value})" if event.previous else ""
         why = f": {event.reason}" if event.reason else ""
         self._add("node", event.state.value, f"{event.node_id} is {event.state.value}{was}{why}", at, version)

@@ -7,6 +7,7 @@ from typing import Final
 TERMS: Final = {
     "wait_s": "WAIT",
     "overtaking_s": "OVERTAKEN",
+    "wake_s": "WAKE",
     "load_s": "LOAD",
     "prefill_s": "PREFILL",
     "decode_s": "DECODE",

@@ -45,6 +45,10 @@ OF_STATISTICS: Final[dict[str, dict[str, Family]]] = {
         "in_flight": Family("sollol_scorer_in_flight_attempts", "Attempts in slots, by the scorer's count."),
         "granted": Family("sollol_scorer_grants_total", "Slots given."),
         "refused": Family("sollol_scorer_refusals_total", "Requests refused a slot."),
+        "sleeping_nodes": Family("sollol_scorer_sleeping_nodes", "Nodes that sleep, or are being woken."),
+        "short_models": Family("sollol_scorer_short_models", "Models that have too few slots."),
+        "saved_s": Family("sollol_scorer_slot_saving_seconds", "What one more slot would save, the best model's."),
+        "spare_slots": Family("sollol_scorer_spare_slots", "Slots that idled for 15 minutes, the least model's."),
         "open_breakers": Family("sollol_scorer_open_breakers", "Circuit breakers that are open."),
     },
     "dispatcher": {

@@ -84,6 +84,10 @@ class ScorerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     mean_decision_s: float
     open_breakers: int
+    sleeping_nodes: float
+    short_models: float
+    saved_s: float
+    spare_slots: float
 
 
 class Scorer(Actor[ScorerConfig]):
@@ -184,6 +188,7 @@ class Scorer(Actor[ScorerConfig]):
             open_breakers=sum(
                 view.state is BreakerState.OPEN for view in breakers_reply(self.core, time.monotonic()).breakers
             ),
+            **self._capacity.figures(time.monotonic()),
         )
 
     # -- office -------------------------------------------------------------------------------------------

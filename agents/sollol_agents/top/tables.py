@@ -27,6 +27,7 @@ _COLOURS: Final = {
     "draining": "yellow",
     "down": "red",
     "left": "bright_black",
+    "asleep": "bright_black",
     "success": "green",
     "failed": "red",
     "presumed_lost": "red",

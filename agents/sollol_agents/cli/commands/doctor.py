@@ -331,7 +331,9 @@ async def _check_nodes(bus: Bus) -> list[Finding]:
         told = view.telemetry
         found = f"{view.node_id} is {view.state.value}, {told.engine.kind} {told.engine.version} at {told.engine.url}"
         level, remedy = Level.OK, ""
-        if view.has_left:
+        if view.is_asleep:
+            found = f"{view.node_id} is {view.condition}; a request that needs it wakes it, in {seconds(view.wake_s)}"
+        elif view.has_left:
             found = f"{view.node_id} left {seconds(view.heartbeat_age_s)} ago, in order"
         elif not told.engine.is_reachable:
             level, remedy = Level.WARNING, f"its engine does not answer: {told.engine.detail}"

@@ -10,10 +10,12 @@ from sollol_schemas import owners
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.jobs import JobEvent
+from sollol_schemas.scaling import ScaleEvent, ScaleVerdict, SleepEvent, SleepNews
 from sollol_schemas.steering import StrategyEvent
 from sollol_schemas.subjects import NO_NODE
 
-Event = DecisionEvent | Outcome | NodeEvent | PreloadEvent | BreakerEvent | OfficeEvent | StrategyEvent | JobEvent
+OfFleet = NodeEvent | PreloadEvent | BreakerEvent | OfficeEvent | StrategyEvent | SleepEvent | ScaleEvent
+Event = DecisionEvent | Outcome | JobEvent | OfFleet
 
 
 def line_of_event(event: Event, at: datetime) -> str:
@@ -41,13 +43,10 @@ def _told(event: Event) -> str:
             return _about_fleet(event)
 
 
-def _about_fleet(event: NodeEvent | PreloadEvent | BreakerEvent | OfficeEvent | StrategyEvent) -> str:
+def _about_fleet(event: OfFleet) -> str:
     match event:
-        case NodeEvent() if event.has_left:
-            return f"node {event.node_id} left"
         case NodeEvent():
-            was = f" (was {event.previous.value})" if event.previous else ""
-            return f"node {event.node_id} is {event.state.value}{was} {event.reason}".rstrip()
+            return _about_node(event)
         case PreloadEvent():
             how = f"was not loaded: {event.error}" if event.error else f"was loaded in {seconds(event.took_s)}"
             return f"node {event.node_id}: {event.model} {how} ({event.reason})"
@@ -60,7 +59,33 @@ def _about_fleet(event: NodeEvent | PreloadEvent | BreakerEvent | OfficeEvent | 
         case StrategyEvent():
             settings = "".join(f", {name} = {value:g}" for name, value in sorted(event.settings.items()))
             return f"strategy is {event.strategy} (was {event.previous}){settings}"
+        case SleepEvent() | ScaleEvent():
+            return _about_capacity(event)
     assert_never(event)
+
+
+def _about_node(event: NodeEvent) -> str:
+    if event.has_left or event.is_asleep:
+        return f"node {event.node_id} {'left' if event.has_left else 'is asleep'}"
+    was = f" (was {event.previous.value})" if event.previous else ""
+    return f"node {event.node_id} is {event.state.value}{was} {event.reason}".rstrip()
+
+
+def _about_capacity(event: SleepEvent | ScaleEvent) -> str:
+    if isinstance(event, ScaleEvent):
+        scale = event.scale
+        what = {ScaleVerdict.TOO_FEW: "too few slots", ScaleVerdict.TOO_MANY: "too many slots"}
+        return f"{scale.model} has {what.get(scale.verdict, 'slots enough')}: {scale.reason}".removesuffix(": ")
+    match event.news:
+        case SleepNews.WAKING:
+            return f"node {event.node_id} is woken, which takes about {seconds(event.wake_s)}: {event.reason}"
+        case SleepNews.FAILED:
+            return f"node {event.node_id} did not wake: {event.reason}; tried again in {seconds(event.retry_in_s)}"
+        case SleepNews.ASLEEP:
+            return f"node {event.node_id} goes to sleep: {event.reason}"
+        case SleepNews.AWAKE:
+            return f"node {event.node_id} is awake: {event.reason}".removesuffix(": ")
+    assert_never(event.news)
 
 
 def _decision(event: DecisionEvent) -> str:

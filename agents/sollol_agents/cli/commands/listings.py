@@ -173,7 +173,8 @@ def show_nodes(reply: NodesReply) -> None:
 def _remark(reply: NodesReply) -> str:
     """How many of the listed are no nodes of use, and why."""
     kinds = [view.condition for view in reply.nodes]
-    told = [(kinds.count("no engine"), "without an engine"), (kinds.count("left"), "left")]
+    told = [(kinds.count("no engine"), "without an engine")]
+    told += [(kinds.count(away), away) for away in ("asleep", "waking", "left")]
     words = ", ".join(f"{count} {word}" for count, word in told if count)
     return f" ({words})" if words else ""
 

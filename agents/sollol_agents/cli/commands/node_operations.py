@@ -107,7 +107,7 @@ def pull(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_co
     async def main() -> int:
         async with running.connected(bus) as client:
             progress = client.pull(node, model)
-            await _with_known(client, _show(progress, json_=json_))
+            await with_known(client, _show(progress, json_=json_))
         return 0
 
     return running.run(main)
@@ -138,7 +138,7 @@ def not_there(
     return UnknownModel(body=msgspec.structs.replace(error.body, message=text, details=details))
 
 
-async def _with_known(client: Client, asking: Awaitable[T]) -> T:
+async def with_known(client: Client, asking: Awaitable[T]) -> T:
     """The answer; a refusal because nobody knows the node says which nodes there are."""
     try:
         return await asking
@@ -160,7 +160,7 @@ def _operate(
         else:
             say(said.format(node=reply.node_id, in_flight=reply.in_flight))
 
-    return listing(bus, log, lambda client: _with_known(client, ask(client)), show, json_=json_)
+    return listing(bus, log, lambda client: with_known(client, ask(client)), show, json_=json_)
 
 
 async def _show_steps(progress: AsyncIterator[dict[str, Any]]) -> None:

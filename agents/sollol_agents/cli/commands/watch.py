@@ -32,6 +32,7 @@ def watch(
     breakers: Annotated[bool, _switch("Also changes of circuit breakers.")] = False,
     offices: Annotated[bool, _switch("Also which scorer took or left office.")] = False,
     strategy: Annotated[bool, _switch("Also changes of the strategy and its settings.")] = False,
+    capacity: Annotated[bool, _switch("Also scale signals, and nodes that sleep and wake.")] = False,
     jobs: Annotated[bool, _switch("Also what happens to durable jobs.")] = False,
     all_: Annotated[bool, Parameter(name="--all", negative="", show_default=False, help="Everything above.")] = False,
     node: Annotated[str, Parameter(show_default=False, help="Only what concerns this node.")] = "",
@@ -51,6 +52,7 @@ def watch(
         "breakers": breakers or all_,
         "offices": offices or all_,
         "strategy": strategy or all_,
+        "capacity": capacity or all_,
         "jobs": jobs or all_,
     }
 
@@ -86,15 +88,17 @@ async def _id_of(client: Client, name: str) -> str:
 
 
 def _sources(client: Client, wanted: dict[str, bool]) -> list[AsyncIterator[Event]]:
-    further: dict[str, AsyncIterator[Event]] = {
-        "outcomes": client.watch_outcomes(),
-        "preloads": client.watch_preloads(),
-        "breakers": client.watch_breakers(),
-        "offices": client.watch_offices(),
-        "strategy": client.watch_strategy(),
-        "jobs": client.jobs.watch(),
+    further: dict[str, tuple[AsyncIterator[Event], ...]] = {
+        "outcomes": (client.watch_outcomes(),),
+        "preloads": (client.watch_preloads(),),
+        "breakers": (client.watch_breakers(),),
+        "offices": (client.watch_offices(),),
+        "strategy": (client.watch_strategy(),),
+        "capacity": (client.watch_scale(), client.watch_sleepers()),
+        "jobs": (client.jobs.watch(),),
     }
-    return [client.watch_decisions(), client.watch_nodes(), *(further[name] for name, is_on in wanted.items() if is_on)]
+    chosen = [source for name, is_on in wanted.items() if is_on for source in further[name]]
+    return [client.watch_decisions(), client.watch_nodes(), *chosen]
 
 
 async def _say_ready(client: Client) -> None:

@@ -5,6 +5,7 @@ import { Drawer, Empty, Icon, Mode, State } from "./ui.js";
 const TERMS = [
   ["wait_s", "waiting"],
   ["overtaking_s", "overtaking"],
+  ["wake_s", "waking the machine"],
   ["load_s", "loading the model"],
   ["prefill_s", "reading the prompt"],
   ["decode_s", "writing"],

@@ -37,6 +37,7 @@ const NodeCard = {
       <span class="badge" :class="{ cpu: !row.gpu }">{{ machineOf(row) }}</span></header>
     <button class="node-name" @click="$emit('open', row.id)" :aria-label="'Open ' + row.id"><h3>{{ row.id }}</h3></button>
     <p class="node-note">
+      <span v-if="row.state === 'asleep'">sleeps until it is needed</span>
       <span v-if="row.state === 'left'">ended in order<template v-if="row.silent_s"> {{ seconds(row.silent_s) }} ago</template></span>
       <span v-else-if="row.concern" :class="row.concern > 2 ? 'bad-text' : 'warn-text'">{{ row.concern_text }}<template v-if="row.state === 'down' && row.silent_s"> · silent for {{ seconds(row.silent_s) }}</template></span>
       <span v-else>{{ row.engine || 'engine unknown' }}</span><template v-if="row.weight !== undefined && row.weight !== 1"> · weight {{ number(row.weight) }}</template><span v-if="row.temperature_c != null" class="num" :class="heat"> · {{ row.temperature_c }} °C</span><span v-if="row.power_w != null" class="num"> · {{ row.power_w }} W</span>
@@ -101,7 +102,7 @@ export const FleetView = {
     hasMap: (it) => it.look === "rows" && it.rows.length >= MAP_FROM,
     options() {
       const options = [["all", `All ${this.all.length}`]];
-      for (const state of ["up", "draining", "suspect", "down", "left"]) {
+      for (const state of ["up", "draining", "suspect", "down", "asleep", "left"]) {
         const count = this.all.filter((row) => row.state === state).length;
         if (count || state === this.wanted) options.push([state, `${state[0].toUpperCase()}${state.slice(1)} ${count}`]);
       }
@@ -114,7 +115,7 @@ export const FleetView = {
           (this.wanted === "all" || row.state === this.wanted) &&
           (!text || `${row.id} ${row.gpu ?? "cpu"} ${row.host ?? ""} ${(row.loaded ?? []).map((m) => m.name)}`.toLowerCase().includes(text)),
       );
-      const need = (row) => (row.state === "left" ? -1 : row.concern ?? 0) + (row.state === "draining" ? 0.5 : 0);
+      const need = (row) => (row.state === "left" || row.state === "asleep" ? -1 : row.concern ?? 0) + (row.state === "draining" ? 0.5 : 0);
       const by = {
         trouble: (a, b) => need(b) - need(a),
         name: () => 0,

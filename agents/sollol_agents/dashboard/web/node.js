@@ -12,7 +12,7 @@ export const NodeDrawer = {
     installed: (it) => it.detail?.installed ?? [],
     loaded: (it) => new Set((it.row.loaded ?? []).map((model) => model.name)),
     isDraining: (it) => it.row.state === "draining",
-    isGone: (it) => it.row.state === "down" || it.row.state === "left",
+    isGone: (it) => ["down", "left", "asleep"].includes(it.row.state),
     facts() {
       const row = this.row;
       const detail = this.detail;

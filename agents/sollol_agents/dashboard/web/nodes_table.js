@@ -45,7 +45,7 @@ const NodeLine = {
     memory: (it) => memoryOf(it.row),
     load: (it) => loadOf(it.row),
     dots: (it) => dotsOf(it.row),
-    isGone: (it) => it.row.state === "down" || it.row.state === "left",
+    isGone: (it) => ["down", "left", "asleep"].includes(it.row.state),
     spark: (it) => it.store.state.sparks?.nodes?.[it.row.id],
     models() {
       const loaded = this.row.loaded ?? [];
@@ -58,6 +58,7 @@ const NodeLine = {
     <span class="who"><button class="node-name" @click="$emit('open', row.id)" :aria-label="'Open ' + row.id"><h3>{{ row.id }}</h3></button>
       <span v-if="row.concern" class="small" :class="row.concern > 2 ? 'bad-text' : 'warn-text'">{{ row.concern_text }}</span>
       <span v-else-if="row.state === 'left'" class="small muted">ended in order</span>
+      <span v-else-if="row.state === 'asleep'" class="small muted">sleeps until it is needed</span>
       <span v-else class="small muted">{{ machineOf(row) }} · {{ models }}</span></span>
     <template v-if="!isGone">
       <span class="dots" role="img" :aria-label="(row.busy ?? 0) + ' of ' + (row.slots ?? 0) + ' slots busy'"><template v-if="dots.length <= ${DOTS}"><i v-for="(phase, i) in dots" :key="i" class="slot" :class="phase"></i></template><span class="num small muted">{{ row.busy ?? 0 }} / {{ row.slots ?? 0 }}</span></span>
@@ -86,7 +87,7 @@ export const NodeMap = {
     cells() {
       return this.rows.map((row) => {
         const busy = row.slots ? Math.min(1, (row.busy ?? 0) / row.slots) : 0;
-        const kind = row.state === "left" ? "left" : row.concern > 2 ? "bad" : row.concern ? "warn" : row.state === "draining" ? "draining" : "";
+        const kind = row.state === "left" || row.state === "asleep" ? "left" : row.concern > 2 ? "bad" : row.concern ? "warn" : row.state === "draining" ? "draining" : "";
         const words = row.concern_text || `${row.state}, ${row.busy ?? 0} of ${row.slots ?? 0} slots busy`;
         return { id: row.id, kind, busy, title: `${row.id}: ${words}`, mark: kind === "bad" ? "×" : kind === "warn" ? "!" : "" };
       });

@@ -272,5 +272,11 @@ def _no_node(node_id: str, nodes: Iterable[NodeView]) -> SollolError:
         why = f"no node is known as {node_id!r}; known are {', '.join(sorted(views)[:_NODES_LISTED]) or 'none'}"
     else:
         ago = f"{view.heartbeat_age_s:.0f} s ago"
-        why = f"node {node_id} left {ago}, in order" if view.has_left else f"node {node_id} was last heard of {ago}"
+        why = (
+            f"node {node_id} is asleep"
+            if view.is_asleep
+            else f"node {node_id} left {ago}, in order"
+            if view.has_left
+            else f"node {node_id} was last heard of {ago}"
+        )
     return error_from(ErrorBody(code=ErrorCode.UNKNOWN_NODE, message=why))

@@ -27,6 +27,11 @@ def present(nodes: Iterable[NodeView]) -> list[NodeView]:
     return [view for view in nodes if view.state not in _GONE]
 
 
+def listed(nodes: Iterable[NodeView]) -> list[NodeView]:
+    """The nodes whose models can be asked for: those that are there, and those that a request wakes."""
+    return [view for view in nodes if view.state not in _GONE or view.is_asleep]
+
+
 def having(nodes: Iterable[NodeView], model: str) -> list[NodeView]:
     """The nodes that are there and have a model, those that hold it in memory first."""
     wanted = canonical(model)
@@ -36,7 +41,7 @@ def having(nodes: Iterable[NodeView], model: str) -> list[NodeView]:
 
 def known_names(nodes: Iterable[NodeView]) -> list[str]:
     """The names of all models."""
-    return sorted({model.name for view in present(nodes) for model in view.telemetry.installed})
+    return sorted({model.name for view in listed(nodes) for model in view.telemetry.installed})
 
 
 def tags(nodes: Iterable[NodeView], said: Mapping[str, list[Row]]) -> list[Row]:
@@ -47,7 +52,7 @@ def tags(nodes: Iterable[NodeView], said: Mapping[str, list[Row]]) -> list[Row]:
         said: What each engine listed itself, by node; the others are told from telemetry.
     """
     rows: dict[str, Row] = {}
-    for view in present(nodes):
+    for view in listed(nodes):
         own = said.get(view.node_id)
         for row in own if own is not None else [tag_of(view, m) for m in view.telemetry.installed]:
             known = rows.setdefault(canonical(str(row.get("name", ""))), {**row, "nodes": []})

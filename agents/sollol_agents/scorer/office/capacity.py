@@ -13,7 +13,7 @@ from sollol_agents.scorer.office.waking import Waking
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.subscription import Subscription
-from sollol_schemas.scaling import ScaleEvent, SleepEvent
+from sollol_schemas.scaling import ScaleEvent, ScaleVerdict, SleepEvent
 
 
 class Capacity(Part):
@@ -60,6 +60,16 @@ class Capacity(Part):
         """Looks at slots and at who sleeps; once a second, in office."""
         self._carry_out(self._core.sleepers.look(now))
         self._waking.look(now)
+
+    def figures(self, now: float) -> dict[str, float]:
+        """What metrics show: who sleeps, and the seconds and slots behind the signals."""
+        views = [scale.view(now) for scale in self._core.scale.models.values()]
+        return {
+            "sleeping_nodes": sum(node.is_asleep for node in self._core.fleet.nodes.values()),
+            "short_models": sum(view.verdict is ScaleVerdict.TOO_FEW for view in views),
+            "saved_s": max((view.saved_s for view in views), default=0.0),
+            "spare_slots": min((view.spare_slots for view in views), default=0),
+        }
 
     def tell(self, event: ScaleEvent | SleepEvent) -> None:
         """Tells what the core decided, and does it."""
