@@ -11,6 +11,7 @@ import pytest
 from sollol_agents.cli.commands import (
     accounts,
     batch_views,
+    capacity,
     discover,
     doctor,
     explaining,
@@ -48,6 +49,7 @@ from sollol_schemas.queries import (
     UsageBy,
     WhyReply,
 )
+from sollol_schemas.scaling import ScaleReply, ScaleVerdict, ScaleView, SleepersReply, SleeperView, SleepNews
 from sollol_schemas.steering import BreakersReply, BreakerView, StrategyReply
 from sollol_schemas.telemetry import EngineKind, NodeState
 
@@ -293,6 +295,36 @@ KEYS = (
     ApiKey(key_id="3f9a77c1", name="home automation", secret_sha256="0" * 64, created_at="2026-11-29T23:05:12Z"),
     ApiKey(key_id="77c13f9a", name="me", secret_sha256="1" * 64, created_at="2026-11-29T23:05:12Z", is_admin=True),
 )
+SCALE = ScaleReply(
+    models=(
+        ScaleView(
+            model="llama3.1:8b",
+            verdict=ScaleVerdict.TOO_FEW,
+            slots=4,
+            asleep_slots=4,
+            busy_slots=6.5,
+            waiting=3,
+            waiting_s=41.2,
+            saved_s=12.5,
+        ),
+        ScaleView(model="qwen2.5-coder:14b-instruct-q4_K_M", verdict=ScaleVerdict.TOO_MANY, slots=12, idle_s=4520.0),
+        ScaleView(model="nomic-embed-text:latest", slots=4, busy_slots=0.2),
+    )
+)
+SLEEPERS = SleepersReply(
+    sleepers=(
+        SleeperView(node_id="attic", news=SleepNews.ASLEEP, for_s=7200.0, wake_s=112.0, reason="nobody needs it"),
+        SleeperView(
+            node_id="gaming-pc",
+            news=SleepNews.FAILED,
+            for_s=12.0,
+            wake_s=64.5,
+            failures=2,
+            retry_in_s=108.0,
+            reason="woken 194 s ago, and did not come",
+        ),
+    )
+)
 SCREENS: dict[str, Callable[[], None]] = {
     "nodes": partial(listings.show_nodes, NODES),
     "nodes_one": partial(listings.show_nodes, ONE_NODE),
@@ -309,6 +341,8 @@ SCREENS: dict[str, Callable[[], None]] = {
     "usage_by_day": partial(accounts.show_usage, accounts.usage_rows(USED[:1], (UsageBy.TEAM, UsageBy.DAY))),
     "audit": partial(accounts.show_acts, accounts.act_rows(ACTS)),
     "keys": partial(keys.show_keys, KEYS, Roster()),
+    "scale": partial(capacity.show_scale, SCALE),
+    "sleepers": partial(capacity.show_sleepers, SLEEPERS),
     "breakers": partial(steering.show_breakers, BREAKERS),
     "strategy": partial(
         steering.show_strategy, StrategyReply(strategy="plan", settings={"hold": 0.3}, available=("plan",))
