@@ -14,9 +14,11 @@ from sollol_agents.lab.testing.messages import MODEL, gpu
 from sollol_agents.lab.testing.scorer_stage import Fleet, granted, queued, reasons, refused
 from sollol_agents.scorer.core import Effect
 from sollol_agents.scorer.knowledge.sleeper import WAKE_PRIOR_S, Phase, Sleeper
+from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.decision import RejectionReason
 from sollol_schemas.events import OutcomeStatus
 from sollol_schemas.grant import Granted, GrantRefused
+from sollol_schemas.routing import Routing, RoutingMode
 from sollol_schemas.scaling import SleepEvent, SleepNews
 from sollol_schemas.telemetry import Sleeper as Told
 
@@ -31,6 +33,11 @@ def fleet_with_sleeper(**first: Any) -> Fleet:
     fleet.node("desk", sleeper=ASLEEP)
     put_to_sleep(fleet, "desk", is_wanted=True)
     return fleet
+
+
+def of(output: int, prompt: int = 100) -> TaskContext:
+    """What a request brings, that is to be answered in so many tokens."""
+    return TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=prompt, max_output_tokens=output)
 
 
 def put_to_sleep(fleet: Fleet, node_id: str, *, is_wanted: bool = False) -> str:
@@ -63,7 +70,7 @@ def test_a_node_that_sleeps_is_remembered_and_gets_no_work_while_another_will_do
 
 
 def test_a_request_that_only_a_sleeping_node_can_serve_wakes_it_and_waits() -> None:
-    fleet = fleet_with_sleeper(installed=())
+    fleet = fleet_with_sleeper(installed=(), loaded=())
     assert queued(fleet.ask("r1")) == ["r1"]
     assert news(look(fleet)) == [SleepNews.WAKING]
     fleet.beat_all(40.0)
@@ -73,16 +80,16 @@ def test_a_request_that_only_a_sleeping_node_can_serve_wakes_it_and_waits() -> N
 
 def test_a_request_is_not_worth_a_wake_where_a_slow_node_does_it_sooner_but_a_long_one_is() -> None:
     fleet = fleet_with_sleeper(**SLOW)
-    assert fleet.place("short", max_output_tokens=20) == "hub"
+    assert fleet.place("short", context=of(20)) == "hub"
     fleet.end("short-1", "hub", OutcomeStatus.SUCCESS)
     assert news(look(fleet)) == []
-    assert queued(fleet.ask("long", prompt_tokens=20_000, max_output_tokens=2000)) == ["long"]
+    assert queued(fleet.ask("long", context=of(2000, 20_000))) == ["long"]
     assert news(look(fleet)) == [SleepNews.WAKING]
 
 
 def test_the_cost_of_a_sleeping_candidate_says_what_waking_takes() -> None:
     fleet = fleet_with_sleeper(**SLOW)
-    fleet.place("r1", max_output_tokens=20)
+    fleet.place("r1", context=of(20))
     costs = {c.node_id: c for c in fleet.effects[-1].candidates}  # type: ignore[union-attr]
     assert costs["desk"].wake_s == pytest.approx(1.5 * WAKE_PRIOR_S)
     assert costs["hub"].wake_s == 0.0
@@ -90,7 +97,7 @@ def test_the_cost_of_a_sleeping_candidate_says_what_waking_takes() -> None:
 
 def test_requests_go_elsewhere_when_a_node_does_not_come_and_it_is_left_alone() -> None:
     fleet = fleet_with_sleeper(**SLOW)
-    fleet.ask("long", prompt_tokens=20_000, max_output_tokens=2000, deadline_s=3600.0)
+    fleet.ask("long", context=of(2000, 20_000), deadline_s=3600.0)
     look(fleet)
     fleet.beat_all(1.25 * WAKE_PRIOR_S + 6.0)
     assert fleet.where("long") == "hub"
@@ -100,12 +107,12 @@ def test_requests_go_elsewhere_when_a_node_does_not_come_and_it_is_left_alone() 
         failed += fleet.tick(1.0)
     assert news(failed) == [SleepNews.FAILED]
     assert look(fleet) == []
-    fleet.place("next", max_output_tokens=20)
+    fleet.place("next", context=of(20))
     assert reasons(fleet.effects)["desk"] is RejectionReason.ASLEEP
 
 
 def test_a_node_that_never_comes_costs_its_only_request_its_patience_and_is_told() -> None:
-    fleet = fleet_with_sleeper(installed=())
+    fleet = fleet_with_sleeper(installed=(), loaded=())
     fleet.ask("r1", deadline_s=3600.0)
     look(fleet)
     fleet.beat_all(3 * WAKE_PRIOR_S + 2.0)
@@ -126,7 +133,7 @@ def test_between_leave_and_sleep_nothing_is_granted_and_a_node_that_stays_is_bac
     fleet = Fleet()
     fleet.node("desk", sleeper=ASLEEP)
     assert fleet.core.sleepers.asked_to_sleep("desk", "desk-a", fleet.now, is_wanted=True).may_sleep
-    fleet.ask("r1", routing_mode="async")
+    fleet.ask("r1", routing=Routing(routing_mode=RoutingMode.ASYNC))
     assert "r1" not in granted(fleet.effects)
     fleet.beat_all(12.0)
     assert fleet.where("r1") == "desk"
@@ -150,7 +157,7 @@ def test_what_keeps_an_idle_node_awake(others: int, awake_s: float, why: str) ->
 
 def test_a_model_in_steady_demand_keeps_its_only_holder_awake() -> None:
     fleet = Fleet()
-    fleet.node("hub", installed=())
+    fleet.node("hub", installed=(), loaded=())
     fleet.node("desk", sleeper=ASLEEP)
     fleet.beat_all(700.0)
     for number in range(4):
@@ -163,7 +170,7 @@ def test_a_node_that_looked_asleep_to_a_former_scorer_is_known_to_the_next() -> 
     before = fleet_with_sleeper()
     told = before.core.fleet.nodes["desk"].telemetry
     fleet = Fleet()
-    fleet.node("hub", installed=())
+    fleet.node("hub", installed=(), loaded=())
     fleet.core.fleet.know_sleeper(told, 40.0, fleet.now, 7200.0)
     fleet.tick(1.0)
     assert queued(fleet.ask("r1")) == ["r1"]
@@ -197,7 +204,7 @@ class Night:
         if self.rng.random() < rate:
             for _ in range(self.rng.randint(1, 4)):
                 self.number += 1
-                self.take(fleet.ask(f"r{self.number}", max_output_tokens=self.rng.choice((20, 400, 4000))))
+                self.take(fleet.ask(f"r{self.number}", context=of(self.rng.choice((20, 400, 4000)))))
         for node_id, at in list(self.due.items()):
             if at <= fleet.now:
                 del self.due[node_id]

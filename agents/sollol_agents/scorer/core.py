@@ -39,7 +39,6 @@ from sollol_agents.scorer.queue.ledger import GrantLedger
 from sollol_agents.scorer.queue.plan import TRIED_BEYOND, Planner
 from sollol_agents.scorer.queue.queue import Queue
 from sollol_agents.scorer.queue.refusals import Refusal
-from sollol_agents.scorer.queue.scale import Scale
 from sollol_agents.scorer.queue.sleepers import Sleepers
 from sollol_agents.scorer.strategies import Strategy, strategy_named
 from sollol_agents.scorer.strategies.base import Choice
@@ -90,7 +89,7 @@ class SchedulerCore:
         self._away = Away(self.waiting)
         self._ledger = GrantLedger(self.fleet)
         self.binder = Binder(self.fleet, self.waiting, self.qualities, self.demand, rng)
-        self.scale = Scale(self.fleet, self.waiting, self.demand)
+        self.sleepers = Sleepers(self.fleet, self.waiting, self.demand)
         self.ceilings = Ceilings(lambda request_id: request_id in self.waiting or request_id in self._ledger)
         self._equip(config, strategy_named(config.strategy, hold=config.hold))
 
@@ -106,7 +105,7 @@ class SchedulerCore:
             left_s=self._left_s,
         )
         self._verdicts = Verdicts(self.fleet, config.soft_success_floor, self.here)
-        self.sleepers = Sleepers(config, self.scale, self._verdicts, self.planner)
+        self.sleepers.equip(config, self._verdicts, self.planner)
         self._admission = Admission(
             config=config,
             fleet=self.fleet,
@@ -276,7 +275,6 @@ class SchedulerCore:
         for node in self.fleet.nodes.values():
             for model, breaker in node.breakers.by_model.items():
                 if breaker.refresh(now):
-                    node.reshape()
                     change.has_room = True
                     effects.append(self._breaker_event(node.node_id, model))
         for waiting in self.waiting.overdue(now):
@@ -297,7 +295,6 @@ class SchedulerCore:
             if (not model or name in (model, "")) and breaker.state is not BreakerState.CLOSED:
                 breaker.close()
                 effects.append(self._breaker_event(node_id, name))
-        node.reshape()
         return [*effects, *self._plan(now)]
 
     # Inside.
@@ -381,12 +378,8 @@ class SchedulerCore:
         return self.config.resident_keep_alive_s if is_resident else self.config.one_off_keep_alive_s
 
     def _refused(self, request_id: str, refusal: Refusal) -> GrantRefused:
-        return GrantRefused(
-            request_id=request_id,
-            error=refusal.error,
-            retry_after_s=refusal.retry_after_s,
-            term=self.term,
-        )
+        error, retry_after_s = refusal
+        return GrantRefused(request_id=request_id, error=error, retry_after_s=retry_after_s, term=self.term)
 
     def _queued(self, waiting: Waiting) -> GrantQueued:
         return GrantQueued(

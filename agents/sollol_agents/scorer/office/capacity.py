@@ -63,7 +63,7 @@ class Capacity(Part):
 
     def figures(self, now: float) -> dict[str, float]:
         """What metrics show: who sleeps, and the seconds and slots behind the signals."""
-        views = [scale.view(now) for scale in self._core.scale.models.values()]
+        views = [scale.view(now) for scale in self._core.sleepers.scale.models.values()]
         return {
             "sleeping_nodes": sum(node.is_asleep for node in self._core.fleet.nodes.values()),
             "short_models": sum(view.verdict is ScaleVerdict.TOO_FEW for view in views),

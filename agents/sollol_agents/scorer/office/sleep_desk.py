@@ -77,7 +77,7 @@ class SleepDesk:
 
     def _on_scale(self, msg: Msg) -> None:
         now = time.monotonic()
-        views = [scale.view(now) for scale in self._core.scale.models.values()]
+        views = [scale.view(now) for scale in self._core.sleepers.scale.models.values()]
         views.sort(key=lambda view: (_ORDER.index(view.verdict), -view.saved_s, view.model))
         self._bus.respond(msg, ScaleReply(models=tuple(views)))
 

@@ -169,15 +169,15 @@ class Scale:
     """All models that were asked for lately. Bounded."""
 
     def __init__(self, fleet: Fleet, queue: Queue, demand: Demand) -> None:
-        self.fleet = fleet
-        self.queue = queue
-        self.demand = demand
+        self._fleet = fleet
+        self._queue = queue
+        self._demand = demand
         self.models: dict[str, ModelScale] = {}
 
     def look(self, planner: Planner, verdicts: Verdicts, now: float) -> list[ScaleEvent]:
         """Takes one look, once a second; returns verdicts that changed, and those to be told again."""
         lines: dict[str, list[Line]] = {}
-        for line in self.queue.lines():
+        for line in self._queue.lines():
             lines.setdefault(line.first.model, []).append(line)
         wanted = self._wanted(lines, now)
         told: list[ScaleEvent] = []
@@ -198,7 +198,7 @@ class Scale:
 
     def able(self, model: str) -> list[Node]:
         """The nodes that have a model and are there, or sleep."""
-        return [n for n in self.fleet.nodes.values() if model in n.installed and (n.is_asleep or _is_there(n))]
+        return [n for n in self._fleet.nodes.values() if model in n.installed and (n.is_asleep or _is_there(n))]
 
     def _forget(self, model: str, now: float) -> list[ScaleEvent]:
         """Nobody asks for the model any more: whatever was said of it is over."""
@@ -209,7 +209,7 @@ class Scale:
         return [ScaleEvent(scale=gone.view(now), previous=previous)]
 
     def _wanted(self, lines: Iterable[str], now: float) -> list[str]:
-        asked = sorted((at, model) for model, _, at in self.demand.rates() if now - at <= _ASKED_WITHIN_S)
+        asked = sorted((at, model) for model, _, at in self._demand.rates() if now - at <= _ASKED_WITHIN_S)
         return list(dict.fromkeys([*sorted(lines), *(model for _, model in reversed(asked))]))[:_MODELS_MAX]
 
 

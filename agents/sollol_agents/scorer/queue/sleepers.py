@@ -19,10 +19,12 @@ from sollol_agents.scorer.choice.eligibility import Verdicts
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet import sleeping
+from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.knowledge.demand import Demand
 from sollol_agents.scorer.knowledge.sleeper import Phase, Sleeper
 from sollol_agents.scorer.queue.plan import Planner
-from sollol_agents.scorer.queue.queue import Line
+from sollol_agents.scorer.queue.queue import Line, Queue
 from sollol_agents.scorer.queue.scale import ModelScale, Scale
 from sollol_schemas.scaling import ScaleEvent, SleepEvent, SleepReply
 from sollol_schemas.telemetry import NodeState
@@ -34,15 +36,19 @@ _WAKES_AWAKE: Final = 2.0
 class Sleepers:
     """Decides about the nodes that may sleep."""
 
-    def __init__(self, config: ScorerConfig, scale: Scale, verdicts: Verdicts, planner: Planner) -> None:
+    def __init__(self, fleet: Fleet, queue: Queue, demand: Demand) -> None:
+        self.scale = Scale(fleet, queue, demand)
+        """Slots of each model, and what they are asked for."""
+        self._fleet = fleet
+        self._queue = queue
+        self._demand = demand
+        self._wished: dict[str, str] = {}
+
+    def equip(self, config: ScorerConfig, verdicts: Verdicts, planner: Planner) -> None:
+        """Takes what depends on the settings."""
         self._config = config
-        self._scale = scale
-        self._fleet = scale.fleet
-        self._queue = scale.queue
-        self._demand = scale.demand
         self._verdicts = verdicts
         self._planner = planner
-        self._wished: dict[str, str] = {}
 
     def wish(self, choice: Cost, waiting: Waiting) -> None:
         """A request is to run on a node that sleeps: the next look wakes it."""
@@ -52,12 +58,12 @@ class Sleepers:
 
     def look(self, now: float) -> list[ScaleEvent | SleepEvent]:
         """Looks at the slots of every model, and wakes what is needed; once a second, by the scorer in office."""
-        told = self._scale.look(self._planner, self._verdicts, now)
+        told = self.scale.look(self._planner, self._verdicts, now)
         wished, self._wished = self._wished, {}
         woken = [self._wake(node_id, why, now) for node_id, why in wished.items()]
         if any(node.is_asleep for node in self._fleet.nodes.values()):
             woken += [self._for_line(line, now) for line in self._queue.lines()]
-            woken += [self._for_load(scale, now) for scale in self._scale.models.values()]
+            woken += [self._for_load(scale, now) for scale in self.scale.models.values()]
         return [*told, *(event for event in woken if event is not None)]
 
     def wake_by_hand(self, node: Node, now: float) -> SleepEvent | None:
@@ -115,7 +121,7 @@ class Sleepers:
 
     def _for_load(self, scale: ModelScale, now: float) -> SleepEvent | None:
         """Wakes a node when the mean load has come near to the slots that are awake or on their way."""
-        able = self._scale.able(scale.model)
+        able = self.scale.able(scale.model)
         coming = sum(n.slots for n in able if n.sleeper is not None and n.sleeper.phase is Phase.WAKING)
         slots = scale.slots + coming
         asleep = [n for n in able if _may_be_woken(n, now)]
@@ -157,7 +163,7 @@ class Sleepers:
         able = [n for n in others if model in n.installed]
         if self._demand.is_steady(model, now) and not able:
             return f"no other node that is awake has {model}"
-        scale = self._scale.models.get(model)
+        scale = self.scale.models.get(model)
         if scale is None or not able:
             return ""
         slots = sum(n.slots for n in able)
