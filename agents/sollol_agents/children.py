@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from sollol_bus.errors import ConfigError
 from sollol_bus.parts import Part
@@ -16,6 +17,25 @@ from sollol_bus.server.guard import guarded
 
 _STOP_TIMEOUT_S = 10.0
 _TAIL_CHARACTERS = 2000
+
+
+class Spawned(Protocol):
+    """A process as asyncio has it, as far as it is used here."""
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended; None while it runs."""
+
+    @property
+    def stdout(self) -> asyncio.StreamReader | None:
+        """What it says."""
+
+    async def wait(self) -> int:
+        """How it ended, once it has."""
 
 
 class Child(Part):
@@ -47,7 +67,8 @@ class Child(Part):
         self._start_timeout_s = start_timeout_s
         self._environ = environ
         self._pass_fds = pass_fds
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Spawned | None = None
+        self._lifeline: asyncio.StreamWriter | None = None
 
     def __repr__(self) -> str:
         return f"<Child {self.name} {self.served} exit_code={self.exit_code}>"
@@ -73,17 +94,8 @@ class Child(Part):
         Raises:
             ConfigError: It ended before that, or was not ready in time.
         """
-        command = guarded([sys.executable, "-m", *self._argv], parent_pid=os.getpid())
         with await asyncio.to_thread(self._log_file.open, "ab") as errors:
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,  # Ctrl-C is ours: we stop the children in order
-                env=self._environ,
-                pass_fds=self._pass_fds,
-            )
+            self._process = await self._spawn(errors.fileno())
         try:
             async with asyncio.timeout(self._start_timeout_s):
                 await self._wait_ready(self._process)
@@ -95,6 +107,21 @@ class Child(Part):
         except BaseException:
             await self.close()
             raise
+
+    async def _spawn(self, errors: int) -> Spawned:
+        """Starts it; what it complains of goes to `errors`."""
+        command = guarded([sys.executable, "-m", *self._argv], parent_pid=os.getpid())
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,  # Ctrl-C is ours: we stop the children in order
+            env=self._environ,
+            pass_fds=self._pass_fds,
+        )
+        self._lifeline = process.stdin
+        return process
 
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal; one that has ended gets none."""
@@ -124,15 +151,15 @@ class Child(Part):
             self.kill()
             await process.wait()
         finally:
-            if process.stdin is not None:
-                process.stdin.close()
+            if self._lifeline is not None:
+                self._lifeline.close()
 
-    def _require_process(self) -> asyncio.subprocess.Process:
+    def _require_process(self) -> Spawned:
         if self._process is None:
             raise RuntimeError(f"{self.name} has not started")
         return self._process
 
-    async def _wait_ready(self, process: asyncio.subprocess.Process) -> None:
+    async def _wait_ready(self, process: Spawned) -> None:
         assert process.stdout is not None
         async for line in process.stdout:
             word, _, rest = line.decode(errors="replace").strip().partition(" ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -97,11 +98,13 @@ async def test_wrong_clocks_cost_no_job_and_no_history(
         assert (await client.wait_for_task(await client.jobs.submit(job), timeout_s=30)).state is JobState.DONE
         await eventually(answers, client)
 
-        async def is_recorded() -> bool:
-            return (await client.stats(60.0)).total.requests == 1
+        async def has(window_s: float, requests: int) -> bool:
+            with contextlib.suppress(SollolError):  # a busy machine costs it its office now and then
+                return (await client.stats(window_s)).total.requests == requests
+            return False
 
-        await eventually(is_recorded, complaint="the job of just now is within the last minute")
-        assert (await client.stats()).total.requests == 2, "yesterday's is kept"
+        await eventually(has, 60.0, 1, complaint="the job of just now is within the last minute")
+        await eventually(has, 0.0, 2, complaint="yesterday's is kept")
         assert (await client.jobs.get(late)).state is JobState.QUEUED
     findings = await check_bus(BusConfig(url=server.url))
     wrong = (f.found for f in findings if f.check == "clock" and f.remedy)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sollol_agents.lab.testing import processes
 from sollol_agents.lab.testing.processes import ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
 
@@ -204,7 +205,4 @@ async def start(fleet: ProcessFleet, *argv: str, stderr: int = asyncio.subproces
 
 
 async def sollol(fleet: ProcessFleet, *argv: str) -> tuple[int, str, str]:
-    process = await start(fleet, *argv)
-    said, noted = await asyncio.wait_for(process.communicate(), 90)
-    assert process.returncode is not None
-    return process.returncode, said.decode(), noted.decode()
+    return await processes.sollol(fleet.nats_url, *argv)

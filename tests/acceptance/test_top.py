@@ -36,7 +36,7 @@ async def test_an_operator_sees_the_fleet_drains_a_node_and_reads_why(fleet: Pro
     await fleet.node("cellar", engines[1].url, "--slots", "2")
     command = f"{sys.executable} -m sollol_agents.cli top --nats {fleet.nats_url}; echo ended with $?; exec cat"
     await terminal.tmux("new-session", "-d", "-x", "80", "-y", "24", command)
-    screen = await terminal.shows("2/2 nodes up", "attic", "cellar", "○○", "0/4 slots", "plan")
+    screen = await terminal.shows("2/2 nodes up", "attic", "cellar", "○○", "0/4 slots", "plan", "d Drain")
     assert screen[0].strip().startswith("2/2 nodes up")
     assert "NODE" in screen[3]
     assert "LOADED" in screen[3]

@@ -26,7 +26,9 @@ import msgspec
 
 from sollol_agents.children import Child
 from sollol_agents.lab.emulator import Fault
+from sollol_agents.lab.testing import warm_start
 from sollol_agents.lab.testing.waiting import eventually
+from sollol_agents.lab.testing.warm_start import WarmChild
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
@@ -87,6 +89,8 @@ class ProcessFleet:
         """Everything that was started, in order."""
         self.folder = folder
         """Files and logs of the processes."""
+        self.starts_anew = False
+        """Whether each starts as a user's does, in all its length, even where there is a nursery."""
         self._floor = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -145,7 +149,7 @@ class ProcessFleet:
     async def start(self, name: str, *argv: str, **environ: str) -> Child:
         """Any module of Python that says `ready`."""
         log_file = self.folder / f"{name}.log"
-        child = Child(
+        child = (Child if self.starts_anew else WarmChild)(
             name,
             *argv,
             start_timeout_s=_READY_WITHIN_S,
@@ -188,6 +192,11 @@ async def sollol(nats_url: str, *argv: str, stdin: bytes = b"", **environ: str) 
         **environ: Further environment.
     """
     own = {"SOLLOL_NATS": nats_url} if nats_url else {}
+    async with asyncio.timeout(_COMMAND_S):
+        ended = await warm_start.run((_CLI, *argv), clean_environ() | own | environ, stdin)
+    if ended is not None:
+        code, said, noted = ended
+        return Done(code, said.decode(), noted.decode())
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", _CLI, *argv, stdin=pipe, stdout=pipe, stderr=pipe, env=clean_environ() | own | environ
