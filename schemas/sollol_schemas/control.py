@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from sollol_schemas.errors import ErrorBody
+from sollol_schemas.prices import NodePrice
 from sollol_schemas.stores import NodeClaim
 from sollol_schemas.units import BusId, Count, NodeName, Weight
 
@@ -85,10 +86,12 @@ class ControlBlob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class ControlSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.set.v1"):
-    """Change the node's weight or labels; a label set to the empty string is removed."""
+    """Change the node's weight, labels or price; a label set to the empty string is removed."""
 
     weight: Weight | None = None
     labels: dict[str, str] = {}
+    price: NodePrice | None = None
+    """Replaces the whole price; None leaves it."""
 
 
 class ControlSleep(msgspec.Struct, frozen=True, kw_only=True, tag="control.sleep.v1"):
@@ -220,3 +223,5 @@ class AdminRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     keep_alive_s: float | None = None
     weight: Weight | None = None
     labels: dict[str, str] = {}
+    price: NodePrice | None = None
+    """Replaces the whole price; None leaves it."""

@@ -7,9 +7,10 @@ from enum import StrEnum
 import msgspec
 
 from sollol_schemas.context import ComplexityClass, RequestKind
+from sollol_schemas.prices import Currency
 from sollol_schemas.routing import RoutingMode
 from sollol_schemas.slim import slim
-from sollol_schemas.units import BusId, Count, Instant, Priority, Ratio, Seconds, SignedSeconds, Term, Tokens
+from sollol_schemas.units import BusId, Count, Instant, Money, Priority, Ratio, Seconds, SignedSeconds, Term, Tokens
 
 _CANDIDATES_TOLD = 3
 _TERMS_TOLD_OF = 2
@@ -79,6 +80,9 @@ class CandidateCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Mode, weight, locality and label preferences, as seconds."""
     rtt_s: Seconds = 0.0
     prefix_hit_tokens: Tokens = 0
+    expense: Money | None = None
+    """What it would cost in money, by the node's price; None: not known."""
+    currency: Currency = ""
     is_busy: bool = False
     """Whether no slot is free there now."""
 
@@ -98,6 +102,8 @@ class CandidateCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             completion_s=self.completion_s,
             prefix_hit_tokens=self.prefix_hit_tokens,
             is_busy=self.is_busy,
+            expense=self.expense,
+            currency=self.currency,
             **{name: value for name in _TERMS if abs(value := getattr(self, name)) >= least},
         )
 

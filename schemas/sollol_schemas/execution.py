@@ -6,7 +6,8 @@ import msgspec
 
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
-from sollol_schemas.units import BusId, Count, Ratio, Seconds, Tokens
+from sollol_schemas.prices import Currency
+from sollol_schemas.units import BusId, Count, Joules, Money, Ratio, Seconds, Tokens
 
 GO_S = 2.0
 """How long a node may begin to speak to the caller on the strength of one `go`."""
@@ -67,6 +68,11 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Mean number of other attempts that ran beside this one."""
     gpu_share: Ratio | None = None
     """Part of the model that lay in video memory while it ran."""
+    energy_j: Joules | None = None
+    """Its share of what the node drew while it ran; None: not known."""
+    expense: Money | None = None
+    """What it cost: its share of the node's hours and of the energy, at the node's price; None: not known."""
+    currency: Currency = ""
     left_out: tuple[str, ...] = ()
     """Fields of the body that the engine did not get: they would change how it runs the model for everybody."""
 

@@ -15,6 +15,8 @@ from sollol_schemas.units import (
     Bytes,
     Count,
     Instant,
+    Joules,
+    Money,
     NodeName,
     Priority,
     Ratio,
@@ -241,6 +243,7 @@ class UsageBy(StrEnum):
     CALLER = "caller"  # and its team
     MODEL = "model"
     DAY = "day"  # in UTC
+    NODE = "node"  # a request that ran on two counts on each
 
 
 class UsageRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -268,6 +271,15 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_tokens: Count = 0
     slot_s: Seconds = 0.0
     """Seconds in which a slot of a node was taken."""
+    node: str = ""
+    energy_j: Joules = 0.0
+    """What it took of the energy that nodes drew, as far as that is known."""
+    expenses: dict[str, Money] = {}
+    """What it cost, by currency, as far as that is known."""
+    unpriced_s: Seconds = 0.0
+    """Seconds of slots of which nobody knows what they cost."""
+    unmetered_s: Seconds = 0.0
+    """Seconds of slots of which nobody knows what they drew."""
 
 
 class UsageReply(msgspec.Struct, frozen=True, kw_only=True, tag="usage.v1"):

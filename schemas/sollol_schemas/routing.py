@@ -21,6 +21,7 @@ class RoutingMode(StrEnum):
     FAST = "fast"  # least predicted completion time
     RELIABLE = "reliable"  # nodes whose proven success reaches a floor
     ASYNC = "async"  # durable or patient work that keeps GPUs free
+    CHEAP = "cheap"  # the cheapest node, by the prices of nodes, that answers in time
     AUTO = "auto"  # chosen from the declared task type or complexity
 
 

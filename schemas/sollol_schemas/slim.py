@@ -59,7 +59,8 @@ def _looked_at(kind: type[msgspec.Struct]) -> tuple[tuple[str, Any], ...]:
 
 def _is_plain(kind: Any) -> bool:  # noqa: ANN401 any type form
     if get_origin(kind) is Annotated:
-        return _is_plain(get_args(kind)[0])
+        inner, *notes = get_args(kind)
+        return any(isinstance(n, msgspec.Meta) and (n.extra or {}).get("is_exact") for n in notes) or _is_plain(inner)
     if isinstance(kind, type):
         return issubclass(kind, _PLAIN)
     return bool(get_args(kind)) and all(map(_is_plain, get_args(kind)))  # a union

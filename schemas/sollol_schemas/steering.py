@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from sollol_schemas.events import BreakerState
+from sollol_schemas.prices import NodePrice
 from sollol_schemas.units import BusId, Count, Instant, Seconds, Weight
 
 
@@ -50,6 +51,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     weight: Weight | None = None
     labels: dict[str, str] = {}
     """A label set to the empty string is removed."""
+    price: NodePrice | None = None
+    """One without any figure takes the price away."""
 
 
 class Intents(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

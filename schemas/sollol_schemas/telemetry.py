@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from sollol_schemas.decision import Forecast
 from sollol_schemas.instants import NOT_WRITTEN, take_over
+from sollol_schemas.prices import NodePrice, Power
 from sollol_schemas.units import (
     BusId,
     Bytes,
@@ -182,6 +183,8 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     uptime_s: Seconds = 0.0
     labels: dict[str, str] = {}
     weight: Weight = 1.0
+    price: NodePrice = NodePrice()
+    power: Power = Power()
     preferred_task_types: tuple[str, ...] = ()
     host_priority: Count = 0
     """The operator's rank of this host for `seven_factor`; 0 is best."""

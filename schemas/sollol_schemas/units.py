@@ -25,6 +25,12 @@ Count = Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="A count.")]
 Tokens = Annotated[int, Meta(ge=0, le=WHOLE_MAX, description="A number of tokens.")]
 TokensPerSecond = Annotated[float, Meta(ge=0, le=SECONDS_MAX, description="A speed in tokens per second.")]
 Watts = Annotated[float, Meta(ge=0, le=1e9, description="Power in watts.")]
+Joules = Annotated[float, Meta(ge=0, le=1e15, description="Energy in joules; 3,600,000 are a kilowatt-hour.")]
+Money = Annotated[
+    float,
+    Meta(ge=0, le=1e12, description="An amount of money.", extra={"is_exact": True}),
+]
+"""Its digits are never cut: those of one answer all stand behind the point."""
 Celsius = Annotated[float, Meta(ge=-100, le=300, description="A temperature in degrees Celsius.")]
 Priority = Annotated[int, Meta(ge=0, le=10, description="0 (only when idle) to 10 (critical); 5 is normal.")]
 Complexity = Annotated[float, Meta(ge=0, le=10, description="Declared difficulty of a request, 0 to 10.")]

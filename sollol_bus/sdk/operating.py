@@ -27,6 +27,7 @@ from sollol_schemas.groups import (
     RemoveGroup,
     SetGroup,
 )
+from sollol_schemas.prices import NodePrice
 from sollol_schemas.queries import ReliabilityReply, ReliabilityRequest
 from sollol_schemas.scaling import ScaleEvent, ScaleReply, SleepersReply, SleepersRequest, SleepEvent
 from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyEvent, StrategyReply, StrategyRequest
@@ -69,10 +70,16 @@ class Operating(ABC):
         return await self._admin("unload", AdminRequest(node_id=called_here(node_id), model=model))
 
     async def set_node(
-        self, node_id: str, *, weight: float | None = None, labels: dict[str, str] | None = None
+        self,
+        node_id: str,
+        *,
+        weight: float | None = None,
+        labels: dict[str, str] | None = None,
+        price: NodePrice | None = None,
     ) -> ControlReply:
-        """Changes a node's weight or labels."""
-        return await self._admin("set", AdminRequest(node_id=called_here(node_id), weight=weight, labels=labels or {}))
+        """Changes a node's weight, labels or price; a price replaces the one before as a whole."""
+        asked = AdminRequest(node_id=called_here(node_id), weight=weight, labels=labels or {}, price=price)
+        return await self._admin("set", asked)
 
     async def strategy(self) -> StrategyReply:
         """The scorer's strategy, those that could be chosen, and the settings that may change."""

@@ -70,7 +70,7 @@ def test_the_help_lists_every_command_and_the_exit_codes(capsys: pytest.CaptureF
         (["generate", "m", "hi", "--priority", "11"], "an integer from 0 to 10"),
         (["generate", "m", "hi", "--option", "nonsense"], "KEY=VALUE"),
         (["up", "--nats-port", "70000"], "from 0 to 65535"),
-        (["set", "attic"], "--weight or --label"),
+        (["set", "attic"], "--weight, --label or a price"),
         (["set", "attic", "--weight", "0"], "above 0"),
         (["nodes", "--config", "/does/not/exist.toml"], "No such file"),
     ],
@@ -281,7 +281,7 @@ def test_a_decision_shows_the_terms_that_matter_and_what_each_alternative_costs_
 
 
 def test_every_term_of_a_cost_has_a_column() -> None:
-    others = {"node_id", "total_s", "completion_s", "prefix_hit_tokens", "is_busy"}
+    others = {"node_id", "total_s", "completion_s", "prefix_hit_tokens", "is_busy", "expense", "currency"}
     assert set(TERMS) == set(CandidateCost.__struct_fields__) - others
 
 

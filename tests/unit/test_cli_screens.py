@@ -263,6 +263,7 @@ BATCHES = BatchListReply(
     )
 )
 ENDING = batch_views.Ending(view=BATCH, answers="answers.jsonl", written=12, earlier=13, earlier_at="", took_s=62.0)
+SPENT = (Usage(node="rent", requests=3, slot_s=3.0, expenses={"EUR": 1.5}, unpriced_s=1.0, energy_j=8e4),)
 USED = (
     Usage(
         team="research",
@@ -338,6 +339,7 @@ SCREENS: dict[str, Callable[[], None]] = {
     "batch": partial(batch_views.show_batch, BATCH, "laptop"),
     "batch_summary": partial(batch_views.show_summary, ENDING),
     "usage": partial(accounts.show_usage, accounts.usage_rows(USED, (UsageBy.CALLER,))),
+    "usage_costs": partial(accounts.show_usage, accounts.usage_rows(SPENT, (UsageBy.NODE,))),
     "usage_by_day": partial(accounts.show_usage, accounts.usage_rows(USED[:1], (UsageBy.TEAM, UsageBy.DAY))),
     "audit": partial(accounts.show_acts, accounts.act_rows(ACTS)),
     "keys": partial(keys.show_keys, KEYS, Roster()),

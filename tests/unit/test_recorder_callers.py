@@ -132,6 +132,48 @@ async def test_a_database_of_an_older_version_keeps_its_lines_for_operators(tmp_
         assert (await archive.recent(10, callers=ROSTER.seen_by("a"))).outcomes == ()
         (used,) = await archive.usage(0.0, by=(UsageBy.CALLER,))
         assert (used.caller, used.requests, used.output_tokens) == ("", 1, 5)
+        assert await archive.expenses(0.0, by=()) == []
+        (entry,) = usage_of([used], ROSTER, ())
+        assert (entry.expenses, entry.unpriced_s, entry.unmetered_s) == ({}, entry.slot_s, entry.slot_s)
     finally:
         await archive.close()
         await store.close()
+
+
+def spent(attempt_id: str, node: str, figures: Figures, *, at: int) -> Row:
+    told = outcome(attempt_id, node, figures=figures, caller=word_of("a"), model=f"m{at % 2}")
+    row = row_of(subjects.OUTCOME_EVENT.of(node), encode(told), stored_at_ns=at * 10**9, stream_seq=at)
+    assert row is not None
+    return row
+
+
+async def test_what_requests_cost_is_added_up_by_currency_and_what_nobody_knows_is_told(
+    store: Store, archive: Archive
+) -> None:
+    await store.write(
+        [
+            spent("r-1", "n1", Figures(actual_s=2.0, energy_j=100.0, expense=0.25, currency="EUR"), at=1),
+            spent("r-2", "n2", Figures(actual_s=3.0, energy_j=50.0, expense=2.0, currency="GOLD"), at=2),
+            spent("s-1", "n1", Figures(actual_s=1.0, expense=0.000001, currency="EUR"), at=3),
+            spent("t-1", "n1", Figures(actual_s=4.0), at=4),
+        ]
+    )
+
+    async def told(*by: UsageBy) -> dict[tuple[str, str], tuple[int, dict[str, float], float, float, float]]:
+        rows, costs = await archive.usage(0.0, by=by), await archive.expenses(0.0, by=by)
+        return {
+            (one.node, one.model): (one.requests, one.expenses, one.energy_j, one.unpriced_s, one.unmetered_s)
+            for one in usage_of(rows, ROSTER, by, costs)
+        }
+
+    assert await told() == {("", ""): (3, {"EUR": 0.250001, "GOLD": 2.0}, 150.0, 4.0, 5.0)}
+    assert await told(UsageBy.NODE) == {
+        ("n1", ""): (3, {"EUR": 0.250001}, 100.0, 4.0, 5.0),
+        ("n2", ""): (1, {"GOLD": 2.0}, 50.0, 0.0, 0.0),
+    }
+    assert await told(UsageBy.MODEL) == {
+        ("", "m1"): (2, {"EUR": 0.250001, "GOLD": 2.0}, 150.0, 0.0, 1.0),
+        ("", "m0"): (1, {}, 0.0, 4.0, 4.0),
+    }
+    assert await archive.expenses(0.0, by=(), callers=("nobody",)) == []
+    assert await archive.expenses(4.0, by=()) == [], "nothing is known of it, and nobody looks further"

@@ -71,7 +71,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "keys": Command("keys.keys", "Operate", "Make, list or revoke API keys of the gateways."),
     "strategy": Command("steering.strategy", "For experts", "Show or change how nodes are picked."),
     "breaker": Command("steering.breaker", "For experts", "List or close circuit breakers."),
-    "set": Command("node_operations.set_node", "Operate", "Change a node's weight or labels."),
+    "set": Command("node_operations.set_node", "Operate", "Change a node's weight, labels or price."),
     "scorer": Command("actors.scorer", "Single actors", "Run a scorer."),
     "dispatcher": Command("actors.dispatcher", "Single actors", "Run a dispatcher."),
     "recorder": Command("actors.recorder", "Single actors", "Run a recorder."),

@@ -84,7 +84,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "strategy list": ("sollol strategy list", "sollol strategy list -o json"),
     "breaker list": ("sollol breaker list", "sollol breaker list -o json"),
     "breaker reset": ("sollol breaker reset desk", "sollol breaker reset desk llama3.1:8b"),
-    "set": ("sollol set desk --weight 2", "sollol set desk --label site=den"),
+    "set": ("sollol set desk --weight 2", "sollol set desk --price-per-kwh 0.31 --currency EUR"),
     "scorer": ("sollol scorer", "sollol scorer --nats nats://hub:4222"),
     "dispatcher": ("sollol dispatcher", "sollol dispatcher --nats nats://hub:4222"),
     "recorder": ("sollol recorder", "sollol recorder --database /var/lib/sollol/recorder.sqlite3"),

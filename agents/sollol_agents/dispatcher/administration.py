@@ -1,6 +1,6 @@
 """Operators' requests about one node, forwarded to the node's control subject; every reply is passed on.
 
-What they want of the node itself (drain, weight, labels) is kept first, and holds also where the node is down.
+What they want of the node itself (drain, weight, labels, price) is kept first, and holds also where the node is down.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def control_request(operation: str, asked: AdminRequest) -> ControlRequest:
         case "pull":
             return ControlPull(model=asked.model)
         case "set":
-            return ControlSet(weight=asked.weight, labels=asked.labels)
+            return ControlSet(weight=asked.weight, labels=asked.labels, price=asked.price)
     raise UnknownOperation(f"unknown operation {operation!r}: drain, undrain, load, unload, pull or set")
 
 
@@ -111,7 +111,8 @@ class Administration(Part):
             if self._bus.is_connected:
                 self._bus.respond_error(msg.reply, error.body, is_stream=isinstance(control, ControlPull))
             return
-        told = {"model": asked.model, "weight": asked.weight, "labels": asked.labels}
+        price = None if asked.price is None else str(asked.price) or "none"
+        told = {"model": asked.model, "weight": asked.weight, "labels": asked.labels, "price": price}
         tell_act(self._bus, f"node.{subjects.last_token(msg.subject)}", node_id, told, asked=msg.headers or {})
         if isinstance(control, ControlDrain | ControlSet):
             await self._keep(msg.reply, node_id, control)

@@ -19,7 +19,8 @@ def wanted(kept: Intent, asked: ControlDrain | ControlSet) -> Intent:
     if isinstance(asked, ControlDrain):
         return msgspec.structs.replace(kept, is_draining=asked.is_draining)
     weight = kept.weight if asked.weight is None else asked.weight
-    return msgspec.structs.replace(kept, weight=weight, labels=kept.labels | asked.labels)
+    price = kept.price if asked.price is None else asked.price
+    return msgspec.structs.replace(kept, weight=weight, labels=kept.labels | asked.labels, price=price)
 
 
 class KeptIntents:

@@ -17,7 +17,7 @@ from sollol_agents.node.control.claim import Claim
 from sollol_agents.node.control.commands import Controls
 from sollol_agents.node.control.load_interval import LoadInterval
 from sollol_agents.node.control.sleeping import Sleeping
-from sollol_agents.node.control.telemetry import Identity, Standing, loaded_of, telemetry_of
+from sollol_agents.node.control.telemetry import Identity, Standing, drawn_w, gpus_of, loaded_of, telemetry_of
 from sollol_agents.node.control.wakes import Wakes
 from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.watch import EngineWatch
@@ -207,10 +207,13 @@ class NodeMonitor(Actor[NodeConfig]):
         """The full heartbeat, now."""
         executor, now = self._require_executor(), time.monotonic()
         self._machine.believe(self._watch.view.loaded)
+        executor.meter.price = self._standing.price
+        executor.meter.draws(drawn_w(gpus_of(self._watch.view, self._machine.gpus)), now)
         return telemetry_of(
             identity=self._identity,
             config=self.config,
             standing=self._standing,
+            power=executor.meter.power,
             view=self._watch.view,
             host=self._machine.host,
             machine_gpus=self._machine.gpus,

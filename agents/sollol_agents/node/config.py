@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from sollol_bus.errors import ConfigError
+from sollol_schemas.prices import Currency, NodePrice, PricePerHour, PricePerKwh
 from sollol_schemas.telemetry import MAC, EngineKind
 
 OLLAMA_URL = "http://127.0.0.1:11434"
@@ -67,6 +68,17 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ] = 0
     labels: Annotated[dict[str, str], Meta(description="Labels of the node, name to value.")] = {}
     weight: Annotated[float, Meta(gt=0, le=100, description="Factor on the node's share of work; 1 is neutral.")] = 1.0
+    price_per_hour: Annotated[PricePerHour, Meta(description="What an hour of the node costs; 0 is a price too.")] = (
+        None
+    )
+    price_per_kwh: Annotated[PricePerKwh, Meta(description="What a kilowatt-hour costs that it draws.")] = None
+    currency: Annotated[Currency, Meta(description="The currency of its prices, a short word like EUR.")] = ""
+    power_idle_w: Annotated[
+        float, Meta(ge=0, le=1e6, description="Watts that the machine draws when idle; 0: as the GPUs' drivers tell.")
+    ] = 0.0
+    power_busy_w: Annotated[
+        float, Meta(ge=0, le=1e6, description="Watts that it draws when busy; 0: as the GPUs' drivers tell, if any do.")
+    ] = 0.0
     preferred_task_types: Annotated[
         tuple[str, ...], Meta(description="Task types that the node should get rather than others.")
     ] = ()
@@ -153,6 +165,11 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __repr__(self) -> str:
         """The settings without the key."""
         return f"NodeConfig(node_id={self.node_id!r}, engine={self.engine!r}, url={self.url!r}, slots={self.slots})"
+
+
+def price_of(config: NodeConfig) -> NodePrice:
+    """What the node costs, as configured."""
+    return NodePrice(per_hour=config.price_per_hour, per_kwh=config.price_per_kwh, currency=config.currency)
 
 
 def node_id_of(config: NodeConfig, host: str | None = None) -> str:

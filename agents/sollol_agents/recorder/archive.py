@@ -25,7 +25,7 @@ from sollol_agents.recorder.statistics import (
 )
 from sollol_agents.recorder.store import connect
 from sollol_agents.recorder.uptime import Passage, Uptime, uptime_of
-from sollol_agents.recorder.usage import UsageRow, usage_sql
+from sollol_agents.recorder.usage import ANY_EXPENSE, ExpenseRow, UsageRow, expense_sql, usage_sql
 from sollol_schemas.acts import Act
 from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
@@ -216,13 +216,20 @@ class Archive:
     async def usage(self, since: float, *, by: Collection[UsageBy], callers: Callers = None) -> list[UsageRow]:
         """What was used at or after `since` (seconds of Unix time), by caller and by what is asked for besides.
 
-        Tries of a job, and attempts of a request, count as one. With `callers`, only their requests.
+        Tries of a job, and attempts of a request, count as one, on each node where that is asked for. With `callers`,
+        only their requests.
         """
         words = None if callers is None else msgspec.json.encode(callers).decode()
-        rows = await self._connection.execute_fetchall(
-            usage_sql(with_model=UsageBy.MODEL in by, with_day=UsageBy.DAY in by), (since, words, words)
-        )
+        rows = await self._connection.execute_fetchall(usage_sql(by), (since, words, words))
         return [UsageRow(*row) for row in rows]
+
+    async def expenses(self, since: float, *, by: Collection[UsageBy], callers: Callers = None) -> list[ExpenseRow]:
+        """What the same cost; nothing where no node has told what it costs or draws."""
+        if not await self._connection.execute_fetchall(ANY_EXPENSE, (since,)):
+            return []
+        words = None if callers is None else msgspec.json.encode(callers).decode()
+        rows = await self._connection.execute_fetchall(expense_sql(by), (since, words, words))
+        return [ExpenseRow(*row) for row in rows]
 
     async def acts(self, since: float, limit: int) -> tuple[Act, ...]:
         """What operators did at or after `since` (seconds of Unix time), newest first."""

@@ -205,8 +205,10 @@ class Queries:
     async def _usage(self, archive: Archive, _store: Store, msg: Msg) -> UsageReply:
         request = _read(msg, UsageRequest, UsageRequest())
         since = self._bus.clock.now_unix() - request.since_s if request.since_s > 0 else 0.0
-        rows = await archive.usage(since, by=request.by, callers=self._seen_by(msg))
-        return UsageReply(entries=usage_of(rows, self._roster(), request.by))
+        seen_by = self._seen_by(msg)
+        rows = await archive.usage(since, by=request.by, callers=seen_by)
+        expenses = await archive.expenses(since, by=request.by, callers=seen_by)
+        return UsageReply(entries=usage_of(rows, self._roster(), request.by, expenses))
 
     async def _acts(self, archive: Archive, _store: Store, msg: Msg) -> ActsReply:
         request = _read(msg, ActsRequest, ActsRequest())

@@ -158,6 +158,9 @@ def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> Row:
             "caller": decision.caller,
             "prompt_tokens": figures.prompt_tokens or 0,
             "slot_s": figures.actual_s,
+            "energy_j": figures.energy_j,
+            "expense": figures.expense,
+            "currency": figures.currency,
         },
     )
 

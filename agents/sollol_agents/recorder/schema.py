@@ -29,6 +29,9 @@ OUTCOME_COLUMNS: Final = (
     "caller",
     "prompt_tokens",
     "slot_s",
+    "energy_j",
+    "expense",
+    "currency",
 )
 
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -169,5 +172,11 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         body          BLOB NOT NULL,
         PRIMARY KEY (request_id, caller)
     ) WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE outcomes ADD COLUMN energy_j REAL;  -- NULL: not known, as of everything older
+    ALTER TABLE outcomes ADD COLUMN expense REAL;
+    ALTER TABLE outcomes ADD COLUMN currency TEXT NOT NULL DEFAULT '';
+    CREATE INDEX outcomes_by_expense ON outcomes (recorded_at) WHERE expense IS NOT NULL OR energy_j IS NOT NULL;
     """,
 )

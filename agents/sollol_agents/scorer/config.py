@@ -47,6 +47,10 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         float,
         Meta(ge=0, le=3600, description="Seconds by which a node counts as slower for each preferred label it lacks."),
     ] = 5.0
+    cheap_patience_s: Annotated[
+        float,
+        Meta(gt=0, le=604_800, description="How long a CHEAP request without a deadline may take for less money."),
+    ] = 60.0
     async_gpu_factor: Annotated[
         float, Meta(ge=1, le=10, description="Cost of a GPU node to patient work, where a CPU node would do.")
     ] = 1.1

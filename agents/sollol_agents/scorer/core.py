@@ -97,7 +97,7 @@ class SchedulerCore:
         """Makes what depends on the settings."""
         self.config = config
         self.planner = Planner(
-            rules=CostRules(config.risk_overhead_s, config.async_gpu_factor, config.ageing_s, config.prefer_s),
+            rules=CostRules.of(config),
             demand=self.demand,
             holders=self.fleet.holders,
             rng=self._rng,

@@ -34,7 +34,12 @@ _COLOURS: Final = {
     "cancelled": "yellow",
     "client_error": "yellow",
 }
-_MODES: Final = {"fast": ("FAST", "cyan"), "reliable": ("RELI", "magenta"), "async": ("ASYNC", "blue")}
+_MODES: Final = {
+    "fast": ("FAST", "cyan"),
+    "reliable": ("RELI", "magenta"),
+    "async": ("ASYNC", "blue"),
+    "cheap": ("CHEAP", "green"),
+}
 
 
 class Cell(NamedTuple):

@@ -17,7 +17,7 @@ from sollol_bus.errors import ConfigError
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.questions import ask_actor
 from sollol_bus.transport.connection import BusConfig
-from sollol_schemas import subjects
+from sollol_schemas import prices, subjects
 from sollol_schemas.acts import Act, ActsReply, ActsRequest
 from sollol_schemas.queries import Usage, UsageBy, UsageRequest
 
@@ -26,11 +26,15 @@ Since = Annotated[str, Parameter(help="Only the last so long: 90m, 12h, 7d; empt
 Row = dict[str, Any]
 _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _FIGURES: Final = ("requests", "failed", "prompt_tokens", "output_tokens", "slot_s")
+_COSTS: Final = ("energy_wh", "expenses")
+_UNKNOWN: Final = ("unmetered_s", "unpriced_s")
+_MORE: Final = " +?"
 _COLUMNS: Final = {
     UsageBy.TEAM: ("team",),
     UsageBy.CALLER: ("team", "caller", "title"),
     UsageBy.MODEL: ("model",),
     UsageBy.DAY: ("day",),
+    UsageBy.NODE: ("node",),
 }
 
 
@@ -41,16 +45,17 @@ def usage(
     log: LogConfig,
     since: Since = "",
     by: Annotated[
-        list[Literal["team", "caller", "model", "day"]] | None,
+        list[Literal["team", "caller", "model", "day", "node"]] | None,
         Parameter(negative_iterable=(), help="What it is told by; repeat it for several. Days are those of UTC."),
     ] = None,
     watch: of_commands.WatchFlag = False,
     csv_: CsvFlag = False,
     json_: of_commands.JsonFlag = False,
 ) -> int:
-    """Shows requests, tokens and seconds of slots, by team, caller, model or day.
+    """Shows requests, tokens, seconds of slots, energy and money, by team, caller, model, node or day.
 
-    A client is told of its own team. Tries of a job count as one request.
+    A client is told of its own team. Tries of a job count as one request. What no price or power is known for is not in
+    the sums: `+?` marks them.
 
     Example:
         sollol usage --since 30d --by team --by day --csv
@@ -85,7 +90,17 @@ def audit(
 def usage_rows(entries: Sequence[Usage], by: Sequence[UsageBy]) -> list[Row]:
     """What is told of each entry: by what it was asked for, and the figures."""
     columns = [*dict.fromkeys(name for one in UsageBy if one in by for name in _COLUMNS[one]), *_FIGURES]
-    return [{name: getattr(one, name) for name in columns} for one in entries]
+    return [{name: getattr(one, name) for name in columns} | _costs(one) for one in entries]
+
+
+def _costs(one: Usage) -> Row:
+    """Energy and money as far as they are known, and the seconds for which they are not."""
+    return {
+        "energy_wh": round(one.energy_j / 3600.0, 4) if one.energy_j else None,
+        "expenses": one.expenses or None,
+        "unmetered_s": one.unmetered_s,
+        "unpriced_s": one.unpriced_s,
+    }
 
 
 def act_rows(acts: Sequence[Act]) -> list[Row]:
@@ -109,13 +124,28 @@ def show_usage(rows: Sequence[Row]) -> None:
     if not rows:
         tell("nothing was used in that time")
         return
-    headings = [_heading(name) for name in rows[0]]
+    shown = [_shown(row) for row in rows]
+    hidden = {name for name in _COSTS if not any(row[name] for row in shown)}
+    names = [name for name in shown[0] if name not in hidden]
     show_table(
-        headings,
-        [[_cell(value) for value in row.values()] for row in rows],
-        numbers=[_heading(name) for name in _FIGURES],
-        first_to_go=[_heading(name) for name in ("title", "failed", "prompt_tokens", "team", "slot_s")],
+        [_heading(name) for name in names],
+        [[_cell(row[name]) for name in names] for row in shown],
+        numbers=[_heading(name) for name in (*_FIGURES, *_COSTS)],
+        first_to_go=[_heading(name) for name in ("title", "failed", "prompt_tokens", "team", "slot_s", "energy_wh")],
     )
+
+
+def _shown(row: Row) -> Row:
+    """The row as a person reads it: what is missing in a sum is marked behind it."""
+    told = {name: value for name, value in row.items() if name not in _UNKNOWN}
+    energy_wh, expenses = row["energy_wh"], row["expenses"]
+    told["energy_wh"] = "" if energy_wh is None else f"{energy_wh:,.2f}{_MORE if row['unmetered_s'] else ''}"
+    told["expenses"] = f"{_money(expenses)}{_MORE if row['unpriced_s'] else ''}" if expenses else ""
+    return told
+
+
+def _money(expenses: dict[str, float]) -> str:
+    return " + ".join(prices.told(amount, currency) for currency, amount in expenses.items())
 
 
 def show_acts(rows: Sequence[Row]) -> None:
@@ -137,7 +167,7 @@ def show_csv(rows: Sequence[Row]) -> None:
     if rows:
         writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _money(v) if isinstance(v, dict) else v for name, v in row.items()} for row in rows)
 
 
 def _heading(name: str) -> str:

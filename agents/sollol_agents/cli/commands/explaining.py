@@ -17,6 +17,7 @@ from sollol_agents.fleet_view.terms import LEGEND, MATTERS_S, TERMS
 from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
+from sollol_schemas import prices
 from sollol_schemas.decision import CandidateCost, DecisionEvent
 from sollol_schemas.events import Outcome
 from sollol_schemas.queries import WhyReply
@@ -94,6 +95,10 @@ def _show_outcomes(outcomes: Sequence[Outcome]) -> None:
     rows = [(name, *_outcome_row(outcome)) for name, outcome in zip(names, outcomes, strict=True)]
     show_table(headings, rows, numbers=("WAITED", "PREDICTED", "ACTUAL"), first_to_go=("WAITED", "PREDICTED", "CODE"))
     for name, outcome in zip(names, outcomes, strict=True):
+        if (figures := outcome.figures) is not None and (figures.expense is not None or figures.energy_j is not None):
+            energy = "energy not known" if figures.energy_j is None else f"{figures.energy_j / 3600:,.3f} Wh"
+            money = "no price known" if figures.expense is None else prices.told(figures.expense, figures.currency)
+            tell(f"{name if name == _WHOLE else f'attempt {name}'} cost: {money}, {energy}", indent="  ")
         if outcome.message:
             tell(f"{name if name == _WHOLE else f'attempt {name}'}: {outcome.message}", indent="  ")
 
@@ -147,6 +152,9 @@ def _show_candidates(event: DecisionEvent) -> None:
     best = ordered[0].total_s
     headings = ("SECONDS ON", "COST", "MORE", *(TERMS[term] for term in shown), "DONE IN", "CACHED", "FREE")
     rows = [_candidate_row(c, shown, best, is_chosen=c.node_id == chosen) for c in ordered]
+    if any(c.expense is not None for c in ordered):
+        headings = (*headings, "EXPENSE")
+        rows = [(*row, prices.told(c.expense, c.currency)) for row, c in zip(rows, ordered, strict=True)]
     largest = sorted(shown, key=lambda term: max(abs(getattr(c, term)) for c in ordered))
     first_to_go = ("CACHED", "FREE", "DONE IN", *(TERMS[term] for term in largest))
     show_table(headings, rows, numbers=headings[1:], first_to_go=first_to_go)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -18,6 +18,8 @@ from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.control import ControlReply
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.plain_words import in_plain_words
+from sollol_schemas.prices import NodePrice
 from sollol_schemas.queries import ModelView
 
 T = TypeVar("T")
@@ -87,16 +89,49 @@ def set_node(
         list[str] | None,
         Parameter(name="--label", negative_iterable=(), help="KEY=VALUE, repeatable; KEY= removes it."),
     ] = None,
+    price_per_hour: Annotated[float | None, Parameter(help="What an hour of it costs; 0 is a price too.")] = None,
+    price_per_kwh: Annotated[float | None, Parameter(help="What a kilowatt-hour costs that it draws.")] = None,
+    currency: Annotated[str | None, Parameter(help="The currency of its prices, a short word like EUR.")] = None,
+    no_price: Annotated[
+        bool, Parameter(name="--no-price", negative="", show_default=False, help="Its price is not known any more.")
+    ] = False,
     json_: of_commands.JsonFlag = False,
 ) -> int:
-    """Changes a node's weight or labels, for good: it wins over what the node is configured with."""
+    """Changes a node's weight, labels or price, for good: it wins over what the node is configured with."""
     labels = dict(_pair(text) for text in label or ())
-    if weight is None and not labels:
-        raise ConfigError("nothing to change: give --weight or --label")
+    told: dict[str, float | str | None] = {"per_hour": price_per_hour, "per_kwh": price_per_kwh, "currency": currency}
+    changes = {name: value for name, value in told.items() if value is not None}
+    _check_price(changes, no_price=no_price)
+    if weight is None and not labels and not changes and not no_price:
+        raise ConfigError("nothing to change: give --weight, --label or a price")
     if weight is not None and not 0 < weight <= 100:
         raise ConfigError(f"--weight {weight:g} is not allowed; it must be above 0 and at most 100")
     said = "{node} is changed"
-    return _operate(bus, log, lambda client: client.set_node(node, weight=weight, labels=labels), said, json_=json_)
+
+    async def ask(client: Client) -> ControlReply:
+        price = NodePrice() if no_price else await _changed_price(client, node, changes) if changes else None
+        return await client.set_node(node, weight=weight, labels=labels, price=price)
+
+    return _operate(bus, log, ask, said, json_=json_)
+
+
+def _check_price(changes: Mapping[str, float | str], *, no_price: bool) -> None:
+    """Makes sure that what is changed of a price can be one."""
+    if no_price and changes:
+        raise ConfigError("--no-price takes the price away; give no other price with it")
+    try:
+        msgspec.convert(dict(changes), NodePrice)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"no price: {in_plain_words(str(error))}") from error
+
+
+async def _changed_price(client: Client, node: str, changes: Mapping[str, float | str]) -> NodePrice:
+    """The node's price as it tells it now, with what is changed of it."""
+    try:
+        known = (await client.node(node)).telemetry.price
+    except SollolError:  # away: it is called by its id, and what is kept of it is all there is
+        known = NodePrice()
+    return msgspec.convert(msgspec.structs.asdict(known) | dict(changes), NodePrice)
 
 
 @of_commands.for_clients()

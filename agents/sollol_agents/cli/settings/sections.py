@@ -86,7 +86,7 @@ SECTIONS: Mapping[str, Names] = {
         title="`sollol scorer`",
         hidden=(
             *("seed", "size_clamp", "risk_overhead_s", "soft_success_floor"),
-            *("async_gpu_factor", "prefer_s", "breaker_trials", "successes_to_close"),
+            *("async_gpu_factor", "prefer_s", "cheap_patience_s", "breaker_trials", "successes_to_close"),
         ),
     ),
     "dispatcher": Names(

@@ -25,7 +25,7 @@ export const DecisionsView = {
   },
   template: `<section class="view" aria-label="Decisions">
     <div class="toolbar">
-      <Segmented v-model="mode" :options="[['all', 'All'], ['fast', 'Fast'], ['reliable', 'Reliable'], ['async', 'Async']]" label="Mode"/>
+      <Segmented v-model="mode" :options="[['all', 'All'], ['fast', 'Fast'], ['reliable', 'Reliable'], ['async', 'Async'], ['cheap', 'Cheap']]" label="Mode"/>
       <button class="button" :aria-pressed="!!frozen" @click="toggle"><Icon :name="frozen ? 'running' : 'pause'"/>{{ frozen ? (fresh ? 'Resume, ' + fresh + ' new' : 'Resume') : 'Pause' }}</button>
     </div>
     <ol class="feed" v-if="rows.length">

@@ -3,7 +3,7 @@ import { count, number, percent, seconds } from "./format.js";
 import { LineChart, gridOf } from "./chart.js";
 import { Mode, Segmented } from "./ui.js";
 
-const MODES = ["fast", "reliable", "async"];
+const MODES = ["fast", "reliable", "async", "cheap"];
 
 export const LatencyView = {
   components: { LineChart, Mode, Segmented },

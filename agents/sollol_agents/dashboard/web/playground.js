@@ -44,7 +44,7 @@ export const PlaygroundView = {
       <p v-if="!mayOperate" class="muted">Looking only: asking needs an administrator's key.</p>
       <label class="field"><span>Prompt</span><textarea class="input" rows="6" v-model="prompt" placeholder="Why is the sky blue?" @keydown.ctrl.enter.prevent="run" @keydown.meta.enter.prevent="run"></textarea></label>
       <label class="field"><span>Model</span><select class="input" :value="chosen" @change="model = $event.target.value" :disabled="!models.length"><option v-for="name in models" :key="name" :value="name">{{ name }}</option><option v-if="!models.length" value="">no model in the fleet</option></select></label>
-      <div class="field"><span>Mode</span><Segmented v-model="mode" :options="[['fast', 'Fast'], ['reliable', 'Reliable'], ['async', 'Async'], ['auto', 'Auto']]" label="Mode"/></div>
+      <div class="field"><span>Mode</span><Segmented v-model="mode" :options="[['fast', 'Fast'], ['reliable', 'Reliable'], ['async', 'Async'], ['cheap', 'Cheap'], ['auto', 'Auto']]" label="Mode"/></div>
       <label class="field"><span>Priority</span><select class="input" v-model="priority"><option v-for="[value, name] in priorities" :key="value" :value="value">{{ value }} {{ name }}</option></select></label>
       <div class="row gap"><button class="button primary" :disabled="!canRun"><Icon name="running"/>Run</button>
         <button v-if="asked" type="button" class="button" @click="asked.stop()">Stop</button></div>

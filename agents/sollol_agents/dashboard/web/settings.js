@@ -22,6 +22,8 @@ const WORDS = {
   risk_overhead_s: ["Price of a failure, in seconds", "nodes that fail are avoided more", "speed counts for more than success"],
   async_gpu_factor: ["Keep GPUs free of patient work", "patient work goes to CPU nodes sooner", "patient work uses GPUs as well"],
   soft_success_floor: ["Success that RELIABLE asks for", "fewer nodes serve reliable requests", "more nodes serve reliable requests"],
+  prefer_s: ["Seconds that a preferred label is worth", "preferred nodes are waited for longer", "speed counts for more than preferred labels"],
+  cheap_patience_s: ["Seconds that CHEAP may take without a deadline", "cheaper nodes serve more, and later", "dearer nodes serve more, and sooner"],
   resident_keep_alive_s: ["Keep models in demand for, in seconds", "fewer loads, less memory free", "memory is free sooner, more loads"],
   one_off_keep_alive_s: ["Keep rare models for, in seconds", "fewer loads, less memory free", "memory is free sooner, more loads"],
 };

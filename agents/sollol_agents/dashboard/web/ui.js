@@ -19,6 +19,7 @@ const PATHS = {
   fast: "M13 3L5 14h6l-1 7 8-11h-6z",
   reliable: "M12 3l7 3v5c0 5-3 8-7 10-4-2-7-5-7-10V6zM9 12l2 2 4-4",
   async: "M12 7v5l3.5 2M12 3a9 9 0 1 0 .01 0z",
+  cheap: "M12 3v18M16.5 7H9.8a2.6 2.6 0 0 0 0 5.2h4.4a2.6 2.6 0 0 1 0 5.2H7.5",
   running: "M7 5l12 7-12 7z",
   clock: "M12 7v5l3.5 2M12 3a9 9 0 1 0 .01 0z",
   close: "M6 6l12 12M18 6L6 18",

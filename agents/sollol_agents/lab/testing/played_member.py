@@ -51,6 +51,7 @@ class PlayedMember:
         self.is_draining = self.has_left = False
         self.weight = 1.0
         self.labels: dict[str, str] = {}
+        self.price: dict[str, Any] = {}
         self.running: dict[str, Any] = {}
         self.group = asyncio.TaskGroup()
         self.is_back = asyncio.Event()
@@ -99,7 +100,7 @@ class PlayedMember:
     def tell_all(self, **more: Any) -> None:
         """One heartbeat."""
         engine = {"kind": "other", "url": "fake://"}
-        standing = {"weight": self.weight, "labels": self.labels}
+        standing = {"weight": self.weight, "labels": self.labels, "price": self.price}
         fields = {"revision": self.revision, "engine": engine, "installed": self.models} | standing
         self.tell("telemetry", {"type": "node.telemetry.v1"} | fields | more)
 

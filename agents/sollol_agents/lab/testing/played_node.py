@@ -368,8 +368,8 @@ class PlayedNode(PlayedMember):
         self.load_changed()
 
     def set(self, asked: Json) -> None:
-        """Takes over its weight and labels."""
-        self.weight = asked.get("weight", self.weight)
+        """Takes over its weight, labels and price."""
+        self.weight, self.price = asked.get("weight", self.weight), asked.get("price", self.price)
         self.labels = {name: value for name, value in (self.labels | asked.get("labels", {})).items() if value}
         self.tell_all()
 

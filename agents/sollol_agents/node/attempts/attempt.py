@@ -12,11 +12,11 @@ from typing import Final
 
 import msgspec
 
-from sollol_agents.node.attempts.concurrency import Concurrency, mean_co_runners
 from sollol_agents.node.attempts.farewells import End
 from sollol_agents.node.attempts.interest import LOOK, Interest
 from sollol_agents.node.attempts.leave import Leave
 from sollol_agents.node.attempts.loading import with_load
+from sollol_agents.node.attempts.meter import Meter
 from sollol_agents.node.attempts.outcome import figures_of, outcome_of
 from sollol_agents.node.attempts.permission import Permission
 from sollol_agents.node.attempts.spans import AttemptTrace
@@ -49,7 +49,7 @@ class Attempt:
         body: The caller's body.
         engine: Where it runs.
         view: What is known of that engine.
-        concurrency: How many attempts run.
+        meter: What is measured of the node as a whole.
         speaker: The way to the caller.
         limits: How long the engine may be silent.
         stream: The token of the reply subjects on which a caller that left is noticed.
@@ -64,7 +64,7 @@ class Attempt:
         *,
         engine: Engine,
         view: EngineView,
-        concurrency: Concurrency,
+        meter: Meter,
         speaker: Speaker,
         limits: Limits,
         stream: str,
@@ -99,8 +99,8 @@ class Attempt:
         self.permission = Permission(bus, decision, exec_.go_s, self._refused)
         self._bus = bus
         self._view = view
-        self._concurrency = concurrency
-        self._area_before = concurrency.area(now)
+        self._meter = meter
+        self._began = meter.begin(now)
         self._speaker = speaker
         self._interest = Interest(bus, speaker, decision.node_id)
         self._trace = trace
@@ -364,10 +364,9 @@ class Attempt:
             now=now,
         )
         self.figures = msgspec.structs.replace(
-            figures,
+            self._meter.charged(figures, self._began, now),
             load_s=self.load_s + figures.load_s,
             chunks=self._speaker.messages,
-            co_runners=mean_co_runners(self._area_before, self._concurrency.area(now), now - self._accepted_at),
             gpu_share=self._view.gpu_share(self.decision.model),
             left_out=self.left_out + (answer.left_out if answer is not None else ()),
         )

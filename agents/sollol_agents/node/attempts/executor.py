@@ -16,11 +16,11 @@ import msgspec
 
 from sollol_agents.node.attempts import admission
 from sollol_agents.node.attempts.attempt import Attempt
-from sollol_agents.node.attempts.concurrency import Concurrency
 from sollol_agents.node.attempts.farewells import End, Farewells
 from sollol_agents.node.attempts.leave import Leave
 from sollol_agents.node.attempts.load_options import RunnerOptions
 from sollol_agents.node.attempts.loading import LoadPatience
+from sollol_agents.node.attempts.meter import Meter
 from sollol_agents.node.attempts.outcome import evidence_of, is_doubtful
 from sollol_agents.node.attempts.preparation import Preparation
 from sollol_agents.node.attempts.question import Question
@@ -117,7 +117,7 @@ class Executor:
         self._secret = secrets.token_bytes(16)
         self._attempts: dict[str, Attempt] = {}
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
-        self._concurrency = Concurrency(time.monotonic())
+        self.meter = Meter(config, time.monotonic())
         self.terms = admission.Terms()
         self._probe = f"{inboxes.node_inbox_prefix(node_id)}.t{instance}"
         self._streams = itertools.count(1)
@@ -252,7 +252,7 @@ class Executor:
             body,
             engine=self.engine,
             view=self.view,
-            concurrency=self._concurrency,
+            meter=self.meter,
             speaker=Speaker(
                 self.bus,
                 Leave(self.bus, self.node_id, reply_to, exec_.ticket),
@@ -269,7 +269,7 @@ class Executor:
             trace=AttemptTrace(tracer, exec_, headers.get(h.TRACEPARENT, "")) if tracer is not None else None,
         )
         self._attempts[attempt.attempt_id] = self._by_stream[stream] = attempt
-        self._concurrency.set_running(len(self._attempts), time.monotonic())
+        self.meter.set_running(len(self._attempts), time.monotonic())
         self.idle.clear()
         try:
             attempt.permission.accept()
@@ -306,7 +306,7 @@ class Executor:
         self._attempts.pop(attempt.attempt_id, None)
         self._by_stream.pop(attempt.stream, None)
         self.slots.release(attempt.attempt_id)
-        self._concurrency.set_running(len(self._attempts), time.monotonic())
+        self.meter.set_running(len(self._attempts), time.monotonic())
         state = AttemptState.ENDED_SPOKEN if attempt.has_spoken else AttemptState.ENDED_SILENT
         end = attempt.end()
         self._ended[attempt.attempt_id] = _Ended(state, attempt.stream, end.chunks)

@@ -80,7 +80,7 @@ class Controls:
     Args:
         bus: The connection.
         executor: The node's attempts.
-        standing: Weight and labels.
+        standing: Weight, labels and price.
         host: The node.
         spawn: Runs a coroutine as a task of the actor.
         node_id: The node's id.
@@ -127,8 +127,8 @@ class Controls:
             case ControlDrain(is_draining=is_draining):
                 self._host.set_draining(is_draining=is_draining)
                 self._bus.respond(msg, self._reply())
-            case ControlSet(weight=weight, labels=labels):
-                self._standing.change(weight, labels)
+            case ControlSet(weight=weight, labels=labels, price=price):
+                self._standing.change(weight, labels, price)
                 self._host.tell_soon()
                 self._bus.respond(msg, self._reply())
             case ControlSleep() | ControlWake():

@@ -7,12 +7,13 @@ from typing import Final
 
 import msgspec
 
-from sollol_agents.node.config import NodeConfig
+from sollol_agents.node.config import NodeConfig, price_of
 from sollol_agents.node.engines.view import EngineView
 from sollol_agents.node.machine.host import HostSample
 from sollol_agents.node.machine.remote import STATED
 from sollol_bus.transport.endpoints import Endpoint
 from sollol_bus.version import VERSION
+from sollol_schemas.prices import NodePrice, Power
 from sollol_schemas.telemetry import Asked, EngineKind, Gpu, InFlight, LearnedSpeed, LoadedModel, Sleeper, Telemetry
 
 _MIB: Final = 1024 * 1024
@@ -23,16 +24,19 @@ class Standing(msgspec.Struct, kw_only=True):
 
     weight: float
     labels: dict[str, str]
+    price: NodePrice = NodePrice()
 
     @classmethod
     def of(cls, config: NodeConfig) -> Standing:
         """As configured."""
-        return cls(weight=config.weight, labels=dict(config.labels))
+        return cls(weight=config.weight, labels=dict(config.labels), price=price_of(config))
 
-    def change(self, weight: float | None, labels: dict[str, str]) -> None:
+    def change(self, weight: float | None, labels: dict[str, str], price: NodePrice | None = None) -> None:
         """Takes in a change; a label set to the empty string is removed."""
         if weight is not None:
             self.weight = weight
+        if price is not None:
+            self.price = price
         merged = self.labels | labels
         self.labels = {name: value for name, value in merged.items() if value}
 
@@ -68,6 +72,12 @@ def gpus_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     return (msgspec.structs.replace(machine_gpus[0], memory_used_mib=total_mib - free_mib, memory_free_mib=free_mib),)
 
 
+def drawn_w(gpus: tuple[Gpu, ...]) -> float | None:
+    """What the GPUs draw together; None where one of them does not tell, or there is none."""
+    told = [gpu.power_w for gpu in gpus if gpu.power_w is not None]
+    return sum(told) if gpus and len(told) == len(gpus) else None
+
+
 def loaded_of(view: EngineView, machine_gpus: tuple[Gpu, ...]) -> tuple[LoadedModel, ...]:
     """The loaded models with what is known of their place."""
     return with_vram(view.loaded, view.kind, gpus_of(view, machine_gpus))
@@ -94,6 +104,7 @@ def telemetry_of(
     identity: Identity,
     config: NodeConfig,
     standing: Standing,
+    power: Power,
     view: EngineView,
     host: HostSample,
     machine_gpus: tuple[Gpu, ...],
@@ -132,6 +143,8 @@ def telemetry_of(
         uptime_s=uptime_s,
         labels=standing.labels,
         weight=standing.weight,
+        price=standing.price,
+        power=power,
         preferred_task_types=config.preferred_task_types,
         host_priority=config.host_priority,
         version=VERSION,

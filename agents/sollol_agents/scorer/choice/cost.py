@@ -18,6 +18,7 @@ from typing import NamedTuple
 from sollol_agents.scorer.choice.horizon import Horizon, LoadPlan
 from sollol_agents.scorer.choice.profiles import Profile
 from sollol_agents.scorer.choice.waiting import Waiting
+from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.decision import CandidateCost
 from sollol_schemas.label_terms import unmet
@@ -100,6 +101,18 @@ class CostRules(NamedTuple):
     async_gpu_factor: float
     ageing_s: float
     prefer_s: float = 5.0
+    cheap_patience_s: float = 60.0
+
+    @classmethod
+    def of(cls, config: ScorerConfig) -> CostRules:
+        """As configured."""
+        return cls(
+            config.risk_overhead_s,
+            config.async_gpu_factor,
+            config.ageing_s,
+            config.prefer_s,
+            config.cheap_patience_s,
+        )
 
 
 class Cost(NamedTuple):

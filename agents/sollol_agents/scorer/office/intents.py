@@ -1,4 +1,4 @@
-"""Makes the fleet what operators want it to be: nodes kept out of service, weights and labels.
+"""Makes the fleet what operators want it to be: nodes kept out of service, weights, labels and prices.
 
 An operator's intent lies in the settings bucket and outlives processes. Every scorer keeps drained nodes out from
 the moment they join; the one in office tells a node that shows something else what is wanted of it, until it does.
@@ -25,8 +25,9 @@ def untold(intent: Intent, told: Telemetry) -> list[ControlDrain | ControlSet]:
         wanted.append(ControlDrain(is_draining=True))
     labels = {name: value for name, value in intent.labels.items() if told.labels.get(name, "") != value}
     weight = intent.weight if intent.weight != told.weight else None
-    if labels or weight is not None:
-        wanted.append(ControlSet(weight=weight, labels=labels))
+    price = intent.price if intent.price != told.price else None
+    if labels or weight is not None or price is not None:
+        wanted.append(ControlSet(weight=weight, labels=labels, price=price))
     return wanted
 
 

@@ -30,6 +30,7 @@ from sollol_schemas.steering import (
 STEERABLE = (
     "hold",
     "prefer_s",
+    "cheap_patience_s",
     "theta",
     "size_clamp",
     "risk_overhead_s",

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+import msgspec
+
 from sollol_agents.scorer.choice.cost import Cost, end_of, explain, first_token_s, gap_s, longest_prefill_s
 from sollol_agents.scorer.choice.eligibility import EligibilityClass
+from sollol_agents.scorer.choice.expense import expense_of
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.strategies.base import Choice
 from sollol_schemas.contrasts import contrast
-from sollol_schemas.decision import Decision, DecisionEvent, Forecast
+from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast
 from sollol_schemas.grant import Granted
 from sollol_schemas.ids import attempt_id
 from sollol_schemas.node_names import host_and_port
+from sollol_schemas.prices import significant
 from sollol_schemas.slim import rounded
 
 _CANDIDATES = 8
@@ -38,7 +42,7 @@ def made_decision(
     best = sorted(choice.costs, key=lambda c: c.total_s)[:_CANDIDATES]
     if cost not in best:
         best[-1] = cost
-    candidates = tuple(explain(c, now) for c in best)
+    candidates = tuple(_with_expense(explain(c, now), c) for c in best)
     reason = choice.reason or contrast(
         candidates[best.index(cost)],
         candidates,
@@ -48,7 +52,7 @@ def made_decision(
         where=waiting.request.routing.where,
     )
     return DecisionEvent(
-        decision=_decision(waiting, cost, _of_group(waiting, _reason(reason, verdict)), verdict, facts),
+        decision=_decision(waiting, cost, _of_group(waiting, _reason(reason, verdict, choice.note)), verdict, facts),
         candidates=candidates,
         rejections=verdict.rejections[:_REJECTIONS],
         queued=facts.queued,
@@ -57,7 +61,17 @@ def made_decision(
     )
 
 
-def _reason(reason: str, verdict: EligibilityClass) -> str:
+def _with_expense(told: CandidateCost, cost: Cost) -> CandidateCost:
+    """A candidate with what it would cost in money, where its node has a price."""
+    money = expense_of(cost)
+    if money is None:
+        return told
+    currency = cost.horizon.node.telemetry.price.currency
+    return msgspec.structs.replace(told, expense=significant(money, 4), currency=currency)
+
+
+def _reason(reason: str, verdict: EligibilityClass, note: str) -> str:
+    reason = f"{reason}; {note}" if note else reason
     if verdict.is_stopgap and len(verdict.nodes) == 1:
         return verdict.fallback  # it lacks what is wanted as well as the others do
     return f"{reason}; {verdict.fallback}" if verdict.fallback else reason

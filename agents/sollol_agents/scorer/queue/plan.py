@@ -26,6 +26,7 @@ from sollol_agents.scorer.knowledge.demand import Demand, bucket_of
 from sollol_agents.scorer.queue.queue import Line, merged
 from sollol_agents.scorer.queue.walk import Walk
 from sollol_agents.scorer.strategies.base import Choice, Strategy
+from sollol_agents.scorer.strategies.cheapest import cheapest
 from sollol_agents.scorer.strategies.least_cost import TIE_RATIO, TIE_S
 from sollol_schemas.routing import RoutingMode
 
@@ -35,6 +36,7 @@ _STANDINGS_MAX = 128  # eligibility classes whose bounds are kept
 _FEW_FREE = 8  # free nodes that are worked out first, whatever their bounds
 TRIED_BEYOND = 8
 """Requests of a class behind the window that may start on nodes which the plan leaves open."""
+_LOOK_AT_ALL = (RoutingMode.ASYNC, RoutingMode.CHEAP)  # modes that no bound on seconds speaks for
 _MOST_HELD = 3  # requests held ahead that count; by more, slow nodes would take what they only delay
 
 
@@ -186,7 +188,7 @@ class Planner:
             return
         free = pool.free_now(walk.open_ids)
         for waiting in candidates:
-            if not free or pool.soonest_late_end((waiting,)) >= drained_at:
+            if not free or waiting.mode is RoutingMode.CHEAP or pool.soonest_late_end((waiting,)) >= drained_at:
                 continue
             cost = self._first_to_end(waiting, free, pool, walk.now)
             if latest_end(cost) >= drained_at:
@@ -230,7 +232,7 @@ class Planner:
         Where few nodes are free, these come first, so that of the busy ones only the best is looked for.
         """
         ratio = self.strategy.prune_ratio
-        if ratio is None or waiting.mode is RoutingMode.ASYNC:
+        if ratio is None or waiting.mode in _LOOK_AT_ALL:
             return self.choose(waiting, nodes, now, pool)
         bucket, rules, planned, rows = self._bucket(waiting, now), self._rules, pool.planned, pool.rows
         least = pool.least_s(waiting)
@@ -292,8 +294,17 @@ class Planner:
     def choose(self, waiting: Waiting, nodes: Sequence[Node], now: float, pool: Pool | None = None) -> Choice:
         """The strategy's choice among all candidates, against the planned state if one is given."""
         costs = self.costs(waiting, nodes, now, pool)
-        choice = self.strategy.choose(waiting, costs, now, self._rng)
-        return Choice(choice.cost, choice.reason, costs)
+        if waiting.mode is RoutingMode.CHEAP:
+            choice = cheapest(
+                waiting,
+                costs,
+                now,
+                self._rules.cheap_patience_s,
+                lambda some: self.strategy.choose(waiting, some, now, self._rng),
+            )
+        else:
+            choice = self.strategy.choose(waiting, costs, now, self._rng)
+        return choice._replace(costs=costs)
 
     def costs(self, waiting: Waiting, nodes: Sequence[Node], now: float, pool: Pool | None = None) -> list[Cost]:
         """The cost of every candidate, against the planned state if one is given."""

@@ -19,6 +19,8 @@ class Choice(NamedTuple):
     """Why, where that is another than the costs; empty: they say it."""
     costs: Sequence[Cost] = ()
     """Every candidate that was worked out; the planner fills it in."""
+    note: str = ""
+    """What is said behind the reason, whoever gives that."""
 
 
 class Strategy(Protocol):
