@@ -77,6 +77,7 @@ class OwnFleet(Part):
     def __init__(self, config: SOLLOLConfig, *, has_gateway: bool) -> None:
         self._config = config
         self._dashboard: LazyDashboard | None = None
+        self._dashboard_log = Path()
         self._adding: list[asyncio.Task[object]] = []
         if has_gateway and not config.auth_enabled and not is_loopback(config.gateway_host):
             raise ConfigError(
@@ -134,6 +135,8 @@ class OwnFleet(Part):
         await asyncio.gather(*self._adding, return_exceptions=True)
         if self._dashboard is not None:
             await self._dashboard.close()
+            if not self._config.store_dir:
+                await asyncio.to_thread(self._dashboard_log.unlink, missing_ok=True)
         await self.stack.close()
 
     async def _found_here(self) -> list[str]:
@@ -173,9 +176,14 @@ class OwnFleet(Part):
         if not self._config.enable_dashboard:
             return
         folder = Path(self._config.store_dir or tempfile.gettempdir())
-        page = LazyDashboard(
-            DashboardConfig(), self._config.dashboard_port, folder / f"sollol-dashboard-{os.getpid()}.log"
-        )
+        self._dashboard_log = folder / f"sollol-dashboard-{os.getpid()}-{self._config.dashboard_port}.log"
+        page = LazyDashboard(DashboardConfig(), self._config.dashboard_port, self._dashboard_log)
         if page.listen(self.stack.bus_config):
             await page.start()
             self._dashboard = page
+        else:
+            log.warning(
+                "no dashboard at port %d: it wants pip install 'sollol-bus[dashboard]' and the port",
+                self._config.dashboard_port,
+                extra={"action": "no_dashboard"},
+            )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
-from typing import Any, Final, Self
-
-import msgspec
+from typing import Any, Self
 
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.job_answer import JobAnswer
@@ -14,8 +12,6 @@ from sollol_bus.sdk.routing_told import routing_told
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
 from sollol_schemas.routing import Routing
-
-_AUTO: Final = "auto"
 
 
 class Result(dict[str, Any]):
@@ -136,31 +132,14 @@ def where_and_why(
     if decision is None:
         return {"request_id": request_id, "node_id": "", "node_url": node_url, "routing_decision": {}}
     url = decision.node_url or node_url
-    told = {
-        "requested_node": wanted,
-        "selected_node": decision.node_id,
-        "node_url": url,
-        "reason": decision.reason,
-        "mode": decision.mode.value,
-        "strategy": decision.strategy,
-        "group": decision.group,
-        "priority": decision.priority,
-        "attempts": decision.attempt,
-        "queue_s": decision.queue_s,
-        "predicted_s": decision.forecast.total_s,
-        "rejected": dict(decision.rejected),
-    }
+    told = routing_told(decision, figures, request_id)
+    told |= {"node_url": url, "host": host_of(url) or told["host"]}
     return {
         "request_id": request_id,
         "node_id": decision.node_id,
         "node_url": url,
-        "routing_decision": told,
-        "_sollol_routing": {
-            **msgspec.to_builtins(told),
-            **routing_told(decision, figures, request_id),
-            "host": host_of(url) or decision.host,
-            "task_type": routing.task_type or decision.task_type or _AUTO,
-        },
+        "routing_decision": {**told, "requested_node": wanted, "selected_node": decision.node_id},
+        "_sollol_routing": told,
     }
 
 

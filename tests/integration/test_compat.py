@@ -300,6 +300,19 @@ async def test_a_fleet_that_is_not_there_or_is_named_twice_is_said() -> None:
     assert "not running" in repr(away)
 
 
+def test_a_dashboard_and_metrics_listen_where_they_are_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    with SOLLOL(
+        {"hosts": ["127.0.0.1:9"], "enable_dashboard": True, "dashboard_port": 0},
+        gateway_enabled=False,
+        metrics_enabled=True,
+        metrics_port=0,
+    ) as sollol:
+        metrics = sollol.get_status()["endpoints"]["metrics"]
+        assert httpx.get(metrics, follow_redirects=True, trust_env=False).status_code == 200
+        assert sollol.dashboard_url.startswith("http://127.0.0.1:") or "no dashboard at port" in caplog.text
+    assert sollol.dashboard_url == ""
+
+
 def test_a_gateway_for_others_wants_keys() -> None:
     with pytest.raises(ConfigError, match="auth_enabled"):
         SOLLOL(hosts=["127.0.0.1:9"], gateway_host="0.0.0.0").start()
