@@ -26,6 +26,7 @@ from sollol_bus.sdk.results import AnswerStream
 from sollol_bus.sdk.spread import spread
 from sollol_bus.sdk.surroundings import bus_config_here, is_fleet_named
 from sollol_bus.transport.connection import BusConfig
+from sollol_schemas.decision import Decision
 from sollol_schemas.queries import NodesReply
 from sollol_schemas.routing import Routing, RoutingMode
 
@@ -188,15 +189,15 @@ class Fleet(Part):
     async def generate(self, model: str, prompt: str, said: Mapping[str, object]) -> Result:
         """The whole answer to a prompt."""
         routing, fields = self._split(said)
-        asked = partial(self.client.generate, model, prompt, routing=routing, **without_stream(fields))
-        answer = await self._counted(asked)
+        stream = self.client.generate_stream(model, prompt, routing=routing, **without_stream(fields))
+        answer = await self._counted(stream.whole, lambda: stream.decision)
         return results.of_answer(answer, routing, is_chat=False, node_url=self._url(answer))
 
     async def chat(self, model: str, messages: Sequence[Mapping[str, object]], said: Mapping[str, object]) -> Result:
         """The whole next message of a conversation."""
         routing, fields = self._split(said)
-        asked = partial(self.client.chat, model, messages, routing=routing, **without_stream(fields))
-        answer = await self._counted(asked)
+        stream = self.client.chat_stream(model, messages, routing=routing, **without_stream(fields))
+        answer = await self._counted(stream.whole, lambda: stream.decision)
         return results.of_answer(answer, routing, is_chat=True, node_url=self._url(answer))
 
     async def embed(self, model: str, texts: str | Sequence[str], said: Mapping[str, object]) -> Result:
@@ -279,14 +280,27 @@ class Fleet(Part):
     def _url(self, made: Any) -> str:  # noqa: ANN401 an answer or embeddings
         return self.url_of(made.decision.node_id) if made.decision is not None else ""
 
-    async def _counted(self, asked: Callable[[], Awaitable[T]]) -> T:
-        """What was asked for; how it went stands in the program's own book."""
+    async def _counted(
+        self, asked: Callable[[], Awaitable[T]], decided: Callable[[], Decision | None] = lambda: None
+    ) -> T:
+        """What was asked for; how it went stands in the program's own book, where it is known which node it was."""
         began = time.monotonic()
-        made = await asked()
+        try:
+            made = await asked()
+        except SollolError as error:
+            decision = decided()
+            node_id = decision.node_id if decision is not None else error.details.get("node_id")
+            if isinstance(node_id, str):
+                self._count(node_id, began, error.body.code.value)
+            raise
         decision = getattr(made, "decision", None)
         if decision is not None:
-            self.reliability.record_request(decision.node_id, True, time.monotonic() - began)
+            self._count(decision.node_id, began)
         return made
+
+    def _count(self, node_id: str, began_mono_s: float, error_type: str | None = None) -> None:
+        took_s = time.monotonic() - began_mono_s
+        self.reliability.record_request(node_id, error_type is None, took_s, error_type)
 
 
 async def _connected(config: BusConfig) -> Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Self
 
@@ -28,6 +29,7 @@ class _Reader:
         self._chunks: AsyncGenerator[Chunk, None] | None = None
         self._reading: asyncio.Task[Any] | None = None
         self._is_over = False
+        self._began_mono_s = 0.0
 
     async def next(self) -> Result | None:
         """The next chunk; None after the last. Cancelling it ends the stream."""
@@ -56,6 +58,7 @@ class _Reader:
 
     async def _read(self) -> Result | None:
         if self._stream is None or self._chunks is None:
+            self._began_mono_s = time.monotonic()
             self._stream = self._begin(self._fleet)
             await self._stream.__aenter__()
             self._chunks = _chunks_of(self._stream)
@@ -65,7 +68,10 @@ class _Reader:
         said = Result.of(msgspec.json.decode(chunk.raw))
         if said.get("done") is True:
             decision = self._stream.decision
-            url = self._fleet.url_of(decision.node_id) if decision is not None else ""
+            url = ""
+            if decision is not None:
+                url = self._fleet.url_of(decision.node_id)
+                self._fleet.reliability.record_request(decision.node_id, True, time.monotonic() - self._began_mono_s)
             said |= Result.of(where_and_why(decision, None, self._stream.request_id, _ANONYMOUS, url))
         return said
 

@@ -11,13 +11,21 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig, Fault, FaultKind
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.compat import SOLLOL, ModelOrchestrator, ReasoningEngine, Result, SOLLOLConfig, SOLLOLIntegration
-from sollol_bus.errors import BadRequest, ConfigError, NoEligibleNode, NotConnected, SollolError, UnknownModel
+from sollol_bus.errors import (
+    BackendError,
+    BadRequest,
+    ConfigError,
+    NoEligibleNode,
+    NotConnected,
+    SollolError,
+    UnknownModel,
+)
 from sollol_bus.loop_thread import LoopThread
 
-ENDLESS = "count down from 100000"
+ENDLESS = "count down from 999"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +34,7 @@ def engines() -> Iterator[list[EmulatedNode]]:
     thread = LoopThread("engines", "stopped")
     thread.start()
     models = ("m=1", "other=1", "nomic-embed-text=0.1")
-    config = EmulatorConfig(model=models, preload=("m", "nomic-embed-text"), decode_tps=500.0, parallel=4)
+    config = EmulatorConfig(model=models, preload=("m", "nomic-embed-text"), decode_tps=100.0, parallel=4)
     started = [EmulatedNode(config) for _ in range(2)]
     for engine in started:
         thread.run(engine.__aenter__())
@@ -137,6 +145,7 @@ async def test_a_stream_needs_no_with_and_its_last_chunk_says_where(integration:
     assert "".join(texts) == " 2 1 0"
     assert chunk["done"]
     assert chunk["node_url"] in integration.hosts
+    assert integration.request_counts[chunk["node_id"]] >= 1
 
 
 @pytest.mark.parametrize("way", ["break", "cancel", "aclose", "drop"])
@@ -168,7 +177,7 @@ async def test_a_stream_that_is_left_is_cancelled(
     else:
         await anext(stream)
         del stream
-    await eventually(is_idle, integration, complaint="its slot is free")
+    await eventually(is_idle, integration, within_s=5.0, complaint="its slot is free")
 
 
 async def test_a_request_whose_task_is_cancelled_leaves_its_slot(integration: SOLLOLIntegration) -> None:
@@ -177,7 +186,7 @@ async def test_a_request_whose_task_is_cancelled_leaves_its_slot(integration: SO
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await eventually(is_idle, integration, complaint="its slot is free")
+    await eventually(is_idle, integration, within_s=5.0, complaint="its slot is free")
 
 
 async def test_a_job_tells_whoever_gave_a_callback_on_their_own_loop(integration: SOLLOLIntegration) -> None:
@@ -259,6 +268,15 @@ async def test_health_is_looked_at_until_the_looking_is_cancelled(integration: S
         await task
 
 
+async def test_a_node_that_fails_is_so_in_the_program_s_book(engines: list[EmulatedNode]) -> None:
+    async with SOLLOLIntegration(hosts=[engines[0].url]) as sollol:
+        engines[0].inject(Fault(kind=FaultKind.END_EARLY, after_tokens=1))
+        with pytest.raises(BackendError):
+            await sollol.generate("m", "count down from 9")
+        (seen,) = sollol.reliability_tracker.node_stats.values()
+        assert (seen["failed"], seen["successful"]) == (1, 0)
+
+
 def test_before_its_start_and_after_its_stop_it_says_so(engines: list[EmulatedNode]) -> None:
     sollol = SOLLOL(hosts=[engines[0].url], gateway_enabled=False)
     assert sollol.get_health() == {"error": "SOLLOL is not running"}
@@ -320,7 +338,7 @@ def test_a_gateway_for_others_wants_keys() -> None:
 
 PROGRAM = """
 from sollol_bus.compat import SOLLOL
-sollol = SOLLOL(hosts=["{url}"], gateway_port=0).start(blocking=False)
+sollol = SOLLOL(hosts=["{url}"], gateway_enabled=False).start(blocking=False)
 print(sollol.generate("m", "count down from 3")["response"], sollol._house.fleet.own.stack.server.pid)
 """
 
