@@ -6,6 +6,7 @@ from sollol_agents.dispatcher.intents import wanted
 from sollol_agents.lab.testing.messages import telemetry
 from sollol_agents.scorer.office.intents import untold
 from sollol_schemas.control import ControlDrain, ControlSet
+from sollol_schemas.prices import NodePrice
 from sollol_schemas.steering import Intent
 
 
@@ -25,3 +26,14 @@ def test_a_node_is_told_only_what_it_does_not_show() -> None:
         ControlDrain(is_draining=True),
         ControlSet(weight=3.0, labels={"a": "2"}),
     ]
+
+
+def test_a_price_is_kept_as_a_whole_and_told_until_the_node_shows_it() -> None:
+    eur, none = NodePrice(per_hour=0.8, currency="EUR"), NodePrice()
+    intent = wanted(wanted(Intent(), ControlSet(price=eur)), ControlSet(weight=2.0))
+    assert intent == Intent(weight=2.0, price=eur)
+    assert untold(intent, telemetry("n1", weight=2.0)) == [ControlSet(price=eur)]
+    assert untold(intent, telemetry("n1", weight=2.0, price=eur)) == []
+    gone = wanted(intent, ControlSet(price=none))
+    assert gone.price == none, "taken away, whatever the node is configured with"
+    assert untold(gone, telemetry("n1", weight=2.0, price=eur)) == [ControlSet(price=none)]
