@@ -43,6 +43,7 @@ from sollol_schemas.queries import NodesReply, NodesRequest, UsageReply, UsageRe
 from sollol_schemas.stores import KEPT
 from sollol_schemas.subjects import ENGINE, SUBJECTS, Subject
 from tools.recorded_members import MembersFleet
+from tools.recorded_sleepers import sleep_and_wake
 
 ROOT: Final = Path(__file__).parents[1]
 FILE: Final = ROOT / "tests" / "unit" / "golden" / "recorded" / "messages.json"
@@ -55,9 +56,7 @@ _STORED: Final = "PubAck"
 UNRECORDED: Final = {
     "Job": "it is recorded as SubmittedJob and DeadLetter",
     "ErrorBody": "it is recorded as Error",
-    **dict.fromkeys(("ControlSleep", "ControlWake", "KeptSleeper", "SleepEvent", "SleepReply"), "nobody sleeps"),
-    **dict.fromkeys(("SleepRequest", "SleepersReply", "SleepersRequest"), "nobody sleeps"),
-    **dict.fromkeys(("ScaleEvent", "ScaleReply"), "nobody asks"),
+    "ScaleEvent": "it takes half a minute to come about",
     "Routing": "its fields stand in the bodies and headers of EngineRequest",
     **dict.fromkeys(
         ("Groups", "GroupsRequest", "GroupsReply", "SetGroup", "RemoveGroup", "ForgetQuality", "CloseModelBreaker"),
@@ -216,7 +215,7 @@ async def record(folder: Path) -> list[Recorded]:
         try:
             ears.append(Ear(bus))
             await bus.flush()
-            for part in (_ask, _give_up, _work, _steer, _keep, _grow, _fail, _leave):
+            for part in (_ask, _give_up, _work, _steer, _keep, _grow, sleep_and_wake, _fail, _leave):
                 await part(system)
             await bus.flush()
         finally:

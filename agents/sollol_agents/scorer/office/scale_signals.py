@@ -55,7 +55,7 @@ class ScaleSignals(Part):
             scale.model,
             scale.verdict.value,
             scale.reason or "enough again",
-            extra={"action": "scale", "model": scale.model, "verdict": scale.verdict.value},
+            extra={"action": "scale", "model": scale.model},
         )
         data = encode(msgspec.structs.replace(event, at=self._bus.clock.instant()))
         self._bus.publish(subjects.SCALE_EVENT, data)
