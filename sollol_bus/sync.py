@@ -19,6 +19,7 @@ from sollol_bus.sdk.client import Client as AsyncClient
 from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.feedback import FeedbackReply
 from sollol_schemas.groups import GroupsReply, GroupView
 from sollol_schemas.queries import ModelsReply, NodesReply, StatsReply, WhyReply
 from sollol_schemas.routing import Routing
@@ -121,6 +122,29 @@ class Client:
     def why(self, request_id: str) -> WhyReply:
         """Every decision about a request with all candidates, and what became of each attempt."""
         return self._run(self._client.why(request_id))
+
+    def feedback(
+        self,
+        request_id: str = "",
+        *,
+        score: float | None = None,
+        success: bool | None = None,
+        model: str = "",
+        category: str = "",
+        latency_s: float | None = None,
+        comment: str = "",
+    ) -> FeedbackReply:
+        """Tells how good an answer was; see `sollol_bus.Client.feedback`."""
+        telling = self._client.feedback(
+            request_id,
+            score=score,
+            success=success,
+            model=model,
+            category=category,
+            latency_s=latency_s,
+            comment=comment,
+        )
+        return self._run(telling)
 
     # -- groups of models ---------------------------------------------------------------------------------
 

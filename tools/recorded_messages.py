@@ -38,6 +38,7 @@ from sollol_schemas.acts import ActsReply, ActsRequest
 from sollol_schemas.batch_progress import BatchTell
 from sollol_schemas.control import StateQuestion
 from sollol_schemas.execution import GO_S, CancelRequest
+from sollol_schemas.feedback import FeedbackHistory
 from sollol_schemas.jobs import Job
 from sollol_schemas.queries import NodesReply, NodesRequest, UsageReply, UsageRequest
 from sollol_schemas.stores import KEPT
@@ -58,13 +59,7 @@ UNRECORDED: Final = {
     "ErrorBody": "it is recorded as Error",
     "ScaleEvent": "it takes half a minute to come about",
     "Routing": "its fields stand in the bodies and headers of EngineRequest",
-    **dict.fromkeys(
-        ("Groups", "GroupsRequest", "GroupsReply", "SetGroup", "RemoveGroup", "ForgetQuality", "CloseModelBreaker"),
-        "no scorer answers it yet",
-    ),
-    **dict.fromkeys(
-        ("FeedbackRequest", "FeedbackReply", "FeedbackEvent", "FeedbackHistory"), "no recorder answers it yet"
-    ),
+    **dict.fromkeys(("Groups", "SetGroup", "RemoveGroup", "ForgetQuality", "CloseModelBreaker"), "nobody sets a group"),
 }
 """What has no record, and why."""
 _SECRETS: Final = frozenset({"secret", "token", "claims", "ticket", "ca", "leave_secret", h.CANCEL_SECRET})
@@ -240,7 +235,9 @@ async def _ask(system: EmulatedSystem) -> None:
     await client.stats()
     await client.reliability()
     await client.recent()
+    await client.feedback(answer.request_id, score=0.75, latency_s=1.5)
     await client.why(answer.request_id)
+    await ask_actor(client.bus, subjects.FEEDBACK_HISTORY, None, FeedbackHistory)
     decision = answer.decision
     assert decision is not None
     asked = StateQuestion(node_id=decision.node_id, attempt_id=decision.attempt_id)

@@ -14,6 +14,8 @@ from msgspec import Meta
 from sollol_schemas.units import BusId, Priority
 
 KEY_PREFIX: Final = "key-"
+ANONYMOUS: Final = KEY_PREFIX
+"""Whoever comes to a gateway without a key, where that has to be told from an operator."""
 HIGHEST: Final = 10
 """The highest priority there is."""
 

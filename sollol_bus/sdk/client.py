@@ -29,6 +29,7 @@ from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.feedback import FeedbackReply, FeedbackRequest
 from sollol_schemas.headers import ROUTING_PREFIX, TRACEPARENT
 from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.owners import is_reference
@@ -245,6 +246,46 @@ class Client(Operating, Part):
         if not is_reference(request_id):
             raise BadRequest(f"not a request id: {request_id[:80]!r}")
         return await self._ask(subjects.WHY.of(request_id), None, WhyReply)
+
+    async def feedback(
+        self,
+        request_id: str = "",
+        *,
+        score: float | None = None,
+        success: bool | None = None,
+        model: str = "",
+        category: str = "",
+        latency_s: float | None = None,
+        comment: str = "",
+    ) -> FeedbackReply:
+        """Tells how good an answer was, from which the choice among the models of a group learns.
+
+        Args:
+            request_id: Of the request, as `answer.decision.request_id` says, or of a job. A later word replaces it.
+            score: 0 is useless, 1 is perfect.
+            success: In place of a score: true is 1, false is 0.
+            model: In place of a request: a model, where answers are judged outside; for operators.
+            category: A coding category or a task type; empty: what is known of the request.
+            latency_s: How long the answer took, as its reader saw it.
+            comment: Shown where the request is explained.
+
+        Returns:
+            What it counted for; or that it waits, because nothing of the request is recorded yet.
+
+        Raises:
+            BadRequest: It says too little or too much.
+            SollolError: The request is somebody else's, or the caller gave too much feedback within a minute.
+        """
+        asked = FeedbackRequest(
+            request_id=request_id,
+            model=model,
+            category=category,
+            score=score,
+            success=success,
+            latency_s=latency_s,
+            comment=comment,
+        )
+        return await self._ask(subjects.FEEDBACK, asked, FeedbackReply)
 
     # -- many at once -------------------------------------------------------------------------------------
 

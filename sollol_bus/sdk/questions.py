@@ -28,7 +28,14 @@ _OF_SCORER = (
     subjects.SCALE,
     subjects.ADMIN_SLEEPERS,
 )
-_OF_RECORDER = (subjects.STATS, subjects.RELIABILITY, subjects.RECENT, subjects.USAGE, subjects.ADMIN_ACTS)
+_OF_RECORDER = (
+    subjects.STATS,
+    subjects.RELIABILITY,
+    subjects.RECENT,
+    subjects.USAGE,
+    subjects.ADMIN_ACTS,
+    subjects.FEEDBACK,
+)
 
 
 async def ask(
@@ -53,14 +60,22 @@ def ask_many(bus: Bus, subject: str, asked: object) -> AsyncGenerator[Msg, None]
     return request_many(bus, subject, encode(asked), headers=signed(bus, subject), gap_s=_GAP_S, total_s=_TOTAL_S)
 
 
-async def ask_actor(bus: Bus, subject: str, asked: object, kind: type[T], *, timeout_s: float = 5.0) -> T:
+async def ask_actor(
+    bus: Bus,
+    subject: str,
+    asked: object,
+    kind: type[T],
+    *,
+    timeout_s: float = 5.0,
+    headers: dict[str, str] | None = None,
+) -> T:
     """As `ask`; where nobody listens, the error names the actor to start.
 
     Raises:
         SollolError: What the other side reported, which actor is missing, or a `BusError`.
     """
     try:
-        return await ask(bus, subject, asked, kind, timeout_s=timeout_s)
+        return await ask(bus, subject, asked, kind, timeout_s=timeout_s, headers=headers)
     except NoResponders as error:
         raise await _nobody_on(bus, subject) from error
 

@@ -32,6 +32,7 @@ from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Fore
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerState
 from sollol_schemas.execution import Figures
+from sollol_schemas.feedback import FeedbackView
 from sollol_schemas.jobs import JobListReply, JobState, JobStatus
 from sollol_schemas.keys import ApiKey
 from sollol_schemas.queries import (
@@ -188,6 +189,7 @@ WHY = WhyReply(
             attempt=2,
         ),
     ),
+    feedback=(FeedbackView(request_id="r", model="llama3.1:8b", category="testing", score=0.9, comment="2 of 3 run"),),
 )
 JOBS = JobListReply(
     jobs=(

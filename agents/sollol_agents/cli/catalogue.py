@@ -47,6 +47,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "generate": Command("requesting.generate", "Use", "Stream an answer to a prompt."),
     "chat": Command("chat.chat", "Use", "Answer a message or hold a conversation."),
     "embed": Command("requesting.embed", "Use", "Embed texts."),
+    "feedback": Command("rating.feedback", "Use", "Tell how good an answer was."),
     "jobs": Command("jobs.jobs", "Use", "Submit, follow and steer durable jobs."),
     "batch": Command("batch.batch", "Use", "Run a file of requests as durable jobs."),
     "nodes": Command("listings.nodes", "Look", "List the nodes."),

@@ -30,6 +30,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "chat": ("sollol chat llama3.1:8b", 'sollol chat llama3.1:8b "Hi" --routing-mode reliable'),
     "embed": ('sollol embed nomic-embed-text "a text" "another"', "sollol embed nomic-embed-text --json < lines.txt"),
+    "feedback": (
+        "sollol feedback d955c98695e90364 --score 0.9",
+        "sollol feedback --model llama3.1:8b --category debugging --bad",
+    ),
     "jobs submit": (
         'sollol jobs submit llama3.1:8b "Summarise this" --id night-1 --priority low',
         'sollol jobs submit llama3.1:8b "Hi" --wait',

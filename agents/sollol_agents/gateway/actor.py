@@ -21,6 +21,7 @@ from sollol_agents.gateway.management.fleet import Fleet
 from sollol_agents.gateway.management.operations import Management
 from sollol_agents.gateway.pages.account import AccountPages
 from sollol_agents.gateway.pages.application import pages
+from sollol_agents.gateway.pages.feedback import FeedbackPages
 from sollol_agents.gateway.pages.groups import GroupPages
 from sollol_agents.gateway.pages.jobs import JobPages
 from sollol_agents.gateway.pages.models import ModelPages
@@ -93,6 +94,7 @@ class Gateway(Actor[GatewayConfig]):
             Management(config, self.bus, fleet),
             self._operations,
             GroupPages(client, fleet),
+            FeedbackPages(self.bus),
             JobPages(client.jobs, room),
             BatchPages(config, resources),
         )

@@ -25,7 +25,7 @@ from sollol_bus.jetstream.api import publish_acked
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import owners, subjects
-from sollol_schemas.callers import word_of
+from sollol_schemas.callers import ANONYMOUS, word_of
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.feedback import FeedbackEvent, FeedbackHistory, FeedbackReply, FeedbackRequest, view_of
 from sollol_schemas.ids import is_bus_id
@@ -176,7 +176,7 @@ class FeedbackDesk:
                 score=score_of(request),
                 replaces=before.score if before else None,
                 latency_s=request.latency_s,
-                caller=before.caller if before else word_of(caller),
+                caller=before.caller if before else word_of(caller if caller != ANONYMOUS else ""),
                 at=self._bus.clock.instant(),
             )
             if about.request_id:

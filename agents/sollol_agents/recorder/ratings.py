@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from sollol_bus.errors import BadRequest
-from sollol_schemas.callers import word_of
+from sollol_schemas.callers import ANONYMOUS, word_of
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import OutcomeStatus
@@ -58,9 +58,8 @@ def answered(known: WhyReply, caller: str, *, is_final: bool) -> Answered | None
     Raises:
         BadRequest: No model answered.
     """
-    word = word_of(caller)
-    decisions = [event.decision for event in known.decisions if not word or event.decision.caller == word]
-    ends = [outcome for outcome in known.outcomes if not word or outcome.decision.caller == word]
+    decisions = [event.decision for event in known.decisions if _is_of(event.decision, caller)]
+    ends = [outcome for outcome in known.outcomes if _is_of(outcome.decision, caller)]
     good = [outcome.decision for outcome in ends if outcome.status is OutcomeStatus.SUCCESS]
     if good:
         return _answered_by(good[-1])
@@ -72,6 +71,11 @@ def answered(known: WhyReply, caller: str, *, is_final: bool) -> Answered | None
     if decisions or ends:
         raise BadRequest("no model answered that request: there is nothing to rate")
     return None
+
+
+def _is_of(decision: Decision, caller: str) -> bool:
+    """Whether a caller may speak of an answer: of its own, and an operator of everybody's."""
+    return not caller or decision.caller == (word_of(caller) if caller != ANONYMOUS else "")
 
 
 def _answered_by(decision: Decision) -> Answered:

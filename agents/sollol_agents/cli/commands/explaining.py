@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import msgspec
 
 from sollol_agents.cli.commands.listings import listing
+from sollol_agents.cli.commands.rating import told
 from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import counted, say, seconds, show_table, tell
@@ -82,6 +83,8 @@ def show_why(reply: WhyReply) -> None:
         _show_outcomes(reply.outcomes)
     else:
         tell("no attempt has ended yet")
+    for view in reply.feedback:
+        tell(told(view), indent="  ")
     if reply.decisions:
         say()
         tell(LEGEND, indent="  ")

@@ -8,7 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.gateway.pages import openapi_groups, openapi_jobs
+from sollol_agents.gateway.pages.feedback import PATH as FEEDBACK
 from sollol_bus.version import VERSION
+from sollol_schemas.feedback import FeedbackReply, FeedbackRequest
 from sollol_schemas.queries import NodesReply, StatsReply
 from sollol_schemas.routing import Routing
 
@@ -64,8 +66,9 @@ _REFUSALS: Final = {
 @functools.cache
 def document() -> dict[str, Any]:
     """The document."""
-    (stats, nodes, _, *more), schemas = msgspec.json.schema_components(
-        (StatsReply, NodesReply, Routing, *openapi_groups.TYPES, *openapi_jobs.TYPES), ref_template=_REF
+    (stats, nodes, _, feedback, feedback_reply, *more), schemas = msgspec.json.schema_components(
+        (StatsReply, NodesReply, Routing, FeedbackRequest, FeedbackReply, *openapi_groups.TYPES, *openapi_jobs.TYPES),
+        ref_template=_REF,
     )
     about_groups, about_jobs = more[: len(openapi_groups.TYPES)], more[len(openapi_groups.TYPES) :]
     paths: dict[str, Any] = {path: {"get": _operation(text)} for path, text in _READS.items()}
@@ -75,6 +78,7 @@ def document() -> dict[str, Any]:
     paths["/v1/models/{model}"] = {"get": _operation("One model.") | {"parameters": [_in_path("model")]}}
     paths["/api/stats"] = {"get": _window("Statistics of the cluster.", stats)}
     paths["/api/usage"] = {"get": _window("Who has used how much; for administrators.", {"type": "object"})}
+    paths[FEEDBACK] = {"post": _feedback(feedback, feedback_reply)}
     both = {"type": "object", "properties": {"nodes": nodes, "stats": stats}}
     paths["/api/dashboard"] = {"get": _window("Nodes and statistics at once.", both)}
     paths |= {path: {method: _operation(text, needs)} for path, (method, text, needs) in _MANAGEMENT.items()}
@@ -117,6 +121,12 @@ def _operation(text: str, needs: tuple[str, ...] = (), schema: dict[str, Any] | 
         body = {"type": "object", "required": list(needs), "properties": properties}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     return operation
+
+
+def _feedback(asked: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
+    operation = _operation("Tell how good an answer was: score 0 to 1, or success.", schema=reply)
+    operation["responses"]["202"] = {"description": "It counts as soon as the request is recorded."}
+    return operation | {"requestBody": {"required": True, "content": {"application/json": {"schema": asked}}}}
 
 
 def _window(text: str, schema: dict[str, Any]) -> dict[str, Any]:
