@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -307,6 +309,22 @@ async def test_a_host_that_is_away_is_a_node_that_is_not_well(engines: list[Emul
         assert [row["healthy"] for row in sollol.get_node_resources()].count(False) == 1
         assert sollol.health_status[engines[0].url] is True
         assert (await sollol.generate(model="m", prompt="count down from 1"))["node_url"] == engines[0].url
+
+
+async def test_without_a_word_it_finds_the_engines_of_this_machine(
+    engines: list[EmulatedNode], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with contextlib.suppress(OSError):
+        _, writer = await asyncio.open_connection("127.0.0.1", 4222)
+        writer.close()
+        pytest.skip("somebody serves at 4222, whose fleet would be taken")
+    monkeypatch.setenv("OLLAMA_HOST", engines[0].url)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("SOLLOL_NATS", "SOLLOL_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    async with SOLLOLIntegration() as sollol:
+        assert engines[0].url in sollol.hosts
+        assert engines[1].url not in sollol.hosts
 
 
 async def test_a_fleet_that_is_not_there_or_is_named_twice_is_said() -> None:
