@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
@@ -49,6 +51,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How long waking it would take, or still takes; 0 while it is awake."""
     is_waking: bool = False
     """It is being woken."""
+    pace_ratio: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    """How fast its streams run now, held against what was learnt of it; 1: as usual."""
     clock_ahead_s: SignedSeconds = 0.0
     """How far its machine's clock is ahead of the NATS server's; 0 while that is less than 2 s, or not known."""
 
@@ -174,6 +178,51 @@ class StatsRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     window_s: Seconds = 0.0
     """Only what finished within so many seconds; 0: everything kept."""
+    with_patterns: bool = False
+    """Also what was learnt: categories, patterns, baselines, and each node's last day."""
+
+
+class CategoryStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Attempts of one category of work."""
+
+    requests: Count = 0
+    share_ratio: Ratio = 0.0
+    """Of all attempts that were looked at."""
+    successes: Count = 0
+    mean_s: Seconds = 0.0
+    """From arrival to the complete answer, of successes."""
+
+
+class Pattern(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where work of one category and model goes."""
+
+    category: str
+    model: str
+    node_id: BusId
+    requests: Count = 0
+    successes: Count = 0
+    mean_s: Seconds = 0.0
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was measured of a model on a node, alone in its slot: what it is held against."""
+
+    node_id: BusId
+    model: str
+    prompt_tps: TokensPerSecond = 0.0
+    decode_tps: TokensPerSecond = 0.0
+    load_s: Seconds = 0.0
+    samples: Count = 0
+
+
+class HostHour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One hour of a node."""
+
+    node_id: BusId
+    begins_at: Instant
+    requests: Count = 0
+    failures: Count = 0
+    mean_s: Seconds = 0.0
 
 
 class StatsReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="stats.v1"):
@@ -185,6 +234,14 @@ class StatsReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     fleet: FleetStats | None = None
     """None when no scorer is in office."""
     window_s: Seconds = 0.0
+    categories: dict[str, CategoryStats] = {}
+    """Of the latest attempts, by category of their work: a task type, or a kind of coding."""
+    patterns: tuple[Pattern, ...] = ()
+    """Of the same attempts, the most frequent first."""
+    baselines: tuple[Baseline, ...] = ()
+    """Of the nodes that are here."""
+    history: tuple[HostHour, ...] = ()
+    """Hours of the last day in which a node did something, the latest first."""
 
 
 class ReliabilityRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -220,9 +220,13 @@ class Client(Operating, Part):
         """Every model that a node has."""
         return await self._ask(subjects.MODELS, None, ModelsReply)
 
-    async def stats(self, window_s: float = 0.0) -> StatsReply:
-        """Statistics of the cluster; `window_s` 0 means everything that is kept."""
-        return await self._ask(subjects.STATS, StatsRequest(window_s=window_s), StatsReply)
+    async def stats(self, window_s: float = 0.0, *, with_patterns: bool = False) -> StatsReply:
+        """Statistics of the cluster; `window_s` 0 means everything that is kept.
+
+        With patterns also the categories of work, where which goes, baselines of nodes, and each node's last day.
+        """
+        asked = StatsRequest(window_s=window_s, with_patterns=with_patterns)
+        return await self._ask(subjects.STATS, asked, StatsReply)
 
     async def reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
         """Reliability per node and per (node, model)."""

@@ -177,6 +177,10 @@ async def test_lists_name_the_nodes(tmp_path: Path) -> None:
         ).json()
 
 
+async def _has_learnt(http: httpx.AsyncClient) -> bool:
+    return bool((await http.get("/api/stats")).json().get("categories"))
+
+
 async def test_operations_are_served(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
         await here.http.post("/api/generate", json=generate(2, stream=False))
@@ -186,7 +190,26 @@ async def test_operations_are_served(tmp_path: Path) -> None:
         assert 'sollol_gateway_tokens_total{kind="output",node="n1"} 3.0' in text
         assert 'sollol_fleet_nodes{state="up"} 1.0' in text
         assert (await here.http.get("/api/stats")).json()["fleet"]["nodes_up"] == 1
-        assert (await here.http.get("/api/dashboard")).json()["nodes"]["nodes"][0]["node_id"] == "n1"
+        await eventually(_has_learnt, here.http, complaint="what was recorded is told")
+        page = (await here.http.get("/api/dashboard")).json()
+        assert page["nodes"]["nodes"][0]["node_id"] == "n1"
+        assert page["status"] | {"strategy": ""} == {
+            "healthy": True,
+            "available_hosts": 1,
+            "total_hosts": 1,
+            "queued": 0,
+            "in_flight": 0,
+            "strategy": "",
+        }
+        assert page["performance"]["total_requests"] >= 1
+        assert page["routing_intelligence"]["task_types_learned"] == ["generation"]
+        assert page["hosts"][0]["node_id"] == "n1"
+        assert page["hosts"][0]["available"] is True
+        assert {alert["node_id"] for alert in page["alerts"]} <= {"n1"}
+        stats = (await here.http.get("/api/stats")).json()
+        assert stats["categories"]["generation"]["share_ratio"] == 1.0
+        assert {pattern["node_id"] for pattern in stats["patterns"]} == {"n1"}
+        assert stats["history"][0]["node_id"] == "n1"
         assert "/api/chat" in (await here.http.get("/openapi.json")).json()["paths"]
 
 

@@ -15,9 +15,13 @@ import aiosqlite
 import msgspec
 
 from sollol_agents.recorder.statistics import (
+    HOUR_S,
+    HOURS_MAX,
     RECENT_MAX,
     CountRow,
+    HourRow,
     LatencyRow,
+    PatternRow,
     TimeRow,
     VerdictRow,
     reliability_view,
@@ -44,6 +48,7 @@ from sollol_schemas.subjects import NO_NODE
 
 _LATENCY_SAMPLES = 20_000  # the latest successes, from which percentiles are taken
 _RECENT_LIMIT = 1000
+_DAY_S = 86_400.0
 _WHY_LIMIT = 100
 _ACTS_LIMIT = 10_000
 _ASKED = (
@@ -109,6 +114,28 @@ class Archive:
             fleet=fleet,
             window_s=window_s,
         )
+
+    async def patterns(self, since: float) -> list[PatternRow]:
+        """Where the latest attempts went, of those recorded at or after `since` (seconds of Unix time)."""
+        rows = await self._connection.execute_fetchall(
+            "SELECT category, model, node_id, count(*), sum(verdict = 'success'), total(latency_s) FROM ("
+            "SELECT category, model, node_id, verdict, latency_s FROM outcomes INDEXED BY outcomes_by_time "
+            "WHERE recorded_at >= ? AND verdict <> 'refused' ORDER BY recorded_at DESC LIMIT ?"
+            ") WHERE node_id <> ? GROUP BY category, model, node_id",
+            (since, self._latency_samples, NO_NODE),
+        )
+        return [PatternRow(*row) for row in rows]
+
+    async def hours(self, now: float) -> list[HourRow]:
+        """What each node did in each hour of the last day, the latest first; `now` is Unix time."""
+        rows = await self._connection.execute_fetchall(
+            "SELECT node_id, CAST(recorded_at / ? AS INTEGER) AS hour, count(*), sum(verdict = 'failure'), "
+            "avg(latency_s) FROM outcomes INDEXED BY outcomes_by_time "
+            "WHERE recorded_at >= ? AND verdict <> 'refused' AND node_id <> ? GROUP BY node_id, hour "
+            "ORDER BY hour DESC, node_id LIMIT ?",
+            (HOUR_S, now - _DAY_S, NO_NODE, HOURS_MAX),
+        )
+        return [HourRow(*row) for row in rows]
 
     async def reliability(self, node_id: str = "", model: str = "", *, now: float) -> ReliabilityReply:
         """The record of every node and of every model on it, or of those that were asked for; `now` is Unix time."""

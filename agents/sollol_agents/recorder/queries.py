@@ -12,7 +12,7 @@ import msgspec
 
 from sollol_agents.recorder.archive import Archive
 from sollol_agents.recorder.feedback import FeedbackDesk
-from sollol_agents.recorder.statistics import fleet_stats
+from sollol_agents.recorder.statistics import fleet_stats, with_patterns
 from sollol_agents.recorder.store import Store
 from sollol_agents.recorder.usage import usage_of
 from sollol_bus.errors import ActorStopped, BusError, NotConnected, PayloadTooLarge, SollolError
@@ -30,7 +30,6 @@ from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.feedback import FeedbackHistory, FeedbackReply
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.queries import (
-    FleetStats,
     NodesReply,
     NodesRequest,
     RecentReply,
@@ -172,8 +171,14 @@ class Queries:
 
     async def _stats(self, archive: Archive, _store: Store, msg: Msg) -> StatsReply:
         request = _read(msg, StatsRequest, StatsRequest())
-        since = self._bus.clock.now_unix() - request.window_s if request.window_s > 0 else 0.0
-        return await archive.stats(since, fleet=await self._ask_fleet(), window_s=request.window_s)
+        now = self._bus.clock.now_unix()
+        since = now - request.window_s if request.window_s > 0 else 0.0
+        nodes = await self._ask_fleet()
+        fleet = fleet_stats(nodes) if nodes is not None else None
+        reply = await archive.stats(since, fleet=fleet, window_s=request.window_s)
+        if request.with_patterns:
+            reply = with_patterns(reply, await archive.patterns(since), await archive.hours(now), nodes)
+        return reply
 
     async def _reliability(self, archive: Archive, _store: Store, msg: Msg) -> ReliabilityReply:
         request = await self._with_id(_read(msg, ReliabilityRequest, ReliabilityRequest()))
@@ -251,10 +256,10 @@ class Queries:
             return request
         return msgspec.structs.replace(request, node_id=known.nodes[0].node_id)
 
-    async def _ask_fleet(self) -> FleetStats | None:
+    async def _ask_fleet(self) -> NodesReply | None:
         try:
             msg = await self._bus.request(subjects.NODES, timeout_s=_FLEET_WAIT_S)
-            return fleet_stats(decode(msg.data, NodesReply)) if error_of(msg) is None else None
+            return decode(msg.data, NodesReply) if error_of(msg) is None else None
         except BusError as error:
             log.debug("no figures about the fleet: %s", error)
             return None

@@ -161,6 +161,7 @@ def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> Row:
             "energy_j": figures.energy_j,
             "expense": figures.expense,
             "currency": figures.currency,
+            "category": decision.category,
         },
     )
 

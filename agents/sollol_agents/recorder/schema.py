@@ -32,6 +32,7 @@ OUTCOME_COLUMNS: Final = (
     "energy_j",
     "expense",
     "currency",
+    "category",
 )
 
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -178,5 +179,8 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ALTER TABLE outcomes ADD COLUMN expense REAL;
     ALTER TABLE outcomes ADD COLUMN currency TEXT NOT NULL DEFAULT '';
     CREATE INDEX outcomes_by_expense ON outcomes (recorded_at) WHERE expense IS NOT NULL OR energy_j IS NOT NULL;
+    """,
+    """
+    ALTER TABLE outcomes ADD COLUMN category TEXT NOT NULL DEFAULT '';  -- of its work; empty: not known
     """,
 )

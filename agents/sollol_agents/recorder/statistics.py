@@ -11,14 +11,35 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from sollol_agents.recorder.rows import Verdict
 from sollol_agents.recorder.uptime import Uptime
 from sollol_schemas.errors import ErrorCode
-from sollol_schemas.queries import FleetStats, GroupStats, Latency, NodesReply, ReliabilityView, StatsReply
+from sollol_schemas.instants import instant
+from sollol_schemas.queries import (
+    Baseline,
+    CategoryStats,
+    FleetStats,
+    GroupStats,
+    HostHour,
+    Latency,
+    NodesReply,
+    Pattern,
+    ReliabilityView,
+    StatsReply,
+)
 from sollol_schemas.telemetry import NodeState
 
 _Z_95 = 1.959964
 _TIMEOUTS = (ErrorCode.STALLED, ErrorCode.DEADLINE_EXCEEDED)
+_NO_CATEGORY = "unknown"
+_CATEGORIES_MAX = 64
+_PATTERNS_MAX = 64
+_BASELINES_MAX = 256
+HOUR_S = 3600
+HOURS_MAX = 512
+"""Hours of nodes that are told at most."""
 RECENT_MAX = 100
 """Attempts per node and model whose times are told."""
 
@@ -206,6 +227,90 @@ def fleet_stats(nodes: NodesReply) -> FleetStats:
         slots=sum(view.telemetry.slots for view in live),
         in_flight=nodes.in_flight,
         queued=nodes.queued,
+    )
+
+
+class PatternRow(NamedTuple):
+    """How many of the latest attempts were of one category and model on one node, and how long successes took."""
+
+    category: str
+    model: str
+    node_id: str
+    requests: int
+    successes: int
+    seconds: float
+
+
+class HourRow(NamedTuple):
+    """What a node did in one hour, counted from 1970."""
+
+    node_id: str
+    hour: int
+    requests: int
+    failures: int
+    mean_s: float | None
+
+
+def with_patterns(
+    reply: StatsReply, rows: Sequence[PatternRow], hours: Iterable[HourRow], nodes: NodesReply | None
+) -> StatsReply:
+    """The statistics with what was learnt: where which work goes, and what nodes are held against."""
+    by_category: dict[str, list[PatternRow]] = defaultdict(list)
+    for row in rows:
+        by_category[row.category or _NO_CATEGORY].append(row)
+    total = sum(row.requests for row in rows)
+    categories = {name: _category(members, total) for name, members in by_category.items()}
+    frequent = sorted(rows, key=lambda row: (-row.requests, row.category, row.model, row.node_id))[:_PATTERNS_MAX]
+    views = nodes.nodes if nodes is not None else ()
+    return msgspec.structs.replace(
+        reply,
+        categories=dict(sorted(categories.items(), key=lambda item: -item[1].requests)[:_CATEGORIES_MAX]),
+        patterns=tuple(map(_pattern, frequent)),
+        baselines=tuple(
+            Baseline(
+                node_id=view.node_id,
+                model=speed.model,
+                prompt_tps=speed.prompt_tps,
+                decode_tps=speed.decode_tps,
+                load_s=speed.load_s,
+                samples=speed.samples,
+            )
+            for view in views
+            if view.state is not NodeState.DOWN
+            for speed in view.telemetry.speeds
+        )[:_BASELINES_MAX],
+        history=tuple(
+            HostHour(
+                node_id=row.node_id,
+                begins_at=instant(row.hour * HOUR_S),
+                requests=row.requests,
+                failures=row.failures,
+                mean_s=row.mean_s or 0.0,
+            )
+            for row in hours
+        ),
+    )
+
+
+def _category(rows: Sequence[PatternRow], total: int) -> CategoryStats:
+    requests, successes = sum(row.requests for row in rows), sum(row.successes for row in rows)
+    return CategoryStats(
+        requests=requests,
+        share_ratio=_ratio(requests, total),
+        successes=successes,
+        mean_s=math.fsum(row.seconds for row in rows) / successes if successes else 0.0,
+    )
+
+
+def _pattern(row: PatternRow) -> Pattern:
+    mean_s = row.seconds / row.successes if row.successes else 0.0
+    return Pattern(
+        category=row.category or _NO_CATEGORY,
+        model=row.model,
+        node_id=row.node_id,
+        requests=row.requests,
+        successes=row.successes,
+        mean_s=mean_s,
     )
 
 

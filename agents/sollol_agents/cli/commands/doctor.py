@@ -24,6 +24,7 @@ from sollol_agents.cli.declared import Parameter
 from sollol_agents.cli.log_lines import LogConfig
 from sollol_agents.cli.output import counted, say, seconds, show_json, show_table, tell
 from sollol_agents.cli.settings import of_commands
+from sollol_agents.fleet_view.alerts import AlertKind, AlertLevel, alerts
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.engines.probing import probe
 from sollol_agents.node.machine.gpu import find_gpus, with_shared_memory
@@ -41,7 +42,7 @@ from sollol_bus.version import VERSION
 from sollol_schemas import stores, subjects
 from sollol_schemas.inboxes import client_inbox_prefix
 from sollol_schemas.instants import parse_instant
-from sollol_schemas.queries import ModelsReply, NodesReply
+from sollol_schemas.queries import ModelsReply, NodesReply, NodeView
 from sollol_schemas.telemetry import NodeState
 
 _OLDEST_PYTHON: Final = (3, 11)
@@ -50,6 +51,10 @@ _LEAST_PAYLOAD_BYTES: Final = 8 << 20
 _ENGINE_TIMEOUT_S: Final = 1.0
 _PORTS: Final = ((4222, "--nats-port"), (8000, "--http-port"))
 """Where `sollol up` listens, and the flags that choose others."""
+_REMEDIES: Final = {
+    AlertKind.DEGRADED: "look at what else runs there, at its temperature and its log: `sollol why` tells of a request",
+    AlertKind.LOW_VRAM: "another program has the memory: `nvidia-smi` or the desktop's monitor says which",
+}
 _ROLES: Final = ("scorer", "dispatcher", "recorder")
 
 
@@ -349,7 +354,16 @@ async def _check_nodes(bus: Bus) -> list[Finding]:
         findings.append(Finding(check="node", level=level, found=found, remedy=remedy))
         if view.clock_ahead_s:
             findings.append(clock_finding(f"node {view.node_id}", view.clock_ahead_s))
-    return findings
+    return [*findings, *alert_findings(reply.nodes)]
+
+
+def alert_findings(views: Iterable[NodeView]) -> list[Finding]:
+    """Nodes that are slower than they were, and GPUs whose memory others than their models fill."""
+    return [
+        Finding(check="node", level=Level.WARNING, found=alert.text, remedy=_REMEDIES[alert.kind])
+        for alert in alerts(views)
+        if alert.level is AlertLevel.WARNING and alert.kind in _REMEDIES
+    ]
 
 
 async def _check_models(bus: Bus) -> list[Finding]:

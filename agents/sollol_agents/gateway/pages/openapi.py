@@ -9,9 +9,10 @@ import msgspec
 
 from sollol_agents.gateway.pages import openapi_groups, openapi_jobs
 from sollol_agents.gateway.pages.feedback import PATH as FEEDBACK
+from sollol_agents.gateway.pages.overview import Overview
 from sollol_bus.version import VERSION
 from sollol_schemas.feedback import FeedbackReply, FeedbackRequest
-from sollol_schemas.queries import NodesReply, StatsReply
+from sollol_schemas.queries import StatsReply
 from sollol_schemas.routing import Routing
 
 _REF: Final = "#/components/schemas/{name}"
@@ -66,8 +67,8 @@ _REFUSALS: Final = {
 @functools.cache
 def document() -> dict[str, Any]:
     """The document."""
-    (stats, nodes, _, feedback, feedback_reply, *more), schemas = msgspec.json.schema_components(
-        (StatsReply, NodesReply, Routing, FeedbackRequest, FeedbackReply, *openapi_groups.TYPES, *openapi_jobs.TYPES),
+    (stats, overview, _, feedback, feedback_reply, *more), schemas = msgspec.json.schema_components(
+        (StatsReply, Overview, Routing, FeedbackRequest, FeedbackReply, *openapi_groups.TYPES, *openapi_jobs.TYPES),
         ref_template=_REF,
     )
     about_groups, about_jobs = more[: len(openapi_groups.TYPES)], more[len(openapi_groups.TYPES) :]
@@ -79,8 +80,7 @@ def document() -> dict[str, Any]:
     paths["/api/stats"] = {"get": _window("Statistics of the cluster.", stats)}
     paths["/api/usage"] = {"get": _window("Who has used how much; for administrators.", {"type": "object"})}
     paths[FEEDBACK] = {"post": _feedback(feedback, feedback_reply)}
-    both = {"type": "object", "properties": {"nodes": nodes, "stats": stats}}
-    paths["/api/dashboard"] = {"get": _window("Nodes and statistics at once.", both)}
+    paths["/api/dashboard"] = {"get": _window("Health, alerts, what was learnt, nodes and statistics.", overview)}
     paths |= {path: {method: _operation(text, needs)} for path, (method, text, needs) in _MANAGEMENT.items()}
     for path in _INFERENCE:
         paths[path]["post"]["parameters"] = _routing_headers(schemas["Routing"])

@@ -15,6 +15,7 @@ from sollol_agents.gateway.http.bodies import json_response
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.management.fleet import Fleet
 from sollol_agents.gateway.pages.openapi import document
+from sollol_agents.gateway.pages.overview import overview
 from sollol_bus.errors import BadRequest, BusError, SollolError, error_from
 from sollol_bus.jetstream.api import api
 from sollol_bus.sdk.client import Client
@@ -115,7 +116,7 @@ class OperationPages:
 
     async def stats(self, request: Request) -> Response:
         """Statistics of the cluster."""
-        return json_response(await self._client.stats(_window(request)))
+        return json_response(await self._client.stats(_window(request), with_patterns=True))
 
     async def usage(self, request: Request) -> Response:
         """Who has used how much; for administrators."""
@@ -133,7 +134,7 @@ class OperationPages:
         nodes = await self._fleet.nodes()
         if not guest_of(request).is_admin:
             nodes = nodes.without_addresses()
-        return json_response({"nodes": nodes, "stats": await self._client.stats(_window(request))})
+        return json_response(overview(nodes, await self._client.stats(_window(request), with_patterns=True)))
 
 
 def _window(request: Request) -> float:

@@ -76,6 +76,7 @@ def _node_view(node: Node, now: float, *, has_left: bool) -> NodeView:
         heartbeat_age_s=round(max(0.0, now - node.seen_at), 3),
         telemetry=node.telemetry,
         in_flight=len(node.attempts),
+        pace_ratio=round(node.pace.value, 3),
         clock_ahead_s=round(node.clock.ahead_s, 3),
         serialised={node.installed[m].name: n for m, n in node.serialised().items() if m in node.installed},
         success_ratio=min(1.0, round(node.record.expected, 4)),
