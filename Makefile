@@ -17,8 +17,9 @@ PYTEST := $(PY) -m tools.second_try $(PY) -m pytest -q
 WHEEL_DIR := build/wheel-test
 # What a wheel can break: a file that it forgot, a command that it does not make, a path that leads back to the sources.
 # Its files are those of the sources, byte for byte, says tools.wheel: so they decide alike, which is tested there.
-ON_WHEEL := tests/conformance $(addprefix tests/unit/,dashboard screens test_every_module.py test_bus_api.py \
-	test_cli_*.py test_schemas_*.py test_top.py test_logs.py test_uvicorn.py test_words_and_ways.py)
+ON_WHEEL := $(addprefix tests/conformance/,test_*_surface.py test_engine_adapters.py test_emulated_machine.py) \
+	$(addprefix tests/unit/,dashboard screens test_every_module.py test_bus_api.py test_cli_*.py test_schemas_*.py \
+	test_top.py test_logs.py test_uvicorn.py test_words_and_ways.py)
 JS_CLIENTS := tests/acceptance/javascript
 JS_GENERATORS := tests/acceptance/generators
 ACCEPTANCE ?= tests/acceptance
@@ -26,6 +27,8 @@ ACCEPTANCE ?= tests/acceptance
 # A file stays on one worker.
 UNIT_WORKERS ?= -n 2 --dist loadfile
 SIDE_BY_SIDE ?= -n 4 --dist loadfile
+# These wait longest: half of their time at four.
+IN_ONE_PROGRAM ?= -n 6 --dist loadfile
 
 # LOCKED=yes takes what is shipped from requirements.lock, in its versions and with its hashes, as the image does.
 $(INSTALLED): pyproject.toml $(if $(LOCKED),requirements.lock)
@@ -86,7 +89,7 @@ unit: $(INSTALLED) ## Fast tests without a network.
 
 .PHONY: integration
 integration: $(INSTALLED) ## Tests against a real nats-server and real engines.
-	$(PYTEST) $(SIDE_BY_SIDE) tests/integration tests/conformance
+	$(PYTEST) $(IN_ONE_PROGRAM) tests/integration tests/conformance
 
 .PHONY: acceptance
 acceptance: install ## Real processes, started as a user would and killed while they work.

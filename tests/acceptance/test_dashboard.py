@@ -21,14 +21,25 @@ import pytest_asyncio
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_agents.lab.emulator import Fault
 from sollol_agents.lab.emulator.faults import FaultKind
-from sollol_agents.lab.testing.dashboard import CHROMIUM, CUT, HAS_ALL, LARGE, SMALL, System, watched, working_system
+from sollol_agents.lab.testing.dashboard import (
+    CHROMIUM,
+    CUT,
+    HAS_ALL,
+    LARGE,
+    SMALL,
+    System,
+    Watched,
+    recorded,
+    unused,
+    watched,
+    working_system,
+)
 from sollol_agents.lab.testing.processes import ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_bus import Client, Routing
+from sollol_bus import Routing
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.jobs import make_job
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
-from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerState
 from sollol_schemas.jobs import JobState
 from sollol_schemas.telemetry import NodeState
@@ -66,12 +77,19 @@ async def browser() -> AsyncIterator[Browser]:
         await made.close()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def page(system: System, browser: Browser) -> AsyncIterator[Page]:
-    opened, wrong = await watched(browser, system.url)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tab(system: System, browser: Browser) -> AsyncIterator[Watched]:
+    """One for all tests: a browser takes a second of work for each."""
+    opened = await watched(browser, system.url)
     yield opened
-    await opened.context.close()
-    assert wrong == []
+    await opened.page.context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(system: System, tab: Watched) -> AsyncIterator[Page]:
+    """A page that nobody has opened yet, and that remembers nothing of the test before."""
+    async with unused(tab, system.url) as opened:
+        yield opened
 
 
 async def turn_to(page: Page, system: System, view: str) -> None:
@@ -153,21 +171,6 @@ async def test_a_click_on_a_decision_explains_it_with_every_candidate_and_term(s
     shown = await drawer.locator(".candidate summary b:first-child").all_text_contents()
     assert {c.node_id for c in why[0].candidates} <= set(shown)
     assert "writing" in await drawer.locator(".candidate.chosen .terms").inner_text()
-
-
-async def recorded(client: Client, request_id: str) -> tuple[DecisionEvent, ...]:
-    decisions: tuple[DecisionEvent, ...] = ()
-
-    async def is_there() -> bool:
-        nonlocal decisions
-        try:
-            decisions = (await client.why(request_id)).decisions
-        except SollolError:
-            return False
-        return bool(decisions)
-
-    await eventually(is_there, complaint="the decision is recorded")
-    return decisions
 
 
 async def test_a_strategy_chosen_on_the_page_is_the_scorers(system: System, page: Page) -> None:

@@ -22,6 +22,7 @@ import pytest_asyncio
 from bench.dashboard.fake_fleet import MODELS, FakeFleet
 from sollol_agents.children import Child
 from sollol_agents.lab.testing.dashboard import CHROMIUM, CUT, HAS_ALL, PALE, Watched, watched
+from sollol_agents.lab.testing.warm_start import WarmChild
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -102,7 +103,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         bus = await Bus.connect(BusConfig(url=server.url, name="fake-fleet"))
         floor.push_async_callback(bus.close)
         argv = ("sollol_agents.cli", "dashboard", "--nats", server.url, "--port", "0")
-        dashboard = await floor.enter_async_context(Child("dashboard", *argv, log_file=folder / "dashboard.log"))
+        dashboard = await floor.enter_async_context(WarmChild("dashboard", *argv, log_file=folder / "dashboard.log"))
         playwright = await floor.enter_async_context(async_playwright())
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         floor.push_async_callback(browser.close)

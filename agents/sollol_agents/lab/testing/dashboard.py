@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sollol_agents.children import Child
 from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
+from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus import Client, Routing
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.jobs import make_job
+from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.routing import RoutingMode
 
 if TYPE_CHECKING:
@@ -130,6 +132,36 @@ async def watched(browser: Browser, url: str, *, width: int = 1280, height: int 
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("response", on_response)
     return Watched(page, wrong)
+
+
+@asynccontextmanager
+async def unused(opened: Watched, url: str) -> AsyncIterator[Page]:
+    """A page that nobody has used yet, in a tab that is opened once; what went wrong on it is an error at the end."""
+    page, wrong = opened
+    wrong.clear()
+    yield page
+    told = [*wrong]
+    if page.url.startswith(url):
+        await page.evaluate("() => { localStorage.clear(); sessionStorage.clear() }")
+    await page.context.clear_cookies()
+    await page.goto("about:blank")
+    assert told == []
+
+
+async def recorded(client: Client, request_id: str) -> tuple[DecisionEvent, ...]:
+    """What the recorder has of a request, once it has it."""
+    decisions: tuple[DecisionEvent, ...] = ()
+
+    async def is_there() -> bool:
+        nonlocal decisions
+        try:
+            decisions = (await client.why(request_id)).decisions
+        except SollolError:
+            return False
+        return bool(decisions)
+
+    await eventually(is_there, complaint="the decision is recorded")
+    return decisions
 
 
 CUT: Final = """() => [...document.querySelectorAll('.shell *')].filter(e => {
