@@ -177,6 +177,7 @@ async def test_lists_name_the_nodes(fresh: EmulatedSystem) -> None:
     async with httpx.AsyncClient(base_url=fresh.engines["n1"].url) as direct:
         ours = {row["name"]: row for row in (await fresh.http.get("/api/tags")).json()["models"]}
         own = {row["name"]: row for row in (await direct.get("/api/tags")).json()["models"]}
+        assert ours.pop("auto")["details"]["family"] == "group"
         assert {name: {**row, "nodes": ["n1"]} for name, row in own.items()} == ours
         loaded = (await fresh.http.get("/api/ps")).json()["models"]
         assert {one["name"]: one["node_id"] for one in loaded} == {"m:latest": "n1", "nomic-embed-text:latest": "n1"}
