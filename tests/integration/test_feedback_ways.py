@@ -42,13 +42,11 @@ async def asked(system: EmulatedSystem, model: str) -> str:
 
 async def test_feedback_comes_in_by_bus_http_sdk_and_command_line(system: EmulatedSystem) -> None:
     small, middle, large = [await asked(system, model) for model in MODELS]
-    msg = await system.client.bus.request(
-        subjects.FEEDBACK, encode(FeedbackRequest(request_id=small, success=True, category=CATEGORY))
-    )
+    msg = await system.client.bus.request(subjects.FEEDBACK, encode(FeedbackRequest(request_id=small, success=True)))
     assert error_of(msg) is None
     assert decode(msg.data, FeedbackReply).model == MODELS[0]
 
-    reply = await system.client.feedback(middle, score=0.5, category=CATEGORY, comment="so so")
+    reply = await system.client.feedback(middle, score=0.5, comment="so so")
     assert (reply.model, reply.category, reply.score) == (MODELS[1], CATEGORY, 0.5)
 
     def in_a_program_without_async() -> FeedbackReply:
@@ -88,6 +86,33 @@ async def test_feedback_comes_in_by_bus_http_sdk_and_command_line(system: Emulat
     assert means == sorted(means, reverse=True)
 
 
+async def test_feedback_on_a_group_counts_for_the_model_that_answered_and_for_its_trial(system: EmulatedSystem) -> None:
+    await system.client.set_group("trio", MODELS[:2], candidate=MODELS[2], share=0.9)
+    rated = []
+    for _ in range(6):
+        reply = await system.client.feedback(await asked(system, "trio"), score=0.5)
+        assert (reply.group, reply.category) == ("trio", CATEGORY)
+        rated.append(reply.model)
+
+    async def shown() -> tuple[int, int]:
+        trial = (await system.client.group("trio")).trial
+        return (trial.candidate_feedback, trial.others_feedback) if trial is not None else (-1, -1)
+
+    async def is_shown() -> bool:
+        return await shown() == (rated.count(MODELS[2]), 6 - rated.count(MODELS[2]))
+
+    await eventually(is_shown)
+    views = {view.model: round(view.quality.feedback) for view in (await system.client.group("trio")).members}
+    assert views == {model: rated.count(model) for model in MODELS}
+    await system.client.reset_group("trio")
+
+    async def is_forgotten() -> bool:
+        members = (await system.client.group("trio")).members
+        return await shown() == (0, 0) and not any(view.quality.feedback for view in members)
+
+    await eventually(is_forgotten)
+
+
 async def _over_http(system: EmulatedSystem) -> tuple[httpx.Response, httpx.Response]:
     """What the gateway says to feedback on a request of one's own, and to that of another key."""
     keys = KeyStore(system.client.bus)
@@ -100,7 +125,7 @@ async def _over_http(system: EmulatedSystem) -> tuple[httpx.Response, httpx.Resp
     body: dict[str, Any] = {"model": "small", "prompt": PROMPT, "stream": False, "options": {"num_predict": 3}}
     answer = await system.http.post("/api/generate", json=body, headers=heads[0])
     assert answer.status_code == 200, answer.text
-    said = {"request_id": answer.headers["x-sollol-request-id"], "score": 0.9, "category": CATEGORY}
+    said = {"request_id": answer.headers["x-sollol-request-id"], "score": 0.9}
     own, others = [await system.http.post("/api/feedback", json=said, headers=head) for head in heads]
     return own, others
 
