@@ -11,7 +11,7 @@ import pytest
 from sollol_bus.compat import CircuitBreakerConfig, RoutingStrategy, TaskCategory, TaskRouter
 from sollol_bus.errors import BadRequest, Conflict, NoEligibleNode, UnknownModel
 
-TASK = "Implement a new feature"
+TASK = "Implement a trie"
 
 
 class Clock:
@@ -65,7 +65,7 @@ def test_affinity_is_by_category_one_for_a_success_and_minus_two_for_a_failure()
     router.record_task_result("b", True, 0.1, "coding")
     router.record_task_result("a", False, 0.1, TaskCategory.TESTING)
     assert router.get_affinity("testing") == {"a": 1.0}
-    assert {router.route_task("Write unit tests for X") for _ in range(5)} == {"a"}
+    assert {router.route_task("Write unit tests for the trie") for _ in range(5)} == {"a"}
     assert {router.route_task("Implement a function") for _ in range(5)} == {"b"}
     router.record_task_result("a", False, 0.1, TaskCategory.TESTING)
     assert router.get_affinity("testing") == {}
@@ -139,7 +139,7 @@ def test_the_strategy_changes_while_it_runs() -> None:
 
 def test_categories_come_from_words_or_from_whatever_is_set() -> None:
     router = TaskRouter()
-    assert router.get_task_category("optimize the database query") is TaskCategory.REFACTORING
+    assert router.get_task_category("optimize the trie") is TaskCategory.REFACTORING
     assert router.get_task_category("hello") is TaskCategory.UNKNOWN
 
     class Detector:
@@ -157,16 +157,16 @@ def test_mistakes_are_said() -> None:
     router = router_of("round_robin")
     with pytest.raises(NoEligibleNode, match="register_model"):
         router.route_task(TASK)
-    router.register_model("llama-7b", instance={"path": "x"})
-    assert router.GetInstance("llama-7b") == {"path": "x"}
+    router.register_model("llama3", instance={"path": "x"})
+    assert router.GetInstance("llama3") == {"path": "x"}
     with pytest.raises(Conflict, match="registered already"):
-        router.register_model("llama-7b")
+        router.register_model("llama3")
     with pytest.raises(BadRequest):
         router.register_model("")
-    with pytest.raises(UnknownModel, match="did you mean 'llama-7b'"):
-        router.record_task_result("llama-7", True, 0.1)
+    with pytest.raises(UnknownModel, match="did you mean 'llama3'"):
+        router.record_task_result("lama3", True, 0.1)
     with pytest.raises(BadRequest, match="latency"):
-        router.record_task_result("llama-7b", True, -0.1)
-    router.UnregisterModel("llama-7b")
+        router.record_task_result("llama3", True, -0.1)
+    router.UnregisterModel("llama3")
     with pytest.raises(UnknownModel):
-        router.get_model_metrics("llama-7b")
+        router.get_model_metrics("llama3")
