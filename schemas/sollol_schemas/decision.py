@@ -122,7 +122,7 @@ class ModelCandidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     completion_s: Seconds = 0.0
     """Until the answer is complete on its best node, waiting included."""
     quality: Ratio = 1.0
-    """Expected share of good answers at requests of this category."""
+    """Share of good answers at requests of this category that counted for it."""
     node_id: str = ""
     """Its best node; empty for a model that fell out."""
     reason: str = ""

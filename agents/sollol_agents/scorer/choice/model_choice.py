@@ -7,10 +7,10 @@ answers at requests of the category; `patience` what a bad answer costs its read
 with a bad answer in the place of a failure: so many repetitions are to be expected, each of which costs the time again
 and the reader's patience. A weight divides, as that of a node does.
 
-Quality must be tried to be known: one request in ten at most draws every `q` from what is believed of it (Thompson
-sampling) instead of taking the mean. What is well known is drawn close to its mean, so that ever fewer of these
-requests go to another model than the best. To draw for every request is the textbook's way; it would send most requests
-of a fleet in which nobody gives feedback to models at random.
+Quality must be tried to be known. So `q` is the mean with half of its spread on top: a model has the benefit of the
+doubt. And one request in twenty draws every `q` from what is believed of it (Thompson sampling); what is well known is
+drawn close to its mean, so that ever fewer of these requests go to another model than the best. To draw for every
+request is the textbook's way; it would send most requests of a fleet without feedback to models at random.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from sollol_agents.scorer.knowledge.quality import PRIOR
+from sollol_agents.scorer.knowledge.quality import PRIOR, Quality
 from sollol_schemas.decision import ModelCandidate
 from sollol_schemas.groups import Candidate, Group, GroupStrategy
 
-EXPLORING_SHARE = 0.1
-"""So many requests draw qualities instead of taking the means."""
+EXPLORING_SHARE = 0.05
+"""So many requests draw qualities instead of taking what is expected."""
+_DOUBT_SHARE = 0.5
+"""So much of the spread a quality is taken to be better than its mean."""
 LEAST_QUALITY = 0.05
 _CLEARLY_SHARE = 0.25
 _CLEARLY_S = 0.5
@@ -55,7 +57,7 @@ class Contender(NamedTuple):
     load: int
     """Requests that run or wait with it; 0 where the strategy does not ask."""
     quality: float
-    """Expected share of good answers at requests of this category, 0 to 1."""
+    """Share of good answers at requests of this category that is hoped for, 0 to 1."""
 
 
 class Picked(NamedTuple):
@@ -71,6 +73,11 @@ def total_s(seconds: float, quality: float, patience_s: float, weight: float = 1
     """Expected seconds until a good answer, for a model of such a weight; see the module."""
     bad = (1.0 - quality) / max(LEAST_QUALITY, quality)
     return (seconds + bad * (seconds + patience_s)) / weight
+
+
+def hopeful(known: Quality) -> float:
+    """The quality that counts for a model: its mean, with the benefit of the doubt."""
+    return min(1.0, known.mean + _DOUBT_SHARE * known.spread)
 
 
 def size_prior(size_bytes: float, sizes: Iterable[float]) -> float:
@@ -138,7 +145,7 @@ def pick(
     Args:
         group: Whose strategy and patience count.
         contenders: The models that could serve the request.
-        draw: Used for one request in ten at most, and only where quality counts.
+        draw: Used for one request in twenty, and only where quality counts.
         turns: Whose turn it is.
         rng: Decides about exploring, and for `random`; None leaves both to no chance.
         category: What the request is, for words.

@@ -209,7 +209,7 @@ class Contenders:
             node_id=best.horizon.node.node_id,
             size_bytes=size,
             load=self._load(waiting.model) if group.strategy in _COUNTS_LOAD else 0,
-            quality=self._qualities.expected(waiting.model, context.category, prior=prior).mean,
+            quality=model_choice.hopeful(self._qualities.expected(waiting.model, context.category, prior=prior)),
         )
 
     def _most_likely(self, nodes: Sequence[Node], model: str, now: float) -> Sequence[Node]:
