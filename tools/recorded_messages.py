@@ -59,7 +59,6 @@ UNRECORDED: Final = {
     "ErrorBody": "it is recorded as Error",
     "ScaleEvent": "it takes half a minute to come about",
     "Routing": "its fields stand in the bodies and headers of EngineRequest",
-    **dict.fromkeys(("Groups", "SetGroup", "RemoveGroup", "ForgetQuality", "CloseModelBreaker"), "nobody sets a group"),
 }
 """What has no record, and why."""
 _SECRETS: Final = frozenset({"secret", "token", "claims", "ticket", "ca", "leave_secret", h.CANCEL_SECRET})
@@ -352,6 +351,11 @@ async def _steer(system: EmulatedSystem) -> None:
     await client.breakers()
     await client.reset_breakers()
     await client.forget_reliability(model="nothing")
+    await client.set_group("both", {MODEL: 2.0, "other": 1.0}, candidate="other", share=0.2)
+    await client.group("both")
+    await client.reset_group("both")
+    await client.close_model_breaker("other")
+    await client.remove_group("both")
 
 
 async def _fail(system: EmulatedSystem) -> None:

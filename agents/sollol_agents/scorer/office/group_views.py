@@ -5,6 +5,7 @@ from __future__ import annotations
 from sollol_agents.requests.names import canonical, is_valid
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.knowledge.quality import Quality
+from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.groups import (
     AUTO,
     GROUPS_MAX,
@@ -22,29 +23,33 @@ _TOLD_OF_AUTO = 64
 _DIGITS = 4
 
 
-def groups_reply(core: SchedulerCore, now: float, name: str = "") -> GroupsReply | str:
-    """Every group, or the one of this name, with what was learnt; a text says that there is none."""
+def groups_reply(core: SchedulerCore, now: float, name: str = "") -> GroupsReply | ErrorBody:
+    """Every group, or the one of this name, with what was learnt; an error says that there is none."""
     if not name:
         return GroupsReply(groups=tuple(_view(core, group, now) for group in core.binder.book.all()))
     group = core.binder.book.named(name)
     return unknown(core, name) if group is None else GroupsReply(groups=(_view(core, group, now),))
 
 
-def unknown(core: SchedulerCore, name: str) -> str:
+def unknown(core: SchedulerCore, name: str) -> ErrorBody:
     """That no group has this name, and which there are."""
     known = core.binder.book.names()
     hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
-    return f"no group is called {name!r}{hint}"
+    return ErrorBody(code=ErrorCode.BAD_REQUEST, message=f"no group is called {name!r}{hint}")
 
 
-def with_group(kept: Groups, group: Group, core: SchedulerCore) -> Groups | str:
-    """What is kept once a group is set; a text says why it cannot be."""
-    why = _fault(group, core) or _conflict(group, kept)
+def with_group(kept: Groups, group: Group, core: SchedulerCore) -> Groups | ErrorBody:
+    """What is kept once a group is set; an error says why it cannot be."""
+    if any(canonical(group.name) in node.installed for node in core.fleet.nodes.values()):
+        message = f"{group.name!r} is the name of a model that a node has; choose another name for the group"
+        return ErrorBody(code=ErrorCode.CONFLICT, message=message)
+    why = _fault(group) or _conflict(group, kept)
     if why:
-        return why
+        return ErrorBody(code=ErrorCode.BAD_REQUEST, message=why)
     others = [known for known in kept.groups if canonical(known.name) != canonical(group.name)]
     if len(others) >= GROUPS_MAX:
-        return f"there are {GROUPS_MAX} groups already; remove one first"
+        message = f"there are {GROUPS_MAX} groups already; remove one first"
+        return ErrorBody(code=ErrorCode.BAD_REQUEST, message=message)
     return Groups(groups=tuple(sorted([*others, group], key=lambda known: known.name)))
 
 
@@ -54,14 +59,12 @@ def without_group(kept: Groups, name: str) -> Groups | None:
     return None if len(left) == len(kept.groups) else Groups(groups=left)
 
 
-def _fault(group: Group, core: SchedulerCore) -> str:
+def _fault(group: Group) -> str:
     models = [member.model for member in group.members]
     candidate = [group.candidate.model] if group.candidate is not None else []
     wrong = next((name for name in (group.name, *models, *candidate) if not is_valid(name)), None)
     if wrong is not None:
         return f"{wrong!r} is no name of a model; use letters, digits, '.', '_', '-', one '/' and one ':'"
-    if any(canonical(group.name) in node.installed for node in core.fleet.nodes.values()):
-        return f"{group.name!r} is the name of a model that a node has; choose another name for the group"
     if not models and canonical(group.name) != canonical(AUTO):
         return f"group {group.name!r} has no models; name at least one"
     keys = [canonical(model) for model in models]

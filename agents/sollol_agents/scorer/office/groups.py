@@ -96,13 +96,13 @@ class GroupOffice:
         try:
             asked = decode(msg.data or b"{}", GroupsRequest)
         except DecodeFailed as error:
-            self._refuse(msg, str(error))
+            self._refuse(msg, _bad(str(error)))
             return
         self._answer(msg, asked.name)
 
     def _answer(self, msg: Msg, name: str = "") -> None:
         reply = group_views.groups_reply(self._core, time.monotonic(), name)
-        if isinstance(reply, str):
+        if isinstance(reply, ErrorBody):
             self._refuse(msg, reply)
         else:
             self._bus.respond(msg, reply)
@@ -111,7 +111,7 @@ class GroupOffice:
         try:
             asked: GroupChange = decode(msg.data or b"{}", GroupChange)  # type: ignore[arg-type]  # a union decodes too
         except DecodeFailed as error:
-            self._refuse(msg, str(error))
+            self._refuse(msg, _bad(str(error)))
             return
         match asked:
             case SetGroup() | RemoveGroup():
@@ -128,18 +128,20 @@ class GroupOffice:
             for _ in range(_RACES_MAX):
                 entry = await self._bucket.get(stores.GROUPS)
                 changed = self._changed(asked, entry.decode(Groups) or Groups())
-                if isinstance(changed, str):
+                if isinstance(changed, ErrorBody):
                     self._refuse(msg, changed)
                     return
                 if await self._bucket.update(stores.GROUPS, encode(changed), entry.revision) is not None:
                     break
             else:
-                self._refuse(msg, "others change groups all the time; try again", ErrorCode.CONFLICT)
+                message = "others change groups all the time; try again"
+                self._refuse(msg, ErrorBody(code=ErrorCode.CONFLICT, message=message))
                 return
         except BusError as error:
             log.warning("group %s not changed: %s", name, error, extra={"action": "groups"})
             if self._bus.is_connected:
-                self._refuse(msg, f"the groups could not be kept: {error}", ErrorCode.INTERNAL)
+                message = f"the groups could not be kept: {error}"
+                self._refuse(msg, ErrorBody(code=ErrorCode.INTERNAL, message=message))
             return
         self._know(changed)
         if isinstance(asked, SetGroup):
@@ -150,7 +152,7 @@ class GroupOffice:
             tell_act(self._bus, "group.remove", name, asked=msg.headers or {})
             self._answer(msg)
 
-    def _changed(self, asked: SetGroup | RemoveGroup, kept: Groups) -> Groups | str:
+    def _changed(self, asked: SetGroup | RemoveGroup, kept: Groups) -> Groups | ErrorBody:
         if isinstance(asked, SetGroup):
             return group_views.with_group(kept, asked.group, self._core)
         left = group_views.without_group(kept, asked.name)
@@ -158,7 +160,7 @@ class GroupOffice:
             return left
         group = self._core.binder.book.named(asked.name)
         if group is not None and self._core.binder.book.is_built_in(group):
-            return f"group {group.name!r} was not set, and is always there"
+            return _bad(f"group {group.name!r} was not set, and is always there")
         return group_views.unknown(self._core, asked.name)
 
     def _forget(self, asked: ForgetQuality, msg: Msg) -> None:
@@ -169,12 +171,12 @@ class GroupOffice:
                 self._refuse(msg, group_views.unknown(self._core, asked.name))
                 return
             views = group_views.groups_reply(self._core, time.monotonic(), asked.name)
-            assert not isinstance(views, str)
+            assert not isinstance(views, ErrorBody)
             names = [view.model for view in views.groups[0].members]
             wanted = canonical(asked.model) if asked.model else ""
             models = [name for name in names if not wanted or canonical(name) == wanted]
             if not models:
-                self._refuse(msg, f"group {group.name!r} has no model {asked.model!r}; it has {', '.join(names)}")
+                self._refuse(msg, _bad(f"group {group.name!r} has no model {asked.model!r}; it has {', '.join(names)}"))
                 return
         for model in models:
             forget_quality(self._core, canonical(model) if model else "")
@@ -195,5 +197,9 @@ class GroupOffice:
         event = ResetEvent(kind=kind, model=model, at=self._bus.clock.instant())
         self._bus.publish(subjects.RESET_EVENT, encode(event))
 
-    def _refuse(self, msg: Msg, message: str, code: ErrorCode = ErrorCode.BAD_REQUEST) -> None:
-        self._bus.respond_error(msg.reply, ErrorBody(code=code, message=message))
+    def _refuse(self, msg: Msg, error: ErrorBody) -> None:
+        self._bus.respond_error(msg.reply, error)
+
+
+def _bad(message: str) -> ErrorBody:
+    return ErrorBody(code=ErrorCode.BAD_REQUEST, message=message)
