@@ -361,7 +361,7 @@ async def _steer(system: EmulatedSystem) -> None:
 async def _fail(system: EmulatedSystem) -> None:
     client = system.client
     system.fault(FaultKind.OUT_OF_MEMORY, times=0)
-    for _ in range(6):
+    for _ in range(9):  # each tries two of three nodes
         with contextlib.suppress(SollolError):
             await client.generate(MODEL, "count down from 3")
     system.clear_faults()
