@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sollol_agents.lab.testing import messages
+from sollol_agents.lab.testing.members import Members
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.recorder.actor import Recorder
 from sollol_agents.recorder.config import RecorderConfig
@@ -18,7 +19,8 @@ from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.errors import BadRequest, QueueFull, SollolError, error_from
 from sollol_bus.jetstream.api import publish_acked
-from sollol_bus.server.server import EmbeddedServer
+from sollol_bus.sdk.client import Client
+from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_schemas import subjects
@@ -29,6 +31,7 @@ from sollol_schemas.feedback import FeedbackReply, FeedbackRequest
 from sollol_schemas.headers import CALLER
 from sollol_schemas.queries import WhyReply
 from sollol_schemas.steering import ResetEvent, ResetKind
+from sollol_schemas.subjects import Role
 
 Started = Callable[..., Awaitable[Any]]
 
@@ -152,3 +155,27 @@ async def test_a_caller_rates_its_own_requests_and_no_model_as_such(started: Sta
     assert (await rate(bus, "r1", score=0.5)).is_replacement, "an operator corrects it"
     with pytest.raises(BadRequest, match="score"):
         await rate(bus, "r1", score=1.5)
+
+
+async def test_a_member_speaks_under_its_own_name_whatever_it_says(tmp_path: Path) -> None:
+    members = Members(tmp_path, {"alice": Role.CLIENT, "bob": Role.CLIENT, "control": Role.CONTROL})
+    server_config = EmbeddedServerConfig(port=0, store_dir=str(tmp_path / "nats"), extra_config=members.server_config)
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(EmbeddedServer(server_config))
+        control = members.bus_config("control", server.url)
+        config = RecorderConfig(database=str(tmp_path / "recorder.sqlite3"))
+        await stack.enter_async_context(Recorder(config, control))
+        operator = await stack.enter_async_context(Client(control))
+        alice, bob = [
+            await stack.enter_async_context(Client(members.bus_config(name, server.url))) for name in ("alice", "bob")
+        ]
+        await answered(operator.bus, "r1", "alice", task_type="coding")
+        assert (await alice.feedback("r1", success=True)).category == "coding"
+        with pytest.raises(SollolError, match="nothing is recorded"):
+            await bob.feedback("r1", success=False)
+        with pytest.raises(SollolError, match="only operators"):
+            await bob.feedback(model="m", success=False)
+        with pytest.raises(SollolError):
+            await rate(bob.bus, "r1", caller="alice", score=0.0)
+        assert [view.score for view in (await alice.why("r1")).feedback] == [1.0]
+        assert (await operator.feedback("r1", score=0.5)).is_replacement
