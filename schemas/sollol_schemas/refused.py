@@ -25,6 +25,7 @@ _WORDS: Final = {
     RejectionReason.DRAINING: "draining on {}",
     RejectionReason.SUSPECT: "no recent word from {}",
     RejectionReason.DOWN: "away: {}",
+    RejectionReason.ASLEEP: "asleep: {}",
     RejectionReason.NOT_CHOSEN_NODE: "not asked for: {}",
     RejectionReason.MODEL_MISSING: "not installed on {}",
 }

@@ -128,7 +128,7 @@ def test_a_request_that_is_handed_on_is_the_same_but_for_its_age_and_its_next_at
         ({"model": "m", "prompt": "x", "priority": 11}, "priority"),
         ({"model": "m", "prompt": "x", "priority": "huge"}, "priority"),
         ({"model": "m", "prompt": "x", "deadline_s": -1}, "deadline_s"),
-        ({"model": "m", "prompt": "x", "node_id": "a.b"}, "node_id"),
+        ({"model": "m", "prompt": "x", "node_id": "a b"}, "node_id"),
         ({"model": "m", "prompt": "x", "options": 5}, "GenerateRequest.options of type map"),
         ({"model": "m", "prompt": "x", "routing_mode": "warp"}, "routing_mode"),
     ],

@@ -163,7 +163,7 @@ def test_a_name_that_nobody_bears_is_unknown_to_the_strict_and_a_reason_to_other
     assert error.code is ErrorCode.UNKNOWN_NODE
     assert "no node is known as '10.0.0.1'" in error.message
     reason = granted(stage.ask("r2", routing=Routing(node_id="10.0.0.1")))["r2"].decision.reason
-    assert "10.0.0.1 is not available (not known)" in reason
+    assert "10.0.0.1 is not available (asleep or not known)" in reason
 
 
 def test_a_request_waits_for_the_node_that_it_calls_by_its_address() -> None:
