@@ -87,6 +87,15 @@ def test_it_waits_for_the_cheaper_node_as_long_as_patience_allows() -> None:
     assert fleet.where("r3") == "rent", "den never finished"
 
 
+def test_a_long_line_that_may_take_its_time_leaves_the_dearer_node_alone() -> None:
+    fleet = two_priced()
+    patient = Routing(routing_mode=RoutingMode.CHEAP, deadline_s=86_400.0)
+    for number in range(40):
+        fleet.ask(f"r{number}", routing=patient, deadline_s=86_400.0)
+    fleet.beat_all(2.0)
+    assert {g.decision.node_id for g in granted(fleet.effects).values()} == {"den"}
+
+
 def test_without_any_price_it_is_fast_and_says_so() -> None:
     fleet = Fleet()
     fleet.node("den", **SLOW)
