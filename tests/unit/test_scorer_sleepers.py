@@ -87,6 +87,26 @@ def test_a_request_is_not_worth_a_wake_where_a_slow_node_does_it_sooner_but_a_lo
     assert news(look(fleet)) == [SleepNews.WAKING]
 
 
+@pytest.mark.parametrize(("waiting", "woken"), [(1, False), (80, True)])
+def test_a_line_wakes_a_node_when_that_spares_it_more_than_the_wake(waiting: int, *, woken: bool) -> None:
+    fleet = fleet_with_sleeper(slots=1)
+    for number in range(1 + waiting):
+        fleet.ask(f"r{number}", context=of(1500), deadline_s=86_400.0)
+    assert (news(look(fleet)) == [SleepNews.WAKING]) is woken
+
+
+def test_a_request_behind_a_long_one_on_a_slow_node_wakes_another() -> None:
+    fleet = Fleet()
+    fleet.node("hub", **SLOW, slots=1)
+    assert fleet.place("long", context=of(2000, 40_000), deadline_s=86_400.0) == "hub"
+    fleet.node("desk", sleeper=ASLEEP)
+    put_to_sleep(fleet, "desk", is_wanted=True)
+    fleet.ask("short", context=of(20), deadline_s=86_400.0)
+    (event,) = [e for e in look(fleet) if isinstance(e, SleepEvent)]
+    assert event.news is SleepNews.WAKING
+    assert "sooner there" in event.reason
+
+
 def test_the_cost_of_a_sleeping_candidate_says_what_waking_takes() -> None:
     fleet = fleet_with_sleeper(**SLOW)
     fleet.place("r1", context=of(20))
@@ -133,6 +153,7 @@ def test_between_leave_and_sleep_nothing_is_granted_and_a_node_that_stays_is_bac
     fleet = Fleet()
     fleet.node("desk", sleeper=ASLEEP)
     assert fleet.core.sleepers.asked_to_sleep("desk", "desk-a", fleet.now, is_wanted=True).may_sleep
+    fleet.beat_all(2.0)  # what it says before it has gone
     fleet.ask("r1", routing=Routing(routing_mode=RoutingMode.ASYNC))
     assert "r1" not in granted(fleet.effects)
     fleet.beat_all(12.0)
