@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sollol_bus.loop_thread import LoopThread
+from sollol_bus.sdk.checked import AnswerCheck
 from sollol_bus.sdk.client import Client as AsyncClient
 from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
 from sollol_bus.transport.connection import BusConfig
@@ -71,19 +72,33 @@ class Client:
 
     # -- requests -----------------------------------------------------------------------------------------
 
-    def generate(self, model: str, prompt: str, *, routing: Routing | None = None, **fields: object) -> Answer:
+    def generate(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        routing: Routing | None = None,
+        check: AnswerCheck | None = None,
+        **fields: object,
+    ) -> Answer:
         """The whole answer to a prompt; see `sollol_bus.Client.generate`.
 
         Raises:
             SollolError: What ended the request; see `sollol_bus.errors`.
         """
-        return self._run(self._client.generate(model, prompt, routing=routing, **fields))
+        return self._run(self._client.generate(model, prompt, routing=routing, check=check, **fields))
 
     def chat(
-        self, model: str, messages: Sequence[Mapping[str, object]], *, routing: Routing | None = None, **fields: object
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        routing: Routing | None = None,
+        check: AnswerCheck | None = None,
+        **fields: object,
     ) -> Answer:
         """The whole next message of a conversation."""
-        return self._run(self._client.chat(model, messages, routing=routing, **fields))
+        return self._run(self._client.chat(model, messages, routing=routing, check=check, **fields))
 
     def stream(self, model: str, prompt: str, *, routing: Routing | None = None, **fields: object) -> Iterator[str]:
         """The texts of an answer as they come; leaving the loop early cancels the request."""

@@ -172,6 +172,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The model's name on that node."""
     group: str = ""
     """The group that the request named, of which the model is one; empty: it named the model."""
+    alternatives: Count = 0
+    """Further models of that group which could answer the request, and were not tried."""
+    is_cheap_first: bool = False
+    """Whether the group begins with its smallest model, so that answers are checked by whoever asked."""
     kind: RequestKind = RequestKind.GENERATE
     task_type: str = ""
     coding_category: str = ""

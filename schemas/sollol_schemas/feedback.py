@@ -17,6 +17,8 @@ class FeedbackRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     request_id: Annotated[str, Meta(max_length=200)] = ""
     """The request that was answered, or the job; without it, `model` says what is meant."""
+    attempt_id: Annotated[str, Meta(max_length=80)] = ""
+    """The attempt that is meant, where several models answered the request one after the other; empty: the last."""
     model: _Name = ""
     category: Annotated[str, Meta(max_length=64)] = ""
     """A coding category or a task type; empty: what is known of the request, or none."""

@@ -15,6 +15,7 @@ from msgspec import Meta
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
+from sollol_schemas.escalation import Tried
 from sollol_schemas.execution import Figures
 from sollol_schemas.routing import DeadlineSeconds, PriorityOrName
 from sollol_schemas.units import DATE_TIME, Bytes, Count, Instant, Priority, Seconds, Tokens
@@ -156,6 +157,10 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     error: ErrorBody | None = None
     decision: Decision | None = None
     figures: Figures | None = None
+    tried: tuple[Tried, ...] = ()
+    """Models of its group whose answers failed its check before."""
+    check_failure: str = ""
+    """Why this answer fails the check too, when no model was left; empty: it passed, or was not checked."""
     tries: Count = 0
     total_s: Seconds = 0.0
     """From when it was due until it ended."""

@@ -92,6 +92,10 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Annotated[str, Meta(max_length=64)] | None,
         Meta(description="deep_thinking, fast or extended; chooses mode and priority in mode auto."),
     ] = None
+    avoid_models: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...],
+        Meta(max_length=32, description="Models of the group that are not to answer: those that were tried."),
+    ] = ()
 
     def __post_init__(self) -> None:
         """Makes sure that conditions on labels can be read, wherever they come from.
@@ -112,6 +116,9 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 ROUTING_FIELDS: frozenset[str] = frozenset(Routing.__struct_fields__)
 _HEADER_MAX = 512
+_NAMES_MAX = 4096
+_LISTS = frozenset({"avoid_models"})
+"""Fields of several names: with commas between them in a header."""
 _SHOWN_MAX = 64
 _MODES = tuple(mode.value for mode in RoutingMode)
 
@@ -130,7 +137,16 @@ class InvalidRouting(ValueError):
 
 def routing_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Those headers that say something about routing, as they stay with a job; none is longer than can be used."""
-    return {name: text[: _HEADER_MAX + 1] for name, text in headers.items() if name.lower() in _FIELD_OF_HEADER}
+    return {
+        name: text[: header_max(field) + 1]
+        for name, text in headers.items()
+        if (field := _FIELD_OF_HEADER.get(name.lower())) is not None
+    }
+
+
+def header_max(field: str) -> int:
+    """How many characters the header of a routing field may have."""
+    return _NAMES_MAX if field in _LISTS else _HEADER_MAX
 
 
 def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Routing:
@@ -147,8 +163,8 @@ def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] 
     for name, text in (headers or {}).items():
         field = _FIELD_OF_HEADER.get(name.lower())
         if field is not None:
-            if len(text) > _HEADER_MAX:
-                raise InvalidRouting(f"header {name} is longer than {_HEADER_MAX} characters")
+            if len(text) > (most := header_max(field)):
+                raise InvalidRouting(f"header {name} is longer than {most} characters")
             fields[field] = text
     if not fields:
         return _DEFAULT
@@ -159,6 +175,9 @@ def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] 
     for name in ("where", "prefer"):
         if name in fields:
             _read_labels(name, fields[name])
+    for name in fields.keys() & _LISTS:
+        if isinstance(names := fields[name], str):
+            fields[name] = [word.strip() for word in names.split(",") if word.strip()]
     try:
         return msgspec.convert(fields, Routing, strict=False)
     except msgspec.ValidationError as error:

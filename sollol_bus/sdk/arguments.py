@@ -19,3 +19,9 @@ def check_messages(messages: object) -> None:
             "messages must be a list of dicts such as {'role': 'user', 'content': 'hello'}, "
             f"not {type(messages).__name__}"
         )
+
+
+def check_streamed(fields: Mapping[str, object]) -> None:
+    """Raises `TypeError` for a check of what is shown before it is whole."""
+    if "check" in fields:
+        raise TypeError("check is for generate and chat: a stream is read before it could be checked")

@@ -86,6 +86,7 @@ class Call:
         max_unread_bytes: How much of the answer may wait for a slow reader before it is cut.
         resends: How often the request was sent before, under this id; its attempts are numbered behind those.
         waited_s: Its age.
+        secret: Of what was sent before under this id, in whose place it is put.
         max_resends: So often it is sent at most after the first time, earlier sendings under this id included.
         rng: Spreads the resends of many callers.
         on_news: Called with what is told about it on the way: who took it, its place in the queue, and when its wait
@@ -105,6 +106,7 @@ class Call:
         max_unread_bytes: int = MAX_WAITING_BYTES,
         resends: int = 0,
         waited_s: float = 0.0,
+        secret: str = "",
         max_resends: int = MAX_RESENDS,
         rng: random.Random = _RNG,
         on_news: Callable[[RequestNews], None] | None = None,
@@ -113,14 +115,15 @@ class Call:
         self.resends = resends
         self.dispatcher: str | None = None
         """Instance of the dispatcher that took the request, once it said so."""
+        self.gives_up_mono_s = time.monotonic() + deadline_s
         self.comes_again = False
         """Whether somebody else will ask for it: a cancel ends it only while it waits, and it is not sent again."""
-        self._bus = bus
+        self.bus = bus
         self._loop = asyncio.get_running_loop()
         self._subject = subject
         self._body = body
         self._headers = dict(headers or {})
-        self._secret = secrets.token_hex(16)
+        self.secret = secret or secrets.token_hex(16)
         self._max_resends = max_resends
         self._rng = rng
         self._resends_before = resends
@@ -161,10 +164,10 @@ class Call:
         return time.monotonic() - self._began_mono_s
 
     async def __aenter__(self) -> Self:
-        self._bus.on_disconnect(self._on_disconnect)
-        self._bus.on_reconnect(self._on_reconnect)
-        self._bus.on_closed(self._on_closed)
-        self._bus.on_cluster_change(self._on_cluster_change)
+        self.bus.on_disconnect(self._on_disconnect)
+        self.bus.on_reconnect(self._on_reconnect)
+        self.bus.on_closed(self._on_closed)
+        self.bus.on_cluster_change(self._on_cluster_change)
         try:
             self._send_soon()
         except BaseException:
@@ -215,12 +218,12 @@ class Call:
     def cancel(self) -> None:
         """Tells the dispatchers that the answer is no longer wanted."""
         self._publish_cancel(
-            CancelRequest(request_id=self.request_id, secret=self._secret, comes_again=self.comes_again)
+            CancelRequest(request_id=self.request_id, secret=self.secret, comes_again=self.comes_again)
         )
 
     def _publish_cancel(self, message: CancelRequest) -> None:
         try:
-            self._bus.publish(subjects.CANCEL, encode(message))
+            self.bus.publish(subjects.CANCEL, encode(message))
         except NotConnected:
             log.debug("request %s: not cancelled, the connection is down", self.request_id)
 
@@ -229,11 +232,11 @@ class Call:
     def _send(self) -> None:
         if self._control is not None:
             self._control.close()
-        self._control = self._bus.reply_inbox(self._on_control)
+        self._control = self.bus.reply_inbox(self._on_control)
         headers = {
             **self._headers,
             h.REQUEST_ID: self.request_id,
-            h.CANCEL_SECRET: self._secret,
+            h.CANCEL_SECRET: self.secret,
             h.CONTROL_INBOX: self._control.subject,
             h.STREAM: "1",
         }
@@ -252,7 +255,7 @@ class Call:
             self._stream.fail(ConnectionLost(f"sent {self.resends + 1} times without an answer: {why}"))
             return
         # By its number: subscriptions of one receiver take turns, so this may be handled after what is sent next.
-        superseded = CancelRequest(request_id=self.request_id, secret=self._secret, resend=self.resends)
+        superseded = CancelRequest(request_id=self.request_id, secret=self.secret, resend=self.resends)
         self.resends += 1
         log.info(
             "request %s is sent again: %s",
@@ -269,7 +272,7 @@ class Call:
             self._send()
             self._is_sent = True
         except NotConnected:
-            if self._bus.closed.is_set():
+            if self.bus.closed.is_set():
                 self._on_closed()
             log.debug("request %s waits for the connection", self.request_id)
 
@@ -332,13 +335,13 @@ class Call:
             if again_in_s is not None:
                 self._watch_again_in(again_in_s)
             return
-        if not self._bus.is_connected:
+        if not self.bus.is_connected:
             return  # the reconnect goes on from here
         if self.dispatcher is None:
             self._send_again("no dispatcher confirmed it")
             return
         self._watch_again_in(PROBE_INTERVAL_S)
-        self._bus.ask(
+        self.bus.ask(
             subjects.DISPATCHER_PROBE.of(self.dispatcher),
             encode(DispatcherPing(request_id=self.request_id)),
             partial(self._on_probe_answer, self.dispatcher),
@@ -349,7 +352,7 @@ class Call:
         if instance != self.dispatcher:
             return
         if isinstance(reply, NoResponders):
-            if not self._bus.is_settling:
+            if not self.bus.is_settling:
                 self._expect_restart()
                 self._send_again("its dispatcher is gone")
         elif not isinstance(reply, BusError) and not is_held(reply):
@@ -383,7 +386,7 @@ class Call:
 
     def _on_closed(self) -> None:
         if not self._is_over:
-            self._stream.fail(NotConnected(f"the connection to the bus is closed: {self._bus.close_reason}"))
+            self._stream.fail(NotConnected(f"the connection to the bus is closed: {self.bus.close_reason}"))
 
     def _end(self) -> None:
         self._is_over = True
@@ -391,5 +394,5 @@ class Call:
             self._timer.cancel()
         if self._control is not None:
             self._control.close()
-        self._bus.forget_callbacks(self._on_disconnect, self._on_reconnect, self._on_closed, self._on_cluster_change)
+        self.bus.forget_callbacks(self._on_disconnect, self._on_reconnect, self._on_closed, self._on_cluster_change)
         self._stream.close()

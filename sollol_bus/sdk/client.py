@@ -16,8 +16,9 @@ import msgspec
 from sollol_bus.errors import BadRequest, SollolError
 from sollol_bus.observe.tracing_setup import present_traceparent
 from sollol_bus.parts import Part
-from sollol_bus.sdk.arguments import check_messages, check_texts
+from sollol_bus.sdk.arguments import check_messages, check_streamed, check_texts
 from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.checked import AnswerCheck, in_place_of, whole
 from sollol_bus.sdk.engine_options import with_options
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_bus.sdk.operating import Operating
@@ -28,6 +29,7 @@ from sollol_bus.sdk.surroundings import bus_config_here
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
+from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.feedback import FeedbackReply, FeedbackRequest
 from sollol_schemas.headers import ROUTING_PREFIX, TRACEPARENT
@@ -133,19 +135,50 @@ class Client(Operating, Part):
         check_messages(messages)
         return AnswerStream(self._native(subjects.CHAT, fields | {"model": model, "messages": list(messages)}, routing))
 
-    async def generate(self, model: str, prompt: str, *, routing: Routing | None = None, **fields: object) -> Answer:
+    async def generate(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        routing: Routing | None = None,
+        check: AnswerCheck | None = None,
+        **fields: object,
+    ) -> Answer:
         """The whole answer to a prompt.
+
+        Args:
+            model: The model, or a group of models.
+            prompt: The prompt.
+            routing: Routing fields.
+            check: What the answer must be; one of a group's that is not is asked for anew of its next model. A group
+                that begins with its smallest model has answers checked against `format` too.
+            fields: As in `generate_stream`.
 
         Raises:
             SollolError: What ended the request; see `sollol_bus.errors`.
         """
-        return await self.generate_stream(model, prompt, routing=routing, **fields).whole()
+        return await self._whole(subjects.GENERATE, {"model": model, "prompt": prompt, **fields}, routing, check)
 
     async def chat(
-        self, model: str, messages: Sequence[Mapping[str, object]], *, routing: Routing | None = None, **fields: object
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        routing: Routing | None = None,
+        check: AnswerCheck | None = None,
+        **fields: object,
     ) -> Answer:
-        """The whole next message of a conversation."""
-        return await self.chat_stream(model, messages, routing=routing, **fields).whole()
+        """The whole next message of a conversation; see `generate`."""
+        check_messages(messages)
+        fields |= {"model": model, "messages": list(messages)}
+        return await self._whole(subjects.CHAT, fields, routing, check)
+
+    async def _whole(
+        self, subject: str, fields: dict[str, object], routing: Routing | None, check: AnswerCheck | None
+    ) -> Answer:
+        kind = RequestKind.CHAT if subject == subjects.CHAT else RequestKind.GENERATE
+        chosen = routing or self._routing or Routing()
+        return await whole(partial(self._native, subject, fields), kind, fields, chosen, check)
 
     async def embed(
         self, model: str, texts: str | Sequence[str], *, routing: Routing | None = None, **fields: object
@@ -168,14 +201,19 @@ class Client(Operating, Part):
             headers = {f"{ROUTING_PREFIX}Deadline-S": str(deadline_s), **(headers or {})}
         return Call(self.bus, subject, body, headers=headers, deadline_s=deadline_s, request_id=request_id)
 
-    def _native(self, subject: str, fields: dict[str, object], routing: Routing | None) -> Call:
+    def _native(
+        self, subject: str, fields: dict[str, object], routing: Routing | None, before: Call | None = None
+    ) -> Call:
         check_texts(fields)
+        check_streamed(fields)
         chosen = routing or self._routing or Routing()
         fields = {**with_options(fields), "stream": True, **fields_of(chosen)}
         headers = {TRACEPARENT: trace} if (trace := present_traceparent()) else None
         told = fields.get("deadline_s")
         deadline_s = float(told) if isinstance(told, (int, float)) and told > 0 else DEFAULT_DEADLINE_S
-        return self.call(subject, encode(fields), headers=headers, deadline_s=deadline_s)
+        if before is None:
+            return self.call(subject, encode(fields), headers=headers, deadline_s=deadline_s)
+        return in_place_of(before, subject, encode(fields), headers)
 
     async def generate_async(
         self,
@@ -294,14 +332,20 @@ class Client(Operating, Part):
     # -- many at once -------------------------------------------------------------------------------------
 
     async def distribute_task(
-        self, tasks: Iterable[tuple[str, str]], *, at_once: int = 64, routing: Routing | None = None, **fields: object
+        self,
+        tasks: Iterable[tuple[str, str]],
+        *,
+        at_once: int = 64,
+        routing: Routing | None = None,
+        check: AnswerCheck | None = None,
+        **fields: object,
     ) -> list[Answer | SollolError]:
         """Answers to several (model, prompt) pairs, in order, each made on its best node.
 
         An item that fails is the error itself in the list; the others are not affected.
         """
         return await spread(
-            (partial(self.generate, model, prompt, routing=routing, **fields) for model, prompt in tasks),
+            (partial(self.generate, model, prompt, routing=routing, check=check, **fields) for model, prompt in tasks),
             at_once=at_once,
         )
 

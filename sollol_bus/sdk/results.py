@@ -11,11 +11,12 @@ import msgspec
 from sollol_bus.errors import BackendBrokeProtocol, DecodeFailed
 from sollol_bus.sdk.answers import so_far
 from sollol_bus.sdk.call import Call
-from sollol_bus.sdk.routing_told import routing_told
+from sollol_bus.sdk.routing_told import escalation_told, routing_told
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.transport.streaming import grown
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
+from sollol_schemas.escalation import Tried
 from sollol_schemas.execution import Figures
 
 _SHOWN: Final = 60
@@ -43,11 +44,21 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     figures: Figures | None = None
     final: dict[str, Any] = {}
     """The engine's last object, with its own counts and durations, and the log probabilities of every chunk."""
+    tried: tuple[Tried, ...] = ()
+    """Models of the group whose answers failed the check before."""
+    check_failure: str = ""
+    """Why this answer fails the check too, when no model was left; empty: it passed, or was not checked."""
+
+    @property
+    def escalated(self) -> int:
+        """How many models were asked before this one."""
+        return len(self.tried)
 
     @property
     def routing(self) -> dict[str, Any]:
         """Where and why it was made, as it stands under `_sollol_routing` over HTTP."""
-        return routing_told(self.decision, self.figures, self.request_id)
+        told = routing_told(self.decision, self.figures, self.request_id)
+        return told | escalation_told(self.tried, self.check_failure)
 
     def __repr__(self) -> str:
         """The beginning of the text, and where it was made."""
@@ -158,6 +169,11 @@ class AnswerStream:
     def request_id(self) -> str:
         """The request's id, for `why` and `cancel`."""
         return self._call.request_id
+
+    @property
+    def call(self) -> Call:
+        """The request behind it."""
+        return self._call
 
     @property
     def decision(self) -> Decision | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from sollol_schemas.decision import Decision
+from sollol_schemas.escalation import Tried
 from sollol_schemas.execution import Figures
 
 _FULL_SCORE: Final = 100.0
@@ -46,6 +50,17 @@ def routing_told(decision: Decision | None, figures: Figures | None, request_id:
             "first_token_s": figures.ttft_s,
         }
     return told
+
+
+def escalation_told(tried: Sequence[Tried], failure: str) -> dict[str, Any]:
+    """What is told beside it where answers were checked: the models that were tried before, with what they took.
+
+    Args:
+        tried: Models whose answers failed.
+        failure: Why the answer that is given fails too; empty: it does not.
+    """
+    told: dict[str, Any] = {"escalated": len(tried), "tried": msgspec.to_builtins(tuple(tried))} if tried else {}
+    return told | ({"check_failure": failure} if failure else {})
 
 
 def attempts_of(decision: Decision) -> int:

@@ -146,3 +146,18 @@ def test_a_request_moves_only_where_that_is_clearly_better() -> None:
     assert is_clear(3.0, 6.0)
     assert not is_clear(1.0, 6.0), "too small a share"
     assert not is_clear(0.3, 0.4), "too little"
+
+
+def test_a_smallest_whose_answers_are_mostly_asked_for_anew_is_not_begun_with() -> None:
+    of = group(GroupStrategy.CHEAP_FIRST)
+    models = [
+        contender("small", size_bytes=1e9, quality=0.1),
+        contender("middle", size_bytes=2e9, quality=0.6),
+        contender("large", size_bytes=9e9, quality=0.9),
+    ]
+    chosen = picked(of, *models)
+    assert chosen.contender.name == "middle"
+    assert "small does for 10 %" in chosen.reason
+    tried = [picked(of, *models, seed=seed).contender.name for seed in range(200)]
+    assert 5 < tried.count("small") < 40, "now and then, so that it may show that it became better"
+    assert picked(of, *(m._replace(quality=0.1) for m in models)).contender.name == "large"

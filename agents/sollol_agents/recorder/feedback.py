@@ -86,7 +86,7 @@ class FeedbackDesk:
                 raise SollolError(body=ErrorBody(code=ErrorCode.FORBIDDEN, message=text))
             about = Answered("", await self._known_model(request.model), category=request.category)
         else:
-            found = await self._find(archive, request.request_id, caller)
+            found = await self._find(archive, request, caller)
             if found is None:
                 return await self._let_wait(archive, store, request, caller)
             about = found
@@ -127,7 +127,7 @@ class FeedbackDesk:
     async def _take_up(self, archive: Archive, store: Store, waiting: WaitingFeedback) -> None:
         try:
             request = msgspec.json.decode(waiting.body, type=FeedbackRequest)
-            about = await self._find(archive, request.request_id, waiting.caller)
+            about = await self._find(archive, request, waiting.caller)
             if about is not None:
                 await self._tell(archive, store, about, request, waiting.caller)
         except BusError:
@@ -136,14 +136,15 @@ class FeedbackDesk:
             log.info("feedback counts for nothing: %s", error, extra={"action": "feedback_dropped"})
         await store.transact((_DROP_WAITING, [{"request_id": waiting.request_id, "caller": waiting.caller}]))
 
-    async def _find(self, archive: Archive, asked_id: str, caller: str) -> Answered | None:
+    async def _find(self, archive: Archive, request: FeedbackRequest, caller: str) -> Answered | None:
         """Who answered, once that is recorded; what just ended may still be on its way here."""
+        asked_id = request.request_id
         job = owners.reference(caller, asked_id) if is_bus_id(asked_id) else asked_id
         for look in range(_LOOKS):
             if look:
                 await asyncio.sleep(_LOOK_EVERY_S)
             known = await archive.why(asked_id, job=job)
-            found = answered(known, caller, is_final=look == _LOOKS - 1)
+            found = answered(known, caller, is_final=look == _LOOKS - 1, attempt_id=request.attempt_id)
             if found is not None:
                 return found
         if known.decisions or known.outcomes:

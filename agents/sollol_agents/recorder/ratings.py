@@ -47,19 +47,23 @@ def score_of(request: FeedbackRequest) -> float:
     return 1.0 if request.success else 0.0
 
 
-def answered(known: WhyReply, caller: str, *, is_final: bool) -> Answered | None:
+def answered(known: WhyReply, caller: str, *, is_final: bool, attempt_id: str = "") -> Answered | None:
     """Who gave the answer that feedback speaks of, as far as it is recorded; None: that is not known yet.
 
     Args:
         known: What is recorded of the request, or of every try of a job.
         caller: The name of whoever gives feedback; empty: it may speak of everybody's.
         is_final: Whether an answer whose end is not recorded will do: it may still run.
+        attempt_id: The attempt whose answer is meant; empty: the last that answered.
 
     Raises:
         BadRequest: No model answered.
     """
     decisions = [event.decision for event in known.decisions if _is_of(event.decision, caller)]
     ends = [outcome for outcome in known.outcomes if _is_of(outcome.decision, caller)]
+    if attempt_id:
+        decisions = [decision for decision in decisions if decision.attempt_id == attempt_id]
+        ends = [outcome for outcome in ends if outcome.decision.attempt_id == attempt_id]
     good = [outcome.decision for outcome in ends if outcome.status is OutcomeStatus.SUCCESS]
     if good:
         return _answered_by(good[-1])

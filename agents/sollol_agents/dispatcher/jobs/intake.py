@@ -11,19 +11,28 @@ import msgspec
 from sollol_agents.dispatcher.requests.intake import Rejected, check_path, take_in
 from sollol_agents.posting import is_permitted_url
 from sollol_agents.requests.body import Fields, InvalidBody, read_fields, read_native
+from sollol_agents.requests.checking import Checking, checking_of, without_check
 from sollol_agents.requests.detector import Detector
 from sollol_agents.requests.ollama import gojson
 from sollol_agents.requests.ollama.gojson import BodyError
 from sollol_agents.requests.request import MODEL_NAME_MAX
-from sollol_bus.errors import DecodeFailed
+from sollol_bus.errors import BadRequest, DecodeFailed
 from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import owners
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.escalation import CHECK_HEADER
 from sollol_schemas.instants import InvalidInstant, parse_instant
 from sollol_schemas.jobs import Job
-from sollol_schemas.routing import DEFAULT_DEADLINE_S, RoutingMode, routing_header, routing_headers
+from sollol_schemas.routing import (
+    DEFAULT_DEADLINE_S,
+    InvalidRouting,
+    RoutingMode,
+    parse_routing,
+    routing_header,
+    routing_headers,
+)
 
 _NO_INBOX = "_INBOX.job"
 _WORK = ("messages", "prompt", "input")
@@ -42,6 +51,11 @@ class Accepted(NamedTuple):
     """Instant before which it does not start, in seconds of Unix time; 0: it may at once."""
     headers: dict[str, str]
     """What goes with each of its requests, beside what the runner knows better: mode, priority, deadline."""
+    body: bytes
+    """What is asked of the engine: the job's without its check."""
+    checking: Checking | None = None
+    """What its answers are held against, where several models may be asked."""
+    avoid_models: tuple[str, ...] = ()
 
 
 def read_job(payload: bytes, headers: Mapping[str, str], *, hosts: tuple[str, ...], owner: str = "") -> Accepted:
@@ -105,7 +119,32 @@ def accept(job: Job, headers: Mapping[str, str], *, hosts: tuple[str, ...], owne
         kept[h.PATH] = check_path(job.path)
     if h.TRACEPARENT in headers:
         kept[h.TRACEPARENT] = headers[h.TRACEPARENT]
-    return Accepted(job, _kind(job, fields), _model(fields), due, kept)
+    kind = _kind(job, fields)
+    try:
+        checking = checking_of(kind, job.path.partition("?")[0], fields, _check_header(headers))
+        avoided = parse_routing({}, kept).avoid_models or _avoided(kind, fields)
+    except (BadRequest, InvalidRouting) as error:
+        raise _bad_request(str(error)) from error
+    return Accepted(
+        job,
+        kind,
+        _model(fields),
+        due,
+        kept,
+        without_check(kind, bytes(job.body), fields),
+        checking,
+        avoided,
+    )
+
+
+def _check_header(headers: Mapping[str, str]) -> str | None:
+    return next((text for name, text in headers.items() if name.lower() == CHECK_HEADER.lower()), None)
+
+
+def _avoided(kind: RequestKind, fields: Fields) -> tuple[str, ...]:
+    if kind is RequestKind.PASSTHROUGH or "avoid_models" not in fields:
+        return ()
+    return parse_routing({"avoid_models": msgspec.json.decode(fields["avoid_models"])}).avoid_models
 
 
 def check(accepted: Accepted, detector: Detector) -> int:
@@ -116,7 +155,7 @@ def check(accepted: Accepted, detector: Detector) -> int:
     """
     request = take_in(
         accepted.kind,
-        bytes(accepted.job.body),
+        accepted.body,
         accepted.headers,
         _NO_INBOX,
         default_deadline_s=DEFAULT_DEADLINE_S,

@@ -304,7 +304,13 @@ class Take:
         decision = answered.decision
         if decision is not None:  # results are called back to wherever their owners say
             decision = decision.without_address()
-        result = msgspec.structs.replace(result_of(status, total_s=self._age_s()), decision=decision, figures=figures)
+        result = msgspec.structs.replace(
+            result_of(status, total_s=self._age_s()),
+            decision=decision,
+            figures=figures,
+            tried=answered.tried,
+            check_failure=answered.check_failure,
+        )
         await self._finish(status, await self._tools.results.place(result, answered.body), accepted)
 
     async def _end(self, status: JobStatus, accepted: Accepted | None = None) -> None:

@@ -11,15 +11,21 @@ from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, UNLIMITED_S
 from sollol_bus.errors import NotConnected, RequestTimedOut, SollolError
 from sollol_bus.sdk.answers import joined
 from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.checked import in_place_of, left_s, tell_verdict
+from sollol_bus.sdk.escalation import Escalation
 from sollol_bus.sdk.results import decision_of, figures_of
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_bus.waiting import happens
+from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.escalation import Tried
 from sollol_schemas.execution import Figures, RequestGranted, RequestNews, RequestWaiting
+from sollol_schemas.routing import routing_header
 
+_AVOID = routing_header("avoid_models")
 _MAX_RESENDS = 99
 """The job's own limit: a request that nobody has begun is as good as new, however often its dispatcher died."""
 
@@ -30,6 +36,10 @@ class Answered(NamedTuple):
     body: bytes
     decision: Decision | None
     figures: Figures | None
+    tried: tuple[Tried, ...] = ()
+    """Models whose answers failed the job's check before."""
+    check_failure: str = ""
+    """Why this answer fails it too; empty: it does not."""
 
 
 class Try:
@@ -55,12 +65,18 @@ class Try:
         """Set when it got a slot, and when it is over."""
         self.result: Answered | ErrorBody | None = None
         self._loop = asyncio.get_running_loop()
+        self._accepted = accepted
         self._kind = accepted.kind
+        self._headers = headers
+        checking = accepted.checking
+        self._escalation = Escalation(
+            is_explicit=checking is not None and checking.is_explicit, avoided=accepted.avoid_models
+        )
         deadline_s = accepted.job.deadline_s
         self._call = Call(
             calls,
             SUBJECT_OF[accepted.kind],
-            bytes(accepted.job.body),
+            accepted.body,
             headers=headers,
             deadline_s=UNLIMITED_S if deadline_s is None else max(0.0, deadline_s - age_s),
             waited_s=age_s,
@@ -109,16 +125,60 @@ class Try:
 
     async def _run(self) -> None:
         try:
-            async with self._call as call:
-                async for msg in call:
-                    self._collect(msg)
-            body = joined(self._kind, self._chunks)
-            self.result = Answered(body, decision_of(self._call.first), figures_of(self._call.last))
+            self.result = await self._answered()
         except SollolError as error:
             self.result = cause_of(error)
         finally:
             self._chunks.clear()
             self.has_news.set()
+
+    async def _answered(self) -> Answered:
+        """The answer of the first model that passes the job's check, or of the last.
+
+        Raises:
+            SollolError: What ended the request, when no model had answered before.
+        """
+        last: Answered | None = None
+        while True:
+            try:
+                answer = await self._ask()
+            except SollolError as error:
+                if last is None or not _says_enough(error):
+                    raise
+                self._escalation.give_last(error.body.code.value)
+                return self._marked(last)
+            decision, checking, rules = answer.decision, self._accepted.checking, self._escalation
+            if checking is None or decision is None or not rules.is_for(decision):
+                return answer
+            why = checking.failure_of(answer.body)
+            caller = self._headers.get(h.CALLER)
+            tell_verdict(self._call.bus, decision, why, {h.CALLER: caller} if caller else None)
+            if not why or not rules.has_next(decision) or left_s(self._call) <= 0:
+                rules.settle(why)
+                return self._marked(answer)
+            rules.note(decision, answer.figures, why)
+            last = answer
+            headers = self._headers | {_AVOID: ",".join(rules.avoid_models)}
+            self._call = in_place_of(
+                self._call,
+                SUBJECT_OF[self._kind],
+                self._accepted.body,
+                headers,
+                on_news=self._on_news,
+                max_resends=_MAX_RESENDS,
+            )
+
+    async def _ask(self) -> Answered:
+        self._chunks.clear()
+        self._bytes = 0
+        async with self._call as call:
+            async for msg in call:
+                self._collect(msg)
+        body = joined(self._kind, self._chunks)
+        return Answered(body, decision_of(self._call.first), figures_of(self._call.last))
+
+    def _marked(self, answer: Answered) -> Answered:
+        return answer._replace(tried=self._escalation.tried, check_failure=self._escalation.failure)
 
     def _on_news(self, news: RequestNews) -> None:
         match news:
@@ -134,7 +194,7 @@ class Try:
             self.has_news.set()
 
     def _collect(self, msg: Msg) -> None:
-        if not self.tokens:
+        if not self._chunks:
             decision = decision_of(self._call.first)
             self._note_node(decision.node_id if decision is not None else "")
         self.tokens += 1
@@ -142,6 +202,11 @@ class Try:
         if self._bytes > MAX_ANSWER_BYTES:
             raise too_large()
         self._chunks.append(msg.data)
+
+
+def _says_enough(error: SollolError) -> bool:
+    """Whether a later model's failure leaves the answer before it: the job was not cancelled, nor given back."""
+    return error.body.code not in (ErrorCode.CANCELLED, ErrorCode.ACTOR_STOPPED)
 
 
 def cause_of(error: SollolError) -> ErrorBody:

@@ -21,6 +21,7 @@ from sollol_schemas import subjects
 from sollol_schemas.callers import word_of
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.escalation import CHECK
 from sollol_schemas.grant import JOBS_CLOCK, Birth
 from sollol_schemas.ids import is_request_id
 from sollol_schemas.inboxes import is_client_inbox
@@ -28,6 +29,10 @@ from sollol_schemas.modes import resolve
 from sollol_schemas.owners import is_reference
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 
+_NOT_CHECKED_HERE: Final = (
+    "field 'check': answers go past dispatchers; gateways, jobs and the Python client check them. Whoever checks one "
+    "itself asks again with avoid_models"
+)
 SUBJECT_OF: Final = {
     RequestKind.GENERATE: subjects.GENERATE,
     RequestKind.CHAT: subjects.CHAT,
@@ -177,6 +182,8 @@ def _read(
     is_native = kind is not RequestKind.PASSTHROUGH
 
     def read(fields: Fields) -> tuple[Fields, Routing, TaskContext, bool]:
+        if is_native and CHECK in fields:
+            raise InvalidBody(_NOT_CHECKED_HERE)
         routing = resolve(parse_routing(routing_fields(fields) if is_native else {}, head))
         context = analyse(kind, fields, path=path, detector=detector)
         return fields, routing, context, h.STREAM in head or field(fields, "stream", bool) is True

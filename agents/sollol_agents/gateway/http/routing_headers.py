@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from typing import Final
 
 from sollol_bus.errors import BadRequest
+from sollol_bus.sdk.escalation import Escalation
 from sollol_bus.sdk.routing_told import attempts_of
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
+from sollol_schemas.escalation import CHECK_HEADER
 from sollol_schemas.execution import Figures
 from sollol_schemas.ids import is_request_id
-from sollol_schemas.routing import ROUTING_FIELDS
+from sollol_schemas.routing import ROUTING_FIELDS, header_max
 
 Header = tuple[bytes, bytes]
 
@@ -19,7 +21,9 @@ _PREFIX: Final = h.ROUTING_PREFIX.lower().encode()
 _ROUTING: Final = {_PREFIX + name.replace("_", "-").encode(): name for name in ROUTING_FIELDS}
 _REQUEST_ID: Final = _PREFIX + b"request-id"
 _TRACEPARENT: Final = h.TRACEPARENT.encode()
+_CHECK: Final = CHECK_HEADER.lower().encode()
 _VALUE_MAX: Final = 512
+_CHECK_MAX: Final = 8192
 
 
 def routing_in(headers: Iterable[Header]) -> tuple[dict[str, str], str | None]:
@@ -33,7 +37,7 @@ def routing_in(headers: Iterable[Header]) -> tuple[dict[str, str], str | None]:
     for name, value in headers:
         if name.startswith(_PREFIX):
             if name in _ROUTING:
-                found[name.decode()] = _text(name, value)
+                found[name.decode()] = _text(name, value, header_max(_ROUTING[name]))
             elif name == _REQUEST_ID:
                 request_id = _text(name, value)
                 if not is_request_id(request_id):
@@ -43,14 +47,25 @@ def routing_in(headers: Iterable[Header]) -> tuple[dict[str, str], str | None]:
     return found, request_id
 
 
-def _text(name: bytes, value: bytes) -> str:
+def check_in(headers: Iterable[Header]) -> str | None:
+    """The check in a request's headers: JSON, which can say everything in ASCII.
+
+    Raises:
+        BadRequest: It is not printable ASCII, or too long.
+    """
+    return next((_text(name, value, _CHECK_MAX) for name, value in headers if name == _CHECK), None)
+
+
+def _text(name: bytes, value: bytes, most: int = _VALUE_MAX) -> str:
     text = value.decode("latin-1").strip()
-    if len(text) > _VALUE_MAX or not text.isascii() or not text.isprintable():
-        raise BadRequest(f"header {name.decode()} must be printable ASCII of at most {_VALUE_MAX} characters")
+    if len(text) > most or not text.isascii() or not text.isprintable():
+        raise BadRequest(f"header {name.decode()} must be printable ASCII of at most {most} characters")
     return text
 
 
-def told(decision: Decision | None, request_id: str, figures: Figures | None = None) -> list[Header]:
+def told(
+    decision: Decision | None, request_id: str, figures: Figures | None = None, escalation: Escalation | None = None
+) -> list[Header]:
     """The headers of an answer that say where it was made, and why."""
     headers = [(b"x-sollol-request-id", request_id.encode())]
     if decision is not None:
@@ -72,6 +87,11 @@ def told(decision: Decision | None, request_id: str, figures: Figures | None = N
             headers.append((b"x-sollol-rejected", _value(refused)))
     if figures is not None:
         headers.append((b"x-sollol-actual-s", b"%.4g" % figures.actual_s))
+    if escalation is not None and escalation.tried:
+        headers.append((b"x-sollol-escalated", b"%d" % len(escalation.tried)))
+        headers.append((b"x-sollol-tried", _value("; ".join(f"{one.model}: {one.why}" for one in escalation.tried))))
+    if escalation is not None and escalation.failure:
+        headers.append((b"x-sollol-check-failure", _value(escalation.failure)))
     return headers
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import AsyncIterable
 from typing import Final
 
 import msgspec
@@ -27,6 +28,7 @@ from sollol_agents.gateway.http.errors import (
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.http.reply import Reply
 from sollol_agents.gateway.inference import native, tracing
+from sollol_agents.gateway.inference.checked import CheckedAnswers
 from sollol_agents.gateway.inference.comments import Comments
 from sollol_agents.gateway.inference.event_relay import EventRelay
 from sollol_agents.gateway.inference.order import first_fault
@@ -37,7 +39,9 @@ from sollol_bus.observe.tracing import Span
 from sollol_bus.parts import Spawn
 from sollol_bus.sdk.answers import joined
 from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.escalation import Escalation
 from sollol_bus.sdk.results import decision_of, figures_of
+from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
@@ -88,6 +92,9 @@ class Exchange:
         self._events: EventRelay | None = None
         self._held = b""
         self._kept = 0
+        self._coming: AsyncIterable[Msg]
+        checking = request.checking
+        self.checked = CheckedAnswers(request, checking) if checking is not None else None
         self.call: Call | None = None
         self.decision: Decision | None = None
         self.span: Span | None = None
@@ -104,9 +111,22 @@ class Exchange:
         """Relays the answer of a call; of a second one when the first may be tried again.
 
         Raises:
+            Escalated: The answer failed its check, and another model is to be asked.
             SollolError: What ended the request.
         """
+        await self._run(call, call if self.checked is None else self.checked.messages(call))
+
+    async def run_kept(self, error: SollolError) -> bool:
+        """Gives the answer that failed its check, since the next model brought none; False: there is no such."""
+        kept = None if self.checked is None or self._reply.status else self.checked.last_kept(error.body.code)
+        if kept is None or self.checked is None:
+            return False
+        await self._run(kept, self.checked.kept())
+        return True
+
+    async def _run(self, call: Call, coming: AsyncIterable[Msg]) -> None:
         request, self.call, self._first_at, self.decision = self._request, call, None, None
+        self._coming = coming
         self._held = self._rest = b""
         self._kept = 0
         if not request.is_native:
@@ -126,7 +146,7 @@ class Exchange:
 
     async def _lines(self) -> None:
         call, reply = self._require_call(), self._reply
-        async for msg in call:
+        async for msg in self._coming:
             lines = [msg.data, *(one.data for one in call.take_ready())]
             if self._held:
                 lines.insert(0, self._held)
@@ -150,7 +170,7 @@ class Exchange:
     async def _collected(self) -> list[bytes]:
         call = self._require_call()
         pieces: list[bytes] = []
-        async for msg in call:
+        async for msg in self._coming:
             if self._first_at is None:
                 self._note_first()
             for one in (msg, *call.take_ready()):
@@ -175,7 +195,7 @@ class Exchange:
         pieces: list[bytes] = []
         content_type = b""
         events: EventRelay | None = None
-        async for msg in call:
+        async for msg in self._coming:
             data = b"".join([msg.data, *(one.data for one in call.take_ready())])
             if self._first_at is None:
                 if self._comments is not None:
@@ -269,11 +289,16 @@ class Exchange:
         call = self._require_call()
         if self._first_at is None:
             self._note_first()
-        return routing_headers.told(self.decision, call.request_id, figures_of(call.last) if is_over else None)
+        figures = figures_of(call.last) if is_over else None
+        return routing_headers.told(self.decision, call.request_id, figures, self._escalation)
 
     def _routing(self) -> bytes:
         call = self._require_call()
-        return native.routing_of(self.decision, figures_of(call.last), call.request_id)
+        return native.routing_of(self.decision, figures_of(call.last), call.request_id, self._escalation)
+
+    @property
+    def _escalation(self) -> Escalation | None:
+        return self.checked.escalation if self.checked is not None else None
 
     def _require_call(self) -> Call:
         assert self.call is not None

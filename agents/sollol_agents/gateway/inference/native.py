@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from sollol_bus.sdk.routing_told import routing_told
+from sollol_bus.sdk.escalation import Escalation
+from sollol_bus.sdk.routing_told import escalation_told, routing_told
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
 
@@ -37,6 +38,11 @@ def with_routing(line: bytes, routing: bytes) -> bytes:
     return body[:-1] + comma + b'"%b":%b}' % (ROUTING_FIELD.encode(), routing)
 
 
-def routing_of(decision: Decision | None, figures: Figures | None, request_id: str) -> bytes:
+def routing_of(
+    decision: Decision | None, figures: Figures | None, request_id: str, escalation: Escalation | None = None
+) -> bytes:
     """Where and why a request ran, as JSON."""
-    return _encode(routing_told(decision, figures, request_id))
+    told = routing_told(decision, figures, request_id)
+    if escalation is not None:
+        told |= escalation_told(escalation.tried, escalation.failure)
+    return _encode(told)

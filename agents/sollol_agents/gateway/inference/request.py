@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import msgspec
 
 from sollol_agents.gateway.http.errors import Header
-from sollol_agents.gateway.http.routing_headers import routing_in
+from sollol_agents.gateway.http.routing_headers import check_in, routing_in
 from sollol_agents.gateway.inference.order import nameless
 from sollol_agents.requests.body import Fields, InvalidBody, field, read_fields, read_known, routing_fields
+from sollol_agents.requests.checking import Checking, checking_of, without_check
 from sollol_agents.requests.dialects import KIND_OF_PATH, Dialect, dialect_of
 from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.routing_fields import called_here
@@ -39,6 +40,10 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float
     sees_addresses: bool = False
     """Whether its client is told where engines listen."""
+    checking: Checking | None = None
+    """What its answers are held against, where several models may be asked."""
+    avoid_models: tuple[str, ...] = ()
+    """Models of the group that it does not want to be asked."""
 
     @property
     def dialect(self) -> Dialect:
@@ -80,12 +85,12 @@ def read_request(
     headers, request_id = routing_in(head)
     is_native = kind is not RequestKind.PASSTHROUGH
 
-    def read(fields: Fields) -> tuple[Routing, str, bool]:
+    def read(fields: Fields) -> tuple[Fields, Routing, str, bool]:
         routing = parse_routing(routing_fields(fields) if is_native else {}, headers)
-        return routing, field(fields, "model", str) or "", _wants_stream(fields, label, is_native=is_native)
+        return fields, routing, field(fields, "model", str) or "", _wants_stream(fields, label, is_native=is_native)
 
     try:
-        (routing, model, wants_stream), usable = read_known(label, body, read)
+        (fields, routing, model, wants_stream), usable = read_known(label, body, read)
     except (InvalidBody, InvalidRouting) as error:
         raise BadRequest(str(error)) from error
     if not model:
@@ -94,21 +99,20 @@ def read_request(
         headers[_NODE] = node
     if routing.deadline_s is None:
         headers[_DEADLINE] = f"{default_deadline_s:g}"
-    if not is_native:
-        headers[h.PATH] = path
-    if caller:
-        headers[h.CALLER] = caller
+    headers |= ({} if is_native else {h.PATH: path}) | ({h.CALLER: caller} if caller else {})
     return HttpRequest(
         kind=kind,
         path=path,
         label=label,
-        body=usable,
+        body=without_check(kind, usable, fields),
         headers=headers,
         request_id=request_id,
         model=model,
         wants_stream=wants_stream,
         deadline_s=routing.deadline_s or default_deadline_s,
         sees_addresses=sees_addresses,
+        checking=checking_of(kind, label, fields, check_in(head)),
+        avoid_models=routing.avoid_models,
     )
 
 

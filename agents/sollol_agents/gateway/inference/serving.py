@@ -16,6 +16,7 @@ from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.gateway.http.metrics import Metrics
 from sollol_agents.gateway.http.reply import Reply
 from sollol_agents.gateway.inference import tracing
+from sollol_agents.gateway.inference.checked import Escalated
 from sollol_agents.gateway.inference.exchange import Exchange
 from sollol_agents.gateway.inference.request import HttpRequest
 from sollol_agents.http_server import ClientLimits, Connection
@@ -27,7 +28,7 @@ from sollol_bus.errors import (
     SollolError,
 )
 from sollol_bus.parts import Spawn
-from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.call import MAX_RESENDS, Call
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
@@ -111,13 +112,25 @@ class Inference:
         Raises:
             SollolError: What ended the request.
         """
-        for more in reversed(range(_RESENDS + 1)):
+        left = _RESENDS
+        while True:
             connection.on_gone = partial(call.leave, Cancelled("the client left"))
             try:
                 async with call:
                     await exchange.run(call)
+            except Escalated:
+                assert exchange.checked is not None
+                log.info(
+                    "request %s is asked of another model",
+                    call.request_id,
+                    extra={"action": "request_escalated", "request_id": call.request_id},
+                )
+                call = self._call(request, call, exchange.checked.headers())
+                left = _RESENDS
             except SollolError as error:
-                if not more or call.age_s >= request.deadline_s or not exchange.may_try_again(error):
+                if not left or call.age_s >= request.deadline_s or not exchange.may_try_again(error):
+                    if await exchange.run_kept(error):
+                        return
                     raise
                 log.info(
                     "request %s begins anew: %s",
@@ -125,9 +138,11 @@ class Inference:
                     error.body.code,
                     extra={"action": "request_renewed", "request_id": call.request_id},
                 )
-                call = self.active[call.request_id] = self._call(request, call)
+                left -= 1
+                call = self._call(request, call, exchange.checked.headers() if exchange.checked is not None else None)
             else:
                 return
+            self.active[call.request_id] = call
 
     def _admitted(self, request: HttpRequest) -> Call:
         """The call for a request.
@@ -143,17 +158,25 @@ class Inference:
             raise Conflict(f"request id {request.request_id} is in use")
         return self._call(request)
 
-    def _call(self, request: HttpRequest, broken: Call | None = None) -> Call:
-        """A call, in place of one that broke off under its id and with its age if there was one."""
+    def _call(self, request: HttpRequest, broken: Call | None = None, headers: dict[str, str] | None = None) -> Call:
+        """A call, in place of one that broke off under its id and with its age if there was one.
+
+        Args:
+            request: The request.
+            broken: The call before.
+            headers: What goes with it; None: the request's own.
+        """
         waited_s = broken.age_s if broken is not None else 0.0
         return Call(
             self._bus,
             _SUBJECTS[request.kind],
             request.body,
-            headers=request.headers,
+            headers=request.headers if headers is None else headers,
             deadline_s=request.deadline_s - waited_s,
             request_id=broken.request_id if broken is not None else request.request_id,
             max_unread_bytes=self._limits.unread_bytes,
             resends=broken.resends + 1 if broken is not None else 0,
+            max_resends=MAX_RESENDS + (broken.resends + 1 if broken is not None else 0),
             waited_s=waited_s,
+            secret=broken.secret if broken is not None else "",
         )

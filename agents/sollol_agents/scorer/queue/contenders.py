@@ -115,9 +115,13 @@ class Contenders:
         later: list[Waiting] = []
         able: list[_Entry] = []
         failed = {canonical(name) for name in request.failed_models}
+        avoided = {canonical(name) for name in request.routing.avoid_models}
         for member in self.members(group, request.context, now):
             if canonical(member.model) in failed:
                 fallen.append(Fallen(member.model, "it failed this request before"))
+                continue
+            if canonical(member.model) in avoided:
+                fallen.append(Fallen(member.model, "it is to be avoided: its answer was no good"))
                 continue
             waiting = self.request_for(member.model, request, before, now)
             entry = _Entry(member, waiting, self._verdicts.of(waiting, now))
@@ -128,6 +132,8 @@ class Contenders:
             fallen.append(why)
             if entry.verdict.is_transient or now < self._fleet.patient_until:
                 later.append(waiting)
+        if avoided and group.strategy is GroupStrategy.CHEAP_FIRST:
+            able = _without(able, fallen, self._smaller(able, avoided), "a larger one was asked before")
         able = _without(able, fallen, _small_rooms(able), "too little context for the prompt")
         able = _without(able, fallen, {e.waiting.model for e in able if e.verdict.is_stopgap}, "others suit it better")
         broken = {e.waiting.model for e in able if self._breakers.opens_in_s(e.waiting.model, now) > 0}
@@ -154,6 +160,12 @@ class Contenders:
         if group.candidate is not None:
             members.setdefault(canonical(group.candidate.model), GroupMember(model=group.candidate.model))
         return list(members.values())
+
+    def _smaller(self, able: Iterable[_Entry], avoided: Iterable[str]) -> set[str]:
+        """Those that are smaller than one of these models."""
+        nodes = self._fleet.nodes.values()
+        sizes = [node.installed[name].size_bytes for node in nodes for name in avoided if name in node.installed]
+        return {e.waiting.model for e in able if e.installed.size_bytes < max(sizes, default=0)}
 
     def _fleets_models(self, context: TaskContext, now: float) -> list[GroupMember]:
         """So many of the fleet's models as a group may have: those in memory first, then those asked for most."""

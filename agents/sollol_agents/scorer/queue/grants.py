@@ -16,6 +16,7 @@ from sollol_agents.scorer.strategies.base import Choice
 from sollol_schemas.contrasts import contrast
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast
 from sollol_schemas.grant import Granted
+from sollol_schemas.groups import GroupStrategy
 from sollol_schemas.ids import attempt_id
 from sollol_schemas.node_names import host_and_port
 from sollol_schemas.prices import significant
@@ -96,6 +97,8 @@ def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityCla
         instance=node.instance,
         model=node.installed[waiting.model].name,
         group=waiting.bound.group.name if waiting.bound is not None else "",
+        alternatives=max(0, len(waiting.bound.models) - 1) if waiting.bound is not None else 0,
+        is_cheap_first=waiting.bound is not None and waiting.bound.group.strategy is GroupStrategy.CHEAP_FIRST,
         kind=request.context.kind,
         task_type=request.context.task_type,
         coding_category=request.context.coding_category or "",
