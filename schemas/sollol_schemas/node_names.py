@@ -1,7 +1,8 @@
 """What a node may be called beside its id: its host, an address, either with its engine's port, or a URL.
 
 Names are looked up in what the nodes tell of themselves, never in the DNS. An id wins over a host that is called the
-same; a host with several engines needs the port. `localhost` is the machine of whoever puts a request on the bus: the
+same. The name of a host with several engines means any of them to a request, and none to an operation on one node,
+which needs the port. `localhost` is the machine of whoever puts a request on the bus: the
 SDK and the gateway say their host's name instead of it (`for_the_bus`). Of whoever does not, the scorer's is meant.
 """
 
@@ -56,8 +57,16 @@ def for_the_bus(name: str, hostname: str) -> str:
     place = place_of(name)
     if place is None or not place.is_here or not hostname:
         return name
+    said = "localhost" if ":" in place.host else place.host
     # A dot at the end makes it a host's name in any case: no id has one.
-    return f"{hostname.rstrip('.')}." + (f":{place.port}" if place.port is not None else "")
+    return f"{said}@{hostname.rstrip('.')}." + (f":{place.port}" if place.port is not None else "")
+
+
+def as_said(name: str) -> str:
+    """The name as its caller knows it: what `for_the_bus` made of `localhost` is that again."""
+    said, at, meant = name.partition("@")
+    host, colon, port = meant.partition(":")
+    return f"{said}{colon}{port}" if at and host.endswith(".") and "://" not in said else name
 
 
 def bearers(name: str, nodes: Collection[Telemetry], *, here: str = "") -> tuple[str, ...]:
@@ -84,6 +93,12 @@ def bearers(name: str, nodes: Collection[Telemetry], *, here: str = "") -> tuple
     return tuple(sorted(loopback))
 
 
+def are_one_machine(found: Collection[str], nodes: Iterable[Telemetry]) -> bool:
+    """Whether these nodes are engines of one host, as far as they tell, so that any of them may be meant."""
+    machines = {node.host.rstrip(".").lower() for node in nodes if node.node_id in found}
+    return len(machines) == 1 and "" not in machines
+
+
 def host_and_port(node: Telemetry) -> str:
     """The machine of a node's engine, with the engine's port where that is known; a name of the node."""
     place = place_of(node.engine.url)
@@ -95,7 +110,7 @@ def ambiguous(name: str, found: Iterable[str], nodes: Iterable[Telemetry]) -> st
     """What to say of a name that several nodes bear."""
     ports = {node.node_id: place.port for node in nodes if (place := place_of(node.engine.url)) is not None}
     listed = [f"{node_id} (port {ports[node_id]})" if ports.get(node_id) else node_id for node_id in found]
-    return f"{name!r} names {len(listed)} nodes: {', '.join(listed)}; say the id, or the port after the host"
+    return f"{as_said(name)!r} names {len(listed)} nodes: {', '.join(listed)}; say the id, or the port after the host"
 
 
 def _is_at(port: int | None, node: Telemetry) -> bool:

@@ -11,7 +11,7 @@ from sollol_agents.lab.testing.scorer_stage import Fleet, granted, refused
 from sollol_agents.node.machine.host import told_addresses
 from sollol_agents.scorer.office.node_called import node_called
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.node_names import bearers, for_the_bus, place_of
+from sollol_schemas.node_names import as_said, bearers, for_the_bus, place_of
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 from sollol_schemas.telemetry import EngineInfo, EngineKind, Telemetry
 
@@ -80,19 +80,20 @@ def test_localhost_of_a_host_without_a_node_means_the_one_engine_that_listens_to
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("localhost", "desk."),
-        ("LOCALHOST:11434", "desk.:11434"),
-        ("http://127.0.0.1:11434/", "desk.:11434"),
-        ("::1", "desk."),
-        ("0.0.0.0", "desk."),
+        ("localhost", "localhost@desk."),
+        ("LOCALHOST:11434", "localhost@desk.:11434"),
+        ("http://127.0.0.1:11434/", "127.0.0.1@desk.:11434"),
+        ("::1", "localhost@desk."),
+        ("0.0.0.0", "0.0.0.0@desk."),
         ("attic", "attic"),
         ("http://attic:1", "http://attic:1"),
     ],
 )
 def test_whoever_says_localhost_on_the_bus_says_which_host_that_is(name: str, told: str) -> None:
     assert for_the_bus(name, "desk") == told
+    assert as_said(told).casefold() in (name.casefold().removeprefix("http://").rstrip("/"), "localhost", name)
     named_after_its_host = at("desk", "http://127.0.0.1:11434", "desk")
-    if told.startswith("desk."):
+    if "desk." in told:
         assert bearers(told, [at("desk", "http://x:1", "x"), at("b", "http://127.0.0.1:11434", "desk")]) == ("b",)
         assert bearers(told, [named_after_its_host]) == ("desk",)
 
@@ -103,6 +104,7 @@ def test_no_text_breaks_the_search_for_a_name(text: str) -> None:
     found = bearers(text, NODES, here="cellar")
     assert set(found) <= {node.node_id for node in NODES}
     bearers(for_the_bus(text, "cellar"), NODES)
+    as_said(text)
 
 
 def test_a_routing_field_takes_every_name_that_fits_in_a_header() -> None:
@@ -140,14 +142,40 @@ def test_a_request_goes_to_the_node_that_it_calls_by_its_address(name: str, node
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_a_name_of_several_nodes_is_refused_with_the_candidates(*, strict: bool) -> None:
+@pytest.mark.parametrize("name", ["10.9.66.250", "attic.lan", "127.0.0.1@attic.lan."])
+def test_a_host_with_several_engines_means_any_of_them_and_no_other(name: str, *, strict: bool) -> None:
     stage = fleet()
-    error = refused(stage.ask("r", routing=Routing(node_id="10.9.66.250", strict=strict)))["r"]
+    routing = Routing(node_id=name, strict=strict)
+    made = granted([effect for n in range(3) for effect in stage.ask(f"r{n}", routing=routing)])
+    chosen = [grant.decision.node_id for grant in made.values()]
+    assert set(chosen) == {"attic", "attic-2"}
+    assert all(grant.decision.rejected == {"not_chosen_node": 3} for grant in made.values())
+
+
+def test_who_insists_on_a_host_hears_what_is_amiss_with_each_of_its_engines() -> None:
+    stage = fleet()
+    routing = Routing(node_id="attic.lan", strict=True, min_vram_gb=900.0)
+    error = refused(stage.ask("r", routing=routing))["r"]
+    assert error.code is ErrorCode.NO_ELIGIBLE_NODE
+    assert "attic " in error.message
+    assert "attic-2" in error.message
+    assert "cellar" not in error.message
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_name_of_several_machines_is_refused_with_the_candidates(*, strict: bool) -> None:
+    stage = Fleet()
+    for node in (at("a", "http://127.0.0.1:1", "desk.lan"), at("b", "http://127.0.0.1:2", "desk.wan")):
+        stage.node(node.node_id, engine=node.engine, host=node.host)
+    error = refused(stage.ask("r", routing=Routing(node_id="localhost@desk.", strict=strict)))["r"]
     assert error.code is ErrorCode.BAD_REQUEST
-    assert error.message == (
-        "'10.9.66.250' names 2 nodes: attic (port 11434), attic-2 (port 11435); say the id, or the port after the host"
-    )
-    assert error.details == {"node": "10.9.66.250", "candidates": ["attic", "attic-2"]}
+    assert error.message == "'localhost' names 2 nodes: a (port 1), b (port 2); say the id, or the port after the host"
+    assert error.details == {"node": "localhost", "candidates": ["a", "b"]}
+
+
+def test_a_refusal_says_the_name_as_its_caller_wrote_it() -> None:
+    error = refused(fleet().ask("r", routing=Routing(node_id="127.0.0.1@desk.:1", strict=True)))["r"]
+    assert "no node is known as '127.0.0.1:1'" in error.message
 
 
 def test_of_two_nodes_with_one_name_the_one_that_is_down_is_not_meant() -> None:

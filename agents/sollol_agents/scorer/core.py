@@ -218,7 +218,7 @@ class SchedulerCore:
         asked = GrantRequest(request_id=request.request_id, number=1, context=request.context, routing=request.routing)
         waiting = self.binder.admitted(asked, None, now, is_dry_run=True)
         verdict = self._verdicts.of(waiting, now)
-        if not verdict.nodes or len(verdict.wanted) > 1:
+        if not verdict.nodes or verdict.is_ambiguous:
             return self._admission.lack_of_nodes(waiting, now).error
         self.waiting.place(waiting)
         choice = self.planner.choose(waiting, verdict.nodes, now)

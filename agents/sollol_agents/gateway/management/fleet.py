@@ -106,8 +106,8 @@ class Fleet:
             SollolError: No node is, or several are.
         """
         nodes = (await self.nodes()).nodes
-        name, there = called_here(name), [view.telemetry for view in model_lists.present(nodes)]
-        found = bearers(name, there) or bearers(name, [view.telemetry for view in nodes])
+        here, there = called_here(name), [view.telemetry for view in model_lists.present(nodes)]
+        found = bearers(here, there) or bearers(here, [view.telemetry for view in nodes])
         if len(found) > 1:
             raise BadRequest(ambiguous(name, found, there))
         if not found:

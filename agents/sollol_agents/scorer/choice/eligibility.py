@@ -18,7 +18,7 @@ from sollol_agents.scorer.fleet.residency import SAFETY_BYTES, need_bytes
 from sollol_agents.scorer.knowledge.sleeper import Phase, Sleeper
 from sollol_schemas.decision import Rejection, RejectionReason
 from sollol_schemas.label_terms import unmet
-from sollol_schemas.node_names import bearers
+from sollol_schemas.node_names import are_one_machine, as_said, bearers
 from sollol_schemas.routing import RoutingMode
 from sollol_schemas.telemetry import InstalledModel, NodeState
 
@@ -60,6 +60,7 @@ class EligibilityClass:
         "_pattern",
         "_verdicts",
         "fallback",
+        "is_ambiguous",
         "is_stopgap",
         "is_transient",
         "model",
@@ -73,7 +74,9 @@ class EligibilityClass:
         self._floor = soft_floor
         self._here = here
         self.wanted: tuple[str, ...] = ()
-        """Ids of the nodes that bear the name of the wanted one: several when it does not tell which."""
+        """Ids of the nodes that bear the name of the wanted one: several for a host with several engines."""
+        self.is_ambiguous = False
+        """Whether the name of the wanted node means several machines."""
         self._verdicts: dict[str, _Known] = {}
         self.model = pattern.model
         self.nodes: tuple[Node, ...] = ()
@@ -90,6 +93,7 @@ class EligibilityClass:
         """Judges every node again whose shape changed, and settles who is eligible."""
         nodes = list(nodes)
         self.wanted = who_bears(self._pattern.wanted, nodes, self._here) if self._pattern.wanted else ()
+        self.is_ambiguous = len(self.wanted) > 1 and not are_one_machine(self.wanted, [n.telemetry for n in nodes])
         judged: list[tuple[Node, Rejection | None]] = []
         verdicts = self._verdicts
         fresh: dict[str, _Known] = {}
@@ -193,10 +197,10 @@ class EligibilityClass:
         chosen = [n for n in nodes if n.node_id in self.wanted]
         if not chosen:
             why = next((r.reason.value for r in rejections if r.node_id in self.wanted), "asleep or not known")
-            self.fallback = self.fallback or f"the wanted node {wanted} is not available ({why})"
+            self.fallback = self.fallback or f"the wanted node {as_said(wanted)} is not available ({why})"
             return nodes
         rejections += [
-            Rejection(node_id=n.node_id, reason=Reason.NOT_CHOSEN_NODE, detail=f"{wanted} was asked for")
+            Rejection(node_id=n.node_id, reason=Reason.NOT_CHOSEN_NODE, detail=f"{as_said(wanted)} was asked for")
             for n in nodes
             if n not in chosen
         ]
@@ -294,7 +298,7 @@ def _reject(node: Node, reason: RejectionReason, detail: str = "") -> Rejection:
 def _judge_choice(node: Node, waiting: Waiting, wanted: Sequence[str]) -> Rejection | None:
     routing = waiting.request.routing
     if routing.strict and routing.node_id is not None and node.node_id not in wanted:
-        return _reject(node, Reason.NOT_CHOSEN_NODE, f"{routing.node_id} was asked for")
+        return _reject(node, Reason.NOT_CHOSEN_NODE, f"{as_said(routing.node_id)} was asked for")
     if routing.where is None:
         return None
     labels = node.telemetry.labels

@@ -114,7 +114,7 @@ class Admission:
         floor = waiting.request.routing.min_success_rate
         if floor is not None and floor > CEILING and waiting.mode is RoutingMode.RELIABLE:
             return Refusal(refusals.unprovable(floor, CEILING))
-        if waiting.wanted and len(self._verdicts.of(waiting, now).wanted) > 1:
+        if waiting.wanted and self._verdicts.of(waiting, now).is_ambiguous:
             return self.lack_of_nodes(waiting, now)
         if self.is_hopeless(waiting, now):
             return self.lack_of_nodes(waiting, now)

@@ -15,7 +15,7 @@ from sollol_agents.scorer.fleet.nodes import Node
 from sollol_schemas.decision import Rejection
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.nearest import did_you_mean
-from sollol_schemas.node_names import ambiguous
+from sollol_schemas.node_names import ambiguous, as_said
 from sollol_schemas.refused import grouped
 from sollol_schemas.telemetry import Telemetry
 
@@ -49,13 +49,13 @@ def no_place(
     nodes = list(nodes)
     if not nodes:
         return ErrorBody(code=ErrorCode.NO_NODES, message="no node has joined")
-    if len(verdict.wanted) > 1:
+    if verdict.is_ambiguous:
         return ambiguous_node(waiting.wanted, verdict.wanted, [n.telemetry for n in nodes])
     routing = waiting.request.routing
-    only = routing.node_id if routing.strict and not routing.soft else None
-    if only is not None and not verdict.wanted:
-        return unknown_node(only, [n.node_id for n in nodes])
-    only = only and verdict.wanted[0]
+    is_only = routing.node_id is not None and routing.strict and not routing.soft
+    if is_only and not verdict.wanted:
+        return unknown_node(waiting.wanted, [n.node_id for n in nodes])
+    only = verdict.wanted if is_only else ()
     known = sorted({m.name for n in nodes for m in n.installed.values()})
     if not any(waiting.model in n.installed for n in nodes):
         return ErrorBody(
@@ -71,7 +71,7 @@ def no_place(
     unable = _unable(waiting, verdict, nodes)
     if unable is not None:
         return unable
-    rejections = sorted((_timed(r, since or {}) for r in verdict.rejections), key=lambda r: r.node_id != only)
+    rejections = sorted((_timed(r, since or {}) for r in verdict.rejections), key=lambda r: r.node_id not in only)
     reasons = {
         r.node_id: f"{r.reason.value}: {r.detail}" if r.detail else r.reason.value for r in rejections[:_NODES_LISTED]
     }
@@ -119,11 +119,11 @@ def _unable(waiting: Waiting, verdict: EligibilityClass, nodes: Iterable[Node]) 
 
 def unknown_node(node_id: str, known: Iterable[str]) -> ErrorBody:
     """Nobody is known by this id: perhaps it is written wrongly."""
-    ids = sorted(known)
+    ids, said = sorted(known), as_said(node_id)
     return ErrorBody(
         code=ErrorCode.UNKNOWN_NODE,
-        message=f"no node is known as {node_id!r}{did_you_mean(node_id, ids) or _known(ids)}",
-        details={"node": node_id, "known": ids[:_NODES_LISTED]},
+        message=f"no node is known as {said!r}{did_you_mean(said, ids) or _known(ids)}",
+        details={"node": said, "known": ids[:_NODES_LISTED]},
     )
 
 
@@ -131,7 +131,9 @@ def ambiguous_node(name: str, found: Sequence[str], nodes: Iterable[Telemetry]) 
     """Several nodes are called so."""
     message = ambiguous(name, found[:_NODES_LISTED], nodes)
     return ErrorBody(
-        code=ErrorCode.BAD_REQUEST, message=message, details={"node": name, "candidates": list(found[:_NODES_LISTED])}
+        code=ErrorCode.BAD_REQUEST,
+        message=message,
+        details={"node": as_said(name), "candidates": list(found[:_NODES_LISTED])},
     )
 
 
@@ -145,9 +147,9 @@ def _timed(rejection: Rejection, since: Mapping[str, str]) -> Rejection:
     return rejection if detail is None else msgspec.structs.replace(rejection, detail=detail)
 
 
-def _summary(rejections: Sequence[Rejection], only: str | None) -> str:
-    """The nodes grouped by their reasons; of a node that was insisted on, its own alone."""
-    own = [r for r in rejections if r.node_id == only]
+def _summary(rejections: Sequence[Rejection], only: Sequence[str]) -> str:
+    """The nodes grouped by their reasons; of those that were insisted on, theirs alone."""
+    own = [r for r in rejections if r.node_id in only]
     return grouped(own or rejections)
 
 
