@@ -133,6 +133,35 @@ def test_auto_takes_a_model_that_can_do_it(context: dict[str, Any], found: str) 
     assert decision(fleet, "r").group == "auto"
 
 
+def test_vectors_come_from_one_model_however_busy_it_is() -> None:
+    fleet = fleet_with(group("vectors", "x:1b", "y:1b"))
+    embedders = (model("y:1b", 0.1, capabilities=("embedding",)), model("x:1b", 3.0, capabilities=("embedding",)))
+    fleet.node(installed=embedders, loaded=(loaded("y:1b", 0.2), loaded("x:1b", 3.2)), slots=2)
+    context = TaskContext(kind=RequestKind.EMBED, model="vectors", task_type="embedding", needs=(Ability.EMBEDDING,))
+    for number in range(12):
+        fleet.ask(f"r{number}", context=context)
+    assert {g.decision.model for g in granted(fleet.effects).values()} == {"x:1b"}
+    for _ in range(8):
+        fleet.tick(0.3)
+    assert {w.model for w in fleet.core.waiting} == {"x:1b"}
+
+
+def test_a_conversation_stays_with_the_model_that_knows_its_prompt() -> None:
+    fleet = fleet_with(group("twins", "b:1b", "a:1b"))
+    twins = (model("a:1b", 4.0, capabilities=TALKS), model("b:1b", 4.0, capabilities=TALKS))
+    fleet.node(**models(installed=twins, loaded=(loaded("a:1b", 4.5), loaded("b:1b", 4.5)), slots=1))
+    said = {"routing": Routing(session_id="talk"), "name": "twins", "prompt": 8000}
+    fleet.core.fleet.nodes["gpu1"].mirror.remember("a:1b", "talk", 7900, (), 1)
+    fleet.ask("r", **said)
+    assert decision(fleet, "r").model == "a:1b"
+    fleet.end("r-1", "gpu1", model="a:1b")
+    fleet.core.fleet.nodes["gpu1"].mirror.forget("a:1b")
+    fleet.core.fleet.nodes["gpu1"].mirror.remember("b:1b", "talk", 7900, (), 1)
+    fleet.core.fleet.nodes["gpu1"].speed_version += 1
+    fleet.ask("s", **said)
+    assert decision(fleet, "s").model == "b:1b"
+
+
 def test_a_model_called_auto_stays_what_it_was_until_a_group_is_set() -> None:
     fleet = Fleet()
     fleet.node(installed=(model("auto"), model(SMALL, 1.0)), loaded=(), slots=2)

@@ -30,8 +30,9 @@ from sollol_schemas.grant import GrantRequest
 from sollol_schemas.groups import Group, GroupStrategy
 
 _LOOK_EVERY_S = 0.5
-_LOOKS_MAX = 8  # requests whose models are compared again in one tick
+_COMPARED_MAX = 24  # models of waiting requests that are compared again in one tick
 _COUNTS_MAX = 4096
+_FIRST = "the first that can do it: vectors of different models cannot be compared"
 
 
 class Binder:
@@ -122,9 +123,13 @@ class Binder:
             return False
         self._waiting = {k: w for k, w in self._waiting.items() if self._queue.get(k) is w}
         due = [(w.bound.looked_at, w.sequence, w) for w in self._waiting.values() if w.bound is not None]
-        first = heapq.nsmallest(_LOOKS_MAX, due, key=lambda row: row[:2])
-        moved = [self._compare_again(w, now) for looked_at, _, w in first if now >= looked_at + _LOOK_EVERY_S]
-        return any(moved)
+        compared, has_moved = 0, False
+        for looked_at, _, waiting in heapq.nsmallest(_COMPARED_MAX, due, key=lambda row: row[:2]):
+            if now < looked_at + _LOOK_EVERY_S or compared >= _COMPARED_MAX:
+                break
+            compared += max(1, len(waiting.bound.candidates()) if waiting.bound is not None else 1)
+            has_moved |= self._compare_again(waiting, now)
+        return has_moved
 
     def moved(self, waiting: Waiting, now: float) -> bool:
         """Lets a request for which its own model can do nothing wait for another one; False where none can."""
@@ -168,7 +173,8 @@ class Binder:
             return False
         if not self._verdicts.of(waiting, now).nodes:
             return self.moved(waiting, now)
-        if group.strategy is not GroupStrategy.COST or _is_on_trial(group, bound.asked):
+        context = bound.asked.context
+        if group.strategy is not GroupStrategy.COST or context.is_embedding or _is_on_trial(group, bound.asked):
             return False
         found = self.contenders.find(group, bound.asked, waiting, now)
         contenders, _ = _on_its_arm(group, bound.asked, found.contenders)
@@ -192,6 +198,8 @@ class Binder:
         found = self.contenders.find(group, request, before, now)
         if not found.contenders:
             return self._unable(group, request, found, before, now)
+        if request.context.is_embedding:
+            return self._as_bound(group, request, found, Picked(found.contenders[0], _FIRST, {}), now)
         contenders, is_on_trial = _on_its_arm(group, request, found.contenders)
         category = request.context.category
         picked = model_choice.pick(

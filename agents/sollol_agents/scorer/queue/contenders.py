@@ -7,6 +7,7 @@ whatever line.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -168,17 +169,24 @@ class Contenders:
         return {e.waiting.model for e in able if e.installed.size_bytes < max(sizes, default=0)}
 
     def _fleets_models(self, context: TaskContext, now: float) -> list[GroupMember]:
-        """So many of the fleet's models as a group may have: those in memory first, then those asked for most."""
+        """So many of the fleet's models as a group may have: those in memory first, then those asked for most.
+
+        Of those that make vectors, those that most nodes have: which comes first must not change from day to day.
+        """
         names: dict[str, str] = {}
+        holders: Counter[str] = Counter()
         warm: set[str] = set()
         for node in self._fleet.nodes.values():
             for key, model in node.installed.items():
                 if is_embedder(model) is context.is_embedding:
                     names.setdefault(key, model.name)
+                    holders[key] += 1
                     if node.resident(key) is not None:
                         warm.add(key)
 
         def reluctance(key: str) -> tuple[bool, float, str]:
+            if context.is_embedding:
+                return False, -holders[key], key
             return key not in warm, -self._demand.rate(key, now), key
 
         return [GroupMember(model=names[key]) for key in heapq.nsmallest(MEMBERS_MAX, names, key=reluctance)]
