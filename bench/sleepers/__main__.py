@@ -1,6 +1,6 @@
 """Energy and latency of a fleet that sleeps, beside the same fleet always on, over days in virtual time.
 
-    python -m bench.sleepers --loads 0.3,0.5,0.7 --days 2 --seeds 1,2 --out bench/results/sleepers.json
+    python -m bench.sleepers --loads 0.1,0.15,0.3 --days 1 --seeds 1 --out bench/results/sleepers.json
 
 Load is the busiest hour's share of what the fleet could just sustain. Both fleets see the same arrivals.
 """
@@ -112,9 +112,9 @@ def compared(on: Day, asleep: Day) -> Comparison:
 def main(argv: Sequence[str] | None = None) -> int:
     """Plays both fleets and prints what differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--loads", default="0.3,0.5,0.7")
-    parser.add_argument("--days", type=int, default=2)
-    parser.add_argument("--seeds", default="1,2")
+    parser.add_argument("--loads", default="0.1,0.15,0.3")
+    parser.add_argument("--days", type=int, default=1)
+    parser.add_argument("--seeds", default="1")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(argv)
