@@ -48,6 +48,7 @@ from sollol_bus.version import VERSION
 from sollol_schemas.batch_progress import BatchStage, BatchView
 from sollol_schemas.jobs import Job, JobState
 from sollol_schemas.modes import mode_for, mode_for_complexity, mode_for_style, mode_for_task
+from sollol_schemas.prices import NodePrice
 from sollol_schemas.routing import PRIORITY_NAMES, Routing, RoutingMode
 
 __all__ = [
@@ -90,6 +91,7 @@ __all__ = [
     "Msg",
     "NoEligibleNode",
     "NoResponders",
+    "NodePrice",
     "NotConnected",
     "NotPermitted",
     "Part",

@@ -208,6 +208,12 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
         take_over(self, "unix_s", "sent_at")
 
     @property
+    def price_in_words(self) -> str:
+        """What it costs, as a person reads it, and what is missing to know that; empty: it has no price."""
+        is_lacking = self.price.per_kwh is not None and self.power.busy_w is None
+        return f"{self.price} (its power is not known)" if is_lacking else str(self.price)
+
+    @property
     def has_gpu(self) -> bool:
         """Whether the node has a GPU of any kind."""
         return bool(self.gpus)

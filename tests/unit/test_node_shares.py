@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sollol_agents.lab.testing.messages import telemetry
 from sollol_agents.node.attempts.shares import PowerMeter, Shares
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.node.control.telemetry import Standing, drawn_w
@@ -107,3 +108,10 @@ def test_money_keeps_its_digits_and_reads_like_money() -> None:
     words = [told(amount, "EUR") for amount in (None, 0.0, 12.5, 0.3, 0.00042199, 0.0000031)]
     assert words == ["-", "0.00 EUR", "12.50 EUR", "0.30 EUR", "0.00042 EUR", "0.0000031 EUR"]
     assert str(EUR) == "3.60 EUR an hour, 0.36 EUR a kWh"
+
+
+def test_a_price_for_energy_says_what_is_missing_where_the_power_is_not_known() -> None:
+    at_home = NodePrice(per_kwh=0.31, currency="EUR")
+    assert telemetry("n1", price=at_home).price_in_words == "0.31 EUR a kWh (its power is not known)"
+    assert telemetry("n1", price=at_home, power=Power(busy_w=300.0)).price_in_words == "0.31 EUR a kWh"
+    assert telemetry("n1").price_in_words == ""

@@ -208,6 +208,7 @@ class Node:
             version=told.version,
             cpu_count=told.cpu_count,
             uptime_s=told.uptime_s,
+            price=told.price_in_words,
         )
 
     def _breaker(self) -> str:

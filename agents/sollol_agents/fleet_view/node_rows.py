@@ -76,3 +76,5 @@ class NodeDetail(msgspec.Struct, frozen=True):
     version: str
     cpu_count: int
     uptime_s: float
+    price: str = ""
+    """In words; empty: not known."""

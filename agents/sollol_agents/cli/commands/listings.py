@@ -184,7 +184,7 @@ def _notes(view: NodeView) -> str:
     told = view.telemetry
     weight = [f"weight {told.weight:g}"] if told.weight != 1 else []
     clock = [f"clock {far(view.clock_ahead_s)} the server's"] if view.clock_ahead_s else []
-    price = [str(told.price)] if told.price.is_known else []
+    price = [told.price_in_words] if told.price.is_known else []
     return ", ".join([*clock, *weight, *price, *(f"{name}={value}" for name, value in sorted(told.labels.items()))])
 
 

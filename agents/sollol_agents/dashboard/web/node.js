@@ -26,6 +26,7 @@ export const NodeDrawer = {
         ["Attempts", row.attempts ? `${row.attempts}, ${percent(row.success_ratio)} succeeded` : "none yet"],
         ["Runs since", seconds(detail.uptime_s)],
         ["Version", detail.version || "–"],
+        ["Price", detail.price || "not known"],
         ...Object.entries(detail.labels).map(([key, value]) => [`Label ${key}`, value]),
       ];
     },
