@@ -110,12 +110,22 @@ class SOLLOL(Shared):
 
     # -- requests -----------------------------------------------------------------------------------------
 
-    def generate(self, model: str, prompt: str, **said: Any) -> Result:  # noqa: ANN401 whatever the documents allow
-        """The whole answer to a prompt; the keywords are those of `SOLLOLIntegration.generate`."""
+    def generate(self, model: str, prompt: str, **said: Any) -> Any:  # noqa: ANN401 whatever the documents allow
+        """The whole answer to a prompt; the keywords are those of `SOLLOLIntegration.generate`.
+
+        With `stream=True` it is what `generate_stream` gives.
+        """
+        if said.pop("stream", False):
+            return self.generate_stream(model, prompt, **said)
         return self._house.either(lambda fleet: fleet.generate(model, prompt, said))
 
-    def chat(self, model: str, messages: Messages | str, **said: Any) -> Result:  # noqa: ANN401 as above
-        """The whole next message of a conversation, in `message`; a text is a conversation of one message."""
+    def chat(self, model: str, messages: Messages | str, **said: Any) -> Any:  # noqa: ANN401 as above
+        """The whole next message of a conversation, in `message`; a text is a conversation of one message.
+
+        With `stream=True` it is what `chat_stream` gives.
+        """
+        if said.pop("stream", False):
+            return self.chat_stream(model, messages, **said)
         return self._house.either(lambda fleet: fleet.chat(model, as_messages(messages), said))
 
     def embed(self, model: str, input: str | Sequence[str], **said: Any) -> Result:  # noqa: A002, ANN401 as above
@@ -171,6 +181,8 @@ class SOLLOL(Shared):
             initialized=self._house.is_open,
             hosts=self.hosts,
             config=Result(self.config.to_dict()),
+            port=int(gateway.rpartition(":")[2] or self.config.gateway_port),
+            batch_processing_enabled=self.config.enable_batch_processing,
             ray_workers=self.config.ray_workers,
             dask_workers=self.config.dask_workers,
             timestamp=datetime.now(UTC).isoformat(),  # noqa: TID251 it dates, and decides nothing

@@ -16,7 +16,7 @@ from sollol_bus.compat import results
 from sollol_bus.compat.config import SOLLOLConfig
 from sollol_bus.compat.priorities import as_priority, split, without_stream
 from sollol_bus.compat.reliability import NodeReliabilityTracker
-from sollol_bus.compat.resources import node_rows
+from sollol_bus.compat.resources import meets_floor, node_rows
 from sollol_bus.compat.results import Result
 from sollol_bus.errors import BadRequest, SollolError
 from sollol_bus.parts import Part
@@ -275,6 +275,8 @@ class Fleet(Part):
         routing, fields = split(said)
         if "routing_mode" not in said and "mode" not in said:
             routing = msgspec.structs.replace(routing, routing_mode=self.config.default_routing_mode)
+        if meets_floor(self.nodes, routing.min_success_rate):
+            routing = msgspec.structs.replace(routing, min_success_rate=None)
         return routing, fields
 
     def _url(self, made: Any) -> str:  # noqa: ANN401 an answer or embeddings

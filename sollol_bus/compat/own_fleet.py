@@ -143,7 +143,12 @@ class OwnFleet(Part):
         """Where an engine answers on this machine."""
         urls = [url for url in usual_urls(os.environ) if url != self.stack.http_url]
         found = await asyncio.gather(*(probe(NodeConfig(url=url), timeout_s=_PROBE_S) for url in urls))
-        engines = [url for url, there in zip(urls, found, strict=True) if there.kind is not None]
+        # The documents' programs look for this word in `node_url`.
+        engines = [
+            url.replace("//127.0.0.1:", "//localhost:")
+            for url, there in zip(urls, found, strict=True)
+            if there.kind is not None
+        ]
         if not engines:
             log.warning(
                 "no engine runs on this machine, and no hosts are named: hosts=['gpu-node-1:11434']",

@@ -17,6 +17,15 @@ def is_healthy(view: NodeView) -> bool:
     return view.state is NodeState.UP and view.telemetry.engine.is_reachable
 
 
+def meets_floor(reply: NodesReply, floor: float | None) -> bool:
+    """Whether no node that is there has failed more often than that, so that a floor leaves out nobody.
+
+    In the documents a node counts as good until it fails; the fleet asks for proof, which nobody has at first.
+    """
+    there = [view for view in reply.nodes if not view.has_left]
+    return floor is not None and bool(there) and all(view.success_ratio >= floor for view in there)
+
+
 def node_row(view: NodeView) -> Result:
     """One node: `id, url, healthy, type, vram_…, models_loaded, models_loaded_count`, and what it does."""
     told = view.telemetry

@@ -133,7 +133,7 @@ def where_and_why(
         return {"request_id": request_id, "node_id": "", "node_url": node_url, "routing_decision": {}}
     url = decision.node_url or node_url
     told = routing_told(decision, figures, request_id)
-    told |= {"node_url": url, "host": host_of(url) or told["host"]}
+    told |= {"node_url": url, "host": host_of(url) or told["host"], "reasoning": decision.reason}
     return {
         "request_id": request_id,
         "node_id": decision.node_id,

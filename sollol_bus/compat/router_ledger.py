@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -53,8 +54,8 @@ class CircuitBreakerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Failures in a row."""
     success_threshold: int = 3
     """Successes that bring it back for good."""
-    timeout: float = 30.0
-    """Seconds until it is tried again."""
+    timeout: float | timedelta = 30.0
+    """Until it is tried again; a number is seconds."""
     half_open_requests: int = 2
     """Tasks at a time while it is tried."""
 
@@ -62,7 +63,7 @@ class CircuitBreakerConfig(msgspec.Struct, frozen=True, kw_only=True):
         """The same, as the breaker takes it."""
         return BreakerRules(
             failures=self.failure_threshold,
-            open_s=self.timeout,
+            open_s=self.timeout.total_seconds() if isinstance(self.timeout, timedelta) else self.timeout,
             trials=self.half_open_requests,
             successes=self.success_threshold,
         )
@@ -130,6 +131,12 @@ class Ledger:
         self._rng = rng
         self._turn = 0
         self.tallies: dict[str, Tally] = {}
+
+    def follow(self, breaker: CircuitBreakerConfig) -> None:
+        """Has every breaker keep other rules from now on; what was counted stays."""
+        self._rules = breaker.as_rules()
+        for tally in self.tallies.values():
+            tally.breaker.follow(self._rules)
 
     def add(self, model: str) -> bool:
         """Whether the model is new, and there is room for it."""

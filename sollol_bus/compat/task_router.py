@@ -82,7 +82,8 @@ class TaskRouter:
     ) -> None:
         self._strategy = _strategy_of(strategy)
         self._detect: Callable[[str], str] = category_of
-        self._ledger = Ledger(circuit_breaker or CircuitBreakerConfig(), rng or random.Random())
+        self._breakers = circuit_breaker or CircuitBreakerConfig()
+        self._ledger = Ledger(self._breakers, rng or random.Random())
         self._instances: dict[str, object] = {}
         self._clock = clock
         self._lock = threading.Lock()
@@ -97,6 +98,17 @@ class TaskRouter:
     def strategy(self) -> RoutingStrategy:
         """How models are picked now."""
         return self._strategy
+
+    @property
+    def circuit_breaker_config(self) -> CircuitBreakerConfig:
+        """When a model is left out, and when it comes back; may be set at any time."""
+        return self._breakers
+
+    @circuit_breaker_config.setter
+    def circuit_breaker_config(self, config: CircuitBreakerConfig) -> None:
+        with self._lock:
+            self._breakers = config
+            self._ledger.follow(config)
 
     # -- models -------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
+import msgspec
 import pytest
 
 from sollol_bus import compat
@@ -21,7 +22,7 @@ from sollol_bus.compat import (
 from sollol_bus.compat.fleet import paired
 from sollol_bus.compat.own_fleet import node_configs, node_id_for
 from sollol_bus.compat.priorities import split
-from sollol_bus.compat.resources import cluster_of, health_of, node_rows
+from sollol_bus.compat.resources import cluster_of, health_of, meets_floor, node_rows
 from sollol_bus.errors import BadRequest, ConfigError
 from sollol_schemas.queries import NodesReply, NodeView
 from sollol_schemas.telemetry import EngineInfo, EngineKind, Gpu, LoadedModel, NodeState, Telemetry
@@ -219,6 +220,17 @@ def _view(node_id: str, *, vram_mib: float = 0.0, is_up: bool = True) -> NodeVie
     return NodeView(
         node_id=node_id, state=NodeState.UP if is_up else NodeState.DOWN, heartbeat_age_s=0.0, telemetry=telemetry
     )
+
+
+def test_a_floor_leaves_out_nobody_until_somebody_falls_below_it() -> None:
+    good, flaky = _view("a"), msgspec.structs.replace(_view("b"), success_ratio=0.9)
+    gone = msgspec.structs.replace(flaky, has_left=True)
+    assert meets_floor(NodesReply(nodes=(good,)), 0.99)
+    assert meets_floor(NodesReply(nodes=(good, flaky)), 0.9)
+    assert meets_floor(NodesReply(nodes=(good, gone)), 0.98)
+    assert not meets_floor(NodesReply(nodes=(good, flaky)), 0.98)
+    assert not meets_floor(NodesReply(nodes=()), 0.5)
+    assert not meets_floor(NodesReply(nodes=(good,)), None)
 
 
 def test_nodes_and_cluster_are_flat() -> None:

@@ -170,3 +170,17 @@ def test_mistakes_are_said() -> None:
     router.UnregisterModel("llama3")
     with pytest.raises(UnknownModel):
         router.get_model_metrics("llama3")
+
+
+def test_rules_of_the_breaker_may_be_set_while_it_counts() -> None:
+    clock = Clock()
+    router = TaskRouter(clock=clock)
+    router.register_model("a")
+    router.record_task_result("a", False, 0.1)
+    router.circuit_breaker_config = CircuitBreakerConfig(failure_threshold=2, timeout=timedelta(seconds=5))
+    router.register_model("b")
+    assert router.circuit_breaker_config.failure_threshold == 2
+    for model, failures in (("a", 1), ("b", 2)):
+        for _ in range(failures):
+            router.record_task_result(model, False, 0.1)
+        assert router.get_circuit_breaker_status(model)

@@ -68,6 +68,10 @@ class Breaker:
         self._trials = 0
         self._successes = 0
 
+    def follow(self, rules: BreakerRules) -> None:
+        """Keeps other rules from now on."""
+        self._rules = rules
+
     @property
     def failures(self) -> int:
         """Failures since the last success."""
