@@ -87,6 +87,9 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Meta(description="Groups the requests of one conversation; a hint, never a pin."),
     ] = None
     deadline_s: DeadlineSeconds | None = None
+    auto_batch: Annotated[
+        bool, Meta(description="Let a small request for embeddings be served together with others like it.")
+    ] = True
     soft: Annotated[bool, Meta(description="Take the best node when none satisfies the constraints.")] = False
     reasoning_style: Annotated[
         Annotated[str, Meta(max_length=64)] | None,

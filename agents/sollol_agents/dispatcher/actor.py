@@ -68,6 +68,7 @@ class Dispatcher(Actor[DispatcherConfig]):
             outcomes=outcomes,
             spawn=self.spawn,
             on_over=self.drain_progress,
+            calls=lambda: self._jobs.calls,
         )
         await self.own(self._requests)
         self._jobs = await self.own(

@@ -15,6 +15,10 @@ class DispatcherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     max_attempts: Annotated[int, Meta(ge=1, le=10, description="Attempts on distinct nodes per request.")] = 3
     default_deadline_s: Annotated[float, Meta(gt=0, description="Deadline of a request that names none.")] = 600.0
     detector: Annotated[str, Meta(description="Task detector: `words`, or the name of an installed one.")] = "words"
+    embed_window_s: Annotated[
+        float,
+        Meta(ge=0, le=1, description="Seconds that small requests for embeddings wait for each other; 0: none does."),
+    ] = 0.004
     job_ack_wait_s: Annotated[
         float, Meta(ge=2, le=600, description="Seconds after which the jobs of a dead dispatcher go to another.")
     ] = 20.0

@@ -119,6 +119,11 @@ class JobRunner(Part):
         self._spawn(self._watch(calls), name="jobs.connection")
 
     @property
+    def calls(self) -> Bus:
+        """The connection of the jobs' requests, with a client's inboxes."""
+        return self._tools.calls
+
+    @property
     def subjects(self) -> dict[str, Callable[[Msg], None]]:
         """Where questions about jobs come in, and who answers them."""
         return JobQuestions(self._tools, self._detector, self._spawn_guarded).subjects

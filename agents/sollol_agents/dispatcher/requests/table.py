@@ -15,10 +15,12 @@ from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.requests.active import ActiveRequest
 from sollol_agents.dispatcher.requests.attempt import AbandonedAttempts
+from sollol_agents.dispatcher.requests.embedding_batches import EmbeddingBatches
 from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, Rejected, Request, seems_to_stream, take_in
 from sollol_agents.dispatcher.requests.leaving import Leaving
 from sollol_agents.dispatcher.requests.node_probes import NodeProbes
 from sollol_agents.dispatcher.requests.scorer_watch import ScorerWatch
+from sollol_agents.dispatcher.requests.shared import SharedRequest
 from sollol_agents.dispatcher.requests.tools import Tools
 from sollol_agents.requests.detector import Detector
 from sollol_bus.errors import DecodeFailed, NotConnected
@@ -66,6 +68,7 @@ class RequestTable(Part):
         outcomes: Takes the outcomes that no node will publish.
         spawn: Runs a coroutine as a task of the dispatcher.
         on_over: Called whenever a request is answered, or left.
+        calls: The connection of requests that stand for several.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class RequestTable(Part):
         outcomes: OutcomePublisher,
         spawn: Spawn,
         on_over: Callable[[], None],
+        calls: Callable[[], Bus],
     ) -> None:
         self.taken = 0
         """Requests taken since the start."""
@@ -96,6 +100,7 @@ class RequestTable(Part):
         """Who has been told of late that its request is cancelled; none is there that was not held here before."""
         self._roster = Roster()
         self._spawn = spawn
+        self._batches = EmbeddingBatches(calls, spawn, window_s=config.embed_window_s)
         self._down: set[str] = set()
         """Nodes that the scorer does not hear."""
         self.tools = Tools(
@@ -232,9 +237,12 @@ class RequestTable(Part):
 
     def _hold(self, request: Request) -> None:
         log_prompt(request.request_id, request.context.model, request.body)
-        active = self._active[request.request_id] = ActiveRequest(self.tools, request, self._forget)
+        kind = self._batches.part_of(request, self._roster)
+        made = ActiveRequest if kind is None else SharedRequest
+        active = self._active[request.request_id] = made(self.tools, request, self._forget)
         self._held_bytes[request.caller] += len(request.payload)
-        self.tools.scorer.ask(active)
+        if kind is None or not isinstance(active, SharedRequest) or not self._batches.take(active, *kind):
+            self.tools.scorer.ask(active)
 
     def _forget(self, active: ActiveRequest) -> None:
         request = active.request
@@ -243,6 +251,8 @@ class RequestTable(Part):
         self._held_bytes[request.caller] -= len(request.payload)
         if not self._held_bytes[request.caller]:
             del self._held_bytes[request.caller]
+        if isinstance(active, SharedRequest):
+            self._batches.over(active)
         self._on_over()
 
     def _on_cancel(self, msg: Msg) -> None:
