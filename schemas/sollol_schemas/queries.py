@@ -124,10 +124,12 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     context_length: Count = 0
     variants: dict[str, tuple[str, ...]] = {}
     """Nodes by what they have under this name (quantization and digest); empty where all have the same."""
+    members: tuple[str, ...] = ()
+    """Of a group: those of its models that are there; empty for a model."""
 
 
 class ModelsReply(msgspec.Struct, frozen=True, kw_only=True, tag="models.v1"):
-    """Every model that a node of the fleet has."""
+    """Every model that a node of the fleet has, and behind them every group of which a model is there."""
 
     models: tuple[ModelView, ...]
 

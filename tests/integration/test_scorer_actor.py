@@ -353,7 +353,11 @@ async def test_nodes_and_models_are_listed(scorer: Scorer, bus: Bus) -> None:
     assert [(n.node_id, n.state) for n in nodes.nodes] == [("gpu1", NodeState.UP)]
     assert (nodes.scorer, nodes.term, nodes.strategy) == (scorer.instance, scorer.core.term, "plan")
     models = decode((await bus.request(subjects.MODELS)).data, ModelsReply)
-    assert [(m.name, m.installed_on, m.loaded_on) for m in models.models] == [("llama3:8b", ("gpu1",), ("gpu1",))]
+    listed = [(m.name, m.installed_on, m.loaded_on, m.members) for m in models.models]
+    assert listed == [
+        ("llama3:8b", ("gpu1",), ("gpu1",), ()),
+        ("auto", ("gpu1",), ("gpu1",), ("llama3:8b",)),
+    ]
 
 
 async def test_nonsense_on_the_bus_harms_nobody(scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sollol_agents.cli import __main__ as program
 from sollol_agents.cli import exit_codes
-from sollol_agents.cli.commands import groups
+from sollol_agents.cli.commands import groups, listings
 from sollol_agents.cli.output import Form, on_screen
 from sollol_agents.cli.table import width_of
 from sollol_bus.errors import BadRequest, UnknownModel
@@ -27,6 +27,7 @@ from sollol_schemas.groups import (
     TrialVerdict,
     TrialView,
 )
+from sollol_schemas.queries import ModelsReply, ModelView
 
 BIG = "qwen2.5-coder:32b-instruct-q4_K_M"
 AUTO = GroupView(
@@ -94,6 +95,15 @@ def test_a_screen_of_groups_looks_as_it_was_kept(
         assert all(width_of(line) <= width for line in text.splitlines())
         shown.append(f"{f' {width} ':=^{width}}\n{text}")
     assert_kept(name, "\n".join(shown))
+
+
+def test_groups_are_listed_with_the_models(capsys: pytest.CaptureFixture[str]) -> None:
+    models = (ModelView(name="a", family="llama"), ModelView(name="auto", members=tuple(f"m{n}" for n in range(8))))
+    with on_screen(Form.TABLE, 100):
+        listings.show_models(ModelsReply(models=models))
+    shown = capsys.readouterr().out
+    assert "(group)" in shown
+    assert "auto is a group: m0, m1, m2, m3, m4, m5 and 2 more" in shown
 
 
 def test_no_groups_says_how_to_get_the_first(capsys: pytest.CaptureFixture[str]) -> None:

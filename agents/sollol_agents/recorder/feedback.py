@@ -223,7 +223,8 @@ class FeedbackDesk:
             msg = await self._bus.request(subjects.MODELS, timeout_s=_ASK_MODELS_S)
             if error_of(msg) is not None:
                 return name
-            known = {canonical(model.name): model.name for model in decode(msg.data, ModelsReply).models}
+            models = [model for model in decode(msg.data, ModelsReply).models if not model.members]
+            known = {canonical(model.name): model.name for model in models}
         except BusError as error:
             log.debug("the models are not known: %s", error)
             return name

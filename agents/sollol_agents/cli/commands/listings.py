@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, NoReturn, TypeVar
 
 from sollol_agents.cli import log_lines, running
@@ -45,6 +45,7 @@ from sollol_schemas.subjects import NO_NODE
 T = TypeVar("T")
 
 _CODES_SHOWN = 3
+_MODELS_SHOWN = 6
 _WATCHED_EVERY_S = 2.0
 
 
@@ -218,7 +219,7 @@ def show_models(reply: ModelsReply) -> None:
             m.quantization or "-",
             ", ".join(m.installed_on) or "-",
             ", ".join(m.loaded_on) or "-",
-            m.family or "-",
+            "(group)" if m.members else m.family or "-",
             str(m.context_length or "-"),
         )
         for m in reply.models
@@ -226,8 +227,19 @@ def show_models(reply: ModelsReply) -> None:
     headings = ("MODEL", "SIZE", "QUANT", "INSTALLED ON", "LOADED ON", "FAMILY", "CONTEXT")
     empty = "no models; `sollol pull NODE MODEL` fetches one to a node"
     show_table(headings, rows, numbers=("SIZE", "CONTEXT"), empty=empty)
-    for text in variants_of(reply):
+    for text in (*variants_of(reply), *groups_of(reply)):
         tell(text, indent="  ")
+
+
+def groups_of(reply: ModelsReply) -> list[str]:
+    """Which names stand for several models, in a line for each."""
+    groups = [m for m in reply.models if m.members]
+    return [f"{m.name} is a group: {_first_of(m.members)}" for m in groups]
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = len(names) - _MODELS_SHOWN
+    return ", ".join(names[:_MODELS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def variants_of(reply: ModelsReply) -> list[str]:

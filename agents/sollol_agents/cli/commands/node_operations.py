@@ -57,7 +57,7 @@ def load(
         try:
             return await client.load(node, model, keep_alive_s)
         except UnknownModel as error:
-            raise not_there(error, node, model, (await client.models()).models) from error
+            raise not_there(error, node, model, await _models(client)) from error
 
     return _operate(bus, log, ask, said, json_=json_)
 
@@ -71,7 +71,7 @@ def unload(node: Node, model: str, *, bus: BusConfig, log: LogConfig, json_: of_
         try:
             return await client.unload(node, model)
         except UnknownModel as error:
-            raise not_there(error, node, model, (await client.models()).models, is_wanted=False) from error
+            raise not_there(error, node, model, await _models(client), is_wanted=False) from error
 
     return _operate(bus, log, ask, said, json_=json_)
 
@@ -157,6 +157,10 @@ async def _show(progress: AsyncIterator[dict[str, Any]], *, json_: bool) -> None
         await _show_bars(progress)
     else:
         await _show_steps(progress)
+
+
+async def _models(client: Client) -> list[ModelView]:
+    return [view for view in (await client.models()).models if not view.members]
 
 
 def not_there(

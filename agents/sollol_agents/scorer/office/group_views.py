@@ -35,7 +35,9 @@ def unknown(core: SchedulerCore, name: str) -> ErrorBody:
     """That no group has this name, and which there are."""
     known = core.binder.book.names()
     hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
-    return ErrorBody(code=ErrorCode.BAD_REQUEST, message=f"no group is called {name!r}{hint}")
+    return ErrorBody(
+        code=ErrorCode.UNKNOWN_MODEL, message=f"no group is called {name!r}{hint}", details={"groups": known}
+    )
 
 
 def with_group(kept: Groups, group: Group, core: SchedulerCore) -> Groups | ErrorBody:

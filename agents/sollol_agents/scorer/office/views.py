@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 
+from sollol_agents.requests.names import canonical
 from sollol_agents.scorer.core import SchedulerCore
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.sleeper import Phase
@@ -85,7 +87,7 @@ def _node_view(node: Node, now: float, *, has_left: bool) -> NodeView:
 
 
 def models_reply(core: SchedulerCore) -> ModelsReply:
-    """Every model that some node has, by name; nodes that left have none."""
+    """Every model that some node has, by name, then the groups of them; nodes that left have none."""
     views: dict[str, ModelView] = {}
     holders: dict[str, tuple[list[str], list[str]]] = {}
     variants: dict[str, dict[str, tuple[str, ...]]] = {}
@@ -113,9 +115,29 @@ def models_reply(core: SchedulerCore) -> ModelsReply:
                     context_length=model.context_length,
                 ),
             )
-    return ModelsReply(
-        models=tuple(_with_holders(views[key], *holders[key], variants.get(key, {})) for key in sorted(views))
-    )
+    models = {key: _with_holders(views[key], *holders[key], variants.get(key, {})) for key in sorted(views)}
+    return ModelsReply(models=(*models.values(), *_groups_among(core, models)))
+
+
+def _groups_among(core: SchedulerCore, models: Mapping[str, ModelView]) -> Iterator[ModelView]:
+    """The groups of which a model is there, as a request may name them."""
+    for group in core.binder.book.all():
+        if core.binder.book.is_built_in(group) and canonical(group.name) in models:
+            continue
+        wanted = [member.model for member in group.members]
+        wanted += [group.candidate.model] if group.candidate is not None else []
+        named = list(dict.fromkeys(map(canonical, wanted))) or list(models)
+        members = [models[name] for name in named if name in models]
+        if members:
+            yield ModelView(
+                name=group.name,
+                size_bytes=max(member.size_bytes for member in members),
+                installed_on=tuple(sorted({node for member in members for node in member.installed_on})),
+                loaded_on=tuple(sorted({node for member in members for node in member.loaded_on})),
+                capabilities=tuple(dict.fromkeys(one for member in members for one in member.capabilities)),
+                context_length=min((m.context_length for m in members if m.context_length), default=0),
+                members=tuple(member.name for member in members),
+            )
 
 
 def _with_holders(
