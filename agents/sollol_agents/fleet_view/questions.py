@@ -1,7 +1,7 @@
 """What must be asked for because no event tells it: the state of things at the start, and after a change of office.
 
-Nothing is asked in a loop but one thing: the queue, while a page shows it, or while one is open, no slot is free and
-nothing is decided.
+Nothing is asked in a loop but two things: the groups of models while a page shows them, and the queue, while a page
+shows it, or while one is open, no slot is free and nothing is decided.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _RETRY_S: Final = 2.0
 _STALE_S: Final = 3.0
 _JOBS_EVERY_S: Final = 1.0
 _QUEUE_EVERY_S: Final = 1.0
+_GROUPS_EVERY_S: Final = 3.0
 
 
 def instant_s(text: str) -> float:
@@ -64,6 +65,7 @@ class Questions:
         self._knows_past = False
         self._jobs_at = -_JOBS_EVERY_S
         self._queue_at = -_QUEUE_EVERY_S
+        self._groups_at = -_GROUPS_EVERY_S
 
     def ask_again(self) -> None:
         """Something changed that is known only by questions."""
@@ -90,8 +92,17 @@ class Questions:
             if self._is_queue_untold(now):
                 self._view.last_decision_s = now
                 await self._attempt("the queue", self._queue())
+            elif self._shows_groups() and now - self._groups_at >= _GROUPS_EVERY_S:
+                await self._attempt("the groups", self._groups())
             elif self._shows("queue") and now - self._queue_at >= _QUEUE_EVERY_S:
                 await self._attempt("the queue", self._queue())
+
+    def _shows_groups(self) -> bool:
+        return self._shows("settings") or self._shows("playground")
+
+    async def _groups(self) -> None:
+        self._groups_at = time.monotonic()
+        self._view.on_groups(await self._client.groups())
 
     async def _queue(self) -> None:
         self._queue_at = time.monotonic()

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.fleet_view.decisions import Decisions
+from sollol_agents.fleet_view.groups import GroupRow, group_rows
 from sollol_agents.fleet_view.jobs import Jobs
 from sollol_agents.fleet_view.node_rows import NodeDetail
 from sollol_agents.fleet_view.nodes import Nodes
@@ -23,6 +24,7 @@ from sollol_agents.fleet_view.troubles import Load, Trouble, troubles
 from sollol_schemas.batch_progress import BatchView
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome
+from sollol_schemas.groups import GroupsReply
 from sollol_schemas.jobs import JobEvent, JobListReply
 from sollol_schemas.queries import NodesReply, RecentReply, ReliabilityReply, WaitingShare
 from sollol_schemas.steering import BreakersReply, StrategyEvent, StrategyReply
@@ -85,6 +87,8 @@ class FleetView:
         self.history = History()
         self.last_decision_s = 0.0
         """Monotonic seconds of the latest decision."""
+        self.groups: tuple[GroupRow, ...] = ()
+        self._groups_version = 1
         self._settings_version = 1
         self._models: tuple[str, ...] = ()
         self._models_version = 1
@@ -188,6 +192,12 @@ class FleetView:
         self.breakers = reply
         self._settings_version = self._next()
 
+    def on_groups(self, reply: GroupsReply) -> None:
+        """The groups of models."""
+        rows = group_rows(reply)
+        if rows != self.groups:
+            self.groups, self._groups_version = rows, self._next()
+
     def on_jobs(self, latest: JobListReply, dead: JobListReply, batches: tuple[BatchView, ...] = ()) -> None:
         """The jobs and batches as the dispatchers list them."""
         self.jobs.on_listing(latest, dead, self._next(), batches)
@@ -263,6 +273,8 @@ class FleetView:
                     found["strategy"], found["breakers"] = self.strategy, self.breakers
             case "playground" if self._models_version > since:
                 found["models"] = self._models
+        if topic in ("settings", "playground") and self._groups_version > since:
+            found["groups"] = self.groups
         return found
 
     def node_detail(self, node_id: str) -> NodeDetail | None:

@@ -18,6 +18,7 @@ from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
+from sollol_schemas.groups import Group, GroupsReply, GroupView, MemberView, QualityView, TrialVerdict, TrialView
 from sollol_schemas.jobs import JobEvent, JobListReply, JobNews, JobState, JobStatus
 from sollol_schemas.queries import NodesReply, NodeView, RecentReply, ReliabilityReply, ReliabilityView
 from sollol_schemas.routing import RoutingMode
@@ -375,3 +376,21 @@ def test_more_node_ids_than_a_fleet_can_have_are_not_kept(view: FleetView) -> No
     for number in range(MAX_NODES + 10):
         view.on_telemetry(telemetry(f"n{number}"), NOW + 1 + number / MAX_NODES)
     assert view.head(NOW, AT).nodes == MAX_NODES
+
+
+def test_groups_are_shown_where_they_are_looked_at_and_when_they_change(view: FleetView) -> None:
+    trial = TrialView(
+        model="b", verdict=TrialVerdict.BETTER, candidate_feedback=40, others_feedback=300, difference=0.1
+    )
+    rated = MemberView(model="a", nodes=1, quality=QualityView(mean=0.6, feedback=8.2))
+    told = GroupView(group=Group(name="coding"), members=(rated, MemberView(model="b", share=0.1)), trial=trial)
+    view.on_groups(GroupsReply(groups=(told,)))
+    (row,) = view.changes("settings", 0, AT)["groups"]
+    assert [(m.model, m.quality, m.feedback, m.share) for m in row.members] == [("a", 0.6, 8, 0.0), ("b", None, 0, 0.1)]
+    assert row.verdict == "b on trial: better than the others, +0.10 (40 and 300 rated)"
+    drawn = view.version
+    view.on_groups(GroupsReply(groups=(told,)))
+    assert "groups" not in view.changes("playground", drawn, AT)
+    assert "groups" not in view.changes("fleet", 0, AT)
+    view.on_groups(GroupsReply(groups=()))
+    assert view.changes("playground", drawn, AT)["groups"] == ()

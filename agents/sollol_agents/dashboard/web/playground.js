@@ -9,7 +9,8 @@ export const PlaygroundView = {
   data: () => ({ model: "", prompt: "", mode: "fast", priority: 5, text: "", thinking: "", decision: null, figures: null, requestId: "", error: "", isExplained: false, asked: null }),
   computed: {
     models: (it) => it.store.state.models,
-    chosen: (it) => (it.models.includes(it.model) ? it.model : it.models[0] ?? ""),
+    groups: (it) => it.store.state.groups.filter((group) => group.members.length && !it.models.includes(group.name)).map((group) => group.name),
+    chosen: (it) => ([...it.models, ...it.groups].includes(it.model) ? it.model : it.models[0] ?? ""),
     canRun: (it) => it.mayOperate && !it.asked && it.chosen && it.prompt.trim(),
     speed: (it) => (it.figures?.output_tokens && it.figures.decode_s ? it.figures.output_tokens / it.figures.decode_s : null),
     priorities: () => PRIORITIES,
@@ -43,7 +44,7 @@ export const PlaygroundView = {
     <form class="panel stack" @submit.prevent="run">
       <p v-if="!mayOperate" class="muted">Looking only: asking needs an administrator's key.</p>
       <label class="field"><span>Prompt</span><textarea class="input" rows="6" v-model="prompt" placeholder="Why is the sky blue?" @keydown.ctrl.enter.prevent="run" @keydown.meta.enter.prevent="run"></textarea></label>
-      <label class="field"><span>Model</span><select class="input" :value="chosen" @change="model = $event.target.value" :disabled="!models.length"><option v-for="name in models" :key="name" :value="name">{{ name }}</option><option v-if="!models.length" value="">no model in the fleet</option></select></label>
+      <label class="field"><span>Model</span><select class="input" :value="chosen" @change="model = $event.target.value" :disabled="!models.length"><option v-for="name in models" :key="name" :value="name">{{ name }}</option><optgroup v-if="models.length && groups.length" label="Groups of models"><option v-for="name in groups" :key="name" :value="name">{{ name }}</option></optgroup><option v-if="!models.length" value="">no model in the fleet</option></select></label>
       <div class="field"><span>Mode</span><Segmented v-model="mode" :options="[['fast', 'Fast'], ['reliable', 'Reliable'], ['async', 'Async'], ['cheap', 'Cheap'], ['auto', 'Auto']]" label="Mode"/></div>
       <label class="field"><span>Priority</span><select class="input" v-model="priority"><option v-for="[value, name] in priorities" :key="value" :value="value">{{ value }} {{ name }}</option></select></label>
       <div class="row gap"><button class="button primary" :disabled="!canRun"><Icon name="running"/>Run</button>

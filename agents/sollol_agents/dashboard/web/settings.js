@@ -1,6 +1,7 @@
 // How the scorer decides, and whom it does not trust: changed while it works.
 import { number, plural, seconds, words } from "./format.js";
 import { Notices } from "./fleet.js";
+import { Groups } from "./groups.js";
 import { Empty, State } from "./ui.js";
 
 const MEANING = {
@@ -60,7 +61,7 @@ function problemOf(text, limits) {
 }
 
 export const SettingsView = {
-  components: { Empty, Notices, Setting, State },
+  components: { Empty, Groups, Notices, Setting, State },
   inject: ["store", "mayOperate"],
   data: () => ({ edits: {}, busy: false }),
   computed: {
@@ -106,6 +107,7 @@ export const SettingsView = {
           <div class="row gap"><button class="button primary" :disabled="!mayOperate || busy || !hasChanges || isWrong">Apply</button><button type="button" class="button ghost" :disabled="!Object.keys(edits).length" @click="edits = {}">Undo</button></div></form></section>
     </template>
     <Empty v-else icon="settings" title="No scorer answers">Strategy and thresholds belong to the scorer in office. Start one: <code>sollol scorer</code>. They appear by themselves.</Empty>
+    <Groups v-if="state.groups.length" :groups="state.groups"/>
     <section class="panel" aria-label="Circuit breakers"><div class="row between"><h2>Circuit breakers</h2>
         <button class="button small" :disabled="!mayOperate || !breakers.length" @click="reset('', '', 'all breakers')">Reset all</button></div>
       <ul class="lines" v-if="breakers.length"><li v-for="breaker in breakers" :key="breaker.node_id + breaker.model">

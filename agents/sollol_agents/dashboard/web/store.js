@@ -27,6 +27,7 @@ export function makeStore(emit) {
     strategy: null,
     breakers: null,
     models: [],
+    groups: [],
     toasts: [],
   });
   const waiting = new Map();
@@ -70,7 +71,7 @@ export function makeStore(emit) {
       const first = update.at - TIMELINE_S;
       state.points = [...byTime.values()].filter((point) => point.t >= first).sort((a, b) => a.t - b.t);
     }
-    for (const name of ["summary", "jobs", "strategy", "breakers", "models", "sparks", "waits", "waiting", "holders"]) {
+    for (const name of ["summary", "jobs", "strategy", "breakers", "models", "groups", "sparks", "waits", "waiting", "holders"]) {
       if (update[name] != null) state[name] = markRaw(update[name]);
     }
   }
