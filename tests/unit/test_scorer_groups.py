@@ -137,7 +137,13 @@ def test_vectors_come_from_one_model_however_busy_it_is() -> None:
     fleet = fleet_with(group("vectors", "x:1b", "y:1b"))
     embedders = (model("y:1b", 0.1, capabilities=("embedding",)), model("x:1b", 3.0, capabilities=("embedding",)))
     fleet.node(installed=embedders, loaded=(loaded("y:1b", 0.2), loaded("x:1b", 3.2)), slots=2)
-    context = TaskContext(kind=RequestKind.EMBED, model="vectors", task_type="embedding", needs=(Ability.EMBEDDING,))
+    context = TaskContext(
+        kind=RequestKind.EMBED,
+        model="vectors",
+        task_type="embedding",
+        needs=(Ability.EMBEDDING,),
+        prompt_tokens=50_000,
+    )
     for number in range(12):
         fleet.ask(f"r{number}", context=context)
     assert {g.decision.model for g in granted(fleet.effects).values()} == {"x:1b"}
