@@ -8,6 +8,8 @@ Results are dictionaries whose items are attributes too. New programs use `sollo
 types. What is exported here is public; `docs/guides/migrating.md` tells of each project what stays and what changes.
 """
 
+from typing import TYPE_CHECKING, Final, NoReturn
+
 from sollol_bus.compat.balancer import SOLLOL
 from sollol_bus.compat.config import SOLLOLConfig
 from sollol_bus.compat.integration import SOLLOLIntegration
@@ -45,3 +47,26 @@ __all__ = [
     "routing_for_style",
     "routing_mode_for",
 ]
+
+_INSTEAD: Final = {
+    "OllamaPool": "SOLLOL, started, has its chat, generate and embed",
+    "connect": "SOLLOL(nats='nats://host:4222').start() uses a fleet that runs",
+    "SOLLOLClient": "SOLLOL(nats='nats://host:4222').start() uses a fleet that runs",
+    "Priority": "TaskPriority names the priorities",
+    "HybridRouter": "SOLLOL, started, chooses the node of every request",
+    "RayHybridRouter": "SOLLOL, started, chooses the node of every request",
+    "OllamaLoadBalancer": "SOLLOLIntegration, initialized, has its generate",
+    "DistributedManager": "SOLLOLIntegration, initialized, has its get_cluster_stats",
+    "NodeRegistry": "SOLLOLConfig(hosts=[...]) names the engines, and get_node_resources() lists the nodes",
+    "discover_ollama_nodes": "SOLLOLIntegration, initialized, finds them; get_node_resources() lists them",
+    "ModelPool": "distribute_task() of SOLLOLIntegration asks several models at once",
+}
+"""What takes the place of names of those projects that are not here."""
+
+
+if not TYPE_CHECKING:  # a checker shall go on finding names that are not here
+
+    def __getattr__(name: str) -> NoReturn:
+        if name in _INSTEAD:
+            raise ImportError(f"sollol_bus.compat has no {name}: {_INSTEAD[name]}", name=name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

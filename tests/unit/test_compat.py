@@ -35,6 +35,12 @@ def test_everything_that_is_exported_is_there() -> None:
 # -- settings ---------------------------------------------------------------------------------------------
 
 
+def test_a_name_that_is_not_here_is_refused_with_what_takes_its_place() -> None:
+    with pytest.raises(ImportError, match="no OllamaPool: SOLLOL, started, has its chat"):
+        exec("from sollol_bus.compat import OllamaPool")
+    assert not hasattr(compat, "nobody_ever_said_this")
+
+
 def test_settings_of_the_documents_are_taken_and_those_without_effect_are_named() -> None:
     config = SOLLOLConfig(ray_workers=4, dask_workers=2, hosts=["gpu-node-1:11434"], routing_strategy="performance")
     assert (config.hosts, config.strategy, config.ray_workers) == (["gpu-node-1:11434"], "performance", 4)
