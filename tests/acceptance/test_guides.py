@@ -36,7 +36,14 @@ from sollol_agents.lab.testing.servers import deployed
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 PRACTICE = "practice-fleet.md"
-ON_THE_PRACTICE_FLEET = ("modes.md", "jobs-and-batches.md", "migrating.md", "troubleshooting.md", "other-languages.md")
+ON_THE_PRACTICE_FLEET = (
+    "modes.md",
+    "model-groups.md",
+    "jobs-and-batches.md",
+    "migrating.md",
+    "troubleshooting.md",
+    "other-languages.md",
+)
 WITH_THEIR_OWN = ("first-node.md", "many-nodes.md", "keeping-it-running.md")
 TOOLS = {"keeping-it-running.md": ("sqlite3", "tar")}
 ADDRESS_IN_FILES = ("many-nodes.md",)
