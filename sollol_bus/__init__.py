@@ -39,6 +39,7 @@ from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.client import Client
 from sollol_bus.sdk.jobs import JobAnswer, Jobs, make_job, priority_of
 from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
+from sollol_bus.sdk.warming import Warmed
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.mux import ReplyInbox
@@ -109,6 +110,7 @@ __all__ = [
     "Subscription",
     "Unauthorized",
     "UnknownModel",
+    "Warmed",
     "make_job",
     "mode_for",
     "mode_for_complexity",

@@ -18,6 +18,7 @@ from sollol_bus.loop_thread import LoopThread
 from sollol_bus.sdk.checked import AnswerCheck
 from sollol_bus.sdk.client import Client as AsyncClient
 from sollol_bus.sdk.results import Answer, AnswerStream, Chunk, Embeddings
+from sollol_bus.sdk.warming import Warmed
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.feedback import FeedbackReply
@@ -133,6 +134,14 @@ class Client:
     def stats(self, window_s: float = 0.0) -> StatsReply:
         """Statistics of the cluster; `window_s` 0 means everything that is kept."""
         return self._run(self._client.stats(window_s))
+
+    def warm(self, model: str, system: str = "", prompt: str = "", **said: Any) -> list[Warmed]:  # noqa: ANN401 passed on
+        """What became of each node on which a prompt's beginning was computed; see `sollol_bus.Client.warm`."""
+
+        async def every() -> list[Warmed]:
+            return [one async for one in self._client.warm(model, system, prompt, **said)]
+
+        return self._run(every())
 
     def why(self, request_id: str) -> WhyReply:
         """Every decision about a request with all candidates, and what became of each attempt."""

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 from sollol_bus.errors import error_from
 from sollol_bus.sdk.group_making import group_of, only
 from sollol_bus.sdk.questions import ask_actor, ask_many
+from sollol_bus.sdk.results import Answer
 from sollol_bus.sdk.routing_fields import called_here
+from sollol_bus.sdk.warming import Warmed, beginning, warmed
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
 from sollol_bus.transport.watching import watch
@@ -29,6 +31,7 @@ from sollol_schemas.groups import (
 )
 from sollol_schemas.prices import NodePrice
 from sollol_schemas.queries import ReliabilityReply, ReliabilityRequest
+from sollol_schemas.routing import Routing
 from sollol_schemas.scaling import ScaleEvent, ScaleReply, SleepersReply, SleepersRequest, SleepEvent
 from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyEvent, StrategyReply, StrategyRequest
 
@@ -45,6 +48,21 @@ class Operating(ABC):
     @abstractmethod
     def bus(self) -> Bus:
         """The connection."""
+
+    @abstractmethod
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        routing: Routing | None = None,
+        **fields: Any,  # noqa: ANN401 of Ollama's body
+    ) -> Answer:
+        """The whole next message of a conversation."""
+
+    @abstractmethod
+    async def route(self, model: str, prompt: str = "", *, routing: Routing | None = None) -> DecisionEvent:
+        """Where a request would run now, and why; nothing is reserved."""
 
     async def _ask(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = 5.0) -> T:
         return await ask_actor(self.bus, subject, asked, kind, timeout_s=timeout_s)
@@ -80,6 +98,48 @@ class Operating(ABC):
         """Changes a node's weight, labels or price; a price replaces the one before as a whole."""
         asked = AdminRequest(node_id=called_here(node_id), weight=weight, labels=labels or {}, price=price)
         return await self._admin("set", asked)
+
+    async def warm(
+        self,
+        model: str,
+        system: str = "",
+        prompt: str = "",
+        *,
+        nodes: Sequence[str] = (),
+        count: int = 1,
+        routing: Routing | None = None,
+        **fields: Any,  # noqa: ANN401 of Ollama's body
+    ) -> AsyncIterator[Warmed]:
+        """Computes the beginning of prompts on nodes, so that requests with it start sooner there.
+
+        Args:
+            model: The model.
+            system: The system prompt, as the requests will have it.
+            prompt: What their first message begins with.
+            nodes: Where, by id, host, address or URL; none: on the best ones.
+            count: On how many of these.
+            routing: Everything else: priority, labels.
+            fields: Further fields of Ollama's body, such as `keep_alive`.
+
+        Yields:
+            What became of each node, in the order in which they are done; an error stands for itself alone.
+
+        Raises:
+            BadRequest: The beginning is too short to be worth it.
+            SollolError: No node could do it.
+        """
+        messages, chosen = beginning(system, prompt), routing or Routing()
+        if not nodes:
+            choice = await self.route(model, f"{system}{prompt}", routing=chosen)
+            first = choice.decision.node_id
+            others = [one.node_id for one in sorted(choice.candidates, key=lambda one: one.total_s)]
+            nodes = [first, *(one for one in others if one != first)][: max(1, count)]
+
+        async def ask(where: Routing) -> Answer:
+            return await self.chat(model, messages, routing=where, max_tokens=1, **fields)
+
+        async for one in warmed(ask, nodes, chosen):
+            yield one
 
     async def strategy(self) -> StrategyReply:
         """The scorer's strategy, those that could be chosen, and the settings that may change."""

@@ -66,6 +66,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "sleep": Command("capacity.sleep", "Operate", "Send a node to sleep that nobody needs."),
     "wake": Command("capacity.wake", "Operate", "Wake a node that sleeps."),
     "load": Command("node_operations.load", "Operate", "Load a model on a node."),
+    "warm": Command("warming.warm", "Operate", "Compute a system prompt on nodes before it is needed."),
     "unload": Command("node_operations.unload", "Operate", "Unload a model from a node."),
     "pull": Command("node_operations.pull", "Operate", "Download a model to a node."),
     "group": Command("groups.group", "Operate", "Let requests name several models at once."),

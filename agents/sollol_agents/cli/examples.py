@@ -70,6 +70,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "drain": ("sollol drain desk", "sollol drain desk --json"),
     "undrain": ("sollol undrain desk", "sollol undrain desk --json"),
     "load": ("sollol load desk llama3.1:8b", "sollol load desk llama3.1:8b --keep-alive-s -1"),
+    "warm": (
+        "sollol warm llama3.1:8b --system prompt.txt",
+        "sollol warm llama3.1:8b --system prompt.txt --node desk --node 10.0.0.9:11434",
+    ),
     "unload": ("sollol unload desk llama3.1:8b", "sollol unload desk llama3.1:8b --json"),
     "pull": ("sollol pull desk llama3.1:8b", "sollol pull desk llama3.1:8b --json"),
     "group set": (

@@ -126,7 +126,7 @@ def body_fields(
     Raises:
         ConfigError: An option is not KEY=VALUE, or the format is neither `json` nor JSON.
     """
-    fields: dict[str, Any] = {"system": system, "keep_alive": _number_or_text(keep_alive)}
+    fields: dict[str, Any] = {"system": system, "keep_alive": number_or_text(keep_alive)}
     if option:
         pairs = [text.partition("=") for text in option]
         for key, equals, _ in pairs:
@@ -201,7 +201,8 @@ def _json_or_text(text: str) -> object:
         return text
 
 
-def _number_or_text(text: str | None) -> object:
+def number_or_text(text: str | None) -> object:
+    """A number where the text is one, else the text."""
     if text is None:
         return None
     value = _json_or_text(text)
