@@ -8,7 +8,7 @@ import msgspec
 
 from sollol_bus.errors import SollolError, error_from
 from sollol_bus.sdk.results import NativeChunk
-from sollol_bus.sdk.routing_told import routing_told
+from sollol_bus.sdk.routing_told import escalation_told, routing_told
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.jobs import JobResult, JobState, JobStatus
 
@@ -50,7 +50,8 @@ class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
         result = self.result
         if result is None or result.decision is None:
             return {}
-        return routing_told(result.decision, result.figures, result.decision.request_id)
+        told = routing_told(result.decision, result.figures, result.decision.request_id)
+        return told | escalation_told(result.tried, result.check_failure)
 
     @property
     def error(self) -> SollolError | None:

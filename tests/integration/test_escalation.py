@@ -243,6 +243,7 @@ async def test_a_job_escalates_too_and_says_so(fleet: Fleet) -> None:
     assert answer.text == SAYS["middle"]
     assert answer.result is not None
     assert [base(one.model) for one in answer.result.tried] == ["small"]
+    assert answer.routing["escalated"] == 1
 
 
 async def test_what_fails_often_is_not_begun_with(fleet: Fleet) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sollol_agents.lab.testing.recordings.compare import Volatile, differences
+from sollol_agents.lab.testing.recordings.compare import ADDED_ROW, Volatile, differences
 from sollol_agents.lab.testing.recordings.exchange import Reply, exchange
 from sollol_agents.lab.testing.recordings.form import Case, CaseStep
 
@@ -17,7 +17,7 @@ Json = Any
 _WITHIN_S: Final = 10.0
 _EXPIRY_TOLERANCE_S: Final = 2.0
 _FOR_EVER_S: Final = 1e6
-ADDED_BY_GATEWAY: Final = frozenset({"_sollol_routing", "nodes", "node_id", "models"})
+ADDED_BY_GATEWAY: Final = frozenset({"_sollol_routing", "nodes", "node_id", "models", ADDED_ROW})
 """Fields that the gateway says in its document it adds to what an engine answers."""
 TALKERS: Final = frozenset({"smollm2"})
 """Models whose words are no rule: of what they say everything but the text is compared."""
