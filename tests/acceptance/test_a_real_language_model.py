@@ -110,8 +110,9 @@ def _dot(one: list[float], other: list[float]) -> float:
 
 
 async def _is_told_true(http: httpx.AsyncClient) -> None:
-    (row,) = (await http.get("/api/tags")).raise_for_status().json()["models"]
+    row, group = (await http.get("/api/tags")).raise_for_status().json()["models"]
     assert row["name"].startswith(MODEL)
+    assert group["name"] == "auto"
     shown = (await http.post("/api/show", json={"model": MODEL})).raise_for_status().json()
     assert "completion" in shown["capabilities"]
 

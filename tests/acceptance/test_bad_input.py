@@ -76,7 +76,7 @@ def body(**fields: object) -> bytes:
         (body(priority="soon"), ErrorCode.BAD_REQUEST, "priority"),
         (body(routing_mode="slow"), ErrorCode.BAD_REQUEST, "routing_mode"),
         (body(node_id="no.dots allowed"), ErrorCode.BAD_REQUEST, "node_id"),
-        (body(node_id="sollol.v1.>", strict=True), ErrorCode.BAD_REQUEST, "node_id"),
+        (body(node_id="sollol.v1.>", strict=True), ErrorCode.UNKNOWN_NODE, "sollol.v1.>"),
         (body(node_id="cellar", strict=True), ErrorCode.UNKNOWN_NODE, "cellar"),
         (body(deadline_s=0), ErrorCode.BAD_REQUEST, "deadline_s"),
         (body(min_vram_gb=1e9), ErrorCode.BAD_REQUEST, "min_vram_gb"),

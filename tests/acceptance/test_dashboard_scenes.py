@@ -213,7 +213,7 @@ async def test_six_nodes_at_work_stand_in_rows_with_their_curves(stage: Stage, s
     labels = await page.locator(".chart").first.locator("text[text-anchor=middle]").all_text_contents()
     assert labels
     assert all(re.fullmatch(r"\d\d:\d\d(:[0-5][05])?", label) for label in labels), "round times"
-    assert await page.locator(".chart").first.locator("path.line").count() == 3, "every mode in one chart"
+    assert await page.locator(".chart").first.locator("path.line").count() == 4, "every mode in one chart"
     await stage.look("latency")
 
 

@@ -50,6 +50,8 @@ ADDRESS_IN_FILES = ("many-nodes.md",)
 """Guides whose commands take the server's address from the files that they make."""
 OF_TWO_SITES = "sites.md"
 ON_WINDOWS = "windows.md"
+OF_SLEEPERS = "sleeping-machines.md"
+"""Takes a machine that can be switched off; what it says is tested by `integration/test_sleepers.py`."""
 DEPLOY = GUIDES.parents[1] / "deploy"
 
 PATIENCE_S = 30.0
@@ -300,7 +302,8 @@ def test_every_command_works_from_nothing(tmp_path: Path, name: str) -> None:
 def test_every_guide_is_walked() -> None:
     walked = {PRACTICE, *ON_THE_PRACTICE_FLEET, *WITH_THEIR_OWN}
     read_as_programs = {path.name for path in GUIDES.glob("migrating-from-*.md")}  # by test_porting_guides
-    assert {path.name for path in GUIDES.glob("*.md")} == walked | read_as_programs | {OF_TWO_SITES, ON_WINDOWS}
+    read = {OF_TWO_SITES, ON_WINDOWS, OF_SLEEPERS}
+    assert {path.name for path in GUIDES.glob("*.md")} == walked | read_as_programs | read
 
 
 def test_two_sites_are_joined_as_the_guide_says(tmp_path: Path) -> None:
