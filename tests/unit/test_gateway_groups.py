@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from starlette.routing import Match, Router
+from starlette.types import Scope
 
+from sollol_agents.gateway.management.fleet import Fleet
 from sollol_agents.gateway.management.group_rows import show_of, with_groups
 from sollol_agents.gateway.management.model_lists import openai_model
-from sollol_agents.gateway.pages.groups import group_in
+from sollol_agents.gateway.pages.groups import GroupPages, group_in
 from sollol_bus.errors import BadRequest
+from sollol_bus.sdk.client import Client
 from sollol_schemas.groups import Candidate, Group, GroupMember, GroupStrategy, GroupView, MemberView
 
 AUTO = GroupView(group=Group(name="auto"), is_built_in=True, members=(MemberView(model="a:1b"), MemberView(model="b")))
@@ -127,3 +131,13 @@ def test_a_body_may_say_all_that_a_group_has() -> None:
 def test_a_body_that_makes_no_group_is_refused_with_what_is_wrong(body: dict[str, Any], said: str) -> None:
     with pytest.raises(BadRequest, match=said):
         group_in(body, "g")
+
+
+def test_a_group_whose_name_has_a_slash_has_pages_of_its_own() -> None:
+    router = Router(GroupPages(cast("Client", None), cast("Fleet", None)).routes())
+    asked = [("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/reset")]
+    for method, more in asked:
+        scope: Scope = {"type": "http", "method": method, "path": f"/api/groups/team/coding{more}", "path_params": {}}
+        found = [route.matches(scope) for route in router.routes]
+        names = [inner["path_params"]["name"] for match, inner in found if match is Match.FULL]
+        assert names[:1] == ["team/coding"], method

@@ -9,6 +9,7 @@ import pytest
 
 from sollol_agents.lab.testing.messages import MODEL, gpu, grant_request, loaded, model, outcome
 from sollol_agents.lab.testing.scorer_stage import Fleet, granted, queued, refused
+from sollol_agents.scorer.office.group_views import groups_reply
 from sollol_schemas.context import Ability, RequestKind, TaskContext
 from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
@@ -209,6 +210,9 @@ def test_an_unknown_model_is_told_which_groups_there_are() -> None:
     fleet.ask("r", name="codin")
     assert error(fleet).message == "model 'codin' not found"
     assert error(fleet).details["groups"] == ["auto", "coding"]
+    told = groups_reply(fleet.core, 0.0, "codin")
+    assert isinstance(told, ErrorBody)
+    assert (told.http_status, told.message) == (404, "no group is called 'codin'; did you mean 'coding'?")
 
 
 def test_what_waits_goes_over_to_a_model_that_is_clearly_better_and_keeps_its_place() -> None:

@@ -37,7 +37,7 @@ class GroupPages:
 
     def routes(self) -> list[Route]:
         """The paths of groups."""
-        one = PREFIX + "/{name}"
+        one = PREFIX + "/{name:path}"  # a name may have a slash, as those of models
         return [
             Route(PREFIX, self.groups, methods=["GET", "HEAD"]),
             Route(PREFIX, self.set_named_inside, methods=["POST"]),

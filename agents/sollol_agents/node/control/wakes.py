@@ -85,7 +85,8 @@ class Wakes:
                 send_magic_packet(request.mac, request.broadcast)
             except NotWoken as refused:
                 error = str(refused)
-        log.info(
-            "wakes %s: %s", request.node_id, error or "tried", extra={"action": "wake", "node_id": request.node_id}
-        )
+        # one that failed is what an operator looks for when a machine stays asleep
+        level = logging.WARNING if error else logging.INFO
+        extra = {"action": "wake", "node_id": request.node_id}
+        log.log(level, "wakes %s: %s", request.node_id, error or "tried", extra=extra)
         return error
