@@ -204,6 +204,16 @@ def test_where_no_model_can_do_it_each_says_why() -> None:
     assert error(fleet, "full").details["reasons"] == {BIG: "no slot for it on gpu1", "gone:1b": "no node has it"}
 
 
+def test_a_wanted_node_that_has_one_of_the_models_decides_which() -> None:
+    fleet = fleet_with(group("coding", SMALL, BIG))
+    fleet.node("a", **models(installed=(model(SMALL, 1.0),), loaded=(loaded(SMALL, 1.2),)))
+    fleet.node("b", **models(installed=(model(BIG, 20.0),), loaded=()))
+    fleet.ask("r", name="coding", routing=Routing(node_id="b"))
+    assert (decision(fleet, "r").node_id, decision(fleet, "r").model) == ("b", BIG)
+    fleet.ask("gone", name="coding", routing=Routing(node_id="nowhere"))
+    assert decision(fleet, "gone").model == SMALL
+
+
 def test_an_unknown_model_is_told_which_groups_there_are() -> None:
     fleet = fleet_with(group())
     fleet.node()

@@ -136,7 +136,11 @@ class Contenders:
         if avoided and group.strategy is GroupStrategy.CHEAP_FIRST:
             able = _without(able, fallen, self._smaller(able, avoided), "a larger one was asked before")
         able = _without(able, fallen, _small_rooms(able), "too little context for the prompt")
-        able = _without(able, fallen, {e.waiting.model for e in able if e.verdict.is_stopgap}, "others suit it better")
+        for compromised in (
+            {e.waiting.model for e in able if e.verdict.is_stopgap},
+            {e.waiting.model for e in able if e.verdict.fallback},
+        ):
+            able = _without(able, fallen, compromised, "others suit it better")
         broken = {e.waiting.model for e in able if self._breakers.opens_in_s(e.waiting.model, now) > 0}
         able = _without(able, fallen, broken, "it failed lately, on whatever node")
         sizes = [e.installed.size_bytes for e in able]
