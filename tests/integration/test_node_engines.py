@@ -313,3 +313,20 @@ async def test_something_else_behind_the_url_is_no_engine() -> None:
         with pytest.raises(BackendBrokeProtocol):
             await engine.probe()
         await engine.aclose()
+
+
+@pytest.mark.parametrize("is_ollama", [True, False], ids=["Ollama", "OpenAI"])
+async def test_groups_of_a_fleet_behind_a_node_are_no_models_of_it(is_ollama: bool) -> None:
+    mark: dict[str, object] = {"group": {"models": ["m"], "strategy": "cost"}}
+    rows: list[dict[str, object]] = [{"name": "m", "id": "m"}, {"name": "auto", "id": "auto", **mark}]
+    answers: dict[str, bytes | Script] = {
+        **OLLAMA,
+        "/api/tags": whole(json.dumps({"models": rows}).encode()),
+        "/v1/models": whole(json.dumps({"data": rows}).encode()),
+    }
+    async with ScriptedEngine(answers) as scripted:
+        http = EngineHttp(scripted.url)
+        engine = OllamaEngine(http) if is_ollama else OpenAIEngine(http, {})
+        inventory = await engine.inventory()
+        await engine.aclose()
+    assert [one.name for one in inventory.installed] == ["m"]

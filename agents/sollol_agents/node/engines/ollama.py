@@ -186,7 +186,7 @@ class OllamaEngine:
         """The models on disk; their headers are read once per digest."""
         version = await self.probe()
         tags = (await self._http.get("/api/tags", Tags)).models or []
-        local = [tag for tag in tags if not tag.remote_host]
+        local = [tag for tag in tags if tag.is_here]
         shown = {tag.name: await self._show(tag.name, tag.digest) for tag in local}
         self._by_name = {name: show for name, show in shown.items() if show is not None}
         self._shown = {tag.digest: self._by_name[tag.name] for tag in local if tag.name in self._by_name}

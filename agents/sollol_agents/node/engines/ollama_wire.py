@@ -149,6 +149,13 @@ class Tag(msgspec.Struct):
     details: Details = msgspec.field(default_factory=Details)
     remote_host: str = ""
     """Where the vendor runs it; such a model is not this node's."""
+    group: Any = None
+    """Of a row that stands for several models, as a gateway lists it: an object."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a model of this engine."""
+        return not self.remote_host and not isinstance(self.group, dict)
 
 
 class Tags(msgspec.Struct):

@@ -66,6 +66,8 @@ class Served(msgspec.Struct):
     arch: Any = None
     quantization: Any = None
     capabilities: Any = None
+    group: Any = None
+    """Of a row that stands for several models, as a gateway lists it: an object."""
     row: _Row | None = None
 
     @property
@@ -128,7 +130,9 @@ class Models(msgspec.Struct):
             except msgspec.ValidationError:
                 continue
             others[str(row.name)] = row
-        return [msgspec.structs.replace(one, row=others.get(one.id)) for one in self.data]
+        return [
+            msgspec.structs.replace(one, row=others.get(one.id)) for one in self.data if not isinstance(one.group, dict)
+        ]
 
 
 def _texts(value: Any, but: str = "") -> Iterator[str]:  # noqa: ANN401 whatever an engine put there
