@@ -259,3 +259,20 @@ async def test_what_fails_often_is_not_begun_with(fleet: Fleet) -> None:
     for _ in range(5):
         await fleet.client.generate(fleet.ladder, "how many?", check={"regex": "answer"})
     assert fleet.asked().count("small") < 5
+
+
+async def test_groups_are_set_read_and_removed_over_http_and_listed_as_such(fleet: Fleet) -> None:
+    http = fleet.http
+    made = await http.put("/api/groups/pair", json={"models": {"small:0": 2, "large:0": 1}, "patience_s": 5})
+    assert (made.status_code, made.json()["group"]["patience_s"]) == (200, 5.0)
+    members = (await http.get("/api/groups/pair")).json()["members"]
+    assert [member["model"] for member in members] == ["small:0", "large:0"]
+    rows = {row["name"]: row for row in (await http.get("/api/tags")).json()["models"]}
+    assert rows["pair"]["group"] == {"strategy": "cost", "models": ["small:0", "large:0"], "is_built_in": False}
+    assert (await http.get("/v1/models/pair")).json()["owned_by"] == "sollol"
+    assert (await http.post("/api/show", json={"model": "pair"})).json()["group"]["models"] == ["small:0", "large:0"]
+    assert {v.name: v.members for v in (await fleet.client.models()).models}["pair"] == ("small:0", "large:0")
+    left = (await http.delete("/api/groups/pair")).json()["groups"]
+    assert "pair" not in [view["group"]["name"] for view in left]
+    assert (await http.get("/api/groups/pair")).status_code == 404
+    assert (await http.put("/api/groups/small:0", json={"models": ["large:0"]})).status_code == 409

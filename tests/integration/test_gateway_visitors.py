@@ -176,7 +176,7 @@ async def test_keys_open_the_door_and_set_the_ceilings(tmp_path: Path) -> None:
         await eventually(is_gone)
 
 
-async def test_only_administrators_manage_models(tmp_path: Path) -> None:
+async def test_only_administrators_manage_models_and_groups(tmp_path: Path) -> None:
     async with world(tmp_path, gateway=GatewayConfig(port=0, require_key=True)) as here:
         store = KeyStore(here.gateway.bus)
         _, user = await store.create("user")
@@ -192,6 +192,11 @@ async def test_only_administrators_manage_models(tmp_path: Path) -> None:
         await eventually(is_known)
         assert (await copy(user)).status_code == 403
         assert (await copy(admin)).status_code == 200
+        theirs, group = {"x-api-key": user}, {"models": [MODEL]}
+        assert (await here.http.put("/api/groups/mine", json=group, headers=theirs)).status_code == 403
+        assert (await here.http.delete("/api/groups/mine", headers=theirs)).status_code == 403
+        assert (await here.http.post("/api/groups/auto/reset", headers=theirs)).status_code == 403
+        assert (await here.http.get("/api/groups", headers=theirs)).json()["groups"][0]["group"]["name"] == "auto"
 
 
 async def test_gateways_side_by_side_share_a_port_and_nothing_else(tmp_path: Path) -> None:
