@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _LOOKS: Final = 5
 _LOOK_EVERY_S: Final = 0.1
+_LOOKING_MAX: Final = 8
+"""So many may look again for what nothing is known of; the recorder has other questions to answer."""
 _LOOK_AGAIN_S: Final = 1.0
 _ON_ITS_WAY_S: Final = 5.0
 _WAITING_MAX: Final = 10_000
@@ -65,6 +67,7 @@ class FeedbackDesk:
         self._bus = bus
         self._allowances = Allowances(per_minute)
         self._turn = asyncio.Lock()
+        self._looking = 0
         self._told: OrderedDict[str, tuple[FeedbackEvent, str]] = OrderedDict()
         self._has_waiting = asyncio.Event()
         self._has_waiting.set()
@@ -140,13 +143,20 @@ class FeedbackDesk:
         """Who answered, once that is recorded; what just ended may still be on its way here."""
         asked_id = request.request_id
         job = owners.reference(caller, asked_id) if is_bus_id(asked_id) else asked_id
-        for look in range(_LOOKS):
-            if look:
-                await asyncio.sleep(_LOOK_EVERY_S)
-            known = await archive.why(asked_id, job=job)
-            found = answered(known, caller, is_final=look == _LOOKS - 1, attempt_id=request.attempt_id)
-            if found is not None:
-                return found
+        is_crowded = self._looking >= _LOOKING_MAX
+        self._looking += 1
+        try:
+            for look in range(_LOOKS):
+                if look:
+                    await asyncio.sleep(_LOOK_EVERY_S)
+                known = await archive.why(asked_id, job=job)
+                found = answered(known, caller, is_final=look == _LOOKS - 1, attempt_id=request.attempt_id)
+                if found is not None:
+                    return found
+                if is_crowded and not known.decisions and not known.outcomes:
+                    return None
+        finally:
+            self._looking -= 1
         if known.decisions or known.outcomes:
             raise _unknown(asked_id)  # of somebody else, of whose requests nothing is told
         return None
