@@ -177,6 +177,7 @@ def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] 
         fields["routing_mode"] = _mode(str(fields["routing_mode"]))
     for name in ("where", "prefer"):
         if name in fields:
+            fields[name] = _labels_as_text(fields[name])
             _read_labels(name, fields[name])
     for name in fields.keys() & _LISTS:
         if isinstance(names := fields[name], str):
@@ -185,6 +186,15 @@ def parse_routing(body_fields: Mapping[str, object], headers: Mapping[str, str] 
         return msgspec.convert(fields, Routing, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidRouting(f"routing field {in_plain_words(str(error))}") from error
+
+
+def _labels_as_text(value: object) -> object:
+    """Labels as they are written, where they came as an object, as nodes bear them, or as a list of conditions."""
+    if isinstance(value, dict):
+        return ",".join(f"{name}={told}" for name, told in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return value
 
 
 def _read_labels(name: str, value: object) -> None:

@@ -119,6 +119,10 @@ class TestErrors:
         text = json.loads(refusal(Dialect.OLLAMA, body, "/api/embed").body)["error"]
         assert text == 'model "x" not found, try pulling it first'
 
+    def test_a_group_of_which_no_model_is_there_is_told_as_such(self) -> None:
+        body = error(ErrorCode.UNKNOWN_MODEL, "no node has a model of group 'x': nowhere:1b", model="x", group="x")
+        assert "group 'x'" in json.loads(refusal(Dialect.OLLAMA, body, "/api/chat").body)["error"]
+
     def test_errors_in_streams_are_lines_or_events(self) -> None:
         assert error_in_stream(Dialect.OLLAMA, error()) == b'{"error":"full"}\n'
         assert error_in_stream(Dialect.OPENAI, error()).startswith(b'data: {"error":{')

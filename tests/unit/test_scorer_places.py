@@ -36,7 +36,7 @@ def test_any_text_states_conditions_or_is_refused_in_words(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["site", "site=", "=office", "", "a=b,,c", "a>3", {"site": "office"}, ["a=b"], 7, "a==b"]
+    "bad", ["site", "site=", "=office", "", "a=b,,c", "a>3", {"site": ["office"]}, [["a=b"]], 7, "a==b"]
 )
 @pytest.mark.parametrize("field", ["where", "prefer"])
 def test_what_is_no_condition_is_refused_with_how_to_write_one(field: str, bad: object) -> None:
@@ -55,6 +55,13 @@ def test_no_message_brings_a_condition_in_that_cannot_be_read() -> None:
 def test_headers_win_and_hold_conditions_too() -> None:
     routing = parse_routing({"where": "site=home"}, {"x-sollol-where": "site=office", "X-Sollol-Prefer": "gpu=a100"})
     assert (routing.where, routing.prefer) == ("site=office", "gpu=a100")
+
+
+def test_conditions_may_be_an_object_or_a_list() -> None:
+    routing = parse_routing({"where": {"site": "office", "gpu": "a100"}, "prefer": ["site=home", "gpu!=old"]})
+    assert (routing.where, routing.prefer) == ("site=office,gpu=a100", "site=home,gpu!=old")
+    with pytest.raises(InvalidRouting, match="where"):
+        parse_routing({"where": {"site": ["office"]}})
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def unknown_name(path: str, model: str) -> ErrorBody:
 def with_names_told(error: ErrorBody, path: str) -> ErrorBody:
     """An error about a name as the path tells it; what exists stays beside it, any other error as it is."""
     model = error.details.get("model")
-    if error.code is not ErrorCode.UNKNOWN_MODEL or not isinstance(model, str):
+    if error.code is not ErrorCode.UNKNOWN_MODEL or not isinstance(model, str) or error.details.get("group"):
         return error
     told = unknown_name(path, model)
     known: dict[str, Any] = {"models": error.details["models"]} if error.details.get("models") else {}
