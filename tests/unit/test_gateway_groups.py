@@ -141,3 +141,10 @@ def test_a_group_whose_name_has_a_slash_has_pages_of_its_own() -> None:
         found = [route.matches(scope) for route in router.routes]
         names = [inner["path_params"]["name"] for match, inner in found if match is Match.FULL]
         assert names[:1] == ["team/coding"], method
+
+
+def test_what_resets_a_group_is_no_group() -> None:
+    router = Router(GroupPages(cast("Client", None), cast("Fleet", None)).routes())
+    for method in ("GET", "PUT", "DELETE"):
+        scope: Scope = {"type": "http", "method": method, "path": "/api/groups/coding/reset", "path_params": {}}
+        assert Match.FULL not in [route.matches(scope)[0] for route in router.routes], method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,6 +24,15 @@ _FIELDS: Final = ("name", "members", "models", "strategy", "patience_s", "candid
 _SHARE: Final = 0.1
 
 
+class _GroupName(PathConvertor):
+    """A name, which may have a slash as those of models; what resets a group is none."""
+
+    regex = ".+(?<!/reset)"
+
+
+register_url_convertor("group", _GroupName())
+
+
 class GroupPages:
     """The handlers.
 
@@ -37,7 +47,7 @@ class GroupPages:
 
     def routes(self) -> list[Route]:
         """The paths of groups."""
-        one = PREFIX + "/{name:path}"  # a name may have a slash, as those of models
+        one = PREFIX + "/{name:group}"
         return [
             Route(PREFIX, self.groups, methods=["GET", "HEAD"]),
             Route(PREFIX, self.set_named_inside, methods=["POST"]),
