@@ -200,8 +200,9 @@ $(LITELLM)/.installed:
 .PHONY: bench-validation
 bench-validation: $(INSTALLED) ## Validates the real system against a real nginx, by scenario and number of machines; half an hour, best at rest.
 	$(PY) -m pip install --quiet --disable-pip-version-check --group bench
-	$(PY) -m bench.validation --out bench/results/validation.json
-	$(PY) -m bench.validation.plots bench/results/validation.json
+	$(PY) -m bench.validation --only uniform,mixed,priority,faults,burst --out bench/results/validation.json
+	$(PY) -m bench.validation --only curves --out bench/results/validation-curves.json
+	$(PY) -m bench.validation.plots bench/results/validation.json bench/results/validation-curves.json
 
 .PHONY: bench-gateway
 bench-gateway: $(INSTALLED) $(LITELLM)/.installed ## Measures what the HTTP gateway adds, against a direct call and LiteLLM's proxy.

@@ -12,7 +12,16 @@ from typing import Final
 
 import msgspec
 
-from tools import decisions_list, faults_table, log_table, metrics_table, numbers_table, rights_table, settings_table
+from tools import (
+    decisions_list,
+    faults_table,
+    log_table,
+    metrics_table,
+    numbers_table,
+    rights_table,
+    settings_table,
+    validation_table,
+)
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -31,6 +40,11 @@ PARTS: Final[Mapping[str, tuple[Part, ...]]] = {
     "docs/logs.md": (Part("log lines", log_table.markdown),),
     "docs/metrics.md": (Part("metrics", metrics_table.markdown),),
     "docs/security.md": (Part("rights", rights_table.markdown),),
+    "docs/validation.md": (
+        Part("claims", validation_table.claims),
+        Part("runs", validation_table.rows),
+        Part("curves", validation_table.curves),
+    ),
     "docs/decisions/README.md": (Part("decisions", decisions_list.markdown),),
 }
 """The generated parts of each document that has any."""

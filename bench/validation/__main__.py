@@ -57,12 +57,14 @@ async def _measure(folder: Path, options: argparse.Namespace) -> Figures:
     for name in only:
         if name != _CURVES:
             for machines in (int(text) for text in options.machines.split(",")):
-                rows += [await _row(SCENARIOS[name], machines, who, options, folder) for who in _systems(name)]
+                rows += [
+                    await _row(SCENARIOS[name], machines, who, options, folder)
+                    for who in _systems(name, options.systems)
+                ]
     sizes, cold = await _curves(options, folder) if _CURVES in only else ([], [])
     return {
         "requests": options.requests,
         "seed": options.seed,
-        "compression": options.compression,
         "skipped": skipped,
         "rows": rows,
         "sizes": sizes,
@@ -71,16 +73,16 @@ async def _measure(folder: Path, options: argparse.Namespace) -> Figures:
     }
 
 
-def _systems(scenario: str) -> Iterator[str]:
-    """Who takes part in a scenario."""
-    if has_nginx():
-        yield from NGINX if scenario == _COMPARED_WITH_ALL else [claims.RIVAL]
-    yield from STRATEGIES if scenario == _COMPARED_WITH_ALL else [_OURS]
+def _systems(scenario: str, only: str) -> Iterator[str]:
+    """Who takes part in a scenario, as far as asked for."""
+    everybody = [*(NGINX if has_nginx() else ()), *STRATEGIES]
+    wanted = only.split(",") if only else everybody if scenario == _COMPARED_WITH_ALL else [claims.RIVAL, _OURS]
+    return (name for name in everybody if name in wanted)
 
 
 async def _row(scenario: Scenario, machines: int, name: str, options: argparse.Namespace, folder: Path) -> Row:
     """One system in one scenario, fresh."""
-    fleet, factor = scenario.fleets[machines], options.compression
+    fleet, factor = scenario.fleets[machines], options.compression or scenario.compression
     requests = requests_of(scenario, fleet, options.requests, options.seed)
     patience_s = TIMEOUT_S / factor
     engines = engines_of(fleet, factor, warm_machines=machines)
@@ -104,7 +106,7 @@ def _horizon_s(requests: list[Request]) -> float:
 
 
 async def _curves(options: argparse.Namespace, folder: Path) -> tuple[list[curves.Size], list[curves.Block]]:
-    patience_s = TIMEOUT_S / options.compression
+    factor = options.compression or SCENARIOS["mixed"].compression
     sizes = await curves.sizes(
         _OURS,
         options.size_compression,
@@ -115,7 +117,7 @@ async def _curves(options: argparse.Namespace, folder: Path) -> tuple[list[curve
     )
     seeds = range(1, 1 + options.cold_seeds)
     cold = await curves.cold_start(
-        _OURS, options.compression, folder, patience_s=patience_s, seeds=seeds, count=min(60, options.requests)
+        _OURS, factor, folder, patience_s=TIMEOUT_S / factor, seeds=seeds, count=min(60, options.requests)
     )
     return sizes, cold
 
@@ -130,9 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = parser_of("bench.validation", __doc__)
     parser.add_argument("--only", default="", help=f"of {', '.join([*SCENARIOS, _CURVES])}; with commas")
     parser.add_argument("--machines", default="3,6", help="three machines, six, or both")
+    parser.add_argument("--systems", default="", help="those alone; with commas")
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--compression", type=float, default=8.0, help="of time")
+    parser.add_argument("--compression", type=float, default=0.0, help="of time; 0 takes each scenario's own")
     parser.add_argument("--size-compression", type=float, default=4.0, help="of time, where up to 16 machines run")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long each number of machines is kept busy")
     parser.add_argument("--most", type=int, default=16, help="machines of the curve")

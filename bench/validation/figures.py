@@ -18,6 +18,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     scenario: str
     machines: int
     system: str
+    compression: float
     requests: int
     mean_s: float
     median_s: float
@@ -46,6 +47,7 @@ def row_of(samples: Sequence[Sample], factor: float, *, scenario: str, machines:
         scenario=scenario,
         machines=machines,
         system=system,
+        compression=factor,
         requests=len(samples),
         mean_s=_mean(stretched) or 0.0,
         median_s=quantile(stretched, 0.5),

@@ -1,8 +1,9 @@
 """Draws the result file of the validation.
 
-    python -m bench.validation.plots bench/results/validation.json
+    python -m bench.validation.plots bench/results/validation.json bench/results/validation-curves.json
 
-Writes one picture beside the file: latencies against nginx, throughput by number of machines, a cold start.
+Writes one picture beside the first file, of what all of them hold: latencies against nginx, throughput by number of
+machines, a cold start.
 """
 
 from __future__ import annotations
@@ -82,11 +83,16 @@ def _cold(panel: Any, blocks: Sequence[Block]) -> None:  # noqa: ANN401 of a lib
 
 
 def main() -> int:
-    """Draws every file named on the command line."""
-    for name in sys.argv[1:]:
-        file = Path(name)
-        draw(msgspec.json.decode(file.read_bytes(), type=Results), file.with_suffix(".png"))
-        print(f"wrote {file.with_suffix('.png')}")
+    """Draws what the files named on the command line hold."""
+    files = [Path(name) for name in sys.argv[1:]]
+    held = [msgspec.json.decode(file.read_bytes(), type=Results) for file in files]
+    results = Results(
+        rows=[row for one in held for row in one.rows],
+        sizes=[size for one in held for size in one.sizes],
+        cold_start=[block for one in held for block in one.cold_start],
+    )
+    draw(results, files[0].with_suffix(".png"))
+    print(f"wrote {files[0].with_suffix('.png')}")
     return 0
 
 

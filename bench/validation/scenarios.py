@@ -37,12 +37,14 @@ class Scenario(NamedTuple):
     load: float
     """Share of what the fleet could sustain at best, playable lengths taken."""
     has_faults: bool = False
+    compression: float = 12.0
+    """Of time, as far as two cores carry it without waiting for processors."""
 
 
 SCENARIOS = {
     s.name: s
     for s in (
-        Scenario("uniform", "equal requests, equal machines", EQUAL_FLEETS, UNIFORM, poisson, 0.5),
+        Scenario("uniform", "equal requests, equal machines", EQUAL_FLEETS, UNIFORM, poisson, 0.5, compression=2.0),
         Scenario("mixed", "short and long requests, unequal machines", MIXED_FLEETS, COMPLEX, poisson, 0.5),
         Scenario("priority", "15 % at 9, 55 % at 5, 30 % at 2", MIXED_FLEETS, COMPLEX, prioritised, 0.8),
         Scenario(

@@ -38,7 +38,7 @@ def test_a_row_is_in_uncompressed_seconds_and_counts_failures() -> None:
         system="plan",
         nodes=3,
     )
-    assert (made.mean_s, made.median_s, made.max_s) == (36.0, 6.0, 100.0)
+    assert (made.mean_s, made.median_s, made.max_s, made.compression) == (36.0, 6.0, 100.0, 2.0)
     assert (made.high_mean_s, made.low_mean_s) == (2.0, 6.0)
     assert math.isclose(made.success_ratio, 2 / 3)
     assert made.by_node == {"a": 1, "b": 1}
