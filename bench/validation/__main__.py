@@ -136,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compression", type=float, default=0.0, help="of time; 0 takes each scenario's own")
-    parser.add_argument("--size-compression", type=float, default=4.0, help="of time, where up to 16 machines run")
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long each number of machines is kept busy")
+    parser.add_argument("--size-compression", type=float, default=2.0, help="of time, where up to 16 machines run")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long each number of machines is kept busy")
     parser.add_argument("--most", type=int, default=16, help="machines of the curve")
     parser.add_argument("--cold-seeds", type=int, default=5, help="cold starts")
     return parser
