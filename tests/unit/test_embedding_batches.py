@@ -152,8 +152,14 @@ def test_an_answer_of_another_shape_is_not_taken_apart(told: bytes) -> None:
     with pytest.raises(Unlike):
         taken_apart(key, told, parts)
     key, parts = pair(["a"], ["b"], path="/v1/embeddings")
-    with pytest.raises(Unlike):
-        taken_apart(key, b'{"data":[{"index":0},{"index":0}]}', parts)
+    for index in (b"0", b"null", b"1.5", b'"x"', b"[]"):  # of an engine that says anything at all
+        with pytest.raises(Unlike):
+            taken_apart(key, b'{"data":[{"index":0},{"index":%s}]}' % index, parts)
+
+
+def test_counts_of_any_size_are_shared() -> None:
+    assert shares(10**400, [1, 1]) == [10**400 // 2] * 2
+    assert sum(shares(-7, [3, 2])) == -7
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 500), min_size=1, max_size=40))

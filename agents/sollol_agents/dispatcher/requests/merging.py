@@ -109,7 +109,9 @@ def taken_apart(key: Key, body: bytes, parts: Sequence[Part]) -> list[bytes]:
         told = _fields.decode(body)
         split = _native if key.kind is RequestKind.EMBED else _openai
         return split(told, parts)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError) as error:
+    except Unlike:
+        raise
+    except (msgspec.MsgspecError, ValueError, LookupError, RecursionError) as error:
         raise Unlike(f"not an answer with embeddings: {error}") from error
 
 
@@ -134,9 +136,9 @@ def shares(total: int, weights: Sequence[int]) -> list[int]:
     """Whole parts of a total by weight, which add up to it, the largest remainders rounded up; one each at least."""
     least = 1 if total >= len(weights) else 0
     rest, whole = total - least * len(weights), sum(weights)
-    exact = [rest * weight / whole for weight in weights]
-    parts = [int(one) for one in exact]
-    order = sorted(range(len(weights)), key=lambda place: (parts[place] - exact[place], place))
+    exact = [divmod(rest * weight, whole) for weight in weights]
+    parts = [one for one, _ in exact]
+    order = sorted(range(len(weights)), key=lambda place: (-exact[place][1], place))
     for place in order[: rest - sum(parts)]:
         parts[place] += 1
     return [part + least for part in parts]

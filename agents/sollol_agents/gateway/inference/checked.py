@@ -19,7 +19,7 @@ from sollol_bus.sdk.checked import left_s, tell_verdict
 from sollol_bus.sdk.escalation import Escalation
 from sollol_bus.sdk.results import decision_of, figures_of
 from sollol_bus.transport.messages import Msg
-from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
+from sollol_bus.transport.streaming import grown
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
@@ -75,11 +75,15 @@ class CheckedAnswers:
             async for msg in coming:
                 yield msg
             return
-        held = [first, *call.take_ready()]
+        held: list[Msg] = []
+        size = 0
+        for msg in (first, *call.take_ready()):
+            held.append(msg)
+            size = grown(size, msg.data)
         async for msg in coming:
-            held += (msg, *call.take_ready())
-            if sum(len(one.data) for one in held) > MAX_ANSWER_BYTES:
-                raise too_large()
+            for one in (msg, *call.take_ready()):
+                held.append(one)
+                size = grown(size, one.data)
         for msg in self._judged(call, decision, held):
             yield msg
 
