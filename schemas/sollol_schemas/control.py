@@ -11,7 +11,7 @@ from msgspec import Meta
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.prices import NodePrice
 from sollol_schemas.stores import NodeClaim
-from sollol_schemas.units import BusId, Count, NodeName, Weight
+from sollol_schemas.units import BusId, Count, NodeName, Term, Weight
 
 BlobDigest = Annotated[
     str, Meta(pattern=r"^sha256[:-][0-9a-f]{64}$(?!\n)", description="`sha256:` and the hexadecimal digest of a file.")
@@ -98,6 +98,15 @@ class ControlSleep(msgspec.Struct, frozen=True, kw_only=True, tag="control.sleep
     """Go to sleep, if nothing runs; only a node that is configured to sleep does."""
 
 
+class ControlCut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.cut.v1"):
+    """Stop an attempt whose caller goes on elsewhere, with `moved`; refused when it is not resumable, or is over."""
+
+    attempt_id: BusId
+    term: Term
+    reason: str = ""
+    """Why, in a sentence for the caller and the trail."""
+
+
 class ControlWake(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.wake.v1"):
     """Wake another node, as it is configured here; or, without one, be awake yourself."""
 
@@ -161,6 +170,7 @@ ControlRequest = (
     | ControlBlob
     | ControlSet
     | ControlSleep
+    | ControlCut
     | ControlWake
 )
 

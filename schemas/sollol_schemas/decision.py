@@ -38,6 +38,7 @@ class RejectionReason(StrEnum):
     TOO_LITTLE_VRAM = "too_little_vram"  # less free video memory than asked for
     NOT_RELIABLE_ENOUGH = "not_reliable_enough"  # proven success below the floor
     NOT_CPU = "not_cpu"  # the request insists on CPU nodes
+    CANNOT_CONTINUE = "cannot_continue"  # an answer that another engine, model or template began
     WRONG_LABELS = "wrong_labels"  # it does not bear the labels that the request asks for
     NOT_CHOSEN_NODE = "not_chosen_node"  # the request insists on another node
     NO_SLOTS = "no_slots"  # it offers no slots for this model
@@ -170,6 +171,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The node's instance that is meant; any other ignores the exec."""
     model: str = ""
     """The model's name on that node."""
+    fingerprint: str = ""
+    """Equal where another node would go on with the answer just as this one: engine, weights and template; empty: no
+    other one can."""
+    continued_tokens: Tokens = 0
+    """About so many tokens of the answer had been said before."""
     group: str = ""
     """The group that the request named, of which the model is one; empty: it named the model."""
     alternatives: Count = 0

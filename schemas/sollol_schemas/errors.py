@@ -35,6 +35,8 @@ class ErrorCode(StrEnum):
     NO_NODES = "no_nodes"  # no node has joined
     BUSY = "busy"  # the node has no free slot; costs no attempt
     DRAINING = "draining"  # the actor or node takes no new work
+    MOVED = "moved"  # the answer goes on elsewhere: only told to callers that resume
+    NOT_CONTINUED = "not_continued"  # what was said cannot be gone on with there; the message says why
     STALE_TERM = "stale_term"  # the decision comes from a scorer that is no longer in office
     NODE_LOST = "node_lost"  # the node died or hung before it answered
     ENGINE_UNAVAILABLE = "engine_unavailable"  # the engine cannot be reached
@@ -91,6 +93,8 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.NO_NODES: 503,
     ErrorCode.BUSY: 503,
     ErrorCode.DRAINING: 503,
+    ErrorCode.MOVED: 503,
+    ErrorCode.NOT_CONTINUED: 409,
     ErrorCode.STALE_TERM: 503,
     ErrorCode.NODE_LOST: 502,
     ErrorCode.ENGINE_UNAVAILABLE: 502,
@@ -125,6 +129,8 @@ OWNER: dict[ErrorCode, Owner] = {
     ErrorCode.NO_NODES: Owner.PATH,
     ErrorCode.BUSY: Owner.PATH,
     ErrorCode.DRAINING: Owner.PATH,
+    ErrorCode.MOVED: Owner.PATH,
+    ErrorCode.NOT_CONTINUED: Owner.REQUEST,
     ErrorCode.STALE_TERM: Owner.PATH,
     ErrorCode.NODE_LOST: Owner.NODE,
     ErrorCode.ENGINE_UNAVAILABLE: Owner.ENGINE,
@@ -144,6 +150,7 @@ RETRYABLE: frozenset[ErrorCode] = frozenset(
     {
         ErrorCode.BUSY,
         ErrorCode.DRAINING,
+        ErrorCode.MOVED,
         ErrorCode.STALE_TERM,
         ErrorCode.NODE_LOST,
         ErrorCode.ENGINE_UNAVAILABLE,
@@ -156,7 +163,9 @@ RETRYABLE: frozenset[ErrorCode] = frozenset(
 )
 
 #: Refusals that cost no attempt and are not charged to the node.
-FREE_OF_CHARGE: frozenset[ErrorCode] = frozenset({ErrorCode.BUSY, ErrorCode.DRAINING, ErrorCode.STALE_TERM})
+FREE_OF_CHARGE: frozenset[ErrorCode] = frozenset(
+    {ErrorCode.BUSY, ErrorCode.DRAINING, ErrorCode.MOVED, ErrorCode.STALE_TERM}
+)
 
 
 _DAY_S = 86_400
@@ -167,6 +176,7 @@ COME_AGAIN_S: dict[ErrorCode, int] = {
     ErrorCode.NO_ELIGIBLE_NODE: 5,
     ErrorCode.NO_NODES: 2,
     ErrorCode.DRAINING: 1,
+    ErrorCode.MOVED: 1,
     ErrorCode.STALE_TERM: 1,
     ErrorCode.ACTOR_STOPPED: 1,
     ErrorCode.NODE_LOST: 1,

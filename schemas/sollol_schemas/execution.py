@@ -38,6 +38,10 @@ class Exec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="e
     has_tools: bool = False
     caller: str = ""
     """What older dispatchers said of who asked; the decision says it now."""
+    is_resumable: bool = False
+    """Whether the caller goes on with an answer that breaks off, so that the attempt may be cut."""
+    body_bytes: Count | None = None
+    """Of an attempt that goes on: the length of the body, behind which `ContinueFrom` stands; None: it begins."""
     ticket: str = ""
     """What gets the node leave to speak to the caller again."""
 
@@ -63,6 +67,11 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_tokens: Tokens | None = None
     prompt_s: Seconds | None = None
     decode_s: Seconds | None = None
+    continued_tokens: Tokens = 0
+    """Tokens of the answer that attempts before had said: of `prompt_tokens` those that this one read beside the
+    prompt."""
+    resumed: Count = 0
+    """Told to a caller whose answer went on elsewhere: how often. The other figures are then those of the whole."""
     chunks: Count = 0
     co_runners: float = 0.0
     """Mean number of other attempts that ran beside this one."""

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import msgspec
 
 from sollol_schemas.context import TaskContext
+from sollol_schemas.continuation import Continuation
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.routing import Routing
@@ -52,6 +53,10 @@ class GrantRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     dispatcher: BusId = "unknown"
     caller: str = ""
     """Who asked, as an opaque word; empty: nobody whose ceilings count."""
+    is_resumable: bool = False
+    """Whether the answer may be cut in its middle, to go on elsewhere."""
+    continuation: Continuation | None = None
+    """Of an answer that goes on: where it may."""
     is_admitted: bool = False
     """Whether a scorer let it in before, so that its caller's ceilings count no more for it."""
 

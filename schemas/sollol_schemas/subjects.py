@@ -327,6 +327,8 @@ ROUTING_EVENT: Final = Subject("events.routing.{mode}", by=CONTROL, to=WATCHERS,
 """Every routing decision; a client asks `why` of its own."""
 OUTCOME_EVENT: Final = Subject("events.outcome.{node_id}", by=CONTROL, to=WATCHERS, payload="Outcome")
 """How each attempt ended."""
+CUT_EVENT: Final = Subject("events.cut.{node_id}", by=CONTROL, to=WATCHERS, payload="Cut")
+"""A scorer moved an answer in its middle."""
 NODE_EVENT: Final = Subject("events.node.{node_id}.{state}", by=CONTROL, to=READERS, payload="NodeEvent")
 """A node changed its state."""
 PRELOAD_EVENT: Final = Subject("events.preload.{node_id}", by=CONTROL, to=READERS, payload="PreloadEvent")
@@ -356,6 +358,7 @@ OWN_JOB_EVENT: Final = Subject("events.job.{user}.{job_id}.{news}", by=CONTROL, 
 """Something happened to a user's job; not stored, the job's state tells as much."""
 STORED_EVENTS: Final = (
     *(event.all for event in (ROUTING_EVENT, OUTCOME_EVENT, NODE_EVENT, PRELOAD_EVENT, OFFICE_EVENT, BREAKER_EVENT)),
+    CUT_EVENT.all,
     SLEEP_EVENT.all,
     SCALE_EVENT,
     STRATEGY_EVENT,

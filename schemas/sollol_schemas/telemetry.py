@@ -94,6 +94,8 @@ class InstalledModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     kv_bytes_per_token: Bytes = 0
     """Bytes of key-value cache for one token of one slot; 0 when unknown."""
     capabilities: tuple[str, ...] = ()
+    fingerprint: str = ""
+    """Equal on nodes that would go on with each other's answers: engine, weights and template; empty: none can."""
     slots: Count = 0
     """Slots of this model, where they differ from the node's; 0: the node's."""
 
