@@ -59,6 +59,8 @@ UNRECORDED: Final = {
     "ErrorBody": "it is recorded as Error",
     "ScaleEvent": "it takes half a minute to come about",
     "Routing": "its fields stand in the bodies and headers of EngineRequest",
+    "ContinueFrom": "it stands in or behind the body of EngineRequest, of an answer that broke off",
+    **dict.fromkeys(("ControlCut", "Cut"), "it takes a fleet in which moving an answer pays"),
 }
 """What has no record, and why."""
 _SECRETS: Final = frozenset({"secret", "token", "claims", "ticket", "ca", "leave_secret", h.CANCEL_SECRET})

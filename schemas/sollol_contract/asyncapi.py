@@ -211,7 +211,7 @@ def _references(names: tuple[str, ...]) -> dict[str, Any]:
 
 def _messages(examples: Examples) -> dict[str, Any]:
     structs = wire.structs()
-    inside = {*wire.IN_HEADERS, "ErrorBody", "Routing", "Job"}
+    inside = {*wire.IN_HEADERS, "ErrorBody", "Routing", "ContinueFrom", "Job"}
     described = {
         name: beside.Fixed(
             (structs[name].__doc__ or "").partition("\n")[0],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from sollol_contract import wire
+from sollol_schemas import continuation, inboxes, subjects
 from sollol_schemas import headers as h
-from sollol_schemas import inboxes, subjects
 from sollol_schemas.routing import ROUTING_FIELDS, Routing, routing_header
 from sollol_schemas.stores import KEPT
 
@@ -51,6 +51,20 @@ _ROUTING: Final = {
 _TRACE: Final = {h.TRACEPARENT: "W3C trace context."}
 _STORED_ONCE: Final = "What the server drops a second message by, when it comes within two minutes: {}."
 
+_GOING_ON: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        continuation.CONTINUE_FROM: {
+            "description": "Of a native call that goes on with an answer that broke off: what was said so far.",
+            "allOf": [_ref("ContinueFrom")],
+        },
+        continuation.RESUME: {
+            "type": "boolean",
+            "description": "Of a native call: the dispatcher goes on by itself with an answer that breaks off.",
+        },
+    },
+}
+
 FIXED: Final[dict[str, Fixed]] = {
     "Empty": Fixed(
         "A message whose body is not read; an empty one means the defaults where there is something to say.",
@@ -61,7 +75,7 @@ FIXED: Final[dict[str, Fixed]] = {
         {
             "title": "EngineBody",
             "description": "The engine's own body. Native calls may carry the routing fields at its top level.",
-            "allOf": [{"type": "object"}, _ref("Routing")],
+            "allOf": [_GOING_ON, _ref("Routing")],
         },
         "RequestHeaders",
     ),

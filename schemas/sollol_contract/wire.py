@@ -16,8 +16,8 @@ from sollol_schemas.subjects import ENGINE, SUBJECTS
 
 IN_HEADERS: Final = ("Exec", "Decision", "Figures", "JobStatus")
 """Structs that travel in headers as JSON."""
-BESIDE_SUBJECTS: Final = ("RequestNews", "ErrorBody", "Routing")
-"""To the caller's control inbox, on every reply inbox, and in bodies and headers of requests."""
+BESIDE_SUBJECTS: Final = ("RequestNews", "ErrorBody", "Routing", "ContinueFrom")
+"""To the caller's control inbox, on every reply inbox, in bodies and headers of requests, and in or behind bodies."""
 
 
 def modules() -> list[types.ModuleType]:
