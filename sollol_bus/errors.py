@@ -229,6 +229,8 @@ _CLASS_OF: dict[ErrorCode, type[SollolError]] = {
     ErrorCode.NO_NODES: NoEligibleNode,
     ErrorCode.BUSY: QueueFull,
     ErrorCode.DRAINING: BackendUnavailable,
+    ErrorCode.MOVED: BackendUnavailable,
+    ErrorCode.NOT_CONTINUED: BackendRefused,
     ErrorCode.STALE_TERM: BackendUnavailable,
     ErrorCode.NODE_LOST: BackendUnavailable,
     ErrorCode.ENGINE_UNAVAILABLE: BackendUnavailable,
