@@ -23,7 +23,9 @@ RESUME: Final = "resume"
 CUTS_MAX: Final = 2
 """So often one request is moved on purpose at most."""
 
-Fingerprint = Annotated[str, Meta(max_length=64)]
+FINGERPRINT_MAX: Final = 64
+"""Characters."""
+Fingerprint = Annotated[str, Meta(max_length=FINGERPRINT_MAX)]
 
 
 class ContinueFrom(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

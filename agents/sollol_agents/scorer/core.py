@@ -191,7 +191,7 @@ class SchedulerCore:
         """Expected median of a request's output tokens; benchmarks with perfect knowledge replace this."""
         context = waiting.request.context
         task = "embedding" if context.is_embedding else context.task_type
-        return self.lengths.median_tokens(waiting.model, task, context.prompt_tokens)
+        return self.lengths.median_tokens(waiting.model, task, waiting.asked_tokens)
 
     def release(
         self, request_id: str, now: float, *, number: int | None = None, comes_again: bool = False
@@ -259,6 +259,7 @@ class SchedulerCore:
         lesson = self._teacher.learn(outcome, now)
         self.planner.strategy.learn(outcome)
         self.binder.breakers.take(outcome, now)
+        self.ceilings.take(outcome)
         effects: list[Effect] = [self._breaker_event(outcome.node_id, m) for m in lesson.breakers]
         if lesson.attempt is not None:
             self._ledger.forget(lesson.attempt)

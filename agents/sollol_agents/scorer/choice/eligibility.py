@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from sollol_agents.scorer.choice import continuing
 from sollol_agents.scorer.choice.abilities import can_refuse, lacking, who_would_refuse
 from sollol_agents.scorer.choice.contexts import room_tokens, with_room
 from sollol_agents.scorer.choice.waiting import ClassKey, Waiting
@@ -345,6 +346,9 @@ def _judge_model(node: Node, waiting: Waiting) -> Rejection | None:
     model = node.installed.get(waiting.model)
     if model is None:
         return _reject(node, Reason.MODEL_MISSING)
+    unlike = continuing.why_not(model, waiting.request.continuation)
+    if unlike:
+        return _reject(node, Reason.CANNOT_CONTINUE, unlike)
     ability = lacking(model, node.telemetry.engine.kind, waiting.request.context)
     if ability is not None:
         return _reject(node, Reason.WRONG_CAPABILITY, f"no {ability.value}: {', '.join(model.capabilities)[:80]}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sollol_agents.requests.names import canonical
+from sollol_agents.scorer.choice.continuing import as_read, said_tokens
 from sollol_agents.scorer.choice.groups import Binding
-from sollol_agents.scorer.knowledge.lognormal import MEAN_FACTOR
+from sollol_agents.scorer.knowledge.lognormal import mean_rest
 from sollol_schemas.grant import GrantRequest
 from sollol_schemas.routing import RoutingMode
 
@@ -65,12 +66,16 @@ class Waiting:
         "output_mean",
         "output_median",
         "request",
+        "said_tokens",
         "sequence",
         "size_levels",
     )
 
     def __init__(self, request: GrantRequest, now: float, sequence: int, *, born_at: float | None = None) -> None:
-        self.request = request
+        self.said_tokens = said_tokens(request)
+        """Tokens of its answer that attempts before have said."""
+        self.request = request = as_read(request)
+        """As its next attempt has it; see `as_read`."""
         self.sequence = sequence
         self.model = canonical(request.context.model)
         self.enqueued_at = now - request.waited_s if born_at is None else born_at
@@ -103,15 +108,15 @@ class Waiting:
         self.key: Key = (0.0, 0.0, 0)
 
     def expect(self, median_tokens: float) -> None:
-        """Sets the expected output: its median, and its mean under the caller's limit."""
+        """Sets the expected output: its median, and the mean of what is left of it under the caller's limit."""
         self.output_median = median_tokens
         self.output_mean = self.limited_mean(median_tokens)
         self.estimates.clear()
 
     def limited_mean(self, median_tokens: float) -> float:
-        """The mean of output tokens under the caller's limit, given their median."""
+        """The mean of output tokens that are left under the caller's limit, given the median of all of them."""
         context = self.request.context
-        mean = 0.0 if context.is_load_only else median_tokens * MEAN_FACTOR
+        mean = 0.0 if context.is_load_only else mean_rest(median_tokens, self.said_tokens)
         limit = context.max_output_tokens
         return mean if limit is None else min(mean, float(limit))
 
@@ -142,6 +147,11 @@ class Waiting:
     def request_id(self) -> str:
         """The request's id."""
         return self.request.request_id
+
+    @property
+    def asked_tokens(self) -> int:
+        """Length of the prompt alone."""
+        return self.request.context.prompt_tokens - self.said_tokens
 
     @property
     def wanted(self) -> str:
@@ -187,6 +197,7 @@ def class_key_of(request: GrantRequest, model: str, excluded: frozenset[str]) ->
         routing.routing_mode,
         routing.soft,
         excluded,
+        request.continuation.fingerprint if said_tokens(request) and request.continuation is not None else None,
     )
 
 

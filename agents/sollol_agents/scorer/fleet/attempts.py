@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from sollol_agents.scorer.knowledge.lognormal import MEAN_FACTOR, mean_residual
+from sollol_agents.scorer.knowledge.lognormal import mean_residual, mean_rest
 from sollol_schemas.grant import Granted
 from sollol_schemas.routing import RoutingMode
 from sollol_schemas.telemetry import InFlight
@@ -20,14 +20,18 @@ class Attempt:
         "_head_s",
         "arrival_rank",
         "attempt_id",
+        "continued_tokens",
+        "cuts",
         "decode_tps",
         "dispatcher",
         "evicts",
+        "fingerprint",
         "grant",
         "granted_at",
         "has_first_token",
         "instance",
         "is_confirmed",
+        "is_resumable",
         "is_trial",
         "load_s",
         "max_output_tokens",
@@ -77,7 +81,17 @@ class Attempt:
         self.decode_tps = 0.0
         self.output_median = 0.0
         self.prompt_tokens = 0
+        """With what attempts before have said of the answer."""
         self.max_output_tokens: int | None = None
+        """What is left of the caller's limit for this attempt."""
+        self.continued_tokens = 0
+        """Tokens of the answer that attempts before have said."""
+        self.is_resumable = False
+        """Whether its caller goes on when it is stopped with `moved`; not known of what another scorer granted."""
+        self.cuts = 0
+        """How often its request was moved on purpose before."""
+        self.fingerprint = ""
+        """Where its answer may go on; empty: nowhere."""
         self.evicts: tuple[str, ...] = ()
         self._head_s = self._decode_s = -1.0
         """What it takes until its first token, and from then on, once somebody asked: every decision asks that of every
@@ -120,13 +134,13 @@ class Attempt:
         if self._decode_s == 0.0:
             return 0.01
         made = self.tokens + max(0.0, now - self.observed_at) * self.decode_tps * speed_ratio
-        left = self.output_median * mean_residual(made / self.output_median)
+        left = self.output_median * mean_residual((self.continued_tokens + made) / self.output_median)
         if self.max_output_tokens is not None:
             left = min(left, max(1.0, self.max_output_tokens - made))
         return left / self.decode_tps
 
     def _mean_output(self) -> float:
-        mean = self.output_median * MEAN_FACTOR
+        mean = mean_rest(self.output_median, self.continued_tokens)
         return mean if self.max_output_tokens is None else min(mean, float(self.max_output_tokens))
 
 

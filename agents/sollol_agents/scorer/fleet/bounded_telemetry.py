@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from sollol_agents.scorer.knowledge.clamp import clamped
+from sollol_schemas.continuation import FINGERPRINT_MAX
 from sollol_schemas.telemetry import Gpu, InstalledModel, LoadedModel, Telemetry
 
 _MIB_MAX = 1e9  # a petabyte
@@ -48,7 +49,8 @@ def _bounded_installed(model: InstalledModel) -> InstalledModel:
         model.usual_context_length,
     )
     bounded = tuple(_whole(f, _BYTES_MAX) for f in figures)
-    if figures == bounded:
+    fingerprint = model.fingerprint if len(model.fingerprint) <= FINGERPRINT_MAX else ""
+    if figures == bounded and fingerprint == model.fingerprint:
         return model
     size_bytes, kv_bytes_per_token, context_length, parameter_count, slots, usual = bounded
     return msgspec.structs.replace(
@@ -59,6 +61,7 @@ def _bounded_installed(model: InstalledModel) -> InstalledModel:
         parameter_count=parameter_count,
         slots=slots,
         usual_context_length=usual,
+        fingerprint=fingerprint,
     )
 
 

@@ -106,12 +106,18 @@ class Teacher:
         node.speeds.learn(model, weight_bytes(node.installed.get(model)), figures, node.pace.value)
         prompt = figures.prompt_tokens or 0
         output = figures.output_tokens or 0
+        said = figures.continued_tokens or outcome.decision.continued_tokens
         limit = attempt.max_output_tokens if attempt is not None else None
         if output > 0 and (limit is None or output < limit):
-            asked = attempt.prompt_tokens if attempt is not None and attempt.prompt_tokens else prompt
-            self._lengths.learn(model, outcome.decision.task_type or "generation", asked, output)
+            asked = _asked_tokens(attempt) or max(0, prompt - said)
+            self._lengths.learn(model, outcome.decision.task_type or "generation", asked, said + output)
         if attempt is not None:
             _remember_prefix(node, attempt, prompt + output)
+
+
+def _asked_tokens(attempt: Attempt | None) -> int:
+    """Length of the prompt alone, as it was estimated; 0 when not known."""
+    return attempt.prompt_tokens - attempt.continued_tokens if attempt is not None else 0
 
 
 def _is_echo(node: Node, attempt: Attempt | None, outcome: Outcome, now: float) -> bool:

@@ -42,3 +42,8 @@ def mean_residual(u: float) -> float:
     i = int(at)
     low = _TABLE[i]
     return low + (at - i) * (_TABLE[i + 1] - low)
+
+
+def mean_rest(median: float, made: float) -> float:
+    """Expected length of what is left of an answer of such a median, of which so much is made; >= 0."""
+    return median * (mean_residual(made / median) if made > 0 and median > 0 else MEAN_FACTOR)

@@ -1,8 +1,8 @@
 """How much each caller may ask for: requests open at a time, and requests a minute. Pure.
 
 Every request passes here, whichever gateway and dispatcher it came by, so what is counted here holds over all of them.
-A request that was let in is never refused later: asking again, failing over and going to another dispatcher are free.
-Jobs are not counted, and neither are callers without ceilings.
+A request that was let in is never refused later: asking again, failing over, going to another dispatcher and going on
+with an answer that broke off are free. Jobs are not counted, and neither are callers without ceilings.
 
 What is open is asked of the queue and the grants, never counted up and down: nothing can be lost on the way. A scorer
 that takes office begins without counts. It learns what waits when dispatchers ask again; what runs already is not
@@ -14,17 +14,23 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TypeVar
 
 from sollol_agents.scorer.queue.refusals import Refusal
 from sollol_bus.trust.callers import Roster, title_of
 from sollol_schemas.callers import Standing
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.events import Outcome, OutcomeStatus
 from sollol_schemas.grant import GrantRequest
+
+T = TypeVar("T", int, float)
 
 _MINUTE_S = 60.0
 _LOOK_AGAIN_S = 1.0  # an open request ends within seconds
 _HANDED_ON_S = 10.0  # so long a request may take from one dispatcher to another
 _LEFT_MAX = 10_000
+_GOES_ON_MAX = 8
+"""So often a request that was let in may go on; who says so without having been let in is counted."""
 
 
 class _Account:
@@ -50,6 +56,8 @@ class Ceilings:
         self._roster = Roster()
         self._accounts: dict[str, _Account] = {}
         self._left: OrderedDict[str, float] = OrderedDict()
+        self._goes_on: OrderedDict[str, int] = OrderedDict()
+        """How often requests that were let in went on, as long as no node has told that they are answered."""
 
     def know(self, roster: Roster) -> None:
         """The callers as they are now; counts go on."""
@@ -70,25 +78,45 @@ class Ceilings:
             return None
         account = self._accounts.setdefault(request.caller, _Account(_size(standing), now))
         was_handed_on = now - self._left.pop(request.request_id, -_HANDED_ON_S) < _HANDED_ON_S
-        if not (is_again or request.is_admitted or was_handed_on):
+        if not (is_again or request.is_admitted or was_handed_on or self._is_going_on(request)):
             refused = self._too_many_open(account, name, standing) or _too_often(account, name, standing, now)
             if refused is not None:
                 return refused
             account.left -= 1.0
+            if request.is_resumable:
+                self._note(self._goes_on, request.request_id, 0)
         if standing.max_concurrent:
             account.open.add(request.request_id)
         return None
 
     def left(self, request_id: str, now: float) -> None:
         """A dispatcher wants no slot for a request any more; it may have given it to another one."""
-        self._left[request_id] = now
-        if len(self._left) > _LEFT_MAX:
-            self._left.popitem(last=False)
+        self._note(self._left, request_id, now)
+
+    def take(self, outcome: Outcome) -> None:
+        """A request that has its whole answer goes on no more."""
+        if outcome.status is OutcomeStatus.SUCCESS:
+            self._goes_on.pop(outcome.request_id, None)
 
     def clear(self) -> None:
         """Out of office."""
         self._accounts.clear()
         self._left.clear()
+        self._goes_on.clear()
+
+    def _is_going_on(self, request: GrantRequest) -> bool:
+        """Whether a request that was let in goes on with its answer, once more."""
+        times = self._goes_on.get(request.request_id)
+        if request.continuation is None or times is None or times >= _GOES_ON_MAX:
+            return False
+        self._note(self._goes_on, request.request_id, times + 1)
+        return True
+
+    @staticmethod
+    def _note(kept: OrderedDict[str, T], request_id: str, value: T) -> None:
+        kept[request_id] = value
+        if len(kept) > _LEFT_MAX:
+            kept.popitem(last=False)
 
     def _too_many_open(self, account: _Account, name: str, standing: Standing) -> Refusal | None:
         most = standing.max_concurrent

@@ -96,6 +96,8 @@ def _decision(waiting: Waiting, cost: Cost, reason: str, verdict: EligibilityCla
         host=host_and_port(node.telemetry),
         instance=node.instance,
         model=node.installed[waiting.model].name,
+        fingerprint=node.installed[waiting.model].fingerprint,
+        continued_tokens=waiting.said_tokens,
         group=waiting.bound.group.name if waiting.bound is not None else "",
         alternatives=max(0, len(waiting.bound.models) - 1) if waiting.bound is not None else 0,
         is_cheap_first=waiting.bound is not None and waiting.bound.group.strategy is GroupStrategy.CHEAP_FIRST,
@@ -177,6 +179,10 @@ def _entry(waiting: Waiting, cost: Cost, granted: Granted, now: float) -> Attemp
     attempt.output_median = e.output_median
     attempt.prompt_tokens = request.context.prompt_tokens
     attempt.max_output_tokens = request.context.max_output_tokens
+    attempt.continued_tokens = waiting.said_tokens
+    attempt.is_resumable = request.is_resumable
+    attempt.cuts = request.continuation.cuts if request.continuation is not None else 0
+    attempt.fingerprint = granted.decision.fingerprint
     attempt.session_id = request.routing.session_id
     attempt.prefix_hashes = request.context.prefix_hashes
     attempt.grant = granted

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from sollol_agents.scorer.choice.cost import Cost
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.strategies.base import Choice, free_or_soonest, pick_highest
+from sollol_schemas.errors import FREE_OF_CHARGE
 from sollol_schemas.events import Outcome, OutcomeStatus
 
 _ALPHA = 0.2
+_BROKEN = (OutcomeStatus.FAILED, OutcomeStatus.PRESUMED_LOST)
 _EXPLORATION_SHARE = 0.1
 _PAIRS_LIMIT = 20_000
 
@@ -68,7 +70,7 @@ class Affinity:
             return
         if outcome.status is OutcomeStatus.SUCCESS:
             self._points[key] = self._points.get(key, 0.0) + 1.0
-        elif outcome.status in (OutcomeStatus.FAILED, OutcomeStatus.PRESUMED_LOST):
+        elif outcome.status in _BROKEN and outcome.code not in FREE_OF_CHARGE:
             self._points[key] = max(0.0, self._points.get(key, 0.0) - 2.0)
 
 
