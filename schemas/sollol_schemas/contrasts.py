@@ -33,6 +33,7 @@ _CAUSES: Final = {
 }
 _WITH: Final[dict[RejectionReason, str]] = {
     RejectionReason.MODEL_MISSING: "with the model",
+    RejectionReason.CANNOT_CONTINUE: "that can go on with the answer",
     RejectionReason.WRONG_LABELS: "with the labels asked for",
     RejectionReason.TOO_LITTLE_VRAM: "with enough video memory free",
     RejectionReason.DOES_NOT_FIT: "with enough memory",

@@ -12,6 +12,7 @@ _DETAILED: Final = 3
 """In a larger group the figures of each node are too much to read."""
 _WORDS: Final = {
     RejectionReason.EXCLUDED: "failed this request on {}",
+    RejectionReason.CANNOT_CONTINUE: "cannot go on with the answer on {}",
     RejectionReason.WRONG_LABELS: "other labels on {}",
     RejectionReason.TOO_LITTLE_VRAM: "too little video memory free on {}",
     RejectionReason.NOT_RELIABLE_ENOUGH: "not proven reliable enough on {}",

@@ -115,8 +115,15 @@ def test_an_attempt_that_goes_on_has_as_much_left_as_one_that_came_as_far_by_its
 
 
 def figures(prompt: int, output: int, continued: int) -> Figures:
-    seconds = {"actual_s": 3.0, "ttft_s": 0.3, "prompt_s": 0.3, "decode_s": output / 50}
-    return Figures(prompt_tokens=prompt, output_tokens=output, continued_tokens=continued, **seconds)
+    return Figures(
+        actual_s=3.0,
+        ttft_s=0.3,
+        prompt_tokens=prompt,
+        prompt_s=0.3,
+        output_tokens=output,
+        decode_s=output / 50,
+        continued_tokens=continued,
+    )
 
 
 def test_the_whole_answer_teaches_its_length_and_what_was_done_the_speeds() -> None:
