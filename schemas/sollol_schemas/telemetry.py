@@ -192,6 +192,8 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     """The operator's rank of this host for `seven_factor`; 0 is best."""
     version: str = ""
     """Version of this software on the node."""
+    contract: Count = 1
+    """Which messages it understands, see `sollol_schemas.contract`."""
     host: str = ""
     """Name of the machine on which the engine runs."""
     addresses: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=16)] = ()

@@ -207,6 +207,8 @@ async def _update_stream(bus: Bus, spec: StreamSpec) -> None:
     info = msgspec.json.decode(await api(bus, f"STREAM.INFO.{spec.name}"))
     current: dict[str, Any] = info["config"]
     wanted = current | spec.structure()
+    # a newer version may run beside this one: what it added stays
+    wanted["subjects"] += [one for one in current.get("subjects") or () if one not in spec.subjects]
     if wanted == current:
         return
     log.info("updating the stream %s", spec.name, extra={"action": "stream_update"})

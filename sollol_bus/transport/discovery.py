@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -20,6 +22,7 @@ from sollol_bus.transport.endpoints import Endpoint
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.version import VERSION
+from sollol_schemas import contract
 
 COLLECT_S = 0.4
 """How long answers are collected: nobody knows how many will come."""
@@ -34,6 +37,12 @@ OFFICE = "office"
 HELD, STANDS_BY = "held", "stands by"
 CLOCK_AHEAD_S = "clock_ahead_s"
 """Metadata of an actor whose machine's clock is wrong: by how many seconds it is ahead of the server's."""
+CONTRACT, OLDEST = "contract", "contract_oldest"
+"""Metadata of every actor: which messages it understands, and the oldest that it still does."""
+SHARES_PORT = "shares_port"
+"""Metadata of a gateway: whether another may listen on its port before it goes."""
+PROCESS = "process"
+"""Metadata of every actor: `host:pid`; actors of one process stop together."""
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -134,6 +143,11 @@ def own_card(
             told beside it.
     """
     started = bus.clock.instant()
+    told_of_all = {
+        CONTRACT: str(contract.CONTRACT),
+        OLDEST: str(contract.OLDEST),
+        PROCESS: f"{socket.gethostname()}:{os.getpid()}",
+    }
 
     def card() -> tuple[Card]:
         wrong = {CLOCK_AHEAD_S: f"{bus.clock.ahead_s:.3f}"} if bus.clock.is_off else {}
@@ -143,7 +157,7 @@ def own_card(
             version=VERSION,
             description=description,
             started=started,
-            metadata={**(metadata or {}), **wrong},
+            metadata={**told_of_all, **(metadata or {}), **wrong},
             endpoints=tuple(bus.endpoints),
         )
         return (told,)

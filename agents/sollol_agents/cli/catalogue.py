@@ -65,6 +65,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "undrain": Command("node_operations.undrain", "Operate", "Put a node back into service."),
     "sleep": Command("capacity.sleep", "Operate", "Send a node to sleep that nobody needs."),
     "wake": Command("capacity.wake", "Operate", "Wake a node that sleeps."),
+    "upgrade": Command("upgrade.upgrade", "Operate", "Say in which order to restart what, and who would notice."),
     "load": Command("node_operations.load", "Operate", "Load a model on a node."),
     "warm": Command("warming.warm", "Operate", "Compute a system prompt on nodes before it is needed."),
     "unload": Command("node_operations.unload", "Operate", "Unload a model from a node."),

@@ -69,6 +69,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "wake": ("sollol wake desk", "sollol wake desk --json"),
     "drain": ("sollol drain desk", "sollol drain desk --json"),
     "undrain": ("sollol undrain desk", "sollol undrain desk --json"),
+    "upgrade": ("sollol upgrade", "sollol upgrade --check --json"),
     "load": ("sollol load desk llama3.1:8b", "sollol load desk llama3.1:8b --keep-alive-s -1"),
     "warm": (
         "sollol warm llama3.1:8b --system prompt.txt",

@@ -31,6 +31,7 @@ from sollol_bus.actor import Actor, ActorState
 from sollol_bus.jetstream.server_time import ServerTime
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
+from sollol_bus.transport.discovery import SHARES_PORT
 from sollol_bus.trust.job_room import JobRoom
 
 
@@ -122,7 +123,8 @@ class Gateway(Actor[GatewayConfig]):
         self._workers = await self.own(
             BatchWorkers(self.bus, resources, instance=self.instance, at_once=config.batches_at_once, spawn=self.spawn)
         )
-        await self.register("Serves HTTP clients.", metadata={"url": self._server.url})
+        shown = {"url": self._server.url, SHARES_PORT: "yes" if self.config.reuse_port else "no"}
+        await self.register("Serves HTTP clients.", metadata=shown)
 
     def _is_draining(self) -> bool:
         return self.state is ActorState.DRAINING

@@ -13,6 +13,7 @@ from sollol_agents.node.machine.host import HostSample
 from sollol_agents.node.machine.remote import STATED
 from sollol_bus.transport.endpoints import Endpoint
 from sollol_bus.version import VERSION
+from sollol_schemas.contract import CONTRACT
 from sollol_schemas.prices import NodePrice, Power
 from sollol_schemas.telemetry import Asked, EngineKind, Gpu, InFlight, LearnedSpeed, LoadedModel, Sleeper, Telemetry
 
@@ -148,6 +149,7 @@ def telemetry_of(
         preferred_task_types=config.preferred_task_types,
         host_priority=config.host_priority,
         version=VERSION,
+        contract=CONTRACT,
         host=host.name,
         addresses=host.addresses,
         sent_at=sent_at,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.discovery import Card, Discovery
+from sollol_bus.transport.discovery import CONTRACT, Card, Discovery
 from sollol_bus.transport.endpoints import Endpoint
 from sollol_schemas import subjects
 from sollol_schemas.instants import instant
@@ -40,7 +40,13 @@ def card_of(told: Telemetry, state: NodeState, now_unix: float) -> Card:
         state: What the scorer holds of the node.
         now_unix: Seconds since 1970.
     """
-    metadata = {"node_id": told.node_id, "state": state.value, "engine": told.engine.kind.value, "host": told.host}
+    metadata = {
+        "node_id": told.node_id,
+        "state": state.value,
+        "engine": told.engine.kind.value,
+        "host": told.host,
+        CONTRACT: str(told.contract),
+    }
     return Card(
         name=_NAME,
         id=told.instance,
