@@ -72,6 +72,8 @@ class Actor(Part, Generic[Config]):
         self.state = ActorState.NEW
         self.meter: Meter | None = None
         """Who counts what the actor does; set it before the start."""
+        self.is_last = False
+        """Whether the fleet ends with this actor, so that nobody is left who could go on with its work."""
         self.tracer: Tracer | None = None
         """Who traces the requests that it works on; set it before the start."""
         self._bus_config = bus_config

@@ -211,6 +211,8 @@ class LocalStack(Part):
         await asyncio.gather(*self._watchers, return_exceptions=True)
         self._watchers.clear()
         order = list(_ACTORS)
+        for actor in self._actors:
+            actor.is_last = self.server is not None  # the bus goes with it
         for actor in sorted(self._actors, key=lambda a: order.index(a.name), reverse=True):
             self._floor.push_async_callback(actor.close)
         try:

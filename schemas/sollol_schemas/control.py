@@ -30,6 +30,8 @@ class ControlDrain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Take no new work (or, with `is_draining` false, take it again)."""
 
     is_draining: bool = True
+    lets_finish: bool = False
+    """Whether answers that could go on elsewhere finish where they are."""
 
 
 class ControlLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.load.v1"):
@@ -229,6 +231,8 @@ class AdminRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """An operator's request about one node, on `sollol.v1.admin.node.<operation>`."""
 
     node_id: NodeName
+    lets_finish: bool = False
+    """Of `drain`: whether answers that could go on elsewhere finish where they are."""
     model: str = ""
     keep_alive_s: float | None = None
     weight: Weight | None = None

@@ -48,6 +48,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What operators want of one node, whichever process runs it; what they said nothing of is as configured there."""
 
     is_draining: bool = False
+    lets_finish: bool = False
+    """Whether answers that could go on elsewhere finish on the draining node."""
     weight: Weight | None = None
     labels: dict[str, str] = {}
     """A label set to the empty string is removed."""

@@ -69,9 +69,14 @@ class Operating(ABC):
 
     # -- operations ---------------------------------------------------------------------------------------
 
-    async def drain(self, node_id: str) -> ControlReply:
-        """Takes a node out of service; what runs there finishes."""
-        return await self._admin("drain", AdminRequest(node_id=called_here(node_id)))
+    async def drain(self, node_id: str, *, lets_finish: bool = False) -> ControlReply:
+        """Takes a node out of service; answers that can go on elsewhere do, the others finish.
+
+        Args:
+            node_id: The node.
+            lets_finish: Whether all of them finish where they are.
+        """
+        return await self._admin("drain", AdminRequest(node_id=called_here(node_id), lets_finish=lets_finish))
 
     async def undrain(self, node_id: str) -> ControlReply:
         """Puts a drained node back into service."""

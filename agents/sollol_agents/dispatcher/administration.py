@@ -55,7 +55,7 @@ def control_request(operation: str, asked: AdminRequest) -> ControlRequest:
         raise UnknownOperation(f"{operation} needs a model")
     match operation:
         case "drain":
-            return ControlDrain(is_draining=True)
+            return ControlDrain(is_draining=True, lets_finish=asked.lets_finish)
         case "undrain":
             return ControlDrain(is_draining=False)
         case "load":

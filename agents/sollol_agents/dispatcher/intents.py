@@ -17,7 +17,7 @@ _NODES_MAX = 2048
 def wanted(kept: Intent, asked: ControlDrain | ControlSet) -> Intent:
     """What is wanted of a node after one more request."""
     if isinstance(asked, ControlDrain):
-        return msgspec.structs.replace(kept, is_draining=asked.is_draining)
+        return msgspec.structs.replace(kept, is_draining=asked.is_draining, lets_finish=asked.lets_finish)
     weight = kept.weight if asked.weight is None else asked.weight
     price = kept.price if asked.price is None else asked.price
     return msgspec.structs.replace(kept, weight=weight, labels=kept.labels | asked.labels, price=price)

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from sollol_agents.node.attempts.executor import Executor
+from sollol_agents.node.attempts.moving import hand_back, hand_over
 from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.node.control.claim import Claim
 from sollol_agents.node.control.commands import Controls
@@ -133,21 +134,19 @@ class NodeMonitor(Actor[NodeConfig]):
         self.spawn(self._sleeping.run(), name="sleep")
 
     def announce_draining(self) -> None:
-        """Tells the fleet that this node takes no new work.
+        """Tells the fleet that this node takes no new work, and lets others go on with what they can.
 
         It goes on listening, to refuse what was granted before the fleet knew: silence would be taken for death.
         """
-        self.set_draining(is_draining=True)
-        if not self._is_asleep:
-            self._send_load()
+        self.set_draining(is_draining=True, lets_finish=self.is_last)
 
     def in_flight(self) -> Collection[str]:
         """The attempts in slots."""
-        return self._require_executor().attempts
+        return self._require_executor().attempts.keys()
 
     async def hand_back(self, reason: str) -> None:
         """Stops what still runs."""
-        self._require_executor().hand_back(reason)
+        hand_back(self._require_executor().attempts.values(), reason)
 
     async def on_stop(self) -> None:
         """Lets the last attempts report, and tells the fleet that this node left."""
@@ -163,11 +162,14 @@ class NodeMonitor(Actor[NodeConfig]):
 
     # -- what others may ask ------------------------------------------------------------------------------
 
-    def set_draining(self, *, is_draining: bool) -> None:
-        """Takes no new work, or takes it again."""
-        self._require_executor().is_draining = is_draining
+    def set_draining(self, *, is_draining: bool, lets_finish: bool = False) -> None:
+        """Takes no new work, or takes it again; answers that can go on elsewhere do, unless they are to finish."""
+        executor = self._require_executor()
+        executor.is_draining = is_draining
         log.info("draining: %s", is_draining, extra={"action": "node_draining"})
-        self._on_load_changed()
+        self._send_load()  # the scorer knows before any caller asks again
+        if is_draining and not lets_finish and self.config.hand_over:
+            hand_over(executor.attempts.values(), "its node takes no new work")
 
     @property
     def is_idle(self) -> bool:

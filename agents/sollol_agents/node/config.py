@@ -146,6 +146,13 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     wake_commands: Annotated[
         dict[str, str], Meta(description="Commands that wake other nodes, by node id; run here, without a shell.")
     ] = {}
+    hand_over: Annotated[
+        bool,
+        Meta(
+            description="Answers that can go on elsewhere do so at once when the node stops or takes no new work; "
+            "without, they finish here."
+        ),
+    ] = True
     drain_timeout_s: Annotated[
         float, Meta(ge=0, description="Seconds that running attempts get to finish when the node stops.")
     ] = 30.0

@@ -28,10 +28,17 @@ Node = Annotated[str, Parameter(help="The node: its id, as `sollol nodes` lists 
 
 
 @of_commands.for_clients()
-def drain(node: Node, *, bus: BusConfig, log: LogConfig, json_: of_commands.JsonFlag = False) -> int:
-    """Takes a node out of service until `undrain`, restarts included; what runs there finishes."""
+def drain(
+    node: Node,
+    *,
+    finish: Annotated[bool, Parameter(negative="", show_default=False, help="Let all answers finish there.")] = False,
+    bus: BusConfig,
+    log: LogConfig,
+    json_: of_commands.JsonFlag = False,
+) -> int:
+    """Takes a node out of service until `undrain`, restarts included; what cannot go on elsewhere finishes there."""
     said = "{node} takes no new work; {in_flight} still running"
-    return _operate(bus, log, lambda client: client.drain(node), said, json_=json_)
+    return _operate(bus, log, lambda client: client.drain(node, lets_finish=finish), said, json_=json_)
 
 
 @of_commands.for_clients()

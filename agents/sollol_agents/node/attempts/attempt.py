@@ -74,6 +74,7 @@ class Attempt:
         decision = exec_.decision
         self.decision = decision
         self.attempt_id = exec_.attempt_id
+        self.is_resumable = exec_.is_resumable  # its caller goes on with it elsewhere
         self.request = EngineRequest(
             kind=decision.kind, model=decision.model, body=body, path=exec_.path, keep_alive_s=exec_.keep_alive_s
         )
@@ -104,7 +105,7 @@ class Attempt:
         self._speaker = speaker
         self._interest = Interest(bus, speaker, decision.node_id)
         self._trace = trace
-        self._wants_stream = exec_.stream
+        self.wants_stream = exec_.stream
         self._watchdog = Watchdog(limits, now)
         self._accepted_at = now
         self._began_at: float | None = None
@@ -141,7 +142,7 @@ class Attempt:
     @property
     def has_streamed(self) -> bool:
         """Whether the caller got a chunk of a stream, whose end it waits for."""
-        return self._wants_stream and self.has_spoken
+        return self.wants_stream and self.has_spoken
 
     def in_flight(self, now: float) -> InFlight:
         """The attempt as telemetry tells it."""
@@ -242,7 +243,7 @@ class Attempt:
                 self._heard()
                 if self.load_s and batch and self.decision.kind is not RequestKind.PASSTHROUGH:
                     batch[-1] = with_load(batch[-1], self.load_s)
-                if not self._wants_stream:
+                if not self.wants_stream:
                     collected += batch
                     size += sum(map(len, batch))
                     if size > MAX_ANSWER_BYTES:
@@ -253,7 +254,7 @@ class Attempt:
                     await self._speak_first(answer, batch)
         if self._first_at is None:
             raise _error(ErrorCode.ENGINE_PROTOCOL, "the engine's answer was empty")
-        if not self._wants_stream:
+        if not self.wants_stream:
             await self._reply(answer, collected)
 
     def _heard(self) -> None:

@@ -9,7 +9,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -34,7 +34,7 @@ from sollol_agents.node.engines.base import Engine
 from sollol_agents.node.engines.http.trace_context import VIA
 from sollol_agents.node.engines.view import EngineView
 from sollol_agents.requests.hops import header_of, marks_in
-from sollol_bus.errors import ActorStopped, BackendUnavailable, DecodeFailed, NotConnected
+from sollol_bus.errors import BackendUnavailable, DecodeFailed, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
@@ -133,9 +133,9 @@ class Executor:
         self.bus.on_refused(self._on_refused)
 
     @property
-    def attempts(self) -> Collection[str]:
-        """The attempts in slots."""
-        return self._attempts.keys()
+    def attempts(self) -> Mapping[str, Attempt]:
+        """The attempts in slots, by their ids."""
+        return self._attempts
 
     def in_flight(self, now: float) -> tuple[InFlight, ...]:
         """The attempts in slots, as telemetry tells them."""
@@ -369,14 +369,6 @@ class Executor:
         """The engine answers no questions since then: what has heard nothing of it either need not wait longer."""
         for attempt in [one for one in self._attempts.values() if one.heard_at < since_mono_s]:
             attempt.stop(BackendUnavailable("the engine does not answer any more"))
-
-    def hand_back(self, reason: str) -> None:
-        """Stops what still runs: other nodes may take what has not begun to stream."""
-        for attempt in list(self._attempts.values()):
-            if attempt.has_spoken:
-                attempt.stop(ActorStopped(reason))
-            else:
-                attempt.stop(BackendUnavailable(body=ErrorBody(code=ErrorCode.DRAINING, message=reason)))
 
 
 class _Ended(NamedTuple):

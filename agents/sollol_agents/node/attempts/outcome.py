@@ -19,6 +19,7 @@ _CANCELLED: Final = frozenset(
         ErrorCode.DEADLINE_EXCEEDED,
         ErrorCode.CONNECTION_LOST,
         ErrorCode.DRAINING,
+        ErrorCode.MOVED,
         ErrorCode.ACTOR_STOPPED,
     }
 )

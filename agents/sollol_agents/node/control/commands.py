@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
+from sollol_agents.node.attempts import moving
 from sollol_agents.node.attempts.executor import Executor
 from sollol_agents.node.control.asker import Asker
 from sollol_agents.node.control.blob_source import BlobSource
@@ -25,6 +27,7 @@ from sollol_schemas.control import (
     AttemptState,
     ControlAttempt,
     ControlBlob,
+    ControlCut,
     ControlDrain,
     ControlEngine,
     ControlLoad,
@@ -64,8 +67,8 @@ _Operation = ControlLoad | ControlUnload | ControlPull | ControlEngine | Control
 class NodeHost(Protocol):
     """What the controls change of the node."""
 
-    def set_draining(self, *, is_draining: bool) -> None:
-        """Takes no new work, or takes it again."""
+    def set_draining(self, *, is_draining: bool, lets_finish: bool = False) -> None:
+        """Takes no new work, or takes it again; answers that can go on elsewhere do, unless they are to finish."""
 
     def tell_soon(self) -> None:
         """Publishes the node's state soon."""
@@ -124,9 +127,11 @@ class Controls:
             case ControlAttempt(attempt_id=attempt_id):
                 chunks = self._executor.told_again(attempt_id)
                 self._bus.respond(msg, self._reply(self._executor.state_of(attempt_id), chunks=chunks))
-            case ControlDrain(is_draining=is_draining):
-                self._host.set_draining(is_draining=is_draining)
+            case ControlDrain(is_draining=is_draining, lets_finish=lets_finish):
+                self._host.set_draining(is_draining=is_draining, lets_finish=lets_finish)
                 self._bus.respond(msg, self._reply())
+            case ControlCut():
+                self._cut(request, msg)
             case ControlSet(weight=weight, labels=labels, price=price):
                 self._standing.change(weight, labels, price)
                 self._host.tell_soon()
@@ -135,6 +140,18 @@ class Controls:
                 self._wakes.on_request(request, msg)
             case ControlLoad() | ControlUnload() | ControlPull() | ControlEngine() | ControlBlob():
                 self._begin(request, msg.reply)
+
+    def _cut(self, asked: ControlCut, msg: Msg) -> None:
+        """Stops an attempt in its middle, for a scorer that has a better place for it or for another one."""
+        now, executor = time.monotonic(), self._executor
+        running, state = executor.attempts.get(asked.attempt_id), executor.state_of(asked.attempt_id)
+        meant = moving.to_cut(asked, running, state, highest_term=executor.terms.highest(now))
+        executor.terms.heard(asked.term, now)
+        if isinstance(meant, ErrorBody):
+            self._bus.respond_error(msg.reply, meant)
+        else:
+            moving.cut(meant, asked.reason)
+            self._bus.respond(msg, self._reply(state))
 
     def _reply(
         self, state: AttemptState | None = None, error: ErrorBody | None = None, *, chunks: int | None = None

@@ -22,7 +22,7 @@ def untold(intent: Intent, told: Telemetry) -> list[ControlDrain | ControlSet]:
     """What a node must be told, going by what it says of itself."""
     wanted: list[ControlDrain | ControlSet] = []
     if intent.is_draining and not told.is_draining:
-        wanted.append(ControlDrain(is_draining=True))
+        wanted.append(ControlDrain(is_draining=True, lets_finish=intent.lets_finish))
     labels = {name: value for name, value in intent.labels.items() if told.labels.get(name, "") != value}
     weight = intent.weight if intent.weight != told.weight else None
     price = intent.price if intent.price != told.price else None
