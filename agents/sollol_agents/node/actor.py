@@ -139,6 +139,7 @@ class NodeMonitor(Actor[NodeConfig]):
         It goes on listening, to refuse what was granted before the fleet knew: silence would be taken for death.
         """
         self.set_draining(is_draining=True, lets_finish=self.is_last)
+        self._send_load()
 
     def in_flight(self) -> Collection[str]:
         """The attempts in slots."""
@@ -167,9 +168,12 @@ class NodeMonitor(Actor[NodeConfig]):
         executor = self._require_executor()
         executor.is_draining = is_draining
         log.info("draining: %s", is_draining, extra={"action": "node_draining"})
-        self._send_load()  # the scorer knows before any caller asks again
-        if is_draining and not lets_finish and self.config.hand_over:
-            hand_over(executor.attempts.values(), "its node takes no new work")
+        moving = [one for one in executor.attempts.values() if one.is_resumable]
+        if moving and is_draining and not lets_finish and self.config.hand_over:
+            self._send_load()  # the scorer knows before any caller asks again
+            hand_over(moving, "its node takes no new work")
+        else:
+            self._on_load_changed()
 
     @property
     def is_idle(self) -> bool:

@@ -73,8 +73,7 @@ class Attempt:
         now = time.monotonic()
         decision = exec_.decision
         self.decision = decision
-        self.attempt_id = exec_.attempt_id
-        self.is_resumable = exec_.is_resumable  # its caller goes on with it elsewhere
+        self.attempt_id, self.is_resumable = exec_.attempt_id, exec_.is_resumable
         self.request = EngineRequest(
             kind=decision.kind, model=decision.model, body=body, path=exec_.path, keep_alive_s=exec_.keep_alive_s
         )

@@ -50,8 +50,8 @@ def cut(attempt: Attempt, reason: str) -> None:
 
 
 def hand_over(attempts: Iterable[Attempt], reason: str) -> None:
-    """Stops those attempts whose callers go on elsewhere; one that has said nothing begins anew there."""
-    for attempt in [one for one in attempts if one.is_resumable]:
+    """Stops attempts whose callers go on elsewhere; one that has said nothing begins anew there."""
+    for attempt in attempts:
         if attempt.has_spoken:
             cut(attempt, reason)
         else:
@@ -70,7 +70,6 @@ def _tell(attempt: Attempt, reason: str) -> None:
         "action": "attempt_moved",
         "request_id": attempt.decision.request_id,
         "attempt_id": attempt.attempt_id,
-        "reason": reason,
     }
     log.info("stops %s, which goes on elsewhere: %s", attempt.attempt_id, reason, extra=extra)
 
