@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from sollol_bus.sdk.resume.asked import Asked, asked
+from sollol_bus.sdk.resume.messages import MessageTelling
 from sollol_bus.sdk.resume.native import NativeTelling, native_shape
-from sollol_bus.sdk.resume.telling import Mute, Shape, Telling
+from sollol_bus.sdk.resume.openai import ChunkTelling
+from sollol_bus.sdk.resume.responses import ResponseTelling
+from sollol_bus.sdk.resume.telling import Mute, OnePiece, Shape, Telling
 from sollol_schemas.context import RequestKind
 
 _NO_DIALECT: Final = "answers of this path do not go on"
@@ -20,7 +24,19 @@ class _Dialect(NamedTuple):
     """Of the body, and the content type of the answer."""
 
 
-_DIALECTS: Final[dict[str, _Dialect]] = {}
+def _dialect(telling: Callable[[Asked], Telling]) -> _Dialect:
+    def telling_of(body: bytes, content_type: str) -> Telling:
+        return OnePiece() if "json" in content_type else telling(asked(body))
+
+    return _Dialect(lambda body: asked(body).shape, telling_of)
+
+
+_DIALECTS: Final[dict[str, _Dialect]] = {
+    "/v1/chat/completions": _dialect(ChunkTelling),
+    "/v1/completions": _dialect(ChunkTelling),
+    "/v1/messages": _dialect(MessageTelling),
+    "/v1/responses": _dialect(ResponseTelling),
+}
 """By the path of a passthrough request, without its query."""
 
 

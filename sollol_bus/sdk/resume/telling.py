@@ -99,3 +99,29 @@ class Mute:
     def again(self, data: bytes) -> bytes:
         """As it is; never asked for."""
         return data
+
+
+class OnePiece:
+    """The telling of an answer that is one document: it begins anew, but not once a part of it was handed out."""
+
+    def __init__(self) -> None:
+        self._is_begun = False
+
+    def read(self, data: bytes) -> None:
+        """Notes that it has begun."""
+        self._is_begun = self._is_begun or bool(data)
+
+    def said(self) -> Said:
+        """Nothing, or a refusal."""
+        return Said(refusal="a part of its document was handed out" if self._is_begun else "")
+
+    def break_off(self) -> None:
+        """Nothing to keep."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """As it is; never asked for, since nothing is known to have been said."""
+        return piece
+
+    def again(self, data: bytes) -> bytes:
+        """As it is."""
+        return data
