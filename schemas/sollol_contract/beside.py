@@ -163,7 +163,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
             h.RESEND: "How often the request was sent again after its dispatcher died.",
             h.WAITED: "Seconds that it has waited already, when it is sent again or is a try of a job.",
             h.STREAM: "`1`: chunks and an empty message, whatever the body's own `stream` says.",
-            h.RESUME: "`1`: the caller goes on with an answer that breaks off, so that its attempt may be moved.",
+            h.RESUME: "Who goes on with an answer that breaks off: `1`, the caller; `dispatcher`, a dispatcher for it.",
             h.CONTINUE: "Length of the body in bytes; behind it stands what was said so far, JSON of ContinueFrom.",
             h.PATH: "The engine's path, on passthrough.",
             h.CALLER: "Who asks; of a member it is the name in the subject, whatever was written here.",

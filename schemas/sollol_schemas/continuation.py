@@ -56,6 +56,8 @@ class Continuation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """The same for the scorer, which reads no text."""
 
     fingerprint: Fingerprint = ""
+    model: str = ""
+    """The model that began, where the request named a group."""
     said_tokens: Tokens = 0
     """About so many tokens of the answer are there: they are read as prompt, and not made again."""
     resumed: Count = 1

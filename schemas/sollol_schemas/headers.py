@@ -25,7 +25,8 @@ JOB: Final = "Sollol-Job"
 """The job that the request is a try of: it is recorded under the job too, waits without limit unless a deadline is
 given, and is given back by the dispatcher that runs the job when that drains before a node works on it."""
 RESUME: Final = "Sollol-Resume"
-"""`1`: the caller goes on with an answer that breaks off, so that its attempt may be stopped with `moved`."""
+"""Who goes on with an answer that breaks off, so that its attempt may be stopped with `moved`: `1`, the caller itself;
+`dispatcher`, a dispatcher for a caller that only listens."""
 CONTINUE: Final = "Sollol-Continue"
 """Length of the body in bytes: behind it, `continuation.ContinueFrom` as JSON says what was said of the answer."""
 STREAM: Final = "Sollol-Stream"

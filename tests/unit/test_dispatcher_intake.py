@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sollol_agents.dispatcher.requests import continuing
+from sollol_agents.dispatcher.requests.continuing import Resumer
 from sollol_agents.dispatcher.requests.handing_on import handed_on
 from sollol_agents.dispatcher.requests.intake import Rejected, Request, check_path, take_in
 from sollol_bus.trust.callers import Roster
 from sollol_schemas import headers as h
 from sollol_schemas.callers import Standing, Standings
 from sollol_schemas.context import RequestKind
+from sollol_schemas.continuation import Continuation, ContinueFrom, packed
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.grant import Birth
 from sollol_schemas.inboxes import is_client_inbox
@@ -259,3 +262,112 @@ def test_a_concrete_subject_among_callers_inboxes_is_one(end: str) -> None:
 @pytest.mark.parametrize("end", ["a..b", "a.", "*", "a.>", "a b", "a\tb", "a\n", "a\r\nb", "ä", "", "a" * 250])
 def test_a_subject_that_is_none_is_no_inbox(end: str) -> None:
     assert not is_client_inbox(f"_INBOX.{end}")
+
+
+def going_on(**told: object) -> dict[str, object]:
+    return {"model": "m", "prompt": "hi", "stream": True, "continue_from": told}
+
+
+def test_what_was_said_of_an_answer_is_taken_out_of_a_native_body() -> None:
+    request = take(going_on(text="one two", pieces=2, fingerprint="ollama:1", excluded=["attic"], model="big"))
+    assert json.loads(request.body) == {"model": "m", "prompt": "hi", "stream": True}
+    assert request.said == ContinueFrom(
+        text="one two", pieces=2, fingerprint="ollama:1", excluded=("attic",), model="big"
+    )
+    assert request.excluded == ("attic",)
+    assert request.continuation(0) == Continuation(fingerprint="ollama:1", model="big", said_tokens=2)
+    assert request.resumer is Resumer.NOBODY
+
+
+def test_what_stands_behind_a_body_is_no_part_of_it_and_goes_to_a_node_as_it_came() -> None:
+    said = ContinueFrom(text="one", pieces=1, cuts=1, resumed=2)
+    body = b'{ "model":"m",  "messages":[{"role":"user","content":"hi"}] , "stream":true}'
+    payload, headers = packed(body, said)
+    for kind, path in ((RequestKind.CHAT, {}), (RequestKind.PASSTHROUGH, {h.PATH: "/v1/chat/completions"})):
+        request = take(payload, headers | path, kind)
+        assert (request.body, request.said) == (body, said)
+        assert continuing.sent(request.body, request.said) == (payload, len(body))
+        assert request.continuation(1) == Continuation(said_tokens=1, resumed=2, cuts=2)
+
+
+def test_of_what_nothing_was_said_a_node_gets_the_body_alone() -> None:
+    request = take(going_on(fingerprint="ollama:1"))
+    assert continuing.sent(request.body, request.said) == (request.body, None)
+    assert request.continuation(0) == Continuation(), "it begins anew wherever it may"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "kind", "says"),
+    [
+        ({**going_on(text="a"), "stream": False}, {}, RequestKind.GENERATE, "only a stream goes on"),
+        ({"model": "m", "stream": True, "continue_from": {"text": "a"}}, {}, RequestKind.GENERATE, "no answer of this"),
+        (
+            {"model": "m", "input": "hi", "continue_from": {"text": "a"}},
+            {h.STREAM: "1"},
+            RequestKind.EMBED,
+            "no answer of this kind",
+        ),
+        (going_on(text=1), {}, RequestKind.GENERATE, "field 'continue_from'"),
+        (going_on(excluded=["a.b"]), {}, RequestKind.GENERATE, "field 'continue_from'"),
+        (going_on(excluded=["a"] * 65), {}, RequestKind.GENERATE, "field 'continue_from'"),
+        (going_on(pieces=-1), {}, RequestKind.GENERATE, "field 'continue_from'"),
+        (going_on(text="a", model="m" * 513), {}, RequestKind.GENERATE, "at most 512 characters"),
+        (going_on(text="a"), {h.CONTINUE: "x"}, RequestKind.GENERATE, "must be the length of the body"),
+        (going_on(text="a"), {h.CONTINUE: "9999999"}, RequestKind.GENERATE, "must be the length of the body"),
+        (going_on(text="a"), {h.CONTINUE: "20"}, RequestKind.GENERATE, "what was said so far cannot be read"),
+        ({"model": "m", "prompt": "hi", "resume": "yes"}, {}, RequestKind.GENERATE, "field 'resume'"),
+        ({"model": "m", "prompt": "hi"}, {h.RESUME: "2"}, RequestKind.GENERATE, "header Sollol-Resume must be"),
+    ],
+)
+def test_what_cannot_go_on_is_refused_in_a_sentence(
+    body: dict[str, object], headers: dict[str, str], kind: RequestKind, says: str
+) -> None:
+    with pytest.raises(Rejected, match=says) as caught:
+        take(body, headers, kind)
+    assert caught.value.error.code is ErrorCode.BAD_REQUEST
+
+
+def test_what_was_said_stands_in_one_place() -> None:
+    payload, headers = packed(json.dumps(going_on(text="a")).encode(), ContinueFrom(text="b"))
+    with pytest.raises(Rejected, match="behind the body already"):
+        take(payload, headers)
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers", "resumer"),
+    [
+        ({}, {}, Resumer.NOBODY),
+        ({"resume": False}, {}, Resumer.NOBODY),
+        ({"resume": True}, {}, Resumer.DISPATCHER),
+        ({"resume": True}, {h.RESUME: "1"}, Resumer.CALLER),
+        ({"resume": False}, {h.RESUME: "1"}, Resumer.CALLER),
+        ({}, {h.RESUME: "dispatcher"}, Resumer.DISPATCHER),
+        ({"resume": True, "stream": False}, {}, Resumer.NOBODY),
+        ({"prompt": "", "resume": True}, {}, Resumer.NOBODY),
+    ],
+)
+def test_who_goes_on_is_said_by_the_header_else_by_a_field(
+    fields: dict[str, object], headers: dict[str, str], resumer: Resumer
+) -> None:
+    request = take({"model": "m", "prompt": "hi", "stream": True} | fields, headers)
+    assert request.resumer is resumer
+    assert "resume" not in json.loads(request.body)
+
+
+def test_what_was_moved_before_it_spoke_counts_as_moved() -> None:
+    assert take({"model": "m", "prompt": "hi"}).continuation(0) is None
+    assert take({"model": "m", "prompt": "hi"}).continuation(1) == Continuation(resumed=0, cuts=1)
+
+
+@given(st.text(max_size=50), st.text(max_size=50), st.integers(0, 10**12))
+def test_tokens_said_are_bounded_by_what_was_said(text: str, thinking: str, pieces: int) -> None:
+    said = ContinueFrom(text=text, thinking=thinking, pieces=pieces)
+    tokens = continuing.said_tokens(said)
+    assert (tokens == 0) is said.is_blank
+    assert tokens <= len((text + thinking).encode())
+
+
+@given(st.binary(max_size=200), st.text(max_size=20))
+def test_whatever_stands_behind_a_body_is_read_or_refused(payload: bytes, header: str) -> None:
+    with contextlib.suppress(Rejected):
+        take(payload, {h.CONTINUE: header})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.lab.testing.messages import MODEL, gpu, grant_request, model
+from sollol_agents.lab.testing.messages import MODEL, gpu, grant_request, loaded, model
 from sollol_agents.lab.testing.scorer_stage import Fleet, granted, queued, reasons, refused
 from sollol_agents.scorer.choice.continuing import as_read, why_not
 from sollol_agents.scorer.knowledge.lognormal import MEAN_FACTOR, mean_residual, mean_rest
@@ -20,6 +20,7 @@ from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.execution import Figures
 from sollol_schemas.grant import GrantRequest
+from sollol_schemas.groups import Group, GroupMember, Groups
 from sollol_schemas.telemetry import InFlight
 
 PRINT = "ollama:0123456789ab"
@@ -157,6 +158,42 @@ def test_a_moved_attempt_is_nobodys_failure() -> None:
 def test_a_fingerprint_that_no_message_carries_counts_as_none() -> None:
     fleet = fleet_of(n="x" * 65)
     assert granted(fleet.ask("r"))["r"].decision.fingerprint == ""
+
+
+def of_group(*prints: tuple[str, str]) -> Fleet:
+    """Nodes with two models of a group each; the first one has the fingerprint that is told."""
+    fleet = Fleet()
+    fleet.core.binder.book.know(
+        Groups(groups=(Group(name="both", members=(GroupMember(model=MODEL), GroupMember(model="small:1b"))),))
+    )
+    for node_id, fingerprint in prints:
+        models = (model(fingerprint=fingerprint), model("small:1b", 1.0, fingerprint="ollama:ffffffffffff"))
+        fleet.node(node_id, installed=models, loaded=(loaded(), loaded("small:1b", 1.2)))
+    return fleet
+
+
+def test_the_model_that_began_goes_on_and_the_decision_still_names_the_group() -> None:
+    fleet = of_group(("n", PRINT))
+    grant = granted(fleet.ask("r", name="both", continuation=said(model=MODEL)))["r"]
+    assert (grant.decision.group, grant.decision.model) == ("both", MODEL)
+    assert grant.decision.reason.startswith(f"{MODEL} of both: it began the answer; ")
+
+
+def test_no_other_model_of_the_group_goes_on_with_what_one_began() -> None:
+    fleet = of_group(("n", PRINT))
+    fleet.place("running", name="both", continuation=said(model=MODEL))
+    assert queued(fleet.ask("r", name="both", continuation=said(model=MODEL))) == ["r"]
+    fleet.beat_all(5.0)
+    fleet.node("n", installed=(model("small:1b", 1.0, fingerprint="ollama:ffffffffffff"),))
+    refusal = refused(fleet.tick(0.5) + fleet.effects)["r"]
+    assert refusal.code in (ErrorCode.UNKNOWN_MODEL, ErrorCode.NO_ELIGIBLE_NODE)
+
+
+def test_nodes_of_a_group_that_cannot_go_on_say_so() -> None:
+    fleet = of_group(("n", "ollama:ba9876543210"))
+    refusal = refused(fleet.ask("r", name="both", continuation=said(model=MODEL)))["r"]
+    assert refusal.code is ErrorCode.NO_ELIGIBLE_NODE
+    assert "cannot go on with the answer on n" in refusal.message
 
 
 LAPTOP = word_of("laptop")

@@ -151,8 +151,7 @@ def routing_fields(fields: Fields) -> dict[str, object]:
     return {name: field(fields, name, object) for name in fields.keys() & ROUTING_FIELDS}
 
 
-def without_routing(body: bytes, fields: Fields) -> bytes:
-    """The body for the engine: the very same bytes unless a routing field is present."""
-    if not fields.keys() & ROUTING_FIELDS:
-        return body
-    return _encoder.encode({name: raw for name, raw in fields.items() if name not in ROUTING_FIELDS})
+def without_ours(body: bytes, fields: Fields, more: frozenset[str] = frozenset()) -> bytes:
+    """The body for the engine: the very same bytes unless a routing field is present, or one of `more`."""
+    ours = fields.keys() & (ROUTING_FIELDS | more)
+    return _encoder.encode({name: raw for name, raw in fields.items() if name not in ours}) if ours else body

@@ -63,7 +63,7 @@ class ActiveRequest:
         self._began_mono_s = now - request.waited_s
         self._deadline_mono_s = self._began_mono_s + request.deadline_s
         self._doubts: list[tuple[Decision, AttemptFailed]] = []
-        self._tries = Tries(max_attempts=tools.max_attempts, number=request.first_attempt)
+        self._tries = Tries(max_attempts=tools.max_attempts, number=request.first_attempt, excluded=request.excluded)
         self._caller = Caller(tools.bus, self.request, tools.instance, self._on_caller_gone)
         self._grants: ReplyInbox | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -104,6 +104,8 @@ class ActiveRequest:
             dispatcher=self._tools.instance,
             caller=self.request.caller,
             is_admitted=self._is_admitted,
+            is_resumable=self.request.is_resumable,
+            continuation=self.request.continuation(self._tries.cuts),
         )
         trace = {TRACEPARENT: self.request.traceparent} if self.request.traceparent else None
         try:
@@ -166,7 +168,7 @@ class ActiveRequest:
         except PayloadTooLarge as error:
             attempt.close()
             self._release()  # the slot that was granted
-            self._finish_with_error(error.body)
+            self._finish_with_error(self.request.too_large(error.body))
             return
         self.attempt = attempt
         self._caller.tell_granted(attempt.node_id)

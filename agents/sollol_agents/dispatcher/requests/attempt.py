@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.dispatcher.pace import Pace
+from sollol_agents.dispatcher.requests import continuing
 from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
 from sollol_agents.dispatcher.requests.intake import Request
 from sollol_agents.requests.body import with_model
@@ -97,14 +98,17 @@ class Attempt:
         subject = subjects.ATTEMPT.of(self.node_id, self.attempt_id)
         self._subscription = self._bus.subscribe(subject, self._on_message)
         ticket = leaves.give(self.node_id, request.reply_to, deadline_s)
-        exec_ = envelope(request, self.granted, deadline_s, ticket)
+        decision = self.granted.decision
+        sent = continuing.sent(
+            with_model(request.body, decision.model) if decision.group else request.body, request.said
+        )
+        exec_ = envelope(request, self.granted, deadline_s, ticket, sent.body_bytes)
         headers = {h.EXEC: encode(exec_).decode(), h.REPLY_TO: request.reply_to}
         if request.traceparent:
             headers[h.TRACEPARENT] = request.traceparent
         if request.via:
             headers[h.VIA] = request.via
-        body = with_model(request.body, exec_.decision.model) if exec_.decision.group else request.body
-        self._bus.publish(subjects.NODE_EXEC.of(self.node_id), body, reply=subject, headers=headers)
+        self._bus.publish(subjects.NODE_EXEC.of(self.node_id), sent.payload, reply=subject, headers=headers)
         self._check_again()
 
     def cancel(self, reason: str) -> None:
@@ -246,7 +250,9 @@ class AbandonedAttempts:
             self.forget(attempt)
 
 
-def envelope(request: Request, granted: Granted, deadline_s: float, ticket: str = "") -> Exec:
+def envelope(
+    request: Request, granted: Granted, deadline_s: float, ticket: str = "", body_bytes: int | None = None
+) -> Exec:
     """The metadata that goes with the body."""
     return Exec(
         decision=granted.decision,
@@ -256,4 +262,6 @@ def envelope(request: Request, granted: Granted, deadline_s: float, ticket: str 
         keep_alive_s=granted.keep_alive_s,
         has_tools=request.context.has_tools,
         ticket=ticket,
+        is_resumable=request.is_resumable,
+        body_bytes=body_bytes,
     )

@@ -2,9 +2,9 @@
 
 Before the first chunk reached the caller another node is tried at once, with the failed one excluded and the
 request's age kept, for up to three attempts within the deadline. After the first chunk nothing is ever restarted.
-Refusals (`busy`, `draining`, `stale_term`) cost no attempt; after `STALE_MAX` of `stale_term` the caller is told. What
-is the request's fault on every node is told at once; what only that node lacks is asked of another, and costs no
-attempt either.
+Refusals (`busy`, `draining`, `moved`, `stale_term`) cost no attempt; after `STALE_MAX` of `stale_term` the caller is
+told. What is the request's fault on every node is told at once; what only that node lacks is asked of another, and
+costs no attempt either.
 
 A failure that may be the request's or the engine's is a doubt about the two of them. Another node settles it: when it
 refuses in the same way the request is at fault, and is answered in the engine's own words; when it serves the request
@@ -67,6 +67,8 @@ class Tries(msgspec.Struct, kw_only=True):
     """Nodes that refused in the last round."""
     failed: tuple[Failed, ...] = ()
     """How attempts failed that count against the limit."""
+    cuts: int = 0
+    """How often it was moved before it had spoken."""
     lacking: tuple[ErrorBody, ...] = ()
     """What nodes said that cannot serve the request."""
 
@@ -101,6 +103,7 @@ def after_failure(
     if has_streamed or tries.stale > STALE_MAX:
         return GiveUp(error=error)
     if error.code in FREE_OF_CHARGE:
+        tries.cuts += error.code is ErrorCode.MOVED
         tries.refusals += 1
         tries.busy = (*tries.busy[-7:], node_id)
         return Retry(delay_s=min(REFUSAL_DELAY_MAX_S, REFUSAL_DELAY_S * 2 ** min(10, tries.refusals - 1)))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from sollol_agents.requests.body import Fields, InvalidBody, field, read_known, routing_fields, without_routing
+from sollol_agents.dispatcher.requests import continuing
+from sollol_agents.dispatcher.requests.continuing import Resumer
+from sollol_agents.requests.body import Fields, InvalidBody, field, read_known, routing_fields, without_ours
 from sollol_agents.requests.detector import Detector
 from sollol_agents.requests.dialects import NATIVE_PATH
 from sollol_agents.requests.hops import header_of, marks_in
@@ -20,6 +22,7 @@ from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.callers import word_of
 from sollol_schemas.context import RequestKind, TaskContext
+from sollol_schemas.continuation import Continuation, ContinueFrom
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.escalation import CHECK
 from sollol_schemas.grant import JOBS_CLOCK, Birth
@@ -91,11 +94,44 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Which gateways and nodes it came through."""
     caller: str = ""
     """Who asks, as an opaque word; empty: not known."""
+    resumer: Resumer = Resumer.NOBODY
+    """Who goes on with its answer when that breaks off."""
+    said: ContinueFrom | None = None
+    """What was said of its answer so far, by attempts of which its caller has heard; None: it begins."""
 
     @property
     def first_attempt(self) -> int:
         """Number of its first attempt here: a request that was sent again counts from 11, 21 and so on."""
         return max(1 + self.resend * ATTEMPTS_PER_RESEND, self.number)
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether somebody goes on with its answer, so that an attempt may be moved."""
+        return self.resumer is not Resumer.NOBODY
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Nodes that broke off its answer before."""
+        return self.said.excluded if self.said is not None else ()
+
+    def continuation(self, cuts: int) -> Continuation | None:
+        """What the scorer is told of its answer, whose attempts here were moved so often before they spoke."""
+        return continuing.told_of(self.said, cuts)
+
+    def too_large(self, error: ErrorBody) -> ErrorBody:
+        """What its caller is told when it has become too long for one message."""
+        return continuing.too_large(error, self.said)
+
+
+class _Asked(NamedTuple):
+    """What a body and its headers ask for."""
+
+    routing: Routing
+    context: TaskContext
+    wants_stream: bool
+    body: bytes
+    resumer: Resumer
+    said: ContinueFrom | None
 
 
 def take_in(
@@ -116,8 +152,9 @@ def take_in(
     head = headers or {}
     caller = head.get(h.CALLER, "")
     path = check_path(head.get(h.PATH, "")) if kind is RequestKind.PASSTHROUGH else ""
-    routing, context, wants_stream, body = _read(kind, path, payload, head, detector)
-    routing = _lowered(routing, roster.priority_for(caller, routing.priority))
+    asked = _read(kind, path, payload, head, detector)
+    context = asked.context
+    routing = _lowered(asked.routing, roster.priority_for(caller, asked.routing.priority))
     control_inbox = _control_inbox(head.get(h.CONTROL_INBOX, ""))
     # a job may wait for ever: nothing else would tell that its runner is gone than news that it does not hear
     else_s = UNLIMITED_S if context.job_id and control_inbox else default_deadline_s
@@ -126,12 +163,12 @@ def take_in(
     return Request(
         request_id=_id(h.REQUEST_ID, head[h.REQUEST_ID]) if h.REQUEST_ID in head else secrets.token_hex(8),
         kind=kind,
-        body=body,
+        body=asked.body,
         payload=payload,
         headers=head,
         path=path,
         reply_to=reply_to,
-        wants_stream=wants_stream,
+        wants_stream=asked.wants_stream,
         context=context,
         routing=routing,
         deadline_s=limit_s,
@@ -145,6 +182,8 @@ def take_in(
         traceparent=head.get(h.TRACEPARENT, "")[:_TRACEPARENT_MAX],
         via=header_of(*marks_in(head.get(h.VIA, ""))),
         caller=word_of(caller),
+        resumer=asked.resumer,
+        said=asked.said,
     )
 
 
@@ -175,10 +214,8 @@ def _id(header: str, given: str) -> str:
     return given
 
 
-def _read(
-    kind: RequestKind, path: str, payload: bytes, head: Mapping[str, str], detector: Detector
-) -> tuple[Routing, TaskContext, bool, bytes]:
-    """What a message asks for, whether as a stream, and the engine's part of it."""
+def _read(kind: RequestKind, path: str, payload: bytes, head: Mapping[str, str], detector: Detector) -> _Asked:
+    """What a message asks for, and the engine's part of it."""
     is_native = kind is not RequestKind.PASSTHROUGH
 
     def read(fields: Fields) -> tuple[Fields, Routing, TaskContext, bool]:
@@ -189,15 +226,20 @@ def _read(
         return fields, routing, context, h.STREAM in head or field(fields, "stream", bool) is True
 
     try:
-        (fields, routing, context, wants_stream), body = read_known(
-            NATIVE_PATH.get(kind, path.partition("?")[0]), payload, read
+        body, behind = continuing.split(payload, head)
+        (fields, routing, context, is_stream), body = read_known(
+            NATIVE_PATH.get(kind, path.partition("?")[0]), body, read
         )
-        body = without_routing(body, fields) if is_native else body
+        ours = fields if is_native else {}
+        said = continuing.said_in(ours, behind)
+        continuing.check_said(said, context, is_stream=is_stream)
+        resumer = continuing.resumer_of(ours, head, context, is_stream=is_stream)
+        body = without_ours(body, ours, continuing.OWN_FIELDS)
         if h.JOB in head:
             context = msgspec.structs.replace(context, job_id=_job(head[h.JOB]))
     except (InvalidBody, InvalidRouting) as error:
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))) from error
-    return routing, context, wants_stream, body
+    return _Asked(routing, context, is_stream, body, resumer, said)
 
 
 def _job(given: str) -> str:

@@ -84,6 +84,8 @@ class ScriptedNode:
         self.node_id = node_id
         self.script = script
         self.execs: list[Exec] = []
+        self.payloads: dict[str, bytes] = {}
+        """What came with each exec."""
         self.reply_to: dict[str, str] = {}
         self.answers: list[bool] = []
         self.cancelled: list[str] = []
@@ -119,6 +121,7 @@ class ScriptedNode:
         assert msg.headers is not None
         envelope = decode(msg.headers[h.EXEC].encode(), Exec)
         self.execs.append(envelope)
+        self.payloads[envelope.attempt_id] = msg.data
         self.reply_to[envelope.attempt_id] = msg.headers[h.REPLY_TO]
         if self.script is not None:
             self.script(self, envelope.attempt_id)

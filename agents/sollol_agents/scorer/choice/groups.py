@@ -57,7 +57,7 @@ class Fallen(NamedTuple):
 class Binding:
     """How a request that named a group came to its model."""
 
-    __slots__ = ("asked", "drawn", "fallen", "group", "looked_at", "models", "reason")
+    __slots__ = ("asked", "drawn", "fallen", "group", "is_fixed", "looked_at", "models", "reason")
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class Binding:
         reason: str,
         drawn: Mapping[str, float],
         now: float,
+        is_fixed: bool = False,
     ) -> None:
         self.group = group
         self.asked = asked
@@ -82,6 +83,8 @@ class Binding:
         """Qualities that count for it in place of the expected ones."""
         self.looked_at = now
         """When its models were compared last."""
+        self.is_fixed = is_fixed
+        """Whether its model began the answer, so that no other may go on with it."""
 
     def candidates(self) -> tuple[ModelCandidate, ...]:
         """Every model of the group: those that could serve the request, the chosen one first, then the others."""

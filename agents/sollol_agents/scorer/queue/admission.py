@@ -158,7 +158,7 @@ class Admission:
         is_settled = self._is_settled(verdict, now)
         since = {node_id: f"tried again in {math.ceil(left_s)} s" for node_id, left_s in opens_in_s.items()}
         since |= self._gone(verdict, now)
-        if waiting.bound is not None and nodes:
+        if waiting.bound is not None and not waiting.bound.is_fixed and nodes:
             error = refusals.no_model(waiting.bound, is_settled=is_settled)
         else:
             groups = self._groups.names()

@@ -85,6 +85,9 @@ class Binder:
         """
         group = self.book.named(request.context.model)
         if group is not None and not self._is_hidden(group):
+            said = request.continuation
+            if said is not None and said.said_tokens and said.model:
+                return self._as_it_began(group, request, said.model, before, now)
             return self._bound(group, request, before, now, is_dry_run=is_dry_run)
         waiting = self._admission.admitted(request, now)
         if before is not None:
@@ -112,9 +115,17 @@ class Binder:
                 return same
         return self._choose(group, request, before, now, is_dry_run=is_dry_run)
 
+    def _as_it_began(
+        self, group: Group, request: GrantRequest, model: str, before: Waiting | None, now: float
+    ) -> Waiting:
+        """The request for the model of the group that began its answer."""
+        waiting = self.contenders.request_for(model, request, before, now)
+        waiting.bound = Binding(group, request, (), (), reason="it began the answer", drawn={}, now=now, is_fixed=True)
+        return waiting
+
     def watch(self, waiting: Waiting) -> None:
-        """Compares the models of a request that waits again and again, if it is bound."""
-        if waiting.bound is not None:
+        """Compares the models of a request that waits again and again, if another one may serve it."""
+        if waiting.bound is not None and not waiting.bound.is_fixed:
             self._waiting[waiting.request_id] = waiting
 
     def look_again(self, now: float) -> bool:
@@ -133,7 +144,7 @@ class Binder:
 
     def moved(self, waiting: Waiting, now: float) -> bool:
         """Lets a request for which its own model can do nothing wait for another one; False where none can."""
-        if waiting.bound is None:
+        if waiting.bound is None or waiting.bound.is_fixed:
             return False
         fresh = self._choose(waiting.bound.group, waiting.bound.asked, waiting, now)
         if not self._verdicts.of(fresh, now).nodes:
