@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from sollol_agents.lab.testing.broken_streams import Piece, Stream, ids_in, native, recorded, steady
 from sollol_agents.lab.testing.recordings.form import load_cases
 from sollol_agents.node.engines.translation.messages_reply import MessageStream
+from sollol_agents.requests.ollama import gojson
 from sollol_bus.errors import BackendBrokeProtocol
 from sollol_bus.sdk.resume.dialects import shape_of, telling_of
 from sollol_bus.sdk.resume.telling import Shape, Telling
@@ -284,6 +286,19 @@ def test_a_ping_in_an_answer_that_begins_anew_is_none_of_its_openings() -> None:
     telling.break_off()
     anew = [stream.events[0], _named("ping"), *stream.events[1:]]
     assert telling.again(b"".join(anew)) == b"".join(anew[1:])
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_text_is_escaped_as_the_engine_does(text: str) -> None:
+    ollama = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}], "system_fingerprint": "fp"}
+    for fields, write in (
+        (ollama | {"system_fingerprint": "fp_ollama"}, gojson.write),
+        (ollama, msgspec.json.encode),
+    ):
+        event = b"data: %b\n\n" % write(fields)
+        telling = _telling(CHAT, event)
+        telling.break_off()
+        assert telling.feed(native(Piece(text))) == event
 
 
 def test_what_is_no_native_object_is_no_rest() -> None:
