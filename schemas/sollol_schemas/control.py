@@ -107,6 +107,8 @@ class ControlCut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     term: Term
     reason: str = ""
     """Why, in a sentence for the caller and the trail."""
+    cause: str = ""
+    """A `CutReason`: who is moved for another's sake, or for its own, may go on here too."""
 
 
 class ControlWake(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="control.wake.v1"):

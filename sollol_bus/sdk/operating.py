@@ -17,6 +17,7 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
 from sollol_bus.transport.watching import watch
 from sollol_schemas import subjects
+from sollol_schemas.continuation import Cut
 from sollol_schemas.control import STILL_AT_IT, AdminRequest, ControlReply
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
@@ -270,6 +271,10 @@ class Operating(ABC):
     def watch_outcomes(self) -> AsyncIterator[Outcome]:
         """How every attempt ended, from now on; for control and observer credentials."""
         return watch(self.bus, subjects.OUTCOME_EVENT.all, Outcome)
+
+    def watch_cuts(self) -> AsyncIterator[Cut]:
+        """Every answer that a scorer moves in its middle, from now on; for control and observer credentials."""
+        return watch(self.bus, subjects.CUT_EVENT.all, Cut)
 
     def watch_nodes(self) -> AsyncIterator[NodeEvent]:
         """Every change of a node's state from now on."""

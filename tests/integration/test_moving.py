@@ -53,7 +53,7 @@ async def test_a_draining_node_stops_what_goes_on_elsewhere_and_finishes_the_res
         assert moving in [one.attempt_id for one in stage.loads[told].in_flight]
         (failed,) = stage.dispatcher.failures()
         assert failed.is_streaming
-        assert failed.error.message == "its node takes no new work"
+        assert (failed.error.message, failed.error.details) == ("its node takes no new work", {"reason": "drain"})
         told_caller = [error for msg in stage.dispatcher.heard if (error := error_of(msg)) is not None]
         assert [error.code for error in told_caller] == [ErrorCode.MOVED]
         await eventually(lambda: len(ends(stage)) == 2)
@@ -121,11 +121,11 @@ async def test_a_cut_frees_the_slot_and_the_engine_at_once(nats_server: Embedded
     async with staged(nats_server, bus, node={"slots": 1}, time_scale=1.0, decode_tps=20.0) as stage:
         attempt = stage.chat(LONG, is_resumable=True, term=3)
         await speaking(stage, 1)
-        reply = await stage.control(ControlCut(attempt_id=attempt, term=3, reason="moved to n2: saves 29 s"))
+        reply = await stage.control(ControlCut(attempt_id=attempt, term=3, reason="moved to n2", cause="rebalance"))
         assert isinstance(reply, ControlReply)
         await eventually(lambda: bool(ends(stage)))
         assert stage.dispatcher.failures()[0].error == ErrorBody(
-            code=ErrorCode.MOVED, message="moved to n2: saves 29 s"
+            code=ErrorCode.MOVED, message="moved to n2", details={"reason": "rebalance"}
         )
         await eventually(lambda: not stage.node.telemetry().in_flight)
         urgent = stage.chat("count 3", term=3)

@@ -8,6 +8,7 @@ import pytest
 
 from sollol_agents.cli.commands.event_lines import Event, concerns, line_of_event
 from sollol_agents.lab.testing.messages import decision, outcome
+from sollol_schemas.continuation import Cut, CutReason
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import (
@@ -30,6 +31,14 @@ FIGURES = Figures(actual_s=2.0, output_tokens=7)
 SUCCESS = outcome("req-1-1", "attic", figures=FIGURES, model="llama3.2", predicted_s=1.5)
 UNSERVED = outcome("req-2-0", "_none", code=ErrorCode.QUEUE_FULL, by=ReportedBy.DISPATCHER, message="too many wait")
 NODE = NodeEvent(node_id="attic", state=NodeState.DOWN, previous=NodeState.UP, reason="no heartbeat for 5 s")
+CUT = Cut(
+    request_id="req-1",
+    attempt_id="req-1-1",
+    node_id="attic",
+    reason=CutReason.REBALANCE,
+    to="cellar",
+    text="41 s left here, 12 s there, saves 29 s",
+)
 JOB = JobEvent(
     job_id="req-1",
     news=JobNews.RETRYING,
@@ -68,6 +77,7 @@ JOB = JobEvent(
             StrategyEvent(strategy="random", previous="plan", settings={"theta_ratio": 0.5}),
             "strategy is random (was plan), theta_ratio = 0.5",
         ),
+        (CUT, "req-1 leaves attic for cellar: 41 s left here, 12 s there, saves 29 s"),
         (JOB, "job req-1 retrying, priority 5, on cellar, try 2: stalled the engine stalled"),
     ],
     ids=[
@@ -81,6 +91,7 @@ JOB = JobEvent(
         "model breaker",
         "office",
         "strategy",
+        "cut",
         "job",
     ],
 )
@@ -98,6 +109,7 @@ def test_an_event_is_one_line(event: Event, told: str) -> None:
         (NODE, "attic", "", True),
         (NODE, "", "req-1", False),
         (JOB, "", "req-1", True),
+        (CUT, "attic", "req-1", True),
         (OfficeEvent(instance="abc", term=7, is_leader=True), "attic", "", False),
     ],
 )

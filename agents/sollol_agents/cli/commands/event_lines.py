@@ -7,6 +7,7 @@ from typing import assert_never
 
 from sollol_agents.cli.output import counted, seconds
 from sollol_schemas import owners
+from sollol_schemas.continuation import Cut
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.jobs import JobEvent
@@ -15,7 +16,7 @@ from sollol_schemas.steering import StrategyEvent
 from sollol_schemas.subjects import NO_NODE
 
 OfFleet = NodeEvent | PreloadEvent | BreakerEvent | OfficeEvent | StrategyEvent | SleepEvent | ScaleEvent
-Event = DecisionEvent | Outcome | JobEvent | OfFleet
+Event = DecisionEvent | Outcome | Cut | JobEvent | OfFleet
 
 
 def line_of_event(event: Event, at: datetime) -> str:
@@ -37,6 +38,8 @@ def _told(event: Event) -> str:
             return _decision(event)
         case Outcome():
             return _outcome(event)
+        case Cut():
+            return f"{event.request_id} leaves {event.node_id} for {event.to or 'another node'}: {event.text}"
         case JobEvent():
             return _job(event)
         case _:

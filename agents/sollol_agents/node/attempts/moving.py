@@ -8,6 +8,7 @@ from typing import Final
 
 from sollol_agents.node.attempts.attempt import Attempt
 from sollol_bus.errors import ActorStopped, SollolError, error_from
+from sollol_schemas.continuation import CutReason
 from sollol_schemas.control import AttemptState, ControlCut
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
@@ -43,17 +44,17 @@ def to_cut(
     return attempt
 
 
-def cut(attempt: Attempt, reason: str) -> None:
+def cut(attempt: Attempt, reason: str, cause: str) -> None:
     """Stops an attempt whose caller goes on elsewhere; the engine's connection is closed at once."""
     _tell(attempt, reason)
-    attempt.stop(_error(ErrorCode.MOVED, reason or "the answer goes on elsewhere"))
+    attempt.stop(_error(ErrorCode.MOVED, reason or "the answer goes on elsewhere", {"reason": cause}))
 
 
 def hand_over(attempts: Iterable[Attempt], reason: str) -> None:
     """Stops attempts whose callers go on elsewhere; one that has said nothing begins anew there."""
     for attempt in attempts:
         if attempt.has_spoken:
-            cut(attempt, reason)
+            cut(attempt, reason, CutReason.DRAIN)
         else:
             _tell(attempt, reason)
             attempt.stop(_error(ErrorCode.DRAINING, reason))
@@ -74,5 +75,5 @@ def _tell(attempt: Attempt, reason: str) -> None:
     log.info("stops %s, which goes on elsewhere: %s", attempt.attempt_id, reason, extra=extra)
 
 
-def _error(code: ErrorCode, message: str) -> SollolError:
-    return error_from(ErrorBody(code=code, message=message))
+def _error(code: ErrorCode, message: str, details: dict[str, str] | None = None) -> SollolError:
+    return error_from(ErrorBody(code=code, message=message, details=details or {}))

@@ -150,7 +150,7 @@ class Controls:
         if isinstance(meant, ErrorBody):
             self._bus.respond_error(msg.reply, meant)
         else:
-            moving.cut(meant, asked.reason)
+            moving.cut(meant, asked.reason, asked.cause)
             self._bus.respond(msg, self._reply(state))
 
     def _reply(

@@ -1,0 +1,127 @@
+"""Moves answers in their middle: has nodes stop those that the core names, and tells of it.
+
+Safety: a cut carries the term, and a node heeds the latest one; whatever it does not stop goes on where it is, and a
+caller whose answer is stopped goes on elsewhere. Liveness: a node that does not answer within two seconds is asked
+nothing more about this attempt for a while. A successor knows how often a request was moved: its caller says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from sollol_bus.errors import BusError
+from sollol_bus.parts import Spawn
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import encode, error_of
+from sollol_schemas import subjects
+from sollol_schemas.continuation import Cut, CutReason
+from sollol_schemas.control import ControlCut
+
+log = logging.getLogger(__name__)
+
+_ANSWER_S: Final = 2.0
+_SOON_S: Final = 0.02
+"""Events that come close together are looked at once."""
+PER_S: Final = 8.0
+"""Cuts a second, over some seconds."""
+
+
+class Undoing(Protocol):
+    """Decides which answers to move."""
+
+    def cuts(self, now: float) -> list[Cut]:
+        """What to cut now; each is named once."""
+
+    def refused(self, attempt_id: str, now: float) -> None:
+        """An attempt was not cut."""
+
+
+class Office(Protocol):
+    """What moving needs of the scorer."""
+
+    @property
+    def term(self) -> int:
+        """Of office; 0 while it is out of it."""
+
+    @property
+    def undo(self) -> Undoing:
+        """Decides, by the settings as they are now."""
+
+
+class Cuts:
+    """Carries out what the core decides about running answers.
+
+    Args:
+        bus: The connection.
+        office: Who decides, and in which term.
+        spawn: Runs a coroutine as a task of the actor.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, bus: Bus, office: Office, spawn: Spawn, clock: Callable[[], float]) -> None:
+        self._bus = bus
+        self._office = office
+        self._spawn = spawn
+        self._clock = clock
+        self._timer: asyncio.TimerHandle | None = None
+        self._not_before = 0.0
+        self._made = dict.fromkeys(CutReason, 0)
+        self._refused = 0
+
+    def look_soon(self) -> None:
+        """Something changed that may make a cut worth it."""
+        if self._timer is None and self._office.term:
+            delay_s = max(_SOON_S, self._not_before - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
+
+    def figures(self) -> dict[str, int]:
+        """What metrics show: answers moved, and moves that nodes refused."""
+        return {
+            "priority_cuts": self._made[CutReason.PRIORITY],
+            "rebalance_cuts": self._made[CutReason.REBALANCE],
+            "refused_cuts": self._refused,
+        }
+
+    def _look(self) -> None:
+        self._timer = None
+        term, now = self._office.term, self._clock()
+        if not term or not self._bus.is_connected:
+            return
+        found = self._office.undo.cuts(now)
+        self._not_before = now + len(found) / PER_S
+        for cut in found:
+            self._spawn(self._cut(cut, term), name=f"cut.{cut.attempt_id}")
+
+    async def _cut(self, cut: Cut, term: int) -> None:
+        extra = {
+            "action": "cut",
+            "request_id": cut.request_id,
+            "attempt_id": cut.attempt_id,
+            "node_id": cut.node_id,
+        }
+        why_not = await self._ask(cut, term)
+        if why_not:
+            self._refused += 1
+            self._office.undo.refused(cut.attempt_id, self._clock())
+            log.info("%s is not moved: %s", cut.attempt_id, why_not, extra=extra | {"action": "cut_refused"})
+            return
+        self._made[cut.reason] += 1
+        log.info("%s is moved off %s: %s", cut.attempt_id, cut.node_id, cut.text, extra=extra)
+        if self._bus.is_connected:
+            told = msgspec.structs.replace(cut, at=self._bus.clock.instant())
+            self._bus.publish(subjects.CUT_EVENT.of(cut.node_id), encode(told))
+
+    async def _ask(self, cut: Cut, term: int) -> str:
+        """Why the node did not stop it; empty: it did."""
+        asked = ControlCut(attempt_id=cut.attempt_id, term=term, reason=cut.text, cause=cut.reason)
+        try:
+            msg = await self._bus.request(subjects.NODE_CONTROL.of(cut.node_id), encode(asked), timeout_s=_ANSWER_S)
+        except BusError as error:
+            return str(error)
+        refusal = error_of(msg)
+        return refusal.message if refusal is not None else ""
