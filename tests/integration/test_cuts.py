@@ -146,4 +146,4 @@ async def test_events_that_come_together_are_one_look_and_many_cuts_make_a_pause
     stage.cuts.look_soon()
     await eventually(lambda: len(stage.office.looked) == 2)
     first, second = stage.office.looked
-    assert second - first >= 4 / PER_S
+    assert second - first > 3.9 / PER_S, "a loop's timers may be a millisecond early"

@@ -27,8 +27,7 @@ def _switch(text: str) -> Parameter:
 @of_commands.for_clients()
 def watch(
     *,
-    outcomes: Annotated[bool, _switch("Also how every attempt ended.")] = False,
-    cuts: Annotated[bool, _switch("Also answers that were moved in their middle.")] = False,
+    outcomes: Annotated[bool, _switch("Also how every attempt ended, and answers that were moved.")] = False,
     preloads: Annotated[bool, _switch("Also models that were loaded ahead of need.")] = False,
     breakers: Annotated[bool, _switch("Also changes of circuit breakers.")] = False,
     offices: Annotated[bool, _switch("Also which scorer took or left office.")] = False,
@@ -49,7 +48,6 @@ def watch(
     log_lines.set_up(log)
     wanted = {
         "outcomes": outcomes or all_,
-        "cuts": cuts or all_,
         "preloads": preloads or all_,
         "breakers": breakers or all_,
         "offices": offices or all_,
@@ -91,8 +89,7 @@ async def _id_of(client: Client, name: str) -> str:
 
 def _sources(client: Client, wanted: dict[str, bool]) -> list[AsyncIterator[Event]]:
     further: dict[str, tuple[AsyncIterator[Event], ...]] = {
-        "outcomes": (client.watch_outcomes(),),
-        "cuts": (client.watch_cuts(),),
+        "outcomes": (client.watch_outcomes(), client.watch_cuts()),
         "preloads": (client.watch_preloads(),),
         "breakers": (client.watch_breakers(),),
         "offices": (client.watch_offices(),),

@@ -98,23 +98,22 @@ class Cuts:
             self._spawn(self._cut(cut, term), name=f"cut.{cut.attempt_id}")
 
     async def _cut(self, cut: Cut, term: int) -> None:
-        extra = {
-            "action": "cut",
-            "request_id": cut.request_id,
-            "attempt_id": cut.attempt_id,
-            "node_id": cut.node_id,
-        }
         why_not = await self._ask(cut, term)
         if why_not:
-            self._refused += 1
-            self._office.undo.refused(cut.attempt_id, self._clock())
-            log.info("%s is not moved: %s", cut.attempt_id, why_not, extra=extra | {"action": "cut_refused"})
+            self._keep(cut, why_not)
             return
         self._made[cut.reason] += 1
+        extra = {"action": "cut", "request_id": cut.request_id, "node_id": cut.node_id}
         log.info("%s is moved off %s: %s", cut.attempt_id, cut.node_id, cut.text, extra=extra)
         if self._bus.is_connected:
             told = msgspec.structs.replace(cut, at=self._bus.clock.instant())
             self._bus.publish(subjects.CUT_EVENT.of(cut.node_id), encode(told))
+
+    def _keep(self, cut: Cut, why_not: str) -> None:
+        self._refused += 1
+        self._office.undo.refused(cut.attempt_id, self._clock())
+        extra = {"action": "cut_refused", "request_id": cut.request_id, "node_id": cut.node_id}
+        log.info("%s is not moved: %s", cut.attempt_id, why_not, extra=extra)
 
     async def _ask(self, cut: Cut, term: int) -> str:
         """Why the node did not stop it; empty: it did."""
