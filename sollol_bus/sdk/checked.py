@@ -10,10 +10,11 @@ import msgspec
 
 from sollol_bus.errors import BusError, SollolError
 from sollol_bus.sdk.answer_texts import asked_form
-from sollol_bus.sdk.call import MAX_RESENDS, Call
+from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.checks import Judge, check_in, judge_of
 from sollol_bus.sdk.escalation import Escalation
 from sollol_bus.sdk.results import Answer, AnswerStream
+from sollol_bus.sdk.sending import MAX_RESENDS
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, encode
 from sollol_schemas import subjects

@@ -43,18 +43,18 @@ class Listener:
         look = self._silence.look(stream.messages)
         question = question_about(stream.first) if look.is_silent and self._bus.is_connected else None
         if question is not None:
-            on_reply = partial(self._on_state, stream.messages)
+            on_reply = partial(self._on_state, (stream.inbox, stream.messages))
             self._bus.ask(subjects.STATE, encode(question), on_reply, timeout_s=_ANSWER_WITHIN_S)
         return look.again_in_s
 
-    def _on_state(self, messages: int, reply: Msg | BusError) -> None:
+    def _on_state(self, place: tuple[str, int], reply: Msg | BusError) -> None:
         end = None if isinstance(reply, BusError) else end_told(reply)
         if end is not None:
-            asyncio.get_running_loop().call_later(LAST_WORDS_S, self._on_end_lost, messages, end)
+            asyncio.get_running_loop().call_later(LAST_WORDS_S, self._on_end_lost, place, end)
 
-    def _on_end_lost(self, messages: int, end: SollolError | int) -> None:
+    def _on_end_lost(self, place: tuple[str, int], end: SollolError | int) -> None:
         """The attempt has ended, and its end has not come: the answer is whole only if nothing else is missing."""
-        if self._stream.has_ended or self._stream.messages != messages:
+        if self._stream.has_ended or (self._stream.inbox, self._stream.messages) != place:
             return
         if isinstance(end, SollolError):
             self._stream.fail(end)

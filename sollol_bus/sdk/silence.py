@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from sollol_bus.errors import ConnectionLost, DecodeFailed, SollolError, error_from
+from sollol_bus.errors import DecodeFailed, SollolError, error_from
 from sollol_bus.transport.messages import Msg, decode, error_of
+from sollol_bus.transport.streaming import PathBroken
 from sollol_schemas import headers as h
 from sollol_schemas.control import AttemptState, DispatcherPong, StateAnswer, StateQuestion
 from sollol_schemas.decision import Decision
@@ -76,7 +77,7 @@ def end_told(reply: Msg) -> SollolError | int | None:
         return None
     if answer.state in (AttemptState.RUNNING, AttemptState.STREAMING):
         return None
-    return ConnectionLost("the end of the answer was lost on the way") if answer.chunks is None else answer.chunks
+    return PathBroken("the end of the answer was lost on the way") if answer.chunks is None else answer.chunks
 
 
 def is_held(pong: Msg) -> bool:

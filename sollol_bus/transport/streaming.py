@@ -35,6 +35,14 @@ MAX_WAITING_BYTES = 64 << 20
 """How much a slow reader may leave unread before its stream is cut."""
 
 
+class PathBroken(ConnectionLost):
+    """What was on its way to this caller was lost; what it has is right, as far as it goes."""
+
+
+class BrokenForGood(ConnectionLost):
+    """Nobody goes on from here: its reader is too slow, or nobody knows what of it is missing."""
+
+
 def too_large() -> SollolError:
     """The error of an answer that exceeds `MAX_ANSWER_BYTES`: the request is at fault, on whatever node it runs."""
     message = f"the answer exceeds {MAX_ANSWER_BYTES} bytes: ask for less at a time"
@@ -94,8 +102,12 @@ class ReplyStream:
         self._subject = self.inbox = ""
         self._forget_refusals: Callable[[], None] | None = None
         self._is_over = False
+        self._numbered = ""
+        """What stands before the number of each message in its reply subject, where they are numbered."""
         self.messages = 0
         """Messages received, the last empty one not counted."""
+        self.sent_mono_s = self.first_mono_s = 0.0
+        """When it was sent, and when its first message came."""
         self.first: Msg | None = None
         """The first message."""
         self.last: Msg | None = None
@@ -126,10 +138,12 @@ class ReplyStream:
             self._subscription.unsubscribe()
         self.messages = 0
         self.first = self.last = None
+        self._numbered = ""
         self._waiting.clear()
         self._waiting_bytes = 0
         self._forget_parts()
         self._subject = subject.lower()
+        self.sent_mono_s = time.monotonic()
         if self._forget_refusals is None:
             self._forget_refusals = self._bus.on_refused(self._on_refused)
         self.inbox = self._bus.new_inbox()
@@ -232,7 +246,8 @@ class ReplyStream:
     def _check_count(self, last: Msg) -> None:
         promised = (last.headers or {}).get(h.CHUNKS)
         if promised is not None and promised.isdigit() and int(promised) != self.messages:
-            raise ConnectionLost(f"{self.messages} of {promised} messages arrived")
+            kind = PathBroken if self._numbered and self.messages < int(promised) else BrokenForGood
+            raise kind(f"{self.messages} of {promised} messages arrived")
 
     def _on_message(self, msg: Msg) -> None:
         if is_no_responders(msg):
@@ -244,9 +259,21 @@ class ReplyStream:
         if error is not None:
             self._put(error_from(error))
             return
-        if msg.data and self._is_part(msg):
+        if msg.data and (self._is_after_gap(msg) or self._is_part(msg)):
             return
         self._put(msg)
+
+    def _is_after_gap(self, msg: Msg) -> bool:
+        """Ends the stream where a message was lost, as far as they are numbered; what came before it is right."""
+        number = self.messages + 1
+        if number == 1:
+            prefix, dot, told = msg.reply.rpartition(".")
+            self._numbered = prefix + dot if told == "1" else ""
+        elif self._numbered and msg.reply != f"{self._numbered}{number}" and not self._is_over:
+            self._stop_listening()
+            self._put(PathBroken(f"message {number} of the answer was lost on the way"))
+            return True
+        return False
 
     def _is_part(self, msg: Msg) -> bool:
         """Collects the parts of a split chunk; the last one is completed and passed on."""
@@ -255,7 +282,8 @@ class ReplyStream:
             return False
         number, _, total = part.partition("/")
         if number != str(len(self._parts) + 1):
-            self._cut(ConnectionLost(f"part {len(self._parts) + 1} of {total} of a chunk was lost on the way"))
+            self._stop_listening()
+            self._put(PathBroken(f"part {len(self._parts) + 1} of {total} of a chunk was lost on the way"))
             return True
         self._parts.append(msg.data)
         self._parts_bytes += len(msg.data)
@@ -265,8 +293,7 @@ class ReplyStream:
             return True
         if number != total:
             self.messages += 1
-            if self.first is None:
-                self.first = msg
+            self._note_first(msg)
             return True
         msg.data = b"".join(self._parts)
         self._forget_parts()
@@ -279,19 +306,26 @@ class ReplyStream:
     def _cut(self, error: SollolError) -> None:
         """Ends the stream with an error in place of what is unread; the publisher notices, and stops."""
         self._waiting.clear()
+        self._stop_listening()
+        self._put(error)
+
+    def _stop_listening(self) -> None:
         if self._subscription is not None:
             self._subscription.unsubscribe()
-        self._put(error)
+
+    def _note_first(self, msg: Msg) -> None:
+        if self.first is None:
+            self.first = msg
+            self.first_mono_s = time.monotonic()
 
     def _put(self, item: Msg | SollolError) -> None:
         if not isinstance(item, SollolError):
-            if self.first is None:
-                self.first = item
+            self._note_first(item)
             if item.data:
                 self.messages += 1
             self._waiting_bytes += len(item.data)
             if self._waiting and self._waiting_bytes - self._next_bytes() > self._max_unread_bytes:
-                self._cut(ConnectionLost(f"cut: the reader left more than {self._max_unread_bytes} bytes unread"))
+                self._cut(BrokenForGood(f"cut: the reader left more than {self._max_unread_bytes} bytes unread"))
                 return
         self._waiting.append(item)
         if self._arrived is not None and not self._arrived.done():

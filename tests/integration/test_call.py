@@ -240,7 +240,7 @@ async def test_a_request_lost_with_the_server_is_sent_again(nats_server: Embedde
 async def test_a_deadline_among_the_fields_holds_for_the_caller_too(
     nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sollol_bus.sdk.call._DEADLINE_GRACE_S", 0.1)
+    monkeypatch.setattr("sollol_bus.sdk.sending._DEADLINE_GRACE_S", 0.1)
     async with Client(BusConfig(url=nats_server.url)) as client:
         client.bus.subscribe(subjects.GENERATE, lambda _: None)  # a dispatcher that hangs
         with pytest.raises(DeadlineExceeded):

@@ -9,8 +9,7 @@ import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import BackendUnavailable, ConnectionLost, NotConnected, SollolError
-from sollol_bus.sdk import call as calls
-from sollol_bus.sdk import listener, silence
+from sollol_bus.sdk import listener, sending, silence
 from sollol_bus.sdk.call import Call
 from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -68,8 +67,8 @@ class Answering:
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(silence, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(silence, "LOOK_RARELY_S", 0.05)
-    monkeypatch.setattr(calls, "PROBE_INTERVAL_S", 0.05)
-    monkeypatch.setattr(calls, "LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(sending, "PROBE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(sending, "LAST_WORDS_S", 0.05)
     monkeypatch.setattr(listener, "LAST_WORDS_S", 0.05)
 
 

@@ -192,7 +192,7 @@ async def test_without_another_dispatcher_the_sdk_waits_for_the_next_one(stage: 
 async def test_the_sdk_waits_for_no_dispatcher_for_ever(
     stage: Leaving, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sollol_bus.sdk.call._RESTART_S", 0.1)
+    monkeypatch.setattr("sollol_bus.sdk.sending._RESTART_S", 0.1)
     stage.scorer.holds_back = True
     first = await stage.dispatcher(drain_timeout_s=0.2)
     async with Call(bus, subjects.GENERATE, BODY, absence_s=0.0) as call:

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from sollol_bus.errors import ActorStopped, SollolError
-from sollol_bus.sdk.call import MAX_RESENDS, gone_within_s, taken_within_s
+from sollol_bus.sdk.pacing import gone_within_s, taken_within_s
+from sollol_bus.sdk.sending import MAX_RESENDS
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, grown
 from sollol_schemas.errors import ErrorBody, ErrorCode
 

@@ -44,7 +44,7 @@ def test_a_call_of_tools_cannot_go_on() -> None:
 
 
 def test_what_cannot_be_read_cannot_go_on() -> None:
-    assert _telling(b"{", _object(response="a")).said().refusal
+    assert _telling(b"{").said().refusal
 
 
 def test_the_rest_is_handed_out_as_it_is_but_for_the_durations_of_the_whole() -> None:

@@ -100,7 +100,7 @@ class NativeTelling:
 
     def __init__(self, shape: Shape) -> None:
         self._refusal = shape.refusal
-        self._calls = False
+        self._fault = ""
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._pieces = 0
@@ -115,10 +115,10 @@ class NativeTelling:
         try:
             one = _object.decode(data)
         except _INVALID:
-            self._refusal = self._refusal or "a piece of it cannot be read"
+            self._fault = "a piece of it cannot be read"
             return
         self._objects += 1
-        self._calls = self._calls or one.has_calls
+        self._fault = self._fault or ("a call of tools has begun" if one.has_calls else "")
         self._is_over = one.done
         self._since, self._until = self._since or one.created_at, one.created_at
         if one.text or one.thought:
@@ -130,7 +130,7 @@ class NativeTelling:
         """All that was taken in."""
         self._texts, self._thoughts = ["".join(self._texts)], ["".join(self._thoughts)]
         text, thinking = self._texts[0], self._thoughts[0]
-        refusal = "a call of tools has begun" if self._calls else self._refusal if text or thinking else ""
+        refusal = self._fault or (self._refusal if text or thinking else "")
         return Said(text, thinking, self._pieces, refusal, self._is_over)
 
     def break_off(self) -> None:

@@ -28,7 +28,8 @@ from sollol_bus.errors import (
     SollolError,
 )
 from sollol_bus.parts import Spawn
-from sollol_bus.sdk.call import MAX_RESENDS, Call
+from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.sending import MAX_RESENDS
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
