@@ -34,6 +34,7 @@ _EVENTS: Final = "text/event-stream"
 _EVENT_BYTES: Final = 1 << 20
 """An event that grows larger is not waited for."""
 _NOT_STARTED: Final = ContinueFrom(resumed=0)
+_WHY: Final = "not_resumed"
 _OWN_END: Final = frozenset({ErrorCode.CANCELLED, ErrorCode.DEADLINE_EXCEEDED})
 
 
@@ -198,7 +199,7 @@ class Resuming:
     def original(self, error: SollolError) -> SollolError:
         """The error that a user gets when a request that was to go on ends with one."""
         broken = self._broken
-        if broken is None or error.body.code in _OWN_END:
+        if broken is None or error.body.code in _OWN_END or _WHY in error.details:
             return error
         return _not_resumed(broken, reason_of(error.body))
 
@@ -255,5 +256,5 @@ def decision_in(msg: Msg | None) -> Decision | None:
 
 def _not_resumed(error: SollolError, reason: str) -> SollolError:
     """The error, with why its answer does not go on."""
-    details = error.details | {"not_resumed": reason}
+    details = error.details | {_WHY: reason}
     return type(error)(error.message, body=msgspec.structs.replace(error.body, details=details))

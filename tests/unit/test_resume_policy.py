@@ -1,0 +1,115 @@
+"""Whether an answer that broke off goes on, with what, and for how long it is tried."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sollol_bus.sdk.resume.policy import RESUMES_MAX, Again, Broken, GiveUp, judged, refused
+from sollol_bus.sdk.resume.telling import Said
+from sollol_schemas.continuation import ContinueFrom
+from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
+
+_FIRST = ContinueFrom(resumed=0)
+_SAID = Said("text", "", 2)
+
+
+def _broken(code: ErrorCode = ErrorCode.NODE_LOST, said: Said = _SAID, **changes: object) -> Broken:
+    error = ErrorBody(code=code, message="m", details=changes.pop("details", {}))  # type: ignore[arg-type]
+    broken = Broken(error=error, said=said, node_id="attic", fingerprint="ollama:0", left_s=10.0)
+    return broken._replace(**changes)  # type: ignore[arg-type]
+
+
+@given(code=st.sampled_from(ErrorCode), owner=st.none() | st.sampled_from(Owner), resumed=st.integers(0, 12))
+def test_only_faults_of_node_engine_and_bus_are_mended_and_no_more_than_eight_times(
+    code: ErrorCode, owner: Owner | None, resumed: int
+) -> None:
+    error = ErrorBody(code=code, message="m", owner=owner)
+    step = judged(_broken(error=error), ContinueFrom(resumed=resumed))
+    if isinstance(step, Again):
+        assert error.blamed not in (Owner.REQUEST, Owner.OUTPUT)
+        assert step.continued.resumed == resumed + 1 <= RESUMES_MAX
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        _broken(said=Said("text", refusal="no")),
+        _broken(left_s=0.0),
+        _broken(fingerprint=""),
+        _broken(ErrorCode.ENGINE_REJECTED),
+        _broken(ErrorCode.CANCELLED),
+    ],
+    ids=["refused", "late", "alien", "request", "cancelled"],
+)
+def test_what_cannot_go_on_ends(broken: Broken) -> None:
+    assert isinstance(judged(broken, _FIRST), GiveUp)
+
+
+def test_where_nothing_was_said_it_begins_anew_on_any_engine() -> None:
+    step = judged(_broken(said=Said(), fingerprint=""), _FIRST)
+    assert isinstance(step, Again)
+    assert step.continued.is_blank
+
+
+@pytest.mark.parametrize(
+    ("broken", "is_excluded"),
+    [
+        (_broken(ErrorCode.NODE_LOST), True),
+        (_broken(ErrorCode.CONNECTION_LOST), True),
+        (_broken(ErrorCode.CONNECTION_LOST, is_own=True), False),
+        (_broken(ErrorCode.MOVED), True),
+        (_broken(ErrorCode.MOVED, details={"reason": "drain"}), True),
+        (_broken(ErrorCode.MOVED, details={"reason": "priority"}), False),
+        (_broken(ErrorCode.MOVED, details={"reason": "rebalance"}), False),
+        (_broken(ErrorCode.ACTOR_STOPPED), True),
+        (_broken(ErrorCode.ACTOR_STOPPED, details={"gone_within_s": 3.0}), False),
+    ],
+)
+def test_the_node_at_fault_is_excluded(broken: Broken, is_excluded: bool) -> None:
+    step = judged(broken, ContinueFrom(resumed=1, excluded=("cellar",)))
+    assert isinstance(step, Again)
+    assert step.continued.excluded == (("cellar", "attic") if is_excluded else ("cellar",))
+
+
+def test_cuts_are_counted() -> None:
+    step = judged(_broken(ErrorCode.MOVED), ContinueFrom(resumed=2, cuts=1))
+    assert isinstance(step, Again)
+    assert (step.continued.resumed, step.continued.cuts) == (3, 2)
+    step = judged(_broken(), step.continued)
+    assert isinstance(step, Again)
+    assert step.continued.cuts == 2
+
+
+def _refusal(code: ErrorCode, **details: object) -> ErrorBody:
+    return ErrorBody(code=code, message="said", details=details)
+
+
+def test_a_refused_request_is_sent_without_exclusions_then_for_some_seconds_and_then_given_up() -> None:
+    sent = ContinueFrom(text="t", excluded=("attic",), fingerprint="f", cuts=1)
+    nobody = _refusal(ErrorCode.NO_ELIGIBLE_NODE)
+    again = refused(nobody, sent, 0.1, 60.0)
+    assert again == Again(ContinueFrom(text="t", fingerprint="f", cuts=1))
+    assert isinstance(again, Again)
+    later = refused(nobody, again.continued, 0.2, 60.0)
+    assert isinstance(later, Again)
+    assert later.after_s > 0
+    assert refused(nobody, again.continued, 60.0, 60.0) == GiveUp("said")
+    assert isinstance(refused(nobody, again.continued, 0.2, 0.1), GiveUp)
+    settled = _refusal(ErrorCode.NO_ELIGIBLE_NODE, is_settled=True)
+    assert isinstance(refused(settled, again.continued, 0.2, 60.0), GiveUp)
+
+
+def test_a_second_fault_before_the_rest_is_one_more_time() -> None:
+    sent = ContinueFrom(text="t", excluded=("attic",), fingerprint="f")
+    step = refused(_refusal(ErrorCode.ATTEMPTS_EXHAUSTED), sent, 1.0, 60.0)
+    assert isinstance(step, Again)
+    assert step.continued.resumed == 2
+    last = ContinueFrom(text="t", resumed=RESUMES_MAX)
+    assert isinstance(refused(_refusal(ErrorCode.NODE_LOST), last, 1.0, 60.0), GiveUp)
+
+
+def test_a_node_that_cannot_go_on_says_why() -> None:
+    step = refused(_refusal(ErrorCode.NOT_CONTINUED), ContinueFrom(text="t"), 0.1, 60.0)
+    assert step == GiveUp("said")

@@ -1,0 +1,49 @@
+"""What is kept of an answer: little that is unread, and its text up to a bound."""
+
+from __future__ import annotations
+
+import sys
+
+from sollol_bus.sdk.resume.transcript import Transcript
+from sollol_schemas.context import RequestKind
+
+_PIECE = b'{"model":"m","created_at":"2026-01-01T00:00:00Z","response":"word ","done":false}'
+
+
+def _transcript(limit_bytes: int = 1 << 20, body: bytes = b'{"prompt":"a"}') -> Transcript:
+    return Transcript(RequestKind.GENERATE, "", body, limit_bytes=limit_bytes)
+
+
+def _kept_bytes(transcript: Transcript) -> int:
+    unread = transcript._unread
+    return sum(map(sys.getsizeof, unread)) + sys.getsizeof(unread)
+
+
+def test_a_long_answer_is_read_into_text_now_and_then() -> None:
+    transcript = _transcript()
+    most = 0
+    for _ in range(10_000):
+        transcript.add(bytes(bytearray(_PIECE)))
+        most = max(most, _kept_bytes(transcript))
+    assert most < 512 << 10
+    said = transcript.said()
+    assert (said.text, said.pieces) == ("word " * 10_000, 10_000)
+
+
+def test_a_text_over_the_bound_is_dropped() -> None:
+    transcript = _transcript(limit_bytes=10_000)
+    for _ in range(20_000):
+        transcript.add(_PIECE)
+    assert not transcript.keeps
+    assert _kept_bytes(transcript) < 1_000
+    said = transcript.said()
+    assert "10000 bytes" in said.refusal
+    assert not said.text
+
+
+def test_nothing_is_kept_of_what_cannot_go_on() -> None:
+    transcript = _transcript(body=b'{"prompt":"a","format":"json"}')
+    assert not transcript.said().refusal, "nothing was handed out, so it may begin anew"
+    transcript.add(_PIECE)
+    assert not transcript.keeps
+    assert transcript.said().refusal
