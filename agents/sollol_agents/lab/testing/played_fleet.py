@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+
 import msgspec
 
 from sollol_agents.lab.testing.waiting import eventually
