@@ -40,6 +40,8 @@ class Job:
     first_token_at: float | None = None
     load_s: float = 0.0
     company_s: float = 0.0
+    said_tokens: int = 0
+    """What attempts before have said of the answer: read as prompt, and not made again."""
 
     @property
     def left_s(self) -> float:
@@ -48,10 +50,10 @@ class Job:
 
     @property
     def tokens_made(self) -> int:
-        """Output tokens so far."""
+        """Output tokens of this attempt so far."""
         if self.decode_s <= 0 or self.first_token_at is None:
             return 0
-        return int(self.request.output_tokens * (1.0 - self.decode_left_s / self.decode_s))
+        return int((self.request.output_tokens - self.said_tokens) * (1.0 - self.decode_left_s / self.decode_s))
 
 
 @dataclass(slots=True)
@@ -186,9 +188,10 @@ class Machine:
         place.used_at = self.time.now
         place.keep_alive_s = job.keep_alive_s
         job.cached_tokens = _hit_tokens(place, request)
-        fresh = max(1, request.prompt_tokens - job.cached_tokens)
+        job.said_tokens = request.said_tokens
+        fresh = max(1, request.prompt_tokens + job.said_tokens - job.cached_tokens)
         job.prefill_left_s = fresh / spec.prompt(place.model)
-        job.decode_s = job.decode_left_s = request.output_tokens / spec.decode(place.model)
+        job.decode_s = job.decode_left_s = (request.output_tokens - job.said_tokens) / spec.decode(place.model)
         job.started_at = self.time.now
         place.running.append(job)
 

@@ -82,7 +82,8 @@ class World:
         timeout_s = self.scenario.timeout_s
         request.latency_s = timeout_s if is_failed else min(timeout_s, latency)
         if job is not None and job.first_token_at is not None and not is_failed:
-            request.ttft_s = job.first_token_at - request.arrival_s + rtt_s
+            spoke_at = job.first_token_at if request.spoke_at is None else request.spoke_at
+            request.ttft_s = spoke_at - request.arrival_s + rtt_s
         request.done_at = self.time.now
         if job is not None:
             request.started_at, request.machine_name = job.started_at, job.machine_name

@@ -28,6 +28,10 @@ class Request:
     follows: int | None = None
     """The request of the same conversation after whose answer, and `think_s`, this one comes."""
     think_s: float = 0.0
+    said_tokens: int = 0
+    """What attempts before have said of the answer."""
+    spoke_at: float | None = None
+    """When the first of them began to speak."""
     latency_s: float | None = None
     ttft_s: float | None = None
     is_failed: bool = False

@@ -87,6 +87,13 @@ class ScorerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         str, Meta(description="Key of the signature on posted scale signals; empty: they are not signed.")
     ] = ""
 
+    undo_for_priority: Annotated[
+        bool,
+        Meta(description="Whether a running answer makes room for a request of higher rank."),
+    ] = True
+    undo_to_rebalance: Annotated[
+        bool, Meta(description="Whether a running answer goes on at another node that finishes it much sooner.")
+    ] = True
     preload: Annotated[
         bool, Meta(description="Whether idle nodes load models in demand before a request has to wait for it.")
     ] = True

@@ -28,7 +28,7 @@ from sollol_agents.scorer.knowledge.feedback import FeedbackLessons
 from sollol_agents.scorer.knowledge.lengths import LengthTable
 from sollol_agents.scorer.knowledge.quality import Qualities
 from sollol_agents.scorer.knowledge.trial import Trials
-from sollol_agents.scorer.queue import refusals
+from sollol_agents.scorer.queue import refusals, undo
 from sollol_agents.scorer.queue.admission import Admission
 from sollol_agents.scorer.queue.away import Away
 from sollol_agents.scorer.queue.binding import Binder
@@ -106,6 +106,7 @@ class SchedulerCore:
         )
         self._verdicts = Verdicts(self.fleet, config.soft_success_floor, self.here)
         self.sleepers.equip(config, self._verdicts, self.planner)
+        self.undo = undo.Undo(config, self.waiting, self._ledger, self._verdicts, self.planner)
         self._admission = Admission(
             config=config,
             fleet=self.fleet,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bench.routing.engine import Job, Machine
 from bench.routing.fleets import MODELS
@@ -95,11 +95,17 @@ class PlannedPolicy:
             behind=self._window.behind(request.priority) if self._window is not None else 0,
             deadline_s=max(0.1, scenario.timeout_s - waited_s),
             excluded=self._excluded.get(request_id, ()),
+            **self._going_on(request),
         )
         if self._way is None:
             self._enqueue(ask)
         else:
             self._way.deliver(lambda: self._enqueue(ask))
+
+    def _going_on(self, request: Request) -> dict[str, Any]:
+        """What a question says of answers that go on."""
+        del request
+        return {}
 
     def _enqueue(self, ask: GrantRequest) -> None:
         self.carry_out(self.core.enqueue(ask, self.world.time.now))
@@ -172,7 +178,7 @@ class PlannedPolicy:
 
     def _retry(self, request: Request, failed: str) -> None:
         request_id = f"r{request.number}"
-        if self._numbers[request_id] >= MAX_ATTEMPTS:
+        if len(self._excluded.get(request_id, ())) + 1 >= MAX_ATTEMPTS:
             self.world.answer(request, None, is_failed=True)
             return
         self._excluded[request_id] = (*self._excluded.get(request_id, ()), failed)
@@ -231,9 +237,10 @@ def _figures(job: Job, now: float) -> Figures:
         actual_s=now - job.accepted_at,
         ttft_s=first - job.accepted_at,
         load_s=job.load_s,
-        prompt_tokens=job.request.prompt_tokens,
+        prompt_tokens=job.request.prompt_tokens + job.said_tokens,
         cached_tokens=job.cached_tokens,
-        output_tokens=job.request.output_tokens,
+        output_tokens=job.request.output_tokens - job.said_tokens,
+        continued_tokens=job.said_tokens,
         prompt_s=max(0.0, first - began),
         decode_s=max(0.0, now - first),
         co_runners=job.company_s / ran_s,

@@ -138,4 +138,5 @@ def _installed(model: ModelSpec) -> InstalledModel:
         context_length=_DEFAULT_CONTEXT,
         kv_bytes_per_token=int(cache),
         slots=model.slots,
+        fingerprint="" if model.name.startswith("embed") else f"ollama:{model.name}",
     )

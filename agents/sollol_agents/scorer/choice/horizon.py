@@ -156,6 +156,14 @@ class Horizon:
         twin.plans = dict(self.plans)
         return twin
 
+    def leave(self, model: str, end: float) -> None:
+        """Plans that an attempt of this model is gone, that of which the end is predicted next to `end`."""
+        own = [i for i, (_, name) in enumerate(self.finishes) if name == model]
+        if own:
+            del self.finishes[min(own, key=lambda i: abs(self.finishes[i][0] - end))]
+            self.free_at = self._slot_free_at()
+            self.plans.clear()
+
     def has_free_slot(self) -> bool:
         """Whether one more attempt fits now."""
         return self.free_at == 0.0

@@ -96,12 +96,7 @@ class Admission:
         mean = waiting.limited_mean(belief.median_tokens)
         waiting.best_work_s = work_s = belief.work_s(waiting.request.context.prompt_tokens, mean)
         is_ranked = waiting.mode is not RoutingMode.ASYNC and work_s > 0 and self._config.theta > 0
-        waiting.size_levels = self._size_levels(work_s) if is_ranked else 0.0
-
-    def _size_levels(self, work_s: float) -> float:
-        """Levels that a large request loses, or a small one gains (negative)."""
-        levels = self._config.theta * math.log2(work_s / _SIZE_PIVOT_S)
-        return max(-self._config.size_clamp, min(self._config.size_clamp, levels))
+        waiting.size_levels = size_levels(work_s, self._config) if is_ranked else 0.0
 
     def _insist_on_cpu(self, waiting: Waiting, now: float) -> None:
         left_s = waiting.deadline_at - now
@@ -196,3 +191,9 @@ class Admission:
             if wait_s <= enough_s:
                 break
         return wait_s
+
+
+def size_levels(work_s: float, config: ScorerConfig) -> float:
+    """Levels that a large request loses, or a small one gains (negative); `work_s` > 0."""
+    levels = config.theta * math.log2(work_s / _SIZE_PIVOT_S)
+    return max(-config.size_clamp, min(config.size_clamp, levels))

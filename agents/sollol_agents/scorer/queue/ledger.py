@@ -13,7 +13,7 @@ class GrantLedger:
     """Grants by request id, from the grant until its slot is free again."""
 
     def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+        self.fleet = fleet
         self._attempt_of: dict[str, str] = {}
         self._waited: dict[str, Waiting] = {}
 
@@ -39,6 +39,11 @@ class GrantLedger:
             self.void(attempt, now)
         return None
 
+    def asked(self, attempt: Attempt) -> Waiting | None:
+        """The request as it waited for this attempt; None when another scorer granted it."""
+        is_its = self._attempt_of.get(attempt.request_id) == attempt.attempt_id
+        return self._waited.get(attempt.request_id) if is_its else None
+
     def release(self, request_id: str, number: int | None, now: float) -> Waiting | None:
         """The request wants no slot: a grant that no node took is void, unless it is for an attempt after `number`.
 
@@ -54,14 +59,14 @@ class GrantLedger:
 
     def release_all_of(self, dispatcher: str, now: float) -> None:
         """A dispatcher died: what it was granted and no node took is void."""
-        for node in self._fleet.nodes.values():
+        for node in self.fleet.nodes.values():
             for attempt in list(node.attempts.values()):
                 if attempt.dispatcher == dispatcher and not attempt.is_confirmed:
                     self.void(attempt, now)
 
     def void(self, attempt: Attempt, now: float) -> None:
         """Frees the slot of a grant that is not used."""
-        self._fleet.release(attempt.attempt_id, now, is_loaded=False)
+        self.fleet.release(attempt.attempt_id, now, is_loaded=False)
         self._return_trial(attempt)
         self.forget(attempt)
 
@@ -72,7 +77,7 @@ class GrantLedger:
             self._return_trial(attempt)
 
     def _return_trial(self, attempt: Attempt) -> None:
-        node = self._fleet.nodes.get(attempt.node_id)
+        node = self.fleet.nodes.get(attempt.node_id)
         if node is not None and attempt.is_trial:
             node.breakers.cancel(attempt.model, is_trial=True)
             node.reshape()
@@ -89,4 +94,4 @@ class GrantLedger:
         self._waited.clear()
 
     def _attempt(self, request_id: str) -> Attempt | None:
-        return self._fleet.attempt(self._attempt_of.get(request_id, ""))
+        return self.fleet.attempt(self._attempt_of.get(request_id, ""))

@@ -319,6 +319,15 @@ class Planner:
             costs.append(evaluate(waiting, e, horizon, now, bucket))
         return costs
 
+    def cost_on(self, waiting: Waiting, node: Node, horizon: Horizon, now: float) -> Cost:
+        """The cost of one candidate against a planned state of it."""
+        e = estimate(waiting, self._profile(waiting, node), self._rules)
+        return evaluate(waiting, e, horizon, now, self._bucket(waiting, now))
+
+    def base_left_s(self, attempt: Attempt, now: float, speed_ratio: float) -> float:
+        """Base seconds of work that an attempt still needs."""
+        return self._left_s(attempt, now, speed_ratio)
+
     def fastest(self, waiting: Waiting, nodes: Sequence[Node]) -> Profile:
         """The node that has the least work with a request alone; prefixes do not count."""
         prompt, output = waiting.request.context.prompt_tokens, waiting.output_mean

@@ -211,8 +211,13 @@ class Queue:
         return self._idle if waiting.priority == 0 else self._lines.get(waiting.class_key) or Line()
 
     def _key(self, waiting: Waiting) -> Key:
-        levels = 0.0 if waiting.priority == 0 else waiting.priority - waiting.size_levels
-        return (waiting.enqueued_at - self._ageing_s * levels, waiting.enqueued_at, waiting.sequence)
+        return key_of(waiting, self._ageing_s)
+
+
+def key_of(waiting: Waiting, ageing_s: float) -> Key:
+    """What a request is ordered by."""
+    levels = 0.0 if waiting.priority == 0 else waiting.priority - waiting.size_levels
+    return (waiting.enqueued_at - ageing_s * levels, waiting.enqueued_at, waiting.sequence)
 
 
 def _by_key(item: tuple[Key, Waiting]) -> Key:

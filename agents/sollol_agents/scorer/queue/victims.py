@@ -1,0 +1,100 @@
+"""Running answers that may be cut, and what is left of each. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sollol_agents.scorer.choice.horizon import Horizon
+from sollol_agents.scorer.choice.waiting import Waiting
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.fleet.nodes import Node
+from sollol_agents.scorer.queue.admission import size_levels
+from sollol_agents.scorer.queue.queue import key_of
+from sollol_schemas.continuation import Continuation
+
+SOON_OVER_S = 2.0
+"""An answer that is predicted to end within this time is left alone."""
+STAY_S = 1.0
+STAY_AGAIN_S = 10.0
+"""So long an answer stays at least where it is, at first and after it was moved."""
+_FAR_S = 86_400.0
+
+
+class Victim:
+    """One running answer that may go on elsewhere.
+
+    Args:
+        attempt: What runs.
+        node: Where.
+        waiting: The request as it was granted.
+        cuts: How often it was moved before.
+    """
+
+    __slots__ = ("attempt", "cuts", "end", "left_s", "node", "rank", "rest", "waiting")
+
+    def __init__(self, attempt: Attempt, node: Node, waiting: Waiting, cuts: int) -> None:
+        self.attempt = attempt
+        self.node = node
+        self.waiting = waiting
+        self.cuts = cuts
+        self.left_s = self.end = 0.0
+        """Seconds until it is complete where it runs, and that instant."""
+        self.rank = 0.0
+        """What its rest would queue with, or what it queued with where that is higher."""
+        self.rest = waiting
+        """The request for what is left of it."""
+
+    def judge(self, base_left_s: float, horizon: Horizon, config: ScorerConfig, now: float) -> None:
+        """Works out what is left of it, given its base seconds of work and its node's near future."""
+        model = self.attempt.model
+        names = [name for _, name in horizon.finishes]
+        if model in names:
+            names.remove(model)
+        self.left_s = min(_FAR_S, base_left_s * slowness(horizon, model, names))
+        self.end = now + self.left_s
+        self.rest = _rest_of(self, base_left_s, config, now)
+        self.rank = max(w.rank(now, config.ageing_s) for w in (self.waiting, self.rest))
+
+
+def slowness(horizon: Horizon, model: str, others: list[str]) -> float:
+    """Seconds for one base second of work of this model on a node, beside others."""
+    beside = sum(horizon.beta if name == model else horizon.beta_other for name in others[-(horizon.slots - 1) :])
+    return (1.0 + (beside if horizon.slots > 1 else 0.0)) / horizon.pace
+
+
+def may_be_cut(attempt: Attempt, cuts: int, now: float) -> bool:
+    """Whether its caller would go on with it, and it was there for long enough."""
+    if not attempt.is_resumable or not attempt.is_confirmed or not attempt.fingerprint:
+        return False
+    stayed_s = now - attempt.granted_at - attempt.load_s
+    return stayed_s >= (STAY_AGAIN_S if cuts else STAY_S) and not attempt.is_trial
+
+
+def _rest_of(victim: Victim, base_left_s: float, config: ScorerConfig, now: float) -> Waiting:
+    """The request with which what is left would come back, as old as it is."""
+    attempt, before = victim.attempt, victim.waiting
+    context = before.request.context
+    limit = context.max_output_tokens
+    said = attempt.continued_tokens + attempt.tokens
+    context = msgspec.structs.replace(
+        context,
+        prompt_tokens=before.asked_tokens,
+        max_output_tokens=None if limit is None else limit + before.said_tokens,
+    )
+    going_on = Continuation(fingerprint=attempt.fingerprint, said_tokens=said, cuts=victim.cuts + 1)
+    request = msgspec.structs.replace(before.request, context=context, continuation=going_on)
+    rest = Waiting(request, now, before.sequence, born_at=before.enqueued_at)
+    rest.expect(attempt.output_median)
+    if attempt.has_first_token and attempt.decode_tps > 0:
+        rest.output_mean = base_left_s * attempt.decode_tps
+    if before.is_cpu_only:
+        rest.insist_on_cpu()
+    rest.look_for_room(before.needs_tokens)
+    rest.deadline_at = before.deadline_at
+    rest.belief = before.belief
+    work_s = before.belief.work_s(rest.request.context.prompt_tokens, rest.output_mean)
+    if before.size_levels and work_s > 0:
+        rest.size_levels = size_levels(work_s, config)
+    rest.key = key_of(rest, config.ageing_s)
+    return rest

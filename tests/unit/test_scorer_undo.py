@@ -1,0 +1,123 @@
+"""Which running answers are moved, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sollol_agents.lab.testing.messages import MODEL, gpu, model, running
+from sollol_agents.lab.testing.scorer_stage import Fleet, granted
+from sollol_schemas.context import RequestKind, TaskContext
+from sollol_schemas.continuation import CUTS_MAX, Continuation, CutReason
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.events import OutcomeStatus
+from sollol_schemas.routing import Routing
+
+SAME = "ollama:0123456789ab"
+SLOW, FAST = (gpu("RTX 3060", 12, 6),), (gpu("RTX 4090"),)
+
+
+def stage(**settings: Any) -> Fleet:
+    """A core that knows one slow node with a fingerprint."""
+    fleet = Fleet(**settings)
+    node(fleet, "slow", SLOW)
+    return fleet
+
+
+def node(fleet: Fleet, node_id: str, gpus: Any, *, fingerprint: str = SAME, **more: Any) -> None:
+    fleet.node(node_id, **({"gpus": gpus, "installed": (model(fingerprint=fingerprint),), "slots": 1} | more))
+
+
+def ask(fleet: Fleet, request_id: str, priority: int = 5, **more: Any) -> str:
+    """Asks for a long answer whose caller goes on; returns the node that is granted."""
+    context = TaskContext(kind=RequestKind.CHAT, model=MODEL, prompt_tokens=100, task_type="generation")
+    fields: dict[str, Any] = {"context": context, "routing": Routing(priority=priority), "is_resumable": True}
+    return fleet.place(request_id, **(fields | more))
+
+
+def run(fleet: Fleet, node_id: str, *attempts: str, seconds: float = 3.0, tokens: int = 20) -> None:
+    """Lets attempts stream for a while."""
+    fleet.now += seconds
+    seen = running(*attempts, output_tokens=tokens, has_first_token=True)
+    fleet.load(node_id, in_flight=seen)
+
+
+def test_an_answer_goes_over_to_a_node_that_joins_and_ends_it_much_sooner() -> None:
+    fleet = stage()
+    assert ask(fleet, "r") == "slow"
+    run(fleet, "slow", "r-1")
+    assert fleet.core.undo.cuts(fleet.now) == []
+    node(fleet, "fast", FAST)
+    (cut,) = fleet.core.undo.cuts(fleet.now)
+    assert (cut.attempt_id, cut.node_id, cut.to, cut.reason) == ("r-1", "slow", "fast", CutReason.REBALANCE)
+    assert cut.left_s - cut.moved_s > max(2.0, 0.3 * cut.left_s)
+    assert "left here" in cut.text
+    assert fleet.core.undo.cuts(fleet.now) == [], "a cut is named once"
+
+
+def test_no_answer_goes_over_to_a_node_that_would_load_or_tells_another_fingerprint() -> None:
+    for more in ({"loaded": ()}, {"fingerprint": "ollama:ba9876543210"}, {"fingerprint": ""}):
+        fleet = stage()
+        ask(fleet, "r")
+        run(fleet, "slow", "r-1")
+        node(fleet, "fast", FAST, **more)
+        assert fleet.core.undo.cuts(fleet.now) == [], more
+
+
+def test_no_answer_is_cut_whose_caller_does_not_go_on_or_that_was_moved_too_often() -> None:
+    often = Continuation(fingerprint=SAME, said_tokens=20, cuts=CUTS_MAX)
+    for more in ({"is_resumable": False}, {"continuation": often}):
+        fleet = stage()
+        ask(fleet, "r", **more)
+        run(fleet, "slow", "r-1", seconds=12.0)
+        node(fleet, "fast", FAST)
+        assert fleet.core.undo.cuts(fleet.now) == [], more
+
+
+def test_settings_switch_each_use_off() -> None:
+    fleet = stage(undo_to_rebalance=False)
+    ask(fleet, "r")
+    run(fleet, "slow", "r-1")
+    node(fleet, "fast", FAST)
+    assert fleet.core.undo.cuts(fleet.now) == []
+
+
+def test_a_node_that_refuses_is_left_alone_for_a_while() -> None:
+    fleet = stage()
+    ask(fleet, "r")
+    run(fleet, "slow", "r-1")
+    node(fleet, "fast", FAST)
+    (cut,) = fleet.core.undo.cuts(fleet.now)
+    fleet.core.undo.refused(cut.attempt_id, fleet.now)
+    fleet.now += 1.0
+    assert fleet.core.undo.cuts(fleet.now) == []
+
+
+def test_an_urgent_request_takes_the_place_of_the_least_urgent_answer_and_gets_its_slot() -> None:
+    fleet = stage()
+    node(fleet, "slow", SLOW, slots=2)
+    ask(fleet, "low", priority=1)
+    ask(fleet, "middle", priority=3)
+    run(fleet, "slow", "low-1", "middle-1")
+    assert ask(fleet, "urgent", priority=9) == ""
+    (cut,) = fleet.core.undo.cuts(fleet.now)
+    assert (cut.attempt_id, cut.reason, cut.in_favour_of) == ("low-1", CutReason.PRIORITY, "urgent")
+    assert cut.gain_s > 0
+    effects = fleet.end("low-1", "slow", OutcomeStatus.FAILED, code=ErrorCode.MOVED)
+    assert granted(effects)["urgent"].decision.node_id == "slow"
+
+
+def test_nothing_gives_way_to_a_request_of_its_own_rank_or_a_lower_one() -> None:
+    for priority in (2, 5, 6):
+        fleet = stage()
+        ask(fleet, "r", priority=5)
+        run(fleet, "slow", "r-1")
+        ask(fleet, "other", priority=priority)
+        assert fleet.core.undo.cuts(fleet.now) == [], priority
+
+
+def test_an_answer_that_is_soon_over_is_left_alone() -> None:
+    fleet = stage()
+    ask(fleet, "r", priority=1, context=TaskContext(kind=RequestKind.CHAT, model=MODEL, max_output_tokens=40))
+    run(fleet, "slow", "r-1", tokens=30)
+    ask(fleet, "urgent", priority=10)
+    assert fleet.core.undo.cuts(fleet.now) == []
