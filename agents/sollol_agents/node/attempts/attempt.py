@@ -18,11 +18,12 @@ from sollol_agents.node.attempts.leave import Leave
 from sollol_agents.node.attempts.loading import with_load
 from sollol_agents.node.attempts.meter import Meter
 from sollol_agents.node.attempts.outcome import figures_of, outcome_of
+from sollol_agents.node.attempts.payload import Payload, requested
 from sollol_agents.node.attempts.permission import Permission
 from sollol_agents.node.attempts.spans import AttemptTrace
 from sollol_agents.node.attempts.speaker import Piece, Speaker
 from sollol_agents.node.attempts.watchdog import Limits, Phase, Watchdog
-from sollol_agents.node.engines.base import Engine, EngineAnswer, EngineRequest
+from sollol_agents.node.engines.base import Engine, EngineAnswer
 from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import Cancelled, SollolError, error_from
 from sollol_bus.transport.connection import Bus
@@ -46,7 +47,7 @@ class Attempt:
     Args:
         bus: The connection.
         exec_: What the dispatcher sent.
-        body: The caller's body.
+        payload: The caller's body, and what was said of the answer already.
         engine: Where it runs.
         view: What is known of that engine.
         meter: What is measured of the node as a whole.
@@ -60,7 +61,7 @@ class Attempt:
         self,
         bus: Bus,
         exec_: Exec,
-        body: bytes,
+        payload: Payload,
         *,
         engine: Engine,
         view: EngineView,
@@ -74,9 +75,7 @@ class Attempt:
         decision = exec_.decision
         self.decision = decision
         self.attempt_id, self.is_resumable = exec_.attempt_id, exec_.is_resumable
-        self.request = EngineRequest(
-            kind=decision.kind, model=decision.model, body=body, path=exec_.path, keep_alive_s=exec_.keep_alive_s
-        )
+        self.request = requested(exec_, payload)
         self.engine = engine
         self.limits = limits
         self.stream = stream
@@ -94,7 +93,7 @@ class Attempt:
         """Why it ended; None: it is whole, or not over."""
         self.evidence: Evidence | None = None
         """What its failure proves."""
-        self.asked = (decision.caller or exec_.caller, body)
+        self.asked = (decision.caller or exec_.caller, payload.body)
         """Who asked, and what, as it came."""
         self.permission = Permission(bus, decision, exec_.go_s, self._refused)
         self._bus = bus

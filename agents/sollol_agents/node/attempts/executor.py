@@ -22,6 +22,7 @@ from sollol_agents.node.attempts.load_options import RunnerOptions
 from sollol_agents.node.attempts.loading import LoadPatience
 from sollol_agents.node.attempts.meter import Meter
 from sollol_agents.node.attempts.outcome import evidence_of, is_doubtful
+from sollol_agents.node.attempts.payload import Payload, payload_of
 from sollol_agents.node.attempts.preparation import Preparation
 from sollol_agents.node.attempts.question import Question
 from sollol_agents.node.attempts.slots import SlotTable
@@ -189,11 +190,12 @@ class Executor:
             open_paths=self._config.open_paths,
         )
         self.terms.heard(decision.term, now)
-        refused = refused or self._take_slot(decision)
+        payload = payload_of(exec_, msg.data)
+        refused = refused or payload.refused or self._take_slot(decision)
         if refused is not None:
             self._refuse(decision, refused)
             return
-        self._begin(exec_, msg.data, reply_to, headers)
+        self._begin(exec_, payload, reply_to, headers)
 
     def on_cancel(self, msg: Msg) -> None:
         """Stops an attempt."""
@@ -243,13 +245,13 @@ class Executor:
         swaps = self.view.kind is EngineKind.OPENAI and len(self.view.inventory.installed) > 1
         return swaps and self.patience.is_doubtful(model, time.monotonic())
 
-    def _begin(self, exec_: Exec, body: bytes, reply_to: str, headers: Mapping[str, str]) -> None:
+    def _begin(self, exec_: Exec, payload: Payload, reply_to: str, headers: Mapping[str, str]) -> None:
         assert self.engine is not None
         stream, tracer = str(next(self._streams)), self.bus.tracer
         attempt = Attempt(
             self.bus,
             exec_,
-            body,
+            payload,
             engine=self.engine,
             view=self.view,
             meter=self.meter,

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from sollol_schemas.context import RequestKind
+from sollol_schemas.continuation import ContinueFrom
 from sollol_schemas.control import EngineOperation
 from sollol_schemas.execution import Figures
 from sollol_schemas.telemetry import EngineKind, Gpu, InstalledModel, LoadedModel
@@ -26,6 +27,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The engine's path, for passthrough."""
     keep_alive_s: float | None = None
     """How long the engine should keep the model; None leaves it to the engine."""
+    continued: ContinueFrom | None = None
+    """What was said of the answer already; None: it begins."""
 
 
 class LoadRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.base import EngineAnswer, EngineInventory, EngineRequest, LoadRequest, PretendedMachine
+from sollol_agents.node.engines.continuing.answer import ContinuedAnswer
+from sollol_agents.node.engines.continuing.ollama_way import OllamaWay
 from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.http.client import EngineHttp, HttpAnswer
 from sollol_agents.node.engines.lines import LineSplitter, split
@@ -20,6 +22,7 @@ from sollol_agents.node.engines.ollama_wire import (
     check_line,
     installed_model,
     loaded_model,
+    own_limit,
     repaired,
     streamed,
 )
@@ -216,9 +219,13 @@ class OllamaEngine:
         return PretendedMachine(gpus=state.gpus, ram_total_mib=state.ram_total_mib)
 
     def run(self, request: EngineRequest) -> EngineAnswer:
-        """A native request, or any other path byte for byte."""
+        """A native request, or any other path byte for byte; or the rest of an answer."""
         if request.kind is RequestKind.PASSTHROUGH:
             request = msgspec.structs.replace(request, body=repaired(request.path, request.body))
+        if request.continued is not None:
+            way = OllamaWay(self._http, request, request.continued, self._own_limit(request.model))
+            return ContinuedAnswer(way, request)
+        if request.kind is RequestKind.PASSTHROUGH:
             if request.path.partition("?")[0] in (MESSAGES_PATH, COUNT_PATH):
                 return MessagesAnswer(self._http, request, model=request.model, support=self._support)
             return PassthroughAnswer(self._http, request)
@@ -283,8 +290,15 @@ class OllamaEngine:
             path, body = "/api/generate", body | {"stream": False}
         await self._http.call("POST", path, msgspec.json.encode(body), timeout_s=timeout_s, model=model)
 
+    def _shown_as(self, model: str) -> Show | None:
+        return self._by_name.get(model) or self._by_name.get(f"{model}:latest")
+
+    def _own_limit(self, model: str) -> int | None:
+        show = self._shown_as(model)
+        return own_limit(show.parameters) if show is not None else None
+
     def _only_embeds(self, model: str) -> bool:
-        show = self._by_name.get(model) or self._by_name.get(f"{model}:latest")
+        show = self._shown_as(model)
         return show is not None and "embedding" in (show.capabilities or ())
 
     async def _show(self, name: str, digest: str) -> Show | None:

@@ -10,6 +10,7 @@ import msgspec
 
 from sollol_agents.node.engines.base import EngineRequest
 from sollol_agents.node.engines.decoding import as_seconds, as_tokens, decoded, slot_wait_s, whole
+from sollol_agents.node.engines.fingerprints import fingerprint_of
 from sollol_agents.node.engines.refusals import engine_error, failure
 from sollol_bus.errors import SollolError
 from sollol_schemas.context import RequestKind
@@ -23,6 +24,7 @@ _STREAM_FALSE: Final = re.compile(rb'"stream"\s*:\s*false')
 _NEW_LIMIT: Final = b'"max_completion_tokens"'
 _BLOB: Final = re.compile(r"^FROM \S*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _OWN_CONTEXT: Final = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
+_OWN_LIMIT: Final = re.compile(r"^num_predict\s+(-?\d{1,9})\s*$", re.MULTILINE)
 _DONE: Final = re.compile(rb'"done"\s*:\s*true')
 _LOAD_ONLY_MAX_BYTES: Final = 4096
 _KV_ELEMENT_BYTES: Final = 2  # f16 keys and values, the engine's default
@@ -195,6 +197,7 @@ def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
     info = (show.model_info or {}) if show else {}
     architecture = str(info.get("general.architecture") or "")
     capabilities = tuple((show.capabilities if show else None) or ())
+    embeds_alone = bool(capabilities) and "completion" not in capabilities
     return InstalledModel(
         name=tag.name,
         size_bytes=whole(tag.size),
@@ -207,7 +210,8 @@ def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
         usual_context_length=own_context(show.parameters if show else ""),
         kv_bytes_per_token=kv_bytes_per_token(info),
         capabilities=capabilities,
-        slots=1 if capabilities and "completion" not in capabilities else 0,
+        fingerprint=fingerprint_of("ollama", tag.digest) if tag.digest and not embeds_alone else "",
+        slots=1 if embeds_alone else 0,
     )
 
 
@@ -221,6 +225,12 @@ def own_context(parameters: str) -> int:
     """The context with which a model is loaded when nobody asks for one, by its Modelfile; 0 when that says none."""
     found = _OWN_CONTEXT.search(parameters)
     return int(found.group(1)) if found else 0
+
+
+def own_limit(parameters: str) -> int | None:
+    """How many tokens an answer gets when nobody says it, by the model's Modelfile; None when that says none."""
+    found = _OWN_LIMIT.search(parameters)
+    return int(found.group(1)) if found else None
 
 
 def kv_bytes_per_token(info: dict[str, Any]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -12,6 +11,8 @@ from urllib.parse import quote
 import msgspec
 
 from sollol_agents.node.engines.base import EngineAnswer, EngineInventory, EngineRequest, LoadRequest, PretendedMachine
+from sollol_agents.node.engines.continuing.answer import ContinuedAnswer
+from sollol_agents.node.engines.continuing.ways import way_of
 from sollol_agents.node.engines.decoding import slot_wait_s, whole
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, event_data, split
@@ -31,12 +32,12 @@ from sollol_agents.node.engines.translation.embeddings import (
     old_embed_reply,
 )
 from sollol_agents.node.engines.translation.messages_answer import COUNT_PATH, MESSAGES_PATH, MessagesAnswer, Support
+from sollol_agents.node.engines.translation.native_lines import CONTENT_TYPE, created_at
 from sollol_agents.node.engines.translation.options import Flavour
 from sollol_agents.requests.body import model_in, with_model
 from sollol_agents.requests.dialects import OLD_EMBED_PATH
 from sollol_bus.errors import BackendBrokeProtocol, BackendRefused, SollolError, UnknownModel
 from sollol_bus.sdk.answers import joined
-from sollol_bus.transport.clock import wall_s
 from sollol_schemas.context import RequestKind
 from sollol_schemas.control import EngineOperation
 from sollol_schemas.errors import ErrorCode
@@ -57,7 +58,7 @@ class _Version(msgspec.Struct):
 class OpenAIAnswer(EngineAnswer):
     """A native generate or chat on an OpenAI-compatible engine."""
 
-    content_type = "application/x-ndjson"
+    content_type = CONTENT_TYPE
 
     def __init__(
         self, http: EngineHttp, request: EngineRequest, *, model: str, flavour: Flavour, context_length: int
@@ -74,7 +75,7 @@ class OpenAIAnswer(EngineAnswer):
         stream = NativeStream(request.kind, request.model)
         fields = fields_of(request.body)
         if is_load_only(request):
-            yield [stream.load_only(_created_at(), is_unload=is_unload(fields))]
+            yield [stream.load_only(created_at(), is_unload=is_unload(fields))]
             return
         sent = translate(
             request.kind,
@@ -88,9 +89,9 @@ class OpenAIAnswer(EngineAnswer):
         first = last = began
         async with self._http.open("POST", sent.path, sent.body, model=request.model) as answer:
             async for data in answer:
-                created_at = _created_at()
+                now = created_at()
                 events = [event for line in split(splitter, data) if (event := event_data(line)) is not None]
-                lines = [line for event in events if (line := stream.feed(event, created_at)) is not None]
+                lines = [line for event in events if (line := stream.feed(event, now)) is not None]
                 if lines or (events and stream.is_calling):  # a call is told when it is whole: the work goes on
                     last = time.perf_counter()
                     first = last if first == began else first
@@ -109,7 +110,7 @@ class OpenAIAnswer(EngineAnswer):
             decode_s=decode_s,
             slot_wait_s=slot_wait_s(total_s, load_s=0.0, prompt_s=prompt_s, decode_s=decode_s),
         )
-        yield stream.last(_created_at(), self.figures, total_s)
+        yield stream.last(created_at(), self.figures, total_s)
 
     def join(self, chunks: list[bytes]) -> bytes:
         """Ollama's single reply."""
@@ -174,7 +175,9 @@ class OpenAIEngine:
         models = await self._models()
         described = await self._describe(models)
         installed = tuple(
-            model.installed(name, self._props.get(model.id)) for model in models for name in self._offered(model.id)
+            model.installed(name, self._props.get(model.id), self._flavour.value)
+            for model in models
+            for name in self._offered(model.id)
         )
         return msgspec.structs.replace(described, installed=installed)
 
@@ -192,13 +195,16 @@ class OpenAIEngine:
         return None
 
     def run(self, request: EngineRequest) -> EngineAnswer:
-        """A native request, translated; or any other path byte for byte."""
+        """A native request, translated; or any other path byte for byte; or the rest of an answer."""
         model = self._own_name.get(request.model, request.model)
+        flavour, context_length = self._flavour, self._context_length(model)
+        if request.continued is not None:
+            way = way_of(flavour, self._http, request, request.continued, model=model, context_length=context_length)
+            return ContinuedAnswer(way, request)
         if request.kind is RequestKind.PASSTHROUGH:
             return self._passthrough(request, model)
         if request.kind is RequestKind.EMBED:
             return OpenAIEmbedAnswer(self._http, request, model)
-        flavour, context_length = self._flavour, self._context_length(model)
         return OpenAIAnswer(self._http, request, model=model, flavour=flavour, context_length=context_length)
 
     def _passthrough(self, request: EngineRequest, model: str) -> EngineAnswer:
@@ -314,7 +320,3 @@ def _slots(total: Any) -> int | None:  # noqa: ANN401 whatever an engine put the
 
 def _cannot(what: str, model: str) -> SollolError:
     return engine_error(ErrorCode.ENGINE_REJECTED, f"this engine cannot {what} {model} at run time", status=501)
-
-
-def _created_at() -> str:
-    return dt.datetime.fromtimestamp(wall_s(), dt.UTC).isoformat().replace("+00:00", "Z")

@@ -12,9 +12,12 @@ from typing import Any, Final
 import msgspec
 
 from sollol_agents.node.engines.decoding import whole
+from sollol_agents.node.engines.fingerprints import fingerprint_of
 from sollol_agents.node.engines.props import Props
 from sollol_schemas.telemetry import InstalledModel, LoadedModel
 
+_LLAMA_CPP: Final = "llama.cpp"
+_VLLM: Final = "vllm"
 _ABILITIES: Final = {
     "completion": ("completion", "chat", "completion_chat", "text", "llm", "vlm"),
     "tools": ("tools", "tool_use", "function_calling"),
@@ -32,6 +35,9 @@ class _Meta(msgspec.Struct):
     n_params: Any = None
     size: Any = None
     ftype: Any = None
+    n_vocab: Any = None
+    n_embd: Any = None
+    vocab_type: Any = None
     architecture: Any = msgspec.field(default=None, name="general.architecture")
 
 
@@ -58,6 +64,8 @@ class Served(msgspec.Struct):
     id: str
     owned_by: Any = None
     meta: _Meta | None = None
+    root: Any = None
+    """What vLLM serves under this name."""
     max_model_len: Any = None
     max_context_length: Any = None
     status: _Status | None = None
@@ -75,8 +83,14 @@ class Served(msgspec.Struct):
         """Whether it is in memory: always, but for a server that loads on demand and says otherwise."""
         return self.status is None or self.status.value in ("loaded", "sleeping")
 
-    def installed(self, name: str, props: Props | None) -> InstalledModel:
-        """As telemetry tells it under a name; `props` is what its server says of this model alone."""
+    def installed(self, name: str, props: Props | None, engine: str = "") -> InstalledModel:
+        """As telemetry tells it under a name.
+
+        Args:
+            name: The name.
+            props: What its server says of this model alone.
+            engine: Whose server it is, where that is known.
+        """
         meta, row = self.meta or _Meta(), self.row or _Row()
         families = (self.architecture, self.arch, meta.architecture, row.details.family)
         weights = (self.quantization, meta.ftype, props.model_ftype if props else None, row.details.quantization_level)
@@ -88,6 +102,7 @@ class Served(msgspec.Struct):
             quantization=_first_text(weights),
             context_length=whole(self.max_model_len) or whole(self.max_context_length) or whole(meta.n_ctx_train),
             capabilities=(props.capabilities() if props else ()) or self._capabilities(),
+            fingerprint=self._fingerprint(props, engine),
         )
 
     def loaded(self, name: str, props: Props | None) -> LoadedModel:
@@ -99,6 +114,17 @@ class Served(msgspec.Struct):
             size_bytes=whole(meta.size),
             context_length=whole(meta.n_ctx) or slot_tokens or whole(self.max_model_len),
         )
+
+    def _fingerprint(self, props: Props | None, engine: str) -> str:
+        """Of what decides an answer: names and places of files do not."""
+        if engine == _VLLM:
+            return fingerprint_of(engine, self.root or self.id, self.max_model_len)
+        meta = self.meta
+        if engine != _LLAMA_CPP or meta is None or props is None or not isinstance(props.chat_template, str):
+            return ""
+        weights = (meta.size, meta.n_params, meta.ftype or props.model_ftype)
+        words = (meta.n_vocab, meta.vocab_type, meta.n_embd, meta.n_ctx_train)
+        return fingerprint_of(engine, weights, words, props.chat_template)
 
     def _capabilities(self) -> tuple[str, ...]:
         told = {word.lower() for word in self._words()}

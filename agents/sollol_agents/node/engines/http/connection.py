@@ -16,6 +16,8 @@ from sollol_schemas.errors import ErrorCode, Owner
 _HIGH_WATER_BYTES: Final = 1 << 20
 _MAX_HEAD_BYTES: Final = 256 * 1024
 _COPY_BYTES: Final = 65_536
+_LLAMA_CPP: Final = b"llama.cpp"
+_STREAM: Final = b"text/event-stream"  # behind every tenth of its streams this server closes without a word
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -49,6 +51,7 @@ class Connection(asyncio.Protocol):
         self._has_length = False
         self._keeps_alive = False
         self._is_head = False
+        self._ends_early = False
 
     # -- asyncio ------------------------------------------------------------------------------------------
 
@@ -99,6 +102,8 @@ class Connection(asyncio.Protocol):
             self.content_type = value
         elif lowered == b"date":
             self.date = value
+        elif lowered == b"server":
+            self._ends_early = value == _LLAMA_CPP
         elif lowered in _FRAMING:
             self._has_length = True
 
@@ -130,7 +135,8 @@ class Connection(asyncio.Protocol):
     @property
     def is_reusable(self) -> bool:
         """Whether another exchange may follow."""
-        return self.is_complete and self._keeps_alive and self.error is None and not self._chunks
+        is_whole = self.is_complete and self._keeps_alive and self.error is None and not self._chunks
+        return is_whole and not (self._ends_early and self.content_type.startswith(_STREAM))
 
     @property
     def has_news(self) -> bool:
