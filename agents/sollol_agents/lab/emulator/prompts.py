@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 Turn = dict[str, Any]
 
 _KNOWN_ROLES: Final = {"developer": "system"}
-_NO_THOUGHT: Final = "<think></think>"
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +47,8 @@ def of_conversation(model: ModelSpec, turns: Sequence[Turn], tools: Sequence[Tur
     text = render(told[:-1], tools, is_open=False)
     if not partial:
         return Prompt(text=text)
-    text += (_NO_THOUGHT if model.is_parsed else "") + _OPENINGS[model.template] + partial
+    thought = f"<think>{last.get('thinking') or ''}</think>" if model.is_parsed else ""
+    text += thought + _OPENINGS[model.template] + partial
     return Prompt(text=text, partial=partial)
 
 

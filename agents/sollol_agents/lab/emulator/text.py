@@ -174,8 +174,7 @@ def answer(prompt_tokens: Sequence[str], wanted: Wanted) -> Answer:
     if wanted.json_schema is not None:
         return _limited(_structured(last, wanted.json_schema, wanted), wanted)
     if wanted.is_talker:
-        words = re.findall(r" ?[A-Za-z]+|[.,]", _STORY)
-        return _limited([Piece(word, token=word) for word in words], wanted)
+        return _limited([Piece(word, token=word) for word in _story_after(prompt_tokens)], wanted)
     if last == " call" and wanted.tools and wanted.is_parsed:
         name, schema = wanted.tools[0]
         call = ToolCall(name, minimal_instance(schema or {"type": "object"}))
@@ -185,6 +184,13 @@ def answer(prompt_tokens: Sequence[str], wanted: Wanted) -> Answer:
     if _NUMBER.match(last) and wanted.room_tokens < 0 and not (wanted.stop or wanted.partial or wanted.tools):
         return _countdown(int(last), wanted.limit_tokens, is_parsed=wanted.is_parsed)
     return _limited(_pieces(last, wanted), wanted)
+
+
+def _story_after(prompt_tokens: Sequence[str]) -> list[str]:
+    """Returns what is left of the story to a prompt that ends with some of it."""
+    words = re.findall(r" ?[A-Za-z]+|[.,]", _STORY)
+    told = range(min(len(words), len(prompt_tokens)), 0, -1)
+    return words[next((size for size in told if list(prompt_tokens[-size:]) == words[:size]), 0) :]
 
 
 @functools.lru_cache(maxsize=256)
