@@ -17,6 +17,7 @@ from typing import Self
 from sollol_bus.errors import (
     ConnectionLost,
     DeadlineExceeded,
+    DecodeFailed,
     NoResponders,
     NotPermitted,
     RequestTimedOut,
@@ -24,9 +25,11 @@ from sollol_bus.errors import (
     error_from,
 )
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, error_of, is_no_responders
+from sollol_bus.transport.messages import Msg, decode, error_of, is_no_responders
 from sollol_bus.transport.subscription import Subscription
+from sollol_bus.transport.voice import Heard, Voice
 from sollol_schemas import headers as h
+from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 MAX_ANSWER_BYTES = 64 << 20
@@ -99,10 +102,10 @@ class ReplyStream:
         self._subscription: Subscription | None = None
         self._parts: list[bytes] = []
         self._parts_bytes = 0
+        self._voice = Voice()
         self._subject = self.inbox = ""
         self._forget_refusals: Callable[[], None] | None = None
         self._is_over = False
-        self._numbered = ""
         """What stands before the number of each message in its reply subject, where they are numbered."""
         self.messages = 0
         """Messages received, the last empty one not counted."""
@@ -138,10 +141,10 @@ class ReplyStream:
             self._subscription.unsubscribe()
         self.messages = 0
         self.first = self.last = None
-        self._numbered = ""
         self._waiting.clear()
         self._waiting_bytes = 0
         self._forget_parts()
+        self._voice = Voice()
         self._subject = subject.lower()
         self.sent_mono_s = time.monotonic()
         if self._forget_refusals is None:
@@ -246,7 +249,7 @@ class ReplyStream:
     def _check_count(self, last: Msg) -> None:
         promised = (last.headers or {}).get(h.CHUNKS)
         if promised is not None and promised.isdigit() and int(promised) != self.messages:
-            kind = PathBroken if self._numbered and self.messages < int(promised) else BrokenForGood
+            kind = PathBroken if self._voice.is_counted and self.messages < int(promised) else BrokenForGood
             raise kind(f"{self.messages} of {promised} messages arrived")
 
     def _on_message(self, msg: Msg) -> None:
@@ -255,25 +258,29 @@ class ReplyStream:
                 NoResponders("no dispatcher listens on the bus; start one with `sollol up` or `sollol dispatcher`")
             )
             return
+        if msg.reply and not self._is_next(msg):
+            return
         error = error_of(msg)
         if error is not None:
             self._put(error_from(error))
             return
-        if msg.data and (self._is_after_gap(msg) or self._is_part(msg)):
+        if msg.data and self._is_part(msg):
             return
         self._put(msg)
 
-    def _is_after_gap(self, msg: Msg) -> bool:
-        """Ends the stream where a message was lost, as far as they are numbered; what came before it is right."""
-        number = self.messages + 1
-        if number == 1:
-            prefix, dot, told = msg.reply.rpartition(".")
-            self._numbered = prefix + dot if told == "1" else ""
-        elif self._numbered and msg.reply != f"{self._numbered}{number}" and not self._is_over:
-            self._stop_listening()
-            self._put(PathBroken(f"message {number} of the answer was lost on the way"))
-            return True
-        return False
+    def _is_next(self, msg: Msg) -> bool:
+        """Whether a node's message is the next one of the node that is heard."""
+        heard = self._voice.hears(msg.reply, self.messages, is_end=not msg.data)
+        if heard is Heard.GAP:
+            self._break(f"message {self.messages + 1} of the answer was lost on the way")
+        elif heard is Heard.OTHER and _attempt(msg) > _attempt(self.first):
+            self._break("it was begun anew elsewhere while its node slept")
+        return heard is Heard.NEXT
+
+    def _break(self, why: str) -> None:
+        """Ends the stream behind what has come."""
+        self._stop_listening()
+        self._put(PathBroken(why))
 
     def _is_part(self, msg: Msg) -> bool:
         """Collects the parts of a split chunk; the last one is completed and passed on."""
@@ -360,6 +367,15 @@ async def request_many(
         stream.send(subject, payload, headers)
         async for msg in stream:
             yield msg
+
+
+def _attempt(first: Msg | None) -> int:
+    """The number of the attempt that began with this message; 0: it does not say so."""
+    told = (first.headers or {}).get(h.DECISION) if first is not None else None
+    try:
+        return 0 if told is None else decode(told.encode(), Decision).attempt
+    except DecodeFailed:
+        return 0
 
 
 def _expire(arrived: asyncio.Future[None]) -> None:

@@ -83,7 +83,7 @@ async def test_an_end_that_was_lost_between_two_servers_is_said_again(cluster: C
     async with Farewells(node) as farewells:
         node.subscribe("probe.end", lambda msg: farewells.refused("s") if is_no_responders(msg) else None)
         link.freeze()
-        end = End(Leave(node, "n1", inbox, ""), (Words(b"", {CHUNKS: "1"}),), "probe.end", "reports")
+        end = End(Leave(node, "n1", inbox, ""), (Words(b"", {CHUNKS: "1"}),), "probe", 1, "reports")
         farewells.begin("s", end, is_said=False, is_wanted=True)
         await node.flush()  # its own server has it, and proves nothing of the other
         link.cut()

@@ -349,7 +349,7 @@ class Attempt:
             error = ErrorBody(code=ErrorCode.CONNECTION_LOST, message="the caller could not be reached for a while")
         words = speaker.last_words(error, self.figures) if self.has_spoken else ()
         subject = subjects.ATTEMPT.of(self.decision.node_id, self.attempt_id)
-        return End(self.leave, words, f"{speaker.probe}.end", subject)
+        return End(self.leave, words, speaker.probe, speaker.messages, subject)
 
     def _finish_figures(self) -> None:
         now, answer = time.monotonic(), self._answer

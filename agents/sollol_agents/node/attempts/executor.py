@@ -214,7 +214,7 @@ class Executor:
             attempt = self._by_stream.get(stream)
             if attempt is not None:
                 attempt.caller_gone(last)
-            else:
+            elif last in ("1", "end"):  # an only reply, or what ends a stream
                 self.farewells.refused(stream)
 
     def _on_refused(self, subject: str) -> None:

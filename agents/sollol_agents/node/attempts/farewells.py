@@ -27,16 +27,18 @@ class End:
     Args:
         leave: To speak to the caller.
         words: What the caller is told, in order; nothing: the dispatcher tells the caller.
-        probe: Where the server says that nobody listens there.
+        probe: Where the server says that nobody listens there, but for the last token.
+        count: How many messages the caller was told before.
         subject: Where the dispatcher is told.
     """
 
-    __slots__ = ("_probe", "_subject", "_words", "leave", "report")
+    __slots__ = ("_count", "_probe", "_subject", "_words", "leave", "report")
 
-    def __init__(self, leave: Leave, words: tuple[Words, ...], probe: str, subject: str) -> None:
+    def __init__(self, leave: Leave, words: tuple[Words, ...], probe: str, count: int, subject: str) -> None:
         self.leave = leave
         self._words = words
         self._probe = probe
+        self._count = count
         self._subject = subject
         self.report = b""
         """What the dispatcher is told, once it is known."""
@@ -62,8 +64,8 @@ class End:
             NotConnected: The connection is down.
         """
         for number, words in enumerate(self._words, 1):
-            reply = self._probe if number == len(self._words) else ""
-            bus.publish(self.leave.inbox, words.data, reply=reply, headers=dict(words.headers))
+            told = "end" if number == len(self._words) else str(self._count + number)
+            bus.publish(self.leave.inbox, words.data, reply=f"{self._probe}.{told}", headers=dict(words.headers))
 
     def tell_dispatcher(self, bus: Bus) -> None:
         """Reports to the dispatcher.

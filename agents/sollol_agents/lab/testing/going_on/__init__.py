@@ -1,0 +1,1 @@
+"""A played world in which one answer goes on."""
