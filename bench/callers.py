@@ -7,7 +7,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -213,6 +213,6 @@ def _word(line: bytes) -> str:
     return str(said["response"])
 
 
-def spread(count: int) -> list[str]:
+def spread(count: int, ways: Sequence[str] = WAYS) -> list[str]:
     """The ways of so many callers, as many of each as of any other."""
-    return list(itertools.islice(itertools.cycle(WAYS), count))
+    return list(itertools.islice(itertools.cycle(ways), count))

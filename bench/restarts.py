@@ -25,7 +25,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from bench.callers import Callers, spread
+from bench.callers import WAYS, Callers, spread
 from bench.command import parser_of, started
 from sollol_agents.children import Child
 from sollol_agents.lab.testing.processes import ProcessFleet
@@ -69,7 +69,7 @@ def order_of(seed: int, actors: Sequence[str] = ACTORS) -> list[Step]:
 
 
 class Stage:
-    """Processes that are restarted under load; use as an async context manager.
+    """Processes on one server that are restarted under load; use as an async context manager.
 
     Args:
         folder: Where they keep their files.
@@ -77,6 +77,9 @@ class Stage:
         slots: Of each node.
         decode_tps: Words per second of each engine.
     """
+
+    bus_flags: tuple[str, ...] = ()
+    """Further flags of every actor."""
 
     def __init__(self, folder: Path, *, actors: Sequence[str] = ACTORS, slots: int = 10, decode_tps: int = 25) -> None:
         self._folder = folder
@@ -90,9 +93,7 @@ class Stage:
         self._starts = 0
 
     async def __aenter__(self) -> Self:
-        server = EmbeddedServer(EmbeddedServerConfig(port=0, store_dir=str(self._folder / "nats")))
-        await self._floor.enter_async_context(server)
-        self.fleet = await self._floor.enter_async_context(ProcessFleet(self._folder, server.url))
+        self.fleet = await self._floor.enter_async_context(ProcessFleet(self._folder, await self.serve()))
         flags = (*FLAGS, "--parallel", str(self._slots), "--decode-tps", str(self._decode_tps))
         for node in [name for name in self._actors if name in NODES]:
             self._engines[node] = (await self.fleet.emulator(node, *flags)).url
@@ -102,6 +103,15 @@ class Stage:
     async def __aexit__(self, *error: object) -> None:
         await asyncio.gather(*(child.close() for child in self._children.values()))
         await self._floor.aclose()
+
+    async def serve(self) -> str:
+        """Starts what carries the bus; returns its addresses."""
+        server = EmbeddedServer(EmbeddedServerConfig(port=0, store_dir=str(self._folder / "nats")))
+        await self._floor.enter_async_context(server)
+        return server.url
+
+    async def settle(self) -> None:
+        """Returns when the next step may come: at once, as whoever does not look decides."""
 
     @property
     def url(self) -> str:
@@ -114,12 +124,12 @@ class Stage:
         role, title = name.partition("-")[0], f"{name}.{self._starts}"
         if name in self._engines:
             own = ("--id", name, "--engine", "ollama", "--url", self._engines[name], "--slots", str(self._slots))
-            child = await self.fleet.actor("node", *own, name=title)
+            child = await self.fleet.actor("node", *own, *self.bus_flags, name=title)
             await self.fleet.joined(name)
         else:
             database = ("--database", str(self._folder / "recorder.sqlite3"))
             flags = {"recorder": database, "gateway": ("--port", str(self._port), "--reuse-port")}
-            child = await self.fleet.actor(role, *flags.get(role, ()), name=title)
+            child = await self.fleet.actor(role, *flags.get(role, ()), *self.bus_flags, name=title)
         self._children[name] = child
 
     async def restart(self, restart: Restart, rng: random.Random) -> str:
@@ -148,6 +158,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """Callers that wait for short ones."""
     stream_words: int = 80
     short_words: int = 4
+    ways: Sequence[str] = WAYS
 
 
 async def run(stage: Stage, steps: Sequence[Step], rng: random.Random, load: Load) -> dict[str, Any]:
@@ -157,10 +168,14 @@ async def run(stage: Stage, steps: Sequence[Step], rng: random.Random, load: Loa
         floor.push_async_callback(bus.close)
         callers = Callers(bus, stage.url, MODEL, rng)
         group = await floor.enter_async_context(asyncio.TaskGroup())
-        work = [group.create_task(callers.work(way, load.stream_words)) for way in spread(load.streams)]
-        work += [group.create_task(callers.work(way, load.short_words)) for way in spread(load.short)]
+        work = [group.create_task(callers.work(way, load.stream_words)) for way in spread(load.streams, load.ways)]
+        work += [group.create_task(callers.work(way, load.short_words)) for way in spread(load.short, load.ways)]
         await eventually(lambda: callers.begun >= load.streams and callers.open == len(work), within_s=60.0)
-        wrong = [w for step in steps for w in await asyncio.gather(*(stage.restart(one, rng) for one in step)) if w]
+        wrong: list[str] = []
+        for step in steps:
+            await stage.settle()
+            wrong += [one for one in await asyncio.gather(*(stage.restart(one, rng) for one in step)) if one]
+        await stage.settle()
         callers.stop()
         hung = await _hung(callers, work)
         for task in work:

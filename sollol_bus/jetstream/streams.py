@@ -54,7 +54,7 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
             "subjects": list(self.subjects),
             "discard": self.discard,
             "allow_direct": self.allow_direct,
-            "allow_rollup_hdrs": self.allow_rollup_hdrs,
+            "allow_rollup_hdrs": self.allow_rollup_hdrs or self.allow_msg_schedules,  # the server has it so
         }
         about = stores.ABOUT.get(self.name.removeprefix("KV_").removeprefix("OBJ_"), "")
         if about:

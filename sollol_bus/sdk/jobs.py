@@ -132,9 +132,8 @@ class Jobs:
             NoResponders: Nobody serves jobs: neither a dispatcher nor the queue is there.
         """
         wanted = None if priority is None else priority_of(priority)
+        job_id = secrets.token_hex(_ID_BYTES) if job_id is None else checked_id(job_id)
         asked = EnqueueRequest(job=job, job_id=job_id, priority=wanted, delay_s=delay_s)
-        if job_id is not None:
-            checked_id(job_id)
         try:
             job_id = (await self.asked(subjects.JOB_ENQUEUE, asked, EnqueueReply)).job_id
         except NoResponders:  # no dispatcher now: the queue itself is durable, and whoever comes checks the job
@@ -142,7 +141,7 @@ class Jobs:
                 await self._enter()
             number = DEFAULT_PRIORITY if wanted is None else wanted
             job = delayed(job, self.bus.clock.now_unix() + delay_s) if delay_s > 0 else job
-            job_id = (await self.submit_many([(job_id, job)], priority=number))[0]
+            await self.submit_many([(job_id, job)], priority=number)
         if on_done is not None:
             self._follow(job_id, on_done)
         return job_id

@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 from sollol_bus.errors import NoResponders, SollolError, error_from
 from sollol_bus.jetstream.vacancy import why_vacant
+from sollol_bus.sdk.lasting import reply_to
 from sollol_bus.transport.acting import signed
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode, error_of
@@ -41,14 +42,14 @@ _OF_RECORDER = (
 async def ask(
     bus: Bus, subject: str, asked: object, kind: type[T], *, timeout_s: float, headers: dict[str, str] | None = None
 ) -> T:
-    """The answer to a question; None asks without a body.
+    """The answer to a question; None asks without a body. What is lost with a server is asked again.
 
     Raises:
         SollolError: What the other side reported, or a `BusError`.
     """
     payload = b"" if asked is None else encode(asked)
     head = {**(headers or {}), **(signed(bus, subject) or {})}
-    msg = await bus.request(subject, payload, timeout_s=timeout_s, headers=head or None)
+    msg = await reply_to(bus, subject, payload, timeout_s=timeout_s, headers=head or None)
     failure = error_of(msg)
     if failure is not None:
         raise error_from(failure)
