@@ -24,6 +24,7 @@ from sollol_agents.scorer.core import Effect, SchedulerCore
 from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.office import clocks
 from sollol_agents.scorer.office.capacity import Capacity
+from sollol_agents.scorer.office.cuts import Cuts
 from sollol_agents.scorer.office.decision_events import DecisionEvents
 from sollol_agents.scorer.office.feedback import HeardFeedback
 from sollol_agents.scorer.office.fleet_events import tell_of_fleet
@@ -33,11 +34,12 @@ from sollol_agents.scorer.office.operators import Operators
 from sollol_agents.scorer.office.preloading import Preloading
 from sollol_agents.scorer.office.rivals import Rivals
 from sollol_agents.scorer.office.saved_knowledge import SavedKnowledge
+from sollol_agents.scorer.office.statistics import ScorerStatistics
 from sollol_agents.scorer.office.steering import breakers_reply
 from sollol_agents.scorer.office.tracing import QuestionSpans
 from sollol_agents.scorer.office.views import models_reply, nodes_answer
 from sollol_agents.scorer.office.watch import Watch, presumed_lost
-from sollol_bus.actor import Actor, ActorState
+from sollol_bus.actor import Actor
 from sollol_bus.errors import DecodeFailed, NotConnected
 from sollol_bus.jetstream.office import Candidate
 from sollol_bus.jetstream.outcomes import OutcomePublisher
@@ -70,26 +72,6 @@ _GAP_S = 1.5  # a turn of the tick that comes so late means that this process wa
 T = TypeVar("T")
 
 
-class ScorerStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scorer can say about itself."""
-
-    instance: str
-    state: ActorState
-    is_leader: bool
-    term: int
-    nodes: int
-    queued: int
-    in_flight: int
-    granted: int
-    refused: int
-    mean_decision_s: float
-    open_breakers: int
-    sleeping_nodes: float
-    short_models: float
-    saved_s: float
-    spare_slots: float
-
-
 class Scorer(Actor[ScorerConfig]):
     """Answers requests for slots while in office, and keeps up with the fleet in any case."""
 
@@ -118,6 +100,7 @@ class Scorer(Actor[ScorerConfig]):
         self._outcomes = await self.own(OutcomePublisher(self.bus))
         self._told = DecisionEvents(self.bus)
         self._preloading = Preloading(self.bus, self.core, self.spawn)
+        self._cuts = Cuts(self.bus, self.core, self.spawn, time.monotonic)
         self._spans = QuestionSpans(self.bus.tracer) if self.bus.tracer is not None else None
         self._watch = Watch(self.bus, on_dispatcher_gone=self._on_dispatcher_gone, on_orphan=self._on_orphan)
         self._hear(subjects.TELEMETRY.all, Telemetry, self._on_telemetry)
@@ -189,6 +172,7 @@ class Scorer(Actor[ScorerConfig]):
                 view.state is BreakerState.OPEN for view in breakers_reply(self.core, time.monotonic()).breakers
             ),
             **self._capacity.figures(time.monotonic()),
+            **self._cuts.figures(),
         )
 
     # -- office -------------------------------------------------------------------------------------------
@@ -247,6 +231,7 @@ class Scorer(Actor[ScorerConfig]):
                 )
                 return
             self._carry_out(take(value, time.monotonic()))
+            self._cuts.look_soon()
 
         self.bus.subscribe(subject, on_message)
 
@@ -277,6 +262,7 @@ class Scorer(Actor[ScorerConfig]):
             self.bus.meter.considered(took_s)
         self._decisions += 1
         self._carry_out(effects)
+        self._cuts.look_soon()
 
     def _on_release(self, msg: Msg) -> None:
         try:
@@ -334,6 +320,7 @@ class Scorer(Actor[ScorerConfig]):
             self._carry_out(self.core.tick(now))
             if not self.is_leader:
                 continue
+            self._cuts.look_soon()
             if now - looked >= _LOOK_EVERY_S:
                 looked = now
                 self._watch.look(self.core)
