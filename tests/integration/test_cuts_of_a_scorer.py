@@ -104,7 +104,8 @@ class World:
         return node
 
     def ask(self, request_id: str, **more: Any) -> None:
-        request = grant_request(request_id, **({"is_resumable": True, "dispatcher": "unknown"} | more))
+        usual: dict[str, Any] = {"is_resumable": True, "dispatcher": "unknown"}
+        request = grant_request(request_id, **(usual | more))
         self.bus.publish(subjects.GRANT, encode(request), reply=self._inbox.subject)
 
     def go_on(self, request_id: str, number: int, cuts: int) -> None:
