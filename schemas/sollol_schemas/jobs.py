@@ -127,6 +127,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     """1, and one more for each time it was run again by request."""
     tokens: Tokens = 0
     """Progress: chunks of output so far, about one token each."""
+    resumed: Count = 0
+    """How often the answer of its last try broke off and went on."""
     node_id: str = ""
     worker: str = msgspec.field(default="", name="owner")
     """Instance of the dispatcher that works on it; whose it is stands in its id."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +25,7 @@ from sollol_bus.sdk.resume.resuming import decision_in
 from sollol_bus.sdk.sending import RECONNECT_S, Sending, cancelled
 from sollol_bus.transport.messages import Msg
 from sollol_schemas.decision import Decision
+from sollol_schemas.errors import ErrorCode
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +69,14 @@ class Call(Sending):
         return tuple(decision for decision in made if decision is not None)
 
     @property
+    def mended(self) -> Sequence[ErrorCode]:
+        """What broke the answer off, each time that it went on: the first chunk of a rest is one of the iteration."""
+        return self._answer.mended
+
+    @property
     def resumed(self) -> int:
-        """How often the answer went on after a break; a chunk that comes through the iteration is the first of it."""
-        return self._answer.resumed
+        """How often the answer went on after a break."""
+        return len(self._answer.mended)
 
     @property
     def is_complete(self) -> bool:

@@ -143,6 +143,7 @@ def in_place_of(
         max_resends=before.resends + 1 + max_resends,
         waited_s=before.age_s,
         secret=before.secret,
+        resume_bytes=before.resume_bytes,
         on_news=on_news,
     )
 

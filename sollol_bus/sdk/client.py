@@ -23,33 +23,18 @@ from sollol_bus.sdk.engine_options import with_options
 from sollol_bus.sdk.jobs import JobAnswer, Jobs
 from sollol_bus.sdk.operating import Operating
 from sollol_bus.sdk.results import Answer, AnswerStream, Embeddings, embedded
-from sollol_bus.sdk.routing_fields import called_here, fields_of
+from sollol_bus.sdk.resume.transcript import RESUME_BYTES
+from sollol_bus.sdk.routing_fields import fields_of
 from sollol_bus.sdk.spread import spread
 from sollol_bus.sdk.surroundings import bus_config_here
 from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import encode
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
+from sollol_schemas.continuation import RESUME
 from sollol_schemas.decision import DecisionEvent
-from sollol_schemas.feedback import FeedbackReply, FeedbackRequest
 from sollol_schemas.headers import ROUTING_PREFIX, TRACEPARENT
 from sollol_schemas.inboxes import client_inbox_prefix
-from sollol_schemas.owners import is_reference
-from sollol_schemas.queries import (
-    ModelsReply,
-    NodesReply,
-    NodesRequest,
-    NodeView,
-    RecentReply,
-    RecentRequest,
-    ReliabilityReply,
-    ReliabilityRequest,
-    StatsReply,
-    StatsRequest,
-    UsageReply,
-    UsageRequest,
-    WhyReply,
-)
 from sollol_schemas.routing import DEFAULT_DEADLINE_S, Routing
 
 T = TypeVar("T")
@@ -68,9 +53,17 @@ class Client(Operating, Part):
         bus: Address of the NATS server, all settings of the connection, or a connected bus, which stays open; None:
             what the environment (`SOLLOL_NATS`, `SOLLOL_NATS_*`) and the settings file of this machine say.
         routing: Routing fields for every request that brings none of its own.
+        resume_bytes: So much of each answer's text is kept while it streams, so that it goes on when it breaks off; 0:
+            none does.
     """
 
-    def __init__(self, bus: str | BusConfig | Bus | None = None, *, routing: Routing | None = None) -> None:
+    def __init__(
+        self,
+        bus: str | BusConfig | Bus | None = None,
+        *,
+        routing: Routing | None = None,
+        resume_bytes: int = RESUME_BYTES,
+    ) -> None:
         if bus is None:
             bus = bus_config_here(_NAME)
         given = BusConfig(url=bus, name=_NAME) if isinstance(bus, str) else bus
@@ -80,6 +73,7 @@ class Client(Operating, Part):
         self._bus = bus if isinstance(bus, Bus) else None
         self._jobs: Jobs | None = None
         self._routing = routing
+        self._resume_bytes = resume_bytes
 
     async def start(self) -> None:
         """Connects, unless it was given a connected bus.
@@ -125,6 +119,8 @@ class Client(Operating, Part):
         """An answer to a prompt as it streams in.
 
         `fields` are options of the engine (`temperature=0.2`, `max_tokens=100`), and further fields of Ollama's body.
+        An answer that breaks off through a fault of node, engine or bus goes on; with `resume=False` it ends with the
+        error.
         """
         return AnswerStream(self._native(subjects.GENERATE, {"model": model, "prompt": prompt, **fields}, routing))
 
@@ -195,11 +191,20 @@ class Client(Operating, Part):
         headers: dict[str, str] | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
         request_id: str | None = None,
+        resume: bool = True,
     ) -> Call:
         """A request with a body of your own, for what the other methods do not cover."""
         if deadline_s != DEFAULT_DEADLINE_S:  # the fleet stops when this caller does
             headers = {f"{ROUTING_PREFIX}Deadline-S": str(deadline_s), **(headers or {})}
-        return Call(self.bus, subject, body, headers=headers, deadline_s=deadline_s, request_id=request_id)
+        return Call(
+            self.bus,
+            subject,
+            body,
+            headers=headers,
+            deadline_s=deadline_s,
+            request_id=request_id,
+            resume_bytes=self._resume_bytes if resume else 0,
+        )
 
     def _native(
         self, subject: str, fields: dict[str, object], routing: Routing | None, before: Call | None = None
@@ -207,12 +212,16 @@ class Client(Operating, Part):
         check_texts(fields)
         check_streamed(fields)
         chosen = routing or self._routing or Routing()
+        resume = fields.get(RESUME, True)
+        if not isinstance(resume, bool):
+            raise BadRequest(f"{RESUME} must be true or false")
+        fields = {name: value for name, value in fields.items() if name != RESUME}
         fields = {**with_options(fields), "stream": True, **fields_of(chosen)}
         headers = {TRACEPARENT: trace} if (trace := present_traceparent()) else None
         told = fields.get("deadline_s")
         deadline_s = float(told) if isinstance(told, (int, float)) and told > 0 else DEFAULT_DEADLINE_S
         if before is None:
-            return self.call(subject, encode(fields), headers=headers, deadline_s=deadline_s)
+            return self.call(subject, encode(fields), headers=headers, deadline_s=deadline_s, resume=resume)
         return in_place_of(before, subject, encode(fields), headers)
 
     async def generate_async(
@@ -241,93 +250,6 @@ class Client(Operating, Part):
         """Where a request would run now, and why; nothing is reserved."""
         fields = {"model": model, "prompt": prompt, **fields_of(routing or self._routing or Routing())}
         return await self._ask(subjects.ROUTE, fields, DecisionEvent)
-
-    async def nodes(self, *, is_queue_only: bool = False) -> NodesReply:
-        """The fleet as the scorer in office sees it, or what waits for a slot there without the nodes."""
-        return await self._ask(subjects.NODES, NodesRequest(is_queue_only=is_queue_only), NodesReply)
-
-    async def node(self, name: str) -> NodeView:
-        """One node, by its id, host, address, `host:port`, URL or `localhost`.
-
-        Raises:
-            BadRequest: None is called so, or several are; the error lists them.
-        """
-        return (await self._ask(subjects.NODES, NodesRequest(node=called_here(name)), NodesReply)).nodes[0]
-
-    async def models(self) -> ModelsReply:
-        """Every model that a node has."""
-        return await self._ask(subjects.MODELS, None, ModelsReply)
-
-    async def stats(self, window_s: float = 0.0, *, with_patterns: bool = False) -> StatsReply:
-        """Statistics of the cluster; `window_s` 0 means everything that is kept.
-
-        With patterns also the categories of work, where which goes, baselines of nodes, and each node's last day.
-        """
-        asked = StatsRequest(window_s=window_s, with_patterns=with_patterns)
-        return await self._ask(subjects.STATS, asked, StatsReply)
-
-    async def reliability(self, node_id: str = "", model: str = "") -> ReliabilityReply:
-        """Reliability per node and per (node, model)."""
-        asked = ReliabilityRequest(node_id=called_here(node_id), model=model)
-        return await self._ask(subjects.RELIABILITY, asked, ReliabilityReply)
-
-    async def recent(self, limit: int = 50) -> RecentReply:
-        """The latest outcomes and node events."""
-        return await self._ask(subjects.RECENT, RecentRequest(limit=limit), RecentReply)
-
-    async def usage(self, asked: UsageRequest | None = None) -> UsageReply:
-        """Requests, tokens and seconds of slots: by caller where nothing else is asked for."""
-        return await self._ask(subjects.USAGE, asked, UsageReply)
-
-    async def why(self, request_id: str) -> WhyReply:
-        """Every decision about a request with all candidates, and what became of each attempt.
-
-        Raises:
-            BadRequest: The id is not one, or nothing is known under it.
-        """
-        if not is_reference(request_id):
-            raise BadRequest(f"not a request id: {request_id[:80]!r}")
-        return await self._ask(subjects.WHY.of(request_id), None, WhyReply)
-
-    async def feedback(
-        self,
-        request_id: str = "",
-        *,
-        score: float | None = None,
-        success: bool | None = None,
-        model: str = "",
-        category: str = "",
-        latency_s: float | None = None,
-        comment: str = "",
-    ) -> FeedbackReply:
-        """Tells how good an answer was, from which the choice among the models of a group learns.
-
-        Args:
-            request_id: Of the request, as `answer.decision.request_id` says, or of a job. A later word replaces it.
-            score: 0 is useless, 1 is perfect.
-            success: In place of a score: true is 1, false is 0.
-            model: In place of a request: a model, where answers are judged outside; for operators.
-            category: A coding category or a task type; empty: what is known of the request.
-            latency_s: How long the answer took, as its reader saw it.
-            comment: Shown where the request is explained.
-
-        Returns:
-            What it counted for; or that it waits, because nothing of the request is recorded yet.
-
-        Raises:
-            BadRequest: It says too little or too much.
-            SollolError: The request is somebody else's, or the caller gave too much feedback within a minute.
-        """
-        asked = FeedbackRequest(
-            request_id=request_id,
-            model=model,
-            category=category,
-            score=score,
-            success=success,
-            latency_s=latency_s,
-            comment=comment,
-        )
-        return await self._ask(subjects.FEEDBACK, asked, FeedbackReply)
 
     # -- many at once -------------------------------------------------------------------------------------
 
@@ -393,5 +315,3 @@ class Client(Operating, Part):
         except SollolError:
             return 1
         return max([1, *(len(view.installed_on) for view in views if view.name in (model, f"{model}:latest"))])
-
-    get_node_resources, get_cluster_stats = nodes, stats

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from sollol_bus.errors import error_from
+from sollol_bus.sdk.asking import Asking
 from sollol_bus.sdk.group_making import group_of, only
-from sollol_bus.sdk.questions import ask_actor, ask_many
+from sollol_bus.sdk.questions import ask_many
 from sollol_bus.sdk.results import Answer
 from sollol_bus.sdk.routing_fields import called_here
 from sollol_bus.sdk.warming import Warmed, beginning, warmed
-from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import decode
 from sollol_bus.transport.watching import watch
 from sollol_schemas import subjects
@@ -39,16 +39,11 @@ from sollol_schemas.steering import BreakerRequest, BreakersReply, StrategyEvent
 T = TypeVar("T")
 
 
-class Operating(ABC):
+class Operating(Asking):
     """Operators' requests and events, over the connection of whoever inherits this.
 
     Nodes may be called by id, host, address, `host:port`, URL or `localhost`.
     """
-
-    @property
-    @abstractmethod
-    def bus(self) -> Bus:
-        """The connection."""
 
     @abstractmethod
     async def chat(
@@ -64,9 +59,6 @@ class Operating(ABC):
     @abstractmethod
     async def route(self, model: str, prompt: str = "", *, routing: Routing | None = None) -> DecisionEvent:
         """Where a request would run now, and why; nothing is reserved."""
-
-    async def _ask(self, subject: str, asked: object, kind: type[T], *, timeout_s: float = 5.0) -> T:
-        return await ask_actor(self.bus, subject, asked, kind, timeout_s=timeout_s)
 
     # -- operations ---------------------------------------------------------------------------------------
 

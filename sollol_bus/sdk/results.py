@@ -11,7 +11,7 @@ import msgspec
 from sollol_bus.errors import BackendBrokeProtocol, DecodeFailed
 from sollol_bus.sdk.answers import so_far
 from sollol_bus.sdk.call import Call
-from sollol_bus.sdk.routing_told import escalation_told, routing_told
+from sollol_bus.sdk.routing_told import escalation_told, resumed_told, routing_told
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.transport.streaming import grown
 from sollol_schemas import headers as h
@@ -41,6 +41,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: list[dict[str, Any]] = []
     done_reason: str = ""
     decision: Decision | None = None
+    """Of the attempt that completed it."""
+    decisions: tuple[Decision, ...] = ()
+    """Of every attempt that spoke, in order: several where the answer went on after a break."""
     figures: Figures | None = None
     final: dict[str, Any] = {}
     """The engine's last object, with its own counts and durations, and the log probabilities of every chunk."""
@@ -55,9 +58,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.tried)
 
     @property
+    def resumed(self) -> int:
+        """How often it broke off and went on."""
+        return max(0, len(self.decisions) - 1)
+
+    @property
     def routing(self) -> dict[str, Any]:
         """Where and why it was made, as it stands under `_sollol_routing` over HTTP."""
-        told = routing_told(self.decision, self.figures, self.request_id)
+        told = routing_told(self.decision, self.figures, self.request_id) | resumed_told(self.decisions)
         return told | escalation_told(self.tried, self.check_failure)
 
     def __repr__(self) -> str:
@@ -177,8 +185,13 @@ class AnswerStream:
 
     @property
     def decision(self) -> Decision | None:
-        """Where it runs and why; known from the first chunk on."""
-        return decision_of(self._call.first)
+        """Where it runs and why; known from the first chunk on, and another one each time that it goes on."""
+        return next(reversed(self._call.decisions), None)
+
+    @property
+    def resumed(self) -> int:
+        """How often it broke off and went on until now."""
+        return self._call.resumed
 
     @property
     def answer(self) -> Answer:
@@ -193,6 +206,7 @@ class AnswerStream:
             request_id=self.request_id,
             done_reason=native.done_reason,
             decision=self.decision,
+            decisions=self._call.decisions,
             figures=figures_of(self._call.last),
             final=final | {"logprobs": native.logprobs} if native.logprobs and final else final,
         )

@@ -14,6 +14,7 @@ from sollol_schemas.execution import Figures
 _FULL_SCORE: Final = 100.0
 _MS: Final = 1000.0
 _NUMBERS_PER_SENDING: Final = 10
+_TWO: Final = 2
 
 
 def routing_told(decision: Decision | None, figures: Figures | None, request_id: str) -> dict[str, Any]:
@@ -61,6 +62,17 @@ def escalation_told(tried: Sequence[Tried], failure: str) -> dict[str, Any]:
     """
     told: dict[str, Any] = {"escalated": len(tried), "tried": msgspec.to_builtins(tuple(tried))} if tried else {}
     return told | ({"check_failure": failure} if failure else {})
+
+
+def resumed_told(decisions: Sequence[Decision]) -> dict[str, Any]:
+    """What is told beside it of an answer that went on: how often, and on which nodes it was made, in order.
+
+    Args:
+        decisions: Of every attempt that spoke.
+    """
+    if len(decisions) < _TWO:
+        return {}
+    return {"resumed": len(decisions) - 1, "nodes": [decision.node_id for decision in decisions]}
 
 
 def attempts_of(decision: Decision) -> int:

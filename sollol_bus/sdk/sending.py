@@ -70,6 +70,7 @@ class Sending:
         self.gives_up_mono_s = time.monotonic() + deadline_s
         self.comes_again = False
         """Whether somebody else will ask for it: a cancel ends it only while it waits, and it is not sent again."""
+        self.resume_bytes = resume_bytes
         self.bus = bus
         self._loop = asyncio.get_running_loop()
         self._subject = subject

@@ -40,6 +40,12 @@ class DispatcherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     job_callback_secret: Annotated[
         str, Meta(description="Key of the signature on posted results; empty: they are not signed.")
     ] = ""
+    resume_bytes: Annotated[
+        int,
+        Meta(
+            ge=0, description="Text kept of each answer to a job, so that it goes on when it breaks off; 0: none does."
+        ),
+    ] = 1 << 20
     drain_timeout_s: Annotated[float, Meta(ge=0, description="Seconds that running requests may take to finish.")] = (
         30.0
     )

@@ -46,4 +46,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         tuple[str, ...],
         Meta(description="Engine paths that clients may use although they change it or tell of its inside."),
     ] = ()
+    resume_bytes: Annotated[
+        int,
+        Meta(ge=0, description="Text kept of each answer, so that it goes on when it breaks off; 0: none does."),
+    ] = 1 << 20
     drain_timeout_s: Annotated[float, Meta(ge=0, description="Seconds that running answers may take to finish.")] = 30.0

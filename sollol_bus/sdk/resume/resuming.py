@@ -63,8 +63,8 @@ class Resuming:
         self._way: Callable[[Msg], Msg | None] = self._begin
         self.firsts: list[Msg] = []
         """The first message of each attempt that broke off."""
-        self.resumed = 0
-        """How often something of the rest came after a break."""
+        self.mended: list[ErrorCode] = []
+        """What broke the answer off, each time that something of its rest came."""
         self.payload = body
         """With what it is sent next."""
         self.headers = {h.RESUME: "1"} if self._is_on and self._transcript.may_be_moved else {}
@@ -93,7 +93,7 @@ class Resuming:
         """
         if msg is None or self._begun is None:
             return msg
-        return merged(msg, self._begun, resumed=self.resumed, messages=self._transcript.messages, now=now)
+        return merged(msg, self._begun, resumed=len(self.mended), messages=self._transcript.messages, now=now)
 
     def tail(self) -> bytes:
         """What was held back, at the end of the answer: an event without its end."""
@@ -105,10 +105,11 @@ class Resuming:
     def _begin(self, msg: Msg) -> Msg | None:
         """The first message of a sending: how it and the others are handed out."""
         told, transcript = (msg.headers or {}).get(h.CONTENT_TYPE, ""), self._transcript
-        is_again = self._broken is not None
-        if is_again:
+        broken = self._broken
+        is_again = broken is not None
+        if broken is not None:
             self._broken = None
-            self.resumed += 1
+            self.mended.append(broken.body.code)
         if is_again and not self._sent.is_blank:
             self._way = self._tell_rest
         elif is_again and transcript.messages:

@@ -161,13 +161,15 @@ def concluded(status: JobStatus, standing: JobResult, seq: int) -> JobStatus:
 
 def handed_back(status: JobStatus) -> JobStatus:
     """The state of a job that leaves this dispatcher in an orderly way while a node worked on it."""
-    return msgspec.structs.replace(status, state=JobState.QUEUED, node_id="", worker="", tokens=0)
+    return msgspec.structs.replace(status, state=JobState.QUEUED, node_id="", worker="", tokens=0, resumed=0)
 
 
 def after_failure(status: JobStatus, error: ErrorBody, rules: RetryRules, rng: random.Random) -> Again | End:
     """What follows a failed try."""
     code = _cause(error)
-    status = msgspec.structs.replace(status, state=JobState.QUEUED, error=error, node_id="", worker="", tokens=0)
+    status = msgspec.structs.replace(
+        status, state=JobState.QUEUED, error=error, node_id="", worker="", tokens=0, resumed=0
+    )
     if code in FINAL or (error.owner is Owner.REQUEST and code not in (ErrorCode.UNKNOWN_MODEL, *PATIENT)):
         return End(status=msgspec.structs.replace(status, state=JobState.FAILED))
     if code is ErrorCode.UNKNOWN_MODEL:

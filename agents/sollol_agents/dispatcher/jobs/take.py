@@ -220,9 +220,9 @@ class Take:
         """Asks for the job as any client would, and writes down how far it is."""
         tools, pace = self._tools, self._tools.pace
         headers = headers_for(accepted, self.job_id, self.priority)
-        stored = self.delivery
-        headers[h.JOB_PLACE] = f"{stored.stored_at_ns} {stored.stream_seq} {stored.pending}"
-        asking = Try(tools.calls, accepted, headers=headers, age_s=self._age_s())
+        headers[h.JOB_PLACE] = f"{self.delivery.stored_at_ns} {self.delivery.stream_seq} {self.delivery.pending}"
+        kept = tools.config.resume_bytes
+        asking = Try(tools.calls, accepted, headers=headers, age_s=self._age_s(), resume_bytes=kept)
         try:
             async with asking as self._try:
                 while not await happens(asking.has_news, pace.job_hold_s):
@@ -267,6 +267,7 @@ class Take:
             state=JobState.RUNNING,
             node_id=asking.node_id,
             tokens=asking.tokens,
+            resumed=asking.resumed,
             started_at=self._status.started_at or self._tools.bus.clock.instant(),
             doubts=0,
         )
@@ -297,6 +298,7 @@ class Take:
             state=JobState.DONE,
             tries=self._status.tries + 1,
             tokens=(figures.output_tokens if figures is not None else None) or self._status.tokens,
+            resumed=figures.resumed if figures is not None else 0,
             error=None,
             worker="",
             finished_at=self._tools.bus.clock.instant(),

@@ -13,7 +13,7 @@ from sollol_bus.sdk.answers import joined
 from sollol_bus.sdk.call import Call
 from sollol_bus.sdk.checked import in_place_of, left_s, tell_verdict
 from sollol_bus.sdk.escalation import Escalation
-from sollol_bus.sdk.results import decision_of, figures_of
+from sollol_bus.sdk.results import figures_of
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
@@ -52,9 +52,12 @@ class Try:
         accepted: The job.
         headers: What goes with its request.
         age_s: Seconds since it was due.
+        resume_bytes: So much of the answer's text is kept, so that it goes on when it breaks off; 0: it does not.
     """
 
-    def __init__(self, calls: Bus, accepted: Accepted, *, headers: dict[str, str], age_s: float) -> None:
+    def __init__(
+        self, calls: Bus, accepted: Accepted, *, headers: dict[str, str], age_s: float, resume_bytes: int
+    ) -> None:
         self.node_id = ""
         """Where it runs, or ran last."""
         self.tokens = 0
@@ -81,10 +84,11 @@ class Try:
             deadline_s=UNLIMITED_S if deadline_s is None else max(0.0, deadline_s - age_s),
             waited_s=age_s,
             max_resends=_MAX_RESENDS,
+            resume_bytes=resume_bytes,
             on_news=self._on_news,
         )
         self._chunks: list[bytes] = []
-        self._bytes = 0
+        self._bytes = self._resumed = 0
         self._task: asyncio.Task[None]
 
     async def __aenter__(self) -> Self:
@@ -103,6 +107,11 @@ class Try:
     def is_over(self) -> bool:
         """Whether nothing more comes; `result` tells how it ended."""
         return self.result is not None or self._task.done()
+
+    @property
+    def resumed(self) -> int:
+        """How often its answer broke off and went on."""
+        return self._call.resumed
 
     async def withdraw(self, within_s: float) -> bool:
         """Ends it unless it has a slot; somebody else will ask for its job, whose place in the queue is kept.
@@ -170,12 +179,12 @@ class Try:
 
     async def _ask(self) -> Answered:
         self._chunks.clear()
-        self._bytes = 0
+        self._bytes = self._resumed = 0
         async with self._call as call:
             async for msg in call:
                 self._collect(msg)
         body = joined(self._kind, self._chunks)
-        return Answered(body, decision_of(self._call.first), figures_of(self._call.last))
+        return Answered(body, self._decision, figures_of(self._call.last))
 
     def _marked(self, answer: Answered) -> Answered:
         return answer._replace(tried=self._escalation.tried, check_failure=self._escalation.failure)
@@ -193,9 +202,14 @@ class Try:
             self.node_id = node_id
             self.has_news.set()
 
+    @property
+    def _decision(self) -> Decision | None:
+        return next(reversed(self._call.decisions), None)
+
     def _collect(self, msg: Msg) -> None:
-        if not self._chunks:
-            decision = decision_of(self._call.first)
+        if not self._chunks or self._call.resumed != self._resumed:
+            self._resumed = self._call.resumed
+            decision = self._decision
             self._note_node(decision.node_id if decision is not None else "")
         self.tokens += 1
         self._bytes += len(msg.data)

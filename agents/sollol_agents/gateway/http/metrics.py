@@ -61,6 +61,9 @@ class Metrics:
         self._attempts = Counter(
             "sollol_gateway_attempts_total", "Attempts made for answered requests.", ["node"], registry=registry
         )
+        self._resumed = Counter(
+            "sollol_gateway_resumed_total", "Times that an answer broke off and went on.", ["reason"], registry=registry
+        )
         self._decisions = Counter(
             "sollol_gateway_decisions_total", "Answers by mode and strategy.", ["mode", "strategy"], registry=registry
         )
@@ -81,6 +84,10 @@ class Metrics:
     def began(self) -> None:
         """An inference request is open."""
         self._active.inc()
+
+    def resumed(self, reason: ErrorCode) -> None:
+        """An answer that broke off goes on."""
+        self._resumed.labels(reason.value).inc()
 
     def refused(self, path: str, status: int) -> None:
         """A request was answered without a call, or is none of inference."""

@@ -64,9 +64,14 @@ def _text(name: bytes, value: bytes, most: int = _VALUE_MAX) -> str:
 
 
 def told(
-    decision: Decision | None, request_id: str, figures: Figures | None = None, escalation: Escalation | None = None
+    decision: Decision | None,
+    request_id: str,
+    figures: Figures | None = None,
+    escalation: Escalation | None = None,
+    *,
+    resumed: int = 0,
 ) -> list[Header]:
-    """The headers of an answer that say where it was made, and why."""
+    """The headers of an answer that say where it was made, and why; `resumed` is how often it broke off and went on."""
     headers = [(b"x-sollol-request-id", request_id.encode())]
     if decision is not None:
         headers += [
@@ -85,6 +90,8 @@ def told(
         if decision.rejected:
             refused = ", ".join(f"{reason}={count}" for reason, count in decision.rejected.items())
             headers.append((b"x-sollol-rejected", _value(refused)))
+    if resumed:
+        headers.append((b"x-sollol-resumed", b"%d" % resumed))
     if figures is not None:
         headers.append((b"x-sollol-actual-s", b"%.4g" % figures.actual_s))
     if escalation is not None and escalation.tried:

@@ -60,6 +60,7 @@ _BROKEN_OFF: Final = frozenset(
         ErrorCode.ENGINE_FAILED,
         ErrorCode.ENGINE_PROTOCOL,
         ErrorCode.STALLED,
+        ErrorCode.MOVED,
     }
 )
 """What ends an answer in its middle through no fault of the request."""
@@ -92,6 +93,7 @@ class Exchange:
         self._events: EventRelay | None = None
         self._held = b""
         self._kept = 0
+        self._resumed = 0
         self._coming: AsyncIterable[Msg]
         checking = request.checking
         self.checked = CheckedAnswers(request, checking) if checking is not None else None
@@ -128,7 +130,7 @@ class Exchange:
         request, self.call, self._first_at, self.decision = self._request, call, None, None
         self._coming = coming
         self._held = self._rest = b""
-        self._kept = 0
+        self._kept = self._resumed = 0
         if not request.is_native:
             told = routing_headers.told(None, call.request_id)
             after_s = self._keep_alive_s
@@ -147,6 +149,8 @@ class Exchange:
     async def _lines(self) -> None:
         call, reply = self._require_call(), self._reply
         async for msg in self._coming:
+            if call.resumed != self._resumed:
+                self._note_resumed()
             lines = [msg.data, *(one.data for one in call.take_ready())]
             if self._held:
                 lines.insert(0, self._held)
@@ -173,6 +177,8 @@ class Exchange:
         async for msg in self._coming:
             if self._first_at is None:
                 self._note_first()
+            if call.resumed != self._resumed:
+                self._note_resumed()
             for one in (msg, *call.take_ready()):
                 self._keep(pieces, one.data)
         return pieces
@@ -207,6 +213,9 @@ class Exchange:
                     self._begin_events()
                 elif NDJSON in content_type:
                     reply.start(200, [(b"content-type", content_type), NO_SNIFFING, *self._told()])
+            if call.resumed != self._resumed:
+                seam = self._note_resumed()
+                data = seam + data if events is not None else data
             if events is not None:
                 data = events.feed(data)
             if not reply.status:
@@ -281,20 +290,31 @@ class Exchange:
     def _note_first(self) -> None:
         self._first_at = time.perf_counter()
         decision = decision_of(self._require_call().first)
-        if decision is not None and not self._request.sees_addresses:
-            decision = decision.without_address()
-        self.decision = decision
+        self.decision = self._shown(decision) if decision is not None else None
+
+    def _note_resumed(self) -> bytes:
+        """The answer broke off and goes on; returns what tells it inside an event stream."""
+        call = self._require_call()
+        for reason in call.mended[self._resumed :]:
+            self._metrics.resumed(reason)
+        self._resumed = call.resumed
+        self.decision = self._shown(call.decisions[-1])
+        return b": resumed on %b\n\n" % self.decision.node_id.encode()
+
+    def _shown(self, decision: Decision) -> Decision:
+        return decision if self._request.sees_addresses else decision.without_address()
 
     def _told(self, *, is_over: bool = False) -> list[Header]:
         call = self._require_call()
         if self._first_at is None:
             self._note_first()
         figures = figures_of(call.last) if is_over else None
-        return routing_headers.told(self.decision, call.request_id, figures, self._escalation)
+        return routing_headers.told(self.decision, call.request_id, figures, self._escalation, resumed=self._resumed)
 
     def _routing(self) -> bytes:
         call = self._require_call()
-        return native.routing_of(self.decision, figures_of(call.last), call.request_id, self._escalation)
+        decisions = call.decisions if self._resumed else ()
+        return native.routing_of(self.decision, figures_of(call.last), call.request_id, self._escalation, decisions)
 
     @property
     def _escalation(self) -> Escalation | None:

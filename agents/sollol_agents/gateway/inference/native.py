@@ -5,12 +5,13 @@ Routing is told in the last object, under `_sollol_routing`; nothing else of an 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from sollol_bus.sdk.escalation import Escalation
-from sollol_bus.sdk.routing_told import escalation_told, routing_told
+from sollol_bus.sdk.routing_told import escalation_told, resumed_told, routing_told
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import Figures
 
@@ -39,10 +40,14 @@ def with_routing(line: bytes, routing: bytes) -> bytes:
 
 
 def routing_of(
-    decision: Decision | None, figures: Figures | None, request_id: str, escalation: Escalation | None = None
+    decision: Decision | None,
+    figures: Figures | None,
+    request_id: str,
+    escalation: Escalation | None = None,
+    decisions: Sequence[Decision] = (),
 ) -> bytes:
-    """Where and why a request ran, as JSON."""
-    told = routing_told(decision, figures, request_id)
+    """Where and why a request ran, as JSON; `decisions` are those of every attempt that spoke."""
+    told = routing_told(decision, figures, request_id) | resumed_told(decisions)
     if escalation is not None:
         told |= escalation_told(escalation.tried, escalation.failure)
     return _encode(told)
