@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from sollol_agents.requests.body import read_fields
-from sollol_agents.requests.checking import checking_of, without_check
+from sollol_agents.requests.checking import checking_of, without_own
 from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.answer_texts import text_of
 from sollol_bus.sdk.checks import check_in, judge_of
@@ -153,8 +153,8 @@ def test_a_check_leaves_the_body_before_anybody_else_sees_it() -> None:
     checking = checking_of(RequestKind.GENERATE, "", fields, None)
     assert checking is not None
     assert checking.is_explicit
-    assert without_check(RequestKind.GENERATE, body, fields) == b'{"model":"m","prompt":"p"}'
-    assert without_check(RequestKind.PASSTHROUGH, body, fields) == body
+    assert without_own(RequestKind.GENERATE, body, fields) == b'{"model":"m","prompt":"p"}'
+    assert without_own(RequestKind.PASSTHROUGH, body, fields) == body
     assert checking_of(RequestKind.PASSTHROUGH, "/v1/completions", fields, None) is None
     with pytest.raises(BadRequest, match="embeddings"):
         checking_of(RequestKind.EMBED, "", fields, None)

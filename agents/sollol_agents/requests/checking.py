@@ -12,10 +12,12 @@ from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.answer_texts import asked_form, text_of
 from sollol_bus.sdk.checks import Judge, check_in, judge_of
 from sollol_schemas.context import RequestKind
+from sollol_schemas.continuation import RESUME
 from sollol_schemas.escalation import CHECK
 
 _FORMS: Final = ("format", "response_format", "text")
 """Fields in which some dialect says what form the engine is to give its answer."""
+_OWN: Final = frozenset({CHECK, RESUME})
 _encode = msgspec.json.Encoder().encode
 
 
@@ -69,8 +71,8 @@ def checking_of(kind: RequestKind, path: str, fields: Fields, header: str | None
     return Checking(kind, path, fields, None) if not fields.keys().isdisjoint(_FORMS) else None
 
 
-def without_check(kind: RequestKind, body: bytes, fields: Fields) -> bytes:
-    """The body as dispatchers and engines get it: the very same bytes unless it names a check."""
-    if kind is RequestKind.PASSTHROUGH or CHECK not in fields:
+def without_own(kind: RequestKind, body: bytes, fields: Fields) -> bytes:
+    """The body as dispatchers and engines get it: the very same bytes unless it says what is for its caller's side."""
+    if kind is RequestKind.PASSTHROUGH or fields.keys().isdisjoint(_OWN):
         return body
-    return _encode({name: raw for name, raw in fields.items() if name != CHECK})
+    return _encode({name: raw for name, raw in fields.items() if name not in _OWN})

@@ -14,6 +14,7 @@ import msgspec
 from sollol_bus.errors import BackendBrokeProtocol
 from sollol_bus.sdk.resume.telling import Said, Shape
 from sollol_schemas.context import RequestKind
+from sollol_schemas.continuation import CONTINUE_FROM
 
 _INVALID: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _DURATIONS: Final = ("total_duration", "eval_duration")
@@ -26,6 +27,7 @@ _REFUSALS: Final = {
     "images": "it is about images",
     "suffix": "it goes between a prompt and a suffix",
     "_debug_render_only": "it is a rendered prompt",
+    CONTINUE_FROM: "its caller goes on by itself",
 }
 _UNREADABLE: Final = "its body cannot be read"
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -11,7 +11,7 @@ import msgspec
 from sollol_agents.dispatcher.requests.intake import Rejected, check_path, take_in
 from sollol_agents.posting import is_permitted_url
 from sollol_agents.requests.body import Fields, InvalidBody, read_fields, read_native
-from sollol_agents.requests.checking import Checking, checking_of, without_check
+from sollol_agents.requests.checking import Checking, checking_of, without_own
 from sollol_agents.requests.detector import Detector
 from sollol_agents.requests.ollama import gojson
 from sollol_agents.requests.ollama.gojson import BodyError
@@ -21,6 +21,7 @@ from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import owners
 from sollol_schemas.context import RequestKind
+from sollol_schemas.continuation import RESUME
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.escalation import CHECK_HEADER
 from sollol_schemas.instants import InvalidInstant, parse_instant
@@ -52,10 +53,12 @@ class Accepted(NamedTuple):
     headers: dict[str, str]
     """What goes with each of its requests, beside what the runner knows better: mode, priority, deadline."""
     body: bytes
-    """What is asked of the engine: the job's without its check."""
+    """What is asked of the engine: the job's without what is for this side."""
     checking: Checking | None = None
     """What its answers are held against, where several models may be asked."""
     avoid_models: tuple[str, ...] = ()
+    resumes: bool = True
+    """Whether its answer goes on when it breaks off."""
 
 
 def read_job(payload: bytes, headers: Mapping[str, str], *, hosts: tuple[str, ...], owner: str = "") -> Accepted:
@@ -131,9 +134,10 @@ def accept(job: Job, headers: Mapping[str, str], *, hosts: tuple[str, ...], owne
         _model(fields),
         due,
         kept,
-        without_check(kind, bytes(job.body), fields),
+        without_own(kind, bytes(job.body), fields),
         checking,
         avoided,
+        kind is RequestKind.PASSTHROUGH or bytes(fields.get(RESUME, b"")) != b"false",
     )
 
 

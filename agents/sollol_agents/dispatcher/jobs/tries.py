@@ -84,7 +84,7 @@ class Try:
             deadline_s=UNLIMITED_S if deadline_s is None else max(0.0, deadline_s - age_s),
             waited_s=age_s,
             max_resends=_MAX_RESENDS,
-            resume_bytes=resume_bytes,
+            resume_bytes=resume_bytes if accepted.resumes else 0,
             on_news=self._on_news,
         )
         self._chunks: list[bytes] = []

@@ -9,6 +9,7 @@ from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.escalation import Escalation
 from sollol_bus.sdk.routing_told import attempts_of
 from sollol_schemas import headers as h
+from sollol_schemas.continuation import RESUME
 from sollol_schemas.decision import Decision
 from sollol_schemas.escalation import CHECK_HEADER
 from sollol_schemas.execution import Figures
@@ -22,6 +23,8 @@ _ROUTING: Final = {_PREFIX + name.replace("_", "-").encode(): name for name in R
 _REQUEST_ID: Final = _PREFIX + b"request-id"
 _TRACEPARENT: Final = h.TRACEPARENT.encode()
 _CHECK: Final = CHECK_HEADER.lower().encode()
+_RESUME: Final = _PREFIX + RESUME.encode()
+_YES_OR_NO: Final = {"true": True, "1": True, "false": False, "0": False}
 _VALUE_MAX: Final = 512
 _CHECK_MAX: Final = 8192
 
@@ -54,6 +57,18 @@ def check_in(headers: Iterable[Header]) -> str | None:
         BadRequest: It is not printable ASCII, or too long.
     """
     return next((_text(name, value, _CHECK_MAX) for name, value in headers if name == _CHECK), None)
+
+
+def resume_in(headers: Iterable[Header]) -> bool | None:
+    """Whether a request's headers want an answer that breaks off to go on; None: they do not say.
+
+    Raises:
+        BadRequest: They say something else.
+    """
+    told = next((_text(name, value).lower() for name, value in headers if name == _RESUME), None)
+    if told not in (None, *_YES_OR_NO):
+        raise BadRequest("header X-Sollol-Resume must be true or false")
+    return None if told is None else _YES_OR_NO[told]
 
 
 def _text(name: bytes, value: bytes, most: int = _VALUE_MAX) -> str:

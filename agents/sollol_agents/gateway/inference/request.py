@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
 from sollol_agents.gateway.http.errors import Header
-from sollol_agents.gateway.http.routing_headers import check_in, routing_in
+from sollol_agents.gateway.http.routing_headers import check_in, resume_in, routing_in
 from sollol_agents.gateway.inference.order import nameless
 from sollol_agents.requests.body import Fields, InvalidBody, field, read_fields, read_known, routing_fields
-from sollol_agents.requests.checking import Checking, checking_of, without_check
+from sollol_agents.requests.checking import Checking, checking_of, without_own
 from sollol_agents.requests.dialects import KIND_OF_PATH, Dialect, dialect_of
 from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.routing_fields import called_here
 from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
+from sollol_schemas.continuation import RESUME
 from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
 
 _DEADLINE = f"{h.ROUTING_PREFIX}Deadline-S".lower()
@@ -40,6 +42,8 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float
     sees_addresses: bool = False
     """Whether its client is told where engines listen."""
+    resumes: bool = True
+    """Whether its answer goes on when it breaks off."""
     checking: Checking | None = None
     """What its answers are held against, where several models may be asked."""
     avoid_models: tuple[str, ...] = ()
@@ -54,6 +58,14 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     def is_native(self) -> bool:
         """Whether the answer is made of Ollama's objects."""
         return self.kind is not RequestKind.PASSTHROUGH
+
+
+class _Read(NamedTuple):
+    fields: Fields
+    routing: Routing
+    model: str
+    wants_stream: bool
+    wants_resume: bool | None
 
 
 def read_request(
@@ -85,12 +97,13 @@ def read_request(
     headers, request_id = routing_in(head)
     is_native = kind is not RequestKind.PASSTHROUGH
 
-    def read(fields: Fields) -> tuple[Fields, Routing, str, bool]:
+    def read(fields: Fields) -> _Read:
         routing = parse_routing(routing_fields(fields) if is_native else {}, headers)
-        return fields, routing, field(fields, "model", str) or "", _wants_stream(fields, label, is_native=is_native)
+        model, wants_stream = field(fields, "model", str) or "", _wants_stream(fields, label, is_native=is_native)
+        return _Read(fields, routing, model, wants_stream, field(fields, RESUME, bool) if is_native else None)
 
     try:
-        (fields, routing, model, wants_stream), usable = read_known(label, body, read)
+        (fields, routing, model, wants_stream, wants_resume), usable = read_known(label, body, read)
     except (InvalidBody, InvalidRouting) as error:
         raise BadRequest(str(error)) from error
     if not model:
@@ -104,13 +117,14 @@ def read_request(
         kind=kind,
         path=path,
         label=label,
-        body=without_check(kind, usable, fields),
+        body=without_own(kind, usable, fields),
         headers=headers,
         request_id=request_id,
         model=model,
         wants_stream=wants_stream,
         deadline_s=routing.deadline_s or default_deadline_s,
         sees_addresses=sees_addresses,
+        resumes=(wants_resume if (told := resume_in(head)) is None else told) is not False,
         checking=checking_of(kind, label, fields, check_in(head)),
         avoid_models=routing.avoid_models,
     )

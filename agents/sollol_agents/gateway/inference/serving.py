@@ -180,5 +180,5 @@ class Inference:
             max_resends=MAX_RESENDS + (broken.resends + 1 if broken is not None else 0),
             waited_s=waited_s,
             secret=broken.secret if broken is not None else "",
-            resume_bytes=self._config.resume_bytes,
+            resume_bytes=self._config.resume_bytes if request.resumes else 0,
         )
