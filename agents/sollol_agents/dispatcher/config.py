@@ -19,6 +19,14 @@ class DispatcherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         float,
         Meta(ge=0, le=1, description="Seconds that small requests for embeddings wait for each other; 0: none does."),
     ] = 0.004
+    resume_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=64 << 20,
+            description="Bytes of text kept of each answer received here, so that it goes on when it breaks; 0: none.",
+        ),
+    ] = 1 << 20
     job_ack_wait_s: Annotated[
         float, Meta(ge=2, le=600, description="Seconds after which the jobs of a dead dispatcher go to another.")
     ] = 20.0
@@ -40,12 +48,6 @@ class DispatcherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     job_callback_secret: Annotated[
         str, Meta(description="Key of the signature on posted results; empty: they are not signed.")
     ] = ""
-    resume_bytes: Annotated[
-        int,
-        Meta(
-            ge=0, description="Text kept of each answer to a job, so that it goes on when it breaks off; 0: none does."
-        ),
-    ] = 1 << 20
     drain_timeout_s: Annotated[float, Meta(ge=0, description="Seconds that running requests may take to finish.")] = (
         30.0
     )

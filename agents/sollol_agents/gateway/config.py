@@ -48,6 +48,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = ()
     resume_bytes: Annotated[
         int,
-        Meta(ge=0, description="Text kept of each answer, so that it goes on when it breaks off; 0: none does."),
+        Meta(
+            ge=0,
+            le=64 << 20,
+            description="Bytes of text kept of each answer, so that it goes on when it breaks; 0: none.",
+        ),
     ] = 1 << 20
     drain_timeout_s: Annotated[float, Meta(ge=0, description="Seconds that running answers may take to finish.")] = 30.0
