@@ -20,13 +20,16 @@ ENGINES: Final = {
     "openai": ("sollol_agents.lab.engine", "--slots", "4"),
 }
 COUNT: Final = [{"role": "user", "content": "count 9"}]
+LONG: Final = [{"role": "user", "content": "count 30"}]
 THINK: Final = [{"role": "user", "content": "count think"}]
 USAGE: Final = {"stream_options": {"include_usage": True}}
 ASKED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "chat": ("/v1/chat/completions", {"messages": COUNT} | USAGE),
     "chat that thinks": ("/v1/chat/completions", {"messages": THINK, "max_tokens": 20}),
+    "chat that stops at a word": ("/v1/chat/completions", {"messages": LONG, "stop": ["11"]}),
     "completion": ("/v1/completions", {"prompt": "count 9"} | USAGE),
     "message": ("/v1/messages", {"messages": COUNT, "max_tokens": 90}),
+    "message that stops at a word": ("/v1/messages", {"messages": LONG, "max_tokens": 90, "stop_sequences": ["11"]}),
     "message that thinks": ("/v1/messages", {"messages": THINK, "max_tokens": 20}),
     "response": ("/v1/responses", {"input": "count 9"}),
     "response that thinks": ("/v1/responses", {"input": "count think", "max_output_tokens": 20}),

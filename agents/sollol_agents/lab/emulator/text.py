@@ -263,7 +263,7 @@ def _first_told(pieces: list[Piece], wanted: Wanted) -> list[Piece]:
 def _stopped(pieces: list[Piece], stop: tuple[str, ...]) -> tuple[list[Piece], int] | None:
     """Returns the pieces before the first stop text and the tokens it took; None when none occurs.
 
-    What may be the beginning of a stop text is held back until it is known.
+    A token that may end with the beginning of a stop text is held back whole until it is known.
     """
     kept: list[Piece] = []
     text, sent = "", 0
@@ -273,7 +273,7 @@ def _stopped(pieces: list[Piece], stop: tuple[str, ...]) -> tuple[list[Piece], i
             continue
         text += piece.text
         found = [at for at in (text.find(word, sent) for word in stop) if at >= 0]
-        until = min(found) if found else len(text) - _held(text, stop)
+        until = min(found) if found else sent if _may_begin(text[sent:], stop) else len(text)
         told = text[sent:until]
         kept.append(Piece(told, "content" if told else "hidden", told, piece.before))
         sent = max(sent, until)
@@ -282,9 +282,6 @@ def _stopped(pieces: list[Piece], stop: tuple[str, ...]) -> tuple[list[Piece], i
     return None
 
 
-def _held(text: str, stop: tuple[str, ...]) -> int:
-    """Returns how many characters at the end of a text may be the beginning of a stop text."""
-    return max(
-        (size for word in stop for size in range(1, len(word)) if text.endswith(word[:size])),
-        default=0,
-    )
+def _may_begin(text: str, stop: tuple[str, ...]) -> bool:
+    """Whether a text may end with the beginning of a stop text."""
+    return any(text.endswith(word[:size]) for word in stop for size in range(1, len(word)))

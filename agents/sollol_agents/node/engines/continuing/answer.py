@@ -49,6 +49,8 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     figures: Figures
     """`prompt_tokens`: all that it read, what was said included."""
+    stopping_word: str = ""
+    """The text at which it stopped, where the engine tells."""
 
 
 class Way(Protocol):
@@ -79,6 +81,7 @@ class ContinuedAnswer(EngineAnswer):
 
     def __init__(self, way: Way, request: EngineRequest) -> None:
         self._way = way
+        self._is_foreign = request.kind is RequestKind.PASSTHROUGH
         self._kind = RequestKind.CHAT if request.kind is RequestKind.CHAT else RequestKind.GENERATE
         self._lines = NativeLines(self._kind, request.model)
 
@@ -112,7 +115,9 @@ class ContinuedAnswer(EngineAnswer):
         alone = max(0, (told.prompt_tokens or 0) - said) if start.prompt_tokens is None else start.prompt_tokens
         made = told.output_tokens or 0
         whole = msgspec.structs.replace(self.figures, prompt_tokens=alone, output_tokens=said + made)
-        yield [*self._told([reader.finish()]), self._lines.final(created_at(), whole, total_s, completed.reason)]
+        word = completed.stopping_word if self._is_foreign else ""
+        final = self._lines.final(created_at(), whole, total_s, completed.reason, stopping_word=word)
+        yield [*self._told([reader.finish()]), final]
 
     def join(self, chunks: list[bytes]) -> bytes:
         """Ollama's single reply."""

@@ -53,6 +53,7 @@ class _Event(msgspec.Struct):
     content: str = ""
     stop: bool = False
     stop_type: str = ""
+    stopping_word: str = ""
     tokens_evaluated: Any = None
     tokens_predicted: Any = None
     timings: _Timings | None = None
@@ -146,7 +147,9 @@ class LlamaCppWay:
                         texts.append(event.content)
                     if event.stop:
                         reason = LENGTH if event.stop_type == "limit" else "stop"
-                        self.completed = Completed(reason=reason, figures=event.figures())
+                        self.completed = Completed(
+                            reason=reason, figures=event.figures(), stopping_word=event.stopping_word
+                        )
                 if texts:
                     yield texts
 

@@ -100,7 +100,7 @@ class VllmWay:
                 if texts:
                     yield texts
         reason = LENGTH if stream.ended() == LENGTH else "stop"
-        self.completed = Completed(reason=reason, figures=stream.figures())
+        self.completed = Completed(reason=reason, figures=stream.figures(), stopping_word=stream.stop_sequence or "")
 
     def _continued(self) -> dict[str, Any]:
         assert self._asked is not None

@@ -34,6 +34,8 @@ class _Line(msgspec.Struct, omit_defaults=True):
     thinking: str = ""
     done: bool | None = None
     done_reason: str = ""
+    stopping_word: str = ""
+    """The text at which it ended; for whoever tells a rest in another dialect, Ollama has no such field."""
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0
@@ -68,10 +70,13 @@ class NativeLines:
             line.message.tool_calls = [_told(call, index) for index, call in enumerate(calls)]
         return _encode(line)
 
-    def final(self, created_at: str, figures: Figures, total_s: float, reason: str) -> bytes:
+    def final(
+        self, created_at: str, figures: Figures, total_s: float, reason: str, *, stopping_word: str = ""
+    ) -> bytes:
         """The last object."""
         line = self._line(created_at, "", "", is_done=True)
         line.done_reason = reason
+        line.stopping_word = stopping_word
         line.total_duration = _ns(total_s)
         line.load_duration = _ns(figures.load_s)
         line.prompt_eval_count = figures.prompt_tokens or 0
