@@ -16,7 +16,7 @@ from sollol_agents.node.engines.continuing.conversations import Reading, native,
 from sollol_agents.node.engines.continuing.marks import Marks, call_marks, ends_in_thought, thought_marks
 from sollol_agents.node.engines.continuing.reader import RestReader
 from sollol_agents.node.engines.continuing.refusing import not_continued, refused_to_go_on
-from sollol_agents.node.engines.continuing.seam import after_partial, is_unlikely, lost_blanks, rebuilt
+from sollol_agents.node.engines.continuing.seam import after_partial, is_unlikely, lost_blanks, with_thought
 from sollol_agents.node.engines.refusals import engine_error
 from sollol_agents.node.engines.translation.options import Flavour
 from sollol_bus.errors import SollolError
@@ -92,18 +92,31 @@ def test_a_beginning_that_no_likely_token_explains_is_noticed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("thinking", "text", "marks_", "whole"),
+    ("wrote", "thinking", "text", "marks_", "trims"),
     [
-        (" hmm", "", PLAIN, "<think> hmm"),
-        (" hmm", " 31", PLAIN, "<think> hmm</think> 31"),
-        ("hmm", "31", CHATML, "<think>\nhmm\n</think>\n\n31"),
-        ("\nhmm", "", CHATML, "<think>\nhmm"),
-        ("hmm\n", "\n\n31", CHATML, "<think>\nhmm\n</think>\n\n31"),
-        ("", "31", Marks("", "\n</think>\n\n"), "\n</think>\n\n31"),
+        ("<think> hmm", " hmm", "", PLAIN, False),
+        ("<think> hmm</think> 31", " hmm", " 31", PLAIN, False),
+        ("<think>\nhmm", "hmm", "", CHATML, False),
+        ("<think>hmm\n</think>31", "hmm\n", "31", CHATML, False),
+        ("<think>\nhmm\n</think>\n\n31", "hmm\n", "31", CHATML, False),
+        ("<think>\n\n hmm \n</think> 31", "hmm \n", "31", CHATML, True),
+        ("\nhmm\n</think>\n\n31", "\nhmm\n", "31", Marks("", "\n</think>\n\n"), False),
+        ("\nhmm</think>\n31", "hmm", "31", Marks("", "\n</think>\n\n"), True),
+        ("</think>31", "", "31", Marks("", "\n</think>\n\n"), False),
     ],
 )
-def test_a_thought_is_written_as_the_model_wrote_it(thinking: str, text: str, marks_: Marks, whole: str) -> None:
-    assert rebuilt(thinking, text, marks_) == whole
+async def test_a_thought_is_put_back_as_the_model_wrote_it(
+    wrote: str, thinking: str, text: str, marks_: Marks, *, trims: bool
+) -> None:
+    looked = []
+
+    async def look(prompt: str) -> list[str]:
+        looked.append(prompt)
+        rest = ("prompt" + wrote)[len(prompt) :]
+        return [rest[: len(rest) - len(rest.lstrip())] or rest[:3]]
+
+    assert await with_thought(look, "prompt", thinking, text, marks_, trims=trims) == "prompt" + wrote
+    assert all(("prompt" + wrote).startswith(prompt) for prompt in looked)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +172,7 @@ def test_a_thought_is_parted_from_the_text_wherever_the_pieces_end(data: st.Data
     raw = " hmm\n</think>\n\n 31 30"
     cuts = sorted(data.draw(st.sets(st.integers(1, len(raw) - 1))))
     pieces = [raw[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
-    assert read(RestReader(CHATML), pieces) == (" hmm", " 31 30")
+    assert read(RestReader(CHATML), pieces) == (" hmm\n", " 31 30")
     assert read(RestReader(CHATML, trims=True), pieces) == (" hmm\n", "31 30")
     assert read(RestReader(PLAIN), pieces) == (" hmm\n", "\n\n 31 30")
     assert read(RestReader(), pieces) == ("", raw)

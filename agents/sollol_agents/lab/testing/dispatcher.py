@@ -14,6 +14,7 @@ from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
+from sollol_schemas.continuation import ContinueFrom, packed
 from sollol_schemas.decision import Forecast
 from sollol_schemas.execution import (
     AttemptAccepted,
@@ -59,6 +60,7 @@ class PlayedDispatcher:
         reply_to: str = "",
         term: int = 1,
         needs_load: bool = False,
+        said: ContinueFrom | None = None,
         **more: Any,
     ) -> str:
         """Sends an exec and returns its attempt's id.
@@ -71,6 +73,7 @@ class PlayedDispatcher:
             reply_to: Where the answer goes; empty: to an inbox that is heard here.
             term: Of the decision.
             needs_load: Whether the model has to be loaded first.
+            said: What was said of the answer already; None: it begins.
             **more: Further fields of the exec.
         """
         self._number += 1
@@ -87,10 +90,14 @@ class PlayedDispatcher:
             term=term,
             forecast=Forecast(needs_load=needs_load),
         )
+        payload = msgspec.json.encode(body)
+        if said is not None:
+            more["body_bytes"] = len(payload)
+            payload, _ = packed(payload, said)
         headers = {h.EXEC: encode(Exec(decision=decided, stream=stream, **more)).decode(), h.REPLY_TO: reply_to}
         subject, reply = subjects.NODE_EXEC.of(self._node_id), subjects.ATTEMPT.of(self._node_id, attempt_id)
         self._bus.publish(subjects.NODE_LEAVE.of(self._node_id), reply=reply_to)
-        self._bus.publish(subject, msgspec.json.encode(body), reply=reply, headers=headers)
+        self._bus.publish(subject, payload, reply=reply, headers=headers)
         return attempt_id
 
     def give_up(self, attempt_id: str, reason: str = "enough") -> None:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _INVENTORY_EVERY_S: Final = 10.0
 _LEAST_INTERVAL_S: Final = 0.1
+_AGAIN_S: Final = 0.2
 _SLOTS_OF_OLLAMA: Final = 1
 
 
@@ -67,6 +68,8 @@ class EngineWatch(Part):
         self._warned = ""
         self._lost_at: float | None = None
         """When the last look began, if it got no answer at all."""
+        self._is_doubted = False
+        """Whether that was the first such look: the next one tells whether the engine left."""
 
     @property
     def slots(self) -> int:
@@ -84,7 +87,8 @@ class EngineWatch(Part):
         while True:
             await self.look()
             await asyncio.sleep(_LEAST_INTERVAL_S)  # however many attempts ask for a look
-            await happens(self._wake, self._config.heartbeat_s)
+            rest_s = self._config.heartbeat_s
+            await happens(self._wake, min(_AGAIN_S, rest_s) if self._is_doubted else rest_s)
             self._wake.clear()
 
     async def look(self, *, inventory: bool = False) -> None:
@@ -116,7 +120,7 @@ class EngineWatch(Part):
             self.view.answered()
             if self._warned:
                 log.info("the engine at %s answers again", self.view.url, extra={"action": "engine_found"})
-            self._warned, self._lost_at = "", None
+            self._warned, self._lost_at, self._is_doubted = "", None, False
         except SollolError as error:
             self.leads_back = error.message if leads_back(error) else ""
             self.view.failed(error.message)
@@ -134,6 +138,7 @@ class EngineWatch(Part):
         """Tells of an engine that left two looks in a row without any answer, even a refusal."""
         before = self._lost_at
         self._lost_at = began if error.body.code is ErrorCode.ENGINE_UNAVAILABLE else None
+        self._is_doubted = before is None and self._lost_at is not None
         if before is not None and self._lost_at is not None:
             self._on_lost(before)
 

@@ -13,7 +13,7 @@ from sollol_agents.node.engines.continuing.answer import LENGTH, Completed, Star
 from sollol_agents.node.engines.continuing.chat_bodies import COMPLETION_PATH, Asked, asked
 from sollol_agents.node.engines.continuing.marks import Marks
 from sollol_agents.node.engines.continuing.refusing import not_continued
-from sollol_agents.node.engines.continuing.seam import LOOKS_MAX, after_partial, is_unlikely, lost_blanks, rebuilt
+from sollol_agents.node.engines.continuing.seam import after_partial, is_unlikely, joined, with_thought
 from sollol_agents.node.engines.decoding import as_seconds, as_tokens, decoded
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, event_data, split
@@ -98,6 +98,8 @@ class LlamaCppWay:
         self._context_length = context_length
         self.completed: Completed | None = None
         self._sampling: dict[str, Any] = {}
+        self._read_s = 0.0
+        """What the looks took."""
 
     async def start(self) -> Start:
         """Renders, looks how the model would begin, and puts the pieces together."""
@@ -107,16 +109,14 @@ class LlamaCppWay:
         text = after_partial(rendered, want.partial, self._said.text)
         if text is None:
             raise not_continued("less was said than the request says itself")
-        spent = Figures()
         thought: Marks | None = None
         if want.chat is not None and (self._said.thinking or (text and templates.ends_in_thought(rendered))):
             thought = await self._thought_marks(want.chat, rendered)
-            whole = rendered + rebuilt(self._said.thinking, text, thought)
             self._sampling["preserved_tokens"] = thought.tokens
+            whole = await with_thought(self._likely, rendered, self._said.thinking, text, thought, trims=False)
             thought = None if text else thought
-        elif want.chat is not None and text == self._said.text and not text[:1].isspace():
-            beginning, spent = await self._lost_blanks(rendered, text)
-            whole = rendered + beginning + text
+        elif want.chat is not None and text == self._said.text:
+            whole = await self._with_text(rendered, text)
         else:
             whole = rendered + text
         prompt_tokens, all_tokens = await self._count(rendered), await self._count(whole)
@@ -128,7 +128,7 @@ class LlamaCppWay:
             left_tokens=None if want.limit is None else max(0, want.limit - said_tokens),
             thought=thought,
             calls=await self._call_marks(want),
-            spent=spent,
+            spent=Figures(prompt_s=self._read_s),
         )
 
     async def rest(self, start: Start) -> AsyncGenerator[list[str], None]:
@@ -166,25 +166,21 @@ class LlamaCppWay:
         told = await self._http.call("POST", "/tokenize", msgspec.json.encode(asked_for), timeout_s=None)
         return len(decoded(told, _Tokens, "/tokenize").tokens)
 
-    async def _look(self, prompt: str) -> _Event:
-        """Lets the model read a prompt, which it then has in its cache, and say one token."""
+    async def _likely(self, prompt: str) -> list[str]:
+        """What the model may say behind a prompt, which it then has in its cache."""
         body = msgspec.json.encode(self._sampling | _LOOK | {"prompt": prompt})
-        told = await self._http.call("POST", COMPLETION_PATH, body, timeout_s=None)
-        return _checked(told)
+        looked = _checked(await self._http.call("POST", COMPLETION_PATH, body, timeout_s=None))
+        self._read_s += looked.figures().prompt_s or 0.0
+        return looked.likely()
 
-    async def _lost_blanks(self, rendered: str, text: str) -> tuple[str, Figures]:
-        """The blanks that the server's parser took off the beginning of a text."""
-        looked = await self._look(rendered)
-        spent, likely, blanks = Figures(prompt_s=looked.figures().prompt_s), looked.likely(), ""
+    async def _with_text(self, rendered: str, text: str) -> str:
+        """The prompt with a text behind it, as the model wrote that."""
+        if text[:1].isspace():
+            return rendered + text
+        likely = await self._likely(rendered)
         if self._sampling.get("temperature") == 0 and is_unlikely(text, likely):
             raise not_continued("what was said does not begin as the model begins here")
-        for _ in range(LOOKS_MAX):
-            found = lost_blanks(text, likely)
-            if found is not None:
-                return blanks + found, spent
-            blanks += likely[0]
-            likely = (await self._look(rendered + blanks)).likely()
-        return "", spent
+        return await joined(self._likely, rendered, text, likely)
 
     async def _thought_marks(self, chat: dict[str, Any], rendered: str) -> Marks:
         shown = await self._render(chat, [*chat["messages"], templates.shown_turn("reasoning_content")])

@@ -40,11 +40,6 @@ class Marks(NamedTuple):
         return self.closing.strip()
 
     @property
-    def before(self) -> str:
-        """Blanks that belong to the mark, not to the thought."""
-        return self.closing[: len(self.closing) - len(self.closing.lstrip())]
-
-    @property
     def after(self) -> str:
         """Blanks that belong to the mark, not to the text."""
         return self.closing[len(self.closing.rstrip()) :]

@@ -14,7 +14,7 @@ from sollol_agents.node.engines.continuing.conversations import native
 from sollol_agents.node.engines.continuing.marks import Marks
 from sollol_agents.node.engines.continuing.ollama_bodies import CHAT, GENERATE, Asked, asked, limit_of
 from sollol_agents.node.engines.continuing.refusing import not_continued
-from sollol_agents.node.engines.continuing.seam import LOOKS_MAX, after_partial, is_unlikely, lost_blanks, rebuilt
+from sollol_agents.node.engines.continuing.seam import after_partial, is_unlikely, joined, with_thought
 from sollol_agents.node.engines.decoding import decoded
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.lines import LineSplitter, split
@@ -76,6 +76,8 @@ class OllamaWay:
         self._own_limit = own_limit
         self.completed: Completed | None = None
         self._asked: Asked | None = None
+        self._spent = Figures()
+        """What the looks took."""
 
     async def start(self) -> Start:
         """Renders, looks how the model would begin, and puts the pieces together."""
@@ -89,16 +91,14 @@ class OllamaWay:
         trims = False
         if self._said.thinking or (text and templates.ends_in_thought(rendered)):
             thought, trims = await self._thought_marks(rendered, is_open=not text)
-            whole = rendered + rebuilt(self._said.thinking, text, thought)
+            whole = await with_thought(self._likely, rendered, self._said.thinking, text, thought, trims=trims)
             thought = None if text else thought
         else:
-            whole = rendered + await self._with_blanks(rendered, first, text)
+            whole = await self._with_text(rendered, first, text)
         limit = want.limit if want.has_limit else limit_of(want.path, self._own_limit)
-        spent, said_tokens = first.figures(), None
+        said_tokens = None
         if limit is not None:
-            second = await self._look(whole)
-            said_tokens = max(0, _read(second) - _read(first))
-            spent = _both(spent, second.figures())
+            said_tokens = max(0, _read(await self._look(whole)) - _read(first))
         return Start(
             text=whole,
             prompt_tokens=_read(first),
@@ -107,7 +107,7 @@ class OllamaWay:
             thought=thought,
             calls=await self._call_marks(),
             trims=trims,
-            spent=spent,
+            spent=self._spent,
         )
 
     async def rest(self, start: Start) -> AsyncGenerator[list[str], None]:
@@ -146,7 +146,9 @@ class OllamaWay:
         told = await self._http.call(
             "POST", GENERATE, msgspec.json.encode(body), timeout_s=None, model=self._request.model
         )
-        return decoded(told, _Looked, "a completion")
+        looked = decoded(told, _Looked, "a completion")
+        self._spent = _both(self._spent, looked.figures())
+        return looked
 
     async def _render(self, path: str, fields: dict[str, Any]) -> str:
         body = fields | {"stream": False, "_debug_render_only": True}
@@ -165,23 +167,17 @@ class OllamaWay:
             raise not_continued("this engine does not tell how it renders a prompt")
         return debug.rendered_template
 
-    async def _with_blanks(self, rendered: str, first: _Looked, text: str) -> str:
-        """The text with the blanks at its beginning that the engine took off."""
+    async def _likely(self, prompt: str) -> list[str]:
+        return (await self._look(prompt)).likely()
+
+    async def _with_text(self, rendered: str, first: _Looked, text: str) -> str:
+        """The prompt with a text behind it, as the model wrote that."""
         assert self._asked is not None
-        likely = first.likely()
-        is_whole = not self._asked.is_chat or text != self._said.text or text[:1].isspace()
-        if is_whole:
-            return text
-        if self._asked.options.get("temperature") == 0 and is_unlikely(text, likely):
+        if not self._asked.is_chat or text != self._said.text:
+            return rendered + text
+        if self._asked.options.get("temperature") == 0 and is_unlikely(text, first.likely()):
             raise not_continued("what was said does not begin as the model begins here")
-        blanks = ""
-        for _ in range(LOOKS_MAX):
-            found = lost_blanks(text, likely)
-            if found is not None:
-                return blanks + found + text
-            blanks += likely[0]
-            likely = (await self._look(rendered + blanks)).likely()
-        return text
+        return await joined(self._likely, rendered, text, first.likely())
 
     async def _thought_marks(self, rendered: str, *, is_open: bool) -> tuple[Marks, bool]:
         """The marks of a thought, and whether Ollama's own reader takes all blanks off behind one."""

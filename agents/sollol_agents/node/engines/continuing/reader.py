@@ -53,13 +53,11 @@ class RestReader:
             return ""
         at = self._held.find(marks.close)
         if at < 0:
-            kept = _begun(self._held, (marks.before + marks.close, marks.close))
+            kept = _begun(self._held, (marks.close,))
             thinking = self._held[: len(self._held) - kept]
             self._held = self._held[len(thinking) :]
             return thinking
         thinking = self._held[:at]
-        if not self._trims:
-            thinking = thinking.removesuffix(marks.before)
         self._held = self._held[at + len(marks.close) :]
         self._thought, self._blanks = None, marks.after
         return thinking

@@ -1,12 +1,14 @@
-"""The place where the rest joins what was said. Pure."""
+"""The place where the rest joins what was said."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from sollol_agents.node.engines.continuing.marks import Marks
 
+Look = Callable[[str], Awaitable[Sequence[str]]]
+"""Tells what a model may say next, likeliest first."""
 _ENOUGH: Final = 5
 LOOKS_MAX: Final = 3
 """So many tokens of blanks alone may an engine have taken off the beginning of a text."""
@@ -40,18 +42,44 @@ def is_unlikely(said: str, likely: Sequence[str]) -> bool:
     return not any(bare and said.lstrip().startswith(bare) for bare in map(str.lstrip, likely))
 
 
-def rebuilt(thinking: str, text: str, marks: Marks) -> str:
-    """A thought, and the text after it if that has begun, as the model wrote them."""
-    opening, closing = marks
-    if thinking[:1].isspace():
-        opening = opening.rstrip()
-    if not text:
-        return opening + thinking
-    if thinking[-1:].isspace():
-        closing = closing.lstrip()
-    if text[:1].isspace():
-        closing = closing.rstrip()
-    return opening + thinking + closing + text
+async def joined(look: Look, before: str, said: str, likely: Sequence[str] = ()) -> str:
+    """A text behind what stands before it, with the blanks between them that an engine took off.
+
+    Args:
+        look: Tells what the model may say behind a text, likeliest first.
+        before: What the model has read.
+        said: The text as it came.
+        likely: What it may say there, where that is known already.
+    """
+    blanks = ""
+    for _ in range(LOOKS_MAX if said and not said[0].isspace() else 0):
+        likely = likely or await look(before + blanks)
+        found = lost_blanks(said, likely)
+        if found is not None:
+            return before + blanks + found + said
+        blanks, likely = blanks + likely[0], ()
+    return before + said
+
+
+async def with_thought(look: Look, rendered: str, thinking: str, text: str, marks: Marks, *, trims: bool) -> str:
+    """A prompt with a thought behind it, and the text after that if it has begun, as the model wrote them.
+
+    Blanks behind the two marks are taken off as far as the template has them there; those before the second are not.
+
+    Args:
+        look: As for `joined`.
+        rendered: The prompt.
+        thinking: The thought.
+        text: Empty while the thought is not over.
+        marks: Of the thought.
+        trims: Whether all blanks behind the marks are taken off.
+    """
+    opening = marks.opening.rstrip() if thinking else marks.opening
+    if trims or opening != marks.opening:
+        whole = await joined(look, rendered + opening, thinking)
+    else:
+        whole = rendered + opening + thinking
+    return await joined(look, whole + marks.close, text) if text else whole
 
 
 def after_partial(rendered: str, partial: str, text: str) -> str | None:
