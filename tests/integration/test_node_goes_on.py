@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import importlib.util
 import json
-import sys
 from collections.abc import AsyncIterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
 
@@ -16,6 +13,7 @@ from sollol_agents.lab.emulator import Fault, FaultKind
 from sollol_agents.lab.testing.dispatcher import PlayedDispatcher
 from sollol_agents.lab.testing.keeping import kept_by
 from sollol_agents.lab.testing.node_stage import EMBEDDER, MODEL, NODE, Stage, staged
+from sollol_agents.lab.testing.scripted_engine import OLLAMA, ScriptedEngine, chunk, head
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node import NodeConfig, NodeMonitor
 from sollol_bus.jetstream.streams import provision
@@ -118,43 +116,19 @@ async def test_the_nameless_last_chunk_of_a_dead_runner_reaches_nobody(stage: St
     assert all(b'"model":""' not in msg.data for msg in stage.dispatcher.heard)
 
 
-class Llama(NamedTuple):
-    """A real llama.cpp in a process of its own."""
+async def test_an_engine_that_ends_but_keeps_its_streams_open_is_noticed(nats_server: EmbeddedServer, bus: Bus) -> None:
+    async def speak(_: str, writer: asyncio.StreamWriter) -> None:
+        line = b'{"message":{"role":"assistant","content":"x"},"done":false}\n'
+        writer.write(head(None, "application/x-ndjson") + chunk(line))
+        await asyncio.Event().wait()
 
-    url: str
-    process: asyncio.subprocess.Process
-
-
-@pytest.fixture
-async def llama() -> AsyncIterator[Llama]:
-    if importlib.util.find_spec("xllamacpp") is None:
-        pytest.skip("needs the extra `engine`")
-    flags = ("--slots", "2", "--preset", "small")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sollol_agents.lab.engine", *flags, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(30):
-            url = (await process.stdout.readline()).decode().split()[1]
-            await process.stdout.readline()
-        yield Llama(url, process)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()  # told to end, it would wait for its streams
-        await process.wait()
-
-
-async def test_an_engine_that_ends_but_keeps_its_streams_open_is_noticed_at_once(
-    llama: Llama, nats_server: EmbeddedServer, bus: Bus
-) -> None:
     await provision(bus)
-    config = NodeConfig(node_id=NODE, engine="openai", url=llama.url, heartbeat_s=1.0, drain_timeout_s=0.2)
-    async with kept_by(bus), NodeMonitor(config, BusConfig(url=nats_server.url)) as node:
-        dispatcher = PlayedDispatcher(bus, NODE)
-        dispatcher.send(node.instance, {"model": "countdown", "messages": [{"role": "user", "content": "count 999"}]})
-        await eventually(lambda: len(dispatcher.heard) > 3)
-        llama.process.terminate()
-        await eventually(lambda: bool(dispatcher.failures()))
-        assert dispatcher.failures()[0].error.code is ErrorCode.ENGINE_UNAVAILABLE
-        assert llama.process.returncode is None  # and so the stream was open yet
+    async with ScriptedEngine(OLLAMA | {"/api/chat": speak}) as engine, kept_by(bus):
+        config = NodeConfig(node_id=NODE, engine="ollama", url=engine.url, heartbeat_s=0.3, drain_timeout_s=0.2)
+        async with NodeMonitor(config, BusConfig(url=nats_server.url)) as node:
+            dispatcher = PlayedDispatcher(bus, NODE)
+            dispatcher.send(node.instance, {"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+            await eventually(lambda: bool(dispatcher.heard))
+            engine.refuse()
+            await eventually(lambda: bool(dispatcher.failures()))
+            assert dispatcher.failures()[0].error.code is ErrorCode.ENGINE_UNAVAILABLE
