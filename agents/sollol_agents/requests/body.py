@@ -151,7 +151,7 @@ def routing_fields(fields: Fields) -> dict[str, object]:
     return {name: field(fields, name, object) for name in fields.keys() & ROUTING_FIELDS}
 
 
-def without_ours(body: bytes, fields: Fields, more: frozenset[str] = frozenset()) -> bytes:
-    """The body for the engine: the very same bytes unless a routing field is present, or one of `more`."""
-    ours = fields.keys() & (ROUTING_FIELDS | more)
+def without(body: bytes, fields: Fields, names: frozenset[str]) -> bytes:
+    """The body without some of its fields: the very same bytes unless one is present."""
+    ours = fields.keys() & names
     return _encoder.encode({name: raw for name, raw in fields.items() if name not in ours}) if ours else body

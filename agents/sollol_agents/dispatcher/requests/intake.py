@@ -11,7 +11,7 @@ import msgspec
 
 from sollol_agents.dispatcher.requests import continuing
 from sollol_agents.dispatcher.requests.continuing import Resumer
-from sollol_agents.requests.body import Fields, InvalidBody, field, read_known, routing_fields, without_ours
+from sollol_agents.requests.body import Fields, InvalidBody, field, read_known, routing_fields, without
 from sollol_agents.requests.detector import Detector
 from sollol_agents.requests.dialects import NATIVE_PATH
 from sollol_agents.requests.hops import header_of, marks_in
@@ -30,7 +30,7 @@ from sollol_schemas.ids import is_request_id
 from sollol_schemas.inboxes import is_client_inbox
 from sollol_schemas.modes import resolve
 from sollol_schemas.owners import is_reference
-from sollol_schemas.routing import InvalidRouting, Routing, parse_routing
+from sollol_schemas.routing import ROUTING_FIELDS, InvalidRouting, Routing, parse_routing
 
 _NOT_CHECKED_HERE: Final = (
     "field 'check': answers go past dispatchers; gateways, jobs and the Python client check them. Whoever checks one "
@@ -52,6 +52,11 @@ _JOB_PLACE_PARTS = 3
 _DIGITS = 20
 _STREAMS = re.compile(rb'"stream"\s*:\s*true')
 _EVERYBODY: Final = Roster()
+
+
+def in_use(request_id: str) -> ErrorBody:
+    """What who takes another one's id is told."""
+    return ErrorBody(code=ErrorCode.CONFLICT, message=f"request id {request_id} is in use")
 
 
 class Rejected(Exception):
@@ -98,6 +103,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Who goes on with its answer when that breaks off."""
     said: ContinueFrom | None = None
     """What was said of its answer so far, by attempts of which its caller has heard; None: it begins."""
+    relayed: bytes = b""
+    """Of one that a dispatcher goes on with: the body of what it asks itself."""
 
     @property
     def first_attempt(self) -> int:
@@ -108,6 +115,18 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     def is_resumable(self) -> bool:
         """Whether somebody goes on with its answer, so that an attempt may be moved."""
         return self.resumer is not Resumer.NOBODY
+
+    def is_again(self, before: Request) -> bool:
+        """Whether its caller sent it again, in the place of what has the same id."""
+        return self.resend > before.resend and self.caller == before.caller and before.has_secret(self.secret)
+
+    def may_be_cancelled(self, secret: str, caller: str) -> bool:
+        """Whether who shows this secret may end it; a member only its own, although it knows or guessed the secret."""
+        return bool(self.secret) and self.has_secret(secret) and caller in ("", self.caller)
+
+    def has_secret(self, secret: str) -> bool:
+        """Whether its caller chose this secret, or none and this is none."""
+        return secrets.compare_digest(secret.encode(), self.secret.encode())
 
     @property
     def excluded(self) -> tuple[str, ...]:
@@ -132,6 +151,7 @@ class _Asked(NamedTuple):
     body: bytes
     resumer: Resumer
     said: ContinueFrom | None
+    relayed: bytes
 
 
 def take_in(
@@ -184,6 +204,7 @@ def take_in(
         caller=word_of(caller),
         resumer=asked.resumer,
         said=asked.said,
+        relayed=asked.relayed,
     )
 
 
@@ -234,12 +255,13 @@ def _read(kind: RequestKind, path: str, payload: bytes, head: Mapping[str, str],
         said = continuing.said_in(ours, behind)
         continuing.check_said(said, context, is_stream=is_stream)
         resumer = continuing.resumer_of(ours, head, context, is_stream=is_stream)
-        body = without_ours(body, ours, continuing.OWN_FIELDS)
+        relayed = without(body, ours, continuing.OWN_FIELDS) if resumer is Resumer.DISPATCHER else b""
+        body = without(body, ours, continuing.OWN_FIELDS | ROUTING_FIELDS)
         if h.JOB in head:
             context = msgspec.structs.replace(context, job_id=_job(head[h.JOB]))
     except (InvalidBody, InvalidRouting) as error:
         raise Rejected(ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error))) from error
-    return _Asked(routing, context, is_stream, body, resumer, said)
+    return _Asked(routing, context, is_stream, body, resumer, said, relayed)
 
 
 def _job(given: str) -> str:

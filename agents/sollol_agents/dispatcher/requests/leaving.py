@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 
 from sollol_agents.dispatcher.requests.active import ActiveRequest
 from sollol_agents.dispatcher.requests.scorer_watch import ScorerWatch
@@ -54,13 +55,17 @@ class Leaving:
         self._ours: Collection[str] = ()
         self._moving: asyncio.Task[None] | None = None
 
-    async def begin(self, ours: Collection[str]) -> None:
+    async def begin(self, ours: Collection[str], hand_on_others: Callable[[], None]) -> None:
         """Moves what waits; whatever asks for a slot from now on is moved instead.
 
         Args:
             ours: Jobs whose runner is here, and gives them back itself.
+            hand_on_others: Called where another dispatcher takes requests, before they are moved.
         """
         self._ours = ours
+        with suppress(NotConnected):
+            if await self._has_others():
+                hand_on_others()
         self._scorer.divert(self._move_soon)
         await asyncio.wait((self._move_soon(),))
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
+
+import msgspec
 
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.dispatcher.leaves import Leaves
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.requests.active import ActiveRequest
 from sollol_agents.dispatcher.requests.attempt import AbandonedAttempts
+from sollol_agents.dispatcher.requests.continuing import Resumer
 from sollol_agents.dispatcher.requests.embedding_batches import EmbeddingBatches
-from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, Rejected, Request, seems_to_stream, take_in
+from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, Rejected, Request, in_use, seems_to_stream, take_in
 from sollol_agents.dispatcher.requests.leaving import Leaving
 from sollol_agents.dispatcher.requests.node_probes import NodeProbes
+from sollol_agents.dispatcher.requests.relaying import Relays, cancelled
 from sollol_agents.dispatcher.requests.scorer_watch import ScorerWatch
 from sollol_agents.dispatcher.requests.shared import SharedRequest
 from sollol_agents.dispatcher.requests.tools import Tools
@@ -45,6 +48,7 @@ from sollol_schemas.telemetry import NodeState
 
 log = logging.getLogger(__name__)
 
+_BY_CALLER = "cancelled by its caller"
 _PONG = encode(DispatcherPong())
 _HELD_NOWHERE_S = 0.5
 """Whoever holds a request that is cancelled says so within this time."""
@@ -120,6 +124,9 @@ class RequestTable(Part):
             leaves=leaves,
             outcomes=outcomes,
         )
+        self._relays = Relays(
+            bus, calls, spawn, instance=instance, limit_bytes=config.resume_bytes, on_over=self._let_go
+        )
         self._leaving = Leaving(bus, self._active, self.tools.scorer, gone_within_s=config.drain_timeout_s, spawn=spawn)
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -148,14 +155,15 @@ class RequestTable(Part):
 
     def in_flight(self) -> Collection[str]:
         """Ids of the requests that are not answered yet."""
-        return self._active.keys()
+        return self._active.keys() | self._relays.in_flight()
 
     async def leave(self, ours: Collection[str]) -> None:
         """Gives what no node works on to other dispatchers, now and whenever something comes to wait; see `Leaving`."""
-        await self._leaving.begin(ours)
+        await self._leaving.begin(ours, self._relays.leave)
 
     async def hand_back(self, ours: Collection[str]) -> None:
         """Leaves what could not finish in time to other dispatchers, or to the nodes that work on it."""
+        await self._relays.end()
         await self._leaving.end(ours)
 
     async def close(self) -> None:
@@ -198,7 +206,7 @@ class RequestTable(Part):
         if len(msg.data) > self._bus.max_payload:
             message = f"the body's {len(msg.data)} bytes exceed the limit of {self._bus.max_payload} bytes"
             raise Rejected(ErrorBody(code=ErrorCode.REQUEST_TOO_LARGE, message=message))
-        return take_in(
+        request = take_in(
             kind,
             msg.data,
             msg.headers,
@@ -207,6 +215,9 @@ class RequestTable(Part):
             detector=self._detector,
             roster=self._roster,
         )
+        if request.resumer is Resumer.DISPATCHER and not self._relays.has_room:
+            return msgspec.structs.replace(request, resumer=Resumer.NOBODY)
+        return request
 
     def _check_room(self, request: Request) -> None:
         """Lets a request that was sent again take the place of what was sent before.
@@ -215,14 +226,15 @@ class RequestTable(Part):
             Rejected: Its id is another request's, or the dispatcher is full.
         """
         held = self._active.get(request.request_id)
-        if held is not None:
-            is_its_callers = held.request.caller == request.caller and _is_secret_of(held, request.secret)
-            if request.resend <= held.request.resend or not is_its_callers:
-                message = f"request id {request.request_id} is in use"
-                raise Rejected(ErrorBody(code=ErrorCode.CONFLICT, message=message))
+        if request.resumer is Resumer.DISPATCHER:
+            self._relays.check(request)  # what it asks itself has the same id
+        elif held is not None:
+            if not request.is_again(held.request):
+                raise Rejected(in_use(request.request_id))
             held.drop()
-        if len(self._active) >= self._config.max_active:
-            message = f"this dispatcher holds {len(self._active)} requests already; try again later"
+        count = len(self._active) + len(self._relays)
+        if count >= self._config.max_active:
+            message = f"this dispatcher holds {count} requests already; try again later"
             raise Rejected(ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": 1}))
         if not request.context.job_id:  # of jobs only so many are taken
             self._check_bytes(request)
@@ -236,6 +248,10 @@ class RequestTable(Part):
         raise Rejected(ErrorBody(code=ErrorCode.QUEUE_FULL, message=message, details={"retry_after_s": 1}))
 
     def _hold(self, request: Request) -> None:
+        if request.resumer is Resumer.DISPATCHER:
+            self._held_bytes[request.caller] += len(request.payload)
+            self._relays.begin(request)
+            return
         log_prompt(request.request_id, request.context.model, request.body)
         kind = self._batches.part_of(request, self._roster)
         made = ActiveRequest if kind is None else SharedRequest
@@ -248,28 +264,33 @@ class RequestTable(Part):
         request = active.request
         if self._active.get(request.request_id) is active:
             del self._active[request.request_id]
+        if isinstance(active, SharedRequest):
+            self._batches.over(active)
+        self._let_go(request)
+
+    def _let_go(self, request: Request) -> None:
         self._held_bytes[request.caller] -= len(request.payload)
         if not self._held_bytes[request.caller]:
             del self._held_bytes[request.caller]
-        if isinstance(active, SharedRequest):
-            self._batches.over(active)
         self._on_over()
 
     def _on_cancel(self, msg: Msg) -> None:
         asked = decoded(msg, CancelRequest)
-        active = self._active.get(asked.request_id) if asked is not None else None
-        if asked is None or active is None:
-            return  # another dispatcher may hold it
-        if not active.request.secret or not _is_secret_of(active, asked.secret):
+        if asked is None:
             return
-        if word_of(caller_of(msg.headers)) not in ("", active.request.caller):
-            return  # another member's, which knows or guessed the secret
-        if asked.resend is not None and active.request.resend > asked.resend:
+        active, relay = self._active.get(asked.request_id), self._relays.held(asked.request_id)
+        held = active or relay
+        if held is None or not held.request.may_be_cancelled(asked.secret, word_of(caller_of(msg.headers))):
+            return  # another dispatcher may hold it
+        if asked.resend is not None and held.request.resend > asked.resend:
             return  # its caller has sent it again since
         comes_again = asked.comes_again and not caller_of(msg.headers)  # a slot stays free for it: dispatchers say so
-        if comes_again and not active.is_waiting:
+        if active is None and relay is not None:
+            relay.leave(cancelled(_BY_CALLER))
+        elif active is None or (comes_again and not active.is_waiting):
             return  # it goes on
-        active.cancel(ErrorCode.CANCELLED, "cancelled by its caller", comes_again=comes_again)
+        else:
+            active.cancel(ErrorCode.CANCELLED, _BY_CALLER, comes_again=comes_again)
         self._bus.respond(msg, CancelReply(request_id=asked.request_id, is_cancelled=True))
         if msg.reply:
             self._told.add(msg.reply)
@@ -295,7 +316,7 @@ class RequestTable(Part):
 
     def _on_ping(self, msg: Msg) -> None:
         asked = decoded(msg, DispatcherPing) if msg.data else None
-        is_held = asked is None or asked.request_id is None or asked.request_id in self._active
+        is_held = asked is None or asked.request_id is None or asked.request_id in self.in_flight()
         self._bus.answer(msg, _PONG if is_held else _NOT_HELD)
 
     # -- what moves requests ------------------------------------------------------------------------------
@@ -331,7 +352,3 @@ class RequestTable(Part):
         for request in list(self._active.values()):
             if request.attempt is not None and request.attempt.node_id == node_id:
                 act(request)
-
-
-def _is_secret_of(active: ActiveRequest, secret: str) -> bool:
-    return secrets.compare_digest(secret.encode(), active.request.secret.encode())

@@ -21,13 +21,14 @@ from sollol_agents.node.attempts.outcome import figures_of, outcome_of
 from sollol_agents.node.attempts.payload import Payload, requested
 from sollol_agents.node.attempts.permission import Permission
 from sollol_agents.node.attempts.spans import AttemptTrace
-from sollol_agents.node.attempts.speaker import Piece, Speaker
+from sollol_agents.node.attempts.speaker import Speaker
 from sollol_agents.node.attempts.watchdog import Limits, Phase, Watchdog
 from sollol_agents.node.engines.base import Engine, EngineAnswer
 from sollol_agents.node.engines.view import EngineView
 from sollol_bus.errors import Cancelled, SollolError, error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode
+from sollol_bus.transport.pieces import Piece
 from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind

@@ -8,19 +8,14 @@ from sollol_agents.node.attempts.leave import Leave
 from sollol_bus.errors import error_from
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode, error_headers, size_of_headers
-from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
+from sollol_bus.transport.pieces import Piece, pieces
 from sollol_schemas import headers as h
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Figures
 
-PART_BYTES: Final = 1 << 20
 _REPLY_KEPT_BYTES: Final = 1 << 20
 """A longer reply is not said again when it was lost: then its caller is told so."""
-
-
-Piece = tuple[bytes, str]
-"""One message of an answer, and which part of a chunk it is, and of how many; empty for a whole one."""
 
 
 class Words(NamedTuple):
@@ -65,13 +60,7 @@ class Speaker:
         Raises:
             SollolError: It exceeds what anybody puts together.
         """
-        size = min(PART_BYTES, self._bus.max_payload)
-        if len(chunk) <= size:
-            return [(chunk, "")]
-        if len(chunk) > MAX_ANSWER_BYTES:
-            raise too_large()
-        starts = range(0, len(chunk), size)
-        return [(chunk[start : start + size], f"{number}/{len(starts)}") for number, start in enumerate(starts, 1)]
+        return pieces(chunk, self._bus.max_payload)
 
     def say(self, piece: Piece) -> None:
         """Publishes one message."""
