@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from sollol_schemas.continuation import Cut
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import NodeEvent, Outcome
 from sollol_schemas.feedback import FeedbackView
@@ -291,6 +292,8 @@ class WhyReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     request_id: str
     decisions: tuple[DecisionEvent, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
+    cuts: tuple[Cut, ...] = ()
+    """How its answer was moved in its middle, oldest first."""
     feedback: tuple[FeedbackView, ...] = ()
     """What was said of the answer: of a job's, of each try that was rated."""
 

@@ -48,13 +48,13 @@ class Node(ScriptedNode):
             headers = {h.DECISION: encode(decision).decode()} if count == 1 else None
             self.bus.publish(self.reply_to[attempt], piece(text), headers=headers)
 
-    def end(self, attempt: str, error: ErrorBody | None = None, **figures: int) -> None:
-        inbox, told = self.reply_to[attempt], Figures(**figures)
+    def end(self, attempt: str, error: ErrorBody | None = None, *, told: Figures = Figures()) -> None:  # noqa: B008 frozen
+        inbox = self.reply_to[attempt]
         if error is not None:
             self.bus.publish(inbox, encode(error), headers=error_headers(error))
             self.report(attempt, AttemptFailed(attempt_id=attempt, error=error, is_streaming=True))
         else:
-            count = figures.get("output_tokens", 0) + figures.get("continued_tokens", 0)
+            count = (told.output_tokens or 0) + told.continued_tokens
             last = piece("", done=True, done_reason="stop", eval_count=count, prompt_eval_count=3)
             self.bus.publish(inbox, last)
             self.report(attempt, AttemptDone(attempt_id=attempt, figures=told))
@@ -76,7 +76,7 @@ def says_the_rest(node: ScriptedNode, attempt: str) -> None:
     assert isinstance(node, Node)
     node.accept(attempt)
     node.speak(attempt, " 1", " 0")
-    node.end(attempt, prompt_tokens=5, output_tokens=2, continued_tokens=2)
+    node.end(attempt, told=Figures(prompt_tokens=5, output_tokens=2, continued_tokens=2))
 
 
 def begins(node: ScriptedNode, attempt: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import aiosqlite
 import msgspec
 
+from sollol_agents.recorder.cuts import cuts_of
 from sollol_agents.recorder.statistics import (
     HOUR_S,
     HOURS_MAX,
@@ -234,10 +235,13 @@ class Archive:
             (asked_id, job or asked_id, words, words, _WHY_LIMIT),
         )
         made = _by_attempt(decisions)
+        found = tuple(_explained(_outcome_of(*row), made) for row in outcomes)
+        ids = {decision.request_id for decision in made.values()} | {outcome.request_id for outcome in found}
         return WhyReply(
             request_id=asked_id,
             decisions=tuple(_decision_of(*row) for row in decisions),
-            outcomes=tuple(_explained(_outcome_of(*row), made) for row in outcomes),
+            outcomes=found,
+            cuts=await cuts_of(self._connection, ids, limit=_WHY_LIMIT),
         )
 
     async def usage(self, since: float, *, by: Collection[UsageBy], callers: Callers = None) -> list[UsageRow]:

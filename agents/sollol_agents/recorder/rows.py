@@ -9,6 +9,7 @@ import msgspec
 
 from sollol_agents.requests.names import canonical
 from sollol_schemas.acts import Act
+from sollol_schemas.continuation import Cut
 from sollol_schemas.decision import Decision, DecisionEvent
 from sollol_schemas.errors import Owner
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
@@ -42,6 +43,7 @@ class Table(StrEnum):
     OUTCOMES = "outcomes"
     DECISIONS = "decisions"
     EVENTS = "events"
+    CUTS = "cuts"
     ACTS = "acts"
     FEEDBACK = "feedback"
     RESETS = "resets"  # no lines: those of others are marked
@@ -58,6 +60,7 @@ _outcomes = msgspec.json.Decoder(Outcome)
 _acts = msgspec.json.Decoder(Act)
 _feedback = msgspec.json.Decoder(FeedbackEvent)
 _resets = msgspec.json.Decoder(ResetEvent)
+_cuts = msgspec.json.Decoder(Cut)
 _decisions = msgspec.json.Decoder(DecisionEvent)
 _Event = NodeEvent | BreakerEvent | OfficeEvent
 _events: dict[str, msgspec.json.Decoder[Any]] = {
@@ -106,6 +109,10 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
         columns = {"request_id": decision.request_id, "job_id": decision.job_id, "body": data}
         columns["caller"] = decision.caller
         return Row(Table.DECISIONS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
+    if area == "cut":
+        cut = _cuts.decode(data)
+        columns = {"request_id": cut.request_id, "body": data}
+        return Row(Table.CUTS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
     if area == "audit":
         _acts.decode(data)
         return Row(Table.ACTS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq, "body": data})
@@ -162,10 +169,13 @@ def _outcome_row(outcome: Outcome, body: bytes, recorded_at: float) -> Row:
             "expense": figures.expense,
             "currency": figures.currency,
             "category": decision.category,
+            "continued_tokens": figures.continued_tokens or decision.continued_tokens,
         },
     )
 
 
 def _first_token_s(decision: Decision, figures: Figures) -> float | None:
-    """From the request's arrival to its first token."""
-    return None if figures.ttft_s is None else decision.queue_s + figures.ttft_s
+    """From the request's arrival to its first token; that of an answer that went on had come before."""
+    if figures.ttft_s is None or figures.continued_tokens or decision.continued_tokens:
+        return None
+    return decision.queue_s + figures.ttft_s

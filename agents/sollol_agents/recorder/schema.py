@@ -33,6 +33,7 @@ OUTCOME_COLUMNS: Final = (
     "expense",
     "currency",
     "category",
+    "continued_tokens",
 )
 
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -182,5 +183,16 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     """,
     """
     ALTER TABLE outcomes ADD COLUMN category TEXT NOT NULL DEFAULT '';  -- of its work; empty: not known
+    """,
+    """
+    ALTER TABLE outcomes ADD COLUMN continued_tokens INTEGER NOT NULL DEFAULT 0;  -- said by attempts before it
+    CREATE TABLE cuts (
+        stored_at_ns  INTEGER NOT NULL,
+        stream_seq    INTEGER NOT NULL,
+        request_id    TEXT NOT NULL,     -- whose answer was moved
+        body          BLOB NOT NULL,
+        PRIMARY KEY (stored_at_ns, stream_seq)
+    ) WITHOUT ROWID;
+    CREATE INDEX cuts_by_request ON cuts (request_id);
     """,
 )

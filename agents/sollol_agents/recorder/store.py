@@ -48,6 +48,7 @@ _WRITE: Final = {
         "UPDATE feedback SET is_forgotten = 1 WHERE stored_at_ns <= :stored_at_ns AND :model IN ('', model)"
     ),
     Table.ACTS: "INSERT OR IGNORE INTO acts VALUES (:stored_at_ns, :stream_seq, :body)",
+    Table.CUTS: "INSERT OR IGNORE INTO cuts VALUES (:stored_at_ns, :stream_seq, :request_id, :body)",
     Table.EVENTS: "INSERT OR IGNORE INTO events VALUES (:stored_at_ns, :stream_seq, :kind, :node_id, :body)",
 }
 _FORGET = "DELETE FROM outcomes WHERE (:node_id IN ('', node_id)) AND (:model IN ('', model))"
@@ -85,7 +86,12 @@ _PRUNE_EVENTS = _Pruning(
     "(SELECT stored_at_ns, stream_seq FROM events WHERE stored_at_ns <= ? ORDER BY stored_at_ns LIMIT ?)",
     1e9,
 )
-
+_PRUNE_CUTS = _Pruning(
+    "SELECT stored_at_ns FROM cuts ORDER BY stored_at_ns DESC LIMIT 1 OFFSET ?",
+    "DELETE FROM cuts WHERE (stored_at_ns, stream_seq) IN "
+    "(SELECT stored_at_ns, stream_seq FROM cuts WHERE stored_at_ns <= ? ORDER BY stored_at_ns LIMIT ?)",
+    1e9,
+)
 _PRUNE_ACTS = _Pruning(
     "SELECT stored_at_ns FROM acts ORDER BY stored_at_ns DESC LIMIT 1 OFFSET ?",
     "DELETE FROM acts WHERE (stored_at_ns, stream_seq) IN "
@@ -158,6 +164,7 @@ class Store:
         deleted = await self._prune_table(_PRUNE_OUTCOMES, before, max_outcomes)
         deleted += await self._prune_table(_PRUNE_DECISIONS, before, max_decisions)
         deleted += await self._prune_table(_PRUNE_EVENTS, before, max_events)
+        deleted += await self._prune_table(_PRUNE_CUTS, before, max_events)
         deleted += await self._prune_table(_PRUNE_ACTS, 0.0, _MAX_ACTS)
         deleted += await self._prune_table(_PRUNE_FEEDBACK, before, _MAX_FEEDBACK)
         await self.transact((_PRUNE_COMMENTS, [{"before": before}]))

@@ -12,6 +12,12 @@ from sollol_schemas.queries import Usage, UsageBy
 from sollol_schemas.subjects import NO_NODE
 
 _REQUEST: Final = "CASE WHEN job_id <> '' THEN 'job ' || job_id ELSE request_id END"
+_PROMPT: Final = (
+    "max(total(CASE WHEN continued_tokens = 0 THEN prompt_tokens END), max(prompt_tokens - continued_tokens))"
+)
+"""Who goes on with an answer reads a prompt that counts already, unless who read it first was lost without a word."""
+_OUTPUT: Final = "max(sum(output_tokens), max(continued_tokens + output_tokens))"
+"""What attempts made, and where one was lost without a word, what the next one had of it."""
 _WANTED: Final = "recorded_at >= ? AND (? IS NULL OR caller IN (SELECT value FROM json_each(?)))"
 ANY_EXPENSE: Final = (
     "SELECT 1 FROM outcomes WHERE recorded_at >= ? AND (expense IS NOT NULL OR energy_j IS NOT NULL) LIMIT 1"
@@ -59,8 +65,8 @@ def usage_sql(by: Collection[UsageBy]) -> str:
         "SELECT caller, model, day, count(*), sum(NOT is_served AND NOT is_cancelled), "  # noqa: S608 our own texts
         "sum(prompt_tokens), sum(output_tokens), total(slot_s), node FROM ("
         f"SELECT caller, {model} AS model, {day} AS day, {node} AS node, max(verdict = 'success') AS is_served, "
-        "max(verdict = 'cancelled') AS is_cancelled, sum(prompt_tokens) AS prompt_tokens, "
-        "sum(output_tokens) AS output_tokens, sum(slot_s) AS slot_s FROM outcomes "
+        f"max(verdict = 'cancelled') AS is_cancelled, {_PROMPT} AS prompt_tokens, {_OUTPUT} AS output_tokens, "
+        "sum(slot_s) AS slot_s FROM outcomes "
         f"WHERE {_WANTED} GROUP BY caller, {_REQUEST}, {node}"
         ") GROUP BY caller, model, day, node"
     )

@@ -1,0 +1,111 @@
+"""What the recorder keeps of answers that went on: both attempts, how they were moved, and their tokens once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sollol_agents.lab.testing.messages import decision, outcome
+from sollol_agents.recorder.archive import Archive, open_archive
+from sollol_agents.recorder.rows import Row, row_of
+from sollol_agents.recorder.store import Store, open_store
+from sollol_bus.transport.messages import encode
+from sollol_schemas import subjects
+from sollol_schemas.callers import word_of
+from sollol_schemas.continuation import Cut, CutReason
+from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.events import OutcomeStatus
+from sollol_schemas.execution import Figures
+from sollol_schemas.queries import UsageBy
+
+BEGAN = Figures(actual_s=3.0, ttft_s=0.5, prompt_tokens=100, output_tokens=60)
+WENT_ON = Figures(actual_s=2.0, ttft_s=0.2, prompt_tokens=160, output_tokens=40, continued_tokens=60, decode_s=1.0)
+
+
+def stored(subject: str, event: msgspec.Struct, at: int) -> Row:
+    row = row_of(subject, encode(event), stored_at_ns=at * 10**9, stream_seq=at)
+    assert row is not None
+    return row
+
+
+def ended(number: int, node_id: str, at: int, figures: Figures | None, code: ErrorCode | None = None) -> Row:
+    status = OutcomeStatus.PRESUMED_LOST if figures is None else None
+    told = outcome(
+        f"r-{number}",
+        node_id,
+        code=code,
+        status=status,
+        figures=figures,
+        attempt=number,
+        model="m",
+        caller=word_of("a"),
+        queue_s=1.0,
+        continued_tokens=figures.continued_tokens if figures is not None else 0,
+    )
+    return stored(subjects.OUTCOME_EVENT.of(node_id), told, at)
+
+
+def cut(number: int, request_id: str = "r") -> Row:
+    told = Cut(request_id=request_id, attempt_id=f"{request_id}-1", node_id="n1", reason=CutReason.PRIORITY, text="why")
+    return stored(subjects.CUT_EVENT.of("n1"), told, number)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await open_store(tmp_path / "recorder.sqlite3")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def archive(store: Store) -> AsyncIterator[Archive]:
+    opened = await open_archive(store.path)
+    yield opened
+    await opened.close()
+
+
+async def test_why_tells_both_attempts_and_how_the_answer_was_moved(store: Store, archive: Archive) -> None:
+    made = DecisionEvent(decision=decision("r-11", "n2", attempt=11, continued_tokens=60))
+    rows = [cut(3), cut(4, "another"), ended(1, "n1", 3, BEGAN, ErrorCode.MOVED), ended(11, "n2", 6, WENT_ON)]
+    await store.write([stored(subjects.ROUTING_EVENT.of("fast"), made, 4), *rows])
+    told = await archive.why("r")
+    assert [one.attempt_id for one in told.outcomes] == ["r-1", "r-11"]
+    assert [(one.text, one.at) for one in told.cuts] == [("why", "1970-01-01T00:00:03.000Z")]
+    assert (await archive.why("nobody's")).cuts == ()
+
+
+@pytest.mark.parametrize(
+    ("began", "prompt", "output"), [(BEGAN, 100, 100), (None, 100, 100)], ids=["told", "lost without a word"]
+)
+async def test_tokens_of_an_answer_that_went_on_count_once(
+    store: Store, archive: Archive, began: Figures | None, prompt: int, output: int
+) -> None:
+    code = ErrorCode.MOVED if began is not None else ErrorCode.NODE_LOST
+    await store.write([ended(1, "n1", 3, began, code), ended(11, "n2", 6, WENT_ON)])
+    (row,) = await archive.usage(0.0, by=(UsageBy.CALLER,))
+    assert (row.requests, row.failed, row.prompt_tokens, row.output_tokens) == (1, 0, prompt, output)
+
+
+async def test_attempts_that_each_began_count_each(store: Store, archive: Archive) -> None:
+    await store.write([ended(1, "n1", 3, BEGAN, ErrorCode.ENGINE_FAILED), ended(11, "n2", 6, BEGAN)])
+    (row,) = await archive.usage(0.0, by=())
+    assert (row.prompt_tokens, row.output_tokens) == (200, 120)
+
+
+async def test_an_attempt_that_was_moved_is_nobodys_failure_and_one_that_went_on_no_first_token(
+    store: Store, archive: Archive
+) -> None:
+    await store.write([ended(1, "n1", 3, BEGAN, ErrorCode.MOVED), ended(11, "n2", 6, WENT_ON)])
+    total = (await archive.stats(0.0, fleet=None, window_s=0.0)).total
+    assert (total.requests, total.successes, total.failures, total.first_attempts) == (1, 1, 0, 1)
+    assert (total.latency.count, total.first_token.count, total.output_tokens) == (1, 0, 100)
+
+
+async def test_old_moves_are_forgotten_like_other_events(store: Store, archive: Archive) -> None:
+    await store.write([cut(number, f"r{number}") for number in range(1, 6)])
+    assert await store.prune(before=2.5, max_outcomes=9, max_decisions=9, max_events=2) == 3
+    assert not (await archive.why("r3")).cuts
