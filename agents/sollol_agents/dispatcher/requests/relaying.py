@@ -107,7 +107,9 @@ class Relay:
             if not self._is_gone and await self._is_heard():
                 self._end(error)
         except NotConnected as error:
-            log.info("request %s: its caller could not be told: %s", self.request.request_id, error, extra=self._untold)
+            request_id = self.request.request_id
+            extra = {"action": "caller_untold", "request_id": request_id}
+            log.info("request %s: its caller could not be told: %s", request_id, error, extra=extra)
         finally:
             probes.unsubscribe_soon()
             self._caller.close()
@@ -221,10 +223,6 @@ class Relay:
     def _on_disconnect(self) -> None:
         if self.messages:
             self.leave(ConnectionLost(_LOST))
-
-    @property
-    def _untold(self) -> dict[str, str]:
-        return {"action": "caller_untold", "request_id": self.request.request_id}
 
 
 class Relays:
