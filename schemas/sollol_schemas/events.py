@@ -103,6 +103,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
                 return False
 
     @property
+    def end(self) -> str:
+        """How it ended, in a word: an answer that goes on elsewhere has not failed."""
+        return "moved" if self.code is ErrorCode.MOVED else self.status.value
+
+    @property
     def request_id(self) -> str:
         """The request that was attempted."""
         return self.decision.request_id

@@ -54,6 +54,14 @@ JOB = JobEvent(
     [
         (DECISION, "[fast] req-1 llama3.2 runs on attic, waited 250 ms, predicted 1.50 s: the least cost"),
         (SUCCESS, "[fast] req-1 llama3.2 success on attic after 2.00 s, predicted 1.50 s, 7 tokens"),
+        (
+            DecisionEvent(decision=decision("req-1-11", "cellar", model="llama3.2", continued_tokens=1, reason="free")),
+            "[fast] req-1 llama3.2 runs on cellar, resumed after 1 token, waited 0 ms, predicted 0 ms: free",
+        ),
+        (
+            outcome("req-1-1", "attic", code=ErrorCode.MOVED, message="attic drains", model="llama3.2"),
+            "[fast] req-1 llama3.2 moved on attic: moved attic drains",
+        ),
         (UNSERVED, "[fast] req-2  failed: queue_full too many wait"),
         (NODE, "node attic is down (was up) no heartbeat for 5 s"),
         (
@@ -83,6 +91,8 @@ JOB = JobEvent(
     ids=[
         "decision",
         "success",
+        "resumed",
+        "moved",
         "unserved",
         "node",
         "preload",

@@ -94,6 +94,7 @@ class Why(Operation, frozen=True, kw_only=True):
         return {
             "decisions": found.decisions,
             "outcomes": found.outcomes,
+            "cuts": found.cuts,
             "contrasts": {event.decision.attempt_id: _contrasts(event) for event in found.decisions},
         }
 

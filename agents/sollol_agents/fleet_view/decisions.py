@@ -34,6 +34,8 @@ class DecisionRow(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     queue_s: float = 0.0
     predicted_s: float = 0.0
+    continued_tokens: int = 0
+    """Of an attempt that goes on with an answer: what had been said before."""
     status: str = ""
     """Empty while it runs."""
     actual_s: float | None = None
@@ -69,7 +71,7 @@ class Decisions:
         figures = outcome.figures
         ended = msgspec.structs.replace(
             row,
-            status=outcome.status.value,
+            status=outcome.end,
             actual_s=None if figures is None else round(figures.actual_s, 4),
             ttft_s=None if figures is None or figures.ttft_s is None else round(figures.ttft_s, 4),
             output_tokens=None if figures is None else figures.output_tokens,
@@ -106,6 +108,7 @@ def _row(decision: Decision, at: float) -> DecisionRow:
         strategy=decision.strategy,
         attempt=decision.attempt,
         reason=decision.reason,
+        continued_tokens=decision.continued_tokens,
         queue_s=round(decision.queue_s, 4),
         predicted_s=round(decision.forecast.total_s, 4),
     )

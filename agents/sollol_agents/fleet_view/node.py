@@ -12,6 +12,7 @@ from typing import Final
 from sollol_agents.fleet_view.node_rows import Loaded, NodeDetail, NodeRow, Running
 from sollol_agents.fleet_view.rates import Rate
 from sollol_agents.requests.names import canonical
+from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerState, Outcome, OutcomeStatus
 from sollol_schemas.telemetry import InFlight, LoadedModel, LoadUpdate, NodeState, Telemetry
 
@@ -22,6 +23,7 @@ ASLEEP: Final = "asleep"
 """Shown instead of `down` for a node that sleeps, and can be woken."""
 _SHOWN_IN_FLIGHT: Final = 64
 _Z: Final = 1.96
+_TRIED: Final = (OutcomeStatus.SUCCESS, OutcomeStatus.FAILED, OutcomeStatus.PRESUMED_LOST)
 
 
 class Node:
@@ -82,7 +84,7 @@ class Node:
             self.tps.add(max(0, outcome.figures.output_tokens - seen), now)
         if outcome.status is OutcomeStatus.SUCCESS:
             self._successes += 1
-        if outcome.status in (OutcomeStatus.SUCCESS, OutcomeStatus.FAILED, OutcomeStatus.PRESUMED_LOST):
+        if outcome.status in _TRIED and outcome.code is not ErrorCode.MOVED:
             self._attempts += 1
 
     def on_breaker(self, model: str, state: BreakerState) -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from sollol_agents.fleet_view.histogram import Histogram
 from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import Outcome, OutcomeStatus
 
 SLOT_S: Final = 5
@@ -143,7 +144,8 @@ class Timeline:
     def on_outcome(self, outcome: Outcome, at: float, version: int) -> None:
         """An attempt ended."""
         slot, decision = self._slot(at, version), outcome.decision
-        if slot is None or outcome.status in (OutcomeStatus.CANCELLED, OutcomeStatus.CLIENT_ERROR):
+        is_counted = outcome.status not in (OutcomeStatus.CANCELLED, OutcomeStatus.CLIENT_ERROR)
+        if slot is None or not is_counted or outcome.code is ErrorCode.MOVED:
             return
         mode = slot.mode(decision.mode.value)
         mode.requests += 1

@@ -33,6 +33,7 @@ _COLOURS: Final = {
     "presumed_lost": "red",
     "cancelled": "yellow",
     "client_error": "yellow",
+    "moved": "cyan",
 }
 _MODES: Final = {
     "fast": ("FAST", "cyan"),
@@ -188,12 +189,16 @@ def decision_row(row: DecisionRow, columns: Iterable[Column]) -> list[Cell]:
         "WAITED": Cell(seconds(row.queue_s)),
         "PREDICT": Cell(seconds(row.predicted_s)),
         "TOOK": Cell(seconds(row.actual_s)),
-        "OUTCOME": Cell(row.status or "runs", _COLOURS.get(row.status, "cyan")),
+        "OUTCOME": Cell(row.status or _running(row), _COLOURS.get(row.status, "cyan")),
         "PRIO": Cell(str(row.priority)),
         "TOKENS": Cell("-" if row.output_tokens is None else str(row.output_tokens)),
         "REASON": Cell(row.message or row.reason),
     }
     return [_fitted(cells[column.name], column) for column in columns]
+
+
+def _running(row: DecisionRow) -> str:
+    return "resumed" if row.continued_tokens else "runs"
 
 
 def queue_rows(waits: Mapping[str, Wait], jobs: JobsView) -> list[list[Cell]]:
@@ -254,7 +259,7 @@ def explanation(reply: WhyReply) -> list[str]:
     for outcome in reply.outcomes:
         took = seconds(outcome.figures.actual_s if outcome.figures else None)
         code = f": {outcome.code.value} {outcome.message}" if outcome.code else ""
-        lines.append(f"attempt {outcome.decision.attempt}: {outcome.status.value} after {took}{code}")
+        lines.append(f"attempt {outcome.decision.attempt}: {outcome.end} after {took}{code}")
     return [*lines, "", LEGEND] if lines else ["nothing is recorded yet"]
 
 
@@ -275,6 +280,7 @@ def _explained(event: DecisionEvent) -> list[str]:
         f"attempt {made.attempt}: {made.model} on {made.node_id} ({made.mode}, {made.strategy})",
         f"  {made.reason}",
         f"  waited {seconds(made.queue_s)}, predicted {seconds(made.forecast.total_s)}",
+        *([f"  resumed after {made.continued_tokens} tokens of the answer"] if made.continued_tokens else []),
     ]
     for cost in sorted(event.candidates, key=lambda c: c.total_s):
         terms = ((name.lower(), getattr(cost, term)) for term, name in TERMS.items())

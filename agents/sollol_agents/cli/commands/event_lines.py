@@ -94,8 +94,9 @@ def _about_capacity(event: SleepEvent | ScaleEvent) -> str:
 def _decision(event: DecisionEvent) -> str:
     made = event.decision
     question = "would run" if event.is_dry_run else "runs"
+    resumed = f", resumed after {counted(made.continued_tokens, 'token')}" if made.continued_tokens else ""
     return (
-        f"[{made.mode}] {made.request_id} {made.model} {question} on {made.node_id}, waited "
+        f"[{made.mode}] {made.request_id} {made.model} {question} on {made.node_id}{resumed}, waited "
         f"{seconds(made.queue_s)}, predicted {seconds(made.forecast.total_s)}: {made.reason}"
     )
 
@@ -103,7 +104,7 @@ def _decision(event: DecisionEvent) -> str:
 def _outcome(event: Outcome) -> str:
     where = "" if event.node_id == NO_NODE else f" on {event.node_id}"
     made = event.decision
-    line = f"[{made.mode}] {made.request_id} {made.model} {event.status.value}{where}"
+    line = f"[{made.mode}] {made.request_id} {made.model} {event.end}{where}"
     if event.figures is not None:
         line += f" after {seconds(event.figures.actual_s)}, predicted {seconds(made.forecast.total_s)}"
         if event.figures.output_tokens:

@@ -19,7 +19,7 @@ from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas import prices
-from sollol_schemas.decision import CandidateCost, DecisionEvent
+from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent
 from sollol_schemas.events import Outcome
 from sollol_schemas.queries import WhyReply
 from sollol_schemas.routing import Routing
@@ -76,13 +76,15 @@ def route(
 def show_why(reply: WhyReply) -> None:
     """Every decision about a request and every outcome, for people."""
     tell(f"request {reply.request_id}")
-    for decision in reply.decisions:
-        show_decision(decision)
+    for event in reply.decisions:
+        show_decision(event, _where_it_goes_on(event.decision, reply.outcomes))
         say()
     if reply.outcomes:
         _show_outcomes(reply.outcomes)
     else:
         tell("no attempt has ended yet")
+    for cut in reply.cuts:
+        tell(f"moved off {cut.node_id}: {cut.text or cut.reason.value}", indent="  ")
     for view in reply.feedback:
         tell(told(view), indent="  ")
     if reply.decisions:
@@ -106,6 +108,19 @@ def _show_outcomes(outcomes: Sequence[Outcome]) -> None:
             tell(f"{name if name == _WHOLE else f'attempt {name}'}: {outcome.message}", indent="  ")
 
 
+def _where_it_goes_on(made: Decision, outcomes: Sequence[Outcome]) -> str:
+    """At which token an attempt goes on with an answer, and what ended the one before; empty where it begins."""
+    if not made.continued_tokens:
+        return ""
+    at = f"it goes on after {counted(made.continued_tokens, 'token')} of the answer"
+    before = [o for o in outcomes if o.request_id == made.request_id and o.decision.attempt < made.attempt]
+    if not before:
+        return at
+    last = max(before, key=lambda outcome: outcome.decision.attempt)
+    why = (last.code or last.status).value.replace("_", " ")
+    return f"{at}; attempt {last.decision.attempt} on {last.node_id} ended: {why}"
+
+
 def _attempt_name(outcome: Outcome) -> str:
     return str(outcome.decision.attempt or _WHOLE)
 
@@ -113,7 +128,7 @@ def _attempt_name(outcome: Outcome) -> str:
 def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
     return (
         outcome.node_id if outcome.node_id != NO_NODE else "-",
-        outcome.status.value,
+        outcome.end,
         seconds(outcome.decision.queue_s),
         seconds(outcome.decision.forecast.total_s) if outcome.node_id != NO_NODE else "-",
         seconds(outcome.figures.actual_s if outcome.figures else None),
@@ -121,7 +136,7 @@ def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def show_decision(event: DecisionEvent) -> None:
+def show_decision(event: DecisionEvent, where_it_goes_on: str = "") -> None:
     """One decision: what was chosen and why, what each candidate would have cost, and who was refused."""
     made, forecast = event.decision, event.decision.forecast
     verb = "would run" if event.is_dry_run else "runs"
@@ -131,6 +146,8 @@ def show_decision(event: DecisionEvent) -> None:
         indent="  ",
     )
     tell(f"  because: {made.reason}", indent="    ")
+    if where_it_goes_on:
+        tell(f"  resumed: {where_it_goes_on}", indent="    ")
     tell(
         f"  predicted: first token {seconds(forecast.first_token_s)}, answer {seconds(forecast.total_s)}; "
         f"{counted(forecast.prompt_tokens, 'prompt token')}, about {forecast.output_tokens:.0f} to come"

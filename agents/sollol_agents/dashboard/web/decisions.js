@@ -35,9 +35,9 @@ export const DecisionsView = {
         <span class="where"><b>{{ row.node_id || 'no node' }}</b><span class="muted">{{ row.model }}</span></span>
         <span class="times num"><span><small class="muted">predicted</small> {{ row.predicted_s ? seconds(row.predicted_s) : '–' }}</span>
           <span><small class="muted">actual</small> {{ seconds(row.actual_s) }}</span></span>
-        <State :state="row.status || 'running'" :label="row.status ? undefined : 'running'"/>
+        <State :state="row.status || 'running'" :label="row.status ? undefined : row.continued_tokens ? 'resumed' : 'running'"/>
         <span class="reason">{{ row.message || row.reason || 'open it to ask the recorder for the reason' }}</span>
-        <span class="extra muted small num">priority {{ priorityName(row.priority ?? 5) }}<template v-if="row.queue_s > 0.0005"> · waited {{ seconds(row.queue_s) }}</template><template v-if="row.attempt > 1"> · attempt {{ row.attempt }}</template></span>
+        <span class="extra muted small num">priority {{ priorityName(row.priority ?? 5) }}<template v-if="row.queue_s > 0.0005"> · waited {{ seconds(row.queue_s) }}</template><template v-if="row.attempt > 1"> · attempt {{ row.attempt }}</template><template v-if="row.continued_tokens"> · resumed after {{ row.continued_tokens }} tokens</template></span>
       </button></li>
     </ol>
     <Empty v-else icon="decisions" title="No decision yet">Each request shows here when it gets its node, with the reason. Try the playground, or <code>sollol generate MODEL PROMPT</code>.</Empty>

@@ -68,17 +68,19 @@ export const Explanation = {
       }
       return [...kinds].sort((a, b) => b[1].length - a[1].length);
     },
+    endOf: (outcome) => (outcome.code === "moved" ? "moved" : outcome.status),
     outcomeOf(event) {
       return this.outcomes.find((outcome) => outcome.decision.attempt_id === event.decision.attempt_id);
     },
   },
   template: `<div class="stack">
     <section v-for="event in decisions" :key="event.decision.attempt_id" class="stack">
-      <div class="row gap wrap"><Mode :mode="event.decision.mode ?? 'fast'"/><State v-if="outcomeOf(event)" :state="outcomeOf(event).status"/><span class="muted small">attempt {{ event.decision.attempt ?? 1 }} · {{ when(event.decided_at) }}</span></div>
+      <div class="row gap wrap"><Mode :mode="event.decision.mode ?? 'fast'"/><State v-if="outcomeOf(event)" :state="endOf(outcomeOf(event))"/><span class="muted small">attempt {{ event.decision.attempt ?? 1 }} · {{ when(event.decided_at) }}</span></div>
       <p class="verdict"><b>{{ event.decision.node_id }}</b><span v-if="event.decision.reason">{{ event.decision.reason }}</span></p>
       <dl class="facts"><dt>Model</dt><dd>{{ event.decision.model }}</dd><dt>Task</dt><dd>{{ words(event.decision.task_type || 'unknown') }}</dd>
         <dt>Strategy</dt><dd>{{ event.decision.strategy ?? 'plan' }}</dd><dt>Priority</dt><dd>{{ priorityName(event.decision.priority ?? 5) }}</dd>
         <dt>Prompt</dt><dd class="num">{{ count(event.decision.forecast?.prompt_tokens ?? 0) }} tokens</dd><dt>Expected answer</dt><dd class="num">{{ count(event.decision.forecast?.output_tokens ?? 0) }} tokens</dd>
+        <template v-if="event.decision.continued_tokens"><dt>Resumed</dt><dd class="num">after {{ count(event.decision.continued_tokens) }} tokens of the answer</dd></template>
         <dt>Waited</dt><dd class="num">{{ seconds(event.decision.queue_s ?? 0) }}</dd><dt>Predicted</dt><dd class="num">{{ seconds(event.decision.forecast?.total_s ?? 0) }}</dd>
         <template v-if="outcomeOf(event)?.figures"><dt>Actual</dt><dd class="num">{{ seconds(outcomeOf(event).figures.actual_s) }}</dd><dt>First token</dt><dd class="num">{{ seconds(outcomeOf(event).figures.ttft_s) }}</dd></template></dl>
       <h3>Candidates, the least cost first</h3>
@@ -89,8 +91,10 @@ export const Explanation = {
         <ul class="lines"><li v-for="[what, nodes] in refusals(event)" :key="what"><span class="muted">{{ what }}</span><b class="clip">{{ nodes.slice(0, 6).join(', ') }}{{ nodes.length > 6 ? ' and ' + (nodes.length - 6) + ' more' : '' }}</b></li></ul></template>
     </section>
     <section v-if="outcomes.length" class="stack"><h3>Attempts</h3>
-      <ul class="lines"><li v-for="outcome in outcomes" :key="outcome.decision.attempt_id + outcome.status"><span class="row gap"><State :state="outcome.status"/><b>{{ outcome.decision.node_id === '_none' ? 'no node' : outcome.decision.node_id }}</b></span>
+      <ul class="lines"><li v-for="outcome in outcomes" :key="outcome.decision.attempt_id + outcome.status"><span class="row gap"><State :state="endOf(outcome)"/><b>{{ outcome.decision.node_id === '_none' ? 'no node' : outcome.decision.node_id }}</b></span>
         <span class="muted num">{{ outcome.message || '' }}<template v-if="outcome.figures"> {{ seconds(outcome.figures.actual_s) }}, {{ count(outcome.figures.output_tokens ?? 0) }} tokens</template></span></li></ul></section>
+    <section v-if="why.cuts?.length" class="stack"><h3>Moved</h3>
+      <ul class="lines"><li v-for="cut in why.cuts" :key="cut.attempt_id"><b>{{ cut.node_id }}</b><span class="muted">{{ cut.text || words(cut.reason) }}</span></li></ul></section>
     <p v-if="decisions.length" class="muted small">Cost: predicted seconds that the request takes on a node, those included that it takes from others; the least wins. Predicted: from the start on the node to the end of the answer. Actual: the same, as the node measured it.</p>
     <Empty v-if="!decisions.length && !outcomes.length" title="Nothing recorded">The recorder knows nothing of this request (yet).</Empty>
   </div>`,

@@ -49,6 +49,7 @@ const KINDS = {
   suspect: ["warn", "suspect"],
   half_open: ["warn", "suspect"],
   retrying: ["warn", "clock"],
+  moved: ["info", "running"],
   presumed_lost: ["warn", "suspect"],
   cancelled: ["quiet", "close"],
   client_error: ["quiet", "close"],
