@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import msgspec
 import pytest
 
 from sollol_agents.cli.commands import (
@@ -29,7 +28,6 @@ from sollol_agents.node.engines.probing import Probed
 from sollol_bus.trust.callers import Roster
 from sollol_schemas.acts import Act, Operator
 from sollol_schemas.batch_progress import BatchListReply, BatchReason, BatchStage, BatchView
-from sollol_schemas.continuation import Cut, CutReason
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Forecast, Rejection, RejectionReason
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import BreakerState
@@ -193,55 +191,6 @@ WHY = WhyReply(
     ),
     feedback=(FeedbackView(request_id="r", model="llama3.1:8b", category="testing", score=0.9, comment="2 of 3 run"),),
 )
-WHY_RESUMED = WhyReply(
-    request_id="d955c98695e90364",
-    decisions=(
-        msgspec.structs.replace(DECISION, candidates=(), rejections=()),
-        DecisionEvent(
-            decision=Decision(
-                request_id="d955c98695e90364",
-                attempt_id="d955c98695e90364-11",
-                node_id="den",
-                model="llama3.1:8b",
-                queue_s=6.1,
-                attempt=11,
-                reason="only node that can go on with the answer",
-                continued_tokens=152,
-                forecast=Forecast(first_token_s=0.4, total_s=1.9, prompt_tokens=664, output_tokens=90.0),
-            ),
-        ),
-    ),
-    outcomes=(
-        outcome(
-            "d955c98695e90364-1",
-            "gaming-pc",
-            code=ErrorCode.MOVED,
-            figures=Figures(actual_s=5.2, output_tokens=152),
-            message="a request of higher rank needs the slot",
-            predicted_s=1.41,
-            queue_s=0.25,
-        ),
-        outcome(
-            "d955c98695e90364-11",
-            "den",
-            figures=Figures(actual_s=2.0, prompt_tokens=664, output_tokens=93, continued_tokens=152),
-            predicted_s=1.9,
-            queue_s=6.1,
-            attempt=11,
-            continued_tokens=152,
-        ),
-    ),
-    cuts=(
-        Cut(
-            request_id="d955c98695e90364",
-            attempt_id="d955c98695e90364-1",
-            node_id="gaming-pc",
-            reason=CutReason.PRIORITY,
-            to="den",
-            text="4.1 s left here, 2.6 s on den; a request of priority 9 starts 4.1 s sooner",
-        ),
-    ),
-)
 JOBS = JobListReply(
     jobs=(
         JobStatus(job_id="01JDK3ZC9PM8", state=JobState.QUEUED, priority=2, model="llama3.1:8b"),
@@ -386,7 +335,6 @@ SCREENS: dict[str, Callable[[], None]] = {
     "stats": partial(listings.show_stats, STATS),
     "reliability": partial(listings.show_reliability, RELIABILITY),
     "why": partial(explaining.show_why, WHY),
-    "why_resumed": partial(explaining.show_why, WHY_RESUMED),
     "jobs": partial(jobs_views.show_jobs, JOBS),
     "job": partial(jobs_views.show_status, JOBS.jobs[2]),
     "batches": partial(batch_views.show_batches, BATCHES),

@@ -1,0 +1,94 @@
+"""`sollol why` about an answer that went on: both attempts in order, and why the first one ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from sollol_agents.cli.commands import explaining
+from sollol_agents.cli.output import Form, on_screen
+from sollol_agents.lab.testing.messages import decision, outcome
+from sollol_schemas.continuation import Cut, CutReason
+from sollol_schemas.decision import Decision, DecisionEvent, Forecast
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.execution import Figures
+from sollol_schemas.queries import WhyReply
+
+WHY_RESUMED = WhyReply(
+    request_id="d955c98695e90364",
+    decisions=(
+        DecisionEvent(
+            decision=Decision(
+                request_id="d955c98695e90364",
+                attempt_id="d955c98695e90364-1",
+                node_id="gaming-pc",
+                model="llama3.1:8b",
+                queue_s=0.25,
+                reason="1.2 s before den",
+                forecast=Forecast(first_token_s=0.2, total_s=1.41, prompt_tokens=512, output_tokens=219.4),
+            ),
+            queued=1,
+        ),
+        DecisionEvent(
+            decision=Decision(
+                request_id="d955c98695e90364",
+                attempt_id="d955c98695e90364-11",
+                node_id="den",
+                model="llama3.1:8b",
+                queue_s=6.1,
+                attempt=11,
+                reason="only node that can go on with the answer",
+                continued_tokens=152,
+                forecast=Forecast(first_token_s=0.4, total_s=1.9, prompt_tokens=664, output_tokens=90.0),
+            ),
+        ),
+    ),
+    outcomes=(
+        outcome(
+            "d955c98695e90364-1",
+            "gaming-pc",
+            code=ErrorCode.MOVED,
+            figures=Figures(actual_s=5.2, output_tokens=152),
+            message="a request of higher rank needs the slot",
+            predicted_s=1.41,
+            queue_s=0.25,
+        ),
+        outcome(
+            "d955c98695e90364-11",
+            "den",
+            figures=Figures(actual_s=2.0, prompt_tokens=664, output_tokens=93, continued_tokens=152),
+            predicted_s=1.9,
+            queue_s=6.1,
+            attempt=11,
+            continued_tokens=152,
+        ),
+    ),
+    cuts=(
+        Cut(
+            request_id="d955c98695e90364",
+            attempt_id="d955c98695e90364-1",
+            node_id="gaming-pc",
+            reason=CutReason.PRIORITY,
+            to="den",
+            text="4.1 s left here, 2.6 s on den; a request of priority 9 starts 4.1 s sooner",
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_both_attempts_are_told_in_order(
+    width: int, capsys: pytest.CaptureFixture[str], assert_kept: Callable[[str, str], None]
+) -> None:
+    with on_screen(Form.TABLE, width):
+        explaining.show_why(WHY_RESUMED)
+    assert_kept(f"why_resumed_{width}", capsys.readouterr().out)
+
+
+def test_an_attempt_whose_forerunner_nobody_recorded_tells_at_least_where_it_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = DecisionEvent(decision=decision("r-11", "den", attempt=11, continued_tokens=1))
+    explaining.show_why(WhyReply(request_id="r", decisions=(made,)))
+    assert "resumed: it goes on after 1 token of the answer\n" in capsys.readouterr().out
