@@ -38,6 +38,8 @@ class Node:
         self.asked: list[ControlCut] = []
         self.refusal: ErrorBody | None = None
         self.is_frozen = False
+        self.ends_later = False
+        """Whether it does not tell yet how an attempt ended that it stopped."""
         bus.subscribe(subjects.NODE_CONTROL.of(node_id), self._on_control)
 
     def beat(self) -> None:
@@ -75,7 +77,8 @@ class Node:
             self.bus.respond_error(msg.reply, self.refusal)
             return
         self.bus.respond(msg, ControlReply(node_id=self.node_id, instance=f"{self.node_id}-1"))
-        self.end(asked.attempt_id, ErrorCode.MOVED)
+        if not self.ends_later:
+            self.end(asked.attempt_id, ErrorCode.MOVED)
 
 
 class World:
@@ -165,6 +168,33 @@ async def test_an_urgent_request_takes_the_slot_at_once_and_the_other_one_waits_
     node.end("urgent-1")
     await eventually(lambda: bool(world.granted("low-11")))
     assert not world.granted("other-1"), "what was moved is older than what came after it"
+
+
+async def test_a_successor_lets_an_answer_go_on_that_was_cut_before_its_time(
+    world: World, nats_server: EmbeddedServer
+) -> None:
+    slow = await world.join("slow", tps=SLOW_TPS)
+    slow.ends_later = True
+    world.ask("r1")
+    await eventually(lambda: world.is_running("r1-1"))
+    config, bus_config = world.scorer.config, BusConfig(url=nats_server.url, name="scorer")
+    async with Scorer(config, bus_config, tick_s=0.05) as successor:
+        slow.beat()
+        await world.join("fast", tps=FAST_TPS)
+        await eventually(lambda: bool(world.cuts) and len(successor.core.fleet.nodes) == 2)
+        await world.scorer.close()
+        world.scorer = successor
+        await eventually(lambda: successor.is_leader)
+        slow.end("r1-1", ErrorCode.MOVED)
+
+        def is_granted() -> bool:
+            for node in world.nodes.values():
+                node.beat()
+            world.go_on("r1", 11, 1)  # as often as it likes: the server may not know yet who answers
+            return world.granted("r1-11") == "fast"
+
+        await eventually(is_granted)
+        await eventually(lambda: not successor.core.fleet.nodes["slow"].attempts)
 
 
 async def test_what_does_not_go_on_elsewhere_is_left_where_it_is(world: World) -> None:

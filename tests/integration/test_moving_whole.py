@@ -1,0 +1,124 @@
+"""Answers move in a whole fleet, and whoever reads them sees a pause at most."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
+from sollol_agents.lab.testing.waiting import eventually
+from sollol_agents.node.actor import NodeMonitor
+from sollol_bus.actor import ActorState
+from sollol_bus.sdk.results import AnswerStream
+from sollol_schemas.errors import ErrorCode
+from sollol_schemas.routing import Routing
+
+
+class Reader:
+    """Reads one long countdown to its end."""
+
+    def __init__(self, system: EmulatedSystem, number: int = 200, *, priority: int = 5) -> None:
+        self.number = number
+        self.text = ""
+        self.stream: AnswerStream = system.client.generate_stream(
+            MODEL, f"count {number}", routing=Routing(priority=priority)
+        )
+
+    async def read(self) -> Reader:
+        """Reads it; returns itself."""
+        async with self.stream as answer:
+            async for piece in answer:
+                self.text += piece.text
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is what an undisturbed engine says."""
+        return self.text.split() == [str(n) for n in range(self.number - 1, -1, -1)]
+
+
+def node_of(system: EmulatedSystem, node_id: str) -> NodeMonitor:
+    """The agent of a node."""
+    return next(one for one in system.stack.actors if isinstance(one, NodeMonitor) and one.node_id == node_id)
+
+
+def codes(system: EmulatedSystem) -> list[ErrorCode | None]:
+    """How attempts ended."""
+    return [one.code for one in system.outcomes]
+
+
+async def timed(system: EmulatedSystem) -> None:
+    """The scorer learns how fast the first node is, and nothing of how long answers are."""
+    await system.client.generate(MODEL, "count 200", max_tokens=12)
+    await eventually(lambda: len(system.outcomes) == 1)
+
+
+async def started(group: asyncio.TaskGroup, *readers: Reader) -> list[asyncio.Task[Reader]]:
+    """The readers at work, once each of them has read something."""
+    tasks = [group.create_task(one.read()) for one in readers]
+    await eventually(lambda: all(one.text for one in readers))
+    return tasks
+
+
+@pytest.mark.shutdown
+async def test_a_node_that_leaves_hands_eight_long_answers_over(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, nodes=1, slots=8, decode_tps=150.0) as system:
+        readers = [Reader(system) for _ in range(8)]
+        async with asyncio.TaskGroup() as group:
+            tasks = await started(group, *readers)
+            await system.node("n2")
+            leaving = node_of(system, "n1")
+            await leaving.close()
+            assert leaving.state is ActorState.STOPPED
+            assert not any(task.done() for task in tasks), "it did not wait for an answer"
+            assert codes(system) == [ErrorCode.MOVED] * 8
+        assert [one.text for one in readers if not one.is_whole] == []
+        figures = [one.stream.answer.figures for one in readers]
+        assert [one.resumed for one in figures if one is not None] == [1] * 8
+
+
+async def test_a_drained_node_hands_over_and_one_that_finishes_does_not(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, nodes=2, slots=2, decode_tps=300.0) as system:
+        async with asyncio.TaskGroup() as group:
+            readers = [Reader(system) for _ in range(2)]
+            await started(group, *readers)
+            await system.client.drain("n1", lets_finish=True)
+            await system.client.drain("n2", lets_finish=True)
+        await eventually(lambda: codes(system) == [None, None])
+        await system.client.undrain("n1")
+        await system.client.undrain("n2")
+        async with asyncio.TaskGroup() as group:
+            readers = [Reader(system) for _ in range(2)]
+            await started(group, *readers)
+            await system.client.drain("n1")
+        assert [one.is_whole for one in readers] == [True, True]
+        await eventually(lambda: codes(system)[2:].count(ErrorCode.MOVED) == 1)
+
+
+async def test_an_urgent_request_gets_its_slot_and_the_answer_that_gave_it_is_whole(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, nodes=1, slots=1, decode_tps=40.0) as system:
+        await timed(system)
+        async with asyncio.TaskGroup() as group:
+            slow = Reader(system, 90, priority=1)
+            await started(group, slow)
+            urgent = Reader(system, 20, priority=9)
+            await group.create_task(urgent.read())
+            assert urgent.is_whole
+            assert ErrorCode.MOVED in codes(system)
+            assert not slow.is_whole
+        assert slow.is_whole
+
+
+async def test_answers_go_over_to_a_fast_node_that_joins(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, nodes=1, slots=2, decode_tps=20.0) as system:
+        await timed(system)
+        async with asyncio.TaskGroup() as group:
+            readers = [Reader(system, 100) for _ in range(2)]
+            await started(group, *readers)
+            await system.node("n2", engine={"decode_tps": 500.0})
+        assert [one.is_whole for one in readers] == [True, True]
+        await eventually(lambda: len(codes(system)) == 5)
+        assert [one.node_id for one in system.outcomes if one.code is None][1:] == ["n2", "n2"]
+        assert codes(system).count(ErrorCode.MOVED) == 2
