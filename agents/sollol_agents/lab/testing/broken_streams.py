@@ -22,6 +22,7 @@ Json = Any
 _VARYING: Final = (
     (re.compile(rb',?"timings":\{[^{}]*\}'), b""),
     (re.compile(rb'"(cached_tokens|completed_at)":\d+'), rb'"\1":0'),
+    (re.compile(rb'"cache_read_input_tokens":\d+,"input_tokens":\d+'), b'"input_tokens":0'),
     (re.compile(rb'"created_at":\d+'), b'"created_at":0'),
     (re.compile(rb'"((?:item_)?id)":"(msg|rs)_[^"]*"'), rb'"\1":"\2"'),
     (re.compile(rb'"signature":"[^"]*"'), b'"signature":""'),
