@@ -152,7 +152,7 @@ def test_recordings_are_refused_for_calls_of_tools_and_probabilities_alone() -> 
 
 
 @pytest.mark.parametrize("stream", GOING.values(), ids=GOING.keys())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(cuts=CUTS)
 def test_a_stream_that_breaks_off_comes_out_the_same(stream: Stream, cuts: list[int]) -> None:
     told = stream.broken(cuts)

@@ -70,7 +70,7 @@ def _is_list_of_prompts(value: msgspec.Raw) -> bool:
 def _has_media(value: msgspec.Raw) -> bool:
     """Quotes in a text are escaped, so that none of these is a part of one."""
     raw = bytes(value)
-    return any(kind in raw for kind in _MEDIA_KINDS)
+    return b'"type"' in raw and any(kind in raw for kind in _MEDIA_KINDS)
 
 
 _MEDIA_KINDS: Final = (
