@@ -216,6 +216,8 @@ def test_a_refusal_says_whose_fault_it_is(status: int, body: bytes, code: ErrorC
         ("/v1/messages", b'data: {"type":"message_stop"}\n\n', True),
         ("/v1/messages", b'data: {"type":"ping"}\n\n', False),
         ("/v1/responses", b'data: {"type":"response.completed"}\n\n', True),
+        ("/v1/responses", b'data: {"type":"response.created","response":{"error":null}}\n\n', False),
+        ("/v1/responses", b'event: error\ndata: {"type":"error","code":"x"}\n\n', True),
         ("/v1/other", b"", True),
     ],
 )

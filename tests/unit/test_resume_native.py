@@ -34,6 +34,17 @@ def test_text_and_thinking_of_both_kinds_are_read() -> None:
     assert chat.said() == Said("x", "", 1)
 
 
+def test_the_rest_is_told_under_the_name_that_the_first_object_had() -> None:
+    telling = _telling(_object(model="m", response="a"))
+    assert json.loads(telling.feed(_object(model="m:latest", response="b"))) == {
+        "model": "m",
+        "done": False,
+        "response": "b",
+    }
+    piece = _object(model="m", response="b")
+    assert telling.feed(piece) is piece
+
+
 def test_the_end_is_noticed() -> None:
     assert _telling(_object(response="a"), _object(response="", done=True)).said().is_over
 

@@ -45,6 +45,7 @@ class _Message(msgspec.Struct):
 class _Object(msgspec.Struct):
     """What is read of an object."""
 
+    model: str = ""
     response: str | None = None
     thinking: str | None = None
     message: _Message | None = None
@@ -111,6 +112,8 @@ class NativeTelling:
         self._is_over = False
         self._since = self._until = ""
         self._before_s = 0.0
+        self._model = ""
+        """The name in the first object: a node tells the rest by its own."""
 
     def read(self, data: bytes) -> None:
         """Takes in one object."""
@@ -120,6 +123,7 @@ class NativeTelling:
             self._fault = "a piece of it cannot be read"
             return
         self._objects += 1
+        self._model = self._model or one.model
         self._fault = self._fault or ("a call of tools has begun" if one.has_calls else "")
         self._is_over = one.done
         self._since, self._until = self._since or one.created_at, one.created_at
@@ -142,9 +146,11 @@ class NativeTelling:
         self._openings = self._objects
 
     def feed(self, piece: bytes) -> bytes:
-        """The object as it is; the last one with the durations of all attempts."""
+        """The object under the model's name of the first; the last one with the durations of all attempts."""
         try:
-            return self._with_durations(piece) if _object.decode(piece).done else piece
+            one = _object.decode(piece)
+            told = {} if one.model == self._model or not self._model else {"model": self._model}
+            return _encode(_whole.decode(piece) | told | self._durations(piece)) if told or one.done else piece
         except _INVALID as error:
             raise BackendBrokeProtocol("a piece of the rest is no native object") from error
 
@@ -162,11 +168,10 @@ class NativeTelling:
         self._openings -= 1
         return b""
 
-    def _with_durations(self, piece: bytes) -> bytes:
+    def _durations(self, piece: bytes) -> dict[str, int]:
         fields = _whole.decode(piece)
         before_ns = round(self._before_s * _NS)
-        told = {name: fields[name] + before_ns for name in _DURATIONS if isinstance(fields.get(name), int)}
-        return _encode(fields | told) if told and before_ns else piece
+        return {name: fields[name] + before_ns for name in _DURATIONS if isinstance(fields.get(name), int)}
 
 
 def _span_s(since: str, until: str) -> float:

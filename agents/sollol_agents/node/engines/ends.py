@@ -15,13 +15,15 @@ _HEAD_BYTES: Final = 4_096
 _TAIL_BYTES: Final = 16_384
 _EVENT_BYTES: Final = 512
 _OBJECT_BYTES: Final = 4_096
+_ERRORS: Final = (b"event: error", b'"type":"error"', b'"type": "error"')
+"""Of an event's type: every response has a field `error`."""
 #: Without one of these at its end, an event stream of this path was cut short. Ollama ends its own
 #: `/v1` streams silently when the model dies, so the end of the body proves nothing.
 _ENDINGS: Final[dict[str, tuple[bytes, ...]]] = {
     "/v1/chat/completions": (b"data: [DONE]", b"data:[DONE]"),
     "/v1/completions": (b"data: [DONE]", b"data:[DONE]"),
-    "/v1/messages": (b'"message_stop"', b'"error"'),
-    "/v1/responses": (b'"response.completed"', b'"response.failed"', b'"response.incomplete"', b'"error"'),
+    "/v1/messages": (b'"message_stop"', *_ERRORS),
+    "/v1/responses": (b'"response.completed"', b'"response.failed"', b'"response.incomplete"', *_ERRORS),
 }
 _OBJECT: Final = re.compile(rb'(?<!\\)"(usage|timings)"\s*:\s*(?=\{)')
 _COUNT: Final = re.compile(rb'(?<!\\)"(eval_count|prompt_eval_count)"\s*:\s*(\d+)')
