@@ -10,24 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sollol_agents.node.engines.base import EngineRequest
-from sollol_agents.node.engines.continuing import chat_bodies, marks, ollama_bodies
-from sollol_agents.node.engines.continuing.conversations import Reading, native, of_messages, of_responses
+from sollol_agents.node.engines.continuing import marks
 from sollol_agents.node.engines.continuing.marks import Marks, call_marks, ends_in_thought, thought_marks
 from sollol_agents.node.engines.continuing.reader import RestReader
 from sollol_agents.node.engines.continuing.refusing import not_continued, refused_to_go_on
 from sollol_agents.node.engines.continuing.seam import after_partial, is_unlikely, lost_blanks, with_thought
 from sollol_agents.node.engines.refusals import engine_error
-from sollol_agents.node.engines.translation.options import Flavour
 from sollol_bus.errors import SollolError
-from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
 
 RECORDINGS = Path(__file__).parents[1] / "conformance" / "recordings"
 CHATML = Marks("<think>\n", "\n</think>\n\n")
 FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
 PLAIN = Marks("<think>", "</think>")
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 
 
 def recorded_cuts(name: str) -> list[Any]:
@@ -199,187 +194,6 @@ def test_a_beginning_that_the_request_gave_stands_in_the_prompt_already(
     rendered: str, text: str, rest: str | None
 ) -> None:
     assert after_partial(rendered, "5 4", text) == rest
-
-
-# -- bodies ---------------------------------------------------------------------------------------------------
-
-
-def request(kind: RequestKind, fields: dict[str, Any], path: str = "") -> EngineRequest:
-    return EngineRequest(kind=kind, model="m", body=msgspec.json.encode(fields), path=path)
-
-
-def passing(path: str, **fields: Any) -> EngineRequest:
-    return request(RequestKind.PASSTHROUGH, fields, path)
-
-
-TURNS = [{"role": "user", "content": "hi"}]
-
-
-@pytest.mark.parametrize(
-    ("asked_for", "options", "limit"),
-    [
-        (passing("/v1/chat/completions", messages=TURNS), {"temperature": 1.0, "top_p": 1.0}, None),
-        (
-            passing("/v1/chat/completions", messages=TURNS, temperature=0, stop="x", max_tokens=9, seed=3),
-            {"temperature": 0, "top_p": 1.0, "seed": 3, "stop": ["x"]},
-            9,
-        ),
-        (passing("/v1/chat/completions", messages=TURNS, max_tokens=0), {"temperature": 1.0, "top_p": 1.0}, 1),
-        (
-            passing("/v1/completions", prompt="hi", max_tokens=0),
-            {"temperature": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "top_p": 1.0},
-            None,
-        ),
-        (passing("/v1/messages", messages=TURNS, max_tokens=9, stop_sequences=["x"]), {"stop": ["x"]}, 9),
-        (passing("/v1/responses", input="hi", max_output_tokens=9), {"temperature": 1.0}, 9),
-        (
-            request(RequestKind.CHAT, {"messages": TURNS, "options": {"num_predict": -1, "num_ctx": 64}}),
-            {"num_ctx": 64},
-            None,
-        ),
-        (request(RequestKind.GENERATE, {"prompt": "hi", "options": {"num_predict": 5.0}}), {}, 5),
-    ],
-)
-def test_ollama_gets_the_options_that_it_makes_of_each_dialect_itself(
-    asked_for: EngineRequest, options: dict[str, Any], limit: int | None
-) -> None:
-    found = ollama_bodies.asked(asked_for)
-    assert (found.options, found.limit) == (options, limit)
-
-
-def test_a_raw_prompt_is_its_own_rendering() -> None:
-    fields = {"prompt": "hi", "raw": True, "keep_alive": "5m", "shift": False}
-    found = ollama_bodies.asked(request(RequestKind.GENERATE, fields))
-    assert (found.prompt, found.kept) == ("hi", {"keep_alive": "5m", "shift": False})
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"format": "json"},
-        {"response_format": {"type": "json_object"}},
-        {"text": {"format": {"type": "json_schema"}}},
-        {"grammar": "root ::= .*"},
-        {"logprobs": True},
-        {"n": 2},
-        {"echo": True},
-        {"suffix": "end"},
-        {"tool_choice": "required"},
-        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-        {"messages": [{"role": "user", "content": "x", "images": ["aa"]}]},
-    ],
-)
-def test_what_an_engine_would_begin_anew_is_refused(fields: dict[str, Any]) -> None:
-    asked_for = passing("/v1/chat/completions", **({"messages": TURNS} | fields))
-    for read_body in (
-        lambda: ollama_bodies.asked(asked_for),
-        lambda: chat_bodies.asked(asked_for, "m", Flavour.LLAMA_CPP, 0),
-    ):
-        with pytest.raises(SollolError) as refused:
-            read_body()
-        assert refused.value.body.code is ErrorCode.NOT_CONTINUED
-
-
-@pytest.mark.parametrize(
-    "fields", [{"response_format": {"type": "text"}}, {"format": ""}, {"logprobs": False}, {"n": 1}, {"tools": [TOOL]}]
-)
-def test_fields_that_ask_for_nothing_do_not_keep_an_answer_from_going_on(fields: dict[str, Any]) -> None:
-    assert ollama_bodies.asked(passing("/v1/chat/completions", messages=TURNS, **fields)).is_chat
-
-
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/audio/speech", "/rerank"])
-def test_answers_of_other_paths_are_not_gone_on_with(path: str) -> None:
-    for read_body in (ollama_bodies.asked, lambda asked_for: chat_bodies.asked(asked_for, "m", Flavour.VLLM, 0)):
-        with pytest.raises(SollolError, match="this path"):
-            read_body(passing(path, input="x"))
-
-
-@pytest.mark.parametrize(
-    ("fields", "limit"),
-    [
-        ({}, None),
-        ({"max_tokens": -1}, None),
-        ({"max_tokens": 0}, 1),
-        ({"max_tokens": 4, "max_completion_tokens": 2}, 2),
-        ({"max_tokens": 4, "n_predict": 3}, 3),
-    ],
-)
-def test_the_limit_is_the_one_that_llama_cpp_takes(fields: dict[str, Any], limit: int | None) -> None:
-    asked_for = passing("/v1/chat/completions", messages=TURNS, top_k=3, stream=True, **fields)
-    found = chat_bodies.asked(asked_for, "own", Flavour.LLAMA_CPP, 0)
-    assert found.limit == limit
-    assert found.sampling == {"model": "own", "top_k": 3}
-    assert found.chat is not None
-    assert found.chat["messages"] == TURNS
-
-
-TOLD = {
-    "system": [{"type": "text", "text": "s"}, {"type": "text", "text": "t"}],
-    "messages": [
-        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-        {
-            "role": "assistant",
-            "content": [
-                {"type": "thinking", "thinking": "hm"},
-                {"type": "tool_use", "id": "c1", "name": "f", "input": {"x": 1}},
-            ],
-        },
-        {
-            "role": "user",
-            "content": [
-                {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "r"}]},
-                {"type": "text", "text": "go on"},
-            ],
-        },
-    ],
-    "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
-}
-
-
-def test_messages_are_read_as_each_engine_reads_them() -> None:
-    ollama = native(of_messages(TOLD, Reading.OLLAMA)["messages"])
-    assert [one["role"] for one in ollama] == ["system", "user", "assistant", "tool", "user"]
-    assert [one["content"] for one in ollama] == ["st", "ab", "", "r", "go on"]
-    assert ollama[2]["thinking"] == "hm"
-    assert ollama[2]["tool_calls"] == [{"id": "c1", "function": {"name": "f", "arguments": {"x": 1}}}]
-    llama = of_messages(TOLD, Reading.LLAMA_CPP)
-    assert [one["role"] for one in llama["messages"]] == ["system", "user", "assistant", "user", "tool"]
-    assert llama["messages"][1]["content"] == TOLD["messages"][0]["content"]  # type: ignore[index]
-    assert llama["tools"] == [
-        {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
-    ]
-
-
-def test_responses_are_read_as_each_engine_reads_them() -> None:
-    fields = {
-        "instructions": "be",
-        "input": [
-            {"role": "developer", "content": "d"},
-            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "call"}]},
-            {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
-            {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"x":1}'},
-            {"type": "function_call_output", "call_id": "c1", "output": "r"},
-        ],
-    }
-    found = of_responses(fields, Reading.LLAMA_CPP)["messages"]
-    assert [one["role"] for one in found] == ["system", "system", "user", "assistant", "tool"]
-    assert found[3]["reasoning_content"] == "hm"
-    assert [one["role"] for one in native(of_responses(fields, Reading.OLLAMA)["messages"])][1] == "developer"
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"input": [{"type": "web_search_call"}]},
-        {"input": "x", "tools": [{"type": "web_search"}]},
-        {"input": "x", "previous_response_id": "r"},
-    ],
-)
-def test_a_conversation_that_lies_elsewhere_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(SollolError) as refused:
-        of_responses(fields, Reading.LLAMA_CPP)
-    assert refused.value.body.code is ErrorCode.NOT_CONTINUED
 
 
 def test_an_engine_that_refuses_to_go_on_says_why_and_one_that_fails_is_not_excused() -> None:

@@ -23,6 +23,7 @@ from sollol_agents.node.engines.ollama_wire import (
     installed_model,
     loaded_model,
     own_limit,
+    renders_prompts,
     repaired,
     streamed,
 )
@@ -193,7 +194,8 @@ class OllamaEngine:
         shown = {tag.name: await self._show(tag.name, tag.digest) for tag in local}
         self._by_name = {name: show for name, show in shown.items() if show is not None}
         self._shown = {tag.digest: self._by_name[tag.name] for tag in local if tag.name in self._by_name}
-        installed = tuple(installed_model(tag, shown[tag.name]) for tag in local)
+        goes_on = renders_prompts(version)
+        installed = tuple(installed_model(tag, shown[tag.name], goes_on=goes_on) for tag in local)
         return EngineInventory(version=version, installed=installed)
 
     async def loaded(self) -> tuple[LoadedModel, ...]:

@@ -25,6 +25,8 @@ _NEW_LIMIT: Final = b'"max_completion_tokens"'
 _BLOB: Final = re.compile(r"^FROM \S*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _OWN_CONTEXT: Final = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 _OWN_LIMIT: Final = re.compile(r"^num_predict\s+(-?\d{1,9})\s*$", re.MULTILINE)
+_NUMBERS: Final = re.compile(r"v?(\d{1,4})\.(\d{1,4})\b")
+_RENDERS_SINCE: Final = (0, 12)
 _DONE: Final = re.compile(rb'"done"\s*:\s*true')
 _LOAD_ONLY_MAX_BYTES: Final = 4096
 _KV_ELEMENT_BYTES: Final = 2  # f16 keys and values, the engine's default
@@ -192,8 +194,20 @@ class Show(msgspec.Struct):
     parameters: str = ""
 
 
-def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
-    """A model on disk, with what its header tells when that is known."""
+def renders_prompts(version: str) -> bool:
+    """Whether an Ollama of this version tells how it renders a prompt, on which going on with an answer rests."""
+    found = _NUMBERS.match(version)
+    return found is None or (int(found[1]), int(found[2])) >= _RENDERS_SINCE
+
+
+def installed_model(tag: Tag, show: Show | None, *, goes_on: bool = True) -> InstalledModel:
+    """A model on disk, with what its header tells when that is known.
+
+    Args:
+        tag: Its row.
+        show: What is told of it alone.
+        goes_on: Whether the engine goes on with answers.
+    """
     info = (show.model_info or {}) if show else {}
     architecture = str(info.get("general.architecture") or "")
     capabilities = tuple((show.capabilities if show else None) or ())
@@ -210,7 +224,7 @@ def installed_model(tag: Tag, show: Show | None) -> InstalledModel:
         usual_context_length=own_context(show.parameters if show else ""),
         kv_bytes_per_token=kv_bytes_per_token(info),
         capabilities=capabilities,
-        fingerprint=fingerprint_of("ollama", tag.digest) if tag.digest and not embeds_alone else "",
+        fingerprint=fingerprint_of("ollama", tag.digest) if goes_on and tag.digest and not embeds_alone else "",
         slots=1 if embeds_alone else 0,
     )
 

@@ -108,6 +108,7 @@ class ContinuedAnswer(EngineAnswer):
         self.figures = msgspec.structs.replace(
             told,
             continued_tokens=said,
+            cached_tokens=told.cached_tokens if start.spent.cached_tokens is None else start.spent.cached_tokens,
             prompt_s=_sum(start.spent.prompt_s, told.prompt_s),
             load_s=start.spent.load_s + told.load_s,
             slot_wait_s=start.spent.slot_wait_s + told.slot_wait_s,

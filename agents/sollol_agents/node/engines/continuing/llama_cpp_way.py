@@ -98,7 +98,7 @@ class LlamaCppWay:
         self._context_length = context_length
         self.completed: Completed | None = None
         self._sampling: dict[str, Any] = {}
-        self._read_s = 0.0
+        self._spent = Figures()
         """What the looks took."""
 
     async def start(self) -> Start:
@@ -112,6 +112,8 @@ class LlamaCppWay:
         thought: Marks | None = None
         if want.chat is not None and (self._said.thinking or (text and templates.ends_in_thought(rendered))):
             thought = await self._thought_marks(want.chat, rendered)
+            if not text and len(thought.tokens_of_closing) > 1:
+                raise not_continued("the thought may end in more than one way, which is not parsed here")
             self._sampling["preserved_tokens"] = thought.tokens
             whole = await with_thought(self._likely, rendered, self._said.thinking, text, thought, trims=False)
             thought = None if text else thought
@@ -128,7 +130,7 @@ class LlamaCppWay:
             left_tokens=None if want.limit is None else max(0, want.limit - said_tokens),
             thought=thought,
             calls=await self._call_marks(want),
-            spent=Figures(prompt_s=self._read_s),
+            spent=self._spent,
         )
 
     async def rest(self, start: Start) -> AsyncGenerator[list[str], None]:
@@ -170,7 +172,12 @@ class LlamaCppWay:
         """What the model may say behind a prompt, which it then has in its cache."""
         body = msgspec.json.encode(self._sampling | _LOOK | {"prompt": prompt})
         looked = _checked(await self._http.call("POST", COMPLETION_PATH, body, timeout_s=None))
-        self._read_s += looked.figures().prompt_s or 0.0
+        told = looked.figures()
+        self._spent = msgspec.structs.replace(
+            self._spent,
+            prompt_s=(self._spent.prompt_s or 0.0) + (told.prompt_s or 0.0),
+            cached_tokens=told.cached_tokens if self._spent.cached_tokens is None else self._spent.cached_tokens,
+        )
         return looked.likely()
 
     async def _with_text(self, rendered: str, text: str) -> str:

@@ -45,6 +45,11 @@ class Marks(NamedTuple):
         return self.closing[len(self.closing.rstrip()) :]
 
     @property
+    def tokens_of_closing(self) -> list[str]:
+        """Those of the second mark alone."""
+        return _TAGS.findall(self.closing)
+
+    @property
     def tokens(self) -> list[str]:
         """What is likely one token of the vocabulary, and not shown unless an engine is told to."""
         return _TAGS.findall(self.opening + self.closing)

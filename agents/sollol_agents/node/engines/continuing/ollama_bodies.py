@@ -23,7 +23,7 @@ CHAT: Final = "/api/chat"
 RESPONSES_PATH: Final = "/v1/responses"
 _LIMIT: Final = "num_predict"
 _KEPT: Final = ("keep_alive", "shift")
-_RENDERED: Final = ("model", "messages", "tools", "think", "prompt", "system", "template", "context", "raw", "options")
+_RENDERED: Final = ("model", "messages", "tools", "think", "prompt", "system", "template", "context", "raw")
 _EFFORTS: Final = {"none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
 _MESSAGE_EFFORTS: Final = {"high": "high", "medium": "medium", "low": "low", "max": "max", "xhigh": "high"}
 
@@ -45,6 +45,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """Fields that go with the completion as well."""
     prompt: str | None = None
     """A prompt that is rendered already."""
+    hides_thoughts: bool = False
+    """Whether its dialect leaves thoughts out of what is said."""
 
     @property
     def is_chat(self) -> bool:
@@ -85,7 +87,8 @@ def asked(request: EngineRequest) -> Asked:
             return _made(path, fields, _chat_options(fields), fields.get("max_tokens"), fields)
         case (RequestKind.PASSTHROUGH, path) if path == COMPLETIONS_PATH:
             rendered = {"prompt": _text_of(fields.get("prompt"))}
-            return _made(GENERATE, fields, _completion_options(fields), fields.get("max_tokens"), rendered)
+            made = _made(GENERATE, fields, _completion_options(fields), fields.get("max_tokens"), rendered)
+            return msgspec.structs.replace(made, hides_thoughts=True)
         case (RequestKind.PASSTHROUGH, path) if path == MESSAGES_PATH:
             read = conversations.of_messages(fields, Reading.OLLAMA) | _think_of_messages(fields)
             return _made(CHAT, fields, _message_options(fields), fields.get("max_tokens"), read)

@@ -87,6 +87,8 @@ class OllamaWay:
         if text is None:
             raise not_continued("less was said than the request says itself")
         first = await self._look(rendered)
+        if want.hides_thoughts and templates.ends_in_thought(rendered):
+            raise not_continued("what the model thought is left out of what was said")
         thought: Marks | None = None
         trims = False
         if self._said.thinking or (text and templates.ends_in_thought(rendered)):
@@ -151,11 +153,12 @@ class OllamaWay:
         return looked
 
     async def _render(self, path: str, fields: dict[str, Any]) -> str:
+        assert self._asked is not None
         body = fields | {"stream": False, "_debug_render_only": True}
         if path == CHAT_PATH:
             body["max_tokens"] = 1
-        else:
-            body["options"] = (fields.get("options") or {}) | {"num_predict": 1}
+        else:  # with other load options it would be loaded anew
+            body |= self._asked.kept | {"options": self._asked.options | {"num_predict": 1}}
         try:
             told = await self._http.call("POST", path, msgspec.json.encode(body), timeout_s=None)
         except SollolError as error:
@@ -173,10 +176,12 @@ class OllamaWay:
     async def _with_text(self, rendered: str, first: _Looked, text: str) -> str:
         """The prompt with a text behind it, as the model wrote that."""
         assert self._asked is not None
-        if not self._asked.is_chat or text != self._said.text:
+        if text != self._said.text:
             return rendered + text
         if self._asked.options.get("temperature") == 0 and is_unlikely(text, first.likely()):
             raise not_continued("what was said does not begin as the model begins here")
+        if not self._asked.is_chat:
+            return rendered + text
         return await joined(self._likely, rendered, text, first.likely())
 
     async def _thought_marks(self, rendered: str, *, is_open: bool) -> tuple[Marks, bool]:
