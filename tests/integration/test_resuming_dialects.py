@@ -14,6 +14,7 @@ import pytest
 
 from sollol_agents.lab.testing.broken_streams import ids_in, steady
 from sollol_agents.lab.testing.cut_fleet import CutFleet
+from sollol_agents.lab.testing.fake_vllm import FakeVllm
 
 ENGINES: Final = {
     "ollama": ("sollol_agents.lab.emulator", "--preset", "rtx4090-24", "--time-scale", "5", "--parallel", "4"),
@@ -27,7 +28,7 @@ ASKED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "chat": ("/v1/chat/completions", {"messages": COUNT} | USAGE),
     "chat that thinks": ("/v1/chat/completions", {"messages": THINK, "max_tokens": 20}),
     "chat that stops at a word": ("/v1/chat/completions", {"messages": LONG, "stop": ["11"]}),
-    "completion": ("/v1/completions", {"prompt": "count 9"} | USAGE),
+    "completion": ("/v1/completions", {"prompt": "count 20", "max_tokens": 15} | USAGE),
     "message": ("/v1/messages", {"messages": COUNT, "max_tokens": 90}),
     "message that stops at a word": ("/v1/messages", {"messages": LONG, "max_tokens": 90, "stop_sequences": ["11"]}),
     "message that thinks": ("/v1/messages", {"messages": THINK, "max_tokens": 20}),
@@ -75,7 +76,16 @@ def _plain(raw: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", ASKED)
 async def test_a_stream_that_is_cut_comes_out_as_if_nothing_had_happened(fleet: CutFleet, name: str) -> None:
-    path, body = ASKED[name]
+    await _hold_to_undisturbed(fleet, *ASKED[name])
+
+
+@pytest.mark.parametrize("name", ["chat", "completion"])
+async def test_so_does_one_of_vllm(tmp_path: Path, name: str) -> None:
+    async with FakeVllm() as vllm, CutFleet(tmp_path, "openai", vllm.url) as fleet:
+        await _hold_to_undisturbed(fleet, *ASKED[name])
+
+
+async def _hold_to_undisturbed(fleet: CutFleet, path: str, body: dict[str, Any]) -> None:
     undisturbed = _plain(await fleet.ask(path, body))
     for cuts in CUTS:
         told = await fleet.ask(path, body, *cuts)

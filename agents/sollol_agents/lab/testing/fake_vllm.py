@@ -109,17 +109,32 @@ def _events(body: Fields, *, is_chat: bool) -> Iterator[Fields]:
     stop = body.get("stop") or []
     wanted = Wanted(limit_tokens=-1 if limit is None else limit, stop=(stop,) if isinstance(stop, str) else tuple(stop))
     said = answer(tokens, wanted)
+    if is_chat:
+        yield _chunk([_choice({"role": "assistant", "content": ""}, None)], is_chat=True)
     for piece in said.pieces:
-        yield {"choices": [_choice(piece.text, None, is_chat=is_chat)]}
-    yield {"choices": [_choice("", said.done_reason, is_chat=is_chat)]}
+        yield _chunk([_choice(piece.text, None, is_chat=is_chat)], is_chat=is_chat)
+    yield _chunk([_choice("", said.done_reason, is_chat=is_chat)], is_chat=is_chat)
     if (body.get("stream_options") or {}).get("include_usage"):
-        usage = {"prompt_tokens": len(tokens), "completion_tokens": said.tokens}
-        yield {"choices": [], "usage": usage | {"total_tokens": len(tokens) + said.tokens}}
+        total = len(tokens) + said.tokens
+        usage = {"prompt_tokens": len(tokens), "total_tokens": total, "completion_tokens": said.tokens}
+        yield _chunk([], is_chat=is_chat) | {"usage": usage}
 
 
-def _choice(text: str, finish_reason: str | None, *, is_chat: bool) -> Fields:
-    said = {"delta": {"content": text}} if is_chat else {"text": text}
-    return {"index": 0, "finish_reason": finish_reason, "stop_reason": None, "logprobs": None} | said
+def _chunk(choices: list[Fields], *, is_chat: bool) -> Fields:
+    """Chats leave out fields that are not set; completions do not."""
+    told = "chat.completion.chunk" if is_chat else "text_completion"
+    chunk = {"id": "chatcmpl-1" if is_chat else "cmpl-1", "object": told, "created": 1, "model": MODEL}
+    return chunk | {"choices": choices} | ({} if is_chat else {"usage": None})
+
+
+def _choice(text: str | Fields, finish_reason: str | None, *, is_chat: bool = True) -> Fields:
+    """A choice; of a chat's, only the last tells of a reason to stop."""
+    if not is_chat:
+        ending = {"finish_reason": finish_reason, "stop_reason": None}
+        return {"index": 0, "text": text, "logprobs": None} | ending
+    delta = text if isinstance(text, dict) else {"content": text}
+    choice: Fields = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    return choice | ({"stop_reason": None} if finish_reason is not None else {})
 
 
 def _whole(text: str, kind: str = _JSON, status: str = "200 OK") -> bytes:
@@ -128,7 +143,7 @@ def _whole(text: str, kind: str = _JSON, status: str = "200 OK") -> bytes:
 
 
 def _stream(events: Iterator[Fields]) -> bytes:
-    told = [f"data: {json.dumps({'id': 'cmpl-1', 'model': MODEL} | event)}\n\n".encode() for event in events]
+    told = [f"data: {json.dumps(event, separators=(',', ':'))}\n\n".encode() for event in events]
     chunks = [b"%x\r\n%b\r\n" % (len(one), one) for one in [*told, b"data: [DONE]\n\n"]]
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
     return head + b"".join(chunks) + b"0\r\n\r\n"
