@@ -215,6 +215,18 @@ class ClaimReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The living process that owns the id, when it is another one."""
 
 
+class HandOverRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A node takes no new work: whose answers may others go on with?"""
+
+    instance: BusId
+
+
+class HandOverReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The models, by their names on that node, that another node in service has with the same fingerprint."""
+
+    models: tuple[str, ...] = ()
+
+
 class LeaveRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A node wants to speak into an inbox again."""
 

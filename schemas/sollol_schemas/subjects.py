@@ -255,6 +255,8 @@ NODE_OUTCOME: Final = Subject("outcome.{node_id}", by=NODE, to=CONTROL, payload=
 """How an attempt ended, by its node: a dispatcher publishes it as an event, and JetStream acks that to the node."""
 SLEEP: Final = Subject("sleep.{node_id}", by=NODE, to=CONTROL, payload="SleepRequest", reply="SleepReply")
 """A node asks whether it may go to sleep; the scorer in office answers."""
+HAND_OVER: Final = Subject("handover.{node_id}", by=NODE, to=CONTROL, payload="HandOverRequest", reply="HandOverReply")
+"""A node that takes no new work asks which of its answers may go on elsewhere; the scorer in office answers."""
 
 # What nodes say about themselves.
 TELEMETRY: Final = Subject("telemetry.{node_id}", by=NODE, to=WATCHERS, payload="Telemetry")

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
+from sollol_agents.scorer.config import ScorerConfig
+from sollol_agents.scorer.fleet.fleet import Fleet
 from sollol_agents.scorer.office.cuts import PER_S, Cuts
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode
@@ -27,6 +29,7 @@ class Office:
         self.named: list[Cut] = []
         self.refused_: list[str] = []
         self.looked: list[float] = []
+        self.fleet = Fleet(ScorerConfig())
 
     @property
     def undo(self) -> Office:

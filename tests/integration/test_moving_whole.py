@@ -97,6 +97,18 @@ async def test_a_drained_node_hands_over_and_one_that_finishes_does_not(tmp_path
         await eventually(lambda: codes(system)[2:].count(ErrorCode.MOVED) == 1)
 
 
+async def test_where_nobody_else_could_go_on_answers_finish(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, nodes=1, slots=2, decode_tps=300.0) as system:
+        await system.node("n2", slots=2)
+        await system.client.drain("n2")
+        async with asyncio.TaskGroup() as group:
+            readers = [Reader(system) for _ in range(2)]
+            await started(group, *readers)
+            await node_of(system, "n1").close()
+        assert [one.is_whole for one in readers] == [True, True]
+        await eventually(lambda: codes(system) == [None, None])
+
+
 async def test_an_urgent_request_gets_its_slot_and_the_answer_that_gave_it_is_whole(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, nodes=1, slots=1, decode_tps=40.0) as system:
         await timed(system)

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from sollol_agents.node.attempts.executor import Executor
-from sollol_agents.node.attempts.moving import hand_back, hand_over
+from sollol_agents.node.attempts.moving import hand_back, hand_over, places_for_answers
 from sollol_agents.node.config import NodeConfig, node_id_of
 from sollol_agents.node.control.claim import Claim
 from sollol_agents.node.control.commands import Controls
@@ -168,12 +168,23 @@ class NodeMonitor(Actor[NodeConfig]):
         executor = self._require_executor()
         executor.is_draining = is_draining
         log.info("draining: %s", is_draining, extra={"action": "node_draining"})
-        moving = [one for one in executor.attempts.values() if one.is_resumable]
-        if moving and is_draining and not lets_finish and self.config.hand_over:
+        is_moving = any(one.is_resumable for one in executor.attempts.values())
+        if is_moving and is_draining and not lets_finish and self.config.hand_over:
             self._send_load()  # the scorer knows before any caller asks again
-            hand_over(moving, "its node takes no new work")
+            self.spawn(self._hand_over(), name="hand over")
         else:
             self._on_load_changed()
+
+    async def _hand_over(self) -> None:
+        """Stops what others can go on with, or may, where nobody knows whether they can."""
+        executor = self._require_executor()
+        able = await places_for_answers(self.bus, self.node_id, self.instance)
+        if executor.is_draining:
+            resumable = [one for one in executor.attempts.values() if one.is_resumable]
+            hand_over(
+                [one for one in resumable if able is None or one.decision.model in able],
+                "its node takes no new work",
+            )
 
     @property
     def is_idle(self) -> bool:

@@ -188,6 +188,7 @@ class Scorer(Actor[ScorerConfig]):
             *self.bus.serve(subjects.MODELS, self._on_models),
             *self._operators.open(),
             *self._capacity.open(),
+            *self._cuts.open(),
         ]
         self._nodes.open()
         self._publish_office(term, is_leader=True, reason="took office")

@@ -7,13 +7,17 @@ from collections.abc import Iterable
 from typing import Final
 
 from sollol_agents.node.attempts.attempt import Attempt
-from sollol_bus.errors import ActorStopped, SollolError, error_from
+from sollol_bus.errors import ActorStopped, BusError, DecodeFailed, SollolError, error_from
+from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_schemas import subjects
 from sollol_schemas.continuation import CutReason
-from sollol_schemas.control import AttemptState, ControlCut
+from sollol_schemas.control import AttemptState, ControlCut, HandOverReply, HandOverRequest
 from sollol_schemas.errors import ErrorBody, ErrorCode
 
 log = logging.getLogger(__name__)
 
+_ANSWER_S: Final = 0.5
 _OVER: Final = (AttemptState.ENDED_SPOKEN, AttemptState.ENDED_SILENT)
 
 
@@ -58,6 +62,21 @@ def hand_over(attempts: Iterable[Attempt], reason: str) -> None:
         else:
             _tell(attempt, reason)
             attempt.stop(_error(ErrorCode.DRAINING, reason))
+
+
+async def places_for_answers(bus: Bus, node_id: str, instance: str) -> frozenset[str] | None:
+    """The models of this node whose answers another node can go on with; None: no scorer says so in time."""
+    asked = encode(HandOverRequest(instance=instance))
+    try:
+        msg = await bus.request(subjects.HAND_OVER.of(node_id), asked, timeout_s=_ANSWER_S)
+        refusal = error_of(msg)
+        if refusal is None:
+            return frozenset(decode(msg.data, HandOverReply).models)
+        why = refusal.message
+    except (BusError, DecodeFailed) as error:
+        why = str(error)
+    log.info("not known who could go on: %s", why, extra={"action": "hand_over_unknown"})
+    return None
 
 
 def hand_back(attempts: Iterable[Attempt], reason: str) -> None:

@@ -14,13 +14,18 @@ from typing import Final, Protocol
 
 import msgspec
 
-from sollol_bus.errors import BusError
+from sollol_agents.scorer.fleet.fleet import Fleet
+from sollol_agents.scorer.fleet.nodes import Node
+from sollol_bus.errors import BusError, DecodeFailed
 from sollol_bus.parts import Spawn
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import encode, error_of
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
+from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import subjects
 from sollol_schemas.continuation import Cut, CutReason
-from sollol_schemas.control import ControlCut
+from sollol_schemas.control import ControlCut, HandOverReply, HandOverRequest
+from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.telemetry import NodeState
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +57,25 @@ class Office(Protocol):
     def undo(self) -> Undoing:
         """Decides, by the settings as they are now."""
 
+    @property
+    def fleet(self) -> Fleet:
+        """The nodes."""
+
+
+def places_for_answers(node: Node, fleet: Fleet) -> tuple[str, ...]:
+    """The models of a node that another one in service has with the same fingerprint, by their names there."""
+    others = [one for one in fleet.nodes.values() if one is not node and _is_in_service(one)]
+    return tuple(
+        told.name
+        for name, told in node.installed.items()
+        if told.fingerprint
+        and any(name in one.installed and one.installed[name].fingerprint == told.fingerprint for one in others)
+    )
+
+
+def _is_in_service(node: Node) -> bool:
+    return node.state is NodeState.UP and not node.is_draining and node.slots > 0
+
 
 class Cuts:
     """Carries out what the core decides about running answers.
@@ -78,6 +102,23 @@ class Cuts:
         if self._timer is None and self._office.term:
             delay_s = max(_SOON_S, self._not_before - self._clock())
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
+
+    def open(self) -> tuple[Subscription, ...]:
+        """Takes questions of nodes that take no new work; for the scorer in office."""
+        return self._bus.serve(subjects.HAND_OVER.all, self._on_hand_over)
+
+    def _on_hand_over(self, msg: Msg) -> None:
+        try:
+            asked = decode(msg.data, HandOverRequest)
+        except DecodeFailed as error:
+            self._bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
+            return
+        node = self._office.fleet.nodes.get(subjects.last_token(msg.subject))
+        if node is None or node.instance != asked.instance:
+            unknown = ErrorBody(code=ErrorCode.UNKNOWN_NODE, message="the scorer does not know this process")
+            self._bus.respond_error(msg.reply, unknown)
+        else:
+            self._bus.respond(msg, HandOverReply(models=places_for_answers(node, self._office.fleet)))
 
     def figures(self) -> dict[str, int]:
         """What metrics show: answers moved, and moves that nodes refused."""
