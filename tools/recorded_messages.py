@@ -60,8 +60,7 @@ UNRECORDED: Final = {
     "ScaleEvent": "it takes half a minute to come about",
     "Routing": "its fields stand in the bodies and headers of EngineRequest",
     "ContinueFrom": "it stands in or behind the body of EngineRequest, of an answer that broke off",
-    **dict.fromkeys(("ControlCut", "Cut"), "it takes a fleet in which moving an answer pays"),
-    **dict.fromkeys(("HandOverRequest", "HandOverReply"), "it takes a node that leaves while it answers"),
+    **dict.fromkeys(("ControlCut", "Cut", "HandOverRequest", "HandOverReply"), "it takes a fleet that moves answers"),
 }
 """What has no record, and why."""
 _SECRETS: Final = frozenset({"secret", "token", "claims", "ticket", "ca", "leave_secret", h.CANCEL_SECRET})
