@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from sollol_agents.lab.conformance.check import RULES
-from sollol_schemas import control, errors, events, execution, scaling, telemetry
+from sollol_schemas import continuation, control, errors, events, execution, scaling, telemetry
 from sollol_schemas.subjects import SUBJECTS, Role
 
 PAGE = Path(__file__).parents[2] / "docs" / "node-protocol.md"
 TEXT = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
 EXAMPLES = re.findall(r"^`(\w+)`:\n\n```json\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-MODULES = (control, errors, events, execution, scaling, telemetry)
+MODULES = (continuation, control, errors, events, execution, scaling, telemetry)
 KINDS = {name: kind for one in MODULES for name, kind in vars(one).items()}
 
 pytestmark = pytest.mark.skipif(not TEXT, reason="the documents are in the checkout only")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final
 
-from sollol_agents.lab.conformance import answering, controlling, joining, lasting, speaking
+from sollol_agents.lab.conformance import answering, controlling, joining, lasting, moving, speaking
 from sollol_agents.lab.conformance.findings import BrokenRule, Finding, Kept, NotTried
 from sollol_agents.lab.conformance.fleet import PlayedFleet
 from sollol_agents.lab.conformance.rule import Rule
@@ -14,6 +14,7 @@ PARTS: Final[tuple[tuple[Rule, ...], ...]] = (
     joining.FIRST,
     answering.RULES,
     speaking.RULES,
+    moving.RULES,
     controlling.RULES,
     lasting.RULES,
     joining.LAST,

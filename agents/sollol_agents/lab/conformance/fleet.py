@@ -22,6 +22,7 @@ from sollol_bus.waiting import happens
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
+from sollol_schemas.continuation import ContinueFrom, packed
 from sollol_schemas.control import ClaimRequest, ControlPing, ControlReply
 from sollol_schemas.decision import Decision
 from sollol_schemas.execution import AttemptReport, CancelAttempt, Exec
@@ -207,6 +208,7 @@ class PlayedFleet:
         term: int = 0,
         reply_to: str = "",
         is_sent: bool = True,
+        said: ContinueFrom | None = None,
         **more: Any,  # noqa: ANN401 further fields of the exec
     ) -> PlayedAttempt:
         """Sends an attempt, and hears what comes of it."""
@@ -221,9 +223,11 @@ class PlayedFleet:
             term=term or self.term,
         )
         ticket = f"ticket-{self._run}-{number}"
+        sent = encode({"stream": stream} | body)
+        if said is not None:
+            more, sent = more | {"body_bytes": len(sent)}, packed(sent, said)[0]
         exec_ = Exec(decision=decision, stream=stream, ticket=ticket, **{"deadline_s": 120.0, **more})
-        sent = {"stream": stream} | body
-        attempt = PlayedAttempt(self.bus, exec_, encode(sent), reply_to or self.bus.new_inbox(), go)
+        attempt = PlayedAttempt(self.bus, exec_, sent, reply_to or self.bus.new_inbox(), go)
         self._attempts[attempt.attempt_id] = attempt
 
         def on_heard(msg: Msg) -> None:

@@ -13,8 +13,9 @@ import msgspec
 
 from sollol_bus.errors import BusError, NotConnected
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import encode
+from sollol_bus.transport.messages import Msg, encode, error_headers
 from sollol_schemas import subjects
+from sollol_schemas.errors import ErrorBody, ErrorCode
 
 MODEL: Final = "countdown:latest"
 _LOAD_EVERY_S: Final = 0.05
@@ -39,7 +40,7 @@ class PlayedMember:
     claim_retry_s = 0.1
     load_every_s = _LOAD_EVERY_S
     models: tuple[Json, ...] = (
-        {"name": MODEL, "capabilities": ["completion"]},
+        {"name": MODEL, "capabilities": ["completion"], "fingerprint": "played:countdown"},
         {"name": "e", "capabilities": ["embedding"]},
     )
 
@@ -141,3 +142,26 @@ class PlayedMember:
         whole = f"{subjects.V1}.{subject}.{self.node_id}"
         msg = await self.bus.request(whole, encode(question), headers=headers, timeout_s=within_s)
         return dict(msgspec.json.decode(msg.data))
+
+    # -- what it is asked -----------------------------------------------------------------------------------
+
+    def drain(self, *, is_draining: bool) -> None:
+        """Takes no new work, or takes it again."""
+        self.is_draining = is_draining
+        self.load_changed()
+
+    def set(self, asked: Json) -> None:
+        """Takes over its weight, labels and price."""
+        self.weight, self.price = asked.get("weight", self.weight), asked.get("price", self.price)
+        self.labels = {name: value for name, value in (self.labels | asked.get("labels", {})).items() if value}
+        self.tell_all()
+
+    def refuse_request(self, msg: Msg, code: ErrorCode) -> None:
+        """Says that it does not know this, or cannot do it."""
+        error = ErrorBody(code=code, message="no")
+        self.bus.publish(msg.reply, encode(error), headers=error_headers(error))
+
+    def refuse_operation(self, msg: Msg) -> None:
+        """Says so to whoever takes many messages."""
+        self.refuse_request(msg, ErrorCode.FORBIDDEN)
+        self.bus.publish(msg.reply, b"")

@@ -25,13 +25,15 @@ _CALLERS: Final = re.compile(r"_INBOX(?!_(?:node|ctl|new)\.)[^.*>]*(\.[^.*>]+)+$
 class PlayedRun:
     """One attempt on it."""
 
-    def __init__(self, exec_: Json, body: Json, inbox: str) -> None:
+    def __init__(self, exec_: Json, payload: bytes, inbox: str) -> None:
         self.exec = exec_
+        size = exec_.get("body_bytes", len(payload))
+        self.said: Json | None = msgspec.json.decode(payload[size:]) if size < len(payload) else None
         self.decision: Json = exec_["decision"]
         self.attempt_id: str = self.decision["attempt_id"]
-        self.body = body
+        self.body: Json = msgspec.json.decode(payload[:size])
         self.inbox = inbox
-        self.sent = 0
+        self.sent = self.tokens = 0
         self.task: asyncio.Task[None] | None = None
         self.stopped = ErrorCode.CANCELLED
         self.state = "running"
@@ -111,7 +113,7 @@ class PlayedNode(PlayedMember):
             exec_ = msgspec.json.decode(headers["Sollol-Exec"])
         except msgspec.DecodeError:
             return
-        run = PlayedRun(exec_, msgspec.json.decode(msg.data), headers["Sollol-Reply-To"])
+        run = PlayedRun(exec_, msg.data, headers["Sollol-Reply-To"])
         if not self.is_meant(run) or self.is_known(run):
             return
         refusal = self.refusal_of(run)
@@ -219,13 +221,24 @@ class PlayedNode(PlayedMember):
             return [encode({"embeddings": [[0.123456] * 100] * len(run.body["input"])})]
         text = run.body["prompt"] if "prompt" in run.body else run.body["messages"][0]["content"]
         count = int(text.rsplit(None, 1)[1])
-        return [self.chunk(run, f"{number} ", is_last=number == 1) for number in range(count, 0, -1)]
+        texts = self.rest(run, [f"{number} " for number in range(count, 0, -1)])
+        run.tokens = count
+        return [self.chunk(run, text, is_last=text == "1 ") for text in texts]
+
+    def rest(self, run: PlayedRun, texts: list[str]) -> list[str]:
+        """What was not said yet."""
+        said = run.said["text"] if run.said is not None else ""
+        for place in range(len(texts)):
+            if "".join(texts[:place]) == said:
+                return texts[place:]
+        raise _FailedError(ErrorCode.NOT_CONTINUED)
 
     def chunk(self, run: PlayedRun, text: str, *, is_last: bool) -> bytes:
         """One of them."""
-        if self.kind_of(run) == "generate":
-            return encode({"response": text, "done": is_last})
-        return encode({"message": {"role": "assistant", "content": text}, "done": is_last})
+        counts = {"prompt_eval_count": 3, "eval_count": run.tokens} if is_last else {}
+        if self.kind_of(run) == "generate" or (run.said is not None and self.kind_of(run) != "chat"):
+            return encode({"response": text, "done": is_last} | counts)
+        return encode({"message": {"role": "assistant", "content": text}, "done": is_last} | counts)
 
     def kind_of(self, run: PlayedRun) -> str:
         """What is asked for."""
@@ -344,6 +357,8 @@ class PlayedNode(PlayedMember):
         match asked["type"]:
             case "control.ping.v1":
                 pass
+            case "control.cut.v1" if self.may_cut(asked["attempt_id"]):
+                self.end(asked["attempt_id"], ErrorCode.MOVED)
             case "control.drain.v1":
                 self.drain(is_draining=asked.get("is_draining", True))
             case "control.attempt.v1":
@@ -362,16 +377,10 @@ class PlayedNode(PlayedMember):
         own = {"node_id": self.node_id, "instance": self.instance, "is_draining": self.is_draining}
         self.bus.publish(msg.reply, encode({"type": "control.reply.v1"} | own | more))
 
-    def drain(self, *, is_draining: bool) -> None:
-        """Takes no new work, or takes it again."""
-        self.is_draining = is_draining
-        self.load_changed()
-
-    def set(self, asked: Json) -> None:
-        """Takes over its weight, labels and price."""
-        self.weight, self.price = asked.get("weight", self.weight), asked.get("price", self.price)
-        self.labels = {name: value for name, value in (self.labels | asked.get("labels", {})).items() if value}
-        self.tell_all()
+    def may_cut(self, attempt_id: str) -> bool:
+        """Whether somebody goes on with it elsewhere."""
+        run = self.runs.get(attempt_id)
+        return run is not None and bool(run.exec.get("is_resumable"))
 
     def remembered(self, attempt_id: str) -> Json:
         """What is known of an attempt, whose end is told again."""
@@ -382,16 +391,6 @@ class PlayedNode(PlayedMember):
             self.say_end(run)
             self.report(run, run.report)
         return {"attempt_state": run.state, "chunks": run.sent}
-
-    def refuse_request(self, msg: Msg, code: ErrorCode) -> None:
-        """Says that it does not know this, or cannot do it."""
-        error = ErrorBody(code=code, message="no")
-        self.bus.publish(msg.reply, encode(error), headers=error_headers(error))
-
-    def refuse_operation(self, msg: Msg) -> None:
-        """Says so to whoever takes many messages."""
-        self.refuse_request(msg, ErrorCode.FORBIDDEN)
-        self.bus.publish(msg.reply, b"")
 
 
 class _FailedError(Exception):
