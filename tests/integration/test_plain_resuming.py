@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from sollol_schemas.execution import Figures
 from sollol_schemas.queries import WhyReply
 from sollol_schemas.routing import routing_header
 
+PAGE = Path(__file__).parents[2] / "docs" / "bus.md"
 ASKED = {"model": MODEL, "prompt": "count down from 60", "stream": True, "options": {"temperature": 0}}
 TOLD = {"model": MODEL, "messages": [{"role": "user", "content": "count down from 60"}], "stream": True}
 
@@ -123,3 +127,28 @@ async def test_what_another_model_began_no_node_goes_on_with(system: EmulatedSys
     said = {"text": " 59", "pieces": 1, "fingerprint": "ollama:000000000000"}
     with pytest.raises(NoEligibleNode, match="cannot go on with the answer on 2: n1"):
         await heard(system, ASKED | {"continue_from": said})
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="the documents are in the checkout only")
+async def test_the_guides_own_caller_hears_a_whole_answer_although_it_breaks_off(system: EmulatedSystem) -> None:
+    undisturbed, _ = await heard(system, ASKED)
+    samples = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    code = next(one for one in samples if "continue_from" in one)
+    told = {
+        "nats://127.0.0.1:4222": system.stack.nats_url,
+        "llama3.2": MODEL,
+        "Write a long story": ASKED["prompt"],
+        '"stream": True': '"stream": True, "node_id": "n1", "options": {"temperature": 0}',
+    }
+    for text, here in told.items():
+        assert text in code
+        code = code.replace(text, str(here))
+    breaks_once(system, "/api/generate")
+    caller = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    try:
+        out, _ = await asyncio.wait_for(caller.communicate(), 20)
+    finally:
+        if caller.returncode is None:
+            caller.kill()
+    assert out.decode().rstrip("\n") == text_of(undisturbed).rstrip("\n")
+    await eventually(lambda: any(outcome.decision.continued_tokens for outcome in system.outcomes))
