@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import random
 
 from sollol_bus.sdk.resume.transcript import Transcript
 from sollol_schemas.context import RequestKind
@@ -14,31 +14,38 @@ def _transcript(limit_bytes: int = 1 << 20, body: bytes = b'{"prompt":"a"}') -> 
     return Transcript(RequestKind.GENERATE, "", body, limit_bytes=limit_bytes)
 
 
-def _kept_bytes(transcript: Transcript) -> int:
-    unread = transcript._unread
-    return sum(map(sys.getsizeof, unread)) + sys.getsizeof(unread)
-
-
-def test_a_long_answer_is_read_into_text_now_and_then() -> None:
+def test_little_is_kept_of_a_long_answer_while_nothing_breaks() -> None:
     transcript = _transcript()
     most = 0
     for _ in range(10_000):
-        transcript.add(bytes(bytearray(_PIECE)))
-        most = max(most, _kept_bytes(transcript))
-    assert most < 512 << 10
+        transcript.add(_PIECE)
+        most = max(most, transcript.kept_bytes)
+    assert most < 256 << 10
     said = transcript.said()
     assert (said.text, said.pieces) == ("word " * 10_000, 10_000)
 
 
 def test_a_text_over_the_bound_is_dropped() -> None:
     transcript = _transcript(limit_bytes=10_000)
+    rng = random.Random(3)
+    most = 0
     for _ in range(20_000):
-        transcript.add(_PIECE)
+        transcript.add(b'{"response":"%016x","done":false}' % rng.getrandbits(64))
+        most = max(most, transcript.kept_bytes)
     assert not transcript.keeps
-    assert _kept_bytes(transcript) < 1_000
+    assert transcript.kept_bytes == 0
+    assert most < 256 << 10
     said = transcript.said()
     assert "10000 bytes" in said.refusal
     assert not said.text
+
+
+def test_a_text_that_packs_well_is_measured_when_it_is_read() -> None:
+    transcript = _transcript(limit_bytes=10_000)
+    for _ in range(20_000):
+        transcript.add(_PIECE)
+    assert "10000 bytes" in transcript.said().refusal
+    assert transcript.kept_bytes == 0
 
 
 def test_nothing_is_kept_of_what_cannot_go_on() -> None:
