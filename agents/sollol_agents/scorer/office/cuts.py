@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 _ANSWER_S: Final = 2.0
 _SOON_S: Final = 0.02
 """Events that come close together are looked at once."""
+_PAUSE: Final = 20.0
+"""After a look, so many times as long nothing is looked at: decisions come first."""
 PER_S: Final = 8.0
 """Cuts a second, over some seconds."""
 
@@ -134,7 +136,8 @@ class Cuts:
         if not term or not self._bus.is_connected:
             return
         found = self._office.undo.cuts(now)
-        self._not_before = now + len(found) / PER_S
+        ended = self._clock()
+        self._not_before = ended + max(len(found) / PER_S, (ended - now) * _PAUSE)
         for cut in found:
             self._spawn(self._cut(cut, term), name=f"cut.{cut.attempt_id}")
 
