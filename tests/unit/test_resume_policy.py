@@ -73,6 +73,13 @@ def test_the_node_at_fault_is_excluded(broken: Broken, is_excluded: bool) -> Non
     assert step.continued.excluded == (("cellar", "attic") if is_excluded else ("cellar",))
 
 
+@pytest.mark.parametrize("code", [ErrorCode.NO_ELIGIBLE_NODE, ErrorCode.NO_NODES, ErrorCode.ATTEMPTS_EXHAUSTED])
+def test_what_a_dispatcher_says_that_did_not_hear_it_begin_is_mended(code: ErrorCode) -> None:
+    step = judged(_broken(code), _FIRST)
+    assert isinstance(step, Again)
+    assert step.continued.text == "text"
+
+
 def test_cuts_are_counted() -> None:
     step = judged(_broken(ErrorCode.MOVED), ContinueFrom(resumed=2, cuts=1))
     assert isinstance(step, Again)

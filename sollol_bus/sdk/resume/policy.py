@@ -37,6 +37,8 @@ _MENDED: Final = frozenset(
     }
 )
 _NOBODY: Final = frozenset({ErrorCode.NO_ELIGIBLE_NODE, ErrorCode.NO_NODES, ErrorCode.UNKNOWN_MODEL})
+_UNHEARD: Final = frozenset({ErrorCode.NO_ELIGIBLE_NODE, ErrorCode.NO_NODES, ErrorCode.ATTEMPTS_EXHAUSTED})
+"""What a dispatcher says that has not heard of an answer's beginning: the node that began slept, and was given up."""
 _LATER: Final = frozenset({*_NOBODY, ErrorCode.QUEUE_FULL, ErrorCode.BUSY, ErrorCode.DRAINING})
 _OTHERWISE: Final = frozenset({CutReason.PRIORITY.value, CutReason.REBALANCE.value})
 """Why a node may stop an answer that is to do better elsewhere, and may do no worse where it was."""
@@ -78,6 +80,11 @@ def may_be_mended(error: ErrorBody) -> bool:
     return error.code in _MENDED and error.owner not in (Owner.REQUEST, Owner.OUTPUT)
 
 
+def _is_unheard(error: ErrorBody) -> bool:
+    """Whether it ends an answer that had begun unheard by its dispatcher."""
+    return error.code in _UNHEARD and error.blamed not in (Owner.REQUEST, Owner.OUTPUT)
+
+
 def judged(broken: Broken, before: ContinueFrom) -> Again | GiveUp:
     """What becomes of an answer that broke off.
 
@@ -86,7 +93,7 @@ def judged(broken: Broken, before: ContinueFrom) -> Again | GiveUp:
         before: With what it was sent last; `resumed` 0 where it broke off for the first time.
     """
     error, said = broken.error, broken.said
-    if not may_be_mended(error):
+    if not may_be_mended(error) and not _is_unheard(error):
         return GiveUp("")
     if said.refusal:
         return GiveUp(said.refusal)
