@@ -12,6 +12,9 @@ from sollol_schemas.units import BusId, Count, Joules, Money, Ratio, Seconds, To
 GO_S = 2.0
 """How long a node may begin to speak to the caller on the strength of one `go`."""
 
+ABANDONED = "abandoned"
+"""The `CancelAttempt.reason` of a dispatcher that gave an attempt up without its caller."""
+
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a failure proves of the place where it happened."""

@@ -29,7 +29,7 @@ from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode
-from sollol_schemas.execution import AttemptDone, AttemptFailed, AttemptReport, RequestWaiting
+from sollol_schemas.execution import ABANDONED, AttemptDone, AttemptFailed, AttemptReport, RequestWaiting
 from sollol_schemas.grant import Birth, Granted, GrantQueued, GrantRefused, GrantRelease, GrantReply, GrantRequest
 from sollol_schemas.headers import TRACEPARENT
 
@@ -248,7 +248,7 @@ class ActiveRequest:
         why = why.replace("the node", f"node {attempt.node_id}", 1)
         error = ErrorBody(code=ErrorCode.NODE_LOST, message=why, details={"node_id": attempt.node_id})
         self._report_lost(attempt, error)
-        self._abandon(attempt, "abandoned", is_dead=is_dead)
+        self._abandon(attempt, ABANDONED, is_dead=is_dead)
         if has_streamed:
             self._finish_with_error(error, is_reported=True)
         else:
@@ -313,7 +313,7 @@ class ActiveRequest:
         """The dispatcher leaves now: another goes on, or the node alone, which needs none. Raises `NotConnected`."""
         attempt = self.attempt
         if attempt is not None and has_others and attempt.fence.may_move(time.monotonic()):
-            self._abandon(attempt, "abandoned")
+            self._abandon(attempt, ABANDONED)
             attempt = None
         if attempt is None:
             self.move(0.0, has_others=has_others)
@@ -338,7 +338,7 @@ class ActiveRequest:
     def drop(self) -> None:
         """Forgets the request without a word: its caller has sent it again."""
         if not self._is_over:
-            self._stop("abandoned")
+            self._stop(ABANDONED)
             self._finish()
 
     def _stop(self, reason: str, *, comes_again: bool = False) -> None:

@@ -34,7 +34,7 @@ from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import Outcome
-from sollol_schemas.execution import AttemptFirstToken, Evidence, Exec, Figures
+from sollol_schemas.execution import ABANDONED, AttemptFirstToken, Evidence, Exec, Figures
 from sollol_schemas.telemetry import InFlight
 
 log = logging.getLogger(__name__)
@@ -114,12 +114,11 @@ class Attempt:
         self._task: asyncio.Task[None] | None = None
         self._stop: SollolError | None = None
         self._answer: EngineAnswer | None = None
-        self._is_missed = False
-        self._is_over = self._has_caller_left = False
+        self._is_missed = self._is_over = False
 
     is_given_up = False  # whether its dispatcher took it back
-    has_lost_leave = False
-    """Whether the server let nothing through to the caller."""
+    _out_of_reach = ""  # what is told in the place of the error to a caller that hears it after all
+    has_lost_leave = False  # whether the server let nothing through to the caller
 
     # -- from outside -------------------------------------------------------------------------------------
 
@@ -176,7 +175,7 @@ class Attempt:
             if self._speaker.messages > 1:
                 self.stop(_error(ErrorCode.CONNECTION_LOST, "a piece of the answer was lost on the way to the caller"))
         else:
-            self._has_caller_left = True
+            self._out_of_reach = "the caller could not be reached for a while"
             self.stop(Cancelled("the caller left"))
 
     def leave_lost(self) -> None:
@@ -193,6 +192,8 @@ class Attempt:
     def give_up(self, reason: str) -> None:
         """Its dispatcher takes it back."""
         self.is_given_up = True
+        if reason == ABANDONED:
+            self._out_of_reach = "the node was out of its dispatcher's reach for a while"
         self.stop(Cancelled(reason or "cancelled"))
 
     def _refused(self) -> None:
@@ -346,8 +347,8 @@ class Attempt:
     def end(self) -> End:
         """How it ended, for its caller (nothing: the dispatcher tells it) and for its dispatcher."""
         speaker, error = self._speaker, self.error
-        if self._has_caller_left and error is not None:  # should it hear this, then it only was out of reach
-            error = ErrorBody(code=ErrorCode.CONNECTION_LOST, message="the caller could not be reached for a while")
+        if self._out_of_reach and error is not None:
+            error = ErrorBody(code=ErrorCode.CONNECTION_LOST, message=self._out_of_reach)
         words = speaker.last_words(error, self.figures) if self.has_spoken else ()
         subject = subjects.ATTEMPT.of(self.decision.node_id, self.attempt_id)
         return End(self.leave, words, speaker.probe, speaker.messages, subject)
