@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, Final, Protocol, cast
 
+import msgspec
+
 from sollol_bus.errors import ConnectionLost, DeadlineExceeded, NotConnected, SollolError
+from sollol_bus.sdk.resume.resuming import Resuming
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import Msg, decode
-from sollol_bus.transport.streaming import ReplyStream
-from sollol_schemas import headers as h
-from sollol_schemas.continuation import ContinueFrom, packed
-from sollol_schemas.decision import Decision
-from sollol_schemas.errors import ErrorCode
+from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.streaming import PathBroken, ReplyStream
+from sollol_schemas import subjects
 
 DEADLINE_S: Final = 60.0
-RESUMES_MAX: Final = 8
-RESENDS_MAX: Final = 12
 WHO: Final = "who"
 """The header of a played message that names its attempt."""
-_BODY: Final = b'{"model":"m"}'
+_BODY: Final = b'{"model":"m","prompt":"p"}'
 
 
 class Surroundings(Protocol):
@@ -49,10 +48,16 @@ class PlayedCaller:
         self.handed_out = ""
         self.speakers: set[str] = set()
         """Attempts of which something was handed out since the last sending."""
-        self.resends = self.resumed = 0
-        self.excluded: tuple[str, ...] = ()
+        self.ends_told = 0
+        """How often it was told that its answer is whole."""
+        self.resends = 0
+        self.is_sent = False
+        """Whether the last sending left."""
         self.ended: SollolError | str = ""
         """How it ended: "whole", or an error."""
+        self._due_at: float | None = None
+        """When it is sent again, where that was put off."""
+        self._answer = Resuming(subjects.GENERATE, "", _BODY, limit_bytes=1 << 20)
         self.stream = ReplyStream(cast("Bus", self), breaks_on_disconnect=False)
 
     # -- the bus, as far as a stream needs it -----------------------------------------------------------------
@@ -98,64 +103,82 @@ class PlayedCaller:
     # -- the caller ---------------------------------------------------------------------------------------
 
     def send(self) -> None:
-        """Sends the request, with what was handed out behind it."""
+        """Sends the request, with what was said so far behind it."""
         self.speakers = set()
-        payload, headers = _BODY, dict[str, str]()
-        if self.handed_out:
-            continued = ContinueFrom(text=self.handed_out, excluded=self.excluded, resumed=max(1, self.resumed))
-            payload, headers = packed(_BODY, continued)
+        self._due_at = None
         self.stream.reopen()
-        try:
-            self.stream.send("generate", payload, headers)
-        except NotConnected:
-            return  # the reconnect sends it
+        with suppress(NotConnected):  # the reconnect sends it
+            self.stream.send("generate", self._answer.payload, self._answer.headers)
+            self.is_sent = True
 
     def pump(self) -> None:
         """Hands out what has come, and judges a break."""
         while not self.ended:
             for msg in self.stream.take_ready():
-                self.handed_out += msg.data.decode()
-                self.speakers.add((msg.headers or {})[WHO])
-            if not self.stream.has_ended:
+                self._hand_out(msg)
+            if not self.stream.has_ended or self._due_at is not None:
                 return
             try:
                 self.stream.__anext__().send(None)  # it ends without a wait
             except StopAsyncIteration:
                 self.ended = "whole"
             except SollolError as error:
-                self.judge(error)
+                self._judge(error)
 
-    def judge(self, error: SollolError) -> None:
+    def _hand_out(self, msg: Msg) -> None:
+        self.speakers.add((msg.headers or {})[WHO])
+        out = self._answer.hand_out(msg)
+        if out is not None:
+            told = msgspec.json.decode(out.data)
+            self.handed_out += told["response"]
+            self.ends_told += told["done"]
+
+    def _judge(self, error: SollolError) -> None:
         """Goes on, or gives up."""
-        first = self.stream.first
-        told = (first.headers or {}).get(h.DECISION) if first is not None else None
-        if error.body.code is ErrorCode.NO_ELIGIBLE_NODE and self.excluded:
-            self.excluded = ()
-        elif self._world.now >= DEADLINE_S or self.resumed >= RESUMES_MAX:
+        if not self.stream.has_begun and not self._answer.is_mending:
             self.ended = error
             return
-        elif told is not None and error.body.code is not ErrorCode.CONNECTION_LOST:
-            self.excluded = (*self.excluded, decode(told.encode(), Decision).node_id)
-        self.resumed += 1
+        now = self._world.now
+        try:
+            step = self._answer.broke(error, self.stream, now=now, left_s=DEADLINE_S - now)
+        except SollolError as final:
+            self.ended = final
+            return
+        if step is None:
+            self.ended = "whole"
+            return
+        self.is_sent = False
         self.resends += 1
-        self.send()
+        self._world.supersede(self.resends - 1)
+        self._due_at = now + step.after_s
+        self.send_if_due()
+
+    def send_if_due(self) -> None:
+        """Sends what was put off."""
+        if self._due_at is not None and self._world.now >= self._due_at and not self.ended:
+            self.send()
 
     def again(self) -> None:
         """Nothing has come, and its dispatcher is gone or has lost it."""
-        if not self.ended and self.is_connected and not self.stream.has_begun and self.resends < RESENDS_MAX:
-            superseded = self.resends
+        if not self.ended and self.is_connected and not self.stream.has_begun and self._due_at is None:
+            self._world.supersede(self.resends)
             self.resends += 1
-            self._world.supersede(superseded)
             self.send()
 
     @property
-    def has_tried_enough(self) -> bool:
-        """Whether it has sent the request as often as it may."""
-        return self.resumed >= RESUMES_MAX or self.resends >= RESENDS_MAX
+    def resumed(self) -> int:
+        """How often something of the rest came."""
+        return len(self._answer.mended)
+
+    @property
+    def not_resumed(self) -> str:
+        """Why an answer that had begun ended with an error; empty: it did not, or says nothing of it."""
+        return "" if isinstance(self.ended, str) else str(self.ended.details.get("not_resumed", ""))
 
     def asks(self) -> None:
         """Nothing comes: whoever it believes to make its answer is asked, and says how many messages there were."""
-        if self.ended or not self.is_connected:
+        self.send_if_due()
+        if self.ended or not self.is_connected or self._due_at is not None:
             return
         if not self.stream.has_begun:
             self.again()
@@ -174,20 +197,21 @@ class PlayedCaller:
     def lose_connection(self) -> None:
         """Its own connection breaks."""
         self.is_connected = False
+        if self.stream.has_begun and not self.ended:
+            self.stream.fail(PathBroken("broke"))
+            self.pump()
 
     def reconnect(self) -> None:
-        """And is back: what had begun goes on, what had not is sent again."""
+        """And is back: what was put off is sent, and what had not begun is sent again."""
         self.is_connected = True
-        if self.ended:
-            return
-        if self.stream.has_begun:
-            self.stream.fail(ConnectionLost("broke"))
-            self.pump()
+        if not self.is_sent and self._due_at is None and not self.ended:
+            self.send()
         else:
             self.again()
 
     def give_up_at_deadline(self) -> None:
         """Its own clock ends it, whatever the others do."""
         if not self.ended and self._world.now >= DEADLINE_S:
+            self._due_at = None
             self.stream.fail(DeadlineExceeded("too late"))
             self.pump()

@@ -7,7 +7,7 @@ the order in which things happen, and everything that may be lost, delayed, said
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
 from sollol_agents.lab.testing.going_on.caller import WHO, PlayedCaller
@@ -27,6 +27,8 @@ from sollol_schemas import headers as h
 from sollol_schemas.continuation import unpacked
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
+
+_FIGURES: Final = {"done_reason": "stop", "prompt_eval_count": 1, "eval_count": PIECES}
 
 
 class World:
@@ -118,7 +120,7 @@ class World:
     def abandon(self, attempt: PlayedAttempt) -> None:
         """From now on it may not speak."""
         attempt.dispatcher_side.abandon()
-        self.to_node(attempt, lambda: self.stop(attempt, ErrorCode.CANCELLED))
+        self.to_node(attempt, lambda: self.stop(attempt, ErrorCode.CONNECTION_LOST, is_told=False))
 
     def grant(self, number: int, sending: Sending, draw: int) -> None:
         """Sends an attempt to a node on which it has not failed, or tells the caller that there is none."""
@@ -251,7 +253,7 @@ class World:
 
     def utter(self, attempt: PlayedAttempt) -> None:
         """The next piece leaves, or the end."""
-        if attempt.position >= PIECES:
+        if attempt.position > PIECES:
             self.end(attempt, None)
             return
         if not attempt.node_side.has_spoken:
@@ -259,11 +261,13 @@ class World:
             heard = attempt.dispatcher_side.on_first_token
             self.leave(node, f"n{attempt.node}>d{attempt.dispatcher}", heard)
             attempt.node_side.spoke()
-        text = f"{attempt.position}@{attempt.name} ".encode()
+        is_over = attempt.position == PIECES
+        text = "" if is_over else f"{attempt.position}@{attempt.name} "
+        line = {"model": "m", "created_at": "2026-01-01T00:00:00Z", "response": text, "done": is_over}
         attempt.position += 1
         attempt.messages += 1
         first = {h.DECISION: encode(self.decision(attempt)).decode()} if attempt.messages == 1 else {}
-        self.speak(attempt, text, str(attempt.messages), first)
+        self.speak(attempt, encode(line | _FIGURES if is_over else line), str(attempt.messages), first)
 
     def decision(self, attempt: PlayedAttempt) -> Decision:
         """What the first message tells of it."""
@@ -284,14 +288,14 @@ class World:
             self.speak(attempt, encode(error), str(attempt.messages), error_headers(error))
         self.speak(attempt, b"", "end", {h.CHUNKS: str(attempt.messages)})
 
-    def stop(self, attempt: PlayedAttempt, code: ErrorCode) -> None:
+    def stop(self, attempt: PlayedAttempt, code: ErrorCode, *, is_told: bool = True) -> None:
         """It is taken back, moved, or its engine fails: what has spoken says so."""
         if not attempt.is_running:
             return
         attempt.is_running = False
         if attempt.node_side.has_spoken:
             self.end(attempt, code)
-        elif code is not ErrorCode.CANCELLED:
+        elif is_told:
             self.leave(self.nodes[attempt.node], f"n{attempt.node}>d{attempt.dispatcher}", lambda: self.failed(attempt))
 
     def stop_by_word(self, attempt: PlayedAttempt) -> None:
