@@ -1,0 +1,203 @@
+"""Whether answers that go on are the answers that nothing disturbed, while something dies every two seconds.
+
+    python -m bench.resume [--json] [--quick] [--out FILE] [--answers N] [--callers N] [--every S] [--seed N]
+
+A fleet of processes: llama.cpp servers with a model that counts down and with a small language model, emulated
+machines, their nodes, a gateway and two dispatchers, each with a line to the bus of its own. Every question is asked
+once undisturbed, in every dialect, streamed and not, over HTTP, the client library and as a job. Then all of them are
+asked again and again while every two seconds a node or an engine is killed or a line is cut, and comes back.
+
+`exact` answers have the same objects as the undisturbed one, each field of each event but those named in `VOLATILE` and
+the names that are drawn for each answer. `pause_s` is the longest time between two pieces of a stream that went on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import random
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any, Final
+
+from bench.command import parser_of, started
+from bench.resume.comparing import VOLATILE, difference, events_of, normal, text_of
+from bench.resume.questions import Heard, Question, questions
+from bench.resume.rules import Hit
+from bench.resume.stage import COUNTDOWN, EMULATED, SMOLLM, Load, Machines, Stage, smollm_file
+
+BAR_S: Final = 1.5
+"""Of pauses: 99 of 100 are shorter."""
+_EXAMPLES: Final = 12
+_TOLD_EVERY: Final = 20
+_AT_ONCE: Final = 3
+_PROMPTS: Final = {
+    COUNTDOWN: ("count 600", "start at 500"),
+    EMULATED: ("count down from 90", "tell a story"),
+    SMOLLM: ("Tell me about the sea.", "Write a short story about a fox."),
+}
+_TOKENS: Final = {COUNTDOWN: 900, EMULATED: 90, SMOLLM: 70}
+
+
+class Tally:
+    """What came of the answers."""
+
+    def __init__(self, references: dict[Question, list[Any]]) -> None:
+        self._references = references
+        self.rows: dict[str, Counter[str]] = defaultdict(Counter)
+        self.examples: list[str] = []
+        self.paused: list[tuple[float, float, str]] = []
+        """Of each stream that went on: the longest pause, when it ended, and whose it was."""
+        self.quiet_s: list[float] = []
+
+    def note(self, question: Question, heard: Heard) -> None:
+        """Counts one answer."""
+        row = self.rows[f"{question.model} {question.name}"]
+        row["answers"] += 1
+        row["resumed"] += heard.resumed > 0
+        row["times_resumed"] += heard.resumed
+        if question.is_streamed and not heard.error:
+            if heard.resumed:
+                self.paused.append((heard.pause_s, heard.paused_until_mono_s, f"{question.model} {question.name}"))
+            else:
+                self.quiet_s.append(heard.pause_s)
+        verdict, what = self._verdict(question, heard)
+        row[verdict] += 1
+        if verdict != "exact" and len(self.examples) < _EXAMPLES:
+            self.examples.append(f"{question.model} {question.name} (resumed {heard.resumed}): {verdict}: {what}")
+
+    def _verdict(self, question: Question, heard: Heard) -> tuple[str, str]:
+        if heard.error:
+            return "errors", heard.error
+        events, wanted = events_of(heard), self._references[question]
+        what = difference(normal(events), normal(wanted))
+        if not what:
+            return "exact", ""
+        return ("same_text" if text_of(events) == text_of(wanted) else "different"), what
+
+    @property
+    def total(self) -> Counter[str]:
+        """Of all ways together."""
+        return sum(self.rows.values(), Counter[str]())
+
+
+async def ask_all(stage: Stage, asked: list[Question], load: Load, tally: Tally, rng: random.Random) -> None:
+    """Asks so many questions, by so many callers, while things die."""
+    order = itertools.islice(itertools.cycle(rng.sample(asked, len(asked))), load.answers)
+
+    async def call() -> None:
+        for question in order:
+            tally.note(question, await stage.asker.ask(question))
+            if not tally.total["answers"] % _TOLD_EVERY:
+                print(dict(tally.total), file=sys.stderr, flush=True)
+
+    async def break_things() -> None:
+        while True:
+            await asyncio.sleep(load.every_s)
+            await stage.hit(rng)
+
+    breaking = asyncio.get_running_loop().create_task(break_things(), name="breaking")
+    try:
+        await asyncio.gather(*(call() for _ in range(load.callers)))
+    finally:
+        breaking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await breaking
+    await stage.all_back()
+
+
+async def references(stage: Stage, asked: list[Question]) -> dict[Question, list[Any]]:
+    """Every answer, undisturbed.
+
+    Raises:
+        RuntimeError: One of them is an error.
+    """
+    found: dict[Question, list[Any]] = {}
+    left = iter(asked)
+
+    async def ask() -> None:
+        for question in left:
+            heard = await stage.asker.ask(question)
+            if heard.error:
+                raise RuntimeError(f"undisturbed, {question}: {heard.error}")
+            found[question] = events_of(heard)
+
+    await asyncio.gather(*(ask() for _ in range(_AT_ONCE)))
+    return found
+
+
+def models(*, is_small: bool = False) -> dict[str, tuple[str, ...]]:
+    """What is asked of which model."""
+    there = [COUNTDOWN, EMULATED, *([SMOLLM] if smollm_file() is not None and not is_small else [])]
+    return {model: _PROMPTS[model][: 1 if is_small else 2] for model in there}
+
+
+def met_by(hits: list[Hit], pause_s: float, until_mono_s: float) -> list[str]:
+    """What died shortly before a pause or in it, and how long before its end."""
+    began = until_mono_s - pause_s - 1.0
+    return [
+        f"{hit.name} {hit.kind} -{until_mono_s - hit.at_mono_s:.2f}"
+        for hit in hits
+        if began < hit.at_mono_s < until_mono_s
+    ]
+
+
+def figures_of(tally: Tally, stage: Stage) -> dict[str, Any]:
+    """The figures of one run."""
+    total = tally.total
+    pauses = sorted(pause_s for pause_s, _, _ in tally.paused)
+
+    def share(part: float) -> float | None:
+        return round(pauses[min(len(pauses) - 1, int(part * len(pauses)))], 3) if pauses else None
+
+    names = ("answers", "exact", "same_text", "different", "errors", "resumed", "times_resumed")
+    return {
+        **{name: total[name] for name in names},
+        "died": Counter(hit.kind for hit in stage.hits),
+        "pause_s": {"p50": share(0.5), "p90": share(0.9), "p99": share(0.99), "max": share(1.0), "bar": BAR_S},
+        "gap_undisturbed_p99_s": round(sorted(tally.quiet_s)[int(0.99 * len(tally.quiet_s))], 3)
+        if tally.quiet_s
+        else None,
+        "longest": [
+            f"{pause_s:.2f} s, {whose}: {', '.join(met_by(stage.hits, pause_s, until))}"
+            for pause_s, until, whose in sorted(tally.paused, reverse=True)[:_EXAMPLES]
+        ],
+        "volatile": sorted(VOLATILE),
+        "ways": {name: dict(row) for name, row in sorted(tally.rows.items())},
+        "examples": tally.examples,
+    }
+
+
+async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Everything, on one stage."""
+    asked = questions(models(is_small=options.quick), _TOKENS)
+    machines = (Machines(COUNTDOWN, 3), Machines(EMULATED, 3), Machines(SMOLLM, 3, slots=1))
+    load = Load(answers=options.answers, callers=options.callers, every_s=options.every)
+    there = tuple(m for m in machines if m.model in {question.model for question in asked})
+    async with Stage(folder, there) as stage:
+        tally = Tally(await references(stage, asked))
+        print(f"{len(asked)} questions answered undisturbed", file=sys.stderr, flush=True)
+        await ask_all(stage, asked, load, tally, random.Random(options.seed))
+        return figures_of(tally, stage)
+
+
+def as_text(figures: dict[str, Any]) -> str:
+    """The figures as lines that a person reads."""
+    lines = [
+        f"{name:15}{figures[name]}"
+        for name in figures
+        if name not in ("ways", "examples", "longest", "volatile", "machine")
+    ]
+    return "\n".join([*lines, *figures["examples"], *figures["longest"]])
+
+
+if __name__ == "__main__":
+    parser = parser_of("bench.resume", __doc__)
+    parser.add_argument("--answers", type=int, default=1000, help="how many answers while things die")
+    parser.add_argument("--callers", type=int, default=8, help="how many ask at a time")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between two deaths")
+    parser.add_argument("--seed", type=int, default=1, help="of the order of questions and deaths")
+    sys.exit(started(parser, measure, as_text))
