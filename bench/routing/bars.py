@@ -80,6 +80,9 @@ SHARE_OF_IDEAL = 0.9
 _PRIO_LOAD = 0.95
 LONGEST_P2_S = 300.0
 """What no request of priority 2 may reach at load 0.95 of `prio`; one that failed counts as so long."""
+URGENT_LIMIT_S, PATIENT_LIMIT, HARM_LIMIT = 7.5, 1.10, 1.02
+"""Of `plan+undo`: the mean of priority 9 at load 0.95 of `prio`; that of priority 2 there, and all means of `complex`
+and `models`, against `plan`."""
 LEAST_SUCCESS = 0.999
 """Share of answered requests under the schedule of faults."""
 OVERALL = {"mean": 1.10, "p95": 1.05}
@@ -118,7 +121,7 @@ def verdicts(cells: Sequence[Cell]) -> list[Verdict]:
             best = ratios[bar.other].get(_ORACLE, {}).get(cell_name)
             oracle = round(getattr(best, bar.figure), 3) if best is not None else None
             found.append(Verdict(bar=name, limit=bar.limit, measured=round(measured, 3), is_met=is_met, oracle=oracle))
-    found += [*_absolute(cells), *_of_batches(cells)]
+    found += [*_absolute(cells), *_of_undo(cells), *_of_batches(cells)]
     stable = [c for c in cells if (c.load <= OVERALL_UP_TO or _is_closed(c)) and c.batch is None]
     total = overall(against(stable, _ORACLE)).get("plan")
     if total is not None:
@@ -153,6 +156,38 @@ def _absolute(cells: Sequence[Cell]) -> list[Verdict]:
         bar = f"faults@F1/{load:g} share of answered requests, worst seed"
         found.append(Verdict(bar=bar, limit=LEAST_SUCCESS, measured=round(share, 5), is_met=share >= LEAST_SUCCESS))
     return found
+
+
+def _of_undo(cells: Sequence[Cell]) -> list[Verdict]:
+    """What moving running answers may cost, and what it must win."""
+    found = []
+    ratios = against(cells, "plan").get("plan+undo", {})
+    for name, ratio in ratios.items():
+        if name.startswith(("complex@", "models@")):
+            found.append(_at_most(f"{name} mean of plan+undo vs plan", ratio.mean, HARM_LIMIT))
+    prio = [c for c in cells if c.scenario == "prio" and c.load == _PRIO_LOAD]
+    mine, other = ([c for c in prio if c.policy == name] for name in ("plan+undo", "plan"))
+    if mine:
+        name = f"prio@F1/{_PRIO_LOAD:g}"
+        found.append(
+            _at_most(f"{name} mean of priority 9 of plan+undo, seconds", _of_priority(mine, "9"), URGENT_LIMIT_S)
+        )
+        longest = max(c.by_priority_max_s.get("2", 0.0) for c in mine)
+        bar = f"{name} longest of priority 2 of plan+undo, seconds"
+        found.append(Verdict(bar=bar, limit=LONGEST_P2_S, measured=round(longest, 1), is_met=longest < LONGEST_P2_S))
+        if other:
+            harm = _of_priority(mine, "2") / max(1e-9, _of_priority(other, "2"))
+            found.append(_at_most(f"{name} mean of priority 2 of plan+undo vs plan", harm, PATIENT_LIMIT))
+    return found
+
+
+def _of_priority(cells: Sequence[Cell], priority: str) -> float:
+    """The mean over the seeds of what requests of a priority take."""
+    return sum(c.by_priority_mean_s.get(priority, 0.0) for c in cells) / len(cells)
+
+
+def _at_most(bar: str, measured: float, limit: float) -> Verdict:
+    return Verdict(bar=bar, limit=limit, measured=round(measured, 3), is_met=measured <= limit)
 
 
 def _of_batches(cells: Sequence[Cell]) -> list[Verdict]:

@@ -299,8 +299,6 @@ class SchedulerCore:
                 effects.append(self._breaker_event(node_id, name))
         return [*effects, *self._plan(now)]
 
-    # Inside.
-
     def _after(self, change: FleetChange, now: float) -> list[Effect]:
         for attempt in (*change.expired, *change.vanished, *change.lost):
             self._ledger.drop(attempt)
@@ -326,8 +324,8 @@ class SchedulerCore:
         ratio = self._flow.newcomers_ratio(len(self.waiting) + self.fleet.in_flight, now)
         is_withheld = False
         for waiting, choice in self.planner.walk(lines, self._window(len(lines)), nodes_for, now, ratio):
-            if choice.cost.is_free and waiting.is_away:
-                is_withheld = True
+            if choice.cost.is_free and (waiting.is_away or self.undo.holds(waiting, choice.cost, now)):
+                is_withheld |= waiting.is_away
             elif choice.cost.is_free:
                 effects += self._grant(waiting, choice, now)
             else:
@@ -341,7 +339,9 @@ class SchedulerCore:
         self.waiting.place(waiting)
         waiting.newcomers_ratio = self._flow.newcomers_ratio(1 + self.fleet.in_flight, now)
         choice = self.planner.choose_alone(waiting, self._verdicts.of(waiting, now).nodes, now)
-        return self._grant(waiting, choice, now) if choice is not None and choice.cost.is_free else None
+        if choice is None or not choice.cost.is_free or self.undo.holds(waiting, choice.cost, now):
+            return None
+        return self._grant(waiting, choice, now)
 
     def _is_in_sight(self, waiting: Waiting) -> bool:
         """Whether a walk would look at this request; those in front of it were looked at when something changed."""

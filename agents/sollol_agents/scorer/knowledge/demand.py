@@ -101,10 +101,10 @@ def _faded(known: tuple[float, float], now: float) -> float:
 class RankedWork:
     """Share of one node's capacity that work of each rank takes, averaged over five minutes."""
 
-    __slots__ = ("_at", "_factors", "_factors_at", "_shares")
+    __slots__ = ("_at", "_factors", "_factors_at", "_shares", "_since")
 
     def __init__(self, now: float) -> None:
-        self._at = now
+        self._at = self._since = now
         self._shares = [0.0] * _BUCKETS
         self._factors: list[float] = []
         self._factors_at = -1
@@ -120,6 +120,11 @@ class RankedWork:
         self._decay(now)
         self._shares[bucket_of(rank)] += node_s / _WORK_S
         self._factors_at = -1
+
+    def load(self, now: float) -> float:
+        """The share of the node's capacity that all work took since it is known, five minutes at most; 0 to about 1."""
+        known_share = 1.0 - math.exp(-max(1.0, now - self._since) / _WORK_S)
+        return sum(self._shares) * math.exp(-max(0.0, now - self._at) / _WORK_S) / known_share
 
     def overtaking_factor(self, bucket: int, now: float) -> float:
         """By how much a wait stretches because work of higher rank arrives meanwhile; 1 to 10.

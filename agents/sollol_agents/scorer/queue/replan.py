@@ -34,10 +34,26 @@ class Replan:
         return self._horizons.get(node.node_id) or self._planner.horizon(node, self._now)
 
     def best(self, waiting: Waiting, nodes: Iterable[Node], *, besides: Node | None = None) -> Place | None:
-        """Where a request would be complete first; one that goes on loads nothing."""
+        """Where a request would be complete first."""
         places = (self._place(waiting, node, self.horizon(node)) for node in nodes if node is not besides)
-        able = (p for p in places if p.cost.load is None or not waiting.said_tokens)
-        return min(able, key=lambda p: (p.end, p.node.node_id), default=None)
+        return min(places, key=_by_end, default=None)
+
+    def at(self, waiting: Waiting, node: Node) -> Place:
+        """A request on one node."""
+        return self._place(waiting, node, self.horizon(node))
+
+    def soonest(self, waiting: Waiting, node: Node) -> float:
+        """When a request would be complete on a node if all slots but one were taken."""
+        horizon = self.horizon(node)
+        work_s = self.at(waiting, node).cost.estimate.work_s
+        company = max(0, min(horizon.slots - 1, len(horizon.finishes)))
+        return self._now + work_s * (1.0 + horizon.beta * company) / horizon.pace
+
+    def going_on(self, victim: Victim, nodes: Iterable[Node], *, besides: Node | None = None) -> Place | None:
+        """Where a victim would be complete first; None where each node would have to load its model."""
+        rest = victim.rest
+        places = (self._place(rest, node, self.horizon(node)) for node in nodes if node is not besides)
+        return min((p for p in places if p.cost.load is None), key=_by_end, default=None)
 
     def instead(self, urgent: Waiting, victim: Victim) -> Place | None:
         """A request in the slot of a victim; None where it could not start there at once."""
@@ -50,7 +66,7 @@ class Replan:
         before = self._horizons.get(there.node.node_id)
         self._horizons[there.node.node_id] = _with(there, model)
         try:
-            return self.best(victim.rest, nodes)
+            return self.going_on(victim, nodes)
         finally:
             if before is None:
                 del self._horizons[there.node.node_id]
@@ -99,6 +115,10 @@ class Replan:
         load_s = cost.estimate.profile.load_s if cost.load is not None else 0.0
         work_s = cost.estimate.work_s * slowness(horizon, waiting.model, others)
         return Place(cost.start + load_s + work_s + cost.estimate.rtt_s, cost, node)
+
+
+def _by_end(place: Place) -> tuple[float, str]:
+    return place.end, place.node.node_id
 
 
 def _with(place: Place, model: str) -> Horizon:

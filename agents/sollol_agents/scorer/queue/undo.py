@@ -17,50 +17,31 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
+from sollol_agents.scorer.choice.cost import Cost
 from sollol_agents.scorer.choice.eligibility import Verdicts
 from sollol_agents.scorer.choice.horizon import Horizon
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.queue.gains import LEAST_GAIN_S, LEAST_LEVELS, Gains, Move, Swap
 from sollol_agents.scorer.queue.ledger import GrantLedger
 from sollol_agents.scorer.queue.plan import Planner
 from sollol_agents.scorer.queue.queue import Queue, merged
-from sollol_agents.scorer.queue.replan import Place, Replan
+from sollol_agents.scorer.queue.replan import Replan
 from sollol_agents.scorer.queue.victims import SOON_OVER_S, Victim, may_be_cut
 from sollol_schemas.continuation import CUTS_MAX, Cut, CutReason
 from sollol_schemas.slim import rounded
 
-PAUSE_S = 0.1
-"""From the cut until the request is there again."""
-LEAST_GAIN_S, LEAST_GAIN_RATIO = 2.0, 0.3
-"""What a move to another node must save: so many seconds, and such a share of what is left."""
-DISTURBANCE_S = 3.0
-"""What a cut costs besides what is predicted: predictions are not exact."""
-LEAST_RANK = 3.0
-"""Levels by which a request must rank above the answer whose slot it takes."""
-LEVEL_WEIGHT = 1.0
-"""A second of a request counts `1 + LEVEL_WEIGHT * levels` seconds of one that ranks so many levels lower."""
-LOOK_EVERY_S = 0.5
-_URGENT = 4  # waiting requests of each class that may take a slot in one look
-_VICTIMS = 6  # running answers of each node that are looked at for one request
+_LOOK_EVERY_S = 0.5  # so often a waiting request is looked at, and rebalancing while nothing changes
+_URGENT = 4  # waiting requests of each class that may take a slot
+_NODES_MAX = 32  # nodes on which a better slot is looked for than a free one
+_HEARD_S = 5.0  # nobody has asked for cuts for so long: nothing is held for them
 _PENDING_S = 2.0  # so long a cut is waited for
+_AGAIN_S = 5.0  # so long after a cut in its favour a request gets no other
 _REFUSED_S = 10.0
 _CUTS_KEPT = 4096
-
-
-class _Swap(NamedTuple):
-    """A victim that makes room for a request."""
-
-    gain_s: float
-    saved_s: float
-    moved_s: float
-    weight: float
-    victim: Victim
-    urgent: Place
-    goes_on: Place
 
 
 class Undo:
@@ -81,30 +62,69 @@ class Undo:
         self._fleet = ledger.fleet
         self._queue = queue
         self._ledger = ledger
-        self._verdicts = verdicts
         self._planner = planner
+        self._gains = Gains(config, queue, verdicts, planner)
         self._pending: dict[str, tuple[float, str]] = {}
         """Attempts that are being cut: until when that is waited for, and the request that gets the slot."""
+        self._favoured: dict[str, float] = {}
+        """Requests in whose favour something was cut, until they may have another cut."""
         self._refused: dict[str, float] = {}
-        self._cuts: OrderedDict[str, int] = OrderedDict()
+        """Attempts that were not cut, until they may be asked for again."""
+        self._counts: OrderedDict[str, int] = OrderedDict()
+        """How often each request was moved, as far as this scorer did it."""
         self._looked: dict[str, float] = {}
         """When each of the first waiting requests was looked at last."""
         self._seen: object = None
+        self._ready: list[Cut] = []
+        """Found by `holds`, and not told yet."""
+        self._heard_at = -math.inf
+        """When somebody asked for cuts last."""
 
     def cuts(self, now: float) -> list[Cut]:
         """What to cut now; each is remembered as under way, and is not named again."""
         config = self._config
-        if not (config.undo_for_priority or config.undo_to_rebalance) or not self._fleet.in_flight:
+        if not (config.undo_for_priority or config.undo_to_rebalance):
             return []
+        self._heard_at = now
+        found, self._ready = self._ready, []
+        if not self._fleet.in_flight:
+            return found
         self._settle(now)
-        if len(self._queue):
-            return self._for_priority(now) if config.undo_for_priority else []
-        return self._rebalance(now) if config.undo_to_rebalance else []
+        if config.undo_for_priority and len(self._queue):
+            found += self._for_priority(now)
+        if config.undo_to_rebalance and self._has_changed(now):
+            found += self._rescued(now) if len(self._queue) else self._rebalanced(now)
+        return found
 
     def refused(self, attempt_id: str, now: float) -> None:
         """The node does not cut an attempt, or does not answer: it is left alone for a while."""
         self._pending.pop(attempt_id, None)
         self._refused[attempt_id] = now + _REFUSED_S
+
+    def holds(self, waiting: Waiting, cost: Cost, now: float) -> bool:
+        """Whether a request waits a moment for the slot of a running answer, rather than start where it could now.
+
+        The cut is among the next `cuts`; nothing is held where nobody asks for these.
+        """
+        if not self._config.undo_for_priority or now - self._heard_at > _HEARD_S:
+            return False
+        running = (a.arrival_rank for n in self._fleet.nodes.values() for a in n.attempts.values() if a.is_resumable)
+        if self._gains.rank(waiting, now) < min(running, default=math.inf) + LEAST_LEVELS:
+            return False
+        self._settle(now)
+        if waiting.request_id in self._favoured:
+            return any(request_id == waiting.request_id for _, request_id in self._pending.values())
+        planned = Replan(self._planner, now)
+        here = planned.at(waiting, cost.horizon.node)
+        least_end = here.end - LEAST_GAIN_S
+        nodes = [n for n in self._gains.nodes(waiting, now)[:_NODES_MAX] if n.resident(waiting.model) is not None]
+        if not any(planned.soonest(waiting, node) < least_end for node in nodes):
+            return False
+        swap = self._gains.swap(waiting, here.end, self._victims(now), planned, now)
+        if swap is None or swap.saved_s < LEAST_GAIN_S:
+            return False
+        self._ready.append(self._swapped(waiting, swap, now))
+        return True
 
     def _settle(self, now: float) -> None:
         """Forgets what is over."""
@@ -114,144 +134,67 @@ class Undo:
                 del self._pending[attempt_id]
             elif until <= now:
                 self.refused(attempt_id, now)
-        if self._refused:
-            self._refused = {a: until for a, until in self._refused.items() if until > now and attempt(a) is not None}
-
-    # Priority.
+        self._favoured = {r: until for r, until in self._favoured.items() if until > now}
+        self._refused = {a: until for a, until in self._refused.items() if until > now and attempt(a) is not None}
 
     def _for_priority(self, now: float) -> list[Cut]:
-        level_s = self._config.ageing_s
+        """Swaps for what waits, in order of rank."""
         first = [w for w in merged(self._queue.lines(), _URGENT) if not w.is_away]
-        looked = self._looked
-        due = {w.request_id for w in first if looked.get(w.request_id, -math.inf) + LOOK_EVERY_S <= now}
+        before = self._looked
+        due = {w.request_id for w in first if before.get(w.request_id, -math.inf) + _LOOK_EVERY_S <= now}
         if not due:
             return []
-        self._looked = {w.request_id: now if w.request_id in due else looked[w.request_id] for w in first}
+        self._looked = {w.request_id: now if w.request_id in due else before[w.request_id] for w in first}
         victims = list(self._victims(now))
         if not victims:
             return []
-        lowest = min(v.rank for v in victims)
-        favoured = {request_id for _, request_id in self._pending.values()}
+        least_rank = min(v.granted_rank for v in victims) + LEAST_LEVELS
         planned = Replan(self._planner, now)
         found: list[Cut] = []
         for urgent in first:
-            if not due or urgent.rank(now, level_s) < lowest + LEAST_RANK:
+            if not due or self._gains.rank(urgent, now) < least_rank:
                 break
             due.discard(urgent.request_id)
-            if urgent.request_id in favoured:
+            place = planned.best(urgent, self._gains.nodes(urgent, now))
+            if place is None or urgent.request_id in self._favoured:
                 continue
-            place = planned.best(urgent, self._verdicts.of(urgent, now).nodes)
-            if place is None:
-                continue
-            swap = self._best_swap(urgent, place.end, victims, planned, now)
+            swap = self._gains.swap(urgent, place.end, victims, planned, now)
             if swap is None:
                 planned.commit(place, urgent.model)
                 continue
             planned.replace(swap.victim, swap.urgent, urgent.model)
             planned.commit(swap.goes_on, swap.victim.rest.model)
             victims.remove(swap.victim)
-            found.append(self._cut_for(urgent, swap, now))
+            found.append(self._swapped(urgent, swap, now))
         return found
 
-    def _best_swap(
-        self, urgent: Waiting, end: float, victims: Iterable[Victim], planned: Replan, now: float
-    ) -> _Swap | None:
-        """The victim by which most is won, over all that are concerned; None where nothing is."""
-        rank = urgent.rank(now, self._config.ageing_s)
-        nodes = {node.node_id for node in self._verdicts.of(urgent, now).nodes}
-        best: _Swap | None = None
-        for victim in victims:
-            levels = rank - victim.rank
-            if levels < LEAST_RANK or victim.node.node_id not in nodes:
-                continue
-            there = planned.instead(urgent, victim)
-            if there is None:
-                continue
-            saved_s = end - there.end - PAUSE_S
-            weight = 1.0 + LEVEL_WEIGHT * levels
-            if weight * saved_s <= DISTURBANCE_S + (best.gain_s if best is not None else 0.0):
-                continue
-            goes_on = planned.best_after(victim, there, urgent.model, self._verdicts.of(victim.rest, now).nodes)
-            if goes_on is None or not self._is_in_time(victim, goes_on.end, now):
-                continue
-            moved_s = goes_on.end + PAUSE_S - now
-            gain_s = weight * saved_s - (moved_s - victim.left_s) - DISTURBANCE_S
-            if gain_s > (best.gain_s if best is not None else 0.0):
-                best = _Swap(gain_s, saved_s, moved_s, weight, victim, there, goes_on)
-        return best
-
-    def _is_in_time(self, victim: Victim, end: float, now: float) -> bool:
-        """Whether it would be complete well before its deadline, even if it took twice as long."""
-        ahead_s = self._queue.work_ahead_s(victim.rest)
-        return now + 2.0 * (end - now + ahead_s) < victim.rest.deadline_at
-
-    def _cut_for(self, urgent: Waiting, swap: _Swap, now: float) -> Cut:
-        victim = swap.victim
-        text = (
-            f"{urgent.request_id} (priority {urgent.priority}) takes its slot and is {swap.saved_s:.1f} s sooner, each "
-            f"counted {swap.weight:.1f} times; {victim.left_s:.0f} s left here, {swap.moved_s:.0f} s at "
-            f"{swap.goes_on.node.node_id}"
-        )
-        return self._noted(
-            victim,
-            now,
-            reason=CutReason.PRIORITY,
-            to=swap.goes_on.node.node_id,
-            in_favour_of=urgent.request_id,
-            moved_s=swap.moved_s,
-            gain_s=swap.gain_s,
-            text=text,
-        )
-
-    # Rebalance.
-
-    def _rebalance(self, now: float) -> list[Cut]:
-        if not self._may_have_changed(now):
+    def _rebalanced(self, now: float) -> list[Cut]:
+        """Moves to slots that nobody waits for, the answers with most left first."""
+        if not any(len(n.attempts) < n.slots for n in self._fleet.nodes.values()):
             return []
         planned = Replan(self._planner, now)
         found: list[Cut] = []
-        victims = sorted(self._victims(now), key=lambda v: v.left_s, reverse=True)
-        for victim in victims:
-            goes_on = planned.best(victim.rest, self._verdicts.of(victim.rest, now).nodes, besides=victim.node)
-            if goes_on is None or not goes_on.cost.is_free:
-                continue
-            moved_s = goes_on.end + PAUSE_S - now
-            gain_s = victim.left_s - moved_s
-            if gain_s <= max(LEAST_GAIN_S, LEAST_GAIN_RATIO * victim.left_s):
-                continue
-            disturbed_s = planned.disturbance_s(goes_on, victim.rest.model, moved_s) - planned.relief_s(victim)
-            if gain_s <= disturbed_s:
-                continue
-            planned.leave(victim)
-            planned.commit(goes_on, victim.rest.model)
-            text = (
-                f"moved to {goes_on.node.node_id}: {victim.left_s:.0f} s left here, {moved_s:.0f} s there, "
-                f"saves {gain_s:.0f} s"
-            )
-            found.append(
-                self._noted(
-                    victim,
-                    now,
-                    reason=CutReason.REBALANCE,
-                    to=goes_on.node.node_id,
-                    in_favour_of="",
-                    moved_s=moved_s,
-                    gain_s=gain_s - disturbed_s,
-                    text=text,
-                )
-            )
+        for victim in sorted(self._victims(now), key=lambda v: v.left_s, reverse=True):
+            move = self._gains.move(victim, planned, now)
+            if move is not None:
+                planned.leave(victim)
+                planned.commit(move.goes_on, victim.rest.model)
+                found.append(self._moved(move, now, "saves"))
         return found
 
-    def _may_have_changed(self, now: float) -> bool:
-        """Whether a slot is free, and another one or a node came, or a moment passed, since the last look."""
-        free = sum(max(0, n.slots - len(n.attempts)) for n in self._fleet.nodes.values())
-        if not free:
-            return False
-        seen = (int(now / LOOK_EVERY_S), self._fleet.shape_version, free)
-        changed, self._seen = seen != self._seen, seen
-        return changed
+    def _rescued(self, now: float) -> list[Cut]:
+        """A move of the answer that misses its deadline by most where it is, though others wait."""
+        planned = Replan(self._planner, now)
+        moves = (self._gains.rescue(victim, planned, now) for victim in self._victims(now))
+        worst = max((m for m in moves if m is not None), key=lambda m: m.gain_s, default=None)
+        return [self._moved(worst, now, "would be too late here: saves")] if worst is not None else []
 
-    # Both.
+    def _has_changed(self, now: float) -> bool:
+        """Whether slots came free or nodes changed, or a moment passed, since the last look."""
+        free = sum(max(0, n.slots - len(n.attempts)) for n in self._fleet.nodes.values())
+        seen = (int(now / _LOOK_EVERY_S), self._fleet.shape_version, free)
+        has_changed, self._seen = seen != self._seen, seen
+        return has_changed
 
     def _victims(self, now: float) -> Iterator[Victim]:
         """What may be cut, and would not be over soon."""
@@ -259,7 +202,7 @@ class Undo:
             horizon: Horizon | None = None
             for attempt in node.attempts.values():
                 waiting = self._ledger.asked(attempt)
-                cuts = max(attempt.cuts, self._cuts.get(attempt.request_id, 0))
+                cuts = max(attempt.cuts, self._counts.get(attempt.request_id, 0))
                 if waiting is None or cuts >= CUTS_MAX or not may_be_cut(attempt, cuts, now):
                     continue
                 if attempt.attempt_id in self._pending or attempt.attempt_id in self._refused:
@@ -275,34 +218,40 @@ class Undo:
         running = max(1, len(horizon.finishes))
         return self._planner.base_left_s(attempt, now, horizon.pace / (1.0 + horizon.beta * (running - 1)))
 
-    def _noted(
-        self,
-        victim: Victim,
-        now: float,
-        *,
-        reason: CutReason,
-        to: str,
-        in_favour_of: str,
-        moved_s: float,
-        gain_s: float,
-        text: str,
-    ) -> Cut:
-        attempt = victim.attempt
+    def _swapped(self, urgent: Waiting, swap: Swap, now: float) -> Cut:
+        to = swap.goes_on.node.node_id
+        text = (
+            f"moved to {to}: {swap.victim.left_s:.0f} s left here, {swap.moved_s:.0f} s there; "
+            f"{urgent.request_id} of priority {urgent.priority} gets the slot, {swap.saved_s:.1f} s sooner"
+        )
+        self._favoured[urgent.request_id] = now + _AGAIN_S
+        return self._noted(swap, CutReason.PRIORITY, text, now, in_favour_of=urgent.request_id)
+
+    def _moved(self, move: Move, now: float, why: str) -> Cut:
+        left_s, to = move.victim.left_s, move.goes_on.node.node_id
+        text = (
+            f"moved to {to}: {left_s:.0f} s left here, {move.moved_s:.0f} s there, {why} {left_s - move.moved_s:.0f} s"
+        )
+        return self._noted(move, CutReason.REBALANCE, text, now)
+
+    def _noted(self, cut: Swap | Move, reason: CutReason, text: str, now: float, *, in_favour_of: str = "") -> Cut:
+        """The cut as it is told; it is under way from now on."""
+        attempt, victim = cut.victim.attempt, cut.victim
         self._pending[attempt.attempt_id] = (now + _PENDING_S, in_favour_of)
-        self._cuts[attempt.request_id] = victim.cuts + 1
-        self._cuts.move_to_end(attempt.request_id)
-        if len(self._cuts) > _CUTS_KEPT:
-            self._cuts.popitem(last=False)
+        self._counts[attempt.request_id] = victim.cuts + 1
+        self._counts.move_to_end(attempt.request_id)
+        if len(self._counts) > _CUTS_KEPT:
+            self._counts.popitem(last=False)
         return Cut(
             request_id=attempt.request_id,
             attempt_id=attempt.attempt_id,
             node_id=victim.node.node_id,
             reason=reason,
-            to=to,
+            to=cut.goes_on.node.node_id,
             in_favour_of=in_favour_of,
             left_s=rounded(victim.left_s, 3),
-            moved_s=rounded(moved_s, 3),
-            gain_s=rounded(gain_s, 3),
+            moved_s=rounded(cut.moved_s, 3),
+            gain_s=rounded(cut.gain_s, 3),
             cuts=victim.cuts + 1,
             text=text,
         )

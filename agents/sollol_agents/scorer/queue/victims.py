@@ -17,7 +17,7 @@ SOON_OVER_S = 2.0
 """An answer that is predicted to end within this time is left alone."""
 STAY_S = 1.0
 STAY_AGAIN_S = 10.0
-"""So long an answer stays at least where it is, at first and after it was moved."""
+"""So long an answer that has begun stays at least where it is, at first and after it was moved."""
 _FAR_S = 86_400.0
 
 
@@ -31,7 +31,19 @@ class Victim:
         cuts: How often it was moved before.
     """
 
-    __slots__ = ("attempt", "cuts", "end", "left_s", "node", "rank", "rest", "waiting")
+    __slots__ = (
+        "_base_left_s",
+        "_config",
+        "_now",
+        "_rest",
+        "attempt",
+        "cuts",
+        "end",
+        "granted_rank",
+        "left_s",
+        "node",
+        "waiting",
+    )
 
     def __init__(self, attempt: Attempt, node: Node, waiting: Waiting, cuts: int) -> None:
         self.attempt = attempt
@@ -40,10 +52,9 @@ class Victim:
         self.cuts = cuts
         self.left_s = self.end = 0.0
         """Seconds until it is complete where it runs, and that instant."""
-        self.rank = 0.0
-        """What its rest would queue with, or what it queued with where that is higher."""
-        self.rest = waiting
-        """The request for what is left of it."""
+        self.granted_rank = 0.0
+        """The rank that the whole of it has reached."""
+        self._rest: Waiting | None = None
 
     def judge(self, base_left_s: float, horizon: Horizon, config: ScorerConfig, now: float) -> None:
         """Works out what is left of it, given its base seconds of work and its node's near future."""
@@ -53,8 +64,30 @@ class Victim:
             names.remove(model)
         self.left_s = min(_FAR_S, base_left_s * slowness(horizon, model, names))
         self.end = now + self.left_s
-        self.rest = _rest_of(self, base_left_s, config, now)
-        self.rank = max(w.rank(now, config.ageing_s) for w in (self.waiting, self.rest))
+        self.granted_rank = self.waiting.rank(now, config.ageing_s)
+        self._base_left_s, self._config, self._now = base_left_s, config, now
+
+    @property
+    def read_share(self) -> float:
+        """How much of what it would read again it has read where it is."""
+        attempt = self.attempt
+        if attempt.has_first_token:
+            return 1.0
+        whole_s = attempt.load_s + attempt.prefill_s + self.waiting.output_mean / max(1e-6, attempt.decode_tps)
+        done_s = whole_s - self._base_left_s - attempt.load_s
+        return max(0.0, min(1.0, done_s / max(1e-6, attempt.prefill_s)))
+
+    @property
+    def rest(self) -> Waiting:
+        """The request for what is left of it."""
+        if self._rest is None:
+            self._rest = _rest_of(self, self._base_left_s, self._config, self._now)
+        return self._rest
+
+    @property
+    def rank(self) -> float:
+        """What its rest would queue with, or what the whole would where that is higher."""
+        return max(self.granted_rank, self.rest.rank(self._now, self._config.ageing_s))
 
 
 def slowness(horizon: Horizon, model: str, others: list[str]) -> float:
@@ -67,8 +100,10 @@ def may_be_cut(attempt: Attempt, cuts: int, now: float) -> bool:
     """Whether its caller would go on with it, and it was there for long enough."""
     if not attempt.is_resumable or not attempt.is_confirmed or not attempt.fingerprint:
         return False
-    stayed_s = now - attempt.granted_at - attempt.load_s
-    return stayed_s >= (STAY_AGAIN_S if cuts else STAY_S) and not attempt.is_trial
+    if attempt.is_trial:
+        return False
+    stay_s = STAY_AGAIN_S if cuts else STAY_S if attempt.has_first_token else 0.0
+    return now - attempt.granted_at - attempt.load_s >= stay_s
 
 
 def _rest_of(victim: Victim, base_left_s: float, config: ScorerConfig, now: float) -> Waiting:
