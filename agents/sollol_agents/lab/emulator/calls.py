@@ -149,6 +149,7 @@ def _continued(model: ModelSpec, request: Body) -> tuple[str, list[str]]:
         )
     tokens = text.tokenize(rendered, is_wordy=model.is_talker)
     tokens[1:1] = earlier
+    rendered = "".join(earlier) + rendered
     return rendered, tokens
 
 
