@@ -55,6 +55,8 @@ class Tally(msgspec.Struct):
     """Answers with words twice."""
     gap_s: float = 0.0
     """Longest silence in the middle of an answer."""
+    gapped: str = ""
+    """In which request that was."""
     wait_s: float = 0.0
     """Longest wait for the first word of one."""
     waited: str = ""
@@ -73,6 +75,8 @@ class Callers:
 
     def __init__(self, bus: Bus, url: str, model: str, rng: random.Random) -> None:
         self.tally = Tally()
+        self.gaps: list[float] = []
+        """The longest silence of each answer."""
         self.begun = 0
         """Streams that are in their middle."""
         self.open = 0
@@ -129,14 +133,14 @@ class Callers:
                 return
 
     async def _ask(self, ask: Ask, way: str, tokens: int, began: float) -> None:
-        text, last = "", began
+        text, last, gap_s = "", began, 0.0
         request_id = f"{way}-{self._rng.getrandbits(64):016x}"
         try:
             async for piece in ask(f"count down from {tokens}", request_id):
                 now = time.monotonic()
                 self.words += 1
                 if text:
-                    self.tally.gap_s = max(self.tally.gap_s, now - last)
+                    gap_s = max(gap_s, now - last)
                 else:
                     self.begun += 1
                     self._note_wait(now - began, request_id)
@@ -149,6 +153,7 @@ class Callers:
             raise Broken(f"{request_id} {'in its middle' if text else 'before it began'}: {error}") from error
         finally:
             self.begun -= bool(text)
+        self._note_gap(gap_s, request_id)
         self._check(text.split(), [str(n) for n in range(tokens - 1, -1, -1)])
 
     def _body(self, prompt: str) -> bytes:
@@ -157,6 +162,11 @@ class Callers:
     def _note_wait(self, wait_s: float, request_id: str) -> None:
         if wait_s > self.tally.wait_s:
             self.tally.wait_s, self.tally.waited = wait_s, request_id
+
+    def _note_gap(self, gap_s: float, request_id: str) -> None:
+        self.gaps.append(gap_s)
+        if gap_s > self.tally.gap_s:
+            self.tally.gap_s, self.tally.gapped = gap_s, request_id
 
     def _check(self, said: list[str], wanted: list[str]) -> None:
         if said == wanted:

@@ -192,8 +192,16 @@ async def run(stage: Stage, steps: Sequence[Step], rng: random.Random, load: Loa
         "gap_s": round(tally.gap_s, 2),
         "wait_s": round(tally.wait_s, 2),
         "waited": tally.waited,
+        "gapped": tally.gapped,
+        "gap_p99_s": round(percentile(callers.gaps, 0.99), 2),
         "what": dict(tally.errors) | dict.fromkeys(wrong, 1),
     }
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that such a share of all does not exceed; 0 where there are none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 async def _hung(callers: Callers, work: Sequence[asyncio.Task[None]]) -> int:

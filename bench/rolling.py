@@ -4,7 +4,8 @@
 
 Two of each control actor, two gateways on one port and three nodes before emulated engines, on a cluster of three
 servers; everything is a process. All the time fifty callers read long answers over HTTP and the SDK, and check each to
-its last word. The order is that of `sollol upgrade`, whose own check says when the next restart may come.
+its last word; others ask short questions (lists, figures, jobs), each of which is to be answered. The order is that of
+`sollol upgrade`, whose own check says when the next restart may come.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.askers import Askers
 from bench.command import parser_of, started
-from bench.restarts import NODES, Load, Restart, Stage, run
+from bench.restarts import MODEL, NODES, Load, Restart, Stage, run
 from sollol_agents.cli.commands.findings import Level
 from sollol_agents.cli.commands.upgrade import look
 from sollol_agents.cli.commands.upgrade_plan import Plan, plan_of
@@ -34,6 +36,7 @@ ORDER: Final = (*SERVERS, *NODES, *CONTROL)
 LOAD: Final = Load(streams=50, short=0, stream_words=150, ways=("sdk", "http"))
 _ENDS_WITHIN_S: Final = 30.0
 _SETTLES_WITHIN_S: Final = 60.0
+_ASKED_WITHIN_S: Final = 60.0
 
 
 class Cluster(Stage):
@@ -99,24 +102,46 @@ class Cluster(Stage):
         return len(plan.steps) == len(SERVERS) + len(self._actors)
 
 
+async def upgraded(stage: Cluster, order: Sequence[str], rng: random.Random, load: Load) -> dict[str, Any]:
+    """Restarts everybody in this order under load; what the callers noticed, as a row."""
+    stage.waits.clear()
+    began = time.monotonic()
+    async with stage.fleet.client() as client, asyncio.TaskGroup() as group:
+        askers = Askers(client, stage.url, MODEL)
+        asking = [group.create_task(work()) for work in askers.works()]
+        row = await run(stage, [(Restart(name),) for name in order], rng, load)
+        askers.stop()
+        _, hung = await asyncio.wait(asking, timeout=_ASKED_WITHIN_S)
+        for task in hung:
+            task.cancel()
+    asked = askers.asked
+    return row | {
+        "restarts": len(order),
+        "asked": asked.answered,
+        "asked_s": round(asked.longest_s, 2),
+        "longest": asked.longest,
+        "errors": row["errors"] + sum(asked.errors.values()),
+        "hangs": row["hangs"] + len(hung),
+        "what": row["what"] | dict(asked.errors),
+        "took_s": round(time.monotonic() - began, 1),
+        "settle_s": round(max(stage.waits), 2),
+    }
+
+
 async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One row for each round, all on one stage."""
     rounds: dict[str, Any] = {}
     async with Cluster(folder, slots=30, decode_tps=20) as stage:
         for number in range(1, 2 if options.quick else options.rounds + 1):
-            stage.waits.clear()
-            began = time.monotonic()
-            row = await run(stage, [(Restart(name),) for name in ORDER], random.Random(number), LOAD)
-            rounds[str(number)] = row | {
-                "restarts": len(ORDER),
-                "took_s": round(time.monotonic() - began, 1),
-                "settle_s": round(max(stage.waits), 2),
-            }
+            rounds[str(number)] = await upgraded(stage, ORDER, random.Random(number), LOAD)
             print(as_text({"rounds": {str(number): rounds[str(number)]}}), file=sys.stderr, flush=True)
     return {"order": ORDER, "streams": LOAD.streams, "rounds": rounds}
 
 
-_COLUMNS: Final = ("restarts", "answered", "errors", "cut", "hangs", "lost", "doubled", "gap_s", "wait_s", "settle_s")
+_COLUMNS: Final = (
+    *("restarts", "answered", "asked", "errors", "cut", "hangs", "lost", "doubled"),
+    *("gap_p99_s", "gap_s", "wait_s", "asked_s", "settle_s"),
+)
 
 
 def as_text(figures: dict[str, Any]) -> str:
