@@ -15,7 +15,7 @@ import msgspec
 from sollol_bus.errors import SollolError
 from sollol_bus.sdk.client import Client
 
-_PAUSE_S: Final = 0.1
+_PAUSE_S: Final = 0.25
 _PATIENCE_S: Final = 60.0
 _AGAIN_S: Final = 0.2
 PAGES: Final = ("/api/tags", "/v1/models", "/api/ps", "/api/version")

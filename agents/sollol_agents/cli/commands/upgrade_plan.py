@@ -311,7 +311,7 @@ def _nodes(seen: Seen) -> Iterator[Finding]:
             elif not model.fingerprint or all(m.fingerprint != model.fingerprint for m in alike):
                 mute.setdefault(view.node_id, []).append(model.name)
     for node_id, models in lonely.items():
-        found = f"nobody but {node_id} has {_listed(models)}: requests for it are refused, or wait, while it is away"
+        found = f"nobody but {node_id} has {_listed(models)}: answers there wait 15 s for it, others are refused"
         remedy = f"`sollol pull OTHER_NODE {models[0]}`, or restart {node_id} while nobody asks for it"
         yield Finding(check="nodes", level=Level.PROBLEM, found=found, remedy=remedy)
     for node_id, models in mute.items():
