@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from sollol_bus.errors import error_from
-from sollol_bus.sdk.asking import Asking
+from sollol_bus.sdk.fleet_questions import Asking
 from sollol_bus.sdk.group_making import group_of, only
 from sollol_bus.sdk.questions import ask_many
 from sollol_bus.sdk.results import Answer

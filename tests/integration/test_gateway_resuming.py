@@ -62,7 +62,7 @@ async def test_a_native_stream_goes_on(http: httpx.AsyncClient, fleet: PlayedFle
     told = lines[-1]["_sollol_routing"]
     assert (told["resumed"], told["nodes"], told["node_id"]) == (1, ["attic", "cellar"], "cellar")
     counted = (await http.get("/metrics")).text
-    assert 'sollol_gateway_resumed_total{reason="node_lost"} 1.0' in counted
+    assert 'sollol_gateway_resumed_total{code="node_lost"} 1.0' in counted
     assert 'sollol_gateway_tokens_total{kind="output",node="cellar"} 3.0' in counted
     assert 'sollol_gateway_tokens_total{kind="prompt",node="cellar"} 10.0' in counted
 

@@ -17,7 +17,7 @@ from sollol_agents.node.engines.translation.messages_reply import MessageStream
 from sollol_agents.requests.ollama import gojson
 from sollol_bus.errors import BackendBrokeProtocol
 from sollol_bus.sdk.resume.dialects import shape_of, telling_of
-from sollol_bus.sdk.resume.telling import Shape, Telling
+from sollol_bus.sdk.resume.interface import Shape, Telling
 from sollol_schemas.context import RequestKind
 
 RECORDINGS: Final = Path(__file__).parents[1] / "conformance" / "recordings"

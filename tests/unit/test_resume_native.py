@@ -9,7 +9,7 @@ import pytest
 
 from sollol_bus.errors import BackendBrokeProtocol
 from sollol_bus.sdk.resume.dialects import shape_of, telling_of
-from sollol_bus.sdk.resume.telling import Said, Telling
+from sollol_bus.sdk.resume.interface import Said, Telling
 from sollol_schemas.context import RequestKind
 
 _BODY = b'{"model":"m","prompt":"hi"}'

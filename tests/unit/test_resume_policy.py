@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sollol_bus.sdk.resume.interface import Said
 from sollol_bus.sdk.resume.policy import RESUMES_MAX, Again, Broken, GiveUp, judged, refused
-from sollol_bus.sdk.resume.telling import Said
 from sollol_schemas.continuation import ContinueFrom
 from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
 

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from sollol_bus.sdk.resume.asked import Asked, asked
-from sollol_bus.sdk.resume.messages import MessageTelling
+from sollol_bus.sdk.resume.interface import Mute, Shape, Telling
 from sollol_bus.sdk.resume.native import NativeTelling, native_shape
-from sollol_bus.sdk.resume.openai import ChunkTelling
-from sollol_bus.sdk.resume.responses import ResponseTelling
-from sollol_bus.sdk.resume.telling import Mute, OnePiece, Shape, Telling
 from sollol_schemas.context import RequestKind
 
+if TYPE_CHECKING:
+    from sollol_bus.sdk.resume.v1 import Dialect
+
 _NO_DIALECT: Final = "answers of this path do not go on"
-
-
-class _Dialect(NamedTuple):
-    """How answers of one path go on."""
-
-    shape_of: Callable[[bytes], Shape]
-    telling_of: Callable[[bytes, str], Telling]
-    """Of the body, and the content type of the answer."""
-
-
-def _dialect(telling: Callable[[Asked], Telling]) -> _Dialect:
-    def telling_of(body: bytes, content_type: str) -> Telling:
-        return OnePiece() if "json" in content_type else telling(asked(body))
-
-    return _Dialect(lambda body: asked(body).shape, telling_of)
-
-
-_DIALECTS: Final[dict[str, _Dialect]] = {
-    "/v1/chat/completions": _dialect(ChunkTelling),
-    "/v1/completions": _dialect(ChunkTelling),
-    "/v1/messages": _dialect(MessageTelling),
-    "/v1/responses": _dialect(ResponseTelling),
-}
-"""By the path of a passthrough request, without its query."""
 
 
 def shape_of(kind: RequestKind, path: str, body: bytes) -> Shape:
@@ -75,5 +49,7 @@ def telling_of(kind: RequestKind, path: str, body: bytes, content_type: str, chu
     return telling
 
 
-def _dialect_of(path: str) -> _Dialect | None:
-    return _DIALECTS.get(path.partition("?")[0])
+def _dialect_of(path: str) -> Dialect | None:
+    from sollol_bus.sdk.resume.v1 import DIALECTS  # noqa: PLC0415 native requests need none of them
+
+    return DIALECTS.get(path.partition("?")[0])

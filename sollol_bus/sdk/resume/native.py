@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_bus.errors import BackendBrokeProtocol
-from sollol_bus.sdk.resume.telling import Said, Shape
+from sollol_bus.sdk.resume.interface import Said, Shape
 from sollol_schemas.context import RequestKind
 from sollol_schemas.continuation import CONTINUE_FROM
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from sollol_bus.sdk.resume.telling import Said
+from sollol_bus.sdk.resume.interface import Said
 from sollol_schemas.continuation import ContinueFrom, CutReason
 from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
 from sollol_schemas.units import BusId

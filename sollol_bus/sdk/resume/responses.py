@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from sollol_bus.sdk.resume.asked import Asked
+from sollol_bus.sdk.resume.request_shape import Asked
 from sollol_bus.sdk.resume.rest import Rest
 from sollol_bus.sdk.resume.streams import CALL_BEGUN, EventTelling, Fields, Kind
 

@@ -13,8 +13,8 @@ import msgspec
 
 from sollol_bus.errors import DecodeFailed, SollolError
 from sollol_bus.sdk.resume.figures import Begun, merged
+from sollol_bus.sdk.resume.interface import Said
 from sollol_bus.sdk.resume.policy import Again, Broken, GiveUp, judged, reason_of, refused
-from sollol_bus.sdk.resume.telling import Said
 from sollol_bus.sdk.resume.transcript import Transcript
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.transport.streaming import BrokenForGood, PathBroken, ReplyStream

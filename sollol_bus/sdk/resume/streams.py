@@ -12,10 +12,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 from sollol_bus.sdk.resume.anew import Anew
-from sollol_bus.sdk.resume.asked import Asked
 from sollol_bus.sdk.resume.events import DONE, Cutter, spelled
+from sollol_bus.sdk.resume.interface import Said
+from sollol_bus.sdk.resume.request_shape import Asked
 from sollol_bus.sdk.resume.rest import Rest, rest_of
-from sollol_bus.sdk.resume.telling import Said
 
 Kind = Literal["text", "thinking"]
 Fields = dict[str, Any]

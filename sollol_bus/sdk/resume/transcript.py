@@ -11,7 +11,7 @@ import zlib
 from typing import Final
 
 from sollol_bus.sdk.resume.dialects import shape_of, telling_of
-from sollol_bus.sdk.resume.telling import Mute, Said, Shape, Telling
+from sollol_bus.sdk.resume.interface import Mute, Said, Shape, Telling
 from sollol_schemas.context import RequestKind
 
 RESUME_BYTES: Final = 1 << 20

@@ -62,7 +62,7 @@ class Metrics:
             "sollol_gateway_attempts_total", "Attempts made for answered requests.", ["node"], registry=registry
         )
         self._resumed = Counter(
-            "sollol_gateway_resumed_total", "Times that an answer broke off and went on.", ["reason"], registry=registry
+            "sollol_gateway_resumed_total", "Times that an answer broke off and went on.", ["code"], registry=registry
         )
         self._decisions = Counter(
             "sollol_gateway_decisions_total", "Answers by mode and strategy.", ["mode", "strategy"], registry=registry

@@ -14,7 +14,7 @@ import msgspec
 
 from sollol_agents.requests.ollama import gojson
 from sollol_bus.sdk.resume.dialects import telling_of
-from sollol_bus.sdk.resume.telling import Telling
+from sollol_bus.sdk.resume.interface import Telling
 from sollol_schemas.context import RequestKind
 
 Json = Any

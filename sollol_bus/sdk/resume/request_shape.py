@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from sollol_bus.sdk.resume.telling import Shape
+from sollol_bus.sdk.resume.interface import Shape
 
 _INVALID: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _EMPTY: Final = frozenset({b"null", b'""', b"false", b"[]", b"{}", b"0"})
