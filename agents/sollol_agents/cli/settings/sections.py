@@ -92,13 +92,13 @@ SECTIONS: Mapping[str, Names] = {
     "dispatcher": Names(
         kind="sollol_agents.dispatcher.config:DispatcherConfig",
         title="`sollol dispatcher`",
-        hidden=("job_ack_wait_s", "job_inline_bytes", "resume_bytes"),
+        hidden=("job_ack_wait_s", "job_inline_bytes"),
     ),
     "recorder": Names(kind="sollol_agents.recorder.config:RecorderConfig", title="`sollol recorder`"),
     "gateway": Names(
         kind="sollol_agents.gateway.config:GatewayConfig",
         title="`sollol gateway`",
-        hidden=("max_batch_requests", "resume_bytes"),
+        hidden=("max_batch_requests",),
     ),
     "dashboard": Names(
         kind="sollol_agents.dashboard.config:DashboardConfig", title="`sollol dashboard`", hidden=("listen_fd",)
