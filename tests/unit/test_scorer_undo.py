@@ -90,6 +90,68 @@ def test_a_node_that_refuses_is_left_alone_for_a_while() -> None:
     fleet.core.undo.refused(cut.attempt_id, fleet.now)
     fleet.now += 1.0
     assert fleet.core.undo.cuts(fleet.now) == []
+    run(fleet, "slow", "r-1", seconds=10.0)
+    (cut,) = fleet.core.undo.cuts(fleet.now)
+    assert cut.cuts == 1, "what was refused does not count"
+
+
+def long_answers(fleet: Fleet) -> None:
+    """Answers turn out to be long."""
+    for _ in range(30):
+        fleet.core.lengths.learn(MODEL, "generation", 100, 3000)
+
+
+def short(tokens: int) -> TaskContext:
+    return TaskContext(
+        kind=RequestKind.CHAT, model=MODEL, prompt_tokens=100, task_type="generation", max_output_tokens=tokens
+    )
+
+
+def fast_is_taken() -> Fleet:
+    """A fast node with a long answer of low rank, beside a slow one that is free."""
+    fleet = stage()
+    long_answers(fleet)
+    node(fleet, "fast", FAST)
+    assert ask(fleet, "low", priority=1) == "fast"
+    run(fleet, "fast", "low-1")
+    return fleet
+
+
+def test_a_request_starts_on_the_slow_node_where_nobody_asks_for_cuts() -> None:
+    assert ask(fast_is_taken(), "urgent", priority=9, context=short(400)) == "slow"
+
+
+def test_an_urgent_request_is_held_for_a_fast_slot_rather_than_start_on_a_slow_node() -> None:
+    fleet = fast_is_taken()
+    assert fleet.core.undo.cuts(fleet.now) == []
+    assert ask(fleet, "urgent", priority=9, context=short(400)) == ""
+    (cut,) = fleet.core.undo.cuts(fleet.now)
+    assert (cut.attempt_id, cut.in_favour_of) == ("low-1", "urgent")
+    effects = fleet.end("low-1", "fast", OutcomeStatus.FAILED, code=ErrorCode.MOVED)
+    assert granted(effects)["urgent"].decision.node_id == "fast"
+
+
+def test_nothing_is_held_for_longer_than_a_cut_may_take() -> None:
+    fleet = fast_is_taken()
+    assert fleet.core.undo.cuts(fleet.now) == []
+    assert ask(fleet, "urgent", priority=9, context=short(400)) == ""
+    fleet.now += 2.5
+    fleet.node("slow")
+    fleet.tick()
+    assert granted(fleet.effects)["urgent"].decision.node_id == "slow"
+
+
+def test_an_answer_that_would_be_too_late_is_moved_though_others_wait() -> None:
+    for deadline_s, is_moved in ((60.0, True), (600.0, False)):
+        fleet = stage()
+        long_answers(fleet)
+        assert ask(fleet, "late", deadline_s=deadline_s) == "slow"
+        run(fleet, "slow", "late-1")
+        node(fleet, "fast", FAST)
+        assert ask(fleet, "busy", context=short(200)) == "fast"
+        ask(fleet, "waits", priority=1)
+        moved = [c.attempt_id for c in fleet.core.undo.cuts(fleet.now)]
+        assert moved == ["late-1"] * is_moved
 
 
 def test_an_urgent_request_takes_the_place_of_the_least_urgent_answer_and_gets_its_slot() -> None:

@@ -36,7 +36,6 @@ LEAST_LEVELS = 3.0
 _LEVELS_MAX = 10.0
 CROWD_SHARE = 1.0
 _BUSIEST = 19.0  # at a load of .95
-_LATE = 1.5  # so many times longer than predicted, and it would miss its deadline
 _CAUTION = 2.0  # so many times longer than predicted, and a victim must still meet its deadline
 
 
@@ -138,7 +137,7 @@ class Gains:
 
     def rescue(self, victim: Victim, planned: Replan, now: float) -> Move | None:
         """Where a victim would meet the deadline that it misses where it is; None where nowhere."""
-        if now + _LATE * victim.left_s < victim.rest.deadline_at:
+        if now + victim.left_s < victim.rest.deadline_at:
             return None
         goes_on = planned.going_on(victim, self.nodes(victim.rest, now), besides=victim.node)
         if goes_on is None:

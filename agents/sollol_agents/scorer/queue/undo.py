@@ -86,7 +86,8 @@ class Undo:
         if not (config.undo_for_priority or config.undo_to_rebalance):
             return []
         self._heard_at = now
-        found, self._ready = self._ready, []
+        found = [cut for cut in self._ready if self._fleet.attempt(cut.attempt_id) is not None]
+        self._ready.clear()
         if not self._fleet.in_flight:
             return found
         self._settle(now)
@@ -98,7 +99,9 @@ class Undo:
 
     def refused(self, attempt_id: str, now: float) -> None:
         """The node does not cut an attempt, or does not answer: it is left alone for a while."""
-        self._pending.pop(attempt_id, None)
+        attempt = self._fleet.attempt(attempt_id)
+        if self._pending.pop(attempt_id, None) is not None and attempt is not None:
+            self._counts[attempt.request_id] = max(0, self._counts.get(attempt.request_id, 0) - 1)
         self._refused[attempt_id] = now + _REFUSED_S
 
     def holds(self, waiting: Waiting, cost: Cost, now: float) -> bool:
