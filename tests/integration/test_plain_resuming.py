@@ -21,6 +21,7 @@ from sollol_bus.transport.messages import Msg, encode
 from sollol_bus.transport.streaming import ReplyStream
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
+from sollol_schemas.continuation import Cut, CutReason
 from sollol_schemas.execution import Figures
 from sollol_schemas.queries import WhyReply
 from sollol_schemas.routing import routing_header
@@ -90,6 +91,17 @@ async def test_a_dispatcher_goes_on_for_a_caller_that_only_listens(system: Emula
     assert figures.output_tokens is not None
     assert (row.requests, row.failed) == (2, 0)
     assert (row.prompt_tokens, row.output_tokens) == (2 * figures.prompt_tokens, 2 * figures.output_tokens)
+
+
+async def test_why_tells_how_an_answer_was_moved(system: EmulatedSystem) -> None:
+    await heard(system, ASKED, **{h.REQUEST_ID: "r"})
+    cut = Cut(request_id="r", attempt_id="r-1", node_id="n1", reason=CutReason.REBALANCE, text="n2 is free now")
+    system.client.bus.publish(subjects.CUT_EVENT.of("n1"), encode(cut))
+
+    async def is_told() -> bool:
+        return [one.text for one in (await system.client.why("r")).cuts] == [cut.text]
+
+    await eventually(is_told)
 
 
 async def test_a_dispatcher_goes_on_in_other_dialects_too(system: EmulatedSystem) -> None:

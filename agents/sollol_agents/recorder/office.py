@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _RECORDED = (
     subjects.OUTCOME_EVENT.all,
     subjects.ROUTING_EVENT.all,
+    subjects.CUT_EVENT.all,
     subjects.NODE_EVENT.all,
     subjects.BREAKER_EVENT.all,
     subjects.OFFICE_EVENT.all,
