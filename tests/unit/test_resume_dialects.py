@@ -27,6 +27,7 @@ COMPLETIONS: Final = "/v1/completions"
 MESSAGES: Final = "/v1/messages"
 RESPONSES: Final = "/v1/responses"
 PATHS: Final = (CHAT, COMPLETIONS, MESSAGES, RESPONSES)
+END_MARK: Final = b"data: [DONE]\n\n"
 CUTS: Final = st.tuples(st.integers(0, 30), st.lists(st.integers(0, 6), max_size=4)).map(lambda one: [one[0], *one[1]])
 
 
@@ -155,8 +156,10 @@ def test_recordings_are_refused_for_calls_of_tools_and_probabilities_alone() -> 
 @settings(max_examples=8, deadline=None)
 @given(cuts=CUTS)
 def test_a_stream_that_breaks_off_comes_out_the_same(stream: Stream, cuts: list[int]) -> None:
-    told = stream.broken(cuts)
-    assert steady(told) == steady(b"".join(stream.events))
+    told, whole = stream.broken(cuts), b"".join(stream.events)
+    if stream.path == MESSAGES:  # which are over with their last event, and vLLM's mark behind it says nothing more
+        told, whole = (one.removesuffix(END_MARK) for one in (told, whole))
+    assert steady(told) == steady(whole)
     assert all(len(ids) == 1 for ids in ids_in(told).values())
 
 
