@@ -133,6 +133,8 @@ async def test_a_thought_is_put_back_as_the_model_wrote_it(
             f"<|start|>assistant<|channel|>analysis<|message|>{marks.THOUGHT}{FINAL}{marks.ANSWER}",
             Marks("<|channel|>analysis<|message|>", FINAL),
         ),
+        ("<|user|>a", f"<|user|>a<|end|><think></think>{marks.ANSWER}", PLAIN),
+        ("<|assistant|><think>", f"<|assistant|><think></think>{marks.ANSWER}", Marks("", "</think>")),
         ("<|im_start|>assistant\n", f"<|im_start|>assistant\n{marks.ANSWER}", None),
         ("a", f"a{marks.THOUGHT}{marks.ANSWER}", None),
         ("a", f"b{marks.THOUGHT}|{marks.ANSWER}", None),

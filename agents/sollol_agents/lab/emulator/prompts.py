@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Turn = dict[str, Any]
 
 _KNOWN_ROLES: Final = {"developer": "system"}
+_NO_THOUGHT: Final = "<think></think>"  # thoughts of messages are not passed on to the engine
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +48,7 @@ def of_conversation(model: ModelSpec, turns: Sequence[Turn], tools: Sequence[Tur
     text = render(told[:-1], tools, is_open=False)
     if not partial:
         return Prompt(text=text)
-    thought = f"<think>{last.get('thinking') or ''}</think>" if model.is_parsed else ""
-    text += thought + _OPENINGS[model.template] + partial
+    text += (_NO_THOUGHT if model.is_parsed else "") + _OPENINGS[model.template] + partial
     return Prompt(text=text, partial=partial)
 
 
@@ -175,13 +175,12 @@ def _countdown(turns: Sequence[Turn], tools: Sequence[Turn], *, is_open: bool) -
 def _countdown_turn(turn: Turn) -> str:
     if turn["role"] != "assistant":
         return f"<|{turn['role']}|>{turn['content']}"
-    thought = f"<think>{turn['thinking']}</think>" if turn.get("thinking") else ""
     calls = "".join(
         f'<tool_call>{{"name": "{call.get("function", {}).get("name", "")}", '
         f'"arguments": {dumped(call.get("function", {}).get("arguments") or {})}}}</tool_call>'
         for call in turn.get("tool_calls") or ()
     )
-    return f"<|assistant|>{thought}{turn['content']}{calls}"
+    return f"<|assistant|>{turn['content']}{calls}"
 
 
 def _plain(turns: Sequence[Turn], tools: Sequence[Turn], *, is_open: bool) -> str:

@@ -9,6 +9,7 @@ THOUGHT: Final = "zqThoughtqz"
 ANSWER: Final = "zqAnswerqz"
 TOOL: Final = "zqToolqz"
 _TAG: Final = re.compile(r"(?:<[^<>\s]{1,40}>|\[[A-Z_]{2,40}\])\s*$")
+_EMPTY_THOUGHT: Final = re.compile(r"(<[^<>\s/]{1,40}>)(\s*)(</[^<>\s]{1,40}>\s*)$")
 _TAGS: Final = re.compile(r"<[^<>\s]{1,40}>")
 _OPEN_THOUGHT: Final = re.compile(r"<\|?(?:think|thinking|thought|reasoning)\b[^<>]*>\s*$")
 _CHANNEL: Final = "<|channel|>"
@@ -68,7 +69,9 @@ def thought_marks(rendered: str, shown: str) -> Marks | None:
         shown: The same with `shown_turn` behind it.
     """
     begins = shown.rfind(THOUGHT)
-    ends = shown.find(ANSWER, begins)
+    ends = shown.find(ANSWER, max(begins, 0))
+    if begins < 0 and ends >= 0:
+        return _empty_thought(rendered, shown[:ends])
     if begins < 0 or ends < 0:
         return None
     closing = shown[begins + len(THOUGHT) : ends]
@@ -76,6 +79,15 @@ def thought_marks(rendered: str, shown: str) -> Marks | None:
         return None
     opening = _opening(rendered, shown[:begins])
     return None if opening is None else Marks(opening, closing)
+
+
+def _empty_thought(rendered: str, before: str) -> Marks | None:
+    """The marks of a thought by an empty one: so an Ollama opens an answer whose thought it does not pass on."""
+    found = _EMPTY_THOUGHT.search(before)
+    if found is None:
+        return None
+    is_open = rendered.rstrip().endswith(found[1])
+    return Marks("" if is_open else found[1] + found[2], found[3])
 
 
 def _opening(rendered: str, before: str) -> str | None:
