@@ -26,7 +26,7 @@ async def test_every_answer_is_the_undisturbed_one_while_something_dies_all_the_
     if model == COUNTDOWN and importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("no engine: the extra `engine`")
     asked = questions({model: (PROMPTS[model],)}, TOKENS)
-    async with Stage(tmp_path, (MACHINES[model],), decode_tps=45.0) as stage:
+    async with Stage(tmp_path, (MACHINES[model],), decode_tps=30.0) as stage:
         tally = Tally(await references(stage, asked))
         await ask_all(stage, asked, Load(answers=len(asked), callers=6, every_s=1.5), tally, random.Random(7))
         figures = figures_of(tally, stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 from sollol_bus.sdk.resume.transcript import Transcript
 from sollol_schemas.context import RequestKind
@@ -54,3 +55,21 @@ def test_nothing_is_kept_of_what_cannot_go_on() -> None:
     transcript.add(_PIECE)
     assert not transcript.keeps
     assert transcript.said().refusal
+
+
+def test_the_memory_that_ten_megabytes_of_an_answer_take_is_bounded() -> None:
+    rng = random.Random(5)
+    words = [rng.randbytes(150).hex() for _ in range(1024)]
+    transcript = _transcript()
+    most = 0
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(34_000):
+            transcript.add(b'{"response":"%s","done":false}' % words[number * 7919 % 1024].encode())
+            if number % 500 == 0:
+                most = max(most, tracemalloc.get_traced_memory()[0] - before)
+    finally:
+        tracemalloc.stop()
+    assert most < 3 << 20
+    assert transcript.messages == 34_000
