@@ -37,9 +37,9 @@ _AT_ONCE: Final = 3
 _PROMPTS: Final = {
     COUNTDOWN: ("count 600", "start at 500"),
     EMULATED: ("count down from 90", "tell a story"),
-    SMOLLM: ("Tell me about the sea.", "Write a short story about a fox."),
+    SMOLLM: ("Tell me about the sea.",),
 }
-_TOKENS: Final = {COUNTDOWN: 900, EMULATED: 90, SMOLLM: 70}
+_TOKENS: Final = {COUNTDOWN: 900, EMULATED: 90, SMOLLM: 50}
 
 
 class Tally:
@@ -174,7 +174,7 @@ def figures_of(tally: Tally, stage: Stage) -> dict[str, Any]:
 async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Everything, on one stage."""
     asked = questions(models(is_small=options.quick), _TOKENS)
-    machines = (Machines(COUNTDOWN, 3), Machines(EMULATED, 3), Machines(SMOLLM, 3, slots=1))
+    machines = (Machines(COUNTDOWN, 3, slots=4), Machines(EMULATED, 3, slots=8), Machines(SMOLLM, 3))
     load = Load(answers=options.answers, callers=options.callers, every_s=options.every)
     there = tuple(m for m in machines if m.model in {question.model for question in asked})
     async with Stage(folder, there) as stage:
@@ -197,7 +197,7 @@ def as_text(figures: dict[str, Any]) -> str:
 if __name__ == "__main__":
     parser = parser_of("bench.resume", __doc__)
     parser.add_argument("--answers", type=int, default=1000, help="how many answers while things die")
-    parser.add_argument("--callers", type=int, default=8, help="how many ask at a time")
+    parser.add_argument("--callers", type=int, default=6, help="how many ask at a time")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two deaths")
     parser.add_argument("--seed", type=int, default=1, help="of the order of questions and deaths")
     sys.exit(started(parser, measure, as_text))
