@@ -183,3 +183,19 @@ def test_an_answer_that_is_soon_over_is_left_alone() -> None:
     run(fleet, "slow", "r-1", tokens=30)
     ask(fleet, "urgent", priority=10)
     assert fleet.core.undo.cuts(fleet.now) == []
+
+
+def test_of_many_answers_and_nodes_the_right_ones_are_worked_out() -> None:
+    fleet = stage()
+    for number in range(40):
+        node(fleet, f"n{number}", SLOW)
+    places = {f"r{n}": ask(fleet, f"r{n}", priority=1 if n == 37 else 5) for n in range(41)}
+    for request_id, node_id in places.items():
+        fleet.load(node_id, in_flight=running(f"{request_id}-1", output_tokens=20, has_first_token=True))
+    fleet.beat_all(2.0)
+    for request_id, node_id in places.items():
+        fleet.load(node_id, in_flight=running(f"{request_id}-1", output_tokens=20, has_first_token=True))
+    ask(fleet, "urgent", priority=9)
+    cuts = fleet.core.undo.cuts(fleet.now)
+    assert [cut.request_id for cut in cuts] == ["r37"]
+    assert cuts[0].in_favour_of == "urgent"

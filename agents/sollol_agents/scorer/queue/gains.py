@@ -11,6 +11,7 @@ those who run, and by load / (1 - load) times as many who come until nobody wait
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ LEAST_LEVELS = 3.0
 _LEVELS_MAX = 10.0
 CROWD_SHARE = 1.0
 _BUSIEST = 19.0  # at a load of .95
+_NODES_MAX = 8  # nodes that are worked out for one request
 _CAUTION = 2.0  # so many times longer than predicted, and a victim must still meet its deadline
 
 
@@ -80,6 +82,18 @@ class Gains:
         """Where a request may run."""
         return self._verdicts.of(waiting, now).nodes
 
+    def likely(self, waiting: Waiting, now: float) -> Sequence[Node]:
+        """Where it is worked out: of many nodes those with its model in memory, a free slot, and the most speed."""
+        nodes, profiles = self.nodes(waiting, now), self._planner.profiles
+        if len(nodes) <= _NODES_MAX:
+            return nodes
+
+        def reluctance(node: Node) -> tuple[bool, bool, float]:
+            is_full = len(node.attempts) >= node.slots
+            return node.resident(waiting.model) is None, is_full, -profiles.of(node, waiting.model).decode_tps
+
+        return heapq.nsmallest(_NODES_MAX, nodes, key=reluctance)
+
     def rank(self, waiting: Waiting, now: float) -> float:
         """The rank it has reached."""
         return waiting.rank(now, self._config.ageing_s)
@@ -113,7 +127,7 @@ class Gains:
             counted_s = (1.0 + min(levels, _LEVELS_MAX)) * saved_s - DISTURBANCE_S
             if counted_s <= least_s:
                 continue
-            goes_on = planned.best_after(victim, there, urgent.model, self.nodes(victim.rest, now))
+            goes_on = planned.best_after(victim, there, urgent.model, self.likely(victim.rest, now))
             if goes_on is None or not self._is_in_time(victim, goes_on, now):
                 continue
             moved_s = goes_on.end + PAUSE_S - now
@@ -124,7 +138,7 @@ class Gains:
 
     def move(self, victim: Victim, planned: Replan, now: float) -> Move | None:
         """The node that a victim should go on at; None where it should stay."""
-        goes_on = planned.going_on(victim, self.nodes(victim.rest, now), besides=victim.node)
+        goes_on = planned.going_on(victim, self.likely(victim.rest, now), besides=victim.node)
         if goes_on is None or not goes_on.cost.is_free:
             return None
         moved_s = goes_on.end + PAUSE_S - now
@@ -139,7 +153,7 @@ class Gains:
         """Where a victim would meet the deadline that it misses where it is; None where nowhere."""
         if now + victim.left_s < victim.rest.deadline_at:
             return None
-        goes_on = planned.going_on(victim, self.nodes(victim.rest, now), besides=victim.node)
+        goes_on = planned.going_on(victim, self.likely(victim.rest, now), besides=victim.node)
         if goes_on is None:
             return None
         moved_s = goes_on.end + PAUSE_S - now + self._ahead_s(victim, now)

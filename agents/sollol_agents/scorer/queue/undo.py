@@ -15,9 +15,10 @@ must win much more than it would have to win to stay there.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sollol_agents.scorer.choice.cost import Cost
 from sollol_agents.scorer.choice.eligibility import Verdicts
@@ -25,6 +26,7 @@ from sollol_agents.scorer.choice.horizon import Horizon
 from sollol_agents.scorer.choice.waiting import Waiting
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_agents.scorer.fleet.attempts import Attempt
+from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.queue.gains import LEAST_GAIN_S, LEAST_LEVELS, Gains, Move, Swap
 from sollol_agents.scorer.queue.ledger import GrantLedger
 from sollol_agents.scorer.queue.plan import Planner
@@ -36,7 +38,9 @@ from sollol_schemas.slim import rounded
 
 _LOOK_EVERY_S = 0.5  # so often a waiting request is looked at, and rebalancing while nothing changes
 _URGENT = 4  # waiting requests of each class that may take a slot
-_NODES_MAX = 32  # nodes on which a better slot is looked for than a free one
+_VICTIMS_MAX = 24  # running answers that are worked out in one look, and fewer where nodes are many
+_VICTIMS_MIN = 6
+_PAIRS = 400  # of a running answer and a node
 _HEARD_S = 5.0  # nobody has asked for cuts for so long: nothing is held for them
 _PENDING_S = 2.0  # so long a cut is waited for
 _AGAIN_S = 5.0  # so long after a cut in its favour a request gets no other
@@ -120,10 +124,10 @@ class Undo:
         planned = Replan(self._planner, now)
         here = planned.at(waiting, cost.horizon.node)
         least_end = here.end - LEAST_GAIN_S
-        nodes = [n for n in self._gains.nodes(waiting, now)[:_NODES_MAX] if n.resident(waiting.model) is not None]
+        nodes = [n for n in self._gains.likely(waiting, now) if n.resident(waiting.model) is not None]
         if not any(planned.soonest(waiting, node) < least_end for node in nodes):
             return False
-        swap = self._gains.swap(waiting, here.end, self._victims(now), planned, now)
+        swap = self._gains.swap(waiting, here.end, self._victims(_least_urgent, now), planned, now)
         if swap is None or swap.saved_s < LEAST_GAIN_S:
             return False
         self._ready.append(self._swapped(waiting, swap, now))
@@ -148,7 +152,7 @@ class Undo:
         if not due:
             return []
         self._looked = {w.request_id: now if w.request_id in due else before[w.request_id] for w in first}
-        victims = list(self._victims(now))
+        victims = self._victims(_least_urgent, now)
         if not victims:
             return []
         least_rank = min(v.granted_rank for v in victims) + LEAST_LEVELS
@@ -158,7 +162,7 @@ class Undo:
             if not due or self._gains.rank(urgent, now) < least_rank:
                 break
             due.discard(urgent.request_id)
-            place = planned.best(urgent, self._gains.nodes(urgent, now))
+            place = planned.best(urgent, self._gains.likely(urgent, now))
             if place is None or urgent.request_id in self._favoured:
                 continue
             swap = self._gains.swap(urgent, place.end, victims, planned, now)
@@ -177,7 +181,7 @@ class Undo:
             return []
         planned = Replan(self._planner, now)
         found: list[Cut] = []
-        for victim in sorted(self._victims(now), key=lambda v: v.left_s, reverse=True):
+        for victim in sorted(self._victims(self._longest, now), key=lambda v: v.left_s, reverse=True):
             move = self._gains.move(victim, planned, now)
             if move is not None:
                 planned.leave(victim)
@@ -188,7 +192,7 @@ class Undo:
     def _rescued(self, now: float) -> list[Cut]:
         """A move of the answer that misses its deadline by most where it is, though others wait."""
         planned = Replan(self._planner, now)
-        moves = (self._gains.rescue(victim, planned, now) for victim in self._victims(now))
+        moves = (self._gains.rescue(victim, planned, now) for victim in self._victims(self._longest, now))
         worst = max((m for m in moves if m is not None), key=lambda m: m.gain_s, default=None)
         return [self._moved(worst, now, "would be too late here: saves")] if worst is not None else []
 
@@ -199,23 +203,30 @@ class Undo:
         has_changed, self._seen = seen != self._seen, seen
         return has_changed
 
-    def _victims(self, now: float) -> Iterator[Victim]:
-        """What may be cut, and would not be over soon."""
-        for node in self._fleet.nodes.values():
-            horizon: Horizon | None = None
-            for attempt in node.attempts.values():
-                waiting = self._ledger.asked(attempt)
-                cuts = max(attempt.cuts, self._counts.get(attempt.request_id, 0))
-                if waiting is None or cuts >= CUTS_MAX or not may_be_cut(attempt, cuts, now):
-                    continue
-                if attempt.attempt_id in self._pending or attempt.attempt_id in self._refused:
-                    continue
-                if horizon is None:
-                    horizon = self._planner.horizon(node, now)
-                victim = Victim(attempt, node, waiting, cuts)
-                victim.judge(self._base_left_s(attempt, horizon, now), horizon, self._config, now)
-                if victim.left_s > SOON_OVER_S:
-                    yield victim
+    def _victims(self, first: Callable[[Attempt, float], float], now: float) -> list[Victim]:
+        """What may be cut, and would not be over soon: of many those of which `first` tells the least."""
+        able = [one for node in self._fleet.nodes.values() for one in self._able(node, now)]
+        most = max(_VICTIMS_MIN, min(_VICTIMS_MAX, _PAIRS // max(1, len(self._fleet.nodes))))
+        if len(able) > most:
+            able = heapq.nsmallest(most, able, key=lambda victim: first(victim.attempt, now))
+        horizons: dict[str, Horizon] = {}
+        for victim in able:
+            node = victim.node
+            horizon = horizons.get(node.node_id) or self._planner.horizon(node, now)
+            horizons[node.node_id] = horizon
+            victim.judge(self._base_left_s(victim.attempt, horizon, now), horizon, self._config, now)
+        return [victim for victim in able if victim.left_s > SOON_OVER_S]
+
+    def _able(self, node: Node, now: float) -> Iterator[Victim]:
+        for attempt in node.attempts.values():
+            waiting = self._ledger.asked(attempt)
+            cuts = max(attempt.cuts, self._counts.get(attempt.request_id, 0))
+            is_asked = attempt.attempt_id in self._pending or attempt.attempt_id in self._refused
+            if waiting is not None and not is_asked and cuts < CUTS_MAX and may_be_cut(attempt, cuts, now):
+                yield Victim(attempt, node, waiting, cuts)
+
+    def _longest(self, attempt: Attempt, now: float) -> float:
+        return -self._planner.base_left_s(attempt, now, 1.0)
 
     def _base_left_s(self, attempt: Attempt, horizon: Horizon, now: float) -> float:
         running = max(1, len(horizon.finishes))
@@ -258,3 +269,7 @@ class Undo:
             cuts=victim.cuts + 1,
             text=text,
         )
+
+
+def _least_urgent(attempt: Attempt, _now: float) -> float:
+    return attempt.arrival_rank
