@@ -37,7 +37,7 @@ CUT = Cut(
     node_id="attic",
     reason=CutReason.REBALANCE,
     to="cellar",
-    text="41 s left here, 12 s there, saves 29 s",
+    text="moved to cellar: 41 s left here, 12 s there, saves 29 s",
 )
 JOB = JobEvent(
     job_id="req-1",
@@ -85,7 +85,7 @@ JOB = JobEvent(
             StrategyEvent(strategy="random", previous="plan", settings={"theta_ratio": 0.5}),
             "strategy is random (was plan), theta_ratio = 0.5",
         ),
-        (CUT, "req-1 leaves attic for cellar: 41 s left here, 12 s there, saves 29 s"),
+        (CUT, "req-1 leaves attic: moved to cellar: 41 s left here, 12 s there, saves 29 s"),
         (JOB, "job req-1 retrying, priority 5, on cellar, try 2: stalled the engine stalled"),
     ],
     ids=[

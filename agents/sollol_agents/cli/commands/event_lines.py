@@ -39,7 +39,7 @@ def _told(event: Event) -> str:
         case Outcome():
             return _outcome(event)
         case Cut():
-            return f"{event.request_id} leaves {event.node_id} for {event.to or 'another node'}: {event.text}"
+            return f"{event.request_id} leaves {event.node_id}: {event.text}"
         case JobEvent():
             return _job(event)
         case _:
