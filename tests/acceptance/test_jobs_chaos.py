@@ -1,6 +1,7 @@
-"""Jobs survive kill -9 of everything: each has exactly one result, none is lost, and the order holds.
+"""Jobs and streams survive kill -9 of everything: each job has exactly one result, and no answer breaks off.
 
-The submitter and the reader are plain NATS clients that use nothing of this software. Seeded by SOLLOL_CHAOS_SEED, as
+The submitter and the reader of jobs are plain NATS clients that use nothing of this software; answers are streamed to
+the client library, where what broke is to go on. Seeded by SOLLOL_CHAOS_SEED, as
 long as SOLLOL_CHAOS_S says. Order is defined at the moment of a grant among the jobs that the scorer knows, so it is
 judged between kills: of two jobs that were known and untroubled, the one that is both older and of higher priority
 must not begin later. Jobs of one priority that were stored within milliseconds of each other have no such order:
@@ -34,12 +35,17 @@ from nats.js.client import JetStreamContext
 from sollol_agents.children import Child
 from sollol_agents.lab.testing.processes import ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
+from sollol_bus.errors import SollolError
+from sollol_bus.sdk.client import Client
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 
 MODEL = "llama3.2:3b"
 SEED = int(os.environ.get("SOLLOL_CHAOS_SEED", "20"))
 CHAOS_S = float(os.environ.get("SOLLOL_CHAOS_S", "15"))
 JOBS = int(os.environ.get("SOLLOL_CHAOS_JOBS", "250"))
+WORDS = 90
+COUNTED = [str(number) for number in range(WORDS - 1, -1, -1)]
+READERS = 3
 QUIET_S = 60.0
 PAUSE_S = 2.5
 CALM_S = 3.0
@@ -86,6 +92,39 @@ class Victims:
         self._starts += 1
         self._alive[name] = await self._revive[name](self._starts)
         self.troubled_at.append(time.monotonic())
+
+
+class Streams:
+    """Callers that read one long answer after another through the client library."""
+
+    def __init__(self, client: Client) -> None:
+        self.whole = self.resumed = 0
+        self.wrong: list[str] = []
+        """What came of answers that had begun, and are not whole."""
+        self._client = client
+        self._is_over = False
+
+    def stop(self) -> None:
+        """Nobody asks anything new."""
+        self._is_over = True
+
+    async def read(self) -> None:
+        """Asks again where nothing had been said yet."""
+        while not self._is_over:
+            said: list[str] = []
+            try:
+                async with self._client.generate_stream(MODEL, f"count down from {WORDS}") as stream:
+                    async for chunk in stream:
+                        said += chunk.text.split()
+                    self.resumed += stream.call.resumed
+            except SollolError as error:
+                if said:
+                    self.wrong.append(f"{error.body.code} after {len(said)} words: {error} {error.details}")
+                await asyncio.sleep(0.2)
+            else:
+                self.whole += said == COUNTED
+                if said != COUNTED:
+                    self.wrong.append(" ".join(said))
 
 
 class Listener:
@@ -140,7 +179,8 @@ async def test_every_job_has_exactly_one_result_whatever_is_killed(
         nc = await nats.connect(fleet.nats_url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
         acked: set[str] = set()
         try:
-            await _torment(nc, victims, rng, figure, acked)
+            async with fleet.client() as client:
+                await _torment(nc, Streams(client), victims, rng, figure=figure, acked=acked)
         except (TimeoutError, AssertionError) as error:
             found = await diagnosis(nc, acked)
             raise AssertionError(f"{error!r}\nkills: {victims.kills}; logs in {fleet.folder}\n{found}") from error
@@ -149,7 +189,13 @@ async def test_every_job_has_exactly_one_result_whatever_is_killed(
 
 
 async def _torment(
-    nc: NatsClient, victims: Victims, rng: random.Random, figure: Callable[[str], None], acked: set[str]
+    nc: NatsClient,
+    streams: Streams,
+    victims: Victims,
+    rng: random.Random,
+    *,
+    figure: Callable[[str], None],
+    acked: set[str],
 ) -> None:
     began = time.monotonic()
     js = nc.jetstream(timeout=2)
@@ -159,11 +205,13 @@ async def _torment(
         numbers = iter(range(JOBS))
         spread = itertools.islice(numbers, JOBS * 2 // 3)
         submitting = group.create_task(_submit(js, spread, acked, pause_s=0.8 * CHAOS_S / JOBS))
+        reading = [group.create_task(streams.read()) for _ in range(READERS)]
         targets = itertools.cycle(rng.sample(TARGETS, len(TARGETS)))
         while time.monotonic() - began < CHAOS_S or victims.kills.keys() != set(TARGETS):
             await victims.strike(next(targets))
             await asyncio.sleep(rng.uniform(0.5, PAUSE_S))
-        await submitting
+        streams.stop()
+        await asyncio.gather(submitting, *reading)
         await _submit(js, numbers, acked, pause_s=0.0)  # a backlog for the calm, to see its order
         calm_at = time.monotonic()
         results, writes = await _results(js)
@@ -177,10 +225,13 @@ async def _torment(
     figure(
         f"seed {SEED}: {len(acked)} jobs acked, {len(seen)} with a result; acked but lost {len(lost)}, "
         f"doubled {writes - len(seen)}, wrong {len(wrong)}, misordered {misordered} of {pairs} pairs; "
+        f"streams: {streams.whole} whole, {streams.resumed} times resumed, {len(streams.wrong)} wrong; "
         f"kills {dict(sorted(victims.kills.items()))}; states {dict(states)}; settled {settled_s:.1f} s after the chaos"
     )
     assert (len(acked), len(seen), writes, lost, wrong) == (JOBS, JOBS, JOBS, set(), [])
     assert states == {"done": JOBS}
+    assert streams.wrong == []
+    assert streams.resumed > 0, "an answer broke off and went on"
     assert misordered == 0
     assert pairs > 0, "an order was judged"
     assert left == 0, "the queue is empty"
