@@ -93,12 +93,19 @@ class Stage:
         self._starts = 0
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._begin()
+        except BaseException:
+            await self._floor.aclose()
+            raise
+        return self
+
+    async def _begin(self) -> None:
         self.fleet = await self._floor.enter_async_context(ProcessFleet(self._folder, await self.serve()))
         flags = (*FLAGS, "--parallel", str(self._slots), "--decode-tps", str(self._decode_tps))
         for node in [name for name in self._actors if name in NODES]:
             self._engines[node] = (await self.fleet.emulator(node, *flags)).url
         await asyncio.gather(*(self.start(name) for name in self._actors))
-        return self
 
     async def __aexit__(self, *error: object) -> None:
         await asyncio.gather(*(child.close() for child in self._children.values()))

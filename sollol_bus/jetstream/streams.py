@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from sollol_bus.errors import BusError, ConfigError, NoResponders, RequestTimedOut
+from sollol_bus.errors import BusError, ConfigError, NoResponders, NotConnected, RequestTimedOut
 from sollol_bus.jetstream.api import TEMPORARY, JetStreamRefused, api
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import stores, subjects
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ELECTION_S: Final = 15.0
+"""So long the servers of a cluster may take to choose their leaders."""
 
 EVENTS_MAX_AGE_S = 24 * 3600.0
 EVENTS_MAX_BYTES = 1 << 30
@@ -130,6 +136,30 @@ async def provision(bus: Bus, *, streams: tuple[StreamSpec, ...] = STREAMS, time
     deadline = asyncio.get_running_loop().time() + timeout_s
     for spec in streams:
         await _ensure_patiently(bus, spec, deadline)
+
+
+async def patiently(read: Callable[[], Awaitable[T]], *, within_s: float = ELECTION_S) -> T:
+    """What is read from the store; servers that choose their leaders, or are coming back, are waited for.
+
+    Args:
+        read: Reads, or does what may be done twice.
+        within_s: So long it is tried again.
+
+    Raises:
+        BusError: It is not there, or the servers did not come back in time.
+    """
+    loop = asyncio.get_running_loop()
+    deadline, is_told = loop.time() + within_s, False
+    while True:
+        try:
+            return await read()
+        except (NoResponders, NotConnected, RequestTimedOut, JetStreamRefused) as error:
+            if loop.time() >= deadline or not _is_temporary(error):
+                raise
+            if not is_told:
+                log.info("the store is waited for: %s", error, extra={"action": "store_awaited"})
+                is_told = True
+        await asyncio.sleep(_RETRY_S)
 
 
 async def _ensure_patiently(bus: Bus, spec: StreamSpec, deadline: float) -> None:

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_bus.errors import ConfigError, NoResponders, RequestTimedOut
+from sollol_bus.errors import BusError, ConfigError, NoResponders, RequestTimedOut
 from sollol_bus.jetstream.api import JetStreamRefused, api, publish_acked
 from sollol_bus.jetstream.buckets import Bucket, Entry
 from sollol_bus.jetstream.stored import delete_message, purge_subject, stored_block, stored_message, stream_info
-from sollol_bus.jetstream.streams import StreamSpec, ensure_stream, provision
+from sollol_bus.jetstream.streams import StreamSpec, ensure_stream, patiently, provision
 from sollol_bus.server.config import find_binary
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus, BusConfig
@@ -239,3 +239,38 @@ async def test_a_block_ends_with_its_subject_and_tells_a_stream_that_is_not_ther
     await delete_message(bus, "S", 4)
     await delete_message(bus, "S", 4)
     assert await stored_message(bus, "S", seq=4) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RequestTimedOut("no leader answers"),
+        NoResponders("no server has it yet"),
+        JetStreamRefused(err_code=10008, description="JetStream system temporarily unavailable"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_read_waits_for_servers_that_choose_their_leaders(error: BusError) -> None:
+    failing = iter([error])
+
+    async def read() -> str:
+        for one in failing:
+            raise one
+        return "read"
+
+    assert await patiently(read) == "read"
+    failing = iter([error])
+    with pytest.raises(type(error)):
+        await patiently(read, within_s=0.0)
+
+
+async def test_a_read_that_is_refused_for_good_is_not_tried_again() -> None:
+    tries: list[int] = []
+
+    async def read() -> None:
+        tries.append(1)
+        raise JetStreamRefused(err_code=10059, description="stream not found")
+
+    with pytest.raises(JetStreamRefused):
+        await patiently(read)
+    assert len(tries) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from sollol_agents.gateway.http.errors import Header
 from sollol_agents.gateway.http.hosts import is_local
 from sollol_agents.gateway.http.keys import KeyStore
 from sollol_bus.errors import DecodeFailed, Unauthorized, error_from
+from sollol_bus.jetstream.streams import patiently
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.connection import Bus
 from sollol_bus.trust.callers import Roster, adopted, lacks
@@ -90,9 +92,9 @@ class Access(Part):
         """
         await self._store.prepare()
         try:
-            ring = await self._store.load()
+            ring = await patiently(self._store.load)
             self._know(ring)
-            await self._move_ceilings(ring)
+            await patiently(partial(self._move_ceilings, ring))
         except DecodeFailed as error:
             log.error("no API key is known: %s; see `sollol doctor`", error, extra={"action": "keys_unreadable"})  # noqa: TRY400
         self._spawn(self._follow(), name="keys")
