@@ -54,6 +54,21 @@ def test_an_answer_goes_over_to_a_node_that_joins_and_ends_it_much_sooner() -> N
     assert fleet.core.undo.cuts(fleet.now) == [], "a cut is named once"
 
 
+def test_no_more_answers_go_over_to_a_node_like_theirs_than_half() -> None:
+    fleet = Fleet()
+    node(fleet, "full", SLOW, slots=8)
+    names = [f"r{number}" for number in range(8)]
+    for name in names:
+        assert ask(fleet, name) == "full"
+    run(fleet, "full", *(f"{name}-1" for name in names))
+    node(fleet, "free", SLOW, slots=8)
+    cuts = fleet.core.undo.cuts(fleet.now)
+    assert 1 <= len(cuts) <= 4, [cut.text for cut in cuts]
+    left = [cut.left_s for cut in cuts]
+    assert left == sorted(left, reverse=True), "who stays is quicker for each that goes"
+    assert left[-1] < left[0]
+
+
 def test_no_answer_goes_over_to_a_node_that_would_load_or_tells_another_fingerprint() -> None:
     for more in ({"loaded": ()}, {"fingerprint": "ollama:ba9876543210"}, {"fingerprint": ""}):
         fleet = stage()

@@ -182,6 +182,9 @@ class Undo:
         planned = Replan(self._planner, now)
         found: list[Cut] = []
         for victim in sorted(self._victims(self._longest, now), key=lambda v: v.left_s, reverse=True):
+            victim.beside(planned.horizon(victim.node))
+            if victim.left_s <= SOON_OVER_S:
+                continue
             move = self._gains.move(victim, planned, now)
             if move is not None:
                 planned.leave(victim)

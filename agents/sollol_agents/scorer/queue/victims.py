@@ -58,14 +58,18 @@ class Victim:
 
     def judge(self, base_left_s: float, horizon: Horizon, config: ScorerConfig, now: float) -> None:
         """Works out what is left of it, given its base seconds of work and its node's near future."""
+        self._base_left_s, self._config, self._now = base_left_s, config, now
+        self.beside(horizon)
+        self.end = now + self.left_s
+        self.granted_rank = self.waiting.rank(now, config.ageing_s)
+
+    def beside(self, horizon: Horizon) -> None:
+        """Works out what is left of it beside what is planned on its node by now; its `end` stays as first judged."""
         model = self.attempt.model
         names = [name for _, name in horizon.finishes]
         if model in names:
             names.remove(model)
-        self.left_s = min(_FAR_S, base_left_s * slowness(horizon, model, names))
-        self.end = now + self.left_s
-        self.granted_rank = self.waiting.rank(now, config.ageing_s)
-        self._base_left_s, self._config, self._now = base_left_s, config, now
+        self.left_s = min(_FAR_S, self._base_left_s * slowness(horizon, model, names))
 
     @property
     def read_share(self) -> float:
