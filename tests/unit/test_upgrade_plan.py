@@ -91,6 +91,12 @@ def test_whoever_is_asked_goes_before_whoever_asks_and_who_stands_by_before_who_
     assert not [one for one in plan.findings if one.level is not Level.OK]
 
 
+def test_a_server_without_others_is_not_said_to_have_its_clients_go_to_them() -> None:
+    (alone,) = [one for one in planned(servers=(server("a", cluster=""),)).steps if one.what == "nats-server"]
+    assert "others" not in alone.then
+    assert "until it is back" in alone.then
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [

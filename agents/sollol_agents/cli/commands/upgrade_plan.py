@@ -36,6 +36,7 @@ ORDER: Final[Mapping[str, str]] = {
 }
 """What is restarted, in this order, and what happens then."""
 _STANDS_BY: Final = "nothing: it stands by"
+_ALONE: Final = "every connection breaks, and everything waits until it is back"
 _RESUMES_SINCE: Final = 2
 _MOST: Final = 3
 _CLUSTER: Final = 3
@@ -129,8 +130,10 @@ def plan_of(seen: Seen) -> Plan:
 
 
 def _steps(seen: Seen) -> Iterator[Step]:
+    then = _ALONE if len(seen.servers) == 1 else ""
     rows: list[Step] = [
-        Step(number=0, what=SERVER, name=one.server_name, where=one.place, version=one.version) for one in seen.servers
+        Step(number=0, what=SERVER, name=one.server_name, where=one.place, version=one.version, then=then)
+        for one in seen.servers
     ]
     for view in _here(seen.nodes):
         told = view.telemetry
