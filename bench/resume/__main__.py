@@ -46,7 +46,8 @@ class Tally:
     """What came of the answers."""
 
     def __init__(self, references: dict[Question, list[Any]]) -> None:
-        self._references = references
+        self.references = references
+        """What undisturbed answers were."""
         self.rows: dict[str, Counter[str]] = defaultdict(Counter)
         self.examples: list[str] = []
         self.paused: list[tuple[float, float, str]] = []
@@ -68,11 +69,12 @@ class Tally:
         row[verdict] += 1
         if verdict != "exact" and len(self.examples) < _EXAMPLES:
             self.examples.append(f"{question.model} {question.name} (resumed {heard.resumed}): {verdict}: {what}")
+            print(self.examples[-1], file=sys.stderr, flush=True)
 
     def _verdict(self, question: Question, heard: Heard) -> tuple[str, str]:
         if heard.error:
             return "errors", heard.error
-        events, wanted = events_of(heard), self._references[question]
+        events, wanted = events_of(heard), self.references[question]
         what = difference(normal(events), normal(wanted))
         if not what:
             return "exact", ""
@@ -135,6 +137,16 @@ def models(*, is_small: bool = False) -> dict[str, tuple[str, ...]]:
     return {model: _PROMPTS[model][: 1 if is_small else 2] for model in there}
 
 
+def pauses_of(tally: Tally, model: str) -> dict[str, float | int]:
+    """The pauses of streams of a model that went on; of all models where none is named."""
+    pauses = sorted(pause_s for pause_s, _, whose in tally.paused if whose.startswith(model))
+
+    def share(part: float) -> float:
+        return round(pauses[min(len(pauses) - 1, int(part * len(pauses)))], 3)
+
+    return {"n": len(pauses), "p50": share(0.5), "p90": share(0.9), "p99": share(0.99)} if pauses else {"n": 0}
+
+
 def met_by(hits: list[Hit], pause_s: float, until_mono_s: float) -> list[str]:
     """What died shortly before a pause or in it, and how long before its end."""
     began = until_mono_s - pause_s - 1.0
@@ -148,16 +160,12 @@ def met_by(hits: list[Hit], pause_s: float, until_mono_s: float) -> list[str]:
 def figures_of(tally: Tally, stage: Stage) -> dict[str, Any]:
     """The figures of one run."""
     total = tally.total
-    pauses = sorted(pause_s for pause_s, _, _ in tally.paused)
-
-    def share(part: float) -> float | None:
-        return round(pauses[min(len(pauses) - 1, int(part * len(pauses)))], 3) if pauses else None
-
     names = ("answers", "exact", "same_text", "different", "errors", "resumed", "times_resumed")
     return {
         **{name: total[name] for name in names},
         "died": Counter(hit.kind for hit in stage.hits),
-        "pause_s": {"p50": share(0.5), "p90": share(0.9), "p99": share(0.99), "max": share(1.0), "bar": BAR_S},
+        "pause_s": {"all": pauses_of(tally, ""), "bar": BAR_S}
+        | {model: pauses_of(tally, model) for model in sorted({question.model for question in tally.references})},
         "gap_undisturbed_p99_s": round(sorted(tally.quiet_s)[int(0.99 * len(tally.quiet_s))], 3)
         if tally.quiet_s
         else None,

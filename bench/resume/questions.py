@@ -176,7 +176,7 @@ class Asker:
         if answer.error is not None:
             raise answer.error
         heard.data = b"" if answer.result is None else answer.result.body
-        heard.resumed = int(answer.routing.get("resumed", 0))
+        heard.resumed = answer.status.resumed
 
 
 def _resumed_in(data: bytes) -> int:
