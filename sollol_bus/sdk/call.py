@@ -24,6 +24,7 @@ from sollol_bus.sdk.pacing import gone_within_s
 from sollol_bus.sdk.resume.resuming import decision_in
 from sollol_bus.sdk.sending import RECONNECT_S, Sending, cancelled
 from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.streaming import PathBroken
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
 
@@ -140,7 +141,7 @@ class Call(Sending):
             SollolError: It cannot.
         """
         try:
-            if self._stream.has_begun:
+            if self._stream.has_begun or (self._answer.is_on and isinstance(error, PathBroken)):
                 return await self._mend(error)
             match error:
                 case NoResponders():

@@ -21,6 +21,8 @@ HANDOVER_S: Final = 1.0
 _AGAIN_S: Final = 0.1
 _LOST_S: Final = 1.0
 """An answer that has not come so long after servers came or went may have been lost with one."""
+_SLOW_S: Final = 4.0
+"""What is left of a question's time is halved, so that it can be asked again, as long as this is more."""
 _REPEATED: Final = frozenset(
     {
         subjects.NODES,
@@ -73,8 +75,10 @@ async def reply_to(
         left_s = began + timeout_s - loop.time()
         await _until_connected(bus, min(left_s, SETTLING_S))
         is_late = not bus.is_settling and loop.time() > began + min(timeout_s, HANDOVER_S)
+        # It may also be lost with the connection of whoever answers, of which nothing is heard here.
+        once_s = left_s / 2 if is_repeated and left_s > _SLOW_S else left_s
         try:
-            msg = await _asked_once(bus, subject, payload, headers, left_s, is_repeated=is_repeated)
+            msg = await _asked_once(bus, subject, payload, headers, once_s, is_repeated=is_repeated)
             if is_late or not is_repeated or not _has_stopped(msg):
                 return msg
         except NoResponders:

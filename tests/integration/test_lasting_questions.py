@@ -131,6 +131,23 @@ async def test_an_answer_lost_with_another_server_is_not_waited_for_to_the_end(
     assert await asked(bus, subjects.NODES, 2.5) == b"here"
 
 
+async def test_one_that_was_lost_with_the_connection_of_who_answers_is_asked_again_before_its_time_is_over(
+    bus: Bus, actor: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lasting, "_SLOW_S", 0.2)
+    came: list[Msg] = []
+
+    def take(msg: Msg) -> None:
+        came.append(msg)
+        if len(came) > 1:
+            actor.answer(msg, b"here")
+
+    actor.subscribe(subjects.JOB_ENQUEUE, take)
+    await actor.flush()
+    assert await asked(bus, subjects.JOB_ENQUEUE, 1.0) == b"here"
+    assert len(came) == 2
+
+
 async def test_a_question_ends_with_its_time(bus: Bus, actor: Bus) -> None:
     actor.subscribe(subjects.NODES, lambda _: None)
     await actor.flush()

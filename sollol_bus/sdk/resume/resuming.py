@@ -50,9 +50,10 @@ class Resuming:
 
     def __init__(self, subject: str, path: str, body: bytes, *, limit_bytes: int) -> None:
         kind = _KINDS.get(subject)
-        self._is_on = kind is not None and limit_bytes > 0
+        self.is_on = kind is not None and limit_bytes > 0
+        """Whether it is to go on when it breaks off."""
         self._transcript = Transcript(
-            kind or RequestKind.EMBED, path, body, limit_bytes=limit_bytes if self._is_on else 0
+            kind or RequestKind.EMBED, path, body, limit_bytes=limit_bytes if self.is_on else 0
         )
         self._body = body
         self._sent = _NOT_STARTED
@@ -67,7 +68,7 @@ class Resuming:
         """What broke the answer off, each time that something of its rest came."""
         self.payload = body
         """With what it is sent next."""
-        self.headers = {h.RESUME: "1"} if self._is_on and self._transcript.may_be_moved else {}
+        self.headers = {h.RESUME: "1"} if self.is_on and self._transcript.may_be_moved else {}
         """What goes with that."""
 
     @property
@@ -176,7 +177,7 @@ class Resuming:
         Raises:
             SollolError: It does not go on: the error, or the one that broke it off first, which then says why not.
         """
-        if not self._is_on or error.body.code in _OWN_END:
+        if not self.is_on or error.body.code in _OWN_END:
             raise error
         step: Again | GiveUp
         if isinstance(error, BrokenForGood):
