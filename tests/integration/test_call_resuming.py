@@ -111,19 +111,6 @@ async def test_an_answer_goes_on_twice(bus: Bus, fleet: PlayedFleet) -> None:
         assert (reader.text, call.resumed) == ("".join(WORDS), 2)
 
 
-async def test_an_answer_whose_first_message_was_lost_begins_anew(bus: Bus, fleet: PlayedFleet) -> None:
-    async with Call(bus, subjects.GENERATE, BODY) as call:
-        reader = Reader(call)
-        await fleet.request(1)
-        fleet.say(WORDS[1], skip=1)
-        await fleet.request(2)
-        assert h.CONTINUE not in fleet.headers()
-        fleet.say(*WORDS, node="cellar")
-        fleet.end(eval_count=4)
-        await reader.task
-        assert reader.text == "".join(WORDS)
-
-
 async def test_a_lost_message_is_noticed_where_it_is_missing_and_said_again(bus: Bus, fleet: PlayedFleet) -> None:
     async with Call(bus, subjects.GENERATE, BODY) as call:
         reader = Reader(call)
