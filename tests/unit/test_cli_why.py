@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from sollol_agents.cli.commands import explaining
@@ -92,3 +93,12 @@ def test_an_attempt_whose_forerunner_nobody_recorded_tells_at_least_where_it_goe
     made = DecisionEvent(decision=decision("r-11", "den", attempt=11, continued_tokens=1))
     explaining.show_why(WhyReply(request_id="r", decisions=(made,)))
     assert "resumed: it goes on after 1 token of the answer\n" in capsys.readouterr().out
+
+
+def test_why_an_answer_was_moved_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    (cut,) = WHY_RESUMED.cuts
+    first, last = WHY_RESUMED.outcomes
+    outcomes = (msgspec.structs.replace(first, message=cut.text), last)
+    with on_screen(Form.TABLE, 200):
+        explaining.show_why(msgspec.structs.replace(WHY_RESUMED, outcomes=outcomes))
+    assert capsys.readouterr().out.count(cut.text) == 1

@@ -179,6 +179,8 @@ def test_an_urgent_request_takes_the_place_of_the_least_urgent_answer_and_gets_i
     (cut,) = fleet.core.undo.cuts(fleet.now)
     assert (cut.attempt_id, cut.reason, cut.in_favour_of) == ("low-1", CutReason.PRIORITY, "urgent")
     assert cut.gain_s > 0
+    assert cut.to == "slow"
+    assert cut.text.startswith("gives way and goes on here afterwards: "), "it is not moved to where it is"
     effects = fleet.end("low-1", "slow", OutcomeStatus.FAILED, code=ErrorCode.MOVED)
     assert granted(effects)["urgent"].decision.node_id == "slow"
 

@@ -83,7 +83,10 @@ def show_why(reply: WhyReply) -> None:
         _show_outcomes(reply.outcomes)
     else:
         tell("no attempt has ended yet")
+    told_by_nodes = {outcome.message for outcome in reply.outcomes}
     for cut in reply.cuts:
+        if cut.text and cut.text in told_by_nodes:
+            continue
         tell(f"moved off {cut.node_id}: {cut.text or cut.reason.value}", indent="  ")
     for view in reply.feedback:
         tell(told(view), indent="  ")

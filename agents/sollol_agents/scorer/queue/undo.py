@@ -236,11 +236,12 @@ class Undo:
         return self._planner.base_left_s(attempt, now, horizon.pace / (1.0 + horizon.beta * (running - 1)))
 
     def _swapped(self, urgent: Waiting, swap: Swap, now: float) -> Cut:
-        to = swap.goes_on.node.node_id
-        text = (
-            f"moved to {to}: {swap.victim.left_s:.0f} s left here, {swap.moved_s:.0f} s there; "
-            f"{urgent.request_id} of priority {urgent.priority} gets the slot, {swap.saved_s:.1f} s sooner"
-        )
+        left_s, to, here = swap.victim.left_s, swap.goes_on.node.node_id, swap.victim.node.node_id
+        if to == here:
+            lost = f"gives way and goes on here afterwards: {left_s:.0f} s left, {swap.moved_s:.0f} s with the break; "
+        else:
+            lost = f"moved to {to}: {left_s:.0f} s left here, {swap.moved_s:.0f} s there; "
+        text = lost + (f"{urgent.request_id} of priority {urgent.priority} gets the slot, {swap.saved_s:.1f} s sooner")
         self._favoured[urgent.request_id] = now + _AGAIN_S
         return self._noted(swap, CutReason.PRIORITY, text, now, in_favour_of=urgent.request_id)
 
