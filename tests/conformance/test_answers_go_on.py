@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from typing import Any, Final, Protocol
 
 import msgspec
 import pytest
 
-from sollol_agents.lab.testing.broken_streams import Stream, steady
+from sollol_agents.lab.testing.broken_streams import Stream, timeless
 from sollol_agents.node.engines.base import Engine, EngineAnswer, EngineRequest
 from sollol_agents.node.engines.http.client import EngineHttp
 from sollol_agents.node.engines.ollama import OllamaEngine
@@ -124,11 +123,6 @@ async def test_a_native_answer_goes_on_at_every_cut(adapter: Engine, engine: Giv
         figures = answer.figures
         assert figures.prompt_tokens == (undisturbed.figures.prompt_tokens or 0) + figures.continued_tokens
         assert (figures.output_tokens or 0) + figures.continued_tokens == undisturbed.figures.output_tokens
-
-
-def timeless(raw: bytes) -> bytes:
-    """A stream without what differs from run to run; an engine may tell a later instant with a later event."""
-    return re.sub(rb'"created":\d+', b'"created":0', steady(raw))
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 import httpx
 import pytest
 
-from sollol_agents.lab.testing.broken_streams import Stream, ids_in, steady
+from sollol_agents.lab.testing.broken_streams import Stream, ids_in, timeless
 
 
 class Engine(Protocol):
@@ -53,5 +53,5 @@ async def test_a_live_stream_that_breaks_off_comes_out_the_same(
     for place in range(len(stream.events)):
         for cuts in ([place], [place, 1], [place, 2, 0, 1]):
             told = stream.broken(cuts)
-            assert steady(told) == steady(b"".join(stream.events)), cuts
+            assert timeless(told) == timeless(b"".join(stream.events)), cuts
             assert all(len(ids) == 1 for ids in ids_in(told).values()), cuts
