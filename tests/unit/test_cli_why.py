@@ -13,6 +13,7 @@ from sollol_agents.lab.testing.messages import decision, outcome
 from sollol_schemas.continuation import Cut, CutReason
 from sollol_schemas.decision import Decision, DecisionEvent, Forecast
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.events import OutcomeStatus
 from sollol_schemas.execution import Figures
 from sollol_schemas.queries import WhyReply
 
@@ -102,3 +103,13 @@ def test_why_an_answer_was_moved_is_told_once(capsys: pytest.CaptureFixture[str]
     with on_screen(Form.TABLE, 200):
         explaining.show_why(msgspec.structs.replace(WHY_RESUMED, outcomes=outcomes))
     assert capsys.readouterr().out.count(cut.text) == 1
+
+
+def test_an_attempt_that_was_given_up_and_ended_later_is_no_cause(capsys: pytest.CaptureFixture[str]) -> None:
+    first, last = WHY_RESUMED.outcomes
+    late = msgspec.structs.replace(first, status=OutcomeStatus.SUCCESS, code=None, message="")
+    with on_screen(Form.TABLE, 200):
+        explaining.show_why(msgspec.structs.replace(WHY_RESUMED, outcomes=(late, last), cuts=()))
+    said = capsys.readouterr().out
+    assert "attempt 1 on gaming-pc was given up, and ended there all the same" in said
+    assert "ended: success" not in said

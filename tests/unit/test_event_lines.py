@@ -60,7 +60,7 @@ JOB = JobEvent(
         ),
         (
             outcome("req-1-1", "attic", code=ErrorCode.MOVED, message="attic drains", model="llama3.2"),
-            "[fast] req-1 llama3.2 moved on attic: moved attic drains",
+            "[fast] req-1 llama3.2 moved on attic: attic drains",
         ),
         (UNSERVED, "[fast] req-2  failed: queue_full too many wait"),
         (NODE, "node attic is down (was up) no heartbeat for 5 s"),

@@ -9,6 +9,7 @@ from sollol_agents.cli.output import counted, seconds
 from sollol_schemas import owners
 from sollol_schemas.continuation import Cut
 from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerEvent, NodeEvent, OfficeEvent, Outcome, PreloadEvent
 from sollol_schemas.jobs import JobEvent
 from sollol_schemas.scaling import ScaleEvent, ScaleVerdict, SleepEvent, SleepNews
@@ -110,7 +111,8 @@ def _outcome(event: Outcome) -> str:
         if event.figures.output_tokens:
             line += f", {counted(event.figures.output_tokens, 'token')}"
     if event.code is not None:
-        line += f": {event.code.value} {event.message}".rstrip()
+        is_told = event.code is ErrorCode.MOVED and event.message
+        line += f": {event.message}" if is_told else f": {event.code.value} {event.message}".rstrip()
     return line
 
 

@@ -20,7 +20,7 @@ from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
 from sollol_schemas import prices
 from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent
-from sollol_schemas.events import Outcome
+from sollol_schemas.events import Outcome, OutcomeStatus
 from sollol_schemas.queries import WhyReply
 from sollol_schemas.routing import Routing
 from sollol_schemas.subjects import NO_NODE
@@ -120,8 +120,11 @@ def _where_it_goes_on(made: Decision, outcomes: Sequence[Outcome]) -> str:
     if not before:
         return at
     last = max(before, key=lambda outcome: outcome.decision.attempt)
+    attempt = f"attempt {last.decision.attempt} on {last.node_id}"
+    if last.status is OutcomeStatus.SUCCESS:
+        return f"{at}; {attempt} was given up, and ended there all the same"
     why = (last.code or last.status).value.replace("_", " ")
-    return f"{at}; attempt {last.decision.attempt} on {last.node_id} ended: {why}"
+    return f"{at}; {attempt} ended: {why}"
 
 
 def _attempt_name(outcome: Outcome) -> str:
