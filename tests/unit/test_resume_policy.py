@@ -117,6 +117,23 @@ def test_a_second_fault_before_the_rest_is_one_more_time() -> None:
     assert isinstance(refused(_refusal(ErrorCode.NODE_LOST), last, 1.0, 60.0), GiveUp)
 
 
+@pytest.mark.parametrize(
+    "code", [ErrorCode.ENGINE_UNAVAILABLE, ErrorCode.ENGINE_PROTOCOL, ErrorCode.ATTEMPTS_EXHAUSTED]
+)
+def test_an_engine_that_starts_anew_is_waited_for(code: ErrorCode) -> None:
+    sent, since_s, times = ContinueFrom(text="t", fingerprint="f"), 0.05, []
+    while isinstance(step := refused(_refusal(code), sent, since_s, 60.0), Again):
+        sent, since_s = step.continued, since_s + step.after_s
+        times.append(since_s)
+    assert len(times) == RESUMES_MAX - 1
+    assert len([at for at in times if at < 2.0]) <= 3  # with the first fault fewer than open a circuit breaker
+    assert 8.0 < times[-1] < 20.0
+    assert isinstance(refused(_refusal(code), ContinueFrom(text="t"), 3.0, 2.0), GiveUp)
+    moved = refused(_refusal(ErrorCode.MOVED), ContinueFrom(text="t"), 3.0, 60.0)
+    assert isinstance(moved, Again)
+    assert moved.after_s == 0.0
+
+
 def test_a_node_that_cannot_go_on_says_why() -> None:
     step = refused(_refusal(ErrorCode.NOT_CONTINUED), ContinueFrom(text="t"), 0.1, 60.0)
     assert step == GiveUp("said")

@@ -182,3 +182,18 @@ def test_no_caller_and_no_body_weighs_enough_alone(pairs: list[tuple[str, str]],
         assert weight([asked(c, b) for c, b in pairs if c == caller], needed) < needed
     for body in "xyz":
         assert weight([asked(c, b) for c, b in pairs if b == body], needed) < needed
+
+
+def test_an_engine_that_is_back_is_tried_at_once() -> None:
+    breakers = Breakers(RULES)
+    for _ in range(RULES.failures):
+        breakers.count("m", is_success=False, is_trial=False, now=10.0)
+    assert breakers.opens_in_s("m", 11.0) == 29.0
+    breakers.try_soon(11.0)
+    assert breakers.opens_in_s("m", 11.0) == 0.0
+    assert breakers.start("m", 11.0)
+    breakers.count("m", is_success=False, is_trial=True, now=12.0)
+    assert breakers.opens_in_s("m", 12.0) == 30.0
+    closed = Breaker(RULES)
+    closed.try_soon(11.0)
+    assert closed.is_closed

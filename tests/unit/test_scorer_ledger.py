@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from sollol_agents.lab.testing.messages import MODEL, gpu
 from sollol_agents.lab.testing.scorer_stage import Fleet, granted, queued, refused
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OutcomeStatus, ReportedBy
 from sollol_schemas.grant import GrantQueued
 from sollol_schemas.telemetry import (
+    EngineInfo,
+    EngineKind,
     InFlight,
     NodeState,
 )
@@ -221,6 +225,24 @@ def test_a_breaker_opens_is_published_and_lets_trials_through_later() -> None:
     assert refused(fleet.ask("r8"))
     fleet.core.reset_breaker("gpu1", "", fleet.now)
     assert granted(fleet.ask("r9"))
+
+
+def test_an_engine_that_was_gone_and_is_back_is_tried_at_once() -> None:
+    fleet = Fleet()
+    fleet.node()
+    for i in range(5):
+        fleet.ask(f"r{i}")
+        fleet.end(f"r{i}-1", "gpu1", OutcomeStatus.FAILED, code=ErrorCode.ENGINE_FAILED)
+        fleet.node()
+    assert refused(fleet.ask("r6"))["r6"].details["nodes"]["gpu1"].startswith("breaker_open")
+    gone = EngineInfo(kind=EngineKind.OLLAMA, url="u", is_reachable=False)
+    fleet.node(engine=gone)
+    assert refused(fleet.ask("r7"))
+    fleet.node(engine=msgspec.structs.replace(gone, is_reachable=True))
+    assert granted(fleet.ask("r8"))
+    fleet.end("r8-1", "gpu1", OutcomeStatus.FAILED, code=ErrorCode.ENGINE_FAILED)
+    fleet.node()
+    assert refused(fleet.ask("r9"))["r9"].details["nodes"]["gpu1"].startswith("breaker_open")
 
 
 def test_a_trial_whose_slot_came_free_before_its_outcome_still_counts() -> None:

@@ -21,6 +21,8 @@ RESUMES_MAX: Final = 8
 PATIENCE_S: Final = 15.0
 """So long nobody may be there who goes on."""
 _AGAIN_S: Final = 0.5
+_BACK_MAX_S: Final = 4.0
+"""So long an engine that fails before it says anything is left alone at most; it may be starting."""
 _EXCLUDED_MAX: Final = 64
 _LEFT_MIN_S: Final = 0.05
 _MENDED: Final = frozenset(
@@ -36,6 +38,10 @@ _MENDED: Final = frozenset(
         ErrorCode.MOVED,
     }
 )
+_ENGINES: Final = frozenset(
+    {ErrorCode.ENGINE_UNAVAILABLE, ErrorCode.ENGINE_FAILED, ErrorCode.ENGINE_PROTOCOL, ErrorCode.ATTEMPTS_EXHAUSTED}
+)
+"""What failed, after all nodes were asked that may go on."""
 _NOBODY: Final = frozenset({ErrorCode.NO_ELIGIBLE_NODE, ErrorCode.NO_NODES, ErrorCode.UNKNOWN_MODEL})
 _UNHEARD: Final = frozenset({ErrorCode.NO_ELIGIBLE_NODE, ErrorCode.NO_NODES, ErrorCode.ATTEMPTS_EXHAUSTED})
 """What a dispatcher says that has not heard of an answer's beginning: the node that began slept, and was given up."""
@@ -133,7 +139,9 @@ def refused(error: ErrorBody, sent: ContinueFrom, since_s: float, left_s: float)
         return Again(replace(sent, excluded=()), _AGAIN_S)
     has_failed = error.code is ErrorCode.ATTEMPTS_EXHAUSTED or may_be_mended(error)
     if has_failed and sent.resumed < RESUMES_MAX and left_s > _LEFT_MIN_S:
-        return Again(replace(sent, resumed=sent.resumed + 1))
+        after_s = min(max(_AGAIN_S, since_s), _BACK_MAX_S) if error.code in _ENGINES else 0.0
+        if after_s < left_s:
+            return Again(replace(sent, resumed=sent.resumed + 1), after_s)
     return GiveUp(reason_of(error))
 
 

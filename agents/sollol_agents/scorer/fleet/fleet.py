@@ -127,6 +127,8 @@ class Fleet:
         elif not self._is_current(node, telemetry, now, change):
             return change
         before = (node.shape_version, node.load_version)
+        if telemetry.engine.is_reachable and not node.telemetry.engine.is_reachable:
+            node.breakers.try_soon(now)
         node.seq = telemetry.seq
         node.is_kept_out = self.intents.get(node.node_id, Intent()).is_draining
         node.tell(telemetry, _SLOTS_MAX)

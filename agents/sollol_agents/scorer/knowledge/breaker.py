@@ -1,7 +1,8 @@
 """Circuit breakers, one per node and one per model on it: a failing place gets no traffic until it is tried.
 
 closed -> open after 5 failures in a row, or when half of the latest 20 attempts failed. Open -> half-open
-after 30 s. Half-open lets 2 trials run at a time and closes after 3 successes; a failure opens it again.
+after 30 s, or when an engine that had gone answers again. Half-open lets 2 trials run at a time and closes after 3
+successes; a failure opens it again.
 A trial that was cancelled gives its place back and counts for nothing.
 
 A failure that is proven counts in full: a lost process, an engine that failed a question of its agent's own too. Any
@@ -123,6 +124,10 @@ class Breaker:
             return True
         return False
 
+    def try_soon(self, now: float) -> None:
+        """Lets an open one be tried at once."""
+        self._opened_at = min(self._opened_at, now - self._rules.open_s)
+
     def start(self, now: float) -> bool:
         """Notes an attempt; returns whether it is a trial."""
         self.refresh(now)
@@ -230,6 +235,11 @@ class Breakers:
         """Seconds until an attempt of this model may be tried; 0 when it may be now."""
         breaker = self.refusing(model, now)
         return breaker.opens_in_s(now) if breaker is not None else 0.0
+
+    def try_soon(self, now: float) -> None:
+        """Lets open ones be tried at once: the engine that failed has gone, and is back."""
+        for breaker in self.by_model.values():
+            breaker.try_soon(now)
 
     def start(self, model: str, now: float) -> bool:
         """Notes an attempt; returns whether either breaker takes it as a trial."""
