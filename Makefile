@@ -162,6 +162,10 @@ bench-frames: $(INSTALLED) ## Sends 10,000 broken messages on every subject; end
 bench-soak: $(INSTALLED) ## Measures what grows in half an hour of work: every process and every store, with a picture.
 	$(PY) -m bench.soak --minutes 30 --out bench/results/soak.json
 
+.PHONY: bench-rolling
+bench-rolling: $(INSTALLED) ## Restarts everybody and each of three servers under fifty streams, three times.
+	$(PY) -m bench.rolling --out bench/results/rolling.json
+
 .PHONY: bench-restarts
 bench-restarts: $(INSTALLED) ## Restarts every actor under load in ten orders, and counts what callers notice.
 	$(PY) -m bench.restarts --out bench/results/restarts.json

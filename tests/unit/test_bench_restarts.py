@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("bench.restarts", reason="the benchmarks are not part of the wheel")
 
+from bench import rolling
 from bench.callers import WAYS, spread
-from bench.restarts import ACTORS, as_text, order_of
+from bench.restarts import ACTORS, NODES, as_text, order_of, percentile
+from sollol_agents.cli.commands.upgrade_plan import ORDER
 
 
 @given(st.integers(0, 10_000))
@@ -39,3 +41,24 @@ def test_a_row_says_what_went_wrong_below_the_order() -> None:
     text = as_text({"orders": {"7": row | {"errors": 2, "order": "desk! attic", "what": {"sdk: why": 2}}}})
     assert text.splitlines()[-1].split() == ["2", "x", "sdk:", "why"]
     assert text.splitlines()[1].endswith("desk! attic")
+
+
+def test_a_rolling_upgrade_takes_everybody_in_the_order_that_is_told() -> None:
+    assert set(rolling.ORDER) == {*rolling.SERVERS, *NODES, *rolling.CONTROL}
+    kinds = ["nats-server", "node", "scorer", "recorder", "dispatcher", "gateway"]
+    assert [kind for kind in ORDER if kind in kinds] == kinds
+    roles = [name.partition("-")[0] for name in rolling.ORDER]
+    assert list(dict.fromkeys(roles)) == ["nats", *NODES, *kinds[2:]]
+
+
+def test_a_round_says_what_went_wrong() -> None:
+    row = dict.fromkeys(rolling._COLUMNS, 0)
+    text = rolling.as_text({"rounds": {"2": row | {"errors": 1, "what": {"/api/tags: 503": 1}}}})
+    assert text.splitlines()[-1].split() == ["1", "x", "/api/tags:", "503"]
+
+
+@pytest.mark.parametrize(
+    ("values", "found"), [([], 0.0), ([3.0], 3.0), ([1.0, 2.0, 9.0], 9.0), ([1.0] * 199 + [9.0], 1.0)]
+)
+def test_a_percentile_is_a_value_that_occurred(values: list[float], found: float) -> None:
+    assert percentile(values, 0.99) == found
