@@ -37,8 +37,10 @@ _AT_ONCE: Final = 3
 _PROMPTS: Final = {
     COUNTDOWN: ("count 600", "start at 500"),
     EMULATED: ("count down from 90", "tell a story"),
-    SMOLLM: ("Tell me about the sea.",),
+    SMOLLM: ("Write the numbers from 1 to 30.",),
 }
+"""The small language model's answer leads by .37 nats at every token. Where two lead by less than about .1, llama.cpp
+itself may say another one when it reads a text as prompt than when it wrote it."""
 _TOKENS: Final = {COUNTDOWN: 900, EMULATED: 90, SMOLLM: 50}
 
 
