@@ -2,7 +2,8 @@
 
     swap    (1 + levels) x (end of the urgent as planned - its end in the victim's slot - pause)
             - (what the victim takes elsewhere - what is left of it here) - price - 1 s
-    move    what is left here - what it takes elsewhere - slow-down caused there + slow-down spared here - price
+    move    (what is left here - what it takes elsewhere - slow-down caused there + slow-down spared here)
+            x share of the time for which the node it goes to is idle - price; more than 2 s and 30 %
     price   prompt and said text read once more, as a share of what all nodes do, x who waits for that
 
 Each level of rank makes a second count once more. Work that is done twice is waited for by all who wait now, by half of
@@ -142,12 +143,13 @@ class Gains:
         if goes_on is None or not goes_on.cost.is_free:
             return None
         moved_s = goes_on.end + PAUSE_S - now
-        saved_s = victim.left_s - moved_s
-        if saved_s <= max(LEAST_GAIN_S, LEAST_GAIN_RATIO * victim.left_s):
+        saved_s, least_s = victim.left_s - moved_s, max(LEAST_GAIN_S, LEAST_GAIN_RATIO * victim.left_s)
+        if saved_s <= least_s:
             return None
-        disturbed_s = planned.disturbance_s(goes_on, victim.rest.model, moved_s) - planned.relief_s(victim)
-        gain_s = saved_s - disturbed_s - self._price_s(victim, goes_on, now)
-        return Move(gain_s, moved_s, victim, goes_on) if gain_s > 0.0 else None
+        idle_share = 1.0 - min(1.0, goes_on.node.work.load(now))
+        relief_s = planned.relief_s(victim) - planned.disturbance_s(goes_on, victim.rest.model, moved_s)
+        gain_s = idle_share * (saved_s + relief_s) - self._price_s(victim, goes_on, now)
+        return Move(gain_s, moved_s, victim, goes_on) if gain_s > least_s else None
 
     def rescue(self, victim: Victim, planned: Replan, now: float) -> Move | None:
         """Where a victim would meet the deadline that it misses where it is; None where nowhere."""
