@@ -12,7 +12,7 @@ from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.discovery import Discovery, own_card
 from sollol_bus.transport.messages import Msg, decode
 from sollol_bus.version import VERSION
-from sollol_schemas import subjects
+from sollol_schemas import contract, subjects
 
 
 @pytest.fixture
@@ -73,7 +73,9 @@ async def test_an_instance_tells_its_endpoints(bus: Bus, services: list[Discover
             },
         }
     ]
-    assert info["metadata"] == {"role": "test"}
+    told = info["metadata"]
+    assert told.pop("process")
+    assert told == {"role": "test", "contract": str(contract.CONTRACT), "contract_oldest": str(contract.OLDEST)}
 
 
 async def test_statistics_count_requests_and_errors(bus: Bus, services: list[Discovery]) -> None:

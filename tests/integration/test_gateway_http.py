@@ -229,7 +229,7 @@ async def test_operations_are_served(fresh: EmulatedSystem) -> None:
 
 async def test_a_failure_in_the_middle_is_the_last_line(here: EmulatedSystem) -> None:
     here.engines["n1"].inject(Fault(kind=FaultKind.ERROR_LINE, after_tokens=3))
-    answer = await here.http.post("/api/generate", json=generate(20))
+    answer = await here.http.post("/api/generate", json=generate(20) | {"resume": False})
     *lines, last = answer.text.splitlines()
     assert answer.status_code == 200
     assert words(lines) == ["19", "18", "17"]
@@ -246,13 +246,13 @@ async def test_a_client_that_does_not_stream_sees_nothing_of_a_failure_in_the_mi
     )
     assert (answer.status_code, answer.headers["x-sollol-request-id"]) == (200, "mine")
     assert answer.json()["response"].split() == [str(n) for n in range(19, -1, -1)]
-    assert answer.json()["_sollol_routing"]["attempts"] == 2
+    assert answer.json()["_sollol_routing"]["resumed"] == 1
     assert fresh.slots_in_use() == 0
 
 
 async def test_a_request_that_breaks_off_every_time_is_sent_three_times_and_told(here: EmulatedSystem) -> None:
     here.engines["n1"].inject(Fault(kind=FaultKind.ERROR_LINE, path="/api/chat", after_tokens=2, times=3))
-    failed = await here.http.post("/api/chat", json=chat(9, stream=False))
+    failed = await here.http.post("/api/chat", json=chat(9, stream=False) | {"resume": False})
     assert failed.status_code == 502
     assert list(failed.json()) == ["error"]
     assert (await here.http.post("/api/chat", json=chat(2, stream=False))).status_code == 200
@@ -260,7 +260,7 @@ async def test_a_request_that_breaks_off_every_time_is_sent_three_times_and_told
 
 async def test_a_failure_in_the_middle_is_an_event(here: EmulatedSystem) -> None:
     here.engines["n1"].inject(Fault(kind=FaultKind.TRUNCATE, path=CHAT, after_tokens=3))
-    answer = await here.http.post(CHAT, json=chat(20, stream=True))
+    answer = await here.http.post(CHAT, json=chat(20, stream=True), headers={"X-Sollol-Resume": "false"})
     events = answer.text.strip().split("\n\n")
     assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "engine_protocol"
     assert "[DONE]" not in answer.text

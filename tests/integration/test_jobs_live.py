@@ -82,7 +82,7 @@ async def test_a_plain_publish_of_an_ollama_body_is_a_job_and_one_that_is_none_i
 
 async def test_every_try_of_a_job_is_a_request_of_its_own_and_explained_under_the_job(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, max_attempts=1) as s:
-        s.fault(FaultKind.ERROR_LINE, model="m", times=1, after_tokens=1)
+        s.fault(FaultKind.ERROR_LINE, model="m", times=1)
         job_id = await s.count(3, job_id="mine")
         answer = await s.client.wait_for_task(job_id, timeout_s=30)
         assert answer.status.tries == 2
@@ -166,7 +166,7 @@ async def test_a_large_answer_goes_through_the_object_store(tmp_path: Path) -> N
 
 async def test_a_poison_job_ends_as_a_dead_letter_and_blocks_nobody_and_runs_again_by_request(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, job_max_tries=3, max_attempts=1) as s:
-        s.fault(FaultKind.ERROR_LINE, model="other", times=0, after_tokens=1)
+        s.fault(FaultKind.ERROR_LINE, model="other", times=0)
         poison = await s.client.generate_async("other", "count down from 3", priority="critical")
         fine = [await s.count(2, priority="low") for _ in range(5)]
         for job_id in fine:

@@ -54,8 +54,12 @@ class Fleet:
         self._report(attempt, AttemptAccepted(attempt_id=attempt, instance="i1"))
         self._report(attempt, AttemptFirstToken(attempt_id=attempt))
         told = {h.DECISION: encode(made).decode()}
-        self.bus.publish(msg.headers[h.REPLY_TO], b'{"model":"m","response":"hi","done":true}', headers=told)
-        if len(self.attempts) > 1:
+        is_whole = len(self.attempts) > 1
+        said = (
+            b'{"model":"m","response":"hi","done":true}' if is_whole else b'{"model":"m","response":"hi","done":false}'
+        )
+        self.bus.publish(msg.headers[h.REPLY_TO], said, headers=told)
+        if is_whole:
             self.bus.publish(msg.headers[h.REPLY_TO], b"", headers={h.CHUNKS: "1"})
             self._report(attempt, AttemptDone(attempt_id=attempt, figures=Figures()))
 

@@ -80,7 +80,7 @@ async def test_trap_8_a_caller_that_left_and_a_cut_stream_are_no_successes(fleet
     await eventually(lambda: bool(fleet.outcomes_of(left.request_id)))
     assert fleet.outcomes_of(left.request_id)[0].status is OutcomeStatus.CANCELLED
     engine.inject(Fault(kind=FaultKind.END_EARLY, after_tokens=5))
-    cut = fleet.client.generate_stream(MODEL, "count 50")
+    cut = fleet.client.generate_stream(MODEL, "count 50", resume=False)
     with pytest.raises(SollolError) as caught:
         await read(cut)
     assert caught.value.body.code is ErrorCode.ENGINE_PROTOCOL
@@ -153,7 +153,7 @@ async def test_trap_20_a_stream_that_breaks_before_its_first_token_is_answered_b
 @pytest.mark.parametrize(
     "kind", [FaultKind.RESET, FaultKind.TRUNCATE, FaultKind.STALL, FaultKind.ERROR_LINE], ids=lambda kind: kind.value
 )
-async def test_trap_20_a_stream_that_breaks_later_ends_with_an_error_and_never_starts_over(
+async def test_trap_20_a_stream_that_breaks_later_goes_on_and_never_starts_over(
     fleet: EmulatedSystem, kind: FaultKind
 ) -> None:
     engine = await join(fleet, "broken")
@@ -161,6 +161,22 @@ async def test_trap_20_a_stream_that_breaks_later_ends_with_an_error_and_never_s
     engine.inject(Fault(kind=kind, after_tokens=4))
     heard: list[str] = []
     stream = fleet.client.generate_stream(MODEL, "count 30", routing=Routing(node_id="broken"))
+    await read(stream, heard)
+    assert "".join(heard).split() == [str(number) for number in range(29, -1, -1)]
+    assert stream.answer.routing["nodes"] == ["broken", "sound"]
+
+
+@pytest.mark.parametrize(
+    "kind", [FaultKind.RESET, FaultKind.TRUNCATE, FaultKind.STALL, FaultKind.ERROR_LINE], ids=lambda kind: kind.value
+)
+async def test_trap_20_a_stream_that_is_not_to_go_on_ends_with_an_error_and_never_starts_over(
+    fleet: EmulatedSystem, kind: FaultKind
+) -> None:
+    engine = await join(fleet, "broken")
+    await join(fleet, "sound")
+    engine.inject(Fault(kind=kind, after_tokens=4))
+    heard: list[str] = []
+    stream = fleet.client.generate_stream(MODEL, "count 30", routing=Routing(node_id="broken"), resume=False)
     with pytest.raises(SollolError):
         await read(stream, heard)
     assert "".join(heard).split() == ["29", "28", "27", "26"][: len(heard)]

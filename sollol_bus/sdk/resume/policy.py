@@ -42,6 +42,9 @@ _ENGINES: Final = frozenset(
     {ErrorCode.ENGINE_UNAVAILABLE, ErrorCode.ENGINE_FAILED, ErrorCode.ENGINE_PROTOCOL, ErrorCode.ATTEMPTS_EXHAUSTED}
 )
 """What failed, after all nodes were asked that may go on."""
+_BREAKING: Final = frozenset(
+    {ErrorCode.ENGINE_FAILED, ErrorCode.ENGINE_PROTOCOL, ErrorCode.STALLED, ErrorCode.LOAD_FAILED}
+)
 _NOBODY: Final = frozenset({ErrorCode.NO_ELIGIBLE_NODE, ErrorCode.NO_NODES, ErrorCode.UNKNOWN_MODEL})
 _UNHEARD: Final = frozenset({ErrorCode.NO_ELIGIBLE_NODE, ErrorCode.NO_NODES, ErrorCode.ATTEMPTS_EXHAUSTED})
 """What a dispatcher says that has not heard of an answer's beginning: the node that began slept, and was given up."""
@@ -137,6 +140,8 @@ def refused(error: ErrorBody, sent: ContinueFrom, since_s: float, left_s: float)
     is_worth_waiting = error.code in _LATER and error.details.get("is_settled") is not True
     if is_worth_waiting and since_s < PATIENCE_S and left_s > _AGAIN_S:
         return Again(replace(sent, excluded=()), _AGAIN_S)
+    if error.details.get("last_code") in _BREAKING:
+        return GiveUp("its rest failed on every node that was asked, which may be the request's fault")
     has_failed = error.code is ErrorCode.ATTEMPTS_EXHAUSTED or may_be_mended(error)
     if has_failed and sent.resumed < RESUMES_MAX and left_s > _LEFT_MIN_S:
         after_s = min(max(_AGAIN_S, since_s), _BACK_MAX_S) if error.code in _ENGINES else 0.0
