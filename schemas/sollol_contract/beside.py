@@ -52,6 +52,7 @@ _TRACE: Final = {h.TRACEPARENT: "W3C trace context."}
 _STORED_ONCE: Final = "What the server drops a second message by, when it comes within two minutes: {}."
 
 _GOING_ON: Final[Schema] = {
+    "title": "GoingOn",
     "type": "object",
     "properties": {
         continuation.CONTINUE_FROM: {

@@ -121,7 +121,7 @@ async def test_requests_survive_the_kill_of_an_engine_and_a_cut_stream_says_so(m
     async with machines.fleet.client() as client, asyncio.TaskGroup() as group:
         routing = Routing(node_id="desk")
         told = client.generate_stream(
-            MODEL, "Tell a long story about a lighthouse.", routing=routing, options={"num_predict": 400}
+            MODEL, "Tell a long story about a lighthouse.", routing=routing, options={"num_predict": 400}, resume=False
         )
         parts: list[str] = []
 

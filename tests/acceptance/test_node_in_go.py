@@ -67,7 +67,7 @@ async def test_it_keeps_the_protocol_of_nodes(agent: str) -> None:
     done = await sollol("", "node-check", "--run", f"{agent} go1", "--json")
     findings = msgspec.json.decode(done.out)
     seen = {one["rule"]: one["seen"] for one in findings if one["kept"] != "ok"}
-    assert list(seen) == ["stream.parts", "control.set"], seen  # it has neither such answers nor such settings
+    assert list(seen) == ["stream.parts", "continue", "cut", "control.set"], seen  # what it neither has nor can
     assert done.code == 0
 
 

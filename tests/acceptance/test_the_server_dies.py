@@ -60,7 +60,7 @@ async def test_what_had_not_begun_is_answered_once_and_what_streamed_ends_with_a
     await fleet.node("attic", engine.url, "--slots", "4")
     heard: list[str] = []
     async with fleet.client() as client, asyncio.TaskGroup() as group:
-        stream = client.generate_stream(MODEL, "count down from 100")
+        stream = client.generate_stream(MODEL, "count down from 100", resume=False)
         listening = group.create_task(_listen(stream, heard))
         await eventually(lambda: len(heard) >= 3)
         await engine.add_fault(Fault(kind=FaultKind.STALL, times=3, duration_s=0.7))
