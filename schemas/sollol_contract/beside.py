@@ -55,10 +55,7 @@ _GOING_ON: Final[Schema] = {
     "title": "GoingOn",
     "type": "object",
     "properties": {
-        continuation.CONTINUE_FROM: {
-            "description": "Of a native call that goes on with an answer that broke off: what was said so far.",
-            "allOf": [_ref("ContinueFrom")],
-        },
+        continuation.CONTINUE_FROM: _ref("ContinueFrom"),
         continuation.RESUME: {
             "type": "boolean",
             "description": "Of a native call: the dispatcher goes on by itself with an answer that breaks off.",
