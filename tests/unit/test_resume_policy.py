@@ -120,8 +120,13 @@ def test_a_second_fault_before_the_rest_is_one_more_time() -> None:
 @pytest.mark.parametrize("code", [ErrorCode.ENGINE_PROTOCOL, ErrorCode.ENGINE_FAILED, ErrorCode.STALLED])
 def test_a_rest_that_breaks_one_engine_after_the_other_breaks_no_more_of_them(code: ErrorCode) -> None:
     sent = ContinueFrom(text="t", fingerprint="f")
-    assert isinstance(refused(_refusal(ErrorCode.ATTEMPTS_EXHAUSTED, last_code=code.value), sent, 1.0, 60.0), GiveUp)
-    gone = _refusal(ErrorCode.ATTEMPTS_EXHAUSTED, last_code=ErrorCode.ENGINE_UNAVAILABLE.value)
+    nodes = ["attic", "cellar", "desk"]
+    broken = _refusal(ErrorCode.ATTEMPTS_EXHAUSTED, last_code=code.value, nodes=nodes)
+    assert isinstance(refused(broken, sent, 1.0, 60.0), GiveUp)
+    few = _refusal(ErrorCode.ATTEMPTS_EXHAUSTED, last_code=code.value, nodes=nodes[:2])
+    assert isinstance(refused(few, sent, 1.0, 60.0), Again)
+    assert isinstance(refused(few, ContinueFrom(text="t", fingerprint="f", resumed=5), 1.0, 60.0), GiveUp)
+    gone = _refusal(ErrorCode.ATTEMPTS_EXHAUSTED, last_code=ErrorCode.ENGINE_UNAVAILABLE.value, nodes=nodes)
     assert isinstance(refused(gone, sent, 1.0, 60.0), Again)
 
 

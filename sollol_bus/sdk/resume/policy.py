@@ -45,6 +45,8 @@ _ENGINES: Final = frozenset(
 _BREAKING: Final = frozenset(
     {ErrorCode.ENGINE_FAILED, ErrorCode.ENGINE_PROTOCOL, ErrorCode.STALLED, ErrorCode.LOAD_FAILED}
 )
+_MANY, _STUBBORN = 3, 5
+"""Nodes that one rest may break in turn, and how often it is sent where there are fewer of them."""
 _NOBODY: Final = frozenset({ErrorCode.NO_ELIGIBLE_NODE, ErrorCode.NO_NODES, ErrorCode.UNKNOWN_MODEL})
 _UNHEARD: Final = frozenset({ErrorCode.NO_ELIGIBLE_NODE, ErrorCode.NO_NODES, ErrorCode.ATTEMPTS_EXHAUSTED})
 """What a dispatcher says that has not heard of an answer's beginning: the node that began slept, and was given up."""
@@ -140,7 +142,7 @@ def refused(error: ErrorBody, sent: ContinueFrom, since_s: float, left_s: float)
     is_worth_waiting = error.code in _LATER and error.details.get("is_settled") is not True
     if is_worth_waiting and since_s < PATIENCE_S and left_s > _AGAIN_S:
         return Again(replace(sent, excluded=()), _AGAIN_S)
-    if error.details.get("last_code") in _BREAKING:
+    if error.details.get("last_code") in _BREAKING and _has_broken_many(error, sent):
         return GiveUp("its rest failed on every node that was asked, which may be the request's fault")
     has_failed = error.code is ErrorCode.ATTEMPTS_EXHAUSTED or may_be_mended(error)
     if has_failed and sent.resumed < RESUMES_MAX and left_s > _LEFT_MIN_S:
@@ -148,6 +150,12 @@ def refused(error: ErrorBody, sent: ContinueFrom, since_s: float, left_s: float)
         if after_s < left_s:
             return Again(replace(sent, resumed=sent.resumed + 1), after_s)
     return GiveUp(reason_of(error))
+
+
+def _has_broken_many(error: ErrorBody, sent: ContinueFrom) -> bool:
+    """Whether so many engines broke on one rest that it is what breaks them."""
+    nodes = error.details.get("nodes")
+    return sent.resumed >= _STUBBORN or (isinstance(nodes, list) and len(nodes) >= _MANY)
 
 
 def reason_of(error: ErrorBody) -> str:
