@@ -316,6 +316,9 @@ def test_of_what_nothing_was_said_a_node_gets_the_body_alone() -> None:
         (going_on(text="a"), {h.CONTINUE: "9999999"}, RequestKind.GENERATE, "must be the length of the body"),
         (going_on(text="a"), {h.CONTINUE: "20"}, RequestKind.GENERATE, "what was said so far cannot be read"),
         ({"model": "m", "prompt": "hi", "resume": "yes"}, {}, RequestKind.GENERATE, "field 'resume'"),
+        (going_on(text="a") | {"resume": True}, {}, RequestKind.GENERATE, "leave out one of the two"),
+        (going_on(text="a"), {h.RESUME: "dispatcher"}, RequestKind.GENERATE, "leave out one of the two"),
+        (going_on(excluded=["n1"]), {h.RESUME: "dispatcher"}, RequestKind.GENERATE, "leave out one of the two"),
         ({"model": "m", "prompt": "hi"}, {h.RESUME: "2"}, RequestKind.GENERATE, "header Sollol-Resume must be"),
     ],
 )

@@ -107,6 +107,19 @@ def check_said(said: ContinueFrom | None, context: TaskContext, *, is_stream: bo
         raise InvalidBody(f"'{CONTINUE_FROM}': a model's name has at most {MODEL_NAME_MAX} characters")
 
 
+def check_resumer(said: ContinueFrom | None, resumer: Resumer) -> None:
+    """Refuses a request whose rest both its caller and a dispatcher are to ask for: the answer would begin anew.
+
+    Raises:
+        InvalidBody: It is one.
+    """
+    if said is not None and resumer is Resumer.DISPATCHER:
+        raise InvalidBody(
+            f"'{CONTINUE_FROM}': a dispatcher that goes on for its caller ('{RESUME}', header {h.RESUME}) holds an "
+            "answer from its beginning; leave out one of the two"
+        )
+
+
 def said_tokens(said: ContinueFrom) -> int:
     """About how many tokens were said; at least one where anything was."""
     size = len(said.text.encode()) + len(said.thinking.encode())

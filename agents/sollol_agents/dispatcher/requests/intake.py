@@ -255,6 +255,7 @@ def _read(kind: RequestKind, path: str, payload: bytes, head: Mapping[str, str],
         said = continuing.said_in(ours, behind)
         continuing.check_said(said, context, is_stream=is_stream)
         resumer = continuing.resumer_of(ours, head, context, is_stream=is_stream)
+        continuing.check_resumer(said, resumer)
         relayed = without(body, ours, continuing.OWN_FIELDS) if resumer is Resumer.DISPATCHER else b""
         body = without(body, ours, continuing.OWN_FIELDS | ROUTING_FIELDS)
         if h.JOB in head:
