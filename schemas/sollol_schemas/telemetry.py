@@ -171,6 +171,8 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     """How many attempts the node runs at a time."""
     in_flight: tuple[InFlight, ...] = ()
     is_draining: bool = False
+    takes_rests: bool = False
+    """Whether it goes on with answers that no other node can go on with, although it drains; not so once it leaves."""
     gpus: tuple[Gpu, ...] = ()
     gpu_problem: str = ""
     """What is wrong with a GPU or its driver, and what that costs; empty: nothing."""
@@ -232,6 +234,8 @@ class LoadUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     slots: Count
     in_flight: tuple[InFlight, ...] = ()
     is_draining: bool = False
+    takes_rests: bool = False
+    """Whether it goes on with answers that no other node can go on with, although it drains; not so once it leaves."""
     loaded: tuple[LoadedModel, ...] | None = None
     """The loaded models when they changed; None: as before."""
     has_left: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.actor import NodeMonitor
 from sollol_bus.actor import ActorState
+from sollol_bus.errors import ActorStopped
 from sollol_bus.sdk.results import AnswerStream
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.routing import Routing
@@ -19,12 +21,10 @@ from sollol_schemas.routing import Routing
 class Reader:
     """Reads one long countdown to its end."""
 
-    def __init__(self, system: EmulatedSystem, number: int = 200, *, priority: int = 5) -> None:
+    def __init__(self, system: EmulatedSystem, number: int = 200, **wishes: Any) -> None:
         self.number = number
         self.text = ""
-        self.stream: AnswerStream = system.client.generate_stream(
-            MODEL, f"count {number}", routing=Routing(priority=priority)
-        )
+        self.stream: AnswerStream = system.client.generate_stream(MODEL, f"count {number}", routing=Routing(**wishes))
 
     async def read(self) -> Reader:
         """Reads it; returns itself."""
@@ -62,6 +62,13 @@ async def started(group: asyncio.TaskGroup, *readers: Reader) -> list[asyncio.Ta
     return tasks
 
 
+async def broken(reader: Reader) -> ActorStopped:
+    """With what a reader's answer ends."""
+    with pytest.raises(ActorStopped) as caught:
+        await reader.read()
+    return caught.value
+
+
 @pytest.mark.shutdown
 async def test_a_node_that_leaves_hands_eight_long_answers_over(tmp_path: Path) -> None:
     async with EmulatedSystem(tmp_path, nodes=1, slots=8, decode_tps=150.0) as system:
@@ -95,6 +102,35 @@ async def test_a_drained_node_hands_over_and_one_that_finishes_does_not(tmp_path
             await system.client.drain("n1")
         assert [one.is_whole for one in readers] == [True, True]
         await eventually(lambda: codes(system)[2:].count(ErrorCode.MOVED) == 1)
+
+
+async def test_a_rest_goes_on_at_a_node_that_drains_where_every_node_drains(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, nodes=2, slots=1, decode_tps=100.0) as system:
+        async with asyncio.TaskGroup() as group:
+            readers = [Reader(system), Reader(system)]
+            await started(group, *readers)
+            await system.client.drain("n1")
+            await eventually(lambda: codes(system) == [ErrorCode.MOVED])
+            await system.client.drain("n2", lets_finish=True)
+            assert not any(one.is_whole for one in readers), "the rest waits for the slot of the other"
+        assert [one.is_whole for one in readers] == [True, True]
+        await eventually(lambda: codes(system) == [ErrorCode.MOVED, None, None])
+        assert {one.decision.node_id for one in system.outcomes[1:]} == {"n2"}
+
+
+@pytest.mark.shutdown
+async def test_where_every_node_leaves_an_answer_ends_with_an_error_that_says_so(tmp_path: Path) -> None:
+    async with EmulatedSystem(tmp_path, nodes=1, slots=1, decode_tps=100.0) as system:
+        await system.node("n2", slots=1, drain_timeout_s=0.1)
+        reader = Reader(system, deadline_s=4.0, node_id="n2")
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(broken(reader))
+            await eventually(lambda: bool(reader.text))
+            await node_of(system, "n1").close()
+            await node_of(system, "n2").close()
+        why = str(task.result().details["not_resumed"])
+        assert why.startswith(f"no node can serve '{MODEL}': ")
+        assert why.count("it left in order") == 2
 
 
 async def test_where_nobody_else_could_go_on_answers_finish(tmp_path: Path) -> None:

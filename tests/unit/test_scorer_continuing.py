@@ -77,6 +77,27 @@ def test_requests_of_different_fingerprints_are_of_different_classes() -> None:
     assert list(granted(fleet.effects[-4:])) == ["r2"]
 
 
+def test_a_node_that_drains_goes_on_with_an_answer_only_while_no_other_can() -> None:
+    fleet = fleet_of(open=PRINT, drained=PRINT)
+    fleet.load("drained", is_draining=True, takes_rests=True)
+    assert fleet.place("busy") == "open", "what begins runs on no node that drains"
+    assert queued(fleet.ask("r", continuation=said())) == ["r"], "it waits for the one that does not"
+    fleet.load("open", "busy-1", is_draining=True, takes_rests=True)
+    fleet.tick()
+    assert fleet.where("r") == "drained"
+    assert refused(fleet.ask("new"))["new"].code is ErrorCode.NO_ELIGIBLE_NODE
+    assert refused(fleet.ask("begun", continuation=said(0)))["begun"].code is ErrorCode.NO_ELIGIBLE_NODE
+
+
+def test_a_node_that_leaves_goes_on_with_nothing_and_the_refusal_says_so() -> None:
+    fleet = fleet_of(a=PRINT, b=PRINT)
+    for node_id in ("a", "b"):
+        fleet.load(node_id, is_draining=True)
+    refusal = refused(fleet.ask("r", continuation=said()))["r"]
+    assert refusal.code is ErrorCode.NO_ELIGIBLE_NODE
+    assert "draining on 2: a (it leaves, or finishes only its own), b (it leaves" in refusal.message
+
+
 def test_what_was_said_is_read_and_not_made_again() -> None:
     fresh = granted(fleet_of(n=PRINT).ask("r", prompt=1000))["r"].decision.forecast
     on = granted(fleet_of(n=PRINT).ask("r", prompt=1000, continuation=said(150)))["r"].decision.forecast

@@ -138,6 +138,7 @@ class NodeMonitor(Actor[NodeConfig]):
 
         It goes on listening, to refuse what was granted before the fleet knew: silence would be taken for death.
         """
+        self._require_executor().is_leaving = True
         self.set_draining(is_draining=True, lets_finish=self.is_last)
         self._send_load()
 
@@ -200,11 +201,13 @@ class NodeMonitor(Actor[NodeConfig]):
         """Takes no more work, and says that it goes to sleep; from then on it tells nothing."""
         executor = self._require_executor()
         self._was_draining, executor.is_draining = executor.is_draining, True
+        executor.is_leaving = True
         self._send_load(is_asleep=True)
 
     def say_awake(self) -> None:
         """Takes work again, and says so."""
-        self._require_executor().is_draining = self._was_draining
+        executor = self._require_executor()
+        executor.is_draining, executor.is_leaving = self._was_draining, False
         self._claim_now.set()
         self.tell_soon()
 
@@ -239,6 +242,7 @@ class NodeMonitor(Actor[NodeConfig]):
             in_flight=executor.in_flight(now),
             speeds=executor.speeds.all(),
             is_draining=executor.is_draining,
+            takes_rests=executor.takes_rests,
             bus_rtt_s=self._bus_rtt_s,
             uptime_s=now - self._began_mono_s,
             engine_silent_s=executor.silent_s(now),
@@ -295,6 +299,7 @@ class NodeMonitor(Actor[NodeConfig]):
             slots=executor.slots.limit,
             in_flight=executor.in_flight(now),
             is_draining=executor.is_draining,
+            takes_rests=executor.takes_rests,
             loaded=loaded if has_changed else None,
             has_left=self._has_left,
             is_asleep=is_asleep,

@@ -91,7 +91,7 @@ class Executor:
         self.bus = bus
         self.instance = instance
         self.node_id = node_id
-        self.is_draining = False
+        self.is_draining = self.is_leaving = False
         self.engine: Engine | None = None
         self.view = view
         self.slots = SlotTable(max(1, config.slots))
@@ -132,6 +132,11 @@ class Executor:
         self.bus.serve(subjects.NODE_CANCEL.of(self.node_id), self.on_cancel)
         self.bus.subscribe(subjects.NODE_LEAVE.of(self.node_id), lambda _: None)  # the server has heeded it
         self.bus.on_refused(self._on_refused)
+
+    @property
+    def takes_rests(self) -> bool:
+        """Whether it drains, and neither ends soon nor goes to sleep: it goes on with what no other node can."""
+        return self.is_draining and not self.is_leaving
 
     @property
     def attempts(self) -> Mapping[str, Attempt]:
@@ -185,7 +190,7 @@ class Executor:
             exec_,
             reply_to,
             highest_term=self.terms.highest(now),
-            is_draining=self.is_draining,
+            is_draining=self.is_draining and not (self.takes_rests and exec_.body_bytes is not None),
             has_engine=self.engine is not None,
             open_paths=self._config.open_paths,
         )

@@ -46,8 +46,8 @@ _LABEL_SHOWN = 40
 _DETAIL_MAX = 160
 _CLASSES_LIMIT = 512
 
-_Standing = tuple[NodeState, bool, bool]
-"""A node's state, whether it sleeps, and whether it is late in waking."""
+_Standing = tuple[NodeState, bool, bool, bool]
+"""A node's state, whether it sleeps, whether it is late in waking, and whether it drains."""
 _Known = tuple[Node, int, Rejection | None, _Standing]
 """A node as it was judged: its shape and how it stood at that time, and why it may not serve."""
 
@@ -141,6 +141,7 @@ class EligibilityClass:
                 self.fallback = "no node satisfies the constraints; taken because the request is soft"
         asleep = [n for n in nodes if n.is_asleep]
         nodes = [n for n in nodes if not n.is_asleep] or asleep
+        nodes = _prefer_open(nodes, asleep, rejections)
         nodes = _prefer_up(nodes or self._who_says_no(judged), rejections)
         nodes = self._prefer_room(nodes, rejections)
         nodes = self._prefer_chosen(nodes, rejections)
@@ -256,12 +257,23 @@ class Verdicts:
 
 
 def _standing(node: Node) -> _Standing:
-    return node.state, node.is_asleep, node.sleeper is not None and node.sleeper.is_late
+    is_late = node.sleeper is not None and node.sleeper.is_late
+    return node.state, node.is_asleep, is_late, node.is_draining
 
 
 def _may_have(node: Node, model: str) -> bool:
     """Whether the node has the model, as far as it has told: before it has seen its engine it tells of none."""
     return model in node.installed or not node.installed
+
+
+def _prefer_open(nodes: list[Node], asleep: list[Node], rejections: list[Rejection]) -> list[Node]:
+    """Nodes that drain go on with an answer only while no other can, one that sleeps included."""
+    draining = [n for n in nodes if n.is_draining]
+    others = [n for n in nodes if not n.is_draining] or asleep
+    if not draining or not others:
+        return nodes
+    rejections += [_reject(n, Reason.DRAINING) for n in draining]
+    return others
 
 
 def _prefer_up(nodes: list[Node], rejections: list[Rejection]) -> list[Node]:
@@ -323,8 +335,8 @@ def _judge_health(node: Node, waiting: Waiting, now: float) -> Rejection | None:
             return refused
     elif node.state is NodeState.DOWN:
         return _reject(node, Reason.DOWN)
-    if node.is_draining:
-        return _reject(node, Reason.DRAINING)
+    if node.is_draining and not (waiting.said_tokens and node.takes_rests):
+        return _reject(node, Reason.DRAINING, "it leaves, or finishes only its own" if waiting.said_tokens else "")
     if not node.telemetry.engine.is_reachable:
         return _reject(node, Reason.ENGINE_UNREACHABLE, node.telemetry.engine.detail[:80])
     breaker = node.breakers.refusing(waiting.model, now)

@@ -137,12 +137,7 @@ class Fleet:
             self.memory.teach(node)
         node.is_failing = node.is_failing and not telemetry.engine.is_reachable
         self._hear(node, telemetry.in_flight, now, change)
-        node.report_load(
-            slots=telemetry.slots,
-            is_draining=telemetry.is_draining,
-            loaded=telemetry.loaded,
-            max_slots=_SLOTS_MAX,
-        )
+        node.report_load(telemetry, loaded=telemetry.loaded, max_slots=_SLOTS_MAX)
         self._judge(node, now, change)
         change.has_room = change.has_room or before != (node.shape_version, node.load_version)
         return change
@@ -158,12 +153,7 @@ class Fleet:
         is_kept_out = self.intents.get(node.node_id, Intent()).is_draining
         if is_kept_out != node.is_kept_out:
             node.is_kept_out = is_kept_out
-            node.report_load(
-                slots=node.telemetry.slots,
-                is_draining=node.telemetry.is_draining,
-                loaded=None,
-                max_slots=_SLOTS_MAX,
-            )
+            node.report_load(node.telemetry, loaded=None, max_slots=_SLOTS_MAX)
 
     def know_sleeper(self, told: Telemetry, wake_s: float, now: float, age_s: float) -> None:
         """Takes up a node that went to sleep `age_s` ago, unless something was heard of it since."""
@@ -182,12 +172,8 @@ class Fleet:
             return change
         node.seq = update.seq
         self._hear(node, update.in_flight, now, change)
-        node.report_load(
-            slots=update.slots,
-            is_draining=update.is_draining,
-            loaded=None if update.loaded is None else tuple(bounded_loaded(m) for m in update.loaded),
-            max_slots=_SLOTS_MAX,
-        )
+        loaded = None if update.loaded is None else tuple(bounded_loaded(m) for m in update.loaded)
+        node.report_load(update, loaded=loaded, max_slots=_SLOTS_MAX)
         self._judge(node, now, change)
         if update.is_asleep:
             change.events += fall_asleep(node, now)

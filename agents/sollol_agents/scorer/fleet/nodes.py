@@ -22,6 +22,7 @@ from sollol_schemas.telemetry import (
     InFlight,
     InstalledModel,
     LoadedModel,
+    LoadUpdate,
     NodeState,
     Telemetry,
 )
@@ -67,6 +68,8 @@ class Node:
         self.is_full = False
         """It answered `busy`: full until its next message, whatever our ledger says."""
         self.is_draining = telemetry.is_draining
+        self.takes_rests = False
+        """Whether it goes on with answers that no other node can go on with, although it drains."""
         self.is_kept_out = False
         """An operator wants no new work there, whatever its present process knows of it."""
         self.slots = 0
@@ -167,16 +170,17 @@ class Node:
                 max(budget.vram_bytes, self.budget.vram_bytes), max(budget.ram_bytes, self.budget.ram_bytes)
             )
         self.budget = budget
-        self._report_slots(telemetry.slots, telemetry.is_draining, max_slots)
+        self._report_slots(telemetry, max_slots)
 
-    def _report_slots(self, slots: int, is_draining: bool, max_slots: int) -> None:
-        self.slots = max(0, min(slots, max_slots))
-        is_draining = is_draining or self.is_kept_out
-        self.is_draining = is_draining
+    def _report_slots(self, told: Telemetry | LoadUpdate, max_slots: int) -> None:
+        self.slots = max(0, min(told.slots, max_slots))
+        self.is_draining = told.is_draining or self.is_kept_out
+        self.takes_rests = told.takes_rests
         t = self.telemetry
         signature = (
             self.slots,
-            is_draining,
+            self.is_draining,
+            self.takes_rests,
             t.engine.is_reachable,
             t.engine.kind,
             t.engine.url,
@@ -200,9 +204,8 @@ class Node:
 
     def report_load(
         self,
+        told: Telemetry | LoadUpdate,
         *,
-        slots: int,
-        is_draining: bool,
         loaded: tuple[LoadedModel, ...] | None,
         max_slots: int,
     ) -> None:
@@ -210,7 +213,7 @@ class Node:
         self.is_full = False
         if loaded is not None:
             self.loaded_told = loaded
-        self._report_slots(slots, is_draining, max_slots)
+        self._report_slots(told, max_slots)
         self.settle_residents()
 
     def settle_residents(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.knowledge.sleeper import Phase, Sleeper
 from sollol_schemas.scaling import SleepEvent, SleepNews
@@ -46,9 +48,8 @@ def fall_asleep(node: Node, now: float, reason: str = "nobody needs it") -> list
     sleeper = node.sleeper = node.sleeper or Sleeper(now)
     sleeper.fall_asleep(now, reason)
     node.is_failing = False
-    node.report_load(
-        slots=node.telemetry.slots, is_draining=False, loaded=(), max_slots=max(node.slots, node.telemetry.slots)
-    )
+    told = msgspec.structs.replace(node.telemetry, is_draining=False, takes_rests=False)
+    node.report_load(told, loaded=(), max_slots=max(node.slots, told.slots))
     note_change(node)
     return [
         SleepEvent(node_id=node.node_id, news=SleepNews.ASLEEP, reason=sleeper.reason, wake_s=round(sleeper.wake_s, 1))
