@@ -55,7 +55,7 @@ async def test_a_node_killed_in_the_middle_ends_the_stream_with_an_error(fleet: 
             last = ""
             async for line in lines:
                 last = line
-        assert list(json.loads(last)) == ["error"]
+        assert list(json.loads(last)) == ["error", "not_resumed"]
         refused = await http.post("/v1/chat/completions", json={"model": MODEL, "messages": []})
         assert refused.status_code in (502, 503)
         assert (await http.get("/healthz")).status_code == 200

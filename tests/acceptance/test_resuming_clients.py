@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from sollol_agents.lab.testing.cut_fleet import CutFleet
 from sollol_agents.lab.testing.gateway_fleet import ClientPackage, GatewayFleet
 
 anthropic = ClientPackage("anthropic")
+ollama = ClientPackage("ollama")
 openai = ClientPackage("openai")
 KINDS: Final = {"emulated": "ollama", "real": "openai"}
 COUNT: Final = [{"role": "user", "content": "count 9"}]
@@ -74,3 +76,38 @@ async def test_anthropic_reads_a_message(cut_fleet: CutFleet) -> None:
     assert not cut_fleet.cuts
     assert text == message.content[0].text == SAID
     assert (message.stop_reason, message.usage.output_tokens) == ("end_turn", 10)
+
+
+@pytest.fixture
+async def forgetful_fleet(fleet_behind_gateway: GatewayFleet, tmp_path: Path) -> AsyncIterator[CutFleet]:
+    """Its gateway keeps four bytes of an answer, so that one which breaks off later does not go on."""
+    url = fleet_behind_gateway.need("emulated")
+    async with CutFleet(tmp_path, "ollama", url, resume_bytes=4) as made:
+        yield made
+
+
+async def test_every_client_understands_the_error_of_an_answer_that_does_not_go_on(forgetful_fleet: CutFleet) -> None:
+    why, cuts = "more than 4 bytes of it were said, which is all that is kept", forgetful_fleet.cuts
+    async with _openai(forgetful_fleet) as client:
+        cuts[:] = [5]
+        with pytest.raises(openai.APIError) as of_chat:
+            async for _ in await client.chat.completions.create(model="countdown", messages=COUNT, stream=True):
+                pass
+        assert of_chat.value.body["not_resumed"] == why
+        cuts[:] = [9]
+        events = [one async for one in await client.responses.create(model="countdown", input="count 9", stream=True)]
+        assert (events[-1].type, events[-1].model_extra["not_resumed"]) == ("error", why)
+    async with anthropic.AsyncAnthropic(base_url=forgetful_fleet.url, api_key="none") as client:
+        cuts[:] = [8]
+        with pytest.raises(anthropic.APIStatusError) as of_message:
+            async with client.messages.stream(model="countdown", max_tokens=90, messages=COUNT) as stream:
+                await stream.get_final_message()
+        assert of_message.value.body["error"]["not_resumed"] == why
+    client = ollama.AsyncClient(host=forgetful_fleet.url)
+    cuts[:] = [5]
+    with pytest.raises(ollama.ResponseError, match=r"broke off|closed|ended"):
+        async for _ in await client.chat(model="countdown", messages=COUNT, stream=True):
+            pass
+    cuts[:] = [5]
+    reply = await forgetful_fleet.system.http.post("/api/chat", json={"model": "countdown", "messages": COUNT})
+    assert json.loads(reply.text.splitlines()[-1])["not_resumed"] == why

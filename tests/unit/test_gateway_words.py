@@ -130,6 +130,16 @@ class TestErrors:
         said = error_in_stream(Dialect.OPENAI, error(), "/v1/responses")
         assert json.loads(said.split(b"data: ")[1])["type"] == "error"
 
+    def test_why_an_answer_did_not_go_on_stands_beside_its_error_in_every_dialect(self) -> None:
+        broken = error(ErrorCode.NODE_LOST, "gone", not_resumed="its deadline is over")
+        told = {"not_resumed": "its deadline is over"}
+        assert json.loads(error_in_stream(Dialect.OLLAMA, broken)) == {"error": "gone"} | told
+        for dialect, path in ((Dialect.OPENAI, "/v1/chat/completions"), (Dialect.ANTHROPIC, "/v1/messages")):
+            said = json.loads(error_in_stream(dialect, broken, path).split(b"data: ")[1])
+            assert said["error"].items() >= told.items()
+        said = json.loads(error_in_stream(Dialect.OPENAI, broken, "/v1/responses").split(b"data: ")[1])
+        assert said.items() >= told.items()
+
 
 class TestNative:
     def test_routing_is_the_last_field_and_the_rest_is_untouched(self) -> None:

@@ -43,6 +43,8 @@ _ANTHROPIC_TYPES: Final = _OPENAI_TYPES | {413: "request_too_large", 503: "overl
 _TYPE: Final = re.compile(r"(application/json|text/plain)(; ?charset=[\w-]+)?", re.IGNORECASE)
 """Kinds that a browser makes nothing of."""
 _SAID_BEHIND_DOOR: Final = ("/v1/chat/completions", "model is required")
+_TOLD_BESIDE: Final = ("models", "nodes", "not_resumed")
+"""Details that every client gets: known models, why each node fell out, why an answer did not go on elsewhere."""
 _ENGINES_CODES: Final = (ErrorCode.BAD_REQUEST, ErrorCode.UNKNOWN_MODEL, ErrorCode.ENGINE_REJECTED)
 """Errors that Ollama itself has, and gives no code."""
 
@@ -109,10 +111,10 @@ def retry_headers(error: ErrorBody) -> list[Header]:
 
 
 def error_object(dialect: Dialect, error: ErrorBody, path: str = "") -> dict[str, Any]:
-    """The body of an error in a dialect's own form; known models and reasons of nodes stand beside the text."""
+    """The body of an error in a dialect's own form; beside the text stand `_TOLD_BESIDE`, where there are any."""
     error = with_names_told(error, path)
     text = error.message
-    more = {name: error.details[name] for name in ("models", "nodes") if error.details.get(name)}
+    more = {name: error.details[name] for name in _TOLD_BESIDE if error.details.get(name)}
     if dialect is Dialect.OLLAMA:
         return {"error": text, **more}
     if dialect is Dialect.ANTHROPIC:
@@ -133,7 +135,8 @@ def error_in_stream(dialect: Dialect, error: ErrorBody, path: str = "") -> bytes
         return b"event: error\ndata: " + said + b"\n\n"
     if path.startswith("/v1/responses"):
         event = {"type": "error", "code": error.code, "message": error.message, "param": None, "sequence_number": 0}
-        return b"event: error\ndata: " + write(event) + b"\n\n"
+        why = error.details.get("not_resumed")
+        return b"event: error\ndata: " + write(event | ({"not_resumed": why} if why else {})) + b"\n\n"
     return b"data: " + said + b"\n\n"
 
 

@@ -29,14 +29,16 @@ class CutFleet(Part):
         folder: Where it keeps its files.
         kind: What the engine speaks: `ollama` or `openai`.
         engine_url: Where it listens.
+        gateway: Settings of the gateway; its port is any that is free.
     """
 
     system: EmulatedSystem
 
-    def __init__(self, folder: Path, kind: str, engine_url: str) -> None:
+    def __init__(self, folder: Path, kind: str, engine_url: str, **gateway: Any) -> None:  # noqa: ANN401 settings
         self._folder = folder
         self._kind = kind
         self._engine_url = engine_url
+        self._gateway = GatewayConfig(port=0, **gateway)
         self._floor = AsyncExitStack()
         self.cuts: list[int] = []
         """Of how many pieces the next answers of the engine are to consist, one after the other."""
@@ -50,7 +52,7 @@ class CutFleet(Part):
         """Returns when both nodes are up."""
         enter = self._floor.enter_async_context
         lines = [await enter(Scissors(self._engine_url, self.cuts)) for _ in _NODES]
-        self.system = await enter(EmulatedSystem(self._folder, nodes=0, gateway=GatewayConfig(port=0)))
+        self.system = await enter(EmulatedSystem(self._folder, nodes=0, gateway=self._gateway))
         for node_id, line in zip(_NODES, lines, strict=True):
             await self.system.stack.add_engine(line.url, node_id=node_id, engine=self._kind, slots=4)
         await eventually(self._are_up, complaint="both nodes are up")
