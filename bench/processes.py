@@ -6,13 +6,19 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import psutil
 
 _READY_WITHIN_S = 60.0
+Through = Callable[[str], list[str]]
+"""Of an actor's name, the module and arguments that run it in their process; nothing: it runs as users start it."""
+
+
+def _as_users(_: str) -> list[str]:
+    return []
 
 
 class Process:
@@ -23,6 +29,11 @@ class Process:
         self._process = process
         self.lines = lines
         """What it printed up to and including `ready`."""
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
 
     @property
     def rss_mib(self) -> float:
@@ -113,7 +124,9 @@ def instant_engine(model: str, *more: str) -> list[str]:
 
 
 @asynccontextmanager
-async def control(nats_url: str, *, log_dir: Path, creds_file: str = "") -> AsyncIterator[dict[str, Process]]:
+async def control(
+    nats_url: str, *, log_dir: Path, creds_file: str = "", through: Through = _as_users
+) -> AsyncIterator[dict[str, Process]]:
     """Scorer, recorder and dispatcher, each a process of its own."""
     async with AsyncExitStack() as stack:
         recorder = ["recorder", "--database", str(log_dir / "bench.sqlite")]
@@ -121,35 +134,39 @@ async def control(nats_url: str, *, log_dir: Path, creds_file: str = "") -> Asyn
         for arguments in (["scorer"], recorder, ["dispatcher"]):
             name = arguments[0]
             processes[name] = await stack.enter_async_context(
-                actor(arguments, nats_url, log_dir, creds_file=creds_file)
+                actor(arguments, nats_url, log_dir, creds_file=creds_file, through=through)
             )
         yield processes
 
 
 @asynccontextmanager
 async def node(
-    nats_url: str, engine_url: str, *, slots: int, log_dir: Path, creds_file: str = ""
+    nats_url: str, engine_url: str, *, slots: int, log_dir: Path, creds_file: str = "", through: Through = _as_users
 ) -> AsyncIterator[Process]:
     """One node in front of an engine."""
     arguments = ["node", "--id", "bench", "--url", engine_url, "--engine", "ollama", "--slots", str(slots)]
-    async with actor(arguments, nats_url, log_dir, creds_file=creds_file) as process:
+    async with actor(arguments, nats_url, log_dir, creds_file=creds_file, through=through) as process:
         yield process
 
 
 @asynccontextmanager
-async def fleet(nats_url: str, engine_url: str, *, slots: int, log_dir: Path) -> AsyncIterator[dict[str, Process]]:
+async def fleet(
+    nats_url: str, engine_url: str, *, slots: int, log_dir: Path, through: Through = _as_users
+) -> AsyncIterator[dict[str, Process]]:
     """Scorer, recorder, dispatcher and one node, each a process of its own."""
     async with (
-        control(nats_url, log_dir=log_dir) as processes,
-        node(nats_url, engine_url, slots=slots, log_dir=log_dir) as process,
+        control(nats_url, log_dir=log_dir, through=through) as processes,
+        node(nats_url, engine_url, slots=slots, log_dir=log_dir, through=through) as process,
     ):
         yield processes | {"node": process}
 
 
 @asynccontextmanager
-async def actor(arguments: list[str], nats_url: str, log_dir: Path, *, creds_file: str = "") -> AsyncIterator[Process]:
+async def actor(
+    arguments: list[str], nats_url: str, log_dir: Path, *, creds_file: str = "", through: Through = _as_users
+) -> AsyncIterator[Process]:
     """One `sollol` command on a server."""
-    command = ["sollol_agents.cli", *arguments, "--nats", nats_url, "--log-level", "error"]
+    command = [*through(arguments[0]), "sollol_agents.cli", *arguments, "--nats", nats_url, "--log-level", "error"]
     shown = {"SOLLOL_NATS_CREDS_FILE": creds_file} if creds_file else None
     async with running(arguments[0], command, log_dir=log_dir, environment=shown) as process:
         yield process
