@@ -1,7 +1,7 @@
 """The client library's connection with a short way in and out for each message: plain functions, no queue, no task.
 
-What is published in one turn of the loop leaves in one write at its end. Only when the socket takes no more is there a
-task, which waits until it does; meanwhile what is published waits here, and `Bus.make_room` for that.
+What is published in one turn of the loop leaves in one write at its end. When the socket takes no more, what is
+published waits here until it does, and `Bus.make_room` for that.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from nats.aio.client import Client as NatsClient
 from nats.protocol.command import sub_cmd, unsub_cmd
 
 from sollol_bus.transport.messages import Msg
+from sollol_bus.transport.sockets import SocketTransport
 from sollol_bus.transport.subscription import Subscription
 from sollol_bus.transport.wire import MessageParser, plain_headers
 
+_WEB_SOCKETS: Final = ("ws", "wss")
 _LEAVE_WITHIN_S: Final = 0.05
 """How long `forget_soon` collects subscriptions to end."""
 
@@ -27,11 +29,13 @@ class DirectClient(NatsClient):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ps = MessageParser(self)
+        self._ps: MessageParser = MessageParser(self)
         self._loop = asyncio.get_running_loop()
         self._is_write_due = False
-        self._is_full = asyncio.Event()
-        """Set while the socket takes no more."""
+        self._is_full = False
+        """Whether the socket takes no more."""
+        self._is_drain_due = asyncio.Event()
+        """Set while what was given to a web socket waits to be sent."""
         self._leaving: list[int] = []
 
     # -- out ----------------------------------------------------------------------------------------------
@@ -63,35 +67,47 @@ class DirectClient(NatsClient):
 
     def _write(self) -> None:
         self._is_write_due = False
-        if not self.is_connected or self._is_full.is_set() or self._transport is None:
+        transport = self._transport
+        if self._is_full or self._status != NatsClient.CONNECTED or transport is None:
             return
         pending, self._pending, self._pending_data_size = self._pending, [], 0
         if not pending:
             return
         try:
-            self._transport.write(b"".join(pending))
+            transport.write(b"".join(pending))
         except RuntimeError:  # uvloop: it is closed, which its reader notices
             return
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is None or writer.transport.get_write_buffer_size():  # a web socket sends only when it is waited for
-            self._is_full.set()
+        if not isinstance(transport, SocketTransport):  # a web socket sends only when it is waited for
+            self._is_full = True
+            self._is_drain_due.set()
+
+    def _on_full(self, is_full: bool) -> None:
+        self._is_full = is_full
+        if not is_full:
+            self._write()
 
     async def _flusher(self) -> None:
-        """Waits for a socket that takes no more; without this task the library takes the connection for broken."""
+        """Waits for a web socket to send; without this task the library takes the connection for broken."""
         assert self._transport is not None
         while True:
-            await self._is_full.wait()
+            await self._is_drain_due.wait()
+            self._is_drain_due.clear()
             try:
                 await self._transport.drain()  # type: ignore[no-untyped-call]
             except OSError as error:
                 await self._error_cb(error)
                 await self._process_op_err(error)
                 return
-            self._is_full.clear()
-            self._write()
+            self._on_full(False)
+
+    async def _connect_to_server(self, s: Any) -> None:  # noqa: ANN401 the library's own entry of its list
+        if not self._transport and s.uri.scheme not in _WEB_SOCKETS:
+            self._transport = SocketTransport(self._on_full)
+        await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:
-        self._is_full.clear()
+        self._is_full = False
+        self._is_drain_due.clear()
         self._pending.clear()  # publications of the last connection are lost with it; subscriptions are made anew
         self._pending_data_size = 0
         await super()._process_connect_init()

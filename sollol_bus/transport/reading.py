@@ -34,10 +34,9 @@ import nats.errors
 from nats.aio.client import Client as NatsClient
 
 from sollol_bus.transport.direct import DirectClient
+from sollol_bus.transport.sockets import SocketTransport
 
 log = logging.getLogger(__name__)
-# the library's protocol asks for half-closed connections, which TLS has none of: said at each end of one
-logging.getLogger("asyncio").addFilter(lambda record: "eof_received() has no effect" not in str(record.msg))
 
 NO_TLS: Final = "the server offers no TLS, which the settings ask for"
 _ACK_ROOT: Final = b"$JS.ACK."
@@ -122,9 +121,8 @@ class SturdyClient(DirectClient):
 
     async def _attempt_reconnect(self) -> None:
         self._forget_unread()
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
+        if isinstance(self._transport, SocketTransport):
+            self._transport.abort()
         await super()._attempt_reconnect()
 
     async def _process_op_err(self, e: Exception) -> None:
@@ -139,9 +137,9 @@ class SturdyClient(DirectClient):
 
     def _keep_unread(self) -> None:
         self._forget_unread()
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None and writer.get_extra_info("sslcontext") is None:
-            self._unread = os.dup(writer.get_extra_info("socket").fileno())
+        transport = self._transport
+        if isinstance(transport, SocketTransport) and transport.told("sslcontext") is None:
+            self._unread = os.dup(transport.told("socket").fileno())
 
     def _forget_unread(self) -> None:
         if self._unread >= 0:
@@ -150,9 +148,7 @@ class SturdyClient(DirectClient):
 
     async def _read_rest(self) -> None:
         """Hands out what had come before the connection broke; whoever wants to publish finds it broken."""
-        buffer: bytearray = getattr(getattr(self._transport, "_io_reader", None), "_buffer", bytearray())
-        rest = buffer[:]
-        buffer.clear()  # the reading may be about to take that
+        rest = self._transport.kept() if isinstance(self._transport, SocketTransport) else b""
         with contextlib.suppress(OSError):  # nothing more, or the connection was reset
             while self._unread >= 0 and (more := os.read(self._unread, _READ_BYTES)):
                 rest += more
@@ -162,7 +158,7 @@ class SturdyClient(DirectClient):
         log.info("read %d bytes that came before the connection broke", len(rest), extra={"action": "rest_read"})
         self._status = NatsClient.RECONNECTING
         try:
-            await self._ps.parse(bytes(rest))
+            await self._ps.parse(rest)
         finally:
             self._status = NatsClient.CONNECTED
 
@@ -180,8 +176,31 @@ class SturdyClient(DirectClient):
                 await self.publish(reply.decode("ascii", "replace"), _TERMINATE)
 
     async def _read_loop(self) -> None:
-        await super()._read_loop()
+        if isinstance(self._transport, SocketTransport):
+            await self._follow(self._transport)
+        else:
+            await super()._read_loop()
         task = asyncio.current_task()
         if self.is_connected and task is not None and not task.cancelling():
             log.warning("reading from the server ended; connecting anew", extra={"action": "reading_ended"})
             await self._process_op_err(nats.errors.UnexpectedEOF())
+
+    async def _follow(self, transport: SocketTransport) -> None:
+        """Has messages handed over as they come, and reads what only the library can, until the connection ends."""
+        try:
+            while not (self.is_closed or self.is_reconnecting):
+                await transport.hand_to(self._take)
+                await self._ps.parse()
+        except nats.errors.UnexpectedEOF as error:
+            await self._error_cb(error)
+            await self._process_op_err(error)
+        except (nats.errors.ProtocolError, OSError) as error:
+            await self._process_op_err(error)
+        except asyncio.CancelledError:
+            pass
+        except Exception:
+            log.exception("reading from the server failed", extra={"action": "reading_failed"})
+
+    def _take(self, data: bytes) -> bool:
+        """Takes what came; nothing of a connection that is being left."""
+        return self._status != NatsClient.CONNECTED or self._ps.feed(data)

@@ -14,6 +14,7 @@ from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
 _BREAK: Final = b"\r\n"
+_MESSAGES: Final = (b"MSG ", b"HMSG ")
 _FIRST_LINE: Final = "NATS/1.0\r\n"
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _SPACE: Final = " \t\r\n\f\v"
@@ -63,46 +64,72 @@ def plain_headers(block: bytes) -> dict[str, str] | None:
     return headers
 
 
+_Message = tuple[int, bytes, bytes, bytes, bytes]
+"""Number of the subscription, subject, reply subject, data, headers."""
+
+
 class MessageParser(Parser):
     """Hands each message to `DirectClient.deliver` as soon as it is whole; control lines go to the library's parser."""
 
     def reset(self) -> None:
         """Forgets what is not whole yet: the connection is another from now on."""
         super().reset()
-        self._is_reset = True
+        self._lines = Parser(self.nc)
+        self._odd: _Message | bytes | None = None
 
-    async def parse(self, data: bytes = b"") -> None:
-        """Takes the next bytes.
+    def feed(self, data: bytes) -> bool:
+        """Takes the next bytes, and hands out every message up to the first that only the library can read.
+
+        Returns:
+            Whether there was none such; else `parse` is next, which reads it and what is behind it.
 
         Raises:
             ProtocolError: They are not NATS' protocol.
         """
-        if self.buf:
-            self.buf += data
-            if len(self.buf) < self.needed:
-                return
-            data = bytes(self.buf)
-            self.buf.clear()
-        self._is_reset = False
+        buf = self.buf
+        if buf:
+            buf += data
+            if len(buf) < self.needed:
+                return True
+            data = bytes(buf)
+            buf.clear()
+        deliver = self.nc.deliver
         self.needed = at = 0
         while (stop := data.find(_BREAK, at)) >= 0:
-            if data.startswith((b"MSG ", b"HMSG "), at):
-                sid, subject, reply, head_bytes, size = _delivery(data[at:stop])
-                begin = stop + 2
-                end = begin + size
-                if len(data) < end + 2:
-                    self.needed = end + 2 - at
-                    break
-                at, body = end + 2, begin + head_bytes
-                message = sid, subject, reply, data[body:end], data[begin:body]
-                if not self.nc.deliver(*message):
-                    await self.nc._process_msg(*message)  # noqa: SLF001 as the library's parser calls it
-            else:
-                await super().parse(data[at : stop + 2])
-                at = stop + 2
-            if self._is_reset:
-                return
-        self.buf += data[at:]
+            line = data[at:stop]
+            if not line.startswith(_MESSAGES):
+                self._odd, at = line + _BREAK, stop + 2
+                break
+            sid, subject, reply, head_bytes, size = _delivery(line)
+            begin = stop + 2
+            end = begin + size
+            if len(data) < end + 2:
+                self.needed = end + 2 - at
+                break
+            at, body = end + 2, begin + head_bytes
+            if not deliver(sid, subject, reply, data[body:end], data[begin:body]):
+                self._odd = sid, subject, reply, data[body:end], data[begin:body]
+                break
+        buf += data[at:]
+        return self._odd is None
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Takes the next bytes, whatever they are.
+
+        Raises:
+            ProtocolError: They are not NATS' protocol.
+        """
+        await self._read_odd()
+        while not self.feed(data):
+            data = b""
+            await self._read_odd()
+
+    async def _read_odd(self) -> None:
+        odd, self._odd = self._odd, None
+        if isinstance(odd, bytes):
+            await self._lines.parse(odd)
+        elif odd is not None:
+            await self.nc._process_msg(*odd)  # noqa: SLF001 as the library's parser calls it
 
 
 def _delivery(line: bytes) -> tuple[int, bytes, bytes, int, int]:

@@ -96,7 +96,8 @@ async def test_what_came_before_a_write_failed_is_heard_although_nothing_can_be_
 
     far.subscribe("work", take)
     await far.flush()
-    transport = far.nats._transport._io_writer.transport  # type: ignore[union-attr]
+    stream = far.nats._transport._stream  # type: ignore[union-attr]
+    transport = stream.transport
     transport.pause_reading()  # a process that does not run reads nothing
     work = [b"1" * 1000, b"2" * 1000]
     for body in work:
@@ -105,7 +106,7 @@ async def test_what_came_before_a_write_failed_is_heard_although_nothing_can_be_
     await eventually(lambda: _bytes_in(descriptor) > 2000)
     transport.abort()
     (number,) = [sid for sid, inner in far.nats._subs.items() if inner.subject == "work"]
-    far.nats._transport._io_reader.feed_data(b"MSG work %d 1\r\n0\r\n" % number)  # type: ignore[union-attr]
+    stream._keep(b"MSG work %d 1\r\n0\r\n" % number)
     await far.nats._process_op_err(BrokenPipeError())
     assert heard == [b"0", *work], "what was read, and then what was not"
     assert len(refused) == 3
