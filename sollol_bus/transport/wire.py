@@ -13,12 +13,17 @@ from typing import Final
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
+from sollol_schemas import headers as names
+
 _BREAK: Final = b"\r\n"
+_BLANK: Final = b" "
 _MESSAGES: Final = (b"MSG ", b"HMSG ")
 _FIRST_LINE: Final = "NATS/1.0\r\n"
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _SPACE: Final = " \t\r\n\f\v"
 _ON_ONE_LINE: Final = str.maketrans("\r\n", "  ")
+_OURS: Final = frozenset(name for key, name in vars(names).items() if key.isupper() and _NAME.fullmatch(name))
+"""Names that need no look: most headers have one of these."""
 
 
 @lru_cache(maxsize=256)
@@ -34,11 +39,11 @@ def block_of(headers: dict[str, str]) -> bytes:
     """
     block = _FIRST_LINE
     for name, value in headers.items():
-        if not _is_name(name):
+        if name not in _OURS and not _is_name(name):
             raise ValueError(f"{name!r} cannot be the name of a header")
         if "\n" in value or "\r" in value:
-            value = value.translate(_ON_ONE_LINE)  # noqa: PLW2901 the same value, on one line
-        block += f"{name}: {value.strip(_SPACE)}\r\n"
+            value = value.translate(_ON_ONE_LINE).strip(_SPACE)  # noqa: PLW2901 the same value, on one line
+        block += f"{name}: {value}\r\n"
     return block.encode() + _BREAK
 
 
@@ -52,13 +57,13 @@ def publication(subject: str, reply: str, payload: bytes, block: bytes = b"") ->
 
 def plain_headers(block: bytes) -> dict[str, str] | None:
     """The headers in a block of lines with a name and a value each; None for any other block."""
-    first, *lines = block.decode("utf-8", "replace").split("\r\n")
-    if first != "NATS/1.0" or lines[-2:] != ["", ""]:
+    lines = block.decode("utf-8", "replace").split("\r\n")
+    if lines[0] != "NATS/1.0" or lines[-2:] != ["", ""]:
         return None
     headers = {}
-    for line in lines[:-2]:
+    for line in lines[1:-2]:
         name, colon, value = line.partition(":")
-        if not colon or not _is_name(name):
+        if not colon or (name not in _OURS and not _is_name(name)):
             return None
         headers[name] = value.strip(_SPACE)
     return headers
@@ -100,15 +105,24 @@ class MessageParser(Parser):
             if not line.startswith(_MESSAGES):
                 self._odd, at = line + _BREAK, stop + 2
                 break
-            sid, subject, reply, head_bytes, size = _delivery(line)
+            try:
+                kind, subject, number, *reply, size_told = line.split(_BLANK)
+                head_bytes = int(reply.pop()) if kind == b"HMSG" else 0
+                sid, size = int(number), int(size_told)
+            except (ValueError, IndexError) as error:
+                raise ProtocolError from error
+            if not 0 <= head_bytes <= size:
+                raise ProtocolError
             begin = stop + 2
             end = begin + size
             if len(data) < end + 2:
                 self.needed = end + 2 - at
                 break
-            at, body = end + 2, begin + head_bytes
-            if not deliver(sid, subject, reply, data[body:end], data[begin:body]):
-                self._odd = sid, subject, reply, data[body:end], data[begin:body]
+            body = begin + head_bytes
+            message = sid, subject, reply[0] if reply else b"", data[body:end], data[begin:body]
+            at = end + 2
+            if not deliver(*message):
+                self._odd = message
                 break
         buf += data[at:]
         return self._odd is None
@@ -130,17 +144,3 @@ class MessageParser(Parser):
             await self._lines.parse(odd)
         elif odd is not None:
             await self.nc._process_msg(*odd)  # noqa: SLF001 as the library's parser calls it
-
-
-def _delivery(line: bytes) -> tuple[int, bytes, bytes, int, int]:
-    """Of the first line of a message: subscription, subject, reply subject, bytes of headers, and of all."""
-    try:
-        kind, subject, sid, *rest = line.split()
-        size = int(rest.pop())
-        head_bytes = int(rest.pop()) if kind == b"HMSG" else 0
-        number = int(sid)
-    except (ValueError, IndexError) as error:
-        raise ProtocolError from error
-    if not 0 <= head_bytes <= size:
-        raise ProtocolError
-    return number, subject, rest[0] if rest else b"", head_bytes, size
