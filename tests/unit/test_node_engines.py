@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from sollol_agents.node.engines.ollama_wire import (
     loaded_model,
     streamed,
 )
+from sollol_agents.node.engines.passthrough import Nameless
 from sollol_agents.node.engines.refusals import refusal
 from sollol_agents.node.engines.runners import Runners
 from sollol_bus.errors import BackendBrokeProtocol, SollolError
@@ -314,3 +316,32 @@ def test_sane_figures_are_kept() -> None:
 )
 def test_loopback_addresses_are_recognised(host: str, is_it: bool) -> None:
     assert is_loopback(host) is is_it
+
+
+def _event(**fields: object) -> bytes:
+    head = {"id": "chatcmpl-7", "model": "m", "system_fingerprint": "fp_ollama"}
+    return b"data: %b\n\n" % msgspec.json.encode(head | fields)
+
+
+@given(cuts=st.lists(st.integers(0, 700), max_size=12), ends=st.booleans())
+def test_the_nameless_event_of_a_dead_runner_goes_nowhere_wherever_reads_cut_it(cuts: list[int], *, ends: bool) -> None:
+    said = _event(choices=["one"]) + b": note\n\n" + _event(choices=["two\n\ndata: {"]) + _event(long="x" * 1500)
+    nameless = _event(model="", choices=[])
+    data = said + (nameless if ends else nameless[:-2])
+    places = [0, *sorted(min(cut * 4, len(data)) for cut in cuts), len(data)]
+    one = Nameless()
+    told = [one.without(data[a:b]) for a, b in pairwise(places)]
+    assert b"".join([*told, one.rest()]) == said
+
+
+@given(st.binary(max_size=60), st.integers(0, 60))
+def test_what_is_no_such_event_comes_out_as_it_went_in(data: bytes, cut: int) -> None:
+    one = Nameless()
+    assert one.without(data[:cut]) + one.without(data[cut:]) + one.rest() == data
+
+
+def test_nothing_but_the_beginning_of_an_event_waits_for_more() -> None:
+    one, event = Nameless(), _event(choices=["x"])
+    assert one.without(event + event[:9]) == event
+    assert one.without(event[9:]) == event
+    assert one.without(b": waiting") == b": waiting"
