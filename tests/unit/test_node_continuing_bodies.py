@@ -15,6 +15,7 @@ from sollol_agents.node.engines.props import Props
 from sollol_agents.node.engines.served import Served
 from sollol_agents.node.engines.translation.options import Flavour
 from sollol_bus.errors import SollolError
+from sollol_bus.sdk.resume.dialects import shape_of
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorCode
 
@@ -64,6 +65,15 @@ def test_ollama_gets_the_options_that_it_makes_of_each_dialect_itself(
     assert (found.options, found.limit) == (options, limit)
 
 
+@pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2, 3]], [5], ["a", "b"]], ids=str)
+def test_a_prompt_of_tokens_or_of_several_texts_is_refused(prompt: list[Any]) -> None:
+    asked_for = passing("/v1/completions", prompt=prompt, stream=True)
+    assert shape_of(RequestKind.PASSTHROUGH, asked_for.path, asked_for.body).refusal == "its prompt is not one text"
+    for flavour in (None, Flavour.LLAMA_CPP, Flavour.VLLM):
+        with pytest.raises(SollolError, match="the prompt is not one text"):
+            ollama_bodies.asked(asked_for) if flavour is None else chat_bodies.asked(asked_for, "m", flavour, 0)
+
+
 def test_a_raw_prompt_is_its_own_rendering() -> None:
     fields = {"prompt": "hi", "raw": True, "keep_alive": "5m", "shift": False}
     found = ollama_bodies.asked(request(RequestKind.GENERATE, fields))
@@ -81,6 +91,10 @@ def test_a_raw_prompt_is_its_own_rendering() -> None:
         {"n": 2},
         {"echo": True},
         {"suffix": "end"},
+        {"input_suffix": "end"},
+        {"thinking_budget_tokens": 9},
+        {"n_cmpl": 2},
+        {"images": ["aa"]},
         {"tool_choice": "required"},
         {"tool_choice": {"type": "function", "function": {"name": "f"}}},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
@@ -88,7 +102,11 @@ def test_a_raw_prompt_is_its_own_rendering() -> None:
     ],
 )
 def test_what_an_engine_would_begin_anew_is_refused(fields: dict[str, Any]) -> None:
-    asked_for = passing("/v1/chat/completions", **({"messages": TURNS} | fields))
+    path, body = "/v1/chat/completions", {"messages": TURNS, "stream": True} | fields
+    asked_for = passing(path, **body)
+    assert shape_of(RequestKind.PASSTHROUGH, path, asked_for.body).refusal, (
+        "whoever asks knows, so that it is not moved"
+    )
     for read_body in (
         lambda: ollama_bodies.asked(asked_for),
         lambda: chat_bodies.asked(asked_for, "m", Flavour.LLAMA_CPP, 0),

@@ -214,6 +214,10 @@ def _telling(path: str, *events: bytes, **fields: Any) -> Telling:
         (COMPLETIONS, {"best_of": 3}),
         (COMPLETIONS, {"suffix": "x"}),
         (COMPLETIONS, {"prompt": ["a", "b"]}),
+        (COMPLETIONS, {"prompt": [1, 2, 3]}),
+        (COMPLETIONS, {"prompt": [[1, 2, 3]]}),
+        (COMPLETIONS, {"prompt": [5]}),
+        (RESPONSES, {"previous_response_id": "resp_1"}),
         (COMPLETIONS, {"logprobs": 1}),
         (MESSAGES, {"tool_choice": {"type": "any"}}),
         (MESSAGES, {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}),
@@ -239,7 +243,7 @@ def test_what_cannot_be_the_same_answer_is_refused_once_it_is_said(path: str, fi
         {"n": 1, "response_format": {"type": "text"}, "logprobs": False, "tool_choice": "auto"},
         {"messages": [{"role": "user", "content": 'what is "image_url"?'}], "text": {"verbosity": "low"}},
         {"prompt": ["a"], "best_of": 1, "stop": None, "stream_options": None},
-        {"prompt": [1, 2, 3], "text": {"format": {"type": "text"}}},
+        {"presence_penalty": 0.0, "frequency_penalty": 0, "text": {"format": {"type": "text"}}},
     ],
     ids=str,
 )
@@ -250,6 +254,7 @@ def test_usual_fields_do_not_keep_an_answer_from_going_on(fields: dict[str, Any]
 def test_an_answer_that_may_call_tools_is_not_moved_on_purpose() -> None:
     assert shape_of(RequestKind.PASSTHROUGH, CHAT, _body(tools=[{"type": "function"}])) == Shape()
     assert shape_of(RequestKind.PASSTHROUGH, CHAT, _body(stream=False)) == Shape()
+    assert shape_of(RequestKind.PASSTHROUGH, CHAT, _body(presence_penalty=0.5)) == Shape(), "vLLM does not go on"
     assert shape_of(RequestKind.PASSTHROUGH, CHAT, b"{").refusal
 
 

@@ -88,6 +88,9 @@ def test_an_answer_that_begins_anew_leaves_out_the_openings_that_were_handed_out
     [
         (RequestKind.GENERATE, b'{"prompt":"a","format":"","logprobs":false}', False, True),
         (RequestKind.GENERATE, b'{"prompt":"a","Format":"json"}', True, False),
+        (RequestKind.GENERATE, b'{"prompt":"a","options":{"presence_penalty":1}}', False, False),
+        (RequestKind.GENERATE, b'{"prompt":"a","options":{"frequency_penalty":0.0,"seed":1}}', False, True),
+        (RequestKind.GENERATE, b'{"prompt":"a","options":null}', False, True),
         (RequestKind.GENERATE, b'{"prompt":"a","images":["x"]}', True, False),
         (RequestKind.GENERATE, b'{"prompt":"a","suffix":"b"}', True, False),
         (RequestKind.CHAT, b'{"messages":[{"role":"user","content":"a"}],"tools":[{}]}', False, False),

@@ -6,7 +6,10 @@ handed out, its own words included, and keeps of it no more than its text and wh
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+PENALTIES: Final = ("presence_penalty", "frequency_penalty")
+"""Options that some engines count over the answer alone: those go on with none that has one, so that none is moved."""
 
 
 class Said(NamedTuple):

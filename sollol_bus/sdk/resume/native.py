@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from sollol_bus.errors import BackendBrokeProtocol
-from sollol_bus.sdk.resume.interface import Said, Shape
+from sollol_bus.sdk.resume.interface import PENALTIES, Said, Shape
 from sollol_schemas.context import RequestKind
 from sollol_schemas.continuation import CONTINUE_FROM
 
@@ -85,13 +85,19 @@ def native_shape(kind: RequestKind, body: bytes) -> Shape:
             and any("images" in one for one in _messages.decode(fields["messages"]))
         ):
             refusal = _REFUSALS["images"]
+        has_penalty = "options" in fields and _has_penalty(fields["options"])
     except _INVALID:
         return Shape(_UNREADABLE)
-    return Shape(refusal, may_be_moved=not refusal and not _is_set(fields, "tools"))
+    return Shape(refusal, may_be_moved=not (refusal or _is_set(fields, "tools") or has_penalty))
 
 
 def _is_set(fields: dict[str, msgspec.Raw], name: str) -> bool:
     return name in fields and bytes(fields[name]).strip() not in _EMPTY
+
+
+def _has_penalty(options: msgspec.Raw) -> bool:
+    given = msgspec.json.decode(options)
+    return isinstance(given, dict) and any(given.get(name) for name in PENALTIES)
 
 
 class NativeTelling:

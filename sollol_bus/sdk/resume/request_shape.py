@@ -7,10 +7,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from sollol_bus.sdk.resume.interface import Shape
+from sollol_bus.sdk.resume.interface import PENALTIES, Shape
 
 _INVALID: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_EMPTY: Final = frozenset({b"null", b'""', b"false", b"[]", b"{}", b"0"})
+_EMPTY: Final = frozenset({b"null", b'""', b"false", b"[]", b"{}", b"0", b"0.0"})
 _FORM: Final = "its text follows a form, which cannot be entered in its middle"
 _PROBABILITIES: Final = "it tells log probabilities, which a rest alone has not"
 _SEVERAL: Final = "it has several answers in one stream"
@@ -62,15 +62,18 @@ def _must_call(value: msgspec.Raw) -> bool:
     return kind not in (None, "", "auto", "none")
 
 
-def _is_list_of_prompts(value: msgspec.Raw) -> bool:
+def _is_no_text(value: msgspec.Raw) -> bool:
+    """Whether a prompt is another than one text: several, tokens, or one that the vendor keeps."""
     given = _decoded(value)
-    return isinstance(given, list) and len(given) > 1 and not isinstance(given[0], int)
+    if isinstance(given, list) and len(given) == 1:
+        given = given[0]
+    return given is not None and not isinstance(given, str)
 
 
 def _has_media(value: msgspec.Raw) -> bool:
     """Quotes in a text are escaped, so that none of these is a part of one."""
     raw = bytes(value)
-    return b'"type"' in raw and any(kind in raw for kind in _MEDIA_KINDS)
+    return b'"images"' in raw or (b'"type"' in raw and any(kind in raw for kind in _MEDIA_KINDS))
 
 
 _MEDIA_KINDS: Final = (
@@ -85,12 +88,15 @@ _REFUSALS: Final[dict[str, tuple[str, Callable[[msgspec.Raw], bool]]]] = {
     **dict.fromkeys(("format", "grammar", "json_schema", "structured_outputs"), (_FORM, _is_set)),
     **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), (_FORM, _is_set)),
     **dict.fromkeys(("logprobs", "top_logprobs", "prompt_logprobs", "n_probs"), (_PROBABILITIES, _is_set)),
-    **dict.fromkeys(("n", "best_of"), (_SEVERAL, _is_several)),
+    **dict.fromkeys(("n", "best_of", "n_cmpl"), (_SEVERAL, _is_several)),
     "use_beam_search": (_SEVERAL, _is_set),
-    "prompt": (_SEVERAL, _is_list_of_prompts),
+    "prompt": ("its prompt is not one text", _is_no_text),
+    **dict.fromkeys(("previous_response_id", "conversation"), ("its conversation is kept elsewhere", _is_set)),
     "tool_choice": (_CALL, _must_call),
     "echo": ("it repeats its prompt", _is_set),
-    "suffix": ("it goes between a prompt and a suffix", _is_set),
+    **dict.fromkeys(("suffix", "input_suffix"), ("it goes between a prompt and a suffix", _is_set)),
+    "thinking_budget_tokens": ("its thought has a limit of its own", _is_set),
+    "images": (_MEDIA, _is_set),
     "return_token_ids": ("it tells its tokens", _is_set),
     "background": ("it is made in the background", _is_set),
     "_debug_render_only": ("it is a rendered prompt", _is_set),
@@ -110,8 +116,9 @@ def asked(body: bytes) -> Asked:
             refusal = refusal or _COUNTED
         is_stream = "stream" in fields and _is_set(fields["stream"])
         has_tools = any(name in fields and _is_set(fields[name]) for name in ("tools", "functions"))
+        has_penalty = any(name in fields and _is_set(fields[name]) for name in PENALTIES)
         return Asked(
-            shape=Shape(refusal, may_be_moved=is_stream and not refusal and not has_tools),
+            shape=Shape(refusal, may_be_moved=is_stream and not refusal and not has_tools and not has_penalty),
             model=_text(fields, "model"),
             stops=_texts(fields, "stop") + _texts(fields, "stop_sequences"),
             includes_usage=bool(options.get("include_usage")),
