@@ -294,6 +294,8 @@ class WhyReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     outcomes: tuple[Outcome, ...] = ()
     cuts: tuple[Cut, ...] = ()
     """How its answer was moved in its middle, oldest first."""
+    gave_way: tuple[Cut, ...] = ()
+    """How answers to other requests were moved so that it got their slot, oldest first."""
     feedback: tuple[FeedbackView, ...] = ()
     """What was said of the answer: of a job's, of each try that was rated."""
 

@@ -9,6 +9,7 @@ import pytest
 
 from sollol_agents.cli.commands import explaining
 from sollol_agents.cli.output import Form, on_screen
+from sollol_agents.fleet_view.waits import waited_s
 from sollol_agents.lab.testing.messages import decision, outcome
 from sollol_schemas.continuation import Cut, CutReason
 from sollol_schemas.decision import Decision, DecisionEvent, Forecast
@@ -113,3 +114,34 @@ def test_an_attempt_that_was_given_up_and_ended_later_is_no_cause(capsys: pytest
     said = capsys.readouterr().out
     assert "attempt 1 on gaming-pc was given up, and ended there all the same" in said
     assert "ended: success" not in said
+
+
+def test_an_urgent_request_is_told_whose_slot_it_got(capsys: pytest.CaptureFixture[str]) -> None:
+    (cut,) = WHY_RESUMED.cuts
+    way = msgspec.structs.replace(cut, request_id="r-low", in_favour_of="r-urgent")
+    made = DecisionEvent(decision=decision("r-urgent-1", "gaming-pc"))
+    with on_screen(Form.TABLE, 200):
+        explaining.show_why(WhyReply(request_id="r-urgent", decisions=(made,), gave_way=(way,)))
+    assert f"got the slot of r-low on gaming-pc: {cut.text}\n" in capsys.readouterr().out
+
+
+def test_a_later_attempt_waited_since_the_one_before_ended() -> None:
+    first, last = WHY_RESUMED.outcomes
+    both = (first, last)
+    assert waited_s(first.decision, both) == 0.25
+    assert waited_s(last.decision, both) == pytest.approx(6.1 - 0.25 - 5.2)
+    lost = msgspec.structs.replace(first, figures=None)
+    assert waited_s(last.decision, (lost, last)) is None, "nobody knows when it ended"
+    assert waited_s(last.decision, (last,)) is None
+    again = msgspec.structs.replace(last.decision, continued_tokens=0)
+    assert waited_s(again, (last,)) == 6.1, "its dispatcher died before it was granted anything"
+    longer = msgspec.structs.replace(first, figures=Figures(actual_s=9.0))
+    assert waited_s(last.decision, (longer, last)) == 0.0
+
+
+def test_when_a_lost_attempt_ended_is_not_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    first, last = WHY_RESUMED.outcomes
+    lost = msgspec.structs.replace(first, figures=None, status=OutcomeStatus.PRESUMED_LOST, code=ErrorCode.NODE_LOST)
+    with on_screen(Form.TABLE, 200):
+        explaining.show_why(msgspec.structs.replace(WHY_RESUMED, outcomes=(lost, last), cuts=()))
+    assert "waited: until 6.10 s after the request came; still waiting" in capsys.readouterr().out

@@ -49,6 +49,10 @@ def ended(number: int, node_id: str, at: int, figures: Figures | None, code: Err
     return stored(subjects.OUTCOME_EVENT.of(node_id), told, at)
 
 
+def ended_of(request_id: str, at: int) -> Row:
+    return stored(subjects.OUTCOME_EVENT.of("n1"), outcome(f"{request_id}-1", "n1", figures=BEGAN), at)
+
+
 def cut(number: int, request_id: str = "r") -> Row:
     told = Cut(request_id=request_id, attempt_id=f"{request_id}-1", node_id="n1", reason=CutReason.PRIORITY, text="why")
     return stored(subjects.CUT_EVENT.of("n1"), told, number)
@@ -76,6 +80,16 @@ async def test_why_tells_both_attempts_and_how_the_answer_was_moved(store: Store
     assert [one.attempt_id for one in told.outcomes] == ["r-1", "r-11"]
     assert [(one.text, one.at) for one in told.cuts] == [("why", "1970-01-01T00:00:03.000Z")]
     assert (await archive.why("nobody's")).cuts == ()
+
+
+async def test_why_tells_an_urgent_request_which_answers_gave_way_to_it(store: Store, archive: Archive) -> None:
+    way = Cut(request_id="low", attempt_id="low-1", node_id="n1", reason=CutReason.PRIORITY, in_favour_of="r", text="w")
+    await store.write([stored(subjects.CUT_EVENT.of("n1"), way, 3), cut(4), ended(1, "n1", 5, BEGAN)])
+    told = await archive.why("r")
+    assert [(one.request_id, one.at) for one in told.gave_way] == [("low", "1970-01-01T00:00:03.000Z")]
+    assert [one.request_id for one in told.cuts] == ["r"]
+    await store.write([ended_of("low", 6)])
+    assert (await archive.why("low")).gave_way == ()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from sollol_agents.fleet_view.view import FleetView
+from sollol_agents.fleet_view.waits import waited_s
 from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.batches import Batches
 from sollol_bus.sdk.client import Client
@@ -95,6 +96,10 @@ class Why(Operation, frozen=True, kw_only=True):
             "decisions": found.decisions,
             "outcomes": found.outcomes,
             "cuts": found.cuts,
+            "gave_way": found.gave_way,
+            "waited": {
+                event.decision.attempt_id: waited_s(event.decision, found.outcomes) for event in found.decisions
+            },
             "contrasts": {event.decision.attempt_id: _contrasts(event) for event in found.decisions},
         }
 

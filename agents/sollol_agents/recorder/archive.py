@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import aiosqlite
 import msgspec
 
-from sollol_agents.recorder.cuts import cuts_of
+from sollol_agents.recorder.cuts import cuts_for, cuts_of
 from sollol_agents.recorder.statistics import (
     HOUR_S,
     HOURS_MAX,
@@ -242,6 +242,7 @@ class Archive:
             decisions=tuple(_decision_of(*row) for row in decisions),
             outcomes=found,
             cuts=await cuts_of(self._connection, ids, limit=_WHY_LIMIT),
+            gave_way=await cuts_for(self._connection, ids, limit=_WHY_LIMIT),
         )
 
     async def usage(self, since: float, *, by: Collection[UsageBy], callers: Callers = None) -> list[UsageRow]:

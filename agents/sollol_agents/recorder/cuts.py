@@ -15,9 +15,20 @@ _cuts = msgspec.json.Decoder(Cut)
 
 async def cuts_of(connection: aiosqlite.Connection, request_ids: Collection[str], *, limit: int) -> tuple[Cut, ...]:
     """How answers to requests were moved, oldest first, each with the instant at which the bus stored it."""
+    return await _found(connection, "request_id", request_ids, limit)
+
+
+async def cuts_for(connection: aiosqlite.Connection, request_ids: Collection[str], *, limit: int) -> tuple[Cut, ...]:
+    """How answers to others were moved so that these requests got their slots; see `cuts_of`."""
+    return await _found(connection, "in_favour_of != '' AND in_favour_of", request_ids, limit)
+
+
+async def _found(
+    connection: aiosqlite.Connection, column: str, request_ids: Collection[str], limit: int
+) -> tuple[Cut, ...]:
     ids = msgspec.json.encode(sorted(request_ids)).decode()
     rows = await connection.execute_fetchall(
-        "SELECT stored_at_ns, body FROM cuts WHERE request_id IN (SELECT value FROM json_each(?)) "
+        f"SELECT stored_at_ns, body FROM cuts WHERE {column} IN (SELECT value FROM json_each(?)) "  # noqa: S608 ours
         "ORDER BY stored_at_ns, stream_seq LIMIT ?",
         (ids, limit),
     )

@@ -111,7 +111,7 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
         return Row(Table.DECISIONS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
     if area == "cut":
         cut = _cuts.decode(data)
-        columns = {"request_id": cut.request_id, "body": data}
+        columns = {"request_id": cut.request_id, "body": data, "in_favour_of": cut.in_favour_of}
         return Row(Table.CUTS, {"stored_at_ns": stored_at_ns, "stream_seq": stream_seq} | columns)
     if area == "audit":
         _acts.decode(data)

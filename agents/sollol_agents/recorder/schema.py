@@ -195,4 +195,8 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) WITHOUT ROWID;
     CREATE INDEX cuts_by_request ON cuts (request_id);
     """,
+    """
+    ALTER TABLE cuts ADD COLUMN in_favour_of TEXT NOT NULL DEFAULT '';  -- the request that got the slot; empty: none
+    CREATE INDEX cuts_by_favoured ON cuts (in_favour_of) WHERE in_favour_of != '';
+    """,
 )

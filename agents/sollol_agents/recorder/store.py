@@ -48,7 +48,7 @@ _WRITE: Final = {
         "UPDATE feedback SET is_forgotten = 1 WHERE stored_at_ns <= :stored_at_ns AND :model IN ('', model)"
     ),
     Table.ACTS: "INSERT OR IGNORE INTO acts VALUES (:stored_at_ns, :stream_seq, :body)",
-    Table.CUTS: "INSERT OR IGNORE INTO cuts VALUES (:stored_at_ns, :stream_seq, :request_id, :body)",
+    Table.CUTS: "INSERT OR IGNORE INTO cuts VALUES (:stored_at_ns, :stream_seq, :request_id, :body, :in_favour_of)",
     Table.EVENTS: "INSERT OR IGNORE INTO events VALUES (:stored_at_ns, :stream_seq, :kind, :node_id, :body)",
 }
 _FORGET = "DELETE FROM outcomes WHERE (:node_id IN ('', node_id)) AND (:model IN ('', model))"

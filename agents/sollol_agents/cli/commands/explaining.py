@@ -15,6 +15,7 @@ from sollol_agents.cli.output import counted, say, seconds, show_table, tell
 from sollol_agents.cli.settings import of_commands
 from sollol_agents.cli.settings.sections import routing_section
 from sollol_agents.fleet_view.terms import LEGEND, MATTERS_S, TERMS
+from sollol_agents.fleet_view.waits import waited_s
 from sollol_bus.errors import BadRequest
 from sollol_bus.sdk.client import Client
 from sollol_bus.transport.connection import BusConfig
@@ -77,7 +78,7 @@ def show_why(reply: WhyReply) -> None:
     """Every decision about a request and every outcome, for people."""
     tell(f"request {reply.request_id}")
     for event in reply.decisions:
-        show_decision(event, _where_it_goes_on(event.decision, reply.outcomes))
+        show_decision(event, _where_it_goes_on(event.decision, reply.outcomes), reply.outcomes)
         say()
     if reply.outcomes:
         _show_outcomes(reply.outcomes)
@@ -88,6 +89,8 @@ def show_why(reply: WhyReply) -> None:
         if cut.text and cut.text in told_by_nodes:
             continue
         tell(f"moved off {cut.node_id}: {cut.text or cut.reason.value}", indent="  ")
+    for cut in reply.gave_way:
+        tell(f"got the slot of {cut.request_id} on {cut.node_id}: {cut.text or cut.reason.value}", indent="  ")
     for view in reply.feedback:
         tell(told(view), indent="  ")
     if reply.decisions:
@@ -100,7 +103,7 @@ def _show_outcomes(outcomes: Sequence[Outcome]) -> None:
     is_one = len({outcome.request_id for outcome in outcomes}) == 1
     names = [_attempt_name(outcome) if is_one else outcome.attempt_id for outcome in outcomes]
     headings = ("ATTEMPT", "NODE", "OUTCOME", "WAITED", "PREDICTED", "ACTUAL", "CODE")
-    rows = [(name, *_outcome_row(outcome)) for name, outcome in zip(names, outcomes, strict=True)]
+    rows = [(name, *_outcome_row(outcome, outcomes)) for name, outcome in zip(names, outcomes, strict=True)]
     show_table(headings, rows, numbers=("WAITED", "PREDICTED", "ACTUAL"), first_to_go=("WAITED", "PREDICTED", "CODE"))
     for name, outcome in zip(names, outcomes, strict=True):
         if (figures := outcome.figures) is not None and (figures.expense is not None or figures.energy_j is not None):
@@ -131,18 +134,18 @@ def _attempt_name(outcome: Outcome) -> str:
     return str(outcome.decision.attempt or _WHOLE)
 
 
-def _outcome_row(outcome: Outcome) -> tuple[str, ...]:
+def _outcome_row(outcome: Outcome, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     return (
         outcome.node_id if outcome.node_id != NO_NODE else "-",
         outcome.end,
-        seconds(outcome.decision.queue_s),
+        seconds(waited_s(outcome.decision, outcomes)),
         seconds(outcome.decision.forecast.total_s) if outcome.node_id != NO_NODE else "-",
         seconds(outcome.figures.actual_s if outcome.figures else None),
         outcome.code.value if outcome.code else "-",
     )
 
 
-def show_decision(event: DecisionEvent, where_it_goes_on: str = "") -> None:
+def show_decision(event: DecisionEvent, where_it_goes_on: str = "", outcomes: Sequence[Outcome] = ()) -> None:
     """One decision: what was chosen and why, what each candidate would have cost, and who was refused."""
     made, forecast = event.decision, event.decision.forecast
     verb = "would run" if event.is_dry_run else "runs"
@@ -161,13 +164,22 @@ def show_decision(event: DecisionEvent, where_it_goes_on: str = "") -> None:
         indent="    ",
     )
     if not event.is_dry_run:
-        tell(f"  waited: {seconds(made.queue_s)}; still waiting after it: {event.queued}")
+        tell(f"  waited: {_waited(made, outcomes)}; still waiting after it: {event.queued}", indent="    ")
     if event.candidates:
         _show_candidates(event)
     if event.rejections:
         say()
         rows = [(r.node_id, r.reason.value.replace("_", " "), r.detail or "-") for r in event.rejections]
         show_table(("NOT ELIGIBLE", "REASON", "DETAIL"), rows, is_last_wrapped=True)
+
+
+def _waited(made: Decision, outcomes: Sequence[Outcome]) -> str:
+    """How long it waited for its slot; of an attempt that is not the first, how old the request was by then too."""
+    waited = waited_s(made, outcomes)
+    if waited == made.queue_s:
+        return seconds(waited)
+    age = f"{seconds(made.queue_s)} after the request came"
+    return f"until {age}" if waited is None else f"{seconds(waited)}, until {age}"
 
 
 def _show_candidates(event: DecisionEvent) -> None:

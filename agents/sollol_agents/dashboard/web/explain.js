@@ -69,6 +69,11 @@ export const Explanation = {
       return [...kinds].sort((a, b) => b[1].length - a[1].length);
     },
     endOf: (outcome) => (outcome.code === "moved" ? "moved" : outcome.status),
+    waited(event) {
+      const known = this.why.waited ?? {};
+      const id = event.decision.attempt_id;
+      return id in known ? known[id] : (event.decision.queue_s ?? 0);
+    },
     outcomeOf(event) {
       return this.outcomes.find((outcome) => outcome.decision.attempt_id === event.decision.attempt_id);
     },
@@ -81,7 +86,7 @@ export const Explanation = {
         <dt>Strategy</dt><dd>{{ event.decision.strategy ?? 'plan' }}</dd><dt>Priority</dt><dd>{{ priorityName(event.decision.priority ?? 5) }}</dd>
         <dt>Prompt</dt><dd class="num">{{ count(event.decision.forecast?.prompt_tokens ?? 0) }} tokens</dd><dt>Expected answer</dt><dd class="num">{{ count(event.decision.forecast?.output_tokens ?? 0) }} tokens</dd>
         <template v-if="event.decision.continued_tokens"><dt>Resumed</dt><dd class="num">after {{ count(event.decision.continued_tokens) }} tokens of the answer</dd></template>
-        <dt>Waited</dt><dd class="num">{{ seconds(event.decision.queue_s ?? 0) }}</dd><dt>Predicted</dt><dd class="num">{{ seconds(event.decision.forecast?.total_s ?? 0) }}</dd>
+        <dt>Waited</dt><dd class="num">{{ seconds(waited(event)) }}</dd><dt>Predicted</dt><dd class="num">{{ seconds(event.decision.forecast?.total_s ?? 0) }}</dd>
         <template v-if="outcomeOf(event)?.figures"><dt>Actual</dt><dd class="num">{{ seconds(outcomeOf(event).figures.actual_s) }}</dd><dt>First token</dt><dd class="num">{{ seconds(outcomeOf(event).figures.ttft_s) }}</dd></template></dl>
       <h3>Candidates, the least cost first</h3>
       <ul class="legend wrap" v-if="used(event).length"><li v-for="[key, label] in used(event)" :key="key"><i class="swatch" :class="key"></i>{{ label }}</li></ul>
@@ -95,6 +100,8 @@ export const Explanation = {
         <span class="muted num">{{ outcome.message || '' }}<template v-if="outcome.figures"> {{ seconds(outcome.figures.actual_s) }}, {{ count(outcome.figures.output_tokens ?? 0) }} tokens</template></span></li></ul></section>
     <section v-if="why.cuts?.length" class="stack"><h3>Moved</h3>
       <ul class="lines"><li v-for="cut in why.cuts" :key="cut.attempt_id"><b>{{ cut.node_id }}</b><span class="muted">{{ cut.text || words(cut.reason) }}</span></li></ul></section>
+    <section v-if="why.gave_way?.length" class="stack"><h3>Got the slot of</h3>
+      <ul class="lines"><li v-for="cut in why.gave_way" :key="cut.attempt_id"><b>{{ cut.request_id }}</b><span class="muted">{{ cut.node_id }}: {{ cut.text || words(cut.reason) }}</span></li></ul></section>
     <p v-if="decisions.length" class="muted small">Cost: predicted seconds that the request takes on a node, those included that it takes from others; the least wins. Predicted: from the start on the node to the end of the answer. Actual: the same, as the node measured it.</p>
     <Empty v-if="!decisions.length && !outcomes.length" title="Nothing recorded">The recorder knows nothing of this request (yet).</Empty>
   </div>`,
