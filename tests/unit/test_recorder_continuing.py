@@ -104,6 +104,34 @@ async def test_tokens_of_an_answer_that_went_on_count_once(
     assert (row.requests, row.failed, row.prompt_tokens, row.output_tokens) == (1, 0, prompt, output)
 
 
+@pytest.mark.parametrize("late_first", [True, False], ids=["late", "later"])
+async def test_an_attempt_that_was_given_up_and_ended_late_counts_no_token_twice(
+    store: Store, archive: Archive, late_first: bool
+) -> None:
+    late = Figures(actual_s=9.0, ttft_s=0.5, prompt_tokens=100, output_tokens=100)
+    rows = [ended(11, "n2", 6, WENT_ON), ended(1, "n1", 9, late)]
+    await store.write([ended(1, "n1", 3, None, ErrorCode.NODE_LOST)])
+    await store.write(rows[::-1] if late_first else rows)
+    (row,) = await archive.usage(0.0, by=(UsageBy.CALLER,))
+    assert (row.requests, row.failed, row.prompt_tokens, row.output_tokens) == (1, 0, 100, 100)
+
+
+@pytest.mark.parametrize("began", [BEGAN, None], ids=["told", "lost without a word"])
+async def test_each_token_counts_on_the_node_whose_it_was(
+    store: Store, archive: Archive, began: Figures | None
+) -> None:
+    code = ErrorCode.MOVED if began is not None else ErrorCode.NODE_LOST
+    again = Figures(actual_s=1.0, prompt_tokens=170, output_tokens=30, continued_tokens=70)
+    rows = [ended(1, "n1", 3, began, code), ended(11, "n2", 6, WENT_ON, ErrorCode.MOVED), ended(21, "n1", 7, again)]
+    await store.write(rows)
+    by_node = {row.node: (row.prompt_tokens, row.output_tokens) for row in await archive.usage(0.0, by=(UsageBy.NODE,))}
+    assert by_node == {"n1": (100, 60 + 30), "n2": (0, 10)}
+    (row,) = await archive.usage(0.0, by=())
+    assert (row.prompt_tokens, row.output_tokens) == (100, 100)
+    (row,) = await archive.usage(6.5, by=())
+    assert (row.prompt_tokens, row.output_tokens) == (100, 100), "though the first attempts ended before"
+
+
 async def test_attempts_that_each_began_count_each(store: Store, archive: Archive) -> None:
     await store.write([ended(1, "n1", 3, BEGAN, ErrorCode.ENGINE_FAILED), ended(11, "n2", 6, BEGAN)])
     (row,) = await archive.usage(0.0, by=())

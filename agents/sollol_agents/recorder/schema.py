@@ -198,5 +198,6 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     """
     ALTER TABLE cuts ADD COLUMN in_favour_of TEXT NOT NULL DEFAULT '';  -- the request that got the slot; empty: none
     CREATE INDEX cuts_by_favoured ON cuts (in_favour_of) WHERE in_favour_of != '';
+    CREATE INDEX outcomes_that_go_on ON outcomes (request_id) WHERE continued_tokens > 0;
     """,
 )

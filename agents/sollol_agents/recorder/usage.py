@@ -12,13 +12,30 @@ from sollol_schemas.queries import Usage, UsageBy
 from sollol_schemas.subjects import NO_NODE
 
 _REQUEST: Final = "CASE WHEN job_id <> '' THEN 'job ' || job_id ELSE request_id END"
+_NEXT: Final = "CASE WHEN lead(continued_tokens) OVER chain > 0 THEN lead(continued_tokens) OVER chain END"
+"""What was heard of an answer when the next attempt went on with it; NULL: none did."""
+_OUTPUT: Final = (
+    f"coalesce(max(0, {_NEXT} - continued_tokens), output_tokens) "
+    "+ iif(lag(number) OVER chain IS NULL, continued_tokens, 0)"
+)
+"""Each token of an answer counts once: of an attempt that another one went on with, what that one had of it, be it lost
+without a word or be it that it came to its own end unheard; and what was said before by attempts nobody told of."""
+_READ: Final = "max(prompt_tokens - continued_tokens) OVER (chain ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)"
 _PROMPT: Final = (
-    "max(total(CASE WHEN continued_tokens = 0 THEN prompt_tokens END), max(prompt_tokens - continued_tokens))"
+    f"CASE WHEN continued_tokens > 0 THEN iif(lag(number) OVER chain IS NULL, {_READ}, 0) "
+    f"WHEN prompt_tokens = 0 AND {_NEXT} IS NOT NULL THEN {_READ} ELSE prompt_tokens END"
 )
 """Who goes on with an answer reads a prompt that counts already, unless who read it first was lost without a word."""
-_OUTPUT: Final = "max(sum(output_tokens), max(continued_tokens + output_tokens))"
-"""What attempts made, and where one was lost without a word, what the next one had of it."""
-_WANTED: Final = "recorded_at >= ? AND (? IS NULL OR caller IN (SELECT value FROM json_each(?)))"
+_WANTED: Final = "recorded_at >= ?1 AND (?2 IS NULL OR caller IN (SELECT value FROM json_each(?3)))"
+_WENT_ON: Final = "IN (SELECT request_id FROM outcomes WHERE continued_tokens > 0)"
+_OWN: Final = "SELECT caller, job_id, request_id, node_id, model, recorded_at, verdict, slot_s"
+_COUNTED: Final = (
+    f"{_OWN}, prompt_tokens AS prompt, output_tokens AS output FROM outcomes "
+    f"WHERE {_WANTED} AND request_id NOT {_WENT_ON} UNION ALL "
+    f"{_OWN}, {_PROMPT}, {_OUTPUT} FROM outcomes WHERE {_WANTED} AND request_id {_WENT_ON} "
+    "WINDOW chain AS (PARTITION BY caller, request_id ORDER BY number)"
+)
+"""Attempts with the tokens that count of each. Few answers go on: only those are looked at as chains."""
 ANY_EXPENSE: Final = (
     "SELECT 1 FROM outcomes WHERE recorded_at >= ? AND (expense IS NOT NULL OR energy_j IS NOT NULL) LIMIT 1"
 )
@@ -65,9 +82,8 @@ def usage_sql(by: Collection[UsageBy]) -> str:
         "SELECT caller, model, day, count(*), sum(NOT is_served AND NOT is_cancelled), "  # noqa: S608 our own texts
         "sum(prompt_tokens), sum(output_tokens), total(slot_s), node FROM ("
         f"SELECT caller, {model} AS model, {day} AS day, {node} AS node, max(verdict = 'success') AS is_served, "
-        f"max(verdict = 'cancelled') AS is_cancelled, {_PROMPT} AS prompt_tokens, {_OUTPUT} AS output_tokens, "
-        "sum(slot_s) AS slot_s FROM outcomes "
-        f"WHERE {_WANTED} GROUP BY caller, {_REQUEST}, {node}"
+        "max(verdict = 'cancelled') AS is_cancelled, total(prompt) AS prompt_tokens, total(output) AS output_tokens, "
+        f"sum(slot_s) AS slot_s FROM ({_COUNTED}) GROUP BY caller, {_REQUEST}, {node}"
         ") GROUP BY caller, model, day, node"
     )
 
