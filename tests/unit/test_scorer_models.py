@@ -227,6 +227,18 @@ def test_work_of_higher_rank_stretches_a_wait() -> None:
     assert work.overtaking_factor(bucket_of(9.5), 1000.0) == 1.0
 
 
+@given(st.lists(st.tuples(st.floats(0, 900), st.floats(0, 30)), max_size=30))
+def test_the_load_is_the_faded_sum_of_all_work_however_far_apart_it_came(work: list[tuple[float, float]]) -> None:
+    ranked, now, came = RankedWork(0.0), 0.0, []
+    for pause_s, node_s in work:
+        now += pause_s
+        ranked.count(5.0, node_s, now)
+        came.append((now, node_s))
+    now += 10.0
+    faded = sum(node_s * math.exp((at - now) / 300.0) for at, node_s in came) / 300.0
+    assert ranked.load(now) == pytest.approx(faded / (1.0 - math.exp(-now / 300.0)), rel=1e-9, abs=1e-12)
+
+
 @given(st.lists(st.tuples(st.floats(-5, 50), st.floats(0, 1e6)), max_size=30), st.floats(-5, 50))
 def test_the_overtaking_factor_is_bounded(work: list[tuple[float, float]], rank: float) -> None:
     ranked = RankedWork(0.0)

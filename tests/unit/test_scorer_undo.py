@@ -146,6 +146,22 @@ def test_an_urgent_request_is_held_for_a_fast_slot_rather_than_start_on_a_slow_n
     assert granted(effects)["urgent"].decision.node_id == "fast"
 
 
+def test_what_ended_does_not_let_a_request_wait_for_a_slot_whose_answer_ranks_too_near() -> None:
+    fleet = fast_is_taken()
+    assert fleet.core.undo.cuts(fleet.now) == []
+    ledger, low = fleet.core._ledger, fleet.core.fleet.attempt("low-1")
+    assert low is not None
+    assert ledger.least_rank == low.arrival_rank
+    fleet.end("low-1", "fast")
+    assert ask(fleet, "high", priority=8) == "fast"
+    run(fleet, "fast", "high-1")
+    assert ask(fleet, "urgent", priority=9, context=short(400)) == "slow"
+    high, urgent = fleet.core.fleet.attempt("high-1"), fleet.core.fleet.attempt("urgent-1")
+    assert high is not None
+    assert urgent is not None
+    assert ledger.least_rank == min(high.arrival_rank, urgent.arrival_rank)
+
+
 def test_nothing_is_held_for_longer_than_a_cut_may_take() -> None:
     fleet = fast_is_taken()
     assert fleet.core.undo.cuts(fleet.now) == []

@@ -117,8 +117,12 @@ class RankedWork:
             node_s: Seconds of the whole node that it takes.
             now: The instant of the grant.
         """
-        self._decay(now)
-        self._shares[bucket_of(rank)] += node_s / _WORK_S
+        passed_s = max(0.0, now - self._at)
+        if passed_s > _WORK_S:
+            self._decay(now)
+            passed_s = 0.0
+        # What is counted later weighs more, as of `_at`: so one share is touched, and not all of them.
+        self._shares[bucket_of(rank)] += node_s / _WORK_S * math.exp(passed_s / _WORK_S)
         self._factors_at = -1
 
     def load(self, now: float) -> float:
@@ -142,10 +146,7 @@ class RankedWork:
         return self._factors[bucket]
 
     def _decay(self, now: float) -> None:
-        passed_s = now - self._at
-        if passed_s <= 0:
-            return
-        factor = math.exp(-passed_s / _WORK_S)
+        factor = math.exp(-(now - self._at) / _WORK_S)
         self._shares = [share * factor for share in self._shares]
         self._at = now
 

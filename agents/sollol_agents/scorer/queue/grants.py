@@ -40,9 +40,11 @@ def made_decision(
 ) -> DecisionEvent:
     """The decision as it is published: the choice, the best candidates term by term, the refused nodes."""
     cost, now = choice.cost, facts.now
-    best = sorted(choice.costs, key=lambda c: c.total_s)[:_CANDIDATES]
-    if cost not in best:
-        best[-1] = cost
+    best = list(choice.costs)
+    if len(best) > 1:
+        best = sorted(best, key=lambda c: c.total_s)[:_CANDIDATES]
+        if cost not in best:
+            best[-1] = cost
     candidates = tuple(_with_expense(explain(c, now), c) for c in best)
     reason = choice.reason or contrast(
         candidates[best.index(cost)],

@@ -288,8 +288,12 @@ class Planner:
 
     def choose_alone(self, waiting: Waiting, nodes: Sequence[Node], now: float) -> Choice | None:
         """What `walk` gives a request while nothing else waits; None where many nodes, or none, have a free slot."""
-        has_room = 0 < len(nodes) <= _FEW_FREE and any(self.horizon(node, now).has_free_slot() for node in nodes)
-        return self.choose(waiting, nodes, now) if has_room else None
+        if not 0 < len(nodes) <= _FEW_FREE:
+            return None
+        for node in nodes:
+            if self.horizon(node, now).has_free_slot():
+                return self.choose(waiting, nodes, now)
+        return None
 
     def choose(self, waiting: Waiting, nodes: Sequence[Node], now: float, pool: Pool | None = None) -> Choice:
         """The strategy's choice among all candidates, against the planned state if one is given."""

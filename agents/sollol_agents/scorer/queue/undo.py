@@ -115,8 +115,8 @@ class Undo:
         """
         if not self._config.undo_for_priority or now - self._heard_at > _HEARD_S:
             return False
-        running = (a.arrival_rank for n in self._fleet.nodes.values() for a in n.attempts.values() if a.is_resumable)
-        if self._gains.rank(waiting, now) < min(running, default=math.inf) + LEAST_LEVELS:
+        rank = self._gains.rank(waiting, now)
+        if rank < self._ledger.least_rank + LEAST_LEVELS or rank < self._ledger.least_rank_now() + LEAST_LEVELS:
             return False
         self._settle(now)
         if waiting.request_id in self._favoured:
