@@ -4,7 +4,7 @@
 
 SIGUSR1 begins, SIGUSR2 ends and writes FILE: one line per stack, frames from the outermost, each `file:function`, and
 how many samples it has. The clock is the process's own (ITIMER_PROF), so that a busy machine changes nothing. What C
-code does is seen at the line that called it.
+code does is seen at the line that called it; what other threads do, SQLite's for one, at the event loop that waits.
 """
 
 from __future__ import annotations
