@@ -6,12 +6,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, Final, TypeVar
 
 from sollol_bus.errors import SollolError
 
 log = logging.getLogger(__name__)
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 _LOOK_AGAIN_S: Final = 0.05
 
@@ -29,6 +32,17 @@ def forget_failure(task: asyncio.Task[None]) -> None:
     """Takes the error of a task for which nobody waits any more."""
     if not task.cancelled():
         task.exception()
+
+
+async def both(one: Coroutine[Any, Any, S], other: Coroutine[Any, Any, T]) -> tuple[S, T]:
+    """What two coroutines return that run at the same time; an error of either is raised, and ends the other."""
+    loop = asyncio.get_running_loop()
+    first, second = loop.create_task(one, name="both.one"), loop.create_task(other, name="both.other")
+    try:
+        await asyncio.gather(first, second)
+    finally:
+        await end([first, second])
+    return first.result(), second.result()
 
 
 async def happens(event: asyncio.Event, within_s: float) -> bool:

@@ -17,13 +17,17 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import sys
+import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bench.command import parser_of, started
+from bench.resume.breakdown import Spans, summary
 from bench.resume.comparing import VOLATILE, difference, events_of, normal, text_of
 from bench.resume.questions import Heard, Question, questions
 from bench.resume.rules import Hit
@@ -33,6 +37,7 @@ BAR_S: Final = 1.5
 """Of pauses: 99 of 100 are shorter."""
 _EXAMPLES: Final = 12
 _TOLD_EVERY: Final = 20
+_TOLD_FROM_S: Final = 0.02
 _AT_ONCE: Final = 3
 _PROMPTS: Final = {
     COUNTDOWN: ("count 600", "start at 500"),
@@ -44,6 +49,16 @@ itself may say another one when it reads a text as prompt than when it wrote it.
 _TOKENS: Final = {COUNTDOWN: 900, EMULATED: 90, SMOLLM: 50}
 
 
+class Paused(NamedTuple):
+    """The longest pause of a stream that went on."""
+
+    pause_s: float
+    until_mono_s: float
+    whose: str
+    request_id: str
+    resumed: int
+
+
 class Tally:
     """What came of the answers."""
 
@@ -52,8 +67,7 @@ class Tally:
         """What undisturbed answers were."""
         self.rows: dict[str, Counter[str]] = defaultdict(Counter)
         self.examples: list[str] = []
-        self.paused: list[tuple[float, float, str]] = []
-        """Of each stream that went on: the longest pause, when it ended, and whose it was."""
+        self.paused: list[Paused] = []
         self.quiet_s: list[float] = []
 
     def note(self, question: Question, heard: Heard) -> None:
@@ -64,7 +78,9 @@ class Tally:
         row["times_resumed"] += heard.resumed
         if question.is_streamed and not heard.error:
             if heard.resumed:
-                self.paused.append((heard.pause_s, heard.paused_until_mono_s, f"{question.model} {question.name}"))
+                whose = f"{question.model} {question.name}"
+                until = heard.paused_until_mono_s
+                self.paused.append(Paused(heard.pause_s, until, whose, heard.request_id, heard.resumed))
             else:
                 self.quiet_s.append(heard.pause_s)
         verdict, what = self._verdict(question, heard)
@@ -141,12 +157,41 @@ def models(*, is_small: bool = False) -> dict[str, tuple[str, ...]]:
 
 def pauses_of(tally: Tally, model: str) -> dict[str, float | int]:
     """The pauses of streams of a model that went on; of all models where none is named."""
-    pauses = sorted(pause_s for pause_s, _, whose in tally.paused if whose.startswith(model))
+    pauses = sorted(one.pause_s for one in tally.paused if one.whose.startswith(model))
 
     def share(part: float) -> float:
         return round(pauses[min(len(pauses) - 1, int(part * len(pauses)))], 3)
 
     return {"n": len(pauses), "p50": share(0.5), "p90": share(0.9), "p99": share(0.99)} if pauses else {"n": 0}
+
+
+def parts_of(tally: Tally, logs: list[str]) -> dict[Paused, dict[str, float]]:
+    """What each pause was made of, where the fleet's spans tell."""
+    spans, wall_s = Spans(), time.time() - time.monotonic()
+    for log in logs:
+        spans.read(log)
+    found = {}
+    for one in tally.paused:
+        ended_s = wall_s + one.until_mono_s
+        if (parts := spans.breakdown(one.request_id, ended_s - one.pause_s, ended_s)) is not None:
+            found[one] = parts
+    return found
+
+
+def made_of(parts: dict[Paused, dict[str, float]], models: Iterable[str]) -> dict[str, Any]:
+    """The stages of the pauses of each model, and of all."""
+    return {"all": summary(parts.values())} | {
+        model: summary(stages for one, stages in parts.items() if one.whose.startswith(model)) for model in models
+    }
+
+
+def longest_of(tally: Tally, hits: list[Hit], parts: dict[Paused, dict[str, float]]) -> list[str]:
+    """The longest pauses: whose, what died meanwhile, and the stages in seconds."""
+    return [
+        f"{one.pause_s:.2f} s, {one.whose}: {', '.join(met_by(hits, one.pause_s, one.until_mono_s))}; "
+        + ", ".join(f"{name} {value:.2f}" for name, value in parts.get(one, {}).items() if value >= _TOLD_FROM_S)
+        for one in sorted(tally.paused, reverse=True)[:_EXAMPLES]
+    ]
 
 
 def met_by(hits: list[Hit], pause_s: float, until_mono_s: float) -> list[str]:
@@ -159,22 +204,21 @@ def met_by(hits: list[Hit], pause_s: float, until_mono_s: float) -> list[str]:
     ]
 
 
-def figures_of(tally: Tally, stage: Stage) -> dict[str, Any]:
+def figures_of(tally: Tally, hits: list[Hit], logs: list[str]) -> dict[str, Any]:
     """The figures of one run."""
-    total = tally.total
+    total, parts = tally.total, parts_of(tally, logs)
+    models = sorted({question.model for question in tally.references})
     names = ("answers", "exact", "same_text", "different", "errors", "resumed", "times_resumed")
     return {
         **{name: total[name] for name in names},
-        "died": Counter(hit.kind for hit in stage.hits),
-        "pause_s": {"all": pauses_of(tally, ""), "bar": BAR_S}
-        | {model: pauses_of(tally, model) for model in sorted({question.model for question in tally.references})},
+        "died": Counter(hit.kind for hit in hits),
+        "pause_s": {"all": pauses_of(tally, ""), "bar": BAR_S} | {model: pauses_of(tally, model) for model in models},
+        "pause_made_of_s": made_of(parts, models),
         "gap_undisturbed_p99_s": round(sorted(tally.quiet_s)[int(0.99 * len(tally.quiet_s))], 3)
         if tally.quiet_s
         else None,
-        "longest": [
-            f"{pause_s:.2f} s, {whose}: {', '.join(met_by(stage.hits, pause_s, until))}"
-            for pause_s, until, whose in sorted(tally.paused, reverse=True)[:_EXAMPLES]
-        ],
+        "longest": longest_of(tally, hits, parts),
+        "load": [round(one, 1) for one in os.getloadavg()],
         "volatile": sorted(VOLATILE),
         "ways": {name: dict(row) for name, row in sorted(tally.rows.items())},
         "examples": tally.examples,
@@ -191,7 +235,7 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         tally = Tally(await references(stage, asked))
         print(f"{len(asked)} questions answered undisturbed", file=sys.stderr, flush=True)
         await ask_all(stage, asked, load, tally, random.Random(options.seed))
-        return figures_of(tally, stage)
+        return figures_of(tally, stage.hits, await stage.logs())
 
 
 def as_text(figures: dict[str, Any]) -> str:

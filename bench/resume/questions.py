@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
@@ -70,6 +71,7 @@ class Heard(msgspec.Struct, kw_only=True):
     data: bytes = b""
     content_type: str = "application/json"
     error: str = ""
+    request_id: str = ""
     resumed: int = 0
     pause_s: float = 0.0
     """The longest time between two pieces of a stream."""
@@ -138,7 +140,8 @@ class Asker:
         return heard
 
     async def _by_http(self, question: Question, heard: Heard, piece: Callable[[], None]) -> None:
-        headers = {"anthropic-version": "2023-06-01"}
+        heard.request_id = secrets.token_hex(8)
+        headers = {"anthropic-version": "2023-06-01", "x-sollol-request-id": heard.request_id}
         async with self._http.stream(
             "POST", question.way, json=question.body, headers=headers, timeout=_PATIENCE_S
         ) as reply:
@@ -160,6 +163,7 @@ class Asker:
         else:
             stream = self._client.generate_stream(question.model, question.prompt, options=sampled)
         lines: list[bytes] = []
+        heard.request_id = stream.request_id
         async with stream:
             async for chunk in stream:
                 piece()

@@ -29,6 +29,9 @@ COUNTDOWN: Final = "countdown"
 SMOLLM: Final = "smollm2"
 EMULATED: Final = "llama3.2:3b"
 _BACK_AFTER_S: Final = 0.5
+_TRACED: Final = {"SOLLOL_TRACING_EXPORTER": "console", "OTEL_BSP_SCHEDULE_DELAY": "500"}
+"""Spans in the logs of the processes, soon enough to be there when one is killed."""
+_TOLD_WITHIN_S: Final = 1.0
 
 
 class Machines(NamedTuple):
@@ -153,6 +156,11 @@ class Stage:
         finally:
             self._down.pop(name, None)
 
+    async def logs(self) -> list[str]:
+        """What every process wrote, those that ended too."""
+        await asyncio.sleep(_TOLD_WITHIN_S)
+        return [await child.log_text() for child in self._fleet.children]
+
     async def all_back(self) -> None:
         """Returns when nothing is down any more."""
         await eventually(lambda: not self._down, within_s=60.0)
@@ -186,7 +194,7 @@ class Stage:
                 role = "node"
         while True:
             try:
-                self._children[name] = await self._fleet.sollol(role, *flags, name=title)
+                self._children[name] = await self._fleet.sollol(role, *flags, name=title, **_TRACED)
             except ConfigError:
                 await asyncio.sleep(_BACK_AFTER_S)  # its line was cut, or its predecessor is still known
                 if name not in self._down:

@@ -117,4 +117,5 @@ def attributes_of(figures: Figures | None) -> Attributes:
         "sollol.actual_s": figures.actual_s,
         "sollol.ttft_s": figures.ttft_s,
         "sollol.load_s": figures.load_s,
+        "sollol.prompt_s": figures.prompt_s,
     }

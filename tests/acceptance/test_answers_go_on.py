@@ -29,7 +29,7 @@ async def test_every_answer_is_the_undisturbed_one_while_something_dies_all_the_
     async with Stage(tmp_path, (MACHINES[model],), decode_tps=30.0) as stage:
         tally = Tally(await references(stage, asked))
         await ask_all(stage, asked, Load(answers=len(asked), callers=6, every_s=1.5), tally, random.Random(7))
-        figures = figures_of(tally, stage)
+        figures = figures_of(tally, stage.hits, await stage.logs())
     assert figures["exact"] == figures["answers"] == len(asked), figures["examples"]
     assert figures["resumed"] > 0
     figure(f"{figures['answers']} answers, {figures['resumed']} of them resumed; pauses {figures['pause_s']}")

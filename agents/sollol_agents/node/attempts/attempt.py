@@ -263,7 +263,7 @@ class Attempt:
         if self._first_at is None:
             self._first_at = now
             if self._trace is not None:
-                self._trace.first()
+                self._trace.first(self._answer.seam_s if self._answer is not None else 0.0)
         self._watchdog.enter(Phase.BETWEEN_TOKENS, now)
 
     async def _speak_first(self, answer: EngineAnswer, batch: list[bytes]) -> None:

@@ -64,10 +64,14 @@ class AttemptTrace:
         )
         TRACEPARENT.set(span.traceparent)
 
-    def first(self) -> None:
-        """The first chunk leaves for the caller."""
+    def first(self, seam_s: float) -> None:
+        """The first chunk leaves for the caller.
+
+        Args:
+            seam_s: Of an answer that goes on: seconds until the engine was asked for the rest; else 0.
+        """
         if self._call is not None:
-            self._call.event("first token", {})
+            self._call.event("first token", {"sollol.seam_s": seam_s or None})
 
     def end(self, figures: Figures, error: ErrorBody | None) -> None:
         """The attempt is over."""

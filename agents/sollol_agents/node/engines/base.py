@@ -74,6 +74,8 @@ class EngineAnswer(ABC):
     """Chunks so far, each about one token."""
     left_out: tuple[str, ...] = ()
     """Fields of the caller's body that the engine did not get, though they ask for something."""
+    seam_s: float = 0.0
+    """Of an answer that goes on: seconds until the engine was asked for the rest."""
 
     @abstractmethod
     def chunks(self) -> AsyncGenerator[list[bytes], None]:

@@ -90,6 +90,7 @@ class ContinuedAnswer(EngineAnswer):
         began = time.perf_counter()
         try:
             start = await self._way.start()
+            self.seam_s = time.perf_counter() - began
             reader = RestReader(start.thought, start.calls, trims=start.trims)
             completed = Completed(reason=LENGTH, figures=_all_read(start))
             if start.left_tokens is None or start.left_tokens > 0:

@@ -20,6 +20,7 @@ from sollol_agents.node.engines.lines import LineSplitter, event_data, split
 from sollol_agents.node.engines.refusals import failure
 from sollol_agents.node.engines.translation.options import Flavour
 from sollol_bus.errors import SollolError
+from sollol_bus.waiting import both
 from sollol_schemas.continuation import ContinueFrom
 from sollol_schemas.execution import Figures
 
@@ -105,33 +106,41 @@ class LlamaCppWay:
         """Renders, looks how the model would begin, and puts the pieces together."""
         want = asked(self._request, self._model, Flavour.LLAMA_CPP, self._context_length)
         self._sampling = want.sampling | {"cache_prompt": True}
-        rendered = want.prompt if want.chat is None else await self._render(want.chat, want.chat["messages"])
+        rendered, calls = await both(self._rendered(want), self._call_marks(want))
         text = after_partial(rendered, want.partial, self._said.text)
         if text is None:
             raise not_continued("less was said than the request says itself")
-        thought: Marks | None = None
-        if want.chat is not None and (self._said.thinking or (text and templates.ends_in_thought(rendered))):
-            thought = await self._thought_marks(want.chat, rendered)
-            if not text and len(thought.tokens_of_closing) > 1:
-                raise not_continued("the thought may end in more than one way, which is not parsed here")
-            self._sampling["preserved_tokens"] = thought.tokens
-            whole = await with_thought(self._likely, rendered, self._said.thinking, text, thought, trims=False)
-            thought = None if text else thought
-        elif want.chat is not None and text == self._said.text:
-            whole = await self._with_text(rendered, text)
-        else:
-            whole = rendered + text
-        prompt_tokens, all_tokens = await self._count(rendered), await self._count(whole)
-        said_tokens = max(0, all_tokens - prompt_tokens)
+        (whole, thought), prompt_tokens = await both(self._whole(want, rendered, text), self._count(rendered))
+        if kept := [*(thought.tokens if thought is not None else ()), *calls]:
+            self._sampling["preserved_tokens"] = kept
+        said_tokens = left_tokens = None
+        if want.limit is not None:  # else the completion tells, once it is over
+            said_tokens = max(0, await self._count(whole) - prompt_tokens)
+            left_tokens = max(0, want.limit - said_tokens)
         return Start(
             text=whole,
             prompt_tokens=prompt_tokens,
             said_tokens=said_tokens,
-            left_tokens=None if want.limit is None else max(0, want.limit - said_tokens),
-            thought=thought,
-            calls=await self._call_marks(want),
+            left_tokens=left_tokens,
+            thought=None if text else thought,
+            calls=calls,
             spent=self._spent,
         )
+
+    async def _rendered(self, want: Asked) -> str:
+        return want.prompt if want.chat is None else await self._render(want.chat, want.chat["messages"])
+
+    async def _whole(self, want: Asked, rendered: str, text: str) -> tuple[str, Marks | None]:
+        """The prompt with what was said behind it, and the marks of the thought that is in it or goes on."""
+        if want.chat is None:
+            return rendered + text, None
+        if self._said.thinking or (text and templates.ends_in_thought(rendered)):
+            thought = await self._thought_marks(want.chat, rendered)
+            if not text and len(thought.tokens_of_closing) > 1:
+                raise not_continued("the thought may end in more than one way, which is not parsed here")
+            self._sampling["preserved_tokens"] = thought.tokens
+            return await with_thought(self._likely, rendered, self._said.thinking, text, thought, trims=False), thought
+        return await self._with_text(rendered, text) if text == self._said.text else rendered + text, None
 
     async def rest(self, start: Start) -> AsyncGenerator[list[str], None]:
         """The raw completion, event by event."""
@@ -203,9 +212,7 @@ class LlamaCppWay:
             shown = await self._render(want.chat, [*want.chat["messages"], *templates.calling_turns()])
         except SollolError:
             shown = ""
-        marks = templates.call_marks(shown)
-        self._sampling["preserved_tokens"] = [*self._sampling.get("preserved_tokens", []), *marks]
-        return marks
+        return templates.call_marks(shown)
 
 
 def _checked(data: bytes) -> _Event:

@@ -21,6 +21,7 @@ from sollol_agents.node.engines.lines import LineSplitter, split
 from sollol_agents.node.engines.ollama_wire import FinalLine, check_line
 from sollol_agents.node.engines.translation.chat import CHAT_PATH
 from sollol_bus.errors import SollolError
+from sollol_bus.waiting import both
 from sollol_schemas.continuation import ContinueFrom
 from sollol_schemas.execution import Figures
 
@@ -86,9 +87,9 @@ class OllamaWay:
         text = after_partial(rendered, want.partial, self._said.text)
         if text is None:
             raise not_continued("less was said than the request says itself")
-        first = await self._look(rendered)
         if want.hides_thoughts and templates.ends_in_thought(rendered):
             raise not_continued("what the model thought is left out of what was said")
+        first, calls = await both(self._look(rendered), self._call_marks())
         thought: Marks | None = None
         trims = False
         if self._said.thinking or (text and templates.ends_in_thought(rendered)):
@@ -107,7 +108,7 @@ class OllamaWay:
             said_tokens=said_tokens,
             left_tokens=None if limit is None or said_tokens is None else max(0, limit - said_tokens),
             thought=thought,
-            calls=await self._call_marks(),
+            calls=calls,
             trims=trims,
             spent=self._spent,
         )

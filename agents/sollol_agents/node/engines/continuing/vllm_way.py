@@ -18,6 +18,7 @@ from sollol_agents.node.engines.translation.chat import CHAT_PATH, COMPLETIONS_P
 from sollol_agents.node.engines.translation.chat_stream import ChatStream
 from sollol_agents.node.engines.translation.options import Flavour
 from sollol_bus.errors import SollolError
+from sollol_bus.waiting import both
 from sollol_schemas.continuation import ContinueFrom
 
 _OUTPUT_ALONE: Final = ("presence_penalty", "frequency_penalty")
@@ -61,8 +62,8 @@ class VllmWay:
             raise not_continued("a penalty counts the words of the answer alone, and would begin anew")
         if want.partial:
             raise not_continued("the request begins the answer itself")
-        prompt_tokens = await self._count(self._chat([], is_open=False) if want.chat else {"prompt": want.prompt})
-        all_tokens = await self._count(self._continued())
+        alone = self._chat([], is_open=False) if want.chat else {"prompt": want.prompt}
+        prompt_tokens, all_tokens = await both(self._count(alone), self._count(self._continued()))
         is_counted = prompt_tokens is not None and all_tokens is not None
         said_tokens = max(0, (all_tokens or 0) - (prompt_tokens or 0)) if is_counted else said.pieces
         return Start(
