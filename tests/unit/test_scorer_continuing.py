@@ -273,3 +273,29 @@ def test_something_is_left_of_every_answer_that_has_a_length(median: float, made
 def test_why_not_says_so_exactly_where_the_texts_differ(has: str, wanted: str, tokens: int) -> None:
     refusal = why_not(model(fingerprint=has), said(tokens, wanted))
     assert (refusal == "") is (tokens == 0 or (has != "" and wanted in ("", has)))
+
+
+@pytest.mark.parametrize(
+    ("continued", "first"),
+    [(said(resumed=1), "rest"), (said(resumed=1, cuts=1), "small"), (said(resumed=2, cuts=1), "rest")],
+    ids=["broken off", "moved on purpose", "broken off after a move"],
+)
+def test_what_broke_off_goes_ahead_of_small_requests_that_wait(continued: Continuation, first: str) -> None:
+    fleet = Fleet()
+    fleet.node("a", installed=(model(fingerprint=PRINT),), slots=1)
+    fleet.place("runs")
+    fleet.ask("small", context=chat(limit=100))
+    fleet.ask("rest", context=chat(limit=4000), continuation=continued)
+    fleet.end("runs-1", "a")
+    fleet.tick(0.1)
+    assert [name for name in ("small", "rest") if fleet.where(name)] == [first]
+
+
+@pytest.mark.parametrize(("continued", "place"), [(said(resumed=1), "slow"), (said(resumed=1, cuts=1), "")])
+def test_what_broke_off_hardly_waits_for_a_better_node(continued: Continuation, place: str) -> None:
+    fleet = Fleet()
+    installed = (model(fingerprint=PRINT),)
+    fleet.node("fast", installed=installed, slots=1, gpus=(gpu("RTX 4090"),))
+    fleet.node("slow", installed=installed, slots=1, gpus=(gpu("RTX 3060"),))
+    assert fleet.place("runs", context=chat(limit=150)) == "fast"
+    assert fleet.place("rest", context=chat(limit=600), continuation=continued) == place

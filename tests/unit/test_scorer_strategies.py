@@ -99,7 +99,7 @@ def candidate(total_s: float, *, is_free: bool, load: object = None, hit_tokens:
 
 def chosen(busy: Any, free: Any, *, held_ahead: int) -> str:
     """Where `plan` sends a request that follows others which are held."""
-    waiting: Any = SimpleNamespace(mode=None, held_ahead=held_ahead, newcomers_ratio=1.0)
+    waiting: Any = SimpleNamespace(mode=None, held_ahead=held_ahead, newcomers_ratio=1.0, is_broken_off=False)
     node: str = LeastCost(hold=0.3).choose(waiting, [busy, free], 0.0, random.Random(1)).cost.horizon.node.node_id
     return node
 

@@ -18,6 +18,12 @@ def said_tokens(request: GrantRequest) -> int:
     return request.continuation.said_tokens if request.continuation is not None else 0
 
 
+def is_broken_off(request: GrantRequest) -> bool:
+    """Whether its answer broke off in the middle by a fault: oftener than it was moved on purpose."""
+    told = request.continuation
+    return told is not None and told.said_tokens > 0 and told.resumed > told.cuts
+
+
 def as_read(request: GrantRequest) -> GrantRequest:
     """The request as its next attempt has it: what was said counts to its prompt, and no more to its limit."""
     said = said_tokens(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sollol_agents.requests.names import canonical
-from sollol_agents.scorer.choice.continuing import as_read, said_tokens
+from sollol_agents.scorer.choice.continuing import as_read, is_broken_off, said_tokens
 from sollol_agents.scorer.choice.groups import Binding
 from sollol_agents.scorer.knowledge.lognormal import mean_rest
 from sollol_schemas.grant import GrantRequest
@@ -57,6 +57,7 @@ class Waiting:
         "excluded",
         "held_ahead",
         "is_away",
+        "is_broken_off",
         "is_cpu_only",
         "key",
         "kind_key",
@@ -74,6 +75,8 @@ class Waiting:
     def __init__(self, request: GrantRequest, now: float, sequence: int, *, born_at: float | None = None) -> None:
         self.said_tokens = said_tokens(request)
         """Tokens of its answer that attempts before have said."""
+        self.is_broken_off = is_broken_off(request)
+        """Whether somebody waits in the middle of its answer, which nobody moved on purpose."""
         self.request = request = as_read(request)
         """As its next attempt has it; see `as_read`."""
         self.sequence = sequence

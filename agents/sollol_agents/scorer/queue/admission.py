@@ -96,7 +96,10 @@ class Admission:
         mean = waiting.limited_mean(belief.median_tokens)
         waiting.best_work_s = work_s = belief.work_s(waiting.request.context.prompt_tokens, mean)
         is_ranked = waiting.mode is not RoutingMode.ASYNC and work_s > 0 and self._config.theta > 0
-        waiting.size_levels = size_levels(work_s, self._config) if is_ranked else 0.0
+        if is_ranked and waiting.is_broken_off:  # somebody reads it, and waits in its middle
+            waiting.size_levels = -self._config.size_clamp
+        else:
+            waiting.size_levels = size_levels(work_s, self._config) if is_ranked else 0.0
 
     def _insist_on_cpu(self, waiting: Waiting, now: float) -> None:
         left_s = waiting.deadline_at - now

@@ -232,7 +232,7 @@ class Planner:
         Where few nodes are free, these come first, so that of the busy ones only the best is looked for.
         """
         ratio = self.strategy.prune_ratio
-        if ratio is None or waiting.mode in _LOOK_AT_ALL:
+        if ratio is None or waiting.mode in _LOOK_AT_ALL or waiting.is_broken_off:
             return self.choose(waiting, nodes, now, pool)
         bucket, rules, planned, rows = self._bucket(waiting, now), self._rules, pool.planned, pool.rows
         least = pool.least_s(waiting)
