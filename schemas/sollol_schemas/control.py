@@ -11,7 +11,7 @@ from msgspec import Meta
 from sollol_schemas.errors import ErrorBody
 from sollol_schemas.prices import NodePrice
 from sollol_schemas.stores import NodeClaim
-from sollol_schemas.units import BusId, Count, NodeName, Term, Weight
+from sollol_schemas.units import BusId, Count, NodeName, Seconds, Term, Weight
 
 BlobDigest = Annotated[
     str, Meta(pattern=r"^sha256[:-][0-9a-f]{64}$(?!\n)", description="`sha256:` and the hexadecimal digest of a file.")
@@ -140,6 +140,9 @@ class StateQuestion(msgspec.Struct, frozen=True, kw_only=True):
 
     node_id: BusId
     attempt_id: BusId
+    within_s: Seconds = 0.0
+    """A node that answers neither of two questions, each within so long, is to be called lost; 0: its silence tells
+    nothing."""
 
 
 class StateAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="attempt.state.v1"):

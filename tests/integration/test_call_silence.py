@@ -119,6 +119,22 @@ async def test_an_answer_that_still_runs_is_waited_for(bus: Bus, fleet: Answerin
         assert await collecting == [b"first", b"second"]
 
 
+async def test_an_answer_that_stops_in_its_pace_is_asked_about_as_one_whose_node_may_hang(
+    bus: Bus, fleet: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "LOOK_EVERY_S", 60.0)
+    fleet.says = ErrorBody(
+        code=ErrorCode.NODE_LOST, message="the node n1 does not answer", details={silence.MUTE: True}
+    )
+    async with Call(bus, subjects.GENERATE, BODY) as call:
+        await eventually(lambda: len(fleet.requests) == 1)
+        for _ in range(20):
+            fleet.say(b"more")
+        with pytest.raises(BackendUnavailable, match="does not answer"):
+            await collect(call)
+    assert fleet.asked == [StateQuestion(node_id="n1", attempt_id="a1", within_s=listener.SUDDEN_WITHIN_S)]
+
+
 async def test_the_last_words_that_come_after_the_news_of_them_are_taken(
     bus: Bus, fleet: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from sollol_agents.dispatcher import questions
 from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.lab.testing.scripted import ScriptedNode, ScriptedScorer, ask, begin, serve
 from sollol_agents.lab.testing.waiting import eventually
-from sollol_bus.errors import BackendUnavailable, ConnectionLost
+from sollol_bus.errors import BackendUnavailable, ConnectionLost, RequestTimedOut
 from sollol_bus.sdk.call import Call
+from sollol_bus.sdk.silence import MUTE
 from sollol_bus.transport.connection import Bus
-from sollol_bus.transport.messages import decode, encode, error_of
+from sollol_bus.transport.messages import Msg, decode, encode, error_of
 from sollol_schemas import subjects
-from sollol_schemas.control import AttemptState, DispatcherPing, DispatcherPong, StateAnswer, StateQuestion
+from sollol_schemas.control import (
+    AttemptState,
+    ControlReply,
+    DispatcherPing,
+    DispatcherPong,
+    StateAnswer,
+    StateQuestion,
+)
 from sollol_schemas.errors import ErrorCode
 
+QUESTION = StateQuestion(node_id="n1", attempt_id="a1", within_s=0.1)
 BODY = b'{"model":"m","prompt":"hi","stream":true}'
 
 
@@ -97,6 +108,44 @@ async def test_any_dispatcher_tells_what_a_node_says_of_an_attempt(
     gone = error_of(await bus.request(subjects.STATE, encode(question)))
     assert gone is not None
     assert gone.code is ErrorCode.NODE_LOST
+
+
+async def test_a_node_that_answers_neither_of_two_questions_is_called_lost_where_the_caller_wants_it(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    heard: list[Msg] = []
+    actors_bus.subscribe(subjects.NODE_CONTROL.of("n1"), heard.append)
+    await actors_bus.flush()
+    lost = error_of(await bus.request(subjects.STATE, encode(QUESTION)))
+    assert lost is not None
+    assert (lost.code, lost.details) == (ErrorCode.NODE_LOST, {MUTE: True})
+    assert len(heard) == 2
+
+
+async def test_a_node_that_answers_the_second_question_is_not_lost(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus
+) -> None:
+    heard: list[Msg] = []
+
+    def on_question(msg: Msg) -> None:
+        heard.append(msg)
+        if len(heard) == 2:
+            actors_bus.respond(msg, ControlReply(node_id="n1", instance="i1", attempt_state=AttemptState.STREAMING))
+
+    actors_bus.subscribe(subjects.NODE_CONTROL.of("n1"), on_question)
+    await actors_bus.flush()
+    answer = await bus.request(subjects.STATE, encode(QUESTION))
+    assert decode(answer.data, StateAnswer) == StateAnswer(state=AttemptState.STREAMING)
+
+
+async def test_a_node_that_is_silent_is_not_called_lost_unless_the_caller_wants_it(
+    dispatcher: Dispatcher, actors_bus: Bus, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "_STATE_TIMEOUT_S", 0.1)
+    actors_bus.subscribe(subjects.NODE_CONTROL.of("n1"), lambda _: None)
+    await actors_bus.flush()
+    with pytest.raises(RequestTimedOut):
+        await bus.request(subjects.STATE, encode(replace(QUESTION, within_s=0.0)), timeout_s=0.5)
 
 
 async def test_a_dispatcher_says_whether_it_holds_a_request(dispatcher: Dispatcher, actors_bus: Bus, bus: Bus) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sollol_bus.errors import BackendUnavailable, ConnectionLost
-from sollol_bus.sdk.silence import LOOK_EVERY_S, LOOK_RARELY_S, Silence, end_told, question_about
+from sollol_bus.sdk.silence import LOOK_EVERY_S, LOOK_RARELY_S, SUDDEN_S, Pace, Silence, end_told, question_about
 from sollol_bus.transport.messages import Msg, encode, error_headers
 from sollol_schemas import headers as h
 from sollol_schemas.control import AttemptState, StateAnswer, StateQuestion
@@ -47,6 +47,49 @@ def test_a_stream_that_stops_after_steady_talk_is_asked_about_within_two_looks()
     assert [silence.look(number).is_silent for number in (10, 20, 30, 30)] == [False, False, False, True]
     assert [silence.look(30).again_in_s for _ in range(3)] == [12.0, 12.0, 12.0]
     assert silence.look(31).again_in_s == LOOK_EVERY_S
+
+
+def sudden(came: list[float], until: float) -> list[float]:
+    """When the silence of a stream is called sudden whose messages come at these instants."""
+    pace, now, found = Pace(), 0.3, []
+    while now <= until:
+        look = pace.look(sum(1 for at in came if at <= now), now)
+        assert 0.0 < look.again_in_s <= LOOK_EVERY_S
+        if look.is_silent:
+            found.append(now)
+        now += look.again_in_s
+    return found
+
+
+@given(st.floats(0.002, 1.0), st.integers(0, 200), st.lists(st.floats(0.3, 1.7), min_size=200, max_size=200))
+def test_a_steady_stream_is_never_suddenly_silent(gap_s: float, number: int, strays: list[float]) -> None:
+    came = [0.0]
+    for stray in strays[:number]:
+        came.append(came[-1] + gap_s * stray)
+    assert not sudden(came, came[-1])
+
+
+@given(st.floats(0.002, 0.3), st.integers(0, 12))
+def test_a_stream_that_had_a_pace_and_stops_is_asked_about_soon_and_twice(gap_s: float, more: int) -> None:
+    number = 8 + round(3 * max(SUDDEN_S, 8 * gap_s) / gap_s) + more
+    came = [gap_s * n for n in range(number)]
+    found = sudden(came, came[-1] + 60.0)
+    assert len(found) == 2
+    assert found[0] - came[-1] <= 3 * max(SUDDEN_S, 8 * gap_s)
+    assert found[1] - found[0] <= LOOK_EVERY_S
+
+
+@given(st.integers(0, 7), st.floats(0.01, 1.0))
+def test_a_stream_without_a_pace_is_never_suddenly_silent(number: int, gap_s: float) -> None:
+    assert not sudden([gap_s * n for n in range(number)], 60.0)
+
+
+def test_a_stream_that_speaks_again_may_be_suddenly_silent_again() -> None:
+    first = [0.05 * n for n in range(40)]
+    again = [12.0 + 0.05 * n for n in range(80)]
+    found = sudden(first + again, 30.0)
+    assert len(found) == 4
+    assert found[1] < again[0] < again[-1] < found[2]
 
 
 def test_only_an_answer_that_says_who_makes_it_can_be_asked_about() -> None:

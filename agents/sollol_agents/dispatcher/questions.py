@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 from sollol_agents.dispatcher.requests.intake import Rejected, Request
-from sollol_bus.errors import BusError, DecodeFailed, NoResponders, NotConnected
+from sollol_bus.errors import BusError, DecodeFailed, NoResponders, NotConnected, RequestTimedOut
 from sollol_bus.jetstream.vacancy import nobody
+from sollol_bus.sdk.silence import MUTE
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, decoded, encode
 from sollol_schemas import stores, subjects
@@ -59,16 +62,29 @@ def ask_state(bus: Bus, msg: Msg) -> None:
         bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
         return
 
-    def on_answer(reply: Msg | BusError) -> None:
+    def on_answer(is_last: bool, reply: Msg | BusError) -> None:
         told = None if isinstance(reply, BusError) else decoded(reply, ControlReply)
         if told is not None and told.attempt_state is not None:
             bus.respond(msg, StateAnswer(state=told.attempt_state, chunks=told.chunks))
         elif isinstance(reply, NoResponders) and not bus.is_settling:
-            error = ErrorBody(code=ErrorCode.NODE_LOST, message=f"the node {asked.node_id} is gone")
-            bus.respond_error(msg.reply, error)
+            lost(f"the node {asked.node_id} is gone")
+        elif isinstance(reply, RequestTimedOut) and asked.within_s > 0 and not bus.is_settling:
+            if is_last:
+                lost(f"the node {asked.node_id} does not answer", is_mute=True)
+            else:  # this process may have been the one that was late
+                ask(is_last=True)
 
-    question = encode(ControlAttempt(attempt_id=asked.attempt_id))
-    bus.ask(subjects.NODE_CONTROL.of(asked.node_id), question, on_answer, timeout_s=_STATE_TIMEOUT_S)
+    def lost(why: str, *, is_mute: bool = False) -> None:
+        details = {MUTE: True} if is_mute else {}
+        bus.respond_error(msg.reply, ErrorBody(code=ErrorCode.NODE_LOST, message=why, details=details))
+
+    def ask(*, is_last: bool) -> None:
+        timeout_s = min(_STATE_TIMEOUT_S, asked.within_s) if asked.within_s > 0 else _STATE_TIMEOUT_S
+        question = encode(ControlAttempt(attempt_id=asked.attempt_id))
+        with suppress(NotConnected):  # nobody can be told
+            bus.ask(subjects.NODE_CONTROL.of(asked.node_id), question, partial(on_answer, is_last), timeout_s=timeout_s)
+
+    ask(is_last=False)
 
 
 def _kind_of(body: bytes) -> RequestKind:
