@@ -10,6 +10,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from sollol_agents.metering.requests import RequestMeter
 from sollol_agents.metering.state import families
+from sollol_agents.metering.tallies import Count, Spread
 
 
 class Listed(msgspec.Struct, frozen=True, order=True):
@@ -34,7 +35,8 @@ def counted_by(holder: object) -> Iterator[Listed]:
     """The metrics that an object keeps in its attributes, one by one or in a dict."""
     for value in vars(holder).values():
         for metric in value.values() if isinstance(value, dict) else (value,):
-            if isinstance(metric, MetricWrapperBase):
+            if isinstance(metric, (MetricWrapperBase, Count, Spread)):
                 told = next(iter(metric.describe()))
                 name = f"{told.name}_total" if told.type == "counter" else told.name
-                yield Listed(name, told.type, tuple(metric._labelnames), told.documentation)  # noqa: SLF001 nowhere else
+                labels = metric._labelnames if isinstance(metric, MetricWrapperBase) else metric.labels  # noqa: SLF001 nowhere else
+                yield Listed(name, told.type, tuple(labels), told.documentation)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry
 
 from sollol_agents.metering.labels import OTHER, NodeLabels
+from sollol_agents.metering.tallies import Count, Spread
 from sollol_schemas.decision import DecisionEvent
 from sollol_schemas.events import Outcome
 
@@ -23,59 +24,59 @@ class RequestMeter:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use here
         self._nodes = NodeLabels()
-        self._considered = Histogram(
+        self._considered = Spread(
             "sollol_scorer_decision_seconds",
             "Time that the scorer took over one question for a slot.",
-            buckets=_THINKING_S,
-            registry=registry,
+            [],
+            _THINKING_S,
+            registry,
         )
-        self._decisions = Counter(
+        self._decisions = Count(
             "sollol_scorer_decisions_total",
             "Requests that got a node, by mode and strategy.",
             ["mode", "strategy"],
-            registry=registry,
+            registry,
         )
-        self._queue = Histogram(
+        self._queue = Spread(
             "sollol_scorer_queue_seconds",
             "From a request's arrival to its slot, by mode.",
             ["mode"],
-            buckets=_SECONDS,
-            registry=registry,
+            _SECONDS,
+            registry,
         )
-        self._attempts = Counter(
+        self._attempts = Count(
             "sollol_attempts_total",
             "Attempts that ended, by the actor that reports them; node _none: requests that no node ever got.",
             ["node", "mode", "status"],
-            registry=registry,
+            registry,
         )
-        self._failures = Counter(
-            "sollol_attempt_failures_total", "Attempts that failed, by code.", ["node", "code"], registry=registry
+        self._failures = Count(
+            "sollol_attempt_failures_total", "Attempts that failed, by code.", ["node", "code"], registry
         )
-        self._seconds = Histogram(
+        self._seconds = Spread(
             "sollol_attempt_seconds",
             "From the node's acceptance to the last token, of attempts that succeeded.",
             ["node", "mode"],
-            buckets=_SECONDS,
-            registry=registry,
+            _SECONDS,
+            registry,
         )
-        self._first = Histogram(
+        self._first = Spread(
             "sollol_attempt_first_token_seconds",
             "From the node's acceptance to the first token.",
             ["node", "mode"],
-            buckets=_SECONDS,
-            registry=registry,
+            _SECONDS,
+            registry,
         )
-        self._tokens = Counter(
-            "sollol_attempt_tokens_total", "Tokens of prompts and answers.", ["node", "kind"], registry=registry
+        self._tokens = Count(
+            "sollol_attempt_tokens_total", "Tokens of prompts and answers.", ["node", "kind"], registry
         )
-        self._error = Histogram(
+        self._error = Spread(
             "sollol_attempt_forecast_ratio",
             "Actual seconds divided by predicted seconds, of attempts that succeeded.",
             ["node"],
-            buckets=_RATIOS,
-            registry=registry,
+            _RATIOS,
+            registry,
         )
 
     def considered(self, seconds: float) -> None:
@@ -85,25 +86,25 @@ class RequestMeter:
     def decided(self, event: DecisionEvent) -> None:
         """A request got its node."""
         made = event.decision
-        self._decisions.labels(made.mode.value, made.strategy).inc()
-        self._queue.labels(made.mode.value).observe(made.queue_s)
+        self._decisions.add(made.mode.value, made.strategy)
+        self._queue.observe(made.queue_s, made.mode.value)
 
     def ended(self, outcome: Outcome) -> None:
         """An attempt ended."""
         node, mode, status = self._nodes.of(outcome.node_id), outcome.decision.mode.value, outcome.status.value
-        self._attempts.labels(node, mode, status).inc()
+        self._attempts.add(node, mode, status)
         if status in ("failed", "presumed_lost"):
-            self._failures.labels(node, outcome.code.value if outcome.code is not None else OTHER).inc()
+            self._failures.add(node, outcome.code.value if outcome.code is not None else OTHER)
         figures = outcome.figures
         if figures is None:
             return
-        self._tokens.labels(node, "prompt").inc(figures.prompt_tokens or 0)
-        self._tokens.labels(node, "output").inc(figures.output_tokens or 0)
+        self._tokens.add(node, "prompt", by=figures.prompt_tokens or 0)
+        self._tokens.add(node, "output", by=figures.output_tokens or 0)
         if status != "success":
             return
-        self._seconds.labels(node, mode).observe(figures.actual_s)
+        self._seconds.observe(figures.actual_s, node, mode)
         if figures.ttft_s is not None:
-            self._first.labels(node, mode).observe(figures.ttft_s)
+            self._first.observe(figures.ttft_s, node, mode)
         predicted_s = outcome.decision.forecast.total_s
         if predicted_s > 0:
-            self._error.labels(node).observe(figures.actual_s / predicted_s)
+            self._error.observe(figures.actual_s / predicted_s, node)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import generate_latest
 
 from sollol_agents.metering.labels import MAX_NODES, NodeLabels
+from sollol_agents.metering.tallies import Count, Spread
 from sollol_bus.sdk.routing_told import attempts_of
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorCode
@@ -44,30 +45,28 @@ class Metrics:
     """The counters of one gateway."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use here
         registry = self._registry = CollectorRegistry(auto_describe=False)
-        self._requests = Counter(
-            "sollol_gateway_requests_total", "Requests answered.", ["path", "status"], registry=registry
+        self._requests = Count("sollol_gateway_requests_total", "Requests answered.", ["path", "status"], registry)
+        self._errors = Count(
+            "sollol_gateway_errors_total", "Inference requests that failed, by code.", ["code"], registry
         )
-        self._errors = Counter(
-            "sollol_gateway_errors_total", "Inference requests that failed, by code.", ["code"], registry=registry
-        )
+        self._open = 0
         self._active = Gauge("sollol_gateway_active_requests", "Inference requests open.", registry=registry)
         self._connections = Gauge("sollol_gateway_open_connections", "Connections of clients.", registry=registry)
         self._seconds = self._histogram("request_duration_seconds", "From arrival to the last byte.", "mode")
         self._first = self._histogram("first_byte_seconds", "From arrival to the first byte of the answer.", "mode")
         self._queue = self._histogram("queue_seconds", "From arrival to the slot.", "mode")
         self._node_seconds = self._histogram("node_duration_seconds", "On the node, acceptance to the end.", "node")
-        self._attempts = Counter(
-            "sollol_gateway_attempts_total", "Attempts made for answered requests.", ["node"], registry=registry
+        self._attempts = Count(
+            "sollol_gateway_attempts_total", "Attempts made for answered requests.", ["node"], registry
         )
-        self._resumed = Counter(
-            "sollol_gateway_resumed_total", "Times that an answer broke off and went on.", ["code"], registry=registry
+        self._resumed = Count(
+            "sollol_gateway_resumed_total", "Times that an answer broke off and went on.", ["code"], registry
         )
-        self._decisions = Counter(
-            "sollol_gateway_decisions_total", "Answers by mode and strategy.", ["mode", "strategy"], registry=registry
+        self._decisions = Count(
+            "sollol_gateway_decisions_total", "Answers by mode and strategy.", ["mode", "strategy"], registry
         )
-        self._tokens = Counter("sollol_gateway_tokens_total", "Tokens of answers.", ["kind", "node"], registry=registry)
+        self._tokens = Count("sollol_gateway_tokens_total", "Tokens of answers.", ["kind", "node"], registry)
         self._fleet_nodes = Gauge("sollol_fleet_nodes", "Nodes of the fleet.", ["state"], registry=registry)
         self._fleet_queue = Gauge("sollol_fleet_queued_requests", "Requests that wait for a slot.", registry=registry)
         self._fleet_flight = Gauge("sollol_fleet_in_flight_attempts", "Attempts in slots.", registry=registry)
@@ -78,20 +77,20 @@ class Metrics:
         }
         self._nodes = NodeLabels()
 
-    def _histogram(self, name: str, help_text: str, label: str) -> Histogram:
-        return Histogram(f"sollol_gateway_{name}", help_text, [label], buckets=_SECONDS, registry=self._registry)
+    def _histogram(self, name: str, help_text: str, label: str) -> Spread:
+        return Spread(f"sollol_gateway_{name}", help_text, [label], _SECONDS, self._registry)
 
     def began(self) -> None:
         """An inference request is open."""
-        self._active.inc()
+        self._open += 1
 
     def resumed(self, reason: ErrorCode) -> None:
         """An answer that broke off goes on."""
-        self._resumed.labels(reason.value).inc()
+        self._resumed.add(reason.value)
 
     def refused(self, path: str, status: int) -> None:
         """A request was answered without a call, or is none of inference."""
-        self._requests.labels(path, str(status)).inc()
+        self._requests.add(path, str(status))
 
     def ended(
         self,
@@ -105,26 +104,27 @@ class Metrics:
         code: ErrorCode | None,
     ) -> None:
         """An inference request is over."""
-        self._active.dec()
-        self._requests.labels(path, str(status)).inc()
+        self._open -= 1
+        self._requests.add(path, str(status))
         if code is not None:
-            self._errors.labels(code.value).inc()
+            self._errors.add(code.value)
         if decision is None:
             return
         mode, node = decision.mode.value, self._nodes.of(decision.node_id)
-        self._seconds.labels(mode).observe(seconds)
+        self._seconds.observe(seconds, mode)
         if first_s is not None:
-            self._first.labels(mode).observe(first_s)
-        self._queue.labels(mode).observe(decision.queue_s)
-        self._decisions.labels(mode, decision.strategy).inc()
-        self._attempts.labels(node).inc(attempts_of(decision))
+            self._first.observe(first_s, mode)
+        self._queue.observe(decision.queue_s, mode)
+        self._decisions.add(mode, decision.strategy)
+        self._attempts.add(node, by=attempts_of(decision))
         if figures is not None:
-            self._node_seconds.labels(node).observe(figures.actual_s)
-            self._tokens.labels("prompt", node).inc(figures.prompt_tokens or 0)
-            self._tokens.labels("output", node).inc(figures.output_tokens or 0)
+            self._node_seconds.observe(figures.actual_s, node)
+            self._tokens.add("prompt", node, by=figures.prompt_tokens or 0)
+            self._tokens.add("output", node, by=figures.output_tokens or 0)
 
     def text(self, fleet: NodesReply | None, connections: int) -> bytes:
         """Everything in Prometheus' text format."""
+        self._active.set(self._open)
         self._connections.set(connections)
         self._fleet_nodes.clear()
         for gauge in self._node_gauges.values():
