@@ -40,6 +40,7 @@ _REMEMBERED_S: Final = 7 * 86400.0
 _MOST_INVITATIONS: Final = 1000
 _NEWCOMERS_BYTES: Final = 4096
 _LONG_AGO: Final = 1.0
+_HANDSHAKE_S: Final = 10
 _NAME: Final = "{{name()}}"
 SYSTEM: Final = "SYS"
 ACCOUNT: Final = "SOLLOL"
@@ -242,6 +243,19 @@ def server_config(authority: Authority, *, folder: str) -> str:
         f"resolver_preload {{\n  {system}: {of_system}\n"
         f"  {account}: {claims_of_fleet(authority, now=_LONG_AGO)}\n}}\n"
     )
+
+
+def tls_config(certificate: str, key: str) -> str:
+    """The part of a NATS server's configuration that encrypts its connections.
+
+    Args:
+        certificate: The file of the server's certificate.
+        key: That of its key.
+    """
+    files = {"cert_file": certificate, "key_file": key}
+    lines = [f"  {name}: {msgspec.json.encode(path).decode()}\n" for name, path in files.items()]
+    # a busy or small machine takes longer for its first handshake than the 2 s that a server grants unasked
+    return f"tls {{\n{''.join(lines)}  timeout: {_HANDSHAKE_S}\n}}\n"
 
 
 def new_secret() -> str:

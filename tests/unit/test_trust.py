@@ -26,6 +26,7 @@ from sollol_bus.trust.authority import (
     new_authority,
     new_secret,
     server_config,
+    tls_config,
     without,
 )
 from sollol_bus.trust.certificates import fingerprint, new_ca, new_server
@@ -199,6 +200,17 @@ def test_a_token_reads_as_it_was_written_whatever_a_terminal_does_to_it(
 def test_what_is_no_token_is_refused_in_words(text: str) -> None:
     with pytest.raises(ConfigError, match="token"):
         tokens.read(text)
+
+
+def test_an_encrypted_server_gives_a_slow_machine_time_for_its_first_handshake() -> None:
+    text = tls_config('/a "b"/server.pem', "/a/server.key")
+    assert text.splitlines() == [
+        "tls {",
+        '  cert_file: "/a \\"b\\"/server.pem"',
+        '  key_file: "/a/server.key"',
+        "  timeout: 10",
+        "}",
+    ]
 
 
 def test_the_servers_certificate_is_believed_under_its_names_and_by_its_own_authority_alone(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import msgspec
 
 from sollol_agents.registrar import config as files
 from sollol_agents.registrar.config import write_secret
-from sollol_bus.trust.authority import claims_of_member, enrolled, new_authority, server_config
+from sollol_bus.trust.authority import claims_of_member, enrolled, new_authority, server_config, tls_config
 from sollol_bus.trust.certificates import new_ca, new_server
 from sollol_bus.trust.claims import Kind, creds_text, new_seed, public_key, user_claims
 from sollol_schemas.instants import instant
@@ -53,6 +52,5 @@ def found(folder: Path, hosts: Sequence[str], port: int, node_id: str, *, now: f
     write_secret(folder / files.SERVER_CERTIFICATE, own.certificate)
     write_secret(folder / files.SERVER_KEY, own.key)
     write_secret(folder / files.AUTHORITY, msgspec.json.encode(authority).decode())
-    certificate, key = (json.dumps(str(folder / name)) for name in (files.SERVER_CERTIFICATE, files.SERVER_KEY))
-    tls = f"tls {{\n  cert_file: {certificate}\n  key_file: {key}\n}}\n"
+    tls = tls_config(str(folder / files.SERVER_CERTIFICATE), str(folder / files.SERVER_KEY))
     return server_config(authority, folder=str(folder / files.PUSHED)) + tls

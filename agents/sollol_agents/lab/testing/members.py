@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import nkeys
 from sollol_bus.server.rights import inbox_prefix
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import BusConfig
-from sollol_bus.trust.authority import Authority, claims_of_member, enrolled, new_authority, server_config
+from sollol_bus.trust.authority import Authority, claims_of_member, enrolled, new_authority, server_config, tls_config
 from sollol_bus.trust.certificates import new_ca, new_server
 from sollol_bus.trust.claims import Kind, creds_text, new_seed, public_key
 from sollol_schemas.instants import instant
@@ -57,8 +56,7 @@ class Members:
         for name, text in (("ca.pem", ca.certificate), ("server.pem", own.certificate), ("server.key", own.key)):
             (self._folder / name).write_text(text)
         self.ca_file = str(self._folder / "ca.pem")
-        certificate, key = (json.dumps(str(self._folder / name)) for name in ("server.pem", "server.key"))
-        return f"{self.server_config}tls {{\n  cert_file: {certificate}\n  key_file: {key}\n}}\n"
+        return self.server_config + tls_config(str(self._folder / "server.pem"), str(self._folder / "server.key"))
 
     def bus_config(self, name: str, url: str) -> BusConfig:
         """How one of them connects."""
