@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.command import parser_of, started
-from sollol_agents.lab.testing.servers import free_port
+from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.waiting import eventually
 
 ROOT: Final = Path(__file__).parents[1]

@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ import msgspec
 from bench.callers import WAYS, Callers, spread
 from bench.command import parser_of, started
 from sollol_agents.children import Child
+from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.processes import ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
@@ -219,13 +219,6 @@ async def _hung(callers: Callers, work: Sequence[asyncio.Task[None]]) -> int:
         if callers.words != heard:
             last, heard = time.monotonic(), callers.words
     return callers.open
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from bench.restarts import MODEL, NODES, Load, Restart, Stage, run
 from sollol_agents.cli.commands.findings import Level
 from sollol_agents.cli.commands.upgrade import look
 from sollol_agents.cli.commands.upgrade_plan import Plan, plan_of
-from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port, routes_of
+from sollol_agents.lab.testing.ports import free_port
+from sollol_agents.lab.testing.servers import NatsServer, deployed, routes_of
 from sollol_agents.lab.testing.waiting import eventually
 
 DEPLOY: Final = Path(__file__).parents[1] / "deploy"

@@ -14,8 +14,9 @@ import msgspec
 from bench.faults.load import MODEL
 from sollol_agents.children import Child
 from sollol_agents.lab.link import Link
+from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.processes import Emulator, ProcessFleet
-from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port, routes_of
+from sollol_agents.lab.testing.servers import NatsServer, deployed, routes_of
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.jetstream.api import api
@@ -89,17 +90,24 @@ class Stage:
     async def revive(self, name: str) -> Child:
         """Starts an actor, again and again until it stays, as a service manager does."""
         actor = self.actors[name]
+        said: list[str] = []
 
         async def is_started() -> bool:
             actor.starts += 1
             start_name = f"{name}-{actor.starts}"
             try:
                 actor.child = await self._fleet.sollol(actor.role, *actor.argv, name=start_name, **actor.environ)
-            except ConfigError:
-                return False  # the servers are choosing their leaders
+            except ConfigError as error:  # the servers are choosing their leaders
+                said[:] = [str(error)]
+                return False
             return True
 
-        await eventually(is_started, within_s=_START_WITHIN_S, complaint=name)
+        def complaint() -> str:
+            ended = [one for one in self.servers.values() if one.exit_code is not None]
+            of_servers = [f"{one.name} ended with {one.exit_code}: {one.last_words()}" for one in ended]
+            return "; ".join([f"{name}, started {actor.starts} times", *said, *of_servers])
+
+        await eventually(is_started, within_s=_START_WITHIN_S, complaint=complaint)
         assert actor.child is not None
         return actor.child
 

@@ -24,6 +24,7 @@ from bench.command import parser_of, started
 from bench.gateway.caller import Caller, delay_of
 from bench.overhead.measures import percentiles
 from bench.processes import Process, fleet, instant_engine, running
+from sollol_agents.lab.testing.ports import free_port
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 
 BARS = {"added_p50_ms": 2.5, "added_p99_ms": 6.0, "requests_per_s": 650.0, "added_per_token_p99_ms": 3.0}
@@ -106,7 +107,7 @@ async def litellm_proxy(command: Path, engine_url: str, folder: Path) -> AsyncIt
         f"      api_base: {engine_url}/v1\n      api_key: none\n"
         "litellm_settings:\n  telemetry: false\n  num_retries: 0\n"
     )
-    port = _free_port()
+    port = free_port()  # LiteLLM cannot choose a port itself
     arguments = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
     with (folder / "litellm.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
@@ -139,14 +140,6 @@ async def _answers(url: str, process: asyncio.subprocess.Process, log: Path) -> 
             await asyncio.sleep(0.2)
         else:
             return
-
-
-def _free_port() -> int:
-    import socket  # noqa: PLC0415 LiteLLM cannot choose a port itself
-
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 def body_for(path: str) -> bytes:

@@ -24,8 +24,8 @@ from bench.command import parser_of, started
 from bench.faults.load import LONG, MODEL, PAUSE_S, SHORT, Caller
 from bench.faults.stage import SLOTS, TPS
 from bench.soak.slopes import picture, settled, slope
+from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.processes import ProcessFleet
-from sollol_agents.lab.testing.servers import free_port
 from sollol_bus.jetstream.api import api
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 from sollol_bus.transport.connection import Bus

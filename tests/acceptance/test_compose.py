@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.processes import ProcessFleet
-from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port, routes_of
+from sollol_agents.lab.testing.servers import NatsServer, deployed, routes_of
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.jetstream.api import api

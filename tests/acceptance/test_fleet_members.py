@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.processes import Done, ProcessFleet, sollol
-from sollol_agents.lab.testing.servers import free_port
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
 

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import re
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +30,7 @@ from typing import NamedTuple
 
 import pytest
 
+from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.servers import deployed
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
@@ -258,18 +257,8 @@ class Site(Newcomer):
 
 
 def free_ports() -> dict[str, str]:
-    """A free port for each that the guides name, of those that no system gives to outgoing connections."""
-    free: dict[str, str] = {}
-    with ExitStack() as taken:
-        for named in ("4222", "8000", "11501", "11502"):
-            while named not in free:
-                port = random.randrange(12_000, 30_000)
-                try:
-                    taken.enter_context(socket.create_server(("127.0.0.1", port)))
-                except OSError:
-                    continue
-                free[named] = str(port)
-    return free
+    """A free port for each that the guides name."""
+    return {named: str(free_port()) for named in ("4222", "8000", "11501", "11502")}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from sollol_agents.lab.testing import processes
+from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.processes import ProcessFleet
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.server.server import EmbeddedServer, EmbeddedServerConfig
@@ -85,9 +86,7 @@ async def test_a_gateway_on_ollamas_own_port_is_no_node_of_its_fleet(fleet: Proc
 async def test_a_node_that_starts_before_its_server_says_so_and_joins_when_there_is_one(
     fleet: ProcessFleet, tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     flags = ("--nats", f"nats://127.0.0.1:{port}", "--id", "early", "--url", "http://127.0.0.1:9")
     starting = asyncio.create_task(fleet.sollol("node", *flags))  # noqa: TID251 a test's own task
     await eventually(lambda: says(tmp_path / "node.log", "Tried again until there is one"))

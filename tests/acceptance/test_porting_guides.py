@@ -12,7 +12,6 @@ import contextlib
 import inspect
 import io
 import re
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.testing.ports import free_port
 from sollol_bus.compat import SOLLOL
 from sollol_bus.loop_thread import LoopThread
 
@@ -143,11 +143,6 @@ def readers(engines: list[EmulatedNode], fleet: str) -> Iterator[dict[str, Reade
         for reader in readers.values():
             reader.close()
     assert [thread.name for thread in threading.enumerate() if thread.name == "sollol"] == ["sollol"]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        return int(made.getsockname()[1])
 
 
 CASES = [(project, snippet.name, snippet.words) for project in NAMES for snippet in snippets_of(project)]

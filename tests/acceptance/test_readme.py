@@ -12,13 +12,13 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import sys
 from pathlib import Path
 
 import nats
 import pytest
 
+from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import ConfigError, SollolError
 from sollol_bus.sdk.client import Client
@@ -123,8 +123,3 @@ async def has_node(port: str) -> bool:
             return any(view.telemetry.engine.is_reachable for view in (await client.nodes()).nodes)
     except (SollolError, ConfigError):
         return False  # not there yet
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from sollol_agents.lab.link import Link
-from sollol_agents.lab.testing.servers import NatsServer, free_port
+from sollol_agents.lab.testing.ports import free_port
+from sollol_agents.lab.testing.servers import NatsServer
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.attempts.farewells import End, Farewells
 from sollol_agents.node.attempts.leave import Leave

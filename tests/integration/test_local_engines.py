@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 
 import msgspec
@@ -15,6 +14,7 @@ from sollol_agents.cli.commands.findings import Level
 from sollol_agents.cli.commands.local_engines import LocalEngines
 from sollol_agents.gateway.config import GatewayConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
+from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node.config import NodeConfig
 from sollol_agents.stack import LocalStack
@@ -23,9 +23,7 @@ EMULATED = EmulatorConfig(preset="instant", model=("m",), preload=("m",))
 
 
 def free_url() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 def engine_at(url: str) -> EmulatedNode:

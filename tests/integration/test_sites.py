@@ -17,7 +17,8 @@ from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.lab.emulator import EmulatedNode, EmulatorConfig
 from sollol_agents.lab.link import Link
 from sollol_agents.lab.testing.keeping import kept_by
-from sollol_agents.lab.testing.servers import NatsServer, deployed, free_port
+from sollol_agents.lab.testing.ports import free_port
+from sollol_agents.lab.testing.servers import NatsServer, deployed
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_agents.node import NodeConfig, NodeMonitor
 from sollol_agents.node.control.claim import Claim

@@ -13,8 +13,8 @@ import pytest
 
 from sollol_agents.children import Child
 from sollol_agents.cli.running import connected
+from sollol_agents.lab.testing.ports import free_port
 from sollol_agents.lab.testing.scripted import control
-from sollol_agents.lab.testing.servers import free_port
 from sollol_agents.scorer.actor import Scorer
 from sollol_agents.scorer.config import ScorerConfig
 from sollol_bus.errors import NotConnected

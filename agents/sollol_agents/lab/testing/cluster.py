@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from sollol_agents.lab.link import Link
-from sollol_agents.lab.testing.servers import NatsServer, free_port
+from sollol_agents.lab.testing.ports import free_port
+from sollol_agents.lab.testing.servers import NatsServer
 from sollol_bus.parts import Part
 
 _NEAR: Final = ("a", "b")

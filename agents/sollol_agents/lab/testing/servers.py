@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -56,6 +55,16 @@ class NatsServer(Part):
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended (negative: by that signal), or None while it runs or before it starts."""
+        return self._process.returncode if self._process is not None else None
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = (self._folder / f"{self.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        return lines[-1] if lines else ""
+
     def kill(self) -> None:
         """Ends it as a power cut would."""
         self.signal(signal.SIGKILL)
@@ -102,9 +111,3 @@ async def deployed(folder: Path, name: str, listens: dict[str, int]) -> str:
     for line, port in listens.items():
         text = text.replace(line, f'listen: "127.0.0.1:{port}"')
     return text
-
-
-def free_port() -> int:
-    """A port of the loopback on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])

@@ -10,12 +10,15 @@ _POLL_S: Final = 0.01
 
 
 async def eventually(
-    condition: Callable[..., bool | Awaitable[bool]], *args: object, within_s: float = 60.0, complaint: str = ""
+    condition: Callable[..., bool | Awaitable[bool]],
+    *args: object,
+    within_s: float = 60.0,
+    complaint: str | Callable[[], str] = "",
 ) -> None:
     """Returns once a condition, plain or async, holds; it is called with `args`.
 
     Raises:
-        AssertionError: It does not hold in time; `complaint` says what was waited for.
+        AssertionError: It does not hold in time; `complaint` says what was waited for, or is called for it then.
     """
     try:
         async with asyncio.timeout(within_s):
@@ -25,4 +28,5 @@ async def eventually(
                     return
                 await asyncio.sleep(_POLL_S)  # the state of another process sends no signal
     except TimeoutError as error:
-        raise AssertionError(f"not within {within_s:g} s: {complaint or condition}") from error
+        said = complaint if isinstance(complaint, str) else complaint()
+        raise AssertionError(f"not within {within_s:g} s: {said or condition}") from error
