@@ -9,7 +9,7 @@ import msgspec
 
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import FREE_OF_CHARGE, ErrorBody, ErrorCode, Lack, Owner
-from sollol_schemas.execution import Evidence, Figures
+from sollol_schemas.execution import AttemptDone, AttemptFailed, Evidence, Figures
 from sollol_schemas.slim import slim
 from sollol_schemas.telemetry import NodeState
 from sollol_schemas.units import BusId, Count, Instant, Seconds, Term
@@ -27,6 +27,28 @@ class OutcomeStatus(StrEnum):
     CANCELLED = "cancelled"  # the caller cancelled or left; charged to nobody
     CLIENT_ERROR = "client_error"  # the request was at fault; charged to nobody
     PRESUMED_LOST = "presumed_lost"  # no node answered; replaced by the node's own figures if they come
+
+
+_NOBODYS: Final = frozenset(
+    {
+        ErrorCode.CANCELLED,
+        ErrorCode.DEADLINE_EXCEEDED,
+        ErrorCode.CONNECTION_LOST,
+        ErrorCode.DRAINING,
+        ErrorCode.MOVED,
+        ErrorCode.ACTOR_STOPPED,
+    }
+)
+"""Nobody's fault. A broken bus strikes every node at once, so it may not count against any."""
+
+
+def status_of(error: ErrorBody | None) -> OutcomeStatus:
+    """How an attempt that a node ended with this error counts."""
+    if error is None:
+        return OutcomeStatus.SUCCESS
+    if error.blamed in (Owner.REQUEST, Owner.OUTPUT):
+        return OutcomeStatus.CLIENT_ERROR
+    return OutcomeStatus.CANCELLED if error.code in _NOBODYS else OutcomeStatus.FAILED
 
 
 class ReportedBy(StrEnum):
@@ -82,6 +104,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
             evidence=evidence,
             message="" if error is None else error.own_words[:MESSAGE_MAX],
             figures=figures,
+        )
+
+    @classmethod
+    def of_report(cls, decision: Decision, report: AttemptDone | AttemptFailed) -> Outcome:
+        """The outcome of an attempt whose node reported so; who publishes it makes no difference."""
+        if isinstance(report, AttemptDone):
+            return cls(decision=decision, status=OutcomeStatus.SUCCESS, figures=report.figures)
+        error, status = report.error, status_of(report.error)
+        return cls.ended(
+            decision, status, ReportedBy.NODE, error=error, evidence=report.evidence, figures=report.figures
         )
 
     def as_event(self) -> Outcome:

@@ -109,11 +109,19 @@ class OutcomePublisher(Part):
 
     def publish(self, outcome: Outcome) -> None:
         """Hands an outcome over; never waits and never fails."""
-        if len(outcome.message) > _MESSAGE_TEXT_MAX:
-            outcome = msgspec.structs.replace(outcome, message=outcome.message[:_MESSAGE_TEXT_MAX])
+        self.note(outcome)
+        self.store(outcome)
+
+    def note(self, outcome: Outcome) -> None:
+        """Writes the outcome's line, and counts it."""
         log_outcome(outcome)
         if self._bus.meter is not None:
             self._bus.meter.ended(outcome)
+
+    def store(self, outcome: Outcome) -> None:
+        """Hands an outcome over that was noted."""
+        if len(outcome.message) > _MESSAGE_TEXT_MAX:
+            outcome = msgspec.structs.replace(outcome, message=outcome.message[:_MESSAGE_TEXT_MAX])
         subject, payload = self._to.of(outcome.node_id), encode(outcome.as_event())
         self._waiting.append(_Pending(subject, message_id(outcome), payload))
         self._is_empty.clear()

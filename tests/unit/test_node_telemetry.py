@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sollol_agents.node.attempts.outcome import figures_of, outcome_of, status_of
+from sollol_agents.node.attempts.outcome import figures_of
 from sollol_agents.node.config import NodeConfig, bus_id_from, engine_candidates, engine_url, node_id_of
 from sollol_agents.node.control.telemetry import Standing, gpus_of, ram_of, with_vram
 from sollol_agents.node.engines.base import EngineInventory, PretendedMachine
@@ -17,8 +17,8 @@ from sollol_agents.node.machine.remote import are_here, host_of, is_here, resolv
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import OutcomeStatus
-from sollol_schemas.execution import Figures
+from sollol_schemas.events import Outcome, OutcomeStatus, status_of
+from sollol_schemas.execution import AttemptDone, Figures
 from sollol_schemas.ids import is_bus_id
 from sollol_schemas.telemetry import EngineKind, Gpu, InstalledModel, LoadedModel
 
@@ -213,6 +213,6 @@ def test_an_end_is_charged_to_whom_it_belongs(code: ErrorCode | None, status: Ou
 
 def test_an_outcome_names_request_attempt_and_node() -> None:
     decision = Decision(request_id="r", attempt_id="r-2", node_id="n", kind=RequestKind.EMBED, attempt=2)
-    outcome = outcome_of(decision, None, Figures())
+    outcome = Outcome.of_report(decision, AttemptDone(attempt_id="r-2", figures=Figures()))
     assert (outcome.request_id, outcome.attempt_id, outcome.node_id, outcome.decision.attempt) == ("r", "r-2", "n", 2)
     assert outcome.decision.kind is RequestKind.EMBED

@@ -3,6 +3,7 @@
 Whoever may publish where JetStream stores names the subject on which the server acknowledges it, and so could speak
 anywhere.
 Outcomes are passed on as they came, and the server's acknowledgement goes to the node itself: what is acked is stored.
+Most are made by the dispatcher of the attempt from its report; here are those whose dispatcher did not.
 A claim is a compare-and-set on the key `node.<id>`; the revision travels in telemetry, and the scorer follows the
 highest, so of two processes that believe to own an id only the later one gets work. The id of a process that died is
 free at once, because a claim asks whether the one before still answers.
@@ -16,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from sollol_agents.dispatcher.node_outcomes import publish_outcome
 from sollol_bus.errors import BusError, DecodeFailed, NoResponders, RequestTimedOut
 from sollol_bus.jetstream.api import JetStreamRefused
 from sollol_bus.jetstream.buckets import Bucket, Entry
@@ -89,9 +91,7 @@ class Keeping(Part):
             extra = {"action": "wrong_subject", "node_id": node_id}
             log.warning("ignored an outcome of %s that speaks for another", node_id, extra=extra)
             return
-        word = (msg.headers or {}).get(MSG_ID, "")
-        headers = {MSG_ID: f"node.{node_id}.{word}"} if word else None  # nobody else's is like that
-        self._bus.publish(subjects.OUTCOME_EVENT.of(node_id), msg.data, reply=msg.reply, headers=headers)
+        publish_outcome(self._bus, node_id, (msg.headers or {}).get(MSG_ID, ""), msg.data, msg.reply)
         self._bus.endpoints.over(msg.reply)
 
     # -- claims -------------------------------------------------------------------------------------------

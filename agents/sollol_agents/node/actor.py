@@ -105,6 +105,7 @@ class NodeMonitor(Actor[NodeConfig]):
         )
         await self.own(executor.outcomes)
         await self.own(executor.farewells)
+        await self.own(executor.reports)
         await self.own(self._watch)
         await self.own(self._machine)
         self._identity.revision = self._claim.revision

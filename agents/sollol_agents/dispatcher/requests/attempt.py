@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 
 from sollol_agents.dispatcher.leaves import Leaves
+from sollol_agents.dispatcher.node_outcomes import publish_outcome
 from sollol_agents.dispatcher.pace import Pace
 from sollol_agents.dispatcher.requests import continuing
 from sollol_agents.dispatcher.requests.fence import AttemptFence, Phase
 from sollol_agents.dispatcher.requests.intake import Request
 from sollol_agents.requests.body import with_model
-from sollol_bus.errors import BusError, DecodeFailed, NotConnected
+from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
 from sollol_bus.transport.connection import SETTLING_S, Bus
 from sollol_bus.transport.messages import Msg, decode, decoded, encode, is_no_responders
 from sollol_bus.transport.subscription import Subscription
@@ -21,6 +22,7 @@ from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.control import AttemptState, ControlAttempt, ControlReply
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.events import Outcome
 from sollol_schemas.execution import (
     GO_S,
     AttemptAccepted,
@@ -204,9 +206,19 @@ class Attempt:
                 self._answer(msg, self.fence.on_start_asked())
             case AttemptFirstToken():
                 self.fence.on_first_token()
-            case AttemptDone() | AttemptFailed():
+            case AttemptDone() | AttemptFailed() if is_node_inbox(msg.reply, self.node_id):
+                self._publish_outcome(report, msg.reply)
+            case _:
                 pass
         self._on_report(self, report)
+
+    def _publish_outcome(self, report: AttemptDone | AttemptFailed, ack_to: str) -> None:
+        """Publishes what the node reported as the outcome; the node sends it itself when it is not acknowledged."""
+        event = encode(Outcome.of_report(self.granted.decision, report).as_event())
+        try:
+            publish_outcome(self._bus, self.node_id, self.attempt_id, event, ack_to)
+        except (NotConnected, PayloadTooLarge) as error:
+            log.info("attempt %s: its outcome is left to the node: %s", self.attempt_id, error)
 
     def _answer(self, msg: Msg, go: bool) -> None:
         if is_node_inbox(msg.reply, self.node_id):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from sollol_bus.transport.connection import Bus
@@ -32,6 +34,13 @@ class Go(msgspec.Struct, frozen=True, kw_only=True):
     start: bool | None = True
 
 
+class ToldOutcome(NamedTuple):
+    """An outcome as it came, or as a report that asks for an acknowledgement says it."""
+
+    data: bytes
+    reply: str
+
+
 class PlayedAttempt:
     """What is sent of one attempt, and all that comes of it.
 
@@ -56,7 +65,7 @@ class PlayedAttempt:
         self.reports: list[AttemptReport] = []
         self.asked: dict[type[AttemptReport], list[Msg]] = {AttemptAccepted: [], AttemptStart: []}
         """Its questions, by kind."""
-        self.outcomes: list[Msg] = []
+        self.outcomes: list[ToldOutcome] = []
         self.told_by_load: list[bool] = []
         """Of each load message since it began, whether the attempt was in it."""
         self.inbox: Subscription | None = None
@@ -127,6 +136,8 @@ class PlayedAttempt:
             go = self.go.accepted if isinstance(report, AttemptAccepted) else self.go.start
             if go is not None:
                 self.answer(msg, go=go)
+        elif isinstance(report, (AttemptDone, AttemptFailed)) and msg.reply and self.is_outcome_acked:
+            self._keep(msg, encode(Outcome.of_report(self.exec_.decision, report)))
 
     def answer(self, question: Msg, *, go: bool) -> None:
         """Says whether the node may speak."""
@@ -134,7 +145,10 @@ class PlayedAttempt:
 
     def on_outcome(self, msg: Msg) -> None:
         """Takes its outcome, and acknowledges it unless that is withheld."""
-        self.outcomes.append(msg)
+        self._keep(msg, msg.data)
+
+    def _keep(self, msg: Msg, outcome: bytes) -> None:
+        self.outcomes.append(ToldOutcome(outcome, msg.reply))
         if self.is_outcome_acked:
             self._bus.answer(msg, encode({"stream": "SOLLOL_EVENTS", "seq": 1}))
 

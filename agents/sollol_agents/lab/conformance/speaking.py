@@ -207,7 +207,7 @@ async def _tells_the_outcome(fleet: PlayedFleet) -> None:
     attempt = await fleet.whole_stream()
     if not attempt.outcomes:
         raise BrokenRule(f"no outcome with {h.MSG_ID} {attempt.attempt_id} came on sollol.v1.outcome.{fleet.node_id}")
-    msg = attempt.outcomes[0]
+    told = attempt.outcomes[0]
     try:
         outcome = attempt.outcome
     except DecodeFailed as error:
@@ -217,8 +217,8 @@ async def _tells_the_outcome(fleet: PlayedFleet) -> None:
     is_done = isinstance(attempt.ends[0], AttemptDone) if attempt.ends else False
     if is_done and outcome.status is not OutcomeStatus.SUCCESS:
         raise BrokenRule(f"the answer is whole, the outcome says {outcome.status}")
-    if not is_node_inbox(msg.reply, fleet.node_id):
-        raise BrokenRule(f"the reply subject {msg.reply!r} is not below _INBOX_node.{fleet.node_id}.")
+    if not is_node_inbox(told.reply, fleet.node_id):
+        raise BrokenRule(f"the reply subject {told.reply!r} is not below _INBOX_node.{fleet.node_id}.")
 
 
 async def _tells_it_until_acked(fleet: PlayedFleet) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from sollol_agents.dispatcher.node_outcomes import publish_outcome
 from sollol_agents.lab.testing.messages import decision
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import Msg, decode, encode
@@ -15,7 +16,8 @@ from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.continuation import ContinueFrom, packed
-from sollol_schemas.decision import Forecast
+from sollol_schemas.decision import Decision, Forecast
+from sollol_schemas.events import Outcome
 from sollol_schemas.execution import (
     AttemptAccepted,
     AttemptDone,
@@ -45,10 +47,15 @@ class PlayedDispatcher:
         """Names of both as they came: of a report's type, `chunk`, or `end`."""
         self.go: bool | None = True
         """How the node's questions are answered; None: not at all."""
+        self.publishes = True
+        """Whether it publishes the outcomes of what is reported."""
         self._bus = bus
         self._node_id = node_id
         self._number = 0
-        bus.subscribe(subjects.ATTEMPT.of(node_id, "*"), self._on_report)
+        self._decisions: dict[str, Decision] = {}
+        self.acks_elsewhere = False
+        """Whether the node does not hear that such an outcome is stored."""
+        self.reporting = bus.subscribe(subjects.ATTEMPT.of(node_id, "*"), self._on_report)
 
     def send(
         self,
@@ -81,7 +88,7 @@ class PlayedDispatcher:
         if not reply_to:
             reply_to = self._bus.new_inbox()
             self.inbox = self._bus.subscribe(reply_to, self._on_chunk)
-        decided = decision(
+        decided = self._decisions[attempt_id] = decision(
             attempt_id,
             self._node_id,
             instance=instance,
@@ -124,6 +131,10 @@ class PlayedDispatcher:
         self.order.append(type(report).__name__)
         if isinstance(report, (AttemptAccepted, AttemptStart)) and self.go is not None:
             self._bus.publish(msg.reply, encode(StartAnswer(go=self.go)))
+        if isinstance(report, (AttemptDone, AttemptFailed)) and msg.reply and self.publishes:
+            outcome = Outcome.of_report(self._decisions[report.attempt_id], report)
+            ack_to = self._bus.new_inbox() if self.acks_elsewhere else msg.reply
+            publish_outcome(self._bus, self._node_id, report.attempt_id, encode(outcome.as_event()), ack_to)
 
     def _on_chunk(self, msg: Msg) -> None:
         self.heard.append(msg)

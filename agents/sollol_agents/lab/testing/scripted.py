@@ -106,6 +106,10 @@ class ScriptedNode:
         ]
         self._answers = f"{node_inbox_prefix(node_id)}.{bus.new_inbox().rpartition('.')[2]}"
         bus.subscribe(self._answers, self._on_answer)
+        self.ack_to = f"{self._answers}.acks"
+        """Where JetStream acknowledges outcomes."""
+        self.acks: list[Msg] = []
+        bus.subscribe(self.ack_to, self.acks.append)
 
     def _on_control(self, msg: Msg) -> None:
         self.probes += 1
@@ -132,8 +136,9 @@ class ScriptedNode:
             subscription.unsubscribe()
 
     def report(self, attempt: str, report: object) -> None:
-        """Reports of an attempt; the answer comes into `answers`."""
-        self.bus.publish(subjects.ATTEMPT.of(self.node_id, attempt), encode(report), reply=self._answers)
+        """Reports of an attempt; the answer to a question comes into `answers`, that to an end into `acks`."""
+        reply = self.ack_to if isinstance(report, (AttemptDone, AttemptFailed)) else self._answers
+        self.bus.publish(subjects.ATTEMPT.of(self.node_id, attempt), encode(report), reply=reply)
 
     def accept(self, attempt: str) -> None:
         """Takes the attempt on."""

@@ -17,7 +17,7 @@ from sollol_agents.node.attempts.interest import LOOK, Interest
 from sollol_agents.node.attempts.leave import Leave
 from sollol_agents.node.attempts.loading import with_load
 from sollol_agents.node.attempts.meter import Meter
-from sollol_agents.node.attempts.outcome import figures_of, outcome_of
+from sollol_agents.node.attempts.outcome import figures_of
 from sollol_agents.node.attempts.payload import Payload, requested
 from sollol_agents.node.attempts.permission import Permission
 from sollol_agents.node.attempts.spans import AttemptTrace
@@ -33,7 +33,6 @@ from sollol_bus.transport.streaming import MAX_ANSWER_BYTES, too_large
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.errors import ErrorBody, ErrorCode
-from sollol_schemas.events import Outcome
 from sollol_schemas.execution import ABANDONED, AttemptFirstToken, Evidence, Exec, Figures
 from sollol_schemas.telemetry import InFlight
 
@@ -153,10 +152,6 @@ class Attempt:
             is_loading=self._watchdog.phase is Phase.LOADING,
             forecast=self.decision.forecast,
         )
-
-    def outcome(self) -> Outcome:
-        """How it ended."""
-        return outcome_of(self.decision, self.error, self.figures, evidence=self.evidence)
 
     def stop(self, error: SollolError) -> None:
         """Ends the attempt with an error; the engine's connection is closed at once. Later calls have no effect."""

@@ -25,6 +25,7 @@ from sollol_agents.node.attempts.outcome import evidence_of, is_doubtful
 from sollol_agents.node.attempts.payload import Payload, payload_of
 from sollol_agents.node.attempts.preparation import Preparation
 from sollol_agents.node.attempts.question import Question
+from sollol_agents.node.attempts.reports import Reports, outcome_of
 from sollol_agents.node.attempts.slots import SlotTable
 from sollol_agents.node.attempts.spans import AttemptTrace
 from sollol_agents.node.attempts.speaker import Speaker
@@ -45,7 +46,7 @@ from sollol_schemas import inboxes, subjects
 from sollol_schemas.control import AttemptState
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode, Lack, Owner
-from sollol_schemas.execution import AttemptDone, AttemptFailed, CancelAttempt, Evidence, Exec
+from sollol_schemas.execution import AttemptFailed, CancelAttempt, Evidence, Exec
 from sollol_schemas.telemetry import EngineKind, InFlight
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Executor:
         self.speeds = Speeds()
         self.outcomes = OutcomePublisher(bus, to=subjects.NODE_OUTCOME)
         self.farewells = Farewells(bus)
+        self.reports = Reports(self.farewells, self.outcomes)
         self._config = config
         self._spawn = spawn
         self._on_change = on_change
@@ -343,27 +345,28 @@ class Executor:
             attempt.evidence = evidence_of(error, *attempt.asked, self._secret)
             self.view.runners.forget(self.view.blob(attempt.decision.model))
             self._look_again(inventory=error.lack is Lack.MODEL)
-        self.farewells.report(attempt.stream, end, encode(_report_of(attempt)))
         if error is not None and attempt.evidence is not None and is_doubtful(error):
+            self.reports.tell_alone(attempt, end)
             self._spawn(self._weigh(attempt, attempt.evidence), name=f"question.{attempt.attempt_id}")
         else:
-            self._publish(attempt)
+            self.reports.tell(attempt, end)
+            self._settled()
         self._on_change()
 
     async def _weigh(self, attempt: Attempt, evidence: Evidence) -> None:
-        """Publishes an outcome with what the engine answers to a question of our own."""
+        """Publishes an outcome with what the engine answers to a question of our own; the report cannot wait for it."""
         model, is_busy = attempt.decision.model, bool(self._attempts)
         try:
             is_failed = await self._question.is_failed(attempt.engine, self.view, model, is_busy=is_busy)
             attempt.evidence = msgspec.structs.replace(evidence, is_confirmed=is_failed)
         finally:
-            self._publish(attempt)
+            self.outcomes.publish(outcome_of(attempt))
+            self._settled()
 
-    def _publish(self, attempt: Attempt) -> None:
+    def _settled(self) -> None:
         self._unsettled -= 1
         if not self._attempts and not self._unsettled:
             self.idle.set()
-        self.outcomes.publish(attempt.outcome())
 
     # -- the end ------------------------------------------------------------------------------------------
 
@@ -385,15 +388,3 @@ class _Ended(NamedTuple):
     stream: str
     chunks: int | None
     """Of a stream, how many messages came before the empty one."""
-
-
-def _report_of(attempt: Attempt) -> AttemptDone | AttemptFailed:
-    if attempt.error is None:
-        return AttemptDone(attempt_id=attempt.attempt_id, figures=attempt.figures)
-    return AttemptFailed(
-        attempt_id=attempt.attempt_id,
-        error=attempt.error,
-        is_streaming=attempt.has_spoken,
-        figures=attempt.figures,
-        evidence=attempt.evidence,
-    )

@@ -14,10 +14,13 @@ from sollol_agents.node.attempts.speaker import Words
 from sollol_bus.errors import NotConnected
 from sollol_bus.parts import Part
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.mux import OnReply
 from sollol_schemas.headers import CHUNKS
 
 log = logging.getLogger(__name__)
 
+REPORT_ACK_S: Final = 1.5
+"""Within this time JetStream has acknowledged the outcome that a dispatcher made of a report."""
 _LOOK_EVERY_S: Final = PROVEN_KEPT_S / 3
 
 
@@ -67,13 +70,15 @@ class End:
             told = "end" if number == len(self._words) else str(self._count + number)
             bus.publish(self.leave.inbox, words.data, reply=f"{self._probe}.{told}", headers=dict(words.headers))
 
-    def tell_dispatcher(self, bus: Bus) -> None:
-        """Reports to the dispatcher.
+    def tell_dispatcher(self, bus: Bus, on_answer: OnReply | None = None) -> None:
+        """Reports to the dispatcher; as a question, when somebody waits for its answer.
 
         Raises:
-            NotConnected: The connection is down.
+            NotConnected: The connection is down; `on_answer` will not be called.
         """
-        if self.report:
+        if on_answer is not None:
+            bus.ask(self._subject, self.report, on_answer, timeout_s=REPORT_ACK_S)
+        elif self.report:
             bus.publish(self._subject, self.report)
 
 
@@ -127,13 +132,15 @@ class Farewells(Part):
         self._kept.keep(stream, end, end.size, now, is_said=is_said)
         self._look_at(now + _LOOK_EVERY_S)
 
-    def report(self, stream: str, end: End, report: bytes) -> None:
-        """And then its dispatcher."""
+    def report(self, stream: str, end: End, report: bytes, on_answer: OnReply | None = None) -> None:
+        """And then its dispatcher; `on_answer` gets JetStream's acknowledgement of the outcome, or the error."""
         end.report = report
         try:
-            end.tell_dispatcher(self._bus)
-        except NotConnected:
+            end.tell_dispatcher(self._bus, on_answer)
+        except NotConnected as error:
             self._kept.unsaid(stream)
+            if on_answer is not None:
+                on_answer(error)
 
     def refused(self, stream: str) -> None:
         """The server says that nobody got the end of this attempt's answer."""

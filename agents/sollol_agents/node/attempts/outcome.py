@@ -1,4 +1,4 @@
-"""From an attempt's end to its figures and its outcome."""
+"""An attempt's figures, and what its failure proves."""
 
 from __future__ import annotations
 
@@ -7,23 +7,8 @@ from typing import Final
 
 import msgspec
 
-from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
-from sollol_schemas.events import Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Evidence, Figures
-
-#: Nobody's fault. A broken bus strikes every node at once, so it may not count against any.
-_CANCELLED: Final = frozenset(
-    {
-        ErrorCode.CANCELLED,
-        ErrorCode.DEADLINE_EXCEEDED,
-        ErrorCode.CONNECTION_LOST,
-        ErrorCode.DRAINING,
-        ErrorCode.MOVED,
-        ErrorCode.ACTOR_STOPPED,
-    }
-)
-
 
 _MANY_TOKENS: Final = 8
 _AT_ONCE: Final = 0.02
@@ -72,15 +57,6 @@ def _came_at_once(output_tokens: int, till_first_s: float, after_s: float) -> bo
     return output_tokens >= _MANY_TOKENS and after_s < _AT_ONCE * till_first_s
 
 
-def status_of(error: ErrorBody | None) -> OutcomeStatus:
-    """How an attempt that ended with this error counts."""
-    if error is None:
-        return OutcomeStatus.SUCCESS
-    if error.blamed in (Owner.REQUEST, Owner.OUTPUT):
-        return OutcomeStatus.CLIENT_ERROR
-    return OutcomeStatus.CANCELLED if error.code in _CANCELLED else OutcomeStatus.FAILED
-
-
 def is_doubtful(error: ErrorBody) -> bool:
     """Whether a question of our own may tell more of a failure than it tells itself."""
     return error.blamed in (Owner.ENGINE, Owner.UNCLEAR) and not _is_own_load(error)
@@ -95,21 +71,3 @@ def evidence_of(error: ErrorBody, caller: str, body: bytes, key: bytes) -> Evide
     """What a failure proves, as far as it tells itself; `key` keeps others from finding out what the body was."""
     word = hashlib.blake2b(body, key=key, digest_size=8).hexdigest()
     return Evidence(caller=caller, body=word, is_confirmed=_is_own_load(error))
-
-
-def outcome_of(
-    decision: Decision,
-    error: ErrorBody | None,
-    figures: Figures,
-    *,
-    evidence: Evidence | None = None,
-) -> Outcome:
-    """The outcome of an attempt, as the node reports it."""
-    return Outcome.ended(
-        decision,
-        status_of(error),
-        ReportedBy.NODE,
-        error=error,
-        evidence=evidence,
-        figures=figures,
-    )
