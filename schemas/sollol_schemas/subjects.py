@@ -242,7 +242,7 @@ NODE_CONTROL: Final = Subject(
 ATTEMPT: Final = Subject(
     "attempt.{node_id}.{attempt_id}", by=NODE, to=CONTROL, payload="AttemptReport", reply="StartAnswer"
 )
-"""A node's reports on one attempt."""
+"""A node's reports on one attempt; that of its end is acknowledged by JetStream as the outcome."""
 LEAVE_WANTED: Final = Subject(
     "leave.{node_id}", by=NODE, to=CONTROL, payload="LeaveRequest", reply="LeaveReply", queue=DISPATCHERS
 )

@@ -1,4 +1,4 @@
-"""Whoever has a node do something that takes long: gives it leave to speak, which ends on the way."""
+"""Leave to speak, as it is given to nodes; where something takes long it ends on the way."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def give(bus: Bus, node_id: str, inbox: str) -> None:
         NotConnected: The connection is down.
     """
     bus.publish(subjects.NODE_LEAVE.of(node_id), reply=inbox)
+
+
+def is_needed(bus: Bus) -> bool:
+    """Whether the server of this connection asks who speaks, and so may keep it from speaking."""
+    return bool(bus.nats._server_info.get("auth_required"))  # noqa: SLF001 the client library tells it nowhere else
 
 
 class LeaveOnSilence:

@@ -228,18 +228,18 @@ async def leaves(fleet: Fleet) -> Leaves:
 async def test_a_ticket_is_good_for_its_node_and_its_inbox_at_every_dispatcher(fleet: Fleet, leaves: Leaves) -> None:
     thief = await fleet.connect("n2")
     inbox, other = fleet.bus.new_inbox(), fleet.bus.new_inbox()
-    ticket = leaves.give("n2", inbox, 10.0)
+    ticket = leaves.ticket("n2", inbox, 10.0)
     cases = {
         (inbox, ticket): True,
         (other, ticket): False,
-        (inbox, leaves.give("n1", inbox, 10.0)): False,
-        (inbox, leaves.give("n2", inbox, -1300.0)): False,
+        (inbox, leaves.ticket("n1", inbox, 10.0)): False,
+        (inbox, leaves.ticket("n2", inbox, -1300.0)): False,
         (inbox, "f" + ticket): False,
         (inbox, ""): False,
         (inbox, "ffffffffff."): False,
         (inbox, "no number.é"): False,
-        ("$KV.SOLLOL_SETTINGS.api_keys", leaves.give("n2", "$KV.SOLLOL_SETTINGS.api_keys", 10.0)): False,
-        ("_INBOX_ctl.x", leaves.give("n2", "_INBOX_ctl.x", 10.0)): False,
+        ("$KV.SOLLOL_SETTINGS.api_keys", leaves.ticket("n2", "$KV.SOLLOL_SETTINGS.api_keys", 10.0)): False,
+        ("_INBOX_ctl.x", leaves.ticket("n2", "_INBOX_ctl.x", 10.0)): False,
     }
     for (where, shown), is_given in cases.items():
         question = encode(LeaveRequest(inbox=where, ticket=shown))
@@ -257,7 +257,7 @@ async def test_what_a_thief_of_a_nodes_credentials_has_dispatchers_say_stays_wit
     await control.flush()
     inbox = fleet.bus.new_inbox()
     bodies = {
-        subjects.LEAVE_WANTED.of("n2"): encode(LeaveRequest(inbox=inbox, ticket=leaves.give("n2", inbox, 10.0))),
+        subjects.LEAVE_WANTED.of("n2"): encode(LeaveRequest(inbox=inbox, ticket=leaves.ticket("n2", inbox, 10.0))),
         subjects.NODE_CLAIM.of("n2"): b'{"claim":{"node_id":"n2","instance":"a"}}',
         subjects.ATTEMPT.of("n2", "r-1"): b'{"type":"attempt.start.v1","attempt_id":"r-1"}',
     }
@@ -322,7 +322,8 @@ async def test_leave_that_ends_is_given_anew_to_whoever_shows_the_ticket(brief: 
     brief.control.subscribe(inbox, lambda msg: heard.append(msg.data))
     brief.node.subscribe(subjects.NODE_LEAVE.of("n1"), lambda _: None)
     await brief.node.flush()
-    leave = Leave(brief.node, "n1", inbox, leaves.give("n1", inbox, 10.0), lasts_s=1.0)
+    give(brief.control, "n1", inbox)
+    leave = Leave(brief.node, "n1", inbox, leaves.ticket("n1", inbox, 10.0), lasts_s=1.0)
     await brief.control.flush()
     brief.node.publish(inbox, b"first")
     await leave.renew()

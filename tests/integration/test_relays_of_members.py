@@ -10,7 +10,7 @@ from sollol_agents.dispatcher.actor import Dispatcher
 from sollol_agents.dispatcher.config import DispatcherConfig
 from sollol_agents.lab.emulator import Fault, FaultKind
 from sollol_agents.lab.testing.members import Members
-from sollol_agents.lab.testing.scripted import BODY, ScriptedNode, ScriptedScorer, quick, serve
+from sollol_agents.lab.testing.scripted import BODY, ScriptedNode, ScriptedScorer, quick, serve_when_it_may
 from sollol_agents.lab.testing.stack import MODEL, EmulatedSystem
 from sollol_agents.lab.testing.waiting import eventually
 from sollol_bus.errors import QueueFull
@@ -49,7 +49,7 @@ async def test_a_member_is_told_below_its_own_inbox_under_its_own_name(tmp_path:
             await provision(control)
             scorer = ScriptedScorer(control, ["n1"])
             node.subscribe(subjects.NODE_LEAVE.of("n1"), lambda _: None)  # the server lets it speak then
-            ScriptedNode(node, "n1", serve)
+            ScriptedNode(node, "n1", serve_when_it_may)
             dispatcher = Dispatcher(DispatcherConfig(drain_timeout_s=0.3), members.bus_config("control", server.url))
             async with quick(dispatcher):
                 await control.flush()

@@ -20,6 +20,7 @@ from sollol_bus.jetstream.buckets import Bucket
 from sollol_bus.parts import Part, Spawn
 from sollol_bus.transport.clock import wall_s
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.leave import give
 from sollol_bus.transport.messages import Msg, decoded, encode
 from sollol_schemas import stores, subjects
 from sollol_schemas.control import LeaveReply, LeaveRequest
@@ -60,13 +61,8 @@ class Leaves(Part):
         if self._following is not None:
             self._following.cancel()
 
-    def give(self, node_id: str, inbox: str, for_s: float) -> str:
-        """Lets a node speak into an inbox; returns the ticket that gets it this again within `for_s` seconds and some.
-
-        Raises:
-            NotConnected: The connection is down.
-        """
-        self._bus.publish(subjects.NODE_LEAVE.of(node_id), reply=inbox)
+    def ticket(self, node_id: str, inbox: str, for_s: float) -> str:
+        """What gets a node leave to speak into an inbox, again and again within `for_s` seconds and some."""
         until = f"{int(wall_s() + min(for_s, _LONGEST_S) + _SAID_AGAIN_S):x}"
         return f"{until}.{_code(self._secrets[0], until, node_id, inbox)}"
 
@@ -87,7 +83,7 @@ class Leaves(Part):
             return
         is_given = is_client_inbox(asked.inbox) and self.is_valid(asked.ticket, node_id, asked.inbox)
         if is_given:
-            self._bus.publish(subjects.NODE_LEAVE.of(node_id), reply=asked.inbox)
+            give(self._bus, node_id, asked.inbox)
         else:
             extra = {"action": "leave_refused", "node_id": node_id}
             log.warning("%s may not speak where it wants to", node_id, extra=extra)

@@ -16,6 +16,7 @@ from sollol_agents.dispatcher.requests.intake import Request
 from sollol_agents.requests.body import with_model
 from sollol_bus.errors import BusError, DecodeFailed, NotConnected, PayloadTooLarge
 from sollol_bus.transport.connection import SETTLING_S, Bus
+from sollol_bus.transport.leave import give
 from sollol_bus.transport.messages import Msg, decode, decoded, encode, is_no_responders
 from sollol_bus.transport.subscription import Subscription
 from sollol_schemas import headers as h
@@ -64,6 +65,7 @@ class Attempt:
 
     __slots__ = (
         "_bus",
+        "_leave_to",
         "_on_report",
         "_on_state",
         "_pace",
@@ -82,6 +84,8 @@ class Attempt:
         self._on_state = on_state
         self._timer: asyncio.TimerHandle | None = None
         self._subscription: Subscription | None = None
+        self._leave_to = ""
+        """The inbox for which the node has no leave yet; empty: it has, or needs none."""
         self.fence = AttemptFence(GO_S)
         self.is_accepted = False
 
@@ -96,10 +100,11 @@ class Attempt:
         return self.granted.decision.node_id
 
     def start(self, request: Request, deadline_s: float, leaves: Leaves) -> None:
-        """Subscribes to its reports, lets the node speak to the caller, and sends the exec, in this order."""
+        """Subscribes to its reports and sends the exec, in this order."""
         subject = subjects.ATTEMPT.of(self.node_id, self.attempt_id)
         self._subscription = self._bus.subscribe(subject, self._on_message)
-        ticket = leaves.give(self.node_id, request.reply_to, deadline_s)
+        self._leave_to = request.reply_to
+        ticket = leaves.ticket(self.node_id, request.reply_to, deadline_s)
         decision = self.granted.decision
         sent = continuing.sent(
             with_model(request.body, decision.model) if decision.group else request.body, request.said
@@ -201,6 +206,8 @@ class Attempt:
         match report:
             case AttemptAccepted():
                 self.is_accepted = True
+                if report.is_open:
+                    self._leave_to = ""
                 self._answer(msg, self.fence.on_accepted(time.monotonic()))
             case AttemptStart():
                 self._answer(msg, self.fence.on_start_asked())
@@ -218,11 +225,16 @@ class Attempt:
         try:
             publish_outcome(self._bus, self.node_id, self.attempt_id, event, ack_to)
         except (NotConnected, PayloadTooLarge) as error:
-            log.info("attempt %s: its outcome is left to the node: %s", self.attempt_id, error)
+            log.debug("the outcome of %s is left to its node: %s", self.attempt_id, error)
 
     def _answer(self, msg: Msg, go: bool) -> None:
-        if is_node_inbox(msg.reply, self.node_id):
-            self._bus.publish(msg.reply, _GO if go else _NO)
+        """Says whether the node may speak; before its first `go` it gets leave to, on the same connection."""
+        if not is_node_inbox(msg.reply, self.node_id):
+            return
+        if go and self._leave_to:
+            give(self._bus, self.node_id, self._leave_to)
+            self._leave_to = ""
+        self._bus.publish(msg.reply, _GO if go else _NO)
 
     def _unheard(self) -> AttemptFailed:
         """Nobody got the exec. While everybody is just coming back to the bus, asking again soon costs no attempt."""

@@ -11,6 +11,7 @@ import msgspec
 from sollol_agents.dispatcher.node_outcomes import publish_outcome
 from sollol_agents.lab.testing.messages import decision
 from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.leave import give
 from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import subjects
@@ -49,6 +50,9 @@ class PlayedDispatcher:
         """How the node's questions are answered; None: not at all."""
         self.publishes = True
         """Whether it publishes the outcomes of what is reported."""
+        self.given: list[str] = []
+        """Inboxes for which the node got leave."""
+        self._leaves_to: dict[str, str] = {}
         self._bus = bus
         self._node_id = node_id
         self._number = 0
@@ -103,7 +107,7 @@ class PlayedDispatcher:
             payload, _ = packed(payload, said)
         headers = {h.EXEC: encode(Exec(decision=decided, stream=stream, **more)).decode(), h.REPLY_TO: reply_to}
         subject, reply = subjects.NODE_EXEC.of(self._node_id), subjects.ATTEMPT.of(self._node_id, attempt_id)
-        self._bus.publish(subjects.NODE_LEAVE.of(self._node_id), reply=reply_to)
+        self._leaves_to[attempt_id] = reply_to
         self._bus.publish(subject, payload, reply=reply, headers=headers)
         return attempt_id
 
@@ -130,6 +134,10 @@ class PlayedDispatcher:
         self.reports.append(report)
         self.order.append(type(report).__name__)
         if isinstance(report, (AttemptAccepted, AttemptStart)) and self.go is not None:
+            reply_to = self._leaves_to.pop(report.attempt_id, "")
+            if reply_to and self.go and not (isinstance(report, AttemptAccepted) and report.is_open):
+                give(self._bus, self._node_id, reply_to)
+                self.given.append(reply_to)
             self._bus.publish(msg.reply, encode(StartAnswer(go=self.go)))
         if isinstance(report, (AttemptDone, AttemptFailed)) and msg.reply and self.publishes:
             outcome = Outcome.of_report(self._decisions[report.attempt_id], report)

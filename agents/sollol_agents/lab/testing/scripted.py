@@ -88,6 +88,8 @@ class ScriptedNode:
         """What came with each exec."""
         self.reply_to: dict[str, str] = {}
         self.answers: list[bool] = []
+        self.on_go: Callable[[], None] | None = None
+        """Called at each `go`."""
         self.cancelled: list[str] = []
         self.probes = 0
         self.is_mute = False
@@ -120,6 +122,8 @@ class ScriptedNode:
     def _on_answer(self, msg: Msg) -> None:
         if msg.data:
             self.answers.append(decode(msg.data, StartAnswer).go)
+            if self.answers[-1] and self.on_go is not None:
+                self.on_go()
 
     def _on_exec(self, msg: Msg) -> None:
         assert msg.headers is not None
@@ -174,6 +178,17 @@ def serve(node: ScriptedNode, attempt: str) -> None:
     """A script: an answer of one chunk."""
     begin(node, attempt)
     node.finish(attempt)
+
+
+def serve_when_it_may(node: ScriptedNode, attempt: str) -> None:
+    """A script: an answer of one chunk, once the node may speak."""
+
+    def speak() -> None:
+        node.first(attempt)
+        node.finish(attempt)
+
+    node.on_go = speak
+    node.accept(attempt)
 
 
 def control(server: EmbeddedServer) -> BusConfig:

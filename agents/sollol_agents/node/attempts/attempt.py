@@ -95,7 +95,7 @@ class Attempt:
         """What its failure proves."""
         self.asked = (decision.caller or exec_.caller, payload.body)
         """Who asked, and what, as it came."""
-        self.permission = Permission(bus, decision, exec_.go_s, self._refused)
+        self.permission = Permission(bus, decision, exec_.go_s, speaker.leave, self._refused)
         self._bus = bus
         self._view = view
         self._meter = meter
@@ -299,12 +299,15 @@ class Attempt:
             self._enter(Phase.BETWEEN_TOKENS)
 
     async def _permitted(self) -> None:
-        await self._on_leave()
-        if self.permission.is_given:
-            return
-        self._enter(Phase.PERMISSION)
-        await self.permission.wait()
-        self._enter(Phase.BETWEEN_TOKENS)
+        """Returns when the first chunk may leave: permission may run out while leave is waited for."""
+        while True:
+            if not self.permission.is_given:
+                self._enter(Phase.PERMISSION)
+                await self.permission.wait()
+                self._enter(Phase.BETWEEN_TOKENS)
+            if not self.leave.is_ending(time.monotonic()):
+                return
+            await self._on_leave()
 
     def _tell_content_type(self, answer: EngineAnswer) -> None:
         if self.request.kind is RequestKind.PASSTHROUGH:

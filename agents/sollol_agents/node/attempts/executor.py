@@ -39,7 +39,8 @@ from sollol_agents.requests.hops import header_of, marks_in
 from sollol_bus.errors import BackendUnavailable, DecodeFailed, NotConnected
 from sollol_bus.jetstream.outcomes import OutcomePublisher
 from sollol_bus.parts import Spawn
-from sollol_bus.transport.connection import Bus
+from sollol_bus.transport.connection import INBOX_ROOT, Bus
+from sollol_bus.transport.leave import is_needed
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import headers as h
 from sollol_schemas import inboxes, subjects
@@ -126,6 +127,8 @@ class Executor:
         self._streams = itertools.count(1)
         self._by_stream: dict[str, Attempt] = {}
         self._unsettled = 0
+        self._is_refused = False
+        """Whether a server kept something from a caller; it need not be one that asks for credentials."""
         bus.on_disconnect(self._on_disconnect)
 
     def start(self) -> None:
@@ -225,6 +228,7 @@ class Executor:
                 self.farewells.refused(stream)
 
     def _on_refused(self, subject: str) -> None:
+        self._is_refused = self._is_refused or subject.startswith(INBOX_ROOT.lower())
         for attempt in self._attempts.values():
             if attempt.leave.inbox.lower() == subject:
                 attempt.leave_lost()
@@ -264,7 +268,7 @@ class Executor:
             meter=self.meter,
             speaker=Speaker(
                 self.bus,
-                Leave(self.bus, self.node_id, reply_to, exec_.ticket),
+                Leave(self.bus, self.node_id, reply_to, exec_.ticket, is_given=self._is_free),
                 f"{self._probe}.{stream}",
                 exec_.decision,
             ),
@@ -294,6 +298,11 @@ class Executor:
             await attempt.run(self.preparation.prepare)
         finally:
             self._end(attempt)
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether this node may speak to everybody without leave."""
+        return not is_needed(self.bus) and not self._is_refused
 
     def _refuse(self, decision: Decision, error: ErrorBody) -> None:
         log.info(

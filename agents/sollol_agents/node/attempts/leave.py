@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -31,7 +32,7 @@ _RETRIED_S: Final = 30.0
 
 
 class Leave:
-    """Leave to speak into one inbox; it counts from its making.
+    """Leave to speak into one inbox.
 
     Args:
         bus: The node's connection.
@@ -39,19 +40,39 @@ class Leave:
         inbox: Where.
         ticket: What gets it again; empty: nothing does.
         lasts_s: How long it lasts.
+        is_given: Whether it is given already, and counts from now; else it is with the dispatcher's first `go`.
     """
 
     __slots__ = ("_bus", "_lasts_s", "_question", "_subject", "_until", "inbox", "is_asked")
 
-    def __init__(self, bus: Bus, node_id: str, inbox: str, ticket: str, lasts_s: float = LEAVE_S) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        node_id: str,
+        inbox: str,
+        ticket: str,
+        lasts_s: float = LEAVE_S,
+        *,
+        is_given: bool = True,
+    ) -> None:
         self._bus = bus
         self.inbox = inbox
         self._subject = subjects.LEAVE_WANTED.of(node_id)
         self._question = encode(LeaveRequest(inbox=inbox, ticket=ticket)) if ticket else b""
         self._lasts_s = lasts_s
-        self._until = time.monotonic() + lasts_s
+        self._until = time.monotonic() + lasts_s if is_given else -math.inf
         self.is_asked = False
         """Whether a question for it is open."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it was given, or is not needed."""
+        return self._until > -math.inf
+
+    def given(self) -> None:
+        """It came just now, unless it had before."""
+        if not self.is_given:
+            self._until = time.monotonic() + self._lasts_s
 
     def is_ending(self, now: float) -> bool:
         """Whether nothing should be said any more before `renew`."""
@@ -77,7 +98,7 @@ class Leave:
 
     async def renew(self) -> None:
         """Waits until it has ended, and returns when it was given anew; or when nobody gives it, and all goes on."""
-        await asyncio.sleep(self._until + _LATE_S - time.monotonic())
+        await asyncio.sleep(max(0.0, self._until + _LATE_S - time.monotonic()))
         given = asyncio.Event()
         until = time.monotonic() + _RETRIED_S
         while self._question and not given.is_set() and time.monotonic() < until:

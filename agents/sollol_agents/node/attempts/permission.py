@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sollol_agents.node.attempts.fence import Fence, Verdict
+from sollol_agents.node.attempts.leave import Leave
 from sollol_bus.errors import BusError, Cancelled, DecodeFailed, NoResponders
 from sollol_bus.steady import steady_s
 from sollol_bus.transport.connection import Bus
@@ -30,14 +31,16 @@ class Permission:
         bus: The connection.
         decision: The attempt.
         go_s: How long a `go` given to `accepted` holds, in seconds.
+        leave: To speak to the caller; it comes before the first `go`.
         on_refused: Called when the attempt belongs to somebody else from now on.
     """
 
-    def __init__(self, bus: Bus, decision: Decision, go_s: float, on_refused: Callable[[], None]) -> None:
+    def __init__(self, bus: Bus, decision: Decision, go_s: float, leave: Leave, on_refused: Callable[[], None]) -> None:
         self.fence = Fence(go_s)
         self._bus = bus
         self._decision = decision
         self._go_s = go_s
+        self._leave = leave
         self._on_refused = on_refused
         self._subject = subjects.ATTEMPT.of(decision.node_id, decision.attempt_id)
         self._changed = asyncio.Event()
@@ -50,7 +53,10 @@ class Permission:
 
     def accept(self) -> None:
         """Tells the dispatcher that the attempt has a slot, and asks for its first `go`."""
-        message = AttemptAccepted(attempt_id=self._decision.attempt_id, instance=self._decision.instance)
+        decision = self._decision
+        message = AttemptAccepted(
+            attempt_id=decision.attempt_id, instance=decision.instance, is_open=self._leave.is_given
+        )
         self.fence.accepted_sent(steady_s())
         self._withdraw = self._bus.ask(self._subject, encode(message), self._on_accepted, timeout_s=self._go_s)
 
@@ -103,7 +109,10 @@ class Permission:
             return None
         try:
             if not isinstance(answer, BusError):
-                return decode(answer.data, StartAnswer).go
+                go = decode(answer.data, StartAnswer).go
+                if go:
+                    self._leave.given()
+                return go
         except DecodeFailed as error:
             extra = {"action": "bad_answer", "request_id": self._decision.request_id}
             log.warning("attempt %s: %s", self._decision.attempt_id, error, extra=extra)
