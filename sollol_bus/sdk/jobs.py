@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -39,6 +38,7 @@ from sollol_bus.waiting import happens
 from sollol_schemas import owners, subjects
 from sollol_schemas.context import RequestKind
 from sollol_schemas.headers import CALLER
+from sollol_schemas.ids import new_id
 from sollol_schemas.jobs import (
     TERMINAL,
     EnqueueReply,
@@ -67,7 +67,6 @@ Enter = Callable[[], Awaitable[None]]
 _ASK_S = 10.0
 _POLL_S = 2.0
 _RETRY_S = 0.2
-_ID_BYTES = 8
 _PURGE_S = 600.0
 
 
@@ -132,7 +131,7 @@ class Jobs:
             NoResponders: Nobody serves jobs: neither a dispatcher nor the queue is there.
         """
         wanted = None if priority is None else priority_of(priority)
-        job_id = secrets.token_hex(_ID_BYTES) if job_id is None else checked_id(job_id)
+        job_id = new_id() if job_id is None else checked_id(job_id)
         asked = EnqueueRequest(job=job, job_id=job_id, priority=wanted, delay_s=delay_s)
         try:
             job_id = (await self.asked(subjects.JOB_ENQUEUE, asked, EnqueueReply)).job_id
@@ -164,7 +163,7 @@ class Jobs:
         ids: list[str] = []
         for item in jobs:
             given, job = item if isinstance(item, tuple) else (None, item)
-            ids.append(checked_id(given) if given is not None else secrets.token_hex(_ID_BYTES))
+            ids.append(checked_id(given) if given is not None else new_id())
             await storing.store(number, ids[-1], job)
         await storing.finish()
         return ids

@@ -27,6 +27,7 @@ from sollol_schemas import headers as h
 from sollol_schemas import subjects
 from sollol_schemas.control import DispatcherPing
 from sollol_schemas.execution import CancelRequest, RequestNews, Taken
+from sollol_schemas.ids import new_id
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Sending:
         resume_bytes: int = RESUME_BYTES,
         on_news: Callable[[RequestNews], None] | None = None,
     ) -> None:
-        self.request_id = request_id or secrets.token_hex(8)
+        self.request_id = request_id or new_id()
         self.resends = resends
         self.dispatcher: str | None = None
         """Instance of the dispatcher that took the request, once it said so."""

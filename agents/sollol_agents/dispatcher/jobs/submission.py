@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -20,10 +19,10 @@ from sollol_bus.transport.messages import Msg, decode, encode
 from sollol_schemas import headers as h
 from sollol_schemas import owners, subjects
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.ids import new_id
 from sollol_schemas.jobs import EnqueueReply, EnqueueRequest, Job, JobNews, JobRef, JobStatus
 from sollol_schemas.routing import routing_headers
 
-_ID_BYTES = 8
 Recount = Callable[[str], Awaitable[None]]
 
 
@@ -47,7 +46,7 @@ class Submission:
     async def enqueue(self, msg: Msg) -> None:
         """Answers a request to store a job."""
         asked = decode(msg.data or b"{}", EnqueueRequest)
-        said = asked.job_id or secrets.token_hex(_ID_BYTES)
+        said = asked.job_id or new_id()
         job_id = meant_by(msg, said)
         hosts, owner = self._tools.config.job_callback_hosts, owners.owner_of(job_id)
         accepted = accept(asked.job, msg.headers or {}, hosts=hosts, owner=owner)

@@ -26,7 +26,7 @@ from sollol_schemas.continuation import Continuation, ContinueFrom
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.escalation import CHECK
 from sollol_schemas.grant import JOBS_CLOCK, Birth
-from sollol_schemas.ids import is_request_id
+from sollol_schemas.ids import is_request_id, new_id
 from sollol_schemas.inboxes import is_client_inbox
 from sollol_schemas.modes import resolve
 from sollol_schemas.owners import is_reference
@@ -181,7 +181,7 @@ def take_in(
     birth, behind = _job_place(head.get(h.JOB_PLACE, "")) if context.job_id else (None, 0)
     limit_s = routing.deadline_s or else_s
     return Request(
-        request_id=_id(h.REQUEST_ID, head[h.REQUEST_ID]) if h.REQUEST_ID in head else secrets.token_hex(8),
+        request_id=_id(h.REQUEST_ID, head[h.REQUEST_ID]) if h.REQUEST_ID in head else new_id(),
         kind=kind,
         body=asked.body,
         payload=payload,
