@@ -43,6 +43,8 @@ class Exec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="e
     """What older dispatchers said of who asked; the decision says it now."""
     is_resumable: bool = False
     """Whether the caller goes on with an answer that breaks off, so that the attempt may be cut."""
+    is_bound: bool = False
+    """Whether not every node that has the model would do for it, so that only who granted it may have it cut."""
     body_bytes: Count | None = None
     """Of an attempt that goes on: the length of the body, behind which `ContinueFrom` stands; None: it begins."""
     ticket: str = ""

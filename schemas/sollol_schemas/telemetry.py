@@ -19,6 +19,7 @@ from sollol_schemas.units import (
     FormerInstant,
     Instant,
     Mib,
+    Priority,
     Ratio,
     Seconds,
     Tokens,
@@ -111,6 +112,16 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Until the engine unloads it when idle; None: never, or unknown."""
 
 
+class Movable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a scorer must know of an attempt that another one granted, to have it cut."""
+
+    priority: Priority = 5
+    deadline_s: Seconds = 0.0
+    """Until its deadline."""
+    cuts: Count = 0
+    """How often its request was moved on purpose before."""
+
+
 class InFlight(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One attempt in one of the node's slots."""
 
@@ -121,6 +132,8 @@ class InFlight(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     has_first_token: bool = False
     is_loading: bool = False
     forecast: Forecast = Forecast()
+    movable: Movable | None = None
+    """Set where its caller goes on wherever the model is; what wants more than the model is not told."""
 
 
 class LearnedSpeed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

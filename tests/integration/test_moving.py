@@ -11,6 +11,7 @@ from sollol_bus.server.server import EmbeddedServer
 from sollol_bus.transport.connection import Bus
 from sollol_bus.transport.messages import encode, error_of
 from sollol_schemas import subjects
+from sollol_schemas.continuation import ContinueFrom
 from sollol_schemas.control import ControlCut, ControlDrain, ControlReply
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.events import OutcomeStatus
@@ -61,6 +62,22 @@ async def test_a_draining_node_stops_what_goes_on_elsewhere_and_finishes_the_res
         await eventually(lambda: len(stage.outcomes) == 2)
         first = stage.outcomes[0]
         assert (first.status, first.code) == (OutcomeStatus.CANCELLED, ErrorCode.MOVED)
+
+
+async def test_a_scorer_that_takes_office_is_told_what_may_be_moved(nats_server: EmbeddedServer, bus: Bus) -> None:
+    async with staged(nats_server, bus, node={"slots": 8}, time_scale=1.0, decode_tps=60.0) as stage:
+        free = stage.chat(LONG, is_resumable=True, deadline_s=90.0)
+        rest = stage.chat(LONG, said=ContinueFrom(text="899", pieces=1, cuts=2), is_resumable=True)
+        bound = stage.chat(LONG, is_resumable=True, is_bound=True)
+        alone = stage.chat(LONG)
+        await eventually(lambda: len(stage.node.in_flight()) == 4)
+        told = {one.attempt_id: one.movable for one in stage.node.telemetry().in_flight}
+        assert (told[bound], told[alone]) == (None, None)
+        movable, moved_before = told[free], told[rest]
+        assert movable is not None
+        assert moved_before is not None
+        assert (movable.priority, movable.cuts, moved_before.cuts) == (5, 0, 2)
+        assert 60.0 < movable.deadline_s <= 90.0
 
 
 async def test_what_has_said_nothing_is_free_to_begin_elsewhere(nats_server: EmbeddedServer, bus: Bus) -> None:

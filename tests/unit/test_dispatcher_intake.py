@@ -357,6 +357,29 @@ def test_who_goes_on_is_said_by_the_header_else_by_a_field(
     assert "resume" not in json.loads(request.body)
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_bound"),
+    [
+        ({}, False),
+        ({"priority": 8, "session_id": "s", "routing_mode": "fast"}, False),
+        ({"node_id": "attic"}, True),
+        ({"where": "site=office"}, True),
+        ({"min_vram_gb": 4}, True),
+        ({"prefer_cpu": True}, True),
+        ({"routing_mode": "reliable"}, True),
+        ({"options": {"num_ctx": 8192}}, True),
+        (going_on(text="a", excluded=["attic"]), True),
+        (going_on(text="a"), False),
+    ],
+    ids=str,
+)
+def test_a_request_for_which_not_every_node_would_do_is_told_as_bound(
+    fields: dict[str, object], is_bound: bool
+) -> None:
+    request = take({"model": "m", "prompt": "hi", "stream": True} | fields)
+    assert continuing.is_bound(request.routing, request.context, request.said) is is_bound
+
+
 def test_what_was_moved_before_it_spoke_counts_as_moved() -> None:
     assert take({"model": "m", "prompt": "hi"}).continuation(0) is None
     assert take({"model": "m", "prompt": "hi"}).continuation(1) == Continuation(resumed=0, cuts=1)

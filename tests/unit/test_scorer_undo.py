@@ -8,9 +8,11 @@ from sollol_agents.lab.testing.messages import MODEL, gpu, model, running
 from sollol_agents.lab.testing.scorer_stage import Fleet, granted
 from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.continuation import CUTS_MAX, Continuation, CutReason
+from sollol_schemas.decision import Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import OutcomeStatus
 from sollol_schemas.routing import Routing
+from sollol_schemas.telemetry import Movable
 
 SAME = "ollama:0123456789ab"
 SLOW, FAST = (gpu("RTX 3060", 12, 6),), (gpu("RTX 4090"),)
@@ -86,6 +88,41 @@ def test_no_answer_is_cut_whose_caller_does_not_go_on_or_that_was_moved_too_ofte
         run(fleet, "slow", "r-1", seconds=12.0)
         node(fleet, "fast", FAST)
         assert fleet.core.undo.cuts(fleet.now) == [], more
+
+
+def taken_over(fleet: Fleet, **movable: Any) -> None:
+    """A node tells a scorer that just took office what it runs, which somebody else granted."""
+    told = Movable(**({"deadline_s": 500.0} | movable))
+    forecast = Forecast(total_s=60.0, prompt_tokens=100, output_tokens=2000.0)
+    seen = running("r-1", output_tokens=20, has_first_token=True, elapsed_s=12.0, forecast=forecast, movable=told)
+    fleet.load("slow", in_flight=seen)
+
+
+def test_a_successor_in_office_moves_what_its_predecessor_granted() -> None:
+    fleet = stage()
+    taken_over(fleet, cuts=1)
+    assert fleet.core.undo.cuts(fleet.now) == []
+    node(fleet, "fast", FAST)
+    (cut,) = fleet.core.undo.cuts(fleet.now)
+    assert (cut.attempt_id, cut.to, cut.reason, cut.cuts) == ("r-1", "fast", CutReason.REBALANCE, 2)
+
+
+def test_a_successor_gives_an_urgent_request_the_slot_of_what_its_predecessor_granted() -> None:
+    fleet = stage()
+    taken_over(fleet, priority=1)
+    assert ask(fleet, "urgent", priority=9) == ""
+    (cut,) = fleet.core.undo.cuts(fleet.now)
+    assert (cut.attempt_id, cut.reason, cut.in_favour_of) == ("r-1", CutReason.PRIORITY, "urgent")
+
+
+def test_a_successor_leaves_alone_what_it_knows_too_little_of_or_what_was_moved_too_often() -> None:
+    for told in (None, Movable(deadline_s=500.0, cuts=CUTS_MAX)):
+        fleet = stage()
+        forecast = Forecast(total_s=60.0, prompt_tokens=100, output_tokens=2000.0)
+        seen = running("r-1", output_tokens=20, has_first_token=True, elapsed_s=12.0, forecast=forecast, movable=told)
+        fleet.load("slow", in_flight=seen)
+        node(fleet, "fast", FAST)
+        assert fleet.core.undo.cuts(fleet.now) == [], told
 
 
 def test_settings_switch_each_use_off() -> None:

@@ -287,5 +287,6 @@ def envelope(
         has_tools=request.context.has_tools,
         ticket=ticket,
         is_resumable=request.is_resumable,
+        is_bound=request.is_resumable and continuing.is_bound(request.routing, request.context, request.said),
         body_bytes=body_bytes,
     )

@@ -24,6 +24,7 @@ from sollol_schemas.continuation import (
     unpacked,
 )
 from sollol_schemas.errors import ErrorBody, ErrorCode
+from sollol_schemas.routing import Routing, RoutingMode
 
 OWN_FIELDS: Final = frozenset({CONTINUE_FROM, RESUME})
 """Fields of native bodies that no engine gets."""
@@ -125,6 +126,13 @@ def said_tokens(said: ContinueFrom) -> int:
     size = len(said.text.encode()) + len(said.thinking.encode())
     pieces = said.pieces or -(-size // CHARACTERS_PER_TOKEN)
     return 0 if said.is_blank else max(1, min(pieces, size))
+
+
+def is_bound(routing: Routing, context: TaskContext, said: ContinueFrom | None) -> bool:
+    """Whether not every node that has the model would do for a request."""
+    wants = (routing.node_id, routing.where, routing.min_vram_gb, routing.min_success_rate, routing.prefer_cpu)
+    is_particular = routing.routing_mode is RoutingMode.RELIABLE or context.num_ctx is not None
+    return any(wants) or is_particular or bool(said is not None and said.excluded)
 
 
 def told_of(said: ContinueFrom | None, cuts: int) -> Continuation | None:

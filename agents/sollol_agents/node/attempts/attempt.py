@@ -18,7 +18,7 @@ from sollol_agents.node.attempts.leave import Leave
 from sollol_agents.node.attempts.loading import with_load
 from sollol_agents.node.attempts.meter import Meter
 from sollol_agents.node.attempts.outcome import figures_of
-from sollol_agents.node.attempts.payload import Payload, requested
+from sollol_agents.node.attempts.payload import Payload, movable_of, requested
 from sollol_agents.node.attempts.permission import Permission
 from sollol_agents.node.attempts.spans import AttemptTrace
 from sollol_agents.node.attempts.speaker import Speaker
@@ -74,10 +74,9 @@ class Attempt:
         now = time.monotonic()
         decision = exec_.decision
         self.decision = decision
-        self.attempt_id, self.is_resumable = exec_.attempt_id, exec_.is_resumable
+        self.attempt_id, self.is_resumable, self._told = exec_.attempt_id, exec_.is_resumable, exec_
         self.request = requested(exec_, payload)
-        self.engine = engine
-        self.limits = limits
+        self.engine, self.limits = engine, limits
         self.stream = stream
         self.load_s = 0.0
         """The node's own load before the request."""
@@ -151,6 +150,7 @@ class Attempt:
             has_first_token=self._first_at is not None,
             is_loading=self._watchdog.phase is Phase.LOADING,
             forecast=self.decision.forecast,
+            movable=movable_of(self._told, self.request.continued, now - self._accepted_at),
         )
 
     def stop(self, error: SollolError) -> None:

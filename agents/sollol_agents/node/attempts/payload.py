@@ -9,6 +9,7 @@ from sollol_schemas import headers as h
 from sollol_schemas.continuation import ContinueFrom, InvalidContinuation, unpacked
 from sollol_schemas.errors import ErrorBody, ErrorCode
 from sollol_schemas.execution import Exec
+from sollol_schemas.telemetry import Movable
 
 
 class Payload(NamedTuple):
@@ -30,6 +31,17 @@ def payload_of(exec_: Exec, data: bytes) -> Payload:
     except InvalidContinuation as error:
         return Payload(data, refused=ErrorBody(code=ErrorCode.BAD_REQUEST, message=str(error)))
     return Payload(body, None if said is None or said.is_blank else said)
+
+
+def movable_of(exec_: Exec, continued: ContinueFrom | None, age_s: float) -> Movable | None:
+    """What a scorer that takes office is told of an attempt that may be moved; None: this one may not."""
+    if not exec_.is_resumable or exec_.is_bound:
+        return None
+    return Movable(
+        priority=exec_.decision.priority,
+        deadline_s=round(max(0.0, exec_.deadline_s - age_s), 1),
+        cuts=continued.cuts if continued is not None else 0,
+    )
 
 
 def requested(exec_: Exec, payload: Payload) -> EngineRequest:

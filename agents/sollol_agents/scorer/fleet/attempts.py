@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 from sollol_agents.scorer.knowledge.lognormal import mean_residual, mean_rest
@@ -22,6 +23,7 @@ class Attempt:
         "attempt_id",
         "continued_tokens",
         "cuts",
+        "deadline_at",
         "decode_tps",
         "dispatcher",
         "evicts",
@@ -87,7 +89,9 @@ class Attempt:
         self.continued_tokens = 0
         """Tokens of the answer that attempts before have said."""
         self.is_resumable = False
-        """Whether its caller goes on when it is stopped with `moved`; not known of what another scorer granted."""
+        """Whether its caller goes on when it is stopped with `moved`."""
+        self.deadline_at = math.inf
+        """Of what another scorer granted, as its node tells."""
         self.cuts = 0
         """How often its request was moved on purpose before."""
         self.fingerprint = ""

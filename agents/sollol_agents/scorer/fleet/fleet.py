@@ -28,7 +28,7 @@ from sollol_schemas.events import ASLEEP, LEFT, NodeEvent
 from sollol_schemas.ids import request_id_of
 from sollol_schemas.scaling import SleepEvent
 from sollol_schemas.steering import Intent
-from sollol_schemas.telemetry import InFlight, LoadUpdate, NodeState, Telemetry
+from sollol_schemas.telemetry import InFlight, LoadUpdate, Movable, NodeState, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -311,6 +311,8 @@ class Fleet:
             attempt.decode_tps = node.speeds.decode_tps(model, size)
         attempt.load_s = node.speeds.load_s(model, size) if seen.is_loading else 0.0
         attempt.predicted_s = clamped(seen.forecast.total_s, 0.0, 86_400.0)
+        if seen.movable is not None:
+            _make_movable(attempt, seen.movable, node, now)
         attempt.observe(seen, now)
         if seen.is_loading and node.resident(model) is None:
             node.residents.begin_load(model, size, loader=seen.attempt_id, ready_at=now + attempt.load_s, evicts=())
@@ -364,6 +366,15 @@ class Fleet:
         for attempt in list(node.attempts.values()):
             self.release(attempt.attempt_id, now, is_loaded=False)
             change.lost.append(attempt)
+
+
+def _make_movable(attempt: Attempt, told: Movable, node: Node, now: float) -> None:
+    """Notes what is needed to move an attempt that another scorer granted."""
+    installed = node.installed.get(attempt.model)
+    attempt.is_resumable = True
+    attempt.priority, attempt.arrival_rank = told.priority, float(told.priority)
+    attempt.fingerprint = installed.fingerprint if installed is not None else ""
+    attempt.cuts, attempt.deadline_at = told.cuts, now + clamped(told.deadline_s, 0.0, 1e9)
 
 
 def _size_of(node: Node, model: str) -> float:

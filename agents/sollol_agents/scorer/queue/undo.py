@@ -32,7 +32,7 @@ from sollol_agents.scorer.queue.ledger import GrantLedger
 from sollol_agents.scorer.queue.plan import Planner
 from sollol_agents.scorer.queue.queue import Queue, merged
 from sollol_agents.scorer.queue.replan import Replan
-from sollol_agents.scorer.queue.victims import SOON_OVER_S, Victim, may_be_cut
+from sollol_agents.scorer.queue.victims import SOON_OVER_S, Victim, may_be_cut, taken_over
 from sollol_schemas.continuation import CUTS_MAX, Cut, CutReason
 from sollol_schemas.slim import rounded
 
@@ -74,6 +74,8 @@ class Undo:
         """Requests in whose favour something was cut, until they may have another cut."""
         self._refused: dict[str, float] = {}
         """Attempts that were not cut, until they may be asked for again."""
+        self._taken_over: dict[str, Waiting] = {}
+        """Requests of attempts that a predecessor granted."""
         self._counts: OrderedDict[str, int] = OrderedDict()
         """How often each request was moved, as far as this scorer did it."""
         self._looked: dict[str, float] = {}
@@ -141,6 +143,7 @@ class Undo:
                 del self._pending[attempt_id]
             elif until <= now:
                 self.refused(attempt_id, now)
+        self._taken_over = {a: waiting for a, waiting in self._taken_over.items() if attempt(a) is not None}
         self._favoured = {r: until for r, until in self._favoured.items() if until > now}
         self._refused = {a: until for a, until in self._refused.items() if until > now and attempt(a) is not None}
 
@@ -222,11 +225,18 @@ class Undo:
 
     def _able(self, node: Node, now: float) -> Iterator[Victim]:
         for attempt in node.attempts.values():
-            waiting = self._ledger.asked(attempt)
+            waiting = self._ledger.asked(attempt) or self._taken_over_from(attempt, now)
             cuts = max(attempt.cuts, self._counts.get(attempt.request_id, 0))
             is_asked = attempt.attempt_id in self._pending or attempt.attempt_id in self._refused
             if waiting is not None and not is_asked and cuts < CUTS_MAX and may_be_cut(attempt, cuts, now):
                 yield Victim(attempt, node, waiting, cuts)
+
+    def _taken_over_from(self, attempt: Attempt, now: float) -> Waiting | None:
+        """The request of an attempt that a predecessor in office granted."""
+        known = self._taken_over.get(attempt.attempt_id)
+        if known is None and (known := taken_over(attempt, self._config.ageing_s, now)) is not None:
+            self._taken_over[attempt.attempt_id] = known
+        return known
 
     def _longest(self, attempt: Attempt, now: float) -> float:
         return -self._planner.base_left_s(attempt, now, 1.0)

@@ -11,7 +11,10 @@ from sollol_agents.scorer.fleet.attempts import Attempt
 from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.queue.admission import size_levels
 from sollol_agents.scorer.queue.queue import key_of
+from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.continuation import Continuation
+from sollol_schemas.grant import GrantRequest
+from sollol_schemas.routing import Routing
 
 SOON_OVER_S = 2.0
 """An answer that is predicted to end within this time is left alone."""
@@ -92,6 +95,25 @@ class Victim:
     def rank(self) -> float:
         """What its rest would queue with, or what the whole would where that is higher."""
         return max(self.granted_rank, self.rest.rank(self._now, self._config.ageing_s))
+
+
+def taken_over(attempt: Attempt, ageing_s: float, now: float) -> Waiting | None:
+    """The request of an attempt that another scorer granted, as far as it is known; None: it is not to be moved."""
+    if not attempt.is_resumable:
+        return None
+    context = TaskContext(kind=RequestKind.CHAT, model=attempt.wire_model, prompt_tokens=attempt.prompt_tokens)
+    request = GrantRequest(
+        request_id=attempt.request_id,
+        number=1,
+        context=context,
+        routing=Routing(priority=attempt.priority),
+        deadline_s=max(0.0, attempt.deadline_at - now),
+        is_resumable=True,
+    )
+    waiting = Waiting(request, now, 0, born_at=attempt.granted_at)
+    waiting.expect(attempt.output_median)
+    waiting.key = key_of(waiting, ageing_s)
+    return waiting
 
 
 def slowness(horizon: Horizon, model: str, others: list[str]) -> float:
