@@ -1,6 +1,7 @@
 """Whether answers that go on are the answers that nothing disturbed, while something dies every two seconds.
 
     python -m bench.resume [--json] [--quick] [--out FILE] [--answers N] [--callers N] [--every S] [--seed N]
+        [--temperature T]
 
 A fleet of processes: llama.cpp servers with a model that counts down and with a small language model, emulated
 machines, their nodes, a gateway and two dispatchers, each with a line to the bus of its own. Every question is asked
@@ -9,6 +10,10 @@ asked again and again while every two seconds a node or an engine is killed or a
 
 `exact` answers have the same objects as the undisturbed one, each field of each event but those named in `VOLATILE` and
 the names that are drawn for each answer. `pause_s` is the longest time between two pieces of a stream that went on.
+
+With `--temperature` each question has a fixed seed. The countdown and the emulated engine say the same at any usual
+temperature, and are held to it. The small language model's rests are drawn anew (`by_chance`): of every seam that is
+told, the model is asked whether it might have said the next piece (`seams`).
 """
 
 from __future__ import annotations
@@ -26,11 +31,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import httpx
+
 from bench.command import parser_of, started
 from bench.resume.breakdown import Spans, summary
 from bench.resume.comparing import VOLATILE, difference, events_of, normal, text_of
 from bench.resume.questions import Heard, Question, questions
 from bench.resume.rules import Hit
+from bench.resume.seams import Seam, is_likely, seams_of
 from bench.resume.stage import COUNTDOWN, EMULATED, SMOLLM, Load, Machines, Stage, smollm_file
 
 BAR_S: Final = 1.5
@@ -69,6 +77,8 @@ class Tally:
         self.examples: list[str] = []
         self.paused: list[Paused] = []
         self.quiet_s: list[float] = []
+        self.seams: list[Seam] = []
+        """Of answers by chance."""
 
     def note(self, question: Question, heard: Heard) -> None:
         """Counts one answer."""
@@ -85,13 +95,16 @@ class Tally:
                 self.quiet_s.append(heard.pause_s)
         verdict, what = self._verdict(question, heard)
         row[verdict] += 1
-        if verdict != "exact" and len(self.examples) < _EXAMPLES:
+        if verdict not in ("exact", "by_chance") and len(self.examples) < _EXAMPLES:
             self.examples.append(f"{question.model} {question.name} (resumed {heard.resumed}): {verdict}: {what}")
             print(self.examples[-1], file=sys.stderr, flush=True)
 
     def _verdict(self, question: Question, heard: Heard) -> tuple[str, str]:
         if heard.error:
             return "errors", heard.error
+        if is_by_chance(question):
+            self.seams += seams_of(question, heard)
+            return "by_chance", ""
         events, wanted = events_of(heard), self.references[question]
         what = difference(normal(events), normal(wanted))
         if not what:
@@ -102,6 +115,23 @@ class Tally:
     def total(self) -> Counter[str]:
         """Of all ways together."""
         return sum(self.rows.values(), Counter[str]())
+
+
+def is_by_chance(question: Question) -> bool:
+    """Whether no two answers need be the same."""
+    return question.model == SMOLLM and question.temperature > 0
+
+
+async def seams_checked(stage: Stage, tally: Tally) -> dict[str, int]:
+    """How many seams there are of answers by chance, and at how many the model would hardly go on like that."""
+    unlikely = 0
+    if tally.seams:
+        async with httpx.AsyncClient(base_url=stage.engine_url(SMOLLM), trust_env=False, timeout=60.0) as http:
+            for seam in tally.seams:
+                if not await is_likely(http, seam):
+                    unlikely += 1
+                    tally.examples.append(f"unlikely at a seam: {seam}"[:300])
+    return {"n": len(tally.seams), "unlikely": unlikely}
 
 
 async def ask_all(stage: Stage, asked: list[Question], load: Load, tally: Tally, rng: random.Random) -> None:
@@ -208,7 +238,7 @@ def figures_of(tally: Tally, hits: list[Hit], logs: list[str]) -> dict[str, Any]
     """The figures of one run."""
     total, parts = tally.total, parts_of(tally, logs)
     models = sorted({question.model for question in tally.references})
-    names = ("answers", "exact", "same_text", "different", "errors", "resumed", "times_resumed")
+    names = ("answers", "exact", "by_chance", "same_text", "different", "errors", "resumed", "times_resumed")
     return {
         **{name: total[name] for name in names},
         "died": Counter(hit.kind for hit in hits),
@@ -227,7 +257,7 @@ def figures_of(tally: Tally, hits: list[Hit], logs: list[str]) -> dict[str, Any]
 
 async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Everything, on one stage."""
-    asked = questions(models(is_small=options.quick), _TOKENS)
+    asked = questions(models(is_small=options.quick), _TOKENS, options.temperature)
     machines = (Machines(COUNTDOWN, 3, slots=4), Machines(EMULATED, 3, slots=8), Machines(SMOLLM, 3))
     load = Load(answers=options.answers, callers=options.callers, every_s=options.every)
     there = tuple(m for m in machines if m.model in {question.model for question in asked})
@@ -235,7 +265,8 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         tally = Tally(await references(stage, asked))
         print(f"{len(asked)} questions answered undisturbed", file=sys.stderr, flush=True)
         await ask_all(stage, asked, load, tally, random.Random(options.seed))
-        return figures_of(tally, stage.hits, await stage.logs())
+        seams = await seams_checked(stage, tally)
+        return figures_of(tally, stage.hits, await stage.logs()) | {"seams": seams}
 
 
 def as_text(figures: dict[str, Any]) -> str:
@@ -253,5 +284,6 @@ if __name__ == "__main__":
     parser.add_argument("--answers", type=int, default=1000, help="how many answers while things die")
     parser.add_argument("--callers", type=int, default=6, help="how many ask at a time")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two deaths")
+    parser.add_argument("--temperature", type=float, default=0.0, help="of the questions, which then have a seed")
     parser.add_argument("--seed", type=int, default=1, help="of the order of questions and deaths")
     sys.exit(started(parser, measure, as_text))

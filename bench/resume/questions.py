@@ -24,6 +24,8 @@ HTTP: Final = (
     "/v1/responses",
 )
 _PATIENCE_S: Final = 120.0
+SEED: Final = 7
+"""Of questions with a temperature."""
 Json = dict[str, Any]
 
 
@@ -48,7 +50,7 @@ class Question(NamedTuple):
         """Its body over HTTP."""
         messages = [{"role": "user", "content": self.prompt}]
         common: Json = {"model": self.model, "stream": self.is_streamed}
-        sampled: Json = {"temperature": self.temperature} | ({"seed": 7} if self.temperature else {})
+        sampled: Json = {"temperature": self.temperature} | ({"seed": SEED} if self.temperature else {})
         match self.way:
             case "/api/generate":
                 return common | {"prompt": self.prompt, "options": sampled | {"num_predict": self.tokens}}
@@ -77,6 +79,8 @@ class Heard(msgspec.Struct, kw_only=True):
     """The longest time between two pieces of a stream."""
     paused_until_mono_s: float = 0.0
     took_s: float = 0.0
+    seams: list[tuple[str, str]] = []
+    """What the client library had when the answer went on, and the next piece."""
 
 
 class Pauses:
@@ -155,7 +159,7 @@ class Asker:
                 heard.error = f"{reply.status_code}: {heard.data[:300].decode(errors='replace')}"
 
     async def _by_sdk(self, question: Question, heard: Heard, piece: Callable[[], None]) -> None:
-        sampled: Json = {"temperature": question.temperature, "num_predict": question.tokens}
+        sampled = _sampled(question)
         stream: AnswerStream
         if question.way == "sdk.chat":
             messages = [{"role": "user", "content": question.prompt}]
@@ -165,8 +169,12 @@ class Asker:
         lines: list[bytes] = []
         heard.request_id = stream.request_id
         async with stream:
+            said = ""
             async for chunk in stream:
                 piece()
+                if stream.resumed > len(heard.seams):
+                    heard.seams.append((said, chunk.text))
+                said += chunk.text
                 lines.append(chunk.raw)
             heard.resumed = stream.call.resumed
             answer = stream.answer
@@ -174,13 +182,18 @@ class Asker:
         heard.content_type = "application/x-ndjson" if question.is_streamed else "application/json"
 
     async def _as_job(self, question: Question, heard: Heard) -> None:
-        sampled: Json = {"temperature": question.temperature, "num_predict": question.tokens}
+        sampled = _sampled(question)
         job_id = await self._client.generate_async(question.model, question.prompt, options=sampled)
         answer = await self._client.wait_for_task(job_id, timeout_s=_PATIENCE_S)
         if answer.error is not None:
             raise answer.error
         heard.data = b"" if answer.result is None else answer.result.body
         heard.resumed = answer.status.resumed
+
+
+def _sampled(question: Question) -> Json:
+    seed: Json = {"seed": SEED} if question.temperature else {}
+    return {"temperature": question.temperature, "num_predict": question.tokens} | seed
 
 
 def _resumed_in(data: bytes) -> int:

@@ -156,6 +156,10 @@ class Stage:
         finally:
             self._down.pop(name, None)
 
+    def engine_url(self, model: str) -> str:
+        """Where an engine of this model listens."""
+        return self._children[f"{_short(model)}-1-engine"].served["engine"]
+
     async def logs(self) -> list[str]:
         """What every process wrote, those that ended too."""
         await asyncio.sleep(_TOLD_WITHIN_S)

@@ -18,6 +18,7 @@ from sollol_schemas.context import RequestKind, TaskContext
 from sollol_schemas.continuation import Continuation
 from sollol_schemas.decision import RejectionReason
 from sollol_schemas.errors import ErrorCode
+from sollol_schemas.events import OutcomeStatus
 from sollol_schemas.execution import Figures
 from sollol_schemas.grant import GrantRequest
 from sollol_schemas.groups import Group, GroupMember, Groups
@@ -299,3 +300,20 @@ def test_what_broke_off_hardly_waits_for_a_better_node(continued: Continuation, 
     fleet.node("slow", installed=installed, slots=1, gpus=(gpu("RTX 3060"),))
     assert fleet.place("runs", context=chat(limit=150)) == "fast"
     assert fleet.place("rest", context=chat(limit=600), continuation=continued) == place
+
+
+def test_the_rest_goes_where_the_conversation_is_cached() -> None:
+    fleet, done = fleet_of(a=PRINT, b=PRINT, c=PRINT), Figures(prompt_tokens=6000, output_tokens=50)
+    for number in range(6):
+        begun = TaskContext(
+            kind=RequestKind.CHAT,
+            model=MODEL,
+            prompt_tokens=6000,
+            prefix_hashes=(f"h{number}",),
+            prefix_tokens=(5000,),
+        )
+        before = fleet.place(f"earlier{number}", context=begun)
+        fleet.end(f"earlier{number}-1", before, OutcomeStatus.SUCCESS, figures=done)
+        lost = next(name for name in "abc" if name != before)
+        assert fleet.place(f"rest{number}", context=begun, excluded=(lost,), continuation=said()) == before
+        fleet.end(f"rest{number}-1", before, OutcomeStatus.SUCCESS, figures=done)
