@@ -44,6 +44,8 @@ def answer_judge(check: AnswerCheck | None, kind: RequestKind, fields: Mapping[s
         BadRequest: The check cannot be used.
     """
     if check is None:
+        if fields.get("format") is None:
+            return None
         form = asked_form(kind, "", {"format": msgspec.Raw(encode(fields.get("format")))})
         return None if form is None else _of_text(form)
     if isinstance(check, Check):

@@ -198,6 +198,7 @@ class AnswerStream:
         """What has arrived so far as one answer; complete once the iteration has ended."""
         native = decode(so_far(self._chunks), NativeChunk)
         final = msgspec.json.decode(self._final) if self._final else {}
+        decisions = self._call.decisions
         return Answer(
             text=native.response or native.message.content,
             thinking=native.thinking or native.message.thinking,
@@ -205,8 +206,8 @@ class AnswerStream:
             model=native.model,
             request_id=self.request_id,
             done_reason=native.done_reason,
-            decision=self.decision,
-            decisions=self._call.decisions,
+            decision=decisions[-1] if decisions else None,
+            decisions=decisions,
             figures=figures_of(self._call.last),
             final=final | {"logprobs": native.logprobs} if native.logprobs and final else final,
         )

@@ -115,6 +115,7 @@ class ReplyStream:
         """The first message."""
         self.last: Msg | None = None
         """The last message, when the stream ended as it should."""
+        self._breaks_on_disconnect = breaks_on_disconnect
         if breaks_on_disconnect:
             bus.on_disconnect(self._on_disconnect)
 
@@ -168,7 +169,8 @@ class ReplyStream:
     def close(self) -> None:
         """Stops listening; the publisher notices at its next message."""
         self._is_over = True
-        self._bus.forget_callbacks(self._on_disconnect)
+        if self._breaks_on_disconnect:
+            self._bus.forget_callbacks(self._on_disconnect)
         if self._forget_refusals is not None:
             self._forget_refusals()
             self._forget_refusals = None

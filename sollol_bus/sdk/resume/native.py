@@ -29,6 +29,7 @@ _REFUSALS: Final = {
     "_debug_render_only": "it is a rendered prompt",
     CONTINUE_FROM: "its caller goes on by itself",
 }
+_REFUSED: Final = frozenset(_REFUSALS)
 _UNREADABLE: Final = "its body cannot be read"
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _messages = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
@@ -78,7 +79,9 @@ def native_shape(kind: RequestKind, body: bytes) -> Shape:
         return Shape("vectors are made at once")
     try:
         fields = {name.lower(): value for name, value in _fields.decode(body).items()}
-        refusal = next((why for name, why in _REFUSALS.items() if _is_set(fields, name)), "")
+        refusal = ""
+        if not _REFUSED.isdisjoint(fields):
+            refusal = next((why for name, why in _REFUSALS.items() if _is_set(fields, name)), "")
         if (
             not refusal
             and "messages" in fields
