@@ -26,6 +26,7 @@ from nats.aio.client import Client as NatsClient
 from sollol_bus.errors import BusError, ConfigError, NotConnected, PayloadTooLarge
 from sollol_bus.observe.meter import Meter
 from sollol_bus.observe.tracing import Tracer
+from sollol_bus.transport.callbacks import Callbacks
 from sollol_bus.transport.clock import Clock
 from sollol_bus.transport.config import BusConfig
 from sollol_bus.transport.connecting import advice, is_absence, within
@@ -63,10 +64,11 @@ class NoServer(ConfigError, NotConnected):
     """No NATS server answers at the address, as far as that is known: it may only not have started yet."""
 
 
-class Bus:
+class Bus(Callbacks):
     """A connection to the bus; make one with `Bus.connect`."""
 
     def __init__(self, config: BusConfig, caller: str = "") -> None:
+        super().__init__()
         self.config = config
         self.clock = Clock()
         """What time it is by the server, once somebody asked it; see `ServerTime`."""
@@ -83,12 +85,6 @@ class Bus:
         self._nc = SturdyClient(needs_tls=needs_tls, on_cluster_change=self._on_cluster_changed)
         self._loop = asyncio.get_running_loop()
         self._settled_at = 0.0
-        # Each a dict without values: every request in flight has its own, and is to find them at once when it ends.
-        self._on_disconnect: dict[Callable[[], None], None] = {}
-        self._on_reconnect: dict[Callable[[], None], None] = {}
-        self._on_closed_for_good: dict[Callable[[], None], None] = {}
-        self._on_cluster_change: dict[Callable[[], None], None] = {}
-        self._on_refused: dict[Callable[[str], None], None] = {}
         self._mux: Mux | None = None
         self._is_closing = False
         self._refused = asyncio.Event()
@@ -188,33 +184,6 @@ class Bus:
         """The client library's own connection, for what the bus does not wrap."""
         return self._nc
 
-    def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` at every loss of the connection."""
-        self._on_disconnect[callback] = None
-
-    def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` when the connection is back; subscriptions are restored already."""
-        self._on_reconnect[callback] = None
-
-    def on_closed(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` when the connection is closed for good, on purpose or not."""
-        self._on_closed_for_good[callback] = None
-
-    def on_cluster_change(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` when a server joined or left the cluster: what was sent there just before may be lost."""
-        self._on_cluster_change[callback] = None
-
-    def on_refused(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        """Calls `callback` with each subject (in lower case) that the server refuses; returns how to undo it."""
-        self._on_refused[callback] = None
-        return lambda: self._on_refused.pop(callback, None)
-
-    def forget_callbacks(self, *callbacks: Callable[[], None]) -> None:
-        """Undoes what was asked for by `on_…`; harmless for what was not registered."""
-        for registered in (self._on_disconnect, self._on_reconnect, self._on_closed_for_good, self._on_cluster_change):
-            for callback in callbacks:
-                registered.pop(callback, None)
-
     # -- messages -----------------------------------------------------------------------------------------
 
     def publish(
@@ -239,6 +208,13 @@ class Bus:
                 raise PayloadTooLarge(f"{len(block)} bytes of headers exceed the limit of {PAYLOAD_MARGIN_BYTES} bytes")
         if not nc.send(publication(subject, reply, payload, block)):
             raise NotConnected(f"cannot publish to {subject}: the connection is {'closed' if nc.is_closed else 'down'}")
+
+    def hasten(self) -> None:
+        """Sends what was published now, not at the end of the turn; when more was read, behind what that publishes.
+
+        For whoever has published what somebody waits for, and goes on with what nobody does: a write more, and sooner.
+        """
+        self._nc.hasten()
 
     async def make_room(self) -> None:
         """Waits until less than 1 MiB is waiting to leave; call it in loops that publish without a pause."""

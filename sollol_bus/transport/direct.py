@@ -65,8 +65,16 @@ class DirectClient(NatsClient):
         if not self._is_write_due:
             self._write_soon()
 
+    def hasten(self) -> None:
+        """Sends what was published now, unless more has been read that may publish too: then behind that."""
+        if not self._ps.has_more:
+            self._write_now()
+
     def _write(self) -> None:
         self._is_write_due = False
+        self._write_now()
+
+    def _write_now(self) -> None:
         transport = self._transport
         if self._is_full or self._status != NatsClient.CONNECTED or transport is None:
             return
@@ -113,6 +121,20 @@ class DirectClient(NatsClient):
         await super()._process_connect_init()
 
     # -- in -----------------------------------------------------------------------------------------------
+
+    def take(self, data: bytes) -> bool:
+        """Takes what came, and sends what was published about it; False: next is something for the library.
+
+        Raises:
+            ProtocolError: It is not NATS' protocol.
+        """
+        if self._status != NatsClient.CONNECTED:
+            return True  # of a connection that is being left
+        self._is_write_due = True
+        try:
+            return self._ps.feed(data)
+        finally:
+            self._write()
 
     def deliver(self, sid: int, subject: bytes, reply: bytes, data: bytes, block: bytes) -> bool:
         """Hands a message to its subscription; False when it is odd, and the library's to read."""

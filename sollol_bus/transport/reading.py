@@ -189,7 +189,7 @@ class SturdyClient(DirectClient):
         """Has messages handed over as they come, and reads what only the library can, until the connection ends."""
         try:
             while not (self.is_closed or self.is_reconnecting):
-                await transport.hand_to(self._take)
+                await transport.hand_to(self.take)
                 await self._ps.parse()
         except nats.errors.UnexpectedEOF as error:
             await self._error_cb(error)
@@ -200,7 +200,3 @@ class SturdyClient(DirectClient):
             pass
         except Exception:
             log.exception("reading from the server failed", extra={"action": "reading_failed"})
-
-    def _take(self, data: bytes) -> bool:
-        """Takes what came; nothing of a connection that is being left."""
-        return self._status != NatsClient.CONNECTED or self._ps.feed(data)

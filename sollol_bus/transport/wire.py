@@ -79,6 +79,7 @@ class MessageParser(Parser):
     def reset(self) -> None:
         """Forgets what is not whole yet: the connection is another from now on."""
         super().reset()
+        self.has_more = False
         self._lines = Parser(self.nc)
         self._odd: _Message | bytes | None = None
 
@@ -121,9 +122,11 @@ class MessageParser(Parser):
             body = begin + head_bytes
             message = sid, subject, reply[0] if reply else b"", data[body:end], data[begin:body]
             at = end + 2
+            self.has_more = at < len(data)
             if not deliver(*message):
                 self._odd = message
                 break
+        self.has_more = False
         buf += data[at:]
         return self._odd is None
 
