@@ -12,9 +12,10 @@ from sollol_schemas.decision import Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import OutcomeStatus
 from sollol_schemas.routing import Routing
-from sollol_schemas.telemetry import Movable
+from sollol_schemas.telemetry import LearnedSpeed, Movable
 
 SAME = "ollama:0123456789ab"
+MEASURED = (LearnedSpeed(model=MODEL, prompt_tps=2000.0, decode_tps=100.0, samples=5),)
 SLOW, FAST = (gpu("RTX 3060", 12, 6),), (gpu("RTX 4090"),)
 
 
@@ -63,12 +64,65 @@ def test_no_more_answers_go_over_to_a_node_like_theirs_than_half() -> None:
     for name in names:
         assert ask(fleet, name) == "full"
     run(fleet, "full", *(f"{name}-1" for name in names))
-    node(fleet, "free", SLOW, slots=8)
+    usual_tps = fleet.core.fleet.nodes["full"].attempts["r0-1"].decode_tps
+    node(fleet, "free", SLOW, slots=8, speeds=(LearnedSpeed(model=MODEL, decode_tps=usual_tps, samples=5),))
     cuts = fleet.core.undo.cuts(fleet.now)
     assert 1 <= len(cuts) <= 4, [cut.text for cut in cuts]
     left = [cut.left_s for cut in cuts]
     assert left == sorted(left, reverse=True), "who stays is quicker for each that goes"
     assert left[-1] < left[0]
+
+
+def full_beside_a_faster_one(**more: Any) -> tuple[Fleet, list[str]]:
+    """Eight answers on a slow node, and a fast one that joins; returns the answers that are moved at once."""
+    fleet = Fleet()
+    node(fleet, "full", SLOW, slots=8)
+    names = [f"r{number}" for number in range(8)]
+    for name in names:
+        assert ask(fleet, name) == "full"
+    run(fleet, "full", *(f"{name}-1" for name in names))
+    node(fleet, "fast", FAST, slots=8, **more)
+    return fleet, [cut.request_id for cut in fleet.core.undo.cuts(fleet.now)]
+
+
+def go_over(fleet: Fleet, request_id: str) -> None:
+    """An answer is cut, and its caller asks for the rest."""
+    fleet.end(f"{request_id}-1", "full", OutcomeStatus.FAILED, code=ErrorCode.MOVED)
+    rest = Continuation(fingerprint=SAME, said_tokens=20, cuts=1)
+    assert ask(fleet, request_id, number=2, continuation=rest) == "fast"
+
+
+def stay(fleet: Fleet, *gone: str, seconds: float) -> None:
+    """The others go on where they are."""
+    run(fleet, "full", *(f"r{n}-1" for n in range(8) if f"r{n}" not in gone), seconds=seconds, tokens=30)
+
+
+def test_one_answer_at_a_time_goes_over_to_a_node_that_nobody_measured() -> None:
+    assert len(full_beside_a_faster_one(speeds=MEASURED)[1]) > 1
+    fleet, (first,) = full_beside_a_faster_one()
+    go_over(fleet, first)
+    run(fleet, "fast", f"{first}-2", seconds=1.0, tokens=2)
+    stay(fleet, first, seconds=1.0)
+    assert fleet.core.undo.cuts(fleet.now) == [], "one token is no measure"
+    fast = fleet.core.fleet.nodes["fast"].attempts[f"{first}-2"]
+    run(fleet, "fast", f"{first}-2", seconds=1.0, tokens=2 + round(2.0 * fast.decode_tps))
+    assert len(fleet.core.undo.cuts(fleet.now)) > 1
+
+
+def test_no_more_answers_go_over_to_a_node_that_is_slower_than_its_hardware_promises() -> None:
+    fleet, (first,) = full_beside_a_faster_one()
+    go_over(fleet, first)
+    for seconds in range(10):
+        run(fleet, "fast", f"{first}-2", seconds=0.5, tokens=2 + 10 * seconds)
+        stay(fleet, first, seconds=0.5)
+        assert fleet.core.undo.cuts(fleet.now) == [], seconds
+
+
+def test_nothing_else_goes_over_while_the_first_is_on_its_way() -> None:
+    fleet, (first,) = full_beside_a_faster_one()
+    fleet.end(f"{first}-1", "full", OutcomeStatus.FAILED, code=ErrorCode.MOVED)
+    stay(fleet, first, seconds=1.0)
+    assert fleet.core.undo.cuts(fleet.now) == []
 
 
 def test_no_answer_goes_over_to_a_node_that_would_load_or_tells_another_fingerprint() -> None:

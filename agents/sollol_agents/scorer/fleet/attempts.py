@@ -19,6 +19,8 @@ class Attempt:
     __slots__ = (
         "_decode_s",
         "_head_s",
+        "_spoke_at",
+        "_spoken",
         "arrival_rank",
         "attempt_id",
         "continued_tokens",
@@ -100,6 +102,8 @@ class Attempt:
         self._head_s = self._decode_s = -1.0
         """What it takes until its first token, and from then on, once somebody asked: every decision asks that of every
         attempt on a node."""
+        self._spoke_at, self._spoken = granted_at, 0
+        """When it was seen to speak first, and the tokens that it had made by then."""
         self.is_confirmed = False
         self.is_trial = False
         self.has_first_token = False
@@ -119,7 +123,15 @@ class Attempt:
         self.is_confirmed = True
         self.observed_at = now
         self.tokens = max(self.tokens, seen.output_tokens)
+        if seen.has_first_token and not self.has_first_token:
+            self._spoke_at, self._spoken = now, self.tokens
         self.has_first_token = self.has_first_token or seen.has_first_token
+
+    def progress(self) -> tuple[int, float]:
+        """Tokens made since it was seen to speak first, and the seconds that they took; (0, 0) before."""
+        if not self.has_first_token:
+            return 0, 0.0
+        return self.tokens - self._spoken, self.observed_at - self._spoke_at
 
     def base_left_s(self, now: float, speed_ratio: float) -> float:
         """Base seconds of work that are left; > 0.

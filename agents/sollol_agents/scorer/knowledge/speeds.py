@@ -126,6 +126,11 @@ class NodeSpeeds:
         known = self._models.get(model)
         return known is not None and known.decode_samples >= at_least
 
+    def is_measured(self, model: str) -> bool:
+        """Whether the model's decode speed was measured here, or another model's that tells it; else it is a guess."""
+        known = self._models.get(model)
+        return self._ratio_samples["decode"] > 0 or (known is not None and known.decode_tps > 0)
+
     def adopt(self, told: tuple[LearnedSpeed, ...], canonical_of: dict[str, str]) -> None:
         """Takes over what the node measured itself, where nothing was learnt from outcomes yet.
 

@@ -24,6 +24,7 @@ from sollol_agents.scorer.fleet.nodes import Node
 from sollol_agents.scorer.queue.plan import Planner
 from sollol_agents.scorer.queue.queue import Queue
 from sollol_agents.scorer.queue.replan import Place, Replan
+from sollol_agents.scorer.queue.untried import Untried
 from sollol_agents.scorer.queue.victims import Victim
 from sollol_schemas.continuation import CUTS_MAX
 
@@ -71,13 +72,17 @@ class Gains:
         queue: What waits.
         verdicts: Where a request may run.
         planner: What it costs there.
+        untried: What was moved to nodes that nobody measured.
     """
 
-    def __init__(self, config: ScorerConfig, queue: Queue, verdicts: Verdicts, planner: Planner) -> None:
+    def __init__(
+        self, config: ScorerConfig, queue: Queue, verdicts: Verdicts, planner: Planner, untried: Untried
+    ) -> None:
         self._config = config
         self._queue = queue
         self._verdicts = verdicts
         self._planner = planner
+        self._untried = untried
 
     def nodes(self, waiting: Waiting, now: float) -> Sequence[Node]:
         """Where a request may run."""
@@ -128,7 +133,7 @@ class Gains:
             counted_s = (1.0 + min(levels, _LEVELS_MAX)) * saved_s - DISTURBANCE_S
             if counted_s <= least_s:
                 continue
-            goes_on = planned.best_after(victim, there, urgent.model, self.likely(victim.rest, now))
+            goes_on = planned.best_after(victim, there, urgent.model, self._places(victim, now))
             if goes_on is None or not self._is_in_time(victim, goes_on, now):
                 continue
             moved_s = goes_on.end + PAUSE_S - now
@@ -139,7 +144,7 @@ class Gains:
 
     def move(self, victim: Victim, planned: Replan, now: float) -> Move | None:
         """The node that a victim should go on at; None where it should stay."""
-        goes_on = planned.going_on(victim, self.likely(victim.rest, now), besides=victim.node)
+        goes_on = planned.going_on(victim, self._places(victim, now), besides=victim.node)
         if goes_on is None or not goes_on.cost.is_free:
             return None
         moved_s = goes_on.end + PAUSE_S - now
@@ -155,7 +160,7 @@ class Gains:
         """Where a victim would meet the deadline that it misses where it is; None where nowhere."""
         if now + victim.left_s < victim.rest.deadline_at:
             return None
-        goes_on = planned.going_on(victim, self.likely(victim.rest, now), besides=victim.node)
+        goes_on = planned.going_on(victim, self._places(victim, now), besides=victim.node)
         if goes_on is None:
             return None
         moved_s = goes_on.end + PAUSE_S - now + self._ahead_s(victim, now)
@@ -163,6 +168,11 @@ class Gains:
         if now + moved_s >= victim.rest.deadline_at or saved_s <= max(LEAST_GAIN_S, LEAST_GAIN_RATIO * victim.left_s):
             return None
         return Move(saved_s, moved_s, victim, goes_on)
+
+    def _places(self, victim: Victim, now: float) -> list[Node]:
+        """Where a victim may go on: where it is, and where it may be moved to."""
+        rest, may_take = victim.rest, self._untried.may_take
+        return [n for n in self.likely(rest, now) if n is victim.node or may_take(n, rest.model, now)]
 
     def _is_in_time(self, victim: Victim, goes_on: Place, now: float) -> bool:
         """Whether a victim would be complete well before its deadline."""

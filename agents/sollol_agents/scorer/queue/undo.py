@@ -32,6 +32,7 @@ from sollol_agents.scorer.queue.ledger import GrantLedger
 from sollol_agents.scorer.queue.plan import Planner
 from sollol_agents.scorer.queue.queue import Queue, merged
 from sollol_agents.scorer.queue.replan import Replan
+from sollol_agents.scorer.queue.untried import Untried
 from sollol_agents.scorer.queue.victims import SOON_OVER_S, Victim, may_be_cut, taken_over
 from sollol_schemas.continuation import CUTS_MAX, Cut, CutReason
 from sollol_schemas.slim import rounded
@@ -67,7 +68,8 @@ class Undo:
         self._queue = queue
         self._ledger = ledger
         self._planner = planner
-        self._gains = Gains(config, queue, verdicts, planner)
+        self._untried = Untried()
+        self._gains = Gains(config, queue, verdicts, planner, self._untried)
         self._pending: dict[str, tuple[float, str]] = {}
         """Attempts that are being cut: until when that is waited for, and the request that gets the slot."""
         self._favoured: dict[str, float] = {}
@@ -266,6 +268,7 @@ class Undo:
         """The cut as it is told; it is under way from now on."""
         attempt, victim = cut.victim.attempt, cut.victim
         self._pending[attempt.attempt_id] = (now + _PENDING_S, in_favour_of)
+        self._untried.note(cut.goes_on.node, victim.rest.model, now)
         self._counts[attempt.request_id] = victim.cuts + 1
         self._counts.move_to_end(attempt.request_id)
         if len(self._counts) > _CUTS_KEPT:
