@@ -69,6 +69,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._is_in_head = True
         self._has_only_head = True
+        self._has_begun = False
+        """Whether the first byte of a head has come."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_word: asyncio.Future[None] | None = None
         self._idle_since = 0.0
@@ -110,6 +112,8 @@ class Connection(HttpToolsProtocol):
         self._has_only_head = self._is_in_head
         self._latest = data
         super().data_received(data)
+        if self._is_in_head and self._has_begun and self._head_timer is None:
+            self._await_head()  # not for each request: most heads come whole
         if not self._has_only_head:
             return  # bodies do not count; a head that began behind one is measured when it is complete
         self._head_bytes += len(data)
@@ -120,13 +124,12 @@ class Connection(HttpToolsProtocol):
         """The first byte of a request."""
         super().on_message_begin()
         self.scope["state"]["connection"] = self
-        if self._head_timer is None:
-            self._await_head()
+        self._has_begun = True
 
     def on_headers_complete(self) -> None:
         """The end of a request's head."""
         self._cancel_head_timer()
-        self._is_in_head = self._has_only_head = False
+        self._is_in_head = self._has_only_head = self._has_begun = False
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.limits.head_bytes:
             self._refuse(431, "the request's head is too large")

@@ -94,9 +94,9 @@ class Application:
         if scope["http_version"] == "1.0":
             send = in_one_piece(send)
         said = self._said_to_page(scope)
+        reply = Reply(send, scope["state"]["connection"], self._limits.reader_timeout_s, said or ())
         if said:
             send = with_headers(send, said)
-        reply = Reply(send, scope["state"]["connection"], self._limits.reader_timeout_s)
         path = scope["path"]
         if said is None:
             self._metrics.refused(OTHER, _FORBIDDEN)

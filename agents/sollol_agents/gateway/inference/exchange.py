@@ -47,6 +47,7 @@ from sollol_schemas import headers as h
 from sollol_schemas.context import RequestKind
 from sollol_schemas.decision import Decision
 from sollol_schemas.errors import ErrorBody, ErrorCode, Owner
+from sollol_schemas.execution import Figures
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,8 @@ class Exchange:
         self._kept = 0
         self._resumed = 0
         self._coming: AsyncIterable[Msg]
+        self._told_last: Msg | None = None
+        self._told_figures: Figures | None = None
         checking = request.checking
         self.checked = CheckedAnswers(request, checking) if checking is not None else None
         self.call: Call | None = None
@@ -151,7 +154,7 @@ class Exchange:
         async for msg in self._coming:
             if call.resumed != self._resumed:
                 self._note_resumed()
-            lines = [msg.data, *(one.data for one in call.take_ready())]
+            lines = [msg.data, *[one.data for one in call.take_ready()]]
             if self._held:
                 lines.insert(0, self._held)
             self._held = lines.pop() if native.may_be_last(lines[-1]) else b""
@@ -202,7 +205,7 @@ class Exchange:
         content_type = b""
         events: EventRelay | None = None
         async for msg in self._coming:
-            data = b"".join([msg.data, *(one.data for one in call.take_ready())])
+            data = b"".join([msg.data, *[one.data for one in call.take_ready()]])
             if self._first_at is None:
                 if self._comments is not None:
                     await self._comments.end()
@@ -275,7 +278,7 @@ class Exchange:
             seconds,
             first_s=first_s,
             decision=self.decision,
-            figures=figures_of(call.last),
+            figures=self._figures,
             code=code,
         )
         tracing.finish(
@@ -283,7 +286,7 @@ class Exchange:
             status,
             request_id=call.request_id,
             decision=self.decision,
-            figures=figures_of(call.last) if self.span is not None else None,
+            figures=self._figures,
             error=code or "",
         )
 
@@ -308,13 +311,21 @@ class Exchange:
         call = self._require_call()
         if self._first_at is None:
             self._note_first()
-        figures = figures_of(call.last) if is_over else None
+        figures = self._figures if is_over else None
         return routing_headers.told(self.decision, call.request_id, figures, self._escalation, resumed=self._resumed)
 
     def _routing(self) -> bytes:
         call = self._require_call()
         decisions = call.decisions if self._resumed else ()
-        return native.routing_of(self.decision, figures_of(call.last), call.request_id, self._escalation, decisions)
+        return native.routing_of(self.decision, self._figures, call.request_id, self._escalation, decisions)
+
+    @property
+    def _figures(self) -> Figures | None:
+        """What the last message tells; it is read once."""
+        last = self._require_call().last
+        if last is not self._told_last:
+            self._told_last, self._told_figures = last, figures_of(last)
+        return self._told_figures
 
     @property
     def _escalation(self) -> Escalation | None:
