@@ -317,3 +317,12 @@ def test_the_rest_goes_where_the_conversation_is_cached() -> None:
         lost = next(name for name in "abc" if name != before)
         assert fleet.place(f"rest{number}", context=begun, excluded=(lost,), continuation=said()) == before
         fleet.end(f"rest{number}-1", before, OutcomeStatus.SUCCESS, figures=done)
+
+
+def test_rests_that_come_together_are_spread_over_all_free_slots() -> None:
+    fleet = Fleet()
+    for node_id in ("a", "b", "c", "d"):
+        fleet.node(node_id, installed=(model(fingerprint=PRINT),), slots=2)
+    placed = [fleet.place(f"r{n}", context=chat(limit=600), continuation=said(), excluded=("d",)) for n in range(6)]
+    assert sorted(placed) == ["a", "a", "b", "b", "c", "c"]
+    assert sorted(placed[:3]) == ["a", "b", "c"]
