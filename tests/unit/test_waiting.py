@@ -9,8 +9,8 @@ from itertools import islice
 
 import pytest
 
-from sollol_bus.errors import BusError, NotConnected
-from sollol_bus.waiting import Window, delays, end, happens
+from sollol_bus.errors import BusError, ConnectionLost, NotConnected
+from sollol_bus.waiting import Window, both, delays, end, happens
 
 
 async def test_an_event_that_comes_in_time_happens_and_one_that_does_not_does_not() -> None:
@@ -109,3 +109,38 @@ async def test_a_task_that_ends_in_peace_is_not_torn_from_it() -> None:
     task.cancel()
     await end((task,))
     assert ended == [True]
+
+
+async def test_both_run_at_the_same_time() -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+
+    async def one() -> int:
+        first.set()
+        await second.wait()
+        return 1
+
+    async def other() -> str:
+        second.set()
+        await first.wait()
+        return "a"
+
+    async with asyncio.timeout(20.0):
+        assert await both(one(), other()) == (1, "a")
+
+
+async def test_an_error_of_one_ends_the_other_before_it_is_raised() -> None:
+    ended: list[str] = []
+
+    async def lasting() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("lasting")
+
+    async def failing() -> None:
+        await asyncio.sleep(0)
+        raise ConnectionLost("gone")
+
+    with pytest.raises(ConnectionLost, match="gone"):
+        await both(lasting(), failing())
+    assert ended == ["lasting"]
