@@ -41,6 +41,9 @@ class ContinueFrom(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """The model that began, where the request named a group."""
     excluded: Annotated[tuple[BusId, ...], Meta(max_length=64)] = ()
     """Nodes on which it is not to go on."""
+    node_id: BusId = ""
+    """The node that made it last and was not at fault: its engine may still have prompt and text in its cache. Empty:
+    nobody knows of one."""
     resumed: Count = 1
     """How often it was sent again to go on, this time included."""
     cuts: Count = 0
@@ -60,6 +63,8 @@ class Continuation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """The model that began, where the request named a group."""
     said_tokens: Tokens = 0
     """About so many tokens of the answer are there: they are read as prompt, and not made again."""
+    node_id: BusId = ""
+    """Which node may still have all of it in its cache."""
     resumed: Count = 1
     cuts: Count = 0
 

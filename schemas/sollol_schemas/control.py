@@ -135,7 +135,7 @@ class AttemptState(StrEnum):
     ENDED_SILENT = "ended_silent"  # over; nothing ever reached the caller
 
 
-class StateQuestion(msgspec.Struct, frozen=True, kw_only=True):
+class StateQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of an attempt? Asked by a caller whose stream has been silent for a while; any dispatcher answers."""
 
     node_id: BusId

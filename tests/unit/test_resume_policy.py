@@ -80,6 +80,13 @@ def test_what_a_dispatcher_says_that_did_not_hear_it_begin_is_mended(code: Error
     assert step.continued.text == "text"
 
 
+@pytest.mark.parametrize(("is_own", "node_id"), [(True, "attic"), (False, "")])
+def test_the_node_that_was_not_at_fault_is_told_as_the_one_that_has_it_in_its_cache(is_own: bool, node_id: str) -> None:
+    step = judged(_broken(ErrorCode.CONNECTION_LOST, is_own=is_own), ContinueFrom(resumed=1, node_id="cellar"))
+    assert isinstance(step, Again)
+    assert step.continued.node_id == node_id
+
+
 def test_cuts_are_counted() -> None:
     step = judged(_broken(ErrorCode.MOVED), ContinueFrom(resumed=2, cuts=1))
     assert isinstance(step, Again)

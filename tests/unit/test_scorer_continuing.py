@@ -326,3 +326,20 @@ def test_rests_that_come_together_are_spread_over_all_free_slots() -> None:
     placed = [fleet.place(f"r{n}", context=chat(limit=600), continuation=said(), excluded=("d",)) for n in range(6)]
     assert sorted(placed) == ["a", "a", "b", "b", "c", "c"]
     assert sorted(placed[:3]) == ["a", "b", "c"]
+
+
+def test_the_rest_goes_where_it_was_when_its_node_was_not_at_fault() -> None:
+    for node_id in ("a", "b", "c"):
+        fleet = fleet_of(a=PRINT, b=PRINT, c=PRINT)
+        assert fleet.place("rest", context=chat(800), continuation=said(node_id=node_id)) == node_id
+
+
+def test_the_rest_does_not_go_where_it_was_when_that_node_is_excluded_or_full() -> None:
+    fleet = fleet_of(a=PRINT, b=PRINT)
+    assert fleet.place("rest", continuation=said(node_id="a"), excluded=("a",)) == "b"
+    full = Fleet()
+    for node_id in ("a", "b"):
+        full.node(node_id, installed=(model(fingerprint=PRINT),), slots=1)
+    first = full.place("runs", context=chat(limit=600))
+    other = next(name for name in "ab" if name != first)
+    assert full.place("rest", continuation=said(node_id=first)) == other

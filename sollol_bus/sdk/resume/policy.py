@@ -122,6 +122,7 @@ def judged(broken: Broken, before: ContinueFrom) -> Again | GiveUp:
             fingerprint=broken.fingerprint,
             model=broken.model,
             excluded=_with_fault(before.excluded, broken),
+            node_id=broken.node_id if broken.is_own else "",
             resumed=before.resumed + 1,
             cuts=before.cuts + (error.code is ErrorCode.MOVED),
         )

@@ -149,6 +149,7 @@ def told_of(said: ContinueFrom | None, cuts: int) -> Continuation | None:
         fingerprint=said.fingerprint if tokens else "",
         model=said.model,
         said_tokens=tokens,
+        node_id=said.node_id,
         resumed=said.resumed,
         cuts=said.cuts + cuts,
     )

@@ -237,7 +237,7 @@ class Pool:
     def soonest_late_end(self, requests: Sequence[Waiting]) -> float:
         """An instant before which no `latest_end` lies of these requests on candidates where they could start."""
         contexts = [w.request.context for w in requests]
-        if any(c.prefix_hashes for c in contexts) or any(w.request.routing.session_id for w in requests):
+        if any(w.has_prefix for w in requests):
             return self._now
         if self._seen < len(self._changed):
             self._catch_up()
@@ -263,7 +263,7 @@ class Pool:
     def by_end(self, waiting: Waiting, free: Sequence[int]) -> list[tuple[float, int]]:
         """Where a request could start at once, in order of an instant before which it does not end there."""
         now, rows, context, output = self._now, self.rows, waiting.request.context, waiting.output_mean
-        prompt = 0 if context.prefix_hashes or waiting.request.routing.session_id else context.prompt_tokens
+        prompt = 0 if waiting.has_prefix else context.prompt_tokens
         found = []
         for place in free:
             row = rows[place]
@@ -281,7 +281,7 @@ class Pool:
         context = waiting.request.context
         if self._seen < len(self._changed):
             self._catch_up()
-        if context.prefix_hashes or waiting.request.routing.session_id is not None or waiting.mode is not _FAST:
+        if waiting.has_prefix or waiting.mode is not _FAST:
             return [self._with_prefix(waiting, row, fixed) for row, fixed in zip(self.rows, self._fixed, strict=True)]
         prompt, output, late = context.prompt_tokens, waiting.output_mean, waiting.output_mean * late_share(waiting)
         return [

@@ -24,6 +24,11 @@ def is_broken_off(request: GrantRequest) -> bool:
     return told is not None and told.said_tokens > 0 and told.resumed > told.cuts
 
 
+def cached_on(request: GrantRequest) -> str:
+    """The node whose engine may still have the prompt, and all that was said; empty: nobody knows of one."""
+    return request.continuation.node_id if is_broken_off(request) and request.continuation is not None else ""
+
+
 def as_read(request: GrantRequest) -> GrantRequest:
     """The request as its next attempt has it: what was said counts to its prompt, and no more to its limit."""
     said = said_tokens(request)

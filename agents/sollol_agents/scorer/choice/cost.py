@@ -64,7 +64,7 @@ class Estimate:
         self.profile = profile
         self.hit_tokens = 0
         self.prefix_evict_s = 0.0
-        if routing.session_id is not None or context.prefix_hashes:
+        if waiting.has_prefix:
             self._look_for_prefix(waiting)
         self.prefill_s = (context.prompt_tokens - self.hit_tokens) / profile.prompt_tps
         self.output_median = 0.0 if context.is_load_only else waiting.output_median
@@ -88,6 +88,8 @@ class Estimate:
         context, session = waiting.request.context, waiting.request.routing.session_id
         mirror = self.profile.node.mirror
         hit = mirror.hit_tokens(waiting.model, session, context.prefix_hashes, context.prefix_tokens)
+        if waiting.cached_on == self.profile.node.node_id:
+            hit = context.prompt_tokens
         self.hit_tokens = max(0, min(hit, context.prompt_tokens - 1))
         if session is not None and not self.hit_tokens:
             lost = mirror.would_evict_tokens(waiting.model, session, self.profile.model_slots)

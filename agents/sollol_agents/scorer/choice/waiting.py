@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sollol_agents.requests.names import canonical
-from sollol_agents.scorer.choice.continuing import as_read, is_broken_off, said_tokens
+from sollol_agents.scorer.choice.continuing import as_read, cached_on, is_broken_off, said_tokens
 from sollol_agents.scorer.choice.groups import Binding
 from sollol_agents.scorer.knowledge.lognormal import mean_rest
 from sollol_schemas.grant import GrantRequest
@@ -49,12 +49,14 @@ class Waiting:
         "belief",
         "best_work_s",
         "bound",
+        "cached_on",
         "came_at",
         "class_key",
         "deadline_at",
         "enqueued_at",
         "estimates",
         "excluded",
+        "has_prefix",
         "held_ahead",
         "is_away",
         "is_broken_off",
@@ -77,6 +79,12 @@ class Waiting:
         """Tokens of its answer that attempts before have said."""
         self.is_broken_off = is_broken_off(request)
         """Whether somebody waits in the middle of its answer, which nobody moved on purpose."""
+        self.cached_on = cached_on(request)
+        """The node that may have its prompt, and what was said, in the cache; empty: nobody knows of one."""
+        self.has_prefix = bool(
+            request.context.prefix_hashes or self.cached_on or request.routing.session_id is not None
+        )
+        """Whether some node may have the beginning of its prompt in the cache."""
         self.request = request = as_read(request)
         """As its next attempt has it; see `as_read`."""
         self.sequence = sequence
