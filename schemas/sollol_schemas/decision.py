@@ -264,3 +264,9 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             return self.candidates
         chosen = self.decision.node_id
         return tuple(sorted(self.candidates, key=lambda c: (c.node_id != chosen, c.total_s)))[:_CANDIDATES_TOLD]
+
+
+class Decisions(msgspec.Struct, frozen=True, kw_only=True, tag="decisions.v1"):
+    """The decisions of some milliseconds, in the order in which they were made: one message to store for all."""
+
+    decisions: tuple[DecisionEvent, ...]

@@ -327,6 +327,8 @@ JOB_CALLBACK: Final = Subject("jobs.callback.{job_id}", by=CONTROL, to=CONTROL, 
 # Events.
 ROUTING_EVENT: Final = Subject("events.routing.{mode}", by=CONTROL, to=WATCHERS, payload="DecisionEvent")
 """Every routing decision; a client asks `why` of its own."""
+DECISIONS_EVENT: Final = Subject("events.decisions", by=CONTROL, to=CONTROL, payload="Decisions").all
+"""The decisions of some milliseconds in one message, as they are stored; each was told by itself as well."""
 OUTCOME_EVENT: Final = Subject("events.outcome.{node_id}", by=CONTROL, to=WATCHERS, payload="Outcome")
 """How each attempt ended."""
 CUT_EVENT: Final = Subject("events.cut.{node_id}", by=CONTROL, to=WATCHERS, payload="Cut")
@@ -359,7 +361,8 @@ JOB_EVENT: Final = Subject("events.job.{job_id}.{news}", by=CONTROL, to=CONTROL,
 OWN_JOB_EVENT: Final = Subject("events.job.{user}.{job_id}.{news}", by=CONTROL, to=READERS, payload="JobEvent")
 """Something happened to a user's job; not stored, the job's state tells as much."""
 STORED_EVENTS: Final = (
-    *(event.all for event in (ROUTING_EVENT, OUTCOME_EVENT, NODE_EVENT, PRELOAD_EVENT, OFFICE_EVENT, BREAKER_EVENT)),
+    DECISIONS_EVENT,
+    *(event.all for event in (OUTCOME_EVENT, NODE_EVENT, PRELOAD_EVENT, OFFICE_EVENT, BREAKER_EVENT)),
     CUT_EVENT.all,
     SLEEP_EVENT.all,
     SCALE_EVENT,

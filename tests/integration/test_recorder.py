@@ -26,7 +26,7 @@ from sollol_bus.transport.messages import decode, encode, error_of
 from sollol_bus.trust.standings import StandingStore
 from sollol_schemas import subjects
 from sollol_schemas.callers import Standing, Standings, word_of
-from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent
+from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Decisions
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import NodeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -111,7 +111,7 @@ async def test_outcomes_and_decisions_are_recorded_and_why_shows_both(start: Sta
     await start()
     decision = Decision(request_id="r", attempt_id="r-1", node_id="n1", model="m", reason="soonest")
     event = DecisionEvent(decision=decision, candidates=(CandidateCost(node_id="n1", total_s=1.0),))
-    await publish_acked(bus, subjects.ROUTING_EVENT.of("fast"), encode(event))
+    await publish_acked(bus, subjects.DECISIONS_EVENT, encode(Decisions(decisions=(event,))))
     await record(bus, outcome("r"))
     reply = await why(bus, "r")
     (told,) = reply.decisions

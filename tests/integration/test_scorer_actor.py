@@ -27,7 +27,7 @@ from sollol_bus.transport.connection import Bus, BusConfig
 from sollol_bus.transport.messages import Msg, decode, encode, is_no_responders
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind, TaskContext
-from sollol_schemas.decision import DecisionEvent
+from sollol_schemas.decision import DecisionEvent, Decisions
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.grant import (
@@ -168,6 +168,7 @@ async def test_a_request_is_granted_at_once_when_a_slot_is_free(
     scorer: Scorer, bus: Bus, dispatcher: FakeDispatcher
 ) -> None:
     decisions = collect(bus, subjects.ROUTING_EVENT.all, DecisionEvent)
+    stored = collect(bus, subjects.DECISIONS_EVENT, Decisions)
     node = FakeNode(bus, "gpu1")
     node.beat()
     dispatcher.ask("r1")
@@ -183,6 +184,8 @@ async def test_a_request_is_granted_at_once_when_a_slot_is_free(
     assert dispatcher.queued() == []
     await eventually(lambda: len(decisions) == 1)
     assert decisions[0].candidates[0].node_id == "gpu1"
+    await eventually(lambda: len(stored) == 1)
+    assert stored[0].decisions == (decisions[0],)
 
 
 async def test_a_request_waits_until_the_outcome_frees_a_slot(

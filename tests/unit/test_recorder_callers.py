@@ -46,7 +46,7 @@ def ended(attempt_id: str, caller: str, *, at: int, code: ErrorCode | None = Non
 
 def decided(request_id: str, caller: str, *, at: int) -> Row:
     made = DecisionEvent(decision=decision(f"{request_id}-1", model="m", caller=word_of(caller), reason="because"))
-    row = row_of(subjects.ROUTING_EVENT.of("fast"), encode(made), stored_at_ns=at * 10**9, stream_seq=at)
+    row = row_of(subjects.DECISIONS_EVENT, encode(made), stored_at_ns=at * 10**9, stream_seq=at)
     assert row is not None
     return row
 

@@ -75,7 +75,7 @@ async def archive(store: Store) -> AsyncIterator[Archive]:
 async def test_why_tells_both_attempts_and_how_the_answer_was_moved(store: Store, archive: Archive) -> None:
     made = DecisionEvent(decision=decision("r-11", "n2", attempt=11, continued_tokens=60))
     rows = [cut(3), cut(4, "another"), ended(1, "n1", 3, BEGAN, ErrorCode.MOVED), ended(11, "n2", 6, WENT_ON)]
-    await store.write([stored(subjects.ROUTING_EVENT.of("fast"), made, 4), *rows])
+    await store.write([stored(subjects.DECISIONS_EVENT, made, 4), *rows])
     told = await archive.why("r")
     assert [one.attempt_id for one in told.outcomes] == ["r-1", "r-11"]
     assert [(one.text, one.at) for one in told.cuts] == [("why", "1970-01-01T00:00:03.000Z")]

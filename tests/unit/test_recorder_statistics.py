@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sollol_agents.lab.testing.messages import gpu, node_view
-from sollol_agents.recorder.rows import Rank, Table, Verdict, rank_of, row_of, verdict_of
+from sollol_agents.recorder.rows import Rank, Table, Verdict, rank_of, row_of, rows_of, verdict_of
 from sollol_agents.recorder.schema import OUTCOME_COLUMNS
 from sollol_agents.recorder.statistics import (
     CountRow,
@@ -26,9 +26,9 @@ from sollol_agents.recorder.statistics import (
     wilson_lower_bound,
 )
 from sollol_agents.recorder.uptime import Passage, Uptime, uptime_of
-from sollol_bus.transport.messages import encode
+from sollol_bus.transport.messages import decode, encode
 from sollol_schemas import subjects
-from sollol_schemas.decision import Decision, DecisionEvent, Forecast
+from sollol_schemas.decision import Decision, DecisionEvent, Decisions, Forecast
 from sollol_schemas.errors import ErrorCode
 from sollol_schemas.events import BreakerEvent, BreakerState, NodeEvent, OfficeEvent, Outcome, OutcomeStatus, ReportedBy
 from sollol_schemas.execution import Figures
@@ -131,7 +131,7 @@ def test_a_failure_has_no_latency() -> None:
 
 def test_each_kind_of_event_finds_its_table() -> None:
     decision = DecisionEvent(decision=Decision(request_id="r", attempt_id="r-1", node_id="n1", model="m"))
-    row = row_of(subjects.ROUTING_EVENT.of("fast"), encode(decision), stored_at_ns=1, stream_seq=2)
+    row = row_of(subjects.DECISIONS_EVENT, encode(decision), stored_at_ns=1, stream_seq=2)
     assert row is not None
     assert (row.table, row.columns["request_id"]) == (Table.DECISIONS, "r")
     for subject, event, kind, node_id in (
@@ -143,6 +143,17 @@ def test_each_kind_of_event_finds_its_table() -> None:
         assert row is not None
         assert (row.table, row.columns["kind"], row.columns["node_id"]) == (Table.EVENTS, kind, node_id)
     assert row_of("sollol.v1.events.job.j.done", b"{}", stored_at_ns=1, stream_seq=2) is None
+
+
+def test_each_of_several_decisions_in_a_message_has_its_line_and_one_that_cannot_be_read_spoils_no_other() -> None:
+    made = [DecisionEvent(decision=Decision(request_id=r, attempt_id=f"{r}-1", node_id="n1")) for r in ("a", "b", "c")]
+    data = encode(Decisions(decisions=tuple(made))).replace(b'"request_id":"b"', b'"request_id":"b b"')
+    rows, faults = rows_of(subjects.DECISIONS_EVENT, data, stored_at_ns=10, stream_seq=2)
+    assert [(row.columns["request_id"], row.columns["stored_at_ns"]) for row in rows] == [("a", 10), ("c", 12)]
+    assert decode(rows[1].columns["body"], DecisionEvent) == made[2]
+    assert len(faults) == 1
+    rows, faults = rows_of(subjects.DECISIONS_EVENT, encode(made[0]), stored_at_ns=10, stream_seq=2)
+    assert (rows, len(faults)) == ([], 1), "one by itself is no message of several"
 
 
 def test_groups_add_up_and_refusals_are_left_out() -> None:

@@ -57,7 +57,7 @@ async def test_the_history_can_be_read_by_its_owner_alone(tmp_path: Path) -> Non
 
 def decision_row(request_id: str, at: int) -> Row:
     data = encode(DecisionEvent(decision=decision(f"{request_id}-1", model="m")))
-    row = row_of(subjects.ROUTING_EVENT.of("fast"), data, stored_at_ns=at * 10**9, stream_seq=at)
+    row = row_of(subjects.DECISIONS_EVENT, data, stored_at_ns=at * 10**9, stream_seq=at)
     assert row is not None
     return row
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from sollol_agents.scorer.office.decision_events import decision_bytes
+from sollol_agents.scorer.office.decision_events import decision_bytes, stored_together
 from sollol_bus.transport.messages import decode
-from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Rejection, RejectionReason
+from sollol_schemas.decision import CandidateCost, Decision, DecisionEvent, Decisions, Rejection, RejectionReason
 
 
 def decision(candidates: int, rejections: int, detail: str = "") -> DecisionEvent:
@@ -42,3 +42,15 @@ def test_a_large_decision_is_cut_to_four_kibibytes_and_keeps_its_best_candidate(
     assert len(data) <= 4096
     told = decode(data, DecisionEvent)
     assert told.candidates[0].node_id.endswith("0")
+
+
+def test_decisions_to_store_go_together_in_order_and_no_message_becomes_large() -> None:
+    small = [decision_bytes(decision(n % 3, 0)) for n in range(40)]
+    large = decision_bytes(decision(8, 8, detail="x" * 400))
+    told = [*small, *[large] * 20, *small]
+    messages = list(stored_together(told))
+    assert all(len(data) <= (32 << 10) + 4096 + 200 for data in messages)
+    together = [one for data in messages for one in decode(data, Decisions).decisions]
+    assert together == [decode(data, DecisionEvent) for data in told]
+    assert len(messages) < len(told) / 7
+    assert list(stored_together([])) == []

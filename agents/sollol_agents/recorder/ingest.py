@@ -13,9 +13,7 @@ import sqlite3
 from collections import deque
 from typing import Final
 
-import msgspec
-
-from sollol_agents.recorder.rows import Row, row_of
+from sollol_agents.recorder.rows import Row, rows_of
 from sollol_agents.recorder.store import Store
 from sollol_bus.jetstream.pull import Delivery
 from sollol_bus.waiting import delays, happens
@@ -23,7 +21,7 @@ from sollol_bus.waiting import delays, happens
 log = logging.getLogger(__name__)
 
 BATCH_MAX: Final = 500
-"""Events in one transaction, at most."""
+"""Events in one transaction, but for what the last message brings beyond it."""
 _BATCH_WAIT_S: Final = 0.2  # for a transaction to fill: one takes a millisecond, however little it holds
 _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 2.0
@@ -41,32 +39,36 @@ class Ingest:
         self.written = 0
         """Events written since the start."""
         self._store = store
-        self._waiting: deque[tuple[Delivery, Row]] = deque()
+        self._waiting: deque[tuple[Delivery, list[Row]]] = deque()
+        self._rows = 0
         self._arrived = asyncio.Event()
         self._is_full = asyncio.Event()
         self._is_closing = False
 
     def take(self, delivery: Delivery) -> None:
-        """Queues one event; what cannot be read is taken out of the stream's way for good."""
-        try:
-            row = row_of(
-                delivery.subject, delivery.data, stored_at_ns=delivery.stored_at_ns, stream_seq=delivery.stream_seq
-            )
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        """Queues the events of one message; what cannot be read is taken out of the stream's way for good."""
+        rows, faults = rows_of(
+            delivery.subject, delivery.data, stored_at_ns=delivery.stored_at_ns, stream_seq=delivery.stream_seq
+        )
+        for error in faults:
             log.warning(
                 "an event on %s is not what its contract says: %s",
                 delivery.subject,
                 error,
                 extra={"action": "recorder_undecodable"},
             )
+        if rows:
+            self._queue(delivery, rows)
+        elif faults:
             delivery.term("not what its contract says")
-            return
-        if row is None:
+        else:
             delivery.ack()
-            return
-        self._waiting.append((delivery, row))
+
+    def _queue(self, delivery: Delivery, rows: list[Row]) -> None:
+        self._waiting.append((delivery, rows))
+        self._rows += len(rows)
         self._arrived.set()
-        if len(self._waiting) >= BATCH_MAX:
+        if self._rows >= BATCH_MAX:
             self._is_full.set()
 
     async def run(self) -> None:
@@ -80,18 +82,24 @@ class Ingest:
             if not self._waiting:
                 return
             await self._fill()
-            batch = [self._waiting[n] for n in range(min(len(self._waiting), BATCH_MAX))]
-            await self._write([row for _, row in batch])
-            self.written += len(batch)
-            for delivery, _ in batch:
-                self._waiting.popleft()
-                delivery.ack()
+            rows: list[Row] = []
+            messages = 0
+            for _, some in self._waiting:
+                rows += some
+                messages += 1
+                if len(rows) >= BATCH_MAX:
+                    break
+            await self._write(rows)
+            self.written += len(rows)
+            self._rows -= len(rows)
+            for _ in range(messages):
+                self._waiting.popleft()[0].ack()
             self._mark()
 
     @property
     def waiting(self) -> int:
         """Events that are not written yet."""
-        return len(self._waiting)
+        return self._rows
 
     def close(self) -> None:
         """Makes `run` return once everything taken so far is written."""
@@ -100,14 +108,14 @@ class Ingest:
         self._is_full.set()
 
     async def _fill(self) -> None:
-        if len(self._waiting) >= BATCH_MAX or self._is_closing:
+        if self._rows >= BATCH_MAX or self._is_closing:
             return
         await happens(self._is_full, _BATCH_WAIT_S)  # a batch need not be full
 
     def _mark(self) -> None:
         if self._is_closing:
             return
-        if len(self._waiting) < BATCH_MAX:
+        if self._rows < BATCH_MAX:
             self._is_full.clear()
         if not self._waiting:
             self._arrived.clear()

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _RECORDED = (
     subjects.OUTCOME_EVENT.all,
-    subjects.ROUTING_EVENT.all,
+    subjects.DECISIONS_EVENT,
     subjects.CUT_EVENT.all,
     subjects.NODE_EVENT.all,
     subjects.BREAKER_EVENT.all,
@@ -40,6 +40,7 @@ _RECORDED = (
 _REOPEN_S: Final = 0.5
 _ACK_WAIT_S: Final = 5.0
 """After a lost connection, what was in hand comes again so late; written twice it counts once."""
+_IN_HAND_BYTES: Final = 16 << 20
 _INACTIVE_S: Final = 7 * 24 * 3600.0
 _DAY_S: Final = 24 * 3600.0
 _PRUNE_EVERY_S: Final = 600.0
@@ -139,7 +140,7 @@ class Office:
             max_ack_pending=4 * BATCH_MAX,
             inactive_s=_INACTIVE_S,
         )
-        self._consumer = PullConsumer(self._bus, spec, ingest.take, window=2 * BATCH_MAX)
+        self._consumer = PullConsumer(self._bus, spec, ingest.take, window=2 * BATCH_MAX, window_bytes=_IN_HAND_BYTES)
         archive = await open_archive(store.path)
         try:
             async with asyncio.TaskGroup() as tasks:

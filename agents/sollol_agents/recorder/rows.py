@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sollol_agents.requests.names import canonical
+from sollol_schemas import subjects
 from sollol_schemas.acts import Act
 from sollol_schemas.continuation import Cut
 from sollol_schemas.decision import Decision, DecisionEvent
@@ -62,6 +63,18 @@ _feedback = msgspec.json.Decoder(FeedbackEvent)
 _resets = msgspec.json.Decoder(ResetEvent)
 _cuts = msgspec.json.Decoder(Cut)
 _decisions = msgspec.json.Decoder(DecisionEvent)
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class _Bodies(msgspec.Struct, tag="decisions.v1"):
+    """`Decisions`, each as it came."""
+
+    decisions: list[msgspec.Raw]
+
+
+_bodies = msgspec.json.Decoder(_Bodies)
 _Event = NodeEvent | BreakerEvent | OfficeEvent
 _events: dict[str, msgspec.json.Decoder[Any]] = {
     "node": msgspec.json.Decoder(NodeEvent),
@@ -92,6 +105,27 @@ def rank_of(outcome: Outcome) -> Rank:
     return Rank.BY_NODE if outcome.reported_by is ReportedBy.NODE else Rank.REPORTED
 
 
+def rows_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> tuple[list[Row], list[Exception]]:
+    """The lines for one message, and what is wrong with events in it that cannot be read."""
+    rows: list[Row] = []
+    faults: list[Exception] = []
+    bodies = [data]
+    try:
+        if subject == subjects.DECISIONS_EVENT:
+            bodies = [bytes(one) for one in _bodies.decode(data).decisions]
+    except _UNREADABLE as error:
+        return [], [error]
+    for place, body in enumerate(bodies):
+        try:
+            # a nanosecond apart: the instant is a part of what tells lines apart
+            row = row_of(subject, body, stored_at_ns=stored_at_ns + place, stream_seq=stream_seq)
+        except _UNREADABLE as error:
+            faults.append(error)
+        else:
+            rows += [] if row is None else [row]
+    return rows, faults
+
+
 def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> Row | None:  # noqa: PLR0911 a row for each kind
     """The line for one event, by the area its subject names; None for an area that is not recorded.
 
@@ -104,7 +138,7 @@ def row_of(subject: str, data: bytes, *, stored_at_ns: int, stream_seq: int) -> 
         if outcome.node_id != last_token(subject):
             raise msgspec.ValidationError(f"it speaks for {outcome.node_id}")
         return _outcome_row(outcome, data, stored_at_ns / 1e9)
-    if area == "routing":
+    if area == "decisions":
         decision = _decisions.decode(data).decision
         columns = {"request_id": decision.request_id, "job_id": decision.job_id, "body": data}
         columns["caller"] = decision.caller

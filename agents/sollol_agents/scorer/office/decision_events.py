@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -18,10 +19,21 @@ log = logging.getLogger(__name__)
 
 _TELL_AFTER_S = 0.01
 _BYTES_MAX = 4096
+_STORED_BYTES_MAX = 32 << 10
+"""Of a message with several decisions; what one more of the largest may be beyond it included, any server takes it."""
+
+
+class _Stored(msgspec.Struct, tag="decisions.v1"):
+    """`Decisions` of which each is encoded already."""
+
+    decisions: list[msgspec.Raw]
 
 
 class DecisionEvents:
-    """Publishes, logs and meters decisions in small bursts."""
+    """Publishes, logs and meters decisions in small bursts, each by itself for whoever watches and together to store.
+
+    To store, deliver, write and acknowledge each by itself cost the server and the recorder more than to decide.
+    """
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -36,14 +48,31 @@ class DecisionEvents:
     def tell(self) -> None:
         """Tells of everything that is not told yet."""
         untold, self._untold = self._untold, []
+        told = [decision_bytes(event) for event in untold]
         try:
-            for event in untold:
+            for stored in stored_together(told):
+                self._bus.publish(subjects.DECISIONS_EVENT, stored)
+            for event, data in zip(untold, told, strict=True):
                 log_decision(event)
                 if self._bus.meter is not None:
                     self._bus.meter.decided(event)
-                self._bus.publish(subjects.ROUTING_EVENT.of(event.decision.mode), decision_bytes(event))
+                self._bus.publish(subjects.ROUTING_EVENT.of(event.decision.mode), data)
         except NotConnected as error:
             log.info("decisions not told: %s", error, extra={"action": "effect_lost"})
+
+
+def stored_together(told: Iterable[bytes]) -> Iterator[bytes]:
+    """The messages with decisions to store: `Decisions`, as many in each as it bears."""
+    some: list[msgspec.Raw] = []
+    size_bytes = 0
+    for data in told:
+        some.append(msgspec.Raw(data))
+        size_bytes += len(data)
+        if size_bytes >= _STORED_BYTES_MAX:
+            yield encode(_Stored(some))
+            some, size_bytes = [], 0
+    if some:
+        yield encode(_Stored(some))
 
 
 def decision_bytes(event: DecisionEvent) -> bytes:
