@@ -119,6 +119,54 @@ async def test_a_client_that_does_not_want_it_gets_the_error(
     assert "the node is gone" in reply.text.splitlines()[-1]
 
 
+_MADE = {"id": "x-7", "model": "m", "created": 5}
+_OPENAI = _MADE | {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "one "}}]}
+_ANTHROPIC = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "one "}}
+_RESPONSES = {"type": "response.output_text.delta", "item_id": "i", "output_index": 0, "delta": "one "}
+
+
+@pytest.mark.shutdown
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/api/generate", {"response": "one ", "done": False}),
+        ("/v1/chat/completions", _OPENAI),
+        ("/v1/messages", _ANTHROPIC),
+        ("/v1/responses", _RESPONSES),
+    ],
+)
+async def test_a_gateway_that_leaves_ends_what_outlasts_it_with_an_error_of_its_dialect(
+    nats_server: EmbeddedServer, fleet: PlayedFleet, path: str, said: dict[str, object]
+) -> None:
+    is_events = path.startswith("/v1")
+    bus = BusConfig(url=nats_server.url, name="gateway", inbox_prefix=CLIENT_INBOX_PREFIX)
+    gateway = Gateway(GatewayConfig(port=0, drain_timeout_s=0.1), bus)
+
+    async def begin() -> None:
+        await fleet.request(1)
+        if is_events:
+            fleet.chunk(b"data: %b\n\n" % encode(said), content="text/event-stream")
+        else:
+            fleet.chunk(encode(said))
+
+    async with (
+        gateway,
+        httpx.AsyncClient(base_url=gateway.url, timeout=20, trust_env=False) as http,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(begin())
+        async with http.stream("POST", path, json=CHAT | NATIVE) as reply:
+            lines = reply.aiter_lines()
+            assert "one " in await anext(lines)
+            await gateway.close()
+            told = [line.removeprefix("data: ") async for line in lines if line and not line.startswith("event:")]
+    ended = json.loads(told[-1])
+    inner = ended["error"] if isinstance(ended.get("error"), dict) else ended
+    assert inner["not_resumed"] == "the gateway through which it came is leaving"
+    assert "gateway is shutting down" in (inner["error"] if path == "/api/generate" else inner["message"])
+    assert "[DONE]" not in told
+
+
 async def test_what_is_no_wish_is_refused(http: httpx.AsyncClient) -> None:
     reply = await http.post("/api/generate", json=NATIVE, headers={"X-Sollol-Resume": "perhaps"})
     assert (reply.status_code, "X-Sollol-Resume" in reply.text) == (400, True)

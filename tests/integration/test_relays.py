@@ -229,6 +229,8 @@ async def test_an_answer_in_its_middle_is_told_that_its_dispatcher_left(
     with pytest.raises(SollolError) as caught:
         await listener.all()
     assert caught.value.body.code is ErrorCode.ACTOR_STOPPED
+    assert caught.value.message == "its dispatcher is shutting down in the middle of the answer"
+    assert caught.value.details == {"not_resumed": "it is held by its dispatcher alone"}
 
 
 async def test_nothing_is_held_where_nothing_may_be(nats_server: EmbeddedServer, actors_bus: Bus, bus: Bus) -> None:

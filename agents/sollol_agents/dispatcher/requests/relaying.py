@@ -22,7 +22,7 @@ import msgspec
 from sollol_agents.dispatcher.requests.caller import Caller
 from sollol_agents.dispatcher.requests.handing_on import hand_on, nobody_left
 from sollol_agents.dispatcher.requests.intake import SUBJECT_OF, Rejected, Request, in_use
-from sollol_bus.errors import BusError, ConnectionLost, NotConnected, SollolError, error_from
+from sollol_bus.errors import ActorStopped, BusError, ConnectionLost, NotConnected, SollolError, error_from
 from sollol_bus.parts import Spawn
 from sollol_bus.sdk.call import Call
 from sollol_bus.transport.connection import Bus
@@ -40,6 +40,7 @@ _HELD_BYTES_MAX: Final = 512 << 20
 _LEAST_DEADLINE_S: Final = 0.01
 _BACK_WITHIN_S: Final = 30.0
 """So long an end waits for a connection over which it can be told."""
+_LEFT: Final = "its dispatcher is shutting down in the middle of the answer"
 _LOST: Final = "its dispatcher lost the bus in the middle of the answer"
 _ENDS_WITHIN_S: Final = 2.0
 _ITS_OWN: Final = frozenset(
@@ -154,7 +155,7 @@ class Relay:
                         self._say(more)
                     await self._bus.make_room()
         except NotConnected:
-            return ConnectionLost(_LOST)
+            return _in_middle(ConnectionLost(_LOST))
         except SollolError as error:
             return error
         return None
@@ -222,7 +223,7 @@ class Relay:
 
     def _on_disconnect(self) -> None:
         if self.messages:
-            self.leave(ConnectionLost(_LOST))
+            self.leave(_in_middle(ConnectionLost(_LOST)))
 
 
 class Relays:
@@ -307,7 +308,7 @@ class Relays:
         """The dispatcher leaves now: what has not ended ends with an error."""
         tasks = set(self._tasks.values())
         for relay in list(self._tasks):
-            relay.leave(error_from(nobody_left(0.0)))
+            relay.leave(_in_middle(ActorStopped(_LEFT)) if relay.messages else error_from(nobody_left(0.0)))
         if tasks:
             await asyncio.wait(tasks, timeout=_ENDS_WITHIN_S)
 
@@ -328,6 +329,12 @@ async def _guarded(relay: Relay) -> None:
         body = ErrorBody(code=ErrorCode.INTERNAL, message=f"its dispatcher failed: {type(error).__name__}")
         with suppress(BusError):
             relay.refuse(body)
+
+
+def _in_middle(error: SollolError) -> SollolError:
+    """An error in the middle of an answer with whose dispatcher goes what was held of it."""
+    body = msgspec.structs.replace(error.body, details={"not_resumed": "it is held by its dispatcher alone"})
+    return error_from(body)
 
 
 def cancelled(why: str) -> SollolError:

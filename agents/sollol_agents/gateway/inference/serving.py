@@ -26,6 +26,7 @@ from sollol_bus.errors import (
     Conflict,
     QueueFull,
     SollolError,
+    error_from,
 )
 from sollol_bus.parts import Spawn
 from sollol_bus.sdk.call import Call
@@ -33,6 +34,7 @@ from sollol_bus.sdk.sending import MAX_RESENDS
 from sollol_bus.transport.connection import Bus
 from sollol_schemas import subjects
 from sollol_schemas.context import RequestKind
+from sollol_schemas.errors import ErrorBody, ErrorCode
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class Inference:
         """Ends what is still running, and takes nothing more."""
         self._left = reason
         for call in list(self.active.values()):
-            call.leave(ActorStopped(reason))
+            call.leave(ActorStopped(reason) if call.first is None else _left_in_middle(reason))
 
     async def serve(self, request: HttpRequest, reply: Reply, connection: Connection) -> None:
         """Answers one request, whatever becomes of it."""
@@ -182,3 +184,8 @@ class Inference:
             secret=broken.secret if broken is not None else "",
             resume_bytes=self._config.resume_bytes if request.resumes else 0,
         )
+
+
+def _left_in_middle(reason: str) -> SollolError:
+    details = {"not_resumed": "the gateway through which it came is leaving"}
+    return error_from(ErrorBody(code=ErrorCode.ACTOR_STOPPED, message=reason, details=details))
